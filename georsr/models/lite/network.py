@@ -1,0 +1,102 @@
+"""segsr-lite: semantic guidance at the cost of a small convolutional network."""
+
+from __future__ import annotations
+
+import copy
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from georsr.models.bicubic import Bicubic
+from georsr.models.lite.backbone import Backbone, fuse_branches
+from georsr.models.lite.encoder import SceneEncoder
+from georsr.models.segsr.guidance import SemanticLocalization
+
+
+class MapModulation(nn.Module):
+    """x * (1 + gamma(M)) + beta(M): a guidance map scales and shifts the features.
+
+    The map comes at token resolution and is resized to the features' grid, so any scale works.
+    The last layer starts at zero: an untrained guidance changes nothing.
+    """
+
+    def __init__(self, width: int, hidden: int = 8) -> None:
+        super().__init__()
+        self.lift = nn.Conv2d(1, hidden, 3, padding=1)
+        self.gamma_beta = nn.Conv2d(hidden, 2 * width, 1)
+        nn.init.zeros_(self.gamma_beta.weight)
+        nn.init.zeros_(self.gamma_beta.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor, guidance: Tensor) -> Tensor:
+        """Features (N, C, h, w) and a map (N, 1, hc, wc) -> (N, C, h, w)."""
+        guidance = F.interpolate(guidance, x.shape[2:], mode="bilinear", align_corners=False)
+        gamma, beta = self.gamma_beta(F.relu(self.lift(guidance))).chunk(2, dim=1)
+        return x + x * gamma + beta
+
+
+class SegSRLite(nn.Module):
+    """Scene encoder -> localization -> modulation of a plain 3x3 backbone.
+
+    Parameters
+    ----------
+    scale
+        2, 3 or 4.
+    bands
+        Bands in and out.
+    width, groups, blocks
+        Features, guided groups, and residual blocks per group of the backbone.
+    tokens
+        Width of the semantic tokens; 0 builds the same backbone without guidance.
+    fused
+        Plain convolutions (as exported) instead of branches (as trained).
+    """
+
+    mean: float = 0.45
+    gain: float = 4.0
+    """Zero-centred and stretched input trains several times faster than 0..1."""
+
+    def __init__(
+        self,
+        scale: int,
+        bands: int = 3,
+        width: int = 48,
+        groups: int = 4,
+        blocks: int = 2,
+        tokens: int = 32,
+        fused: bool = True,
+    ) -> None:
+        super().__init__()
+        self.scale = scale
+        self.backbone = Backbone(bands, width, groups, blocks, fused)
+        self.tail = nn.Conv2d(width, bands * scale * scale, 3, padding=1)
+        self.skip = Bicubic(scale)
+        self.guided = tokens > 0
+        if self.guided:
+            self.encoder = SceneEncoder(bands, tokens)
+            self.localization = SemanticLocalization(tokens, groups, heads=4, temperature=10.0)
+            self.modulations = nn.ModuleList(MapModulation(width) for _ in range(groups))
+        if not fused:
+            nn.init.normal_(self.tail.weight, std=1e-3)
+
+    def guidance(self, centred: Tensor) -> list[Tensor]:
+        """One map (N, 1, ceil(h/4), ceil(w/4)) per group from the zero-centred tile."""
+        tokens, scene = self.encoder(centred)
+        return self.localization(tokens, scene)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, bands, h, w) in 0..1 -> (N, bands, s * h, s * w) in 0..1, not clipped."""
+        centred = (x - self.mean) * self.gain
+        features = shallow = self.backbone.head(centred)
+        maps = self.guidance(centred) if self.guided else []
+        for i, group in enumerate(self.backbone.groups):
+            features = group(features)
+            if self.guided:
+                features = self.modulations[i](features, maps[i])
+        detail = self.tail(features + shallow)
+        return F.pixel_shuffle(self.skip.subpixels(x) + detail, self.scale)
+
+    def fuse(self) -> SegSRLite:
+        """A copy with every layer's branches summed into one convolution."""
+        fused = copy.deepcopy(self)
+        fuse_branches(fused)
+        return fused

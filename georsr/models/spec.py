@@ -1,0 +1,86 @@
+"""ModelSpec: the contract a model declares, stored inside its weights file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from georsr.errors import ModelError
+
+METADATA_KEY = "georsr"
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Everything the engine needs to know about a model; the engine never guesses."""
+
+    name: str
+    """Short name, ``[a-z0-9-]+``, as typed after ``--model``."""
+    architecture: str
+    """Key of the builder in :mod:`georsr.models.zoo`."""
+    scale: int
+    """Output pixels per input pixel along each axis: 1 to 8."""
+    parameters: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the builder."""
+    bands: int = 3
+    """Input (and output) bands; 0 means any number, each treated alike."""
+    band_names: tuple[str, ...] = ("red", "green", "blue")
+    """What the bands mean, in order; empty when ``bands`` is 0."""
+    value_range: tuple[float, float] = (0.0, 1.0)
+    """Range of the values the network was trained on, in and out."""
+    multiple_of: int = 1
+    """Tile height and width, and the tile grid's origin steps, are multiples of this (LR px)."""
+    tile: int = 128
+    """Height and width of the tile the network sees (LR px)."""
+    halo: int = 8
+    """Outer frame of a tile that is computed but not used where a neighbour covers it (LR px)."""
+    overlap: int = 8
+    """Width over which neighbouring tiles are blended, inside the halo (LR px)."""
+    degradation: str = "bicubic"
+    """Kernel that turns HR into LR in training; consistency is measured with it."""
+    licence: str = "Apache-2.0"
+    """SPDX licence of the weights."""
+    trained_on: str = ""
+    """Data and budget, in one sentence."""
+    quality: dict[str, float] = field(default_factory=dict)
+    """Measured figures, for example ``{"ucmerced-val-y-psnr": 28.6}``."""
+    notes: str = ""
+    """When to use it."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.scale <= 8:
+            raise ModelError(f"model {self.name}: scale {self.scale}, expected 1 to 8")
+        if self.multiple_of < 1 or self.tile % self.multiple_of:
+            raise ModelError(
+                f"model {self.name}: tile {self.tile} is not a multiple of {self.multiple_of}"
+            )
+        if self.halo < 0 or self.overlap < 0:
+            raise ModelError(f"model {self.name}: halo and overlap must not be negative")
+
+    def to_json(self) -> str:
+        """Serialise to one line of JSON (sorted keys)."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> ModelSpec:
+        """Rebuild from :meth:`to_json`; unknown or missing fields and wrong types are errors."""
+        try:
+            raw = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ModelError(f"model spec is not valid JSON: {error}") from error
+        if not isinstance(raw, dict):
+            raise ModelError(f"model spec is a JSON {type(raw).__name__}, expected an object")
+        known = {f.name for f in fields(cls)}
+        if unknown := sorted(set(raw) - known):
+            raise ModelError(
+                f"model spec has unknown fields {', '.join(unknown[:5])}; "
+                "it may come from a newer georsr"
+            )
+        for key in ("band_names", "value_range"):
+            if key in raw:
+                raw[key] = tuple(raw[key])
+        try:
+            return cls(**raw)
+        except TypeError as error:
+            raise ModelError(f"model spec is incomplete or malformed: {error}") from error

@@ -1,0 +1,65 @@
+"""How a high-resolution image becomes the low-resolution one a network learns to undo."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+from georsr.types import AnyArray, FloatArray
+
+
+@lru_cache(maxsize=64)
+def bicubic_matrix(size: int, scale: int) -> FloatArray:
+    """Antialiased cubic resampling as a matrix, (size // scale, size) float32, rows sum to 1.
+
+    Keys' cubic with a = -0.5, stretched by ``scale``, cut at the image's edge and renormalised:
+    the kernel of Pillow's BICUBIC and, away from the edge, of MATLAB's imresize.
+    """
+    centres = (np.arange(size // scale) + 0.5) * scale - 0.5
+    x = np.abs(centres[:, None] - np.arange(size)[None, :]) / scale
+    inner = 1.5 * x**3 - 2.5 * x**2 + 1
+    outer = -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
+    weights = np.where(x <= 1, inner, np.where(x < 2, outer, 0.0))
+    matrix: FloatArray = (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+    matrix.setflags(write=False)
+    return matrix
+
+
+def bicubic_downsample(image: AnyArray, scale: int) -> FloatArray:
+    """Shrink by an integer factor.
+
+    Parameters
+    ----------
+    image
+        (..., H, W), any real dtype; H and W multiples of ``scale``.
+    scale
+        Factor, at least 1.
+
+    Returns
+    -------
+    ndarray
+        (..., H / scale, W / scale) float32 in the image's units, neither rounded nor clipped.
+    """
+    height, width = image.shape[-2:]
+    if height % scale or width % scale:
+        raise ValueError(f"image {height}x{width} is not a multiple of {scale}; crop it first")
+    down_rows, down_columns = bicubic_matrix(height, scale), bicubic_matrix(width, scale)
+    return np.asarray(down_rows @ image.astype(np.float32) @ down_columns.T)
+
+
+def to_uint8(image: AnyArray) -> AnyArray:
+    """Round half to even and clip to 0..255."""
+    return np.clip(np.rint(image), 0, 255).astype(np.uint8)
+
+
+def crop_to_multiple(image: AnyArray, scale: int) -> AnyArray:
+    """Cut rows and columns at the end so that the last two axes are multiples of ``scale``."""
+    height, width = image.shape[-2:]
+    return image[..., : height - height % scale, : width - width % scale]
+
+
+def make_pair(image: AnyArray, scale: int) -> tuple[AnyArray, AnyArray]:
+    """(C, H, W) uint8 -> (HR cropped to a multiple of ``scale``, its LR), both uint8."""
+    hr = crop_to_multiple(image, scale)
+    return hr, to_uint8(bicubic_downsample(hr, scale))

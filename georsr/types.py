@@ -1,0 +1,69 @@
+"""Small value types shared by the rooms: axis order is carried by name, never by position."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float32]
+BoolArray = npt.NDArray[np.bool_]
+AnyArray = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, order=True)
+class Window:
+    """A rectangle of pixels: rows ``top .. top + height``, columns ``left .. left + width``."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    @property
+    def bottom(self) -> int:
+        """First row below the window."""
+        return self.top + self.height
+
+    @property
+    def right(self) -> int:
+        """First column right of the window."""
+        return self.left + self.width
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """(rows, columns) to index an array whose last two axes are (y, x)."""
+        return slice(self.top, self.bottom), slice(self.left, self.right)
+
+    def scaled(self, scale: int) -> Window:
+        """The same rectangle on a grid ``scale`` times finer."""
+        return Window(
+            self.top * scale, self.left * scale, self.height * scale, self.width * scale
+        )
+
+    def relative_to(self, origin: Window) -> Window:
+        """The same rectangle counted from the top left corner of ``origin``."""
+        return Window(self.top - origin.top, self.left - origin.left, self.height, self.width)
+
+    def intersection(self, other: Window) -> Window | None:
+        """Common part with ``other``, or None where they do not touch."""
+        top, left = max(self.top, other.top), max(self.left, other.left)
+        height = min(self.bottom, other.bottom) - top
+        width = min(self.right, other.right) - left
+        return Window(top, left, height, width) if height > 0 and width > 0 else None
+
+    def __str__(self) -> str:
+        return f"rows {self.top}:{self.bottom}, columns {self.left}:{self.right}"
+
+
+class SRNetwork(Protocol):
+    """What the engine asks of a network; every model the zoo builds is one (and an nn.Module).
+
+    Called with float32 (N, C, h, w) in the value range of the model's spec; answers
+    (N, C, scale * h, scale * w) in the same range. It is called in evaluation mode, without
+    gradients, and must not keep state between calls.
+    """
+
+    def __call__(self, x: Any, /) -> Any: ...
