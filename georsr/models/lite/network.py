@@ -78,22 +78,37 @@ class SegSRLite(nn.Module):
         if not fused:
             nn.init.normal_(self.tail.weight, std=1e-3)
 
-    def guidance(self, centred: Tensor) -> list[Tensor]:
-        """One map (N, 1, ceil(h/4), ceil(w/4)) per group from the zero-centred tile."""
-        tokens, scene = self.encoder(centred)
-        return self.localization(tokens, scene)
+    def enlarge(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Super-resolve and tell what the scene encoder saw.
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, bands, h, w) in 0..1 -> (N, bands, s * h, s * w) in 0..1, not clipped."""
+        Parameters
+        ----------
+        x
+            (N, bands, h, w) in 0..1.
+
+        Returns
+        -------
+        image, scene
+            (N, bands, s * h, s * w) in 0..1, not clipped; and the unit scene vectors (N, E), or
+            None without guidance.
+        """
         centred = (x - self.mean) * self.gain
         features = shallow = self.backbone.head(centred)
-        maps = self.guidance(centred) if self.guided else []
+        maps: list[Tensor] = []
+        scene = None
+        if self.guided:
+            tokens, scene = self.encoder(centred)
+            maps = self.localization(tokens, scene)
         for i, group in enumerate(self.backbone.groups):
             features = group(features)
             if self.guided:
                 features = self.modulations[i](features, maps[i])
         detail = self.tail(features + shallow)
-        return F.pixel_shuffle(self.skip.subpixels(x) + detail, self.scale)
+        return F.pixel_shuffle(self.skip.subpixels(x) + detail, self.scale), scene
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, bands, h, w) in 0..1 -> (N, bands, s * h, s * w) in 0..1, not clipped."""
+        return self.enlarge(x)[0]
 
     def fuse(self) -> SegSRLite:
         """A copy with every layer's branches summed into one convolution."""

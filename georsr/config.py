@@ -1,0 +1,90 @@
+"""SRConfig: every choice of a super-resolution run, frozen and serialisable."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from georsr.errors import UsageError
+
+BLENDS = ("feather", "crop")
+
+
+@dataclass(frozen=True)
+class SRConfig:
+    """Options of one run; the defaults suit most rasters.
+
+    Nothing here depends on the machine except ``device``, ``precision``, ``batch`` and ``jobs``,
+    and of these only the first two may change the result.
+    """
+
+    bidx: tuple[int, ...] | None = None
+    """Bands to read, from 1, in the model's order; None takes all but an alpha band."""
+    stretch: str = "auto"
+    """``auto``, ``dtype``, ``LO,HI`` or ``percentile[:P,Q]``: what maps to 0..1."""
+    nodata: float | None = None
+    """Source value to treat as invalid, overriding the file's."""
+    dst_nodata: str | None = None
+    """Nodata value of the output, ``none``, or None for the source's."""
+    dtype: str | None = None
+    """Data type of the output; None keeps the source's."""
+    tile: int | None = None
+    """Tile size in input pixels; None takes the model's."""
+    halo: int | None = None
+    """Discarded frame of a tile in input pixels; None takes the model's."""
+    overlap: int | None = None
+    """Blended zone in input pixels; None takes the model's."""
+    blend: str = "feather"
+    """``feather`` blends the overlap, ``crop`` cuts in its middle."""
+    batch: int | None = None
+    """Tiles per call of the network; None lets the device decide."""
+    device: str = "auto"
+    precision: str = "auto"
+    jobs: int | None = None
+    """CPU threads of the network; None leaves torch's choice."""
+    blocksize: int = 256
+    """Height and width of the output's blocks, a multiple of 16."""
+    creation_options: dict[str, str] = field(default_factory=dict)
+    """GDAL creation options of the output."""
+    cog: bool = False
+    """Write a Cloud Optimized GeoTIFF with overviews."""
+    overwrite: bool = False
+    verify: bool = True
+    """Read the product back and compare checksums before it gets its name."""
+    max_pixels: int = 100_000_000_000
+    """Refuse rasters that declare more pixels than this."""
+    check_space: bool = True
+    """Refuse to start where the disk cannot hold the uncompressed product."""
+    allow_drivers: tuple[str, ...] = ()
+    """GDAL drivers to accept beyond the default list."""
+
+    def __post_init__(self) -> None:
+        if self.blend not in BLENDS:
+            raise UsageError(f"blend {self.blend!r}: expected {' or '.join(BLENDS)}")
+        if self.blocksize < 16 or self.blocksize % 16:
+            raise UsageError(f"blocksize {self.blocksize}: expected a multiple of 16")
+        for name in ("tile", "batch", "jobs"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"{name} {value}: expected at least 1")
+        for name in ("halo", "overlap"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise UsageError(f"{name} {value}: expected at least 0")
+
+    def to_json(self) -> str:
+        """One line of JSON with sorted keys."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> SRConfig:
+        """Rebuild from :meth:`to_json`; unknown keys are errors."""
+        raw: dict[str, Any] = json.loads(text)
+        known = {f.name for f in fields(cls)}
+        if unknown := sorted(set(raw) - known):
+            raise UsageError(f"unknown options: {', '.join(unknown)}")
+        for key in ("bidx", "allow_drivers"):
+            if raw.get(key) is not None:
+                raw[key] = tuple(raw[key])
+        return cls(**raw)

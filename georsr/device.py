@@ -1,0 +1,93 @@
+"""Which device computes, and in which precision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from georsr.errors import UsageError
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A device and the precision of the network on it."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def precision(self) -> str:
+        """``fp32``, ``bf16`` or ``fp16``."""
+        return next(name for name, dtype in PRECISIONS.items() if dtype == self.dtype)
+
+    def describe(self) -> str:
+        """For the log: device, its name, precision, threads."""
+        if self.device.type == "cuda":
+            return f"{self.device} ({torch.cuda.get_device_name(self.device)}), {self.precision}"
+        if self.device.type == "cpu":
+            return f"cpu ({torch.get_num_threads()} threads), {self.precision}"
+        return f"{self.device}, {self.precision}"
+
+
+def place(device: str = "auto", precision: str = "auto") -> Placement:
+    """Choose a device and a precision.
+
+    Parameters
+    ----------
+    device
+        ``auto`` (CUDA, else Apple's MPS, else CPU), ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+    precision
+        ``auto`` is float32 on CPU and MPS, and bfloat16 (float16 before Ampere) on CUDA.
+
+    Raises
+    ------
+    UsageError
+        The device is unknown or not present.
+    """
+    if device == "auto":
+        if torch.cuda.is_available():
+            device = "cuda"
+        else:
+            device = "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise UsageError(f"device {device!r}: expected auto, cpu, cuda, cuda:N or mps") from error
+    _check_present(chosen)
+    if precision == "auto":
+        if chosen.type != "cuda":
+            return Placement(chosen, torch.float32)
+        bf16 = torch.cuda.get_device_capability(chosen) >= (8, 0)
+        return Placement(chosen, torch.bfloat16 if bf16 else torch.float16)
+    if precision not in PRECISIONS:
+        raise UsageError(f"precision {precision!r}: expected auto, {', '.join(PRECISIONS)}")
+    return Placement(chosen, PRECISIONS[precision])
+
+
+def _check_present(device: torch.device) -> None:
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if count <= (device.index or 0):
+            raise UsageError(f"device {device}: torch sees {count} CUDA devices; use --device cpu")
+    elif device.type == "mps":
+        if not torch.backends.mps.is_available():
+            raise UsageError("device mps: not available here; use --device cpu")
+    elif device.type != "cpu":
+        raise UsageError(f"device {device}: expected auto, cpu, cuda, cuda:N or mps")
+
+
+@contextmanager
+def cpu_threads(count: int | None) -> Iterator[None]:
+    """Use ``count`` threads for torch on the CPU inside the block, then restore."""
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,104 @@
+"""Pipeline: reading ahead and writing behind in threads, with bounded queues and no lost errors."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Generator, Iterator
+from types import TracebackType
+from typing import Generic, Self, TypeVar
+
+T = TypeVar("T")
+
+_POLL_SECONDS = 0.1
+"""How often a blocked thread looks whether the other side has gone."""
+
+
+class _End:
+    """Marks the end of a stream."""
+
+
+def read_ahead(source: Iterator[T], depth: int = 1) -> Generator[T, None, None]:
+    """Iterate ``source`` in a thread, at most ``depth`` items ahead.
+
+    An error of the source is raised here, at its place in the stream. Closing the generator (or
+    leaving the loop) ends the thread before returning.
+    """
+    items: queue.Queue[T | _End | BaseException] = queue.Queue(maxsize=depth)
+    stop = threading.Event()
+
+    def put(item: T | _End | BaseException) -> bool:
+        while not stop.is_set():
+            try:
+                items.put(item, timeout=_POLL_SECONDS)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    def produce() -> None:
+        try:
+            for item in source:
+                if not put(item):
+                    return
+            put(_End())
+        except BaseException as error:
+            put(error)
+
+    thread = threading.Thread(target=produce, name="georsr-reader", daemon=True)
+    thread.start()
+    try:
+        while not isinstance(item := items.get(), _End):
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stop.set()
+        thread.join()
+
+
+class WriteBehind(Generic[T]):
+    """Passes items to ``consume`` in one thread, in order, at most ``depth`` of them waiting.
+
+    An error of the consumer is raised by the next :meth:`put` or on leaving the block; leaving it
+    with an error of one's own drops what is waiting.
+    """
+
+    def __init__(self, consume: Callable[[T], None], depth: int) -> None:
+        self._consume = consume
+        self._items: queue.Queue[T | _End] = queue.Queue(maxsize=depth)
+        self._error: BaseException | None = None
+        self._dropping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="georsr-writer", daemon=True)
+
+    def _run(self) -> None:
+        while not isinstance(item := self._items.get(), _End):
+            # After an error the queue is still emptied, so that nobody waits for room in it.
+            if self._error is None and not self._dropping.is_set():
+                try:
+                    self._consume(item)
+                except BaseException as error:
+                    self._error = error
+
+    def put(self, item: T) -> None:
+        """Hand over one item; waits while ``depth`` items are waiting."""
+        if self._error is not None:
+            raise self._error
+        self._items.put(item)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            self._dropping.set()
+        self._items.put(_End())
+        self._thread.join()
+        if error is None and self._error is not None:
+            raise self._error

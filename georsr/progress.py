@@ -1,0 +1,118 @@
+"""Progress, with three faces: a bar for people, JSON lines for programs, nothing."""
+
+from __future__ import annotations
+
+import json
+import sys
+from types import TracebackType
+from typing import IO, Protocol, Self
+
+
+class Progress(Protocol):
+    """What the engine tells while it works; used as a context manager."""
+
+    def start(self, total: int, unit: str) -> None:
+        """``total`` units of work lie ahead."""
+
+    def advance(self, count: int = 1) -> None:
+        """``count`` more units are done."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
+class Silent:
+    """Says nothing."""
+
+    def start(self, total: int, unit: str) -> None:
+        """Ignore."""
+
+    def advance(self, count: int = 1) -> None:
+        """Ignore."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Nothing to end."""
+
+
+class Bar(Silent):
+    """A tqdm bar with rate and remaining time, on stderr; only where that is a terminal.
+
+    Parameters
+    ----------
+    always
+        Draw also where stderr is no terminal.
+    """
+
+    def __init__(self, always: bool = False) -> None:
+        from tqdm import tqdm
+
+        self._bar: tqdm[None] | None = None
+        self._make = tqdm
+        self._disable = False if always else None
+
+    def start(self, total: int, unit: str) -> None:
+        """Draw the empty bar."""
+        if self._bar is not None:
+            self._bar.close()
+        self._bar = self._make(
+            total=total,
+            unit=f" {unit}",
+            disable=self._disable,
+            file=sys.stderr,
+            dynamic_ncols=True,
+        )
+
+    def advance(self, count: int = 1) -> None:
+        """Move the bar."""
+        if self._bar is not None:
+            self._bar.update(count)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Leave the bar as it stands."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+class JsonLines(Silent):
+    """One JSON object a line: ``{"event": "progress", "done": 12, "total": 40, ...}``."""
+
+    def __init__(self, stream: IO[str] | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._done = self._total = 0
+        self._unit = ""
+
+    def start(self, total: int, unit: str) -> None:
+        """Write the zero line."""
+        self._done, self._total, self._unit = 0, total, unit
+        self.advance(0)
+
+    def advance(self, count: int = 1) -> None:
+        """Write a line."""
+        self._done += count
+        event = {
+            "event": "progress",
+            "done": self._done,
+            "total": self._total,
+            "unit": self._unit,
+        }
+        self._stream.write(json.dumps(event) + "\n")
+        self._stream.flush()

@@ -1,0 +1,145 @@
+"""Register: joins tiles into finished output blocks while holding little more than one block row.
+
+Tiles arrive in plan order. A tile is blended with its left neighbour first, then with the row
+above, so every output pixel is the same expression of the same tiles whatever happened between.
+What is finished goes at once, converted by the caller, into output blocks; a block leaves when its
+last pixel has arrived. Held between tiles: one blended zone of the previous tile, one of the
+previous grid row, and the blocks not yet complete (at most one block row beyond the current tile).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from georsr.tiling.blend import blend, ramp
+from georsr.tiling.plan import Tile, TilePlan
+from georsr.types import AnyArray, FloatArray, Window
+
+Finish = Callable[[FloatArray, Window], AnyArray]
+"""(values (C, H, W) float32, their output window) -> (P, H, W) in the product's dtype."""
+
+
+@dataclass
+class _Block:
+    window: Window
+    pixels: AnyArray
+    missing: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.missing = self.window.height * self.window.width
+
+
+class Register:
+    """Collects tiles, hands out finished blocks.
+
+    Parameters
+    ----------
+    plan
+        The tiles that will come, in order.
+    bands
+        Bands of the tiles.
+    planes, dtype
+        Bands and dtype of what ``finish`` returns.
+    block
+        Height and width of output blocks in pixels; those at the edges are cut.
+    """
+
+    def __init__(
+        self, plan: TilePlan, bands: int, planes: int, dtype: np.dtype[np.generic], block: int
+    ) -> None:
+        self.plan, self.planes, self.dtype, self.block = plan, planes, dtype, block
+        s = plan.scale
+        self._weights = ramp(plan.overlap * s)
+        self._above = np.zeros((bands, plan.overlap * s, plan.out_width), np.float32)
+        self._left: FloatArray | None = None
+        self._blocks: dict[tuple[int, int], _Block] = {}
+
+    @property
+    def empty(self) -> bool:
+        """Whether every block begun has left."""
+        return not self._blocks
+
+    def add(
+        self, tile: Tile, pixels: FloatArray, finish: Finish
+    ) -> Iterator[tuple[Window, AnyArray]]:
+        """Take one tile in plan order.
+
+        Parameters
+        ----------
+        tile
+            Which one.
+        pixels
+            (C, s * tile.made.height, s * tile.made.width) float32, product units. Not kept, but
+            its values may be overwritten.
+        finish
+            Turns finished values into the product's dtype.
+
+        Yields
+        ------
+        (Window, ndarray)
+            Output window of a finished block and its (P, H, W) pixels.
+        """
+        s = self.plan.scale
+        made = tile.made.scaled(s)
+        values, made = self._join_left(tile, pixels, made)
+        values, made = self._join_above(tile, values, made)
+        if values.size:
+            yield from self._store(made, finish(values, made))
+
+    def _join_left(
+        self, tile: Tile, values: FloatArray, made: Window
+    ) -> tuple[FloatArray, Window]:
+        """Blend with the previous tile's right zone; keep back this tile's own."""
+        s = self.plan.scale
+        lead, trail = tile.x.lead * s, tile.x.trail * s
+        if lead:
+            assert self._left is not None, "tiles must come in plan order"
+            values[:, :, :lead] = blend(self._left, values[:, :, :lead], self._weights)
+        width = made.width - trail
+        self._left = values[:, :, width:].copy() if trail else None
+        return values[:, :, :width], Window(made.top, made.left, made.height, width)
+
+    def _join_above(
+        self, tile: Tile, values: FloatArray, made: Window
+    ) -> tuple[FloatArray, Window]:
+        """Blend with the previous grid row's lower zone; keep back this row's own."""
+        s = self.plan.scale
+        lead, trail = tile.y.lead * s, tile.y.trail * s
+        columns = slice(made.left, made.right)
+        if lead:
+            values[:, :lead] = blend(
+                self._above[:, :, columns], values[:, :lead], self._weights[:, None]
+            )
+        height = made.height - trail
+        if trail:
+            self._above[:, :, columns] = values[:, height:]
+        return values[:, :height], Window(made.top, made.left, height, made.width)
+
+    def _store(self, made: Window, product: AnyArray) -> Iterator[tuple[Window, AnyArray]]:
+        """Copy finished pixels into their blocks; yield and forget those now complete."""
+        b = self.block
+        for block_row in range(made.top // b, (made.bottom - 1) // b + 1):
+            for block_column in range(made.left // b, (made.right - 1) // b + 1):
+                key = (block_row, block_column)
+                block = self._blocks.get(key) or self._open(key)
+                part = made.intersection(block.window)
+                assert part is not None, "the loop visits only blocks that touch"
+                here, there = part.relative_to(block.window), part.relative_to(made)
+                block.pixels[(slice(None), *here.slices)] = product[
+                    (slice(None), *there.slices)
+                ]
+                block.missing -= part.height * part.width
+                if block.missing == 0:
+                    del self._blocks[key]
+                    yield block.window, block.pixels
+
+    def _open(self, key: tuple[int, int]) -> _Block:
+        top, left = key[0] * self.block, key[1] * self.block
+        height = min(self.block, self.plan.out_height - top)
+        width = min(self.block, self.plan.out_width - left)
+        pixels = np.empty((self.planes, height, width), self.dtype)
+        block = self._blocks[key] = _Block(Window(top, left, height, width), pixels)
+        return block

@@ -1,0 +1,93 @@
+"""Scene classification: what the scene encoder learns before it guides anything."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from georsr.models.lite.encoder import SceneClassifier
+from georsr.training.sampler import dihedral
+from georsr.types import AnyArray
+
+log = logging.getLogger(__name__)
+
+Centre = tuple[float, float]
+
+
+def _stack(images: Sequence[AnyArray], size: int, rng: np.random.Generator | None) -> Tensor:
+    """Square crops (centre, or random with a random turn) as (N, 3, size, size) in 0..1."""
+    crops = []
+    for image in images:
+        top, left = ((n - size) // 2 for n in image.shape[1:])
+        if rng is not None:
+            top, left = (int(rng.integers(n - size + 1)) for n in image.shape[1:])
+        crop = image[:, top : top + size, left : left + size]
+        crops.append(dihedral(crop, int(rng.integers(8))) if rng is not None else crop)
+    return torch.from_numpy(np.stack(crops)).float().div_(255)
+
+
+def classification_accuracy(
+    classifier: SceneClassifier,
+    images: Sequence[AnyArray],
+    labels: Sequence[int],
+    *,
+    size: int,
+    centre: Centre,
+) -> float:
+    """Share of ``images`` (3, h, w) uint8 whose class is named right, 0..1."""
+    classifier.eval()
+    with torch.inference_mode():
+        x = (_stack(images, size, None) - centre[0]) * centre[1]
+        right = classifier(x).argmax(1) == torch.tensor(labels)
+    return float(right.float().mean())
+
+
+def pretrain_scenes(
+    classifier: SceneClassifier,
+    images: Sequence[AnyArray],
+    labels: Sequence[int],
+    *,
+    epochs: int,
+    size: int,
+    centre: Centre,
+    seed: int,
+    batch: int = 64,
+) -> float:
+    """Train encoder and class prompts on LR images; returns the last epoch's mean loss.
+
+    Parameters
+    ----------
+    classifier
+        Trained in place.
+    images, labels
+        LR images (3, h, w) uint8, at least ``size`` pixels wide, and their class indices.
+    epochs, size, batch, seed
+        Passes over the images, crop size in pixels, crops per step, random seed.
+    centre
+        (mean, gain): the encoder sees (x - mean) * gain, as inside the network.
+    """
+    optimizer = torch.optim.AdamW(classifier.parameters(), lr=2e-3, weight_decay=0.02)
+    steps = epochs * (len(images) // batch)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=max(steps, 2))
+    loss_sum = 0.0
+    for epoch in range(epochs):
+        rng = np.random.default_rng([seed, 77, epoch])
+        order = rng.permutation(len(images))[: len(images) // batch * batch].reshape(-1, batch)
+        classifier.train()
+        loss_sum = 0.0
+        for chosen in order:
+            x = (_stack([images[i] for i in chosen], size, rng) - centre[0]) * centre[1]
+            target = torch.tensor([labels[i] for i in chosen])
+            loss = F.cross_entropy(classifier(x), target, label_smoothing=0.1)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            loss_sum += float(loss.detach())
+        log.info("scene classes: epoch %d of %d, loss %.3f", epoch + 1, epochs, loss_sum / len(order))
+    return loss_sum / max(1, len(images) // batch)
