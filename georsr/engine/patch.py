@@ -1,0 +1,138 @@
+"""From a strip of raster to what the network eats, and back to the product's values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from georsr.raster.fill import fill_invalid
+from georsr.raster.quantise import quantise, replicate
+from georsr.raster.reader import Patch
+from georsr.raster.stretch import Stretch
+from georsr.raster.writer import ProductLayout
+from georsr.tiling.padding import pad_to
+from georsr.tiling.plan import Tile
+from georsr.types import AnyArray, FloatArray, Window
+
+
+@dataclass(frozen=True)
+class Strip:
+    """The part of the source that one grid row of tiles reads."""
+
+    window: Window
+    patch: Patch
+
+    def cut(self, window: Window) -> tuple[AnyArray, AnyArray, AnyArray | None]:
+        """(values, valid, alpha) inside ``window`` (image coordinates), as views."""
+        rows, columns = window.relative_to(self.window).slices
+        alpha = self.patch.alpha
+        return (
+            self.patch.values[:, rows, columns],
+            self.patch.valid[:, rows, columns],
+            None if alpha is None else alpha[rows, columns],
+        )
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A tile ready for the network, and what has to go round it."""
+
+    pixels: FloatArray
+    """(C, h, w) in 0..1, padded to the tile's size."""
+    remainder: FloatArray | None
+    """(C, h, w): what the clip to 0..1 took away; None when nothing."""
+
+
+def prepare(strip: Strip, tile: Tile, stretch: Stretch) -> Prepared | None:
+    """Cut, fill, stretch and pad one tile; None when it would make no valid pixel."""
+    made = strip.cut(tile.made)[1]
+    if not made.any():
+        return None
+    inside = tile.read.intersection(strip.window)
+    assert inside is not None, "a tile lies in its own strip"
+    values, valid, _ = strip.cut(inside)
+    filled = values.astype(np.float32)
+    if not valid.all():
+        filled = fill_invalid(filled, valid)
+    clipped, remainder = stretch.split(stretch.forward(filled))
+    height, width = tile.read.height, tile.read.width
+    return Prepared(
+        pad_to(clipped, height, width),
+        None if remainder is None else pad_to(remainder, height, width),
+    )
+
+
+def enlarge_remainder(remainder: FloatArray, scale: int) -> FloatArray:
+    """Bilinear (C, h, w) -> (C, s * h, s * w): what lies beyond the range must not ring."""
+    x = torch.from_numpy(remainder)[None]
+    return F.interpolate(x, scale_factor=scale, mode="bilinear", align_corners=False)[0].numpy()
+
+
+def restore(output: FloatArray, prepared: Prepared, tile: Tile, stretch: Stretch) -> FloatArray:
+    """Network output -> product units, cut to what the tile makes.
+
+    Parameters
+    ----------
+    output
+        (C, s * h, s * w) for the padded tile, around 0..1.
+    prepared, tile, stretch
+        What the tile was made from.
+
+    Returns
+    -------
+    ndarray
+        (C, s * made.height, s * made.width) float32 in the source's units, freshly allocated.
+    """
+    scale = output.shape[1] // tile.read.height
+    inner = tile.made.relative_to(tile.read)
+    cut = (slice(None), *inner.scaled(scale).slices)
+    values = output[cut]
+    if prepared.remainder is not None:
+        values = values + enlarge_remainder(prepared.remainder, scale)[cut]
+    return stretch.inverse(values)
+
+
+def finish(
+    values: FloatArray, window: Window, strip: Strip, layout: ProductLayout, scale: int
+) -> AnyArray:
+    """Round, clip, restore invalid pixels, and add alpha and mask planes.
+
+    Parameters
+    ----------
+    values
+        (C, H, W) float32 in the source's units, blended.
+    window
+        Where they lie in the output; its edges are multiples of ``scale``.
+    strip, layout, scale
+        Source pixels below, the product's form, pixels per source pixel.
+
+    Returns
+    -------
+    ndarray
+        (P, H, W) in the product's dtype: bands, then alpha where the product has one, then 0 or 1
+        where it has a mask.
+    """
+    below = Window(
+        window.top // scale,
+        window.left // scale,
+        window.height // scale,
+        window.width // scale,
+    )
+    source, valid, alpha = strip.cut(below)
+    whole = bool(valid.all())
+    bands = quantise(
+        values,
+        None if whole else replicate(valid, scale),
+        None if whole else replicate(source, scale),
+        layout.dtype,
+        layout.nodata,
+    )
+    planes = [bands]
+    if layout.alpha and alpha is not None:
+        planes.append(replicate(alpha, scale)[None].astype(bands.dtype, copy=False))
+    if layout.mask:
+        planes.append(replicate(valid.any(0), scale)[None].astype(bands.dtype))
+    return planes[0] if len(planes) == 1 else np.concatenate(planes)

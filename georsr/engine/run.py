@@ -1,0 +1,185 @@
+"""One machine, streaming: reader thread -> batched network -> register -> writer thread."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import closing
+from dataclasses import replace
+from pathlib import PurePath
+
+from georsr.config import SRConfig
+from georsr.device import cpu_threads, place
+from georsr.engine.inference import Inference, TileTooLargeError
+from georsr.engine.pipeline import WriteBehind
+from georsr.engine.stream import Clock, TileStream
+from georsr.errors import ResourceError, UsageError
+from georsr.models.load import Model
+from georsr.models.spec import ModelSpec
+from georsr.progress import Progress, Silent
+from georsr.provenance import RunReport, product_tags
+from georsr.raster.info import RasterInfo
+from georsr.raster.reader import RasterReader
+from georsr.raster.stretch import choose_stretch
+from georsr.raster.writer import RasterWriter, Written, product_layout
+from georsr.tiling.plan import TilePlan, ceil_to, make_plan
+from georsr.types import AnyArray, Window
+
+log = logging.getLogger(__name__)
+
+SMALLEST_TILE = 32
+"""Below this, running out of memory is an error: halos would be most of the work."""
+WAITING_BLOCKS = 32
+"""Finished blocks that may wait for the writer."""
+
+
+def check_bands(info: RasterInfo, spec: ModelSpec) -> None:
+    """Refuse a band count the model was not made for.
+
+    Raises
+    ------
+    UsageError
+        Names the bands there are and how to choose.
+    """
+    if spec.bands and len(info.bidx) != spec.bands:
+        available = ", ".join(info.band_labels())
+        raise UsageError(
+            f"{info.path}: model {spec.name} takes {spec.bands} bands "
+            f"({', '.join(spec.band_names)}), got {len(info.bidx)}; "
+            f"choose with --bidx, in that order, from: {available}"
+        )
+
+
+def plan_for(info: RasterInfo, spec: ModelSpec, config: SRConfig) -> TilePlan:
+    """The tiles of a run: the model's contract, unless the options say otherwise."""
+    halo = spec.halo if config.halo is None else config.halo
+    overlap = spec.overlap if config.overlap is None else config.overlap
+    if config.blend == "crop":
+        halo, overlap = halo + overlap // 2, overlap % 2
+    return make_plan(
+        info.height,
+        info.width,
+        scale=spec.scale,
+        tile=config.tile or spec.tile,
+        halo=halo,
+        overlap=overlap,
+        multiple_of=spec.multiple_of,
+    )
+
+
+def _write(stream: TileStream, destination: str, config: SRConfig) -> Written:
+    """Stream every block into a new file and publish it."""
+    stream.progress.start(len(stream.plan), "tiles")
+    with RasterWriter(
+        destination, stream.layout, overwrite=config.overwrite, verify=config.verify
+    ) as writer:
+
+        def put(item: tuple[Window, AnyArray]) -> None:
+            writer.write(item[0], *stream.layout.split(item[1]))
+
+        with WriteBehind(put, WAITING_BLOCKS) as sink, closing(stream.blocks()) as blocks:
+            for item in blocks:
+                with stream.clock.stage("write"):
+                    sink.put(item)
+        with stream.clock.stage("verify"):
+            return writer.commit()
+
+
+def check_size(info: RasterInfo, config: SRConfig) -> None:
+    """Refuse a raster whose header declares an absurd size, before anything is allocated."""
+    pixels = info.width * info.height
+    if pixels > config.max_pixels:
+        raise UsageError(
+            f"{info.path}: declares {info.width} x {info.height} = {pixels} pixels, more than "
+            f"--max-pixels {config.max_pixels}; raise it if that is right"
+        )
+
+
+def run(
+    reader: RasterReader,
+    destination: str,
+    model: Model,
+    config: SRConfig,
+    progress: Progress | None = None,
+) -> RunReport:
+    """Super-resolve an open raster into a new file.
+
+    Parameters
+    ----------
+    reader
+        The source; read from another thread until this returns.
+    destination
+        Path of the product; it appears whole and verified, or not at all.
+    model, config, progress
+        What to run, how, and whom to tell.
+
+    Raises
+    ------
+    UsageError, InputError, OutputError, ModelError, ResourceError
+        As their names say; the destination is then as it was.
+    """
+    progress = progress or Silent()
+    info = reader.info
+    check_size(info, config)
+    check_bands(info, model.spec)
+    placement = place(config.device, config.precision)
+    clock = Clock()
+    with clock.stage("read"):
+        stretch = choose_stretch(reader, config.stretch)
+    layout = product_layout(
+        info,
+        model.spec.scale,
+        dtype=config.dtype,
+        nodata=config.dst_nodata,
+        blocksize=config.blocksize,
+        creation_options=config.creation_options,
+        cog=config.cog,
+        tags=product_tags(
+            model=model.spec.name,
+            model_sha256=model.sha256,
+            scale=model.spec.scale,
+            source_name=PurePath(info.path).name,
+            stretch=stretch.to_json(),
+        ),
+    )
+    tried: list[int] = []
+    with cpu_threads(config.jobs), clock.stage("total"):
+        inference = Inference(model, placement, config.batch)
+        log.info("%s on %s", model.spec.name, placement.describe())
+        while True:
+            plan = plan_for(info, model.spec, config)
+            attempt = TileStream(reader, plan, stretch, layout, inference, progress, clock)
+            tried.append(plan.tile)
+            try:
+                written = _write(attempt, destination, config)
+                break
+            except TileTooLargeError as error:
+                smaller = ceil_to(plan.tile // 2, plan.multiple_of)
+                if config.tile is not None or smaller < SMALLEST_TILE or smaller == plan.tile:
+                    raise ResourceError(
+                        f"{error} (tiles tried: {', '.join(map(str, tried))})"
+                    ) from error
+                log.warning("out of memory: starting again with tiles of %d pixels", smaller)
+                config = replace(config, tile=smaller)
+    return RunReport(
+        source=info.path,
+        output=destination,
+        model=model.spec.name,
+        model_sha256=model.sha256,
+        scale=plan.scale,
+        width=plan.out_width,
+        height=plan.out_height,
+        bands=len(info.bidx),
+        dtype=str(layout.dtype),
+        device=str(placement.device),
+        precision=placement.precision,
+        tile=plan.tile,
+        halo=plan.halo,
+        overlap=plan.overlap,
+        batch=inference.batch,
+        tiles=len(plan),
+        tiles_skipped=attempt.skipped,
+        stretch=stretch.to_json(),
+        seconds={k: round(v, 3) for k, v in clock.seconds.items()},
+        bytes=written.bytes,
+        checksum=written.checksum,
+    )

@@ -1,0 +1,114 @@
+"""Stream: the tiles of one raster, read ahead, computed in batches, joined into blocks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+
+from georsr.engine.inference import Inference
+from georsr.engine.patch import Prepared, Strip, finish, prepare, restore
+from georsr.engine.pipeline import read_ahead
+from georsr.progress import Progress
+from georsr.raster.reader import RasterReader
+from georsr.raster.stretch import Stretch
+from georsr.raster.writer import ProductLayout
+from georsr.tiling.plan import Tile, TilePlan
+from georsr.tiling.register import Register
+from georsr.types import AnyArray, FloatArray, Window
+
+
+@dataclass
+class Clock:
+    """Seconds by stage."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the time spent inside the block to ``name``."""
+        since = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - since
+
+
+@dataclass
+class TileStream:
+    """One pass over the raster with one tile size."""
+
+    reader: RasterReader
+    plan: TilePlan
+    stretch: Stretch
+    layout: ProductLayout
+    inference: Inference
+    progress: Progress
+    clock: Clock
+    skipped: int = 0
+
+    def blocks(self) -> Generator[tuple[Window, AnyArray], None, None]:
+        """Finished output blocks, in the order they are complete."""
+        register = Register(
+            self.plan,
+            len(self.reader.info.bidx),
+            self.layout.planes,
+            np.dtype(self.layout.dtype),
+            self.layout.blocksize,
+        )
+        with closing(self._made_tiles()) as made:
+            for tile, strip, values in made:
+                done = partial(finish, strip=strip, layout=self.layout, scale=self.plan.scale)
+                with self.clock.stage("join"):
+                    finished = list(register.add(tile, values, done))
+                yield from finished
+                self.progress.advance()
+        assert register.empty, "every output pixel belongs to a tile"
+
+    def _strips(self) -> Iterator[tuple[int, Strip]]:
+        """Runs in the reader thread."""
+        for row in range(len(self.plan.rows)):
+            window = self.plan.strip(row)
+            yield row, Strip(window, self.reader.read(window))
+
+    def _made_tiles(self) -> Generator[tuple[Tile, Strip, FloatArray], None, None]:
+        """Every tile's values in product units, in plan order, computed in batches."""
+        waiting: list[tuple[Tile, Strip, Prepared | None]] = []
+        with closing(read_ahead(self._strips())) as strips:
+            while (item := self._next(strips)) is not None:
+                row, strip = item
+                for tile in self.plan.tiles_in_row(row):
+                    with self.clock.stage("join"):
+                        waiting.append((tile, strip, prepare(strip, tile, self.stretch)))
+                    if sum(p is not None for _, _, p in waiting) >= self.inference.batch:
+                        yield from self._flush(waiting)
+                        waiting = []
+            yield from self._flush(waiting)
+
+    def _next(self, strips: Iterator[tuple[int, Strip]]) -> tuple[int, Strip] | None:
+        with self.clock.stage("read"):
+            return next(strips, None)
+
+    def _flush(
+        self, waiting: list[tuple[Tile, Strip, Prepared | None]]
+    ) -> Iterator[tuple[Tile, Strip, FloatArray]]:
+        busy = [(tile, ready) for tile, _, ready in waiting if ready is not None]
+        outputs: Iterator[FloatArray] = iter(())
+        if busy:
+            with self.clock.stage("network"):
+                names = [f"tile {tile.index} ({tile.read})" for tile, _ in busy]
+                outputs = iter(self.inference([ready.pixels for _, ready in busy], names))
+        bands, s = len(self.reader.info.bidx), self.plan.scale
+        for tile, strip, ready in waiting:
+            if ready is None:
+                self.skipped += 1
+                made = tile.made.scaled(s)
+                yield tile, strip, np.zeros((bands, made.height, made.width), np.float32)
+                continue
+            with self.clock.stage("join"):
+                values = restore(next(outputs), ready, tile, self.stretch)
+            yield tile, strip, values

@@ -1,0 +1,86 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from georsr.errors import UsageError
+from georsr.tiling.plan import axis_spans, make_plan
+
+sizes = st.one_of(st.integers(1, 70), st.sampled_from([97, 127, 128, 129, 255, 256, 257]))
+
+
+@st.composite
+def axes(draw):
+    multiple = draw(st.sampled_from([1, 2, 8]))
+    halo = draw(st.integers(0, 6))
+    overlap = draw(st.integers(0, 6))
+    if multiple > 1:
+        overlap = -2 * halo % multiple + multiple * draw(st.integers(0, 1))
+    smallest = 2 * halo + max(3 * overlap, 1)
+    tile = -(-(smallest + draw(st.integers(0, 40))) // multiple) * multiple
+    return draw(sizes), tile, halo, overlap, multiple
+
+
+@given(axes())
+def test_made_pixels_partition_the_axis(axis):
+    length, tile, halo, overlap, multiple = axis
+    spans = axis_spans(*axis)
+    owners = [0] * length
+    for k, span in enumerate(spans):
+        assert span.start % multiple == 0
+        assert span.size % multiple == 0
+        assert span.start <= span.begin < span.end <= span.start + span.size
+        assert span.lead + span.trail <= span.end - span.begin
+        for i in range(span.begin + span.lead, span.end - span.trail):
+            owners[i] += 1
+        if k:
+            before = spans[k - 1]
+            assert before.end - span.begin == span.lead == before.trail == overlap
+            # nothing of a tile's frame is used where a neighbour covers it
+            assert span.begin - span.start >= halo
+            assert before.start + before.size - before.end >= halo
+            for i in range(span.begin, before.end):
+                owners[i] += 1
+    assert owners == [1] * length
+    assert spans[0].begin == 0
+    assert spans[-1].end == length
+
+
+@given(axes())
+def test_tiles_reach_at_most_one_multiple_past_the_edge(axis):
+    length, tile, _, _, multiple = axis
+    last = axis_spans(*axis)[-1]
+    assert last.start + last.size - length < multiple
+    if length > tile:
+        assert last.size == tile
+
+
+def test_the_grid_is_anchored_to_the_image():
+    small = axis_spans(500, 128, 8, 8, 1)
+    large = axis_spans(5000, 128, 8, 8, 1)
+    assert small[:-2] == large[: len(small) - 2]
+
+
+@pytest.mark.parametrize(
+    ("tile", "multiple", "message"),
+    [(20, 1, "at least 40"), (100, 16, "use 112"), (128, 16, "not a multiple of 16")],
+)
+def test_impossible_tiles_are_refused_with_the_remedy(tile, multiple, message):
+    with pytest.raises(UsageError, match=message):
+        make_plan(
+            300, 300, scale=2, tile=tile, halo=8, overlap=8 + (tile == 128), multiple_of=multiple
+        )
+
+
+def test_empty_rasters_are_refused():
+    with pytest.raises(UsageError, match="nothing to do"):
+        make_plan(0, 5, scale=2, tile=16, halo=0, overlap=0)
+
+
+def test_strips_stay_inside_the_image():
+    plan = make_plan(300, 77, scale=2, tile=64, halo=4, overlap=8, multiple_of=16)
+    for row in range(len(plan.rows)):
+        strip = plan.strip(row)
+        assert 0 <= strip.top < strip.bottom <= 300
+        assert (strip.left, strip.width) == (0, 77)
+    assert len(list(plan)) == len(plan) == len(plan.rows) * len(plan.columns)
+    assert [tile.index for tile in plan] == list(range(len(plan)))

@@ -1,0 +1,108 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from georsr.tiling.blend import blend, ramp
+from georsr.tiling.padding import pad_to
+from georsr.tiling.plan import make_plan
+from georsr.tiling.register import Register
+
+
+def enlarge(image, s):
+    return image.repeat(s, -2).repeat(s, -1)
+
+
+def join(plan, image, block, change=lambda tile, values: values):
+    """Run a nearest-neighbour model through the register; returns the joined product."""
+    s = plan.scale
+    register = Register(plan, image.shape[0], image.shape[0], np.dtype(np.float32), block)
+    product = np.full((image.shape[0], plan.out_height, plan.out_width), np.nan, np.float32)
+    for tile in plan:
+        made = tile.made
+        values = enlarge(image[(slice(None), *made.slices)], s).astype(np.float32)
+        for window, pixels in register.add(tile, change(tile, values), lambda v, w: v):
+            assert window.top % block == 0
+            assert window.left % block == 0
+            assert np.isnan(product[(slice(None), *window.slices)]).all(), "written twice"
+            product[(slice(None), *window.slices)] = pixels
+    assert register.empty
+    return product
+
+
+edge_sizes = [1, 2, 3, 31, 37, 39, 40, 41, 79, 80, 81, 97]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    height=st.sampled_from(edge_sizes),
+    width=st.sampled_from(edge_sizes),
+    scale=st.integers(1, 4),
+    halo=st.integers(0, 4),
+    overlap=st.integers(0, 8),
+    block=st.sampled_from([16, 48]),
+)
+def test_identity_in_identity_out(height, width, scale, halo, overlap, block):
+    plan = make_plan(height, width, scale=scale, tile=40, halo=halo, overlap=overlap)
+    image = np.random.default_rng(0).random((2, height, width), np.float32) * 1000
+    np.testing.assert_array_equal(join(plan, image, block), enlarge(image, scale))
+
+
+@pytest.mark.parametrize("value", [0.1, 1 / 3, 254.99998, -1e7, 1e-30])
+def test_constant_in_constant_out_bit_for_bit(value):
+    plan = make_plan(90, 131, scale=3, tile=40, halo=3, overlap=7)
+    image = np.full((1, 90, 131), value, np.float32)
+    assert (join(plan, image, 32) == np.float32(value)).all()
+
+
+def test_tiles_hand_over_gradually():
+    """With tiles that disagree by one, the step is spread over the overlap, edges untouched."""
+    plan = make_plan(40, 100, scale=2, tile=40, halo=2, overlap=8)
+    image = np.zeros((1, 40, 100), np.float32)
+    product = join(plan, image, 16, lambda tile, v: v + tile.column)[0, 0]
+    assert product[0] == 0
+    assert product[-1] == len(plan.columns) - 1
+    steps = np.diff(product)
+    assert steps.min() >= 0
+    assert steps.max() < 0.15
+    corner = join(plan, image, 16, lambda tile, v: v + 5)
+    assert (corner == 5).all()
+
+
+def test_holds_one_block_row_not_the_image():
+    plan = make_plan(400, 200, scale=2, tile=40, halo=2, overlap=4)
+    register = Register(plan, 1, 1, np.dtype(np.uint8), 32)
+    most = 0
+    for tile in plan:
+        made = tile.made
+        values = np.zeros((1, made.height * 2, made.width * 2), np.float32)
+        list(register.add(tile, values, lambda v, w: v.astype(np.uint8)))
+        most = max(most, len(register._blocks))
+    across = -(-400 // 32)
+    assert most <= across + 3
+
+
+def test_ramp_is_symmetric_and_inside():
+    for n in (1, 2, 7, 32):
+        weights = ramp(n)
+        np.testing.assert_allclose(weights + weights[::-1], 1, atol=1e-6)
+        assert (weights > 0).all()
+        assert (weights < 1).all()
+        assert (np.diff(weights) > 0).all()
+    assert ramp(0).shape == (0,)
+
+
+def test_blend_is_exact_where_tiles_agree():
+    a = np.random.default_rng(1).random((2, 5, 9), np.float32)
+    np.testing.assert_array_equal(blend(a, a.copy(), ramp(9)), a)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 3, 1), (1, 2, 5), (3, 7, 8)])
+def test_padding_reflects_and_keeps_the_image(shape):
+    image = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    padded = pad_to(image, 16, 17)
+    assert padded.shape == (shape[0], 16, 17)
+    np.testing.assert_array_equal(padded[:, : shape[1], : shape[2]], image)
+    assert set(np.unique(padded)) <= set(np.unique(image))
+    if shape[1] > 2:
+        np.testing.assert_array_equal(padded[:, shape[1], 0], image[:, shape[1] - 2, 0])
