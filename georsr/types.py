@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -39,9 +39,7 @@ class Window:
 
     def scaled(self, scale: int) -> Window:
         """The same rectangle on a grid ``scale`` times finer."""
-        return Window(
-            self.top * scale, self.left * scale, self.height * scale, self.width * scale
-        )
+        return Window(self.top * scale, self.left * scale, self.height * scale, self.width * scale)
 
     def relative_to(self, origin: Window) -> Window:
         """The same rectangle counted from the top left corner of ``origin``."""
@@ -56,14 +54,3 @@ class Window:
 
     def __str__(self) -> str:
         return f"rows {self.top}:{self.bottom}, columns {self.left}:{self.right}"
-
-
-class SRNetwork(Protocol):
-    """What the engine asks of a network; every model the zoo builds is one (and an nn.Module).
-
-    Called with float32 (N, C, h, w) in the value range of the model's spec; answers
-    (N, C, scale * h, scale * w) in the same range. It is called in evaluation mode, without
-    gradients, and must not keep state between calls.
-    """
-
-    def __call__(self, x: Any, /) -> Any: ...

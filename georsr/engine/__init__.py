@@ -1,0 +1,1 @@
+"""Engine: the only room that knows rasters, tiles and networks."""

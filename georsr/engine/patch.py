@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -12,10 +13,37 @@ from georsr.raster.fill import fill_invalid
 from georsr.raster.quantise import quantise, replicate
 from georsr.raster.reader import Patch
 from georsr.raster.stretch import Stretch
-from georsr.raster.writer import ProductLayout
 from georsr.tiling.padding import pad_to
 from georsr.tiling.plan import Tile
 from georsr.types import AnyArray, FloatArray, Window
+
+
+class Form(Protocol):
+    """The form finished pixels take; a file's layout has it, and an array's."""
+
+    @property
+    def dtype(self) -> str:
+        """Name of the data type."""
+
+    @property
+    def nodata(self) -> float | None:
+        """Value of invalid pixels, if one is declared."""
+
+    @property
+    def alpha(self) -> bool:
+        """Whether an alpha plane follows the bands."""
+
+    @property
+    def mask(self) -> bool:
+        """Whether a plane of 0 and 1 comes last."""
+
+    @property
+    def planes(self) -> int:
+        """Bands, alpha and mask together."""
+
+    @property
+    def blocksize(self) -> int:
+        """Height and width of blocks."""
 
 
 @dataclass(frozen=True)
@@ -95,9 +123,7 @@ def restore(output: FloatArray, prepared: Prepared, tile: Tile, stretch: Stretch
     return stretch.inverse(values)
 
 
-def finish(
-    values: FloatArray, window: Window, strip: Strip, layout: ProductLayout, scale: int
-) -> AnyArray:
+def finish(values: FloatArray, window: Window, strip: Strip, form: Form, scale: int) -> AnyArray:
     """Round, clip, restore invalid pixels, and add alpha and mask planes.
 
     Parameters
@@ -106,7 +132,7 @@ def finish(
         (C, H, W) float32 in the source's units, blended.
     window
         Where they lie in the output; its edges are multiples of ``scale``.
-    strip, layout, scale
+    strip, form, scale
         Source pixels below, the product's form, pixels per source pixel.
 
     Returns
@@ -127,12 +153,12 @@ def finish(
         values,
         None if whole else replicate(valid, scale),
         None if whole else replicate(source, scale),
-        layout.dtype,
-        layout.nodata,
+        form.dtype,
+        form.nodata,
     )
     planes = [bands]
-    if layout.alpha and alpha is not None:
+    if form.alpha and alpha is not None:
         planes.append(replicate(alpha, scale)[None].astype(bands.dtype, copy=False))
-    if layout.mask:
+    if form.mask:
         planes.append(replicate(valid.any(0), scale)[None].astype(bands.dtype))
     return planes[0] if len(planes) == 1 else np.concatenate(planes)

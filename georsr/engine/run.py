@@ -20,7 +20,7 @@ from georsr.provenance import RunReport, product_tags
 from georsr.raster.info import RasterInfo
 from georsr.raster.reader import RasterReader
 from georsr.raster.stretch import choose_stretch
-from georsr.raster.writer import RasterWriter, Written, product_layout
+from georsr.raster.writer import ProductLayout, RasterWriter, Written, product_layout
 from georsr.tiling.plan import TilePlan, ceil_to, make_plan
 from georsr.types import AnyArray, Window
 
@@ -66,15 +66,17 @@ def plan_for(info: RasterInfo, spec: ModelSpec, config: SRConfig) -> TilePlan:
     )
 
 
-def _write(stream: TileStream, destination: str, config: SRConfig) -> Written:
+def _write(
+    stream: TileStream, layout: ProductLayout, destination: str, config: SRConfig
+) -> Written:
     """Stream every block into a new file and publish it."""
     stream.progress.start(len(stream.plan), "tiles")
     with RasterWriter(
-        destination, stream.layout, overwrite=config.overwrite, verify=config.verify
+        destination, layout, overwrite=config.overwrite, verify=config.verify
     ) as writer:
 
         def put(item: tuple[Window, AnyArray]) -> None:
-            writer.write(item[0], *stream.layout.split(item[1]))
+            writer.write(item[0], *layout.split(item[1]))
 
         with WriteBehind(put, WAITING_BLOCKS) as sink, closing(stream.blocks()) as blocks:
             for item in blocks:
@@ -147,10 +149,19 @@ def run(
         log.info("%s on %s", model.spec.name, placement.describe())
         while True:
             plan = plan_for(info, model.spec, config)
-            attempt = TileStream(reader, plan, stretch, layout, inference, progress, clock)
+            attempt = TileStream(
+                read=reader.read,
+                bands=len(info.bidx),
+                plan=plan,
+                stretch=stretch,
+                form=layout,
+                inference=inference,
+                progress=progress,
+                clock=clock,
+            )
             tried.append(plan.tile)
             try:
-                written = _write(attempt, destination, config)
+                written = _write(attempt, layout, destination, config)
                 break
             except TileTooLargeError as error:
                 smaller = ceil_to(plan.tile // 2, plan.multiple_of)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,12 +11,11 @@ from functools import partial
 import numpy as np
 
 from georsr.engine.inference import Inference
-from georsr.engine.patch import Prepared, Strip, finish, prepare, restore
+from georsr.engine.patch import Form, Prepared, Strip, finish, prepare, restore
 from georsr.engine.pipeline import read_ahead
 from georsr.progress import Progress
-from georsr.raster.reader import RasterReader
+from georsr.raster.reader import Patch
 from georsr.raster.stretch import Stretch
-from georsr.raster.writer import ProductLayout
 from georsr.tiling.plan import Tile, TilePlan
 from georsr.tiling.register import Register
 from georsr.types import AnyArray, FloatArray, Window
@@ -42,10 +41,11 @@ class Clock:
 class TileStream:
     """One pass over the raster with one tile size."""
 
-    reader: RasterReader
+    read: Callable[[Window], Patch]
+    bands: int
     plan: TilePlan
     stretch: Stretch
-    layout: ProductLayout
+    form: Form
     inference: Inference
     progress: Progress
     clock: Clock
@@ -55,14 +55,14 @@ class TileStream:
         """Finished output blocks, in the order they are complete."""
         register = Register(
             self.plan,
-            len(self.reader.info.bidx),
-            self.layout.planes,
-            np.dtype(self.layout.dtype),
-            self.layout.blocksize,
+            self.bands,
+            self.form.planes,
+            np.dtype(self.form.dtype),
+            self.form.blocksize,
         )
         with closing(self._made_tiles()) as made:
             for tile, strip, values in made:
-                done = partial(finish, strip=strip, layout=self.layout, scale=self.plan.scale)
+                done = partial(finish, strip=strip, form=self.form, scale=self.plan.scale)
                 with self.clock.stage("join"):
                     finished = list(register.add(tile, values, done))
                 yield from finished
@@ -73,7 +73,7 @@ class TileStream:
         """Runs in the reader thread."""
         for row in range(len(self.plan.rows)):
             window = self.plan.strip(row)
-            yield row, Strip(window, self.reader.read(window))
+            yield row, Strip(window, self.read(window))
 
     def _made_tiles(self) -> Generator[tuple[Tile, Strip, FloatArray], None, None]:
         """Every tile's values in product units, in plan order, computed in batches."""
@@ -102,12 +102,12 @@ class TileStream:
             with self.clock.stage("network"):
                 names = [f"tile {tile.index} ({tile.read})" for tile, _ in busy]
                 outputs = iter(self.inference([ready.pixels for _, ready in busy], names))
-        bands, s = len(self.reader.info.bidx), self.plan.scale
+        s = self.plan.scale
         for tile, strip, ready in waiting:
             if ready is None:
                 self.skipped += 1
                 made = tile.made.scaled(s)
-                yield tile, strip, np.zeros((bands, made.height, made.width), np.float32)
+                yield tile, strip, np.zeros((self.bands, made.height, made.width), np.float32)
                 continue
             with self.clock.stage("join"):
                 values = restore(next(outputs), ready, tile, self.stretch)

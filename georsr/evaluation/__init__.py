@@ -1,0 +1,1 @@
+"""Evaluation: what the literature measures, and what users should ask."""

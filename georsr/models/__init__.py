@@ -1,0 +1,1 @@
+"""Models: tensors in, tensors out; nothing here knows rasters."""

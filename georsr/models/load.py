@@ -123,9 +123,7 @@ def fill(network: nn.Module, weights: dict[str, Tensor], where: str) -> None:
         if k in weights and weights[k].shape != v.shape
     ]
     if problems := missing + extra + shapes:
-        raise ModelError(
-            f"{where}: {len(problems)} tensors do not fit: {'; '.join(problems[:5])}"
-        )
+        raise ModelError(f"{where}: {len(problems)} tensors do not fit: {'; '.join(problems[:5])}")
     network.load_state_dict({k: v.to(expected[k].dtype) for k, v in weights.items()})
 
 

@@ -1,0 +1,1 @@
+"""Tiling: arithmetic on integers and arrays; knows neither torch nor rasterio."""

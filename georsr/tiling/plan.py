@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from georsr.errors import UsageError
 from georsr.types import Window
@@ -50,7 +51,7 @@ def axis_spans(
     last = ceil_to(length - tile, multiple_of)
     starts = [*range(0, last, stride), last]
     seams = []
-    for left, right in zip(starts, starts[1:], strict=False):
+    for left, right in pairwise(starts):
         # The blended zone is centred in what the two tiles share.
         shared = left + tile - right
         seams.append(right + (shared - overlap) // 2)
@@ -148,7 +149,8 @@ class TilePlan:
     def strip(self, row: int) -> Window:
         """Full-width window of the image that a grid row of tiles reads."""
         span = self.rows[row]
-        return Window(span.start, 0, min(span.start + span.size, self.height) - span.start, self.width)
+        bottom = min(span.start + span.size, self.height)
+        return Window(span.start, 0, bottom - span.start, self.width)
 
 
 def make_plan(

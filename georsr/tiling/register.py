@@ -89,9 +89,7 @@ class Register:
         if values.size:
             yield from self._store(made, finish(values, made))
 
-    def _join_left(
-        self, tile: Tile, values: FloatArray, made: Window
-    ) -> tuple[FloatArray, Window]:
+    def _join_left(self, tile: Tile, values: FloatArray, made: Window) -> tuple[FloatArray, Window]:
         """Blend with the previous tile's right zone; keep back this tile's own."""
         s = self.plan.scale
         lead, trail = tile.x.lead * s, tile.x.trail * s
@@ -128,9 +126,7 @@ class Register:
                 part = made.intersection(block.window)
                 assert part is not None, "the loop visits only blocks that touch"
                 here, there = part.relative_to(block.window), part.relative_to(made)
-                block.pixels[(slice(None), *here.slices)] = product[
-                    (slice(None), *there.slices)
-                ]
+                block.pixels[(slice(None), *here.slices)] = product[(slice(None), *there.slices)]
                 block.missing -= part.height * part.width
                 if block.missing == 0:
                     del self._blocks[key]

@@ -60,7 +60,7 @@ def open_folder(root: Path | str, part: str | None = None) -> ImageFolder:
         if path.suffix.lower() in SUFFIXES
     )
     if not images:
-        raise InputError(f"{folder}: no images found; expected <class>/<name>{SUFFIXES[0]} below it")
+        raise InputError(f"{folder}: no images; expected <class>/<name>{SUFFIXES[0]} below it")
     return ImageFolder(folder, images)
 
 

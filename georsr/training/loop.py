@@ -105,7 +105,8 @@ class Training:
 
     def loss(self, batch: Batch) -> Tensor:
         """Image loss plus the weighted scene loss."""
-        lr, hr = (t.to(self.device, memory_format=torch.channels_last) for t in (batch.lr, batch.hr))
+        lr = batch.lr.to(self.device, memory_format=torch.channels_last)
+        hr = batch.hr.to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16):
             sr, scene = self.network.enlarge(lr)
         error = sr.float() - hr

@@ -89,5 +89,6 @@ def pretrain_scenes(
             optimizer.step()
             schedule.step()
             loss_sum += float(loss.detach())
-        log.info("scene classes: epoch %d of %d, loss %.3f", epoch + 1, epochs, loss_sum / len(order))
+        mean = loss_sum / len(order)
+        log.info("scene classes: epoch %d of %d, loss %.3f", epoch + 1, epochs, mean)
     return loss_sum / max(1, len(images) // batch)

@@ -1,0 +1,103 @@
+"""``georsr``: the command group, and how errors become one line and an exit code."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import warnings
+from types import FrameType
+from typing import Any, NoReturn
+
+import click
+
+from georsr.errors import GeorsrError, GeorsrWarning
+from georsr.provenance import georsr_version
+
+COMMANDS = {
+    "sr": ("georsr.cli.sr", "Super-resolve a raster."),
+    "info": ("georsr.cli.info", "Describe a raster, a model, or what a run of both would take."),
+    "models": ("georsr.cli.models", "List, describe and convert models."),
+    "train": ("georsr.cli.train", "Train a network on your images."),
+    "eval": ("georsr.cli.evaluate", "Measure super-resolution quality."),
+}
+"""Command -> (module, one line): modules load when their command runs, so help is quick."""
+
+
+class LazyGroup(click.Group):
+    """Imports a command's module only when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names in the order users meet them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """Import and return one command."""
+        if name not in COMMANDS:
+            return None
+        from importlib import import_module
+
+        command: click.Command = import_module(COMMANDS[name][0]).command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(georsr_version(), "--version", prog_name="georsr")
+def cli() -> None:
+    """Turn a georeferenced raster into the same raster at 2x or 4x the resolution.
+
+    \b
+    georsr sr scene.tif out.tif
+    georsr sr scene.tif out.tif --scale 2 --bidx 3,2,1 --cog
+    """
+
+
+class TerminatedError(BaseException):
+    """SIGTERM arrived."""
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    raise TerminatedError
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *rest: Any) -> None:
+    if issubclass(category, GeorsrWarning):
+        click.echo(f"Warning: {message}", err=True)
+
+
+def _fail(message: str, code: int) -> int:
+    click.echo(f"Error: {message}", err=True)
+    return code
+
+
+def invoke(arguments: list[str] | None = None) -> int:
+    """Run one command line; returns its exit code (0, 1, 2, 130 or 143)."""
+    try:
+        result = cli.main(arguments, prog_name="georsr", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except GeorsrError as error:
+        if logging.getLogger("georsr").isEnabledFor(logging.DEBUG):
+            logging.getLogger("georsr").debug("traceback", exc_info=True)
+        return _fail(str(error), error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        return _fail("interrupted; nothing was written", 130)
+    except TerminatedError:
+        return _fail("terminated; nothing was written", 143)
+    except BrokenPipeError:
+        return 1
+
+
+def main() -> None:
+    """Entry point of the ``georsr`` command."""
+    signal.signal(signal.SIGTERM, _terminate)
+    warnings.showwarning = _show_warning
+    warnings.simplefilter("always", GeorsrWarning)
+    sys.exit(invoke())

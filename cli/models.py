@@ -1,0 +1,53 @@
+"""``georsr models``: what there is."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+
+@click.group("models", short_help="List, describe and convert models.")
+def command() -> None:
+    """List, describe and convert models."""
+
+
+@command.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Full contracts as JSON.")
+def list_models(as_json: bool) -> None:
+    """List the built-in models."""
+    from georsr.models.zoo import DEFAULT_FAMILY, listing
+
+    specs = listing()
+    if as_json:
+        click.echo(json.dumps([asdict(spec) for spec in specs], indent=2))
+        return
+    for spec in specs:
+        bands = ",".join(spec.band_names) or "any bands"
+        mark = " (default)" if spec.name == f"{DEFAULT_FAMILY}-x4" else ""
+        click.echo(f"{spec.name:<20} x{spec.scale}  {bands:<15} {spec.notes}{mark}")
+
+
+@command.command("convert")
+@click.argument("source", metavar="CHECKPOINT", type=click.Path(path_type=Path))
+@click.argument("destination", metavar="OUT.safetensors", type=click.Path(path_type=Path))
+@click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
+def convert(source: Path, destination: Path, overwrite: bool) -> None:
+    """Turn a published SeG-SR checkpoint (.pth) into a self-describing safetensors file."""
+    import torch
+
+    from georsr.errors import OutputError, UsageError
+    from georsr.models.load import open_model, save_model
+
+    if destination.exists() and not overwrite:
+        raise UsageError(f"{destination} exists; use --overwrite to replace it")
+    if destination.suffix != ".safetensors":
+        raise UsageError(f"{destination}: the name must end in .safetensors")
+    model = open_model(str(source))
+    try:
+        save_model(destination, model.spec, model.network, torch.float32)
+    except OSError as error:
+        raise OutputError(f"{destination}: cannot be written ({error})") from error
+    click.echo(f"{destination}: {model.spec.name}, x{model.spec.scale}", err=True)

@@ -1,0 +1,156 @@
+"""Options and parameter types that several commands share, in the words of rio and GDAL."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from georsr.progress import Progress
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class BandList(click.ParamType):
+    """``4,3,2`` -> (4, 3, 2), order kept."""
+
+    name = "bands"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        """Parse; raises BadParameter (exit code 2)."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(int(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a comma-separated list of band numbers", param, ctx)
+
+
+class CreationOption(click.ParamType):
+    """``NAME=VALUE`` -> (NAME, VALUE), the value's case kept (rasterio's own lowers it)."""
+
+    name = "name=value"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, str]:
+        """Parse; raises BadParameter (exit code 2)."""
+        if isinstance(value, tuple):
+            return value
+        name, sign, text = str(value).partition("=")
+        if not sign or not name:
+            self.fail(f"{value!r} is not NAME=VALUE", param, ctx)
+        return name.upper(), text
+
+
+def model_options(command: F) -> F:
+    """``--model`` and ``--scale``."""
+    command = click.option(
+        "-s", "--scale", type=click.IntRange(1, 8), help="Factor; the model's own by default."
+    )(command)
+    return click.option(
+        "-m",
+        "--model",
+        metavar="NAME|FILE",
+        help="Built-in name or weights file (see 'georsr models list').",
+    )(command)
+
+
+def band_options(command: F) -> F:
+    """``--bidx``, ``--nodata`` and ``--allow-driver``."""
+    for option in (
+        click.option(
+            "--allow-driver",
+            "allow_drivers",
+            multiple=True,
+            metavar="NAME",
+            help="Accept this GDAL driver too (VRT for a VRT that hides under another name).",
+        ),
+        click.option("--nodata", type=float, help="Value of invalid source pixels."),
+        click.option(
+            "-b", "--bidx", type=BandList(), help="Bands to use, in the model's order: 4,3,2."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def compute_options(command: F) -> F:
+    """``--device``, ``--precision``, ``--batch`` and ``--jobs``."""
+    for option in (
+        click.option("-j", "--jobs", type=click.IntRange(1), help="CPU threads of the network."),
+        click.option("--batch", type=click.IntRange(1), help="Tiles per call of the network."),
+        click.option(
+            "--precision",
+            type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
+            default="auto",
+            show_default=True,
+            help="Arithmetic of the network.",
+        ),
+        click.option(
+            "--device",
+            default="auto",
+            show_default=True,
+            metavar="auto|cpu|cuda[:N]|mps",
+            help="Where the network runs.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def tile_options(command: F) -> F:
+    """``--tile``, ``--halo``, ``--overlap`` and ``--blend``."""
+    for option in (
+        click.option(
+            "--blend",
+            type=click.Choice(["feather", "crop"]),
+            default="feather",
+            show_default=True,
+            help="Blend the overlap of tiles, or cut in its middle.",
+        ),
+        click.option("--overlap", type=int, help="Blended pixels between tiles."),
+        click.option("--halo", type=int, help="Discarded pixels round a tile."),
+        click.option("--tile", type=int, help="Tile size in source pixels."),
+    ):
+        command = option(command)
+    return command
+
+
+def verbosity_options(command: F) -> F:
+    """``--verbose`` and ``--quiet``: sets up logging to stderr."""
+
+    def verbose(ctx: click.Context, param: click.Parameter, count: int) -> int:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger = logging.getLogger("georsr")
+        logger.handlers = [handler]
+        logger.setLevel(max(logging.DEBUG, logging.WARNING - 10 * count))
+        return count
+
+    command = click.option(
+        "-v",
+        "--verbose",
+        count=True,
+        callback=verbose,
+        expose_value=False,
+        help="More on stderr; -vv shows tracebacks.",
+    )(command)
+    return click.option("-q", "--quiet", is_flag=True, help="No progress bar.")(command)
+
+
+def make_progress(kind: str, quiet: bool) -> Progress:
+    """``auto``, ``bar``, ``json`` or ``none`` -> the face that shows it."""
+    from georsr.progress import Bar, JsonLines, Silent
+
+    if quiet or kind == "none":
+        return Silent()
+    if kind == "json":
+        return JsonLines()
+    return Bar(always=kind == "bar")

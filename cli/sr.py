@@ -1,0 +1,101 @@
+"""``georsr sr``: the main job."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from georsr.cli.options import (
+    CreationOption,
+    band_options,
+    compute_options,
+    make_progress,
+    model_options,
+    tile_options,
+    verbosity_options,
+)
+
+
+@click.command("sr", short_help="Super-resolve a raster.")
+@click.argument("source", metavar="IN")
+@click.argument("destination", metavar="OUT")
+@model_options
+@band_options
+@click.option("-t", "--dtype", help="Data type of the output; the source's by default.")
+@click.option("--dst-nodata", help="Nodata value of the output, or 'none'.")
+@click.option(
+    "--stretch",
+    default="auto",
+    show_default=True,
+    metavar="auto|dtype|LO,HI|percentile[:P,Q]",
+    help="Source values that the network sees as 0 and 1.",
+)
+@click.option("--cog", is_flag=True, help="Write a Cloud Optimized GeoTIFF with overviews.")
+@click.option(
+    "--co",
+    "creation_options",
+    type=CreationOption(),
+    multiple=True,
+    help="GDAL creation option, repeatable: --co COMPRESS=ZSTD.",
+)
+@click.option("--blocksize", type=int, default=256, show_default=True, help="Blocks of the output.")
+@tile_options
+@compute_options
+@click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
+@click.option(
+    "--verify/--no-verify",
+    default=True,
+    show_default=True,
+    help="Read OUT back and compare checksums before it gets its name.",
+)
+@click.option(
+    "--check-space/--no-check-space",
+    default=True,
+    show_default=True,
+    help="Refuse to start where the disk cannot hold OUT uncompressed.",
+)
+@click.option("--max-pixels", type=int, help="Refuse sources that declare more pixels.")
+@click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print the run's report on stdout.")
+@click.option(
+    "--progress",
+    type=click.Choice(["auto", "bar", "json", "none"]),
+    default="auto",
+    show_default=True,
+    help="How to show progress on stderr.",
+)
+@verbosity_options
+def command(source: str, destination: str, **options: Any) -> None:
+    """Write OUT: the raster IN at 2x or 4x the resolution.
+
+    Georeferencing, data type, radiometry, nodata, masks and band metadata of IN are kept. OUT
+    appears when it is complete and verified, and not before.
+
+    \b
+    georsr sr scene.tif out.tif                  # segsr-lite-x4
+    georsr sr scene.tif out.tif --scale 2
+    georsr sr sentinel2.tif out.tif --bidx 4,3,2 --cog
+    georsr sr dem.tif out.tif --model bicubic
+    """
+    from georsr.api import plan_report, super_resolve
+
+    quiet, as_json = options.pop("quiet"), options.pop("as_json")
+    kind, dry_run = options.pop("progress"), options.pop("dry_run")
+    options["creation_options"] = dict(options["creation_options"])
+    if options["max_pixels"] is None:
+        del options["max_pixels"]
+    if dry_run:
+        report = plan_report(source, destination=destination, **options)
+        click.echo(report.to_json() if as_json else report.describe())
+        return
+    with make_progress(kind, quiet) as progress:
+        result = super_resolve(source, destination, progress=progress, **options)
+    if as_json:
+        click.echo(result.to_json())
+    elif not quiet:
+        click.echo(
+            f"{destination}: {result.width} x {result.height} pixels, {result.bands} x "
+            f"{result.dtype}, {result.model}, {result.seconds['total']:.1f} s",
+            err=True,
+        )

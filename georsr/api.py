@@ -1,0 +1,124 @@
+"""The front doors: they open things and wire the rooms together, nothing else."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from georsr.config import SRConfig
+from georsr.engine.array import run_array
+from georsr.engine.estimate import Estimate, estimate
+from georsr.engine.run import run
+from georsr.models.load import Model, open_model
+from georsr.raster.destination import check_destination
+from georsr.raster.reader import open_raster
+from georsr.types import AnyArray, BoolArray
+
+if TYPE_CHECKING:
+    from georsr.progress import Progress
+    from georsr.provenance import RunReport
+
+Path = str | os.PathLike[str]
+
+
+def _model(model: str | Model | None, scale: int | None) -> Model:
+    return model if isinstance(model, Model) else open_model(model, scale)
+
+
+def super_resolve(
+    source: Path,
+    destination: Path,
+    model: str | Model | None = None,
+    scale: int | None = None,
+    *,
+    progress: Progress | None = None,
+    **options: Any,
+) -> RunReport:
+    """Write ``destination``: the raster ``source`` at ``scale`` times the resolution.
+
+    Parameters
+    ----------
+    source
+        Anything GDAL reads.
+    destination
+        GeoTIFF to write; it appears complete and verified, or not at all.
+    model
+        Built-in name, weights file, or an open model; None takes ``segsr-lite``.
+    scale
+        Factor; None takes the model's own, 4 by default.
+    progress
+        Whom to tell.
+    **options
+        Fields of :class:`georsr.config.SRConfig`.
+
+    Returns
+    -------
+    RunReport
+        What was done.
+
+    Raises
+    ------
+    GeorsrError
+        One line saying what, where, got, expected, and what to do; nothing is half-written.
+    """
+    config = SRConfig(**options)
+    source, destination = os.fspath(source), os.fspath(destination)
+    check_destination(destination, [source], overwrite=config.overwrite)
+    with open_raster(
+        source, bidx=config.bidx, nodata=config.nodata, allow_drivers=config.allow_drivers
+    ) as reader:
+        return run(reader, destination, _model(model, scale), config, progress)
+
+
+def plan_report(
+    source: Path,
+    model: str | Model | None = None,
+    scale: int | None = None,
+    *,
+    destination: Path = ".",
+    **options: Any,
+) -> Estimate:
+    """What :func:`super_resolve` would take: tiles, memory, disk and time; writes nothing.
+
+    Parameters
+    ----------
+    source, model, scale, **options
+        As for :func:`super_resolve`.
+    destination
+        Where the product would go, to ask its disk for room.
+    """
+    config = SRConfig(**options)
+    with open_raster(
+        os.fspath(source),
+        bidx=config.bidx,
+        nodata=config.nodata,
+        allow_drivers=config.allow_drivers,
+    ) as reader:
+        return estimate(reader, os.fspath(destination), _model(model, scale), config)
+
+
+def super_resolve_array(
+    values: AnyArray,
+    model: str | Model | None = None,
+    scale: int | None = None,
+    *,
+    valid: BoolArray | None = None,
+    **options: Any,
+) -> AnyArray:
+    """Super-resolve an array in memory, with the same arithmetic as a file.
+
+    Parameters
+    ----------
+    values
+        (C, h, w), any real dtype up to 32 bits or float64.
+    model, scale, **options
+        As for :func:`super_resolve`; options that concern files are ignored.
+    valid
+        (C, h, w) or (h, w); False where pixels are invalid. Values that are not finite always are.
+
+    Returns
+    -------
+    ndarray
+        (C, s * h, s * w) of the input's dtype (or ``dtype``); invalid pixels keep their value.
+    """
+    return run_array(values, valid, _model(model, scale), SRConfig(**options))
