@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import click
-
 from georsr.cli.options import (
     CreationOption,
     band_options,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from types import TracebackType
-from typing import IO, Protocol, Self
+from typing import IO, Any, Protocol, Self
 
 
 class Progress(Protocol):
@@ -60,7 +60,7 @@ class Bar(Silent):
     def __init__(self, always: bool = False) -> None:
         from tqdm import tqdm
 
-        self._bar: tqdm[None] | None = None
+        self._bar: Any = None
         self._make = tqdm
         self._disable = False if always else None
 

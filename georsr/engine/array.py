@@ -25,9 +25,8 @@ class ArrayForm:
     """The form of a product that stays in memory."""
 
     dtype: str
-    planes: int
+    band_nodata: tuple[float | None, ...]
     blocksize: int
-    nodata: float | None = None
     alpha: bool = False
     mask: bool = False
 
@@ -61,7 +60,7 @@ def run_array(
         rows, columns = window.slices
         return Patch(values[:, rows, columns], good[:, rows, columns], None)
 
-    form = ArrayForm(config.dtype or str(values.dtype), bands, config.blocksize)
+    form = ArrayForm(config.dtype or str(values.dtype), (None,) * bands, config.blocksize)
     product = np.empty((bands, plan.out_height, plan.out_width), form.dtype)
     with cpu_threads(config.jobs):
         stream = TileStream(

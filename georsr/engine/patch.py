@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 
 from georsr.raster.fill import fill_invalid
-from georsr.raster.quantise import quantise, replicate
+from georsr.raster.quantise import quantise, quantise_alpha, replicate
 from georsr.raster.reader import Patch
 from georsr.raster.stretch import Stretch
 from georsr.tiling.padding import pad_to
 from georsr.tiling.plan import Tile
-from georsr.types import AnyArray, FloatArray, Window
+from georsr.types import AnyArray, BoolArray, FloatArray, Window
 
 
 class Form(Protocol):
@@ -26,8 +26,8 @@ class Form(Protocol):
         """Name of the data type."""
 
     @property
-    def nodata(self) -> float | None:
-        """Value of invalid pixels, if one is declared."""
+    def band_nodata(self) -> tuple[float | None, ...]:
+        """Nodata of each band, alpha not counted."""
 
     @property
     def alpha(self) -> bool:
@@ -36,10 +36,6 @@ class Form(Protocol):
     @property
     def mask(self) -> bool:
         """Whether a plane of 0 and 1 comes last."""
-
-    @property
-    def planes(self) -> int:
-        """Bands, alpha and mask together."""
 
     @property
     def blocksize(self) -> int:
@@ -148,17 +144,23 @@ def finish(values: FloatArray, window: Window, strip: Strip, form: Form, scale: 
         window.width // scale,
     )
     source, valid, alpha = strip.cut(below)
-    whole = bool(valid.all())
-    bands = quantise(
-        values,
-        None if whole else replicate(valid, scale),
-        None if whole else replicate(source, scale),
-        form.dtype,
-        form.nodata,
-    )
-    planes = [bands]
+    if valid.all():
+        fine_valid, fine_source = np.broadcast_to(np.True_, values.shape), values
+    else:
+        fine_valid, fine_source = replicate(valid, scale), replicate(source, scale)
+    planes = [
+        quantise(
+            values,
+            fine_valid,
+            fine_source,
+            form.dtype,
+            form.band_nodata,
+            masked=form.mask or form.alpha,
+        )
+    ]
     if form.alpha and alpha is not None:
-        planes.append(replicate(alpha, scale)[None].astype(bands.dtype, copy=False))
+        planes.append(replicate(quantise_alpha(alpha, form.dtype), scale)[None])
     if form.mask:
-        planes.append(replicate(valid.any(0), scale)[None].astype(bands.dtype))
+        any_valid: BoolArray = valid.any(axis=0)
+        planes.append(replicate(any_valid, scale)[None].astype(form.dtype))
     return planes[0] if len(planes) == 1 else np.concatenate(planes)

@@ -41,7 +41,9 @@ def check_bands(info: RasterInfo, spec: ModelSpec) -> None:
         Names the bands there are and how to choose.
     """
     if spec.bands and len(info.bidx) != spec.bands:
-        available = ", ".join(info.band_labels())
+        available = ", ".join(
+            f"{band.number} ({band.description or band.colorinterp})" for band in info.bands
+        )
         raise UsageError(
             f"{info.path}: model {spec.name} takes {spec.bands} bands "
             f"({', '.join(spec.band_names)}), got {len(info.bidx)}; "
@@ -76,7 +78,14 @@ def _write(
     ) as writer:
 
         def put(item: tuple[Window, AnyArray]) -> None:
-            writer.write(item[0], *layout.split(item[1]))
+            window, planes = item
+            bands = len(layout.bands)
+            writer.write(
+                window,
+                planes[:bands],
+                mask=planes[-1].astype("uint8") * 255 if layout.mask else None,
+                alpha=planes[bands] if layout.alpha else None,
+            )
 
         with WriteBehind(put, WAITING_BLOCKS) as sink, closing(stream.blocks()) as blocks:
             for item in blocks:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from georsr.models.load import save_model
 from georsr.models.lite.network import SegSRLite
+from georsr.models.load import save_model
 from georsr.models.spec import ModelSpec
 from georsr.training.loop import load_checkpoint
 from georsr.training.recipe import Recipe

@@ -71,6 +71,7 @@ def pretrain_scenes(
     centre
         (mean, gain): the encoder sees (x - mean) * gain, as inside the network.
     """
+    batch = min(batch, len(images))
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=2e-3, weight_decay=0.02)
     steps = epochs * (len(images) // batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=max(steps, 2))

@@ -73,7 +73,7 @@ class Recipe:
         for key, value in values.items():
             kind = kinds[key]
             kind = kind if not isinstance(kind, types.GenericAlias) else kind.__origin__
-            accepted: tuple[type, ...] = (int, float) if kind is float else (kind,)
+            accepted: Any = (int, float) if kind is float else kind
             if not isinstance(value, accepted) or isinstance(value, bool):
                 raise UsageError(
                     f"{where}: {key} is {value!r}, expected a value of type {kind.__name__}"

@@ -46,7 +46,7 @@ def train(
     last = out / "last.pt"
     if last.exists() and not resume:
         raise UsageError(
-            f"{out} holds a run already; use --resume to continue it, or another --out"
+            f"{out} holds a run already; use --resume, or another --out"
         )
     if resume and not last.exists():
         raise UsageError(f"{last} does not exist: nothing to resume")

@@ -1,0 +1,57 @@
+"""``georsr eval``: how good is it?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from georsr.cli.options import compute_options, model_options, verbosity_options
+
+
+@click.command("eval", short_help="Measure super-resolution quality.")
+@click.argument("rasters", nargs=-1, metavar="[SR HR]")
+@click.option(
+    "--dataset",
+    type=click.Path(path_type=Path),
+    help="Folder of <class>/<image>, degraded here and restored by the model.",
+)
+@click.option("--split", help="Part of the data set: a folder of this name inside it.")
+@model_options
+@compute_options
+@click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
+@verbosity_options
+def command(
+    rasters: tuple[str, ...],
+    dataset: Path | None,
+    split: str | None,
+    model: str | None,
+    scale: int | None,
+    device: str,
+    precision: str,
+    batch: int | None,
+    jobs: int | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Measure PSNR and SSIM of a model on a folder of images, or of one raster against another.
+
+    \b
+    georsr eval --dataset ucmerced --split val --model segsr-lite-x4
+    georsr eval out.tif truth.tif
+    """
+    if bool(rasters) == bool(dataset):
+        raise click.UsageError("give either two rasters, or --dataset FOLDER")
+    if dataset is not None:
+        from georsr.evaluation.dataset import evaluate_folder
+
+        report = evaluate_folder(
+            dataset, split, model, scale, device=device, precision=precision, batch=batch, jobs=jobs
+        )
+        click.echo(report.to_json() if as_json else report.table())
+        return
+    if len(rasters) != 2:
+        raise click.UsageError(f"expected two rasters (SR and HR), got {len(rasters)}")
+    from georsr.evaluation.pair import compare_rasters
+
+    pair = compare_rasters(rasters[0], rasters[1])
+    click.echo(pair.to_json() if as_json else pair.describe())

@@ -1,0 +1,107 @@
+"""``georsr info``: a raster, a model, or what a run of both would take."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+import click
+from georsr.cli.options import (
+    band_options,
+    compute_options,
+    model_options,
+    tile_options,
+    verbosity_options,
+)
+
+
+@click.command("info", short_help="Describe a raster, a model, or what a run would take.")
+@click.argument("raster", required=False)
+@model_options
+@band_options
+@tile_options
+@compute_options
+@click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
+@verbosity_options
+def command(
+    raster: str | None, model: str | None, scale: int | None, as_json: bool, **options: Any
+) -> None:
+    """Describe RASTER; with --model alone the model; with both, the run: tiles, memory, disk, time.
+
+    \b
+    georsr info scene.tif
+    georsr info --model segsr-lite-x4
+    georsr info scene.tif --model segsr-lite-x4
+    """
+    options.pop("quiet")
+    if raster is None and model is None:
+        raise click.UsageError("give a raster, a --model, or both")
+    if raster is None:
+        _show_model(model, scale, as_json)
+    elif model is None and scale is None:
+        _show_raster(raster, options, as_json)
+    else:
+        from georsr.api import plan_report
+
+        report = plan_report(raster, model, scale, **options)
+        click.echo(report.to_json() if as_json else report.describe())
+
+
+def _echo(facts: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+        return
+    width = max(map(len, facts)) + 2
+    for key, value in facts.items():
+        click.echo(f"{key:<{width}}{value}")
+
+
+def _show_model(model: str | None, scale: int | None, as_json: bool) -> None:
+    from georsr.models.cost import cost_per_tile
+
+    from georsr.models.load import open_model
+
+    opened = open_model(model, scale)
+    cost = cost_per_tile(opened.network, opened.spec)
+    facts = {
+        **asdict(opened.spec),
+        "weights": sum(p.numel() for p in opened.network.parameters()),
+        "GMAC per tile": round(cost.gmac, 3),
+        "sha256": opened.sha256,
+    }
+    _echo(facts, as_json)
+
+
+def _show_raster(raster: str, options: dict[str, Any], as_json: bool) -> None:
+    from georsr.raster.reader import open_raster
+
+    with open_raster(
+        raster,
+        bidx=options["bidx"],
+        nodata=options["nodata"],
+        allow_drivers=options["allow_drivers"],
+    ) as reader:
+        info = reader.info
+    facts: dict[str, Any] = {
+        "path": info.path,
+        "driver": info.driver,
+        "width": info.width,
+        "height": info.height,
+        "dtype": info.dtype,
+        "crs": str(info.crs),
+        "transform": list(info.transform)[:6] if info.transform else None,
+        "gcps": len(info.gcps),
+        "rpcs": info.rpcs is not None,
+        "registration": info.area_or_point,
+        "mask": info.mask_kind,
+        "blocks": list(info.block_shape),
+    }
+    for band in info.bands:
+        facts[f"band {band.number}"] = (
+            f"{band.description or band.colorinterp}, nodata {band.nodata}, "
+            f"scale {band.scale:g}, offset {band.offset:g}"
+        )
+    if info.alpha_band:
+        facts["alpha band"] = info.alpha_band
+    _echo(facts, as_json)

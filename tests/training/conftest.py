@@ -1,0 +1,21 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture
+def image_folder(tmp_path):
+    """Two classes, train and val, small textured images with structure to learn."""
+    rng = np.random.default_rng(11)
+    y, x = np.mgrid[:48, :48]
+    for part, count in (("train", 6), ("val", 2)):
+        for label, period in (("fields", 7.0), ("town", 3.0)):
+            folder = tmp_path / "data" / part / label
+            folder.mkdir(parents=True)
+            for i in range(count):
+                phase, angle = rng.random(2) * 6
+                wave = np.sin((x * np.cos(angle) + y * np.sin(angle)) / period * 3 + phase)
+                rgb = 128 + 80 * wave[..., None] * rng.random(3) + rng.normal(0, 3, (48, 48, 3))
+                image = Image.fromarray(np.clip(rgb, 0, 255).astype(np.uint8))
+                image.save(folder / f"{label}{i:02d}.png")
+    return tmp_path / "data"
