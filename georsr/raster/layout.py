@@ -1,0 +1,273 @@
+"""Everything that is decided about a product before its first pixel is computed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from affine import Affine
+from rasterio.control import GroundControlPoint
+from rasterio.crs import CRS
+from rasterio.enums import ColorInterp
+from rasterio.rpc import RPC
+
+from georsr.errors import UsageError
+from georsr.raster.bands import SUPPORTED
+from georsr.raster.encoding import checked_options, cog_options, complete_options, is_lossless
+from georsr.raster.georef import scale_gcps, scale_rpcs, scale_transform
+from georsr.raster.info import BandInfo, RasterInfo
+from georsr.raster.mask import holds
+from georsr.raster.rehearsal import rehearse
+from georsr.types import AnyArray, Window
+
+
+@dataclass(frozen=True)
+class ProductLayout:
+    """A product: its grid, type, georeferencing, bands and encoding. Made by `product_layout`.
+
+    Attributes
+    ----------
+    width, height, scale : int
+        In product pixels; ``scale`` times the source's.
+    dtype : str
+    nodata : float or None
+        One for all bands: GeoTIFF has no more.
+    mask : bool
+        The product has an internal mask; every write brings one.
+    alpha : bool
+        The last band is alpha; every write brings it.
+    bands : tuple of BandInfo
+        As in the source, alpha not counted: descriptions, colours, scales, offsets, units, tags.
+    blocksize : int
+        Side of a block.
+    options : mapping of str to str
+        Creation options of the file that is written block by block.
+    cog_options : mapping of str to str, or None
+        Creation options of the COG made from it; None for a plain GeoTIFF.
+    lossless : bool
+        The encoding gives back the pixels that were written, so verification compares them.
+    """
+
+    width: int
+    height: int
+    scale: int
+    dtype: str
+    nodata: float | None
+    mask: bool
+    alpha: bool
+    bands: tuple[BandInfo, ...]
+    blocksize: int
+    crs: CRS | None
+    transform: Affine | None
+    gcps: tuple[GroundControlPoint, ...]
+    gcps_crs: CRS | None
+    rpcs: RPC | None
+    area_or_point: str
+    tags: Mapping[str, Mapping[str, str]]
+    photometric: str
+    options: Mapping[str, str]
+    cog_options: Mapping[str, str] | None
+    lossless: bool
+
+    @property
+    def count(self) -> int:
+        """Bands of the file, alpha included."""
+        return len(self.bands) + self.alpha
+
+    @property
+    def colorinterp(self) -> tuple[str, ...]:
+        """Colour interpretation of every band of the file."""
+        colors = tuple(band.colorinterp for band in self.bands)
+        return (*colors, "alpha") if self.alpha else colors
+
+    @property
+    def masked(self) -> bool:
+        """Validity is in a mask or in alpha, as `quantise` wants to know."""
+        return self.mask or self.alpha
+
+    @property
+    def planes(self) -> int:
+        """Arrays of (h, w) a block is made of: bands, then alpha, then mask."""
+        return self.count + self.mask
+
+    def split(self, planes: AnyArray) -> tuple[AnyArray, AnyArray | None, AnyArray | None]:
+        """(values, mask, alpha), as `RasterWriter.write` takes them, from (planes, h, w)."""
+        bands = len(self.bands)
+        return (
+            planes[:bands],
+            planes[-1] if self.mask else None,
+            planes[bands] if self.alpha else None,
+        )
+
+    @property
+    def blocks_shape(self) -> tuple[int, int]:
+        """Number of block rows and block columns."""
+        return -(-self.height // self.blocksize), -(-self.width // self.blocksize)
+
+    def blocks(self, window: Window | None = None) -> Iterator[tuple[int, int, Window]]:
+        """(block row, block column, window) of the blocks in a block-aligned window, row-major."""
+        area = window or Window(0, 0, self.height, self.width)
+        size = self.blocksize
+        for top in range(area.top, area.bottom, size):
+            for left in range(area.left, area.right, size):
+                height, width = min(size, self.height - top), min(size, self.width - left)
+                yield top // size, left // size, Window(top, left, height, width)
+
+    def profile(self) -> dict[str, Any]:
+        """Keyword arguments of ``rasterio.open(path, "w", ...)``."""
+        return {
+            "driver": "GTiff",
+            "width": self.width,
+            "height": self.height,
+            "count": self.count,
+            "dtype": self.dtype,
+            "nodata": self.nodata,
+            "crs": self.crs,
+            "transform": self.transform,
+            "tiled": True,
+            "blockxsize": self.blocksize,
+            "blockysize": self.blocksize,
+            "photometric": self.photometric,
+            **({"alpha": "YES"} if self.alpha else {}),
+            **self.options,
+        }
+
+    def describe(self, dataset: Any) -> None:
+        """Give an empty dataset its metadata."""
+        if self.gcps and self.transform is None:
+            dataset.gcps = (list(self.gcps), self.gcps_crs)
+        if self.rpcs is not None:
+            dataset.rpcs = self.rpcs
+        dataset.update_tags(AREA_OR_POINT=self.area_or_point)
+        for space, tags in self.tags.items():
+            dataset.update_tags(**({"ns": space} if space else {}), **tags)
+        dataset.colorinterp = tuple(ColorInterp[name] for name in self.colorinterp)
+        if any((band.scale, band.offset) != (1.0, 0.0) for band in self.bands):
+            dataset.scales = tuple(b.scale for b in self.bands) + (1.0,) * self.alpha
+            dataset.offsets = tuple(b.offset for b in self.bands) + (0.0,) * self.alpha
+        for number, band in enumerate(self.bands, 1):
+            if band.description:
+                dataset.set_band_description(number, band.description)
+            if band.unit:
+                dataset.set_band_unit(number, band.unit)
+            if band.tags:
+                dataset.update_tags(number, **band.tags)
+
+
+def product_layout(
+    info: RasterInfo,
+    scale: int,
+    *,
+    dtype: str | None = None,
+    nodata: float | str | None = None,
+    blocksize: int = 256,
+    creation_options: Mapping[str, str] | None = None,
+    cog: bool = False,
+    tags: Mapping[str, str] | None = None,
+) -> ProductLayout:
+    """Lay out the product of a source; everything that can be refused is refused here.
+
+    Parameters
+    ----------
+    info : RasterInfo
+    scale : int
+        At least 1.
+    dtype : str, optional
+        Default the source's.
+    nodata : float or "none", optional
+        Default the source's (of the first selected band that has one). With "none" the validity
+        goes to an internal mask.
+    blocksize : int
+        Side of the square blocks, a multiple of 16.
+    creation_options : mapping of str to str, optional
+        GDAL creation options of the GTiff driver, or of the COG driver if ``cog``; names in any
+        case, values as they are. They win over the defaults.
+    cog : bool
+        Make a cloud-optimised GeoTIFF with overviews.
+    tags : mapping of str to str, optional
+        Added to the source's own.
+
+    Raises
+    ------
+    UsageError
+        Data type, nodata, block size or creation options that cannot be.
+    """
+    if not isinstance(scale, int) or scale < 1:
+        raise UsageError(f"scale must be a whole number from 1, got {scale!r}")
+    if blocksize < 16 or blocksize % 16:
+        raise UsageError(f"block size must be a positive multiple of 16, got {blocksize}")
+    out_dtype = dtype or info.dtype
+    if out_dtype not in SUPPORTED:
+        raise UsageError(f"data type {out_dtype} is not one of {', '.join(SUPPORTED)}")
+    value = _nodata(info, out_dtype, nodata)
+    given = checked_options(creation_options or {}, cog=cog)
+    defaults = {"COMPRESS": "DEFLATE", "BIGTIFF": "IF_SAFER"}
+    plain = complete_options(defaults | ({} if cog else given), out_dtype)
+    photometric = plain.pop("PHOTOMETRIC", _photometric(info, out_dtype))
+    spaces: dict[str, dict[str, str]] = {space: dict(more) for space, more in info.tags.items()}
+    spaces.setdefault("", {}).update(tags or {})
+    layout = ProductLayout(
+        width=info.width * scale,
+        height=info.height * scale,
+        scale=scale,
+        dtype=out_dtype,
+        nodata=value,
+        mask=_needs_mask(info, out_dtype, value),
+        alpha=info.carries_alpha and info.alpha_band is not None,
+        bands=info.bands,
+        blocksize=blocksize,
+        crs=info.crs,
+        transform=info.transform and scale_transform(info.transform, scale),
+        gcps=scale_gcps(info.gcps, scale),
+        gcps_crs=info.gcps_crs,
+        rpcs=info.rpcs and scale_rpcs(info.rpcs, scale),
+        area_or_point=info.area_or_point,
+        tags={space: more for space, more in spaces.items() if more},
+        photometric=photometric,
+        options=plain,
+        cog_options=cog_options(defaults | given, blocksize) if cog else None,
+        lossless=is_lossless(given),
+    )
+    rehearse(layout)
+    return layout
+
+
+def _nodata(info: RasterInfo, dtype: str, wanted: float | str | None) -> float | None:
+    if isinstance(wanted, str):
+        if wanted.lower() == "none":
+            return None
+        try:
+            wanted = float(wanted)
+        except ValueError as err:
+            raise UsageError(f"nodata must be a number, nan or none, got {wanted!r}") from err
+    source = next((value for value in info.nodata if value is not None), None)
+    value = source if wanted is None else float(wanted)
+    if value is not None and not holds(dtype, value):
+        whose = "of the source " if wanted is None else ""
+        raise UsageError(
+            f"nodata {value:g} {whose}does not fit data type {dtype}; "
+            "give a nodata value that does, or none to use a mask"
+        )
+    return value
+
+
+def _needs_mask(info: RasterInfo, dtype: str, nodata: float | None) -> bool:
+    """Whether validity would be lost without an internal mask."""
+    if info.carries_alpha and info.alpha_band is not None:
+        return False
+    if info.mask_kind in ("mask", "alpha"):
+        return nodata is None or info.mask_kind == "mask"
+    if nodata is not None:
+        return False
+    rounded = np.dtype(info.dtype).kind == "f" and np.dtype(dtype).kind != "f"
+    finite = any(value is not None and not math.isnan(value) for value in info.nodata)
+    return finite or rounded
+
+
+def _photometric(info: RasterInfo, dtype: str) -> str:
+    colors = [band.colorinterp for band in info.bands[:3]]
+    rgb = colors == ["red", "green", "blue"] and dtype in ("uint8", "uint16")
+    return "RGB" if rgb else "MINISBLACK"

@@ -1,0 +1,66 @@
+"""Which pixels count: pure functions on arrays."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from georsr.types import AnyArray, BoolArray
+
+ULPS = 16
+"""Distance, in steps of the type, within which a floating point value counts as nodata.
+
+GDAL's own readers treat float values within a few units in the last place of nodata as nodata.
+A written value must stay clear of all of them.
+"""
+
+
+def holds(dtype: str, value: float) -> bool:
+    """Whether a pixel of type ``dtype`` can have this value (NaN only in floats)."""
+    kind = np.dtype(dtype)
+    if kind.kind == "f":
+        return not math.isfinite(value) or abs(value) <= float(np.finfo(kind).max)
+    limits = np.iinfo(kind)
+    return math.isfinite(value) and value == int(value) and limits.min <= value <= limits.max
+
+
+def tolerance(dtype: str, nodata: float) -> float:
+    """Half-width of the interval of values that GDAL may take for ``nodata``; 0 for integers."""
+    kind = np.dtype(dtype)
+    if kind.kind != "f" or not math.isfinite(nodata):
+        return 0.0
+    return ULPS * float(np.finfo(kind).eps) * abs(nodata)
+
+
+def is_nodata(values: AnyArray, nodata: float) -> BoolArray:
+    """Pixels of ``values`` (any shape) that carry ``nodata``.
+
+    For floats, values that differ from ``nodata`` by rounding only count too.
+    """
+    if values.dtype.kind != "f":
+        return np.asarray(values == values.dtype.type(nodata))
+    if math.isnan(nodata):
+        return np.isnan(values)
+    target = values.dtype.type(nodata)
+    if not np.isfinite(target):
+        return np.asarray(values == target)
+    with np.errstate(over="ignore", invalid="ignore"):
+        gap = np.abs(values - target)
+    return np.asarray(gap <= tolerance(values.dtype.name, nodata) / 4)
+
+
+def dataset_mask(valid: BoolArray) -> AnyArray:
+    """Mask of a whole product from per-band validity.
+
+    Parameters
+    ----------
+    valid : bool (C, h, w)
+
+    Returns
+    -------
+    uint8 (h, w)
+        255 where every band is valid, 0 elsewhere: GeoTIFF has one mask for all bands, and a
+        pixel that is invalid in any of them must not pass for a measurement.
+    """
+    return np.where(valid.all(axis=0), np.uint8(255), np.uint8(0))

@@ -1,0 +1,316 @@
+"""Reading windows of a source raster, with the validity of every pixel."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from rasterio.errors import RasterioError
+from rasterio.windows import Window as RasterioWindow
+
+from georsr.errors import GeoreferenceWarning, InputError
+from georsr.raster.describe import describe, explicit_mask
+from georsr.raster.env import gdal_env, is_remote, own_warnings
+from georsr.raster.info import RasterInfo
+from georsr.raster.mask import is_nodata
+from georsr.raster.source import cause, open_source
+from georsr.types import AnyArray, BoolArray, Window
+
+GRID = 16
+"""Windows per side when a large raster without overviews is sampled."""
+
+
+@dataclass(frozen=True)
+class Patch:
+    """Pixels of one window.
+
+    Attributes
+    ----------
+    values : (C, h, w), data type of `RasterInfo.dtype`
+        As stored: scale and offset are not applied.
+    valid : bool (C, h, w)
+        False for nodata, masked, fully transparent, NaN and infinite pixels.
+    alpha : (h, w) or None
+        The alpha band as stored, if the raster has one.
+    """
+
+    values: AnyArray
+    valid: BoolArray
+    alpha: AnyArray | None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Pixels from all over the raster, for statistics: ``values`` and ``valid`` are (C, n)."""
+
+    values: AnyArray
+    valid: BoolArray
+
+
+class RasterReader:
+    """A source raster; made by `open_raster`.
+
+    It pickles as path and options and opens the file again where it is unpickled, at the first
+    read. Read from one thread per instance. Nothing is ever written beside the source.
+
+    Attributes
+    ----------
+    info : RasterInfo
+        The raster and the selected bands.
+    """
+
+    info: RasterInfo
+
+    def __init__(
+        self,
+        path: str,
+        bidx: tuple[int, ...] | None = None,
+        nodata: float | None = None,
+        allow_drivers: tuple[str, ...] | None = None,
+    ) -> None:
+        self._options = (path, bidx, nodata, allow_drivers)
+        self._remote = is_remote(path)
+        self._dataset: Any = None
+        self._mask_bands: tuple[int, ...] = ()
+        self.info = self._open()
+
+    def _open(self) -> RasterInfo:
+        path, bidx, nodata, allow_drivers = self._options
+        with gdal_env(remote=self._remote):
+            dataset = open_source(path, allow_drivers)
+            try:
+                info = describe(dataset, path, bidx, nodata)
+                with own_warnings():
+                    flags = dataset.mask_flag_enums
+            except BaseException:
+                dataset.close()
+                raise
+        self._dataset = dataset
+        # Files with a mask of their own for all bands answer the same for each: one is read
+        masked = [n for n in info.bidx if explicit_mask(flags[n - 1])]
+        shared = all("per_dataset" in {flag.name for flag in flags[n - 1]} for n in masked)
+        self._mask_bands = tuple(masked[:1] if shared and len(masked) == info.count else masked)
+        return info
+
+    def _opened(self) -> Any:
+        if self._dataset is None:
+            now = self._open()
+            then = self.info
+            if (now.width, now.height, now.dtype) != (then.width, then.height, then.dtype):
+                self.close()
+                raise InputError(
+                    f"{then.path}: has changed since it was first opened: "
+                    f"{now.width} x {now.height} {now.dtype}, "
+                    f"was {then.width} x {then.height} {then.dtype}; start again"
+                )
+        return self._dataset
+
+    def read(self, window: Window) -> Patch:
+        """Read the selected bands.
+
+        Parameters
+        ----------
+        window : Window
+            Inside the raster.
+
+        Raises
+        ------
+        InputError
+            A block of the file is missing or damaged.
+        ValueError
+            The window is empty or reaches outside the raster.
+        """
+        if (
+            min(window.height, window.width) < 1
+            or min(window.top, window.left) < 0
+            or window.bottom > self.info.height
+            or window.right > self.info.width
+        ):
+            raise ValueError(
+                f"{self.info.path}: {window} is not inside the raster of "
+                f"{self.info.height} rows and {self.info.width} columns"
+            )
+        return self._read(window, (window.height, window.width))
+
+    def sample(self, max_pixels: int = 2**20) -> Sample:
+        """Pixels spread over the whole raster, the same ones at every call.
+
+        A raster of at most ``max_pixels`` is read whole. A larger one is read from an overview,
+        or decimated if it is small enough to be decoded whole; otherwise a regular grid of
+        `GRID` x `GRID` small windows at full resolution stands for it.
+
+        Parameters
+        ----------
+        max_pixels : int
+            Most pixels per band in the sample.
+        """
+        height, width = self.info.height, self.info.width
+        whole = Window(0, 0, height, width)
+        if height * width <= max_pixels:
+            patches = [self.read(whole)]
+        elif self.info.overviews or height * width <= 16 * max_pixels:
+            factor = (height * width / max_pixels) ** 0.5
+            # an axis shorter than the factor stays whole and the other one pays for it
+            rows = max(1, int(height / factor))
+            columns = max(1, min(width, max_pixels // rows, int(width / factor)))
+            patches = [self._read(whole, (rows, columns))]
+        else:
+            side = max(1, int(max_pixels**0.5) // GRID)
+            patches = [
+                self.read(Window(top, left, min(side, height), min(side, width)))
+                for top in _spread(height, side)
+                for left in _spread(width, side)
+            ]
+        count = self.info.count
+        return Sample(
+            np.concatenate([patch.values.reshape(count, -1) for patch in patches], axis=1),
+            np.concatenate([patch.valid.reshape(count, -1) for patch in patches], axis=1),
+        )
+
+    def _read(self, window: Window, shape: tuple[int, int]) -> Patch:
+        region = RasterioWindow(window.left, window.top, window.width, window.height)
+        dataset = self._opened()
+        try:
+            with gdal_env(remote=self._remote):
+                values, alpha = self._values(dataset, region, shape)
+                masks = [
+                    dataset.read_masks(number, window=region, out_shape=shape) != 0
+                    for number in self._mask_bands
+                ]
+        except (RasterioError, OSError, MemoryError) as err:
+            if isinstance(err, MemoryError):
+                raise
+            raise InputError(
+                f"{self.info.path}: {window} cannot be read: {cause(err)}; "
+                "the file is damaged or incomplete"
+            ) from err
+        return Patch(values, self._valid(values, alpha, masks), alpha)
+
+    def _values(
+        self, dataset: Any, region: RasterioWindow, shape: tuple[int, int]
+    ) -> tuple[AnyArray, AnyArray | None]:
+        info = self.info
+        wanted = list(info.bidx) + ([info.alpha_band] if info.alpha_band else [])
+        if len({dataset.dtypes[number - 1] for number in wanted}) == 1:
+            # one call for all bands decodes every block once
+            every = dataset.read(wanted, window=region, out_shape=(len(wanted), *shape))
+            return every[: info.count], every[info.count] if info.alpha_band else None
+        values = np.empty((info.count, *shape), dtype=info.dtype)
+        for i, number in enumerate(info.bidx):
+            values[i] = dataset.read(number, window=region, out_shape=shape)
+        if info.alpha_band is None:
+            return values, None
+        return values, dataset.read(info.alpha_band, window=region, out_shape=shape)
+
+    def _valid(
+        self, values: AnyArray, alpha: AnyArray | None, masks: Sequence[BoolArray]
+    ) -> BoolArray:
+        valid = np.isfinite(values) if values.dtype.kind == "f" else np.ones(values.shape, bool)
+        for i, band in enumerate(self.info.bands):
+            if band.nodata is not None:
+                valid[i] &= ~is_nodata(values[i], band.nodata)
+        if alpha is not None:
+            valid &= alpha != 0
+        if len(self._mask_bands) == 1 and len(masks) == 1:
+            valid &= masks[0]
+        else:
+            for number, mask in zip(self._mask_bands, masks, strict=True):
+                for i, selected in enumerate(self.info.bidx):
+                    if selected == number:
+                        valid[i] &= mask
+        return valid
+
+    def close(self) -> None:
+        """Close the file; a later read opens it again."""
+        if self._dataset is not None:
+            with gdal_env(remote=self._remote):
+                self._dataset.close()
+            self._dataset = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_dataset": None}
+
+    def __repr__(self) -> str:
+        return f"RasterReader({self.info.path!r}, bidx={self.info.bidx})"
+
+
+def _spread(length: int, side: int) -> list[int]:
+    """Starts of at most `GRID` pieces of ``side`` along an axis, from one end to the other."""
+    last = max(0, length - side)
+    return sorted({round(i * last / (GRID - 1)) for i in range(GRID)})
+
+
+def open_raster(
+    path: str | os.PathLike[str],
+    *,
+    bidx: Sequence[int] | None = None,
+    nodata: float | None = None,
+    allow_drivers: Sequence[str] | None = None,
+) -> RasterReader:
+    """Open a raster for reading.
+
+    Parameters
+    ----------
+    path : str or path
+        Anything GDAL reads: GeoTIFF, JPEG 2000, ``.vrt``, ``/vsi...``, http(s) and s3 addresses,
+        subdatasets.
+    bidx : sequence of int, optional
+        Band numbers from 1; default all but the alpha band, which is carried as alpha.
+    nodata : float, optional
+        Overrides what the file says; NaN is possible for floats.
+    allow_drivers : sequence of str, optional
+        Only these GDAL drivers. By default all, but a VRT must be called ``.vrt``.
+
+    Returns
+    -------
+    RasterReader
+        Also a context manager that closes the file.
+
+    Raises
+    ------
+    UsageError
+        Missing file, bands that do not exist, data that is not continuous, degenerate pixels.
+    InputError
+        Not a raster, or damaged.
+
+    Warns
+    -----
+    GeoreferenceWarning
+        The raster does not say where on Earth it lies; the product will not either.
+    """
+    reader = RasterReader(
+        os.fspath(path),
+        None if bidx is None else tuple(bidx),
+        nodata,
+        None if allow_drivers is None else tuple(allow_drivers),
+    )
+    info = reader.info
+    located = info.crs is not None and info.transform is not None
+    if not (located or info.gcps_crs is not None or info.rpcs is not None):
+        lacking = "coordinate reference system" if info.crs is None else "geotransform"
+        try:
+            warnings.warn(
+                f"{info.path}: has no {lacking}; the product will have none either",
+                GeoreferenceWarning,
+                stacklevel=2,
+            )
+        except GeoreferenceWarning:  # the caller turned warnings into errors
+            reader.close()
+            raise
+    return reader

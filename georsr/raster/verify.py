@@ -1,0 +1,141 @@
+"""Reading a finished file back before anyone else can see it."""
+
+from __future__ import annotations
+
+import math
+import warnings
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+from affine import Affine
+from rasterio.errors import RasterioError
+from rasterio.windows import Window as RasterioWindow
+
+from georsr.errors import GeoreferenceWarning, OutputError
+from georsr.raster.env import gdal_env, own_warnings
+from georsr.raster.layout import ProductLayout
+from georsr.raster.source import cause
+from georsr.types import AnyArray, Window
+
+
+def block_checksum(values: AnyArray, mask: AnyArray | None) -> int:
+    """crc32 of the bytes of one block: all bands (count, h, w), then the mask (h, w)."""
+    checksum = zlib.crc32(np.ascontiguousarray(values).data)
+    return checksum if mask is None else zlib.crc32(np.ascontiguousarray(mask).data, checksum)
+
+
+def region(window: Window) -> RasterioWindow:
+    """The same window for rasterio, which wants columns first."""
+    return RasterioWindow(window.left, window.top, window.width, window.height)
+
+
+def verify_product(
+    path: Path,
+    dst: str,
+    layout: ProductLayout,
+    checksums: Mapping[tuple[int, int], int] | None,
+) -> None:
+    """Reopen a product and compare it with what was meant.
+
+    Parameters
+    ----------
+    path : Path
+        The unfinished file.
+    dst : str
+        The name to blame in messages.
+    layout : ProductLayout
+        Size, type, nodata, georeferencing and mask are compared with it.
+    checksums : mapping of (block row, block column) to crc32, or None
+        Every block is read and compared; in a lossy encoding only read. None: header only.
+
+    Raises
+    ------
+    OutputError
+        Naming the first difference.
+    """
+    try:
+        with gdal_env(writing=True), own_warnings(), rasterio.open(path, driver="GTiff") as dataset:
+            _compare_header(dataset, dst, layout)
+            if checksums is not None:
+                _compare_blocks(dataset, dst, layout, checksums)
+    except (RasterioError, OSError) as err:
+        if isinstance(err, OutputError):
+            raise
+        raise OutputError(f"{dst}: could not be read back after writing: {cause(err)}") from err
+
+
+def _compare_blocks(
+    dataset: Any, dst: str, layout: ProductLayout, checksums: Mapping[tuple[int, int], int]
+) -> None:
+    for row, column, window in layout.blocks():
+        where = region(window)
+        values = dataset.read(window=where)
+        mask = dataset.read_masks(1, window=where) if layout.mask else None
+        if layout.lossless and block_checksum(values, mask) != checksums[row, column]:
+            raise OutputError(f"{dst}: {window} reads back differently from what was written")
+
+
+def _compare_header(dataset: Any, dst: str, layout: ProductLayout) -> None:
+    transform = layout.transform or Affine.identity()
+    found = {
+        "width": (dataset.width, layout.width),
+        "height": (dataset.height, layout.height),
+        "number of bands": (dataset.count, layout.count),
+        "data types": (set(dataset.dtypes), {layout.dtype}),
+        "number of GCPs": (len(dataset.gcps[0]), 0 if layout.transform else len(layout.gcps)),
+        "RPCs": (dataset.rpcs is not None, layout.rpcs is not None),
+        "AREA_OR_POINT": (dataset.tags().get("AREA_OR_POINT", "Area"), layout.area_or_point),
+        "colours": (tuple(item.name for item in dataset.colorinterp)[-1:], layout.colorinterp[-1:])
+        if layout.alpha
+        else ((), ()),
+    }
+    for what, (got, expected) in found.items():
+        if got != expected:
+            raise OutputError(f"{dst}: {what} read back as {got}, expected {expected}")
+    if not same_nodata(dataset.nodata, layout.nodata):
+        raise OutputError(f"{dst}: nodata read back as {dataset.nodata}, expected {layout.nodata}")
+    if not same_corners(dataset.transform, transform, layout.width, layout.height):
+        raise OutputError(
+            f"{dst}: transform read back as {tuple(dataset.transform)[:6]}, "
+            f"expected {tuple(transform)[:6]}"
+        )
+    _compare_crs(dataset, dst, layout)
+
+
+def same_nodata(a: float | None, b: float | None) -> bool:
+    """Equal, where NaN equals NaN and float32's rounding of a number equals that number."""
+    if a is None or b is None:
+        return a is b
+    return a == b or (math.isnan(a) and math.isnan(b)) or math.isclose(a, b, rel_tol=1e-6)
+
+
+def same_corners(a: Affine, b: Affine, width: int, height: int) -> bool:
+    """Whether two transforms put the outer corners at the same place, to 1e-9 of the extent."""
+    corners = [(0, 0), (width, 0), (0, height), (width, height)]
+    points = [
+        [(t.a * x + t.b * y + t.c, t.d * x + t.e * y + t.f) for x, y in corners] for t in (a, b)
+    ]
+    size = max(abs(value) for point in points[1] for value in point) or 1.0
+    differences = (
+        abs(p - q) for pa, pb in zip(*points, strict=True) for p, q in zip(pa, pb, strict=True)
+    )
+    return all(difference <= 1e-9 * size for difference in differences)
+
+
+def _compare_crs(dataset: Any, dst: str, layout: ProductLayout) -> None:
+    got = dataset.gcps[1] if layout.gcps and layout.transform is None else dataset.crs
+    expected = layout.gcps_crs if layout.gcps and layout.transform is None else layout.crs
+    if (not got) != (not expected):
+        raise OutputError(f"{dst}: CRS read back as {got}, expected {expected}")
+    if got and expected and got != expected and got.to_dict() != expected.to_dict():
+        # GeoTIFF keys cannot hold every CRS; no pixel is wrong, so the product is kept
+        warnings.warn(
+            f"{dst}: GeoTIFF changes the CRS slightly: wrote {expected.to_string()}, "
+            f"reads back as {got.to_string()}",
+            GeoreferenceWarning,
+            stacklevel=2,
+        )
