@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from georsr.cli.options import compute_options, model_options, verbosity_options
+
+from .options import compute_options, model_options, verbosity_options
 
 
 @click.command("eval", short_help="Measure super-resolution quality.")

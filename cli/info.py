@@ -7,7 +7,8 @@ from dataclasses import asdict
 from typing import Any
 
 import click
-from georsr.cli.options import (
+
+from .options import (
     band_options,
     compute_options,
     model_options,
@@ -80,7 +81,7 @@ def _show_raster(raster: str, options: dict[str, Any], as_json: bool) -> None:
         raster,
         bidx=options["bidx"],
         nodata=options["nodata"],
-        allow_drivers=options["allow_drivers"],
+        allow_drivers=options["allow_drivers"] or None,
     ) as reader:
         info = reader.info
     facts: dict[str, Any] = {

@@ -70,7 +70,7 @@ def band_options(command: F) -> F:
             "allow_drivers",
             multiple=True,
             metavar="NAME",
-            help="Accept this GDAL driver too (VRT for a VRT that hides under another name).",
+            help="Accept only this GDAL driver, repeatable (default: all; a VRT must be named .vrt).",
         ),
         click.option("--nodata", type=float, help="Value of invalid source pixels."),
         click.option(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import click
-from georsr.cli.options import (
+
+from .options import (
     CreationOption,
     band_options,
     compute_options,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from georsr.cli.options import verbosity_options
+
+from .options import verbosity_options
 
 
 @click.command("train", short_help="Train a network on your images.")

@@ -65,7 +65,7 @@ def super_resolve(
     source, destination = os.fspath(source), os.fspath(destination)
     check_destination(destination, [source], overwrite=config.overwrite)
     with open_raster(
-        source, bidx=config.bidx, nodata=config.nodata, allow_drivers=config.allow_drivers
+        source, bidx=config.bidx, nodata=config.nodata, allow_drivers=config.allow_drivers or None
     ) as reader:
         return run(reader, destination, _model(model, scale), config, progress)
 
@@ -92,7 +92,7 @@ def plan_report(
         os.fspath(source),
         bidx=config.bidx,
         nodata=config.nodata,
-        allow_drivers=config.allow_drivers,
+        allow_drivers=config.allow_drivers or None,
     ) as reader:
         return estimate(reader, os.fspath(destination), _model(model, scale), config)
 

@@ -57,7 +57,7 @@ class SRConfig:
     check_space: bool = True
     """Refuse to start where the disk cannot hold the uncompressed product."""
     allow_drivers: tuple[str, ...] = ()
-    """GDAL drivers to accept beyond the default list."""
+    """Accept only these GDAL drivers; empty accepts all, but a VRT only under its own suffix."""
 
     def __post_init__(self) -> None:
         if self.blend not in BLENDS:

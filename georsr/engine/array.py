@@ -25,8 +25,9 @@ class ArrayForm:
     """The form of a product that stays in memory."""
 
     dtype: str
-    band_nodata: tuple[float | None, ...]
+    planes: int
     blocksize: int
+    nodata: float | None = None
     alpha: bool = False
     mask: bool = False
 
@@ -60,7 +61,7 @@ def run_array(
         rows, columns = window.slices
         return Patch(values[:, rows, columns], good[:, rows, columns], None)
 
-    form = ArrayForm(config.dtype or str(values.dtype), (None,) * bands, config.blocksize)
+    form = ArrayForm(config.dtype or str(values.dtype), bands, config.blocksize)
     product = np.empty((bands, plan.out_height, plan.out_width), form.dtype)
     with cpu_threads(config.jobs):
         stream = TileStream(

@@ -26,8 +26,8 @@ class Form(Protocol):
         """Name of the data type."""
 
     @property
-    def band_nodata(self) -> tuple[float | None, ...]:
-        """Nodata of each band, alpha not counted."""
+    def nodata(self) -> float | None:
+        """Value of invalid pixels, if one is declared."""
 
     @property
     def alpha(self) -> bool:
@@ -36,6 +36,10 @@ class Form(Protocol):
     @property
     def mask(self) -> bool:
         """Whether a plane of 0 and 1 comes last."""
+
+    @property
+    def planes(self) -> int:
+        """Bands, alpha and mask together."""
 
     @property
     def blocksize(self) -> int:
@@ -144,17 +148,14 @@ def finish(values: FloatArray, window: Window, strip: Strip, form: Form, scale: 
         window.width // scale,
     )
     source, valid, alpha = strip.cut(below)
-    if valid.all():
-        fine_valid, fine_source = np.broadcast_to(np.True_, values.shape), values
-    else:
-        fine_valid, fine_source = replicate(valid, scale), replicate(source, scale)
+    whole = bool(valid.all())
     planes = [
         quantise(
             values,
-            fine_valid,
-            fine_source,
+            None if whole else replicate(valid, scale),
+            None if whole else replicate(source, scale),
             form.dtype,
-            form.band_nodata,
+            form.nodata,
             masked=form.mask or form.alpha,
         )
     ]

@@ -18,9 +18,10 @@ from georsr.models.spec import ModelSpec
 from georsr.progress import Progress, Silent
 from georsr.provenance import RunReport, product_tags
 from georsr.raster.info import RasterInfo
+from georsr.raster.layout import ProductLayout, product_layout
 from georsr.raster.reader import RasterReader
 from georsr.raster.stretch import choose_stretch
-from georsr.raster.writer import ProductLayout, RasterWriter, Written, product_layout
+from georsr.raster.writer import RasterWriter, Written
 from georsr.tiling.plan import TilePlan, ceil_to, make_plan
 from georsr.types import AnyArray, Window
 
@@ -78,14 +79,7 @@ def _write(
     ) as writer:
 
         def put(item: tuple[Window, AnyArray]) -> None:
-            window, planes = item
-            bands = len(layout.bands)
-            writer.write(
-                window,
-                planes[:bands],
-                mask=planes[-1].astype("uint8") * 255 if layout.mask else None,
-                alpha=planes[bands] if layout.alpha else None,
-            )
+            writer.write(item[0], *layout.split(item[1]))
 
         with WriteBehind(put, WAITING_BLOCKS) as sink, closing(stream.blocks()) as blocks:
             for item in blocks:

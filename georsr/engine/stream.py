@@ -56,7 +56,7 @@ class TileStream:
         register = Register(
             self.plan,
             self.bands,
-            self.bands + self.form.alpha + self.form.mask,
+            self.form.planes,
             np.dtype(self.form.dtype),
             self.form.blocksize,
         )

@@ -1,0 +1,1 @@
+"""Weights that ship with georsr, one self-describing safetensors file each."""
