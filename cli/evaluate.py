@@ -29,7 +29,7 @@ def command(
     scale: int | None,
     device: str,
     precision: str,
-    batch: int | None,
+    batch: int | None,  # one image is one call
     jobs: int | None,
     as_json: bool,
     quiet: bool,
@@ -46,7 +46,7 @@ def command(
         from georsr.evaluation.dataset import evaluate_folder
 
         report = evaluate_folder(
-            dataset, split, model, scale, device=device, precision=precision, batch=batch, jobs=jobs
+            dataset, split, model, scale, device=device, precision=precision, jobs=jobs
         )
         click.echo(report.to_json() if as_json else report.table())
         return

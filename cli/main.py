@@ -65,7 +65,7 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:
     raise TerminatedError
 
 
-def _show_warning(message: Warning | str, category: type[Warning], *rest: Any) -> None:
+def _show_warning(message: Warning | str, category: type[Warning], *where: Any) -> None:
     if issubclass(category, GeorsrWarning):
         click.echo(f"Warning: {message}", err=True)
 
@@ -98,6 +98,6 @@ def invoke(arguments: list[str] | None = None) -> int:
 def main() -> None:
     """Entry point of the ``georsr`` command."""
     signal.signal(signal.SIGTERM, _terminate)
-    warnings.showwarning = _show_warning
+    warnings.showwarning = _show_warning  # type: ignore[assignment]
     warnings.simplefilter("always", GeorsrWarning)
     sys.exit(invoke())

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class BandList(click.ParamType):
+class BandList(click.ParamType[tuple[int, ...]]):
     """``4,3,2`` -> (4, 3, 2), order kept."""
 
     name = "bands"
@@ -32,7 +32,7 @@ class BandList(click.ParamType):
             self.fail(f"{value!r} is not a comma-separated list of band numbers", param, ctx)
 
 
-class CreationOption(click.ParamType):
+class CreationOption(click.ParamType[tuple[str, str]]):
     """``NAME=VALUE`` -> (NAME, VALUE), the value's case kept (rasterio's own lowers it)."""
 
     name = "name=value"
@@ -70,7 +70,7 @@ def band_options(command: F) -> F:
             "allow_drivers",
             multiple=True,
             metavar="NAME",
-            help="Accept only this GDAL driver, repeatable (default: all; a VRT must be named .vrt).",
+            help="Accept only this GDAL driver, repeatable; needed for a VRT not named .vrt.",
         ),
         click.option("--nodata", type=float, help="Value of invalid source pixels."),
         click.option(
@@ -85,7 +85,7 @@ def compute_options(command: F) -> F:
     """``--device``, ``--precision``, ``--batch`` and ``--jobs``."""
     for option in (
         click.option("-j", "--jobs", type=click.IntRange(1), help="CPU threads of the network."),
-        click.option("--batch", type=click.IntRange(1), help="Tiles per call of the network."),
+        click.option("--batch", type=click.IntRange(1), help="Tiles per call of the network (GPU; always 1 on the CPU)."),
         click.option(
             "--precision",
             type=click.Choice(["auto", "fp32", "bf16", "fp16"]),

@@ -38,7 +38,7 @@ class SRConfig:
     blend: str = "feather"
     """``feather`` blends the overlap, ``crop`` cuts in its middle."""
     batch: int | None = None
-    """Tiles per call of the network; None lets the device decide."""
+    """Tiles per call of the network; None lets the device decide (the CPU always takes 1)."""
     device: str = "auto"
     precision: str = "auto"
     jobs: int | None = None

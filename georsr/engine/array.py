@@ -9,7 +9,7 @@ import numpy as np
 
 from georsr.config import SRConfig
 from georsr.device import cpu_threads, place
-from georsr.engine.inference import Inference
+from georsr.engine.inference import Inference, choose_batch
 from georsr.engine.stream import Clock, TileStream
 from georsr.errors import UsageError
 from georsr.models.load import Model
@@ -63,6 +63,7 @@ def run_array(
 
     form = ArrayForm(config.dtype or str(values.dtype), bands, config.blocksize)
     product = np.empty((bands, plan.out_height, plan.out_width), form.dtype)
+    placement = place(config.device, config.precision)
     with cpu_threads(config.jobs):
         stream = TileStream(
             read=read,
@@ -70,7 +71,7 @@ def run_array(
             plan=plan,
             stretch=stretch_of_sample(values, good, config.stretch),
             form=form,
-            inference=Inference(model, place(config.device, config.precision), config.batch),
+            inference=Inference(model, placement, choose_batch(placement, config.batch)),
             progress=Silent(),
             clock=Clock(),
         )

@@ -12,7 +12,7 @@ import numpy as np
 
 from georsr.config import SRConfig
 from georsr.device import cpu_threads, place
-from georsr.engine.inference import Inference
+from georsr.engine.inference import Inference, choose_batch
 from georsr.engine.run import check_bands, check_size, plan_for
 from georsr.models.load import Model
 from georsr.raster.info import RasterInfo
@@ -104,7 +104,8 @@ def estimate(reader: RasterReader, destination: str, model: Model, config: SRCon
     check_size(info, config)
     check_bands(info, model.spec)
     plan = plan_for(info, model.spec, config)
-    inference = Inference(model, place(config.device, config.precision), config.batch)
+    placement = place(config.device, config.precision)
+    inference = Inference(model, placement, choose_batch(placement, config.batch))
     shape = (len(info.bidx), plan.rows[0].size, plan.columns[0].size)
     noise = np.random.default_rng(0).random(shape, np.float32)
     tiles = [noise] * min(inference.batch, len(plan))

@@ -20,6 +20,18 @@ GPU_BATCH = 16
 """Tiles per call on an accelerator, unless memory or the user says otherwise."""
 
 
+def choose_batch(placement: Placement, wanted: int | None) -> int:
+    """Tiles per call of the network.
+
+    On the CPU always one: more gain nothing there, and convolution libraries choose their
+    algorithm by the size of the batch, so that the last digits of a tile would depend on its
+    neighbours.
+    """
+    if placement.device.type == "cpu":
+        return 1
+    return wanted or GPU_BATCH
+
+
 class TileTooLargeError(ResourceError):
     """One tile alone does not fit into memory: the caller must plan smaller tiles."""
 
@@ -41,14 +53,13 @@ class Inference:
     placement
         Device and precision.
     batch
-        Tiles per call; None means 1 on the CPU, where more gains nothing and one tile at a time
-        makes results independent of batching, else :data:`GPU_BATCH`.
+        Tiles per call.
     """
 
-    def __init__(self, model: Model, placement: Placement, batch: int | None = None) -> None:
+    def __init__(self, model: Model, placement: Placement, batch: int) -> None:
         self.spec = model.spec
         self.placement = placement
-        self.batch = batch or (1 if placement.device.type == "cpu" else GPU_BATCH)
+        self.batch = batch
         # channels_last is what makes plain convolutions fast, on CPU and on tensor cores.
         self.network: nn.Module = model.network.to(  # type: ignore[call-overload]
             device=placement.device, dtype=placement.dtype, memory_format=torch.channels_last

@@ -15,7 +15,7 @@ from georsr.raster.reader import Patch
 from georsr.raster.stretch import Stretch
 from georsr.tiling.padding import pad_to
 from georsr.tiling.plan import Tile
-from georsr.types import AnyArray, BoolArray, FloatArray, Window
+from georsr.types import AnyArray, FloatArray, Window
 
 
 class Form(Protocol):
@@ -162,6 +162,5 @@ def finish(values: FloatArray, window: Window, strip: Strip, form: Form, scale: 
     if form.alpha and alpha is not None:
         planes.append(replicate(quantise_alpha(alpha, form.dtype), scale)[None])
     if form.mask:
-        any_valid: BoolArray = valid.any(axis=0)
-        planes.append(replicate(any_valid, scale)[None].astype(form.dtype))
+        planes.append(replicate(np.any(valid, axis=0, keepdims=True), scale).astype(form.dtype))
     return planes[0] if len(planes) == 1 else np.concatenate(planes)

@@ -9,7 +9,7 @@ from pathlib import PurePath
 
 from georsr.config import SRConfig
 from georsr.device import cpu_threads, place
-from georsr.engine.inference import Inference, TileTooLargeError
+from georsr.engine.inference import Inference, TileTooLargeError, choose_batch
 from georsr.engine.pipeline import WriteBehind
 from georsr.engine.stream import Clock, TileStream
 from georsr.errors import ResourceError, UsageError
@@ -146,9 +146,9 @@ def run(
             stretch=stretch.to_json(),
         ),
     )
-    tried: list[int] = []
+    fixed_tile, tried = config.tile is not None, list[int]()
     with cpu_threads(config.jobs), clock.stage("total"):
-        inference = Inference(model, placement, config.batch)
+        inference = Inference(model, placement, choose_batch(placement, config.batch))
         log.info("%s on %s", model.spec.name, placement.describe())
         while True:
             plan = plan_for(info, model.spec, config)
@@ -168,7 +168,7 @@ def run(
                 break
             except TileTooLargeError as error:
                 smaller = ceil_to(plan.tile // 2, plan.multiple_of)
-                if config.tile is not None or smaller < SMALLEST_TILE or smaller == plan.tile:
+                if fixed_tile or smaller < SMALLEST_TILE or smaller == plan.tile:
                     raise ResourceError(
                         f"{error} (tiles tried: {', '.join(map(str, tried))})"
                     ) from error

@@ -42,7 +42,6 @@ def evaluate_folder(
     *,
     device: str = "auto",
     precision: str = "auto",
-    batch: int | None = None,
     jobs: int | None = None,
 ) -> BenchmarkReport:
     """Measure a model and bicubic on ``<root>[/<split>]/<class>/<image>``.
@@ -61,7 +60,7 @@ def evaluate_folder(
     placement = place(device, precision)
     baseline = open_model("bicubic", opened.spec.scale)
     competitors = {
-        each.spec.name: enlarger(Inference(each, placement, batch)) for each in (baseline, opened)
+        each.spec.name: enlarger(Inference(each, placement, 1)) for each in (baseline, opened)
     }
     name = f"{root.name}/{split}" if split else root.name
     with cpu_threads(jobs):

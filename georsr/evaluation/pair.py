@@ -62,7 +62,7 @@ def _offset(sr: RasterInfo, hr: RasterInfo) -> tuple[int, int]:
                 "differ in size and have no geotransform to align them by"
             )
         return 0, 0
-    to_hr = ~hr.transform * sr.transform
+    to_hr = ~hr.transform @ sr.transform
     column, row = to_hr.c, to_hr.f
     skew = max(abs(to_hr.a - 1) * sr.width, abs(to_hr.b) * sr.height)
     skew = max(skew, abs(to_hr.e - 1) * sr.height, abs(to_hr.d) * sr.width)

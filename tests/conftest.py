@@ -1,0 +1,105 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+UTM = "EPSG:32632"
+NORTH_UP = Affine(0.5, 0, 400000, 0, -0.5, 5000000)
+
+
+def pytest_configure(config):
+    # One thread: small tensors do not pay for more, and results must not depend on it.
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    """Folder of real imagery; tests that need it are skipped where it is absent."""
+    folder = Path(os.environ.get("GEORSR_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real imagery at {folder}: set GEORSR_TEST_DATA")
+    return folder
+
+
+@pytest.fixture
+def make_raster(tmp_path):
+    """Write a GeoTIFF: make_raster(array (C, h, w), name="in.tif", **profile) -> path."""
+
+    def make(values, name="in.tif", *, transform=NORTH_UP, crs=UTM, after=None, **profile):
+        values = np.asarray(values)
+        path = tmp_path / name
+        count, height, width = values.shape
+        with rasterio.open(
+            path,
+            "w",
+            driver="GTiff",
+            count=count,
+            height=height,
+            width=width,
+            dtype=values.dtype,
+            crs=crs,
+            transform=transform,
+            **profile,
+        ) as dataset:
+            dataset.write(values)
+            if after is not None:
+                after(dataset)
+        return str(path)
+
+    return make
+
+
+@pytest.fixture
+def texture():
+    """texture(bands, height, width, dtype) -> reproducible noise over most of the type's range."""
+
+    def make(bands, height, width, dtype="uint8", seed=0):
+        rng = np.random.default_rng(seed)
+        if np.dtype(dtype).kind == "f":
+            return rng.normal(0, 1000, (bands, height, width)).astype(dtype)
+        limits = np.iinfo(dtype)
+        low, high = max(limits.min, -30000), min(limits.max, 60000)
+        return rng.integers(low, high, (bands, height, width), endpoint=True).astype(dtype)
+
+    return make
+
+
+@pytest.fixture
+def lite_model():
+    """A small random segsr-lite at x2 whose guidance acts: the real architecture, untrained."""
+    return _lite(2)
+
+
+@pytest.fixture
+def lite_model_x4():
+    return _lite(4)
+
+
+def _lite(scale):
+    import torch
+
+    from georsr.models.load import Model
+    from georsr.models.spec import ModelSpec
+    from georsr.models.zoo import BUILDERS
+
+    torch.manual_seed(7)
+    spec = ModelSpec(
+        name=f"tiny-x{scale}",
+        architecture="segsr-lite",
+        scale=scale,
+        parameters={"width": 8, "groups": 2, "blocks": 1, "tokens": 8},
+        tile=32,
+        halo=4,
+        overlap=4,
+    )
+    network = BUILDERS["segsr-lite"](spec)
+    for parameter in network.parameters():
+        if parameter.ndim == 4 and parameter.abs().max() == 0:
+            torch.nn.init.normal_(parameter, std=0.1)
+    return Model(spec, network.eval().requires_grad_(False), "0" * 64, spec.name)
