@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class BandList(click.ParamType[tuple[int, ...]]):
+class BandList(click.ParamType):  # type: ignore[type-arg]
     """``4,3,2`` -> (4, 3, 2), order kept."""
 
     name = "bands"
@@ -32,7 +32,7 @@ class BandList(click.ParamType[tuple[int, ...]]):
             self.fail(f"{value!r} is not a comma-separated list of band numbers", param, ctx)
 
 
-class CreationOption(click.ParamType[tuple[str, str]]):
+class CreationOption(click.ParamType):  # type: ignore[type-arg]
     """``NAME=VALUE`` -> (NAME, VALUE), the value's case kept (rasterio's own lowers it)."""
 
     name = "name=value"

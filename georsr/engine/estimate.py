@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 
 from georsr.config import SRConfig
 from georsr.device import cpu_threads, place
 from georsr.engine.inference import Inference, choose_batch
-from georsr.engine.run import check_bands, check_size, plan_for
+from georsr.engine.preflight import (
+    MIB,
+    check_bands,
+    check_size,
+    free_space,
+    output_bytes,
+    plan_for,
+)
 from georsr.models.load import Model
 from georsr.raster.info import RasterInfo
 from georsr.raster.reader import RasterReader
 from georsr.tiling.plan import TilePlan
 
-MIB = 2**20
 BASE_MEMORY = 450 * MIB
 """Python, torch and GDAL before any work (measured: 380 to 450 MiB on Linux, CPU)."""
 ACTIVATIONS = 14
@@ -67,23 +71,6 @@ class Estimate:
                 f"time    about {minutes} min {seconds} s",
             ]
         )
-
-
-def free_space(destination: str) -> int:
-    """Free bytes on the disk that will hold ``destination`` (unlimited for remote paths)."""
-    if destination.startswith("/vsi") or "://" in destination:
-        return 2**63 - 1
-    folder = Path(destination).absolute().parent
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
-
-
-def output_bytes(info: RasterInfo, plan: TilePlan, config: SRConfig) -> int:
-    """Size of the product without compression, with the second copy a COG needs."""
-    item = np.dtype(config.dtype or info.dtype).itemsize
-    once = plan.out_height * plan.out_width * item * (len(info.bidx) + 1)
-    return once * 5 // 2 if config.cog else once
 
 
 def memory_bytes(info: RasterInfo, plan: TilePlan, config: SRConfig, batch: int) -> int:

@@ -11,18 +11,17 @@ from georsr.config import SRConfig
 from georsr.device import cpu_threads, place
 from georsr.engine.inference import Inference, TileTooLargeError, choose_batch
 from georsr.engine.pipeline import WriteBehind
+from georsr.engine.preflight import check_bands, check_size, check_space, plan_for
 from georsr.engine.stream import Clock, TileStream
-from georsr.errors import ResourceError, UsageError
+from georsr.errors import ResourceError
 from georsr.models.load import Model
-from georsr.models.spec import ModelSpec
 from georsr.progress import Progress, Silent
 from georsr.provenance import RunReport, product_tags
-from georsr.raster.info import RasterInfo
 from georsr.raster.layout import ProductLayout, product_layout
 from georsr.raster.reader import RasterReader
 from georsr.raster.stretch import choose_stretch
 from georsr.raster.writer import RasterWriter, Written
-from georsr.tiling.plan import TilePlan, ceil_to, make_plan
+from georsr.tiling.plan import ceil_to
 from georsr.types import AnyArray, Window
 
 log = logging.getLogger(__name__)
@@ -31,42 +30,6 @@ SMALLEST_TILE = 32
 """Below this, running out of memory is an error: halos would be most of the work."""
 WAITING_BLOCKS = 32
 """Finished blocks that may wait for the writer."""
-
-
-def check_bands(info: RasterInfo, spec: ModelSpec) -> None:
-    """Refuse a band count the model was not made for.
-
-    Raises
-    ------
-    UsageError
-        Names the bands there are and how to choose.
-    """
-    if spec.bands and len(info.bidx) != spec.bands:
-        available = ", ".join(
-            f"{band.number} ({band.description or band.colorinterp})" for band in info.bands
-        )
-        raise UsageError(
-            f"{info.path}: model {spec.name} takes {spec.bands} bands "
-            f"({', '.join(spec.band_names)}), got {len(info.bidx)}; "
-            f"choose with --bidx, in that order, from: {available}"
-        )
-
-
-def plan_for(info: RasterInfo, spec: ModelSpec, config: SRConfig) -> TilePlan:
-    """The tiles of a run: the model's contract, unless the options say otherwise."""
-    halo = spec.halo if config.halo is None else config.halo
-    overlap = spec.overlap if config.overlap is None else config.overlap
-    if config.blend == "crop":
-        halo, overlap = halo + overlap // 2, overlap % 2
-    return make_plan(
-        info.height,
-        info.width,
-        scale=spec.scale,
-        tile=config.tile or spec.tile,
-        halo=halo,
-        overlap=overlap,
-        multiple_of=spec.multiple_of,
-    )
 
 
 def _write(
@@ -87,16 +50,6 @@ def _write(
                     sink.put(item)
         with stream.clock.stage("verify"):
             return writer.commit()
-
-
-def check_size(info: RasterInfo, config: SRConfig) -> None:
-    """Refuse a raster whose header declares an absurd size, before anything is allocated."""
-    pixels = info.width * info.height
-    if pixels > config.max_pixels:
-        raise UsageError(
-            f"{info.path}: declares {info.width} x {info.height} = {pixels} pixels, more than "
-            f"--max-pixels {config.max_pixels}; raise it if that is right"
-        )
 
 
 def run(
@@ -152,6 +105,7 @@ def run(
         log.info("%s on %s", model.spec.name, placement.describe())
         while True:
             plan = plan_for(info, model.spec, config)
+            check_space(info, plan, destination, config)
             attempt = TileStream(
                 read=reader.read,
                 bands=len(info.bidx),

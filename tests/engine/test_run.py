@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -419,8 +420,17 @@ def test_band_order_is_the_users(make_raster, texture, tmp_path):
 def test_absurd_headers_are_refused_at_once(make_raster, tmp_path):
     path = tmp_path / "bomb.tif"
     with rasterio.open(
-        path, "w", driver="GTiff", count=1, width=400_000, height=400_000, dtype="uint8",
-        tiled=True, sparse_ok=True, bigtiff="yes", crs="EPSG:32632",
+        path,
+        "w",
+        driver="GTiff",
+        count=1,
+        width=400_000,
+        height=400_000,
+        dtype="uint8",
+        tiled=True,
+        sparse_ok=True,
+        bigtiff="yes",
+        crs="EPSG:32632",
         transform=TRANSFORMS["north-up"],
     ):
         pass  # fmt: skip
@@ -433,14 +443,14 @@ def test_the_process_is_left_as_it_was(lite_model, make_raster, texture, tmp_pat
     import signal
 
     before = (
-        dict(os.environ), os.getcwd(), torch.get_num_threads(), torch.get_default_dtype(),
+        dict(os.environ), Path.cwd(), torch.get_num_threads(), torch.get_default_dtype(),
         signal.getsignal(signal.SIGINT), torch.is_grad_enabled(),
     )  # fmt: skip
     source = make_raster(texture(3, 20, 20))
     files = {p.name for p in tmp_path.iterdir()}
     super_resolve(source, tmp_path / "o.tif", lite_model, jobs=2)
     after = (
-        dict(os.environ), os.getcwd(), torch.get_num_threads(), torch.get_default_dtype(),
+        dict(os.environ), Path.cwd(), torch.get_num_threads(), torch.get_default_dtype(),
         signal.getsignal(signal.SIGINT), torch.is_grad_enabled(),
     )  # fmt: skip
     assert before == after

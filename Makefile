@@ -1,0 +1,37 @@
+# Two commands do everything on a machine with Python 3.11 or newer, git and make:
+#   make demo    install, super-resolve a sample scene, say where the result is
+#   make test    install, then lint, type-check and test
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint clean
+
+demo: .venv/demo.stamp
+	mkdir -p demo
+	$(BIN)/georsr sr sample_data/town_rgb_2m.tif demo/town_x4.tif --overwrite
+	$(BIN)/georsr sr sample_data/town_rgb_2m.tif demo/town_bicubic.tif --model bicubic --overwrite
+	@echo "against the truth:"
+	$(BIN)/georsr eval demo/town_x4.tif sample_data/town_rgb_0.5m.tif
+	$(BIN)/georsr eval demo/town_bicubic.tif sample_data/town_rgb_0.5m.tif
+	@echo "The super-resolved scene is demo/town_x4.tif (input: sample_data/town_rgb_2m.tif)"
+
+test: .venv/test.stamp lint
+	$(BIN)/python -m pytest
+
+lint: .venv/test.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.venv/demo.stamp: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+.venv/test.stamp: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	touch $@ .venv/demo.stamp
+
+clean:
+	rm -rf .venv demo build *.egg-info

@@ -1,0 +1,97 @@
+"""The group itself: quick help, lazy imports, the other commands."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from georsr.cli.main import COMMANDS, invoke
+from PIL import Image
+
+
+def run_python(code):
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+
+
+@pytest.mark.parametrize("argument", ["--help", "--version"])
+def test_help_imports_neither_torch_nor_rasterio(argument):
+    code = f"""
+import sys
+from georsr.cli.main import invoke
+assert invoke([{argument!r}]) == 0
+heavy = [m for m in ("torch", "rasterio", "numpy", "xarray") if m in sys.modules]
+assert not heavy, heavy
+"""
+    assert "georsr" in run_python(code)
+
+
+def test_importing_the_package_is_light():
+    run_python(
+        "import sys, georsr; assert 'torch' not in sys.modules and 'numpy' not in sys.modules\n"
+        "assert set(georsr.__all__) <= set(dir(georsr))\n"
+        "for name in georsr.__all__: getattr(georsr, name)"
+    )
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(name, capsys):
+    assert invoke([name, "--help"]) == 0
+    assert f"Usage: georsr {name}" in capsys.readouterr().out
+
+
+def test_models_list(capsys):
+    assert invoke(["models", "list"]) == 0
+    assert "bicubic-x2" in capsys.readouterr().out
+    assert invoke(["models", "list", "--json"]) == 0
+    assert {"name", "scale", "halo"} <= set(json.loads(capsys.readouterr().out)[0])
+
+
+def test_info_of_a_raster_a_model_and_both(make_raster, texture, capsys):
+    scene = make_raster(texture(3, 40, 50), nodata=0)
+    assert invoke(["info", scene, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["width"], facts["dtype"], facts["mask"]) == (50, "uint8", "nodata")
+    assert invoke(["info", "--model", "bicubic-x2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["scale"] == 2
+    assert invoke(["info", scene, "--model", "bicubic-x2", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["tiles"] == 1
+    assert plan["memory_bytes"] > 0
+    assert invoke(["info", scene]) == 0
+    assert "EPSG:32632" in capsys.readouterr().out
+    assert invoke(["info"]) == 2
+
+
+def test_eval_of_a_folder(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        (tmp_path / "set" / "val" / name).mkdir(parents=True)
+        pixels = rng.integers(0, 256, (40, 44, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "set" / "val" / name / "1.png")
+    arguments = ["eval", "--dataset", str(tmp_path / "set"), "--split", "val", "-m", "nearest-x2"]
+    assert invoke(arguments) == 0
+    assert "nearest-x2" in capsys.readouterr().out
+    assert invoke([*arguments, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["overall"]["bicubic-x2"]["images"] == 2
+    assert invoke(["eval", "--dataset", str(tmp_path / "none"), "-m", "nearest-x2"]) == 2
+
+
+def test_eval_of_two_rasters(make_raster, texture, capsys):
+    truth = texture(2, 30, 40)
+    worse = truth.copy()
+    worse[1] = np.clip(worse[1].astype(int) + 10, 0, 255)
+    a, b = make_raster(truth, "a.tif"), make_raster(worse, "b.tif")
+    assert invoke(["eval", b, a, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["psnr"][0] == float("inf")
+    assert report["psnr"][1] == pytest.approx(28.1, abs=0.5)
+    assert report["bias"][0] == 0
+    assert 9 < report["bias"][1] <= 10
+    other = make_raster(truth, "c.tif", crs="EPSG:32633")
+    assert invoke(["eval", other, a]) == 2
+    assert invoke(["eval", a]) == 2
+    assert "differ in CRS" in capsys.readouterr().err
