@@ -85,7 +85,11 @@ def compute_options(command: F) -> F:
     """``--device``, ``--precision``, ``--batch`` and ``--jobs``."""
     for option in (
         click.option("-j", "--jobs", type=click.IntRange(1), help="CPU threads of the network."),
-        click.option("--batch", type=click.IntRange(1), help="Tiles per call of the network (GPU; always 1 on the CPU)."),
+        click.option(
+            "--batch",
+            type=click.IntRange(1),
+            help="Tiles per call on a GPU; the CPU always takes one.",
+        ),
         click.option(
             "--precision",
             type=click.Choice(["auto", "fp32", "bf16", "fp16"]),

@@ -22,7 +22,7 @@ def axes(draw):
 
 @given(axes())
 def test_made_pixels_partition_the_axis(axis):
-    length, tile, halo, overlap, multiple = axis
+    length, _, halo, overlap, multiple = axis
     spans = axis_spans(*axis)
     owners = [0] * length
     for k, span in enumerate(spans):

@@ -1,0 +1,54 @@
+"""Invariant 5: peak memory grows with the width of a tile row, not with the area."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+RUN = """
+import resource, sys
+from georsr.api import super_resolve
+super_resolve(sys.argv[1], sys.argv[2], "nearest", 4, tile=64, halo=8, overlap=8)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+VRT = """<VRTDataset rasterXSize="{width}" rasterYSize="{height}">
+<SRS>EPSG:32632</SRS><GeoTransform>400000, 1, 0, 5000000, 0, -1</GeoTransform>
+{bands}</VRTDataset>"""
+BAND = """<VRTRasterBand dataType="Byte" band="{band}"><SimpleSource>
+<SourceFilename relativeToVRT="1">in.tif</SourceFilename><SourceBand>{band}</SourceBand>
+<SrcRect xOff="0" yOff="0" xSize="100" ySize="100"/>
+<DstRect xOff="0" yOff="0" xSize="{width}" ySize="{height}"/>
+</SimpleSource></VRTRasterBand>"""
+
+
+@pytest.fixture
+def peak(make_raster, tmp_path):
+    make_raster((np.arange(30000) % 251).reshape(3, 100, 100).astype("uint8"))
+
+    def measure(width, height):
+        source, out = tmp_path / f"{width}x{height}.vrt", tmp_path / "out.tif"
+        bands = "".join(BAND.format(band=b, width=width, height=height) for b in (1, 2, 3))
+        source.write_text(VRT.format(width=width, height=height, bands=bands))
+        code = [sys.executable, "-c", RUN, str(source), str(out)]
+        done = subprocess.run(code, capture_output=True, text=True, check=True)
+        out.unlink()
+        return int(done.stdout) / 1024
+
+    return measure
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ru_maxrss in kilobytes")
+def test_a_strip_ten_times_wider_takes_little_more_memory(peak):
+    narrow, wide = peak(2000, 150), peak(20000, 150)
+    assert wide - narrow < 300, f"{narrow:.0f} MiB and {wide:.0f} MiB"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ru_maxrss in kilobytes")
+def test_height_takes_no_memory(peak):
+    # the low one is already high enough to fill GDAL's block cache
+    low, high = peak(500, 1500), peak(500, 4500)
+    assert high - low < 30, f"{low:.0f} MiB and {high:.0f} MiB"
