@@ -85,15 +85,15 @@ def common_dtype(dataset: Any, path: str, numbers: Sequence[int]) -> str:
                 f"{where} has data type {dtype}, which is not supported "
                 f"(supported: {', '.join(SUPPORTED)}); {remedy}"
             )
-        if colors[number - 1] == "palette":
-            raise UsageError(
-                f"{where} has a colour palette: its values are indices, not brightness; "
-                "expand it first, for example with `gdal_translate -expand rgb`"
-            )
         if dataset.tags(number, ns="IMAGE_STRUCTURE").get("NBITS") == "1":
             raise UsageError(
                 f"{where} holds 1 bit per pixel (NBITS=1): super-resolving a bit mask has no "
                 "meaning; convert it first, for example with `gdal_translate -co NBITS=8`"
+            )
+        if colors[number - 1] == "palette":
+            raise UsageError(
+                f"{where} has a colour palette: its values are indices, not brightness; "
+                "expand it first, for example with `gdal_translate -expand rgb`"
             )
     dtypes = sorted({dataset.dtypes[number - 1] for number in numbers})
     result = np.result_type(*(np.dtype(name) for name in dtypes)).name

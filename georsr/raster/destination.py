@@ -153,7 +153,7 @@ def _local_files(name: str) -> list[Path]:
     """Every existing file that ``name`` may mean: behind /vsi prefixes and in subdatasets."""
     while _VIRTUAL.match(name):
         name = _VIRTUAL.sub("", name, count=1)
-    texts = [name, "/" + name, *re.split(r'[":,?]', name)]
+    texts = [name, "/" + name, *re.split(r'[":,?=]', name)]
     found = []
     for text in filter(None, texts):
         path = Path(text)

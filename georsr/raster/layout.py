@@ -224,7 +224,9 @@ def product_layout(
         gcps=scale_gcps(info.gcps, scale),
         gcps_crs=info.gcps_crs,
         rpcs=info.rpcs and scale_rpcs(info.rpcs, scale),
-        area_or_point=info.area_or_point,
+        # GDAL 3.10 moves the GCPs of a Point raster by a pixel between writing and reading; it
+        # counts them from the pixel corner either way, so that Area says the same ground
+        area_or_point="Area" if info.gcps and info.transform is None else info.area_or_point,
         tags={space: more for space, more in spaces.items() if more},
         photometric=photometric,
         options=plain,

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
+from rasterio.enums import MaskFlags
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterioWindow
 
@@ -77,6 +78,7 @@ class RasterReader:
         self._remote = is_remote(path)
         self._dataset: Any = None
         self._mask_bands: tuple[int, ...] = ()
+        self._one_mask = False
         self.info = self._open()
 
     def _open(self) -> RasterInfo:
@@ -93,8 +95,9 @@ class RasterReader:
         self._dataset = dataset
         # Files with a mask of their own for all bands answer the same for each: one is read
         masked = [n for n in info.bidx if explicit_mask(flags[n - 1])]
-        shared = all("per_dataset" in {flag.name for flag in flags[n - 1]} for n in masked)
-        self._mask_bands = tuple(masked[:1] if shared and len(masked) == info.count else masked)
+        shared = all(MaskFlags.per_dataset in flags[number - 1] for number in masked)
+        self._one_mask = shared and len(masked) == info.count
+        self._mask_bands = tuple(masked[:1] if self._one_mask else masked)
         return info
 
     def _opened(self) -> Any:
@@ -155,9 +158,12 @@ class RasterReader:
             patches = [self.read(whole)]
         elif self.info.overviews or height * width <= 16 * max_pixels:
             factor = (height * width / max_pixels) ** 0.5
-            # an axis shorter than the factor stays whole and the other one pays for it
-            rows = max(1, int(height / factor))
-            columns = max(1, min(width, max_pixels // rows, int(width / factor)))
+            # an axis shorter than the factor cannot give: the other one pays for it
+            rows, columns = max(1, int(height / factor)), max(1, int(width / factor))
+            if rows > columns:
+                rows = min(rows, max(1, max_pixels // columns))
+            else:
+                columns = min(columns, max(1, max_pixels // rows))
             patches = [self._read(whole, (rows, columns))]
         else:
             side = max(1, int(max_pixels**0.5) // GRID)
@@ -216,13 +222,10 @@ class RasterReader:
                 valid[i] &= ~is_nodata(values[i], band.nodata)
         if alpha is not None:
             valid &= alpha != 0
-        if len(self._mask_bands) == 1 and len(masks) == 1:
-            valid &= masks[0]
-        else:
-            for number, mask in zip(self._mask_bands, masks, strict=True):
-                for i, selected in enumerate(self.info.bidx):
-                    if selected == number:
-                        valid[i] &= mask
+        for number, mask in zip(self._mask_bands, masks, strict=True):
+            for i, selected in enumerate(self.info.bidx):
+                if self._one_mask or selected == number:
+                    valid[i] &= mask
         return valid
 
     def close(self) -> None:

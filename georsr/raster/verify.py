@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import warnings
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import rasterio
 from affine import Affine
+from rasterio.control import GroundControlPoint
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterioWindow
 
@@ -86,7 +87,7 @@ def _compare_header(dataset: Any, dst: str, layout: ProductLayout) -> None:
         "height": (dataset.height, layout.height),
         "number of bands": (dataset.count, layout.count),
         "data types": (set(dataset.dtypes), {layout.dtype}),
-        "number of GCPs": (len(dataset.gcps[0]), 0 if layout.transform else len(layout.gcps)),
+        "GCPs": (_places(dataset.gcps[0]), () if layout.transform else _places(layout.gcps)),
         "RPCs": (dataset.rpcs is not None, layout.rpcs is not None),
         "AREA_OR_POINT": (dataset.tags().get("AREA_OR_POINT", "Area"), layout.area_or_point),
         "colours": (tuple(item.name for item in dataset.colorinterp)[-1:], layout.colorinterp[-1:])
@@ -104,6 +105,10 @@ def _compare_header(dataset: Any, dst: str, layout: ProductLayout) -> None:
             f"expected {tuple(transform)[:6]}"
         )
     _compare_crs(dataset, dst, layout)
+
+
+def _places(gcps: Iterable[GroundControlPoint]) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(round(float(v), 6) for v in (g.row, g.col, g.x, g.y)) for g in gcps)
 
 
 def same_nodata(a: float | None, b: float | None) -> bool:

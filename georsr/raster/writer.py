@@ -165,7 +165,9 @@ class RasterWriter:
         started = time.perf_counter()
         rows, columns = self.layout.blocks_shape
         missing = rows * columns - len(self._checksums)
-        if self._dataset is None or missing:
+        if self._dataset is None:
+            raise ValueError(f"{self.dst}: not open, or committed before")
+        if missing:
             raise OutputError(
                 f"{self.dst}: {missing} of {rows * columns} blocks were never written; "
                 "the product is incomplete and is not published"
