@@ -112,10 +112,11 @@ def main() -> None:
             for name, value in seconds.items():
                 ratios.setdefault(name, []).append(value / bare)
             speed = arguments.size**2 / seconds["georsr end to end"] / 1e3
-            print(f"bare network {bare:.1f} s; end to end {speed:.0f} k LR pixels/s; "
-                  f"stages {report.seconds}")  # fmt: skip
-    print(f"{model.spec.name}, {arguments.size} x {arguments.size}, {placement.describe()}, "
-          f"torch {torch.__version__}; ratios to the bare network over the same tiles:")  # fmt: skip
+            print(f"bare network {bare:.1f} s; end to end {speed:.0f} k LR pixels/s")
+            print(f"  stages, seconds: {report.seconds}")
+    size = f"{arguments.size} x {arguments.size}"
+    print(f"{model.spec.name}, {size}, {placement.describe()}, torch {torch.__version__}")
+    print("ratios to the bare network over the same tiles:")
     for name, values in ratios.items():
         low, mid, high = min(values), statistics.median(values), max(values)
         print(f"  {name:<20} {mid:.3f} (of {low:.3f} to {high:.3f})")
