@@ -18,7 +18,7 @@ import rasterio
 import rasterio.shutil
 from rasterio.errors import RasterioError
 
-from georsr.errors import OutputError
+from georsr.errors import OutputError, UsageError
 from georsr.raster.cog import write_cog
 from georsr.raster.destination import (
     check_destination,
@@ -237,6 +237,8 @@ class RasterWriter:
         """Turn what GDAL and the system raise into an OutputError that says when space ran out."""
         try:
             yield
+        except UsageError:
+            raise
         except (RasterioError, OSError, ValueError) as err:
             reached = max((path.stat().st_size for path in self._leftovers()), default=0)
             said = str(err) if isinstance(err, OutputError) else f"{self.dst}: {what}: {cause(err)}"

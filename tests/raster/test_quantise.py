@@ -91,6 +91,7 @@ def test_invalid_pixels_come_back_as_they_were():
     assert case(np.array([9, 0], "uint16"), "uint16", 0) == 0
     assert case(np.array([9, 33], "uint8"), "uint8", None, masked=True) == 33
     assert case(np.array([9, 33], "uint8"), "uint8", 5.0, masked=True) == 33
+    assert case(np.array([9, 33], "uint8"), "uint8", None) == 33
     assert np.isnan(case(np.array([9, np.nan], "float32"), "float32", None))
     assert np.isnan(case(np.array([9, np.nan], "float32"), "float32", -9999.0))
     assert np.isinf(case(np.array([9, np.inf], "float32"), "float64", -9999.0))

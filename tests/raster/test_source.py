@@ -1,6 +1,7 @@
 import gzip
 
 import pytest
+import rasterio
 
 from georsr.errors import InputError, UsageError
 from georsr.raster import open_raster
@@ -63,6 +64,18 @@ def test_a_vrt_under_another_name_is_refused(tmp_path, source, name):
     path.write_text(VRT.format(relative=0, source=source))
     with pytest.raises(UsageError, match="VRT document under another name"):
         open_raster(path)
+
+
+def test_a_tif_is_never_shown_to_the_vrt_driver(tmp_path, monkeypatch):
+    path = tmp_path / "a.tif"
+    path.write_text(VRT.format(relative=0, source="/vsicurl/http://127.0.0.1:1/a"))
+    seen, original = [], rasterio.open
+    monkeypatch.setattr(
+        rasterio, "open", lambda name, driver: seen.append(driver) or original(name, driver=driver)
+    )
+    with pytest.raises(UsageError):
+        open_raster(path)
+    assert seen == ["GTiff"]
 
 
 def test_a_vrt_under_another_name_is_read_if_allowed(tmp_path, rgb):

@@ -168,6 +168,19 @@ def test_without_commit_nothing_changes(tmp_path, rgb, error, old):
     assert only(tmp_path, "rgb.tif", *(["b.tif"] if old else []))
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_failing_to_begin_leaves_nothing(tmp_path, rgb, monkeypatch, error):
+    def fail(layout, dataset):
+        raise error("stop")
+
+    layout = layout_of(rgb)
+    monkeypatch.setattr(type(layout), "describe", fail)
+    expected = KeyboardInterrupt if error is KeyboardInterrupt else OutputError
+    with pytest.raises(expected), RasterWriter(tmp_path / "b.tif", layout):
+        pass
+    assert only(tmp_path, "rgb.tif")
+
+
 def test_an_incomplete_product_is_not_published(tmp_path, rgb):
     layout = layout_of(rgb)
     with RasterWriter(tmp_path / "b.tif", layout) as writer:
@@ -231,7 +244,7 @@ def test_a_file_that_appears_meanwhile_is_not_overwritten(tmp_path, rgb):
     with RasterWriter(tmp_path / "b.tif", layout) as writer:
         fill(writer, layout, pixels(layout))
         (tmp_path / "b.tif").write_bytes(b"someone else's")
-        with pytest.raises((UsageError, OutputError), match="overwrite"):
+        with pytest.raises(UsageError, match="overwrite"):
             writer.commit()
     assert (tmp_path / "b.tif").read_bytes() == b"someone else's"
     assert only(tmp_path, "rgb.tif", "b.tif")
