@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from georsr.raster.fill import fill_invalid
+from georsr.raster.mask import dataset_mask
 from georsr.raster.quantise import quantise, quantise_alpha, replicate
 from georsr.raster.reader import Patch
 from georsr.raster.stretch import Stretch
@@ -138,8 +139,8 @@ def finish(values: FloatArray, window: Window, strip: Strip, form: Form, scale: 
     Returns
     -------
     ndarray
-        (P, H, W) in the product's dtype: bands, then alpha where the product has one, then 0 or 1
-        where it has a mask.
+        (P, H, W) in the product's dtype: bands, then alpha where the product has one, then
+        non-zero for valid pixels where it has a mask.
     """
     below = Window(
         window.top // scale,
@@ -162,5 +163,5 @@ def finish(values: FloatArray, window: Window, strip: Strip, form: Form, scale: 
     if form.alpha and alpha is not None:
         planes.append(replicate(quantise_alpha(alpha, form.dtype), scale)[None])
     if form.mask:
-        planes.append(replicate(np.any(valid, axis=0, keepdims=True), scale).astype(form.dtype))
+        planes.append(replicate(dataset_mask(valid), scale)[None].astype(form.dtype))
     return planes[0] if len(planes) == 1 else np.concatenate(planes)

@@ -25,9 +25,7 @@ def check_bands(info: RasterInfo, spec: ModelSpec) -> None:
         Names the bands there are and how to choose.
     """
     if spec.bands and len(info.bidx) != spec.bands:
-        available = ", ".join(
-            f"{band.number} ({band.description or band.colorinterp})" for band in info.bands
-        )
+        available = ", ".join(info.band_labels())
         raise UsageError(
             f"{info.path}: model {spec.name} takes {spec.bands} bands "
             f"({', '.join(spec.band_names)}), got {len(info.bidx)}; "

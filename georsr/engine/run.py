@@ -17,6 +17,7 @@ from georsr.errors import ResourceError
 from georsr.models.load import Model
 from georsr.progress import Progress, Silent
 from georsr.provenance import RunReport, product_tags
+from georsr.raster.destination import check_destination
 from georsr.raster.layout import ProductLayout, product_layout
 from georsr.raster.reader import RasterReader
 from georsr.raster.stretch import choose_stretch
@@ -77,6 +78,7 @@ def run(
     """
     progress = progress or Silent()
     info = reader.info
+    check_destination(destination, [info.path, *info.files], overwrite=config.overwrite)
     check_size(info, config)
     check_bands(info, model.spec)
     placement = place(config.device, config.precision)

@@ -18,6 +18,11 @@ from georsr.tiling.blend import blend, ramp
 from georsr.tiling.plan import Tile, TilePlan
 from georsr.types import AnyArray, FloatArray, Window
 
+SLAB = 64
+"""Block buffers allocated at once. They are reused, never freed, while a register lives: thousands
+of long-lived small buffers among short-lived large ones would fragment the heap to several times
+what is in use."""
+
 Finish = Callable[[FloatArray, Window], AnyArray]
 """(values (C, H, W) float32, their output window) -> (P, H, W) in the product's dtype."""
 
@@ -25,7 +30,8 @@ Finish = Callable[[FloatArray, Window], AnyArray]
 @dataclass
 class _Block:
     window: Window
-    pixels: AnyArray
+    buffer: AnyArray
+    """(P, block, block); blocks at the edges use its top left part."""
     missing: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -56,6 +62,7 @@ class Register:
         self._above = np.zeros((bands, plan.overlap * s, plan.out_width), np.float32)
         self._left: FloatArray | None = None
         self._blocks: dict[tuple[int, int], _Block] = {}
+        self._buffers: list[AnyArray] = []
 
     @property
     def empty(self) -> bool:
@@ -126,16 +133,20 @@ class Register:
                 part = made.intersection(block.window)
                 assert part is not None, "the loop visits only blocks that touch"
                 here, there = part.relative_to(block.window), part.relative_to(made)
-                block.pixels[(slice(None), *here.slices)] = product[(slice(None), *there.slices)]
+                block.buffer[(slice(None), *here.slices)] = product[(slice(None), *there.slices)]
                 block.missing -= part.height * part.width
                 if block.missing == 0:
                     del self._blocks[key]
-                    yield block.window, block.pixels
+                    window = block.window
+                    yield window, block.buffer[:, : window.height, : window.width].copy()
+                    self._buffers.append(block.buffer)
 
     def _open(self, key: tuple[int, int]) -> _Block:
         top, left = key[0] * self.block, key[1] * self.block
         height = min(self.block, self.plan.out_height - top)
         width = min(self.block, self.plan.out_width - left)
-        pixels = np.empty((self.planes, height, width), self.dtype)
-        block = self._blocks[key] = _Block(Window(top, left, height, width), pixels)
+        if not self._buffers:
+            self._buffers = list(np.empty((SLAB, self.planes, self.block, self.block), self.dtype))
+        window = Window(top, left, height, width)
+        block = self._blocks[key] = _Block(window, self._buffers.pop())
         return block

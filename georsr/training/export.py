@@ -49,7 +49,7 @@ def export_checkpoint(
         scale=recipe.scale,
         parameters=dict(recipe.network),
         tile=192,
-        halo=8,
+        halo=4,
         overlap=8,
         trained_on=trained_on,
         notes=notes,

@@ -243,13 +243,19 @@ class Training:
 
     def initialise(self, path: Path) -> None:
         """Start from the averaged weights of another run, where names and shapes agree."""
-        theirs = load_checkpoint(path)["average"]
+        state = load_checkpoint(path)
+        theirs = state["average"]
         ours = self.network.state_dict()
         common = {k: v for k, v in theirs.items() if k in ours and v.shape == ours[k].shape}
         if not common:
             raise ModelError(f"{path}: no tensor fits this recipe's network")
         self.network.load_state_dict({**ours, **common})
         self.average.load_state_dict(self.network.state_dict())
+        prompts = state["classifier"].get("class_prompts")
+        if self.classifier is not None and prompts is not None:
+            if prompts.shape == self.classifier.class_prompts.shape:
+                self.classifier.class_prompts.data.copy_(prompts)
+                self.classifier.log_temperature.data.copy_(state["classifier"]["log_temperature"])
         log.info("initialised %d of %d tensors from %s", len(common), len(ours), path)
 
 

@@ -1,0 +1,1 @@
+"""SeG-SR: the published network and our own variant of it."""
