@@ -59,16 +59,17 @@ def _echo(facts: dict[str, Any], as_json: bool) -> None:
 
 
 def _show_model(model: str | None, scale: int | None, as_json: bool) -> None:
-    from georsr.models.cost import cost_per_tile
-
+    from georsr.models.cost import cost
     from georsr.models.load import open_model
 
     opened = open_model(model, scale)
-    cost = cost_per_tile(opened.network, opened.spec)
+    spec = opened.spec
+    own, reference = (cost(opened.network, spec.bands, size) for size in (spec.tile, 64))
     facts = {
-        **asdict(opened.spec),
-        "weights": sum(p.numel() for p in opened.network.parameters()),
-        "GMAC per tile": round(cost.gmac, 3),
+        **asdict(spec),
+        "learned parameters": own.parameters,
+        f"GMAC per tile of {spec.tile}": round(own.gmacs, 3),
+        "GMAC per tile of 64": round(reference.gmacs, 3),
         "sha256": opened.sha256,
     }
     _echo(facts, as_json)

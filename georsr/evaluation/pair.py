@@ -95,9 +95,7 @@ def compare_rasters(sr_path: str, hr_path: str) -> PairReport:
     """
     with open_raster(sr_path) as sr, open_raster(hr_path) as hr:
         if sr.info.count != hr.info.count:
-            raise UsageError(
-                f"{sr_path} has {sr.info.count} bands, {hr_path} has {hr.info.count}"
-            )
+            raise UsageError(f"{sr_path} has {sr.info.count} bands, {hr_path} has {hr.info.count}")
         row, column = _offset(sr.info, hr.info)
         area = Window(row, column, sr.info.height, sr.info.width).intersection(
             Window(0, 0, hr.info.height, hr.info.width)

@@ -170,6 +170,7 @@ def save_model(
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         save_file(tensors, part, metadata={METADATA_KEY: spec.to_json()})
+        part.chmod(0o644)  # safetensors makes files that only their owner may read
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

@@ -37,10 +37,17 @@ def _segsr_lite(spec: ModelSpec) -> nn.Module:
     return SegSRLite(spec.scale, bands=spec.bands, **spec.parameters)
 
 
+def _segsr(spec: ModelSpec) -> nn.Module:
+    from georsr.models.segsr.network import build
+
+    return build(spec)
+
+
 BUILDERS: dict[str, Callable[[ModelSpec], nn.Module]] = {
     "bicubic": _bicubic,
     "nearest": _nearest,
     "segsr-lite": _segsr_lite,
+    "segsr": _segsr,
 }
 """Architecture name -> builder of an untrained network."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,6 +13,13 @@ from georsr.models.load import save_model
 from georsr.models.spec import ModelSpec
 from georsr.training.loop import load_checkpoint
 from georsr.training.recipe import Recipe
+
+NETWORK_DEFAULTS = {
+    name: parameter.default
+    for name, parameter in inspect.signature(SegSRLite).parameters.items()
+    if name in ("width", "groups", "blocks", "tokens")
+}
+"""Written into every spec, so that a later change of a default breaks no weights."""
 
 
 def network_from_checkpoint(path: Path) -> tuple[Recipe, SegSRLite, int]:
@@ -47,7 +55,7 @@ def export_checkpoint(
         name=recipe.name,
         architecture="segsr-lite",
         scale=recipe.scale,
-        parameters=dict(recipe.network),
+        parameters={**NETWORK_DEFAULTS, **recipe.network},
         tile=192,
         halo=4,
         overlap=8,

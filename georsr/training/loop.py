@@ -252,10 +252,9 @@ class Training:
         self.network.load_state_dict({**ours, **common})
         self.average.load_state_dict(self.network.state_dict())
         prompts = state["classifier"].get("class_prompts")
-        if self.classifier is not None and prompts is not None:
-            if prompts.shape == self.classifier.class_prompts.shape:
-                self.classifier.class_prompts.data.copy_(prompts)
-                self.classifier.log_temperature.data.copy_(state["classifier"]["log_temperature"])
+        ours_too = None if self.classifier is None else self.classifier.class_prompts
+        if prompts is not None and ours_too is not None and prompts.shape == ours_too.shape:
+            ours_too.data.copy_(prompts)
         log.info("initialised %d of %d tensors from %s", len(common), len(ours), path)
 
 

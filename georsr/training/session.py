@@ -45,9 +45,7 @@ def train(
         recipe = replace(recipe, steps=steps)
     last = out / "last.pt"
     if last.exists() and not resume:
-        raise UsageError(
-            f"{out} holds a run already; use --resume, or another --out"
-        )
+        raise UsageError(f"{out} holds a run already; use --resume, or another --out")
     if resume and not last.exists():
         raise UsageError(f"{last} does not exist: nothing to resume")
     train_part, val_part = open_folder(data, "train"), open_folder(data, "val")

@@ -81,7 +81,7 @@ def tower_weights(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     renamed: dict[str, Tensor] = {}
     for name, value in state.items():
         for old, new in renames:
-            name = name.replace(old, new)  # noqa: PLW2901
+            name = name.replace(old, new)
         renamed[name] = value.float()
     return renamed
 
