@@ -51,7 +51,8 @@ def load_clip(source: str | Path, scale: int, quick_gelu: bool | None = None) ->
         quick_gelu = named if quick_gelu is None else quick_gelu
     weights = tower_weights(_read(path), path)
     geometry = tower_geometry(weights, path)
-    encoder = ClipEncoder(scale, quick_gelu=quick_gelu is not False, **geometry)
+    options: dict[str, Any] = {**geometry, "quick_gelu": quick_gelu is not False}
+    encoder = ClipEncoder(scale, **options)
     expected = encoder.state_dict()
     wrong = sorted(expected.keys() ^ weights.keys())
     wrong += [k for k in expected if k in weights and expected[k].shape != weights[k].shape]

@@ -60,8 +60,9 @@ class ClipEncoder(nn.Module):
         x * sigmoid(1.702 x) instead of GELU, as in OpenAI's weights.
     published
         As the published SeG-SR runs it: 16 heads, mean-subtracted un-normalised input, positions
-        interpolated along the flattened sequence. Otherwise as CLIP was trained, with positions
-        interpolated on the patch grid.
+        interpolated along the flattened sequence, and the first patch in the place of the class
+        token as scene vector. Otherwise as CLIP was trained, with positions interpolated on the
+        patch grid.
     """
 
     mean: Tensor
@@ -151,6 +152,10 @@ class ClipEncoder(nn.Module):
         sequence = self.ln_pre(sequence + self.positions(rows, columns).to(sequence.dtype))
         for block in self.blocks:
             sequence = block(sequence)
-        features = F.normalize((self.ln_post(sequence) @ self.proj).float(), dim=-1)
-        tokens = features[:, 1:].transpose(1, 2).unflatten(2, (rows, columns))
-        return tokens, features[:, 0]
+        described = self.ln_post(sequence)
+        # The published code drops the class token, then pools what it takes for it: its scene
+        # vector is the first patch, normalised by ln_post a second time.
+        scene = self.ln_post(described[:, 1]) if self.published else described[:, 0]
+        tokens = F.normalize((described[:, 1:] @ self.proj).float(), dim=-1)
+        scene = F.normalize((scene @ self.proj).float(), dim=-1)
+        return tokens.transpose(1, 2).unflatten(2, (rows, columns)), scene

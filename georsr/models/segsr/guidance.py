@@ -88,9 +88,7 @@ class SemanticLocalization(nn.Module):
         Factor on the inner product of token and query (100 in the paper).
     """
 
-    def __init__(
-        self, width: int, groups: int, heads: int = 8, temperature: float = 100.0
-    ) -> None:
+    def __init__(self, width: int, groups: int, heads: int = 8, temperature: float = 100.0) -> None:
         super().__init__()
         self.temperature = temperature
         self.scene_prompt = GlobalPrompt(width)
@@ -119,10 +117,7 @@ class SemanticLocalization(nn.Module):
         )
         prompts = self.attention(prompts)
         queries = torch.stack(
-            [
-                fusion(prompts[:, i + 1], prompts[:, 0])
-                for i, fusion in enumerate(self.fusions)
-            ],
+            [fusion(prompts[:, i + 1], prompts[:, 0]) for i, fusion in enumerate(self.fusions)],
             dim=1,
         )
         maps = self.temperature * torch.einsum("nehw,nge->nghw", tokens, queries)

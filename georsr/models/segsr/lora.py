@@ -13,7 +13,7 @@ TARGETS = ("qkv", "c_fc", "c_proj")
 
 
 def add_lora(
-    encoder: ClipEncoder, rank: int = 32, alpha: float = 32.0, dropout: float = 0.05
+    encoder: ClipEncoder, rank: int = 32, alpha: int = 32, dropout: float = 0.05
 ) -> ClipEncoder:
     """Freeze an encoder and put LoRA beside its linear layers, in place.
 
@@ -32,9 +32,7 @@ def add_lora(
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
-        raise UsageError(
-            "LoRA needs the package peft: pip install 'georsr[train]'"
-        ) from error
+        raise UsageError("LoRA needs the package peft: pip install 'georsr[train]'") from error
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -45,12 +46,10 @@ class Layout:
 def cuts(length: int, window: int, shift: int) -> list[tuple[int, int]]:
     """(start, size) of the pieces of an axis cut at ``shift + k * window``."""
     edges = sorted({0, *range(shift, length, window), length})
-    return [(a, b - a) for a, b in zip(edges, edges[1:], strict=False)]
+    return [(a, b - a) for a, b in pairwise(edges)]
 
 
-def make_layout(
-    n: int, h: int, w: int, window: int, shift: int, device: torch.device
-) -> Layout:
+def make_layout(n: int, h: int, w: int, window: int, shift: int, device: torch.device) -> Layout:
     """Layout of ``n`` images of ``h`` x ``w`` pixels; see :class:`Layout`."""
     pixels = torch.arange(n * h * w, device=device).view(n, h, w)
     rows, columns = cuts(h, window, shift), cuts(w, window, shift)
@@ -71,9 +70,7 @@ def make_layout(
 
 
 @lru_cache(maxsize=32)
-def _known_layout(
-    n: int, h: int, w: int, window: int, shift: int, device: torch.device
-) -> Layout:
+def _known_layout(n: int, h: int, w: int, window: int, shift: int, device: torch.device) -> Layout:
     # Index tensors made in inference mode could not serve a later training step.
     with torch.inference_mode(False):
         return make_layout(n, h, w, window, shift, device)
