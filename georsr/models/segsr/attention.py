@@ -163,7 +163,8 @@ class OverlapAttention(nn.Module):
         kv = F.pad(qkv[..., inner:], (0, 0, margin, margin, margin, margin))
         # (N, h', w', 2 * heads * d) -> (N, rows, columns, 2 * heads * d, reach, reach)
         kv = kv.unfold(1, self.reach, self.window).unfold(2, self.reach, self.window)
-        kv = kv.permute(0, 1, 2, 4, 5, 3).reshape(windows, self.reach**2, 2, self.heads, -1)
+        # the layout's order of windows: place by place, image by image
+        kv = kv.permute(1, 2, 0, 4, 5, 3).reshape(windows, self.reach**2, 2, self.heads, -1)
         k, v = kv.permute(2, 0, 3, 1, 4)
         bias = self.bias(q.dtype)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=self.scale)

@@ -156,6 +156,10 @@ class ClipEncoder(nn.Module):
         # The published code drops the class token, then pools what it takes for it: its scene
         # vector is the first patch, normalised by ln_post a second time.
         scene = self.ln_post(described[:, 1]) if self.published else described[:, 0]
-        tokens = F.normalize((described[:, 1:] @ self.proj).float(), dim=-1)
-        scene = F.normalize((scene @ self.proj).float(), dim=-1)
-        return tokens.transpose(1, 2).unflatten(2, (rows, columns)), scene
+        tokens = self._unit(described[:, 1:] @ self.proj)
+        return tokens.transpose(1, 2).unflatten(2, (rows, columns)), self._unit(scene @ self.proj)
+
+    def _unit(self, x: Tensor) -> Tensor:
+        """L2-normalise over the last axis, in no less than float32, in the weights' precision."""
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        return F.normalize(wide, dim=-1).to(self.proj.dtype)
