@@ -1,0 +1,80 @@
+"""The front doors agree with each other."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import rasterio
+
+import georsr
+from georsr.errors import UsageError
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32"])
+def test_an_array_gives_what_a_file_gives(dtype, lite_model, make_raster, texture, tmp_path):
+    image = texture(3, 50, 71, dtype)
+    source = make_raster(image)
+    georsr.super_resolve(source, tmp_path / "o.tif", lite_model)
+    array = georsr.super_resolve_array(image, lite_model)
+    with rasterio.open(tmp_path / "o.tif") as out:
+        np.testing.assert_array_equal(array, out.read())
+    assert array.dtype == dtype
+
+
+def test_an_arrays_invalid_pixels_keep_their_value(lite_model, texture):
+    image = texture(3, 40, 40, "float32")
+    image[:, 5:9, 5:9] = np.nan
+    valid = np.ones((40, 40), bool)
+    valid[20:25] = False
+    image[:, 20:25] = 777
+    product = georsr.super_resolve_array(image, lite_model, valid=valid)
+    assert np.isnan(product[:, 10:18, 10:18]).all()
+    assert (product[:, 40:50] == 777).all()
+    other = image.copy()
+    other[:, 20:25] = -5
+    again = georsr.super_resolve_array(other, lite_model, valid=valid)
+    np.testing.assert_array_equal(again[:, :40], product[:, :40])
+
+
+def test_arrays_that_are_none_are_refused(lite_model):
+    with pytest.raises(UsageError, match="expected \\(bands, rows, columns\\)"):
+        georsr.super_resolve_array(np.zeros((4, 4)), lite_model)
+    with pytest.raises(UsageError, match="takes 3 bands, the array has 2"):
+        georsr.super_resolve_array(np.zeros((2, 4, 4)), lite_model)
+    with pytest.raises(UsageError, match="complex64"):
+        georsr.super_resolve_array(np.zeros((3, 4, 4), "complex64"), lite_model)
+
+
+def test_a_plan_writes_nothing(lite_model, make_raster, texture, tmp_path):
+    source = make_raster(texture(3, 100, 120))
+    before = sorted(tmp_path.iterdir())
+    plan = georsr.plan_report(source, lite_model, destination=tmp_path / "o.tif")
+    report = georsr.super_resolve(source, tmp_path / "o.tif", lite_model)
+    assert (plan.tiles, plan.width, plan.height) == (report.tiles, report.width, report.height)
+    assert plan.output_bytes >= 3 * report.width * report.height
+    assert before == [p for p in sorted(tmp_path.iterdir()) if p.name != "o.tif"]
+    assert "tiles" in plan.describe()
+
+
+def test_options_are_checked():
+    with pytest.raises(UsageError, match="feather or crop"):
+        georsr.SRConfig(blend="stir")
+    with pytest.raises(UsageError, match="batch 0"):
+        georsr.SRConfig(batch=0)
+    with pytest.raises(UsageError, match="halo -1"):
+        georsr.SRConfig(halo=-1)
+    with pytest.raises(TypeError, match="colour"):
+        georsr.SRConfig(colour=1)
+    config = georsr.SRConfig(bidx=(3, 2), creation_options={"COMPRESS": "ZSTD"})
+    assert georsr.SRConfig.from_json(config.to_json()) == config
+    with pytest.raises(UsageError, match="unknown options: colour"):
+        georsr.SRConfig.from_json('{"colour": 1}')
+
+
+def test_the_module_runs_as_the_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "georsr.cli", "--version"], capture_output=True, text=True
+    )
+    assert done.returncode == 0
+    assert done.stdout.startswith("georsr")
