@@ -16,6 +16,7 @@ from .options import compute_options, model_options, verbosity_options
     type=click.Path(path_type=Path),
     help="Folder of <class>/<image>, degraded here and restored by the model.",
 )
+@click.option("--lr", help="The raster SR was made from: its bicubic enlargement beside SR.")
 @click.option("--split", help="Part of the data set: a folder of this name inside it.")
 @model_options
 @compute_options
@@ -24,6 +25,7 @@ from .options import compute_options, model_options, verbosity_options
 def command(
     rasters: tuple[str, ...],
     dataset: Path | None,
+    lr: str | None,
     split: str | None,
     model: str | None,
     scale: int | None,
@@ -38,7 +40,7 @@ def command(
 
     \b
     georsr eval --dataset ucmerced --split val --model segsr-lite-x4
-    georsr eval out.tif truth.tif
+    georsr eval out.tif truth.tif --lr scene.tif
     """
     if bool(rasters) == bool(dataset):
         raise click.UsageError("give either two rasters, or --dataset FOLDER")
@@ -52,7 +54,13 @@ def command(
         return
     if len(rasters) != 2:
         raise click.UsageError(f"expected two rasters (SR and HR), got {len(rasters)}")
-    from georsr.evaluation.pair import compare_rasters
+    from georsr.evaluation.pair import bicubic_of, compare_rasters
 
-    pair = compare_rasters(rasters[0], rasters[1])
-    click.echo(pair.to_json() if as_json else pair.describe())
+    pairs = [compare_rasters(rasters[0], rasters[1])]
+    if lr is not None:
+        pairs.append(bicubic_of(lr, rasters[0], rasters[1]))
+    if as_json:
+        texts = [pair.to_json() for pair in pairs]
+        click.echo(texts[0] if lr is None else f"[{', '.join(texts)}]")
+    else:
+        click.echo("\n".join(pair.describe() for pair in pairs))

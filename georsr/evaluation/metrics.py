@@ -34,7 +34,7 @@ def psnr(a: AnyArray, b: AnyArray, peak: float = 255.0) -> float:
     return math.inf if mse == 0 else 10.0 * math.log10(peak * peak / mse)
 
 
-def _gaussian_filter(image: AnyArray) -> AnyArray:
+def gaussian_filter(image: AnyArray) -> AnyArray:
     """Separable gaussian over the last two axes, valid part only (5 pixels lost on each side)."""
     radius = SSIM_WINDOW // 2
     taps = np.exp(-0.5 * (np.arange(-radius, radius + 1) / SSIM_SIGMA) ** 2)
@@ -45,19 +45,24 @@ def _gaussian_filter(image: AnyArray) -> AnyArray:
     return np.asarray(sum(t * vertical[..., :, i : i + columns] for i, t in enumerate(taps)))
 
 
-def ssim(a: AnyArray, b: AnyArray, peak: float = 255.0) -> float:
-    """Mean structural similarity of two (H, W) images of at least 11 x 11 pixels.
+def ssim_map(a: AnyArray, b: AnyArray, peak: float = 255.0) -> AnyArray:
+    """Structural similarity of every window inside: (..., H, W) twice -> (..., H - 10, W - 10).
 
     Gaussian window 11, sigma 1.5, K1 = 0.01, K2 = 0.03, population covariance (Wang et al.,
     IEEE TIP 13(4), 2004).
     """
     a, b = a.astype(np.float64), b.astype(np.float64)
     c1, c2 = (0.01 * peak) ** 2, (0.03 * peak) ** 2
-    mean_a, mean_b, aa, bb, ab = _gaussian_filter(np.stack([a, b, a * a, b * b, a * b]))
+    mean_a, mean_b, aa, bb, ab = gaussian_filter(np.stack([a, b, a * a, b * b, a * b]))
     var_a, var_b, cov = aa - mean_a**2, bb - mean_b**2, ab - mean_a * mean_b
     numerator = (2 * mean_a * mean_b + c1) * (2 * cov + c2)
     denominator = (mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2)
-    return float(np.mean(numerator / denominator))
+    return np.asarray(numerator / denominator)
+
+
+def ssim(a: AnyArray, b: AnyArray, peak: float = 255.0) -> float:
+    """Mean of :func:`ssim_map` over two (H, W) images of at least 11 x 11 pixels."""
+    return float(np.mean(ssim_map(a, b, peak)))
 
 
 def psnr_y(a: AnyArray, b: AnyArray, border: int) -> float:

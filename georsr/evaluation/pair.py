@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass
+import tempfile
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
+from georsr.api import super_resolve
 from georsr.errors import InputError, UsageError
+from georsr.evaluation.metrics import SSIM_WINDOW, gaussian_filter, ssim_map
 from georsr.raster.info import RasterInfo
 from georsr.raster.reader import RasterReader, open_raster
-from georsr.types import Window
+from georsr.types import AnyArray, BoolArray, Window
 
 STRIP = 256
 """Rows compared at a time: memory does not grow with the height."""
@@ -27,10 +31,12 @@ class PairReport:
     hr: str
     pixels: int
     peak: float
-    """Value range the PSNR refers to."""
+    """Value range that PSNR and SSIM refer to."""
     psnr: tuple[float, ...]
     """Per band, dB."""
     mean_psnr: float
+    ssim: tuple[float, ...]
+    """Per band, over windows without an invalid pixel; NaN where there is none."""
     rmse: tuple[float, ...]
     """Per band, in the rasters' units."""
     bias: tuple[float, ...]
@@ -44,11 +50,37 @@ class PairReport:
         """A table for people."""
         lines = [
             f"{self.sr} against {self.hr}: {self.pixels} pixels, peak {self.peak:g}",
-            f"{'band':<6}{'PSNR dB':>10}{'RMSE':>12}{'bias':>12}",
+            f"{'band':<6}{'PSNR dB':>10}{'SSIM':>9}{'RMSE':>12}{'bias':>12}",
         ]
-        rows = zip(self.psnr, self.rmse, self.bias, strict=True)
-        lines += [f"{i:<6}{p:10.3f}{r:12.4g}{b:12.3g}" for i, (p, r, b) in enumerate(rows, 1)]
+        rows = zip(self.psnr, self.ssim, self.rmse, self.bias, strict=True)
+        lines += [
+            f"{i:<6}{p:10.3f}{s:9.4f}{r:12.4g}{b:12.3g}" for i, (p, s, r, b) in enumerate(rows, 1)
+        ]
         return "\n".join([*lines, f"{'mean':<6}{self.mean_psnr:10.3f}"])
+
+
+class _Sums:
+    """Running sums over strips, per band."""
+
+    def __init__(self, bands: int) -> None:
+        self.squares, self.differences, self.structure = np.zeros((3, bands))
+        self.pixels, self.windows = np.zeros((2, bands), np.int64)
+
+    def add_pixels(self, difference: AnyArray, both: BoolArray) -> None:
+        """Add (C, h, w) differences where ``both`` are valid."""
+        kept = np.where(both, difference, 0.0)
+        self.squares += np.square(kept).sum((1, 2))
+        self.differences += kept.sum((1, 2))
+        self.pixels += both.sum((1, 2))
+
+    def add_windows(self, ours: AnyArray, theirs: AnyArray, both: BoolArray, peak: float) -> None:
+        """Add the SSIM of every window of (C, h, w) without an invalid pixel."""
+        if min(ours.shape[1:]) < SSIM_WINDOW:
+            return
+        similar = ssim_map(np.where(both, ours, 0.0), np.where(both, theirs, 0.0), peak)
+        whole = gaussian_filter(both.astype(np.float64)) > 1 - 1e-9
+        self.structure += np.where(whole, similar, 0.0).sum((1, 2))
+        self.windows += whole.sum((1, 2))
 
 
 def _offset(sr: RasterInfo, hr: RasterInfo) -> tuple[int, int]:
@@ -84,7 +116,7 @@ def _peak(info: RasterInfo, reader: RasterReader) -> float:
 
 
 def compare_rasters(sr_path: str, hr_path: str) -> PairReport:
-    """Measure PSNR, RMSE and bias of two rasters on one grid, where both are valid.
+    """Measure PSNR, SSIM, RMSE and bias of two rasters on one grid, where both are valid.
 
     Raises
     ------
@@ -102,30 +134,59 @@ def compare_rasters(sr_path: str, hr_path: str) -> PairReport:
         )
         if area is None:
             raise InputError(f"{sr_path} and {hr_path} do not overlap")
-        squares = np.zeros(sr.info.count)
-        sums = np.zeros(sr.info.count)
-        counts = np.zeros(sr.info.count, np.int64)
-        for top in range(area.top, area.bottom, STRIP):
-            strip = Window(top, area.left, min(STRIP, area.bottom - top), area.width)
-            theirs = hr.read(strip)
-            ours = sr.read(Window(top - row, area.left - column, strip.height, strip.width))
-            both = ours.valid & theirs.valid
-            difference = np.where(both, ours.values.astype(float) - theirs.values, 0.0)
-            squares += np.square(difference).sum((1, 2))
-            sums += difference.sum((1, 2))
-            counts += both.sum((1, 2))
-        if not counts.all():
-            raise InputError(f"{sr_path} and {hr_path} share no valid pixel in some band")
         peak = _peak(hr.info, hr)
-    mse = squares / counts
+        sums = _Sums(sr.info.count)
+        for top in range(area.top, area.bottom, STRIP):
+            # ten rows more than the step: each window of SSIM then lies in one strip
+            height = min(STRIP + SSIM_WINDOW - 1, area.bottom - top)
+            theirs = hr.read(Window(top, area.left, height, area.width))
+            ours = sr.read(Window(top - row, area.left - column, height, area.width))
+            both = ours.valid & theirs.valid
+            new = slice(0, STRIP)
+            difference = ours.values[:, new].astype(float) - theirs.values[:, new]
+            sums.add_pixels(difference, both[:, new])
+            sums.add_windows(ours.values, theirs.values, both, peak)
+        if not sums.pixels.all():
+            raise InputError(f"{sr_path} and {hr_path} share no valid pixel in some band")
+    mse = sums.squares / sums.pixels
     psnr = tuple(10 * math.log10(peak**2 / m) if m > 0 else math.inf for m in mse)
+    similarity = np.where(sums.windows > 0, sums.structure / np.maximum(sums.windows, 1), np.nan)
     return PairReport(
         sr=sr_path,
         hr=hr_path,
-        pixels=int(counts.max()),
+        pixels=int(sums.pixels.max()),
         peak=peak,
         psnr=psnr,
         mean_psnr=float(np.mean(psnr)),
+        ssim=tuple(float(v) for v in similarity),
         rmse=tuple(float(v) for v in np.sqrt(mse)),
-        bias=tuple(float(v) for v in sums / counts),
+        bias=tuple(float(v) for v in sums.differences / sums.pixels),
     )
+
+
+def bicubic_of(lr_path: str, sr_path: str, hr_path: str) -> PairReport:
+    """What bicubic enlargement of the source would have scored in place of ``sr_path``.
+
+    Parameters
+    ----------
+    lr_path
+        The raster that ``sr_path`` was made from.
+    sr_path, hr_path
+        As for :func:`compare_rasters`; the first gives the scale.
+
+    Raises
+    ------
+    UsageError
+        The SR raster's size is not a multiple of the source's.
+    """
+    with open_raster(sr_path) as sr, open_raster(lr_path) as lr:
+        scale, rest = divmod(sr.info.width, lr.info.width)
+        if rest or sr.info.height != scale * lr.info.height or not 1 <= scale <= 4:
+            raise UsageError(
+                f"{sr_path} ({sr.info.width} x {sr.info.height}) is not {lr_path} "
+                f"({lr.info.width} x {lr.info.height}) enlarged 1 to 4 times"
+            )
+    with tempfile.TemporaryDirectory() as folder:
+        product = str(Path(folder) / "bicubic.tif")
+        super_resolve(lr_path, product, "bicubic", scale)
+        return replace(compare_rasters(product, hr_path), sr=f"bicubic of {lr_path}")

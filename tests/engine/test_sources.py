@@ -1,0 +1,107 @@
+"""Sources that are not plain GeoTIFFs: web addresses, archives, VRTs, JPEG 2000."""
+
+import http.server
+import re
+import threading
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+import rasterio.shutil
+
+from georsr.api import super_resolve
+
+
+class RangeHandler(http.server.BaseHTTPRequestHandler):
+    """Serves files of one folder with byte ranges, as object stores do."""
+
+    folder: Path
+
+    def do_HEAD(self):
+        self.answer(body=False)
+
+    def do_GET(self):
+        self.answer(body=True)
+
+    def answer(self, body):
+        path = self.folder / Path(self.path).name
+        if not path.is_file():
+            self.send_error(404)
+            return
+        data = path.read_bytes()
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        first, last = 0, len(data) - 1
+        if wanted:
+            first = int(wanted[1])
+            last = min(last, int(wanted[2] or last))
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {first}-{last}/{len(data)}")
+        else:
+            self.send_response(200)
+        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("Content-Length", str(last - first + 1))
+        self.end_headers()
+        if body:
+            self.wfile.write(data[first : last + 1])
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def served(tmp_path, monkeypatch):
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    RangeHandler.folder = tmp_path
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), RangeHandler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def expected(image):
+    return image.repeat(2, 1).repeat(2, 2)
+
+
+def check(source, image, tmp_path):
+    super_resolve(source, tmp_path / "o.tif", "nearest", 2, tile=32)
+    with rasterio.open(tmp_path / "o.tif") as out:
+        np.testing.assert_array_equal(out.read(), expected(image))
+        assert out.crs.to_epsg() == 32632
+
+
+def test_a_web_address(served, make_raster, texture, tmp_path):
+    image = texture(1, 90, 70)
+    make_raster(image, tiled=True, blockxsize=32, blockysize=32)
+    check(f"{served}/in.tif", image, tmp_path)
+
+
+def test_inside_an_archive(make_raster, texture, tmp_path):
+    image = texture(1, 40, 30)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.write(make_raster(image), "inner/in.tif")
+    check(f"/vsizip/{tmp_path}/a.zip/inner/in.tif", image, tmp_path)
+
+
+def test_a_vrt(make_raster, texture, tmp_path):
+    image = texture(1, 40, 30)
+    make_raster(image)
+    rasterio.shutil.copy(tmp_path / "in.tif", tmp_path / "v.vrt", driver="VRT")
+    check(tmp_path / "v.vrt", image, tmp_path)
+
+
+def test_jpeg_2000(make_raster, texture, tmp_path):
+    image = texture(1, 64, 48)
+    rasterio.shutil.copy(
+        make_raster(image),
+        tmp_path / "in.jp2",
+        driver="JP2OpenJPEG",
+        QUALITY="100",
+        REVERSIBLE="YES",
+    )
+    check(tmp_path / "in.jp2", image, tmp_path)
