@@ -4,7 +4,7 @@ from affine import Affine
 
 from georsr.errors import InputError, UsageError
 from georsr.evaluation.metrics import psnr, ssim
-from georsr.evaluation.pair import compare_rasters
+from georsr.evaluation.pair import bicubic_of, compare_rasters
 
 
 @pytest.fixture
@@ -57,9 +57,9 @@ def test_what_cannot_be_compared_says_why(pair, make_raster):
             "shift.tif",
             {"transform": grid @ Affine.translation(0.4, 0)},
             UsageError,
-            "one pixel grid",
+            "pixel grid",
         ),
-        ("size.tif", {"transform": grid @ Affine.scale(2)}, UsageError, "one pixel grid"),
+        ("size.tif", {"transform": grid @ Affine.scale(2)}, UsageError, "pixel grid"),
         ("far.tif", {"transform": grid @ Affine.translation(9999, 0)}, InputError, "not overlap"),
     ):
         values = change.pop("values", truth)
@@ -68,3 +68,15 @@ def test_what_cannot_be_compared_says_why(pair, make_raster):
     empty = make_raster(np.zeros_like(truth), "empty.tif", nodata=0)
     with pytest.raises(InputError, match="no valid pixel"):
         compare_rasters(empty, base)
+
+
+def test_bicubic_of_the_source_stands_beside(texture, make_raster):
+    grid = Affine(0.5, 0, 400000, 0, -0.5, 5000000)
+    truth = texture(1, 40, 60)
+    lr = make_raster(truth[:, ::2, ::2], "lr.tif", transform=grid @ Affine.scale(2))
+    hr = make_raster(truth, "hr.tif", transform=grid)
+    report = bicubic_of(lr, hr, hr)
+    assert report.sr.startswith("bicubic of")
+    assert report.psnr[0] < 20
+    with pytest.raises(UsageError, match="enlarged 1 to 4 times"):
+        bicubic_of(make_raster(truth[:, :39], "odd.tif"), hr, hr)
