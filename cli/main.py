@@ -19,6 +19,7 @@ COMMANDS = {
     "info": ("georsr.cli.info", "Describe a raster, a model, or what a run of both would take."),
     "models": ("georsr.cli.models", "List, describe and convert models."),
     "train": ("georsr.cli.train", "Train a network on your images."),
+    "quality": ("georsr.cli.quality", "Measure what a product can be trusted with."),
     "eval": ("georsr.cli.evaluate", "Measure super-resolution quality."),
 }
 """Command -> (module, one line): modules load when their command runs, so help is quick."""
