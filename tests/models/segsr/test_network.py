@@ -144,3 +144,11 @@ def test_tiles_that_do_not_fit(network, shape):
 def test_specs_that_do_not_fit(change, message):
     with pytest.raises(ModelError, match=message):
         build(ModelSpec(**({"name": "m", "architecture": "segsr", "scale": 2} | change)))
+
+
+def test_a_compiler_traces_it_whole(network):
+    x = tile()
+    with torch.no_grad():
+        expected = network(x)
+        program = torch.export.export(network.requires_grad_(False), (x,))
+        assert torch.allclose(program.module()(x), expected, atol=1e-5)
