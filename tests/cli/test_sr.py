@@ -169,6 +169,7 @@ SLOW = """
 
 
 def start(arguments, **options):
+    """Run the command in a process of its own."""
     code = [sys.executable, "-c", textwrap.dedent(SLOW), *arguments]
     return subprocess.Popen(code, stderr=subprocess.PIPE, text=True, **options)
 
@@ -179,7 +180,9 @@ def test_signals_leave_nothing(number, code, make_raster, texture, tmp_path):
     source = make_raster(texture(1, 600, 600))
     process = start(
         ["sr", source, str(tmp_path / "o.tif"), "-m", "nearest-x2", "--tile", "32",
-         "--progress", "json"]
+         "--progress", "json"],
+        # background jobs of a shell ignore Ctrl-C, and their children with them
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     with process:
         for line in process.stderr:
