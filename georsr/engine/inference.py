@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Sequence
 
@@ -49,7 +50,7 @@ class Inference:
     Parameters
     ----------
     model
-        The model; its network is moved to the device.
+        The model; on another device than the CPU a copy of its network runs.
     placement
         Device and precision.
     batch
@@ -60,9 +61,13 @@ class Inference:
         self.spec = model.spec
         self.placement = placement
         self.batch = batch
+        # The model stays where and what it is: its owner may use it again, elsewhere.
+        network = model.network
+        if placement.device.type != "cpu":
+            network = copy.deepcopy(network)
         # channels_last is what makes plain convolutions fast, on CPU and on tensor cores.
-        self.network: nn.Module = model.network.to(  # type: ignore[call-overload]
-            device=placement.device, dtype=placement.dtype, memory_format=torch.channels_last
+        self.network: nn.Module = network.to(  # type: ignore[call-overload]
+            device=placement.device, memory_format=torch.channels_last
         )
 
     def __call__(self, tiles: Sequence[FloatArray], names: Sequence[str]) -> list[FloatArray]:
@@ -119,8 +124,11 @@ class Inference:
         x = torch.from_numpy(np.stack(tiles))
         if (lo, hi) != (0.0, 1.0):
             x = x * (hi - lo) + lo
-        x = x.to(self.placement.device, self.placement.dtype, non_blocking=True)
-        y: Tensor = self.network(x.contiguous(memory_format=torch.channels_last))
+        device, dtype = self.placement.device, self.placement.dtype
+        x = x.to(device).contiguous(memory_format=torch.channels_last)
+        # autocast keeps weights, norms and the network's own skip connections in float32
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            y: Tensor = self.network(x)
         n, c, h, w = x.shape
         expected = (n, c, h * self.spec.scale, w * self.spec.scale)
         if tuple(y.shape) != expected:

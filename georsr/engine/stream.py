@@ -84,10 +84,15 @@ class TileStream:
                 for tile in self.plan.tiles_in_row(row):
                     with self.clock.stage("join"):
                         waiting.append((tile, strip, prepare(strip, tile, self.stretch)))
-                    if sum(p is not None for _, _, p in waiting) >= self.inference.batch:
+                    if self._due(waiting):
                         yield from self._flush(waiting)
                         waiting = []
             yield from self._flush(waiting)
+
+    def _due(self, waiting: list[tuple[Tile, Strip, Prepared | None]]) -> bool:
+        """A batch is full, there is nothing to batch, or too many strips would be held."""
+        busy = sum(ready is not None for _, _, ready in waiting)
+        return busy in (0, self.inference.batch) or len(waiting) >= 4 * self.inference.batch
 
     def _next(self, strips: Iterator[tuple[int, Strip]]) -> tuple[int, Strip] | None:
         with self.clock.stage("read"):

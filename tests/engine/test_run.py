@@ -1,6 +1,7 @@
 """The invariants of a run, on files; each names the one it holds."""
 
 import json
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,10 +14,16 @@ from rasterio.enums import ColorInterp, MaskFlags
 
 from georsr.api import super_resolve
 from georsr.device import Placement
+from georsr.engine.array import ArrayForm
 from georsr.engine.inference import Inference
+from georsr.engine.stream import Clock, TileStream
 from georsr.errors import InputError, ModelError, ResourceError, UsageError
 from georsr.models.load import Model, open_model
 from georsr.models.spec import ModelSpec
+from georsr.progress import Silent
+from georsr.raster.reader import Patch
+from georsr.raster.stretch import Stretch
+from georsr.tiling.plan import make_plan
 
 
 def read(path):
@@ -331,6 +338,44 @@ def test_empty_tiles_skip_the_network(make_raster, texture, tmp_path):
     assert report.tiles_skipped >= report.tiles // 3
     assert Counting.calls == report.tiles - report.tiles_skipped
     np.testing.assert_array_equal(read(tmp_path / "o.tif"), enlarge(image, 2))
+
+
+def test_empty_strips_are_not_hoarded(texture):
+    """A mosaic of nothing must not be read whole before its first block is written."""
+    reads = []
+
+    def read(window):
+        reads.append(window)
+        values = np.zeros((1, window.height, window.width), "uint8")
+        return Patch(values, np.zeros(values.shape, bool), None)
+
+    model = custom(Failing(2, 0, RuntimeError("must not run")))
+    stream = TileStream(
+        read=read,
+        bands=1,
+        plan=make_plan(5000, 40, scale=2, tile=32, halo=2, overlap=4),
+        stretch=Stretch((0.0,), (255.0,), "dtype"),
+        form=ArrayForm("uint8", 1, 16),
+        inference=Inference(model, Placement(torch.device("cpu"), torch.float32), 1000),
+        progress=Silent(),
+        clock=Clock(),
+    )
+    with closing(stream.blocks()) as blocks:
+        next(blocks)
+        assert len(reads) < 6
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_is_close_and_leaves_the_model_alone(
+    precision, lite_model, make_raster, texture, tmp_path
+):
+    source = make_raster(texture(3, 40, 60))
+    for name, chosen in (("a", "fp32"), ("b", precision), ("c", "fp32")):
+        super_resolve(source, tmp_path / f"{name}.tif", lite_model, precision=chosen)
+    full, half, again = (read(tmp_path / f"{name}.tif").astype(int) for name in "abc")
+    np.testing.assert_array_equal(full, again)
+    assert 0 < np.abs(full - half).max() <= 4
+    assert np.abs(full - half).mean() < 0.6  # of 8 bits, with untrained, large weights
 
 
 def test_an_all_invalid_raster_runs_no_network(make_raster, tmp_path):

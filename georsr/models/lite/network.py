@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -104,7 +105,10 @@ class SegSRLite(nn.Module):
             if self.guided:
                 features = self.modulations[i](features, maps[i])
         detail = self.tail(features + shallow)
-        return F.pixel_shuffle(self.skip.subpixels(x) + detail, self.scale), scene
+        # the image itself never passes through half precision, only what is added to it
+        with torch.autocast(x.device.type, enabled=False):
+            subpixels = self.skip.subpixels(x) + detail.to(x.dtype)
+        return F.pixel_shuffle(subpixels, self.scale), scene
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, bands, h, w) in 0..1 -> (N, bands, s * h, s * w) in 0..1, not clipped."""
