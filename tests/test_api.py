@@ -78,3 +78,11 @@ def test_the_module_runs_as_the_command():
     )
     assert done.returncode == 0
     assert done.stdout.startswith("georsr")
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+def test_bundled_networks_do_not_depend_on_the_number_of_threads(scale, texture):
+    image = texture(3, 150, 210, "float32")
+    one = georsr.super_resolve_array(image, scale=scale, jobs=1, model="segsr-lite")
+    two = georsr.super_resolve_array(image, scale=scale, jobs=2, model="segsr-lite")
+    np.testing.assert_array_equal(one, two)

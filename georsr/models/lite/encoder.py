@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from georsr.models.segsr.guidance import SteadyLinear
+
 STRIDE = 4
 """LR pixels per token along each axis."""
 
@@ -49,7 +51,7 @@ class SceneEncoder(nn.Module):
         self.stem2 = nn.Conv2d(trunk // 2, trunk, 3, stride=2, padding=1)
         self.mixers = nn.Sequential(*(TokenMixer(trunk) for _ in range(mixers)))
         self.local_head = nn.Conv2d(trunk, width, 1)
-        self.scene_head = nn.Linear(2 * trunk, width)
+        self.scene_head = SteadyLinear(2 * trunk, width)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Describe a tile.

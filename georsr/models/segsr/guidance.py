@@ -12,13 +12,34 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+SMALL = 2**15
+"""Products below which torch sums in one thread (its grain size for element-wise work)."""
+
+
+class SteadyLinear(nn.Linear):
+    """A linear layer whose small products do not depend on the number of CPU threads.
+
+    Matrix libraries choose their order of summation by the number of threads; a product of a few
+    thousand terms, multiplied and summed element by element, has one order only. Convolutions
+    are steady by themselves.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) -> (..., out)."""
+        products = x.numel() * self.out_features
+        if x.device.type != "cpu" or products >= SMALL or torch.is_grad_enabled():
+            return super().forward(x)
+        y = (x.unsqueeze(-2) * self.weight).sum(-1)
+        return y if self.bias is None else y + self.bias
+
+
 class MetaNet(nn.Module):
     """Bottleneck of two linear layers that summarises the global feature: (N, E) -> (N, E)."""
 
     def __init__(self, width: int, hidden: int = 32) -> None:
         super().__init__()
-        self.linear1 = nn.Linear(width, hidden)
-        self.linear2 = nn.Linear(hidden, width)
+        self.linear1 = SteadyLinear(width, hidden)
+        self.linear2 = SteadyLinear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, E) -> (N, E)."""
@@ -32,8 +53,8 @@ class GlobalPrompt(nn.Module):
         super().__init__()
         self.prompt = nn.Parameter(torch.randn(width) * 0.02)
         self.meta = MetaNet(width)
-        self.film = nn.Linear(width, 2 * width)
-        self.out = nn.Linear(width, width)
+        self.film = SteadyLinear(width, 2 * width)
+        self.out = SteadyLinear(width, width)
 
     def forward(self, scene: Tensor) -> Tensor:
         """Global features (N, E) -> conditioned global prompt (N, E)."""
@@ -47,8 +68,8 @@ class PromptAttention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.out = nn.Linear(width, width)
+        self.qkv = SteadyLinear(width, 3 * width, bias=False)
+        self.out = SteadyLinear(width, width)
 
     def forward(self, prompts: Tensor) -> Tensor:
         """(N, P, E) -> (N, P, E)."""
@@ -64,9 +85,9 @@ class GatedFusion(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.gate = nn.Linear(width, width)
-        self.value = nn.Linear(width, width)
-        self.out = nn.Linear(width, width)
+        self.gate = SteadyLinear(width, width)
+        self.value = SteadyLinear(width, width)
+        self.out = SteadyLinear(width, width)
 
     def forward(self, local: Tensor, scene: Tensor) -> Tensor:
         """Local and global prompts, both (N, E) -> query (N, E)."""
