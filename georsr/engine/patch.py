@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 
 from georsr.raster.fill import fill_invalid
 from georsr.raster.mask import dataset_mask
 from georsr.raster.quantise import quantise, quantise_alpha, replicate
 from georsr.raster.reader import Patch
 from georsr.raster.stretch import Stretch
+from georsr.tiling.interpolate import enlarge_linear
 from georsr.tiling.padding import pad_to
 from georsr.tiling.plan import Tile
 from georsr.types import AnyArray, FloatArray, Window
@@ -94,12 +93,6 @@ def prepare(strip: Strip, tile: Tile, stretch: Stretch) -> Prepared | None:
     )
 
 
-def enlarge_remainder(remainder: FloatArray, scale: int) -> FloatArray:
-    """Bilinear (C, h, w) -> (C, s * h, s * w): what lies beyond the range must not ring."""
-    x = torch.from_numpy(remainder)[None]
-    return F.interpolate(x, scale_factor=scale, mode="bilinear", align_corners=False)[0].numpy()
-
-
 def restore(output: FloatArray, prepared: Prepared, tile: Tile, stretch: Stretch) -> FloatArray:
     """Network output -> product units, cut to what the tile makes.
 
@@ -120,7 +113,8 @@ def restore(output: FloatArray, prepared: Prepared, tile: Tile, stretch: Stretch
     cut = (slice(None), *inner.scaled(scale).slices)
     values = output[cut]
     if prepared.remainder is not None:
-        values = values + enlarge_remainder(prepared.remainder, scale)[cut]
+        # bilinear: what lies beyond the range must not ring
+        values = values + enlarge_linear(prepared.remainder, scale)[cut]
     return stretch.inverse(values)
 
 

@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
 SMALL = 2**15
 """Products below which torch sums in one thread (its grain size for element-wise work)."""
 
