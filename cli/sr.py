@@ -39,7 +39,7 @@ from .options import (
     multiple=True,
     help="GDAL creation option, repeatable: --co COMPRESS=ZSTD.",
 )
-@click.option("--blocksize", type=int, default=256, show_default=True, help="Blocks of the output.")
+@click.option("--blocksize", type=int, default=512, show_default=True, help="Blocks of the output.")
 @tile_options
 @compute_options
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")

@@ -43,7 +43,7 @@ class SRConfig:
     precision: str = "auto"
     jobs: int | None = None
     """CPU threads of the network; None leaves torch's choice."""
-    blocksize: int = 256
+    blocksize: int = 512
     """Height and width of the output's blocks, a multiple of 16."""
     creation_options: dict[str, str] = field(default_factory=dict)
     """GDAL creation options of the output."""
