@@ -21,6 +21,7 @@ from georsr.errors import InputError, ModelError
 from georsr.evaluation.metrics import psnr_y
 from georsr.models.lite.encoder import SceneClassifier
 from georsr.models.lite.network import SegSRLite
+from georsr.models.load import open_model
 from georsr.training.degrade import to_uint8
 from georsr.training.muon import Muon
 from georsr.training.pretrain import classification_accuracy, pretrain_scenes
@@ -242,20 +243,33 @@ class Training:
         self.step, self.best = state["step"], state["best"]
 
     def initialise(self, path: Path) -> None:
-        """Start from the averaged weights of another run, where names and shapes agree."""
-        state = load_checkpoint(path)
-        theirs = state["average"]
+        """Start from the weights of another run, where names and shapes agree.
+
+        ``path`` is a checkpoint, whose average is taken, or an exported ``.safetensors`` file,
+        whose fused kernels become the 3x3 branches (the other branches start at zero).
+        """
         ours = self.network.state_dict()
+        prompts: Tensor | None = None
+        if path.suffix == ".safetensors":
+            theirs = unfused(open_model(str(path)).network.state_dict(), set(ours))
+        else:
+            state = load_checkpoint(path)
+            theirs, prompts = state["average"], state["classifier"].get("class_prompts")
         common = {k: v for k, v in theirs.items() if k in ours and v.shape == ours[k].shape}
         if not common:
             raise ModelError(f"{path}: no tensor fits this recipe's network")
         self.network.load_state_dict({**ours, **common})
         self.average.load_state_dict(self.network.state_dict())
-        prompts = state["classifier"].get("class_prompts")
-        ours_too = None if self.classifier is None else self.classifier.class_prompts
-        if prompts is not None and ours_too is not None and prompts.shape == ours_too.shape:
-            ours_too.data.copy_(prompts)
+        mine = None if self.classifier is None else self.classifier.class_prompts
+        if prompts is not None and mine is not None and prompts.shape == mine.shape:
+            mine.data.copy_(prompts)
         log.info("initialised %d of %d tensors from %s", len(common), len(ours), path)
+
+
+def unfused(weights: dict[str, Tensor], wanted: set[str]) -> dict[str, Tensor]:
+    """Name the weights of fused convolutions as the 3x3 branches they can start."""
+    kernels = {k: k.removesuffix("weight") + "kernel" for k in weights if k.endswith("weight")}
+    return {kernels[k] if kernels.get(k) in wanted else k: v for k, v in weights.items()}
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -49,7 +49,7 @@ class Recipe:
     scene_epochs: int = 60
     """Epochs of scene classification before super-resolution starts (0: none)."""
     init: str = ""
-    """Checkpoint whose matching tensors start this run (empty: from scratch)."""
+    """Checkpoint or exported weights whose matching tensors start this run (empty: scratch)."""
     validate_every: int = 1000
     """Steps between validations and checkpoints."""
     seed: int = 0

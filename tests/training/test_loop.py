@@ -10,6 +10,7 @@ from georsr.models.load import open_model
 from georsr.models.zoo import read_spec
 from georsr.training.dataset import open_folder, read_image
 from georsr.training.degrade import make_pair
+from georsr.training.export import export_checkpoint
 from georsr.training.loop import Training, image_psnr, load_checkpoint, split_parameters
 from georsr.training.recipe import Recipe, builtin_recipes, load_recipe
 from georsr.training.sampler import CropSampler, dihedral
@@ -97,6 +98,20 @@ def test_initialising_takes_what_fits(make_training):
     ours, theirs = other.network.state_dict(), source.average.state_dict()
     assert torch.equal(ours["backbone.head.weight"], theirs["backbone.head.weight"])
     assert ours["tail.weight"].shape != theirs["tail.weight"].shape
+
+
+def test_exported_weights_can_be_trained_on(make_training, tmp_path):
+    source = make_training()
+    source.run(until=3)
+    source.save(source.folder / "best.pt")
+    weights = tmp_path / "tiny-x2.safetensors"
+    export_checkpoint(source.folder / "best.pt", weights, trained_on="a test", quality={})
+    other = make_training(replace(TINY, seed=9), name="other")
+    x = torch.rand(1, 3, 12, 12)
+    expected = open_model(str(weights)).network(x)
+    assert not torch.allclose(other.average(x), expected, atol=1e-3)
+    other.initialise(weights)
+    torch.testing.assert_close(other.average(x), expected, atol=1e-5, rtol=0)
 
 
 def test_a_failed_save_keeps_the_last_checkpoint(make_training, monkeypatch):
