@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -106,7 +107,9 @@ class SegSRLite(nn.Module):
                 features = self.modulations[i](features, maps[i])
         detail = self.tail(features + shallow)
         # the image itself never passes through half precision, only what is added to it
-        with torch.autocast(x.device.type, enabled=False):
+        # (tensors without memory, on which cost is counted, know no autocast)
+        exact = nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
+        with exact:
             subpixels = self.skip.subpixels(x) + detail.to(x.dtype)
         return F.pixel_shuffle(subpixels, self.scale), scene
 
