@@ -1,0 +1,56 @@
+"""``georsr train`` from the command line: train, refuse to overwrite, resume, use the weights."""
+
+import numpy as np
+import pytest
+from georsr.cli.main import invoke
+from PIL import Image
+
+RECIPE = """
+name: tiny-x2
+scale: 2
+network: {width: 8, groups: 2, blocks: 1, tokens: 8}
+patch: 16
+batch: 2
+steps: 4
+validate_every: 2
+scene_epochs: 1
+"""
+
+
+@pytest.fixture
+def data(tmp_path):
+    rng = np.random.default_rng(0)
+    for part in ("train", "val"):
+        for label in ("fields", "town"):
+            folder = tmp_path / "data" / part / label
+            folder.mkdir(parents=True)
+            for i in range(2):
+                pixels = rng.integers(0, 256, (40, 40, 3)).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    (tmp_path / "tiny.yaml").write_text(RECIPE)
+    return tmp_path
+
+
+def test_train_resume_and_use(data, make_raster, texture, capsys):
+    out = data / "run"
+    arguments = ["train", str(data / "tiny.yaml"), "--data", str(data / "data"), "--out", str(out)]
+    assert invoke(arguments) == 0
+    assert {"best.pt", "last.pt", "log.csv", "recipe.yaml", "tiny-x2.safetensors"} <= {
+        p.name for p in out.iterdir()
+    }
+    assert invoke(arguments) == 2
+    assert invoke([*arguments, "--resume"]) == 0
+    weights = str(out / "tiny-x2.safetensors")
+    product = str(data / "o.tif")
+    assert invoke(["sr", make_raster(texture(3, 30, 40)), product, "--model", weights]) == 0
+
+
+def test_bad_requests(data, capsys):
+    base = ["--data", str(data / "data"), "--out", str(data / "run")]
+    assert invoke(["train", "no-such-recipe", *base]) == 2
+    missing = ["--data", str(data / "none"), "--out", str(data / "run")]
+    assert invoke(["train", str(data / "tiny.yaml"), *missing]) == 2
+    assert invoke(["train", str(data / "tiny.yaml"), *base, "--resume"]) == 2
+    errors = [x for x in capsys.readouterr().err.splitlines() if x.startswith("Error")]
+    assert len(errors) == 3
+    assert not (data / "run").exists()
