@@ -12,8 +12,8 @@ from georsr.engine.inference import Inference
 from georsr.errors import UsageError
 from georsr.evaluation.benchmark import BenchmarkReport, Enlarge, Sample, benchmark
 from georsr.models.load import Model, open_model
-from georsr.training.dataset import ImageFolder, open_folder, read_image
-from georsr.training.degrade import make_pair, to_uint8
+from georsr.training.data.degrade import make_pair, to_uint8
+from georsr.training.data.images import ImageFolder, open_folder, read_image
 from georsr.types import AnyArray
 
 

@@ -22,7 +22,7 @@ from georsr.evaluation.metrics import psnr_y
 from georsr.models.lite.encoder import SceneClassifier
 from georsr.models.lite.network import SegSRLite
 from georsr.models.load import open_model
-from georsr.training.degrade import to_uint8
+from georsr.training.data.degrade import to_uint8
 from georsr.training.muon import Muon
 from georsr.training.pretrain import classification_accuracy, pretrain_scenes
 from georsr.training.recipe import Recipe

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from georsr.models.lite.encoder import SceneClassifier
-from georsr.training.sampler import dihedral
+from georsr.training.data.crops import dihedral
 from georsr.types import AnyArray
 
 log = logging.getLogger(__name__)

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from georsr.errors import InputError
-from georsr.training.dataset import ImageFolder, read_image
-from georsr.training.degrade import make_pair
+from georsr.training.data.crops import dihedral
+from georsr.training.data.degrade import make_pair
+from georsr.training.data.images import ImageFolder, read_image
 from georsr.types import AnyArray
 
 
@@ -22,12 +23,6 @@ class Batch:
     lr: Tensor
     hr: Tensor
     labels: Tensor
-
-
-def dihedral(image: AnyArray, element: int) -> AnyArray:
-    """One of the eight flips and quarter turns (``element`` 0..7) of the last two axes."""
-    turned = np.rot90(image, element % 4, axes=(-2, -1))
-    return turned[..., ::-1] if element >= 4 else turned
 
 
 class CropSampler:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from georsr.device import cpu_threads, place
 from georsr.errors import OutputError, UsageError
-from georsr.training.dataset import open_folder, read_image
-from georsr.training.degrade import make_pair
+from georsr.training.data.degrade import make_pair
+from georsr.training.data.images import open_folder, read_image
 from georsr.training.export import export_checkpoint
 from georsr.training.loop import Training
 from georsr.training.recipe import load_recipe

@@ -8,12 +8,13 @@ import torch
 from georsr.errors import InputError, ModelError, UsageError
 from georsr.models.load import open_model
 from georsr.models.zoo import read_spec
-from georsr.training.dataset import open_folder, read_image
-from georsr.training.degrade import make_pair
+from georsr.training.data.crops import dihedral
+from georsr.training.data.degrade import make_pair
+from georsr.training.data.images import open_folder, read_image
 from georsr.training.export import export_checkpoint
 from georsr.training.loop import Training, image_psnr, load_checkpoint, split_parameters
 from georsr.training.recipe import Recipe, builtin_recipes, load_recipe
-from georsr.training.sampler import CropSampler, dihedral
+from georsr.training.sampler import CropSampler
 from georsr.training.schedule import rate
 from georsr.training.session import train
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from georsr.training.degrade import bicubic_downsample, crop_to_multiple, make_pair, to_uint8
+from georsr.training.data.degrade import bicubic_downsample, crop_to_multiple, make_pair, to_uint8
 
 
 @pytest.fixture

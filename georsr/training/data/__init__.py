@@ -1,0 +1,1 @@
+"""Training data: where crops and whole validation images come from (no torch)."""
