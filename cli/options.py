@@ -109,6 +109,16 @@ def compute_options(command: F) -> F:
     return command
 
 
+def compile_option(command: F) -> F:
+    """``--compile``."""
+    return click.option(
+        "--compile/--no-compile",
+        default=False,
+        show_default=True,
+        help="Compile the network first (torch.compile): can pay for large rasters.",
+    )(command)
+
+
 def tile_options(command: F) -> F:
     """``--tile``, ``--halo``, ``--overlap`` and ``--blend``."""
     for option in (

@@ -8,6 +8,7 @@ import click
 
 from .options import (
     BandList,
+    compile_option,
     compute_options,
     model_options,
     tile_options,
@@ -26,6 +27,7 @@ def command() -> None:
 @click.option("-b", "--bidx", type=BandList(), help="Bands to use, in the model's order.")
 @tile_options
 @compute_options
+@compile_option
 @click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
 @verbosity_options
 def seams(

@@ -9,6 +9,7 @@ import click
 from .options import (
     CreationOption,
     band_options,
+    compile_option,
     compute_options,
     make_progress,
     model_options,
@@ -42,6 +43,7 @@ from .options import (
 @click.option("--blocksize", type=int, default=512, show_default=True, help="Blocks of the output.")
 @tile_options
 @compute_options
+@compile_option
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
 @click.option(
     "--verify/--no-verify",

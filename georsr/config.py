@@ -15,8 +15,8 @@ BLENDS = ("feather", "crop")
 class SRConfig:
     """Options of one run; the defaults suit most rasters.
 
-    Nothing here depends on the machine except ``device``, ``precision``, ``batch`` and ``jobs``,
-    and of these only the first two may change the result.
+    Nothing here depends on the machine but ``device``, ``precision``, ``batch`` and ``jobs``,
+    and of these only the first two may change the result, and ``compile`` its last digits.
     """
 
     bidx: tuple[int, ...] | None = None
@@ -41,6 +41,8 @@ class SRConfig:
     """Tiles per call of the network; None lets the device decide (the CPU always takes 1)."""
     device: str = "auto"
     precision: str = "auto"
+    compile: bool = False
+    """Let torch.compile build the network: pays for large rasters, may change the last digits."""
     jobs: int | None = None
     """CPU threads of the network; None leaves torch's choice."""
     blocksize: int = 512

@@ -71,7 +71,12 @@ def run_array(
             plan=plan,
             stretch=stretch_of_sample(values, good, config.stretch),
             form=form,
-            inference=Inference(model, placement, choose_batch(placement, config.batch)),
+            inference=Inference(
+                model,
+                placement,
+                choose_batch(placement, config.batch),
+                compiled=config.compile,
+            ),
             progress=Silent(),
             clock=Clock(),
         )

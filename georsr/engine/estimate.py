@@ -93,7 +93,12 @@ def estimate(reader: RasterReader, destination: str, model: Model, config: SRCon
     check_bands(info, model.spec)
     plan = plan_for(info, model.spec, config)
     placement = place(config.device, config.precision)
-    inference = Inference(model, placement, choose_batch(placement, config.batch))
+    inference = Inference(
+        model,
+        placement,
+        choose_batch(placement, config.batch),
+        compiled=config.compile,
+    )
     shape = (len(info.bidx), plan.rows[0].size, plan.columns[0].size)
     noise = np.random.default_rng(0).random(shape, np.float32)
     tiles = [noise] * min(inference.batch, len(plan))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -44,6 +45,39 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and "not enough memory" in str(error)
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Tiles the device is working on: asking for the result waits for it.
+
+    ``values`` and ``finite`` lie in host memory and are not to be read before ``done``.
+    """
+
+    values: Tensor
+    """(N, C, s * h, s * w) float32."""
+    finite: Tensor
+    """(N,) bool."""
+    names: Sequence[str]
+    model: str
+    done: torch.cuda.Event | None
+
+    def result(self) -> list[FloatArray]:
+        """The super-resolved tiles, each (C, s * h, s * w).
+
+        Raises
+        ------
+        ModelError
+            A value is not finite.
+        """
+        if self.done is not None:
+            self.done.synchronize()
+        if not bool(self.finite.all()):
+            bad = self.names[int((~self.finite).nonzero()[0])]
+            raise ModelError(
+                f"model {self.model} made values that are not finite at {bad}; try --precision fp32"
+            )
+        return list(self.values.numpy())
+
+
 class Inference:
     """Runs tiles through a model on one device.
 
@@ -55,9 +89,13 @@ class Inference:
         Device and precision.
     batch
         Tiles per call.
+    compiled
+        Let ``torch.compile`` build the network for the shape of a full batch.
     """
 
-    def __init__(self, model: Model, placement: Placement, batch: int) -> None:
+    def __init__(
+        self, model: Model, placement: Placement, batch: int, *, compiled: bool = False
+    ) -> None:
         self.spec = model.spec
         self.placement = placement
         self.batch = batch
@@ -69,9 +107,22 @@ class Inference:
         self.network: nn.Module = network.to(  # type: ignore[call-overload]
             device=placement.device, memory_format=torch.channels_last
         )
+        self.compiled = compiled
+        self.forward: Callable[[Tensor], Tensor] = self.network
+        if compiled:
+            self.forward = torch.compile(self.network, dynamic=False)
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether the device works on a batch while the host does other things."""
+        return self.placement.device.type == "cuda"
 
     def __call__(self, tiles: Sequence[FloatArray], names: Sequence[str]) -> list[FloatArray]:
-        """Super-resolve tiles of equal shape.
+        """Super-resolve tiles of equal shape and wait for them: see :meth:`submit`."""
+        return [values for batch in self.submit(tiles, names) for values in batch.result()]
+
+    def submit(self, tiles: Sequence[FloatArray], names: Sequence[str]) -> list[Batch]:
+        """Start to super-resolve tiles of equal shape.
 
         Parameters
         ----------
@@ -82,30 +133,36 @@ class Inference:
 
         Returns
         -------
-        list of ndarray
-            Each (C, s * h, s * w) float32 around 0..1.
+        list of Batch
+            Their results, joined, are one array (C, s * h, s * w) float32 around 0..1 per tile.
 
         Raises
         ------
         TileTooLargeError
             One tile alone runs out of memory.
         ModelError
-            The network fails, changes the shape, or makes values that are not finite.
+            The network fails or changes the shape.
         """
-        done: list[FloatArray] = []
-        while len(done) < len(tiles):
-            part = slice(len(done), len(done) + self.batch)
+        started: list[Batch] = []
+        done = 0
+        while done < len(tiles):
+            part = slice(done, done + self.batch)
             try:
-                done += self._run(tiles[part], names[part])
+                started.append(self._start(tiles[part], names[part]))
             except Exception as error:
                 if not is_out_of_memory(error):
                     if isinstance(error, ModelError):
                         raise
-                    raise ModelError(
-                        f"the network failed on {names[part][0]}: {error}".splitlines()[0]
-                    ) from error
+                    raise ModelError(self._failure(names[part][0], error)) from error
                 self._shrink(tiles[0], error)
-        return done
+                continue
+            done += len(started[-1].names)
+        return started
+
+    def _failure(self, name: str, error: Exception) -> str:
+        cause = (str(error).splitlines() or [type(error).__name__])[0]
+        advice = "; try without --compile" if self.compiled else ""
+        return f"the network failed on {name}: {cause}{advice}"
 
     def _shrink(self, tile: FloatArray, error: BaseException) -> None:
         if self.placement.device.type == "cuda":
@@ -118,17 +175,28 @@ class Inference:
         self.batch //= 2
         log.warning("out of memory: going on with %d tiles per batch", self.batch)
 
-    @torch.inference_mode()
-    def _run(self, tiles: Sequence[FloatArray], names: Sequence[str]) -> list[FloatArray]:
-        lo, hi = self.spec.value_range
+    def _to_device(self, tiles: Sequence[FloatArray]) -> Tensor:
+        """(N, C, h, w) on the device, in the network's value range."""
         x = torch.from_numpy(np.stack(tiles))
+        if self.compiled and len(tiles) < self.batch:
+            # one shape, one compilation: the rest of a last batch is filled up
+            x = torch.cat([x, x[-1:].expand(self.batch - len(tiles), -1, -1, -1)])
+        if self.overlaps:
+            # only a copy from pinned memory runs beside the work of the device
+            x = x.pin_memory()
+        x = x.to(self.placement.device, non_blocking=self.overlaps)
+        lo, hi = self.spec.value_range
         if (lo, hi) != (0.0, 1.0):
             x = x * (hi - lo) + lo
-        device, dtype = self.placement.device, self.placement.dtype
-        x = x.to(device).contiguous(memory_format=torch.channels_last)
+        return x.contiguous(memory_format=torch.channels_last)
+
+    @torch.inference_mode()
+    def _start(self, tiles: Sequence[FloatArray], names: Sequence[str]) -> Batch:
+        dtype = self.placement.dtype
+        x = self._to_device(tiles)
         # autocast keeps weights, norms and the network's own skip connections in float32
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            y: Tensor = self.network(x)
+        with torch.autocast(x.device.type, dtype, enabled=dtype != torch.float32):
+            y = self.forward(x)
         n, c, h, w = x.shape
         expected = (n, c, h * self.spec.scale, w * self.spec.scale)
         if tuple(y.shape) != expected:
@@ -136,15 +204,22 @@ class Inference:
                 f"model {self.spec.name} made {tuple(y.shape)} from {tuple(x.shape)}, "
                 f"expected {expected}"
             )
-        y = y.float()
+        y = y[: len(tiles)].float()
+        lo, hi = self.spec.value_range
         if (lo, hi) != (0.0, 1.0):
             y = (y - lo) / (hi - lo)
-        y = y.cpu().contiguous()
         finite = torch.isfinite(y.sum((1, 2, 3)))
-        if not bool(finite.all()):
-            bad = names[int((~finite).nonzero()[0])]
-            raise ModelError(
-                f"model {self.spec.name} made values that are not finite at {bad}; "
-                "try --precision fp32"
-            )
-        return list(y.numpy())
+        done = None
+        if self.overlaps:
+            y, finite = _to_pinned(y), _to_pinned(finite)
+            done = torch.cuda.Event()
+            done.record(torch.cuda.current_stream(x.device))
+        else:
+            y, finite = y.cpu().contiguous(), finite.cpu()
+        return Batch(y, finite, names, self.spec.name, done)
+
+
+def _to_pinned(device_tensor: Tensor) -> Tensor:
+    """Queue a copy to pinned host memory, plain row order; it is there after the stream's work."""
+    host = torch.empty(device_tensor.shape, dtype=device_tensor.dtype, pin_memory=True)
+    return host.copy_(device_tensor.contiguous(), non_blocking=True)

@@ -103,7 +103,12 @@ def run(
     )
     fixed_tile, tried = config.tile is not None, list[int]()
     with cpu_threads(config.jobs), clock.stage("total"):
-        inference = Inference(model, placement, choose_batch(placement, config.batch))
+        inference = Inference(
+            model,
+            placement,
+            choose_batch(placement, config.batch),
+            compiled=config.compile,
+        )
         log.info("%s on %s", model.spec.name, placement.describe())
         while True:
             plan = plan_for(info, model.spec, config)

@@ -10,7 +10,7 @@ from functools import partial
 
 import numpy as np
 
-from georsr.engine.inference import Inference
+from georsr.engine.inference import Batch, Inference
 from georsr.engine.patch import Form, Prepared, Strip, finish, prepare, restore
 from georsr.engine.pipeline import read_ahead
 from georsr.progress import Progress
@@ -19,6 +19,11 @@ from georsr.raster.stretch import Stretch
 from georsr.tiling.plan import Tile, TilePlan
 from georsr.tiling.register import Register
 from georsr.types import AnyArray, FloatArray, Window
+
+Waiting = tuple[Tile, Strip, Prepared | None]
+"""A tile, the strip it lies in, and what the network is to see of it (None: nothing valid)."""
+Flight = tuple[list[Waiting], list[Batch]]
+"""Tiles whose outputs the device is making."""
 
 
 @dataclass
@@ -76,8 +81,13 @@ class TileStream:
             yield row, Strip(window, self.read(window))
 
     def _made_tiles(self) -> Generator[tuple[Tile, Strip, FloatArray], None, None]:
-        """Every tile's values in product units, in plan order, computed in batches."""
-        waiting: list[tuple[Tile, Strip, Prepared | None]] = []
+        """Every tile's values in product units, in plan order, computed in batches.
+
+        Where the device works by itself, one batch is in flight while the tiles before it are
+        joined and the tiles after it are prepared.
+        """
+        waiting: list[Waiting] = []
+        flying: Flight | None = None
         with closing(read_ahead(self._strips())) as strips:
             while (item := self._next(strips)) is not None:
                 row, strip = item
@@ -85,11 +95,18 @@ class TileStream:
                     with self.clock.stage("join"):
                         waiting.append((tile, strip, prepare(strip, tile, self.stretch)))
                     if self._due(waiting):
-                        yield from self._flush(waiting)
-                        waiting = []
-            yield from self._flush(waiting)
+                        started = self._submit(waiting)
+                        if flying is not None:
+                            yield from self._land(flying)
+                        flying, waiting = started, []
+                        if not self.inference.overlaps:
+                            yield from self._land(flying)
+                            flying = None
+            if flying is not None:
+                yield from self._land(flying)
+            yield from self._land(self._submit(waiting))
 
-    def _due(self, waiting: list[tuple[Tile, Strip, Prepared | None]]) -> bool:
+    def _due(self, waiting: list[Waiting]) -> bool:
         """A batch is full, there is nothing to batch, or too many strips would be held."""
         busy = sum(ready is not None for _, _, ready in waiting)
         return busy in (0, self.inference.batch) or len(waiting) >= 4 * self.inference.batch
@@ -98,15 +115,19 @@ class TileStream:
         with self.clock.stage("read"):
             return next(strips, None)
 
-    def _flush(
-        self, waiting: list[tuple[Tile, Strip, Prepared | None]]
-    ) -> Iterator[tuple[Tile, Strip, FloatArray]]:
+    def _submit(self, waiting: list[Waiting]) -> Flight:
         busy = [(tile, ready) for tile, _, ready in waiting if ready is not None]
-        outputs: Iterator[FloatArray] = iter(())
+        batches: list[Batch] = []
         if busy:
             with self.clock.stage("network"):
                 names = [f"tile {tile.index} ({tile.read})" for tile, _ in busy]
-                outputs = iter(self.inference([ready.pixels for _, ready in busy], names))
+                batches = self.inference.submit([ready.pixels for _, ready in busy], names)
+        return waiting, batches
+
+    def _land(self, flight: Flight) -> Iterator[tuple[Tile, Strip, FloatArray]]:
+        waiting, batches = flight
+        with self.clock.stage("network"):
+            outputs = iter([values for batch in batches for values in batch.result()])
         s = self.plan.scale
         for tile, strip, ready in waiting:
             if ready is None:

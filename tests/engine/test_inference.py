@@ -1,0 +1,152 @@
+"""Batches in flight and compiled networks."""
+
+from contextlib import closing
+
+import numpy as np
+import pytest
+import torch
+
+from georsr.device import Placement
+from georsr.engine.array import ArrayForm
+from georsr.engine.inference import Inference
+from georsr.engine.stream import Clock, TileStream
+from georsr.errors import ModelError
+from georsr.models.load import Model, open_model
+from georsr.models.spec import ModelSpec
+from georsr.progress import Silent
+from georsr.raster.reader import Patch
+from georsr.raster.stretch import Stretch
+from georsr.tiling.plan import make_plan
+
+CPU = Placement(torch.device("cpu"), torch.float32)
+
+
+class LateBatch:
+    """A batch that is computed when its result is asked for, as a GPU may."""
+
+    def __init__(self, compute, events, number):
+        self.compute, self.events, self.number = compute, events, number
+
+    def result(self):
+        self.events.append(("result", self.number))
+        return [values for batch in self.compute() for values in batch.result()]
+
+
+class Watched(Inference):
+    """Notes when batches start and end; ``late`` acts like a device that works by itself."""
+
+    def __init__(self, model, batch, late):
+        super().__init__(model, CPU, batch)
+        self.events, self.late = [], late
+
+    @property
+    def overlaps(self):
+        return self.late
+
+    def submit(self, tiles, names):
+        number = len([e for e in self.events if e[0] == "submit"])
+        self.events.append(("submit", number))
+
+        def compute():
+            late, self.late = self.late, False  # nothing is pinned where there is no GPU
+            try:
+                return Inference.submit(self, tiles, names)
+            finally:
+                self.late = late
+
+        return [LateBatch(compute, self.events, number)]
+
+
+def stream(inference, image, valid=None):
+    valid = np.ones(image.shape, bool) if valid is None else valid
+
+    def read(window):
+        rows, columns = window.slices
+        return Patch(image[:, rows, columns], valid[:, rows, columns], None)
+
+    height, width = image.shape[1:]
+    return TileStream(
+        read=read,
+        bands=3,
+        plan=make_plan(height, width, scale=2, tile=32, halo=4, overlap=4),
+        stretch=Stretch((0.0,) * 3, (255.0,) * 3, "dtype"),
+        form=ArrayForm("float32", 3, 32),
+        inference=inference,
+        progress=Silent(),
+        clock=Clock(),
+    )
+
+
+def product(inference, image, valid=None):
+    out = np.full((3, 2 * image.shape[1], 2 * image.shape[2]), np.nan, np.float32)
+    with closing(stream(inference, image, valid).blocks()) as blocks:
+        for window, values in blocks:
+            out[(slice(None), *window.slices)] = values
+    return out
+
+
+@pytest.mark.parametrize("hole", [False, True])
+def test_one_batch_in_flight_changes_nothing(hole, lite_model, texture):
+    image = texture(3, 100, 130)
+    valid = np.ones(image.shape, bool)
+    if hole:
+        valid[:, 30:90, 10:100] = False
+    overlapping = Watched(lite_model, 3, late=True)
+    late = product(overlapping, image, valid)
+    np.testing.assert_array_equal(late, product(Inference(lite_model, CPU, 3), image, valid))
+    assert np.isfinite(late).all()
+    # the next batch always starts before the one in flight is waited for, and only the next one
+    flying = 0
+    most = 0
+    for kind, _ in overlapping.events:
+        flying += 1 if kind == "submit" else -1
+        most = max(most, flying)
+    assert most == 2
+    assert flying == 0
+
+
+def test_the_cpu_is_not_made_to_wait(lite_model, texture):
+    """Without a device of its own, a batch is finished before the next one starts."""
+    inference = Watched(lite_model, 2, late=False)
+    product(inference, texture(3, 80, 80))
+    kinds = [kind for kind, _ in inference.events]
+    assert kinds == ["submit", "result"] * (len(kinds) // 2)
+
+
+def test_a_compiled_network_computes_the_same_and_is_compiled_once():
+    model = open_model("bicubic", 2)
+    tiles = list(np.random.default_rng(0).random((5, 3, 24, 24), np.float32))
+    names = [f"tile {i}" for i in range(5)]
+    torch._dynamo.reset()
+    counters = torch._dynamo.utils.counters
+    counters.clear()
+    compiled = Inference(model, CPU, 2, compiled=True)
+    for ours, theirs in zip(
+        compiled(tiles, names), Inference(model, CPU, 2)(tiles, names), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+    # five tiles in batches of two: the odd one is filled up, not compiled for
+    assert counters["stats"]["unique_graphs"] == 1
+
+
+class Broken(torch.nn.Module):
+    def forward(self, x):
+        raise RuntimeError("no such kernel")
+
+
+def test_a_failure_of_a_compiled_network_names_the_way_out():
+    spec = ModelSpec("broken", "test", 2, bands=0, band_names=(), tile=32)
+    inference = Inference(Model(spec, Broken(), "0" * 64, "broken"), CPU, 1, compiled=True)
+    with pytest.raises(ModelError, match=r"tile 7.*without --compile"):
+        inference([np.zeros((1, 32, 32), np.float32)], ["tile 7"])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("compiled", [False, True])
+def test_cuda_agrees_with_the_cpu(compiled, lite_model, texture):
+    image = texture(3, 100, 130)
+    cuda = Placement(torch.device("cuda"), torch.float32)
+    ours = product(Inference(lite_model, cuda, 4, compiled=compiled), image)
+    theirs = product(Inference(lite_model, CPU, 1), image)
+    np.testing.assert_allclose(ours, theirs, atol=0.05)
