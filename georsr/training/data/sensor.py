@@ -1,0 +1,229 @@
+"""The sensor model: optics, detector noise and coding between the ground and an LR image."""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from georsr.errors import UsageError
+from georsr.training.data.fields import from_fields
+from georsr.types import AnyArray, FloatArray
+
+Range = tuple[float, float]
+
+REACH = 4.0
+"""Standard deviations at which the PSF is cut: 6e-5 of its energy lies beyond."""
+SHARPEST = {False: 0.5, True: 0.4}
+"""Highest MTF by ``pixel``; a sharper PSF, sampled on the HR grid at x2, would miss it by 1 %."""
+
+
+def box_mtf(scale: int) -> float:
+    """MTF of the mean over ``scale`` HR pixels at the LR Nyquist frequency 1 / (2 scale)."""
+    return 1.0 / (scale * math.sin(math.pi / (2 * scale)))
+
+
+def psf_sigma(mtf: float, scale: int, pixel: bool = False) -> float:
+    """Standard deviation, in HR pixels, of the gaussian that gives a sensor its MTF.
+
+    A gaussian has the response exp(-2 pi^2 sigma^2 f^2); at the LR Nyquist frequency
+    f = 1 / (2 scale) cycles per HR pixel it has to be ``mtf``. This is the usual description of
+    sensors in pansharpening: Aiazzi, Alparone, Baronti, Garzelli and Selva, "MTF-tailored
+    multiscale fusion of high-resolution MS and Pan imagery", PE&RS 72(5), 2006; Vivone et al.,
+    "A critical comparison among pansharpening algorithms", IEEE TGRS 53(5), 2015.
+
+    Parameters
+    ----------
+    mtf
+        Of the whole system (optics, detector, motion) at the LR Nyquist frequency, 0..1.
+    scale
+        HR pixels per LR pixel.
+    pixel
+        The detector's footprint is a box of its own, and the gaussian only the rest.
+    """
+    share = mtf / box_mtf(scale) if pixel else mtf
+    return scale * math.sqrt(-2 * math.log(share)) / math.pi
+
+
+def psf_matrix(size: int, scale: int, sigma: float, pixel: bool = False) -> FloatArray:
+    """Blurring and sampling along one axis, (size // scale, size) float32, rows sum to 1.
+
+    The PSF stands on the centre of each LR pixel, (i + 0.5) * scale - 0.5 in HR pixels, is cut
+    at `REACH` sigma and at the image's edge, and renormalised.
+
+    Parameters
+    ----------
+    size
+        HR pixels, a multiple of ``scale``.
+    scale
+        HR pixels per LR pixel.
+    sigma
+        Of the gaussian, in HR pixels.
+    pixel
+        Follow the gaussian by the mean over the LR pixel's own ``scale`` HR pixels.
+    """
+    corners = np.arange(size // scale)[:, None] * scale
+    columns = np.arange(size)[None, :]
+    steps = range(scale) if pixel else [(scale - 1) / 2]
+    weights = np.zeros((size // scale, size))
+    for step in steps:
+        x = (columns - corners - step) / sigma
+        weights += np.where(np.abs(x) <= REACH, np.exp(-0.5 * x * x), 0.0)
+    return np.asarray(weights / weights.sum(1, keepdims=True), np.float32)
+
+
+@dataclass(frozen=True)
+class Sensor:
+    """What a coarser sensor records of the ground, its parameters drawn anew for every image.
+
+    Blur and sampling by a point spread function, then noise of standard deviation
+    sqrt(noise^2 + shot^2 x) at radiance x (read noise and shot noise: A. Foi et al., "Practical
+    Poissonian-Gaussian noise modeling and fitting for single-image raw-data", IEEE TIP 17(10),
+    2008), then clipping to 0..1, quantisation and, if wanted, JPEG. Ranges are (lowest, highest),
+    drawn uniformly.
+    """
+
+    name = "sensor"
+
+    mtf: Range = (0.1, 0.35)
+    """System MTF at the LR Nyquist frequency; most optical satellites lie in the default range."""
+    noise: Range = (0.0, 0.01)
+    """Standard deviation of read noise, in units of the 0..1 scale."""
+    shot: Range = (0.0, 0.0)
+    """Standard deviation of shot noise at radiance 1, in the same units."""
+    bits: int | None = 8
+    """Quantisation to 2^bits levels over 0..1; None: none."""
+    jpeg: tuple[int, int] | None = None
+    """Range of JPEG qualities, 1..100; three bands as RGB, any other number band by band."""
+    pixel: bool = False
+    """The PSF is a gaussian and the mean over the LR pixel together, not one gaussian for both.
+    ``mtf`` is that of the system in either case."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.pixel, bool):
+            raise UsageError(f"pixel is {self.pixel!r}, expected true or false")
+        _check_range("mtf", self.mtf, 0.01, SHARPEST[self.pixel])
+        _check_range("noise", self.noise, 0, 0.5)
+        _check_range("shot", self.shot, 0, 0.5)
+        if self.bits is not None and (type(self.bits) is not int or not 2 <= self.bits <= 16):
+            raise UsageError(f"bits is {self.bits!r}, expected 2 to 16, or none")
+        if self.jpeg is not None:
+            _check_range("jpeg", self.jpeg, 1, 100)
+            if any(type(quality) is not int for quality in self.jpeg):
+                raise UsageError(f"jpeg is {self.jpeg!r}, expected whole numbers")
+            if self.bits != 8:
+                raise UsageError(f"jpeg needs bits: 8, got bits: {self.bits}")
+
+    @property
+    def fixed(self) -> bool:
+        """Whether nothing is left to chance: no noise, and ranges of one value."""
+        ranges = [self.mtf, self.jpeg or (0, 0)]
+        return not any((*self.noise, *self.shot)) and all(low == high for low, high in ranges)
+
+    def margin(self, scale: int) -> int:
+        """Reach of the widest PSF in HR pixels, rounded up to a multiple of ``scale``."""
+        reach = REACH * psf_sigma(self.mtf[0], scale, self.pixel)
+        if self.pixel:
+            reach += (scale - 1) / 2
+        return math.ceil(reach / scale) * scale
+
+    def __call__(self, hr: FloatArray, scale: int, rng: np.random.Generator) -> FloatArray:
+        """Record (C, H, W) 0..1 as (C, H / scale, W / scale) 0..1; see `Degradation`."""
+        mtf, noise, shot = (rng.uniform(*limits) for limits in (self.mtf, self.noise, self.shot))
+        quality = int(rng.integers(*self.jpeg, endpoint=True)) if self.jpeg else None
+        lr = blur_and_sample(hr, scale, psf_sigma(mtf, scale, self.pixel), self.pixel)
+        if noise > 0 or shot > 0:
+            lr += noise_of(lr, noise, shot, rng)
+        np.clip(lr, np.float32(0), np.float32(1), out=lr)
+        if quality is not None:
+            return jpeg_coded(lr, quality)
+        if self.bits is None:
+            return lr
+        top = np.float32(2**self.bits - 1)
+        return np.rint(lr * top) / top
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain values with the key ``kind``; ranges as lists."""
+        plain = {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in asdict(self).items()
+        }
+        return {"kind": self.name, **plain}
+
+    @classmethod
+    def from_mapping(cls, values: Any, where: str) -> Sensor:
+        """Inverse of `to_mapping` without ``kind``; a number stands for a range of one value."""
+        if isinstance(values, dict):
+            ranges = ("mtf", "noise", "shot", "jpeg")
+            values = {
+                key: (value, value) if key in ranges and _is_number(value) else value
+                for key, value in values.items()
+            }
+        return from_fields(cls, values, where)
+
+    def describe(self) -> str:
+        """A line such as ``sensor model, MTF 0.1..0.35 at Nyquist, noise 0..0.01, 8 bits``."""
+        parts = [f"sensor model, MTF {_span(self.mtf)} at Nyquist"]
+        parts += [f"noise {_span(self.noise)}"] if any(self.noise) else []
+        parts += [f"shot noise {_span(self.shot)}"] if any(self.shot) else []
+        parts += [f"{self.bits} bits"] if self.bits else []
+        parts += [f"JPEG {_span(self.jpeg)}"] if self.jpeg else []
+        return ", ".join(parts)
+
+
+def blur_and_sample(hr: FloatArray, scale: int, sigma: float, pixel: bool = False) -> FloatArray:
+    """Apply the PSF of `psf_matrix` to the last two axes, multiples of ``scale``."""
+    height, width = hr.shape[-2:]
+    if height % scale or width % scale:
+        raise ValueError(f"image {height}x{width} is not a multiple of {scale}; crop it first")
+    rows = psf_matrix(height, scale, sigma, pixel)
+    columns = rows if width == height else psf_matrix(width, scale, sigma, pixel)
+    return np.asarray(rows @ hr @ columns.T)
+
+
+def noise_of(lr: FloatArray, noise: float, shot: float, rng: np.random.Generator) -> FloatArray:
+    """Read and shot noise of an image in 0..1, same shape, mean zero."""
+    drawn = rng.standard_normal(lr.shape, dtype=np.float32)
+    if shot == 0:
+        return drawn * np.float32(noise)
+    return drawn * np.sqrt(np.float32(noise**2) + np.float32(shot**2) * np.maximum(lr, 0))
+
+
+def jpeg_coded(lr: FloatArray, quality: int) -> FloatArray:
+    """(C, h, w) 0..1 through 8-bit JPEG and back."""
+    levels = np.rint(lr * 255).astype(np.uint8)
+    if len(levels) == 3:
+        planes = _through_jpeg(levels.transpose(1, 2, 0), quality).transpose(2, 0, 1)
+    else:
+        planes = np.stack([_through_jpeg(band, quality) for band in levels])
+    return np.asarray(planes, np.float32) / np.float32(255)
+
+
+def _through_jpeg(pixels: AnyArray, quality: int) -> AnyArray:
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(file, "JPEG", quality=quality)
+    with Image.open(file) as image:
+        return np.asarray(image)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _check_range(key: str, given: Any, lowest: float, highest: float) -> None:
+    if not (isinstance(given, tuple) and len(given) == 2 and all(map(_is_number, given))):
+        raise UsageError(f"{key} is {given!r}, expected two numbers, lowest and highest")
+    if not lowest <= given[0] <= given[1] <= highest:
+        raise UsageError(
+            f"{key} is {list(given)}, expected lowest and highest in {lowest}..{highest}"
+        )
+
+
+def _span(limits: tuple[float, float]) -> str:
+    low, high = limits
+    return f"{low:g}" if low == high else f"{low:g}..{high:g}"
