@@ -1,0 +1,107 @@
+"""Sub-pixel shift between two images of one scene, by phase correlation."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from georsr.types import AnyArray
+
+PASSES = 3
+"""Estimates, each with the window moved along with the content; the third changes < 0.001 px."""
+FINEST = 0.01
+"""Step in pixels of the finest grid, which a parabola refines further."""
+
+
+def phase_shift(a: AnyArray, b: AnyArray, scale: float = 1.0) -> tuple[float, float]:
+    """How far the content of ``a`` lies below and to the right of that of ``b``.
+
+    The cross spectrum, divided by the square root of its magnitude (half-way between correlation
+    and phase correlation: sharp peak, little noise) and limited to frequencies both images
+    resolve, is evaluated on ever finer grids round its peak (Guizar-Sicairos, Thurman and Fienup,
+    "Efficient subpixel image registration algorithms", Optics Letters 33(2), 2008). A fixed
+    window would pull the estimate towards zero, so each pass moves the two windows with it.
+
+    Parameters
+    ----------
+    a, b
+        (H, W), at least 16 x 16, any real dtype; shifts beyond a quarter of the image are not
+        found.
+    scale
+        How many pixels one independent sample of the blurrier image covers: the factor of
+        super-resolution for one of its products. Frequencies far above 1 / (8 scale) cycles per
+        pixel, where that image holds aliases and invented detail, do not count.
+
+    Returns
+    -------
+    dy, dx
+        In pixels: ``a(y, x) = b(y - dy, x - dx)``. NaN where an image is flat.
+    """
+    if a.shape != b.shape or a.ndim != 2 or min(a.shape) < 16:
+        raise ValueError(f"shapes {a.shape} and {b.shape}, expected two alike of at least (16, 16)")
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    shift = np.zeros(2)
+    for number in range(PASSES):
+        spectrum = _cross_spectrum(a, b, shift, 1 / (8 * scale))
+        if spectrum is None:
+            return math.nan, math.nan
+        shift = _refined(spectrum, shift if number else _coarse_peak(spectrum))
+    return float(shift[0]), float(shift[1])
+
+
+def _hann(length: int, offset: float) -> AnyArray:
+    """Hann window whose middle lies ``offset`` pixels from the middle of the samples."""
+    x = (np.arange(length) - (length - 1) / 2 - offset) / length
+    return np.cos(np.pi * np.clip(x, -0.5, 0.5)) ** 2
+
+
+def _windowed(image: AnyArray, offset: AnyArray) -> AnyArray:
+    window = np.outer(_hann(image.shape[0], offset[0]), _hann(image.shape[1], offset[1]))
+    return (image - (image * window).sum() / window.sum()) * window
+
+
+def _cross_spectrum(a: AnyArray, b: AnyArray, shift: AnyArray, cutoff: float) -> AnyArray | None:
+    spectrum = np.fft.fft2(_windowed(a, shift / 2)) * np.fft.fft2(_windowed(b, -shift / 2)).conj()
+    magnitude = np.abs(spectrum)
+    largest = magnitude.max()
+    if largest < 1e-9:
+        return None
+    fy, fx = np.fft.fftfreq(a.shape[0])[:, None], np.fft.fftfreq(a.shape[1])
+    lowpass = np.exp(-(fy**2 + fx**2) / (2 * cutoff**2))
+    return np.asarray(spectrum / np.sqrt(np.maximum(magnitude, 1e-12 * largest)) * lowpass)
+
+
+def _coarse_peak(spectrum: AnyArray) -> AnyArray:
+    """Whole-pixel position of the peak, each axis in -n/2 .. n/2."""
+    correlation = np.fft.ifft2(spectrum).real
+    peak = np.array(np.unravel_index(correlation.argmax(), correlation.shape))
+    size = np.array(correlation.shape)
+    return np.where(peak > size // 2, peak - size, peak).astype(np.float64)
+
+
+def _refined(spectrum: AnyArray, start: AnyArray) -> AnyArray:
+    shift = start
+    for step in (0.25, 0.05, FINEST):
+        grid = np.arange(-6, 7) * step
+        values = _correlation(spectrum, shift[0] + grid, shift[1] + grid)
+        row, column = np.unravel_index(values.argmax(), values.shape)
+        row, column = np.clip([row, column], 1, len(grid) - 2)
+        shift = shift + [grid[row], grid[column]]
+    finer = [_parabola(values[row - 1 : row + 2, column]), _parabola(values[row, column - 1 :][:3])]
+    return np.asarray(shift + FINEST * np.array(finer))
+
+
+def _correlation(spectrum: AnyArray, ys: AnyArray, xs: AnyArray) -> AnyArray:
+    """Inverse DFT of ``spectrum`` at any positions, (len(ys), len(xs))."""
+    height, width = spectrum.shape
+    rows = np.exp(2j * np.pi * np.outer(ys, np.fft.fftfreq(height)))
+    columns = np.exp(2j * np.pi * np.outer(np.fft.fftfreq(width), xs))
+    return np.asarray((rows @ spectrum @ columns).real)
+
+
+def _parabola(three: AnyArray) -> float:
+    """Position of the top of the parabola through values at -1, 0, 1."""
+    left, middle, right = three
+    bend = left - 2 * middle + right
+    return float(0.5 * (left - right) / bend) if bend < 0 else 0.0
