@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from georsr.types import AnyArray, BoolArray, FloatArray
+from georsr.types import AnyArray, BoolArray, FloatArray, Window
 
 
 @dataclass(frozen=True)
@@ -79,3 +79,13 @@ def dihedral(image: AnyArray, element: int) -> AnyArray:
     """One of the eight flips and quarter turns (``element`` 0..7) of the last two axes."""
     turned = np.rot90(image, element % 4, axes=(-2, -1))
     return turned[..., ::-1] if element >= 4 else turned
+
+
+def grown(window: Window, margin: int) -> Window:
+    """The window and ``margin`` pixels on every side of it."""
+    return Window(
+        window.top - margin,
+        window.left - margin,
+        window.height + 2 * margin,
+        window.width + 2 * margin,
+    )

@@ -1,4 +1,4 @@
-"""Labelled image folders: ``<root>/<class>/<image>``, as UC Merced is distributed."""
+"""Labelled images on disk: files, their scene classes, and how one is decoded."""
 
 from __future__ import annotations
 
@@ -16,10 +16,15 @@ SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".webp")
 
 @dataclass(frozen=True)
 class LabelledImage:
-    """One image file and the scene class its folder names."""
+    """One image file and the scene class its folder names (empty: none)."""
 
     path: Path
     label: str
+
+    @property
+    def key(self) -> str:
+        """``<class>/<name>`` without suffix: how split lists call it."""
+        return f"{self.label}/{self.path.stem}" if self.label else self.path.stem
 
 
 @dataclass(frozen=True)
@@ -31,14 +36,40 @@ class ImageFolder:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Scene classes, sorted."""
-        return tuple(sorted({image.label for image in self.images}))
+        """Scene classes, sorted; empty for images without labels."""
+        return tuple(sorted({image.label for image in self.images} - {""}))
+
+    def by_class(self) -> dict[str, tuple[LabelledImage, ...]]:
+        """The images of each class, in order."""
+        return {
+            label: tuple(image for image in self.images if image.label == label)
+            for label in self.classes
+        }
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __iter__(self) -> Iterator[LabelledImage]:
         return iter(self.images)
+
+
+def images_in(folder: Path, label: str) -> list[LabelledImage]:
+    """Image files directly inside ``folder``, sorted by name."""
+    return [
+        LabelledImage(path, label)
+        for path in sorted(folder.iterdir())
+        if path.suffix.lower() in SUFFIXES and path.is_file()
+    ]
+
+
+def images_by_class(folder: Path) -> list[LabelledImage]:
+    """Image files in the folders inside ``folder``, each named after its class, sorted."""
+    return [
+        image
+        for inner in sorted(folder.iterdir())
+        if inner.is_dir()
+        for image in images_in(inner, inner.name)
+    ]
 
 
 def open_folder(root: Path | str, part: str | None = None) -> ImageFolder:
@@ -54,11 +85,7 @@ def open_folder(root: Path | str, part: str | None = None) -> ImageFolder:
     folder = Path(root) / part if part else Path(root)
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder; expected <class>/<image> below it")
-    images = tuple(
-        LabelledImage(path, path.parent.name)
-        for path in sorted(folder.glob("*/*"))
-        if path.suffix.lower() in SUFFIXES
-    )
+    images = tuple(images_by_class(folder))
     if not images:
         raise InputError(f"{folder}: no images; expected <class>/<name>{SUFFIXES[0]} below it")
     return ImageFolder(folder, images)

@@ -1,0 +1,93 @@
+"""From settings to crops and validation pairs: the front door of this room."""
+
+from __future__ import annotations
+
+from georsr.errors import UsageError
+from georsr.training.data.crops import CropSource, PairSource
+from georsr.training.data.degrade import Degradation
+from georsr.training.data.image_crops import GIB, ImageCrops, ImagePairs
+from georsr.training.data.images import ImageFolder
+from georsr.training.data.layouts import open_dataset
+from georsr.training.data.settings import DataSettings
+
+
+def open_source(
+    data: DataSettings, degradation: Degradation, *, scale: int, patch: int
+) -> tuple[CropSource, PairSource]:
+    """Training crops and validation pairs.
+
+    Parameters
+    ----------
+    data
+        Which pixels.
+    degradation
+        How LR is made of HR; not used by pairs of sensors, whose LR is real.
+    scale
+        Super-resolution factor.
+    patch
+        Height and width of LR crops in pixels.
+
+    Returns
+    -------
+    CropSource, PairSource
+        They have no image, and no pixel of a raster, in common.
+
+    Raises
+    ------
+    UsageError
+        Settings that contradict each other, missing folders, an unknown part or layout.
+    InputError
+        Data that cannot be read, or too little of it.
+    """
+    _check_separate(data)
+    return (
+        open_training(data, degradation, scale=scale, patch=patch),
+        open_validation(data, degradation, scale=scale, patch=patch),
+    )
+
+
+def open_training(
+    data: DataSettings, degradation: Degradation, *, scale: int, patch: int
+) -> CropSource:
+    """The first half of `open_source`."""
+    folder = _image_folder(data, data.train)
+    return ImageCrops(
+        folder,
+        degradation,
+        scale,
+        patch,
+        memory=data.memory * GIB,
+        skip_corrupt=data.skip_corrupt,
+    )
+
+
+def open_validation(
+    data: DataSettings, degradation: Degradation, *, scale: int, patch: int
+) -> PairSource:
+    """The second half of `open_source`; ``patch`` decides the grid of blocks held out."""
+    folder = _image_folder(data, data.validation)
+    return ImagePairs(
+        folder,
+        degradation,
+        scale,
+        memory=data.memory * GIB,
+        skip_corrupt=data.skip_corrupt,
+    )
+
+
+def _image_folder(data: DataSettings, part: str) -> ImageFolder:
+    """The part of every root, in the order of the roots."""
+    if not data.root:
+        raise UsageError("data: no root is given; name the folder of the data set")
+    folders = [
+        open_dataset(root, data.layout, split=part, split_list=data.split_list)
+        for root in data.root
+    ]
+    return ImageFolder(folders[0].root, tuple(image for each in folders for image in each))
+
+
+def _check_separate(data: DataSettings) -> None:
+    if data.kind == "images" and data.train == data.validation:
+        raise UsageError(
+            f"data: part {data.train!r} is both trained and validated on; name another one"
+        )

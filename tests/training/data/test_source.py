@@ -1,0 +1,83 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from georsr.errors import UsageError
+from georsr.training.data.degrade import Bicubic
+from georsr.training.data.settings import DataSettings
+from georsr.training.data.source import open_source
+
+
+@pytest.fixture
+def data(tmp_path, write_image):
+    for part in ("train", "val"):
+        for i in range(2):
+            write_image(tmp_path / part / "town" / f"{i}.png", seed=i)
+    return DataSettings(root=(str(tmp_path),))
+
+
+def test_both_halves(data):
+    crops, pairs = open_source(data, Bicubic(), scale=2, patch=12)
+    assert (crops.scale, crops.patch, crops.bands, crops.classes) == (2, 12, 3, ("town",))
+    assert crops.crop(np.random.default_rng(0)).lr.shape == (3, 12, 12)
+    assert [pair.label for pair in pairs] == ["town", "town"]
+
+
+def test_several_roots_are_one_data_set(data, tmp_path, write_image):
+    write_image(tmp_path / "more" / "train" / "field" / "0.png")
+    write_image(tmp_path / "more" / "val" / "field" / "0.png")
+    both = replace(data, root=(*data.root, str(tmp_path / "more")))
+    crops, pairs = open_source(both, Bicubic(), scale=2, patch=12)
+    assert crops.classes == ("field", "town")
+    assert len(pairs) == 3
+    assert {crops.crop(np.random.default_rng(i)).label for i in range(20)} == {0, 1}
+
+
+def test_contradictions_are_refused(data):
+    with pytest.raises(UsageError, match="no root is given"):
+        open_source(DataSettings(), Bicubic(), scale=2, patch=12)
+    with pytest.raises(UsageError, match="part 'train' is both trained and validated on"):
+        open_source(replace(data, validation="train"), Bicubic(), scale=2, patch=12)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        DataSettings(),
+        DataSettings(root=("a", "b"), layout="aid", split_list="aid-80-20", skip_corrupt=True),
+        DataSettings("pairs", ("hr.tif",), ("lr.tif",), bands=(1,), lr_bands=(2,), nodata=0),
+    ],
+)
+def test_settings_round_trip(settings):
+    mapping = settings.to_mapping()
+    assert DataSettings.from_mapping(mapping, "recipe") == settings
+    assert all(not isinstance(value, tuple) for value in mapping.values())
+
+
+def test_one_value_stands_for_a_list():
+    made = DataSettings.from_mapping({"root": "a", "bands": 3}, "recipe")
+    assert (made.root, made.bands) == (("a",), (3,))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ("ucmerced", "recipe: expected 'key: value' lines, got 'ucmerced'"),
+        ({"roots": "a"}, "recipe: unknown key 'roots'; known: kind, root"),
+        ({"kind": "video"}, "recipe: kind is 'video', expected one of images, scenes, pairs"),
+        ({"layout": "coco"}, "layout is 'coco'"),
+        ({"root": [1]}, "root is"),
+        ({"bands": [0]}, r"bands is \(0,\), expected band numbers from 1"),
+        ({"bands": [True]}, "bands is"),
+        ({"holdout": 1}, "holdout is 1, expected 0 to below 1"),
+        ({"max_shift": 0}, "max_shift is 0"),
+        ({"memory": "4G"}, "memory is '4G', expected GiB"),
+        ({"nodata": "none"}, "nodata is 'none', expected a number"),
+        ({"skip_corrupt": 1}, "skip_corrupt is 1, expected true or false"),
+        ({"train": 1}, "train is 1, expected text"),
+    ],
+)
+def test_nonsense_is_refused(values, message):
+    with pytest.raises(UsageError, match=message):
+        DataSettings.from_mapping(values, "recipe")
