@@ -1,52 +1,89 @@
-"""``georsr train``: from a folder of images to a weights file."""
+"""``georsr train``: from images to a weights file."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from .options import verbosity_options
+from .options import make_progress, verbosity_options
 
 
-@click.command("train", short_help="Train a network on your images.")
+@click.command("train", short_help="Train or fine-tune a network on your images.")
 @click.argument("recipe", metavar="RECIPE")
 @click.option(
     "--data",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="Folder with train/<class>/<image> and val/<class>/<image>.",
+    multiple=True,
+    metavar="PATH",
+    help="Where the recipe's images, scenes or HR rasters are; repeatable. Overrides the recipe.",
+)
+@click.option(
+    "--lr-data",
+    multiple=True,
+    metavar="PATH",
+    help="LR rasters that go with --data, for recipes of LR/HR pairs.",
 )
 @click.option(
     "--out",
-    required=True,
     type=click.Path(path_type=Path),
-    help="Folder for checkpoints, the log and the exported weights.",
+    help="Folder for checkpoints, the log and the exported weights [default: runs/NAME].",
 )
-@click.option("--resume", is_flag=True, help="Continue from OUT/last.pt.")
+@click.option("--init", metavar="MODEL|FILE", help="Model, weights or checkpoint to start from.")
+@click.option("--resume", is_flag=True, help="Continue from OUT/last.ckpt.")
+@click.option("--name", help="Name of the model that comes out, instead of the recipe's.")
+@click.option("-s", "--scale", type=click.IntRange(1, 8), help="Override the recipe's factor.")
 @click.option("--steps", type=click.IntRange(1), help="Override the recipe's length.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda[:N].")
+@click.option("--seed", type=click.IntRange(0), help="Override the recipe's seed.")
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    metavar="auto|cpu|cuda[:N]|mps",
+    help="Where to train.",
+)
+@click.option("--devices", type=click.IntRange(1), default=1, show_default=True, help="GPUs.")
+@click.option("--nodes", type=click.IntRange(1), default=1, show_default=True, help="Machines.")
+@click.option("--workers", type=click.IntRange(0), help="Processes that prepare batches.")
 @click.option("-j", "--jobs", type=click.IntRange(1), help="CPU threads.")
 @verbosity_options
-def command(
-    recipe: str,
-    data: Path,
-    out: Path,
-    resume: bool,
-    steps: int | None,
-    device: str,
-    jobs: int | None,
-    quiet: bool,
-) -> None:
-    """Train segsr-lite by RECIPE: a built-in one (segsr-lite-x4, segsr-lite-x2) or a YAML file.
+def command(recipe: str, out: Path | None, resume: bool, quiet: bool, **options: Any) -> int:
+    """Train by RECIPE: a built-in one or a YAML file.
 
-    Stop it at any time; --resume goes on from the last checkpoint with the very weights an
-    uninterrupted run would have.
+    Built in: segsr-lite-x4, segsr-lite-x2 and their -sensor forms, segsr-ucmerced-x4,
+    segsr-aid-x4, finetune-sensor. Stop it with Ctrl-C or SIGTERM at any time: --resume goes on
+    with the very weights an uninterrupted run would have.
 
     \b
     georsr train segsr-lite-x4 --data ucmerced --out runs/x4
+    georsr train finetune-sensor --data my_scenes --init segsr-lite-x4
     """
-    from georsr.training.session import train
+    from georsr.training.recipe import load_recipe, overridden
 
-    weights = train(recipe, data, out, resume=resume, steps=steps, device=device, jobs=jobs)
+    from .signals import noted_signals
+
+    machine = {key: options.pop(key) for key in ("device", "devices", "nodes", "workers", "jobs")}
+    chosen = overridden(load_recipe(recipe), options)
+    folder = out or Path("runs") / chosen.name
+    from georsr.training.callbacks import StoppedError
+    from georsr.training.session import Machine, train
+
+    with noted_signals() as signals, make_progress("auto", quiet) as progress:
+        try:
+            weights = train(
+                chosen,
+                folder,
+                resume=resume,
+                machine=Machine(**machine),
+                progress=progress,
+                asked_to_stop=signals.any,
+            )
+        except StoppedError as stopped:
+            click.echo(
+                f"stopped after step {stopped.step} of {chosen.steps}; the same command with "
+                f"--resume goes on (checkpoint: {folder / 'last.ckpt'})",
+                err=True,
+            )
+            return signals.exit_code()
     click.echo(f"{weights}: use it with georsr sr IN OUT --model {weights}", err=True)
+    return 0

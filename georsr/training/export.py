@@ -1,34 +1,49 @@
-"""Export: from a checkpoint to the weights file that users run."""
+"""Export: from a checkpoint to the weights file that users run; and back, to start a run."""
 
 from __future__ import annotations
 
-import inspect
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from georsr.models.lite.network import SegSRLite
-from georsr.models.load import save_model
+import torch
+from torch import Tensor
+
+from georsr.errors import InputError, ModelError
+from georsr.models.load import open_model, save_model
 from georsr.models.spec import ModelSpec
-from georsr.training.loop import load_checkpoint
+from georsr.training.networks import Network, finished, training_network
 from georsr.training.recipe import Recipe
 
-NETWORK_DEFAULTS = {
-    name: parameter.default
-    for name, parameter in inspect.signature(SegSRLite).parameters.items()
-    if name in ("width", "groups", "blocks", "tokens")
-}
-"""Written into every spec, so that a later change of a default breaks no weights."""
+log = logging.getLogger(__name__)
+
+PREFIX = "network."
+"""Of the network's tensors in a checkpoint, beside those of losses and classifiers."""
 
 
-def network_from_checkpoint(path: Path) -> tuple[Recipe, SegSRLite, int]:
-    """(recipe, fused network with the averaged weights, step) of a checkpoint."""
-    state = load_checkpoint(path)
-    recipe = Recipe.from_mapping(json.loads(state["recipe"]), str(path))
-    network = SegSRLite(recipe.scale, fused=False, **recipe.network)
-    network.load_state_dict(state["average"])
-    return recipe, network.fuse().eval().requires_grad_(False), int(state["step"])
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint without executing anything in it."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such checkpoint") from error
+    except Exception as error:  # torch.load has no error class of its own
+        raise ModelError(f"{path}: not a readable checkpoint ({error})".splitlines()[0]) from error
+    if not isinstance(state, dict) or not {"recipe", "state_dict"} <= state.keys():
+        raise ModelError(f"{path}: not a checkpoint of georsr train")
+    return state
+
+
+def averaged_weights(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The averaged weights of the network alone, by its own names."""
+    return {
+        key.removeprefix(PREFIX): value
+        for key, value in state["state_dict"].items()
+        if key.startswith(PREFIX)
+    }
 
 
 def export_checkpoint(
@@ -39,29 +54,75 @@ def export_checkpoint(
     quality: Mapping[str, float],
     notes: str = "",
 ) -> ModelSpec:
-    """Fuse the branches, halve the precision, and write weights with their contract.
+    """Fuse the branches, merge LoRA, halve the precision, and write weights with their contract.
 
     Parameters
     ----------
     checkpoint
-        ``best.pt`` or ``last.pt`` of a run.
+        ``best.ckpt`` or ``last.ckpt`` of a run.
     target
         ``.safetensors`` file to write.
     trained_on, quality, notes
         For the model's spec: data and budget, measured figures, when to use it.
     """
-    recipe, network, step = network_from_checkpoint(checkpoint)
-    spec = ModelSpec(
-        name=recipe.name,
-        architecture="segsr-lite",
-        scale=recipe.scale,
-        parameters={**NETWORK_DEFAULTS, **recipe.network},
-        tile=192,
-        halo=4,
-        overlap=8,
+    state = load_checkpoint(checkpoint)
+    recipe = Recipe.from_mapping(json.loads(state["recipe"]), str(checkpoint))
+    network = training_network(recipe)
+    network.load_state_dict(averaged_weights(state))
+    whole, spec = finished(network, recipe)
+    spec = replace(
+        spec,
         trained_on=trained_on,
+        quality={**quality, "steps": float(state["global_step"])},
         notes=notes,
     )
-    spec = replace(spec, quality={**quality, "steps": float(step)})
-    save_model(target, spec, network)
+    save_model(target, spec, whole)
     return spec
+
+
+def completed(recipe: Recipe) -> Recipe:
+    """A recipe whose empty ``network`` becomes that of the model it starts from."""
+    if recipe.network or not recipe.init or recipe.init.endswith(".ckpt"):
+        return recipe
+    spec = open_model(recipe.init).spec
+    if spec.architecture != recipe.architecture:
+        return recipe
+    return replace(recipe, network={**spec.parameters, "bands": spec.bands})
+
+
+def initialise(network: Network, source: str) -> None:
+    """Start from the weights of another run or model, where names and shapes agree.
+
+    Parameters
+    ----------
+    network
+        In its training form; changed in place.
+    source
+        A ``.ckpt`` of a run, whose average is taken, or a model's name or file, whose fused
+        kernels become the 3x3 branches (the other branches start as they are).
+
+    Raises
+    ------
+    ModelError
+        Not one tensor fits.
+    """
+    if source.endswith(".ckpt"):
+        theirs = averaged_weights(load_checkpoint(Path(source)))
+    else:
+        theirs = open_model(source).network.state_dict()
+    ours = network.state_dict()
+    fitting = {}
+    for key, value in ours.items():
+        names = (key, key.replace(".base_layer.", "."), _fused_name(key))
+        found = next((theirs[n] for n in names if n in theirs), None)
+        if found is not None and found.shape == value.shape:
+            fitting[key] = found
+    if not fitting:
+        raise ModelError(f"{source}: no tensor fits this recipe's network")
+    network.load_state_dict({**ours, **fitting})
+    log.info("initialised %d of %d tensors from %s", len(fitting), len(ours), source)
+
+
+def _fused_name(key: str) -> str:
+    """What the 3x3 branch of a convolution is called once it is the only one."""
+    return f"{key.removesuffix('kernel')}weight" if key.endswith(".kernel") else key

@@ -6,14 +6,14 @@ kernel (out, in, 3, 3) is treated as the matrix (out, in * 9).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.optim import Optimizer
+from torch import Tensor, nn
 
 _QUINTIC = (3.4445, -4.7750, 2.0315)
+MOMENTUM = 0.95
 
 
 def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
@@ -34,44 +34,68 @@ def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
     return x.T if transposed else x
 
 
-class Muon(Optimizer):
-    """Nesterov momentum, orthogonalised, with decoupled weight decay.
+class MuonAdam(torch.optim.Adam):
+    """Adam, and Muon for the parameters that are matrices at heart: one optimizer for both.
 
     Parameters
     ----------
-    params
-        Tensors of at least two axes; the first is the output axis.
-    lr
-        Step length: the spectral norm of one update.
-    momentum
-        Decay of the running mean of gradients.
+    kernels
+        Tensors of at least two axes that Muon trains; the first axis is the output's.
+    others
+        Tensors that Adam trains.
+    muon_lr
+        Muon's step length: the spectral norm of one update.
+    lr, betas
+        Adam's.
     weight_decay
-        Per unit of ``lr``, as in AdamW.
+        Of Muon, decoupled, per unit of learning rate.
     """
 
     def __init__(
         self,
-        params: Iterable[Tensor],
-        lr: float = 0.01,
-        momentum: float = 0.95,
-        weight_decay: float = 0.0,
+        kernels: Sequence[nn.Parameter],
+        others: Sequence[nn.Parameter],
+        *,
+        muon_lr: float,
+        lr: float,
+        betas: tuple[float, float],
+        weight_decay: float,
     ) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        groups: list[dict[str, Any]] = [{"params": list(others), "muon": False, "decay": 0.0}]
+        if kernels:
+            groups.append(
+                {"params": list(kernels), "muon": True, "lr": muon_lr, "decay": weight_decay}
+            )
+        super().__init__(groups, lr, betas=betas)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every parameter that has a gradient."""
-        loss = closure() if closure is not None else None
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                state = self.state[p]
-                if "momentum" not in state:
-                    state["momentum"] = torch.zeros_like(p)
-                momentum: Tensor = state["momentum"]
-                momentum.lerp_(p.grad, 1 - group["momentum"])
-                update = p.grad.lerp(momentum, group["momentum"]).flatten(1)
-                p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.add_(orthogonalise(update).view_as(p).to(p.dtype), alpha=-group["lr"])
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        every = self.param_groups
+        try:
+            self.param_groups = [group for group in every if not group["muon"]]
+            super().step()
+        finally:
+            self.param_groups = every
+        for group in every:
+            if group["muon"]:
+                self._muon_step(group)
         return loss
+
+    def _muon_step(self, group: dict[str, Any]) -> None:
+        for p in group["params"]:
+            if p.grad is None:
+                continue
+            state = self.state[p]
+            if "momentum" not in state:
+                state["momentum"] = torch.zeros_like(p)
+                state["step"] = torch.zeros(())  # Adam asks every saved state for it
+            momentum: Tensor = state["momentum"]
+            momentum.lerp_(p.grad, 1 - MOMENTUM)
+            update = p.grad.lerp(momentum, MOMENTUM).flatten(1)
+            p.mul_(1 - group["lr"] * group["decay"])
+            p.add_(orthogonalise(update).view_as(p).to(p.dtype), alpha=-group["lr"])

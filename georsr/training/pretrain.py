@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from georsr.errors import UsageError
 from georsr.models.lite.encoder import SceneClassifier
-from georsr.training.data.crops import dihedral
+from georsr.training.data.crops import CropSource, dihedral
+from georsr.training.networks import Network
+from georsr.training.recipe import Recipe
 from georsr.types import AnyArray
 
 log = logging.getLogger(__name__)
@@ -93,3 +97,25 @@ def pretrain_scenes(
         mean = loss_sum / len(order)
         log.info("scene classes: epoch %d of %d, loss %.3f", epoch + 1, epochs, mean)
     return loss_sum / max(1, len(images) // batch)
+
+
+def teach_scenes(
+    classifier: SceneClassifier, source: CropSource, recipe: Recipe, network: Network
+) -> None:
+    """Teach a network's encoder the scene classes of its training images, in place.
+
+    Raises
+    ------
+    UsageError
+        The source has no classes to teach.
+    """
+    if not hasattr(source, "scenes"):
+        raise UsageError("recipe: scene_epochs needs images with classes; set 'scene_epochs: 0'")
+    images, labels = source.scenes()
+    size = min(min(image.shape[1:]) for image in images)
+    options: dict[str, Any] = {"size": size, "centre": (network.mean, network.gain)}
+    pretrain_scenes(
+        classifier, images, labels, epochs=recipe.scene_epochs, seed=recipe.seed, **options
+    )
+    accuracy = classification_accuracy(classifier, images, labels, **options)
+    log.info("scene classes: %.1f %% of the training images named right", 100 * accuracy)

@@ -2,14 +2,76 @@
 
 from __future__ import annotations
 
+import dataclasses
 import types
 import typing
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from georsr.errors import UsageError
+from georsr.training.data.degradations import degradation_from_mapping
+from georsr.training.data.degrade import Bicubic, Degradation
+from georsr.training.data.fields import from_fields
+from georsr.training.data.settings import DataSettings
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """How weights follow their gradients."""
+
+    kind: str = "muon"
+    """``muon``: Muon for the 3x3 kernels between head and tail, Adam for the rest; ``adam``: Adam
+    for everything."""
+    lr: float = 1e-3
+    """Adam's peak learning rate."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    """Adam's decays."""
+    muon_lr: float = 0.01
+    """Muon's peak learning rate."""
+    weight_decay: float = 0.1
+    """Decoupled weight decay of Muon, per unit of learning rate."""
+    clip: float = 1.0
+    """Largest norm of the gradient of Adam's parameters; 0: no limit."""
+
+
+@dataclass(frozen=True)
+class ScheduleSettings:
+    """Learning rates over the run, as a share of their peak."""
+
+    kind: str = "cosine"
+    """``cosine``: linear rise, plateau, cosine to zero; ``steps``: multiplied at milestones."""
+    warmup: int = 200
+    """Steps of linear rise."""
+    hold: float = 0.15
+    """Share of the run at which the cosine begins."""
+    milestones: tuple[int, ...] = ()
+    """Steps after which the rate is multiplied by ``gamma``."""
+    gamma: float = 0.5
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """Weights of the terms that are added up."""
+
+    absolute: float = 1.0
+    """Mean absolute error."""
+    squared_share: float = 0.0
+    """Last share of the run in which ten times the mean squared error replaces the absolute
+    error: PSNR is what it optimises."""
+    frequency: float = 0.0
+    """Mean absolute error of the Fourier coefficients."""
+    semantic: float = 0.0
+    """One minus the cosine of the semantic tokens of SR and HR, seen by the encoder as it was
+    when the run began."""
+    perceptual: float = 0.0
+    """Mean absolute error of VGG-19 features (needs torchvision and its weights)."""
+    scene: float = 0.0
+    """Cross-entropy of the scene class, where images have one (segsr-lite)."""
 
 
 @dataclass(frozen=True)
@@ -20,68 +82,149 @@ class Recipe:
     """Name of the model that comes out."""
     scale: int
     """Super-resolution factor."""
+    architecture: str = "segsr-lite"
+    """``segsr-lite`` or ``segsr``."""
     network: dict[str, Any] = field(default_factory=dict)
-    """Keyword arguments of :class:`georsr.models.lite.network.SegSRLite`."""
+    """Keyword arguments of the architecture's network."""
+    clip: str = ""
+    """segsr: CLIP weights, ``ViT-B-16/openai`` or a file; empty: random."""
+    lora: int = 32
+    """segsr: rank of LoRA in a CLIP encoder, whose own weights stay as they are; 0: all train."""
+    data: DataSettings = field(default_factory=DataSettings)
+    """Where images come from."""
+    degradation: Degradation = field(default_factory=Bicubic)
+    """How HR becomes LR."""
     patch: int = 48
     """LR crop size in pixels."""
     batch: int = 8
-    """Crops per step."""
+    """Crops per step and device."""
     steps: int = 20000
-    """Training steps; the learning rate falls to zero over them."""
-    warmup: int = 200
-    """Steps over which the learning rate rises linearly."""
-    hold: float = 0.3
-    """Share of the steps at the peak rate before the cosine begins."""
-    muon_lr: float = 0.01
-    """Peak rate of Muon, which trains the 3x3 kernels between head and tail."""
-    adam_lr: float = 1e-3
-    """Peak rate of Adam, which trains everything else."""
-    weight_decay: float = 0.1
-    """Decoupled weight decay of Muon, per unit of learning rate."""
-    squared_share: float = 0.15
-    """Last share of the steps in which the squared error replaces the absolute error."""
-    clip: float = 1.0
-    """Largest norm of the gradient of Adam's parameters."""
+    """Training steps."""
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
+    loss: LossSettings = field(default_factory=LossSettings)
     ema: float = 0.999
     """Decay of the averaged weights, the ones that are evaluated and exported."""
-    scene_weight: float = 0.001
-    """Weight of the scene classification loss beside the image loss."""
-    scene_epochs: int = 60
-    """Epochs of scene classification before super-resolution starts (0: none)."""
+    precision: str = "bf16"
+    """Of the forward pass: ``fp32``, ``bf16`` or ``fp16``; weights are float32."""
+    scene_epochs: int = 0
+    """Epochs of scene classification before super-resolution starts (segsr-lite)."""
     init: str = ""
-    """Checkpoint or exported weights whose matching tensors start this run (empty: scratch)."""
+    """Model name, weights or checkpoint whose matching tensors start this run (empty: scratch)."""
     validate_every: int = 1000
     """Steps between validations and checkpoints."""
     seed: int = 0
     """Of initialisation and sampling."""
 
+    def __post_init__(self) -> None:
+        for name, at_least in (("patch", 1), ("batch", 1), ("steps", 1), ("validate_every", 1)):
+            if getattr(self, name) < at_least:
+                raise UsageError(
+                    f"recipe: {name} is {getattr(self, name)}, expected at least {at_least}"
+                )
+        for key, known in (
+            ("architecture", ("segsr-lite", "segsr")),
+            ("precision", ("fp32", "bf16", "fp16")),
+        ):
+            if getattr(self, key) not in known:
+                raise UsageError(
+                    f"recipe: {key} is {getattr(self, key)!r}, expected {' or '.join(known)}"
+                )
+        for section, kinds in (("optimizer", ("muon", "adam")), ("schedule", ("cosine", "steps"))):
+            kind = getattr(self, section).kind
+            if kind not in kinds:
+                raise UsageError(
+                    f"recipe: {section}: kind is {kind!r}, expected {' or '.join(kinds)}"
+                )
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain values, nested as in YAML."""
+        plain: dict[str, Any] = {}
+        for each in dataclasses.fields(self):
+            value = getattr(self, each.name)
+            if hasattr(value, "to_mapping"):
+                plain[each.name] = value.to_mapping()
+            elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+                plain[each.name] = _plain(dataclasses.asdict(value))
+            else:
+                plain[each.name] = value
+        return plain
+
     def to_yaml(self) -> str:
-        """One line per field."""
+        """One line per value."""
         import yaml
 
-        return str(yaml.safe_dump(asdict(self), sort_keys=False))
+        return str(yaml.safe_dump(self.to_mapping(), sort_keys=False))
 
     @classmethod
     def from_mapping(cls, values: Any, where: str) -> Recipe:
         """Build from parsed YAML; ``where`` names the source in errors."""
         if not isinstance(values, dict):
             raise UsageError(f"{where}: a recipe is a list of 'key: value' lines")
+        if missing := sorted({"name", "scale"} - set(values)):
+            raise UsageError(f"{where}: missing key {missing[0]!r}")
+        sections: dict[str, Any] = {
+            "data": DataSettings.from_mapping,
+            "degradation": degradation_from_mapping,
+            "optimizer": lambda v, w: _section(OptimizerSettings, v, w),
+            "schedule": lambda v, w: _section(ScheduleSettings, v, w),
+            "loss": lambda v, w: _section(LossSettings, v, w),
+        }
+        built = {
+            key: sections[key](value, f"{where}: {key}") if key in sections else value
+            for key, value in values.items()
+        }
+        return _section(cls, built, where)
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+
+def _section(cls: type[T], values: Any, where: str) -> T:
+    """Build a settings class, its values checked against the annotations."""
+    if isinstance(values, dict):
         kinds = typing.get_type_hints(cls)
-        known = {f.name for f in fields(cls)}
-        if unknown := sorted(set(map(str, values)) - known):
-            raise UsageError(f"{where}: unknown key {unknown[0]!r}; known: {', '.join(known)}")
         for key, value in values.items():
-            kind = kinds[key]
-            kind = kind if not isinstance(kind, types.GenericAlias) else kind.__origin__
-            accepted: Any = (int, float) if kind is float else kind
-            if not isinstance(value, accepted) or isinstance(value, bool):
-                raise UsageError(
-                    f"{where}: {key} is {value!r}, expected a value of type {kind.__name__}"
-                )
-        missing = {"name", "scale"} - set(values)
-        if missing:
-            raise UsageError(f"{where}: missing key {sorted(missing)[0]!r}")
-        return cls(**values)
+            if key in kinds and not hasattr(value, "to_mapping"):
+                _check_kind(where, str(key), value, kinds[key])
+    return from_fields(cls, values, where)
+
+
+def _check_kind(where: str, key: str, value: Any, kind: Any) -> None:
+    origin = typing.get_origin(kind)
+    plain = origin if isinstance(kind, types.GenericAlias) or origin else kind
+    accepted: Any = {float: (int, float), tuple: (list, tuple)}.get(plain, plain)
+    if not isinstance(value, accepted) or isinstance(value, bool):
+        raise UsageError(f"{where}: {key} is {value!r}, expected a value of type {plain.__name__}")
+    if plain is tuple:
+        item = typing.get_args(kind)[0]
+        for each in value:
+            _check_kind(where, f"an item of {key}", each, item)
+        if typing.get_args(kind)[-1] is not Ellipsis and len(value) != len(typing.get_args(kind)):
+            raise UsageError(
+                f"{where}: {key} has {len(value)} items, expected {len(typing.get_args(kind))}"
+            )
+
+
+def overridden(recipe: Recipe, options: Mapping[str, Any]) -> Recipe:
+    """A recipe with what a command line says instead.
+
+    Parameters
+    ----------
+    recipe
+        As it was loaded.
+    options
+        ``data`` and ``lr_data`` (paths), and any field that holds one value; None and empty
+        values override nothing.
+    """
+    given = {key: value for key, value in options.items() if value not in (None, (), "")}
+    data = recipe.data
+    if roots := given.pop("data", ()):
+        data = dataclasses.replace(data, root=tuple(roots))
+    if roots := given.pop("lr_data", ()):
+        data = dataclasses.replace(data, lr=tuple(roots))
+    return dataclasses.replace(recipe, data=data, **given)
 
 
 def builtin_recipes() -> tuple[str, ...]:

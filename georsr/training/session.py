@@ -1,81 +1,271 @@
-"""A whole training session: recipe and folder in, weights file out."""
+"""A whole training session: recipe and data in, weights file out."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from georsr.device import cpu_threads, place
-from georsr.errors import OutputError, UsageError
-from georsr.training.data.degrade import make_pair
-from georsr.training.data.images import open_folder, read_image
-from georsr.training.export import export_checkpoint
-from georsr.training.loop import Training
-from georsr.training.recipe import load_recipe
-from georsr.training.sampler import CropSampler
+from georsr.errors import ModelError, OutputError, UsageError
+from georsr.progress import Progress
+from georsr.training.batches import CropLoader, StepNumbers, pair_loader
+from georsr.training.callbacks import (
+    BEST,
+    HISTORY,
+    LAST,
+    History,
+    Steps,
+    StopOnRequest,
+    StoppedError,
+    WholeCheckpoints,
+    average_callback,
+    checkpoint_callback,
+)
+from georsr.training.data.crops import CropSource, PairSource
+from georsr.training.data.source import open_source
+from georsr.training.export import completed, export_checkpoint, initialise, load_checkpoint
+from georsr.training.module import SuperResolution
+from georsr.training.pretrain import teach_scenes
+from georsr.training.recipe import Recipe
+
+log = logging.getLogger(__name__)
+
+PRECISIONS: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+"""A recipe's precision in Lightning's words."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where a run happens; nothing of it is part of the recipe."""
+
+    device: str = "auto"
+    """``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``."""
+    devices: int = 1
+    """GPUs per machine; each takes its own batch."""
+    nodes: int = 1
+    """Machines."""
+    workers: int | None = None
+    """Processes that prepare batches; None: none on the CPU, eight on a GPU."""
+    jobs: int | None = None
+    """CPU threads of torch."""
+
+    def trainer_options(self) -> dict[str, Any]:
+        """Lightning's names for the device."""
+        chosen = place(self.device, "fp32").device
+        if chosen.type != "cuda":
+            if self.devices > 1 or self.nodes > 1:
+                raise UsageError(f"device {chosen}: several devices or nodes need CUDA")
+            return {"accelerator": chosen.type, "devices": 1}
+        if chosen.index is not None and self.devices > 1:
+            raise UsageError(f"device {chosen} is one GPU, {self.devices} were asked for")
+        devices: Any = self.devices if chosen.index is None else [chosen.index]
+        return {"accelerator": "gpu", "devices": devices, "num_nodes": self.nodes}
+
+
+class TrainingData(pl.LightningDataModule):
+    """The loaders of a run: each device draws its own crops, from the step that is reached."""
+
+    def __init__(
+        self, recipe: Recipe, source: CropSource, pairs: PairSource, workers: int, pinned: bool
+    ) -> None:
+        super().__init__()
+        self.recipe, self.source, self.pairs = recipe, source, pairs
+        self.workers, self.pinned = workers, pinned
+
+    def train_dataloader(self) -> CropLoader:
+        """Batches of the rest of the run."""
+        trainer = self.trainer
+        assert trainer is not None
+        numbers = StepNumbers(
+            self.recipe.steps,
+            self.recipe.batch,
+            lambda: trainer.global_step,
+            trainer.global_rank,
+            trainer.world_size,
+        )
+        return CropLoader(self.source, self.recipe.seed, numbers, self.workers, self.pinned)
+
+    def val_dataloader(self) -> Any:
+        """This device's share of the validation pairs."""
+        assert self.trainer is not None
+        return pair_loader(self.pairs, self.trainer.global_rank, self.trainer.world_size)
 
 
 def train(
-    recipe_name: str,
-    data: Path,
+    recipe: Recipe,
     out: Path,
     *,
     resume: bool = False,
-    steps: int | None = None,
-    device: str = "auto",
-    jobs: int | None = None,
+    machine: Machine | None = None,
+    progress: Progress | None = None,
+    asked_to_stop: Callable[[], bool] = lambda: False,
 ) -> Path:
     """Train by a recipe; returns the exported weights file.
 
     Parameters
     ----------
-    recipe_name
-        Built-in recipe or YAML file.
-    data
-        Folder with ``train/<class>/<image>`` and ``val/<class>/<image>``.
+    recipe
+        What to train, on what, how.
     out
-        Folder for ``last.pt``, ``best.pt``, ``log.csv``, ``recipe.yaml`` and the weights.
+        Folder for ``last.ckpt``, ``best.ckpt``, ``log.csv``, ``recipe.yaml``, TensorBoard's
+        events and the weights.
     resume
-        Continue from ``last.pt``.
-    steps, device, jobs
-        Override the recipe's length; where to train; CPU threads.
+        Continue from ``last.ckpt``, with the very weights an uninterrupted run would have.
+    machine
+        Where.
+    progress
+        Whom to tell, step by step.
+    asked_to_stop
+        Asked between steps; True saves ``last.ckpt`` and ends the run.
+
+    Raises
+    ------
+    StoppedError
+        The run was asked to stop, or got SIGTERM; it can be resumed.
+    UsageError, InputError, ModelError, OutputError
+        As their names say.
     """
-    recipe = load_recipe(recipe_name)
-    if steps is not None:
-        recipe = replace(recipe, steps=steps)
-    last = out / "last.pt"
+    machine = machine or Machine()
+    recipe = completed(recipe)
+    last = out / LAST
     if last.exists() and not resume:
         raise UsageError(f"{out} holds a run already; use --resume, or another --out")
-    if resume and not last.exists():
-        raise UsageError(f"{last} does not exist: nothing to resume")
-    train_part, val_part = open_folder(data, "train"), open_folder(data, "val")
-    placement = place(device)
+    if resume:
+        if not last.exists():
+            raise UsageError(f"{last} does not exist: nothing to resume")
+        load_checkpoint(last)
+    options = machine.trainer_options()
+    if options["accelerator"] == "cpu" and recipe.precision == "fp16":
+        raise UsageError("recipe: precision fp16 needs a GPU; use bf16 or fp32")
+    source, pairs = open_source(
+        recipe.data, recipe.degradation, scale=recipe.scale, patch=recipe.patch
+    )
+    pl.seed_everything(recipe.seed, verbose=False)
+    module = SuperResolution(recipe, len(source.classes))
+    _make_folder(out, recipe)
+    on_gpu = options["accelerator"] == "gpu"
+    workers = (8 if on_gpu else 0) if machine.workers is None else machine.workers
+    data = TrainingData(recipe, source, pairs, workers, pinned=on_gpu)
+    with cpu_threads(machine.jobs), _quiet_lightning():
+        if not resume:
+            if recipe.init:
+                initialise(module.network, recipe.init)
+            if recipe.scene_epochs > 0 and module.classifier is not None:
+                teach_scenes(module.classifier, source, recipe, module.network)
+        module.begin()
+        trainer = pl.Trainer(
+            **options,
+            precision=PRECISIONS[recipe.precision],
+            max_steps=recipe.steps,
+            max_epochs=-1,
+            val_check_interval=min(recipe.validate_every, recipe.steps),
+            check_val_every_n_epoch=None,
+            num_sanity_val_steps=0 if resume else 2,
+            callbacks=_callbacks(recipe, out, asked_to_stop, progress),
+            plugins=[WholeCheckpoints()],
+            logger=_loggers(out),
+            log_every_n_steps=50,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            default_root_dir=out,
+        )
+        try:
+            trainer.fit(module, data, ckpt_path=last if resume else None, weights_only=True)
+        except SIGTERMException as error:
+            raise StoppedError(trainer.global_step) from error
+    return _export(recipe, out, source)
+
+
+def _callbacks(
+    recipe: Recipe, out: Path, asked_to_stop: Callable[[], bool], progress: Progress | None
+) -> list[Callback]:
+    """In their order: the average is updated before it is measured, measured before it is kept."""
+    callbacks: list[Callback] = [
+        average_callback(recipe.ema),
+        History(out / HISTORY),
+        StopOnRequest(out, asked_to_stop, recipe.steps),
+        checkpoint_callback(out),
+    ]
+    return [Steps(progress, recipe.steps), *callbacks] if progress else callbacks
+
+
+def _loggers(out: Path) -> Any:
+    """TensorBoard where it is installed."""
+    try:
+        import tensorboard  # noqa: F401
+    except ImportError:
+        return False
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    return TensorBoardLogger(out, name="", version="")
+
+
+def _make_folder(out: Path, recipe: Recipe) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
         (out / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
     except OSError as error:
         raise OutputError(f"{out}: cannot be written ({error})") from error
-    sampler = CropSampler.from_folder(
-        train_part, scale=recipe.scale, patch=recipe.patch, batch=recipe.batch, seed=recipe.seed
-    )
-    validation = [make_pair(read_image(image.path), recipe.scale) for image in val_part]
-    with cpu_threads(jobs):
-        training = Training(
-            recipe, sampler, validation, len(train_part.classes), out, placement.device
-        )
-        if resume:
-            training.resume(last)
-        elif recipe.init:
-            training.initialise(Path(recipe.init))
-        else:
-            training.pretrain()
-        score = training.run()
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Lightning's advice and banners are not for users of georsr."""
+    logger = logging.getLogger("lightning.pytorch")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"lightning(\.|$)")
+            warnings.filterwarnings(
+                "ignore", message=".*lightning.*|.*does not have many workers.*"
+            )
+            yield
+    finally:
+        logger.setLevel(before)
+
+
+def _export(recipe: Recipe, out: Path, source: CropSource) -> Path:
+    best = out / BEST
+    if not best.exists():
+        raise ModelError(f"{best} does not exist: no validation has given a figure")
+    state = load_checkpoint(best)
+    score = float(torch.as_tensor(_best_score(state)))
     weights = out / f"{recipe.name}.safetensors"
     export_checkpoint(
-        out / "best.pt",
+        best,
         weights,
-        trained_on=f"{len(train_part)} images, {training.step} steps of {recipe.batch} crops of "
-        f"{recipe.patch} LR pixels, {recipe.scale}x bicubic degradation",
-        quality={"val-psnr-y": round(score, 3)},
+        trained_on=f"{source_words(recipe, source)}, {state['global_step']} steps of "
+        f"{recipe.batch} crops of {recipe.patch} LR pixels, x{recipe.scale} "
+        f"{recipe.degradation.describe()}",
+        quality={"validation-psnr": round(score, 3)},
     )
+    log.info("%s: %s", weights, json.dumps({"validation-psnr": round(score, 3)}))
     return weights
+
+
+def _best_score(state: dict[str, Any]) -> Any:
+    """What the checkpoint callback wrote when it kept ``best.ckpt``."""
+    for key, value in state["callbacks"].items():
+        if key.startswith("ModelCheckpoint"):
+            return value["best_model_score"]
+    raise ModelError(f"{BEST}: holds no validation figure")
+
+
+def source_words(recipe: Recipe, source: CropSource) -> str:
+    """What a model was trained on, in a few words."""
+    names = ", ".join(Path(root).name for root in recipe.data.root) or "images"
+    count = getattr(source, "count", None)
+    return f"{names} ({count} images)" if count else names

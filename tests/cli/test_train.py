@@ -14,6 +14,7 @@ batch: 2
 steps: 4
 validate_every: 2
 scene_epochs: 1
+precision: fp32
 """
 
 
@@ -35,7 +36,7 @@ def test_train_resume_and_use(data, make_raster, texture, capsys):
     out = data / "run"
     arguments = ["train", str(data / "tiny.yaml"), "--data", str(data / "data"), "--out", str(out)]
     assert invoke(arguments) == 0
-    assert {"best.pt", "last.pt", "log.csv", "recipe.yaml", "tiny-x2.safetensors"} <= {
+    assert {"best.ckpt", "last.ckpt", "log.csv", "recipe.yaml", "tiny-x2.safetensors"} <= {
         p.name for p in out.iterdir()
     }
     assert invoke(arguments) == 2

@@ -2,6 +2,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from georsr.training.data.settings import DataSettings
+from georsr.training.recipe import LossSettings, Recipe, ScheduleSettings
+
 
 @pytest.fixture
 def image_folder(tmp_path):
@@ -19,3 +22,21 @@ def image_folder(tmp_path):
                 image = Image.fromarray(np.clip(rgb, 0, 255).astype(np.uint8))
                 image.save(folder / f"{label}{i:02d}.png")
     return tmp_path / "data"
+
+
+@pytest.fixture
+def tiny(image_folder):
+    """A run of seconds: the real architecture, small."""
+    return Recipe(
+        name="tiny-x2",
+        scale=2,
+        network={"width": 8, "groups": 2, "blocks": 1, "tokens": 8},
+        data=DataSettings(root=(str(image_folder),)),
+        patch=16,
+        batch=2,
+        steps=6,
+        schedule=ScheduleSettings(warmup=2),
+        loss=LossSettings(squared_share=0.2, scene=0.001),
+        precision="fp32",
+        validate_every=3,
+    )

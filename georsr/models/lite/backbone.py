@@ -7,6 +7,7 @@ and export writes the sum.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -60,9 +61,27 @@ class ResidualBlock(nn.Module):
             with torch.no_grad():
                 self.conv2.kernel.mul_(0.1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, h, w) -> (N, C, h, w)."""
-        return x + self.conv2(F.relu(self.conv1(x)))
+    def forward(self, x: Tensor, tuning: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """(N, C, h, w) -> (N, C, h, w).
+
+        ``tuning`` is a scale and a shift (N, C, 1, 1) of the inner features: what the scene says
+        about which of them matter.
+        """
+        inner = self.conv1(x)
+        if tuning is not None:
+            scale, shift = tuning
+            inner = inner + inner * scale + shift
+        return x + self.conv2(F.relu(inner))
+
+
+class Group(nn.Sequential):
+    """Residual blocks one after another."""
+
+    def forward(self, x: Tensor, tunings: Sequence[tuple[Tensor, Tensor]] = ()) -> Tensor:
+        """(N, C, h, w) -> (N, C, h, w), with one tuning per block or none at all."""
+        for i, block in enumerate(self):
+            x = block(x, tunings[i]) if tunings else block(x)
+        return x
 
 
 class Backbone(nn.Module):
@@ -75,8 +94,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.head = nn.Conv2d(bands, width, 3, padding=1)
         self.groups = nn.ModuleList(
-            nn.Sequential(*(ResidualBlock(width, fused) for _ in range(blocks)))
-            for _ in range(groups)
+            Group(*(ResidualBlock(width, fused) for _ in range(blocks))) for _ in range(groups)
         )
 
 

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from georsr.models.bicubic import Bicubic
 from georsr.models.lite.backbone import Backbone, fuse_branches
 from georsr.models.lite.encoder import SceneEncoder
-from georsr.models.segsr.guidance import SemanticLocalization
+from georsr.models.segsr.guidance import SemanticLocalization, SteadyLinear
+
+GAIN = 5.0
 
 
 class MapModulation(nn.Module):
@@ -36,6 +38,29 @@ class MapModulation(nn.Module):
         return x + x * gamma + beta
 
 
+class SceneTuning(nn.Module):
+    """A scale and a shift of every block's inner features, from the scene vector alone.
+
+    Maps tell a block where to act; this tells it what kind of scene it acts on. The last layers
+    start at zero: an untrained tuning changes nothing.
+    """
+
+    def __init__(self, tokens: int, hidden: int, width: int, blocks: int) -> None:
+        super().__init__()
+        self.squeeze = SteadyLinear(tokens, hidden)
+        self.films = nn.ModuleList(SteadyLinear(hidden, 2 * width) for _ in range(blocks))
+        for film in self.films:
+            nn.init.zeros_(film.weight)  # type: ignore[arg-type]
+            nn.init.zeros_(film.bias)  # type: ignore[arg-type]
+
+    def forward(self, scene: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Unit scene vectors (N, E) -> for each block, scale and shift, both (N, C, 1, 1)."""
+        # a unit vector's entries are small: GAIN brings them to the size of other activations
+        hidden = F.relu(self.squeeze(scene * GAIN))
+        pairs = [film(hidden)[:, :, None, None].chunk(2, dim=1) for film in self.films]
+        return [(scale, shift) for scale, shift in pairs]
+
+
 class SegSRLite(nn.Module):
     """Scene encoder -> localization -> modulation of a plain 3x3 backbone.
 
@@ -49,6 +74,8 @@ class SegSRLite(nn.Module):
         Features, guided groups, and residual blocks per group of the backbone.
     tokens
         Width of the semantic tokens; 0 builds the same backbone without guidance.
+    tuning
+        Hidden width of the scene's scale and shift of every block; 0: none.
     fused
         Plain convolutions (as exported) instead of branches (as trained).
     """
@@ -65,6 +92,7 @@ class SegSRLite(nn.Module):
         groups: int = 4,
         blocks: int = 2,
         tokens: int = 32,
+        tuning: int = 0,
         fused: bool = True,
     ) -> None:
         super().__init__()
@@ -77,6 +105,8 @@ class SegSRLite(nn.Module):
             self.encoder = SceneEncoder(bands, tokens)
             self.localization = SemanticLocalization(tokens, groups, heads=4, temperature=10.0)
             self.modulations = nn.ModuleList(MapModulation(width) for _ in range(groups))
+            count = groups * blocks
+            self.tuning = SceneTuning(tokens, tuning, width, count) if tuning > 0 else None
         if not fused:
             nn.init.normal_(self.tail.weight, std=1e-3)
 
@@ -97,12 +127,15 @@ class SegSRLite(nn.Module):
         centred = (x - self.mean) * self.gain
         features = shallow = self.backbone.head(centred)
         maps: list[Tensor] = []
+        tunings: list[tuple[Tensor, Tensor]] = []
         scene = None
         if self.guided:
             tokens, scene = self.encoder(centred)
             maps = self.localization(tokens, scene)
+            if self.tuning is not None:
+                tunings = self.tuning(scene)
         for i, group in enumerate(self.backbone.groups):
-            features = group(features)
+            features = group(features, tunings[i * len(group) : (i + 1) * len(group)])
             if self.guided:
                 features = self.modulations[i](features, maps[i])
         detail = self.tail(features + shallow)

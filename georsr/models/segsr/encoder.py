@@ -87,6 +87,15 @@ class ClipEncoder(nn.Module):
         if width % heads:
             raise ModelError(f"CLIP width {width} is not a multiple of its {heads} heads")
         self.scale, self.patch, self.published = scale, patch, published
+        self.options = {
+            "width": width,
+            "layers": layers,
+            "heads": heads,
+            "patch": patch,
+            "tokens": tokens,
+            "grid": grid,
+            "quick_gelu": quick_gelu,
+        }
         self.width = tokens
         trunk = VisionTransformer(
             image_size=grid * patch,

@@ -1,0 +1,197 @@
+"""What happens beside the steps of a run: averaging, history, checkpoints, stopping."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, WeightAveraging
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch import Tensor
+
+from georsr.errors import OutputError
+from georsr.progress import Progress
+from georsr.training.module import SCORE
+
+log = logging.getLogger(__name__)
+
+LAST, BEST = "last.ckpt", "best.ckpt"
+"""Checkpoints of a run: where it is, and where its averaged weights measured best."""
+HISTORY = "log.csv"
+
+
+def average_callback(decay: float) -> WeightAveraging:
+    """Exponential moving average of the weights; early steps count less, so it starts at once."""
+
+    def mix(averages: list[Tensor], currents: list[Tensor], count: Tensor | int) -> None:
+        done = int(count)
+        torch._foreach_lerp_(averages, currents, 1 - min(decay, (1 + done) / (10 + done)))
+
+    return WeightAveraging(use_buffers=False, multi_avg_fn=torch.no_grad()(mix))
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Writes a checkpoint beside its place, then renames: the one before survives any failure."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
+        """Write atomically.
+
+        Raises
+        ------
+        OutputError
+            The disk is full or the folder cannot be written.
+        """
+        target = Path(path)
+        part = target.with_name(f".{target.name}.{os.getpid()}.part")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with part.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(target)
+        except (OSError, RuntimeError) as error:  # torch's zip writer raises RuntimeError
+            raise OutputError(
+                f"{target}: the checkpoint cannot be written ({error})".splitlines()[0]
+                + "; the one before is untouched"
+            ) from error
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def checkpoint_callback(folder: Path) -> ModelCheckpoint:
+    """``last.ckpt`` at every validation, ``best.ckpt`` when the averaged weights improve."""
+    keeper = ModelCheckpoint(
+        dirpath=folder,
+        filename=BEST.removesuffix(".ckpt"),
+        monitor=SCORE,
+        mode="max",
+        save_last=True,
+        auto_insert_metric_name=False,
+        enable_version_counter=False,
+        save_on_train_epoch_end=False,
+    )
+    keeper.CHECKPOINT_NAME_LAST = LAST.removesuffix(".ckpt")
+    return keeper
+
+
+class History(Callback):
+    """One line of ``log.csv`` (and of the log) per validation."""
+
+    COLUMNS = ("step", "loss", "psnr", "seconds_per_step", "compute_share")
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._reset()
+
+    def _reset(self) -> None:
+        self.losses: list[Tensor] = []
+        self.computing, self.since, self.began = 0.0, time.monotonic(), 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock."""
+        self._reset()
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        """The batch is there: computing begins."""
+        self.began = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *args: Any
+    ) -> None:
+        """The step is done."""
+        self.computing += time.monotonic() - self.began
+        self.losses.append(outputs["loss"].detach())
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop the clock: validation is not a step's time."""
+        self.elapsed = time.monotonic() - self.since
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the line and start the clock again."""
+        if trainer.sanity_checking or not self.losses or not trainer.is_global_zero:
+            return
+        steps = len(self.losses)
+        row = (
+            trainer.global_step,
+            f"{float(torch.stack(self.losses).float().mean()):.6f}",
+            f"{float(trainer.callback_metrics[SCORE]):.4f}",
+            f"{self.elapsed / steps:.4f}",
+            f"{self.computing / self.elapsed:.4f}",
+        )
+        fresh = not self.path.exists()
+        with self.path.open("a", newline="") as file:
+            writer = csv.writer(file)
+            if fresh:
+                writer.writerow(self.COLUMNS)
+            writer.writerow(row)
+        log.info("step %s: loss %s, validation %s dB, %s s per step", *row[:4])
+        self._reset()
+
+
+class Steps(Callback):
+    """Tells a progress how far the run is."""
+
+    def __init__(self, progress: Progress, steps: int) -> None:
+        self.progress, self.steps = progress, steps
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """A resumed run begins where it was."""
+        self.progress.start(self.steps, "steps")
+        self.progress.advance(trainer.global_step)
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        """One more."""
+        self.progress.advance()
+
+
+class StoppedError(BaseException):
+    """A run was asked to stop; its checkpoint says where it was."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"stopped after step {step}")
+        self.step = step
+
+
+class StopOnRequest(Callback):
+    """Ends a run: after its last step with a validation, or between two steps when asked to.
+
+    Parameters
+    ----------
+    folder
+        Where ``last.ckpt`` goes.
+    asked
+        Whether to stop before the end.
+    steps
+        Length of the run.
+    """
+
+    def __init__(self, folder: Path, asked: Callable[[], bool], steps: int) -> None:
+        self.folder, self.asked, self.steps = folder, asked, steps
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
+    ) -> None:
+        """The step is complete, its average too."""
+        if trainer.global_step >= self.steps:
+            # Lightning validates before it stops early, but not after the last of its steps
+            trainer.should_stop = True
+        elif self.asked():
+            raise StoppedError(trainer.global_step)
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Save, where the weights are those of a whole number of steps."""
+        if isinstance(exception, StoppedError | SIGTERMException):
+            trainer.save_checkpoint(self.folder / LAST)

@@ -1,0 +1,119 @@
+"""Losses: how far a super-resolved crop is from the truth, as a weighted sum of terms."""
+
+from __future__ import annotations
+
+import copy
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from georsr.training.recipe import LossSettings
+
+SQUARED = 10.0
+"""Weight of the squared error: at typical errors its gradient is then about that of the absolute
+error, so the learning rate need not change with the loss."""
+
+
+class Features(Protocol):
+    """What the perceptual term needs of a feature network."""
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """(N, 3, H, W) in 0..1 -> features."""
+
+
+def masked_mean(error: Tensor, valid: Tensor | None) -> Tensor:
+    """Mean of (N, C, H, W), over the pixels where ``valid`` (N, 1, H, W) is 1."""
+    if valid is None:
+        return error.mean()
+    return (error * valid).sum() / (valid.sum() * error.shape[1]).clamp(min=1)
+
+
+def frequency_error(sr: Tensor, hr: Tensor) -> Tensor:
+    """Mean absolute difference of orthonormal Fourier coefficients of (N, C, H, W), in float32."""
+    difference = torch.fft.rfft2(sr.float() - hr.float(), norm="ortho")
+    return difference.abs().mean()
+
+
+class SemanticError(nn.Module):
+    """One minus the cosine between the semantic tokens of two images.
+
+    Parameters
+    ----------
+    encoder
+        (N, 3, H, W) -> tokens (N, E, hc, wc) and scene; copied, and never trained on. An encoder
+        that enlarges its input (CLIP in SeG-SR) sees HR images as they are.
+    mean, gain
+        The encoder is given (image - mean) * gain.
+    """
+
+    def __init__(self, encoder: nn.Module, mean: float = 0.0, gain: float = 1.0) -> None:
+        super().__init__()
+        self.judge = copy.deepcopy(encoder).requires_grad_(False).eval()
+        if hasattr(self.judge, "scale"):
+            setattr(self.judge, "scale", 1)  # noqa: B010 (mypy takes attributes of modules for tensors)
+        self.mean, self.gain = mean, gain
+
+    def train(self, mode: bool = True) -> SemanticError:
+        """The judge never leaves evaluation mode."""
+        return self
+
+    def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
+        """(N, 3, H, W) in 0..1, twice -> scalar in 0..2."""
+        ours, _ = self.judge((sr - self.mean) * self.gain)
+        with torch.no_grad():
+            theirs, _ = self.judge((hr - self.mean) * self.gain)
+        return 1 - F.cosine_similarity(ours.float(), theirs.float(), dim=1).mean()
+
+
+class ImageLoss(nn.Module):
+    """The weighted terms of a recipe that compare two images.
+
+    Parameters
+    ----------
+    settings
+        Weights.
+    semantic, features
+        Needed where their weights are not zero.
+    """
+
+    def __init__(
+        self,
+        settings: LossSettings,
+        semantic: SemanticError | None = None,
+        features: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.settings, self.semantic, self.features = settings, semantic, features
+
+    def forward(self, sr: Tensor, hr: Tensor, valid: Tensor | None, progress: float) -> Tensor:
+        """Compare.
+
+        Parameters
+        ----------
+        sr, hr
+            (N, C, H, W) in 0..1.
+        valid
+            (N, 1, H, W), 1 where the loss counts; None: everywhere. Outside, both images are
+            made equal for the terms that look at neighbourhoods.
+        progress
+            Share of the run that is done, 0..1.
+        """
+        sr = sr.float()
+        error = sr - hr
+        if progress >= 1 - self.settings.squared_share:
+            loss = SQUARED * masked_mean(error.square(), valid)
+        else:
+            loss = self.settings.absolute * masked_mean(error.abs(), valid)
+        if valid is not None:
+            sr = torch.where(valid > 0, sr, hr)
+        if self.settings.frequency > 0:
+            loss = loss + self.settings.frequency * frequency_error(sr, hr)
+        if self.semantic is not None:
+            loss = loss + self.settings.semantic * self.semantic(sr, hr)
+        if self.features is not None:
+            with torch.no_grad():
+                theirs = self.features(hr)
+            loss = loss + self.settings.perceptual * (self.features(sr) - theirs).abs().mean()
+        return loss

@@ -1,0 +1,171 @@
+"""The Lightning module: loss, optimizer, schedule and validation of a recipe's network."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from georsr.errors import ModelError
+from georsr.evaluation.metrics import psnr, psnr_y
+from georsr.models.lite.encoder import SceneClassifier
+from georsr.models.lite.network import SegSRLite
+from georsr.training.batches import Batch, ValidationPair
+from georsr.training.data.degrade import to_uint8
+from georsr.training.losses import ImageLoss
+from georsr.training.muon import MuonAdam
+from georsr.training.networks import enlarge, semantic_error, split_parameters, training_network
+from georsr.training.recipe import Recipe
+from georsr.training.schedule import cosine, milestones
+from georsr.types import AnyArray, BoolArray
+
+SCORE = "psnr"
+"""Name of the figure by which the best checkpoint is chosen."""
+
+
+def pair_psnr(sr: AnyArray, hr: AnyArray, valid: BoolArray | None, scale: int) -> float:
+    """PSNR in dB of one validation pair.
+
+    RGB images of 8 bits follow the Y protocol; anything else is measured over all bands against
+    a peak of 1, where ``valid``.
+    """
+    if hr.dtype == np.uint8 and len(hr) == 3:
+        return psnr_y(to_uint8(sr * 255), hr, scale)
+    peak = 255.0 if hr.dtype == np.uint8 else 1.0
+    good = np.ones(hr.shape[1:], bool) if valid is None else valid
+    return psnr(sr[:, good] * peak, hr[:, good], peak)
+
+
+class SuperResolution(pl.LightningModule):
+    """A recipe's network in training.
+
+    Parameters
+    ----------
+    recipe
+        What to train and how.
+    classes
+        Number of scene classes; 0 without.
+    """
+
+    def __init__(self, recipe: Recipe, classes: int) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.network = training_network(recipe)
+        self.classifier: SceneClassifier | None = None
+        guided = isinstance(self.network, SegSRLite) and self.network.guided
+        wants_scenes = recipe.loss.scene > 0 or recipe.scene_epochs > 0
+        if guided and classes > 0 and wants_scenes:
+            encoder: Any = self.network.encoder
+            self.classifier = SceneClassifier(encoder, encoder.local_head.out_channels, classes)
+        self.network.to(memory_format=torch.channels_last)
+        self.image_loss = ImageLoss(recipe.loss)
+        self._scores: list[float] = []
+
+    def begin(self) -> None:
+        """Take what the loss compares with from the network as it now is: call it before a run."""
+        settings = self.recipe.loss
+        features: nn.Module | None = None
+        if settings.perceptual > 0:
+            from georsr.training.perceptual import VggFeatures
+
+            features = VggFeatures()
+        semantic = semantic_error(self.network) if settings.semantic > 0 else None
+        self.image_loss = ImageLoss(settings, semantic, features)
+
+    # -- one step -------------------------------------------------------------------------
+
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        """Loss of one batch."""
+        lr = batch.lr.contiguous(memory_format=torch.channels_last)
+        sr, scene = enlarge(self.network, lr)
+        done = self.trainer.global_step / self.recipe.steps
+        loss: Tensor = self.image_loss(sr, batch.hr, batch.valid, done)
+        if self.classifier is not None and scene is not None and self.recipe.loss.scene > 0:
+            wrong = F.cross_entropy(self.classifier.logits(scene), batch.labels, ignore_index=-1)
+            loss = loss + self.recipe.loss.scene * torch.nan_to_num(wrong)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise ModelError(
+                f"training diverged at step {self.trainer.global_step + 1} (loss {value}); lower "
+                "the learning rates and start again with 'init: .../best.ckpt'"
+            )
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        """Adam, with Muon for the kernels if the recipe says so, on the recipe's schedule."""
+        chosen = self.recipe.optimizer
+        kernels, others = split_parameters(self.network, chosen.kind == "muon")
+        if self.classifier is not None:
+            others += [self.classifier.class_prompts, self.classifier.log_temperature]
+        optimizer = MuonAdam(
+            kernels,
+            others,
+            muon_lr=chosen.muon_lr,
+            lr=chosen.lr,
+            betas=chosen.betas,
+            weight_decay=chosen.weight_decay,
+        )
+        schedule = LambdaLR(optimizer, self.rate)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def rate(self, step: int) -> float:
+        """Share of the peak learning rates at ``step``."""
+        schedule = self.recipe.schedule
+        if schedule.kind == "steps":
+            return milestones(step, schedule.warmup, schedule.milestones, schedule.gamma)
+        return cosine(step, self.recipe.steps, schedule.warmup, schedule.hold)
+
+    def configure_gradient_clipping(self, optimizer: Any, *args: Any, **options: Any) -> None:
+        """Limit the gradient of Adam's parameters; Muon's steps have a fixed length anyway."""
+        if self.recipe.optimizer.clip > 0:
+            nn.utils.clip_grad_norm_(
+                optimizer.param_groups[0]["params"], self.recipe.optimizer.clip
+            )
+
+    # -- validation -----------------------------------------------------------------------
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the figures of the last validation."""
+        self._scores = []
+
+    def validation_step(self, pair: ValidationPair, index: int) -> None:
+        """Measure one pair, in float32."""
+        hr, lr, valid = pair
+        x = torch.from_numpy(lr).to(self.device).float()[None]
+        if lr.dtype == np.uint8:
+            x = x / 255
+        with torch.autocast(self.device.type, enabled=False):
+            sr = self.network(x)[0]
+        self._scores.append(pair_psnr(sr.float().cpu().numpy(), hr, valid, self.recipe.scale))
+
+    def on_validation_epoch_end(self) -> None:
+        """Mean over all pairs of all devices."""
+        mine = torch.tensor([sum(self._scores), len(self._scores)], device=self.device)
+        total: Any = self.trainer.strategy.reduce(mine, reduce_op="sum")
+        self.log(SCORE, total[0] / total[1].clamp(min=1), rank_zero_only=True)
+
+    # -- checkpoints ----------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The recipe goes with the weights."""
+        checkpoint["recipe"] = json.dumps(self.recipe.to_mapping())
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """A run goes on by its own recipe only."""
+        theirs = json.loads(checkpoint.get("recipe", "{}"))
+        ours = json.loads(json.dumps(self.recipe.to_mapping()))
+        if changed := [k for k in ours if theirs.get(k) != ours[k]]:
+            raise ModelError(
+                f"the checkpoint's recipe differs in {', '.join(changed[:5])}; "
+                "use the same recipe, or start a new run with 'init'"
+            )

@@ -1,0 +1,85 @@
+"""Recipes: YAML in, frozen settings out, and back."""
+
+import pytest
+
+from georsr.errors import UsageError
+from georsr.training.data.sensor import Sensor
+from georsr.training.recipe import Recipe, builtin_recipes, load_recipe, overridden
+
+WANTED = {
+    "finetune-sensor",
+    "segsr-aid-x4",
+    "segsr-lite-x2",
+    "segsr-lite-x2-sensor",
+    "segsr-lite-x4",
+    "segsr-lite-x4-sensor",
+    "segsr-ucmerced-x4",
+}
+
+
+@pytest.mark.parametrize("name", builtin_recipes())
+def test_builtin_recipes_round_trip(name, tmp_path):
+    recipe = load_recipe(name)
+    path = tmp_path / "again.yaml"
+    path.write_text(recipe.to_yaml())
+    assert load_recipe(str(path)) == recipe
+    assert recipe.name == name
+
+
+def test_the_builtin_recipes_are_these():
+    assert set(builtin_recipes()) == WANTED
+
+
+def test_the_published_schedule():
+    recipe = load_recipe("segsr-ucmerced-x4")
+    assert (recipe.steps, recipe.batch, recipe.patch, recipe.ema) == (64000, 4, 64, 0.999)
+    assert (recipe.optimizer.kind, recipe.optimizer.lr) == ("adam", 2e-4)
+    assert recipe.optimizer.betas == (0.9, 0.99)
+    assert (recipe.schedule.milestones, recipe.schedule.gamma) == ((50000,), 0.5)
+    assert (recipe.loss.absolute, recipe.loss.squared_share) == (1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: a\nscale: 2\nstepz: 3\n", "unknown key 'stepz'"),
+        ("name: a\nscale: two\n", "scale is 'two', expected a value of type int"),
+        ("name: a\nscale: 2\nsteps: true\n", "steps is True"),
+        ("name: a\nscale: 2\nsteps: 0\n", "steps is 0, expected at least 1"),
+        ("name: a\n", "missing key 'scale'"),
+        ("- a\n", "key: value"),
+        ("a: [", "not valid YAML"),
+        ("name: a\nscale: 2\noptimizer: {rate: 1}\n", "optimizer: unknown key 'rate'"),
+        ("name: a\nscale: 2\noptimizer: {kind: sgd}\n", "kind is 'sgd', expected muon or adam"),
+        ("name: a\nscale: 2\noptimizer: {betas: [0.9]}\n", "betas has 1 items, expected 2"),
+        ("name: a\nscale: 2\nschedule: {milestones: [x]}\n", "an item of milestones is 'x'"),
+        ("name: a\nscale: 2\nloss: 3\n", "loss: expected 'key: value'"),
+        ("name: a\nscale: 2\ndata: {folder: x}\n", "unknown key 'folder'"),
+        ("name: a\nscale: 2\ndegradation: {kind: fog}\n", "degradation"),
+        ("name: a\nscale: 2\nprecision: half\n", "precision is 'half'"),
+        ("name: a\nscale: 2\narchitecture: unet\n", "architecture is 'unet'"),
+    ],
+)
+def test_nonsense_is_named(text, message, tmp_path):
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=message) as caught:
+        load_recipe(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_name_lists_what_there_is():
+    with pytest.raises(UsageError, match="segsr-lite-x4"):
+        load_recipe("nonsense")
+
+
+def test_the_command_line_overrides():
+    recipe = load_recipe("segsr-lite-x4-sensor")
+    assert isinstance(recipe.degradation, Sensor)
+    other = overridden(
+        recipe, {"data": ("a", "b"), "lr_data": (), "steps": 5, "seed": None, "init": "x"}
+    )
+    assert other.data.root == ("a", "b")
+    assert (other.steps, other.seed, other.init) == (5, recipe.seed, "x")
+    assert other.degradation == recipe.degradation
+    assert Recipe.from_mapping(other.to_mapping(), "here") == other
