@@ -17,11 +17,19 @@ from georsr.errors import ModelError
 from georsr.evaluation.metrics import psnr, psnr_y
 from georsr.models.lite.encoder import SceneClassifier
 from georsr.models.lite.network import SegSRLite
+from georsr.tiling.padding import pad_to
+from georsr.tiling.plan import ceil_to
 from georsr.training.batches import Batch, ValidationPair
 from georsr.training.data.degrade import to_uint8
 from georsr.training.losses import ImageLoss
 from georsr.training.muon import MuonAdam
-from georsr.training.networks import enlarge, semantic_error, split_parameters, training_network
+from georsr.training.networks import (
+    TILES,
+    enlarge,
+    semantic_error,
+    split_parameters,
+    training_network,
+)
 from georsr.training.recipe import Recipe
 from georsr.training.schedule import cosine, milestones
 from georsr.types import AnyArray, BoolArray
@@ -141,11 +149,13 @@ class SuperResolution(pl.LightningModule):
     def validation_step(self, pair: ValidationPair, index: int) -> None:
         """Measure one pair, in float32."""
         hr, lr, valid = pair
-        x = torch.from_numpy(lr).to(self.device).float()[None]
+        multiple = TILES[self.recipe.architecture]["multiple_of"]
+        whole = pad_to(lr, *(ceil_to(n, multiple) for n in lr.shape[1:]))
+        x = torch.from_numpy(whole).to(self.device).float()[None]
         if lr.dtype == np.uint8:
             x = x / 255
         with torch.autocast(self.device.type, enabled=False):
-            sr = self.network(x)[0]
+            sr = self.network(x)[0, :, : hr.shape[1], : hr.shape[2]]
         self._scores.append(pair_psnr(sr.float().cpu().numpy(), hr, valid, self.recipe.scale))
 
     def on_validation_epoch_end(self) -> None:
