@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from georsr.errors import UsageError
 from georsr.training.data.crops import CropSource, PairSource
 from georsr.training.data.degrade import Degradation
@@ -9,6 +11,9 @@ from georsr.training.data.image_crops import GIB, ImageCrops, ImagePairs
 from georsr.training.data.images import ImageFolder
 from georsr.training.data.layouts import open_dataset
 from georsr.training.data.settings import DataSettings
+
+if TYPE_CHECKING:
+    from georsr.training.data.rasters import RasterSource
 
 
 def open_source(
@@ -39,7 +44,13 @@ def open_source(
     InputError
         Data that cannot be read, or too little of it.
     """
-    _check_separate(data)
+    if data.kind != "images":
+        rasters = _rasters(data, degradation, scale, patch)
+        return rasters.training(), rasters.validation()
+    if data.train == data.validation:
+        raise UsageError(
+            f"data: part {data.train!r} is both trained and validated on; name another one"
+        )
     return (
         open_training(data, degradation, scale=scale, patch=patch),
         open_validation(data, degradation, scale=scale, patch=patch),
@@ -50,9 +61,10 @@ def open_training(
     data: DataSettings, degradation: Degradation, *, scale: int, patch: int
 ) -> CropSource:
     """The first half of `open_source`."""
-    folder = _image_folder(data, data.train)
+    if data.kind != "images":
+        return _rasters(data, degradation, scale, patch).training()
     return ImageCrops(
-        folder,
+        _image_folder(data, data.train),
         degradation,
         scale,
         patch,
@@ -65,14 +77,22 @@ def open_validation(
     data: DataSettings, degradation: Degradation, *, scale: int, patch: int
 ) -> PairSource:
     """The second half of `open_source`; ``patch`` decides the grid of blocks held out."""
-    folder = _image_folder(data, data.validation)
+    if data.kind != "images":
+        return _rasters(data, degradation, scale, patch).validation()
     return ImagePairs(
-        folder,
+        _image_folder(data, data.validation),
         degradation,
         scale,
         memory=data.memory * GIB,
         skip_corrupt=data.skip_corrupt,
     )
+
+
+def _rasters(data: DataSettings, degradation: Degradation, scale: int, patch: int) -> RasterSource:
+    # imported here: training on image folders must not need GDAL
+    from georsr.training.data.rasters import RasterSource
+
+    return RasterSource(data, degradation, scale, patch)
 
 
 def _image_folder(data: DataSettings, part: str) -> ImageFolder:
@@ -84,10 +104,3 @@ def _image_folder(data: DataSettings, part: str) -> ImageFolder:
         for root in data.root
     ]
     return ImageFolder(folders[0].root, tuple(image for each in folders for image in each))
-
-
-def _check_separate(data: DataSettings) -> None:
-    if data.kind == "images" and data.train == data.validation:
-        raise UsageError(
-            f"data: part {data.train!r} is both trained and validated on; name another one"
-        )

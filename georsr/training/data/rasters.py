@@ -1,0 +1,103 @@
+"""From settings to the sites of rasters, and which of their blocks are for validation."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from itertools import count
+
+from georsr.errors import InputError, UsageError
+from georsr.raster.reader import RasterReader
+from georsr.training.data.blocks import blocks_of, is_held_out
+from georsr.training.data.degrade import Degradation
+from georsr.training.data.raster_crops import Blocks, RasterCrops, RasterPairs, Site
+from georsr.training.data.raster_list import raster_paths
+from georsr.training.data.reader_pool import ReaderPool
+from georsr.training.data.scenes import Scene
+from georsr.training.data.settings import DataSettings
+from georsr.types import Window
+
+log = logging.getLogger(__name__)
+
+SMALLEST_BLOCK = 32
+"""LR pixels: validation windows need room for borders and for SSIM."""
+
+
+class RasterSource:
+    """The sites of a run, opened once for training and for validation.
+
+    Parameters
+    ----------
+    data, degradation, scale, patch
+        As for :func:`georsr.training.data.source.open_source`.
+    """
+
+    def __init__(
+        self, data: DataSettings, degradation: Degradation, scale: int, patch: int
+    ) -> None:
+        self.data, self.degradation, self.scale, self.patch = data, degradation, scale, patch
+        self.pool = ReaderPool()
+        self.sites = self._open(data.root)
+        self._held_out = self._hold_out()
+
+    def training(self) -> RasterCrops:
+        """Crops from everything that is not held out."""
+        return RasterCrops(self.sites, self._held_out, self.scale, self.patch)
+
+    def validation(self) -> RasterPairs:
+        """Pairs from the blocks held out, or from the rasters given for validation."""
+        if self.data.validation_root:
+            sites = self._open(self.data.validation_root)
+            _check_bands([self.sites[0], *sites])
+            return RasterPairs(sites, [self._blocks(site) for site in sites])
+        if self.data.holdout == 0:
+            raise UsageError(
+                "data: holdout is 0 and there is no validation_root: nothing to validate on"
+            )
+        return RasterPairs(self.sites, self._held_out)
+
+    def _blocks(self, site: Site) -> list[Window]:
+        # as large as what training reads for one crop: room is left beside any block
+        side = max(SMALLEST_BLOCK, self.patch + 2 * site.margin)
+        return blocks_of(site.area, side)
+
+    def _hold_out(self) -> Blocks:
+        if self.data.validation_root:
+            return [[] for _ in self.sites]
+        numbers = count()
+        return [
+            [w for w in self._blocks(site) if is_held_out(next(numbers), self.data.holdout)]
+            for site in self.sites
+        ]
+
+    def _open(self, entries: Sequence[str]) -> list[Site]:
+        opened: list[Site] = []
+        paths = raster_paths(entries)
+        for path in paths:
+            try:
+                opened.append(self._scene(path))
+            except InputError as error:
+                if not self.data.skip_corrupt:
+                    raise
+                log.warning("left out: %s", error)
+        if len(opened) < len(paths):
+            log.warning("%d of %d rasters left out", len(paths) - len(opened), len(paths))
+        if not opened:
+            raise InputError(f"{paths[0]}: no readable raster is left")
+        _check_bands(opened)
+        return opened
+
+    def _scene(self, path: str) -> Site:
+        reader = RasterReader(path, self.data.bands or None, self.data.nodata)
+        return Scene(
+            reader, self.degradation, self.scale, stretch=self.data.stretch, pool=self.pool
+        )
+
+
+def _check_bands(sites: Sequence[Site]) -> None:
+    for site in sites[1:]:
+        if site.bands != sites[0].bands:
+            raise UsageError(
+                f"{site.name} has {site.bands} bands, {sites[0].name} has {sites[0].bands}; "
+                "choose bands that all of them have"
+            )
