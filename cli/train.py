@@ -42,7 +42,9 @@ from .options import make_progress, verbosity_options
     metavar="auto|cpu|cuda[:N]|mps",
     help="Where to train.",
 )
-@click.option("--devices", type=click.IntRange(1), default=1, show_default=True, help="GPUs.")
+@click.option(
+    "--devices", type=click.IntRange(1), default=1, show_default=True, help="GPUs of a machine."
+)
 @click.option("--nodes", type=click.IntRange(1), default=1, show_default=True, help="Machines.")
 @click.option("--workers", type=click.IntRange(0), help="Processes that prepare batches.")
 @click.option("-j", "--jobs", type=click.IntRange(1), help="CPU threads.")
@@ -66,7 +68,7 @@ def command(recipe: str, out: Path | None, resume: bool, quiet: bool, **options:
     chosen = overridden(load_recipe(recipe), options)
     folder = out or Path("runs") / chosen.name
     from georsr.training.callbacks import StoppedError
-    from georsr.training.session import Machine, train
+    from georsr.training.session import Machine, is_main_process, train
 
     with noted_signals() as signals, make_progress("auto", quiet) as progress:
         try:
@@ -85,5 +87,6 @@ def command(recipe: str, out: Path | None, resume: bool, quiet: bool, **options:
                 err=True,
             )
             return signals.exit_code()
-    click.echo(f"{weights}: use it with georsr sr IN OUT --model {weights}", err=True)
+    if is_main_process():
+        click.echo(f"{weights}: use it with georsr sr IN OUT --model {weights}", err=True)
     return 0

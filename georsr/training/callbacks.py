@@ -186,7 +186,7 @@ class StopOnRequest(Callback):
         if trainer.global_step >= self.steps:
             # Lightning validates before it stops early, but not after the last of its steps
             trainer.should_stop = True
-        elif self.asked():
+        elif trainer.strategy.reduce_boolean_decision(self.asked(), all=False):
             raise StoppedError(trainer.global_step)
 
     def on_exception(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator
@@ -14,7 +13,9 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from georsr.device import cpu_threads, place
 from georsr.errors import ModelError, OutputError, UsageError
@@ -52,7 +53,7 @@ class Machine:
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``."""
     devices: int = 1
-    """GPUs per machine; each takes its own batch."""
+    """GPUs (on the CPU: processes) per machine; each takes its own batch."""
     nodes: int = 1
     """Machines."""
     workers: int | None = None
@@ -63,14 +64,21 @@ class Machine:
     def trainer_options(self) -> dict[str, Any]:
         """Lightning's names for the device."""
         chosen = place(self.device, "fp32").device
-        if chosen.type != "cuda":
-            if self.devices > 1 or self.nodes > 1:
-                raise UsageError(f"device {chosen}: several devices or nodes need CUDA")
-            return {"accelerator": chosen.type, "devices": 1}
-        if chosen.index is not None and self.devices > 1:
-            raise UsageError(f"device {chosen} is one GPU, {self.devices} were asked for")
-        devices: Any = self.devices if chosen.index is None else [chosen.index]
-        return {"accelerator": "gpu", "devices": devices, "num_nodes": self.nodes}
+        many = self.devices > 1 or self.nodes > 1
+        if many and (chosen.type == "mps" or chosen.index is not None):
+            raise UsageError(f"device {chosen} is one device, {self.devices} were asked for")
+        return {
+            "accelerator": "gpu" if chosen.type == "cuda" else chosen.type,
+            "devices": self.devices if chosen.index is None else [chosen.index],
+            "num_nodes": self.nodes,
+            # buffers of our networks are constants: nothing to keep in step
+            "strategy": DDPStrategy(broadcast_buffers=False) if many else "auto",
+        }
+
+
+def is_main_process() -> bool:
+    """Whether this process speaks for the run; the others of several devices are its children."""
+    return getattr(rank_zero_only, "rank", 0) == 0
 
 
 class TrainingData(pl.LightningDataModule):
@@ -185,7 +193,10 @@ def train(
             trainer.fit(module, data, ckpt_path=last if resume else None, weights_only=True)
         except SIGTERMException as error:
             raise StoppedError(trainer.global_step) from error
-    return _export(recipe, out, source)
+    weights = out / f"{recipe.name}.safetensors"
+    if trainer.is_global_zero:
+        _export(recipe, out, source, weights)
+    return weights
 
 
 def _callbacks(
@@ -237,13 +248,12 @@ def _quiet_lightning() -> Iterator[None]:
         logger.setLevel(before)
 
 
-def _export(recipe: Recipe, out: Path, source: CropSource) -> Path:
+def _export(recipe: Recipe, out: Path, source: CropSource, weights: Path) -> None:
     best = out / BEST
     if not best.exists():
         raise ModelError(f"{best} does not exist: no validation has given a figure")
     state = load_checkpoint(best)
     score = float(torch.as_tensor(_best_score(state)))
-    weights = out / f"{recipe.name}.safetensors"
     export_checkpoint(
         best,
         weights,
@@ -252,8 +262,7 @@ def _export(recipe: Recipe, out: Path, source: CropSource) -> Path:
         f"{recipe.degradation.describe()}",
         quality={"validation-psnr": round(score, 3)},
     )
-    log.info("%s: %s", weights, json.dumps({"validation-psnr": round(score, 3)}))
-    return weights
+    log.info("%s: validation %.3f dB", weights, score)
 
 
 def _best_score(state: dict[str, Any]) -> Any:

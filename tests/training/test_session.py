@@ -168,6 +168,31 @@ def test_what_a_recipe_cannot_have_is_said_before_anything_is_written(
 
 
 @pytest.mark.slow
+def test_two_devices_do_what_one_does_with_twice_the_batch(tiny, tmp_path):
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(tiny.to_yaml())
+    command = [sys.executable, "-m", "georsr.cli", "train", str(recipe), "-q", "--device", "cpu"]
+    run = subprocess.run(
+        [*command, "--devices", "2", "--out", str(tmp_path / "two")],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stderr.count("use it with georsr sr") == 1
+    train(replace(tiny, batch=2 * tiny.batch), tmp_path / "one")
+    two, one = (load_checkpoint(tmp_path / name / "last.ckpt") for name in ("two", "one"))
+    assert two["global_step"] == one["global_step"]
+    for key, value in averaged_weights(one).items():
+        torch.testing.assert_close(averaged_weights(two)[key], value, atol=2e-4, rtol=1e-3)
+    # validation is shared out, and comes to the same mean
+    assert history(tmp_path / "two")[-1][1] == pytest.approx(
+        history(tmp_path / "one")[-1][1], abs=0.01
+    )
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_and_says_how_to_go_on(sent, code, tiny, tmp_path):
     recipe = tmp_path / "tiny.yaml"
