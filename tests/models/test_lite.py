@@ -6,15 +6,15 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from georsr.models.bicubic import Bicubic, Nearest, cubic
-from georsr.models.lite.backbone import RepConv
+from georsr.models.lite.backbone import RepConv, ResidualBlock
 from georsr.models.lite.encoder import SceneClassifier, SceneEncoder
-from georsr.models.lite.network import MapModulation, SegSRLite
+from georsr.models.lite.network import MapModulation, SceneTuning, SegSRLite
 from georsr.models.segsr.guidance import SemanticLocalization
 
 
 def tiny(scale=2, **options):
     torch.manual_seed(0)
-    defaults = {"width": 8, "groups": 2, "blocks": 1, "tokens": 8}
+    defaults = {"width": 8, "groups": 2, "blocks": 1, "tokens": 8, "tuning": 4}
     return SegSRLite(scale, **{**defaults, **options})
 
 
@@ -86,6 +86,30 @@ def test_untrained_modulation_changes_nothing():
     torch.testing.assert_close(MapModulation(8)(x, torch.rand(1, 1, 3, 3)), x)
 
 
+def test_untrained_tuning_changes_nothing():
+    x = torch.rand(1, 3, 16, 16)
+    network = tiny(tuning=4)
+    plain = tiny(tuning=0)
+    plain.load_state_dict(
+        {k: v for k, v in network.state_dict().items() if not k.startswith("tuning")}
+    )
+    torch.testing.assert_close(network(x), plain(x))
+
+
+def test_tuning_speaks_to_every_block_about_the_scene():
+    tuning = wake(SceneTuning(8, 4, 6, blocks=3))
+    scenes = torch.nn.functional.normalize(torch.randn(2, 8), dim=1)
+    pairs = tuning(scenes)
+    assert [(a.shape, b.shape) for a, b in pairs] == [((2, 6, 1, 1), (2, 6, 1, 1))] * 3
+    for values in (v for pair in pairs for v in pair):
+        assert not torch.allclose(values[0], values[1])
+    block = ResidualBlock(6, fused=True)
+    x = torch.randn(2, 6, 5, 5)
+    scale, shift = pairs[0]
+    expected = x + block.conv2(torch.relu(block.conv1(x) * (1 + scale) + shift))
+    torch.testing.assert_close(block(x, pairs[0]), expected)
+
+
 def test_without_guidance_there_is_none():
     network = tiny(tokens=0)
     assert not network.guided
@@ -96,7 +120,7 @@ def test_without_guidance_there_is_none():
 @pytest.mark.parametrize("scale", [2, 4])
 def test_cost_of_the_shipped_size(scale):
     """The budget: 2.5 GMAC for a 64 x 64 tile, guidance included; 60 % of IMDN's parameters."""
-    network = SegSRLite(scale)
+    network = SegSRLite(scale, tuning=16)
     counter = FlopCounterMode(display=False)
     with torch.inference_mode(), counter:
         network(torch.rand(1, 3, 64, 64))

@@ -96,7 +96,7 @@ class SegSRLite(nn.Module):
         fused: bool = True,
     ) -> None:
         super().__init__()
-        self.scale = scale
+        self.scale, self.blocks = scale, blocks
         self.backbone = Backbone(bands, width, groups, blocks, fused)
         self.tail = nn.Conv2d(width, bands * scale * scale, 3, padding=1)
         self.skip = Bicubic(scale)
@@ -135,7 +135,7 @@ class SegSRLite(nn.Module):
             if self.tuning is not None:
                 tunings = self.tuning(scene)
         for i, group in enumerate(self.backbone.groups):
-            features = group(features, tunings[i * len(group) : (i + 1) * len(group)])
+            features = group(features, tunings[i * self.blocks : (i + 1) * self.blocks])
             if self.guided:
                 features = self.modulations[i](features, maps[i])
         detail = self.tail(features + shallow)
