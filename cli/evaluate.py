@@ -2,65 +2,138 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
-from .options import compute_options, model_options, verbosity_options
+from .options import BandList, compute_options, make_progress, verbosity_options
+
+LAYOUTS = ("ucmerced", "aid", "folder")
 
 
 @click.command("eval", short_help="Measure super-resolution quality.")
-@click.argument("rasters", nargs=-1, metavar="[SR HR]")
+@click.argument("rasters", nargs=-1, metavar="[SR [HR]]")
 @click.option(
     "--dataset",
-    type=click.Path(path_type=Path),
-    help="Folder of <class>/<image>, degraded here and restored by the model.",
+    metavar="ucmerced|aid|folder|DIR",
+    help="Images to degrade, restore and measure: how they lie below --root, or their folder.",
 )
-@click.option("--lr", help="The raster SR was made from: its bicubic enlargement beside SR.")
-@click.option("--split", help="Part of the data set: a folder of this name inside it.")
-@model_options
+@click.option("--root", type=click.Path(path_type=Path), help="Folder of the data set.")
+@click.option("--split", help="Part of the data set: train, val or test.")
+@click.option("--limit", type=click.IntRange(1), help="At most so many images, evenly spread.")
+@click.option("--lr", help="The raster SR was made from: bicubic and consistency beside SR.")
+@click.option("-b", "--bidx", type=BandList(), help="Bands of --lr, in the order of SR's.")
+@click.option(
+    "-m",
+    "--model",
+    "models",
+    multiple=True,
+    metavar="NAME|FILE",
+    help="Built-in name or weights file, repeatable.",
+)
+@click.option("-s", "--scale", type=click.IntRange(1, 8), help="Factor; the model's own.")
+@click.option(
+    "--degradation",
+    default="bicubic",
+    show_default=True,
+    metavar="KIND[,KEY=VALUE...]",
+    help="What makes LR of HR: bicubic, or sensor,mtf=0.2,noise=0.005,bits=8.",
+)
 @compute_options
 @click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
+@click.option("--csv", type=click.Path(path_type=Path), help="One row for each image and model.")
+@click.option("--report", type=click.Path(path_type=Path), help="HTML page with examples.")
+@click.option("--overwrite", is_flag=True, help="Replace --csv and --report if they exist.")
 @verbosity_options
 def command(
-    rasters: tuple[str, ...],
-    dataset: Path | None,
-    lr: str | None,
-    split: str | None,
-    model: str | None,
-    scale: int | None,
-    device: str,
-    precision: str,
-    batch: int | None,  # one image is one call
-    jobs: int | None,
-    as_json: bool,
-    quiet: bool,
+    rasters: tuple[str, ...], dataset: str | None, as_json: bool, quiet: bool, **options: Any
 ) -> None:
-    """Measure PSNR and SSIM of a model on a folder of images, or of one raster against another.
+    """Measure models on a data set, or a product against the truth, or a product alone.
+
+    A data set is degraded here and restored by each --model, beside bicubic. A product SR is
+    compared with HR where both are valid; without HR, the sharpness of its edges, its ringing and
+    its noise are measured, beside bicubic where its source (--lr) is given.
 
     \b
-    georsr eval --dataset ucmerced --split val --model segsr-lite-x4
+    georsr eval --dataset ucmerced --root UCMerced_LandUse --split val -m segsr-lite-x4
+    georsr eval --dataset photos --limit 20 -m segsr-lite-x4 -m mine.safetensors --report a.html
     georsr eval out.tif truth.tif --lr scene.tif
+    georsr eval out.tif --lr scene.tif
     """
     if bool(rasters) == bool(dataset):
-        raise click.UsageError("give either two rasters, or --dataset FOLDER")
-    if dataset is not None:
-        from georsr.evaluation.dataset import evaluate_folder
-
-        report = evaluate_folder(
-            dataset, split, model, scale, device=device, precision=precision, jobs=jobs
-        )
-        click.echo(report.to_json() if as_json else report.table())
-        return
-    if len(rasters) != 2:
-        raise click.UsageError(f"expected two rasters (SR and HR), got {len(rasters)}")
-    from georsr.evaluation.pair import bicubic_of, compare_rasters
-
-    pairs = [compare_rasters(rasters[0], rasters[1])]
-    if lr is not None:
-        pairs.append(bicubic_of(lr, rasters[0], rasters[1]))
-    if as_json:
-        texts = [pair.to_json() for pair in pairs]
-        click.echo(texts[0] if lr is None else f"[{', '.join(texts)}]")
+        raise click.UsageError("give either one or two rasters, or --dataset")
+    if len(rasters) > 2:
+        raise click.UsageError(f"expected SR, or SR and HR, got {len(rasters)} rasters")
+    wrong = ("lr", "bidx") if dataset else ("root", "split", "limit", "csv", "report", "models")
+    for name in wrong:
+        if options[name]:
+            kind = "rasters" if dataset else "--dataset"
+            raise click.UsageError(f"--{name.removesuffix('s')} is for {kind}")
+    if dataset:
+        click.echo(_measure_dataset(dataset, as_json, quiet, options))
     else:
-        click.echo("\n".join(pair.describe() for pair in pairs))
+        click.echo(_measure_rasters(rasters, as_json, options))
+
+
+def _measure_dataset(dataset: str, as_json: bool, quiet: bool, options: dict[str, Any]) -> str:
+    from georsr.evaluation.dataset import prepare
+    from georsr.evaluation.degradation import parse_degradation
+    from georsr.evaluation.documents import check_document, write_document
+    from georsr.evaluation.tables import csv_table, text_table
+
+    csv, report_path = options["csv"], options["report"]
+    for path in filter(None, (csv, report_path)):
+        check_document(path, overwrite=options["overwrite"])
+    root, layout = options["root"], dataset
+    if root is None:
+        if dataset in LAYOUTS and not Path(dataset).is_dir():
+            raise click.UsageError(f"--dataset {dataset}: give the folder it lies in with --root")
+        root, layout = Path(dataset), "auto"
+    elif layout not in LAYOUTS:
+        raise click.UsageError(f"--dataset {dataset}: with --root, one of {', '.join(LAYOUTS)}")
+    evaluation = prepare(
+        root,
+        options["split"],
+        options["models"],
+        options["scale"],
+        layout=layout,
+        degradation=parse_degradation(options["degradation"]),
+        limit=options["limit"],
+        device=options["device"],
+        precision=options["precision"],
+        jobs=options["jobs"],
+        command=shlex.join(["georsr", *sys.argv[1:]]),
+    )
+    with make_progress("auto", quiet) as progress:
+        report = evaluation.run(progress)
+    if csv is not None:
+        write_document(csv, csv_table(report))
+    if report_path is not None:
+        from georsr.evaluation.page import html_page
+
+        write_document(report_path, html_page(report, evaluation.exhibits(report)))
+    return report.to_json() if as_json else text_table(report)
+
+
+def _measure_rasters(rasters: tuple[str, ...], as_json: bool, options: dict[str, Any]) -> str:
+    from georsr.evaluation.degradation import parse_degradation
+    from georsr.evaluation.pair import bicubic_of, compare_rasters, compare_with_source
+    from georsr.evaluation.scene import measure_scene
+
+    lr, scale = options["lr"], options["scale"]
+    how = {"bidx": options["bidx"], "degradation": parse_degradation(options["degradation"])}
+    if len(rasters) == 1:
+        scene = measure_scene(rasters[0], lr, scale=scale, **how)
+        return scene.to_json() if as_json else scene.describe()
+    sr, hr = rasters
+    if lr is None:
+        pairs = [compare_rasters(sr, hr, scale=scale)]
+    else:
+        pairs = [compare_with_source(sr, hr, lr, **how), bicubic_of(lr, sr, hr, **how)]
+    if not as_json:
+        return "\n".join(pair.describe() for pair in pairs)
+    texts = [pair.to_json() for pair in pairs]
+    return texts[0] if lr is None else f"[{', '.join(texts)}]"

@@ -1,67 +1,201 @@
-"""Evaluation on image folders: degrade, restore, measure, beside bicubic."""
+"""Evaluation on image data sets: degrade, restore, measure, beside bicubic."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
 from georsr.device import cpu_threads, place
-from georsr.engine.inference import Inference
-from georsr.errors import UsageError
-from georsr.evaluation.benchmark import BenchmarkReport, Enlarge, Sample, benchmark
-from georsr.models.load import Model, open_model
-from georsr.training.data.degrade import make_pair, to_uint8
-from georsr.training.data.images import ImageFolder, open_folder, read_image
+from georsr.errors import InputError, UsageError
+from georsr.evaluation.benchmark import BenchmarkReport, RunFacts, Sample, benchmark
+from georsr.evaluation.competitors import Competitor, make_competitors, open_models
+from georsr.evaluation.exhibits import Exhibit, choose, exhibit
+from georsr.models.load import Model
+from georsr.progress import Progress, Silent
+from georsr.provenance import georsr_version
+from georsr.training.data.degrade import Bicubic, Degradation, crop_to_multiple
+from georsr.training.data.image_crops import WHOLE, degrade_image
+from georsr.training.data.images import ImageFolder, LabelledImage, read_image
+from georsr.training.data.layouts import open_dataset
 from georsr.types import AnyArray
 
-
-def enlarger(inference: Inference) -> Enlarge:
-    """A function from (3, h, w) uint8 to (3, s * h, s * w) uint8; the image is one tile."""
-
-    def enlarge(lr: AnyArray) -> AnyArray:
-        x = lr.astype(np.float32) / np.float32(255)
-        return to_uint8(inference([x], ["the image"])[0] * 255)
-
-    return enlarge
+SMALLEST = 16
+"""Height and width of what is left of an image when its border is cropped."""
 
 
-def samples(folder: ImageFolder, scale: int) -> Iterator[Sample]:
-    """Every image with its bicubic degradation, rounded to 8 bits."""
-    for image in folder:
-        hr, lr = make_pair(read_image(image.path), scale)
-        yield Sample(image.label, hr, lr)
+class DegradedImages:
+    """The images of a data set with their degraded versions, made when asked for.
+
+    Parameters
+    ----------
+    folder
+        Which images.
+    degradation
+        What makes LR of HR; what it leaves to chance depends on the place of the image in the
+        data set and on nothing else.
+    scale
+        Factor.
+    limit
+        At most so many images, evenly spread over the data set; None: all.
+    """
+
+    def __init__(
+        self, folder: ImageFolder, degradation: Degradation, scale: int, limit: int | None = None
+    ) -> None:
+        self.folder, self.degradation, self.scale = folder, degradation, scale
+        count = min(limit or len(folder), len(folder))
+        self.chosen = [i * len(folder) // count for i in range(count)]
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[number] for number in range(len(self)))
+
+    def __getitem__(self, number: int) -> Sample:
+        """Read and degrade one image.
+
+        Raises
+        ------
+        InputError
+            It cannot be decoded, is not RGB or is too small.
+        """
+        index = self.chosen[number]
+        image = self.folder.images[index]
+        hr = crop_to_multiple(_rgb(image), self.scale)
+        if min(hr.shape[1:]) - 2 * self.scale < SMALLEST:
+            raise InputError(
+                f"{image.path}: {hr.shape[2]} x {hr.shape[1]} pixels, expected at least "
+                f"{SMALLEST + 2 * self.scale} along each axis at x{self.scale}"
+            )
+        degrade = partial(self._degrade, index)
+        return Sample(image.label, hr, degrade(hr), self._name(image), degrade)
+
+    def _degrade(self, index: int, hr: AnyArray) -> AnyArray:
+        """The same draw for every version of one image."""
+        rng = np.random.default_rng([WHOLE, index])
+        return degrade_image(hr, self.degradation, self.scale, rng)
+
+    def _name(self, image: LabelledImage) -> str:
+        root = self.folder.root
+        inside = image.path.is_relative_to(root)
+        return (image.path.relative_to(root) if inside else image.path).as_posix()
 
 
-def evaluate_folder(
-    root: Path,
-    split: str | None,
-    model: str | Model | None,
+def _rgb(image: LabelledImage) -> AnyArray:
+    """Decode an image that has three bands; no other is quietly turned into one."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(image.path) as opened:
+            mode = opened.mode
+    except (OSError, UnidentifiedImageError, SyntaxError) as error:
+        raise InputError(f"{image.path}: cannot be decoded as an image ({error})") from error
+    if mode not in ("RGB", "YCbCr"):
+        raise InputError(f"{image.path}: mode {mode}, expected RGB with 8 bits; convert it first")
+    return read_image(image.path)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A data set and the models to measure on it, ready to run."""
+
+    name: str
+    images: DegradedImages
+    competitors: tuple[Competitor, ...]
+    facts: RunFacts
+    jobs: int | None = None
+
+    def run(self, progress: Progress | None = None) -> BenchmarkReport:
+        """Measure every model on every image."""
+        progress = progress or Silent()
+        progress.start(len(self.images), "images")
+        with cpu_threads(self.jobs):
+            report = benchmark(
+                self.name,
+                self.images,
+                self.images.scale,
+                {each.name: each.enlarge for each in self.competitors},
+                progress,
+            )
+        return replace(report, run=self.facts)
+
+    def exhibits(self, report: BenchmarkReport) -> Iterator[Exhibit]:
+        """Examples of what was measured, made anew one by one; of some hundred images, six."""
+        competitors = {each.name: each.enlarge for each in self.competitors}
+        with cpu_threads(self.jobs):
+            for number, reasons in choose(report).items():
+                yield exhibit(self.images[number], reasons, competitors)
+
+
+def prepare(
+    root: Path | str,
+    split: str | None = None,
+    models: Sequence[str | Model | None] = (),
     scale: int | None = None,
     *,
+    layout: str = "auto",
+    degradation: Degradation | None = None,
+    limit: int | None = None,
     device: str = "auto",
     precision: str = "auto",
     jobs: int | None = None,
-) -> BenchmarkReport:
-    """Measure a model and bicubic on ``<root>[/<split>]/<class>/<image>``.
+    command: str = "",
+) -> Evaluation:
+    """Open a data set and models.
+
+    Parameters
+    ----------
+    root, split, layout
+        As for :func:`georsr.training.data.layouts.open_dataset`.
+    models
+        Names, files or open models of one scale; bicubic is always measured beside them. Empty:
+        the default model.
+    scale
+        Wanted factor; None takes the models' own.
+    degradation
+        What makes LR of HR; None: bicubic.
+    limit
+        At most so many images.
+    device, precision, jobs
+        Where the networks run, in what arithmetic, on how many CPU threads.
+    command
+        For the report.
 
     Raises
     ------
     UsageError
-        The folder does not exist, or the model does not take RGB.
+        The data set or a model does not exist, or they do not belong together.
+    InputError
+        The data set holds no images.
     """
-    folder = open_folder(root, split)
-    opened = model if isinstance(model, Model) else open_model(model, scale)
-    if opened.spec.bands not in (0, 3):
-        raise UsageError(
-            f"model {opened.spec.name} takes {opened.spec.bands} bands; image folders are RGB"
-        )
+    if find_spec("PIL") is None:
+        raise UsageError("reading images needs Pillow: pip install 'georsr[train]'")
+    root, degradation = Path(root), degradation or Bicubic()
+    if split is not None and (root / split).is_dir():
+        layout = "folder"
+    folder = open_dataset(root, layout, split=split)
+    opened = open_models(models, scale)
     placement = place(device, precision)
-    baseline = open_model("bicubic", opened.spec.scale)
-    competitors = {
-        each.spec.name: enlarger(Inference(each, placement, 1)) for each in (baseline, opened)
-    }
-    name = f"{root.name}/{split}" if split else root.name
-    with cpu_threads(jobs):
-        return benchmark(name, samples(folder, opened.spec.scale), opened.spec.scale, competitors)
+    competitors = make_competitors(opened, placement)
+    name = root.resolve().name
+    return Evaluation(
+        name=f"{name}/{split}" if split else name,
+        images=DegradedImages(folder, degradation, opened[0].spec.scale, limit),
+        competitors=tuple(competitors),
+        facts=RunFacts(
+            version=georsr_version(),
+            device=str(placement.device),
+            precision=placement.precision,
+            degradation=degradation.describe(),
+            available=len(folder),
+            models=tuple(each.facts for each in competitors),
+            command=command,
+        ),
+        jobs=jobs,
+    )

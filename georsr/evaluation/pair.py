@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -12,15 +13,22 @@ import numpy as np
 
 from georsr.api import super_resolve
 from georsr.errors import InputError, UsageError
-from georsr.evaluation.metrics import SSIM_WINDOW, gaussian_filter, ssim_map
-from georsr.raster.info import RasterInfo
+from georsr.evaluation.alignment import common_windows, scale_between, spread_windows
+from georsr.evaluation.consistency import Consistency, measure_consistency
+from georsr.evaluation.metrics import SSIM_WINDOW
+from georsr.evaluation.peak import peak_of
+from georsr.evaluation.running import PairSums
+from georsr.evaluation.shift import phase_shift
 from georsr.raster.reader import RasterReader, open_raster
-from georsr.types import AnyArray, BoolArray, Window
+from georsr.training.data.degrade import Bicubic, Degradation
+from georsr.types import BoolArray, Window
 
 STRIP = 256
 """Rows compared at a time: memory does not grow with the height."""
-TOLERANCE = 0.01
-"""Of a pixel: how far grids may lie apart."""
+SHIFT_WINDOW = 256
+SHIFT_WINDOWS = 4
+"""Shift is the median over this many windows of that many pixels along each axis."""
+SCALE_TAG = "GEORSR_SCALE"
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,16 @@ class PairReport:
     """Per band, in the rasters' units."""
     bias: tuple[float, ...]
     """Per band, mean of SR - HR."""
+    sam: float
+    """Mean spectral angle in degrees; NaN below three bands."""
+    ergas: float
+    """NaN below three bands, or where the scale is not known."""
+    scale: float | None
+    """That ERGAS and the shift were measured with."""
+    shift: tuple[float, float]
+    """Of SR against HR, (down, right) in pixels, mean of the bands; NaN if no window is valid."""
+    consistency: Consistency | None = None
+    """With the source, where one was given."""
 
     def to_json(self) -> str:
         """Indented JSON."""
@@ -56,67 +74,29 @@ class PairReport:
         lines += [
             f"{i:<6}{p:10.3f}{s:9.4f}{r:12.4g}{b:12.3g}" for i, (p, s, r, b) in enumerate(rows, 1)
         ]
-        return "\n".join([*lines, f"{'mean':<6}{self.mean_psnr:10.3f}"])
+        lines.append(f"{'mean':<6}{self.mean_psnr:10.3f}")
+        if not math.isnan(self.sam):
+            unknown = "; ERGAS needs --lr or --scale"
+            ergas = unknown if self.scale is None else f", ERGAS {self.ergas:.4g} (x{self.scale:g})"
+            lines.append(f"spectral angle {self.sam:.4g} degrees{ergas}")
+        if not math.isnan(self.shift[0]):
+            down, right = self.shift
+            lines.append(f"shift {down:+.3f} pixels down, {right:+.3f} right")
+        if self.consistency is not None:
+            lines.append(self.consistency.describe())
+        return "\n".join(lines)
 
 
-class _Sums:
-    """Running sums over strips, per band."""
+def compare_rasters(sr_path: str, hr_path: str, *, scale: float | None = None) -> PairReport:
+    """Measure a raster against another on the same grid, where both are valid.
 
-    def __init__(self, bands: int) -> None:
-        self.squares, self.differences, self.structure = np.zeros((3, bands))
-        self.pixels, self.windows = np.zeros((2, bands), np.int64)
-
-    def add_pixels(self, difference: AnyArray, both: BoolArray) -> None:
-        """Add (C, h, w) differences where ``both`` are valid."""
-        kept = np.where(both, difference, 0.0)
-        self.squares += np.square(kept).sum((1, 2))
-        self.differences += kept.sum((1, 2))
-        self.pixels += both.sum((1, 2))
-
-    def add_windows(self, ours: AnyArray, theirs: AnyArray, both: BoolArray, peak: float) -> None:
-        """Add the SSIM of every window of (C, h, w) without an invalid pixel."""
-        if min(ours.shape[1:]) < SSIM_WINDOW:
-            return
-        similar = ssim_map(np.where(both, ours, 0.0), np.where(both, theirs, 0.0), peak)
-        whole = gaussian_filter(both.astype(np.float64)) > 1 - 1e-9
-        self.structure += np.where(whole, similar, 0.0).sum((1, 2))
-        self.windows += whole.sum((1, 2))
-
-
-def _offset(sr: RasterInfo, hr: RasterInfo) -> tuple[int, int]:
-    """(rows, columns) of the SR raster's corner inside the HR raster's grid."""
-    if sr.crs != hr.crs:
-        raise UsageError(f"{sr.path} and {hr.path} differ in CRS: {sr.crs} and {hr.crs}")
-    if sr.transform is None or hr.transform is None:
-        if (sr.height, sr.width) != (hr.height, hr.width):
-            raise UsageError(
-                f"{sr.path} ({sr.width} x {sr.height}) and {hr.path} ({hr.width} x {hr.height}) "
-                "differ in size and have no geotransform to align them by"
-            )
-        return 0, 0
-    to_hr = ~hr.transform @ sr.transform
-    column, row = to_hr.c, to_hr.f
-    skew = max(abs(to_hr.a - 1) * sr.width, abs(to_hr.b) * sr.height)
-    skew = max(skew, abs(to_hr.e - 1) * sr.height, abs(to_hr.d) * sr.width)
-    shift = max(abs(column - round(column)), abs(row - round(row)))
-    if skew > TOLERANCE or shift > TOLERANCE:
-        raise UsageError(
-            f"{sr.path} and {hr.path} are not on one pixel grid "
-            f"(off by {max(skew, shift):.3g} pixels); resample one of them first"
-        )
-    return round(row), round(column)
-
-
-def _peak(info: RasterInfo, reader: RasterReader) -> float:
-    if info.dtype == "uint8":
-        return 255.0
-    sample = reader.sample()
-    values = sample.values[sample.valid]
-    return float(values.max()) - float(values.min()) if values.size else 1.0
-
-
-def compare_rasters(sr_path: str, hr_path: str) -> PairReport:
-    """Measure PSNR, SSIM, RMSE and bias of two rasters on one grid, where both are valid.
+    Parameters
+    ----------
+    sr_path, hr_path
+        The product and the truth; either may cover more ground than the other.
+    scale
+        How many times finer the product is than its source: for ERGAS, and to keep what the
+        source could not hold out of the shift. None reads the tag georsr leaves in its products.
 
     Raises
     ------
@@ -128,43 +108,88 @@ def compare_rasters(sr_path: str, hr_path: str) -> PairReport:
     with open_raster(sr_path) as sr, open_raster(hr_path) as hr:
         if sr.info.count != hr.info.count:
             raise UsageError(f"{sr_path} has {sr.info.count} bands, {hr_path} has {hr.info.count}")
-        row, column = _offset(sr.info, hr.info)
-        area = Window(row, column, sr.info.height, sr.info.width).intersection(
-            Window(0, 0, hr.info.height, hr.info.width)
-        )
-        if area is None:
-            raise InputError(f"{sr_path} and {hr_path} do not overlap")
-        peak = _peak(hr.info, hr)
-        sums = _Sums(sr.info.count)
-        for top in range(area.top, area.bottom, STRIP):
-            # ten rows more than the step: each window of SSIM then lies in one strip
-            height = min(STRIP + SSIM_WINDOW - 1, area.bottom - top)
-            theirs = hr.read(Window(top, area.left, height, area.width))
-            ours = sr.read(Window(top - row, area.left - column, height, area.width))
-            both = ours.valid & theirs.valid
-            new = slice(0, STRIP)
-            difference = ours.values[:, new].astype(float) - theirs.values[:, new]
-            sums.add_pixels(difference, both[:, new])
-            sums.add_windows(ours.values, theirs.values, both, peak)
-        if not sums.pixels.all():
-            raise InputError(f"{sr_path} and {hr_path} share no valid pixel in some band")
-    mse = sums.squares / sums.pixels
-    psnr = tuple(10 * math.log10(peak**2 / m) if m > 0 else math.inf for m in mse)
-    similarity = np.where(sums.windows > 0, sums.structure / np.maximum(sums.windows, 1), np.nan)
+        scale = scale or declared_scale(sr)
+        ours, theirs = common_windows(sr.info, hr.info)
+        sums = _sums(sr, hr, ours, theirs)
+        shift = _shift(sr, hr, ours, theirs, scale or 1.0)
+    psnr = sums.psnr()
     return PairReport(
         sr=sr_path,
         hr=hr_path,
         pixels=int(sums.pixels.max()),
-        peak=peak,
+        peak=sums.peak,
         psnr=psnr,
         mean_psnr=float(np.mean(psnr)),
-        ssim=tuple(float(v) for v in similarity),
-        rmse=tuple(float(v) for v in np.sqrt(mse)),
-        bias=tuple(float(v) for v in sums.differences / sums.pixels),
+        ssim=tuple(float(v) for v in sums.ssim()),
+        rmse=tuple(float(v) for v in sums.rmse()),
+        bias=tuple(float(v) for v in sums.bias()),
+        sam=sums.spectral_angle(),
+        ergas=sums.ergas(scale),
+        scale=scale,
+        shift=shift,
     )
 
 
-def bicubic_of(lr_path: str, sr_path: str, hr_path: str) -> PairReport:
+def declared_scale(reader: RasterReader) -> float | None:
+    """The factor a product of georsr says it was enlarged by."""
+    text = reader.info.tags.get("", {}).get(SCALE_TAG, "")
+    return float(text) if text.isdigit() and int(text) > 0 else None
+
+
+def _sums(sr: RasterReader, hr: RasterReader, ours: Window, theirs: Window) -> PairSums:
+    sums = PairSums(sr.info.count, peak_of(hr))
+    for step in range(0, ours.height, STRIP):
+        # ten rows more than the step: each window of SSIM then lies in one strip
+        rows = min(STRIP + SSIM_WINDOW - 1, ours.height - step)
+        a = sr.read(_rows(ours, step, rows))
+        b = hr.read(_rows(theirs, step, rows))
+        both = a.valid & b.valid
+        new = slice(0, STRIP)
+        sums.add_pixels(a.values[:, new], b.values[:, new], both[:, new])
+        sums.add_windows(a.values, b.values, both)
+    if not sums.pixels.all():
+        raise InputError(f"{sr.info.path} and {hr.info.path} share no valid pixel in some band")
+    return sums
+
+
+def _rows(window: Window, start: int, count: int) -> Window:
+    return Window(window.top + start, window.left, count, window.width)
+
+
+def _shift(
+    sr: RasterReader, hr: RasterReader, ours: Window, theirs: Window, scale: float
+) -> tuple[float, float]:
+    """Median over windows without an invalid pixel."""
+    found = []
+    for part in spread_windows(ours.height, ours.width, SHIFT_WINDOW, SHIFT_WINDOWS):
+        if min(part.height, part.width) < 32:
+            continue
+        a, b = sr.read(_inside(ours, part)), hr.read(_inside(theirs, part))
+        if _whole(a.valid) and _whole(b.valid):
+            found.append(phase_shift(a.values.mean(0), b.values.mean(0), scale))
+    shifts = np.array([each for each in found if not math.isnan(each[0])])
+    if not len(shifts):
+        return math.nan, math.nan
+    down, right = np.median(shifts, axis=0)
+    return float(down), float(right)
+
+
+def _inside(window: Window, part: Window) -> Window:
+    return Window(window.top + part.top, window.left + part.left, part.height, part.width)
+
+
+def _whole(valid: BoolArray) -> bool:
+    return bool(valid.all())
+
+
+def bicubic_of(
+    lr_path: str,
+    sr_path: str,
+    hr_path: str,
+    *,
+    bidx: Sequence[int] | None = None,
+    degradation: Degradation | None = None,
+) -> PairReport:
     """What bicubic enlargement of the source would have scored in place of ``sr_path``.
 
     Parameters
@@ -173,20 +198,50 @@ def bicubic_of(lr_path: str, sr_path: str, hr_path: str) -> PairReport:
         The raster that ``sr_path`` was made from.
     sr_path, hr_path
         As for :func:`compare_rasters`; the first gives the scale.
+    bidx, degradation
+        As for :func:`compare_with_source`.
 
     Raises
     ------
     UsageError
         The SR raster's size is not a multiple of the source's.
     """
-    with open_raster(sr_path) as sr, open_raster(lr_path) as lr:
-        scale, rest = divmod(sr.info.width, lr.info.width)
-        if rest or sr.info.height != scale * lr.info.height or not 1 <= scale <= 4:
-            raise UsageError(
-                f"{sr_path} ({sr.info.width} x {sr.info.height}) is not {lr_path} "
-                f"({lr.info.width} x {lr.info.height}) enlarged 1 to 4 times"
-            )
+    with open_raster(sr_path) as sr, open_raster(lr_path, bidx=bidx) as lr:
+        scale = scale_between(sr.info, lr.info)
     with tempfile.TemporaryDirectory() as folder:
         product = str(Path(folder) / "bicubic.tif")
-        super_resolve(lr_path, product, "bicubic", scale)
-        return replace(compare_rasters(product, hr_path), sr=f"bicubic of {lr_path}")
+        super_resolve(lr_path, product, "bicubic", scale, bidx=tuple(bidx) if bidx else None)
+        report = compare_with_source(product, hr_path, lr_path, bidx=bidx, degradation=degradation)
+    return replace(report, sr=f"bicubic of {lr_path}")
+
+
+def compare_with_source(
+    sr_path: str,
+    hr_path: str,
+    lr_path: str,
+    *,
+    bidx: Sequence[int] | None = None,
+    degradation: Degradation | None = None,
+) -> PairReport:
+    """As :func:`compare_rasters`, and measure consistency with the raster SR was made from.
+
+    Parameters
+    ----------
+    sr_path, hr_path
+        As for :func:`compare_rasters`.
+    lr_path
+        The source of ``sr_path``; it gives the scale.
+    bidx
+        Bands of the source, in the product's order; None: all.
+    degradation
+        From the truth to the source; None: bicubic.
+
+    Raises
+    ------
+    UsageError, InputError
+        As for :func:`compare_rasters`, and where source and product do not belong together.
+    """
+    with open_raster(sr_path) as sr, open_raster(lr_path, bidx=bidx) as lr:
+        scale = scale_between(sr.info, lr.info)
+        consistency = measure_consistency(sr, lr, degradation or Bicubic())
+    return replace(compare_rasters(sr_path, hr_path, scale=scale), consistency=consistency)

@@ -15,9 +15,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from georsr.evaluation.validity import eroded
 from georsr.types import AnyArray, BoolArray
 
-HALF_LENGTH = 6.0
+HALF_LENGTH = 5.0
 """Of an edge, along it."""
 FLANK = 6.0
 """How far its profile reaches to either side."""
@@ -28,13 +29,13 @@ BIN = 0.25
 WIDEST_GAP = 0.5
 """Between samples of the profile near the edge; an edge along the grid may leave wider ones."""
 REACH = math.ceil(math.hypot(HALF_LENGTH, FLANK))
-SEGMENTS = 6
+SEGMENTS = 5
 """Pieces of an edge whose positions must lie on a line."""
-STRAIGHT = 0.12
+STRAIGHT = 0.2
 """Largest r.m.s. distance of the pieces from their line."""
-FLAT = 0.08
+FLAT = 0.15
 """Largest standard deviation of a plateau, as a share of the edge's step."""
-COHERENT = 0.8
+COHERENT = 0.7
 """Smallest (l1 - l2) / (l1 + l2) of the structure tensor of a candidate."""
 STRONG = 0.15
 """Smallest step, as a share of the range between the image's 2nd and 98th percentile."""
@@ -86,7 +87,7 @@ def find_edges(image: AnyArray, valid: BoolArray | None = None, limit: int = 100
     low, high = np.percentile(image[good], (2, 98))
     gradient = _gradient(np.where(good, image, low))
     found: list[Edge] = []
-    for row, column in _candidates(np.hypot(*gradient), _far_inside(good)):
+    for row, column in _candidates(np.hypot(*gradient), eroded(good, REACH, border=False)):
         if any(math.hypot(e.row - row, e.column - column) < 2 * HALF_LENGTH for e in found):
             continue
         edge = _oriented(gradient, row, column)
@@ -160,17 +161,6 @@ def _along(image: AnyArray, taps: AnyArray, axis: int) -> AnyArray:
     return np.asarray(sum(parts))
 
 
-def _far_inside(valid: BoolArray) -> BoolArray:
-    """Pixels from which an edge's neighbourhood meets neither the border nor an invalid pixel."""
-    inside = np.zeros(valid.shape, bool)
-    windows = np.lib.stride_tricks.sliding_window_view(valid, 2 * REACH + 1, axis=0)
-    rows = windows.all(-1)
-    inside[REACH:-REACH, REACH:-REACH] = np.lib.stride_tricks.sliding_window_view(
-        rows, 2 * REACH + 1, axis=1
-    ).all(-1)
-    return inside
-
-
 def _candidates(magnitude: AnyArray, allowed: BoolArray) -> list[tuple[int, int]]:
     """Local maxima of the gradient (of 5 along either axis), steepest first."""
     peak = np.zeros(magnitude.shape, bool)
@@ -239,6 +229,7 @@ def _fitted(image: AnyArray, edge: Edge, scale: int) -> tuple[Edge, float] | Non
         inside = (np.abs(distance) <= 2.5) & (np.abs(along) < HALF_LENGTH)
         weight, offset = slope[inside] ** 2, distance[inside]
         piece = ((along[inside] + HALF_LENGTH) * SEGMENTS / (2 * HALF_LENGTH)).astype(int)
+        piece = np.minimum(piece, SEGMENTS - 1)  # the sum may round up to the end
         total = np.bincount(piece, weight, SEGMENTS)
         if total.min() <= 0:
             return None

@@ -41,13 +41,17 @@ def phase_shift(a: AnyArray, b: AnyArray, scale: float = 1.0) -> tuple[float, fl
     if a.shape != b.shape or a.ndim != 2 or min(a.shape) < 16:
         raise ValueError(f"shapes {a.shape} and {b.shape}, expected two alike of at least (16, 16)")
     a, b = a.astype(np.float64), b.astype(np.float64)
+    if _flat(a) or _flat(b):
+        return math.nan, math.nan
     shift = np.zeros(2)
     for number in range(PASSES):
         spectrum = _cross_spectrum(a, b, shift, 1 / (8 * scale))
-        if spectrum is None:
-            return math.nan, math.nan
         shift = _refined(spectrum, shift if number else _coarse_peak(spectrum))
     return float(shift[0]), float(shift[1])
+
+
+def _flat(image: AnyArray) -> bool:
+    return float(np.ptp(image)) <= 1e-9 * float(np.abs(image).max())
 
 
 def _hann(length: int, offset: float) -> AnyArray:
@@ -61,15 +65,12 @@ def _windowed(image: AnyArray, offset: AnyArray) -> AnyArray:
     return (image - (image * window).sum() / window.sum()) * window
 
 
-def _cross_spectrum(a: AnyArray, b: AnyArray, shift: AnyArray, cutoff: float) -> AnyArray | None:
+def _cross_spectrum(a: AnyArray, b: AnyArray, shift: AnyArray, cutoff: float) -> AnyArray:
     spectrum = np.fft.fft2(_windowed(a, shift / 2)) * np.fft.fft2(_windowed(b, -shift / 2)).conj()
     magnitude = np.abs(spectrum)
-    largest = magnitude.max()
-    if largest < 1e-9:
-        return None
     fy, fx = np.fft.fftfreq(a.shape[0])[:, None], np.fft.fftfreq(a.shape[1])
     lowpass = np.exp(-(fy**2 + fx**2) / (2 * cutoff**2))
-    return np.asarray(spectrum / np.sqrt(np.maximum(magnitude, 1e-12 * largest)) * lowpass)
+    return np.asarray(spectrum / np.sqrt(np.maximum(magnitude, 1e-12 * magnitude.max())) * lowpass)
 
 
 def _coarse_peak(spectrum: AnyArray) -> AnyArray:
@@ -87,7 +88,7 @@ def _refined(spectrum: AnyArray, start: AnyArray) -> AnyArray:
         values = _correlation(spectrum, shift[0] + grid, shift[1] + grid)
         row, column = np.unravel_index(values.argmax(), values.shape)
         row, column = np.clip([row, column], 1, len(grid) - 2)
-        shift = shift + [grid[row], grid[column]]
+        shift = shift + np.array([grid[row], grid[column]])
     finer = [_parabola(values[row - 1 : row + 2, column]), _parabola(values[row, column - 1 :][:3])]
     return np.asarray(shift + FINEST * np.array(finer))
 

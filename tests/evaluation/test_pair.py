@@ -4,7 +4,9 @@ from affine import Affine
 
 from georsr.errors import InputError, UsageError
 from georsr.evaluation.metrics import psnr, ssim
-from georsr.evaluation.pair import bicubic_of, compare_rasters
+from georsr.evaluation.pair import bicubic_of, compare_rasters, compare_with_source
+from georsr.evaluation.spectral import ergas, spectral_angle
+from georsr.training.data.degrade import bicubic_downsample
 
 
 @pytest.fixture
@@ -70,6 +72,55 @@ def test_what_cannot_be_compared_says_why(pair, make_raster):
         compare_rasters(empty, base)
 
 
+def test_spectra_over_strips_and_masks(texture, make_raster):
+    truth = np.maximum(texture(3, 300, 40), 1)
+    worse = np.maximum(truth // 2 + texture(3, 300, 40, seed=1) // 3, 1)
+    a, b = make_raster(worse, "a.tif"), make_raster(truth, "b.tif")
+    report = compare_rasters(a, b, scale=4)
+    assert report.sam == pytest.approx(spectral_angle(worse, truth))
+    assert report.ergas == pytest.approx(ergas(worse, truth, 4))
+    assert np.isnan(compare_rasters(a, b).ergas)
+    assert "ERGAS needs" in compare_rasters(a, b).describe()
+    holed = worse.copy()
+    holed[1, 250:, 10:20] = 0
+    part = compare_rasters(make_raster(holed, "c.tif", nodata=0), b, scale=4)
+    keep = holed[1] > 0
+    assert part.sam == pytest.approx(spectral_angle(worse[:, keep], truth[:, keep]))
+    tagged = make_raster(worse, "d.tif", after=lambda d: d.update_tags(GEORSR_SCALE="2"))
+    assert compare_rasters(tagged, b).ergas == pytest.approx(ergas(worse, truth, 2))
+
+
+def test_a_displaced_product_is_found_out(make_raster):
+    y, x = np.indices((400, 300))
+    waves = np.random.default_rng(0).uniform(-0.09, 0.09, (80, 2))
+
+    def scene(dy, dx):
+        planes = (np.cos(2 * np.pi * (u * (y - dy) + v * (x - dx)) + 50 * u) for u, v in waves)
+        return np.rint(20 * sum(planes) + 5000)[None].astype("uint16")
+
+    a, b = make_raster(scene(0.5, -1.25), "a.tif"), make_raster(scene(0, 0), "b.tif")
+    report = compare_rasters(a, b)
+    assert report.shift == pytest.approx((0.5, -1.25), abs=0.02)
+    assert "+0.500 pixels down" in report.describe()
+
+
+def test_the_source_gives_scale_and_consistency(texture, make_raster):
+    grid = Affine(0.5, 0, 400000, 0, -0.5, 5000000)
+    truth = texture(3, 40, 60, "uint16") // 2 + 9000
+    down = np.rint(bicubic_downsample(truth, 2)).astype("uint16")
+    source = np.concatenate([np.zeros_like(down[:1]), down])
+    lr = make_raster(source, "lr.tif", transform=grid @ Affine.scale(2))
+    hr = make_raster(truth, "hr.tif", transform=grid)
+    report = compare_with_source(hr, hr, lr, bidx=(2, 3, 4))
+    assert report.scale == 2
+    assert report.consistency.mean == 0
+    bicubic = bicubic_of(lr, hr, hr, bidx=(2, 3, 4))
+    assert bicubic.consistency.mean > 0
+    assert bicubic.ergas > report.ergas == 0
+    with pytest.raises(UsageError, match="--bidx"):
+        compare_with_source(hr, hr, lr)
+
+
 def test_bicubic_of_the_source_stands_beside(texture, make_raster):
     grid = Affine(0.5, 0, 400000, 0, -0.5, 5000000)
     truth = texture(1, 40, 60)
@@ -78,5 +129,5 @@ def test_bicubic_of_the_source_stands_beside(texture, make_raster):
     report = bicubic_of(lr, hr, hr)
     assert report.sr.startswith("bicubic of")
     assert report.psnr[0] < 20
-    with pytest.raises(UsageError, match="enlarged 1 to 4 times"):
+    with pytest.raises(UsageError, match="enlarged 1 to 8 times"):
         bicubic_of(make_raster(truth[:, :39], "odd.tif"), hr, hr)

@@ -1,0 +1,78 @@
+"""The models of one benchmark, each as a function, with the baseline in front."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from georsr.device import Placement
+from georsr.engine.inference import Inference
+from georsr.errors import UsageError
+from georsr.evaluation.benchmark import Enlarge, ModelFacts, Sample
+from georsr.models.load import Model, open_model
+from georsr.training.data.degrade import to_uint8
+from georsr.types import AnyArray
+
+
+@dataclass(frozen=True)
+class Competitor:
+    """A model under the name a report calls it."""
+
+    name: str
+    model: Model
+    enlarge: Enlarge
+
+    @property
+    def facts(self) -> ModelFacts:
+        """For the report."""
+        return ModelFacts(self.name, self.model.source, self.model.sha256)
+
+
+def enlarger(inference: Inference) -> Enlarge:
+    """Super-resolve a sample as one tile."""
+
+    def enlarge(sample: Sample) -> AnyArray:
+        x = sample.lr.astype(np.float32) / np.float32(255)
+        return to_uint8(inference([x], [sample.name or "the image"])[0] * 255)
+
+    return enlarge
+
+
+def open_models(models: Sequence[str | Model | None], scale: int | None) -> list[Model]:
+    """Open models that can compete: of one scale, and taking RGB.
+
+    Raises
+    ------
+    UsageError
+        Their scales differ, or one does not take RGB.
+    """
+    opened = [m if isinstance(m, Model) else open_model(m, scale) for m in models or [None]]
+    first = opened[0].spec
+    for model in opened:
+        spec = model.spec
+        if spec.bands not in (0, 3):
+            raise UsageError(f"model {spec.name} takes {spec.bands} bands; image folders are RGB")
+        if spec.scale != first.scale:
+            raise UsageError(
+                f"models enlarge x{first.scale} ({first.name}) and x{spec.scale} ({spec.name}); "
+                "compare models of one scale"
+            )
+    return opened
+
+
+def make_competitors(models: Sequence[Model], placement: Placement) -> list[Competitor]:
+    """Bicubic, then the models in order; bicubic among them, or the same weights, only once."""
+    baseline = open_model("bicubic", models[0].spec.scale)
+    distinct = list({model.sha256: model for model in [baseline, *models]}.values())
+    names = [model.spec.name for model in distinct]
+    return [
+        Competitor(
+            # two trainings of one recipe bear one name: their files tell them apart
+            model.spec.name if names.count(model.spec.name) == 1 else model.source,
+            model,
+            enlarger(Inference(model, placement, 1)),
+        )
+        for model in distinct
+    ]
