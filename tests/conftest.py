@@ -93,13 +93,13 @@ def _lite(scale):
         name=f"tiny-x{scale}",
         architecture="segsr-lite",
         scale=scale,
-        parameters={"width": 8, "groups": 2, "blocks": 1, "tokens": 8},
+        parameters={"width": 8, "groups": 2, "blocks": 1, "tokens": 8, "tuning": 4},
         tile=32,
         halo=4,
         overlap=4,
     )
     network = BUILDERS["segsr-lite"](spec)
     for parameter in network.parameters():
-        if parameter.ndim == 4 and parameter.abs().max() == 0:
+        if parameter.ndim > 1 and parameter.abs().max() == 0:
             torch.nn.init.normal_(parameter, std=0.1)
     return Model(spec, network.eval().requires_grad_(False), "0" * 64, spec.name)
