@@ -10,6 +10,7 @@ from georsr.errors import InputError, UsageError
 from georsr.raster.reader import RasterReader
 from georsr.training.data.blocks import blocks_of, is_held_out
 from georsr.training.data.degrade import Degradation
+from georsr.training.data.pairs import SensorPair
 from georsr.training.data.raster_crops import Blocks, RasterCrops, RasterPairs, Site
 from georsr.training.data.raster_list import raster_paths
 from georsr.training.data.reader_pool import ReaderPool
@@ -37,7 +38,7 @@ class RasterSource:
     ) -> None:
         self.data, self.degradation, self.scale, self.patch = data, degradation, scale, patch
         self.pool = ReaderPool()
-        self.sites = self._open(data.root)
+        self.sites = self._open(self._files())
         self._held_out = self._hold_out()
 
     def training(self) -> RasterCrops:
@@ -47,7 +48,7 @@ class RasterSource:
     def validation(self) -> RasterPairs:
         """Pairs from the blocks held out, or from the rasters given for validation."""
         if self.data.validation_root:
-            sites = self._open(self.data.validation_root)
+            sites = self._open([(path,) for path in raster_paths(self.data.validation_root)])
             _check_bands([self.sites[0], *sites])
             return RasterPairs(sites, [self._blocks(site) for site in sites])
         if self.data.holdout == 0:
@@ -70,20 +71,34 @@ class RasterSource:
             for site in self.sites
         ]
 
-    def _open(self, entries: Sequence[str]) -> list[Site]:
+    def _files(self) -> list[tuple[str, ...]]:
+        """The files of each site: a raster, or a fine one and its coarse one."""
+        fine = raster_paths(self.data.root)
+        if self.data.kind == "scenes":
+            return [(path,) for path in fine]
+        coarse = raster_paths(self.data.lr)
+        if len(fine) != len(coarse):
+            raise UsageError(
+                f"data: {len(fine)} fine rasters (root) and {len(coarse)} coarse ones (lr); "
+                "expected as many, in the same order"
+            )
+        if self.data.validation_root:
+            raise UsageError("data: validation_root is for scenes; pairs hold blocks out")
+        return list(zip(fine, coarse, strict=True))
+
+    def _open(self, files: Sequence[tuple[str, ...]]) -> list[Site]:
         opened: list[Site] = []
-        paths = raster_paths(entries)
-        for path in paths:
+        for paths in files:
             try:
-                opened.append(self._scene(path))
+                opened.append(self._scene(*paths) if len(paths) == 1 else self._pair(*paths))
             except InputError as error:
                 if not self.data.skip_corrupt:
                     raise
                 log.warning("left out: %s", error)
-        if len(opened) < len(paths):
-            log.warning("%d of %d rasters left out", len(paths) - len(opened), len(paths))
+        if len(opened) < len(files):
+            log.warning("%d of %d rasters left out", len(files) - len(opened), len(files))
         if not opened:
-            raise InputError(f"{paths[0]}: no readable raster is left")
+            raise InputError(f"{files[0][0]}: no usable raster is left")
         _check_bands(opened)
         return opened
 
@@ -91,6 +106,19 @@ class RasterSource:
         reader = RasterReader(path, self.data.bands or None, self.data.nodata)
         return Scene(
             reader, self.degradation, self.scale, stretch=self.data.stretch, pool=self.pool
+        )
+
+    def _pair(self, fine: str, coarse: str) -> Site:
+        data = self.data
+        return SensorPair(
+            RasterReader(fine, data.bands or None, data.nodata),
+            RasterReader(coarse, data.lr_bands or data.bands or None, data.nodata),
+            self.scale,
+            stretch=data.stretch,
+            match_radiometry=data.match_radiometry,
+            max_shift=data.max_shift,
+            correct_shift=data.correct_shift,
+            pool=self.pool,
         )
 
 

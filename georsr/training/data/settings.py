@@ -46,6 +46,8 @@ class DataSettings:
     """scenes, pairs: share of the area kept out of training for validation."""
     max_shift: float = 0.5
     """pairs: LR pixels by which the two may lie apart."""
+    correct_shift: bool = False
+    """pairs: move the fine raster by the shift that is measured."""
     match_radiometry: bool = True
     """pairs: bring the fine raster to the radiometry of the coarse one, band by band."""
     skip_corrupt: bool = False
@@ -63,7 +65,7 @@ class DataSettings:
             _check(key, getattr(self, key), lambda v: isinstance(v, str), "text")
         for key in ("bands", "lr_bands"):
             _check(key, getattr(self, key), _band_numbers, "band numbers from 1")
-        for key in ("match_radiometry", "skip_corrupt"):
+        for key in ("correct_shift", "match_radiometry", "skip_corrupt"):
             _check(key, getattr(self, key), lambda v: isinstance(v, bool), "true or false")
         _check("nodata", self.nodata, lambda v: v is None or _number(v), "a number")
         _check("holdout", self.holdout, lambda v: _number(v) and 0 <= v < 1, "0 to below 1")
