@@ -12,6 +12,7 @@ import click
 from .options import BandList, compute_options, make_progress, verbosity_options
 
 LAYOUTS = ("ucmerced", "aid", "folder")
+DATASET_ONLY = ("root", "split", "limit", "csv", "report", "models", "guidance")
 
 
 @click.command("eval", short_help="Measure super-resolution quality.")
@@ -42,6 +43,13 @@ LAYOUTS = ("ucmerced", "aid", "folder")
     metavar="KIND[,KEY=VALUE...]",
     help="What makes LR of HR: bicubic, or sensor,mtf=0.2,noise=0.005,bits=8.",
 )
+@click.option(
+    "--guidance",
+    type=click.Choice(["normal", "wrong", "off"]),
+    multiple=True,
+    help="Also measure each guided network while its scene encoder sees an image of another "
+    "class (wrong) or uniform grey (off); repeatable.",
+)
 @compute_options
 @click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
 @click.option("--csv", type=click.Path(path_type=Path), help="One row for each image and model.")
@@ -67,7 +75,7 @@ def command(
         raise click.UsageError("give either one or two rasters, or --dataset")
     if len(rasters) > 2:
         raise click.UsageError(f"expected SR, or SR and HR, got {len(rasters)} rasters")
-    wrong = ("lr", "bidx") if dataset else ("root", "split", "limit", "csv", "report", "models")
+    wrong = ("lr", "bidx") if dataset else DATASET_ONLY
     for name in wrong:
         if options[name]:
             kind = "rasters" if dataset else "--dataset"
@@ -102,6 +110,7 @@ def _measure_dataset(dataset: str, as_json: bool, quiet: bool, options: dict[str
         layout=layout,
         degradation=parse_degradation(options["degradation"]),
         limit=options["limit"],
+        guidance=options["guidance"],
         device=options["device"],
         precision=options["precision"],
         jobs=options["jobs"],

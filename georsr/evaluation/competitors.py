@@ -11,6 +11,7 @@ from georsr.device import Placement
 from georsr.engine.inference import Inference
 from georsr.errors import UsageError
 from georsr.evaluation.benchmark import Enlarge, ModelFacts, Sample
+from georsr.evaluation.guidance import encoder_of, with_guidance
 from georsr.models.load import Model, open_model
 from georsr.training.data.degrade import to_uint8
 from georsr.types import AnyArray
@@ -62,17 +63,40 @@ def open_models(models: Sequence[str | Model | None], scale: int | None) -> list
     return opened
 
 
-def make_competitors(models: Sequence[Model], placement: Placement) -> list[Competitor]:
-    """Bicubic, then the models in order; bicubic among them, or the same weights, only once."""
+def make_competitors(
+    models: Sequence[Model], placement: Placement, guidance: Sequence[str] = ()
+) -> list[Competitor]:
+    """Bicubic, then the models in order; bicubic among them, or the same weights, only once.
+
+    Parameters
+    ----------
+    models
+        As from :func:`open_models`.
+    placement
+        Where they run.
+    guidance
+        Modes of :data:`georsr.evaluation.guidance.MODES`; after each guided model come its
+        ablations.
+
+    Raises
+    ------
+    UsageError
+        An ablation is wanted and no model has guidance.
+    """
     baseline = open_model("bicubic", models[0].spec.scale)
     distinct = list({model.sha256: model for model in [baseline, *models]}.values())
     names = [model.spec.name for model in distinct]
-    return [
-        Competitor(
-            # two trainings of one recipe bear one name: their files tell them apart
-            model.spec.name if names.count(model.spec.name) == 1 else model.source,
-            model,
-            enlarger(Inference(model, placement, 1)),
-        )
-        for model in distinct
-    ]
+    modes = [mode for mode in dict.fromkeys(guidance) if mode != "normal"]
+    if modes and all(encoder_of(model.network) is None for model in models):
+        raise UsageError(f"model {models[0].spec.name} has no guidance to change")
+    competitors = []
+    for model in distinct:
+        # two trainings of one recipe bear one name: their files tell them apart
+        name = model.spec.name if names.count(model.spec.name) == 1 else model.source
+        inference = Inference(model, placement, 1)
+        enlarge = enlarger(inference)
+        competitors.append(Competitor(name, model, enlarge))
+        for mode in modes if encoder_of(model.network) is not None else ():
+            ablated = with_guidance(inference, enlarge, mode)
+            competitors.append(Competitor(f"{name} ({mode} guidance)", model, ablated))
+    return competitors

@@ -15,6 +15,7 @@ from georsr.errors import InputError, UsageError
 from georsr.evaluation.benchmark import BenchmarkReport, RunFacts, Sample, benchmark
 from georsr.evaluation.competitors import Competitor, make_competitors, open_models
 from georsr.evaluation.exhibits import Exhibit, choose, exhibit
+from georsr.evaluation.guidance import fitted, partner_of
 from georsr.models.load import Model
 from georsr.progress import Progress, Silent
 from georsr.provenance import georsr_version
@@ -42,12 +43,21 @@ class DegradedImages:
         Factor.
     limit
         At most so many images, evenly spread over the data set; None: all.
+    partners
+        Give every sample an image of another class beside it.
     """
 
     def __init__(
-        self, folder: ImageFolder, degradation: Degradation, scale: int, limit: int | None = None
+        self,
+        folder: ImageFolder,
+        degradation: Degradation,
+        scale: int,
+        limit: int | None = None,
+        *,
+        partners: bool = False,
     ) -> None:
         self.folder, self.degradation, self.scale = folder, degradation, scale
+        self.labels = [image.label for image in folder] if partners else None
         count = min(limit or len(folder), len(folder))
         self.chosen = [i * len(folder) // count for i in range(count)]
 
@@ -66,6 +76,17 @@ class DegradedImages:
             It cannot be decoded, is not RGB or is too small.
         """
         index = self.chosen[number]
+        hr = self._truth(index)
+        degrade = partial(self._degrade, index)
+        lr = degrade(hr)
+        partner = None
+        if self.labels is not None:
+            other = partner_of(index, self.labels)
+            partner = fitted(self._degrade(other, self._truth(other)), *lr.shape[1:])
+        image = self.folder.images[index]
+        return Sample(image.label, hr, lr, self._name(image), degrade, partner)
+
+    def _truth(self, index: int) -> AnyArray:
         image = self.folder.images[index]
         hr = crop_to_multiple(_rgb(image), self.scale)
         if min(hr.shape[1:]) - 2 * self.scale < SMALLEST:
@@ -73,8 +94,7 @@ class DegradedImages:
                 f"{image.path}: {hr.shape[2]} x {hr.shape[1]} pixels, expected at least "
                 f"{SMALLEST + 2 * self.scale} along each axis at x{self.scale}"
             )
-        degrade = partial(self._degrade, index)
-        return Sample(image.label, hr, degrade(hr), self._name(image), degrade)
+        return hr
 
     def _degrade(self, index: int, hr: AnyArray) -> AnyArray:
         """The same draw for every version of one image."""
@@ -142,6 +162,7 @@ def prepare(
     layout: str = "auto",
     degradation: Degradation | None = None,
     limit: int | None = None,
+    guidance: Sequence[str] = (),
     device: str = "auto",
     precision: str = "auto",
     jobs: int | None = None,
@@ -162,6 +183,9 @@ def prepare(
         What makes LR of HR; None: bicubic.
     limit
         At most so many images.
+    guidance
+        Modes of :data:`georsr.evaluation.guidance.MODES`: each guided model is also measured
+        with each of these.
     device, precision, jobs
         Where the networks run, in what arithmetic, on how many CPU threads.
     command
@@ -182,11 +206,13 @@ def prepare(
     folder = open_dataset(root, layout, split=split)
     opened = open_models(models, scale)
     placement = place(device, precision)
-    competitors = make_competitors(opened, placement)
+    competitors = make_competitors(opened, placement, guidance)
     name = root.resolve().name
     return Evaluation(
         name=f"{name}/{split}" if split else name,
-        images=DegradedImages(folder, degradation, opened[0].spec.scale, limit),
+        images=DegradedImages(
+            folder, degradation, opened[0].spec.scale, limit, partners="wrong" in guidance
+        ),
         competitors=tuple(competitors),
         facts=RunFacts(
             version=georsr_version(),

@@ -21,7 +21,7 @@ PAGE = Template("""<!DOCTYPE html>
 <title>$title</title>
 <style>
 body { font: 15px/1.5 system-ui, sans-serif; color: #1c2330; background: #fff;
-       max-width: 1240px; margin: 2rem auto; padding: 0 1.5rem; }
+       max-width: 1540px; margin: 2rem auto; padding: 0 1.5rem; }
 h1 { font-size: 1.5rem; margin: 0; }
 h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem; border-bottom: 1px solid #d5dae3; }
 h3 { font-size: 1rem; margin: 1.6rem 0 .4rem; }
@@ -42,8 +42,8 @@ svg rect { fill: #3f6fb5; } svg path { stroke: #566; fill: none; }
 svg path.mark { stroke: #b01c1c; stroke-dasharray: 3 3; }
 svg text { font-size: 11px; text-anchor: middle; fill: #445; } svg text.count { text-anchor: end; }
 .panels { display: flex; flex-wrap: wrap; gap: .8rem; }
-figure { margin: 0; width: 220px; font-size: .85rem; }
-figure img { width: 220px; height: auto; display: block; image-rendering: pixelated;
+figure { margin: 0; width: 288px; font-size: .85rem; }
+figure img { width: 288px; height: auto; display: block; image-rendering: pixelated;
              background: #eee; }
 figcaption { padding-top: .2rem; } figcaption b { overflow-wrap: anywhere; }
 </style>
