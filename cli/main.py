@@ -84,14 +84,14 @@ def invoke(arguments: list[str] | None = None) -> int:
     except GeorsrError as error:
         if logging.getLogger("georsr").isEnabledFor(logging.DEBUG):
             logging.getLogger("georsr").debug("traceback", exc_info=True)
-        return _fail(str(error), error.exit_code)
+        return _fail("; ".join([str(error), *getattr(error, "__notes__", [])]), error.exit_code)
     except click.ClickException as error:
         error.show()
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        return _fail("interrupted; nothing was written", 130)
+        return _fail("interrupted", 130)
     except TerminatedError:
-        return _fail("terminated; nothing was written", 143)
+        return _fail("terminated", 143)
     except BrokenPipeError:
         return 1
 
@@ -101,4 +101,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _terminate)
     warnings.showwarning = _show_warning  # type: ignore[assignment]
     warnings.simplefilter("always", GeorsrWarning)
-    sys.exit(invoke())
+    code = invoke()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the work is over; leaving takes a moment
+    sys.exit(code)

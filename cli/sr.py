@@ -16,6 +16,7 @@ from .options import (
     tile_options,
     verbosity_options,
 )
+from .signals import noted_signals
 
 
 @click.command("sr", short_help="Super-resolve a raster.")
@@ -57,6 +58,12 @@ from .options import (
     show_default=True,
     help="Refuse to start where the disk cannot hold OUT uncompressed.",
 )
+@click.option(
+    "--resume/--no-resume",
+    default=None,
+    help="Go on with an interrupted run, or fail; neither go on nor leave anything. By default a "
+    "run that is interrupted leaves what is finished beside OUT, and the same command goes on.",
+)
 @click.option("--max-pixels", type=int, help="Refuse sources that declare more pixels.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the run's report on stdout.")
@@ -72,7 +79,8 @@ def command(source: str, destination: str, **options: Any) -> None:
     """Write OUT: the raster IN at 2x or 4x the resolution.
 
     Georeferencing, data type, radiometry, nodata, masks and band metadata of IN are kept. OUT
-    appears when it is complete and verified, and not before.
+    appears when it is complete and verified, and not before. A run that was interrupted, killed or
+    ran out of disk goes on when the same command is given again.
 
     \b
     georsr sr scene.tif out.tif                  # segsr-lite-x4
@@ -81,6 +89,7 @@ def command(source: str, destination: str, **options: Any) -> None:
     georsr sr dem.tif out.tif --model bicubic
     """
     from georsr.api import plan_report, super_resolve
+    from georsr.errors import InterruptedRunError
 
     quiet, as_json = options.pop("quiet"), options.pop("as_json")
     kind, dry_run = options.pop("progress"), options.pop("dry_run")
@@ -91,8 +100,14 @@ def command(source: str, destination: str, **options: Any) -> None:
         report = plan_report(source, destination=destination, **options)
         click.echo(report.to_json() if as_json else report.describe())
         return
-    with make_progress(kind, quiet) as progress:
-        result = super_resolve(source, destination, progress=progress, **options)
+    with make_progress(kind, quiet) as progress, noted_signals() as noted:
+        try:
+            result = super_resolve(
+                source, destination, progress=progress, stop=noted.any, **options
+            )
+        except InterruptedRunError as error:
+            error.exit_code = noted.exit_code()
+            raise
     if as_json:
         click.echo(result.to_json())
     elif not quiet:

@@ -10,11 +10,13 @@ from georsr.engine.array import run_array
 from georsr.engine.estimate import Estimate, estimate
 from georsr.engine.run import run
 from georsr.models.load import Model, open_model
-from georsr.raster.destination import check_destination
+from georsr.raster.destination import check_destination, workplace
 from georsr.raster.reader import open_raster
 from georsr.types import AnyArray, BoolArray
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from georsr.progress import Progress
     from georsr.provenance import RunReport
 
@@ -32,6 +34,7 @@ def super_resolve(
     scale: int | None = None,
     *,
     progress: Progress | None = None,
+    stop: Callable[[], bool] | None = None,
     **options: Any,
 ) -> RunReport:
     """Write ``destination``: the raster ``source`` at ``scale`` times the resolution.
@@ -48,6 +51,9 @@ def super_resolve(
         Factor; None takes the model's own, 4 by default.
     progress
         Whom to tell.
+    stop
+        Asked after every tile; when it says True the run ends with InterruptedRunError. What is
+        finished is kept, and the same call goes on from there.
     **options
         Fields of :class:`georsr.config.SRConfig`.
 
@@ -59,15 +65,18 @@ def super_resolve(
     Raises
     ------
     GeorsrError
-        One line saying what, where, got, expected, and what to do; nothing is half-written.
+        One line saying what, where, got, expected, and what to do. The destination is what it
+        was; where the same call may succeed later, finished blocks are kept beside it, and a note
+        of the exception says so.
     """
     config = SRConfig(**options)
     source, destination = os.fspath(source), os.fspath(destination)
-    check_destination(destination, [source], overwrite=config.overwrite)
+    if not workplace(destination).journal.exists():  # else it may be the product of that run
+        check_destination(destination, [source], overwrite=config.overwrite)
     with open_raster(
         source, bidx=config.bidx, nodata=config.nodata, allow_drivers=config.allow_drivers or None
     ) as reader:
-        return run(reader, destination, _model(model, scale), config, progress)
+        return run(reader, destination, _model(model, scale), config, progress, stop)
 
 
 def plan_report(

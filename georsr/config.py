@@ -58,6 +58,10 @@ class SRConfig:
     """Refuse rasters that declare more pixels than this."""
     check_space: bool = True
     """Refuse to start where the disk cannot hold the uncompressed product."""
+    resume: bool | None = None
+    """None: go on with an interrupted run of the same source, model and options, and leave what is
+    finished if this one is interrupted. True: an error where there is none to go on with. False:
+    neither."""
     allow_drivers: tuple[str, ...] = ()
     """Accept only these GDAL drivers; empty accepts all, but a VRT only under its own suffix."""
 

@@ -34,6 +34,12 @@ class ResourceError(GeorsrError, RuntimeError):
     """Memory, disk or a device is not there in the amount the work needs."""
 
 
+class InterruptedRunError(GeorsrError):
+    """A run was asked to end before it was done."""
+
+    exit_code = 130
+
+
 class GeorsrWarning(UserWarning):
     """Root of every warning georsr issues; filter on it or on its leaves."""
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from types import TracebackType
 from typing import IO, Any, Protocol, Self
+
+from georsr.errors import InterruptedRunError
 
 
 class Progress(Protocol):
@@ -46,6 +49,40 @@ class Silent:
         trace: TracebackType | None,
     ) -> None:
         """Nothing to end."""
+
+
+class Stoppable(Silent):
+    """Passes everything on, and raises once it is asked to stop.
+
+    Parameters
+    ----------
+    inner
+        Who is really told.
+    stopped
+        Whether to stop.
+    """
+
+    def __init__(self, inner: Progress, stopped: Callable[[], bool]) -> None:
+        self._inner, self._stopped = inner, stopped
+
+    def start(self, total: int, unit: str) -> None:
+        """Pass on."""
+        self._inner.start(total, unit)
+
+    def advance(self, count: int = 1) -> None:
+        """Pass on, then look."""
+        self._inner.advance(count)
+        self.look()
+
+    def look(self) -> None:
+        """Raise if asked to stop.
+
+        Raises
+        ------
+        InterruptedRunError
+        """
+        if self._stopped():
+            raise InterruptedRunError("interrupted")
 
 
 class Bar(Silent):

@@ -41,6 +41,10 @@ class RunReport:
     tiles_skipped: int
     """Tiles without a valid pixel, for which the network did not run."""
     stretch: str
+    blocks: int = 0
+    """Of the output."""
+    blocks_found: int = 0
+    """Those that an earlier, interrupted run had finished."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall time by stage: total, read (waiting for), network, join, write (waiting for), verify."""
     bytes: int = 0

@@ -54,6 +54,8 @@ class TileStream:
     inference: Inference
     progress: Progress
     clock: Clock
+    top: int = 0
+    """First output row wanted: a border of blocks."""
     skipped: int = 0
 
     def blocks(self) -> Generator[tuple[Window, AnyArray], None, None]:
@@ -64,7 +66,9 @@ class TileStream:
             self.form.planes,
             np.dtype(self.form.dtype),
             self.form.blocksize,
+            self.top,
         )
+        self.progress.advance(self._first_row * len(self.plan.columns))
         with closing(self._made_tiles()) as made:
             for tile, strip, values in made:
                 done = partial(finish, strip=strip, form=self.form, scale=self.plan.scale)
@@ -74,9 +78,13 @@ class TileStream:
                 self.progress.advance()
         assert register.empty, "every output pixel belongs to a tile"
 
+    @property
+    def _first_row(self) -> int:
+        return self.plan.first_row(self.top)
+
     def _strips(self) -> Iterator[tuple[int, Strip]]:
         """Runs in the reader thread."""
-        for row in range(len(self.plan.rows)):
+        for row in range(self._first_row, len(self.plan.rows)):
             window = self.plan.strip(row)
             yield row, Strip(window, self.read(window))
 

@@ -7,8 +7,9 @@ from georsr.raster.layout import ProductLayout, product_layout
 from georsr.raster.mask import dataset_mask
 from georsr.raster.quantise import quantise, quantise_alpha, replicate
 from georsr.raster.reader import Patch, RasterReader, Sample, open_raster
+from georsr.raster.records import Written
 from georsr.raster.stretch import Stretch, choose_stretch, stretch_of_sample
-from georsr.raster.writer import RasterWriter, Written
+from georsr.raster.writer import RasterWriter
 
 __all__ = [
     "BandInfo",

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import glob
+import hashlib
 import os
 import re
 import secrets
 import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import rasterio.shutil
@@ -18,6 +21,7 @@ from georsr.raster.env import gdal_env, is_remote
 
 _VIRTUAL = re.compile(r"^(/vsi[a-z0-9_]+/|file://|zip://|tar://|gzip://)")
 _SIDECARS = (".msk", ".msk.ovr", ".ovr", ".aux.xml")
+_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 
 def is_virtual(dst: str) -> bool:
@@ -82,15 +86,54 @@ def sidecars(path: Path) -> tuple[Path, ...]:
     return (*beside, path.with_suffix(".tfw"))
 
 
-def temporary_path(dst: str) -> Path:
-    """Name for the unfinished product: unique to this writer and in the folder of ``dst``.
+@dataclass(frozen=True)
+class Workplace:
+    """Files that exist while a product is made, and no longer: hidden, in its folder.
 
-    The same folder, because a rename is atomic within a file system only; unique, because file
-    locks do nothing on many cluster file systems. A virtual ``dst`` gets a local one.
+    The same folder, because a rename is atomic within a file system only. Their names follow from
+    the product's alone, so that a run that was interrupted is found again.
+
+    Attributes
+    ----------
+    part : Path
+        The unfinished product.
+    cog : Path
+        The cloud-optimised copy of it.
+    journal : Path
+        What of it is finished.
+    lock : Path
+        Held by the run that works on it.
     """
-    where = Path(tempfile.gettempdir()) / Path(dst).name if is_virtual(dst) else local_path(dst)
-    name = where.name[:120]  # names end at 255 bytes
-    return where.with_name(f".{name}.{os.getpid()}-{secrets.token_hex(4)}.part.tif")
+
+    part: Path
+    cog: Path
+    journal: Path
+    lock: Path
+
+    def leftovers(self) -> list[Path]:
+        """Everything there is but the journal and the lock; GDAL's temporary files too."""
+        stem = glob.escape(self.part.name.removesuffix(".tif"))
+        return [
+            path
+            for path in sorted(self.part.parent.glob(stem + "*"))
+            if path not in (self.journal, self.lock)
+        ]
+
+
+def workplace(dst: str) -> Workplace:
+    """Where the product ``dst`` is made; for a virtual one that is a folder of the machine."""
+    if is_virtual(dst):
+        digest = hashlib.sha256(dst.encode()).hexdigest()[:12]
+        where = Path(tempfile.gettempdir()) / f"{Path(dst).name[:100]}.{digest}"
+    else:
+        where = local_path(dst)
+    name = where.name
+    if len(name.encode()) > 200:  # names end at 255 bytes
+        name = f"{name[:40]}.{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+    part, cog, journal, lock = (
+        where.with_name(f".{name}.part{end}") for end in (".tif", ".cog.tif", ".jsonl", ".lock")
+    )
+    return Workplace(part, cog, journal, lock)
 
 
 def no_space(path: Path, reached: int) -> bool:
@@ -109,11 +152,16 @@ def no_space(path: Path, reached: int) -> bool:
                 file.flush()
                 os.fsync(file.fileno())
     except OSError as err:
-        return err.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+        return is_full(err)
     finally:
         with suppress(OSError):
             probe.unlink(missing_ok=True)
     return False
+
+
+def is_full(err: BaseException) -> bool:
+    """Whether the system said that there is no room."""
+    return isinstance(err, OSError) and err.errno in _FULL
 
 
 def _exists(name: str) -> UsageError:
@@ -124,7 +172,7 @@ def _exists(name: str) -> UsageError:
 
 def _try_folder(path: Path, name: str) -> None:
     """Make and remove a file: permission bits do not tell the truth on every file system."""
-    probe = temporary_path(str(path))
+    probe = path.with_name(f".georsr-{secrets.token_hex(8)}.probe")
     try:
         probe.touch(exist_ok=False)
         probe.unlink()

@@ -27,7 +27,9 @@ def is_remote(path: str) -> bool:
     return bool(_REMOTE.search(path)) and not path.startswith("vrt://")
 
 
-def gdal_env(*, remote: bool = False, writing: bool = False) -> rasterio.Env:
+def gdal_env(
+    *, remote: bool = False, writing: bool = False, cache: int = CACHE_BYTES
+) -> rasterio.Env:
     """Give the scoped GDAL environment for one operation; use it in a ``with`` statement.
 
     Entering and leaving costs some 25 microseconds, so every call into GDAL gets its own: the
@@ -41,8 +43,10 @@ def gdal_env(*, remote: bool = False, writing: bool = False) -> rasterio.Env:
     writing : bool
         A product is written or verified: no ``.aux.xml`` is written or read (a stale one would
         be mixed into the product). Never for sources, whose ``.aux.xml`` may hold their CRS.
+    cache : int
+        Bytes of GDAL's block cache, which all threads share: less only where nothing else runs.
     """
-    options: dict[str, object] = {"GDAL_CACHEMAX": CACHE_BYTES}  # rasterio hands an int on as bytes
+    options: dict[str, object] = {"GDAL_CACHEMAX": cache}  # rasterio hands an int on as bytes
     if remote:
         options |= {
             "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",

@@ -107,6 +107,17 @@ class ProductLayout:
         """Number of block rows and block columns."""
         return -(-self.height // self.blocksize), -(-self.width // self.blocksize)
 
+    @property
+    def raw_bytes(self) -> int:
+        """Size of the pixels without compression."""
+        return self.height * self.width * self.planes * np.dtype(self.dtype).itemsize
+
+    @property
+    def blocks_count(self) -> int:
+        """Number of blocks."""
+        rows, columns = self.blocks_shape
+        return rows * columns
+
     def blocks(self, window: Window | None = None) -> Iterator[tuple[int, int, Window]]:
         """(block row, block column, window) of the blocks in a block-aligned window, row-major."""
         area = window or Window(0, 0, self.height, self.width)

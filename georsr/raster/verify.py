@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import warnings
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import rasterio
 from affine import Affine
 from rasterio.control import GroundControlPoint
@@ -17,10 +18,16 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterioWindow
 
 from georsr.errors import GeoreferenceWarning, OutputError
-from georsr.raster.env import gdal_env, own_warnings
+from georsr.raster.env import CACHE_BYTES, gdal_env, own_warnings
 from georsr.raster.layout import ProductLayout
 from georsr.raster.source import cause
 from georsr.types import AnyArray, Window
+
+Checksums = npt.NDArray[np.uint32]
+
+
+class DifferenceError(OutputError):
+    """What was written does not read back as what was meant: the file is of no use."""
 
 
 def block_checksum(values: AnyArray, mask: AnyArray | None) -> int:
@@ -38,7 +45,8 @@ def verify_product(
     path: Path,
     dst: str,
     layout: ProductLayout,
-    checksums: Mapping[tuple[int, int], int] | None,
+    checksums: Checksums | None,
+    look: Callable[[], None] = lambda: None,
 ) -> None:
     """Reopen a product and compare it with what was meant.
 
@@ -50,34 +58,38 @@ def verify_product(
         The name to blame in messages.
     layout : ProductLayout
         Size, type, nodata, georeferencing and mask are compared with it.
-    checksums : mapping of (block row, block column) to crc32, or None
+    checksums : uint32 (block rows, block columns), or None
         Every block is read and compared; in a lossy encoding only read. None: header only.
+    look : callable
+        Called before every block; what it raises ends the reading.
 
     Raises
     ------
-    OutputError
+    DifferenceError
         Naming the first difference.
     """
     try:
-        with gdal_env(writing=True), own_warnings(), rasterio.open(path, driver="GTiff") as dataset:
+        env = gdal_env(writing=True, cache=CACHE_BYTES // 8)  # no block is read twice
+        with env, own_warnings(), rasterio.open(path, driver="GTiff") as dataset:
             _compare_header(dataset, dst, layout)
             if checksums is not None:
-                _compare_blocks(dataset, dst, layout, checksums)
+                _compare_blocks(dataset, dst, layout, checksums, look)
     except (RasterioError, OSError) as err:
         if isinstance(err, OutputError):
             raise
-        raise OutputError(f"{dst}: could not be read back after writing: {cause(err)}") from err
+        raise DifferenceError(f"{dst}: could not be read back after writing: {cause(err)}") from err
 
 
 def _compare_blocks(
-    dataset: Any, dst: str, layout: ProductLayout, checksums: Mapping[tuple[int, int], int]
+    dataset: Any, dst: str, layout: ProductLayout, checksums: Checksums, look: Callable[[], None]
 ) -> None:
     for row, column, window in layout.blocks():
+        look()
         where = region(window)
         values = dataset.read(window=where)
         mask = dataset.read_masks(1, window=where) if layout.mask else None
         if layout.lossless and block_checksum(values, mask) != checksums[row, column]:
-            raise OutputError(f"{dst}: {window} reads back differently from what was written")
+            raise DifferenceError(f"{dst}: {window} reads back differently from what was written")
 
 
 def _compare_header(dataset: Any, dst: str, layout: ProductLayout) -> None:
@@ -96,11 +108,13 @@ def _compare_header(dataset: Any, dst: str, layout: ProductLayout) -> None:
     }
     for what, (got, expected) in found.items():
         if got != expected:
-            raise OutputError(f"{dst}: {what} read back as {got}, expected {expected}")
+            raise DifferenceError(f"{dst}: {what} read back as {got}, expected {expected}")
     if not same_nodata(dataset.nodata, layout.nodata):
-        raise OutputError(f"{dst}: nodata read back as {dataset.nodata}, expected {layout.nodata}")
+        raise DifferenceError(
+            f"{dst}: nodata read back as {dataset.nodata}, expected {layout.nodata}"
+        )
     if not same_corners(dataset.transform, transform, layout.width, layout.height):
-        raise OutputError(
+        raise DifferenceError(
             f"{dst}: transform read back as {tuple(dataset.transform)[:6]}, "
             f"expected {tuple(transform)[:6]}"
         )
@@ -135,7 +149,7 @@ def _compare_crs(dataset: Any, dst: str, layout: ProductLayout) -> None:
     got = dataset.gcps[1] if layout.gcps and layout.transform is None else dataset.crs
     expected = layout.gcps_crs if layout.gcps and layout.transform is None else layout.crs
     if (not got) != (not expected):
-        raise OutputError(f"{dst}: CRS read back as {got}, expected {expected}")
+        raise DifferenceError(f"{dst}: CRS read back as {got}, expected {expected}")
     if got and expected and got != expected and got.to_dict() != expected.to_dict():
         # GeoTIFF keys cannot hold every CRS; no pixel is wrong, so the product is kept
         warnings.warn(

@@ -2,67 +2,56 @@
 
 from __future__ import annotations
 
-import glob
 import os
+import threading
 import time
 import zlib
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
-import rasterio
 import rasterio.shutil
 from rasterio.errors import RasterioError
 
 from georsr.errors import OutputError, UsageError
+from georsr.raster.block import check_block
 from georsr.raster.cog import write_cog
 from georsr.raster.destination import (
     check_destination,
+    is_full,
     is_virtual,
     local_path,
     no_space,
     sidecars,
-    temporary_path,
+    workplace,
 )
-from georsr.raster.env import gdal_env, own_warnings
+from georsr.raster.encoder import BlockEncoder, EncodedBlock
+from georsr.raster.env import gdal_env
 from georsr.raster.layout import ProductLayout
+from georsr.raster.lock import Lock
+from georsr.raster.partfile import PartFile
+from georsr.raster.records import Finished, Records, Written
 from georsr.raster.source import cause
-from georsr.raster.verify import block_checksum, region, verify_product
-from georsr.types import AnyArray, Window
+from georsr.raster.verify import verify_product
+from georsr.types import AnyArray, BoolArray, Window
 
-
-@dataclass(frozen=True)
-class Written:
-    """A published file.
-
-    Attributes
-    ----------
-    path : str
-    bytes : int
-        Size of the file.
-    seconds : float
-        Spent in `RasterWriter.commit`: closing, verifying, COG, publishing.
-    checksum : str
-        crc32 over the crc32 of every block in row-major order, eight hexadecimal digits: the
-        same pixels in the same block size give the same checksum in any encoding.
-    """
-
-    path: str
-    bytes: int
-    seconds: float
-    checksum: str
+SYNC_SECONDS = 1.0
+"""Finished blocks are put on disk, and noted, at least this often. Waiting for the disk costs the
+writer's thread some 10 ms, the network's nothing."""
+_LOOK_SECONDS = 0.1
 
 
 class RasterWriter:
-    """One product being written; a context manager.
+    """One product being written; a context manager that holds the product's lock.
 
-    The pixels go to a temporary file beside ``dst``. `commit` verifies and publishes it; leaving
-    the context without, for whatever reason, removes it and leaves ``dst`` as it was. Use from
-    one thread at a time.
+    Encoded blocks go to a file beside ``dst``. `commit` verifies and publishes it; leaving the
+    context without removes it, unless ``records`` keep it for a later run, and leaves ``dst`` as
+    it was. Use from one thread at a time.
 
     Parameters
     ----------
@@ -72,6 +61,10 @@ class RasterWriter:
         An existing ``dst`` may be replaced.
     verify : bool
         Read every block back before publishing. A COG is always verified.
+    records : Records, optional
+        Makes the writing resumable.
+    look : callable
+        Called again and again during `commit`; what it raises ends it.
     """
 
     def __init__(
@@ -81,25 +74,64 @@ class RasterWriter:
         *,
         overwrite: bool = False,
         verify: bool = True,
+        records: Records | None = None,
+        look: Callable[[], None] = lambda: None,
     ) -> None:
         self.dst = os.fspath(dst)
         self.layout = layout
-        self._overwrite = overwrite
-        self._verify = verify
-        self._temp = temporary_path(self.dst)
-        self._dataset: Any = None
-        self._checksums: dict[tuple[int, int], int] = {}
+        self.found = 0
+        """Blocks that an earlier writer had finished."""
+        self._overwrite, self._verify = overwrite, verify
+        self._records, self._look = records, look
+        self._place = workplace(self.dst)
+        self._lock = Lock(self._place.lock, self.dst)
+        self._part: PartFile | None = None
+        self._encode = BlockEncoder(layout)
+        self._threads = ThreadPoolExecutor(_encoders(), "georsr-encoder")
+        self._encoding: deque[tuple[int, int, Future[EncodedBlock]]] = deque()
+        self._unsynced: list[Finished] = []
+        self._synced_at = time.monotonic()
 
     def __enter__(self) -> Self:
         check_destination(self.dst, [], self._overwrite)
+        self._lock.acquire()
         try:
-            with self._failures("cannot be created"), gdal_env(writing=True), own_warnings():
-                self._dataset = rasterio.open(self._temp, "w", **self.layout.profile())
-                self.layout.describe(self._dataset)
+            with self._failures("cannot be created"):
+                self._part = self._again()
         except BaseException:
-            self._discard()
+            self._lock.release()  # what was left is left
+            raise
+        try:
+            if self._part is None:
+                with self._failures("cannot be created"):
+                    self._part = self._anew()
+        except BaseException as error:
+            self._leave(error)
             raise
         return self
+
+    def _again(self) -> PartFile | None:
+        """What an earlier writer left, if it is of use."""
+        if self._records is None or (recalled := self._records.recall()) is None:
+            return None
+        header_size, blocks = recalled
+        try:
+            part = PartFile.reopen(self._place.part, self.layout, header_size, blocks)
+        except (ValueError, OSError) as error:
+            self._records.unusable(f"its unfinished product is damaged ({error})")
+            return None
+        self.found = len(blocks)
+        return part
+
+    def _anew(self) -> PartFile:
+        if self._records is not None:
+            self._records.remove()
+        self._clear()
+        part = PartFile.create(self._place.part, self.layout)
+        part.sync()
+        if self._records is not None:
+            self._records.begin(part.end)
+        return part
 
     def __exit__(
         self,
@@ -107,7 +139,34 @@ class RasterWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._discard()
+        self._leave(error)
+
+    def _leave(self, error: BaseException | None) -> None:
+        """Close, and remove what nobody will go on with."""
+        keep = self._worth_keeping(error)
+        if keep and not isinstance(error, OutputError):
+            with suppress(OutputError):
+                self.flush()
+        self._threads.shutdown(cancel_futures=True)
+        self._encoding.clear()
+        if self._part is not None:
+            self._part.close()
+        if not keep:
+            self._clear()
+        if self._records is not None:
+            (self._records.close if keep else self._records.remove)()
+        self._lock.release()
+
+    def _worth_keeping(self, error: BaseException | None) -> bool:
+        if error is None or self._records is None or self._part is None:
+            return False
+        begun = bool(self._part.done.any()) or bool(self._encoding)
+        return begun and self._records.keeps(error)
+
+    @property
+    def done(self) -> BoolArray:
+        """(block rows, block columns): which blocks need not be written."""
+        return self._opened().done
 
     def write(
         self,
@@ -116,7 +175,10 @@ class RasterWriter:
         mask: AnyArray | None = None,
         alpha: AnyArray | None = None,
     ) -> None:
-        """Write whole blocks; a full disk is noticed here or in `commit`.
+        """Write whole blocks, in any order; those that are `done` are passed over.
+
+        Threads encode them: the arrays must not be changed afterwards, and an error may come from
+        a later call.
 
         Parameters
         ----------
@@ -135,23 +197,45 @@ class RasterWriter:
         ValueError
             The call does not fit the layout.
         """
-        self._check(window, values, mask, alpha)
+        part = self._opened()
+        check_block(self.dst, self.layout, window, values, mask, alpha)
         for row, column, block in self.layout.blocks(window):
+            if part.done[row, column]:
+                continue
             rows, columns = block.relative_to(window).slices
-            part = values[:, rows, columns]
+            pixels = values[:, rows, columns]
             if alpha is not None:
-                part = np.concatenate([part, alpha[None, rows, columns]])
-            part = np.ascontiguousarray(part)
+                pixels = np.concatenate([pixels, alpha[None, rows, columns]])
             shade = None
             if mask is not None:
                 shade = np.where(mask[rows, columns] != 0, np.uint8(255), np.uint8(0))
-            with self._failures(f"{block} cannot be written"), gdal_env(writing=True):
-                # One block at a time with all its bands: GDAL's cache then never has to push out
-                # a block of which some bands are missing, to read and write it again later
-                self._dataset.write(part, window=region(block))
-                if shade is not None:
-                    self._dataset.write_mask(shade, window=region(block))
-            self._checksums[row, column] = block_checksum(part, shade)
+            job = self._threads.submit(self._encode, np.ascontiguousarray(pixels), shade)
+            self._encoding.append((row, column, job))
+            # as many wait as keep the threads busy; the order in the file is that of the calls
+            while len(self._encoding) > 2 * _encoders():
+                self._append()
+
+    def _append(self) -> None:
+        """Take the first block being encoded to the file."""
+        row, column, job = self._encoding.popleft()
+        with self._failures(f"block {row}, {column} cannot be written"):
+            self._unsynced.append(self._opened().append(row, column, job.result()))
+        if self._records is not None and time.monotonic() - self._synced_at > SYNC_SECONDS:
+            self._sync()
+
+    def _sync(self) -> None:
+        with self._failures("cannot be written"):
+            self._opened().sync()
+            if self._records is not None and self._unsynced:
+                self._records.add(self._unsynced)
+        self._unsynced = []
+        self._synced_at = time.monotonic()
+
+    def flush(self) -> None:
+        """Put every block written so far on disk, and note it."""
+        while self._encoding:
+            self._append()
+        self._sync()
 
     def commit(self) -> Written:
         """Close, verify and publish the product under its name.
@@ -163,34 +247,59 @@ class RasterWriter:
             what it was before.
         """
         started = time.perf_counter()
-        rows, columns = self.layout.blocks_shape
-        missing = rows * columns - len(self._checksums)
-        if self._dataset is None:
-            raise ValueError(f"{self.dst}: not open, or committed before")
+        part = self._opened()
+        self.flush()
+        missing = int((~part.done).sum())
         if missing:
             raise OutputError(
-                f"{self.dst}: {missing} of {rows * columns} blocks were never written; "
+                f"{self.dst}: {missing} of {part.done.size} blocks were never written; "
                 "the product is incomplete and is not published"
             )
-        ready = self._temp
         with self._failures("cannot be finished"):
-            self._close()
-            if self._verify:
-                verify_product(ready, self.dst, self.layout, self._checksums)
-            if self.layout.cog_options is not None:
-                ready = self._temp.with_suffix(".cog.tif")
-                write_cog(self._temp, ready, self.layout)
-                verify_product(ready, self.dst, self.layout, self._checksums)
-            elif not self._verify:
-                verify_product(ready, self.dst, self.layout, None)
-            size = ready.stat().st_size
-            self._publish(ready)
-        crcs = [self._checksums[row, column] for row, column, _ in self.layout.blocks()]
-        checksum = zlib.crc32(np.asarray(crcs, dtype="<u4").tobytes())
-        return Written(self.dst, size, time.perf_counter() - started, f"{checksum:08x}")
+            part.seal()
+            ready = self._finished(part)
+            checksum = zlib.crc32(part.checksums.astype("<u4").tobytes())
+            written = Written(
+                self.dst,
+                ready.stat().st_size,
+                time.perf_counter() - started,
+                f"{checksum:08x}",
+            )
+            self._publish(ready, written)
+        return written
 
-    def _publish(self, ready: Path) -> None:
-        _sync(ready)
+    def _finished(self, part: PartFile) -> Path:
+        """Verify the sealed file, and make the COG of it if one is wanted."""
+        checksums = part.checksums if self._verify else None
+        verify_product(part.path, self.dst, self.layout, checksums, self._look)
+        if self.layout.cog_options is None:
+            return part.path
+        self._place.cog.unlink(missing_ok=True)
+        self._watched(lambda: write_cog(part.path, self._place.cog, self.layout))
+        verify_product(self._place.cog, self.dst, self.layout, part.checksums, self._look)
+        return self._place.cog
+
+    def _watched(self, work: Callable[[], None]) -> None:
+        """Run in a thread what cannot be interrupted, and look up meanwhile."""
+        done: Future[None] = Future()
+
+        def target() -> None:
+            try:
+                work()
+            except BaseException as error:
+                done.set_exception(error)
+            else:
+                done.set_result(None)
+
+        threading.Thread(target=target, name="georsr-cog", daemon=True).start()
+        while not done.done():
+            self._look()
+            with suppress(TimeoutError):
+                done.exception(_LOOK_SECONDS)
+        done.result()
+
+    def _publish(self, ready: Path, written: Written) -> None:
+        _sync_path(ready)
         if is_virtual(self.dst):
             with gdal_env(remote=True, writing=True):
                 rasterio.shutil.copyfiles(str(ready), self.dst)
@@ -198,39 +307,13 @@ class RasterWriter:
         path = local_path(self.dst)
         if not self._overwrite:
             check_destination(path, [], overwrite=False)  # it may have appeared meanwhile
+        if self._records is not None:
+            self._records.publishing(ready, path, written)
         ready.replace(path)
         for sidecar in sidecars(path):
             sidecar.unlink(missing_ok=True)
         with suppress(OSError):  # not every file system lets a folder be synchronised
-            _sync(path.parent)
-
-    def _check(
-        self, window: Window, values: AnyArray, mask: AnyArray | None, alpha: AnyArray | None
-    ) -> None:
-        layout, size = self.layout, self.layout.blocksize
-        if self._dataset is None:
-            raise ValueError(f"{self.dst}: not open; use the writer in a `with` statement")
-        aligned = window.top % size == 0 and window.left % size == 0
-        ends = (window.bottom, layout.height), (window.right, layout.width)
-        aligned &= all(end == edge or (end % size == 0 and end < edge) for end, edge in ends)
-        if not aligned or min(window.height, window.width) < 1 or min(window.top, window.left) < 0:
-            raise ValueError(
-                f"{self.dst}: {window} is not made of whole blocks of {size} in a product of "
-                f"{layout.height} rows and {layout.width} columns"
-            )
-        shape = (window.height, window.width)
-        for name, array, needed, expected in (
-            ("values", values, True, (len(layout.bands), *shape)),
-            ("mask", mask, layout.mask, shape),
-            ("alpha", alpha, layout.alpha, shape),
-        ):
-            if (array is not None) != needed:
-                raise ValueError(f"{self.dst}: {name} {'is missing' if needed else 'has no place'}")
-            if array is not None and array.shape != expected:
-                raise ValueError(f"{self.dst}: {name} of shape {array.shape}, expected {expected}")
-            if array is not None and name != "mask" and array.dtype != layout.dtype:
-                # casting here would wrap around silently; `quantise` rounds and clips
-                raise ValueError(f"{self.dst}: {name} are {array.dtype}, expected {layout.dtype}")
+            _sync_path(path.parent)
 
     @contextmanager
     def _failures(self, what: str) -> Iterator[None]:
@@ -240,35 +323,38 @@ class RasterWriter:
         except UsageError:
             raise
         except (RasterioError, OSError, ValueError) as err:
-            reached = max((path.stat().st_size for path in self._leftovers()), default=0)
+            reached = max((path.stat().st_size for path in self._place.leftovers()), default=0)
+            if self.layout.cog_options is not None:  # GDAL removes a COG it cannot finish
+                reached = max(reached, self.layout.raw_bytes)
             said = str(err) if isinstance(err, OutputError) else f"{self.dst}: {what}: {cause(err)}"
-            if no_space(self._temp, reached):
-                said = f"{self.dst}: no space left in {self._temp.parent} for the product ({said})"
+            if is_full(err) or no_space(self._place.part, reached):
+                folder = self._place.part.parent
+                said = f"{self.dst}: no space left in {folder} for the product ({said})"
             elif isinstance(err, OutputError):
                 raise
             raise OutputError(said) from err
 
-    def _close(self) -> None:
-        dataset, self._dataset = self._dataset, None
-        if dataset is not None:
-            with gdal_env(writing=True):
-                dataset.close()
+    def _opened(self) -> PartFile:
+        if self._part is None:
+            raise ValueError(f"{self.dst}: not open; use the writer in a `with` statement")
+        return self._part
 
-    def _leftovers(self) -> list[Path]:
-        """The temporary file, and GDAL's own beside it."""
-        stem = glob.escape(self._temp.name.removesuffix(".tif"))
-        return list(self._temp.parent.glob(stem + "*"))
-
-    def _discard(self) -> None:
-        # closing flushes, which fails on a full disk; the file is about to go anyway
-        with suppress(RasterioError, OSError, ValueError):
-            self._close()
-        for path in self._leftovers():
+    def _clear(self) -> None:
+        for path in self._place.leftovers():
             with suppress(OSError):
                 path.unlink()
 
 
-def _sync(path: Path) -> None:
+def _encoders() -> int:
+    """Threads that encode: half of the processors this process may use, at most eight."""
+    if hasattr(os, "sched_getaffinity"):
+        count = len(os.sched_getaffinity(0))
+    else:
+        count = os.cpu_count() or 1
+    return max(1, min(8, count // 2))
+
+
+def _sync_path(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -146,6 +146,10 @@ class TilePlan:
         for column in range(len(self.columns)):
             yield self.tile_at(row, column)
 
+    def first_row(self, out_row: int) -> int:
+        """First grid row that makes pixels of the output's row ``out_row`` or of a later one."""
+        return next(i for i, span in enumerate(self.rows) if span.end * self.scale > out_row)
+
     def strip(self, row: int) -> Window:
         """Full-width window of the image that a grid row of tiles reads."""
         span = self.rows[row]

@@ -51,12 +51,22 @@ class Register:
         Bands and dtype of what ``finish`` returns.
     block
         Height and width of output blocks in pixels; those at the edges are cut.
+    top
+        First output row wanted, a multiple of ``block``. Tiles may then come from grid row
+        ``plan.first_row(top)`` on, and make the same pixels as if all had come.
     """
 
     def __init__(
-        self, plan: TilePlan, bands: int, planes: int, dtype: np.dtype[np.generic], block: int
+        self,
+        plan: TilePlan,
+        bands: int,
+        planes: int,
+        dtype: np.dtype[np.generic],
+        block: int,
+        top: int = 0,
     ) -> None:
         self.plan, self.planes, self.dtype, self.block = plan, planes, dtype, block
+        self._top = top
         s = plan.scale
         self._weights = ramp(plan.overlap * s)
         self._above = np.zeros((bands, plan.overlap * s, plan.out_width), np.float32)
@@ -126,7 +136,7 @@ class Register:
     def _store(self, made: Window, product: AnyArray) -> Iterator[tuple[Window, AnyArray]]:
         """Copy finished pixels into their blocks; yield and forget those now complete."""
         b = self.block
-        for block_row in range(made.top // b, (made.bottom - 1) // b + 1):
+        for block_row in range(max(made.top, self._top) // b, (made.bottom - 1) // b + 1):
             for block_column in range(made.left // b, (made.right - 1) // b + 1):
                 key = (block_row, block_column)
                 block = self._blocks.get(key) or self._open(key)

@@ -168,37 +168,113 @@ SLOW = """
 """
 
 
-def start(arguments, **options):
+def start(arguments, program=SLOW, **options):
     """Run the command in a process of its own."""
-    code = [sys.executable, "-c", textwrap.dedent(SLOW), *arguments]
+    code = [sys.executable, "-c", textwrap.dedent(program), *arguments]
     return subprocess.Popen(code, stderr=subprocess.PIPE, text=True, **options)
+
+
+SLOWLY = ["-m", "nearest-x2", "--tile", "32", "--blocksize", "64", "--progress", "json"]
+
+
+def default_signals():
+    """Background jobs of a shell ignore Ctrl-C, and their children with them."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def wait_for_tiles(process, count):
+    for line in process.stderr:
+        if line.startswith("{") and json.loads(line)["done"] >= count:
+            return
+    pytest.fail("ended before it was interrupted")
+
+
+def hidden(folder):
+    return sorted(path.name for path in folder.iterdir() if path.name.startswith("."))
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signals_leave_nothing(number, code, make_raster, texture, tmp_path):
-    source = make_raster(texture(1, 600, 600))
-    process = start(
-        ["sr", source, str(tmp_path / "o.tif"), "-m", "nearest-x2", "--tile", "32",
-         "--progress", "json"],
-        # background jobs of a shell ignore Ctrl-C, and their children with them
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
+def test_a_signal_is_heeded_soon_and_the_same_command_goes_on(
+    number, code, make_raster, texture, tmp_path, capsys
+):
+    source = make_raster(texture(1, 300, 300))
+    out, whole = tmp_path / "o.tif", tmp_path / "whole.tif"
+    process = start(["sr", source, str(out), *SLOWLY], preexec_fn=default_signals)
     with process:
-        for line in process.stderr:
-            if line.startswith("{") and json.loads(line)["done"] >= 3:
-                break
+        wait_for_tiles(process, 40)
         sent = time.monotonic()
         process.send_signal(number)
         rest = process.stderr.read()
         assert process.wait(20) == code
     assert time.monotonic() - sent < 5
     assert "Traceback" not in rest
-    assert [p.name for p in tmp_path.iterdir()] == ["in.tif"]
+    (message,) = [line for line in rest.splitlines() if line.startswith("Error: ")]
+    assert "interrupted" in message
+    assert "the same command goes on from there" in message
+    assert not out.exists()
+    assert hidden(tmp_path) == [".o.tif.part.jsonl", ".o.tif.part.tif"]
+    assert invoke(["sr", source, str(out), *SLOWLY, "--resume", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["blocks_found"] > 0
+    assert invoke(["sr", source, str(whole), *SLOWLY]) == 0
+    assert out.read_bytes() == whole.read_bytes()
+    assert hidden(tmp_path) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+@pytest.mark.parametrize("options", [[], ["--no-resume"]])
+def test_a_second_signal_ends_it_at_once(options, make_raster, texture, tmp_path):
+    source = make_raster(texture(1, 300, 300))
+    arguments = ["sr", source, str(tmp_path / "o.tif"), *SLOWLY, *options]
+    # after 40 tiles one that would take for ever
+    stuck = SLOW.replace("time.sleep(0.05)", "calls.append(0); time.sleep(60 * (len(calls) > 40))")
+    stuck = stuck.replace("calm =", "calls = []; calm =")
+    with start(arguments, stuck, preexec_fn=default_signals) as process:
+        wait_for_tiles(process, 40)
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+        assert process.poll() is None  # the tile in hand is waited for
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 130
+        assert "Traceback" not in process.stderr.read()
+    left = [] if options else [".o.tif.part.jsonl", ".o.tif.part.tif"]
+    assert hidden(tmp_path) == left
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_a_run_that_finished_nothing_leaves_nothing(make_raster, texture, tmp_path):
+    source = make_raster(texture(1, 600, 600))
+    arguments = ["sr", source, str(tmp_path / "o.tif"), *SLOWLY, "--blocksize", "512"]
+    with start(arguments, preexec_fn=default_signals) as process:
+        wait_for_tiles(process, 3)
+        process.send_signal(signal.SIGTERM)
+        assert "Error: interrupted" in process.stderr.read()
+        assert process.wait(20) == 143
+    assert hidden(tmp_path) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_two_runs_onto_one_target(make_raster, texture, tmp_path, capsys):
+    source = make_raster(texture(1, 300, 300))
+    arguments = ["sr", source, str(tmp_path / "o.tif"), *SLOWLY]
+    with start(arguments, preexec_fn=default_signals) as first:
+        wait_for_tiles(first, 5)
+        assert invoke([*arguments, "--overwrite"]) == 1
+        (message,) = errors(capsys)
+        assert f"another run is writing it (process {first.pid} on" in message
+        first.stderr.read()
+        assert first.wait(60) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.tif", "o.tif"]
+
+
+def test_resume_without_anything_to_go_on_with(scene, tmp_path, capsys):
+    assert invoke(["sr", scene, str(tmp_path / "o.tif"), *BICUBIC, "--resume"]) == 2
+    assert "nothing to go on with" in errors(capsys)[0]
+    assert [path.name for path in tmp_path.iterdir()] == ["in.tif"]
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs RLIMIT_FSIZE")
-@pytest.mark.parametrize("extra", [[], ["--cog"]])
+@pytest.mark.parametrize("extra", [[], ["--cog"], ["--no-resume"]])
 def test_a_full_disk_never_ends_well(extra, make_raster, texture, tmp_path):
     import resource
 
@@ -209,13 +285,13 @@ def test_a_full_disk_never_ends_well(extra, make_raster, texture, tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 
-    process = start(
-        ["sr", source, str(tmp_path / "o.tif"), "-m", "nearest-x4", "--overwrite", *extra],
-        preexec_fn=limit,
-    )
+    arguments = ["sr", source, str(tmp_path / "o.tif"), "-m", "nearest-x4", "--overwrite", *extra]
+    process = start([*arguments, "--blocksize", "256"], preexec_fn=limit)
     message = process.communicate(timeout=60)[1]
     assert process.returncode == 1
     assert "space" in message
     assert "Traceback" not in message
     assert (tmp_path / "o.tif").read_bytes() == b"old"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.tif", "o.tif"]
+    kept = extra != ["--no-resume"]
+    assert ("the same command goes on" in message) is kept
+    assert hidden(tmp_path) == ([".o.tif.part.jsonl", ".o.tif.part.tif"] if kept else [])

@@ -1,3 +1,4 @@
+import errno
 import os
 import stat
 from pathlib import Path
@@ -6,7 +7,7 @@ import pytest
 
 from georsr.errors import OutputError, UsageError
 from georsr.raster import check_destination
-from georsr.raster.destination import no_space, temporary_path
+from georsr.raster.destination import is_full, no_space, workplace
 
 from .making import make_raster, ramp
 
@@ -98,24 +99,44 @@ def test_a_stale_sidecar_is_refused_without_overwrite(tmp_path, name):
     assert (tmp_path / name).exists()  # checking changes nothing
 
 
-def test_the_temporary_name_is_hidden_unique_and_beside(tmp_path):
-    dst = tmp_path / ("x" * 240 + ".tif")
-    one, two = temporary_path(str(dst)), temporary_path(str(dst))
-    assert one != two
-    assert one.parent == tmp_path
-    assert one.name.startswith(".x")
-    assert one.name.endswith(".part.tif")
-    assert str(os.getpid()) in one.name
-    one.touch()
+def test_the_unfinished_product_is_hidden_beside_and_found_again(tmp_path):
+    place = workplace(str(tmp_path / "a.tif"))
+    assert place == workplace(os.path.relpath(tmp_path / "a.tif"))
+    names = [path.name for path in (place.part, place.cog, place.journal, place.lock)]
+    assert all(name.startswith(".a.tif.part") for name in names)
+    assert len(set(names)) == 4
+    assert {path.parent for path in (place.part, place.cog, place.journal, place.lock)} == {
+        tmp_path
+    }
     link = tmp_path / "link.tif"
     link.symlink_to(tmp_path / "elsewhere" / "a.tif")
-    assert temporary_path(str(link)).parent == tmp_path / "elsewhere"
+    assert workplace(str(link)).part.parent == tmp_path / "elsewhere"
+
+
+def test_long_and_virtual_names_stay_apart(tmp_path):
+    one, two = (workplace(str(tmp_path / ("x" * 230 + end))) for end in ("1.tif", "2.tif"))
+    assert one.part != two.part
+    one.part.touch()
+    one.part.unlink()
+    far, other = workplace("/vsis3/bucket/a.tif"), workplace("/vsis3/another/a.tif")
+    assert far.part != other.part
+    assert far.part.parent.is_dir()
+
+
+def test_leftovers_are_all_but_journal_and_lock(tmp_path):
+    place = workplace(str(tmp_path / "a[1].tif"))
+    beside = tmp_path / ".a[1].tif.part.cog.tif.ovr.tmp"
+    for path in (place.part, place.cog, place.journal, place.lock, beside, tmp_path / "a[1].tif"):
+        path.touch()
+    assert set(place.leftovers()) == {place.part, place.cog, beside}
 
 
 def test_space_is_asked_for_and_given_back(tmp_path):
     assert not no_space(tmp_path / "a", 1000)
     assert no_space(tmp_path / "a", 2**60)
     assert list(tmp_path.iterdir()) == []
+    assert is_full(OSError(errno.ENOSPC, "full"))
+    assert not is_full(OSError(errno.EPERM, "no"))
 
 
 def test_the_files_behind_a_vrt_are_sources(tmp_path, rgb):

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 import textwrap
@@ -20,6 +21,7 @@ from georsr.raster import (
     quantise_alpha,
     replicate,
 )
+from georsr.raster.partfile import PartFile
 from georsr.types import Window
 
 from .making import make_raster, ramp
@@ -250,20 +252,20 @@ def test_a_file_that_appears_meanwhile_is_not_overwritten(tmp_path, rgb):
     assert only(tmp_path, "rgb.tif", "b.tif")
 
 
-def test_two_writers_do_not_mix(tmp_path, rgb):
+def test_a_second_writer_is_refused_until_the_first_is_done(tmp_path, rgb):
     layout = layout_of(rgb)
-    one, two = pixels(layout, 1), pixels(layout, 2)
-    with RasterWriter(tmp_path / "b.tif", layout, overwrite=True) as first:
-        with RasterWriter(tmp_path / "b.tif", layout, overwrite=True) as second:
-            for window in rows(layout):
-                first.write(window, one[(slice(None), *window.slices)])
-                second.write(window, two[(slice(None), *window.slices)])
-            second.commit()
-        with rasterio.open(tmp_path / "b.tif") as product:
-            np.testing.assert_array_equal(product.read(), two)
+    with RasterWriter(tmp_path / "b.tif", layout) as first:
+        fill(first, layout, pixels(layout))
+        second = RasterWriter(tmp_path / "b.tif", layout, overwrite=True)
+        with pytest.raises(OutputError, match=f"another run is writing it .process {os.getpid()}"):
+            second.__enter__()
         first.commit()
+    with RasterWriter(tmp_path / "b.tif", layout, overwrite=True) as third:
+        fill(third, layout, pixels(layout, 2))
+        third.commit()
+    assert only(tmp_path, "rgb.tif", "b.tif")
     with rasterio.open(tmp_path / "b.tif") as product:
-        np.testing.assert_array_equal(product.read(), one)
+        np.testing.assert_array_equal(product.read(), pixels(layout, 2))
 
 
 def test_the_same_pixels_give_the_same_bytes(tmp_path, rgb):
@@ -283,6 +285,12 @@ def test_the_same_pixels_give_the_same_bytes(tmp_path, rgb):
         changed[2, 79, 99] += 1
         fill(writer, layout, changed)
         assert writer.commit().checksum != seen
+
+
+def spoil(monkeypatch, tool):
+    """Change the finished file before anyone looks at it."""
+    seal = PartFile.seal
+    monkeypatch.setattr(PartFile, "seal", lambda part: (seal(part), tool(part.path)))
 
 
 @pytest.mark.parametrize("verify", [False, True])
@@ -306,18 +314,15 @@ def test_a_damaged_block_is_noticed(tmp_path, rgb, monkeypatch, cog, verify):
             "write_cog",
             lambda source, target, layout: (original(source, target, layout), damage(target)),
         )
+    else:
+        spoil(monkeypatch, damage)
     with RasterWriter(tmp_path / "b.tif", layout, verify=verify) as writer:
         fill(writer, layout, pixels(layout))
-        if not cog:
-            close = writer._close
-            temp = writer._temp
-            writer._close = lambda: (close(), temp.exists() and damage(temp))
         if verify or cog:
             with pytest.raises(OutputError, match=r"rows 128:160, columns 128:200 reads back"):
                 writer.commit()
         else:
             writer.commit()
-            writer._close = close
     assert (tmp_path / "b.tif").exists() is (not verify and not cog)
     assert not list(tmp_path.glob(".b*"))
 
@@ -334,22 +339,17 @@ def test_a_damaged_block_is_noticed(tmp_path, rgb, monkeypatch, cog, verify):
     ],
     ids=["transform", "crs", "nodata"],
 )
-def test_a_wrong_header_is_noticed(tmp_path, rgb, tool, message):
+def test_a_wrong_header_is_noticed(tmp_path, rgb, monkeypatch, tool, message):
+    def change(path):
+        with rasterio.open(path, "r+") as dataset:
+            tool(dataset)
+
+    spoil(monkeypatch, change)
     layout = layout_of(rgb)
     with RasterWriter(tmp_path / "b.tif", layout) as writer:
         fill(writer, layout, pixels(layout))
-        close, temp = writer._close, writer._temp
-
-        def close_and_change():
-            close()
-            if temp.exists():
-                with rasterio.open(temp, "r+") as dataset:
-                    tool(dataset)
-
-        writer._close = close_and_change
         with pytest.raises((OutputError, UserWarning), match=message + "|GeoTIFF changes the CRS"):
             writer.commit()
-        writer._close = close
     assert only(tmp_path, "rgb.tif")
 
 

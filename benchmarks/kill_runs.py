@@ -1,0 +1,163 @@
+"""Kill runs at random moments, run them again, and compare with runs that were left alone.
+
+    python benchmarks/kill_runs.py [--rounds 200] [--seed 0] [--folder FOLDER]
+
+A round is one product: its run is killed (SIGKILL) once or more, then left to end. It has to end
+with the very bytes of an undisturbed run and with no other file beside it. Runs are whole command
+lines in processes of their own, forked from this one after the imports, so that the kills land in
+the work and not in the loading of libraries. Exit code 1 if any round went wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import rasterio
+import torch  # noqa: F401  imported before forking
+from georsr.cli.main import invoke
+from rasterio.transform import Affine
+
+import georsr.api  # noqa: F401
+from georsr.raster import writer
+
+TILES = ["--tile", "32", "--halo", "2", "--overlap", "4", "--blocksize", "64", "-q", "-j", "1"]
+JOBS = {
+    "bytes": ("rgb.tif", ["-m", "bicubic-x2"]),
+    "mask": ("masked.tif", ["-m", "bicubic-x3"]),
+    "nodata": ("nodata.tif", ["-m", "nearest-x2", "--dtype", "float32"]),
+    "network": ("rgb.tif", ["-m", "segsr-lite-x2", "--tile", "64", "--halo", "4"]),
+    "cog": ("masked.tif", ["-m", "bicubic-x2", "--cog", "--blocksize", "128"]),
+}
+
+
+def make_sources(folder: Path, side: int) -> None:
+    """Three small rasters."""
+    rng = np.random.default_rng(0)
+    profile = {
+        "driver": "GTiff",
+        "height": side,
+        "width": side + 37,
+        "count": 3,
+        "crs": "EPSG:32632",
+        "transform": Affine(1, 0, 4e5, 0, -1, 5e6),
+    }
+    pixels = rng.integers(0, 255, (3, side, side + 37)).astype("uint8")
+    with rasterio.open(folder / "rgb.tif", "w", dtype="uint8", **profile) as dataset:
+        dataset.write(pixels)
+    env = rasterio.Env(GDAL_TIFF_INTERNAL_MASK="YES")
+    with env, rasterio.open(folder / "masked.tif", "w", dtype="uint8", **profile) as dataset:
+        dataset.write(pixels)
+        dataset.write_mask((rng.random(pixels.shape[1:]) < 0.8).astype("uint8") * 255)
+    pixels = (pixels.astype("uint16") * 200) * (rng.random(pixels.shape[1:]) < 0.9)
+    with rasterio.open(folder / "nodata.tif", "w", dtype="uint16", nodata=0, **profile) as dataset:
+        dataset.write(pixels)
+
+
+def start(arguments: list[str]) -> int:
+    """Fork a process that runs one command line; its pid."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 99
+    try:
+        null = os.open(os.devnull, os.O_RDWR)
+        for stream in (1, 2):
+            os.dup2(null, stream)
+        writer.SYNC_SECONDS = 0.0  # as if every block took long
+        code = invoke(arguments)
+    finally:
+        os._exit(code)
+    return 0
+
+
+def finish(pid: int) -> int:
+    """Wait; the exit code, negative for a signal."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def kill_after(pid: int, seconds: float) -> int:
+    """Wait that long, then kill; the exit code."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.001)
+    os.kill(pid, signal.SIGKILL)
+    return finish(pid)
+
+
+def one_round(
+    name: str, folder: Path, expected: bytes, seconds: float, rng: random.Random, seen: Counter[str]
+) -> str | None:
+    """Kill a job once or more, then let it end; what was wrong, if anything."""
+    source, options = JOBS[name]
+    product = folder / "work" / f"{name}.tif"
+    product.parent.mkdir()
+    arguments = ["sr", str(folder / source), str(product), *TILES, *options]
+    for _ in range(rng.randint(1, 3)):
+        code = kill_after(start(arguments), rng.uniform(0, 1.1 * seconds))
+        if code == 0:
+            break
+        if code != -signal.SIGKILL:
+            return f"exit code {code} before it was killed"
+        seen["kills"] += 1
+        if product.exists():
+            seen["kills after publication"] += 1
+            if product.read_bytes() != expected:
+                return "an unfinished product has its final name"
+        elif (journal := product.parent / f".{product.name}.part.jsonl").exists():
+            seen["kills with finished blocks"] += journal.read_bytes().count(b'"blocks"') > 0
+    if code != 0 and (code := finish(start(arguments))) != 0:
+        return f"exit code {code} when run again"
+    if product.read_bytes() != expected:
+        return "other bytes"
+    if len(left := sorted(path.name for path in product.parent.iterdir())) > 1:
+        return f"left behind: {left}"
+    product.unlink()
+    product.parent.rmdir()
+    return None
+
+
+def main() -> int:
+    """Run all rounds and print what happened."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--side", type=int, default=300, help="pixels of the sources")
+    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--jobs", nargs="+", default=list(JOBS), choices=list(JOBS))
+    arguments = parser.parse_args()
+    rng, seen, wrong = random.Random(arguments.seed), Counter[str](), 0
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
+        folder = Path(name)
+        make_sources(folder, arguments.side)
+        expected, seconds = {}, {}
+        for job in arguments.jobs:
+            source, options = JOBS[job]
+            out, since = folder / f"{job}.out.tif", time.monotonic()
+            assert finish(start(["sr", str(folder / source), str(out), *TILES, *options])) == 0
+            seconds[job], expected[job] = time.monotonic() - since, out.read_bytes()
+            out.unlink()
+        for number in range(arguments.rounds):
+            job = arguments.jobs[number % len(arguments.jobs)]
+            problem = one_round(job, folder, expected[job], seconds[job], rng, seen)
+            if problem:
+                wrong += 1
+                print(f"round {number}, {job}: {problem}")
+                (folder / "work").rename(folder / f"wrong{number}")
+    print(f"{arguments.rounds} rounds, {wrong} wrong; {dict(seen)}; seconds undisturbed: {seconds}")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

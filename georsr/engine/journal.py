@@ -1,0 +1,239 @@
+"""Journal: what of a product is finished, so that the same command can go on after anything.
+
+A file of JSON lines beside the unfinished product. The first line says what is being made (the
+key); each of the others lists blocks that are on disk, and is itself on disk before work goes on; a
+last one tells the finished file from any other. A line that was cut off ends what is believed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from georsr.errors import InputError, ModelError, UsageError
+from georsr.raster.records import Finished, Written
+from georsr.raster.tiff import write_all
+from georsr.raster.verify import DifferenceError
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+
+HASHED = ("source",)
+"""Parts of a key whose values say nothing to people."""
+
+Key = Mapping[str, str]
+"""What must be the same for a run to go on with what another one left: name -> value."""
+
+
+class Journal:
+    """The records of one product; used by the writer, which holds the product's lock.
+
+    Parameters
+    ----------
+    path : Path
+    product : str
+        The name to blame in messages.
+    key : mapping
+        What is being made, and of what.
+    tile : int
+        Tile size, which may be smaller than asked for after running out of memory.
+    resume : bool, optional
+        None: go on with what fits. True: insist on it. False: neither go on nor leave anything.
+    remote : bool
+        The source is on a network, which may fail today and work tomorrow.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        product: str,
+        key: Key,
+        tile: int,
+        *,
+        resume: bool | None = None,
+        remote: bool = False,
+    ) -> None:
+        self.path, self.product, self.key, self.tile = path, product, key, tile
+        self.resume, self.remote = resume, remote
+        self.kept = False
+        """Whether an unfinished product was left for another run."""
+        self._file: Any = None
+
+    def left_tile(self) -> int | None:
+        """Tile size of an unfinished run that this one can go on with."""
+        head = next(_lines(self.path), None)
+        return None if head is None or self._reasons(head) else int(head["tile"])
+
+    def published(self) -> Written | None:
+        """The product, if an earlier run made it and was killed while tidying up.
+
+        ``path`` of the result is the name it was published under.
+        """
+        lines = list(_lines(self.path))
+        if not lines or self.resume is False or self._reasons(lines[0]):
+            return None
+        ready = lines[-1].get("ready")
+        if not isinstance(ready, dict):
+            return None
+        with suppress(OSError, KeyError, TypeError):
+            if _identity(Path(ready["path"])) == ready["identity"]:
+                return Written(**ready["written"])
+        return None
+
+    def recall(self) -> tuple[int, Sequence[Finished]] | None:
+        """What an earlier run left and this one can go on with."""
+        lines = _lines(self.path)
+        head = next(lines, None)
+        if head is None:
+            self.unusable("there is nothing to go on with")
+            return None
+        reasons = self._reasons(head)
+        if not reasons and head["tile"] != self.tile:
+            reasons = [f"its tiles have {head['tile']} pixels, now {self.tile}"]
+        if reasons:
+            self.unusable("; ".join(reasons))
+            return None
+        blocks: list[Finished] = []
+        for line in lines:
+            try:
+                blocks += [
+                    Finished(r, c, crc, tuple(sizes)) for r, c, crc, *sizes in line["blocks"]
+                ]
+            except (KeyError, ValueError, TypeError):
+                break
+        log.info("%s: going on with %d finished blocks", self.product, len(blocks))
+        header_size = int(head["header_size"])
+        self._rewrite(header_size, blocks)
+        return header_size, blocks
+
+    def unusable(self, why: str) -> None:
+        """Say so and start anew, or raise if going on was insisted on."""
+        if self.resume:
+            raise UsageError(
+                f"{self.product}: cannot be resumed: {why}; without --resume it starts anew"
+            )
+        if self.resume is None and self.path.exists():
+            log.warning("%s: an unfinished run is not gone on with: %s", self.product, why)
+
+    def _reasons(self, head: Mapping[str, Any]) -> list[str]:
+        """Why a run with this first line cannot be gone on with."""
+        theirs = head.get("key")
+        if self.resume is False:
+            return ["--no-resume"]
+        if head.get("format") != FORMAT or not isinstance(theirs, dict):
+            return ["its journal is of another version"]
+        return [
+            f"{name} was {theirs.get(name)}, is {self.key.get(name)}"
+            if name not in HASHED
+            else f"the {name} is not the same"
+            for name in sorted({*theirs, *self.key})
+            if theirs.get(name) != self.key.get(name)
+        ]
+
+    def _rewrite(self, header_size: int, blocks: Sequence[Finished]) -> None:
+        """Replace the file, so that nothing doubtful is left in it."""
+        fresh = self.path.with_name(self.path.name + ".new")
+        with fresh.open("wb") as file:
+            head = {
+                "georsr": "journal of an unfinished product; the same command goes on with it",
+                "format": FORMAT,
+                "key": dict(self.key),
+                "tile": self.tile,
+                "header_size": header_size,
+            }
+            file.write(_line(head))
+            if blocks:
+                file.write(_line(_entry(blocks)))
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(self.path)
+        self.close()
+        self._file = self.path.open("ab", buffering=0)
+
+    def begin(self, header_size: int) -> None:
+        """Start the journal of a new file."""
+        self._rewrite(header_size, [])
+
+    def add(self, blocks: Sequence[Finished]) -> None:
+        """Note blocks that are on disk."""
+        self._append(_entry(blocks))
+
+    def publishing(self, ready: Path, final: Path, written: Written) -> None:
+        """Note how to recognise the product once it has its name."""
+        self._append(
+            {
+                "ready": {
+                    "path": str(final),
+                    "identity": _identity(ready),
+                    "written": asdict(written),
+                }
+            }
+        )
+
+    def _append(self, entry: Mapping[str, Any]) -> None:
+        write_all(self._file, _line(entry))
+        os.fsync(self._file.fileno())
+
+    def keeps(self, error: BaseException) -> bool:
+        """Whether the same command may succeed later: not where source or model are at fault."""
+        if self.resume is False or isinstance(error, (UsageError, DifferenceError)):
+            self.kept = False
+        elif isinstance(error, InputError):
+            self.kept = self.remote
+        elif isinstance(error, ModelError):
+            # a device that fell over, rather than a network that cannot
+            self.kept = isinstance(error.__cause__, getattr(torch, "AcceleratorError", ()))
+        else:
+            self.kept = True
+        return self.kept
+
+    def remove(self) -> None:
+        """Forget everything."""
+        self.close()
+        self.path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Close the file; what it says stays."""
+        file, self._file = self._file, None
+        if file is not None:
+            with suppress(OSError):
+                file.close()
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Entries up to the first that is not whole."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return
+    for line in data.split(b"\n")[:-1]:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            return
+        if not isinstance(entry, dict):
+            return
+        yield entry
+
+
+def _line(entry: Mapping[str, Any]) -> bytes:
+    return json.dumps(entry, separators=(",", ":")).encode() + b"\n"
+
+
+def _entry(blocks: Sequence[Finished]) -> dict[str, Any]:
+    return {"blocks": [[b.row, b.column, b.checksum, *b.sizes] for b in blocks]}
+
+
+def _identity(path: Path) -> list[int]:
+    """What a file keeps when it is renamed."""
+    status = path.stat()
+    return [status.st_ino, status.st_size, status.st_mtime_ns]

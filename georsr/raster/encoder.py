@@ -1,0 +1,113 @@
+"""Encoding one block of a product, by GDAL and in memory.
+
+A block becomes a GeoTIFF of one tile in memory, made with the product's own creation options, and
+the bytes of that tile are taken out of it. So any codec of GDAL can be used, blocks are encoded in
+as many threads as one likes, and what reaches the disk is ours to write, flush and account for:
+written by GDAL itself, a full disk can pass without an error, and a file that is killed before it
+is closed holds nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+from affine import Affine
+from rasterio.io import MemoryFile
+
+from georsr.raster.env import gdal_env
+from georsr.raster.layout import ProductLayout
+from georsr.raster.tiff import tile_tables
+from georsr.raster.verify import block_checksum
+from georsr.types import AnyArray
+
+REMEMBERED = 16
+"""Blocks of one value that are kept encoded: most of a sparse mosaic is a few such blocks."""
+
+_SOMEWHERE = Affine(1, 0, 0, 0, -1, 1)
+"""Any geotransform: rasterio warns about files that have none."""
+
+
+@dataclass(frozen=True)
+class EncodedBlock:
+    """A block as it stands in the file.
+
+    Attributes
+    ----------
+    pieces : tuple of bytes
+        The tile of all bands, or one per band where bands are kept apart; then the mask's, if the
+        product has one. A piece without bytes is a tile left out of a sparse file.
+    checksum : int
+        `block_checksum` of its pixels.
+    """
+
+    pieces: tuple[bytes, ...]
+    checksum: int
+
+
+class BlockEncoder:
+    """Encodes blocks of one layout; may be called from several threads."""
+
+    def __init__(self, layout: ProductLayout) -> None:
+        without = {"crs": None, "transform": _SOMEWHERE}
+        self._profile: dict[str, Any] = layout.profile() | without
+        self._known: OrderedDict[tuple[object, ...], EncodedBlock] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __call__(self, values: AnyArray, mask: AnyArray | None) -> EncodedBlock:
+        """Encode.
+
+        Parameters
+        ----------
+        values : (count, h, w)
+            All bands of the file, alpha included, of the product's data type.
+        mask : uint8 (h, w) or None
+            0 and 255.
+
+        Raises
+        ------
+        RasterioError, ValueError
+            GDAL cannot encode it.
+        """
+        key = _signature(values, mask)
+        if key is None:
+            return self._encode(values, mask)
+        with self._lock:
+            known = self._known.get(key)
+        if known is None:
+            known = self._encode(values, mask)
+            with self._lock:
+                self._known[key] = known
+                while len(self._known) > REMEMBERED:
+                    self._known.popitem(last=False)
+        return known
+
+    def _encode(self, values: AnyArray, mask: AnyArray | None) -> EncodedBlock:
+        height, width = values.shape[1:]
+        size = {"height": height, "width": width}
+        with gdal_env(writing=True), MemoryFile(ext=".tif") as memory:
+            with memory.open(**self._profile | size) as dataset:
+                dataset.write(values)
+                if mask is not None:
+                    dataset.write_mask(mask)
+            memory.seek(0)
+            pieces = []
+            for table in tile_tables(memory):
+                offsets, sizes = table.offsets.read(memory), table.sizes.read(memory)
+                for offset, length in zip(offsets.tolist(), sizes.tolist(), strict=True):
+                    memory.seek(offset)
+                    pieces.append(memory.read(length) if length else b"")
+        return EncodedBlock(tuple(pieces), block_checksum(values, mask))
+
+
+def _signature(values: AnyArray, mask: AnyArray | None) -> tuple[object, ...] | None:
+    """What tells a block of one value per band from others like it; None for any other block."""
+    bits = values.view(f"u{values.dtype.itemsize}")  # NaN, too, equals itself
+    corner = bits[:, :1, :1]
+    if (bits[:, -1:, -1:] != corner).any() or (bits[:, 0] != corner[:, 0]).any():
+        return None
+    if (bits != corner).any() or (mask is not None and (mask != mask[0, 0]).any()):
+        return None
+    return values.shape, corner.tobytes(), None if mask is None else int(mask[0, 0])

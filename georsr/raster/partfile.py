@@ -1,0 +1,162 @@
+"""PartFile: a product under construction, safe against being killed at any moment.
+
+GDAL writes the header of the whole file, without a pixel; encoded blocks are then appended, and the
+header's table of tiles is filled in at the end. What was appended is on disk after `sync`, and a
+file that was cut off is made whole by `reopen` with the list of what had been synchronised. The
+bytes depend on the order of blocks alone, not on how often or where the work was interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Self
+
+import numpy as np
+import numpy.typing as npt
+import rasterio
+
+from georsr.errors import OutputError
+from georsr.raster.encoder import EncodedBlock
+from georsr.raster.env import gdal_env, own_warnings
+from georsr.raster.layout import ProductLayout
+from georsr.raster.records import Finished
+from georsr.raster.tiff import Numbers, TileTable, tile_tables, write_all
+from georsr.raster.verify import Checksums, region
+
+
+class PartFile:
+    """Use `create` or `reopen`; one thread at a time.
+
+    Attributes
+    ----------
+    end : int
+        Size of the file so far.
+    done : bool (block rows, block columns)
+        Which blocks are in it.
+    checksums : uint32 (block rows, block columns)
+    """
+
+    def __init__(self, path: Path, file: IO[bytes], layout: ProductLayout) -> None:
+        self.path = path
+        self._file = file
+        self._columns = layout.blocks_shape[1]
+        self._tables: list[tuple[TileTable, Numbers, Numbers]] = [
+            (table, table.offsets.read(file), table.sizes.read(file)) for table in tile_tables(file)
+        ]
+        blocks = layout.blocks_shape[0] * layout.blocks_shape[1]
+        images = 1 + layout.mask
+        if len(self._tables) != images or any(len(t[1]) % blocks for t in self._tables):
+            raise ValueError(f"GDAL made a header of {len(self._tables)} images, expected {images}")
+        self._blocks = blocks
+        self._pieces = sum(len(offsets) for _, offsets, _ in self._tables) // blocks
+        for _, offsets, sizes in self._tables:
+            offsets[:], sizes[:] = 0, 0
+        self.end = file.seek(0, os.SEEK_END)
+        self.done: npt.NDArray[np.bool_] = np.zeros(layout.blocks_shape, bool)
+        self.checksums: Checksums = np.zeros(layout.blocks_shape, np.uint32)
+
+    @classmethod
+    def create(cls, path: Path, layout: ProductLayout) -> Self:
+        """Begin a new file at ``path``, replacing what is there."""
+        path.unlink(missing_ok=True)
+        profile = layout.profile() | {"SPARSE_OK": "TRUE"}
+        env, quiet = gdal_env(writing=True), own_warnings()
+        with env, quiet, rasterio.open(path, "w", **profile) as dataset:
+            layout.describe(dataset)
+            if layout.mask:
+                corner = next(layout.blocks())[2]
+                empty = np.zeros((corner.height, corner.width), np.uint8)
+                dataset.write_mask(empty, window=region(corner))
+        return cls._opened(path, layout)
+
+    @classmethod
+    def reopen(
+        cls, path: Path, layout: ProductLayout, start: int, blocks: Iterable[Finished]
+    ) -> Self:
+        """Go on with a file.
+
+        Parameters
+        ----------
+        path : Path
+        layout : ProductLayout
+            As at creation.
+        start : int
+            Size of the file before its first block.
+        blocks : iterable of Finished
+            Those that were synchronised, in their order; anything beyond them is cut off.
+
+        Raises
+        ------
+        ValueError, OSError
+            The file is not what the list says.
+        """
+        part = cls._opened(path, layout)
+        try:
+            size, part.end = part.end, start
+            for block in blocks:
+                part._enter(block)
+            if part.end > size:
+                raise ValueError(f"{path} has {size} bytes, expected at least {part.end}")
+            part._file.truncate(part.end)
+        except BaseException:
+            part.close()
+            raise
+        return part
+
+    @classmethod
+    def _opened(cls, path: Path, layout: ProductLayout) -> Self:
+        file = path.open("r+b", buffering=0)
+        try:
+            return cls(path, file, layout)
+        except BaseException:
+            file.close()
+            raise
+
+    def append(self, row: int, column: int, block: EncodedBlock) -> Finished:
+        """Write one block; a full disk raises OSError."""
+        self._file.seek(self.end)
+        for piece in block.pieces:
+            write_all(self._file, piece)
+        finished = Finished(row, column, block.checksum, tuple(map(len, block.pieces)))
+        self._enter(finished)
+        return finished
+
+    def _enter(self, block: Finished) -> None:
+        """Note where the pieces of the block at the end of the file lie."""
+        inside = 0 <= block.row < len(self.done) and 0 <= block.column < self._columns
+        if not inside or len(block.sizes) != self._pieces:
+            raise ValueError(f"{self.path} has no such block: {block}")
+        index = block.row * self._columns + block.column
+        sizes = iter(block.sizes)
+        for table, offsets, lengths in self._tables:
+            for i in range(index, len(offsets), self._blocks):
+                length = next(sizes)
+                if self.end > table.offsets.largest or length > table.sizes.largest:
+                    raise OutputError(
+                        f"{self.path}: grows beyond 4 GiB, which a classic TIFF cannot hold; "
+                        "leave the creation option BIGTIFF away"
+                    )
+                offsets[i], lengths[i] = (self.end, length) if length else (0, 0)
+                self.end += length
+        self.done[block.row, block.column] = True
+        self.checksums[block.row, block.column] = block.checksum
+
+    def sync(self) -> None:
+        """Wait until everything appended is on disk."""
+        os.fsync(self._file.fileno())
+
+    def seal(self) -> None:
+        """Fill in the tables and close: the file is then a TIFF like any other."""
+        for table, offsets, sizes in self._tables:
+            table.offsets.write(self._file, offsets)
+            table.sizes.write(self._file, sizes)
+        self.sync()
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; it stays."""
+        with suppress(OSError):
+            self._file.close()
