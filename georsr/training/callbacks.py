@@ -86,12 +86,13 @@ def checkpoint_callback(folder: Path) -> ModelCheckpoint:
 
 
 class History(Callback):
-    """One line of ``log.csv`` (and of the log) per validation."""
+    """One line of ``log.csv`` (and of the log) per validation, the first before any step."""
 
     COLUMNS = ("step", "loss", "psnr", "seconds_per_step", "compute_share")
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.scores: list[float] = []
         self._reset()
 
     def _reset(self) -> None:
@@ -119,16 +120,14 @@ class History(Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the line and start the clock again."""
-        if trainer.sanity_checking or not self.losses or not trainer.is_global_zero:
+        if trainer.sanity_checking or not trainer.is_global_zero:
             return
-        steps = len(self.losses)
-        row = (
-            trainer.global_step,
-            f"{float(torch.stack(self.losses).float().mean()):.6f}",
-            f"{float(trainer.callback_metrics[SCORE]):.4f}",
-            f"{self.elapsed / steps:.4f}",
-            f"{self.computing / self.elapsed:.4f}",
-        )
+        score = float(trainer.callback_metrics[SCORE])
+        row = (str(trainer.global_step), "", f"{score:.4f}", "", "")
+        if self.losses:
+            mean = float(torch.stack(self.losses).float().mean())
+            seconds, share = self.elapsed / len(self.losses), self.computing / self.elapsed
+            row = (row[0], f"{mean:.6f}", row[2], f"{seconds:.4f}", f"{share:.4f}")
         fresh = not self.path.exists()
         with self.path.open("a", newline="") as file:
             writer = csv.writer(file)
@@ -136,6 +135,7 @@ class History(Callback):
                 writer.writerow(self.COLUMNS)
             writer.writerow(row)
         log.info("step %s: loss %s, validation %s dB, %s s per step", *row[:4])
+        self.scores.append(score)
         self._reset()
 
 

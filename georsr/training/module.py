@@ -91,6 +91,9 @@ class SuperResolution(pl.LightningModule):
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         """Loss of one batch."""
+        # dropout is drawn from the step's own seed, so that a resumed run draws the same
+        step = self.trainer.global_step * self.trainer.world_size + self.trainer.global_rank
+        torch.manual_seed((self.recipe.seed << 40) + step)
         lr = batch.lr.contiguous(memory_format=torch.channels_last)
         sr, scene = enlarge(self.network, lr)
         done = self.trainer.global_step / self.recipe.steps

@@ -61,6 +61,14 @@ class Machine:
     jobs: int | None = None
     """CPU threads of torch."""
 
+    def is_gpu(self) -> bool:
+        """Whether batches travel to a GPU."""
+        return place(self.device, "fp32").device.type == "cuda"
+
+    def loaders(self) -> int:
+        """Processes that prepare batches."""
+        return (8 if self.is_gpu() else 0) if self.workers is None else self.workers
+
     def trainer_options(self) -> dict[str, Any]:
         """Lightning's names for the device."""
         chosen = place(self.device, "fp32").device
@@ -146,6 +154,43 @@ def train(
     """
     machine = machine or Machine()
     recipe = completed(recipe)
+    _check_run(recipe, out, machine, resume)
+    source, pairs = open_source(
+        recipe.data, recipe.degradation, scale=recipe.scale, patch=recipe.patch
+    )
+    torch.manual_seed(recipe.seed)
+    module = SuperResolution(recipe, len(source.classes))
+    _make_folder(out, recipe)
+    data = TrainingData(recipe, source, pairs, machine.loaders(), machine.is_gpu())
+    history = History(out / HISTORY)
+    with cpu_threads(machine.jobs), _quiet_lightning():
+        if not resume:
+            _start(module, source)
+        module.begin()
+        callbacks = _callbacks(recipe, out, history, asked_to_stop, progress)
+        trainer = _trainer(recipe, out, machine, callbacks)
+        try:
+            if not resume:
+                # what the run starts from; and whatever is wrong with validation shows at once
+                trainer.validate(module, data, verbose=False)
+            last = out / LAST if resume else None
+            trainer.fit(module, data, ckpt_path=last, weights_only=True)
+        except SIGTERMException as error:
+            raise StoppedError(trainer.global_step) from error
+    weights = out / f"{recipe.name}.safetensors"
+    if trainer.is_global_zero:
+        if not resume and max(history.scores[1:]) <= history.scores[0]:
+            log.warning(
+                "no validation was better than the start (%.3f dB): try fewer steps or a lower "
+                "learning rate",
+                history.scores[0],
+            )
+        _export(recipe, out, source, weights)
+    return weights
+
+
+def _check_run(recipe: Recipe, out: Path, machine: Machine, resume: bool) -> None:
+    """Refuse what cannot be done before anything is read or written."""
     last = out / LAST
     if last.exists() and not resume:
         raise UsageError(f"{out} holds a run already; use --resume, or another --out")
@@ -153,59 +198,50 @@ def train(
         if not last.exists():
             raise UsageError(f"{last} does not exist: nothing to resume")
         load_checkpoint(last)
-    options = machine.trainer_options()
-    if options["accelerator"] == "cpu" and recipe.precision == "fp16":
+    if machine.trainer_options()["accelerator"] == "cpu" and recipe.precision == "fp16":
         raise UsageError("recipe: precision fp16 needs a GPU; use bf16 or fp32")
-    source, pairs = open_source(
-        recipe.data, recipe.degradation, scale=recipe.scale, patch=recipe.patch
+
+
+def _start(module: SuperResolution, source: CropSource) -> None:
+    """What comes before the first step: other weights, and the names of scenes."""
+    recipe = module.recipe
+    if recipe.init:
+        initialise(module.network, recipe.init)
+    if recipe.scene_epochs > 0 and module.classifier is not None:
+        teach_scenes(module.classifier, source, recipe, module.network)
+
+
+def _trainer(recipe: Recipe, out: Path, machine: Machine, callbacks: list[Callback]) -> pl.Trainer:
+    return pl.Trainer(
+        **machine.trainer_options(),
+        precision=PRECISIONS[recipe.precision],
+        max_steps=recipe.steps,
+        max_epochs=-1,
+        val_check_interval=min(recipe.validate_every, recipe.steps),
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        callbacks=callbacks,
+        plugins=[WholeCheckpoints()],
+        logger=_loggers(out),
+        log_every_n_steps=50,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=out,
     )
-    pl.seed_everything(recipe.seed, verbose=False)
-    module = SuperResolution(recipe, len(source.classes))
-    _make_folder(out, recipe)
-    on_gpu = options["accelerator"] == "gpu"
-    workers = (8 if on_gpu else 0) if machine.workers is None else machine.workers
-    data = TrainingData(recipe, source, pairs, workers, pinned=on_gpu)
-    with cpu_threads(machine.jobs), _quiet_lightning():
-        if not resume:
-            if recipe.init:
-                initialise(module.network, recipe.init)
-            if recipe.scene_epochs > 0 and module.classifier is not None:
-                teach_scenes(module.classifier, source, recipe, module.network)
-        module.begin()
-        trainer = pl.Trainer(
-            **options,
-            precision=PRECISIONS[recipe.precision],
-            max_steps=recipe.steps,
-            max_epochs=-1,
-            val_check_interval=min(recipe.validate_every, recipe.steps),
-            check_val_every_n_epoch=None,
-            num_sanity_val_steps=0 if resume else 2,
-            callbacks=_callbacks(recipe, out, asked_to_stop, progress),
-            plugins=[WholeCheckpoints()],
-            logger=_loggers(out),
-            log_every_n_steps=50,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            default_root_dir=out,
-        )
-        try:
-            trainer.fit(module, data, ckpt_path=last if resume else None, weights_only=True)
-        except SIGTERMException as error:
-            raise StoppedError(trainer.global_step) from error
-    weights = out / f"{recipe.name}.safetensors"
-    if trainer.is_global_zero:
-        _export(recipe, out, source, weights)
-    return weights
 
 
 def _callbacks(
-    recipe: Recipe, out: Path, asked_to_stop: Callable[[], bool], progress: Progress | None
+    recipe: Recipe,
+    out: Path,
+    history: History,
+    asked_to_stop: Callable[[], bool],
+    progress: Progress | None,
 ) -> list[Callback]:
     """In their order: the average is updated before it is measured, measured before it is kept."""
     callbacks: list[Callback] = [
         average_callback(recipe.ema),
-        History(out / HISTORY),
+        history,
         StopOnRequest(out, asked_to_stop, recipe.steps),
         checkpoint_callback(out),
     ]

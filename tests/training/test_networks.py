@@ -10,6 +10,7 @@ import torch
 from georsr.errors import UsageError
 from georsr.models.load import open_model
 from georsr.models.zoo import read_spec
+from georsr.training.callbacks import StoppedError
 from georsr.training.export import load_checkpoint
 from georsr.training.losses import SemanticError
 from georsr.training.networks import finished, split_parameters, training_network
@@ -85,6 +86,19 @@ def test_a_run_ends_in_one_file_without_lora(segsr_recipe, tmp_path):
     # and the file is a start for another run, LoRA included
     again = replace(segsr_recipe, init=str(weights), steps=1)
     assert train(again, tmp_path / "again").exists()
+
+
+def test_resuming_is_exact_with_dropout_too(segsr_recipe, tmp_path):
+    train(segsr_recipe, tmp_path / "whole")
+    asked = iter([False, True])
+    with pytest.raises(StoppedError):
+        train(segsr_recipe, tmp_path / "parts", asked_to_stop=lambda: next(asked))
+    train(segsr_recipe, tmp_path / "parts", resume=True)
+    whole, parts = (
+        load_checkpoint(tmp_path / name / "last.ckpt")["current_model_state"]
+        for name in ("whole", "parts")
+    )
+    assert [k for k in whole if not torch.equal(whole[k], parts[k])] == []
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ def same(a, b):
 def history(folder):
     rows = [line.split(",") for line in (folder / "log.csv").read_text().splitlines()]
     assert rows[0] == ["step", "loss", "psnr", "seconds_per_step", "compute_share"]
+    assert rows[1][:2] == ["0", ""]
     return [(int(r[0]), float(r[2])) for r in rows[1:]]
 
 
@@ -35,7 +36,7 @@ def test_a_run_learns_and_ends_in_a_model_that_runs(tiny, tmp_path):
     weights = train(recipe, tmp_path / "run")
     measured = history(tmp_path / "run")
     # every thirty steps, and after the last one
-    assert [step for step, _ in measured] == [30, 60, 70]
+    assert [step for step, _ in measured] == [0, 30, 60, 70]
     assert measured[-1][1] > measured[0][1] + 0.3
     spec = read_spec(weights)
     assert (spec.name, spec.scale, spec.degradation) == ("tiny-x2", 2, "bicubic")
