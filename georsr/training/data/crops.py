@@ -61,6 +61,10 @@ class CropSource(Protocol):
     def classes(self) -> tuple[str, ...]:
         """Scene classes; empty without labels."""
 
+    @property
+    def count(self) -> int:
+        """Number of images or rasters behind it."""
+
     def crop(self, rng: np.random.Generator) -> Crop:
         """Draw a crop: a pure function of the generator's state, flipped and turned by it."""
 

@@ -170,7 +170,9 @@ class ImageCrops:
         numbers = {name: i for i, name in enumerate(self.classes)}
         self.labels = [numbers.get(image.label, -1) for image in self.store.images]
 
-    def __len__(self) -> int:
+    @property
+    def count(self) -> int:
+        """Number of images."""
         return len(self.store)
 
     def crop(self, rng: np.random.Generator) -> Crop:

@@ -96,6 +96,11 @@ class RasterCrops:
             )
         self._chances = np.cumsum(places) / sum(places)
 
+    @property
+    def count(self) -> int:
+        """Number of rasters, or pairs of them, that crops come from."""
+        return int(np.count_nonzero(np.diff(self._chances, prepend=0.0)))
+
     def _places(self, index: int) -> int:
         """Number of places for a window in a site, 0 if all of them touch what is kept out."""
         area = self.sites[index].area

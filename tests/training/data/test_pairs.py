@@ -1,5 +1,6 @@
 import pickle
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -242,6 +243,17 @@ def test_crops_are_turned_together(pair):
         elements.add(fits[0])
         np.testing.assert_allclose(block_mean(crop.hr, 2), crop.lr, atol=1e-6)
     assert elements == set(range(8))
+
+
+def test_a_bicubic_version_lies_where_its_source_lies():
+    """The sample scenes: one was made from the other, so nothing is to be found between them."""
+    samples = Path(__file__).resolve().parents[3] / "sample_data"
+    data = DataSettings(
+        "pairs", (str(samples / "town_rgb_0.5m.tif"),), (str(samples / "town_rgb_2m.tif"),)
+    )
+    site = site_of(data, scale=4, patch=16)
+    assert site.shift.size < 0.01
+    assert site.radiometry.gain == pytest.approx((1, 1, 1), abs=0.01)
 
 
 def test_the_real_pair(shared_data):

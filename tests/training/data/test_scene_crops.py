@@ -251,6 +251,7 @@ def test_places_are_drawn_by_area_and_few_files_stay_open(scenes):
         counts[int(np.searchsorted(source._chances, rng(i).random(), side="right"))] += 1
     small, large = 13 * 13, 13 * 73
     assert counts[2] == 0  # smaller than a crop
+    assert source.count == 2
     assert counts[1] / 400 == pytest.approx(large / (small + large), abs=0.06)
     assert len(source.sites[0].pool) == 1
 
