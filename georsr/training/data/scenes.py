@@ -76,7 +76,8 @@ def on_unit_scale(values: AnyArray, valid: BoolArray, stretch: Stretch) -> Float
     filled = values.astype(np.float32)
     if not valid.all():
         filled = fill_invalid(filled, valid)
-    return np.clip(stretch.forward(filled), np.float32(0), np.float32(1))
+    x = stretch.forward(filled)
+    return np.clip(x, np.float32(0), np.float32(1), out=x)
 
 
 def trusted(good: BoolArray, scale: int, margin: int) -> BoolArray | None:
