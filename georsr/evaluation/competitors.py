@@ -11,7 +11,7 @@ from georsr.device import Placement
 from georsr.engine.inference import Inference
 from georsr.errors import UsageError
 from georsr.evaluation.benchmark import Enlarge, ModelFacts, Sample
-from georsr.evaluation.guidance import encoder_of, with_guidance
+from georsr.evaluation.guidance import LABELS, encoder_of, with_guidance
 from georsr.models.load import Model, open_model
 from georsr.training.data.degrade import to_uint8
 from georsr.types import AnyArray
@@ -98,5 +98,5 @@ def make_competitors(
         competitors.append(Competitor(name, model, enlarge))
         for mode in modes if encoder_of(model.network) is not None else ():
             ablated = with_guidance(inference, enlarge, mode)
-            competitors.append(Competitor(f"{name} ({mode} guidance)", model, ablated))
+            competitors.append(Competitor(f"{name} ({LABELS[mode]})", model, ablated))
     return competitors

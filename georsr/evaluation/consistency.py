@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,13 +13,15 @@ from georsr.errors import InputError, UsageError
 from georsr.evaluation.alignment import scale_between
 from georsr.evaluation.peak import peak_of
 from georsr.evaluation.validity import eroded
+from georsr.raster.info import RasterInfo
 from georsr.raster.reader import RasterReader
+from georsr.training.data.crops import grown
 from georsr.training.data.degrade import Bicubic, Degradation, bicubic_downsample
 from georsr.training.data.sensor import Sensor, blur_and_sample, psf_sigma
 from georsr.types import AnyArray, BoolArray, Window
 
-STRIP = 64
-"""Source rows compared at a time."""
+BLOCK = 128
+"""Source rows and columns compared at a time."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Shrink:
     apply: Callable[[AnyArray, int], AnyArray]
     """(C, H, W), scale -> (C, H / scale, W / scale)."""
     margin: int
-    """Source pixels beyond a strip that it depends on."""
+    """Source pixels beyond a block that it depends on."""
 
 
 def shrink_of(degradation: Degradation, scale: int) -> Shrink:
@@ -86,7 +88,7 @@ def shrink_of(degradation: Degradation, scale: int) -> Shrink:
 def measure_consistency(
     sr: RasterReader, lr: RasterReader, degradation: Degradation
 ) -> Consistency:
-    """Compare a product, degraded, with its source, strip by strip.
+    """Compare a product, degraded, with its source, block by block.
 
     Where the source holds whole numbers the degraded product is rounded like it, so that a
     product that explains its source exactly has the difference 0. A source pixel counts where
@@ -107,10 +109,9 @@ def measure_consistency(
         )
     shrink = shrink_of(degradation, scale)
     absolute, squares, pixels = np.zeros((3, lr.info.count))
-    for top in range(0, lr.info.height, STRIP):
-        rows = Window(top, 0, min(STRIP, lr.info.height - top), lr.info.width)
-        source = lr.read(rows)
-        shrunk, good = _shrunk_strip(sr, rows, shrink, scale)
+    for block in _blocks(lr.info):
+        source = lr.read(block)
+        shrunk, good = _shrunk(sr, block, shrink, scale)
         if lr.info.dtype.startswith(("int", "uint")):
             shrunk = np.rint(shrunk)
         good &= source.valid
@@ -130,16 +131,23 @@ def measure_consistency(
     )
 
 
-def _shrunk_strip(
-    sr: RasterReader, rows: Window, shrink: Shrink, scale: int
+def _blocks(info: RasterInfo) -> Iterator[Window]:
+    for top in range(0, info.height, BLOCK):
+        for left in range(0, info.width, BLOCK):
+            rows, columns = min(BLOCK, info.height - top), min(BLOCK, info.width - left)
+            yield Window(top, left, rows, columns)
+
+
+def _shrunk(
+    sr: RasterReader, block: Window, shrink: Shrink, scale: int
 ) -> tuple[AnyArray, BoolArray]:
-    """The product degraded to some source rows, and where all under the kernel is valid."""
-    top = max(0, rows.top - shrink.margin)
-    bottom = min(sr.info.height // scale, rows.bottom + shrink.margin)
-    patch = sr.read(Window(top, 0, bottom - top, rows.width).scaled(scale))
+    """The product degraded to a block of the source, and where all under the kernel is valid."""
+    whole = Window(0, 0, sr.info.height // scale, sr.info.width // scale)
+    around = grown(block, shrink.margin).intersection(whole) or block
+    patch = sr.read(around.scaled(scale))
     shrunk = shrink.apply(np.where(patch.valid, patch.values, 0).astype(np.float32), scale)
-    kept = slice(rows.top - top, rows.bottom - top)
-    return shrunk[:, kept].astype(np.float64), _supported(patch.valid, scale, shrink)[:, kept]
+    kept = (slice(None), *block.relative_to(around).slices)
+    return shrunk[kept].astype(np.float64), _supported(patch.valid, scale, shrink)[kept]
 
 
 def _supported(valid: BoolArray, scale: int, shrink: Shrink) -> BoolArray:

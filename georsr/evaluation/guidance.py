@@ -15,7 +15,9 @@ from georsr.evaluation.benchmark import Enlarge, Sample
 from georsr.types import AnyArray
 
 MODES = ("normal", "wrong", "off")
-"""``wrong``: the encoder sees an image of another class. ``off``: it sees uniform grey."""
+"""``wrong``: the encoder sees an image of another class. ``off``: it sees uniform grey, which no
+network was trained on: a figure for the worst case, not for a network trained without guidance."""
+LABELS = {"wrong": "wrong guidance", "off": "guidance off"}
 GREY = 128
 
 

@@ -21,10 +21,10 @@ from georsr.evaluation.running import PairSums
 from georsr.evaluation.shift import phase_shift
 from georsr.raster.reader import RasterReader, open_raster
 from georsr.training.data.degrade import Bicubic, Degradation
-from georsr.types import BoolArray, Window
+from georsr.types import Window
 
-STRIP = 256
-"""Rows compared at a time: memory does not grow with the height."""
+BLOCK = 512
+"""Rows and columns compared at a time: memory does not grow with the rasters."""
 SHIFT_WINDOW = 256
 SHIFT_WINDOWS = 4
 """Shift is the median over this many windows of that many pixels along each axis."""
@@ -138,22 +138,19 @@ def declared_scale(reader: RasterReader) -> float | None:
 
 def _sums(sr: RasterReader, hr: RasterReader, ours: Window, theirs: Window) -> PairSums:
     sums = PairSums(sr.info.count, peak_of(hr))
-    for step in range(0, ours.height, STRIP):
-        # ten rows more than the step: each window of SSIM then lies in one strip
-        rows = min(STRIP + SSIM_WINDOW - 1, ours.height - step)
-        a = sr.read(_rows(ours, step, rows))
-        b = hr.read(_rows(theirs, step, rows))
-        both = a.valid & b.valid
-        new = slice(0, STRIP)
-        sums.add_pixels(a.values[:, new], b.values[:, new], both[:, new])
-        sums.add_windows(a.values, b.values, both)
+    new = (slice(None), slice(0, BLOCK), slice(0, BLOCK))
+    more = SSIM_WINDOW - 1  # than the step: each window of SSIM then lies in one block
+    for top in range(0, ours.height, BLOCK):
+        for left in range(0, ours.width, BLOCK):
+            rows = min(BLOCK + more, ours.height - top)
+            block = Window(top, left, rows, min(BLOCK + more, ours.width - left))
+            a, b = sr.read(_inside(ours, block)), hr.read(_inside(theirs, block))
+            both = a.valid & b.valid
+            sums.add_pixels(a.values[new], b.values[new], both[new])
+            sums.add_windows(a.values, b.values, both)
     if not sums.pixels.all():
         raise InputError(f"{sr.info.path} and {hr.info.path} share no valid pixel in some band")
     return sums
-
-
-def _rows(window: Window, start: int, count: int) -> Window:
-    return Window(window.top + start, window.left, count, window.width)
 
 
 def _shift(
@@ -165,7 +162,7 @@ def _shift(
         if min(part.height, part.width) < 32:
             continue
         a, b = sr.read(_inside(ours, part)), hr.read(_inside(theirs, part))
-        if _whole(a.valid) and _whole(b.valid):
+        if a.valid.all() and b.valid.all():
             found.append(phase_shift(a.values.mean(0), b.values.mean(0), scale))
     shifts = np.array([each for each in found if not math.isnan(each[0])])
     if not len(shifts):
@@ -176,10 +173,6 @@ def _shift(
 
 def _inside(window: Window, part: Window) -> Window:
     return Window(window.top + part.top, window.left + part.left, part.height, part.width)
-
-
-def _whole(valid: BoolArray) -> bool:
-    return bool(valid.all())
 
 
 def bicubic_of(

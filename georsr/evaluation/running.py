@@ -1,4 +1,4 @@
-"""Running sums over the strips of a pair of rasters, and the figures they add up to."""
+"""Running sums over the blocks of a pair of rasters, and the figures they add up to."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from georsr.types import AnyArray, BoolArray
 
 
 class PairSums:
-    """What strips of SR and HR, (C, h, w) each, add to, band by band.
+    """What blocks of SR and HR, (C, h, w) each, add to, band by band.
 
     Parameters
     ----------

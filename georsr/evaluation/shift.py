@@ -43,10 +43,10 @@ def phase_shift(a: AnyArray, b: AnyArray, scale: float = 1.0) -> tuple[float, fl
     a, b = a.astype(np.float64), b.astype(np.float64)
     if _flat(a) or _flat(b):
         return math.nan, math.nan
-    shift = np.zeros(2)
+    shift, cutoff = np.zeros(2), 1 / (8 * scale)
     for number in range(PASSES):
-        spectrum = _cross_spectrum(a, b, shift, 1 / (8 * scale))
-        shift = _refined(spectrum, shift if number else _coarse_peak(spectrum))
+        spectrum = _cross_spectrum(a, b, shift, cutoff)
+        shift = _refined(spectrum, shift if number else _coarse_peak(spectrum), cutoff)
     return float(shift[0]), float(shift[1])
 
 
@@ -81,24 +81,22 @@ def _coarse_peak(spectrum: AnyArray) -> AnyArray:
     return np.where(peak > size // 2, peak - size, peak).astype(np.float64)
 
 
-def _refined(spectrum: AnyArray, start: AnyArray) -> AnyArray:
+def _refined(spectrum: AnyArray, start: AnyArray, cutoff: float) -> AnyArray:
+    fy, fx = (np.fft.fftfreq(n) for n in spectrum.shape)
+    rows, columns = np.abs(fy) <= 4 * cutoff, np.abs(fx) <= 4 * cutoff  # beyond, next to nothing
+    part = spectrum[np.ix_(rows, columns)]
     shift = start
     for step in (0.25, 0.05, FINEST):
         grid = np.arange(-6, 7) * step
-        values = _correlation(spectrum, shift[0] + grid, shift[1] + grid)
+        # the inverse DFT at any positions, not those of the samples alone
+        down = np.exp(2j * np.pi * np.outer(shift[0] + grid, fy[rows]))
+        right = np.exp(2j * np.pi * np.outer(fx[columns], shift[1] + grid))
+        values = (down @ part @ right).real
         row, column = np.unravel_index(values.argmax(), values.shape)
         row, column = np.clip([row, column], 1, len(grid) - 2)
         shift = shift + np.array([grid[row], grid[column]])
     finer = [_parabola(values[row - 1 : row + 2, column]), _parabola(values[row, column - 1 :][:3])]
     return np.asarray(shift + FINEST * np.array(finer))
-
-
-def _correlation(spectrum: AnyArray, ys: AnyArray, xs: AnyArray) -> AnyArray:
-    """Inverse DFT of ``spectrum`` at any positions, (len(ys), len(xs))."""
-    height, width = spectrum.shape
-    rows = np.exp(2j * np.pi * np.outer(ys, np.fft.fftfreq(height)))
-    columns = np.exp(2j * np.pi * np.outer(np.fft.fftfreq(width), xs))
-    return np.asarray((rows @ spectrum @ columns).real)
 
 
 def _parabola(three: AnyArray) -> float:

@@ -1,4 +1,4 @@
-"""A product degraded again against the source, strip by strip and round masks."""
+"""A product degraded again against the source, block by block and round masks."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,8 @@ def measure(make_raster):
 
 
 @pytest.mark.parametrize("degradation", [Bicubic(), Sensor(mtf=(0.2, 0.2))])
-def test_strips_give_what_the_whole_gives(measure, texture, degradation):
+def test_blocks_give_what_the_whole_gives(measure, texture, degradation, monkeypatch):
+    monkeypatch.setattr("georsr.evaluation.consistency.BLOCK", 16)
     sr = texture(2, 4 * 150, 4 * 20)
     whole = np.rint(shrink_of(degradation, 4).apply(sr.astype("float32"), 4))
     lr = np.clip(whole + 1, 0, 255).astype("uint8")

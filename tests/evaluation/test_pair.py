@@ -16,7 +16,9 @@ def pair(texture):
     return truth, np.clip(truth + noise, 0, 255).astype("uint8")
 
 
-def test_strips_measure_what_the_whole_measures(pair, make_raster):
+@pytest.mark.parametrize("size", [512, 37])
+def test_blocks_measure_what_the_whole_measures(pair, make_raster, monkeypatch, size):
+    monkeypatch.setattr("georsr.evaluation.pair.BLOCK", size)
     truth, worse = pair
     report = compare_rasters(make_raster(worse, "a.tif"), make_raster(truth, "b.tif"))
     for band in range(2):
@@ -72,7 +74,7 @@ def test_what_cannot_be_compared_says_why(pair, make_raster):
         compare_rasters(empty, base)
 
 
-def test_spectra_over_strips_and_masks(texture, make_raster):
+def test_spectra_over_blocks_and_masks(texture, make_raster):
     truth = np.maximum(texture(3, 300, 40), 1)
     worse = np.maximum(truth // 2 + texture(3, 300, 40, seed=1) // 3, 1)
     a, b = make_raster(worse, "a.tif"), make_raster(truth, "b.tif")
