@@ -49,6 +49,26 @@ class CreationOption(click.ParamType):  # type: ignore[type-arg]
         return name.upper(), text
 
 
+class Box(click.ParamType):  # type: ignore[type-arg]
+    """``W,S,E,N`` -> four numbers."""
+
+    name = "w,s,e,n"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, ...]:
+        """Parse; raises BadParameter (exit code 2)."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            numbers = tuple(float(part) for part in str(value).split(","))
+        except ValueError:
+            numbers = ()
+        if len(numbers) != 4:
+            self.fail(f"{value!r} is not four numbers WEST,SOUTH,EAST,NORTH", param, ctx)
+        return numbers
+
+
 def model_options(command: F) -> F:
     """``--model`` and ``--scale``."""
     command = click.option(
@@ -76,6 +96,28 @@ def band_options(command: F) -> F:
         click.option(
             "-b", "--bidx", type=BandList(), help="Bands to use, in the model's order: 4,3,2."
         ),
+    ):
+        command = option(command)
+    return command
+
+
+def area_options(command: F) -> F:
+    """``--bbox``, ``--bbox-crs``, ``--aoi`` and ``--aoi-mask``."""
+    for option in (
+        click.option(
+            "--aoi-mask/--no-aoi-mask",
+            default=True,
+            show_default=True,
+            help="Make pixels outside the polygons invalid, or only cut to their extent.",
+        ),
+        click.option(
+            "--aoi",
+            metavar="FILE",
+            help="Only what these polygons cover: GeoJSON, longitude and latitude unless it says "
+            "otherwise. Its pixels are those of the whole raster's product.",
+        ),
+        click.option("--bbox-crs", metavar="CRS", help="CRS of --bbox; the raster's by default."),
+        click.option("--bbox", type=Box(), help="Only this part: WEST,SOUTH,EAST,NORTH."),
     ):
         command = option(command)
     return command

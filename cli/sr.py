@@ -8,6 +8,7 @@ import click
 
 from .options import (
     CreationOption,
+    area_options,
     band_options,
     compile_option,
     compute_options,
@@ -24,6 +25,7 @@ from .signals import noted_signals
 @click.argument("destination", metavar="OUT")
 @model_options
 @band_options
+@area_options
 @click.option("-t", "--dtype", help="Data type of the output; the source's by default.")
 @click.option("--dst-nodata", help="Nodata value of the output, or 'none'.")
 @click.option(

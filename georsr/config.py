@@ -21,6 +21,14 @@ class SRConfig:
 
     bidx: tuple[int, ...] | None = None
     """Bands to read, from 1, in the model's order; None takes all but an alpha band."""
+    bbox: tuple[float, float, float, float] | None = None
+    """West, south, east, north: only this part becomes the product."""
+    bbox_crs: str | None = None
+    """CRS of ``bbox``; None takes the raster's."""
+    aoi: str | dict[str, Any] | None = None
+    """GeoJSON file of polygons, or what one holds: only this part becomes the product."""
+    aoi_mask: bool = True
+    """Make pixels outside the polygons invalid; otherwise only their extent counts."""
     stretch: str = "auto"
     """``auto``, ``dtype``, ``LO,HI`` or ``percentile[:P,Q]``: what maps to 0..1."""
     nodata: float | None = None
@@ -74,6 +82,10 @@ class SRConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name} {value}: expected at least 1")
+        if self.bbox is not None and len(self.bbox) != 4:
+            raise UsageError(f"bbox of {len(self.bbox)} numbers: expected west, south, east, north")
+        if self.bbox_crs is not None and self.bbox is None:
+            raise UsageError("bbox-crs without bbox: give both, or neither")
         for name in ("halo", "overlap"):
             value = getattr(self, name)
             if value is not None and value < 0:
@@ -90,7 +102,7 @@ class SRConfig:
         known = {f.name for f in fields(cls)}
         if unknown := sorted(set(raw) - known):
             raise UsageError(f"unknown options: {', '.join(unknown)}")
-        for key in ("bidx", "allow_drivers"):
+        for key in ("bidx", "allow_drivers", "bbox"):
             if raw.get(key) is not None:
                 raw[key] = tuple(raw[key])
         return cls(**raw)

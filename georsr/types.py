@@ -45,6 +45,10 @@ class Window:
         """The same rectangle counted from the top left corner of ``origin``."""
         return Window(self.top - origin.top, self.left - origin.left, self.height, self.width)
 
+    def moved(self, down: int, right: int) -> Window:
+        """The same size elsewhere."""
+        return Window(self.top + down, self.left + right, self.height, self.width)
+
     def intersection(self, other: Window) -> Window | None:
         """Common part with ``other``, or None where they do not touch."""
         top, left = max(self.top, other.top), max(self.left, other.left)

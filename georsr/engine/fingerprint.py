@@ -15,12 +15,17 @@ from georsr.config import SRConfig
 from georsr.device import Placement
 from georsr.models.load import Model
 from georsr.provenance import georsr_version
+from georsr.raster.aoi import Area
 from georsr.raster.reader import RasterReader
 from georsr.types import Window
 
 WITHOUT_INFLUENCE = (
     "allow_drivers",
+    "aoi",
+    "aoi_mask",
     "batch",
+    "bbox",
+    "bbox_crs",
     "check_space",
     "device",
     "jobs",
@@ -30,11 +35,15 @@ WITHOUT_INFLUENCE = (
     "resume",
     "verify",
 )
-"""Options that leave the product as it is; device and precision count as what they led to."""
+"""Options that leave the product as it is, or count as what they led to: device, area."""
 
 
 def fingerprint(
-    reader: RasterReader, model: Model, config: SRConfig, placement: Placement
+    reader: RasterReader,
+    model: Model,
+    config: SRConfig,
+    placement: Placement,
+    area: Area | None = None,
 ) -> dict[str, str]:
     """Name -> value of everything a product depends on; values are for people, but the source's.
 
@@ -43,8 +52,8 @@ def fingerprint(
     reader
         The source: its header, and size and time of change of its files. Files that have none,
         because they lie on a network, count by some of their pixels.
-    model, config, placement
-        What is run on it, how and where.
+    model, config, placement, area
+        What is run on it, how, where, and on which part.
     """
     options = {
         name: json.dumps(value, sort_keys=True)
@@ -56,6 +65,7 @@ def fingerprint(
         "model": f"{model.spec.name} {model.sha256[:16]}",
         "software": f"georsr {georsr_version()} with torch {torch.__version__}",
         "arithmetic": f"{placement.precision} on {placement.device.type}",
+        "area": "everything" if area is None else area.describe(),
         **options,
     }
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 
+import numpy as np
+
 from georsr.config import SRConfig
 from georsr.device import Placement, place
 from georsr.engine.fingerprint import fingerprint
@@ -12,12 +14,16 @@ from georsr.engine.journal import Journal
 from georsr.engine.preflight import check_bands, check_size, check_space, plan_for
 from georsr.models.load import Model
 from georsr.provenance import product_tags
+from georsr.raster.aoi import Area, find_area
 from georsr.raster.destination import workplace
 from georsr.raster.env import is_remote
+from georsr.raster.georef import crop
+from georsr.raster.info import RasterInfo
 from georsr.raster.layout import ProductLayout, product_layout
-from georsr.raster.reader import RasterReader
+from georsr.raster.reader import Patch, RasterReader
 from georsr.raster.stretch import Stretch, choose_stretch
 from georsr.tiling.plan import TilePlan
+from georsr.types import Window
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,8 @@ class Job:
         The tiles, anchored to the source.
     key : dict of str to str
         The run's `fingerprint`.
+    area : Area or None
+        The part of the source that becomes the product; None: all of it.
     """
 
     reader: RasterReader
@@ -52,11 +60,27 @@ class Job:
     layout: ProductLayout
     plan: TilePlan
     key: dict[str, str]
+    area: Area | None = None
 
     def with_tile(self, tile: int) -> Job:
         """The same run in tiles of another size."""
         config = replace(self.config, tile=tile)
-        return replace(self, plan=plan_for(self.reader.info, self.model.spec, config))
+        return replace(self, plan=plan_for(self.reader.info, self.model.spec, config, self.area))
+
+    def read(self, window: Window) -> Patch:
+        """Read a window as the plan counts it: from the corner of the area.
+
+        Where the area does not touch, nothing is read and nothing is valid.
+        """
+        if self.area is None:
+            return self.reader.read(window)
+        if self.area.touches(window):
+            return self.reader.read(window.moved(self.area.window.top, self.area.window.left))
+        info = self.reader.info
+        size = (window.height, window.width)
+        values = np.zeros((info.count, *size), info.dtype)
+        alpha = np.zeros(size, info.dtype) if info.alpha_band else None
+        return Patch(values, np.zeros(values.shape, bool), alpha)
 
     def journal(self) -> Journal:
         """The run's journal; nothing is read or written yet."""
@@ -68,6 +92,17 @@ class Job:
             resume=self.config.resume,
             remote=is_remote(self.reader.info.path),
         )
+
+
+def area_of(info: RasterInfo, config: SRConfig) -> Area | None:
+    """The part of a raster that the options ask for; None: all of it."""
+    return find_area(
+        info,
+        bbox=config.bbox,
+        bbox_crs=config.bbox_crs,
+        aoi=config.aoi,
+        masked=config.aoi_mask,
+    )
 
 
 def prepare(reader: RasterReader, destination: str, model: Model, config: SRConfig) -> Job:
@@ -82,12 +117,14 @@ def prepare(reader: RasterReader, destination: str, model: Model, config: SRConf
         What cannot be done is refused here; but for the destination, which is the writer's.
     """
     info = reader.info
-    check_size(info, config)
+    area = area_of(info, config)
+    part = info if area is None else crop(info, area.window)
+    check_size(part, config)
     check_bands(info, model.spec)
     placement = place(config.device, config.precision)
     stretch = choose_stretch(reader, config.stretch)
     layout = product_layout(
-        info,
+        part,
         model.spec.scale,
         dtype=config.dtype,
         nodata=config.dst_nodata,
@@ -101,10 +138,11 @@ def prepare(reader: RasterReader, destination: str, model: Model, config: SRConf
             source_name=PurePath(info.path).name,
             stretch=stretch.to_json(),
         ),
+        partial=area is not None and area.outline is not None,
     )
-    plan = plan_for(info, model.spec, config)
-    key = fingerprint(reader, model, config, placement)
-    job = Job(reader, destination, model, config, placement, stretch, layout, plan, key)
+    plan = plan_for(info, model.spec, config, area)
+    key = fingerprint(reader, model, config, placement, area)
+    job = Job(reader, destination, model, config, placement, stretch, layout, plan, key, area)
     if config.tile is None and (tile := job.journal().left_tile()) is not None:
         job = job.with_tile(tile)
     check_space(info, job.plan, destination, config)

@@ -15,7 +15,7 @@ from georsr.raster.stretch import Stretch
 from georsr.tiling.interpolate import enlarge_linear
 from georsr.tiling.padding import pad_to
 from georsr.tiling.plan import Tile
-from georsr.types import AnyArray, FloatArray, Window
+from georsr.types import AnyArray, BoolArray, FloatArray, Window
 
 
 class Form(Protocol):
@@ -159,3 +159,20 @@ def finish(values: FloatArray, window: Window, strip: Strip, form: Form, scale: 
     if form.mask:
         planes.append(replicate(dataset_mask(valid), scale)[None].astype(form.dtype))
     return planes[0] if len(planes) == 1 else np.concatenate(planes)
+
+
+def blank(planes: AnyArray, outside: BoolArray, form: Form) -> None:
+    """Make pixels invalid in place, in whatever way the product has for it.
+
+    Parameters
+    ----------
+    planes
+        (P, H, W) as :func:`finish` gives them.
+    outside
+        (H, W).
+    form
+        The product's form.
+    """
+    bands = form.planes - form.alpha - form.mask
+    planes[:bands, outside] = 0 if form.nodata is None else form.nodata
+    planes[bands:, outside] = 0

@@ -10,6 +10,7 @@ import numpy as np
 from georsr.config import SRConfig
 from georsr.errors import ResourceError, UsageError
 from georsr.models.spec import ModelSpec
+from georsr.raster.aoi import Area
 from georsr.raster.info import RasterInfo
 from georsr.tiling.plan import TilePlan, make_plan
 
@@ -33,13 +34,18 @@ def check_bands(info: RasterInfo, spec: ModelSpec) -> None:
         )
 
 
-def plan_for(info: RasterInfo, spec: ModelSpec, config: SRConfig) -> TilePlan:
-    """The tiles of a run: the model's contract, unless the options say otherwise."""
+def plan_for(
+    info: RasterInfo, spec: ModelSpec, config: SRConfig, area: Area | None = None
+) -> TilePlan:
+    """The tiles of a run: the model's contract, unless the options say otherwise.
+
+    The tiles of an area are those of the whole raster, so that its pixels are the same.
+    """
     halo = spec.halo if config.halo is None else config.halo
     overlap = spec.overlap if config.overlap is None else config.overlap
     if config.blend == "crop":
         halo, overlap = halo + overlap // 2, overlap % 2
-    return make_plan(
+    plan = make_plan(
         info.height,
         info.width,
         scale=spec.scale,
@@ -48,6 +54,7 @@ def plan_for(info: RasterInfo, spec: ModelSpec, config: SRConfig) -> TilePlan:
         overlap=overlap,
         multiple_of=spec.multiple_of,
     )
+    return plan if area is None else plan.crop(area.window)
 
 
 def check_size(info: RasterInfo, config: SRConfig) -> None:

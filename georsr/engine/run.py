@@ -51,7 +51,7 @@ def make_stream(
         same whatever stands here.
     """
     return TileStream(
-        read=job.reader.read,
+        read=job.read,
         bands=len(job.reader.info.bidx),
         plan=job.plan,
         stretch=job.stretch,
@@ -60,6 +60,7 @@ def make_stream(
         progress=progress,
         clock=clock,
         top=top,
+        area=job.area,
     )
 
 

@@ -11,9 +11,10 @@ from functools import partial
 import numpy as np
 
 from georsr.engine.inference import Batch, Inference
-from georsr.engine.patch import Form, Prepared, Strip, finish, prepare, restore
+from georsr.engine.patch import Form, Prepared, Strip, blank, finish, prepare, restore
 from georsr.engine.pipeline import read_ahead
 from georsr.progress import Progress
+from georsr.raster.aoi import Area
 from georsr.raster.reader import Patch
 from georsr.raster.stretch import Stretch
 from georsr.tiling.plan import Tile, TilePlan
@@ -56,6 +57,8 @@ class TileStream:
     clock: Clock
     top: int = 0
     """First output row wanted: a border of blocks."""
+    area: Area | None = None
+    """Outside of it nothing is computed and every pixel is invalid."""
     skipped: int = 0
 
     def blocks(self) -> Generator[tuple[Window, AnyArray], None, None]:
@@ -71,12 +74,24 @@ class TileStream:
         self.progress.advance(self._first_row * len(self.plan.columns))
         with closing(self._made_tiles()) as made:
             for tile, strip, values in made:
-                done = partial(finish, strip=strip, form=self.form, scale=self.plan.scale)
+                done = partial(self._finish, strip=strip)
                 with self.clock.stage("join"):
                     finished = list(register.add(tile, values, done))
                 yield from finished
                 self.progress.advance()
         assert register.empty, "every output pixel belongs to a tile"
+
+    def _finish(self, values: FloatArray, window: Window, strip: Strip) -> AnyArray:
+        planes = finish(values, window, strip, self.form, self.plan.scale)
+        outside = None if self.area is None else self.area.outside(window, self.plan.scale)
+        if outside is not None:
+            blank(planes, outside, self.form)
+        return planes
+
+    def _prepare(self, strip: Strip, tile: Tile) -> Prepared | None:
+        if self.area is not None and not self.area.touches(tile.made):
+            return None
+        return prepare(strip, tile, self.stretch)
 
     @property
     def _first_row(self) -> int:
@@ -101,7 +116,7 @@ class TileStream:
                 row, strip = item
                 for tile in self.plan.tiles_in_row(row):
                     with self.clock.stage("join"):
-                        waiting.append((tile, strip, prepare(strip, tile, self.stretch)))
+                        waiting.append((tile, strip, self._prepare(strip, tile)))
                     if self._due(waiting):
                         started = self._submit(waiting)
                         if flying is not None:

@@ -1,13 +1,17 @@
-"""Georeferencing of a grid ``scale`` times finer over the same ground: pure functions."""
+"""Georeferencing of a part of a grid, and of a finer grid over the same ground: pure functions."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import attrs
 from affine import Affine
 from rasterio.control import GroundControlPoint
 from rasterio.rpc import RPC
+
+from georsr.raster.info import RasterInfo
+from georsr.types import Window
 
 
 def scale_transform(transform: Affine, scale: int) -> Affine:
@@ -20,6 +24,29 @@ def scale_transform(transform: Affine, scale: int) -> Affine:
     # transform * Affine.scale(1 / scale), spelled out: affine 3 renamed the operator
     a, b, c, d, e, f = tuple(transform)[:6]
     return Affine(a / scale, b / scale, c, d / scale, e / scale, f)
+
+
+def crop(info: RasterInfo, window: Window) -> RasterInfo:
+    """What a raster says about itself, for a window of it."""
+    down, right, transform = window.top, window.left, info.transform
+    if transform is not None:
+        x, y = transform @ (right, down)
+        a, b, _, d, e, _ = tuple(transform)[:6]
+        transform = Affine(a, b, x, d, e, y)
+    return replace(
+        info,
+        height=window.height,
+        width=window.width,
+        transform=transform,
+        gcps=tuple(
+            GroundControlPoint(g.row - down, g.col - right, g.x, g.y, g.z, g.id, g.info)
+            for g in info.gcps
+        ),
+        rpcs=info.rpcs
+        and attrs.evolve(
+            info.rpcs, line_off=info.rpcs.line_off - down, samp_off=info.rpcs.samp_off - right
+        ),
+    )
 
 
 def scale_gcps(gcps: Iterable[GroundControlPoint], scale: int) -> tuple[GroundControlPoint, ...]:

@@ -178,6 +178,7 @@ def product_layout(
     creation_options: Mapping[str, str] | None = None,
     cog: bool = False,
     tags: Mapping[str, str] | None = None,
+    partial: bool = False,
 ) -> ProductLayout:
     """Lay out the product of a source; everything that can be refused is refused here.
 
@@ -200,6 +201,8 @@ def product_layout(
         Make a cloud-optimised GeoTIFF with overviews.
     tags : mapping of str to str, optional
         Added to the source's own.
+    partial : bool
+        Pixels may be invalid that are valid in the source.
 
     Raises
     ------
@@ -226,7 +229,7 @@ def product_layout(
         scale=scale,
         dtype=out_dtype,
         nodata=value,
-        mask=_needs_mask(info, out_dtype, value),
+        mask=_needs_mask(info, out_dtype, value, partial),
         alpha=info.carries_alpha and info.alpha_band is not None,
         bands=info.bands,
         blocksize=blocksize,
@@ -267,7 +270,7 @@ def _nodata(info: RasterInfo, dtype: str, wanted: float | str | None) -> float |
     return value
 
 
-def _needs_mask(info: RasterInfo, dtype: str, nodata: float | None) -> bool:
+def _needs_mask(info: RasterInfo, dtype: str, nodata: float | None, partial: bool) -> bool:
     """Whether validity would be lost without an internal mask."""
     if info.carries_alpha and info.alpha_band is not None:
         return False
@@ -277,7 +280,7 @@ def _needs_mask(info: RasterInfo, dtype: str, nodata: float | None) -> bool:
         return False
     rounded = np.dtype(info.dtype).kind == "f" and np.dtype(dtype).kind != "f"
     finite = any(value is not None and not math.isnan(value) for value in info.nodata)
-    return finite or rounded
+    return finite or rounded or partial
 
 
 def _photometric(info: RasterInfo, dtype: str) -> str:

@@ -12,7 +12,7 @@ least ``halo`` pixels at a tile's inner edges are never used.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from georsr.errors import UsageError
@@ -118,6 +118,8 @@ class TilePlan:
     multiple_of: int
     rows: tuple[Span, ...]
     columns: tuple[Span, ...]
+    image: Window | None = None
+    """The whole image, where the plan covers a part of it: counted from the part's corner."""
 
     @property
     def out_height(self) -> int:
@@ -151,10 +153,51 @@ class TilePlan:
         return next(i for i, span in enumerate(self.rows) if span.end * self.scale > out_row)
 
     def strip(self, row: int) -> Window:
-        """Full-width window of the image that a grid row of tiles reads."""
-        span = self.rows[row]
-        bottom = min(span.start + span.size, self.height)
-        return Window(span.start, 0, bottom - span.start, self.width)
+        """Window of the image that a grid row of tiles reads."""
+        image = self.image or Window(0, 0, self.height, self.width)
+        span, first, last = self.rows[row], self.columns[0], self.columns[-1]
+        bottom = min(span.start + span.size, image.bottom)
+        right = min(last.start + last.size, image.right)
+        return Window(span.start, first.start, bottom - span.start, right - first.start)
+
+    def crop(self, window: Window) -> TilePlan:
+        """The plan of a part of the image: its tiles that touch, which make the same pixels.
+
+        Parameters
+        ----------
+        window
+            Inside the image. The new plan counts from its corner; what its tiles read and make may
+            reach outside.
+        """
+        return replace(
+            self,
+            height=window.height,
+            width=window.width,
+            rows=_cropped(self.rows, window.top, window.bottom),
+            columns=_cropped(self.columns, window.left, window.right),
+            image=Window(-window.top, -window.left, self.height, self.width),
+        )
+
+
+def _cropped(spans: tuple[Span, ...], start: int, stop: int) -> tuple[Span, ...]:
+    """Spans that touch ``start .. stop``, counted from ``start``; they may reach beyond.
+
+    A blended zone belongs to both of its tiles: where one of them does not touch, neither does the
+    zone, and it is not blended.
+    """
+    touching = [span for span in spans if span.begin < stop and span.end > start]
+    last = len(touching) - 1
+    return tuple(
+        Span(
+            start=span.start - start,
+            size=span.size,
+            begin=span.begin - start,
+            end=span.end - start,
+            lead=span.lead if k > 0 else 0,
+            trail=span.trail if k < last else 0,
+        )
+        for k, span in enumerate(touching)
+    )
 
 
 def make_plan(

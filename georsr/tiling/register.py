@@ -66,10 +66,12 @@ class Register:
         top: int = 0,
     ) -> None:
         self.plan, self.planes, self.dtype, self.block = plan, planes, dtype, block
-        self._top = top
+        self._wanted = Window(top, 0, plan.out_height - top, plan.out_width)
         s = plan.scale
         self._weights = ramp(plan.overlap * s)
-        self._above = np.zeros((bands, plan.overlap * s, plan.out_width), np.float32)
+        self._first_column = plan.columns[0].begin * s
+        width = plan.columns[-1].end * s - self._first_column
+        self._above = np.zeros((bands, plan.overlap * s, width), np.float32)
         self._left: FloatArray | None = None
         self._blocks: dict[tuple[int, int], _Block] = {}
         self._buffers: list[AnyArray] = []
@@ -123,7 +125,7 @@ class Register:
         """Blend with the previous grid row's lower zone; keep back this row's own."""
         s = self.plan.scale
         lead, trail = tile.y.lead * s, tile.y.trail * s
-        columns = slice(made.left, made.right)
+        columns = slice(made.left - self._first_column, made.right - self._first_column)
         if lead:
             values[:, :lead] = blend(
                 self._above[:, :, columns], values[:, :lead], self._weights[:, None]
@@ -135,12 +137,14 @@ class Register:
 
     def _store(self, made: Window, product: AnyArray) -> Iterator[tuple[Window, AnyArray]]:
         """Copy finished pixels into their blocks; yield and forget those now complete."""
-        b = self.block
-        for block_row in range(max(made.top, self._top) // b, (made.bottom - 1) // b + 1):
-            for block_column in range(made.left // b, (made.right - 1) // b + 1):
+        b, inside = self.block, made.intersection(self._wanted)
+        if inside is None:
+            return
+        for block_row in range(inside.top // b, (inside.bottom - 1) // b + 1):
+            for block_column in range(inside.left // b, (inside.right - 1) // b + 1):
                 key = (block_row, block_column)
                 block = self._blocks.get(key) or self._open(key)
-                part = made.intersection(block.window)
+                part = inside.intersection(block.window)
                 assert part is not None, "the loop visits only blocks that touch"
                 here, there = part.relative_to(block.window), part.relative_to(made)
                 block.buffer[(slice(None), *here.slices)] = product[(slice(None), *there.slices)]

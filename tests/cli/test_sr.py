@@ -62,6 +62,24 @@ def test_creation_options_keep_their_case(scene, tmp_path):
         assert dataset.block_shapes[0] == (64, 64)
 
 
+def test_a_part_of_the_raster(scene, tmp_path):
+    out = tmp_path / "o.tif"
+    box = "--bbox", "400005,4999990,400015,4999995"
+    assert invoke(["sr", scene, str(out), *BICUBIC, *box]) == 0
+    with rasterio.open(out) as dataset:
+        assert (dataset.width, dataset.height) == (40, 20)
+        assert tuple(dataset.bounds) == (400005, 4999990, 400015, 4999995)
+        ring = [[400005, 4999990], [400015, 4999990], [400015, 4999995], [400005, 4999990]]
+    aoi = {"type": "Polygon", "coordinates": [ring], "crs": {"properties": {"name": "EPSG:32632"}}}
+    (tmp_path / "aoi.geojson").write_text(json.dumps(aoi))
+    area = ["--aoi", str(tmp_path / "aoi.geojson"), "--overwrite"]
+    for mask, share in (("--aoi-mask", 0.5), ("--no-aoi-mask", 1)):
+        assert invoke(["sr", scene, str(out), *BICUBIC, *area, mask]) == 0
+        with rasterio.open(out) as dataset:
+            assert (dataset.width, dataset.height) == (40, 20)
+            assert abs((dataset.dataset_mask() > 0).mean() - share) < 0.05
+
+
 def test_dry_run_writes_nothing(scene, tmp_path, capsys):
     out = tmp_path / "o.tif"
     assert invoke(["sr", scene, str(out), *BICUBIC, "--dry-run", "--json"]) == 0
@@ -97,6 +115,13 @@ BAD = {
     "bad device": (["in.tif", "o.tif", "--device", "abacus"], 2, "abacus"),
     "absent device": (["in.tif", "o.tif", "--device", "cuda:99"], 2, "cuda"),
     "bad blocksize": (["in.tif", "o.tif", "--blocksize", "100"], 2, "16"),
+    "bbox of words": (["in.tif", "o.tif", "--bbox", "here"], 2, "WEST,SOUTH"),
+    "bbox outside": (["in.tif", "o.tif", "--bbox", "0,0,9,9"], 2, "outside"),
+    "bbox in no CRS": (["in.tif", "o.tif", "--bbox", "0,0,9,9", "--bbox-crs", "x"], 2, "bbox-crs"),
+    "aoi missing": (["in.tif", "o.tif", "--aoi", "none.geojson"], 2, "none.geojson"),
+    "aoi is no GeoJSON": (["in.tif", "o.tif", "--aoi", "text.tif"], 1, "GeoJSON"),
+    "aoi outside": (["in.tif", "o.tif", "--aoi", "far.geojson"], 2, "outside"),
+    "aoi invalid": (["in.tif", "o.tif", "--aoi", "bowtie.geojson"], 2, "Self-intersection"),
     "impossible tile": (["in.tif", "o.tif", "--tile", "8", "--halo", "8"], 2, "at least"),
 }
 
@@ -120,6 +145,13 @@ def bad_folder(make_raster, texture, tmp_path, monkeypatch):
         after=lambda d: d.write_colormap(1, colours),
     )
     make_raster(np.ones((1, 9, 9), "complex64"), "complex.tif")
+    for name, ring in (
+        ("far", "[0,0],[1,0],[1,1],[0,0]"),
+        ("bowtie", "[0,0],[1,1],[1,0],[0,1],[0,0]"),
+    ):
+        (tmp_path / f"{name}.geojson").write_text(
+            f'{{"type": "Polygon", "coordinates": [[{ring}]]}}'
+        )
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -1,9 +1,12 @@
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from georsr.errors import UsageError
 from georsr.tiling.plan import axis_spans, make_plan
+from georsr.tiling.register import Register
+from georsr.types import Window
 
 sizes = st.one_of(st.integers(1, 70), st.sampled_from([97, 127, 128, 129, 255, 256, 257]))
 
@@ -84,3 +87,53 @@ def test_strips_stay_inside_the_image():
         assert (strip.left, strip.width) == (0, 77)
     assert len(list(plan)) == len(plan) == len(plan.rows) * len(plan.columns)
     assert [tile.index for tile in plan] == list(range(len(plan)))
+
+
+@pytest.mark.parametrize("scale", [1, 3])
+@pytest.mark.parametrize("overlap", [0, 4])
+def test_a_cropped_plan_makes_the_pixels_of_the_whole(scale, overlap):
+    """Every pixel of the part is made of the same tiles with the same weights."""
+    height, width = 97, 130
+    plan = make_plan(height, width, scale=scale, tile=32, halo=3, overlap=overlap)
+    rng = np.random.default_rng(0)
+    scene = rng.random((1, height * scale, width * scale), dtype=np.float32)
+
+    def blocks(plan, down, right, top=0):
+        register = Register(plan, 1, 1, np.dtype("float32"), 16, top)
+        product = np.full((1, plan.out_height, plan.out_width), np.nan, np.float32)
+        for row in range(plan.first_row(top), len(plan.rows)):
+            for tile in plan.tiles_in_row(row):
+                read = tile.read.moved(down, right)  # in the whole image
+                rows, columns = tile.made.moved(down, right).scaled(scale).slices
+                # each tile has its own opinion, as networks do
+                opinion = np.float32(hash((read.top, read.left)) % 97)
+                pixels = scene[:, rows, columns] + opinion
+                for window, values in register.add(tile, pixels, lambda v, w: v):
+                    product[(slice(None), *window.slices)] = values
+        assert register.empty
+        return product
+
+    whole = blocks(plan, 0, 0)
+    for _ in range(40):
+        top, left = int(rng.integers(height)), int(rng.integers(width))
+        h, w = 1 + int(rng.integers(height - top)), 1 + int(rng.integers(width - left))
+        part = plan.crop(Window(top, left, h, w))
+        assert len(part) <= len(plan)
+        strips = [part.strip(row).moved(top, left) for row in range(len(part.rows))]
+        assert all(s.top >= 0 and s.left >= 0 and s.bottom <= height and s.right <= width
+                   for s in strips)  # fmt: skip
+        expected = whole[(slice(None), *Window(top, left, h, w).scaled(scale).slices)]
+        np.testing.assert_array_equal(blocks(part, top, left), expected)
+        later = part.out_height // 2 // 16 * 16
+        np.testing.assert_array_equal(
+            blocks(part, top, left, later)[:, later:], expected[:, later:]
+        )
+
+
+def test_a_crop_of_everything_changes_nothing():
+    plan = make_plan(97, 130, scale=2, tile=32, halo=3, overlap=4)
+    part = plan.crop(Window(0, 0, 97, 130))
+    assert (part.rows, part.columns) == (plan.rows, plan.columns)
+    assert [part.strip(i) for i in range(len(part.rows))] == [
+        plan.strip(i) for i in range(len(plan.rows))
+    ]
