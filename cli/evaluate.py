@@ -93,6 +93,8 @@ def _measure_dataset(dataset: str, as_json: bool, quiet: bool, options: dict[str
     from georsr.evaluation.tables import csv_table, text_table
 
     csv, report_path = options["csv"], options["report"]
+    if csv is not None and csv == report_path:
+        raise click.UsageError(f"--csv and --report are both {csv}")
     for path in filter(None, (csv, report_path)):
         check_document(path, overwrite=options["overwrite"])
     root, layout = options["root"], dataset

@@ -132,7 +132,9 @@ def measure_scene(
     Straight edges are found in the source and their widths measured, at the same places, in the
     product and in the bicubic enlargement of the source: a product that resolves more has the
     smaller width; one that only exaggerates contrast has the larger overshoot; one that takes
-    noise for detail has a noise ratio above one. All are measured on the mean of the bands.
+    noise for detail has a noise ratio above one. Where a scene has no flat ground, the flattest
+    there is holds texture, and the ratio speaks of that too. All are measured on the mean of the
+    bands; bands that lie apart widen the edges of every product alike.
 
     Parameters
     ----------

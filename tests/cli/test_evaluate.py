@@ -184,6 +184,11 @@ def test_a_product_alone(make_raster, texture, run):
         (["--dataset", "{data}", "--split", "val", "--degradation", "sensor,mtf"], "key=value"),
         (["--dataset", "{data}", "--split", "val", "--report", "{data}/no/a.html"], "no folder"),
         (["--dataset", "{data}", "--split", "val", "--csv", "{data}"], "is a directory"),
+        (["--dataset", "{data}", "--csv", "{data}/a", "--report", "{data}/a"], "are both"),
+        (
+            ["--dataset", "{data}", "--split", "val", "--guidance", "off", "-m", "nearest-x2"],
+            "no g",
+        ),
         (["--dataset", "{data}/grey", "-m", "nearest-x2"], "mode L, expected RGB"),
         (["--dataset", "{data}/small", "-m", "nearest-x4"], "expected at least 24"),
         (["--dataset", "{data}/broken", "-m", "nearest-x4"], "cannot be decoded"),
