@@ -21,7 +21,7 @@ from .signals import noted_signals
 
 
 @click.command("sr", short_help="Super-resolve a raster.")
-@click.argument("source", metavar="IN")
+@click.argument("sources", nargs=-1, required=True, metavar="IN...")
 @click.argument("destination", metavar="OUT")
 @model_options
 @band_options
@@ -77,8 +77,11 @@ from .signals import noted_signals
     help="How to show progress on stderr.",
 )
 @verbosity_options
-def command(source: str, destination: str, **options: Any) -> None:
+def command(sources: tuple[str, ...], destination: str, **options: Any) -> None:
     """Write OUT: the raster IN at 2x or 4x the resolution.
+
+    Several INs of one grid are read as one mosaic, in which later ones cover earlier ones; IN may
+    also be a folder of rasters, or @FILE for a text file that names one on each line.
 
     Georeferencing, data type, radiometry, nodata, masks and band metadata of IN are kept. OUT
     appears when it is complete and verified, and not before. A run that was interrupted, killed or
@@ -89,6 +92,7 @@ def command(source: str, destination: str, **options: Any) -> None:
     georsr sr scene.tif out.tif --scale 2
     georsr sr sentinel2.tif out.tif --bidx 4,3,2 --cog
     georsr sr dem.tif out.tif --model bicubic
+    georsr sr tiles/ out.tif --aoi district.geojson
     """
     from georsr.api import plan_report, super_resolve
     from georsr.errors import InterruptedRunError
@@ -99,13 +103,13 @@ def command(source: str, destination: str, **options: Any) -> None:
     if options["max_pixels"] is None:
         del options["max_pixels"]
     if dry_run:
-        report = plan_report(source, destination=destination, **options)
+        report = plan_report(sources, destination=destination, **options)
         click.echo(report.to_json() if as_json else report.describe())
         return
     with make_progress(kind, quiet) as progress, noted_signals() as noted:
         try:
             result = super_resolve(
-                source, destination, progress=progress, stop=noted.any, **options
+                sources, destination, progress=progress, stop=noted.any, **options
             )
         except InterruptedRunError as error:
             error.exit_code = noted.exit_code()

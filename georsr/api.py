@@ -11,11 +11,12 @@ from georsr.engine.estimate import Estimate, estimate
 from georsr.engine.run import run
 from georsr.models.load import Model, open_model
 from georsr.raster.destination import check_destination, workplace
-from georsr.raster.reader import open_raster
+from georsr.raster.mosaic import open_sources
+from georsr.raster.reader import RasterReader
 from georsr.types import AnyArray, BoolArray
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from georsr.progress import Progress
     from georsr.provenance import RunReport
@@ -27,8 +28,17 @@ def _model(model: str | Model | None, scale: int | None) -> Model:
     return model if isinstance(model, Model) else open_model(model, scale)
 
 
+def _open(source: Path | Sequence[Path], config: SRConfig) -> RasterReader:
+    return open_sources(
+        source,
+        bidx=config.bidx,
+        nodata=config.nodata,
+        allow_drivers=config.allow_drivers or None,
+    )
+
+
 def super_resolve(
-    source: Path,
+    source: Path | Sequence[Path],
     destination: Path,
     model: str | Model | None = None,
     scale: int | None = None,
@@ -42,7 +52,8 @@ def super_resolve(
     Parameters
     ----------
     source
-        Anything GDAL reads.
+        Anything GDAL reads; or several rasters of one grid, a folder of them, or ``@FILE`` for a
+        text file that names one on each line: they are read as one mosaic.
     destination
         GeoTIFF to write; it appears complete and verified, or not at all.
     model
@@ -70,17 +81,15 @@ def super_resolve(
         of the exception says so.
     """
     config = SRConfig(**options)
-    source, destination = os.fspath(source), os.fspath(destination)
+    destination = os.fspath(destination)
     if not workplace(destination).journal.exists():  # else it may be the product of that run
-        check_destination(destination, [source], overwrite=config.overwrite)
-    with open_raster(
-        source, bidx=config.bidx, nodata=config.nodata, allow_drivers=config.allow_drivers or None
-    ) as reader:
+        check_destination(destination, [], overwrite=config.overwrite)
+    with _open(source, config) as reader:
         return run(reader, destination, _model(model, scale), config, progress, stop)
 
 
 def plan_report(
-    source: Path,
+    source: Path | Sequence[Path],
     model: str | Model | None = None,
     scale: int | None = None,
     *,
@@ -97,12 +106,7 @@ def plan_report(
         Where the product would go, to ask its disk for room.
     """
     config = SRConfig(**options)
-    with open_raster(
-        os.fspath(source),
-        bidx=config.bidx,
-        nodata=config.nodata,
-        allow_drivers=config.allow_drivers or None,
-    ) as reader:
+    with _open(source, config) as reader:
         return estimate(reader, os.fspath(destination), _model(model, scale), config)
 
 

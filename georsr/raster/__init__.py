@@ -5,6 +5,7 @@ from georsr.raster.fill import fill_invalid
 from georsr.raster.info import BandInfo, RasterInfo
 from georsr.raster.layout import ProductLayout, product_layout
 from georsr.raster.mask import dataset_mask
+from georsr.raster.mosaic import open_sources
 from georsr.raster.quantise import quantise, quantise_alpha, replicate
 from georsr.raster.reader import Patch, RasterReader, Sample, open_raster
 from georsr.raster.records import Written
@@ -26,6 +27,7 @@ __all__ = [
     "dataset_mask",
     "fill_invalid",
     "open_raster",
+    "open_sources",
     "product_layout",
     "quantise",
     "quantise_alpha",

@@ -82,11 +82,10 @@ class RasterReader:
         self.info = self._open()
 
     def _open(self) -> RasterInfo:
-        path, bidx, nodata, allow_drivers = self._options
         with gdal_env(remote=self._remote):
-            dataset = open_source(path, allow_drivers)
+            dataset = self._open_dataset()
             try:
-                info = describe(dataset, path, bidx, nodata)
+                info = self._describe(dataset)
                 with own_warnings():
                     flags = dataset.mask_flag_enums
             except BaseException:
@@ -99,6 +98,13 @@ class RasterReader:
         self._one_mask = shared and len(masked) == info.count
         self._mask_bands = tuple(masked[:1] if self._one_mask else masked)
         return info
+
+    def _open_dataset(self) -> Any:
+        return open_source(self._options[0], self._options[3])
+
+    def _describe(self, dataset: Any) -> RasterInfo:
+        path, bidx, nodata, _ = self._options
+        return describe(dataset, path, bidx, nodata)
 
     def _opened(self) -> Any:
         if self._dataset is None:
@@ -166,17 +172,21 @@ class RasterReader:
                 columns = min(columns, max(1, max_pixels // rows))
             patches = [self._read(whole, (rows, columns))]
         else:
-            side = max(1, int(max_pixels**0.5) // GRID)
-            patches = [
-                self.read(Window(top, left, min(side, height), min(side, width)))
-                for top in _spread(height, side)
-                for left in _spread(width, side)
-            ]
+            patches = [self.read(window) for window in self._sample_windows(max_pixels)]
         count = self.info.count
         return Sample(
             np.concatenate([patch.values.reshape(count, -1) for patch in patches], axis=1),
             np.concatenate([patch.valid.reshape(count, -1) for patch in patches], axis=1),
         )
+
+    def _sample_windows(self, max_pixels: int) -> list[Window]:
+        height, width = self.info.height, self.info.width
+        side = max(1, int(max_pixels**0.5) // GRID)
+        return [
+            Window(top, left, min(side, height), min(side, width))
+            for top in _spread(height, side)
+            for left in _spread(width, side)
+        ]
 
     def _read(self, window: Window, shape: tuple[int, int]) -> Patch:
         region = RasterioWindow(window.left, window.top, window.width, window.height)

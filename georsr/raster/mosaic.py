@@ -1,0 +1,288 @@
+"""Mosaic: several rasters of one grid, read as one without copying a pixel.
+
+GDAL's virtual format does the reading; it opens files when they are needed, and closes others.
+Where rasters overlap, the later one wins where it is valid; where there is none, nothing is valid.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import shapely
+from affine import Affine
+from rasterio.io import MemoryFile
+
+from georsr.errors import InputError, UsageError
+from georsr.raster.describe import describe
+from georsr.raster.env import gdal_env, is_remote
+from georsr.raster.info import RasterInfo
+from georsr.raster.reader import Patch, RasterReader, open_raster
+from georsr.raster.source import open_source
+from georsr.raster.virtual import virtual_document
+from georsr.types import AnyArray, Window
+
+ALIGNED = 0.01
+"""Pixels by which the corners of a raster may miss the grid of the first one."""
+SUFFIXES = (".tif", ".tiff", ".jp2", ".j2k", ".img", ".ntf", ".vrt")
+"""What counts as a raster in a folder."""
+SAMPLED = 256
+"""Windows in which a mosaic is sampled."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One raster of a mosaic.
+
+    Attributes
+    ----------
+    info : RasterInfo
+        Of all its bands.
+    place : Window
+        Where its pixels lie in the mosaic.
+    """
+
+    info: RasterInfo
+    place: Window
+
+
+@dataclass(frozen=True)
+class Mosaic:
+    """Rasters in the order in which they cover each other.
+
+    Attributes
+    ----------
+    pieces : tuple of Piece
+    height, width : int
+    transform : Affine
+    nodata : float or None
+        Overrides what the files say.
+    """
+
+    pieces: tuple[Piece, ...]
+    height: int
+    width: int
+    transform: Affine
+    nodata: float | None = None
+
+    @property
+    def name(self) -> str:
+        """For messages and tags."""
+        return f"{self.pieces[0].info.path} + {len(self.pieces) - 1} more"
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Every file that is read."""
+        return tuple(dict.fromkeys(name for piece in self.pieces for name in piece.info.files))
+
+    @property
+    def masked(self) -> bool:
+        """Whether validity needs a mask: a raster has one, or gaps could not be told from pixels.
+
+        Alpha is 0 in gaps, and a nodata value is what they are filled with.
+        """
+        first = self.pieces[0].info
+        if any(piece.info.mask_kind == "mask" for piece in self.pieces):
+            return True
+        if first.alpha_band is not None or self.nodata is not None or None not in first.nodata:
+            return False
+        boxes = [shapely.box(p.left, p.top, p.right, p.bottom) for p in self.places]
+        return bool(shapely.union_all(boxes).area < self.height * self.width)
+
+    @property
+    def places(self) -> list[Window]:
+        """Where the pieces lie."""
+        return [piece.place for piece in self.pieces]
+
+
+def make_mosaic(infos: Sequence[RasterInfo], nodata: float | None = None) -> Mosaic:
+    """Lay rasters onto one grid.
+
+    Raises
+    ------
+    UsageError
+        Two of them do not fit: which, and in what.
+    """
+    first = infos[0]
+    for other in infos:
+        _compare(first, other)
+    corners = [_offset(first, info) for info in infos]
+    top, left = min(y for _, y in corners), min(x for x, _ in corners)
+    pieces = tuple(
+        Piece(info, Window(y - top, x - left, info.height, info.width))
+        for info, (x, y) in zip(infos, corners, strict=True)
+    )
+    height, width = max(p.place.bottom for p in pieces), max(p.place.right for p in pieces)
+    assert first.transform is not None
+    transform = first.transform @ Affine.translation(left, top)
+    return Mosaic(pieces, height, width, transform, nodata)
+
+
+def _compare(first: RasterInfo, other: RasterInfo) -> None:
+    for what, a, b in (
+        ("CRS", first.crs, other.crs),
+        ("number of bands", first.count, other.count),
+        ("data types", *([band.dtype for band in info.bands] for info in (first, other))),
+        ("nodata", *([str(band.nodata) for band in info.bands] for info in (first, other))),
+        ("colours", *([band.colorinterp for band in info.bands] for info in (first, other))),
+        ("alpha band", first.alpha_band, other.alpha_band),
+        ("scales and offsets", *([(b.scale, b.offset) for b in i.bands] for i in (first, other))),
+    ):
+        if a != b:
+            raise UsageError(
+                f"{other.path}: does not fit {first.path}: its {what} {_text(b)}, "
+                f"expected {_text(a)}; rasters of a mosaic must agree in that"
+            )
+    for info in (first, other):
+        if info.transform is None:
+            raise UsageError(
+                f"{info.path}: has no affine georeferencing, so that it has no place in a mosaic"
+            )
+
+
+def _text(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return "none" if value is None else str(value)
+
+
+def _offset(first: RasterInfo, info: RasterInfo) -> tuple[int, int]:
+    """(column, row) of a raster's corner on the grid of the first."""
+    assert first.transform is not None
+    assert info.transform is not None
+    x, y = ~first.transform @ (info.transform.c, info.transform.f)
+    column, row = round(x), round(y)
+    for right, down in ((0, 0), (info.width, 0), (0, info.height), (info.width, info.height)):
+        x, y = ~first.transform @ (info.transform @ (right, down))
+        miss = max(abs(x - column - right), abs(y - row - down))
+        if miss > ALIGNED:
+            raise UsageError(
+                f"{info.path}: does not lie on the grid of {first.path}: a corner misses it by "
+                f"{miss:.3g} pixels (pixels are {_pixel(info)}, expected {_pixel(first)}); "
+                "warp it first, for example with gdalwarp -tap -tr"
+            )
+    return column, row
+
+
+def _pixel(info: RasterInfo) -> str:
+    assert info.transform is not None
+    a, b, _, d, e, _ = tuple(info.transform)[:6]
+    return f"{a:.9g} x {e:.9g}" + (f" rotated by {b:.6g}, {d:.6g}" if b or d else "")
+
+
+class MosaicReader(RasterReader):
+    """Reads a mosaic like one raster; made by `open_sources`."""
+
+    def __init__(self, mosaic: Mosaic, bidx: tuple[int, ...] | None, nodata: float | None) -> None:
+        self.mosaic = mosaic
+        places = np.array([[p.top, p.left, p.bottom, p.right] for p in mosaic.places])
+        self._places: AnyArray = places
+        self._memory: Any = None
+        super().__init__(mosaic.name, bidx, nodata)
+        self._remote = any(is_remote(piece.info.path) for piece in mosaic.pieces)
+
+    def _open_dataset(self) -> Any:
+        document = virtual_document(self.mosaic)
+        self._memory = MemoryFile(document.encode(), ext=".vrt")
+        return self._memory.open(driver="VRT")
+
+    def _describe(self, dataset: Any) -> RasterInfo:
+        info = super()._describe(dataset)
+        return replace(info, driver="mosaic", files=self.mosaic.files)
+
+    def _read(self, window: Window, shape: tuple[int, int]) -> Patch:
+        top, left, bottom, right = self._places.T
+        there = (top < window.bottom) & (bottom > window.top)
+        if (there & (left < window.right) & (right > window.left)).any():
+            return super()._read(window, shape)
+        values = np.zeros((self.info.count, *shape), self.info.dtype)
+        alpha = np.zeros(shape, self.info.dtype) if self.info.alpha_band else None
+        return Patch(values, np.zeros(values.shape, bool), alpha)
+
+    def _sample_windows(self, max_pixels: int) -> list[Window]:
+        """In the middle of rasters, not in the gaps between them."""
+        places = self.mosaic.places
+        count = min(SAMPLED, len(places))
+        side = max(1, int((max_pixels / count) ** 0.5))
+        chosen = [places[i * len(places) // count] for i in range(count)]
+        return [
+            Window(
+                p.top + max(0, p.height - side) // 2,
+                p.left + max(0, p.width - side) // 2,
+                min(side, p.height),
+                min(side, p.width),
+            )
+            for p in chosen
+        ]
+
+    def close(self) -> None:
+        """Close all files; a later read opens them again."""
+        super().close()
+        memory, self._memory = self._memory, None
+        if memory is not None:
+            memory.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_memory": None}
+
+
+def open_sources(
+    sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    *,
+    bidx: Sequence[int] | None = None,
+    nodata: float | None = None,
+    allow_drivers: Sequence[str] | None = None,
+) -> RasterReader:
+    """Open one raster, or several as a mosaic.
+
+    Parameters
+    ----------
+    sources : path or sequence of paths
+        Rasters, folders of rasters, or ``@FILE`` for a text file that names one on each line.
+    bidx, nodata, allow_drivers
+        As for `open_raster`.
+
+    Raises
+    ------
+    UsageError
+        A file is missing, or rasters do not fit each other.
+    InputError
+        Not a raster, or damaged.
+    """
+    given = [sources] if isinstance(sources, (str, os.PathLike)) else list(sources)
+    paths = [path for source in given for path in _expanded(os.fspath(source))]
+    if not paths:
+        raise UsageError("no source is given")
+    if len(paths) == 1:
+        return open_raster(paths[0], bidx=bidx, nodata=nodata, allow_drivers=allow_drivers)
+    infos = []
+    for path in paths:
+        with gdal_env(remote=is_remote(path)), open_source(path, allow_drivers) as dataset:
+            infos.append(describe(dataset, path, None, nodata))
+    mosaic = make_mosaic(infos, nodata)
+    return MosaicReader(mosaic, None if bidx is None else tuple(bidx), nodata)
+
+
+def _expanded(source: str) -> list[str]:
+    """The rasters that one source stands for."""
+    if source.startswith("@"):
+        try:
+            lines = Path(source[1:]).read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError as error:
+            raise UsageError(f"{source[1:]}: no such file") from error
+        except (OSError, ValueError) as error:
+            raise InputError(f"{source[1:]}: cannot be read as a list of files: {error}") from error
+        names = [line.strip() for line in lines]
+        return [name for name in names if name and not name.startswith("#")]
+    if not Path(source).is_dir():
+        return [source]
+    inside = sorted(
+        path
+        for path in Path(source).iterdir()
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    )
+    return [str(path) for path in inside] or [source]
