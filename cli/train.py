@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .options import make_progress, verbosity_options
+from .options import BandList, make_progress, verbosity_options
 
 
 @click.command("train", short_help="Train or fine-tune a network on your images.")
@@ -23,6 +23,9 @@ from .options import make_progress, verbosity_options
     multiple=True,
     metavar="PATH",
     help="LR rasters that go with --data, for recipes of LR/HR pairs.",
+)
+@click.option(
+    "-b", "--bidx", type=BandList(), help="Bands of scenes, in the network's order: 4,3,2."
 )
 @click.option(
     "--out",

@@ -215,16 +215,13 @@ def overridden(recipe: Recipe, options: Mapping[str, Any]) -> Recipe:
     recipe
         As it was loaded.
     options
-        ``data`` and ``lr_data`` (paths), and any field that holds one value; None and empty
-        values override nothing.
+        ``data`` and ``lr_data`` (paths), ``bidx`` (band numbers), and any field that holds one
+        value; None and empty values override nothing.
     """
     given = {key: value for key, value in options.items() if value not in (None, (), "")}
-    data = recipe.data
-    if roots := given.pop("data", ()):
-        data = dataclasses.replace(data, root=tuple(roots))
-    if roots := given.pop("lr_data", ()):
-        data = dataclasses.replace(data, lr=tuple(roots))
-    return dataclasses.replace(recipe, data=data, **given)
+    names = {"data": "root", "lr_data": "lr", "bidx": "bands"}
+    of_data = {ours: tuple(given.pop(key)) for key, ours in names.items() if key in given}
+    return dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, **of_data), **given)
 
 
 def builtin_recipes() -> tuple[str, ...]:

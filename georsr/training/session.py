@@ -160,6 +160,7 @@ def train(
     )
     torch.manual_seed(recipe.seed)
     module = SuperResolution(recipe, len(source.classes))
+    _check_bands(source, module)
     _make_folder(out, recipe)
     data = TrainingData(recipe, source, pairs, machine.loaders(), machine.is_gpu())
     history = History(out / HISTORY)
@@ -200,6 +201,15 @@ def _check_run(recipe: Recipe, out: Path, machine: Machine, resume: bool) -> Non
         load_checkpoint(last)
     if machine.trainer_options()["accelerator"] == "cpu" and recipe.precision == "fp16":
         raise UsageError("recipe: precision fp16 needs a GPU; use bf16 or fp32")
+
+
+def _check_bands(source: CropSource, module: SuperResolution) -> None:
+    wanted = module.network.backbone.head.in_channels
+    if source.bands != wanted:
+        raise UsageError(
+            f"the images have {source.bands} bands, the network takes {wanted}: choose bands with "
+            f"--bidx, or set 'network: {{bands: {source.bands}}}' in the recipe"
+        )
 
 
 def _start(module: SuperResolution, source: CropSource) -> None:

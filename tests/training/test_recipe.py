@@ -82,4 +82,5 @@ def test_the_command_line_overrides():
     assert other.data.root == ("a", "b")
     assert (other.steps, other.seed, other.init) == (5, recipe.seed, "x")
     assert other.degradation == recipe.degradation
+    assert overridden(recipe, {"bidx": (4, 3, 2), "lr_data": ("c",)}).data.bands == (4, 3, 2)
     assert Recipe.from_mapping(other.to_mapping(), "here") == other

@@ -7,7 +7,9 @@ import sys
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import rasterio
 import torch
 
 from georsr.errors import InputError, ModelError, OutputError, UsageError
@@ -15,8 +17,9 @@ from georsr.models.load import open_model
 from georsr.models.zoo import read_spec
 from georsr.training.callbacks import StoppedError, WholeCheckpoints
 from georsr.training.data.degradations import degradation_from_mapping
+from georsr.training.data.settings import DataSettings
 from georsr.training.export import averaged_weights, load_checkpoint
-from georsr.training.recipe import LossSettings, OptimizerSettings
+from georsr.training.recipe import LossSettings, OptimizerSettings, load_recipe
 from georsr.training.session import Machine, train
 
 
@@ -219,3 +222,58 @@ def test_a_signal_saves_and_says_how_to_go_on(sent, code, tiny, tmp_path):
     step = load_checkpoint(out / "last.ckpt")["global_step"]
     assert f"stopped after step {step} of 100000" in errors
     assert not list(out.glob("*.part"))
+
+
+@pytest.fixture
+def scene(tmp_path):
+    """A four-band raster with a hole, wide enough for blocks to be held out."""
+    rng = np.random.default_rng(3)
+    y, x = np.mgrid[:400, :420]
+    bands = [
+        1000 + 300 * np.sin(x / (3 + i)) * np.cos(y / 5) + rng.normal(0, 20, x.shape)
+        for i in range(4)
+    ]
+    values = np.stack(bands).astype("uint16")
+    values[:, 100:130, 200:260] = 0
+    path = tmp_path / "scene.tif"
+    with rasterio.open(
+        path,
+        "w",
+        driver="GTiff",
+        width=420,
+        height=400,
+        count=4,
+        dtype="uint16",
+        nodata=0,
+        crs="EPSG:32632",
+        transform=rasterio.Affine(10, 0, 5e5, 0, -10, 5e6),
+        photometric="minisblack",
+    ) as dataset:
+        dataset.write(values)
+    return path
+
+
+def test_fine_tuning_on_rasters_of_any_bands(tiny, scene, tmp_path):
+    weights = train(tiny, tmp_path / "rgb")
+    recipe = replace(
+        load_recipe("finetune-sensor"),
+        scale=2,
+        init=str(weights),
+        data=DataSettings(kind="scenes", root=(str(scene),), holdout=0.2),
+        patch=12,
+        batch=2,
+        steps=4,
+        validate_every=2,
+        precision="fp32",
+    )
+    with pytest.raises(UsageError, match="4 bands, the network takes 3: choose bands with --bidx"):
+        train(recipe, tmp_path / "fine")
+    assert not (tmp_path / "fine").exists()
+    chosen = replace(recipe, data=replace(recipe.data, bands=(3, 2, 1)))
+    tuned = open_model(str(train(chosen, tmp_path / "fine")))
+    # the network is that of the model it started from
+    assert tuned.spec.parameters["width"] == 8
+    assert tuned.spec.trained_on.startswith("scene.tif")
+    four = replace(recipe, network={**tiny.network, "bands": 4}, init="")
+    spec = read_spec(train(four, tmp_path / "four"))
+    assert (spec.bands, spec.band_names) == (4, ())
