@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,9 @@ def command(recipe: str, out: Path | None, resume: bool, quiet: bool, **options:
 
     from .signals import noted_signals
 
+    if not quiet:  # a run of hours tells how it goes
+        logger = logging.getLogger("georsr")
+        logger.setLevel(min(logger.level, logging.INFO))
     machine = {key: options.pop(key) for key in ("device", "devices", "nodes", "workers", "jobs")}
     chosen = overridden(load_recipe(recipe), options)
     folder = out or Path("runs") / chosen.name

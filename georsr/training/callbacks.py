@@ -124,6 +124,7 @@ class History(Callback):
             return
         score = float(trainer.callback_metrics[SCORE])
         row = (str(trainer.global_step), "", f"{score:.4f}", "", "")
+        log.info("step %d: validation %.3f dB", trainer.global_step, score)
         if self.losses:
             mean = float(torch.stack(self.losses).float().mean())
             seconds, share = self.elapsed / len(self.losses), self.computing / self.elapsed
@@ -134,7 +135,6 @@ class History(Callback):
             if fresh:
                 writer.writerow(self.COLUMNS)
             writer.writerow(row)
-        log.info("step %s: loss %s, validation %s dB, %s s per step", *row[:4])
         self.scores.append(score)
         self._reset()
 

@@ -220,7 +220,9 @@ def overridden(recipe: Recipe, options: Mapping[str, Any]) -> Recipe:
     """
     given = {key: value for key, value in options.items() if value not in (None, (), "")}
     names = {"data": "root", "lr_data": "lr", "bidx": "bands"}
-    of_data = {ours: tuple(given.pop(key)) for key, ours in names.items() if key in given}
+    of_data: dict[str, Any] = {
+        ours: tuple(given.pop(key)) for key, ours in names.items() if key in given
+    }
     return dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, **of_data), **given)
 
 

@@ -322,5 +322,4 @@ def _best_score(state: dict[str, Any]) -> Any:
 def source_words(recipe: Recipe, source: CropSource) -> str:
     """What a model was trained on, in a few words."""
     names = ", ".join(Path(root).name for root in recipe.data.root) or "images"
-    count = getattr(source, "count", None)
-    return f"{names} ({count} images)" if count else names
+    return f"{names} ({source.count} files)"
