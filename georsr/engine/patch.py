@@ -9,7 +9,7 @@ import numpy as np
 
 from georsr.raster.fill import fill_invalid
 from georsr.raster.mask import dataset_mask
-from georsr.raster.quantise import quantise, quantise_alpha, replicate
+from georsr.raster.quantise import invalid_pixels, quantise, quantise_alpha, replicate
 from georsr.raster.reader import Patch
 from georsr.raster.stretch import Stretch
 from georsr.tiling.interpolate import enlarge_linear
@@ -118,13 +118,15 @@ def restore(output: FloatArray, prepared: Prepared, tile: Tile, stretch: Stretch
     return stretch.inverse(values)
 
 
-def finish(values: FloatArray, window: Window, strip: Strip, form: Form, scale: int) -> AnyArray:
+def finish(
+    values: FloatArray | None, window: Window, strip: Strip, form: Form, scale: int
+) -> AnyArray:
     """Round, clip, restore invalid pixels, and add alpha and mask planes.
 
     Parameters
     ----------
     values
-        (C, H, W) float32 in the source's units, blended.
+        (C, H, W) float32 in the source's units, blended; None where no pixel is valid.
     window
         Where they lie in the output; its edges are multiples of ``scale``.
     strip, form, scale
@@ -143,17 +145,23 @@ def finish(values: FloatArray, window: Window, strip: Strip, form: Form, scale: 
         window.width // scale,
     )
     source, valid, alpha = strip.cut(below)
-    whole = bool(valid.all())
-    planes = [
-        quantise(
-            values,
-            None if whole else replicate(valid, scale),
-            None if whole else replicate(source, scale),
-            form.dtype,
-            form.nodata,
-            masked=form.mask or form.alpha,
+    masked = form.mask or form.alpha
+    planes = []
+    if values is not None:
+        whole = bool(valid.all())
+        planes.append(
+            quantise(
+                values,
+                None if whole else replicate(valid, scale),
+                None if whole else replicate(source, scale),
+                form.dtype,
+                form.nodata,
+                masked=masked,
+            )
         )
-    ]
+    else:
+        low = invalid_pixels(source, form.dtype, form.nodata, masked=masked)
+        planes.append(replicate(low, scale))
     if form.alpha and alpha is not None:
         planes.append(replicate(quantise_alpha(alpha, form.dtype), scale)[None])
     if form.mask:

@@ -26,6 +26,9 @@ Waiting = tuple[Tile, Strip, Prepared | None]
 Flight = tuple[list[Waiting], list[Batch]]
 """Tiles whose outputs the device is making."""
 
+Made = tuple[Tile, Strip, FloatArray | None]
+"""A tile's values in product units; None where none is valid."""
+
 
 @dataclass
 class Clock:
@@ -81,7 +84,7 @@ class TileStream:
                 self.progress.advance()
         assert register.empty, "every output pixel belongs to a tile"
 
-    def _finish(self, values: FloatArray, window: Window, strip: Strip) -> AnyArray:
+    def _finish(self, values: FloatArray | None, window: Window, strip: Strip) -> AnyArray:
         planes = finish(values, window, strip, self.form, self.plan.scale)
         outside = None if self.area is None else self.area.outside(window, self.plan.scale)
         if outside is not None:
@@ -103,7 +106,7 @@ class TileStream:
             window = self.plan.strip(row)
             yield row, Strip(window, self.read(window))
 
-    def _made_tiles(self) -> Generator[tuple[Tile, Strip, FloatArray], None, None]:
+    def _made_tiles(self) -> Generator[Made, None, None]:
         """Every tile's values in product units, in plan order, computed in batches.
 
         Where the device works by itself, one batch is in flight while the tiles before it are
@@ -147,16 +150,14 @@ class TileStream:
                 batches = self.inference.submit([ready.pixels for _, ready in busy], names)
         return waiting, batches
 
-    def _land(self, flight: Flight) -> Iterator[tuple[Tile, Strip, FloatArray]]:
+    def _land(self, flight: Flight) -> Iterator[Made]:
         waiting, batches = flight
         with self.clock.stage("network"):
             outputs = iter([values for batch in batches for values in batch.result()])
-        s = self.plan.scale
         for tile, strip, ready in waiting:
             if ready is None:
                 self.skipped += 1
-                made = tile.made.scaled(s)
-                yield tile, strip, np.zeros((self.bands, made.height, made.width), np.float32)
+                yield tile, strip, None
                 continue
             with self.clock.stage("join"):
                 values = restore(next(outputs), ready, tile, self.stretch)

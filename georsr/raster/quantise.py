@@ -70,6 +70,27 @@ def quantise(
     return result
 
 
+def invalid_pixels(
+    source: AnyArray, dtype: str, nodata: float | None, *, masked: bool = False
+) -> AnyArray:
+    """What `quantise` makes of pixels of which none is valid.
+
+    Parameters
+    ----------
+    source : (C, h, w), source data type
+    dtype, nodata, masked
+        As for `quantise`.
+
+    Returns
+    -------
+    (C, h, w) array of ``dtype``
+    """
+    result = np.empty(source.shape, dtype=dtype)
+    for out, band in zip(result, source, strict=True):
+        _restore(out, np.zeros(band.shape, bool), band, nodata, masked)
+    return result
+
+
 def quantise_alpha(alpha: AnyArray, dtype: str) -> AnyArray:
     """Alpha (h, w) in another data type: opaque stays opaque, transparent stays transparent.
 
@@ -97,7 +118,7 @@ def _round(values: FloatArray, out: AnyArray) -> None:
         work = values.astype(np.float64) if out.dtype.itemsize > 2 else values
         work = np.rint(work)
         np.clip(work, limits.min, limits.max, out=work)
-        np.nan_to_num(work, copy=False)  # only at invalid pixels, which are restored
+        # NaN, which has no integer, is only at invalid pixels, which are restored
         np.copyto(out, work, casting="unsafe")
 
 

@@ -23,8 +23,9 @@ SLAB = 64
 of long-lived small buffers among short-lived large ones would fragment the heap to several times
 what is in use."""
 
-Finish = Callable[[FloatArray, Window], AnyArray]
-"""(values (C, H, W) float32, their output window) -> (P, H, W) in the product's dtype."""
+Finish = Callable[[FloatArray | None, Window], AnyArray]
+"""(values (C, H, W) float32, their output window) -> (P, H, W) in the product's dtype. No values
+where no pixel is valid, whatever they are."""
 
 
 @dataclass
@@ -82,7 +83,7 @@ class Register:
         return not self._blocks
 
     def add(
-        self, tile: Tile, pixels: FloatArray, finish: Finish
+        self, tile: Tile, pixels: FloatArray | None, finish: Finish
     ) -> Iterator[tuple[Window, AnyArray]]:
         """Take one tile in plan order.
 
@@ -92,7 +93,8 @@ class Register:
             Which one.
         pixels
             (C, s * tile.made.height, s * tile.made.width) float32, product units. Not kept, but
-            its values may be overwritten.
+            its values may be overwritten. None: no pixel of what the tile makes is valid, the
+            zones it shares with its neighbours included, so that nothing is blended there.
         finish
             Turns finished values into the product's dtype.
 
@@ -103,6 +105,13 @@ class Register:
         """
         s = self.plan.scale
         made = tile.made.scaled(s)
+        if pixels is None:
+            self._left = None
+            made = Window(
+                made.top, made.left, made.height - tile.y.trail * s, made.width - tile.x.trail * s
+            )
+            yield from self._store(made, finish(None, made))
+            return
         values, made = self._join_left(tile, pixels, made)
         values, made = self._join_above(tile, values, made)
         if values.size:
@@ -112,8 +121,7 @@ class Register:
         """Blend with the previous tile's right zone; keep back this tile's own."""
         s = self.plan.scale
         lead, trail = tile.x.lead * s, tile.x.trail * s
-        if lead:
-            assert self._left is not None, "tiles must come in plan order"
+        if lead and self._left is not None:  # else what is shared has no valid pixel
             values[:, :, :lead] = blend(self._left, values[:, :, :lead], self._weights)
         width = made.width - trail
         self._left = values[:, :, width:].copy() if trail else None

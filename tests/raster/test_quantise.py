@@ -3,6 +3,7 @@ import pytest
 
 from georsr.raster import quantise, quantise_alpha, replicate
 from georsr.raster.mask import is_nodata, tolerance
+from georsr.raster.quantise import invalid_pixels
 
 INTEGERS = ["uint8", "int8", "uint16", "int16", "uint32", "int32"]
 
@@ -132,3 +133,22 @@ def test_alpha_keeps_its_meaning_in_another_type():
     assert quantise_alpha(np.array([[0, 255]], "uint8"), "uint16").tolist() == [[0, 65535]]
     assert quantise_alpha(np.array([[0, 255]], "uint8"), "float32").tolist() == [[0, 1]]
     assert quantise_alpha(np.array([[0, 1.0]], "float32"), "uint8").tolist() == [[0, 255]]
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("dtypes", [("uint8", "uint8"), ("float32", "float32"),
+                                    ("float32", "int16"), ("uint16", "float32")])  # fmt: skip
+@pytest.mark.parametrize("nodata", [None, 7])
+def test_where_nothing_is_valid_no_values_are_needed(dtypes, nodata, masked):
+    rng = np.random.default_rng(0)
+    source = rng.integers(0, 9, (2, 5, 6)).astype(dtypes[0])
+    if dtypes[0] == "float32":
+        source[0, 1, 2], source[1, 3, 3] = np.nan, np.inf
+    fine = replicate(source, 3)
+    expected = quantise(
+        rng.random(fine.shape, dtype=np.float32), np.zeros(fine.shape, bool), fine,
+        dtypes[1], nodata, masked=masked,
+    )  # fmt: skip
+    got = replicate(invalid_pixels(source, dtypes[1], nodata, masked=masked), 3)
+    assert got.dtype == expected.dtype
+    np.testing.assert_array_equal(got, expected)
