@@ -5,6 +5,7 @@ import pytest
 from georsr.errors import UsageError
 from georsr.training.data.sensor import Sensor
 from georsr.training.recipe import Recipe, builtin_recipes, load_recipe, overridden
+from tests.conftest import REPOSITORY
 
 WANTED = {
     "finetune-sensor",
@@ -84,3 +85,12 @@ def test_the_command_line_overrides():
     assert other.degradation == recipe.degradation
     assert overridden(recipe, {"bidx": (4, 3, 2), "lr_data": ("c",)}).data.bands == (4, 3, 2)
     assert Recipe.from_mapping(other.to_mapping(), "here") == other
+
+
+def test_the_documented_recipe_is_one(tmp_path):
+    manual = (REPOSITORY / "docs" / "training.md").read_text(encoding="utf-8")
+    block = manual.split("```yaml\n")[1].split("```")[0]
+    path = tmp_path / "documented.yaml"
+    path.write_text(block)
+    assert load_recipe(str(path)).name == "my-model"
+    assert [name for name in builtin_recipes() if f"`{name}`" not in manual] == []
