@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from .options import (
+    area_options,
     band_options,
     compute_options,
     model_options,
@@ -18,17 +19,25 @@ from .options import (
 
 
 @click.command("info", short_help="Describe a raster, a model, or what a run would take.")
-@click.argument("raster", required=False)
+@click.argument("rasters", nargs=-1, metavar="[RASTER]...")
 @model_options
 @band_options
+@area_options
 @tile_options
 @compute_options
+@click.option("--max-pixels", type=int, help="Refuse rasters that declare more pixels.")
 @click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
 @verbosity_options
 def command(
-    raster: str | None, model: str | None, scale: int | None, as_json: bool, **options: Any
+    rasters: tuple[str, ...],
+    model: str | None,
+    scale: int | None,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Describe RASTER; with --model alone the model; with both, the run: tiles, memory, disk, time.
+
+    Several RASTERs of one grid, a folder of them, or @FILE that lists them are a mosaic.
 
     \b
     georsr info scene.tif
@@ -36,16 +45,18 @@ def command(
     georsr info scene.tif --model segsr-lite-x4
     """
     options.pop("quiet")
-    if raster is None and model is None:
+    if options["max_pixels"] is None:
+        del options["max_pixels"]
+    if not rasters and model is None:
         raise click.UsageError("give a raster, a --model, or both")
-    if raster is None:
+    if not rasters:
         _show_model(model, scale, as_json)
     elif model is None and scale is None:
-        _show_raster(raster, options, as_json)
+        _show_raster(rasters, options, as_json)
     else:
         from georsr.api import plan_report
 
-        report = plan_report(raster, model, scale, **options)
+        report = plan_report(rasters, model, scale, **options)
         click.echo(report.to_json() if as_json else report.describe())
 
 
@@ -75,19 +86,28 @@ def _show_model(model: str | None, scale: int | None, as_json: bool) -> None:
     _echo(facts, as_json)
 
 
-def _show_raster(raster: str, options: dict[str, Any], as_json: bool) -> None:
-    from georsr.raster.reader import open_raster
+def _show_raster(rasters: tuple[str, ...], options: dict[str, Any], as_json: bool) -> None:
+    from georsr.raster.aoi import find_area
+    from georsr.raster.mosaic import open_sources
 
-    with open_raster(
-        raster,
+    with open_sources(
+        rasters,
         bidx=options["bidx"],
         nodata=options["nodata"],
         allow_drivers=options["allow_drivers"] or None,
     ) as reader:
         info = reader.info
+        area = find_area(
+            info,
+            bbox=options["bbox"],
+            bbox_crs=options["bbox_crs"],
+            aoi=options["aoi"],
+            masked=options["aoi_mask"],
+        )
     facts: dict[str, Any] = {
         "path": info.path,
         "driver": info.driver,
+        "files": len(info.files),
         "width": info.width,
         "height": info.height,
         "dtype": info.dtype,
@@ -99,6 +119,8 @@ def _show_raster(raster: str, options: dict[str, Any], as_json: bool) -> None:
         "mask": info.mask_kind,
         "blocks": list(info.block_shape),
     }
+    if area is not None:
+        facts["part"] = str(area.window)
     for band in info.bands:
         facts[f"band {band.number}"] = (
             f"{band.description or band.colorinterp}, nodata {band.nodata}, "

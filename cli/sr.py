@@ -58,7 +58,7 @@ from .signals import noted_signals
     "--check-space/--no-check-space",
     default=True,
     show_default=True,
-    help="Refuse to start where the disk cannot hold OUT uncompressed.",
+    help="Refuse to start where the disk cannot hold OUT uncompressed, or memory the work.",
 )
 @click.option(
     "--resume/--no-resume",
@@ -67,7 +67,11 @@ from .signals import noted_signals
     "run that is interrupted leaves what is finished beside OUT, and the same command goes on.",
 )
 @click.option("--max-pixels", type=int, help="Refuse sources that declare more pixels.")
-@click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Print tiles, memory, disk and time, write nothing, and fail where the run would.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the run's report on stdout.")
 @click.option(
     "--progress",
@@ -95,7 +99,7 @@ def command(sources: tuple[str, ...], destination: str, **options: Any) -> None:
     georsr sr tiles/ out.tif --aoi district.geojson
     """
     from georsr.api import plan_report, super_resolve
-    from georsr.errors import InterruptedRunError
+    from georsr.errors import InterruptedRunError, ResourceError
 
     quiet, as_json = options.pop("quiet"), options.pop("as_json")
     kind, dry_run = options.pop("progress"), options.pop("dry_run")
@@ -105,6 +109,8 @@ def command(sources: tuple[str, ...], destination: str, **options: Any) -> None:
     if dry_run:
         report = plan_report(sources, destination=destination, **options)
         click.echo(report.to_json() if as_json else report.describe())
+        if report.problems:
+            raise ResourceError(report.problems[0])
         return
     with make_progress(kind, quiet) as progress, noted_signals() as noted:
         try:

@@ -93,7 +93,7 @@ def plan_report(
     model: str | Model | None = None,
     scale: int | None = None,
     *,
-    destination: Path = ".",
+    destination: Path | None = None,
     **options: Any,
 ) -> Estimate:
     """What :func:`super_resolve` would take: tiles, memory, disk and time; writes nothing.
@@ -103,11 +103,12 @@ def plan_report(
     source, model, scale, **options
         As for :func:`super_resolve`.
     destination
-        Where the product would go, to ask its disk for room.
+        Where the product would go, to ask its disk for room; None asks that of the current folder.
     """
     config = SRConfig(**options)
     with _open(source, config) as reader:
-        return estimate(reader, os.fspath(destination), _model(model, scale), config)
+        where = None if destination is None else os.fspath(destination)
+        return estimate(reader, where, _model(model, scale), config)
 
 
 def super_resolve_array(

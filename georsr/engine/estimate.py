@@ -3,32 +3,41 @@
 from __future__ import annotations
 
 import json
-import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
+import torch
 
 from georsr.config import SRConfig
-from georsr.device import cpu_threads, place
+from georsr.device import Placement, cpu_threads
 from georsr.engine.inference import Inference, choose_batch
+from georsr.engine.job import Job, plan_job
 from georsr.engine.preflight import (
     MIB,
-    check_bands,
-    check_size,
+    check_memory,
+    check_space,
     free_space,
+    memory_bytes,
+    memory_limit,
     output_bytes,
-    plan_for,
 )
+from georsr.engine.warmup import Pace, measure
+from georsr.errors import GeorsrError
 from georsr.models.load import Model
-from georsr.raster.info import RasterInfo
+from georsr.raster.destination import check_destination
+from georsr.raster.env import is_remote
 from georsr.raster.reader import RasterReader
-from georsr.tiling.plan import TilePlan
+from georsr.raster.writer import encoders
+from georsr.types import Window
 
-BASE_MEMORY = 650 * MIB
-"""Python, torch and GDAL before any work (measured: 570 MiB with the CUDA build of torch on Linux,
-and 64 MiB of GDAL's block cache)."""
-ACTIVATIONS = 14
-"""Feature planes alive at once in a network, in units of its widest layer's input."""
+EMPTY_RATE = 4e8
+"""Bytes a second at which parts without a valid pixel are stored and read back (measured on one
+busy core)."""
+VERIFYING = 0.4
+"""Reading a block back, in units of encoding it (measured with DEFLATE)."""
+PROBES, PROBE = 100, 16
+"""Tiles that are looked at for valid pixels, and side of the window in their middle."""
 
 
 @dataclass(frozen=True)
@@ -41,18 +50,30 @@ class Estimate:
     width: int
     """Of the output, pixels."""
     height: int
+    bands: int
+    dtype: str
     tiles: int
+    tiles_empty: int
+    """Tiles for which the network need not run: about, from a sample of them."""
     tile: int
     batch: int
     device: str
     memory_bytes: int
     """Peak memory of the process."""
+    memory_limit_bytes: int
+    """Memory the process may use."""
+    device_memory_bytes: int
+    """Peak memory of the network on an accelerator; 0 on the CPU."""
+    device_memory_limit_bytes: int
+    """Memory of the accelerator."""
     output_bytes: int
     """Of the product without compression: an upper bound."""
     free_bytes: int
     """Free on the destination's disk."""
     seconds: float
-    """From one measured tile; reading and writing overlap with the network."""
+    """From tiles computed here and now."""
+    problems: tuple[str, ...] = ()
+    """Why the run would be refused."""
 
     def to_json(self) -> str:
         """Indented JSON."""
@@ -60,65 +81,137 @@ class Estimate:
 
     def describe(self) -> str:
         """A few lines for people."""
-        minutes, seconds = divmod(round(self.seconds), 60)
-        return "\n".join(
-            [
-                f"model   {self.model}, x{self.scale}, on {self.device}",
-                f"output  {self.width} x {self.height} pixels",
-                f"tiles   {self.tiles} of {self.tile} pixels, {self.batch} at a time",
-                f"memory  about {self.memory_bytes / MIB:.0f} MiB",
-                f"disk    at most {self.output_bytes / MIB:.0f} MiB, "
-                f"{self.free_bytes / MIB:.0f} MiB free",
-                f"time    about {minutes} min {seconds} s",
-            ]
-        )
+        lines = [
+            f"source  {self.source}",
+            f"model   {self.model}, x{self.scale}, on {self.device}",
+            f"output  {self.width} x {self.height} pixels, {self.bands} x {self.dtype}",
+            f"tiles   {self.tiles} of {self.tile} pixels, {self.batch} at a time"
+            + (f", about {self.tiles_empty} of them empty" if self.tiles_empty else ""),
+            f"memory  about {_size(self.memory_bytes)} of {_size(self.memory_limit_bytes)}",
+            f"disk    at most {_size(self.output_bytes)}, {_size(self.free_bytes)} free",
+            f"time    about {_duration(self.seconds)}",
+        ]
+        if self.device_memory_bytes:
+            used, limit = self.device_memory_bytes, self.device_memory_limit_bytes
+            lines.insert(5, f"device  about {_size(used)} of {_size(limit)}")
+        return "\n".join([*lines, *(f"refused {problem}" for problem in self.problems)])
 
 
-def memory_bytes(info: RasterInfo, plan: TilePlan, config: SRConfig, batch: int) -> int:
-    """Peak memory: the register and strips grow with the width, the network with the tile."""
-    bands, s = len(info.bidx), plan.scale
-    item = np.dtype(config.dtype or info.dtype).itemsize
-    strips = 3 * plan.tile * plan.width * bands * (np.dtype(info.dtype).itemsize + 1)
-    zone = plan.overlap * s * plan.out_width * bands * 4
-    blocks = config.blocksize * plan.out_width * bands * item
-    features = batch * plan.tile**2 * 4 * ACTIVATIONS * 48
-    tile = batch * (plan.tile * s) ** 2 * bands * 4 * 6
-    return int(BASE_MEMORY + strips + zone + blocks + features + tile)
+def estimate(
+    reader: RasterReader, destination: str | None, model: Model, config: SRConfig
+) -> Estimate:
+    """Plan a run and time a few tiles.
 
-
-def estimate(reader: RasterReader, destination: str, model: Model, config: SRConfig) -> Estimate:
-    """Plan a run and time one tile of random pixels (the second of two, warmed up)."""
-    info = reader.info
-    check_size(info, config)
-    check_bands(info, model.spec)
-    plan = plan_for(info, model.spec, config)
-    placement = place(config.device, config.precision)
+    Parameters
+    ----------
+    reader, model, config
+        What to run, and how.
+    destination
+        Path of the product; None if it is not decided yet.
+    """
+    job = plan_job(reader, destination or "OUT", model, config)
+    plan, layout, placement = job.plan, job.layout, job.placement
     inference = Inference(
-        model,
-        placement,
-        choose_batch(placement, config.batch),
-        compiled=config.compile,
+        model, placement, choose_batch(placement, config.batch), compiled=config.compile
     )
-    shape = (len(info.bidx), plan.rows[0].size, plan.columns[0].size)
-    noise = np.random.default_rng(0).random(shape, np.float32)
-    tiles = [noise] * min(inference.batch, len(plan))
     with cpu_threads(config.jobs):
-        for _ in range(2):
-            since = time.monotonic()
-            inference(tiles, ["warm-up"] * len(tiles))
-            seconds = (time.monotonic() - since) / len(tiles)
+        pace = measure(job, inference)
+    on_cpu = placement.device.type == "cpu"
+    memory = memory_bytes(reader.info, plan, layout, inference.batch, on_cpu)
+    on_device = _device_memory(placement)
+    empty = _empty_tiles(job)
     return Estimate(
-        source=info.path,
+        source=reader.info.path,
         model=model.spec.name,
         scale=plan.scale,
-        width=plan.out_width,
-        height=plan.out_height,
+        width=layout.width,
+        height=layout.height,
+        bands=layout.count,
+        dtype=layout.dtype,
         tiles=len(plan),
+        tiles_empty=empty,
         tile=plan.tile,
         batch=inference.batch,
-        device=inference.placement.describe(),
-        memory_bytes=memory_bytes(info, plan, config, inference.batch),
-        output_bytes=output_bytes(info, plan, config),
-        free_bytes=free_space(destination),
-        seconds=round(seconds * len(plan) * 1.15, 1),
+        device=placement.describe(),
+        memory_bytes=memory,
+        memory_limit_bytes=memory_limit(),
+        device_memory_bytes=on_device[0],
+        device_memory_limit_bytes=on_device[1],
+        output_bytes=output_bytes(layout),
+        free_bytes=free_space(job.destination),
+        seconds=round(_seconds(job, pace, empty, overlapping=inference.overlaps), 1),
+        problems=_problems(job, destination, memory),
     )
+
+
+def _problems(job: Job, destination: str | None, memory: int) -> tuple[str, ...]:
+    info, config = job.reader.info, job.config
+    checks: list[Callable[[], None]] = [
+        lambda: check_space(job.layout, job.destination, config),
+        lambda: check_memory(memory, config),
+    ]
+    if destination is not None:
+        sources = [info.path, *info.files]
+        checks.insert(0, lambda: check_destination(destination, sources, config.overwrite))
+    found = []
+    for check in checks:
+        try:
+            check()
+        except GeorsrError as error:
+            found.append(str(error))
+    return tuple(found)
+
+
+def _seconds(job: Job, pace: Pace, empty: int, *, overlapping: bool) -> float:
+    """Reading, joining, and encoding overlap with the network; reading back comes after it."""
+    tiles, layout = len(job.plan), job.layout
+    alone = max(pace.network, pace.join) if overlapping else pace.network + pace.join
+    share = 1 - empty / tiles
+    encoding = share * layout.blocks_count * pace.encode
+    verifying = VERIFYING * encoding if job.config.verify else 0.0
+    storing = (1 - share) * layout.raw_bytes / EMPTY_RATE
+    return max((tiles - empty) * alone, encoding / encoders()) + verifying + storing
+
+
+def _empty_tiles(job: Job) -> int:
+    """How many tiles have no valid pixel in the area: those outside, and a share of the others."""
+    plan, info, area = job.plan, job.reader.info, job.area
+    inside: Sequence[int] = range(len(plan))
+    if area is not None and area.outline is not None:
+        inside = np.flatnonzero(area.touching([tile.made for tile in plan])).tolist()
+    outside = len(plan) - len(inside)
+    if (info.mask_kind == "none" and np.dtype(info.dtype).kind != "f") or is_remote(info.path):
+        return outside
+    looked = inside[:: max(1, len(inside) // PROBES)]
+    empty = sum(not _has_pixels(job, index) for index in looked)
+    return outside + len(inside) * empty // max(1, len(looked))
+
+
+def _has_pixels(job: Job, index: int) -> bool:
+    """Whether anything is valid in the middle of a tile."""
+    plan = job.plan
+    tile = plan.tile_at(index // len(plan.columns), index % len(plan.columns))
+    made = tile.made.intersection(Window(0, 0, plan.height, plan.width))
+    assert made is not None, "a tile makes some of the product"
+    height, width = min(PROBE, made.height), min(PROBE, made.width)
+    down, right = (made.height - height) // 2, (made.width - width) // 2
+    middle = Window(made.top + down, made.left + right, height, width)
+    return bool(job.read(middle).valid.any())
+
+
+def _device_memory(placement: Placement) -> tuple[int, int]:
+    """(peak, all there is) of an accelerator that keeps count; (0, 0) otherwise."""
+    if placement.device.type != "cuda":
+        return 0, 0
+    total = torch.cuda.get_device_properties(placement.device).total_memory
+    return torch.cuda.max_memory_reserved(placement.device), total
+
+
+def _size(count: int) -> str:
+    return f"{count / MIB:.0f} MiB" if count < 10 * 1024 * MIB else f"{count / MIB / 1024:.1f} GiB"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"

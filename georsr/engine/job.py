@@ -10,8 +10,16 @@ import numpy as np
 from georsr.config import SRConfig
 from georsr.device import Placement, place
 from georsr.engine.fingerprint import fingerprint
+from georsr.engine.inference import choose_batch
 from georsr.engine.journal import Journal
-from georsr.engine.preflight import check_bands, check_size, check_space, plan_for
+from georsr.engine.preflight import (
+    check_bands,
+    check_memory,
+    check_size,
+    check_space,
+    memory_bytes,
+    plan_for,
+)
 from georsr.models.load import Model
 from georsr.provenance import product_tags
 from georsr.raster.aoi import Area, find_area
@@ -106,14 +114,31 @@ def area_of(info: RasterInfo, config: SRConfig) -> Area | None:
 
 
 def prepare(reader: RasterReader, destination: str, model: Model, config: SRConfig) -> Job:
-    """Check, plan and lay out a run; writes nothing and does not load the network's device.
+    """Plan a run, and refuse what the machine cannot hold.
+
+    Raises
+    ------
+    ResourceError
+        Disk or memory will not do.
+    UsageError, InputError
+        As `plan_job`.
+    """
+    job = plan_job(reader, destination, model, config)
+    check_space(job.layout, destination, config)
+    batch, on_cpu = choose_batch(job.placement, config.batch), job.placement.device.type == "cpu"
+    check_memory(memory_bytes(reader.info, job.plan, job.layout, batch, on_cpu), config)
+    return job
+
+
+def plan_job(reader: RasterReader, destination: str, model: Model, config: SRConfig) -> Job:
+    """Check, plan and lay out a run; writes nothing and does not touch the network's device.
 
     An unfinished run of the same fingerprint decides about the size of tiles, if they were made
     smaller than asked for after running out of memory.
 
     Raises
     ------
-    UsageError, InputError, ResourceError
+    UsageError, InputError
         What cannot be done is refused here; but for the destination, which is the writer's.
     """
     info = reader.info
@@ -145,5 +170,4 @@ def prepare(reader: RasterReader, destination: str, model: Model, config: SRConf
     job = Job(reader, destination, model, config, placement, stretch, layout, plan, key, area)
     if config.tile is None and (tile := job.journal().left_tile()) is not None:
         job = job.with_tile(tile)
-    check_space(info, job.plan, destination, config)
     return job

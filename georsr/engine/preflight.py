@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -12,9 +13,22 @@ from georsr.errors import ResourceError, UsageError
 from georsr.models.spec import ModelSpec
 from georsr.raster.aoi import Area
 from georsr.raster.info import RasterInfo
+from georsr.raster.layout import ProductLayout
 from georsr.tiling.plan import TilePlan, make_plan
 
 MIB = 2**20
+UNLIMITED = 2**63 - 1
+BASE_MEMORY = 650 * MIB
+"""Python, torch and GDAL before any work (measured: 570 MiB with the CUDA build of torch on Linux,
+and 64 MiB of GDAL's block cache)."""
+ACTIVATIONS = 14
+"""Feature planes alive at once in a network, in units of its widest layer's input."""
+WAITING = 48
+"""Blocks between the network and the file: waiting for the writer, or being encoded."""
+_CGROUPS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
 
 
 def check_bands(info: RasterInfo, spec: ModelSpec) -> None:
@@ -70,21 +84,19 @@ def check_size(info: RasterInfo, config: SRConfig) -> None:
 def free_space(destination: str) -> int:
     """Free bytes on the disk that will hold ``destination`` (unlimited for remote paths)."""
     if destination.startswith("/vsi") or "://" in destination:
-        return 2**63 - 1
+        return UNLIMITED
     folder = Path(destination).absolute().parent
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free
 
 
-def output_bytes(info: RasterInfo, plan: TilePlan, config: SRConfig) -> int:
+def output_bytes(layout: ProductLayout) -> int:
     """Size of the product without compression, with the second copy a COG needs."""
-    item = np.dtype(config.dtype or info.dtype).itemsize
-    once = plan.out_height * plan.out_width * item * (len(info.bidx) + 1)
-    return once * 5 // 2 if config.cog else once
+    return layout.raw_bytes * 5 // 2 if layout.cog_options is not None else layout.raw_bytes
 
 
-def check_space(info: RasterInfo, plan: TilePlan, destination: str, config: SRConfig) -> None:
+def check_space(layout: ProductLayout, destination: str, config: SRConfig) -> None:
     """Refuse to start what the disk may not hold.
 
     Raises
@@ -92,10 +104,65 @@ def check_space(info: RasterInfo, plan: TilePlan, destination: str, config: SRCo
     ResourceError
         The uncompressed product is larger than what is free.
     """
-    needed, free = output_bytes(info, plan, config), free_space(destination)
+    needed, free = output_bytes(layout), free_space(destination)
     if config.check_space and needed > free:
         raise ResourceError(
             f"{destination}: the product takes up to {needed / MIB:.0f} MiB, "
             f"{free / MIB:.0f} MiB are free; make room, or use --no-check-space if compression "
             "will do"
+        )
+
+
+def memory_bytes(
+    info: RasterInfo, plan: TilePlan, layout: ProductLayout, batch: int, on_cpu: bool
+) -> int:
+    """Peak memory of the process: strips and blocks grow with the width, the rest with the tile.
+
+    Parameters
+    ----------
+    info, plan, layout
+        The source, the tiles, the product.
+    batch
+        Tiles per call of the network.
+    on_cpu
+        Whether the network's features are in this memory, too.
+    """
+    bands, s = len(info.bidx), plan.scale
+    columns = plan.strip(0).width
+    strips = 3 * plan.tile * columns * bands * (np.dtype(info.dtype).itemsize + 1)
+    zone = plan.overlap * s * columns * s * bands * 4
+    row = layout.blocksize * layout.planes * np.dtype(layout.dtype).itemsize
+    blocks = row * (plan.out_width + WAITING * min(layout.blocksize, plan.out_width))
+    features = batch * plan.tile**2 * 4 * ACTIVATIONS * 48 if on_cpu else 0
+    tile = batch * (plan.tile * s) ** 2 * bands * 4 * 6
+    return int(BASE_MEMORY + strips + zone + blocks + features + tile)
+
+
+def memory_limit() -> int:
+    """Memory this process may use: the machine's, or its container's if that is less."""
+    limit = UNLIMITED
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        limit = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for path in _CGROUPS:
+        try:
+            limit = min(limit, int(path.read_text()))
+        except (OSError, ValueError):  # no such file, or "max"
+            continue
+    return limit
+
+
+def check_memory(needed: int, config: SRConfig) -> None:
+    """Refuse to start what the machine can never hold.
+
+    Raises
+    ------
+    ResourceError
+        More than all its memory is needed.
+    """
+    limit = memory_limit()
+    if config.check_space and needed > limit:
+        raise ResourceError(
+            f"the run takes about {needed / MIB:.0f} MiB of memory, this machine has "
+            f"{limit / MIB:.0f} MiB; use a smaller --tile or --blocksize, work in parts with "
+            "--bbox, or use --no-check-space to try"
         )

@@ -58,6 +58,13 @@ class Area:
         """Whether a window of source pixels, counted from the area's corner, has part in it."""
         return self.outline is None or bool(shapely.intersects(self.outline, _box(window)))
 
+    def touching(self, windows: Sequence[Window]) -> BoolArray:
+        """`touches` for many windows: (n,)."""
+        if self.outline is None:
+            return np.ones(len(windows), bool)
+        sides = np.array([(w.left, w.top, w.right, w.bottom) for w in windows], float)
+        return np.asarray(shapely.intersects(self.outline, shapely.box(*sides.reshape(-1, 4).T)))
+
     def outside(self, window: Window, scale: int) -> BoolArray | None:
         """Pixels of the product whose centre is not in the outline.
 

@@ -87,7 +87,7 @@ class RasterWriter:
         self._lock = Lock(self._place.lock, self.dst)
         self._part: PartFile | None = None
         self._encode = BlockEncoder(layout)
-        self._threads = ThreadPoolExecutor(_encoders(), "georsr-encoder")
+        self._threads = ThreadPoolExecutor(encoders(), "georsr-encoder")
         self._encoding: deque[tuple[int, int, Future[EncodedBlock]]] = deque()
         self._unsynced: list[Finished] = []
         self._synced_at = time.monotonic()
@@ -212,7 +212,7 @@ class RasterWriter:
             job = self._threads.submit(self._encode, np.ascontiguousarray(pixels), shade)
             self._encoding.append((row, column, job))
             # as many wait as keep the threads busy; the order in the file is that of the calls
-            while len(self._encoding) > 2 * _encoders():
+            while len(self._encoding) > 2 * encoders():
                 self._append()
 
     def _append(self) -> None:
@@ -345,8 +345,8 @@ class RasterWriter:
                 path.unlink()
 
 
-def _encoders() -> int:
-    """Threads that encode: half of the processors this process may use, at most eight."""
+def encoders() -> int:
+    """Threads that encode blocks: half of the processors this process may use, at most eight."""
     if hasattr(os, "sched_getaffinity"):
         count = len(os.sched_getaffinity(0))
     else:

@@ -152,9 +152,14 @@ class TilePlan:
         """First grid row that makes pixels of the output's row ``out_row`` or of a later one."""
         return next(i for i, span in enumerate(self.rows) if span.end * self.scale > out_row)
 
+    @property
+    def image_window(self) -> Window:
+        """Where there are pixels to read, counted from the plan's corner."""
+        return self.image or Window(0, 0, self.height, self.width)
+
     def strip(self, row: int) -> Window:
         """Window of the image that a grid row of tiles reads."""
-        image = self.image or Window(0, 0, self.height, self.width)
+        image = self.image_window
         span, first, last = self.rows[row], self.columns[0], self.columns[-1]
         bottom = min(span.start + span.size, image.bottom)
         right = min(last.start + last.size, image.right)

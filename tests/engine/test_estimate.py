@@ -1,0 +1,152 @@
+"""What a run is said to take, and what is refused before it starts."""
+
+import json
+import time
+
+import numpy as np
+import pytest
+import torch
+from georsr.cli.main import invoke
+
+from georsr.api import plan_report, super_resolve
+from georsr.engine import estimate, preflight
+from georsr.errors import ResourceError
+from georsr.models.load import Model
+from georsr.models.spec import ModelSpec
+
+VRT = """<VRTDataset rasterXSize="{side}" rasterYSize="{side}">
+<SRS>EPSG:32632</SRS><GeoTransform>400000, 1, 0, 5000000, 0, -1</GeoTransform>
+<VRTRasterBand dataType="Byte" band="1"><NoDataValue>0</NoDataValue><SimpleSource>
+<SourceFilename relativeToVRT="1">in.tif</SourceFilename><SourceBand>1</SourceBand>
+<SrcRect xOff="0" yOff="0" xSize="100" ySize="100"/>
+<DstRect xOff="70000" yOff="30000" xSize="100" ySize="100"/>
+</SimpleSource></VRTRasterBand></VRTDataset>"""
+
+
+class Slow(torch.nn.Module):
+    """Nearest that takes its time."""
+
+    def forward(self, x):
+        time.sleep(0.03)
+        return x.repeat_interleave(2, 2).repeat_interleave(2, 3)
+
+
+def slow_model():
+    spec = ModelSpec("slow", "slow", 2, bands=0, band_names=(), tile=32, halo=2, overlap=4)
+    return Model(spec, Slow().eval(), "0" * 64, "slow")
+
+
+def test_the_time_is_that_of_tiles_measured_here(make_raster, texture, tmp_path):
+    source = make_raster(texture(1, 150, 200))
+    plan = plan_report(source, slow_model())
+    report = super_resolve(source, tmp_path / "o.tif", slow_model())
+    assert plan.tiles == report.tiles > 40
+    assert 0.6 < plan.seconds / report.seconds["total"] < 1.6
+    assert f"{plan.tiles} of 32 pixels" in plan.describe()
+
+
+def test_empty_tiles_are_foreseen(make_raster, texture, tmp_path):
+    image = texture(1, 300, 300)
+    image[image == 0] = 1
+    image[:, :, 100:] = 0
+    source = make_raster(image, nodata=0)
+    plan = plan_report(source, slow_model())
+    report = super_resolve(source, tmp_path / "o.tif", slow_model())
+    assert plan.tiles_empty == pytest.approx(report.tiles_skipped, rel=0.2)
+    assert plan.seconds == pytest.approx(0.03 * (report.tiles - report.tiles_skipped), rel=0.6)
+    assert "of them empty" in plan.describe()
+    west = {"type": "Polygon", "coordinates": [[[400000, 4999900], [400040, 4999900],
+            [400000, 4999990], [400000, 4999900]]],
+            "crs": {"properties": {"name": "EPSG:32632"}}}  # fmt: skip
+    source = make_raster(image, "full.tif")
+    plan = plan_report(source, slow_model(), aoi=west)
+    report = super_resolve(source, tmp_path / "p.tif", slow_model(), aoi=west)
+    assert (plan.tiles, plan.tiles_empty) == (report.tiles, report.tiles_skipped)
+    assert (plan.width, plan.height) == (report.width, report.height)
+
+
+def test_a_giant_sparse_raster_is_planned_at_once(make_raster, tmp_path):
+    make_raster(np.ones((1, 100, 100), "uint8"))
+    (tmp_path / "giant.vrt").write_text(VRT.format(side=100_000))
+    plan_report(tmp_path / "giant.vrt", "nearest", 4, bbox=(4e5, 4.99e6, 4.001e5, 5e6))  # imports
+    since = time.monotonic()
+    plan = plan_report(tmp_path / "giant.vrt", "nearest", 4)
+    assert time.monotonic() - since < 5
+    assert (plan.width, plan.height) == (400_000, 400_000)
+    assert plan.tiles > 150_000
+    assert plan.tiles_empty > 0.99 * plan.tiles
+    assert plan.output_bytes == 400_000**2
+    assert plan.memory_bytes < 3 * 2**30
+
+
+def test_what_the_disk_cannot_hold(make_raster, texture, tmp_path, monkeypatch, capsys):
+    source, out = make_raster(texture(3, 40, 50)), str(tmp_path / "o.tif")
+    monkeypatch.setattr(preflight, "free_space", lambda path: 1000)
+    arguments = ["sr", source, out, "-m", "bicubic-x2"]
+    assert invoke([*arguments, "--dry-run", "--json"]) == 1
+    shown = capsys.readouterr()
+    plan = json.loads(shown.out)
+    assert len(plan["problems"]) == 1
+    assert "--no-check-space" in plan["problems"][0]
+    assert shown.err.startswith("Error: ")
+    assert invoke([*arguments, "--dry-run", "--no-check-space"]) == 0
+    assert invoke(arguments) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["in.tif"]
+
+
+def test_what_the_memory_cannot_hold(make_raster, texture, tmp_path, monkeypatch, capsys):
+    source, out = make_raster(texture(3, 40, 50)), str(tmp_path / "o.tif")
+    monkeypatch.setattr(preflight, "memory_limit", lambda: 100 * 2**20)
+    with pytest.raises(ResourceError, match=r"takes about .* of memory, this machine has 100 MiB"):
+        super_resolve(source, out, "bicubic", 2)
+    assert invoke(["sr", source, out, "-m", "bicubic-x2", "--dry-run"]) == 1
+    assert "refused the run takes about" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["in.tif"]
+    super_resolve(source, out, "bicubic", 2, check_space=False)
+
+
+def test_a_plan_says_where_it_may_not_write(make_raster, texture, tmp_path, capsys):
+    source = make_raster(texture(3, 40, 50))
+    (tmp_path / "o.tif").write_bytes(b"old")
+    for out, word in ((tmp_path / "o.tif", "--overwrite"), (source, "is the source")):
+        assert invoke(["sr", source, str(out), "-m", "bicubic-x2", "--dry-run"]) == 1
+        assert word in capsys.readouterr().err
+    assert plan_report(source, "bicubic", 2).problems == ()
+
+
+def test_the_limit_of_a_container_counts(tmp_path, monkeypatch):
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr(preflight, "_CGROUPS", (tmp_path / "none", limit))
+    limit.write_text("max\n")
+    machine = preflight.memory_limit()
+    assert machine > 2**28
+    limit.write_text("1000000\n")
+    assert preflight.memory_limit() == 1000000
+    limit.write_text(str(2**62))
+    assert preflight.memory_limit() == machine
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 min 0 s"), (75, "1 min 15 s"), (3 * 3600 + 125, "3 h 2 min")]
+)
+def test_durations_for_people(seconds, text):
+    assert estimate._duration(seconds) == text
+
+
+def test_info_of_a_part_and_of_a_mosaic(make_raster, texture, capsys):
+    from affine import Affine
+
+    a = make_raster(texture(3, 40, 50), "a.tif")
+    b = make_raster(texture(3, 40, 50), "b.tif", transform=Affine(0.5, 0, 400025, 0, -0.5, 5e6))
+    assert invoke(["info", a, b, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["width"], facts["height"]) == (100, 40)
+    assert (facts["driver"], facts["files"]) == ("mosaic", 2)
+    box = ["--bbox", "400010,4999985,400030,4999990"]
+    assert invoke(["info", a, b, "--json", *box]) == 0
+    assert json.loads(capsys.readouterr().out)["part"] == "rows 20:30, columns 20:60"
+    assert invoke(["info", a, b, "--json", *box, "-m", "bicubic-x2"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert (plan["width"], plan["height"]) == (80, 20)
+    assert plan["memory_limit_bytes"] > 0
+    assert invoke(["info", a, "-m", "bicubic-x2", "--max-pixels", "100"]) == 2
