@@ -147,7 +147,7 @@ def estimate(
 def _problems(job: Job, destination: str | None, memory: int) -> tuple[str, ...]:
     info, config = job.reader.info, job.config
     checks: list[Callable[[], None]] = [
-        lambda: check_space(job.layout, job.destination, config),
+        lambda: check_space(job.layout, job.destination, config, job.bytes_left()),
         lambda: check_memory(memory, config),
     ]
     if destination is not None:

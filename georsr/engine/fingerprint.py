@@ -6,7 +6,6 @@ import hashlib
 import json
 import zlib
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from georsr.device import Placement
 from georsr.models.load import Model
 from georsr.provenance import georsr_version
 from georsr.raster.aoi import Area
+from georsr.raster.destination import local_files
 from georsr.raster.reader import RasterReader
 from georsr.types import Window
 
@@ -75,12 +75,11 @@ def _source(reader: RasterReader) -> str:
     digest = hashlib.sha256(repr(replace(info, path="", files=())).encode())
     remote = not info.files
     for name in info.files:
-        try:
-            status = Path(name).stat()
-        except OSError:  # /vsicurl and the like
-            remote = True
-        else:
-            digest.update(f"{Path(name).name} {status.st_size} {status.st_mtime_ns}".encode())
+        paths = local_files(name)
+        remote = remote or not paths
+        for path in paths:
+            status = path.stat()
+            digest.update(f"{path.name} {status.st_size} {status.st_mtime_ns}".encode())
     if remote:
         for window in _probes(info.height, info.width):
             pixels = np.ascontiguousarray(reader.read(window).values)

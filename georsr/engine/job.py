@@ -90,6 +90,12 @@ class Job:
         alpha = np.zeros(size, info.dtype) if info.alpha_band else None
         return Patch(values, np.zeros(values.shape, bool), alpha)
 
+    def bytes_left(self) -> int:
+        """Size of what an interrupted run has left for this one."""
+        part = workplace(self.destination).part
+        left = self.journal().left_tile() is not None and part.exists()
+        return part.stat().st_size if left else 0
+
     def journal(self) -> Journal:
         """The run's journal; nothing is read or written yet."""
         return Journal(
@@ -124,7 +130,7 @@ def prepare(reader: RasterReader, destination: str, model: Model, config: SRConf
         As `plan_job`.
     """
     job = plan_job(reader, destination, model, config)
-    check_space(job.layout, destination, config)
+    check_space(job.layout, destination, config, job.bytes_left())
     batch, on_cpu = choose_batch(job.placement, config.batch), job.placement.device.type == "cpu"
     check_memory(memory_bytes(reader.info, job.plan, job.layout, batch, on_cpu), config)
     return job

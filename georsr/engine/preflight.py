@@ -12,6 +12,7 @@ from georsr.config import SRConfig
 from georsr.errors import ResourceError, UsageError
 from georsr.models.spec import ModelSpec
 from georsr.raster.aoi import Area
+from georsr.raster.destination import workplace
 from georsr.raster.info import RasterInfo
 from georsr.raster.layout import ProductLayout
 from georsr.tiling.plan import TilePlan, make_plan
@@ -82,10 +83,8 @@ def check_size(info: RasterInfo, config: SRConfig) -> None:
 
 
 def free_space(destination: str) -> int:
-    """Free bytes on the disk that will hold ``destination`` (unlimited for remote paths)."""
-    if destination.startswith("/vsi") or "://" in destination:
-        return UNLIMITED
-    folder = Path(destination).absolute().parent
+    """Free bytes on the disk where ``destination`` is made: a local one for remote products."""
+    folder = workplace(destination).part.parent
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free
@@ -96,15 +95,22 @@ def output_bytes(layout: ProductLayout) -> int:
     return layout.raw_bytes * 5 // 2 if layout.cog_options is not None else layout.raw_bytes
 
 
-def check_space(layout: ProductLayout, destination: str, config: SRConfig) -> None:
+def check_space(layout: ProductLayout, destination: str, config: SRConfig, there: int = 0) -> None:
     """Refuse to start what the disk may not hold.
+
+    Parameters
+    ----------
+    layout, destination, config
+        The product, its path, the options.
+    there
+        Bytes of it that an interrupted run has left.
 
     Raises
     ------
     ResourceError
         The uncompressed product is larger than what is free.
     """
-    needed, free = output_bytes(layout), free_space(destination)
+    needed, free = output_bytes(layout), free_space(destination) + there
     if config.check_space and needed > free:
         raise ResourceError(
             f"{destination}: the product takes up to {needed / MIB:.0f} MiB, "

@@ -169,6 +169,7 @@ def run(
             sources = [reader.info.path, *reader.info.files]
             check_destination(destination, sources, overwrite=config.overwrite)
             watched = Stoppable(progress or Silent(), stop or (lambda: False))
+            watched.look()
             with cpu_threads(config.jobs):
                 attempt = _Attempt(job, _inference(job), watched, clock)
                 written = _until_it_fits(attempt)

@@ -182,11 +182,11 @@ def _try_folder(path: Path, name: str) -> None:
 
 
 def _refuse_source(dst: str, sources: list[str]) -> None:
-    targets = _local_files(dst)
+    targets = local_files(dst)
     for source in sources:
         if source == dst:
             raise _is_source(dst, source)
-        for candidate in _local_files(source):
+        for candidate in local_files(source):
             for target in targets:
                 with suppress(OSError):
                     if target.samefile(candidate):
@@ -197,7 +197,7 @@ def _is_source(dst: str, source: str) -> UsageError:
     return UsageError(f"{dst}: is the source {source} itself; write to another file")
 
 
-def _local_files(name: str) -> list[Path]:
+def local_files(name: str) -> list[Path]:
     """Every existing file that ``name`` may mean: behind /vsi prefixes and in subdatasets."""
     while _VIRTUAL.match(name):
         name = _VIRTUAL.sub("", name, count=1)

@@ -42,10 +42,10 @@ def source(make_raster, texture):
 
 
 class After:
-    """Says stop after so many questions."""
+    """Says stop after so many tiles; it is asked once before the work and once as it begins."""
 
-    def __init__(self, count):
-        self.count = count
+    def __init__(self, tiles):
+        self.count = tiles + 1
 
     def __call__(self):
         self.count -= 1
@@ -500,3 +500,51 @@ def test_runs_killed_at_random_moments(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "0 wrong" in done.stdout
     assert "kills" in done.stdout
+
+
+def test_what_is_there_already_needs_no_room(source, tmp_path, monkeypatch):
+    """Half of the product on disk must not make the other half look too large."""
+    from georsr.engine import preflight
+
+    out, network = tmp_path / "out.tif", model_of(Counting())
+    raw = 200 * 180 * 4  # three bands and the mask
+    interrupt(source, out, network, 12)
+    left = (tmp_path / ".out.tif.part.tif").stat().st_size
+    monkeypatch.setattr(preflight, "free_space", lambda path: raw - left)
+    assert super_resolve(source, out, network, **SMALL).blocks_found > 0
+    with pytest.raises(ResourceError, match="make room"):
+        super_resolve(source, tmp_path / "other.tif", network, **SMALL)
+
+
+def test_an_archive_that_changes_starts_over(make_raster, texture, tmp_path, caplog):
+    import zipfile
+
+    def pack(seed):
+        with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+            archive.write(make_raster(texture(1, 100, 90, seed=seed)), "in.tif")
+        return f"/vsizip/{tmp_path}/a.zip/in.tif"
+
+    out = tmp_path / "out.tif"
+    interrupt(pack(0), out, model_of(Counting()), 12)
+    assert super_resolve(pack(1), out, model_of(Counting()), **SMALL).blocks_found == 0
+    starts_over(caplog, "the source is not the same")
+
+
+def test_a_job_travels_to_other_processes(source, tmp_path):
+    import pickle
+
+    from georsr.engine.job import prepare
+    from georsr.models.load import open_model
+    from georsr.raster.reader import open_raster
+    from georsr.types import Window
+
+    box = (4e5 + 5, 5e6 - 30, 4e5 + 40, 5e6 - 5)
+    with open_raster(source) as reader:
+        config = SRConfig(bbox=box, **SMALL)
+        job = prepare(reader, str(tmp_path / "o.tif"), open_model("bicubic", 2), config)
+        copy = pickle.loads(pickle.dumps(job))
+        assert copy.key == job.key
+        assert copy.plan == job.plan
+        window = Window(-3, 2, 9, 7)
+        np.testing.assert_array_equal(copy.read(window).values, job.read(window).values)
+    copy.reader.close()
