@@ -49,26 +49,31 @@ def check_bands(info: RasterInfo, spec: ModelSpec) -> None:
         )
 
 
-def plan_for(
-    info: RasterInfo, spec: ModelSpec, config: SRConfig, area: Area | None = None
-) -> TilePlan:
-    """The tiles of a run: the model's contract, unless the options say otherwise.
-
-    The tiles of an area are those of the whole raster, so that its pixels are the same.
-    """
+def plan_of(height: int, width: int, spec: ModelSpec, config: SRConfig) -> TilePlan:
+    """The tiles of a scene: the model's contract, unless the options say otherwise."""
     halo = spec.halo if config.halo is None else config.halo
     overlap = spec.overlap if config.overlap is None else config.overlap
     if config.blend == "crop":
         halo, overlap = halo + overlap // 2, overlap % 2
-    plan = make_plan(
-        info.height,
-        info.width,
+    return make_plan(
+        height,
+        width,
         scale=spec.scale,
         tile=config.tile or spec.tile,
         halo=halo,
         overlap=overlap,
         multiple_of=spec.multiple_of,
     )
+
+
+def plan_for(
+    info: RasterInfo, spec: ModelSpec, config: SRConfig, area: Area | None = None
+) -> TilePlan:
+    """The tiles of a run.
+
+    The tiles of an area are those of the whole raster, so that its pixels are the same.
+    """
+    plan = plan_of(info.height, info.width, spec, config)
     return plan if area is None else plan.crop(area.window)
 
 

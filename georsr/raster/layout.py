@@ -216,7 +216,8 @@ def product_layout(
     out_dtype = dtype or info.dtype
     if out_dtype not in SUPPORTED:
         raise UsageError(f"data type {out_dtype} is not one of {', '.join(SUPPORTED)}")
-    value = _nodata(info, out_dtype, nodata)
+    source = next((value for value in info.nodata if value is not None), None)
+    value = product_nodata(source, out_dtype, nodata)
     given = checked_options(creation_options or {}, cog=cog)
     defaults = {"COMPRESS": "DEFLATE", "BIGTIFF": "IF_SAFER"}
     plain = complete_options(defaults | ({} if cog else given), out_dtype)
@@ -251,7 +252,25 @@ def product_layout(
     return layout
 
 
-def _nodata(info: RasterInfo, dtype: str, wanted: float | str | None) -> float | None:
+def product_nodata(
+    source: float | None, dtype: str, wanted: float | str | None = None
+) -> float | None:
+    """The nodata value of a product, None if it has none.
+
+    Parameters
+    ----------
+    source : float or None
+        The source's nodata value.
+    dtype : str
+        Of the product.
+    wanted : float, str or None
+        A number, also as text, or "none"; None takes the source's.
+
+    Raises
+    ------
+    UsageError
+        Not a number, or not one that ``dtype`` can hold.
+    """
     if isinstance(wanted, str):
         if wanted.lower() == "none":
             return None
@@ -259,7 +278,6 @@ def _nodata(info: RasterInfo, dtype: str, wanted: float | str | None) -> float |
             wanted = float(wanted)
         except ValueError as err:
             raise UsageError(f"nodata must be a number, nan or none, got {wanted!r}") from err
-    source = next((value for value in info.nodata if value is not None), None)
     value = source if wanted is None else float(wanted)
     if value is not None and not holds(dtype, value):
         whose = "of the source " if wanted is None else ""

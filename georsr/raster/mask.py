@@ -50,6 +50,14 @@ def is_nodata(values: AnyArray, nodata: float) -> BoolArray:
     return np.asarray(gap <= tolerance(values.dtype.name, nodata) / 4)
 
 
+def valid_pixels(values: AnyArray, nodata: float | None) -> BoolArray:
+    """Pixels of ``values`` (any shape) that are finite and do not carry ``nodata``."""
+    valid = np.isfinite(values) if values.dtype.kind == "f" else np.ones(values.shape, bool)
+    if nodata is not None:
+        valid &= ~is_nodata(values, nodata)
+    return valid
+
+
 def dataset_mask(valid: BoolArray) -> AnyArray:
     """Mask of a whole product from per-band validity.
 

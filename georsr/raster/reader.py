@@ -19,11 +19,9 @@ from georsr.raster.describe import describe, explicit_mask
 from georsr.raster.env import gdal_env, is_remote, own_warnings
 from georsr.raster.info import RasterInfo
 from georsr.raster.mask import is_nodata
+from georsr.raster.sampling import DECODED, MAX_PIXELS, decimated_shape, sample_windows
 from georsr.raster.source import cause, open_source
 from georsr.types import AnyArray, BoolArray, Window
-
-GRID = 16
-"""Windows per side when a large raster without overviews is sampled."""
 
 
 @dataclass(frozen=True)
@@ -146,12 +144,12 @@ class RasterReader:
             )
         return self._read(window, (window.height, window.width))
 
-    def sample(self, max_pixels: int = 2**20) -> Sample:
+    def sample(self, max_pixels: int = MAX_PIXELS) -> Sample:
         """Pixels spread over the whole raster, the same ones at every call.
 
         A raster of at most ``max_pixels`` is read whole. A larger one is read from an overview,
-        or decimated if it is small enough to be decoded whole; otherwise a regular grid of
-        `GRID` x `GRID` small windows at full resolution stands for it.
+        or decimated if it is small enough to be decoded whole; otherwise a regular grid of small
+        windows at full resolution stands for it.
 
         Parameters
         ----------
@@ -162,15 +160,8 @@ class RasterReader:
         whole = Window(0, 0, height, width)
         if height * width <= max_pixels:
             patches = [self.read(whole)]
-        elif self.info.overviews or height * width <= 16 * max_pixels:
-            factor = (height * width / max_pixels) ** 0.5
-            # an axis shorter than the factor cannot give: the other one pays for it
-            rows, columns = max(1, int(height / factor)), max(1, int(width / factor))
-            if rows > columns:
-                rows = min(rows, max(1, max_pixels // columns))
-            else:
-                columns = min(columns, max(1, max_pixels // rows))
-            patches = [self._read(whole, (rows, columns))]
+        elif self.info.overviews or height * width <= DECODED * max_pixels:
+            patches = [self._read(whole, decimated_shape(height, width, max_pixels))]
         else:
             patches = [self.read(window) for window in self._sample_windows(max_pixels)]
         count = self.info.count
@@ -180,13 +171,7 @@ class RasterReader:
         )
 
     def _sample_windows(self, max_pixels: int) -> list[Window]:
-        height, width = self.info.height, self.info.width
-        side = max(1, int(max_pixels**0.5) // GRID)
-        return [
-            Window(top, left, min(side, height), min(side, width))
-            for top in _spread(height, side)
-            for left in _spread(width, side)
-        ]
+        return sample_windows(self.info.height, self.info.width, max_pixels)
 
     def _read(self, window: Window, shape: tuple[int, int]) -> Patch:
         region = RasterioWindow(window.left, window.top, window.width, window.height)
@@ -261,12 +246,6 @@ class RasterReader:
 
     def __repr__(self) -> str:
         return f"RasterReader({self.info.path!r}, bidx={self.info.bidx})"
-
-
-def _spread(length: int, side: int) -> list[int]:
-    """Starts of at most `GRID` pieces of ``side`` along an axis, from one end to the other."""
-    last = max(0, length - side)
-    return sorted({round(i * last / (GRID - 1)) for i in range(GRID)})
 
 
 def open_raster(

@@ -136,7 +136,7 @@ def choose_stretch(reader: Sampler, mode: str = "auto") -> Stretch:
         ``mode`` is none of these.
     """
     info = reader.info
-    found = _without_pixels(info.dtype, info.count, mode)
+    found = known_stretch(info.dtype, info.count, mode)
     if found is not None:
         return found
     sample = reader.sample()
@@ -152,12 +152,18 @@ def stretch_of_sample(values: AnyArray, valid: BoolArray, mode: str = "auto") ->
     valid : bool, same shape
     mode : str
     """
-    found = _without_pixels(values.dtype.name, len(values), mode)
+    found = known_stretch(values.dtype.name, len(values), mode)
     return _percentiles(values, valid, mode) if found is None else found
 
 
-def _without_pixels(dtype: str, count: int, mode: str) -> Stretch | None:
-    """Stretch of the modes that need no pixels; None for percentiles."""
+def known_stretch(dtype: str, count: int, mode: str) -> Stretch | None:
+    """The stretch of ``count`` bands where no pixels are needed to choose it, else None.
+
+    Raises
+    ------
+    UsageError
+        ``mode`` is none that `choose_stretch` knows.
+    """
     if mode == "auto":
         mode = "dtype" if dtype == "uint8" else "percentile"
     if mode == "dtype":

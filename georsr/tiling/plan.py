@@ -165,6 +165,12 @@ class TilePlan:
         right = min(last.start + last.size, image.right)
         return Window(span.start, first.start, bottom - span.start, right - first.start)
 
+    @property
+    def reach(self) -> Window:
+        """Window of the image that all tiles together read."""
+        first, last = self.strip(0), self.strip(len(self.rows) - 1)
+        return Window(first.top, first.left, last.bottom - first.top, first.width)
+
     def crop(self, window: Window) -> TilePlan:
         """The plan of a part of the image: its tiles that touch, which make the same pixels.
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from georsr.raster import dataset_mask
-from georsr.raster.mask import holds, is_nodata
+from georsr.raster.mask import holds, is_nodata, valid_pixels
 
 
 @pytest.mark.parametrize(
@@ -31,3 +31,11 @@ def test_a_pixel_is_valid_if_all_bands_are():
     valid = np.array([[[True, True]], [[True, False]]])
     assert dataset_mask(valid).tolist() == [[255, 0]]
     assert dataset_mask(valid).dtype == np.uint8
+
+
+def test_valid_pixels_are_finite_and_not_nodata():
+    values = np.array([1, np.nan, np.inf, -9999], "float32")
+    assert valid_pixels(values, None).tolist() == [True, False, False, True]
+    assert valid_pixels(values, -9999).tolist() == [True, False, False, False]
+    assert valid_pixels(np.array([0, 3], "uint8"), 0).tolist() == [False, True]
+    assert valid_pixels(np.array([0, 3], "uint8"), None).all()

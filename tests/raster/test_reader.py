@@ -11,7 +11,7 @@ from affine import Affine
 
 from georsr.errors import GeoreferenceWarning, InputError, UsageError
 from georsr.raster import open_raster
-from georsr.raster.reader import GRID
+from georsr.raster.sampling import GRID
 from georsr.types import Window
 
 from .making import UTM, make_raster, open_quietly, ramp

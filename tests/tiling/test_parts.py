@@ -1,0 +1,65 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from georsr.tiling.parts import REPEATED, even_sizes, part_side
+from georsr.tiling.plan import make_plan
+from georsr.types import Window
+
+PLENTY = 2**60
+
+
+@given(st.integers(1, 500), st.integers(1, 500))
+def test_pieces_cover_an_axis(length, size):
+    sizes = even_sizes(length, size)
+    assert sum(sizes) == length
+    assert set(sizes[:-1]) <= {size}
+    assert 0 < sizes[-1] <= size
+
+
+@st.composite
+def plans(draw):
+    halo, overlap = draw(st.integers(0, 8)), draw(st.integers(0, 8))
+    tile = 2 * halo + 3 * overlap + draw(st.integers(8, 40))
+    height, width = draw(st.integers(1, 4000)), draw(st.integers(1, 4000))
+    scale = draw(st.sampled_from([1, 2, 3, 4]))
+    return make_plan(height, width, scale=scale, tile=tile, halo=halo, overlap=overlap)
+
+
+@given(plans(), st.sampled_from([16, 64]))
+def test_little_is_made_twice(plan, multiple):
+    side = part_side(plan, multiple, 1, PLENTY)
+    assert side % multiple == side % plan.scale == 0
+    lr = side // plan.scale
+    made = 0
+    for top in range(0, plan.height, lr):
+        for left in range(0, plan.width, lr):
+            height, width = min(lr, plan.height - top), min(lr, plan.width - left)
+            made += len(plan.crop(Window(top, left, height, width)))
+    assert made <= len(plan) * (1 + REPEATED) + 1e-9
+
+
+def test_parts_stay_affordable():
+    plan = make_plan(9000, 9000, scale=4, tile=192, halo=4, overlap=8)
+    assert part_side(plan, 512, 3, 2**29) == 6656
+    assert part_side(plan, 512, 24, 2**29) == 4608
+    assert 4608**2 * 24 <= 2**29
+    assert part_side(plan, 512, 24, 1) == 512
+
+
+@pytest.mark.parametrize("multiple_of", [1, 8])
+def test_a_part_reads_what_its_tiles_read(multiple_of):
+    plan = make_plan(97, 130, scale=2, tile=32, halo=4, overlap=8, multiple_of=multiple_of)
+    assert plan.reach == Window(0, 0, 97, 130)
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        top, left = int(rng.integers(97)), int(rng.integers(130))
+        h, w = 1 + int(rng.integers(97 - top)), 1 + int(rng.integers(130 - left))
+        part = plan.crop(Window(top, left, h, w))
+        reads = [tile.read.moved(top, left).intersection(plan.reach) for tile in part]
+        reach = part.reach.moved(top, left)
+        assert reach.top == min(read.top for read in reads)
+        assert reach.left == min(read.left for read in reads)
+        assert reach.bottom == max(read.bottom for read in reads)
+        assert reach.right == max(read.right for read in reads)
