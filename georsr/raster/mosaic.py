@@ -23,15 +23,13 @@ from georsr.raster.env import gdal_env, is_remote
 from georsr.raster.info import RasterInfo
 from georsr.raster.reader import Patch, RasterReader, open_raster
 from georsr.raster.source import open_source
-from georsr.raster.virtual import virtual_document
+from georsr.raster.virtual import virtual_document, windows_inside
 from georsr.types import AnyArray, Window
 
 ALIGNED = 0.01
 """Pixels by which the corners of a raster may miss the grid of the first one."""
 SUFFIXES = (".tif", ".tiff", ".jp2", ".j2k", ".img", ".ntf", ".vrt")
 """What counts as a raster in a folder."""
-SAMPLED = 256
-"""Windows in which a mosaic is sampled."""
 
 
 @dataclass(frozen=True)
@@ -204,20 +202,7 @@ class MosaicReader(RasterReader):
         return Patch(values, np.zeros(values.shape, bool), alpha)
 
     def _sample_windows(self, max_pixels: int) -> list[Window]:
-        """In the middle of rasters, not in the gaps between them."""
-        places = self.mosaic.places
-        count = min(SAMPLED, len(places))
-        side = max(1, int((max_pixels / count) ** 0.5))
-        chosen = [places[i * len(places) // count] for i in range(count)]
-        return [
-            Window(
-                p.top + max(0, p.height - side) // 2,
-                p.left + max(0, p.width - side) // 2,
-                min(side, p.height),
-                min(side, p.width),
-            )
-            for p in chosen
-        ]
+        return windows_inside(self.mosaic.places, max_pixels)
 
     def close(self) -> None:
         """Close all files; a later read opens them again."""

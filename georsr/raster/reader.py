@@ -21,6 +21,7 @@ from georsr.raster.info import RasterInfo
 from georsr.raster.mask import is_nodata
 from georsr.raster.sampling import DECODED, MAX_PIXELS, decimated_shape, sample_windows
 from georsr.raster.source import cause, open_source
+from georsr.raster.virtual import virtual_places, windows_inside
 from georsr.types import AnyArray, BoolArray, Window
 
 
@@ -171,6 +172,10 @@ class RasterReader:
         )
 
     def _sample_windows(self, max_pixels: int) -> list[Window]:
+        if self.info.driver == "VRT":
+            places = virtual_places(self._opened().tags(ns="xml:VRT").get("xml:VRT", ""))
+            if places:  # a regular grid might meet nothing but gaps
+                return windows_inside(places, max_pixels)
         return sample_windows(self.info.height, self.info.width, max_pixels)
 
     def _read(self, window: Window, shape: tuple[int, int]) -> Patch:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
-from xml.etree.ElementTree import Element, SubElement, tostring
+from xml.etree.ElementTree import Element, ParseError, SubElement, fromstring, tostring
 
 from georsr.raster.env import is_remote
 from georsr.raster.info import BandInfo
@@ -24,6 +25,52 @@ GDAL_TYPES = {
     "float32": "Float32",
     "float64": "Float64",
 }
+
+SAMPLED = 256
+"""Windows in which a mosaic is sampled."""
+
+
+def virtual_places(document: str) -> list[Window]:
+    """Where the rasters of a VRT lie in it; none for other kinds, which compute their pixels."""
+    try:
+        root = fromstring(document)
+    except ParseError:
+        return []
+    sides = ("yOff", "xOff", "ySize", "xSize")
+    height, width = int(root.get("rasterYSize", 0)), int(root.get("rasterXSize", 0))
+    band = root.find("VRTRasterBand")
+    found = []
+    for place in [] if band is None else band.iter("DstRect"):
+        top, left, rows, columns = (round(float(place.get(side, 0))) for side in sides)
+        window = Window(top, left, rows, columns).intersection(Window(0, 0, height, width))
+        if window is not None:
+            found.append(window)
+    return found
+
+
+def windows_inside(places: Sequence[Window], max_pixels: int) -> list[Window]:
+    """Windows spread over the rasters of a mosaic, together of at most ``max_pixels``.
+
+    One in the middle of each of many rasters, a grid of them in each of a few.
+    """
+    count = min(SAMPLED, len(places))
+    each = max(1, math.isqrt(SAMPLED // count))
+    side = max(1, int((max_pixels / count) ** 0.5) // each)
+    chosen = [places[i * len(places) // count] for i in range(count)]
+    return [
+        Window(place.top + top, place.left + left, min(side, place.height), min(side, place.width))
+        for place in chosen
+        for top in _starts(place.height, side, each)
+        for left in _starts(place.width, side, each)
+    ]
+
+
+def _starts(length: int, side: int, count: int) -> list[int]:
+    """Starts of at most ``count`` pieces of an axis: in its middle, or from one end to the other."""
+    last = max(0, length - side)
+    if count == 1:
+        return [last // 2]
+    return sorted({round(i * last / (count - 1)) for i in range(count)})
 
 
 def virtual_document(mosaic: Mosaic) -> str:

@@ -307,3 +307,41 @@ def test_a_mosaic_without_crs(tmp_path):
         assert one.info.crs is None
     with open_sources(paths) as mosaic:
         assert mosaic.info.crs is None
+
+
+def test_a_virtual_raster_of_ones_own_is_sampled_where_it_has_pixels(tmp_path):
+    """Its gaps are nodata; a regular grid of windows would meet nothing else."""
+    from georsr.raster.mosaic import make_mosaic
+    from georsr.raster.virtual import virtual_document, virtual_places
+
+    paths = [
+        make_raster(tmp_path / f"{i}.tif", np.full((1, 10, 10), 1000 * (i + 1), "uint16"), nodata=0,
+                    transform=at(UTM, 9000 * i, 7000 * i))
+        for i in range(3)
+    ]  # fmt: skip
+    with open_sources(paths) as mosaic:
+        document = virtual_document(mosaic.mosaic)
+        assert make_mosaic([p.info for p in mosaic.mosaic.pieces]).width == mosaic.info.width
+    (tmp_path / "v.vrt").write_text(document)
+    assert virtual_places(document) == [Window(7000 * i, 9000 * i, 10, 10) for i in range(3)]
+    with open_raster(tmp_path / "v.vrt") as reader:
+        stretch = choose_stretch(reader)
+    assert (stretch.lo, stretch.hi) == ((1000,), (3000,))
+    assert virtual_places("<not xml") == []
+    assert virtual_places("<VRTDataset/>") == []
+
+
+@pytest.mark.parametrize("count", [1, 3, 40, 5000])
+def test_samples_are_spread_over_all_rasters(count):
+    from georsr.raster.virtual import windows_inside
+
+    places = [Window(3000 * i, 0, 2500, 2000) for i in range(count)]
+    windows = windows_inside(places, 2**20)
+    assert sum(w.height * w.width for w in windows) <= 2**20
+    assert 150 < len(windows) <= 256
+    inside = [next(i for i, p in enumerate(places) if w.intersection(p) == w) for w in windows]
+    assert len(set(inside)) == min(count, 256)
+    first = [w for w, i in zip(windows, inside, strict=True) if i == 0]
+    if len(first) > 1:  # from one end to the other
+        assert (min(w.top for w in first), max(w.bottom for w in first)) == (0, 2500)
+        assert (min(w.left for w in first), max(w.right for w in first)) == (0, 2000)
