@@ -66,7 +66,7 @@ def windows_inside(places: Sequence[Window], max_pixels: int) -> list[Window]:
 
 
 def _starts(length: int, side: int, count: int) -> list[int]:
-    """Starts of at most ``count`` pieces of an axis: in its middle, or from one end to the other."""
+    """Starts of pieces of an axis: of one in its middle, of more from one end to the other."""
     last = max(0, length - side)
     if count == 1:
         return [last // 2]

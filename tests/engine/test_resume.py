@@ -492,7 +492,7 @@ def test_a_full_disk_loses_nothing(limit, cog, make_raster, texture, tmp_path):
 def test_runs_killed_at_random_moments(tmp_path):
     """A few rounds of the benchmark; it has the figures of many."""
     done = subprocess.run(
-        [sys.executable, str(REPOSITORY / "benchmarks" / "kill_runs.py"), "--rounds", "6",
+        [sys.executable, str(REPOSITORY / "benchmarks" / "kill_runs.py"), "--kills", "5",
          "--seed", "3", "--side", "150", "--jobs", "bytes", "mask", "cog",
          "--folder", str(tmp_path)],
         capture_output=True, text=True, timeout=300, check=False,
