@@ -96,6 +96,18 @@ def kill_after(pid: int, seconds: float) -> int:
     return finish(pid)
 
 
+def after_kill(product: Path, expected: bytes, seen: Counter[str]) -> str | None:
+    """What a killed run has left: counted; and what is wrong with it, if anything."""
+    seen["kills"] += 1
+    if product.exists():
+        seen["kills after publication"] += 1
+        return None if product.read_bytes() == expected else "unfinished, but of the final name"
+    journal = product.parent / f".{product.name}.part.jsonl"
+    if journal.exists() and b'"blocks"' in journal.read_bytes():
+        seen["kills with finished blocks"] += 1
+    return None
+
+
 def one_round(
     name: str,
     folder: Path,
@@ -109,24 +121,20 @@ def one_round(
     product = folder / "work" / f"{name}.tif"
     product.parent.mkdir()
     arguments = ["sr", str(folder / source), str(product), *TILES, *options]
+    code = -signal.SIGKILL
     for attempt in range(rng.randint(1, 3)):
         since = time.monotonic()
         code = kill_after(start(arguments), rng.uniform(0, seconds[name]))
-        if code == 0:
+        if code != -signal.SIGKILL:
             if attempt == 0:  # the machine has become faster
                 seconds[name] = time.monotonic() - since
             break
-        if code != -signal.SIGKILL:
-            return f"exit code {code} before it was killed"
-        seen["kills"] += 1
-        if product.exists():
-            seen["kills after publication"] += 1
-            if product.read_bytes() != expected:
-                return "an unfinished product has its final name"
-        elif (journal := product.parent / f".{product.name}.part.jsonl").exists():
-            seen["kills with finished blocks"] += journal.read_bytes().count(b'"blocks"') > 0
-    if code != 0 and (code := finish(start(arguments))) != 0:
-        return f"exit code {code} when run again"
+        if problem := after_kill(product, expected, seen):
+            return problem
+    if code == -signal.SIGKILL:
+        code = finish(start(arguments))
+    if code != 0:
+        return f"exit code {code}"
     if product.read_bytes() != expected:
         return "other bytes"
     if len(left := sorted(path.name for path in product.parent.iterdir())) > 1:

@@ -185,7 +185,7 @@ class Journal:
 
     def keeps(self, error: BaseException) -> bool:
         """Whether the same command may succeed later: not where source or model are at fault."""
-        if self.resume is False or isinstance(error, (UsageError, DifferenceError)):
+        if self.resume is False or isinstance(error, DifferenceError):
             self.kept = False
         elif isinstance(error, InputError):
             self.kept = self.remote

@@ -151,8 +151,7 @@ class RasterWriter:
         self._encoding.clear()
         if self._part is not None:
             self._part.close()
-        if not keep:
-            self._clear()
+        self._clear(but=self._place.part if keep else None)
         if self._records is not None:
             (self._records.close if keep else self._records.remove)()
         self._lock.release()
@@ -339,10 +338,11 @@ class RasterWriter:
             raise ValueError(f"{self.dst}: not open; use the writer in a `with` statement")
         return self._part
 
-    def _clear(self) -> None:
+    def _clear(self, but: Path | None = None) -> None:
         for path in self._place.leftovers():
-            with suppress(OSError):
-                path.unlink()
+            if path != but:
+                with suppress(OSError):
+                    path.unlink()
 
 
 def encoders() -> int:

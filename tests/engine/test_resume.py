@@ -190,7 +190,7 @@ def test_killed_between_publishing_and_tidying_up(source, tmp_path, monkeypatch)
     out = tmp_path / "out.tif"
     with monkeypatch.context() as patch:
         patch.setattr(Journal, "remove", lambda journal: journal.close())  # as if killed before
-        patch.setattr(writer_module.RasterWriter, "_clear", lambda writer: None)
+        patch.setattr(writer_module.RasterWriter, "_clear", lambda writer, but=None: None)
         first = super_resolve(source, out, model_of(Counting()), **SMALL)
     content = out.read_bytes()
     assert hidden(tmp_path) == [".out.tif.part.jsonl"]
@@ -398,6 +398,24 @@ def test_what_may_work_next_time_is_kept(error, raised, kept, source, tmp_path):
     with pytest.raises(raised):
         super_resolve(source, tmp_path / "o.tif", model_of(Counting(error, after=12)), **SMALL)
     assert bool(hidden(tmp_path)) is kept
+
+
+def test_a_target_that_appears_meanwhile_costs_no_work(source, tmp_path):
+    out, network = tmp_path / "out.tif", Counting()
+
+    def appears():
+        if network.calls == 3:
+            out.write_bytes(b"somebody else's")
+        return False
+
+    with pytest.raises(UsageError, match="--overwrite") as caught:
+        super_resolve(source, out, model_of(network), stop=appears, **SMALL)
+    assert "the same command goes on" in caught.value.__notes__[0]
+    assert out.read_bytes() == b"somebody else's"
+    network.calls = 0
+    report = super_resolve(source, out, model_of(network), overwrite=True, **SMALL)
+    assert (network.calls, report.blocks_found) == (0, report.blocks)
+    assert hidden(tmp_path) == []
 
 
 def test_a_device_that_fell_over_is_not_the_networks_fault(source, tmp_path):
