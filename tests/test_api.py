@@ -40,7 +40,7 @@ def test_an_arrays_invalid_pixels_keep_their_value(lite_model, texture):
 def test_arrays_that_are_none_are_refused(lite_model):
     with pytest.raises(UsageError, match="expected \\(bands, rows, columns\\)"):
         georsr.super_resolve_array(np.zeros((4, 4)), lite_model)
-    with pytest.raises(UsageError, match="takes 3 bands, the array has 2"):
+    with pytest.raises(UsageError, match=r"takes 3 bands \(red, green, blue\), the array has 2"):
         georsr.super_resolve_array(np.zeros((2, 4, 4)), lite_model)
     with pytest.raises(UsageError, match="complex64"):
         georsr.super_resolve_array(np.zeros((3, 4, 4), "complex64"), lite_model)

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
 
 from georsr.config import SRConfig
 from georsr.device import cpu_threads, place
+from georsr.engine.chunks import make_chunk, read_from
 from georsr.engine.inference import Inference, choose_batch
-from georsr.engine.stream import Clock, TileStream
+from georsr.engine.preflight import plan_of
 from georsr.errors import UsageError
 from georsr.models.load import Model
-from georsr.progress import Silent
-from georsr.raster.reader import Patch
+from georsr.models.spec import ModelSpec
+from georsr.raster.mask import valid_pixels
+from georsr.raster.sampling import sample_indices
 from georsr.raster.stretch import stretch_of_sample
-from georsr.tiling.plan import make_plan
 from georsr.types import AnyArray, BoolArray, Window
 
 
@@ -32,55 +32,97 @@ class ArrayForm:
     mask: bool = False
 
 
+def check_count(bands: int, spec: ModelSpec, remedy: str = "") -> None:
+    """Refuse a band count the model was not made for.
+
+    Raises
+    ------
+    UsageError
+        Ends with ``remedy``.
+    """
+    if spec.bands and bands != spec.bands:
+        names = f" ({', '.join(spec.band_names)})" if spec.band_names else ""
+        raise UsageError(
+            f"model {spec.name} takes {spec.bands} bands{names}, the array has {bands}{remedy}"
+        )
+
+
 def run_array(
-    values: AnyArray, valid: BoolArray | None, model: Model, config: SRConfig
+    values: AnyArray,
+    valid: BoolArray | None,
+    model: Model,
+    config: SRConfig,
+    nodata: float | None = None,
 ) -> AnyArray:
-    """See :func:`georsr.api.super_resolve_array`."""
+    """See :func:`georsr.api.super_resolve_array`.
+
+    ``nodata`` is the value that invalid pixels of the result get; None: they keep their own.
+    """
     if values.ndim != 3:
         raise UsageError(f"array of {values.ndim} axes, expected (bands, rows, columns)")
     if values.dtype.kind not in "uif" or (values.dtype.kind != "f" and values.dtype.itemsize > 4):
         raise UsageError(f"array of {values.dtype}, expected a real dtype of at most 32 bits")
+    values = values.astype(values.dtype.newbyteorder("="), copy=False)
     bands, height, width = values.shape
-    spec = model.spec
-    if spec.bands and bands != spec.bands:
-        raise UsageError(f"model {spec.name} takes {spec.bands} bands, the array has {bands}")
+    check_count(bands, model.spec)
     good = np.isfinite(values)
     if valid is not None:
         good &= valid
-    plan = make_plan(
-        height,
-        width,
-        scale=spec.scale,
-        tile=config.tile or spec.tile,
-        halo=spec.halo if config.halo is None else config.halo,
-        overlap=spec.overlap if config.overlap is None else config.overlap,
-        multiple_of=spec.multiple_of,
-    )
-
-    def read(window: Window) -> Patch:
-        rows, columns = window.slices
-        return Patch(values[:, rows, columns], good[:, rows, columns], None)
-
-    form = ArrayForm(config.dtype or str(values.dtype), bands, config.blocksize)
-    product = np.empty((bands, plan.out_height, plan.out_width), form.dtype)
+    plan = plan_of(height, width, model.spec, config)
+    rows, columns = sample_indices(height, width)
     placement = place(config.device, config.precision)
+    whole = Window(0, 0, height, width)
     with cpu_threads(config.jobs):
-        stream = TileStream(
-            read=read,
+        return make_chunk(
+            read_from(values, good, whole),
+            whole,
             bands=bands,
             plan=plan,
-            stretch=stretch_of_sample(values, good, config.stretch),
-            form=form,
+            stretch=stretch_of_sample(
+                values[:, rows][:, :, columns], good[:, rows][:, :, columns], config.stretch
+            ),
+            form=ArrayForm(config.dtype or str(values.dtype), bands, config.blocksize, nodata),
             inference=Inference(
                 model,
                 placement,
                 choose_batch(placement, config.batch),
                 compiled=config.compile,
             ),
-            progress=Silent(),
-            clock=Clock(),
         )
-        with closing(stream.blocks()) as blocks:
-            for window, pixels in blocks:
-                product[(slice(None), *window.slices)] = pixels
-    return product
+
+
+def run_scenes(
+    values: AnyArray,
+    model: Model,
+    config: SRConfig,
+    *,
+    source_nodata: float | None = None,
+    nodata: float | None = None,
+    limits: tuple[float, float] | None = None,
+) -> AnyArray:
+    """Super-resolve scenes in memory, each by itself.
+
+    Parameters
+    ----------
+    values
+        (..., C, h, w).
+    model, config
+        What to run and how.
+    source_nodata, nodata
+        Value of invalid pixels in the source and in the product; None in the product: they keep
+        their own.
+    limits
+        Lowest and highest value of the product, if it has such.
+
+    Returns
+    -------
+    ndarray
+        (..., C, s * h, s * w).
+    """
+    s = model.spec.scale
+    *scenes, bands, height, width = values.shape
+    product = np.empty((*scenes, bands, height * s, width * s), config.dtype or values.dtype.name)
+    for scene in np.ndindex(*scenes):
+        valid = valid_pixels(values[scene], source_nodata)
+        product[scene] = run_array(values[scene], valid, model, config, nodata)
+    return product if limits is None else np.clip(product, *limits, out=product)

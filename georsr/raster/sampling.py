@@ -78,4 +78,5 @@ def _nearest(length: int, count: int) -> IndexArray:
     The pixel under the centre of each output pixel; the small number is GDAL's own (rasterio.cpp).
     """
     centres = (np.arange(count) + 0.5) * (length / count) + 1e-10
-    return np.minimum(np.floor(centres).astype(np.int64), length - 1)
+    indices: IndexArray = np.minimum(np.floor(centres).astype(np.int64), length - 1)
+    return indices

@@ -1,0 +1,226 @@
+"""Lazy: a Dask array whose chunks are super-resolved when they are asked for.
+
+One task makes one chunk of the product. It gets the pixels that the chunk's tiles read, cut out of
+the source's chunks where those lie. The tiles are those of the whole scene, so that neither the
+source's chunks nor the product's show in a pixel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import accumulate, pairwise, product
+from typing import Any
+
+import dask.array as da
+import numpy as np
+from dask.base import tokenize
+from dask.graph_manipulation import clone
+from dask.highlevelgraph import HighLevelGraph
+
+from georsr.config import SRConfig
+from georsr.engine.array import ArrayForm
+from georsr.engine.preflight import plan_of
+from georsr.engine.resident import refer
+from georsr.engine.tasks import Cut, FindStretch, MakeChunk, Recipe, Selection
+from georsr.models.load import Model
+from georsr.provenance import georsr_version
+from georsr.raster.sampling import DECODED, MAX_PIXELS, sample_indices
+from georsr.raster.stretch import known_stretch
+from georsr.tiling.parts import even_sizes, part_side
+from georsr.types import Window
+
+LARGEST_CHUNK = 512 * 2**20
+"""Bytes of a chunk, where the caller does not choose."""
+
+Tasks = dict[Any, Any]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A Dask array of scenes.
+
+    Attributes
+    ----------
+    array : dask array
+        (..., C, h, w) or (..., h, w).
+    banded : bool
+        Whether there is an axis of bands.
+    nodata : float or None
+        Value of invalid pixels.
+    """
+
+    array: da.Array
+    banded: bool
+    nodata: float | None = None
+
+    @property
+    def scenes(self) -> tuple[int, ...]:
+        """Lengths of the axes before the bands."""
+        return tuple(self.array.shape[: -3 if self.banded else -2])
+
+    @property
+    def bands(self) -> int:
+        """Bands of a scene."""
+        return int(self.array.shape[-3]) if self.banded else 1
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Rows and columns of a scene."""
+        height, width = self.array.shape[-2:]
+        return height, width
+
+    def cut(
+        self, name: tuple[Any, ...], scene: tuple[int, ...], rows: Selection, columns: Selection
+    ) -> tuple[Tasks, list[Any]]:
+        """Tasks that cut pixels out of a scene, and their keys nested as bands, rows, columns.
+
+        Parameters
+        ----------
+        name
+            What the keys begin with.
+        scene
+            Index along the axes before the bands.
+        rows, columns
+            Of the scene.
+        """
+        chunks = self.array.chunks
+        ahead = [_found(chunks[axis], slice(i, i + 1))[0] for axis, i in enumerate(scene)]
+        first = tuple(block for block, _ in ahead)
+        cut = partial(Cut, tuple(inside.start for _, inside in ahead), self.banded)
+        down, across = _found(chunks[-2], rows), _found(chunks[-1], columns)
+        layers = [(*first, k) for k in range(len(chunks[-3]))] if self.banded else [first]
+        tasks = {
+            (*name, *layer, i, j): (cut(here, there), (self.array.name, *layer, i, j))
+            for layer in layers
+            for (i, here), (j, there) in product(down, across)
+        }
+        keys = [[[(*name, *layer, i, j) for j, _ in across] for i, _ in down] for layer in layers]
+        return tasks, keys
+
+
+def _found(sizes: Sequence[int], chosen: Selection) -> list[tuple[int, Any]]:
+    """The chunks of an axis that hold what is chosen, each with its part of the selection."""
+    edges = list(accumulate(sizes, initial=0))
+    if isinstance(chosen, slice):
+        return [
+            (k, slice(max(chosen.start, start) - start, min(chosen.stop, stop) - start))
+            for k, (start, stop) in enumerate(pairwise(edges))
+            if max(chosen.start, start) < min(chosen.stop, stop)
+        ]
+    owner = np.searchsorted(edges, chosen, "right") - 1
+    return [(int(k), chosen[owner == k] - edges[k]) for k in np.unique(owner)]
+
+
+def super_resolve_lazily(
+    source: Source,
+    model: Model,
+    config: SRConfig,
+    *,
+    nodata: float | None = None,
+    limits: tuple[float, float] | None = None,
+    sides: tuple[int | None, int | None] = (None, None),
+) -> da.Array:
+    """Super-resolve scenes, each by itself; nothing is read or computed yet.
+
+    Parameters
+    ----------
+    source
+        The scenes.
+    model
+        One that can be opened by its name or path wherever the tasks run.
+    config
+        Options.
+    nodata
+        Value of invalid pixels in the product; None: they keep their own.
+    limits
+        Lowest and highest value of the product, if it has such.
+    sides
+        Height and width of the product's chunks in its pixels, multiples of the scale. By default
+        whole blocks of ``config.blocksize``, so many that at most a quarter of the tiles is
+        made twice, as far as `LARGEST_CHUNK` allows.
+
+    Returns
+    -------
+    dask array
+        (..., C, s * h, s * w) or (..., s * h, s * w); a chunk has all bands of one scene.
+
+    Raises
+    ------
+    UsageError
+        Options, tiles or sides that cannot be; a model that exists in memory only.
+    """
+    plan = plan_of(*source.size, model.spec, config)
+    dtype = np.dtype(config.dtype or source.array.dtype.name)
+    form = ArrayForm(dtype.name, source.bands, config.blocksize, nodata)
+    recipe = Recipe(
+        refer(model), plan, form, config, len(source.scenes), source.banded, source.nodata, limits
+    )
+    usual = part_side(plan, config.blocksize, source.bands * dtype.itemsize, LARGEST_CHUNK)
+    rows = even_sizes(plan.out_height, sides[0] or usual)
+    columns = even_sizes(plan.out_width, sides[1] or usual)
+    token = tokenize(georsr_version(), source.array.name, repr(recipe), rows, columns)
+    stretches, keys, sampled = _stretches(source, config.stretch, f"georsr-stretch-{token}")
+    tasks = _chunks(source, recipe, token, keys, (rows, columns))
+    bands = ((source.bands,),) if source.banded else ()
+    single = tuple((1,) * length for length in source.scenes)
+    name = f"georsr-{token}"
+    read: list[Any] = [source.array, sampled]
+    graph = HighLevelGraph.from_collections(name, stretches | tasks, dependencies=read)
+    chunks = (*single, *bands, rows, columns)
+    return da.Array(graph, name, chunks, meta=np.empty((0,) * len(chunks), dtype))
+
+
+def _stretches(
+    source: Source, mode: str, name: str
+) -> tuple[Tasks, dict[tuple[int, ...], Any], da.Array]:
+    """Tasks that find the stretch of every scene, scene -> key, and the array they read."""
+    scenes = list(np.ndindex(source.scenes))
+    known = known_stretch(source.array.dtype.name, source.bands, mode)
+    if known is not None:
+        return {name: known}, dict.fromkeys(scenes, name), source.array
+    height, width = source.size
+    sampled = source
+    if height * width > DECODED * MAX_PIXELS:
+        # Read by itself: else what the sample needs would stay in memory, which for a large scene
+        # is most of it, until its turn in the product comes.
+        sampled = replace(source, array=clone(source.array, seed=name))
+    rows, columns = sample_indices(height, width)
+    tasks: Tasks = {}
+    for scene in scenes:
+        cuts, keys = sampled.cut((f"{name}-cut", *scene), scene, rows, columns)
+        tasks |= cuts
+        tasks[(name, *scene)] = (FindStretch(mode, source.nodata), keys)
+    return tasks, {scene: (name, *scene) for scene in scenes}, sampled.array
+
+
+def _chunks(
+    source: Source,
+    recipe: Recipe,
+    token: str,
+    stretches: dict[tuple[int, ...], Any],
+    sizes: tuple[tuple[int, ...], tuple[int, ...]],
+) -> Tasks:
+    """Tasks that make every chunk of the product, and those that cut its source."""
+    shared = f"georsr-recipe-{token}"
+    tasks: Tasks = {shared: recipe}
+    band = (0,) if source.banded else ()
+    for i, j, window in _windows(sizes, recipe.plan.scale):
+        reach = recipe.plan.crop(window).reach.moved(window.top, window.left)
+        make = MakeChunk(window, reach)
+        for scene, stretch in stretches.items():
+            cuts, keys = source.cut((f"georsr-cut-{token}", *scene, i, j), scene, *reach.slices)
+            tasks |= cuts
+            tasks[(f"georsr-{token}", *scene, *band, i, j)] = (make, shared, stretch, keys)
+    return tasks
+
+
+def _windows(
+    sizes: tuple[tuple[int, ...], tuple[int, ...]], scale: int
+) -> Iterator[tuple[int, int, Window]]:
+    """(row, column, window of the scene) of every chunk of the product."""
+    down, across = (list(pairwise(accumulate(axis, initial=0))) for axis in sizes)
+    for (i, (top, bottom)), (j, (left, right)) in product(enumerate(down), enumerate(across)):
+        edges = (top, left, bottom - top, right - left)
+        yield i, j, Window(*(edge // scale for edge in edges))

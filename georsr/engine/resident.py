@@ -1,0 +1,115 @@
+"""Resident: the network a process keeps, for tasks that name their model instead of carrying it."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from georsr.config import SRConfig
+from georsr.device import Placement, cpu_threads, place
+from georsr.engine.inference import Inference, choose_batch
+from georsr.errors import GeorsrError, ModelError, UsageError
+from georsr.models.load import Model, open_model
+from georsr.models.zoo import COMPUTED, bundled
+
+_TURN = threading.Lock()
+"""One network at a time in a process: each uses all threads, or the whole device, by itself."""
+
+
+@dataclass(frozen=True)
+class ModelReference:
+    """A model by name and content; what a task carries of it."""
+
+    name: str
+    """Built-in name, or path."""
+    sha256: str
+
+
+def refer(model: Model) -> ModelReference:
+    """The reference by which other processes find a model.
+
+    Raises
+    ------
+    UsageError
+        It is not to be found again by the name it was opened by: it exists in memory only.
+    """
+    path = Path(model.source)
+    name = model.source
+    if bundled().get(path.stem) == path:
+        name = path.stem  # other machines have it elsewhere
+    elif model.source not in COMPUTED and path.is_file():
+        name = str(path.absolute())
+    reference = ModelReference(name, model.sha256)
+    try:
+        load(reference)
+    except GeorsrError as error:
+        raise UsageError(
+            f"model {model.spec.name} exists in memory only, and Dask's workers open models by "
+            f"name or path: write it with georsr.models.load.save_model and pass the path ({error})"
+        ) from error
+    return reference
+
+
+@lru_cache(maxsize=2)
+def load(reference: ModelReference) -> Model:
+    """Open a model, once in a process.
+
+    Raises
+    ------
+    UsageError, ModelError
+        This process cannot open it, or finds other weights.
+    """
+    model = open_model(reference.name)
+    if model.sha256 != reference.sha256:
+        raise ModelError(
+            f"model {reference.name}: has checksum {model.sha256[:12]} here, expected "
+            f"{reference.sha256[:12]}; give all workers the same file and georsr"
+        )
+    return model
+
+
+@lru_cache(maxsize=2)
+def _inference(
+    reference: ModelReference, placement: Placement, batch: int, compiled: bool
+) -> Inference:
+    return Inference(load(reference), placement, batch, compiled=compiled)
+
+
+@contextmanager
+def resident(reference: ModelReference, config: SRConfig) -> Iterator[Inference]:
+    """The network of this process, for one caller at a time; others wait.
+
+    Parameters
+    ----------
+    reference
+        Which model.
+    config
+        Device, precision, batch and ``jobs`` as this process understands them.
+    """
+    with _TURN, cpu_threads(config.jobs or _threads_of_worker()):
+        placement = place(config.device, config.precision)
+        batch = choose_batch(placement, config.batch)
+        yield _inference(reference, placement, batch, config.compile)
+
+
+def _threads_of_worker() -> int | None:
+    """Threads of the Dask worker this is; None elsewhere.
+
+    Worker processes are started with one OpenMP thread, so that tasks do not crowd each other; but
+    of these tasks only one runs at a time.
+    """
+    distributed = sys.modules.get("distributed")
+    if distributed is None:
+        return None
+    try:
+        worker = distributed.get_worker()
+    except ValueError:
+        return None
+    return max(torch.get_num_threads(), worker.state.nthreads)

@@ -1,0 +1,114 @@
+"""Tasks: what Dask's workers run. They pickle small: a model travels by name and checksum."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from georsr.config import SRConfig
+from georsr.engine.array import ArrayForm
+from georsr.engine.chunks import make_chunk, read_from
+from georsr.engine.resident import ModelReference, resident
+from georsr.raster.mask import valid_pixels
+from georsr.raster.stretch import Stretch, stretch_of_sample
+from georsr.tiling.plan import TilePlan
+from georsr.types import AnyArray, Window
+
+Selection = slice | npt.NDArray[np.int64]
+"""Rows or columns: a range, or ascending numbers."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What the chunks of all scenes have in common.
+
+    Attributes
+    ----------
+    model : ModelReference
+    plan : TilePlan
+        The tiles of a whole scene.
+    form : ArrayForm
+        What pixels become.
+    config : SRConfig
+    axes : int
+        Axes of the array before the bands.
+    banded : bool
+        Whether there is an axis of bands.
+    nodata : float or None
+        Value of invalid pixels in the source.
+    limits : (float, float) or None
+        Lowest and highest value of the product.
+    """
+
+    model: ModelReference
+    plan: TilePlan
+    form: ArrayForm
+    config: SRConfig
+    axes: int
+    banded: bool
+    nodata: float | None = None
+    limits: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Takes pixels of one scene out of a chunk of the source."""
+
+    scene: tuple[int, ...]
+    """Index in the chunk along the axes before the bands."""
+    banded: bool
+    """Whether there is an axis of bands."""
+    rows: Selection
+    columns: Selection
+
+    def __call__(self, chunk: AnyArray) -> AnyArray:
+        """(..., C, h, w) or (..., h, w) -> (C, rows, columns)."""
+        pixels = np.asarray(chunk)[self.scene]
+        pixels = pixels if self.banded else pixels[None]
+        return pixels[:, self.rows][:, :, self.columns]
+
+
+@dataclass(frozen=True)
+class FindStretch:
+    """Finds the stretch of a scene from its sample."""
+
+    mode: str
+    nodata: float | None
+
+    def __call__(self, cuts: list[list[list[AnyArray]]]) -> Stretch:
+        """From cuts (C, h, w) nested as bands, rows, columns."""
+        values: AnyArray = np.block(cuts)
+        return stretch_of_sample(values, valid_pixels(values, self.nodata), self.mode)
+
+
+@dataclass(frozen=True)
+class MakeChunk:
+    """Makes one chunk of the product."""
+
+    window: Window
+    """Of the scene, in source pixels."""
+    reach: Window
+    """What the tiles that touch it read."""
+
+    def __call__(self, recipe: Recipe, stretch: Stretch, cuts: list[Any]) -> AnyArray:
+        """From cuts (C, h, w) of the reach, nested as bands, rows, columns: (1, ..., C, H, W)."""
+        values: AnyArray = np.block(cuts)
+        values = values.astype(values.dtype.newbyteorder("="), copy=False)
+        read = read_from(values, valid_pixels(values, recipe.nodata), self.reach)
+        with resident(recipe.model, recipe.config) as inference:
+            pixels = make_chunk(
+                read,
+                self.window,
+                bands=len(values),
+                plan=recipe.plan,
+                stretch=stretch,
+                form=recipe.form,
+                inference=inference,
+            )
+        if recipe.limits is not None:
+            np.clip(pixels, *recipe.limits, out=pixels)
+        pixels = pixels if recipe.banded else pixels[0]
+        return pixels[(np.newaxis,) * recipe.axes]
