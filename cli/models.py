@@ -18,7 +18,7 @@ def command() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Full contracts as JSON.")
 def list_models(as_json: bool) -> None:
     """List the built-in models."""
-    from georsr.models.zoo import DEFAULT_FAMILY, listing
+    from georsr.models.zoo import DEFAULT, listing
 
     specs = listing()
     if as_json:
@@ -26,8 +26,9 @@ def list_models(as_json: bool) -> None:
         return
     for spec in specs:
         bands = ",".join(spec.band_names) or "any bands"
-        mark = " (default)" if spec.name == f"{DEFAULT_FAMILY}-x4" else ""
-        click.echo(f"{spec.name:<20} x{spec.scale}  {bands:<15} {spec.notes}{mark}")
+        default = spec.name == DEFAULT.format(scale=spec.scale)
+        mark = f"; the default at x{spec.scale}" if default else ""
+        click.echo(f"{spec.name:<21} x{spec.scale}  {bands:<15} {spec.notes}{mark}")
 
 
 @command.command("convert")

@@ -11,6 +11,7 @@ from georsr.engine.estimate import Estimate, estimate
 from georsr.engine.run import run
 from georsr.models.load import Model, open_model
 from georsr.raster.destination import check_destination, workplace
+from georsr.raster.lock import Lock
 from georsr.raster.mosaic import open_sources
 from georsr.raster.reader import RasterReader
 from georsr.types import AnyArray, BoolArray
@@ -57,7 +58,8 @@ def super_resolve(
     destination
         GeoTIFF to write; it appears complete and verified, or not at all.
     model
-        Built-in name, weights file, or an open model; None takes ``segsr-lite``.
+        Built-in name, weights file, or an open model; None takes
+        ``segsr-lite-x4-sensor`` (or ``-x2-``).
     scale
         Factor; None takes the model's own, 4 by default.
     progress
@@ -82,7 +84,9 @@ def super_resolve(
     """
     config = SRConfig(**options)
     destination = os.fspath(destination)
-    if not workplace(destination).journal.exists():  # else it may be the product of that run
+    place = workplace(destination)
+    if not place.journal.exists():  # else it may be the product of that run
+        Lock(place.lock, destination).clean()
         check_destination(destination, [], overwrite=config.overwrite)
     with _open(source, config) as reader:
         return run(reader, destination, _model(model, scale), config, progress, stop)

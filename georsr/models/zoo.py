@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
-DEFAULT_FAMILY = "segsr-lite"
-"""What ``georsr sr`` uses when no model is named."""
+DEFAULT = "segsr-lite-x{scale}-sensor"
+"""What ``georsr sr`` uses when no model is named: users bring what sensors recorded, and networks
+that only know bicubic pairs hardly sharpen that."""
 
 
 def _bicubic(spec: ModelSpec) -> nn.Module:
@@ -125,7 +126,7 @@ def full_name(name: str | None, scale: int | None) -> str:
     UsageError
         The name says one scale and ``scale`` another.
     """
-    name = name or DEFAULT_FAMILY
+    name = name or DEFAULT.format(scale=scale or 4)
     if not NAME.fullmatch(name):
         return name
     match = re.search(r"-x(\d+)(?:-|$)", name)

@@ -127,7 +127,8 @@ def test_safetensors_of_others_need_a_spec(tmp_path):
 
 
 def test_names(tmp_path):
-    assert full_name(None, None) == "segsr-lite-x4"
+    assert full_name(None, None) == "segsr-lite-x4-sensor"
+    assert full_name(None, 2) == "segsr-lite-x2-sensor"
     assert full_name("bicubic", 3) == "bicubic-x3"
     assert full_name("segsr-lite-x2-sensor", None) == "segsr-lite-x2-sensor"
     assert full_name("some/file.safetensors", 2) == "some/file.safetensors"
