@@ -92,7 +92,7 @@ def command(sources: tuple[str, ...], destination: str, **options: Any) -> None:
     ran out of disk goes on when the same command is given again.
 
     \b
-    georsr sr scene.tif out.tif                  # segsr-lite-x4
+    georsr sr scene.tif out.tif                  # segsr-lite-x4-sensor
     georsr sr scene.tif out.tif --scale 2
     georsr sr sentinel2.tif out.tif --bidx 4,3,2 --cog
     georsr sr dem.tif out.tif --model bicubic
@@ -123,8 +123,10 @@ def command(sources: tuple[str, ...], destination: str, **options: Any) -> None:
     if as_json:
         click.echo(result.to_json())
     elif not quiet:
+        found = f", {result.blocks_found} of {result.blocks} blocks from an earlier run"
         click.echo(
             f"{destination}: {result.width} x {result.height} pixels, {result.bands} x "
-            f"{result.dtype}, {result.model}, {result.seconds['total']:.1f} s",
+            f"{result.dtype}, {result.model}, {result.seconds['total']:.1f} s"
+            f"{found if result.blocks_found else ''}",
             err=True,
         )

@@ -124,6 +124,13 @@ class Lock:
             os.lseek(handle, 0, os.SEEK_SET)
             os.write(handle, json.dumps(asdict(Owner.here())).encode())
 
+    def clean(self) -> None:
+        """Remove the file if whoever made it was killed."""
+        if self.path.exists():
+            with suppress(OutputError):
+                self.acquire()
+                self.release()
+
     def release(self) -> None:
         """Give it back; nothing happens if it is not held."""
         handle, self._handle = self._handle, None

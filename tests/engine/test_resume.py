@@ -90,7 +90,7 @@ def test_a_run_stopped_anywhere_ends_with_the_same_bytes(after, lite_model, sour
     out = tmp_path / "out.tif"
     interrupt(source, out, lite_model, after)
     assert not out.exists()
-    report = super_resolve(source, out, lite_model, **SMALL)
+    report = super_resolve(source, out, lite_model, jobs=1 + after % 2, **SMALL)
     assert out.read_bytes() == (tmp_path / "whole.tif").read_bytes()
     assert report.checksum == whole.checksum
     assert (report.blocks_found > 0) == (after > 0)
@@ -202,6 +202,17 @@ def test_killed_between_publishing_and_tidying_up(source, tmp_path, monkeypatch)
     assert hidden(tmp_path) == []
     with pytest.raises(UsageError, match="--overwrite"):
         super_resolve(source, out, failing, **SMALL)
+
+
+def test_killed_in_the_very_last_step(source, tmp_path):
+    """Between removing the journal and the lock: the refusal takes the lock away."""
+    out = tmp_path / "out.tif"
+    super_resolve(source, out, model_of(Counting()), **SMALL)
+    lock = tmp_path / ".out.tif.part.lock"
+    lock.write_text("{}")
+    with pytest.raises(UsageError, match="--overwrite"):
+        super_resolve(source, out, model_of(Counting()), **SMALL)
+    assert hidden(tmp_path) == []
 
 
 def test_another_product_is_not_taken_for_the_finished_one(source, tmp_path, monkeypatch):

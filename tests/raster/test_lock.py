@@ -58,7 +58,17 @@ def test_a_killed_process_does_not_hold_it(path):
     assert path.exists()
     lock = Lock(path, "a.tif")
     lock.acquire()
+    Lock(path, "a.tif").clean()  # the living keep it
+    assert path.exists()
     lock.release()
+    assert not path.exists()
+
+
+def test_a_file_without_a_holder_is_removed(path):
+    Lock(path, "a.tif").clean()
+    assert not path.exists()
+    path.write_text("{}")
+    Lock(path, "a.tif").clean()
     assert not path.exists()
 
 
