@@ -3,6 +3,7 @@
 import pytest
 
 from georsr.errors import UsageError
+from georsr.training.data.degrade import Bicubic
 from georsr.training.data.sensor import Sensor
 from georsr.training.recipe import Recipe, builtin_recipes, load_recipe, overridden
 from tests.conftest import REPOSITORY
@@ -76,7 +77,7 @@ def test_an_unknown_name_lists_what_there_is():
 
 def test_the_command_line_overrides():
     recipe = load_recipe("segsr-lite-x4-sensor")
-    assert isinstance(recipe.degradation, Sensor)
+    assert [type(each) for each in recipe.degradation.of] == [Bicubic, Sensor]
     other = overridden(
         recipe, {"data": ("a", "b"), "lr_data": (), "steps": 5, "seed": None, "init": "x"}
     )
