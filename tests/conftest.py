@@ -81,6 +81,18 @@ def lite_model_x4():
     return _lite(4)
 
 
+@pytest.fixture
+def lite_file(lite_model, tmp_path):
+    """The small x2 model as a file, as workers need it."""
+    import torch
+
+    from georsr.models.load import save_model
+
+    path = tmp_path / "tiny-x2.safetensors"
+    save_model(path, lite_model.spec, lite_model.network, torch.float32)
+    return str(path)
+
+
 def _lite(scale):
     import torch
 

@@ -1,0 +1,451 @@
+"""The accessor: a DataArray gets what a file gets, and keeps what it says."""
+
+import subprocess
+import sys
+
+import dask
+import numpy as np
+import pytest
+import rasterio
+import rioxarray
+import xarray as xr
+from affine import Affine
+from rasterio.control import GroundControlPoint
+
+import georsr
+import georsr.xarray
+from georsr.errors import GeoreferenceWarning, UsageError
+
+pytestmark = [
+    # rioxarray still multiplies transforms the old way
+    pytest.mark.filterwarnings("ignore:Use `@` matmul:PendingDeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:Transform that is non-rectilinear:UserWarning"),
+]
+SMALL = {"tile": 32, "halo": 2, "overlap": 4}
+TRANSFORMS = {
+    "north-up": Affine(0.5, 0, 400000, 0, -0.5, 5e6),
+    "south-up": Affine(10, 0, 500000, 0, 10, 4e6),
+    "degrees": Affine(1 / 3600, 0, 10 + 1 / 7, 0, -1 / 3600, 50 + 1 / 3),
+    "rotated": Affine.translation(3e5, 6e6) @ Affine.rotation(30) @ Affine.scale(10, -8),
+    "sheared": Affine(2, 0.3, 1000, -0.2, -3, 2000),
+}
+
+
+def open_array(path, lazy=False, **options):
+    chunks = {"band": 2, "y": 23, "x": 31} if lazy else None
+    return rioxarray.open_rasterio(path, chunks=chunks, **options)
+
+
+def computed(array):
+    with dask.config.set(scheduler="synchronous"):
+        return array.compute()
+
+
+@pytest.fixture
+def grid():
+    """grid(values, *leading dims) -> DataArray on a small grid in UTM."""
+
+    def make(values, *dims, **attrs):
+        height, width = values.shape[-2:]
+        array = xr.DataArray(
+            values,
+            dims=(*dims, "y", "x"),
+            coords={
+                "y": 5e6 - (np.arange(height) + 0.5) * 10,
+                "x": 4e5 + (np.arange(width) + 0.5) * 10,
+            },
+            attrs=attrs,
+        )
+        return array.rio.write_crs("EPSG:32632")
+
+    return make
+
+
+def test_registering_takes_no_torch():
+    code = (
+        "import sys, georsr.xarray, xarray; assert 'torch' not in sys.modules; "
+        "xarray.DataArray.georsr; xarray.Dataset.georsr"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# -- what a file gets --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32", "float64"])
+def test_an_array_gets_what_its_file_gets(dtype, lazy, lite_file, make_raster, texture, tmp_path):
+    image = texture(3, 60, 75, dtype)
+    image[:, 20:35, 40:50] = 7
+    source = make_raster(image, nodata=7)
+    georsr.super_resolve(source, tmp_path / "file.tif", lite_file, **SMALL)
+    product = open_array(source, lazy).georsr.super_resolve(lite_file, **SMALL)
+    expected = open_array(tmp_path / "file.tif")
+    assert product.dtype == dtype
+    assert (product.chunks is not None) is lazy
+    xr.testing.assert_equal(computed(product), expected)
+    for name, coordinate in expected.coords.items():
+        np.testing.assert_array_equal(product[name], coordinate)
+        assert product[name].attrs == coordinate.attrs
+    assert product.rio.nodata == 7
+    assert product.rio.crs == expected.rio.crs
+
+    with dask.config.set(scheduler="synchronous"):
+        product.rio.to_raster(tmp_path / "array.tif", tiled=True, lock=lazy)
+    xr.testing.assert_equal(open_array(tmp_path / "array.tif"), expected)
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_the_finer_grid_covers_the_same_ground(name, lazy, make_raster, texture, tmp_path):
+    source = make_raster(texture(1, 20, 30), transform=TRANSFORMS[name])
+    georsr.super_resolve(source, tmp_path / "file.tif", "nearest", 4)
+    product = open_array(source, lazy).georsr.super_resolve("nearest", 4)
+    expected = open_array(tmp_path / "file.tif")
+    assert set(product.coords) == set(expected.coords)
+    for coordinate in expected.coords:
+        np.testing.assert_array_equal(product[coordinate], expected[coordinate])
+    if "xc" in product.coords:
+        assert (product["xc"].chunks is not None) is lazy
+    with rasterio.open(tmp_path / "file.tif") as file:
+        np.testing.assert_allclose(
+            tuple(product.rio.transform()), tuple(file.transform), rtol=1e-12, atol=1e-9
+        )
+
+
+def test_the_sample_is_that_of_a_file(make_raster, texture, tmp_path):
+    """A raster of more than 2**20 pixels is decimated, and not in the way of xarray."""
+    image = (texture(1, 1100, 1000, "uint16") ** 0.5 * 200).astype("uint16")
+    source = make_raster(image)
+    georsr.super_resolve(source, tmp_path / "file.tif", "bicubic", 2)
+    with rasterio.open(tmp_path / "file.tif") as file:
+        expected = file.read()
+    array = open_array(source)
+    np.testing.assert_array_equal(array.georsr.super_resolve("bicubic", 2), expected)
+    lazy = rioxarray.open_rasterio(source, chunks={"x": 400, "y": 300})
+    np.testing.assert_array_equal(computed(lazy.georsr.super_resolve("bicubic", 2)), expected)
+    found = lazy.georsr.stretch()
+    again = lazy.georsr.super_resolve("bicubic", 2, stretch=found)
+    np.testing.assert_array_equal(computed(again), expected)
+
+
+# -- dimensions ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_other_dimensions_are_scenes(lazy, grid, texture, lite_file):
+    values = np.stack([texture(3, 40, 50, "uint16", seed=i) // (i + 1) for i in range(2)])
+    times = np.array(["2026-05-01", "2026-06-01"], "datetime64[ns]")
+    array = grid(values, "time", "band").assign_coords(
+        time=times, band=["red", "green", "blue"], cloud=("time", [0.1, 0.2])
+    )
+    array = array.chunk(time=2, band=1, y=25) if lazy else array
+    product = computed(array.georsr.super_resolve(lite_file, **SMALL))
+    assert product.dims == array.dims
+    for name in ("time", "band", "cloud"):
+        assert product[name].variable.identical(array[name].variable.compute())
+    for scene, original in zip(product.values, values, strict=True):
+        np.testing.assert_array_equal(
+            scene, georsr.super_resolve_array(original, lite_file, **SMALL)
+        )
+    turned = array.transpose("y", "x", "band", "time").georsr.super_resolve(lite_file, **SMALL)
+    assert turned.dims == ("y", "x", "band", "time")
+    assert computed(turned).transpose(*array.dims).identical(product)
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_a_plane_is_one_band(lazy, grid, texture):
+    values = texture(1, 40, 50)[0]
+    array = grid(values).chunk(y=16) if lazy else grid(values)
+    product = array.georsr.super_resolve("nearest", 3)
+    np.testing.assert_array_equal(computed(product), values.repeat(3, 0).repeat(3, 1))
+
+
+def test_dimensions_may_have_other_names(grid, texture, lite_file):
+    values = texture(3, 20, 30)
+    array = grid(values, "wavelength").rename(x="easting", y="northing")
+    array.rio.set_spatial_dims(x_dim="easting", y_dim="northing")
+    product = array.georsr.super_resolve(lite_file, band_dim="wavelength")
+    assert product.dims == ("wavelength", "northing", "easting")
+    assert product.rio.transform() == Affine(5, 0, 4e5, 0, -5, 5e6)
+    np.testing.assert_array_equal(product, georsr.super_resolve_array(values, lite_file))
+
+
+def test_a_part_lies_where_it_lay(make_raster, texture):
+    for name in ("degrees", "rotated"):
+        array = open_array(make_raster(texture(1, 20, 30), transform=TRANSFORMS[name]))
+        part = array.isel(x=slice(7, 20), y=slice(4, None))  # spatial_ref still says the whole
+        product = part.georsr.super_resolve("nearest", 2)
+        corner = TRANSFORMS[name] @ (7, 4)
+        transform = product.rio.transform()
+        np.testing.assert_allclose((transform.c, transform.f), corner, rtol=1e-14)
+        assert transform.a == TRANSFORMS[name].a / 2
+
+
+def test_a_single_row_takes_its_height_from_the_transform(make_raster, texture):
+    array = open_array(make_raster(texture(1, 20, 30))).isel(y=slice(3, 4))
+    product = array.georsr.super_resolve("nearest", 2)
+    np.testing.assert_array_equal(product.y, [5e6 - 1.625, 5e6 - 1.875])
+
+
+def test_labels_that_name_corners_stay_corners(grid, texture):
+    """stackstac's way: the transform in an attribute, labels of top left corners."""
+    array = grid(texture(1, 4, 6)[0]).drop_vars("spatial_ref")
+    array = array.assign_coords(x=array.x - 5, y=array.y + 5, epsg=32632)
+    array.encoding = {}
+    array.attrs = {
+        "crs": "EPSG:32632",
+        "transform": Affine(10, 0, 4e5, 0, -10, 5e6),
+        "resolution": 10,
+    }
+    product = array.georsr.super_resolve("nearest", 2)
+    assert product.attrs["transform"] == Affine(5, 0, 4e5, 0, -5, 5e6)
+    assert "resolution" not in product.attrs
+    np.testing.assert_array_equal(product.x[:3], [4e5, 4e5 + 5, 4e5 + 10])
+    np.testing.assert_array_equal(product.y[:3], [5e6, 5e6 - 5, 5e6 - 10])
+    assert product.rio.crs == array.rio.crs
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_ground_control_points_are_kept(make_raster, texture, tmp_path):
+    points = [
+        GroundControlPoint(row, column, 10 + column / 100, 50 - row / 100)
+        for row, column in ((0, 0), (0, 30), (20, 0))
+    ]
+    source = make_raster(texture(1, 20, 30), gcps=points, transform=None, crs="EPSG:4326")
+    product = open_array(source).georsr.super_resolve("nearest", 2)
+    product.rio.to_raster(tmp_path / "o.tif")
+    with rasterio.open(tmp_path / "o.tif") as out:
+        found = [(p.row, p.col, p.x, p.y) for p in out.gcps[0]]
+    assert found == [(p.row * 2, p.col * 2, p.x, p.y) for p in points]
+
+
+# -- what an array says of itself ------------------------------------------------------------------
+
+
+def test_what_still_holds_is_kept(make_raster, texture, tmp_path):
+    def describe(dataset):
+        dataset.descriptions = ("red", "green", "blue")
+        dataset.update_tags(ACQUIRED="2026-05-01", STATISTICS_MEAN="3")
+
+    array = open_array(make_raster(texture(3, 20, 30), after=describe))
+    array = array.rename("scene").assign_coords(
+        sensor="A", area=(("y", "x"), np.ones((20, 30))), day=("y", np.arange(20))
+    )
+    before = array.copy(deep=True)
+    product = array.georsr.super_resolve("segsr-lite-x2")
+    assert array.identical(before)
+    assert array.encoding == before.encoding
+    assert product.name == "scene"
+    assert product.attrs["long_name"] == ("red", "green", "blue")
+    assert product.attrs["ACQUIRED"] == "2026-05-01"
+    assert "STATISTICS_MEAN" not in product.attrs
+    assert product.attrs["GEORSR_MODEL"] == "segsr-lite-x2"
+    assert product.attrs["GEORSR_SOURCE"] == "in.tif"
+    assert "synthesised" in product.attrs["GEORSR_NOTE"]
+    assert set(product.coords) == {"band", "y", "x", "spatial_ref", "sensor"}
+    assert "source" not in product.encoding
+    product.rio.to_raster(tmp_path / "o.tif")
+    with rasterio.open(tmp_path / "o.tif") as out:
+        assert out.descriptions == ("red", "green", "blue")
+        assert out.tags()["ACQUIRED"] == "2026-05-01"
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_decoded_values_do_not_wrap_when_they_are_written(lazy, make_raster, tmp_path):
+    """Sharp edges at both ends of the type: beyond them lie overshoots, and nodata."""
+    image = np.full((1, 40, 40), 1, "uint8")
+    image[:, 10:30, 10:30] = 255
+    image[:, :4] = 0
+    array = open_array(make_raster(image, nodata=0), lazy, masked=True)
+    product = array.georsr.super_resolve("bicubic", 2)
+    assert np.isnan(product.rio.nodata)
+    assert (float(product.min()), float(product.max())) == (1, 255)
+    product.rio.to_raster(tmp_path / "o.tif")
+    with rasterio.open(tmp_path / "o.tif") as out:
+        assert (out.dtypes[0], out.nodata) == ("uint8", 0)
+        np.testing.assert_array_equal(out.read() == 0, (image == 0).repeat(2, 1).repeat(2, 2))
+        assert out.read()[0, 30:50, 30:50].min() > 200
+
+
+def test_packed_values_keep_their_packing(grid, tmp_path):
+    values = np.linspace(-3.2767, 3.2767, 1200, dtype="float32").reshape(1, 30, 40)
+    array = grid(values, "band").rename("reflectance")
+    array.encoding = {
+        "dtype": "int16",
+        "scale_factor": 1e-4,
+        "add_offset": 0.0,
+        "_FillValue": -32768,
+        "grid_mapping": "spatial_ref",
+    }
+    product = array.georsr.super_resolve("bicubic", 2)
+    assert product.encoding == array.encoding
+    assert -3.27671 < float(product.min()) < -3.2
+    product.to_netcdf(tmp_path / "o.nc")
+    back = xr.open_dataset(tmp_path / "o.nc")["reflectance"]
+    np.testing.assert_allclose(back, product, atol=0.6e-4)
+
+
+def test_nodata_and_type_are_the_callers(grid, texture):
+    values = texture(1, 20, 30, "int16")
+    values[0, :5] = -1
+    values[0, 5:] = np.abs(values[0, 5:]) % 200 + 1
+    array = grid(values, "band", _FillValue=np.int16(-1))
+    options = {"dst_nodata": "255", "dtype": "uint8", "stretch": "0,255"}
+    product = array.georsr.super_resolve("nearest", 2, **options)
+    assert product.dtype == "uint8"
+    assert product.rio.nodata == 255
+    assert (product[0, :10] == 255).all()
+    np.testing.assert_array_equal(product[0, 10:], values[0, 5:].repeat(2, 0).repeat(2, 1))
+    without = array.georsr.super_resolve("nearest", 2, dst_nodata="none")
+    assert without.rio.nodata is None
+    named = grid(values, "band").georsr.super_resolve("nearest", 2, nodata=-1)
+    assert named.rio.nodata == -1
+    assert (named[0, :10] == -1).all()
+
+
+def test_an_array_without_a_place_is_allowed_with_a_warning(texture):
+    array = xr.DataArray(texture(1, 10, 12), dims=("band", "y", "x"))
+    with pytest.warns(GeoreferenceWarning, match="array: has no coordinate reference system"):
+        product = array.georsr.super_resolve("nearest", 2)
+    assert product.sizes == {"band": 1, "y": 20, "x": 24}
+    assert set(product.coords) == set()
+
+
+# -- lazy ------------------------------------------------------------------------------------------
+
+
+def test_everything_but_the_pixels_is_known_at_once(grid, texture):
+    array = grid(texture(3, 1000, 1800, "uint16"), "band").chunk(y=333)
+    product = array.georsr.super_resolve("segsr-lite-x4")
+    assert product.shape == (3, 4000, 7200)
+    assert product.chunks == ((3,), (4000,), (6656, 544))
+    assert product.dtype == "uint16"
+    assert product.data._meta.dtype == "uint16"
+    cut = array.georsr.super_resolve("segsr-lite-x4", chunks={"x": 2000, "y": -1})
+    assert cut.chunks == ((3,), (4000,), (2000, 2000, 2000, 1200))
+    assert cut.georsr is not None
+    again = array.georsr.super_resolve("segsr-lite-x4", chunks={"x": 2000, "y": -1})
+    assert dask.base.tokenize(again) == dask.base.tokenize(cut)
+    in_memory = grid(texture(1, 40, 50), "band")
+    lazy = in_memory.georsr.super_resolve("nearest", 2, chunks=32)
+    assert lazy.chunks == ((1,), (32, 32, 16), (32, 32, 32, 4))
+    assert computed(lazy).identical(in_memory.georsr.super_resolve("nearest", 2))
+
+
+def test_a_stretch_serves_all_scenes(grid, texture, lite_file):
+    values = np.stack([texture(3, 30, 40, "uint16", seed=i) // (i + 1) for i in range(3)])
+    values[:, 2] = 9
+    stack = grid(values, "time", "band")
+    found = stack.georsr.stretch()
+    ranges = [tuple(map(float, part.split(","))) for part in found.split(";")]
+    for band, (low, high) in enumerate(ranges[:2]):
+        assert (low, high) == tuple(np.percentile(values[:, band], (0.5, 99.5)))
+    assert ranges[2] == (9, 10)
+    product = stack.georsr.super_resolve(lite_file, stretch=found)
+    expected = georsr.super_resolve_array(values[1], lite_file, stretch=found)
+    np.testing.assert_array_equal(product[1], expected)
+    auto = stack[1].georsr.super_resolve(lite_file)
+    own = stack[1].georsr.super_resolve(lite_file, stretch=stack[1].georsr.stretch())
+    assert auto.equals(own)
+    assert stack[0, 0].astype("uint8").georsr.stretch() == "0.0,255.0"
+
+
+# -- datasets --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_variables_are_bands(lazy, grid, texture, lite_file):
+    values = texture(3, 30, 40, "uint16")
+    bands = {
+        name: grid(band, long_name=name.title(), _FillValue=np.uint16(0))
+        for name, band in zip(("red", "green", "blue"), values, strict=True)
+    }
+    dataset = xr.Dataset({**bands, "cloud": 0.2}, attrs={"platform": "A"})
+    dataset = dataset.chunk(y=16) if lazy else dataset
+    product = computed(dataset.georsr.super_resolve(lite_file, **SMALL))
+    stacked = xr.concat(bands.values(), "band").georsr.super_resolve(lite_file, **SMALL)
+    assert list(product) == ["red", "green", "blue", "cloud"]
+    assert product.attrs == {"platform": "A"}
+    assert float(product.cloud) == 0.2
+    for i, name in enumerate(bands):
+        np.testing.assert_array_equal(product[name], stacked[i])
+        assert product[name].attrs["long_name"] == name.title()
+        assert product[name].rio.nodata == 0
+        assert product[name].rio.transform() == Affine(5, 0, 4e5, 0, -5, 5e6)
+
+
+def test_variables_may_stand_by_themselves(grid, texture, lite_file):
+    height, slope = texture(1, 20, 30, "int16")[0], texture(1, 20, 30, "float32")[0]
+    terrain = xr.Dataset({"height": grid(height), "slope": grid(slope)})
+    product = terrain.georsr.super_resolve("bicubic", 2)
+    assert product.height.identical(terrain.height.georsr.super_resolve("bicubic", 2))
+    assert product.slope.dtype == "float32"
+    rgb = xr.Dataset({"before": grid(texture(3, 20, 30), "band")})
+    product = rgb.georsr.super_resolve(lite_file)
+    assert product.before.identical(rgb.before.georsr.super_resolve(lite_file))
+
+
+def test_variables_that_are_no_bands_of_one_scene_are_refused(grid, texture, lite_file):
+    plane = texture(1, 20, 30)[0]
+    with pytest.raises(UsageError, match=r"data type of 'a' and 'b' differ: uint8 and int16"):
+        xr.Dataset(
+            {"a": grid(plane), "b": grid(plane.astype("int16")), "c": grid(plane)}
+        ).georsr.super_resolve(lite_file)
+    with pytest.raises(UsageError, match=r"nodata of 'a' and 'b' differ: None and 3"):
+        xr.Dataset({"a": grid(plane), "b": grid(plane, _FillValue=3)}).georsr.super_resolve(
+            lite_file
+        )
+    with pytest.raises(UsageError, match=r"takes 3 bands .*has 2: dataset"):
+        xr.Dataset({"a": grid(plane), "b": grid(plane)}).georsr.super_resolve(lite_file)
+    with pytest.raises(UsageError, match="no variable has the dimensions 'y' and 'x'"):
+        xr.Dataset({"a": ("y", [1.0]), "b": ("x", [1.0])}).georsr.super_resolve(lite_file)
+
+
+# -- refusals --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        (lambda a: a.rename(x="i", y="j"), {}, r"dimensions 'band', 'j', 'i': which are rows"),
+        (lambda a: a.assign_coords(x=(a.x - 4e5) ** 2), {}, r"'x': is not evenly spaced"),
+        (lambda a: a.astype("int64"), {}, r"data type int64 is not supported.*astype"),
+        (lambda a: a.astype(bool), {}, r"data type bool is not supported"),
+        (lambda a: a.isel(band=[0]), {}, r"takes 3 bands .*array has 1.*band_dim"),
+        (lambda a: a.rename(band="colour"), {}, r"array has 1: .*colour, y, x; .*band_dim"),
+        (lambda a: a, {"nodata": 3.5}, r"nodata 3.5 cannot occur in data of type uint8"),
+        (lambda a: a, {"dst_nodata": "300"}, r"nodata 300 does not fit data type uint8"),
+        (lambda a: a, {"dtype": "int64"}, r"data type int64 is not one of"),
+        (lambda a: a, {"stretch": "9,1"}, r"LO must be less than HI"),
+        (lambda a: a.chunk(), {"stretch": "9,1"}, r"LO must be less than HI"),
+        (lambda a: a, {"tile": 8, "halo": 4}, r"tile 8 is too small"),
+        (lambda a: a.chunk(), {"chunks": 33}, r"chunks of 33 along 'y': .*multiple of the scale"),
+        (lambda a: a.chunk(), {"chunks": {"band": 1}}, r"chunks along 'band'"),
+        (lambda a: a, {"scale": 3}, r"enlarges x2, but x3"),
+        (lambda a: a, {"bidx": (1, 2, 3)}, r"option bidx is for files.*da.sel"),
+        (lambda a: a, {"bbox": (0, 0, 1, 1)}, r"option bbox is for files.*clip_box"),
+        (lambda a: a, {"cog": True}, r"option cog is for files.*to_raster"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_refused_in_one_line(change, options, message, grid, texture, lite_file):
+    array = change(grid(texture(3, 40, 50), "band"))
+    with pytest.raises(UsageError, match=message) as caught:
+        array.georsr.super_resolve(lite_file, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_grid_that_is_another_arrays_is_refused(make_raster, texture):
+    array = open_array(make_raster(texture(1, 20, 30), transform=TRANSFORMS["rotated"]))
+    with pytest.raises(UsageError, match="do not lie on the grid of GeoTransform"):
+        array.isel(x=slice(None, None, 2)).georsr.super_resolve("nearest", 2)
+
+
+def test_a_model_in_memory_does_for_arrays_in_memory(grid, texture, lite_model):
+    values = texture(3, 40, 50)
+    array = grid(values, "band")
+    np.testing.assert_array_equal(
+        array.georsr.super_resolve(lite_model), georsr.super_resolve_array(values, lite_model)
+    )
+    with pytest.raises(UsageError, match="exists in memory only"):
+        array.chunk().georsr.super_resolve(lite_model)
