@@ -16,6 +16,11 @@ def pytest_configure(config):
     import torch
 
     torch.set_num_threads(1)
+    from hypothesis import settings
+
+    # the same examples at every run
+    settings.register_profile("steady", derandomize=True, deadline=None)
+    settings.load_profile("steady")
 
 
 @pytest.fixture(scope="session")

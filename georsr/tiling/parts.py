@@ -1,8 +1,7 @@
 """Parts: a product cut into rectangles that are made independently of each other.
 
-A tile that lies across a border is made once for either part. Along one axis that is at most one
-more stride and overlap of source pixels for every border; the larger the parts, the fewer there
-are.
+A tile that lies across a border is made once for either part. Along one axis a border is crossed
+by one tile, or by two where it lies in their overlap; the larger the parts, the fewer borders.
 """
 
 from __future__ import annotations
@@ -12,7 +11,8 @@ import math
 from georsr.tiling.plan import TilePlan, ceil_to
 
 REPEATED = 0.25
-"""Share of the tiles that `part_side` lets be made more than once."""
+"""Share of the tiles that `part_side` lets be made more than once, where one tile crosses each
+border; borders inside overlaps can make it more."""
 
 
 def even_sizes(length: int, size: int) -> tuple[int, ...]:
