@@ -299,6 +299,8 @@ def test_nodata_and_type_are_the_callers(grid, texture):
     np.testing.assert_array_equal(product[0, 10:], values[0, 5:].repeat(2, 0).repeat(2, 1))
     without = array.georsr.super_resolve("nearest", 2, dst_nodata="none")
     assert without.rio.nodata is None
+    encoded = grid(values, "band").rio.write_nodata(-1, encoded=True)
+    assert (encoded.georsr.super_resolve("nearest", 2)[0, :10] == -1).all()
     named = grid(values, "band").georsr.super_resolve("nearest", 2, nodata=-1)
     assert named.rio.nodata == -1
     assert (named[0, :10] == -1).all()
@@ -412,6 +414,7 @@ def test_variables_that_are_no_bands_of_one_scene_are_refused(grid, texture, lit
         (lambda a: a.assign_coords(x=(a.x - 4e5) ** 2), {}, r"'x': is not evenly spaced"),
         (lambda a: a.astype("int64"), {}, r"data type int64 is not supported.*astype"),
         (lambda a: a.astype(bool), {}, r"data type bool is not supported"),
+        (lambda a: a.drop_vars("spatial_ref").assign_attrs(crs="mars"), {}, r"cannot be read .*rio"),
         (lambda a: a.isel(band=[0]), {}, r"takes 3 bands .*array has 1.*band_dim"),
         (lambda a: a.rename(band="colour"), {}, r"array has 1: .*colour, y, x; .*band_dim"),
         (lambda a: a, {"nodata": 3.5}, r"nodata 3.5 cannot occur in data of type uint8"),

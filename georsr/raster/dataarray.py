@@ -104,8 +104,15 @@ def describe_array(
             f"one of {', '.join(SUPPORTED)}"
         )
     transform, axes = _grid(array, y, x)
+    try:
+        crs = array.rio.crs
+    except (ValueError, RuntimeError) as error:  # of rasterio, of pyproj
+        raise UsageError(
+            f"{name}: its coordinate reference system cannot be read ({error}); "
+            "write it again with da.rio.write_crs(...)"
+        ) from error
     lacking = None
-    if array.rio.crs is None:
+    if crs is None:
         lacking = "coordinate reference system"
     elif transform is None and not array.rio.get_gcps():
         lacking = "geotransform"
@@ -148,7 +155,9 @@ def _nodata(array: xr.DataArray, name: str, wanted: float | None) -> float | Non
             raise UsageError(f"{name}: nodata {wanted:g} cannot occur in data of type {dtype}")
         return float(wanted)
     try:
-        value = array.rio.nodata
+        # integers are not decoded: what the encoding calls fill value is in the pixels
+        stored = None if array.dtype.kind == "f" else array.rio.encoded_nodata
+        value = array.rio.nodata if stored is None else stored
     except (OverflowError, ValueError):
         return None  # no pixel can have it
     return float(value) if value is not None and holds(dtype, float(value)) else None
