@@ -213,7 +213,10 @@ def test_ground_control_points_are_kept(make_raster, texture, tmp_path):
         for row, column in ((0, 0), (0, 30), (20, 0))
     ]
     source = make_raster(texture(1, 20, 30), gcps=points, transform=None, crs="EPSG:4326")
-    product = open_array(source).georsr.super_resolve("nearest", 2)
+    array = open_array(source)
+    before = array.copy(deep=True)
+    product = array.georsr.super_resolve("nearest", 2)
+    assert array.identical(before)
     product.rio.to_raster(tmp_path / "o.tif")
     with rasterio.open(tmp_path / "o.tif") as out:
         found = [(p.row, p.col, p.x, p.y) for p in out.gcps[0]]
@@ -414,7 +417,7 @@ def test_variables_that_are_no_bands_of_one_scene_are_refused(grid, texture, lit
         (lambda a: a.assign_coords(x=(a.x - 4e5) ** 2), {}, r"'x': is not evenly spaced"),
         (lambda a: a.astype("int64"), {}, r"data type int64 is not supported.*astype"),
         (lambda a: a.astype(bool), {}, r"data type bool is not supported"),
-        (lambda a: a.drop_vars("spatial_ref").assign_attrs(crs="mars"), {}, r"cannot be read .*rio"),
+        (lambda a: a.drop_vars("spatial_ref").assign_attrs(crs="?"), {}, r"cannot be read .*crs"),
         (lambda a: a.isel(band=[0]), {}, r"takes 3 bands .*array has 1.*band_dim"),
         (lambda a: a.rename(band="colour"), {}, r"array has 1: .*colour, y, x; .*band_dim"),
         (lambda a: a, {"nodata": 3.5}, r"nodata 3.5 cannot occur in data of type uint8"),

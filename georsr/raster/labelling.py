@@ -66,7 +66,7 @@ def label_product(
     product = product.transpose(*array.dims)
     product.rio.set_spatial_dims(x_dim=info.x, y_dim=info.y)
     if gcps := array.rio.get_gcps():
-        product.rio.write_gcps(scale_gcps(gcps, scale), None, inplace=True)
+        product.rio.write_gcps(scale_gcps(gcps, scale), array.rio.crs, inplace=True)
     return product
 
 
