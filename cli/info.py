@@ -14,6 +14,7 @@ from .options import (
     compute_options,
     model_options,
     tile_options,
+    tta_option,
     verbosity_options,
 )
 
@@ -25,6 +26,7 @@ from .options import (
 @area_options
 @tile_options
 @compute_options
+@tta_option
 @click.option("--max-pixels", type=int, help="Refuse rasters that declare more pixels.")
 @click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
 @verbosity_options

@@ -161,6 +161,17 @@ def compile_option(command: F) -> F:
     )(command)
 
 
+def tta_option(command: F) -> F:
+    """``--tta``."""
+    return click.option(
+        "--tta/--no-tta",
+        default=False,
+        show_default=True,
+        help="The mean of the network's answers in all eight orientations: 8 times the cost, "
+        "a little better.",
+    )(command)
+
+
 def tile_options(command: F) -> F:
     """``--tile``, ``--halo``, ``--overlap`` and ``--blend``."""
     for option in (

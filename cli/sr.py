@@ -15,6 +15,7 @@ from .options import (
     make_progress,
     model_options,
     tile_options,
+    tta_option,
     verbosity_options,
 )
 from .signals import noted_signals
@@ -47,6 +48,7 @@ from .signals import noted_signals
 @tile_options
 @compute_options
 @compile_option
+@tta_option
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
 @click.option(
     "--verify/--no-verify",

@@ -49,6 +49,8 @@ class SRConfig:
     """Tiles per call of the network; None lets the device decide (the CPU always takes 1)."""
     device: str = "auto"
     precision: str = "auto"
+    tta: bool = False
+    """Give the mean of the network's answers in all eight orientations, at eight times the cost."""
     compile: bool = False
     """Let torch.compile build the network: pays for large rasters, may change the last digits."""
     jobs: int | None = None

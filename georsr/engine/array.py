@@ -9,6 +9,7 @@ import numpy as np
 from georsr.config import SRConfig
 from georsr.device import cpu_threads, place
 from georsr.engine.chunks import make_chunk, read_from
+from georsr.engine.ensemble import way_of_asking
 from georsr.engine.inference import Inference, choose_batch
 from georsr.engine.preflight import plan_of
 from georsr.errors import UsageError
@@ -87,6 +88,7 @@ def run_array(
                 placement,
                 choose_batch(placement, config.batch),
                 compiled=config.compile,
+                ask=way_of_asking(config.tta),
             ),
         )
 

@@ -11,6 +11,7 @@ import torch
 
 from georsr.config import SRConfig
 from georsr.device import Placement, cpu_threads
+from georsr.engine.ensemble import way_of_asking
 from georsr.engine.inference import Inference, choose_batch
 from georsr.engine.job import Job, plan_job
 from georsr.engine.preflight import (
@@ -112,7 +113,11 @@ def estimate(
     job = plan_job(reader, destination or "OUT", model, config)
     plan, layout, placement = job.plan, job.layout, job.placement
     inference = Inference(
-        model, placement, choose_batch(placement, config.batch), compiled=config.compile
+        model,
+        placement,
+        choose_batch(placement, config.batch),
+        compiled=config.compile,
+        ask=way_of_asking(config.tta),
     )
     with cpu_threads(config.jobs):
         pace = measure(job, inference)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from georsr.device import Placement
+from georsr.engine.ensemble import Ask, once
 from georsr.errors import ModelError, ResourceError
 from georsr.models.load import Model
 from georsr.types import FloatArray
@@ -91,14 +92,24 @@ class Inference:
         Tiles per call.
     compiled
         Let ``torch.compile`` build the network for the shape of a full batch.
+    ask
+        How the network is asked: once, or in several orientations
+        (:mod:`georsr.engine.ensemble`).
     """
 
     def __init__(
-        self, model: Model, placement: Placement, batch: int, *, compiled: bool = False
+        self,
+        model: Model,
+        placement: Placement,
+        batch: int,
+        *,
+        compiled: bool = False,
+        ask: Ask = once,
     ) -> None:
         self.spec = model.spec
         self.placement = placement
         self.batch = batch
+        self.ask = ask
         # The model stays where and what it is: its owner may use it again, elsewhere.
         network = model.network
         if placement.device.type != "cpu":
@@ -134,7 +145,8 @@ class Inference:
         Returns
         -------
         list of Batch
-            Their results, joined, are one array (C, s * h, s * w) float32 around 0..1 per tile.
+            Their results, joined, are one array (C, s * h, s * w) float32 around 0..1 per tile, or
+            what ``ask`` makes of it.
 
         Raises
         ------
@@ -176,7 +188,7 @@ class Inference:
         log.warning("out of memory: going on with %d tiles per batch", self.batch)
 
     def _to_device(self, tiles: Sequence[FloatArray]) -> Tensor:
-        """(N, C, h, w) on the device, in the network's value range."""
+        """(N, C, h, w) on the device, in 0..1."""
         x = torch.from_numpy(np.stack(tiles))
         if self.compiled and len(tiles) < self.batch:
             # one shape, one compilation: the rest of a last batch is filled up
@@ -184,16 +196,20 @@ class Inference:
         if self.overlaps:
             # only a copy from pinned memory runs beside the work of the device
             x = x.pin_memory()
-        x = x.to(self.placement.device, non_blocking=self.overlaps)
-        lo, hi = self.spec.value_range
+        return x.to(self.placement.device, non_blocking=self.overlaps)
+
+    def pass_once(self, x: Tensor) -> Tensor:
+        """One pass of the network over (N, C, h, w) in 0..1, on its device.
+
+        Returns
+        -------
+        Tensor
+            (N, C, s * h, s * w) around 0..1, float32.
+        """
+        dtype, (lo, hi) = self.placement.dtype, self.spec.value_range
         if (lo, hi) != (0.0, 1.0):
             x = x * (hi - lo) + lo
-        return x.contiguous(memory_format=torch.channels_last)
-
-    @torch.inference_mode()
-    def _start(self, tiles: Sequence[FloatArray], names: Sequence[str]) -> Batch:
-        dtype = self.placement.dtype
-        x = self._to_device(tiles)
+        x = x.contiguous(memory_format=torch.channels_last)
         # autocast keeps weights, norms and the network's own skip connections in float32
         with torch.autocast(x.device.type, dtype, enabled=dtype != torch.float32):
             y = self.forward(x)
@@ -204,10 +220,13 @@ class Inference:
                 f"model {self.spec.name} made {tuple(y.shape)} from {tuple(x.shape)}, "
                 f"expected {expected}"
             )
-        y = y[: len(tiles)].float()
-        lo, hi = self.spec.value_range
-        if (lo, hi) != (0.0, 1.0):
-            y = (y - lo) / (hi - lo)
+        y = y.float()
+        return (y - lo) / (hi - lo) if (lo, hi) != (0.0, 1.0) else y
+
+    @torch.inference_mode()
+    def _start(self, tiles: Sequence[FloatArray], names: Sequence[str]) -> Batch:
+        x = self._to_device(tiles)
+        y = self.ask(self.pass_once, x)[: len(tiles)]
         finite = torch.isfinite(y.sum((1, 2, 3)))
         done = None
         if self.overlaps:

@@ -14,6 +14,7 @@ import torch
 
 from georsr.config import SRConfig
 from georsr.device import Placement, cpu_threads, place
+from georsr.engine.ensemble import way_of_asking
 from georsr.engine.inference import Inference, choose_batch
 from georsr.errors import GeorsrError, ModelError, UsageError
 from georsr.models.load import Model, open_model
@@ -77,9 +78,10 @@ def load(reference: ModelReference) -> Model:
 
 @lru_cache(maxsize=2)
 def _inference(
-    reference: ModelReference, placement: Placement, batch: int, compiled: bool
+    reference: ModelReference, placement: Placement, batch: int, compiled: bool, tta: bool
 ) -> Inference:
-    return Inference(load(reference), placement, batch, compiled=compiled)
+    ask = way_of_asking(tta)
+    return Inference(load(reference), placement, batch, compiled=compiled, ask=ask)
 
 
 @contextmanager
@@ -96,7 +98,7 @@ def resident(reference: ModelReference, config: SRConfig) -> Iterator[Inference]
     with _TURN, cpu_threads(config.jobs or _threads_of_worker()):
         placement = place(config.device, config.precision)
         batch = choose_batch(placement, config.batch)
-        yield _inference(reference, placement, batch, config.compile)
+        yield _inference(reference, placement, batch, config.compile, config.tta)
 
 
 def _threads_of_worker() -> int | None:

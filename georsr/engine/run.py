@@ -10,6 +10,7 @@ import numpy as np
 
 from georsr.config import SRConfig
 from georsr.device import cpu_threads
+from georsr.engine.ensemble import way_of_asking
 from georsr.engine.inference import Inference, TileTooLargeError, choose_batch
 from georsr.engine.job import Job, prepare
 from georsr.engine.pipeline import WriteBehind
@@ -188,6 +189,7 @@ def _inference(job: Job) -> Inference:
         job.placement,
         choose_batch(job.placement, job.config.batch),
         compiled=job.config.compile,
+        ask=way_of_asking(job.config.tta),
     )
     log.info("%s on %s", job.model.spec.name, job.placement.describe())
     return inference
