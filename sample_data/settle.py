@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from dice import Array
 
-from georsr.training.data.degrade import bicubic_downsample, bicubic_matrix
+from georsr.kernels import bicubic_matrix
+from georsr.training.data.degrade import bicubic_downsample
 
 
 def degrade_valid(truth: Array, valid: Array, scale: int) -> Array:

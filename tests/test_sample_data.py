@@ -12,7 +12,8 @@ import pytest
 import rasterio
 from rasterio.enums import ColorInterp
 
-from georsr.training.data.degrade import bicubic_downsample, bicubic_matrix, make_pair
+from georsr.kernels import bicubic_matrix
+from georsr.training.data.degrade import bicubic_downsample, make_pair
 
 FOLDER = Path(__file__).resolve().parents[1] / "sample_data"
 SIZES = {

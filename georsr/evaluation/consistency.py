@@ -13,11 +13,12 @@ from georsr.errors import InputError, UsageError
 from georsr.evaluation.alignment import scale_between
 from georsr.evaluation.peak import peak_of
 from georsr.evaluation.validity import eroded
+from georsr.kernels import psf_sigma
 from georsr.raster.info import RasterInfo
 from georsr.raster.reader import RasterReader
 from georsr.training.data.crops import grown
 from georsr.training.data.degrade import Bicubic, Degradation, bicubic_downsample
-from georsr.training.data.sensor import Sensor, blur_and_sample, psf_sigma
+from georsr.training.data.sensor import Sensor, blur_and_sample
 from georsr.types import AnyArray, BoolArray, Window
 
 BLOCK = 128

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
 
+from georsr.kernels import bicubic_matrix
 from georsr.types import AnyArray, FloatArray
 
 
@@ -76,23 +76,6 @@ class Bicubic:
     def describe(self) -> str:
         """One word."""
         return self.name
-
-
-@lru_cache(maxsize=64)
-def bicubic_matrix(size: int, scale: int) -> FloatArray:
-    """Antialiased cubic resampling as a matrix, (size // scale, size) float32, rows sum to 1.
-
-    Keys' cubic with a = -0.5, stretched by ``scale``, cut at the image's edge and renormalised:
-    the kernel of Pillow's BICUBIC and, away from the edge, of MATLAB's imresize.
-    """
-    centres = (np.arange(size // scale) + 0.5) * scale - 0.5
-    x = np.abs(centres[:, None] - np.arange(size)[None, :]) / scale
-    inner = 1.5 * x**3 - 2.5 * x**2 + 1
-    outer = -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
-    weights = np.where(x <= 1, inner, np.where(x < 2, outer, 0.0))
-    matrix: FloatArray = (weights / weights.sum(1, keepdims=True)).astype(np.float32)
-    matrix.setflags(write=False)
-    return matrix
 
 
 def bicubic_downsample(image: AnyArray, scale: int) -> FloatArray:

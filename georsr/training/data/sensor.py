@@ -10,69 +10,11 @@ from typing import Any
 import numpy as np
 
 from georsr.errors import UsageError
+from georsr.kernels import BLURRIEST, REACH, SHARPEST, psf_matrix, psf_sigma
 from georsr.training.data.fields import from_fields
 from georsr.types import AnyArray, FloatArray
 
 Range = tuple[float, float]
-
-REACH = 4.0
-"""Standard deviations at which the PSF is cut: 6e-5 of its energy lies beyond."""
-SHARPEST = {False: 0.5, True: 0.4}
-"""Highest MTF by ``pixel``; a sharper PSF, sampled on the HR grid at x2, would miss it by 1 %."""
-
-
-def box_mtf(scale: int) -> float:
-    """MTF of the mean over ``scale`` HR pixels at the LR Nyquist frequency 1 / (2 scale)."""
-    return 1.0 / (scale * math.sin(math.pi / (2 * scale)))
-
-
-def psf_sigma(mtf: float, scale: int, pixel: bool = False) -> float:
-    """Standard deviation, in HR pixels, of the gaussian that gives a sensor its MTF.
-
-    A gaussian has the response exp(-2 pi^2 sigma^2 f^2); at the LR Nyquist frequency
-    f = 1 / (2 scale) cycles per HR pixel it has to be ``mtf``. This is the usual description of
-    sensors in pansharpening: Aiazzi, Alparone, Baronti, Garzelli and Selva, "MTF-tailored
-    multiscale fusion of high-resolution MS and Pan imagery", PE&RS 72(5), 2006; Vivone et al.,
-    "A critical comparison among pansharpening algorithms", IEEE TGRS 53(5), 2015.
-
-    Parameters
-    ----------
-    mtf
-        Of the whole system (optics, detector, motion) at the LR Nyquist frequency, 0..1.
-    scale
-        HR pixels per LR pixel.
-    pixel
-        The detector's footprint is a box of its own, and the gaussian only the rest.
-    """
-    share = mtf / box_mtf(scale) if pixel else mtf
-    return scale * math.sqrt(-2 * math.log(share)) / math.pi
-
-
-def psf_matrix(size: int, scale: int, sigma: float, pixel: bool = False) -> FloatArray:
-    """Blurring and sampling along one axis, (size // scale, size) float32, rows sum to 1.
-
-    The PSF stands on the centre of each LR pixel, (i + 0.5) * scale - 0.5 in HR pixels, is cut
-    at `REACH` sigma and at the image's edge, and renormalised.
-
-    Parameters
-    ----------
-    size
-        HR pixels, a multiple of ``scale``.
-    scale
-        HR pixels per LR pixel.
-    sigma
-        Of the gaussian, in HR pixels.
-    pixel
-        Follow the gaussian by the mean over the LR pixel's own ``scale`` HR pixels.
-    """
-    corners = np.arange(size // scale)[:, None] * scale
-    columns = np.arange(size)[None, :]
-    steps = range(scale) if pixel else [(scale - 1) / 2]
-    weights = np.zeros((size // scale, size))
-    for step in steps:
-        x = (columns - corners - step) / sigma
-        weights += np.where(np.abs(x) <= REACH, np.exp(-0.5 * x * x), 0.0)
-    return np.asarray(weights / weights.sum(1, keepdims=True), np.float32)
 
 
 @dataclass(frozen=True)
@@ -105,7 +47,7 @@ class Sensor:
     def __post_init__(self) -> None:
         if not isinstance(self.pixel, bool):
             raise UsageError(f"pixel is {self.pixel!r}, expected true or false")
-        _check_range("mtf", self.mtf, 0.01, SHARPEST[self.pixel])
+        _check_range("mtf", self.mtf, BLURRIEST, SHARPEST[self.pixel])
         _check_range("noise", self.noise, 0, 0.5)
         _check_range("shot", self.shot, 0, 0.5)
         if self.bits is not None and (type(self.bits) is not int or not 2 <= self.bits <= 16):

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from georsr.errors import UsageError
+from georsr.kernels import psf_matrix, psf_sigma
 from georsr.training.data.degradations import degradation_from_mapping
 from georsr.training.data.degrade import Bicubic
-from georsr.training.data.sensor import Sensor, psf_matrix, psf_sigma
+from georsr.training.data.sensor import Sensor
 
 QUIET = Sensor(mtf=(0.2, 0.2), noise=(0.0, 0.0), bits=None)
 """Nothing but the PSF."""
