@@ -6,6 +6,7 @@ import logging
 import signal
 import sys
 import warnings
+from collections.abc import Callable
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -21,6 +22,7 @@ COMMANDS = {
     "train": ("georsr.cli.train", "Train a network on your images."),
     "quality": ("georsr.cli.quality", "Measure what a product can be trusted with."),
     "eval": ("georsr.cli.evaluate", "Measure super-resolution quality."),
+    "qgis": ("georsr.cli.qgis", "Put georsr into the Processing toolbox of QGIS."),
 }
 """Command -> (module, one line): modules load when their command runs, so help is quick."""
 
@@ -78,8 +80,13 @@ def _fail(message: str, code: int) -> int:
 
 def invoke(arguments: list[str] | None = None) -> int:
     """Run one command line; returns its exit code (0, 1, 2, 130 or 143)."""
+    return exit_code(lambda: cli.main(arguments, prog_name="georsr", standalone_mode=False))
+
+
+def exit_code(call: Callable[[], Any]) -> int:
+    """Make the call; what it raises becomes one line on stderr and an exit code."""
     try:
-        result = cli.main(arguments, prog_name="georsr", standalone_mode=False)
+        result = call()
         return result if isinstance(result, int) else 0
     except GeorsrError as error:
         if logging.getLogger("georsr").isEnabledFor(logging.DEBUG):
@@ -96,11 +103,16 @@ def invoke(arguments: list[str] | None = None) -> int:
         return 1
 
 
-def main() -> None:
-    """Entry point of the ``georsr`` command."""
+def prepare_process() -> None:
+    """Make warnings lines and SIGTERM an exception, in a process of the command line's own."""
     signal.signal(signal.SIGTERM, _terminate)
     warnings.showwarning = _show_warning  # type: ignore[assignment]
     warnings.simplefilter("always", GeorsrWarning)
+
+
+def main() -> None:
+    """Entry point of the ``georsr`` command."""
+    prepare_process()
     code = invoke()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the work is over; leaving takes a moment

@@ -74,4 +74,4 @@ def test_every_package_ships():
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
     listed = set(project["tool"]["setuptools"]["packages"])
     found = {".".join(p.parent.relative_to(REPOSITORY).parts) for p in PACKAGE.rglob("__init__.py")}
-    assert listed == found | {"georsr.cli"}
+    assert listed == found | {"georsr.cli", "georsr.qgis.georsr_processing"}

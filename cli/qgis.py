@@ -1,0 +1,79 @@
+"""``georsr qgis``: put the Processing provider into QGIS."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+profile_option = click.option(
+    "--profile",
+    metavar="NAME|FOLDER",
+    help="Profile of QGIS; the one named default, in every QGIS found, without this.",
+)
+
+
+@click.group("qgis", short_help="Put georsr into the Processing toolbox of QGIS.")
+def command() -> None:
+    """Put georsr into the Processing toolbox of QGIS.
+
+    \b
+    georsr qgis install
+    """
+
+
+@command.command("install")
+@profile_option
+def install(profile: str | None) -> None:
+    """Copy the plugin into a profile of QGIS and switch it on; it will run this very georsr.
+
+    Close QGIS first, or restart it afterwards.
+    """
+    from georsr.qgis.plugin import PLUGIN
+    from georsr.qgis.plugin import install as copy_into
+    from georsr.qgis.profiles import choose_profiles
+    from georsr.qgis.switch import switch
+
+    for chosen in choose_profiles(profile):
+        target = copy_into(chosen)
+        switch(chosen, PLUGIN, on=True)
+        click.echo(f"{target}: installed and switched on; restart QGIS if it is running", err=True)
+
+
+@command.command("uninstall")
+@profile_option
+def uninstall(profile: str | None) -> None:
+    """Remove the plugin from a profile of QGIS."""
+    from georsr.qgis.plugin import PLUGIN
+    from georsr.qgis.plugin import uninstall as take_out
+    from georsr.qgis.profiles import choose_profiles
+    from georsr.qgis.switch import switch
+
+    for chosen in choose_profiles(profile):
+        switch(chosen, PLUGIN, on=False)
+        state = "removed" if take_out(chosen) else "was not installed"
+        click.echo(f"{chosen.plugins / PLUGIN}: {state}", err=True)
+
+
+@command.command("package")
+@click.argument("destination", metavar="[OUT.zip]", type=click.Path(path_type=Path), required=False)
+@click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
+@click.option("--email", help="Of the publisher, for plugins.qgis.org.")
+@click.option("--tracker", metavar="URL", help="Where bugs are reported, for plugins.qgis.org.")
+@click.option("--repository", metavar="URL", help="Where the code is, for plugins.qgis.org.")
+def package(destination: Path | None, overwrite: bool, **published: str | None) -> None:
+    """Write the plugin as an archive for 'Install from ZIP' or for plugins.qgis.org.
+
+    OUT is georsr_processing-VERSION.zip by default.
+    """
+    from georsr.provenance import georsr_version
+    from georsr.qgis.plugin import PLUGIN
+    from georsr.qgis.plugin import package as write_archive
+
+    target = destination or Path(f"{PLUGIN}-{georsr_version()}.zip")
+    known = {name: text for name, text in published.items() if text}
+    missing = write_archive(target, overwrite, known)
+    click.echo(f"{target}: written", err=True)
+    if missing:
+        names = ", ".join(f"--{name}" for name in missing)
+        click.echo(f"Warning: plugins.qgis.org also wants {names}", err=True)

@@ -1,0 +1,44 @@
+"""``rio superres``: the main job as a subcommand of rasterio's ``rio``."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import click
+
+from .main import exit_code, prepare_process
+from .sr import command as sr
+
+
+class Superres(click.Command):
+    """``georsr sr`` under another name: same options, messages and exit codes."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run inside the environment that ``rio`` set up; errors become one line."""
+        prepare_process()
+        pass_on(ctx.obj or {})
+        code = exit_code(lambda: super(Superres, self).invoke(ctx))
+        if code:
+            ctx.exit(code)
+
+
+def pass_on(rio: dict[str, Any]) -> None:
+    """Make what ``rio`` was told about AWS hold for every thread of this process.
+
+    An environment of rasterio holds for the thread that enters it, and georsr reads in others.
+    """
+    env = rio.get("env")
+    session = getattr(env, "session", None)
+    if session is not None:
+        for name, value in session.get_credential_options().items():
+            os.environ.setdefault(name, str(value))
+
+
+command = Superres(
+    "superres",
+    params=sr.params,
+    callback=sr.callback,
+    help=(sr.help or "").replace("georsr sr ", "rio superres "),
+    short_help=sr.short_help,
+)

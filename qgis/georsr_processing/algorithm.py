@@ -1,0 +1,143 @@
+"""What the algorithms share: finding georsr, running it, and telling QGIS."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from processing.core.ProcessingConfig import ProcessingConfig
+from qgis.core import (
+    QgsMessageLog,
+    QgsProcessingAlgorithm,
+    QgsProcessingException,
+    QgsProcessingParameterEnum,
+    QgsProcessingParameterFile,
+)
+from qgis.PyQt.QtCore import QCoreApplication
+from qgis.PyQt.QtGui import QIcon
+
+from .catalogue import MODELS, WEIGHTS
+from .child import Listener, Outcome, run_child
+from .command import shown
+from .compat import ADVANCED, ANY_FILE, CRITICAL
+from .executable import ExecutableError, Georsr, check_version, find_georsr
+
+MODEL = "MODEL"
+MODEL_FILE = "MODEL_FILE"
+
+
+class Teller(Listener):
+    """Passes on what a child says to the log, the progress bar and the Cancel button."""
+
+    def __init__(self, feedback: Any) -> None:
+        self.feedback = feedback
+
+    def progress(self, percent: float) -> None:
+        """Move the bar."""
+        self.feedback.setProgress(percent)
+
+    def warning(self, text: str) -> None:
+        """Yellow in the log."""
+        self.feedback.pushWarning(text)
+
+    def line(self, text: str) -> None:
+        """Grey in the log."""
+        self.feedback.pushConsoleInfo(text)
+
+    def cancelled(self) -> bool:
+        """Whether Cancel was pressed."""
+        return bool(self.feedback.isCanceled())
+
+
+class GeorsrAlgorithm(QgsProcessingAlgorithm):  # type: ignore[misc]
+    """Base of the algorithms: they differ in parameters and in one command line."""
+
+    def tr(self, text: str) -> str:
+        """Translate, where a translation is installed."""
+        return QCoreApplication.translate("georsr", text)
+
+    def createInstance(self) -> GeorsrAlgorithm:
+        """A fresh one for every run."""
+        return type(self)()
+
+    def icon(self) -> Any:
+        """The provider's."""
+        provider = self.provider()
+        return provider.icon() if provider is not None else QIcon()
+
+    def canExecute(self) -> tuple[bool, str]:
+        """Whether georsr is there; starts no process."""
+        try:
+            self.georsr()
+        except ExecutableError as error:
+            return False, _logged(str(error))
+        return True, ""
+
+    def georsr(self) -> Georsr:
+        """The georsr to run.
+
+        Raises
+        ------
+        ExecutableError
+            There is none.
+        """
+        return find_georsr(str(ProcessingConfig.getSetting("GEORSR_EXECUTABLE") or ""))
+
+    def run_georsr(self, arguments: list[str], feedback: Any) -> Outcome:
+        """Run it, telling QGIS all the while.
+
+        Raises
+        ------
+        QgsProcessingException
+            georsr is missing, unfit, or failed; one line with the remedy, in the log of QGIS too.
+        """
+        try:
+            georsr = self.georsr()
+            version = check_version(georsr)
+        except ExecutableError as error:
+            raise QgsProcessingException(_logged(str(error))) from error
+        command = [*georsr.command, *arguments]
+        feedback.pushInfo(f"georsr {version} ({georsr.found})")
+        feedback.pushCommandInfo(shown(command))
+        try:
+            outcome = run_child(command, georsr.environment(), Teller(feedback))
+        except OSError as error:
+            raise QgsProcessingException(_logged(f"{command[0]}: {error}")) from error
+        if outcome.failure() and not outcome.cancelled:
+            raise QgsProcessingException(_logged(outcome.failure()))
+        return outcome
+
+    def add_model(self) -> None:
+        """Add the two parameters that choose a model."""
+        self.addParameter(
+            QgsProcessingParameterEnum(
+                MODEL,
+                self.tr("Model"),
+                options=list(MODELS),
+                defaultValue=MODELS[0],
+                usesStaticStrings=True,
+            )
+        )
+        file = QgsProcessingParameterFile(
+            MODEL_FILE,
+            self.tr("Weights file, instead of the model above"),
+            behavior=ANY_FILE,
+            optional=True,
+            fileFilter=WEIGHTS,
+        )
+        self.add_advanced(file)
+
+    def add_advanced(self, parameter: Any) -> None:
+        """Add a parameter to the folded part of the dialog."""
+        parameter.setFlags(parameter.flags() | ADVANCED)
+        self.addParameter(parameter)
+
+    def model(self, parameters: dict[str, Any], context: Any) -> str:
+        """Name or file of the chosen model."""
+        file = self.parameterAsFile(parameters, MODEL_FILE, context)
+        return str(file or self.parameterAsEnumString(parameters, MODEL, context))
+
+
+def _logged(message: str) -> str:
+    """Put an error into QGIS's log panel, which outlives the dialog."""
+    QgsMessageLog.logMessage(message, "georsr", CRITICAL)
+    return message

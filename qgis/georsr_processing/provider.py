@@ -1,0 +1,84 @@
+"""The provider: a group of algorithms in the toolbox, and the setting that names georsr."""
+
+from __future__ import annotations
+
+from configparser import ConfigParser
+from pathlib import Path
+from typing import Any
+
+from processing.core.ProcessingConfig import ProcessingConfig, Setting
+from qgis.core import QgsProcessingProvider
+from qgis.PyQt.QtGui import QIcon
+
+from .model_information import ModelInformation
+from .super_resolve import SuperResolve
+
+EXECUTABLE = "GEORSR_EXECUTABLE"
+ICON = str(Path(__file__).parent / "icon.svg")
+
+
+class GeorsrProvider(QgsProcessingProvider):  # type: ignore[misc]
+    """georsr among the providers of Processing; starts no process."""
+
+    def load(self) -> bool:
+        """Add the setting and the algorithms."""
+        ProcessingConfig.settingIcons[self.name()] = self.icon()
+        ProcessingConfig.addSetting(
+            Setting(
+                self.name(),
+                EXECUTABLE,
+                "georsr executable, or the folder of its environment; empty finds it",
+                "",
+                valuetype=Setting.FILE,
+            )
+        )
+        ProcessingConfig.readSettings()
+        self.refreshAlgorithms()
+        return True
+
+    def unload(self) -> None:
+        """Take the setting away."""
+        ProcessingConfig.removeSetting(EXECUTABLE)
+
+    def loadAlgorithms(self) -> None:
+        """Add what there is."""
+        for algorithm in (SuperResolve, ModelInformation):
+            self.addAlgorithm(algorithm())
+
+    def id(self) -> str:
+        """Prefix of the algorithms' names."""
+        return "georsr"
+
+    def name(self) -> str:
+        """Name in the toolbox."""
+        return "georsr"
+
+    def longName(self) -> str:
+        """Name where there is room."""
+        return "georsr: super-resolution of rasters"
+
+    def versionInfo(self) -> str:
+        """Version of the plugin."""
+        parser = ConfigParser(interpolation=None)
+        parser.read(Path(__file__).parent / "metadata.txt", encoding="utf-8")
+        return parser["general"]["version"]
+
+    def icon(self) -> Any:
+        """Icon in the toolbox."""
+        return QIcon(ICON)
+
+    def svgIconPath(self) -> str:
+        """Icon where models are drawn."""
+        return ICON
+
+    def supportsNonFileBasedOutput(self) -> bool:
+        """Products are files."""
+        return False
+
+    def supportedOutputRasterLayerExtensions(self) -> list[str]:
+        """GeoTIFF, cloud-optimised or not, whatever the name says."""
+        return ["tif", "tiff"]
+
+    def defaultRasterFileExtension(self) -> str:
+        """Of temporary products."""
+        return "tif"

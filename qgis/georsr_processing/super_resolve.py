@@ -1,0 +1,206 @@
+"""Algorithm: a raster at 2x or 4x its resolution."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from qgis.core import (
+    QgsProcessingException,
+    QgsProcessingOutputNumber,
+    QgsProcessingOutputString,
+    QgsProcessingParameterBand,
+    QgsProcessingParameterBoolean,
+    QgsProcessingParameterEnum,
+    QgsProcessingParameterExtent,
+    QgsProcessingParameterFeatureSource,
+    QgsProcessingParameterNumber,
+    QgsProcessingParameterRasterDestination,
+    QgsProcessingParameterRasterLayer,
+    QgsProcessingParameterString,
+)
+
+from .algorithm import GeorsrAlgorithm
+from .catalogue import DEVICES
+from .command import Request, split_extra
+from .compat import DOUBLE, INTEGER, POLYGONS
+from .layers import is_overridden, source_of, why_unreadable, write_mask
+from .leftovers import remove_unfinished, unfinished
+
+INPUT, BANDS, EXTENT, MASK, OUTSIDE = "INPUT", "BANDS", "EXTENT", "MASK", "OUTSIDE"
+TILE, DEVICE, NODATA, COG, EXTRA, OUTPUT = "TILE", "DEVICE", "NODATA", "COG", "EXTRA", "OUTPUT"
+
+HELP = """<p>Writes the raster at 2x or 4x its resolution, with its georeferencing, data type,
+radiometry, nodata and band names kept. The file appears when it is complete and verified.</p>
+<p>A network adds detail that was not measured: it is plausible, not observed.</p>
+<h3>Input raster</h3><p>Any file GDAL reads. Layers of web services (WMS, WMTS, XYZ) and layers in
+memory are to be saved as GeoTIFF first.</p>
+<h3>Bands</h3><p>Red, green and blue, in that order, for the networks; for Sentinel-2 stacks that is
+often 4, 3, 2. Empty takes the raster's own. The bicubic models take any bands.</p>
+<h3>Model</h3><p>The <i>sensor</i> models are for scenes as sensors record them; those without that
+word are for images that were reduced; <i>bicubic</i> invents nothing.</p>
+<h3>Extent, mask layer</h3><p>Only this part, or what these polygons cover; pixels outside the
+polygons become nodata unless the option says otherwise.</p>
+<h3>Tile, device</h3><p>A smaller tile needs less memory. <i>auto</i> takes the graphics card if
+there is one.</p>
+<h3>More options</h3><p>Any other option of <code>georsr sr</code>, for example
+<code>--co COMPRESS=ZSTD --dtype uint16</code>.</p>
+"""
+
+
+class SuperResolve(GeorsrAlgorithm):
+    """``georsr sr`` as an algorithm."""
+
+    def name(self) -> str:
+        """Id, with the provider's in front."""
+        return "superresolve"
+
+    def displayName(self) -> str:
+        """Name in the toolbox."""
+        return self.tr("Super-resolve raster")
+
+    def shortDescription(self) -> str:
+        """Tooltip."""
+        return self.tr("Writes a raster at 2x or 4x its resolution")
+
+    def tags(self) -> list[str]:
+        """Words that find it."""
+        return ["super-resolution", "upscale", "enhance", "sharpen", "resample", "SeG-SR"]
+
+    def shortHelpString(self) -> str:
+        """Text beside the dialog."""
+        return self.tr(HELP)
+
+    def initAlgorithm(self, config: Any = None) -> None:
+        """Define parameters and outputs."""
+        self.addParameter(QgsProcessingParameterRasterLayer(INPUT, self.tr("Input raster")))
+        self.add_model()
+        self.addParameter(
+            QgsProcessingParameterBand(
+                BANDS,
+                self.tr("Bands, in the model's order"),
+                parentLayerParameterName=INPUT,
+                optional=True,
+                allowMultiple=True,
+            )
+        )
+        self.addParameter(QgsProcessingParameterExtent(EXTENT, self.tr("Extent"), optional=True))
+        self.addParameter(
+            QgsProcessingParameterFeatureSource(
+                MASK, self.tr("Mask layer"), [POLYGONS], optional=True
+            )
+        )
+        self._add_advanced_parameters()
+        self.addParameter(
+            QgsProcessingParameterRasterDestination(OUTPUT, self.tr("Super-resolved"))
+        )
+        self.addOutput(QgsProcessingOutputNumber("SCALE", self.tr("Factor")))
+        self.addOutput(QgsProcessingOutputString("MODEL_NAME", self.tr("Model")))
+
+    def _add_advanced_parameters(self) -> None:
+        outside = self.tr("Pixels outside the mask become nodata")
+        self.add_advanced(QgsProcessingParameterBoolean(OUTSIDE, outside, defaultValue=True))
+        self.add_advanced(
+            QgsProcessingParameterNumber(
+                TILE, self.tr("Tile, in source pixels"), INTEGER, optional=True, minValue=16
+            )
+        )
+        self.add_advanced(
+            QgsProcessingParameterEnum(
+                DEVICE,
+                self.tr("Device"),
+                options=list(DEVICES),
+                defaultValue=DEVICES[0],
+                usesStaticStrings=True,
+            )
+        )
+        nodata = self.tr("Nodata value of the input, if it does not say so itself")
+        self.add_advanced(QgsProcessingParameterNumber(NODATA, nodata, DOUBLE, optional=True))
+        cog = self.tr("Cloud Optimized GeoTIFF")
+        self.add_advanced(QgsProcessingParameterBoolean(COG, cog, defaultValue=False))
+        extra = self.tr("More options of 'georsr sr'")
+        self.add_advanced(QgsProcessingParameterString(EXTRA, extra, optional=True))
+
+    def checkParameterValues(self, parameters: dict[str, Any], context: Any) -> tuple[bool, str]:
+        """Refuse what georsr could not read, before anything runs."""
+        layer = self.parameterAsRasterLayer(parameters, INPUT, context)
+        why = why_unreadable(layer) if layer is not None else ""
+        if not why:
+            try:
+                split_extra(self.parameterAsString(parameters, EXTRA, context))
+            except ValueError as error:
+                why = f"More options: {error}"
+        if why:
+            return False, why
+        return super().checkParameterValues(parameters, context)
+
+    def prepareAlgorithm(self, parameters: dict[str, Any], context: Any, feedback: Any) -> bool:
+        """Read layers, which is allowed in the main thread only."""
+        layer = self.parameterAsRasterLayer(parameters, INPUT, context)
+        if layer is None:
+            raise QgsProcessingException(self.invalidRasterError(parameters, INPUT))
+        if why_unreadable(layer):  # batches do not check
+            raise QgsProcessingException(why_unreadable(layer))
+        if is_overridden(layer):
+            feedback.pushWarning(
+                f"The project gives '{layer.name()}' another CRS than its file has; the product "
+                "has that of the file"
+            )
+        self._layer = layer.clone()  # a layer belongs to the thread that made it
+        self._box: tuple[float, float, float, float] | None = None
+        if parameters.get(EXTENT) is not None:
+            box = self.parameterAsExtent(parameters, EXTENT, context, layer.crs())
+            if not box.isNull():
+                self._box = (box.xMinimum(), box.yMinimum(), box.xMaximum(), box.yMaximum())
+        return True
+
+    def processAlgorithm(
+        self, parameters: dict[str, Any], context: Any, feedback: Any
+    ) -> dict[str, Any]:
+        """Run georsr."""
+        output = self.parameterAsOutputLayer(parameters, OUTPUT, context)
+        before = unfinished(output)
+        with tempfile.TemporaryDirectory(prefix="georsr-") as folder:
+            request = self._request(parameters, context, output, Path(folder))
+            feedback.setProgressText(self.tr("Starting georsr…"))
+            try:
+                outcome = self.run_georsr(request.arguments(), feedback)
+            finally:
+                remove_unfinished(output, before)
+        if outcome.cancelled:
+            return {}
+        report = json.loads(outcome.stdout)
+        feedback.pushInfo(
+            f"{report['width']} x {report['height']} pixels, {report['bands']} x "
+            f"{report['dtype']}, {report['model']} on {report['device']}, "
+            f"{report['seconds']['total']:.1f} s"
+        )
+        return {OUTPUT: output, "SCALE": report["scale"], "MODEL_NAME": report["model"]}
+
+    def _request(
+        self, parameters: dict[str, Any], context: Any, output: str, folder: Path
+    ) -> Request:
+        mask = self.parameterAsSource(parameters, MASK, context)
+        if mask is not None:
+            write_mask(mask, self._layer, context, folder / "mask.geojson")
+        return Request(
+            source=source_of(self._layer),
+            output=output,
+            model=self.model(parameters, context),
+            bands=self.parameterAsInts(parameters, BANDS, context),
+            box=self._box,
+            mask=None if mask is None else str(folder / "mask.geojson"),
+            outside_invalid=self.parameterAsBool(parameters, OUTSIDE, context),
+            tile=self._optional(self.parameterAsInt, parameters, TILE, context),
+            device=self.parameterAsEnumString(parameters, DEVICE, context),
+            nodata=self._optional(self.parameterAsDouble, parameters, NODATA, context),
+            cog=self.parameterAsBool(parameters, COG, context),
+            extra=self.parameterAsString(parameters, EXTRA, context),
+        )
+
+    @staticmethod
+    def _optional(read: Any, parameters: dict[str, Any], name: str, context: Any) -> Any:
+        """Value of an optional number, which QGIS would read as 0 where it is not given."""
+        return None if parameters.get(name) in (None, "") else read(parameters, name, context)
