@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 
@@ -75,6 +76,35 @@ class Job:
         config = replace(self.config, tile=tile)
         return replace(self, plan=plan_for(self.reader.info, self.model.spec, config, self.area))
 
+    def part(self, window: Window) -> Job:
+        """The same run on a part of the product: its tiles, which make the same pixels.
+
+        Parameters
+        ----------
+        window
+            In source pixels, counted as the plan does. The part's plan counts from its corner;
+            the layout remains that of the whole product.
+        """
+        info = self.reader.info
+        whole = self.area or Area(Window(0, 0, info.height, info.width))
+        return replace(self, plan=self.plan.crop(window), area=whole.part(window))
+
+    def alone(self, window: Window) -> Job:
+        """A part, as `part`, that is laid out as a product of its own."""
+        part = self.part(window)
+        assert part.area is not None, "a part has a window"
+        return replace(
+            part,
+            layout=_layout(
+                crop(self.reader.info, part.area.window),
+                self.reader.info,
+                self.model,
+                self.config,
+                self.stretch,
+                partial=part.area.outline is not None,
+            ),
+        )
+
     def read(self, window: Window) -> Patch:
         """Read a window as the plan counts it: from the corner of the area.
 
@@ -119,8 +149,31 @@ def area_of(info: RasterInfo, config: SRConfig) -> Area | None:
     )
 
 
-def prepare(reader: RasterReader, destination: str, model: Model, config: SRConfig) -> Job:
+def memory_of(job: Job) -> int:
+    """Peak memory of a process that carries out a job, in bytes."""
+    batch, on_cpu = (
+        choose_batch(job.placement, job.config.batch),
+        job.placement.device.type == "cpu",
+    )
+    return memory_bytes(job.reader.info, job.plan, job.layout, batch, on_cpu)
+
+
+def prepare(
+    reader: RasterReader,
+    destination: str,
+    model: Model,
+    config: SRConfig,
+    placement: Placement | None = None,
+    memory: Callable[[Job], int] = memory_of,
+) -> Job:
     """Plan a run, and refuse what the machine cannot hold.
+
+    Parameters
+    ----------
+    reader, destination, model, config, placement
+        As for `plan_job`.
+    memory
+        What the run takes on this machine.
 
     Raises
     ------
@@ -129,18 +182,30 @@ def prepare(reader: RasterReader, destination: str, model: Model, config: SRConf
     UsageError, InputError
         As `plan_job`.
     """
-    job = plan_job(reader, destination, model, config)
+    job = plan_job(reader, destination, model, config, placement)
     check_space(job.layout, destination, config, job.bytes_left())
-    batch, on_cpu = choose_batch(job.placement, config.batch), job.placement.device.type == "cpu"
-    check_memory(memory_bytes(reader.info, job.plan, job.layout, batch, on_cpu), config)
+    check_memory(memory(job), config)
     return job
 
 
-def plan_job(reader: RasterReader, destination: str, model: Model, config: SRConfig) -> Job:
+def plan_job(
+    reader: RasterReader,
+    destination: str,
+    model: Model,
+    config: SRConfig,
+    placement: Placement | None = None,
+) -> Job:
     """Check, plan and lay out a run; writes nothing and does not touch the network's device.
 
     An unfinished run of the same fingerprint decides about the size of tiles, if they were made
     smaller than asked for after running out of memory.
+
+    Parameters
+    ----------
+    reader, destination, model, config
+        What to run, where to, and how.
+    placement
+        Where others than this process compute; None lets ``config`` decide.
 
     Raises
     ------
@@ -152,9 +217,29 @@ def plan_job(reader: RasterReader, destination: str, model: Model, config: SRCon
     part = info if area is None else crop(info, area.window)
     check_size(part, config)
     check_bands(info, model.spec)
-    placement = place(config.device, config.precision)
+    placement = placement or place(config.device, config.precision)
     stretch = choose_stretch(reader, config.stretch)
-    layout = product_layout(
+    partial = area is not None and area.outline is not None
+    layout = _layout(part, info, model, config, stretch, partial=partial)
+    plan = plan_for(info, model.spec, config, area)
+    key = fingerprint(reader, model, config, placement, area)
+    job = Job(reader, destination, model, config, placement, stretch, layout, plan, key, area)
+    if config.tile is None and (tile := job.journal().left_tile()) is not None:
+        job = job.with_tile(tile)
+    return job
+
+
+def _layout(
+    part: RasterInfo,
+    info: RasterInfo,
+    model: Model,
+    config: SRConfig,
+    stretch: Stretch,
+    *,
+    partial: bool,
+) -> ProductLayout:
+    """The product of a part of a raster."""
+    return product_layout(
         part,
         model.spec.scale,
         dtype=config.dtype,
@@ -169,11 +254,5 @@ def plan_job(reader: RasterReader, destination: str, model: Model, config: SRCon
             source_name=PurePath(info.path).name,
             stretch=stretch.to_json(),
         ),
-        partial=area is not None and area.outline is not None,
+        partial=partial,
     )
-    plan = plan_for(info, model.spec, config, area)
-    key = fingerprint(reader, model, config, placement, area)
-    job = Job(reader, destination, model, config, placement, stretch, layout, plan, key, area)
-    if config.tile is None and (tile := job.journal().left_tile()) is not None:
-        job = job.with_tile(tile)
-    return job

@@ -1,21 +1,16 @@
-"""One machine, streaming: reader thread -> batched network -> register -> writer thread."""
+"""Run: from a plan to a published product, whoever makes its blocks."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator
-from contextlib import closing
-
-import numpy as np
+from collections.abc import Callable
 
 from georsr.config import SRConfig
-from georsr.device import cpu_threads
-from georsr.engine.ensemble import way_of_asking
-from georsr.engine.inference import Inference, TileTooLargeError, choose_batch
+from georsr.engine.inference import TileTooLargeError
 from georsr.engine.job import Job, prepare
-from georsr.engine.pipeline import WriteBehind
-from georsr.engine.stream import Clock, TileStream
-from georsr.errors import InterruptedRunError, ResourceError
+from georsr.engine.maker import Maker, OneMachine
+from georsr.engine.stream import Clock
+from georsr.errors import ResourceError
 from georsr.models.load import Model
 from georsr.progress import Progress, Silent, Stoppable
 from georsr.provenance import RunReport
@@ -25,73 +20,19 @@ from georsr.raster.reader import RasterReader
 from georsr.raster.records import Written
 from georsr.raster.writer import RasterWriter
 from georsr.tiling.plan import ceil_to
-from georsr.types import AnyArray, Window
 
 log = logging.getLogger(__name__)
 
 SMALLEST_TILE = 32
 """Below this, running out of memory is an error: halos would be most of the work."""
-WAITING_BLOCKS = 32
-"""Finished blocks that may wait for the writer."""
-
-Blocks = Generator[tuple[Window, AnyArray], None, None]
-"""Windows of the product and their planes (P, h, w), each made of whole blocks."""
-
-
-def make_stream(
-    job: Job, inference: Inference, progress: Progress, clock: Clock, top: int = 0
-) -> TileStream:
-    """The tiles of a job as a stream of blocks.
-
-    Parameters
-    ----------
-    job, inference, progress, clock
-        What to run, on what, whom to tell, and where to note the seconds.
-    top
-        First row of the product that is wanted, a multiple of the block size. The blocks are the
-        same whatever stands here.
-    """
-    return TileStream(
-        read=job.read,
-        bands=len(job.reader.info.bidx),
-        plan=job.plan,
-        stretch=job.stretch,
-        form=job.layout,
-        inference=inference,
-        progress=progress,
-        clock=clock,
-        top=top,
-        area=job.area,
-    )
-
-
-def write_blocks(writer: RasterWriter, blocks: Blocks, clock: Clock) -> None:
-    """Hand blocks to a writer, in a thread of its own; what it has already it passes over.
-
-    After an InterruptedRunError among ``blocks`` those before it are still written.
-    """
-
-    def put(item: tuple[Window, AnyArray]) -> None:
-        writer.write(item[0], *writer.layout.split(item[1]))
-
-    interruption: InterruptedRunError | None = None
-    with WriteBehind(put, WAITING_BLOCKS) as sink, closing(blocks):
-        try:
-            for item in blocks:
-                with clock.stage("write"):
-                    sink.put(item)
-        except InterruptedRunError as error:
-            interruption = error
-    if interruption is not None:
-        raise interruption
 
 
 class _Attempt:
     """One pass over the raster with one tile size, from wherever an earlier one stopped."""
 
-    def __init__(self, job: Job, inference: Inference, progress: Stoppable, clock: Clock) -> None:
-        self.job, self.inference, self.progress, self.clock = job, inference, progress, clock
-        self.skipped = self.found = 0
+    def __init__(self, job: Job, maker: Maker, progress: Stoppable, clock: Clock) -> None:
+        self.job, self.maker, self.progress, self.clock = job, maker, progress, clock
+        self.found = 0
 
     def make(self) -> Written:
         """Make the product, or what of it is missing."""
@@ -115,12 +56,8 @@ class _Attempt:
 
     def _fill(self, writer: RasterWriter) -> Written:
         self.found = writer.found
-        missing = ~writer.done.all(axis=1)
-        if missing.any():
-            top = int(np.argmax(missing)) * self.job.layout.blocksize
-            stream = make_stream(self.job, self.inference, self.progress, self.clock, top)
-            write_blocks(writer, stream.blocks(), self.clock)
-            self.skipped = stream.skipped
+        if not writer.done.all():
+            self.maker.fill(self.job, writer, self.progress, self.clock)
         with self.clock.stage("verify"):
             return writer.commit()
 
@@ -140,6 +77,7 @@ def run(
     config: SRConfig,
     progress: Progress | None = None,
     stop: Callable[[], bool] | None = None,
+    maker: Maker | None = None,
 ) -> RunReport:
     """Super-resolve an open raster into a new file.
 
@@ -153,6 +91,8 @@ def run(
         What to run, how, and whom to tell.
     stop
         Asked after every tile; when it says True the run ends, and what is finished is kept.
+    maker
+        Who makes the blocks; this process by default.
 
     Raises
     ------
@@ -161,38 +101,24 @@ def run(
     InterruptedRunError
         ``stop`` said so.
     """
-    clock = Clock()
+    clock, maker = Clock(), maker or OneMachine()
     with clock.stage("total"):
         with clock.stage("read"):
-            job = prepare(reader, destination, model, config)
+            job = prepare(reader, destination, model, config, maker.placement, maker.memory)
         earlier = job.journal().published()
         if earlier is None:
             sources = [reader.info.path, *reader.info.files]
             check_destination(destination, sources, overwrite=config.overwrite)
             watched = Stoppable(progress or Silent(), stop or (lambda: False))
             watched.look()
-            with cpu_threads(config.jobs):
-                attempt = _Attempt(job, _inference(job), watched, clock)
-                written = _until_it_fits(attempt)
+            attempt = _Attempt(job, maker, watched, clock)
+            written = _until_it_fits(attempt)
         else:
             log.info("%s: an earlier run had finished it", destination)
             _tidy(job)
     if earlier is not None:
         return _report(job, earlier, clock, found=job.layout.blocks_count)
-    job, inference = attempt.job, attempt.inference
-    return _report(job, written, clock, attempt.found, attempt.skipped, inference.batch)
-
-
-def _inference(job: Job) -> Inference:
-    inference = Inference(
-        job.model,
-        job.placement,
-        choose_batch(job.placement, job.config.batch),
-        compiled=job.config.compile,
-        ask=way_of_asking(job.config.tta),
-    )
-    log.info("%s on %s", job.model.spec.name, job.placement.describe())
-    return inference
+    return _report(attempt.job, written, clock, attempt.found, maker.skipped, maker.batch)
 
 
 def _until_it_fits(attempt: _Attempt) -> Written:

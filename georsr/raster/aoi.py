@@ -45,23 +45,36 @@ class Area:
     outline : geometry or None
         What counts inside, in source pixels (x right, y down) from the window's corner; None:
         everything.
+    shift : (down, right)
+        Where the window's corner lies in the pixels of the outline: of a part, whose outline is
+        that of the whole area, so that the same pixels are in it.
     """
 
     window: Window
     outline: BaseGeometry | None = None
+    shift: tuple[int, int] = (0, 0)
 
     def __post_init__(self) -> None:
         if self.outline is not None:
             shapely.prepare(self.outline)
 
+    def part(self, window: Window) -> Area:
+        """A window of the area, counted from its corner, as an area."""
+        down, right = self.shift
+        place = window.moved(self.window.top, self.window.left)
+        return Area(place, self.outline, (down + window.top, right + window.left))
+
     def touches(self, window: Window) -> bool:
         """Whether a window of source pixels, counted from the area's corner, has part in it."""
-        return self.outline is None or bool(shapely.intersects(self.outline, _box(window)))
+        if self.outline is None:
+            return True
+        return bool(shapely.intersects(self.outline, _box(window.moved(*self.shift))))
 
     def touching(self, windows: Sequence[Window]) -> BoolArray:
         """`touches` for many windows: (n,)."""
         if self.outline is None:
             return np.ones(len(windows), bool)
+        windows = [window.moved(*self.shift) for window in windows]
         sides = np.array([(w.left, w.top, w.right, w.bottom) for w in windows], float)
         return np.asarray(shapely.intersects(self.outline, shapely.box(*sides.reshape(-1, 4).T)))
 
@@ -82,6 +95,7 @@ class Area:
         if self.outline is None:
             return None
         size = window.height, window.width
+        window = window.moved(*(scale * pixels for pixels in self.shift))
         x, y = window.left / scale, window.top / scale
         here = shapely.box(x, y, window.right / scale, window.bottom / scale)
         if shapely.contains_properly(self.outline, here):

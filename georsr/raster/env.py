@@ -7,6 +7,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import rasterio
 from rasterio.env import getenv, hasenv
@@ -25,6 +26,13 @@ _FILTERS = threading.RLock()
 def is_remote(path: str) -> bool:
     """Whether ``path`` names something reached over a network."""
     return bool(_REMOTE.search(path)) and not path.startswith("vrt://")
+
+
+def absolute(path: str) -> str:
+    """The name under which another process finds a file; what is no file keeps its name."""
+    if not is_remote(path) and Path(path).exists():  # else it is no file: /vsizip and the like
+        return str(Path(path).absolute())
+    return path
 
 
 def gdal_env(

@@ -19,7 +19,7 @@ from rasterio.io import MemoryFile
 
 from georsr.errors import InputError, UsageError
 from georsr.raster.describe import describe
-from georsr.raster.env import gdal_env, is_remote
+from georsr.raster.env import absolute, gdal_env, is_remote
 from georsr.raster.info import RasterInfo
 from georsr.raster.reader import Patch, RasterReader, open_raster
 from georsr.raster.source import open_source
@@ -90,6 +90,15 @@ class Mosaic:
             return False
         boxes = [shapely.box(p.left, p.top, p.right, p.bottom) for p in self.places]
         return bool(shapely.union_all(boxes).area < self.height * self.width)
+
+    def anywhere(self) -> Mosaic:
+        """The same one, with names of files that hold in other folders too."""
+        pieces = []
+        for piece in self.pieces:
+            files = tuple(map(absolute, piece.info.files))
+            info = replace(piece.info, path=absolute(piece.info.path), files=files)
+            pieces.append(replace(piece, info=info))
+        return replace(self, pieces=tuple(pieces))
 
     @property
     def places(self) -> list[Window]:
@@ -212,7 +221,7 @@ class MosaicReader(RasterReader):
             memory.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"_memory": None}
+        return super().__getstate__() | {"_memory": None, "mosaic": self.mosaic.anywhere()}
 
 
 def open_sources(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import warnings
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from rasterio.windows import Window as RasterioWindow
 
 from georsr.errors import GeoreferenceWarning, InputError
 from georsr.raster.describe import describe, explicit_mask
-from georsr.raster.env import gdal_env, is_remote, own_warnings
+from georsr.raster.env import absolute, gdal_env, is_remote, own_warnings
 from georsr.raster.info import RasterInfo
 from georsr.raster.mask import is_nodata
 from georsr.raster.sampling import DECODED, MAX_PIXELS, decimated_shape, sample_windows
@@ -246,8 +247,21 @@ class RasterReader:
     ) -> None:
         self.close()
 
+    def reopened(self) -> Self:
+        """The same raster in a reader of its own, described as it is now and here.
+
+        Raises
+        ------
+        InputError, UsageError
+            It cannot be opened any more, or not in this process.
+        """
+        fresh = copy.copy(self)  # by way of __getstate__, as if it had been pickled
+        fresh.info = fresh._open()
+        return fresh
+
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_dataset": None}
+        path, *options = self._options  # the other process may be in another folder
+        return self.__dict__ | {"_dataset": None, "_options": (absolute(path), *options)}
 
     def __repr__(self) -> str:
         return f"RasterReader({self.info.path!r}, bidx={self.info.bidx})"

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.etree.ElementTree import Element, ParseError, SubElement, fromstring, tostring
 
-from georsr.raster.env import is_remote
+from georsr.raster.env import absolute
 from georsr.raster.info import BandInfo
 from georsr.types import Window
 
@@ -156,11 +155,8 @@ def _alpha(root: Element, mosaic: Mosaic, number: int) -> None:
 def _source(element: Element, piece: Piece, band: str, dtype: str, kind: str) -> Element:
     """One raster's part in a band."""
     info = piece.info
-    path = info.path
-    if not is_remote(path) and Path(path).exists():  # else it is no file: /vsizip and the like
-        path = str(Path(path).absolute())
     source = SubElement(element, kind)
-    SubElement(source, "SourceFilename", relativeToVRT="0").text = path
+    SubElement(source, "SourceFilename", relativeToVRT="0").text = absolute(info.path)
     SubElement(source, "SourceBand").text = band
     rows, columns = info.block_shape
     # with these GDAL needs not open the file before it is read, and may close it again

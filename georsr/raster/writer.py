@@ -86,6 +86,7 @@ class RasterWriter:
         self._place = workplace(self.dst)
         self._lock = Lock(self._place.lock, self.dst)
         self._part: PartFile | None = None
+        self._ready: tuple[Path, Written] | None = None
         self._encode = BlockEncoder(layout)
         self._threads = ThreadPoolExecutor(encoders(), "georsr-encoder")
         self._encoding: deque[tuple[int, int, Future[EncodedBlock]]] = deque()
@@ -214,6 +215,26 @@ class RasterWriter:
             while len(self._encoding) > 2 * encoders():
                 self._append()
 
+    def write_encoded(self, row: int, column: int, block: EncodedBlock) -> None:
+        """Write one block that a `BlockEncoder` of this layout has encoded, elsewhere.
+
+        Parameters
+        ----------
+        row, column : int
+            Of the block; one that is `done` is passed over.
+        block : EncodedBlock
+
+        Raises
+        ------
+        OutputError
+            The file cannot take it.
+        """
+        if not self._opened().done[row, column]:
+            encoded = Future[EncodedBlock]()
+            encoded.set_result(block)
+            self._encoding.append((row, column, encoded))
+            self._append()
+
     def _append(self) -> None:
         """Take the first block being encoded to the file."""
         row, column, job = self._encoding.popleft()
@@ -237,13 +258,17 @@ class RasterWriter:
         self._sync()
 
     def commit(self) -> Written:
-        """Close, verify and publish the product under its name.
+        """Close, verify and publish the product under its name: `seal`, then `publish`."""
+        self.seal()
+        return self.publish()
+
+    def seal(self) -> Path:
+        """Close and verify the product, and say where it lies until it is published.
 
         Raises
         ------
         OutputError
-            Blocks are missing, the file does not verify, or there is no space. ``dst`` is then
-            what it was before.
+            Blocks are missing, the file does not verify, or there is no space.
         """
         started = time.perf_counter()
         part = self._opened()
@@ -264,8 +289,22 @@ class RasterWriter:
                 time.perf_counter() - started,
                 f"{checksum:08x}",
             )
-            self._publish(ready, written)
-        return written
+        self._ready = ready, written
+        return ready
+
+    def publish(self) -> Written:
+        """Give a sealed product its name.
+
+        Raises
+        ------
+        OutputError
+            It cannot have it. ``dst`` is then what it was before.
+        """
+        if self._ready is None:
+            raise ValueError(f"{self.dst}: not sealed yet")
+        with self._failures("cannot be published"):
+            self._publish(*self._ready)
+        return self._ready[1]
 
     def _finished(self, part: PartFile) -> Path:
         """Verify the sealed file, and make the COG of it if one is wanted."""

@@ -186,7 +186,7 @@ class TilePlan:
             width=window.width,
             rows=_cropped(self.rows, window.top, window.bottom),
             columns=_cropped(self.columns, window.left, window.right),
-            image=Window(-window.top, -window.left, self.height, self.width),
+            image=self.image_window.moved(-window.top, -window.left),
         )
 
 

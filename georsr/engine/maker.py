@@ -1,0 +1,132 @@
+"""Maker: who makes the blocks of a product: one machine by streaming, or a cluster."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator
+from contextlib import closing
+from typing import Protocol, TypeVar
+
+import numpy as np
+
+from georsr.device import Placement, cpu_threads
+from georsr.engine.ensemble import way_of_asking
+from georsr.engine.inference import Inference, choose_batch
+from georsr.engine.job import Job, memory_of
+from georsr.engine.pipeline import WriteBehind
+from georsr.engine.stream import Clock, TileStream
+from georsr.errors import InterruptedRunError
+from georsr.progress import Progress, Stoppable
+from georsr.raster.writer import RasterWriter
+from georsr.types import AnyArray, Window
+
+log = logging.getLogger(__name__)
+
+WAITING_BLOCKS = 32
+"""Finished blocks that may wait for the writer."""
+
+T = TypeVar("T")
+
+
+class Maker(Protocol):
+    """Makes what is missing of a product."""
+
+    batch: int
+    """Tiles per call of the network."""
+    skipped: int
+    """Tiles without a valid pixel, for which the network did not run."""
+
+    @property
+    def placement(self) -> Placement | None:
+        """Where the network runs; None leaves that to the options."""
+
+    def memory(self, job: Job) -> int:
+        """Peak memory of this machine, in bytes."""
+
+    def fill(self, job: Job, writer: RasterWriter, progress: Stoppable, clock: Clock) -> None:
+        """Write the blocks that the writer has not, in the order of one pass over the raster."""
+
+
+class OneMachine:
+    """Reader thread -> batched network -> register -> writer thread, in this process."""
+
+    placement: Placement | None = None
+
+    def __init__(self) -> None:
+        self.batch = self.skipped = 0
+        self._inference: Inference | None = None
+
+    def memory(self, job: Job) -> int:
+        """Peak memory of this machine, in bytes."""
+        return memory_of(job)
+
+    def fill(self, job: Job, writer: RasterWriter, progress: Stoppable, clock: Clock) -> None:
+        """Write the blocks that the writer has not."""
+        self._inference = inference = self._inference or infer(job)
+        missing = ~writer.done.all(axis=1)
+        top = int(np.argmax(missing)) * job.layout.blocksize
+        stream = make_stream(job, inference, progress, clock, top)
+
+        def put(item: tuple[Window, AnyArray]) -> None:
+            writer.write(item[0], *writer.layout.split(item[1]))
+
+        with cpu_threads(job.config.jobs):
+            write_behind(put, stream.blocks(), clock)
+        self.skipped, self.batch = stream.skipped, inference.batch
+
+
+def infer(job: Job) -> Inference:
+    """The network of a job, in this process."""
+    inference = Inference(
+        job.model,
+        job.placement,
+        choose_batch(job.placement, job.config.batch),
+        compiled=job.config.compile,
+        ask=way_of_asking(job.config.tta),
+    )
+    log.info("%s on %s", job.model.spec.name, job.placement.describe())
+    return inference
+
+
+def make_stream(
+    job: Job, inference: Inference, progress: Progress, clock: Clock, top: int = 0
+) -> TileStream:
+    """The tiles of a job as a stream of blocks.
+
+    Parameters
+    ----------
+    job, inference, progress, clock
+        What to run, on what, whom to tell, and where to note the seconds.
+    top
+        First row of the product that is wanted, a multiple of the block size. The blocks are the
+        same whatever stands here.
+    """
+    return TileStream(
+        read=job.read,
+        bands=len(job.reader.info.bidx),
+        plan=job.plan,
+        stretch=job.stretch,
+        form=job.layout,
+        inference=inference,
+        progress=progress,
+        clock=clock,
+        top=top,
+        area=job.area,
+    )
+
+
+def write_behind(put: Callable[[T], None], blocks: Generator[T, None, None], clock: Clock) -> None:
+    """Hand blocks to ``put`` in a thread of its own.
+
+    After an InterruptedRunError among ``blocks`` those before it are still written.
+    """
+    interruption: InterruptedRunError | None = None
+    with WriteBehind(put, WAITING_BLOCKS) as sink, closing(blocks):
+        try:
+            for item in blocks:
+                with clock.stage("write"):
+                    sink.put(item)
+        except InterruptedRunError as error:
+            interruption = error
+    if interruption is not None:
+        raise interruption
