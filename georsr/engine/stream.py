@@ -96,6 +96,9 @@ class TileStream:
             return None
         return prepare(strip, tile, self.stretch)
 
+    def _restore(self, output: FloatArray, ready: Prepared, tile: Tile) -> FloatArray:
+        return restore(output, ready, tile, self.stretch)
+
     @property
     def _first_row(self) -> int:
         return self.plan.first_row(self.top)
@@ -160,5 +163,5 @@ class TileStream:
                 yield tile, strip, None
                 continue
             with self.clock.stage("join"):
-                values = restore(next(outputs), ready, tile, self.stretch)
+                values = self._restore(next(outputs), ready, tile)
             yield tile, strip, values

@@ -38,7 +38,7 @@ class Written:
     bytes : int
         Size of the file.
     seconds : float
-        Spent in `RasterWriter.commit`: closing, verifying, COG, publishing.
+        Spent in `RasterWriter.seal`: closing, verifying, COG.
     checksum : str
         crc32 over the crc32 of every block in row-major order, eight hexadecimal digits: the
         same pixels in the same block size give the same checksum in any encoding.
