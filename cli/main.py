@@ -22,6 +22,7 @@ COMMANDS = {
     "train": ("georsr.cli.train", "Train a network on your images."),
     "quality": ("georsr.cli.quality", "Measure what a product can be trusted with."),
     "eval": ("georsr.cli.evaluate", "Measure super-resolution quality."),
+    "doctor": ("georsr.cli.doctor", "Check this installation, and say what to do about problems."),
     "qgis": ("georsr.cli.qgis", "Put georsr into the Processing toolbox of QGIS."),
 }
 """Command -> (module, one line): modules load when their command runs, so help is quick."""

@@ -1,0 +1,25 @@
+"""``georsr doctor``: what is here, what is amiss, and what to do about it."""
+
+from __future__ import annotations
+
+import click
+
+from .options import verbosity_options
+
+
+@click.command("doctor", short_help="Check this installation, and say what to do about problems.")
+@click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
+@verbosity_options
+def command(as_json: bool, quiet: bool) -> int:
+    """Print versions, devices, formats, weights and QGIS, with a remedy for each problem.
+
+    A small raster is super-resolved as a trial. Nothing is downloaded and nothing is left behind.
+    Marks: + fine, - absent and only needed if you want it, ! worth a look, x georsr cannot work.
+    The exit code is 1 if there is an x.
+    """
+    from georsr.doctor import examine
+
+    report = examine()
+    if not quiet or as_json:
+        click.echo(report.to_json() if as_json else report.describe())
+    return 0 if report.works else 1
