@@ -1,0 +1,119 @@
+"""A desk with the files that the manual's commands name."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from PIL import Image
+from rasterio.windows import Window
+
+from .manual import REPOSITORY
+
+SAMPLES = REPOSITORY / "sample_data"
+CLASSES = ("agricultural", "buildings")
+
+
+@pytest.fixture(scope="session")
+def furniture(tmp_path_factory):
+    """Everything a desk holds, made once."""
+    desk = tmp_path_factory.mktemp("desk")
+    shutil.copytree(SAMPLES, desk / "sample_data", ignore=shutil.ignore_patterns("*.py", "__*"))
+    town = SAMPLES / "town_rgb_2m.tif"
+    for name in ("scene.tif", "ortho.tif", "drone.tif", "a.tif"):
+        shutil.copy(town, desk / name)
+    shutil.copy(SAMPLES / "town_rgb_0.5m.tif", desk / "truth.tif")
+    shutil.copy(SAMPLES / "fields_4band_10m.tif", desk / "sentinel2.tif")
+    mosaic(town, desk / "mosaic.tif")
+    naip(desk / "naip.tif")
+    one_band(desk / "dem.tif")
+    tiles(town, desk / "tiles")
+    (desk / "tiles.txt").write_text("".join(f"tiles/{i}.tif\n" for i in range(4)))
+    district(town, desk / "district.geojson")
+    (desk / "my_scenes").mkdir()
+    mosaic(SAMPLES / "town_rgb_0.5m.tif", desk / "my_scenes" / "town.tif", 640)
+    photographs(desk / "ucmerced")
+    shutil.copytree(desk / "ucmerced", desk / "UCMerced")
+    return desk
+
+
+@pytest.fixture
+def desk(furniture, tmp_path, monkeypatch):
+    """A working folder of one's own with everything on it."""
+    folder = tmp_path / "desk"
+    shutil.copytree(furniture, folder)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def mosaic(source, path, side=400):
+    """A square raster of several tiles: another one mirrored at its borders."""
+    with rasterio.open(source) as small:
+        missing = ((0, 0), (0, side - small.height), (0, side - small.width))
+        values = np.pad(small.read(), missing, mode="symmetric")
+        profile = small.profile | {"height": values.shape[1], "width": values.shape[2]}
+    with rasterio.open(path, "w", **profile) as target:
+        target.write(values)
+
+
+def naip(path):
+    """Red, green, blue, near infrared of the sample fields in bytes."""
+    with rasterio.open(SAMPLES / "fields_4band_5m.tif") as source:
+        profile = source.profile | {"dtype": "uint8", "nodata": None, "height": 96, "width": 96}
+        values = source.read((3, 2, 1, 4), window=Window(20, 20, 96, 96))
+    profile.update(photometric="RGB", alpha="NO")
+    with rasterio.open(path, "w", **profile) as target:
+        target.write(np.clip(values // 24, 1, 255).astype("uint8"))
+
+
+def one_band(path):
+    """A smooth surface in metres."""
+    with rasterio.open(SAMPLES / "town_rgb_2m.tif") as source:
+        profile = source.profile | {"count": 1, "dtype": "float32"}
+    profile.pop("photometric", None)
+    y, x = np.mgrid[: profile["height"], : profile["width"]]
+    with rasterio.open(path, "w", **profile) as target:
+        target.write((300 + 10 * np.sin(x / 9) + y / 7).astype("float32"), 1)
+
+
+def tiles(source, folder):
+    """A raster in four pieces."""
+    folder.mkdir()
+    with rasterio.open(source) as whole:
+        height, width = whole.height // 2, whole.width // 2
+        for i in range(4):
+            window = Window(i % 2 * width, i // 2 * height, width, height)
+            profile = whole.profile | {
+                "height": height,
+                "width": width,
+                "transform": whole.transform @ Affine.translation(window.col_off, window.row_off),
+            }
+            with rasterio.open(folder / f"{i}.tif", "w", **profile) as piece:
+                piece.write(whole.read(window=window))
+
+
+def district(source, path):
+    """A triangle inside a raster, in longitude and latitude."""
+    from rasterio.warp import transform
+
+    with rasterio.open(source) as raster:
+        rows, columns = np.array([0.2, 0.8, 0.5]), np.array([0.2, 0.3, 0.9])
+        x, y = raster.transform @ (columns * raster.width, rows * raster.height)
+        longitude, latitude = transform(raster.crs, "EPSG:4326", list(x), list(y))
+    ring = [list(point) for point in zip(longitude, latitude, strict=True)]
+    polygon = {"type": "Polygon", "coordinates": [[*ring, ring[0]]]}
+    path.write_text(json.dumps(polygon))
+
+
+def photographs(folder):
+    """A data set of a few images in the layout {train,val}/<class>/<name>."""
+    rng = np.random.default_rng(0)
+    for part in ("train", "val"):
+        for label in CLASSES:
+            place = folder / part / label
+            place.mkdir(parents=True)
+            for i in range(2):
+                pixels = rng.integers(0, 256, (224, 224, 3)).astype(np.uint8)
+                Image.fromarray(pixels).save(place / f"{label}{i:02}.png")

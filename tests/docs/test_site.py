@@ -1,0 +1,39 @@
+"""The manual builds without a warning, and its pictures are what its script draws."""
+
+import os
+import runpy
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from .manual import REPOSITORY
+
+DOCS = REPOSITORY / "docs"
+
+
+def test_builds_strictly(tmp_path):
+    pytest.importorskip("mkdocs", reason="needs the extra 'docs'")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")],
+        cwd=REPOSITORY,
+        env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    commands = (tmp_path / "site/reference/command-line/index.html").read_text(encoding="utf-8")
+    assert "--stretch" in commands
+    python = (tmp_path / "site/reference/python/index.html").read_text(encoding="utf-8")
+    assert "super_resolve_array" in python
+
+
+def test_pictures_are_drawn_by_their_script(tmp_path):
+    runpy.run_path(str(DOCS / "make_pictures.py"))["main"](tmp_path)
+    drawn = sorted(path.name for path in tmp_path.iterdir())
+    assert drawn
+    for name in drawn:
+        with Image.open(tmp_path / name) as new, Image.open(DOCS / "images" / name) as kept:
+            assert new.size == kept.size, f"{name}: run docs/make_pictures.py"
