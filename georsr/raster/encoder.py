@@ -14,6 +14,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from affine import Affine
 from rasterio.io import MemoryFile
 
@@ -100,6 +101,26 @@ class BlockEncoder:
                     memory.seek(offset)
                     pieces.append(memory.read(length) if length else b"")
         return EncodedBlock(tuple(pieces), block_checksum(values, mask))
+
+
+def stored(
+    values: AnyArray, mask: AnyArray | None = None, alpha: AnyArray | None = None
+) -> tuple[AnyArray, AnyArray | None]:
+    """What a `BlockEncoder` takes of a block.
+
+    Parameters
+    ----------
+    values : (C, h, w)
+    mask : (h, w), 0 for invalid, if the product has one
+    alpha : (h, w), if the product has it
+
+    Returns
+    -------
+    (C or C + 1, h, w), contiguous, and uint8 (h, w) of 0 and 255 or None
+    """
+    pixels = values if alpha is None else np.concatenate([values, alpha[None]])
+    shade = None if mask is None else np.where(mask != 0, np.uint8(255), np.uint8(0))
+    return np.ascontiguousarray(pixels), shade
 
 
 def _signature(values: AnyArray, mask: AnyArray | None) -> tuple[object, ...] | None:
