@@ -36,6 +36,9 @@ class Sensor:
     """Standard deviation of read noise, in units of the 0..1 scale."""
     shot: Range = (0.0, 0.0)
     """Standard deviation of shot noise at radiance 1, in the same units."""
+    grain: Range = (0.0, 0.0)
+    """Standard deviation in LR pixels of the gaussian that noise was smoothed by, as resampling on
+    the way to an archive leaves it; its strength stays that of ``noise`` and ``shot``."""
     bits: int | None = 8
     """Quantisation to 2^bits levels over 0..1; None: none."""
     jpeg: tuple[int, int] | None = None
@@ -50,6 +53,7 @@ class Sensor:
         _check_range("mtf", self.mtf, BLURRIEST, SHARPEST[self.pixel])
         _check_range("noise", self.noise, 0, 0.5)
         _check_range("shot", self.shot, 0, 0.5)
+        _check_range("grain", self.grain, 0, 4)
         if self.bits is not None and (type(self.bits) is not int or not 2 <= self.bits <= 16):
             raise UsageError(f"bits is {self.bits!r}, expected 2 to 16, or none")
         if self.jpeg is not None:
@@ -78,7 +82,8 @@ class Sensor:
         quality = int(rng.integers(*self.jpeg, endpoint=True)) if self.jpeg else None
         lr = blur_and_sample(hr, scale, psf_sigma(mtf, scale, self.pixel), self.pixel)
         if noise > 0 or shot > 0:
-            lr += noise_of(lr, noise, shot, rng)
+            grain = rng.uniform(*self.grain) if any(self.grain) else 0.0
+            lr += noise_of(lr, noise, shot, rng, grain)
         np.clip(lr, np.float32(0), np.float32(1), out=lr)
         if quality is not None:
             return jpeg_coded(lr, quality)
@@ -99,7 +104,7 @@ class Sensor:
     def from_mapping(cls, values: Any, where: str) -> Sensor:
         """Inverse of `to_mapping` without ``kind``; a number stands for a range of one value."""
         if isinstance(values, dict):
-            ranges = ("mtf", "noise", "shot", "jpeg")
+            ranges = ("mtf", "noise", "shot", "grain", "jpeg")
             values = {
                 key: (value, value) if key in ranges and _is_number(value) else value
                 for key, value in values.items()
@@ -111,6 +116,7 @@ class Sensor:
         parts = [f"sensor model, MTF {_span(self.mtf)} at Nyquist"]
         parts += [f"noise {_span(self.noise)}"] if any(self.noise) else []
         parts += [f"shot noise {_span(self.shot)}"] if any(self.shot) else []
+        parts += [f"grain {_span(self.grain)} pixels"] if any(self.grain) else []
         parts += [f"{self.bits} bits"] if self.bits else []
         parts += [f"JPEG {_span(self.jpeg)}"] if self.jpeg else []
         return ", ".join(parts)
@@ -126,12 +132,31 @@ def blur_and_sample(hr: FloatArray, scale: int, sigma: float, pixel: bool = Fals
     return np.asarray(rows @ hr @ columns.T)
 
 
-def noise_of(lr: FloatArray, noise: float, shot: float, rng: np.random.Generator) -> FloatArray:
-    """Read and shot noise of an image in 0..1, same shape, mean zero."""
+def noise_of(
+    lr: FloatArray, noise: float, shot: float, rng: np.random.Generator, grain: float = 0.0
+) -> FloatArray:
+    """Read and shot noise of an image in 0..1, same shape, mean zero; see `Sensor`."""
     drawn = rng.standard_normal(lr.shape, dtype=np.float32)
+    if grain > 0:
+        drawn = grained(drawn, grain)
     if shot == 0:
         return drawn * np.float32(noise)
     return drawn * np.sqrt(np.float32(noise**2) + np.float32(shot**2) * np.maximum(lr, 0))
+
+
+def grained(noise: FloatArray, sigma: float) -> FloatArray:
+    """White noise (C, h, w) smoothed by a gaussian of ``sigma`` pixels, as strong as it was."""
+    reach = math.ceil(REACH * sigma)
+    taps = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2).astype(np.float32)
+    taps /= np.sqrt(np.square(taps).sum())  # keeps the variance of independent values
+    for axis in (-2, -1):
+        length = noise.shape[axis]
+        around = [(0, 0)] * noise.ndim
+        around[axis] = (reach, reach)
+        padded = np.pad(noise, around, mode="wrap")
+        parts = (np.take(padded, range(i, i + length), axis) * tap for i, tap in enumerate(taps))
+        noise = np.asarray(sum(parts))
+    return noise
 
 
 def jpeg_coded(lr: FloatArray, quality: int) -> FloatArray:

@@ -201,3 +201,20 @@ def test_nonsense_is_refused(values, message):
 def test_sizes_must_fit():
     with pytest.raises(ValueError, match="30x32 is not a multiple of 4"):
         QUIET(np.zeros((1, 30, 32), np.float32), 4, rng())
+
+
+@pytest.mark.parametrize("grain", [0.5, 1.0])
+def test_grain_smooths_noise_and_keeps_its_strength(grain):
+    flat = np.full((1, 512, 512), 0.5, np.float32)
+    sensor = replace(QUIET, noise=(0.02, 0.02), grain=(grain, grain))
+    noise = sensor(flat, 2, rng(1))[0] - 0.5
+    assert noise.std() == pytest.approx(0.02, rel=0.03)
+    # two gaussians of variance s^2 meet at lag 1 as exp(-1 / (4 s^2)), sampled ones nearly so
+    taps = np.exp(-0.5 * (np.arange(-9, 10) / grain) ** 2)
+    expected = (taps[1:] * taps[:-1]).sum() / (taps**2).sum()
+    for axis in (0, 1):
+        neighbours = np.roll(noise, 1, axis) * noise
+        assert neighbours.mean() / noise.var() == pytest.approx(expected, abs=0.03)
+    assert "grain" in sensor.describe()
+    with pytest.raises(UsageError, match="grain"):
+        replace(QUIET, grain=(0, 9))
