@@ -14,6 +14,8 @@ from georsr.errors import GeorsrError
 PARTS = ("packages", "gdal", "compute", "weights", "machine", "desktop", "trial")
 """Modules of this room with a function ``findings``, in the order they are shown."""
 
+LAST_RESORT = "if nothing above explains it, reinstall georsr in a fresh environment"
+
 
 def examine(parts: Iterable[str] = PARTS) -> Report:
     """Ask the parts; their findings in order."""
@@ -28,7 +30,5 @@ def examine(parts: Iterable[str] = PARTS) -> Report:
             found.append(Finding(part, State.PROBLEM, str(error)))
         except Exception as error:  # a broken installation may fail in any way
             text = f"{type(error).__name__}: {error}"
-            found.append(
-                Finding(part, State.PROBLEM, text, "reinstall georsr in a fresh environment")
-            )
+            found.append(Finding(part, State.PROBLEM, text, LAST_RESORT))
     return Report(tuple(found))

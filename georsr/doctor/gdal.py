@@ -53,7 +53,8 @@ def database(environ: Mapping[str, str]) -> Finding:
     from rasterio.errors import CRSError
     from rasterio.warp import transform
 
-    set_here = [f"{name}={environ[name]}" for name in MISLEADING if environ.get(name)]
+    misleading = [name for name in MISLEADING if environ.get(name)]
+    set_here = ", ".join(f"{name}={environ[name]}" for name in misleading)
     try:
         east, north = transform(CRS.from_epsg(4326), CRS.from_epsg(32632), [9.0], [0.0])
         right = abs(east[0] - 500000) < 1e-3 and abs(north[0]) < 1e-3
@@ -63,10 +64,10 @@ def database(environ: Mapping[str, str]) -> Finding:
     if why:
         remedy = "pip install --force-reinstall rasterio"
         if set_here:
-            remedy = f"unset {', '.join(set_here)}: it belongs to another installation"
+            remedy = f"unset {' '.join(misleading)} ({set_here}: of another installation)"
         return Finding("PROJ database", State.PROBLEM, why, remedy)
     if set_here:
-        text = f"works, although {', '.join(set_here)} is set"
-        remedy = "unset it if coordinates or formats are amiss"
+        text = f"works, although {set_here} is set"
+        remedy = f"unset {' '.join(misleading)} if coordinates or formats are amiss"
         return Finding("PROJ database", State.WARNING, text, remedy)
     return Finding("PROJ database", State.OK, "found")

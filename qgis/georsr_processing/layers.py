@@ -35,8 +35,12 @@ def why_unreadable(layer: Any) -> str:
 
 
 def source_of(layer: Any) -> str:
-    """What GDAL opens for a layer: QGIS appends its own options behind a bar."""
-    return str(layer.source()).split("|")[0]
+    """What GDAL opens for a layer: QGIS appends its own options behind a bar.
+
+    Paths relative to the folder of QGIS, as ``qgis_process`` may be given, become absolute.
+    """
+    text = str(layer.source()).split("|")[0]
+    return str(Path(text).absolute()) if Path(text).exists() else text
 
 
 def file_crs(layer: Any) -> Any:

@@ -160,7 +160,7 @@ class SuperResolve(GeorsrAlgorithm):
         self, parameters: dict[str, Any], context: Any, feedback: Any
     ) -> dict[str, Any]:
         """Run georsr."""
-        output = self.parameterAsOutputLayer(parameters, OUTPUT, context)
+        output = str(Path(self.parameterAsOutputLayer(parameters, OUTPUT, context)).absolute())
         before = unfinished(output)
         with tempfile.TemporaryDirectory(prefix="georsr-") as folder:
             request = self._request(parameters, context, output, Path(folder))
