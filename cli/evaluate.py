@@ -87,9 +87,9 @@ def command(
 
 
 def _measure_dataset(dataset: str, as_json: bool, quiet: bool, options: dict[str, Any]) -> str:
+    from georsr.documents import check_document, write_document
     from georsr.evaluation.dataset import prepare
     from georsr.evaluation.degradation import parse_degradation
-    from georsr.evaluation.documents import check_document, write_document
     from georsr.evaluation.tables import csv_table, text_table
 
     csv, report_path = options["csv"], options["report"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import IO, Any, Protocol, Self
 
@@ -49,6 +49,53 @@ class Silent:
         trace: TracebackType | None,
     ) -> None:
         """Nothing to end."""
+
+
+class Stages:
+    """Several passes over the same units of work, told as one.
+
+    Parameters
+    ----------
+    inner
+        Who is really told.
+    costs
+        Of one unit in each pass, in the order of the passes.
+    """
+
+    def __init__(self, inner: Progress, costs: Sequence[int]) -> None:
+        self._inner, self._costs = inner, costs
+        self._whole = self._done = 0
+
+    def stage(self, number: int) -> Progress:
+        """Where pass ``number`` reports to; a pass that starts anew begins at its own start."""
+        return _Stage(self, number)
+
+    def begin(self, number: int, total: int, unit: str) -> None:
+        """Pass ``number`` begins."""
+        whole, before = total * sum(self._costs), total * sum(self._costs[:number])
+        if whole != self._whole or before < self._done:
+            self._whole, self._done = whole, 0
+            self._inner.start(whole, unit)
+        self._add(before - self._done)
+
+    def advance(self, number: int, count: int) -> None:
+        """So many units of a pass are done."""
+        self._add(count * self._costs[number])
+
+    def _add(self, count: int) -> None:
+        self._done += count
+        self._inner.advance(count)
+
+
+class _Stage(Silent):
+    def __init__(self, stages: Stages, number: int) -> None:
+        self._stages, self._number = stages, number
+
+    def start(self, total: int, unit: str) -> None:
+        self._stages.begin(self._number, total, unit)
+
+    def advance(self, count: int = 1) -> None:
+        self._stages.advance(self._number, count)
 
 
 class Stoppable(Silent):

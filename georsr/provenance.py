@@ -18,6 +18,31 @@ def georsr_version() -> str:
 
 
 @dataclass(frozen=True)
+class LayersReport:
+    """Quality layers that were made."""
+
+    output: str
+    layers: tuple[str, ...]
+    """Names of the bands."""
+    width: int
+    height: int
+    uncertainty: str
+    """What the first band is an estimate of, and what that rests on."""
+    blocks: int
+    blocks_found: int
+    """Those that an earlier, interrupted run had finished."""
+    bytes: int
+    checksum: str
+    """Of the pixels."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    version: str = field(default_factory=georsr_version)
+
+    def to_json(self) -> str:
+        """Indented JSON."""
+        return json.dumps(asdict(self), indent=2)
+
+
+@dataclass(frozen=True)
 class RunReport:
     """What one run did; printed by ``--json``."""
 
@@ -50,6 +75,8 @@ class RunReport:
     bytes: int = 0
     checksum: str = ""
     """Of the product's pixels."""
+    quality: LayersReport | None = None
+    """Layers that were made beside it."""
     warnings: tuple[str, ...] = ()
     version: str = field(default_factory=georsr_version)
 

@@ -62,10 +62,10 @@ class OneMachine:
 
     def fill(self, job: Job, writer: RasterWriter, progress: Stoppable, clock: Clock) -> None:
         """Write the blocks that the writer has not."""
-        self._inference = inference = self._inference or infer(job)
+        self._inference = inference = self._inference or self._infer(job)
         missing = ~writer.done.all(axis=1)
         top = int(np.argmax(missing)) * job.layout.blocksize
-        stream = make_stream(job, inference, progress, clock, top)
+        stream = self._stream(job, inference, progress, clock, top)
 
         def put(item: tuple[Window, AnyArray]) -> None:
             writer.write(item[0], *writer.layout.split(item[1]))
@@ -73,6 +73,14 @@ class OneMachine:
         with cpu_threads(job.config.jobs):
             write_behind(put, stream.blocks(), clock)
         self.skipped, self.batch = stream.skipped, inference.batch
+
+    def _infer(self, job: Job) -> Inference:
+        return infer(job)
+
+    def _stream(
+        self, job: Job, inference: Inference, progress: Progress, clock: Clock, top: int
+    ) -> TileStream:
+        return make_stream(job, inference, progress, clock, top)
 
 
 def infer(job: Job) -> Inference:

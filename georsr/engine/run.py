@@ -4,70 +4,25 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 
 from georsr.config import SRConfig
-from georsr.engine.inference import TileTooLargeError
+from georsr.engine.attempt import Attempt, tidy, until_it_fits
+from georsr.engine.beside import Beside, check_place
+from georsr.engine.ensemble import passes
 from georsr.engine.job import Job, prepare
 from georsr.engine.maker import Maker, OneMachine
 from georsr.engine.stream import Clock
-from georsr.errors import ResourceError
+from georsr.engine.surveyor import COST, layers_job
 from georsr.models.load import Model
-from georsr.progress import Progress, Silent, Stoppable
+from georsr.progress import Progress, Silent, Stages, Stoppable
 from georsr.provenance import RunReport
-from georsr.raster.destination import check_destination, workplace
-from georsr.raster.lock import Lock
+from georsr.raster.destination import check_destination
 from georsr.raster.reader import RasterReader
 from georsr.raster.records import Written
-from georsr.raster.writer import RasterWriter
-from georsr.tiling.plan import ceil_to
 
 log = logging.getLogger(__name__)
-
-SMALLEST_TILE = 32
-"""Below this, running out of memory is an error: halos would be most of the work."""
-
-
-class _Attempt:
-    """One pass over the raster with one tile size, from wherever an earlier one stopped."""
-
-    def __init__(self, job: Job, maker: Maker, progress: Stoppable, clock: Clock) -> None:
-        self.job, self.maker, self.progress, self.clock = job, maker, progress, clock
-        self.found = 0
-
-    def make(self) -> Written:
-        """Make the product, or what of it is missing."""
-        job, config, journal = self.job, self.job.config, self.job.journal()
-        self.progress.start(len(job.plan), "tiles")
-        writer = RasterWriter(
-            job.destination,
-            job.layout,
-            overwrite=config.overwrite,
-            verify=config.verify,
-            records=journal,
-            look=self.progress.look,
-        )
-        try:
-            with writer:
-                return self._fill(writer)
-        except BaseException as error:
-            if journal.kept:
-                error.add_note(_how_to_go_on(writer))
-            raise
-
-    def _fill(self, writer: RasterWriter) -> Written:
-        self.found = writer.found
-        if not writer.done.all():
-            self.maker.fill(self.job, writer, self.progress, self.clock)
-        with self.clock.stage("verify"):
-            return writer.commit()
-
-
-def _how_to_go_on(writer: RasterWriter) -> str:
-    part = workplace(writer.dst).part
-    return (
-        f"{int(writer.done.sum())} of {writer.done.size} blocks are finished and kept in {part}: "
-        f"the same command goes on from there; to give them up, remove {part.stem}.*"
-    )
 
 
 def run(
@@ -78,6 +33,7 @@ def run(
     progress: Progress | None = None,
     stop: Callable[[], bool] | None = None,
     maker: Maker | None = None,
+    quality: str | None = None,
 ) -> RunReport:
     """Super-resolve an open raster into a new file.
 
@@ -93,6 +49,8 @@ def run(
         Asked after every tile; when it says True the run ends, and what is finished is kept.
     maker
         Who makes the blocks; this process by default.
+    quality
+        Path of quality layers to make beside the product, by this process.
 
     Raises
     ------
@@ -102,52 +60,32 @@ def run(
         ``stop`` said so.
     """
     clock, maker = Clock(), maker or OneMachine()
+    stop = stop or (lambda: False)
     with clock.stage("total"):
         with clock.stage("read"):
             job = prepare(reader, destination, model, config, maker.placement, maker.memory)
         earlier = job.journal().published()
-        if earlier is None:
-            sources = [reader.info.path, *reader.info.files]
-            check_destination(destination, sources, overwrite=config.overwrite)
-            watched = Stoppable(progress or Silent(), stop or (lambda: False))
-            watched.look()
-            attempt = _Attempt(job, maker, watched, clock)
-            written = _until_it_fits(attempt)
-        else:
+        if earlier is not None:
             log.info("%s: an earlier run had finished it", destination)
-            _tidy(job)
-    if earlier is not None:
-        return _report(job, earlier, clock, found=job.layout.blocks_count)
-    return _report(attempt.job, written, clock, attempt.found, maker.skipped, maker.batch)
-
-
-def _until_it_fits(attempt: _Attempt) -> Written:
-    """Make it; with smaller tiles again where one tile alone does not fit into memory."""
-    tried = list[int]()
-    while True:
-        job = attempt.job
-        tried.append(job.plan.tile)
-        try:
-            return attempt.make()
-        except TileTooLargeError as error:
-            smaller = ceil_to(job.plan.tile // 2, job.plan.multiple_of)
-            fixed = job.config.tile is not None
-            if fixed or smaller < SMALLEST_TILE or smaller == job.plan.tile:
-                raise ResourceError(
-                    f"{error} (tiles tried: {', '.join(map(str, tried))})"
-                ) from error
-            log.warning("out of memory: starting again with tiles of %d pixels", smaller)
-            attempt.job = job.with_tile(smaller)
-
-
-def _tidy(job: Job) -> None:
-    """Remove what a run left that was killed after it had published its product."""
-    lock = Lock(workplace(job.destination).lock, job.destination)
-    lock.acquire()
-    for path in workplace(job.destination).leftovers():
-        path.unlink(missing_ok=True)
-    job.journal().remove()
-    lock.release()
+            if quality is not None:
+                tidy(layers_job(job, quality, earlier.checksum))
+            tidy(job)
+            return _report(job, earlier, clock, found=job.layout.blocks_count)
+        sources = [reader.info.path, *reader.info.files]
+        check_destination(destination, sources, overwrite=config.overwrite)
+        costs = (passes(config.tta), *((COST,) if quality is not None else ()))
+        stages = Stages(progress or Silent(), costs)
+        watched = Stoppable(stages.stage(0), stop)
+        watched.look()
+        attempt = Attempt(job, maker, watched, clock)
+        beside = None
+        if quality is not None:
+            check_place(job, quality)
+            beside = Beside(quality, Stoppable(stages.stage(1), stop), clock)
+            attempt.last = partial(beside.finish, attempt)
+        written = until_it_fits(attempt)
+    report = _report(attempt.job, written, clock, attempt.found, maker.skipped, maker.batch)
+    return report if beside is None else replace(report, quality=beside.report)
 
 
 def _report(

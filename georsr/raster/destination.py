@@ -208,3 +208,12 @@ def local_files(name: str) -> list[Path]:
         with suppress(OSError):  # a name too long to be one
             found += [part for part in (path, *path.parents) if part.is_file()]
     return found
+
+
+def sync_path(path: Path) -> None:
+    """Wait until a file or folder is on disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -14,7 +14,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import numpy as np
 import rasterio.shutil
 from rasterio.errors import RasterioError
 
@@ -28,9 +27,10 @@ from georsr.raster.destination import (
     local_path,
     no_space,
     sidecars,
+    sync_path,
     workplace,
 )
-from georsr.raster.encoder import BlockEncoder, EncodedBlock
+from georsr.raster.encoder import BlockEncoder, EncodedBlock, stored
 from georsr.raster.env import gdal_env
 from georsr.raster.layout import ProductLayout
 from georsr.raster.lock import Lock
@@ -86,7 +86,9 @@ class RasterWriter:
         self._place = workplace(self.dst)
         self._lock = Lock(self._place.lock, self.dst)
         self._part: PartFile | None = None
-        self._ready: tuple[Path, Written] | None = None
+        self.ready: Path | None = None
+        """Where a sealed product lies until it is published."""
+        self._written: Written | None = None
         self._encode = BlockEncoder(layout)
         self._threads = ThreadPoolExecutor(encoders(), "georsr-encoder")
         self._encoding: deque[tuple[int, int, Future[EncodedBlock]]] = deque()
@@ -203,13 +205,12 @@ class RasterWriter:
             if part.done[row, column]:
                 continue
             rows, columns = block.relative_to(window).slices
-            pixels = values[:, rows, columns]
-            if alpha is not None:
-                pixels = np.concatenate([pixels, alpha[None, rows, columns]])
-            shade = None
-            if mask is not None:
-                shade = np.where(mask[rows, columns] != 0, np.uint8(255), np.uint8(0))
-            job = self._threads.submit(self._encode, np.ascontiguousarray(pixels), shade)
+            pixels, shade = stored(
+                values[:, rows, columns],
+                None if mask is None else mask[rows, columns],
+                None if alpha is None else alpha[rows, columns],
+            )
+            job = self._threads.submit(self._encode, pixels, shade)
             self._encoding.append((row, column, job))
             # as many wait as keep the threads busy; the order in the file is that of the calls
             while len(self._encoding) > 2 * encoders():
@@ -262,8 +263,8 @@ class RasterWriter:
         self.seal()
         return self.publish()
 
-    def seal(self) -> Path:
-        """Close and verify the product, and say where it lies until it is published.
+    def seal(self) -> Written:
+        """Close and verify the product; until it is published it lies at ``ready``.
 
         Raises
         ------
@@ -289,8 +290,8 @@ class RasterWriter:
                 time.perf_counter() - started,
                 f"{checksum:08x}",
             )
-        self._ready = ready, written
-        return ready
+        self.ready, self._written = ready, written
+        return written
 
     def publish(self) -> Written:
         """Give a sealed product its name.
@@ -300,11 +301,11 @@ class RasterWriter:
         OutputError
             It cannot have it. ``dst`` is then what it was before.
         """
-        if self._ready is None:
+        if self.ready is None or self._written is None:
             raise ValueError(f"{self.dst}: not sealed yet")
         with self._failures("cannot be published"):
-            self._publish(*self._ready)
-        return self._ready[1]
+            self._publish(self.ready, self._written)
+        return self._written
 
     def _finished(self, part: PartFile) -> Path:
         """Verify the sealed file, and make the COG of it if one is wanted."""
@@ -337,7 +338,7 @@ class RasterWriter:
         done.result()
 
     def _publish(self, ready: Path, written: Written) -> None:
-        _sync_path(ready)
+        sync_path(ready)
         if is_virtual(self.dst):
             with gdal_env(remote=True, writing=True):
                 rasterio.shutil.copyfiles(str(ready), self.dst)
@@ -351,7 +352,7 @@ class RasterWriter:
         for sidecar in sidecars(path):
             sidecar.unlink(missing_ok=True)
         with suppress(OSError):  # not every file system lets a folder be synchronised
-            _sync_path(path.parent)
+            sync_path(path.parent)
 
     @contextmanager
     def _failures(self, what: str) -> Iterator[None]:
@@ -391,11 +392,3 @@ def encoders() -> int:
     else:
         count = os.cpu_count() or 1
     return max(1, min(8, count // 2))
-
-
-def _sync_path(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

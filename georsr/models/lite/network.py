@@ -150,6 +150,15 @@ class SegSRLite(nn.Module):
         """(N, bands, h, w) in 0..1 -> (N, bands, s * h, s * w) in 0..1, not clipped."""
         return self.enlarge(x)[0]
 
+    @property
+    def guidance_count(self) -> int:
+        """Number of guidance maps."""
+        return len(self.modulations) if self.guided else 0
+
+    def guidance_maps(self, x: Tensor) -> Tensor:
+        """(N, bands, h, w) in 0..1 -> the maps that guide its groups (N, groups, h / 4, w / 4)."""
+        return torch.cat(self.localization(*self.encoder((x - self.mean) * self.gain)), dim=1)
+
     def fuse(self) -> SegSRLite:
         """A copy with every layer's branches summed into one convolution."""
         fused = copy.deepcopy(self)

@@ -109,6 +109,15 @@ class SegSR(nn.Module):
         """(N, 3, h, w) in 0..1 -> (N, 3, s * h, s * w) in 0..1, not clipped."""
         return self.enlarge(x)[0]
 
+    @property
+    def guidance_count(self) -> int:
+        """Number of guidance maps."""
+        return len(self.modulations)
+
+    def guidance_maps(self, x: Tensor) -> Tensor:
+        """(N, 3, h, w) in 0..1 -> the maps that guide its groups, on the grid of tokens."""
+        return torch.cat(self.localization(*self.encoder(x)), dim=1)
+
 
 def segsr(
     scale: int,
