@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from georsr.config import SRConfig
 from georsr.engine.array import run_array
 from georsr.engine.estimate import Estimate, estimate
+from georsr.engine.maker import Maker, OneMachine
 from georsr.engine.run import run
 from georsr.models.load import Model, open_model
 from georsr.raster.destination import check_destination, workplace
@@ -17,7 +19,7 @@ from georsr.raster.reader import RasterReader
 from georsr.types import AnyArray, BoolArray
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from georsr.progress import Progress
     from georsr.provenance import RunReport
@@ -46,6 +48,8 @@ def super_resolve(
     *,
     progress: Progress | None = None,
     stop: Callable[[], bool] | None = None,
+    workers: int | None = None,
+    scheduler: str | None = None,
     **options: Any,
 ) -> RunReport:
     """Write ``destination``: the raster ``source`` at ``scale`` times the resolution.
@@ -67,6 +71,12 @@ def super_resolve(
     stop
         Asked after every tile; when it says True the run ends with InterruptedRunError. What is
         finished is kept, and the same call goes on from there.
+    workers
+        Start so many processes on this machine, and let them do the work. They import the calling
+        script, which therefore has to call this under ``if __name__ == "__main__":``.
+    scheduler
+        Address of a Dask scheduler whose workers do the work: ``tcp://10.0.0.1:8786``. They open
+        the source, and the model, under the names they have here.
     **options
         Fields of :class:`georsr.config.SRConfig`.
 
@@ -89,7 +99,24 @@ def super_resolve(
         Lock(place.lock, destination).clean()
         check_destination(destination, [], overwrite=config.overwrite)
     with _open(source, config) as reader:
-        return run(reader, destination, _model(model, scale), config, progress, stop)
+        opened = _model(model, scale)
+        with _maker(opened, config, workers, scheduler) as maker:
+            return run(reader, destination, opened, config, progress, stop, maker)
+
+
+@contextmanager
+def _maker(
+    model: Model, config: SRConfig, workers: int | None, scheduler: str | None
+) -> Iterator[Maker]:
+    """Who makes the blocks: this process, or a cluster."""
+    if workers is None and scheduler is None:
+        yield OneMachine()
+        return
+    from georsr.engine.cluster import open_cluster
+    from georsr.engine.cluster_maker import ClusterMaker
+
+    with open_cluster(model, config, workers, scheduler) as cluster:
+        yield ClusterMaker(cluster)
 
 
 def plan_report(

@@ -1,0 +1,94 @@
+"""What a Dask worker holds of a run, and the task that it is given again and again.
+
+The scheduler, too, imports this file to read tasks: it is to stay without torch and GDAL.
+"""
+
+from __future__ import annotations
+
+import platform
+import signal
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Protocol
+
+from distributed import WorkerPlugin, get_worker
+
+GPU = "GPU"
+"""Dask's resource that a worker with a graphics card offers."""
+
+
+class Hand(Protocol):
+    """Does the pieces of a run; sent to every worker once."""
+
+    def ready(self, address: str) -> None:
+        """Raise if this worker cannot do its share; slow the first time only."""
+
+    def __call__(self, piece: Any, stopped: Callable[[], bool]) -> Any:
+        """Do one piece; ``stopped`` says when nobody wants it any more."""
+
+
+class RunPlugin(WorkerPlugin):
+    """A run, on every worker and on those that come later.
+
+    Parameters
+    ----------
+    run : str
+        Its name.
+    hand : Hand
+    """
+
+    def __init__(self, run: str, hand: Hand) -> None:
+        self.name, self.hand = run, hand
+        self.stopped = False
+
+    def teardown(self, worker: Any) -> None:
+        """End what is being done."""
+        self.stopped = True
+
+
+def work(run: str, piece: Any) -> Any:
+    """The task: one piece of a run.
+
+    Raises
+    ------
+    GeorsrError
+        This worker does not fit, or the piece cannot be done.
+    """
+    worker = get_worker()
+    plugin = worker.plugins[run]
+    plugin.hand.ready(worker.address)
+    return plugin.hand(piece, lambda: plugin.stopped)
+
+
+def examine(run: str, dask_worker: Any) -> None:
+    """Find out before the first task whether this worker fits; raises as `work`."""
+    dask_worker.plugins[run].hand.ready(dask_worker.address)
+
+
+def software() -> dict[str, str]:
+    """What must be the same everywhere for the same bytes."""
+    versions = {"Python": ".".join(platform.python_version_tuple()[:2])}
+    for package in ("georsr", "torch", "rasterio"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "none"
+    return versions
+
+
+def abilities(device: str, precision: str, dask_worker: Any) -> dict[str, Any]:
+    """Of a worker: its software, whether it offers a GPU, and where its network would run."""
+    from georsr.device import place
+    from georsr.errors import UsageError
+
+    gpu = bool(dask_worker.state.total_resources.get(GPU))
+    try:
+        placement: Any = place("cpu" if device == "auto" and not gpu else device, precision)
+    except UsageError as error:
+        placement = str(error)
+    return {"software": software(), "gpu": gpu, "placement": placement}
+
+
+def dask_setup(worker: Any) -> None:
+    """Of a local worker: Ctrl-C in a terminal reaches all processes, but is for the first one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
