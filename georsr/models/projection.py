@@ -1,0 +1,140 @@
+"""Projection: the nearest image that a kernel shrinks to a given one.
+
+Iterative back-projection (Irani and Peleg, CVGIP 53(3), 1991) adds to an image what shrinking it
+leaves unexplained, again and again. Where every pixel counts its limit is known: with D the
+shrinking, y + D' (D D')^-1 (x - D y) explains x exactly and is the image closest to y that does.
+D acts on rows and columns separately, so that two small banded matrices are all it takes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from georsr.kernels import Kernel
+from georsr.types import AnyArray
+
+DAMPING = 0.1
+"""Weight of roughness in what is added back, relative to the kernel's own gain. A kernel that lets
+little of the finest detail through would have it amplified, noise first; means are not damped."""
+PASSES = 3
+"""Repetitions where some pixels do not count."""
+NEGLIGIBLE = 1e-5
+"""Of the inverse, what lies farther from the diagonal than all above this is left out."""
+BLOCK = 16
+"""Coarse pixels that are made at a time. Sums stay so short that a library of linear algebra does
+not cut them in pieces, by the number of threads, which would touch the last digit."""
+
+
+@dataclass(frozen=True)
+class Banded:
+    """A banded matrix in blocks of rows, to be applied along the last axis but one.
+
+    Attributes
+    ----------
+    weights : Tensor
+        (blocks, rows, columns).
+    columns : Tensor
+        (blocks * columns,) which input each column of each block meets.
+    length : int
+        Rows of the matrix.
+    """
+
+    weights: Tensor
+    columns: Tensor
+    length: int
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """(..., n, w) -> (..., length, w)."""
+        blocks, rows, count = self.weights.shape
+        gathered = image.index_select(-2, self.columns)
+        *batch, _, width = image.shape
+        made = self.weights @ gathered.reshape(*batch, blocks, count, width)
+        return made.reshape(*batch, blocks * rows, width)[..., : self.length, :]
+
+
+def banded(matrix: AnyArray, rows: int, device: torch.device) -> Banded:
+    """Cut a matrix (m, n) into blocks of ``rows`` rows."""
+    m, n = matrix.shape
+    blocks = -(-m // rows)
+    full = np.zeros((blocks * rows, n))
+    full[:m] = matrix
+    pieces = full.reshape(blocks, rows, n)
+    used = [np.flatnonzero(piece.any(0)) for piece in pieces]
+    count = max(int(each[-1] - each[0]) + 1 for each in used)
+    starts = np.array([min(int(each[0]), n - count) for each in used])
+    columns = starts[:, None] + np.arange(count)
+    weights = np.take_along_axis(pieces, columns[:, None, :], axis=2).astype(np.float32)
+    return Banded(
+        torch.from_numpy(weights).to(device), torch.from_numpy(columns.ravel()).to(device), m
+    )
+
+
+@lru_cache(maxsize=32)
+def _matrices(kernel: Kernel, size: int, scale: int, device: torch.device) -> tuple[Banded, Banded]:
+    """Shrinking, s * size -> size, and its damped pseudo-inverse, size -> s * size."""
+    down = kernel.matrix(size * scale, scale).astype(np.float64)
+    gram = down @ down.T
+    slope = np.diff(np.eye(size), axis=0)
+    roughness = slope.T @ slope / 4
+    inverse = np.linalg.inv(gram + DAMPING * gram.sum(1).mean() * roughness)
+    row, column = np.nonzero(np.abs(inverse) > NEGLIGIBLE * np.abs(inverse).max())
+    apart = np.abs(np.subtract.outer(np.arange(size), np.arange(size)))
+    inverse[apart > np.abs(row - column).max()] = 0.0
+    back = down.T @ inverse
+    return banded(down, BLOCK, device), banded(back, BLOCK * scale, device)
+
+
+def project(
+    fine: Tensor, coarse: Tensor, kernel: Kernel, valid: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Make an image explain the one it was made from.
+
+    Parameters
+    ----------
+    fine
+        (N, C, s * h, s * w) float32.
+    coarse
+        (N, C, h, w) float32: what shrinking has to give.
+    kernel
+        What shrinks.
+    valid
+        (N, C, h, w) bool, or None for all. Where False, neither ``coarse`` nor what ``fine`` holds
+        there has any influence: kernels are cut to valid pixels and renormalised, as at the
+        image's edge.
+
+    Returns
+    -------
+    image
+        (N, C, s * h, s * w); pixels that are not valid are unchanged.
+    residual
+        (N, C, h, w): ``coarse`` less the shrunk ``fine``, before anything was added; 0 where not
+        valid.
+    """
+    height, width = coarse.shape[-2:]
+    scale = fine.shape[-1] // width
+    down_rows, back_rows = _matrices(kernel, height, scale, fine.device)
+    down_columns, back_columns = _matrices(kernel, width, scale, fine.device)
+
+    def shrunk(image: Tensor) -> Tensor:
+        return down_columns(down_rows(image).mT).mT
+
+    def spread(residual: Tensor) -> Tensor:
+        return back_rows(back_columns(residual.mT).mT)
+
+    if valid is None:
+        residual = coarse - shrunk(fine)
+        return fine + spread(residual), residual
+    counts = valid.repeat_interleave(scale, 2).repeat_interleave(scale, 3).float()
+    share = torch.where(valid, shrunk(counts), 1.0)
+    image, first = fine, None
+    for _ in range(PASSES):
+        residual = torch.where(valid, coarse - shrunk(image * counts) / share, 0.0)
+        first = residual if first is None else first
+        image = image + counts * spread(residual)
+    assert first is not None, "at least one pass"
+    return image, first
