@@ -10,6 +10,7 @@ import click
 
 from .options import (
     area_options,
+    backend_option,
     band_options,
     compute_options,
     model_options,
@@ -26,6 +27,7 @@ from .options import (
 @area_options
 @tile_options
 @compute_options
+@backend_option
 @tta_option
 @click.option("--max-pixels", type=int, help="Refuse rasters that declare more pixels.")
 @click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")

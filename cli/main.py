@@ -20,6 +20,7 @@ COMMANDS = {
     "info": ("georsr.cli.info", "Describe a raster, a model, or what a run of both would take."),
     "models": ("georsr.cli.models", "List, describe and convert models."),
     "train": ("georsr.cli.train", "Train a network on your images."),
+    "export": ("georsr.cli.export", "Write a model as an ONNX file."),
     "quality": ("georsr.cli.quality", "Measure what a product can be trusted with."),
     "eval": ("georsr.cli.evaluate", "Measure super-resolution quality."),
     "doctor": ("georsr.cli.doctor", "Check this installation, and say what to do about problems."),

@@ -151,6 +151,18 @@ def compute_options(command: F) -> F:
     return command
 
 
+def backend_option(command: F) -> F:
+    """``--backend``."""
+    return click.option(
+        "--backend",
+        type=click.Choice(["auto", "torch", "onnx"]),
+        default="auto",
+        show_default=True,
+        help="What computes: torch, or ONNX Runtime (CPU, converts the network first); auto: "
+        "whatever the model's file is for.",
+    )(command)
+
+
 def compile_option(command: F) -> F:
     """``--compile``."""
     return click.option(
@@ -185,6 +197,25 @@ def tile_options(command: F) -> F:
         click.option("--overlap", type=int, help="Blended pixels between tiles."),
         click.option("--halo", type=int, help="Discarded pixels round a tile."),
         click.option("--tile", type=int, help="Tile size in source pixels."),
+    ):
+        command = option(command)
+    return command
+
+
+def cluster_options(command: F) -> F:
+    """``--workers`` and ``--scheduler``."""
+    for option in (
+        click.option(
+            "--scheduler",
+            metavar="ADDRESS",
+            help="Let the workers of a running Dask scheduler do the work: tcp://10.0.0.1:8786.",
+        ),
+        click.option(
+            "--workers",
+            type=click.IntRange(1),
+            metavar="N",
+            help="Start N worker processes here, and let them do the work.",
+        ),
     ):
         command = option(command)
     return command

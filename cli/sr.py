@@ -9,7 +9,9 @@ import click
 from .options import (
     CreationOption,
     area_options,
+    backend_option,
     band_options,
+    cluster_options,
     compile_option,
     compute_options,
     make_progress,
@@ -47,7 +49,9 @@ from .signals import noted_signals
 @click.option("--blocksize", type=int, default=512, show_default=True, help="Blocks of the output.")
 @tile_options
 @compute_options
+@backend_option
 @compile_option
+@cluster_options
 @tta_option
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
 @click.option(
@@ -98,6 +102,7 @@ def command(sources: tuple[str, ...], destination: str, **options: Any) -> None:
     georsr sr scene.tif out.tif --scale 2
     georsr sr sentinel2.tif out.tif --bidx 4,3,2 --cog
     georsr sr dem.tif out.tif --model bicubic
+    georsr sr scene.tif out.tif --workers 4      # as many processes
     georsr sr tiles/ out.tif --aoi district.geojson
     """
     from georsr.api import plan_report, super_resolve
@@ -108,6 +113,7 @@ def command(sources: tuple[str, ...], destination: str, **options: Any) -> None:
     options["creation_options"] = dict(options["creation_options"])
     if options["max_pixels"] is None:
         del options["max_pixels"]
+    machines = {name: options.pop(name) for name in ("workers", "scheduler")}
     if dry_run:
         report = plan_report(sources, destination=destination, **options)
         click.echo(report.to_json() if as_json else report.describe())
@@ -117,7 +123,7 @@ def command(sources: tuple[str, ...], destination: str, **options: Any) -> None:
     with make_progress(kind, quiet) as progress, noted_signals() as noted:
         try:
             result = super_resolve(
-                sources, destination, progress=progress, stop=noted.any, **options
+                sources, destination, progress=progress, stop=noted.any, **machines, **options
             )
         except InterruptedRunError as error:
             error.exit_code = noted.exit_code()

@@ -4,11 +4,30 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import PurePath
 from typing import Any
 
 from georsr.errors import UsageError
 
 BLENDS = ("feather", "crop")
+UNTOLD = (
+    "allow_drivers",
+    "backend",
+    "batch",
+    "blocksize",
+    "check_space",
+    "cog",
+    "creation_options",
+    "device",
+    "jobs",
+    "max_pixels",
+    "overwrite",
+    "precision",
+    "resume",
+    "verify",
+)
+"""Options about the machine, or the file: they are not part of how the pixels were made."""
+BACKENDS = ("auto", "torch", "onnx")
 
 
 @dataclass(frozen=True)
@@ -51,6 +70,8 @@ class SRConfig:
     precision: str = "auto"
     tta: bool = False
     """Give the mean of the network's answers in all eight orientations, at eight times the cost."""
+    backend: str = "auto"
+    """``torch``, ``onnx`` (ONNX Runtime, CPU), or ``auto``: what the model's file is for."""
     compile: bool = False
     """Let torch.compile build the network: pays for large rasters, may change the last digits."""
     jobs: int | None = None
@@ -78,6 +99,8 @@ class SRConfig:
     def __post_init__(self) -> None:
         if self.blend not in BLENDS:
             raise UsageError(f"blend {self.blend!r}: expected {' or '.join(BLENDS)}")
+        if self.backend not in BACKENDS:
+            raise UsageError(f"backend {self.backend!r}: expected {', '.join(BACKENDS)}")
         if self.blocksize < 16 or self.blocksize % 16:
             raise UsageError(f"blocksize {self.blocksize}: expected a multiple of 16")
         for name in ("tile", "batch", "jobs"):
@@ -96,6 +119,23 @@ class SRConfig:
     def to_json(self) -> str:
         """One line of JSON with sorted keys."""
         return json.dumps(asdict(self), sort_keys=True)
+
+    def told(self) -> str:
+        """One line of JSON for a product's tags: what was chosen that made its pixels.
+
+        Options at their default are left out. Polygons are told by the name of their file, which
+        alone does not bring them back.
+        """
+        chosen = {
+            f.name: getattr(self, f.name)
+            for f in fields(self)
+            if f.name not in UNTOLD and getattr(self, f.name) != f.default
+        }
+        if isinstance(self.aoi, dict):
+            chosen["aoi"] = "polygons in memory"
+        elif self.aoi is not None:
+            chosen["aoi"] = PurePath(self.aoi).name
+        return json.dumps(chosen, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> SRConfig:

@@ -19,6 +19,8 @@ class Placement:
 
     device: torch.device
     dtype: torch.dtype
+    backend: str = "torch"
+    """``torch``, or ``onnx`` for ONNX Runtime on the CPU."""
 
     @property
     def precision(self) -> str:
@@ -30,11 +32,12 @@ class Placement:
         if self.device.type == "cuda":
             return f"{self.device} ({torch.cuda.get_device_name(self.device)}), {self.precision}"
         if self.device.type == "cpu":
-            return f"cpu ({torch.get_num_threads()} threads), {self.precision}"
+            runtime = "" if self.backend == "torch" else f", {self.backend}"
+            return f"cpu ({torch.get_num_threads()} threads), {self.precision}{runtime}"
         return f"{self.device}, {self.precision}"
 
 
-def place(device: str = "auto", precision: str = "auto") -> Placement:
+def place(device: str = "auto", precision: str = "auto", backend: str = "torch") -> Placement:
     """Choose a device and a precision.
 
     Parameters
@@ -43,12 +46,21 @@ def place(device: str = "auto", precision: str = "auto") -> Placement:
         ``auto`` (CUDA, else Apple's MPS, else CPU), ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
     precision
         ``auto`` is float32 on CPU and MPS, and bfloat16 (float16 before Ampere) on CUDA.
+    backend
+        ``torch``, or ``onnx``, which computes in float32 on the CPU.
 
     Raises
     ------
     UsageError
-        The device is unknown or not present.
+        The device is unknown or not present, or not one of the backend's.
     """
+    if backend == "onnx":
+        if device not in ("auto", "cpu") or precision not in ("auto", "fp32"):
+            raise UsageError(
+                f"backend onnx computes in fp32 on the cpu, not in {precision} on {device}; "
+                "leave --device and --precision away, or use --backend torch"
+            )
+        return Placement(torch.device("cpu"), torch.float32, backend)
     if device == "auto":
         if torch.cuda.is_available():
             device = "cuda"

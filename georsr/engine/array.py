@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from georsr.config import SRConfig
-from georsr.device import cpu_threads, place
+from georsr.device import cpu_threads
 from georsr.engine.chunks import make_chunk, read_from
 from georsr.engine.ensemble import way_of_asking
-from georsr.engine.inference import Inference, choose_batch
+from georsr.engine.inference import Inference, choose_batch, place_model
 from georsr.engine.preflight import plan_of
 from georsr.errors import UsageError
 from georsr.models.load import Model
@@ -71,7 +71,7 @@ def run_array(
         good &= valid
     plan = plan_of(height, width, model.spec, config)
     rows, columns = sample_indices(height, width)
-    placement = place(config.device, config.precision)
+    placement = place_model(model, config)
     whole = Window(0, 0, height, width)
     with cpu_threads(config.jobs):
         return make_chunk(

@@ -13,6 +13,7 @@ import torch
 from georsr.config import SRConfig
 from georsr.device import Placement
 from georsr.models.load import Model
+from georsr.models.onnx.session import runtime_version
 from georsr.provenance import georsr_version
 from georsr.raster.aoi import Area
 from georsr.raster.destination import local_files
@@ -23,6 +24,7 @@ WITHOUT_INFLUENCE = (
     "allow_drivers",
     "aoi",
     "aoi_mask",
+    "backend",
     "batch",
     "bbox",
     "bbox_crs",
@@ -61,21 +63,27 @@ def fingerprint(
         if name not in WITHOUT_INFLUENCE
     }
     return {
-        "source": _source(reader),
+        "source": source_digest(reader),
         "model": f"{model.spec.name} {model.sha256[:16]}",
         "software": f"georsr {georsr_version()} with torch {torch.__version__}",
-        "arithmetic": f"{placement.precision} on {placement.device.type}",
+        "arithmetic": f"{placement.precision} on {placement.device.type}{_runtime(placement)}",
         "area": "everything" if area is None else area.describe(),
         **options,
     }
 
 
-def _source(reader: RasterReader) -> str:
+def _runtime(placement: Placement) -> str:
+    return "" if placement.backend == "torch" else f" with ONNX Runtime {runtime_version()}"
+
+
+def source_digest(reader: RasterReader) -> str:
+    """Of what the source is: its header, and its files or, on a network, some of its pixels."""
     info = reader.info
     digest = hashlib.sha256(repr(replace(info, path="", files=())).encode())
     remote = not info.files
     for name in info.files:
-        paths = local_files(name)
+        # one file, however its name is spelled here or in another folder
+        paths = dict.fromkeys(path.resolve() for path in local_files(name))
         remote = remote or not paths
         for path in paths:
             status = path.stat()

@@ -11,10 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from georsr.device import Placement
+from georsr.config import SRConfig
+from georsr.device import Placement, place
 from georsr.engine.ensemble import Ask, once
-from georsr.errors import ModelError, ResourceError
+from georsr.errors import ModelError, ResourceError, UsageError
 from georsr.models.load import Model
+from georsr.models.onnx.session import OnnxNetwork, as_onnx
 from georsr.types import FloatArray
 
 log = logging.getLogger(__name__)
@@ -33,6 +35,31 @@ def choose_batch(placement: Placement, wanted: int | None) -> int:
     if placement.device.type == "cpu":
         return 1
     return wanted or GPU_BATCH
+
+
+def place_model(model: Model, config: SRConfig) -> Placement:
+    """Choose what a model runs on; ``auto`` leaves torch only for a file that is not torch's.
+
+    Raises
+    ------
+    UsageError
+        The options contradict each other, or the model.
+    """
+    file = model.network if isinstance(model.network, OnnxNetwork) else None
+    backend = config.backend
+    if backend == "auto":
+        backend = "torch" if file is None else "onnx"
+    if backend == "onnx" and config.compile:
+        raise UsageError("backend onnx: torch.compile is not for it; leave --compile away")
+    if file is not None:
+        if backend == "torch":
+            raise UsageError(f"model {model.source}: is an ONNX file; leave --backend torch away")
+        if file.tile is not None and config.tile not in (None, file.tile):
+            raise UsageError(
+                f"model {model.source}: was exported for tiles of {file.tile}, not {config.tile}; "
+                "leave --tile away, or export with --dynamic"
+            )
+    return place(config.device, config.precision, backend)
 
 
 class TileTooLargeError(ResourceError):
@@ -112,6 +139,8 @@ class Inference:
         self.ask = ask
         # The model stays where and what it is: its owner may use it again, elsewhere.
         network = model.network
+        if placement.backend == "onnx":
+            network = as_onnx(network, model.spec)
         if placement.device.type != "cpu":
             network = copy.deepcopy(network)
         # channels_last is what makes plain convolutions fast, on CPU and on tensor cores.

@@ -9,9 +9,9 @@ from pathlib import PurePath
 import numpy as np
 
 from georsr.config import SRConfig
-from georsr.device import Placement, place
+from georsr.device import Placement
 from georsr.engine.fingerprint import fingerprint
-from georsr.engine.inference import choose_batch
+from georsr.engine.inference import choose_batch, place_model
 from georsr.engine.journal import Journal
 from georsr.engine.preflight import (
     check_bands,
@@ -217,7 +217,7 @@ def plan_job(
     part = info if area is None else crop(info, area.window)
     check_size(part, config)
     check_bands(info, model.spec)
-    placement = placement or place(config.device, config.precision)
+    placement = placement or place_model(model, config)
     stretch = choose_stretch(reader, config.stretch)
     partial = area is not None and area.outline is not None
     layout = _layout(part, info, model, config, stretch, partial=partial)
@@ -253,6 +253,7 @@ def _layout(
             scale=model.spec.scale,
             source_name=PurePath(info.path).name,
             stretch=stretch.to_json(),
+            options=config.told(),
         ),
         partial=partial,
     )

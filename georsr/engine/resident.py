@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 
 from georsr.config import SRConfig
-from georsr.device import Placement, cpu_threads, place
+from georsr.device import Placement, cpu_threads
 from georsr.engine.ensemble import way_of_asking
-from georsr.engine.inference import Inference, choose_batch
+from georsr.engine.inference import Inference, choose_batch, place_model
 from georsr.errors import GeorsrError, ModelError, UsageError
 from georsr.models.load import Model, open_model
 from georsr.models.zoo import COMPUTED, bundled
@@ -96,7 +96,7 @@ def resident(reference: ModelReference, config: SRConfig) -> Iterator[Inference]
         Device, precision, batch and ``jobs`` as this process understands them.
     """
     with _TURN, cpu_threads(config.jobs or _threads_of_worker()):
-        placement = place(config.device, config.precision)
+        placement = place_model(load(reference), config)
         batch = choose_batch(placement, config.batch)
         yield _inference(reference, placement, batch, config.compile, config.tta)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,7 +46,8 @@ def open_model(name: str | None = None, scale: int | None = None) -> Model:
     ----------
     name
         Built-in name (``georsr models list``; the ``-x4`` may be left to ``scale``), a
-        ``.safetensors`` file or a folder holding one, or a published SeG-SR ``.pth``.
+        ``.safetensors`` file or a folder holding one, a published SeG-SR ``.pth``, or an ``.onnx``
+        file that ``georsr export`` made.
     scale
         Wanted factor; None takes the model's own (4 where a name leaves it open).
 
@@ -62,7 +64,7 @@ def open_model(name: str | None = None, scale: int | None = None) -> Model:
         digest = hashlib.sha256(spec.to_json().encode()).hexdigest()
         return Model(spec, build(spec), digest, complete)
     path = bundled().get(complete) or _file_of(complete)
-    model = _open_published(path) if path.suffix in (".pth", ".pt") else _open_safetensors(path)
+    model = _OPENERS.get(path.suffix.lower(), _open_safetensors)(path)
     if scale is not None and model.spec.scale != scale:
         raise UsageError(
             f"model {model.spec.name} enlarges x{model.spec.scale}, but x{scale} was asked for"
@@ -145,6 +147,21 @@ def _open_published(path: Path) -> Model:
     network = build(spec)
     fill(network, weights, str(path))
     return Model(spec, network, sha256_of(path), str(path))
+
+
+def _open_exported(path: Path) -> Model:
+    from georsr.models.onnx.session import open_onnx
+
+    spec, network, sha256 = open_onnx(path)
+    return Model(spec, network, sha256, str(path))
+
+
+_OPENERS: dict[str, Callable[[Path], Model]] = {
+    ".pth": _open_published,
+    ".pt": _open_published,
+    ".onnx": _open_exported,
+}
+"""Suffix -> what opens such files."""
 
 
 def save_model(

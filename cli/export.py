@@ -1,0 +1,68 @@
+"""``georsr export``: a model for other runtimes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from .options import verbosity_options
+
+
+@click.command("export", short_help="Write a model as an ONNX file.")
+@click.argument("model", metavar="MODEL")
+@click.argument("destination", metavar="OUT.onnx", type=click.Path(path_type=Path))
+@click.option("--tile", type=click.IntRange(1), help="Side of its tiles; the model's by default.")
+@click.option(
+    "--dynamic",
+    is_flag=True,
+    help="Let it take any number of tiles of any size, instead of one of that size; Deepness "
+    "does not take such files.",
+)
+@click.option(
+    "--ground",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Metres per pixel of the images it is for: what Deepness proposes in QGIS.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace OUT.onnx if it exists.")
+@verbosity_options
+def command(
+    model: str,
+    destination: Path,
+    tile: int | None,
+    dynamic: bool,
+    ground: float,
+    overwrite: bool,
+    quiet: bool,
+) -> None:
+    """Write MODEL as an ONNX file, compared with torch.
+
+    The file is a model like others: georsr runs it with ONNX Runtime, as it does any model after
+    --backend onnx. Other programs feed it pixels in 0..1, bands first. The plugin Deepness of QGIS
+    finds its settings in the file: load it as super-resolution model, scale factor as printed,
+    output scaling 255.
+
+    \b
+    georsr export segsr-lite-x4 segsr-lite-x4.onnx
+    georsr sr scene.tif out.tif --model segsr-lite-x4.onnx
+    """
+    from georsr.errors import UsageError
+    from georsr.models.load import open_model
+    from georsr.models.onnx.export import export_model
+
+    if destination.suffix != ".onnx":
+        raise UsageError(f"{destination}: the name must end in .onnx")
+    if destination.exists() and not overwrite:
+        raise UsageError(f"{destination} exists; use --overwrite to replace it")
+    if not destination.parent.is_dir():
+        raise UsageError(f"{destination.parent}: no such folder")
+    opened = open_model(model)
+    worst = export_model(opened, destination, tile=tile, dynamic=dynamic, ground=ground)
+    if not quiet:
+        click.echo(
+            f"{destination}: {opened.spec.name}, x{opened.spec.scale}, differs from torch by "
+            f"{worst:.1g} at most",
+            err=True,
+        )

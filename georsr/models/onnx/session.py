@@ -1,0 +1,146 @@
+"""Session: a network that ONNX Runtime runs on the CPU, in the place of one of torch."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from georsr.errors import ModelError, UsageError
+from georsr.models.onnx.export import INPUT, to_onnx
+from georsr.models.spec import METADATA_KEY, ModelSpec
+
+
+class OnnxNetwork(nn.Module):
+    """Answers like the torch network that an ONNX file was made of.
+
+    Parameters
+    ----------
+    data
+        The file's bytes.
+    name
+        What to call it in messages.
+
+    Raises
+    ------
+    UsageError
+        ONNX Runtime is not installed.
+    ModelError
+        Not an ONNX file, or one that georsr did not make.
+    """
+
+    def __init__(self, data: bytes, name: str) -> None:
+        super().__init__()
+        self._data, self._name = data, name
+        self._sessions: dict[int, Any] = {}
+        session = self._session()
+        tags = session.get_modelmeta().custom_metadata_map
+        try:
+            self.spec = ModelSpec.from_json(tags[METADATA_KEY])
+        except KeyError as error:
+            raise ModelError(
+                f"{name}: has no georsr model spec in its metadata; make one with 'georsr export'"
+            ) from error
+        sides = session.get_inputs()[0].shape[2:]
+        self.tile: int | None = sides[0] if isinstance(sides[0], int) else None
+        """Height and width of the only tiles it takes; None: it takes any."""
+
+    def _session(self) -> Any:
+        """A session has its threads for life: one for each number of them that was asked for."""
+        threads = torch.get_num_threads()
+        if threads not in self._sessions:
+            runtime = onnxruntime()
+            options = runtime.SessionOptions()
+            options.intra_op_num_threads = threads
+            options.inter_op_num_threads = 1
+            options.log_severity_level = 3
+            try:
+                self._sessions[threads] = runtime.InferenceSession(
+                    self._data, options, providers=["CPUExecutionProvider"]
+                )
+            except Exception as error:  # onnxruntime's errors have no common class
+                why = str(error).splitlines()[0]
+                raise ModelError(f"{self._name}: not a readable ONNX file ({why})") from error
+        return self._sessions[threads]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, h, w) -> (N, C, s * h, s * w), float32."""
+        pixels = x.detach().to("cpu", torch.float32).contiguous().numpy()
+        (enlarged,) = self._session().run(None, {INPUT: pixels})
+        return torch.from_numpy(enlarged).to(x.device)
+
+
+class ConvertedNetwork(nn.Module):
+    """A torch network that is converted when the first tile of a size comes.
+
+    Parameters
+    ----------
+    network, spec
+        The network, and its contract.
+    """
+
+    def __init__(self, network: nn.Module, spec: ModelSpec) -> None:
+        super().__init__()
+        onnxruntime()  # better now than after the first tile has been read
+        self._network, self._spec = network, spec
+        self._converted: dict[tuple[int, ...], OnnxNetwork] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, h, w) -> (N, C, s * h, s * w), float32."""
+        shape = tuple(x.shape)
+        if shape not in self._converted:
+            data = to_onnx(self._network, self._spec, shape)
+            self._converted[shape] = OnnxNetwork(data, self._spec.name)
+        return self._converted[shape](x)
+
+
+def as_onnx(network: nn.Module, spec: ModelSpec) -> nn.Module:
+    """The network, to be run by ONNX Runtime."""
+    return network if isinstance(network, OnnxNetwork) else ConvertedNetwork(network, spec)
+
+
+def open_onnx(path: Path) -> tuple[ModelSpec, OnnxNetwork, str]:
+    """Contract, network and checksum of a file that ``georsr export`` made.
+
+    Raises
+    ------
+    UsageError
+        ONNX Runtime is not installed.
+    ModelError
+        Another kind of file.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read ({error})") from error
+    network = OnnxNetwork(data, str(path))
+    return network.spec, network, hashlib.sha256(data).hexdigest()
+
+
+def onnxruntime() -> Any:
+    """The package.
+
+    Raises
+    ------
+    UsageError
+        It is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise UsageError(
+            "ONNX Runtime is not installed: pip install 'georsr[onnx]', or use --backend torch"
+        ) from error
+    return onnxruntime
+
+
+def runtime_version() -> str:
+    """Version of ONNX Runtime, for fingerprints and reports."""
+    try:
+        return version("onnxruntime")
+    except PackageNotFoundError:
+        return str(getattr(onnxruntime(), "__version__", "unknown"))

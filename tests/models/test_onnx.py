@@ -1,0 +1,209 @@
+import json
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from georsr.cli.main import invoke
+
+from georsr.config import SRConfig
+from georsr.device import place
+from georsr.engine.inference import Inference, place_model
+from georsr.errors import ModelError, UsageError
+from georsr.models.load import Model, build, open_model
+from georsr.models.onnx.export import difference, export_model, to_onnx
+from georsr.models.onnx.session import OnnxNetwork, onnxruntime
+from georsr.models.spec import ModelSpec
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+
+@pytest.fixture(scope="module")
+def bicubic_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("onnx") / "bicubic.onnx"
+    export_model(open_model("bicubic-x2"), path, tile=32)
+    return path
+
+
+@pytest.fixture(scope="module")
+def foreign_file(tmp_path_factory):
+    """An ONNX file that georsr did not make."""
+    import onnx
+
+    path = tmp_path_factory.mktemp("onnx") / "foreign.onnx"
+    proto = onnx.load_model_from_string(
+        to_onnx(torch.nn.Identity(), open_model("nearest-x1").spec, (1, 3, 8, 8))
+    )
+    del proto.metadata_props[:]
+    onnx.save_model(proto, path)
+    return path
+
+
+def test_the_network_of_segsr_lite_answers_alike_at_any_size(tmp_path):
+    parameters = {"width": 8, "groups": 1, "blocks": 1, "tokens": 8, "tuning": 4}
+    torch.manual_seed(0)
+    spec = ModelSpec("lite-x2", "segsr-lite", 2, parameters=parameters, tile=32)
+    network = build(spec)
+    for weights in network.parameters():
+        torch.nn.init.normal_(weights, std=0.1)
+    lite_model = Model(spec, network, "0" * 64, "untrained")
+    path = tmp_path / "lite.onnx"
+    worst = export_model(lite_model, path, dynamic=True)
+    assert worst <= 1e-4
+    exported = open_model(str(path))
+    assert exported.spec == lite_model.spec
+    assert exported.network.tile is None
+    for shape in ((1, 3, 40, 56), (3, 3, 24, 24)):
+        assert difference(lite_model.network, exported.network, shape) <= 1e-4
+
+
+def test_a_network_is_converted_for_the_tiles_that_come():
+    model = open_model("bicubic-x2")
+    placement = place_model(model, SRConfig(backend="onnx"))
+    tiles = [np.random.default_rng(0).random((3, 32, 32), np.float32)]
+    ours = Inference(model, placement, 1)(tiles, ["tile"])
+    theirs = Inference(model, place("cpu"), 1)(tiles, ["tile"])
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+def test_a_file_of_a_fixed_tile_says_so(bicubic_file):
+    model = open_model(str(bicubic_file))
+    assert (model.network.tile, model.spec.tile, model.spec.scale) == (32, 32, 2)
+    assert place_model(model, SRConfig()).backend == "onnx"
+    with pytest.raises(UsageError, match=r"exported for tiles of 32, not 64.*--dynamic"):
+        place_model(model, SRConfig(tile=64))
+    with pytest.raises(UsageError, match="is an ONNX file"):
+        place_model(model, SRConfig(backend="torch"))
+
+
+def test_deepness_finds_its_settings(bicubic_file):
+    tags = onnxruntime().InferenceSession(bicubic_file).get_modelmeta().custom_metadata_map
+    facts = {key: json.loads(value) for key, value in tags.items()}
+    assert facts["model_type"] == "Superresolution"
+    assert facts["tile_size"] == facts["tiles_size"] == 32
+    assert facts["tiles_overlap"] == 0
+    assert facts["resolution"] == 100
+    assert facts["standardization_mean"] == [0, 0, 0]
+    assert facts["standardization_std"] == [1, 1, 1]
+
+
+def test_deepness_feeds_what_the_network_expects():
+    """Bytes / 255, less the mean, through the deviation, is the network's value range."""
+    from georsr.models.onnx.export import deepness_tags
+
+    spec = replace(open_model("bicubic-x2").spec, value_range=(-1.0, 3.0))
+    tags = deepness_tags(spec, 0.5)
+    mean, deviation = (json.loads(tags[f"standardization_{part}"])[0] for part in ("mean", "std"))
+    assert (np.array([0.0, 1.0]) - mean) / deviation == pytest.approx([-1.0, 3.0])
+    assert json.loads(tags["resolution"]) == 50
+
+
+@pytest.mark.parametrize("options", [["--backend", "onnx"], []])
+def test_sr_by_either_way_makes_what_torch_makes(
+    options, bicubic_file, make_raster, texture, tmp_path
+):
+    source = make_raster(texture(3, 70, 90))
+    model = ["-m", "bicubic-x2", "--tile", "32"] if options else ["-m", str(bicubic_file)]
+    outs = []
+    for name, way in (("onnx", [*model, *options]), ("torch", ["-m", "bicubic-x2"])):
+        outs.append(tmp_path / f"{name}.tif")
+        assert invoke(["sr", source, str(outs[-1]), "-q", *way]) == 0
+    ours, theirs = (rasterio.open(out).read().astype(int) for out in outs)
+    assert np.abs(ours - theirs).max() <= 1
+
+
+def test_another_backend_does_not_go_on_with_what_is_there(make_raster, texture, tmp_path):
+    from georsr.engine.job import plan_job
+    from georsr.raster.reader import open_raster
+
+    model = open_model("bicubic-x2")
+    with open_raster(make_raster(texture(3, 16, 16))) as reader:
+        keys = [
+            plan_job(reader, str(tmp_path / "out.tif"), model, SRConfig(backend=backend)).key
+            for backend in ("torch", "auto", "onnx")
+        ]
+    assert keys[0] == keys[1]
+    assert keys[0] != keys[2]
+    assert "ONNX Runtime" in keys[2]["arithmetic"]
+
+
+def test_the_number_of_threads_does_not_matter(bicubic_file):
+    tiles = [np.random.default_rng(0).random((3, 32, 32), np.float32)]
+    network = open_model(str(bicubic_file))
+    results = []
+    before = torch.get_num_threads()
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        results.append(Inference(network, place_model(network, SRConfig()), 1)(tiles, ["tile"]))
+    torch.set_num_threads(before)
+    np.testing.assert_array_equal(*results)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"device": "cuda"},
+        {"precision": "bf16"},
+        {"compile": True},
+    ],
+)
+def test_what_onnx_runtime_is_not_for(options):
+    with pytest.raises(UsageError, match="backend onnx"):
+        place_model(open_model("bicubic-x2"), SRConfig(backend="onnx", **options))
+
+
+def test_a_foreign_file_is_refused(foreign_file, tmp_path):
+    with pytest.raises(ModelError, match=r"foreign.onnx: has no georsr model spec.*georsr export"):
+        open_model(str(foreign_file))
+    torn = tmp_path / "torn.onnx"
+    torn.write_bytes(foreign_file.read_bytes()[:100])
+    with pytest.raises(ModelError, match=r"torn.onnx: not a readable ONNX file"):
+        open_model(str(torn))
+
+
+def test_a_network_that_answers_differently_is_not_written(tmp_path, monkeypatch):
+    from georsr.models.onnx import export
+
+    monkeypatch.setattr(export, "difference", lambda *_: float("nan"))
+    with pytest.raises(ModelError, match="differs from torch by nan"):
+        export_model(open_model("nearest-x2"), tmp_path / "out.onnx", tile=16)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_network_that_cannot_be_converted(tmp_path):
+    class Branching(torch.nn.Module):
+        def forward(self, x):
+            return x if float(x.sum()) > 0 else -x
+
+    model = Model(open_model("nearest-x1").spec, Branching(), "0" * 64, "branching")
+    with pytest.raises(ModelError, match="cannot be converted to ONNX"):
+        export_model(model, tmp_path / "out.onnx", tile=16)
+
+
+def test_missing_packages_have_a_remedy(bicubic_file, monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(UsageError, match=r"pip install 'georsr\[onnx\]'"):
+        open_model(str(bicubic_file))
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    out = tmp_path / "out.onnx"
+    assert invoke(["export", "nearest-x2", str(out)]) == 2
+    assert "pip install 'georsr[onnx]'" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_export_as_a_command(tmp_path, capsys):
+    out = tmp_path / "nearest.onnx"
+    assert invoke(["export", "nearest-x2", str(out), "--tile", "16"]) == 0
+    assert "x2, differs from torch by 0 at most" in capsys.readouterr().err
+    assert isinstance(open_model(str(out)).network, OnnxNetwork)
+    written = out.read_bytes()
+    assert invoke(["export", "nearest-x2", str(out)]) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert invoke(["export", str(out), str(out), "--overwrite"]) == 2
+    assert "is an ONNX file already" in capsys.readouterr().err
+    assert out.read_bytes() == written
+    assert invoke(["export", "nearest-x2", str(tmp_path / "out.pt")]) == 2
+    assert invoke(["export", "nearest-x2", str(tmp_path / "no" / "out.onnx")]) == 2
