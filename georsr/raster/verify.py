@@ -47,6 +47,7 @@ def verify_product(
     layout: ProductLayout,
     checksums: Checksums | None,
     look: Callable[[], None] = lambda: None,
+    driver: str = "GTiff",
 ) -> None:
     """Reopen a product and compare it with what was meant.
 
@@ -62,6 +63,8 @@ def verify_product(
         Every block is read and compared; in a lossy encoding only read. None: header only.
     look : callable
         Called before every block; what it raises ends the reading.
+    driver : str
+        GDAL's, for this kind of file.
 
     Raises
     ------
@@ -70,7 +73,7 @@ def verify_product(
     """
     try:
         env = gdal_env(writing=True, cache=CACHE_BYTES // 8)  # no block is read twice
-        with env, own_warnings(), rasterio.open(path, driver="GTiff") as dataset:
+        with env, own_warnings(), rasterio.open(path, driver=driver) as dataset:
             _compare_header(dataset, dst, layout)
             if checksums is not None:
                 _compare_blocks(dataset, dst, layout, checksums, look)

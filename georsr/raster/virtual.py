@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 from xml.etree.ElementTree import Element, ParseError, SubElement, fromstring, tostring
+
+from affine import Affine
+from rasterio.crs import CRS
 
 from georsr.raster.env import absolute
 from georsr.raster.info import BandInfo
@@ -75,15 +78,9 @@ def _starts(length: int, side: int, count: int) -> list[int]:
 def virtual_document(mosaic: Mosaic) -> str:
     """XML text of a VRT that reads a mosaic's rasters where they are."""
     first = mosaic.pieces[0].info
-    root = Element("VRTDataset", rasterXSize=str(mosaic.width), rasterYSize=str(mosaic.height))
-    if first.crs is not None:
-        SubElement(root, "SRS").text = first.crs.to_wkt()
-    a, b, c, d, e, f = tuple(mosaic.transform)[:6]
-    SubElement(root, "GeoTransform").text = ", ".join(map(repr, (c, a, b, f, d, e)))
+    root = begin_document(mosaic.width, mosaic.height, first.crs, mosaic.transform)
     for space, tags in _common_tags(mosaic):
-        metadata = SubElement(root, "Metadata", {"domain": space} if space else {})
-        for name, value in tags.items():
-            SubElement(metadata, "MDI", key=name).text = value
+        add_tags(root, tags, space)
     for number in range(1, first.count + 1 + (first.alpha_band is not None)):
         band = next((band for band in first.bands if band.number == number), None)
         if band is None:
@@ -114,23 +111,8 @@ def _alike(mosaic: Mosaic, space: str) -> dict[str, str]:
 
 
 def _band(root: Element, mosaic: Mosaic, band: BandInfo) -> None:
-    element = SubElement(
-        root, "VRTRasterBand", dataType=GDAL_TYPES[band.dtype], band=str(band.number)
-    )
-    tags = SubElement(element, "Metadata")
-    for name, value in band.tags.items():
-        SubElement(tags, "MDI", key=name).text = value
     nodata = band.nodata if mosaic.nodata is None else mosaic.nodata
-    for name, text in (
-        ("Description", band.description),
-        ("UnitType", band.unit),
-        ("Offset", repr(band.offset)),
-        ("Scale", repr(band.scale)),
-        ("ColorInterp", band.colorinterp.capitalize()),
-        ("NoDataValue", None if nodata is None else repr(nodata)),
-    ):
-        if text is not None:
-            SubElement(element, name).text = text
+    element = add_band(root, band.number, band.dtype, band, nodata)
     masked = mosaic.pieces[0].info.alpha_band is not None
     for piece in mosaic.pieces:
         if masked or piece.info.mask_kind == "mask":
@@ -154,24 +136,88 @@ def _alpha(root: Element, mosaic: Mosaic, number: int) -> None:
 
 def _source(element: Element, piece: Piece, band: str, dtype: str, kind: str) -> Element:
     """One raster's part in a band."""
-    info = piece.info
+    path, blocks = absolute(piece.info.path), piece.info.block_shape
+    return add_source(element, kind, (path, False), band, dtype, blocks, piece.place)
+
+
+def add_source(
+    element: Element,
+    kind: str,
+    path: tuple[str, bool],
+    band: str,
+    dtype: str,
+    block_shape: tuple[int, int],
+    place: Window,
+) -> Element:
+    """Put a whole raster into a band.
+
+    Parameters
+    ----------
+    element
+        The band.
+    kind
+        ``SimpleSource`` or ``ComplexSource``.
+    path
+        Of the raster, and whether it counts from the document's folder.
+    band, dtype, block_shape
+        What is read: a number or ``mask,1``, its data type and blocks (rows, columns).
+    place
+        Where its pixels lie.
+    """
     source = SubElement(element, kind)
-    SubElement(source, "SourceFilename", relativeToVRT="0").text = absolute(info.path)
+    SubElement(source, "SourceFilename", relativeToVRT=str(int(path[1]))).text = path[0]
     SubElement(source, "SourceBand").text = band
-    rows, columns = info.block_shape
+    rows, columns = block_shape
     # with these GDAL needs not open the file before it is read, and may close it again
     SubElement(
         source,
         "SourceProperties",
-        RasterXSize=str(info.width),
-        RasterYSize=str(info.height),
+        RasterXSize=str(place.width),
+        RasterYSize=str(place.height),
         DataType=GDAL_TYPES[dtype],
         BlockXSize=str(columns),
         BlockYSize=str(rows),
     )
-    _rectangle(source, "SrcRect", Window(0, 0, info.height, info.width))
-    _rectangle(source, "DstRect", piece.place)
+    _rectangle(source, "SrcRect", Window(0, 0, place.height, place.width))
+    _rectangle(source, "DstRect", place)
     return source
+
+
+def begin_document(width: int, height: int, crs: CRS | None, transform: Affine | None) -> Element:
+    """An empty VRT of a grid."""
+    root = Element("VRTDataset", rasterXSize=str(width), rasterYSize=str(height))
+    if crs is not None:
+        SubElement(root, "SRS").text = crs.to_wkt()
+    if transform is not None:
+        a, b, c, d, e, f = tuple(transform)[:6]
+        SubElement(root, "GeoTransform").text = ", ".join(map(repr, (c, a, b, f, d, e)))
+    return root
+
+
+def add_tags(element: Element, tags: Mapping[str, str], space: str = "") -> None:
+    """Metadata of a dataset or a band."""
+    metadata = SubElement(element, "Metadata", {"domain": space} if space else {})
+    for name, value in tags.items():
+        SubElement(metadata, "MDI", key=name).text = value
+
+
+def add_band(
+    root: Element, number: int, dtype: str, band: BandInfo, nodata: float | None
+) -> Element:
+    """A band that has no source yet."""
+    element = SubElement(root, "VRTRasterBand", dataType=GDAL_TYPES[dtype], band=str(number))
+    add_tags(element, band.tags)
+    for name, text in (
+        ("Description", band.description),
+        ("UnitType", band.unit),
+        ("Offset", repr(band.offset)),
+        ("Scale", repr(band.scale)),
+        ("ColorInterp", band.colorinterp.capitalize()),
+        ("NoDataValue", None if nodata is None else repr(nodata)),
+    ):
+        if text is not None:
+            SubElement(element, name).text = text
+    return element
 
 
 def _rectangle(element: Element, name: str, window: Window) -> None:

@@ -37,7 +37,7 @@ from georsr.raster.lock import Lock
 from georsr.raster.partfile import PartFile
 from georsr.raster.records import Finished, Records, Written
 from georsr.raster.source import cause
-from georsr.raster.verify import verify_product
+from georsr.raster.verify import Checksums, verify_product
 from georsr.types import AnyArray, BoolArray, Window
 
 SYNC_SECONDS = 1.0
@@ -169,6 +169,11 @@ class RasterWriter:
     def done(self) -> BoolArray:
         """(block rows, block columns): which blocks need not be written."""
         return self._opened().done
+
+    @property
+    def checksums(self) -> Checksums:
+        """(block rows, block columns): of the pixels of every block that is done."""
+        return self._opened().checksums
 
     def write(
         self,
