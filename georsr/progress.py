@@ -110,7 +110,7 @@ class Stoppable(Silent):
     """
 
     def __init__(self, inner: Progress, stopped: Callable[[], bool]) -> None:
-        self._inner, self._stopped = inner, stopped
+        self._inner, self.stopped = inner, stopped
 
     def start(self, total: int, unit: str) -> None:
         """Pass on."""
@@ -128,8 +128,31 @@ class Stoppable(Silent):
         ------
         InterruptedRunError
         """
-        if self._stopped():
+        if self.stopped():
             raise InterruptedRunError("interrupted")
+
+
+class ByArea:
+    """Counts tiles by the pixels that are done: those across borders are counted in part.
+
+    Parameters
+    ----------
+    inner
+        Who is told of tiles.
+    tiles, pixels
+        Of the whole product.
+    """
+
+    def __init__(self, inner: Progress, tiles: int, pixels: int) -> None:
+        self._inner, self._tiles, self._pixels = inner, tiles, pixels
+        self._done = self._told = 0
+
+    def add(self, pixels: int) -> None:
+        """So many more pixels are done."""
+        self._done += pixels
+        now = self._tiles * self._done // self._pixels
+        self._inner.advance(now - self._told)
+        self._told = now
 
 
 class Bar(Silent):

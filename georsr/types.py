@@ -37,6 +37,12 @@ class Window:
         """(rows, columns) to index an array whose last two axes are (y, x)."""
         return slice(self.top, self.bottom), slice(self.left, self.right)
 
+    def coarser(self, scale: int) -> Window:
+        """The same rectangle on a grid ``scale`` times coarser, of whose pixels it is made."""
+        return Window(
+            self.top // scale, self.left // scale, self.height // scale, self.width // scale
+        )
+
     def scaled(self, scale: int) -> Window:
         """The same rectangle on a grid ``scale`` times finer."""
         return Window(self.top * scale, self.left * scale, self.height * scale, self.width * scale)

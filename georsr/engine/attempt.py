@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Protocol
 
 from georsr.engine.inference import TileTooLargeError
 from georsr.engine.job import Job
@@ -79,7 +80,16 @@ def _how_to_go_on(writer: RasterWriter) -> str:
     )
 
 
-def until_it_fits(attempt: Attempt) -> Written:
+class Repeatable(Protocol):
+    """What can be tried again with a job of smaller tiles."""
+
+    job: Job
+
+    def make(self) -> Written:
+        """Make the product."""
+
+
+def until_it_fits(attempt: Repeatable) -> Written:
     """Make it; with smaller tiles again where one tile alone does not fit into memory."""
     tried = list[int]()
     while True:

@@ -7,10 +7,9 @@ last one tells the finished file from any other. A line that was cut off ends wh
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 
 import torch
 
+from georsr.engine.jsonl import differences, entries, line
 from georsr.errors import InputError, ModelError, UsageError
 from georsr.raster.records import Finished, Written
 from georsr.raster.tiff import write_all
@@ -26,9 +26,6 @@ from georsr.raster.verify import DifferenceError
 log = logging.getLogger(__name__)
 
 FORMAT = 1
-
-HASHED = ("source",)
-"""Parts of a key whose values say nothing to people."""
 
 Key = Mapping[str, str]
 """What must be the same for a run to go on with what another one left: name -> value."""
@@ -70,7 +67,7 @@ class Journal:
 
     def left_tile(self) -> int | None:
         """Tile size of an unfinished run that this one can go on with."""
-        head = next(_lines(self.path), None)
+        head = next(entries(self.path), None)
         return None if head is None or self._reasons(head) else int(head["tile"])
 
     def published(self) -> Written | None:
@@ -78,7 +75,7 @@ class Journal:
 
         ``path`` of the result is the name it was published under.
         """
-        lines = list(_lines(self.path))
+        lines = list(entries(self.path))
         if not lines or self.resume is False or self._reasons(lines[0]):
             return None
         ready = lines[-1].get("ready")
@@ -91,7 +88,7 @@ class Journal:
 
     def recall(self) -> tuple[int, Sequence[Finished]] | None:
         """What an earlier run left and this one can go on with."""
-        lines = _lines(self.path)
+        lines = entries(self.path)
         head = next(lines, None)
         if head is None:
             self.unusable("there is nothing to go on with")
@@ -103,10 +100,10 @@ class Journal:
             self.unusable("; ".join(reasons))
             return None
         blocks: list[Finished] = []
-        for line in lines:
+        for entry in lines:
             try:
                 blocks += [
-                    Finished(r, c, crc, tuple(sizes)) for r, c, crc, *sizes in line["blocks"]
+                    Finished(r, c, crc, tuple(sizes)) for r, c, crc, *sizes in entry["blocks"]
                 ]
             except (KeyError, ValueError, TypeError):
                 break
@@ -131,13 +128,7 @@ class Journal:
             return ["--no-resume"]
         if head.get("format") != FORMAT or not isinstance(theirs, dict):
             return ["its journal is of another version"]
-        return [
-            f"{name} was {theirs.get(name)}, is {self.key.get(name)}"
-            if name not in HASHED
-            else f"the {name} is not the same"
-            for name in sorted({*theirs, *self.key})
-            if theirs.get(name) != self.key.get(name)
-        ]
+        return differences(theirs, self.key)
 
     def _rewrite(self, header_size: int, blocks: Sequence[Finished]) -> None:
         """Replace the file, so that nothing doubtful is left in it."""
@@ -150,9 +141,9 @@ class Journal:
                 "tile": self.tile,
                 "header_size": header_size,
             }
-            file.write(_line(head))
+            file.write(line(head))
             if blocks:
-                file.write(_line(_entry(blocks)))
+                file.write(line(_entry(blocks)))
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(self.path)
@@ -180,7 +171,7 @@ class Journal:
         )
 
     def _append(self, entry: Mapping[str, Any]) -> None:
-        write_all(self._file, _line(entry))
+        write_all(self._file, line(entry))
         os.fsync(self._file.fileno())
 
     def keeps(self, error: BaseException) -> bool:
@@ -207,26 +198,6 @@ class Journal:
         if file is not None:
             with suppress(OSError):
                 file.close()
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Entries up to the first that is not whole."""
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return
-    for line in data.split(b"\n")[:-1]:
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            return
-        if not isinstance(entry, dict):
-            return
-        yield entry
-
-
-def _line(entry: Mapping[str, Any]) -> bytes:
-    return json.dumps(entry, separators=(",", ":")).encode() + b"\n"
 
 
 def _entry(blocks: Sequence[Finished]) -> dict[str, Any]:
