@@ -41,12 +41,17 @@ def convert(source: Path, destination: Path, overwrite: bool) -> None:
 
     from georsr.errors import OutputError, UsageError
     from georsr.models.load import open_model, save_model
+    from georsr.models.zoo import BUILDERS
 
     if destination.exists() and not overwrite:
         raise UsageError(f"{destination} exists; use --overwrite to replace it")
     if destination.suffix != ".safetensors":
         raise UsageError(f"{destination}: the name must end in .safetensors")
     model = open_model(str(source))
+    if model.spec.architecture not in BUILDERS:
+        raise UsageError(
+            f"{source}: {model.spec.notes.split(',')[0]} is used as it is; only SeG-SR is converted"
+        )
     try:
         save_model(destination, model.spec, model.network, torch.float32)
     except OSError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from georsr.errors import ModelError, UsageError
+from georsr.models.hub import SCHEME, download
 from georsr.models.spec import METADATA_KEY, ModelSpec
 from georsr.models.zoo import (
     BUILDERS,
@@ -46,8 +47,9 @@ def open_model(name: str | None = None, scale: int | None = None) -> Model:
     ----------
     name
         Built-in name (``georsr models list``; the ``-x4`` may be left to ``scale``), a
-        ``.safetensors`` file or a folder holding one, a published SeG-SR ``.pth``, or an ``.onnx``
-        file that ``georsr export`` made.
+        ``.safetensors`` file or a folder holding one, a published SeG-SR ``.pth``, a ``.pth`` of
+        another network that spandrel knows, an ``.onnx`` file that ``georsr export`` made, or
+        ``hf://OWNER/REPO[@REVISION][/FILE][#sha256=...]``.
     scale
         Wanted factor; None takes the model's own (4 where a name leaves it open).
 
@@ -65,6 +67,8 @@ def open_model(name: str | None = None, scale: int | None = None) -> Model:
         return Model(spec, build(spec), digest, complete)
     path = bundled().get(complete) or _file_of(complete)
     model = _OPENERS.get(path.suffix.lower(), _open_safetensors)(path)
+    if complete.startswith(SCHEME):
+        model = replace(model, source=complete)
     if scale is not None and model.spec.scale != scale:
         raise UsageError(
             f"model {model.spec.name} enlarges x{model.spec.scale}, but x{scale} was asked for"
@@ -74,7 +78,7 @@ def open_model(name: str | None = None, scale: int | None = None) -> Model:
 
 def _file_of(name: str) -> Path:
     """The weights file a path names."""
-    path = Path(name)
+    path = download(name) if name.startswith(SCHEME) else Path(name)
     if path.is_dir():
         files = sorted(path.glob("*.safetensors"))
         if len(files) != 1:
@@ -140,12 +144,20 @@ def _open_safetensors(path: Path) -> Model:
     return Model(spec, network, sha256_of(path), str(path))
 
 
-def _open_published(path: Path) -> Model:
-    from georsr.models.segsr.published import read_published
+def _open_checkpoint(path: Path) -> Model:
+    """A published SeG-SR, or what spandrel recognises."""
+    from georsr.models.checkpoint import read_checkpoint
+    from georsr.models.segsr.published import is_published, read_published
 
-    spec, weights = read_published(path)
-    network = build(spec)
-    fill(network, weights, str(path))
+    entries = read_checkpoint(path)
+    if is_published(entries):
+        spec, weights = read_published(path, entries)
+        network = build(spec)
+        fill(network, weights, str(path))
+    else:
+        from georsr.models.foreign import recognise
+
+        spec, network = recognise(entries, path)
     return Model(spec, network, sha256_of(path), str(path))
 
 
@@ -157,8 +169,8 @@ def _open_exported(path: Path) -> Model:
 
 
 _OPENERS: dict[str, Callable[[Path], Model]] = {
-    ".pth": _open_published,
-    ".pt": _open_published,
+    ".pth": _open_checkpoint,
+    ".pt": _open_checkpoint,
     ".onnx": _open_exported,
 }
 """Suffix -> what opens such files."""

@@ -34,6 +34,7 @@ def furniture(tmp_path_factory):
     district(town, desk / "district.geojson")
     (desk / "my_scenes").mkdir()
     mosaic(SAMPLES / "town_rgb_0.5m.tif", desk / "my_scenes" / "town.tif", 640)
+    real_esrgan(desk / "RealESRGAN_x2.pth")
     photographs(desk / "ucmerced")
     shutil.copytree(desk / "ucmerced", desk / "UCMerced")
     return desk
@@ -105,6 +106,16 @@ def district(source, path):
     ring = [list(point) for point in zip(longitude, latitude, strict=True)]
     polygon = {"type": "Polygon", "coordinates": [[*ring, ring[0]]]}
     path.write_text(json.dumps(polygon))
+
+
+def real_esrgan(path):
+    """An untrained Real-ESRGAN of the compact kind."""
+    import torch
+    from spandrel.architectures.Compact.__arch.SRVGG import SRVGGNetCompact
+
+    torch.manual_seed(0)
+    network = SRVGGNetCompact(num_in_ch=3, num_out_ch=3, num_feat=8, num_conv=1, upscale=2)
+    torch.save({"params": network.state_dict()}, path)
 
 
 def photographs(folder):

@@ -10,15 +10,16 @@ per group).
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from georsr.errors import ModelError
+from georsr.models.checkpoint import read_checkpoint
 from georsr.models.segsr.network import build
 from georsr.models.segsr.published_names import DEAD, LOCAL_PROMPT, parts
 from georsr.models.spec import ModelSpec
@@ -27,7 +28,14 @@ LORA_ALPHA = 32.0
 PROMPTS = "localization.local_prompts"
 
 
-def read_published(path: str | Path) -> tuple[ModelSpec, dict[str, Tensor]]:
+def is_published(entries: Mapping[str, Tensor]) -> bool:
+    """Whether a checkpoint is one of SeG-SR: a backbone with a CLIP tower beside it."""
+    return "conv_first.weight" in entries and any(name.startswith("clip1.") for name in entries)
+
+
+def read_published(
+    path: str | Path, entries: Mapping[str, Tensor] | None = None
+) -> tuple[ModelSpec, dict[str, Tensor]]:
     """Read a published SeG-SR checkpoint.
 
     Parameters
@@ -35,6 +43,8 @@ def read_published(path: str | Path) -> tuple[ModelSpec, dict[str, Tensor]]:
     path
         BasicSR file: a dict with ``params_ema`` (preferred) or ``params``. Never executed: code
         inside is refused.
+    entries
+        Its names and tensors, where they have been read already.
 
     Returns
     -------
@@ -49,7 +59,10 @@ def read_published(path: str | Path) -> tuple[ModelSpec, dict[str, Tensor]]:
         many or of the wrong shape (the first five are named).
     """
     path = Path(path)
-    entries = _entries(path)
+    if entries is None:
+        entries = read_checkpoint(path)
+    if not is_published(entries):
+        raise ModelError(f"{path}: not a SeG-SR checkpoint (no CLIP tower beside conv_first)")
     spec, drawn = _spec(entries, path)
     with torch.device("meta"):
         expected = build(spec).state_dict()
@@ -88,39 +101,12 @@ def _complain(path: Path, problems: list[str]) -> None:
         )
 
 
-def _entries(path: Path) -> dict[str, Tensor]:
-    """The checkpoint's own names and tensors."""
-    try:
-        # Mapped where the format allows it: what is not used (``params``) is never read.
-        archive = _is_archive(path)
-        loaded: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
-    except Exception as error:  # damaged bytes may fail in any way
-        raise ModelError(
-            f"{path}: not a readable checkpoint, or one with code inside, which is never run "
-            f"({type(error).__name__}); expected a BasicSR .pth of SeG-SR"
-        ) from error
-    if isinstance(loaded, dict):
-        loaded = next((loaded[k] for k in ("params_ema", "params") if k in loaded), loaded)
-    if not isinstance(loaded, dict) or "conv_first.weight" not in loaded:
-        raise ModelError(
-            f"{path}: not a SeG-SR checkpoint (no params_ema or params with conv_first.weight)"
-        )
-    strange = [str(k) for k, v in loaded.items() if not isinstance(v, Tensor)]
-    _complain(path, [f"{key} is not a tensor" for key in strange])
-    return {str(k).removeprefix("module."): v for k, v in loaded.items()}
-
-
-def _is_archive(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(4) == b"PK\x03\x04"
-
-
-def _count(entries: dict[str, Tensor], pattern: str) -> int:
+def _count(entries: Mapping[str, Tensor], pattern: str) -> int:
     """How many different numbers stand in the first group of ``pattern``."""
     return len({match[1] for entry in entries if (match := re.match(pattern, entry))})
 
 
-def _spec(entries: dict[str, Tensor], path: Path) -> tuple[ModelSpec, Tensor]:
+def _spec(entries: Mapping[str, Tensor], path: Path) -> tuple[ModelSpec, Tensor]:
     """The contract, sizes read from names and shapes; and the local prompts (groups, E)."""
     steps = _count(entries, r"upsample\.(\d+)\.weight")
     groups = _count(entries, r"layers\.(\d+)\.")
@@ -163,7 +149,7 @@ def _spec(entries: dict[str, Tensor], path: Path) -> tuple[ModelSpec, Tensor]:
 
 
 def _local_prompts(
-    entries: dict[str, Tensor], groups: int, scale: int, path: Path
+    entries: Mapping[str, Tensor], groups: int, scale: int, path: Path
 ) -> tuple[Tensor, str]:
     """Prompts (groups, E) and where they come from: the file, or the seed-0 draw."""
     saved = {int(m[1]): v for k, v in entries.items() if (m := LOCAL_PROMPT.fullmatch(k))}
