@@ -163,6 +163,28 @@ def backend_option(command: F) -> F:
     )(command)
 
 
+def consistency_options(command: F) -> F:
+    """``--consistency`` and ``--consistency-kernel``."""
+    for option in (
+        click.option(
+            "--consistency-kernel",
+            metavar="bicubic|mean|psf:MTF|scene",
+            help="What a source pixel is of the output's: the model's by default; scene: whichever "
+            "of several fits this scene best.",
+        ),
+        click.option(
+            "--consistency",
+            type=click.Choice(["auto", "on", "off"]),
+            default="auto",
+            show_default=True,
+            help="Make the output, shrunk again, give the source back; auto: where the model knows "
+            "by which kernel.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 def compile_option(command: F) -> F:
     """``--compile``."""
     return click.option(
@@ -203,8 +225,13 @@ def tile_options(command: F) -> F:
 
 
 def cluster_options(command: F) -> F:
-    """``--workers`` and ``--scheduler``."""
+    """``--workers``, ``--scheduler`` and ``--parts``."""
     for option in (
+        click.option(
+            "--parts",
+            metavar="FOLDER",
+            help="Write many COGs into FOLDER instead of one file, and OUT.vrt over them.",
+        ),
         click.option(
             "--scheduler",
             metavar="ADDRESS",

@@ -14,6 +14,7 @@ from .options import (
     cluster_options,
     compile_option,
     compute_options,
+    consistency_options,
     make_progress,
     model_options,
     tile_options,
@@ -38,6 +39,7 @@ from .signals import noted_signals
     metavar="auto|dtype|LO,HI|percentile[:P,Q]",
     help="Source values that the network sees as 0 and 1.",
 )
+@consistency_options
 @click.option("--cog", is_flag=True, help="Write a Cloud Optimized GeoTIFF with overviews.")
 @click.option(
     "--co",
@@ -53,6 +55,13 @@ from .signals import noted_signals
 @compile_option
 @cluster_options
 @tta_option
+@click.option(
+    "--quality",
+    metavar="FILE",
+    help="Also write quality layers: expected error, disagreement, inconsistency with IN, "
+    "synthesised detail, guidance. 8 times the cost more; both files appear, or neither.",
+)
+@click.option("--stac", metavar="FILE", help="Also write a STAC Item of OUT: a JSON file.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
 @click.option(
     "--verify/--no-verify",
@@ -113,7 +122,7 @@ def command(sources: tuple[str, ...], destination: str, **options: Any) -> None:
     options["creation_options"] = dict(options["creation_options"])
     if options["max_pixels"] is None:
         del options["max_pixels"]
-    machines = {name: options.pop(name) for name in ("workers", "scheduler")}
+    machines = {name: options.pop(name) for name in ("workers", "scheduler", "parts")}
     if dry_run:
         report = plan_report(sources, destination=destination, **options)
         click.echo(report.to_json() if as_json else report.describe())

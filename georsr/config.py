@@ -8,8 +8,10 @@ from pathlib import PurePath
 from typing import Any
 
 from georsr.errors import UsageError
+from georsr.kernels import parse_kernel
 
 BLENDS = ("feather", "crop")
+CONSISTENCY = ("auto", "on", "off")
 UNTOLD = (
     "allow_drivers",
     "backend",
@@ -50,6 +52,12 @@ class SRConfig:
     """Make pixels outside the polygons invalid; otherwise only their extent counts."""
     stretch: str = "auto"
     """``auto``, ``dtype``, ``LO,HI`` or ``percentile[:P,Q]``: what maps to 0..1."""
+    consistency: str = "auto"
+    """``on``: the product, shrunk, gives its source back; ``auto``: where the model says by which
+    kernel it was made to."""
+    consistency_kernel: str | None = None
+    """``bicubic``, ``mean``, ``psf:MTF``, or ``scene`` for what fits best; None takes
+    the model's."""
     nodata: float | None = None
     """Source value to treat as invalid, overriding the file's."""
     dst_nodata: str | None = None
@@ -99,6 +107,7 @@ class SRConfig:
     def __post_init__(self) -> None:
         if self.blend not in BLENDS:
             raise UsageError(f"blend {self.blend!r}: expected {' or '.join(BLENDS)}")
+        self._check_consistency()
         if self.backend not in BACKENDS:
             raise UsageError(f"backend {self.backend!r}: expected {', '.join(BACKENDS)}")
         if self.blocksize < 16 or self.blocksize % 16:
@@ -115,6 +124,15 @@ class SRConfig:
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise UsageError(f"{name} {value}: expected at least 0")
+
+    def _check_consistency(self) -> None:
+        if self.consistency not in CONSISTENCY:
+            raise UsageError(f"consistency {self.consistency!r}: expected {', '.join(CONSISTENCY)}")
+        if self.consistency_kernel is not None:
+            if self.consistency == "off":
+                raise UsageError("consistency-kernel without consistency: give one of them")
+            if self.consistency_kernel != "scene":
+                parse_kernel(self.consistency_kernel)
 
     def to_json(self) -> str:
         """One line of JSON with sorted keys."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
+
+from georsr.errors import UsageError
 
 
 @lru_cache(maxsize=1)
@@ -43,6 +46,21 @@ class LayersReport:
 
 
 @dataclass(frozen=True)
+class ConsistencyReport:
+    """How far the source is from the product shrunk by a kernel, in the source's units."""
+
+    kernel: str
+    network_mean: float
+    """Mean absolute difference of what the network gave, over the tiles made in this run."""
+    network_max: float
+    product_mean: float
+    """Of the product as it was written: blended, rounded and clipped."""
+    product_max: float
+    pixels: int
+    """Source pixels, band by band, on which the product was compared: spread over a large one."""
+
+
+@dataclass(frozen=True)
 class RunReport:
     """What one run did; printed by ``--json``."""
 
@@ -66,6 +84,10 @@ class RunReport:
     tiles_skipped: int
     """Tiles without a valid pixel, for which the network did not run."""
     stretch: str
+    options: str = "{}"
+    """JSON of what was chosen that made the pixels; defaults left out."""
+    cog: bool = False
+    """The product is a Cloud Optimized GeoTIFF."""
     blocks: int = 0
     """Of the output."""
     blocks_found: int = 0
@@ -75,6 +97,8 @@ class RunReport:
     bytes: int = 0
     checksum: str = ""
     """Of the product's pixels."""
+    consistency: ConsistencyReport | None = None
+    """None where none was asked for."""
     quality: LayersReport | None = None
     """Layers that were made beside it."""
     warnings: tuple[str, ...] = ()
@@ -86,7 +110,14 @@ class RunReport:
 
 
 def product_tags(
-    *, model: str, model_sha256: str, scale: int, source_name: str, stretch: str
+    *,
+    model: str,
+    model_sha256: str,
+    scale: int,
+    source_name: str,
+    stretch: str,
+    consistency: str,
+    options: str,
 ) -> dict[str, str]:
     """TIFF tags that say how a product was made; no times, so that runs repeat bit for bit."""
     return {
@@ -96,5 +127,54 @@ def product_tags(
         "GEORSR_SCALE": str(scale),
         "GEORSR_SOURCE": source_name,
         "GEORSR_STRETCH": stretch,
+        "GEORSR_CONSISTENCY": consistency,
+        "GEORSR_OPTIONS": options,
         "GEORSR_NOTE": "super-resolved: contains synthesised detail that was not measured",
     }
+
+
+@dataclass(frozen=True)
+class Origin:
+    """How a product says that it was made.
+
+    Attributes
+    ----------
+    model, model_sha256 : str
+    options : str
+        JSON that `SRConfig.from_json` reads.
+    """
+
+    model: str
+    model_sha256: str
+    options: str
+
+    def check(self, product: str, sha256: str) -> None:
+        """Refuse a model that did not make the product.
+
+        Raises
+        ------
+        UsageError
+            Its weights are others.
+        """
+        if sha256 != self.model_sha256:
+            raise UsageError(
+                f"{product}: was made by {self.model} with weights {self.model_sha256[:12]}, these "
+                f"are {sha256[:12]}; name the model that made it with --model"
+            )
+
+
+def origin_of(product: str, tags: Mapping[str, str]) -> Origin:
+    """Read a product's own tags.
+
+    Raises
+    ------
+    UsageError
+        It was not made by georsr, or by one that did not tell its options.
+    """
+    try:
+        names = ("GEORSR_MODEL", "GEORSR_MODEL_SHA256", "GEORSR_OPTIONS")
+        return Origin(*(tags[name] for name in names))
+    except KeyError as error:
+        raise UsageError(
+            f"{product}: has no tag {error.args[0]}, expected a product of georsr sr"
+        ) from error

@@ -10,6 +10,7 @@ from georsr.config import SRConfig
 from georsr.device import cpu_threads
 from georsr.engine.chunks import make_chunk, read_from
 from georsr.engine.ensemble import way_of_asking
+from georsr.engine.fitting import scene_kernel
 from georsr.engine.inference import Inference, choose_batch, place_model
 from georsr.engine.preflight import plan_of
 from georsr.errors import UsageError
@@ -73,15 +74,17 @@ def run_array(
     rows, columns = sample_indices(height, width)
     placement = place_model(model, config)
     whole = Window(0, 0, height, width)
+    stretch = stretch_of_sample(
+        values[:, rows][:, :, columns], good[:, rows][:, :, columns], config.stretch
+    )
+    read = read_from(values, good, whole)
     with cpu_threads(config.jobs):
         return make_chunk(
-            read_from(values, good, whole),
+            read,
             whole,
             bands=bands,
             plan=plan,
-            stretch=stretch_of_sample(
-                values[:, rows][:, :, columns], good[:, rows][:, :, columns], config.stretch
-            ),
+            stretch=stretch,
             form=ArrayForm(config.dtype or str(values.dtype), bands, config.blocksize, nodata),
             inference=Inference(
                 model,
@@ -90,6 +93,7 @@ def run_array(
                 compiled=config.compile,
                 ask=way_of_asking(config.tta),
             ),
+            kernel=scene_kernel(read, height, width, stretch, model, config),
         )
 
 

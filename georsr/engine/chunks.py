@@ -14,6 +14,7 @@ import numpy as np
 from georsr.engine.inference import Inference
 from georsr.engine.patch import Form
 from georsr.engine.stream import Clock, TileStream
+from georsr.kernels import Kernel
 from georsr.progress import Silent
 from georsr.raster.reader import Patch
 from georsr.raster.stretch import Stretch
@@ -30,6 +31,7 @@ def make_chunk(
     stretch: Stretch,
     form: Form,
     inference: Inference,
+    kernel: Kernel | None = None,
 ) -> AnyArray:
     """Super-resolve a window of a scene.
 
@@ -46,6 +48,8 @@ def make_chunk(
         Of the whole scene.
     form, inference
         What the pixels become, and the network that makes them.
+    kernel
+        What shrinks the product to its source; None: it need not.
 
     Returns
     -------
@@ -62,6 +66,7 @@ def make_chunk(
         inference=inference,
         progress=Silent(),
         clock=Clock(),
+        kernel=kernel,
     )
     product = np.empty((form.planes, part.out_height, part.out_width), form.dtype)
     with closing(stream.blocks()) as blocks:

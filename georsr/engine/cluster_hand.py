@@ -12,6 +12,7 @@ from torch import nn
 
 from georsr.config import SRConfig
 from georsr.engine.cluster_worker import software
+from georsr.engine.deviation import Deviation
 from georsr.engine.fingerprint import source_digest
 from georsr.engine.job import Job
 from georsr.engine.maker import make_stream
@@ -37,11 +38,14 @@ class MadeBlocks:
         Tiles per call of the network.
     skipped : int
         Tiles without a valid pixel.
+    deviation : Deviation
+        How far the network's outputs were from giving their source back.
     """
 
     blocks: list[tuple[int, int, EncodedBlock]]
     batch: int
     skipped: int
+    deviation: Deviation
 
 
 class JobHand:
@@ -104,11 +108,6 @@ class JobHand:
                     "of change differ); put it where all machines see the same"
                 )
 
-    def source_window(self, window: Window) -> Window:
-        """The source pixels below a window of the product."""
-        s = self.job.plan.scale
-        return Window(window.top // s, window.left // s, window.height // s, window.width // s)
-
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_lock": None, "_ready": False}
 
@@ -122,7 +121,7 @@ class BlockHand(JobHand):
 
     def __call__(self, window: Window, stopped: Callable[[], bool]) -> MadeBlocks:
         """From a window of the product, made of whole blocks of it."""
-        part, size = self.job.part(self.source_window(window)), self.job.layout.blocksize
+        part, size = self.job.part(window.coarser(self.job.plan.scale)), self.job.layout.blocksize
         encode, progress = BlockEncoder(self.job.layout), Stoppable(Silent(), stopped)
         with ThreadPoolExecutor(encoders()) as pool, resident(self.reference, self.config) as net:
             stream = make_stream(part, net, progress, Clock())
@@ -132,4 +131,4 @@ class BlockHand(JobHand):
                 pixels, mask = stored(*part.layout.split(planes))
                 waiting.append((row, column, pool.submit(encode, pixels, mask)))
         blocks = [(row, column, encoded.result()) for row, column, encoded in waiting]
-        return MadeBlocks(blocks, net.batch, stream.skipped)
+        return MadeBlocks(blocks, net.batch, stream.skipped, stream.deviation)

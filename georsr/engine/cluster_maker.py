@@ -9,18 +9,19 @@ import numpy as np
 from georsr.device import Placement
 from georsr.engine.cluster import Cluster
 from georsr.engine.cluster_hand import BlockHand, MadeBlocks
+from georsr.engine.deviation import Deviation
 from georsr.engine.flight import Flight
 from georsr.engine.job import Job, memory_of
 from georsr.engine.maker import write_behind
 from georsr.engine.preflight import BASE_MEMORY, memory_limit
 from georsr.engine.resident import refer
 from georsr.engine.stream import Clock
-from georsr.progress import Stoppable
+from georsr.progress import ByArea, Stoppable
 from georsr.raster.encoder import EncodedBlock
 from georsr.raster.writer import RasterWriter
 from georsr.tiling.order import block_order
 from georsr.tiling.supertiles import Grid, supertiles
-from georsr.types import BoolArray, Window
+from georsr.types import BoolArray
 
 AHEAD = 2
 """Super-tiles under way for each worker: the next one is there when one is done."""
@@ -38,6 +39,7 @@ class ClusterMaker:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self.batch = self.skipped = 0
+        self.deviation = Deviation()
 
     @property
     def placement(self) -> Placement:
@@ -51,8 +53,7 @@ class ClusterMaker:
         largest = grid.window(0)
         one = largest.height * largest.width * row_bytes // job.layout.width
         waiting = one * (grid.columns + AHEAD * machines)
-        s = job.plan.scale
-        part = job.part(Window(0, 0, largest.height // s, largest.width // s))
+        part = job.part(largest.coarser(job.plan.scale))
         return BASE_MEMORY + waiting + (self._cluster.local or 0) * (one + memory_of(part))
 
     def fill(self, job: Job, writer: RasterWriter, progress: Stoppable, clock: Clock) -> None:
@@ -73,21 +74,16 @@ class ClusterMaker:
     def _counted(
         self, job: Job, grid: Grid, progress: Stoppable
     ) -> Callable[[int, MadeBlocks], None]:
-        """What tells of every super-tile that lands; tiles on borders are counted in part."""
-        pixels = job.plan.out_height * job.plan.out_width
-        done = grid.top * job.plan.out_width
-        told = len(job.plan) * done // pixels
-        progress.advance(told)
+        """What is told of every super-tile that lands."""
+        told = ByArea(progress, len(job.plan), job.plan.out_height * job.plan.out_width)
+        told.add(grid.top * job.plan.out_width)
 
         def count(number: int, made: MadeBlocks) -> None:
-            nonlocal done, told
             window = grid.window(number)
-            done += window.height * window.width
-            now = len(job.plan) * done // pixels
-            progress.advance(now - told)
-            told = now
+            told.add(window.height * window.width)
             self.batch = max(self.batch, made.batch)
             self.skipped += made.skipped
+            self.deviation.merge(made.deviation)
 
         return count
 

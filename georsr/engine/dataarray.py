@@ -13,6 +13,7 @@ import xarray as xr
 
 from georsr.config import SRConfig
 from georsr.engine.array import check_count, run_scenes
+from georsr.engine.consistency import asked_kernel
 from georsr.engine.lazy import Source, super_resolve_lazily
 from georsr.errors import GeoreferenceWarning, UsageError
 from georsr.models.load import Model, open_model
@@ -25,8 +26,8 @@ from georsr.raster.layout import product_nodata
 Chunks = int | Mapping[Any, int] | None
 
 _OPTIONS = (
-    "batch", "blend", "blocksize", "compile", "device", "dst_nodata", "dtype", "halo", "jobs",
-    "nodata", "overlap", "precision", "stretch", "tile",
+    "batch", "blend", "blocksize", "compile", "consistency", "consistency_kernel", "device",
+    "dst_nodata", "dtype", "halo", "jobs", "nodata", "overlap", "precision", "stretch", "tile",
 )  # fmt: skip
 """Options that mean something for arrays; the others are about files."""
 _INSTEAD = {
@@ -123,6 +124,8 @@ class Request:
                 scale=spec.scale,
                 source_name=info.source,
                 stretch=self.config.stretch,
+                consistency=asked_kernel(spec, self.config) or "off",
+                options=self.config.told(),
             ),
         )
 

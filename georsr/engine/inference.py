@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from georsr.config import SRConfig
 from georsr.device import Placement, place
+from georsr.engine.consistency import Aim, fulfil
 from georsr.engine.ensemble import Ask, once
 from georsr.errors import ModelError, ResourceError, UsageError
+from georsr.kernels import Kernel
 from georsr.models.load import Model
 from georsr.models.onnx.session import OnnxNetwork, as_onnx
 from georsr.types import FloatArray
@@ -87,6 +89,8 @@ class Batch:
     names: Sequence[str]
     model: str
     done: torch.cuda.Event | None
+    residual: Tensor | None = None
+    """(N, C, h, w): how inconsistent the network's outputs were; None: not looked at."""
 
     def result(self) -> list[FloatArray]:
         """The super-resolved tiles, each (C, s * h, s * w).
@@ -104,6 +108,12 @@ class Batch:
                 f"model {self.model} made values that are not finite at {bad}; try --precision fp32"
             )
         return list(self.values.numpy())
+
+    def residuals(self) -> list[FloatArray | None]:
+        """Of each tile (C, h, w), source less shrunk output; to be read after the result."""
+        if self.residual is None:
+            return [None] * len(self.names)
+        return list(self.residual.numpy())
 
 
 class Inference:
@@ -161,7 +171,13 @@ class Inference:
         """Super-resolve tiles of equal shape and wait for them: see :meth:`submit`."""
         return [values for batch in self.submit(tiles, names) for values in batch.result()]
 
-    def submit(self, tiles: Sequence[FloatArray], names: Sequence[str]) -> list[Batch]:
+    def submit(
+        self,
+        tiles: Sequence[FloatArray],
+        names: Sequence[str],
+        aims: Sequence[Aim] | None = None,
+        kernel: Kernel | None = None,
+    ) -> list[Batch]:
         """Start to super-resolve tiles of equal shape.
 
         Parameters
@@ -170,6 +186,9 @@ class Inference:
             Each (C, h, w) float32 in 0..1.
         names
             What to call each tile in an error.
+        aims, kernel
+            What each output is to give when the kernel shrinks it, beside the tile itself; what
+            went round the network is then part of the output. None: whatever it gives.
 
         Returns
         -------
@@ -189,7 +208,8 @@ class Inference:
         while done < len(tiles):
             part = slice(done, done + self.batch)
             try:
-                started.append(self._start(tiles[part], names[part]))
+                aimed = None if aims is None else aims[part]
+                started.append(self._start(tiles[part], names[part], aimed, kernel))
             except Exception as error:
                 if not is_out_of_memory(error):
                     if isinstance(error, ModelError):
@@ -253,18 +273,29 @@ class Inference:
         return (y - lo) / (hi - lo) if (lo, hi) != (0.0, 1.0) else y
 
     @torch.inference_mode()
-    def _start(self, tiles: Sequence[FloatArray], names: Sequence[str]) -> Batch:
+    def _start(
+        self,
+        tiles: Sequence[FloatArray],
+        names: Sequence[str],
+        aims: Sequence[Aim] | None,
+        kernel: Kernel | None,
+    ) -> Batch:
         x = self._to_device(tiles)
         y = self.ask(self.pass_once, x)[: len(tiles)]
+        residual = None
+        if aims is not None and kernel is not None:
+            y, residual = fulfil(y, x[: len(tiles)], aims, kernel)
         finite = torch.isfinite(y.sum((1, 2, 3)))
         done = None
         if self.overlaps:
             y, finite = _to_pinned(y), _to_pinned(finite)
+            residual = None if residual is None else _to_pinned(residual)
             done = torch.cuda.Event()
             done.record(torch.cuda.current_stream(x.device))
         else:
             y, finite = y.cpu().contiguous(), finite.cpu()
-        return Batch(y, finite, names, self.spec.name, done)
+            residual = None if residual is None else residual.cpu()
+        return Batch(y, finite, names, self.spec.name, done, residual)
 
 
 def _to_pinned(device_tensor: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import numpy as np
 from georsr.config import SRConfig
 from georsr.device import Placement
 from georsr.engine.fingerprint import fingerprint
+from georsr.engine.fitting import scene_kernel
 from georsr.engine.inference import choose_batch, place_model
 from georsr.engine.journal import Journal
 from georsr.engine.preflight import (
@@ -21,6 +22,7 @@ from georsr.engine.preflight import (
     memory_bytes,
     plan_for,
 )
+from georsr.kernels import Kernel
 from georsr.models.load import Model
 from georsr.provenance import product_tags
 from georsr.raster.aoi import Area, find_area
@@ -58,6 +60,8 @@ class Job:
         The run's `fingerprint`.
     area : Area or None
         The part of the source that becomes the product; None: all of it.
+    kernel : Kernel or None
+        What shrinks the product to its source; None: it need not.
     """
 
     reader: RasterReader
@@ -70,6 +74,7 @@ class Job:
     plan: TilePlan
     key: dict[str, str]
     area: Area | None = None
+    kernel: Kernel | None = None
 
     def with_tile(self, tile: int) -> Job:
         """The same run in tiles of another size."""
@@ -101,6 +106,7 @@ class Job:
                 self.model,
                 self.config,
                 self.stretch,
+                self.kernel,
                 partial=part.area.outline is not None,
             ),
         )
@@ -219,11 +225,14 @@ def plan_job(
     check_bands(info, model.spec)
     placement = placement or place_model(model, config)
     stretch = choose_stretch(reader, config.stretch)
+    kernel = scene_kernel(reader.read, info.height, info.width, stretch, model, config)
     partial = area is not None and area.outline is not None
-    layout = _layout(part, info, model, config, stretch, partial=partial)
+    layout = _layout(part, info, model, config, stretch, kernel, partial=partial)
     plan = plan_for(info, model.spec, config, area)
     key = fingerprint(reader, model, config, placement, area)
-    job = Job(reader, destination, model, config, placement, stretch, layout, plan, key, area)
+    job = Job(
+        reader, destination, model, config, placement, stretch, layout, plan, key, area, kernel
+    )
     if config.tile is None and (tile := job.journal().left_tile()) is not None:
         job = job.with_tile(tile)
     return job
@@ -235,6 +244,7 @@ def _layout(
     model: Model,
     config: SRConfig,
     stretch: Stretch,
+    kernel: Kernel | None,
     *,
     partial: bool,
 ) -> ProductLayout:
@@ -253,6 +263,7 @@ def _layout(
             scale=model.spec.scale,
             source_name=PurePath(info.path).name,
             stretch=stretch.to_json(),
+            consistency="off" if kernel is None else str(kernel),
             options=config.told(),
         ),
         partial=partial,

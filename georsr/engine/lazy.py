@@ -21,10 +21,13 @@ from dask.highlevelgraph import HighLevelGraph
 
 from georsr.config import SRConfig
 from georsr.engine.array import ArrayForm
+from georsr.engine.consistency import asked_kernel, known_kernel
+from georsr.engine.fitting import probe_windows
 from georsr.engine.preflight import plan_of
 from georsr.engine.resident import refer
-from georsr.engine.tasks import Cut, FindStretch, MakeChunk, Recipe, Selection
+from georsr.engine.tasks import Cut, FindKernel, FindStretch, MakeChunk, Recipe, Selection
 from georsr.models.load import Model
+from georsr.models.spec import SCENE
 from georsr.provenance import georsr_version
 from georsr.raster.sampling import DECODED, MAX_PIXELS, sample_indices
 from georsr.raster.stretch import known_stretch
@@ -162,7 +165,8 @@ def super_resolve_lazily(
     columns = even_sizes(plan.out_width, sides[1] or usual)
     token = tokenize(georsr_version(), source.array.name, repr(recipe), rows, columns)
     stretches, keys, sampled = _stretches(source, config.stretch, f"georsr-stretch-{token}")
-    tasks = _chunks(source, recipe, token, keys, (rows, columns))
+    kernels, kernel_of = _kernels(source, recipe, model, token, keys)
+    tasks = kernels | _chunks(source, recipe, token, keys, kernel_of, (rows, columns))
     bands = ((source.bands,),) if source.banded else ()
     single = tuple((1,) * length for length in source.scenes)
     name = f"georsr-{token}"
@@ -195,11 +199,36 @@ def _stretches(
     return tasks, {scene: (name, *scene) for scene in scenes}, sampled.array
 
 
+def _kernels(
+    source: Source,
+    recipe: Recipe,
+    model: Model,
+    token: str,
+    stretches: dict[tuple[int, ...], Any],
+) -> tuple[Tasks, dict[tuple[int, ...], Any]]:
+    """Tasks that find the kernel of every scene, and scene -> what gives it to a task."""
+    asked = asked_kernel(model.spec, recipe.config)
+    if asked != SCENE:
+        return {}, dict.fromkeys(stretches, known_kernel(asked))
+    tasks: Tasks = {}
+    names = {scene: (f"georsr-kernel-{token}", *scene) for scene in stretches}
+    for scene, name in names.items():
+        probes = []
+        for number, window in enumerate(probe_windows(*source.size)):
+            place = (f"georsr-probe-{token}", *scene, number)
+            cuts, keys = source.cut(place, scene, *window.slices)
+            tasks |= cuts
+            probes.append(keys)
+        tasks[name] = (FindKernel(), f"georsr-recipe-{token}", stretches[scene], probes)
+    return tasks, names
+
+
 def _chunks(
     source: Source,
     recipe: Recipe,
     token: str,
     stretches: dict[tuple[int, ...], Any],
+    kernels: dict[tuple[int, ...], Any],
     sizes: tuple[tuple[int, ...], tuple[int, ...]],
 ) -> Tasks:
     """Tasks that make every chunk of the product, and those that cut its source."""
@@ -212,7 +241,13 @@ def _chunks(
         for scene, stretch in stretches.items():
             cuts, keys = source.cut((f"georsr-cut-{token}", *scene, i, j), scene, *reach.slices)
             tasks |= cuts
-            tasks[(f"georsr-{token}", *scene, *band, i, j)] = (make, shared, stretch, keys)
+            tasks[(f"georsr-{token}", *scene, *band, i, j)] = (
+                make,
+                shared,
+                stretch,
+                kernels[scene],
+                keys,
+            )
     return tasks
 
 

@@ -10,6 +10,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from georsr.device import Placement, cpu_threads
+from georsr.engine.deviation import Deviation
 from georsr.engine.ensemble import way_of_asking
 from georsr.engine.inference import Inference, choose_batch
 from georsr.engine.job import Job, memory_of
@@ -28,13 +29,19 @@ WAITING_BLOCKS = 32
 T = TypeVar("T")
 
 
-class Maker(Protocol):
-    """Makes what is missing of a product."""
+class Tally(Protocol):
+    """What is told of the work that made a product."""
 
     batch: int
     """Tiles per call of the network."""
     skipped: int
     """Tiles without a valid pixel, for which the network did not run."""
+    deviation: Deviation
+    """How far the network's outputs were from giving their source back."""
+
+
+class Maker(Tally, Protocol):
+    """Makes what is missing of a product."""
 
     @property
     def placement(self) -> Placement | None:
@@ -54,6 +61,7 @@ class OneMachine:
 
     def __init__(self) -> None:
         self.batch = self.skipped = 0
+        self.deviation = Deviation()
         self._inference: Inference | None = None
 
     def memory(self, job: Job) -> int:
@@ -73,6 +81,7 @@ class OneMachine:
         with cpu_threads(job.config.jobs):
             write_behind(put, stream.blocks(), clock)
         self.skipped, self.batch = stream.skipped, inference.batch
+        self.deviation = stream.deviation
 
     def _infer(self, job: Job) -> Inference:
         return infer(job)
@@ -120,6 +129,7 @@ def make_stream(
         clock=clock,
         top=top,
         area=job.area,
+        kernel=job.kernel,
     )
 
 

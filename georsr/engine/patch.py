@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import torch
 
+from georsr.models.linear import enlarge_linear
 from georsr.raster.fill import fill_invalid
 from georsr.raster.mask import dataset_mask
 from georsr.raster.quantise import invalid_pixels, quantise, quantise_alpha, replicate
 from georsr.raster.reader import Patch
 from georsr.raster.stretch import Stretch
-from georsr.tiling.interpolate import enlarge_linear
 from georsr.tiling.padding import pad_to
 from georsr.tiling.plan import Tile
 from georsr.types import AnyArray, BoolArray, FloatArray, Window
@@ -72,6 +73,8 @@ class Prepared:
     """(C, h, w) in 0..1, padded to the tile's size."""
     remainder: FloatArray | None
     """(C, h, w): what the clip to 0..1 took away; None when nothing."""
+    valid: BoolArray | None = None
+    """(C, h, w): False where a pixel was filled or padded; None when none was."""
 
 
 def prepare(strip: Strip, tile: Tile, stretch: Stretch) -> Prepared | None:
@@ -87,20 +90,29 @@ def prepare(strip: Strip, tile: Tile, stretch: Stretch) -> Prepared | None:
         filled = fill_invalid(filled, valid)
     clipped, remainder = stretch.split(stretch.forward(filled))
     height, width = tile.read.height, tile.read.width
+    padding = ((0, 0), (0, height - inside.height), (0, width - inside.width))
     return Prepared(
         pad_to(clipped, height, width),
         None if remainder is None else pad_to(remainder, height, width),
+        None if valid.all() and not np.any(padding) else np.pad(valid, padding),
     )
 
 
-def restore(output: FloatArray, prepared: Prepared, tile: Tile, stretch: Stretch) -> FloatArray:
+def restore(
+    output: FloatArray,
+    remainder: FloatArray | None,
+    tile: Tile,
+    stretch: Stretch,
+) -> FloatArray:
     """Network output -> product units, cut to what the tile makes.
 
     Parameters
     ----------
     output
         (C, s * h, s * w) for the padded tile, around 0..1.
-    prepared, tile, stretch
+    remainder
+        (C, h, w) that went round the network and is not in ``output`` yet; None when nothing.
+    tile, stretch
         What the tile was made from.
 
     Returns
@@ -112,9 +124,9 @@ def restore(output: FloatArray, prepared: Prepared, tile: Tile, stretch: Stretch
     inner = tile.made.relative_to(tile.read)
     cut = (slice(None), *inner.scaled(scale).slices)
     values = output[cut]
-    if prepared.remainder is not None:
+    if remainder is not None:
         # bilinear: what lies beyond the range must not ring
-        values = values + enlarge_linear(prepared.remainder, scale)[cut]
+        values = values + enlarge_linear(torch.from_numpy(remainder), scale).numpy()[cut]
     return stretch.inverse(values)
 
 

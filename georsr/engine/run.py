@@ -12,7 +12,8 @@ from georsr.engine.attempt import Attempt, tidy, until_it_fits
 from georsr.engine.beside import Beside, check_place
 from georsr.engine.ensemble import passes
 from georsr.engine.job import Job, prepare
-from georsr.engine.maker import Maker, OneMachine
+from georsr.engine.maker import Maker, OneMachine, Tally
+from georsr.engine.residual import consistency_report
 from georsr.engine.stream import Clock
 from georsr.engine.surveyor import COST, layers_job
 from georsr.models.load import Model
@@ -70,7 +71,7 @@ def run(
             if quality is not None:
                 tidy(layers_job(job, quality, earlier.checksum))
             tidy(job)
-            return _report(job, earlier, clock, found=job.layout.blocks_count)
+            return report_of(job, earlier, clock, job.layout.blocks_count, maker)
         sources = [reader.info.path, *reader.info.files]
         check_destination(destination, sources, overwrite=config.overwrite)
         costs = (passes(config.tta), *((COST,) if quality is not None else ()))
@@ -84,14 +85,15 @@ def run(
             beside = Beside(quality, Stoppable(stages.stage(1), stop), clock)
             attempt.last = partial(beside.finish, attempt)
         written = until_it_fits(attempt)
-    report = _report(attempt.job, written, clock, attempt.found, maker.skipped, maker.batch)
+    report = report_of(attempt.job, written, clock, attempt.found, maker)
     return report if beside is None else replace(report, quality=beside.report)
 
 
-def _report(
-    job: Job, written: Written, clock: Clock, found: int, skipped: int = 0, batch: int = 0
-) -> RunReport:
+def report_of(job: Job, written: Written, clock: Clock, found: int, tally: Tally) -> RunReport:
+    """What a run did, once its product is there; ``found``: blocks of earlier runs."""
     layout, plan = job.layout, job.plan
+    with clock.stage("verify"):
+        consistency = consistency_report(job, tally)
     return RunReport(
         source=job.reader.info.path,
         output=job.destination,
@@ -107,13 +109,16 @@ def _report(
         tile=plan.tile,
         halo=plan.halo,
         overlap=plan.overlap,
-        batch=batch,
+        batch=tally.batch,
         tiles=len(plan),
-        tiles_skipped=skipped,
+        tiles_skipped=tally.skipped,
         blocks=layout.blocks_count,
         blocks_found=found,
         stretch=job.stretch.to_json(),
+        options=job.config.told(),
+        cog=layout.cog_options is not None,
         seconds={k: round(v, 3) for k, v in clock.seconds.items()},
         bytes=written.bytes,
         checksum=written.checksum,
+        consistency=consistency,
     )

@@ -10,9 +10,12 @@ from functools import partial
 
 import numpy as np
 
+from georsr.engine.consistency import Aim
+from georsr.engine.deviation import Deviation
 from georsr.engine.inference import Batch, Inference
 from georsr.engine.patch import Form, Prepared, Strip, blank, finish, prepare, restore
 from georsr.engine.pipeline import read_ahead
+from georsr.kernels import Kernel
 from georsr.progress import Progress
 from georsr.raster.aoi import Area
 from georsr.raster.reader import Patch
@@ -62,7 +65,11 @@ class TileStream:
     """First output row wanted: a border of blocks."""
     area: Area | None = None
     """Outside of it nothing is computed and every pixel is invalid."""
+    kernel: Kernel | None = None
+    """What shrinks the product to its source; None: it need not."""
     skipped: int = 0
+    deviation: Deviation = field(default_factory=Deviation)
+    """How far the network's outputs were from that."""
 
     def blocks(self) -> Generator[tuple[Window, AnyArray], None, None]:
         """Finished output blocks, in the order they are complete."""
@@ -97,7 +104,8 @@ class TileStream:
         return prepare(strip, tile, self.stretch)
 
     def _restore(self, output: FloatArray, ready: Prepared, tile: Tile) -> FloatArray:
-        return restore(output, ready, tile, self.stretch)
+        remainder = ready.remainder if self.kernel is None else None
+        return restore(output, remainder, tile, self.stretch)
 
     @property
     def _first_row(self) -> int:
@@ -150,18 +158,29 @@ class TileStream:
         if busy:
             with self.clock.stage("network"):
                 names = [f"tile {tile.index} ({tile.read})" for tile, _ in busy]
-                batches = self.inference.submit([ready.pixels for _, ready in busy], names)
+                tiles = [ready.pixels for _, ready in busy]
+                aims = [Aim(ready.remainder, ready.valid) for _, ready in busy]
+                batches = self.inference.submit(tiles, names, aims, self.kernel)
         return waiting, batches
 
     def _land(self, flight: Flight) -> Iterator[Made]:
         waiting, batches = flight
         with self.clock.stage("network"):
-            outputs = iter([values for batch in batches for values in batch.result()])
+            outputs = iter(
+                [
+                    pair
+                    for batch in batches
+                    for pair in zip(batch.result(), batch.residuals(), strict=True)
+                ]
+            )
         for tile, strip, ready in waiting:
             if ready is None:
                 self.skipped += 1
                 yield tile, strip, None
                 continue
             with self.clock.stage("join"):
-                values = self._restore(next(outputs), ready, tile)
+                output, residual = next(outputs)
+                if residual is not None:
+                    self.deviation.add(residual, ready.valid, tile, self.stretch)
+                values = self._restore(output, ready, tile)
             yield tile, strip, values

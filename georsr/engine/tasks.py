@@ -9,10 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from georsr.config import SRConfig
+from georsr.device import cpu_threads
 from georsr.engine.array import ArrayForm
 from georsr.engine.chunks import make_chunk, read_from
-from georsr.engine.resident import ModelReference, resident
+from georsr.engine.fitting import fit_kernel
+from georsr.engine.resident import ModelReference, load, resident
+from georsr.kernels import Kernel
 from georsr.raster.mask import valid_pixels
+from georsr.raster.reader import Patch
 from georsr.raster.stretch import Stretch, stretch_of_sample
 from georsr.tiling.plan import TilePlan
 from georsr.types import AnyArray, Window
@@ -85,6 +89,25 @@ class FindStretch:
 
 
 @dataclass(frozen=True)
+class FindKernel:
+    """Finds the kernel of a scene from its probes."""
+
+    def __call__(
+        self, recipe: Recipe, stretch: Stretch, cuts: list[list[list[list[AnyArray]]]]
+    ) -> Kernel:
+        """From cuts (C, h, w) of each probe, nested as bands, rows, columns."""
+        patches = [patch_of(np.block(probe), recipe.nodata) for probe in cuts]
+        with cpu_threads(recipe.config.jobs):
+            return fit_kernel(patches, stretch, load(recipe.model))
+
+
+def patch_of(values: AnyArray, nodata: float | None) -> Patch:
+    """Pixels (C, h, w) in the machine's byte order, with their validity."""
+    values = values.astype(values.dtype.newbyteorder("="), copy=False)
+    return Patch(values, valid_pixels(values, nodata), None)
+
+
+@dataclass(frozen=True)
 class MakeChunk:
     """Makes one chunk of the product."""
 
@@ -93,20 +116,22 @@ class MakeChunk:
     reach: Window
     """What the tiles that touch it read."""
 
-    def __call__(self, recipe: Recipe, stretch: Stretch, cuts: list[Any]) -> AnyArray:
+    def __call__(
+        self, recipe: Recipe, stretch: Stretch, kernel: Kernel | None, cuts: list[Any]
+    ) -> AnyArray:
         """From cuts (C, h, w) of the reach, nested as bands, rows, columns: (1, ..., C, H, W)."""
-        values: AnyArray = np.block(cuts)
-        values = values.astype(values.dtype.newbyteorder("="), copy=False)
-        read = read_from(values, valid_pixels(values, recipe.nodata), self.reach)
+        patch = patch_of(np.block(cuts), recipe.nodata)
+        read = read_from(patch.values, patch.valid, self.reach)
         with resident(recipe.model, recipe.config) as inference:
             pixels = make_chunk(
                 read,
                 self.window,
-                bands=len(values),
+                bands=len(patch.values),
                 plan=recipe.plan,
                 stretch=stretch,
                 form=recipe.form,
                 inference=inference,
+                kernel=kernel,
             )
         if recipe.limits is not None:
             np.clip(pixels, *recipe.limits, out=pixels)

@@ -72,7 +72,7 @@ def _seconds(call: Callable[[], object], times: int = 1) -> float:
 def _joined(job: Job, strip: Strip, tile: Tile, ready: Prepared, output: FloatArray) -> AnyArray:
     """All that is done with one tile but the network and the blending."""
     prepare(strip, tile, job.stretch)
-    values = restore(output, ready, tile, job.stretch)
+    values = restore(output, ready.remainder, tile, job.stretch)
     return finish(values, tile.made.scaled(job.plan.scale), strip, job.layout, job.plan.scale)
 
 

@@ -9,6 +9,8 @@ from typing import Any
 from georsr.errors import ModelError
 
 METADATA_KEY = "georsr"
+SCENE = "scene"
+"""Instead of a kernel: whichever fits a scene best."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,11 @@ class ModelSpec:
     overlap: int = 8
     """Width over which neighbouring tiles are blended, inside the halo (LR px)."""
     degradation: str = "bicubic"
-    """Kernel that turns HR into LR in training; consistency is measured with it."""
+    """Kind of degradation that turned HR into LR in training."""
+    kernel: str = ""
+    """What a source pixel is of the product's, which consistency enforces: a kernel's name (see
+    :mod:`georsr.kernels`), ``scene`` for the one that fits the scene best, empty if nothing is
+    known."""
     licence: str = "Apache-2.0"
     """SPDX licence of the weights."""
     trained_on: str = ""

@@ -72,6 +72,12 @@ class Stretch:
         out += _column(self.lo, np.float32)
         return out
 
+    def units(self, difference: FloatArray) -> FloatArray:
+        """A difference on the 0..1 scale, float32 (C, ...), in the unit of the file."""
+        spans = np.asarray(self._span, np.float32)
+        scaled: FloatArray = difference * spans.reshape(-1, *(1,) * (difference.ndim - 1))
+        return scaled
+
     @staticmethod
     def split(x: FloatArray) -> tuple[FloatArray, FloatArray | None]:
         """Separate what a network can see from what it cannot.

@@ -29,7 +29,11 @@ class LateBatch:
 
     def result(self):
         self.events.append(("result", self.number))
-        return [values for batch in self.compute() for values in batch.result()]
+        self.batches = self.compute()
+        return [values for batch in self.batches for values in batch.result()]
+
+    def residuals(self):
+        return [residual for batch in self.batches for residual in batch.residuals()]
 
 
 class Watched(Inference):
@@ -43,14 +47,14 @@ class Watched(Inference):
     def overlaps(self):
         return self.late
 
-    def submit(self, tiles, names):
+    def submit(self, tiles, names, aims=None, kernel=None):
         number = len([e for e in self.events if e[0] == "submit"])
         self.events.append(("submit", number))
 
         def compute():
             late, self.late = self.late, False  # nothing is pinned where there is no GPU
             try:
-                return Inference.submit(self, tiles, names)
+                return Inference.submit(self, tiles, names, aims, kernel)
             finally:
                 self.late = late
 

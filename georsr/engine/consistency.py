@@ -1,0 +1,94 @@
+"""Consistency: a tile that, degraded again, gives its source back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from georsr.config import SRConfig
+from georsr.kernels import Kernel, parse_kernel
+from georsr.models.linear import enlarge_linear
+from georsr.models.projection import project
+from georsr.models.spec import SCENE, ModelSpec
+from georsr.types import BoolArray, FloatArray
+
+
+@dataclass(frozen=True)
+class Aim:
+    """What a tile is to give back, beyond what the network saw of it.
+
+    Attributes
+    ----------
+    remainder : float32 (C, h, w) or None
+        What the clip to 0..1 took away.
+    valid : bool (C, h, w) or None
+        Where it matters; None: everywhere.
+    """
+
+    remainder: FloatArray | None = None
+    valid: BoolArray | None = None
+
+
+def asked_kernel(spec: ModelSpec, config: SRConfig) -> str | None:
+    """The kernel a product is to be consistent with: its name, `SCENE`, or None for none.
+
+    ``auto`` is consistent where the model declares a kernel.
+
+    Raises
+    ------
+    UsageError
+        No such kernel.
+    """
+    if config.consistency == "off":
+        return None
+    if config.consistency_kernel is not None:
+        return config.consistency_kernel
+    return spec.kernel or ("bicubic" if config.consistency == "on" else None)
+
+
+def known_kernel(asked: str | None) -> Kernel | None:
+    """The kernel of a name; None where there is none, or the scene has to be looked at."""
+    return None if asked is None or asked == SCENE else parse_kernel(asked)
+
+
+def fulfil(
+    output: Tensor, seen: Tensor, aims: Sequence[Aim], kernel: Kernel
+) -> tuple[Tensor, Tensor]:
+    """Make the outputs of a network consistent.
+
+    Parameters
+    ----------
+    output
+        (N, C, s * h, s * w) around 0..1.
+    seen
+        (N, C, h, w) in 0..1: what the network saw.
+    aims
+        One for each of the N.
+    kernel
+        Shrinks an output to what was seen and the remainder.
+
+    Returns
+    -------
+    output
+        (N, C, s * h, s * w): with what went round the network, consistent.
+    residual
+        (N, C, h, w): by how much it was not, source less shrunk output.
+    """
+    made = [_fulfil(output[i : i + 1], seen[i : i + 1], aim, kernel) for i, aim in enumerate(aims)]
+    if len(made) == 1:
+        return made[0]
+    outputs, residuals = zip(*made, strict=True)
+    return torch.cat(outputs), torch.cat(residuals)
+
+
+def _fulfil(output: Tensor, seen: Tensor, aim: Aim, kernel: Kernel) -> tuple[Tensor, Tensor]:
+    device = output.device
+    if aim.remainder is not None:
+        rest = torch.from_numpy(aim.remainder).to(device)[None]
+        seen = seen + rest
+        output = output + enlarge_linear(rest, output.shape[-1] // seen.shape[-1])
+    valid = None if aim.valid is None else torch.from_numpy(aim.valid).to(device)[None]
+    return project(output, seen, kernel, valid)

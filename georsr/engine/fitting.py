@@ -1,0 +1,111 @@
+"""Fitting: which kernel a scene was made by, as far as a network that knows several can tell.
+
+A network trained on images of all sharpnesses sharpens as much as an image needs. Shrunk again by
+the kernel that the image was really made by, its output comes closest to the image; so the kernel
+that leaves the least unexplained is the scene's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from georsr.config import SRConfig
+from georsr.device import place
+from georsr.engine.consistency import asked_kernel, known_kernel
+from georsr.engine.inference import Inference
+from georsr.kernels import Kernel
+from georsr.models.load import Model
+from georsr.models.projection import project
+from georsr.raster.fill import fill_invalid
+from georsr.raster.reader import Patch
+from georsr.raster.stretch import Stretch
+from georsr.types import Window
+
+CANDIDATES = (
+    Kernel("bicubic"),
+    *(Kernel("psf", mtf) for mtf in (0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)),
+)
+"""From what was shrunk to what optics blurred."""
+SIDE = 64
+"""Height and width of a probe."""
+PROBES = 5
+"""Most probes that the network is asked about."""
+REACH = 6
+"""Pixels at a probe's edge that do not count: neither network nor kernel sees all there."""
+
+
+def probe_windows(height: int, width: int, side: int = SIDE) -> list[Window]:
+    """Windows of a scene that may be probed, those in its middle first."""
+    h, w = min(side, height), min(side, width)
+    tops, lefts = height - h, width - w
+    places = [(0.5, 0.5), (0.25, 0.25), (0.75, 0.75), (0.25, 0.75), (0.75, 0.25)]
+    places += [(0.5, 0.0), (0.5, 1.0), (0.0, 0.5), (1.0, 0.5)]
+    windows = [Window(round(tops * y), round(lefts * x), h, w) for y, x in places]
+    chosen: list[Window] = []
+    for window in windows:
+        apart = all(
+            max(abs(window.top - other.top) / h, abs(window.left - other.left) / w) >= 0.5
+            for other in chosen
+        )
+        if apart:
+            chosen.append(window)
+    return chosen
+
+
+def fit_kernel(patches: Sequence[Patch], stretch: Stretch, model: Model) -> Kernel:
+    """The candidate that leaves least of a scene unexplained.
+
+    Parameters
+    ----------
+    patches
+        Of `probe_windows`, in the model's bands; those that are mostly valid count.
+    stretch
+        Of the scene.
+    model
+        One that knows several kernels. It is asked on the CPU in float32, wherever it runs later,
+        so that the answer does not depend on that.
+    """
+    inference = Inference(model, place("cpu", "fp32"), 1)
+    unexplained = np.zeros(len(CANDIDATES))
+    usable = [patch for patch in patches if patch.valid.mean() > 0.5][:PROBES]
+    for patch in usable:
+        filled = fill_invalid(patch.values.astype(np.float32), patch.valid)
+        seen, _ = stretch.split(stretch.forward(filled))
+        output = torch.from_numpy(inference([seen], ["a probe"])[0])[None]
+        counted = patch.valid.copy()
+        if min(counted.shape[1:]) > 4 * REACH:
+            counted[:, :REACH] = counted[:, -REACH:] = False
+            counted[:, :, :REACH] = counted[:, :, -REACH:] = False
+        for i, kernel in enumerate(CANDIDATES):
+            _, residual = project(output, torch.from_numpy(seen)[None], kernel)
+            unexplained[i] += float(np.abs(residual[0].numpy()[counted]).sum(dtype=np.float64))
+    return CANDIDATES[int(unexplained.argmin())]
+
+
+def scene_kernel(
+    read: Callable[[Window], Patch],
+    height: int,
+    width: int,
+    stretch: Stretch,
+    model: Model,
+    config: SRConfig,
+) -> Kernel | None:
+    """The kernel a scene's product is to be consistent with; None: none.
+
+    Parameters
+    ----------
+    read
+        Gives the pixels of a window of the scene.
+    height, width, stretch
+        Of the scene.
+    model, config
+        What is run, and how.
+    """
+    asked = asked_kernel(model.spec, config)
+    known = known_kernel(asked)
+    if known is not None or asked is None:
+        return known
+    return fit_kernel([read(w) for w in probe_windows(height, width)], stretch, model)

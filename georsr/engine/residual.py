@@ -1,0 +1,83 @@
+"""Residual: how well a written product gives its source back, measured on the file itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from georsr.engine.evidence import shrink_valid
+from georsr.engine.job import Job
+from georsr.engine.maker import Tally
+from georsr.provenance import ConsistencyReport
+from georsr.raster.reader import open_raster
+from georsr.types import Window
+
+SIDE = 128
+"""Height and width, in source pixels, of what is compared at a time."""
+GRID = 4
+"""Most windows along each axis; they are spread over the product."""
+
+
+def consistency_report(job: Job, tally: Tally) -> ConsistencyReport | None:
+    """What consistency did to a product that is there; None where none was asked for.
+
+    Parameters
+    ----------
+    job
+        The run that made it.
+    tally
+        What the network gave.
+    """
+    if job.kernel is None:
+        return None
+    total, count, largest = 0.0, 0, 0.0
+    s, plan = job.plan.scale, job.plan
+    with open_raster(job.destination) as product:
+        for window in _windows(plan.height, plan.width):
+            around = _around(window, job.kernel.reach(s), Window(0, 0, plan.height, plan.width))
+            made = product.read(around.scaled(s))
+            image = np.where(made.valid, made.values, 0).astype(np.float32)
+            low, good = shrink_valid(image, made.valid, job.kernel, s)
+            inner = (slice(None), *window.relative_to(around).slices)
+            source = job.read(window)
+            both = source.valid & good[inner]
+            apart = np.abs(low[inner] - np.where(both, source.values, 0).astype(np.float32))
+            apart[~both] = 0
+            total += float(apart.sum(dtype=np.float64))
+            count += int(both.sum())
+            largest = max(largest, float(apart.max()))
+    before = tally.deviation
+    return ConsistencyReport(
+        kernel=str(job.kernel),
+        network_mean=before.mean,
+        network_max=before.largest,
+        product_mean=total / count if count else 0.0,
+        product_max=largest,
+        pixels=count,
+    )
+
+
+def _windows(height: int, width: int) -> Iterator[Window]:
+    for top, rows in _spread(height):
+        for left, columns in _spread(width):
+            yield Window(top, left, rows, columns)
+
+
+def _spread(length: int) -> list[tuple[int, int]]:
+    """(start, size) of windows along an axis, from end to end."""
+    if length <= GRID * SIDE:
+        return [(start, min(SIDE, length - start)) for start in range(0, length, SIDE)]
+    return [((length - SIDE) * i // (GRID - 1), SIDE) for i in range(GRID)]
+
+
+def _around(window: Window, reach: int, whole: Window) -> Window:
+    grown = Window(
+        window.top - reach,
+        window.left - reach,
+        window.height + 2 * reach,
+        window.width + 2 * reach,
+    )
+    inside = grown.intersection(whole)
+    assert inside is not None, "windows lie in the product"
+    return inside
