@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
+
+from georsr.errors import InterruptedRunError
 
 from .options import (
     BandList,
     compile_option,
     compute_options,
+    make_progress,
     model_options,
     tile_options,
     verbosity_options,
 )
+from .signals import noted_signals
 
 
 @click.group("quality", short_help="Measure what a product can be trusted with.")
@@ -49,3 +54,93 @@ def seams(
 
     report = measure_seams(raster, open_model(model, scale), bidx=bidx, **options)
     click.echo(report.to_json() if as_json else report.describe())
+
+
+@command.command("report")
+@click.argument("source", metavar="IN")
+@click.argument("product", metavar="OUT")
+@click.option("--html", type=click.Path(path_type=Path), help="Page to write.")
+@click.option("--layers", metavar="FILE", help="Quality layers of OUT, to show the expected error.")
+@click.option("-b", "--bidx", type=BandList(), help="Bands of IN; OUT's tags tell by default.")
+@click.option(
+    "--seams/--no-seams",
+    default=True,
+    show_default=True,
+    help="Run the model on a part of IN, to see what depends on its tiles.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace the page if it exists.")
+@click.option("--json", "as_json", is_flag=True, help="The figures on stdout.")
+@verbosity_options
+def report(
+    source: str,
+    product: str,
+    html: Path | None,
+    layers: str | None,
+    bidx: tuple[int, ...] | None,
+    seams: bool,
+    overwrite: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Measure OUT, which 'georsr sr IN OUT' made, against IN, and write one page of HTML.
+
+    Quick-looks, crops of source, bicubic and product to swipe, histograms before and after, the
+    shift against the source, consistency with it, seams, sharpness, and how OUT was made. The
+    page needs no other file and no network.
+    """
+    if html is None and not as_json:
+        raise click.UsageError("give --html FILE, --json, or both")
+    from georsr.documents import check_document, write_document
+    from georsr.evaluation.trust import measure_trust
+
+    if html is not None:
+        check_document(html, overwrite=overwrite)
+    measured = measure_trust(source, product, bidx=bidx, seams=seams)
+    if html is not None:
+        from georsr.evaluation.trust_page import take_pictures, trust_page
+
+        write_document(html, trust_page(measured, take_pictures(measured, layers)))
+    if as_json:
+        click.echo(measured.to_json())
+
+
+@command.command("layers")
+@click.argument("sources", nargs=-1, required=True, metavar="IN...")
+@click.argument("product", metavar="OUT")
+@click.argument("destination", metavar="LAYERS")
+@click.option("-m", "--model", metavar="NAME|FILE", help="What made OUT; its tags say by default.")
+@click.option("--aoi", metavar="FILE", help="The polygons OUT was cut to, if it was.")
+@compute_options
+@click.option("--overwrite", is_flag=True, help="Replace LAYERS if it exists.")
+@click.option("--json", "as_json", is_flag=True, help="Print a report on stdout.")
+@verbosity_options
+def layers(
+    sources: tuple[str, ...],
+    product: str,
+    destination: str,
+    as_json: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Write LAYERS: how far each pixel of OUT, which 'georsr sr IN OUT' made, can be trusted.
+
+    Bands of LAYERS: the expected absolute error, the disagreement of the network's answers in
+    eight orientations and in overlapping tiles, the inconsistency with IN, the detail that IN does
+    not support, and the network's guidance maps. The same as 'georsr sr IN OUT --quality LAYERS'
+    writes. Interrupted, it goes on when the same command is given again.
+    """
+    from georsr.api import quality_layers
+
+    chosen = {name: value for name, value in options.items() if value is not None}
+    with make_progress("auto", quiet) as progress, noted_signals() as noted:
+        try:
+            report = quality_layers(
+                sources, product, destination, progress=progress, stop=noted.any, **chosen
+            )
+        except InterruptedRunError as error:
+            error.exit_code = noted.exit_code()
+            raise
+    if as_json:
+        click.echo(report.to_json())
+    elif not quiet:
+        click.echo(f"{destination}: {', '.join(report.layers)}; {report.uncertainty}", err=True)

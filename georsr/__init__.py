@@ -9,33 +9,37 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from georsr.api import plan_report, super_resolve, super_resolve_array
+    from georsr.api import plan_report, quality_layers, super_resolve, super_resolve_array
     from georsr.config import SRConfig
     from georsr.errors import GeorsrError
     from georsr.models.load import Model, open_model
     from georsr.models.spec import ModelSpec
-    from georsr.provenance import RunReport
+    from georsr.provenance import LayersReport, RunReport
 
 _HOMES = {
     "GeorsrError": "georsr.errors",
+    "LayersReport": "georsr.provenance",
     "Model": "georsr.models.load",
     "ModelSpec": "georsr.models.spec",
     "RunReport": "georsr.provenance",
     "SRConfig": "georsr.config",
     "open_model": "georsr.models.load",
     "plan_report": "georsr.api",
+    "quality_layers": "georsr.api",
     "super_resolve": "georsr.api",
     "super_resolve_array": "georsr.api",
 }
 
 __all__ = [
     "GeorsrError",
+    "LayersReport",
     "Model",
     "ModelSpec",
     "RunReport",
     "SRConfig",
     "open_model",
     "plan_report",
+    "quality_layers",
     "super_resolve",
     "super_resolve_array",
 ]

@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from georsr.config import SRConfig
 from georsr.engine.array import run_array
+from georsr.engine.beside import run_layers
 from georsr.engine.estimate import Estimate, estimate
 from georsr.engine.maker import Maker, OneMachine
+from georsr.engine.parts_folder import parts_journal
 from georsr.engine.run import run
+from georsr.errors import UsageError
 from georsr.models.load import Model, open_model
+from georsr.provenance import origin_of
 from georsr.raster.destination import check_destination, workplace
 from georsr.raster.lock import Lock
 from georsr.raster.mosaic import open_sources
-from georsr.raster.reader import RasterReader
+from georsr.raster.reader import RasterReader, open_raster
+from georsr.stac import check_item, write_item
 from georsr.types import AnyArray, BoolArray
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from georsr.engine.cluster import Cluster
     from georsr.progress import Progress
-    from georsr.provenance import RunReport
+    from georsr.provenance import LayersReport, RunReport
 
 Path = str | os.PathLike[str]
 
@@ -50,6 +57,9 @@ def super_resolve(
     stop: Callable[[], bool] | None = None,
     workers: int | None = None,
     scheduler: str | None = None,
+    parts: Path | None = None,
+    quality: Path | None = None,
+    stac: Path | None = None,
     **options: Any,
 ) -> RunReport:
     """Write ``destination``: the raster ``source`` at ``scale`` times the resolution.
@@ -77,6 +87,14 @@ def super_resolve(
     scheduler
         Address of a Dask scheduler whose workers do the work: ``tcp://10.0.0.1:8786``. They open
         the source, and the model, under the names they have here.
+    parts
+        Folder for parts of the product, each a COG, made by as many machines as there are;
+        ``destination`` is then the VRT over them: ``OUT.vrt``.
+    quality
+        GeoTIFF of quality layers to make beside the product, at eight times its cost; both
+        appear, or neither.
+    stac
+        JSON file for a STAC Item of the product (needs ``pip install 'georsr[stac]'``).
     **options
         Fields of :class:`georsr.config.SRConfig`.
 
@@ -94,29 +112,97 @@ def super_resolve(
     """
     config = SRConfig(**options)
     destination = os.fspath(destination)
+    if stac is not None:
+        check_item(stac, overwrite=config.overwrite)
+    if parts is not None and quality is not None:
+        raise UsageError("parts have no quality layers of their own: make those of the VRT, later")
     place = workplace(destination)
-    if not place.journal.exists():  # else it may be the product of that run
+    journal = place.journal if parts is None else parts_journal(parts)
+    if not journal.exists():  # else it may be the product of that run
         Lock(place.lock, destination).clean()
         check_destination(destination, [], overwrite=config.overwrite)
     with _open(source, config) as reader:
         opened = _model(model, scale)
-        with _maker(opened, config, workers, scheduler) as maker:
-            return run(reader, destination, opened, config, progress, stop, maker)
+        work = (reader, destination, opened, config, progress, stop)
+        with _machines(opened, config, workers, scheduler) as cluster:
+            if parts is not None:
+                from georsr.engine.parts import run_parts
+
+                report = run_parts(*work, os.fspath(parts), cluster)
+            else:
+                layers = None if quality is None else os.fspath(quality)
+                report = run(*work, _maker(cluster), layers)
+    if stac is not None:
+        write_item(stac, report, opened.spec, overwrite=config.overwrite)
+    return report
+
+
+def quality_layers(
+    source: Path | Sequence[Path],
+    product: Path,
+    destination: Path,
+    model: str | Model | None = None,
+    *,
+    progress: Progress | None = None,
+    stop: Callable[[], bool] | None = None,
+    **options: Any,
+) -> LayersReport:
+    """Write ``destination``: layers that say how far each pixel of a product can be trusted.
+
+    The layers are those that ``super_resolve(..., quality=destination)`` makes.
+
+    Parameters
+    ----------
+    source, product
+        What :func:`super_resolve` read and wrote; the product's tags say with which options.
+    destination
+        GeoTIFF to write; beside it goes a style for QGIS.
+    model
+        Name or file of the model that made the product; None takes the name in its tags.
+    progress, stop
+        As for :func:`super_resolve`.
+    **options
+        Fields of :class:`georsr.config.SRConfig`, over those in the product's tags.
+
+    Raises
+    ------
+    UsageError
+        The product is none of georsr's, or not of this source or model.
+    """
+    product, destination = os.fspath(product), os.fspath(destination)
+    with open_raster(product) as made:
+        origin = origin_of(product, made.info.tags.get("", {}))
+    told = SRConfig.from_json(origin.options)
+    config = replace(told, **options)
+    opened = _model(model or origin.model, None)
+    origin.check(product, opened.sha256)
+    place = workplace(destination)
+    if not place.journal.exists():
+        Lock(place.lock, destination).clean()
+    with _open(source, config) as reader:
+        return run_layers(reader, product, destination, opened, config, progress, stop)
 
 
 @contextmanager
-def _maker(
+def _machines(
     model: Model, config: SRConfig, workers: int | None, scheduler: str | None
-) -> Iterator[Maker]:
-    """Who makes the blocks: this process, or a cluster."""
+) -> Iterator[Cluster | None]:
+    """Who does the work: a cluster, or None for this process."""
     if workers is None and scheduler is None:
-        yield OneMachine()
+        yield None
         return
     from georsr.engine.cluster import open_cluster
-    from georsr.engine.cluster_maker import ClusterMaker
 
     with open_cluster(model, config, workers, scheduler) as cluster:
-        yield ClusterMaker(cluster)
+        yield cluster
+
+
+def _maker(cluster: Cluster | None) -> Maker:
+    if cluster is None:
+        return OneMachine()
+    from georsr.engine.cluster_maker import ClusterMaker
+
+    return ClusterMaker(cluster)
 
 
 def plan_report(

@@ -1,4 +1,4 @@
-"""A histogram as inline SVG."""
+"""Histograms as inline SVG."""
 
 from __future__ import annotations
 
@@ -55,6 +55,45 @@ def histogram(values: Sequence[float], label: str, mark: float | None = None) ->
     parts.append(f'<text x="{middle:.0f}" y="{HEIGHT - 5}">{html.escape(label)}</text>')
     parts.append(f'<text class="count" x="{LEFT - 6}" y="{y(most) + 4:.1f}">{most}</text>')
     return "".join([*parts, "</svg>"])
+
+
+def overlaid(
+    edges: Sequence[float], before: Sequence[float], after: Sequence[float], label: str
+) -> str:
+    """Two histograms of the same bins as outlines of the classes ``before`` and ``after``.
+
+    Parameters
+    ----------
+    edges
+        n + 1 ends of bins.
+    before, after
+        n shares.
+    label
+        Of the horizontal axis.
+    """
+    low, high, most = edges[0], edges[-1], max(*before, *after) or 1.0
+
+    def x(value: float) -> float:
+        return LEFT + (value - low) / (high - low) * (WIDTH - LEFT - 10)
+
+    def y(share: float) -> float:
+        return HEIGHT - BOTTOM - share / most * (HEIGHT - BOTTOM - TOP)
+
+    def outline(shares: Sequence[float]) -> str:
+        steps = "".join(
+            f"V{y(share):.1f}H{x(end):.1f}" for share, end in zip(shares, edges[1:], strict=True)
+        )
+        return f"M{x(low):.1f} {y(0):.1f}{steps}V{y(0):.1f}"
+
+    ticks = "".join(
+        f'<text x="{x(tick):.1f}" y="{y(0) + 14:.1f}">{tick:g}</text>' for tick in _ticks(low, high)
+    )
+    return (
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(label)}">'
+        f'<path d="M{LEFT} {y(0):.1f}H{WIDTH - 10}"/>'
+        f'<path class="before" d="{outline(before)}"/><path class="after" d="{outline(after)}"/>'
+        f"{ticks}</svg>"
+    )
 
 
 def _step(span: float, pieces: int) -> float:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from string import Template
 
 from georsr.evaluation.benchmark import BenchmarkReport, RunFacts
 from georsr.evaluation.chart import histogram
 from georsr.evaluation.exhibits import Exhibit, Panel, data_uri
 from georsr.evaluation.figures import FIGURES
+from georsr.evaluation.html import STYLE, row, terms
 from georsr.evaluation.tables import gain_text, headline, protocol
 
 PAGE = Template("""<!DOCTYPE html>
@@ -20,33 +21,7 @@ PAGE = Template("""<!DOCTYPE html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>$title</title>
 <style>
-body { font: 15px/1.5 system-ui, sans-serif; color: #1c2330; background: #fff;
-       max-width: 1540px; margin: 2rem auto; padding: 0 1.5rem; }
-h1 { font-size: 1.5rem; margin: 0; }
-h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem; border-bottom: 1px solid #d5dae3; }
-h3 { font-size: 1rem; margin: 1.6rem 0 .4rem; }
-p.note { color: #566; margin: .2rem 0 1rem; }
-div.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #e6e9ef;
-         white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
-th { background: #f3f5f9; font-weight: 600; }
-td.good { color: #0a6b36; } td.bad { color: #b01c1c; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; }
-dt { font-weight: 600; } dd { margin: 0; overflow-wrap: anywhere; }
-dl.figures { font-size: .9rem; color: #445; }
-code { font: .85rem/1.4 ui-monospace, monospace; }
-svg { width: 560px; max-width: 100%; }
-svg rect { fill: #3f6fb5; } svg path { stroke: #566; fill: none; }
-svg path.mark { stroke: #b01c1c; stroke-dasharray: 3 3; }
-svg text { font-size: 11px; text-anchor: middle; fill: #445; } svg text.count { text-anchor: end; }
-.panels { display: flex; flex-wrap: wrap; gap: .8rem; }
-figure { margin: 0; width: 288px; font-size: .85rem; }
-figure img { width: 288px; height: auto; display: block; image-rendering: pixelated;
-             background: #eee; }
-figcaption { padding-top: .2rem; } figcaption b { overflow-wrap: anywhere; }
-</style>
+$style</style>
 </head>
 <body>
 <h1>$title</h1>
@@ -80,11 +55,12 @@ def html_page(report: BenchmarkReport, exhibits: Iterable[Exhibit] = ()) -> str:
     """
     judged = report.names[min(1, len(report.names) - 1)]
     return PAGE.substitute(
+        style=STYLE,
         title=html.escape(headline(report)),
         protocol=html.escape(protocol(report)),
         baseline=html.escape(report.baseline),
         summary=_summary(report),
-        meanings=_terms((figure.title, figure.meaning) for figure in FIGURES),
+        meanings=terms((figure.title, figure.meaning) for figure in FIGURES),
         classes=_classes(report),
         distribution="".join(_distribution(report)),
         examples_note=html.escape(
@@ -92,33 +68,25 @@ def html_page(report: BenchmarkReport, exhibits: Iterable[Exhibit] = ()) -> str:
             f"its PSNR. Each shows the part where {report.baseline} differs most from the truth."
         ),
         exhibits="".join(map(_exhibit, exhibits)),
-        run=_terms(_run_facts(report.run)) if report.run is not None else "",
+        run=terms(_run_facts(report.run)) if report.run is not None else "",
     )
-
-
-def _row(cells: Sequence[str], tag: str = "td", classes: Sequence[str] = ()) -> str:
-    marks = [f' class="{c}"' if c else "" for c in classes] or [""] * len(cells)
-    inner = "".join(
-        f"<{tag}{mark}>{html.escape(cell)}</{tag}>" for cell, mark in zip(cells, marks, strict=True)
-    )
-    return f"<tr>{inner}</tr>"
 
 
 def _summary(report: BenchmarkReport) -> str:
-    rows = [_row(["", *(figure.title for figure in FIGURES), "gain Y"], "th")]
+    rows = [row(["", *(figure.title for figure in FIGURES), "gain Y"], "th")]
     base = report.overall[report.baseline].psnr_y
     for name, scores in report.overall.items():
         values = [figure.text(getattr(scores, figure.key)) for figure in FIGURES]
         gain = scores.psnr_y - base
         marks = [""] * (len(values) + 1) + [_mark(gain)]
-        rows.append(_row([name, *values, gain_text(gain)], classes=marks))
+        rows.append(row([name, *values, gain_text(gain)], classes=marks))
     return f"<table>{''.join(rows)}</table>"
 
 
 def _classes(report: BenchmarkReport) -> str:
     others = report.names[1:]
     header = ["class", "images", report.baseline]
-    rows = [_row([*header, *(c for name in others for c in (name, "gain"))], "th")]
+    rows = [row([*header, *(c for name in others for c in (name, "gain"))], "th")]
     for label, scores in report.classes.items():
         base = scores[report.baseline]
         cells, marks = [label or "-", str(base.images), f"{base.psnr_y:.3f}"], [""] * 3
@@ -126,7 +94,7 @@ def _classes(report: BenchmarkReport) -> str:
             gain = scores[name].psnr_y - base.psnr_y
             cells += [f"{scores[name].psnr_y:.3f}", gain_text(gain)]
             marks += ["", _mark(gain)]
-        rows.append(_row(cells, classes=marks))
+        rows.append(row(cells, classes=marks))
     return f"<table>{''.join(rows)}</table>"
 
 
@@ -173,10 +141,6 @@ def _panel(panel: Panel) -> str:
         f'<figure><img src="{data_uri(panel.pixels)}" alt="{name}">'
         f"<figcaption><b>{name}</b>{psnr}</figcaption></figure>"
     )
-
-
-def _terms(pairs: Iterable[tuple[str, str]]) -> str:
-    return "".join(f"<dt>{html.escape(a)}</dt><dd>{html.escape(b)}</dd>" for a, b in pairs)
 
 
 def _run_facts(run: RunFacts) -> Iterable[tuple[str, str]]:

@@ -172,6 +172,16 @@ class RasterReader:
             np.concatenate([patch.valid.reshape(count, -1) for patch in patches], axis=1),
         )
 
+    def decimated(self, height: int, width: int) -> Patch:
+        """The whole raster by nearest neighbour, from overviews where it has them.
+
+        Parameters
+        ----------
+        height, width : int
+            Of the result; at most the raster's.
+        """
+        return self._read(Window(0, 0, self.info.height, self.info.width), (height, width))
+
     def _sample_windows(self, max_pixels: int) -> list[Window]:
         if self.info.driver == "VRT":
             places = virtual_places(self._opened().tags(ns="xml:VRT").get("xml:VRT", ""))
