@@ -13,7 +13,11 @@ from georsr.types import AnyArray, BoolArray, FloatArray
 
 def replicate(array: AnyArray, scale: int) -> AnyArray:
     """Nearest neighbour by an integer factor: (..., h, w) to (..., scale * h, scale * w)."""
-    return array.repeat(scale, axis=-2).repeat(scale, axis=-1)
+    corner = array[..., :1, :1]
+    if (array == corner).all():  # filling is some twenty times as fast
+        *planes, height, width = array.shape
+        return np.broadcast_to(corner, (*planes, height * scale, width * scale)).copy()
+    return array.repeat(scale, axis=-1).repeat(scale, axis=-2)
 
 
 def quantise(
