@@ -50,6 +50,18 @@ DATASET_ONLY = ("root", "split", "limit", "csv", "report", "models", "guidance")
     help="Also measure each guided network while its scene encoder sees an image of another "
     "class (wrong) or uniform grey (off); repeatable.",
 )
+@click.option(
+    "--consistency",
+    type=click.Choice(["auto", "on", "off"]),
+    default="off",
+    show_default=True,
+    help="Make outputs, shrunk again, give their LR back, as 'georsr sr' does (auto).",
+)
+@click.option(
+    "--consistency-kernel",
+    metavar="bicubic|mean|psf:MTF|scene",
+    help="By this kernel; the model's by default.",
+)
 @compute_options
 @click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
 @click.option("--csv", type=click.Path(path_type=Path), help="One row for each image and model.")
@@ -113,6 +125,8 @@ def _measure_dataset(dataset: str, as_json: bool, quiet: bool, options: dict[str
         degradation=parse_degradation(options["degradation"]),
         limit=options["limit"],
         guidance=options["guidance"],
+        consistency=options["consistency"],
+        consistency_kernel=options["consistency_kernel"],
         device=options["device"],
         precision=options["precision"],
         jobs=options["jobs"],

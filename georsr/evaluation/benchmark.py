@@ -67,6 +67,8 @@ class RunFacts:
     """Images in the data set, of which the report may use fewer."""
     models: tuple[ModelFacts, ...]
     command: str = ""
+    consistency: str = "off"
+    """Whether products were made to give their sources back."""
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from georsr.config import SRConfig
 from georsr.device import Placement
+from georsr.engine.consistency import Aim
+from georsr.engine.fitting import scene_kernel
 from georsr.engine.inference import Inference
 from georsr.errors import UsageError
 from georsr.evaluation.benchmark import Enlarge, ModelFacts, Sample
 from georsr.evaluation.guidance import LABELS, encoder_of, with_guidance
 from georsr.models.load import Model, open_model
+from georsr.models.zoo import COMPUTED
+from georsr.raster.reader import Patch
+from georsr.raster.stretch import Stretch
 from georsr.training.data.degrade import to_uint8
-from georsr.types import AnyArray
+from georsr.types import AnyArray, Window
+
+BYTES = Stretch((0.0,) * 3, (255.0,) * 3, "dtype")
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,28 @@ def enlarger(inference: Inference) -> Enlarge:
     def enlarge(sample: Sample) -> AnyArray:
         x = sample.lr.astype(np.float32) / np.float32(255)
         return to_uint8(inference([x], [sample.name or "the image"])[0] * 255)
+
+    return enlarge
+
+
+def consistent_enlarger(inference: Inference, model: Model, config: SRConfig) -> Enlarge:
+    """Super-resolve a sample as one tile that, shrunk again, gives the sample back."""
+    plain = enlarger(inference)
+
+    def enlarge(sample: Sample) -> AnyArray:
+        patch = Patch(sample.lr, np.ones(sample.lr.shape, bool), None)
+        height, width = sample.lr.shape[1:]
+
+        def read(window: Window) -> Patch:
+            rows, columns = window.slices
+            return Patch(patch.values[:, rows, columns], patch.valid[:, rows, columns], None)
+
+        kernel = scene_kernel(read, height, width, BYTES, model, config)
+        if kernel is None:
+            return plain(sample)
+        x = sample.lr.astype(np.float32) / np.float32(255)
+        batches = inference.submit([x], [sample.name or "the image"], [Aim()], kernel)
+        return to_uint8(batches[0].result()[0] * 255)
 
     return enlarge
 
@@ -64,7 +94,11 @@ def open_models(models: Sequence[str | Model | None], scale: int | None) -> list
 
 
 def make_competitors(
-    models: Sequence[Model], placement: Placement, guidance: Sequence[str] = ()
+    models: Sequence[Model],
+    placement: Placement,
+    guidance: Sequence[str] = (),
+    consistency: str = "off",
+    kernel: str | None = None,
 ) -> list[Competitor]:
     """Bicubic, then the models in order; bicubic among them, or the same weights, only once.
 
@@ -77,6 +111,8 @@ def make_competitors(
     guidance
         Modes of :data:`georsr.evaluation.guidance.MODES`; after each guided model come its
         ablations.
+    consistency, kernel
+        As the options of :class:`georsr.config.SRConfig`; bicubic stays what it is.
 
     Raises
     ------
@@ -89,12 +125,14 @@ def make_competitors(
     modes = [mode for mode in dict.fromkeys(guidance) if mode != "normal"]
     if modes and all(encoder_of(model.network) is None for model in models):
         raise UsageError(f"model {models[0].spec.name} has no guidance to change")
+    config = SRConfig(consistency=consistency, consistency_kernel=kernel)
     competitors = []
     for model in distinct:
         # two trainings of one recipe bear one name: their files tell them apart
         name = model.spec.name if names.count(model.spec.name) == 1 else model.source
         inference = Inference(model, placement, 1)
-        enlarge = enlarger(inference)
+        fixed = model.spec.name in COMPUTED
+        enlarge = enlarger(inference) if fixed else consistent_enlarger(inference, model, config)
         competitors.append(Competitor(name, model, enlarge))
         for mode in modes if encoder_of(model.network) is not None else ():
             ablated = with_guidance(inference, enlarge, mode)

@@ -163,6 +163,8 @@ def prepare(
     degradation: Degradation | None = None,
     limit: int | None = None,
     guidance: Sequence[str] = (),
+    consistency: str = "off",
+    consistency_kernel: str | None = None,
     device: str = "auto",
     precision: str = "auto",
     jobs: int | None = None,
@@ -186,6 +188,8 @@ def prepare(
     guidance
         Modes of :data:`georsr.evaluation.guidance.MODES`: each guided model is also measured
         with each of these.
+    consistency, consistency_kernel
+        As the options of :class:`georsr.config.SRConfig`; off measures the networks alone.
     device, precision, jobs
         Where the networks run, in what arithmetic, on how many CPU threads.
     command
@@ -206,7 +210,7 @@ def prepare(
     folder = open_dataset(root, layout, split=split)
     opened = open_models(models, scale)
     placement = place(device, precision)
-    competitors = make_competitors(opened, placement, guidance)
+    competitors = make_competitors(opened, placement, guidance, consistency, consistency_kernel)
     name = root.resolve().name
     return Evaluation(
         name=f"{name}/{split}" if split else name,
@@ -219,6 +223,7 @@ def prepare(
             device=str(placement.device),
             precision=placement.precision,
             degradation=degradation.describe(),
+            consistency=consistency,
             available=len(folder),
             models=tuple(each.facts for each in competitors),
             command=command,

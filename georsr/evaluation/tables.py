@@ -15,7 +15,9 @@ def headline(report: BenchmarkReport) -> str:
     run = report.run
     of = f" of {run.available}" if run is not None and run.available > report.images else ""
     degradation = f", degraded by {run.degradation}" if run is not None else ""
-    return f"{report.dataset}, x{report.scale}, {report.images}{of} images{degradation}"
+    consistent = ", consistent" if run is not None and run.consistency != "off" else ""
+    images = f"{report.images}{of} images"
+    return f"{report.dataset}, x{report.scale}, {images}{degradation}{consistent}"
 
 
 def protocol(report: BenchmarkReport) -> str:

@@ -137,6 +137,7 @@ def _spec(entries: Mapping[str, Tensor], path: Path) -> tuple[ModelSpec, Tensor]
         scale=scale,
         parameters=parameters,
         multiple_of=16,
+        kernel="bicubic",
         tile=64,
         # 64 - 2 * 4 - 8 = 48: tiles advance by a multiple of 16, so the grid stays aligned.
         halo=4,
