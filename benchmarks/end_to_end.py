@@ -1,10 +1,13 @@
 """Whole runs against the bare network over the same tiles, in alternation.
 
     python benchmarks/end_to_end.py [--model NAME] [--size 2048] [--rounds 3] [--scene FILE]
+                                    [--threads N] [--backend torch] [--only WAY ...]
 
 Prints, each as a ratio to the bare network of the same round: georsr end to end (read, network,
-blend, write, verify), GDAL cubic resampling of the same scene to a file, and one forward pass over
-the whole image. The scene is a mosaic of the sample scene, mirrored so that it has no seams.
+blend, compress, write, read back), georsr with two worker processes of half the threads each, GDAL
+cubic resampling of the same scene to a file, one forward pass over the whole image, and the bare
+network of SPAN-48 over the same tiles. The scene is a mosaic of the sample scene, mirrored so that
+it has no seams.
 """
 
 from __future__ import annotations
@@ -20,13 +23,15 @@ import rasterio
 import torch
 from rasterio.enums import Resampling
 from rasterio.warp import reproject
+from span48 import span48
 
 from georsr.api import super_resolve
 from georsr.config import SRConfig
 from georsr.device import place
-from georsr.engine.inference import Inference, choose_batch
+from georsr.engine.inference import Inference, choose_batch, place_model
 from georsr.engine.preflight import plan_for
-from georsr.models.load import open_model
+from georsr.models.load import Model, open_model
+from georsr.models.spec import ModelSpec
 from georsr.raster.reader import open_raster
 from georsr.tiling.padding import pad_to
 
@@ -46,10 +51,10 @@ def make_scene(path: Path, source: Path, size: int) -> None:
         dataset.write(np.tile(both, repeats)[:, :size, :size])
 
 
-def bare_network(scene: Path, inference: Inference, config: SRConfig) -> float:
-    """Seconds of the network alone over the tiles of a run, all of them in memory."""
+def bare_network(scene: Path, inference: Inference, spec: ModelSpec) -> float:
+    """Seconds of a network alone over the tiles of a model's run, all of them in memory."""
     with open_raster(scene) as reader:
-        plan = plan_for(reader.info, inference.spec, config)
+        plan = plan_for(reader.info, spec, SRConfig())
         with rasterio.open(scene) as dataset:
             image = dataset.read().astype(np.float32) / 255
     tiles = []
@@ -58,7 +63,8 @@ def bare_network(scene: Path, inference: Inference, config: SRConfig) -> float:
         tiles.append(pad_to(image[:, rows, columns], tile.read.height, tile.read.width))
     since = time.perf_counter()
     for i in range(0, len(tiles), inference.batch):
-        inference(tiles[i : i + inference.batch], ["a tile"] * inference.batch)
+        part = tiles[i : i + inference.batch]
+        inference(part, ["a tile"] * len(part))
     return time.perf_counter() - since
 
 
@@ -85,41 +91,83 @@ def whole_image(scene: Path, inference: Inference) -> float:
     return time.perf_counter() - since
 
 
+def end_to_end(scene: Path, out: Path, model: Model, **options: object) -> float:
+    """Seconds of a whole run."""
+    since = time.perf_counter()
+    report = super_resolve(scene, out, model, overwrite=True, **options)
+    seconds = time.perf_counter() - since
+    print(f"  stages, seconds: {report.seconds}")
+    return seconds
+
+
+WAYS = {
+    "georsr": "georsr end to end",
+    "workers": "georsr, two workers",
+    "cubic": "GDAL cubic",
+    "whole": "whole-image pass",
+    "span": "SPAN-48, bare",
+}
+
+
 def main() -> None:
     """Run and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="segsr-lite-x4")
+    parser.add_argument("--model", default="segsr-lite-x4-sensor")
     parser.add_argument("--size", type=int, default=2048)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--scene", type=Path, default=SAMPLE)
-    parser.add_argument("--whole", action="store_true", help="also one pass over the whole image")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--backend", choices=["auto", "torch", "onnx"], default="auto")
+    parser.add_argument("--only", nargs="+", choices=list(WAYS), default=list(WAYS))
     arguments = parser.parse_args()
-    model, config = open_model(arguments.model), SRConfig(overwrite=True)
-    placement = place()
+    torch.set_num_threads(arguments.threads)
+    model = open_model(arguments.model)
+    options = {"jobs": arguments.threads, "backend": arguments.backend}
+    placement = place_model(model, SRConfig(backend=arguments.backend))
     inference = Inference(model, placement, choose_batch(placement, None))
+    span = Inference(span48(model.spec.scale, model.spec.tile), place(), inference.batch)
     ratios: dict[str, list[float]] = {}
+    rates: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         scene, out = Path(folder) / "scene.tif", Path(folder) / "out.tif"
         make_scene(scene, arguments.scene, arguments.size)
+        half = max(1, arguments.threads // 2)
+        ways = {
+            "georsr": lambda: end_to_end(scene, out, model, **options),
+            "workers": lambda: end_to_end(
+                scene, out, model, **{**options, "workers": 2, "jobs": half}
+            ),
+            "cubic": lambda: gdal_cubic(scene, Path(folder) / "cubic.tif", model.spec.scale),
+            "whole": lambda: whole_image(scene, inference),
+            "span": lambda: bare_network(scene, span, model.spec),
+        }
+        warm_up(inference, span)
         for _ in range(arguments.rounds):
-            bare = bare_network(scene, inference, config)
-            since = time.perf_counter()
-            report = super_resolve(scene, out, model, overwrite=True)
-            seconds = {"georsr end to end": time.perf_counter() - since}
-            seconds["GDAL cubic"] = gdal_cubic(scene, Path(folder) / "cubic.tif", model.spec.scale)
-            if arguments.whole:
-                seconds["whole-image pass"] = whole_image(scene, inference)
-            for name, value in seconds.items():
-                ratios.setdefault(name, []).append(value / bare)
-            speed = arguments.size**2 / seconds["georsr end to end"] / 1e3
-            print(f"bare network {bare:.1f} s; end to end {speed:.0f} k LR pixels/s")
-            print(f"  stages, seconds: {report.seconds}")
+            bare = bare_network(scene, inference, model.spec)
+            print(f"bare network {bare:.1f} s")
+            for way in arguments.only:
+                seconds = ways[way]()
+                ratios.setdefault(WAYS[way], []).append(seconds / bare)
+                if way == "georsr":
+                    rates.append(arguments.size**2 / seconds / 1e3)
     size = f"{arguments.size} x {arguments.size}"
     print(f"{model.spec.name}, {size}, {placement.describe()}, torch {torch.__version__}")
+    if rates:
+        print(f"end to end {statistics.median(rates):.0f} thousand LR pixels a second")
     print("ratios to the bare network over the same tiles:")
     for name, values in ratios.items():
         low, mid, high = min(values), statistics.median(values), max(values)
         print(f"  {name:<20} {mid:.3f} (of {low:.3f} to {high:.3f})")
+    if "SPAN-48, bare" in ratios:
+        against = statistics.median(1 / value for value in ratios["SPAN-48, bare"])
+        print(f"the bare network takes {against:.3f} times as long as SPAN-48")
+
+
+def warm_up(*inferences: Inference) -> None:
+    """One tile each: what is built at the first call is no part of the measurement."""
+    for inference in inferences:
+        side = inference.spec.tile
+        inference([np.zeros((3, side, side), np.float32)], ["warm-up"])
 
 
 if __name__ == "__main__":
