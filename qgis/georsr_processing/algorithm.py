@@ -69,7 +69,7 @@ class GeorsrAlgorithm(QgsProcessingAlgorithm):  # type: ignore[misc]
         try:
             self.georsr()
         except ExecutableError as error:
-            return False, _logged(str(error))
+            return False, logged(str(error))
         return True, ""
 
     def georsr(self) -> Georsr:
@@ -94,16 +94,16 @@ class GeorsrAlgorithm(QgsProcessingAlgorithm):  # type: ignore[misc]
             georsr = self.georsr()
             version = check_version(georsr)
         except ExecutableError as error:
-            raise QgsProcessingException(_logged(str(error))) from error
+            raise QgsProcessingException(logged(str(error))) from error
         command = [*georsr.command, *arguments]
         feedback.pushInfo(f"georsr {version} ({georsr.found})")
         feedback.pushCommandInfo(shown(command))
         try:
             outcome = run_child(command, georsr.environment(), Teller(feedback))
         except OSError as error:
-            raise QgsProcessingException(_logged(f"{command[0]}: {error}")) from error
+            raise QgsProcessingException(logged(f"{command[0]}: {error}")) from error
         if outcome.failure() and not outcome.cancelled:
-            raise QgsProcessingException(_logged(outcome.failure()))
+            raise QgsProcessingException(logged(outcome.failure()))
         return outcome
 
     def add_model(self) -> None:
@@ -137,7 +137,7 @@ class GeorsrAlgorithm(QgsProcessingAlgorithm):  # type: ignore[misc]
         return str(file or self.parameterAsEnumString(parameters, MODEL, context))
 
 
-def _logged(message: str) -> str:
+def logged(message: str) -> str:
     """Put an error into QGIS's log panel, which outlives the dialog."""
     QgsMessageLog.logMessage(message, "georsr", CRITICAL)
     return message

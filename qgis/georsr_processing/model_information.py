@@ -12,7 +12,7 @@ from qgis.core import (
     QgsProcessingParameterRasterLayer,
 )
 
-from .algorithm import GeorsrAlgorithm
+from .algorithm import GeorsrAlgorithm, logged
 from .layers import source_of, why_unreadable
 
 INPUT = "INPUT"
@@ -66,7 +66,7 @@ class ModelInformation(GeorsrAlgorithm):
         layer = self.parameterAsRasterLayer(parameters, INPUT, context)
         if layer is not None:
             if why_unreadable(layer):
-                raise QgsProcessingException(why_unreadable(layer))
+                raise QgsProcessingException(logged(why_unreadable(layer)))
             self._source = source_of(layer)
         return True
 

@@ -22,7 +22,7 @@ from qgis.core import (
     QgsProcessingParameterString,
 )
 
-from .algorithm import GeorsrAlgorithm
+from .algorithm import GeorsrAlgorithm, logged
 from .catalogue import DEVICES
 from .command import Request, split_extra
 from .compat import DOUBLE, INTEGER, POLYGONS
@@ -104,7 +104,7 @@ class SuperResolve(GeorsrAlgorithm):
         self.add_advanced(QgsProcessingParameterBoolean(OUTSIDE, outside, defaultValue=True))
         self.add_advanced(
             QgsProcessingParameterNumber(
-                TILE, self.tr("Tile, in source pixels"), INTEGER, optional=True, minValue=16
+                TILE, self.tr("Tile, in source pixels"), INTEGER, optional=True, minValue=32
             )
         )
         self.add_advanced(
@@ -133,7 +133,7 @@ class SuperResolve(GeorsrAlgorithm):
             except ValueError as error:
                 why = f"More options: {error}"
         if why:
-            return False, why
+            return False, logged(why)
         return super().checkParameterValues(parameters, context)
 
     def prepareAlgorithm(self, parameters: dict[str, Any], context: Any, feedback: Any) -> bool:
@@ -142,7 +142,7 @@ class SuperResolve(GeorsrAlgorithm):
         if layer is None:
             raise QgsProcessingException(self.invalidRasterError(parameters, INPUT))
         if why_unreadable(layer):  # batches do not check
-            raise QgsProcessingException(why_unreadable(layer))
+            raise QgsProcessingException(logged(why_unreadable(layer)))
         if is_overridden(layer):
             feedback.pushWarning(
                 f"The project gives '{layer.name()}' another CRS than its file has; the product "

@@ -1,0 +1,259 @@
+"""The plugin inside real QGIS; skipped, with the reason, where QGIS is not installed."""
+
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from georsr.cli.main import invoke
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+MODEL = Path(__file__).parent / "data" / "super_resolve_and_stretch.model3"
+TOWN = REPOSITORY / "sample_data" / "town_rgb_2m.tif"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with a space and a letter that is not ASCII, which holds ``town ü.tif``."""
+    made = tmp_path / "grüne Wiese"
+    made.mkdir()
+    (made / "town ü.tif").write_bytes(TOWN.read_bytes())
+    return made
+
+
+@pytest.fixture
+def sample(tmp_path):
+    """sample(name) -> copy of a sample scene: QGIS puts statistics beside what it opens."""
+
+    def copy(name):
+        return Path(shutil.copy(REPOSITORY / "sample_data" / name, tmp_path))
+
+    return copy
+
+
+def pixels(path):
+    with rasterio.open(path) as dataset:
+        return dataset.read()
+
+
+def new(folder):
+    """Names but that of the source and of the statistics that QGIS itself puts beside it."""
+    known = ("town ü.tif", "town ü.tif.aux.xml")
+    return sorted(path.name for path in folder.iterdir() if path.name not in known)
+
+
+def test_a_scene_becomes_what_the_command_makes_of_it(qgis, folder):
+    product, same = folder / "größer 4x.tif", folder / "same.tif"
+    code, told, said = qgis.run(
+        "georsr:superresolve", INPUT=folder / "town ü.tif", OUTPUT=product, DEVICE="cpu"
+    )
+    assert code == 0, said
+    assert told["results"] == {
+        "OUTPUT": str(product),
+        "SCALE": 4,
+        "MODEL_NAME": "segsr-lite-x4-sensor",
+    }
+    assert "384 x 320 pixels" in said
+    assert invoke(["sr", str(TOWN), str(same), "--device", "cpu", "-q"]) == 0
+    assert np.array_equal(pixels(product), pixels(same))
+    with rasterio.open(product) as dataset, rasterio.open(TOWN) as source:
+        assert dataset.bounds == source.bounds
+        assert dataset.crs == source.crs
+    assert new(folder) == sorted([product.name, same.name])
+
+
+def test_bands_and_advanced_options_arrive(qgis, folder, sample):
+    product = folder / "o.tif"
+    code, _, said = qgis.run(
+        "georsr:superresolve",
+        INPUT=sample("fields_4band_10m.tif"),
+        OUTPUT=product,
+        MODEL="bicubic-x2",
+        BANDS="3;2;1",
+        TILE=64,
+        COG="true",
+        NODATA="0",
+        EXTRA="--co COMPRESS=ZSTD --dtype float32",
+    )
+    assert code == 0, said
+    with rasterio.open(product) as dataset:
+        assert (dataset.count, dataset.shape) == (3, (296, 328))
+        assert dataset.descriptions == ("red", "green", "blue")
+        assert dataset.dtypes[0] == "float32"
+        assert dataset.compression.name == "zstd"
+        assert dataset.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
+
+
+def test_a_step_of_a_model(qgis, folder):
+    product = folder / "stretched.tif"
+    # QGIS 3.22 puts the step's name before the output's
+    outputs = {"stretch:stretched": product, "stretched": product}
+    code, _, said = qgis.run(str(MODEL), scene=folder / "town ü.tif", **outputs)
+    assert code == 0, said
+    with rasterio.open(product) as dataset:
+        assert dataset.shape == (160, 192)
+        values = dataset.read(1)
+    assert (values.min(), values.max()) == pytest.approx((0, 1), abs=1e-6)
+
+
+def test_information_about_models_work_and_georsr(qgis, folder):
+    scene = folder / "town ü.tif"
+    code, told, said = qgis.run("georsr:modelinformation", MODEL="segsr-lite-x2", INPUT=scene)
+    assert code == 0, said
+    results = told["results"]
+    assert (results["NAME"], results["SCALE"]) == ("segsr-lite-x2", 2)
+    assert results["BAND_NAMES"] == "red, green, blue"
+    assert len(results["SHA256"]) == 64
+    assert "trained_on: " in said
+    assert "tiles" in said
+    code, _, said = qgis.run("georsr:modelinformation", MODEL="bicubic-x2")
+    assert code == 0, said
+    assert "georsr works" in said
+
+
+def test_extent_in_another_crs_and_a_mask_in_memory(qgis, folder):
+    told = qgis.play("areas", source=str(folder / "town ü.tif"), folder=str(folder))
+    assert told["extent"]["ok"], told["extent"]["said"]
+    with rasterio.open(folder / "extent.tif") as dataset, rasterio.open(TOWN) as source:
+        half = source.bounds.left + (source.bounds.right - source.bounds.left) / 2
+        assert dataset.bounds.right == pytest.approx(half, abs=10)
+        assert dataset.bounds.left == source.bounds.left
+    assert told["mask"]["ok"], told["mask"]["said"]
+    with rasterio.open(folder / "mask.tif") as dataset:
+        assert dataset.shape == (80, 96)
+        assert (dataset.dataset_mask() > 0).mean() == pytest.approx(0.5, abs=0.03)
+    assert not told["empty"]["ok"]
+    assert "mask layer 'nothing' holds no polygon" in told["empty"]["said"]
+
+
+def test_a_batch_does_what_it_can(qgis, folder):
+    told = qgis.play("batch", source=str(folder / "town ü.tif"), folder=str(folder))
+    assert told == {"rows": 3}
+    assert new(folder) == ["a.tif", "batch.json", "c.tif"]
+    assert np.array_equal(pixels(folder / "a.tif"), pixels(folder / "c.tif"))
+
+
+def test_cancel_leaves_nothing_and_the_old_file_as_it_was(qgis, folder, sample):
+    old = folder / "old.tif"
+    old.write_bytes(b"as it was")
+    source = sample("town_rgb_0.5m.tif")
+    told = qgis.play("cancel", source=str(source), output=str(old))
+    assert told["ended"] == [False]
+    assert 0 < max(told["seen"]) < 100
+    assert old.read_bytes() == b"as it was"
+    assert new(folder) == ["old.tif"]
+    assert running(str(old)) == []
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks into /proc")
+def test_georsr_does_not_outlive_a_qgis_that_is_killed(qgis, folder, sample):
+    product = folder / "o.tif"
+    source = sample("town_rgb_0.5m.tif")
+    words = [f"INPUT={source}", f"OUTPUT={product}", "TILE=32", "MODEL=segsr-lite-x4"]
+    process = qgis.start("run", "georsr:superresolve", "--", *words)
+    limit = time.monotonic() + 120
+    while not (folder / ".o.tif.part.tif").exists() and time.monotonic() < limit:
+        time.sleep(0.05)
+    assert running(str(product))
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    while (running(str(product)) or new(folder)) and time.monotonic() < limit:
+        time.sleep(0.05)
+    assert running(str(product)) == []
+    assert new(folder) == []
+
+
+def running(word):
+    """Command lines of processes that name ``word``, this one's left out."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if word.encode() in words and b"sr" in words:
+            found.append(words)
+    return found
+
+
+@pytest.fixture
+def unfit(tmp_path):
+    """Programs that are no georsr, or not one that will do."""
+
+    def program(name, text):
+        path = tmp_path / name
+        path.write_text(f"#!/bin/sh\n{text}\n")
+        path.chmod(0o755)
+        return str(path)
+
+    return {
+        "gone": str(tmp_path / "gone"),
+        "old": program("old", 'echo "georsr, version 0.0.9"'),
+        "broken": program(
+            "broken", "echo 'ModuleNotFoundError: No module named torch' >&2; exit 1"
+        ),
+        "no program": program("silent", ""),
+    }
+
+
+EXPECTED = {
+    "web": "layer of the provider 'wms', not a file",
+    "memory": "in the memory of QGIS only",
+    "extra": "More options: No closing quotation",
+    "bands": "takes 3 bands (red, green, blue), got 2",
+    "folder": "the folder /proc cannot be written to",
+    "information of a web map": "layer of the provider 'wms', not a file",
+    "gone": "there is no file",
+    "old": "is georsr 0.0.9, but this plugin needs 0.1.0 or newer: upgrade it with 'pip install",
+    "broken": "No module named torch; try '",
+    "no program": "does not answer as georsr does",
+}
+
+
+def test_what_cannot_work_is_said_in_one_line_and_logged(qgis, folder, unfit):
+    told = qgis.play(
+        "refusals",
+        source=str(folder / "town ü.tif"),
+        folder=str(folder),
+        executables=unfit,
+        output_nowhere="/proc/o.tif",
+    )
+    assert set(told["told"]) == set(EXPECTED)
+    for name, message in EXPECTED.items():
+        said = told["told"][name]
+        assert not said["ok"], name
+        last = said["said"].strip().splitlines()[-1]
+        assert message in last, name
+        assert last in told["logged"], name
+    assert new(folder) == []
+
+
+def test_georsr_missing_stops_qgis_process_with_the_remedy(qgis, folder):
+    code, _, said = qgis.run(
+        "georsr:superresolve",
+        environment={"GEORSR_EXECUTABLE": str(folder / "gone")},
+        INPUT=folder / "town ü.tif",
+        OUTPUT=folder / "o.tif",
+    )
+    assert code != 0
+    assert "gone, which GEORSR_EXECUTABLE names; correct or empty it" in said
+    assert new(folder) == []
+
+
+def test_the_window_offers_everything(qgis, folder):
+    told = qgis.play("dialog", source=str(folder / "town ü.tif"))
+    basic = {"INPUT", "MODEL", "BANDS", "EXTENT", "MASK", "OUTPUT"}
+    assert basic | {"MODEL_FILE", "TILE", "DEVICE", "COG", "EXTRA"} <= set(told["names"])
+    assert told["model"] == "segsr-lite-x4-sensor"
+    assert told["tile"] is None
+
+
+def test_the_raster_menu_has_an_entry_while_the_plugin_is_loaded(qgis):
+    told = qgis.play("menu")
+    assert told["there"] == ["Super-resolve Raster…"]
+    assert (told["left"], told["gone"]) == (0, True)
+    assert told["version"] == "0.1.0"
