@@ -270,6 +270,17 @@ def verbosity_options(command: F) -> F:
     return click.option("-q", "--quiet", is_flag=True, help="No progress bar.")(command)
 
 
+def progress_option(command: F) -> F:
+    """``--progress``."""
+    return click.option(
+        "--progress",
+        type=click.Choice(["auto", "bar", "json", "none"]),
+        default="auto",
+        show_default=True,
+        help="How to show progress on stderr.",
+    )(command)
+
+
 def make_progress(kind: str, quiet: bool) -> Progress:
     """``auto``, ``bar``, ``json`` or ``none`` -> the face that shows it."""
     from georsr.progress import Bar, JsonLines, Silent

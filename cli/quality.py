@@ -15,6 +15,7 @@ from .options import (
     compute_options,
     make_progress,
     model_options,
+    progress_option,
     tile_options,
     verbosity_options,
 )
@@ -112,6 +113,12 @@ def report(
 @click.option("--aoi", metavar="FILE", help="The polygons OUT was cut to, if it was.")
 @compute_options
 @click.option("--overwrite", is_flag=True, help="Replace LAYERS if it exists.")
+@click.option(
+    "--resume/--no-resume",
+    default=None,
+    help="Go on with an interrupted run, or fail; neither go on nor leave anything.",
+)
+@progress_option
 @click.option("--json", "as_json", is_flag=True, help="Print a report on stdout.")
 @verbosity_options
 def layers(
@@ -131,8 +138,9 @@ def layers(
     """
     from georsr.api import quality_layers
 
+    kind = options.pop("progress")
     chosen = {name: value for name, value in options.items() if value is not None}
-    with make_progress("auto", quiet) as progress, noted_signals() as noted:
+    with make_progress(kind, quiet) as progress, noted_signals() as noted:
         try:
             report = quality_layers(
                 sources, product, destination, progress=progress, stop=noted.any, **chosen

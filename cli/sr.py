@@ -17,6 +17,7 @@ from .options import (
     consistency_options,
     make_progress,
     model_options,
+    progress_option,
     tile_options,
     tta_option,
     verbosity_options,
@@ -88,13 +89,7 @@ from .signals import noted_signals
     help="Print tiles, memory, disk and time, write nothing, and fail where the run would.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the run's report on stdout.")
-@click.option(
-    "--progress",
-    type=click.Choice(["auto", "bar", "json", "none"]),
-    default="auto",
-    show_default=True,
-    help="How to show progress on stderr.",
-)
+@progress_option
 @verbosity_options
 def command(sources: tuple[str, ...], destination: str, **options: Any) -> None:
     """Write OUT: the raster IN at 2x or 4x the resolution.
@@ -123,6 +118,7 @@ def command(sources: tuple[str, ...], destination: str, **options: Any) -> None:
     if options["max_pixels"] is None:
         del options["max_pixels"]
     machines = {name: options.pop(name) for name in ("workers", "scheduler", "parts")}
+    stac = options.pop("stac")
     if dry_run:
         report = plan_report(sources, destination=destination, **options)
         click.echo(report.to_json() if as_json else report.describe())
@@ -132,7 +128,13 @@ def command(sources: tuple[str, ...], destination: str, **options: Any) -> None:
     with make_progress(kind, quiet) as progress, noted_signals() as noted:
         try:
             result = super_resolve(
-                sources, destination, progress=progress, stop=noted.any, **machines, **options
+                sources,
+                destination,
+                progress=progress,
+                stop=noted.any,
+                stac=stac,
+                **machines,
+                **options,
             )
         except InterruptedRunError as error:
             error.exit_code = noted.exit_code()
