@@ -211,6 +211,7 @@ def plan_report(
     scale: int | None = None,
     *,
     destination: Path | None = None,
+    quality: Path | None = None,
     **options: Any,
 ) -> Estimate:
     """What :func:`super_resolve` would take: tiles, memory, disk and time; writes nothing.
@@ -221,11 +222,14 @@ def plan_report(
         As for :func:`super_resolve`.
     destination
         Where the product would go, to ask its disk for room; None asks that of the current folder.
+    quality
+        Where quality layers would go, if they were made, too.
     """
     config = SRConfig(**options)
     with _open(source, config) as reader:
         where = None if destination is None else os.fspath(destination)
-        return estimate(reader, where, _model(model, scale), config)
+        layers = None if quality is None else os.fspath(quality)
+        return estimate(reader, where, _model(model, scale), config, layers)
 
 
 def super_resolve_array(

@@ -11,7 +11,7 @@ import torch
 
 from georsr.config import SRConfig
 from georsr.device import Placement, cpu_threads
-from georsr.engine.ensemble import way_of_asking
+from georsr.engine.ensemble import passes, way_of_asking
 from georsr.engine.inference import Inference, choose_batch
 from georsr.engine.job import Job, plan_job
 from georsr.engine.preflight import (
@@ -23,6 +23,7 @@ from georsr.engine.preflight import (
     memory_limit,
     output_bytes,
 )
+from georsr.engine.surveyor import COST, Surveyor, layers_job
 from georsr.engine.warmup import Pace, measure
 from georsr.errors import GeorsrError
 from georsr.models.load import Model
@@ -99,7 +100,11 @@ class Estimate:
 
 
 def estimate(
-    reader: RasterReader, destination: str | None, model: Model, config: SRConfig
+    reader: RasterReader,
+    destination: str | None,
+    model: Model,
+    config: SRConfig,
+    quality: str | None = None,
 ) -> Estimate:
     """Plan a run and time a few tiles.
 
@@ -109,6 +114,8 @@ def estimate(
         What to run, and how.
     destination
         Path of the product; None if it is not decided yet.
+    quality
+        Path of quality layers, if they are to be made, too.
     """
     job = plan_job(reader, destination or "OUT", model, config)
     plan, layout, placement = job.plan, job.layout, job.placement
@@ -125,6 +132,16 @@ def estimate(
     memory = memory_bytes(reader.info, plan, layout, inference.batch, on_cpu)
     on_device = _device_memory(placement)
     empty = _empty_tiles(job)
+    seconds = _seconds(job, pace, empty, overlapping=inference.overlaps)
+    stored = output_bytes(layout)
+    problems = _problems(job, destination, memory)
+    if quality is not None:
+        layers = layers_job(job, quality, "")
+        pace = _pace_of_layers(pace, job, layers)
+        seconds += _seconds(layers, pace, empty, overlapping=inference.overlaps)
+        stored += output_bytes(layers.layout)
+        memory = max(memory, Surveyor("").memory(layers))
+        problems += tuple(p for p in _problems(layers, quality, memory) if p not in problems)
     return Estimate(
         source=reader.info.path,
         model=model.spec.name,
@@ -142,10 +159,10 @@ def estimate(
         memory_limit_bytes=memory_limit(),
         device_memory_bytes=on_device[0],
         device_memory_limit_bytes=on_device[1],
-        output_bytes=output_bytes(layout),
+        output_bytes=stored,
         free_bytes=free_space(job.destination),
-        seconds=round(_seconds(job, pace, empty, overlapping=inference.overlaps), 1),
-        problems=_problems(job, destination, memory),
+        seconds=round(seconds, 1),
+        problems=problems,
     )
 
 
@@ -176,6 +193,12 @@ def _seconds(job: Job, pace: Pace, empty: int, *, overlapping: bool) -> float:
     verifying = VERIFYING * encoding if job.config.verify else 0.0
     storing = (1 - share) * layout.raw_bytes / EMPTY_RATE
     return max((tiles - empty) * alone, encoding / encoders()) + verifying + storing
+
+
+def _pace_of_layers(pace: Pace, job: Job, layers: Job) -> Pace:
+    """The pace of a pass that asks the network in all orientations and keeps more planes."""
+    more = layers.layout.raw_bytes / job.layout.raw_bytes
+    return Pace(pace.network * COST / passes(job.config.tta), pace.join * more, pace.encode * more)
 
 
 def _empty_tiles(job: Job) -> int:
