@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from processing.core.ProcessingConfig import ProcessingConfig
@@ -15,14 +17,17 @@ from qgis.core import (
 from qgis.PyQt.QtCore import QCoreApplication
 from qgis.PyQt.QtGui import QIcon
 
-from .catalogue import MODELS, WEIGHTS
+from .catalogue import DEVICES, MODELS, WEIGHTS
 from .child import Listener, Outcome, run_child
 from .command import shown
 from .compat import ADVANCED, ANY_FILE, CRITICAL
 from .executable import ExecutableError, Georsr, check_version, find_georsr
+from .layers import why_unreadable
+from .leftovers import remove_unfinished, unfinished
 
 MODEL = "MODEL"
 MODEL_FILE = "MODEL_FILE"
+DEVICE = "DEVICE"
 
 
 class Teller(Listener):
@@ -106,30 +111,71 @@ class GeorsrAlgorithm(QgsProcessingAlgorithm):  # type: ignore[misc]
             raise QgsProcessingException(logged(outcome.failure()))
         return outcome
 
+    def make(self, arguments: list[str], outputs: list[str], feedback: Any) -> Outcome:
+        """Run georsr to write files; whatever ends it, nothing unfinished is left beside them."""
+        before = [(output, unfinished(output)) for output in outputs if output]
+        feedback.setProgressText(self.tr("Starting georsr…"))
+        try:
+            return self.run_georsr(arguments, feedback)
+        finally:
+            for output, known in before:
+                remove_unfinished(output, known)
+
+    def file_layer(self, parameters: dict[str, Any], name: str, context: Any) -> Any:
+        """Raster layer of a parameter; None if it is not given.
+
+        Raises
+        ------
+        QgsProcessingException
+            georsr, another process, could not read it.
+        """
+        layer = self.parameterAsRasterLayer(parameters, name, context)
+        if layer is not None and why_unreadable(layer):
+            raise QgsProcessingException(logged(why_unreadable(layer)))
+        return layer
+
     def add_model(self) -> None:
         """Add the two parameters that choose a model."""
-        self.addParameter(
-            QgsProcessingParameterEnum(
-                MODEL,
-                self.tr("Model"),
-                options=list(MODELS),
-                defaultValue=MODELS[0],
-                usesStaticStrings=True,
+        self.add_choice(MODEL, self.tr("Model"), MODELS)
+        self.add_model_file(self.tr("Weights file, instead of the model above"))
+
+    def add_model_file(self, text: str) -> None:
+        """Add the parameter for a model that does not come with georsr."""
+        self.add_advanced(
+            QgsProcessingParameterFile(
+                MODEL_FILE, text, behavior=ANY_FILE, optional=True, fileFilter=WEIGHTS
             )
         )
-        file = QgsProcessingParameterFile(
-            MODEL_FILE,
-            self.tr("Weights file, instead of the model above"),
-            behavior=ANY_FILE,
-            optional=True,
-            fileFilter=WEIGHTS,
+
+    def add_device(self) -> None:
+        """Add the parameter that says what computes."""
+        self.add_choice(DEVICE, self.tr("Device"), DEVICES, advanced=True)
+
+    def add_choice(
+        self, name: str, text: str, choices: Sequence[str], advanced: bool = False
+    ) -> None:
+        """Add a parameter whose values are words; the first is the default."""
+        parameter = QgsProcessingParameterEnum(
+            name, text, options=list(choices), defaultValue=choices[0], usesStaticStrings=True
         )
-        self.add_advanced(file)
+        if advanced:
+            self.add_advanced(parameter)
+        else:
+            self.addParameter(parameter)
 
     def add_advanced(self, parameter: Any) -> None:
         """Add a parameter to the folded part of the dialog."""
         parameter.setFlags(parameter.flags() | ADVANCED)
         self.addParameter(parameter)
+
+    def device(self, parameters: dict[str, Any], context: Any) -> str:
+        """What computes."""
+        return str(self.parameterAsEnumString(parameters, DEVICE, context))
+
+    def output_path(self, parameters: dict[str, Any], name: str, context: Any) -> str:
+        """Absolute path of an output; empty if it is not wanted."""
+        path = self.parameterAsOutputLayer(parameters, name, context)
+        return str(Path(path).absolute()) if path else ""
 
     def model(self, parameters: dict[str, Any], context: Any) -> str:
         """Name or file of the chosen model."""

@@ -6,6 +6,11 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+ALWAYS = ("--progress=json", "--json", "--overwrite", "--no-resume")
+"""Progress and the report for this plugin. An unfinished product is not kept: whoever cancels in
+QGIS wants nothing left. That an existing file is replaced was confirmed in QGIS's own dialog; it
+stays what it is until the new one is complete."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -31,6 +36,12 @@ class Request:
     nodata : float or None
         Of the source.
     cog : bool
+    consistency : str
+        ``auto``, ``on`` or ``off``.
+    tta : bool
+        The mean of eight orientations.
+    quality : str or None
+        Quality layers to write as well.
     extra : str
         More options, quoted as in a shell.
     """
@@ -46,30 +57,52 @@ class Request:
     device: str = "auto"
     nodata: float | None = None
     cog: bool = False
+    consistency: str = "auto"
+    tta: bool = False
+    quality: str | None = None
     extra: str = ""
 
     def arguments(self) -> list[str]:
-        """Arguments of ``georsr`` for this request.
-
-        An unfinished product is not kept: whoever cancels in QGIS wants nothing left. An existing
-        file was confirmed by QGIS's own dialog, and stays what it is until the new one is complete.
-        """
-        words = ["sr", "--progress=json", "--json", "--overwrite", "--no-resume"]
-        words += [f"--model={self.model}", f"--device={self.device}"]
-        if self.bands:
-            words.append("--bidx=" + ",".join(map(str, self.bands)))
-        if self.box is not None:
-            words.append("--bbox=" + ",".join(map(repr, self.box)))
-        if self.mask is not None:
-            words.append(f"--aoi={self.mask}")
-            words.append("--aoi-mask" if self.outside_invalid else "--no-aoi-mask")
-        if self.tile is not None:
-            words.append(f"--tile={self.tile}")
-        if self.nodata is not None:
-            words.append(f"--nodata={self.nodata!r}")
-        if self.cog:
-            words.append("--cog")
+        """Arguments of ``georsr`` for this request."""
+        words = ["sr", *ALWAYS, f"--model={self.model}", f"--device={self.device}"]
+        words.append(f"--consistency={self.consistency}")
+        given = {
+            "--bidx": ",".join(map(str, self.bands)) or None,
+            "--bbox": None if self.box is None else ",".join(map(repr, self.box)),
+            "--aoi": self.mask,
+            "--tile": self.tile,
+            "--nodata": self.nodata,
+            "--quality": self.quality,
+        }
+        words += [f"{name}={value}" for name, value in given.items() if value is not None]
+        flags = {
+            "--no-aoi-mask": self.mask is not None and not self.outside_invalid,
+            "--cog": self.cog,
+            "--tta": self.tta,
+        }
+        words += [name for name, wanted in flags.items() if wanted]
         return [*words, *split_extra(self.extra), "--", self.source, self.output]
+
+
+def layers_arguments(
+    source: str, product: str, output: str, model: str, mask: str | None, device: str
+) -> list[str]:
+    """Arguments of ``georsr`` for the quality layers of a finished product.
+
+    Parameters
+    ----------
+    source, product, output
+        Rasters.
+    model
+        Weights file that made the product; empty where its tags name a built-in model.
+    mask
+        GeoJSON file of the polygons it was cut to.
+    device
+    """
+    words = ["quality", "layers", *ALWAYS, f"--device={device}"]
+    words += [f"--model={model}"] * bool(model)
+    words += [f"--aoi={mask}"] * (mask is not None)
+    return [*words, "--", source, product, output]
 
 
 def split_extra(text: str) -> list[str]:

@@ -6,14 +6,13 @@ import json
 from typing import Any
 
 from qgis.core import (
-    QgsProcessingException,
     QgsProcessingOutputNumber,
     QgsProcessingOutputString,
     QgsProcessingParameterRasterLayer,
 )
 
-from .algorithm import GeorsrAlgorithm, logged
-from .layers import source_of, why_unreadable
+from .algorithm import GeorsrAlgorithm
+from .layers import source_of
 
 INPUT = "INPUT"
 
@@ -62,12 +61,8 @@ class ModelInformation(GeorsrAlgorithm):
 
     def prepareAlgorithm(self, parameters: dict[str, Any], context: Any, feedback: Any) -> bool:
         """Read the layer, which is allowed in the main thread only."""
-        self._source = ""
-        layer = self.parameterAsRasterLayer(parameters, INPUT, context)
-        if layer is not None:
-            if why_unreadable(layer):
-                raise QgsProcessingException(logged(why_unreadable(layer)))
-            self._source = source_of(layer)
+        layer = self.file_layer(parameters, INPUT, context)
+        self._source = "" if layer is None else source_of(layer)
         return True
 
     def processAlgorithm(

@@ -11,6 +11,7 @@ from qgis.core import QgsProcessingProvider
 from qgis.PyQt.QtGui import QIcon
 
 from .model_information import ModelInformation
+from .quality_layers import QualityLayers
 from .super_resolve import SuperResolve
 
 EXECUTABLE = "GEORSR_EXECUTABLE"
@@ -42,7 +43,7 @@ class GeorsrProvider(QgsProcessingProvider):  # type: ignore[misc]
 
     def loadAlgorithms(self) -> None:
         """Add what there is."""
-        for algorithm in (SuperResolve, ModelInformation):
+        for algorithm in (SuperResolve, QualityLayers, ModelInformation):
             self.addAlgorithm(algorithm())
 
     def id(self) -> str:

@@ -13,7 +13,6 @@ from qgis.core import (
     QgsProcessingOutputString,
     QgsProcessingParameterBand,
     QgsProcessingParameterBoolean,
-    QgsProcessingParameterEnum,
     QgsProcessingParameterExtent,
     QgsProcessingParameterFeatureSource,
     QgsProcessingParameterNumber,
@@ -23,14 +22,14 @@ from qgis.core import (
 )
 
 from .algorithm import GeorsrAlgorithm, logged
-from .catalogue import DEVICES
+from .catalogue import CONSISTENCY
 from .command import Request, split_extra
 from .compat import DOUBLE, INTEGER, POLYGONS
 from .layers import is_overridden, source_of, why_unreadable, write_mask
-from .leftovers import remove_unfinished, unfinished
 
 INPUT, BANDS, EXTENT, MASK, OUTSIDE = "INPUT", "BANDS", "EXTENT", "MASK", "OUTSIDE"
-TILE, DEVICE, NODATA, COG, EXTRA, OUTPUT = "TILE", "DEVICE", "NODATA", "COG", "EXTRA", "OUTPUT"
+TILE, NODATA, COG, EXTRA, OUTPUT = "TILE", "NODATA", "COG", "EXTRA", "OUTPUT"
+KEEP, TTA, QUALITY = "CONSISTENCY", "TTA", "QUALITY"
 
 HELP = """<p>Writes the raster at 2x or 4x its resolution, with its georeferencing, data type,
 radiometry, nodata and band names kept. The file appears when it is complete and verified.</p>
@@ -45,6 +44,10 @@ word are for images that were reduced; <i>bicubic</i> invents nothing.</p>
 polygons become nodata unless the option says otherwise.</p>
 <h3>Tile, device</h3><p>A smaller tile needs less memory. <i>auto</i> takes the graphics card if
 there is one.</p>
+<h3>Make the product, shrunk again, give the input back</h3><p><i>auto</i> does so where the model
+knows by which kernel its inputs were shrunk.</p>
+<h3>Quality layers</h3><p>A second raster of the same grid: the expected error and what else speaks
+for and against each pixel.</p>
 <h3>More options</h3><p>Any other option of <code>georsr sr</code>, for example
 <code>--co COMPRESS=ZSTD --dtype uint16</code>.</p>
 """
@@ -96,6 +99,12 @@ class SuperResolve(GeorsrAlgorithm):
         self.addParameter(
             QgsProcessingParameterRasterDestination(OUTPUT, self.tr("Super-resolved"))
         )
+        quality = self.tr("Quality layers (9 times the time)")
+        self.addParameter(
+            QgsProcessingParameterRasterDestination(
+                QUALITY, quality, optional=True, createByDefault=False
+            )
+        )
         self.addOutput(QgsProcessingOutputNumber("SCALE", self.tr("Factor")))
         self.addOutput(QgsProcessingOutputString("MODEL_NAME", self.tr("Model")))
 
@@ -107,15 +116,11 @@ class SuperResolve(GeorsrAlgorithm):
                 TILE, self.tr("Tile, in source pixels"), INTEGER, optional=True, minValue=32
             )
         )
-        self.add_advanced(
-            QgsProcessingParameterEnum(
-                DEVICE,
-                self.tr("Device"),
-                options=list(DEVICES),
-                defaultValue=DEVICES[0],
-                usesStaticStrings=True,
-            )
-        )
+        self.add_device()
+        keep = self.tr("Make the product, shrunk again, give the input back")
+        self.add_choice(KEEP, keep, CONSISTENCY, advanced=True)
+        tta = self.tr("Mean of eight orientations (8 times the time, a little better)")
+        self.add_advanced(QgsProcessingParameterBoolean(TTA, tta, defaultValue=False))
         nodata = self.tr("Nodata value of the input, if it does not say so itself")
         self.add_advanced(QgsProcessingParameterNumber(NODATA, nodata, DOUBLE, optional=True))
         cog = self.tr("Cloud Optimized GeoTIFF")
@@ -138,11 +143,9 @@ class SuperResolve(GeorsrAlgorithm):
 
     def prepareAlgorithm(self, parameters: dict[str, Any], context: Any, feedback: Any) -> bool:
         """Read layers, which is allowed in the main thread only."""
-        layer = self.parameterAsRasterLayer(parameters, INPUT, context)
+        layer = self.file_layer(parameters, INPUT, context)  # batches have checked nothing
         if layer is None:
             raise QgsProcessingException(self.invalidRasterError(parameters, INPUT))
-        if why_unreadable(layer):  # batches do not check
-            raise QgsProcessingException(logged(why_unreadable(layer)))
         if is_overridden(layer):
             feedback.pushWarning(
                 f"The project gives '{layer.name()}' another CRS than its file has; the product "
@@ -160,15 +163,11 @@ class SuperResolve(GeorsrAlgorithm):
         self, parameters: dict[str, Any], context: Any, feedback: Any
     ) -> dict[str, Any]:
         """Run georsr."""
-        output = str(Path(self.parameterAsOutputLayer(parameters, OUTPUT, context)).absolute())
-        before = unfinished(output)
+        output = self.output_path(parameters, OUTPUT, context)
+        quality = self.output_path(parameters, QUALITY, context)
         with tempfile.TemporaryDirectory(prefix="georsr-") as folder:
-            request = self._request(parameters, context, output, Path(folder))
-            feedback.setProgressText(self.tr("Starting georsr…"))
-            try:
-                outcome = self.run_georsr(request.arguments(), feedback)
-            finally:
-                remove_unfinished(output, before)
+            request = self._request(parameters, context, output, quality, Path(folder))
+            outcome = self.make(request.arguments(), [output, quality], feedback)
         if outcome.cancelled:
             return {}
         report = json.loads(outcome.stdout)
@@ -177,10 +176,11 @@ class SuperResolve(GeorsrAlgorithm):
             f"{report['dtype']}, {report['model']} on {report['device']}, "
             f"{report['seconds']['total']:.1f} s"
         )
-        return {OUTPUT: output, "SCALE": report["scale"], "MODEL_NAME": report["model"]}
+        made = {OUTPUT: output, "SCALE": report["scale"], "MODEL_NAME": report["model"]}
+        return {**made, QUALITY: quality} if quality else made
 
     def _request(
-        self, parameters: dict[str, Any], context: Any, output: str, folder: Path
+        self, parameters: dict[str, Any], context: Any, output: str, quality: str, folder: Path
     ) -> Request:
         mask = self.parameterAsSource(parameters, MASK, context)
         if mask is not None:
@@ -194,9 +194,12 @@ class SuperResolve(GeorsrAlgorithm):
             mask=None if mask is None else str(folder / "mask.geojson"),
             outside_invalid=self.parameterAsBool(parameters, OUTSIDE, context),
             tile=self._optional(self.parameterAsInt, parameters, TILE, context),
-            device=self.parameterAsEnumString(parameters, DEVICE, context),
+            device=self.device(parameters, context),
             nodata=self._optional(self.parameterAsDouble, parameters, NODATA, context),
             cog=self.parameterAsBool(parameters, COG, context),
+            consistency=self.parameterAsEnumString(parameters, KEEP, context),
+            tta=self.parameterAsBool(parameters, TTA, context),
+            quality=quality or None,
             extra=self.parameterAsString(parameters, EXTRA, context),
         )
 

@@ -1,9 +1,10 @@
 """Command lines that the plugin makes; georsr's own parser has the last word."""
 
 import pytest
+from georsr.cli.quality import layers
 from georsr.cli.sr import command as sr
 from georsr.qgis.georsr_processing.catalogue import DEVICES, MODELS
-from georsr.qgis.georsr_processing.command import Request, shown, split_extra
+from georsr.qgis.georsr_processing.command import Request, layers_arguments, shown, split_extra
 
 
 def parsed(request):
@@ -26,6 +27,9 @@ def test_everything_a_dialog_offers_is_understood():
             device="cpu",
             nodata=-9999.0,
             cog=True,
+            consistency="on",
+            tta=True,
+            quality="/a b/q.tif",
             extra="--co DESCRIPTION='Berlin North' --dtype uint16",
         )
     )
@@ -38,6 +42,8 @@ def test_everything_a_dialog_offers_is_understood():
     assert values["aoi_mask"] is False
     assert (values["tile"], values["device"], values["nodata"]) == (64, "cpu", -9999.0)
     assert values["cog"]
+    assert (values["consistency"], values["tta"]) == ("on", True)
+    assert values["quality"] == "/a b/q.tif"
     assert values["creation_options"] == (("DESCRIPTION", "Berlin North"),)
     assert values["dtype"] == "uint16"
 
@@ -52,6 +58,18 @@ def test_what_is_not_given_stays_georsrs_default():
     assert (values["progress"], values["as_json"]) == ("json", True)
     assert values["overwrite"] is True
     assert values["resume"] is False
+
+
+def test_quality_layers_are_asked_for():
+    words = layers_arguments("-in.tif", "p.tif", "q.tif", "w.safetensors", "m.geojson", "cpu")
+    assert words[:2] == ["quality", "layers"]
+    values = layers.make_context("layers", words[2:]).params
+    assert (values["sources"], values["product"]) == (("-in.tif",), "p.tif")
+    assert (values["destination"], values["model"]) == ("q.tif", "w.safetensors")
+    assert (values["aoi"], values["device"]) == ("m.geojson", "cpu")
+    assert (values["resume"], values["overwrite"]) == (False, True)
+    plain = layers.make_context("layers", layers_arguments("i", "p", "q", "", None, "auto")[2:])
+    assert (plain.params["model"], plain.params["aoi"]) == (None, None)
 
 
 def test_additional_options_are_split_as_in_a_shell():

@@ -1,0 +1,108 @@
+"""Algorithm: how far each pixel of a finished product can be trusted."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from qgis.core import (
+    QgsProcessingException,
+    QgsProcessingOutputString,
+    QgsProcessingParameterFeatureSource,
+    QgsProcessingParameterRasterDestination,
+    QgsProcessingParameterRasterLayer,
+)
+
+from .algorithm import MODEL_FILE, GeorsrAlgorithm
+from .command import layers_arguments
+from .compat import POLYGONS
+from .layers import source_of, write_mask
+
+INPUT, PRODUCT, MASK, OUTPUT = "INPUT", "PRODUCT", "MASK", "OUTPUT"
+
+HELP = """<p>Writes a raster of the product's grid whose bands say how far each pixel can be
+trusted: the expected absolute error, how much the network's answers in eight orientations and in
+overlapping tiles disagree, what is inconsistent with the input, detail that the input does not
+support, and the network's guidance.</p>
+<p>The model and options are taken from the product's tags. It takes about eight times as long as
+the product did; 'Super-resolve raster' can write the layers along with the product.</p>
+<h3>Input raster, super-resolved raster</h3><p>What was super-resolved, and the product.</p>
+<h3>Mask layer</h3><p>The polygons the product was cut to, if it was.</p>
+<h3>Weights file</h3><p>Only where the product was made by a model that is not georsr's own.</p>
+"""
+
+
+class QualityLayers(GeorsrAlgorithm):
+    """``georsr quality layers`` as an algorithm."""
+
+    def name(self) -> str:
+        """Id, with the provider's in front."""
+        return "qualitylayers"
+
+    def displayName(self) -> str:
+        """Name in the toolbox."""
+        return self.tr("Quality layers")
+
+    def shortDescription(self) -> str:
+        """Tooltip."""
+        return self.tr("Writes how far each pixel of a super-resolved raster can be trusted")
+
+    def tags(self) -> list[str]:
+        """Words that find it."""
+        return ["super-resolution", "uncertainty", "error", "quality", "trust", "consistency"]
+
+    def shortHelpString(self) -> str:
+        """Text beside the dialog."""
+        return self.tr(HELP)
+
+    def initAlgorithm(self, config: Any = None) -> None:
+        """Define parameters and outputs."""
+        for name, text in ((INPUT, "Input raster"), (PRODUCT, "Super-resolved raster")):
+            self.addParameter(QgsProcessingParameterRasterLayer(name, self.tr(text)))
+        mask = self.tr("Mask layer that the product was cut to")
+        self.addParameter(
+            QgsProcessingParameterFeatureSource(MASK, mask, [POLYGONS], optional=True)
+        )
+        self.add_model_file(self.tr("Weights file, if the model is not georsr's own"))
+        self.add_device()
+        layers = self.tr("Quality layers")
+        self.addParameter(QgsProcessingParameterRasterDestination(OUTPUT, layers))
+        self.addOutput(QgsProcessingOutputString("LAYERS", self.tr("Names of the layers")))
+
+    def prepareAlgorithm(self, parameters: dict[str, Any], context: Any, feedback: Any) -> bool:
+        """Read layers, which is allowed in the main thread only."""
+        found = []
+        for name in (INPUT, PRODUCT):
+            layer = self.file_layer(parameters, name, context)
+            if layer is None:
+                raise QgsProcessingException(self.invalidRasterError(parameters, name))
+            found.append(layer.clone())  # a layer belongs to the thread that made it
+        self._source, self._product = found
+        return True
+
+    def processAlgorithm(
+        self, parameters: dict[str, Any], context: Any, feedback: Any
+    ) -> dict[str, Any]:
+        """Run georsr."""
+        output = self.output_path(parameters, OUTPUT, context)
+        mask = self.parameterAsSource(parameters, MASK, context)
+        with tempfile.TemporaryDirectory(prefix="georsr-") as folder:
+            file = Path(folder) / "mask.geojson"
+            if mask is not None:
+                write_mask(mask, self._source, context, file)
+            arguments = layers_arguments(
+                source_of(self._source),
+                source_of(self._product),
+                output,
+                str(self.parameterAsFile(parameters, MODEL_FILE, context)),
+                None if mask is None else str(file),
+                self.device(parameters, context),
+            )
+            outcome = self.make(arguments, [output], feedback)
+        if outcome.cancelled:
+            return {}
+        report = json.loads(outcome.stdout)
+        feedback.pushInfo(f"{', '.join(report['layers'])}; {report['uncertainty']}")
+        return {OUTPUT: output, "LAYERS": ", ".join(report["layers"])}
