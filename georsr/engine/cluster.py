@@ -231,7 +231,7 @@ def _start(workers: int, config: SRConfig) -> Iterator[LocalCluster]:
             n_workers=workers,
             threads_per_worker=1,
             processes=True,
-            dashboard_address="127.0.0.1:0" if find_spec("bokeh") else None,
+            dashboard_address="127.0.0.1:0",  # None would be port 8787 of all interfaces
             memory_limit=0,  # Dask would pause and kill by shares of memory; `check_memory` asked
             resources={GPU: 1} if gpu else None,
             preload=["georsr.engine.cluster_worker"],

@@ -13,6 +13,8 @@ from typing import Any, Protocol
 
 from distributed import WorkerPlugin, get_worker
 
+from georsr.errors import GeorsrError
+
 GPU = "GPU"
 """Dask's resource that a worker with a graphics card offers."""
 
@@ -56,13 +58,23 @@ def work(run: str, piece: Any) -> Any:
     """
     worker = get_worker()
     plugin = worker.plugins[run]
-    plugin.hand.ready(worker.address)
-    return plugin.hand(piece, lambda: plugin.stopped)
+    try:
+        plugin.hand.ready(worker.address)
+        return plugin.hand(piece, lambda: plugin.stopped)
+    except GeorsrError as error:
+        failure = error
+    # what GDAL and torch raised cannot be sent, and would take the error with it
+    failure.__cause__ = failure.__context__ = None
+    raise failure.with_traceback(None)
 
 
-def examine(run: str, dask_worker: Any) -> None:
-    """Find out before the first task whether this worker fits; raises as `work`."""
-    dask_worker.plugins[run].hand.ready(dask_worker.address)
+def examine(run: str, dask_worker: Any) -> str | None:
+    """Why this worker does not fit, found out before the first task; None if it does."""
+    try:
+        dask_worker.plugins[run].hand.ready(dask_worker.address)
+    except GeorsrError as error:
+        return str(error)
+    return None
 
 
 def software() -> dict[str, str]:

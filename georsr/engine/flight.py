@@ -112,9 +112,9 @@ class ClusterFlight:
     def __enter__(self) -> Self:
         self._client.register_plugin(RunPlugin(self._run, self._hand), name=self._run)
         for outcome in self._client.run(examine, self._run, on_error="return").values():
-            if isinstance(outcome, Exception):
+            if outcome is not None:
                 self.__exit__(None, None, None)
-                raise outcome
+                raise ResourceError(str(outcome))
         return self
 
     def __exit__(

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 import secrets
 import zlib
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,16 +16,19 @@ import numpy as np
 from georsr.config import SRConfig
 from georsr.engine.attempt import until_it_fits
 from georsr.engine.cluster_hand import JobHand
+from georsr.engine.deviation import Deviation
 from georsr.engine.flight import Flight, LocalFlight
 from georsr.engine.job import Job, memory_of, plan_job
 from georsr.engine.maker import make_stream, write_behind
 from georsr.engine.parts_folder import LOCK, SCRATCH, FinishedPart, PartsFolder, file_digest
 from georsr.engine.preflight import BASE_MEMORY, check_memory, check_space
 from georsr.engine.resident import ModelReference, refer, resident
+from georsr.engine.run import report_of
 from georsr.engine.stream import Clock
 from georsr.errors import OutputError, ResourceError, UsageError
 from georsr.models.load import Model
 from georsr.progress import ByArea, Progress, Silent, Stoppable
+from georsr.provenance import RunReport
 from georsr.raster.assembly import publish_assembly
 from georsr.raster.destination import check_destination, is_virtual
 from georsr.raster.reader import RasterReader
@@ -68,6 +70,7 @@ class MadePart:
     """Nothing had to be made."""
     batch: int = 0
     skipped: int = 0
+    deviation: Deviation = field(default_factory=Deviation)
 
 
 class PartHand(JobHand):
@@ -131,7 +134,7 @@ class PartHand(JobHand):
             blocks = writer.checksums.astype(">u4").tobytes().hex()
             writer.publish()
         part = FinishedPart(piece.number, piece.name, written.bytes, file_digest(path), blocks)
-        return MadePart(part, found=False, batch=inference.batch, skipped=stream.skipped)
+        return MadePart(part, False, inference.batch, stream.skipped, stream.deviation)
 
 
 def _is_whole(path: Path, known: FinishedPart) -> bool:
@@ -161,6 +164,7 @@ class PartsAttempt:
         self.job, self.folder, self.cluster = job, folder, cluster
         self.progress, self.clock = progress, clock
         self.found = self.skipped = self.batch = 0
+        self.deviation = Deviation()
 
     def make(self) -> Written:
         """Make what is missing of the product, and publish it."""
@@ -223,6 +227,7 @@ class PartsAttempt:
                 store.add(made.part)
                 self.found += made.found * len(made.part.blocks) // 8
                 self.skipped += made.skipped
+                self.deviation.merge(made.deviation)
                 self.batch = max(self.batch, made.batch)
                 window = grid.window(number)
                 told.add(window.height * window.width)
@@ -283,13 +288,13 @@ class PartsAttempt:
 def run_parts(
     reader: RasterReader,
     destination: str,
-    folder: str | os.PathLike[str],
     model: Model,
     config: SRConfig,
-    progress: Progress | None = None,
-    stop: Callable[[], bool] | None = None,
+    progress: Progress | None,
+    stop: Callable[[], bool] | None,
+    folder: str,
     cluster: Cluster | None = None,
-) -> tuple[PartsAttempt, Written, Clock]:
+) -> RunReport:
     """Super-resolve an open raster into parts, which are COGs, and a VRT.
 
     Parameters
@@ -311,8 +316,8 @@ def run_parts(
     clock = Clock()
     if Path(destination).suffix.lower() != ".vrt" or is_virtual(destination):
         raise UsageError(f"{destination}: with --parts this is the VRT over them: call it OUT.vrt")
-    if is_virtual(os.fspath(folder)):
-        raise UsageError(f"--parts {os.fspath(folder)}: expected a folder of a file system")
+    if is_virtual(folder):
+        raise UsageError(f"--parts {folder}: expected a folder of a file system")
     with clock.stage("total"):
         with clock.stage("read"):
             placement = None if cluster is None else cluster.placement
@@ -321,4 +326,4 @@ def run_parts(
         watched.look()
         attempt = PartsAttempt(job, Path(folder), cluster, watched, clock)
         written = until_it_fits(attempt)
-    return attempt, written, clock
+    return report_of(attempt.job, written, clock, attempt.found, attempt)

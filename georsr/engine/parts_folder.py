@@ -271,6 +271,11 @@ class PartsFolder:
             raise OutputError(f"{self.path / JOURNAL}: cannot be written: {error}") from error
 
 
+def parts_journal(folder: str | os.PathLike[str]) -> Path:
+    """Where a run into a folder keeps its journal, until its product is published."""
+    return Path(folder) / JOURNAL
+
+
 def file_digest(path: Path) -> str:
     """SHA-256 of a file."""
     with path.open("rb") as file:

@@ -18,8 +18,11 @@ from georsr.types import Window
 
 MOST = 256
 """Tiles of a super-tile; about 64 where a product is small for the machines it is shared by."""
-MACHINES = 8
-"""For which parts are cut: whoever makes them, they are the same."""
+PER_TASK = 4
+"""What a super-tile costs besides its tiles, in tiles: it is sent, opens a file, and comes back."""
+MACHINES = 2
+"""For which parts are cut: whoever makes them, they are the same; few are large, and repeat
+little."""
 
 
 @dataclass(frozen=True)
@@ -116,11 +119,14 @@ class _Cut:
     ----------
     side : int
         Length of a piece in output pixels.
+    count : int
+        Of pieces.
     total, most : int
         Spans that all pieces and that one piece touches.
     """
 
     side: int
+    count: int
     total: int
     most: int
 
@@ -137,7 +143,7 @@ def _cuts(spans: Sequence[Span], scale: int, length: int, step: int, start: int 
             - bisect_right(ends, start + first)
             for first in range(0, length, side)
         ]
-        cuts.append(_Cut(side, sum(touched), max(touched)))
+        cuts.append(_Cut(side, len(touched), sum(touched), max(touched)))
     return cuts
 
 
@@ -152,7 +158,8 @@ def _best(
 
     def cost(pair: tuple[_Cut, _Cut]) -> tuple[int, float, int]:
         y, x = pair
-        largest, total = y.most * x.most, y.total * x.total
+        largest, count = y.most * x.most, y.count * x.count
+        total = y.total * x.total + PER_TASK * count
         waiting = largest / 2 * (1 - 1 / machines)
         # tiles that are large against the blocks leave no choice
         excess = max(0, largest - MOST)
