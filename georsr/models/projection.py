@@ -18,7 +18,7 @@ from torch import Tensor
 from georsr.kernels import Kernel
 from georsr.types import AnyArray
 
-DAMPING = 0.1
+DAMPING = 0.03
 """Weight of roughness in what is added back, relative to the kernel's own gain. A kernel that lets
 little of the finest detail through would have it amplified, noise first; means are not damped."""
 PASSES = 3

@@ -1,0 +1,99 @@
+import numpy as np
+import pytest
+import torch
+
+from georsr.kernels import Kernel, parse_kernel
+from georsr.models.projection import project
+
+KERNELS = ["bicubic", "mean", "psf:0.2", "psf:0.5"]
+
+
+def images(scale, height=24, width=37, seed=0):
+    rng = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(1, 2, height, width, generator=rng)
+    coarse = torch.nn.functional.avg_pool2d(coarse, 3, 1, 1, count_include_pad=False)
+    fine = coarse.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+    return fine + 0.2 * torch.rand(fine.shape, generator=rng), coarse
+
+
+def shrunk(image, kernel, scale):
+    return torch.from_numpy(kernel.shrink(image.numpy(), scale))
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+@pytest.mark.parametrize("name", ["bicubic", "mean", "psf:0.5"])
+def test_projected_images_give_their_source_back(name, scale):
+    fine, coarse = images(scale)
+    kernel = parse_kernel(name)
+    made, residual = project(fine, coarse, kernel)
+    np.testing.assert_allclose(residual, coarse - shrunk(fine, kernel, scale), atol=1e-5)
+    left = (coarse - shrunk(made, kernel, scale)).abs()
+    assert left.mean() < 0.1 * residual.abs().mean()
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_means_are_given_back_exactly(name):
+    fine, coarse = images(4, 64, 64)
+    kernel = parse_kernel(name)
+    made, _ = project(fine + 0.3, coarse, kernel)
+    left = (coarse - shrunk(made, kernel, 4))[..., 8:-8, 8:-8]
+    assert abs(float(left.mean())) < 1e-3
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_what_is_consistent_stays(name):
+    fine = torch.full((1, 3, 40, 28), 0.7)
+    made, residual = project(fine, torch.full((1, 3, 10, 7), 0.7), parse_kernel(name))
+    assert residual.abs().max() < 1e-6
+    np.testing.assert_allclose(made, fine, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_invalid_pixels_neither_give_nor_take(name):
+    fine, coarse = images(2, 40, 40)
+    valid = torch.rand(coarse.shape, generator=torch.Generator().manual_seed(1)) > 0.05
+    valid[..., 10:20, 12:30] = False
+    inside = valid.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    kernel = parse_kernel(name)
+    made, first = project(fine, coarse, kernel, valid)
+    spoilt, other = project(
+        torch.where(inside, fine, 1e4), torch.where(valid, coarse, -1e4), kernel, valid
+    )
+    assert torch.equal(first, other)
+    assert torch.equal(made[inside], spoilt[inside])
+    assert torch.equal(made[~inside], fine[~inside])
+    assert first[~valid].abs().max() == 0
+    _, left = project(made, coarse, kernel, valid)
+    assert left.abs().mean() < 0.1 * first.abs().mean()
+
+
+def test_an_edge_is_no_reason_to_ring():
+    # a constant beside a hole stays a constant, whatever the hole holds
+    fine, coarse = torch.full((1, 1, 64, 64), 5.0), torch.full((1, 1, 16, 16), 5.0)
+    valid = torch.ones(coarse.shape, dtype=torch.bool)
+    valid[..., 4:9, 4:9] = False
+    fine[..., 16:36, 16:36], coarse[..., 4:9, 4:9] = 900.0, 900.0
+    made, _ = project(fine, coarse, Kernel("bicubic"), valid)
+    inside = valid.repeat_interleave(4, 2).repeat_interleave(4, 3)
+    np.testing.assert_allclose(made[inside], 5.0, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (2, 3), (17, 33)])
+def test_every_size(size):
+    fine, coarse = images(4, *size)
+    made, _ = project(fine, coarse, Kernel("psf", 0.2))
+    assert made.shape == fine.shape
+    assert torch.isfinite(made).all()
+
+
+def test_the_number_of_threads_does_not_touch_a_digit():
+    fine, coarse = images(4, 96, 101)
+    before = torch.get_num_threads()
+    try:
+        made = []
+        for threads in (1, 2, 4):
+            torch.set_num_threads(threads)
+            made.append(project(fine, coarse, Kernel("bicubic"))[0])
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(each, made[0]) for each in made)
