@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from georsr.errors import UsageError
 from georsr.models.lite.network import SegSRLite
 from georsr.models.segsr.network import SegSR, segsr
-from georsr.models.spec import ModelSpec
+from georsr.models.spec import SCENE, ModelSpec
+from georsr.training.data.degrade import Bicubic
 from georsr.training.losses import SemanticError
 from georsr.training.recipe import Recipe
 
@@ -124,6 +125,8 @@ def finished(network: Network, recipe: Recipe) -> tuple[nn.Module, ModelSpec]:
         bands=bands,
         band_names=("red", "green", "blue") if bands == 3 else (),
         degradation=recipe.degradation.name,
+        # drawn degradations fit no scene in particular: the scene says which kernel it is
+        kernel="bicubic" if isinstance(recipe.degradation, Bicubic) else SCENE,
         **TILES[recipe.architecture],
     )
     return whole.eval().requires_grad_(False), spec

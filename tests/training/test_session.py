@@ -43,6 +43,7 @@ def test_a_run_learns_and_ends_in_a_model_that_runs(tiny, tmp_path):
     assert measured[-1][1] > measured[0][1] + 0.3
     spec = read_spec(weights)
     assert (spec.name, spec.scale, spec.degradation) == ("tiny-x2", 2, "bicubic")
+    assert spec.kernel == "bicubic"
     assert spec.quality["validation-psnr"] == pytest.approx(max(p for _, p in measured), abs=1e-3)
     model = open_model(str(weights))
     assert model.network(torch.rand(1, 3, 9, 7)).shape == (1, 3, 18, 14)
