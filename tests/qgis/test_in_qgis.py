@@ -100,6 +100,19 @@ def test_a_step_of_a_model(qgis, folder):
     assert (values.min(), values.max()) == pytest.approx((0, 1), abs=1e-6)
 
 
+def test_quality_layers_of_a_finished_product(qgis, folder):
+    scene, product, layers = folder / "town ü.tif", folder / "x2.tif", folder / "layers.tif"
+    assert invoke(["sr", str(scene), str(product), "-m", "segsr-lite-x2", "-q"]) == 0
+    code, told, said = qgis.run(
+        "georsr:qualitylayers", INPUT=scene, PRODUCT=product, OUTPUT=layers, DEVICE="cpu"
+    )
+    assert code == 0, said
+    with rasterio.open(layers) as dataset, rasterio.open(product) as made:
+        assert (dataset.shape, dataset.transform) == (made.shape, made.transform)
+        assert ", ".join(dataset.descriptions) == told["results"]["LAYERS"]
+        assert np.isfinite(dataset.read(1)).all()
+
+
 def test_information_about_models_work_and_georsr(qgis, folder):
     scene = folder / "town ü.tif"
     code, told, said = qgis.run("georsr:modelinformation", MODEL="segsr-lite-x2", INPUT=scene)

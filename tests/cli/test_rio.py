@@ -1,0 +1,88 @@
+"""``rio superres``: found by rasterio, the same options, messages and exit codes."""
+
+import os
+import shutil
+import subprocess
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from click.testing import CliRunner
+from georsr.cli.rio import command, pass_on
+from georsr.cli.sr import command as sr
+from rasterio.rio.main import main_group
+
+BICUBIC = ["--model", "bicubic-x2"]
+
+
+@pytest.fixture
+def scene(make_raster, texture):
+    return make_raster(texture(3, 40, 50))
+
+
+@pytest.fixture
+def rio():
+    """The program; the same interpreter's, or a way to start it."""
+    program = Path(sys.executable).with_name("rio")
+    if not program.exists():
+        program = Path(shutil.which("rio") or pytest.skip("there is no program rio"))
+
+    def run(*arguments):
+        return subprocess.run([program, *arguments], capture_output=True, text=True)
+
+    return run
+
+
+def test_rasterio_finds_it():
+    assert "superres" in {point.name for point in entry_points(group="rasterio.rio_plugins")}
+    assert main_group.commands["superres"].params == sr.params
+
+
+def test_it_writes_what_georsr_sr_writes(scene, tmp_path, rio):
+    out = tmp_path / "o.tif"
+    done = rio("superres", scene, str(out), *BICUBIC, "--co", "compress=ZSTD")
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert "100 x 80 pixels" in done.stderr
+    with rasterio.open(out) as dataset:
+        assert dataset.compression.name == "zstd"
+    again = tmp_path / "again.tif"
+    from georsr.cli.main import invoke
+
+    assert invoke(["sr", scene, str(again), *BICUBIC, "--co", "compress=ZSTD", "-q"]) == 0
+    with rasterio.open(out) as a, rasterio.open(again) as b:
+        assert np.array_equal(a.read(), b.read())
+
+
+def test_errors_are_one_line_with_georsrs_exit_codes(scene, tmp_path, rio):
+    gone = rio("superres", "gone.tif", str(tmp_path / "o.tif"))
+    assert gone.returncode == 2
+    assert "Error: gone.tif: no such file" in gone.stderr
+    assert "Traceback" not in gone.stderr
+
+
+def test_help_speaks_of_rio():
+    told = CliRunner().invoke(main_group, ["superres", "--help"]).output
+    assert "rio superres scene.tif out.tif" in told
+    assert "georsr sr " not in told
+    assert command.short_help == sr.short_help
+
+
+def test_what_rio_was_told_about_aws_reaches_every_thread(monkeypatch):
+    monkeypatch.delenv("AWS_NO_SIGN_REQUEST", raising=False)
+
+    class Session:
+        def get_credential_options(self):
+            return {"AWS_NO_SIGN_REQUEST": "YES"}
+
+    class Env:
+        session = Session()
+
+    pass_on({"env": Env()})
+    assert os.environ["AWS_NO_SIGN_REQUEST"] == "YES"
+    monkeypatch.setenv("AWS_NO_SIGN_REQUEST", "NO")
+    pass_on({"env": Env()})
+    assert os.environ["AWS_NO_SIGN_REQUEST"] == "NO"
+    pass_on({})
