@@ -51,8 +51,8 @@ def make_scene(path: Path, source: Path, size: int) -> None:
         dataset.write(np.tile(both, repeats)[:, :size, :size])
 
 
-def bare_network(scene: Path, inference: Inference, spec: ModelSpec) -> float:
-    """Seconds of a network alone over the tiles of a model's run, all of them in memory."""
+def bare_network(scene: Path, inference: Inference, spec: ModelSpec) -> tuple[float, float]:
+    """Time of a network alone over the tiles of a model's run, all of them in memory."""
     with open_raster(scene) as reader:
         plan = plan_for(reader.info, spec, SRConfig())
         with rasterio.open(scene) as dataset:
@@ -61,16 +61,15 @@ def bare_network(scene: Path, inference: Inference, spec: ModelSpec) -> float:
     for tile in plan:
         rows, columns = tile.read.slices
         tiles.append(pad_to(image[:, rows, columns], tile.read.height, tile.read.width))
-    since = time.perf_counter()
+    watch = Watch()
     for i in range(0, len(tiles), inference.batch):
         part = tiles[i : i + inference.batch]
         inference(part, ["a tile"] * len(part))
-    return time.perf_counter() - since
+    return watch.stop()
 
 
-def gdal_cubic(scene: Path, out: Path, scale: int) -> float:
-    """Seconds of GDAL's cubic resampling into a compressed, tiled file."""
-    since = time.perf_counter()
+def gdal_cubic(scene: Path, out: Path, scale: int) -> None:
+    """GDAL's cubic resampling into a compressed, tiled file."""
     with rasterio.open(scene) as src:
         profile = src.profile | {"width": src.width * scale, "height": src.height * scale}
         transform = src.transform @ rasterio.Affine.scale(1 / scale)
@@ -79,25 +78,30 @@ def gdal_cubic(scene: Path, out: Path, scale: int) -> float:
                 reproject(
                     rasterio.band(src, band), rasterio.band(dst, band), resampling=Resampling.cubic
                 )
-    return time.perf_counter() - since
 
 
-def whole_image(scene: Path, inference: Inference) -> float:
-    """Seconds of one forward pass over everything (memory grows with the image)."""
+def whole_image(scene: Path, inference: Inference) -> None:
+    """One forward pass over everything (memory grows with the image)."""
     with rasterio.open(scene) as dataset:
         image = dataset.read().astype(np.float32) / 255
-    since = time.perf_counter()
     inference([image], ["the image"])
-    return time.perf_counter() - since
 
 
-def end_to_end(scene: Path, out: Path, model: Model, **options: object) -> float:
-    """Seconds of a whole run."""
-    since = time.perf_counter()
+def end_to_end(scene: Path, out: Path, model: Model, **options: object) -> None:
+    """A whole run."""
     report = super_resolve(scene, out, model, overwrite=True, **options)
-    seconds = time.perf_counter() - since
-    print(f"  stages, seconds: {report.seconds}")
-    return seconds
+    print(f"  stages, seconds: {report.seconds}", flush=True)
+
+
+class Watch:
+    """Seconds on the wall and of processors, since it was made."""
+
+    def __init__(self) -> None:
+        self.wall, self.busy = time.perf_counter(), time.process_time()
+
+    def stop(self) -> tuple[float, float]:
+        """(wall, processors of this process, all threads together)."""
+        return time.perf_counter() - self.wall, time.process_time() - self.busy
 
 
 WAYS = {
@@ -126,7 +130,7 @@ def main() -> None:
     placement = place_model(model, SRConfig(backend=arguments.backend))
     inference = Inference(model, placement, choose_batch(placement, None))
     span = Inference(span48(model.spec.scale, model.spec.tile), place(), inference.batch)
-    ratios: dict[str, list[float]] = {}
+    ratios: dict[str, list[tuple[float, float]]] = {}
     rates: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         scene, out = Path(folder) / "scene.tif", Path(folder) / "out.tif"
@@ -144,23 +148,28 @@ def main() -> None:
         warm_up(inference, span)
         for _ in range(arguments.rounds):
             bare = bare_network(scene, inference, model.spec)
-            print(f"bare network {bare:.1f} s")
+            print(f"bare network {bare[0]:.1f} s, {bare[1]:.1f} s of processors", flush=True)
             for way in arguments.only:
-                seconds = ways[way]()
-                ratios.setdefault(WAYS[way], []).append(seconds / bare)
+                watch = Watch()
+                ways[way]()
+                wall, busy = watch.stop()
+                ratios.setdefault(way, []).append((wall / bare[0], busy / bare[1]))
                 if way == "georsr":
-                    rates.append(arguments.size**2 / seconds / 1e3)
+                    rates.append(arguments.size**2 / wall / 1e3)
     size = f"{arguments.size} x {arguments.size}"
     print(f"{model.spec.name}, {size}, {placement.describe()}, torch {torch.__version__}")
     if rates:
         print(f"end to end {statistics.median(rates):.0f} thousand LR pixels a second")
-    print("ratios to the bare network over the same tiles:")
-    for name, values in ratios.items():
-        low, mid, high = min(values), statistics.median(values), max(values)
-        print(f"  {name:<20} {mid:.3f} (of {low:.3f} to {high:.3f})")
-    if "SPAN-48, bare" in ratios:
-        against = statistics.median(1 / value for value in ratios["SPAN-48, bare"])
-        print(f"the bare network takes {against:.3f} times as long as SPAN-48")
+    print("ratios to the bare network over the same tiles: time on the wall; of processors")
+    for way, pairs in ratios.items():
+        columns = [_spread([pair[k] for pair in pairs]) for k in (0, 1)]
+        if way == "workers":
+            columns[1] = "(of other processes)"
+        print(f"  {WAYS[way]:<20} {columns[0]}; {columns[1]}")
+
+
+def _spread(values: list[float]) -> str:
+    return f"{statistics.median(values):.3f} (of {min(values):.3f} to {max(values):.3f})"
 
 
 def warm_up(*inferences: Inference) -> None:

@@ -35,7 +35,7 @@ class MapModulation(nn.Module):
         """Features (N, C, h, w) and a map (N, 1, hc, wc) -> (N, C, h, w)."""
         guidance = F.interpolate(guidance, x.shape[2:], mode="bilinear", align_corners=False)
         gamma, beta = self.gamma_beta(F.relu(self.lift(guidance))).chunk(2, dim=1)
-        return x + x * gamma + beta
+        return torch.addcmul(x, x, gamma).add_(beta)
 
 
 class SceneTuning(nn.Module):
