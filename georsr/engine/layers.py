@@ -110,14 +110,24 @@ class LayerStream(TileStream):
         return output[(slice(None), *inner.slices)].copy()
 
     def _finish(self, values: FloatArray | None, window: Window, strip: Strip) -> AnyArray:
-        shape = (self.recipe.count, window.height, window.width)
-        if values is None:
-            return np.full(shape, np.nan, np.float32)
-        s = self.plan.scale
-        answers = len(values) - self.recipe.maps
+        layers = np.full((self.recipe.count, window.height, window.width), np.nan, np.float32)
+        whole = Window(0, 0, self.plan.out_height, self.plan.out_width)
+        inside = window.intersection(whole)  # tiles of a part reach out of it
+        if values is None or inside is None:
+            return layers
+        part = (slice(None), *inside.relative_to(window).slices)
+        layers[part] = self._layers(values[part], inside, strip)
+        outside = None if self.area is None else self.area.outside(window, self.plan.scale)
+        if outside is not None:
+            layers[:, outside] = np.nan
+        return layers
+
+    def _layers(self, values: FloatArray, window: Window, strip: Strip) -> FloatArray:
+        """The layers of a window inside the product, from its blended soundings (P, H, W)."""
+        s, answers = self.plan.scale, len(values) - self.recipe.maps
         deviation = spread(values[:answers])
         units = self._span()
-        layers = np.empty(shape, np.float32)
+        layers = np.empty((self.recipe.count, *deviation.shape), np.float32)
         layers[0] = expected_error(deviation, values[GRADIENT], self.recipe.calibration) * units
         layers[1] = deviation * units
         low, detail, valid = self._evidence(window, strip)
@@ -126,10 +136,6 @@ class LayerStream(TileStream):
         layers[4:] = values[answers:]
         layers = round_bits(layers)
         layers[:, ~replicate(valid, s)] = np.nan
-        if self.area is not None:
-            outside = self.area.outside(window, s)
-            if outside is not None:
-                layers[:, outside] = np.nan
         return layers
 
     def _span(self) -> np.float32:
