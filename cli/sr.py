@@ -63,6 +63,12 @@ from .signals import noted_signals
     "synthesised detail, guidance. 8 times the cost more; both files appear, or neither.",
 )
 @click.option("--stac", metavar="FILE", help="Also write a STAC Item of OUT: a JSON file.")
+@click.option(
+    "--flat-tiles",
+    is_flag=True,
+    help="Leave tiles of one value in each band as they are, without the network: black gaps of a "
+    "VRT, masked clouds, saturated ground.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
 @click.option(
     "--verify/--no-verify",

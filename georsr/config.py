@@ -78,6 +78,8 @@ class SRConfig:
     precision: str = "auto"
     tta: bool = False
     """Give the mean of the network's answers in all eight orientations, at eight times the cost."""
+    flat_tiles: bool = False
+    """Leave tiles of one value in each band as they are, without asking the network."""
     backend: str = "auto"
     """``torch``, ``onnx`` (ONNX Runtime, CPU), or ``auto``: what the model's file is for."""
     compile: bool = False

@@ -82,7 +82,7 @@ class RunReport:
     batch: int
     tiles: int
     tiles_skipped: int
-    """Tiles without a valid pixel, for which the network did not run."""
+    """Tiles without a valid pixel, or left as they are, for which the network did not run."""
     stretch: str
     options: str = "{}"
     """JSON of what was chosen that made the pixels; defaults left out."""

@@ -94,6 +94,7 @@ def run_array(
                 ask=way_of_asking(config.tta),
             ),
             kernel=scene_kernel(read, height, width, stretch, model, config),
+            flat_tiles=config.flat_tiles,
         )
 
 

@@ -32,6 +32,7 @@ def make_chunk(
     form: Form,
     inference: Inference,
     kernel: Kernel | None = None,
+    flat_tiles: bool = False,
 ) -> AnyArray:
     """Super-resolve a window of a scene.
 
@@ -50,6 +51,8 @@ def make_chunk(
         What the pixels become, and the network that makes them.
     kernel
         What shrinks the product to its source; None: it need not.
+    flat_tiles
+        Tiles of one value keep it, without the network.
 
     Returns
     -------
@@ -67,6 +70,7 @@ def make_chunk(
         progress=Silent(),
         clock=Clock(),
         kernel=kernel,
+        flat_tiles=flat_tiles,
     )
     product = np.empty((form.planes, part.out_height, part.out_width), form.dtype)
     with closing(stream.blocks()) as blocks:

@@ -129,6 +129,7 @@ def make_stream(
         clock=clock,
         top=top,
         area=job.area,
+        flat_tiles=job.config.flat_tiles,
         kernel=job.kernel,
     )
 

@@ -76,6 +76,14 @@ class Prepared:
     valid: BoolArray | None = None
     """(C, h, w): False where a pixel was filled or padded; None when none was."""
 
+    @property
+    def flat(self) -> bool:
+        """Whether the network would see one value in each band, and nothing goes round it."""
+        corner = self.pixels[:, :1, :1]
+        if self.remainder is not None or (self.pixels[:, 0] != corner[:, 0]).any():
+            return False
+        return bool((self.pixels == corner).all())
+
 
 def prepare(strip: Strip, tile: Tile, stretch: Stretch) -> Prepared | None:
     """Cut, fill, stretch and pad one tile; None when it would make no valid pixel."""

@@ -24,8 +24,9 @@ from georsr.tiling.plan import Tile, TilePlan
 from georsr.tiling.register import Register
 from georsr.types import AnyArray, FloatArray, Window
 
-Waiting = tuple[Tile, Strip, Prepared | None]
-"""A tile, the strip it lies in, and what the network is to see of it (None: nothing valid)."""
+Waiting = tuple[Tile, Strip, Prepared | None, bool]
+"""A tile, the strip it lies in, what there is to see of it (None: nothing valid), and whether the
+network is to see it."""
 Flight = tuple[list[Waiting], list[Batch]]
 """Tiles whose outputs the device is making."""
 
@@ -67,6 +68,8 @@ class TileStream:
     """Outside of it nothing is computed and every pixel is invalid."""
     kernel: Kernel | None = None
     """What shrinks the product to its source; None: it need not."""
+    flat_tiles: bool = False
+    """Tiles of one value keep it, without the network."""
     skipped: int = 0
     deviation: Deviation = field(default_factory=Deviation)
     """How far the network's outputs were from that."""
@@ -103,6 +106,11 @@ class TileStream:
             return None
         return prepare(strip, tile, self.stretch)
 
+    def _flat(self, ready: Prepared, tile: Tile) -> FloatArray:
+        s = self.plan.scale
+        each = np.ones((1, tile.read.height * s, tile.read.width * s), np.float32)
+        return restore(ready.pixels[:, :1, :1] * each, None, tile, self.stretch)
+
     def _restore(self, output: FloatArray, ready: Prepared, tile: Tile) -> FloatArray:
         remainder = ready.remainder if self.kernel is None else None
         return restore(output, remainder, tile, self.stretch)
@@ -130,7 +138,9 @@ class TileStream:
                 row, strip = item
                 for tile in self.plan.tiles_in_row(row):
                     with self.clock.stage("join"):
-                        waiting.append((tile, strip, self._prepare(strip, tile)))
+                        ready = self._prepare(strip, tile)
+                        flat = ready is not None and self.flat_tiles and ready.flat
+                        waiting.append((tile, strip, ready, ready is not None and not flat))
                     if self._due(waiting):
                         started = self._submit(waiting)
                         if flying is not None:
@@ -145,7 +155,7 @@ class TileStream:
 
     def _due(self, waiting: list[Waiting]) -> bool:
         """A batch is full, there is nothing to batch, or too many strips would be held."""
-        busy = sum(ready is not None for _, _, ready in waiting)
+        busy = sum(seen for _, _, _, seen in waiting)
         return busy in (0, self.inference.batch) or len(waiting) >= 4 * self.inference.batch
 
     def _next(self, strips: Iterator[tuple[int, Strip]]) -> tuple[int, Strip] | None:
@@ -153,7 +163,7 @@ class TileStream:
             return next(strips, None)
 
     def _submit(self, waiting: list[Waiting]) -> Flight:
-        busy = [(tile, ready) for tile, _, ready in waiting if ready is not None]
+        busy = [(tile, ready) for tile, _, ready, seen in waiting if ready is not None and seen]
         batches: list[Batch] = []
         if busy:
             with self.clock.stage("network"):
@@ -173,10 +183,10 @@ class TileStream:
                     for pair in zip(batch.result(), batch.residuals(), strict=True)
                 ]
             )
-        for tile, strip, ready in waiting:
-            if ready is None:
+        for tile, strip, ready, seen in waiting:
+            if ready is None or not seen:
                 self.skipped += 1
-                yield tile, strip, None
+                yield tile, strip, None if ready is None else self._flat(ready, tile)
                 continue
             with self.clock.stage("join"):
                 output, residual = next(outputs)

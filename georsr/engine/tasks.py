@@ -132,6 +132,7 @@ class MakeChunk:
                 form=recipe.form,
                 inference=inference,
                 kernel=kernel,
+                flat_tiles=recipe.config.flat_tiles,
             )
         if recipe.limits is not None:
             np.clip(pixels, *recipe.limits, out=pixels)
