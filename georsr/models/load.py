@@ -66,7 +66,8 @@ def open_model(name: str | None = None, scale: int | None = None) -> Model:
         digest = hashlib.sha256(spec.to_json().encode()).hexdigest()
         return Model(spec, build(spec), digest, complete)
     path = bundled().get(complete) or _file_of(complete)
-    model = _OPENERS.get(path.suffix.lower(), _open_safetensors)(path)
+    with torch.random.fork_rng(devices=[]):  # networks draw weights before theirs are loaded
+        model = _OPENERS.get(path.suffix.lower(), _open_safetensors)(path)
     if complete.startswith(SCHEME):
         model = replace(model, source=complete)
     if scale is not None and model.spec.scale != scale:
