@@ -56,6 +56,8 @@ class Teller(Listener):
 class GeorsrAlgorithm(QgsProcessingAlgorithm):  # type: ignore[misc]
     """Base of the algorithms: they differ in parameters and in one command line."""
 
+    help_text = ""
+
     def tr(self, text: str) -> str:
         """Translate, where a translation is installed."""
         return QCoreApplication.translate("georsr", text)
@@ -63,6 +65,10 @@ class GeorsrAlgorithm(QgsProcessingAlgorithm):  # type: ignore[misc]
     def createInstance(self) -> GeorsrAlgorithm:
         """A fresh one for every run."""
         return type(self)()
+
+    def shortHelpString(self) -> str:
+        """Text beside the dialog; QGIS would make a paragraph of every line."""
+        return self.tr(" ".join(self.help_text.split()))
 
     def icon(self) -> Any:
         """The provider's."""

@@ -26,6 +26,8 @@ about how long super-resolving it would take. Nothing is written.</p>
 class ModelInformation(GeorsrAlgorithm):
     """``georsr info`` and ``georsr doctor`` as an algorithm."""
 
+    help_text = HELP
+
     def name(self) -> str:
         """Id, with the provider's in front."""
         return "modelinformation"
@@ -41,10 +43,6 @@ class ModelInformation(GeorsrAlgorithm):
     def tags(self) -> list[str]:
         """Words that find it."""
         return ["super-resolution", "model", "weights", "version", "doctor", "estimate"]
-
-    def shortHelpString(self) -> str:
-        """Text beside the dialog."""
-        return self.tr(HELP)
 
     def initAlgorithm(self, config: Any = None) -> None:
         """Define parameters and outputs."""

@@ -37,6 +37,8 @@ the product did; 'Super-resolve raster' can write the layers along with the prod
 class QualityLayers(GeorsrAlgorithm):
     """``georsr quality layers`` as an algorithm."""
 
+    help_text = HELP
+
     def name(self) -> str:
         """Id, with the provider's in front."""
         return "qualitylayers"
@@ -52,10 +54,6 @@ class QualityLayers(GeorsrAlgorithm):
     def tags(self) -> list[str]:
         """Words that find it."""
         return ["super-resolution", "uncertainty", "error", "quality", "trust", "consistency"]
-
-    def shortHelpString(self) -> str:
-        """Text beside the dialog."""
-        return self.tr(HELP)
 
     def initAlgorithm(self, config: Any = None) -> None:
         """Define parameters and outputs."""

@@ -56,6 +56,8 @@ for and against each pixel.</p>
 class SuperResolve(GeorsrAlgorithm):
     """``georsr sr`` as an algorithm."""
 
+    help_text = HELP
+
     def name(self) -> str:
         """Id, with the provider's in front."""
         return "superresolve"
@@ -71,10 +73,6 @@ class SuperResolve(GeorsrAlgorithm):
     def tags(self) -> list[str]:
         """Words that find it."""
         return ["super-resolution", "upscale", "enhance", "sharpen", "resample", "SeG-SR"]
-
-    def shortHelpString(self) -> str:
-        """Text beside the dialog."""
-        return self.tr(HELP)
 
     def initAlgorithm(self, config: Any = None) -> None:
         """Define parameters and outputs."""
