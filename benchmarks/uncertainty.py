@@ -70,7 +70,8 @@ def fit(name, root, limit):
         "deviation": round(a, 4),
         "gradient": round(b, 4),
         "floor": round(c, 4),
-        "fitted_on": f"UC Merced, {len(parts[0]) // len(kinds)} training images, " + " and ".join(kinds),
+        "fitted_on": f"UC Merced, {len(parts[0]) // len(kinds)} training images, "
+        + " and ".join(kinds),
     }
 
 

@@ -17,7 +17,7 @@ from georsr.raster.info import BandInfo
 from georsr.raster.quantise import replicate
 from georsr.raster.reader import RasterReader
 from georsr.tiling.plan import Tile
-from georsr.types import AnyArray, FloatArray, Window
+from georsr.types import AnyArray, BoolArray, FloatArray, Window
 
 UNCERTAINTY, DEVIATION, INCONSISTENCY, DETAIL = (
     "uncertainty",
@@ -145,7 +145,7 @@ class LayerStream(TileStream):
         low, high = (self.stretch.inverse(each) for each in corners)
         return np.float32((high - low).mean())
 
-    def _evidence(self, window: Window, strip: Strip) -> tuple[FloatArray, FloatArray, AnyArray]:
+    def _evidence(self, window: Window, strip: Strip) -> tuple[FloatArray, FloatArray, BoolArray]:
         """Inconsistency (h, w), detail (H, W), and validity in all bands (h, w)."""
         s, kernel = self.plan.scale, self.recipe.kernel
         whole = Window(0, 0, self.plan.height, self.plan.width)
@@ -167,7 +167,8 @@ class LayerStream(TileStream):
         inner = (slice(None), *coarse.slices)
         source, valid, _ = strip.cut(below)
         both = valid & low_good[inner]
-        return inconsistency(low[inner], source, both), detail[fine.slices], valid.all(0)
+        everywhere: BoolArray = np.asarray(valid.all(0))
+        return inconsistency(low[inner], source, both), detail[fine.slices], everywhere
 
 
 def spread(sounding: FloatArray) -> FloatArray:

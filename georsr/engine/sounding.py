@@ -6,6 +6,9 @@ the same question. Where the eight answers differ, the input did not decide the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -38,7 +41,9 @@ class Sounding:
     """
 
     def __init__(self, network: nn.Module, scale: int) -> None:
-        self.guided: nn.Module | None = network if guidance_count(network) else None
+        self.maps: Callable[[Tensor], Tensor] | None = None
+        if guidance_count(network):
+            self.maps = cast(Any, network).guidance_maps
         self.enlarge = Bicubic(scale)
 
     def __call__(self, forward: Forward, x: Tensor) -> Tensor:
@@ -66,8 +71,8 @@ class Sounding:
             mean.square().mean(1, keepdim=True),
             mean,
         ]
-        if self.guided is not None:
-            maps = self.guided.guidance_maps(x).float()
+        if self.maps is not None:
+            maps = self.maps(x).float()
             size = base.shape[2:]
             planes.append(F.interpolate(maps, size, mode="bilinear", align_corners=False))
         return torch.cat(planes, dim=1)

@@ -88,7 +88,9 @@ def _on_earth(
     try:
         with gdal_env():
             # GDAL cuts what crosses the antimeridian in two
-            geometry = rasterio.warp.transform_geom(crs, LONGITUDE_LATITUDE, ring, precision=8)
+            geometry = rasterio.warp.transform_geom(
+                crs, LONGITUDE_LATITUDE, ring, antimeridian_cutting=True, precision=8
+            )
     except (RasterioError, ValueError):
         return None, None
     if geometry["type"] == "Polygon":
