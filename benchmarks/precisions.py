@@ -1,7 +1,7 @@
-"""Tiles per second of a model by precision, with and without torch.compile, in one run.
+"""Tiles per second of a model by precision and runtime, with and without torch.compile, in one run.
 
     python benchmarks/precisions.py [--model NAME] [--device auto] [--batch N] [--tile N]
-                                    [--rounds 5] [--peak TFLOPS] [--image FILE]
+                                    [--rounds 5] [--peak TFLOPS] [--image FILE] [--onnx]
 
 Every way takes the same batches of random tiles through georsr's Inference, copies to and from the
 device included, one batch in flight where the device works by itself; ways take turns, and each
@@ -63,6 +63,24 @@ def image_tiles(path: Path, size: int) -> list[FloatArray]:
     return [image[:, r : r + size, c : c + size] for r, c in itertools.product(*steps)]
 
 
+def the_ways(
+    arguments: argparse.Namespace, model: Model, device: torch.device
+) -> dict[str, Inference]:
+    """Name -> what is timed."""
+    ways: dict[str, Inference] = {}
+    for precision, dtype in PRECISIONS.items():
+        if precision == "fp16" and device.type == "cpu":
+            continue
+        placement = Placement(device, dtype)
+        batch = choose_batch(placement, arguments.batch)
+        ways[precision] = Inference(model, placement, batch)
+        if not arguments.no_compile:
+            ways[f"{precision} compiled"] = Inference(model, placement, batch, compiled=True)
+    if arguments.onnx:
+        ways["onnx"] = Inference(model, place(backend="onnx"), batch)
+    return ways
+
+
 def main() -> None:
     """Run and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -75,20 +93,14 @@ def main() -> None:
     parser.add_argument("--peak", type=float)
     parser.add_argument("--image", type=Path)
     parser.add_argument("--no-compile", action="store_true")
+    parser.add_argument("--onnx", action="store_true", help="also ONNX Runtime, on the CPU")
     arguments = parser.parse_args()
     model = published_size() if arguments.model == "segsr-x4" else open_model(arguments.model)
     device = place(arguments.device).device
     size = arguments.tile or model.spec.tile
     gmacs = cost(model.network, model.spec.bands, size).gmacs
-    ways: dict[str, Inference] = {}
-    for precision, dtype in PRECISIONS.items():
-        if precision == "fp16" and device.type == "cpu":
-            continue
-        placement = Placement(device, dtype)
-        batch = choose_batch(placement, arguments.batch)
-        ways[precision] = Inference(model, placement, batch)
-        if not arguments.no_compile:
-            ways[f"{precision} compiled"] = Inference(model, placement, batch, compiled=True)
+    ways = the_ways(arguments, model, device)
+    batch = ways["fp32"].batch
     rng = np.random.default_rng(0)
     tiles = [rng.random((3, size, size), np.float32) for _ in range(batch)]
     for inference in ways.values():
