@@ -5,15 +5,19 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+from distributed import get_worker
 from torch import nn
 
 from georsr.config import SRConfig
 from georsr.engine.cluster_worker import software
 from georsr.engine.deviation import Deviation
 from georsr.engine.fingerprint import source_digest
+from georsr.engine.inference import Inference
 from georsr.engine.job import Job
 from georsr.engine.maker import make_stream
 from georsr.engine.resident import ModelReference, load, resident
@@ -108,12 +112,28 @@ class JobHand:
                     "of change differ); put it where all machines see the same"
                 )
 
+    def network(self) -> AbstractContextManager[Inference]:
+        """This process's network; workers of one machine take its GPUs in turn."""
+        config, count = self.config, torch.cuda.device_count()
+        name = _worker_name() if config.device == "cuda" else None
+        if isinstance(name, int) and count:
+            config = replace(config, device=f"cuda:{name % count}")
+        return resident(self.reference, config)
+
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_lock": None, "_ready": False}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._lock = threading.Lock()
+
+
+def _worker_name() -> object:
+    """Of the Dask worker this is: a number where `georsr.engine.cluster` started it."""
+    try:
+        return get_worker().name
+    except ValueError:  # it is none
+        return None
 
 
 class BlockHand(JobHand):
@@ -123,7 +143,7 @@ class BlockHand(JobHand):
         """From a window of the product, made of whole blocks of it."""
         part, size = self.job.part(window.coarser(self.job.plan.scale)), self.job.layout.blocksize
         encode, progress = BlockEncoder(self.job.layout), Stoppable(Silent(), stopped)
-        with ThreadPoolExecutor(encoders()) as pool, resident(self.reference, self.config) as net:
+        with ThreadPoolExecutor(encoders()) as pool, self.network() as net:
             stream = make_stream(part, net, progress, Clock())
             waiting = []
             for place, planes in stream.blocks():

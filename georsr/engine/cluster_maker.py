@@ -10,9 +10,10 @@ from georsr.device import Placement
 from georsr.engine.cluster import Cluster
 from georsr.engine.cluster_hand import BlockHand, MadeBlocks
 from georsr.engine.deviation import Deviation
+from georsr.engine.flight import AHEAD
 from georsr.engine.job import Job, memory_of
 from georsr.engine.maker import write_behind
-from georsr.engine.order import AHEAD, InOrder, Placed
+from georsr.engine.order import InOrder, Placed
 from georsr.engine.preflight import BASE_MEMORY, memory_limit
 from georsr.engine.resident import refer
 from georsr.engine.stream import Clock

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -22,6 +23,16 @@ ALONE_SECONDS = 60.0
 """How long a run goes on waiting once there is no worker left."""
 
 
+AHEAD = 2
+"""Pieces under way for each worker: the next one is there when one is done."""
+TOGETHER = 4
+"""Of so many workers one has to be done before pieces go out again: many in one message cost much
+less than each alone, and the others still have their next one."""
+
+Numbered = tuple[int, Any]
+"""A piece and its number."""
+
+
 class Flight(Protocol):
     """Pieces go out by number, and come back in any order."""
 
@@ -30,11 +41,17 @@ class Flight(Protocol):
     running: int
     """Pieces that went out and have not come back."""
 
-    def send(self, number: int, piece: Any) -> None:
-        """Have a piece done."""
+    def send(self, pieces: Sequence[Numbered]) -> None:
+        """Have pieces done."""
 
     def land(self) -> tuple[int, Any]:
         """Number and result of a piece that is done; waits for one."""
+
+
+def room(flight: Flight) -> int:
+    """How many pieces to send now: none, or as many as make it worth while."""
+    free = AHEAD * flight.machines - flight.running
+    return free if free >= max(1, flight.machines // TOGETHER) else 0
 
 
 class LocalFlight:
@@ -52,16 +69,16 @@ class LocalFlight:
 
     def __init__(self, hand: Hand, stopped: Callable[[], bool]) -> None:
         self._hand, self._stopped = hand, stopped
-        self._waiting: deque[tuple[int, Any]] = deque()
+        self._waiting = deque[Numbered]()
 
     @property
     def running(self) -> int:
         """Pieces that wait."""
         return len(self._waiting)
 
-    def send(self, number: int, piece: Any) -> None:
-        """Keep a piece in mind."""
-        self._waiting.append((number, piece))
+    def send(self, pieces: Sequence[Numbered]) -> None:
+        """Keep pieces in mind."""
+        self._waiting.extend(pieces)
 
     def land(self) -> tuple[int, Any]:
         """Do the next piece."""
@@ -103,9 +120,10 @@ class ClusterFlight:
         self._client, self._run, self._hand = client, run, hand
         self._resources = {GPU: 1} if gpu else None
         self._look, self._count = look, count
-        self._pieces: dict[Future, tuple[int, Any]] = {}
-        self._landed: deque[tuple[Future, Any]] = deque()
-        self._completed = as_completed(loop=client.loop, with_results=True, raise_errors=False)
+        self._pieces: dict[Future, Numbered] = {}
+        self._landed = deque[Numbered]()
+        self._completed = as_completed(loop=client.loop)
+        self._gatherer = ThreadPoolExecutor(1, "georsr-gather")
         self._checked = self._seen = time.monotonic()
         self.machines = max(1, count())
 
@@ -124,6 +142,7 @@ class ClusterFlight:
         trace: TracebackType | None,
     ) -> None:
         with suppress(Exception):  # the scheduler may be gone, and everything with it
+            self._gatherer.shutdown(wait=False, cancel_futures=True)
             if self._pieces:
                 self._client.cancel(list(self._pieces), force=True)
             self._client.unregister_worker_plugin(self._run)
@@ -131,20 +150,22 @@ class ClusterFlight:
     @property
     def running(self) -> int:
         """Pieces that went out and have not come back."""
-        return len(self._pieces)
+        return len(self._pieces) + len(self._landed)
 
-    def send(self, number: int, piece: Any) -> None:
-        """Submit a piece."""
-        future = self._client.submit(
+    def send(self, pieces: Sequence[Numbered]) -> None:
+        """Submit pieces, in one message."""
+        if not pieces:
+            return
+        futures = self._client.map(
             work,
-            self._run,
-            piece,
-            key=(self._run, number),
+            [self._run] * len(pieces),
+            [piece for _, piece in pieces],
+            key=[(self._run, number) for number, _ in pieces],
             pure=False,
             resources=self._resources,
         )
-        self._pieces[future] = number, piece
-        self._completed.add(future)
+        self._pieces.update(zip(futures, pieces, strict=True))
+        self._completed.update(futures)
 
     def land(self) -> tuple[int, Any]:
         """Number and result of a piece that is done; waits for one.
@@ -160,14 +181,30 @@ class ClusterFlight:
             with self._completed.thread_condition:
                 if not self._completed.has_ready():
                     self._completed.thread_condition.wait(POLL_SECONDS)
-            self._landed.extend(self._completed.next_batch(block=False))
+            self._fetch(self._completed.next_batch(block=False))
             self._check()
-        future, result = self._landed.popleft()
-        number, piece = self._pieces.pop(future)
-        if future.status != "finished":
-            raise _failure(piece, future.status, result)
-        future.release()
-        return number, result
+        return self._landed.popleft()
+
+    def _fetch(self, futures: list[Future]) -> None:
+        """Bring results here, all in one go."""
+        for future in futures:
+            if future.status in ("error", "cancelled"):
+                raise self._failure(future)
+        if not futures:
+            return
+        # results of a worker that has died meanwhile are made again: that can take its time
+        results = self._gatherer.submit(self._client.gather, futures)
+        while not results.done():
+            self._look()
+            self._check()
+            with suppress(TimeoutError):
+                results.exception(POLL_SECONDS)
+        if (error := results.exception()) is not None:
+            lost = isinstance(error, (CancelledError, OSError))
+            raise _lost() if lost else self._translated(error, self._pieces[futures[0]][1])
+        for future, result in zip(futures, results.result(), strict=True):
+            self._landed.append((self._pieces.pop(future)[0], result))
+            future.release()
 
     def _check(self) -> None:
         """See now and then whether there is still anybody to wait for."""
@@ -187,33 +224,35 @@ class ClusterFlight:
                 "start some and give the same command again"
             )
 
+    def _failure(self, future: Future) -> BaseException:
+        """What to raise for a piece that came back without a result."""
+        if future.status == "cancelled":
+            return _lost()
+        return self._translated(future.exception(), self._pieces[future][1])
+
+    def _translated(self, error: BaseException, piece: Any) -> BaseException:
+        if isinstance(error, GeorsrError):
+            return error
+        made: Exception = ResourceError(
+            f"{piece} of the product: a worker failed with {type(error).__name__}: "
+            f"{(str(error).splitlines() or [''])[0]}"
+        )
+        if isinstance(error, KilledWorker):
+            pieces = {(self._run, number): piece for number, piece in self._pieces.values()}
+            made = ResourceError(
+                f"{pieces.get(error.task, piece)} of the product: {error.allowed_failures + 1} "
+                "workers died one after the other while they worked on it (the last one was "
+                f"{_address(error.last_worker)}), most likely for lack of memory; give workers "
+                "more, or use a smaller --tile"
+            )
+        made.__cause__ = error
+        return made
+
 
 def _lost() -> ResourceError:
     return ResourceError(
         "the connection to Dask's scheduler is lost; give the same command again once it is back"
     )
-
-
-def _failure(piece: Any, status: str, result: Any) -> Exception:
-    """What to raise for a piece that came back without a result."""
-    error = result[1] if isinstance(result, tuple) else result
-    if isinstance(error, GeorsrError):
-        return error
-    if isinstance(error, KilledWorker):
-        made: Exception = ResourceError(
-            f"{piece} of the product: {error.allowed_failures + 1} workers died one after the "
-            f"other while they worked on it (the last one was {_address(error.last_worker)}), most "
-            "likely for lack of memory; give workers more, or use a smaller --tile"
-        )
-    elif status == "cancelled":
-        made = _lost()
-    else:
-        text = (str(error).splitlines() or [""])[0]
-        made = ResourceError(
-            f"{piece} of the product: a worker failed with {type(error).__name__}: {text}"
-        )
-    made.__cause__ = error
-    return made
 
 
 def _address(worker: Any) -> str:

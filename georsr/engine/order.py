@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING
 
-from georsr.engine.flight import Flight
+from georsr.engine.flight import AHEAD, Flight, room
 from georsr.tiling.order import block_order
 from georsr.tiling.supertiles import Grid
 from georsr.types import BoolArray
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
 Placed = tuple[int, int, "EncodedBlock"]
 """Block row, block column, and what stands there."""
-
-AHEAD = 2
-"""Super-tiles under way for each worker: the next one is there when one is done."""
 
 
 class InOrder:
@@ -58,6 +55,11 @@ class InOrder:
         self._unsent = (number for number in range(len(grid)) if self._missing(number))
         self._next = next(self._unsent, None)
 
+    @property
+    def _most(self) -> int:
+        """Super-tiles that may be under way or wait for their turn."""
+        return self._grid.columns + AHEAD * self._flight.machines
+
     def _missing(self, number: int) -> bool:
         """Whether a super-tile has a block that is wanted."""
         window, size = self._grid.window(number), self._size
@@ -82,15 +84,12 @@ class InOrder:
 
     def _send(self, needed: int) -> None:
         """Send what there is room for, and in any case what is waited for."""
-        flight = self._flight
-        ahead = AHEAD * flight.machines
-        most = self._grid.columns + ahead
-        while self._next is not None and (
-            self._next <= needed
-            or (flight.running < ahead and flight.running + len(self._held) < most)
-        ):
-            flight.send(self._next, self._grid.window(self._next))
+        free, pieces = room(self._flight), []
+        free = min(free, self._most - self._flight.running - len(self._held))
+        while self._next is not None and (self._next <= needed or len(pieces) < free):
+            pieces.append((self._next, self._grid.window(self._next)))
             self._next = next(self._unsent, None)
+        self._flight.send(pieces)
 
     def _land(self) -> None:
         number, made = self._flight.land()

@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,12 +18,12 @@ from georsr.config import SRConfig
 from georsr.engine.attempt import until_it_fits
 from georsr.engine.cluster_hand import JobHand
 from georsr.engine.deviation import Deviation
-from georsr.engine.flight import Flight, LocalFlight
+from georsr.engine.flight import Flight, LocalFlight, room
 from georsr.engine.job import Job, memory_of, plan_job
 from georsr.engine.maker import make_stream, write_behind
 from georsr.engine.parts_folder import LOCK, SCRATCH, FinishedPart, PartsFolder, file_digest
 from georsr.engine.preflight import BASE_MEMORY, check_memory, check_space
-from georsr.engine.resident import ModelReference, refer, resident
+from georsr.engine.resident import ModelReference, refer
 from georsr.engine.run import report_of
 from georsr.engine.stream import Clock
 from georsr.errors import OutputError, ResourceError, UsageError
@@ -42,9 +43,6 @@ if TYPE_CHECKING:
     from georsr.engine.cluster import Cluster
 
 log = logging.getLogger(__name__)
-
-AHEAD = 2
-"""Parts under way for each worker: the next one is there when one is done."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +121,7 @@ class PartHand(JobHand):
         job = self.job.alone(piece.window.coarser(self.job.plan.scale))
         progress = Stoppable(Silent(), stopped)
         writer = RasterWriter(path, job.layout, verify=job.config.verify, look=progress.look)
-        with resident(self.reference, self.config) as inference, writer:
+        with self.network() as inference, writer:
             stream = make_stream(job, inference, progress, Clock())
 
             def put(item: tuple[Window, AnyArray]) -> None:
@@ -215,11 +213,7 @@ class PartsAttempt:
         pieces, told = self._pieces(grid, store), self._progress()
         with self._flight() as flight:
             while True:
-                while flight.running < AHEAD * flight.machines:
-                    piece = next(pieces, None)
-                    if piece is None:
-                        break
-                    flight.send(piece.number, piece)
+                flight.send([(piece.number, piece) for piece in islice(pieces, room(flight))])
                 if not flight.running:
                     break
                 with self.clock.stage("network"):

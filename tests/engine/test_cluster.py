@@ -16,9 +16,9 @@ from georsr.engine import cluster as cluster_module
 from georsr.engine import cluster_hand, cluster_worker
 from georsr.engine.cluster import open_cluster
 from georsr.engine.cluster_hand import BlockHand
-from georsr.engine.cluster_maker import AHEAD, InOrder
-from georsr.engine.flight import LocalFlight
+from georsr.engine.flight import AHEAD, LocalFlight
 from georsr.engine.job import plan_job
+from georsr.engine.order import InOrder
 from georsr.engine.resident import refer
 from georsr.engine.stream import Clock
 from georsr.errors import InterruptedRunError, ResourceError, UsageError
@@ -27,6 +27,9 @@ from georsr.raster.reader import open_raster
 from georsr.tiling import supertiles
 from georsr.tiling.order import block_order
 from georsr.tiling.supertiles import Grid
+
+# two workers are threads of this process, which has one set of filters for warnings
+pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
 SMALL = {"blocksize": 32, "tile": 32, "halo": 2, "overlap": 4}
 
