@@ -19,6 +19,7 @@ from georsr.evaluation.seams import SeamReport, measure_seams
 from georsr.evaluation.shift import phase_shift
 from georsr.models.load import open_model
 from georsr.provenance import origin_of
+from georsr.raster.guide import find_guide
 from georsr.raster.reader import RasterReader, open_raster
 from georsr.training.data.degrade import Bicubic
 from georsr.types import AnyArray, Window
@@ -89,7 +90,7 @@ def measure_trust(
     """
     with open_raster(product) as sr:
         tags = dict(sr.info.tags.get("", {}))
-        bands = bidx or _told_bands(product, tags)
+        bands = bidx or _bands_of(source, sr, tags)
         with open_raster(source, bidx=bands) as lr:
             scale = scale_between(sr.info, lr.info)
             consistency = measure_consistency(sr, lr, Bicubic())
@@ -122,10 +123,18 @@ def measure_shift(sr: RasterReader, lr: RasterReader, scale: int) -> tuple[float
     return phase_shift(pictures[0], pictures[1], scale)
 
 
-def _told_bands(product: str, tags: Mapping[str, str]) -> tuple[int, ...] | None:
-    if "GEORSR_OPTIONS" not in tags:
-        return None
-    return SRConfig.from_json(origin_of(product, tags).options).bidx
+def _bands_of(
+    source: str, product: RasterReader, tags: Mapping[str, str]
+) -> tuple[int, ...] | None:
+    """Bands of the source that became the product's, in their order; None: all of them."""
+    if "GEORSR_OPTIONS" in tags:
+        told = SRConfig.from_json(origin_of(product.info.path, tags).options)
+        if told.bidx is not None and told.bands != "all":
+            return told.bidx
+    with open_raster(source) as reader:
+        if reader.info.count == product.info.count:
+            return None
+        return find_guide(reader.info).numbers
 
 
 def _seams(

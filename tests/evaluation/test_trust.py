@@ -111,3 +111,16 @@ def test_pictures_show_invalid_pixels_as_such(pair):
     assert picture.shape == (3, 40, 52)
     assert 0 < len(windows) <= 3
     assert enlarged(patch, 2).values.shape == (3, 32, 32)
+
+
+def test_bands_of_the_source_are_found_again(make_raster, texture, tmp_path):
+    def note(dataset):
+        dataset.descriptions = ("B02", "B03", "B04", "B08")
+
+    source = make_raster(texture(4, 32, 32, "uint16"), after=note)
+    out = str(tmp_path / "out.tif")
+    for options, bands in (({}, (3, 2, 1)), ({"bidx": (4, 3, 2)}, (4, 3, 2))):
+        georsr.super_resolve(source, out, "segsr-lite-x2", overwrite=True, **options)
+        report = measure_trust(source, out, seams=False)
+        assert report.bidx == bands
+        assert report.consistency.mean < 5000  # of other bands: 20000
