@@ -1,0 +1,147 @@
+"""Pieces come back whatever happens to workers, or one line says which does not."""
+
+import logging
+from itertools import count
+from types import SimpleNamespace
+
+import dask
+import pytest
+from distributed import Client, LocalCluster
+from killers import Killer
+
+from georsr.engine import flight as flight_module
+from georsr.engine.flight import AHEAD, ClusterFlight, room
+from georsr.errors import InputError, InterruptedRunError, ResourceError
+
+
+RUNS = count(1)
+
+
+class Hand:
+    def __init__(self, function=lambda piece: piece):
+        self.function = function
+
+    def ready(self, address):
+        pass
+
+    def __call__(self, piece, stopped):
+        return self.function(piece)
+
+
+def fly(client, hand, look=lambda: None, workers=1):
+    return ClusterFlight(
+        client, f"test-{next(RUNS)}", hand, gpu=False, look=look, count=lambda: workers
+    )
+
+
+@pytest.fixture(scope="module")
+def threads():
+    options = {"processes": False, "dashboard_address": "127.0.0.1:0", "silence_logs": 50}
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=2, **options) as local,
+        Client(local, set_as_default=False) as client,
+    ):
+        yield client
+
+
+def test_what_was_sent_comes_back_by_number(threads):
+    with fly(threads, Hand(lambda piece: piece**2)) as flight:
+        flight.send([(number, number + 1) for number in range(20)])
+        assert flight.running == 20
+        landed = dict(flight.land() for _ in range(20))
+        assert flight.running == 0
+    assert landed == {number: (number + 1) ** 2 for number in range(20)}
+
+
+@pytest.mark.parametrize("machines", [1, 2, 7, 100])
+def test_few_are_under_way_and_many_go_out_together(machines):
+    flight = SimpleNamespace(machines=machines, running=0)
+    sizes = []
+    for _ in range(10 * machines):
+        sizes.append(room(flight))
+        flight.running += sizes[-1]
+        assert 0 < flight.running <= AHEAD * machines
+        flight.running -= 1
+    assert sizes[0] == AHEAD * machines
+    assert all(size == 0 or size >= machines // 4 for size in sizes)
+    # every worker has something to do
+    assert flight.running + 1 >= machines
+
+
+def test_errors_keep_their_class_and_words(threads):
+    def fail(piece):
+        try:
+            raise OSError("what GDAL said")
+        except OSError as error:
+            raise InputError(f"piece {piece} cannot be read") from error
+
+    with fly(threads, Hand(fail)) as flight:
+        flight.send([(0, 7)])
+        with pytest.raises(InputError, match=r"^piece 7 cannot be read$"):
+            flight.land()
+
+
+def test_any_other_failure_names_the_piece(threads):
+    with fly(threads, Hand(lambda piece: 1 // 0)) as flight:
+        flight.send([(3, "rows 0:5, columns 2:3")])
+        with pytest.raises(
+            ResourceError,
+            match=r"^rows 0:5, columns 2:3 of the product: a worker failed with ZeroDivisionError",
+        ):
+            flight.land()
+
+
+def test_who_waits_can_be_called_away(threads):
+    import time
+
+    def look():
+        raise InterruptedRunError("interrupted")
+
+    with fly(threads, Hand(lambda piece: time.sleep(1)), look) as flight:
+        flight.send([(0, 0)])
+        with pytest.raises(InterruptedRunError):
+            flight.land()
+
+
+def test_a_run_without_workers_ends(threads, monkeypatch):
+    import time
+
+    monkeypatch.setattr(flight_module, "CHECK_SECONDS", 0.05)
+    monkeypatch.setattr(flight_module, "ALONE_SECONDS", 0.2)
+    with fly(threads, Hand(lambda piece: time.sleep(2)), workers=0) as flight:
+        flight.send([(0, 0)])
+        with pytest.raises(ResourceError, match="no workers any more"):
+            flight.land()
+
+
+@pytest.fixture(scope="module")
+def processes():
+    """Two worker processes that may die often."""
+    options = {"processes": True, "dashboard_address": "127.0.0.1:0", "memory_limit": 0}
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 1}),
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, silence_logs=logging.CRITICAL + 1, **options
+        ) as local,
+        Client(local, set_as_default=False) as client,
+    ):
+        yield client
+
+
+def land_all(flight):
+    return dict(flight.land() for _ in range(flight.running))
+
+
+def test_what_a_lost_worker_did_is_done_again(processes, tmp_path):
+    with fly(processes, Killer(3, tmp_path, always=False)) as flight:
+        flight.send([(number, number) for number in range(8)])
+        landed = dict(flight.land() for _ in range(8))
+    assert landed == {number: number * 10 for number in range(8)}
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_piece_that_kills_every_worker_ends_the_run_by_name(processes, tmp_path):
+    with fly(processes, Killer(5, tmp_path, always=True)) as flight:
+        flight.send([(number, number) for number in range(6)])
+        with pytest.raises(ResourceError, match=r"^5 of the product: 2 workers died one after"):
+            land_all(flight)
