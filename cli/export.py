@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from .options import verbosity_options
+from .options import BandList, verbosity_options
+
+if TYPE_CHECKING:
+    from georsr.models.spec import ModelSpec
+    from georsr.types import FloatArray
 
 
 @click.command("export", short_help="Write a model as an ONNX file.")
@@ -26,6 +31,14 @@ from .options import verbosity_options
     show_default=True,
     help="Metres per pixel of the images it is for: what Deepness proposes in QGIS.",
 )
+@click.option(
+    "--int8",
+    "scene",
+    metavar="RASTER",
+    help="Compute between features in 8 bits, in ranges learned from this raster: about twice as "
+    "fast on CPUs, for some hundredths of a decibel.",
+)
+@click.option("-b", "--bidx", type=BandList(), help="Bands of that raster, in the model's order.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT.onnx if it exists.")
 @verbosity_options
 def command(
@@ -34,6 +47,8 @@ def command(
     tile: int | None,
     dynamic: bool,
     ground: float,
+    scene: str | None,
+    bidx: tuple[int, ...] | None,
     overwrite: bool,
     quiet: bool,
 ) -> None:
@@ -47,6 +62,7 @@ def command(
     \b
     georsr export segsr-lite-x4 segsr-lite-x4.onnx
     georsr sr scene.tif out.tif --model segsr-lite-x4.onnx
+    georsr export segsr-lite-x4-sensor fast.onnx --int8 scene.tif
     """
     from georsr.errors import UsageError
     from georsr.models.load import open_model
@@ -59,10 +75,24 @@ def command(
     if not destination.parent.is_dir():
         raise UsageError(f"{destination.parent}: no such folder")
     opened = open_model(model)
-    worst = export_model(opened, destination, tile=tile, dynamic=dynamic, ground=ground)
+    examples = None if scene is None else _examples(scene, bidx, opened.spec, tile)
+    made = export_model(
+        opened, destination, tile=tile, dynamic=dynamic, ground=ground, examples=examples
+    )
     if not quiet:
+        bits = f"; in 8 bits like it to {made.fidelity:.1f} dB" if made.fidelity else ""
         click.echo(
             f"{destination}: {opened.spec.name}, x{opened.spec.scale}, differs from torch by "
-            f"{worst:.1g} at most",
+            f"{made.difference:.1g} at most{bits}",
             err=True,
         )
+
+
+def _examples(
+    scene: str, bidx: tuple[int, ...] | None, spec: ModelSpec, tile: int | None
+) -> list[FloatArray]:
+    from georsr.engine.exemplars import exemplars
+    from georsr.raster.reader import open_raster
+
+    with open_raster(scene, bidx=bidx) as reader:
+        return exemplars(reader, spec, tile)

@@ -10,12 +10,15 @@ from georsr.cli.main import invoke
 
 from georsr.config import SRConfig
 from georsr.device import place
+from georsr.engine.exemplars import exemplars
 from georsr.engine.inference import Inference, place_model
-from georsr.errors import ModelError, UsageError
+from georsr.errors import InputError, ModelError, UsageError
 from georsr.models.load import Model, build, open_model
+from georsr.models.onnx import export, quantise
 from georsr.models.onnx.export import difference, export_model, to_onnx
 from georsr.models.onnx.session import OnnxNetwork, onnxruntime
 from georsr.models.spec import ModelSpec
+from georsr.raster.reader import open_raster
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -42,17 +45,24 @@ def foreign_file(tmp_path_factory):
     return path
 
 
-def test_the_network_of_segsr_lite_answers_alike_at_any_size(tmp_path):
-    parameters = {"width": 8, "groups": 1, "blocks": 1, "tokens": 8, "tuning": 4}
+@pytest.fixture(scope="module")
+def lite():
+    """A small segsr-lite at x2 with random weights, and its ONNX file, which takes any size."""
+    parameters = {"width": 16, "groups": 1, "blocks": 1, "tokens": 8, "tuning": 4}
     torch.manual_seed(0)
-    spec = ModelSpec("lite-x2", "segsr-lite", 2, parameters=parameters, tile=32)
+    spec = ModelSpec("lite-x2", "segsr-lite", 2, parameters=parameters, tile=32, halo=2, overlap=4)
     network = build(spec)
     for weights in network.parameters():
-        torch.nn.init.normal_(weights, std=0.1)
-    lite_model = Model(spec, network, "0" * 64, "untrained")
+        torch.nn.init.normal_(weights, std=0.05)
+    data = to_onnx(network, spec, (1, 3, 32, 32), dynamic=True)
+    return Model(spec, network, "0" * 64, "untrained"), data
+
+
+def test_the_network_of_segsr_lite_answers_alike_at_any_size(lite, tmp_path, monkeypatch):
+    lite_model, data = lite
+    monkeypatch.setattr(export, "to_onnx", lambda *_, **__: data)
     path = tmp_path / "lite.onnx"
-    worst = export_model(lite_model, path, dynamic=True)
-    assert worst <= 1e-4
+    assert export_model(lite_model, path, dynamic=True).difference <= 1e-4
     exported = open_model(str(path))
     assert exported.spec == lite_model.spec
     assert exported.network.tile is None
@@ -165,8 +175,6 @@ def test_a_foreign_file_is_refused(foreign_file, tmp_path):
 
 
 def test_a_network_that_answers_differently_is_not_written(tmp_path, monkeypatch):
-    from georsr.models.onnx import export
-
     monkeypatch.setattr(export, "difference", lambda *_: float("nan"))
     with pytest.raises(ModelError, match="differs from torch by nan"):
         export_model(open_model("nearest-x2"), tmp_path / "out.onnx", tile=16)
@@ -207,3 +215,33 @@ def test_export_as_a_command(tmp_path, capsys):
     assert out.read_bytes() == written
     assert invoke(["export", "nearest-x2", str(tmp_path / "out.pt")]) == 2
     assert invoke(["export", "nearest-x2", str(tmp_path / "no" / "out.onnx")]) == 2
+
+
+def test_eight_bits_are_learned_from_a_raster(lite, make_raster, texture, tmp_path, monkeypatch):
+    model, data = lite
+    monkeypatch.setattr(export, "to_onnx", lambda *_, **__: data)
+    with open_raster(make_raster(texture(3, 90, 70))) as reader:
+        tiles = exemplars(reader, model.spec)
+    assert {tile.shape for tile in tiles} == {(3, 32, 32)}
+    path = tmp_path / "int8.onnx"
+    made = export_model(model, path, dynamic=True, examples=tiles)
+    assert 40 < made.fidelity < 120
+    assert path.read_bytes() != data
+    rough = open_model(str(path))
+    assert rough.spec == model.spec
+    assert difference(model.network, rough.network, (1, 3, 40, 24)) < 0.05
+    monkeypatch.setattr(quantise, "FLOOR", 1000.0)
+    with pytest.raises(ModelError, match=r"in 8 bits its answers are only .* dB"):
+        export_model(model, tmp_path / "worse.onnx", dynamic=True, examples=tiles)
+    assert [p.name for p in tmp_path.glob("*.onnx")] == ["int8.onnx"]
+
+
+def test_what_has_no_features_has_no_eight_bits(bicubic_file):
+    with pytest.raises(ModelError, match="no convolutions that 8 bits would make faster"):
+        quantise.to_int8(bicubic_file.read_bytes(), open_model("bicubic-x2").spec, [])
+
+
+def test_a_raster_without_a_valid_pixel_teaches_nothing(make_raster):
+    source = make_raster(np.zeros((3, 40, 40), "uint8"), nodata=0)
+    with open_raster(source) as reader, pytest.raises(InputError, match="no valid pixel"):
+        exemplars(reader, open_model("bicubic-x2").spec)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from georsr.errors import ModelError, OutputError, UsageError
 from georsr.models.load import Model
 from georsr.models.spec import METADATA_KEY, ModelSpec
+from georsr.types import FloatArray
 
 INPUT, OUTPUT = "image", "enlarged"
 """Names of the graph's input (N, C, h, w) and output (N, C, s * h, s * w)."""
@@ -24,9 +26,32 @@ TOLERANCE = 1e-4
 """Largest difference between the file's answer and torch's, for values in 0..1."""
 
 
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes
+    ----------
+    difference : float
+        The largest from torch, for values in 0..1, before anything was rounded to 8 bits.
+    fidelity : float or None
+        PSNR in dB of the 8-bit network's answers to those of torch, on the examples; None in
+        float32.
+    """
+
+    difference: float
+    fidelity: float | None = None
+
+
 def export_model(
-    model: Model, path: Path, *, tile: int | None = None, dynamic: bool = False, ground: float = 1.0
-) -> float:
+    model: Model,
+    path: Path,
+    *,
+    tile: int | None = None,
+    dynamic: bool = False,
+    ground: float = 1.0,
+    examples: Sequence[FloatArray] | None = None,
+) -> Exported:
     """Write a model as an ONNX file, compared with torch, atomically.
 
     Parameters
@@ -41,11 +66,8 @@ def export_model(
         Let it take any number of tiles of any size, instead of one of that size.
     ground
         Metres per pixel that QGIS proposes.
-
-    Returns
-    -------
-    float
-        The largest difference from torch, for values in 0..1.
+    examples
+        Tiles (C, tile, tile) in 0..1: quantise the network to 8 bits by what it makes of them.
 
     Raises
     ------
@@ -74,8 +96,30 @@ def export_model(
             f"model {spec.name}: its ONNX file differs from torch by {worst:.2g}, expected at most "
             f"{TOLERANCE:g}; nothing was written"
         )
+    likeness = None
+    if examples is not None:
+        data, likeness = _in_8_bits(model.network, data, spec, examples)
     _write(path, data)
-    return worst
+    return Exported(worst, likeness)
+
+
+def _in_8_bits(
+    network: nn.Module, data: bytes, spec: ModelSpec, examples: Sequence[FloatArray]
+) -> tuple[bytes, float]:
+    from georsr.models.onnx.quantise import FLOOR, fidelity, to_int8
+    from georsr.models.onnx.session import OnnxNetwork
+
+    lo, hi = spec.value_range
+    tiles = [tile * np.float32(hi - lo) + np.float32(lo) for tile in examples]
+    # figures measured in float32 are not this network's
+    rough = to_int8(data, replace(spec, quality={}), tiles)
+    likeness = fidelity(network, OnnxNetwork(rough, spec.name), tiles)
+    if likeness < FLOOR:
+        raise ModelError(
+            f"model {spec.name}: in 8 bits its answers are only {likeness:.1f} dB like those of "
+            f"float32, expected {FLOOR:g}; nothing was written"
+        )
+    return rough, likeness
 
 
 def to_onnx(
