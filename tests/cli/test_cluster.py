@@ -1,0 +1,92 @@
+"""``--workers`` with real processes: the same file, and nobody is left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from georsr.api import super_resolve
+
+SMALL = {"blocksize": 32, "tile": 32, "halo": 2, "overlap": 4}
+OPTIONS = ["-m", "bicubic-x2", *(w for name, n in SMALL.items() for w in (f"--{name}", str(n)))]
+
+
+@pytest.fixture
+def source(make_raster, texture):
+    return make_raster(texture(3, 260, 300))
+
+
+def start(*arguments):
+    command = [sys.executable, "-m", "georsr.cli", "sr", *map(str, arguments), *OPTIONS]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, start_new_session=True, **pipes)
+
+
+def of_session(number):
+    """Processes of a session that live."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = entry.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == number and fields[0] not in "ZX":
+            found.append(entry.parent.name)
+    return found
+
+
+@pytest.mark.slow
+def test_two_workers_write_the_file_of_a_serial_run(tmp_path, source):
+    one, many = tmp_path / "one.tif", tmp_path / "many.tif"
+    super_resolve(source, one, "bicubic-x2", **SMALL)
+    run = start(source, many, "--workers", "2")
+    out, err = run.communicate(timeout=240)
+    assert run.returncode == 0, err
+    assert out == ""
+    lines = [line for line in err.splitlines() if not line.startswith("Dashboard: http")]
+    assert len(lines) == 1
+    assert lines[0].startswith(f"{many}: 600 x 520 pixels")
+    assert many.read_bytes() == one.read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_sigterm_keeps_what_is_finished_and_ends_the_workers(tmp_path, source):
+    one, many = tmp_path / "one.tif", tmp_path / "many.tif"
+    super_resolve(source, one, "bicubic-x2", **SMALL)
+    run = start(source, many, "--workers", "1")
+    journal, until = tmp_path / ".many.tif.part.jsonl", time.monotonic() + 200
+    while not journal.exists() and time.monotonic() < until and run.poll() is None:
+        time.sleep(0.01)
+    assert len(of_session(run.pid)) > 1
+    os.kill(run.pid, signal.SIGTERM)
+    _, err = run.communicate(timeout=60)
+    assert run.returncode == 143, err
+    assert err.splitlines()[-1].startswith("Error: interrupted")
+    assert "Traceback" not in err
+    until = time.monotonic() + 20
+    while of_session(run.pid) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert of_session(run.pid) == []
+    assert not many.exists()
+    super_resolve(source, many, "bicubic-x2", **SMALL)
+    assert many.read_bytes() == one.read_bytes()
+
+
+def test_an_unreachable_scheduler_is_one_line(tmp_path, source, monkeypatch, capsys):
+    from georsr.cli.main import invoke
+
+    from georsr.engine import cluster
+
+    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 0.3)
+    address = "tcp://127.0.0.1:9"
+    assert invoke(["sr", source, str(tmp_path / "o.tif"), "--scheduler", address, *OPTIONS]) == 1
+    assert capsys.readouterr().err == (
+        f"Error: --scheduler {address}: does not answer within 0 s; is it running, and may this "
+        "machine reach it?\n"
+    )
+    assert invoke(["sr", source, str(tmp_path / "o.tif"), "--workers", "0"]) == 2
