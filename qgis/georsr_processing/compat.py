@@ -36,3 +36,4 @@ DOUBLE = first_of(
 POLYGONS = first_of("Qgis.ProcessingSourceType.VectorPolygon", "QgsProcessing.TypeVectorPolygon")
 ANY_FILE = first_of("Qgis.ProcessingFileParameterBehavior.File", "QgsProcessingParameterFile.File")
 CRITICAL = first_of("Qgis.MessageLevel.Critical", "Qgis.Critical")
+WKT2 = first_of("Qgis.CrsWktVariant.Wkt2_2019", "QgsCoordinateReferenceSystem.WKT2_2019")

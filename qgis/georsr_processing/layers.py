@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from qgis.core import (
-    QgsCoordinateReferenceSystem,
     QgsCoordinateTransform,
     QgsFeatureRequest,
     QgsProcessingException,
 )
 
-WGS84 = "EPSG:4326"
+from .compat import WKT2
+
 IN_MEMORY = ("/vsimem/", "MEM:::", "<VRTDataset", "<GDAL_WMS>")
 
 
@@ -34,22 +35,46 @@ def why_unreadable(layer: Any) -> str:
     return ""
 
 
-def source_of(layer: Any) -> str:
-    """What GDAL opens for a layer: QGIS appends its own options behind a bar.
+@dataclass(frozen=True)
+class RasterFile:
+    """What is to be known of a raster layer outside the thread that it belongs to.
 
-    Paths relative to the folder of QGIS, as ``qgis_process`` may be given, become absolute.
+    Attributes
+    ----------
+    name : str
+        Of the layer.
+    source : str
+        What GDAL opens.
+    crs : QgsCoordinateReferenceSystem
+        Of the layer: a project may give it another one than the file has.
+    own_crs : QgsCoordinateReferenceSystem
+        Of the file.
+    """
+
+    name: str
+    source: str
+    crs: Any
+    own_crs: Any
+
+    @property
+    def is_overridden(self) -> bool:
+        """Whether the project gives the layer another CRS than its file has."""
+        return bool(self.own_crs.isValid() and self.crs.isValid() and self.own_crs != self.crs)
+
+
+def raster_file(layer: Any) -> RasterFile:
+    """Describe a raster layer.
+
+    QGIS appends its own options to a source, behind a bar. Paths relative to the folder of QGIS, as
+    ``qgis_process`` may be given, become absolute.
     """
     text = str(layer.source()).split("|")[0]
-    return str(Path(text).absolute()) if Path(text).exists() else text
+    source = str(Path(text).absolute()) if Path(text).exists() else text
+    return RasterFile(layer.name(), source, layer.crs(), layer.dataProvider().crs())
 
 
-def file_crs(layer: Any) -> Any:
-    """CRS that the file itself carries: a project may give its layer another one."""
-    return layer.dataProvider().crs()
-
-
-def write_mask(source: Any, layer: Any, context: Any, path: Path) -> None:
-    """Write the polygons of a vector source as GeoJSON in the CRS of a raster layer's file.
+def write_mask(mask: Any, raster: RasterFile, context: Any, path: Path) -> None:
+    """Write the polygons of a vector source as GeoJSON in the CRS of a raster's file.
 
     Coordinates are those of the layer; the name is that of the file's CRS, which is the same
     unless the project corrects it.
@@ -59,10 +84,10 @@ def write_mask(source: Any, layer: Any, context: Any, path: Path) -> None:
     QgsProcessingException
         It holds no polygon, or they cannot be brought into the raster's CRS.
     """
-    crs = layer.crs() if layer.crs().isValid() else source.sourceCrs()
-    transform = QgsCoordinateTransform(source.sourceCrs(), crs, context.transformContext())
+    crs = raster.crs if raster.crs.isValid() else mask.sourceCrs()
+    transform = QgsCoordinateTransform(mask.sourceCrs(), crs, context.transformContext())
     features = []
-    for feature in source.getFeatures(QgsFeatureRequest().setSubsetOfAttributes([])):
+    for feature in mask.getFeatures(QgsFeatureRequest().setSubsetOfAttributes([])):
         geometry = feature.geometry()
         if geometry.isNull() or geometry.isEmpty():
             continue
@@ -70,30 +95,17 @@ def write_mask(source: Any, layer: Any, context: Any, path: Path) -> None:
         shape = json.loads(geometry.asJson(17))
         features.append({"type": "Feature", "properties": {}, "geometry": shape})
     if not features:
-        raise QgsProcessingException(f"mask layer '{source.sourceName()}' holds no polygon")
-    collection: dict[str, Any] = {"type": "FeatureCollection", "features": features}
-    own = file_crs(layer)
-    name = crs_name(own if own.isValid() else crs)
-    collection["crs"] = {"type": "name", "properties": {"name": name}}
+        raise QgsProcessingException(f"mask layer '{mask.sourceName()}' holds no polygon")
+    name = crs_name(raster.own_crs if raster.own_crs.isValid() else crs)
+    collection = {
+        "type": "FeatureCollection",
+        "crs": {"type": "name", "properties": {"name": name}},
+        "features": features,
+    }
     path.write_text(json.dumps(collection), encoding="utf-8")
 
 
 def crs_name(crs: Any) -> str:
     """EPSG code, or WKT where a CRS has none."""
     authority = str(crs.authid())
-    if authority.startswith("EPSG:"):
-        return authority
-    return str(crs.toWkt(wkt_variant()))
-
-
-def wkt_variant() -> Any:
-    """WKT 2, which names every CRS; the enumeration moved in QGIS 3.36."""
-    from .compat import first_of
-
-    return first_of("Qgis.CrsWktVariant.Wkt2_2019", "QgsCoordinateReferenceSystem.WKT2_2019")
-
-
-def is_overridden(layer: Any) -> bool:
-    """Whether the project gives the layer another CRS than its file does."""
-    own: QgsCoordinateReferenceSystem = file_crs(layer)
-    return bool(own.isValid() and layer.crs().isValid() and own != layer.crs())
+    return authority if authority.startswith("EPSG:") else str(crs.toWkt(WKT2))

@@ -12,7 +12,7 @@ from qgis.core import (
 )
 
 from .algorithm import GeorsrAlgorithm
-from .layers import source_of
+from .layers import raster_file
 
 INPUT = "INPUT"
 
@@ -60,7 +60,7 @@ class ModelInformation(GeorsrAlgorithm):
     def prepareAlgorithm(self, parameters: dict[str, Any], context: Any, feedback: Any) -> bool:
         """Read the layer, which is allowed in the main thread only."""
         layer = self.file_layer(parameters, INPUT, context)
-        self._source = "" if layer is None else source_of(layer)
+        self._source = "" if layer is None else raster_file(layer).source
         return True
 
     def processAlgorithm(

@@ -18,7 +18,7 @@ from qgis.core import (
 from .algorithm import MODEL_FILE, GeorsrAlgorithm
 from .command import layers_arguments
 from .compat import POLYGONS
-from .layers import source_of, write_mask
+from .layers import raster_file, write_mask
 
 INPUT, PRODUCT, MASK, OUTPUT = "INPUT", "PRODUCT", "MASK", "OUTPUT"
 
@@ -76,8 +76,8 @@ class QualityLayers(GeorsrAlgorithm):
             layer = self.file_layer(parameters, name, context)
             if layer is None:
                 raise QgsProcessingException(self.invalidRasterError(parameters, name))
-            found.append(layer.clone())  # a layer belongs to the thread that made it
-        self._source, self._product = found
+            found.append(raster_file(layer))
+        self._raster, self._product = found
         return True
 
     def processAlgorithm(
@@ -89,10 +89,10 @@ class QualityLayers(GeorsrAlgorithm):
         with tempfile.TemporaryDirectory(prefix="georsr-") as folder:
             file = Path(folder) / "mask.geojson"
             if mask is not None:
-                write_mask(mask, self._source, context, file)
+                write_mask(mask, self._raster, context, file)
             arguments = layers_arguments(
-                source_of(self._source),
-                source_of(self._product),
+                self._raster.source,
+                self._product.source,
                 output,
                 str(self.parameterAsFile(parameters, MODEL_FILE, context)),
                 None if mask is None else str(file),

@@ -25,7 +25,7 @@ from .algorithm import GeorsrAlgorithm, logged
 from .catalogue import CONSISTENCY
 from .command import Request, split_extra
 from .compat import DOUBLE, INTEGER, POLYGONS
-from .layers import is_overridden, source_of, why_unreadable, write_mask
+from .layers import raster_file, why_unreadable, write_mask
 
 INPUT, BANDS, EXTENT, MASK, OUTSIDE = "INPUT", "BANDS", "EXTENT", "MASK", "OUTSIDE"
 TILE, NODATA, COG, EXTRA, OUTPUT = "TILE", "NODATA", "COG", "EXTRA", "OUTPUT"
@@ -144,12 +144,12 @@ class SuperResolve(GeorsrAlgorithm):
         layer = self.file_layer(parameters, INPUT, context)  # batches have checked nothing
         if layer is None:
             raise QgsProcessingException(self.invalidRasterError(parameters, INPUT))
-        if is_overridden(layer):
+        self._raster = raster_file(layer)
+        if self._raster.is_overridden:
             feedback.pushWarning(
                 f"The project gives '{layer.name()}' another CRS than its file has; the product "
                 "has that of the file"
             )
-        self._layer = layer.clone()  # a layer belongs to the thread that made it
         self._box: tuple[float, float, float, float] | None = None
         if parameters.get(EXTENT) is not None:
             box = self.parameterAsExtent(parameters, EXTENT, context, layer.crs())
@@ -182,9 +182,9 @@ class SuperResolve(GeorsrAlgorithm):
     ) -> Request:
         mask = self.parameterAsSource(parameters, MASK, context)
         if mask is not None:
-            write_mask(mask, self._layer, context, folder / "mask.geojson")
+            write_mask(mask, self._raster, context, folder / "mask.geojson")
         return Request(
-            source=source_of(self._layer),
+            source=self._raster.source,
             output=output,
             model=self.model(parameters, context),
             bands=self.parameterAsInts(parameters, BANDS, context),

@@ -25,6 +25,7 @@ from qgis.core import (
 )
 
 SCENES = {}
+NAMES = ("extent", "mask", "empty", "odd", "corrected")
 
 
 def scene(function):
@@ -84,12 +85,32 @@ def areas(source, folder):
     feature.setGeometry(QgsGeometry.fromWkt(f"POLYGON(({text}))"))
     mask.dataProvider().addFeature(feature)
     empty = QgsVectorLayer("Polygon?crs=EPSG:32632", "nothing", "memory")
+    # no EPSG code; about 5 km off in the layer's CRS
+    odd = QgsCoordinateReferenceSystem()
+    odd.createFromProj("+proj=laea +lat_0=47.3 +lon_0=11.4 +ellps=GRS80 +units=m +no_defs")
+    far = QgsVectorLayer("Polygon", "elsewhere named", "memory")
+    far.setCrs(odd)
+    moved = QgsFeature()
+    shape = QgsGeometry(feature.geometry())
+    shape.transform(QgsCoordinateTransform(layer.crs(), odd, QgsProject.instance()))
+    moved.setGeometry(shape)
+    far.dataProvider().addFeature(moved)
+    corrected = QgsRasterLayer(source, "corrected")
+    corrected.setCrs(odd)
+    QgsProject.instance().addMapLayer(corrected)
+    own = QgsVectorLayer("Polygon", "drawn on the corrected layer", "memory")
+    own.setCrs(odd)
+    own.dataProvider().addFeature(feature)
     common = {"INPUT": layer, "MODEL": "bicubic-x2"}
-    outputs = {name: str(Path(folder) / f"{name}.tif") for name in ("extent", "mask", "empty")}
+    outputs = {name: str(Path(folder) / f"{name}.tif") for name in NAMES}
     return {
         "extent": run({**common, "EXTENT": extent, "OUTPUT": outputs["extent"]}),
         "mask": run({**common, "MASK": mask, "OUTPUT": outputs["mask"]}),
         "empty": run({**common, "MASK": empty, "OUTPUT": outputs["empty"]}),
+        "odd": run({**common, "MASK": far, "OUTPUT": outputs["odd"]}),
+        "corrected": run(
+            {**common, "INPUT": corrected, "MASK": own, "OUTPUT": outputs["corrected"]}
+        ),
     }
 
 

@@ -17,6 +17,7 @@ OLD = SimpleNamespace(
     QgsProcessingParameterNumber=SimpleNamespace(Integer="integer", Double="double"),
     QgsProcessing=SimpleNamespace(TypeVectorPolygon="polygons"),
     QgsProcessingParameterFile=SimpleNamespace(File="file"),
+    QgsCoordinateReferenceSystem=SimpleNamespace(WKT2_2019="wkt2"),
 )
 """QGIS 3.22: members of classes."""
 NEW = SimpleNamespace(
@@ -26,6 +27,7 @@ NEW = SimpleNamespace(
         ProcessingNumberParameterType=SimpleNamespace(Integer="integer", Double="double"),
         ProcessingSourceType=SimpleNamespace(VectorPolygon="polygons"),
         ProcessingFileParameterBehavior=SimpleNamespace(File="file"),
+        CrsWktVariant=SimpleNamespace(Wkt2_2019="wkt2"),
     )
 )
 """QGIS 4: scoped enumerations only."""
@@ -46,6 +48,7 @@ def test_enumerations_are_found(core, monkeypatch):
     module = compat(core, monkeypatch)
     assert module.ADVANCED == "advanced"
     assert (module.INTEGER, module.DOUBLE) == ("integer", "double")
+    assert module.WKT2 == "wkt2"
     assert (module.POLYGONS, module.ANY_FILE, module.CRITICAL) == ("polygons", "file", "critical")
     with pytest.raises(ImportError, match=r"none of Qgis\.Gone"):
         module.first_of("Qgis.Gone")
