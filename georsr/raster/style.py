@@ -47,17 +47,16 @@ def pseudocolour(top: float, unit: str, colours: Sequence[str]) -> str:
     """
     qgis = ET.Element("qgis", version="3.22.0", styleCategories="AllStyleCategories")
     pipe = ET.SubElement(qgis, "pipe")
-    limits = {"classificationMin": "0", "classificationMax": f"{top:.6g}"}
-    renderer = ET.SubElement(
-        pipe,
-        "rasterrenderer",
-        type="singlebandpseudocolor",
-        band="1",
-        opacity="1",
-        alphaBand="-1",
-        nodataColor="",
-        **limits,
-    )
+    shown = {
+        "type": "singlebandpseudocolor",
+        "band": "1",
+        "opacity": "1",
+        "alphaBand": "-1",
+        "nodataColor": "",
+        "classificationMin": "0",
+        "classificationMax": f"{top:.6g}",
+    }
+    renderer = ET.SubElement(pipe, "rasterrenderer", shown)
     ET.SubElement(renderer, "rasterTransparency")
     shader = ET.SubElement(renderer, "rastershader")
     ramp = ET.SubElement(

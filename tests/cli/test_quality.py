@@ -1,0 +1,46 @@
+"""Quality layers, STAC and their errors from the command line."""
+
+import json
+import sys
+
+import pytest
+import rasterio
+from georsr.cli.main import invoke
+
+
+@pytest.fixture
+def scene(make_raster, texture):
+    return make_raster(texture(3, 20, 24))
+
+
+def test_product_layers_and_item_in_one_command(scene, tmp_path, capsys):
+    out, layers, item = (str(tmp_path / name) for name in ("out.tif", "q.tif", "out.json"))
+    assert invoke(["sr", scene, out, "-s", "2", "--quality", layers, "--stac", item, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["quality"]["output"] == layers
+    assert told["quality"]["uncertainty"].startswith("expected absolute error, fitted to segsr")
+    assert json.loads((tmp_path / "out.json").read_text())["assets"]["quality"]["href"] == "./q.tif"
+    again = str(tmp_path / "again.tif")
+    assert invoke(["quality", "layers", scene, out, again]) == 0
+    assert "uncertainty" in capsys.readouterr().err
+    with rasterio.open(layers) as a, rasterio.open(again) as b:
+        assert a.checksum(1) == b.checksum(1)
+    assert invoke(["quality", "layers", scene, out, again]) == 2
+    error = capsys.readouterr().err
+    assert "overwrite" in error
+    assert len(error.splitlines()) == 1
+
+
+def test_a_dry_run_counts_the_layers(scene, tmp_path, capsys):
+    out, layers = str(tmp_path / "out.tif"), str(tmp_path / "q.tif")
+    assert invoke(["sr", scene, out, "-s", "2", "--quality", layers, "--dry-run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["output_bytes"] == 40 * 48 * (3 + 8 * 4)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.tif"]
+
+
+def test_without_pystac_the_way_to_it_is_named(scene, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pystac", None)
+    out = tmp_path / "out.tif"
+    assert invoke(["sr", scene, str(out), "--stac", str(tmp_path / "i.json")]) == 2
+    assert "pip install 'georsr[stac]'" in capsys.readouterr().err
+    assert not out.exists()
