@@ -94,7 +94,34 @@ def band_options(command: F) -> F:
         ),
         click.option("--nodata", type=float, help="Value of invalid source pixels."),
         click.option(
-            "-b", "--bidx", type=BandList(), help="Bands to use, in the model's order: 4,3,2."
+            "-b",
+            "--bidx",
+            type=BandList(),
+            help="Bands the network sees, in its order: 4,3,2. By default those that say they are "
+            "red, green and blue.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def other_band_options(command: F) -> F:
+    """``--bands`` and ``--band-mode``."""
+    for option in (
+        click.option(
+            "--band-mode",
+            type=click.Choice(["inject", "each", "bicubic"]),
+            default="inject",
+            show_default=True,
+            help="Bands the network does not see: add the detail of those it sees, give it each of "
+            "them by itself, or only enlarge them.",
+        ),
+        click.option(
+            "--bands",
+            type=click.Choice(["guide", "all"]),
+            default="guide",
+            show_default=True,
+            help="Bands of OUT: those the network sees, or all of IN.",
         ),
     ):
         command = option(command)

@@ -17,6 +17,7 @@ from .options import (
     consistency_options,
     make_progress,
     model_options,
+    other_band_options,
     progress_option,
     tile_options,
     tta_option,
@@ -30,6 +31,7 @@ from .signals import noted_signals
 @click.argument("destination", metavar="OUT")
 @model_options
 @band_options
+@other_band_options
 @area_options
 @click.option("-t", "--dtype", help="Data type of the output; the source's by default.")
 @click.option("--dst-nodata", help="Nodata value of the output, or 'none'.")

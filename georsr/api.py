@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from georsr.config import SRConfig
 from georsr.engine.array import run_array
+from georsr.engine.bands import arrange
 from georsr.engine.beside import run_layers
 from georsr.engine.estimate import Estimate, estimate
 from georsr.engine.maker import Maker, OneMachine
@@ -38,13 +39,22 @@ def _model(model: str | Model | None, scale: int | None) -> Model:
     return model if isinstance(model, Model) else open_model(model, scale)
 
 
-def _open(source: Path | Sequence[Path], config: SRConfig) -> RasterReader:
-    return open_sources(
+@contextmanager
+def _opened(
+    source: Path | Sequence[Path], model: Model, config: SRConfig
+) -> Iterator[tuple[RasterReader, Model]]:
+    """A source and a model that fit each other."""
+    reader = open_sources(
         source,
-        bidx=config.bidx,
+        bidx=None if config.bands == "all" and model.spec.bands else config.bidx,
         nodata=config.nodata,
         allow_drivers=config.allow_drivers or None,
     )
+    try:
+        reader, model = arrange(reader, model, config)
+        yield reader, model
+    finally:
+        reader.close()
 
 
 def super_resolve(
@@ -121,8 +131,7 @@ def super_resolve(
     if not journal.exists():  # else it may be the product of that run
         Lock(place.lock, destination).clean()
         check_destination(destination, [], overwrite=config.overwrite)
-    with _open(source, config) as reader:
-        opened = _model(model, scale)
+    with _opened(source, _model(model, scale), config) as (reader, opened):
         work = (reader, destination, opened, config, progress, stop)
         with _machines(opened, config, workers, scheduler) as cluster:
             if parts is not None:
@@ -179,7 +188,7 @@ def quality_layers(
     place = workplace(destination)
     if not place.journal.exists():
         Lock(place.lock, destination).clean()
-    with _open(source, config) as reader:
+    with _opened(source, opened, config) as (reader, opened):
         return run_layers(reader, product, destination, opened, config, progress, stop)
 
 
@@ -226,10 +235,10 @@ def plan_report(
         Where quality layers would go, if they were made, too.
     """
     config = SRConfig(**options)
-    with _open(source, config) as reader:
+    with _opened(source, _model(model, scale), config) as (reader, opened):
         where = None if destination is None else os.fspath(destination)
         layers = None if quality is None else os.fspath(quality)
-        return estimate(reader, where, _model(model, scale), config, layers)
+        return estimate(reader, where, opened, config, layers)
 
 
 def super_resolve_array(

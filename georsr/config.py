@@ -10,8 +10,14 @@ from typing import Any
 from georsr.errors import UsageError
 from georsr.kernels import parse_kernel
 
-BLENDS = ("feather", "crop")
-CONSISTENCY = ("auto", "on", "off")
+CHOICES = {
+    "blend": ("feather", "crop"),
+    "bands": ("guide", "all"),
+    "band_mode": ("inject", "each", "bicubic"),
+    "consistency": ("auto", "on", "off"),
+    "backend": ("auto", "torch", "onnx"),
+}
+"""Options that are one of a few words."""
 UNTOLD = (
     "allow_drivers",
     "backend",
@@ -29,7 +35,6 @@ UNTOLD = (
     "verify",
 )
 """Options about the machine, or the file: they are not part of how the pixels were made."""
-BACKENDS = ("auto", "torch", "onnx")
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,13 @@ class SRConfig:
     """
 
     bidx: tuple[int, ...] | None = None
-    """Bands to read, from 1, in the model's order; None takes all but an alpha band."""
+    """Bands the network sees, from 1, in the model's order; None takes those that say they are red,
+    green and blue, or the only ones there are."""
+    bands: str = "guide"
+    """``guide``: the product has the bands the network sees; ``all``: every band of the source."""
+    band_mode: str = "inject"
+    """What becomes of the others: ``inject`` adds the guide's detail, ``each`` gives them to the
+    network one by one, ``bicubic`` only enlarges them."""
     bbox: tuple[float, float, float, float] | None = None
     """West, south, east, north: only this part becomes the product."""
     bbox_crs: str | None = None
@@ -103,15 +114,16 @@ class SRConfig:
     """None: go on with an interrupted run of the same source, model and options, and leave what is
     finished if this one is interrupted. True: an error where there is none to go on with. False:
     neither."""
+    force: bool = False
+    """Work on what does not look like an image, too: classes, palettes, elevations."""
     allow_drivers: tuple[str, ...] = ()
     """Accept only these GDAL drivers; empty accepts all, but a VRT only under its own suffix."""
 
     def __post_init__(self) -> None:
-        if self.blend not in BLENDS:
-            raise UsageError(f"blend {self.blend!r}: expected {' or '.join(BLENDS)}")
-        self._check_consistency()
-        if self.backend not in BACKENDS:
-            raise UsageError(f"backend {self.backend!r}: expected {', '.join(BACKENDS)}")
+        for name, known in CHOICES.items():
+            if getattr(self, name) not in known:
+                raise UsageError(f"{name} {getattr(self, name)!r}: expected {' or '.join(known)}")
+        self._check_kernel()
         if self.blocksize < 16 or self.blocksize % 16:
             raise UsageError(f"blocksize {self.blocksize}: expected a multiple of 16")
         for name in ("tile", "batch", "jobs"):
@@ -127,9 +139,7 @@ class SRConfig:
             if value is not None and value < 0:
                 raise UsageError(f"{name} {value}: expected at least 0")
 
-    def _check_consistency(self) -> None:
-        if self.consistency not in CONSISTENCY:
-            raise UsageError(f"consistency {self.consistency!r}: expected {', '.join(CONSISTENCY)}")
+    def _check_kernel(self) -> None:
         if self.consistency_kernel is not None:
             if self.consistency == "off":
                 raise UsageError("consistency-kernel without consistency: give one of them")

@@ -418,7 +418,7 @@ def test_variables_that_are_no_bands_of_one_scene_are_refused(grid, texture, lit
         (lambda a: a.astype("int64"), {}, r"data type int64 is not supported.*astype"),
         (lambda a: a.astype(bool), {}, r"data type bool is not supported"),
         (lambda a: a.drop_vars("spatial_ref").assign_attrs(crs="?"), {}, r"cannot be read .*crs"),
-        (lambda a: a.isel(band=[0]), {}, r"takes 3 bands .*array has 1.*band_dim"),
+        (lambda a: a.isel(band=[0, 1]), {}, r"takes 3 bands .*array has 2.*band_dim"),
         (lambda a: a.rename(band="colour"), {}, r"array has 1: .*colour, y, x; .*band_dim"),
         (lambda a: a, {"nodata": 3.5}, r"nodata 3.5 cannot occur in data of type uint8"),
         (lambda a: a, {"dst_nodata": "300"}, r"nodata 300 does not fit data type uint8"),

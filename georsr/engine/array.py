@@ -8,6 +8,7 @@ import numpy as np
 
 from georsr.config import SRConfig
 from georsr.device import cpu_threads
+from georsr.engine.bands import arrange_array
 from georsr.engine.chunks import make_chunk, read_from
 from georsr.engine.ensemble import way_of_asking
 from georsr.engine.fitting import scene_kernel
@@ -66,6 +67,7 @@ def run_array(
         raise UsageError(f"array of {values.dtype}, expected a real dtype of at most 32 bits")
     values = values.astype(values.dtype.newbyteorder("="), copy=False)
     bands, height, width = values.shape
+    model = arrange_array(model, bands, config)
     check_count(bands, model.spec)
     good = np.isfinite(values)
     if valid is not None:

@@ -13,6 +13,7 @@ import xarray as xr
 
 from georsr.config import SRConfig
 from georsr.engine.array import check_count, run_scenes
+from georsr.engine.bands import arrange_array
 from georsr.engine.consistency import asked_kernel
 from georsr.engine.lazy import Source, super_resolve_lazily
 from georsr.errors import GeoreferenceWarning, UsageError
@@ -26,12 +27,13 @@ from georsr.raster.layout import product_nodata
 Chunks = int | Mapping[Any, int] | None
 
 _OPTIONS = (
-    "batch", "blend", "blocksize", "compile", "consistency", "consistency_kernel", "device",
-    "dst_nodata", "dtype", "halo", "jobs", "nodata", "overlap", "precision", "stretch", "tile",
+    "band_mode", "bands", "batch", "blend", "blocksize", "compile", "consistency",
+    "consistency_kernel", "device", "dst_nodata", "dtype", "halo", "jobs", "nodata", "overlap",
+    "precision", "stretch", "tile", "tta",
 )  # fmt: skip
 """Options that mean something for arrays; the others are about files."""
 _INSTEAD = {
-    "bidx": "select bands with da.sel(band=[...])",
+    "bidx": "select bands with da.sel(band=[...]); or name the guide of bands='all'",
     "bbox": "cut the product with rio.clip_box; lazy pixels outside are not computed",
     "aoi": "cut the product with rio.clip",
 }
@@ -77,7 +79,10 @@ class Request:
         count = 1 if info.band is None else array.sizes[info.band]
         check_count(
             count,
-            self.model.spec,
+            # axes that nobody called bands may yet be bands: not so many grey scenes
+            self.model.spec
+            if info.band is None and array.ndim > 2
+            else arrange_array(self.model, count, self.config).spec,
             f": {info.name} has the dimensions {', '.join(map(str, array.dims))}; select bands "
             f"with da.sel({self.band}=[...]), or name their dimension with band_dim=...",
         )
@@ -145,7 +150,8 @@ def make_request(
         Options that mean nothing for arrays, no such model.
     """
     config = SRConfig(**options)
-    if foreign := [name for name in options if name not in _OPTIONS]:
+    known = (*_OPTIONS, "bidx") if config.bands == "all" else _OPTIONS
+    if foreign := [name for name in options if name not in known]:
         instead = _INSTEAD.get(foreign[0], "write the product with rio.to_raster")
         raise UsageError(f"option {foreign[0]} is for files, not for arrays: {instead}")
     if config.dtype is not None and config.dtype not in SUPPORTED:

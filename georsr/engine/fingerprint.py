@@ -79,7 +79,7 @@ def _runtime(placement: Placement) -> str:
 def source_digest(reader: RasterReader) -> str:
     """Of what the source is: its header, and its files or, on a network, some of its pixels."""
     info = reader.info
-    digest = hashlib.sha256(repr(replace(info, path="", files=())).encode())
+    digest = hashlib.sha256(repr(replace(info, path="", files=(), notes=())).encode())
     remote = not info.files
     for name in info.files:
         # one file, however its name is spelled here or in another folder

@@ -8,6 +8,7 @@ that leaves the least unexplained is the scene's.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from georsr.engine.consistency import asked_kernel, known_kernel
 from georsr.engine.inference import Inference
 from georsr.kernels import Kernel
 from georsr.models.load import Model
+from georsr.models.multiband import MultiBand
 from georsr.models.projection import project
 from georsr.raster.fill import fill_invalid
 from georsr.raster.reader import Patch
@@ -61,21 +63,25 @@ def fit_kernel(patches: Sequence[Patch], stretch: Stretch, model: Model) -> Kern
     Parameters
     ----------
     patches
-        Of `probe_windows`, in the model's bands; those that are mostly valid count.
+        Of `probe_windows`, with the model's bands; those that are mostly valid count.
     stretch
         Of the scene.
     model
         One that knows several kernels. It is asked on the CPU in float32, wherever it runs later,
         so that the answer does not depend on that.
     """
+    network, guide = model.network, slice(None)
+    if isinstance(network, MultiBand):
+        model = replace(model, spec=network.spec, network=network.network)
+        guide = list(network.guide)
     inference = Inference(model, place("cpu", "fp32"), 1)
     unexplained = np.zeros(len(CANDIDATES))
     usable = [patch for patch in patches if patch.valid.mean() > 0.5][:PROBES]
     for patch in usable:
         filled = fill_invalid(patch.values.astype(np.float32), patch.valid)
-        seen, _ = stretch.split(stretch.forward(filled))
+        seen, _ = stretch.split(stretch.forward(filled)[guide])
         output = torch.from_numpy(inference([seen], ["a probe"])[0])[None]
-        counted = patch.valid.copy()
+        counted = np.array(patch.valid[guide])
         if min(counted.shape[1:]) > 4 * REACH:
             counted[:, :REACH] = counted[:, -REACH:] = False
             counted[:, :, :REACH] = counted[:, :, -REACH:] = False

@@ -18,7 +18,9 @@ from georsr.engine.ensemble import Ask, once
 from georsr.errors import ModelError, ResourceError, UsageError
 from georsr.kernels import Kernel
 from georsr.models.load import Model
+from georsr.models.multiband import MultiBand
 from georsr.models.onnx.session import OnnxNetwork, as_onnx
+from georsr.models.spec import ModelSpec
 from georsr.types import FloatArray
 
 log = logging.getLogger(__name__)
@@ -150,7 +152,7 @@ class Inference:
         # The model stays where and what it is: its owner may use it again, elsewhere.
         network = model.network
         if placement.backend == "onnx":
-            network = as_onnx(network, model.spec)
+            network = _onnx_of(network, model.spec)
         if placement.device.type != "cpu":
             network = copy.deepcopy(network)
         # channels_last is what makes plain convolutions fast, on CPU and on tensor cores.
@@ -296,6 +298,14 @@ class Inference:
             y, finite = y.cpu().contiguous(), finite.cpu()
             residual = None if residual is None else residual.cpu()
         return Batch(y, finite, names, self.spec.name, done, residual)
+
+
+def _onnx_of(network: nn.Module, spec: ModelSpec) -> nn.Module:
+    """The network run by ONNX Runtime; of one with guide bands only what sees those."""
+    if isinstance(network, MultiBand):
+        inner = as_onnx(network.network, network.spec)
+        return MultiBand(inner, network.spec, network.guide, network.mode)
+    return as_onnx(network, spec)
 
 
 def _to_pinned(device_tensor: Tensor) -> Tensor:

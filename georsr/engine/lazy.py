@@ -21,6 +21,7 @@ from dask.highlevelgraph import HighLevelGraph
 
 from georsr.config import SRConfig
 from georsr.engine.array import ArrayForm
+from georsr.engine.bands import arrange_array
 from georsr.engine.consistency import asked_kernel, known_kernel
 from georsr.engine.fitting import probe_windows
 from georsr.engine.preflight import plan_of
@@ -154,6 +155,7 @@ def super_resolve_lazily(
     UsageError
         Options, tiles or sides that cannot be; a model that exists in memory only.
     """
+    model = arrange_array(model, source.bands, config)
     plan = plan_of(*source.size, model.spec, config)
     dtype = np.dtype(config.dtype or source.array.dtype.name)
     form = ArrayForm(dtype.name, source.bands, config.blocksize, nodata)

@@ -14,10 +14,12 @@ import torch
 
 from georsr.config import SRConfig
 from georsr.device import Placement, cpu_threads
+from georsr.engine.bands import with_bands
 from georsr.engine.ensemble import way_of_asking
 from georsr.engine.inference import Inference, choose_batch, place_model
 from georsr.errors import GeorsrError, ModelError, UsageError
 from georsr.models.load import Model, open_model
+from georsr.models.multiband import MultiBand
 from georsr.models.zoo import COMPUTED, bundled
 
 _TURN = threading.Lock()
@@ -31,6 +33,10 @@ class ModelReference:
     name: str
     """Built-in name, or path."""
     sha256: str
+    guide: tuple[int, ...] | None = None
+    """Positions of the bands it sees, where there are others."""
+    mode: str = "inject"
+    """What becomes of those."""
 
 
 def refer(model: Model) -> ModelReference:
@@ -47,7 +53,9 @@ def refer(model: Model) -> ModelReference:
         name = path.stem  # other machines have it elsewhere
     elif model.source not in COMPUTED and path.is_file():
         name = str(path.absolute())
-    reference = ModelReference(name, model.sha256)
+    network = model.network
+    bands = (network.guide, network.mode) if isinstance(network, MultiBand) else ()
+    reference = ModelReference(name, model.sha256, *bands)
     try:
         load(reference)
     except GeorsrError as error:
@@ -73,6 +81,8 @@ def load(reference: ModelReference) -> Model:
             f"model {reference.name}: has checksum {model.sha256[:12]} here, expected "
             f"{reference.sha256[:12]}; give all workers the same file and georsr"
         )
+    if reference.guide is not None:
+        return with_bands(model, reference.guide, reference.mode)
     return model
 
 

@@ -121,4 +121,5 @@ def report_of(job: Job, written: Written, clock: Clock, found: int, tally: Tally
         bytes=written.bytes,
         checksum=written.checksum,
         consistency=consistency,
+        warnings=job.reader.info.notes,
     )

@@ -73,6 +73,8 @@ class RasterInfo:
         Decimation factors of the overviews.
     files : tuple of str
         Every file GDAL reads for this raster (sidecars, sources of a VRT).
+    notes : tuple of str
+        What was assumed about it, a line each.
     """
 
     path: str
@@ -95,6 +97,7 @@ class RasterInfo:
     block_shape: tuple[int, int]
     overviews: tuple[int, ...]
     files: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def count(self) -> int:

@@ -192,6 +192,10 @@ class MosaicReader(RasterReader):
         super().__init__(mosaic.name, bidx, nodata)
         self._remote = any(is_remote(piece.info.path) for piece in mosaic.pieces)
 
+    def selecting(self, bidx: tuple[int, ...]) -> MosaicReader:
+        """Another reader of the same mosaic, of other bands."""
+        return MosaicReader(self.mosaic, bidx, self._options[2])
+
     def _open_dataset(self) -> Any:
         document = virtual_document(self.mosaic)
         self._memory = MemoryFile(document.encode(), ext=".vrt")

@@ -257,6 +257,11 @@ class RasterReader:
     ) -> None:
         self.close()
 
+    def selecting(self, bidx: tuple[int, ...]) -> RasterReader:
+        """Another reader of the same raster, of other bands."""
+        path, _, nodata, allow_drivers = self._options
+        return RasterReader(path, bidx, nodata, allow_drivers)
+
     def reopened(self) -> Self:
         """The same raster in a reader of its own, described as it is now and here.
 

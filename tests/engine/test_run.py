@@ -448,8 +448,8 @@ def test_report_says_what_happened(lite_model, make_raster, texture, tmp_path):
 
 
 def test_wrong_band_counts_name_the_bands(lite_model, make_raster, texture, tmp_path):
-    source = make_raster(texture(4, 20, 20), photometric="minisblack")
-    with pytest.raises(UsageError, match=r"takes 3 bands \(red, green, blue\), got 4; .*--bidx"):
+    source = make_raster(texture(5, 20, 20), photometric="minisblack")
+    with pytest.raises(UsageError, match=r"which of its 5 bands are red, green and blue: .*--bidx"):
         super_resolve(source, tmp_path / "o.tif", lite_model)
     super_resolve(source, tmp_path / "o.tif", lite_model, bidx=(4, 3, 2))
     assert read(tmp_path / "o.tif").shape == (3, 40, 40)

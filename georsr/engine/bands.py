@@ -1,0 +1,129 @@
+"""Bands: what of a raster the network sees, and what becomes of the rest."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+from georsr.config import SRConfig
+from georsr.errors import UsageError
+from georsr.models.load import Model
+from georsr.models.multiband import MultiBand
+from georsr.raster.guide import Guide, find_guide
+from georsr.raster.info import RasterInfo
+from georsr.raster.reader import RasterReader
+
+log = logging.getLogger(__name__)
+
+
+def with_bands(model: Model, guide: tuple[int, ...], mode: str) -> Model:
+    """A model for any number of bands, of which ``guide`` (positions) are those it was made for."""
+    if model.spec.bands == 0 or isinstance(model.network, MultiBand):
+        return model
+    network = MultiBand(model.network, model.spec, guide, mode)
+    return replace(model, spec=replace(model.spec, bands=0, band_names=()), network=network.eval())
+
+
+def arrange(reader: RasterReader, model: Model, config: SRConfig) -> tuple[RasterReader, Model]:
+    """Fit a raster and a model to each other, as the options say.
+
+    A raster of one band is given to a model as grey. Of one with more bands than the model takes,
+    ``bands="guide"`` takes the guide alone, and ``bands="all"`` all of them, the other ones by
+    ``band_mode``.
+
+    Parameters
+    ----------
+    reader
+        Opened with ``config.bidx`` for the guide alone, with every band for all.
+    model, config
+        What is run, and how.
+
+    Returns
+    -------
+    reader, model
+        The reader may be another one, of other bands; the one given is then closed.
+
+    Raises
+    ------
+    UsageError
+        The guide cannot be found, or is none.
+    """
+    spec, info = model.spec, reader.info
+    if spec.bands == 0 or isinstance(model.network, MultiBand):
+        return reader, model
+    if info.count == 1:
+        return reader, with_bands(model, (0,) * spec.bands, "each")
+    if spec.bands != 3:
+        return reader, model
+    if config.bands == "all":
+        guide = _guide_of_all(info, config)
+        positions = tuple(info.bidx.index(number) for number in guide.numbers)
+        return noted(reader, guide), with_bands(model, positions, config.band_mode)
+    if config.bidx is not None:
+        return reader, model
+    guide = find_guide(info)
+    if guide.numbers == info.bidx:
+        return noted(reader, guide), model
+    if info.count == spec.bands:  # all of them, in another order
+        positions = tuple(info.bidx.index(number) for number in guide.numbers)
+        return noted(reader, guide), with_bands(model, positions, config.band_mode)
+    log.info("%s: red, green and blue are bands %s", info.path, guide.numbers)
+    selected = reader.selecting(guide.numbers)
+    reader.close()
+    return noted(selected, guide), model
+
+
+def _guide_of_all(info: RasterInfo, config: SRConfig) -> Guide:
+    if config.bidx is not None:
+        missing = [number for number in config.bidx if number not in info.bidx]
+        if missing:
+            raise UsageError(
+                f"{info.path}: there is no band {missing[0]} to guide; available: "
+                f"{', '.join(info.band_labels())}"
+            )
+        if len(config.bidx) != 3:
+            raise UsageError(
+                f"{info.path}: --bidx with --bands all names the guide: expected three bands "
+                f"(red, green, blue), got {len(config.bidx)}"
+            )
+        return Guide(config.bidx)
+    if config.band_mode == "each":
+        try:
+            return find_guide(info)
+        except UsageError:
+            return Guide((info.bidx[0],) * 3)
+    return find_guide(info)
+
+
+def noted(reader: RasterReader, guide: Guide) -> RasterReader:
+    """Say what was assumed: now, and in the report."""
+    if guide.note:
+        reader.info = replace(reader.info, notes=(*reader.info.notes, guide.note))
+        log.warning("%s", guide.note)
+    return reader
+
+
+def arrange_array(model: Model, count: int, config: SRConfig) -> Model:
+    """The model for an array of ``count`` bands, of which ``config.bidx`` are the guide.
+
+    Raises
+    ------
+    UsageError
+        All bands are wanted and the guide is not named.
+    """
+    spec = model.spec
+    if spec.bands == 0 or isinstance(model.network, MultiBand):
+        return model
+    if count == 1:
+        return with_bands(model, (0,) * spec.bands, "each")
+    if config.bands != "all" or spec.bands != 3:
+        return model
+    guide = config.bidx or ((1, 2, 3) if count == 3 else None)
+    if guide is None and config.band_mode == "each":
+        guide = (1, 1, 1)
+    if guide is None or len(guide) != 3 or not all(1 <= number <= count for number in guide):
+        raise UsageError(
+            f"array of {count} bands: name the three that guide the others, counted from 1: "
+            "bidx=(red, green, blue)"
+        )
+    return with_bands(model, tuple(number - 1 for number in guide), config.band_mode)
