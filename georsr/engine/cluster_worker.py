@@ -25,7 +25,7 @@ class Hand(Protocol):
     def ready(self, address: str) -> None:
         """Raise if this worker cannot do its share; slow the first time only."""
 
-    def __call__(self, piece: Any, stopped: Callable[[], bool]) -> Any:
+    def __call__(self, piece: Any, stopped: Callable[[], bool], /) -> Any:
         """Do one piece; ``stopped`` says when nobody wants it any more."""
 
 
@@ -57,7 +57,7 @@ def work(run: str, piece: Any) -> Any:
         This worker does not fit, or the piece cannot be done.
     """
     worker = get_worker()
-    plugin = worker.plugins[run]
+    plugin: Any = worker.plugins[run]
     try:
         plugin.hand.ready(worker.address)
         return plugin.hand(piece, lambda: plugin.stopped)

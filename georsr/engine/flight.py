@@ -38,8 +38,10 @@ class Flight(Protocol):
 
     machines: int
     """How many pieces can be done at once."""
-    running: int
-    """Pieces that went out and have not come back."""
+
+    @property
+    def running(self) -> int:
+        """Pieces that went out and have not come back."""
 
     def send(self, pieces: Sequence[Numbered]) -> None:
         """Have pieces done."""
@@ -120,7 +122,7 @@ class ClusterFlight:
         self._client, self._run, self._hand = client, run, hand
         self._resources = {GPU: 1} if gpu else None
         self._look, self._count = look, count
-        self._pieces: dict[Future, Numbered] = {}
+        self._pieces: dict[Future[Any], Numbered] = {}
         self._landed = deque[Numbered]()
         self._completed = as_completed(loop=client.loop)
         self._gatherer = ThreadPoolExecutor(1, "georsr-gather")
@@ -185,7 +187,7 @@ class ClusterFlight:
             self._check()
         return self._landed.popleft()
 
-    def _fetch(self, futures: list[Future]) -> None:
+    def _fetch(self, futures: list[Future[Any]]) -> None:
         """Bring results here, all in one go."""
         for future in futures:
             if future.status in ("error", "cancelled"):
@@ -224,7 +226,7 @@ class ClusterFlight:
                 "start some and give the same command again"
             )
 
-    def _failure(self, future: Future) -> BaseException:
+    def _failure(self, future: Future[Any]) -> BaseException:
         """What to raise for a piece that came back without a result."""
         if future.status == "cancelled":
             return _lost()
@@ -238,7 +240,7 @@ class ClusterFlight:
             f"{(str(error).splitlines() or [''])[0]}"
         )
         if isinstance(error, KilledWorker):
-            pieces = {(self._run, number): piece for number, piece in self._pieces.values()}
+            pieces: dict[Any, Any] = {(self._run, n): piece for n, piece in self._pieces.values()}
             made = ResourceError(
                 f"{pieces.get(error.task, piece)} of the product: {error.allowed_failures + 1} "
                 "workers died one after the other while they worked on it (the last one was "

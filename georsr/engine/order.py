@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING
 
-from georsr.engine.flight import AHEAD, Flight, room
+from georsr.engine.flight import AHEAD, Flight, Numbered, room
 from georsr.tiling.order import block_order
 from georsr.tiling.supertiles import Grid
 from georsr.types import BoolArray
@@ -84,8 +84,8 @@ class InOrder:
 
     def _send(self, needed: int) -> None:
         """Send what there is room for, and in any case what is waited for."""
-        free, pieces = room(self._flight), []
-        free = min(free, self._most - self._flight.running - len(self._held))
+        pieces: list[Numbered] = []
+        free = min(room(self._flight), self._most - self._flight.running - len(self._held))
         while self._next is not None and (self._next <= needed or len(pieces) < free):
             pieces.append((self._next, self._grid.window(self._next)))
             self._next = next(self._unsent, None)

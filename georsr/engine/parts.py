@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import secrets
 import zlib
-from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -31,11 +31,11 @@ from georsr.models.load import Model
 from georsr.progress import ByArea, Progress, Silent, Stoppable
 from georsr.provenance import RunReport
 from georsr.raster.assembly import publish_assembly
-from georsr.raster.destination import check_destination, is_virtual
+from georsr.raster.destination import check_destination, is_virtual, sync_path
 from georsr.raster.reader import RasterReader
 from georsr.raster.records import Written
 from georsr.raster.verify import block_checksum
-from georsr.raster.writer import RasterWriter, sync_path
+from georsr.raster.writer import RasterWriter
 from georsr.tiling.supertiles import Grid, part_grid
 from georsr.types import AnyArray, Window
 
@@ -230,14 +230,17 @@ class PartsAttempt:
         plan = self.job.plan
         return ByArea(self.progress, len(plan), plan.out_height * plan.out_width)
 
-    def _flight(self) -> AbstractContextManager[Flight]:
+    @contextmanager
+    def _flight(self) -> Iterator[Flight]:
         reference = refer(self.job.model)
         folder = self.folder.absolute()
         if self.cluster is not None:
             hand = PartHand(self.job, reference, self.cluster.config, folder)
-            return self.cluster.flight(hand, self.progress.look)
-        hand = PartHand(self.job, reference, self.job.config, folder)
-        return nullcontext(LocalFlight(hand, self.progress.stopped))
+            with self.cluster.flight(hand, self.progress.look) as flight:
+                yield flight
+        else:
+            hand = PartHand(self.job, reference, self.job.config, folder)
+            yield LocalFlight(hand, self.progress.stopped)
 
     def _publish(self, grid: Grid, store: PartsFolder) -> Written:
         job = self.job

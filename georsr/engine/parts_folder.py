@@ -211,10 +211,10 @@ class PartsFolder:
         indexed = self._indexed()
         self._remove_parts(but=None if indexed is None else indexed | self._names)
         fresh = self.path / (JOURNAL + ".new")
-        entries = [{"part": asdict(part)} for part in self.finished.values()]
+        noted: list[Mapping[str, Any]] = [{"part": asdict(p)} for p in self.finished.values()]
         if self.published:
-            entries.append({"published": True})
-        fresh.write_bytes(b"".join(map(line, [self._head(), *entries])))
+            noted.append({"published": True})
+        fresh.write_bytes(b"".join(map(line, [self._head(), *noted])))
         fresh.replace(self.path / JOURNAL)
         self._file = (self.path / JOURNAL).open("ab", buffering=0)
 
@@ -253,7 +253,9 @@ class PartsFolder:
 
     def _remove_parts(self, but: set[str] | None) -> None:
         """Remove parts; none where there may be others of use."""
-        for path in self.path.iterdir() if but is not None else ():
+        if but is None:
+            return
+        for path in self.path.iterdir():
             if _PART.fullmatch(path.name) and path.name not in but:
                 path.unlink(missing_ok=True)
 

@@ -10,13 +10,12 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 from rasterio.errors import RasterioError
 
 from georsr.errors import OutputError
-from georsr.raster.destination import is_full, local_path, sidecars
+from georsr.raster.destination import is_full, local_path, sidecars, sync_path
 from georsr.raster.env import own_warnings
 from georsr.raster.info import BandInfo
 from georsr.raster.layout import ProductLayout
 from georsr.raster.verify import verify_product
 from georsr.raster.virtual import add_band, add_source, add_tags, begin_document
-from georsr.raster.writer import sync_path
 from georsr.types import Window
 
 Parts = Sequence[tuple[Path, Window]]
@@ -39,7 +38,8 @@ def assembly_document(layout: ProductLayout, parts: Parts, folder: Path) -> str:
     root = begin_document(layout.width, layout.height, crs, layout.transform)
     _add_points(root, layout)
     for space, tags in layout.tags.items():
-        add_tags(root, tags | ({} if space else {"AREA_OR_POINT": layout.area_or_point}), space)
+        registered = {} if space else {"AREA_OR_POINT": layout.area_or_point}
+        add_tags(root, {**tags, **registered}, space)
     if "" not in layout.tags:
         add_tags(root, {"AREA_OR_POINT": layout.area_or_point})
     if layout.rpcs is not None:

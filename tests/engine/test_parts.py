@@ -78,7 +78,8 @@ def differences(one, other):
                 "mask_flag_enums",
             )
         }
-        said["tags"] = a.tags(), b.tags()
+        usual = {"AREA_OR_POINT": "Area"}
+        said["tags"] = (sorted((usual | d.tags()).items()) for d in (a, b))
         said["band tags"] = a.tags(2), b.tags(2)
         found = [name for name, (x, y) in said.items() if repr(x) != repr(y)]
         found += ["pixels"] * (not np.array_equal(a.read(), b.read(), equal_nan=True))
