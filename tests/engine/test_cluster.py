@@ -272,6 +272,24 @@ def test_graphs_carry_no_network_and_nothing_stays_on_workers(tmp_path, source, 
         assert not client.run_on_scheduler(lambda dask_scheduler: list(dask_scheduler.tasks))
 
 
+def test_workers_that_offer_a_gpu_are_asked_for_it(tmp_path, source, monkeypatch):
+    submitted = []
+    take = Client.map
+
+    def watched(self, *arguments, **options):
+        submitted.append(options["resources"])
+        return take(self, *arguments, **options)
+
+    monkeypatch.setattr(Client, "map", watched)
+    options = {"processes": False, "protocol": "tcp", "dashboard_address": "127.0.0.1:0"}
+    with LocalCluster(
+        n_workers=1, threads_per_worker=2, resources={"GPU": 1}, silence_logs=50, **options
+    ) as local:
+        both(tmp_path, source, "bicubic-x2", local.scheduler_address)
+    assert submitted
+    assert all(resources == {"GPU": 1} for resources in submitted)
+
+
 def test_local_workers_share_the_processors(monkeypatch):
     monkeypatch.setattr(cluster_module, "processors", lambda: 8)
     model = open_model("bicubic", 2)
