@@ -14,6 +14,7 @@ FORBIDDEN = {
     "models": {"rasterio", "georsr.raster", "georsr.engine", "georsr.training"},
     "raster": {"torch", "georsr.models", "georsr.engine", "georsr.training", "georsr.tiling"},
     "engine": {"georsr.training", "georsr.evaluation", "georsr.api"},
+    "qgis": {"torch", "rasterio", "numpy", "georsr.raster", "georsr.models", "georsr.engine"},
     "training": {"rasterio", "georsr.raster", "georsr.engine"},
     "training/data": {"torch", "lightning", "georsr.models", "georsr.engine"},
 }

@@ -17,3 +17,5 @@ other program is to be run; a test of georsr compares it with the models there a
 WEIGHTS = "Weights (*.safetensors *.pth *.onnx);;All files (*)"
 DEVICES = ("auto", "cpu", "cuda", "mps")
 CONSISTENCY = ("auto", "on", "off")
+BANDS = ("guide", "all")
+BAND_MODES = ("inject", "each", "bicubic")

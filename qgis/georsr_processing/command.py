@@ -42,6 +42,10 @@ class Request:
         The mean of eight orientations.
     quality : str or None
         Quality layers to write as well.
+    product_bands : str
+        ``guide``: the bands the network sees; ``all``.
+    band_mode : str
+        How the other ones are made: ``inject``, ``each`` or ``bicubic``.
     extra : str
         More options, quoted as in a shell.
     """
@@ -60,12 +64,13 @@ class Request:
     consistency: str = "auto"
     tta: bool = False
     quality: str | None = None
+    product_bands: str = "guide"
+    band_mode: str = "inject"
     extra: str = ""
 
     def arguments(self) -> list[str]:
         """Arguments of ``georsr`` for this request."""
         words = ["sr", *ALWAYS, f"--model={self.model}", f"--device={self.device}"]
-        words.append(f"--consistency={self.consistency}")
         given = {
             "--bidx": ",".join(map(str, self.bands)) or None,
             "--bbox": None if self.box is None else ",".join(map(repr, self.box)),
@@ -73,6 +78,9 @@ class Request:
             "--tile": self.tile,
             "--nodata": self.nodata,
             "--quality": self.quality,
+            "--consistency": self._unusual("consistency"),
+            "--bands": self._unusual("product_bands"),
+            "--band-mode": self._unusual("band_mode"),
         }
         words += [f"{name}={value}" for name, value in given.items() if value is not None]
         flags = {
@@ -82,6 +90,11 @@ class Request:
         }
         words += [name for name, wanted in flags.items() if wanted]
         return [*words, *split_extra(self.extra), "--", self.source, self.output]
+
+    def _unusual(self, name: str) -> str | None:
+        """Value of a field, None where it is the default."""
+        value = getattr(self, name)
+        return None if value == getattr(type(self), name) else str(value)
 
 
 def layers_arguments(

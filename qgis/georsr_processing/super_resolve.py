@@ -21,8 +21,8 @@ from qgis.core import (
     QgsProcessingParameterString,
 )
 
+from . import catalogue
 from .algorithm import GeorsrAlgorithm, logged
-from .catalogue import CONSISTENCY
 from .command import Request, split_extra
 from .compat import DOUBLE, INTEGER, POLYGONS
 from .layers import raster_file, why_unreadable, write_mask
@@ -30,6 +30,7 @@ from .layers import raster_file, why_unreadable, write_mask
 INPUT, BANDS, EXTENT, MASK, OUTSIDE = "INPUT", "BANDS", "EXTENT", "MASK", "OUTSIDE"
 TILE, NODATA, COG, EXTRA, OUTPUT = "TILE", "NODATA", "COG", "EXTRA", "OUTPUT"
 KEEP, TTA, QUALITY = "CONSISTENCY", "TTA", "QUALITY"
+WANTED, MODE = "PRODUCT_BANDS", "BAND_MODE"
 
 HELP = """<p>Writes the raster at 2x or 4x its resolution, with its georeferencing, data type,
 radiometry, nodata and band names kept. The file appears when it is complete and verified.</p>
@@ -37,7 +38,10 @@ radiometry, nodata and band names kept. The file appears when it is complete and
 <h3>Input raster</h3><p>Any file GDAL reads. Layers of web services (WMS, WMTS, XYZ) and layers in
 memory are to be saved as GeoTIFF first.</p>
 <h3>Bands</h3><p>Red, green and blue, in that order, for the networks; for Sentinel-2 stacks that is
-often 4, 3, 2. Empty takes the raster's own. The bicubic models take any bands.</p>
+often 4, 3, 2. Empty takes those that say they are red, green and blue. The bicubic models take any
+bands.</p>
+<h3>Bands of the product</h3><p><i>guide</i>: those the network sees. <i>all</i>: the others too,
+with the detail of those the network sees added (<i>inject</i>), or made in another way.</p>
 <h3>Model</h3><p>The <i>sensor</i> models are for scenes as sensors record them; those without that
 word are for images that were reduced; <i>bicubic</i> invents nothing.</p>
 <h3>Extent, mask layer</h3><p>Only this part, or what these polygons cover; pixels outside the
@@ -81,12 +85,14 @@ class SuperResolve(GeorsrAlgorithm):
         self.addParameter(
             QgsProcessingParameterBand(
                 BANDS,
-                self.tr("Bands, in the model's order"),
+                self.tr("Bands the network sees, in the model's order"),
                 parentLayerParameterName=INPUT,
                 optional=True,
                 allowMultiple=True,
             )
         )
+        wanted = self.tr("Bands of the product: those, or all")
+        self.add_choice(WANTED, wanted, catalogue.BANDS)
         self.addParameter(QgsProcessingParameterExtent(EXTENT, self.tr("Extent"), optional=True))
         self.addParameter(
             QgsProcessingParameterFeatureSource(
@@ -116,7 +122,9 @@ class SuperResolve(GeorsrAlgorithm):
         )
         self.add_device()
         keep = self.tr("Make the product, shrunk again, give the input back")
-        self.add_choice(KEEP, keep, CONSISTENCY, advanced=True)
+        self.add_choice(KEEP, keep, catalogue.CONSISTENCY, advanced=True)
+        mode = self.tr("How bands the network does not see are made")
+        self.add_choice(MODE, mode, catalogue.BAND_MODES, advanced=True)
         tta = self.tr("Mean of eight orientations (8 times the time, a little better)")
         self.add_advanced(QgsProcessingParameterBoolean(TTA, tta, defaultValue=False))
         nodata = self.tr("Nodata value of the input, if it does not say so itself")
@@ -198,6 +206,8 @@ class SuperResolve(GeorsrAlgorithm):
             consistency=self.parameterAsEnumString(parameters, KEEP, context),
             tta=self.parameterAsBool(parameters, TTA, context),
             quality=quality or None,
+            product_bands=self.parameterAsEnumString(parameters, WANTED, context),
+            band_mode=self.parameterAsEnumString(parameters, MODE, context),
             extra=self.parameterAsString(parameters, EXTRA, context),
         )
 

@@ -30,6 +30,8 @@ def test_everything_a_dialog_offers_is_understood():
             consistency="on",
             tta=True,
             quality="/a b/q.tif",
+            product_bands="all",
+            band_mode="each",
             extra="--co DESCRIPTION='Berlin North' --dtype uint16",
         )
     )
@@ -43,6 +45,7 @@ def test_everything_a_dialog_offers_is_understood():
     assert (values["tile"], values["device"], values["nodata"]) == (64, "cpu", -9999.0)
     assert values["cog"]
     assert (values["consistency"], values["tta"]) == ("on", True)
+    assert (values["bands"], values["band_mode"]) == ("all", "each")
     assert values["quality"] == "/a b/q.tif"
     assert values["creation_options"] == (("DESCRIPTION", "Berlin North"),)
     assert values["dtype"] == "uint16"
