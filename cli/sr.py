@@ -39,7 +39,7 @@ from .signals import noted_signals
     "--stretch",
     default="auto",
     show_default=True,
-    metavar="auto|dtype|LO,HI|percentile[:P,Q]",
+    metavar="auto|dtype|LO,HI|percentile[:P,Q]|reflectance[:LO,HI]",
     help="Source values that the network sees as 0 and 1.",
 )
 @consistency_options
@@ -89,6 +89,11 @@ from .signals import noted_signals
     default=None,
     help="Go on with an interrupted run, or fail; neither go on nor leave anything. By default a "
     "run that is interrupted leaves what is finished beside OUT, and the same command goes on.",
+)
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Work on what does not look like an image, too: classes, palettes, elevations.",
 )
 @click.option("--max-pixels", type=int, help="Refuse sources that declare more pixels.")
 @click.option(

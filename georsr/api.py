@@ -49,6 +49,7 @@ def _opened(
         bidx=None if config.bands == "all" and model.spec.bands else config.bidx,
         nodata=config.nodata,
         allow_drivers=config.allow_drivers or None,
+        force=config.force,
     )
     try:
         reader, model = arrange(reader, model, config)

@@ -62,7 +62,8 @@ class SRConfig:
     aoi_mask: bool = True
     """Make pixels outside the polygons invalid; otherwise only their extent counts."""
     stretch: str = "auto"
-    """``auto``, ``dtype``, ``LO,HI`` or ``percentile[:P,Q]``: what maps to 0..1."""
+    """``auto``, ``dtype``, ``LO,HI``, ``percentile[:P,Q]`` or ``reflectance[:LO,HI]``: what maps to
+    0..1."""
     consistency: str = "auto"
     """``on``: the product, shrunk, gives its source back; ``auto``: where the model says by which
     kernel it was made to."""

@@ -24,8 +24,10 @@ from georsr.engine.preflight import (
 )
 from georsr.kernels import Kernel
 from georsr.models.load import Model
+from georsr.models.zoo import COMPUTED_ARCHITECTURES
 from georsr.provenance import product_tags
 from georsr.raster.aoi import Area, find_area
+from georsr.raster.content import check_content
 from georsr.raster.destination import workplace
 from georsr.raster.env import is_remote
 from georsr.raster.georef import crop
@@ -223,6 +225,8 @@ def plan_job(
     part = info if area is None else crop(info, area.window)
     check_size(part, config)
     check_bands(info, model.spec)
+    if not config.force and model.spec.architecture not in COMPUTED_ARCHITECTURES:
+        check_content(info, model.spec.name)
     placement = placement or place_model(model, config)
     stretch = choose_stretch(reader, config.stretch)
     kernel = scene_kernel(reader.read, info.height, info.width, stretch, model, config)

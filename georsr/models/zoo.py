@@ -79,6 +79,10 @@ COMPUTED: dict[str, ModelSpec] = {
 """Models without weights."""
 
 
+COMPUTED_ARCHITECTURES = frozenset(spec.architecture for spec in COMPUTED.values())
+"""Fixed kernels, which suit any numbers."""
+
+
 def weights_folder() -> Path:
     """Folder of the weights that ship with georsr."""
     return Path(str(resources.files("georsr.models.weights")))

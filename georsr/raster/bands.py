@@ -65,11 +65,12 @@ def select_bands(
     return numbers, alpha, alpha in wanted
 
 
-def common_dtype(dataset: Any, path: str, numbers: Sequence[int]) -> str:
+def common_dtype(dataset: Any, path: str, numbers: Sequence[int], *, force: bool = False) -> str:
     """Type that holds every value of the selected bands exactly; refuse what is not continuous.
 
     Mixed types are promoted as numpy does (uint8 with uint16 gives uint16, uint16 with int16
-    gives int32), as long as the result is one of `SUPPORTED`.
+    gives int32), as long as the result is one of `SUPPORTED`. ``force`` takes indices of a palette
+    and bit masks for what they are not.
     """
     colors = color_names(dataset)
     for number in numbers:
@@ -85,15 +86,19 @@ def common_dtype(dataset: Any, path: str, numbers: Sequence[int]) -> str:
                 f"{where} has data type {dtype}, which is not supported "
                 f"(supported: {', '.join(SUPPORTED)}); {remedy}"
             )
+        if force:
+            continue
         if dataset.tags(number, ns="IMAGE_STRUCTURE").get("NBITS") == "1":
             raise UsageError(
                 f"{where} holds 1 bit per pixel (NBITS=1): super-resolving a bit mask has no "
-                "meaning; convert it first, for example with `gdal_translate -co NBITS=8`"
+                "meaning; convert it first, for example with `gdal_translate -co NBITS=8`, or "
+                "insist with --force"
             )
         if colors[number - 1] == "palette":
             raise UsageError(
                 f"{where} has a colour palette: its values are indices, not brightness; "
-                "expand it first, for example with `gdal_translate -expand rgb`"
+                "expand it first, for example with `gdal_translate -expand rgb`, or insist with "
+                "--force"
             )
     dtypes = sorted({dataset.dtypes[number - 1] for number in numbers})
     result = np.result_type(*(np.dtype(name) for name in dtypes)).name

@@ -36,7 +36,12 @@ _OWN_TAGS = (
 
 
 def describe(
-    dataset: Any, path: str, bidx: Sequence[int] | None, nodata: float | None
+    dataset: Any,
+    path: str,
+    bidx: Sequence[int] | None,
+    nodata: float | None,
+    *,
+    force: bool = False,
 ) -> RasterInfo:
     """Read everything that will be carried to the product, and refuse what cannot be worked on.
 
@@ -47,7 +52,7 @@ def describe(
     """
     with own_warnings():
         numbers, alpha, carried = select_bands(dataset, path, bidx)
-        dtype = common_dtype(dataset, path, numbers)
+        dtype = common_dtype(dataset, path, numbers, force=force)
         gcps, gcps_crs = dataset.gcps
         colors = color_names(dataset)
         bands = tuple(_band(dataset, path, number, colors, nodata) for number in numbers)

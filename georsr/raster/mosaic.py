@@ -234,6 +234,7 @@ def open_sources(
     bidx: Sequence[int] | None = None,
     nodata: float | None = None,
     allow_drivers: Sequence[str] | None = None,
+    force: bool = False,
 ) -> RasterReader:
     """Open one raster, or several as a mosaic.
 
@@ -241,7 +242,7 @@ def open_sources(
     ----------
     sources : path or sequence of paths
         Rasters, folders of rasters, or ``@FILE`` for a text file that names one on each line.
-    bidx, nodata, allow_drivers
+    bidx, nodata, allow_drivers, force
         As for `open_raster`.
 
     Raises
@@ -256,7 +257,9 @@ def open_sources(
     if not paths:
         raise UsageError("no source is given")
     if len(paths) == 1:
-        return open_raster(paths[0], bidx=bidx, nodata=nodata, allow_drivers=allow_drivers)
+        return open_raster(
+            paths[0], bidx=bidx, nodata=nodata, allow_drivers=allow_drivers, force=force
+        )
     infos = []
     for path in paths:
         with gdal_env(remote=is_remote(path)), open_source(path, allow_drivers) as dataset:

@@ -73,8 +73,9 @@ class RasterReader:
         bidx: tuple[int, ...] | None = None,
         nodata: float | None = None,
         allow_drivers: tuple[str, ...] | None = None,
+        force: bool = False,
     ) -> None:
-        self._options = (path, bidx, nodata, allow_drivers)
+        self._options = (path, bidx, nodata, allow_drivers, force)
         self._remote = is_remote(path)
         self._dataset: Any = None
         self._mask_bands: tuple[int, ...] = ()
@@ -103,8 +104,8 @@ class RasterReader:
         return open_source(self._options[0], self._options[3])
 
     def _describe(self, dataset: Any) -> RasterInfo:
-        path, bidx, nodata, _ = self._options
-        return describe(dataset, path, bidx, nodata)
+        path, bidx, nodata, _, force = self._options
+        return describe(dataset, path, bidx, nodata, force=force)
 
     def _opened(self) -> Any:
         if self._dataset is None:
@@ -259,8 +260,8 @@ class RasterReader:
 
     def selecting(self, bidx: tuple[int, ...]) -> RasterReader:
         """Another reader of the same raster, of other bands."""
-        path, _, nodata, allow_drivers = self._options
-        return RasterReader(path, bidx, nodata, allow_drivers)
+        path, _, *others = self._options
+        return RasterReader(path, bidx, *others)
 
     def reopened(self) -> Self:
         """The same raster in a reader of its own, described as it is now and here.
@@ -288,6 +289,7 @@ def open_raster(
     bidx: Sequence[int] | None = None,
     nodata: float | None = None,
     allow_drivers: Sequence[str] | None = None,
+    force: bool = False,
 ) -> RasterReader:
     """Open a raster for reading.
 
@@ -302,6 +304,8 @@ def open_raster(
         Overrides what the file says; NaN is possible for floats.
     allow_drivers : sequence of str, optional
         Only these GDAL drivers. By default all, but a VRT must be called ``.vrt``.
+    force : bool
+        Take indices of a palette, and bit masks, for what they are not.
 
     Returns
     -------
@@ -325,6 +329,7 @@ def open_raster(
         None if bidx is None else tuple(bidx),
         nodata,
         None if allow_drivers is None else tuple(allow_drivers),
+        force,
     )
     info = reader.info
     located = info.crs is not None and info.transform is not None

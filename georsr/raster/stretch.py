@@ -13,6 +13,7 @@ import numpy as np
 from georsr.errors import UsageError
 from georsr.raster.info import RasterInfo
 from georsr.raster.reader import Sample
+from georsr.raster.reflectance import reflectance_limits
 from georsr.types import AnyArray, BoolArray, FloatArray
 
 AUTO_PERCENTILES = (0.5, 99.5)
@@ -39,7 +40,7 @@ class Stretch:
         File values that become 0 and 1, one per band; ``hi >= lo``. A band with ``hi == lo`` is
         only shifted.
     kind : str
-        How they were found: "dtype", "fixed" or "percentile".
+        How they were found: "dtype", "fixed", "percentile" or "reflectance".
     """
 
     lo: tuple[float, ...]
@@ -128,6 +129,8 @@ def choose_stretch(reader: Sampler, mode: str = "auto") -> Stretch:
         - ``auto``: 0..255 for uint8, otherwise percentiles 0.5 and 99.5 of the valid pixels;
         - ``dtype``: the whole range of an integer type, 0..1 for floats;
         - ``LO,HI``: fixed, for all bands, or ``LO,HI;LO,HI;...`` one pair per band;
+        - ``reflectance`` or ``reflectance:LO,HI``: 0 to 0.3, or this range, of what scales and
+          offsets of the file, or its sensor, make of its values;
         - ``percentile`` or ``percentile:LOW,HIGH``: percentiles of the valid pixels, per band.
 
     Returns
@@ -142,6 +145,8 @@ def choose_stretch(reader: Sampler, mode: str = "auto") -> Stretch:
         ``mode`` is none of these.
     """
     info = reader.info
+    if mode.partition(":")[0] == "reflectance":
+        return Stretch(*reflectance_limits(info, mode), "reflectance")
     found = known_stretch(info.dtype, info.count, mode)
     if found is not None:
         return found
@@ -177,6 +182,10 @@ def known_stretch(dtype: str, count: int, mode: str) -> Stretch | None:
             return _constant(0.0, 1.0, count, "dtype")
         limits = np.iinfo(dtype)
         return _constant(float(limits.min), float(limits.max), count, "dtype")
+    if mode.partition(":")[0] == "reflectance":
+        raise UsageError(
+            f"stretch {mode!r} is for files, which have scales and offsets: give --stretch LO,HI"
+        )
     if mode.split(":")[0] == "percentile":
         _limits(mode)
         return None
@@ -232,7 +241,7 @@ def _pair(text: str, mode: str) -> tuple[float, float]:
 def _bad(mode: str, why: str) -> UsageError:
     return UsageError(
         f"stretch {mode!r}: {why}; known are auto, dtype, LO,HI, LO,HI;LO,HI;... "
-        "and percentile[:LOW,HIGH]"
+        "percentile[:LOW,HIGH] and reflectance[:LO,HI]"
     )
 
 

@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+import rasterio
+
+import georsr
+from georsr.errors import UsageError
+
+MODEL = "segsr-lite-x2"
+
+
+def described(name, unit=None, **tags):
+    def after(dataset):
+        dataset.set_band_description(1, name)
+        if unit:
+            dataset.set_band_unit(1, unit)
+        dataset.update_tags(1, **tags)
+
+    return after
+
+
+@pytest.mark.parametrize(
+    ("file", "after", "dtype", "what"),
+    [
+        ("a.tif", described("SCL"), "uint8", "classes"),
+        ("a.tif", described("Land cover 2020"), "uint8", "classes"),
+        ("a.tif", described("b", LAYER_TYPE="thematic"), "uint8", "classes"),
+        ("a.tif", described("Elevation"), "float32", "heights"),
+        ("a.tif", described("z", "m"), "float32", "heights"),
+        ("srtm_dem_30m.tif", None, "int16", "heights"),
+    ],
+)
+def test_classes_and_heights_need_force(make_raster, tmp_path, file, after, dtype, what):
+    source = make_raster(np.arange(256).reshape(1, 16, 16).astype(dtype), file, after=after)
+    with pytest.raises(UsageError, match=rf"band 1 holds {what} .*--bidx.*--force") as caught:
+        georsr.super_resolve(source, tmp_path / "o.tif", MODEL)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "o.tif").exists()
+    assert georsr.super_resolve(source, tmp_path / "o.tif", MODEL, force=True).bands == 1
+    georsr.super_resolve(source, tmp_path / "b.tif", "bicubic-x2")  # suits any numbers
+
+
+@pytest.mark.parametrize("name", ["Red", "democracy", "Band 1", "class4", "radar amplitude"])
+def test_images_do_not(make_raster, tmp_path, name):
+    source = make_raster(np.zeros((1, 8, 8), "uint16"), after=described(name))
+    georsr.super_resolve(source, tmp_path / "o.tif", MODEL)
+
+
+def test_a_palette_needs_force(make_raster, tmp_path):
+    def after(dataset):
+        dataset.write_colormap(1, {i: (i, 0, 0, 255) for i in range(8)})
+
+    image = np.arange(64, dtype="uint8").reshape(1, 8, 8) % 8
+    source = make_raster(image, photometric="PALETTE", after=after)
+    with pytest.raises(UsageError, match=r"palette.*--force"):
+        georsr.super_resolve(source, tmp_path / "o.tif", "nearest-x2")
+    georsr.super_resolve(source, tmp_path / "o.tif", "nearest-x2", force=True)
+    with rasterio.open(tmp_path / "o.tif") as product:
+        np.testing.assert_array_equal(product.read(), image.repeat(2, 1).repeat(2, 2))
