@@ -26,7 +26,7 @@ class Scene:
     guide: tuple[int, int, int]
     red: int
     nir: int
-    edge: int = 256
+    edge: int = 192
     """Height and width of the part that is used."""
 
 
@@ -54,10 +54,9 @@ class Fidelity:
 
 
 def ndvi(image, red: int, nir: int):
-    """(C, h, w) -> (h, w)."""
+    """(C, ...) -> (...)."""
     a, b = image[red - 1].astype(np.float64), image[nir - 1].astype(np.float64)
-    total = np.where(np.abs(a + b) < 1e-9, 1.0, a + b)
-    return (b - a) / total
+    return (b - a) / (a + b)
 
 
 def measure(folder: Path, scene: Scene, model: str, **options: object) -> Fidelity:
@@ -87,7 +86,10 @@ def measure(folder: Path, scene: Scene, model: str, **options: object) -> Fideli
     bands, height, width = values.shape
     s = report.scale
     averaged = made.reshape(bands, height, s, width, s).mean((2, 4), dtype=np.float64)
-    ours, theirs = (ndvi(image, scene.red, scene.nir)[good] for image in (averaged, values))
+    total = values[scene.red - 1].astype(np.float64) + values[scene.nir - 1]
+    # where next to nothing is reflected the ratio says nothing
+    lit = good & (total > 0.1 * np.median(total[good]))
+    ours, theirs = (ndvi(image[:, lit], scene.red, scene.nir) for image in (averaged, values))
     means = averaged[:, good].mean(1), values[:, good].mean(1, dtype=np.float64)
     low, high = np.percentile(values[:, good], (1, 99))
     done = report.consistency
@@ -107,9 +109,9 @@ def main(folder: Path) -> None:
     print("|---|---|---|---|---|---|---|")
     for name, scene in SCENES.items():
         for model in ("segsr-lite-x2", "segsr-lite-x2-sensor", "segsr-lite-x4-sensor"):
-            for consistency in ("off", "auto"):
-                found = measure(folder, scene, model, consistency=consistency)
-                said = "off" if consistency == "off" else found.kernel
+            for options in ({"consistency": "off"}, {}, {"consistency_kernel": "mean"}):
+                found = measure(folder, scene, model, **options)
+                said = "off" if found.kernel == "-" else found.kernel
                 print(
                     f"| {name} | {model} | {said} | {found.ndvi:.5f} | {found.ndvi_pixel:.5f} | "
                     f"{100 * found.means:.3f} % | {100 * found.residual:.3f} % |",

@@ -70,7 +70,8 @@ def fit_kernel(patches: Sequence[Patch], stretch: Stretch, model: Model) -> Kern
         One that knows several kernels. It is asked on the CPU in float32, wherever it runs later,
         so that the answer does not depend on that.
     """
-    network, guide = model.network, slice(None)
+    network = model.network
+    guide: slice | list[int] = slice(None)
     if isinstance(network, MultiBand):
         model = replace(model, spec=network.spec, network=network.network)
         guide = list(network.guide)
