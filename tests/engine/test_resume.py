@@ -244,6 +244,7 @@ def starts_over(caplog, *words):
         ({"creation_options": {"COMPRESS": "LZW"}}, ("creation_options", "LZW")),
         ({"dst_nodata": "7"}, ("dst_nodata",)),
         ({"blocksize": 64}, ("blocksize was 32, is 64",)),
+        ({"tta": True}, ("tta was false, is true",)),
         ({"bidx": (3, 2, 1)}, ("bidx",)),
     ],
 )
