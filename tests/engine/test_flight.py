@@ -5,14 +5,18 @@ from itertools import count
 from types import SimpleNamespace
 
 import dask
+import numpy as np
 import pytest
 from distributed import Client, LocalCluster
 from killers import Killer
 
 from georsr.engine import flight as flight_module
 from georsr.engine.flight import AHEAD, ClusterFlight, room
+from georsr.engine.order import InOrder
+from georsr.engine.stream import Clock
 from georsr.errors import InputError, InterruptedRunError, ResourceError
-
+from georsr.tiling.plan import make_plan
+from georsr.tiling.supertiles import Grid
 
 RUNS = count(1)
 
@@ -51,6 +55,33 @@ def test_what_was_sent_comes_back_by_number(threads):
         landed = dict(flight.land() for _ in range(20))
         assert flight.running == 0
     assert landed == {number: (number + 1) ** 2 for number in range(20)}
+
+
+def test_a_plan_of_many_tasks_fills_neither_scheduler_nor_client(threads):
+    # a small form of benchmarks/cluster_simulation.py
+    side, workers = 14, 3
+    plan = make_plan(side * 16, side * 16, scale=1, tile=16, halo=0, overlap=0)
+    job = SimpleNamespace(plan=plan, layout=SimpleNamespace(blocksize=16))
+    grid, done = Grid(side * 16, side * 16, 0, 16, 16), np.zeros((side, side), bool)
+    done[:2] = True
+
+    def made(window):
+        return SimpleNamespace(blocks=[(window.top // 16, window.left // 16, b"")])
+
+    known = []
+
+    def landed(number, made):
+        tasks = threads.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks))
+        known.append((tasks, flight.running + len(source._held)))
+
+    with fly(threads, Hand(made), workers=workers) as flight:
+        source = InOrder(job, grid, done, flight, landed)
+        blocks = list(source.blocks(Clock()))
+    assert [block[:2] for block in blocks] == [divmod(n, side) for n in range(2 * side, side**2)]
+    assert len(known) == side * (side - 2)
+    tasks, under_way = map(max, zip(*known, strict=True))
+    assert tasks <= AHEAD * workers
+    assert under_way <= side + AHEAD * workers
 
 
 @pytest.mark.parametrize("machines", [1, 2, 7, 100])
