@@ -13,7 +13,7 @@ from georsr.errors import InputError, UsageError
 from georsr.evaluation.alignment import scale_between
 from georsr.evaluation.peak import peak_of
 from georsr.evaluation.validity import eroded
-from georsr.kernels import psf_sigma
+from georsr.kernels import Kernel, psf_sigma
 from georsr.raster.info import RasterInfo
 from georsr.raster.reader import RasterReader
 from georsr.training.data.crops import grown
@@ -61,14 +61,16 @@ class Shrink:
     """Source pixels beyond a block that it depends on."""
 
 
-def shrink_of(degradation: Degradation, scale: int) -> Shrink:
-    """What a degradation does without noise, quantisation and coding.
+def shrink_of(degradation: Degradation | Kernel, scale: int) -> Shrink:
+    """What a degradation does without noise, quantisation and coding; or a kernel.
 
     Raises
     ------
     UsageError
         A degradation whose blur is not known, or is drawn from a range.
     """
+    if isinstance(degradation, Kernel):
+        return Shrink(f"kernel {degradation}", degradation.shrink, degradation.reach(scale))
     if isinstance(degradation, Bicubic):
         return Shrink("bicubic", bicubic_downsample, degradation.margin(scale) // scale)
     if isinstance(degradation, Sensor) and degradation.mtf[0] == degradation.mtf[1]:
@@ -87,7 +89,7 @@ def shrink_of(degradation: Degradation, scale: int) -> Shrink:
 
 
 def measure_consistency(
-    sr: RasterReader, lr: RasterReader, degradation: Degradation
+    sr: RasterReader, lr: RasterReader, degradation: Degradation | Kernel
 ) -> Consistency:
     """Compare a product, degraded, with its source, block by block.
 

@@ -18,6 +18,7 @@ from georsr.evaluation.noise import BLOCK, flat_blocks, plane_residual
 from georsr.evaluation.pair import declared_scale
 from georsr.evaluation.sharpness import find_edges, measure_edges
 from georsr.evaluation.validity import eroded
+from georsr.kernels import Kernel
 from georsr.models.bicubic import Bicubic as BicubicEnlargement
 from georsr.raster.reader import Patch, RasterReader, open_raster
 from georsr.training.data.degrade import Bicubic, Degradation
@@ -125,7 +126,7 @@ def measure_scene(
     *,
     scale: int | None = None,
     bidx: Sequence[int] | None = None,
-    degradation: Degradation | None = None,
+    degradation: Degradation | Kernel | None = None,
 ) -> SceneReport:
     """Measure the sharpness, ringing and noise of a product that has no truth to compare with.
 
@@ -148,7 +149,7 @@ def measure_scene(
     bidx
         Bands of the source, in the product's order; None: all.
     degradation
-        For consistency with the source; None: bicubic.
+        For consistency with the source, a kernel will do; None: bicubic.
 
     Raises
     ------

@@ -17,11 +17,11 @@ from georsr.evaluation.quicklook import enlarged
 from georsr.evaluation.scene import SceneReport, measure_scene
 from georsr.evaluation.seams import SeamReport, measure_seams
 from georsr.evaluation.shift import phase_shift
+from georsr.kernels import Kernel, parse_kernel
 from georsr.models.load import open_model
 from georsr.provenance import origin_of
 from georsr.raster.guide import find_guide
 from georsr.raster.reader import RasterReader, open_raster
-from georsr.training.data.degrade import Bicubic
 from georsr.types import AnyArray, Window
 
 LOOK = 256
@@ -93,12 +93,12 @@ def measure_trust(
         bands = bidx or _bands_of(source, sr, tags)
         with open_raster(source, bidx=bands) as lr:
             scale = scale_between(sr.info, lr.info)
-            consistency = measure_consistency(sr, lr, Bicubic())
+            consistency = measure_consistency(sr, lr, _kernel(tags))
             shift = measure_shift(sr, lr, scale)
             histograms = tuple(_histograms(lr, sr))
     found, missing = _seams(source, product, tags, bands) if seams else (None, "not asked for")
     try:
-        scene = measure_scene(product, source, bidx=bands)
+        scene = measure_scene(product, source, bidx=bands, degradation=_kernel(tags))
     except GeorsrError:
         scene = None
     ours = {name: text for name, text in tags.items() if name.startswith("GEORSR_")}
@@ -135,6 +135,12 @@ def _bands_of(
         if reader.info.count == product.info.count:
             return None
         return find_guide(reader.info).numbers
+
+
+def _kernel(tags: Mapping[str, str]) -> Kernel:
+    """What the product was held to; bicubic where that was nothing."""
+    told = tags.get("GEORSR_CONSISTENCY", "off")
+    return Kernel("bicubic") if told == "off" else parse_kernel(told)
 
 
 def _seams(

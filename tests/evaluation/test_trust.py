@@ -124,3 +124,13 @@ def test_bands_of_the_source_are_found_again(make_raster, texture, tmp_path):
         report = measure_trust(source, out, seams=False)
         assert report.bidx == bands
         assert report.consistency.mean < 5000  # of other bands: 20000
+
+
+def test_consistency_is_that_with_the_kernel_the_product_was_held_to(pair, tmp_path):
+    source, _, _ = pair
+    out = str(tmp_path / "held.tif")
+    options = {"consistency": "on", "consistency_kernel": "psf:0.3"}
+    georsr.super_resolve(source, out, "segsr-lite-x2", **options)
+    report = measure_trust(source, out, seams=False)
+    assert report.consistency.degradation == "kernel psf:0.3"
+    assert report.consistency.mean < measure_trust(source, pair[1], seams=False).consistency.mean
