@@ -18,9 +18,10 @@ from torch import Tensor
 from georsr.kernels import Kernel
 from georsr.types import AnyArray
 
-DAMPING = 0.03
-"""Weight of roughness in what is added back, relative to the kernel's own gain. A kernel that lets
-little of the finest detail through would have it amplified, noise first; means are not damped."""
+DAMPING, DAMPING_OF_OPTICS = 0.03, 0.1
+"""Weight of roughness in what is added back, relative to the kernel's own gain; means are not damped.
+Optics let little of the finest detail through: what a network leaves unexplained there is mostly
+noise, and would be amplified."""
 PASSES = 3
 """Repetitions where some pixels do not count."""
 NEGLIGIBLE = 1e-5
@@ -81,7 +82,8 @@ def _matrices(kernel: Kernel, size: int, scale: int, device: torch.device) -> tu
     gram = down @ down.T
     slope = np.diff(np.eye(size), axis=0)
     roughness = slope.T @ slope / 4
-    inverse = np.linalg.inv(gram + DAMPING * gram.sum(1).mean() * roughness)
+    damping = DAMPING_OF_OPTICS if kernel.kind == "psf" else DAMPING
+    inverse = np.linalg.inv(gram + damping * gram.sum(1).mean() * roughness)
     row, column = np.nonzero(np.abs(inverse) > NEGLIGIBLE * np.abs(inverse).max())
     apart = np.abs(np.subtract.outer(np.arange(size), np.arange(size)))
     inverse[apart > np.abs(row - column).max()] = 0.0
