@@ -81,7 +81,11 @@ def layers_job(job: Job, destination: str, product: str) -> Job:
         What identifies the product's pixels: the layers of another one are others.
     """
     key = job.key | {"layers": str(recipe_of(job)), "product": product}
-    layers = replace(job, destination=destination, layout=layers_layout(job), key=key)
+    # a run that must be gone on with may have ended before its layers began
+    config = replace(job.config, resume=None) if job.config.resume else job.config
+    layers = replace(
+        job, destination=destination, layout=layers_layout(job), key=key, config=config
+    )
     if job.config.tile is None and (tile := layers.journal().left_tile()) is not None:
         return layers.with_tile(tile)
     return layers

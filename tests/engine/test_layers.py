@@ -210,7 +210,7 @@ def test_layers_go_on_where_they_were(after, lite_model, scene, tmp_path):
         )
     assert not out.exists()
     assert not layers.exists()
-    report = georsr.super_resolve(scene, out, lite_model, quality=layers, **options)
+    report = georsr.super_resolve(scene, out, lite_model, quality=layers, resume=True, **options)
     assert out.read_bytes() == whole.read_bytes()
     assert layers.read_bytes() == whole_layers.read_bytes()
     if after > 4:
