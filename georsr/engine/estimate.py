@@ -33,9 +33,9 @@ from georsr.raster.reader import RasterReader
 from georsr.raster.writer import encoders
 from georsr.types import Window
 
-EMPTY_RATE = 4e8
+EMPTY_RATE = 9e8
 """Bytes a second at which parts without a valid pixel are stored and read back (measured on one
-busy core)."""
+core)."""
 VERIFYING = 0.4
 """Reading a block back, in units of encoding it (measured with DEFLATE)."""
 PROBES, PROBE = 100, 16
