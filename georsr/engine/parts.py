@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
-import secrets
 import zlib
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,130 +14,28 @@ import numpy as np
 
 from georsr.config import SRConfig
 from georsr.engine.attempt import until_it_fits
-from georsr.engine.cluster_hand import JobHand
 from georsr.engine.deviation import Deviation
 from georsr.engine.flight import Flight, LocalFlight, room
 from georsr.engine.job import Job, memory_of, plan_job
-from georsr.engine.maker import make_stream, write_behind
-from georsr.engine.parts_folder import LOCK, SCRATCH, FinishedPart, PartsFolder, file_digest
+from georsr.engine.part_hand import PartHand, Piece
+from georsr.engine.parts_folder import LOCK, PartsFolder
 from georsr.engine.preflight import BASE_MEMORY, check_memory, check_space
-from georsr.engine.resident import ModelReference, refer
+from georsr.engine.resident import refer
 from georsr.engine.run import report_of
 from georsr.engine.stream import Clock
-from georsr.errors import OutputError, ResourceError, UsageError
+from georsr.errors import UsageError
 from georsr.models.load import Model
 from georsr.progress import ByArea, Progress, Silent, Stoppable
 from georsr.provenance import RunReport
 from georsr.raster.assembly import publish_assembly
-from georsr.raster.destination import check_destination, is_virtual, sync_path
+from georsr.raster.destination import check_destination, is_virtual
 from georsr.raster.reader import RasterReader
 from georsr.raster.records import Written
 from georsr.raster.verify import block_checksum
-from georsr.raster.writer import RasterWriter
 from georsr.tiling.supertiles import Grid, part_grid
-from georsr.types import AnyArray, Window
 
 if TYPE_CHECKING:
     from georsr.engine.cluster import Cluster
-
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A part to be made, or to be found as it was made."""
-
-    number: int
-    window: Window
-    """Of the product."""
-    name: str
-    known: FinishedPart | None
-
-    def __str__(self) -> str:
-        return str(self.window)
-
-
-@dataclass(frozen=True)
-class MadePart:
-    """A part that lies in the folder."""
-
-    part: FinishedPart
-    found: bool
-    """Nothing had to be made."""
-    batch: int = 0
-    skipped: int = 0
-    deviation: Deviation = field(default_factory=Deviation)
-
-
-class PartHand(JobHand):
-    """Makes parts: files that are verified before they get their name.
-
-    Parameters
-    ----------
-    job, reference, config
-        As for `JobHand`.
-    folder : Path
-        Where parts go, under a name that holds on all machines.
-    """
-
-    def __init__(self, job: Job, reference: ModelReference, config: SRConfig, folder: Path) -> None:
-        super().__init__(job, reference, config)
-        self.folder = folder
-
-    def ready(self, address: str) -> None:
-        """Check that the folder is the one that the run has locked, and all else."""
-        if not (self.folder / LOCK).exists():
-            raise ResourceError(
-                f"worker {address}: does not see the folder {self.folder} as this machine does; "
-                "parts go to storage that all machines share"
-            )
-        super().ready(address)
-
-    def __call__(self, piece: Piece, stopped: Callable[[], bool]) -> MadePart:
-        """Find a part, or make it."""
-        path, known = self.folder / piece.name, piece.known
-        if known is not None:
-            if _is_whole(path, known):
-                return MadePart(known, found=True)
-            log.warning("%s: is missing or damaged, and made anew", path)
-        scratch = self.folder / f"{SCRATCH}{secrets.token_hex(6)}"
-        try:
-            scratch.mkdir()
-            made = self._make(piece, scratch / piece.name, stopped)
-            (scratch / piece.name).replace(path)
-            sync_path(self.folder)
-        except FileNotFoundError as error:
-            raise OutputError(f"{path}: the folder was taken away meanwhile ({error})") from error
-        finally:
-            for left in (*scratch.glob("*"), *scratch.glob(".*")):
-                left.unlink(missing_ok=True)
-            if scratch.exists():
-                scratch.rmdir()
-        return made
-
-    def _make(self, piece: Piece, path: Path, stopped: Callable[[], bool]) -> MadePart:
-        job = self.job.alone(piece.window.coarser(self.job.plan.scale))
-        progress = Stoppable(Silent(), stopped)
-        writer = RasterWriter(path, job.layout, verify=job.config.verify, look=progress.look)
-        with self.network() as inference, writer:
-            stream = make_stream(job, inference, progress, Clock())
-
-            def put(item: tuple[Window, AnyArray]) -> None:
-                writer.write(item[0], *job.layout.split(item[1]))
-
-            write_behind(put, stream.blocks(), Clock())
-            written = writer.seal()
-            blocks = writer.checksums.astype(">u4").tobytes().hex()
-            writer.publish()
-        part = FinishedPart(piece.number, piece.name, written.bytes, file_digest(path), blocks)
-        return MadePart(part, False, inference.batch, stream.skipped, stream.deviation)
-
-
-def _is_whole(path: Path, known: FinishedPart) -> bool:
-    try:
-        return path.stat().st_size == known.bytes and file_digest(path) == known.sha256
-    except OSError:
-        return False
 
 
 class PartsAttempt:

@@ -10,7 +10,7 @@ import rasterio
 from distributed import LocalCluster
 
 from georsr.api import super_resolve
-from georsr.engine import parts as parts_module
+from georsr.engine import part_hand
 from georsr.engine.parts_folder import PartsFolder
 from georsr.errors import InterruptedRunError, OutputError, ResourceError, UsageError
 from georsr.raster import partfile
@@ -330,7 +330,7 @@ def test_a_full_disk_ends_the_run_and_keeps_what_is_finished(
 
 
 def test_a_folder_that_workers_do_not_see(tmp_path, source, scheduler, monkeypatch):
-    monkeypatch.setattr(parts_module, "LOCK", "nowhere")
+    monkeypatch.setattr(part_hand, "LOCK", "nowhere")
     with pytest.raises(ResourceError, match=r"worker tcp.* does not see the folder .*parts"):
         make(source, tmp_path, scheduler=scheduler)
     assert not (tmp_path / "parts").exists()
