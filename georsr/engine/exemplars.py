@@ -9,6 +9,7 @@ from georsr.errors import InputError
 from georsr.models.spec import ModelSpec
 from georsr.raster.reader import RasterReader
 from georsr.raster.stretch import choose_stretch
+from georsr.tiling.padding import pad_to
 from georsr.types import FloatArray
 
 MOST = 24
@@ -40,6 +41,7 @@ def exemplars(reader: RasterReader, spec: ModelSpec, tile: int | None = None) ->
     check_bands(reader.info, spec)
     plan = plan_for(reader.info, spec, SRConfig(tile=tile))
     stretch = choose_stretch(reader, "auto")
+    side = tile or spec.tile
     found = []
     for index in range(0, len(plan), max(1, len(plan) // MOST)):
         tile_seen = plan.tile_at(index // len(plan.columns), index % len(plan.columns))
@@ -47,7 +49,7 @@ def exemplars(reader: RasterReader, spec: ModelSpec, tile: int | None = None) ->
         assert window is not None, "a tile reads some of the image"
         ready = prepare(Strip(window, reader.read(window)), tile_seen, stretch)
         if ready is not None:
-            found.append(ready.pixels)
+            found.append(pad_to(ready.pixels, side, side))
     if not found:
         raise InputError(f"{reader.info.path}: has no valid pixel to learn ranges from")
     return found[:MOST]

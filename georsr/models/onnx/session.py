@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from georsr.errors import ModelError, UsageError
 from georsr.models.onnx.export import INPUT, to_onnx
 from georsr.models.spec import METADATA_KEY, ModelSpec
+from georsr.tiling.padding import pad_to
 
 
 class OnnxNetwork(nn.Module):
@@ -47,7 +48,7 @@ class OnnxNetwork(nn.Module):
             ) from error
         sides = session.get_inputs()[0].shape[2:]
         self.tile: int | None = sides[0] if isinstance(sides[0], int) else None
-        """Height and width of the only tiles it takes; None: it takes any."""
+        """Height and width of the largest tiles it takes, smaller ones are padded; None: any."""
 
     def _session(self) -> Any:
         """A session has its threads for life: one for each number of them that was asked for."""
@@ -70,12 +71,15 @@ class OnnxNetwork(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, h, w) -> (N, C, s * h, s * w), float32."""
         pixels = x.detach().to("cpu", torch.float32).contiguous().numpy()
+        if self.tile is not None:  # a scene may be smaller than that
+            pixels = pad_to(pixels, self.tile, self.tile)
         (enlarged,) = self._session().run(None, {INPUT: pixels})
-        return torch.from_numpy(enlarged).to(x.device)
+        height, width = (side * self.spec.scale for side in x.shape[2:])
+        return torch.from_numpy(enlarged).to(x.device)[..., :height, :width]
 
 
 class ConvertedNetwork(nn.Module):
-    """A torch network that is converted when the first tile of a size comes.
+    """A torch network that is converted when the first tile comes.
 
     Parameters
     ----------
@@ -87,15 +91,15 @@ class ConvertedNetwork(nn.Module):
         super().__init__()
         onnxruntime()  # better now than after the first tile has been read
         self._network, self._spec = network, spec
-        self._converted: dict[tuple[int, ...], OnnxNetwork] = {}
+        self._converted: OnnxNetwork | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, h, w) -> (N, C, s * h, s * w), float32."""
-        shape = tuple(x.shape)
-        if shape not in self._converted:
-            data = to_onnx(self._network, self._spec, shape)
-            self._converted[shape] = OnnxNetwork(data, self._spec.name)
-        return self._converted[shape](x)
+        if self._converted is None:
+            shape = (1, x.shape[1], self._spec.tile, self._spec.tile)
+            data = to_onnx(self._network, self._spec, shape, dynamic=True)
+            self._converted = OnnxNetwork(data, self._spec.name)
+        return self._converted(x)
 
 
 def as_onnx(network: nn.Module, spec: ModelSpec) -> nn.Module:
