@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-import sysconfig
 import tarfile
 import tomllib
 import venv
@@ -59,7 +58,7 @@ def installed(built, tmp_path_factory):
     subprocess.run([*pip, "--no-deps", "--no-index", str(built[1])], check=True)
     told = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
     site = subprocess.run(told, capture_output=True, text=True, check=True).stdout.strip()
-    packages = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+    packages = [path for path in sys.path if path.endswith("-packages")]
     (Path(site) / "borrowed.pth").write_text("\n".join(packages) + "\n", encoding="utf-8")
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
 
