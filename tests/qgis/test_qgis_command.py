@@ -21,7 +21,7 @@ def test_everything_a_dialog_offers_is_understood():
             model="segsr-lite-x2",
             bands=[4, 3, 2],
             box=(-10.5, 0.1, 1e-7, 4.0),
-            mask="/tmp/m ask.geojson",
+            mask="/a b/m ask.geojson",
             outside_invalid=False,
             tile=64,
             device="cpu",
@@ -40,7 +40,7 @@ def test_everything_a_dialog_offers_is_understood():
     assert values["model"] == "segsr-lite-x2"
     assert values["bidx"] == (4, 3, 2)
     assert values["bbox"] == (-10.5, 0.1, 1e-7, 4.0)
-    assert values["aoi"] == "/tmp/m ask.geojson"
+    assert values["aoi"] == "/a b/m ask.geojson"
     assert values["aoi_mask"] is False
     assert (values["tile"], values["device"], values["nodata"]) == (64, "cpu", -9999.0)
     assert values["cog"]
