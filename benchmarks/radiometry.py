@@ -70,15 +70,13 @@ def measure(folder: Path, scene: Scene, model: str, **options: object) -> Fideli
             profile = dataset.profile | {
                 "width": window.width,
                 "height": window.height,
-                "transform": dataset.window_transform(window),
+                "transform": dataset.transform,  # the window begins at the corner
                 "tiled": False,
             }
             values = dataset.read(window=window)
         with rasterio.open(source, "w", **profile) as copy:
             copy.write(values)
-        report = georsr.super_resolve(
-            source, out, model, bands="all", bidx=scene.guide, **options
-        )
+        report = georsr.super_resolve(source, out, model, bands="all", bidx=scene.guide, **options)
         with rasterio.open(out) as dataset:
             made = dataset.read(masked=True).filled(0)
         with rasterio.open(source) as dataset:
