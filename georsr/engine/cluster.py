@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -188,7 +187,7 @@ def open_cluster(
             )
         link = client.dashboard_link if scheduler or find_spec("bokeh") else ""
         if link:
-            sys.stderr.write(f"Dashboard: {link}\n")
+            log.warning("Dashboard: %s", link)
         yield Cluster(client, model, config, workers)
 
 
