@@ -185,7 +185,7 @@ def test_probes_lie_in_the_scene_and_apart(size):
 
 
 def test_bad_options():
-    with pytest.raises(UsageError, match="consistency .yes.: expected auto or on or off"):
+    with pytest.raises(UsageError, match=r"consistency .yes.: expected auto or on or off"):
         georsr.SRConfig(consistency="yes")
     with pytest.raises(UsageError, match="expected bicubic, mean, or psf"):
         georsr.SRConfig(consistency_kernel="lanczos")
