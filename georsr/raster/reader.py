@@ -260,8 +260,8 @@ class RasterReader:
 
     def selecting(self, bidx: tuple[int, ...]) -> RasterReader:
         """Another reader of the same raster, of other bands."""
-        path, _, *others = self._options
-        return RasterReader(path, bidx, *others)
+        path, _, nodata, allow_drivers, force = self._options
+        return RasterReader(path, bidx, nodata, allow_drivers, force)
 
     def reopened(self) -> Self:
         """The same raster in a reader of its own, described as it is now and here.
