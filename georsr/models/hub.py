@@ -157,10 +157,10 @@ def _check(address: Address, path: Path) -> None:
     # the cache keeps files as .../snapshots/COMMIT/FILE
     _, found, place = path.as_posix().rpartition("/snapshots/")
     if found and address.sha256 is None and not _COMMIT.fullmatch(address.revision):
-        commit, _, file = place.partition("/")
+        commit, _, name = place.partition("/")
         log.warning(
             "%s may change; this very file is %s#sha256=%s",
             address,
-            Address(address.repository, commit, file, None),
+            Address(address.repository, commit, name, None),
             digest,
         )

@@ -19,9 +19,9 @@ from georsr.kernels import Kernel
 from georsr.types import AnyArray
 
 DAMPING, DAMPING_OF_OPTICS = 0.03, 0.07
-"""Weight of roughness in what is added back, relative to the kernel's own gain; means are not damped.
-Optics let little of the finest detail through: what a network leaves unexplained there is mostly
-noise, and would be amplified."""
+"""Weight of roughness in what is added back, relative to the kernel's own gain; means are not
+damped. Optics let little of the finest detail through: what a network leaves unexplained there is
+mostly noise, and would be amplified."""
 PASSES = 3
 """Repetitions where some pixels do not count."""
 NEGLIGIBLE = 1e-5

@@ -8,6 +8,9 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w+)[^\n]*\n(?P<body>.*?)^ *```", re.M | re.S)
 
+VARIABLE = re.compile(r"[A-Z_]+=")
+"""Of the environment, set for one command."""
+
 
 @dataclass(frozen=True)
 class Block:
@@ -21,7 +24,10 @@ class Block:
     def commands(self):
         """(words, text) of every command of a ``sh`` block, comments and continuations resolved."""
         for text in self.text.replace("\\\n", " ").splitlines():
-            if words := shlex.split(text, comments=True):
+            words = shlex.split(text, comments=True)
+            while words and VARIABLE.match(words[0]):
+                words = words[1:]
+            if words:
                 yield words, " ".join(words)
 
 

@@ -15,9 +15,7 @@ def finished(plan, block, top=0):
     for tile in plan:
         made = tile.made
         pixels = np.zeros((1, s * made.height, s * made.width), np.float32)
-        for window, _ in register.add(
-            tile, pixels, lambda values, window: values.astype("uint8")
-        ):
+        for window, _ in register.add(tile, pixels, lambda values, window: values.astype("uint8")):
             yield window.top // block, window.left // block
 
 
