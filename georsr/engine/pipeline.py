@@ -1,17 +1,23 @@
-"""Pipeline: reading ahead and writing behind in threads, with bounded queues and no lost errors."""
+"""Pipeline: reading ahead and writing behind in threads, with bounded queues and no lost errors.
+
+The main thread may be interrupted anywhere, by an exception out of a signal handler. `queue.Queue`
+then loses wake-ups or keeps its lock (CPython's Condition.notify, gh-92530), and nobody ever ends;
+`queue.SimpleQueue` is made for that, but has no bound: who puts looks how much is waiting.
+"""
 
 from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
 T = TypeVar("T")
 
-_POLL_SECONDS = 0.1
-"""How often a blocked thread looks whether the other side has gone."""
+_POLL_SECONDS = 0.001
+"""How often a blocked thread looks whether there is room, or the other side has gone."""
 
 
 class _End:
@@ -24,17 +30,15 @@ def read_ahead(source: Iterator[T], depth: int = 1) -> Generator[T, None, None]:
     An error of the source is raised here, at its place in the stream. Closing the generator (or
     leaving the loop) ends the thread before returning.
     """
-    items: queue.Queue[T | _End | BaseException] = queue.Queue(maxsize=depth)
+    items: queue.SimpleQueue[T | _End | BaseException] = queue.SimpleQueue()
     stop = threading.Event()
 
     def put(item: T | _End | BaseException) -> bool:
-        while not stop.is_set():
-            try:
-                items.put(item, timeout=_POLL_SECONDS)
-            except queue.Full:
-                continue
-            return True
-        return False
+        while items.qsize() >= depth:
+            if stop.wait(_POLL_SECONDS):
+                return False
+        items.put(item)
+        return not stop.is_set()
 
     def produce() -> None:
         try:
@@ -46,14 +50,20 @@ def read_ahead(source: Iterator[T], depth: int = 1) -> Generator[T, None, None]:
             put(error)
 
     thread = threading.Thread(target=produce, name="georsr-reader", daemon=True)
-    thread.start()
     try:
+        thread.start()
         while not isinstance(item := items.get(), _End):
             if isinstance(item, BaseException):
                 raise item
             yield item
     finally:
         stop.set()
+        _wait_for(thread)
+
+
+def _wait_for(thread: threading.Thread) -> None:
+    """Until it has ended, if it was ever started."""
+    if thread.is_alive():
         thread.join()
 
 
@@ -66,7 +76,8 @@ class WriteBehind(Generic[T]):
 
     def __init__(self, consume: Callable[[T], None], depth: int) -> None:
         self._consume = consume
-        self._items: queue.Queue[T | _End] = queue.Queue(maxsize=depth)
+        self._depth = depth
+        self._items: queue.SimpleQueue[T | _End] = queue.SimpleQueue()
         self._error: BaseException | None = None
         self._dropping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="georsr-writer", daemon=True)
@@ -82,12 +93,18 @@ class WriteBehind(Generic[T]):
 
     def put(self, item: T) -> None:
         """Hand over one item; waits while ``depth`` items are waiting."""
+        while self._items.qsize() >= self._depth:
+            time.sleep(_POLL_SECONDS)
         if self._error is not None:
             raise self._error
         self._items.put(item)
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        try:
+            self._thread.start()
+        except BaseException:
+            self._items.put(_End())
+            raise
         return self
 
     def __exit__(
