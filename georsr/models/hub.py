@@ -70,6 +70,8 @@ def download(text: str, endpoint: str | None = None) -> Path:
     from huggingface_hub import hf_hub_download
 
     address = Address.parse(text)
+    # its client tells of every attempt; georsr says in one line what came of them
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
         file = address.file or _only_file(address, endpoint)
         path = Path(
