@@ -10,7 +10,7 @@ QGIS = {
     "LD_LIBRARY_PATH": "/opt/qgis/lib",
     "QT_QPA_PLATFORM": "offscreen",
     "PATH": "/usr/bin",
-    "HOME": "/home/ü",
+    "HOME": "/users/ü",
     "AWS_PROFILE": "me",
     "GDAL_HTTP_TIMEOUT": "30",
     "https_proxy": "http://proxy",
