@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,10 +34,14 @@ PIECES = 1000
 """Parts of an outline's extent after which its edges get a vertex: straight lines of one map are
 curves of another."""
 
+# GEOS answers about a prepared geometry by indices that it builds, and scratch lists that it fills,
+# inside the geometry, and shapely lets go of the GIL meanwhile: two threads asking at once crash.
+_PREPARED = threading.Lock()
+
 
 @dataclass(frozen=True)
 class Area:
-    """What of a raster becomes the product.
+    """What of a raster becomes the product; may be asked from several threads.
 
     Attributes
     ----------
@@ -56,7 +61,8 @@ class Area:
 
     def __post_init__(self) -> None:
         if self.outline is not None:
-            shapely.prepare(self.outline)
+            with _PREPARED:
+                shapely.prepare(self.outline)
 
     def part(self, window: Window) -> Area:
         """A window of the area, counted from its corner, as an area."""
@@ -68,7 +74,8 @@ class Area:
         """Whether a window of source pixels, counted from the area's corner, has part in it."""
         if self.outline is None:
             return True
-        return bool(shapely.intersects(self.outline, _box(window.moved(*self.shift))))
+        with _PREPARED:
+            return bool(shapely.intersects(self.outline, _box(window.moved(*self.shift))))
 
     def touching(self, windows: Sequence[Window]) -> BoolArray:
         """`touches` for many windows: (n,)."""
@@ -76,7 +83,9 @@ class Area:
             return np.ones(len(windows), bool)
         windows = [window.moved(*self.shift) for window in windows]
         sides = np.array([(w.left, w.top, w.right, w.bottom) for w in windows], float)
-        return np.asarray(shapely.intersects(self.outline, shapely.box(*sides.reshape(-1, 4).T)))
+        with _PREPARED:
+            hit = shapely.intersects(self.outline, shapely.box(*sides.reshape(-1, 4).T))
+        return np.asarray(hit)
 
     def outside(self, window: Window, scale: int) -> BoolArray | None:
         """Pixels of the product whose centre is not in the outline.
@@ -98,9 +107,12 @@ class Area:
         window = window.moved(*(scale * pixels for pixels in self.shift))
         x, y = window.left / scale, window.top / scale
         here = shapely.box(x, y, window.right / scale, window.bottom / scale)
-        if shapely.contains_properly(self.outline, here):
+        with _PREPARED:
+            within = shapely.contains_properly(self.outline, here)
+            touched = within or shapely.intersects(self.outline, here)
+        if within:
             return None
-        if not shapely.intersects(self.outline, here):
+        if not touched:
             return np.ones(size, bool)
         # a margin, so that edges which only the cut made lie beyond the window
         part = shapely.clip_by_rect(self.outline, *shapely.buffer(here, 1).bounds)

@@ -1,6 +1,8 @@
 """Boxes and polygons in any CRS, brought into the pixels of a raster."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -203,3 +205,44 @@ def test_a_raster_without_place_has_no_areas(tmp_path):
 def test_nothing_asked_for_is_everything(info):
     assert find_area(info) is None
     assert info.crs == CRS.from_string(UTM)
+
+
+ASKED_BY_THREADS = """
+import threading
+import numpy as np
+from shapely.geometry import Polygon
+from georsr.raster.aoi import Area
+from georsr.types import Window
+
+rng = np.random.default_rng(0)
+for _ in range(10):
+    angle = np.sort(rng.uniform(0, 2 * np.pi, 2000))
+    radius = 300 + 100 * rng.random(2000)
+    ring = np.c_[500 + radius * np.cos(angle), 500 + radius * np.sin(angle)]
+    area = Area(Window(0, 0, 1000, 1000), Polygon(ring))
+    windows = [Window(int(a), int(b), 20, 20) for a, b in rng.integers(0, 980, (300, 2))]
+    asks = [
+        lambda: [area.touches(window) for window in windows],
+        lambda: [np.sum(area.outside(window, 2)) for window in windows],
+        lambda: [list(area.touching(windows)) for _ in range(20)],
+    ]
+    alone = [ask() for ask in asks]
+    found = {}
+    threads = [
+        threading.Thread(target=lambda n=n, ask=ask: found.update({n: ask()}))
+        for n, ask in enumerate(asks)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [found[n] for n in range(3)] == alone
+"""
+
+
+def test_threads_may_ask_at_once():
+    """Reading, computing and writing threads share an area; a crash would end the process."""
+    done = subprocess.run(
+        [sys.executable, "-c", ASKED_BY_THREADS], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
