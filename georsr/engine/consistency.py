@@ -90,5 +90,28 @@ def _fulfil(output: Tensor, seen: Tensor, aim: Aim, kernel: Kernel) -> tuple[Ten
         rest = torch.from_numpy(aim.remainder).to(device)[None]
         seen = seen + rest
         output = output + enlarge_linear(rest, output.shape[-1] // seen.shape[-1])
-    valid = None if aim.valid is None else torch.from_numpy(aim.valid).to(device)[None]
-    return project(output, seen, kernel, valid)
+    if aim.valid is None:
+        return project(output, seen, kernel)
+    if (size := _corner(aim.valid)) is not None:
+        return _project_corner(output, seen, kernel, size)
+    return project(output, seen, kernel, torch.from_numpy(aim.valid).to(device)[None])
+
+
+def _corner(valid: BoolArray) -> tuple[int, int] | None:
+    """Height and width of what is valid, if that is a rectangle at the top left: no holes, only
+    padding at the raster's end."""
+    height, width = (int(valid.any((0, axis)).sum()) for axis in (2, 1))
+    whole = bool(valid[:, :height, :width].all())
+    return (height, width) if whole and valid.sum() == len(valid) * height * width else None
+
+
+def _project_corner(
+    output: Tensor, seen: Tensor, kernel: Kernel, size: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """As if the padding were not there: exact in one pass, where a mask takes several."""
+    height, width = size
+    scale = output.shape[-1] // seen.shape[-1]
+    image, residual = output.clone(), torch.zeros_like(seen)
+    fine, coarse = image[..., : height * scale, : width * scale], seen[..., :height, :width]
+    fine[:], residual[..., :height, :width] = project(fine, coarse, kernel)
+    return image, residual

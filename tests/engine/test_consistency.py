@@ -5,12 +5,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import rasterio
+import torch
 
 import georsr
+from georsr.engine.consistency import Aim, fulfil
 from georsr.engine.fitting import CANDIDATES, fit_kernel, probe_windows
 from georsr.errors import UsageError
 from georsr.kernels import Kernel, parse_kernel
 from georsr.models.load import open_model
+from georsr.models.projection import project
 from georsr.models.spec import ModelSpec
 from georsr.raster.reader import Patch
 from georsr.raster.stretch import Stretch
@@ -196,3 +199,23 @@ def test_bad_options():
 def test_specs_without_a_kernel_are_read():
     spec = ModelSpec.from_json('{"name": "old-x2", "architecture": "nearest", "scale": 2}')
     assert spec.kernel == ""
+
+
+@pytest.mark.parametrize("name", ["bicubic", "psf:0.2"])
+def test_padding_has_no_influence(smooth, name):
+    """The last tiles of a raster are made as if it ended there, exactly: no mask is needed."""
+    kernel = parse_kernel(name)
+    seen = torch.from_numpy(smooth(3, 48, 64, 0, 1, "float32"))[None]
+    output = torch.from_numpy(smooth(3, 192, 256, 0, 1, "float32"))[None]
+    valid = np.zeros((3, 48, 64), bool)
+    valid[:, :31, :50] = True
+    image, residual = fulfil(output, seen, [Aim(valid=valid)], kernel)
+    alone = project(output[..., :124, :200], seen[..., :31, :50], kernel)
+    np.testing.assert_array_equal(image[..., :124, :200], alone[0])
+    np.testing.assert_array_equal(residual[..., :31, :50], alone[1])
+    assert not residual[..., 31:, :].any() and not residual[..., 50:].any()
+    np.testing.assert_array_equal(image[..., 124:, :], output[..., 124:, :])
+    back = kernel.shrink(image[0, :, :124, :200].numpy(), 4)
+    assert np.abs(back - seen[0, :, :31, :50].numpy()).mean() < 0.1 * np.abs(alone[1]).mean()
+    valid[1, 10, 10] = False  # a hole is no padding
+    assert not torch.equal(fulfil(output, seen, [Aim(valid=valid)], kernel)[0], image)
