@@ -213,9 +213,10 @@ def test_padding_has_no_influence(smooth, name):
     alone = project(output[..., :124, :200], seen[..., :31, :50], kernel)
     np.testing.assert_array_equal(image[..., :124, :200], alone[0])
     np.testing.assert_array_equal(residual[..., :31, :50], alone[1])
-    assert not residual[..., 31:, :].any() and not residual[..., 50:].any()
+    assert not residual[..., 31:, :].any()
+    assert not residual[..., 50:].any()
     np.testing.assert_array_equal(image[..., 124:, :], output[..., 124:, :])
     back = kernel.shrink(image[0, :, :124, :200].numpy(), 4)
-    assert np.abs(back - seen[0, :, :31, :50].numpy()).mean() < 0.1 * np.abs(alone[1]).mean()
+    assert np.abs(back - seen[0, :, :31, :50].numpy()).mean() < 0.1 * float(alone[1].abs().mean())
     valid[1, 10, 10] = False  # a hole is no padding
     assert not torch.equal(fulfil(output, seen, [Aim(valid=valid)], kernel)[0], image)
