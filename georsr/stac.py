@@ -28,7 +28,13 @@ EXTENSIONS = tuple(
     SCHEMA.format(*each)
     for each in (("projection", "2.0.0"), ("raster", "2.0.0"), ("processing", "1.2.0"))
 )
-DATES = ("ACQUISITIONDATETIME", "ACQUISITION_DATE", "DATE_ACQUIRED", "TIFFTAG_DATETIME")
+DATES = (
+    "ACQUISITIONDATETIME",
+    "ACQUISITION_DATE",
+    "DATE_ACQUIRED",
+    "PRODUCT_START_TIME",
+    "TIFFTAG_DATETIME",
+)
 """Tags in which sources say when they were taken, the most telling first."""
 FORMATS = ("%Y-%m-%dT%H:%M:%S.%f", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d", "%Y:%m:%d %H:%M:%S")
 

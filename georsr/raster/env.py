@@ -77,3 +77,10 @@ def own_warnings() -> Iterator[None]:
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         warnings.simplefilter("ignore", NodataShadowWarning)
         yield
+
+
+def cause(err: BaseException) -> str:
+    """One line: what GDAL said first, the deepest cause of ``err``."""
+    while err.__cause__ is not None or err.__context__ is not None:
+        err = err.__cause__ or err.__context__ or err
+    return " ".join(str(err).split()) or type(err).__name__

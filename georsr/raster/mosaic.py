@@ -22,6 +22,7 @@ from georsr.raster.describe import describe
 from georsr.raster.env import absolute, gdal_env, is_remote
 from georsr.raster.info import RasterInfo
 from georsr.raster.reader import Patch, RasterReader, open_raster
+from georsr.raster.sentinel2 import find_product
 from georsr.raster.source import open_source
 from georsr.raster.virtual import virtual_document, windows_inside
 from georsr.types import AnyArray, Window
@@ -262,6 +263,11 @@ def open_sources(
         )
     infos = []
     for path in paths:
+        if find_product(path) is not None:
+            raise UsageError(
+                f"{path}: products of Sentinel-2 are taken one at a time, expected rasters that "
+                "are files; super-resolve each of them, and lay the results together"
+            )
         with gdal_env(remote=is_remote(path)), open_source(path, allow_drivers) as dataset:
             infos.append(describe(dataset, path, None, nodata))
     mosaic = make_mosaic(infos, nodata)

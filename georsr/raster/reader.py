@@ -17,11 +17,11 @@ from rasterio.windows import Window as RasterioWindow
 
 from georsr.errors import GeoreferenceWarning, InputError
 from georsr.raster.describe import describe, explicit_mask
-from georsr.raster.env import absolute, gdal_env, is_remote, own_warnings
+from georsr.raster.env import absolute, cause, gdal_env, is_remote, own_warnings
 from georsr.raster.info import RasterInfo
 from georsr.raster.mask import is_nodata
 from georsr.raster.sampling import DECODED, MAX_PIXELS, decimated_shape, sample_windows
-from georsr.raster.source import cause, open_source
+from georsr.raster.source import open_source
 from georsr.raster.virtual import virtual_places, windows_inside
 from georsr.types import AnyArray, BoolArray, Window
 

@@ -59,11 +59,12 @@ def _factors(info: RasterInfo, band: BandInfo) -> tuple[float, float]:
         if band.scale > 0:
             return band.scale, band.offset
         raise UsageError(f"{info.path}: band {band.number} has scale {band.scale:g}, expected > 0")
-    tags = info.tags.get("", {})
+    tags = dict(info.tags.get("", {}))
     quantities = [value for key, value in tags.items() if key.endswith("QUANTIFICATION_VALUE")]
     try:
         scale = 1.0 / float(quantities[0])
-        added = float(tags.get("BOA_ADD_OFFSET", tags.get("RADIO_ADD_OFFSET", "0")))
+        said = tags | dict(band.tags)  # GDAL's driver tells it band by band
+        added = float(said.get("BOA_ADD_OFFSET", said.get("RADIO_ADD_OFFSET", "0")))
     except (IndexError, ValueError, ZeroDivisionError):
         pass
     else:

@@ -15,8 +15,7 @@ import rasterio.shutil
 from rasterio.errors import RasterioError
 
 from georsr.errors import UsageError
-from georsr.raster.env import gdal_env, own_warnings
-from georsr.raster.source import cause
+from georsr.raster.env import cause, gdal_env, own_warnings
 
 if TYPE_CHECKING:
     from georsr.raster.layout import ProductLayout

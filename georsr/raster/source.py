@@ -11,7 +11,8 @@ import rasterio
 from rasterio.errors import RasterioError
 
 from georsr.errors import InputError, UsageError
-from georsr.raster.env import own_warnings
+from georsr.raster.env import cause, own_warnings
+from georsr.raster.sentinel2 import DRIVER, PART, check_files, find_product, open_product
 
 _MISSING = re.compile(
     r"No such file or directory|does not exist in the file system|HTTP response code: 404"
@@ -20,15 +21,11 @@ _MISSING = re.compile(
 _SUBDATASET = re.compile(r"^[A-Z][A-Z0-9_]+:")
 
 
-def cause(err: BaseException) -> str:
-    """One line: what GDAL said first, the deepest cause of ``err``."""
-    while err.__cause__ is not None or err.__context__ is not None:
-        err = err.__cause__ or err.__context__ or err
-    return " ".join(str(err).split()) or type(err).__name__
-
-
 def open_source(path: str, allow_drivers: Sequence[str] | None = None) -> Any:
     """Open ``path`` for reading and give the rasterio dataset; the caller closes it.
+
+    A product of Sentinel-2 (SAFE folder, its metadata, or an archive of it) is opened as one raster
+    of its bands of 10 m and 20 m: see `georsr.raster.sentinel2`.
 
     A VRT can name any file or address of the machine as its pixels. One that is called ``.vrt``
     (or ``vrt://``) was asked for; one hidden behind another name is refused, and a ``.tif`` is
@@ -50,6 +47,14 @@ def open_source(path: str, allow_drivers: Sequence[str] | None = None) -> Any:
     """
     if allow_drivers is not None and not allow_drivers:
         raise UsageError(f"{path}: the list of allowed drivers is empty")
+    metadata = find_product(path)
+    if metadata is not None:
+        if allow_drivers is not None and DRIVER not in allow_drivers:
+            raise UsageError(
+                f"{path}: is a product of Sentinel-2, which the drivers allowed "
+                f"({', '.join(allow_drivers)}) do not read; allow {DRIVER}"
+            )
+        return open_product(path, metadata)
     drivers: Sequence[str | None] = allow_drivers or (
         ["GTiff"] if _suffix(path) in (".tif", ".tiff") else [None]
     )
@@ -64,9 +69,19 @@ def open_source(path: str, allow_drivers: Sequence[str] | None = None) -> Any:
         if allow_drivers is None and dataset.driver == "VRT" and not _says_vrt(path):
             dataset.close()
             raise _hidden_vrt(path)
-        return dataset
+        return _checked(dataset, path)
     assert failure is not None
     raise _explain(path, failure, allow_drivers) from failure
+
+
+def _checked(dataset: Any, path: str) -> Any:
+    if PART.match(path):
+        try:
+            check_files(path, [dataset])
+        except InputError:
+            dataset.close()
+            raise
+    return dataset
 
 
 def _suffix(path: str) -> str:

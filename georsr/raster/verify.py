@@ -18,9 +18,8 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterioWindow
 
 from georsr.errors import GeoreferenceWarning, OutputError
-from georsr.raster.env import CACHE_BYTES, gdal_env, own_warnings
+from georsr.raster.env import CACHE_BYTES, cause, gdal_env, own_warnings
 from georsr.raster.layout import ProductLayout
-from georsr.raster.source import cause
 from georsr.raster.twins import Twins
 from georsr.types import AnyArray, Window
 

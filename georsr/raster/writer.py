@@ -31,12 +31,11 @@ from georsr.raster.destination import (
     workplace,
 )
 from georsr.raster.encoder import BlockEncoder, EncodedBlock, stored
-from georsr.raster.env import gdal_env
+from georsr.raster.env import cause, gdal_env
 from georsr.raster.layout import ProductLayout
 from georsr.raster.lock import Lock
 from georsr.raster.partfile import PartFile
 from georsr.raster.records import Finished, Records, Written
-from georsr.raster.source import cause
 from georsr.raster.verify import Checksums, verify_product
 from georsr.types import AnyArray, BoolArray, Window
 

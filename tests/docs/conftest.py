@@ -10,6 +10,7 @@ from affine import Affine
 from PIL import Image
 from rasterio.windows import Window
 
+from ..raster.safe import make_safe
 from .manual import REPOSITORY
 
 SAMPLES = REPOSITORY / "sample_data"
@@ -29,6 +30,9 @@ def furniture(tmp_path_factory):
     mosaic(town, desk / "mosaic.tif")
     naip(desk / "naip.tif")
     one_band(desk / "dem.tif")
+    product, _ = make_safe(desk, side=48)
+    product.rename(desk / "S2A.SAFE")
+    shutil.make_archive(str(desk / "S2A"), "zip", desk, "S2A.SAFE")
     tiles(town, desk / "tiles")
     (desk / "tiles.txt").write_text("".join(f"tiles/{i}.tif\n" for i in range(4)))
     district(town, desk / "district.geojson")

@@ -50,3 +50,13 @@ def test_what_is_not_known_is_refused(stretch_of):
         stretch_of("reflectance:0.5,0.1", scale=(0.1, 0.0))
     with pytest.raises(UsageError, match="is for files"):
         stretch_of_sample(np.zeros((1, 4)), np.ones((1, 4), bool), "reflectance")
+
+
+def test_an_offset_may_be_told_band_by_band(make_raster):
+    def after(dataset):
+        dataset.update_tags(BOA_QUANTIFICATION_VALUE="10000")
+        dataset.update_tags(1, BOA_ADD_OFFSET="-1000")
+
+    with open_raster(make_raster(np.zeros((2, 8, 8), "uint16"), after=after)) as reader:
+        stretch = choose_stretch(reader, "reflectance")
+    np.testing.assert_allclose(stretch.lo, (1000, 0))
