@@ -23,10 +23,24 @@ from .options import (
     tta_option,
     verbosity_options,
 )
+from .sections import SectionedCommand
 from .signals import noted_signals
 
+SECTIONS = {
+    "Network and bands": ("model", "scale", "bidx", "bands", "band-mode", "tta"),
+    "Source": ("nodata", "alpha", "allow-driver", "max-pixels", "force"),
+    "Part of the source": ("bbox", "bbox-crs", "aoi", "aoi-mask"),
+    "Values": ("stretch", "consistency", "consistency-kernel", "dtype", "dst-nodata"),
+    "Output": ("overwrite", "cog", "co", "blocksize", "parts", "quality", "stac"),
+    "Machine": ("device", "precision", "jobs", "workers", "scheduler", "backend", "compile"),
+    "Tiles": ("tile", "halo", "overlap", "blend", "batch", "flat-tiles"),
+    "Safety": ("dry-run", "resume", "verify", "check-space"),
+    "Messages": ("json", "progress", "quiet", "verbose"),
+}
+"""Where the help lists which option."""
 
-@click.command("sr", short_help="Super-resolve a raster.")
+
+@click.command("sr", cls=SectionedCommand, sections=SECTIONS, short_help="Super-resolve a raster.")
 @click.argument("sources", nargs=-1, required=True, metavar="IN...")
 @click.argument("destination", metavar="OUT")
 @model_options

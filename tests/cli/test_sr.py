@@ -8,10 +8,12 @@ import sys
 import textwrap
 import time
 
+import click
 import numpy as np
 import pytest
 import rasterio
 from georsr.cli.main import invoke
+from georsr.cli.sr import command
 
 BICUBIC = ["--model", "bicubic", "--scale", "2"]
 
@@ -327,3 +329,19 @@ def test_a_full_disk_never_ends_well(extra, make_raster, texture, tmp_path):
     kept = extra != ["--no-resume"]
     assert ("the same command goes on" in message) is kept
     assert hidden(tmp_path) == ([".o.tif.part.jsonl", ".o.tif.part.tif"] if kept else [])
+
+
+def test_help_has_every_option_under_a_heading(capsys):
+    assert invoke(["sr", "--help"]) == 0
+    text = capsys.readouterr().out
+    sections = text.split("\n\n")
+    headed = {part.splitlines()[0]: part for part in sections if part.splitlines()[0].endswith(":")}
+    assert list(headed)[:2] == ["Network and bands:", "Source:"]
+    assert "--help" in headed["Other:"]
+    assert headed["Other:"].count("  -") == 1, "an option is in no section of cli/sr.py"
+    assert "--workers" in headed["Machine:"]
+    named = [name for names in command.sections.values() for name in names]
+    assert len(set(named)) == len(named)
+    for option in command.params:
+        if isinstance(option, click.Option):
+            assert text.count(f"{max(option.opts, key=len)} ") >= 1
