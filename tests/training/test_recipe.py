@@ -1,8 +1,10 @@
 """Recipes: YAML in, frozen settings out, and back."""
 
 import pytest
+import torch
 
 from georsr.errors import UsageError
+from georsr.models.lite.network import SegSRLite
 from georsr.training.data.degrade import Bicubic
 from georsr.training.data.sensor import Sensor
 from georsr.training.recipe import Recipe, builtin_recipes, load_recipe, overridden
@@ -11,6 +13,7 @@ from tests.conftest import REPOSITORY
 WANTED = {
     "finetune-sensor",
     "segsr-aid-x4",
+    "segsr-base-x4",
     "segsr-lite-x2",
     "segsr-lite-x2-sensor",
     "segsr-lite-x4",
@@ -30,6 +33,14 @@ def test_builtin_recipes_round_trip(name, tmp_path):
 
 def test_the_builtin_recipes_are_these():
     assert set(builtin_recipes()) == WANTED
+
+
+def test_the_base_network_stays_in_its_limits():
+    recipe = load_recipe("segsr-base-x4")
+    with torch.device("meta"):
+        network = SegSRLite(recipe.scale, **recipe.network)
+    count = sum(weight.numel() for weight in network.parameters())
+    assert 7e6 < count < 8e6  # below 16 MB in half precision
 
 
 def test_the_published_schedule():
