@@ -67,7 +67,8 @@ def run(tasks: int, address: str, scheduler: int, worker: int) -> dict[str, floa
     plan = make_plan(pixels, pixels, scale=1, tile=BLOCK, halo=0, overlap=0)
     job = SimpleNamespace(plan=plan, layout=SimpleNamespace(blocksize=BLOCK))
     grid, done = Grid(pixels, pixels, 0, BLOCK, BLOCK), np.zeros((side, side), bool)
-    with Client(address, timeout=60, set_as_default=False) as client:
+    reach = {"direct_to_workers": True}  # as `georsr.engine.cluster` does where it can
+    with Client(address, timeout=60, set_as_default=False, **reach) as client:
         client.wait_for_workers(1)
         flight = ClusterFlight(
             client, "simulated", Stub(), gpu=False, look=lambda: None, count=lambda: WORKERS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import secrets
@@ -11,6 +12,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
+import dask
 from distributed import Client, LocalCluster
 
 from georsr.config import SRConfig
@@ -27,6 +29,16 @@ CONNECT_SECONDS = 10.0
 """How long a scheduler may take to answer."""
 WORKERS_SECONDS = 30.0
 """How long to wait for the first worker of a scheduler that has none."""
+REACH_SECONDS = 3.0
+"""How long workers may take to answer, if results are to come straight from them."""
+LEAN = {
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.system-monitor.interval": "10s",
+    "distributed.admin.system-monitor.gil.enabled": False,
+    "distributed.scheduler.active-memory-manager.start": False,
+    "distributed.admin.low-level-log-length": 0,
+}
+"""Of Dask, what a cluster of our own need not do: watch itself, move results, remember all."""
 
 
 class Cluster:
@@ -107,6 +119,7 @@ class Cluster:
                 ) from able
             if isinstance(able, Exception):
                 raise ResourceError(f"worker {name}: {able}") from able
+        self._client.direct_to_workers = _reaches(self._client, list(found))
         return dict(found)
 
     def count(self) -> int:
@@ -131,6 +144,20 @@ class Cluster:
         """Begin a run; use it in a ``with`` statement."""
         run = f"georsr-{secrets.token_hex(6)}"
         return ClusterFlight(self._client, run, hand, gpu=self.gpu, look=look, count=self.count)
+
+
+def _reaches(client: Client, workers: list[str]) -> bool:
+    """Whether results can come straight from all workers, and spare the scheduler."""
+
+    async def ask() -> None:
+        await asyncio.gather(*(client.rpc(address).identity() for address in workers))
+
+    try:
+        client.sync(ask, callback_timeout=REACH_SECONDS)
+    except (OSError, TimeoutError):
+        log.info("results come by way of the scheduler: this machine does not reach all workers")
+        return False
+    return True
 
 
 def _check_software(who: str, there: dict[str, str]) -> None:
@@ -226,16 +253,17 @@ def _start(workers: int, config: SRConfig) -> Iterator[LocalCluster]:
     wanted = config.device.partition(":")[0]
     gpu = wanted in ("auto", "cuda") and place(config.device, "fp32").device.type == "cuda"
     try:
-        cluster = LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            processes=True,
-            dashboard_address="127.0.0.1:0",  # None would be port 8787 of all interfaces
-            memory_limit=0,  # Dask would pause and kill by shares of memory; `check_memory` asked
-            resources={GPU: 1} if gpu else None,
-            preload=["georsr.engine.cluster_worker"],
-            silence_logs=logging.CRITICAL,
-        )
+        with dask.config.set(LEAN):
+            cluster = LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                processes=True,
+                dashboard_address="127.0.0.1:0",  # None would be port 8787 of all interfaces
+                memory_limit=0,  # Dask would pause and kill by shares of it; `check_memory` asked
+                resources={GPU: 1} if gpu else None,
+                preload=["georsr.engine.cluster_worker"],
+                silence_logs=logging.CRITICAL,
+            )
     except (OSError, RuntimeError, TimeoutError) as error:
         text = (str(error).splitlines() or [type(error).__name__])[0]
         raise ResourceError(

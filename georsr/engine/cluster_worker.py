@@ -7,16 +7,22 @@ from __future__ import annotations
 
 import platform
 import signal
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Protocol
 
 from distributed import WorkerPlugin, get_worker
 
-from georsr.errors import GeorsrError
+from georsr.errors import GeorsrError, ResourceError
 
 GPU = "GPU"
 """Dask's resource that a worker with a graphics card offers."""
+TASK_SECONDS = 0.25
+"""After so long a task ends, if only some of its pieces are done."""
+
+Done = tuple[list[Any], float]
+"""Results of the first pieces of a task, and seconds that they took."""
 
 
 class Hand(Protocol):
@@ -48,24 +54,46 @@ class RunPlugin(WorkerPlugin):
         self.stopped = True
 
 
-def work(run: str, piece: Any) -> Any:
-    """The task: one piece of a run.
+def work(run: str, pieces: Sequence[Any]) -> Done:
+    """The task: pieces of a run, at least the first of them.
 
     Raises
     ------
     GeorsrError
-        This worker does not fit, or the piece cannot be done.
+        This worker does not fit, or a piece cannot be done.
     """
     worker = get_worker()
     plugin: Any = worker.plugins[run]
+    results = list[Any]()
     try:
         plugin.hand.ready(worker.address)
-        return plugin.hand(piece, lambda: plugin.stopped)
+        since = time.monotonic()
+        for piece in pieces:
+            results.append(_one(plugin, piece, worker.address))
+            if time.monotonic() - since > TASK_SECONDS:
+                break
+        return results, time.monotonic() - since
     except GeorsrError as error:
         failure = error
     # what GDAL and torch raised cannot be sent, and would take the error with it
     failure.__cause__ = failure.__context__ = None
     raise failure.with_traceback(None)
+
+
+def _one(plugin: Any, piece: Any, address: str) -> Any:
+    try:
+        return plugin.hand(piece, lambda: plugin.stopped)
+    except GeorsrError:
+        raise
+    except Exception as error:
+        raise ResourceError(
+            f"{piece} of the product: worker {address} failed with {first_line(error)}"
+        ) from error
+
+
+def first_line(error: BaseException) -> str:
+    """Kind of an error, and the first line of what it says."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
 def examine(run: str, dask_worker: Any) -> str | None:

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import suppress
+from itertools import count as numbers
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 from distributed import Client, Future, KilledWorker, as_completed
 
-from georsr.engine.cluster_worker import GPU, Hand, RunPlugin, examine, work
+from georsr.engine.cluster_worker import (
+    GPU,
+    TASK_SECONDS,
+    Done,
+    Hand,
+    RunPlugin,
+    examine,
+    first_line,
+    work,
+)
 from georsr.errors import GeorsrError, ResourceError
 
 POLL_SECONDS = 0.1
@@ -24,10 +35,14 @@ ALONE_SECONDS = 60.0
 
 
 AHEAD = 2
-"""Pieces under way for each worker: the next one is there when one is done."""
+"""Tasks under way for each worker: the next one is there when one is done."""
 TOGETHER = 4
-"""Of so many workers one has to be done before pieces go out again: many in one message cost much
-less than each alone, and the others still have their next one."""
+"""Of so many workers one has to be done before results come and pieces go out again: many in one
+message cost much less than each alone, and the others still have their next one."""
+LINGER_SECONDS = 0.05
+"""How long results wait for others to come with them."""
+MOST_PIECES = 16
+"""Of a task, however quick they are."""
 
 Numbered = tuple[int, Any]
 """A piece and its number."""
@@ -38,10 +53,16 @@ class Flight(Protocol):
 
     machines: int
     """How many pieces can be done at once."""
+    together: int
+    """How many make up a task: more than one where they are quick."""
 
     @property
     def running(self) -> int:
         """Pieces that went out and have not come back."""
+
+    @property
+    def tasks(self) -> int:
+        """In how many tasks these are."""
 
     def send(self, pieces: Sequence[Numbered]) -> None:
         """Have pieces done."""
@@ -50,10 +71,20 @@ class Flight(Protocol):
         """Number and result of a piece that is done; waits for one."""
 
 
-def room(flight: Flight) -> int:
-    """How many pieces to send now: none, or as many as make it worth while."""
-    free = AHEAD * flight.machines - flight.running
-    return free if free >= max(1, flight.machines // TOGETHER) else 0
+def room(flight: Flight, most: float = math.inf) -> int:
+    """How many pieces to send now: none, or as many as make it worth while.
+
+    Parameters
+    ----------
+    flight
+        That is to take them.
+    most
+        Pieces that may be under way.
+    """
+    wanted = int(min(AHEAD * flight.machines * flight.together, most))
+    slots = AHEAD * flight.machines - flight.tasks
+    free = min(slots * flight.together, wanted - flight.running)
+    return free if free >= max(1, wanted // (AHEAD * TOGETHER)) else 0
 
 
 class LocalFlight:
@@ -67,7 +98,7 @@ class LocalFlight:
         Whether to end.
     """
 
-    machines = 1
+    machines = together = 1
 
     def __init__(self, hand: Hand, stopped: Callable[[], bool]) -> None:
         self._hand, self._stopped = hand, stopped
@@ -77,6 +108,8 @@ class LocalFlight:
     def running(self) -> int:
         """Pieces that wait."""
         return len(self._waiting)
+
+    tasks = running
 
     def send(self, pieces: Sequence[Numbered]) -> None:
         """Keep pieces in mind."""
@@ -91,7 +124,9 @@ class LocalFlight:
 class ClusterFlight:
     """Pieces are done by Dask's workers; a context manager, after which nobody works any more.
 
-    What a worker was doing when it died is done again by another one.
+    What a worker was doing when it died is done again by another one. Quick pieces go out several
+    in one task, since each task costs scheduler and client about a millisecond; one that took long
+    ends its task, and those after it go out again alone.
 
     Parameters
     ----------
@@ -122,8 +157,11 @@ class ClusterFlight:
         self._client, self._run, self._hand = client, run, hand
         self._resources = {GPU: 1} if gpu else None
         self._look, self._count = look, count
-        self._pieces: dict[Future[Any], Numbered] = {}
+        self._tasks: dict[Future[Any], list[Numbered]] = {}
+        self._under_way = 0
+        self._names = numbers()
         self._landed = deque[Numbered]()
+        self._pace = TASK_SECONDS
         self._completed = as_completed(loop=client.loop)
         self._gatherer = ThreadPoolExecutor(1, "georsr-gather")
         self._checked = self._seen = time.monotonic()
@@ -145,28 +183,45 @@ class ClusterFlight:
     ) -> None:
         with suppress(Exception):  # the scheduler may be gone, and everything with it
             self._gatherer.shutdown(wait=False, cancel_futures=True)
-            if self._pieces:
-                self._client.cancel(list(self._pieces), force=True)
+            if self._tasks:
+                self._client.cancel(list(self._tasks), force=True)
             self._client.unregister_worker_plugin(self._run)
 
     @property
     def running(self) -> int:
         """Pieces that went out and have not come back."""
-        return len(self._pieces) + len(self._landed)
+        return self._under_way
+
+    @property
+    def tasks(self) -> int:
+        """In how many tasks these are; but for results that are here already."""
+        return len(self._tasks)
+
+    @property
+    def together(self) -> int:
+        """Pieces that make up a task: as many as are done in `TASK_SECONDS`."""
+        return max(1, min(MOST_PIECES, int(TASK_SECONDS / max(self._pace, 1e-6))))
 
     def send(self, pieces: Sequence[Numbered]) -> None:
-        """Submit pieces, in one message."""
+        """Submit pieces, in one message: as few to a task as keep all workers busy."""
         if not pieces:
             return
+        free = max(1, AHEAD * self.machines - self.tasks)
+        size = min(self.together, math.ceil(len(pieces) / free))
+        self._submit([list(pieces[i : i + size]) for i in range(0, len(pieces), size)])
+        self._under_way += len(pieces)
+
+    def _submit(self, tasks: list[list[Numbered]], priority: int = 0) -> None:
         futures = self._client.map(
             work,
-            [self._run] * len(pieces),
-            [piece for _, piece in pieces],
-            key=[(self._run, number) for number, _ in pieces],
+            [self._run] * len(tasks),
+            [[piece for _, piece in task] for task in tasks],
+            key=[(self._run, next(self._names)) for _ in tasks],
             pure=False,
+            priority=priority,
             resources=self._resources,
         )
-        self._pieces.update(zip(futures, pieces, strict=True))
+        self._tasks.update(zip(futures, tasks, strict=True))
         self._completed.update(futures)
 
     def land(self) -> tuple[int, Any]:
@@ -180,12 +235,32 @@ class ClusterFlight:
         """
         while not self._landed:
             self._look()
-            with self._completed.thread_condition:
-                if not self._completed.has_ready():
-                    self._completed.thread_condition.wait(POLL_SECONDS)
-            self._fetch(self._completed.next_batch(block=False))
+            self._fetch([future for future in self._done() if not self._taken_apart(future)])
             self._check()
+        self._under_way -= 1
         return self._landed.popleft()
+
+    def _done(self) -> list[Future[Any]]:
+        """Tasks that have come to an end; waits a while for one, and a moment for others."""
+        with self._completed.thread_condition:
+            if not self._completed.has_ready():
+                self._completed.thread_condition.wait(POLL_SECONDS)
+        done: list[Future[Any]] = self._completed.next_batch(block=False)
+        until = time.monotonic() + LINGER_SECONDS
+        while 0 < len(done) < self.machines // TOGETHER and time.monotonic() < until:
+            time.sleep(LINGER_SECONDS / 5)
+            done += self._completed.next_batch(block=False)
+        return done
+
+    def _taken_apart(self, future: Future[Any]) -> bool:
+        """Whether workers died of a task of several pieces; these go out again, each alone."""
+        if future.status != "error" or len(self._tasks[future]) == 1:
+            return False
+        if not isinstance(future.exception(), KilledWorker):
+            return False
+        self._submit([[numbered] for numbered in self._tasks.pop(future)], priority=1)
+        future.release()
+        return True
 
     def _fetch(self, futures: list[Future[Any]]) -> None:
         """Bring results here, all in one go."""
@@ -203,10 +278,20 @@ class ClusterFlight:
                 results.exception(POLL_SECONDS)
         if (error := results.exception()) is not None:
             lost = isinstance(error, (CancelledError, OSError))
-            raise _lost() if lost else self._translated(error, self._pieces[futures[0]][1])
-        for future, result in zip(futures, results.result(), strict=True):
-            self._landed.append((self._pieces.pop(future)[0], result))
+            raise _lost() if lost else self._translated(error, futures[0])
+        for future, done in zip(futures, results.result(), strict=True):
+            self._take(self._tasks.pop(future), done)
             future.release()
+
+    def _take(self, pieces: list[Numbered], done: Done) -> None:
+        """Note the results of a task; what it left goes out again, before all else."""
+        results, seconds = done
+        self._landed.extend(
+            (number, result) for (number, _), result in zip(pieces, results, strict=False)
+        )
+        self._pace += (seconds / len(results) - self._pace) / 4
+        if left := pieces[len(results) :]:
+            self._submit([[numbered] for numbered in left], priority=1)
 
     def _check(self) -> None:
         """See now and then whether there is still anybody to wait for."""
@@ -227,20 +312,20 @@ class ClusterFlight:
             )
 
     def _failure(self, future: Future[Any]) -> BaseException:
-        """What to raise for a piece that came back without a result."""
+        """What to raise for a task that came back without a result."""
         if future.status == "cancelled":
             return _lost()
-        return self._translated(future.exception(), self._pieces[future][1])
+        return self._translated(future.exception(), future)
 
-    def _translated(self, error: BaseException, piece: Any) -> BaseException:
+    def _translated(self, error: BaseException, future: Future[Any]) -> BaseException:
         if isinstance(error, GeorsrError):
             return error
+        pieces = {task.key: task_pieces[0][1] for task, task_pieces in self._tasks.items()}
+        piece = pieces[future.key]
         made: Exception = ResourceError(
-            f"{piece} of the product: a worker failed with {type(error).__name__}: "
-            f"{(str(error).splitlines() or [''])[0]}"
+            f"{piece} of the product: a worker failed with {first_line(error)}"
         )
         if isinstance(error, KilledWorker):
-            pieces: dict[Any, Any] = {(self._run, n): piece for n, piece in self._pieces.values()}
             made = ResourceError(
                 f"{pieces.get(error.task, piece)} of the product: {error.allowed_failures + 1} "
                 "workers died one after the other while they worked on it (the last one was "

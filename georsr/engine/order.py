@@ -23,8 +23,8 @@ Placed = tuple[int, int, "EncodedBlock"]
 class InOrder:
     """Blocks that are missing, in the order of a single pass, as soon as that lets them.
 
-    At most `AHEAD` super-tiles for each worker are under way, and those that wait for their turn
-    are no more than a row of them and those under way.
+    Super-tiles under way, and those that wait for their turn, are no more than a row of them and
+    `AHEAD` for each worker.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ class InOrder:
     def _send(self, needed: int) -> None:
         """Send what there is room for, and in any case what is waited for."""
         pieces: list[Numbered] = []
-        free = min(room(self._flight), self._most - self._flight.running - len(self._held))
+        free = room(self._flight, self._most - len(self._held))
         while self._next is not None and (self._next <= needed or len(pieces) < free):
             pieces.append((self._next, self._grid.window(self._next)))
             self._next = next(self._unsent, None)

@@ -10,8 +10,9 @@ import pytest
 from distributed import Client, LocalCluster
 from killers import Killer
 
+from georsr.engine import cluster_worker
 from georsr.engine import flight as flight_module
-from georsr.engine.flight import AHEAD, ClusterFlight, room
+from georsr.engine.flight import AHEAD, MOST_PIECES, ClusterFlight, room
 from georsr.engine.order import InOrder
 from georsr.engine.stream import Clock
 from georsr.errors import InputError, InterruptedRunError, ResourceError
@@ -86,13 +87,15 @@ def test_a_plan_of_many_tasks_fills_neither_scheduler_nor_client(threads):
 
 @pytest.mark.parametrize("machines", [1, 2, 7, 100])
 def test_few_are_under_way_and_many_go_out_together(machines):
-    flight = SimpleNamespace(machines=machines, running=0)
+    flight = SimpleNamespace(machines=machines, together=1, running=0, tasks=0)
     sizes = []
     for _ in range(10 * machines):
         sizes.append(room(flight))
         flight.running += sizes[-1]
+        flight.tasks = flight.running
         assert 0 < flight.running <= AHEAD * machines
         flight.running -= 1
+        flight.tasks -= 1
     assert sizes[0] == AHEAD * machines
     assert all(size == 0 or size >= machines // 4 for size in sizes)
     # every worker has something to do
@@ -117,7 +120,7 @@ def test_any_other_failure_names_the_piece(threads):
         flight.send([(3, "rows 0:5, columns 2:3")])
         with pytest.raises(
             ResourceError,
-            match=r"^rows 0:5, columns 2:3 of the product: a worker failed with ZeroDivisionError",
+            match=r"^rows 0:5, columns 2:3 of the product: worker \S+ failed with ZeroDivision",
         ):
             flight.land()
 
@@ -175,4 +178,52 @@ def test_a_piece_that_kills_every_worker_ends_the_run_by_name(processes, tmp_pat
     with fly(processes, Killer(5, tmp_path, always=True)) as flight:
         flight.send([(number, number) for number in range(6)])
         with pytest.raises(ResourceError, match=r"^5 of the product: 2 workers died one after"):
+            land_all(flight)
+
+
+def quickened(flight, first=1000):
+    """A flight that has found out how quick its pieces are."""
+    for number in range(first, first + 40):
+        flight.send([(number, number)])
+        flight.land()
+    assert flight.together == MOST_PIECES
+    return flight
+
+
+def test_quick_pieces_share_a_task(threads):
+    with fly(threads, Hand(lambda piece: piece + 1), workers=2) as flight:
+        quickened(flight)
+        flight.send([(number, number) for number in range(40)])
+        assert flight.running == 40
+        assert flight.tasks <= AHEAD * 2
+        assert room(flight) == 0
+        assert land_all(flight) == {number: number + 1 for number in range(40)}
+        assert (flight.running, flight.tasks) == (0, 0)
+
+
+def test_a_piece_that_takes_long_ends_its_task(threads, monkeypatch):
+    import time
+
+    monkeypatch.setattr(cluster_worker, "TASK_SECONDS", 0.1)
+    with fly(threads, Hand(lambda piece: time.sleep(0.2 if piece == 2 else 0))) as flight:
+        quickened(flight)
+        flight.send([(number, number) for number in range(12)])
+        assert land_all(flight) == dict.fromkeys(range(12))
+        # those behind it went out again
+        assert next(flight._names) > 40 + AHEAD
+
+
+def test_a_failure_among_quick_pieces_names_its_own(threads):
+    with fly(threads, Hand(lambda piece: 1 // (piece - 7))) as flight:
+        quickened(flight)
+        flight.send([(number, number) for number in range(12)])
+        with pytest.raises(ResourceError, match=r"^7 of the product: worker \S+ failed with Zero"):
+            land_all(flight)
+
+
+def test_a_piece_that_kills_workers_is_found_among_quick_ones(processes, tmp_path):
+    with fly(processes, Killer(9, tmp_path, always=True)) as flight:
+        quickened(flight)
+        flight.send([(number, number) for number in range(6, 12)])
+        with pytest.raises(ResourceError, match=r"^9 of the product: 2 workers died one after"):
             land_all(flight)
