@@ -99,6 +99,7 @@ def _show_raster(rasters: tuple[str, ...], options: dict[str, Any], as_json: boo
         bidx=options["bidx"],
         nodata=options["nodata"],
         allow_drivers=options["allow_drivers"] or None,
+        alpha=options["alpha"],
     ) as reader:
         info = reader.info
         area = find_area(
@@ -132,4 +133,6 @@ def _show_raster(rasters: tuple[str, ...], options: dict[str, Any], as_json: boo
         )
     if info.alpha_band:
         facts["alpha band"] = info.alpha_band
+    if info.notes:
+        facts["assumed"] = "; ".join(info.notes)
     _echo(facts, as_json)

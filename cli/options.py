@@ -83,7 +83,7 @@ def model_options(command: F) -> F:
 
 
 def band_options(command: F) -> F:
-    """``--bidx``, ``--nodata`` and ``--allow-driver``."""
+    """``--bidx``, ``--nodata``, ``--alpha`` and ``--allow-driver``."""
     for option in (
         click.option(
             "--allow-driver",
@@ -91,6 +91,14 @@ def band_options(command: F) -> F:
             multiple=True,
             metavar="NAME",
             help="Accept only this GDAL driver, repeatable; needed for a VRT not named .vrt.",
+        ),
+        click.option(
+            "--alpha",
+            type=click.Choice(["auto", "mask", "data"]),
+            default="auto",
+            show_default=True,
+            help="What a band called alpha is: transparency, or an image, such as near infrared; "
+            "auto looks at it.",
         ),
         click.option("--nodata", type=float, help="Value of invalid source pixels."),
         click.option(

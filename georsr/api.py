@@ -50,6 +50,7 @@ def _opened(
         nodata=config.nodata,
         allow_drivers=config.allow_drivers or None,
         force=config.force,
+        alpha=config.alpha,
     )
     try:
         reader, model = arrange(reader, model, config)

@@ -14,6 +14,7 @@ CHOICES = {
     "blend": ("feather", "crop"),
     "bands": ("guide", "all"),
     "band_mode": ("inject", "each", "bicubic"),
+    "alpha": ("auto", "mask", "data"),
     "consistency": ("auto", "on", "off"),
     "backend": ("auto", "torch", "onnx"),
 }
@@ -70,6 +71,9 @@ class SRConfig:
     consistency_kernel: str | None = None
     """``bicubic``, ``mean``, ``psf:MTF``, or ``scene`` for what fits best; None takes
     the model's."""
+    alpha: str = "auto"
+    """What a band called alpha is: ``mask``, ``data`` (an image, such as near infrared), or
+    ``auto`` for what its values say."""
     nodata: float | None = None
     """Source value to treat as invalid, overriding the file's."""
     dst_nodata: str | None = None

@@ -99,7 +99,8 @@ def item_of(report: RunReport, spec: ModelSpec, place: Path) -> Item:
         href=_href(report.output, place),
         media_type=pystac.MediaType.COG if report.cog else pystac.MediaType.GEOTIFF,
         roles=["data"],
-        extra_fields={"bands": [_band(band, report.dtype) for band in info.bands]},
+        extra_fields=_grid(info, where)
+        | {"bands": [_band(band, report.dtype) for band in info.bands]},
     )
     item.add_asset("data", asset)
     if report.quality is not None:
@@ -111,7 +112,12 @@ def item_of(report: RunReport, spec: ModelSpec, place: Path) -> Item:
                 title="Quality layers: " + ", ".join(layers.layers),
                 media_type=pystac.MediaType.GEOTIFF,
                 roles=["metadata"],
-                extra_fields={"bands": [{"name": name} for name in layers.layers]},
+                extra_fields=_grid(info, where)
+                | {
+                    "data_type": "float32",
+                    "nodata": "nan",
+                    "bands": [{"name": name} for name in layers.layers],
+                },
             ),
         )
     item.set_self_href(str(place.absolute()))
@@ -170,6 +176,14 @@ def _properties(
     if where.ground_size is not None:
         properties["gsd"] = where.ground_size
     return properties
+
+
+def _grid(info: RasterInfo, where: Footprint) -> dict[str, Any]:
+    """What the Raster extension says about all bands of a file."""
+    resolution = (
+        {} if where.ground_size is None else {"raster:spatial_resolution": where.ground_size}
+    )
+    return {"raster:sampling": info.area_or_point.lower()} | resolution
 
 
 def _band(band: BandInfo, dtype: str) -> dict[str, Any]:

@@ -2,7 +2,10 @@
 
 import json
 import math
+import os
+from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pystac
 import pytest
@@ -22,6 +25,50 @@ FIELDS = {
     "processing": {"level", "lineage", "facility", "software"},
 }
 """Of the extensions' schemas, what a product has."""
+
+NUMBERS = {"type": "array", "items": {"type": "number"}}
+TEXT = {"type": "string", "minLength": 1}
+RASTER = {
+    "raster:sampling": {"enum": ["area", "point"]},
+    "raster:spatial_resolution": {"type": "number", "exclusiveMinimum": 0},
+    "raster:scale": {"type": "number"},
+    "raster:offset": {"type": "number"},
+}
+MODEL = {
+    "properties": {
+        "properties": {
+            "anyOf": [{"required": [name]} for name in ("proj:code", "proj:shape")],
+            "properties": {
+                "proj:code": {"type": ["string", "null"], "pattern": "^[A-Z]+:\\w+$"},
+                "proj:wkt2": {"type": ["string", "null"]},
+                "proj:bbox": NUMBERS | {"minItems": 4, "maxItems": 4},
+                "proj:shape": {
+                    "type": "array",
+                    "items": {"type": "integer", "minimum": 1},
+                    "minItems": 2,
+                    "maxItems": 2,
+                },
+                "proj:transform": {
+                    "oneOf": [NUMBERS | {"minItems": n, "maxItems": n} for n in (6, 9)]
+                },
+                "processing:level": TEXT,
+                "processing:lineage": TEXT,
+                "processing:facility": TEXT,
+                "processing:software": {"type": "object", "additionalProperties": TEXT},
+            },
+            "patternProperties": {"^(proj|processing):": True, "^raster:": False},
+        },
+        "assets": {
+            "additionalProperties": {
+                "required": ["raster:sampling", "bands"],
+                "properties": RASTER
+                | {"bands": {"items": {"properties": RASTER, "required": ["name"]}}},
+            }
+        },
+    }
+}
+"""The extensions' schemas as far as a product's fields go, written from their descriptions. That of
+Raster wants one of its fields at least."""
 
 
 def core_schema(item):
@@ -45,9 +92,24 @@ def item(lite_model, make_raster, texture, tmp_path):
     return json.loads(path.read_text())
 
 
+def check_extensions(item):
+    """By our own model of the extensions, and by their schemas where there is a folder of them.
+
+    GEORSR_STAC_SCHEMAS names one that holds projection.json, raster.json and processing.json, of
+    the versions that Items declare; no package ships them.
+    """
+    jsonschema.validate(item, MODEL)
+    folder = os.environ.get("GEORSR_STAC_SCHEMAS")
+    for address in item["stac_extensions"] if folder else ():
+        schema = json.loads((Path(folder) / f"{address.split('/')[3]}.json").read_text())
+        assert schema["$id"].rstrip("#") == address
+        jsonschema.validate(item, schema)
+
+
 def test_items_are_valid(item):
-    """By the core schema; extensions' schemas are not shipped, see the next test."""
+    """By the core schema and the extensions."""
     assert core_schema(item)
+    check_extensions(item)
     read = pystac.Item.from_dict(item)
     assert read.assets["data"].href == "./out.tif"
 
@@ -78,7 +140,11 @@ def test_items_tell_the_truth(item, tmp_path):
         "raster:scale": 1e-4,
         "raster:offset": -0.1,
     }
+    for asset in item["assets"].values():
+        assert asset["raster:sampling"] == "area"
+        assert asset["raster:spatial_resolution"] == 0.25
     assert item["assets"]["quality"]["bands"][0]["name"] == "uncertainty"
+    assert item["assets"]["quality"]["data_type"] == "float32"
     links = {link["rel"]: link["href"] for link in item["links"]}
     assert links["derived_from"] == "./in.tif"
     west, south, east, north = item["bbox"]
@@ -95,7 +161,9 @@ def test_a_source_without_a_date_says_so(make_raster, texture, tmp_path):
     item = json.loads(path.read_text())
     assert item["geometry"] is None
     assert "does not say its own" in item["properties"]["description"]
+    assert "raster:scale" not in item["assets"]["data"]["bands"][0]
     assert core_schema(item)
+    check_extensions(item)
 
 
 def test_items_are_refused_before_the_work(make_raster, texture, tmp_path):

@@ -22,8 +22,8 @@ def color_names(dataset: Any) -> tuple[str, ...]:
 
 
 def select_bands(
-    dataset: Any, path: str, bidx: Sequence[int] | None
-) -> tuple[tuple[int, ...], int | None, bool]:
+    dataset: Any, path: str, bidx: Sequence[int] | None, colors: Sequence[str], alpha: int | None
+) -> tuple[tuple[int, ...], bool]:
     """Choose bands: by default all but the alpha band.
 
     Parameters
@@ -31,13 +31,15 @@ def select_bands(
     bidx : sequence of int, optional
         Band numbers from 1, in the order wanted. The same band may be named twice (a grey band
         can be given to a three-band model as 1,1,1). The alpha band, if named, is carried as alpha.
+    colors : sequence of str
+        Colour interpretation of every band.
+    alpha : int, optional
+        Number of the alpha band.
 
     Returns
     -------
     numbers : tuple of int
         The selected bands without the alpha band.
-    alpha : int or None
-        Number of the alpha band, if the raster has one.
     carried : bool
         Whether the alpha band is part of the selection.
 
@@ -46,8 +48,6 @@ def select_bands(
     UsageError
         Empty, not whole numbers, or out of range: the message lists the bands there are.
     """
-    colors = color_names(dataset)
-    alpha = colors.index("alpha") + 1 if "alpha" in colors else None
     everything = range(1, dataset.count + 1)
     if not everything:
         raise UsageError(_no_bands(dataset, path))
@@ -62,7 +62,7 @@ def select_bands(
         raise UsageError(
             f"{path}: no band besides alpha is selected; available: {_listing(dataset, colors)}"
         )
-    return numbers, alpha, alpha in wanted
+    return numbers, alpha in wanted
 
 
 def common_dtype(dataset: Any, path: str, numbers: Sequence[int], *, force: bool = False) -> str:

@@ -11,6 +11,7 @@ from rasterio.crs import CRS
 from rasterio.enums import MaskFlags
 
 from georsr.errors import UsageError
+from georsr.raster.alpha import alpha_number
 from georsr.raster.bands import color_names, common_dtype, select_bands
 from georsr.raster.env import own_warnings
 from georsr.raster.info import BandInfo, MaskKind, RasterInfo
@@ -42,8 +43,16 @@ def describe(
     nodata: float | None,
     *,
     force: bool = False,
+    alpha: str = "auto",
 ) -> RasterInfo:
     """Read everything that will be carried to the product, and refuse what cannot be worked on.
+
+    Parameters
+    ----------
+    dataset
+        Open.
+    path, bidx, nodata, force, alpha
+        As for `georsr.raster.open_raster`.
 
     Raises
     ------
@@ -51,10 +60,13 @@ def describe(
         Bands, data types, a ``nodata`` the data type cannot hold, or a pixel size of 0 or NaN.
     """
     with own_warnings():
-        numbers, alpha, carried = select_bands(dataset, path, bidx)
+        colors = color_names(dataset)
+        masking, assumed = alpha_number(dataset, colors, alpha)
+        if masking is None:
+            colors = tuple("undefined" if color == "alpha" else color for color in colors)
+        numbers, carried = select_bands(dataset, path, bidx, colors, masking)
         dtype = common_dtype(dataset, path, numbers, force=force)
         gcps, gcps_crs = dataset.gcps
-        colors = color_names(dataset)
         bands = tuple(_band(dataset, path, number, colors, nodata) for number in numbers)
         tags = dataset.tags()
         return RasterInfo(
@@ -64,9 +76,9 @@ def describe(
             height=dataset.height,
             dtype=dtype,
             bands=bands,
-            alpha_band=alpha,
+            alpha_band=masking,
             carries_alpha=carried,
-            mask_kind=_mask_kind(dataset, bands, alpha),
+            mask_kind=_mask_kind(dataset, bands, masking),
             crs=_crs(dataset.crs),
             transform=_transform(dataset.transform, path),
             gcps=tuple(gcps),
@@ -78,6 +90,7 @@ def describe(
             block_shape=tuple(dataset.block_shapes[numbers[0] - 1]),
             overviews=tuple(dataset.overviews(numbers[0])),
             files=tuple(dataset.files),
+            notes=(f"{path}: {assumed}",) if assumed else (),
         )
 
 

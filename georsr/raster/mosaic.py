@@ -6,6 +6,7 @@ Where rasters overlap, the later one wins where it is valid; where there is none
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +27,8 @@ from georsr.raster.sentinel2 import find_product
 from georsr.raster.source import open_source
 from georsr.raster.virtual import virtual_document, windows_inside
 from georsr.types import AnyArray, Window
+
+log = logging.getLogger(__name__)
 
 ALIGNED = 0.01
 """Pixels by which the corners of a raster may miss the grid of the first one."""
@@ -190,12 +193,14 @@ class MosaicReader(RasterReader):
         places = np.array([[p.top, p.left, p.bottom, p.right] for p in mosaic.places])
         self._places: AnyArray = places
         self._memory: Any = None
-        super().__init__(mosaic.name, bidx, nodata)
+        super().__init__(mosaic.name, bidx, nodata, alpha="mask")  # its rasters have been looked at
         self._remote = any(is_remote(piece.info.path) for piece in mosaic.pieces)
 
     def selecting(self, bidx: tuple[int, ...]) -> MosaicReader:
         """Another reader of the same mosaic, of other bands."""
-        return MosaicReader(self.mosaic, bidx, self._options[2])
+        other = MosaicReader(self.mosaic, bidx, self._options[2])
+        other.info = replace(other.info, notes=self.info.notes)
+        return other
 
     def _open_dataset(self) -> Any:
         document = virtual_document(self.mosaic)
@@ -236,6 +241,7 @@ def open_sources(
     nodata: float | None = None,
     allow_drivers: Sequence[str] | None = None,
     force: bool = False,
+    alpha: str = "auto",
 ) -> RasterReader:
     """Open one raster, or several as a mosaic.
 
@@ -243,7 +249,7 @@ def open_sources(
     ----------
     sources : path or sequence of paths
         Rasters, folders of rasters, or ``@FILE`` for a text file that names one on each line.
-    bidx, nodata, allow_drivers, force
+    bidx, nodata, allow_drivers, force, alpha
         As for `open_raster`.
 
     Raises
@@ -259,8 +265,27 @@ def open_sources(
         raise UsageError("no source is given")
     if len(paths) == 1:
         return open_raster(
-            paths[0], bidx=bidx, nodata=nodata, allow_drivers=allow_drivers, force=force
+            paths[0],
+            bidx=bidx,
+            nodata=nodata,
+            allow_drivers=allow_drivers,
+            force=force,
+            alpha=alpha,
         )
+    infos = _described(paths, nodata, allow_drivers, alpha)
+    assumed = [note for info in infos for note in info.notes]
+    if assumed:  # what one of them is, all are
+        log.warning("%s", assumed[0])
+        infos = _described(paths, nodata, allow_drivers, "data")
+    mosaic = make_mosaic(infos, nodata)
+    reader = MosaicReader(mosaic, None if bidx is None else tuple(bidx), nodata)
+    reader.info = replace(reader.info, notes=tuple(assumed[:1]))
+    return reader
+
+
+def _described(
+    paths: Sequence[str], nodata: float | None, allow_drivers: Sequence[str] | None, alpha: str
+) -> list[RasterInfo]:
     infos = []
     for path in paths:
         if find_product(path) is not None:
@@ -269,9 +294,8 @@ def open_sources(
                 "are files; super-resolve each of them, and lay the results together"
             )
         with gdal_env(remote=is_remote(path)), open_source(path, allow_drivers) as dataset:
-            infos.append(describe(dataset, path, None, nodata))
-    mosaic = make_mosaic(infos, nodata)
-    return MosaicReader(mosaic, None if bidx is None else tuple(bidx), nodata)
+            infos.append(describe(dataset, path, None, nodata, alpha=alpha))
+    return infos
 
 
 def _expanded(source: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import os
 import warnings
 from collections.abc import Sequence
@@ -24,6 +25,8 @@ from georsr.raster.sampling import DECODED, MAX_PIXELS, decimated_shape, sample_
 from georsr.raster.source import open_source
 from georsr.raster.virtual import virtual_places, windows_inside
 from georsr.types import AnyArray, BoolArray, Window
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -74,8 +77,9 @@ class RasterReader:
         nodata: float | None = None,
         allow_drivers: tuple[str, ...] | None = None,
         force: bool = False,
+        alpha: str = "auto",
     ) -> None:
-        self._options = (path, bidx, nodata, allow_drivers, force)
+        self._options = (path, bidx, nodata, allow_drivers, force, alpha)
         self._remote = is_remote(path)
         self._dataset: Any = None
         self._mask_bands: tuple[int, ...] = ()
@@ -104,8 +108,8 @@ class RasterReader:
         return open_source(self._options[0], self._options[3])
 
     def _describe(self, dataset: Any) -> RasterInfo:
-        path, bidx, nodata, _, force = self._options
-        return describe(dataset, path, bidx, nodata, force=force)
+        path, bidx, nodata, _, force, alpha = self._options
+        return describe(dataset, path, bidx, nodata, force=force, alpha=alpha)
 
     def _opened(self) -> Any:
         if self._dataset is None:
@@ -260,8 +264,8 @@ class RasterReader:
 
     def selecting(self, bidx: tuple[int, ...]) -> RasterReader:
         """Another reader of the same raster, of other bands."""
-        path, _, nodata, allow_drivers, force = self._options
-        return RasterReader(path, bidx, nodata, allow_drivers, force)
+        path, _, *options = self._options
+        return RasterReader(path, bidx, *options)
 
     def reopened(self) -> Self:
         """The same raster in a reader of its own, described as it is now and here.
@@ -290,6 +294,7 @@ def open_raster(
     nodata: float | None = None,
     allow_drivers: Sequence[str] | None = None,
     force: bool = False,
+    alpha: str = "auto",
 ) -> RasterReader:
     """Open a raster for reading.
 
@@ -306,6 +311,9 @@ def open_raster(
         Only these GDAL drivers. By default all, but a VRT must be called ``.vrt``.
     force : bool
         Take indices of a palette, and bit masks, for what they are not.
+    alpha : {"auto", "mask", "data"}
+        What a band is that says it is alpha: transparency, or an image, such as near infrared that
+        a program called so; ``auto`` looks at it.
 
     Returns
     -------
@@ -330,8 +338,11 @@ def open_raster(
         nodata,
         None if allow_drivers is None else tuple(allow_drivers),
         force,
+        alpha,
     )
     info = reader.info
+    for note in info.notes:
+        log.warning("%s", note)
     located = info.crs is not None and info.transform is not None
     if not (located or info.gcps_crs is not None or info.rpcs is not None):
         lacking = "coordinate reference system" if info.crs is None else "geotransform"

@@ -87,9 +87,9 @@ def test_masks_and_alpha_are_carried(tmp_path):
     path = make_raster(tmp_path / "mask.tif", ramp(), mask=mask)
     assert product_layout(info_of(path), 2).mask
     path = make_raster(tmp_path / "alpha.tif", ramp(4), colors=("red", "green", "blue", "alpha"))
-    with_alpha = product_layout(info_of(path), 2)
+    with_alpha = product_layout(info_of(path, alpha="mask"), 2)
     assert (with_alpha.mask, with_alpha.alpha, with_alpha.count) == (False, True, 4)
-    without = product_layout(info_of(path, bidx=[1]), 2)
+    without = product_layout(info_of(path, bidx=[1], alpha="mask"), 2)
     assert (without.mask, without.alpha, without.count) == (True, False, 1)
     with rasterio.open(publish(tmp_path / "b.tif", with_alpha)) as product:
         assert product.colorinterp[3] == ColorInterp.alpha
@@ -198,11 +198,11 @@ def test_blocks_cover_the_product_once(rgb):
 def test_planes_are_split_as_they_are_written(tmp_path):
     path = make_raster(tmp_path / "a.tif", ramp(4), colors=("red", "green", "blue", "alpha"))
     planes = ramp(4)
-    values, mask, alpha = product_layout(info_of(path), 2).split(planes)
+    values, mask, alpha = product_layout(info_of(path, alpha="mask"), 2).split(planes)
     assert mask is None
     np.testing.assert_array_equal(alpha, planes[3])
     np.testing.assert_array_equal(values, planes[:3])
-    layout = product_layout(info_of(path, bidx=[3, 2, 1]), 2)
+    layout = product_layout(info_of(path, bidx=[3, 2, 1], alpha="mask"), 2)
     assert layout.planes == 4
     values, mask, alpha = layout.split(planes)
     assert alpha is None

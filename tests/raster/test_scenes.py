@@ -27,7 +27,7 @@ def names(folder):
 def test_every_scene_comes_through_with_its_pixels_place_and_validity(scenes, tmp_path):
     listing = sorted(path.name for path in scenes.iterdir())
     for name in names(scenes):
-        with open_raster(scenes / name) as reader:
+        with open_raster(scenes / name, alpha="mask") as reader:
             info = reader.info
             patch = reader.read(Window(0, 0, min(info.height, 150), min(info.width, 170)))
             stretch = choose_stretch(reader)
@@ -73,3 +73,16 @@ def put(writer, reader, layout, block):
         if layout.alpha
         else None,
     )  # fmt: skip
+
+
+def test_near_infrared_of_naip_is_a_band_though_its_file_calls_it_alpha(scenes):
+    path = scenes / "naip_4band_u8_0.6m_ca_3211605.tif"
+    with rasterio.open(path) as dataset:
+        assert dataset.colorinterp[3].name == "alpha"
+    with open_raster(path) as reader:
+        assert (reader.info.count, reader.info.alpha_band) == (4, None)
+    others = [name for name in names(scenes) if name != path.name]
+    for name in others:
+        with rasterio.open(scenes / name) as dataset, open_raster(scenes / name) as reader:
+            said = "alpha" in {color.name for color in dataset.colorinterp}
+            assert (reader.info.alpha_band is not None) == said, name
