@@ -53,8 +53,10 @@ class Flight(Protocol):
 
     machines: int
     """How many pieces can be done at once."""
-    together: int
-    """How many make up a task: more than one where they are quick."""
+
+    @property
+    def together(self) -> int:
+        """How many pieces make up a task: more than one where they are quick."""
 
     @property
     def running(self) -> int:

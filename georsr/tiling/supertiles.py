@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from heapq import heapreplace
 from itertools import product
 
 from georsr.tiling.plan import Span, TilePlan
@@ -20,6 +21,9 @@ MOST = 256
 """Tiles of a super-tile; about 64 where a product is small for the machines it is shared by."""
 PER_TASK = 4
 """What a super-tile costs besides its tiles, in tiles: it is sent, opens a file, and comes back."""
+FEW = 8
+"""Rectangles for each machine, up to which it counts who makes which one, and who waits at the
+end."""
 MACHINES = 2
 """For which parts are cut: whoever makes them, they are the same; few are large, and repeat
 little."""
@@ -100,7 +104,8 @@ def supertiles(
     highest = max(step, most_bytes // row_bytes)
     down = _cuts(plan.rows, plan.scale, plan.out_height, step, top)
     across = _cuts(plan.columns, plan.scale, plan.out_width, step)
-    return _best(plan, [cut for cut in down if cut.side <= highest], across, machines, top)
+    low = [cut for cut in down if cut.side <= highest]
+    return _best(plan, low, across, lambda y, x: _seconds(y, x, machines), top)
 
 
 def part_grid(plan: TilePlan, block: int) -> Grid:
@@ -108,7 +113,7 @@ def part_grid(plan: TilePlan, block: int) -> Grid:
     step = math.lcm(block, plan.scale)
     down = _cuts(plan.rows, plan.scale, plan.out_height, step)
     across = _cuts(plan.columns, plan.scale, plan.out_width, step)
-    return _best(plan, down, across, MACHINES)
+    return _best(plan, down, across, lambda y, x: _average(y, x, MACHINES))
 
 
 @dataclass(frozen=True)
@@ -119,16 +124,27 @@ class _Cut:
     ----------
     side : int
         Length of a piece in output pixels.
-    count : int
-        Of pieces.
-    total, most : int
-        Spans that all pieces and that one piece touches.
+    touched : tuple of int
+        Spans that each piece touches.
     """
 
     side: int
-    count: int
-    total: int
-    most: int
+    touched: tuple[int, ...]
+
+    @property
+    def count(self) -> int:
+        """Of pieces."""
+        return len(self.touched)
+
+    @property
+    def total(self) -> int:
+        """Spans that all pieces touch."""
+        return sum(self.touched)
+
+    @property
+    def most(self) -> int:
+        """Spans that one piece touches."""
+        return max(self.touched)
 
 
 def _cuts(spans: Sequence[Span], scale: int, length: int, step: int, start: int = 0) -> list[_Cut]:
@@ -138,32 +154,50 @@ def _cuts(spans: Sequence[Span], scale: int, length: int, step: int, start: int 
     steps = -(-length // step)
     cuts = []
     for side in sorted({-(-steps // pieces) * step for pieces in range(1, steps + 1)}):
-        touched = [
+        touched = tuple(
             bisect_left(begins, start + min(first + side, length))
             - bisect_right(ends, start + first)
             for first in range(0, length, side)
-        ]
-        cuts.append(_Cut(side, len(touched), sum(touched), max(touched)))
+        )
+        cuts.append(_Cut(side, touched))
     return cuts
 
 
 def _best(
-    plan: TilePlan, down: list[_Cut], across: list[_Cut], machines: int, top: int = 0
+    plan: TilePlan,
+    down: list[_Cut],
+    across: list[_Cut],
+    seconds: Callable[[_Cut, _Cut], float],
+    top: int = 0,
 ) -> Grid:
-    """The cuts that end first: all work is shared evenly, but for the last piece of each machine.
+    """The cuts that end first."""
+
+    def cost(pair: tuple[_Cut, _Cut]) -> tuple[int, float, int]:
+        y, x = pair
+        # tiles that are large against the blocks leave no choice
+        excess = max(0, y.most * x.most - MOST)
+        return (excess, seconds(y, x), x.total)
+
+    y, x = min(product(down, across), key=cost)
+    return Grid(plan.out_height, plan.out_width, top, y.side, x.side)
+
+
+def _average(y: _Cut, x: _Cut, machines: int) -> float:
+    """When all is done: work is shared evenly, but for the last piece of each machine.
 
     Half of it, on average. Few tiles are made twice where pieces are large, and little time is
     lost at the end where they are small.
     """
+    total = y.total * x.total + PER_TASK * y.count * x.count
+    return total / machines + y.most * x.most / 2 * (1 - 1 / machines)
 
-    def cost(pair: tuple[_Cut, _Cut]) -> tuple[int, float, int]:
-        y, x = pair
-        largest, count = y.most * x.most, y.count * x.count
-        total = y.total * x.total + PER_TASK * count
-        waiting = largest / 2 * (1 - 1 / machines)
-        # tiles that are large against the blocks leave no choice
-        excess = max(0, largest - MOST)
-        return (excess, total / machines + waiting, x.total)
 
-    y, x = min(product(down, across), key=cost)
-    return Grid(plan.out_height, plan.out_width, top, y.side, x.side)
+def _seconds(y: _Cut, x: _Cut, machines: int) -> float:
+    """When all is done: of few pieces not before each was made, in turn, by who was free first."""
+    average = _average(y, x, machines)
+    if y.count * x.count > FEW * machines:
+        return average
+    free = [0] * machines
+    for tall, wide in product(y.touched, x.touched):
+        heapreplace(free, free[0] + tall * wide + PER_TASK)
+    return max(average, *free)

@@ -59,6 +59,15 @@ def test_a_small_product_still_keeps_all_machines_busy():
     assert len(supertiles(plan, 512, 2, 8000 * 3, ROOM)) >= 4
 
 
+@pytest.mark.parametrize("side", [768, 1200, 1500])
+def test_no_machine_is_left_without_a_part_of_a_small_product(side):
+    plan = plan_of(side, side, tile=192)
+    grid = supertiles(plan, 512, 2, side * 12, ROOM)
+    made = [tiles(plan, window) for window in grid]
+    one, two = sum(made[::2]), sum(made[1::2])
+    assert max(one, two) <= 0.66 * len(plan)
+
+
 def test_what_waits_for_its_turn_is_bounded():
     plan = plan_of(20_000, 20_000)
     row = 80_000 * 3
