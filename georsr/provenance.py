@@ -58,6 +58,9 @@ class ConsistencyReport:
     product_max: float
     pixels: int
     """Source pixels, band by band, on which the product was compared: spread over a large one."""
+    band_mean: tuple[float, ...] = ()
+    """``product_mean`` of each band."""
+    band_max: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

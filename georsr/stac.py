@@ -83,7 +83,7 @@ def item_of(report: RunReport, spec: ModelSpec, place: Path) -> Item:
     """The STAC Item of a product, as it will lie at ``place``."""
     import pystac
 
-    with open_raster(report.output) as reader:
+    with open_raster(report.output, alpha="mask") as reader:
         info = reader.info
     where = footprint_of(info)
     taken = date_of(info)
@@ -99,8 +99,7 @@ def item_of(report: RunReport, spec: ModelSpec, place: Path) -> Item:
         href=_href(report.output, place),
         media_type=pystac.MediaType.COG if report.cog else pystac.MediaType.GEOTIFF,
         roles=["data"],
-        extra_fields=_grid(info, where)
-        | {"bands": [_band(band, report.dtype) for band in info.bands]},
+        extra_fields=_grid(info, where) | {"bands": _bands(info, report)},
     )
     item.add_asset("data", asset)
     if report.quality is not None:
@@ -168,6 +167,8 @@ def _properties(
         "georsr:checksum": report.checksum,
         "georsr:synthesised_detail": True,
     }
+    if report.consistency is not None:
+        properties["georsr:consistency_kernel"] = report.consistency.kernel
     if info.transform is not None:
         properties["proj:transform"] = list(info.transform)
         properties["proj:bbox"] = where.projected
@@ -184,6 +185,15 @@ def _grid(info: RasterInfo, where: Footprint) -> dict[str, Any]:
         {} if where.ground_size is None else {"raster:spatial_resolution": where.ground_size}
     )
     return {"raster:sampling": info.area_or_point.lower()} | resolution
+
+
+def _bands(info: RasterInfo, report: RunReport) -> list[dict[str, Any]]:
+    bands = [_band(band, report.dtype) for band in info.bands]
+    if report.consistency is not None:
+        found = report.consistency
+        for facts, mean, largest in zip(bands, found.band_mean, found.band_max, strict=True):
+            facts |= {"georsr:residual_mean": mean, "georsr:residual_max": largest}
+    return bands
 
 
 def _band(band: BandInfo, dtype: str) -> dict[str, Any]:

@@ -152,6 +152,24 @@ def test_items_tell_the_truth(item, tmp_path):
     assert 45.1 < south < north < 45.2
 
 
+def test_the_residual_is_told_band_by_band(lite_model, make_raster, texture, tmp_path):
+    source, path = make_raster(texture(3, 40, 48)), tmp_path / "out.json"
+    report = georsr.super_resolve(
+        source, tmp_path / "out.tif", lite_model, stac=path, consistency_kernel="mean"
+    )
+    item = json.loads(path.read_text())
+    check_extensions(item)
+    assert item["properties"]["georsr:consistency_kernel"] == "mean"
+    with rasterio.open(source) as old, rasterio.open(tmp_path / "out.tif") as new:
+        low = new.read().astype(float).reshape(3, 40, 2, 48, 2).mean((2, 4))
+        apart = np.abs(low - old.read())
+    bands = item["assets"]["data"]["bands"]
+    for band, mean, largest in zip(bands, apart.mean((1, 2)), apart.max((1, 2)), strict=True):
+        assert band["georsr:residual_mean"] == pytest.approx(mean, rel=1e-5)
+        assert band["georsr:residual_max"] == pytest.approx(largest, rel=1e-5)
+    assert report.consistency.product_mean == pytest.approx(apart.mean(), rel=1e-5)
+
+
 def test_a_source_without_a_date_says_so(make_raster, texture, tmp_path):
     path = tmp_path / "item.json"
     with own_warnings():

@@ -31,9 +31,10 @@ def consistency_report(job: Job, tally: Tally) -> ConsistencyReport | None:
     """
     if job.kernel is None:
         return None
-    total, count, largest = 0.0, 0, 0.0
+    bands = len(job.layout.bands)
+    total, count, largest = np.zeros(bands), np.zeros(bands, int), np.zeros(bands)
     s, plan = job.plan.scale, job.plan
-    with open_raster(job.destination) as product:
+    with open_raster(job.destination, alpha="mask") as product:
         for window in _windows(plan.height, plan.width):
             around = _around(window, job.kernel.reach(s), Window(0, 0, plan.height, plan.width))
             made = product.read(around.scaled(s))
@@ -44,17 +45,19 @@ def consistency_report(job: Job, tally: Tally) -> ConsistencyReport | None:
             both = source.valid & good[inner]
             apart = np.abs(low[inner] - np.where(both, source.values, 0).astype(np.float32))
             apart[~both] = 0
-            total += float(apart.sum(dtype=np.float64))
-            count += int(both.sum())
-            largest = max(largest, float(apart.max()))
+            total += apart.sum((1, 2), dtype=np.float64)
+            count += both.sum((1, 2))
+            largest = np.maximum(largest, apart.max((1, 2)))
     before = tally.deviation
     return ConsistencyReport(
         kernel=str(job.kernel),
         network_mean=before.mean,
         network_max=before.largest,
-        product_mean=total / count if count else 0.0,
-        product_max=largest,
-        pixels=count,
+        product_mean=float(total.sum() / max(1, count.sum())),
+        product_max=float(largest.max()),
+        pixels=int(count.sum()),
+        band_mean=tuple((total / np.maximum(1, count)).tolist()),
+        band_max=tuple(largest.tolist()),
     )
 
 

@@ -105,6 +105,18 @@ def test_the_product_carries_it(picture, infrared, lite_model, tmp_path):
         assert (dataset.read(4)[:, :18] == 0).all()
 
 
+def test_alpha_that_is_insisted_on_stays_it_in_layers_and_report(
+    picture, infrared, lite_model, tmp_path
+):
+    path, quality = picture(infrared), tmp_path / "q.tif"
+    options = {"alpha": "mask", "consistency_kernel": "mean"}
+    out = tmp_path / "out.tif"
+    report = georsr.super_resolve(path, out, lite_model, quality=quality, **options)
+    assert len(report.consistency.band_mean) == 3
+    georsr.quality_layers(path, out, tmp_path / "again.tif", lite_model)
+    assert (tmp_path / "again.tif").read_bytes() == quality.read_bytes()
+
+
 def test_four_bands_can_be_named(picture, infrared, tmp_path):
     """By --bidx they are what they are taken for: an image here, transparency by --alpha mask."""
     path = picture(infrared)
