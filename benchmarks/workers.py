@@ -49,7 +49,7 @@ def start(model: str, workers: int) -> float:
     """Processor seconds of starting and ending workers."""
     used = processor_seconds()
     with open_cluster(open_model(model), SRConfig(jobs=1), workers=workers) as cluster:
-        cluster.count()
+        cluster.join()
     return processor_seconds() - used
 
 

@@ -7,16 +7,16 @@ import logging
 import os
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Self
 
-import dask
-from distributed import Client, LocalCluster
+from distributed import Client
 
 from georsr.config import SRConfig
 from georsr.device import Placement, place
+from georsr.engine.cluster_members import connected, quiet, started
 from georsr.engine.cluster_worker import GPU, Hand, abilities, software
 from georsr.engine.flight import ClusterFlight
 from georsr.engine.inference import place_model
@@ -25,45 +25,81 @@ from georsr.models.load import Model
 
 log = logging.getLogger(__name__)
 
-CONNECT_SECONDS = 10.0
-"""How long a scheduler may take to answer."""
-WORKERS_SECONDS = 30.0
-"""How long to wait for the first worker of a scheduler that has none."""
 REACH_SECONDS = 3.0
 """How long workers may take to answer, if results are to come straight from them."""
-LEAN = {
-    "distributed.worker.profile.enabled": False,
-    "distributed.admin.system-monitor.interval": "10s",
-    "distributed.admin.system-monitor.gil.enabled": False,
-    "distributed.scheduler.active-memory-manager.start": False,
-    "distributed.admin.low-level-log-length": 0,
-}
-"""Of Dask, what a cluster of our own need not do: watch itself, move results, remember all."""
 
 
 class Cluster:
     """Workers that understand each other; a context manager.
 
+    Those of this machine are started by the first flight, once all else has been checked.
+
     Parameters
     ----------
-    client
-        Connected.
+    members
+        Connects to them, for as long as the context lasts.
     model, config
         What they are to run, on what device, and with how many threads.
     local
-        Number of workers, if they were started on this machine and for this run only.
+        Number of workers, if they are to be started on this machine and for this run only.
     """
 
     def __init__(
-        self, client: Client, model: Model, config: SRConfig, local: int | None = None
+        self,
+        members: Callable[[bool], AbstractContextManager[Client]],
+        model: Model,
+        config: SRConfig,
+        local: int | None = None,
     ) -> None:
-        self._client, self._config, self.local = client, config, local
+        self._members, self._model, self._config, self.local = members, model, config, local
         self._able: dict[str, bool] = {}
-        self.placement, self.gpu = self._agree()
-        if place_model(model, replace(config, device="cpu", precision="fp32")).backend != "torch":
-            self.placement, self.gpu = place_model(model, config), False
+        self._client: Client | None = None
+        self._stack = ExitStack()
+        self.placement, self.gpu = self._alone()
 
-    def _agree(self) -> tuple[Placement, bool]:
+    def __enter__(self) -> Self:
+        with ExitStack() as undo:
+            undo.push(self.__exit__)
+            if self.local is None:
+                self.join()
+            undo.pop_all()
+        return self
+
+    def __exit__(self, *failure: Any) -> None:
+        self._stack.__exit__(*failure)
+
+    def join(self) -> Client:
+        """Connect to the workers, if that has not been done; they are started now, if need be.
+
+        Raises
+        ------
+        ResourceError, UsageError
+            They cannot be started, lack georsr or a GPU, or would not compute alike.
+        """
+        if self._client is None:
+            self._stack.enter_context(quiet())
+            self._client = self._stack.enter_context(self._members(self.gpu))
+            link = self._client.dashboard_link if self.local is None or find_spec("bokeh") else ""
+            if link:
+                log.warning("Dashboard: %s", link)
+            placement, gpu = self._agree(self._client)
+            if self.placement.backend == "torch":
+                self.placement, self.gpu = placement, gpu
+        return self._client
+
+    def _alone(self) -> tuple[Placement, bool]:
+        """Where workers of this machine compute, and whether they need a GPU for it."""
+        model, config = self._model, self._config
+        if place_model(model, replace(config, device="cpu", precision="fp32")).backend != "torch":
+            return place_model(model, config), False
+        if self.local is None:
+            return place("cpu", "fp32"), False  # until they have been asked
+        wanted = config.device.partition(":")[0]
+        gpu = wanted in ("auto", "cuda") and place(config.device, "fp32").device.type == "cuda"
+        device = "cpu" if config.device == "auto" and not gpu else config.device
+        return place(device, config.precision), gpu
+
+    def _agree(self, client: Client) -> tuple[Placement, bool]:
         """Where all workers compute, and whether they need a GPU for it.
 
         Raises
@@ -71,8 +107,8 @@ class Cluster:
         ResourceError, UsageError
             They lack georsr or a GPU, or would not compute alike.
         """
-        self._same_software_at_scheduler()
-        found = self._abilities()
+        _same_software_at_scheduler(client)
+        found = self._abilities(client)
         wanted = self._config.device.partition(":")[0]
         offered = any(able["gpu"] for able in found.values())
         gpu = wanted == "cuda" or (wanted == "auto" and offered)
@@ -98,19 +134,10 @@ class Cluster:
             )
         return next(iter(placements)), gpu
 
-    def _same_software_at_scheduler(self) -> None:
-        try:
-            there = self._client.run_on_scheduler(software)
-        except ImportError as error:
-            raise ResourceError(
-                f"the scheduler cannot import georsr ({error}); start it in the same environment"
-            ) from error
-        _check_software("the scheduler", there)
-
-    def _abilities(self) -> dict[str, Any]:
+    def _abilities(self, client: Client) -> dict[str, Any]:
         """Worker -> what it can do."""
         config = self._config
-        found = self._client.run(abilities, config.device, config.precision, on_error="return")
+        found = client.run(abilities, config.device, config.precision, on_error="return")
         for name, able in found.items():
             if isinstance(able, ImportError):
                 raise ResourceError(
@@ -119,16 +146,17 @@ class Cluster:
                 ) from able
             if isinstance(able, Exception):
                 raise ResourceError(f"worker {name}: {able}") from able
-        self._client.direct_to_workers = _reaches(self._client, list(found))
+        client.direct_to_workers = _reaches(client, list(found))
         return dict(found)
 
     def count(self) -> int:
-        """Workers that can be asked now."""
+        """Workers that can be asked now, or are to be started."""
+        if self._client is None:
+            return self.local or 0
         addresses = list(self._client.nthreads())
         if set(addresses) - set(self._able):
-            self._able |= {
-                name: able["gpu"] or not self.gpu for name, able in self._abilities().items()
-            }
+            found = self._abilities(self._client)
+            self._able |= {name: able["gpu"] or not self.gpu for name, able in found.items()}
         return sum(self._able.get(name, True) for name in addresses)
 
     @property
@@ -142,8 +170,8 @@ class Cluster:
 
     def flight(self, hand: Hand, look: Callable[[], None]) -> ClusterFlight:
         """Begin a run; use it in a ``with`` statement."""
-        run = f"georsr-{secrets.token_hex(6)}"
-        return ClusterFlight(self._client, run, hand, gpu=self.gpu, look=look, count=self.count)
+        client, run = self.join(), f"georsr-{secrets.token_hex(6)}"
+        return ClusterFlight(client, run, hand, gpu=self.gpu, look=look, count=self.count)
 
 
 def _reaches(client: Client, workers: list[str]) -> bool:
@@ -158,6 +186,16 @@ def _reaches(client: Client, workers: list[str]) -> bool:
         log.info("results come by way of the scheduler: this machine does not reach all workers")
         return False
     return True
+
+
+def _same_software_at_scheduler(client: Client) -> None:
+    try:
+        there = client.run_on_scheduler(software)
+    except ImportError as error:
+        raise ResourceError(
+            f"the scheduler cannot import georsr ({error}); start it in the same environment"
+        ) from error
+    _check_software("the scheduler", there)
 
 
 def _check_software(who: str, there: dict[str, str]) -> None:
@@ -180,7 +218,7 @@ def processors() -> int:
 def open_cluster(
     model: Model, config: SRConfig, workers: int | None = None, scheduler: str | None = None
 ) -> Iterator[Cluster]:
-    """Start workers on this machine, or connect to those of a scheduler.
+    """Connect to the workers of a scheduler, or have some started when there is work for them.
 
     Parameters
     ----------
@@ -201,97 +239,11 @@ def open_cluster(
     """
     if workers is not None and scheduler is not None:
         raise UsageError("--workers and --scheduler: give one of them")
-    with ExitStack() as stack:
-        stack.enter_context(_quiet())
-        if scheduler is not None:
-            client = stack.enter_context(_connect(scheduler))
-            _await_worker(client, scheduler)
-        else:
-            assert workers is not None, "one of the two is given"
-            local = stack.enter_context(_start(workers, config))
-            client = stack.enter_context(
-                Client(local, direct_to_workers=True, set_as_default=False)
-            )
-        link = client.dashboard_link if scheduler or find_spec("bokeh") else ""
-        if link:
-            log.warning("Dashboard: %s", link)
-        yield Cluster(client, model, config, workers)
-
-
-@contextmanager
-def _connect(address: str) -> Iterator[Client]:
-    try:
-        client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
-    except (ValueError, TypeError) as error:
-        raise UsageError(
-            f"--scheduler {address}: expected an address such as tcp://10.0.0.1:8786 ({error})"
-        ) from error
-    except (OSError, TimeoutError) as error:
-        raise ResourceError(
-            f"--scheduler {address}: does not answer within {CONNECT_SECONDS:.0f} s; is it "
-            "running, and may this machine reach it?"
-        ) from error
-    with client:
-        yield client
-
-
-def _await_worker(client: Client, address: str) -> None:
-    if not client.nthreads():
-        log.warning("%s has no workers yet: waiting for one", address)
-        try:
-            client.wait_for_workers(1, timeout=WORKERS_SECONDS)
-        except TimeoutError as error:
-            raise ResourceError(
-                f"--scheduler {address}: has no workers, after {WORKERS_SECONDS:.0f} s; start some "
-                f"with: dask worker {address} --nthreads 1"
-            ) from error
-
-
-@contextmanager
-def _start(workers: int, config: SRConfig) -> Iterator[LocalCluster]:
-    """Worker processes of our own; after an error they are killed, since nobody waits for them."""
-    wanted = config.device.partition(":")[0]
-    gpu = wanted in ("auto", "cuda") and place(config.device, "fp32").device.type == "cuda"
-    try:
-        with dask.config.set(LEAN):
-            cluster = LocalCluster(
-                n_workers=workers,
-                threads_per_worker=1,
-                processes=True,
-                dashboard_address="127.0.0.1:0",  # None would be port 8787 of all interfaces
-                memory_limit=0,  # Dask would pause and kill by shares of it; `check_memory` asked
-                resources={GPU: 1} if gpu else None,
-                preload=["georsr.engine.cluster_worker"],
-                silence_logs=logging.CRITICAL,
-            )
-    except (OSError, RuntimeError, TimeoutError) as error:
-        text = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ResourceError(
-            f"--workers {workers}: cannot be started: {text}; a script that calls georsr does so "
-            'under `if __name__ == "__main__":`'
-        ) from error
+    if scheduler is not None:
+        cluster = Cluster(lambda gpu: connected(scheduler), model, config)
+    else:
+        assert workers is not None, "one of the two is given"
+        count = workers
+        cluster = Cluster(lambda gpu: started(count, gpu=gpu), model, config, count)
     with cluster:
-        try:
-            yield cluster
-        except BaseException:
-            for nanny in cluster.workers.values():
-                nanny.auto_restart = False
-                with suppress(Exception):
-                    os.kill(nanny.pid, 9)
-            raise
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """What goes wrong is told once, by the error it leads to."""
-    names = ("distributed", "distributed.nanny", "distributed.scheduler", "distributed.worker")
-    loggers = [logging.getLogger(name) for name in (*names, "distributed.client", "tornado")]
-    before = [logger.level for logger in loggers]
-    if not log.isEnabledFor(logging.DEBUG):
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)
+        yield cluster

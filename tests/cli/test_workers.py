@@ -60,7 +60,9 @@ def test_ctrl_c_keeps_what_is_finished_and_ends_the_workers(tmp_path, source):
     super_resolve(source, one, "bicubic-x2", **SMALL)
     run = start(source, many, "--workers", "1")
     journal, until = tmp_path / ".many.tif.part.jsonl", time.monotonic() + 200
-    while not journal.exists() and time.monotonic() < until and run.poll() is None:
+    while time.monotonic() < until and run.poll() is None:
+        if journal.exists() and journal.read_bytes().count(b"\n") > 1:
+            break
         time.sleep(0.01)
     assert len(of_session(run.pid)) > 1
     os.killpg(run.pid, signal.SIGINT)  # a terminal sends it to all of them
@@ -80,9 +82,9 @@ def test_ctrl_c_keeps_what_is_finished_and_ends_the_workers(tmp_path, source):
 def test_an_unreachable_scheduler_is_one_line(tmp_path, source, monkeypatch, capsys):
     from georsr.cli.main import invoke
 
-    from georsr.engine import cluster
+    from georsr.engine import cluster_members
 
-    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 0.3)
+    monkeypatch.setattr(cluster_members, "CONNECT_SECONDS", 0.3)
     address = "tcp://127.0.0.1:9"
     assert invoke(["sr", source, str(tmp_path / "o.tif"), "--scheduler", address, *OPTIONS]) == 1
     assert capsys.readouterr().err == (

@@ -13,7 +13,7 @@ import georsr.raster.writer as writer_module
 from georsr.api import super_resolve
 from georsr.config import SRConfig
 from georsr.engine import cluster as cluster_module
-from georsr.engine import cluster_hand, cluster_worker
+from georsr.engine import cluster_hand, cluster_members, cluster_worker, preflight
 from georsr.engine.cluster import open_cluster
 from georsr.engine.cluster_hand import BlockHand
 from georsr.engine.flight import AHEAD, LocalFlight
@@ -177,7 +177,7 @@ def refused(kind, source, tmp_path, scheduler, **options):
 
 
 def test_a_scheduler_that_is_not_there(tmp_path, source, monkeypatch):
-    monkeypatch.setattr(cluster_module, "CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr(cluster_members, "CONNECT_SECONDS", 0.5)
     text = refused(ResourceError, source, tmp_path, "tcp://127.0.0.1:9")
     assert "tcp://127.0.0.1:9: does not answer" in text
 
@@ -192,7 +192,7 @@ def test_workers_or_scheduler_not_both(tmp_path, source, scheduler):
 
 
 def test_a_scheduler_without_workers(tmp_path, source, monkeypatch):
-    monkeypatch.setattr(cluster_module, "WORKERS_SECONDS", 0.5)
+    monkeypatch.setattr(cluster_members, "WORKERS_SECONDS", 0.5)
     options = {"processes": False, "protocol": "tcp", "dashboard_address": "127.0.0.1:0"}
     with LocalCluster(n_workers=0, silence_logs=logging.CRITICAL, **options) as empty:
         text = refused(ResourceError, source, tmp_path, empty.scheduler_address)
@@ -293,16 +293,32 @@ def test_workers_that_offer_a_gpu_are_asked_for_it(tmp_path, source, monkeypatch
 def test_local_workers_share_the_processors(monkeypatch):
     monkeypatch.setattr(cluster_module, "processors", lambda: 8)
     model = open_model("bicubic", 2)
-    options = {"processes": False, "protocol": "tcp", "dashboard_address": "127.0.0.1:0"}
-    with (
-        LocalCluster(n_workers=1, threads_per_worker=1, silence_logs=50, **options) as local,
-        Client(local, set_as_default=False) as client,
-    ):
-        made = cluster_module.Cluster(client, model, SRConfig(), local=3)
+    with open_cluster(model, SRConfig(device="cpu"), workers=3) as made:
         assert made.config.jobs == 2
         assert (made.config.device, made.config.precision) == ("cpu", "fp32")
-        fixed = cluster_module.Cluster(client, model, SRConfig(jobs=5), local=3)
+    with open_cluster(model, SRConfig(device="cpu", jobs=5), workers=3) as fixed:
         assert fixed.config.jobs == 5
+
+
+@pytest.mark.parametrize("parts", [False, True])
+def test_what_is_refused_is_refused_before_workers_are_started(
+    tmp_path, source, monkeypatch, parts
+):
+    def started(workers, *, gpu):
+        raise AssertionError("started")
+
+    monkeypatch.setattr(cluster_module, "started", started)
+    there = set(tmp_path.iterdir())
+    out = tmp_path / ("o.vrt" if parts else "o.tif")
+    where = {"parts": tmp_path / "parts"} if parts else {}
+    with pytest.raises(UsageError, match="--max-pixels"):
+        super_resolve(source, out, "bicubic-x2", workers=2, max_pixels=10, **where)
+    monkeypatch.setattr(preflight, "memory_limit", lambda: 2**20)
+    with pytest.raises(ResourceError, match="MiB of memory"):
+        super_resolve(source, out, "bicubic-x2", workers=2, **where)
+    with pytest.raises(AssertionError, match="started"):
+        super_resolve(source, out, "bicubic-x2", workers=2, check_space=False, **where)
+    assert set(tmp_path.iterdir()) == there
 
 
 def test_the_product_reads_like_any_other(tmp_path, source, scheduler):
