@@ -12,6 +12,7 @@ from .options import (
     area_options,
     backend_option,
     band_options,
+    cluster_options,
     compute_options,
     model_options,
     tile_options,
@@ -28,6 +29,7 @@ from .options import (
 @tile_options
 @compute_options
 @backend_option
+@cluster_options
 @tta_option
 @click.option("--max-pixels", type=int, help="Refuse rasters that declare more pixels.")
 @click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")

@@ -126,8 +126,7 @@ def super_resolve(
     destination = os.fspath(destination)
     if stac is not None:
         check_item(stac, overwrite=config.overwrite)
-    if parts is not None and quality is not None:
-        raise UsageError("parts have no quality layers of their own: make those of the VRT, later")
+    _check_together(parts, quality)
     place = workplace(destination)
     journal = place.journal if parts is None else parts_journal(parts)
     if not journal.exists():  # else it may be the product of that run
@@ -194,6 +193,14 @@ def quality_layers(
         return run_layers(reader, product, destination, opened, config, progress, stop)
 
 
+def _check_together(parts: Path | None, quality: Path | None) -> None:
+    if parts is not None and quality is not None:
+        raise UsageError(
+            "--parts and --quality: parts have no quality layers of their own; make those of the "
+            "finished VRT: georsr quality layers IN OUT.vrt FILE"
+        )
+
+
 @contextmanager
 def _machines(
     model: Model, config: SRConfig, workers: int | None, scheduler: str | None
@@ -223,6 +230,9 @@ def plan_report(
     *,
     destination: Path | None = None,
     quality: Path | None = None,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    parts: Path | None = None,
     **options: Any,
 ) -> Estimate:
     """What :func:`super_resolve` would take: tiles, memory, disk and time; writes nothing.
@@ -235,12 +245,24 @@ def plan_report(
         Where the product would go, to ask its disk for room; None asks that of the current folder.
     quality
         Where quality layers would go, if they were made, too.
+    workers, scheduler, parts
+        As for :func:`super_resolve`. Workers are counted and not started; a scheduler is asked for
+        those that it has.
     """
     config = SRConfig(**options)
-    with _opened(source, _model(model, scale), config) as (reader, opened):
-        where = None if destination is None else os.fspath(destination)
-        layers = None if quality is None else os.fspath(quality)
-        return estimate(reader, where, opened, config, layers)
+    _check_together(parts, quality)
+    where = None if destination is None else os.fspath(destination)
+    layers = None if quality is None else os.fspath(quality)
+    folder = None if parts is None else os.fspath(parts)
+    if folder is not None and where is not None:
+        from georsr.engine.parts import check_names
+
+        check_names(where, folder)
+    with (
+        _opened(source, _model(model, scale), config) as (reader, opened),
+        _machines(opened, config, workers, scheduler) as cluster,
+    ):
+        return estimate(reader, where, opened, config, layers, cluster, folder)
 
 
 def super_resolve_array(

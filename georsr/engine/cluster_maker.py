@@ -42,12 +42,29 @@ class ClusterMaker:
     def memory(self, job: Job) -> int:
         """Peak memory of this machine: what waits for its turn, and workers that run here."""
         machines = self._cluster.count()
-        grid, row_bytes = _grid(job, machines), _row_bytes(job)
-        largest = grid.window(0)
-        one = largest.height * largest.width * row_bytes // job.layout.width
-        waiting = one * (grid.columns + AHEAD * machines)
-        part = job.part(largest.coarser(job.plan.scale))
-        return BASE_MEMORY + waiting + (self._cluster.local or 0) * (one + memory_of(part))
+        waiting = self._largest(job) * (self.grid(job).columns + AHEAD * machines)
+        return BASE_MEMORY + waiting + (self._cluster.local or 0) * self.worker_memory(job)
+
+    def worker_memory(self, job: Job) -> int:
+        """Peak memory of one worker."""
+        part = job.part(self.grid(job).window(0).coarser(job.plan.scale))
+        return self._largest(job) + memory_of(part)
+
+    def grid(self, job: Job, top: int = 0) -> Grid:
+        """The super-tiles for the workers there are, from a row of the product on."""
+        return supertiles(
+            job.plan,
+            job.layout.blocksize,
+            max(1, self._cluster.count()),
+            _row_bytes(job),
+            min(memory_limit(), MOST_MEMORY) // SHARE,
+            top,
+        )
+
+    def _largest(self, job: Job) -> int:
+        """Bytes of a super-tile of the product."""
+        window = self.grid(job).window(0)
+        return window.height * window.width * _row_bytes(job) // job.layout.width
 
     def fill(self, job: Job, writer: RasterWriter, progress: Stoppable, clock: Clock) -> None:
         """Write the blocks that the writer has not."""
@@ -59,7 +76,7 @@ class ClusterMaker:
             writer.write_encoded(*item)
 
         with self._cluster.flight(hand, progress.look) as flight:
-            grid = _grid(job, flight.machines, first * job.layout.blocksize)
+            grid = self.grid(job, first * job.layout.blocksize)
             landed = self._counted(job, grid, progress)
             source = InOrder(job, grid, writer.done.copy(), flight, landed)
             write_behind(put, source.blocks(clock), clock)
@@ -79,17 +96,6 @@ class ClusterMaker:
             self.deviation.merge(made.deviation)
 
         return count
-
-
-def _grid(job: Job, machines: int, top: int = 0) -> Grid:
-    return supertiles(
-        job.plan,
-        job.layout.blocksize,
-        machines,
-        _row_bytes(job),
-        min(memory_limit(), MOST_MEMORY) // SHARE,
-        top,
-    )
 
 
 def _row_bytes(job: Job) -> int:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ import torch
 from georsr.config import SRConfig
 from georsr.device import Placement, cpu_threads
 from georsr.engine.ensemble import passes, way_of_asking
-from georsr.engine.inference import Inference, choose_batch
+from georsr.engine.inference import Inference, choose_batch, place_model
 from georsr.engine.job import Job, plan_job
 from georsr.engine.preflight import (
     MIB,
@@ -25,6 +26,7 @@ from georsr.engine.preflight import (
 )
 from georsr.engine.surveyor import COST, Surveyor, layers_job
 from georsr.engine.warmup import Pace, measure
+from georsr.engine.workforce import check_parts_space, workforce
 from georsr.errors import GeorsrError
 from georsr.models.load import Model
 from georsr.raster.destination import check_destination
@@ -32,6 +34,9 @@ from georsr.raster.env import is_remote
 from georsr.raster.reader import RasterReader
 from georsr.raster.writer import encoders
 from georsr.types import Window
+
+if TYPE_CHECKING:
+    from georsr.engine.cluster import Cluster
 
 EMPTY_RATE = 9e8
 """Bytes a second at which parts without a valid pixel are stored and read back (measured on one
@@ -60,10 +65,14 @@ class Estimate:
     tile: int
     batch: int
     device: str
+    workers: int
+    """Of a cluster, among which the tiles are shared; 0: one process does it all."""
+    worker_memory_bytes: int
+    """Peak memory of each of them."""
     memory_bytes: int
-    """Peak memory of the process."""
+    """Peak memory on this machine, with the workers that it is to start."""
     memory_limit_bytes: int
-    """Memory the process may use."""
+    """Memory all processes may use."""
     device_memory_bytes: int
     """Peak memory of the network on an accelerator; 0 on the CPU."""
     device_memory_limit_bytes: int
@@ -93,9 +102,11 @@ class Estimate:
             f"disk    at most {_size(self.output_bytes)}, {_size(self.free_bytes)} free",
             f"time    about {_duration(self.seconds)}",
         ]
+        if self.workers:
+            lines.insert(4, f"workers {self.workers}, {_size(self.worker_memory_bytes)} each")
         if self.device_memory_bytes:
             used, limit = self.device_memory_bytes, self.device_memory_limit_bytes
-            lines.insert(5, f"device  about {_size(used)} of {_size(limit)}")
+            lines.insert(-2, f"device  about {_size(used)} of {_size(limit)}")
         return "\n".join([*lines, *(f"refused {problem}" for problem in self.problems)])
 
 
@@ -105,6 +116,8 @@ def estimate(
     model: Model,
     config: SRConfig,
     quality: str | None = None,
+    cluster: Cluster | None = None,
+    parts: str | None = None,
 ) -> Estimate:
     """Plan a run and time a few tiles.
 
@@ -116,9 +129,21 @@ def estimate(
         Path of the product; None if it is not decided yet.
     quality
         Path of quality layers, if they are to be made, too.
+    cluster
+        Who is to do the work; None: this process. Its workers are not asked to do anything.
+    parts
+        Folder of parts, if the product is to be many files.
     """
-    job = plan_job(reader, destination or "OUT", model, config)
-    plan, layout, placement = job.plan, job.layout, job.placement
+    if parts is not None:
+        config = replace(config, cog=True)
+    job = plan_job(
+        reader,
+        destination or "OUT",
+        model,
+        config,
+        None if cluster is None else cluster.placement,
+    )
+    plan, layout, placement = job.plan, job.layout, _timed(job)
     inference = Inference(
         model,
         placement,
@@ -126,15 +151,20 @@ def estimate(
         compiled=config.compile,
         ask=way_of_asking(config.tta),
     )
-    with cpu_threads(config.jobs):
+    with cpu_threads(_threads(config, cluster)):
         pace = measure(job, inference)
-    on_cpu = placement.device.type == "cpu"
-    memory = memory_bytes(reader.info, plan, layout, inference.batch, on_cpu)
+    force = workforce(job, cluster, parts)
+    memory = force.memory
+    if cluster is None and parts is None:
+        on_cpu = placement.device.type == "cpu"
+        memory = memory_bytes(reader.info, plan, layout, inference.batch, on_cpu)
     on_device = _device_memory(placement)
     empty = _empty_tiles(job)
-    seconds = _seconds(job, pace, empty, overlapping=inference.overlaps)
-    stored = output_bytes(layout)
-    problems = _problems(job, destination, memory)
+    seconds = force.start + _seconds(
+        job, pace, empty, overlapping=inference.overlaps, share=force.share
+    )
+    stored = output_bytes(layout) if parts is None else layout.raw_bytes
+    problems = _problems(job, destination, memory, parts)
     if quality is not None:
         layers = layers_job(job, quality, "")
         pace = _pace_of_layers(pace, job, layers)
@@ -154,24 +184,41 @@ def estimate(
         tiles_empty=empty,
         tile=plan.tile,
         batch=inference.batch,
+        workers=force.workers,
+        worker_memory_bytes=force.worker_memory,
         device=placement.describe(),
         memory_bytes=memory,
         memory_limit_bytes=memory_limit(),
         device_memory_bytes=on_device[0],
         device_memory_limit_bytes=on_device[1],
         output_bytes=stored,
-        free_bytes=free_space(job.destination),
+        free_bytes=free_space(job.destination if parts is None else f"{parts}/part"),
         seconds=round(seconds, 1),
         problems=problems,
     )
 
 
-def _problems(job: Job, destination: str | None, memory: int) -> tuple[str, ...]:
+def _timed(job: Job) -> Placement:
+    """Where tiles are timed: as the run is to compute, if this machine can."""
+    if job.placement.device.type == "cuda" and not torch.cuda.is_available():
+        return place_model(job.model, replace(job.config, device="cpu", precision="fp32"))
+    return job.placement
+
+
+def _threads(config: SRConfig, cluster: Cluster | None) -> int | None:
+    """Of one network: those of a worker elsewhere are one, unless the options say otherwise."""
+    return config.jobs if cluster is None else cluster.config.jobs or 1
+
+
+def _problems(
+    job: Job, destination: str | None, memory: int, parts: str | None = None
+) -> tuple[str, ...]:
     info, config = job.reader.info, job.config
-    checks: list[Callable[[], None]] = [
-        lambda: check_space(job.layout, job.destination, config, job.bytes_left()),
-        lambda: check_memory(memory, config),
-    ]
+    checks: list[Callable[[], None]] = [lambda: check_memory(memory, config)]
+    if parts is None:
+        checks.insert(0, lambda: check_space(job.layout, job.destination, config, job.bytes_left()))
+    else:
+        checks.insert(0, lambda: check_parts_space(job, parts))
     if destination is not None:
         sources = [info.path, *info.files]
         checks.insert(0, lambda: check_destination(destination, sources, config.overwrite))
@@ -184,15 +231,18 @@ def _problems(job: Job, destination: str | None, memory: int) -> tuple[str, ...]
     return tuple(found)
 
 
-def _seconds(job: Job, pace: Pace, empty: int, *, overlapping: bool) -> float:
-    """Reading, joining, and encoding overlap with the network; reading back comes after it."""
+def _seconds(job: Job, pace: Pace, empty: int, *, overlapping: bool, share: float = 1.0) -> float:
+    """Reading, joining, and encoding overlap with the network; reading back comes after it.
+
+    ``share`` of the tiles falls to whoever does most of them.
+    """
     tiles, layout = len(job.plan), job.layout
     alone = max(pace.network, pace.join) if overlapping else pace.network + pace.join
-    share = 1 - empty / tiles
-    encoding = share * layout.blocks_count * pace.encode
+    full = 1 - empty / tiles
+    encoding = full * layout.blocks_count * pace.encode
     verifying = VERIFYING * encoding if job.config.verify else 0.0
-    storing = (1 - share) * layout.raw_bytes / EMPTY_RATE
-    return max((tiles - empty) * alone, encoding / encoders()) + verifying + storing
+    storing = (1 - full) * layout.raw_bytes / EMPTY_RATE
+    return max(share * (tiles - empty) * alone, encoding / encoders()) + verifying + storing
 
 
 def _pace_of_layers(pace: Pace, job: Job, layers: Job) -> Pace:

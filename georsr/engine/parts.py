@@ -29,6 +29,7 @@ from georsr.progress import ByArea, Progress, Silent, Stoppable
 from georsr.provenance import RunReport
 from georsr.raster.assembly import publish_assembly
 from georsr.raster.destination import check_destination, is_virtual
+from georsr.raster.layout import ProductLayout
 from georsr.raster.reader import RasterReader
 from georsr.raster.records import Written
 from georsr.raster.verify import block_checksum
@@ -63,7 +64,7 @@ class PartsAttempt:
     def make(self) -> Written:
         """Make what is missing of the product, and publish it."""
         job, config = self.job, self.job.config
-        grid = part_grid(job.plan, job.layout.blocksize)
+        grid = grid_of(job)
         key = job.key | {"tile": str(job.plan.tile), "parts": f"{grid.side_y} x {grid.side_x}"}
         store = PartsFolder(self.folder, job.destination, key, config.resume)
         info = job.reader.info
@@ -71,7 +72,7 @@ class PartsAttempt:
             with store:
                 overwrite = config.overwrite or store.published
                 check_destination(job.destination, [info.path, *info.files], overwrite)
-                self._check_machine(grid, store)
+                self._check_machine(store)
                 store.begin()
                 self.progress.start(len(job.plan), "tiles")
                 self._fill(grid, store)
@@ -85,15 +86,11 @@ class PartsAttempt:
                 )
             raise
 
-    def _check_machine(self, grid: Grid, store: PartsFolder) -> None:
+    def _check_machine(self, store: PartsFolder) -> None:
         job = self.job
         there = sum(part.bytes for part in store.finished.values())
-        layout = replace(job.layout, cog_options=None)  # a second copy is made of a part at a time
-        check_space(layout, str(self.folder / LOCK), job.config, there)
-        largest = grid.window(0).coarser(job.plan.scale)
-        one = memory_of(job.part(largest))
-        here = one if self.cluster is None else BASE_MEMORY + (self.cluster.local or 0) * one
-        check_memory(here, job.config)
+        check_space(stored_layout(job), str(self.folder / LOCK), job.config, there)
+        check_memory(memory_here(job, self.cluster), job.config)
 
     def _pieces(self, grid: Grid, store: PartsFolder) -> Generator[Piece, None, None]:
         """All parts in which a pixel is wanted."""
@@ -178,6 +175,41 @@ class PartsAttempt:
         return block_checksum(values, np.zeros((height, width), np.uint8) if layout.mask else None)
 
 
+def grid_of(job: Job) -> Grid:
+    """The parts of a product."""
+    return part_grid(job.plan, job.layout.blocksize)
+
+
+def part_memory(job: Job) -> int:
+    """Peak memory of a process that makes parts."""
+    return memory_of(job.part(grid_of(job).window(0).coarser(job.plan.scale)))
+
+
+def memory_here(job: Job, cluster: Cluster | None) -> int:
+    """Peak memory of this machine, if this process or a cluster makes the parts of a product."""
+    one = part_memory(job)
+    return one if cluster is None else BASE_MEMORY + (cluster.local or 0) * one
+
+
+def stored_layout(job: Job) -> ProductLayout:
+    """What parts take on the disk: the second copy of a COG is made of one at a time."""
+    return replace(job.layout, cog_options=None)
+
+
+def check_names(destination: str, folder: str) -> None:
+    """Refuse names that a VRT and the folder of its parts cannot have.
+
+    Raises
+    ------
+    UsageError
+        Says what is expected.
+    """
+    if Path(destination).suffix.lower() != ".vrt" or is_virtual(destination):
+        raise UsageError(f"{destination}: with --parts this is the VRT over them: call it OUT.vrt")
+    if is_virtual(folder):
+        raise UsageError(f"--parts {folder}: expected a folder of a file system")
+
+
 def run_parts(
     reader: RasterReader,
     destination: str,
@@ -207,10 +239,7 @@ def run_parts(
         The destination is then as it was; finished parts are kept.
     """
     clock = Clock()
-    if Path(destination).suffix.lower() != ".vrt" or is_virtual(destination):
-        raise UsageError(f"{destination}: with --parts this is the VRT over them: call it OUT.vrt")
-    if is_virtual(folder):
-        raise UsageError(f"--parts {folder}: expected a folder of a file system")
+    check_names(destination, folder)
     with clock.stage("total"):
         with clock.stage("read"):
             placement = None if cluster is None else cluster.placement

@@ -10,7 +10,7 @@ import rasterio
 from distributed import Client, LocalCluster
 
 import georsr.raster.writer as writer_module
-from georsr.api import super_resolve
+from georsr.api import plan_report, super_resolve
 from georsr.config import SRConfig
 from georsr.engine import cluster as cluster_module
 from georsr.engine import cluster_hand, cluster_members, cluster_worker, preflight
@@ -326,6 +326,9 @@ def test_the_product_reads_like_any_other(tmp_path, source, scheduler):
     with open_cluster(open_model("bicubic", 2), SRConfig(), scheduler=scheduler) as machines:
         assert machines.count() == 2
         assert not machines.gpu
+    plan = plan_report(source, "bicubic-x2", scheduler=scheduler, **SMALL)
+    assert plan.workers == 2
+    assert not plan.problems
     super_resolve(source, out, "bicubic-x2", scheduler=scheduler, **SMALL)
     with rasterio.open(out) as made, rasterio.open(source) as lr:
         assert made.shape == (300, 260)

@@ -9,7 +9,7 @@ import torch
 from georsr.cli.main import invoke
 
 from georsr.api import plan_report, super_resolve
-from georsr.engine import estimate, preflight
+from georsr.engine import cluster, estimate, preflight, workforce
 from georsr.errors import ResourceError
 from georsr.models.load import Model
 from georsr.models.spec import ModelSpec
@@ -150,3 +150,56 @@ def test_info_of_a_part_and_of_a_mosaic(make_raster, texture, capsys):
     assert (plan["width"], plan["height"]) == (80, 20)
     assert plan["memory_limit_bytes"] > 0
     assert invoke(["info", a, "-m", "bicubic-x2", "--max-pixels", "100"]) == 2
+
+
+@pytest.fixture
+def two_processors(monkeypatch):
+    def started(workers, *, gpu):
+        raise AssertionError("a plan starts no workers")
+
+    monkeypatch.setattr(cluster, "processors", lambda: 2)
+    monkeypatch.setattr(cluster, "started", started)
+
+
+def test_workers_share_the_time_and_add_to_the_memory(
+    make_raster, texture, two_processors, monkeypatch
+):
+    monkeypatch.setattr(workforce, "START_SECONDS", 0.0)
+    source = make_raster(texture(1, 300, 300))
+    alone = plan_report(source, slow_model(), blocksize=64)
+    plans = {n: plan_report(source, slow_model(), blocksize=64, workers=n) for n in (1, 2, 8)}
+    assert alone.workers == alone.worker_memory_bytes == 0
+    assert [plan.workers for plan in plans.values()] == [1, 2, 8]
+    assert plans[2].seconds == pytest.approx(alone.seconds / 2, rel=0.25)
+    # eight would share two processors
+    assert plans[8].seconds == pytest.approx(alone.seconds / 2, rel=0.25)
+    each = plans[2].worker_memory_bytes
+    assert each > preflight.BASE_MEMORY
+    assert plans[2].memory_bytes - plans[1].memory_bytes == pytest.approx(each, rel=0.2)
+    assert "workers 2, " in plans[2].describe()
+    assert "\nworkers" not in alone.describe()
+
+
+def test_more_workers_than_memory(make_raster, texture, tmp_path, two_processors, capsys):
+    source, out = make_raster(texture(1, 100, 100)), str(tmp_path / "o.tif")
+    for options in ([], ["--parts", str(tmp_path / "parts")]):
+        where = out.replace(".tif", ".vrt") if options else out
+        command = ["sr", source, where, "-m", "bicubic-x2", "--workers", "100000", *options]
+        for last in (["--dry-run"], []):
+            assert invoke([*command, *last]) == 1
+            assert "MiB of memory, this machine has" in capsys.readouterr().err
+    assert invoke(["sr", source, out, "-m", "bicubic-x2", "--workers", "2", "--dry-run"]) == 0
+    assert "workers 2, " in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["in.tif"]
+
+
+def test_info_knows_workers_and_parts(make_raster, texture, tmp_path, two_processors, capsys):
+    source = make_raster(texture(1, 100, 100))
+    options = ["--workers", "3", "--parts", str(tmp_path / "parts"), "--json"]
+    assert invoke(["info", source, "-m", "bicubic-x2", *options]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["workers"] == 3
+    assert plan["output_bytes"] == 200 * 200
+    wrong = ["sr", source, str(tmp_path / "o.tif"), "-m", "bicubic-x2", "--dry-run"]
+    assert invoke([*wrong, *options[2:4]]) == 2
+    assert "call it OUT.vrt" in capsys.readouterr().err
