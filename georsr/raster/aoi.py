@@ -26,10 +26,14 @@ from georsr.errors import UsageError
 from georsr.raster.env import gdal_env
 from georsr.raster.info import RasterInfo
 from georsr.raster.polygons import named_crs, read_polygons
+from georsr.raster.whereabouts import whereabouts
 from georsr.types import BoolArray, Window
 
+Polygons = Sequence[tuple[BaseGeometry, CRS | None]]
+"""With their CRS; None is the raster's."""
 SNAP = 1e-6
 """Pixels by which an outline may miss a pixel's border and still be on it."""
+BOX = "the bounding box"
 PIECES = 1000
 """Parts of an outline's extent after which its edges get a vertex: straight lines of one map are
 curves of another."""
@@ -166,16 +170,18 @@ def find_area(
     window = Window(0, 0, info.height, info.width)
     outline: BaseGeometry | None = None
     if bbox is not None:
-        window = _pixels_of(_bbox(bbox, bbox_crs, info), info, window, "the bounding box")
+        box = _bbox(bbox, bbox_crs, info)
+        window = _pixels_of(box, _in_pixels(box, info, BOX), info, window, BOX)
     if aoi is not None:
         name = aoi if isinstance(aoi, str) else "the area of interest"
-        outline = _in_pixels(read_polygons(aoi, name), info, name)
-        window = _pixels_of(outline, info, window, name)
+        polygons = read_polygons(aoi, name)
+        outline = _in_pixels(polygons, info, name)
+        window = _pixels_of(polygons, outline, info, window, name)
         outline = affinity.translate(outline, -window.left, -window.top) if masked else None
     return Area(window, outline)
 
 
-def _bbox(bbox: Sequence[float], bbox_crs: str | None, info: RasterInfo) -> BaseGeometry:
+def _bbox(bbox: Sequence[float], bbox_crs: str | None, info: RasterInfo) -> Polygons:
     west, south, east, north = bbox
     if not all(map(math.isfinite, bbox)) or west >= east or south >= north:
         raise UsageError(
@@ -183,12 +189,10 @@ def _bbox(bbox: Sequence[float], bbox_crs: str | None, info: RasterInfo) -> Base
             "west < east and south < north"
         )
     crs = info.crs if bbox_crs is None else named_crs(bbox_crs, "bbox-crs")
-    return _in_pixels([(shapely.box(west, south, east, north), crs)], info, "the bounding box")
+    return [(shapely.box(west, south, east, north), crs)]
 
 
-def _in_pixels(
-    polygons: Sequence[tuple[BaseGeometry, CRS | None]], info: RasterInfo, name: str
-) -> BaseGeometry:
+def _in_pixels(polygons: Polygons, info: RasterInfo, name: str) -> BaseGeometry:
     """Union of polygons in the raster's pixels: x right, y down."""
     assert info.transform is not None
     a, b, c, d, e, f = tuple(~info.transform)[:6]
@@ -197,27 +201,32 @@ def _in_pixels(
         if crs is not None and crs != info.crs:
             if info.crs is None:
                 raise UsageError(f"{info.path}: has no CRS to bring {name} into")
-            polygon = _transformed(polygon, crs, info.crs, name)
+            polygon = _transformed(polygon, crs, info, name)
         part = affinity.affine_transform(polygon, [a, b, d, e, c, f])
         parts.append(part if part.is_valid else shapely.make_valid(part))
     return shapely.union_all(parts)
 
 
-def _transformed(polygon: BaseGeometry, crs: CRS, target: CRS, name: str) -> BaseGeometry:
+def _transformed(polygon: BaseGeometry, crs: CRS, info: RasterInfo, name: str) -> BaseGeometry:
+    target = info.crs
     west, south, east, north = polygon.bounds
     dense = shapely.segmentize(polygon, max(math.hypot(east - west, north - south) / PIECES, 1e-12))
     with gdal_env():
         try:
             moved = shape(transform_geom(crs, target, mapping(dense)))
         except Exception as error:  # GDAL's own errors are none of rasterio's here
-            raise UsageError(f"{name}: cannot be brought into {target}: {error}") from error
+            why = f"{name}: cannot be brought into {target}: {error}"
+            raise UsageError(f"{why}; {whereabouts([(polygon, crs)], info)}") from error
     if not np.isfinite(moved.bounds).all():
-        raise UsageError(f"{name}: reaches where {target} is not defined")
+        why = f"{name}: reaches where {target} is not defined"
+        raise UsageError(f"{why}; {whereabouts([(polygon, crs)], info)}")
     return moved
 
 
-def _pixels_of(outline: BaseGeometry, info: RasterInfo, within: Window, name: str) -> Window:
-    """Smallest window of whole pixels round an outline, inside another window."""
+def _pixels_of(
+    polygons: Polygons, outline: BaseGeometry, info: RasterInfo, within: Window, name: str
+) -> Window:
+    """Smallest window of whole pixels round the outline of polygons, inside another window."""
     left, top, right, bottom = outline.bounds
     first = Window(
         math.floor(top + SNAP),
@@ -228,10 +237,12 @@ def _pixels_of(outline: BaseGeometry, info: RasterInfo, within: Window, name: st
     window = first.intersection(within)
     if window is None or not shapely.intersects(outline, _box(window)):
         whole = Window(0, 0, info.height, info.width)
-        raise UsageError(
-            f"{name}: lies outside {'the bounding box' if within != whole else info.path}: it "
-            f"covers {first} of {info.height} rows and {info.width} columns; is its CRS right?"
-        )
+        if within != whole and first.intersection(whole) is not None:
+            raise UsageError(
+                f"{name}: lies outside {BOX}, which covers {within} of {info.path}: it covers "
+                f"{first}"
+            )
+        raise UsageError(f"{name}: lies outside {info.path}: {whereabouts(polygons, info)}")
     return window
 
 

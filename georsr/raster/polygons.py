@@ -109,7 +109,10 @@ def _geometries(content: Mapping[str, Any], name: str) -> Iterator[Any]:
 def _check_lonlat(polygon: BaseGeometry, name: str) -> None:
     west, south, east, north = polygon.bounds
     if west < -360 or east > 360 or south < -90 or north > 90:
+        advice = "add that member, or transform it"
+        if max(-west, east) <= 90 and max(-south, north) <= 180:
+            advice = "longitude comes first: exchange them"
         raise UsageError(
             f"{name}: {west:g},{south:g},{east:g},{north:g} are no longitudes and latitudes, which "
-            "GeoJSON has unless its member crs says otherwise; add that member, or transform it"
+            f"GeoJSON has unless its member crs says otherwise; {advice}"
         )

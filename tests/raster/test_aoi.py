@@ -148,7 +148,12 @@ def shape_of_corners(info):
 BOWTIE = [[500100, 4999700], [500200, 4999800], [500200, 4999700], [500100, 4999800],
           [500100, 4999700]]  # fmt: skip
 WRONG = {
-    "outside": ({"bbox": (0, 0, 10, 10)}, "lies outside .*a.tif.*is its CRS right"),
+    "outside": (
+        {"bbox": (0, 0, 10, 10)},
+        r"lies outside .*a\.tif: it covers 0,0,10,10, the raster 500000,4999600,500500,5000000 "
+        r"\(west,south,east,north in EPSG:32633\); is its CRS right",
+    ),
+    "x and y": ({"bbox": (4999700, 500100, 4999800, 500200)}, "lie there with x and y exchanged"),
     "box upside down": ({"bbox": (500100, 4999900, 500200, 4999700)}, "south < north"),
     "box of nothing": ({"bbox": (500100, 4999700, 500100, 4999900)}, "west < east"),
     "box of nan": ({"bbox": (float("nan"), 0, 1, 1)}, "expected WEST"),
@@ -157,10 +162,30 @@ WRONG = {
     "point": ({"aoi": {"type": "Point", "coordinates": [15, 45]}}, "Point, which has no area"),
     "nothing": ({"aoi": {"type": "FeatureCollection", "features": []}}, "holds no polygon"),
     "metres as degrees": ({"aoi": polygon(TRIANGLE)}, "no longitudes and latitudes"),
-    "elsewhere": ({"aoi": mapping(box(30, 30, 31, 31))}, "lies outside"),
+    "elsewhere": (
+        {"aoi": mapping(box(30, 30, 31, 31))},
+        r"lies outside .*a\.tif: it covers 30,30,31,31, the raster 15,45.1\d+,15.0\d+,45.1\d+ "
+        r"\(west,south,east,north in EPSG:4326\); is its CRS right",
+    ),
+    "latitude first": (
+        {"aoi": mapping(box(45.15, 15.001, 45.16, 15.003))},
+        "the raster 15,45.*lie there with its coordinates exchanged: longitude comes before lat",
+    ),
+    "latitudes of the far east": (
+        {"aoi": mapping(box(35, 135, 36, 136))},
+        "35,135,36,136 are no longitudes.*longitude comes first: exchange them",
+    ),
+    "the other side of the world": (
+        {"aoi": mapping(box(-165.1, -46, -165, -45))},
+        "it covers -165.1,-46,-165,-45, the raster 15,45",
+    ),
+    "the other hemisphere": (
+        {"aoi": mapping(box(15.001, -45.16, 15.003, -45.15))},
+        "lie there with latitudes of the other sign",
+    ),
     "beside each other": (
         {"aoi": polygon(TRIANGLE, crs=UTM), "bbox": (500400, 4999600, 500500, 4999650)},
-        "outside the bounding box",
+        "outside the bounding box, which covers rows",
     ),
     "a crs that is none": ({"aoi": polygon(TRIANGLE, crs="flat")}, "member crs: 'flat' is not"),
     "beyond the pole": (
