@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import shapely
 from affine import Affine
 from rasterio.io import MemoryFile
 
@@ -25,7 +24,7 @@ from georsr.raster.info import RasterInfo
 from georsr.raster.reader import Patch, RasterReader, open_raster
 from georsr.raster.sentinel2 import find_product
 from georsr.raster.source import open_source
-from georsr.raster.virtual import virtual_document, windows_inside
+from georsr.raster.virtual import covered, virtual_document, windows_inside
 from georsr.types import AnyArray, Window
 
 log = logging.getLogger(__name__)
@@ -92,8 +91,7 @@ class Mosaic:
             return True
         if first.alpha_band is not None or self.nodata is not None or None not in first.nodata:
             return False
-        boxes = [shapely.box(p.left, p.top, p.right, p.bottom) for p in self.places]
-        return bool(shapely.union_all(boxes).area < self.height * self.width)
+        return covered(self.places) < self.height * self.width
 
     def anywhere(self) -> Mosaic:
         """The same one, with names of files that hold in other folders too."""

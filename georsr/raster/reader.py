@@ -7,7 +7,7 @@ import logging
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -23,10 +23,13 @@ from georsr.raster.info import RasterInfo
 from georsr.raster.mask import is_nodata
 from georsr.raster.sampling import DECODED, MAX_PIXELS, decimated_shape, sample_windows
 from georsr.raster.source import open_source
-from georsr.raster.virtual import virtual_places, windows_inside
+from georsr.raster.virtual import covered, virtual_places, windows_inside
 from georsr.types import AnyArray, BoolArray, Window
 
 log = logging.getLogger(__name__)
+
+FORGIVEN = 1e-3
+"""Share of a VRT that may lie between its files: of a pixel, where these are not of its grid."""
 
 
 @dataclass(frozen=True)
@@ -187,11 +190,21 @@ class RasterReader:
         """
         return self._read(Window(0, 0, self.info.height, self.info.width), (height, width))
 
+    def _places(self) -> list[Window]:
+        """Where the rasters of a VRT lie; none for what is no VRT, or computes its pixels."""
+        if self.info.driver != "VRT":
+            return []
+        return virtual_places(self._opened().tags(ns="xml:VRT").get("xml:VRT", ""))
+
+    def gaps(self) -> float:
+        """Share of the pixels that no raster of a VRT gives, if nothing tells them from data."""
+        info = self.info
+        places = self._places() if info.mask_kind == "none" else []
+        return 1 - covered(places) / (info.height * info.width) if places else 0.0
+
     def _sample_windows(self, max_pixels: int) -> list[Window]:
-        if self.info.driver == "VRT":
-            places = virtual_places(self._opened().tags(ns="xml:VRT").get("xml:VRT", ""))
-            if places:  # a regular grid might meet nothing but gaps
-                return windows_inside(places, max_pixels)
+        if places := self._places():  # a regular grid might meet nothing but gaps
+            return windows_inside(places, max_pixels)
         return sample_windows(self.info.height, self.info.width, max_pixels)
 
     def _read(self, window: Window, shape: tuple[int, int]) -> Patch:
@@ -340,6 +353,13 @@ def open_raster(
         force,
         alpha,
     )
+    if (share := reader.gaps()) > FORGIVEN:
+        note = (
+            f"{reader.info.path}: {100 * share:.2g} % of it lies in none of its files, and it has "
+            "no nodata value: these gaps are read as black and treated as data; give it one "
+            "(gdalbuildvrt -srcnodata), or say --nodata 0 or --flat-tiles"
+        )
+        reader.info = replace(reader.info, notes=(*reader.info.notes, note))
     info = reader.info
     for note in info.notes:
         log.warning("%s", note)

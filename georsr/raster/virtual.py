@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 from xml.etree.ElementTree import Element, ParseError, SubElement, fromstring, tostring
 
+import numpy as np
+import shapely
 from affine import Affine
 from rasterio.crs import CRS
 
@@ -48,6 +50,12 @@ def virtual_places(document: str) -> list[Window]:
         if window is not None:
             found.append(window)
     return found
+
+
+def covered(places: Sequence[Window]) -> int:
+    """Pixels that lie in at least one of many windows."""
+    sides = np.array([(w.left, w.top, w.right, w.bottom) for w in set(places)], float)
+    return round(shapely.union_all(shapely.box(*sides.reshape(-1, 4).T)).area)
 
 
 def windows_inside(places: Sequence[Window], max_pixels: int) -> list[Window]:

@@ -331,6 +331,36 @@ def test_a_virtual_raster_of_ones_own_is_sampled_where_it_has_pixels(tmp_path):
     assert virtual_places("<VRTDataset/>") == []
 
 
+UNMARKED = """<VRTDataset rasterXSize="30" rasterYSize="20"><SRS>EPSG:32633</SRS>
+<GeoTransform>500000, 10, 0, 5000000, 0, -10</GeoTransform>
+<VRTRasterBand dataType="{dtype}" band="1">{nodata}<SimpleSource>
+<SourceFilename relativeToVRT="1">in.tif</SourceFilename><SourceBand>1</SourceBand>
+<SrcRect xOff="0" yOff="0" xSize="{width}" ySize="20"/>
+<DstRect xOff="0" yOff="0" xSize="{width}" ySize="20"/>
+</SimpleSource></VRTRasterBand></VRTDataset>"""
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_gaps_of_a_virtual_raster_that_nothing_marks_are_told(tmp_path, caplog, dtype):
+    make_raster(tmp_path / "in.tif", np.full((1, 20, 30), 7, dtype), transform=at(UTM, 0, 0))
+    path = tmp_path / "v.vrt"
+
+    def notes(width, stored="", **options):
+        kind = {"uint8": "Byte", "float32": "Float32"}[dtype]
+        path.write_text(UNMARKED.format(dtype=kind, width=width, nodata=stored))
+        caplog.clear()
+        with open_raster(path, **options) as reader:
+            assert list(reader.info.notes) == [record.getMessage() for record in caplog.records]
+            return reader.info.notes
+
+    (note,) = notes(24)
+    assert note.startswith(f"{path}: 20 % of it lies in none of its files, and it has no nodata")
+    assert "\n" not in note
+    assert notes(30) == ()
+    assert notes(24, "<NoDataValue>0</NoDataValue>") == ()
+    assert notes(24, nodata=0) == ()
+
+
 @pytest.mark.parametrize("count", [1, 3, 40, 5000])
 def test_samples_are_spread_over_all_rasters(count):
     from georsr.raster.virtual import windows_inside
