@@ -57,7 +57,7 @@ def run(scene: Path, out: Path, model: str, workers: int) -> tuple[float, float,
     """(Seconds of the run, seconds of starting and ending workers, processor seconds)."""
     since, used = time.monotonic(), processor_seconds()
     report = super_resolve(scene, out, model, workers=workers, jobs=1, overwrite=True)
-    inside = report.seconds["total"]
+    inside = report.seconds["total"] - report.seconds["start"]
     return inside, time.monotonic() - since - inside, processor_seconds() - used
 
 

@@ -75,6 +75,8 @@ class ClusterMaker:
         def put(item: Placed) -> None:
             writer.write_encoded(*item)
 
+        with clock.stage("start"):
+            self._cluster.join()
         with self._cluster.flight(hand, progress.look) as flight:
             grid = self.grid(job, first * job.layout.blocksize)
             landed = self._counted(job, grid, progress)

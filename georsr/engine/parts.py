@@ -129,6 +129,8 @@ class PartsAttempt:
         folder = self.folder.absolute()
         if self.cluster is not None:
             hand = PartHand(self.job, reference, self.cluster.config, folder)
+            with self.clock.stage("start"):
+                self.cluster.join()
             with self.cluster.flight(hand, self.progress.look) as flight:
                 yield flight
         else:
