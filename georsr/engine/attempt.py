@@ -101,9 +101,10 @@ def until_it_fits(attempt: Repeatable) -> Written:
             smaller = ceil_to(job.plan.tile // 2, job.plan.multiple_of)
             fixed = job.config.tile is not None
             if fixed or smaller < SMALLEST_TILE or smaller == job.plan.tile:
-                raise ResourceError(
-                    f"{error} (tiles tried: {', '.join(map(str, tried))})"
-                ) from error
+                failure = ResourceError(f"{error} (tiles tried: {', '.join(map(str, tried))})")
+                for note in getattr(error, "__notes__", ()):
+                    failure.add_note(note)
+                raise failure from error
             log.warning("out of memory: starting again with tiles of %d pixels", smaller)
             attempt.job = job.with_tile(smaller)
 

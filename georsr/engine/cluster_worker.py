@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from distributed import WorkerPlugin, get_worker
 
-from georsr.errors import GeorsrError, ResourceError
+from georsr.errors import GeorsrError, ModelError, ResourceError
 
 GPU = "GPU"
 """Dask's resource that a worker with a graphics card offers."""
@@ -83,12 +83,22 @@ def work(run: str, pieces: Sequence[Any]) -> Done:
 def _one(plugin: Any, piece: Any, address: str) -> Any:
     try:
         return plugin.hand(piece, lambda: plugin.stopped)
+    except (ModelError, ResourceError) as error:
+        raise placed(error, f"{piece} of the product, on worker {address}") from error
     except GeorsrError:
         raise
     except Exception as error:
         raise ResourceError(
             f"{piece} of the product: worker {address} failed with {first_line(error)}"
         ) from error
+
+
+def placed(error: ModelError | ResourceError, where: str) -> GeorsrError:
+    """The same error with where it happened; of a device, that the same command may do it later."""
+    from georsr.engine.inference import is_device_failure
+
+    failed = is_device_failure(error.__cause__)
+    return (ResourceError if failed else type(error))(f"{where}: {error}")
 
 
 def first_line(error: BaseException) -> str:

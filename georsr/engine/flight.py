@@ -22,9 +22,11 @@ from georsr.engine.cluster_worker import (
     RunPlugin,
     examine,
     first_line,
+    placed,
     work,
 )
-from georsr.errors import GeorsrError, ResourceError
+from georsr.engine.inference import TileTooLargeError
+from georsr.errors import GeorsrError, ModelError, ResourceError
 
 POLL_SECONDS = 0.1
 """How often somebody who waits looks whether he is still wanted."""
@@ -120,7 +122,10 @@ class LocalFlight:
     def land(self) -> tuple[int, Any]:
         """Do the next piece."""
         number, piece = self._waiting.popleft()
-        return number, self._hand(piece, self._stopped)
+        try:
+            return number, self._hand(piece, self._stopped)
+        except (ModelError, ResourceError) as error:
+            raise placed(error, f"{piece} of the product") from error
 
 
 class ClusterFlight:
@@ -161,6 +166,7 @@ class ClusterFlight:
         self._look, self._count = look, count
         self._tasks: dict[Future[Any], list[Numbered]] = {}
         self._under_way = 0
+        self._came_back = False
         self._names = numbers()
         self._landed = deque[Numbered]()
         self._pace = TASK_SECONDS
@@ -240,6 +246,7 @@ class ClusterFlight:
             self._fetch([future for future in self._done() if not self._taken_apart(future)])
             self._check()
         self._under_way -= 1
+        self._came_back = True
         return self._landed.popleft()
 
     def _done(self) -> list[Future[Any]]:
@@ -320,6 +327,8 @@ class ClusterFlight:
         return self._translated(future.exception(), future)
 
     def _translated(self, error: BaseException, future: Future[Any]) -> BaseException:
+        if isinstance(error, TileTooLargeError) and self._came_back:
+            return ResourceError(f"{error}; other workers have memory enough: do without this one")
         if isinstance(error, GeorsrError):
             return error
         pieces = {task.key: task_pieces[0][1] for task, task_pieces in self._tasks.items()}

@@ -77,6 +77,13 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and "not enough memory" in str(error)
 
 
+def is_device_failure(error: BaseException | None) -> bool:
+    """Whether an error means that a device fell over, rather than a network that cannot."""
+    return isinstance(error, getattr(torch, "AcceleratorError", ())) or (
+        isinstance(error, RuntimeError) and "CUDA error" in str(error)
+    )
+
+
 @dataclass(frozen=True)
 class Batch:
     """Tiles the device is working on: asking for the result waits for it.
@@ -100,10 +107,15 @@ class Batch:
         Raises
         ------
         ModelError
-            A value is not finite.
+            A value is not finite, or the device failed.
         """
         if self.done is not None:
-            self.done.synchronize()
+            try:
+                self.done.synchronize()
+            except RuntimeError as error:  # of what was started, this is the first to be heard
+                raise ModelError(
+                    f"the network failed on {self.names[0]} or soon after: {_cause(error)}"
+                ) from error
         if not bool(self.finite.all()):
             bad = self.names[int((~self.finite).nonzero()[0])]
             raise ModelError(
@@ -223,9 +235,8 @@ class Inference:
         return started
 
     def _failure(self, name: str, error: Exception) -> str:
-        cause = (str(error).splitlines() or [type(error).__name__])[0]
         advice = "; try without --compile" if self.compiled else ""
-        return f"the network failed on {name}: {cause}{advice}"
+        return f"the network failed on {name}: {_cause(error)}{advice}"
 
     def _shrink(self, tile: FloatArray, error: BaseException) -> None:
         if self.placement.device.type == "cuda":
@@ -298,6 +309,10 @@ class Inference:
             y, finite = y.cpu().contiguous(), finite.cpu()
             residual = None if residual is None else residual.cpu()
         return Batch(y, finite, names, self.spec.name, done, residual)
+
+
+def _cause(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _onnx_of(network: nn.Module, spec: ModelSpec) -> nn.Module:

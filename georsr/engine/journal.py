@@ -15,8 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from georsr.engine.inference import is_device_failure
 from georsr.engine.jsonl import differences, entries, line
 from georsr.errors import InputError, ModelError, UsageError
 from georsr.raster.records import Finished, Written
@@ -181,8 +180,7 @@ class Journal:
         elif isinstance(error, InputError):
             self.kept = self.remote
         elif isinstance(error, ModelError):
-            # a device that fell over, rather than a network that cannot
-            self.kept = isinstance(error.__cause__, getattr(torch, "AcceleratorError", ()))
+            self.kept = is_device_failure(error.__cause__)
         else:
             self.kept = True
         return self.kept

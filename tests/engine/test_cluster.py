@@ -1,5 +1,6 @@
 """Many machines, one product: the bytes are those of a serial run, whoever made what and when."""
 
+import itertools
 import logging
 import random
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import torch
 from distributed import Client, LocalCluster
 
 import georsr.raster.writer as writer_module
@@ -17,6 +19,7 @@ from georsr.engine import cluster_hand, cluster_members, cluster_worker, preflig
 from georsr.engine.cluster import open_cluster
 from georsr.engine.cluster_hand import BlockHand
 from georsr.engine.flight import AHEAD, LocalFlight
+from georsr.engine.inference import Inference
 from georsr.engine.job import plan_job
 from georsr.engine.order import InOrder
 from georsr.engine.resident import refer
@@ -250,6 +253,43 @@ def test_what_fails_on_a_worker_fails_here_in_its_own_words(tmp_path, source, sc
         super_resolve(damaged, tmp_path / "o.tif", "bicubic-x2", scheduler=scheduler, **SMALL)
     assert type(caught.value).__name__ == "InputError", caught.value
     assert not list(tmp_path.glob("*o.tif*"))
+
+
+class FellOverError(RuntimeError):
+    """What newer versions of torch call AcceleratorError."""
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (FellOverError("unspecified launch failure"), "unspecified launch failure"),
+        (RuntimeError("CUDA error: an illegal memory access\nand more"), "illegal memory access"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "does not fit into .* do without this one"),
+    ],
+)
+def test_a_device_that_fails_on_a_worker_costs_nothing_that_is_finished(
+    tmp_path, source, scheduler, monkeypatch, error, words
+):
+    calls, take = itertools.count(), Inference.pass_once
+
+    def failing(self, x):
+        if next(calls) >= 40:
+            raise error
+        return take(self, x)
+
+    out = tmp_path / "o.tif"
+    whole = super_resolve(source, tmp_path / "whole.tif", "bicubic-x2", **SMALL)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "AcceleratorError", FellOverError, raising=False)
+        patch.setattr(Inference, "pass_once", failing)
+        place = r"^rows \d+:\d+, columns \d+:\d+ of the product, on worker tcp://\S+: "
+        with pytest.raises(ResourceError, match=f"{place}.*{words}") as caught:
+            super_resolve(source, out, "bicubic-x2", scheduler=scheduler, **SMALL)
+    assert "the same command goes on from there" in caught.value.__notes__[0]
+    assert "\n" not in str(caught.value)
+    report = super_resolve(source, out, "bicubic-x2", scheduler=scheduler, **SMALL)
+    assert report.blocks_found > 0
+    assert report.checksum == whole.checksum
 
 
 def test_a_model_in_memory_cannot_be_sent(tmp_path, source, scheduler, lite_model):

@@ -1,5 +1,6 @@
 """Parts and a VRT over them are the product that one file would be."""
 
+import itertools
 import json
 import logging
 from pathlib import Path
@@ -11,6 +12,7 @@ from distributed import LocalCluster
 
 from georsr.api import super_resolve
 from georsr.engine import part_hand
+from georsr.engine.inference import Inference
 from georsr.engine.parts_folder import PartsFolder
 from georsr.errors import InterruptedRunError, OutputError, ResourceError, UsageError
 from georsr.raster import partfile
@@ -199,6 +201,31 @@ def test_an_interrupted_run_goes_on(tmp_path, source, scheduler, on_cluster):
     assert report.blocks_found > 0
     assert report.checksum == single(source, tmp_path)
     assert not [name for name in names(tmp_path) if name.startswith(".")]
+
+
+@pytest.mark.parametrize("on_cluster", [False, True])
+def test_a_device_that_fails_costs_no_finished_part(
+    tmp_path, source, scheduler, monkeypatch, on_cluster
+):
+    machines = {"scheduler": scheduler} if on_cluster else {}
+    calls, take = itertools.count(), Inference.pass_once
+
+    def failing(self, x):
+        if next(calls) >= 40:
+            raise RuntimeError("CUDA error: unspecified launch failure")
+        return take(self, x)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Inference, "pass_once", failing)
+        with pytest.raises(
+            ResourceError,
+            match=r"^rows \d+:\d+, columns \d+:\d+ of the product.*: CUDA error: unspecified",
+        ) as caught:
+            make(source, tmp_path, **machines)
+    assert "parts are finished and kept in" in caught.value.__notes__[0]
+    report = make(source, tmp_path, **machines)
+    assert report.blocks_found > 0
+    assert report.checksum == single(source, tmp_path)
 
 
 def test_damaged_parts_are_made_again_and_whole_ones_are_not(tmp_path, source, caplog):
