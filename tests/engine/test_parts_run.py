@@ -10,7 +10,7 @@ import pytest
 import rasterio
 from distributed import LocalCluster
 
-from georsr.api import super_resolve
+from georsr.api import quality_layers, super_resolve
 from georsr.engine import part_hand
 from georsr.engine.inference import Inference
 from georsr.engine.parts_folder import PartsFolder
@@ -372,3 +372,18 @@ def test_names_that_cannot_be(tmp_path, source):
         super_resolve(source, tmp_path / "out.vrt", "bicubic-x2", parts=tmp_path / "a" / "b")
     assert not Path(tmp_path / "out.vrt").exists()
     assert logging.getLogger("distributed").level <= logging.CRITICAL
+
+
+def test_quality_layers_are_made_of_the_finished_vrt_as_the_refusal_says(
+    tmp_path, source, lite_file
+):
+    options = SMALL | {"tile": 64}
+    with pytest.raises(UsageError, match="georsr quality layers IN OUT.vrt FILE"):
+        make(source, tmp_path, quality=tmp_path / "q.tif")
+    assert not (tmp_path / "parts").exists()
+    product = tmp_path / "single.tif"
+    super_resolve(source, product, lite_file, quality=tmp_path / "one.tif", **options)
+    super_resolve(source, tmp_path / "out.vrt", lite_file, parts=tmp_path / "parts", **options)
+    quality_layers(source, tmp_path / "out.vrt", tmp_path / "q.tif", lite_file)
+    found = differences(tmp_path / "one.tif", tmp_path / "q.tif")
+    assert not found
