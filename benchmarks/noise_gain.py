@@ -20,7 +20,8 @@ import rasterio
 import torch
 
 from georsr.api import super_resolve_array
-from georsr.evaluation.noise import BLOCK, flat_blocks, plane_residual
+from georsr.engine.grain import BLOCK
+from georsr.evaluation.noise import flat_blocks, plane_residual
 from georsr.models.bicubic import Bicubic
 from georsr.models.load import Model, open_model
 from georsr.training.data.sensor import grained

@@ -3,7 +3,9 @@
 python benchmarks/pan_pair.py MS PAN: every product of MS is mixed to the panchromatic band it
 should look like (least squares at the resolution of MS) and correlated with the real one, as it is
 and with the local mean of 5 x 5 pixels taken away. Where MS repeats its pixels (resampling by
-nearest neighbour has doubled them), one of each is taken first.
+nearest neighbour has doubled them), one of each is taken first. PAN is registered to MS enlarged by
+bicubic interpolation, at the resolution of PAN: on the coarse grid, aliasing of MS misleads phase
+correlation by a third of its pixel. Every product meets the same PAN.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ import georsr
 from georsr.evaluation.shift import phase_shift
 
 BORDER = 16
+ROUNDS = 3
+"""Of registration; the last one changes next to nothing."""
 MODELS = (
     ("bicubic-x{s}", {}),
     ("segsr-lite-x{s}", {"consistency": "off"}),
@@ -55,6 +59,19 @@ def correlation(a, b) -> float:
     return float(np.corrcoef(a[inner].ravel(), b[inner].ravel())[0, 1])
 
 
+def registered(pan, ms, ratio: int):
+    """PAN moved to where MS (C, h, w) has it, weights of bands that make it, and by how much."""
+    fine = georsr.super_resolve_array(ms.astype(np.float32), "bicubic", ratio).astype(np.float64)
+    moves = np.zeros(2)
+    for _ in range(ROUNDS):
+        there = moved(pan, *moves)
+        low = averaged(there, ratio).ravel()
+        mixing = np.stack([*(band.ravel() for band in ms), np.ones(low.size)], 1)
+        weights = np.linalg.lstsq(mixing, low, rcond=None)[0]
+        moves += phase_shift(np.tensordot(weights[:-1], fine, 1), there, 1.0)
+    return moved(pan, *moves), weights, moves
+
+
 def main(ms_path: str, pan_path: str) -> None:
     """Print a table."""
     with rasterio.open(ms_path) as dataset:
@@ -67,12 +84,8 @@ def main(ms_path: str, pan_path: str) -> None:
         print("MS repeats every pixel: one of each taken")
     profile.update(height=ms.shape[1], width=ms.shape[2], tiled=False)
     ratio = pan.shape[0] // ms.shape[1]
-    down, right = phase_shift(ms[1] + ms[2], averaged(pan, ratio), 2.0)
-    pan = moved(pan, ratio * down, ratio * right)
-    print(f"PAN has {ratio} pixels for one of MS; moved by {down:.2f}, {right:.2f} MS pixels\n")
-    low = averaged(pan, ratio).ravel()
-    mixing = np.stack([*(band.ravel() for band in ms), np.ones(low.size)], 1)
-    weights = np.linalg.lstsq(mixing, low, rcond=None)[0]
+    pan, weights, (down, right) = registered(pan, ms, ratio)
+    print(f"PAN has {ratio} pixels for one of MS; moved by {down:.2f}, {right:.2f} of its own\n")
     print("| model | consistency | correlation | of fine detail |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         source, out = Path(folder) / "ms.tif", Path(folder) / "out.tif"

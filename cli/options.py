@@ -213,7 +213,7 @@ def consistency_options(command: F) -> F:
             default="auto",
             show_default=True,
             help="Make the output, shrunk again, give the source back; auto: where the model knows "
-            "by which kernel.",
+            "by which kernel, and noise, which a network takes away, does not dominate.",
         ),
     ):
         command = option(command)

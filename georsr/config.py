@@ -67,7 +67,7 @@ class SRConfig:
     0..1."""
     consistency: str = "auto"
     """``on``: the product, shrunk, gives its source back; ``auto``: where the model says by which
-    kernel it was made to."""
+    kernel it was made to, and noise, which it takes away, does not dominate."""
     consistency_kernel: str | None = None
     """``bicubic``, ``mean``, ``psf:MTF``, or ``scene`` for what fits best; None takes
     the model's."""

@@ -142,6 +142,8 @@ def test_other_dimensions_are_scenes(lazy, grid, texture, lite_file):
     array = array.chunk(time=2, band=1, y=25) if lazy else array
     product = computed(array.georsr.super_resolve(lite_file, **SMALL))
     assert product.dims == array.dims
+    assert "long_name" not in array.attrs
+    assert product.attrs["long_name"] == ("red", "green", "blue")  # rioxarray's names of bands
     for name in ("time", "band", "cloud"):
         assert product[name].variable.identical(array[name].variable.compute())
     for scene, original in zip(product.values, values, strict=True):
@@ -455,3 +457,19 @@ def test_a_model_in_memory_does_for_arrays_in_memory(grid, texture, lite_model):
     )
     with pytest.raises(UsageError, match="exists in memory only"):
         array.chunk().georsr.super_resolve(lite_model)
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_names_of_bands_come_through_to_a_file(lazy, grid, texture, tmp_path):
+    array = grid(texture(3, 20, 24, "uint16"), "band").assign_coords(band=["B04", "B03", "B8A"])
+    array = array.chunk(y=12) if lazy else array
+    product = array.georsr.super_resolve("bicubic", 2)
+    assert list(product.band.values) == ["B04", "B03", "B8A"]
+    product.rio.to_raster(tmp_path / "named.tif")
+    with rasterio.open(tmp_path / "named.tif") as out:
+        assert out.descriptions == ("B04", "B03", "B8A")
+    own = array.assign_attrs(long_name=("red", "green", "infrared"))
+    made = own.georsr.super_resolve("bicubic", 2)
+    assert made.attrs["long_name"] == ("red", "green", "infrared")
+    numbered = array.assign_coords(band=[4, 3, 9]).georsr.super_resolve("bicubic", 2)
+    assert "long_name" not in numbered.attrs

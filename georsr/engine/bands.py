@@ -96,11 +96,17 @@ def _guide_of_all(info: RasterInfo, config: SRConfig) -> Guide:
 
 
 def noted(reader: RasterReader, guide: Guide) -> RasterReader:
-    """Say what was assumed: now, and in the report."""
+    """Say what was assumed."""
     if guide.note:
-        reader.info = replace(reader.info, notes=(*reader.info.notes, guide.note))
-        log.warning("%s", guide.note)
+        note(reader, guide.note)
     return reader
+
+
+def note(reader: RasterReader, text: str) -> None:
+    """Say something about a source: now, and in the report; once."""
+    if text not in reader.info.notes:
+        reader.info = replace(reader.info, notes=(*reader.info.notes, text))
+        log.warning("%s", text)
 
 
 def arrange_array(model: Model, count: int, config: SRConfig) -> Model:

@@ -35,7 +35,8 @@ class Aim:
 def asked_kernel(spec: ModelSpec, config: SRConfig) -> str | None:
     """The kernel a product is to be consistent with: its name, `SCENE`, or None for none.
 
-    ``auto`` is consistent where the model declares a kernel.
+    ``auto`` is consistent where the model declares a kernel, and, by a network that takes noise
+    away, where noise does not dominate: see `yields_to_noise`.
 
     Raises
     ------
@@ -47,6 +48,11 @@ def asked_kernel(spec: ModelSpec, config: SRConfig) -> str | None:
     if config.consistency_kernel is not None:
         return config.consistency_kernel
     return spec.kernel or ("bicubic" if config.consistency == "on" else None)
+
+
+def yields_to_noise(config: SRConfig) -> bool:
+    """Whether a scene whose noise dominates need not be given back: nobody asked for it."""
+    return config.consistency == "auto" and config.consistency_kernel is None
 
 
 def known_kernel(asked: str | None) -> Kernel | None:

@@ -15,7 +15,8 @@ import torch
 
 from georsr.config import SRConfig
 from georsr.device import place
-from georsr.engine.consistency import asked_kernel, known_kernel
+from georsr.engine.consistency import asked_kernel, known_kernel, yields_to_noise
+from georsr.engine.grain import Unexplained, noise_dominates
 from georsr.engine.inference import Inference
 from georsr.kernels import Kernel
 from georsr.models.load import Model
@@ -57,7 +58,9 @@ def probe_windows(height: int, width: int, side: int = SIDE) -> list[Window]:
     return chosen
 
 
-def fit_kernel(patches: Sequence[Patch], stretch: Stretch, model: Model) -> Kernel:
+def fit_kernel(
+    patches: Sequence[Patch], stretch: Stretch, model: Model, *, unless_noise: bool = False
+) -> Kernel | None:
     """The candidate that leaves least of a scene unexplained.
 
     Parameters
@@ -69,6 +72,8 @@ def fit_kernel(patches: Sequence[Patch], stretch: Stretch, model: Model) -> Kern
     model
         One that knows several kernels. It is asked on the CPU in float32, wherever it runs later,
         so that the answer does not depend on that.
+    unless_noise
+        None where what is left unexplained is mostly noise.
     """
     network = model.network
     guide: slice | list[int] = slice(None)
@@ -76,7 +81,7 @@ def fit_kernel(patches: Sequence[Patch], stretch: Stretch, model: Model) -> Kern
         model = replace(model, spec=network.spec, network=network.network)
         guide = list(network.guide)
     inference = Inference(model, place("cpu", "fp32"), 1)
-    unexplained = np.zeros(len(CANDIDATES))
+    found: list[list[Unexplained]] = [[] for _ in CANDIDATES]
     usable = [patch for patch in patches if patch.valid.mean() > 0.5][:PROBES]
     for patch in usable:
         filled = fill_invalid(patch.values.astype(np.float32), patch.valid)
@@ -88,8 +93,14 @@ def fit_kernel(patches: Sequence[Patch], stretch: Stretch, model: Model) -> Kern
             counted[:, :, :REACH] = counted[:, :, -REACH:] = False
         for i, kernel in enumerate(CANDIDATES):
             _, residual = project(output, torch.from_numpy(seen)[None], kernel)
-            unexplained[i] += float(np.abs(residual[0].numpy()[counted]).sum(dtype=np.float64))
-    return CANDIDATES[int(unexplained.argmin())]
+            found[i].append(Unexplained(seen, residual[0].numpy(), counted))
+    best = int(np.argmin([_size(parts) for parts in found]))
+    return None if unless_noise and noise_dominates(found[best]) else CANDIDATES[best]
+
+
+def _size(parts: Sequence[Unexplained]) -> float:
+    left = (np.abs(part.residual[part.counted]).sum(dtype=np.float64) for part in parts)
+    return float(sum(left))
 
 
 def scene_kernel(
@@ -100,7 +111,7 @@ def scene_kernel(
     model: Model,
     config: SRConfig,
 ) -> Kernel | None:
-    """The kernel a scene's product is to be consistent with; None: none.
+    """The kernel a scene's product is to be consistent with; None: none, or noise dominates.
 
     Parameters
     ----------
@@ -115,4 +126,9 @@ def scene_kernel(
     known = known_kernel(asked)
     if known is not None or asked is None:
         return known
-    return fit_kernel([read(w) for w in probe_windows(height, width)], stretch, model)
+    return fit_kernel(
+        [read(window) for window in probe_windows(height, width)],
+        stretch,
+        model,
+        unless_noise=yields_to_noise(config),
+    )

@@ -10,6 +10,8 @@ import numpy as np
 
 from georsr.config import SRConfig
 from georsr.device import Placement
+from georsr.engine.bands import note
+from georsr.engine.consistency import asked_kernel
 from georsr.engine.fingerprint import fingerprint
 from georsr.engine.fitting import scene_kernel
 from georsr.engine.inference import choose_batch, place_model
@@ -230,6 +232,12 @@ def plan_job(
     placement = placement or place_model(model, config)
     stretch = choose_stretch(reader, config.stretch)
     kernel = scene_kernel(reader.read, info.height, info.width, stretch, model, config)
+    if kernel is None and asked_kernel(model.spec, config) is not None:
+        note(
+            reader,
+            f"{info.path}: most of what {model.spec.name} takes away is noise, which consistency "
+            "would put back: it is off; --consistency on insists on it",
+        )
     partial = area is not None and area.outline is not None
     layout = _layout(part, info, model, config, stretch, kernel, partial=partial)
     plan = plan_for(info, model.spec, config, area)
@@ -240,6 +248,13 @@ def plan_job(
     if config.tile is None and (tile := job.journal().left_tile()) is not None:
         job = job.with_tile(tile)
     return job
+
+
+def _told(kernel: Kernel | None, asked: str | None) -> str:
+    """Consistency as a product's tag tells it."""
+    if kernel is not None:
+        return str(kernel)
+    return "off" if asked is None else "off: noise"
 
 
 def _layout(
@@ -267,7 +282,7 @@ def _layout(
             scale=model.spec.scale,
             source_name=PurePath(info.path).name,
             stretch=stretch.to_json(),
-            consistency="off" if kernel is None else str(kernel),
+            consistency=_told(kernel, asked_kernel(model.spec, config)),
             options=config.told(),
         ),
         partial=partial,

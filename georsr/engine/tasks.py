@@ -12,6 +12,7 @@ from georsr.config import SRConfig
 from georsr.device import cpu_threads
 from georsr.engine.array import ArrayForm
 from georsr.engine.chunks import make_chunk, read_from
+from georsr.engine.consistency import yields_to_noise
 from georsr.engine.fitting import fit_kernel
 from georsr.engine.resident import ModelReference, load, resident
 from georsr.kernels import Kernel
@@ -94,11 +95,16 @@ class FindKernel:
 
     def __call__(
         self, recipe: Recipe, stretch: Stretch, cuts: list[list[list[list[AnyArray]]]]
-    ) -> Kernel:
+    ) -> Kernel | None:
         """From cuts (C, h, w) of each probe, nested as bands, rows, columns."""
         patches = [patch_of(np.block(probe), recipe.nodata) for probe in cuts]
         with cpu_threads(recipe.config.jobs):
-            return fit_kernel(patches, stretch, load(recipe.model))
+            return fit_kernel(
+                patches,
+                stretch,
+                load(recipe.model),
+                unless_noise=yields_to_noise(recipe.config),
+            )
 
 
 def patch_of(values: AnyArray, nodata: float | None) -> Patch:

@@ -4,19 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from georsr.engine.grain import BLOCK, FLAT_SHARE, blocks_of, without_planes
 from georsr.types import AnyArray, BoolArray
-
-BLOCK = 8
-"""Height and width of a block, in source pixels."""
-FLAT_SHARE = 0.1
-"""Share of the blocks that counts as flat: those with the smallest residual in the reference."""
-
-
-def blocks_of(image: AnyArray, size: int) -> AnyArray:
-    """(H, W) -> (H // size, W // size, size * size): whole blocks, the rest is left out."""
-    rows, columns = image.shape[0] // size, image.shape[1] // size
-    cut = image[: rows * size, : columns * size].reshape(rows, size, columns, size)
-    return np.asarray(cut.swapaxes(1, 2).reshape(rows, columns, size * size))
 
 
 def plane_residual(image: AnyArray, size: int) -> AnyArray:
@@ -34,10 +23,7 @@ def plane_residual(image: AnyArray, size: int) -> AnyArray:
     ndarray
         (H // size, W // size) float64 in the image's units, with size^2 - 3 degrees of freedom.
     """
-    y, x = np.divmod(np.arange(size * size), size)
-    plane, _ = np.linalg.qr(np.stack([np.ones(size * size), y, x], axis=1).astype(np.float64))
-    blocks = blocks_of(image.astype(np.float64), size)
-    residual = blocks - (blocks @ plane) @ plane.T
+    residual = without_planes(image, size)
     return np.asarray(np.sqrt(np.square(residual).sum(-1) / (size * size - 3)))
 
 

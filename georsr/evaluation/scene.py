@@ -10,11 +10,12 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 import torch
 
+from georsr.engine.grain import BLOCK
 from georsr.errors import InputError, UsageError
 from georsr.evaluation.alignment import scale_between, spread_windows
 from georsr.evaluation.consistency import Consistency, measure_consistency
 from georsr.evaluation.frequency import radial_power
-from georsr.evaluation.noise import BLOCK, flat_blocks, plane_residual
+from georsr.evaluation.noise import flat_blocks, plane_residual
 from georsr.evaluation.pair import declared_scale
 from georsr.evaluation.sharpness import find_edges, measure_edges
 from georsr.evaluation.validity import eroded

@@ -140,7 +140,7 @@ def _bands_of(
 def _kernel(tags: Mapping[str, str]) -> Kernel:
     """What the product was held to; bicubic where that was nothing."""
     told = tags.get("GEORSR_CONSISTENCY", "off")
-    return Kernel("bicubic") if told == "off" else parse_kernel(told)
+    return Kernel("bicubic") if told.startswith("off") else parse_kernel(told)
 
 
 def _seams(

@@ -50,6 +50,7 @@ def label_product(
     left_out = [*_OF_THE_GRID, *_OF_THE_FILE, *(FILLS if recoded else ())]
     attrs = {k: v for k, v in array.attrs.items() if k not in left_out}
     attrs = {k: v for k, v in attrs.items() if not str(k).startswith("STATISTICS_")}
+    attrs = _band_names(array, info) | attrs
     product = xr.DataArray(
         data,
         dims=info.order,
@@ -68,6 +69,14 @@ def label_product(
     if gcps := array.rio.get_gcps():
         product.rio.write_gcps(scale_gcps(gcps, scale), array.rio.crs, inplace=True)
     return product
+
+
+def _band_names(array: xr.DataArray, info: ArrayInfo) -> dict[Hashable, Any]:
+    """Names that a coordinate gives the bands, as rioxarray writes them into files."""
+    labels = None if info.band is None else array.coords.get(info.band)
+    if labels is None or not all(isinstance(label, str) for label in labels.values.tolist()):
+        return {}
+    return {"long_name": tuple(labels.values.tolist())}
 
 
 def _grid_coordinates(

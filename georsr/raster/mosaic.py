@@ -189,7 +189,7 @@ class MosaicReader(RasterReader):
     def __init__(self, mosaic: Mosaic, bidx: tuple[int, ...] | None, nodata: float | None) -> None:
         self.mosaic = mosaic
         places = np.array([[p.top, p.left, p.bottom, p.right] for p in mosaic.places])
-        self._places: AnyArray = places
+        self._corners: AnyArray = places
         self._memory: Any = None
         super().__init__(mosaic.name, bidx, nodata, alpha="mask")  # its rasters have been looked at
         self._remote = any(is_remote(piece.info.path) for piece in mosaic.pieces)
@@ -210,7 +210,7 @@ class MosaicReader(RasterReader):
         return replace(info, driver="mosaic", files=self.mosaic.files)
 
     def _read(self, window: Window, shape: tuple[int, int]) -> Patch:
-        top, left, bottom, right = self._places.T
+        top, left, bottom, right = self._corners.T
         there = (top < window.bottom) & (bottom > window.top)
         if (there & (left < window.right) & (right > window.left)).any():
             return super()._read(window, shape)

@@ -277,8 +277,8 @@ class RasterReader:
 
     def selecting(self, bidx: tuple[int, ...]) -> RasterReader:
         """Another reader of the same raster, of other bands."""
-        path, _, *options = self._options
-        return RasterReader(path, bidx, *options)
+        path, _, nodata, allow_drivers, force, alpha = self._options
+        return RasterReader(path, bidx, nodata, allow_drivers, force, alpha)
 
     def reopened(self) -> Self:
         """The same raster in a reader of its own, described as it is now and here.

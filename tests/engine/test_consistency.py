@@ -10,6 +10,7 @@ import torch
 import georsr
 from georsr.engine.consistency import Aim, fulfil
 from georsr.engine.fitting import CANDIDATES, fit_kernel, probe_windows
+from georsr.engine.grain import Unexplained, noise_dominates
 from georsr.errors import UsageError
 from georsr.kernels import Kernel, parse_kernel
 from georsr.models.load import open_model
@@ -220,3 +221,67 @@ def test_padding_has_no_influence(smooth, name):
     assert np.abs(back - seen[0, :, :31, :50].numpy()).mean() < 0.1 * float(alone[1].abs().mean())
     valid[1, 10, 10] = False  # a hole is no padding
     assert not torch.equal(fulfil(output, seen, [Aim(valid=valid)], kernel)[0], image)
+
+
+@pytest.fixture
+def photograph():
+    """photograph(noise in grey levels) -> fields and a town, 192 x 192, bytes."""
+    with rasterio.open(REPOSITORY / "sample_data" / "town_rgb_0.5m.tif") as dataset:
+        town = dataset.read()[:, :192, :192].astype(float)
+
+    def make(sigma):
+        rng = np.random.default_rng(5)
+        return np.clip(np.rint(town + sigma * rng.normal(size=town.shape)), 0, 255).astype("uint8")
+
+    return make
+
+
+def test_auto_gives_a_clean_scene_back_and_leaves_noise_away(
+    photograph, make_raster, tmp_path, caplog
+):
+    for sigma, told in ((0, False), (12, True)):
+        caplog.clear()
+        source = make_raster(photograph(sigma), f"{sigma}.tif")
+        out = tmp_path / f"{sigma}_out.tif"
+        report = georsr.super_resolve(source, out, "segsr-lite-x2-sensor")
+        assert (report.consistency is None) == told
+        assert (
+            any("is noise" in text and "--consistency on" in text for text in report.warnings)
+            == told
+        )
+        assert len([r for r in caplog.records if "is noise" in r.message]) == told
+        with rasterio.open(out) as product:
+            assert product.tags()["GEORSR_CONSISTENCY"].startswith("off: noise") == told
+            made = product.read()
+    plain = tmp_path / "plain.tif"
+    georsr.super_resolve(source, plain, "segsr-lite-x2-sensor", consistency="off")
+    np.testing.assert_array_equal(rasterio.open(plain).read(), made)
+    insisted = georsr.super_resolve(
+        source, tmp_path / "on.tif", "segsr-lite-x2-sensor", consistency="on"
+    )
+    assert insisted.consistency.product_mean < 0.5 * insisted.consistency.network_mean
+
+
+def test_what_dominates():
+    """r = n: all is noise. r = structure that the source shares on edges alone: nothing is."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:64, :64]
+    structure = (0.3 * np.sin(x / 3) * (y > 12)).astype(np.float32)[None]
+    noise = (0.02 * rng.normal(size=(1, 64, 64))).astype(np.float32)
+    everywhere = np.ones((1, 64, 64), bool)
+    assert noise_dominates([Unexplained(structure + noise, noise, everywhere)])
+    assert noise_dominates([Unexplained(structure + noise, noise / 2, everywhere)])
+    assert not noise_dominates([Unexplained(structure, structure / 9, everywhere)])
+    assert not noise_dominates([Unexplained(structure + noise, noise + structure / 5, everywhere)])
+    faint = noise / 10  # below what matters
+    assert not noise_dominates([Unexplained(structure + faint, faint, everywhere)])
+    assert not noise_dominates([Unexplained(structure + noise, noise, ~everywhere)])
+    assert not noise_dominates([])
+
+
+def test_arrays_and_files_agree_about_noise(photograph, make_raster, tmp_path):
+    noisy = photograph(12)
+    out = tmp_path / "out.tif"
+    georsr.super_resolve(make_raster(noisy), out, "segsr-lite-x2-sensor", stretch="dtype")
+    made = georsr.super_resolve_array(noisy, "segsr-lite-x2-sensor", stretch="dtype")
+    np.testing.assert_array_equal(made, rasterio.open(out).read())

@@ -17,6 +17,15 @@ print(re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())[1])
 print(plan_report(sys.argv[1], "nearest", 4, **tiles).memory_bytes)
 """
 
+LAYERS = r"""
+import re, sys
+from pathlib import Path
+from georsr.api import super_resolve
+report = super_resolve(sys.argv[1], sys.argv[2], "nearest", 2, quality=sys.argv[2] + ".quality.tif")
+assert report.quality.layers[0] == "uncertainty"
+print(re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())[1])
+"""
+
 VRT = """<VRTDataset rasterXSize="{width}" rasterYSize="{height}">
 <SRS>EPSG:32632</SRS><GeoTransform>400000, 1, 0, 5000000, 0, -1</GeoTransform>
 {bands}</VRTDataset>"""
@@ -31,16 +40,17 @@ BAND = """<VRTRasterBand dataType="Byte" band="{band}"><SimpleSource>
 def peak(make_raster, tmp_path):
     make_raster((np.arange(30000) % 251).reshape(3, 100, 100).astype("uint8"))
 
-    def measure(width, height):
+    def measure(width, height, program=RUN):
         source, out = tmp_path / f"{width}x{height}.vrt", tmp_path / "out.tif"
         bands = "".join(BAND.format(band=b, width=width, height=height) for b in (1, 2, 3))
         source.write_text(VRT.format(width=width, height=height, bands=bands))
-        code = [sys.executable, "-c", RUN, str(source), str(out)]
+        code = [sys.executable, "-c", program, str(source), str(out)]
         done = subprocess.run(code, capture_output=True, text=True, check=True)
-        out.unlink()
-        kilobytes, estimated = map(int, done.stdout.split())
-        # the plan is an upper bound that is of use
-        assert 0.9 < estimated / (kilobytes * 1024) < 2
+        for made in tmp_path.glob("out.*"):
+            made.unlink()
+        kilobytes, *estimated = map(int, done.stdout.split())
+        for most in estimated:  # the plan is an upper bound that is of use
+            assert 0.9 < most / (kilobytes * 1024) < 2
         return kilobytes / 1024
 
     return measure
@@ -59,3 +69,11 @@ def test_height_takes_no_memory(peak):
     # the low one is already high enough to fill GDAL's block cache
     low, high = peak(500, 1500), peak(500, 4500)
     assert high - low < 30, f"{low:.0f} MiB and {high:.0f} MiB"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_quality_layers_take_no_memory_by_height(peak):
+    # 82 MiB of layers more; of source and product GDAL may keep all 20 MiB
+    low, high = peak(500, 800, LAYERS), peak(500, 3500, LAYERS)
+    assert high - low < 45, f"{low:.0f} MiB and {high:.0f} MiB"
