@@ -25,7 +25,6 @@ from georsr.engine.cluster_worker import (
     placed,
     work,
 )
-from georsr.engine.inference import TileTooLargeError
 from georsr.errors import GeorsrError, ModelError, ResourceError
 
 POLL_SECONDS = 0.1
@@ -327,7 +326,7 @@ class ClusterFlight:
         return self._translated(future.exception(), future)
 
     def _translated(self, error: BaseException, future: Future[Any]) -> BaseException:
-        if isinstance(error, TileTooLargeError) and self._came_back:
+        if self._came_back and type(error).__name__ == "TileTooLargeError":
             return ResourceError(f"{error}; other workers have memory enough: do without this one")
         if isinstance(error, GeorsrError):
             return error

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from georsr.config import SRConfig
-from georsr.device import Placement, place
+from georsr.device import Placement, keep_memory, place
 from georsr.engine.consistency import Aim, fulfil
 from georsr.engine.ensemble import Ask, once
 from georsr.errors import ModelError, ResourceError, UsageError
@@ -165,7 +165,9 @@ class Inference:
         network = model.network
         if placement.backend == "onnx":
             network = _onnx_of(network, model.spec)
-        if placement.device.type != "cpu":
+        if placement.device.type == "cpu":
+            keep_memory()
+        else:
             network = copy.deepcopy(network)
         # channels_last is what makes plain convolutions fast, on CPU and on tensor cores.
         self.network: nn.Module = network.to(  # type: ignore[call-overload]

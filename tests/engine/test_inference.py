@@ -1,5 +1,9 @@
 """Batches in flight and compiled networks."""
 
+import os
+import platform
+import subprocess
+import sys
 from contextlib import closing
 
 import numpy as np
@@ -154,3 +158,31 @@ def test_cuda_agrees_with_the_cpu(compiled, lite_model, texture):
     ours = product(Inference(lite_model, cuda, 4, compiled=compiled), image)
     theirs = product(Inference(lite_model, CPU, 1), image)
     np.testing.assert_allclose(ours, theirs, atol=0.05)
+
+
+COUNTING = """
+import resource
+import numpy as np
+from georsr.device import keep_memory
+keep_memory()
+np.full(2**20, 1.0)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(50):
+    np.full(2**20, 1.0)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "confstr"), reason="asks for the C library")
+@pytest.mark.parametrize(
+    ("told", "few"), [({}, True), ({"MALLOC_MMAP_THRESHOLD_": "65536"}, False)]
+)
+def test_memory_between_layers_is_kept_unless_the_environment_says_otherwise(told, few):
+    if "CS_GNU_LIBC_VERSION" not in os.confstr_names or not os.confstr("CS_GNU_LIBC_VERSION"):
+        pytest.skip("not glibc")
+    # as Dask starts its workers
+    surroundings = os.environ | {"MALLOC_TRIM_THRESHOLD_": "65536"} | told
+    done = subprocess.run(
+        [sys.executable, "-c", COUNTING], env=surroundings, stdout=subprocess.PIPE, check=True
+    )
+    assert (int(done.stdout) < 50 * 200) is few  # of 2048 pages each

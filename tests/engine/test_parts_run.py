@@ -378,7 +378,7 @@ def test_quality_layers_are_made_of_the_finished_vrt_as_the_refusal_says(
     tmp_path, source, lite_file
 ):
     options = SMALL | {"tile": 64}
-    with pytest.raises(UsageError, match="georsr quality layers IN OUT.vrt FILE"):
+    with pytest.raises(UsageError, match=r"georsr quality layers IN OUT\.vrt FILE"):
         make(source, tmp_path, quality=tmp_path / "q.tif")
     assert not (tmp_path / "parts").exists()
     product = tmp_path / "single.tif"
