@@ -180,7 +180,7 @@ def quality_layers(
         The product is none of georsr's, or not of this source or model.
     """
     product, destination = os.fspath(product), os.fspath(destination)
-    with open_raster(product) as made:
+    with open_raster(product, force=True) as made:
         origin = origin_of(product, made.info.tags.get("", {}))
     told = SRConfig.from_json(origin.options)
     config = replace(told, **options)

@@ -151,7 +151,7 @@ def run_layers(
     """
     clock, stop = Clock(), stop or (lambda: False)
     with clock.stage("total"):
-        with open_raster(product, alpha="mask") as made:
+        with open_raster(product, alpha="mask", force=True) as made:
             identity = source_digest(made)
         job = layers_job(plan_job(reader, product, model, config), destination, identity)
         earlier = job.journal().published()

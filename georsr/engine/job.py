@@ -232,16 +232,16 @@ def plan_job(
     placement = placement or place_model(model, config)
     stretch = choose_stretch(reader, config.stretch)
     kernel = scene_kernel(reader.read, info.height, info.width, stretch, model, config)
+    partial = area is not None and area.outline is not None
+    layout = _layout(part, info, model, config, stretch, kernel, partial=partial)
+    plan = plan_for(info, model.spec, config, area)
+    key = fingerprint(reader, model, config, placement, area)
     if kernel is None and asked_kernel(model.spec, config) is not None:
         note(
             reader,
             f"{info.path}: most of what {model.spec.name} takes away is noise, which consistency "
             "would put back: it is off; --consistency on insists on it",
         )
-    partial = area is not None and area.outline is not None
-    layout = _layout(part, info, model, config, stretch, kernel, partial=partial)
-    plan = plan_for(info, model.spec, config, area)
-    key = fingerprint(reader, model, config, placement, area)
     job = Job(
         reader, destination, model, config, placement, stretch, layout, plan, key, area, kernel
     )

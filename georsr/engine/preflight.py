@@ -42,10 +42,11 @@ def check_bands(info: RasterInfo, spec: ModelSpec) -> None:
     """
     if spec.bands and len(info.bidx) != spec.bands:
         available = ", ".join(info.band_labels())
+        more = "; --bands all carries the others" if len(info.bidx) > spec.bands else ""
         raise UsageError(
             f"{info.path}: model {spec.name} takes {spec.bands} bands "
             f"({', '.join(spec.band_names)}), got {len(info.bidx)}; "
-            f"choose with --bidx, in that order, from: {available}"
+            f"choose with --bidx, in that order, from: {available}{more}"
         )
 
 

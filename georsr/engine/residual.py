@@ -34,7 +34,7 @@ def consistency_report(job: Job, tally: Tally) -> ConsistencyReport | None:
     bands = len(job.layout.bands)
     total, count, largest = np.zeros(bands), np.zeros(bands, int), np.zeros(bands)
     s, plan = job.plan.scale, job.plan
-    with open_raster(job.destination, alpha="mask") as product:
+    with open_raster(job.destination, alpha="mask", force=True) as product:
         for window in _windows(plan.height, plan.width):
             around = _around(window, job.kernel.reach(s), Window(0, 0, plan.height, plan.width))
             made = product.read(around.scaled(s))

@@ -127,7 +127,7 @@ class Surveyor(OneMachine):
 
     def fill(self, job: Job, writer: RasterWriter, progress: Stoppable, clock: Clock) -> None:
         """Write the blocks that the writer has not."""
-        with open_raster(self.product, alpha="mask") as reader:
+        with open_raster(self.product, alpha="mask", force=True) as reader:
             check_pair(reader, len(job.reader.info.bidx), job.plan.out_height, job.plan.out_width)
             self._reader = reader
             super().fill(job, writer, progress, clock)
