@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 START_SECONDS = 6.0
 """From the plan of a run to the first tile of worker processes, which import all libraries anew
-(measured with two on two cores), and their end."""
+(measured with two on two busy cores), and their end."""
 
 
 @dataclass(frozen=True)
