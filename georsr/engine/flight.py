@@ -130,7 +130,9 @@ class LocalFlight:
 class ClusterFlight:
     """Pieces are done by Dask's workers; a context manager, after which nobody works any more.
 
-    What a worker was doing when it died is done again by another one. Quick pieces go out several
+    What a worker was doing when it died is done again by another one. Tasks with which workers died
+    again and again are tried piece by piece, each alone, so that the one they died of is told and
+    not one that was waiting behind it. Quick pieces go out several
     in one task, since each task costs scheduler and client about a millisecond; one that took long
     ends its task, and those after it go out again alone.
 
@@ -167,6 +169,8 @@ class ClusterFlight:
         self._under_way = 0
         self._came_back = False
         self._names = numbers()
+        self._suspects, self._waiting = deque[Numbered](), list[Numbered]()
+        self._alone: Future[Any] | None = None
         self._landed = deque[Numbered]()
         self._pace = TASK_SECONDS
         self._completed = as_completed(loop=client.loop)
@@ -213,12 +217,18 @@ class ClusterFlight:
         """Submit pieces, in one message: as few to a task as keep all workers busy."""
         if not pieces:
             return
+        self._under_way += len(pieces)
+        if self._suspects or self._alone is not None:
+            self._waiting.extend(pieces)
+        else:
+            self._share(pieces)
+
+    def _share(self, pieces: Sequence[Numbered]) -> None:
         free = max(1, AHEAD * self.machines - self.tasks)
         size = min(self.together, math.ceil(len(pieces) / free))
         self._submit([list(pieces[i : i + size]) for i in range(0, len(pieces), size)])
-        self._under_way += len(pieces)
 
-    def _submit(self, tasks: list[list[Numbered]], priority: int = 0) -> None:
+    def _submit(self, tasks: list[list[Numbered]], priority: int = 0) -> list[Future[Any]]:
         futures = self._client.map(
             work,
             [self._run] * len(tasks),
@@ -230,6 +240,7 @@ class ClusterFlight:
         )
         self._tasks.update(zip(futures, tasks, strict=True))
         self._completed.update(futures)
+        return list(futures)
 
     def land(self) -> tuple[int, Any]:
         """Number and result of a piece that is done; waits for one.
@@ -242,7 +253,8 @@ class ClusterFlight:
         """
         while not self._landed:
             self._look()
-            self._fetch([future for future in self._done() if not self._taken_apart(future)])
+            self._fetch([future for future in self._done() if not self._suspected(future)])
+            self._investigate()
             self._check()
         self._under_way -= 1
         self._came_back = True
@@ -260,15 +272,27 @@ class ClusterFlight:
             done += self._completed.next_batch(block=False)
         return done
 
-    def _taken_apart(self, future: Future[Any]) -> bool:
-        """Whether workers died of a task of several pieces; these go out again, each alone."""
-        if future.status != "error" or len(self._tasks[future]) == 1:
+    def _suspected(self, future: Future[Any]) -> bool:
+        """Whether workers died with a task: of it, or of one that was with it on the worker."""
+        if future.status != "error" or future is self._alone:
             return False
         if not isinstance(future.exception(), KilledWorker):
             return False
-        self._submit([[numbered] for numbered in self._tasks.pop(future)], priority=1)
+        self._suspects.extend(self._tasks.pop(future))
         future.release()
         return True
+
+    def _investigate(self) -> None:
+        """Send suspects again, each while nothing else is under way; then what waited for that."""
+        if self._alone not in self._tasks:
+            self._alone = None
+        if self._tasks:
+            return
+        if self._suspects:
+            (self._alone,) = self._submit([[self._suspects.popleft()]])
+        elif self._waiting:
+            pieces, self._waiting = self._waiting, []
+            self._share(pieces)
 
     def _fetch(self, futures: list[Future[Any]]) -> None:
         """Bring results here, all in one go."""
