@@ -2,8 +2,8 @@
 
     python benchmarks/workers.py [--model NAME] [--size 768] [--rounds 2]
 
-Prints the seconds of every run from its first tile to the published file, those of the start of
-the workers, the processor time of all processes but for that start, and the ratios. Two workers
+Prints the seconds of every run but for the start of the workers, those of their start and end, the
+processor time of all processes but for that start, and the ratios. Two workers
 cannot be faster than the processor time of both runs allows: that ratio holds on a busy machine,
 too.
 """
