@@ -66,9 +66,10 @@ def test_a_strip_ten_times_wider_takes_little_more_memory(peak):
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_height_takes_no_memory(peak):
-    # the low one is already high enough to fill GDAL's block cache
-    low, high = peak(500, 1500), peak(500, 4500)
-    assert high - low < 30, f"{low:.0f} MiB and {high:.0f} MiB"
+    # the low one is already high enough to fill GDAL's block cache, and the heap's gaps; the
+    # product of the high one is 309 MiB larger
+    low, high = peak(500, 4500), peak(500, 18000)
+    assert high - low < 100, f"{low:.0f} MiB and {high:.0f} MiB"
 
 
 @pytest.mark.slow
