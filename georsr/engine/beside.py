@@ -153,7 +153,8 @@ def run_layers(
     with clock.stage("total"):
         with open_raster(product, alpha="mask", force=True) as made:
             identity = source_digest(made)
-        job = layers_job(plan_job(reader, product, model, config), destination, identity)
+        planned = plan_job(reader, product, model, config, tell=False)
+        job = layers_job(planned, destination, identity)
         earlier = job.journal().published()
         if earlier is not None:
             write_style(job)

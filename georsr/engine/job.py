@@ -204,6 +204,8 @@ def plan_job(
     model: Model,
     config: SRConfig,
     placement: Placement | None = None,
+    *,
+    tell: bool = True,
 ) -> Job:
     """Check, plan and lay out a run; writes nothing and does not touch the network's device.
 
@@ -216,6 +218,8 @@ def plan_job(
         What to run, where to, and how.
     placement
         Where others than this process compute; None lets ``config`` decide.
+    tell
+        Say what was decided by looking at the scene; of a product that is there it is known.
 
     Raises
     ------
@@ -236,7 +240,7 @@ def plan_job(
     layout = _layout(part, info, model, config, stretch, kernel, partial=partial)
     plan = plan_for(info, model.spec, config, area)
     key = fingerprint(reader, model, config, placement, area)
-    if kernel is None and asked_kernel(model.spec, config) is not None:
+    if tell and kernel is None and asked_kernel(model.spec, config) is not None:
         note(
             reader,
             f"{info.path}: most of what {model.spec.name} takes away is noise, which consistency "
