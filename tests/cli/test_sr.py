@@ -260,11 +260,13 @@ def test_a_signal_is_heeded_soon_and_the_same_command_goes_on(
 def test_a_second_signal_ends_it_at_once(options, make_raster, texture, tmp_path):
     source = make_raster(texture(1, 300, 300))
     arguments = ["sr", source, str(tmp_path / "o.tif"), *SLOWLY, *options]
-    # after 40 tiles one that would take for ever
-    stuck = SLOW.replace("time.sleep(0.05)", "calls.append(0); time.sleep(60 * (len(calls) > 40))")
-    stuck = stuck.replace("calm =", "calls = []; calm =")
+    # after 40 tiles one that would take for ever; that it is in hand is told, since a signal that
+    # comes between two tiles ends the run without a second one
+    stuck = SLOW.replace("time.sleep(0.05)", "calls.append(0); len(calls) > 40 and hang()")
+    hang = 'hang = lambda: (print("stuck", file=sys.stderr, flush=True), time.sleep(60))'
+    stuck = stuck.replace("calm =", f"{hang}; calls = []; calm =")
     with start(arguments, stuck, preexec_fn=default_signals) as process:
-        wait_for_tiles(process, 40)
+        assert "stuck\n" in iter(process.stderr.readline, "")
         process.send_signal(signal.SIGINT)
         time.sleep(0.5)
         assert process.poll() is None  # the tile in hand is waited for
