@@ -59,7 +59,7 @@ DATASET_ONLY = ("root", "split", "limit", "csv", "report", "models", "guidance")
 )
 @click.option(
     "--consistency-kernel",
-    metavar="bicubic|mean|psf:MTF|scene",
+    metavar="bicubic|mean|psf:MTF[+SHARPEN]|scene",
     help="By this kernel; the model's by default.",
 )
 @compute_options

@@ -203,7 +203,7 @@ def consistency_options(command: F) -> F:
     for option in (
         click.option(
             "--consistency-kernel",
-            metavar="bicubic|mean|psf:MTF|scene",
+            metavar="bicubic|mean|psf:MTF[+SHARPEN]|scene",
             help="What a source pixel is of the output's: the model's by default; scene: whichever "
             "of several fits this scene best.",
         ),

@@ -69,8 +69,8 @@ class SRConfig:
     """``on``: the product, shrunk, gives its source back; ``auto``: where the model says by which
     kernel it was made to, and noise, which it takes away, does not dominate."""
     consistency_kernel: str | None = None
-    """``bicubic``, ``mean``, ``psf:MTF``, or ``scene`` for what fits best; None takes
-    the model's."""
+    """``bicubic``, ``mean``, ``psf:MTF``, ``psf:MTF+SHARPEN``, or ``scene`` for what fits best;
+    None takes the model's."""
     alpha: str = "auto"
     """What a band called alpha is: ``mask``, ``data`` (an image, such as near infrared), or
     ``auto`` for what its values say."""

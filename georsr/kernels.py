@@ -22,6 +22,8 @@ SHARPEST = {False: 0.5, True: 0.4}
 """Highest MTF by ``pixel``; a sharper PSF, sampled on the HR grid at x2, would miss it by 1 %."""
 BLURRIEST = 0.01
 """Lowest MTF."""
+MOST_SHARPENED = 4.0
+"""Highest strength of `sharpening`."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +37,18 @@ class Kernel:
         gaussian).
     mtf : float
         Of the PSF, at the coarse image's Nyquist frequency.
+    sharpen : float
+        Strength of the `sharpening` that followed the PSF, in coarse pixels.
     """
 
     kind: str
     mtf: float = 0.0
+    sharpen: float = 0.0
 
     def __str__(self) -> str:
-        return f"psf:{self.mtf:g}" if self.kind == "psf" else self.kind
+        if self.kind != "psf":
+            return self.kind
+        return f"psf:{self.mtf:g}" + (f"+{self.sharpen:g}" if self.sharpen else "")
 
     def matrix(self, size: int, scale: int) -> FloatArray:
         """Shrinking along one axis: (size // scale, size) float32, rows sum to 1."""
@@ -49,12 +56,13 @@ class Kernel:
             return bicubic_matrix(size, scale)
         if self.kind == "mean":
             return mean_matrix(size, scale)
-        return psf_matrix(size, scale, psf_sigma(self.mtf, scale))
+        blurred = psf_matrix(size, scale, psf_sigma(self.mtf, scale))
+        return sharpening(size // scale, self.sharpen) @ blurred if self.sharpen else blurred
 
     def reach(self, scale: int) -> int:
         """Coarse pixels to either side of a pixel that share fine pixels with it."""
         if self.kind == "psf":
-            return math.ceil(REACH * psf_sigma(self.mtf, scale) / scale)
+            return math.ceil(REACH * psf_sigma(self.mtf, scale) / scale) + bool(self.sharpen)
         return 2 if self.kind == "bicubic" else 0
 
     def shrink(self, image: AnyArray, scale: int) -> FloatArray:
@@ -64,26 +72,29 @@ class Kernel:
 
 
 def parse_kernel(text: str) -> Kernel:
-    """``bicubic``, ``mean`` or ``psf:MTF``.
+    """``bicubic``, ``mean``, ``psf:MTF`` or ``psf:MTF+SHARPEN``.
 
     Raises
     ------
     UsageError
-        None of these, or an MTF out of range.
+        None of these, or a number out of range.
     """
     kind, colon, value = text.partition(":")
     if kind in ("bicubic", "mean") and not colon:
         return Kernel(kind)
+    optics, plus, more = value.partition("+")
     try:
-        mtf = float(value) if kind == "psf" else math.nan
+        mtf = float(optics) if kind == "psf" else math.nan
+        sharpen = float(more) if plus else 0.0
     except ValueError:
-        mtf = math.nan
-    if not BLURRIEST <= mtf <= SHARPEST[False]:
+        mtf = sharpen = math.nan
+    if not (BLURRIEST <= mtf <= SHARPEST[False] and 0 <= sharpen <= MOST_SHARPENED):
         raise UsageError(
             f"kernel {text!r}: expected bicubic, mean, or psf:MTF with the MTF at Nyquist in "
-            f"{BLURRIEST:g}..{SHARPEST[False]:g}, such as psf:0.2"
+            f"{BLURRIEST:g}..{SHARPEST[False]:g}, such as psf:0.2, or psf:0.2+0.5 where the source "
+            f"was sharpened, by up to {MOST_SHARPENED:g}"
         )
-    return Kernel("psf", mtf)
+    return Kernel("psf", mtf, sharpen)
 
 
 @lru_cache(maxsize=64)
@@ -101,6 +112,19 @@ def bicubic_matrix(size: int, scale: int) -> FloatArray:
     matrix: FloatArray = (weights / weights.sum(1, keepdims=True)).astype(np.float32)
     matrix.setflags(write=False)
     return matrix
+
+
+def sharpening(size: int, strength: float) -> FloatArray:
+    """What archives do to make up for optics (MTF compensation), as a matrix (size, size) float32.
+
+    A pixel's difference from the [1, 2, 1] / 4 mean round it is added ``strength`` times. That mean
+    has no contrast at the Nyquist frequency, where the image gains 1 + strength. The edge is
+    continued, so that rows sum to 1.
+    """
+    before = np.eye(size, k=-1) + np.eye(size) * (np.arange(size) == 0)
+    after = np.eye(size, k=1) + np.eye(size) * (np.arange(size) == size - 1)
+    matrix = np.eye(size) + strength / 4 * (2 * np.eye(size) - before - after)
+    return np.asarray(matrix, np.float32)
 
 
 def mean_matrix(size: int, scale: int) -> FloatArray:

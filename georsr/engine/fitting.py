@@ -30,8 +30,9 @@ from georsr.types import Window
 CANDIDATES = (
     Kernel("bicubic"),
     *(Kernel("psf", mtf) for mtf in (0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)),
+    *(Kernel("psf", mtf, sharpen) for mtf in (0.2, 0.3, 0.4, 0.5) for sharpen in (0.4, 0.8, 1.2)),
 )
-"""From what was shrunk to what optics blurred."""
+"""From what was shrunk to what optics blurred, and what archives then sharpened."""
 SIDE = 64
 """Height and width of a probe."""
 PROBES = 5

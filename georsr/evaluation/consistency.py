@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
@@ -18,8 +17,8 @@ from georsr.raster.info import RasterInfo
 from georsr.raster.reader import RasterReader
 from georsr.training.data.crops import grown
 from georsr.training.data.degrade import Bicubic, Degradation, bicubic_downsample
-from georsr.training.data.sensor import Sensor, blur_and_sample
-from georsr.types import AnyArray, BoolArray, Window
+from georsr.training.data.sensor import Sensor, blur_and_sample, sharpened
+from georsr.types import AnyArray, BoolArray, FloatArray, Window
 
 BLOCK = 128
 """Source rows and columns compared at a time."""
@@ -73,15 +72,17 @@ def shrink_of(degradation: Degradation | Kernel, scale: int) -> Shrink:
         return Shrink(f"kernel {degradation}", degradation.shrink, degradation.reach(scale))
     if isinstance(degradation, Bicubic):
         return Shrink("bicubic", bicubic_downsample, degradation.margin(scale) // scale)
-    if isinstance(degradation, Sensor) and degradation.mtf[0] == degradation.mtf[1]:
-        mtf = degradation.mtf[0]
-        blur = partial(
-            blur_and_sample,
-            sigma=psf_sigma(mtf, scale, degradation.pixel),
-            pixel=degradation.pixel,
+    if isinstance(degradation, Sensor) and degradation.system_is_fixed:
+        mtf, sharpen = degradation.mtf[0], degradation.sharpen[0]
+        sigma = psf_sigma(mtf, scale, degradation.pixel)
+
+        def shrink(image: FloatArray, scale: int) -> FloatArray:
+            return sharpened(blur_and_sample(image, scale, sigma, degradation.pixel), sharpen)
+
+        name = f"sensor model, MTF {mtf:g} at Nyquist" + (
+            f", sharpened by {sharpen:g}" if sharpen else ""
         )
-        name = f"sensor model, MTF {mtf:g} at Nyquist"
-        return Shrink(name, blur, degradation.margin(scale) // scale)
+        return Shrink(name, shrink, degradation.margin(scale) // scale)
     raise UsageError(
         f"degradation {degradation.describe()}: rasters need bicubic, or a sensor of one MTF "
         "(sensor,mtf=0.2)"

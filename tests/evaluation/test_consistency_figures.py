@@ -27,7 +27,10 @@ def measure(make_raster):
     return run
 
 
-@pytest.mark.parametrize("degradation", [Bicubic(), Sensor(mtf=(0.2, 0.2))])
+@pytest.mark.parametrize(
+    "degradation",
+    [Bicubic(), Sensor(mtf=(0.2, 0.2)), Sensor(mtf=(0.3, 0.3), sharpen=(0.7, 0.7))],
+)
 def test_blocks_give_what_the_whole_gives(measure, texture, degradation, monkeypatch):
     monkeypatch.setattr("georsr.evaluation.consistency.BLOCK", 16)
     sr = texture(2, 4 * 150, 4 * 20)

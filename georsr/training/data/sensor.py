@@ -10,7 +10,15 @@ from typing import Any
 import numpy as np
 
 from georsr.errors import UsageError
-from georsr.kernels import BLURRIEST, REACH, SHARPEST, psf_matrix, psf_sigma
+from georsr.kernels import (
+    BLURRIEST,
+    MOST_SHARPENED,
+    REACH,
+    SHARPEST,
+    psf_matrix,
+    psf_sigma,
+    sharpening,
+)
 from georsr.training.data.fields import from_fields
 from georsr.types import AnyArray, FloatArray
 
@@ -24,8 +32,8 @@ class Sensor:
     Blur and sampling by a point spread function, then noise of standard deviation
     sqrt(noise^2 + shot^2 x) at radiance x (read noise and shot noise: A. Foi et al., "Practical
     Poissonian-Gaussian noise modeling and fitting for single-image raw-data", IEEE TIP 17(10),
-    2008), then clipping to 0..1, quantisation and, if wanted, JPEG. Ranges are (lowest, highest),
-    drawn uniformly.
+    2008), then sharpening on the ground, clipping to 0..1, quantisation and, if wanted, JPEG.
+    Ranges are (lowest, highest), drawn uniformly.
     """
 
     name = "sensor"
@@ -39,6 +47,9 @@ class Sensor:
     grain: Range = (0.0, 0.0)
     """Standard deviation in LR pixels of the gaussian that noise was smoothed by, as resampling on
     the way to an archive leaves it; its strength stays that of ``noise`` and ``shot``."""
+    sharpen: Range = (0.0, 0.0)
+    """Strength of the MTF compensation that many archives apply: contrast at the LR Nyquist
+    frequency, noise included, is multiplied by one more than this."""
     bits: int | None = 8
     """Quantisation to 2^bits levels over 0..1; None: none."""
     jpeg: tuple[int, int] | None = None
@@ -54,6 +65,7 @@ class Sensor:
         _check_range("noise", self.noise, 0, 0.5)
         _check_range("shot", self.shot, 0, 0.5)
         _check_range("grain", self.grain, 0, 4)
+        _check_range("sharpen", self.sharpen, 0, MOST_SHARPENED)
         if self.bits is not None and (type(self.bits) is not int or not 2 <= self.bits <= 16):
             raise UsageError(f"bits is {self.bits!r}, expected 2 to 16, or none")
         if self.jpeg is not None:
@@ -66,14 +78,21 @@ class Sensor:
     @property
     def fixed(self) -> bool:
         """Whether nothing is left to chance: no noise, and ranges of one value."""
-        ranges = [self.mtf, self.jpeg or (0, 0)]
-        return not any((*self.noise, *self.shot)) and all(low == high for low, high in ranges)
+        low, high = self.jpeg or (0, 0)
+        return not any((*self.noise, *self.shot)) and self.system_is_fixed and low == high
+
+    @property
+    def system_is_fixed(self) -> bool:
+        """Whether blur and sharpening are the same for every image."""
+        return all(low == high for low, high in (self.mtf, self.sharpen))
 
     def margin(self, scale: int) -> int:
         """Reach of the widest PSF in HR pixels, rounded up to a multiple of ``scale``."""
         reach = REACH * psf_sigma(self.mtf[0], scale, self.pixel)
         if self.pixel:
             reach += (scale - 1) / 2
+        if any(self.sharpen):
+            reach += scale
         return math.ceil(reach / scale) * scale
 
     def __call__(self, hr: FloatArray, scale: int, rng: np.random.Generator) -> FloatArray:
@@ -84,6 +103,8 @@ class Sensor:
         if noise > 0 or shot > 0:
             grain = rng.uniform(*self.grain) if any(self.grain) else 0.0
             lr += noise_of(lr, noise, shot, rng, grain)
+        if any(self.sharpen):
+            lr = sharpened(lr, rng.uniform(*self.sharpen))
         np.clip(lr, np.float32(0), np.float32(1), out=lr)
         if quality is not None:
             return jpeg_coded(lr, quality)
@@ -104,7 +125,7 @@ class Sensor:
     def from_mapping(cls, values: Any, where: str) -> Sensor:
         """Inverse of `to_mapping` without ``kind``; a number stands for a range of one value."""
         if isinstance(values, dict):
-            ranges = ("mtf", "noise", "shot", "grain", "jpeg")
+            ranges = ("mtf", "noise", "shot", "grain", "sharpen", "jpeg")
             values = {
                 key: (value, value) if key in ranges and _is_number(value) else value
                 for key, value in values.items()
@@ -117,6 +138,7 @@ class Sensor:
         parts += [f"noise {_span(self.noise)}"] if any(self.noise) else []
         parts += [f"shot noise {_span(self.shot)}"] if any(self.shot) else []
         parts += [f"grain {_span(self.grain)} pixels"] if any(self.grain) else []
+        parts += [f"sharpened by {_span(self.sharpen)}"] if any(self.sharpen) else []
         parts += [f"{self.bits} bits"] if self.bits else []
         parts += [f"JPEG {_span(self.jpeg)}"] if self.jpeg else []
         return ", ".join(parts)
@@ -157,6 +179,12 @@ def grained(noise: FloatArray, sigma: float) -> FloatArray:
         parts = (np.take(padded, range(i, i + length), axis) * tap for i, tap in enumerate(taps))
         noise = np.asarray(sum(parts))
     return noise
+
+
+def sharpened(lr: FloatArray, strength: float) -> FloatArray:
+    """(C, h, w) after `georsr.kernels.sharpening` along both axes, same units, not clipped."""
+    rows, columns = (sharpening(size, strength) for size in lr.shape[-2:])
+    return np.asarray(rows @ lr @ columns.T)
 
 
 def jpeg_coded(lr: FloatArray, quality: int) -> FloatArray:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from georsr.errors import UsageError
-from georsr.kernels import psf_matrix, psf_sigma
+from georsr.kernels import psf_matrix, psf_sigma, sharpening
 from georsr.training.data.degradations import degradation_from_mapping
 from georsr.training.data.degrade import Bicubic
 from georsr.training.data.sensor import Sensor
@@ -218,3 +218,23 @@ def test_grain_smooths_noise_and_keeps_its_strength(grain):
     assert "grain" in sensor.describe()
     with pytest.raises(UsageError, match="grain"):
         replace(QUIET, grain=(0, 9))
+
+
+def test_archives_sharpen_what_optics_blurred_and_the_noise_with_it(hr):
+    plain = QUIET(hr, 4, rng())
+    sharp = replace(QUIET, sharpen=(0.8, 0.8))
+    assert sharp.fixed
+    rows, columns = (sharpening(size, 0.8) for size in plain.shape[1:])
+    np.testing.assert_allclose(
+        sharp(hr, 4, rng()), (rows @ plain @ columns.T).clip(0, 1), atol=1e-6
+    )
+    flat = np.full((1, 512, 512), 0.5, np.float32)
+    noisy = replace(sharp, noise=(0.01, 0.01))(flat, 2, rng(1))
+    one_axis = 1.4**2 + 2 * 0.2**2  # of the taps -0.2, 1.4, -0.2
+    assert noisy.std() == pytest.approx(0.01 * one_axis, rel=0.02)
+    assert sharp.margin(4) == QUIET.margin(4) + 4
+    assert "sharpened by 0.8" in sharp.describe()
+    same = degradation_from_mapping({"kind": "sensor", "sharpen": 0.8, "mtf": 0.2}, "recipe")
+    assert same.sharpen == (0.8, 0.8)
+    with pytest.raises(UsageError, match="sharpen"):
+        replace(QUIET, sharpen=(0, 9))
