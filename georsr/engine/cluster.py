@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -22,6 +21,7 @@ from georsr.engine.flight import ClusterFlight
 from georsr.engine.inference import place_model
 from georsr.errors import ResourceError, UsageError
 from georsr.models.load import Model
+from georsr.processors import processors
 
 log = logging.getLogger(__name__)
 
@@ -205,13 +205,6 @@ def _check_software(who: str, there: dict[str, str]) -> None:
                 f"{who}: has {name} {there[name]}, expected {expected}; install the same versions "
                 "on all machines"
             )
-
-
-def processors() -> int:
-    """Processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @contextmanager

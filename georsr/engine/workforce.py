@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from georsr.engine.job import Job, memory_of
 from georsr.engine.preflight import check_space
+from georsr.processors import processors
 from georsr.tiling.supertiles import Grid
 
 if TYPE_CHECKING:
@@ -71,8 +72,6 @@ def workforce(job: Job, cluster: Cluster | None, parts: str | None) -> Workforce
 
 
 def _of(job: Job, cluster: Cluster, grid: Grid, memory: int, each: int) -> Workforce:
-    from georsr.engine.cluster import processors
-
     count = max(1, cluster.count())
     at_once = count if cluster.local is None else min(count, processors())
     largest = len(job.plan.crop(grid.window(0).coarser(job.plan.scale)))

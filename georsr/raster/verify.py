@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import threading
 import warnings
 import zlib
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +22,17 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterioWindow
 
 from georsr.errors import GeoreferenceWarning, OutputError
+from georsr.processors import processors
 from georsr.raster.env import CACHE_BYTES, cause, gdal_env, own_warnings
 from georsr.raster.layout import ProductLayout
 from georsr.raster.twins import Twins
 from georsr.types import AnyArray, Window
 
 Checksums = npt.NDArray[np.uint32]
+
+MOST_THREADS = 8
+"""That read a file back."""
+LOOK_SECONDS = 0.1
 
 
 class DifferenceError(OutputError):
@@ -62,22 +71,21 @@ def verify_product(
     checksums : uint32 (block rows, block columns), or None
         Every block is read and compared; in a lossy encoding only read. None: header only.
     look : callable
-        Called before every block; what it raises ends the reading.
+        Called several times a second while blocks are read; what it raises ends the reading.
     driver : str
         GDAL's, for this kind of file.
 
     Raises
     ------
     DifferenceError
-        Naming the first difference.
+        Naming a difference.
     """
     try:
-        env = gdal_env(writing=True, cache=CACHE_BYTES // 8)  # no block is read twice
-        with env, own_warnings(), rasterio.open(path, driver=driver) as dataset:
-            _compare_header(dataset, dst, layout)
+        with own_warnings():
+            with gdal_env(writing=True), rasterio.open(path, driver=driver) as dataset:
+                _compare_header(dataset, dst, layout)
             if checksums is not None:
-                with Twins(path, layout) as twins:
-                    _compare_blocks(dataset, dst, layout, checksums, look, twins)
+                _compare_blocks(path, dst, layout, checksums, look, driver)
     except (RasterioError, OSError) as err:
         if isinstance(err, OutputError):
             raise
@@ -85,25 +93,67 @@ def verify_product(
 
 
 def _compare_blocks(
-    dataset: Any,
+    path: Path,
     dst: str,
     layout: ProductLayout,
     checksums: Checksums,
     look: Callable[[], None],
-    twins: Twins,
+    driver: str,
 ) -> None:
-    for row, column, window in layout.blocks():
-        look()
-        key = twins.key(row, column, window)
-        checksum = twins.checksum(key)
-        if checksum is None:
-            where = region(window)
-            values = dataset.read(window=where)
-            mask = dataset.read_masks(1, window=where) if layout.mask else None
-            checksum = block_checksum(values, mask)
-            twins.remember(key, checksum)
-        if layout.lossless and checksum != checksums[row, column]:
-            raise DifferenceError(f"{dst}: {window} reads back differently from what was written")
+    """Rows of blocks are shared out to threads, each with a handle of its own on the file."""
+    rows, stop = itertools.count(), threading.Event()
+
+    def compare() -> None:
+        env = gdal_env(writing=True, cache=CACHE_BYTES // 8)  # no block is read twice
+        try:
+            with env, rasterio.open(path, driver=driver) as dataset, Twins(path, layout) as twins:
+                while (row := next(rows)) < layout.blocks_shape[0]:
+                    for place in layout.blocks(_line(layout, row)):
+                        if stop.is_set():
+                            return
+                        _compare_block(dataset, dst, layout, checksums, twins, place)
+        except BaseException:
+            stop.set()
+            raise
+
+    threads = min(MOST_THREADS, processors(), layout.blocks_shape[0])
+    with ThreadPoolExecutor(threads, thread_name_prefix="georsr-verify") as pool:
+        try:
+            for result in [pool.submit(compare) for _ in range(threads)]:
+                while not result.done():
+                    look()
+                    with suppress(TimeoutError):
+                        result.exception(LOOK_SECONDS)
+                result.result()
+        finally:
+            stop.set()
+
+
+def _line(layout: ProductLayout, row: int) -> Window:
+    """A row of blocks."""
+    top = row * layout.blocksize
+    return Window(top, 0, min(layout.blocksize, layout.height - top), layout.width)
+
+
+def _compare_block(
+    dataset: Any,
+    dst: str,
+    layout: ProductLayout,
+    checksums: Checksums,
+    twins: Twins,
+    place: tuple[int, int, Window],
+) -> None:
+    row, column, window = place
+    key = twins.key(row, column, window)
+    checksum = twins.checksum(key)
+    if checksum is None:
+        where = region(window)
+        values = dataset.read(window=where)
+        mask = dataset.read_masks(1, window=where) if layout.mask else None
+        checksum = block_checksum(values, mask)
+        twins.remember(key, checksum)
+    if layout.lossless and checksum != checksums[row, column]:
+        raise DifferenceError(f"{dst}: {window} reads back differently from what was written")
 
 
 def _compare_header(dataset: Any, dst: str, layout: ProductLayout) -> None:

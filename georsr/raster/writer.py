@@ -18,6 +18,7 @@ import rasterio.shutil
 from rasterio.errors import RasterioError
 
 from georsr.errors import OutputError, UsageError
+from georsr.processors import processors
 from georsr.raster.block import check_block
 from georsr.raster.cog import write_cog
 from georsr.raster.destination import (
@@ -391,8 +392,4 @@ class RasterWriter:
 
 def encoders() -> int:
     """Threads that encode blocks: half of the processors this process may use, at most eight."""
-    if hasattr(os, "sched_getaffinity"):
-        count = len(os.sched_getaffinity(0))
-    else:
-        count = os.cpu_count() or 1
-    return max(1, min(8, count // 2))
+    return max(1, min(8, processors() // 2))

@@ -157,7 +157,8 @@ def two_processors(monkeypatch):
     def started(workers, *, gpu):
         raise AssertionError("a plan starts no workers")
 
-    monkeypatch.setattr(cluster, "processors", lambda: 2)
+    for module in (cluster, workforce):
+        monkeypatch.setattr(module, "processors", lambda: 2)
     monkeypatch.setattr(cluster, "started", started)
 
 
