@@ -21,9 +21,9 @@ KEPT = 32 * 2**20
 """Bytes up to which the C library keeps what is freed, to give it out again; the most that glibc
 would come to by itself."""
 
-ARENAS = 2
-"""Heaps of the C library. It would give every thread one, with gaps of its own: reading, encoding
-and writing threads together took up to 100 MiB more, now more, now less."""
+ARENAS = 1
+"""Heaps of the C library. It would give every thread one, with gaps of its own: reading, computing,
+encoding and writing threads together took up to 100 MiB more, now more, now less."""
 
 
 def keep_memory() -> None:

@@ -15,6 +15,7 @@ from georsr.device import Placement, cpu_threads
 from georsr.engine.ensemble import passes, way_of_asking
 from georsr.engine.inference import Inference, choose_batch, place_model
 from georsr.engine.job import Job, plan_job
+from georsr.engine.lanes import tiles_at_once
 from georsr.engine.preflight import (
     MIB,
     check_memory,
@@ -157,7 +158,8 @@ def estimate(
     memory = force.memory
     if cluster is None and parts is None:
         on_cpu = placement.device.type == "cpu"
-        memory = memory_bytes(reader.info, plan, layout, inference.batch, on_cpu)
+        at_once = tiles_at_once(placement, model.spec, config, len(plan), inference.batch)
+        memory = memory_bytes(reader.info, plan, layout, at_once, on_cpu)
     on_device = _device_memory(placement)
     empty = _empty_tiles(job)
     seconds = force.start + _seconds(

@@ -15,6 +15,7 @@ from georsr.config import SRConfig
 from georsr.device import Placement, keep_memory, place
 from georsr.engine.consistency import Aim, fulfil
 from georsr.engine.ensemble import Ask, once
+from georsr.engine.lanes import Lanes, lanes_of
 from georsr.errors import ModelError, ResourceError, UsageError
 from georsr.kernels import Kernel
 from georsr.models.load import Model
@@ -182,6 +183,10 @@ class Inference:
     def overlaps(self) -> bool:
         """Whether the device works on a batch while the host does other things."""
         return self.placement.device.type == "cuda"
+
+    def lanes(self, tiles: int) -> Lanes:
+        """How many threads are to ask about so many tiles, sharing those of the caller."""
+        return lanes_of(self.placement, self.spec, self.compiled, tiles)
 
     def __call__(self, tiles: Sequence[FloatArray], names: Sequence[str]) -> list[FloatArray]:
         """Super-resolve tiles of equal shape and wait for them: see :meth:`submit`."""

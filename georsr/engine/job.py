@@ -16,6 +16,7 @@ from georsr.engine.fingerprint import fingerprint
 from georsr.engine.fitting import scene_kernel
 from georsr.engine.inference import choose_batch, place_model
 from georsr.engine.journal import Journal
+from georsr.engine.lanes import tiles_at_once
 from georsr.engine.preflight import (
     check_bands,
     check_memory,
@@ -161,11 +162,10 @@ def area_of(info: RasterInfo, config: SRConfig) -> Area | None:
 
 def memory_of(job: Job) -> int:
     """Peak memory of a process that carries out a job, in bytes."""
-    batch, on_cpu = (
-        choose_batch(job.placement, job.config.batch),
-        job.placement.device.type == "cpu",
-    )
-    return memory_bytes(job.reader.info, job.plan, job.layout, batch, on_cpu)
+    batch = choose_batch(job.placement, job.config.batch)
+    at_once = tiles_at_once(job.placement, job.model.spec, job.config, len(job.plan), batch)
+    on_cpu = job.placement.device.type == "cpu"
+    return memory_bytes(job.reader.info, job.plan, job.layout, at_once, on_cpu)
 
 
 def prepare(

@@ -1,4 +1,4 @@
-"""Pipeline: reading ahead and writing behind in threads, with bounded queues and no lost errors.
+"""Pipeline: threads that read ahead, work side by side and write behind, and lose no error.
 
 The main thread may be interrupted anywhere, by an exception out of a signal handler. `queue.Queue`
 then loses wake-ups or keeps its lock (CPython's Condition.notify, gh-92530), and nobody ever ends;
@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import Generic, Self, TypeVar, cast
 
 T = TypeVar("T")
 
@@ -130,3 +130,80 @@ class WriteBehind(Generic[T]):
         self._thread.join()
         if error is None and self._error is not None:
             raise self._error
+
+
+class SideBySide:
+    """Calls that several threads make at the same time.
+
+    Leaving the block waits for the calls that have begun and drops the others.
+
+    Parameters
+    ----------
+    count
+        Threads; with one, the caller makes every call itself, at once.
+    enter
+        Called by each thread before its first call.
+    """
+
+    def __init__(self, count: int, enter: Callable[[], None]) -> None:
+        self._enter = enter
+        self._calls: queue.SimpleQueue[Callable[[], None] | _End] = queue.SimpleQueue()
+        self._dropping = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._run, name=f"georsr-lane-{i}", daemon=True)
+            for i in range(count if count > 1 else 0)
+        ]
+
+    def _run(self) -> None:
+        self._enter()
+        while not isinstance(call := self._calls.get(), _End):
+            if not self._dropping.is_set():
+                call()
+
+    def start(self, work: Callable[[], T]) -> Callable[[], T]:
+        """Begin a call as soon as a thread is free.
+
+        Returns
+        -------
+        callable
+            Waits for the call and returns its result, or raises its error. To be called once.
+        """
+        if not self._threads:
+            made = work()
+            return lambda: made
+        answer: queue.SimpleQueue[tuple[T, None] | tuple[None, BaseException]]
+        answer = queue.SimpleQueue()
+
+        def call() -> None:
+            try:
+                answer.put((work(), None))
+            except BaseException as error:
+                answer.put((None, error))
+
+        def result() -> T:
+            made, error = answer.get()
+            if error is not None:
+                raise error
+            return cast(T, made)
+
+        self._calls.put(call)
+        return result
+
+    def __enter__(self) -> Self:
+        try:
+            for thread in self._threads:
+                thread.start()
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end()
+        for thread in self._threads:
+            _wait_for(thread)
+
+    def _end(self) -> None:
+        self._dropping.set()
+        for _ in self._threads:
+            self._calls.put(_End())

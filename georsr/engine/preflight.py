@@ -126,7 +126,7 @@ def check_space(layout: ProductLayout, destination: str, config: SRConfig, there
 
 
 def memory_bytes(
-    info: RasterInfo, plan: TilePlan, layout: ProductLayout, batch: int, on_cpu: bool
+    info: RasterInfo, plan: TilePlan, layout: ProductLayout, at_once: int, on_cpu: bool
 ) -> int:
     """Peak memory of the process: strips and blocks grow with the width, the rest with the tile.
 
@@ -134,8 +134,8 @@ def memory_bytes(
     ----------
     info, plan, layout
         The source, the tiles, the product.
-    batch
-        Tiles per call of the network.
+    at_once
+        Tiles that the network is asked about at the same time.
     on_cpu
         Whether the network's features are in this memory, too.
     """
@@ -145,8 +145,8 @@ def memory_bytes(
     zone = plan.overlap * s * columns * s * bands * 4
     row = layout.blocksize * layout.planes * np.dtype(layout.dtype).itemsize
     blocks = row * (plan.out_width + WAITING * min(layout.blocksize, plan.out_width))
-    features = batch * plan.tile**2 * 4 * ACTIVATIONS * 48 if on_cpu else 0
-    tile = batch * (plan.tile * s) ** 2 * bands * 4 * 6
+    features = at_once * plan.tile**2 * 4 * ACTIVATIONS * 48 if on_cpu else 0
+    tile = at_once * (plan.tile * s) ** 2 * bands * 4 * 6
     return int(BASE_MEMORY + strips + zone + blocks + features + tile)
 
 

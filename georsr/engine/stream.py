@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from georsr.engine.consistency import Aim
 from georsr.engine.deviation import Deviation
 from georsr.engine.inference import Batch, Inference
 from georsr.engine.patch import Form, Prepared, Strip, blank, finish, prepare, restore
-from georsr.engine.pipeline import read_ahead
+from georsr.engine.pipeline import SideBySide, read_ahead
 from georsr.kernels import Kernel
 from georsr.progress import Progress
 from georsr.raster.aoi import Area
@@ -27,8 +28,8 @@ from georsr.types import AnyArray, FloatArray, Window
 Waiting = tuple[Tile, Strip, Prepared | None, bool]
 """A tile, the strip it lies in, what there is to see of it (None: nothing valid), and whether the
 network is to see it."""
-Flight = tuple[list[Waiting], list[Batch]]
-"""Tiles whose outputs the device is making."""
+Flight = tuple[list[Waiting], Callable[[], list[Batch]]]
+"""Tiles whose outputs are being made, and what waits for those."""
 
 Made = tuple[Tile, Strip, FloatArray | None]
 """A tile's values in product units; None where none is valid."""
@@ -129,11 +130,17 @@ class TileStream:
         """Every tile's values in product units, in plan order, computed in batches.
 
         Where the device works by itself, one batch is in flight while the tiles before it are
-        joined and the tiles after it are prepared.
+        joined and the tiles after it are prepared. On a CPU a batch for each lane is, and one more
+        that waits for the first lane to be free.
         """
         waiting: list[Waiting] = []
-        flying: Flight | None = None
-        with closing(read_ahead(self._strips())) as strips:
+        flying: deque[Flight] = deque()
+        lanes = self.inference.lanes(len(self.plan))
+        ahead = lanes.count + 1 if lanes.count > 1 else int(self.inference.overlaps)
+        with (
+            closing(read_ahead(self._strips())) as strips,
+            SideBySide(lanes.count, lanes.enter) as side,
+        ):
             while (item := self._next(strips)) is not None:
                 row, strip = item
                 for tile in self.plan.tiles_in_row(row):
@@ -142,16 +149,13 @@ class TileStream:
                         flat = ready is not None and self.flat_tiles and ready.flat
                         waiting.append((tile, strip, ready, ready is not None and not flat))
                     if self._due(waiting):
-                        started = self._submit(waiting)
-                        if flying is not None:
-                            yield from self._land(flying)
-                        flying, waiting = started, []
-                        if not self.inference.overlaps:
-                            yield from self._land(flying)
-                            flying = None
-            if flying is not None:
-                yield from self._land(flying)
-            yield from self._land(self._submit(waiting))
+                        flying.append(self._submit(waiting, side))
+                        waiting = []
+                    while len(flying) > ahead:
+                        yield from self._land(flying.popleft())
+            flying.append(self._submit(waiting, side))
+            while flying:
+                yield from self._land(flying.popleft())
 
     def _due(self, waiting: list[Waiting]) -> bool:
         """A batch is full, there is nothing to batch, or too many strips would be held."""
@@ -162,24 +166,24 @@ class TileStream:
         with self.clock.stage("read"):
             return next(strips, None)
 
-    def _submit(self, waiting: list[Waiting]) -> Flight:
+    def _submit(self, waiting: list[Waiting], side: SideBySide) -> Flight:
         busy = [(tile, ready) for tile, _, ready, seen in waiting if ready is not None and seen]
-        batches: list[Batch] = []
-        if busy:
-            with self.clock.stage("network"):
-                names = [f"tile {tile.index} ({tile.read})" for tile, _ in busy]
-                tiles = [ready.pixels for _, ready in busy]
-                aims = [Aim(ready.remainder, ready.valid) for _, ready in busy]
-                batches = self.inference.submit(tiles, names, aims, self.kernel)
-        return waiting, batches
+        if not busy:
+            return waiting, list
+        names = [f"tile {tile.index} ({tile.read})" for tile, _ in busy]
+        tiles = [ready.pixels for _, ready in busy]
+        aims = [Aim(ready.remainder, ready.valid) for _, ready in busy]
+        ask = partial(self.inference.submit, tiles, names, aims, self.kernel)
+        with self.clock.stage("network"):
+            return waiting, side.start(ask)
 
     def _land(self, flight: Flight) -> Iterator[Made]:
-        waiting, batches = flight
+        waiting, landing = flight
         with self.clock.stage("network"):
             outputs = iter(
                 [
                     pair
-                    for batch in batches
+                    for batch in landing()
                     for pair in zip(batch.result(), batch.residuals(), strict=True)
                 ]
             )

@@ -11,6 +11,7 @@ import numpy as np
 from georsr.engine.inference import Inference
 from georsr.engine.job import Job
 from georsr.engine.patch import Prepared, Strip, finish, prepare, restore
+from georsr.engine.pipeline import SideBySide
 from georsr.raster.encoder import BlockEncoder
 from georsr.tiling.plan import Tile
 from georsr.types import AnyArray, FloatArray
@@ -26,7 +27,7 @@ class Pace:
     Attributes
     ----------
     network : float
-        Of the network, for one tile.
+        Of the network, from one finished tile to the next.
     join : float
         Of everything else that is done with a tile.
     encode : float
@@ -48,8 +49,15 @@ def measure(job: Job, inference: Inference) -> Pace:
     ready = prepare(strip, tile, job.stretch) or _noise(job, tile)
     tiles = [ready.pixels] * min(inference.batch, len(plan))
     names = ["warm-up"] * len(tiles)
-    output = inference(tiles, names)[0]
-    network = _seconds(lambda: inference(tiles, names), TIMED_CALLS) / len(tiles)
+    lanes = inference.lanes(len(plan))
+    with SideBySide(lanes.count, lanes.enter) as side:
+
+        def outputs() -> list[FloatArray]:
+            asked = [side.start(lambda: inference(tiles, names)) for _ in range(lanes.count)]
+            return [output for answer in asked for output in answer()]
+
+        output = outputs()[0]
+        network = _seconds(outputs, TIMED_CALLS) / (len(tiles) * lanes.count)
     planes = _joined(job, strip, tile, ready, output)
     join = _seconds(lambda: _joined(job, strip, tile, ready, output))
     return Pace(network, join, _encoding(job, planes))

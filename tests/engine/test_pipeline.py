@@ -3,10 +3,11 @@
 import signal
 import threading
 from contextlib import closing
+from functools import partial
 
 import pytest
 
-from georsr.engine.pipeline import WriteBehind, read_ahead
+from georsr.engine.pipeline import SideBySide, WriteBehind, read_ahead
 
 
 class Interruption(BaseException):
@@ -85,3 +86,71 @@ def test_no_more_than_the_depth_is_waiting():
         assert next(items) == 0
         threading.Event().wait(0.1)
         assert len(read) <= 3
+
+
+def test_calls_side_by_side_meet_and_answer_in_the_order_they_are_asked():
+    """Each waits until all three are there: in a row they would never be."""
+    all_here = threading.Barrier(3, timeout=60)
+    entered = []
+
+    def call(number):
+        all_here.wait()
+        return number
+
+    with SideBySide(3, lambda: entered.append(threading.current_thread().name)) as side:
+        answers = [side.start(partial(call, number)) for number in range(3)]
+        assert [answer() for answer in answers] == [0, 1, 2]
+    assert len(set(entered)) == 3
+    assert not threads()
+
+
+def test_alone_the_caller_makes_every_call_itself():
+    with SideBySide(1, lambda: pytest.fail("nobody enters")) as side:
+        assert side.start(threading.current_thread)() is threading.current_thread()
+
+
+def test_an_error_beside_is_raised_where_its_result_is_asked_for():
+    with SideBySide(2, lambda: None) as side:
+        bad, good = side.start(lambda: 1 // 0), side.start(lambda: 2)
+        assert good() == 2
+        with pytest.raises(ZeroDivisionError):
+            bad()
+
+
+def test_leaving_waits_for_what_has_begun_and_drops_the_rest():
+    begun, go, done = threading.Event(), threading.Event(), []
+
+    def first():
+        begun.set()
+        go.wait(60)
+        done.append("first")
+
+    def leave_at_once():
+        with SideBySide(2, lambda: None) as side:
+            for _ in range(2):
+                side.start(first)
+            for _ in range(5):
+                side.start(lambda: done.append("later"))
+            begun.wait(60)
+            threading.Timer(0.2, go.set).start()
+            raise Interruption
+
+    with pytest.raises(Interruption):
+        leave_at_once()
+    assert set(done) == {"first"}
+    assert not threads()
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs POSIX timers")
+def test_working_side_by_side_ends_wherever_it_is_interrupted(interrupted_soon):
+    def work(seconds):
+        with SideBySide(2, lambda: None) as side:
+            interrupted_soon(seconds)
+            while True:
+                answers = [side.start(partial(pow, 3, number)) for number in range(4)]
+                assert [answer() for answer in answers] == [1, 3, 9, 27]
+
+    for round_number in range(150):
+        with pytest.raises(Interruption):
+            work(0.0005 + round_number * 1e-5)
+    assert not threads()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ class OnnxNetwork(nn.Module):
         super().__init__()
         self._data, self._name = data, name
         self._sessions: dict[int, Any] = {}
+        self._lock = threading.Lock()
         session = self._session()
         tags = session.get_modelmeta().custom_metadata_map
         try:
@@ -53,20 +55,22 @@ class OnnxNetwork(nn.Module):
     def _session(self) -> Any:
         """A session has its threads for life: one for each number of them that was asked for."""
         threads = torch.get_num_threads()
-        if threads not in self._sessions:
-            runtime = onnxruntime()
-            options = runtime.SessionOptions()
-            options.intra_op_num_threads = threads
-            options.inter_op_num_threads = 1
-            options.log_severity_level = 3
-            try:
-                self._sessions[threads] = runtime.InferenceSession(
-                    self._data, options, providers=["CPUExecutionProvider"]
-                )
-            except Exception as error:  # onnxruntime's errors have no common class
-                why = str(error).splitlines()[0]
-                raise ModelError(f"{self._name}: not a readable ONNX file ({why})") from error
-        return self._sessions[threads]
+        with self._lock:
+            if threads not in self._sessions:
+                self._sessions[threads] = self._opened(threads)
+            return self._sessions[threads]
+
+    def _opened(self, threads: int) -> Any:
+        runtime = onnxruntime()
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        try:
+            return runtime.InferenceSession(self._data, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's errors have no common class
+            why = str(error).splitlines()[0]
+            raise ModelError(f"{self._name}: not a readable ONNX file ({why})") from error
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, h, w) -> (N, C, s * h, s * w), float32."""
@@ -92,13 +96,15 @@ class ConvertedNetwork(nn.Module):
         onnxruntime()  # better now than after the first tile has been read
         self._network, self._spec = network, spec
         self._converted: OnnxNetwork | None = None
+        self._lock = threading.Lock()
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, h, w) -> (N, C, s * h, s * w), float32."""
-        if self._converted is None:
-            shape = (1, x.shape[1], self._spec.tile, self._spec.tile)
-            data = to_onnx(self._network, self._spec, shape, dynamic=True)
-            self._converted = OnnxNetwork(data, self._spec.name)
+        with self._lock:
+            if self._converted is None:
+                shape = (1, x.shape[1], self._spec.tile, self._spec.tile)
+                data = to_onnx(self._network, self._spec, shape, dynamic=True)
+                self._converted = OnnxNetwork(data, self._spec.name)
         return self._converted(x)
 
 
