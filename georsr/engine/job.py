@@ -10,10 +10,10 @@ import numpy as np
 
 from georsr.config import SRConfig
 from georsr.device import Placement
-from georsr.engine.bands import note
 from georsr.engine.consistency import asked_kernel
 from georsr.engine.fingerprint import fingerprint
 from georsr.engine.fitting import scene_kernel
+from georsr.engine.hints import hint_noise, hint_repeats
 from georsr.engine.inference import choose_batch, place_model
 from georsr.engine.journal import Journal
 from georsr.engine.lanes import tiles_at_once
@@ -241,11 +241,9 @@ def plan_job(
     plan = plan_for(info, model.spec, config, area)
     key = fingerprint(reader, model, config, placement, area)
     if tell and kernel is None and asked_kernel(model.spec, config) is not None:
-        note(
-            reader,
-            f"{info.path}: most of what {model.spec.name} takes away is noise, which consistency "
-            "would put back: it is off; --consistency on insists on it",
-        )
+        hint_noise(reader, model.spec.name)
+    if tell and model.spec.architecture not in COMPUTED_ARCHITECTURES:
+        hint_repeats(reader)
     job = Job(
         reader, destination, model, config, placement, stretch, layout, plan, key, area, kernel
     )

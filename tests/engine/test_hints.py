@@ -1,0 +1,29 @@
+"""What a user is told about a source."""
+
+import logging
+
+import pytest
+
+import georsr
+
+
+@pytest.mark.parametrize("times", [1, 2, 4])
+def test_pixels_that_are_blocks_are_told_once(make_raster, texture, tmp_path, caplog, times):
+    image = texture(3, 120 // times, 90).repeat(times, 1).repeat(times, 2)
+    path = make_raster(image)
+    with caplog.at_level(logging.WARNING, "georsr"):
+        report = georsr.super_resolve(path, tmp_path / "o.tif", "segsr-lite-x2")
+    told = [record.message for record in caplog.records if "every pixel" in record.message]
+    assert told == [text for text in report.warnings if "every pixel" in text]
+    if times == 1:
+        assert told == []
+    else:
+        assert len(told) == 1
+        assert f"{times} x {times} times" in told[0]
+        assert f"-outsize {100 // times}% {100 // times}%" in told[0]
+
+
+def test_bicubic_sharpens_nothing_and_says_nothing(make_raster, texture, tmp_path):
+    path = make_raster(texture(3, 60, 60).repeat(2, 1).repeat(2, 2))
+    report = georsr.super_resolve(path, tmp_path / "o.tif", "bicubic-x2")
+    assert not any("every pixel" in text for text in report.warnings)
