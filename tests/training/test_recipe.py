@@ -88,7 +88,7 @@ def test_an_unknown_name_lists_what_there_is():
 
 def test_the_command_line_overrides():
     recipe = load_recipe("segsr-lite-x4-sensor")
-    assert [type(each) for each in recipe.degradation.of] == [Bicubic, Sensor, Sensor]
+    assert [type(each) for each in recipe.degradation.of] == [Bicubic] + 3 * [Sensor]
     other = overridden(
         recipe, {"data": ("a", "b"), "lr_data": (), "steps": 5, "seed": None, "init": "x"}
     )
