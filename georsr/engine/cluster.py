@@ -19,6 +19,7 @@ from georsr.engine.cluster_members import connected, quiet, started
 from georsr.engine.cluster_worker import GPU, Hand, abilities, software
 from georsr.engine.flight import ClusterFlight
 from georsr.engine.inference import place_model
+from georsr.engine.job import Job
 from georsr.errors import ResourceError, UsageError
 from georsr.models.load import Model
 from georsr.processors import processors
@@ -205,6 +206,12 @@ def _check_software(who: str, there: dict[str, str]) -> None:
                 f"{who}: has {name} {there[name]}, expected {expected}; install the same versions "
                 "on all machines"
             )
+
+
+def as_worker(job: Job, cluster: Cluster) -> Job:
+    """A job as a worker carries it out: by one thread, unless the options say otherwise."""
+    config = cluster.config
+    return replace(job, config=replace(config, jobs=config.jobs or 1))
 
 
 @contextmanager

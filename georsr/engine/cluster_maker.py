@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from georsr.device import Placement
-from georsr.engine.cluster import Cluster
+from georsr.engine.cluster import Cluster, as_worker
 from georsr.engine.cluster_hand import BlockHand, MadeBlocks
 from georsr.engine.deviation import Deviation
 from georsr.engine.flight import AHEAD
@@ -48,7 +48,7 @@ class ClusterMaker:
     def worker_memory(self, job: Job) -> int:
         """Peak memory of one worker."""
         part = job.part(self.grid(job).window(0).coarser(job.plan.scale))
-        return self._largest(job) + memory_of(part)
+        return self._largest(job) + memory_of(as_worker(part, self._cluster))
 
     def grid(self, job: Job, top: int = 0) -> Grid:
         """The super-tiles for the workers there are, from a row of the product on."""

@@ -182,14 +182,19 @@ def grid_of(job: Job) -> Grid:
     return part_grid(job.plan, job.layout.blocksize)
 
 
-def part_memory(job: Job) -> int:
-    """Peak memory of a process that makes parts."""
-    return memory_of(job.part(grid_of(job).window(0).coarser(job.plan.scale)))
+def part_memory(job: Job, cluster: Cluster | None) -> int:
+    """Peak memory of a process that makes parts: this one, or a worker of a cluster."""
+    part = job.part(grid_of(job).window(0).coarser(job.plan.scale))
+    if cluster is not None:
+        from georsr.engine.cluster import as_worker
+
+        part = as_worker(part, cluster)
+    return memory_of(part)
 
 
 def memory_here(job: Job, cluster: Cluster | None) -> int:
     """Peak memory of this machine, if this process or a cluster makes the parts of a product."""
-    one = part_memory(job)
+    one = part_memory(job, cluster)
     return one if cluster is None else BASE_MEMORY + (cluster.local or 0) * one
 
 

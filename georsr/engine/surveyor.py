@@ -9,6 +9,7 @@ from georsr.engine.consistency import known_kernel
 from georsr.engine.ensemble import MEMBERS
 from georsr.engine.inference import Inference
 from georsr.engine.job import Job, memory_of
+from georsr.engine.lanes import tiles_at_once
 from georsr.engine.layers import LayerStream, Recipe, check_pair, layer_bands, layer_names
 from georsr.engine.maker import OneMachine, infer
 from georsr.engine.preflight import check_memory, check_space
@@ -122,7 +123,8 @@ class Surveyor(OneMachine):
         plan, s = job.plan, job.plan.scale
         planes = planes_of(len(job.stretch.lo), guidance_count(job.model.network))
         zone = plan.overlap * s * plan.strip(0).width * s * 4 * planes
-        tiles = 4 * (plan.tile * s) ** 2 * 4 * (planes + job.layout.count)
+        at_once = tiles_at_once(job.placement, job.model.spec, job.config, len(plan), batch=1)
+        tiles = at_once * 4 * (plan.tile * s) ** 2 * 4 * (planes + job.layout.count)
         return memory_of(job) + zone + tiles
 
     def fill(self, job: Job, writer: RasterWriter, progress: Stoppable, clock: Clock) -> None:

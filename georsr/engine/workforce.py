@@ -68,7 +68,7 @@ def workforce(job: Job, cluster: Cluster | None, parts: str | None) -> Workforce
     memory = memory_here(job, cluster)
     if cluster is None:
         return Workforce(0, memory)
-    return _of(job, cluster, grid_of(job), memory, part_memory(job))
+    return _of(job, cluster, grid_of(job), memory, part_memory(job, cluster))
 
 
 def _of(job: Job, cluster: Cluster, grid: Grid, memory: int, each: int) -> Workforce:
