@@ -79,7 +79,7 @@ def _guide_of_all(info: RasterInfo, config: SRConfig) -> Guide:
         if missing:
             raise UsageError(
                 f"{info.path}: there is no band {missing[0]} to guide; available: "
-                f"{', '.join(info.band_labels())}"
+                f"{', '.join(info.choices)}"
             )
         if len(config.bidx) != 3:
             raise UsageError(

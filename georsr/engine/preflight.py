@@ -41,7 +41,7 @@ def check_bands(info: RasterInfo, spec: ModelSpec) -> None:
         Names the bands there are and how to choose.
     """
     if spec.bands and len(info.bidx) != spec.bands:
-        available = ", ".join(info.band_labels())
+        available = ", ".join(info.choices)
         more = "; --bands all carries the others" if len(info.bidx) > spec.bands else ""
         raise UsageError(
             f"{info.path}: model {spec.name} takes {spec.bands} bands "

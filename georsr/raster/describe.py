@@ -14,7 +14,7 @@ from georsr.errors import UsageError
 from georsr.raster.alpha import alpha_number
 from georsr.raster.bands import color_names, common_dtype, select_bands
 from georsr.raster.env import own_warnings
-from georsr.raster.info import BandInfo, MaskKind, RasterInfo
+from georsr.raster.info import BandInfo, MaskKind, RasterInfo, band_label
 from georsr.raster.mask import holds
 
 # Namespaces that describe the file's encoding or its grid: wrong for any other file
@@ -91,6 +91,13 @@ def describe(
             overviews=tuple(dataset.overviews(numbers[0])),
             files=tuple(dataset.files),
             notes=(f"{path}: {assumed}",) if assumed else (),
+            choices=tuple(
+                band_label(number, name or color)
+                for number, name, color in zip(
+                    dataset.indexes, dataset.descriptions, colors, strict=True
+                )
+                if number != masking
+            ),
         )
 
 

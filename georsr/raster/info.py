@@ -75,6 +75,8 @@ class RasterInfo:
         Every file GDAL reads for this raster (sidecars, sources of a VRT).
     notes : tuple of str
         What was assumed about it, a line each.
+    choices : tuple of str
+        Number and name of every band that can be selected, such as ``4 (nir)``, for messages.
     """
 
     path: str
@@ -98,6 +100,7 @@ class RasterInfo:
     overviews: tuple[int, ...]
     files: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
 
     @property
     def count(self) -> int:
@@ -110,10 +113,15 @@ class RasterInfo:
         return tuple(band.number for band in self.bands)
 
     def band_labels(self) -> tuple[str, ...]:
-        """Number and name of each selected band, such as ``4 (nir)``, for messages."""
-        return tuple(f"{b.number} ({b.description or b.colorinterp})" for b in self.bands)
+        """Number and name of each selected band, as in ``choices``."""
+        return tuple(band_label(b.number, b.description or b.colorinterp) for b in self.bands)
 
     @property
     def nodata(self) -> tuple[float | None, ...]:
         """Nodata value of each selected band."""
         return tuple(band.nodata for band in self.bands)
+
+
+def band_label(number: int, name: str) -> str:
+    """How messages name a band."""
+    return f"{number} ({name})"

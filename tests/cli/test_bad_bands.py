@@ -140,3 +140,11 @@ def test_classes_and_palettes_need_force(make_raster, run, tmp_path):
         layers, item = (str(tmp_path / name) for name in ("q.tif", "item.json"))
         options = ("--force", "--overwrite", "--quality", layers, "--stac", item)
         assert run([path], *options) == (0, [])
+
+
+def test_too_few_bands_name_all_there_are_and_not_those_that_were_asked_for(plain, run):
+    code, said = run([plain(5)], "--bidx", "4,2")
+    assert code == 2
+    assert "takes 3 bands (red, green, blue), got 2" in said[-1]
+    for number in range(1, 6):
+        assert f"{number} (" in said[-1].partition("from: ")[2]
