@@ -33,6 +33,9 @@ CANDIDATES = (
     *(Kernel("psf", mtf, sharpen) for mtf in (0.2, 0.3, 0.4, 0.5) for sharpen in (0.4, 0.8, 1.2)),
 )
 """From what was shrunk to what optics blurred, and what archives then sharpened."""
+CLEARLY = 0.6
+"""A sharpened kernel, which has two numbers to fit a scene with, counts only where it leaves less
+than this part of what any other leaves."""
 SIDE = 64
 """Height and width of a probe."""
 PROBES = 5
@@ -95,7 +98,11 @@ def fit_kernel(
         for i, kernel in enumerate(CANDIDATES):
             _, residual = project(output, torch.from_numpy(seen)[None], kernel)
             found[i].append(Unexplained(seen, residual[0].numpy(), counted))
-    best = int(np.argmin([_size(parts) for parts in found]))
+    left = [
+        _size(parts) * (1 if kernel.sharpen else CLEARLY)
+        for kernel, parts in zip(CANDIDATES, found, strict=True)
+    ]
+    best = int(np.argmin(left))
     return None if unless_noise and noise_dominates(found[best]) else CANDIDATES[best]
 
 

@@ -167,14 +167,15 @@ def test_the_scene_decides_where_a_model_knows_several_kernels():
     stretch = Stretch((0.0,) * 3, (255.0,) * 3, "fixed")
     model = open_model("segsr-lite-x4-sensor")
     chosen = {}
-    for name in ("bicubic", "psf:0.2"):
+    for name in ("bicubic", "psf:0.2", "psf:0.4+1.2"):
         source = np.rint(parse_kernel(name).shrink(truth, 4)).clip(0, 255).astype("uint8")
         chosen[name] = fit_kernel(
             [Patch(source, np.ones(source.shape, bool), None)], stretch, model
         )
     assert all(kernel in CANDIDATES for kernel in chosen.values())
     assert chosen["bicubic"] == Kernel("bicubic")
-    assert chosen["psf:0.2"].kind == "psf"
+    assert (chosen["psf:0.2"].kind, chosen["psf:0.2"].sharpen) == ("psf", 0)
+    assert chosen["psf:0.4+1.2"].sharpen > 0
 
 
 @pytest.mark.parametrize("size", [(1, 1), (30, 500), (64, 64), (100, 100), (1000, 700)])
