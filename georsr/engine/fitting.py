@@ -21,7 +21,7 @@ from georsr.engine.inference import Inference
 from georsr.kernels import Kernel
 from georsr.models.load import Model
 from georsr.models.multiband import MultiBand
-from georsr.models.projection import project
+from georsr.models.projection import shrunk
 from georsr.raster.fill import fill_invalid
 from georsr.raster.reader import Patch
 from georsr.raster.stretch import Stretch
@@ -96,8 +96,8 @@ def fit_kernel(
             counted[:, :REACH] = counted[:, -REACH:] = False
             counted[:, :, :REACH] = counted[:, :, -REACH:] = False
         for i, kernel in enumerate(CANDIDATES):
-            _, residual = project(output, torch.from_numpy(seen)[None], kernel)
-            found[i].append(Unexplained(seen, residual[0].numpy(), counted))
+            residual = seen - shrunk(output, kernel, model.spec.scale)[0].numpy()
+            found[i].append(Unexplained(seen, residual, counted))
     left = [
         _size(parts) * (1 if kernel.sharpen else CLEARLY)
         for kernel, parts in zip(CANDIDATES, found, strict=True)

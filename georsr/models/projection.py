@@ -75,9 +75,15 @@ def banded(matrix: AnyArray, rows: int, device: torch.device) -> Banded:
     )
 
 
+@lru_cache(maxsize=128)
+def _down(kernel: Kernel, size: int, scale: int, device: torch.device) -> Banded:
+    """Shrinking, s * size -> size."""
+    return banded(kernel.matrix(size * scale, scale).astype(np.float64), BLOCK, device)
+
+
 @lru_cache(maxsize=32)
-def _matrices(kernel: Kernel, size: int, scale: int, device: torch.device) -> tuple[Banded, Banded]:
-    """Shrinking, s * size -> size, and its damped pseudo-inverse, size -> s * size."""
+def _back(kernel: Kernel, size: int, scale: int, device: torch.device) -> Banded:
+    """The damped pseudo-inverse of shrinking, size -> s * size."""
     down = kernel.matrix(size * scale, scale).astype(np.float64)
     gram = down @ down.T
     slope = np.diff(np.eye(size), axis=0)
@@ -87,8 +93,14 @@ def _matrices(kernel: Kernel, size: int, scale: int, device: torch.device) -> tu
     row, column = np.nonzero(np.abs(inverse) > NEGLIGIBLE * np.abs(inverse).max())
     apart = np.abs(np.subtract.outer(np.arange(size), np.arange(size)))
     inverse[apart > np.abs(row - column).max()] = 0.0
-    back = down.T @ inverse
-    return banded(down, BLOCK, device), banded(back, BLOCK * scale, device)
+    return banded(down.T @ inverse, BLOCK * scale, device)
+
+
+def shrunk(fine: Tensor, kernel: Kernel, scale: int) -> Tensor:
+    """What a kernel makes of an image: (N, C, s * h, s * w) -> (N, C, h, w)."""
+    height, width = (side // scale for side in fine.shape[-2:])
+    rows, columns = (_down(kernel, side, scale, fine.device) for side in (height, width))
+    return columns(rows(fine).mT).mT
 
 
 def project(
@@ -119,23 +131,19 @@ def project(
     """
     height, width = coarse.shape[-2:]
     scale = fine.shape[-1] // width
-    down_rows, back_rows = _matrices(kernel, height, scale, fine.device)
-    down_columns, back_columns = _matrices(kernel, width, scale, fine.device)
-
-    def shrunk(image: Tensor) -> Tensor:
-        return down_columns(down_rows(image).mT).mT
+    back_rows, back_columns = (_back(kernel, side, scale, fine.device) for side in (height, width))
 
     def spread(residual: Tensor) -> Tensor:
         return back_rows(back_columns(residual.mT).mT)
 
     if valid is None:
-        residual = coarse - shrunk(fine)
+        residual = coarse - shrunk(fine, kernel, scale)
         return fine + spread(residual), residual
     counts = valid.repeat_interleave(scale, 2).repeat_interleave(scale, 3).float()
-    share = torch.where(valid, shrunk(counts), 1.0)
+    share = torch.where(valid, shrunk(counts, kernel, scale), 1.0)
     image, first = fine, None
     for _ in range(PASSES):
-        residual = torch.where(valid, coarse - shrunk(image * counts) / share, 0.0)
+        residual = torch.where(valid, coarse - shrunk(image * counts, kernel, scale) / share, 0.0)
         first = residual if first is None else first
         image = image + counts * spread(residual)
     assert first is not None, "at least one pass"
