@@ -6,6 +6,8 @@ where it lies, so that the same bytes are the same pixels.
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -34,6 +36,7 @@ class Twins:
     def __init__(self, path: Path, layout: ProductLayout) -> None:
         self._file = path.open("rb")
         self._known: dict[Key, int] = {}
+        self._lock = threading.Lock()
         self._columns = layout.blocks_shape[1]
         self._blocks = layout.blocks_count
         self._tables: list[tuple[Numbers, Numbers]] = []
@@ -58,19 +61,26 @@ class Twins:
         if not pieces or sum(size for _, size in pieces) > SHORT:
             return None
         encoded = []
-        for offset, size in pieces:
-            self._file.seek(offset)
-            encoded += [size.to_bytes(8), self._file.read(size)]
+        with self._lock:
+            for offset, size in pieces:
+                self._file.seek(offset)
+                encoded += [size.to_bytes(8), self._file.read(size)]
         return b"".join(encoded), window.height, window.width
 
-    def checksum(self, key: Key | None) -> int | None:
-        """Of a block that was decoded before."""
-        return None if key is None else self._known.get(key)
+    def checksum(self, key: Key | None, decode: Callable[[], int]) -> int:
+        """Of a block: that of its twin, or what ``decode`` says; may be called by several threads.
 
-    def remember(self, key: Key | None, checksum: int) -> None:
-        """Note what a block decoded to."""
-        if key is not None and len(self._known) < REMEMBERED:
-            self._known[key] = checksum
+        Blocks that may have twins are decoded one at a time, so that none is decoded twice.
+        """
+        if key is None:
+            return decode()
+        with self._lock:
+            found = self._known.get(key)
+            if found is None:
+                found = decode()
+                if len(self._known) < REMEMBERED:
+                    self._known[key] = found
+            return found
 
     def __enter__(self) -> Self:
         return self

@@ -106,7 +106,7 @@ def _compare_blocks(
     def compare() -> None:
         env = gdal_env(writing=True, cache=CACHE_BYTES // 8)  # no block is read twice
         try:
-            with env, rasterio.open(path, driver=driver) as dataset, Twins(path, layout) as twins:
+            with env, rasterio.open(path, driver=driver) as dataset:
                 while (row := next(rows)) < layout.blocks_shape[0]:
                     for place in layout.blocks(_line(layout, row)):
                         if stop.is_set():
@@ -117,7 +117,10 @@ def _compare_blocks(
             raise
 
     threads = min(MOST_THREADS, processors(), layout.blocks_shape[0])
-    with ThreadPoolExecutor(threads, thread_name_prefix="georsr-verify") as pool:
+    with (
+        Twins(path, layout) as twins,
+        ThreadPoolExecutor(threads, thread_name_prefix="georsr-verify") as pool,
+    ):
         try:
             for result in [pool.submit(compare) for _ in range(threads)]:
                 while not result.done():
@@ -144,14 +147,14 @@ def _compare_block(
     place: tuple[int, int, Window],
 ) -> None:
     row, column, window = place
-    key = twins.key(row, column, window)
-    checksum = twins.checksum(key)
-    if checksum is None:
-        where = region(window)
+    where = region(window)
+
+    def decode() -> int:
         values = dataset.read(window=where)
         mask = dataset.read_masks(1, window=where) if layout.mask else None
-        checksum = block_checksum(values, mask)
-        twins.remember(key, checksum)
+        return block_checksum(values, mask)
+
+    checksum = twins.checksum(twins.key(row, column, window), decode)
     if layout.lossless and checksum != checksums[row, column]:
         raise DifferenceError(f"{dst}: {window} reads back differently from what was written")
 
