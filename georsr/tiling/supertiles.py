@@ -24,6 +24,8 @@ PER_TASK = 4
 FEW = 8
 """Rectangles for each machine, up to which it counts who makes which one, and who waits at the
 end."""
+UNLIKE = 0.1
+"""How much longer the slowest machine is taken to need for a tile than the fastest one."""
 MACHINES = 2
 """For which parts are cut: whoever makes them, they are the same; few are large, and repeat
 little."""
@@ -194,10 +196,11 @@ def _average(y: _Cut, x: _Cut, machines: int) -> float:
 
 def _seconds(y: _Cut, x: _Cut, machines: int) -> float:
     """When all is done: of few pieces not before each was made, in turn, by who was free first."""
-    average = _average(y, x, machines)
     if y.count * x.count > FEW * machines:
-        return average
-    free = [0] * machines
+        return _average(y, x, machines)
+    last = max(1, machines - 1)
+    free = [(0.0, 1 + UNLIKE * machine / last) for machine in range(machines)]
     for tall, wide in product(y.touched, x.touched):
-        heapreplace(free, free[0] + tall * wide + PER_TASK)
-    return max(average, *free)
+        since, pace = free[0]
+        heapreplace(free, (since + pace * (tall * wide + PER_TASK), pace))
+    return max(free)[0]
