@@ -23,7 +23,7 @@ from georsr.types import AnyArray, Window
 
 log = logging.getLogger(__name__)
 
-WAITING_BLOCKS = 32
+WAITING_BLOCKS = 8
 """Finished blocks that may wait for the writer."""
 
 T = TypeVar("T")
