@@ -21,8 +21,8 @@ from georsr.engine.flight import ClusterFlight
 from georsr.engine.inference import place_model
 from georsr.engine.job import Job
 from georsr.errors import ResourceError, UsageError
+from georsr.machine import processors
 from georsr.models.load import Model
-from georsr.processors import processors
 
 log = logging.getLogger(__name__)
 

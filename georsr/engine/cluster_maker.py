@@ -14,9 +14,10 @@ from georsr.engine.flight import AHEAD
 from georsr.engine.job import Job, memory_of
 from georsr.engine.maker import write_behind
 from georsr.engine.order import InOrder, Placed
-from georsr.engine.preflight import BASE_MEMORY, memory_limit
+from georsr.engine.preflight import BASE_MEMORY
 from georsr.engine.resident import refer
 from georsr.engine.stream import Clock
+from georsr.machine import memory_limit
 from georsr.progress import ByArea, Stoppable
 from georsr.raster.writer import RasterWriter
 from georsr.tiling.supertiles import Grid, supertiles

@@ -22,13 +22,13 @@ from georsr.engine.preflight import (
     check_space,
     free_space,
     memory_bytes,
-    memory_limit,
     output_bytes,
 )
 from georsr.engine.surveyor import COST, Surveyor, layers_job
 from georsr.engine.warmup import Pace, measure
 from georsr.engine.workforce import check_parts_space, workforce
 from georsr.errors import GeorsrError
+from georsr.machine import memory_limit
 from georsr.models.load import Model
 from georsr.raster.destination import check_destination
 from georsr.raster.env import is_remote
@@ -159,7 +159,7 @@ def estimate(
     if cluster is None and parts is None:
         on_cpu = placement.device.type == "cpu"
         at_once = tiles_at_once(placement, model.spec, config, len(plan), inference.batch)
-        memory = memory_bytes(reader.info, plan, layout, at_once, on_cpu)
+        memory = memory_bytes(reader, plan, layout, at_once, on_cpu)
     on_device = _device_memory(placement)
     empty = _empty_tiles(job)
     seconds = force.start + _seconds(

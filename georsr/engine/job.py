@@ -165,7 +165,7 @@ def memory_of(job: Job) -> int:
     batch = choose_batch(job.placement, job.config.batch)
     at_once = tiles_at_once(job.placement, job.model.spec, job.config, len(job.plan), batch)
     on_cpu = job.placement.device.type == "cpu"
-    return memory_bytes(job.reader.info, job.plan, job.layout, at_once, on_cpu)
+    return memory_bytes(job.reader, job.plan, job.layout, at_once, on_cpu)
 
 
 def prepare(

@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-from pathlib import Path
 
 import numpy as np
 
 from georsr.config import SRConfig
 from georsr.errors import ResourceError, UsageError
+from georsr.machine import memory_limit
 from georsr.models.spec import ModelSpec
 from georsr.raster.aoi import Area
 from georsr.raster.destination import workplace
+from georsr.raster.env import CACHE_BYTES
 from georsr.raster.info import RasterInfo
 from georsr.raster.layout import ProductLayout
+from georsr.raster.reader import RasterReader
 from georsr.tiling.plan import TilePlan, make_plan
 
 MIB = 2**20
-UNLIMITED = 2**63 - 1
 BASE_MEMORY = 650 * MIB
 """Python, torch and GDAL before any work (measured: 570 MiB with the CUDA build of torch on Linux,
 and 64 MiB of GDAL's block cache)."""
 ACTIVATIONS = 14
 """Feature planes alive at once in a network, in units of its widest layer's input."""
-WAITING = 48
-"""Blocks between the network and the file: waiting for the writer, or being encoded."""
-_CGROUPS = (
-    Path("/sys/fs/cgroup/memory.max"),
-    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
-)
+WAITING = 24
+"""Blocks between the network and the file, at most: waiting for the writer, or being encoded."""
 
 
 def check_bands(info: RasterInfo, spec: ModelSpec) -> None:
@@ -126,20 +122,21 @@ def check_space(layout: ProductLayout, destination: str, config: SRConfig, there
 
 
 def memory_bytes(
-    info: RasterInfo, plan: TilePlan, layout: ProductLayout, at_once: int, on_cpu: bool
+    reader: RasterReader, plan: TilePlan, layout: ProductLayout, at_once: int, on_cpu: bool
 ) -> int:
     """Peak memory of the process: strips and blocks grow with the width, the rest with the tile.
 
     Parameters
     ----------
-    info, plan, layout
+    reader, plan, layout
         The source, the tiles, the product.
     at_once
         Tiles that the network is asked about at the same time.
     on_cpu
         Whether the network's features are in this memory, too.
     """
-    bands, s = len(info.bidx), plan.scale
+    info, s = reader.info, plan.scale
+    bands = len(info.bidx)
     columns = plan.strip(0).width
     strips = 3 * plan.tile * columns * bands * (np.dtype(info.dtype).itemsize + 1)
     zone = plan.overlap * s * columns * s * bands * 4
@@ -147,20 +144,8 @@ def memory_bytes(
     blocks = row * (plan.out_width + WAITING * min(layout.blocksize, plan.out_width))
     features = at_once * plan.tile**2 * 4 * ACTIVATIONS * 48 if on_cpu else 0
     tile = at_once * (plan.tile * s) ** 2 * bands * 4 * 6
-    return int(BASE_MEMORY + strips + zone + blocks + features + tile)
-
-
-def memory_limit() -> int:
-    """Memory this process may use: the machine's, or its container's if that is less."""
-    limit = UNLIMITED
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        limit = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    for path in _CGROUPS:
-        try:
-            limit = min(limit, int(path.read_text()))
-        except (OSError, ValueError):  # no such file, or "max"
-            continue
-    return limit
+    cache = max(0, reader.cache - CACHE_BYTES)
+    return int(BASE_MEMORY + cache + strips + zone + blocks + features + tile)
 
 
 def check_memory(needed: int, config: SRConfig) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from georsr.engine.job import Job, memory_of
 from georsr.engine.preflight import check_space
-from georsr.processors import processors
+from georsr.machine import processors
 from georsr.tiling.supertiles import Grid
 
 if TYPE_CHECKING:

@@ -17,6 +17,7 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterioWindow
 
 from georsr.errors import GeoreferenceWarning, InputError
+from georsr.raster.blockcache import block_cache
 from georsr.raster.describe import describe, explicit_mask
 from georsr.raster.env import CACHE_BYTES, absolute, cause, gdal_env, is_remote, own_warnings
 from georsr.raster.info import RasterInfo
@@ -30,8 +31,6 @@ log = logging.getLogger(__name__)
 
 FORGIVEN = 1e-3
 """Share of a VRT that may lie between its files: of a pixel, where these are not of its grid."""
-KEPT_ROWS = 1024
-"""Rows that tiles read again soon, at most."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +70,8 @@ class RasterReader:
     ----------
     info : RasterInfo
         The raster and the selected bands.
+    cache : int
+        Bytes of decoded blocks that GDAL may keep while it is read.
     """
 
     info: RasterInfo
@@ -89,7 +90,7 @@ class RasterReader:
         self._dataset: Any = None
         self._mask_bands: tuple[int, ...] = ()
         self._one_mask = False
-        self._cache = CACHE_BYTES
+        self.cache = CACHE_BYTES
         self.info = self._open()
 
     def _open(self) -> RasterInfo:
@@ -99,11 +100,11 @@ class RasterReader:
                 info = self._describe(dataset)
                 with own_warnings():
                     flags = dataset.mask_flag_enums
+                self.cache = block_cache(dataset, info.bidx)
             except BaseException:
                 dataset.close()
                 raise
         self._dataset = dataset
-        self._cache = _cache_of(dataset)
         # Files with a mask of their own for all bands answer the same for each: one is read
         masked = [n for n in info.bidx if explicit_mask(flags[n - 1])]
         shared = all(MaskFlags.per_dataset in flags[number - 1] for number in masked)
@@ -215,7 +216,7 @@ class RasterReader:
         region = RasterioWindow(window.left, window.top, window.width, window.height)
         dataset = self._opened()
         try:
-            with gdal_env(remote=self._remote, cache=self._cache):
+            with gdal_env(remote=self._remote, cache=self.cache):
                 values, alpha = self._values(dataset, region, shape)
                 masks = [
                     dataset.read_masks(number, window=region, out_shape=shape) != 0
@@ -302,18 +303,6 @@ class RasterReader:
 
     def __repr__(self) -> str:
         return f"RasterReader({self.info.path!r}, bidx={self.info.bidx})"
-
-
-def _cache_of(dataset: Any) -> int:
-    """Bytes of decoded blocks that are worth keeping: a tall raster is not to fill memory.
-
-    Only a GeoTIFF is known to say truly how it is cut into blocks.
-    """
-    if dataset.driver != "GTiff":
-        return CACHE_BYTES
-    row = dataset.width * sum(np.dtype(dtype).itemsize for dtype in dataset.dtypes)
-    rows = KEPT_ROWS + 2 * max(height for height, _ in dataset.block_shapes)
-    return int(max(CACHE_BYTES // 4, min(CACHE_BYTES, rows * row)))
 
 
 def open_raster(

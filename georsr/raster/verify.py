@@ -22,7 +22,7 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterioWindow
 
 from georsr.errors import GeoreferenceWarning, OutputError
-from georsr.processors import processors
+from georsr.machine import processors
 from georsr.raster.env import CACHE_BYTES, cause, gdal_env, own_warnings
 from georsr.raster.layout import ProductLayout
 from georsr.raster.twins import Twins

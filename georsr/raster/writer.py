@@ -18,7 +18,7 @@ import rasterio.shutil
 from rasterio.errors import RasterioError
 
 from georsr.errors import OutputError, UsageError
-from georsr.processors import processors
+from georsr.machine import processors
 from georsr.raster.block import check_block
 from georsr.raster.cog import write_cog
 from georsr.raster.destination import (

@@ -11,7 +11,6 @@ from affine import Affine
 
 from georsr.errors import GeoreferenceWarning, InputError, UsageError
 from georsr.raster import open_raster
-from georsr.raster.env import CACHE_BYTES, gdal_env
 from georsr.raster.sampling import GRID
 from georsr.types import Window
 
@@ -315,33 +314,6 @@ def test_a_deflate_block_that_does_not_decode_is_an_input_error(tmp_path):
     path.write_bytes(content)
     with open_raster(path) as reader, pytest.raises(InputError, match="cannot be read"):
         reader.read(Window(0, 0, 256, 256))
-
-
-@pytest.mark.parametrize(
-    ("name", "profile", "share"),
-    [
-        ("a.tif", {}, 0.25),
-        # one block: decoded again for each window, if it is not kept
-        ("a.tif", {"blockxsize": 3808, "blockysize": 9008}, 1),
-        ("a.vrt", {}, 1),  # says nothing of the blocks of its files
-    ],
-)
-def test_a_narrow_raster_does_not_fill_memory_with_blocks(
-    tmp_path, monkeypatch, name, profile, share
-):
-    make_raster(tmp_path / "a.tif", np.zeros((1, 9000, 3800), "uint8"), **profile)
-    rasterio.shutil.copy(tmp_path / "a.tif", tmp_path / "a.vrt", driver="VRT")
-    kept = []
-
-    def recorded(**options):
-        kept.append(options["cache"])
-        return gdal_env(**options)
-
-    with open_raster(tmp_path / name) as reader:
-        monkeypatch.setattr("georsr.raster.reader.gdal_env", recorded)
-        reader.read(Window(0, 0, 192, 192))
-        monkeypatch.undo()
-    assert kept == [share * CACHE_BYTES]
 
 
 def test_reading_leaves_the_folder_and_the_process_alone(tmp_path, rgb):
