@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import dask
@@ -36,6 +37,8 @@ JOBS = {
     "masked parts": ("masked.tif", "out.vrt", ["-m", "bicubic-x2", "--blocksize", "128"]),
 }
 TARGETS = ("worker", "client", "everything")
+LONGEST = 0.5
+"""Seconds that a run may work before something is killed: most last a second."""
 PATIENCE = 30.0
 """Seconds in which processes without a client have to be gone."""
 
@@ -47,14 +50,14 @@ def command(folder: Path, job: str, work: Path) -> list[str]:
     return ["sr", str(folder / source), str(work / out), *TILES, *options, *parts]
 
 
-def start(arguments: list[str]) -> int:
+def start(arguments: list[str], said: str = os.devnull) -> int:
     """Fork a process, in a session of its own, that runs one command line; its pid."""
     pid = os.fork()
     if pid:
         return pid
     os.setsid()
     dask.config.set({"distributed.worker.multiprocessing-method": "fork"})
-    os._exit(finish(start_here(arguments)) % 256)
+    os._exit(finish(start_here(arguments, said)) % 256)
 
 
 def members(session: int) -> dict[int, int]:
@@ -86,16 +89,18 @@ def begun(work: Path) -> bool:
     return any(journal.read_bytes().count(b"\n") > 1 for journal in journals)
 
 
-def disturb(pid: int, work: Path, rng: random.Random, seen: Counter[str]) -> str | None:
+def disturb(
+    pid: int, work: Path, rng: random.Random, seen: Counter[str], targets: Sequence[str]
+) -> str | None:
     """Kill something of a run once it works (or while it starts); what went wrong."""
-    target, early = rng.choice(TARGETS), rng.random() < 0.2
+    target, early = rng.choice(targets), rng.random() < 0.2
     until = time.monotonic() + (rng.uniform(0, 10) if early else 300)
     while time.monotonic() < until and not (begun(work) and not early):
         if os.waitpid(pid, os.WNOHANG)[0]:
             seen["ended before the kill"] += 1
             return None
         time.sleep(0.002)
-    time.sleep(rng.uniform(0, 1.0))
+    time.sleep(rng.uniform(0, LONGEST))
     there = members(pid)
     clients = [member for member, parent in there.items() if parent == pid]
     workers = [member for member, parent in there.items() if parent in clients]
@@ -122,7 +127,12 @@ def disturb(pid: int, work: Path, rng: random.Random, seen: Counter[str]) -> str
 
 
 def one_round(
-    job: str, folder: Path, expected: dict[str, bytes], rng: random.Random, seen: Counter[str]
+    job: str,
+    folder: Path,
+    expected: dict[str, bytes],
+    rng: random.Random,
+    seen: Counter[str],
+    targets: Sequence[str],
 ) -> str | None:
     """Disturb a job once or twice, then let it end; what was wrong, if anything."""
     work = folder / "work"
@@ -131,8 +141,10 @@ def one_round(
     for _ in range(rng.randint(1, 2)):
         if out.exists():
             break
-        if problem := disturb(start([*arguments, *CLUSTER]), work, rng, seen):
-            return problem
+        said = folder / "said.txt"
+        said.write_text("")
+        if problem := disturb(start([*arguments, *CLUSTER], str(said)), work, rng, seen, targets):
+            return f"{problem}: {said.read_text().strip()}"
         if out.exists() and out.read_bytes() != expected[out.name]:
             return "unfinished, but of the final name"
     complete = out.exists() and not begun(work)
@@ -160,6 +172,7 @@ def main() -> int:
     parser.add_argument("--side", type=int, default=300, help="pixels of the sources")
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--jobs", nargs="+", default=list(JOBS), choices=list(JOBS))
+    parser.add_argument("--targets", nargs="+", default=list(TARGETS), choices=list(TARGETS))
     arguments = parser.parse_args()
     rng, seen, wrong = random.Random(arguments.seed), Counter[str](), 0
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
@@ -174,7 +187,7 @@ def main() -> int:
             work.rename(folder / f"expected {job}")
         for number in range(1, arguments.rounds + 1):
             job = arguments.jobs[number % len(arguments.jobs)]
-            problem = one_round(job, folder, expected[job], rng, seen)
+            problem = one_round(job, folder, expected[job], rng, seen, arguments.targets)
             if problem:
                 wrong += 1
                 print(f"round {number}, {job}: {problem}", flush=True)

@@ -64,16 +64,16 @@ def make_sources(folder: Path, side: int) -> None:
         dataset.write(pixels)
 
 
-def start(arguments: list[str]) -> int:
-    """Fork a process that runs one command line; its pid."""
+def start(arguments: list[str], said: str = os.devnull) -> int:
+    """Fork a process that runs one command line, and writes what it says to a file; its pid."""
     pid = os.fork()
     if pid:
         return pid
     code = 99
     try:
-        null = os.open(os.devnull, os.O_RDWR)
+        file = os.open(said, os.O_RDWR | os.O_CREAT | os.O_APPEND)
         for stream in (1, 2):
-            os.dup2(null, stream)
+            os.dup2(file, stream)
         writer.SYNC_SECONDS = 0.0  # as if every block took long
         code = invoke(arguments)
     finally:

@@ -19,6 +19,8 @@ CONNECT_SECONDS = 10.0
 """How long a scheduler may take to answer."""
 WORKERS_SECONDS = 30.0
 """How long to wait for the first worker of a scheduler that has none."""
+UNSTARTED = (OSError, RuntimeError, TimeoutError)
+"""What Dask raises if a worker of ours does not come up."""
 LEAN = {
     "distributed.worker.profile.enabled": False,
     "distributed.admin.system-monitor.interval": "10s",
@@ -72,24 +74,19 @@ def _await_worker(client: Client, address: str) -> None:
 def started(workers: int, *, gpu: bool) -> Iterator[Client]:
     """Connected to worker processes of our own; after an error they are killed, not waited for.
 
+    If one dies while it starts, all are started once more.
+
     Raises
     ------
     ResourceError
         They cannot be started.
     """
     try:
-        with dask.config.set(LEAN):
-            cluster = LocalCluster(
-                n_workers=workers,
-                threads_per_worker=1,
-                processes=True,
-                dashboard_address="127.0.0.1:0",  # None would be port 8787 of all interfaces
-                memory_limit=0,  # Dask would pause and kill by shares of it; `check_memory` asked
-                resources={GPU: 1} if gpu else None,
-                preload=["georsr.engine.cluster_worker"],
-                silence_logs=logging.CRITICAL,
-            )
-    except (OSError, RuntimeError, TimeoutError) as error:
+        try:
+            cluster = _local(workers, gpu=gpu)
+        except UNSTARTED:
+            cluster = _local(workers, gpu=gpu)
+    except UNSTARTED as error:
         text = (str(error).splitlines() or [type(error).__name__])[0]
         raise ResourceError(
             f"--workers {workers}: cannot be started: {text}; a script that calls georsr does so "
@@ -104,6 +101,20 @@ def started(workers: int, *, gpu: bool) -> Iterator[Client]:
                 with suppress(Exception):
                     os.kill(nanny.pid, 9)
             raise
+
+
+def _local(workers: int, *, gpu: bool) -> LocalCluster:
+    with dask.config.set(LEAN):
+        return LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address="127.0.0.1:0",  # None would be port 8787 of all interfaces
+            memory_limit=0,  # Dask would pause and kill by shares of it; `check_memory` asked
+            resources={GPU: 1} if gpu else None,
+            preload=["georsr.engine.cluster_worker"],
+            silence_logs=logging.CRITICAL,
+        )
 
 
 @contextmanager

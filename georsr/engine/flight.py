@@ -33,8 +33,8 @@ CHECK_SECONDS = 5.0
 """How often the number of workers is asked for."""
 ALONE_SECONDS = 60.0
 """How long a run goes on waiting once there is no worker left."""
-
-
+ATTEMPTS = 5
+"""To tell all workers something, of whom one may have died a moment ago."""
 AHEAD = 2
 """Tasks under way for each worker: the next one is there when one is done."""
 TOGETHER = 4
@@ -179,12 +179,27 @@ class ClusterFlight:
         self.machines = max(1, count())
 
     def __enter__(self) -> Self:
-        self._client.register_plugin(RunPlugin(self._run, self._hand), name=self._run)
-        for outcome in self._client.run(examine, self._run, on_error="return").values():
-            if outcome is not None:
-                self.__exit__(None, None, None)
-                raise ResourceError(str(outcome))
+        try:
+            self._introduce()
+            for outcome in self._client.run(examine, self._run, on_error="return").values():
+                if outcome is not None and not isinstance(outcome, OSError):
+                    raise ResourceError(str(outcome))
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
         return self
+
+    def _introduce(self) -> None:
+        """Give the run to all workers; if one dies meanwhile, to those that are left."""
+        for attempt in range(ATTEMPTS):
+            try:
+                plugin = RunPlugin(self._run, self._hand)
+                self._client.register_plugin(plugin, name=self._run)
+                return
+            except OSError as error:
+                failure = error
+                time.sleep(attempt * POLL_SECONDS)
+        raise _lost() from failure
 
     def __exit__(
         self,

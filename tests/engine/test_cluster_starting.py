@@ -1,0 +1,130 @@
+"""Workers that die while a run starts: it goes on with the others, or says so in one line."""
+
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import pytest
+
+from georsr.config import SRConfig
+from georsr.engine import cluster_members, flight
+from georsr.engine.cluster import Cluster
+from georsr.engine.cluster_members import started
+from georsr.engine.cluster_worker import abilities, examine
+from georsr.engine.flight import ClusterFlight
+from georsr.errors import ResourceError
+from georsr.models.load import open_model
+
+GONE = OSError("Stream is closed")
+
+
+class FakeCluster:
+    """Of no workers, that fails to start so many times."""
+
+    def __init__(self, failures):
+        self.failures, self.workers = failures, {}
+
+    def __call__(self, **options):
+        if self.failures:
+            self.failures -= 1
+            raise RuntimeError("Nanny failed to start.")
+        return self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        return None
+
+
+@pytest.fixture
+def no_client(monkeypatch):
+    monkeypatch.setattr(cluster_members, "Client", lambda cluster, **options: cluster)
+
+
+def test_workers_are_started_once_more_if_one_dies(monkeypatch, no_client):
+    local = FakeCluster(failures=1)
+    monkeypatch.setattr(cluster_members, "LocalCluster", local)
+    with started(2, gpu=False) as client:
+        assert client is local
+
+
+def test_workers_that_never_come_up_end_in_one_line(monkeypatch, no_client):
+    monkeypatch.setattr(cluster_members, "LocalCluster", FakeCluster(failures=2))
+    with (
+        pytest.raises(ResourceError, match=r"--workers 2: cannot be started: Nanny failed"),
+        started(2, gpu=False),
+    ):
+        raise AssertionError("started")
+
+
+class Talking:
+    """A client whose calls to all workers are answered by ``answers``; it may fail first."""
+
+    dashboard_link = ""
+    loop = None
+
+    def __init__(self, answers, failures=0):
+        self.answers, self.failures, self.introduced = answers, failures, 0
+
+    def run(self, function, *arguments, on_error="raise"):
+        return dict(self.answers[function])
+
+    def run_on_scheduler(self, function):
+        return function()
+
+    def register_plugin(self, plugin, name):
+        if self.failures:
+            self.failures -= 1
+            raise GONE
+        self.introduced += 1
+
+    def unregister_worker_plugin(self, name):
+        self.introduced -= 1
+
+    def sync(self, function, callback_timeout):
+        return None
+
+
+def fly(client):
+    return ClusterFlight(client, "a", None, gpu=False, look=lambda: None, count=lambda: 1)
+
+
+@pytest.fixture
+def no_results(monkeypatch):
+    monkeypatch.setattr(flight, "as_completed", lambda loop: SimpleNamespace())
+
+
+def test_a_run_is_given_to_the_workers_that_are_left(no_results):
+    client = Talking({examine: {"dead": GONE, "alive": None}}, failures=2)
+    with fly(client):
+        assert client.introduced == 1
+    assert client.introduced == 0
+
+
+def test_a_worker_that_does_not_fit_still_ends_the_run(no_results):
+    client = Talking({examine: {"dead": GONE, "alive": "worker alive: has no file"}})
+    with pytest.raises(ResourceError, match="has no file"):
+        fly(client).__enter__()
+    assert client.introduced == 0
+
+
+def test_a_scheduler_that_is_gone_is_told(no_results):
+    client = Talking({}, failures=flight.ATTEMPTS)
+    with pytest.raises(ResourceError, match="connection to Dask's scheduler is lost"):
+        fly(client).__enter__()
+
+
+def test_the_dead_are_not_asked_what_they_can_do():
+    able = abilities("cpu", "fp32", SimpleNamespace(state=SimpleNamespace(total_resources={})))
+    model, config = open_model("bicubic", 2), SRConfig(device="cpu")
+
+    def joined(answers):
+        client = Talking({abilities: answers})
+        cluster = Cluster(lambda gpu: nullcontext(client), model, config)
+        cluster.join()
+        return cluster
+
+    cluster = joined({"dead": GONE, "alive": able})
+    assert cluster.placement.device.type == "cpu"
+    with pytest.raises(ResourceError, match="all workers died while they started"):
+        joined({"dead": GONE})
