@@ -144,7 +144,7 @@ def memory_bytes(
     blocks = row * (plan.out_width + WAITING * min(layout.blocksize, plan.out_width))
     features = at_once * plan.tile**2 * 4 * ACTIVATIONS * 48 if on_cpu else 0
     tile = at_once * (plan.tile * s) ** 2 * bands * 4 * 6
-    cache = max(0, reader.cache - CACHE_BYTES)
+    cache = max(0, reader.cache * columns // info.width - CACHE_BYTES)
     return int(BASE_MEMORY + cache + strips + zone + blocks + features + tile)
 
 

@@ -5,9 +5,11 @@ A row of tiles is lower than a block of many files, so the next row wants the sa
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import rasterio
@@ -22,6 +24,25 @@ SLOW = (".jp2", ".j2k", ".j2c", ".jpx", ".jpf")
 """Files of JPEG 2000: to decode them six times takes as long as a network takes for the pixels."""
 MOST, SHARE = 512 * 2**20, 8
 """Bytes that are kept of files that are slow to read, and the share of the memory, at most."""
+
+_wanted: WeakKeyDictionary[object, int] = WeakKeyDictionary()
+_lock = threading.Lock()
+
+
+def want(reader: object, size: int) -> None:
+    """Note how many bytes a reader wants kept; none once it is closed."""
+    with _lock:
+        if size:
+            _wanted[reader] = size
+        else:
+            _wanted.pop(reader, None)
+
+
+def wanted_by_all() -> int:
+    """What GDAL is to keep: all open readers of a process share its one cache."""
+    with _lock:
+        sizes = list(_wanted.values()) or [CACHE_BYTES]
+    return max(max(sizes), min(sum(sizes), MOST))
 
 
 def block_cache(dataset: Any, bands: Sequence[int]) -> int:

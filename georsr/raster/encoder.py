@@ -88,7 +88,7 @@ class BlockEncoder:
     def _encode(self, values: AnyArray, mask: AnyArray | None) -> EncodedBlock:
         height, width = values.shape[1:]
         size = {"height": height, "width": width}
-        with gdal_env(writing=True), MemoryFile(ext=".tif") as memory:
+        with gdal_env(writing=True, cache=None), MemoryFile(ext=".tif") as memory:
             with memory.open(**self._profile | size) as dataset:
                 dataset.write(values)
                 if mask is not None:

@@ -36,7 +36,7 @@ def absolute(path: str) -> str:
 
 
 def gdal_env(
-    *, remote: bool = False, writing: bool = False, cache: int = CACHE_BYTES
+    *, remote: bool = False, writing: bool = False, cache: int | None = CACHE_BYTES
 ) -> rasterio.Env:
     """Give the scoped GDAL environment for one operation; use it in a ``with`` statement.
 
@@ -51,10 +51,13 @@ def gdal_env(
     writing : bool
         A product is written or verified: no ``.aux.xml`` is written or read (a stale one would
         be mixed into the product). Never for sources, whose ``.aux.xml`` may hold their CRS.
-    cache : int
-        Bytes of GDAL's block cache, which all threads share: less only where nothing else runs.
+    cache : int or None
+        Bytes of GDAL's block cache. There is one for all threads, and it is cut down as soon as one
+        of them asks for less: None, where others may be reading, leaves it as it is.
     """
-    options: dict[str, object] = {"GDAL_CACHEMAX": cache}  # rasterio hands an int on as bytes
+    options: dict[str, object] = {}
+    if cache is not None:
+        options["GDAL_CACHEMAX"] = cache  # rasterio hands an int on as bytes
     if remote:
         options |= {
             "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",

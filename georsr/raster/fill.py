@@ -41,7 +41,7 @@ def fill_invalid(values: FloatArray, valid: BoolArray, *, empty: float = 0.0) ->
             continue
         # What fillnodata does not reach keeps its value: give it the mean beforehand
         band[~good] = np.float32(band[good].mean(dtype=np.float64))
-        with gdal_env():
+        with gdal_env(cache=None):
             guess = fillnodata(band, mask=good, max_search_distance=SEARCH)
         np.copyto(band, guess, where=~good)
     return filled

@@ -17,7 +17,7 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterioWindow
 
 from georsr.errors import GeoreferenceWarning, InputError
-from georsr.raster.blockcache import block_cache
+from georsr.raster.blockcache import block_cache, want, wanted_by_all
 from georsr.raster.describe import describe, explicit_mask
 from georsr.raster.env import CACHE_BYTES, absolute, cause, gdal_env, is_remote, own_warnings
 from georsr.raster.info import RasterInfo
@@ -70,8 +70,6 @@ class RasterReader:
     ----------
     info : RasterInfo
         The raster and the selected bands.
-    cache : int
-        Bytes of decoded blocks that GDAL may keep while it is read.
     """
 
     info: RasterInfo
@@ -90,8 +88,18 @@ class RasterReader:
         self._dataset: Any = None
         self._mask_bands: tuple[int, ...] = ()
         self._one_mask = False
-        self.cache = CACHE_BYTES
+        self._cache = CACHE_BYTES
         self.info = self._open()
+
+    @property
+    def cache(self) -> int:
+        """Bytes of decoded blocks that GDAL may keep while it is read."""
+        return self._cache
+
+    @cache.setter
+    def cache(self, size: int) -> None:
+        self._cache = size
+        want(self, size)
 
     def _open(self) -> RasterInfo:
         with gdal_env(remote=self._remote):
@@ -216,7 +224,7 @@ class RasterReader:
         region = RasterioWindow(window.left, window.top, window.width, window.height)
         dataset = self._opened()
         try:
-            with gdal_env(remote=self._remote, cache=self.cache):
+            with gdal_env(remote=self._remote, cache=wanted_by_all()):
                 values, alpha = self._values(dataset, region, shape)
                 masks = [
                     dataset.read_masks(number, window=region, out_shape=shape) != 0
@@ -268,6 +276,7 @@ class RasterReader:
             with gdal_env(remote=self._remote):
                 self._dataset.close()
             self._dataset = None
+            want(self, 0)
 
     def __enter__(self) -> Self:
         return self

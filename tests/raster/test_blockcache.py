@@ -1,16 +1,25 @@
+from weakref import WeakKeyDictionary
+
 import numpy as np
 import pytest
 import rasterio.shutil
 from affine import Affine
+from rasterio.env import get_gdal_config
 
-from georsr.raster import blockcache, open_raster
+from georsr.raster import blockcache, encoder, fill, open_raster
 from georsr.raster.env import CACHE_BYTES, gdal_env
+from georsr.raster.layout import product_layout
 from georsr.types import Window
 
 from .making import make_raster
 
 SCALED_DOWN = 1000
 """A cache so small that small rasters want more."""
+
+
+@pytest.fixture(autouse=True)
+def nobody_else_reads(monkeypatch):
+    monkeypatch.setattr(blockcache, "_wanted", WeakKeyDictionary())
 
 
 @pytest.mark.parametrize(
@@ -94,3 +103,42 @@ def test_a_file_that_is_gone_is_for_reading_to_tell(jpeg_2000):
     (jpeg_2000 / "a.jp2").write_bytes(b"")
     with open_raster(jpeg_2000 / "a.vrt") as reader:
         assert reader.cache == CACHE_BYTES
+
+
+def test_readers_share_one_cache(tmp_path):
+    path = make_raster(tmp_path / "a.tif", np.zeros((1, 20, 30), "uint8"))
+    with open_raster(path) as one, open_raster(path) as other:
+        one.cache, other.cache = 100 * 2**20, 200 * 2**20
+        assert blockcache.wanted_by_all() == 300 * 2**20
+        one.cache = 400 * 2**20
+        assert blockcache.wanted_by_all() == 512 * 2**20, "not more, however many there are"
+        one.cache = 600 * 2**20
+        assert blockcache.wanted_by_all() == 600 * 2**20, "but what one wants, it gets"
+        one.close()
+        assert blockcache.wanted_by_all() == 200 * 2**20
+        one.read(Window(0, 0, 20, 30))
+        assert blockcache.wanted_by_all() == 200 * 2**20 + CACHE_BYTES // 4, "open again"
+
+
+@pytest.mark.parametrize("room", [encoder, fill])
+def test_what_goes_on_beside_reading_does_not_cut_the_cache_down(tmp_path, monkeypatch, room):
+    """GDAL drops what is above a new limit at once: blocks would be decoded again."""
+    name = "MemoryFile" if room is encoder else "fillnodata"
+    real, seen = getattr(room, name), []
+
+    def watched(*arguments, **options):
+        seen.append(get_gdal_config("GDAL_CACHEMAX"))
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(room, name, watched)
+    values = np.zeros((1, 64, 64), np.float32)
+    valid = np.ones(values.shape, bool)
+    valid[0, 5, 5] = False
+    with gdal_env(cache=200 * 2**20):
+        if room is fill:
+            fill.fill_invalid(values, valid)
+        else:
+            with open_raster(make_raster(tmp_path / "a.tif", values)) as reader:
+                layout = product_layout(reader.info, 2)
+            encoder.BlockEncoder(layout)(values, None)
+    assert seen == [200 * 2**20]
