@@ -111,7 +111,7 @@ class Cluster:
         _same_software_at_scheduler(client)
         found = self._abilities(client)
         if not found:
-            raise ResourceError("all workers died while they started; give the same command again")
+            raise ResourceError("no worker answers; give the same command again")
         wanted = self._config.device.partition(":")[0]
         offered = any(able["gpu"] for able in found.values())
         gpu = wanted == "cuda" or (wanted == "auto" and offered)
@@ -138,10 +138,13 @@ class Cluster:
         return next(iter(placements)), gpu
 
     def _abilities(self, client: Client) -> dict[str, Any]:
-        """Worker -> what it can do; without those that died before they answered."""
+        """Worker -> what it can do; without those that do not answer, as the dead do not."""
         config = self._config
         found = client.run(abilities, config.device, config.precision, on_error="return")
-        found = {name: able for name, able in found.items() if not isinstance(able, OSError)}
+        for name, able in list(found.items()):
+            if isinstance(able, OSError):
+                log.warning("worker %s does not answer: %s", name, able)
+                del found[name]
         for name, able in found.items():
             if isinstance(able, ImportError):
                 raise ResourceError(

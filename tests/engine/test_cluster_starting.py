@@ -114,7 +114,7 @@ def test_a_scheduler_that_is_gone_is_told(no_results):
         fly(client).__enter__()
 
 
-def test_the_dead_are_not_asked_what_they_can_do():
+def test_the_dead_are_not_asked_what_they_can_do(caplog):
     able = abilities("cpu", "fp32", SimpleNamespace(state=SimpleNamespace(total_resources={})))
     model, config = open_model("bicubic", 2), SRConfig(device="cpu")
 
@@ -126,5 +126,6 @@ def test_the_dead_are_not_asked_what_they_can_do():
 
     cluster = joined({"dead": GONE, "alive": able})
     assert cluster.placement.device.type == "cpu"
-    with pytest.raises(ResourceError, match="all workers died while they started"):
+    with pytest.raises(ResourceError, match="no worker answers"):
         joined({"dead": GONE})
+    assert "worker dead does not answer: Stream is closed" in caplog.text
