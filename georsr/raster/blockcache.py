@@ -21,7 +21,7 @@ from georsr.raster.env import CACHE_BYTES, is_remote, own_warnings
 KEPT_ROWS = 1024
 """Rows that tiles read again soon, at most."""
 SLOW = (".jp2", ".j2k", ".j2c", ".jpx", ".jpf")
-"""Files of JPEG 2000: to decode them six times takes as long as a network takes for the pixels."""
+"""Files of JPEG 2000, which is costly to decode again for every row of tiles."""
 MOST, SHARE = 512 * 2**20, 8
 """Bytes that are kept of files that are slow to read, and the share of the memory, at most."""
 
