@@ -96,9 +96,10 @@ def test_the_batch_script_of_slurm(desk, port, tmp_path):
     text = block.text.replace("/scratch/mosaic.vrt", "scene.tif").replace("8786", str(port))
     script.write_text(text.replace("/scratch/out.tif", "many.tif"))
     programs.mkdir()
-    srun = programs / "srun"
-    srun.write_text('#!/bin/bash\nshift\nexec "$@"\n')  # one task, on this machine
-    srun.chmod(0o755)
+    # one task, on this machine, whose own name need not lead anywhere
+    for name, does in (("srun", 'shift; exec "$@"'), ("hostname", "echo localhost")):
+        (programs / name).write_text(f"#!/bin/bash\n{does}\n")
+        (programs / name).chmod(0o755)
     with job(["bash", str(script)], programs) as ended:
         assert ended() == 0
         wait_until(port, listens=False)  # the scheduler ends with its job
