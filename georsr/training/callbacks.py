@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 import os
+import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -96,7 +97,7 @@ class History(Callback):
         self._reset()
 
     def _reset(self) -> None:
-        self.losses: list[Tensor] = []
+        self.losses: list[float] = []
         self.computing, self.since, self.began = 0.0, time.monotonic(), 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -112,7 +113,9 @@ class History(Callback):
     ) -> None:
         """The step is done."""
         self.computing += time.monotonic() - self.began
-        self.losses.append(outputs["loss"].detach())
+        # a number: thousands of small tensors, kept among large ones that come and go, keep the
+        # heap from being used again
+        self.losses.append(float(outputs["loss"]))
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop the clock: validation is not a step's time."""
@@ -126,7 +129,7 @@ class History(Callback):
         row = (str(trainer.global_step), "", f"{score:.4f}", "", "")
         log.info("step %d: validation %.3f dB", trainer.global_step, score)
         if self.losses:
-            mean = float(torch.stack(self.losses).float().mean())
+            mean = statistics.fmean(self.losses)
             seconds, share = self.elapsed / len(self.losses), self.computing / self.elapsed
             row = (row[0], f"{mean:.6f}", row[2], f"{seconds:.4f}", f"{share:.4f}")
         fresh = not self.path.exists()
