@@ -115,7 +115,7 @@ class History(Callback):
         self.computing += time.monotonic() - self.began
         # a number: thousands of small tensors, kept among large ones that come and go, keep the
         # heap from being used again
-        self.losses.append(float(outputs["loss"]))
+        self.losses.append(float(outputs["loss"].detach()))
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop the clock: validation is not a step's time."""

@@ -1,6 +1,7 @@
 """What happens beside the steps of a run."""
 
 import torch
+
 from georsr.training.callbacks import HISTORY, History
 
 

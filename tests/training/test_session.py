@@ -74,6 +74,7 @@ def test_resuming_gives_the_very_weights_of_an_uninterrupted_run(stop, tiny, tmp
     assert same(*(open_model(str(file)).network.state_dict() for file in files))
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker")  # on one processor
 def test_worker_processes_draw_the_same_crops(tiny, tmp_path):
     recipe = replace(tiny, steps=3)
     train(recipe, tmp_path / "alone")
