@@ -11,6 +11,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
+from functools import partial
 from types import TracebackType
 from typing import Generic, Self, TypeVar, cast
 
@@ -43,16 +44,8 @@ def read_ahead(source: Iterator[T], depth: int = 1) -> Generator[T, None, None]:
         items.put(item)
         return not stop.is_set()
 
-    def produce() -> None:
-        try:
-            for item in source:
-                if not put(item):
-                    return
-            put(_End())
-        except BaseException as error:
-            put(error)
-
-    thread = threading.Thread(target=produce, name="georsr-reader", daemon=True)
+    work = partial(_produce, source, put, stop)
+    thread = threading.Thread(target=work, name="georsr-reader", daemon=True)
     try:
         thread.start()
         while not isinstance(item := items.get(), _End):
@@ -62,6 +55,23 @@ def read_ahead(source: Iterator[T], depth: int = 1) -> Generator[T, None, None]:
     finally:
         stop.set()
         _wait_for(thread)
+
+
+def _produce(
+    source: Iterator[T],
+    put: Callable[[T | _End | BaseException], bool],
+    stop: threading.Event,
+) -> None:
+    """The reader's thread: hand over every item, then the end or the error."""
+    if stop.is_set():
+        return  # whoever started it was interrupted before it ran, and nobody waited for it
+    try:
+        for item in source:
+            if not put(item):
+                return
+        put(_End())
+    except BaseException as error:
+        put(error)
 
 
 def _pauses() -> Iterator[float]:
