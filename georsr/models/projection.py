@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from georsr.device import cpu_threads
 from georsr.kernels import Kernel
 from georsr.types import AnyArray
 
@@ -40,17 +41,48 @@ class Banded:
     weights : Tensor
         (blocks, rows, columns).
     columns : Tensor
-        (blocks * columns,) which input each column of each block meets.
+        (blocks * columns,) which input each column of each block meets: successive ones.
+    starts : tuple of int
+        (blocks,) which input the first of them meets.
     length : int
         Rows of the matrix.
     """
 
     weights: Tensor
     columns: Tensor
+    starts: tuple[int, ...]
     length: int
 
-    def __call__(self, image: Tensor) -> Tensor:
-        """(..., n, w) -> (..., length, w)."""
+    def __call__(self, image: Tensor, onto: Tensor | None = None) -> Tensor:
+        """(..., n, w) -> (..., length, w); the sum with ``onto``, of that shape, if there is one.
+
+        A CPU makes block after block out of ``image`` as it lies there, where gathering it for all
+        blocks, overlaps repeated, took half as long again; and by one thread, as a library of
+        linear algebra shares a matrix out to several with another last digit. Other devices want
+        few and large calls.
+        """
+        if image.device.type == "cpu":
+            with cpu_threads(1):
+                return self._by_blocks(image, onto)
+        made = self._at_once(image)
+        return made if onto is None else onto + made
+
+    def _by_blocks(self, image: Tensor, onto: Tensor | None) -> Tensor:
+        planes = image.flatten(0, -3)
+        shape = *image.shape[:-2], self.length, image.shape[-1]
+        made = planes.new_empty(len(planes), *shape[-2:]) if onto is None else onto.clone()
+        pieces = made.view(len(planes), *shape[-2:]).split(self.weights.shape[1], dim=-2)
+        count = self.weights.shape[2]
+        for weights, start, piece in zip(self.weights, self.starts, pieces, strict=True):
+            each = weights[: piece.shape[-2]].expand(len(planes), -1, -1)
+            met = planes[:, start : start + count]
+            if onto is None:
+                torch.bmm(each, met, out=piece)
+            else:
+                piece.baddbmm_(each, met)
+        return made.view(shape)
+
+    def _at_once(self, image: Tensor) -> Tensor:
         blocks, rows, count = self.weights.shape
         gathered = image.index_select(-2, self.columns)
         *batch, _, width = image.shape
@@ -71,7 +103,10 @@ def banded(matrix: AnyArray, rows: int, device: torch.device) -> Banded:
     columns = starts[:, None] + np.arange(count)
     weights = np.take_along_axis(pieces, columns[:, None, :], axis=2).astype(np.float32)
     return Banded(
-        torch.from_numpy(weights).to(device), torch.from_numpy(columns.ravel()).to(device), m
+        torch.from_numpy(weights).to(device),
+        torch.from_numpy(columns.ravel()).to(device),
+        tuple(starts.tolist()),
+        m,
     )
 
 
@@ -133,18 +168,15 @@ def project(
     scale = fine.shape[-1] // width
     back_rows, back_columns = (_back(kernel, side, scale, fine.device) for side in (height, width))
 
-    def spread(residual: Tensor) -> Tensor:
-        return back_rows(back_columns(residual.mT).mT)
-
     if valid is None:
         residual = coarse - shrunk(fine, kernel, scale)
-        return fine + spread(residual), residual
+        return back_rows(back_columns(residual.mT).mT, onto=fine), residual
     counts = valid.repeat_interleave(scale, 2).repeat_interleave(scale, 3).float()
     share = torch.where(valid, shrunk(counts, kernel, scale), 1.0)
     image, first = fine, None
     for _ in range(PASSES):
         residual = torch.where(valid, coarse - shrunk(image * counts, kernel, scale) / share, 0.0)
         first = residual if first is None else first
-        image = image + counts * spread(residual)
+        image = image + counts * back_rows(back_columns(residual.mT).mT)
     assert first is not None, "at least one pass"
     return image, first

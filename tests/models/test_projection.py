@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from georsr.kernels import Kernel, parse_kernel
-from georsr.models.projection import project
+from georsr.models.projection import BLOCK, banded, project
 
 KERNELS = ["bicubic", "mean", "psf:0.2", "psf:0.5"]
 
@@ -97,3 +97,19 @@ def test_the_number_of_threads_does_not_touch_a_digit():
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(each, made[0]) for each in made)
+
+
+@pytest.mark.parametrize("length", [BLOCK, 3 * BLOCK, 3 * BLOCK + 5])
+def test_banded_matrices_do_the_same_on_every_device(length):
+    generator = np.random.default_rng(0)
+    apart = np.abs(np.subtract.outer(np.arange(length) * 2, np.arange(2 * length)))
+    matrix = np.where(apart < 7, generator.normal(size=apart.shape), 0.0)
+    image = torch.from_numpy(generator.normal(size=(2, 3, 2 * length, 19)).astype(np.float32))
+    onto = torch.ones(2, 3, length, 19)
+    made = banded(matrix, BLOCK, torch.device("cpu"))
+    expected = np.einsum("mn,abnw->abmw", matrix, image)
+    np.testing.assert_allclose(made(image), expected, atol=1e-4)
+    np.testing.assert_allclose(made(image, onto), expected + 1, atol=1e-4)
+    np.testing.assert_allclose(made(image.mT.contiguous().mT), expected, atol=1e-4)
+    np.testing.assert_allclose(made._at_once(image), expected, atol=1e-4)
+    assert (onto == 1).all()
