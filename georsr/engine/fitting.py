@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from georsr.device import place
 from georsr.engine.consistency import asked_kernel, known_kernel, yields_to_noise
 from georsr.engine.grain import Unexplained, noise_dominates
 from georsr.engine.inference import Inference
+from georsr.engine.pipeline import SideBySide
 from georsr.kernels import Kernel
 from georsr.models.load import Model
 from georsr.models.multiband import MultiBand
@@ -85,9 +87,8 @@ def fit_kernel(
         model = replace(model, spec=network.spec, network=network.network)
         guide = list(network.guide)
     inference = Inference(model, place("cpu", "fp32"), 1)
-    found: list[list[Unexplained]] = [[] for _ in CANDIDATES]
-    usable = [patch for patch in patches if patch.valid.mean() > 0.5][:PROBES]
-    for patch in usable:
+
+    def ask(patch: Patch) -> list[Unexplained]:
         filled = fill_invalid(patch.values.astype(np.float32), patch.valid)
         seen, _ = stretch.split(stretch.forward(filled)[guide])
         output = torch.from_numpy(inference([seen], ["a probe"])[0])[None]
@@ -95,9 +96,17 @@ def fit_kernel(
         if min(counted.shape[1:]) > 4 * REACH:
             counted[:, :REACH] = counted[:, -REACH:] = False
             counted[:, :, :REACH] = counted[:, :, -REACH:] = False
-        for i, kernel in enumerate(CANDIDATES):
-            residual = seen - shrunk(output, kernel, model.spec.scale)[0].numpy()
-            found[i].append(Unexplained(seen, residual, counted))
+        return [
+            Unexplained(seen, seen - shrunk(output, kernel, model.spec.scale)[0].numpy(), counted)
+            for kernel in CANDIDATES
+        ]
+
+    usable = [patch for patch in patches if patch.valid.mean() > 0.5][:PROBES]
+    lanes = inference.lanes(len(usable))
+    with SideBySide(lanes.count, lanes.enter) as side:
+        answers = [side.start(partial(ask, patch)) for patch in usable]
+        probes = [answer() for answer in answers]
+    found = [[probe[i] for probe in probes] for i in range(len(CANDIDATES))]
     left = [
         _size(parts) * (1 if kernel.sharpen else CLEARLY)
         for kernel, parts in zip(CANDIDATES, found, strict=True)

@@ -35,8 +35,10 @@ def consistency_report(job: Job, tally: Tally) -> ConsistencyReport | None:
     total, count, largest = np.zeros(bands), np.zeros(bands, int), np.zeros(bands)
     s, plan = job.plan.scale, job.plan
     with open_raster(job.destination, alpha="mask", force=True) as product:
-        for window in _windows(plan.height, plan.width):
-            around = _around(window, job.kernel.reach(s), Window(0, 0, plan.height, plan.width))
+        reach = job.kernel.reach(s)
+        step, rest = divmod(job.layout.blocksize, s)
+        for window in _windows(plan.height, plan.width, reach, 1 if rest else step):
+            around = _around(window, reach, Window(0, 0, plan.height, plan.width))
             made = product.read(around.scaled(s))
             image = np.where(made.valid, made.values, 0).astype(np.float32)
             low, good = shrink_valid(image, made.valid, job.kernel, s)
@@ -61,17 +63,35 @@ def consistency_report(job: Job, tally: Tally) -> ConsistencyReport | None:
     )
 
 
-def _windows(height: int, width: int) -> Iterator[Window]:
-    for top, rows in _spread(height):
-        for left, columns in _spread(width):
-            yield Window(top, left, rows, columns)
+def _windows(height: int, width: int, reach: int, step: int) -> Iterator[Window]:
+    for top, bottom in _spread(height, reach, step):
+        for left, right in _spread(width, reach, step):
+            yield Window(top, left, bottom - top, right - left)
 
 
-def _spread(length: int) -> list[tuple[int, int]]:
-    """(start, size) of windows along an axis, from end to end."""
+def _spread(length: int, reach: int, step: int) -> list[tuple[int, int]]:
+    """(begin, end) of windows along an axis, from end to end.
+
+    Those that leave something out are as large as they can be without a look, ``reach`` pixels
+    round them, into another block of the product than they have to: all of a block is decoded
+    for a single pixel of it.
+
+    Parameters
+    ----------
+    length, reach
+        Of the axis, and of the kernel, in source pixels.
+    step
+        Source pixels to a block.
+    """
     if length <= GRID * SIDE:
-        return [(start, min(SIDE, length - start)) for start in range(0, length, SIDE)]
-    return [((length - SIDE) * i // (GRID - 1), SIDE) for i in range(GRID)]
+        return [(begin, min(begin + SIDE, length)) for begin in range(0, length, SIDE)]
+    step = step if step <= length // GRID else 1
+    starts = [(length - SIDE) * i // (GRID - 1) // step * step for i in range(GRID)]
+    ends = [start + SIDE for start in starts]
+    return [
+        (start + reach if start else 0, end - reach if end < length else length)
+        for start, end in zip(starts, ends, strict=True)
+    ]
 
 
 def _around(window: Window, reach: int, whole: Window) -> Window:

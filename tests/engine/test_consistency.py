@@ -1,6 +1,7 @@
 """Consistency, from a tile to a product: invariant 7."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import georsr
 from georsr.engine.consistency import Aim, fulfil
 from georsr.engine.fitting import CANDIDATES, fit_kernel, probe_windows
 from georsr.engine.grain import Unexplained, noise_dominates
+from georsr.engine.residual import _spread
 from georsr.errors import UsageError
 from georsr.kernels import Kernel, parse_kernel
 from georsr.models.load import open_model
@@ -286,3 +288,21 @@ def test_arrays_and_files_agree_about_noise(photograph, make_raster, tmp_path):
     georsr.super_resolve(make_raster(noisy), out, "segsr-lite-x2-sensor", stretch="dtype")
     made = georsr.super_resolve_array(noisy, "segsr-lite-x2-sensor", stretch="dtype")
     np.testing.assert_array_equal(made, rasterio.open(out).read())
+
+
+@pytest.mark.parametrize("length", [1, 500, 513, 1000, 2048, 4001])
+@pytest.mark.parametrize("step", [1, 64, 128, 256])
+def test_what_is_measured_lies_apart_in_the_product_and_in_few_blocks(length, step):
+    reach = 5
+    windows = _spread(length, reach, step)
+    assert windows[0][0] == 0
+    assert all(begin < end for begin, end in windows)
+    assert all(end <= begin for (_, end), (begin, _) in pairwise(windows))
+    assert windows[-1][1] <= length
+    if length <= 512:  # all of it
+        assert windows[-1][1] == length
+        assert all(end == begin for (_, end), (begin, _) in pairwise(windows))
+    elif step <= length // 4:
+        for begin, end in windows:
+            seen = range(max(0, begin - reach), min(length, end + reach))
+            assert seen[-1] // step - seen[0] // step <= max(0, 128 // step - 1)
