@@ -70,8 +70,10 @@ class Banded:
     def _by_blocks(self, image: Tensor, onto: Tensor | None) -> Tensor:
         planes = image.flatten(0, -3)
         shape = *image.shape[:-2], self.length, image.shape[-1]
-        made = planes.new_empty(len(planes), *shape[-2:]) if onto is None else onto.clone()
-        pieces = made.view(len(planes), *shape[-2:]).split(self.weights.shape[1], dim=-2)
+        made = planes.new_empty(shape)
+        if onto is not None:
+            made.copy_(onto)
+        pieces = made.flatten(0, -3).split(self.weights.shape[1], dim=-2)
         count = self.weights.shape[2]
         for weights, start, piece in zip(self.weights, self.starts, pieces, strict=True):
             each = weights[: piece.shape[-2]].expand(len(planes), -1, -1)
@@ -80,7 +82,7 @@ class Banded:
                 torch.bmm(each, met, out=piece)
             else:
                 piece.baddbmm_(each, met)
-        return made.view(shape)
+        return made
 
     def _at_once(self, image: Tensor) -> Tensor:
         blocks, rows, count = self.weights.shape
@@ -166,6 +168,8 @@ def project(
     """
     height, width = coarse.shape[-2:]
     scale = fine.shape[-1] // width
+    # a network's channels may lie pixel by pixel: every product would sort them anew
+    fine, coarse = fine.contiguous(), coarse.contiguous()
     back_rows, back_columns = (_back(kernel, side, scale, fine.device) for side in (height, width))
 
     if valid is None:
