@@ -14,6 +14,11 @@ from georsr.training.recipe import LossSettings
 SQUARED = 10.0
 """Weight of the squared error: at typical errors its gradient is then about that of the absolute
 error, so the learning rate need not change with the loss."""
+TYPICAL = 3e-4
+"""Mean squared error of a crop (35 dB) at which the gradient of `log_error` is that of the squared
+error."""
+FLOOR = 1 / 255**2
+"""Of mean squared errors, in `log_error`: below a grey level of 8 bits, none is worth more."""
 
 
 class Features(Protocol):
@@ -28,6 +33,20 @@ def masked_mean(error: Tensor, valid: Tensor | None) -> Tensor:
     if valid is None:
         return error.mean()
     return (error * valid).sum() / (valid.sum() * error.shape[1]).clamp(min=1)
+
+
+def log_error(error: Tensor, valid: Tensor | None) -> Tensor:
+    """Mean over crops (N, C, H, W) of the logarithm of their mean squared error, in units of it.
+
+    Up to a constant this is minus their mean PSNR: quality figures are means of the PSNR of images,
+    to which an easy image counts as much as a hard one, while their mean squared error is that of
+    the hard ones.
+    """
+    crops = [
+        masked_mean(crop, None if valid is None else valid[i : i + 1])
+        for i, crop in enumerate(error.square().split(1))
+    ]
+    return TYPICAL * torch.log(torch.stack(crops) + FLOOR).mean()
 
 
 def frequency_error(sr: Tensor, hr: Tensor) -> Tensor:
@@ -102,7 +121,9 @@ class ImageLoss(nn.Module):
         """
         sr = sr.float()
         error = sr - hr
-        if progress >= 1 - self.settings.squared_share:
+        if progress >= 1 - self.settings.psnr_share:
+            loss = SQUARED * log_error(error, valid)
+        elif progress >= 1 - self.settings.squared_share:
             loss = SQUARED * masked_mean(error.square(), valid)
         else:
             loss = self.settings.absolute * masked_mean(error.abs(), valid)

@@ -62,7 +62,10 @@ class LossSettings:
     """Mean absolute error."""
     squared_share: float = 0.0
     """Last share of the run in which ten times the mean squared error replaces the absolute
-    error: PSNR is what it optimises."""
+    error: the PSNR of all images together is what it optimises."""
+    psnr_share: float = 0.0
+    """Last share of the run in which the PSNR of each crop, as a mean over crops, replaces both:
+    the mean of the images' PSNR is what it optimises."""
     frequency: float = 0.0
     """Mean absolute error of the Fourier coefficients."""
     semantic: float = 0.0

@@ -5,7 +5,15 @@ import pytest
 import torch
 
 from georsr.models.lite.network import SegSRLite
-from georsr.training.losses import SQUARED, ImageLoss, frequency_error, masked_mean
+from georsr.training.losses import (
+    FLOOR,
+    SQUARED,
+    TYPICAL,
+    ImageLoss,
+    frequency_error,
+    log_error,
+    masked_mean,
+)
 from georsr.training.networks import semantic_error
 from georsr.training.recipe import LossSettings
 
@@ -25,6 +33,35 @@ def test_absolute_error_then_squared_error(images):
     assert loss(sr, hr, None, 0.75) == pytest.approx(SQUARED * float((sr - hr).square().mean()))
 
 
+def test_psnr_of_each_crop_at_the_end(images):
+    sr, hr = images
+    loss = ImageLoss(LossSettings(squared_share=0.5, psnr_share=0.25))
+    assert loss(sr, hr, None, 0.7) == pytest.approx(SQUARED * float((sr - hr).square().mean()))
+    each = (sr - hr).square().mean((1, 2, 3))
+    expected = SQUARED * TYPICAL * float(torch.log(each + FLOOR).mean())
+    assert loss(sr, hr, None, 0.75) == pytest.approx(expected)
+
+
+def test_easy_crops_count_as_much_as_hard_ones():
+    """A tenth less error is worth as much in either, where the squared error sees one only."""
+    error = torch.full((2, 3, 8, 8), 0.02)
+    error[1] = 0.2
+    before = float(log_error(error, None))
+    gains = []
+    for i in (0, 1):
+        better = error.clone()
+        better[i] *= 0.9
+        gains.append(before - float(log_error(better, None)))
+    assert gains[0] == pytest.approx(gains[1], rel=0.05)
+    # and at a typical error it changes as the squared error does
+    typical = torch.full((1, 3, 8, 8), TYPICAL**0.5, requires_grad=True)
+    log_error(typical, None).backward()
+    steps = typical.grad.clone()
+    typical.grad = None
+    typical.square().mean().backward()
+    torch.testing.assert_close(steps, typical.grad, rtol=0.06, atol=0)
+
+
 def test_invalid_pixels_count_for_nothing(images):
     sr, hr = images
     valid = torch.ones(2, 1, 16, 20)
@@ -38,6 +75,7 @@ def test_invalid_pixels_count_for_nothing(images):
         float((sr - hr)[..., :12].abs().mean()), rel=1e-6
     )
     assert masked_mean((sr - hr).abs(), torch.zeros_like(valid)) == 0
+    assert log_error(spoiled - hr, valid) == log_error(sr - hr, valid)
 
 
 def test_frequency_error_is_that_of_the_orthonormal_transform(images):
