@@ -51,13 +51,8 @@ class Kernel:
         return f"psf:{self.mtf:g}" + (f"+{self.sharpen:g}" if self.sharpen else "")
 
     def matrix(self, size: int, scale: int) -> FloatArray:
-        """Shrinking along one axis: (size // scale, size) float32, rows sum to 1."""
-        if self.kind == "bicubic":
-            return bicubic_matrix(size, scale)
-        if self.kind == "mean":
-            return mean_matrix(size, scale)
-        blurred = psf_matrix(size, scale, psf_sigma(self.mtf, scale))
-        return sharpening(size // scale, self.sharpen) @ blurred if self.sharpen else blurred
+        """Shrinking along one axis: (size // scale, size) float32, rows sum to 1; read-only."""
+        return _matrix(self, size, scale)
 
     def reach(self, scale: int) -> int:
         """Coarse pixels to either side of a pixel that share fine pixels with it."""
@@ -69,6 +64,20 @@ class Kernel:
         """(..., H, W), multiples of ``scale`` -> (..., H / scale, W / scale) float32."""
         rows, columns = (self.matrix(size, scale) for size in image.shape[-2:])
         return np.asarray(rows @ image.astype(np.float32, copy=False) @ columns.T)
+
+
+@lru_cache(maxsize=64)
+def _matrix(kernel: Kernel, size: int, scale: int) -> FloatArray:
+    if kernel.kind == "bicubic":
+        return bicubic_matrix(size, scale)
+    if kernel.kind == "mean":
+        matrix = mean_matrix(size, scale)
+    else:
+        matrix = psf_matrix(size, scale, psf_sigma(kernel.mtf, scale))
+        if kernel.sharpen:
+            matrix = sharpening(size // scale, kernel.sharpen) @ matrix
+    matrix.setflags(write=False)
+    return matrix
 
 
 def parse_kernel(text: str) -> Kernel:
