@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from georsr.config import SRConfig
-from georsr.device import place
+from georsr.device import cpu_threads, place
 from georsr.engine.consistency import asked_kernel, known_kernel, yields_to_noise
 from georsr.engine.grain import Unexplained, noise_dominates
 from georsr.engine.inference import Inference
@@ -103,7 +103,8 @@ def fit_kernel(
 
     usable = [patch for patch in patches if patch.valid.mean() > 0.5][:PROBES]
     lanes = inference.lanes(len(usable))
-    with SideBySide(lanes.count, lanes.enter) as side:
+    # threads that others start later take over what a lane was given, unless it is restored
+    with cpu_threads(None), SideBySide(lanes.count, lanes.enter) as side:
         answers = [side.start(partial(ask, patch)) for patch in usable]
         probes = [answer() for answer in answers]
     found = [[probe[i] for probe in probes] for i in range(len(CANDIDATES))]

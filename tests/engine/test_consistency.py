@@ -1,5 +1,6 @@
 """Consistency, from a tile to a product: invariant 7."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
 
@@ -161,6 +162,23 @@ def test_off_reports_nothing(make_raster, smooth, tmp_path):
     path = make_raster(smooth(3, 20, 20, 0, 255, "uint8"))
     report = georsr.super_resolve(path, tmp_path / "o.tif", "bicubic-x2")
     assert report.consistency is None
+
+
+def test_probes_asked_side_by_side_leave_later_threads_as_they_were(smooth):
+    patches = [Patch(smooth(3, 40, 40, 0, 255, "uint8"), np.ones((3, 40, 40), bool), None)] * 3
+    stretch = Stretch((0.0,) * 3, (255.0,) * 3, "fixed")
+    model = open_model("segsr-lite-x2-sensor")
+    before = torch.get_num_threads()
+    try:
+        kernels = set()
+        for threads in (2, 1):
+            torch.set_num_threads(threads)
+            kernels.add(fit_kernel(patches, stretch, model))
+            with ThreadPoolExecutor(1) as pool:
+                assert pool.submit(torch.get_num_threads).result() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert len(kernels) == 1
 
 
 def test_the_scene_decides_where_a_model_knows_several_kernels():
