@@ -2,13 +2,15 @@
 
     python benchmarks/precisions.py [--model NAME] [--device auto] [--batch N] [--tile N]
                                     [--rounds 5] [--peak TFLOPS] [--image FILE] [--onnx]
+                                    [--openvino]
 
 Every way takes the same batches of random tiles through georsr's Inference, copies to and from the
 device included, one batch in flight where the device works by itself; ways take turns, and each
 round's rate is divided by that of float32 in the same round. With ``--peak`` (the device's dense
 bfloat16 peak, in TFLOP/s) the share of it is printed, two operations per multiply-accumulate. With
 ``--image`` (an RGB image file) the PSNR of each way against float32's output is printed too.
-``--model segsr-x4`` is SeG-SR at its published size with random weights.
+``--model segsr-x4`` is SeG-SR at its published size with random weights. ``--openvino`` needs that
+package, which georsr does not: it takes the file that ``georsr export`` writes.
 """
 
 from __future__ import annotations
@@ -16,17 +18,21 @@ from __future__ import annotations
 import argparse
 import itertools
 import statistics
+import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from georsr.device import PRECISIONS, Placement, place
 from georsr.engine.inference import Inference, choose_batch
 from georsr.evaluation.metrics import psnr
 from georsr.models.cost import cost
 from georsr.models.load import Model, open_model
+from georsr.models.onnx.export import INPUT, export_model
 from georsr.models.segsr.network import segsr
 from georsr.models.spec import ModelSpec
 from georsr.types import FloatArray
@@ -63,6 +69,27 @@ def image_tiles(path: Path, size: int) -> list[FloatArray]:
     return [image[:, r : r + size, c : c + size] for r, c in itertools.product(*steps)]
 
 
+class OpenVino(nn.Module):
+    """A model's exported file in OpenVINO, on the CPU in float32, by torch's number of threads."""
+
+    def __init__(self, model: Model, tile: int) -> None:
+        import openvino
+
+        super().__init__()
+        settings = {
+            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        }
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.onnx"
+            export_model(model, path, tile=tile)
+            self.ask = openvino.Core().compile_model(path, "CPU", settings)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(1, C, h, w) in 0..1 -> (1, C, s * h, s * w)."""
+        return torch.from_numpy(self.ask({INPUT: x.contiguous().numpy()})[0])
+
+
 def the_ways(
     arguments: argparse.Namespace, model: Model, device: torch.device
 ) -> dict[str, Inference]:
@@ -78,6 +105,9 @@ def the_ways(
             ways[f"{precision} compiled"] = Inference(model, placement, batch, compiled=True)
     if arguments.onnx:
         ways["onnx"] = Inference(model, place(backend="onnx"), batch)
+    if arguments.openvino:
+        other = replace(model, network=OpenVino(model, arguments.tile or model.spec.tile))
+        ways["openvino"] = Inference(other, place("cpu", "fp32"), 1)
     return ways
 
 
@@ -94,6 +124,7 @@ def main() -> None:
     parser.add_argument("--image", type=Path)
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--onnx", action="store_true", help="also ONNX Runtime, on the CPU")
+    parser.add_argument("--openvino", action="store_true", help="also OpenVINO, on the CPU")
     arguments = parser.parse_args()
     model = published_size() if arguments.model == "segsr-x4" else open_model(arguments.model)
     device = place(arguments.device).device
