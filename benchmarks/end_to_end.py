@@ -9,6 +9,11 @@ network, blend, compress, write, read back), georsr with two worker processes of
 each, GDAL cubic resampling of the same scene to a file, one forward pass over the whole image, and
 the bare network of SPAN-48 over the same tiles. The scene is a mosaic of the sample scene, mirrored
 so that it has no seams.
+
+The clock of a shared machine may change between two runs by more than what is asked. So each run of
+georsr in this process is also compared with its own network: its time on the wall, times threads,
+and its processor time, both over the processor time of the network's calls within it. That needs
+tiles side by side by one thread each, as with up to four threads.
 """
 
 from __future__ import annotations
@@ -16,9 +21,11 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
+import threading
 import time
 from functools import partial
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import rasterio
@@ -113,6 +120,26 @@ def end_to_end(scene: Path, out: Path, model: Model, **options: object) -> None:
     print(f"  stages, seconds: {report.seconds}", flush=True)
 
 
+class Within:
+    """Processor time of the network's calls, whoever makes them, while the block is open."""
+
+    def __enter__(self) -> Self:
+        self.seconds, self._lock, self._call = 0.0, threading.Lock(), Inference.pass_once
+
+        def timed(inference: Inference, x: torch.Tensor) -> torch.Tensor:
+            since = time.thread_time()
+            made = self._call(inference, x)
+            with self._lock:
+                self.seconds += time.thread_time() - since
+            return made
+
+        Inference.pass_once = timed
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        Inference.pass_once = self._call
+
+
 class Watch:
     """Seconds on the wall and of processors, since it was made."""
 
@@ -153,6 +180,7 @@ def main() -> None:
     span = Inference(span48(model.spec.scale, model.spec.tile), place(), inference.batch)
     ratios: dict[str, list[tuple[float, float]]] = {}
     rates: list[float] = []
+    inside: list[tuple[float, float]] = []
     with tempfile.TemporaryDirectory() as folder:
         scene, out = Path(folder) / "scene.tif", Path(folder) / "out.tif"
         make_scene(scene, arguments.scene, arguments.size)
@@ -173,11 +201,14 @@ def main() -> None:
             print(f"bare network {bare[0]:.1f} s, {bare[1]:.1f} s of processors", flush=True)
             for way in arguments.only:
                 watch = Watch()
-                # what times itself leaves the making of tiles out
-                wall, busy = ways[way]() or watch.stop()
+                with Within() as network:
+                    # what times itself leaves the making of tiles out
+                    wall, busy = ways[way]() or watch.stop()
                 ratios.setdefault(way, []).append((wall / bare[0], busy / bare[1]))
                 if way == "georsr":
                     rates.append(arguments.size**2 / wall / 1e3)
+                    share = network.seconds / arguments.threads
+                    inside.append((wall / share, busy / network.seconds))
     size = f"{arguments.size} x {arguments.size}"
     print(f"{model.spec.name}, {size}, {placement.describe()}, torch {torch.__version__}")
     if rates:
@@ -188,6 +219,9 @@ def main() -> None:
         if way == "workers":
             columns[1] = "(of other processes)"
         print(f"  {WAYS[way]:<20} {columns[0]}; {columns[1]}")
+    if inside:
+        columns = [_spread([pair[k] for pair in inside]) for k in (0, 1)]
+        print(f"georsr to its own network's processor time: {columns[0]}; {columns[1]}")
 
 
 def _spread(values: list[float]) -> str:
