@@ -13,12 +13,13 @@ from georsr.types import AnyArray
 
 SSIM_WINDOW = 11
 SSIM_SIGMA = 1.5
-_LUMA = np.array([65.481, 128.553, 24.966]) / 255.0
+LUMA = np.array([65.481, 128.553, 24.966]) / 255.0
+"""What red, green and blue have in Y of ITU-R BT.601, in studio range."""
 
 
 def luma(rgb: AnyArray) -> AnyArray:
     """Y of ITU-R BT.601 in studio range, not rounded: (3, H, W) in 0..255 -> (H, W) in 16..235."""
-    return np.asarray(16.0 + np.tensordot(_LUMA, rgb.astype(np.float64), axes=1))
+    return np.asarray(16.0 + np.tensordot(LUMA, rgb.astype(np.float64), axes=1))
 
 
 def crop_border(image: AnyArray, border: int) -> AnyArray:

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from georsr.errors import UsageError
+from georsr.evaluation.metrics import LUMA
 from georsr.training.recipe import LossSettings
 
 SQUARED = 10.0
@@ -47,6 +49,22 @@ def log_error(error: Tensor, valid: Tensor | None) -> Tensor:
         for i, crop in enumerate(error.square().split(1))
     ]
     return TYPICAL * torch.log(torch.stack(crops) + FLOOR).mean()
+
+
+def luma_error(error: Tensor) -> Tensor:
+    """Error of the luma, in full range: (N, 3, H, W) of RGB -> (N, 1, H, W).
+
+    Raises
+    ------
+    UsageError
+        There are not three bands.
+    """
+    if error.shape[1] != len(LUMA):
+        raise UsageError(
+            f"recipe: loss: luma is of RGB images, these have {error.shape[1]} bands; set it to 0"
+        )
+    weights = error.new_tensor(LUMA / LUMA.sum())[:, None, None]
+    return (error * weights).sum(1, keepdim=True)  # a product of matrices would be in bfloat16
 
 
 def frequency_error(sr: Tensor, hr: Tensor) -> Tensor:
@@ -122,7 +140,7 @@ class ImageLoss(nn.Module):
         sr = sr.float()
         error = sr - hr
         if progress >= 1 - self.settings.psnr_share:
-            loss = SQUARED * log_error(error, valid)
+            loss = SQUARED * self._psnr_error(error, valid)
         elif progress >= 1 - self.settings.squared_share:
             loss = SQUARED * masked_mean(error.square(), valid)
         else:
@@ -138,3 +156,8 @@ class ImageLoss(nn.Module):
                 theirs = self.features(hr)
             loss = loss + self.settings.perceptual * (self.features(sr) - theirs).abs().mean()
         return loss
+
+    def _psnr_error(self, error: Tensor, valid: Tensor | None) -> Tensor:
+        """`log_error` of all bands and of the luma, as the recipe mixes them."""
+        whole, share = log_error(error, valid), self.settings.luma
+        return whole if share == 0 else whole.lerp(log_error(luma_error(error), valid), share)

@@ -66,6 +66,8 @@ class LossSettings:
     psnr_share: float = 0.0
     """Last share of the run in which the PSNR of each crop, as a mean over crops, replaces both:
     the mean of the images' PSNR is what it optimises."""
+    luma: float = 0.0
+    """Share of the luma (BT.601) in that PSNR, 0..1; the rest is of all bands. RGB only."""
     frequency: float = 0.0
     """Mean absolute error of the Fourier coefficients."""
     semantic: float = 0.0
@@ -132,6 +134,11 @@ class Recipe:
             if getattr(self, key) not in known:
                 raise UsageError(
                     f"recipe: {key} is {getattr(self, key)!r}, expected {' or '.join(known)}"
+                )
+        for share in ("squared_share", "psnr_share", "luma"):
+            if not 0 <= getattr(self.loss, share) <= 1:
+                raise UsageError(
+                    f"recipe: loss: {share} is {getattr(self.loss, share)}, expected 0 to 1"
                 )
         for section, kinds in (("optimizer", ("muon", "adam")), ("schedule", ("cosine", "steps"))):
             kind = getattr(self, section).kind

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from georsr.errors import UsageError
+from georsr.evaluation.metrics import luma
 from georsr.models.lite.network import SegSRLite
 from georsr.training.losses import (
     FLOOR,
@@ -40,6 +42,31 @@ def test_psnr_of_each_crop_at_the_end(images):
     each = (sr - hr).square().mean((1, 2, 3))
     expected = SQUARED * TYPICAL * float(torch.log(each + FLOOR).mean())
     assert loss(sr, hr, None, 0.75) == pytest.approx(expected)
+
+
+def test_a_share_of_the_luma(images):
+    """Mixed with the PSNR of all bands, it is that of what `psnr_y` measures."""
+    sr, hr = images
+    whole, half, all_of_it = (
+        float(ImageLoss(LossSettings(psnr_share=1.0, luma=share))(sr, hr, None, 0.0))
+        for share in (0.0, 0.5, 1.0)
+    )
+    assert half == pytest.approx((whole + all_of_it) / 2)
+    apart = [
+        luma(a.double().numpy() * 255) - luma(b.double().numpy() * 255)
+        for a, b in zip(sr, hr, strict=True)
+    ]
+    each = np.square(np.stack(apart) / 219).mean((1, 2))  # of the studio range, 16..235
+    assert all_of_it == pytest.approx(SQUARED * TYPICAL * np.log(each + FLOOR).mean(), rel=1e-5)
+    with torch.autocast("cpu", torch.bfloat16):  # as in training, where losses stay exact
+        mixed = ImageLoss(LossSettings(psnr_share=1.0, luma=1.0))(sr, hr, None, 0.0)
+    assert float(mixed) == all_of_it
+
+
+def test_a_luma_of_four_bands_is_refused():
+    loss = ImageLoss(LossSettings(psnr_share=1.0, luma=0.5))
+    with pytest.raises(UsageError, match="luma is of RGB images, these have 4 bands"):
+        loss(torch.zeros(1, 4, 8, 8), torch.ones(1, 4, 8, 8), None, 0.0)
 
 
 def test_easy_crops_count_as_much_as_hard_ones():

@@ -66,6 +66,7 @@ def test_the_published_schedule():
         ("name: a\nscale: 2\noptimizer: {kind: sgd}\n", "kind is 'sgd', expected muon or adam"),
         ("name: a\nscale: 2\noptimizer: {betas: [0.9]}\n", "betas has 1 items, expected 2"),
         ("name: a\nscale: 2\nschedule: {milestones: [x]}\n", "an item of milestones is 'x'"),
+        ("name: a\nscale: 2\nloss: {luma: 1.5}\n", "luma is 1.5, expected 0 to 1"),
         ("name: a\nscale: 2\nloss: 3\n", "loss: expected 'key: value'"),
         ("name: a\nscale: 2\ndata: {folder: x}\n", "unknown key 'folder'"),
         ("name: a\nscale: 2\ndegradation: {kind: fog}\n", "degradation"),
