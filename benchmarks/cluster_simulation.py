@@ -25,7 +25,7 @@ from types import SimpleNamespace
 import numpy as np
 from distributed import Client
 
-from georsr.engine.flight import ClusterFlight
+from georsr.engine.cluster_flight import ClusterFlight
 from georsr.engine.order import InOrder
 from georsr.tiling.plan import make_plan
 from georsr.tiling.supertiles import Grid

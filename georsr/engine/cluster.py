@@ -15,9 +15,9 @@ from distributed import Client
 
 from georsr.config import SRConfig
 from georsr.device import Placement, place
+from georsr.engine.cluster_flight import ClusterFlight
 from georsr.engine.cluster_members import connected, quiet, started
 from georsr.engine.cluster_worker import GPU, Hand, abilities, software
-from georsr.engine.flight import ClusterFlight
 from georsr.engine.inference import place_model
 from georsr.engine.job import Job
 from georsr.errors import ResourceError, UsageError

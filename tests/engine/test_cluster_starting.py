@@ -6,11 +6,11 @@ from types import SimpleNamespace
 import pytest
 
 from georsr.config import SRConfig
-from georsr.engine import cluster_members, flight
+from georsr.engine import cluster_flight, cluster_members
 from georsr.engine.cluster import Cluster
+from georsr.engine.cluster_flight import ClusterFlight
 from georsr.engine.cluster_members import started
 from georsr.engine.cluster_worker import abilities, examine
-from georsr.engine.flight import ClusterFlight
 from georsr.errors import ResourceError
 from georsr.models.load import open_model
 
@@ -91,7 +91,7 @@ def fly(client):
 
 @pytest.fixture
 def no_results(monkeypatch):
-    monkeypatch.setattr(flight, "as_completed", lambda loop: SimpleNamespace())
+    monkeypatch.setattr(cluster_flight, "as_completed", lambda loop: SimpleNamespace())
 
 
 def test_a_run_is_given_to_the_workers_that_are_left(no_results):
@@ -109,7 +109,7 @@ def test_a_worker_that_does_not_fit_still_ends_the_run(no_results):
 
 
 def test_a_scheduler_that_is_gone_is_told(no_results):
-    client = Talking({}, failures=flight.ATTEMPTS)
+    client = Talking({}, failures=cluster_flight.ATTEMPTS)
     with pytest.raises(ResourceError, match="connection to Dask's scheduler is lost"):
         fly(client).__enter__()
 

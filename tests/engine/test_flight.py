@@ -10,9 +10,9 @@ import pytest
 from distributed import Client, LocalCluster
 from killers import Killer
 
-from georsr.engine import cluster_worker
-from georsr.engine import flight as flight_module
-from georsr.engine.flight import AHEAD, MOST_PIECES, ClusterFlight, room
+from georsr.engine import cluster_flight, cluster_worker
+from georsr.engine.cluster_flight import MOST_PIECES, ClusterFlight
+from georsr.engine.flight import AHEAD, room
 from georsr.engine.order import InOrder
 from georsr.engine.stream import Clock
 from georsr.errors import InputError, InterruptedRunError, ResourceError
@@ -140,8 +140,8 @@ def test_who_waits_can_be_called_away(threads):
 def test_a_run_without_workers_ends(threads, monkeypatch):
     import time
 
-    monkeypatch.setattr(flight_module, "CHECK_SECONDS", 0.05)
-    monkeypatch.setattr(flight_module, "ALONE_SECONDS", 0.2)
+    monkeypatch.setattr(cluster_flight, "CHECK_SECONDS", 0.05)
+    monkeypatch.setattr(cluster_flight, "ALONE_SECONDS", 0.2)
     with fly(threads, Hand(lambda piece: time.sleep(2)), workers=0) as flight:
         flight.send([(0, 0)])
         with pytest.raises(ResourceError, match="no workers any more"):
