@@ -21,7 +21,8 @@ from georsr.provenance import origin_of
 from georsr.raster.destination import check_destination, workplace
 from georsr.raster.lock import Lock
 from georsr.raster.mosaic import open_sources
-from georsr.raster.reader import RasterReader, open_raster
+from georsr.raster.product import open_product
+from georsr.raster.reader import RasterReader
 from georsr.stac import check_item, write_item
 from georsr.types import AnyArray, BoolArray
 
@@ -180,7 +181,7 @@ def quality_layers(
         The product is none of georsr's, or not of this source or model.
     """
     product, destination = os.fspath(product), os.fspath(destination)
-    with open_raster(product, force=True) as made:
+    with open_product(product) as made:
         origin = origin_of(product, made.info.tags.get("", {}))
     told = SRConfig.from_json(origin.options)
     config = replace(told, **options)

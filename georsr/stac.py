@@ -18,7 +18,7 @@ from georsr.models.spec import ModelSpec
 from georsr.provenance import RunReport
 from georsr.raster.footprint import Footprint, footprint_of
 from georsr.raster.info import BandInfo, RasterInfo
-from georsr.raster.reader import open_raster
+from georsr.raster.product import open_product
 
 if TYPE_CHECKING:
     from pystac import Item
@@ -83,7 +83,7 @@ def item_of(report: RunReport, spec: ModelSpec, place: Path) -> Item:
     """The STAC Item of a product, as it will lie at ``place``."""
     import pystac
 
-    with open_raster(report.output, alpha="mask", force=True) as reader:
+    with open_product(report.output) as reader:
         info = reader.info
     where = footprint_of(info)
     taken = date_of(info)

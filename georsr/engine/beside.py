@@ -23,7 +23,8 @@ from georsr.models.load import Model
 from georsr.progress import Progress, Silent, Stoppable
 from georsr.provenance import LayersReport
 from georsr.raster.destination import check_destination, is_virtual, local_path
-from georsr.raster.reader import RasterReader, open_raster
+from georsr.raster.product import open_product
+from georsr.raster.reader import RasterReader
 from georsr.raster.records import Written
 from georsr.raster.style import style_of, style_path
 from georsr.raster.writer import RasterWriter
@@ -151,7 +152,7 @@ def run_layers(
     """
     clock, stop = Clock(), stop or (lambda: False)
     with clock.stage("total"):
-        with open_raster(product, alpha="mask", force=True) as made:
+        with open_product(product) as made:
             identity = source_digest(made)
         planned = plan_job(reader, product, model, config, tell=False)
         job = layers_job(planned, destination, identity)

@@ -10,7 +10,7 @@ from georsr.engine.evidence import shrink_valid
 from georsr.engine.job import Job
 from georsr.engine.maker import Tally
 from georsr.provenance import ConsistencyReport
-from georsr.raster.reader import open_raster
+from georsr.raster.product import open_product
 from georsr.types import Window
 
 SIDE = 128
@@ -34,7 +34,7 @@ def consistency_report(job: Job, tally: Tally) -> ConsistencyReport | None:
     bands = len(job.layout.bands)
     total, count, largest = np.zeros(bands), np.zeros(bands, int), np.zeros(bands)
     s, plan = job.plan.scale, job.plan
-    with open_raster(job.destination, alpha="mask", force=True) as product:
+    with open_product(job.destination) as product:
         reach = job.kernel.reach(s)
         step, rest = divmod(job.layout.blocksize, s)
         for window in _windows(plan.height, plan.width, reach, 1 if rest else step):

@@ -20,7 +20,8 @@ from georsr.models.calibration import calibration_of
 from georsr.progress import Progress, Stoppable
 from georsr.raster.georef import crop
 from georsr.raster.layout import ProductLayout, product_layout
-from georsr.raster.reader import RasterReader, open_raster
+from georsr.raster.product import open_product
+from georsr.raster.reader import RasterReader
 from georsr.raster.writer import RasterWriter
 
 COST = MEMBERS
@@ -129,7 +130,7 @@ class Surveyor(OneMachine):
 
     def fill(self, job: Job, writer: RasterWriter, progress: Stoppable, clock: Clock) -> None:
         """Write the blocks that the writer has not."""
-        with open_raster(self.product, alpha="mask", force=True) as reader:
+        with open_product(self.product) as reader:
             check_pair(reader, len(job.reader.info.bidx), job.plan.out_height, job.plan.out_width)
             self._reader = reader
             super().fill(job, writer, progress, clock)

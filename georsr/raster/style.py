@@ -10,7 +10,7 @@ from xml.etree import ElementTree as ET
 import numpy as np
 
 from georsr.raster.destination import is_virtual, local_path
-from georsr.raster.reader import open_raster
+from georsr.raster.product import open_product
 
 RAMP = ("#fffdf0", "#fde2a6", "#f6a96c", "#d9605a", "#942b6c", "#33105c")
 """Light where nothing is wrong, dark where much is; told apart by all kinds of colour vision."""
@@ -33,7 +33,7 @@ def style_of(path: str | os.PathLike[str], unit: str) -> str:
     unit
         Of its first band, for the legend.
     """
-    with open_raster(path, bidx=(1,)) as reader:
+    with open_product(path, bidx=(1,)) as reader:
         sample = reader.sample()
     good = sample.values[sample.valid]
     top = float(np.percentile(good, HIGHEST)) if good.size else 1.0

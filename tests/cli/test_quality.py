@@ -2,10 +2,13 @@
 
 import json
 import sys
+import warnings
 
 import pytest
 import rasterio
 from georsr.cli.main import invoke
+
+from georsr.errors import GeoreferenceWarning
 
 
 @pytest.fixture
@@ -29,6 +32,22 @@ def test_product_layers_and_item_in_one_command(scene, tmp_path, capsys):
     error = capsys.readouterr().err
     assert "overwrite" in error
     assert len(error.splitlines()) == 1
+
+
+def test_what_a_scene_lacks_is_said_once(make_raster, texture, tmp_path):
+    """Not again of its product, nor of the layers, each time these are opened."""
+    scene = make_raster(texture(3, 20, 24), crs=None)
+    out, layers = str(tmp_path / "out.tif"), str(tmp_path / "q.tif")
+    for command in (
+        ["sr", scene, out, "-s", "2", "--consistency", "on", "--quality", layers],
+        ["quality", "layers", scene, out, layers, "--overwrite"],
+    ):
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always", GeoreferenceWarning)
+            assert invoke(command) == 0
+        said = [str(each.message) for each in told if each.category is GeoreferenceWarning]
+        assert len(said) == 1, said
+        assert said[0].startswith(f"{scene}: has no coordinate reference system")
 
 
 def test_a_dry_run_counts_the_layers(scene, tmp_path, capsys):
