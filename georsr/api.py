@@ -18,7 +18,7 @@ from georsr.engine.run import run
 from georsr.errors import UsageError
 from georsr.models.load import Model, open_model
 from georsr.provenance import origin_of
-from georsr.raster.destination import check_destination, workplace
+from georsr.raster.destination import check_destination, check_format, workplace
 from georsr.raster.lock import Lock
 from georsr.raster.mosaic import open_sources
 from georsr.raster.product import open_product
@@ -127,7 +127,7 @@ def super_resolve(
     destination = os.fspath(destination)
     if stac is not None:
         check_item(stac, overwrite=config.overwrite)
-    _check_together(parts, quality)
+    _check_names(destination, parts, quality)
     place = workplace(destination)
     journal = place.journal if parts is None else parts_journal(parts)
     if not journal.exists():  # else it may be the product of that run
@@ -181,6 +181,7 @@ def quality_layers(
         The product is none of georsr's, or not of this source or model.
     """
     product, destination = os.fspath(product), os.fspath(destination)
+    check_format(destination)
     with open_product(product) as made:
         origin = origin_of(product, made.info.tags.get("", {}))
     told = SRConfig.from_json(origin.options)
@@ -194,12 +195,23 @@ def quality_layers(
         return run_layers(reader, product, destination, opened, config, progress, stop)
 
 
-def _check_together(parts: Path | None, quality: Path | None) -> None:
+def _check_names(destination: str | None, parts: Path | None, quality: Path | None) -> None:
+    """Refuse what products, their parts and layers cannot be called, or not be made together."""
     if parts is not None and quality is not None:
         raise UsageError(
             "--parts and --quality: parts have no quality layers of their own; make those of the "
             "finished VRT: georsr quality layers IN OUT.vrt FILE"
         )
+    if quality is not None:
+        check_format(quality)
+    if destination is None:
+        return
+    if parts is None:
+        check_format(destination)
+    else:
+        from georsr.engine.parts import check_names
+
+        check_names(destination, os.fspath(parts))
 
 
 @contextmanager
@@ -251,14 +263,10 @@ def plan_report(
         those that it has.
     """
     config = SRConfig(**options)
-    _check_together(parts, quality)
     where = None if destination is None else os.fspath(destination)
+    _check_names(where, parts, quality)
     layers = None if quality is None else os.fspath(quality)
     folder = None if parts is None else os.fspath(parts)
-    if folder is not None and where is not None:
-        from georsr.engine.parts import check_names
-
-        check_names(where, folder)
     with (
         _opened(source, _model(model, scale), config) as (reader, opened),
         _machines(opened, config, workers, scheduler) as cluster,

@@ -128,9 +128,15 @@ def full_name(name: str | None, scale: int | None) -> str:
     Raises
     ------
     UsageError
-        The name says one scale and ``scale`` another.
+        The name says one scale and ``scale`` another, or no network is the default at it.
     """
-    name = name or DEFAULT.format(scale=scale or 4)
+    if not name:
+        name = DEFAULT.format(scale=scale or 4)
+        if name not in bundled():
+            raise UsageError(
+                f"no bundled network enlarges x{scale}, they enlarge x2 and x4; choose one of "
+                "these, a model of your own, or --model bicubic, which goes up to x4"
+            )
     if not NAME.fullmatch(name):
         return name
     match = re.search(r"-x(\d+)(?:-|$)", name)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import rasterio.shutil
+from rasterio.drivers import raster_driver_extensions
 
 from georsr.errors import OutputError, UsageError
 from georsr.raster.env import gdal_env, is_remote
@@ -72,6 +73,24 @@ def check_destination(
         raise UsageError(
             f"{stale[0]}: is left from an earlier product and would be read with {name}; "
             "remove it, or use the `--overwrite` option"
+        )
+
+
+def check_format(dst: str | os.PathLike[str]) -> None:
+    """Refuse a name that promises another format: programs that go by names would believe it.
+
+    Raises
+    ------
+    UsageError
+        Says what to call it.
+    """
+    name = os.fspath(dst)
+    ending = Path(name).suffix
+    meant = raster_driver_extensions().get(ending[1:].lower(), "GTiff")
+    if meant != "GTiff":
+        raise UsageError(
+            f"{name}: {ending} is for files of format {meant}, and products are GeoTIFF: "
+            f"call it {name.removesuffix(ending)}.tif"
         )
 
 

@@ -130,6 +130,8 @@ def test_names(tmp_path):
     assert full_name(None, None) == "segsr-lite-x4-sensor"
     assert full_name(None, 2) == "segsr-lite-x2-sensor"
     assert full_name("bicubic", 3) == "bicubic-x3"
+    with pytest.raises(UsageError, match="no bundled network enlarges x3, they enlarge x2 and x4"):
+        full_name(None, 3)
     assert full_name("segsr-lite-x2-sensor", None) == "segsr-lite-x2-sensor"
     assert full_name("some/file.safetensors", 2) == "some/file.safetensors"
     with pytest.raises(UsageError, match="enlarges x2, but x4"):
