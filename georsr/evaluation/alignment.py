@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from affine import Affine
 
 from georsr.errors import InputError, UsageError
+from georsr.raster.georef import pixel_size
 from georsr.raster.info import RasterInfo
 from georsr.types import Window
 
@@ -32,12 +33,17 @@ def offset_between(sr: RasterInfo, hr: RasterInfo) -> tuple[int, int]:
             )
         return 0, 0
     to_hr = ~hr.transform @ sr.transform
-    shift = max(abs(to_hr.f - round(to_hr.f)), abs(to_hr.c - round(to_hr.c)))
-    apart = max(shift, _skew(to_hr, sr))
-    if apart > TOLERANCE:
+    if _skew(to_hr, sr) > TOLERANCE:
         raise UsageError(
-            f"{sr.path} and {hr.path} are not on one pixel grid "
-            f"(off by {apart:.3g} pixels); resample one of them first"
+            f"{sr.path} has pixels of {pixel_size(sr)}, {hr.path} of {pixel_size(hr)}: the truth "
+            "needs those of the product; resample it first, or, if it is what the product was made "
+            "from, name it with --lr"
+        )
+    shift = max(abs(to_hr.f - round(to_hr.f)), abs(to_hr.c - round(to_hr.c)))
+    if shift > TOLERANCE:
+        raise UsageError(
+            f"{sr.path} and {hr.path} are not on one pixel grid (off by {shift:.3g} pixels); "
+            "resample one of them first"
         )
     return round(to_hr.f), round(to_hr.c)
 

@@ -26,6 +26,13 @@ def scale_transform(transform: Affine, scale: int) -> Affine:
     return Affine(a / scale, b / scale, c, d / scale, e / scale, f)
 
 
+def pixel_size(info: RasterInfo) -> str:
+    """Steps of a raster that has a geotransform, in words and in units of its CRS."""
+    assert info.transform is not None
+    a, b, _, d, e, _ = tuple(info.transform)[:6]
+    return f"{a:.9g} x {e:.9g}" + (f" rotated by {b:.6g}, {d:.6g}" if b or d else "")
+
+
 def crop(info: RasterInfo, window: Window) -> RasterInfo:
     """What a raster says about itself, for a window of it."""
     down, right, transform = window.top, window.left, info.transform

@@ -20,6 +20,7 @@ from rasterio.io import MemoryFile
 from georsr.errors import InputError, UsageError
 from georsr.raster.describe import describe
 from georsr.raster.env import absolute, gdal_env, is_remote
+from georsr.raster.georef import pixel_size
 from georsr.raster.info import RasterInfo
 from georsr.raster.reader import Patch, RasterReader, open_raster
 from georsr.raster.sentinel2 import find_product
@@ -171,16 +172,10 @@ def _offset(first: RasterInfo, info: RasterInfo) -> tuple[int, int]:
         if miss > ALIGNED:
             raise UsageError(
                 f"{info.path}: does not lie on the grid of {first.path}: a corner misses it by "
-                f"{miss:.3g} pixels (pixels are {_pixel(info)}, expected {_pixel(first)}); "
+                f"{miss:.3g} pixels (pixels are {pixel_size(info)}, expected {pixel_size(first)}); "
                 "warp it first, for example with gdalwarp -tap -tr"
             )
     return column, row
-
-
-def _pixel(info: RasterInfo) -> str:
-    assert info.transform is not None
-    a, b, _, d, e, _ = tuple(info.transform)[:6]
-    return f"{a:.9g} x {e:.9g}" + (f" rotated by {b:.6g}, {d:.6g}" if b or d else "")
 
 
 class MosaicReader(RasterReader):

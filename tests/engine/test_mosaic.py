@@ -95,7 +95,7 @@ def test_the_command_takes_rasters_folders_and_lists(cut, texture, tmp_path, cap
     listing.write_text("\n".join(paths))
     expected = None
     for i, sources in enumerate([paths, [str(tmp_path)], [f"@{listing}"], [paths[0], *paths[1:]]]):
-        out = tmp_path / f"out{i}.png"  # no name of a raster, so that the folder has only pieces
+        out = tmp_path / f"out{i}"  # no name of a raster, so that the folder has only pieces
         assert invoke(["sr", *sources, str(out), "-m", "bicubic-x2", "-q"]) == 0
         pixels = read(out)
         assert expected is None or (pixels == expected).all()

@@ -63,7 +63,12 @@ def test_what_cannot_be_compared_says_why(pair, make_raster):
             UsageError,
             "pixel grid",
         ),
-        ("size.tif", {"transform": grid @ Affine.scale(2)}, UsageError, "pixel grid"),
+        (
+            "size.tif",
+            {"transform": grid @ Affine.scale(2)},
+            UsageError,
+            r"size.tif has pixels of 1 x -1, .*base.tif of 0.5 x -0.5: .* name it with --lr",
+        ),
         ("far.tif", {"transform": grid @ Affine.translation(9999, 0)}, InputError, "not overlap"),
     ):
         values = change.pop("values", truth)
