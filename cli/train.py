@@ -47,7 +47,11 @@ from .options import BandList, make_progress, verbosity_options
     help="Where to train.",
 )
 @click.option(
-    "--devices", type=click.IntRange(1), default=1, show_default=True, help="GPUs of a machine."
+    "--devices",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="GPUs of a machine; on a CPU processes.",
 )
 @click.option("--nodes", type=click.IntRange(1), default=1, show_default=True, help="Machines.")
 @click.option("--workers", type=click.IntRange(0), help="Processes that prepare batches.")
@@ -56,8 +60,8 @@ from .options import BandList, make_progress, verbosity_options
 def command(recipe: str, out: Path | None, resume: bool, quiet: bool, **options: Any) -> int:
     """Train by RECIPE: a built-in one or a YAML file.
 
-    Built in: segsr-lite-x4, segsr-lite-x2 and their -sensor forms, segsr-ucmerced-x4,
-    segsr-aid-x4, finetune-sensor. Stop it with Ctrl-C or SIGTERM at any time: --resume goes on
+    Built in: segsr-lite-x4, segsr-lite-x2 and their -sensor forms, segsr-base-x4,
+    segsr-ucmerced-x4, segsr-aid-x4, finetune-sensor. Stop it with Ctrl-C or SIGTERM at any time: --resume goes on
     with the very weights an uninterrupted run would have.
 
     \b
