@@ -61,8 +61,8 @@ def command(recipe: str, out: Path | None, resume: bool, quiet: bool, **options:
     """Train by RECIPE: a built-in one or a YAML file.
 
     Built in: segsr-lite-x4, segsr-lite-x2 and their -sensor forms, segsr-base-x4,
-    segsr-ucmerced-x4, segsr-aid-x4, finetune-sensor. Stop it with Ctrl-C or SIGTERM at any time: --resume goes on
-    with the very weights an uninterrupted run would have.
+    segsr-ucmerced-x4, segsr-aid-x4, finetune-sensor. Stop it with Ctrl-C or SIGTERM at any time:
+    --resume goes on with the very weights an uninterrupted run would have.
 
     \b
     georsr train segsr-lite-x4 --data ucmerced --out runs/x4
