@@ -8,6 +8,7 @@ D acts on rows and columns separately, so that two small banded matrices are all
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -53,36 +54,42 @@ class Banded:
     starts: tuple[int, ...]
     length: int
 
-    def __call__(self, image: Tensor, onto: Tensor | None = None) -> Tensor:
-        """(..., n, w) -> (..., length, w); the sum with ``onto``, of that shape, if there is one.
+    def __call__(self, image: Tensor) -> Tensor:
+        """(..., n, w) -> (..., length, w).
 
         A CPU makes block after block out of ``image`` as it lies there, where gathering it for all
         blocks, overlaps repeated, took half as long again; and by one thread, as a library of
         linear algebra shares a matrix out to several with another last digit. Other devices want
         few and large calls.
         """
-        if image.device.type == "cpu":
-            with cpu_threads(1):
-                return self._by_blocks(image, onto)
-        made = self._at_once(image)
-        return made if onto is None else onto + made
-
-    def _by_blocks(self, image: Tensor, onto: Tensor | None) -> Tensor:
+        if image.device.type != "cpu":
+            return self._at_once(image)
         planes = image.flatten(0, -3)
-        shape = *image.shape[:-2], self.length, image.shape[-1]
-        made = planes.new_empty(shape)
-        if onto is not None:
-            made.copy_(onto)
+        made = image.new_empty(*image.shape[:-2], self.length, image.shape[-1])
+        with cpu_threads(1):
+            for weights, met, piece in self._blocks(planes, made):
+                torch.bmm(weights, met, out=piece)
+        return made
+
+    def add_to(self, image: Tensor, total: Tensor) -> Tensor:
+        """Add what `__call__` makes of ``image`` (..., n, w) to ``total`` (..., length, w).
+
+        ``total`` is contiguous; it is changed, and returned.
+        """
+        if image.device.type != "cpu":
+            return total.add_(self._at_once(image))
+        with cpu_threads(1):
+            for weights, met, piece in self._blocks(image.flatten(0, -3), total):
+                piece.baddbmm_(weights, met)
+        return total
+
+    def _blocks(self, planes: Tensor, made: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """For each block its weights, the rows of (p, n, w) they meet, and those they make."""
         pieces = made.flatten(0, -3).split(self.weights.shape[1], dim=-2)
         count = self.weights.shape[2]
         for weights, start, piece in zip(self.weights, self.starts, pieces, strict=True):
             each = weights[: piece.shape[-2]].expand(len(planes), -1, -1)
-            met = planes[:, start : start + count]
-            if onto is None:
-                torch.bmm(each, met, out=piece)
-            else:
-                piece.baddbmm_(each, met)
-        return made
+            yield each, planes[:, start : start + count], piece
 
     def _at_once(self, image: Tensor) -> Tensor:
         blocks, rows, count = self.weights.shape
@@ -169,12 +176,12 @@ def project(
     height, width = coarse.shape[-2:]
     scale = fine.shape[-1] // width
     # a network's channels may lie pixel by pixel: every product would sort them anew
-    fine, coarse = fine.contiguous(), coarse.contiguous()
+    fine, coarse = fine.clone(memory_format=torch.contiguous_format), coarse.contiguous()
     back_rows, back_columns = (_back(kernel, side, scale, fine.device) for side in (height, width))
 
     if valid is None:
         residual = coarse - shrunk(fine, kernel, scale)
-        return back_rows(back_columns(residual.mT).mT, onto=fine), residual
+        return back_rows.add_to(back_columns(residual.mT).mT, fine), residual
     counts = valid.repeat_interleave(scale, 2).repeat_interleave(scale, 3).float()
     share = torch.where(valid, shrunk(counts, kernel, scale), 1.0)
     image, first = fine, None

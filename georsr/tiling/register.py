@@ -9,6 +9,7 @@ previous grid row, and the blocks not yet complete (at most one block row beyond
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -18,10 +19,10 @@ from georsr.tiling.blend import blend, ramp
 from georsr.tiling.plan import Tile, TilePlan
 from georsr.types import AnyArray, FloatArray, Window
 
-SLAB = 64
-"""Block buffers allocated at once. They are reused, never freed, while a register lives: thousands
-of long-lived small buffers among short-lived large ones would fragment the heap to several times
-what is in use."""
+SLAB = 2**20
+"""Bytes that blocks are cut from, in pages of their own (a larger block has a slab for itself). In
+the heap, thousands of long-lived blocks among short-lived larger arrays would leave gaps of several
+times what is in use. A slab goes when the last of its blocks does, which are neighbours."""
 
 Finish = Callable[[FloatArray | None, Window], AnyArray]
 """(values (C, H, W) float32, their output window) -> (P, H, W) in the product's dtype. No values
@@ -32,7 +33,7 @@ where no pixel is valid, whatever they are."""
 class _Block:
     window: Window
     buffer: AnyArray
-    """(P, block, block); blocks at the edges use its top left part."""
+    """(P, window.height, window.width)."""
     missing: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -75,7 +76,7 @@ class Register:
         self._above = np.zeros((bands, plan.overlap * s, width), np.float32)
         self._left: FloatArray | None = None
         self._blocks: dict[tuple[int, int], _Block] = {}
-        self._buffers: list[AnyArray] = []
+        self._slab = np.empty(0, dtype)
 
     @property
     def empty(self) -> bool:
@@ -159,16 +160,20 @@ class Register:
                 block.missing -= part.height * part.width
                 if block.missing == 0:
                     del self._blocks[key]
-                    window = block.window
-                    yield window, block.buffer[:, : window.height, : window.width].copy()
-                    self._buffers.append(block.buffer)
+                    yield block.window, block.buffer
 
     def _open(self, key: tuple[int, int]) -> _Block:
         top, left = key[0] * self.block, key[1] * self.block
         height = min(self.block, self.plan.out_height - top)
         width = min(self.block, self.plan.out_width - left)
-        if not self._buffers:
-            self._buffers = list(np.empty((SLAB, self.planes, self.block, self.block), self.dtype))
         window = Window(top, left, height, width)
-        block = self._blocks[key] = _Block(window, self._buffers.pop())
+        block = self._blocks[key] = _Block(window, self._buffer(height, width))
         return block
+
+    def _buffer(self, height: int, width: int) -> AnyArray:
+        count = self.planes * height * width
+        if self._slab.size < count:
+            size = max(SLAB // self.dtype.itemsize, count) * self.dtype.itemsize
+            self._slab = np.frombuffer(mmap.mmap(-1, size, access=mmap.ACCESS_COPY), self.dtype)
+        buffer, self._slab = self._slab[:count], self._slab[count:]
+        return buffer.reshape(self.planes, height, width)
