@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import dask
@@ -85,8 +86,11 @@ def content(work: Path) -> dict[str, bytes]:
 
 def begun(work: Path) -> bool:
     """Whether blocks or parts are noted already."""
-    journals = [*work.glob(".*.part.jsonl"), *work.glob("parts/.parts.jsonl")]
-    return any(journal.read_bytes().count(b"\n") > 1 for journal in journals)
+    for journal in [*work.glob(".*.part.jsonl"), *work.glob("parts/.parts.jsonl")]:
+        with suppress(FileNotFoundError):  # the run may end meanwhile
+            if journal.read_bytes().count(b"\n") > 1:
+                return True
+    return False
 
 
 def disturb(
