@@ -6,11 +6,15 @@ from hypothesis import strategies as st
 from georsr.tiling.blend import blend, ramp
 from georsr.tiling.padding import pad_to
 from georsr.tiling.plan import make_plan
-from georsr.tiling.register import Register
+from georsr.tiling.register import SLAB, Register
 
 
 def enlarge(image, s):
     return image.repeat(s, -2).repeat(s, -1)
+
+
+def keep(values, window):
+    return values
 
 
 def join(plan, image, block, change=lambda tile, values: values):
@@ -21,7 +25,7 @@ def join(plan, image, block, change=lambda tile, values: values):
     for tile in plan:
         made = tile.made
         values = enlarge(image[(slice(None), *made.slices)], s).astype(np.float32)
-        for window, pixels in register.add(tile, change(tile, values), lambda v, w: v):
+        for window, pixels in register.add(tile, change(tile, values), keep):
             assert window.top % block == 0
             assert window.left % block == 0
             assert np.isnan(product[(slice(None), *window.slices)]).all(), "written twice"
@@ -80,6 +84,24 @@ def test_holds_one_block_row_not_the_image():
         most = max(most, len(register._blocks))
     across = -(-400 // 32)
     assert most <= across + 3
+
+
+@pytest.mark.parametrize("block", [16, 128, 512])  # many to a slab, a few, and larger than one
+def test_a_block_belongs_to_whoever_took_it(block):
+    plan = make_plan(140, 190, scale=4, tile=40, halo=2, overlap=4)
+    image = np.random.default_rng(0).random((2, 140, 190), np.float32)
+    register = Register(plan, 2, 2, np.dtype(np.float32), block)
+    taken = [
+        made
+        for tile in plan
+        for made in register.add(tile, enlarge(image[(slice(None), *tile.made.slices)], 4), keep)
+    ]
+    assert (2 * 4 * block**2 > SLAB) == (block == 512)
+    product = enlarge(image, 4)
+    for window, pixels in taken:  # only now: later ones were made in other memory
+        np.testing.assert_array_equal(pixels, product[(slice(None), *window.slices)])
+        pixels[:] = np.nan
+    assert sum(window.height * window.width for window, _ in taken) == product[0].size
 
 
 def test_ramp_is_symmetric_and_inside():
