@@ -175,13 +175,15 @@ def project(
     """
     height, width = coarse.shape[-2:]
     scale = fine.shape[-1] // width
-    # a network's channels may lie pixel by pixel: every product would sort them anew
-    fine, coarse = fine.clone(memory_format=torch.contiguous_format), coarse.contiguous()
+    coarse = coarse.contiguous()
     back_rows, back_columns = (_back(kernel, side, scale, fine.device) for side in (height, width))
 
+    # a network's channels may lie pixel by pixel: every product would sort them anew
     if valid is None:
-        residual = coarse - shrunk(fine, kernel, scale)
-        return back_rows.add_to(back_columns(residual.mT).mT, fine), residual
+        image = fine.clone(memory_format=torch.contiguous_format)
+        residual = coarse - shrunk(image, kernel, scale)
+        return back_rows.add_to(back_columns(residual.mT).mT, image), residual
+    fine = fine.contiguous()
     counts = valid.repeat_interleave(scale, 2).repeat_interleave(scale, 3).float()
     share = torch.where(valid, shrunk(counts, kernel, scale), 1.0)
     image, first = fine, None

@@ -40,6 +40,17 @@ def test_means_are_given_back_exactly(name):
     assert abs(float(left.mean())) < 1e-3
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_what_was_given_is_not_changed(layout):
+    fine, coarse = (image.contiguous(memory_format=layout) for image in images(2, 30, 20))
+    before = fine.clone(), coarse.clone()
+    for valid in (None, torch.ones_like(coarse, dtype=torch.bool)):
+        made, _ = project(fine, coarse, Kernel("bicubic"), valid)
+        assert not torch.equal(made, fine)
+        assert torch.equal(fine, before[0])
+        assert torch.equal(coarse, before[1])
+
+
 @pytest.mark.parametrize("name", KERNELS)
 def test_what_is_consistent_stays(name):
     fine = torch.full((1, 3, 40, 28), 0.7)
