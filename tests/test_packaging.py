@@ -201,12 +201,17 @@ def test_conda_recipe_says_what_the_project_says():
     assert recipe["about"]["summary"] == project["description"]
     (script,) = recipe["build"]["python"]["entry_points"]
     assert script == f"georsr = {project['scripts']['georsr']}"
-    names = {"pytorch": "torch", "dask-core": "dask", "open-clip-torch": "open_clip_torch"}
+    names = {
+        "pytorch": "torch",
+        "dask-core": "dask",
+        "open-clip-torch": "open_clip_torch",
+        "python-isal": "isal",
+    }
     run = dict(line.split(" ", 1) for line in recipe["requirements"]["run"])
     assert run.pop("python") == project["requires-python"]
     assert run.pop("distributed") == run["dask-core"]
     stated = {}
     for line in project["dependencies"]:
-        name, sign, oldest = line.partition(">=")
+        name, sign, oldest = line.partition(";")[0].partition(">=")
         stated[name.split("[")[0]] = sign + oldest
     assert {names.get(name, name): oldest for name, oldest in run.items()} == stated

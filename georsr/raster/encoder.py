@@ -1,10 +1,10 @@
-"""Encoding one block of a product, by GDAL and in memory.
+"""Encoding one block of a product, in memory.
 
-A block becomes a GeoTIFF of one tile in memory, made with the product's own creation options, and
-the bytes of that tile are taken out of it. So any codec of GDAL can be used, blocks are encoded in
-as many threads as one likes, and what reaches the disk is ours to write, flush and account for:
-written by GDAL itself, a full disk can pass without an error, and a file that is killed before it
-is closed holds nothing.
+What `georsr.raster.deflate` does not make, GDAL does: a block becomes a GeoTIFF of one tile in
+memory, made with the product's own creation options, and the bytes of that tile are taken out of
+it. So any codec of GDAL can be used, blocks are encoded in as many threads as one likes, and what
+reaches the disk is ours to write, flush and account for: written by GDAL itself, a full disk can
+pass without an error, and a file that is killed before it is closed holds nothing.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 from affine import Affine
 from rasterio.io import MemoryFile
 
+from georsr.raster.deflate import Pack, packer
 from georsr.raster.env import gdal_env
 from georsr.raster.layout import ProductLayout
 from georsr.raster.tiff import tile_tables
@@ -54,6 +55,7 @@ class BlockEncoder:
     def __init__(self, layout: ProductLayout) -> None:
         without = {"crs": None, "transform": _SOMEWHERE}
         self._profile: dict[str, Any] = layout.profile() | without
+        self._pack: Pack = packer(layout) or self._by_gdal
         self._known: OrderedDict[tuple[object, ...], EncodedBlock] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -86,6 +88,9 @@ class BlockEncoder:
         return known
 
     def _encode(self, values: AnyArray, mask: AnyArray | None) -> EncodedBlock:
+        return EncodedBlock(self._pack(values, mask), block_checksum(values, mask))
+
+    def _by_gdal(self, values: AnyArray, mask: AnyArray | None) -> tuple[bytes, ...]:
         height, width = values.shape[1:]
         size = {"height": height, "width": width}
         with gdal_env(writing=True, cache=None), MemoryFile(ext=".tif") as memory:
@@ -100,7 +105,7 @@ class BlockEncoder:
                 for offset, length in zip(offsets.tolist(), sizes.tolist(), strict=True):
                     memory.seek(offset)
                     pieces.append(memory.read(length) if length else b"")
-        return EncodedBlock(tuple(pieces), block_checksum(values, mask))
+        return tuple(pieces)
 
 
 def stored(

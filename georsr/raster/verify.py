@@ -6,7 +6,6 @@ import itertools
 import math
 import threading
 import warnings
-import zlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -23,6 +22,7 @@ from rasterio.windows import Window as RasterioWindow
 
 from georsr.errors import GeoreferenceWarning, OutputError
 from georsr.machine import processors
+from georsr.raster.deflate import crc32
 from georsr.raster.env import CACHE_BYTES, cause, gdal_env, own_warnings
 from georsr.raster.layout import ProductLayout
 from georsr.raster.twins import Twins
@@ -41,8 +41,8 @@ class DifferenceError(OutputError):
 
 def block_checksum(values: AnyArray, mask: AnyArray | None) -> int:
     """crc32 of the bytes of one block: all bands (count, h, w), then the mask (h, w)."""
-    checksum = zlib.crc32(np.ascontiguousarray(values).data)
-    return checksum if mask is None else zlib.crc32(np.ascontiguousarray(mask).data, checksum)
+    checksum = crc32(np.ascontiguousarray(values).data)
+    return checksum if mask is None else crc32(np.ascontiguousarray(mask).data, checksum)
 
 
 def region(window: Window) -> RasterioWindow:

@@ -139,6 +139,7 @@ def test_what_goes_on_beside_reading_does_not_cut_the_cache_down(tmp_path, monke
             fill.fill_invalid(values, valid)
         else:
             with open_raster(make_raster(tmp_path / "a.tif", values)) as reader:
-                layout = product_layout(reader.info, 2)
+                by_gdal = {"ZLEVEL": "6"}
+                layout = product_layout(reader.info, 2, creation_options=by_gdal)
             encoder.BlockEncoder(layout)(values, None)
     assert seen == [200 * 2**20]

@@ -1,0 +1,104 @@
+"""Deflate: the tiles of a TIFF file in its DEFLATE encoding, by ISA-L.
+
+GDAL's encoder took more of a run than anything else beside the network; this takes some two fifths
+of that, for files that are a fortieth larger. It makes what georsr asks for by default, and leaves
+every other encoding to GDAL, which also reads back what was made here before it is published.
+
+A tile's bytes before compression: TIFF 6.0, section 14, for differences of integers; TIFF Technical
+Note 3 for those of floating-point numbers; a mask's have one bit a pixel and no predictor.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import numpy as np
+
+from georsr.raster.encoding import DEFLATE_LEVEL
+from georsr.raster.layout import ProductLayout
+from georsr.types import AnyArray
+
+try:
+    from isal.isal_zlib import compress, crc32
+
+    INSTALLED = True
+except ImportError:  # it is not built for every kind of processor
+    from zlib import compress, crc32
+
+    INSTALLED = False
+
+LEVEL = 2
+"""Of 0 to 3. Blocks of 512 x 512 x 3 bytes of enlarged aerial imagery, one core: 3.7, 3.9 and
+4.2 ms at levels 1 to 3, and 7.1 by libdeflate at its level 1, as in GDAL; files larger than that
+one's by 3.3, 2.5 and 2.3 %."""
+
+Pack = Callable[[AnyArray, AnyArray | None], tuple[bytes, ...]]
+"""(values (count, h, w), mask (h, w) of 0 and 255 or None) -> the pieces of an `EncodedBlock`."""
+
+_KNOWN = {"COMPRESS", "PREDICTOR", "ZLEVEL", "BIGTIFF", "INTERLEAVE"}
+"""Creation options that are understood here."""
+
+__all__ = ["Pack", "crc32", "packer"]
+
+
+def packer(layout: ProductLayout) -> Pack | None:
+    """What encodes the blocks of a product; None where only GDAL can."""
+    options = {name: value.upper() for name, value in layout.options.items()}
+    dtype = np.dtype(layout.dtype)
+    predict = {"1": _as_they_are, "2": _differences, "3": _byte_differences}.get(
+        options.get("PREDICTOR", "1")
+    )
+    able = (
+        INSTALLED
+        and sys.byteorder == "little"
+        and options["COMPRESS"] == "DEFLATE"
+        and options.get("ZLEVEL") == DEFLATE_LEVEL
+        and not options.keys() - _KNOWN
+        and dtype.kind in "uif"
+        and dtype.itemsize <= 4
+        and (predict is not _byte_differences or dtype.kind == "f")
+    )
+    if not able or predict is None:
+        return None
+    size, apart = layout.blocksize, options.get("INTERLEAVE", "PIXEL") == "BAND"
+
+    def pack(values: AnyArray, mask: AnyArray | None) -> tuple[bytes, ...]:
+        tiles = [values[i : i + 1] for i in range(len(values))] if apart else [values]
+        pieces = [compress(predict(tile, size), LEVEL) for tile in tiles]
+        if mask is not None:
+            bits = np.packbits(_as_they_are(mask[None], size)[..., 0] != 0, axis=1)
+            pieces.append(compress(bits, LEVEL))
+        return tuple(pieces)
+
+    return pack
+
+
+def _as_they_are(values: AnyArray, size: int) -> AnyArray:
+    """(C, h, w) -> (size, size, C); 0 beyond a product's end, which nobody reads."""
+    count, height, width = values.shape
+    tile = np.zeros((size, size, count), values.dtype)
+    for i, band in enumerate(values):  # a band at a time: several times as fast as all at once
+        tile[:height, :width, i] = band
+    return tile
+
+
+def _differences(values: AnyArray, size: int) -> AnyArray:
+    """(C, h, w) -> (size, size, C): each number less the one on its left, which may wrap."""
+    count, height, width = values.shape
+    bits = values.view(f"u{values.dtype.itemsize}")
+    tile = np.zeros((size, size, count), bits.dtype)
+    for i, band in enumerate(bits):
+        tile[:height, 0, i] = band[:, 0]
+        np.subtract(band[:, 1:], band[:, :-1], out=tile[:height, 1:width, i])
+    return tile
+
+
+def _byte_differences(values: AnyArray, size: int) -> AnyArray:
+    """(C, h, w) of floats -> (size, bytes of a row): all first bytes, then all second ones...,
+    each less that of the pixel on its left."""
+    count, bytes_each = len(values), values.dtype.itemsize
+    rows = _as_they_are(values, size).view(np.uint8).reshape(size, size * count, bytes_each)
+    planes = rows[..., ::-1].transpose(0, 2, 1).reshape(size, -1)
+    planes[:, count:] = planes[:, count:] - planes[:, :-count]
+    return planes
