@@ -68,7 +68,7 @@ def fulfil(
     Parameters
     ----------
     output
-        (N, C, s * h, s * w) around 0..1.
+        (N, C, s * h, s * w) around 0..1; its memory may become that of the result.
     seen
         (N, C, h, w) in 0..1: what the network saw.
     aims
@@ -117,7 +117,7 @@ def _project_corner(
     """As if the padding were not there: exact in one pass, where a mask takes several."""
     height, width = size
     scale = output.shape[-1] // seen.shape[-1]
-    image, residual = output.clone(), torch.zeros_like(seen)
-    fine, coarse = image[..., : height * scale, : width * scale], seen[..., :height, :width]
+    residual = torch.zeros_like(seen)
+    fine, coarse = output[..., : height * scale, : width * scale], seen[..., :height, :width]
     fine[:], residual[..., :height, :width] = project(fine, coarse, kernel)
-    return image, residual
+    return output, residual

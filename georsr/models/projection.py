@@ -155,7 +155,7 @@ def project(
     Parameters
     ----------
     fine
-        (N, C, s * h, s * w) float32.
+        (N, C, s * h, s * w) float32; its memory may become that of the result.
     coarse
         (N, C, h, w) float32: what shrinking has to give.
     kernel
@@ -175,15 +175,12 @@ def project(
     """
     height, width = coarse.shape[-2:]
     scale = fine.shape[-1] // width
-    coarse = coarse.contiguous()
-    back_rows, back_columns = (_back(kernel, side, scale, fine.device) for side in (height, width))
-
     # a network's channels may lie pixel by pixel: every product would sort them anew
+    fine, coarse = fine.contiguous(), coarse.contiguous()
+    back_rows, back_columns = (_back(kernel, side, scale, fine.device) for side in (height, width))
     if valid is None:
-        image = fine.clone(memory_format=torch.contiguous_format)
-        residual = coarse - shrunk(image, kernel, scale)
-        return back_rows.add_to(back_columns(residual.mT).mT, image), residual
-    fine = fine.contiguous()
+        residual = coarse - shrunk(fine, kernel, scale)
+        return back_rows.add_to(back_columns(residual.mT).mT, fine), residual
     counts = valid.repeat_interleave(scale, 2).repeat_interleave(scale, 3).float()
     share = torch.where(valid, shrunk(counts, kernel, scale), 1.0)
     image, first = fine, None

@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from georsr.models.bicubic import Bicubic, Nearest, cubic
 from georsr.models.lite.backbone import RepConv, ResidualBlock
 from georsr.models.lite.encoder import SceneClassifier, SceneEncoder
-from georsr.models.lite.network import MapModulation, SceneTuning, SegSRLite
+from georsr.models.lite.network import MapModulation, SceneTuning, SegSRLite, planes_of
 from georsr.models.segsr.guidance import SemanticLocalization
 
 
@@ -31,6 +31,15 @@ def wake(network):
 def test_any_size_and_scale(scale, size):
     y = tiny(scale)(torch.rand(2, 3, *size))
     assert y.shape == (2, 3, size[0] * scale, size[1] * scale)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("shape", [(1, 48, 7, 5), (2, 16, 1, 1), (3, 32, 1, 6)])
+def test_planes_are_those_of_pixel_shuffle(layout, shape):
+    subpixels = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    made = planes_of(subpixels.to(memory_format=layout), 4)
+    assert torch.equal(made, nn.functional.pixel_shuffle(subpixels, 4))
+    assert made.is_contiguous()
 
 
 def test_every_parameter_gets_a_gradient():
