@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 
 import numpy as np
 
 from georsr.engine.evidence import shrink_valid
 from georsr.engine.job import Job
 from georsr.engine.maker import Tally
+from georsr.engine.pipeline import read_ahead
 from georsr.provenance import ConsistencyReport
 from georsr.raster.product import open_product
+from georsr.raster.reader import Patch, RasterReader
 from georsr.types import Window
 
 SIDE = 128
@@ -33,17 +36,13 @@ def consistency_report(job: Job, tally: Tally) -> ConsistencyReport | None:
         return None
     bands = len(job.layout.bands)
     total, count, largest = np.zeros(bands), np.zeros(bands, int), np.zeros(bands)
-    s, plan = job.plan.scale, job.plan
-    with open_product(job.destination) as product:
-        reach = job.kernel.reach(s)
-        step, rest = divmod(job.layout.blocksize, s)
-        for window in _windows(plan.height, plan.width, reach, 1 if rest else step):
-            around = _around(window, reach, Window(0, 0, plan.height, plan.width))
-            made = product.read(around.scaled(s))
+    with (
+        open_product(job.destination) as product,
+        closing(read_ahead(_pairs(job, product))) as pairs,
+    ):
+        for inner, made, source in pairs:
             image = np.where(made.valid, made.values, 0).astype(np.float32)
-            low, good = shrink_valid(image, made.valid, job.kernel, s)
-            inner = (slice(None), *window.relative_to(around).slices)
-            source = job.read(window)
+            low, good = shrink_valid(image, made.valid, job.kernel, job.plan.scale)
             both = source.valid & good[inner]
             apart = np.abs(low[inner] - np.where(both, source.values, 0).astype(np.float32))
             apart[~both] = 0
@@ -61,6 +60,21 @@ def consistency_report(job: Job, tally: Tally) -> ConsistencyReport | None:
         band_mean=tuple((total / np.maximum(1, count)).tolist()),
         band_max=tuple(largest.tolist()),
     )
+
+
+Inner = tuple[slice, slice, slice]
+
+
+def _pairs(job: Job, product: RasterReader) -> Iterator[tuple[Inner, Patch, Patch]]:
+    """Windows of the source, in product and source, and where the second lies in the first."""
+    assert job.kernel is not None, "without a kernel nothing is compared"
+    plan, s = job.plan, job.plan.scale
+    reach, whole = job.kernel.reach(s), Window(0, 0, plan.height, plan.width)
+    step, rest = divmod(job.layout.blocksize, s)
+    for window in _windows(plan.height, plan.width, reach, 1 if rest else step):
+        around = _around(window, reach, whole)
+        inner = (slice(None), *window.relative_to(around).slices)
+        yield inner, product.read(around.scaled(s)), job.read(window)
 
 
 def _windows(height: int, width: int, reach: int, step: int) -> Iterator[Window]:

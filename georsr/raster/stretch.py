@@ -70,7 +70,8 @@ class Stretch:
     def inverse(self, x: FloatArray) -> FloatArray:
         """From the 0..1 scale, float32 (C, h, w), back to the unit of the file, float32."""
         out: FloatArray = x * _column(self._span, np.float32)
-        out += _column(self.lo, np.float32)
+        if any(self.lo):
+            out += _column(self.lo, np.float32)
         return out
 
     def units(self, difference: FloatArray) -> FloatArray:
