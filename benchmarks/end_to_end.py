@@ -11,9 +11,10 @@ the bare network of SPAN-48 over the same tiles. The scene is a mosaic of the sa
 so that it has no seams.
 
 The clock of a shared machine may change between two runs by more than what is asked. So each run of
-georsr in this process is also compared with its own network: its time on the wall, times threads,
-and its processor time, both over the processor time of the network's calls within it. That needs
-tiles side by side by one thread each, as with up to four threads.
+georsr in this process, and of the bare network with tiles side by side, is also compared with its
+own network: its time on the wall, times threads, and its processor time, both over the processor
+time of the network's calls within it; the ratio of these two is the last line. That
+needs tiles side by side by one thread each, as with up to four threads.
 """
 
 from __future__ import annotations
@@ -180,7 +181,7 @@ def main() -> None:
     span = Inference(span48(model.spec.scale, model.spec.tile), place(), inference.batch)
     ratios: dict[str, list[tuple[float, float]]] = {}
     rates: list[float] = []
-    inside: list[tuple[float, float]] = []
+    inside: dict[str, list[tuple[float, float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         scene, out = Path(folder) / "scene.tif", Path(folder) / "out.tif"
         make_scene(scene, arguments.scene, arguments.size)
@@ -207,8 +208,9 @@ def main() -> None:
                 ratios.setdefault(way, []).append((wall / bare[0], busy / bare[1]))
                 if way == "georsr":
                     rates.append(arguments.size**2 / wall / 1e3)
+                if way in ("georsr", "lanes"):
                     share = network.seconds / arguments.threads
-                    inside.append((wall / share, busy / network.seconds))
+                    inside.setdefault(way, []).append((wall / share, busy / network.seconds))
     size = f"{arguments.size} x {arguments.size}"
     print(f"{model.spec.name}, {size}, {placement.describe()}, torch {torch.__version__}")
     if rates:
@@ -219,9 +221,17 @@ def main() -> None:
         if way == "workers":
             columns[1] = "(of other processes)"
         print(f"  {WAYS[way]:<20} {columns[0]}; {columns[1]}")
-    if inside:
-        columns = [_spread([pair[k] for pair in inside]) for k in (0, 1)]
-        print(f"georsr to its own network's processor time: {columns[0]}; {columns[1]}")
+    print("to the processor time of the network's calls within it")
+    for way, pairs in inside.items():
+        columns = [_spread([pair[k] for pair in pairs]) for k in (0, 1)]
+        print(f"  {WAYS[way]:<20} {columns[0]}; {columns[1]}")
+    if len(inside) > 1:
+        both = [
+            [statistics.median(pair[k] for pair in inside[way]) for k in (0, 1)]
+            for way in ("georsr", "lanes")
+        ]
+        columns = [f"{run / bare:.3f}" for run, bare in zip(*both, strict=True)]
+        print(f"  end to end to bare, by that: {columns[0]}; {columns[1]}")
 
 
 def _spread(values: list[float]) -> str:
