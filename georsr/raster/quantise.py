@@ -120,10 +120,9 @@ def _round(values: FloatArray, out: AnyArray) -> None:
         limits = np.iinfo(out.dtype)
         # float32 has no 2**31 - 1: clipping at its neighbour 2**31 would wrap on the cast
         work = values.astype(np.float64) if out.dtype.itemsize > 2 else values
-        work = np.rint(work)
-        np.clip(work, limits.min, limits.max, out=work)
+        within = np.clip(work, limits.min, limits.max)
         # NaN, which has no integer, is only at invalid pixels, which are restored
-        np.copyto(out, work, casting="unsafe")
+        np.rint(within, out=out, casting="unsafe")
 
 
 def _step_off(values: FloatArray, out: AnyArray, nodata: float) -> None:
