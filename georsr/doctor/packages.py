@@ -23,6 +23,8 @@ CORE = (
     "safetensors",
     "click",
 )
+SPARE = {"isal": "GDAL compresses products in its place, and takes three times as long"}
+"""Packages that georsr can do without, and what that costs."""
 EXTRAS = {"lightning": "train", "onnxruntime": "onnx"}
 """Packages that only one part of georsr wants, with the extra that brings them."""
 
@@ -34,12 +36,11 @@ def findings() -> Iterator[Finding]:
     oldest = oldest_versions()
     for name in CORE:
         yield _core(name, oldest.get(name, ()))
+    for name, cost in SPARE.items():
+        yield _spare(name, f"not installed: {cost}", f"pip install {name}")
     for name, extra in EXTRAS.items():
-        try:
-            yield Finding(name, State.OK, version(name))
-        except PackageNotFoundError:
-            remedy = f"pip install 'georsr[{extra}]' if you want that"
-            yield Finding(name, State.NOTE, f"not installed ({extra})", remedy)
+        remedy = f"pip install 'georsr[{extra}]' if you want that"
+        yield _spare(name, f"not installed ({extra})", remedy)
 
 
 def oldest_versions() -> dict[str, tuple[int, ...]]:
@@ -60,6 +61,13 @@ def numbers(text: str) -> tuple[int, ...]:
     """``2.6.0+cpu`` -> (2, 6, 0)."""
     match = re.match(r"\d+(\.\d+)*", text)
     return tuple(map(int, match[0].split("."))) if match else ()
+
+
+def _spare(name: str, otherwise: str, remedy: str) -> Finding:
+    try:
+        return Finding(name, State.OK, version(name))
+    except PackageNotFoundError:
+        return Finding(name, State.NOTE, otherwise, remedy)
 
 
 def _core(name: str, oldest: tuple[int, ...]) -> Finding:

@@ -65,8 +65,12 @@ def test_a_part_that_fails_is_a_finding(monkeypatch):
 
 def test_packages_that_are_missing_or_old(monkeypatch):
     monkeypatch.setattr(packages, "CORE", ("no-such-package", "torch", "click"))
+    monkeypatch.setattr(packages, "SPARE", {"no-such-helper": "slow", "numpy": "slower"})
     monkeypatch.setattr(packages, "oldest_versions", lambda: {"torch": (99, 1)})
     found = by_name(packages.findings())
+    assert found["no-such-helper"].state is State.NOTE
+    assert found["no-such-helper"].text == "not installed: slow"
+    assert found["numpy"].state is State.OK
     assert found["no-such-package"].state is State.PROBLEM
     assert found["no-such-package"].remedy == "pip install no-such-package"
     assert "but 99.1 or newer is needed" in found["torch"].text
