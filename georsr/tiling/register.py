@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,11 +19,10 @@ from georsr.tiling.blend import blend, ramp
 from georsr.tiling.plan import Tile, TilePlan
 from georsr.types import AnyArray, FloatArray, Window
 
-SLAB = 2**21
+SLAB = 2**20
 """Bytes that blocks are cut from, in pages of their own (a larger block has a slab for itself). In
 the heap, thousands of long-lived blocks among short-lived larger arrays would leave gaps of several
-times what is in use. A slab goes when the last of its blocks does, which are neighbours. It is as
-large as a huge page of most processors, which costs less than its 512 small ones."""
+times what is in use. A slab goes when the last of its blocks does, which are neighbours."""
 
 Finish = Callable[[FloatArray | None, Window], AnyArray]
 """(values (C, H, W) float32, their output window) -> (P, H, W) in the product's dtype. No values
@@ -176,10 +174,6 @@ class Register:
         count = self.planes * height * width
         if self._slab.size < count:
             size = max(SLAB // self.dtype.itemsize, count) * self.dtype.itemsize
-            pages = mmap.mmap(-1, size, access=mmap.ACCESS_COPY)
-            if hasattr(mmap, "MADV_HUGEPAGE"):
-                with suppress(OSError):  # a kernel built without them
-                    pages.madvise(mmap.MADV_HUGEPAGE)
-            self._slab = np.frombuffer(pages, self.dtype)
+            self._slab = np.frombuffer(mmap.mmap(-1, size, access=mmap.ACCESS_COPY), self.dtype)
         buffer, self._slab = self._slab[:count], self._slab[count:]
         return buffer.reshape(self.planes, height, width)
