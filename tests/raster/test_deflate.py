@@ -1,6 +1,7 @@
 """Tiles encoded by ISA-L are what GDAL would have made, before compression, and reads back."""
 
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -123,6 +124,31 @@ def test_georsr_does_without_isal(tmp_path, monkeypatch):
         part.append(*place, (ours, theirs)[i % 2][i])
     part.seal()
     verify_product(tmp_path / "mixed.tif", "mixed.tif", layout, part.checksums)
+
+
+@pytest.mark.parametrize("blocksize", [16, 32, 96, 128])
+def test_bytes_depend_on_nothing_but_pixels(tmp_path, blocksize):
+    """Whatever other threads encode at the same time, and have left in memory."""
+    mask = np.full((200, 180), 255, "uint8")
+    mask[30:90, 20:] = 0
+    path = make_raster(tmp_path / "m.tif", np.zeros((3, 200, 180), "uint8"), mask=mask)
+    with open_raster(path) as reader:
+        layout = product_layout(reader.info, 2, blocksize=blocksize)
+    rng = np.random.default_rng(0)
+    rows = rng.integers(0, 3, (3, 1, layout.width), np.uint8).repeat(layout.height, 1)
+    edges = np.add.outer(np.arange(layout.height), np.arange(layout.width)) % 23 < 11
+    values, mask = rows + edges, edges.astype("uint8") * 255
+    encode = packer(layout)
+    blocks = [
+        (np.ascontiguousarray(values[(slice(None), *w.slices)]), mask[w.slices].copy())
+        for _, _, w in layout.blocks()
+    ]
+    alone = [encode(*block) for block in blocks]
+    with ThreadPoolExecutor(4) as threads:
+        for seed in range(6):
+            order = np.random.default_rng(seed).permutation(len(blocks)).tolist()
+            made = list(threads.map(lambda i: encode(*blocks[i]), order))
+            assert made == [alone[i] for i in order]
 
 
 def test_a_checksum_is_the_one_of_zlib():
