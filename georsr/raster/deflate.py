@@ -1,7 +1,7 @@
 """Deflate: the tiles of a TIFF file in its DEFLATE encoding, by ISA-L.
 
 GDAL's encoder took more of a run than anything else beside the network; this takes a third of that,
-for files that are 1 to 3 % larger (``benchmarks/encoding.py``). It makes what georsr asks for by
+for files that are 1 to 2 % larger (``benchmarks/encoding.py``). It makes what georsr asks for by
 default, and leaves every other encoding to GDAL, which also reads back what was made here before
 it is published.
 
