@@ -305,8 +305,7 @@ class Inference:
         residual = None
         if aims is not None and kernel is not None:
             y, residual = fulfil(y, x[: len(tiles)], aims, kernel)
-        # every pixel has its share in the residual, which is a small part of their number
-        finite = torch.isfinite((y if residual is None else residual).sum((1, 2, 3)))
+        finite = torch.isfinite(y.sum((1, 2, 3)))
         done = None
         if self.overlaps:
             y, finite = _to_pinned(y), _to_pinned(finite)

@@ -21,13 +21,13 @@ DTYPES = ["uint8", "int16", "uint16", "int32", "uint32", "float32"]
 
 
 def layout_of(tmp_path, dtype="uint8", bands=3, masked=False, **options):
-    size = 20, 25  # times 2, in blocks of 32: cut on the right and at the bottom
+    size = 80, 100  # times 2, in blocks of 128: cut on the right and at the bottom
     mask = np.full(size, 255, "uint8") if masked else None
     if masked:
-        mask[3:8, 4:] = 0
+        mask[10:40, 16:] = 0
     path = make_raster(tmp_path / "a.tif", ramp(bands, *size, dtype=dtype), mask=mask)
     with open_raster(path) as reader:
-        return product_layout(reader.info, 2, blocksize=32, creation_options=options)
+        return product_layout(reader.info, 2, blocksize=128, creation_options=options)
 
 
 def pixels_of(layout):
@@ -77,8 +77,8 @@ PREDICTORS = [*((dtype, p) for dtype in DTYPES for p in "12"), ("float32", "3")]
 def test_a_tile_is_before_compression_what_gdal_makes_of_it(tmp_path, dtype, predictor):
     layout = layout_of(tmp_path, dtype, PREDICTOR=predictor)
     values, _ = pixels_of(layout)
-    whole = np.ascontiguousarray(values[:, :32, :32])
-    profile = layout.profile() | {"width": 32, "height": 32}
+    whole = np.ascontiguousarray(values[:, :128, :128])
+    profile = layout.profile() | {"width": 128, "height": 128}
     with MemoryFile(ext=".tif") as memory:
         with memory.open(**profile) as dataset:
             dataset.write(whole)
