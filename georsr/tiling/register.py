@@ -31,13 +31,25 @@ where no pixel is valid, whatever they are."""
 
 @dataclass
 class _Block:
+    """A block to be filled.
+
+    It holds no array: the few bytes of each array's shape lie in the heap, and those of a row of
+    blocks, one after each tile, kept what the tiles before had freed from being used again.
+    """
+
     window: Window
-    buffer: AnyArray
-    """(P, window.height, window.width)."""
+    slab: mmap.mmap
+    start: int
+    """Of its bytes in the slab."""
     missing: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.missing = self.window.height * self.window.width
+
+    def pixels(self, planes: int, dtype: np.dtype[np.generic]) -> AnyArray:
+        """(P, window.height, window.width), to be written and read."""
+        shape = planes, self.window.height, self.window.width
+        return np.ndarray(shape, dtype, self.slab, self.start)
 
 
 class Register:
@@ -76,7 +88,8 @@ class Register:
         self._above = np.zeros((bands, plan.overlap * s, width), np.float32)
         self._left: FloatArray | None = None
         self._blocks: dict[tuple[int, int], _Block] = {}
-        self._slab = np.empty(0, dtype)
+        self._slab = mmap.mmap(-1, 1)
+        self._used = len(self._slab)
 
     @property
     def empty(self) -> bool:
@@ -156,24 +169,21 @@ class Register:
                 part = inside.intersection(block.window)
                 assert part is not None, "the loop visits only blocks that touch"
                 here, there = part.relative_to(block.window), part.relative_to(made)
-                block.buffer[(slice(None), *here.slices)] = product[(slice(None), *there.slices)]
+                pixels = block.pixels(self.planes, self.dtype)
+                pixels[(slice(None), *here.slices)] = product[(slice(None), *there.slices)]
                 block.missing -= part.height * part.width
                 if block.missing == 0:
                     del self._blocks[key]
-                    yield block.window, block.buffer
+                    yield block.window, pixels
 
     def _open(self, key: tuple[int, int]) -> _Block:
         top, left = key[0] * self.block, key[1] * self.block
         height = min(self.block, self.plan.out_height - top)
         width = min(self.block, self.plan.out_width - left)
-        window = Window(top, left, height, width)
-        block = self._blocks[key] = _Block(window, self._buffer(height, width))
+        size = self.planes * height * width * self.dtype.itemsize
+        if len(self._slab) - self._used < size:
+            self._slab, self._used = mmap.mmap(-1, max(SLAB, size), access=mmap.ACCESS_COPY), 0
+        block = _Block(Window(top, left, height, width), self._slab, self._used)
+        self._blocks[key] = block
+        self._used += size
         return block
-
-    def _buffer(self, height: int, width: int) -> AnyArray:
-        count = self.planes * height * width
-        if self._slab.size < count:
-            size = max(SLAB // self.dtype.itemsize, count) * self.dtype.itemsize
-            self._slab = np.frombuffer(mmap.mmap(-1, size, access=mmap.ACCESS_COPY), self.dtype)
-        buffer, self._slab = self._slab[:count], self._slab[count:]
-        return buffer.reshape(self.planes, height, width)
