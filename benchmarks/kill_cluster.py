@@ -6,8 +6,8 @@ A round is one product. Its run on two local workers loses a worker, its client 
 (SIGKILL) once or twice, at a random moment of its work or of its start; a run that has lost a
 worker has to end well by itself, and no process may outlive its client. Then the same command ends
 it, on a cluster or serially. It has to end with the very bytes of an undisturbed serial run, and
-with no other file beside it. Workers are forked from their client, which has all libraries loaded,
-so that the kills land in the work. Exit code 1 if any round went wrong.
+with no other file beside it. Clients are forked from this process, which has all libraries loaded,
+and start their workers as any client does. Exit code 1 if any round went wrong.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-import dask
 from kill_runs import EXISTS, TILES, finish, make_sources
 from kill_runs import start as start_here
 
@@ -57,7 +56,6 @@ def start(arguments: list[str], said: str = os.devnull) -> int:
     if pid:
         return pid
     os.setsid()
-    dask.config.set({"distributed.worker.multiprocessing-method": "fork"})
     os._exit(finish(start_here(arguments, said)) % 256)
 
 

@@ -21,6 +21,10 @@ WORKERS_SECONDS = 30.0
 """How long to wait for the first worker of a scheduler that has none."""
 UNSTARTED = (OSError, RuntimeError, TimeoutError)
 """What Dask raises if a worker of ours does not come up."""
+SPAWN = {"distributed.worker.multiprocessing-method": "spawn"}
+"""Whatever a user's configuration of Dask says: of workers that are forked at the same moment each
+may inherit the other's end of the pipe by which it learns that its client is gone, and then both
+outlive it; and torch's threads are not there after a fork."""
 LEAN = {
     "distributed.worker.profile.enabled": False,
     "distributed.admin.system-monitor.interval": "10s",
@@ -104,7 +108,7 @@ def started(workers: int, *, gpu: bool) -> Iterator[Client]:
 
 
 def _local(workers: int, *, gpu: bool) -> LocalCluster:
-    with dask.config.set(LEAN):
+    with dask.config.set(LEAN | SPAWN):
         return LocalCluster(
             n_workers=workers,
             threads_per_worker=1,

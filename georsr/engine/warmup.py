@@ -58,7 +58,7 @@ def measure(job: Job, inference: Inference) -> Pace:
 
         output = outputs()[0]
         network = _seconds(outputs, TIMED_CALLS) / (len(tiles) * lanes.count)
-    planes = _joined(job, strip, tile, ready, output)
+    planes = _joined(job, strip, tile, ready, output.copy())  # it is made in place, once
     join = _seconds(lambda: _joined(job, strip, tile, ready, output))
     return Pace(network, join, _encoding(job, planes))
 

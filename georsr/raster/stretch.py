@@ -67,12 +67,15 @@ class Stretch:
             out /= _column(self._span, np.float32)
         return out
 
-    def inverse(self, x: FloatArray) -> FloatArray:
-        """From the 0..1 scale, float32 (C, h, w), back to the unit of the file, float32."""
-        out: FloatArray = x * _column(self._span, np.float32)
+    def inverse(self, x: FloatArray, out: FloatArray | None = None) -> FloatArray:
+        """From the 0..1 scale, float32 (C, h, w), back to the unit of the file, float32.
+
+        ``out``, which may be ``x`` itself, is where to; None is a new array.
+        """
+        made: FloatArray = np.multiply(x, _column(self._span, np.float32), out=out)
         if any(self.lo):
-            out += _column(self.lo, np.float32)
-        return out
+            made += _column(self.lo, np.float32)
+        return made
 
     def units(self, difference: FloatArray) -> FloatArray:
         """A difference on the 0..1 scale, float32 (C, ...), in the unit of the file."""
