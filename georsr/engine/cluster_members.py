@@ -85,18 +85,11 @@ def started(workers: int, *, gpu: bool) -> Iterator[Client]:
     ResourceError
         They cannot be started.
     """
-    try:
-        try:
-            cluster = _local(workers, gpu=gpu)
-        except UNSTARTED:
-            cluster = _local(workers, gpu=gpu)
-    except UNSTARTED as error:
-        text = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ResourceError(
-            f"--workers {workers}: cannot be started: {text}; a script that calls georsr does so "
-            'under `if __name__ == "__main__":`'
-        ) from error
-    with cluster, Client(cluster, direct_to_workers=True, set_as_default=False) as client:
+    with (
+        dask.config.set(SPAWN),  # all the time: workers that die are started again
+        _cluster(workers, gpu=gpu) as cluster,
+        Client(cluster, direct_to_workers=True, set_as_default=False) as client,
+    ):
         try:
             yield client
         except BaseException:
@@ -107,8 +100,22 @@ def started(workers: int, *, gpu: bool) -> Iterator[Client]:
             raise
 
 
+def _cluster(workers: int, *, gpu: bool) -> LocalCluster:
+    try:
+        try:
+            return _local(workers, gpu=gpu)
+        except UNSTARTED:
+            return _local(workers, gpu=gpu)
+    except UNSTARTED as error:
+        text = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ResourceError(
+            f"--workers {workers}: cannot be started: {text}; a script that calls georsr does so "
+            'under `if __name__ == "__main__":`'
+        ) from error
+
+
 def _local(workers: int, *, gpu: bool) -> LocalCluster:
-    with dask.config.set(LEAN | SPAWN):
+    with dask.config.set(LEAN):
         return LocalCluster(
             n_workers=workers,
             threads_per_worker=1,

@@ -3,6 +3,7 @@
 from contextlib import nullcontext
 from types import SimpleNamespace
 
+import dask
 import pytest
 
 from georsr.config import SRConfig
@@ -14,6 +15,7 @@ from georsr.engine.cluster_worker import abilities, examine
 from georsr.errors import ResourceError
 from georsr.models.load import open_model
 
+METHOD = "distributed.worker.multiprocessing-method"
 GONE = OSError("Stream is closed")
 
 
@@ -21,9 +23,10 @@ class FakeCluster:
     """Of no workers, that fails to start so many times."""
 
     def __init__(self, failures):
-        self.failures, self.workers = failures, {}
+        self.failures, self.workers, self.method = failures, {}, None
 
     def __call__(self, **options):
+        self.method = dask.config.get(METHOD)
         if self.failures:
             self.failures -= 1
             raise RuntimeError("Nanny failed to start.")
@@ -46,6 +49,16 @@ def test_workers_are_started_once_more_if_one_dies(monkeypatch, no_client):
     monkeypatch.setattr(cluster_members, "LocalCluster", local)
     with started(2, gpu=False) as client:
         assert client is local
+
+
+def test_workers_are_spawned_whatever_dask_is_told(monkeypatch, no_client):
+    local = FakeCluster(failures=0)
+    monkeypatch.setattr(cluster_members, "LocalCluster", local)
+    with dask.config.set({METHOD: "fork"}):
+        with started(2, gpu=False):
+            assert dask.config.get(METHOD) == "spawn", "of a worker that is started again"
+        assert dask.config.get(METHOD) == "fork"
+    assert local.method == "spawn"
 
 
 def test_workers_that_never_come_up_end_in_one_line(monkeypatch, no_client):
