@@ -507,6 +507,7 @@ def test_a_full_disk_loses_nothing(limit, cog, make_raster, texture, tmp_path):
     assert child.returncode == 1, child.stdout + child.stderr
     assert "no space left" in child.stdout
     assert "the same command goes on" in child.stdout
+    assert child.stderr == ""  # nor does libtiff print
     assert not out.exists()
     assert hidden(tmp_path) == [".out.tif.part.jsonl", ".out.tif.part.tif"]
     options = {"blocksize": 128, "tile": 64, "cog": bool(cog)}
