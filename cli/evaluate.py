@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from .options import BandList, compute_options, make_progress, verbosity_options
+from .start import quick_imports
 
 LAYOUTS = ("ucmerced", "aid", "folder")
 DATASET_ONLY = ("root", "split", "limit", "csv", "report", "models", "guidance")
@@ -99,10 +100,11 @@ def command(
 
 
 def _measure_dataset(dataset: str, as_json: bool, quiet: bool, options: dict[str, Any]) -> str:
-    from georsr.documents import check_document, write_document
-    from georsr.evaluation.dataset import prepare
-    from georsr.evaluation.degradation import parse_degradation
-    from georsr.evaluation.tables import csv_table, text_table
+    with quick_imports():
+        from georsr.documents import check_document, write_document
+        from georsr.evaluation.dataset import prepare
+        from georsr.evaluation.degradation import parse_degradation
+        from georsr.evaluation.tables import csv_table, text_table
 
     csv, report_path = options["csv"], options["report"]
     if csv is not None and csv == report_path:
@@ -144,9 +146,10 @@ def _measure_dataset(dataset: str, as_json: bool, quiet: bool, options: dict[str
 
 
 def _measure_rasters(rasters: tuple[str, ...], as_json: bool, options: dict[str, Any]) -> str:
-    from georsr.evaluation.degradation import parse_degradation
-    from georsr.evaluation.pair import bicubic_of, compare_rasters, compare_with_source
-    from georsr.evaluation.scene import measure_scene
+    with quick_imports():
+        from georsr.evaluation.degradation import parse_degradation
+        from georsr.evaluation.pair import bicubic_of, compare_rasters, compare_with_source
+        from georsr.evaluation.scene import measure_scene
 
     lr, scale = options["lr"], options["scale"]
     how = {"bidx": options["bidx"], "degradation": parse_degradation(options["degradation"])}

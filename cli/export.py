@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .options import BandList, verbosity_options
+from .start import quick_imports
 
 if TYPE_CHECKING:
     from georsr.models.spec import ModelSpec
@@ -64,9 +65,10 @@ def command(
     georsr sr scene.tif out.tif --model segsr-lite-x4.onnx
     georsr export segsr-lite-x4-sensor fast.onnx --int8 scene.tif
     """
-    from georsr.errors import UsageError
-    from georsr.models.load import open_model
-    from georsr.models.onnx.export import export_model
+    with quick_imports():
+        from georsr.errors import UsageError
+        from georsr.models.load import open_model
+        from georsr.models.onnx.export import export_model
 
     if destination.suffix != ".onnx":
         raise UsageError(f"{destination}: the name must end in .onnx")

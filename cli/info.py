@@ -19,6 +19,7 @@ from .options import (
     tta_option,
     verbosity_options,
 )
+from .start import quick_imports
 
 
 @click.command("info", short_help="Describe a raster, a model, or what a run would take.")
@@ -60,7 +61,8 @@ def command(
     elif model is None and scale is None:
         _show_raster(rasters, options, as_json)
     else:
-        from georsr.api import plan_report
+        with quick_imports():
+            from georsr.api import plan_report
 
         report = plan_report(rasters, model, scale, **options)
         click.echo(report.to_json() if as_json else report.describe())
@@ -76,8 +78,9 @@ def _echo(facts: dict[str, Any], as_json: bool) -> None:
 
 
 def _show_model(model: str | None, scale: int | None, as_json: bool) -> None:
-    from georsr.models.cost import cost
-    from georsr.models.load import open_model
+    with quick_imports():
+        from georsr.models.cost import cost
+        from georsr.models.load import open_model
 
     opened = open_model(model, scale)
     spec = opened.spec

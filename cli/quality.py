@@ -20,6 +20,7 @@ from .options import (
     verbosity_options,
 )
 from .signals import noted_signals
+from .start import quick_imports
 
 
 @click.group("quality", short_help="Measure what a product can be trusted with.")
@@ -50,8 +51,9 @@ def seams(
     A network that looks at a whole tile (SeG-SR, segsr-lite) depends a little on where tiles lie;
     this is how much, on the centre of RASTER.
     """
-    from georsr.evaluation.seams import measure_seams
-    from georsr.models.load import open_model
+    with quick_imports():
+        from georsr.evaluation.seams import measure_seams
+        from georsr.models.load import open_model
 
     report = measure_seams(raster, open_model(model, scale), bidx=bidx, **options)
     click.echo(report.to_json() if as_json else report.describe())
@@ -91,8 +93,9 @@ def report(
     """
     if html is None and not as_json:
         raise click.UsageError("give --html FILE, --json, or both")
-    from georsr.documents import check_document, write_document
-    from georsr.evaluation.trust import measure_trust
+    with quick_imports():
+        from georsr.documents import check_document, write_document
+        from georsr.evaluation.trust import measure_trust
 
     if html is not None:
         check_document(html, overwrite=overwrite)
@@ -136,7 +139,8 @@ def layers(
     not support, and the network's guidance maps. The same as 'georsr sr IN OUT --quality LAYERS'
     writes. Interrupted, it goes on when the same command is given again.
     """
-    from georsr.api import quality_layers
+    with quick_imports():
+        from georsr.api import quality_layers
 
     kind = options.pop("progress")
     chosen = {name: value for name, value in options.items() if value is not None}

@@ -25,6 +25,7 @@ from .options import (
 )
 from .sections import SectionedCommand
 from .signals import noted_signals
+from .start import quick_imports
 
 SECTIONS = {
     "Network and bands": ("model", "scale", "bidx", "bands", "band-mode", "tta"),
@@ -136,7 +137,8 @@ def command(sources: tuple[str, ...], destination: str, **options: Any) -> None:
     georsr sr scene.tif out.tif --workers 4      # as many processes
     georsr sr tiles/ out.tif --aoi district.geojson
     """
-    from georsr.api import plan_report, super_resolve
+    with quick_imports():
+        from georsr.api import plan_report, super_resolve
     from georsr.errors import InterruptedRunError, ResourceError
 
     quiet, as_json = options.pop("quiet"), options.pop("as_json")

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from .options import BandList, make_progress, verbosity_options
+from .start import quick_imports
 
 
 @click.command("train", short_help="Train or fine-tune a network on your images.")
@@ -78,8 +79,9 @@ def command(recipe: str, out: Path | None, resume: bool, quiet: bool, **options:
     machine = {key: options.pop(key) for key in ("device", "devices", "nodes", "workers", "jobs")}
     chosen = overridden(load_recipe(recipe), options)
     folder = out or Path("runs") / chosen.name
-    from georsr.training.callbacks import StoppedError
-    from georsr.training.session import Machine, is_main_process, train
+    with quick_imports():
+        from georsr.training.callbacks import StoppedError
+        from georsr.training.session import Machine, is_main_process, train
 
     with noted_signals() as signals, make_progress("auto", quiet) as progress:
         try:

@@ -95,3 +95,35 @@ def test_eval_of_two_rasters(make_raster, texture, capsys):
     assert invoke(["eval", other, a]) == 2
     assert invoke(["eval", a]) == 2
     assert "differ in CRS" in capsys.readouterr().err
+
+
+def test_what_a_command_imports_is_not_walked_by_the_collector():
+    found = run_python(
+        "import gc\n"
+        "from georsr.cli.start import quick_imports\n"
+        "before = gc.get_freeze_count()\n"
+        "with quick_imports():\n"
+        "    assert not gc.isenabled()\n"
+        "    import torch\n"
+        "assert gc.isenabled()\n"
+        "frozen = gc.get_freeze_count() - before\n"
+        "with quick_imports():\n"
+        "    assert gc.isenabled(), 'torch is there: nothing to gain'\n"
+        "print(frozen, gc.get_freeze_count() - before)"
+    ).split()
+    assert found[0] == found[1]
+    assert int(found[0]) > 100_000
+
+
+def test_the_collector_comes_back_after_an_import_that_fails():
+    run_python(
+        "import gc\n"
+        "from georsr.cli.start import quick_imports\n"
+        "try:\n"
+        "    with quick_imports():\n"
+        "        import no_such_module\n"
+        "except ImportError:\n"
+        "    assert gc.isenabled()\n"
+        "else:\n"
+        "    raise AssertionError"
+    )
