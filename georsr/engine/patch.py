@@ -14,6 +14,7 @@ from georsr.raster.mask import dataset_mask
 from georsr.raster.quantise import invalid_pixels, quantise, quantise_alpha, replicate
 from georsr.raster.reader import Patch
 from georsr.raster.stretch import Stretch
+from georsr.raster.uniform import repeated
 from georsr.tiling.padding import pad_to
 from georsr.tiling.plan import Tile
 from georsr.types import AnyArray, BoolArray, FloatArray, Window
@@ -157,7 +158,8 @@ def finish(
     -------
     ndarray
         (P, H, W) in the product's dtype: bands, then alpha where the product has one, then
-        non-zero for valid pixels where it has a mask.
+        non-zero for valid pixels where it has a mask. Without values it may be one pixel that
+        repeats (`georsr.raster.uniform`), which cannot be written.
     """
     below = Window(
         window.top // scale,
@@ -167,31 +169,28 @@ def finish(
     )
     source, valid, alpha = strip.cut(below)
     masked = form.mask or form.alpha
-    planes = []
-    if values is not None:
-        whole = bool(valid.all())
-        planes.append(
-            quantise(
-                values,
-                None if whole else replicate(valid, scale),
-                None if whole else replicate(source, scale),
-                form.dtype,
-                form.nodata,
-                masked=masked,
-            )
-        )
-    else:
-        low = invalid_pixels(source, form.dtype, form.nodata, masked=masked)
-        planes.append(replicate(low, scale))
+    low = []
     if form.alpha and alpha is not None:
-        planes.append(replicate(quantise_alpha(alpha, form.dtype), scale)[None])
+        low.append(quantise_alpha(alpha, form.dtype)[None])
     if form.mask:
-        planes.append(replicate(dataset_mask(valid), scale)[None].astype(form.dtype))
-    return planes[0] if len(planes) == 1 else np.concatenate(planes)
+        low.append(dataset_mask(valid)[None].astype(form.dtype))
+    if values is None:
+        bands = invalid_pixels(source, form.dtype, form.nodata, masked=masked)
+        return replicate(np.concatenate([bands, *low]) if low else bands, scale)
+    whole = bool(valid.all())
+    made = quantise(
+        values,
+        None if whole else replicate(valid, scale),
+        None if whole else replicate(source, scale),
+        form.dtype,
+        form.nodata,
+        masked=masked,
+    )
+    return np.concatenate([made, *(replicate(plane, scale) for plane in low)]) if low else made
 
 
-def blank(planes: AnyArray, outside: BoolArray, form: Form) -> None:
-    """Make pixels invalid in place, in whatever way the product has for it.
+def blank(planes: AnyArray, outside: BoolArray, form: Form) -> AnyArray:
+    """Make pixels invalid, in whatever way the product has for it.
 
     Parameters
     ----------
@@ -201,7 +200,15 @@ def blank(planes: AnyArray, outside: BoolArray, form: Form) -> None:
         (H, W).
     form
         The product's form.
+
+    Returns
+    -------
+    ndarray
+        (P, H, W), as :func:`finish` gives them.
     """
     bands = form.planes - form.alpha - form.mask
-    planes[:bands, outside] = 0 if form.nodata is None else form.nodata
-    planes[bands:, outside] = 0
+    nothing = np.zeros((form.planes, 1, 1), form.dtype)
+    nothing[:bands] = 0 if form.nodata is None else form.nodata
+    if outside.all():
+        return repeated(nothing, *outside.shape)
+    return np.where(outside, nothing, planes)

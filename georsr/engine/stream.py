@@ -99,7 +99,7 @@ class TileStream:
         planes = finish(values, window, strip, self.form, self.plan.scale)
         outside = None if self.area is None else self.area.outside(window, self.plan.scale)
         if outside is not None:
-            blank(planes, outside, self.form)
+            planes = blank(planes, outside, self.form)
         return planes
 
     def _prepare(self, strip: Strip, tile: Tile) -> Prepared | None:

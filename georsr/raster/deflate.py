@@ -19,6 +19,7 @@ import numpy as np
 
 from georsr.raster.encoding import DEFLATE_LEVEL
 from georsr.raster.layout import ProductLayout
+from georsr.raster.uniform import is_uniform
 from georsr.types import AnyArray
 
 try:
@@ -38,6 +39,10 @@ SMALL = 2**15
 """Bytes below which zlib compresses. Of a table of 32,768 places, ISA-L clears two for each byte to
 come, if that is not all of them, and at levels 1 and 2 it then looks at others, too: what it made
 of 32 to 768 bytes depended on what other threads had left in memory. A product's bytes must not."""
+
+FAST, BEST = 1, 9
+"""Levels of zlib. The best is for blocks of one value: each is compressed once and stored again
+and again, and ISA-L makes three times as many bytes of it."""
 
 Pack = Callable[[AnyArray, AnyArray | None], tuple[bytes, ...]]
 """(values (count, h, w), mask (h, w) of 0 and 255 or None) -> the pieces of an `EncodedBlock`."""
@@ -71,17 +76,20 @@ def packer(layout: ProductLayout) -> Pack | None:
 
     def pack(values: AnyArray, mask: AnyArray | None) -> tuple[bytes, ...]:
         tiles = [values[i : i + 1] for i in range(len(values))] if apart else [values]
-        pieces = [_compressed(predict(tile, size)) for tile in tiles]
+        level = BEST if is_uniform(values) else FAST
+        pieces = [_compressed(predict(tile, size), level) for tile in tiles]
         if mask is not None:
             bits = np.packbits(_as_they_are(mask[None], size)[..., 0] != 0, axis=1)
-            pieces.append(_compressed(bits))
+            pieces.append(_compressed(bits, level))
         return tuple(pieces)
 
     return pack
 
 
-def _compressed(raw: AnyArray) -> bytes:
-    return zlib.compress(raw.data, 1) if raw.nbytes < SMALL else compress(raw, LEVEL)
+def _compressed(raw: AnyArray, level: int) -> bytes:
+    if level == FAST and raw.nbytes >= SMALL:
+        return compress(raw, LEVEL)
+    return zlib.compress(raw.data, level)
 
 
 def _tile(values: AnyArray, size: int) -> AnyArray:

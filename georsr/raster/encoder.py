@@ -22,6 +22,7 @@ from georsr.raster.deflate import Pack, packer
 from georsr.raster.env import gdal_env
 from georsr.raster.layout import ProductLayout
 from georsr.raster.tiff import tile_tables
+from georsr.raster.uniform import is_repeated, is_uniform, repeated
 from georsr.raster.verify import block_checksum
 from georsr.types import AnyArray
 
@@ -88,6 +89,8 @@ class BlockEncoder:
         return known
 
     def _encode(self, values: AnyArray, mask: AnyArray | None) -> EncodedBlock:
+        values = np.ascontiguousarray(values)
+        mask = None if mask is None else np.ascontiguousarray(mask)
         return EncodedBlock(self._pack(values, mask), block_checksum(values, mask))
 
     def _by_gdal(self, values: AnyArray, mask: AnyArray | None) -> tuple[bytes, ...]:
@@ -121,19 +124,26 @@ def stored(
 
     Returns
     -------
-    (C or C + 1, h, w), contiguous, and uint8 (h, w) of 0 and 255 or None
+    (C or C + 1, h, w), and uint8 (h, w) of 0 and 255 or None
+        Contiguous, or one pixel that repeats (`georsr.raster.uniform`) if all that was given is.
     """
-    pixels = values if alpha is None else np.concatenate([values, alpha[None]])
-    shade = None if mask is None else np.where(mask != 0, np.uint8(255), np.uint8(0))
-    return np.ascontiguousarray(pixels), shade
+    height, width = values.shape[1:]
+    one = all(is_repeated(planes) for planes in (values, mask, alpha) if planes is not None)
+    few = slice(1) if one else slice(None)
+    pixels = values[:, few, few]
+    if alpha is not None:
+        pixels = np.concatenate([pixels, alpha[None, few, few]])
+    shade = None if mask is None else np.where(mask[few, few] != 0, np.uint8(255), np.uint8(0))
+    if not one:
+        return np.ascontiguousarray(pixels), shade
+    return repeated(pixels, height, width), None if shade is None else repeated(
+        shade, height, width
+    )
 
 
 def _signature(values: AnyArray, mask: AnyArray | None) -> tuple[object, ...] | None:
     """What tells a block of one value per band from others like it; None for any other block."""
-    bits = values.view(f"u{values.dtype.itemsize}")  # NaN, too, equals itself
-    corner = bits[:, :1, :1]
-    if (bits[:, -1:, -1:] != corner).any() or (bits[:, 0] != corner[:, 0]).any():
+    if not is_uniform(values) or (mask is not None and not is_uniform(mask)):
         return None
-    if (bits != corner).any() or (mask is not None and (mask != mask[0, 0]).any()):
-        return None
-    return values.shape, corner.tobytes(), None if mask is None else int(mask[0, 0])
+    corner = values[:, :1, :1].tobytes()
+    return values.shape, corner, None if mask is None else int(mask[0, 0])

@@ -8,15 +8,17 @@ from collections.abc import Sequence
 import numpy as np
 
 from georsr.raster.mask import tolerance
+from georsr.raster.uniform import is_uniform, repeated
 from georsr.types import AnyArray, BoolArray, FloatArray
 
 
 def replicate(array: AnyArray, scale: int) -> AnyArray:
-    """Nearest neighbour by an integer factor: (..., h, w) to (..., scale * h, scale * w)."""
-    corner = array[..., :1, :1]
-    if (array == corner).all():  # filling is some twenty times as fast
-        *planes, height, width = array.shape
-        return np.broadcast_to(corner, (*planes, height * scale, width * scale)).copy()
+    """Nearest neighbour by an integer factor: (..., h, w) to (..., scale * h, scale * w).
+
+    Planes of one value each come as a view that cannot be written (`georsr.raster.uniform`).
+    """
+    if is_uniform(array):
+        return repeated(array, array.shape[-2] * scale, array.shape[-1] * scale)
     return array.repeat(scale, axis=-1).repeat(scale, axis=-2)
 
 
@@ -70,7 +72,8 @@ def quantise(
         if valid is not None and not valid[i].all():
             if source_fill is None:
                 raise ValueError("invalid pixels need source_fill, to be put back")
-            _restore(result[i], valid[i], source_fill[i], value, masked)
+            bad = ~valid[i]
+            result[i][bad] = invalid_pixels(source_fill[i][bad], dtype, value, masked=masked)
     return result
 
 
@@ -81,17 +84,20 @@ def invalid_pixels(
 
     Parameters
     ----------
-    source : (C, h, w), source data type
+    source : of any shape, source data type
     dtype, nodata, masked
-        As for `quantise`.
+        As for `quantise`, but one nodata value.
 
     Returns
     -------
-    (C, h, w) array of ``dtype``
+    array of ``dtype`` and the same shape; ``source`` itself where its pixels stay as they are
     """
-    result = np.empty(source.shape, dtype=dtype)
-    for out, band in zip(result, source, strict=True):
-        _restore(out, np.zeros(band.shape, bool), band, nodata, masked)
+    if source.dtype == dtype and (masked or nodata is None):
+        return source
+    result = np.full(source.shape, 0 if nodata is None else nodata, dtype)
+    if source.dtype.kind == "f" and result.dtype.kind == "f":
+        lost = ~np.isfinite(source)
+        result[lost] = source[lost]
     return result
 
 
@@ -162,16 +168,3 @@ def _split_at(
         return
     out[hit & above] = upper
     out[hit & ~above] = lower
-
-
-def _restore(
-    out: AnyArray, valid: BoolArray, source: AnyArray, nodata: float | None, masked: bool
-) -> None:
-    bad = ~valid
-    if source.dtype == out.dtype and (masked or nodata is None):
-        out[bad] = source[bad]
-        return
-    out[bad] = 0 if nodata is None else nodata
-    if source.dtype.kind == "f" and out.dtype.kind == "f":
-        lost = bad & ~np.isfinite(source)
-        out[lost] = source[lost]

@@ -26,7 +26,8 @@ times what is in use. A slab goes when the last of its blocks does, which are ne
 
 Finish = Callable[[FloatArray | None, Window], AnyArray]
 """(values (C, H, W) float32, their output window) -> (P, H, W) in the product's dtype. No values
-where no pixel is valid, whatever they are."""
+where no pixel is valid, whatever they are. A view of one pixel that repeats in both directions is
+stored as this one pixel, until a block gets another."""
 
 
 @dataclass
@@ -38,8 +39,11 @@ class _Block:
     """
 
     window: Window
-    slab: mmap.mmap
-    start: int
+    pixel: bytes | None = None
+    """What every pixel stored so far is, if that is one and the same."""
+    slab: mmap.mmap | None = None
+    """Where the pixels lie once they differ."""
+    start: int = 0
     """Of its bytes in the slab."""
     missing: int = field(init=False)
 
@@ -47,9 +51,12 @@ class _Block:
         self.missing = self.window.height * self.window.width
 
     def pixels(self, planes: int, dtype: np.dtype[np.generic]) -> AnyArray:
-        """(P, window.height, window.width), to be written and read."""
+        """(P, window.height, window.width); a view of one pixel if there is no other."""
         shape = planes, self.window.height, self.window.width
-        return np.ndarray(shape, dtype, self.slab, self.start)
+        if self.slab is not None:
+            return np.ndarray(shape, dtype, self.slab, self.start)
+        assert self.pixel is not None, "something was stored"
+        return np.broadcast_to(np.frombuffer(self.pixel, dtype)[:, None, None], shape)
 
 
 class Register:
@@ -115,7 +122,8 @@ class Register:
         Yields
         ------
         (Window, ndarray)
-            Output window of a finished block and its (P, H, W) pixels.
+            Output window of a finished block and its (P, H, W) pixels; where all are one and the
+            same, a view of one that repeats and cannot be written.
         """
         s = self.plan.scale
         made = tile.made.scaled(s)
@@ -162,28 +170,41 @@ class Register:
         b, inside = self.block, made.intersection(self._wanted)
         if inside is None:
             return
+        one = product[:, 0, 0].astype(self.dtype) if product.strides[1:] == (0, 0) else None
+        pixel = None if one is None else one.tobytes()
         for block_row in range(inside.top // b, (inside.bottom - 1) // b + 1):
             for block_column in range(inside.left // b, (inside.right - 1) // b + 1):
                 key = (block_row, block_column)
-                block = self._blocks.get(key) or self._open(key)
+                block = self._blocks.get(key) or self._begin(key)
                 part = inside.intersection(block.window)
                 assert part is not None, "the loop visits only blocks that touch"
-                here, there = part.relative_to(block.window), part.relative_to(made)
-                pixels = block.pixels(self.planes, self.dtype)
-                pixels[(slice(None), *here.slices)] = product[(slice(None), *there.slices)]
+                if pixel is not None and block.slab is None and block.pixel in (None, pixel):
+                    block.pixel = pixel
+                else:
+                    here, there = part.relative_to(block.window), part.relative_to(made)
+                    pixels = self._opened(block)
+                    pixels[(slice(None), *here.slices)] = product[(slice(None), *there.slices)]
                 block.missing -= part.height * part.width
                 if block.missing == 0:
                     del self._blocks[key]
-                    yield block.window, pixels
+                    yield block.window, block.pixels(self.planes, self.dtype)
 
-    def _open(self, key: tuple[int, int]) -> _Block:
+    def _begin(self, key: tuple[int, int]) -> _Block:
         top, left = key[0] * self.block, key[1] * self.block
         height = min(self.block, self.plan.out_height - top)
         width = min(self.block, self.plan.out_width - left)
-        size = self.planes * height * width * self.dtype.itemsize
-        if len(self._slab) - self._used < size:
-            self._slab, self._used = mmap.mmap(-1, max(SLAB, size), access=mmap.ACCESS_COPY), 0
-        block = _Block(Window(top, left, height, width), self._slab, self._used)
-        self._blocks[key] = block
-        self._used += size
+        block = self._blocks[key] = _Block(Window(top, left, height, width))
         return block
+
+    def _opened(self, block: _Block) -> AnyArray:
+        """The block's pixels, to be written."""
+        if block.slab is None:
+            size = self.planes * block.window.height * block.window.width * self.dtype.itemsize
+            if len(self._slab) - self._used < size:
+                self._slab, self._used = mmap.mmap(-1, max(SLAB, size), access=mmap.ACCESS_COPY), 0
+            one = None if block.pixel is None else block.pixels(self.planes, self.dtype)
+            block.slab, block.start = self._slab, self._used
+            self._used += size
+            if one is not None:
+                block.pixels(self.planes, self.dtype)[:] = one
+        return block.pixels(self.planes, self.dtype)
