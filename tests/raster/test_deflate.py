@@ -151,6 +151,27 @@ def test_bytes_depend_on_nothing_but_pixels(tmp_path, blocksize):
             assert made == [alone[i] for i in order]
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_a_block_of_one_value_is_small_however_it_comes(tmp_path, dtype):
+    source = make_raster(tmp_path / "a.tif", ramp(3, 300, 300, dtype=dtype))
+    with open_raster(source) as reader:
+        layout = product_layout(reader.info, 2, blocksize=512)
+    one = np.array([0, 7, 9], dtype)[:, None, None]
+    view = np.broadcast_to(one, (3, 512, 512))
+    first, second = BlockEncoder(layout)(view, None), BlockEncoder(layout)(view.copy(), None)
+    assert first == second
+    nothing = BlockEncoder(layout)(np.zeros_like(view), None)
+    assert sum(map(len, nothing.pieces)) < view.nbytes // 900, "ISA-L: a three hundredth"
+    part = PartFile.create(tmp_path / "out.tif", layout)
+    for row, column, window in layout.blocks():
+        here = np.broadcast_to(one, (3, window.height, window.width))
+        part.append(row, column, BlockEncoder(layout)(here, None))
+    part.seal()
+    verify_product(tmp_path / "out.tif", "out.tif", layout, part.checksums)
+    with rasterio.open(tmp_path / "out.tif") as product:
+        assert (product.read() == one).all()
+
+
 def test_a_checksum_is_the_one_of_zlib():
     data = np.random.default_rng(0).bytes(1000)
     assert crc32(data) == zlib.crc32(data)

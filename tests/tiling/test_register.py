@@ -104,6 +104,59 @@ def test_a_block_belongs_to_whoever_took_it(block):
     assert sum(window.height * window.width for window, _ in taken) == product[0].size
 
 
+EMPTY = 7.0
+
+
+def join_sparse(plan, image, block):
+    """As ``join``, of an image whose invalid pixels are EMPTY; also how many blocks are views."""
+    s = plan.scale
+    product = enlarge(image, s)
+
+    def finish(values, window):
+        if values is None:
+            shape = image.shape[0], window.height, window.width
+            return np.broadcast_to(np.float32(EMPTY), shape)
+        there = product[(slice(None), *window.slices)]
+        return np.where(there == EMPTY, np.float32(EMPTY), values)
+
+    register = Register(plan, image.shape[0], image.shape[0], np.dtype(np.float32), block)
+    joined, views = np.full_like(product, np.nan), 0
+    for tile in plan:
+        made = image[(slice(None), *tile.made.slices)]
+        values = None if (made == EMPTY).all() else enlarge(made, s)
+        for window, pixels in register.add(tile, values, finish):
+            joined[(slice(None), *window.slices)] = pixels
+            views += pixels.strides[1:] == (0, 0)
+            assert pixels.flags.writeable != (pixels.strides[1:] == (0, 0))
+    return joined, product, views
+
+
+@pytest.mark.parametrize("block", [16, 48, 512])
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.3, 1.0])
+def test_blocks_of_a_sparse_image_hold_one_pixel_until_there_is_another(share, block):
+    rng = np.random.default_rng(5)
+    patches = rng.random((1, 25, 24)) < share  # of 10 x 10 pixels that are not empty
+    image = rng.random((2, 250, 240), np.float32)
+    image[:, ~enlarge(patches, 10)[0]] = EMPTY
+    plan = make_plan(250, 240, scale=2, tile=40, halo=3, overlap=6)
+    joined, product, views = join_sparse(plan, image, block)
+    np.testing.assert_array_equal(joined, product)
+    blocks = (-(-500 // block)) * (-(-480 // block))
+    assert (views == blocks) if share == 0 else (views < blocks)
+
+
+def test_an_empty_block_takes_no_memory():
+    plan = make_plan(60, 5000, scale=4, tile=40, halo=2, overlap=4)
+    register = Register(plan, 3, 3, np.dtype(np.uint8), 256)
+    nothing = np.zeros((3, 1, 1), np.uint8)
+    for tile in plan:
+        list(
+            register.add(tile, None, lambda _, w: np.broadcast_to(nothing, (3, w.height, w.width)))
+        )
+        assert all(block.slab is None for block in register._blocks.values())
+    assert len(register._slab) == 1, "never grown"
+
+
 def test_ramp_is_symmetric_and_inside():
     for n in (1, 2, 7, 32):
         weights = ramp(n)
