@@ -240,12 +240,12 @@ def test_a_signal_is_heeded_soon_and_the_same_command_goes_on(
     process = start(["sr", source, str(out), *SLOWLY], preexec_fn=default_signals)
     with process:
         wait_for_tiles(process, 40)
-        sent = time.monotonic()
         process.send_signal(number)
         rest = process.stderr.read()
-        assert process.wait(20) == code
-    assert time.monotonic() - sent < 5
+        assert process.wait(60) == code
     assert "Traceback" not in rest
+    told = [json.loads(line) for line in rest.splitlines() if line.startswith("{")]
+    assert all(line["done"] < 0.8 * line["total"] for line in told)
     (message,) = [line for line in rest.splitlines() if line.startswith("Error: ")]
     assert "interrupted" in message
     assert "the same command goes on from there" in message
@@ -266,7 +266,9 @@ def test_a_second_signal_ends_it_at_once(options, make_raster, texture, tmp_path
     # after 40 tiles one that would take for ever; that it is in hand is told, since a signal that
     # comes between two tiles ends the run without a second one
     stuck = SLOW.replace("time.sleep(0.05)", "calls.append(0); len(calls) > 40 and hang()")
-    hang = 'hang = lambda: (print("stuck", file=sys.stderr, flush=True), time.sleep(120))'
+    # in short sleeps: a signal between the message and one long sleep would not end that
+    pause = "[time.sleep(0.05) for _ in range(2400)]"
+    hang = f'hang = lambda: (print("stuck", file=sys.stderr, flush=True), {pause})'
     stuck = stuck.replace("calm =", f"{hang}; calls = []; calm =")
     with start(arguments, stuck, preexec_fn=default_signals) as process:
         assert "stuck\n" in iter(process.stderr.readline, "")
@@ -289,7 +291,7 @@ def test_a_run_that_finished_nothing_leaves_nothing(make_raster, texture, tmp_pa
         wait_for_tiles(process, 3)
         process.send_signal(signal.SIGTERM)
         assert "Error: interrupted" in process.stderr.read()
-        assert process.wait(20) == 143
+        assert process.wait(60) == 143
     assert hidden(tmp_path) == []
 
 
@@ -327,7 +329,7 @@ def test_a_full_disk_never_ends_well(extra, make_raster, texture, tmp_path):
 
     arguments = ["sr", source, str(tmp_path / "o.tif"), "-m", "nearest-x4", "--overwrite", *extra]
     process = start([*arguments, "--blocksize", "256"], preexec_fn=limit)
-    message = process.communicate(timeout=60)[1]
+    message = process.communicate(timeout=240)[1]
     assert process.returncode == 1
     assert "space" in message
     assert "Traceback" not in message

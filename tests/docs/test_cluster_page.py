@@ -19,7 +19,7 @@ from .manual import blocks
 
 PAGE = "docs/how-to/cluster.md"
 PROGRAMS = Path(sys.executable).parent
-PATIENCE = 20.0
+PATIENCE = 60.0
 """Seconds in which a scheduler has to be there, or gone."""
 
 

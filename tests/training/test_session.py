@@ -217,7 +217,7 @@ def test_a_signal_saves_and_says_how_to_go_on(sent, code, tiny, tmp_path):
     while not (out / "last.ckpt").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     child.send_signal(sent)
-    _, errors = child.communicate(timeout=60)
+    _, errors = child.communicate(timeout=240)
     assert child.returncode == code, errors
     assert "--resume goes on" in errors
     assert "Traceback" not in errors
