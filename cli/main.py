@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import warnings
@@ -103,6 +104,11 @@ def exit_code(call: Callable[[], Any]) -> int:
         return _fail("terminated", 143)
     except BrokenPipeError:
         return 1
+    except SystemExit as ended:
+        # A second signal, with a tile still being computed by a thread that nobody waited for:
+        # the usual way out takes torch's memory away under its feet.
+        sys.stderr.flush()
+        os._exit(int(ended.code or 0))
 
 
 def prepare_process() -> None:

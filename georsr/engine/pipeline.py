@@ -145,7 +145,8 @@ class WriteBehind(Generic[T]):
 class SideBySide:
     """Calls that several threads make at the same time.
 
-    Leaving the block waits for the calls that have begun and drops the others.
+    Leaving the block waits for the calls that have begun and drops the others; by SystemExit it
+    waits for none, since the process is to end.
 
     Parameters
     ----------
@@ -208,8 +209,10 @@ class SideBySide:
             raise
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._end()
+        if kind is not None and issubclass(kind, SystemExit):
+            return
         for thread in self._threads:
             _wait_for(thread)
 

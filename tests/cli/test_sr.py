@@ -260,9 +260,10 @@ def test_a_signal_is_heeded_soon_and_the_same_command_goes_on(
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 @pytest.mark.parametrize("options", [[], ["--no-resume"]])
-def test_a_second_signal_ends_it_at_once(options, make_raster, texture, tmp_path):
+@pytest.mark.parametrize("lanes", ["1", "2"])
+def test_a_second_signal_ends_it_at_once(lanes, options, make_raster, texture, tmp_path):
     source = make_raster(texture(1, 300, 300))
-    arguments = ["sr", source, str(tmp_path / "o.tif"), *SLOWLY, *options]
+    arguments = ["sr", source, str(tmp_path / "o.tif"), *SLOWLY, "--jobs", lanes, *options]
     # after 40 tiles one that would take for ever; that it is in hand is told, since a signal that
     # comes between two tiles ends the run without a second one
     stuck = SLOW.replace("time.sleep(0.05)", "calls.append(0); len(calls) > 40 and hang()")
@@ -272,6 +273,7 @@ def test_a_second_signal_ends_it_at_once(options, make_raster, texture, tmp_path
     stuck = stuck.replace("calm =", f"{hang}; calls = []; calm =")
     with start(arguments, stuck, preexec_fn=default_signals) as process:
         assert "stuck\n" in iter(process.stderr.readline, "")
+        time.sleep(0.5)  # those before it are joined; then the run waits for nothing but this one
         process.send_signal(signal.SIGINT)
         time.sleep(0.5)
         assert process.poll() is None  # the tile in hand is waited for

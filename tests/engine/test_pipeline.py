@@ -156,6 +156,28 @@ def test_leaving_waits_for_what_has_begun_and_drops_the_rest():
     assert not threads()
 
 
+def test_who_ends_the_process_waits_for_nothing():
+    begun, go = threading.Event(), threading.Event()
+
+    def call():
+        begun.set()
+        go.wait(60)
+
+    def leave():
+        with SideBySide(2, lambda: None) as side:
+            side.start(call)
+            begun.wait(60)
+            raise SystemExit
+
+    with pytest.raises(SystemExit):
+        leave()
+    assert threads()
+    go.set()
+    for thread in threads():
+        thread.join(60)
+    assert not threads()
+
+
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs POSIX timers")
 def test_working_side_by_side_ends_wherever_it_is_interrupted(interrupted_soon):
     def work(seconds):
