@@ -13,7 +13,7 @@ demo: .venv/demo.stamp
 	@echo "The super-resolved scene is demo/town_x4.tif (input: sample_data/town_rgb_2m.tif)"
 
 test: .venv/test.stamp lint
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 2 --max-worker-restart 0 --dist loadfile
 
 lint: .venv/test.stamp
 	$(BIN)/ruff check .

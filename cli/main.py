@@ -16,6 +16,8 @@ import click
 from georsr.errors import GeorsrError, GeorsrWarning
 from georsr.provenance import georsr_version
 
+from .signals import SecondSignal
+
 COMMANDS = {
     "sr": ("georsr.cli.sr", "Super-resolve a raster."),
     "info": ("georsr.cli.info", "Describe a raster, a model, or what a run of both would take."),
@@ -104,9 +106,9 @@ def exit_code(call: Callable[[], Any]) -> int:
         return _fail("terminated", 143)
     except BrokenPipeError:
         return 1
-    except SystemExit as ended:
-        # A second signal, with a tile still being computed by a thread that nobody waited for:
-        # the usual way out takes torch's memory away under its feet.
+    except SecondSignal as ended:
+        # A thread may still compute a tile, which nobody waits for; the usual way out would take
+        # torch's memory away under its feet.
         sys.stderr.flush()
         os._exit(int(ended.code or 0))
 

@@ -10,6 +10,10 @@ from types import FrameType
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+class SecondSignal(SystemExit):
+    """The process is to end at once, with this exit code."""
+
+
 class NotedSignals:
     """What has arrived so far."""
 
@@ -27,7 +31,7 @@ class NotedSignals:
     def note(self, number: int, frame: FrameType | None) -> None:
         """Handler: note the first signal; end at once at the second."""
         if self.first is not None:
-            raise SystemExit(128 + number)
+            raise SecondSignal(128 + number)
         self.first = number
 
 
