@@ -16,7 +16,7 @@ from georsr.raster.encoder import BlockEncoder
 from georsr.tiling.plan import Tile
 from georsr.types import AnyArray, FloatArray
 
-TIMED_CALLS, ENOUGH_SECONDS = 3, 0.5
+TIMED_CALLS, ENOUGH_SECONDS = 3, 0.25
 """So many calls of the network are timed, after one that is not, if there is time for them."""
 
 
