@@ -16,27 +16,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import rasterio
-from rasterio.transform import from_origin
+from workers import make_scene
 
 from georsr.api import plan_report, super_resolve
 
 LARGER = 3
 """Sides of the scene that is only interpolated, in units of the other's."""
-
-
-def make_scene(path: Path, size: int, full: float = 1.0) -> str:
-    """Smooth waves and noise; ``full``: share of the rows that are not nodata."""
-    rng, (y, x) = np.random.default_rng(0), np.mgrid[:size, :size]
-    waves = 128 + 60 * np.sin(x / 17) + 50 * np.cos(y / 23)
-    values = np.clip(waves + rng.normal(0, 8, (3, size, size)), 1, 255).astype("uint8")
-    values[:, round(full * size) :] = 0
-    profile = {"driver": "GTiff", "count": 3, "height": size, "width": size, "dtype": "uint8"}
-    where = {"crs": "EPSG:32632", "transform": from_origin(4e5, 5e6, 1, 1), "nodata": 0}
-    with rasterio.open(path, "w", tiled=True, **profile, **where) as dataset:
-        dataset.write(values)
-    return str(path)
 
 
 def main() -> None:
@@ -49,11 +34,12 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        scene = make_scene(folder / "scene.tif", arguments.size)
-        third = make_scene(folder / "third.tif", arguments.size, full=1 / 3)
-        large = make_scene(folder / "large.tif", LARGER * arguments.size)
+        scene, third, large = (folder / f"{what}.tif" for what in ("scene", "third", "large"))
+        make_scene(scene, arguments.size)
+        make_scene(third, arguments.size, full=1 / 3)
+        make_scene(large, LARGER * arguments.size)
         layers = {"quality": str(folder / "quality.tif")}
-        cases: dict[str, tuple[str, str, dict[str, Any]]] = {
+        cases: dict[str, tuple[Path, str, dict[str, Any]]] = {
             "network": (scene, arguments.model, {}),
             "empty": (third, arguments.model, {}),
             "workers": (scene, arguments.model, {"workers": 2}),

@@ -28,12 +28,15 @@ from georsr.engine.cluster import open_cluster
 from georsr.models.load import open_model
 
 
-def make_scene(path: Path, size: int) -> None:
-    """Smooth waves and noise."""
+def make_scene(path: Path, size: int, full: float = 1.0) -> None:
+    """Smooth waves and noise; ``full``: share of the rows that are not nodata."""
     rng, (y, x) = np.random.default_rng(0), np.mgrid[:size, :size]
     waves = 128 + 60 * np.sin(x / 17) + 50 * np.cos(y / 23)
     values = np.clip(waves + rng.normal(0, 8, (3, size, size)), 0, 255).astype("uint8")
     profile = {"driver": "GTiff", "count": 3, "height": size, "width": size, "dtype": "uint8"}
+    if full < 1:
+        values[:, round(full * size) :] = 0
+        profile["nodata"] = 0
     where = {"crs": "EPSG:32632", "transform": Affine(1, 0, 4e5, 0, -1, 5e6)}
     with rasterio.open(path, "w", tiled=True, **profile, **where) as dataset:
         dataset.write(values)

@@ -89,7 +89,10 @@ def invoke(arguments: list[str] | None = None) -> int:
 
 
 def exit_code(call: Callable[[], Any]) -> int:
-    """Make the call; what it raises becomes one line on stderr and an exit code."""
+    """Make the call; what it raises becomes one line on stderr and an exit code.
+
+    A second signal ends the process here.
+    """
     try:
         result = call()
         return result if isinstance(result, int) else 0
