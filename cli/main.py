@@ -17,6 +17,7 @@ from georsr.errors import GeorsrError, GeorsrWarning
 from georsr.provenance import georsr_version
 
 from .signals import SecondSignal
+from .start import skip_drivers
 
 COMMANDS = {
     "sr": ("georsr.cli.sr", "Super-resolve a raster."),
@@ -118,6 +119,7 @@ def exit_code(call: Callable[[], Any]) -> int:
 
 def prepare_process() -> None:
     """Make warnings lines and SIGTERM an exception, in a process of the command line's own."""
+    skip_drivers()
     signal.signal(signal.SIGTERM, _terminate)
     warnings.showwarning = _show_warning  # type: ignore[assignment]
     warnings.simplefilter("always", GeorsrWarning)

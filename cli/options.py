@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from .start import skip_drivers
+
 if TYPE_CHECKING:
     from georsr.progress import Progress
 
@@ -82,6 +84,15 @@ def model_options(command: F) -> F:
     )(command)
 
 
+def _allow_drivers(
+    ctx: click.Context, param: click.Parameter, names: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Register the drivers that the user allows, which the command line otherwise skips."""
+    if names:
+        skip_drivers(names)
+    return names
+
+
 def band_options(command: F) -> F:
     """``--bidx``, ``--nodata``, ``--alpha`` and ``--allow-driver``."""
     for option in (
@@ -90,7 +101,9 @@ def band_options(command: F) -> F:
             "allow_drivers",
             multiple=True,
             metavar="NAME",
-            help="Accept only this GDAL driver, repeatable; needed for a VRT not named .vrt.",
+            callback=_allow_drivers,
+            help="Also read IN by this GDAL driver, repeatable. VRT: trust a VRT whose files lie "
+            "elsewhere, or that is not called .vrt. See 'Formats' in the documentation.",
         ),
         click.option(
             "--alpha",

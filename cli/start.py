@@ -1,11 +1,55 @@
-"""Start of a command: what it works with is imported without the garbage collector."""
+"""Prepare the process of a command: the drivers of GDAL, and imports without garbage collection."""
 
 from __future__ import annotations
 
 import gc
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+
+SKIPPED_DRIVERS = (
+    "MRF",
+    "WMS",
+    "WMTS",
+    "WCS",
+    "HTTP",
+    "GTI",
+    "DERIVED",
+    "STACIT",
+    "STACTA",
+    "PLMOSAIC",
+    "PLSCENES",
+    "EEDA",
+    "EEDAI",
+    "DAAS",
+    "NGW",
+    "OGCAPI",
+    "PDF",
+    "Rasterlite",
+    "KMLSUPEROVERLAY",
+    "RPFTOC",
+    "ECRGTOC",
+)
+"""Drivers that the command line and its workers keep out of GDAL altogether, unless allowed.
+
+They read addresses or files that a document names, or write. Other checks refuse them before GDAL
+sees the document; this one holds where GDAL opens a file by itself.
+"""
+
+
+def skip_drivers(allowed: Iterable[str] = ()) -> None:
+    """Keep `SKIPPED_DRIVERS` out of GDAL; call it before anything registers GDAL's drivers.
+
+    Parameters
+    ----------
+    allowed : iterable of str
+        Drivers that the user wants nonetheless.
+    """
+    wanted = set(allowed)
+    before = os.environ.get("GDAL_SKIP", "").replace(",", " ").split()
+    skipped = dict.fromkeys((*before, *SKIPPED_DRIVERS))
+    os.environ["GDAL_SKIP"] = ",".join(name for name in skipped if name not in wanted)
 
 
 @contextmanager

@@ -122,7 +122,8 @@ class SRConfig:
     force: bool = False
     """Work on what does not look like an image, too: classes, palettes, elevations."""
     allow_drivers: tuple[str, ...] = ()
-    """Accept only these GDAL drivers; empty accepts all, but a VRT only under its own suffix."""
+    """GDAL drivers that may read the source besides those of images; ``VRT``: a VRT is trusted,
+    whatever it is called and wherever on this machine its files lie."""
 
     def __post_init__(self) -> None:
         for name, known in CHOICES.items():

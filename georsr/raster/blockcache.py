@@ -12,10 +12,10 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
-import rasterio
 from rasterio.errors import RasterioError
 
 from georsr.machine import memory_limit
+from georsr.raster.drivers import image_drivers, open_with
 from georsr.raster.env import CACHE_BYTES, is_remote, own_warnings
 
 KEPT_ROWS = 1024
@@ -85,7 +85,7 @@ def _highest(dataset: Any) -> int:
 
 def _block_height(path: str) -> int:
     try:
-        with own_warnings(), rasterio.open(path) as dataset:
+        with own_warnings(), open_with(path, image_drivers()) as dataset:
             return _highest(dataset)
     except (RasterioError, OSError):  # reading it will say why
         return 0

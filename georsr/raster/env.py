@@ -25,7 +25,7 @@ _FILTERS = threading.RLock()
 
 def is_remote(path: str) -> bool:
     """Whether ``path`` names something reached over a network."""
-    return bool(_REMOTE.search(path)) and not path.startswith("vrt://")
+    return bool(_REMOTE.search(path.removeprefix("vrt://")))
 
 
 def absolute(path: str) -> str:
@@ -67,7 +67,11 @@ def gdal_env(
     if hasenv():
         enclosing = getenv()
         options = {name: value for name, value in options.items() if name not in enclosing}
-    options |= {"GDAL_VRT_ENABLE_PYTHON": "NO", "GDAL_TIFF_INTERNAL_MASK": "YES"}
+    options |= {
+        "GDAL_VRT_ENABLE_PYTHON": "NO",
+        "GDAL_VRT_RAWRASTERBAND_ALLOWED_SOURCE": "NONE",  # heeded by GDAL 3.11 and later
+        "GDAL_TIFF_INTERNAL_MASK": "YES",
+    }
     if writing:
         options["GDAL_PAM_ENABLED"] = "NO"
     return rasterio.Env(**options)

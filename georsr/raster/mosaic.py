@@ -19,11 +19,13 @@ from rasterio.io import MemoryFile
 
 from georsr.errors import InputError, UsageError
 from georsr.raster.describe import describe
-from georsr.raster.env import absolute, gdal_env, is_remote
+from georsr.raster.env import absolute, gdal_env
 from georsr.raster.georef import pixel_size
 from georsr.raster.info import RasterInfo
+from georsr.raster.names import gdal_name
 from georsr.raster.reader import Patch, RasterReader, open_raster
 from georsr.raster.sentinel2 import find_product
+from georsr.raster.sidecars import has_sidecars
 from georsr.raster.source import open_source
 from georsr.raster.virtual import covered, virtual_document, windows_inside
 from georsr.types import AnyArray, Window
@@ -187,7 +189,7 @@ class MosaicReader(RasterReader):
         self._corners: AnyArray = places
         self._memory: Any = None
         super().__init__(mosaic.name, bidx, nodata, alpha="mask")  # its rasters have been looked at
-        self._remote = any(is_remote(piece.info.path) for piece in mosaic.pieces)
+        self._remote = not all(has_sidecars(gdal_name(piece.info.path)) for piece in mosaic.pieces)
 
     def selecting(self, bidx: tuple[int, ...]) -> MosaicReader:
         """Another reader of the same mosaic, of other bands."""
@@ -286,7 +288,8 @@ def _described(
                 f"{path}: products of Sentinel-2 are taken one at a time, expected rasters that "
                 "are files; super-resolve each of them, and lay the results together"
             )
-        with gdal_env(remote=is_remote(path)), open_source(path, allow_drivers) as dataset:
+        env = gdal_env(remote=not has_sidecars(gdal_name(path)))
+        with env, open_source(path, allow_drivers) as dataset:
             infos.append(describe(dataset, path, None, nodata, alpha=alpha))
     return infos
 

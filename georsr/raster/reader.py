@@ -19,10 +19,12 @@ from rasterio.windows import Window as RasterioWindow
 from georsr.errors import GeoreferenceWarning, InputError
 from georsr.raster.blockcache import block_cache, want, wanted_by_all
 from georsr.raster.describe import describe, explicit_mask
-from georsr.raster.env import CACHE_BYTES, absolute, cause, gdal_env, is_remote, own_warnings
+from georsr.raster.env import CACHE_BYTES, absolute, cause, gdal_env, own_warnings
 from georsr.raster.info import RasterInfo
 from georsr.raster.mask import is_nodata
+from georsr.raster.names import gdal_name
 from georsr.raster.sampling import DECODED, MAX_PIXELS, decimated_shape, sample_windows
+from georsr.raster.sidecars import has_sidecars
 from georsr.raster.source import open_source
 from georsr.raster.virtual import covered, virtual_places, windows_inside
 from georsr.types import AnyArray, BoolArray, Window
@@ -84,7 +86,7 @@ class RasterReader:
         alpha: str = "auto",
     ) -> None:
         self._options = (path, bidx, nodata, allow_drivers, force, alpha)
-        self._remote = is_remote(path)
+        self._remote = not has_sidecars(gdal_name(path))
         self._dataset: Any = None
         self._mask_bands: tuple[int, ...] = ()
         self._one_mask = False
@@ -328,14 +330,15 @@ def open_raster(
     Parameters
     ----------
     path : str or path
-        Anything GDAL reads: GeoTIFF, JPEG 2000, ``.vrt``, ``/vsi...``, http(s) and s3 addresses,
-        subdatasets.
+        A GeoTIFF, or another image of a format in `georsr.raster.drivers.IMAGE_DRIVERS`; a
+        ``.vrt`` of such images; ``/vsi...``, http(s) and s3 addresses, subdatasets.
     bidx : sequence of int, optional
         Band numbers from 1; default all but the alpha band, which is carried as alpha.
     nodata : float, optional
         Overrides what the file says; NaN is possible for floats.
     allow_drivers : sequence of str, optional
-        Only these GDAL drivers. By default all, but a VRT must be called ``.vrt``.
+        Further GDAL drivers. ``VRT``: a VRT is trusted, whatever it is called and wherever on this
+        machine its files lie.
     force : bool
         Take indices of a palette, and bit masks, for what they are not.
     alpha : {"auto", "mask", "data"}

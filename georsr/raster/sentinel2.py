@@ -20,8 +20,11 @@ from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 
 from georsr.errors import InputError, UsageError
-from georsr.raster.env import cause, own_warnings
+from georsr.raster.drivers import Trust, image_drivers, open_with
+from georsr.raster.env import cause, is_remote, own_warnings
 from georsr.raster.info import BandInfo
+from georsr.raster.names import archive_of, folder_of, one_line
+from georsr.raster.sidecars import check_dataset
 from georsr.raster.virtual import GDAL_TYPES, add_band, add_source, add_tags, begin_document
 from georsr.types import Window
 
@@ -34,6 +37,10 @@ PART = re.compile(
     r"^SENTINEL2_L(1C|2A):(?P<metadata>.+):(?P<resolution>10|20|60)m:(?P<crs>EPSG_\d+)$"
 )
 """GDAL's name of the bands of one resolution."""
+_NAMED = re.compile(
+    r"<(?:IMAGE_FILE|IMAGE_ID)\b[^>]*>([^<]*)<|granuleIdentifier\s*=\s*\"([^\"]*)\""
+)
+"""Names of images, and of their folders, in the metadata."""
 _FILE = re.compile(r"_(B\d[0-9A])(_\d0m)?\.jp2$")
 
 
@@ -126,7 +133,9 @@ def open_product(path: str, metadata: str) -> Product:
     UsageError
         It lies in several zones.
     """
-    parts = [_open(path, name) for name in _names_of_parts(path, metadata)]
+    names = _names_of_parts(path, metadata)
+    check_images(metadata)
+    parts = [_open(path, name) for name in names]
     check_files(path, parts)
     document = tostring(_document(parts), encoding="unicode")
     with own_warnings():
@@ -166,7 +175,7 @@ def _names_of_parts(path: str, metadata: str) -> list[str]:
 
 
 def check_files(path: str, parts: Sequence[Any]) -> None:
-    """Refuse a product of which files are missing or no rasters: GDAL would give zeros for them.
+    """Refuse a product of which files are missing: GDAL would give zeros for them.
 
     Parameters
     ----------
@@ -178,7 +187,7 @@ def check_files(path: str, parts: Sequence[Any]) -> None:
     Raises
     ------
     InputError
-        Which bands are missing, or the file that cannot be opened.
+        Which bands are missing.
     """
     missing = []
     for part in parts:
@@ -193,15 +202,60 @@ def check_files(path: str, parts: Sequence[Any]) -> None:
             f"{_listed(wanted)}; download the product again, or put the bands that are "
             "there into one raster: gdalbuildvrt -separate bands.vrt B04.jp2 B03.jp2 B02.jp2"
         )
-    for name in (name for part in parts for name in part.files if _FILE.search(name)):
+
+
+def check_images(metadata: str) -> None:
+    """Refuse a product of which a file ``.jp2`` is no image, or whose metadata lead out of it.
+
+    GDAL opens these files by any of its drivers, so this comes before it is given the product.
+
+    Parameters
+    ----------
+    metadata
+        By `find_product`.
+
+    Raises
+    ------
+    InputError
+        The file, and what to do.
+    UsageError
+        A file refers to others.
+    """
+    trust = Trust()
+    for name in _images(metadata):
         try:
-            with own_warnings():
-                rasterio.open(name).close()
+            with own_warnings(), open_with(name, image_drivers()) as dataset:
+                check_dataset(dataset, name, trust)
         except RasterioError as error:
             raise InputError(
                 f"{name}: cannot be opened: {cause(error)}; the file is damaged or incomplete, "
                 "download the product again"
             ) from error
+
+
+def _images(metadata: str) -> list[str]:
+    """Return the names of a product's images: those there are, or, on a network, those it names."""
+    with _open(metadata, metadata) as whole:
+        document = whole.tags(ns="xml:SENTINEL2").get("xml:SENTINEL2", "")
+    named = [text.strip() for found in _NAMED.findall(document) for text in found if text]
+    for name in named:
+        if not re.fullmatch(r"[\w.-]+(/[\w.-]+)*", name) or ".." in name.split("/"):
+            raise InputError(
+                f"{metadata}: names {one_line(name)} as an image, expected a file of the product; "
+                "download it again"
+            )
+    if not metadata.startswith("/vsi") and not is_remote(metadata):
+        return [str(file) for file in sorted(Path(metadata).parent.rglob("*")) if _is_image(file)]
+    folder = folder_of(metadata)
+    archive = archive_of(metadata) if metadata.startswith("/vsizip/") else None
+    if archive is None:
+        return [f"{folder}/{name}.jp2" for name in named if name.startswith("GRANULE/")]
+    with zipfile.ZipFile(archive) as zipped:
+        return [f"/vsizip/{archive}/{name}" for name in zipped.namelist() if _is_image(Path(name))]
+
+
+def _is_image(file: Path) -> bool:
+    return file.suffix.lower() == ".jp2"
 
 
 def _listed(names: Sequence[str]) -> str:

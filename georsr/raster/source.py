@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,33 @@ from typing import Any
 import rasterio
 from rasterio.errors import RasterioError
 
-from georsr.errors import InputError, UsageError
-from georsr.raster.env import cause, own_warnings
-from georsr.raster.sentinel2 import DRIVER, PART, check_files, find_product, open_product
+from georsr.errors import GeorsrError, InputError, UsageError
+from georsr.raster.drivers import HDF5_DRIVERS, Trust, image_drivers, open_with
+from georsr.raster.env import cause, is_remote, own_warnings
+from georsr.raster.hdf5 import check_hdf5
+from georsr.raster.names import gdal_name, start_of
+from georsr.raster.sentinel2 import (
+    PART,
+    check_files,
+    check_images,
+    find_product,
+    open_product,
+)
+from georsr.raster.sidecars import check_dataset
+from georsr.raster.vrt_sources import open_vrt
 
 _MISSING = re.compile(
     r"No such file or directory|does not exist in the file system|HTTP response code: 404"
 )
 # NETCDF:"a.nc":band, GTIFF_DIR:1:a.tif: two capitals at least, so that C: stays a drive
 _SUBDATASET = re.compile(r"^[A-Z][A-Z0-9_]+:")
+_DOCUMENTS = (
+    (b"<VRTDataset", "VRT", "VRT"),
+    (b"<MRF_META", "MRF", "MRF"),
+    (b"<GDAL_WMS", "WMS", "WMS"),
+    (b"<GDALTileIndexDataset", "GTI", "tile index (GTI)"),
+)
+"""What a document begins with, and the driver that would follow it."""
 
 
 def open_source(path: str, allow_drivers: Sequence[str] | None = None) -> Any:
@@ -27,61 +46,93 @@ def open_source(path: str, allow_drivers: Sequence[str] | None = None) -> Any:
     A product of Sentinel-2 (SAFE folder, its metadata, or an archive of it) is opened as one raster
     of its bands of 10 m and 20 m: see `georsr.raster.sentinel2`.
 
-    A VRT can name any file or address of the machine as its pixels. One that is called ``.vrt``
-    (or ``vrt://``) was asked for; one hidden behind another name is refused, and a ``.tif`` is
-    therefore only ever given to the GeoTIFF driver.
+    Only formats that refer to no other file are read (`georsr.raster.drivers`), and a VRT, which
+    must be called ``.vrt``, after its document and all its files have been checked
+    (`georsr.raster.vrt_sources`). A ``.tif`` is only ever given to the GeoTIFF driver.
 
     Parameters
     ----------
     path : str
-        Anything GDAL reads.
+        A file, an address, a name of GDAL's virtual file systems, or a subdataset.
     allow_drivers : sequence of str, optional
-        Only these GDAL drivers, tried in this order.
+        Further GDAL drivers that may read it. ``VRT``: a VRT is trusted, under any name, and its
+        files may lie anywhere on this machine.
 
     Raises
     ------
     UsageError
-        Nothing is there, or a driver that is not allowed would be needed.
+        Nothing is there, or it would make GDAL read what was not asked for.
     InputError
         Something is there, but it is not a readable raster.
     """
-    if allow_drivers is not None and not allow_drivers:
-        raise UsageError(f"{path}: the list of allowed drivers is empty")
+    trust = Trust(tuple(allow_drivers or ()))
+    drivers = image_drivers(trust.extra)
     metadata = find_product(path)
     if metadata is not None:
-        if allow_drivers is not None and DRIVER not in allow_drivers:
-            raise UsageError(
-                f"{path}: is a product of Sentinel-2, which the drivers allowed "
-                f"({', '.join(allow_drivers)}) do not read; allow {DRIVER}"
-            )
         return open_product(path, metadata)
-    drivers: Sequence[str | None] = allow_drivers or (
-        ["GTiff"] if _suffix(path) in (".tif", ".tiff") else [None]
-    )
-    failure: Exception | None = None
-    for driver in drivers:
-        try:
+    name = gdal_name(path)
+    if part := PART.match(path):
+        check_images(part["metadata"])
+    try:
+        if _is_vrt(name, trust):
+            dataset = _open_vrt(name, trust)
+        else:
+            _check_kind(path, name, trust)
             with own_warnings():
-                dataset = rasterio.open(path, driver=driver)
-        except (RasterioError, OSError, ValueError) as err:
-            failure = err
-            continue
-        if allow_drivers is None and dataset.driver == "VRT" and not _says_vrt(path):
-            dataset.close()
-            raise _hidden_vrt(path)
-        return _checked(dataset, path)
-    assert failure is not None
-    raise _explain(path, failure, allow_drivers) from failure
-
-
-def _checked(dataset: Any, path: str) -> Any:
-    if PART.match(path):
-        try:
-            check_files(path, [dataset])
-        except InputError:
-            dataset.close()
+                dataset = open_with(path, _drivers_for(name, drivers, trust))
+    except (RasterioError, ValueError, OSError) as error:
+        if isinstance(error, GeorsrError):
             raise
+        raise _explain(path, error, trust) from error
+    try:
+        check_dataset(dataset, name, trust)
+        if part:
+            check_files(path, [dataset])
+    except BaseException as error:
+        dataset.close()
+        if isinstance(error, RasterioError):
+            raise InputError(f"{path}: cannot be read: {cause(error)}") from error
+        raise
     return dataset
+
+
+def _is_vrt(name: str, trust: Trust) -> bool:
+    if name.startswith("vrt://") or _suffix(name) == ".vrt":
+        return True
+    return trust.vrt and start_of(name).lstrip().startswith(b"<VRTDataset")
+
+
+def _open_vrt(name: str, trust: Trust) -> Any:
+    """Open a VRT, or ``vrt://FILE?OPTIONS``, whose file is opened by itself first."""
+    if not name.startswith("vrt://"):
+        return open_vrt(name, trust)
+    open_source(name.removeprefix("vrt://").split("?", 1)[0], trust.extra).close()
+    with own_warnings():
+        return rasterio.open(name, driver="VRT")
+
+
+def _check_kind(path: str, name: str, trust: Trust) -> None:
+    """Refuse what is not to be opened at all: pipes and devices, HDF5 with external data."""
+    try:
+        mode = Path(name).stat().st_mode
+    except (OSError, ValueError):
+        mode = 0
+    if mode and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise InputError(f"{path}: is a pipe or a device, expected a file")
+    if name.startswith("/vsi") or is_remote(name):
+        return
+    check_hdf5(name, trust)
+
+
+def _drivers_for(name: str, drivers: list[str], trust: Trust) -> list[str]:
+    if PART.match(name):
+        return ["SENTINEL2"]
+    if _suffix(name) in (".tif", ".tiff"):
+        return ["GTiff", *(driver for driver in trust.extra if driver != "GTiff")]
+    if name.startswith("/vsi") or is_remote(name):
+        # what these refer to cannot be looked at: it lies behind GDAL's virtual file systems
+        return [driver for driver in drivers if driver not in HDF5_DRIVERS or driver in trust.extra]
+    return drivers
 
 
 def _suffix(path: str) -> str:
@@ -90,18 +141,7 @@ def _suffix(path: str) -> str:
     return Path(path.split("?", 1)[0]).suffix.lower()
 
 
-def _says_vrt(path: str) -> bool:
-    return path.startswith("vrt://") or _suffix(path) == ".vrt"
-
-
-def _hidden_vrt(path: str) -> UsageError:
-    return UsageError(
-        f"{path}: is a VRT document under another name; it could point at any file. "
-        "Rename it to .vrt, or allow the VRT driver, if you trust it"
-    )
-
-
-def _explain(path: str, err: Exception, allowed: Sequence[str] | None) -> Exception:
+def _explain(path: str, err: Exception, trust: Trust) -> Exception:
     said = cause(err)
     if _MISSING.search(said):
         return UsageError(f"{path}: no such file")
@@ -109,13 +149,20 @@ def _explain(path: str, err: Exception, allowed: Sequence[str] | None) -> Except
         if Path(path).is_dir():
             return InputError(f"{path}: is a directory, not a raster that GDAL can read")
         if Path(path).is_file():
-            with Path(path).open("rb") as file:
-                start = file.read(1024)
+            start = start_of(path)
             if not start:
-                return InputError(f"{path}: the file is empty")
-            if allowed is None and b"<VRTDataset" in start:
-                return _hidden_vrt(path)
+                with Path(path).open("rb") as file:  # says why it cannot be read
+                    if not file.read(1):
+                        return InputError(f"{path}: the file is empty")
+            for mark, driver, what in _DOCUMENTS:
+                if mark in start and driver not in trust.extra:
+                    return UsageError(
+                        f"{path}: is a {what} document under another name; it could point at any "
+                        f"file or address. Use --allow-driver {driver} if you trust it"
+                    )
     except OSError as reason:
         return InputError(f"{path}: cannot be read: {reason.strerror or reason}")
-    tried = f" by the drivers allowed ({', '.join(allowed)})" if allowed else ""
-    return InputError(f"{path}: not a raster that can be opened{tried}: {said}")
+    return InputError(
+        f"{path}: not a raster of a format that georsr reads: {said}; other formats of GDAL are "
+        "read with --allow-driver NAME"
+    )

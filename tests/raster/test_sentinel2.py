@@ -263,13 +263,6 @@ def test_two_products_are_no_mosaic(made, archive):
         open_sources([made[0], archive])
 
 
-def test_only_allowed_drivers_open_it(made):
-    with pytest.raises(UsageError, match="allow SENTINEL2"):
-        open_raster(made[0], allow_drivers=["GTiff"])
-    with open_raster(made[0], allow_drivers=["SENTINEL2"]) as reader:
-        assert reader.info.count == len(ORDER)
-
-
 def test_the_name_of_the_folder_does_not_matter(made, tmp_path):
     place = tmp_path / "renamed"
     shutil.copytree(made[0], place)

@@ -1,0 +1,284 @@
+"""Check the files that GDAL reads with a raster by itself, before it reads them.
+
+Masks (``.msk``) and overviews (``.ovr``, ``.aux``) beside a raster, and the overview file that its
+metadata may name, are opened by any driver of GDAL, whatever drivers the raster itself may have.
+Some drivers read addresses or write files, so only TIFFs (and Erdas Imagine for ``.aux``) pass.
+"""
+
+from __future__ import annotations
+
+import html
+import posixpath
+import re
+import struct
+import tarfile
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path, PurePath
+from typing import Any, BinaryIO
+
+from rasterio.errors import RasterioError
+
+from georsr.errors import UsageError
+from georsr.raster.drivers import Trust, open_with
+from georsr.raster.env import is_remote, own_warnings
+from georsr.raster.names import archive_of, folder_of, join, one_line, start_of
+
+TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+HFA_SIGNATURE = b"EHFA_HEADER_TAG"
+GRID_PATH = re.compile(
+    r'(GRIDS"\s*,\s*"|PARAMETERFILE\["[^"]*"\s*,\s*"|grids=)[^"\s]*[/\\]', re.IGNORECASE
+)
+"""A grid file of PROJ that a CRS names by its path."""
+_SIDECAR = re.compile(r"\.(ovr|msk|aux|aux\.xml)$", re.IGNORECASE)
+_METADATA_TAG = 42112
+"""TIFF tag of GDAL's own metadata, an XML document."""
+_MAX_ENTRIES, _MAX_METADATA = 65536, 2**24
+
+
+def has_sidecars(path: str) -> bool:
+    """Return whether files beside ``path`` are read: where georsr can list them before GDAL does.
+
+    Not on a network; GDAL is then told not to look for any.
+    """
+    return _listing(path) is not None
+
+
+def check_dataset(dataset: Any, path: str, trust: Trust) -> None:
+    """Check everything that an open raster, other than by its format, makes GDAL read.
+
+    Call it before asking the dataset for masks, overviews, files or pixels.
+
+    Parameters
+    ----------
+    dataset
+        Of rasterio, just opened.
+    path
+        GDAL's name of it.
+    trust
+        What the user allows.
+
+    Raises
+    ------
+    UsageError
+        It refers to a file that is refused: which, why, and what to do.
+    RasterioError
+        A file cannot be read.
+    """
+    named = dataset.get_tag_item("OVERVIEW_FILE", "OVERVIEWS")
+    if named is not None and dataset.driver != "SENTINEL2":  # which names other bands as overviews
+        _check_overview_file(named, path, trust)
+    check_sidecars(path, trust)
+    _check_grids(dataset, path)
+
+
+def _check_grids(dataset: Any, path: str) -> None:
+    """Refuse a CRS that names a grid file by its path: PROJ would open it."""
+    with own_warnings():
+        systems = [dataset.crs, dataset.gcps[1]]
+    for crs in systems:
+        if crs is not None and GRID_PATH.search(_wkt(crs)):
+            raise UsageError(
+                f"{path}: its coordinate reference system names a grid file by its path, expected "
+                "the plain name of one that PROJ has; assign another CRS, for example with "
+                "gdal_edit.py -a_srs"
+            )
+
+
+def _wkt(crs: Any) -> str:
+    try:
+        return str(crs.to_wkt())
+    except RasterioError:
+        return str(crs)
+
+
+def _check_overview_file(named: str, path: str, trust: Trust) -> None:
+    """Check the file that the metadata item OVERVIEW_FILE names: a TIFF beside the raster."""
+    name = named.removeprefix(":::BASE:::")
+    file = Path(name) if name == named else Path(path).parent / name
+    try:
+        beside = file.resolve().parent == Path(path).resolve().parent
+    except (OSError, ValueError, RuntimeError):
+        beside = False
+    if not (beside and start_of(str(file)).startswith((*TIFF_SIGNATURES, HFA_SIGNATURE))):
+        raise UsageError(
+            f"{path}: its metadata name {one_line(named)} as the file of its overviews, expected "
+            "a TIFF beside it; remove the item OVERVIEW_FILE of the domain OVERVIEWS"
+        )
+    check_tiff(str(file), trust)
+
+
+def check_sidecars(path: str, trust: Trust) -> None:
+    """Check masks and overviews beside a raster, and those beside them.
+
+    Raises
+    ------
+    UsageError
+        One is not a TIFF, or refers to another file itself.
+    """
+    for file in _sidecars(path):
+        kind = file.lower()
+        if kind.endswith(".aux.xml"):
+            continue  # part of its raster's metadata, which are checked
+        if kind.endswith(".aux") and not _begins(file, (HFA_SIGNATURE,)):
+            continue  # a file of that name that GDAL does not read
+        if not kind.endswith(".aux") and not _begins(file, TIFF_SIGNATURES):
+            raise _no_tiff(file, path)
+        try:
+            check_tiff(file, trust)
+        except RasterioError as error:
+            raise _no_tiff(file, path) from error
+
+
+def _begins(file: str, signatures: tuple[bytes, ...]) -> bool:
+    """Return whether a file begins with a signature; what lies in an archive is opened instead."""
+    return file.startswith("/vsi") or start_of(file).startswith(signatures)
+
+
+def _no_tiff(file: str, path: str) -> UsageError:
+    return UsageError(
+        f"{file}: GDAL would read it as mask or overviews of {path}, but it is no TIFF; remove it"
+    )
+
+
+def check_tiff(file: str, trust: Trust) -> None:
+    """Check what a TIFF that GDAL opens by itself refers to.
+
+    Raises
+    ------
+    UsageError
+        As `check_dataset`.
+    RasterioError
+        It is not a TIFF, nor a file of Erdas Imagine.
+    """
+    if file in trust.seen:
+        return
+    trust.seen.add(file)
+    if not _may_name_overviews(file):
+        check_sidecars(file, trust)
+        return
+    with own_warnings(), open_with(file, ["GTiff", "HFA"]) as dataset:
+        check_dataset(dataset, file, trust)
+
+
+def _may_name_overviews(file: str) -> bool:
+    """Return False if neither the first directory of a TIFF nor its .aux.xml can name overviews.
+
+    Opening a file by GDAL takes a millisecond, and a mosaic may have 10,000 of them: most can be
+    told from their first bytes.
+    """
+    texts = [name for name in _sidecars(file) if name.lower().endswith(".aux.xml")]
+    try:
+        for text in texts:
+            if _names_overviews(Path(text).read_bytes()):
+                return True
+        with Path(file).open("rb") as handle:
+            return _names_overviews(_gdal_metadata(handle))
+    except (OSError, ValueError, struct.error, OverflowError):
+        return True
+
+
+def _names_overviews(document: bytes) -> bool:
+    return "OVERVIEW_FILE" in html.unescape(document.decode("latin-1")).upper()
+
+
+def _gdal_metadata(handle: BinaryIO) -> bytes:
+    """Return GDAL's metadata of the first directory of a TIFF; ValueError if it is no plain one.
+
+    TIFF 6.0, section 2, and the BigTIFF design of libtiff.
+    """
+    start = handle.read(16)
+    order = {b"II": "<", b"MM": ">"}.get(start[:2])
+    if order is None or start[2:4] not in (b"*\0", b"\0*", b"+\0", b"\0+"):
+        raise ValueError("no TIFF")
+    big = b"+" in start[2:4]
+    offset = struct.unpack(order + "Q", start[8:16])[0] if big else 0
+    offset = offset or struct.unpack(order + "I", start[4:8])[0]
+    handle.seek(offset)
+    count = struct.unpack(order + ("Q" if big else "H"), handle.read(8 if big else 2))[0]
+    size = 20 if big else 12
+    if count > _MAX_ENTRIES:
+        raise ValueError("too many entries")
+    entries = handle.read(count * size)
+    found = b""
+    for entry in (entries[i * size : (i + 1) * size] for i in range(count)):
+        if struct.unpack(order + "H", entry[:2])[0] != _METADATA_TAG:
+            continue
+        length = struct.unpack(order + ("Q" if big else "I"), entry[4 : 12 if big else 8])[0]
+        value = entry[12 if big else 8 :]
+        if length > len(value):
+            if length > _MAX_METADATA:
+                raise ValueError("metadata are too long to look at")
+            handle.seek(struct.unpack(order + ("Q" if big else "I"), value)[0])
+            value = handle.read(length)
+        found += value
+    return found
+
+
+def _sidecars(path: str) -> list[str]:
+    """Return the files beside ``path`` that GDAL would read with it."""
+    listing = _listing(path)
+    if not listing:
+        return []
+    folder, name = folder_of(path), PurePath(path).name.lower()
+    wanted = {f"{name}{end}" for end in (".ovr", ".msk", ".aux", ".aux.xml")}
+    wanted.add(f"{PurePath(name).stem}.aux")
+    found = [other for key in sorted(wanted - {name}) for other in listing.get(key, ())]
+    return [join(folder, other) for other in found]
+
+
+def _listing(path: str) -> Mapping[str, Sequence[str]] | None:
+    """Return the sidecars in the folder of ``path`` by their names in small letters.
+
+    None where they cannot be listed; none at all where nothing can be read.
+    """
+    if is_remote(path):
+        return None
+    try:
+        if not path.startswith("/vsi"):
+            folder = Path(folder_of(path))
+            return _listed(folder, folder.stat().st_mtime_ns)
+        if path.startswith("/vsigzip/") and not path.startswith("/vsigzip//vsi"):
+            folder = Path(folder_of(path.removeprefix("/vsigzip")) or "/")
+            return _listed(folder, folder.stat().st_mtime_ns)
+        archive = re.fullmatch(r"/vsi(zip|tar)/(?!/?vsi|{)(.+)", path)
+        file = archive and archive_of(path)
+        if not archive or not file or path.endswith(file):
+            return None
+        inside = path.removeprefix(f"/vsi{archive[1]}/").removeprefix(file).strip("/")
+        names = _members(archive[1], file, Path(file).stat().st_mtime_ns)
+        return names.get(posixpath.dirname(inside), {})
+    except (OSError, ValueError, zipfile.BadZipFile, tarfile.TarError):
+        return {} if not path.startswith("/vsi") else None
+
+
+@lru_cache(maxsize=16)
+def _listed(folder: Path, changed: int) -> dict[str, list[str]]:
+    """Return the sidecars in a folder of this machine."""
+    return _by_small_name(file.name for file in folder.iterdir())
+
+
+@lru_cache(maxsize=16)
+def _members(kind: str, archive: str, changed: int) -> dict[str, dict[str, list[str]]]:
+    """Return the sidecars in an archive, by its folders."""
+    if kind == "zip":
+        with zipfile.ZipFile(archive) as zipped:
+            names = zipped.namelist()
+    else:
+        with tarfile.open(archive) as tarred:
+            names = tarred.getnames()
+    folders: dict[str, list[str]] = {}
+    for name in names:
+        folder, _, member = name.replace("\\", "/").removeprefix("./").rpartition("/")
+        folders.setdefault(folder, []).append(member)
+    return {folder: _by_small_name(members) for folder, members in folders.items()}
+
+
+def _by_small_name(names: Iterable[str]) -> dict[str, list[str]]:
+    """Return the names of sidecars by their small letters: GDAL finds them so, too."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        if _SIDECAR.search(name):
+            found.setdefault(name.lower(), []).append(name)
+    return found

@@ -1,0 +1,322 @@
+"""Open a VRT after its document, and every file that it names, have been checked.
+
+A VRT can name any file, address or other document as its pixels, and GDAL opens them by any of its
+drivers. What is checked here: all elements and attributes are known, files lie in or under the
+folder of the VRT (or anywhere on this machine, if the user trusts it), and each is an image of an
+allowed format, or such a VRT itself.
+"""
+
+from __future__ import annotations
+
+import html
+import posixpath
+import re
+from pathlib import Path
+from typing import Any
+from xml.etree.ElementTree import Element, ParseError, fromstring, tostring
+
+import rasterio
+from rasterio.errors import RasterioError
+
+from georsr.errors import InputError, UsageError
+from georsr.raster.drivers import Trust, image_drivers, open_with
+from georsr.raster.env import cause, is_remote, own_warnings
+from georsr.raster.hdf5 import check_hdf5
+from georsr.raster.names import (
+    archive_of,
+    file_of_subdataset,
+    folder_of,
+    is_regular,
+    join,
+    one_line,
+    start_of,
+)
+from georsr.raster.sidecars import (
+    GRID_PATH,
+    TIFF_SIGNATURES,
+    check_dataset,
+    check_sidecars,
+    check_tiff,
+)
+
+_MAX_DEPTH = 8
+_LINE, _LINES = 65536, 1024
+"""Bytes of a line, and lines at most, in which a document is read by GDAL."""
+
+_ELEMENTS = """
+    VRTDataset SRS GeoTransform GCPList GCP Metadata MDI BlockXSize BlockYSize
+    VRTRasterBand NoDataValue HideNoDataValue ColorInterp ColorTable Entry Description UnitType
+    Offset Scale CategoryNames Category Histograms HistItem HistMin HistMax BucketCount
+    IncludeOutOfRange Approximate HistCounts GDALRasterAttributeTable FieldDefn Name Type Usage
+    Row F MaskBand Overview OverviewList SimpleSource ComplexSource AveragedSource
+    NoDataFromMaskSource KernelFilteredSource Kernel Size Coefs SourceBand SourceProperties SrcRect
+    DstRect UseMaskBand NODATA ScaleOffset ScaleRatio LUT ColorTableComponent Exponent SrcMin
+    SrcMax DstMin DstMax Clamp MaskValueThreshold RemappedValue PixelFunctionType
+    PixelFunctionArguments PixelFunctionLanguage SourceTransferType OpenOptions OOI
+    PansharpeningOptions Algorithm AlgorithmOptions Weights Resampling NumThreads BitDepth NoData
+    SpatialExtentAdjustment PanchroBand SpectralBand
+    GDALWarpOptions WarpMemoryLimit ResampleAlg WorkingDataType Option MultiBand Cutline
+    CutlineBlendDist Transformer ApproxTransformer MaxError BaseTransformer GenImgProjTransformer
+    SrcGeoTransform SrcInvGeoTransform DstGeoTransform DstInvGeoTransform ReprojectTransformer
+    ReprojectionTransformer SourceSRS TargetSRS SourceCRS TargetCRS Options GCPTransformer
+    TPSTransformer RPCTransformer SrcGCPTransformer SrcTPSTransformer SrcRPCTransformer Order
+    Reversed HeightOffset HeightScale PixErrThreshold BandList BandMapping SrcNoDataReal
+    SrcNoDataImag DstNoDataReal DstNoDataImag SrcAlphaBand DstAlphaBand
+    SourceFilename SourceDataset
+    """
+_ATTRIBUTES = """
+    rasterXSize rasterYSize subClass dataType band domain format key name role relativeToVRT shared
+    xOff yOff xSize ySize BlockXSize BlockYSize dataAxisToSRSAxisMapping coordinateEpoch mapping
+    Id Info Pixel Line X Y Z Projection c1 c2 c3 c4 index tableType Row0Min BinSize resampling src
+    dst normalized
+    """
+_FILE_ELEMENTS = ("sourcefilename", "sourcedataset")
+"""Elements of a VRT whose text names a file. GDAL takes small letters for capitals."""
+_KNOWN_ELEMENTS = frozenset(_ELEMENTS.lower().split())
+_KNOWN_ATTRIBUTES = frozenset(_ATTRIBUTES.lower().split())
+"""GDAL takes an attribute for an element: one that is not known may name a file."""
+_SUBCLASSES = (
+    "",
+    "VRTWarpedDataset",
+    "VRTPansharpenedDataset",
+    "VRTSourcedRasterBand",
+    "VRTWarpedRasterBand",
+    "VRTPansharpenedRasterBand",
+    "VRTDerivedRasterBand",
+)
+_DOMAINS_OF_GDAL = ("OVERVIEWS", "PROXYOVERVIEWREQUEST", "VRT_SOURCES", "NEW_VRT_SOURCES")
+_HARMLESS_OPTIONS = ("NUM_THREADS", "OVERVIEW_LEVEL")
+
+
+def open_vrt(path: str, trust: Trust) -> Any:
+    """Open a VRT whose document, and everything it refers to, has been checked.
+
+    A VRT of a network is opened from the text that was checked: its server may give another answer
+    when it is asked again.
+    """
+    document = read_document(path)
+    root = check_document(document, path, trust)
+    with own_warnings():
+        if not is_remote(path):
+            return rasterio.open(path, driver="VRT")
+        folder = folder_of(path)
+        for element in root.iter():
+            if element.tag.lower() in _FILE_ELEMENTS and _is_relative(element, path):
+                element.text = f"{folder}/{(element.text or '').strip()}"
+                element.attrib.clear()
+        return rasterio.open(tostring(root, encoding="unicode"), driver="VRT")
+
+
+def read_document(path: str) -> str:
+    """Return the text of a VRT.
+
+    Raises
+    ------
+    UsageError
+        There is no such file.
+    InputError
+        It cannot be read.
+    """
+    if not is_remote(path) and not path.startswith("/vsi"):
+        try:
+            if Path(path).exists() and not is_regular(path):
+                raise InputError(f"{path}: is not a regular file, expected a VRT document")
+            return Path(path).read_bytes().decode("utf-8", "replace")
+        except FileNotFoundError as error:
+            raise UsageError(f"{path}: no such file") from error
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+    # GDAL reads any file of its virtual file systems as raw pixels, zeros after its end
+    raw = (
+        f'<VRTDataset rasterXSize="{_LINE}" rasterYSize="{_LINES}"><VRTRasterBand dataType="Byte" '
+        'band="1" subClass="VRTRawRasterBand"><SourceFilename relativeToVRT="0">'
+        f"{html.escape(_vsi(path))}</SourceFilename><ImageOffset>0</ImageOffset><PixelOffset>1"
+        f"</PixelOffset><LineOffset>{_LINE}</LineOffset></VRTRasterBand></VRTDataset>"
+    )
+    text = b""
+    try:
+        with (
+            own_warnings(),
+            rasterio.Env(GDAL_VRT_RAWRASTERBAND_ALLOWED_SOURCE="ALL"),
+            rasterio.open(raw, driver="VRT") as dataset,
+        ):
+            for row in range(dataset.height):
+                part = dataset.read(1, window=((row, row + 1), (0, _LINE))).tobytes()
+                text += part.rstrip(b"\0")
+                if part.endswith(b"\0"):
+                    break
+    except RasterioError as error:
+        if re.search(r"No such file|does not exist|404", cause(error)):
+            raise UsageError(f"{path}: no such file") from error
+        raise InputError(f"{path}: cannot be read: {cause(error)}") from error
+    if not text:
+        raise UsageError(f"{path}: no such file, or an empty one")
+    return text.decode("utf-8", "replace")
+
+
+def _vsi(path: str) -> str:
+    return f"/vsicurl/{path}" if re.match(r"^(https?|ftp)://", path) else path
+
+
+def check_document(document: str, path: str, trust: Trust, depth: int = 0) -> Element:
+    """Check a VRT document: all its elements are known, and all its files are allowed.
+
+    Parameters
+    ----------
+    document
+        XML text.
+    path
+        Where it lies, which relative names count from.
+    trust
+    depth
+        Of VRTs within VRTs.
+
+    Returns
+    -------
+    Element
+        Its root.
+
+    Raises
+    ------
+    UsageError
+        It may read what it must not: what, and what to do.
+    InputError
+        It is no VRT.
+    """
+    # GDAL's parser is no parser of XML: what the two may read differently is refused
+    if "\0" in document or re.search(r"<!(?!--|\[CDATA\[)|.<\?", document, re.DOTALL):
+        raise InputError(f"{path}: is not a plain VRT document: has a DTD or instructions")
+    try:
+        root = fromstring(document)
+    except (ParseError, ValueError) as error:
+        raise InputError(f"{path}: is not a VRT document: {error}") from error
+    if root.tag != "VRTDataset":
+        raise InputError(f"{path}: is not a VRT document: its root is {root.tag}")
+    if depth > _MAX_DEPTH:
+        raise UsageError(f"{path}: lies {depth} VRTs deep, expected at most {_MAX_DEPTH}")
+    if GRID_PATH.search(document):
+        raise UsageError(f"{path}: names a grid file of PROJ by its path, expected a plain name")
+    for element in root.iter():
+        _check_element(element, path)
+    for element in root.iter():
+        if element.tag.lower() in _FILE_ELEMENTS:
+            name = (element.text or "").strip()
+            _check_source(name, _is_relative(element, path), path, trust, depth)
+    return root
+
+
+def _check_element(element: Element, path: str) -> None:
+    """Refuse an element that is not on the list: it may name a file, or hold code."""
+    tag = element.tag.lower()
+    values = {name.lower(): value for name, value in element.attrib.items()}
+    if tag not in _KNOWN_ELEMENTS:
+        raise _refused(path, f"the element {element.tag}")
+    if tag in _FILE_ELEMENTS and len(element):
+        raise _refused(path, f"elements in {element.tag}")
+    unknown = sorted(values.keys() - _KNOWN_ATTRIBUTES)
+    if unknown and tag != "pixelfunctionarguments":
+        raise _refused(path, f"the attribute {unknown[0]} of {element.tag}")
+    if values.get("subclass", "") not in _SUBCLASSES:
+        raise _refused(path, f"the kind {values['subclass']}")
+    if tag == "metadata":
+        _check_domain(element, values.get("domain", "").upper(), path)
+    elif tag == "pixelfunctionlanguage" and (element.text or "").strip().upper() != "C":
+        raise _refused(path, f"a pixel function in {element.text}")
+    elif tag == "ooi" and values.get("key") not in _HARMLESS_OPTIONS:
+        raise _refused(path, f"the open option {values.get('key')}")
+
+
+def _check_domain(element: Element, domain: str, path: str) -> None:
+    """Refuse metadata that GDAL follows."""
+    if domain in _DOMAINS_OF_GDAL:
+        raise _refused(path, f"metadata of the domain {domain}")
+    if domain.startswith("XML:"):  # a document of its own, which GDAL hands on as it is
+        for child in list(element):
+            element.remove(child)
+
+
+def _is_relative(element: Element, path: str) -> bool:
+    """Return whether the name of a file counts from the folder of the VRT."""
+    names = {name.lower(): value for name, value in element.attrib.items()}
+    value = names.get("relativetovrt", "0").strip()
+    if value not in ("0", "1"):
+        raise _refused(path, f"relativeToVRT={value}")
+    return value == "1"
+
+
+def _refused(path: str, what: str) -> UsageError:
+    return UsageError(
+        f"{path}: has {one_line(what)}, which may read any file; expected a VRT of images alone, "
+        "as gdalbuildvrt and gdalwarp write them; if you trust it, turn it into a GeoTIFF with "
+        "gdal_translate"
+    )
+
+
+def _check_source(name: str, relative: bool, path: str, trust: Trust, depth: int) -> None:
+    """Check one file that a VRT names."""
+    subdataset = file_of_subdataset(name)
+    file = subdataset or name
+    if not file or file.startswith("<"):
+        raise _refused(path, "a document in place of a file name")
+    if re.match(r"^[A-Za-z][A-Za-z0-9_]+:", file) and not is_remote(file):
+        raise UsageError(f"{path}: refers to {one_line(name)}, expected the name of an image file")
+    folder = folder_of(path)
+    target = join(folder, file) if relative else file
+    _check_place(target, folder, path, trust)
+    if is_remote(target) or target in trust.seen:
+        return
+    if target.lower().endswith(".vrt"):
+        trust.seen.add(target)
+        check_document(read_document(target), target, trust, depth + 1)
+        check_sidecars(target, trust)
+    elif start_of(target).startswith(TIFF_SIGNATURES) and subdataset is None:
+        check_tiff(target, trust)
+    else:
+        trust.seen.add(target)
+        _check_image(target, path, trust)
+
+
+def _check_place(target: str, folder: str, path: str, trust: Trust) -> None:
+    """Refuse a file outside the folder of the VRT that names it."""
+    if is_remote(path):
+        plain = ".." not in target.split("/") and "%" not in target
+        inside = plain and _vsi(target).startswith(_vsi(folder) + "/")
+    elif is_remote(target):
+        inside = False
+    elif path.startswith("/vsi"):
+        inside = posixpath.normpath(target).startswith(posixpath.normpath(folder) + "/")
+    else:
+        file = archive_of(target) if target.startswith("/vsi") else target
+        inside = file is not None and (trust.vrt or _is_within(file, folder))
+    if not inside:
+        raise UsageError(
+            f"{path}: refers to {one_line(target)}, which is not in or under the folder of the "
+            "VRT; put the VRT into a folder above its files, or name those files instead of it, "
+            "or, if you trust it and they are on this machine, say --allow-driver VRT"
+        )
+
+
+def _is_within(target: str, folder: str) -> bool:
+    """Return whether a file lies in or under a folder, links resolved."""
+    try:
+        return Path(target).resolve().is_relative_to(Path(folder).resolve())
+    except (OSError, ValueError, RuntimeError):
+        return False
+
+
+def _check_image(target: str, path: str, trust: Trust) -> None:
+    """Check a source of a VRT that is no plain TIFF, by opening it with the allowed drivers."""
+    if not target.startswith("/vsi"):
+        if not Path(target).exists():
+            return  # reading it will say so
+        if not is_regular(target):
+            raise UsageError(f"{path}: refers to {one_line(target)}, expected a file")
+        check_hdf5(target, trust)
+    try:
+        with own_warnings(), open_with(target, image_drivers()) as dataset:
+            check_dataset(dataset, target, trust)
+    except RasterioError as error:
+        raise UsageError(
+            f"{path}: refers to {one_line(target)}, which is no image of a format that georsr "
+            f"reads: {cause(error)}"
+        ) from error
