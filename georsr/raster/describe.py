@@ -20,6 +20,7 @@ from georsr.raster.mask import holds
 # Namespaces that describe the file's encoding or its grid: wrong for any other file
 _OWN_NAMESPACES = (
     "IMAGE_STRUCTURE",
+    "OVERVIEWS",
     "DERIVED_SUBDATASETS",
     "SUBDATASETS",
     "RPC",

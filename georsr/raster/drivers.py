@@ -65,8 +65,27 @@ IMAGE_DRIVERS = (
 Besides these, VRT reads files called ``.vrt`` once `georsr.raster.vrt_sources` has checked them;
 SENTINEL2 reads products of Sentinel-2. For people: docs/reference/formats.md.
 """
-HDF5_DRIVERS = ("netCDF", "HDF5", "HDF5Image", "BAG")
-"""Drivers of files that may refer to others: these are looked through first, on this machine."""
+NETWORK_DRIVERS = (
+    "GTiff",
+    "JP2OpenJPEG",
+    "JP2ECW",
+    "JP2KAK",
+    "JP2MrSID",
+    "JP2Lura",
+    "PNG",
+    "JPEG",
+    "WEBP",
+    "GIF",
+    "BIGGIF",
+    "NITF",
+    "GRIB",
+    "MBTiles",
+)
+"""Those that look for no masks and overviews beside a file when they are told so (measured).
+
+Only they read what lies on a network, or in an archive that georsr cannot list: the files beside it
+could not be checked.
+"""
 
 
 @cache

@@ -125,6 +125,11 @@ def check_sidecars(path: str, trust: Trust) -> None:
             continue  # a file of that name that GDAL does not read
         if not kind.endswith(".aux") and not _begins(file, TIFF_SIGNATURES):
             raise _no_tiff(file, path)
+        if not _is_beside(file, path):
+            raise UsageError(
+                f"{file}: is a link to a file elsewhere, expected the mask or overviews of {path} "
+                "in its folder; remove it"
+            )
         try:
             check_tiff(file, trust)
         except RasterioError as error:
@@ -134,6 +139,14 @@ def check_sidecars(path: str, trust: Trust) -> None:
 def _begins(file: str, signatures: tuple[bytes, ...]) -> bool:
     """Return whether a file begins with a signature; what lies in an archive is opened instead."""
     return file.startswith("/vsi") or start_of(file).startswith(signatures)
+
+
+def _is_beside(file: str, path: str) -> bool:
+    """Return whether a sidecar lies in its raster's folder, or both are links into one folder."""
+    if file.startswith("/vsi"):
+        return True
+    folder = Path(file).resolve().parent
+    return folder in (Path(path).parent.resolve(), Path(path).resolve().parent)
 
 
 def _no_tiff(file: str, path: str) -> UsageError:

@@ -12,8 +12,8 @@ import rasterio
 from rasterio.errors import RasterioError
 
 from georsr.errors import GeorsrError, InputError, UsageError
-from georsr.raster.drivers import HDF5_DRIVERS, Trust, image_drivers, open_with
-from georsr.raster.env import cause, is_remote, own_warnings
+from georsr.raster.drivers import NETWORK_DRIVERS, Trust, image_drivers, open_with
+from georsr.raster.env import cause, own_warnings
 from georsr.raster.hdf5 import check_hdf5
 from georsr.raster.names import gdal_name, start_of
 from georsr.raster.sentinel2 import (
@@ -23,7 +23,7 @@ from georsr.raster.sentinel2 import (
     find_product,
     open_product,
 )
-from georsr.raster.sidecars import check_dataset
+from georsr.raster.sidecars import check_dataset, has_sidecars
 from georsr.raster.vrt_sources import open_vrt
 
 _MISSING = re.compile(
@@ -119,8 +119,6 @@ def _check_kind(path: str, name: str, trust: Trust) -> None:
         mode = 0
     if mode and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise InputError(f"{path}: is a pipe or a device, expected a file")
-    if name.startswith("/vsi") or is_remote(name):
-        return
     check_hdf5(name, trust)
 
 
@@ -129,9 +127,8 @@ def _drivers_for(name: str, drivers: list[str], trust: Trust) -> list[str]:
         return ["SENTINEL2"]
     if _suffix(name) in (".tif", ".tiff"):
         return ["GTiff", *(driver for driver in trust.extra if driver != "GTiff")]
-    if name.startswith("/vsi") or is_remote(name):
-        # what these refer to cannot be looked at: it lies behind GDAL's virtual file systems
-        return [driver for driver in drivers if driver not in HDF5_DRIVERS or driver in trust.extra]
+    if not has_sidecars(name):
+        return [name for name in drivers if name in NETWORK_DRIVERS or name in trust.extra]
     return drivers
 
 

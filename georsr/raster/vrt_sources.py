@@ -40,7 +40,7 @@ from georsr.raster.sidecars import (
 )
 
 _MAX_DEPTH = 8
-_LINE, _LINES = 65536, 1024
+_LINE, _LINES = 16384, 4096
 """Bytes of a line, and lines at most, in which a document is read by GDAL."""
 
 _ELEMENTS = """
@@ -68,7 +68,7 @@ _ATTRIBUTES = """
     rasterXSize rasterYSize subClass dataType band domain format key name role relativeToVRT shared
     xOff yOff xSize ySize BlockXSize BlockYSize dataAxisToSRSAxisMapping coordinateEpoch mapping
     Id Info Pixel Line X Y Z Projection c1 c2 c3 c4 index tableType Row0Min BinSize resampling src
-    dst normalized
+    dst dstBand normalized
     """
 _FILE_ELEMENTS = ("sourcefilename", "sourcedataset")
 """Elements of a VRT whose text names a file. GDAL takes small letters for capitals."""

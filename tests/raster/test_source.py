@@ -6,7 +6,7 @@ from georsr.errors import InputError, UsageError
 from georsr.raster import open_raster
 from georsr.types import Window
 
-from .making import ramp
+from .making import make_raster, ramp
 
 VRT = """<VRTDataset rasterXSize="50" rasterYSize="40"><SRS>EPSG:32633</SRS>
 <GeoTransform>500000,10,0,5000000,0,-10</GeoTransform>
