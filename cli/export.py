@@ -74,10 +74,11 @@ def command(
 
     if destination.suffix != ".onnx":
         raise UsageError(f"{destination}: the name must end in .onnx")
+    sources = {"source": [scene]} if scene else {}
+    check_outputs({"OUT": [destination]}, {"model": [model], **sources})
     check_writable(destination, overwrite=overwrite)
     opened = open_model(model)
-    inputs = {"model": [opened.file] if opened.file else [], "source": [scene] if scene else []}
-    check_outputs({"OUT": [destination]}, inputs)
+    check_outputs({"OUT": [destination]}, {"model": [opened.file or model]})
     examples = None if scene is None else _examples(scene, bidx, opened.spec, tile)
     made = export_model(
         opened, destination, tile=tile, dynamic=dynamic, ground=ground, examples=examples

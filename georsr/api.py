@@ -132,11 +132,11 @@ def super_resolve(
     """
     config = SRConfig(**options)
     destination = os.fspath(destination)
-    if stac is not None:
-        check_item(stac, overwrite=config.overwrite)
     _check_names(destination, parts, quality)
     outputs = _outputs(destination, parts, quality, stac)
     check_outputs(outputs, _inputs(source, model, config))
+    if stac is not None:
+        check_item(stac, overwrite=config.overwrite)
     place = workplace(destination)
     journal = place.journal if parts is None else parts_journal(parts)
     if not os.path.lexists(journal):  # else it may be the product of that run

@@ -27,7 +27,7 @@ from georsr.raster.env import gdal_env, is_remote
 _VIRTUAL = re.compile(r"^(/vsi[a-z0-9_]+/|file://|zip://|tar://|gzip://)")
 _SIDECARS = (".msk", ".msk.ovr", ".ovr", ".aux.xml")
 _SUFFIXES = (
-    *(".aux", ".aux.xml", ".rrd", ".ovr", ".msk"),  # statistics, overviews, masks
+    *(".aux", ".aux.xml", ".rrd", ".ovr", ".msk", ".msk.ovr"),  # statistics, overviews, masks
     *(
         ".wld",
         ".tfw",

@@ -22,7 +22,8 @@ _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 class Lock:
-    """An exclusive lock on a name, held from `acquire` to `release` or to the process's end.
+    """An exclusive lock on a name, held from `acquire` to `release`, or to the end of this
+    object or of the process.
 
     The kernel's lock on a small file, which ends with its process. Where a file system has none, a
     second file that names the process stands for it (``.pid``), and is void once that has ended.

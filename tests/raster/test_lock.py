@@ -24,7 +24,8 @@ HOLD = """
 import sys, time
 from pathlib import Path
 from georsr.raster.lock import Lock
-Lock(Path(sys.argv[1]), "a.tif").acquire()
+lock = Lock(Path(sys.argv[1]), "a.tif")
+lock.acquire()
 print("held", flush=True)
 time.sleep(60)
 """

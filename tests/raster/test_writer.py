@@ -381,7 +381,9 @@ def test_a_virtual_destination_gets_a_finished_copy(tmp_path, rgb, monkeypatch):
             pass
     finally:
         rasterio.shutil.delete(dst)
-    assert only(tmp_path, "rgb.tif")
+    (private,) = set(tmp_path.iterdir()) - {rgb}
+    assert list(private.iterdir()) == []
+    assert private.stat().st_mode & 0o077 == 0
 
 
 FULL_DISK = """
