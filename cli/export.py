@@ -76,6 +76,8 @@ def command(
         raise UsageError(f"{destination}: the name must end in .onnx")
     sources = {"source": [scene]} if scene else {}
     check_outputs({"OUT": [destination]}, {"model": [model], **sources})
+    if not destination.parent.is_dir():
+        raise UsageError(f"{destination.parent}: no such folder")
     check_writable(destination, overwrite=overwrite)
     opened = open_model(model)
     check_outputs({"OUT": [destination]}, {"model": [opened.file or model]})

@@ -322,8 +322,13 @@ def plan_report(
         _opened(source, _model(model, scale), config) as (reader, opened),
         _machines(opened, config, workers, scheduler) as cluster,
     ):
-        check_outputs(outputs, _inputs(source, opened, config, reader))
-        return estimate(reader, where, opened, config, layers, cluster, folder)
+        report = estimate(reader, where, opened, config, layers, cluster, folder)
+        try:
+            check_outputs(outputs, _inputs(source, opened, config, reader))
+        except UsageError as error:
+            problems = dict.fromkeys((str(error), *report.problems))
+            report = replace(report, problems=tuple(problems))
+        return report
 
 
 def super_resolve_array(
