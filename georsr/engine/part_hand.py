@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from georsr._files import sha256
+from georsr._files import check_regular, sha256
 from georsr.config import SRConfig
 from georsr.engine.cluster_hand import JobHand
 from georsr.engine.deviation import Deviation
@@ -17,7 +17,7 @@ from georsr.engine.maker import make_stream, write_behind
 from georsr.engine.parts_folder import LOCK, SCRATCH, FinishedPart
 from georsr.engine.resident import ModelReference
 from georsr.engine.stream import Clock
-from georsr.errors import OutputError, ResourceError
+from georsr.errors import GeorsrError, OutputError, ResourceError
 from georsr.progress import Silent, Stoppable
 from georsr.raster.destination import sync_path
 from georsr.raster.writer import RasterWriter
@@ -91,6 +91,10 @@ class PartHand(JobHand):
             sync_path(self.folder)
         except FileNotFoundError as error:
             raise OutputError(f"{path}: the folder was taken away meanwhile ({error})") from error
+        except OSError as error:
+            if isinstance(error, GeorsrError):
+                raise
+            raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
         finally:
             for left in (*scratch.glob("*"), *scratch.glob(".*")):
                 left.unlink(missing_ok=True)
@@ -118,6 +122,7 @@ class PartHand(JobHand):
 
 def _is_whole(path: Path, known: FinishedPart) -> bool:
     try:
+        check_regular(path)
         return path.stat().st_size == known.bytes and sha256(path) == known.sha256
     except OSError:
         return False

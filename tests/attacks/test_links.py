@@ -1,6 +1,8 @@
 """Links, folders and pipes that somebody has laid where georsr is about to write."""
 
+import json
 import os
+import re
 import socket
 from pathlib import Path
 
@@ -146,6 +148,36 @@ def test_in_the_folder_of_parts(scene, victim, tmp_path, run, name, lay):
     assert str(folder / name) in error
     assert not (tmp_path / "out.vrt").exists()
     assert [path.name for path in folder.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("lay", LAID)
+def test_in_the_place_of_a_part(scene, victim, tmp_path, run, lay):
+    """Its name is known: another run with the same parts has shown it."""
+    folder, out = tmp_path / "parts", tmp_path / "out.vrt"
+    assert run("sr", scene, out, *FAST, "--parts", folder)[0] == 0
+    (part,) = folder.glob("r0000_*.tif")
+    made = part.read_bytes()
+    part.unlink()
+    lay(part, victim)
+    code, error = run("sr", scene, out, *FAST, "--parts", folder, "--overwrite")
+    if part.is_dir():
+        assert code == 1
+        assert str(part) in error
+    else:
+        assert code == 0
+        assert not part.is_symlink()
+        assert part.read_bytes() == made
+
+
+@pytest.mark.parametrize("name", ["../home/profile", "/etc/passwd", "r0000_c0000_0.tif/x"])
+def test_a_journal_that_names_a_part_elsewhere(scene, victim, tmp_path, run, name):
+    folder, out = tmp_path / "parts", tmp_path / "out.vrt"
+    assert run("sr", scene, out, *FAST, "--parts", folder)[0] == 0
+    index = json.loads((folder / "index.json").read_text())
+    index["parts"][0]["name"] = name
+    (folder / "index.json").write_text(json.dumps(index))
+    assert run("sr", scene, out, *FAST, "--parts", folder, "--overwrite")[0] == 0
+    assert name not in out.read_text()
 
 
 @pytest.mark.parametrize("lay", [lay_dangling, lay_circle, lay_pipe, lay_socket])
@@ -356,3 +388,20 @@ def test_a_new_file_has_the_usual_permissions(tmp_path):
         fail_to_write(tmp_path / "new")
     assert (tmp_path / "new").read_bytes() == b"1"
     assert {path.name for path in tmp_path.iterdir()} == {"usual", "new"}
+
+
+def test_nothing_is_written_but_by_the_helpers():
+    """Every file opened for writing has a random name, or lies in a folder of the process."""
+    writing = re.compile(
+        r"""(\w+)\)?\.(?:open\(\s*["'][wax]|write_text\(|write_bytes\(|touch\()"""
+        r"""|rasterio\.open\((\w+)[^,]*, "w\""""
+    )
+    # in memory, in a temporary folder of the process, in a folder of a random name, in a docstring
+    alone = {"_files.py", "rehearsal.py", "trial.py", "quantise.py", "plugin.py", "layout.py"}
+    package = Path(_files.__file__).parent
+    wrong = []
+    for path in [*package.rglob("*.py"), *package.parent.joinpath("cli").glob("*.py")]:
+        for found in writing.finditer(path.read_text(encoding="utf-8")):
+            if path.name not in alone and "fresh" not in found.groups():
+                wrong.append((path.name, found[0]))
+    assert wrong == []
