@@ -273,7 +273,8 @@ def _loggers(out: Path) -> Any:
 def _make_folder(out: Path, recipe: Recipe) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for name in (LAST, BEST, HISTORY, "recipe.yaml", "hparams.yaml"):
+        weights = f"{recipe.name}.safetensors"
+        for name in (LAST, BEST, HISTORY, weights, "recipe.yaml", "hparams.yaml"):
             check_regular(out / name)
         write_text(out / "recipe.yaml", recipe.to_yaml())
     except OutputError:

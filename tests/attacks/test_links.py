@@ -338,7 +338,8 @@ class TestPrivateFolder:
 class TestRunFolder:
     @pytest.mark.parametrize("lay", LAID)
     @pytest.mark.parametrize(
-        "name", ["last.ckpt", "best.ckpt", "log.csv", "recipe.yaml", "hparams.yaml"]
+        "name",
+        "last.ckpt best.ckpt log.csv recipe.yaml hparams.yaml segsr-lite-x4.safetensors".split(),  # noqa: SIM905
     )
     def test_in_the_place_of_a_file_of_the_run(self, victim, tmp_path, name, lay):
         from georsr.training.recipe import load_recipe
