@@ -101,16 +101,17 @@ def command(
 
 def _measure_dataset(dataset: str, as_json: bool, quiet: bool, options: dict[str, Any]) -> str:
     with quick_imports():
-        from georsr.documents import check_document, write_document
+        from georsr._files import check_writable, write_text
         from georsr.evaluation.dataset import prepare
         from georsr.evaluation.degradation import parse_degradation
         from georsr.evaluation.tables import csv_table, text_table
+        from georsr.raster.destination import check_outputs
 
     csv, report_path = options["csv"], options["report"]
-    if csv is not None and csv == report_path:
-        raise click.UsageError(f"--csv and --report are both {csv}")
+    outputs = {name: [options[name[2:]]] for name in ("--csv", "--report") if options[name[2:]]}
+    check_outputs(outputs, {"model": options["models"]})
     for path in filter(None, (csv, report_path)):
-        check_document(path, overwrite=options["overwrite"])
+        check_writable(path, overwrite=options["overwrite"])
     root, layout = options["root"], dataset
     if root is None:
         if dataset in LAYOUTS and not Path(dataset).is_dir():
@@ -134,14 +135,16 @@ def _measure_dataset(dataset: str, as_json: bool, quiet: bool, options: dict[str
         jobs=options["jobs"],
         command=shlex.join(["georsr", *sys.argv[1:]]),
     )
+    if outputs:
+        check_outputs(outputs, evaluation.files)
     with make_progress("auto", quiet) as progress:
         report = evaluation.run(progress)
     if csv is not None:
-        write_document(csv, csv_table(report))
+        write_text(csv, csv_table(report))
     if report_path is not None:
         from georsr.evaluation.page import html_page
 
-        write_document(report_path, html_page(report, evaluation.exhibits(report)))
+        write_text(report_path, html_page(report, evaluation.exhibits(report)))
     return report.to_json() if as_json else text_table(report)
 
 

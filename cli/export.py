@@ -66,17 +66,21 @@ def command(
     georsr export segsr-lite-x4-sensor fast.onnx --int8 scene.tif
     """
     with quick_imports():
+        from georsr._files import check_writable
         from georsr.errors import UsageError
         from georsr.models.load import open_model
         from georsr.models.onnx.export import export_model
+        from georsr.raster.destination import check_outputs
 
     if destination.suffix != ".onnx":
         raise UsageError(f"{destination}: the name must end in .onnx")
-    if destination.exists() and not overwrite:
-        raise UsageError(f"{destination} exists; use --overwrite to replace it")
+    sources = {"source": [scene]} if scene else {}
+    check_outputs({"OUT": [destination]}, {"model": [model], **sources})
     if not destination.parent.is_dir():
         raise UsageError(f"{destination.parent}: no such folder")
+    check_writable(destination, overwrite=overwrite)
     opened = open_model(model)
+    check_outputs({"OUT": [destination]}, {"model": [opened.file or model]})
     examples = None if scene is None else _examples(scene, bidx, opened.spec, tile)
     made = export_model(
         opened, destination, tile=tile, dynamic=dynamic, ground=ground, examples=examples

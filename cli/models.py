@@ -39,14 +39,16 @@ def convert(source: Path, destination: Path, overwrite: bool) -> None:
     """Turn a published SeG-SR checkpoint (.pth) into a self-describing safetensors file."""
     import torch
 
+    from georsr._files import check_writable
     from georsr.errors import OutputError, UsageError
     from georsr.models.load import open_model, save_model
     from georsr.models.zoo import BUILDERS
+    from georsr.raster.destination import check_outputs
 
-    if destination.exists() and not overwrite:
-        raise UsageError(f"{destination} exists; use --overwrite to replace it")
     if destination.suffix != ".safetensors":
         raise UsageError(f"{destination}: the name must end in .safetensors")
+    check_outputs({"OUT": [destination]}, {"model": [str(source)]})
+    check_writable(destination, overwrite=overwrite)
     model = open_model(str(source))
     if model.spec.architecture not in BUILDERS:
         raise UsageError(

@@ -94,16 +94,22 @@ def report(
     if html is None and not as_json:
         raise click.UsageError("give --html FILE, --json, or both")
     with quick_imports():
-        from georsr.documents import check_document, write_document
+        from georsr._files import check_writable, write_text
         from georsr.evaluation.trust import measure_trust
+        from georsr.raster.destination import check_outputs
+        from georsr.raster.product import open_product
 
     if html is not None:
-        check_document(html, overwrite=overwrite)
+        with open_product(product) as made:
+            model = made.info.tags.get("", {}).get("GEORSR_MODEL")
+        inputs = {"source": [source], "product": [product], "model": [model] if model else []}
+        check_outputs({"--html": [html]}, inputs | {"layers": [layers] if layers else []})
+        check_writable(html, overwrite=overwrite)
     measured = measure_trust(source, product, bidx=bidx, seams=seams)
     if html is not None:
         from georsr.evaluation.trust_page import take_pictures, trust_page
 
-        write_document(html, trust_page(measured, take_pictures(measured, layers)))
+        write_text(html, trust_page(measured, take_pictures(measured, layers)))
     if as_json:
         click.echo(measured.to_json())
 

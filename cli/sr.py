@@ -149,7 +149,7 @@ def command(sources: tuple[str, ...], destination: str, **options: Any) -> None:
     machines = {name: options.pop(name) for name in ("workers", "scheduler", "parts")}
     stac = options.pop("stac")
     if dry_run:
-        report = plan_report(sources, destination=destination, **machines, **options)
+        report = plan_report(sources, destination=destination, stac=stac, **machines, **options)
         click.echo(report.to_json() if as_json else report.describe())
         if report.problems:
             raise ResourceError(report.problems[0])

@@ -13,16 +13,23 @@ from georsr.engine.bands import arrange
 from georsr.engine.beside import run_layers
 from georsr.engine.estimate import Estimate, estimate
 from georsr.engine.maker import Maker, OneMachine
-from georsr.engine.parts_folder import parts_journal
+from georsr.engine.parts_folder import parts_journal, parts_outputs
 from georsr.engine.run import run
 from georsr.errors import UsageError
 from georsr.models.load import Model, open_model
 from georsr.provenance import origin_of
-from georsr.raster.destination import check_destination, check_format, workplace
+from georsr.raster.destination import (
+    check_destination,
+    check_format,
+    check_outputs,
+    raster_outputs,
+    workplace,
+)
 from georsr.raster.lock import Lock
 from georsr.raster.mosaic import open_sources
 from georsr.raster.product import open_product
 from georsr.raster.reader import RasterReader
+from georsr.raster.style import style_path
 from georsr.stac import check_item, write_item
 from georsr.types import AnyArray, BoolArray
 
@@ -125,15 +132,18 @@ def super_resolve(
     """
     config = SRConfig(**options)
     destination = os.fspath(destination)
+    _check_names(destination, parts, quality)
+    outputs = _outputs(destination, parts, quality, stac)
+    check_outputs(outputs, _inputs(source, model, config))
     if stac is not None:
         check_item(stac, overwrite=config.overwrite)
-    _check_names(destination, parts, quality)
     place = workplace(destination)
     journal = place.journal if parts is None else parts_journal(parts)
-    if not journal.exists():  # else it may be the product of that run
+    if not os.path.lexists(journal):  # else it may be the product of that run
         Lock(place.lock, destination).clean()
         check_destination(destination, [], overwrite=config.overwrite)
     with _opened(source, _model(model, scale), config) as (reader, opened):
+        check_outputs(outputs, _inputs(source, opened, config, reader))
         work = (reader, destination, opened, config, progress, stop)
         with _machines(opened, config, workers, scheduler) as cluster:
             if parts is not None:
@@ -188,10 +198,14 @@ def quality_layers(
     config = replace(told, **options)
     opened = _model(model or origin.model, None)
     origin.check(product, opened.sha256)
+    outputs = _outputs(None, None, destination, None)
+    check_outputs(outputs, _inputs(source, opened, config) | {"product": [product]})
     place = workplace(destination)
-    if not place.journal.exists():
+    if not os.path.lexists(place.journal):
         Lock(place.lock, destination).clean()
     with _opened(source, opened, config) as (reader, opened):
+        inputs = _inputs(source, opened, config, reader)
+        check_outputs(outputs, inputs | {"product": [product]})
         return run_layers(reader, product, destination, opened, config, progress, stop)
 
 
@@ -212,6 +226,41 @@ def _check_names(destination: str | None, parts: Path | None, quality: Path | No
         from georsr.engine.parts import check_names
 
         check_names(destination, os.fspath(parts))
+
+
+def _outputs(
+    destination: str | None, parts: Path | None, quality: Path | None, stac: Path | None
+) -> dict[str, list[Path]]:
+    """List what is written and removed, for each option."""
+    outputs: dict[str, list[Path]] = {}
+    if destination is not None:
+        outputs["OUT"] = raster_outputs(destination)
+    if quality is not None:
+        style = style_path(os.fspath(quality))
+        outputs["--quality"] = [*raster_outputs(os.fspath(quality)), *([style] if style else [])]
+    if stac is not None:
+        outputs["--stac"] = [stac]
+    if parts is not None:
+        outputs["--parts"] = [parts, *parts_outputs(parts)]
+    return outputs
+
+
+def _inputs(
+    source: Path | Sequence[Path],
+    model: str | Model | None,
+    config: SRConfig,
+    reader: RasterReader | None = None,
+) -> dict[str, list[str]]:
+    """List the files that a run reads, as far as they are known."""
+    sources = [source] if isinstance(source, (str, os.PathLike)) else source
+    names = [os.fspath(each) for each in sources]
+    inputs = {
+        "source": names if reader is None else [*names, reader.info.path, *reader.info.files],
+        "list of sources": [name[1:] for name in names if name.startswith("@")],
+        "area": [config.aoi] if isinstance(config.aoi, str) else [],
+    }
+    file = model.file if isinstance(model, Model) else model
+    return inputs | {"model": [] if file is None else [file]}
 
 
 @contextmanager
@@ -246,6 +295,7 @@ def plan_report(
     workers: int | None = None,
     scheduler: str | None = None,
     parts: Path | None = None,
+    stac: Path | None = None,
     **options: Any,
 ) -> Estimate:
     """What :func:`super_resolve` would take: tiles, memory, disk and time; writes nothing.
@@ -258,20 +308,27 @@ def plan_report(
         Where the product would go, to ask its disk for room; None asks that of the current folder.
     quality
         Where quality layers would go, if they were made, too.
-    workers, scheduler, parts
+    workers, scheduler, parts, stac
         As for :func:`super_resolve`. Workers are counted and not started; a scheduler is asked for
         those that it has.
     """
     config = SRConfig(**options)
     where = None if destination is None else os.fspath(destination)
     _check_names(where, parts, quality)
+    outputs = _outputs(where, parts, quality, stac)
     layers = None if quality is None else os.fspath(quality)
     folder = None if parts is None else os.fspath(parts)
     with (
         _opened(source, _model(model, scale), config) as (reader, opened),
         _machines(opened, config, workers, scheduler) as cluster,
     ):
-        return estimate(reader, where, opened, config, layers, cluster, folder)
+        report = estimate(reader, where, opened, config, layers, cluster, folder)
+        try:
+            check_outputs(outputs, _inputs(source, opened, config, reader))
+        except UsageError as error:
+            problems = dict.fromkeys((str(error), *report.problems))
+            report = replace(report, problems=tuple(problems))
+        return report
 
 
 def super_resolve_array(

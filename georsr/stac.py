@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from georsr.documents import check_document, write_document
+from georsr._files import check_writable, write_text
 from georsr.errors import UsageError
 from georsr.models.spec import ModelSpec
 from georsr.provenance import RunReport
@@ -53,7 +53,7 @@ def check_item(path: str | os.PathLike[str], *, overwrite: bool) -> None:
         import pystac  # noqa: F401
     except ImportError as error:
         raise UsageError("a STAC Item needs pystac: pip install 'georsr[stac]'") from error
-    check_document(Path(path), overwrite=overwrite)
+    check_writable(Path(path), overwrite=overwrite)
 
 
 def write_item(
@@ -76,7 +76,7 @@ def write_item(
     place = Path(path)
     item = item_of(report, spec, place)
     text = json.dumps(item.to_dict(transform_hrefs=False), indent=2, ensure_ascii=False)
-    write_document(place, text + "\n")
+    write_text(place, text + "\n")
 
 
 def item_of(report: RunReport, spec: ModelSpec, place: Path) -> Item:

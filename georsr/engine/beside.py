@@ -11,8 +11,8 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from georsr._files import check_writable, write_text
 from georsr.config import SRConfig
-from georsr.documents import check_document, write_document
 from georsr.engine.attempt import Attempt, tidy, until_it_fits
 from georsr.engine.fingerprint import source_digest
 from georsr.engine.job import Job, plan_job
@@ -49,7 +49,7 @@ def check_place(job: Job, layers: str) -> None:
     check_destination(layers, [info.path, *info.files], overwrite=job.config.overwrite)
     style = style_path(layers)
     if style is not None:
-        check_document(style, overwrite=job.config.overwrite)
+        check_writable(style, overwrite=job.config.overwrite)
 
 
 @dataclass
@@ -109,7 +109,7 @@ def write_style(job: Job) -> None:
     """Write what QGIS needs to show published layers, beside them."""
     path = style_path(job.destination)
     if path is not None:
-        write_document(path, style_of(job.destination, job.layout.bands[0].unit or ""))
+        write_text(path, style_of(job.destination, job.layout.bands[0].unit or ""))
 
 
 def report_of(job: Job, written: Written, found: int) -> LayersReport:

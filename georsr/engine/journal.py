@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from georsr._files import atomic_write, open_own
 from georsr.engine.inference import is_device_failure
 from georsr.engine.jsonl import differences, entries, line
 from georsr.errors import InputError, ModelError, UsageError
@@ -131,8 +132,7 @@ class Journal:
 
     def _rewrite(self, header_size: int, blocks: Sequence[Finished]) -> None:
         """Replace the file, so that nothing doubtful is left in it."""
-        fresh = self.path.with_name(self.path.name + ".new")
-        with fresh.open("wb") as file:
+        with atomic_write(self.path) as fresh, fresh.open("wb") as file:
             head = {
                 "georsr": "journal of an unfinished product; the same command goes on with it",
                 "format": FORMAT,
@@ -145,9 +145,8 @@ class Journal:
                 file.write(line(_entry(blocks)))
             file.flush()
             os.fsync(file.fileno())
-        fresh.replace(self.path)
         self.close()
-        self._file = self.path.open("ab", buffering=0)
+        self._file = open_own(self.path, "ab")
 
     def begin(self, header_size: int) -> None:
         """Start the journal of a new file."""

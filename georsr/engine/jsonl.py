@@ -7,14 +7,23 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from georsr._files import open_own
+
 HASHED = ("source",)
 """Parts of a key whose values say nothing to people."""
 
 
 def entries(path: Path) -> Iterator[dict[str, Any]]:
-    """Entries up to the first that is not whole."""
+    """Yield entries up to the first that is not whole.
+
+    Raises
+    ------
+    OutputError
+        Something else than a file of ours is in its place.
+    """
     try:
-        data = path.read_bytes()
+        with open_own(path) as file:
+            data = file.read()
     except FileNotFoundError:
         return
     for text in data.split(b"\n")[:-1]:

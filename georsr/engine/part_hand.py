@@ -8,15 +8,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from georsr._files import check_regular, sha256
 from georsr.config import SRConfig
 from georsr.engine.cluster_hand import JobHand
 from georsr.engine.deviation import Deviation
 from georsr.engine.job import Job
 from georsr.engine.maker import make_stream, write_behind
-from georsr.engine.parts_folder import LOCK, SCRATCH, FinishedPart, file_digest
+from georsr.engine.parts_folder import LOCK, SCRATCH, FinishedPart
 from georsr.engine.resident import ModelReference
 from georsr.engine.stream import Clock
-from georsr.errors import OutputError, ResourceError
+from georsr.errors import GeorsrError, OutputError, ResourceError
 from georsr.progress import Silent, Stoppable
 from georsr.raster.destination import sync_path
 from georsr.raster.writer import RasterWriter
@@ -90,6 +91,10 @@ class PartHand(JobHand):
             sync_path(self.folder)
         except FileNotFoundError as error:
             raise OutputError(f"{path}: the folder was taken away meanwhile ({error})") from error
+        except OSError as error:
+            if isinstance(error, GeorsrError):
+                raise
+            raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
         finally:
             for left in (*scratch.glob("*"), *scratch.glob(".*")):
                 left.unlink(missing_ok=True)
@@ -111,12 +116,13 @@ class PartHand(JobHand):
             written = writer.seal()
             blocks = writer.checksums.astype(">u4").tobytes().hex()
             writer.publish()
-        part = FinishedPart(piece.number, piece.name, written.bytes, file_digest(path), blocks)
+        part = FinishedPart(piece.number, piece.name, written.bytes, sha256(path), blocks)
         return MadePart(part, False, inference.batch, stream.skipped, stream.deviation)
 
 
 def _is_whole(path: Path, known: FinishedPart) -> bool:
     try:
-        return path.stat().st_size == known.bytes and file_digest(path) == known.sha256
+        check_regular(path)
+        return path.stat().st_size == known.bytes and sha256(path) == known.sha256
     except OSError:
         return False

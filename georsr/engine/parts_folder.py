@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from georsr._files import atomic_write, check_regular, open_own
 from georsr.engine.jsonl import differences, entries, line
 from georsr.errors import OutputError, UsageError
 from georsr.raster.destination import local_path
@@ -95,6 +96,8 @@ class PartsFolder:
         try:
             self._made = not self.path.exists()
             self.path.mkdir(exist_ok=True)
+            for name in (JOURNAL, INDEX):
+                check_regular(self.path / name)
             self._lock.acquire()
         except OSError as error:
             if isinstance(error, OutputError):
@@ -161,7 +164,8 @@ class PartsFolder:
                 self.published = self.product.exists()
             with suppress(TypeError, KeyError):
                 part = FinishedPart(**entry["part"])
-                self.finished[part.number] = part
+                if _PART.fullmatch(part.name):  # else it would name a file elsewhere
+                    self.finished[part.number] = part
         log.info("%s: %d parts are said to be finished", self.path, len(self.finished))
 
     def _left(self) -> tuple[dict[str, Any] | None, Iterator[dict[str, Any]]]:
@@ -171,7 +175,7 @@ class PartsFolder:
         if head is not None:
             return head, lines
         try:
-            index = json.loads((self.path / INDEX).read_text(encoding="utf-8"))
+            index = self._index()
             head, parts = index["georsr"], index["parts"]
             return dict(head), ({"part": part} for part in list(parts))
         except FileNotFoundError:
@@ -210,13 +214,12 @@ class PartsFolder:
         self._remove_scratch()
         indexed = self._indexed()
         self._remove_parts(but=None if indexed is None else indexed | self._names)
-        fresh = self.path / (JOURNAL + ".new")
         noted: list[Mapping[str, Any]] = [{"part": asdict(p)} for p in self.finished.values()]
         if self.published:
             noted.append({"published": True})
-        fresh.write_bytes(b"".join(map(line, [self._head(), *noted])))
-        fresh.replace(self.path / JOURNAL)
-        self._file = (self.path / JOURNAL).open("ab", buffering=0)
+        with atomic_write(self.path / JOURNAL) as fresh:
+            fresh.write_bytes(b"".join(map(line, [self._head(), *noted])))
+        self._file = open_own(self.path / JOURNAL, "ab")
 
     def add(self, part: FinishedPart) -> None:
         """Note a part that lies in the folder."""
@@ -227,10 +230,9 @@ class PartsFolder:
     def seal(self) -> None:
         """Write the index: the product is about to be published."""
         parts = [asdict(self.finished[number]) for number in sorted(self.finished)]
-        fresh = self.path / (INDEX + ".new")
-        fresh.write_text(json.dumps({"georsr": self._head(), "parts": parts}), encoding="utf-8")
-        self._append({"published": True})
-        fresh.replace(self.path / INDEX)
+        with atomic_write(self.path / INDEX) as fresh:
+            fresh.write_text(json.dumps({"georsr": self._head(), "parts": parts}), encoding="utf-8")
+            self._append({"published": True})
 
     def close(self) -> None:
         """Forget the journal, and remove the parts of earlier products."""
@@ -244,12 +246,16 @@ class PartsFolder:
     def _indexed(self) -> set[str] | None:
         """Names of the parts of a published product; None if that is not known."""
         try:
-            index = json.loads((self.path / INDEX).read_text(encoding="utf-8"))
+            index = self._index()
             return {part["name"] for part in index["parts"]}
         except FileNotFoundError:
             return set()
         except (ValueError, KeyError, TypeError):
             return None
+
+    def _index(self) -> Any:
+        with open_own(self.path / INDEX) as file:
+            return json.loads(file.read())
 
     def _remove_parts(self, but: set[str] | None) -> None:
         """Remove parts; none where there may be others of use."""
@@ -262,8 +268,9 @@ class PartsFolder:
     def _remove_scratch(self) -> None:
         for path in self.path.glob(SCRATCH + "*"):
             shutil.rmtree(path, ignore_errors=True)
-        for name in (JOURNAL, INDEX):
-            (self.path / (name + ".new")).unlink(missing_ok=True)
+        for name in (JOURNAL, f".{INDEX}"):  # of a run that was killed while it wrote them
+            for path in self.path.glob(f"{name}.*"):
+                path.unlink(missing_ok=True)
 
     def _append(self, entry: Mapping[str, Any]) -> None:
         try:
@@ -278,7 +285,9 @@ def parts_journal(folder: str | os.PathLike[str]) -> Path:
     return Path(folder) / JOURNAL
 
 
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def parts_outputs(folder: str | os.PathLike[str]) -> list[Path]:
+    """List what writing parts into a folder makes, replaces or removes there."""
+    folder = Path(folder)
+    own = [folder / name for name in (INDEX, JOURNAL, LOCK)]
+    there = folder.iterdir() if folder.is_dir() else ()
+    return [*own, *(path for path in there if _PART.fullmatch(path.name))]

@@ -131,6 +131,15 @@ class Evaluation:
     facts: RunFacts
     jobs: int | None = None
 
+    @property
+    def files(self) -> dict[str, list[str]]:
+        """Kind -> names of the files that are read."""
+        models = [each.model.file for each in self.competitors]
+        return {
+            "image": [str(image.path) for image in self.images.folder.images],
+            "model": [file for file in models if file is not None],
+        }
+
     def run(self, progress: Progress | None = None) -> BenchmarkReport:
         """Measure every model on every image."""
         progress = progress or Silent()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from georsr._files import sha256
 from georsr.errors import ModelError, UsageError
 
 log = logging.getLogger(__name__)
@@ -149,8 +149,7 @@ def _refusal(address: Address, error: Exception) -> str:
 
 def _check(address: Address, path: Path) -> None:
     """Compare the bytes with what was asked for, and say how to ask for the very same again."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = sha256(path)
     if address.sha256 not in (None, digest):
         raise ModelError(
             f"{address}: its sha256 is {digest}, expected {address.sha256}; the file on the hub "

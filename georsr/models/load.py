@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -13,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from georsr._files import atomic_write, sha256
 from georsr.errors import ModelError, UsageError
 from georsr.models.hub import SCHEME, download
 from georsr.models.spec import METADATA_KEY, ModelSpec
@@ -38,6 +38,8 @@ class Model:
     """Of the weights file; of the spec for models without weights."""
     source: str
     """Name or path it was opened by."""
+    file: str | None = field(default=None, compare=False)
+    """Path of its weights file; None for models without weights."""
 
 
 def open_model(name: str | None = None, scale: int | None = None) -> Model:
@@ -68,8 +70,8 @@ def open_model(name: str | None = None, scale: int | None = None) -> Model:
     path = bundled().get(complete) or _file_of(complete)
     with torch.random.fork_rng(devices=[]):  # networks draw weights before theirs are loaded
         model = _OPENERS.get(path.suffix.lower(), _open_safetensors)(path)
-    if complete.startswith(SCHEME):
-        model = replace(model, source=complete)
+    source = complete if complete.startswith(SCHEME) else model.source
+    model = replace(model, source=source, file=str(path))
     if scale is not None and model.spec.scale != scale:
         raise UsageError(
             f"model {model.spec.name} enlarges x{model.spec.scale}, but x{scale} was asked for"
@@ -107,12 +109,6 @@ def build(spec: ModelSpec) -> nn.Module:
     return network.eval().requires_grad_(False)
 
 
-def sha256_of(path: Path) -> str:
-    """Checksum of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def fill(network: nn.Module, weights: dict[str, Tensor], where: str) -> None:
     """Load weights, all of them and nothing else.
 
@@ -142,7 +138,7 @@ def _open_safetensors(path: Path) -> Model:
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path}: not a readable safetensors file ({error})") from error
     fill(network, weights, str(path))
-    return Model(spec, network, sha256_of(path), str(path))
+    return Model(spec, network, sha256(path), str(path))
 
 
 def _open_checkpoint(path: Path) -> Model:
@@ -159,14 +155,14 @@ def _open_checkpoint(path: Path) -> Model:
         from georsr.models.foreign import recognise
 
         spec, network = recognise(entries, path)
-    return Model(spec, network, sha256_of(path), str(path))
+    return Model(spec, network, sha256(path), str(path))
 
 
 def _open_exported(path: Path) -> Model:
     from georsr.models.onnx.session import open_onnx
 
-    spec, network, sha256 = open_onnx(path)
-    return Model(spec, network, sha256, str(path))
+    spec, network, digest = open_onnx(path)
+    return Model(spec, network, digest, str(path))
 
 
 _OPENERS: dict[str, Callable[[Path], Model]] = {
@@ -197,10 +193,6 @@ def save_model(
         k: (v.to(dtype) if v.is_floating_point() else v).cpu().contiguous()
         for k, v in network.state_dict().items()
     }
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        save_file(tensors, part, metadata={METADATA_KEY: spec.to_json()})
-        part.chmod(0o644)  # safetensors makes files that only their owner may read
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with atomic_write(path) as fresh:
+        save_file(tensors, fresh, metadata={METADATA_KEY: spec.to_json()})
+        fresh.chmod(0o644)  # safetensors makes files that only their owner may read

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
+from georsr._files import atomic_write, check_writable
 from georsr.errors import OutputError, UsageError
 from georsr.qgis.profiles import Profile
 
@@ -79,9 +80,11 @@ def install(profile: Profile) -> Path:
         The profile cannot be written to; what was there stays.
     """
     target, source = profile.plugins / PLUGIN, plugin_folder()
-    fresh = profile.plugins / f".{PLUGIN}-{secrets.token_hex(4)}"
-    old = profile.plugins / f".{PLUGIN}-{secrets.token_hex(4)}"
+    old = profile.plugins / f".{PLUGIN}-{secrets.token_hex(8)}"
+    fresh = profile.plugins / f".{PLUGIN}-{secrets.token_hex(8)}"
     try:
+        profile.plugins.mkdir(parents=True, exist_ok=True)
+        fresh.mkdir()
         for name in plugin_files():
             (fresh / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / name, fresh / name)
@@ -156,27 +159,25 @@ def package(
     """
     if destination.suffix != ".zip":
         raise UsageError(f"{destination}: the name must end in .zip")
-    if destination.exists() and not overwrite:
-        raise UsageError(f"{destination} exists; use --overwrite to replace it")
+    check_writable(destination, overwrite=overwrite)
     folder = plugin_folder()
     described = (folder / "metadata.txt").read_text(encoding="utf-8")
     lines = [f"{name}={text}" for name, text in (published or {}).items() if text]
     described = described.rstrip("\n") + "\n" + "".join(line + "\n" for line in lines)
-    fresh = destination.with_name(f".{destination.name}.{secrets.token_hex(4)}")
     try:
-        with zipfile.ZipFile(fresh, "w", zipfile.ZIP_DEFLATED) as archive:
+        with (
+            atomic_write(destination) as fresh,
+            zipfile.ZipFile(fresh, "w", zipfile.ZIP_DEFLATED) as archive,
+        ):
             for name in plugin_files():
                 data = (folder / name).read_bytes()
                 if name.name == "metadata.txt":
                     data = described.encode()
                 archive.writestr(_entry(f"{PLUGIN}/{name.as_posix()}"), data)
-        fresh.replace(destination)
     except OSError as error:
         raise OutputError(
             f"{destination}: cannot be written ({error.strerror or error})"
         ) from error
-    finally:
-        fresh.unlink(missing_ok=True)
     present = metadata(described)
     return [name for name in (*NEEDED, *WANTED) if not present.get(name)]
 

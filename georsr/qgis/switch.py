@@ -7,9 +7,9 @@ what changes in the file meanwhile, and loads plugins at its start.
 from __future__ import annotations
 
 import re
-import secrets
 from pathlib import Path
 
+from georsr._files import atomic_write
 from georsr.errors import OutputError
 from georsr.qgis.profiles import Profile
 
@@ -75,9 +75,5 @@ def _inside(lines: list[str]) -> list[int]:
 
 def _replace(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
+    with atomic_write(path) as fresh:
         fresh.write_bytes(text.encode())
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)

@@ -9,8 +9,9 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 
 from rasterio.errors import RasterioError
 
+from georsr._files import atomic_write
 from georsr.errors import OutputError
-from georsr.raster.destination import is_full, local_path, sidecars, sync_path
+from georsr.raster.destination import is_full, local_path, remove_sidecars, sync_path
 from georsr.raster.env import own_warnings
 from georsr.raster.info import BandInfo
 from georsr.raster.layout import ProductLayout
@@ -92,20 +93,16 @@ def publish_assembly(dst: str, layout: ProductLayout, parts: Parts) -> int:
         It cannot be written, or does not say what was meant; ``dst`` is then as it was.
     """
     path = local_path(dst)
-    fresh = path.with_name(f".{path.name}.part.vrt")
     try:
-        fresh.write_text(assembly_document(layout, parts, path.parent), encoding="utf-8")
-        with own_warnings():
-            verify_product(fresh, dst, layout, None, driver="VRT")
-        sync_path(fresh)
-        fresh.replace(path)
-        for sidecar in sidecars(path):
-            sidecar.unlink(missing_ok=True)
+        with atomic_write(path) as fresh:
+            fresh.write_text(assembly_document(layout, parts, path.parent), encoding="utf-8")
+            with own_warnings():
+                verify_product(fresh, dst, layout, None, driver="VRT")
+            sync_path(fresh)
+        remove_sidecars(path)
     except (OSError, RasterioError) as error:
         if isinstance(error, OutputError):
             raise
         why = "no space left" if is_full(error) else str(error)
         raise OutputError(f"{dst}: cannot be written: {why}") from error
-    finally:
-        fresh.unlink(missing_ok=True)
     return path.stat().st_size

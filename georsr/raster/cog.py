@@ -11,6 +11,7 @@ from pathlib import Path
 import rasterio.shutil
 from rasterio.errors import RasterioIOError
 
+from georsr._files import atomic_write
 from georsr.raster.env import gdal_env, own_warnings
 from georsr.raster.layout import ProductLayout
 
@@ -18,13 +19,15 @@ from georsr.raster.layout import ProductLayout
 def write_cog(source: Path, target: Path, layout: ProductLayout) -> None:
     """Copy ``source`` to ``target`` with overviews, by GDAL's COG driver.
 
-    GDAL's own intermediate files are named after ``target``; the caller removes them with it.
+    The names of GDAL's own intermediate files begin like that of ``target``; the caller removes
+    what a failure leaves of them.
     Errors are those of rasterio.
     """
     assert layout.cog_options is not None
-    with gdal_env(writing=True), own_warnings(), _silent_libtiff():
+    # GDAL follows links: it gets a name at which nobody has laid one
+    with atomic_write(target) as fresh, gdal_env(writing=True), own_warnings(), _silent_libtiff():
         try:
-            rasterio.shutil.copy(str(source), str(target), driver="COG", **layout.cog_options)
+            rasterio.shutil.copy(str(source), str(fresh), driver="COG", **layout.cog_options)
         except Exception as err:
             # rasterio lets some of GDAL's own errors through here, which are none of rasterio's
             if not type(err).__name__.startswith("CPLE_"):

@@ -1,4 +1,7 @@
-"""The place a product goes to: may it be written, under what name meanwhile, and its sidecars."""
+"""The place a product goes to: may it be written, under what name meanwhile, and its sidecars.
+
+`check_outputs` is the one place that knows what a command must neither write nor remove.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +11,45 @@ import hashlib
 import os
 import re
 import secrets
-import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from xml.sax.saxutils import unescape
 
 import rasterio.shutil
 from rasterio.drivers import raster_driver_extensions
 
-from georsr.errors import OutputError, UsageError
+from georsr._files import check_folder, check_regular, check_target, create_file, private_folder
+from georsr.errors import UsageError
 from georsr.raster.env import gdal_env, is_remote
 
 _VIRTUAL = re.compile(r"^(/vsi[a-z0-9_]+/|file://|zip://|tar://|gzip://)")
 _SIDECARS = (".msk", ".msk.ovr", ".ovr", ".aux.xml")
+_SUFFIXES = (
+    *(".aux", ".aux.xml", ".rrd", ".ovr", ".msk", ".msk.ovr"),  # statistics, overviews, masks
+    *(
+        ".wld",
+        ".tfw",
+        ".tifw",
+        ".tiffw",
+        ".jgw",
+        ".jpgw",
+        ".j2w",
+        ".jp2w",
+        ".pgw",
+        ".prj",
+        ".tab",
+        ".gcp",
+        ".points",
+    ),  # where it lies
+    *(".rpb", "_rpc.txt", ".imd", ".til", ".att", ".eph", ".geo", ".xml"),  # of satellites
+    *(".hdr", ".clr", ".stx", ".ige", ".lgo", ".qml", ".sld", ".qmd"),  # of formats and of QGIS
+)
+"""What takes the place of a raster's suffix in the names of files that are read with it."""
+_MEMBER = re.compile(
+    r"""<(?:SourceFilename|SourceDataset)\b(?:[^>]*?relativeToVRT\s*=\s*["'](\d)["'])?[^>]*>([^<]+)<"""
+)
 _FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 
@@ -52,23 +80,23 @@ def check_destination(
         The folder is missing or not writable, or ``dst`` is not a regular file.
     """
     name = os.fspath(dst)
-    _refuse_source(name, [os.fspath(path) for path in src_paths])
+    check_outputs(
+        {"OUT": raster_outputs(name)}, {"source": [os.fspath(path) for path in src_paths]}
+    )
     if is_virtual(name):
         with gdal_env(remote=True):
             if not overwrite and rasterio.shutil.exists(name):
                 raise _exists(name)
         return
+    check_target(Path(name))
     path = local_path(name)
-    if path.is_dir():
-        raise OutputError(f"{name}: is a directory; name a file in it")
-    if path.exists() and not path.is_file():
-        raise OutputError(f"{name}: is not a regular file")
     if path.exists() and not overwrite:
         raise _exists(name)
-    if not path.parent.is_dir():
-        raise OutputError(f"{name}: there is no folder {path.parent}; create it first")
-    _try_folder(path, name)
-    stale = [sidecar for sidecar in sidecars(path) if sidecar.exists()]
+    check_folder(path, name)
+    place = workplace(name)
+    for own in (place.part, place.cog, place.journal, place.lock):
+        check_regular(own)
+    stale = [sidecar for sidecar in sidecars(path) if os.path.lexists(sidecar)]
     if stale and not overwrite:
         raise UsageError(
             f"{stale[0]}: is left from an earlier product and would be read with {name}; "
@@ -96,13 +124,20 @@ def check_format(dst: str | os.PathLike[str]) -> None:
 
 def local_path(dst: str) -> Path:
     """Where ``dst`` really is: the file behind a symbolic link is replaced, not the link."""
-    return Path(dst).resolve()
+    return Path(os.path.realpath(dst))
 
 
 def sidecars(path: Path) -> tuple[Path, ...]:
-    """Files GDAL would read with ``path`` if they were there."""
+    """Files GDAL would read with the product ``path`` if they were there."""
     beside = tuple(path.with_name(path.name + suffix) for suffix in _SIDECARS)
     return (*beside, path.with_suffix(".tfw"))
+
+
+def remove_sidecars(path: Path) -> None:
+    """Remove what is left of an earlier product at ``path``; `check_outputs` has looked at it."""
+    for sidecar in sidecars(path):
+        if sidecar.is_symlink() or sidecar.is_file():
+            sidecar.unlink()
 
 
 @dataclass(frozen=True)
@@ -135,7 +170,7 @@ class Workplace:
         return [
             path
             for path in sorted(self.part.parent.glob(stem + "*"))
-            if path not in (self.journal, self.lock)
+            if path != self.journal and not path.name.startswith(self.lock.name)
         ]
 
 
@@ -143,7 +178,7 @@ def workplace(dst: str) -> Workplace:
     """Where the product ``dst`` is made; for a virtual one that is a folder of the machine."""
     if is_virtual(dst):
         digest = hashlib.sha256(dst.encode()).hexdigest()[:12]
-        where = Path(tempfile.gettempdir()) / f"{Path(dst).name[:100]}.{digest}"
+        where = private_folder() / f"{Path(dst).name[:100]}.{digest}"
     else:
         where = local_path(dst)
     name = where.name
@@ -160,15 +195,14 @@ def no_space(path: Path, reached: int) -> bool:
 
     Asked after a failure, because GDAL does not pass on why a write failed.
     """
-    probe = path.with_name(path.name + ".probe")
+    probe = path.with_name(f".georsr-{secrets.token_hex(8)}.probe")
     wanted = reached + reached // 2 + 2**20
     try:
-        with probe.open("wb") as file:
+        with create_file(probe) as file:
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file.fileno(), 0, wanted)
             else:
                 file.write(bytes(2**20))
-                file.flush()
                 os.fsync(file.fileno())
     except OSError as err:
         return is_full(err)
@@ -189,31 +223,148 @@ def _exists(name: str) -> UsageError:
     )
 
 
-def _try_folder(path: Path, name: str) -> None:
-    """Make and remove a file: permission bits do not tell the truth on every file system."""
-    probe = path.with_name(f".georsr-{secrets.token_hex(8)}.probe")
+def raster_outputs(dst: str) -> list[str | os.PathLike[str]]:
+    """List what writing the product ``dst`` makes, replaces or removes; itself first."""
+    place = workplace(dst)
+    made: list[str | os.PathLike[str]] = [
+        dst,
+        place.part,
+        place.cog,
+        place.journal,
+        place.lock,
+        *place.leftovers(),
+    ]
+    stale = () if is_virtual(dst) else sidecars(local_path(dst))
+    made += [path for path in stale if path.exists()]
+    return made
+
+
+def check_outputs(
+    outputs: Mapping[str, Iterable[str | os.PathLike[str]]], inputs: Mapping[str, Iterable[str]]
+) -> None:
+    """Refuse outputs that would replace or remove a file that the command reads, or each other.
+
+    Parameters
+    ----------
+    outputs : mapping of str to iterable of path
+        Argument or option, for messages -> the file it names, and what else is made, replaced or
+        removed because of it (`raster_outputs`).
+    inputs : mapping of str to iterable of str
+        Kind of file, for messages -> names of what the command reads, also addresses. The files
+        behind a VRT, and those that are read with a raster, are protected too.
+
+    Raises
+    ------
+    UsageError
+        Says which two files are one, under whatever names: relative, links, other spelling.
+    """
+    files = _Inputs(inputs)
+    written: dict[_Key, tuple[str, Path]] = {}
+    named: dict[str, tuple[_Key, Path]] = {}
+    for option, paths in outputs.items():
+        name = ""
+        for path in [os.fspath(each) for each in paths]:
+            name = name or path
+            files.check(name, path)
+            if is_virtual(path):
+                continue
+            key, place = _key(local_path(path)), local_path(path)
+            named.setdefault(option, (key, place))
+            other, _ = written.setdefault(key, (option, place))
+            if other != option:
+                raise UsageError(f"{other} and {option} are both {path}; name two files")
+    for option, place in written.values():
+        host = _host(place, {key: other for its, (key, other) in named.items() if its != option})
+        if host is not None:
+            raise UsageError(f"{option} {place}: would be read with {host}; name another file")
+
+
+class _Inputs:
+    """The files that a command reads."""
+
+    def __init__(self, inputs: Mapping[str, Iterable[str]]) -> None:
+        self.names = {name: kind for kind, names in inputs.items() for name in names}
+        self.files: dict[_Identity, tuple[str, str]] = {}
+        hosts: dict[_Key, Path] = {}
+        for name, kind in [*self.names.items()]:
+            for path in _all_files(name):
+                self.files.setdefault(_identity(path), (kind, name))
+                hosts.setdefault(_key(local_path(str(path))), path)
+        self.hosts = hosts
+
+    def check(self, name: str, path: str) -> None:
+        """Refuse a path that is written or removed because an output is called ``name``."""
+        found = (self.names[path], path) if path in self.names else None
+        for candidate in () if found else local_files(path):
+            found = found or self.files.get(_identity(candidate))
+        if found is not None and path == name:
+            kind, source = found
+            raise UsageError(f"{name}: is the {kind} {source} itself; write to another file")
+        if found is not None:
+            raise UsageError(
+                f"{name}: writing it would replace or remove {path}, which belongs to the "
+                f"{found[0]} {found[1]}; write under another name"
+            )
+        host = None if is_virtual(path) else _host(local_path(path), self.hosts)
+        if host is not None:
+            raise UsageError(
+                f"{name}: {path} is or would be read with {host}; write under another name"
+            )
+
+
+_Identity = tuple[int, int]
+_Key = tuple[_Identity | str, str]
+
+
+def _identity(path: Path) -> _Identity:
+    """What two names of one file have in common, links and spelling apart."""
+    status = path.stat()
+    return status.st_dev, status.st_ino
+
+
+def _key(path: Path, name: str | None = None) -> _Key:
+    """What two names have in common of a file that need not be there, letter case apart."""
     try:
-        probe.touch(exist_ok=False)
-        probe.unlink()
-    except OSError as err:
-        why = err.strerror or err
-        raise OutputError(f"{name}: the folder {path.parent} cannot be written to: {why}") from err
+        folder: _Identity | str = _identity(path.parent)
+    except OSError:
+        folder = str(path.parent)
+    return folder, (path.name if name is None else name).casefold()
 
 
-def _refuse_source(dst: str, sources: list[str]) -> None:
-    targets = local_files(dst)
-    for source in sources:
-        if source == dst:
-            raise _is_source(dst, source)
-        for candidate in local_files(source):
-            for target in targets:
-                with suppress(OSError):
-                    if target.samefile(candidate):
-                        raise _is_source(dst, source)
+def _host(path: Path, rasters: Mapping[_Key, Path]) -> Path | None:
+    """The raster with which GDAL or QGIS would read a file, by its name."""
+    name = path.name.casefold()
+    bases = {name.removesuffix(suffix) for suffix in _SUFFIXES if name.endswith(suffix)}
+    if not bases:
+        return None
+    folder = _key(path)[0]
+    for (other, file), raster in rasters.items():
+        if other == folder and file != name and {file, file.rpartition(".")[0]} & bases:
+            return raster
+    return None
 
 
-def _is_source(dst: str, source: str) -> UsageError:
-    return UsageError(f"{dst}: is the source {source} itself; write to another file")
+def _all_files(name: str) -> Iterator[Path]:
+    """Files that a name stands for, and those behind a VRT, to any depth."""
+    waiting, seen = [name], {name}
+    while waiting:
+        name = waiting.pop()
+        for path in [Path(name)] if Path(name).is_file() else local_files(name):
+            yield path
+            more = _members(path) if path.suffix.lower() == ".vrt" else ()
+            waiting += [member for member in more if member not in seen]
+            seen.update(more)
+
+
+def _members(vrt: Path) -> list[str]:
+    """Names of the files that a VRT document refers to."""
+    with suppress(OSError):
+        text = vrt.read_text(encoding="utf-8", errors="replace")
+        return [
+            str(vrt.parent / unescape(member)) if relative == "1" else unescape(member)
+            for relative, member in _MEMBER.findall(text)
+        ]
+    return []
 
 
 def local_files(name: str) -> list[Path]:

@@ -4,65 +4,29 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import platform
-import sys
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
+
+from georsr._files import check_regular, open_own
 from georsr.errors import OutputError
 
-if sys.platform == "win32":
-    import msvcrt
-else:
-    import fcntl
+log = logging.getLogger(__name__)
 
-_HELD = (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK)
-_FAR = 2**30
-"""Byte that Windows locks: what it locks nobody else can read, and the owner is to be read."""
-_BOOT = Path("/proc/sys/kernel/random/boot_id")
-
-
-@dataclass(frozen=True)
-class Owner:
-    """A process, told apart from one that gets the same number after a restart."""
-
-    pid: int
-    host: str
-    boot: str
-
-    @classmethod
-    def here(cls) -> Owner:
-        """This process."""
-        boot = ""
-        with suppress(OSError):
-            boot = _BOOT.read_text().strip()
-        return cls(os.getpid(), platform.node(), boot)
-
-    def alive(self) -> bool:
-        """Whether it may still run; a process of another machine may."""
-        me = Owner.here()
-        if self.host != me.host:
-            return True
-        if self.boot != me.boot:
-            return False
-        if sys.platform == "win32":
-            return True  # signal 0 is Ctrl-C there
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return False
-        except OSError:  # somebody else's process
-            return True
-        return True
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
+"""What a file system answers that cannot lock files."""
 
 
 class Lock:
-    """An exclusive lock on a name, held from `acquire` to `release` or to the process's end.
+    """An exclusive lock on a name, held from `acquire` to `release`, or to the end of this
+    object or of the process.
 
-    The kernel's lock on a small file, which dies with its process. Where a file system has none,
-    the file's content stands for it: the owner, who is asked whether he lives.
+    The kernel's lock on a small file, which ends with its process. Where a file system has none, a
+    second file that names the process stands for it (``.pid``), and is void once that has ended.
 
     Parameters
     ----------
@@ -74,7 +38,7 @@ class Lock:
 
     def __init__(self, path: Path, what: str) -> None:
         self.path, self.what = path, what
-        self._handle: int | None = None
+        self._held: BaseFileLock | None = None
 
     def acquire(self) -> None:
         """Take the lock.
@@ -82,47 +46,58 @@ class Lock:
         Raises
         ------
         OutputError
-            Somebody has it.
+            Another run has it, or something else than a lock file is in its place.
         """
-        while True:
-            handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
-            try:
-                self._take(handle)
-                # who had it may have removed the file between our opening and locking it
-                with suppress(FileNotFoundError):
-                    if os.path.samestat(os.fstat(handle), self.path.stat()):
-                        self._sign(handle)
-                        self._handle = handle
-                        return
-            except BaseException:
-                os.close(handle)
-                raise
-            os.close(handle)
-
-    def _take(self, handle: int) -> None:
-        """Lock an open file, by the kernel if it can."""
-        owner = _owner(handle)
+        check_regular(self.path)
         try:
-            _lock(handle)
+            self._held = self._acquired()
+        except Timeout as error:
+            raise self._refusal(Path(error.lock_file)) from error
         except OSError as error:
-            if error.errno in _HELD:
-                raise self._held(owner) from error
-            # no locks on this file system: the content decides
-            if owner is not None and owner.alive():
-                raise self._held(owner) from error
+            raise OutputError(
+                f"{self.what}: cannot be locked: {self.path}: {error.strerror or error}"
+            ) from error
+        try:
+            self._sign()
+        except BaseException:
+            self.release()
+            raise
 
-    def _held(self, owner: Owner | None) -> OutputError:
-        who = f" (process {owner.pid} on {owner.host})" if owner else ""
+    def _acquired(self) -> BaseFileLock:
+        native = FileLock(self.path, timeout=0, thread_local=False, fallback_to_soft=False)
+        try:
+            native.acquire()
+        except Timeout:
+            raise
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            soft = SoftFileLock(f"{self.path}.pid", timeout=0, thread_local=False)
+            soft.acquire()
+            return soft
+        return native
+
+    def _sign(self) -> None:
+        """Write who has the lock, for the messages of others."""
+        text = json.dumps({"pid": os.getpid(), "host": platform.node()})
+        try:
+            with open_own(self.path, "r+b") as file:
+                file.truncate(0)
+                file.write(text.encode())
+        except OutputError:
+            raise
+        except OSError:  # Windows lets nobody write a locked file; a disk may be full
+            log.debug("%s: cannot be written", self.path, exc_info=True)
+
+    def _refusal(self, path: Path) -> OutputError:
+        who = ""
+        with suppress(OSError, ValueError, TypeError, KeyError), open_own(self.path) as file:
+            owner = json.loads(file.read(4096))
+            who = f" (process {int(owner['pid'])} on {owner['host']})"
         return OutputError(
             f"{self.what}: another run is writing it{who}; wait for it, or write to another file. "
-            f"If that run is long gone, remove {self.path}"
+            f"If that run is long gone, remove {path}"
         )
-
-    def _sign(self, handle: int) -> None:
-        with suppress(OSError):  # on a full disk the kernel's lock must do
-            os.ftruncate(handle, 0)
-            os.lseek(handle, 0, os.SEEK_SET)
-            os.write(handle, json.dumps(asdict(Owner.here())).encode())
 
     def clean(self) -> None:
         """Remove the file if whoever made it was killed."""
@@ -133,25 +108,9 @@ class Lock:
 
     def release(self) -> None:
         """Give it back; nothing happens if it is not held."""
-        handle, self._handle = self._handle, None
-        if handle is not None:
-            with suppress(OSError):  # Windows removes no open file; an empty one does no harm
+        held, self._held = self._held, None
+        if held is not None:
+            # while it is held: whoever waits for the removed file sees that it has no name any more
+            with suppress(OSError):  # Windows removes no open file
                 self.path.unlink()
-            os.close(handle)
-
-
-def _lock(handle: int) -> None:
-    """Kernel's lock on an open file; OSError where it is held or there are none."""
-    if sys.platform == "win32":
-        os.lseek(handle, _FAR, os.SEEK_SET)
-        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
-    else:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def _owner(handle: int) -> Owner | None:
-    try:
-        os.lseek(handle, 0, os.SEEK_SET)
-        return Owner(**json.loads(os.read(handle, 4096)))
-    except (ValueError, TypeError, OSError):
-        return None
+            held.release()

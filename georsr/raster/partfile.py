@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import rasterio
 
+from georsr._files import atomic_write, open_own
 from georsr.errors import OutputError
 from georsr.raster.encoder import EncodedBlock
 from georsr.raster.env import gdal_env, own_warnings
@@ -61,10 +62,15 @@ class PartFile:
     @classmethod
     def create(cls, path: Path, layout: ProductLayout) -> Self:
         """Begin a new file at ``path``, replacing what is there."""
-        path.unlink(missing_ok=True)
         profile = layout.profile() | {"SPARSE_OK": "TRUE"}
         env, quiet = gdal_env(writing=True), own_warnings()
-        with env, quiet, rasterio.open(path, "w", **profile) as dataset:
+        # GDAL follows links: it gets a name at which nobody has laid one
+        with (
+            atomic_write(path) as fresh,
+            env,
+            quiet,
+            rasterio.open(fresh, "w", **profile) as dataset,
+        ):
             layout.describe(dataset)
             if layout.mask:
                 corner = next(layout.blocks())[2]
@@ -108,7 +114,7 @@ class PartFile:
 
     @classmethod
     def _opened(cls, path: Path, layout: ProductLayout) -> Self:
-        file = path.open("r+b", buffering=0)
+        file = open_own(path, "r+b")
         try:
             return cls(path, file, layout)
         except BaseException:

@@ -27,7 +27,7 @@ from georsr.raster.destination import (
     is_virtual,
     local_path,
     no_space,
-    sidecars,
+    remove_sidecars,
     sync_path,
     workplace,
 )
@@ -318,7 +318,6 @@ class RasterWriter:
         verify_product(part.path, self.dst, self.layout, checksums, self._look)
         if self.layout.cog_options is None:
             return part.path
-        self._place.cog.unlink(missing_ok=True)
         self._watched(lambda: write_cog(part.path, self._place.cog, self.layout))
         verify_product(self._place.cog, self.dst, self.layout, part.checksums, self._look)
         return self._place.cog
@@ -354,8 +353,7 @@ class RasterWriter:
         if self._records is not None:
             self._records.publishing(ready, path, written)
         ready.replace(path)
-        for sidecar in sidecars(path):
-            sidecar.unlink(missing_ok=True)
+        remove_sidecars(path)
         with suppress(OSError):  # not every file system lets a folder be synchronised
             sync_path(path.parent)
 

@@ -8,6 +8,8 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
+from georsr._files import atomic_write, create_file, open_own
 from georsr.errors import OutputError
 from georsr.progress import Progress
 from georsr.training.module import SCORE
@@ -53,21 +56,17 @@ class WholeCheckpoints(TorchCheckpointIO):
             The disk is full or the folder cannot be written.
         """
         target = Path(path)
-        part = target.with_name(f".{target.name}.{os.getpid()}.part")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            with part.open("wb") as file:
+            with atomic_write(target) as fresh, fresh.open("wb") as file:
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
-            part.replace(target)
         except (OSError, RuntimeError) as error:  # torch's zip writer raises RuntimeError
             raise OutputError(
                 f"{target}: the checkpoint cannot be written ({error})".splitlines()[0]
                 + "; the one before is untouched"
             ) from error
-        finally:
-            part.unlink(missing_ok=True)
 
 
 def checkpoint_callback(folder: Path) -> ModelCheckpoint:
@@ -132,12 +131,13 @@ class History(Callback):
             mean = statistics.fmean(self.losses)
             seconds, share = self.elapsed / len(self.losses), self.computing / self.elapsed
             row = (row[0], f"{mean:.6f}", row[2], f"{seconds:.4f}", f"{share:.4f}")
-        fresh = not self.path.exists()
-        with self.path.open("a", newline="") as file:
-            writer = csv.writer(file)
-            if fresh:
-                writer.writerow(self.COLUMNS)
-            writer.writerow(row)
+        text = StringIO(newline="")
+        writer = csv.writer(text)
+        with suppress(FileExistsError), create_file(self.path):
+            writer.writerow(self.COLUMNS)
+        writer.writerow(row)
+        with open_own(self.path, "ab") as file:
+            file.write(text.getvalue().encode())
         self.scores.append(score)
         self._reset()
 

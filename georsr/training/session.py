@@ -17,6 +17,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from georsr._files import check_regular, write_text
 from georsr.device import cpu_threads, place
 from georsr.errors import ModelError, OutputError, UsageError
 from georsr.progress import Progress
@@ -272,7 +273,12 @@ def _loggers(out: Path) -> Any:
 def _make_folder(out: Path, recipe: Recipe) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+        weights = f"{recipe.name}.safetensors"
+        for name in (LAST, BEST, HISTORY, weights, "recipe.yaml", "hparams.yaml"):
+            check_regular(out / name)
+        write_text(out / "recipe.yaml", recipe.to_yaml())
+    except OutputError:
+        raise
     except OSError as error:
         raise OutputError(f"{out}: cannot be written ({error})") from error
 

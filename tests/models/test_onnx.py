@@ -222,6 +222,8 @@ def test_export_as_a_command(tmp_path, capsys):
     assert invoke(["export", "nearest-x2", str(out)]) == 2
     assert "--overwrite" in capsys.readouterr().err
     assert invoke(["export", str(out), str(out), "--overwrite"]) == 2
+    assert "is the model" in capsys.readouterr().err
+    assert invoke(["export", str(out), str(tmp_path / "again.onnx")]) == 2
     assert "is an ONNX file already" in capsys.readouterr().err
     assert out.read_bytes() == written
     assert invoke(["export", "nearest-x2", str(tmp_path / "out.pt")]) == 2

@@ -353,12 +353,13 @@ def test_a_wrong_header_is_noticed(tmp_path, rgb, monkeypatch, tool, message):
     assert only(tmp_path, "rgb.tif")
 
 
-def test_a_link_is_followed_and_kept(tmp_path, rgb):
+def test_a_link_to_a_product_is_followed_and_kept(tmp_path, rgb):
     (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "real.tif").write_bytes(b"old")
     link = tmp_path / "b.tif"
     link.symlink_to(tmp_path / "far" / "real.tif")
     layout = layout_of(rgb)
-    with RasterWriter(link, layout) as writer:
+    with RasterWriter(link, layout, overwrite=True) as writer:
         fill(writer, layout, pixels(layout))
         writer.commit()
     assert link.is_symlink()
@@ -380,7 +381,9 @@ def test_a_virtual_destination_gets_a_finished_copy(tmp_path, rgb, monkeypatch):
             pass
     finally:
         rasterio.shutil.delete(dst)
-    assert only(tmp_path, "rgb.tif")
+    (private,) = set(tmp_path.iterdir()) - {rgb}
+    assert list(private.iterdir()) == []
+    assert private.stat().st_mode & 0o077 == 0
 
 
 FULL_DISK = """

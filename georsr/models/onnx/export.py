@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from georsr._files import atomic_write
 from georsr.errors import ModelError, OutputError, UsageError
 from georsr.models.load import Model
 from georsr.models.spec import METADATA_KEY, ModelSpec
@@ -229,11 +229,8 @@ def _exporter() -> Any:
 
 
 def _write(path: Path, data: bytes) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        part.write_bytes(data)
-        part.replace(path)
+        with atomic_write(path) as fresh:
+            fresh.write_bytes(data)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error})") from error
-    finally:
-        part.unlink(missing_ok=True)
