@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
+from threading import Event
 
 from distributed import Security
 from distributed.comm.addressing import get_address_host_port, parse_address
@@ -52,7 +53,7 @@ class SchedulerAddress:
     security: Security
     context: ssl.SSLContext | None
 
-    def reach(self, seconds: float) -> bool:
+    def reach(self, seconds: float, given_up: Event) -> bool:
         """Wait until the scheduler answers; whether it is on this machine, or encrypts.
 
         Its answer is not interpreted here: only its length is looked at.
@@ -61,6 +62,8 @@ class SchedulerAddress:
         ----------
         seconds
             How long it may take.
+        given_up
+            Set from another thread once nobody wants to know any more.
 
         Raises
         ------
@@ -79,12 +82,12 @@ class SchedulerAddress:
             except OSError as error:
                 if isinstance(error, socket.gaierror) and error.errno != socket.EAI_AGAIN:
                     raise self._failure(f"no such host: {self.host} ({error.strerror})") from error
-                if time.monotonic() > until:
+                if time.monotonic() > until or given_up.is_set():
                     raise self._failure(
                         f"does not answer within {seconds:.0f} s ({_words(error)}); is it running, "
                         "and may this machine reach it?"
                     ) from error
-            time.sleep(RETRY_SECONDS)
+            given_up.wait(RETRY_SECONDS)
 
     def _greeted(self) -> bool:
         """Whether the scheduler that answers is on this machine."""

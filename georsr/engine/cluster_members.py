@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
 from tempfile import TemporaryDirectory
-from threading import Thread
+from threading import Event, Thread
 
 import dask
 from distributed import Client, LocalCluster, Security
@@ -68,13 +68,13 @@ def connected(
         ``stopped`` said so.
     """
     scheduler = scheduler_address(address, security)
-    with _waited_for(lambda: _client(scheduler), stopped) as client:
+    with _waited_for(lambda given_up: _client(scheduler, given_up), stopped) as client:
         _await_worker(client, address, stopped)
         yield client
 
 
-def _client(scheduler: SchedulerAddress) -> Client:
-    if not scheduler.reach(CONNECT_SECONDS):
+def _client(scheduler: SchedulerAddress, given_up: Event) -> Client:
+    if not scheduler.reach(CONNECT_SECONDS, given_up):
         log.warning(
             "WARNING: %s is not encrypted: whoever reaches it, or is between, can run code as you "
             "on this machine and on all workers; use tls:// unless you trust that whole network",
@@ -94,13 +94,13 @@ def _client(scheduler: SchedulerAddress) -> Client:
         ) from error
 
 
-def _waited_for(connect: Callable[[], Client], stopped: Callable[[], bool]) -> Client:
+def _waited_for(connect: Callable[[Event], Client], stopped: Callable[[], bool]) -> Client:
     """What ``connect`` returns, unless told to stop before: names, sockets and Dask block."""
-    result = Future[Client]()
+    result, given_up = Future[Client](), Event()
 
     def fulfil() -> None:
         try:
-            result.set_result(connect())
+            result.set_result(connect(given_up))
         except BaseException as error:
             result.set_exception(error)
 
@@ -109,6 +109,7 @@ def _waited_for(connect: Callable[[], Client], stopped: Callable[[], bool]) -> C
         while not wait([result], POLL_SECONDS).done:
             _look(stopped)
     except BaseException:
+        given_up.set()
         result.add_done_callback(lambda late: late.exception() or late.result().close())
         raise
     return result.result()
@@ -191,13 +192,14 @@ def _local(workers: int, folder: str, security: Security, *, gpu: bool) -> Local
         How many.
     folder
         For their files; nobody else may write in it. Dask would take one of a well-known name
-        among all temporary files, and open what other users may have laid there as links.
+        among all temporary files, open what other users may have laid there as links, and put it
+        where Python looks for modules first.
     security
         Keys of this run; they reach workers through a pipe.
     gpu
         Whether each is to take one GPU.
     """
-    with dask.config.set(LEAN):
+    with dask.config.set({**LEAN, "temporary-directory": folder}):
         return LocalCluster(
             n_workers=workers,
             threads_per_worker=1,
@@ -207,7 +209,6 @@ def _local(workers: int, folder: str, security: Security, *, gpu: bool) -> Local
             security=security,
             scheduler_kwargs={"dashboard": False},
             dashboard_address="127.0.0.1:0",  # None would be port 8787 of all interfaces
-            local_directory=folder,
             memory_limit=0,  # Dask would pause and kill by shares of it; `check_memory` asked
             resources={GPU: 1} if gpu else None,
             preload=["georsr.engine.cluster_worker"],

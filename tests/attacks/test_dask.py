@@ -1,0 +1,177 @@
+"""What other users of this machine can do to the processes of ``--workers``: nothing but wait."""
+
+import asyncio
+import itertools
+import os
+import socket
+import ssl
+import stat
+import struct
+import sys
+import tempfile
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import psutil
+import pytest
+from distributed import LocalCluster, Security
+from distributed.comm import connect
+
+from georsr.api import super_resolve
+from georsr.engine import cluster as cluster_module
+from georsr.engine.cluster_members import started
+
+pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+
+SMALL = {"blocksize": 32, "tile": 32, "halo": 2, "overlap": 4}
+PAGES = ("/", "/health", "/metrics", "/info/main/workers.html", "/json/counts.json")
+
+
+def listening():
+    """Ports that this process and its children listen on."""
+    family = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    found = set()
+    for process in family:
+        with suppress(psutil.NoSuchProcess):
+            found |= {c.laddr for c in process.net_connections("inet") if c.status == "LISTEN"}
+    return found
+
+
+def stranger(security=None):
+    """Of a client with keys of its own, or with none; it accepts whatever it is shown."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if security is not None:
+        context = security.get_connection_args("client")["ssl_context"]
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
+def answer(address, request=b"", context=None):
+    """What comes back until the other side is done, or says no."""
+    got = b""
+    with suppress(OSError), ExitStack() as stack:
+        talk = stack.enter_context(socket.create_connection(address, 20))
+        if context is not None:
+            talk = stack.enter_context(context.wrap_socket(talk))
+        talk.sendall(request)
+        while len(got) < 4096 and (more := talk.recv(4096)):
+            got += more
+            if is_greeting(got):
+                break
+    return got
+
+
+def is_greeting(got):
+    """Whether this is how Dask begins to talk: eight bytes of length, then a short message."""
+    return len(got) >= 8 and 0 < struct.unpack("<Q", got[:8])[0] < 2**16
+
+
+def page(address, path):
+    return answer(address, f"GET {path} HTTP/1.0\r\n\r\n".encode())
+
+
+def sorted_out(ports):
+    """Ports of web servers, and of others."""
+    web = {port for port in ports if page(port, "/").startswith(b"HTTP")}
+    return web, ports - web
+
+
+@pytest.fixture
+def private(tmp_path, monkeypatch):
+    """A folder of temporary files that another user has prepared."""
+    folder = tmp_path / "tmp"
+    (folder / "dask-scratch-space").mkdir(parents=True)
+    victim = tmp_path / "victim.txt"
+    victim.write_text("dear")
+    for name in ("global.lock", "purge.lock"):
+        (folder / "dask-scratch-space" / name).symlink_to(victim)
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    return folder
+
+
+def test_the_strangers_of_these_tests_get_in_where_nothing_keeps_them_out():
+    options = {"n_workers": 1, "threads_per_worker": 1, "processes": False, "silence_logs": 50}
+    options["dashboard_address"] = "127.0.0.1:0"
+    before = listening()
+    with LocalCluster(protocol="tcp", **options):
+        web, others = sorted_out(listening() - before)
+        assert all(page(port, "/health").endswith(b"ok") for port in web)
+        assert all(is_greeting(answer(port)) for port in others)
+        assert (len(web), len(others)) == (2, 2), "of scheduler and worker"
+    theirs, before = Security.temporary(), listening()
+    with LocalCluster(protocol="tls", security=theirs, **options):
+        _, others = sorted_out(listening() - before)
+        assert all(is_greeting(answer(port, context=stranger(theirs))) for port in others)
+        assert len(others) == 2
+
+
+def test_nobody_else_can_talk_to_scheduler_workers_or_nannies(private, tmp_path, monkeypatch):
+    folders = []
+    load = ssl.SSLContext.load_cert_chain
+
+    def watched(self, certfile, keyfile=None, password=None):
+        folders.append(Path(certfile).parent.stat().st_mode)
+        return load(self, certfile, keyfile, password)
+
+    monkeypatch.setattr(ssl.SSLContext, "load_cert_chain", watched)
+    before = listening()
+    with started(1, gpu=False) as client:
+        ports = listening() - before
+        assert {port.ip for port in ports} == {"127.0.0.1"}
+        (worker,) = client.scheduler_info()["workers"].values()
+        ours = {client.scheduler.address, worker["nanny"], *client.nthreads()}
+        assert {address.partition("://")[0] for address in ours} == {"tls"}
+        keys = Security.temporary()
+        web, others = sorted_out(ports)
+        assert {port.port for port in others} == {int(a.rpartition(":")[2]) for a in ours}
+        for port in others:
+            assert not is_greeting(answer(port, b"\0" * 64))
+            for context in (stranger(), stranger(keys)):
+                assert answer(port, b"\0" * 64, context) == b""
+        for port in web:
+            assert all(b"404" in page(port, path).splitlines()[0] for path in PAGES)
+            assert page(port, "/sitemap.json").endswith(b'{"paths": ["/sitemap.json"]}')
+        for address in ours:
+            with pytest.raises(OSError, match=r"(?i)certificate|TLS|SSL|Timed out|refus"):
+                asyncio.run(connect(address, timeout=2, **keys.get_connection_args("client")))
+        for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
+            told = "".join([*process.cmdline(), *process.environ().values()])
+            assert "PRIVATE KEY" not in told
+        for folder, _, names in os.walk(private):
+            for name in names:
+                assert b"PRIVATE KEY" not in (Path(folder) / name).read_bytes()
+        (mine,) = private.glob("georsr-workers-*")
+        assert stat.S_IMODE(mine.stat().st_mode) == 0o700
+        assert worker["local_directory"].startswith(str(mine))
+        paths = [sys.path, *client.run(lambda: sys.path).values()]
+        assert str(private / "dask-scratch-space") not in itertools.chain(*paths)
+        assert client.submit(lambda: 6 * 7).result() == 42
+    assert folders
+    assert all(stat.S_IMODE(mode) == 0o700 for mode in folders), "where keys lie for a moment"
+    assert [path.name for path in private.iterdir()] == ["dask-scratch-space"]
+    assert (tmp_path / "victim.txt").read_text() == "dear"
+
+
+@contextmanager
+def pestered(workers, *, gpu):
+    """Workers of a run, at each of whose ports somebody hangs around and shouts."""
+    before = listening()
+    with started(workers, gpu=gpu) as client, ExitStack() as stack:
+        for port in listening() - before:
+            for shout in (b"", b"\x16\x03\x01", b"\xff" * 4096, b"GET / HTTP/1.1\r\n", b"\0" * 8):
+                talk = stack.enter_context(socket.create_connection(port, 20))
+                talk.sendall(shout)
+        yield client
+
+
+def test_who_stays_mute_or_sends_rubbish_stops_no_run(
+    tmp_path, make_raster, texture, monkeypatch, capfd
+):
+    source = make_raster(texture(3, 150, 130))
+    alone = super_resolve(source, tmp_path / "one.tif", "bicubic-x2", **SMALL)
+    monkeypatch.setattr(cluster_module, "started", pestered)
+    report = super_resolve(source, tmp_path / "many.tif", "bicubic-x2", workers=1, **SMALL)
+    assert report.checksum == alone.checksum
+    assert (tmp_path / "many.tif").read_bytes() == (tmp_path / "one.tif").read_bytes()
+    assert capfd.readouterr().err == ""
