@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 from distributed import Security
 from distributed.comm.addressing import get_address_host_port, parse_address
@@ -138,7 +139,14 @@ def security_of(ca: str | None, cert: str | None, key: str | None) -> Security |
     """
     given = zip(FILES, (ca, cert, key), strict=True)
     files = {name: file for name, file in given if file is not None}
-    return Security(require_encryption=True, **files) if files else None
+    return _security(require_encryption=True, **files) if files else None
+
+
+def _security(**given: Any) -> Security:
+    try:
+        return Security(**given)
+    except ValueError as error:  # versions of TLS that are none
+        raise UsageError(f"Dask's configuration: {error}") from error
 
 
 def scheduler_address(address: str, security: Security | None = None) -> SchedulerAddress:
@@ -158,10 +166,10 @@ def scheduler_address(address: str, security: Security | None = None) -> Schedul
         The address is none; or certificates are missing, cannot be read or do not match.
     """
     asked = security is not None
+    security = security or _security()
     try:
         scheme, _ = parse_address(address)
         get_backend(scheme)
-        security = security or Security()
         host, port = get_address_host_port(address) if scheme in ("tcp", "tls") else ("", 1)
         if not 0 < port < 2**16 or (not host and port != 1) or any(map(str.isspace, address)):
             raise ValueError("no host, or no port from 1 to 65535")

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event, Thread
 
@@ -148,11 +149,7 @@ def started(workers: int, *, gpu: bool) -> Iterator[Client]:
     """
     with (
         dask.config.set(SPAWN),  # all the time: workers that die are started again
-        TemporaryDirectory(
-            prefix="georsr-workers-",
-            dir=dask.config.get("temporary-directory", None),
-            ignore_cleanup_errors=True,
-        ) as folder,
+        _folder() as folder,
         _cluster(workers, folder, gpu=gpu) as cluster,
         Client(cluster, direct_to_workers=True, set_as_default=False) as client,
     ):
@@ -166,6 +163,24 @@ def started(workers: int, *, gpu: bool) -> Iterator[Client]:
             raise
 
 
+def _folder() -> TemporaryDirectory[str]:
+    """For temporary files of workers; nobody else may write in it.
+
+    Dask would take one of a well-known name among all temporary files, open what other users may
+    have laid there as links, and put it where Python looks for modules first.
+    """
+    base = dask.config.get("temporary-directory", None)
+    try:
+        if base:
+            Path(base).mkdir(parents=True, exist_ok=True)
+        return TemporaryDirectory(prefix="georsr-workers-", dir=base, ignore_cleanup_errors=True)
+    except OSError as error:
+        raise ResourceError(
+            f"--workers: no folder for temporary files: {error.strerror}: {error.filename or base}"
+            "; set TMPDIR, or temporary-directory in Dask's configuration, to one you may write in"
+        ) from error
+
+
 def _cluster(workers: int, folder: str, *, gpu: bool) -> LocalCluster:
     try:
         security = Security.temporary()
@@ -173,7 +188,7 @@ def _cluster(workers: int, folder: str, *, gpu: bool) -> LocalCluster:
             return _local(workers, folder, security, gpu=gpu)
         except UNSTARTED:
             return _local(workers, folder, security, gpu=gpu)
-    except ImportError as error:
+    except (ImportError, ValueError) as error:  # no cryptography; a version of TLS that is none
         raise ResourceError(f"--workers {workers}: cannot be started: {error}") from error
     except UNSTARTED as error:
         text = (str(error).splitlines() or [type(error).__name__])[0]
@@ -191,9 +206,7 @@ def _local(workers: int, folder: str, security: Security, *, gpu: bool) -> Local
     workers
         How many.
     folder
-        For their files; nobody else may write in it. Dask would take one of a well-known name
-        among all temporary files, open what other users may have laid there as links, and put it
-        where Python looks for modules first.
+        For their files.
     security
         Keys of this run; they reach workers through a pipe.
     gpu
@@ -212,6 +225,7 @@ def _local(workers: int, folder: str, security: Security, *, gpu: bool) -> Local
             memory_limit=0,  # Dask would pause and kill by shares of it; `check_memory` asked
             resources={GPU: 1} if gpu else None,
             preload=["georsr.engine.cluster_worker"],
+            config=LEAN,  # of workers that are started again, too
             silence_logs=logging.CRITICAL,
         )
 

@@ -3,12 +3,14 @@
 import asyncio
 import itertools
 import os
+import signal
 import socket
 import ssl
 import stat
 import struct
 import sys
 import tempfile
+import time
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -106,6 +108,19 @@ def test_the_strangers_of_these_tests_get_in_where_nothing_keeps_them_out():
         assert len(others) == 2
 
 
+def assert_closed(ports, ours, keys):
+    """Of all ports those of the addresses ``ours`` talk to strangers as little as the others."""
+    web, others = sorted_out(ports)
+    assert {port.port for port in others} == {int(a.rpartition(":")[2]) for a in ours}
+    for port in others:
+        assert not is_greeting(answer(port, b"\0" * 64))
+        for context in (stranger(), stranger(keys)):
+            assert answer(port, b"\0" * 64, context) == b""
+    for port in web:
+        assert all(b"404" in page(port, path).splitlines()[0] for path in PAGES)
+        assert page(port, "/sitemap.json").endswith(b'{"paths": ["/sitemap.json"]}')
+
+
 def test_nobody_else_can_talk_to_scheduler_workers_or_nannies(private, tmp_path, monkeypatch):
     folders = []
     load = ssl.SSLContext.load_cert_chain
@@ -123,15 +138,7 @@ def test_nobody_else_can_talk_to_scheduler_workers_or_nannies(private, tmp_path,
         ours = {client.scheduler.address, worker["nanny"], *client.nthreads()}
         assert {address.partition("://")[0] for address in ours} == {"tls"}
         keys = Security.temporary()
-        web, others = sorted_out(ports)
-        assert {port.port for port in others} == {int(a.rpartition(":")[2]) for a in ours}
-        for port in others:
-            assert not is_greeting(answer(port, b"\0" * 64))
-            for context in (stranger(), stranger(keys)):
-                assert answer(port, b"\0" * 64, context) == b""
-        for port in web:
-            assert all(b"404" in page(port, path).splitlines()[0] for path in PAGES)
-            assert page(port, "/sitemap.json").endswith(b'{"paths": ["/sitemap.json"]}')
+        assert_closed(ports, ours, keys)
         for address in ours:
             with pytest.raises(OSError, match=r"(?i)certificate|TLS|SSL|Timed out|refus"):
                 asyncio.run(connect(address, timeout=2, **keys.get_connection_args("client")))
@@ -151,6 +158,23 @@ def test_nobody_else_can_talk_to_scheduler_workers_or_nannies(private, tmp_path,
     assert all(stat.S_IMODE(mode) == 0o700 for mode in folders), "where keys lie for a moment"
     assert [path.name for path in private.iterdir()] == ["dask-scratch-space"]
     assert (tmp_path / "victim.txt").read_text() == "dear"
+
+
+def test_a_worker_that_is_started_again_is_as_closed(private):
+    before = listening()
+    with started(1, gpu=False) as client:
+        (first,) = client.nthreads()
+        os.kill(client.run(os.getpid)[first], signal.SIGKILL)
+        while first in client.nthreads():
+            time.sleep(0.05)
+        client.wait_for_workers(1, timeout=120)
+        (worker,) = client.scheduler_info()["workers"].values()
+        (second,) = client.nthreads()
+        assert second != first
+        ours = {client.scheduler.address, worker["nanny"], second}
+        assert_closed(listening() - before, ours, Security.temporary())
+        (mine,) = private.glob("georsr-workers-*")
+        assert worker["local_directory"].startswith(str(mine))
 
 
 @contextmanager

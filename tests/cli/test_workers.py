@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -77,6 +78,17 @@ def test_ctrl_c_keeps_what_is_finished_and_ends_the_workers(tmp_path, source):
     assert not many.exists()
     super_resolve(source, many, "bicubic-x2", **SMALL)
     assert many.read_bytes() == one.read_bytes()
+
+
+@pytest.mark.parametrize("options", [[], ["--dry-run"]])
+def test_ctrl_c_while_it_waits_for_a_scheduler(tmp_path, source, options):
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        address = f"tcp://127.0.0.1:{mute.getsockname()[1]}"
+        run = start(source, tmp_path / "o.tif", "--scheduler", address, *options)
+        with mute.accept()[0]:
+            run.send_signal(signal.SIGINT)
+            out, err = run.communicate(timeout=240)
+    assert (run.returncode, out, err.strip()) == (130, "", "Error: interrupted")
 
 
 def test_an_unreachable_scheduler_is_one_line(tmp_path, source, monkeypatch, capsys):

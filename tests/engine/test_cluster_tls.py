@@ -121,13 +121,16 @@ def options_of(files, ca="ours-ca.pem", cert="ours.pem", key="ours.key"):
     return [w for name, file in named.items() if file for w in (name, str(files / file))]
 
 
-def test_the_bytes_are_those_of_a_serial_run(tmp_path, source, tls, files):
+def test_the_bytes_are_those_of_a_serial_run(tmp_path, source, tls, files, capsys):
     one, many, told = (tmp_path / name for name in ("one.tif", "many.tif", "told.tif"))
     super_resolve(source, one, "bicubic-x2", **SMALL)
     super_resolve(source, many, "bicubic-x2", scheduler=tls, security=security(files), **SMALL)
     small = [w for name, n in SMALL.items() for w in (f"--{name}", str(n))]
     command = ["sr", source, str(told), "-m", "bicubic-x2", "--scheduler", tls, "-q", *small]
     assert invoke([*command, *options_of(files)]) == 0
+    plan = ["info", source, "-m", "bicubic-x2", "--scheduler", tls]
+    assert invoke([*plan, *options_of(files)]) == 0
+    assert "workers 2" in capsys.readouterr().out
     assert many.read_bytes() == told.read_bytes() == one.read_bytes()
 
 
@@ -237,6 +240,14 @@ def test_certificates_without_a_scheduler_that_wants_them(source, tcp, files):
 def test_an_address_that_is_none(address):
     with pytest.raises(UsageError, match=r"expected an address such as tcp://10\.0\.0\.1:8786"):
         scheduler_address(address)
+
+
+def test_a_version_of_tls_that_is_none(source, tls):
+    with (
+        dask.config.set({"distributed.comm.tls.min-version": 1.7}),
+        pytest.raises(UsageError, match=r"^Dask's configuration: .*min-version=1\.7 is not supp"),
+    ):
+        plan_report(source, "bicubic-x2", scheduler=tls)
 
 
 def test_a_host_that_nobody_knows(source):
