@@ -18,15 +18,17 @@ from distributed.comm.registry import get_backend
 
 from georsr.errors import ResourceError, UsageError
 
-GREETING_SECONDS = 2.0
-"""How long a scheduler may take to greet whoever has connected to it."""
-MOST_GREETING = 2**16
-"""Bytes of a greeting; what announces a longer one is no scheduler."""
+HANDSHAKE_SECONDS = 2.0
+"""How long a scheduler may take to send its part of Dask's handshake, which comes first."""
+MOST_HANDSHAKE = 2**16
+"""Bytes of it; what announces a longer one is no scheduler."""
 RETRY_SECONDS = 0.1
 """Between two tries to connect to a scheduler that may still be starting."""
 FILES = {"tls_ca_file": "--tls-ca", "tls_client_cert": "--tls-cert", "tls_client_key": "--tls-key"}
 """Attributes of `distributed.Security` that a client needs, and what sets them."""
-MADE_BY_HAND = "or distributed.comm.tls in Dask's configuration"
+PEM_ERRORS = (ssl.SSLError, ValueError, TypeError)
+"""What is raised for certificates or keys that are none."""
+OR_CONFIGURED = "or distributed.comm.tls in Dask's configuration"
 
 
 @dataclass(frozen=True)
@@ -73,11 +75,11 @@ class SchedulerAddress:
             certificate.
         """
         if self.scheme not in ("tcp", "tls"):
-            return True  # Dask's own matter
+            return True  # Dask checks these
         until = time.monotonic() + seconds
         while True:
             try:
-                return self._greeted() or self.scheme == "tls"
+                return self._handshake() or self.scheme == "tls"
             except ssl.SSLError as error:
                 raise self._failure(_of_tls(error, self.security)) from error
             except OSError as error:
@@ -90,7 +92,7 @@ class SchedulerAddress:
                     ) from error
             given_up.wait(RETRY_SECONDS)
 
-    def _greeted(self) -> bool:
+    def _handshake(self) -> bool:
         """Whether the scheduler that answers is on this machine."""
         with self._connection() as plain:
             local = ip_address(plain.getpeername()[0].partition("%")[0]).is_loopback
@@ -110,11 +112,11 @@ class SchedulerAddress:
             return local
 
     def _connection(self) -> socket.socket:
-        return socket.create_connection((self.host, self.port), GREETING_SECONDS)
+        return socket.create_connection((self.host, self.port), HANDSHAKE_SECONDS)
 
     def _check(self, start: bytes) -> None:
         (length,) = struct.unpack("<Q", start)
-        if not 0 < length < MOST_GREETING:
+        if not 0 < length < MOST_HANDSHAKE:
             raise self._failure("something else than a Dask scheduler answers there")
 
     def _speaks_tls(self) -> bool:
@@ -194,7 +196,7 @@ def _context(address: str, security: Security) -> ssl.SSLContext:
     if missing:
         raise UsageError(
             f"--scheduler {address}: needs certificates; give {' and '.join(missing)}, "
-            f"{MADE_BY_HAND}"
+            f"{OR_CONFIGURED}"
         )
     texts = [_text(option, getattr(security, name)) for name, option in FILES.items()]
     if any("ENCRYPTED" in text for text in texts):
@@ -204,8 +206,8 @@ def _context(address: str, security: Security) -> ssl.SSLContext:
         )
     try:
         context: ssl.SSLContext = security.get_connection_args("client")["ssl_context"]
-    except ssl.SSLError as error:
-        raise UsageError(_of_files(error, texts[0], security)) from error
+    except PEM_ERRORS as error:
+        raise UsageError(_of_files(error, security)) from error
     return context
 
 
@@ -226,14 +228,16 @@ def _named(security: Security, name: str) -> str:
     return f"{FILES[name]} {'(PEM text)' if chr(10) in value else value}"
 
 
-def _of_files(error: ssl.SSLError, ca: str, security: Security) -> str:
+def _of_files(error: Exception, security: Security) -> str:
     """What is wrong with files of certificates."""
     cert, key = (_named(security, name) for name in ("tls_client_cert", "tls_client_key"))
-    if error.reason == "KEY_VALUES_MISMATCH":
+    if getattr(error, "reason", None) == "KEY_VALUES_MISMATCH":
         return f"{key}: is not the key of {cert}; expected the two that were made together"
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=ca)
-    except (ssl.SSLError, ValueError):
+        ca = getattr(security, "tls_ca_file")  # noqa: B009, its type does not name it
+        where = {"cadata" if "\n" in ca else "cafile": ca}
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(**where)
+    except PEM_ERRORS:
         return f"{_named(security, 'tls_ca_file')}: holds no certificate; expected a PEM file"
     return f"{cert}, {key}: expected a certificate and its key in PEM files ({_words(error)})"
 
@@ -253,14 +257,16 @@ def _of_tls(error: ssl.SSLError, security: Security) -> str:
     return f"does not speak TLS ({_words(error)}); is it a tcp:// scheduler?"
 
 
-def _words(error: OSError) -> str:
+def _words(error: Exception) -> str:
     """What an error of the system or of OpenSSL says, without numbers of lines."""
     reason = getattr(error, "reason", None)
-    return reason.lower().replace("_", " ") if reason else error.strerror or str(error)
+    if reason:
+        return str(reason).lower().replace("_", " ")
+    return getattr(error, "strerror", None) or str(error)
 
 
 def _read(connection: socket.socket) -> bytes:
-    """The first eight bytes that come: the length of a greeting."""
+    """The first eight bytes that come: the length of Dask's handshake."""
     start = b""
     while len(start) < 8:
         more = connection.recv(8 - len(start))

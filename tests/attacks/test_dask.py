@@ -1,4 +1,4 @@
-"""What other users of this machine can do to the processes of ``--workers``: nothing but wait."""
+"""Other users of this machine cannot command the processes of ``--workers``, nor stop them."""
 
 import asyncio
 import itertools
@@ -39,8 +39,8 @@ def listening():
     return found
 
 
-def stranger(security=None):
-    """Of a client with keys of its own, or with none; it accepts whatever it is shown."""
+def foreign_tls(security=None):
+    """TLS of a client with keys of its own, or none; it accepts any certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if security is not None:
         context = security.get_connection_args("client")["ssl_context"]
@@ -58,12 +58,12 @@ def answer(address, request=b"", context=None):
         talk.sendall(request)
         while len(got) < 4096 and (more := talk.recv(4096)):
             got += more
-            if is_greeting(got):
+            if is_handshake(got):
                 break
     return got
 
 
-def is_greeting(got):
+def is_handshake(got):
     """Whether this is how Dask begins to talk: eight bytes of length, then a short message."""
     return len(got) >= 8 and 0 < struct.unpack("<Q", got[:8])[0] < 2**16
 
@@ -92,36 +92,36 @@ def private(tmp_path, monkeypatch):
     return folder
 
 
-def test_the_strangers_of_these_tests_get_in_where_nothing_keeps_them_out():
+def test_these_checks_find_what_is_open():
     options = {"n_workers": 1, "threads_per_worker": 1, "processes": False, "silence_logs": 50}
     options["dashboard_address"] = "127.0.0.1:0"
     before = listening()
     with LocalCluster(protocol="tcp", **options):
         web, others = sorted_out(listening() - before)
         assert all(page(port, "/health").endswith(b"ok") for port in web)
-        assert all(is_greeting(answer(port)) for port in others)
+        assert all(is_handshake(answer(port)) for port in others)
         assert (len(web), len(others)) == (2, 2), "of scheduler and worker"
     theirs, before = Security.temporary(), listening()
     with LocalCluster(protocol="tls", security=theirs, **options):
         _, others = sorted_out(listening() - before)
-        assert all(is_greeting(answer(port, context=stranger(theirs))) for port in others)
+        assert all(is_handshake(answer(port, context=foreign_tls(theirs))) for port in others)
         assert len(others) == 2
 
 
 def assert_closed(ports, ours, keys):
-    """Of all ports those of the addresses ``ours`` talk to strangers as little as the others."""
+    """Check that no port, those of the addresses ``ours`` included, answers foreign clients."""
     web, others = sorted_out(ports)
     assert {port.port for port in others} == {int(a.rpartition(":")[2]) for a in ours}
     for port in others:
-        assert not is_greeting(answer(port, b"\0" * 64))
-        for context in (stranger(), stranger(keys)):
+        assert not is_handshake(answer(port, b"\0" * 64))
+        for context in (foreign_tls(), foreign_tls(keys)):
             assert answer(port, b"\0" * 64, context) == b""
     for port in web:
         assert all(b"404" in page(port, path).splitlines()[0] for path in PAGES)
         assert page(port, "/sitemap.json").endswith(b'{"paths": ["/sitemap.json"]}')
 
 
-def test_nobody_else_can_talk_to_scheduler_workers_or_nannies(private, tmp_path, monkeypatch):
+def test_nobody_else_can_connect_to_scheduler_workers_or_nannies(private, tmp_path, monkeypatch):
     folders = []
     load = ssl.SSLContext.load_cert_chain
 
@@ -178,23 +178,23 @@ def test_a_worker_that_is_started_again_is_as_closed(private):
 
 
 @contextmanager
-def pestered(workers, *, gpu):
-    """Workers of a run, at each of whose ports somebody hangs around and shouts."""
+def disturbed(workers, *, gpu):
+    """Workers of a run, to each of whose ports others stay connected, mute or after garbage."""
     before = listening()
     with started(workers, gpu=gpu) as client, ExitStack() as stack:
         for port in listening() - before:
-            for shout in (b"", b"\x16\x03\x01", b"\xff" * 4096, b"GET / HTTP/1.1\r\n", b"\0" * 8):
+            for garbage in (b"", b"\x16\x03\x01", b"\xff" * 4096, b"GET / HTTP/1.1\r\n", b"\0" * 8):
                 talk = stack.enter_context(socket.create_connection(port, 20))
-                talk.sendall(shout)
+                talk.sendall(garbage)
         yield client
 
 
-def test_who_stays_mute_or_sends_rubbish_stops_no_run(
+def test_mute_connections_and_garbage_stop_no_run(
     tmp_path, make_raster, texture, monkeypatch, capfd
 ):
     source = make_raster(texture(3, 150, 130))
     alone = super_resolve(source, tmp_path / "one.tif", "bicubic-x2", **SMALL)
-    monkeypatch.setattr(cluster_module, "started", pestered)
+    monkeypatch.setattr(cluster_module, "started", disturbed)
     report = super_resolve(source, tmp_path / "many.tif", "bicubic-x2", workers=1, **SMALL)
     assert report.checksum == alone.checksum
     assert (tmp_path / "many.tif").read_bytes() == (tmp_path / "one.tif").read_bytes()

@@ -64,6 +64,8 @@ def files(tmp_path_factory):
         if name == "ours":
             make_cert(folder / "expired.pem", "node", key, name, signer, days=-1)
     make_key(folder / "locked.key", b"secret")
+    made = x509.load_pem_x509_certificate((folder / "ours-ca.pem").read_bytes())
+    (folder / "ours-ca.der").write_bytes(made.public_bytes(serialization.Encoding.DER))
     (folder / "rubbish.pem").write_text("no certificate\n")
     both = (folder / "ours.pem").read_bytes() + (folder / "ours.key").read_bytes()
     (folder / "both.pem").write_bytes(both)
@@ -145,6 +147,16 @@ def test_certificates_as_text(source, tls, files):
     assert plan_report(source, "bicubic-x2", scheduler=tls, security=given).workers == 2
 
 
+def test_text_that_is_no_certificate(files):
+    text = [(files / name).read_text() for name in ("ours-ca.pem", "ours.pem", "ours.key")]
+    given = cluster_address.security_of("no\n", *text[1:])
+    with pytest.raises(UsageError, match=r"^--tls-ca \(PEM text\): holds no certificate"):
+        scheduler_address("tls://h:1", given)
+    given = cluster_address.security_of(*text[:2], "no\n")
+    with pytest.raises(UsageError, match=r"--tls-key \(PEM text\): expected a certificate and"):
+        scheduler_address("tls://h:1", given)
+
+
 def test_certificates_of_dasks_configuration(source, tls, files, tmp_path):
     with config(files):
         assert plan_report(source, "bicubic-x2", scheduler=tls).workers == 2
@@ -161,6 +173,7 @@ def test_certificates_of_dasks_configuration(source, tls, files, tmp_path):
         ("ours-ca.pem", "ours.pem", "none.key", 2, "--tls-key .*none.key: No such file"),
         (".", "ours.pem", "ours.key", 2, "--tls-ca .*: Is a directory; expected a PEM file"),
         ("rubbish.pem", "ours.pem", "ours.key", 2, "--tls-ca .*rubbish.pem: holds no certificate"),
+        ("ours-ca.der", "ours.pem", "ours.key", 2, "--tls-ca .*ours-ca.der: holds no certificate"),
         ("ours.key", "ours.pem", "ours.key", 2, "--tls-ca .*ours.key: holds no certificate"),
         ("ours-ca.pem", "rubbish.pem", "ours.key", 2, "--tls-cert .*rubbish.pem, --tls-key"),
         ("ours-ca.pem", "ours.pem", "rubbish.pem", 2, "expected a certificate and its key"),
@@ -195,7 +208,7 @@ def test_certificates_that_do_not_do(
 
 
 def test_tcp_where_tls_is_spoken(source, tls, monkeypatch):
-    monkeypatch.setattr(cluster_address, "GREETING_SECONDS", 0.5)
+    monkeypatch.setattr(cluster_address, "HANDSHAKE_SECONDS", 0.5)
     address = tls.replace("tls:", "tcp:")
     with pytest.raises(ResourceError, match=f"^--scheduler {address}: it speaks TLS: use .*{tls}"):
         plan_report(source, "bicubic-x2", scheduler=address)
@@ -256,8 +269,8 @@ def test_a_host_that_nobody_knows(source):
 
 
 @contextmanager
-def listener(greeting):
-    """Port of somebody who says ``greeting`` to each that connects, and then no more."""
+def listener(first):
+    """Address of a server that sends ``first`` to each that connects, and then no more."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         held = []
 
@@ -268,7 +281,7 @@ def listener(greeting):
                 except OSError:
                     return
                 held.append(talk)
-                talk.sendall(greeting)
+                talk.sendall(first)
 
         threading.Thread(target=serve, daemon=True).start()
         yield f"tcp://127.0.0.1:{server.getsockname()[1]}"
@@ -278,24 +291,24 @@ def listener(greeting):
 
 
 @pytest.mark.parametrize(
-    ("greeting", "words"),
+    ("first", "words"),
     [
         (b"SSH-2.0-OpenSSH_9.2\r\n", "something else than a Dask scheduler answers there"),
         (b"\0" * 8, "something else than a Dask scheduler answers there"),
         (b"", "does not answer within 0 s .*; is it running"),
     ],
 )
-def test_somebody_else_at_the_address(source, monkeypatch, greeting, words):
-    monkeypatch.setattr(cluster_address, "GREETING_SECONDS", 0.2)
+def test_somebody_else_at_the_address(source, monkeypatch, first, words):
+    monkeypatch.setattr(cluster_address, "HANDSHAKE_SECONDS", 0.2)
     monkeypatch.setattr(cluster_members, "CONNECT_SECONDS", 0.1)
-    with listener(greeting) as address, pytest.raises(ResourceError, match=words):
+    with listener(first) as address, pytest.raises(ResourceError, match=words):
         plan_report(source, "bicubic-x2", scheduler=address)
 
 
-@pytest.mark.parametrize("greeting", [b"", b"\x10" + b"\0" * 7], ids=["mute", "mute later"])
-def test_who_waits_for_a_scheduler_can_be_stopped(tmp_path, source, greeting):
+@pytest.mark.parametrize("first", [b"", b"\x10" + b"\0" * 7], ids=["mute", "mute later"])
+def test_who_waits_for_a_scheduler_can_be_stopped(tmp_path, source, first):
     asked = itertools.count()
-    with listener(greeting) as address, pytest.raises(InterruptedRunError):
+    with listener(first) as address, pytest.raises(InterruptedRunError):
         super_resolve(
             source,
             tmp_path / "o.tif",
@@ -326,7 +339,7 @@ def test_tcp_beyond_this_machine_is_warned_of(source, tcp, tls, files, caplog, m
     plan_report(source, "bicubic-x2", scheduler=tcp)
     assert "encrypted" not in caplog.text
     monkeypatch.setattr(
-        cluster_address.SchedulerAddress, "_greeted", lambda self: False, raising=True
+        cluster_address.SchedulerAddress, "_handshake", lambda self: False, raising=True
     )
     plan_report(source, "bicubic-x2", scheduler=tls, security=security(files))
     assert "encrypted" not in caplog.text
