@@ -46,6 +46,14 @@ LEAN = {
 tell other users of this machine about it: its HTTP servers know no password."""
 
 
+class RemoteClient(Client):
+    """A client that says nothing when it is thrown away before it was connected."""
+
+    def __del__(self) -> None:
+        with suppress(Exception):
+            super().__del__()
+
+
 @contextmanager
 def connected(
     address: str, security: Security | None, stopped: Callable[[], bool]
@@ -69,7 +77,7 @@ def connected(
         ``stopped`` said so.
     """
     scheduler = scheduler_address(address, security)
-    with _waited_for(lambda given_up: _client(scheduler, given_up), stopped) as client:
+    with _waited_for(scheduler, stopped) as client:
         _await_worker(client, address, stopped)
         yield client
 
@@ -82,26 +90,33 @@ def _client(scheduler: SchedulerAddress, given_up: Event) -> Client:
             scheduler.address,
         )
     try:
-        return Client(
+        return RemoteClient(
             scheduler.address,
             timeout=CONNECT_SECONDS,
             security=scheduler.security,
             set_as_default=False,
         )
-    except (OSError, TimeoutError) as error:
+    except Exception as error:  # Dask raises what it stumbles over in the answer
         raise ResourceError(
             f"--scheduler {scheduler.address}: does not answer as a scheduler does "
             f"({first_line(error)}); is it one, of the same version of Dask?"
         ) from error
 
 
-def _waited_for(connect: Callable[[Event], Client], stopped: Callable[[], bool]) -> Client:
-    """What ``connect`` returns, unless told to stop before: names, sockets and Dask block."""
+def _waited_for(scheduler: SchedulerAddress, stopped: Callable[[], bool]) -> Client:
+    """Connect in another thread: names, sockets and Dask block, and Dask knows no limit for some.
+
+    Raises
+    ------
+    ResourceError, InterruptedRunError
+        It cannot be reached, or takes too long; or ``stopped`` said so.
+    """
+    until = time.monotonic() + 3 * CONNECT_SECONDS  # an answer, and two of Dask's own
     result, given_up = Future[Client](), Event()
 
     def fulfil() -> None:
         try:
-            result.set_result(connect(given_up))
+            result.set_result(_client(scheduler, given_up))
         except BaseException as error:
             result.set_exception(error)
 
@@ -109,6 +124,11 @@ def _waited_for(connect: Callable[[Event], Client], stopped: Callable[[], bool])
     try:
         while not wait([result], POLL_SECONDS).done:
             _look(stopped)
+            if time.monotonic() > until:
+                raise ResourceError(
+                    f"--scheduler {scheduler.address}: does not answer as a scheduler does within "
+                    f"{3 * CONNECT_SECONDS:.0f} s; is it one, of the same version of Dask?"
+                )
     except BaseException:
         given_up.set()
         result.add_done_callback(lambda late: late.exception() or late.result().close())

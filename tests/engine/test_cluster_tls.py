@@ -295,14 +295,17 @@ def listener(first):
     [
         (b"SSH-2.0-OpenSSH_9.2\r\n", "something else than a Dask scheduler answers there"),
         (b"\0" * 8, "something else than a Dask scheduler answers there"),
-        (b"", "does not answer within 0 s .*; is it running"),
+        (b"", "does not answer .*within 0 s.*; is it "),
+        (b"\x10" + b"\0" * 7, "does not answer as a scheduler does within 0 s; is it one"),
+        (b"\x10" + b"\0" * 7 + b"garbage!" * 2, r"does not answer as a scheduler does \(.*\); is"),
     ],
 )
 def test_somebody_else_at_the_address(source, monkeypatch, first, words):
     monkeypatch.setattr(cluster_address, "HANDSHAKE_SECONDS", 0.2)
     monkeypatch.setattr(cluster_members, "CONNECT_SECONDS", 0.1)
-    with listener(first) as address, pytest.raises(ResourceError, match=words):
+    with listener(first) as address, pytest.raises(ResourceError, match=words) as caught:
         plan_report(source, "bicubic-x2", scheduler=address)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("first", [b"", b"\x10" + b"\0" * 7], ids=["mute", "mute later"])
