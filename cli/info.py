@@ -12,6 +12,7 @@ from .options import (
     area_options,
     backend_option,
     band_options,
+    cluster_of,
     cluster_options,
     compute_options,
     model_options,
@@ -64,7 +65,8 @@ def command(
         with quick_imports():
             from georsr.api import plan_report
 
-        report = plan_report(rasters, model, scale, **options)
+        machines = cluster_of(options)
+        report = plan_report(rasters, model, scale, **machines, **options)
         click.echo(report.to_json() if as_json else report.describe())
 
 

@@ -273,7 +273,7 @@ def tile_options(command: F) -> F:
 
 
 def cluster_options(command: F) -> F:
-    """``--workers``, ``--scheduler`` and ``--parts``."""
+    """``--workers``, ``--scheduler``, ``--tls-ca``, ``--tls-cert``, ``--tls-key``, ``--parts``."""
     for option in (
         click.option(
             "--parts",
@@ -281,9 +281,26 @@ def cluster_options(command: F) -> F:
             help="Write many COGs into FOLDER instead of one file, and OUT.vrt over them.",
         ),
         click.option(
+            "--tls-key",
+            metavar="FILE",
+            help="Key of --tls-cert, unless that file holds it; PEM.",
+        ),
+        click.option(
+            "--tls-cert",
+            metavar="FILE",
+            help="Certificate to show to a tls:// scheduler and its workers; PEM.",
+        ),
+        click.option(
+            "--tls-ca",
+            metavar="FILE",
+            help="Certificates of those that may sign for a tls:// scheduler and its workers; PEM. "
+            "Dask's configuration is asked for what is not given.",
+        ),
+        click.option(
             "--scheduler",
             metavar="ADDRESS",
-            help="Let the workers of a running Dask scheduler do the work: tcp://10.0.0.1:8786.",
+            help="Let the workers of a running Dask scheduler do the work: tls://10.0.0.1:8786, or "
+            "tcp:// where the whole network is trusted.",
         ),
         click.option(
             "--workers",
@@ -294,6 +311,17 @@ def cluster_options(command: F) -> F:
     ):
         command = option(command)
     return command
+
+
+def cluster_of(options: dict[str, Any]) -> dict[str, Any]:
+    """Take the values of `cluster_options` out of ``options``, as `georsr.api` wants them."""
+    files = [options.pop(name) for name in ("tls_ca", "tls_cert", "tls_key")]
+    machines = {name: options.pop(name) for name in ("workers", "scheduler", "parts")}
+    if any(file is not None for file in files):
+        from georsr.engine.cluster_address import security_of
+
+        machines["security"] = security_of(*files)
+    return machines
 
 
 def verbosity_options(command: F) -> F:

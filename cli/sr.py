@@ -11,6 +11,7 @@ from .options import (
     area_options,
     backend_option,
     band_options,
+    cluster_of,
     cluster_options,
     compile_option,
     compute_options,
@@ -33,7 +34,8 @@ SECTIONS = {
     "Part of the source": ("bbox", "bbox-crs", "aoi", "aoi-mask"),
     "Values": ("stretch", "consistency", "consistency-kernel", "dtype", "dst-nodata"),
     "Output": ("overwrite", "cog", "co", "blocksize", "parts", "quality", "stac"),
-    "Machine": ("device", "precision", "jobs", "workers", "scheduler", "backend", "compile"),
+    "Machine": ("device", "precision", "jobs", "backend", "compile"),
+    "Dask": ("workers", "scheduler", "tls-ca", "tls-cert", "tls-key"),
     "Tiles": ("tile", "halo", "overlap", "blend", "batch", "flat-tiles"),
     "Safety": ("dry-run", "resume", "verify", "check-space"),
     "Messages": ("json", "progress", "quiet", "verbose"),
@@ -146,7 +148,7 @@ def command(sources: tuple[str, ...], destination: str, **options: Any) -> None:
     options["creation_options"] = dict(options["creation_options"])
     if options["max_pixels"] is None:
         del options["max_pixels"]
-    machines = {name: options.pop(name) for name in ("workers", "scheduler", "parts")}
+    machines = cluster_of(options)
     stac = options.pop("stac")
     if dry_run:
         report = plan_report(sources, destination=destination, stac=stac, **machines, **options)

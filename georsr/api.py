@@ -36,6 +36,8 @@ from georsr.types import AnyArray, BoolArray
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from distributed import Security
+
     from georsr.engine.cluster import Cluster
     from georsr.progress import Progress
     from georsr.provenance import LayersReport, RunReport
@@ -77,6 +79,7 @@ def super_resolve(
     stop: Callable[[], bool] | None = None,
     workers: int | None = None,
     scheduler: str | None = None,
+    security: Security | None = None,
     parts: Path | None = None,
     quality: Path | None = None,
     stac: Path | None = None,
@@ -105,8 +108,13 @@ def super_resolve(
         Start so many processes on this machine, and let them do the work. They import the calling
         script, which therefore has to call this under ``if __name__ == "__main__":``.
     scheduler
-        Address of a Dask scheduler whose workers do the work: ``tcp://10.0.0.1:8786``. They open
-        the source, and the model, under the names they have here.
+        Address of a Dask scheduler whose workers do the work: ``tls://10.0.0.1:8786``. They open
+        the source, and the model, under the names they have here. Whoever controls it, or with
+        ``tcp://`` reaches it, can run code as you here and on the workers.
+    security
+        Certificates for a ``tls://`` scheduler: ``distributed.Security(tls_ca_file=...,
+        tls_client_cert=..., tls_client_key=...)``, or the ``security`` of a cluster object of
+        Dask; None takes those of Dask's configuration (``distributed.comm.tls``).
     parts
         Folder for parts of the product, each a COG, made by as many machines as there are;
         ``destination`` is then the VRT over them: ``OUT.vrt``.
@@ -145,7 +153,7 @@ def super_resolve(
     with _opened(source, _model(model, scale), config) as (reader, opened):
         check_outputs(outputs, _inputs(source, opened, config, reader))
         work = (reader, destination, opened, config, progress, stop)
-        with _machines(opened, config, workers, scheduler) as cluster:
+        with _machines(opened, config, workers, scheduler, security, stop) as cluster:
             if parts is not None:
                 from georsr.engine.parts import run_parts
 
@@ -265,15 +273,23 @@ def _inputs(
 
 @contextmanager
 def _machines(
-    model: Model, config: SRConfig, workers: int | None, scheduler: str | None
+    model: Model,
+    config: SRConfig,
+    workers: int | None,
+    scheduler: str | None,
+    security: Security | None,
+    stop: Callable[[], bool] | None = None,
 ) -> Iterator[Cluster | None]:
     """Who does the work: a cluster, or None for this process."""
+    if security is not None and scheduler is None:
+        raise UsageError("--tls-ca, --tls-cert, --tls-key: are for --scheduler tls://HOST:PORT")
     if workers is None and scheduler is None:
         yield None
         return
     from georsr.engine.cluster import open_cluster
 
-    with open_cluster(model, config, workers, scheduler) as cluster:
+    stopped = stop or (lambda: False)
+    with open_cluster(model, config, workers, scheduler, security, stopped) as cluster:
         yield cluster
 
 
@@ -294,6 +310,7 @@ def plan_report(
     quality: Path | None = None,
     workers: int | None = None,
     scheduler: str | None = None,
+    security: Security | None = None,
     parts: Path | None = None,
     stac: Path | None = None,
     **options: Any,
@@ -308,7 +325,7 @@ def plan_report(
         Where the product would go, to ask its disk for room; None asks that of the current folder.
     quality
         Where quality layers would go, if they were made, too.
-    workers, scheduler, parts, stac
+    workers, scheduler, security, parts, stac
         As for :func:`super_resolve`. Workers are counted and not started; a scheduler is asked for
         those that it has.
     """
@@ -320,7 +337,7 @@ def plan_report(
     folder = None if parts is None else os.fspath(parts)
     with (
         _opened(source, _model(model, scale), config) as (reader, opened),
-        _machines(opened, config, workers, scheduler) as cluster,
+        _machines(opened, config, workers, scheduler, security) as cluster,
     ):
         report = estimate(reader, where, opened, config, layers, cluster, folder)
         try:

@@ -8,10 +8,9 @@ import secrets
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
-from importlib.util import find_spec
 from typing import Any, Self
 
-from distributed import Client
+from distributed import Client, Security
 
 from georsr.config import SRConfig
 from georsr.device import Placement, place
@@ -80,8 +79,7 @@ class Cluster:
         if self._client is None:
             self._stack.enter_context(quiet())
             self._client = self._stack.enter_context(self._members(self.gpu))
-            link = self._client.dashboard_link if self.local is None or find_spec("bokeh") else ""
-            if link:
+            if self.local is None and (link := self._client.dashboard_link):
                 log.warning("Dashboard: %s", link)
             placement, gpu = self._agree(self._client)
             if self.placement.backend == "torch":
@@ -222,7 +220,12 @@ def as_worker(job: Job, cluster: Cluster) -> Job:
 
 @contextmanager
 def open_cluster(
-    model: Model, config: SRConfig, workers: int | None = None, scheduler: str | None = None
+    model: Model,
+    config: SRConfig,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    security: Security | None = None,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[Cluster]:
     """Connect to the workers of a scheduler, or have some started when there is work for them.
 
@@ -233,20 +236,26 @@ def open_cluster(
     workers
         How many processes to start; they end with the context.
     scheduler
-        Address of a running scheduler, such as ``tcp://10.0.0.1:8786``.
+        Address of a running scheduler, such as ``tls://10.0.0.1:8786``.
+    security
+        Certificates for it; None takes those of Dask's configuration.
+    stopped
+        Asked while this waits for the scheduler and its first worker.
 
     Raises
     ------
     UsageError
-        Both are given, or an address that is none.
+        Both are given, or an address or certificates that are none.
     ResourceError
         There is no scheduler at the address, or it has no worker; workers cannot be started;
         they differ from each other or from this process.
+    InterruptedRunError
+        ``stopped`` said so.
     """
     if workers is not None and scheduler is not None:
         raise UsageError("--workers and --scheduler: give one of them")
     if scheduler is not None:
-        cluster = Cluster(lambda gpu: connected(scheduler), model, config)
+        cluster = Cluster(lambda gpu: connected(scheduler, security, stopped), model, config)
     else:
         assert workers is not None, "one of the two is given"
         count = workers

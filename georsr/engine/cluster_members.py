@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Event, Thread
 
 import dask
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, Security
 
-from georsr.engine.cluster_worker import GPU
-from georsr.errors import ResourceError, UsageError
+from georsr.engine.cluster_address import SchedulerAddress, scheduler_address
+from georsr.engine.cluster_worker import GPU, first_line
+from georsr.errors import InterruptedRunError, ResourceError
 
 log = logging.getLogger(__name__)
 
@@ -19,6 +25,8 @@ CONNECT_SECONDS = 10.0
 """How long a scheduler may take to answer."""
 WORKERS_SECONDS = 30.0
 """How long to wait for the first worker of a scheduler that has none."""
+POLL_SECONDS = 0.1
+"""How often somebody who waits looks whether he is still wanted."""
 UNSTARTED = (OSError, RuntimeError, TimeoutError)
 """What Dask raises if a worker of ours does not come up."""
 SPAWN = {"distributed.worker.multiprocessing-method": "spawn"}
@@ -31,47 +39,121 @@ LEAN = {
     "distributed.admin.system-monitor.gil.enabled": False,
     "distributed.scheduler.active-memory-manager.start": False,
     "distributed.admin.low-level-log-length": 0,
+    "distributed.scheduler.http.routes": [],
+    "distributed.worker.http.routes": [],
 }
-"""Of Dask, what a cluster of our own need not do: watch itself, move results, remember all."""
+"""Of Dask, what a cluster of our own need not do: watch itself, move results, remember all, and
+tell other users of this machine about it: its HTTP servers know no password."""
+
+
+class RemoteClient(Client):
+    """A client that says nothing when it is thrown away before it was connected."""
+
+    def __del__(self) -> None:
+        with suppress(Exception):
+            super().__del__()
 
 
 @contextmanager
-def connected(address: str) -> Iterator[Client]:
+def connected(
+    address: str, security: Security | None, stopped: Callable[[], bool]
+) -> Iterator[Client]:
     """Connected to a running scheduler that has a worker.
+
+    Parameters
+    ----------
+    address, security
+        As for `georsr.engine.cluster_address.scheduler_address`.
+    stopped
+        Asked while this waits.
 
     Raises
     ------
     UsageError
-        The address is none.
+        The address is none, or its certificates are.
     ResourceError
-        There is no scheduler at it, or it has no worker.
+        There is no scheduler at it that accepts this client, or it has no worker.
+    InterruptedRunError
+        ``stopped`` said so.
     """
-    try:
-        client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
-    except (ValueError, TypeError) as error:
-        raise UsageError(
-            f"--scheduler {address}: expected an address such as tcp://10.0.0.1:8786 ({error})"
-        ) from error
-    except (OSError, TimeoutError) as error:
-        raise ResourceError(
-            f"--scheduler {address}: does not answer within {CONNECT_SECONDS:.0f} s; is it "
-            "running, and may this machine reach it?"
-        ) from error
-    with client:
-        _await_worker(client, address)
+    scheduler = scheduler_address(address, security)
+    with _waited_for(scheduler, stopped) as client:
+        _await_worker(client, address, stopped)
         yield client
 
 
-def _await_worker(client: Client, address: str) -> None:
-    if not client.nthreads():
-        log.warning("%s has no workers yet: waiting for one", address)
+def _client(scheduler: SchedulerAddress, given_up: Event) -> Client:
+    if not scheduler.reach(CONNECT_SECONDS, given_up):
+        log.warning(
+            "WARNING: %s is not encrypted: whoever reaches it, or is between, can run code as you "
+            "on this machine and on all workers; use tls:// unless you trust that whole network",
+            scheduler.address,
+        )
+    try:
+        return RemoteClient(
+            scheduler.address,
+            timeout=CONNECT_SECONDS,
+            security=scheduler.security,
+            set_as_default=False,
+        )
+    except Exception as error:  # Dask raises what it stumbles over in the answer
+        raise ResourceError(
+            f"--scheduler {scheduler.address}: does not answer as a scheduler does "
+            f"({first_line(error)}); is it one, of the same version of Dask?"
+        ) from error
+
+
+def _waited_for(scheduler: SchedulerAddress, stopped: Callable[[], bool]) -> Client:
+    """Connect in another thread: names, sockets and Dask block, and Dask knows no limit for some.
+
+    Raises
+    ------
+    ResourceError, InterruptedRunError
+        It cannot be reached, or takes too long; or ``stopped`` said so.
+    """
+    until = time.monotonic() + 3 * CONNECT_SECONDS  # an answer, and two of Dask's own
+    result, given_up = Future[Client](), Event()
+
+    def fulfil() -> None:
         try:
-            client.wait_for_workers(1, timeout=WORKERS_SECONDS)
-        except TimeoutError as error:
+            result.set_result(_client(scheduler, given_up))
+        except BaseException as error:
+            result.set_exception(error)
+
+    Thread(target=fulfil, name="georsr-connect", daemon=True).start()
+    try:
+        while not wait([result], POLL_SECONDS).done:
+            _look(stopped)
+            if time.monotonic() > until:
+                raise ResourceError(
+                    f"--scheduler {scheduler.address}: does not answer as a scheduler does within "
+                    f"{3 * CONNECT_SECONDS:.0f} s; is it one, of the same version of Dask?"
+                )
+    except BaseException:
+        given_up.set()
+        result.add_done_callback(lambda late: late.exception() or late.result().close())
+        raise
+    return result.result()
+
+
+def _look(stopped: Callable[[], bool]) -> None:
+    if stopped():
+        raise InterruptedRunError("interrupted")
+
+
+def _await_worker(client: Client, address: str, stopped: Callable[[], bool]) -> None:
+    if client.nthreads():
+        return
+    log.warning("%s has no workers yet: waiting for one", address)
+    until = time.monotonic() + WORKERS_SECONDS
+    while not client.nthreads():
+        _look(stopped)
+        if time.monotonic() > until:
             raise ResourceError(
                 f"--scheduler {address}: has no workers, after {WORKERS_SECONDS:.0f} s; start some "
                 f"with: dask worker {address} --nthreads 1"
-            ) from error
+            )
+        time.sleep(POLL_SECONDS)
 
 
 @contextmanager
@@ -87,7 +169,8 @@ def started(workers: int, *, gpu: bool) -> Iterator[Client]:
     """
     with (
         dask.config.set(SPAWN),  # all the time: workers that die are started again
-        _cluster(workers, gpu=gpu) as cluster,
+        _folder() as folder,
+        _cluster(workers, folder, gpu=gpu) as cluster,
         Client(cluster, direct_to_workers=True, set_as_default=False) as client,
     ):
         try:
@@ -100,12 +183,33 @@ def started(workers: int, *, gpu: bool) -> Iterator[Client]:
             raise
 
 
-def _cluster(workers: int, *, gpu: bool) -> LocalCluster:
+def _folder() -> TemporaryDirectory[str]:
+    """For temporary files of workers; nobody else may write in it.
+
+    Dask would take one of a well-known name among all temporary files, open what other users may
+    have laid there as links, and put it where Python looks for modules first.
+    """
+    base = dask.config.get("temporary-directory", None)
     try:
+        if base:
+            Path(base).mkdir(parents=True, exist_ok=True)
+        return TemporaryDirectory(prefix="georsr-workers-", dir=base, ignore_cleanup_errors=True)
+    except OSError as error:
+        raise ResourceError(
+            f"--workers: no folder for temporary files: {error.strerror}: {error.filename or base}"
+            "; set TMPDIR, or temporary-directory in Dask's configuration, to one you may write in"
+        ) from error
+
+
+def _cluster(workers: int, folder: str, *, gpu: bool) -> LocalCluster:
+    try:
+        security = Security.temporary()
         try:
-            return _local(workers, gpu=gpu)
+            return _local(workers, folder, security, gpu=gpu)
         except UNSTARTED:
-            return _local(workers, gpu=gpu)
+            return _local(workers, folder, security, gpu=gpu)
+    except (ImportError, ValueError) as error:  # no cryptography; a version of TLS that is none
+        raise ResourceError(f"--workers {workers}: cannot be started: {error}") from error
     except UNSTARTED as error:
         text = (str(error).splitlines() or [type(error).__name__])[0]
         raise ResourceError(
@@ -114,16 +218,34 @@ def _cluster(workers: int, *, gpu: bool) -> LocalCluster:
         ) from error
 
 
-def _local(workers: int, *, gpu: bool) -> LocalCluster:
-    with dask.config.set(LEAN):
+def _local(workers: int, folder: str, security: Security, *, gpu: bool) -> LocalCluster:
+    """Processes that talk to nobody but each other.
+
+    Parameters
+    ----------
+    workers
+        How many.
+    folder
+        For their files.
+    security
+        Keys of this run; they reach workers through a pipe.
+    gpu
+        Whether each is to take one GPU.
+    """
+    with dask.config.set({**LEAN, "temporary-directory": folder}):
         return LocalCluster(
             n_workers=workers,
             threads_per_worker=1,
             processes=True,
+            host="127.0.0.1",
+            protocol="tls://",
+            security=security,
+            scheduler_kwargs={"dashboard": False},
             dashboard_address="127.0.0.1:0",  # None would be port 8787 of all interfaces
             memory_limit=0,  # Dask would pause and kill by shares of it; `check_memory` asked
             resources={GPU: 1} if gpu else None,
             preload=["georsr.engine.cluster_worker"],
+            config=LEAN,  # of workers that are started again, too
             silence_logs=logging.CRITICAL,
         )
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -47,7 +48,7 @@ def test_two_workers_write_the_file_of_a_serial_run(tmp_path, source):
     out, err = run.communicate(timeout=240)
     assert run.returncode == 0, err
     assert out == ""
-    lines = [line for line in err.splitlines() if not line.startswith("Dashboard: http")]
+    lines = err.splitlines()
     assert len(lines) == 1
     assert lines[0].startswith(f"{many}: 600 x 520 pixels")
     assert many.read_bytes() == one.read_bytes()
@@ -79,6 +80,17 @@ def test_ctrl_c_keeps_what_is_finished_and_ends_the_workers(tmp_path, source):
     assert many.read_bytes() == one.read_bytes()
 
 
+@pytest.mark.parametrize("options", [[], ["--dry-run"]])
+def test_ctrl_c_while_it_waits_for_a_scheduler(tmp_path, source, options):
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        address = f"tcp://127.0.0.1:{mute.getsockname()[1]}"
+        run = start(source, tmp_path / "o.tif", "--scheduler", address, *options)
+        with mute.accept()[0]:
+            run.send_signal(signal.SIGINT)
+            out, err = run.communicate(timeout=240)
+    assert (run.returncode, out, err.strip()) == (130, "", "Error: interrupted")
+
+
 def test_an_unreachable_scheduler_is_one_line(tmp_path, source, monkeypatch, capsys):
     from georsr.cli.main import invoke
 
@@ -88,7 +100,7 @@ def test_an_unreachable_scheduler_is_one_line(tmp_path, source, monkeypatch, cap
     address = "tcp://127.0.0.1:9"
     assert invoke(["sr", source, str(tmp_path / "o.tif"), "--scheduler", address, *OPTIONS]) == 1
     assert capsys.readouterr().err == (
-        f"Error: --scheduler {address}: does not answer within 0 s; is it running, and may this "
-        "machine reach it?\n"
+        f"Error: --scheduler {address}: does not answer within 0 s (Connection refused); is it "
+        "running, and may this machine reach it?\n"
     )
     assert invoke(["sr", source, str(tmp_path / "o.tif"), "--workers", "0"]) == 2

@@ -45,6 +45,7 @@ OTHER_PROGRAMS = {
     "eval",
     "export",
     "mkdocs",
+    "openssl",
     "python3",
     "qgis",
     "qgis_process",

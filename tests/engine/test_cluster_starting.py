@@ -70,6 +70,34 @@ def test_workers_that_never_come_up_end_in_one_line(monkeypatch, no_client):
         raise AssertionError("started")
 
 
+@pytest.mark.parametrize("error", [ImportError("requires `cryptography`"), ValueError("a version")])
+def test_keys_that_cannot_be_made_end_in_one_line(monkeypatch, error):
+    def temporary():
+        raise error
+
+    monkeypatch.setattr(cluster_members.Security, "temporary", temporary)
+    with (
+        pytest.raises(ResourceError, match=f"^--workers 2: cannot be started: {error}$"),
+        started(2, gpu=False),
+    ):
+        raise AssertionError("started")
+
+
+def test_a_folder_of_temporary_files_that_cannot_be_is_one_line(tmp_path, no_client, monkeypatch):
+    monkeypatch.setattr(cluster_members, "LocalCluster", FakeCluster(failures=0))
+    (tmp_path / "file").write_text("")
+    for base in (tmp_path / "file", tmp_path / "file" / "below"):
+        with (
+            dask.config.set({"temporary-directory": str(base)}),
+            pytest.raises(ResourceError, match=f"no folder for temporary files: .*: {base}.*; set"),
+            started(2, gpu=False),
+        ):
+            raise AssertionError("started")
+    with dask.config.set({"temporary-directory": str(tmp_path / "new")}), started(2, gpu=False):
+        assert [path.name[:15] for path in (tmp_path / "new").iterdir()] == ["georsr-workers-"]
+    assert list((tmp_path / "new").iterdir()) == []
+
+
 class Talking:
     """A client whose calls to all workers are answered by ``answers``; it may fail first."""
 
