@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from georsr.config import SRConfig
@@ -169,7 +168,8 @@ def quality_layers(
     destination
         GeoTIFF to write; beside it goes a style for QGIS.
     model
-        Name or file of the model that made the product; None takes the name in its tags.
+        Name or file of the model that made the product; None takes the name in its tags, if that
+        model ships with georsr.
     progress, stop
         As for :func:`super_resolve`.
     **options
@@ -184,10 +184,9 @@ def quality_layers(
     check_format(destination)
     with open_product(product) as made:
         origin = origin_of(product, made.info.tags.get("", {}))
-    told = SRConfig.from_json(origin.options)
-    config = replace(told, **options)
-    opened = _model(model or origin.model, None)
-    origin.check(product, opened.sha256)
+    config = origin.config(**options)
+    opened = _model(model or origin.shipped_model(), None)
+    origin.check(opened.sha256)
     place = workplace(destination)
     if not place.journal.exists():
         Lock(place.lock, destination).clean()

@@ -125,7 +125,7 @@ def describe_array(
         transform=transform,
         axes=axes,
         nodata=_nodata(array, name, nodata),
-        source=PurePath(str(array.encoding.get("source", array.name or "array"))).name,
+        source=PurePath(redact_url(str(array.encoding.get("source", array.name or "array")))).name,
         lacking=lacking,
     )
 

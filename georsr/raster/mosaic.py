@@ -99,7 +99,7 @@ class Mosaic:
         pieces = []
         for piece in self.pieces:
             files = tuple(map(absolute, piece.info.files))
-            info = replace(piece.info, path=absolute(piece.info.path), files=files)
+            info = replace(piece.info, address=absolute(piece.info.address), files=files)
             pieces.append(replace(piece, info=info))
         return replace(self, pieces=tuple(pieces))
 
