@@ -102,7 +102,7 @@ def exit_code(call: Callable[[], Any]) -> int:
             logging.getLogger("georsr").debug("traceback", exc_info=True)
         return _fail("; ".join([str(error), *getattr(error, "__notes__", [])]), error.exit_code)
     except click.ClickException as error:
-        error.message = redact_url(error.message)
+        error.message = redact_url(error.message)  # type: ignore[misc]
         error.show()
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 import re
 import types
 import typing
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from pathlib import PurePath
 from typing import Any
 
@@ -237,7 +240,7 @@ def _read_options(text: str) -> dict[str, Any]:
         raise UsageError(f"options are {values!r:.80}, expected NAME: VALUE pairs")
     kinds = typing.get_type_hints(SRConfig)
     if unknown := sorted(set(values) - set(kinds)):
-        raise UsageError(f"unknown options: {', '.join(unknown)!r:.80}")
+        raise UsageError(f"unknown options: {', '.join(unknown):.80}")
     declared = {f.name: f.type for f in fields(SRConfig)}
     for name, value in values.items():
         if not _is_of(value, kinds[name]):
@@ -266,12 +269,12 @@ def _is_of(value: Any, kind: Any) -> bool:
 
 def _check_ranges(told: dict[str, Any]) -> None:
     """Refuse numbers and names that no product is made with."""
-    sound = {
+    sound: dict[str, Callable[[Any], object]] = {
         "bidx": lambda bands: all(1 <= number <= 65535 for number in bands),
         "bbox": lambda box: all(map(math.isfinite, box)),
         "bbox_crs": _CRS.fullmatch,
-        "dtype": lambda name: name in DTYPES,
-        **{name: lambda size, most=most: size <= most for name, most in LARGEST.items()},
+        "dtype": DTYPES.__contains__,
+        **{name: partial(operator.ge, most) for name, most in LARGEST.items()},
     }
     for name, check in sound.items():
         value = told.get(name)

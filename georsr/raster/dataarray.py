@@ -16,6 +16,7 @@ from georsr.errors import UsageError
 from georsr.raster.axes import SLACK, Axis, read_axis
 from georsr.raster.bands import SUPPORTED
 from georsr.raster.mask import holds
+from georsr.redact import redact_url
 
 FILLS = ("_FillValue", "missing_value", "fill_value", "nodata", "nodatavals")
 """Attributes and encodings that declare nodata."""
