@@ -12,9 +12,10 @@ HARMLESS = re.compile(
 """Parameters of an address that are kept: those of ``vrt://``, and a model's checksum."""
 
 _WORD = r"[^\s\"'<>\\{}]"
-_ADDRESS = re.compile(rf"\b([a-z][a-z0-9+.-]*://)({_WORD}*)", re.IGNORECASE)
+# pathlib makes one slash of two; a scheme of one letter is a drive
+_ADDRESS = re.compile(rf"\b([a-z][a-z0-9+.-]+:/+)({_WORD}*)", re.IGNORECASE)
 _USER = re.compile(r"^[^/?#]*@")
-_NESTED = re.compile(r"(?<=://)[^/?#@\s]*@")
+_NESTED = re.compile(r"(:/+)[^/?#@\s]*@")
 # terms that another one follows may hold blanks, as GDAL accepts them; the last one ends at one
 _VSI = re.compile(
     rf"(/vsi[a-z0-9_]*)\?((?:\w[\w.]*=[^&\"'\n{{}}]*&)*"
@@ -64,7 +65,7 @@ def _address(found: re.Match[str]) -> str:
     parts = _PARTS.fullmatch(rest)
     assert parts is not None
     place, terms, punctuation = parts.groups(default="")
-    place = _NESTED.sub("", _USER.sub("", place))
+    place = _NESTED.sub(r"\1", _USER.sub("", place))
     kept = [t for t in re.split(r"[?&#]", terms) if HARMLESS.fullmatch(t.partition("=")[0])]
     mark = terms[:1] if kept else ""
     return f"{scheme}{place}{mark}{'&'.join(kept)}{punctuation}"

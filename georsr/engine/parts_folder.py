@@ -161,7 +161,8 @@ class PartsFolder:
                 self.published = self.product.exists()
             with suppress(TypeError, KeyError):
                 part = FinishedPart(**entry["part"])
-                self.finished[part.number] = part
+                if _PART.fullmatch(part.name):  # nothing outside the folder is a part
+                    self.finished[part.number] = part
         log.info("%s: %d parts are said to be finished", self.path, len(self.finished))
 
     def _left(self) -> tuple[dict[str, Any] | None, Iterator[dict[str, Any]]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -197,7 +197,7 @@ def save_model(
         k: (v.to(dtype) if v.is_floating_point() else v).cpu().contiguous()
         for k, v in network.state_dict().items()
     }
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
     try:
         save_file(tensors, part, metadata={METADATA_KEY: spec.to_json()})
         part.chmod(0o644)  # safetensors makes files that only their owner may read

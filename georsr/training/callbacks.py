@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 import os
+import secrets
 import statistics
 import time
 from collections.abc import Callable
@@ -78,11 +79,10 @@ class WholeCheckpoints(TorchCheckpointIO):
             The disk is full or the folder cannot be written.
         """
         target = Path(path)
-        part = target.with_name(f".{target.name}.{os.getpid()}.part")
+        part = target.with_name(f".{target.name}.{secrets.token_hex(8)}.part")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            part.unlink(missing_ok=True)
-            with part.open("xb") as file:  # never through a link that lies there
+            with part.open("xb") as file:
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
