@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from georsr.config import SRConfig
 from georsr.errors import UsageError
-from georsr.models.zoo import COMPUTED, bundled
+
+if TYPE_CHECKING:
+    from georsr.config import SRConfig
 
 
 @lru_cache(maxsize=1)
@@ -165,6 +166,8 @@ class Origin:
         UsageError
             It does not: a tag may name any file or address, which is the user's to open.
         """
+        from georsr.models.zoo import COMPUTED, bundled
+
         if self.model in COMPUTED or self.model in bundled():
             return self.model
         raise UsageError(
@@ -180,6 +183,8 @@ class Origin:
         UsageError
             The tag holds others, or values that no product is made with.
         """
+        from georsr.config import SRConfig
+
         try:
             return SRConfig.from_tag(self.options, **options)
         except UsageError as error:
@@ -194,8 +199,9 @@ class Origin:
             Its weights are others.
         """
         if sha256 != self.model_sha256:
+            shown = self.model if self.model.isprintable() else ascii(self.model)
             raise UsageError(
-                f"{self.product}: was made by {self.model!r:.80} with weights "
+                f"{self.product}: was made by {shown:.80} with weights "
                 f"{self.model_sha256[:12]!r}, these are {sha256[:12]!r}; name the model that made "
                 "it with --model"
             )

@@ -129,8 +129,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
             raise UsageError(
-                f"recipe: name is {reprlib.repr(self.name):.80}, expected at most 60 letters, digits, "
-                "'.', '_' and '-', not beginning with '.'"
+                f"recipe: name is {reprlib.repr(self.name):.80}, expected at most 60 letters, "
+                "digits, '.', '_' and '-', not beginning with '.'"
             )
         for name, at_least in (("patch", 1), ("batch", 1), ("steps", 1), ("validate_every", 1)):
             if getattr(self, name) < at_least:
@@ -217,7 +217,8 @@ def _check_kind(where: str, key: str, value: Any, kind: Any) -> None:
     accepted: Any = {float: (int, float), tuple: (list, tuple)}.get(plain, plain)
     if not isinstance(value, accepted) or isinstance(value, bool):
         raise UsageError(
-            f"{where}: {key} is {reprlib.repr(value):.80}, expected a value of type {plain.__name__}"
+            f"{where}: {key} is {reprlib.repr(value):.80}, expected a value of type "
+            f"{plain.__name__}"
         )
     if plain is tuple:
         item = typing.get_args(kind)[0]
