@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from georsr.redact import redact_url
+
 from .options import BandList, compute_options, make_progress, verbosity_options
 from .start import quick_imports
 
@@ -133,7 +135,7 @@ def _measure_dataset(dataset: str, as_json: bool, quiet: bool, options: dict[str
         device=options["device"],
         precision=options["precision"],
         jobs=options["jobs"],
-        command=shlex.join(["georsr", *sys.argv[1:]]),
+        command=redact_url(shlex.join(["georsr", *sys.argv[1:]])),
     )
     if outputs:
         check_outputs(outputs, evaluation.files)

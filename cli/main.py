@@ -15,6 +15,7 @@ import click
 
 from georsr.errors import GeorsrError, GeorsrWarning
 from georsr.provenance import georsr_version
+from georsr.redact import redact_url
 
 from .signals import SecondSignal
 from .start import skip_drivers
@@ -76,11 +77,11 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:
 
 def _show_warning(message: Warning | str, category: type[Warning], *where: Any) -> None:
     if issubclass(category, GeorsrWarning):
-        click.echo(f"Warning: {message}", err=True)
+        click.echo(redact_url(f"Warning: {message}"), err=True)
 
 
 def _fail(message: str, code: int) -> int:
-    click.echo(f"Error: {message}", err=True)
+    click.echo(redact_url(f"Error: {message}"), err=True)
     return code
 
 
@@ -102,6 +103,7 @@ def exit_code(call: Callable[[], Any]) -> int:
             logging.getLogger("georsr").debug("traceback", exc_info=True)
         return _fail("; ".join([str(error), *getattr(error, "__notes__", [])]), error.exit_code)
     except click.ClickException as error:
+        error.message = redact_url(error.message)  # type: ignore[misc]
         error.show()
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from georsr.redact import redact_url
+
 from .start import skip_drivers
 
 if TYPE_CHECKING:
@@ -324,12 +326,20 @@ def cluster_of(options: dict[str, Any]) -> dict[str, Any]:
     return machines
 
 
+class Redacted(logging.Formatter):
+    """Lines of the log, tracebacks too, without passwords and signatures of addresses."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One record as text."""
+        return redact_url(super().format(record))
+
+
 def verbosity_options(command: F) -> F:
     """``--verbose`` and ``--quiet``: sets up logging to stderr."""
 
     def verbose(ctx: click.Context, param: click.Parameter, count: int) -> int:
         handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(message)s"))
+        handler.setFormatter(Redacted("%(message)s"))
         logger = logging.getLogger("georsr")
         logger.handlers = [handler]
         logger.setLevel(max(logging.DEBUG, logging.WARNING - 10 * count))

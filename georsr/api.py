@@ -187,7 +187,8 @@ def quality_layers(
     destination
         GeoTIFF to write; beside it goes a style for QGIS.
     model
-        Name or file of the model that made the product; None takes the name in its tags.
+        Name or file of the model that made the product; None takes the name in its tags, if that
+        model ships with georsr.
     progress, stop
         As for :func:`super_resolve`.
     **options
@@ -202,10 +203,9 @@ def quality_layers(
     check_format(destination)
     with open_product(product) as made:
         origin = origin_of(product, made.info.tags.get("", {}))
-    told = SRConfig.from_json(origin.options)
-    config = replace(told, **options)
-    opened = _model(model or origin.model, None)
-    origin.check(product, opened.sha256)
+    config = origin.config(**options)
+    opened = _model(model or origin.shipped_model(), None)
+    origin.check(opened.sha256)
     outputs = _outputs(None, None, destination, None)
     check_outputs(outputs, _inputs(source, opened, config) | {"product": [product]})
     place = workplace(destination)

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
+import operator
+import re
+import types
+import typing
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from pathlib import PurePath
 from typing import Any
 
 from georsr.errors import UsageError
 from georsr.kernels import parse_kernel
+from georsr.redact import redact_url
 
 CHOICES = {
     "blend": ("feather", "crop"),
@@ -36,6 +44,12 @@ UNTOLD = (
     "verify",
 )
 """Options about the machine, or the file: they are not part of how the pixels were made."""
+LONGEST = 100_000
+"""Characters of options in a product's tags: a list of bands can be long."""
+LARGEST = {"tile": 65536, "halo": 16384, "overlap": 16384}
+"""Most pixels that a product's tags can ask for."""
+DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
+_CRS = re.compile(r"[A-Za-z]+:\w+")
 
 
 @dataclass(frozen=True)
@@ -170,17 +184,100 @@ class SRConfig:
         if isinstance(self.aoi, dict):
             chosen["aoi"] = "polygons in memory"
         elif self.aoi is not None:
-            chosen["aoi"] = PurePath(self.aoi).name
+            chosen["aoi"] = PurePath(redact_url(self.aoi)).name
         return json.dumps(chosen, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> SRConfig:
-        """Rebuild from :meth:`to_json`; unknown keys are errors."""
-        raw: dict[str, Any] = json.loads(text)
-        known = {f.name for f in fields(cls)}
-        if unknown := sorted(set(raw) - known):
-            raise UsageError(f"unknown options: {', '.join(unknown)}")
-        for key in ("bidx", "allow_drivers", "bbox"):
-            if raw.get(key) is not None:
-                raw[key] = tuple(raw[key])
-        return cls(**raw)
+        """Rebuild from :meth:`to_json`.
+
+        Raises
+        ------
+        UsageError
+            Not JSON, an unknown option, or a value of another type.
+        """
+        return cls(**_read_options(text))
+
+    @classmethod
+    def from_tag(cls, text: str, **options: Any) -> SRConfig:
+        """Rebuild from :meth:`told`, as a product's tags hold it; whoever made it may have lied.
+
+        Only options that make pixels are taken, in sensible ranges. ``compile`` is not, since it
+        runs a compiler, and changes no more than the last digits; nor is ``aoi``, the name of a
+        file.
+
+        Parameters
+        ----------
+        text
+            JSON.
+        **options
+            The user's own choices, which come before what the tags say.
+
+        Raises
+        ------
+        UsageError
+            Not such options, or polygons that the user has to name.
+        """
+        if len(text) > LONGEST:
+            raise UsageError(f"options of {len(text)} characters, expected at most {LONGEST}")
+        told = _read_options(text)
+        if wrong := sorted(set(told) & set(UNTOLD)):
+            raise UsageError(f"{wrong[0]} is set, which does not say how pixels were made")
+        told.pop("compile", None)
+        area = told.pop("aoi", None)
+        if area is not None and options.get("aoi") is None:
+            raise UsageError(f"it was cut to the polygons of {area!r:.80}; give them with --aoi")
+        _check_ranges(told)
+        return cls(**{**told, **options})
+
+
+def _read_options(text: str) -> dict[str, Any]:
+    """Parse JSON of fields of SRConfig; each value is of its field's type."""
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UsageError("options are not valid JSON") from error
+    if not isinstance(values, dict):
+        raise UsageError(f"options are {values!r:.80}, expected NAME: VALUE pairs")
+    kinds = typing.get_type_hints(SRConfig)
+    if unknown := sorted(set(values) - set(kinds)):
+        raise UsageError(f"unknown options: {', '.join(unknown):.80}")
+    declared = {f.name: f.type for f in fields(SRConfig)}
+    for name, value in values.items():
+        if not _is_of(value, kinds[name]):
+            raise UsageError(f"{name} is {value!r:.80}, expected {declared[name]}")
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    """Whether a value parsed from JSON has the annotated type."""
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin is types.UnionType:
+        return any(_is_of(value, each) for each in inner)
+    if origin is tuple:
+        many = inner[-1] is Ellipsis
+        return (
+            isinstance(value, list)
+            and (many or len(value) == len(inner))
+            and all(_is_of(item, inner[0]) for item in value)
+        )
+    if origin is dict:
+        return isinstance(value, dict) and all(_is_of(v, inner[1]) for v in value.values())
+    if isinstance(value, bool):
+        return kind in (bool, Any)
+    return kind is Any or isinstance(value, (int, float) if kind is float else kind)
+
+
+def _check_ranges(told: dict[str, Any]) -> None:
+    """Refuse numbers and names that no product is made with."""
+    sound: dict[str, Callable[[Any], object]] = {
+        "bidx": lambda bands: all(1 <= number <= 65535 for number in bands),
+        "bbox": lambda box: all(map(math.isfinite, box)),
+        "bbox_crs": _CRS.fullmatch,
+        "dtype": DTYPES.__contains__,
+        **{name: partial(operator.ge, most) for name, most in LARGEST.items()},
+    }
+    for name, check in sound.items():
+        value = told.get(name)
+        if value is not None and not check(value):
+            raise UsageError(f"{name} is {value!r:.80}, which no product is made with")

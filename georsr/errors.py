@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from georsr.redact import redact_url
+
 
 class GeorsrError(Exception):
     """Root of every error georsr raises on purpose.
 
-    The message is one line: what, where (file, band, window), got, expected, what to do.
+    The message is one line: what, where (file, band, window), got, expected, what to do. Passwords
+    and signatures of addresses are left out of it.
     """
 
     exit_code = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(redact_url(message))
 
 
 class UsageError(GeorsrError, ValueError):
@@ -42,6 +48,9 @@ class InterruptedRunError(GeorsrError):
 
 class GeorsrWarning(UserWarning):
     """Root of every warning georsr issues; filter on it or on its leaves."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(redact_url(message))
 
 
 class GeoreferenceWarning(GeorsrWarning):

@@ -7,8 +7,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
 
 from georsr.errors import UsageError
+
+if TYPE_CHECKING:
+    from georsr.config import SRConfig
 
 
 @lru_cache(maxsize=1)
@@ -138,20 +142,55 @@ def product_tags(
 
 @dataclass(frozen=True)
 class Origin:
-    """How a product says that it was made.
+    """How a product says that it was made; whoever wrote its tags may have lied.
 
     Attributes
     ----------
+    product : str
+        Its path, for messages.
     model, model_sha256 : str
     options : str
-        JSON that `SRConfig.from_json` reads.
+        JSON that `SRConfig.from_tag` reads.
     """
 
+    product: str
     model: str
     model_sha256: str
     options: str
 
-    def check(self, product: str, sha256: str) -> None:
+    def shipped_model(self) -> str:
+        """The model's name, if it ships with georsr.
+
+        Raises
+        ------
+        UsageError
+            It does not: a tag may name any file or address, which is the user's to open.
+        """
+        from georsr.models.zoo import COMPUTED, bundled
+
+        if self.model in COMPUTED or self.model in bundled():
+            return self.model
+        raise UsageError(
+            f"{self.product}: says that it was made by {self.model!r:.80}, which does not ship "
+            "with georsr; name the model that made it with --model"
+        )
+
+    def config(self, **options: Any) -> SRConfig:
+        """The options that made the product's pixels, under the user's own.
+
+        Raises
+        ------
+        UsageError
+            The tag holds others, or values that no product is made with.
+        """
+        from georsr.config import SRConfig
+
+        try:
+            return SRConfig.from_tag(self.options, **options)
+        except UsageError as error:
+            raise UsageError(f"{self.product}: its tag GEORSR_OPTIONS: {error}") from error
+
+    def check(self, sha256: str) -> None:
         """Refuse a model that did not make the product.
 
         Raises
@@ -160,9 +199,11 @@ class Origin:
             Its weights are others.
         """
         if sha256 != self.model_sha256:
+            shown = self.model if self.model.isprintable() else ascii(self.model)
             raise UsageError(
-                f"{product}: was made by {self.model} with weights {self.model_sha256[:12]}, these "
-                f"are {sha256[:12]}; name the model that made it with --model"
+                f"{self.product}: was made by {shown:.80} with weights "
+                f"{self.model_sha256[:12]!r}, these are {sha256[:12]!r}; name the model that made "
+                "it with --model"
             )
 
 
@@ -176,7 +217,7 @@ def origin_of(product: str, tags: Mapping[str, str]) -> Origin:
     """
     try:
         names = ("GEORSR_MODEL", "GEORSR_MODEL_SHA256", "GEORSR_OPTIONS")
-        return Origin(*(tags[name] for name in names))
+        return Origin(product, *(tags[name] for name in names))
     except KeyError as error:
         raise UsageError(
             f"{product}: has no tag {error.args[0]}, expected a product of georsr sr"

@@ -21,7 +21,7 @@ from georsr.progress import Progress, Silent
 from georsr.provenance import georsr_version
 from georsr.training.data.degrade import Bicubic, Degradation, crop_to_multiple
 from georsr.training.data.image_crops import WHOLE, degrade_image
-from georsr.training.data.images import ImageFolder, LabelledImage, read_image
+from georsr.training.data.images import ImageFolder, LabelledImage, opened_image, read_image
 from georsr.training.data.layouts import open_dataset
 from georsr.types import AnyArray
 
@@ -109,13 +109,8 @@ class DegradedImages:
 
 def _rgb(image: LabelledImage) -> AnyArray:
     """Decode an image that has three bands; no other is quietly turned into one."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(image.path) as opened:
-            mode = opened.mode
-    except (OSError, UnidentifiedImageError, SyntaxError) as error:
-        raise InputError(f"{image.path}: cannot be decoded as an image ({error})") from error
+    with opened_image(image.path) as opened:
+        mode = opened.mode
     if mode not in ("RGB", "YCbCr"):
         raise InputError(f"{image.path}: mode {mode}, expected RGB with 8 bits; convert it first")
     return read_image(image.path)

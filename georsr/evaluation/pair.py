@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -20,6 +21,7 @@ from georsr.evaluation.peak import peak_of
 from georsr.evaluation.running import PairSums
 from georsr.evaluation.shift import phase_shift
 from georsr.raster.reader import RasterReader, open_raster
+from georsr.redact import redact_url
 from georsr.training.data.degrade import Bicubic, Degradation
 from georsr.types import Window
 
@@ -114,8 +116,8 @@ def compare_rasters(sr_path: str, hr_path: str, *, scale: float | None = None) -
         shift = _shift(sr, hr, ours, theirs, scale or 1.0)
     psnr = sums.psnr()
     return PairReport(
-        sr=sr_path,
-        hr=hr_path,
+        sr=sr.info.path,
+        hr=hr.info.path,
         pixels=int(sums.pixels.max()),
         peak=sums.peak,
         psnr=psnr,
@@ -133,7 +135,7 @@ def compare_rasters(sr_path: str, hr_path: str, *, scale: float | None = None) -
 def declared_scale(reader: RasterReader) -> float | None:
     """The factor a product of georsr says it was enlarged by."""
     text = reader.info.tags.get("", {}).get(SCALE_TAG, "")
-    return float(text) if text.isdigit() and int(text) > 0 else None
+    return float(text) if re.fullmatch("[1-9][0-9]?", text) else None
 
 
 def _sums(sr: RasterReader, hr: RasterReader, ours: Window, theirs: Window) -> PairSums:
@@ -205,7 +207,7 @@ def bicubic_of(
         product = str(Path(folder) / "bicubic.tif")
         super_resolve(lr_path, product, "bicubic", scale, bidx=tuple(bidx) if bidx else None)
         report = compare_with_source(product, hr_path, lr_path, bidx=bidx, degradation=degradation)
-    return replace(report, sr=f"bicubic of {lr_path}")
+    return replace(report, sr=redact_url(f"bicubic of {lr_path}"))
 
 
 def compare_with_source(

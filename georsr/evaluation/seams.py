@@ -13,6 +13,7 @@ from georsr.errors import UsageError
 from georsr.models.load import Model
 from georsr.raster.reader import open_raster
 from georsr.raster.stretch import choose_stretch
+from georsr.redact import redact_url
 from georsr.types import Window
 
 LARGEST = 1024
@@ -105,7 +106,7 @@ def measure_seams(
         raise UsageError(f"{source}: no valid pixel at its centre")
     values = change[good]
     return SeamReport(
-        source=source,
+        source=redact_url(source),
         model=spec.name,
         tile=tile,
         shift=shift,

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from georsr.config import SRConfig
 from georsr.errors import GeorsrError, UsageError
 from georsr.evaluation.alignment import scale_between
 from georsr.evaluation.consistency import Consistency, measure_consistency
@@ -22,6 +21,7 @@ from georsr.models.load import open_model
 from georsr.provenance import origin_of
 from georsr.raster.guide import find_guide
 from georsr.raster.reader import RasterReader, open_raster
+from georsr.redact import redact_url
 from georsr.types import AnyArray, Window
 
 LOOK = 256
@@ -66,7 +66,8 @@ class TrustReport:
 
     def to_json(self) -> str:
         """Indented JSON."""
-        return json.dumps(asdict(self), indent=2)
+        told = asdict(self) | {n: redact_url(getattr(self, n)) for n in ("source", "product")}
+        return json.dumps(told, indent=2)
 
 
 def measure_trust(
@@ -128,7 +129,7 @@ def _bands_of(
 ) -> tuple[int, ...] | None:
     """Bands of the source that became the product's, in their order; None: all of them."""
     if "GEORSR_OPTIONS" in tags:
-        told = SRConfig.from_json(origin_of(product.info.path, tags).options)
+        told = origin_of(product.info.path, tags).config(aoi="")
         if told.bidx is not None and told.bands != "all":
             return told.bidx
     with open_raster(source) as reader:
@@ -148,8 +149,8 @@ def _seams(
 ) -> tuple[SeamReport | None, str]:
     try:
         origin = origin_of(product, tags)
-        model = open_model(origin.model)
-        origin.check(product, model.sha256)
+        model = open_model(origin.shipped_model())
+        origin.check(model.sha256)
         return measure_seams(source, model, bidx=bidx), ""
     except UsageError as error:
         return None, str(error)

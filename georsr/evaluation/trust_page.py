@@ -17,6 +17,7 @@ from georsr.evaluation.html import STYLE, row, terms
 from georsr.evaluation.quicklook import Tones, busiest_windows, enlarged, quicklook, tones_of
 from georsr.evaluation.trust import TrustReport
 from georsr.raster.reader import open_raster
+from georsr.redact import redact_url
 from georsr.types import AnyArray, Window
 
 CROP, CROPS = 48, 3
@@ -136,8 +137,8 @@ def trust_page(report: TrustReport, pictures: Pictures) -> str:
     """The whole page."""
     return PAGE.substitute(
         style=STYLE,
-        title=html.escape(f"Quality of {report.product}"),
-        subtitle=html.escape(f"{report.scale} times the resolution of {report.source}"),
+        title=html.escape(redact_url(f"Quality of {report.product}")),
+        subtitle=html.escape(redact_url(f"{report.scale} times the resolution of {report.source}")),
         summary=terms(_summary(report)),
         looks="".join(_looks(pictures)),
         crops="".join(_crop(crop, CROP) for crop in pictures.crops)

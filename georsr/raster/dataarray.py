@@ -16,6 +16,7 @@ from georsr.errors import UsageError
 from georsr.raster.axes import SLACK, Axis, read_axis
 from georsr.raster.bands import SUPPORTED
 from georsr.raster.mask import holds
+from georsr.redact import redact_url
 
 FILLS = ("_FillValue", "missing_value", "fill_value", "nodata", "nodatavals")
 """Attributes and encodings that declare nodata."""
@@ -125,7 +126,7 @@ def describe_array(
         transform=transform,
         axes=axes,
         nodata=_nodata(array, name, nodata),
-        source=PurePath(str(array.encoding.get("source", array.name or "array"))).name,
+        source=PurePath(redact_url(str(array.encoding.get("source", array.name or "array")))).name,
         lacking=lacking,
     )
 

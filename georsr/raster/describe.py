@@ -16,6 +16,7 @@ from georsr.raster.bands import color_names, common_dtype, select_bands
 from georsr.raster.env import own_warnings
 from georsr.raster.info import BandInfo, MaskKind, RasterInfo, band_label
 from georsr.raster.mask import holds
+from georsr.redact import redact_url
 
 # Namespaces that describe the file's encoding or its grid: wrong for any other file
 _OWN_NAMESPACES = (
@@ -60,6 +61,7 @@ def describe(
     UsageError
         Bands, data types, a ``nodata`` the data type cannot hold, or a pixel size of 0 or NaN.
     """
+    address, path = path, redact_url(path)
     with own_warnings():
         colors = color_names(dataset)
         masking, assumed = alpha_number(dataset, colors, alpha)
@@ -99,6 +101,7 @@ def describe(
                 )
                 if number != masking
             ),
+            address=address,
         )
 
 

@@ -48,7 +48,9 @@ class RasterInfo:
     Attributes
     ----------
     path : str
-        As it was given.
+        As it was given, without passwords and signatures: for people, products and reports.
+    address : str
+        As it was given: where it is opened.
     dtype : str
         Common type of the selected bands: what `RasterReader.read` returns.
     bands : tuple of BandInfo
@@ -101,6 +103,7 @@ class RasterInfo:
     files: tuple[str, ...]
     notes: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
+    address: str = field(default="", repr=False, compare=False)
 
     @property
     def count(self) -> int:

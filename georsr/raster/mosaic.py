@@ -101,7 +101,7 @@ class Mosaic:
         pieces = []
         for piece in self.pieces:
             files = tuple(map(absolute, piece.info.files))
-            info = replace(piece.info, path=absolute(piece.info.path), files=files)
+            info = replace(piece.info, address=absolute(piece.info.address), files=files)
             pieces.append(replace(piece, info=info))
         return replace(self, pieces=tuple(pieces))
 
@@ -189,7 +189,9 @@ class MosaicReader(RasterReader):
         self._corners: AnyArray = places
         self._memory: Any = None
         super().__init__(mosaic.name, bidx, nodata, alpha="mask")  # its rasters have been looked at
-        self._remote = not all(has_sidecars(gdal_name(piece.info.path)) for piece in mosaic.pieces)
+        self._remote = not all(
+            has_sidecars(gdal_name(piece.info.address)) for piece in mosaic.pieces
+        )
 
     def selecting(self, bidx: tuple[int, ...]) -> MosaicReader:
         """Another reader of the same mosaic, of other bands."""

@@ -144,7 +144,7 @@ def _alpha(root: Element, mosaic: Mosaic, number: int) -> None:
 
 def _source(element: Element, piece: Piece, band: str, dtype: str, kind: str) -> Element:
     """One raster's part in a band."""
-    path, blocks = absolute(piece.info.path), piece.info.block_shape
+    path, blocks = absolute(piece.info.address), piece.info.block_shape
     return add_source(element, kind, (path, False), band, dtype, blocks, piece.place)
 
 

@@ -23,7 +23,8 @@ from torch import Tensor
 from georsr._files import atomic_write, create_file, open_own
 from georsr.errors import OutputError
 from georsr.progress import Progress
-from georsr.training.module import SCORE
+from georsr.training.checkpoint import load_checkpoint, run_state
+from georsr.training.module import SCORE, SuperResolution
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,31 @@ def average_callback(decay: float) -> WeightAveraging:
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Writes a checkpoint beside its place, then renames: the one before survives any failure."""
+    """Writes a checkpoint beside its place, then renames: the one before survives any failure.
+
+    Parameters
+    ----------
+    module
+        Whose run goes on from the checkpoints that are read.
+    """
+
+    def __init__(self, module: SuperResolution | None = None) -> None:
+        self.module = module
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read what a run goes on with, and nothing else: the file may be somebody else's.
+
+        Raises
+        ------
+        InputError, ModelError
+            There is none, or it is not of this run.
+        """
+        return run_state(load_checkpoint(Path(path)), self.module)
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Remove nothing: a checkpoint is only ever replaced by one of its own name."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
@@ -69,9 +94,32 @@ class WholeCheckpoints(TorchCheckpointIO):
             ) from error
 
 
+class Checkpoints(ModelCheckpoint):
+    """Remembers the best figure alone; where its file lies follows from the run's folder."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best figure in dB, or None."""
+        return {"best_model_score": self.best_model_score}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the best figure."""
+        if state_dict["best_model_score"] is None:
+            return
+        best = str(Path(str(self.dirpath)) / BEST)
+        score = torch.tensor(float(state_dict["best_model_score"]))
+        self.best_model_score = self.kth_value = score
+        self.best_model_path = self.kth_best_model_path = best
+        self.best_k_models = {best: score}
+
+    @property
+    def state_key(self) -> str:
+        """Its name in checkpoints."""
+        return "ModelCheckpoint"
+
+
 def checkpoint_callback(folder: Path) -> ModelCheckpoint:
     """``last.ckpt`` at every validation, ``best.ckpt`` when the averaged weights improve."""
-    keeper = ModelCheckpoint(
+    keeper = Checkpoints(
         dirpath=folder,
         filename=BEST.removesuffix(".ckpt"),
         monitor=SCORE,

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from georsr.errors import InputError, ModelError
-from georsr.models.load import open_model, save_model
+from georsr.errors import ModelError
+from georsr.models.load import fill, open_model, save_model
 from georsr.models.spec import ModelSpec
+from georsr.training.checkpoint import check_recipe, load_checkpoint
 from georsr.training.networks import Network, finished, training_network
 from georsr.training.recipe import Recipe
 
@@ -22,19 +21,6 @@ log = logging.getLogger(__name__)
 
 PREFIX = "network."
 """Of the network's tensors in a checkpoint, beside those of losses and classifiers."""
-
-
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint without executing anything in it."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such checkpoint") from error
-    except Exception as error:  # torch.load has no error class of its own
-        raise ModelError(f"{path}: not a readable checkpoint ({error})".splitlines()[0]) from error
-    if not isinstance(state, dict) or not {"recipe", "state_dict"} <= state.keys():
-        raise ModelError(f"{path}: not a checkpoint of georsr train")
-    return state
 
 
 def averaged_weights(state: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -49,6 +35,7 @@ def averaged_weights(state: Mapping[str, Any]) -> dict[str, Tensor]:
 def export_checkpoint(
     checkpoint: Path,
     target: Path,
+    recipe: Recipe,
     *,
     trained_on: str,
     quality: Mapping[str, float],
@@ -62,13 +49,15 @@ def export_checkpoint(
         ``best.ckpt`` or ``last.ckpt`` of a run.
     target
         ``.safetensors`` file to write.
+    recipe
+        Of the run.
     trained_on, quality, notes
         For the model's spec: data and budget, measured figures, when to use it.
     """
     state = load_checkpoint(checkpoint)
-    recipe = Recipe.from_mapping(json.loads(state["recipe"]), str(checkpoint))
+    check_recipe(state, recipe)
     network = training_network(recipe)
-    network.load_state_dict(averaged_weights(state))
+    fill(network, averaged_weights(state), str(checkpoint))
     whole, spec = finished(network, recipe)
     spec = replace(
         spec,

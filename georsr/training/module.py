@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from typing import Any
 
@@ -20,6 +19,7 @@ from georsr.models.lite.network import SegSRLite
 from georsr.tiling.padding import pad_to
 from georsr.tiling.plan import ceil_to
 from georsr.training.batches import Batch, ValidationPair
+from georsr.training.checkpoint import check_recipe, recipe_text
 from georsr.training.data.degrade import to_uint8
 from georsr.training.losses import ImageLoss
 from georsr.training.muon import MuonAdam
@@ -171,14 +171,8 @@ class SuperResolution(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The recipe goes with the weights."""
-        checkpoint["recipe"] = json.dumps(self.recipe.to_mapping())
+        checkpoint["recipe"] = recipe_text(self.recipe)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """A run goes on by its own recipe only."""
-        theirs = json.loads(checkpoint.get("recipe", "{}"))
-        ours = json.loads(json.dumps(self.recipe.to_mapping()))
-        if changed := [k for k in ours if theirs.get(k) != ours[k]]:
-            raise ModelError(
-                f"the checkpoint's recipe differs in {', '.join(changed[:5])}; "
-                "use the same recipe, or start a new run with 'init'"
-            )
+        check_recipe(checkpoint, self.recipe)

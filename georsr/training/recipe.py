@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+import reprlib
 import types
 import typing
 from collections.abc import Mapping
@@ -12,12 +14,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from georsr.errors import UsageError
+from georsr.redact import redact_url
 from georsr.training.data.degradations import degradation_from_mapping
 from georsr.training.data.degrade import Bicubic, Degradation
 from georsr.training.data.fields import from_fields
 from georsr.training.data.settings import DataSettings
 
 T = TypeVar("T")
+NAME = re.compile(r"[\w-][\w.-]{0,59}")
+"""What a model can be called: it becomes the name of a file."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +127,11 @@ class Recipe:
     """Of initialisation and sampling."""
 
     def __post_init__(self) -> None:
+        if not NAME.fullmatch(self.name):
+            raise UsageError(
+                f"recipe: name is {reprlib.repr(self.name):.80}, expected at most 60 letters, "
+                "digits, '.', '_' and '-', not beginning with '.'"
+            )
         for name, at_least in (("patch", 1), ("batch", 1), ("steps", 1), ("validate_every", 1)):
             if getattr(self, name) < at_least:
                 raise UsageError(
@@ -161,10 +171,10 @@ class Recipe:
         return plain
 
     def to_yaml(self) -> str:
-        """One line per value."""
+        """One line per value, without passwords and signatures of addresses."""
         import yaml
 
-        return str(yaml.safe_dump(self.to_mapping(), sort_keys=False))
+        return redact_url(str(yaml.safe_dump(self.to_mapping(), sort_keys=False)))
 
     @classmethod
     def from_mapping(cls, values: Any, where: str) -> Recipe:
@@ -206,7 +216,10 @@ def _check_kind(where: str, key: str, value: Any, kind: Any) -> None:
     plain = origin if isinstance(kind, types.GenericAlias) or origin else kind
     accepted: Any = {float: (int, float), tuple: (list, tuple)}.get(plain, plain)
     if not isinstance(value, accepted) or isinstance(value, bool):
-        raise UsageError(f"{where}: {key} is {value!r}, expected a value of type {plain.__name__}")
+        raise UsageError(
+            f"{where}: {key} is {reprlib.repr(value):.80}, expected a value of type "
+            f"{plain.__name__}"
+        )
     if plain is tuple:
         item = typing.get_args(kind)[0]
         for each in value:
@@ -248,6 +261,7 @@ def load_recipe(name_or_path: str) -> Recipe:
     """Read a recipe by the name of a built-in one or by the path of a YAML file."""
     import yaml
 
+    text: str | bytes
     if name_or_path in builtin_recipes():
         text = (resources.files("georsr.training.recipes") / f"{name_or_path}.yaml").read_text()
     else:
@@ -257,9 +271,9 @@ def load_recipe(name_or_path: str) -> Recipe:
                 f"{name_or_path}: neither a built-in recipe ({', '.join(builtin_recipes())}) "
                 "nor a YAML file"
             )
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes()  # YAML says itself how it is encoded
     try:
         values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UsageError(f"{name_or_path}: not valid YAML ({error})".replace("\n", " ")) from error
     return Recipe.from_mapping(values, name_or_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from georsr._files import check_regular, write_text
 from georsr.device import cpu_threads, place
 from georsr.errors import ModelError, OutputError, UsageError
 from georsr.progress import Progress
+from georsr.redact import redact_url
 from georsr.training.batches import CropLoader, StepNumbers, pair_loader
 from georsr.training.callbacks import (
     BEST,
@@ -34,15 +36,17 @@ from georsr.training.callbacks import (
     average_callback,
     checkpoint_callback,
 )
+from georsr.training.checkpoint import best_score, check_recipe, load_checkpoint
 from georsr.training.data.crops import CropSource, PairSource
 from georsr.training.data.source import open_source
-from georsr.training.export import completed, export_checkpoint, initialise, load_checkpoint
+from georsr.training.export import completed, export_checkpoint, initialise
 from georsr.training.module import SuperResolution
 from georsr.training.pretrain import teach_scenes
 from georsr.training.recipe import Recipe
 
 log = logging.getLogger(__name__)
 
+RECIPE = "recipe.yaml"
 PRECISIONS: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 """A recipe's precision in Lightning's words."""
 
@@ -170,7 +174,7 @@ def train(
             _start(module, source)
         module.begin()
         callbacks = _callbacks(recipe, out, history, asked_to_stop, progress)
-        trainer = _trainer(recipe, out, machine, callbacks)
+        trainer = _trainer(module, out, machine, callbacks)
         try:
             if not resume:
                 # what the run starts from; and whatever is wrong with validation shows at once
@@ -196,12 +200,33 @@ def _check_run(recipe: Recipe, out: Path, machine: Machine, resume: bool) -> Non
     last = out / LAST
     if last.exists() and not resume:
         raise UsageError(f"{out} holds a run already; use --resume, or another --out")
+    if resume and not last.exists():
+        raise UsageError(f"{last} does not exist: nothing to resume")
+    _check_files(out, recipe, resume)
     if resume:
-        if not last.exists():
-            raise UsageError(f"{last} does not exist: nothing to resume")
-        load_checkpoint(last)
+        for path in (last, out / BEST):
+            if path.exists():
+                check_recipe(load_checkpoint(path), recipe)
     if machine.trainer_options()["accelerator"] == "cpu" and recipe.precision == "fp16":
         raise UsageError("recipe: precision fp16 needs a GPU; use bf16 or fp32")
+
+
+def _check_files(out: Path, recipe: Recipe, resume: bool) -> None:
+    """Refuse a folder in which a run would write through a link, or replace what is not its own.
+
+    That the folder itself is a link is the user's choice.
+    """
+    for name in (LAST, BEST, HISTORY, RECIPE, "hparams.yaml", f"{recipe.name}.safetensors"):
+        path = out / name
+        if not os.path.lexists(path):
+            continue
+        if path.is_symlink() or not path.is_file():
+            raise UsageError(
+                f"{path}: is a link or no file; a run writes a file there, and nothing outside "
+                "its folder: remove it, or choose another --out"
+            )
+        if not resume:
+            raise UsageError(f"{path}: exists, and is not replaced; choose another --out")
 
 
 def _check_bands(source: CropSource, module: SuperResolution) -> None:
@@ -222,7 +247,10 @@ def _start(module: SuperResolution, source: CropSource) -> None:
         teach_scenes(module.classifier, source, recipe, module.network)
 
 
-def _trainer(recipe: Recipe, out: Path, machine: Machine, callbacks: list[Callback]) -> pl.Trainer:
+def _trainer(
+    module: SuperResolution, out: Path, machine: Machine, callbacks: list[Callback]
+) -> pl.Trainer:
+    recipe = module.recipe
     return pl.Trainer(
         **machine.trainer_options(),
         precision=PRECISIONS[recipe.precision],
@@ -232,7 +260,7 @@ def _trainer(recipe: Recipe, out: Path, machine: Machine, callbacks: list[Callba
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         callbacks=callbacks,
-        plugins=[WholeCheckpoints()],
+        plugins=[WholeCheckpoints(module)],
         logger=_loggers(out),
         log_every_n_steps=50,
         enable_progress_bar=False,
@@ -274,9 +302,9 @@ def _make_folder(out: Path, recipe: Recipe) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
         weights = f"{recipe.name}.safetensors"
-        for name in (LAST, BEST, HISTORY, weights, "recipe.yaml", "hparams.yaml"):
+        for name in (LAST, BEST, HISTORY, weights, RECIPE, "hparams.yaml"):
             check_regular(out / name)
-        write_text(out / "recipe.yaml", recipe.to_yaml())
+        write_text(out / RECIPE, recipe.to_yaml())
     except OutputError:
         raise
     except OSError as error:
@@ -305,10 +333,13 @@ def _export(recipe: Recipe, out: Path, source: CropSource, weights: Path) -> Non
     if not best.exists():
         raise ModelError(f"{best} does not exist: no validation has given a figure")
     state = load_checkpoint(best)
-    score = float(torch.as_tensor(_best_score(state)))
+    score = best_score(state)
+    if score is None:
+        raise ModelError(f"{best}: holds no validation figure")
     export_checkpoint(
         best,
         weights,
+        recipe,
         trained_on=f"{source_words(recipe, source)}, {state['global_step']} steps of "
         f"{recipe.batch} crops of {recipe.patch} LR pixels, x{recipe.scale} "
         f"{recipe.degradation.describe()}",
@@ -317,15 +348,7 @@ def _export(recipe: Recipe, out: Path, source: CropSource, weights: Path) -> Non
     log.info("%s: validation %.3f dB", weights, score)
 
 
-def _best_score(state: dict[str, Any]) -> Any:
-    """What the checkpoint callback wrote when it kept ``best.ckpt``."""
-    for key, value in state["callbacks"].items():
-        if key.startswith("ModelCheckpoint"):
-            return value["best_model_score"]
-    raise ModelError(f"{BEST}: holds no validation figure")
-
-
 def source_words(recipe: Recipe, source: CropSource) -> str:
     """What a model was trained on, in a few words."""
-    names = ", ".join(Path(root).name for root in recipe.data.root) or "images"
+    names = ", ".join(Path(redact_url(root)).name for root in recipe.data.root) or "images"
     return f"{names} ({source.count} files)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ ALWAYS = ("--progress=json", "--json", "--overwrite", "--no-resume")
 """Progress and the report for this plugin. An unfinished product is not kept: whoever cancels in
 QGIS wants nothing left. That an existing file is replaced was confirmed in QGIS's own dialog; it
 stays what it is until the new one is complete."""
+_ACCESS = re.compile(r"(?<=://)[^/?#@\s]*@|[?#].*")
 
 
 @dataclass(frozen=True)
@@ -132,5 +134,7 @@ def split_extra(text: str) -> list[str]:
 
 
 def shown(command: Sequence[str]) -> str:
-    """One line that can be pasted into a shell."""
-    return " ".join(map(shlex.quote, command))
+    """One line for a shell, without passwords and parameters of addresses, which may be secret."""
+    remote = ("://" in word or word.startswith("/vsi") for word in command)
+    words = (_ACCESS.sub("", word) if r else word for word, r in zip(command, remote, strict=True))
+    return " ".join(map(shlex.quote, words))

@@ -90,6 +90,20 @@ def test_a_command_is_shown_so_that_it_can_be_pasted():
     assert shown(["georsr", "sr", "a b.tif"]) == "georsr sr 'a b.tif'"
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        "/vsicurl/https://h/a.tif?sig=SECRET",
+        "https://me:SECRET@h/a.tif",
+        "/vsicurl?header.Authorization=SECRET&url=https://h/a.tif",
+        "https://SECRET@h/a.tif#SECRET",
+    ],
+)
+def test_a_command_is_shown_without_secrets(address):
+    assert "SECRET" not in shown(["georsr", "sr", address, "out.tif"])
+    assert shown(["a?b.tif", "#c"]) == "'a?b.tif' '#c'"
+
+
 def test_choices_are_those_georsr_has():
     from georsr.models.zoo import DEFAULT, bundled, full_name, listing
 

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from georsr.errors import InputError, UsageError
 from georsr.types import AnyArray
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".webp")
+FORMATS = ("TIFF", "PNG", "JPEG", "WEBP")
+"""What Pillow may take a file for, whatever its name: no other of its many decoders is run."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +98,18 @@ def open_folder(root: Path | str, part: str | None = None) -> ImageFolder:
     return ImageFolder(folder, images)
 
 
+@contextmanager
+def opened_image(path: Path) -> Iterator[Image.Image]:
+    """Open an image with Pillow; whatever goes wrong with it becomes an InputError."""
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            yield image
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path}: cannot be decoded as an image ({error})") from error
+
+
 def read_image(path: Path) -> AnyArray:
     """Decode an RGB image: (3, H, W) uint8.
 
@@ -99,11 +118,6 @@ def read_image(path: Path) -> AnyArray:
     InputError
         The file is not an image Pillow can decode.
     """
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as image:
-            pixels = np.asarray(image.convert("RGB"))
-    except (OSError, UnidentifiedImageError, SyntaxError) as error:
-        raise InputError(f"{path}: cannot be decoded as an image ({error})") from error
+    with opened_image(path) as image:
+        pixels = np.asarray(image.convert("RGB"))
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))

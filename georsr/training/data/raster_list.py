@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from georsr.errors import InputError, UsageError
+from georsr.raster.env import is_remote
 
 SUFFIXES = (".tif", ".tiff", ".jp2")
 """Of the rasters taken from a folder."""
@@ -44,7 +45,7 @@ def _expand(entry: str) -> list[str]:
         return inside
     if path.suffix.lower() == ".txt":
         return _listed(path)
-    if any(sign in entry for sign in "*?[") and not path.exists():
+    if any(sign in entry for sign in "*?[") and not path.exists() and not is_remote(entry):
         start = Path(path.anchor)
         matched = sorted(str(p) for p in start.glob(str(path.relative_to(start))) if p.is_file())
         if not matched:

@@ -202,7 +202,7 @@ def _through_jpeg(pixels: AnyArray, quality: int) -> AnyArray:
 
     file = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(file, "JPEG", quality=quality)
-    with Image.open(file) as image:
+    with Image.open(file, formats=["JPEG"]) as image:
         return np.asarray(image)
 
 

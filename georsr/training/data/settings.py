@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,6 +11,8 @@ from georsr.training.data.fields import from_fields
 from georsr.training.data.layouts import LAYOUTS
 
 KINDS = ("images", "scenes", "pairs")
+# it may be that of a folder in the root
+_PART = re.compile(r"(?!\.\.?$)[^/\\:]*")
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,8 @@ class DataSettings:
             _check(key, getattr(self, key), _texts, "a path or a list of paths")
         for key in ("split_list", "train", "validation", "stretch"):
             _check(key, getattr(self, key), lambda v: isinstance(v, str), "text")
+        for key in ("train", "validation"):
+            _check(key, getattr(self, key), _PART.fullmatch, "a name without / and \\")
         for key in ("bands", "lr_bands"):
             _check(key, getattr(self, key), _band_numbers, "band numbers from 1")
         for key in ("correct_shift", "match_radiometry", "skip_corrupt"):
