@@ -25,6 +25,8 @@ ELSEWHERE = {
     "ViT-B-16": "needs CLIP's weights",
     "segsr-ucmerced-x4": "trains for days",
     "segsr-aid-x4": "trains for days",
+    "cube.zarr": "needs a file of Zarr",
+    "DIM_PHR1A": "needs a file of DIMAP",
     "mosaic.vrt": "stands for a mosaic of any size",
     "qgis install": "writes into the reader's QGIS profile",
     "qgis uninstall": "writes into the reader's QGIS profile",
