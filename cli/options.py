@@ -95,18 +95,23 @@ def _allow_drivers(
     return names
 
 
+def allow_driver_option(command: F) -> F:
+    """``--allow-driver``."""
+    return click.option(
+        "--allow-driver",
+        "allow_drivers",
+        multiple=True,
+        metavar="NAME",
+        callback=_allow_drivers,
+        help="Also read IN by this GDAL driver, repeatable. VRT: trust a VRT whose files lie "
+        "elsewhere, or that is not called .vrt. See 'Formats' in the documentation.",
+    )(command)
+
+
 def band_options(command: F) -> F:
     """``--bidx``, ``--nodata``, ``--alpha`` and ``--allow-driver``."""
     for option in (
-        click.option(
-            "--allow-driver",
-            "allow_drivers",
-            multiple=True,
-            metavar="NAME",
-            callback=_allow_drivers,
-            help="Also read IN by this GDAL driver, repeatable. VRT: trust a VRT whose files lie "
-            "elsewhere, or that is not called .vrt. See 'Formats' in the documentation.",
-        ),
+        allow_driver_option,
         click.option(
             "--alpha",
             type=click.Choice(["auto", "mask", "data"]),

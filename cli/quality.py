@@ -11,6 +11,7 @@ from georsr.errors import InterruptedRunError
 
 from .options import (
     BandList,
+    allow_driver_option,
     compile_option,
     compute_options,
     make_progress,
@@ -120,6 +121,7 @@ def report(
 @click.argument("destination", metavar="LAYERS")
 @click.option("-m", "--model", metavar="NAME|FILE", help="What made OUT; its tags say by default.")
 @click.option("--aoi", metavar="FILE", help="The polygons OUT was cut to, if it was.")
+@allow_driver_option
 @compute_options
 @click.option("--overwrite", is_flag=True, help="Replace LAYERS if it exists.")
 @click.option(

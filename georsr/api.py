@@ -201,7 +201,7 @@ def quality_layers(
     """
     product, destination = os.fspath(product), os.fspath(destination)
     check_format(destination)
-    with open_product(product) as made:
+    with open_product(product, allow_drivers=options.get("allow_drivers", ())) as made:
         origin = origin_of(product, made.info.tags.get("", {}))
     config = origin.config(**options)
     opened = _model(model or origin.shipped_model(), None)

@@ -83,7 +83,7 @@ def item_of(report: RunReport, spec: ModelSpec, place: Path) -> Item:
     """The STAC Item of a product, as it will lie at ``place``."""
     import pystac
 
-    with open_product(report.output) as reader:
+    with open_product(report.output, allow_drivers=("VRT",)) as reader:
         info = reader.info
     where = footprint_of(info)
     taken = date_of(info)

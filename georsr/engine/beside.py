@@ -152,7 +152,7 @@ def run_layers(
     """
     clock, stop = Clock(), stop or (lambda: False)
     with clock.stage("total"):
-        with open_product(product) as made:
+        with open_product(product, allow_drivers=config.allow_drivers) as made:
             identity = source_digest(made)
         planned = plan_job(reader, product, model, config, tell=False)
         job = layers_job(planned, destination, identity)

@@ -37,7 +37,7 @@ def consistency_report(job: Job, tally: Tally) -> ConsistencyReport | None:
     bands = len(job.layout.bands)
     total, count, largest = np.zeros(bands), np.zeros(bands, int), np.zeros(bands)
     with (
-        open_product(job.destination) as product,
+        open_product(job.destination, allow_drivers=("VRT",)) as product,
         closing(read_ahead(_pairs(job, product))) as pairs,
     ):
         for inner, made, source in pairs:

@@ -130,7 +130,8 @@ class Surveyor(OneMachine):
 
     def fill(self, job: Job, writer: RasterWriter, progress: Stoppable, clock: Clock) -> None:
         """Write the blocks that the writer has not."""
-        with open_product(self.product) as reader:
+        allowed = job.config.allow_drivers
+        with open_product(self.product, allow_drivers=allowed) as reader:
             check_pair(reader, len(job.reader.info.bidx), job.plan.out_height, job.plan.out_width)
             self._reader = reader
             super().fill(job, writer, progress, clock)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from georsr.raster.reader import RasterReader
 
 
 def open_product(
-    path: str | os.PathLike[str], *, bidx: tuple[int, ...] | None = None
+    path: str | os.PathLike[str],
+    *,
+    bidx: tuple[int, ...] | None = None,
+    allow_drivers: Sequence[str] = (),
 ) -> RasterReader:
     """Open a product, or its layers, for reading.
 
@@ -20,6 +24,8 @@ def open_product(
     path : str or path
     bidx : tuple of int, optional
         Band numbers from 1; default all but the alpha band.
+    allow_drivers : sequence of str
+        As for `georsr.raster.reader.open_raster`: ``VRT`` where its parts may lie in any folder.
 
     Raises
     ------
@@ -28,4 +34,5 @@ def open_product(
     InputError
         Not a raster, or damaged.
     """
-    return RasterReader(os.fspath(path), bidx, force=True, alpha="mask")
+    allowed = tuple(allow_drivers) or None
+    return RasterReader(os.fspath(path), bidx, allow_drivers=allowed, force=True, alpha="mask")

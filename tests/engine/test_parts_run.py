@@ -137,6 +137,17 @@ def test_parts_are_cogs_and_move_with_their_vrt(tmp_path, source):
     assert checksum
 
 
+def test_parts_in_another_folder_than_their_vrt(tmp_path, source):
+    (tmp_path / "a").mkdir()
+    out, layers = tmp_path / "a" / "out.vrt", tmp_path / "layers.tif"
+    report = super_resolve(source, out, "bicubic-x2", parts=tmp_path / "parts", **SMALL)
+    assert report.checksum == single(source, tmp_path)
+    with pytest.raises(UsageError, match="--allow-driver VRT"):
+        super_resolve(out, tmp_path / "again.tif", "bicubic-x2")
+    super_resolve(out, tmp_path / "again.tif", "bicubic-x2", allow_drivers=("VRT",))
+    quality_layers(source, out, layers, allow_drivers=("VRT",))
+
+
 def test_polygons_leave_parts_out(tmp_path, source):
     ring = [[400010, 4999990], [400020, 4999990], [400010, 4999930], [400010, 4999990]]
     far = [[400060, 4999928], [400064, 4999928], [400064, 4999926], [400060, 4999928]]
