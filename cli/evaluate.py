@@ -15,7 +15,17 @@ from .options import BandList, compute_options, make_progress, verbosity_options
 from .start import quick_imports
 
 LAYOUTS = ("ucmerced", "aid", "folder")
-DATASET_ONLY = ("root", "split", "limit", "csv", "report", "models", "guidance")
+FOREIGN = {
+    "rasters": (
+        *("root", "split", "limit", "csv", "report", "models", "guidance"),
+        *("consistency", "consistency_kernel"),
+    ),
+    "--dataset": ("lr", "bidx"),
+    "--pairs": (
+        *("lr", "bidx", "root", "split", "limit", "csv", "guidance", "scale", "degradation"),
+    ),
+}
+"""What is measured -> options that have no meaning for it."""
 
 
 @click.command("eval", short_help="Measure super-resolution quality.")
@@ -24,6 +34,12 @@ DATASET_ONLY = ("root", "split", "limit", "csv", "report", "models", "guidance")
     "--dataset",
     metavar="ucmerced|aid|folder|DIR",
     help="Images to degrade, restore and measure: how they lie below --root, or their folder.",
+)
+@click.option(
+    "--pairs",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Real pairs: DIR holds pairs.tsv and, of each pair, NAME_lr.tif and NAME_hr.tif.",
 )
 @click.option("--root", type=click.Path(path_type=Path), help="Folder of the data set.")
 @click.option("--split", help="Part of the data set: train, val or test.")
@@ -41,8 +57,7 @@ DATASET_ONLY = ("root", "split", "limit", "csv", "report", "models", "guidance")
 @click.option("-s", "--scale", type=click.IntRange(1, 8), help="Factor; the model's own.")
 @click.option(
     "--degradation",
-    default="bicubic",
-    show_default=True,
+    show_default="bicubic",
     metavar="KIND[,KEY=VALUE...]",
     help="What makes LR of HR: bicubic, or sensor,mtf=0.2,noise=0.005,bits=8.",
 )
@@ -56,8 +71,7 @@ DATASET_ONLY = ("root", "split", "limit", "csv", "report", "models", "guidance")
 @click.option(
     "--consistency",
     type=click.Choice(["auto", "on", "off"]),
-    default="off",
-    show_default=True,
+    show_default="off; auto for --pairs",
     help="Make outputs, shrunk again, give their LR back, as 'georsr sr' does (auto).",
 )
 @click.option(
@@ -72,31 +86,43 @@ DATASET_ONLY = ("root", "split", "limit", "csv", "report", "models", "guidance")
 @click.option("--overwrite", is_flag=True, help="Replace --csv and --report if they exist.")
 @verbosity_options
 def command(
-    rasters: tuple[str, ...], dataset: str | None, as_json: bool, quiet: bool, **options: Any
+    rasters: tuple[str, ...],
+    dataset: str | None,
+    pairs: Path | None,
+    as_json: bool,
+    quiet: bool,
+    **options: Any,
 ) -> None:
-    """Measure models on a data set, or a product against the truth, or a product alone.
+    """Measure models on a data set or on real pairs, or a product against the truth or alone.
 
     A data set is degraded here and restored by each --model, beside bicubic. A product SR is
     compared with HR where both are valid; without HR, the sharpness of its edges, its ringing and
-    its noise are measured, beside bicubic where its source (--lr) is given.
+    its noise are measured, beside bicubic where its source (--lr) is given. Real pairs are a coarse
+    and a fine raster of the same ground, by other bands or another sensor: each --model enlarges
+    the coarse one, and what it gains over bicubic is measured beside that of linear filters.
 
     \b
     georsr eval --dataset ucmerced --root UCMerced_LandUse --split val -m segsr-lite-x4
     georsr eval --dataset photos --limit 20 -m segsr-lite-x4 -m mine.safetensors --report a.html
     georsr eval out.tif truth.tif --lr scene.tif
     georsr eval out.tif --lr scene.tif
+    georsr eval --pairs pairs -m segsr-lite-x2-sensor -m segsr-lite-x4-sensor --report pairs.html
     """
-    if bool(rasters) == bool(dataset):
-        raise click.UsageError("give either one or two rasters, or --dataset")
+    given = {"rasters": bool(rasters), "--dataset": bool(dataset), "--pairs": pairs is not None}
+    if sum(given.values()) != 1:
+        raise click.UsageError("give either one or two rasters, or --dataset, or --pairs")
     if len(rasters) > 2:
         raise click.UsageError(f"expected SR, or SR and HR, got {len(rasters)} rasters")
-    wrong = ("lr", "bidx") if dataset else DATASET_ONLY
-    for name in wrong:
+    measured = next(kind for kind, chosen in given.items() if chosen)
+    for name in FOREIGN[measured]:
         if options[name]:
-            kind = "rasters" if dataset else "--dataset"
-            raise click.UsageError(f"--{name.removesuffix('s')} is for {kind}")
+            option = "--" + name.replace("_", "-").removesuffix("s")
+            fitting = [kind for kind in FOREIGN if name not in FOREIGN[kind]]
+            raise click.UsageError(f"{option} is for {' and '.join(fitting)}")
     if dataset:
         click.echo(_measure_dataset(dataset, as_json, quiet, options))
+    elif pairs is not None:
+        click.echo(_measure_pairs(pairs, as_json, quiet, options))
     else:
         click.echo(_measure_rasters(rasters, as_json, options))
 
@@ -127,10 +153,10 @@ def _measure_dataset(dataset: str, as_json: bool, quiet: bool, options: dict[str
         options["models"],
         options["scale"],
         layout=layout,
-        degradation=parse_degradation(options["degradation"]),
+        degradation=parse_degradation(options["degradation"] or "bicubic"),
         limit=options["limit"],
         guidance=options["guidance"],
-        consistency=options["consistency"],
+        consistency=options["consistency"] or "off",
         consistency_kernel=options["consistency_kernel"],
         device=options["device"],
         precision=options["precision"],
@@ -150,6 +176,38 @@ def _measure_dataset(dataset: str, as_json: bool, quiet: bool, options: dict[str
     return report.to_json() if as_json else text_table(report)
 
 
+def _measure_pairs(pairs: Path, as_json: bool, quiet: bool, options: dict[str, Any]) -> str:
+    with quick_imports():
+        from georsr._files import check_writable, write_text
+        from georsr.evaluation.pairs_run import prepare_pairs
+        from georsr.raster.destination import check_outputs
+
+    page = options["report"]
+    outputs = {} if page is None else {"--report": [page]}
+    check_outputs(outputs, {"model": options["models"]})
+    if page is not None:
+        check_writable(page, overwrite=options["overwrite"])
+    evaluation = prepare_pairs(
+        pairs,
+        options["models"],
+        consistency=options["consistency"] or "auto",
+        consistency_kernel=options["consistency_kernel"],
+        device=options["device"],
+        precision=options["precision"],
+        batch=options["batch"],
+        jobs=options["jobs"],
+        command=redact_url(shlex.join(["georsr", *sys.argv[1:]])),
+    )
+    check_outputs(outputs, evaluation.files)
+    with make_progress("auto", quiet) as progress:
+        report = evaluation.run(progress, pictures=page is not None)
+    if page is not None:
+        from georsr.evaluation.pairs_page import pairs_page
+
+        write_text(page, pairs_page(report, evaluation.exhibits))
+    return report.to_json() if as_json else report.describe()
+
+
 def _measure_rasters(rasters: tuple[str, ...], as_json: bool, options: dict[str, Any]) -> str:
     with quick_imports():
         from georsr.evaluation.degradation import parse_degradation
@@ -157,7 +215,10 @@ def _measure_rasters(rasters: tuple[str, ...], as_json: bool, options: dict[str,
         from georsr.evaluation.scene import measure_scene
 
     lr, scale = options["lr"], options["scale"]
-    how = {"bidx": options["bidx"], "degradation": parse_degradation(options["degradation"])}
+    how = {
+        "bidx": options["bidx"],
+        "degradation": parse_degradation(options["degradation"] or "bicubic"),
+    }
     if len(rasters) == 1:
         scene = measure_scene(rasters[0], lr, scale=scale, **how)
         return scene.to_json() if as_json else scene.describe()

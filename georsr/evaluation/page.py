@@ -67,7 +67,7 @@ def html_page(report: BenchmarkReport, exhibits: Iterable[Exhibit] = ()) -> str:
             f"Best, median and worst image by the gain of {judged} over {report.baseline}, and by "
             f"its PSNR. Each shows the part where {report.baseline} differs most from the truth."
         ),
-        exhibits="".join(map(_exhibit, exhibits)),
+        exhibits="".join(map(exhibit_html, exhibits)),
         run=terms(_run_facts(report.run)) if report.run is not None else "",
     )
 
@@ -78,7 +78,7 @@ def _summary(report: BenchmarkReport) -> str:
     for name, scores in report.overall.items():
         values = [figure.text(getattr(scores, figure.key)) for figure in FIGURES]
         gain = scores.psnr_y - base
-        marks = [""] * (len(values) + 1) + [_mark(gain)]
+        marks = [""] * (len(values) + 1) + [mark_of(gain)]
         rows.append(row([name, *values, gain_text(gain)], classes=marks))
     return f"<table>{''.join(rows)}</table>"
 
@@ -93,12 +93,13 @@ def _classes(report: BenchmarkReport) -> str:
         for name in others:
             gain = scores[name].psnr_y - base.psnr_y
             cells += [f"{scores[name].psnr_y:.3f}", gain_text(gain)]
-            marks += ["", _mark(gain)]
+            marks += ["", mark_of(gain)]
         rows.append(row(cells, classes=marks))
     return f"<table>{''.join(rows)}</table>"
 
 
-def _mark(gain: float) -> str:
+def mark_of(gain: float) -> str:
+    """Class of a cell: ``good`` above 0, ``bad`` below."""
     if math.isnan(gain) or gain == 0:
         return ""
     return "good" if gain > 0 else "bad"
@@ -118,7 +119,8 @@ def _distribution(report: BenchmarkReport) -> Iterable[str]:
         yield f"{len(gains)} images</p>"
 
 
-def _exhibit(exhibit: Exhibit) -> str:
+def exhibit_html(exhibit: Exhibit) -> str:
+    """One image, all its versions side by side."""
     title = f"{', '.join(exhibit.reasons)}: {exhibit.image}"
     overview = (
         f'<figure><img src="{data_uri(exhibit.overview)}" alt="whole image">'
