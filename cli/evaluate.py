@@ -96,10 +96,11 @@ def command(
     """Measure models on a data set or on real pairs, or a product against the truth or alone.
 
     A data set is degraded here and restored by each --model, beside bicubic. A product SR is
-    compared with HR where both are valid; without HR, the sharpness of its edges, its ringing and
-    its noise are measured, beside bicubic where its source (--lr) is given. Real pairs are a coarse
-    and a fine raster of the same ground, by other bands or another sensor: each --model enlarges
-    the coarse one, and what it gains over bicubic is measured beside that of linear filters.
+    compared with HR where both are valid; without HR, the sharpness of its edges, its ringing, its
+    noise and what harm it does are measured, beside bicubic where its source (--lr) is given. Real
+    pairs are a coarse and a fine raster of the same ground, by other bands or another sensor: each
+    --model enlarges the coarse one, and what it gains over bicubic is measured beside that of
+    linear filters.
 
     \b
     georsr eval --dataset ucmerced --root UCMerced_LandUse --split val -m segsr-lite-x4
@@ -220,7 +221,7 @@ def _measure_rasters(rasters: tuple[str, ...], as_json: bool, options: dict[str,
         "degradation": parse_degradation(options["degradation"] or "bicubic"),
     }
     if len(rasters) == 1:
-        scene = measure_scene(rasters[0], lr, scale=scale, **how)
+        scene = measure_scene(rasters[0], lr, scale=scale, run=True, **how)
         return scene.to_json() if as_json else scene.describe()
     sr, hr = rasters
     if lr is None:

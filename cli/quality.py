@@ -70,7 +70,7 @@ def seams(
     "--seams/--no-seams",
     default=True,
     show_default=True,
-    help="Run the model on a part of IN, to see what depends on its tiles.",
+    help="Run the model on a part of IN, to see what depends on its tiles, and what harm it does.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace the page if it exists.")
 @click.option("--json", "as_json", is_flag=True, help="The figures on stdout.")
@@ -89,7 +89,7 @@ def report(
     """Measure OUT, which 'georsr sr IN OUT' made, against IN, and write one page of HTML.
 
     Quick-looks, crops of source, bicubic and product to swipe, histograms before and after, the
-    shift against the source, consistency with it, seams, sharpness, and how OUT was made. The
+    shift against the source, consistency with it, seams, sharpness, harm, and how OUT was made. The
     page needs no other file and no network.
     """
     if html is None and not as_json:

@@ -158,13 +158,13 @@ def mean_of(values: Sequence[float]) -> Mean:
 
 def _summary_lines(group: Group) -> list[str]:
     title = f"x{group.scale} {group.kind}, {group.pairs} pair" + "s" * (group.pairs > 1)
-    heads = f"{'PSNR dB (95 %)':<21}{'detail (95 %)':<24}"
-    lines = [f"{title:<26}{heads}{'better':>6} worst"]
+    heads = f"{'PSNR dB (95 %)':<23}{'detail (95 %)':<24}"
+    lines = [f"{title:<24}{heads}{'better':>6} worst"]
     for number, each in enumerate(group.methods, 1):
-        name = _cut(f"[{number}] {each.name}", 25)
+        name = _cut(f"[{number}] {each.name}", 23)
         lines.append(
-            f"{name:<26}{mean_text(each.psnr, 2):<21}{mean_text(each.detail, 3):<24}"
-            f"{f'{each.better}/{group.pairs}':>6} {each.worst:+.2f} {_cut(each.worst_pair, 16)}"
+            f"{name:<24}{mean_text(each.psnr, 2):<23}{mean_text(each.detail, 3):<24}"
+            f"{f'{each.better}/{group.pairs}':>6} {each.worst:+.2f} {_cut(each.worst_pair, 15)}"
         )
     return lines
 

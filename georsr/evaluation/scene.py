@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from georsr.errors import InputError, UsageError
 from georsr.evaluation.alignment import scale_between, spread_windows
 from georsr.evaluation.consistency import Consistency, measure_consistency
 from georsr.evaluation.frequency import radial_power
+from georsr.evaluation.harm import HarmReport, measure_harm
 from georsr.evaluation.noise import flat_blocks, plane_residual
 from georsr.evaluation.pair import declared_scale
 from georsr.evaluation.sharpness import find_edges, measure_edges
@@ -50,6 +51,9 @@ class Sharpness:
     """Standard deviation on flat ground, after a plane is taken away."""
     noise_ratio: float
     """To that of bicubic on the same blocks; NaN without a source."""
+    beyond: float
+    """How far pixels go beyond the extremes of the 3 x 3 source pixels round them: mean over all
+    pixels, in the raster's units; NaN without a source."""
     power: tuple[float, ...]
     """Radially averaged power spectral density."""
 
@@ -68,6 +72,8 @@ class SceneReport:
     """Of the power spectra, cycles per source pixel: 0.5 is the source's Nyquist frequency."""
     products: tuple[Sharpness, ...]
     consistency: Consistency | None
+    harm: HarmReport | None
+    """None without a source."""
 
     def to_json(self) -> str:
         """Indented JSON."""
@@ -91,6 +97,8 @@ class SceneReport:
             )
         if self.consistency is not None:
             lines.append(self.consistency.describe())
+        if self.harm is not None:
+            lines += ["", self.harm.describe()]
         return "\n".join(lines)
 
 
@@ -100,6 +108,7 @@ class _Findings:
 
     edges: list[AnyArray] = field(default_factory=list)
     noise: list[AnyArray] = field(default_factory=list)
+    beyond: list[AnyArray] = field(default_factory=list)
     power: list[AnyArray] = field(default_factory=list)
 
     def all_edges(self) -> AnyArray:
@@ -109,6 +118,11 @@ class _Findings:
     def all_noise(self) -> AnyArray:
         """(n,) standard deviation of each flat block."""
         return np.concatenate([np.empty(0), *self.noise])
+
+    def mean_beyond(self) -> float:
+        """Mean over all pixels; NaN where there are none."""
+        values = np.concatenate([np.empty(0), *self.beyond])
+        return float(values.mean()) if values.size else math.nan
 
 
 @dataclass(frozen=True)
@@ -128,6 +142,7 @@ def measure_scene(
     scale: int | None = None,
     bidx: Sequence[int] | None = None,
     degradation: Degradation | Kernel | None = None,
+    run: bool = False,
 ) -> SceneReport:
     """Measure the sharpness, ringing and noise of a product that has no truth to compare with.
 
@@ -151,6 +166,8 @@ def measure_scene(
         Bands of the source, in the product's order; None: all.
     degradation
         For consistency with the source, a kernel will do; None: bicubic.
+    run
+        Run the product's model on a part of the source, for the figures of harm that need it.
 
     Raises
     ------
@@ -169,7 +186,9 @@ def measure_scene(
             return _report(sr, None, factor, None)
         with open_raster(lr_path, bidx=bidx) as lr:
             consistency = measure_consistency(sr, lr, degradation or Bicubic())
-            return _report(sr, lr, scale_between(sr.info, lr.info), consistency)
+            report = _report(sr, lr, scale_between(sr.info, lr.info), consistency)
+    harm = measure_harm(sr_path, lr_path, *report.products, bidx=bidx, run=run)
+    return replace(report, harm=harm)
 
 
 def _report(
@@ -195,6 +214,7 @@ def _report(
         frequency=tuple(float(f * scale) for f in frequency),
         products=products,
         consistency=consistency,
+        harm=None,
     )
 
 
@@ -238,13 +258,26 @@ def _look(view: _View, findings: dict[str, _Findings], scale: int) -> None:
     fine = clear.repeat(scale, 0).repeat(scale, 1)
     flat = flat_blocks(next(iter(view.products.values())), fine, scale)
     middle = _middle(view.valid, scale)
+    inner = eroded(view.valid, 2, border=False)  # bicubic continues a window's edge by itself
     for name, image in view.products.items():
         if len(edges):
             findings[name].edges.append(measured[name][everywhere])
         if flat.any():
             findings[name].noise.append(plane_residual(image, BLOCK * scale)[flat])
+        findings[name].beyond.append(_beyond(image, view.source, scale, inner))
         if middle is not None:
             findings[name].power.append(radial_power(image[middle], RINGS)[1])
+
+
+def _beyond(image: AnyArray, source: AnyArray, scale: int, counted: BoolArray) -> AnyArray:
+    """How far each pixel of a product goes beyond the 3 x 3 source pixels round it, (n,)."""
+    padded = np.pad(source, 1, mode="edge")
+    around = np.lib.stride_tricks.sliding_window_view(padded, (3, 3))
+    low, high, fine = (
+        each.repeat(scale, 0).repeat(scale, 1)
+        for each in (around.min((2, 3)), around.max((2, 3)), counted)
+    )
+    return np.asarray(np.maximum(np.maximum(image - high, low - image), 0)[fine])
 
 
 def _middle(valid: BoolArray, scale: int) -> tuple[slice, slice] | None:
@@ -277,6 +310,7 @@ def _figures(name: str, found: _Findings, bicubic: _Findings | None) -> Sharpnes
         overshoot=_median(edges[:, 1]),
         noise=_median(noise),
         noise_ratio=noise_ratio,
+        beyond=math.nan if bicubic is None else found.mean_beyond(),
         power=tuple(float(p) for p in np.mean(found.power, axis=0)) if found.power else (),
     )
 

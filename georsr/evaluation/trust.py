@@ -61,7 +61,7 @@ class TrustReport:
     seams_missing: str
     """Why there is no figure of seams."""
     scene: SceneReport | None
-    """Edges, ringing and noise, beside bicubic."""
+    """Edges, ringing, noise and harm, beside bicubic."""
     histograms: tuple[BandHistogram, ...]
 
     def to_json(self) -> str:
@@ -82,7 +82,8 @@ def measure_trust(
     bidx
         Bands of the source; None takes those that the product's tags tell.
     seams
-        Run the model again on a part of the source, to see what depends on its tiles.
+        Run the model again on a part of the source, to see what depends on its tiles and on how
+        the source lies, and what it makes of noise.
 
     Raises
     ------
@@ -99,7 +100,7 @@ def measure_trust(
             histograms = tuple(_histograms(lr, sr))
     found, missing = _seams(source, product, tags, bands) if seams else (None, "not asked for")
     try:
-        scene = measure_scene(product, source, bidx=bands, degradation=_kernel(tags))
+        scene = measure_scene(product, source, bidx=bands, degradation=_kernel(tags), run=seams)
     except GeorsrError:
         scene = None
     ours = {name: text for name, text in tags.items() if name.startswith("GEORSR_")}

@@ -1,0 +1,158 @@
+"""Harm without truth: bicubic does none, and what is added to it is found in its right amount."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from affine import Affine
+from georsr.cli.main import invoke
+from torch import nn
+
+import georsr
+from georsr.config import SRConfig
+from georsr.evaluation.harm import _finest, noise_gain, unsteady_detail
+from georsr.evaluation.scene import measure_scene
+from georsr.evaluation.trust import measure_trust
+from georsr.models.bicubic import Bicubic, Nearest
+from georsr.models.load import Model
+from georsr.models.spec import ModelSpec
+
+COARSE = Affine(10, 0, 400000, 0, -10, 5000000)
+FINE = Affine(5, 0, 400000, 0, -5, 5000000)
+FIXED = SRConfig(stretch="0,255", dtype="float32", consistency="off")
+
+
+def fields(noise=1.0, size=160):
+    """Large level fields with noise, (1, size, size) float32."""
+    rng = np.random.default_rng(0)
+    levels = rng.integers(60, 200, (size // 40, size // 40)).astype("float32")
+    return (np.kron(levels, np.ones((40, 40))) + rng.normal(0, noise, (size,) * 2))[None].astype(
+        "float32"
+    )
+
+
+def bicubic(values):
+    with torch.inference_mode():
+        return Bicubic(2)(torch.from_numpy(values)[None])[0].numpy()
+
+
+@pytest.fixture
+def report(make_raster):
+    """measured(source, product) -> what is said of them."""
+
+    def measured(source, product):
+        lr = make_raster(source, "lr.tif", transform=COARSE)
+        return measure_scene(make_raster(product, "sr.tif", transform=FINE), lr)
+
+    return measured
+
+
+def test_bicubic_does_no_harm(report):
+    source = fields()
+    harm = report(source, bicubic(source)).harm
+    assert harm.roughness == pytest.approx(1, abs=1e-6)
+    assert harm.overshoot == pytest.approx(1, abs=1e-6)
+    assert math.isnan(harm.noise_gain)
+    assert "not asked for" in harm.describe()
+
+
+@pytest.mark.parametrize("sigma", [0.5, 2.0])
+def test_added_noise_makes_flat_ground_rougher_by_as_much(report, sigma):
+    source = fields()
+    product = bicubic(source)
+    added = np.random.default_rng(1).normal(0, sigma, product.shape).astype("float32")
+    found = report(source, product + added)
+    flat = found.products[0].noise
+    assert found.harm.roughness == pytest.approx(math.hypot(flat, sigma) / flat, rel=0.05)
+
+
+def test_added_overshoot_is_found(report):
+    flat = np.full((1, 64, 64), 100, "float32") + np.indices((64, 64)).sum(0) % 2
+    beyond = bicubic(flat)
+    beyond[:, 5::8, 5::8] = 101 + 6
+    beyond[:, 1::8, 1::8] = 100 - 2
+    plain, ours = report(flat, beyond).products
+    spoilt = report(flat, bicubic(flat)).products[1]
+    assert spoilt.beyond == pytest.approx(plain.beyond, abs=1e-6)
+    rest = plain.beyond * 62 / 64  # of pixels that were not replaced
+    assert ours.beyond == pytest.approx(rest + (6 + 2) / 64, abs=0.02)
+
+
+def test_pixels_within_the_source_are_no_overshoot(report):
+    source = fields(noise=5)
+    nearest = source.repeat(2, 1).repeat(2, 2)
+    assert report(source, nearest).harm.overshoot == 0
+
+
+class Made(nn.Module):
+    """Enlarge by a fixed rule: ``gain`` times bicubic, or nearest and a pattern."""
+
+    def __init__(self, gain=1.0, pattern=None):
+        super().__init__()
+        self.gain, self.pattern, self.bicubic = gain, pattern, Bicubic(2)
+
+    def forward(self, x):
+        if self.pattern is None:
+            return self.gain * self.bicubic(x)
+        return Nearest(2)(x) + self.pattern[: 2 * x.shape[2], : 2 * x.shape[3]]
+
+
+def model(**how):
+    spec = ModelSpec("made", "bicubic", 2, bands=0, band_names=())
+    return Model(spec, Made(**how).eval(), "0" * 64, "made")
+
+
+@pytest.mark.parametrize("gain", [0.5, 1.0, 3.0])
+def test_noise_is_passed_on_by_so_much(gain):
+    source, spans = fields()[:, :128, :128], np.full((1, 1, 1), 255, "float32")
+    found = noise_gain(source, spans, model(gain=gain), FIXED)
+    assert found == pytest.approx(gain, rel=1e-3)
+
+
+def test_a_fixed_filter_is_steady():
+    source = fields(noise=20)[:, :96, :96]
+    assert unsteady_detail(source, model(gain=2.0), FIXED) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("sigma", [2.0, 20.0])
+def test_what_is_made_up_is_unsteady_in_its_share(sigma):
+    source = fields(noise=20)[:, :96, :96]
+    drawn = np.random.default_rng(3).normal(0, sigma / 255, (512, 512)).astype("float32")
+    found = unsteady_detail(source, model(pattern=torch.from_numpy(drawn)), FIXED)
+    steady = np.square(_finest(source.repeat(2, 1).repeat(2, 2), 2)).mean()
+    made_up = np.square(_finest(255 * drawn[None, :192, :192], 2)).mean()
+    assert found == pytest.approx(100 * made_up / (made_up + steady), rel=0.1)
+
+
+def test_flat_ground_without_detail_has_no_figure():
+    flat = np.full((1, 64, 64), 80, "float32")
+    assert math.isnan(unsteady_detail(flat, model(), FIXED))
+
+
+def test_the_model_of_a_product_is_run(make_raster, tmp_path, capsys):
+    source = make_raster(np.rint(fields()).astype("uint8"), "in.tif", transform=COARSE)
+    out = str(tmp_path / "out.tif")
+    georsr.super_resolve(source, out, "bicubic-x2")
+    assert invoke(["eval", out, "--lr", source, "--json"]) == 0
+    harm = json.loads(capsys.readouterr().out)["harm"]
+    assert harm["noise_gain"] == pytest.approx(1, abs=1e-3)
+    assert harm["unsteady"] == pytest.approx(0, abs=1e-4)
+    assert harm["missing"] == ""
+    assert invoke(["eval", out, "--lr", source]) == 0
+    text = capsys.readouterr().out
+    assert "gain of noise on flat ground" in text
+    assert measure_trust(source, out).scene.harm.noise_gain == harm["noise_gain"]
+    assert measure_trust(source, out, seams=False).scene.harm.missing == "not asked for"
+
+
+def test_products_of_others_say_what_is_missing(make_raster, tmp_path, capsys):
+    source = fields()
+    lr = make_raster(source, "lr.tif", transform=COARSE)
+    sr = make_raster(bicubic(source), "sr.tif", transform=FINE)
+    assert invoke(["eval", sr, "--lr", lr]) == 0
+    out = capsys.readouterr().out
+    assert "not measured" in out
+    assert "GEORSR_MODEL" in out
+    assert "roughness of flat ground" in out
