@@ -37,13 +37,15 @@ ROUGH = 1.05
 
 @dataclass(frozen=True)
 class HarmReport:
-    """What a product may have made worse, each figure 1 or 0 for bicubic interpolation."""
+    """What a product may have made worse than bicubic interpolation."""
 
     roughness: float
     """Variation on flat ground over that of bicubic; NaN where there is no flat ground."""
     overshoot: float
-    """How far pixels go beyond the source pixels round them, over that of bicubic; NaN where
-    bicubic does not."""
+    """How far pixels go beyond the source pixels round them, percent of the range of these; NaN
+    where they have none."""
+    bicubic_overshoot: float
+    """That of bicubic."""
     noise_gain: float
     """Change by noise added to the source, on flat ground, over that of bicubic; NaN if not
     measured."""
@@ -57,7 +59,12 @@ class HarmReport:
         """A table for people."""
         rows = [
             ("roughness of flat ground", self.roughness, "x bicubic's", f"at most {ROUGH}"),
-            ("overshoot beyond the source", self.overshoot, "x bicubic's", "1; sharp edges: more"),
+            (
+                "overshoot beyond the source",
+                self.overshoot,
+                "% of contrast",
+                f"bicubic's {self.bicubic_overshoot:.3f}; sharper products have more",
+            ),
         ]
         if not self.missing:
             rows += [
@@ -101,7 +108,6 @@ def measure_harm(
         Run the product's model on a part of the source, if the product says that a bundled one
         made it.
     """
-    beyond = ours.beyond / plain.beyond if plain.beyond > 0 else math.nan
     gain = unsteady = math.nan
     missing = "" if run else "not asked for"
     if run:
@@ -109,7 +115,7 @@ def measure_harm(
             gain, unsteady = _measure_model(product, source, bidx)
         except GeorsrError as error:
             missing = str(error)
-    return HarmReport(ours.noise_ratio, beyond, gain, unsteady, missing)
+    return HarmReport(ours.noise_ratio, ours.beyond, plain.beyond, gain, unsteady, missing)
 
 
 def _measure_model(product: str, source: str, bidx: Sequence[int] | None) -> tuple[float, float]:

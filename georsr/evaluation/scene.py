@@ -52,8 +52,8 @@ class Sharpness:
     noise_ratio: float
     """To that of bicubic on the same blocks; NaN without a source."""
     beyond: float
-    """How far pixels go beyond the extremes of the 3 x 3 source pixels round them: mean over all
-    pixels, in the raster's units; NaN without a source."""
+    """How far pixels go beyond the extremes of the 3 x 3 source pixels round them, percent of the
+    range between these, means over all pixels; NaN without a source."""
     power: tuple[float, ...]
     """Radially averaged power spectral density."""
 
@@ -119,10 +119,10 @@ class _Findings:
         """(n,) standard deviation of each flat block."""
         return np.concatenate([np.empty(0), *self.noise])
 
-    def mean_beyond(self) -> float:
-        """Mean over all pixels; NaN where there are none."""
-        values = np.concatenate([np.empty(0), *self.beyond])
-        return float(values.mean()) if values.size else math.nan
+    def share_beyond(self) -> float:
+        """Percent of the range; NaN where there is none."""
+        excess, contrast = np.sum([(0.0, 0.0), *self.beyond], axis=0)
+        return float(100 * excess / contrast) if contrast > 0 else math.nan
 
 
 @dataclass(frozen=True)
@@ -270,14 +270,15 @@ def _look(view: _View, findings: dict[str, _Findings], scale: int) -> None:
 
 
 def _beyond(image: AnyArray, source: AnyArray, scale: int, counted: BoolArray) -> AnyArray:
-    """How far each pixel of a product goes beyond the 3 x 3 source pixels round it, (n,)."""
+    """Sums over a window: what goes beyond the 3 x 3 source pixels round, and their range, (2,)."""
     padded = np.pad(source, 1, mode="edge")
     around = np.lib.stride_tricks.sliding_window_view(padded, (3, 3))
     low, high, fine = (
         each.repeat(scale, 0).repeat(scale, 1)
         for each in (around.min((2, 3)), around.max((2, 3)), counted)
     )
-    return np.asarray(np.maximum(np.maximum(image - high, low - image), 0)[fine])
+    excess = np.maximum(np.maximum(image - high, low - image), 0)
+    return np.array([excess[fine].sum(), (high - low)[fine].sum()])
 
 
 def _middle(valid: BoolArray, scale: int) -> tuple[slice, slice] | None:
@@ -310,7 +311,7 @@ def _figures(name: str, found: _Findings, bicubic: _Findings | None) -> Sharpnes
         overshoot=_median(edges[:, 1]),
         noise=_median(noise),
         noise_ratio=noise_ratio,
-        beyond=math.nan if bicubic is None else found.mean_beyond(),
+        beyond=math.nan if bicubic is None else found.share_beyond(),
         power=tuple(float(p) for p in np.mean(found.power, axis=0)) if found.power else (),
     )
 

@@ -41,6 +41,7 @@ def furniture(tmp_path_factory):
     real_esrgan(desk / "RealESRGAN_x2.pth")
     photographs(desk / "ucmerced")
     shutil.copytree(desk / "ucmerced", desk / "UCMerced")
+    real_pairs(desk / "pairs")
     return desk
 
 
@@ -120,6 +121,17 @@ def real_esrgan(path):
     torch.manual_seed(0)
     network = SRVGGNetCompact(num_in_ch=3, num_out_ch=3, num_feat=8, num_conv=1, upscale=2)
     torch.save({"params": network.state_dict()}, path)
+
+
+def real_pairs(folder):
+    """The samples as pairs of a coarse and a fine raster."""
+    folder.mkdir()
+    lines = ["name\tscale\trgb"]
+    for scale, fine in ((2, "town_rgb_1m"), (4, "town_rgb_0.5m")):
+        shutil.copy(SAMPLES / "town_rgb_2m.tif", folder / f"town{scale}_lr.tif")
+        shutil.copy(SAMPLES / f"{fine}.tif", folder / f"town{scale}_hr.tif")
+        lines.append(f"town{scale}\t{scale}\t1,2,3")
+    (folder / "pairs.tsv").write_text("\n".join(lines))
 
 
 def photographs(folder):
