@@ -76,10 +76,10 @@ class HarmReport:
                 ),
                 ("unsteady fine detail", self.unsteady, "% of energy", "0; lower is better"),
             ]
-        lines = [f"{'harm':<30}{'':>10}  {'unit':<14}good"]
+        lines = [f"{'harm':<30}{'':>10}  {'unit':<15}good"]
         for name, value, unit, good in rows:
             shown = "-" if math.isnan(value) else f"{value:.3f}"
-            lines.append(f"{name:<30}{shown:>10}  {unit:<14}{good}")
+            lines.append(f"{name:<30}{shown:>10}  {unit:<15}{good}")
         if self.missing:
             lines.append(f"gain of noise, unsteady detail: not measured: {self.missing}")
         return "\n".join(lines)

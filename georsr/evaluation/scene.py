@@ -121,7 +121,7 @@ class _Findings:
 
     def share_beyond(self) -> float:
         """Percent of the range; NaN where there is none."""
-        excess, contrast = np.sum([(0.0, 0.0), *self.beyond], axis=0)
+        excess, contrast = np.sum([np.zeros(2), *self.beyond], axis=0)
         return float(100 * excess / contrast) if contrast > 0 else math.nan
 
 
