@@ -6,6 +6,7 @@ Longitude and latitude, unless the member ``crs`` of the older specification say
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,17 +19,43 @@ from shapely.geometry.base import BaseGeometry
 
 from georsr.errors import InputError, UsageError
 from georsr.raster.env import gdal_env
+from georsr.raster.names import one_line
+from georsr.raster.sidecars import GRID_PATH
 
 LONLAT = CRS.from_epsg(4326)
+_CODE = re.compile(
+    r"WGS84|WGS72|NAD27|NAD83|CRS84|[A-Za-z]\w*:\w+|urn:(ogc|x-ogc):def:crs:\w+:[\w.]*:\w+"
+    r"|https?://(www\.)?opengis\.net/def/crs/\w+/[\w.]+/\w+"
+)
+"""Names of a CRS that PROJ finds in its own database: GDAL would fetch any other address, and read
+any file."""
 
 
 def named_crs(text: str, where: str) -> CRS:
-    """CRS from whatever names one; ``where`` is for the message of a UsageError."""
+    """Return the CRS that a code (``EPSG:32632``), WKT, PROJJSON or a PROJ string names.
+
+    Raises
+    ------
+    UsageError
+        It is none of these, an address or a path, or names a grid file by its path; ``where`` says
+        where it stands.
+    """
+    document = text.startswith(("+proj=", "{")) or re.match(r"[A-Z][A-Z0-9_]*\[", text)
+    plain = _CODE.fullmatch(text) or (document and not GRID_PATH.search(text))
     try:
-        with gdal_env():
-            return CRS.from_user_input(text)
+        if plain:
+            with gdal_env():
+                return CRS.from_user_input(text)
     except CRSError as error:
-        raise UsageError(f"{where}: {text!r} is not a coordinate reference system") from error
+        raise _no_crs(text, where) from error
+    raise _no_crs(text, where)
+
+
+def _no_crs(text: str, where: str) -> UsageError:
+    return UsageError(
+        f"{where}: {one_line(text)!r} is not a coordinate reference system, expected a code such "
+        "as EPSG:32632, WKT, or a PROJ string"
+    )
 
 
 def read_polygons(aoi: str | Mapping[str, Any], name: str) -> list[tuple[BaseGeometry, CRS]]:
@@ -51,7 +78,9 @@ def read_polygons(aoi: str | Mapping[str, Any], name: str) -> list[tuple[BaseGeo
     content = _load(aoi) if isinstance(aoi, str) else aoi
     crs = LONLAT
     if isinstance(member := content.get("crs"), Mapping):
-        crs = named_crs(str(member.get("properties", {}).get("name")), f"{name}: member crs")
+        properties = member.get("properties")
+        text = properties.get("name") if isinstance(properties, Mapping) else member
+        crs = named_crs(str(text), f"{name}: member crs")
     found = []
     for number, geometry in enumerate(_geometries(content, name)):
         try:

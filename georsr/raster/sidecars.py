@@ -28,7 +28,8 @@ from georsr.raster.names import archive_of, folder_of, join, one_line, start_of
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 HFA_SIGNATURE = b"EHFA_HEADER_TAG"
 GRID_PATH = re.compile(
-    r'(GRIDS"\s*,\s*"|PARAMETERFILE\["[^"]*"\s*,\s*"|grids=)[^"\s]*[/\\]', re.IGNORECASE
+    r'(GRIDS"\s*,\s*"|PARAMETERFILE\["[^"]*"\s*,\s*"|"value"\s*:\s*"|grids=)[^"\s]*[/\\]',
+    re.IGNORECASE,
 )
 """A grid file of PROJ that a CRS names by its path."""
 _SIDECAR = re.compile(r"\.(ovr|msk|aux|aux\.xml)$", re.IGNORECASE)
