@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
+import tarfile
+import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from georsr.errors import InputError, UsageError
 from georsr.raster.drivers import Trust
-from georsr.raster.names import file_of_subdataset, is_regular, one_line
+from georsr.raster.names import archive_of, file_of_subdataset, is_regular, one_line
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
@@ -34,14 +38,17 @@ def check_hdf5(path: str, trust: Trust) -> None:
         It cannot be read.
     """
     file = file_of_subdataset(path) or path
-    if "HDF5" in trust.extra or not _is_hdf5(file):
+    if "HDF5" in trust.extra:
         return
-    import h5py
-
     try:
-        with h5py.File(file, "r") as content:
-            elsewhere = next(_external_files(content), None)
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
+        with _bytes_of(file) as handle:
+            if handle is None or not _is_hdf5(handle):
+                return
+            import h5py
+
+            with h5py.File(handle if file.startswith("/vsi") else file, "r") as content:
+                elsewhere = next(_external_files(content), None)
+    except Exception as error:  # h5py and the readers of archives raise what they like
         raise InputError(f"{file}: cannot be read as HDF5: {error}") from error
     if elsewhere is not None:
         raise UsageError(
@@ -50,21 +57,41 @@ def check_hdf5(path: str, trust: Trust) -> None:
         )
 
 
-def _is_hdf5(file: str) -> bool:
-    """Return whether a file has the signature of HDF5, at its start or after a user block."""
-    if not is_regular(file):
-        return False
-    try:
-        size, offset = Path(file).stat().st_size, 0
+@contextmanager
+def _bytes_of(file: str) -> Iterator[IO[bytes] | None]:
+    """Open a file of this machine, or in an archive of it; None for what is neither."""
+    if is_regular(file):
         with Path(file).open("rb") as handle:
-            while offset < size:
-                handle.seek(offset)
-                if handle.read(8) == _SIGNATURE:
-                    return True
-                offset = max(512, 2 * offset)
-    except OSError:  # opening it will say why
-        pass
-    return False
+            yield handle
+        return
+    kind, _, rest = file.removeprefix("/vsi").partition("/")
+    archive = archive_of(file) if kind in ("zip", "tar", "gzip") else None
+    if archive is None or rest.startswith(("/vsi", "vsi")):
+        yield None
+        return
+    inside = rest[rest.index(archive) + len(archive) :].strip("/")
+    if kind == "gzip":
+        with gzip.open(archive) as packed:
+            yield packed
+    elif kind == "zip":
+        with zipfile.ZipFile(archive) as zipped, zipped.open(inside) as member:
+            yield member
+    else:
+        with tarfile.open(archive) as tarred:
+            yield tarred.extractfile(inside)
+
+
+def _is_hdf5(handle: IO[bytes]) -> bool:
+    """Return whether a file has the signature of HDF5, at its start or after a user block."""
+    offset = 0
+    while True:
+        handle.seek(offset)
+        start = handle.read(8)
+        if start == _SIGNATURE:
+            return True
+        if len(start) < 8:
+            return False
+        offset = max(512, 2 * offset)
 
 
 def _external_files(content: Any) -> Iterator[str]:

@@ -9,7 +9,28 @@ from pathlib import Path
 
 _ARCHIVE = re.compile(r"^/vsi(zip|tar|gzip|7z|rar)/")
 _SUBDATASET = re.compile(
-    r'^(?:NETCDF|HDF5|BAG|GPKG|GTIFF_DIR:(?:off:)?\d+):"?([^"]+?)"?(?::[^"/\\]*|://[^"]*)?$'
+    r'^(?:NETCDF|HDF5|BAG|GPKG|NITF_IM:\d+|GTIFF_DIR:(?:off:)?\d+):"?([^"]+?)"?'
+    r'(?::[^"/\\]*|://[^"]*)?$',
+    re.IGNORECASE,
+)
+_FILE_OF_PROJ = re.compile(
+    r'(\w*grids|\bfile|\bmodel|\binit)\s*=\s*("[^"]*|[^\s"<]*)[/\\]|'
+    r'PROJ4_GRIDS"\s*,\s*"[^"]*[/\\]|PARAMETERFILE\s*[\[(]\s*"([^"]|"")*"\s*,\s*"[^"]*[/\\]|'
+    r'"value"\s*:\s*"[^"]*[/\\]|ref\. system\s*:[^\n]*[/\\]',
+    re.IGNORECASE,
+)
+_CRS = re.compile(
+    r"[A-Z]\w+\s*[\[(]|\w+:(CRS)?\d[\d+,.]*$|urn:[\w:.,-]+$|[{+]|\w+=|(WGS|NAD|CRS)\d\d$|"
+    r"https?://(www\.)?opengis\.net/(def/crs/|gml/srs/epsg\.xml#)[\w./-]*$|$",
+    re.IGNORECASE,
+)
+_DOCUMENT = re.compile(
+    rb"<(VRTDataset|GDALTileIndexDataset|MRF_META|GDAL_WMS|WMS_|WCS_GDAL|WMTS|GDAL_WMTS|TiledWMS|"
+    rb"TileMapService|TileMap\b|Capabilities|services|Dimap_Document|([\w-]+:)?xfdu\b|level1Product|"
+    rb"([\w-]+:)?product\b|kml\b|Product_Observational|IMD\b|isce|KML)|"
+    rb"PDS_VERSION_ID|DatasetHeader\s+Begin|PCIDSK  |TargetFile|OziExplorer|ODL_VERSION_ID|\^IMAGE|"
+    rb"^\s*[{\[]",
+    re.IGNORECASE,
 )
 
 
@@ -69,6 +90,31 @@ def start_of(name: str) -> bytes:
             return handle.read(1024)
     except OSError:
         return b""
+
+
+def is_sqlite_with_log(name: str) -> bool:
+    """Return whether a file is a database of SQLite with a write-ahead log."""
+    start = start_of(name)
+    return start.startswith(b"SQLite format 3\0") and 2 in start[18:20]
+
+
+def is_document(name: str) -> bool:
+    """Return whether GDAL may take a file for a document that names others, whatever else it is.
+
+    GDAL asks its drivers in an order of its own, by the first 1024 bytes of a file: those of an
+    image without a signature, and the comment of a JPEG, may hold anything.
+    """
+    return _DOCUMENT.search(start_of(name)) is not None
+
+
+def names_file_of_proj(text: str) -> bool:
+    """Return whether text of a CRS names a grid, or another file of PROJ, by its path."""
+    return _FILE_OF_PROJ.search(text) is not None
+
+
+def is_plain_crs(text: str) -> bool:
+    """Return False for text that GDAL, asked for a CRS, would take for a file or an address."""
+    return _CRS.match(text.strip()) is not None and not names_file_of_proj(text)
 
 
 def one_line(text: str) -> str:

@@ -18,6 +18,7 @@ from shapely.geometry.base import BaseGeometry
 
 from georsr.errors import InputError, UsageError
 from georsr.raster.env import gdal_env
+from georsr.raster.names import is_plain_crs, one_line
 
 LONLAT = CRS.from_epsg(4326)
 
@@ -51,7 +52,13 @@ def read_polygons(aoi: str | Mapping[str, Any], name: str) -> list[tuple[BaseGeo
     content = _load(aoi) if isinstance(aoi, str) else aoi
     crs = LONLAT
     if isinstance(member := content.get("crs"), Mapping):
-        crs = named_crs(str(member.get("properties", {}).get("name")), f"{name}: member crs")
+        text = str(member.get("properties", {}).get("name"))
+        if not is_plain_crs(text):
+            raise UsageError(
+                f"{name}: member crs: {one_line(text)!r} is not a plain coordinate reference "
+                "system, expected one such as EPSG:32632"
+            )
+        crs = named_crs(text, f"{name}: member crs")
     found = []
     for number, geometry in enumerate(_geometries(content, name)):
         try:

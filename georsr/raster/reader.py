@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
+from rasterio._err import CPLE_BaseError
 from rasterio.enums import MaskFlags
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterioWindow
@@ -111,6 +112,9 @@ class RasterReader:
                 with own_warnings():
                     flags = dataset.mask_flag_enums
                 self.cache = block_cache(dataset, info.bidx)
+            except (CPLE_BaseError, RasterioError, UnicodeDecodeError) as error:
+                dataset.close()
+                raise InputError(f"{self._options[0]}: cannot be read: {cause(error)}") from error
             except BaseException:
                 dataset.close()
                 raise
