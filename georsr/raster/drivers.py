@@ -118,6 +118,11 @@ def image_drivers(extra: Sequence[str] = ()) -> list[str]:
     return [name for name in dict.fromkeys((*IMAGE_DRIVERS, *extra)) if name in known]
 
 
+def network_drivers() -> list[str]:
+    """Return those of `NETWORK_DRIVERS` that this GDAL has."""
+    return [name for name in NETWORK_DRIVERS if name in registered_drivers()]
+
+
 @ensure_env_with_credentials  # type: ignore[untyped-decorator]
 def open_with(path: str, drivers: Sequence[str]) -> DatasetReader:
     """Open a raster for reading with one of several drivers, which `rasterio.open` does not offer.

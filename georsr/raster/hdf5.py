@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import gzip
-import tarfile
-import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from georsr.errors import InputError, UsageError
 from georsr.raster.drivers import Trust
-from georsr.raster.names import archive_of, file_of_subdataset, is_regular, one_line
+from georsr.raster.names import bytes_of, file_of_subdataset, one_line
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
@@ -41,7 +36,7 @@ def check_hdf5(path: str, trust: Trust) -> None:
     if "HDF5" in trust.extra:
         return
     try:
-        with _bytes_of(file) as handle:
+        with bytes_of(file) as handle:
             if handle is None or not _is_hdf5(handle):
                 return
             import h5py
@@ -57,31 +52,7 @@ def check_hdf5(path: str, trust: Trust) -> None:
         )
 
 
-@contextmanager
-def _bytes_of(file: str) -> Iterator[IO[bytes] | None]:
-    """Open a file of this machine, or in an archive of it; None for what is neither."""
-    if is_regular(file):
-        with Path(file).open("rb") as handle:
-            yield handle
-        return
-    kind, _, rest = file.removeprefix("/vsi").partition("/")
-    archive = archive_of(file) if kind in ("zip", "tar", "gzip") else None
-    if archive is None or rest.startswith(("/vsi", "vsi")):
-        yield None
-        return
-    inside = rest[rest.index(archive) + len(archive) :].strip("/")
-    if kind == "gzip":
-        with gzip.open(archive) as packed:
-            yield packed
-    elif kind == "zip":
-        with zipfile.ZipFile(archive) as zipped, zipped.open(inside) as member:
-            yield member
-    else:
-        with tarfile.open(archive) as tarred:
-            yield tarred.extractfile(inside)
-
-
-def _is_hdf5(handle: IO[bytes]) -> bool:
+def _is_hdf5(handle: Any) -> bool:
     """Return whether a file has the signature of HDF5, at its start or after a user block."""
     offset = 0
     while True:

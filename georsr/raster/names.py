@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
+import os
 import posixpath
 import re
 import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 _ARCHIVE = re.compile(r"^/vsi(zip|tar|gzip|7z|rar)/")
 _SUBDATASET = re.compile(
@@ -25,11 +33,11 @@ _CRS = re.compile(
     re.IGNORECASE,
 )
 _DOCUMENT = re.compile(
-    rb"<(VRTDataset|GDALTileIndexDataset|MRF_META|GDAL_WMS|WMS_|WCS_GDAL|WMTS|GDAL_WMTS|TiledWMS|"
-    rb"TileMapService|TileMap\b|Capabilities|services|Dimap_Document|([\w-]+:)?xfdu\b|level1Product|"
-    rb"([\w-]+:)?product\b|kml\b|Product_Observational|IMD\b|isce|KML)|"
-    rb"PDS_VERSION_ID|DatasetHeader\s+Begin|PCIDSK  |TargetFile|OziExplorer|ODL_VERSION_ID|\^IMAGE|"
-    rb"^\s*[{\[]",
+    rb"<VRTDataset|<GDALTileIndexDataset|<Capabilities|<TileMap|<Dimap_Document|<(\w+:)?xfdu|"
+    rb"<level1Product|<(\w+:)?product\b|<kml\b|Product_Observational|PDS_VERSION_ID|"
+    rb"ODL_VERSION_ID|IsisCube|\^(IMAGE|QUBE|Core)|DatasetHeader\s+Begin|PCIDSK  |AuxilaryTarget|"
+    rb"OziExplorer|NOHRSC GIS/RS|ACQUISITION DATE|NDF_REVISION|BSB/|"
+    rb"^(\xef\xbb\xbf)?\s*(<[?!a-z][\x20-\x3b\x3d\x3f-\x7e\s]*>|\{\s*\"|\[\w+\]\s)",
     re.IGNORECASE,
 )
 
@@ -81,21 +89,62 @@ def is_regular(name: str) -> bool:
         return False
 
 
+@contextmanager
+def bytes_of(file: str) -> Iterator[Any]:
+    """Open a file of this machine, or in an archive of it; None for what is neither."""
+    if is_regular(file):
+        with Path(file).open("rb") as handle:
+            yield handle
+        return
+    kind, _, rest = file.removeprefix("/vsi").partition("/")
+    archive = archive_of(file) if kind in ("zip", "tar", "gzip") else None
+    if archive is None or rest.startswith(("/vsi", "vsi")):
+        yield None
+        return
+    inside = rest[rest.index(archive) + len(archive) :].strip("/")
+    if kind == "gzip":
+        with gzip.open(archive) as packed:
+            yield packed
+    elif kind == "zip":
+        with zipfile.ZipFile(archive) as zipped:
+            if any(b"\x75\x70" in member.extra for member in zipped.infolist()):
+                raise ValueError("names of its archive are written twice")  # Info-ZIP Unicode Path
+            with zipped.open(_only(inside, zipped.namelist())) as member:
+                yield member
+    else:
+        with tarfile.open(archive) as tarred:
+            yield tarred.extractfile(_only(inside, tarred.getnames()))
+
+
+def _only(name: str, names: Iterable[str]) -> str:
+    """Return the one name of an archive that GDAL may take for ``name``."""
+    found = [other for other in names if _normal(other) == _normal(name)]
+    if len(found) != 1:
+        raise ValueError(f"its archive holds {len(found)} files of that name, expected 1")
+    return found[0]
+
+
+def _normal(name: str) -> str:
+    return posixpath.normpath("/" + name.replace("\\", "/").lstrip("/")).casefold()
+
+
 def start_of(name: str) -> bytes:
-    """Return the first 1024 bytes of a regular file, none of anything else."""
+    """Return the first 1024 bytes of a file, also of one in an archive; none of anything else."""
     try:
-        if not is_regular(name):
-            return b""
-        with Path(name).open("rb") as handle:
-            return handle.read(1024)
-    except OSError:
+        with bytes_of(name) as handle:
+            return b"" if handle is None else bytes(handle.read(1024))
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, NotImplementedError):
+        return b""
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error):
         return b""
 
 
 def is_sqlite_with_log(name: str) -> bool:
-    """Return whether a file is a database of SQLite with a write-ahead log."""
+    """Return whether a file is a database of SQLite with a write-ahead log, in it or beside it."""
     start = start_of(name)
-    return start.startswith(b"SQLite format 3\0") and 2 in start[18:20]
+    if not start.startswith(b"SQLite format 3\0"):
+        return False
+    return 2 in start[18:20] or any(os.path.lexists(f"{name}{end}") for end in ("-wal", "-shm"))
 
 
 def is_document(name: str) -> bool:

@@ -17,7 +17,7 @@ from rasterio.enums import MaskFlags
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterioWindow
 
-from georsr.errors import GeoreferenceWarning, InputError
+from georsr.errors import GeoreferenceWarning, GeorsrError, InputError
 from georsr.raster.blockcache import block_cache, want, wanted_by_all
 from georsr.raster.describe import describe, explicit_mask
 from georsr.raster.env import CACHE_BYTES, absolute, cause, gdal_env, own_warnings
@@ -112,8 +112,10 @@ class RasterReader:
                 with own_warnings():
                     flags = dataset.mask_flag_enums
                 self.cache = block_cache(dataset, info.bidx)
-            except (CPLE_BaseError, RasterioError, UnicodeDecodeError) as error:
+            except (CPLE_BaseError, RasterioError, ValueError) as error:
                 dataset.close()
+                if isinstance(error, GeorsrError):
+                    raise
                 raise InputError(f"{self._options[0]}: cannot be read: {cause(error)}") from error
             except BaseException:
                 dataset.close()

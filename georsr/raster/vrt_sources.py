@@ -19,7 +19,7 @@ import rasterio
 from rasterio.errors import RasterioError
 
 from georsr.errors import InputError, UsageError
-from georsr.raster.drivers import Trust, image_drivers, open_with
+from georsr.raster.drivers import Trust, image_drivers, network_drivers, open_with
 from georsr.raster.env import cause, is_remote, own_warnings
 from georsr.raster.hdf5 import check_hdf5
 from georsr.raster.names import (
@@ -89,6 +89,7 @@ _SUBCLASSES = (
 )
 _CRS_ELEMENTS = ("srs", "sourcesrs", "targetsrs", "sourcecrs", "targetcrs")
 _DOMAINS_OF_GDAL = ("OVERVIEWS", "PROXYOVERVIEWREQUEST", "VRT_SOURCES", "NEW_VRT_SOURCES")
+_REMOTE_SOURCE = re.compile(r"[^?&#\s]+(?<!\.vrt)", re.IGNORECASE)
 _HARMLESS_OPTIONS = ("NUM_THREADS", "OVERVIEW_LEVEL")
 
 
@@ -104,10 +105,12 @@ def open_vrt(path: str, trust: Trust) -> Any:
     with own_warnings():
         if not is_remote(path):
             return rasterio.open(path, driver="VRT")
-        folder = folder_of(path)
+        folder, drivers = folder_of(path), ",".join(network_drivers())
         for element in root.iter():
-            if element.tag.lower() in _FILE_ELEMENTS and _is_relative(element, path):
-                element.text = f"{folder}/{(element.text or '').strip()}"
+            if element.tag.lower() in _FILE_ELEMENTS:
+                name = element.text or ""
+                name = join(folder, name) if _is_relative(element, path) else name
+                element.text = f"vrt://{_vsi(name)}?if={drivers}"  # GDAL gives it to no others
                 element.attrib.clear()
         return rasterio.open(tostring(root, encoding="unicode"), driver="VRT")
 
@@ -304,7 +307,15 @@ def _check_source(name: str, relative: bool, path: str, trust: Trust, depth: int
     if subdataset and (len(file) == 1 or Path(join(folder, name) if relative else name).exists()):
         raise _refused(path, f"the file name {name}")
     _check_place(target, folder, path, trust)
-    if is_remote(target) or target in trust.seen:
+    address = name.replace(file, target, 1)
+    if is_remote(target):
+        if not _REMOTE_SOURCE.fullmatch(target) or subdataset:
+            raise UsageError(
+                f"{path}: refers to {one_line(name)}, expected the plain address of an image, not "
+                "of another VRT; name that one instead"
+            )
+        return
+    if address in trust.seen:
         return
     if target.lower().endswith(".vrt"):
         trust.seen.add(target)
@@ -314,8 +325,8 @@ def _check_source(name: str, relative: bool, path: str, trust: Trust, depth: int
     elif start_of(target).startswith(TIFF_SIGNATURES) and subdataset is None:
         check_tiff(target, trust)
     else:
-        trust.seen.add(target)
-        _check_image(target, path, trust)
+        trust.seen.add(address)
+        _check_image(target, path, trust, address)
 
 
 def _check_place(target: str, folder: str, path: str, trust: Trust) -> None:
@@ -346,23 +357,28 @@ def _is_within(target: str, folder: str) -> bool:
         return False
 
 
-def _check_image(target: str, path: str, trust: Trust) -> None:
-    """Check a source of a VRT that is no plain TIFF, by opening it with the allowed drivers."""
-    if not target.startswith("/vsi"):
-        if not Path(target).exists():
-            return  # reading it will say so
-        if not is_regular(target):
-            raise UsageError(f"{path}: refers to {one_line(target)}, expected a file")
-        if is_document(target) or is_sqlite_with_log(target):
-            raise UsageError(
-                f"{path}: refers to {one_line(target)}, which GDAL may take for a document that "
-                "names other files; expected an image"
-            )
+def _check_image(target: str, path: str, trust: Trust, address: str) -> None:
+    """Check a source of a VRT that is no plain TIFF, by opening it with the allowed drivers.
+
+    ``address`` is its name, or that of a subdataset in it.
+    """
+    if target.startswith("/vsi"):
+        if not start_of(target):
+            raise UsageError(f"{path}: refers to {one_line(target)}, which cannot be looked into")
+    elif not Path(target).exists():
+        return  # reading it will say so
+    elif not is_regular(target):
+        raise UsageError(f"{path}: refers to {one_line(target)}, expected a file")
+    if is_document(target) or is_sqlite_with_log(target):
+        raise UsageError(
+            f"{path}: refers to {one_line(target)}, which GDAL may take for a document that names "
+            "other files, or write beside; expected an image"
+        )
     check_sidecars(target, trust)
     check_hdf5(target, trust)
     try:
-        with own_warnings(), open_with(target, image_drivers()) as dataset:
-            check_dataset(dataset, target, trust)
+        with own_warnings(), open_with(address, image_drivers()) as dataset:
+            check_dataset(dataset, address, trust)
     except RasterioError as error:
         raise UsageError(
             f"{path}: refers to {one_line(target)}, which is no image of a format that georsr "
