@@ -152,10 +152,13 @@ class Trust:
         to files anywhere on this machine.
     seen : set of str
         Names of files that have been looked at.
+    folders : dict of str
+        Folders without links, by their names.
     """
 
     extra: Sequence[str] = ()
     seen: set[str] = field(default_factory=set)
+    folders: dict[str, str] = field(default_factory=dict)
 
     @property
     def vrt(self) -> bool:

@@ -1,5 +1,7 @@
 """Names of files as rasterio and GDAL write them, and what lies there."""
 
+# ruff: noqa: PTH  a mosaic has 10,000 files, and pathlib takes longer than the checks
+
 from __future__ import annotations
 
 import gzip
@@ -61,14 +63,14 @@ def folder_of(name: str) -> str:
     """Return the folder of a file, also of GDAL's virtual file systems and of addresses."""
     if name.startswith("/vsi") or "://" in name:
         return name.rpartition("/")[0]
-    return str(Path(name).parent)
+    return os.path.dirname(name) or "."
 
 
 def join(folder: str, name: str) -> str:
     """Return the name of a file in a folder of any kind; an absolute name stays what it is."""
     if folder.startswith("/vsi") or "://" in folder:
         return posixpath.join(folder, name)
-    return str(Path(folder) / name)
+    return os.path.join(folder, name)
 
 
 def archive_of(name: str) -> str | None:
@@ -84,7 +86,7 @@ def archive_of(name: str) -> str | None:
 def is_regular(name: str) -> bool:
     """Return whether a name is that of a regular file of this machine."""
     try:
-        return stat.S_ISREG(Path(name).stat().st_mode)
+        return stat.S_ISREG(os.stat(name).st_mode)
     except (OSError, ValueError):
         return False
 
@@ -131,6 +133,11 @@ def _normal(name: str) -> str:
 def start_of(name: str) -> bytes:
     """Return the first 1024 bytes of a file, also of one in an archive; none of anything else."""
     try:
+        if not name.startswith("/vsi"):
+            if not is_regular(name):
+                return b""
+            with open(name, "rb", buffering=0) as handle:
+                return handle.read(1024)
         with bytes_of(name) as handle:
             return b"" if handle is None else bytes(handle.read(1024))
     except (OSError, ValueError, KeyError, EOFError, RuntimeError, NotImplementedError):
@@ -158,7 +165,7 @@ def is_document(name: str) -> bool:
 
 def names_file_of_proj(text: str) -> bool:
     """Return whether text of a CRS names a grid, or another file of PROJ, by its path."""
-    return _FILE_OF_PROJ.search(text) is not None
+    return ("/" in text or "\\" in text) and _FILE_OF_PROJ.search(text) is not None
 
 
 def is_plain_crs(text: str) -> bool:

@@ -5,9 +5,12 @@ metadata may name, are opened by any driver of GDAL, whatever drivers the raster
 Some drivers read addresses or write files, so only TIFFs (and Erdas Imagine for ``.aux``) pass.
 """
 
+# ruff: noqa: PTH  a mosaic has 10,000 files, and pathlib takes longer than the checks
+
 from __future__ import annotations
 
 import html
+import os
 import posixpath
 import re
 import struct
@@ -287,7 +290,7 @@ def _gdal_metadata(handle: BinaryIO) -> bytes:
 def _sidecars(path: str) -> list[str]:
     """Return the files beside ``path`` that GDAL would read with it."""
     listing = _listing(path)
-    if not listing:
+    if not listing:  # so it is for most of a mosaic's
         return []
     path = file_of_subdataset(path) or path
     folder, name = folder_of(path), PurePath(path).name.lower()
@@ -309,11 +312,11 @@ def _listing(path: str) -> Mapping[str, Sequence[str]] | None:
     path = file_of_subdataset(path) or path
     try:
         if not path.startswith("/vsi"):
-            folder = Path(folder_of(path))
-            return _listed(folder, folder.stat().st_mtime_ns)
+            folder = folder_of(path)
+            return _listed(folder, os.stat(folder).st_mtime_ns)
         if path.startswith("/vsigzip/") and not path.startswith("/vsigzip//vsi"):
-            folder = Path(folder_of(path.removeprefix("/vsigzip")) or "/")
-            return _listed(folder, folder.stat().st_mtime_ns)
+            folder = folder_of(path.removeprefix("/vsigzip")) or "/"
+            return _listed(folder, os.stat(folder).st_mtime_ns)
         archive = re.fullmatch(r"/vsi(zip|tar)/(?!/?vsi|{)(.+)", path)
         file = archive and archive_of(path)
         if not archive or not file or path.endswith(file):
@@ -326,9 +329,9 @@ def _listing(path: str) -> Mapping[str, Sequence[str]] | None:
 
 
 @lru_cache(maxsize=16)
-def _listed(folder: Path, changed: int) -> dict[str, list[str]]:
+def _listed(folder: str, changed: int) -> dict[str, list[str]]:
     """Return the sidecars in a folder of this machine."""
-    return _by_small_name(file.name for file in folder.iterdir())
+    return _by_small_name(os.listdir(folder))
 
 
 @lru_cache(maxsize=16)

@@ -588,5 +588,3 @@ ALL = {
     **{f"Sentinel-2: {name}": make for name, make in SAFES.items()},
 }
 """Maker of each hostile raster: (folder, canary) -> what the victim opens."""
-
-HONEST = {}
