@@ -4,8 +4,9 @@
 
 Prints one line for each raster: refused or read, files opened that lie neither in its folder nor
 in that of the output, files written or removed outside the latter, connections. The hostile ones
-are those of tests/attacks (hostile.py, disguised.py); rasters named on the command line must be read. Exit code 1
-if one is treated otherwise, or anything is opened, written or called. Needs strace.
+are those of tests/attacks (hostile.py, disguised.py); rasters named on the command line must be
+read. Exit code 1 if one is treated otherwise, or anything is opened, written or called. Needs
+strace.
 """
 
 import json
@@ -15,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,8 +71,11 @@ def main() -> int:
             (base / "cases.json").write_text(json.dumps(cases))
             (base / "temporary").mkdir()
             subprocess.run(
-                ["strace", "-f", "-qq", "-s", "4096", "-e", f"trace={CALLS}", "-o", base / "trace"]
-                + [sys.executable, __file__, "--child", base / "cases.json"],
+                [
+                    *("strace", "-f", "-qq", "-s", "4096", "-e", f"trace={CALLS}"),
+                    *("-o", base / "trace"),
+                    *(sys.executable, __file__, "--child", base / "cases.json"),
+                ],
                 env={**os.environ, "TMPDIR": str(base / "temporary")},
                 check=True,
             )
@@ -104,7 +109,7 @@ def _child(file: str) -> None:
 
     prepare_process()
     codes: list[int] = []
-    with open(os.devnull, "w") as sink:
+    with Path(os.devnull).open("w") as sink:
         os.dup2(sink.fileno(), 1)
         os.dup2(sink.fileno(), 2)
     for number, case in enumerate(json.loads(Path(file).read_text())):
@@ -112,10 +117,8 @@ def _child(file: str) -> None:
         if number == 0:
             invoke(["sr", str(ROOT / "sample_data" / "absent.tif"), "out.tif", "-m", "nearest-x2"])
             import torch  # noqa: F401
-        try:
-            open(f"{MARK}{number}")
-        except OSError:
-            pass
+        with suppress(OSError):
+            Path(f"{MARK}{number}").read_bytes()
         out = f"{case['folder']}/out/out.tif"
         codes.append(invoke(["sr", case["path"], out, "-m", "nearest-x2", "--force"]))
     Path(file).with_name("codes.json").write_text(json.dumps(codes))

@@ -5,7 +5,8 @@ metadata may name, are opened by any driver of GDAL, whatever drivers the raster
 Some drivers read addresses or write files, so only TIFFs (and Erdas Imagine for ``.aux``) pass.
 """
 
-# ruff: noqa: PTH  a mosaic has 10,000 files, and pathlib takes longer than the checks
+# ruff: noqa: PTH116, PTH208
+# A mosaic has 10,000 files, and pathlib takes longer than the checks of each
 
 from __future__ import annotations
 

@@ -6,7 +6,8 @@ folder of the VRT (or anywhere on this machine, if the user trusts it), and each
 allowed format, or such a VRT itself.
 """
 
-# ruff: noqa: PTH  a mosaic has 10,000 files, and pathlib takes longer than the checks
+# ruff: noqa: PTH114
+# A mosaic has 10,000 files, and pathlib takes longer than the checks of each
 
 from __future__ import annotations
 
