@@ -6,7 +6,6 @@ Longitude and latitude, unless the member ``crs`` of the older specification say
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,16 +18,9 @@ from shapely.geometry.base import BaseGeometry
 
 from georsr.errors import InputError, UsageError
 from georsr.raster.env import gdal_env
-from georsr.raster.names import one_line
-from georsr.raster.sidecars import GRID_PATH
+from georsr.raster.names import is_plain_crs, one_line
 
 LONLAT = CRS.from_epsg(4326)
-_CODE = re.compile(
-    r"WGS84|WGS72|NAD27|NAD83|CRS84|[A-Za-z]\w*:\w+|urn:(ogc|x-ogc):def:crs:\w+:[\w.]*:\w+"
-    r"|https?://(www\.)?opengis\.net/def/crs/\w+/[\w.]+/\w+"
-)
-"""Names of a CRS that PROJ finds in its own database: GDAL would fetch any other address, and read
-any file."""
 
 
 def named_crs(text: str, where: str) -> CRS:
@@ -40,15 +32,13 @@ def named_crs(text: str, where: str) -> CRS:
         It is none of these, an address or a path, or names a grid file by its path; ``where`` says
         where it stands.
     """
-    document = text.startswith(("+proj=", "{")) or re.match(r"[A-Z][A-Z0-9_]*\[", text)
-    plain = _CODE.fullmatch(text) or (document and not GRID_PATH.search(text))
+    if not text.strip() or not is_plain_crs(text):
+        raise _no_crs(text, where)
     try:
-        if plain:
-            with gdal_env():
-                return CRS.from_user_input(text)
+        with gdal_env():
+            return CRS.from_user_input(text)
     except CRSError as error:
         raise _no_crs(text, where) from error
-    raise _no_crs(text, where)
 
 
 def _no_crs(text: str, where: str) -> UsageError:
