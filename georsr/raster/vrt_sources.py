@@ -226,12 +226,15 @@ def check_document(document: str, path: str, trust: Trust, depth: int = 0) -> El
         raise InputError(f"{path}: is not a VRT document: its root is {root.tag}")
     if depth > _MAX_DEPTH:
         raise UsageError(f"{path}: lies {depth} VRTs deep, expected at most {_MAX_DEPTH}")
+    seen = set()  # of a mosaic of many bands most elements are alike
     for element in root.iter():
-        _check_element(element, path)
-    for element in root.iter():
-        if element.tag.lower() in _FILE_ELEMENTS:
-            name = element.text or ""
-            _check_source(name, _is_relative(element, path), path, trust, depth)
+        looks = (element.tag, element.text, len(element) > 0, *element.attrib.items())
+        if looks not in seen or element.tag.lower() == "metadata":
+            _check_element(element, path)
+            seen.add(looks)
+    files = [element for element in root.iter() if element.tag.lower() in _FILE_ELEMENTS]
+    for name, relative in dict.fromkeys((e.text or "", _is_relative(e, path)) for e in files):
+        _check_source(name, relative, path, trust, depth)
     return root
 
 
