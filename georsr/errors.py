@@ -55,7 +55,3 @@ class GeorsrWarning(UserWarning):
 
 class GeoreferenceWarning(GeorsrWarning):
     """The source carries no or unusual georeferencing; the output carries the same."""
-
-
-class RadiometryWarning(GeorsrWarning):
-    """Values were treated in a way the user should know about."""

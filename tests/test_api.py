@@ -1,5 +1,6 @@
 """The front doors agree with each other."""
 
+import importlib.metadata
 import subprocess
 import sys
 
@@ -35,6 +36,25 @@ def test_an_arrays_invalid_pixels_keep_their_value(lite_model, texture):
     other[:, 20:25] = -5
     again = georsr.super_resolve_array(other, lite_model, valid=valid)
     np.testing.assert_array_equal(again[:, :40], product[:, :40])
+
+
+def test_every_public_name_is_there():
+    for name in georsr.__all__:
+        assert getattr(georsr, name) is not None
+    assert issubclass(georsr.UsageError, georsr.GeorsrError)
+    assert set(georsr.__all__) <= set(dir(georsr))
+
+
+def test_the_version_is_that_of_the_package():
+    assert georsr.__version__ == importlib.metadata.version("georsr")
+
+
+def test_nothing_is_logged_unless_the_caller_wants_it():
+    script = "import logging, georsr; logging.getLogger('georsr').warning('a word')"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""
 
 
 def test_arrays_that_are_none_are_refused(lite_model):

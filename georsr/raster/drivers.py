@@ -118,6 +118,11 @@ def image_drivers(extra: Sequence[str] = ()) -> list[str]:
     return [name for name in dict.fromkeys((*IMAGE_DRIVERS, *extra)) if name in known]
 
 
+def network_drivers() -> list[str]:
+    """Return those of `NETWORK_DRIVERS` that this GDAL has."""
+    return [name for name in NETWORK_DRIVERS if name in registered_drivers()]
+
+
 @ensure_env_with_credentials  # type: ignore[untyped-decorator]
 def open_with(path: str, drivers: Sequence[str]) -> DatasetReader:
     """Open a raster for reading with one of several drivers, which `rasterio.open` does not offer.
@@ -147,10 +152,13 @@ class Trust:
         to files anywhere on this machine.
     seen : set of str
         Names of files that have been looked at.
+    folders : dict of str
+        Folders without links, by their names.
     """
 
     extra: Sequence[str] = ()
     seen: set[str] = field(default_factory=set)
+    folders: dict[str, str] = field(default_factory=dict)
 
     @property
     def vrt(self) -> bool:

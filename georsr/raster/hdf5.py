@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from georsr.errors import InputError, UsageError
 from georsr.raster.drivers import Trust
-from georsr.raster.names import file_of_subdataset, is_regular, one_line
+from georsr.raster.names import bytes_of, file_of_subdataset, one_line
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
@@ -34,14 +33,17 @@ def check_hdf5(path: str, trust: Trust) -> None:
         It cannot be read.
     """
     file = file_of_subdataset(path) or path
-    if "HDF5" in trust.extra or not _is_hdf5(file):
+    if "HDF5" in trust.extra:
         return
-    import h5py
-
     try:
-        with h5py.File(file, "r") as content:
-            elsewhere = next(_external_files(content), None)
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
+        with bytes_of(file) as handle:
+            if handle is None or not _is_hdf5(handle):
+                return
+            import h5py
+
+            with h5py.File(handle if file.startswith("/vsi") else file, "r") as content:
+                elsewhere = next(_external_files(content), None)
+    except Exception as error:  # h5py and the readers of archives raise what they like
         raise InputError(f"{file}: cannot be read as HDF5: {error}") from error
     if elsewhere is not None:
         raise UsageError(
@@ -50,21 +52,17 @@ def check_hdf5(path: str, trust: Trust) -> None:
         )
 
 
-def _is_hdf5(file: str) -> bool:
+def _is_hdf5(handle: Any) -> bool:
     """Return whether a file has the signature of HDF5, at its start or after a user block."""
-    if not is_regular(file):
-        return False
-    try:
-        size, offset = Path(file).stat().st_size, 0
-        with Path(file).open("rb") as handle:
-            while offset < size:
-                handle.seek(offset)
-                if handle.read(8) == _SIGNATURE:
-                    return True
-                offset = max(512, 2 * offset)
-    except OSError:  # opening it will say why
-        pass
-    return False
+    offset = 0
+    while True:
+        handle.seek(offset)
+        start = handle.read(8)
+        if start == _SIGNATURE:
+            return True
+        if len(start) < 8:
+            return False
+        offset = max(512, 2 * offset)
 
 
 def _external_files(content: Any) -> Iterator[str]:

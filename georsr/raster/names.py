@@ -1,15 +1,47 @@
 """Names of files as rasterio and GDAL write them, and what lies there."""
 
+# ruff: noqa: PTH116, PTH118, PTH120, PTH123
+# A mosaic has 10,000 files, and pathlib takes longer than the checks of each
+
 from __future__ import annotations
 
+import gzip
+import os
 import posixpath
 import re
 import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 _ARCHIVE = re.compile(r"^/vsi(zip|tar|gzip|7z|rar)/")
 _SUBDATASET = re.compile(
-    r'^(?:NETCDF|HDF5|BAG|GPKG|GTIFF_DIR:(?:off:)?\d+):"?([^"]+?)"?(?::[^"/\\]*|://[^"]*)?$'
+    r'^(?:NETCDF|HDF5|BAG|GPKG|NITF_IM:\d+|GTIFF_DIR:(?:off:)?\d+):"?([^"]+?)"?'
+    r'(?::[^"/\\]*|://[^"]*)?$',
+    re.IGNORECASE,
+)
+_FILE_OF_PROJ = re.compile(
+    r'(\w*grids|\bfile|\bmodel|\binit)\s*=\s*("[^"]*|[^\s"<]*)[/\\]|'
+    r'PROJ4_GRIDS"\s*,\s*"[^"]*[/\\]|PARAMETERFILE\s*[\[(]\s*"([^"]|"")*"\s*,\s*"[^"]*[/\\]|'
+    r'"value"\s*:\s*"[^"]*[/\\]|ref\. system\s*:[^\n]*[/\\]',
+    re.IGNORECASE,
+)
+_CRS = re.compile(
+    r"[A-Z]\w+\s*[\[(]|\w+:(CRS)?\d[\d+,.]*$|urn:[\w:.,-]+$|[{+]|\w+=|(WGS|NAD|CRS)\d\d$|"
+    r"https?://(www\.)?opengis\.net/(def/crs/|gml/srs/epsg\.xml#)[\w./-]*$|$",
+    re.IGNORECASE,
+)
+_DOCUMENT = re.compile(
+    rb"<VRTDataset|<GDALTileIndexDataset|<Capabilities|<TileMap|<Dimap_Document|<(\w+:)?xfdu|"
+    rb"<level1Product|<(\w+:)?product\b|<kml\b|Product_Observational|PDS_VERSION_ID|"
+    rb"ODL_VERSION_ID|IsisCube|\^(IMAGE|QUBE|Core)|DatasetHeader\s+Begin|PCIDSK  |AuxilaryTarget|"
+    rb"OziExplorer|NOHRSC GIS/RS|ACQUISITION DATE|NDF_REVISION|BSB/|"
+    rb"^(\xef\xbb\xbf)?\s*(<[?!a-z][\x20-\x3b\x3d\x3f-\x7e\s]*>|\{\s*\"|\[\w+\]\s)",
+    re.IGNORECASE,
 )
 
 
@@ -32,14 +64,14 @@ def folder_of(name: str) -> str:
     """Return the folder of a file, also of GDAL's virtual file systems and of addresses."""
     if name.startswith("/vsi") or "://" in name:
         return name.rpartition("/")[0]
-    return str(Path(name).parent)
+    return os.path.dirname(name) or "."
 
 
 def join(folder: str, name: str) -> str:
     """Return the name of a file in a folder of any kind; an absolute name stays what it is."""
     if folder.startswith("/vsi") or "://" in folder:
         return posixpath.join(folder, name)
-    return str(Path(folder) / name)
+    return os.path.join(folder, name)
 
 
 def archive_of(name: str) -> str | None:
@@ -55,20 +87,91 @@ def archive_of(name: str) -> str | None:
 def is_regular(name: str) -> bool:
     """Return whether a name is that of a regular file of this machine."""
     try:
-        return stat.S_ISREG(Path(name).stat().st_mode)
+        return stat.S_ISREG(os.stat(name).st_mode)
     except (OSError, ValueError):
         return False
 
 
+@contextmanager
+def bytes_of(file: str) -> Iterator[Any]:
+    """Open a file of this machine, or in an archive of it; None for what is neither."""
+    if is_regular(file):
+        with Path(file).open("rb") as handle:
+            yield handle
+        return
+    kind, _, rest = file.removeprefix("/vsi").partition("/")
+    archive = archive_of(file) if kind in ("zip", "tar", "gzip") else None
+    if archive is None or rest.startswith(("/vsi", "vsi")):
+        yield None
+        return
+    inside = rest[rest.index(archive) + len(archive) :].strip("/")
+    if kind == "gzip":
+        with gzip.open(archive) as packed:
+            yield packed
+    elif kind == "zip":
+        with zipfile.ZipFile(archive) as zipped:
+            if any(b"\x75\x70" in member.extra for member in zipped.infolist()):
+                raise ValueError("names of its archive are written twice")  # Info-ZIP Unicode Path
+            with zipped.open(_only(inside, zipped.namelist())) as member:
+                yield member
+    else:
+        with tarfile.open(archive) as tarred:
+            yield tarred.extractfile(_only(inside, tarred.getnames()))
+
+
+def _only(name: str, names: Iterable[str]) -> str:
+    """Return the one name of an archive that GDAL may take for ``name``."""
+    found = [other for other in names if _normal(other) == _normal(name)]
+    if len(found) != 1:
+        raise ValueError(f"its archive holds {len(found)} files of that name, expected 1")
+    return found[0]
+
+
+def _normal(name: str) -> str:
+    return posixpath.normpath("/" + name.replace("\\", "/").lstrip("/")).casefold()
+
+
 def start_of(name: str) -> bytes:
-    """Return the first 1024 bytes of a regular file, none of anything else."""
+    """Return the first 1024 bytes of a file, also of one in an archive; none of anything else."""
     try:
-        if not is_regular(name):
-            return b""
-        with Path(name).open("rb") as handle:
-            return handle.read(1024)
-    except OSError:
+        if not name.startswith("/vsi"):
+            if not is_regular(name):
+                return b""
+            with open(name, "rb", buffering=0) as handle:
+                return handle.read(1024)
+        with bytes_of(name) as handle:
+            return b"" if handle is None else bytes(handle.read(1024))
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, NotImplementedError):
         return b""
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error):
+        return b""
+
+
+def is_sqlite_with_log(name: str) -> bool:
+    """Return whether a file is a database of SQLite with a write-ahead log, in it or beside it."""
+    start = start_of(name)
+    if not start.startswith(b"SQLite format 3\0"):
+        return False
+    return 2 in start[18:20] or any(os.path.lexists(f"{name}{end}") for end in ("-wal", "-shm"))
+
+
+def is_document(name: str) -> bool:
+    """Return whether GDAL may take a file for a document that names others, whatever else it is.
+
+    GDAL asks its drivers in an order of its own, by the first 1024 bytes of a file: those of an
+    image without a signature, and the comment of a JPEG, may hold anything.
+    """
+    return _DOCUMENT.search(start_of(name)) is not None
+
+
+def names_file_of_proj(text: str) -> bool:
+    """Return whether text of a CRS names a grid, or another file of PROJ, by its path."""
+    return ("/" in text or "\\" in text) and _FILE_OF_PROJ.search(text) is not None
+
+
+def is_plain_crs(text: str) -> bool:
+    """Return False for text that GDAL, asked for a CRS, would take for a file or an address."""
+    return _CRS.match(text.strip()) is not None and not names_file_of_proj(text)
 
 
 def one_line(text: str) -> str:

@@ -18,17 +18,34 @@ from shapely.geometry.base import BaseGeometry
 
 from georsr.errors import InputError, UsageError
 from georsr.raster.env import gdal_env
+from georsr.raster.names import is_plain_crs, one_line
 
 LONLAT = CRS.from_epsg(4326)
 
 
 def named_crs(text: str, where: str) -> CRS:
-    """CRS from whatever names one; ``where`` is for the message of a UsageError."""
+    """Return the CRS that a code (``EPSG:32632``), WKT, PROJJSON or a PROJ string names.
+
+    Raises
+    ------
+    UsageError
+        It is none of these, an address or a path, or names a grid file by its path; ``where`` says
+        where it stands.
+    """
+    if not text.strip() or not is_plain_crs(text):
+        raise _no_crs(text, where)
     try:
         with gdal_env():
             return CRS.from_user_input(text)
     except CRSError as error:
-        raise UsageError(f"{where}: {text!r} is not a coordinate reference system") from error
+        raise _no_crs(text, where) from error
+
+
+def _no_crs(text: str, where: str) -> UsageError:
+    return UsageError(
+        f"{where}: {one_line(text)!r} is not a coordinate reference system, expected a code such "
+        "as EPSG:32632, WKT, or a PROJ string"
+    )
 
 
 def read_polygons(aoi: str | Mapping[str, Any], name: str) -> list[tuple[BaseGeometry, CRS]]:
@@ -51,7 +68,9 @@ def read_polygons(aoi: str | Mapping[str, Any], name: str) -> list[tuple[BaseGeo
     content = _load(aoi) if isinstance(aoi, str) else aoi
     crs = LONLAT
     if isinstance(member := content.get("crs"), Mapping):
-        crs = named_crs(str(member.get("properties", {}).get("name")), f"{name}: member crs")
+        properties = member.get("properties")
+        text = properties.get("name") if isinstance(properties, Mapping) else member
+        crs = named_crs(str(text), f"{name}: member crs")
     found = []
     for number, geometry in enumerate(_geometries(content, name)):
         try:

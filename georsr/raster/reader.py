@@ -16,7 +16,7 @@ from rasterio.enums import MaskFlags
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterioWindow
 
-from georsr.errors import GeoreferenceWarning, InputError
+from georsr.errors import GeoreferenceWarning, GeorsrError, InputError
 from georsr.raster.blockcache import block_cache, want, wanted_by_all
 from georsr.raster.describe import describe, explicit_mask
 from georsr.raster.env import CACHE_BYTES, absolute, cause, gdal_env, own_warnings
@@ -111,9 +111,12 @@ class RasterReader:
                 with own_warnings():
                     flags = dataset.mask_flag_enums
                 self.cache = block_cache(dataset, info.bidx)
-            except BaseException:
+            except BaseException as error:
                 dataset.close()
-                raise
+                if isinstance(error, GeorsrError) or not isinstance(error, Exception):
+                    raise
+                # GDAL's own errors, which are none of rasterio's here
+                raise InputError(f"{self._options[0]}: cannot be read: {cause(error)}") from error
         self._dataset = dataset
         # Files with a mask of their own for all bands answer the same for each: one is read
         masked = [n for n in info.bidx if explicit_mask(flags[n - 1])]

@@ -24,7 +24,7 @@ from georsr.raster.drivers import Trust, image_drivers, open_with
 from georsr.raster.env import cause, is_remote, own_warnings
 from georsr.raster.info import BandInfo
 from georsr.raster.names import archive_of, folder_of, one_line
-from georsr.raster.sidecars import check_dataset
+from georsr.raster.sidecars import check_dataset, check_sidecars
 from georsr.raster.virtual import GDAL_TYPES, add_band, add_source, add_tags, begin_document
 from georsr.types import Window
 
@@ -38,7 +38,8 @@ PART = re.compile(
 )
 """GDAL's name of the bands of one resolution."""
 _NAMED = re.compile(
-    r"<(?:IMAGE_FILE|IMAGE_ID)\b[^>]*>([^<]*)<|granuleIdentifier\s*=\s*\"([^\"]*)\""
+    r"<(?:IMAGE_FILE|IMAGE_ID)\b[^>]*>([^<]*)<|granuleIdentifier\s*=\s*\"([^\"]*)\"",
+    re.IGNORECASE,
 )
 """Names of images, and of their folders, in the metadata."""
 _FILE = re.compile(r"_(B\d[0-9A])(_\d0m)?\.jp2$")
@@ -159,6 +160,7 @@ def _names_of_parts(path: str, metadata: str) -> list[str]:
     """GDAL's names for the bands of 10 m and for those of 20 m."""
     with _open(path, metadata) as whole:
         matches = [match for name in whole.subdatasets if (match := PART.match(name))]
+        matches = [match for match in matches if match["metadata"] == metadata]
     zones = sorted({match["crs"] for match in matches})
     if len(zones) > 1:
         raise UsageError(
@@ -222,9 +224,11 @@ def check_images(metadata: str) -> None:
         A file refers to others.
     """
     trust = Trust()
+    drivers = [driver for driver in image_drivers() if driver.startswith("JP2")]
     for name in _images(metadata):
+        check_sidecars(name, trust)
         try:
-            with own_warnings(), open_with(name, image_drivers()) as dataset:
+            with own_warnings(), open_with(name, drivers) as dataset:
                 check_dataset(dataset, name, trust)
         except RasterioError as error:
             raise InputError(
@@ -244,7 +248,17 @@ def _images(metadata: str) -> list[str]:
                 f"{metadata}: names {one_line(name)} as an image, expected a file of the product; "
                 "download it again"
             )
+    if re.search(r"(^|[^\w.])\.\.([/\\<\"]|$)", document):
+        raise InputError(
+            f"{metadata}: names a file outside its folder, expected a product of Sentinel-2; "
+            "download it again"
+        )
     if not metadata.startswith("/vsi") and not is_remote(metadata):
+        for file in Path(metadata).parent.rglob("*"):
+            if file.is_symlink() and file.is_dir():
+                raise InputError(
+                    f"{file}: is a link to a folder, expected a folder of the product; copy it"
+                )
         return [str(file) for file in sorted(Path(metadata).parent.rglob("*")) if _is_image(file)]
     folder = folder_of(metadata)
     archive = archive_of(metadata) if metadata.startswith("/vsizip/") else None

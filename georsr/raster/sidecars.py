@@ -5,9 +5,13 @@ metadata may name, are opened by any driver of GDAL, whatever drivers the raster
 Some drivers read addresses or write files, so only TIFFs (and Erdas Imagine for ``.aux``) pass.
 """
 
+# ruff: noqa: PTH116, PTH208
+# A mosaic has 10,000 files, and pathlib takes longer than the checks of each
+
 from __future__ import annotations
 
 import html
+import os
 import posixpath
 import re
 import struct
@@ -23,17 +27,27 @@ from rasterio.errors import RasterioError
 from georsr.errors import UsageError
 from georsr.raster.drivers import Trust, open_with
 from georsr.raster.env import is_remote, own_warnings
-from georsr.raster.names import archive_of, folder_of, join, one_line, start_of
+from georsr.raster.names import (
+    archive_of,
+    file_of_subdataset,
+    folder_of,
+    is_document,
+    is_regular,
+    join,
+    names_file_of_proj,
+    one_line,
+    start_of,
+)
 
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 HFA_SIGNATURE = b"EHFA_HEADER_TAG"
-GRID_PATH = re.compile(
-    r'(GRIDS"\s*,\s*"|PARAMETERFILE\["[^"]*"\s*,\s*"|grids=)[^"\s]*[/\\]', re.IGNORECASE
-)
-"""A grid file of PROJ that a CRS names by its path."""
-_SIDECAR = re.compile(r"\.(ovr|msk|aux|aux\.xml)$", re.IGNORECASE)
+NITF_SIGNATURES = (b"NITF", b"NSIF")
+_TEXTS = (".aux.xml", ".prj", ".hdr", ".rdc")
+"""Sidecars of text, part of their raster's metadata, which GDAL reads while it opens it."""
+_SIDECAR = re.compile(r"\.(ovr|msk|aux|aux\.xml|prj|hdr|rdc|r\d)$", re.IGNORECASE)
 _METADATA_TAG = 42112
 """TIFF tag of GDAL's own metadata, an XML document."""
+_ASCII = 2
 _MAX_ENTRIES, _MAX_METADATA = 65536, 2**24
 
 
@@ -69,8 +83,18 @@ def check_dataset(dataset: Any, path: str, trust: Trust) -> None:
     named = dataset.get_tag_item("OVERVIEW_FILE", "OVERVIEWS")
     if named is not None and dataset.driver != "SENTINEL2":  # which names other bands as overviews
         _check_overview_file(named, path, trust)
-    check_sidecars(path, trust)
     _check_grids(dataset, path)
+    if dataset.driver == "HFA":
+        _check_parts(dataset, path)
+
+
+def _check_parts(dataset: Any, path: str) -> None:
+    """Refuse an Erdas Imagine file whose pixels or overviews lie in another folder."""
+    for file in dataset.files:
+        if not file.startswith("/vsi") and not _is_beside(file, path):
+            raise UsageError(
+                f"{path}: takes data from {one_line(file)}, expected files of its folder"
+            )
 
 
 def _check_grids(dataset: Any, path: str) -> None:
@@ -78,7 +102,7 @@ def _check_grids(dataset: Any, path: str) -> None:
     with own_warnings():
         systems = [dataset.crs, dataset.gcps[1]]
     for crs in systems:
-        if crs is not None and GRID_PATH.search(_wkt(crs)):
+        if crs is not None and names_file_of_proj(_wkt(crs)):
             raise UsageError(
                 f"{path}: its coordinate reference system names a grid file by its path, expected "
                 "the plain name of one that PROJ has; assign another CRS, for example with "
@@ -110,7 +134,9 @@ def _check_overview_file(named: str, path: str, trust: Trust) -> None:
 
 
 def check_sidecars(path: str, trust: Trust) -> None:
-    """Check masks and overviews beside a raster, and those beside them.
+    """Check masks, overviews and text beside a raster, and what lies beside those.
+
+    Call it before the raster is opened: GDAL reads some of them meanwhile.
 
     Raises
     ------
@@ -119,8 +145,12 @@ def check_sidecars(path: str, trust: Trust) -> None:
     """
     for file in _sidecars(path):
         kind = file.lower()
-        if kind.endswith(".aux.xml"):
-            continue  # part of its raster's metadata, which are checked
+        if kind.endswith(_TEXTS):
+            _check_text(file, path)
+            continue
+        if re.search(r"\.r\d$", kind):
+            _check_reduced(file, path, trust)
+            continue
         if kind.endswith(".aux") and not _begins(file, (HFA_SIGNATURE,)):
             continue  # a file of that name that GDAL does not read
         if not kind.endswith(".aux") and not _begins(file, TIFF_SIGNATURES):
@@ -134,6 +164,31 @@ def check_sidecars(path: str, trust: Trust) -> None:
             check_tiff(file, trust)
         except RasterioError as error:
             raise _no_tiff(file, path) from error
+
+
+def _check_text(file: str, path: str) -> None:
+    """Refuse text beside a raster that names a file of PROJ by its path."""
+    if file.startswith("/vsi"):
+        return  # the CRS that GDAL makes of it is checked
+    if not is_regular(file):
+        raise UsageError(f"{file}: is not a regular file, expected metadata of {path}; remove it")
+    if names_file_of_proj(html.unescape(Path(file).read_bytes().decode("latin-1"))):
+        raise UsageError(
+            f"{file}: its coordinate reference system names a file of PROJ by its path, expected "
+            f"the plain name of one that PROJ has; remove it, and give {path} another CRS"
+        )
+
+
+def _check_reduced(file: str, path: str, trust: Trust) -> None:
+    """Check a NITF of reduced resolution, which GDAL opens together with the NITF beside it."""
+    if not start_of(path).startswith(NITF_SIGNATURES) or file in trust.seen:
+        return
+    trust.seen.add(file)
+    if not start_of(file).startswith(NITF_SIGNATURES) or is_document(file):
+        raise UsageError(
+            f"{file}: GDAL would read it as overviews of {path}, but it is no NITF; remove it"
+        )
+    check_sidecars(file, trust)
 
 
 def _begins(file: str, signatures: tuple[bytes, ...]) -> bool:
@@ -171,6 +226,7 @@ def check_tiff(file: str, trust: Trust) -> None:
     if not _may_name_overviews(file):
         check_sidecars(file, trust)
         return
+    check_sidecars(file, trust)
     with own_warnings(), open_with(file, ["GTiff", "HFA"]) as dataset:
         check_dataset(dataset, file, trust)
 
@@ -216,8 +272,11 @@ def _gdal_metadata(handle: BinaryIO) -> bytes:
     entries = handle.read(count * size)
     found = b""
     for entry in (entries[i * size : (i + 1) * size] for i in range(count)):
-        if struct.unpack(order + "H", entry[:2])[0] != _METADATA_TAG:
+        tag, kind = struct.unpack(order + "HH", entry[:4])
+        if tag != _METADATA_TAG:
             continue
+        if kind != _ASCII:
+            raise ValueError("metadata are not stored as text")
         length = struct.unpack(order + ("Q" if big else "I"), entry[4 : 12 if big else 8])[0]
         value = entry[12 if big else 8 :]
         if length > len(value):
@@ -232,11 +291,14 @@ def _gdal_metadata(handle: BinaryIO) -> bytes:
 def _sidecars(path: str) -> list[str]:
     """Return the files beside ``path`` that GDAL would read with it."""
     listing = _listing(path)
-    if not listing:
+    if not listing:  # so it is for most of a mosaic's
         return []
+    path = file_of_subdataset(path) or path
     folder, name = folder_of(path), PurePath(path).name.lower()
-    wanted = {f"{name}{end}" for end in (".ovr", ".msk", ".aux", ".aux.xml")}
-    wanted.add(f"{PurePath(name).stem}.aux")
+    wanted = {f"{name}{end}" for end in (".ovr", ".msk", ".aux", ".aux.xml", ".hdr")}
+    wanted |= {f"{PurePath(name).stem}{end}" for end in (".aux", ".prj", ".hdr", ".rdc")}
+    reduced = range(10) if start_of(path).startswith(NITF_SIGNATURES) else ()
+    wanted |= {f"{stem}.r{n}" for n in reduced for stem in (name, PurePath(name).stem)}
     found = [other for key in sorted(wanted - {name}) for other in listing.get(key, ())]
     return [join(folder, other) for other in found]
 
@@ -248,13 +310,14 @@ def _listing(path: str) -> Mapping[str, Sequence[str]] | None:
     """
     if is_remote(path):
         return None
+    path = file_of_subdataset(path) or path
     try:
         if not path.startswith("/vsi"):
-            folder = Path(folder_of(path))
-            return _listed(folder, folder.stat().st_mtime_ns)
+            folder = folder_of(path)
+            return _listed(folder, os.stat(folder).st_mtime_ns)
         if path.startswith("/vsigzip/") and not path.startswith("/vsigzip//vsi"):
-            folder = Path(folder_of(path.removeprefix("/vsigzip")) or "/")
-            return _listed(folder, folder.stat().st_mtime_ns)
+            folder = folder_of(path.removeprefix("/vsigzip")) or "/"
+            return _listed(folder, os.stat(folder).st_mtime_ns)
         archive = re.fullmatch(r"/vsi(zip|tar)/(?!/?vsi|{)(.+)", path)
         file = archive and archive_of(path)
         if not archive or not file or path.endswith(file):
@@ -267,9 +330,9 @@ def _listing(path: str) -> Mapping[str, Sequence[str]] | None:
 
 
 @lru_cache(maxsize=16)
-def _listed(folder: Path, changed: int) -> dict[str, list[str]]:
+def _listed(folder: str, changed: int) -> dict[str, list[str]]:
     """Return the sidecars in a folder of this machine."""
-    return _by_small_name(file.name for file in folder.iterdir())
+    return _by_small_name(os.listdir(folder))
 
 
 @lru_cache(maxsize=16)
@@ -277,6 +340,8 @@ def _members(kind: str, archive: str, changed: int) -> dict[str, dict[str, list[
     """Return the sidecars in an archive, by its folders."""
     if kind == "zip":
         with zipfile.ZipFile(archive) as zipped:
+            if any(b"\x75\x70" in member.extra for member in zipped.infolist()):
+                raise ValueError("GDAL reads other names than Python")  # Info-ZIP Unicode Path
             names = zipped.namelist()
     else:
         with tarfile.open(archive) as tarred:

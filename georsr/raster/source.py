@@ -15,7 +15,7 @@ from georsr.errors import GeorsrError, InputError, UsageError
 from georsr.raster.drivers import NETWORK_DRIVERS, Trust, image_drivers, open_with
 from georsr.raster.env import cause, own_warnings
 from georsr.raster.hdf5 import check_hdf5
-from georsr.raster.names import gdal_name, start_of
+from georsr.raster.names import file_of_subdataset, gdal_name, is_sqlite_with_log, start_of
 from georsr.raster.sentinel2 import (
     PART,
     check_files,
@@ -23,7 +23,7 @@ from georsr.raster.sentinel2 import (
     find_product,
     open_product,
 )
-from georsr.raster.sidecars import check_dataset, has_sidecars
+from georsr.raster.sidecars import check_dataset, check_sidecars, has_sidecars
 from georsr.raster.vrt_sources import open_vrt
 
 _MISSING = re.compile(
@@ -31,6 +31,7 @@ _MISSING = re.compile(
 )
 # NETCDF:"a.nc":band, GTIFF_DIR:1:a.tif: two capitals at least, so that C: stays a drive
 _SUBDATASET = re.compile(r"^[A-Z][A-Z0-9_]+:")
+_TIFF = (".tif", ".tiff")
 _DOCUMENTS = (
     (b"<VRTDataset", "VRT", "VRT"),
     (b"<MRF_META", "MRF", "MRF"),
@@ -73,6 +74,7 @@ def open_source(path: str, allow_drivers: Sequence[str] | None = None) -> Any:
     name = gdal_name(path)
     if part := PART.match(path):
         check_images(part["metadata"])
+    check_sidecars(name, trust)
     try:
         if _is_vrt(name, trust):
             dataset = _open_vrt(name, trust)
@@ -106,7 +108,10 @@ def _open_vrt(name: str, trust: Trust) -> Any:
     """Open a VRT, or ``vrt://FILE?OPTIONS``, whose file is opened by itself first."""
     if not name.startswith("vrt://"):
         return open_vrt(name, trust)
-    open_source(name.removeprefix("vrt://").split("?", 1)[0], trust.extra).close()
+    file, _, options = name.removeprefix("vrt://").partition("?")
+    if re.search(r"(^|&)sd(_name)?=", options, re.IGNORECASE):  # which a file may name elsewhere
+        raise UsageError(f"{name}: has the option sd, expected the name of the subdataset itself")
+    open_source(file, trust.extra).close()
     with own_warnings():
         return rasterio.open(name, driver="VRT")
 
@@ -119,13 +124,19 @@ def _check_kind(path: str, name: str, trust: Trust) -> None:
         mode = 0
     if mode and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise InputError(f"{path}: is a pipe or a device, expected a file")
-    check_hdf5(name, trust)
+    if trust.extra or _suffix(name) not in _TIFF:
+        check_hdf5(name, trust)
+    if "GPKG" not in trust.extra and is_sqlite_with_log(file_of_subdataset(name) or name):
+        raise InputError(
+            f"{path}: is a database of SQLite in WAL mode, which cannot be read without writing "
+            f"beside it; turn that off first: sqlite3 {path} 'PRAGMA journal_mode=DELETE'"
+        )
 
 
 def _drivers_for(name: str, drivers: list[str], trust: Trust) -> list[str]:
     if PART.match(name):
         return ["SENTINEL2"]
-    if _suffix(name) in (".tif", ".tiff"):
+    if _suffix(name) in _TIFF:
         return ["GTiff", *(driver for driver in trust.extra if driver != "GTiff")]
     if not has_sidecars(name):
         return [name for name in drivers if name in NETWORK_DRIVERS or name in trust.extra]

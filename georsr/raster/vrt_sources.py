@@ -6,9 +6,13 @@ folder of the VRT (or anywhere on this machine, if the user trusts it), and each
 allowed format, or such a VRT itself.
 """
 
+# ruff: noqa: PTH114
+# A mosaic has 10,000 files, and pathlib takes longer than the checks of each
+
 from __future__ import annotations
 
 import html
+import os
 import posixpath
 import re
 from pathlib import Path
@@ -19,20 +23,23 @@ import rasterio
 from rasterio.errors import RasterioError
 
 from georsr.errors import InputError, UsageError
-from georsr.raster.drivers import Trust, image_drivers, open_with
+from georsr.raster.drivers import Trust, image_drivers, network_drivers, open_with
 from georsr.raster.env import cause, is_remote, own_warnings
 from georsr.raster.hdf5 import check_hdf5
 from georsr.raster.names import (
     archive_of,
     file_of_subdataset,
     folder_of,
+    is_document,
+    is_plain_crs,
     is_regular,
+    is_sqlite_with_log,
     join,
+    names_file_of_proj,
     one_line,
     start_of,
 )
 from georsr.raster.sidecars import (
-    GRID_PATH,
     TIFF_SIGNATURES,
     check_dataset,
     check_sidecars,
@@ -84,7 +91,9 @@ _SUBCLASSES = (
     "VRTPansharpenedRasterBand",
     "VRTDerivedRasterBand",
 )
+_CRS_ELEMENTS = ("srs", "sourcesrs", "targetsrs", "sourcecrs", "targetcrs")
 _DOMAINS_OF_GDAL = ("OVERVIEWS", "PROXYOVERVIEWREQUEST", "VRT_SOURCES", "NEW_VRT_SOURCES")
+_REMOTE_SOURCE = re.compile(r"[^?&#\s]+(?<!\.vrt)", re.IGNORECASE)
 _HARMLESS_OPTIONS = ("NUM_THREADS", "OVERVIEW_LEVEL")
 
 
@@ -94,15 +103,18 @@ def open_vrt(path: str, trust: Trust) -> Any:
     A VRT of a network is opened from the text that was checked: its server may give another answer
     when it is asked again.
     """
+    path = _followed(path)
     document = read_document(path)
     root = check_document(document, path, trust)
     with own_warnings():
         if not is_remote(path):
             return rasterio.open(path, driver="VRT")
-        folder = folder_of(path)
+        folder, drivers = folder_of(path), ",".join(network_drivers())
         for element in root.iter():
-            if element.tag.lower() in _FILE_ELEMENTS and _is_relative(element, path):
-                element.text = f"{folder}/{(element.text or '').strip()}"
+            if element.tag.lower() in _FILE_ELEMENTS:
+                name = element.text or ""
+                name = join(folder, name) if _is_relative(element, path) else name
+                element.text = f"vrt://{_vsi(name)}?if={drivers}"  # GDAL gives it to no others
                 element.attrib.clear()
         return rasterio.open(tostring(root, encoding="unicode"), driver="VRT")
 
@@ -121,7 +133,7 @@ def read_document(path: str) -> str:
         try:
             if Path(path).exists() and not is_regular(path):
                 raise InputError(f"{path}: is not a regular file, expected a VRT document")
-            return Path(path).read_bytes().decode("utf-8", "replace")
+            return _decoded(Path(path).read_bytes(), path)
         except FileNotFoundError as error:
             raise UsageError(f"{path}: no such file") from error
         except OSError as error:
@@ -151,7 +163,25 @@ def read_document(path: str) -> str:
         raise InputError(f"{path}: cannot be read: {cause(error)}") from error
     if not text:
         raise UsageError(f"{path}: no such file, or an empty one")
-    return text.decode("utf-8", "replace")
+    return _decoded(text, path)
+
+
+def _decoded(text: bytes, path: str) -> str:
+    try:
+        return text.decode("utf-8")
+    except UnicodeDecodeError as error:  # GDAL would read other names than those checked here
+        raise InputError(f"{path}: is not a VRT document: is not UTF-8") from error
+
+
+def _followed(path: str) -> str:
+    """Return the file that a name is a link to: GDAL counts relative names from its folder."""
+    try:
+        while not path.startswith("/vsi") and not is_remote(path) and Path(path).is_symlink():
+            Path(path).resolve(strict=True)  # no circle
+            path = join(folder_of(path), str(Path(path).readlink()))
+    except (OSError, RuntimeError) as error:
+        raise UsageError(f"{path}: is a link that leads nowhere") from error
+    return path
 
 
 def _vsi(path: str) -> str:
@@ -184,7 +214,9 @@ def check_document(document: str, path: str, trust: Trust, depth: int = 0) -> El
         It is no VRT.
     """
     # GDAL's parser is no parser of XML: what the two may read differently is refused
-    if "\0" in document or re.search(r"<!(?!--|\[CDATA\[)|.<\?", document, re.DOTALL):
+    if "\0" in document or re.search(
+        r"<!(?!--|\[CDATA\[)|.<\?|^<\?(?!xml [^<>]*\?>)", document, re.DOTALL
+    ):
         raise InputError(f"{path}: is not a plain VRT document: has a DTD or instructions")
     try:
         root = fromstring(document)
@@ -194,14 +226,15 @@ def check_document(document: str, path: str, trust: Trust, depth: int = 0) -> El
         raise InputError(f"{path}: is not a VRT document: its root is {root.tag}")
     if depth > _MAX_DEPTH:
         raise UsageError(f"{path}: lies {depth} VRTs deep, expected at most {_MAX_DEPTH}")
-    if GRID_PATH.search(document):
-        raise UsageError(f"{path}: names a grid file of PROJ by its path, expected a plain name")
+    seen = set()  # of a mosaic of many bands most elements are alike
     for element in root.iter():
-        _check_element(element, path)
-    for element in root.iter():
-        if element.tag.lower() in _FILE_ELEMENTS:
-            name = (element.text or "").strip()
-            _check_source(name, _is_relative(element, path), path, trust, depth)
+        looks = (element.tag, element.text, len(element) > 0, *element.attrib.items())
+        if looks not in seen or element.tag.lower() == "metadata":
+            _check_element(element, path)
+            seen.add(looks)
+    files = [element for element in root.iter() if element.tag.lower() in _FILE_ELEMENTS]
+    for name, relative in dict.fromkeys((e.text or "", _is_relative(e, path)) for e in files):
+        _check_source(name, relative, path, trust, depth)
     return root
 
 
@@ -211,6 +244,7 @@ def _check_element(element: Element, path: str) -> None:
     values = {name.lower(): value for name, value in element.attrib.items()}
     if tag not in _KNOWN_ELEMENTS:
         raise _refused(path, f"the element {element.tag}")
+    _check_values(element, path)
     if tag in _FILE_ELEMENTS and len(element):
         raise _refused(path, f"elements in {element.tag}")
     unknown = sorted(values.keys() - _KNOWN_ATTRIBUTES)
@@ -224,6 +258,17 @@ def _check_element(element: Element, path: str) -> None:
         raise _refused(path, f"a pixel function in {element.text}")
     elif tag == "ooi" and values.get("key") not in _HARMLESS_OPTIONS:
         raise _refused(path, f"the open option {values.get('key')}")
+
+
+def _check_values(element: Element, path: str) -> None:
+    """Refuse text by which GDAL or PROJ would open a file, and what GDAL reads differently."""
+    tag, text = element.tag.lower(), element.text or ""
+    if len({name.lower() for name in element.attrib}) < len(element.attrib):
+        raise _refused(path, f"an attribute of {element.tag} twice")  # GDAL takes the first
+    if any(names_file_of_proj(value) for value in (text, *element.attrib.values())):
+        raise UsageError(f"{path}: names a file of PROJ by its path, expected a plain name")
+    if tag in _CRS_ELEMENTS and not is_plain_crs(text):
+        raise _refused(path, f"the coordinate reference system {text}")
 
 
 def _check_domain(element: Element, domain: str, path: str) -> None:
@@ -258,22 +303,37 @@ def _check_source(name: str, relative: bool, path: str, trust: Trust, depth: int
     file = subdataset or name
     if not file or file.startswith("<"):
         raise _refused(path, "a document in place of a file name")
+    if name != name.strip() or not name.isprintable():
+        raise _refused(
+            path, f"the file name {name!r}, with spaces at its ends or control characters"
+        )
     if re.match(r"^[A-Za-z][A-Za-z0-9_]+:", file) and not is_remote(file):
         raise UsageError(f"{path}: refers to {one_line(name)}, expected the name of an image file")
     folder = folder_of(path)
     target = join(folder, file) if relative else file
+    if subdataset and (len(file) == 1 or Path(join(folder, name) if relative else name).exists()):
+        raise _refused(path, f"the file name {name}")
     _check_place(target, folder, path, trust)
-    if is_remote(target) or target in trust.seen:
+    address = name.replace(file, target, 1)
+    if is_remote(target):
+        if not _REMOTE_SOURCE.fullmatch(target) or subdataset:
+            raise UsageError(
+                f"{path}: refers to {one_line(name)}, expected the plain address of an image, not "
+                "of another VRT; name that one instead"
+            )
+        return
+    if address in trust.seen:
         return
     if target.lower().endswith(".vrt"):
         trust.seen.add(target)
+        target = _followed(target)
         check_document(read_document(target), target, trust, depth + 1)
         check_sidecars(target, trust)
     elif start_of(target).startswith(TIFF_SIGNATURES) and subdataset is None:
         check_tiff(target, trust)
     else:
-        trust.seen.add(target)
-        _check_image(target, path, trust)
+        trust.seen.add(address)
+        _check_image(target, path, trust, address)
 
 
 def _check_place(target: str, folder: str, path: str, trust: Trust) -> None:
@@ -287,7 +347,7 @@ def _check_place(target: str, folder: str, path: str, trust: Trust) -> None:
         inside = posixpath.normpath(target).startswith(posixpath.normpath(folder) + "/")
     else:
         file = archive_of(target) if target.startswith("/vsi") else target
-        inside = file is not None and (trust.vrt or _is_within(file, folder))
+        inside = file is not None and (trust.vrt or _is_within(file, folder, trust))
     if not inside:
         raise UsageError(
             f"{path}: refers to {one_line(target)}, which is not in or under the folder of the "
@@ -296,25 +356,43 @@ def _check_place(target: str, folder: str, path: str, trust: Trust) -> None:
         )
 
 
-def _is_within(target: str, folder: str) -> bool:
+def _is_within(target: str, folder: str, trust: Trust) -> bool:
     """Return whether a file lies in or under a folder, links resolved."""
+    place, name = os.path.split(target)
     try:
-        return Path(target).resolve().is_relative_to(Path(folder).resolve())
+        for other in (place, folder):
+            if other not in trust.folders:  # a mosaic has thousands of files in a few folders
+                trust.folders[other] = os.path.realpath(other)
+        real = f"{trust.folders[place]}/{name}"
+        if name in ("", ".", "..") or os.path.islink(target):
+            real = os.path.realpath(target)
+        return real.startswith(f"{trust.folders[folder]}/".replace("//", "/"))
     except (OSError, ValueError, RuntimeError):
         return False
 
 
-def _check_image(target: str, path: str, trust: Trust) -> None:
-    """Check a source of a VRT that is no plain TIFF, by opening it with the allowed drivers."""
-    if not target.startswith("/vsi"):
-        if not Path(target).exists():
-            return  # reading it will say so
-        if not is_regular(target):
-            raise UsageError(f"{path}: refers to {one_line(target)}, expected a file")
-        check_hdf5(target, trust)
+def _check_image(target: str, path: str, trust: Trust, address: str) -> None:
+    """Check a source of a VRT that is no plain TIFF, by opening it with the allowed drivers.
+
+    ``address`` is its name, or that of a subdataset in it.
+    """
+    if target.startswith("/vsi"):
+        if not start_of(target):
+            raise UsageError(f"{path}: refers to {one_line(target)}, which cannot be looked into")
+    elif not Path(target).exists():
+        return  # reading it will say so
+    elif not is_regular(target):
+        raise UsageError(f"{path}: refers to {one_line(target)}, expected a file")
+    if is_document(target) or is_sqlite_with_log(target):
+        raise UsageError(
+            f"{path}: refers to {one_line(target)}, which GDAL may take for a document that names "
+            "other files, or write beside; expected an image"
+        )
+    check_sidecars(target, trust)
+    check_hdf5(target, trust)
     try:
-        with own_warnings(), open_with(target, image_drivers()) as dataset:
-            check_dataset(dataset, target, trust)
+        with own_warnings(), open_with(address, image_drivers()) as dataset:
+            check_dataset(dataset, address, trust)
     except RasterioError as error:
         raise UsageError(
             f"{path}: refers to {one_line(target)}, which is no image of a format that georsr "

@@ -225,7 +225,7 @@ def _check_files(out: Path, recipe: Recipe, resume: bool) -> None:
                 f"{path}: is a link or no file; a run writes a file there, and nothing outside "
                 "its folder: remove it, or choose another --out"
             )
-        if not resume:
+        if not resume and is_main_process():  # whose files the processes of other devices find
             raise UsageError(f"{path}: exists, and is not replaced; choose another --out")
 
 

@@ -10,13 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+from rasterio.crs import CRS
 
 from georsr import super_resolve
-from georsr.errors import GeoreferenceWarning, GeorsrError, InputError
+from georsr.errors import GeoreferenceWarning, GeorsrError, InputError, UsageError
 from georsr.raster import open_raster, open_sources
 from georsr.raster.env import own_warnings
+from georsr.raster.names import is_plain_crs
+from georsr.raster.polygons import read_polygons
 from georsr.types import Window
-from tests.attacks import hostile
+from tests.attacks import disguised, hostile
 from tests.attacks.server import recording_server
 from tests.raster.safe import make_safe
 
@@ -83,9 +86,12 @@ def read_all(path):
         reader.read(Window(0, 0, reader.info.height, reader.info.width))
 
 
-@pytest.mark.parametrize("name", hostile.ALL)
+MAKERS = {**hostile.ALL, **disguised.DISGUISED}
+
+
+@pytest.mark.parametrize("name", MAKERS)
 def test_a_hostile_raster_is_refused_in_one_line(gift, canary, server, tmp_path, name):
-    path = hostile.ALL[name](gift, canary)
+    path = MAKERS[name](gift, canary)
     before = snapshot(tmp_path)
     with pytest.raises(GeorsrError) as caught:
         read_all(path)
@@ -171,7 +177,65 @@ def test_a_pipe_is_refused_at_once(gift):
         open_raster(gift / "c.tif")
 
 
+@pytest.mark.parametrize("content", [hostile.mrf, lambda f, c: hostile.raw_vrt(c.secret)])
+@pytest.mark.parametrize("name", ["switched.tif", "switched.jp2"])
+def test_a_source_of_a_vrt_of_a_network_is_an_image_whatever_its_server_sends(
+    gift, canary, server, tmp_path, content, name
+):
+    (server.folder / name).write_text(content(gift, canary))
+    (server.folder / "scene.vrt").write_text(hostile.vrt(name, 1))
+    before = snapshot(tmp_path)
+    with pytest.raises(GeorsrError, match="not recognized"):
+        read_all(f"{server.url}/scene.vrt")
+    assert snapshot(tmp_path) == before
+    (server.folder / "b.vrt").write_text(hostile.vrt("scene.vrt", 1))
+    with pytest.raises(GeorsrError, match="not of another VRT"):
+        read_all(f"{server.url}/b.vrt")
+
+
+@pytest.mark.parametrize("form", [*disguised.SYSTEMS.values(), *disguised.FILES.values()])
+def test_the_crs_of_an_area_of_interest_names_no_file_and_no_address(canary, server, form):
+    system = form.format(canary).replace("&#105;", "i").replace("&#61;", "=")
+    square = {"type": "Polygon", "coordinates": [[[0, 0], [1, 0], [1, 1], [0, 0]]]}
+    with pytest.raises(UsageError, match="is not a coordinate reference system"):
+        read_polygons({**square, "crs": {"properties": {"name": system}}}, "the area")
+    assert server.paths() == []
+
+
+def test_coefficients_that_are_no_numbers_are_one_line(gift):
+    hostile.tiff(gift / "b.tif")
+    (gift / "b.tif.aux.xml").write_text(
+        '<PAMDataset><Metadata domain="RPC"><MDI key="ERR_BIAS">x</MDI></Metadata></PAMDataset>'
+    )
+    with pytest.raises(InputError, match="could not convert"):
+        open_raster(gift / "b.tif")
+
+
 # ---------------------------------------------------------------- what ordinary users do
+
+
+@pytest.mark.parametrize("name", disguised.HONEST)
+@pytest.mark.filterwarnings("ignore::georsr.errors.GeoreferenceWarning")
+def test_rasters_of_ordinary_users_are_read(gift, canary, server, tmp_path, name):
+    path = disguised.HONEST[name](gift, canary)
+    before = snapshot(tmp_path)
+    read_all(path)
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("EPSG:32632", "EPSG:4326+5773", "ESRI:102001", "OGC:CRS84", "WGS84"),
+        "urn:ogc:def:crs:OGC:1.3:CRS84",
+        "http://www.opengis.net/def/crs/EPSG/0/4326",
+        "+proj=utm +zone=32 +datum=WGS84 +nadgrids=@null",
+        "+title=WGS 84 / UTM +proj=utm +zone=32",
+        CRS.from_epsg(32632).to_wkt(),
+    ],
+)
+def test_ordinary_coordinate_reference_systems_are_plain(text):
+    assert is_plain_crs(text)
 
 
 def test_masks_overviews_and_metadata_beside_a_raster_are_read(gift):

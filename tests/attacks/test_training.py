@@ -286,7 +286,7 @@ def test_the_folder_itself_may_be_a_link(given_away, tmp_path):
 def test_a_link_in_the_place_of_a_part_is_not_followed(tmp_path, monkeypatch):
     monkeypatch.setattr("secrets.token_hex", lambda size: "00")
     (tmp_path / "mine").write_text("mine")
-    (tmp_path / ".last.ckpt.00.part").symlink_to(tmp_path / "mine")
+    (tmp_path / ".last.ckpt.00").symlink_to(tmp_path / "mine")
     with pytest.raises(OSError, match="File exists"):
         WholeCheckpoints().save_checkpoint({"step": 1}, tmp_path / "last.ckpt")
     assert (tmp_path / "mine").read_text() == "mine"

@@ -349,7 +349,7 @@ def test_help_has_every_option_under_a_heading(capsys):
     assert list(headed)[:2] == ["Network and bands:", "Source:"]
     assert "--help" in headed["Other:"]
     assert headed["Other:"].count("  -") == 1, "an option is in no section of cli/sr.py"
-    assert "--workers" in headed["Machine:"]
+    assert "--workers" in headed["Dask:"]
     named = [name for names in command.sections.values() for name in names]
     assert len(set(named)) == len(named)
     for option in command.params:

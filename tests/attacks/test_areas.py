@@ -1,0 +1,73 @@
+"""Areas from a stranger: no file is read and no address is called because of them."""
+
+import json
+
+import pytest
+from rasterio.crs import CRS
+
+from georsr.errors import GeorsrError
+from georsr.raster.polygons import read_polygons
+from tests.attacks.server import recording_server
+
+SQUARE = {
+    "type": "Polygon",
+    "coordinates": [[[10, 50], [11, 50], [11, 51], [10, 51], [10, 50]]],
+}
+
+
+def area(path, name):
+    """Write a GeoJSON file whose member crs has a name."""
+    path.write_text(
+        json.dumps(
+            {
+                "type": "FeatureCollection",
+                "crs": {"type": "name", "properties": {"name": name}},
+                "features": [{"type": "Feature", "geometry": SQUARE}],
+            }
+        )
+    )
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "{url}/a.wkt",
+        "/vsicurl/{url}/a.prj",
+        "{folder}/secret.prj",
+        "../secret.prj",
+        "ESRI::{folder}/secret.prj",
+        "+init={folder}/secret.prj:1",
+        "+proj=utm +zone=32 +nadgrids={folder}/grid.gsb",
+        "+proj=utm +zone=32 +nadgrids={url}/grid.gsb",
+        'GEOGCS["a",DATUM["b",SPHEROID["c",6378137,298],EXTENSION["PROJ4_GRIDS","/dev/zero"]]]',
+        "urn:ogc:def:crs:EPSG::../../secret",
+        '{{"type": "GeographicCRS", "name": "+nadgrids={folder}/grid.gsb"}}',
+    ],
+)
+def test_a_crs_that_is_no_code_is_refused(tmp_path, name):
+    served = tmp_path / "served"
+    served.mkdir()
+    (tmp_path / "secret.prj").write_text(CRS.from_epsg(4326).to_wkt())
+    with recording_server(served, tmp_path / "log.txt") as url:
+        path = area(tmp_path / "a.json", name.format(url=url, folder=tmp_path))
+        with pytest.raises(GeorsrError, match="member crs") as caught:
+            read_polygons(path, path)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "log.txt").exists(), "the address was called"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "EPSG:4326",
+        "urn:ogc:def:crs:EPSG::4326",
+        "urn:ogc:def:crs:OGC:1.3:CRS84",
+        "http://www.opengis.net/def/crs/OGC/1.3/CRS84",
+        "OGC:CRS84",
+    ],
+)
+def test_a_crs_by_its_code_is_taken(tmp_path, name):
+    ((polygon, crs),) = read_polygons(area(tmp_path / "a.json", name), "a.json")
+    assert polygon.bounds == (10, 50, 11, 51)
+    assert crs.is_geographic
