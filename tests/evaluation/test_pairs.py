@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from affine import Affine
 from scipy.ndimage import gaussian_filter
 
@@ -18,6 +19,7 @@ from georsr.evaluation.pair_gain import (
 from georsr.evaluation.pairs import Ground, open_pair, read_pairs
 from georsr.evaluation.pairs_report import PairRow, PairsReport, Score, mean_of, summarise
 from georsr.evaluation.pairs_run import prepare_pairs
+from georsr.models.bicubic import Bicubic
 
 FINE = Affine(10, 0, 500000, 0, -10, 5000000)
 
@@ -39,15 +41,13 @@ def shrunk(fine, scale):
     return gaussian_filter(fine, 0.35 * scale).reshape(size, scale, size, scale).mean((1, 3))
 
 
-def repeated(scale):
-    """A stand-in for bicubic that needs no model."""
-    from georsr.models.bicubic import Bicubic
+def bicubic(scale):
+    """Enlarge by bicubic interpolation: (C, h, w) -> (C, s * h, s * w)."""
+    network = Bicubic(scale)
 
     def enlarge(values):
-        import torch
-
         with torch.inference_mode():
-            return Bicubic(scale)(torch.from_numpy(values.astype("float32"))[None])[0].numpy()
+            return network(torch.from_numpy(values.astype("float32"))[None])[0].numpy()
 
     return enlarge
 
@@ -58,10 +58,10 @@ def test_a_model_that_knows_the_truth_gains_what_it_must(scale):
     coarse = shrunk(fine, scale)[None]
     error = np.random.default_rng(2).normal(0, 30, fine.shape)
     models = {
-        "bicubic again": repeated(scale),
+        "bicubic again": bicubic(scale),
         "truth with errors of 30": lambda _: (7 * (fine + error) - 900)[None],
     }
-    found = measure_gains(Ground(coarse, fine, ()), scale, repeated(scale), models, colour=False)
+    found = measure_gains(Ground(coarse, fine, ()), scale, bicubic(scale), models, colour=False)
     assert found.gains["bicubic again"] == Score(0, 0)
     inside = fine[4 * scale : -4 * scale, 4 * scale : -4 * scale]
     span = np.subtract(*np.percentile(inside, (99, 1)))
@@ -81,10 +81,10 @@ def test_shifted_pairs_are_registered(scale, shift):
     size = 64 * scale
     coarse = shrunk(ground(size, seed=3), scale)[None]
     moved = Ground(coarse, ground(size, seed=3, shift=shift), ())
-    found = measure_gains(moved, scale, repeated(scale), {}, colour=False)
+    found = measure_gains(moved, scale, bicubic(scale), {}, colour=False)
     assert found.shift == pytest.approx(shift, abs=0.05)
     still = Ground(coarse, ground(size, seed=3), ())
-    plain = measure_gains(still, scale, repeated(scale), {}, colour=False)
+    plain = measure_gains(still, scale, bicubic(scale), {}, colour=False)
     assert found.bicubic.psnr == pytest.approx(plain.bicubic.psnr, abs=0.2)
 
 
@@ -103,7 +103,7 @@ def test_colour_is_enlarged_as_colour_and_a_mixture_as_one_band():
 
     def enlarge(values):
         seen.append(len(values))
-        return repeated(2)(values)
+        return bicubic(2)(values)
 
     pair = Ground(coarse, fine, (2, 1, 0))
     colour = measure_gains(pair, 2, enlarge, {}, colour=True)
@@ -117,7 +117,7 @@ def test_other_ground_is_refused():
     for seed in range(9, 15):
         other = Ground(coarse[None], ground(128, seed=seed), ())
         with pytest.raises(InputError, match="same ground"):
-            measure_gains(other, 2, repeated(2), {}, colour=False)
+            measure_gains(other, 2, bicubic(2), {}, colour=False)
 
 
 def test_a_wiener_filter_undoes_a_blur():
@@ -279,3 +279,23 @@ def test_models_fit_the_pairs(pairs):
         prepare_pairs(folder, ["bicubic-x2", "bicubic-x4"])
     with pytest.raises(UsageError, match=r"a has scale 2, the models have 4"):
         prepare_pairs(folder, ["bicubic-x4"])
+
+
+def test_real_sensors_are_sharpened_by_as_much_as_is_known(shared_data, tmp_path):
+    """Gain of the one filter, measured by an independent program that registers otherwise."""
+    pairs = shared_data / "pairs"
+    if not pairs.is_dir():
+        pytest.skip(f"no real pairs at {pairs}")
+    lines = (pairs / "pairs.tsv").read_text(encoding="utf-8").splitlines()
+    kept = [lines[0], *(line for line in lines if line.startswith("l8pan_"))]
+    (tmp_path / "pairs.tsv").write_text("\n".join(kept), encoding="utf-8")
+    for raster in pairs.glob("l8pan_*.tif"):
+        (tmp_path / raster.name).symlink_to(raster)
+    options = {"device": "cpu", "precision": "fp32", "consistency": "auto"}
+    report = prepare_pairs(tmp_path, ["bicubic"], **options).run()
+    for group, psnr, detail in zip(report.groups, (0.561, 0.569), (0.017, 0.0172), strict=True):
+        one_filter = group.methods[1]
+        assert one_filter.psnr.mean == pytest.approx(psnr, abs=0.01)
+        assert one_filter.detail.mean == pytest.approx(detail, abs=0.0005)
+    assert all(each.bicubic.detail > 0.7 for each in report.rows)
+    assert all(each.gains["bicubic-x2"] == Score(0, 0) for each in report.rows)
