@@ -77,6 +77,8 @@ class LossSettings:
     """Mean absolute error of VGG-19 features (needs torchvision and its weights)."""
     scene: float = 0.0
     """Cross-entropy of the scene class, where images have one (segsr-lite)."""
+    sensor: float = 0.02
+    """Likelihood of the sensor description, where the network estimates one and crops have it."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,148 @@
+"""The sensor description: how a scene was recorded, as numbers that a network is told.
+
+A semantic description says what a scene shows; this one says how it was seen. A network that knows
+both does not have to guess, tile by tile, whether it looks at noise or at texture.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from georsr.models.segsr.guidance import SteadyLinear
+
+LEAST_NOISE = 5e-4
+"""Noise, in units of the 0..1 scale, below which there is none."""
+CENTRES = (0.82, 0.35, math.log(4e-3), 0.05)
+SPREADS = (0.18, 0.18, 1.1, 0.18)
+"""Mean and standard deviation of each number over what sensors do; the noise as a logarithm."""
+BOUND = 3.0
+"""Largest size of a normalised number."""
+COUNT = len(CENTRES)
+"""Numbers of a description."""
+
+
+@dataclass(frozen=True)
+class SensorDescription:
+    """How an image was recorded.
+
+    Attributes
+    ----------
+    mtf_half, mtf : float
+        Contrast that is left at a quarter and at half a cycle per pixel (half the Nyquist
+        frequency and the Nyquist frequency), by optics, detector, resampling and sharpening
+        together.
+    noise : float
+        Standard deviation of what is not linear in the scene (noise, quantisation, coding), in
+        units of the 0..1 scale.
+    grain : float
+        Correlation of that noise between neighbouring pixels, -1..1.
+    """
+
+    mtf_half: float
+    mtf: float
+    noise: float
+    grain: float
+
+    def normalised(self) -> tuple[float, ...]:
+        """Each number less its mean over sensors, in standard deviations, at most `BOUND`."""
+        half, nyquist, noise, grain = astuple(self)
+        numbers = (half, nyquist, math.log(max(noise, 0.0) + LEAST_NOISE), grain)
+        scaled = ((x - c) / s for x, c, s in zip(numbers, CENTRES, SPREADS, strict=True))
+        return tuple(min(max(x, -BOUND), BOUND) for x in scaled)
+
+    @classmethod
+    def from_normalised(cls, numbers: Sequence[float]) -> SensorDescription:
+        """Inverse of `normalised`."""
+        half, nyquist, noise, grain = (
+            x * s + c for x, c, s in zip(numbers, CENTRES, SPREADS, strict=True)
+        )
+        return cls(half, nyquist, max(math.exp(noise) - LEAST_NOISE, 0.0), grain)
+
+
+class SensorEstimator(nn.Module):
+    """Estimates the normalised sensor description from an image, and how sure it is.
+
+    It is asked about a few parts of a scene, before the first tile, never about a tile.
+    """
+
+    def __init__(self, bands: int, width: int = 32) -> None:
+        super().__init__()
+        self.fine = nn.Conv2d(2 * bands, width, 3)
+        self.middle = nn.Conv2d(width, width, 3, stride=2)
+        self.coarse = nn.Conv2d(width, 2 * width, 3, stride=2)
+        self.hidden = SteadyLinear(8 * width, 2 * width)
+        self.head = SteadyLinear(2 * width, 2 * COUNT)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Describe images.
+
+        Parameters
+        ----------
+        x
+            (N, bands, h, w) in 0..1, float32, at least 16 x 16.
+
+        Returns
+        -------
+        mean, variance
+            Both (N, COUNT): of the posterior distribution of the normalised numbers.
+        """
+        detail = x - F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
+        # noise of one grey level and edges of a hundred, both of them visible
+        x = torch.cat([(x - 0.5) * 2, torch.asinh(detail * 200)], 1)
+        x = F.relu(self.fine(x))
+        x = F.relu(self.middle(x))
+        level, sizes = _level_and_spread(x)
+        x = F.relu(self.coarse(x))
+        more, larger = _level_and_spread(x)
+        pooled = torch.cat([level, sizes, more, larger, x.amin((2, 3))], 1)
+        mean, log_variance = self.head(F.relu(self.hidden(pooled))).chunk(2, 1)
+        return mean.clamp(-BOUND, BOUND), log_variance.clamp(-6, 0).exp()
+
+
+def _level_and_spread(x: Tensor) -> tuple[Tensor, Tensor]:
+    mean = x.mean((2, 3))
+    return mean, (x - mean[:, :, None, None]).square().mean((2, 3)).add(1e-6).sqrt()
+
+
+def likelihood_error(mean: Tensor, variance: Tensor, truth: Tensor) -> Tensor:
+    """Mean of minus the logarithm of a gaussian density, but for a constant; all (N, COUNT)."""
+    return 0.5 * ((truth - mean).square() / variance + variance.log()).mean()
+
+
+def combined(mean: Tensor, variance: Tensor) -> Tensor:
+    """One description out of several of one scene: (n, COUNT) -> (COUNT,).
+
+    Posteriors of one quantity under one standard normal prior multiply, less the prior that all
+    but one have counted again; without any, or where none is sure of anything, the prior remains:
+    zero.
+    """
+    gained = (1 / variance - 1).clamp(min=0)
+    return (mean / variance * (gained > 0)).sum(0) / (1 + gained.sum(0))
+
+
+class SensorTuning(nn.Module):
+    """A scale and a shift of every block's inner features, from the sensor description.
+
+    The last layers start at zero: an untrained tuning changes nothing.
+    """
+
+    def __init__(self, hidden: int, width: int, blocks: int) -> None:
+        super().__init__()
+        self.lift = SteadyLinear(COUNT, hidden)
+        self.mix = SteadyLinear(hidden, hidden)
+        self.films = nn.ModuleList(SteadyLinear(hidden, 2 * width) for _ in range(blocks))
+        for film in self.films:
+            nn.init.zeros_(film.weight)  # type: ignore[arg-type]
+            nn.init.zeros_(film.bias)  # type: ignore[arg-type]
+
+    def forward(self, sensor: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Normalised (N, COUNT) -> for each block, scale and shift, both (N, C, 1, 1)."""
+        hidden = F.relu(self.mix(F.relu(self.lift(sensor))))
+        pairs = [film(hidden)[:, :, None, None].chunk(2, dim=1) for film in self.films]
+        return [(scale, shift) for scale, shift in pairs]
