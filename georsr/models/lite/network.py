@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from georsr.models.bicubic import Bicubic
 from georsr.models.lite.backbone import Backbone, fuse_branches
 from georsr.models.lite.encoder import SceneEncoder
-from georsr.models.lite.sensor import COUNT, SensorEstimator, SensorTuning
+from georsr.models.lite.sensor import SensorEstimator, SensorTuning
 from georsr.models.segsr.guidance import SemanticLocalization, SteadyLinear
+from georsr.sensor import COUNT
 
 GAIN = 5.0
 

@@ -1,7 +1,7 @@
 """The imaging chain: optics, detector, noise, resampling, sharpening and coding, and their measure.
 
 Beside the degraded image it gives the sensor description a network is told (see
-`georsr.models.lite.sensor`), measured on what was done rather than copied from what was asked for.
+`georsr.sensor`), measured on what was done rather than copied from what was asked for.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from georsr.errors import UsageError
 from georsr.kernels import (
     BLURRIEST,
     MOST_SHARPENED,
@@ -22,8 +21,8 @@ from georsr.kernels import (
     psf_sigma,
     sharpening,
 )
-from georsr.models.lite.sensor import SensorDescription
-from georsr.training.data.fields import from_fields
+from georsr.sensor import SensorDescription
+from georsr.training.data.fields import check_range, check_share, from_fields
 from georsr.training.data.sensor import jpeg_coded
 from georsr.types import AnyArray, FloatArray
 
@@ -73,23 +72,12 @@ class ImagingChain:
 
     def __post_init__(self) -> None:
         for key in ("bicubic", "quiet", "striped", "warped", "sharpened", "coded"):
-            if not 0 <= getattr(self, key) <= 1:
-                raise UsageError(f"{key} is {getattr(self, key)!r}, expected a share of 0 to 1")
-        limits = {
-            "mtf": (BLURRIEST, SHARPEST[True]),
-            "noise": (1e-5, 0.5),
-            "sharpen": (0.0, MOST_SHARPENED),
-            "levels": (2.0, 65536.0),
-            "jpeg": (1, 100),
-        }
-        if self.mtf[1] <= SHARPEST[False]:
-            limits["mtf"] = (BLURRIEST, SHARPEST[False])
-        for key, (lowest, highest) in limits.items():
-            given = getattr(self, key)
-            if not (len(given) == 2 and lowest <= given[0] <= given[1] <= highest):
-                raise UsageError(
-                    f"{key} is {list(given)}, expected lowest and highest in {lowest}..{highest}"
-                )
+            check_share(key, getattr(self, key))
+        check_range("mtf", self.mtf, BLURRIEST, SHARPEST[False])
+        check_range("noise", self.noise, 1e-5, 0.5)
+        check_range("sharpen", self.sharpen, 0, MOST_SHARPENED)
+        check_range("levels", self.levels, 2, 65536)
+        check_range("jpeg", self.jpeg, 1, 100)
 
     def margin(self, scale: int) -> int:
         """Reach of the widest PSF, of a cubic and of the sharpening, in HR pixels."""
@@ -106,7 +94,7 @@ class ImagingChain:
         """The degraded image, and how it came about."""
         if rng.random() < self.bicubic:
             rows, columns = (bicubic_matrix(size, scale) for size in hr.shape[-2:])
-            clean = np.clip(rows @ hr @ columns.T, np.float32(0), np.float32(1))
+            clean = _clipped(rows @ hr @ columns.T)
             lr = _quantised(clean, 255)
         else:
             rows, columns, clean, lr = self._through(hr, scale, rng)
@@ -141,15 +129,15 @@ class ImagingChain:
                 after = sharpening(count, strength) @ after
             optics.append(sampling(places, size, scale, sigma, pixel))
             ground.append(after)
-        recorded = optics[0] @ hr @ optics[1].T
+        recorded: FloatArray = np.asarray(optics[0] @ hr @ optics[1].T)
         noisy = recorded + self._noise(recorded, rng)
-        clean, lr = (ground[0] @ image @ ground[1].T for image in (recorded, noisy))
-        clean, lr = (np.clip(image, np.float32(0), np.float32(1)) for image in (clean, lr))
+        clean, lr = (_clipped(ground[0] @ image @ ground[1].T) for image in (recorded, noisy))
         low, high = np.log(self.levels)
         lr = _quantised(lr, math.floor(math.exp(rng.uniform(low, high))))
         if rng.random() < self.coded:
             lr = jpeg_coded(lr, int(rng.integers(*self.jpeg, endpoint=True)))
-        return ground[0] @ optics[0], ground[1] @ optics[1], clean, lr
+        rows, columns = (np.asarray(a @ b) for a, b in zip(ground, optics, strict=True))
+        return rows, columns, clean, lr
 
     def _noise(self, recorded: FloatArray, rng: np.random.Generator) -> FloatArray:
         if rng.random() < self.quiet:
@@ -254,5 +242,9 @@ def noise_and_grain(error: FloatArray) -> tuple[float, float]:
     return math.sqrt(power), (across + down) / 2 / power
 
 
+def _clipped(image: AnyArray) -> FloatArray:
+    return np.asarray(np.clip(image, np.float32(0), np.float32(1)), np.float32)
+
+
 def _quantised(image: FloatArray, top: int) -> FloatArray:
-    return np.rint(image * np.float32(top)) / np.float32(top)
+    return np.asarray(np.rint(image * np.float32(top)) / np.float32(top))

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from georsr.errors import UsageError
-from georsr.training.data.fields import from_fields
+from georsr.training.data.fields import check_range, check_share, from_fields
 from georsr.types import AnyArray, FloatArray
 
 Range = tuple[float, float]
@@ -50,20 +49,11 @@ class Variation:
 
     def __post_init__(self) -> None:
         for key in ("whole", "gray", "colours", "light", "flat"):
-            if not 0 <= getattr(self, key) <= 1:
-                raise UsageError(f"{key} is {getattr(self, key)!r}, expected a share of 0 to 1")
-        if self.gray + self.colours > 1:
-            raise UsageError(f"gray and colours are {self.gray + self.colours:g}, expected up to 1")
-        for key, lowest, highest in (
-            ("shrink", 1.0, 16.0),
-            ("contrast", 0.01, 10.0),
-            ("gamma", 0.1, 10.0),
-        ):
-            given = getattr(self, key)
-            if not (len(given) == 2 and lowest <= given[0] <= given[1] <= highest):
-                raise UsageError(
-                    f"{key} is {list(given)}, expected lowest and highest in {lowest}..{highest}"
-                )
+            check_share(key, getattr(self, key))
+        check_share("gray and colours together", self.gray + self.colours)
+        check_range("shrink", self.shrink, 1, 16)
+        check_range("contrast", self.contrast, 0.01, 10)
+        check_range("gamma", self.gamma, 0.1, 10)
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain values, lists instead of tuples."""
@@ -96,11 +86,11 @@ class Variation:
             factor = math.exp(rng.uniform(*np.log(self.shrink)))
         sides = [min(n, math.ceil(size * factor)) for n in image.shape[1:]]
         top, left = (
-            int(rng.integers(n - side + 1))
-            for n, side in zip(image.shape[1:], sides, strict=True)
+            int(rng.integers(n - side + 1)) for n, side in zip(image.shape[1:], sides, strict=True)
         )
         cut = image[:, top : top + sides[0], left : left + sides[1]]
-        bands = np.tensordot(self._mix(len(image), rng), cut.astype(np.float32), 1) / np.float32(255)
+        mixed = np.tensordot(self._mix(len(image), rng), cut.astype(np.float32), 1)
+        bands = mixed / np.float32(255)
         bands = shrunk(bands, factor, size, rng)
         if rng.random() < self.flat:
             bands = with_even_ground(bands, rng)
@@ -128,13 +118,12 @@ class Variation:
         mean = float(bands.mean())
         contrast = math.exp(rng.uniform(*np.log(self.contrast)))
         middle = min(max(mean + rng.uniform(-0.25, 0.25), 0.1), 0.9)
-        changed = np.clip((bands - np.float32(mean)) * np.float32(contrast) + np.float32(middle), 0, 1)
+        changed = (bands - np.float32(mean)) * np.float32(contrast) + np.float32(middle)
+        changed = np.clip(changed, np.float32(0), np.float32(1))
         return np.power(changed, np.float32(math.exp(rng.uniform(*np.log(self.gamma)))))
 
 
-def shrunk(
-    bands: FloatArray, factor: float, size: int, rng: np.random.Generator
-) -> FloatArray:
+def shrunk(bands: FloatArray, factor: float, size: int, rng: np.random.Generator) -> FloatArray:
     """(C, h, w) shrunk by ``factor``, by one of three filters, and mirrored to ``size``."""
     if factor > 1:
         from PIL import Image
