@@ -87,7 +87,7 @@ def test_an_estimator_learns_noise():
     estimator = SensorEstimator(3, width=8)
     optimizer = torch.optim.Adam(estimator.parameters(), 3e-3)
     errors = []
-    for _ in range(60):
+    for _ in range(150):
         truth = torch.randn(16, COUNT).clamp(-1.5, 1.5)
         noise = torch.exp(truth[:, 2] - 4.5)[:, None, None, None]
         x = 0.5 + noise * torch.randn(16, 3, 24, 24)

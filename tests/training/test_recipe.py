@@ -15,8 +15,10 @@ WANTED = {
     "segsr-aid-x4",
     "segsr-base-x4",
     "segsr-lite-x2",
+    "segsr-lite-x2-aware",
     "segsr-lite-x2-sensor",
     "segsr-lite-x4",
+    "segsr-lite-x4-aware",
     "segsr-lite-x4-sensor",
     "segsr-ucmerced-x4",
 }
