@@ -6,6 +6,7 @@ Beside the degraded image it gives the sensor description a network is told (see
 
 from __future__ import annotations
 
+import io
 import math
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -19,15 +20,16 @@ from georsr.kernels import (
     SHARPEST,
     bicubic_matrix,
     psf_sigma,
-    sharpening,
 )
 from georsr.sensor import SensorDescription
 from georsr.training.data.fields import check_range, check_share, from_fields
-from georsr.training.data.sensor import jpeg_coded
+from georsr.training.data.sensor import grained, jpeg_coded
 from georsr.types import AnyArray, FloatArray
 
 Range = tuple[float, float]
 
+UNEQUAL = 1.15
+"""Largest ratio of the MTF along one axis to that drawn for both."""
 DRIFT = 0.015
 """Largest difference, as a share, between the spacing of detectors and of the product's pixels."""
 
@@ -58,30 +60,35 @@ class ImagingChain:
     """Share of noisy images whose columns differ, by up to half of the noise."""
     warped: float = 0.45
     """Share resampled once more, bilinear or cubic, to pixels between the detectors'."""
-    sharpened: float = 0.35
-    """Share sharpened on the ground."""
-    sharpen: Range = (0.2, 1.5)
-    """Strength of that, see `georsr.kernels.sharpening`."""
+    grainy: float = 0.3
+    """Share of noisy images whose noise is smooth, by a gaussian of up to one pixel."""
+    filtered: float = 0.5
+    """Share sharpened, or smoothed, on the ground, noise included."""
+    sharpen: Range = (-0.4, 1.8)
+    """Strength of that, see `taps`."""
     levels: Range = (60.0, 4096.0)
     """Levels that 0..1 is quantised to, drawn on a logarithmic scale: an image of 8 bits that was
     stretched later has few."""
-    coded: float = 0.15
-    """Share coded as JPEG."""
+    coded: float = 0.2
+    """Share coded, half of it as JPEG and half as JPEG 2000."""
     jpeg: tuple[int, int] = (60, 98)
-    """Quality of that."""
+    """Quality of the one."""
+    jpeg2000: Range = (3.0, 14.0)
+    """Compression ratio of the other, of 8 bits per band."""
 
     def __post_init__(self) -> None:
-        for key in ("bicubic", "quiet", "striped", "warped", "sharpened", "coded"):
+        for key in ("bicubic", "quiet", "striped", "warped", "grainy", "filtered", "coded"):
             check_share(key, getattr(self, key))
         check_range("mtf", self.mtf, BLURRIEST, SHARPEST[False])
         check_range("noise", self.noise, 1e-5, 0.5)
-        check_range("sharpen", self.sharpen, 0, MOST_SHARPENED)
+        check_range("sharpen", self.sharpen, -0.5, MOST_SHARPENED)
         check_range("levels", self.levels, 2, 65536)
         check_range("jpeg", self.jpeg, 1, 100)
+        check_range("jpeg2000", self.jpeg2000, 1, 100)
 
     def margin(self, scale: int) -> int:
-        """Reach of the widest PSF, of a cubic and of the sharpening, in HR pixels."""
-        reach = REACH * psf_sigma(self.mtf[0], scale) + 3 * scale
+        """Reach of the widest PSF, of a cubic and of the filter, in HR pixels."""
+        reach = REACH * psf_sigma(self.mtf[0] / UNEQUAL, scale) + 4 * scale
         return math.ceil(reach / scale) * scale
 
     def __call__(self, hr: FloatArray, scale: int, rng: np.random.Generator) -> FloatArray:
@@ -109,14 +116,18 @@ class ImagingChain:
     ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
         """Both operators of the linear part, its result, and the image in the archive."""
         mtf = rng.uniform(*self.mtf)
-        pixel = bool(rng.random() < 0.5) and mtf < SHARPEST[True]
-        sigma = psf_sigma(mtf, scale, pixel)
+        pixel = bool(rng.random() < 0.5) and mtf * UNEQUAL < SHARPEST[True]
         warped = bool(rng.random() < self.warped)
         cubic = bool(rng.random() < 0.5)
-        strength = rng.uniform(*self.sharpen) if rng.random() < self.sharpened else 0.0
+        strength, far = 0.0, 0.0
+        if rng.random() < self.filtered:
+            strength = rng.uniform(*self.sharpen)
+            far = rng.uniform(-0.35, 0.35) * strength
         optics, ground = [], []
         for size in hr.shape[-2:]:
             count = size // scale
+            unequal = UNEQUAL ** rng.uniform(-1, 1)
+            sigma = psf_sigma(min(mtf * unequal, SHARPEST[pixel]), scale, pixel)
             phase, drift = rng.uniform(-0.5, 0.5), rng.uniform(-DRIFT, DRIFT)
             places = np.arange(count, dtype=np.float64)
             after = np.eye(count, dtype=np.float32)
@@ -126,7 +137,7 @@ class ImagingChain:
                 wanted = (np.arange(count) - phase + drift * middle) / (1 + drift)
                 after = resampling(wanted, count, cubic)
             if strength:
-                after = sharpening(count, strength) @ after
+                after = taps(count, strength * unequal, far) @ after
             optics.append(sampling(places, size, scale, sigma, pixel))
             ground.append(after)
         recorded: FloatArray = np.asarray(optics[0] @ hr @ optics[1].T)
@@ -135,7 +146,10 @@ class ImagingChain:
         low, high = np.log(self.levels)
         lr = _quantised(lr, math.floor(math.exp(rng.uniform(low, high))))
         if rng.random() < self.coded:
-            lr = jpeg_coded(lr, int(rng.integers(*self.jpeg, endpoint=True)))
+            if rng.random() < 0.5:
+                lr = jpeg_coded(lr, int(rng.integers(*self.jpeg, endpoint=True)))
+            else:
+                lr = jpeg2000_coded(lr, rng.uniform(*self.jpeg2000))
         rows, columns = (np.asarray(a @ b) for a, b in zip(ground, optics, strict=True))
         return rows, columns, clean, lr
 
@@ -146,6 +160,8 @@ class ImagingChain:
         share = rng.random()
         variance = (1 - share) + share * np.maximum(recorded, 0) / 0.5
         noise = rng.standard_normal(recorded.shape, dtype=np.float32)
+        if rng.random() < self.grainy:
+            noise = grained(noise, rng.uniform(0.2, 1.0))
         noise *= np.sqrt(variance.astype(np.float32)) * np.float32(sigma)
         if rng.random() < self.striped:
             columns = rng.standard_normal((len(noise), 1, noise.shape[-1]), dtype=np.float32)
@@ -218,6 +234,35 @@ def resampling(places: AnyArray, count: int, cubic: bool) -> FloatArray:
             weight = 1 - x
         np.add.at(matrix, (rows, np.clip(first + tap, 0, count - 1)), weight)
     return matrix.astype(np.float32)
+
+
+def taps(size: int, near: float, far: float) -> FloatArray:
+    """A filter of five taps along one axis, (size, size) float32, rows sum to 1.
+
+    A wave of f cycles per pixel is multiplied by 1 + near (1 - cos 2 pi f) / 2 +
+    far (1 - cos 4 pi f) / 2: with ``far`` 0 this is `georsr.kernels.sharpening`. The edge is
+    continued.
+    """
+    matrix = np.eye(size)
+    for reach, strength in ((1, near), (2, far)):
+        for step in (-reach, reach):
+            other = np.eye(size)[np.clip(np.arange(size) + step, 0, size - 1)]
+            matrix += strength / 4 * (np.eye(size) - other)
+    return matrix.astype(np.float32)
+
+
+def jpeg2000_coded(lr: FloatArray, ratio: float) -> FloatArray:
+    """(C, h, w) 0..1 through 8-bit JPEG 2000 with its irreversible wavelet, and back."""
+    from PIL import Image
+
+    levels = np.rint(lr * 255).astype(np.uint8)
+    file = io.BytesIO()
+    picture = Image.fromarray(levels.transpose(1, 2, 0) if len(levels) == 3 else levels[0])
+    picture.save(file, "JPEG2000", quality_mode="rates", quality_layers=[ratio], irreversible=True)
+    with Image.open(file) as image:
+        pixels = np.asarray(image)
+    planes = pixels.transpose(2, 0, 1) if len(levels) == 3 else pixels[None]
+    return np.asarray(planes, np.float32) / np.float32(255)
 
 
 def contrast(matrix: FloatArray, scale: int, frequency: float) -> float:
