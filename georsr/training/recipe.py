@@ -227,11 +227,16 @@ def overridden(recipe: Recipe, options: Mapping[str, Any]) -> Recipe:
     recipe
         As it was loaded.
     options
-        ``data`` and ``lr_data`` (paths), ``bidx`` (band numbers), and any field that holds one
-        value; None and empty values override nothing.
+        ``data``, ``lr_data`` and ``near_infrared`` (paths), ``bidx`` (band numbers), and any field
+        that holds one value; None and empty values override nothing.
     """
     given = {key: value for key, value in options.items() if value not in (None, (), "")}
-    names = {"data": "root", "lr_data": "lr", "bidx": "bands"}
+    names = {
+        "data": "root",
+        "lr_data": "lr",
+        "near_infrared": "near_infrared",
+        "bidx": "bands",
+    }
     of_data: dict[str, Any] = {
         ours: tuple(given.pop(key)) for key, ours in names.items() if key in given
     }

@@ -99,6 +99,7 @@ def test_the_command_line_overrides():
     assert (other.steps, other.seed, other.init) == (5, recipe.seed, "x")
     assert other.degradation == recipe.degradation
     assert overridden(recipe, {"bidx": (4, 3, 2), "lr_data": ("c",)}).data.bands == (4, 3, 2)
+    assert overridden(recipe, {"near_infrared": ("d",)}).data.near_infrared == ("d",)
     assert Recipe.from_mapping(other.to_mapping(), "here") == other
 
 
