@@ -67,12 +67,13 @@ def likelihood_error(mean: Tensor, variance: Tensor, truth: Tensor) -> Tensor:
 def combined(mean: Tensor, variance: Tensor) -> Tensor:
     """One description out of several of one scene: (n, COUNT) -> (COUNT,).
 
-    Posteriors of one quantity under one standard normal prior multiply, less the prior that all
-    but one have counted again; without any, or where none is sure of anything, the prior remains:
-    zero.
+    A mean, weighted by the information that each has gained over the standard normal prior. It
+    stays as close to the prior as a single estimate: what misleads an estimate of a scene unlike
+    those in training misleads all of them, so that many are no surer than one. Without any
+    information the prior remains: zero.
     """
     gained = (1 / variance - 1).clamp(min=0)
-    return (mean / variance * (gained > 0)).sum(0) / (1 + gained.sum(0))
+    return (mean * gained).sum(0) / gained.sum(0).clamp(min=1e-6)
 
 
 class SensorTuning(nn.Module):
