@@ -22,7 +22,7 @@ from dask.highlevelgraph import HighLevelGraph
 from georsr.config import SRConfig
 from georsr.engine.array import ArrayForm
 from georsr.engine.bands import arrange_array
-from georsr.engine.consistency import asked_kernel, known_kernel
+from georsr.engine.consistency import asked_kernel, known_kernel, softened
 from georsr.engine.fitting import probe_windows
 from georsr.engine.preflight import plan_of
 from georsr.engine.resident import refer
@@ -220,7 +220,8 @@ def _looks(
     """Tasks that find sensor and kernel of every scene; scene -> what gives them to a task."""
     asked = asked_kernel(model.spec, recipe.config)
     if asked != SCENE and listener(model.network) is None:
-        return {}, dict.fromkeys(stretches, Found(known_kernel(asked)))
+        known = softened(known_kernel(asked), model.spec, recipe.config)
+        return {}, dict.fromkeys(stretches, Found(known))
     tasks: Tasks = {}
     names = {scene: (f"georsr-scene-{token}", *scene) for scene in stretches}
     for scene, name in names.items():

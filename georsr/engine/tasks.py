@@ -12,7 +12,7 @@ from georsr.config import SRConfig
 from georsr.device import cpu_threads
 from georsr.engine.array import ArrayForm
 from georsr.engine.chunks import make_chunk, read_from
-from georsr.engine.consistency import asked_kernel, known_kernel, yields_to_noise
+from georsr.engine.consistency import asked_kernel, known_kernel, softened, yields_to_noise
 from georsr.engine.fitting import fit_kernel
 from georsr.engine.resident import ModelReference, load, resident
 from georsr.engine.sensing import estimate_sensor, told
@@ -121,14 +121,15 @@ class FindScene:
             sensor = estimate_sensor(patches, stretch, model)
             asked = asked_kernel(model.spec, recipe.config)
             if asked != SCENE:
-                return Found(known_kernel(asked), sensor)
+                known = softened(known_kernel(asked), model.spec, recipe.config)
+                return Found(known, sensor)
             kernel = fit_kernel(
                 patches,
                 stretch,
                 told(model, sensor),
                 unless_noise=yields_to_noise(recipe.config),
             )
-        return Found(kernel, sensor)
+        return Found(softened(kernel, model.spec, recipe.config), sensor)
 
 
 def patch_of(values: AnyArray, nodata: float | None) -> Patch:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from georsr.errors import UsageError
 from georsr.models.lite.network import SegSRLite
 from georsr.models.segsr.network import SegSR, segsr
-from georsr.models.spec import SCENE, ModelSpec
+from georsr.models.spec import SCENE, SOFTLY, ModelSpec
 from georsr.training.data.degrade import Bicubic
 from georsr.training.losses import SemanticError
 from georsr.training.recipe import Recipe
@@ -144,6 +144,8 @@ def finished(network: Network, recipe: Recipe) -> tuple[nn.Module, ModelSpec]:
 
             parameters["clip"] = dict(whole.encoder.options)  # type: ignore[arg-type]
             merge_lora(whole.encoder)  # type: ignore[arg-type]
+    # drawn degradations fit no scene in particular: the scene says which kernel it is
+    kernel = "bicubic" if isinstance(recipe.degradation, Bicubic) else SCENE
     spec = ModelSpec(
         name=recipe.name,
         architecture=recipe.architecture,
@@ -152,8 +154,7 @@ def finished(network: Network, recipe: Recipe) -> tuple[nn.Module, ModelSpec]:
         bands=bands,
         band_names=("red", "green", "blue") if bands == 3 else (),
         degradation=recipe.degradation.name,
-        # drawn degradations fit no scene in particular: the scene says which kernel it is
-        kernel="bicubic" if isinstance(recipe.degradation, Bicubic) else SCENE,
+        kernel=SOFTLY if senses(network) else kernel,
         **TILES[recipe.architecture],
     )
     return whole.eval().requires_grad_(False), spec

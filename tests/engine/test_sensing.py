@@ -12,11 +12,13 @@ import georsr
 from georsr.api import super_resolve
 from georsr.config import SRConfig
 from georsr.device import place
-from georsr.engine.fitting import probe_windows
+from georsr.engine.consistency import SOFT, softened
+from georsr.engine.fitting import fit_kernel, probe_windows
 from georsr.engine.lazy import Source, super_resolve_lazily
 from georsr.engine.resident import load, refer
 from georsr.engine.sensing import description_of, estimate_sensor, sensor_of, told
 from georsr.evaluation.competitors import make_competitors
+from georsr.kernels import Kernel
 from georsr.models.load import Model, open_model, save_model
 from georsr.models.spec import ModelSpec
 from georsr.models.zoo import BUILDERS
@@ -40,7 +42,7 @@ def aware(tmp_path):
         tile=32,
         halo=4,
         overlap=4,
-        kernel="scene",
+        kernel="scene, softly",
     )
     network = BUILDERS["segsr-lite"](spec)
     for parameter in network.parameters():
@@ -183,3 +185,39 @@ def test_a_seen_model_keeps_its_weights_file(aware, tmp_path):
     save_model(tmp_path / "again.safetensors", model.spec, model.network, torch.float32)
     assert sensor_of(open_model(str(tmp_path / "again.safetensors"))) == (0.0,) * COUNT
     assert isinstance(model, Model)
+
+
+def test_only_what_is_smooth_is_given_back_unless_somebody_asks_for_more(aware, smooth_scene):
+    made = {
+        consistency: georsr.super_resolve_array(
+            smooth_scene, aware, consistency=consistency, dtype="float32", stretch="0,255", **SMALL
+        )
+        for consistency in ("off", "auto", "on")
+    }
+    config = SRConfig(consistency="on")
+    model = open_model(aware)
+    assert softened(Kernel("bicubic"), model.spec, config) == Kernel("bicubic")
+    assert softened(Kernel("bicubic"), model.spec, SRConfig()).damping == SOFT
+    assert softened(None, model.spec, SRConfig()) is None
+    kernel = fit_kernel(patches(smooth_scene), BYTES, told_of_all(model, smooth_scene))
+    left = {key: kernel.shrink(value, 2) - smooth_scene for key, value in made.items()}
+    means = {key: np.abs(block_means(value)).mean() for key, value in left.items()}
+    assert means["auto"] < 0.3 * means["off"]
+    assert np.abs(left["on"]).mean() < np.abs(left["auto"]).mean() < np.abs(left["off"]).mean()
+
+
+def block_means(image, size=8):
+    height, width = (side // size * size for side in image.shape[1:])
+    blocks = image[:, :height, :width].reshape(len(image), height // size, size, -1, size)
+    return blocks.mean((2, 4))
+
+
+def told_of_all(model, image):
+    return told(model, estimate_sensor(patches(image), BYTES, model))
+
+
+@pytest.fixture
+def smooth_scene():
+    y, x = np.mgrid[:96, :96]
+    waves = [128 + 60 * np.sin(x / (6 + band)) * np.cos(y / (9 - band)) for band in range(3)]
+    return np.rint(waves).astype(np.uint8)

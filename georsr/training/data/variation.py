@@ -40,7 +40,7 @@ class Variation:
 
     whole: float = 0.4
     shrink: Range = (1.0, 4.0)
-    gray: float = 0.2
+    gray: float = 0.3
     colours: float = 0.25
     light: float = 0.5
     contrast: Range = (0.35, 1.6)
