@@ -9,6 +9,7 @@ from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 
 from georsr.errors import UsageError
+from georsr.sensor import SensorDescription
 
 
 @lru_cache(maxsize=1)
@@ -121,9 +122,10 @@ def product_tags(
     stretch: str,
     consistency: str,
     options: str,
+    sensor: SensorDescription | None = None,
 ) -> dict[str, str]:
     """TIFF tags that say how a product was made; no times, so that runs repeat bit for bit."""
-    return {
+    tags = {
         "GEORSR_VERSION": georsr_version(),
         "GEORSR_MODEL": model,
         "GEORSR_MODEL_SHA256": model_sha256,
@@ -134,6 +136,7 @@ def product_tags(
         "GEORSR_OPTIONS": options,
         "GEORSR_NOTE": "super-resolved: contains synthesised detail that was not measured",
     }
+    return tags if sensor is None else tags | {"GEORSR_SENSOR": str(sensor)}
 
 
 @dataclass(frozen=True)

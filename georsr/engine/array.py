@@ -81,7 +81,7 @@ def run_array(
         values[:, rows][:, :, columns], good[:, rows][:, :, columns], config.stretch
     )
     read = read_from(values, good, whole)
-    model = told_of_scene(read, height, width, stretch, model)
+    model = told_of_scene(read, height, width, stretch, model, config)
     with cpu_threads(config.jobs):
         return make_chunk(
             read,

@@ -219,7 +219,7 @@ def _looks(
 ) -> tuple[Tasks, dict[tuple[int, ...], Any]]:
     """Tasks that find sensor and kernel of every scene; scene -> what gives them to a task."""
     asked = asked_kernel(model.spec, recipe.config)
-    if asked != SCENE and listener(model.network) is None:
+    if asked != SCENE and listener(model.network) is None and recipe.config.sensor is None:
         known = softened(known_kernel(asked), model.spec, recipe.config)
         return {}, dict.fromkeys(stretches, Found(known))
     tasks: Tasks = {}

@@ -10,15 +10,17 @@ import numpy as np
 import torch
 from torch import nn
 
+from georsr.config import SRConfig
 from georsr.device import cpu_threads
 from georsr.engine.fitting import probe_windows
+from georsr.errors import UsageError
 from georsr.models.lite.network import SegSRLite
 from georsr.models.lite.sensor import combined
 from georsr.models.load import Model
 from georsr.models.multiband import MultiBand
 from georsr.raster.reader import Patch
 from georsr.raster.stretch import Stretch
-from georsr.sensor import SensorDescription
+from georsr.sensor import SensorDescription, parse_sensor
 from georsr.types import Window
 
 LEAST = 16
@@ -92,22 +94,49 @@ def sensor_of(model: Model) -> tuple[float, ...] | None:
     return None if network is None else tuple(round(x, 3) for x in network.told[0].tolist())
 
 
+def scene_sensor(
+    patches: Sequence[Patch], stretch: Stretch, model: Model, config: SRConfig
+) -> tuple[float, ...] | None:
+    """What a model is told of a scene: what is estimated, and instead what the options say.
+
+    Raises
+    ------
+    UsageError
+        The options say something to a model that is not told.
+    """
+    estimated = estimate_sensor(patches, stretch, model)
+    if config.sensor is None:
+        return estimated
+    if estimated is None:
+        raise UsageError(
+            f"model {model.spec.name} is not told how a scene was recorded; leave --sensor away"
+        )
+    description = SensorDescription.from_normalised(estimated)
+    given = replace(description, **parse_sensor(config.sensor)).normalised()
+    return tuple(round(x, 3) for x in given)
+
+
 def told_of_scene(
-    read: Callable[[Window], Patch], height: int, width: int, stretch: Stretch, model: Model
+    read: Callable[[Window], Patch],
+    height: int,
+    width: int,
+    stretch: Stretch,
+    model: Model,
+    config: SRConfig,
 ) -> Model:
-    """The model, told what is estimated of a scene.
+    """The model, told what is known of a scene; see `scene_sensor`.
 
     Parameters
     ----------
     read
         Gives the pixels of a window of the scene.
-    height, width, stretch, model
-        Of the scene, and what is run on it.
+    height, width, stretch, model, config
+        Of the scene, what is run on it and how.
     """
-    if listener(model.network) is None:
+    if listener(model.network) is None and config.sensor is None:
         return model
     patches = [read(window) for window in probe_windows(height, width)]
-    return told(model, estimate_sensor(patches, stretch, model))
+    return told(model, scene_sensor(patches, stretch, model, config))
 
 
 def description_of(model: Model) -> SensorDescription | None:

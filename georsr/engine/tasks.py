@@ -15,7 +15,7 @@ from georsr.engine.chunks import make_chunk, read_from
 from georsr.engine.consistency import asked_kernel, known_kernel, softened, yields_to_noise
 from georsr.engine.fitting import fit_kernel
 from georsr.engine.resident import ModelReference, load, resident
-from georsr.engine.sensing import estimate_sensor, told
+from georsr.engine.sensing import scene_sensor, told
 from georsr.kernels import Kernel
 from georsr.models.spec import SCENE
 from georsr.raster.mask import valid_pixels
@@ -118,7 +118,7 @@ class FindScene:
         patches = [patch_of(np.block(probe), recipe.nodata) for probe in cuts]
         model = load(recipe.model)
         with cpu_threads(recipe.config.jobs):
-            sensor = estimate_sensor(patches, stretch, model)
+            sensor = scene_sensor(patches, stretch, model, recipe.config)
             asked = asked_kernel(model.spec, recipe.config)
             if asked != SCENE:
                 known = softened(known_kernel(asked), model.spec, recipe.config)

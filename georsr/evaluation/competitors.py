@@ -61,7 +61,7 @@ def consistent_enlarger(inference: Inference, model: Model, config: SRConfig) ->
             rows, columns = window.slices
             return Patch(patch.values[:, rows, columns], patch.valid[:, rows, columns], None)
 
-        informed = told_of_scene(read, height, width, BYTES, model)
+        informed = told_of_scene(read, height, width, BYTES, model, config)
         asked = inference if informed is model else Inference(informed, inference.placement, 1)
         kernel = scene_kernel(read, height, width, BYTES, informed, config)
         if kernel is None:

@@ -9,14 +9,21 @@ import rasterio
 import torch
 
 import georsr
-from georsr.api import super_resolve
+from georsr.api import plan_report, super_resolve
 from georsr.config import SRConfig
 from georsr.device import place
 from georsr.engine.consistency import SOFT, softened
 from georsr.engine.fitting import fit_kernel, probe_windows
 from georsr.engine.lazy import Source, super_resolve_lazily
 from georsr.engine.resident import load, refer
-from georsr.engine.sensing import description_of, estimate_sensor, sensor_of, told
+from georsr.engine.sensing import (
+    description_of,
+    estimate_sensor,
+    scene_sensor,
+    sensor_of,
+    told,
+)
+from georsr.errors import UsageError
 from georsr.evaluation.competitors import make_competitors
 from georsr.kernels import Kernel
 from georsr.models.load import Model, open_model, save_model
@@ -24,7 +31,7 @@ from georsr.models.spec import ModelSpec
 from georsr.models.zoo import BUILDERS
 from georsr.raster.reader import Patch
 from georsr.raster.stretch import Stretch
-from georsr.sensor import COUNT
+from georsr.sensor import COUNT, parse_sensor
 
 SMALL = {"tile": 32, "halo": 2, "overlap": 4, "blocksize": 32}
 BYTES = Stretch((0.0,) * 3, (255.0,) * 3, "dtype")
@@ -204,6 +211,56 @@ def test_only_what_is_smooth_is_given_back_unless_somebody_asks_for_more(aware, 
     means = {key: np.abs(block_means(value)).mean() for key, value in left.items()}
     assert means["auto"] < 0.3 * means["off"]
     assert np.abs(left["on"]).mean() < np.abs(left["auto"]).mean() < np.abs(left["off"]).mean()
+
+
+def test_options_say_what_is_known(aware, smooth_scene, make_raster, tmp_path):
+    plain = georsr.super_resolve_array(smooth_scene, aware, **SMALL)
+    given = {**SMALL, "sensor": "mtf=0.1,noise=0.03,grain=0.4"}
+    array = georsr.super_resolve_array(smooth_scene, aware, **given)
+    assert not np.array_equal(plain, array)
+    super_resolve(make_raster(smooth_scene), tmp_path / "out.tif", aware, **given)
+    with rasterio.open(tmp_path / "out.tif") as product:
+        np.testing.assert_array_equal(product.read(), array)
+        assert parse_sensor(product.tags()["GEORSR_SENSOR"])["mtf"] == 0.1
+        assert '"sensor": "mtf=0.1,noise=0.03,grain=0.4"' in product.tags()["GEORSR_OPTIONS"]
+    source = Source(da.from_array(smooth_scene, chunks=(3, 40, 40)), True)
+    lazy = super_resolve_lazily(source, open_model(aware), SRConfig(**given))
+    np.testing.assert_array_equal(lazy.compute(scheduler="synchronous"), array)
+
+
+def test_what_is_not_given_is_estimated(aware, smooth_scene):
+    model, parts = open_model(aware), patches(smooth_scene)
+    estimated = scene_sensor(parts, BYTES, model, SRConfig())
+    made = scene_sensor(parts, BYTES, model, SRConfig(sensor="noise=0.03"))
+    assert made[:2] == estimated[:2]
+    assert made[3] == estimated[3]
+    assert made[2] != estimated[2]
+
+
+def test_a_plan_tells_what_is_estimated(aware, smooth_scene, make_raster):
+    report = plan_report(make_raster(smooth_scene), aware, **SMALL)
+    assert parse_sensor(report.sensor)
+    assert f"sensor  {report.sensor}" in report.describe()
+    assert "sensor" not in plan_report(make_raster(smooth_scene), "bicubic-x2").describe()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "mtf", "mtf=", "mtf=9", "blur=1", "noise=-1", "mtf=0.1,mtf=0.2", "mtf=nan"]
+)
+def test_numbers_that_cannot_be_are_refused(text):
+    with pytest.raises(UsageError, match="expected one or more of mtf_half="):
+        SRConfig(sensor=text)
+
+
+def test_a_model_that_is_not_told_refuses(
+    lite_model, lite_file, smooth_scene, make_raster, tmp_path
+):
+    message = "is not told how a scene was recorded; leave --sensor away"
+    with pytest.raises(UsageError, match=message):
+        georsr.super_resolve_array(smooth_scene, lite_model, sensor="mtf=0.2", **SMALL)
+    with pytest.raises(UsageError, match=message):
+        super_resolve(make_raster(smooth_scene), tmp_path / "o.tif", lite_file, sensor="mtf=0.2")
+    assert not (tmp_path / "o.tif").exists()
 
 
 def block_means(image, size=8):
