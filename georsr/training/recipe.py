@@ -116,6 +116,9 @@ class Recipe:
     """Of the forward pass: ``fp32``, ``bf16`` or ``fp16``; weights are float32."""
     scene_epochs: int = 0
     """Epochs of scene classification before super-resolution starts (segsr-lite)."""
+    sensor_steps: int = 0
+    """Steps, of 32 crops each, in which the estimator of sensors learns alone before
+    super-resolution starts (segsr-lite with ``sensor``)."""
     init: str = ""
     """Model name, weights or checkpoint whose matching tensors start this run (empty: scratch)."""
     validate_every: int = 1000
