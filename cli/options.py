@@ -219,8 +219,14 @@ def backend_option(command: F) -> F:
 
 
 def consistency_options(command: F) -> F:
-    """``--consistency`` and ``--consistency-kernel``."""
+    """``--consistency``, ``--consistency-kernel`` and ``--sensor``."""
     for option in (
+        click.option(
+            "--sensor",
+            metavar="mtf=X,noise=Y",
+            help="How the source was recorded, for models that are told: contrast at the Nyquist "
+            "frequency, noise as a share of the value range; what is not given is estimated.",
+        ),
         click.option(
             "--consistency-kernel",
             metavar="bicubic|mean|psf:MTF[+SHARPEN]|scene",

@@ -32,7 +32,7 @@ SECTIONS = {
     "Network and bands": ("model", "scale", "bidx", "bands", "band-mode", "tta"),
     "Source": ("nodata", "alpha", "allow-driver", "max-pixels", "force"),
     "Part of the source": ("bbox", "bbox-crs", "aoi", "aoi-mask"),
-    "Values": ("stretch", "consistency", "consistency-kernel", "dtype", "dst-nodata"),
+    "Values": ("stretch", "consistency", "consistency-kernel", "sensor", "dtype", "dst-nodata"),
     "Output": ("overwrite", "cog", "co", "blocksize", "parts", "quality", "stac"),
     "Machine": ("device", "precision", "jobs", "backend", "compile"),
     "Dask": ("workers", "scheduler", "tls-ca", "tls-cert", "tls-key"),

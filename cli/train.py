@@ -27,6 +27,12 @@ from .start import quick_imports
     help="LR rasters that go with --data, for recipes of LR/HR pairs.",
 )
 @click.option(
+    "--near-infrared",
+    multiple=True,
+    metavar="PATH",
+    help="Folders of gray images, the near infrared of the images of the same names.",
+)
+@click.option(
     "-b", "--bidx", type=BandList(), help="Bands of scenes, in the network's order: 4,3,2."
 )
 @click.option(

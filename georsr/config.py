@@ -17,6 +17,7 @@ from typing import Any
 from georsr.errors import UsageError
 from georsr.kernels import parse_kernel
 from georsr.redact import redact_url
+from georsr.sensor import parse_sensor
 
 CHOICES = {
     "blend": ("feather", "crop"),
@@ -85,6 +86,9 @@ class SRConfig:
     consistency_kernel: str | None = None
     """``bicubic``, ``mean``, ``psf:MTF``, ``psf:MTF+SHARPEN``, or ``scene`` for what fits best;
     None takes the model's."""
+    sensor: str | None = None
+    """``mtf=0.2,noise=0.01``: how the source was recorded, for models that are told; what is not
+    given is estimated. See :func:`georsr.sensor.parse_sensor`."""
     alpha: str = "auto"
     """What a band called alpha is: ``mask``, ``data`` (an image, such as near infrared), or
     ``auto`` for what its values say."""
@@ -143,7 +147,7 @@ class SRConfig:
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
                 raise UsageError(f"{name} {getattr(self, name)!r}: expected {' or '.join(known)}")
-        self._check_kernel()
+        self._check_source()
         if self.blocksize < 16 or self.blocksize % 16:
             raise UsageError(f"blocksize {self.blocksize}: expected a multiple of 16")
         for name in ("tile", "batch", "jobs"):
@@ -159,7 +163,10 @@ class SRConfig:
             if value is not None and value < 0:
                 raise UsageError(f"{name} {value}: expected at least 0")
 
-    def _check_kernel(self) -> None:
+    def _check_source(self) -> None:
+        """What is said of how the source was made."""
+        if self.sensor is not None:
+            parse_sensor(self.sensor)
         if self.consistency_kernel is not None:
             if self.consistency == "off":
                 raise UsageError("consistency-kernel without consistency: give one of them")

@@ -39,11 +39,15 @@ class Kernel:
         Of the PSF, at the coarse image's Nyquist frequency.
     sharpen : float
         Strength of the `sharpening` that followed the PSF, in coarse pixels.
+    damping : float
+        Of what consistency adds: weight of its roughness, see `georsr.models.projection`; 0: the
+        usual one.
     """
 
     kind: str
     mtf: float = 0.0
     sharpen: float = 0.0
+    damping: float = 0.0
 
     def __str__(self) -> str:
         if self.kind != "psf":

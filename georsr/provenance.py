@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from georsr.errors import UsageError
+from georsr.sensor import SensorDescription
 
 if TYPE_CHECKING:
     from georsr.config import SRConfig
@@ -125,9 +126,10 @@ def product_tags(
     stretch: str,
     consistency: str,
     options: str,
+    sensor: SensorDescription | None = None,
 ) -> dict[str, str]:
     """TIFF tags that say how a product was made; no times, so that runs repeat bit for bit."""
-    return {
+    tags = {
         "GEORSR_VERSION": georsr_version(),
         "GEORSR_MODEL": model,
         "GEORSR_MODEL_SHA256": model_sha256,
@@ -138,6 +140,7 @@ def product_tags(
         "GEORSR_OPTIONS": options,
         "GEORSR_NOTE": "super-resolved: contains synthesised detail that was not measured",
     }
+    return tags if sensor is None else tags | {"GEORSR_SENSOR": str(sensor)}
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from georsr.engine.ensemble import way_of_asking
 from georsr.engine.fitting import scene_kernel
 from georsr.engine.inference import Inference, choose_batch, place_model
 from georsr.engine.preflight import plan_of
+from georsr.engine.sensing import told_of_scene
 from georsr.errors import UsageError
 from georsr.models.load import Model
 from georsr.models.spec import ModelSpec
@@ -80,6 +81,7 @@ def run_array(
         values[:, rows][:, :, columns], good[:, rows][:, :, columns], config.stretch
     )
     read = read_from(values, good, whole)
+    model = told_of_scene(read, height, width, stretch, model, config)
     with cpu_threads(config.jobs):
         return make_chunk(
             read,

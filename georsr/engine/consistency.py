@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -12,8 +12,12 @@ from georsr.config import SRConfig
 from georsr.kernels import Kernel, parse_kernel
 from georsr.models.linear import enlarge_linear
 from georsr.models.projection import project
-from georsr.models.spec import SCENE, ModelSpec
+from georsr.models.spec import SCENE, SOFTLY, ModelSpec
 from georsr.types import BoolArray, FloatArray
+
+SOFT = 2.0
+"""Damping of consistency by networks that know noise: real pairs lose 0.01 dB by what it adds, and
+0.1 dB by what the usual damping does."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +51,21 @@ def asked_kernel(spec: ModelSpec, config: SRConfig) -> str | None:
         return None
     if config.consistency_kernel is not None:
         return config.consistency_kernel
+    if spec.kernel == SOFTLY:
+        return SCENE
     return spec.kernel or ("bicubic" if config.consistency == "on" else None)
 
 
 def yields_to_noise(config: SRConfig) -> bool:
     """Whether a scene whose noise dominates need not be given back: nobody asked for it."""
     return config.consistency == "auto" and config.consistency_kernel is None
+
+
+def softened(kernel: Kernel | None, spec: ModelSpec, config: SRConfig) -> Kernel | None:
+    """A kernel as the model wants it, unless somebody asked for consistency."""
+    if kernel is None or spec.kernel != SOFTLY or not yields_to_noise(config):
+        return kernel
+    return replace(kernel, damping=SOFT)
 
 
 def known_kernel(asked: str | None) -> Kernel | None:

@@ -29,7 +29,7 @@ Chunks = int | Mapping[Any, int] | None
 _OPTIONS = (
     "band_mode", "bands", "batch", "blend", "blocksize", "compile", "consistency",
     "consistency_kernel", "device", "dst_nodata", "dtype", "halo", "jobs", "nodata", "overlap",
-    "precision", "stretch", "tile", "tta",
+    "precision", "sensor", "stretch", "tile", "tta",
 )  # fmt: skip
 """Options that mean something for arrays; the others are about files."""
 _INSTEAD = {

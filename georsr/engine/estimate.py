@@ -24,6 +24,7 @@ from georsr.engine.preflight import (
     memory_bytes,
     output_bytes,
 )
+from georsr.engine.sensing import description_of
 from georsr.engine.surveyor import COST, Surveyor, layers_job
 from georsr.engine.warmup import Pace, measure
 from georsr.engine.workforce import check_parts_space, workforce
@@ -86,6 +87,8 @@ class Estimate:
     """From tiles computed here and now."""
     problems: tuple[str, ...] = ()
     """Why the run would be refused."""
+    sensor: str = ""
+    """What the network would be told of how the source was recorded; empty: it is not told."""
 
     def to_json(self) -> str:
         """Indented JSON."""
@@ -103,8 +106,10 @@ class Estimate:
             f"disk    at most {_size(self.output_bytes)}, {_size(self.free_bytes)} free",
             f"time    about {_duration(self.seconds)}",
         ]
+        if self.sensor:
+            lines.insert(2, f"sensor  {self.sensor}")
         if self.workers:
-            lines.insert(4, f"workers {self.workers}, {_size(self.worker_memory_bytes)} each")
+            lines.insert(-3, f"workers {self.workers}, {_size(self.worker_memory_bytes)} each")
         if self.device_memory_bytes:
             used, limit = self.device_memory_bytes, self.device_memory_limit_bytes
             lines.insert(-2, f"device  about {_size(used)} of {_size(limit)}")
@@ -146,7 +151,7 @@ def estimate(
     )
     plan, layout, placement = job.plan, job.layout, _timed(job)
     inference = Inference(
-        model,
+        job.model,
         placement,
         choose_batch(placement, config.batch),
         compiled=config.compile,
@@ -197,6 +202,7 @@ def estimate(
         free_bytes=free_space(job.destination if parts is None else f"{parts}/part"),
         seconds=round(seconds, 1),
         problems=problems,
+        sensor=str(description_of(job.model) or ""),
     )
 
 

@@ -16,7 +16,7 @@ import torch
 
 from georsr.config import SRConfig
 from georsr.device import cpu_threads, place
-from georsr.engine.consistency import asked_kernel, known_kernel, yields_to_noise
+from georsr.engine.consistency import asked_kernel, known_kernel, softened, yields_to_noise
 from georsr.engine.grain import Unexplained, noise_dominates
 from georsr.engine.inference import Inference
 from georsr.engine.pipeline import SideBySide
@@ -143,10 +143,11 @@ def scene_kernel(
     asked = asked_kernel(model.spec, config)
     known = known_kernel(asked)
     if known is not None or asked is None:
-        return known
-    return fit_kernel(
+        return softened(known, model.spec, config)
+    fitted = fit_kernel(
         [read(window) for window in probe_windows(height, width)],
         stretch,
         model,
         unless_noise=yields_to_noise(config),
     )
+    return softened(fitted, model.spec, config)

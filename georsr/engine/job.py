@@ -25,6 +25,7 @@ from georsr.engine.preflight import (
     memory_bytes,
     plan_for,
 )
+from georsr.engine.sensing import description_of, told_of_scene
 from georsr.kernels import Kernel
 from georsr.models.load import Model
 from georsr.models.zoo import COMPUTED_ARCHITECTURES
@@ -235,6 +236,7 @@ def plan_job(
         check_content(info, model.spec.name)
     placement = placement or place_model(model, config)
     stretch = choose_stretch(reader, config.stretch)
+    model = told_of_scene(reader.read, info.height, info.width, stretch, model, config)
     kernel = scene_kernel(reader.read, info.height, info.width, stretch, model, config)
     partial = area is not None and area.outline is not None
     layout = _layout(part, info, model, config, stretch, kernel, partial=partial)
@@ -286,6 +288,7 @@ def _layout(
             stretch=stretch.to_json(),
             consistency=_told(kernel, asked_kernel(model.spec, config)),
             options=config.told(),
+            sensor=description_of(model),
         ),
         partial=partial,
     )

@@ -22,11 +22,20 @@ from dask.highlevelgraph import HighLevelGraph
 from georsr.config import SRConfig
 from georsr.engine.array import ArrayForm
 from georsr.engine.bands import arrange_array
-from georsr.engine.consistency import asked_kernel, known_kernel
+from georsr.engine.consistency import asked_kernel, known_kernel, softened
 from georsr.engine.fitting import probe_windows
 from georsr.engine.preflight import plan_of
 from georsr.engine.resident import refer
-from georsr.engine.tasks import Cut, FindKernel, FindStretch, MakeChunk, Recipe, Selection
+from georsr.engine.sensing import listener
+from georsr.engine.tasks import (
+    Cut,
+    FindScene,
+    FindStretch,
+    Found,
+    MakeChunk,
+    Recipe,
+    Selection,
+)
 from georsr.models.load import Model
 from georsr.models.spec import SCENE
 from georsr.provenance import georsr_version
@@ -167,8 +176,8 @@ def super_resolve_lazily(
     columns = even_sizes(plan.out_width, sides[1] or usual)
     token = tokenize(georsr_version(), source.array.name, repr(recipe), rows, columns)
     stretches, keys, sampled = _stretches(source, config.stretch, f"georsr-stretch-{token}")
-    kernels, kernel_of = _kernels(source, recipe, model, token, keys)
-    tasks = kernels | _chunks(source, recipe, token, keys, kernel_of, (rows, columns))
+    looks, found_of = _looks(source, recipe, model, token, keys)
+    tasks = looks | _chunks(source, recipe, token, keys, found_of, (rows, columns))
     bands = ((source.bands,),) if source.banded else ()
     single = tuple((1,) * length for length in source.scenes)
     name = f"georsr-{token}"
@@ -201,19 +210,20 @@ def _stretches(
     return tasks, {scene: (name, *scene) for scene in scenes}, sampled.array
 
 
-def _kernels(
+def _looks(
     source: Source,
     recipe: Recipe,
     model: Model,
     token: str,
     stretches: dict[tuple[int, ...], Any],
 ) -> tuple[Tasks, dict[tuple[int, ...], Any]]:
-    """Tasks that find the kernel of every scene, and scene -> what gives it to a task."""
+    """Tasks that find sensor and kernel of every scene; scene -> what gives them to a task."""
     asked = asked_kernel(model.spec, recipe.config)
-    if asked != SCENE:
-        return {}, dict.fromkeys(stretches, known_kernel(asked))
+    if asked != SCENE and listener(model.network) is None and recipe.config.sensor is None:
+        known = softened(known_kernel(asked), model.spec, recipe.config)
+        return {}, dict.fromkeys(stretches, Found(known))
     tasks: Tasks = {}
-    names = {scene: (f"georsr-kernel-{token}", *scene) for scene in stretches}
+    names = {scene: (f"georsr-scene-{token}", *scene) for scene in stretches}
     for scene, name in names.items():
         probes = []
         for number, window in enumerate(probe_windows(*source.size)):
@@ -221,7 +231,7 @@ def _kernels(
             cuts, keys = source.cut(place, scene, *window.slices)
             tasks |= cuts
             probes.append(keys)
-        tasks[name] = (FindKernel(), f"georsr-recipe-{token}", stretches[scene], probes)
+        tasks[name] = (FindScene(), f"georsr-recipe-{token}", stretches[scene], probes)
     return tasks, names
 
 
@@ -230,7 +240,7 @@ def _chunks(
     recipe: Recipe,
     token: str,
     stretches: dict[tuple[int, ...], Any],
-    kernels: dict[tuple[int, ...], Any],
+    found: dict[tuple[int, ...], Any],
     sizes: tuple[tuple[int, ...], tuple[int, ...]],
 ) -> Tasks:
     """Tasks that make every chunk of the product, and those that cut its source."""
@@ -247,7 +257,7 @@ def _chunks(
                 make,
                 shared,
                 stretch,
-                kernels[scene],
+                found[scene],
                 keys,
             )
     return tasks

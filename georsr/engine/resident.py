@@ -6,7 +6,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from georsr.device import Placement, cpu_threads
 from georsr.engine.bands import with_bands
 from georsr.engine.ensemble import way_of_asking
 from georsr.engine.inference import Inference, choose_batch, place_model
+from georsr.engine.sensing import sensor_of, told
 from georsr.errors import GeorsrError, ModelError, UsageError
 from georsr.models.load import Model, open_model
 from georsr.models.multiband import MultiBand
@@ -37,6 +38,8 @@ class ModelReference:
     """Positions of the bands it sees, where there are others."""
     mode: str = "inject"
     """What becomes of those."""
+    sensor: tuple[float, ...] | None = None
+    """What the network is told of the sensor; None: it is not told."""
 
 
 def refer(model: Model) -> ModelReference:
@@ -54,8 +57,10 @@ def refer(model: Model) -> ModelReference:
     elif model.source not in COMPUTED and path.is_file():
         name = str(path.absolute())
     network = model.network
-    bands = (network.guide, network.mode) if isinstance(network, MultiBand) else ()
-    reference = ModelReference(name, model.sha256, *bands)
+    guide, mode = None, "inject"
+    if isinstance(network, MultiBand):
+        guide, mode = network.guide, network.mode
+    reference = ModelReference(name, model.sha256, guide, mode, sensor_of(model))
     try:
         load(reference)
     except GeorsrError as error:
@@ -66,15 +71,19 @@ def refer(model: Model) -> ModelReference:
     return reference
 
 
-@lru_cache(maxsize=2)
 def load(reference: ModelReference) -> Model:
-    """Open a model, once in a process.
+    """Open a model, once in a process, and tell it of the sensor.
 
     Raises
     ------
     UsageError, ModelError
         This process cannot open it, or finds other weights.
     """
+    return told(_open(replace(reference, sensor=None)), reference.sensor)
+
+
+@lru_cache(maxsize=2)
+def _open(reference: ModelReference) -> Model:
     model = open_model(reference.name)
     if model.sha256 != reference.sha256:
         raise ModelError(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from georsr.engine.consistency import known_kernel
+from georsr.config import SRConfig
+from georsr.engine.consistency import asked_kernel, known_kernel
 from georsr.engine.ensemble import MEMBERS
 from georsr.engine.inference import Inference
 from georsr.engine.job import Job, memory_of
@@ -35,7 +36,8 @@ def recipe_of(job: Job) -> Recipe:
 
 def kernel_of(job: Job) -> Kernel:
     """What made the source of the ground, as far as is known: what the product was held to."""
-    return job.kernel or known_kernel(job.model.spec.kernel or None) or Kernel("bicubic")
+    declared = known_kernel(asked_kernel(job.model.spec, SRConfig()))
+    return job.kernel or declared or Kernel("bicubic")
 
 
 def layers_layout(job: Job) -> ProductLayout:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,12 @@ from georsr.config import SRConfig
 from georsr.device import cpu_threads
 from georsr.engine.array import ArrayForm
 from georsr.engine.chunks import make_chunk, read_from
-from georsr.engine.consistency import yields_to_noise
+from georsr.engine.consistency import asked_kernel, known_kernel, softened, yields_to_noise
 from georsr.engine.fitting import fit_kernel
 from georsr.engine.resident import ModelReference, load, resident
+from georsr.engine.sensing import scene_sensor, told
 from georsr.kernels import Kernel
+from georsr.models.spec import SCENE
 from georsr.raster.mask import valid_pixels
 from georsr.raster.reader import Patch
 from georsr.raster.stretch import Stretch, stretch_of_sample
@@ -90,21 +92,44 @@ class FindStretch:
 
 
 @dataclass(frozen=True)
-class FindKernel:
-    """Finds the kernel of a scene from its probes."""
+class Found:
+    """What was found of a scene.
+
+    Attributes
+    ----------
+    kernel : Kernel or None
+        What its product is to be consistent with.
+    sensor : tuple of float or None
+        What the network is told, normalised; None: it is not told.
+    """
+
+    kernel: Kernel | None = None
+    sensor: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class FindScene:
+    """Finds sensor and kernel of a scene from its probes."""
 
     def __call__(
         self, recipe: Recipe, stretch: Stretch, cuts: list[list[list[list[AnyArray]]]]
-    ) -> Kernel | None:
+    ) -> Found:
         """From cuts (C, h, w) of each probe, nested as bands, rows, columns."""
         patches = [patch_of(np.block(probe), recipe.nodata) for probe in cuts]
+        model = load(recipe.model)
         with cpu_threads(recipe.config.jobs):
-            return fit_kernel(
+            sensor = scene_sensor(patches, stretch, model, recipe.config)
+            asked = asked_kernel(model.spec, recipe.config)
+            if asked != SCENE:
+                known = softened(known_kernel(asked), model.spec, recipe.config)
+                return Found(known, sensor)
+            kernel = fit_kernel(
                 patches,
                 stretch,
-                load(recipe.model),
+                told(model, sensor),
                 unless_noise=yields_to_noise(recipe.config),
             )
+        return Found(softened(kernel, model.spec, recipe.config), sensor)
 
 
 def patch_of(values: AnyArray, nodata: float | None) -> Patch:
@@ -122,13 +147,12 @@ class MakeChunk:
     reach: Window
     """What the tiles that touch it read."""
 
-    def __call__(
-        self, recipe: Recipe, stretch: Stretch, kernel: Kernel | None, cuts: list[Any]
-    ) -> AnyArray:
+    def __call__(self, recipe: Recipe, stretch: Stretch, found: Found, cuts: list[Any]) -> AnyArray:
         """From cuts (C, h, w) of the reach, nested as bands, rows, columns: (1, ..., C, H, W)."""
         patch = patch_of(np.block(cuts), recipe.nodata)
         read = read_from(patch.values, patch.valid, self.reach)
-        with resident(recipe.model, recipe.config) as inference:
+        reference = replace(recipe.model, sensor=found.sensor)
+        with resident(reference, recipe.config) as inference:
             pixels = make_chunk(
                 read,
                 self.window,
@@ -137,7 +161,7 @@ class MakeChunk:
                 stretch=stretch,
                 form=recipe.form,
                 inference=inference,
-                kernel=kernel,
+                kernel=found.kernel,
                 flat_tiles=recipe.config.flat_tiles,
             )
         if recipe.limits is not None:

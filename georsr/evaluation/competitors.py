@@ -12,6 +12,7 @@ from georsr.device import Placement
 from georsr.engine.consistency import Aim
 from georsr.engine.fitting import scene_kernel
 from georsr.engine.inference import Inference
+from georsr.engine.sensing import told_of_scene
 from georsr.errors import UsageError
 from georsr.evaluation.benchmark import Enlarge, ModelFacts, Sample
 from georsr.evaluation.guidance import LABELS, encoder_of, with_guidance
@@ -51,7 +52,6 @@ def enlarger(inference: Inference) -> Enlarge:
 
 def consistent_enlarger(inference: Inference, model: Model, config: SRConfig) -> Enlarge:
     """Super-resolve a sample as one tile that, shrunk again, gives the sample back."""
-    plain = enlarger(inference)
 
     def enlarge(sample: Sample) -> AnyArray:
         patch = Patch(sample.lr, np.ones(sample.lr.shape, bool), None)
@@ -61,11 +61,13 @@ def consistent_enlarger(inference: Inference, model: Model, config: SRConfig) ->
             rows, columns = window.slices
             return Patch(patch.values[:, rows, columns], patch.valid[:, rows, columns], None)
 
-        kernel = scene_kernel(read, height, width, BYTES, model, config)
+        informed = told_of_scene(read, height, width, BYTES, model, config)
+        asked = inference if informed is model else Inference(informed, inference.placement, 1)
+        kernel = scene_kernel(read, height, width, BYTES, informed, config)
         if kernel is None:
-            return plain(sample)
+            return enlarger(asked)(sample)
         x = sample.lr.astype(np.float32) / np.float32(255)
-        batches = inference.submit([x], [sample.name or "the image"], [Aim()], kernel)
+        batches = asked.submit([x], [sample.name or "the image"], [Aim()], kernel)
         return to_uint8(batches[0].result()[0] * 255)
 
     return enlarge

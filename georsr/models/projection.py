@@ -132,7 +132,7 @@ def _back(kernel: Kernel, size: int, scale: int, device: torch.device) -> Banded
     gram = down @ down.T
     slope = np.diff(np.eye(size), axis=0)
     roughness = slope.T @ slope / 4
-    damping = DAMPING_OF_OPTICS if kernel.kind == "psf" else DAMPING
+    damping = kernel.damping or (DAMPING_OF_OPTICS if kernel.kind == "psf" else DAMPING)
     inverse = np.linalg.inv(gram + damping * gram.sum(1).mean() * roughness)
     row, column = np.nonzero(np.abs(inverse) > NEGLIGIBLE * np.abs(inverse).max())
     apart = np.abs(np.subtract.outer(np.arange(size), np.arange(size)))

@@ -11,6 +11,9 @@ from georsr.errors import ModelError
 METADATA_KEY = "georsr"
 SCENE = "scene"
 """Instead of a kernel: whichever fits a scene best."""
+SOFTLY = "scene, softly"
+"""The same, and where nobody asks for more only what is smooth is given back: the network knows
+better than its source what lies between neighbouring pixels."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +46,8 @@ class ModelSpec:
     """Kind of degradation that turned HR into LR in training."""
     kernel: str = ""
     """What a source pixel is of the product's, which consistency enforces: a kernel's name (see
-    :mod:`georsr.kernels`), ``scene`` for the one that fits the scene best, empty if nothing is
-    known."""
+    :mod:`georsr.kernels`), ``scene`` for the one that fits the scene best, ``scene, softly``, or
+    empty if nothing is known."""
     licence: str = "Apache-2.0"
     """SPDX licence of the weights."""
     trained_on: str = ""

@@ -26,6 +26,8 @@ class Batch(NamedTuple):
     """(N,) class indices, -1 without classes."""
     valid: Tensor | None
     """(N, 1, s * p, s * p) float32, 1 where the loss counts; None: everywhere."""
+    sensor: Tensor | None = None
+    """(N, COUNT) normalised sensor descriptions of ``lr``; None: not known."""
 
 
 class NumberedCrops(Dataset[Crop]):
@@ -74,11 +76,13 @@ def collate(crops: list[Crop]) -> Batch:
             np.ones(crop.hr.shape[1:], bool) if crop.valid is None else crop.valid for crop in crops
         ]
         valid = torch.from_numpy(np.stack(masks))[:, None].float()
+    sensors = [crop.sensor for crop in crops]
     return Batch(
         torch.from_numpy(np.stack([crop.lr for crop in crops])),
         torch.from_numpy(np.stack([crop.hr for crop in crops])),
         torch.tensor([crop.label for crop in crops]),
         valid,
+        torch.tensor(sensors) if all(sensors) else None,
     )
 
 

@@ -16,6 +16,7 @@ from georsr.errors import ModelError
 from georsr.evaluation.metrics import psnr, psnr_y
 from georsr.models.lite.encoder import SceneClassifier
 from georsr.models.lite.network import SegSRLite
+from georsr.models.lite.sensor import combined, likelihood_error
 from georsr.tiling.padding import pad_to
 from georsr.tiling.plan import ceil_to
 from georsr.training.batches import Batch, ValidationPair
@@ -27,8 +28,10 @@ from georsr.training.networks import (
     TILES,
     enlarge,
     semantic_error,
+    senses,
     split_parameters,
     training_network,
+    with_errors,
 )
 from georsr.training.recipe import Recipe
 from georsr.training.schedule import cosine, milestones
@@ -95,12 +98,14 @@ class SuperResolution(pl.LightningModule):
         step = self.trainer.global_step * self.trainer.world_size + self.trainer.global_rank
         torch.manual_seed((self.recipe.seed << 40) + step)
         lr = batch.lr.contiguous(memory_format=torch.channels_last)
-        sr, scene = enlarge(self.network, lr)
+        told, sensor_loss = self._sensor(batch)
+        sr, scene = enlarge(self.network, lr, told)
         done = self.trainer.global_step / self.recipe.steps
         loss: Tensor = self.image_loss(sr, batch.hr, batch.valid, done)
         if self.classifier is not None and scene is not None and self.recipe.loss.scene > 0:
             wrong = F.cross_entropy(self.classifier.logits(scene), batch.labels, ignore_index=-1)
             loss = loss + self.recipe.loss.scene * torch.nan_to_num(wrong)
+        loss = loss + self.recipe.loss.sensor * sensor_loss
         value = float(loss.detach())
         if not math.isfinite(value):
             raise ModelError(
@@ -108,6 +113,16 @@ class SuperResolution(pl.LightningModule):
                 "the learning rates and start again with 'init: .../best.ckpt'"
             )
         return loss
+
+    def _sensor(self, batch: Batch) -> tuple[Tensor | None, Tensor | float]:
+        """What the network is told of the sensor, and how unlikely its estimate makes the truth."""
+        if batch.sensor is None or not senses(self.network):
+            return None, 0.0
+        # differences of a grey level are what noise is measured by: not in half precision
+        with torch.autocast(batch.lr.device.type, enabled=False):
+            mean, variance = self.network.estimator(batch.lr)  # type: ignore[operator]
+        told = with_errors(batch.sensor, mean.detach())
+        return told, likelihood_error(mean, variance, batch.sensor)
 
     def configure_optimizers(self) -> Any:
         """Adam, with Muon for the kernels if the recipe says so, on the recipe's schedule."""
@@ -158,7 +173,11 @@ class SuperResolution(pl.LightningModule):
         if lr.dtype == np.uint8:
             x = x / 255
         with torch.autocast(self.device.type, enabled=False):
-            sr = self.network(x)[0, :, : hr.shape[1], : hr.shape[2]]
+            sensor = None
+            if senses(self.network):
+                mean, variance = self.network.estimator(x)  # type: ignore[operator]
+                sensor = combined(mean, variance)[None]
+            sr = enlarge(self.network, x, sensor)[0][0, :, : hr.shape[1], : hr.shape[2]]
         self._scores.append(pair_psnr(sr.float().cpu().numpy(), hr, valid, self.recipe.scale))
 
     def on_validation_epoch_end(self) -> None:

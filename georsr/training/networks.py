@@ -6,12 +6,13 @@ import copy
 import inspect
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from georsr.errors import UsageError
 from georsr.models.lite.network import SegSRLite
 from georsr.models.segsr.network import SegSR, segsr
-from georsr.models.spec import SCENE, ModelSpec
+from georsr.models.spec import SCENE, SOFTLY, ModelSpec
 from georsr.training.data.degrade import Bicubic
 from georsr.training.losses import SemanticError
 from georsr.training.recipe import Recipe
@@ -67,10 +68,36 @@ def _check_arguments(recipe: Recipe, known: set[str]) -> None:
         )
 
 
-def enlarge(network: Network, lr: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Super-resolve (N, C, h, w) in 0..1: the image, and the scene vectors where there are some."""
+def enlarge(
+    network: Network, lr: Tensor, sensor: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """Super-resolve (N, C, h, w) in 0..1: the image, and the scene vectors where there are some.
+
+    ``sensor`` is (N, COUNT), for a network that is told how the images were recorded.
+    """
+    if isinstance(network, SegSRLite):
+        return network.enlarge(lr, sensor)
     image, extra = network.enlarge(lr)
     return image, extra if isinstance(extra, Tensor) else None
+
+
+def senses(network: nn.Module) -> bool:
+    """Whether a network estimates, and is told, how a scene was recorded."""
+    return isinstance(network, SegSRLite) and network.senses
+
+
+def with_errors(truth: Tensor, estimate: Tensor) -> Tensor:
+    """What a network in training is told of the sensor, all (N, COUNT) and normalised.
+
+    A crop's own estimate for one half of the crops. For the other half the truth with an error of a
+    random size, times what makes it the best guess under a standard normal prior, as estimates are;
+    and for one crop in ten zero, as where nothing is known.
+    """
+    kind = torch.rand(len(truth), 1, device=truth.device)
+    size = torch.rand(len(truth), 1, device=truth.device)
+    wrong = (truth + size * torch.randn_like(truth)) / (1 + size.square())
+    told = torch.where(kind < 0.5, estimate, wrong)
+    return told * (kind < 0.9)
 
 
 def semantic_error(network: Network) -> SemanticError:
@@ -117,6 +144,8 @@ def finished(network: Network, recipe: Recipe) -> tuple[nn.Module, ModelSpec]:
 
             parameters["clip"] = dict(whole.encoder.options)  # type: ignore[arg-type]
             merge_lora(whole.encoder)  # type: ignore[arg-type]
+    # drawn degradations fit no scene in particular: the scene says which kernel it is
+    kernel = "bicubic" if isinstance(recipe.degradation, Bicubic) else SCENE
     spec = ModelSpec(
         name=recipe.name,
         architecture=recipe.architecture,
@@ -125,8 +154,7 @@ def finished(network: Network, recipe: Recipe) -> tuple[nn.Module, ModelSpec]:
         bands=bands,
         band_names=("red", "green", "blue") if bands == 3 else (),
         degradation=recipe.degradation.name,
-        # drawn degradations fit no scene in particular: the scene says which kernel it is
-        kernel="bicubic" if isinstance(recipe.degradation, Bicubic) else SCENE,
+        kernel=SOFTLY if senses(network) else kernel,
         **TILES[recipe.architecture],
     )
     return whole.eval().requires_grad_(False), spec

@@ -1,4 +1,4 @@
-"""Scene classification: what the scene encoder learns before it guides anything."""
+"""What a network learns before super-resolution: the classes of scenes, and to know sensors."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from torch import Tensor
 
 from georsr.errors import UsageError
 from georsr.models.lite.encoder import SceneClassifier
+from georsr.models.lite.sensor import SensorEstimator, likelihood_error
+from georsr.training.batches import collate
 from georsr.training.data.crops import CropSource, dihedral
 from georsr.training.networks import Network
 from georsr.training.recipe import Recipe
@@ -21,6 +23,8 @@ from georsr.types import AnyArray
 log = logging.getLogger(__name__)
 
 Centre = tuple[float, float]
+SENSORS = 78
+"""Second word of the seed of crops that teach sensors; those of the run itself have two words."""
 
 
 def _stack(images: Sequence[AnyArray], size: int, rng: np.random.Generator | None) -> Tensor:
@@ -119,3 +123,46 @@ def teach_scenes(
     )
     accuracy = classification_accuracy(classifier, images, labels, **options)
     log.info("scene classes: %.1f %% of the training images named right", 100 * accuracy)
+
+
+def teach_sensor(
+    estimator: SensorEstimator, source: CropSource, *, steps: int, seed: int, batch: int = 32
+) -> float:
+    """Teach an estimator how crops were recorded, in place; returns the last loss averaged.
+
+    Parameters
+    ----------
+    estimator
+        Trained on the device it is on.
+    source
+        Of crops whose sensor is known.
+    steps, batch, seed
+        Steps, crops per step, random seed.
+
+    Raises
+    ------
+    UsageError
+        The crops do not know their sensor.
+    """
+    optimizer = torch.optim.AdamW(estimator.parameters(), lr=2e-3, weight_decay=0.02)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=max(steps, 2))
+    device = next(estimator.parameters()).device
+    smooth = 0.0
+    for step in range(steps):
+        numbers = range(step * batch, (step + 1) * batch)
+        made = collate([source.crop(np.random.default_rng([seed, SENSORS, n])) for n in numbers])
+        if made.sensor is None:
+            raise UsageError(
+                "recipe: sensor_steps needs crops whose sensor is known: set 'degradation: "
+                "{kind: imaging-chain}' and 'data: {variation: {}}'"
+            )
+        mean, variance = estimator(made.lr.to(device))
+        loss = likelihood_error(mean, variance, made.sensor.to(device))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        smooth += (float(loss.detach()) - smooth) / min(step + 1, 200)
+        if (step + 1) % 500 == 0:
+            log.info("sensors: step %d of %d, loss %.3f", step + 1, steps, smooth)
+    return smooth

@@ -82,6 +82,8 @@ class LossSettings:
     """Mean absolute error of VGG-19 features (needs torchvision and its weights)."""
     scene: float = 0.0
     """Cross-entropy of the scene class, where images have one (segsr-lite)."""
+    sensor: float = 0.02
+    """Likelihood of the sensor description, where the network estimates one and crops have it."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,9 @@ class Recipe:
     """Of the forward pass: ``fp32``, ``bf16`` or ``fp16``; weights are float32."""
     scene_epochs: int = 0
     """Epochs of scene classification before super-resolution starts (segsr-lite)."""
+    sensor_steps: int = 0
+    """Steps, of 32 crops each, in which the estimator of sensors learns alone before
+    super-resolution starts (segsr-lite with ``sensor``)."""
     init: str = ""
     """Model name, weights or checkpoint whose matching tensors start this run (empty: scratch)."""
     validate_every: int = 1000
@@ -238,11 +243,16 @@ def overridden(recipe: Recipe, options: Mapping[str, Any]) -> Recipe:
     recipe
         As it was loaded.
     options
-        ``data`` and ``lr_data`` (paths), ``bidx`` (band numbers), and any field that holds one
-        value; None and empty values override nothing.
+        ``data``, ``lr_data`` and ``near_infrared`` (paths), ``bidx`` (band numbers), and any field
+        that holds one value; None and empty values override nothing.
     """
     given = {key: value for key, value in options.items() if value not in (None, (), "")}
-    names = {"data": "root", "lr_data": "lr", "bidx": "bands"}
+    names = {
+        "data": "root",
+        "lr_data": "lr",
+        "near_infrared": "near_infrared",
+        "bidx": "bands",
+    }
     of_data: dict[str, Any] = {
         ours: tuple(given.pop(key)) for key, ours in names.items() if key in given
     }

@@ -41,7 +41,8 @@ from georsr.training.data.crops import CropSource, PairSource
 from georsr.training.data.source import open_source
 from georsr.training.export import completed, export_checkpoint, initialise
 from georsr.training.module import SuperResolution
-from georsr.training.pretrain import teach_scenes
+from georsr.training.networks import senses
+from georsr.training.pretrain import teach_scenes, teach_sensor
 from georsr.training.recipe import Recipe
 
 log = logging.getLogger(__name__)
@@ -239,12 +240,15 @@ def _check_bands(source: CropSource, module: SuperResolution) -> None:
 
 
 def _start(module: SuperResolution, source: CropSource) -> None:
-    """What comes before the first step: other weights, and the names of scenes."""
+    """What comes before the first step: other weights, the names of scenes, and sensors."""
     recipe = module.recipe
     if recipe.init:
         initialise(module.network, recipe.init)
     if recipe.scene_epochs > 0 and module.classifier is not None:
         teach_scenes(module.classifier, source, recipe, module.network)
+    if recipe.sensor_steps > 0 and senses(module.network):
+        estimator: Any = module.network.estimator
+        teach_sensor(estimator, source, steps=recipe.sensor_steps, seed=recipe.seed)
 
 
 def _trainer(

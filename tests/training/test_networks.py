@@ -116,7 +116,7 @@ def test_encoders_and_backbones_are_exchangeable_in_training(network, segsr_reci
 
 def test_exported_parameters_are_written_in_full(tiny):
     network, spec = finished(training_network(tiny), tiny)
-    assert spec.parameters == {**tiny.network, "tuning": 0}
+    assert spec.parameters == {**tiny.network, "tuning": 0, "sensor": 0}
     assert not any("pointwise" in key for key in network.state_dict())
     with pytest.raises(UsageError, match="no argument 'fused'"):
         training_network(replace(tiny, network={"fused": True}))

@@ -15,8 +15,10 @@ WANTED = {
     "segsr-aid-x4",
     "segsr-base-x4",
     "segsr-lite-x2",
+    "segsr-lite-x2-aware",
     "segsr-lite-x2-sensor",
     "segsr-lite-x4",
+    "segsr-lite-x4-aware",
     "segsr-lite-x4-sensor",
     "segsr-ucmerced-x4",
 }
@@ -97,6 +99,7 @@ def test_the_command_line_overrides():
     assert (other.steps, other.seed, other.init) == (5, recipe.seed, "x")
     assert other.degradation == recipe.degradation
     assert overridden(recipe, {"bidx": (4, 3, 2), "lr_data": ("c",)}).data.bands == (4, 3, 2)
+    assert overridden(recipe, {"near_infrared": ("d",)}).data.near_infrared == ("d",)
     assert Recipe.from_mapping(other.to_mapping(), "here") == other
 
 

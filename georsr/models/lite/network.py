@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from georsr.models.bicubic import Bicubic
 from georsr.models.lite.backbone import Backbone, fuse_branches
 from georsr.models.lite.encoder import SceneEncoder
+from georsr.models.lite.sensor import SensorEstimator, SensorTuning
 from georsr.models.segsr.guidance import SemanticLocalization, SteadyLinear
+from georsr.sensor import COUNT
 
 GAIN = 5.0
 
@@ -74,6 +76,15 @@ class SceneTuning(nn.Module):
         return [(scale, shift) for scale, shift in pairs]
 
 
+def _added(
+    tunings: list[tuple[Tensor, Tensor]], others: list[tuple[Tensor, Tensor]]
+) -> list[tuple[Tensor, Tensor]]:
+    """What the scene and what the sensor says about each block, together."""
+    if not tunings:
+        return others
+    return [(a + c, b + d) for (a, b), (c, d) in zip(tunings, others, strict=True)]
+
+
 class SegSRLite(nn.Module):
     """Scene encoder -> localization -> modulation of a plain 3x3 backbone.
 
@@ -89,6 +100,9 @@ class SegSRLite(nn.Module):
         Width of the semantic tokens; 0 builds the same backbone without guidance.
     tuning
         Hidden width of the scene's scale and shift of every block; 0: none.
+    sensor
+        Hidden width of the scale and shift that the sensor description gives every block; 0: the
+        network is told nothing of the sensor.
     fused
         Plain convolutions (as exported) instead of branches (as trained).
     """
@@ -96,6 +110,8 @@ class SegSRLite(nn.Module):
     mean: float = 0.45
     gain: float = 4.0
     """Zero-centred and stretched input trains several times faster than 0..1."""
+    told: Tensor
+    """The normalised sensor description (1, COUNT) of what it enlarges; zero: nothing is known."""
 
     def __init__(
         self,
@@ -106,6 +122,7 @@ class SegSRLite(nn.Module):
         blocks: int = 2,
         tokens: int = 32,
         tuning: int = 0,
+        sensor: int = 0,
         fused: bool = True,
     ) -> None:
         super().__init__()
@@ -120,16 +137,23 @@ class SegSRLite(nn.Module):
             self.modulations = nn.ModuleList(MapModulation(width) for _ in range(groups))
             count = groups * blocks
             self.tuning = SceneTuning(tokens, tuning, width, count) if tuning > 0 else None
+        self.senses = sensor > 0
+        if self.senses:
+            self.estimator = SensorEstimator(bands)
+            self.sensor_tuning = SensorTuning(sensor, width, groups * blocks)
+            self.register_buffer("told", torch.zeros(1, COUNT), persistent=False)
         if not fused:
             nn.init.normal_(self.tail.weight, std=1e-3)
 
-    def enlarge(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+    def enlarge(self, x: Tensor, sensor: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Super-resolve and tell what the scene encoder saw.
 
         Parameters
         ----------
         x
             (N, bands, h, w) in 0..1.
+        sensor
+            (N, COUNT) or (1, COUNT), normalised; None: what it was told.
 
         Returns
         -------
@@ -147,6 +171,8 @@ class SegSRLite(nn.Module):
             maps = self.localization(tokens, scene)
             if self.tuning is not None:
                 tunings = self.tuning(scene)
+        if self.senses:
+            tunings = _added(tunings, self.sensor_tuning(self.told if sensor is None else sensor))
         for i, group in enumerate(self.backbone.groups):
             features = group(features, tunings[i * self.blocks : (i + 1) * self.blocks])
             if self.guided:

@@ -23,6 +23,8 @@ class Crop:
     """(s * p, s * p), True where the loss counts; None: everywhere."""
     label: int = -1
     """Index into the source's classes; -1 without classes."""
+    sensor: tuple[float, ...] | None = None
+    """The normalised sensor description of ``lr``, where it is known."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import numpy as np
 from georsr.errors import UsageError
 from georsr.training.data.degrade import Bicubic, Degradation
 from georsr.training.data.fields import from_fields
+from georsr.training.data.imaging_chain import ImagingChain
 from georsr.training.data.sensor import Sensor
 from georsr.types import FloatArray
 
@@ -54,7 +55,12 @@ def _mixture(values: Any, where: str) -> Degradation:
     return Mixture(tuple(degradation_from_mapping(part, f"{where}: of") for part in parts))
 
 
-KINDS = {"bicubic": _bicubic, "sensor": Sensor.from_mapping, "mixture": _mixture}
+KINDS = {
+    "bicubic": _bicubic,
+    "sensor": Sensor.from_mapping,
+    "imaging-chain": ImagingChain.from_mapping,
+    "mixture": _mixture,
+}
 
 
 def degradation_from_mapping(values: Any, where: str) -> Degradation:

@@ -10,6 +10,27 @@ from georsr.errors import UsageError
 T = TypeVar("T")
 
 
+def check_share(key: str, value: Any) -> None:
+    """Refuse what is not a number of 0 to 1."""
+    if not (is_number(value) and 0 <= value <= 1):
+        raise UsageError(f"{key} is {value!r}, expected a share of 0 to 1")
+
+
+def check_range(key: str, given: Any, lowest: float, highest: float) -> None:
+    """Refuse what is not two numbers, the lower one first, inside the limits."""
+    if not (isinstance(given, tuple) and len(given) == 2 and all(map(is_number, given))):
+        raise UsageError(f"{key} is {given!r}, expected two numbers, lowest and highest")
+    if not lowest <= given[0] <= given[1] <= highest:
+        raise UsageError(
+            f"{key} is {list(given)}, expected lowest and highest in {lowest}..{highest}"
+        )
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is an int or a float, and no bool."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def from_fields(cls: type[T], values: Any, where: str) -> T:
     """Build a dataclass whose ``__post_init__`` checks its values.
 

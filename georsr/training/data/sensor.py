@@ -19,7 +19,7 @@ from georsr.kernels import (
     psf_sigma,
     sharpening,
 )
-from georsr.training.data.fields import from_fields
+from georsr.training.data.fields import check_range, from_fields, is_number
 from georsr.types import AnyArray, FloatArray
 
 Range = tuple[float, float]
@@ -61,15 +61,15 @@ class Sensor:
     def __post_init__(self) -> None:
         if not isinstance(self.pixel, bool):
             raise UsageError(f"pixel is {self.pixel!r}, expected true or false")
-        _check_range("mtf", self.mtf, BLURRIEST, SHARPEST[self.pixel])
-        _check_range("noise", self.noise, 0, 0.5)
-        _check_range("shot", self.shot, 0, 0.5)
-        _check_range("grain", self.grain, 0, 4)
-        _check_range("sharpen", self.sharpen, 0, MOST_SHARPENED)
+        check_range("mtf", self.mtf, BLURRIEST, SHARPEST[self.pixel])
+        check_range("noise", self.noise, 0, 0.5)
+        check_range("shot", self.shot, 0, 0.5)
+        check_range("grain", self.grain, 0, 4)
+        check_range("sharpen", self.sharpen, 0, MOST_SHARPENED)
         if self.bits is not None and (type(self.bits) is not int or not 2 <= self.bits <= 16):
             raise UsageError(f"bits is {self.bits!r}, expected 2 to 16, or none")
         if self.jpeg is not None:
-            _check_range("jpeg", self.jpeg, 1, 100)
+            check_range("jpeg", self.jpeg, 1, 100)
             if any(type(quality) is not int for quality in self.jpeg):
                 raise UsageError(f"jpeg is {self.jpeg!r}, expected whole numbers")
             if self.bits != 8:
@@ -127,7 +127,7 @@ class Sensor:
         if isinstance(values, dict):
             ranges = ("mtf", "noise", "shot", "grain", "sharpen", "jpeg")
             values = {
-                key: (value, value) if key in ranges and _is_number(value) else value
+                key: (value, value) if key in ranges and is_number(value) else value
                 for key, value in values.items()
             }
         return from_fields(cls, values, where)
@@ -204,19 +204,6 @@ def _through_jpeg(pixels: AnyArray, quality: int) -> AnyArray:
     Image.fromarray(np.ascontiguousarray(pixels)).save(file, "JPEG", quality=quality)
     with Image.open(file, formats=["JPEG"]) as image:
         return np.asarray(image)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _check_range(key: str, given: Any, lowest: float, highest: float) -> None:
-    if not (isinstance(given, tuple) and len(given) == 2 and all(map(_is_number, given))):
-        raise UsageError(f"{key} is {given!r}, expected two numbers, lowest and highest")
-    if not lowest <= given[0] <= given[1] <= highest:
-        raise UsageError(
-            f"{key} is {list(given)}, expected lowest and highest in {lowest}..{highest}"
-        )
 
 
 def _span(limits: tuple[float, float]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from georsr.errors import UsageError
 from georsr.training.data.fields import from_fields
 from georsr.training.data.layouts import LAYOUTS
+from georsr.training.data.variation import Variation
 
 KINDS = ("images", "scenes", "pairs")
 # it may be that of a folder in the root
@@ -37,6 +38,11 @@ class DataSettings:
     """images: name of the part to validate on."""
     validation_root: tuple[str, ...] = ()
     """scenes: rasters to validate on, in place of blocks held out of the training rasters."""
+    near_infrared: tuple[str, ...] = ()
+    """images: folders laid out as the roots are, of gray images of the same names: the near
+    infrared of those images, for ``variation``."""
+    variation: Variation | None = None
+    """images: how crops differ from the images; None: they do not."""
     bands: tuple[int, ...] = ()
     """scenes, pairs: band numbers from 1, in the model's order; empty takes all but alpha."""
     lr_bands: tuple[int, ...] = ()
@@ -62,7 +68,7 @@ class DataSettings:
     def __post_init__(self) -> None:
         _one_of("kind", self.kind, KINDS)
         _one_of("layout", self.layout, LAYOUTS)
-        for key in ("root", "lr", "validation_root"):
+        for key in ("root", "lr", "validation_root", "near_infrared"):
             _check(key, getattr(self, key), _texts, "a path or a list of paths")
         for key in ("split_list", "train", "validation", "stretch"):
             _check(key, getattr(self, key), lambda v: isinstance(v, str), "text")
@@ -79,20 +85,24 @@ class DataSettings:
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain values, lists instead of tuples."""
-        return {
+        plain = {
             key: list(value) if isinstance(value, tuple) else value
             for key, value in asdict(self).items()
         }
+        return plain | {"variation": self.variation and self.variation.to_mapping()}
 
     @classmethod
     def from_mapping(cls, values: Any, where: str) -> DataSettings:
         """Inverse of `to_mapping`; one value stands for a list of one."""
         if isinstance(values, dict):
-            lists = ("root", "lr", "validation_root", "bands", "lr_bands")
+            lists = ("root", "lr", "validation_root", "near_infrared", "bands", "lr_bands")
             values = {
                 key: [value] if key in lists and isinstance(value, str | int) else value
                 for key, value in values.items()
             }
+            if values.get("variation") is not None:
+                made = Variation.from_mapping(values["variation"], f"{where}: variation")
+                values["variation"] = made
         return from_fields(cls, values, where)
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from georsr.errors import UsageError
 from georsr.training.data.crops import CropSource, PairSource
 from georsr.training.data.degrade import Degradation
 from georsr.training.data.image_crops import GIB, ImageCrops, ImagePairs
-from georsr.training.data.images import ImageFolder
+from georsr.training.data.images import ImageFolder, images_in
 from georsr.training.data.layouts import open_dataset
 from georsr.training.data.settings import DataSettings
+from georsr.training.data.varied_crops import VariedCrops
 
 if TYPE_CHECKING:
     from georsr.training.data.rasters import RasterSource
@@ -63,14 +65,12 @@ def open_training(
     """The first half of `open_source`."""
     if data.kind != "images":
         return _rasters(data, degradation, scale, patch).training()
-    return ImageCrops(
-        _image_folder(data, data.train),
-        degradation,
-        scale,
-        patch,
-        memory=data.memory * GIB,
-        skip_corrupt=data.skip_corrupt,
-    )
+    folder = _image_folder(data, data.train)
+    options: dict[str, Any] = {"memory": data.memory * GIB, "skip_corrupt": data.skip_corrupt}
+    if data.variation is None:
+        return ImageCrops(folder, degradation, scale, patch, **options)
+    infrared = [Path(root) / data.train for root in data.near_infrared]
+    return VariedCrops(folder, infrared, data.variation, degradation, scale, patch, **options)
 
 
 def open_validation(
@@ -100,7 +100,17 @@ def _image_folder(data: DataSettings, part: str) -> ImageFolder:
     if not data.root:
         raise UsageError("data: no root is given; name the folder of the data set")
     folders = [
-        open_dataset(root, data.layout, split=part, split_list=data.split_list)
-        for root in data.root
+        open_dataset(root, data.layout, split=split, split_list=data.split_list)
+        for root, split in ((root, _split_of(root, data, part)) for root in data.root)
+        if split is not None or part == data.train
     ]
+    if not folders:
+        raise UsageError(f"data: none of the roots has a part {part!r}")
     return ImageFolder(folders[0].root, tuple(image for each in folders for image in each))
+
+
+def _split_of(root: str, data: DataSettings, part: str) -> str | None:
+    """The name of a part; None for a folder of images that has no parts: all are for training."""
+    folder = Path(root)
+    loose = data.layout in ("auto", "folder") and not data.split_list and folder.is_dir()
+    return None if loose and images_in(folder, "") else part

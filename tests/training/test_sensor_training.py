@@ -1,0 +1,104 @@
+"""Training of networks that are told how a scene was recorded."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from georsr.errors import UsageError
+from georsr.models.lite.sensor import SensorEstimator
+from georsr.models.load import open_model
+from georsr.sensor import COUNT
+from georsr.training.callbacks import StoppedError
+from georsr.training.data.imaging_chain import ImagingChain
+from georsr.training.data.source import open_source
+from georsr.training.data.variation import Variation
+from georsr.training.export import load_checkpoint
+from georsr.training.networks import training_network, with_errors
+from georsr.training.pretrain import teach_sensor
+from georsr.training.recipe import load_recipe
+from georsr.training.session import train
+
+
+@pytest.fixture
+def aware(tiny):
+    return replace(
+        tiny,
+        network={**tiny.network, "sensor": 8},
+        data=replace(tiny.data, variation=Variation()),
+        degradation=ImagingChain(),
+    )
+
+
+def weights_of(folder):
+    return load_checkpoint(folder / "last.ckpt")["state_dict"]
+
+
+def test_a_run_ends_in_a_model_that_is_told(aware, tmp_path):
+    path = train(replace(aware, sensor_steps=2), tmp_path / "run")
+    model = open_model(str(path))
+    assert model.spec.parameters["sensor"] == 8
+    assert (model.spec.degradation, model.spec.kernel) == ("imaging-chain", "scene, softly")
+    x = torch.rand(1, 3, 20, 20)
+    told = model.network.enlarge(x, torch.ones(1, COUNT))[0]
+    assert not torch.equal(told, model.network(x))
+
+
+def test_resuming_gives_the_very_weights_of_an_uninterrupted_run(aware, tmp_path):
+    recipe = replace(aware, sensor_steps=1)
+    train(recipe, tmp_path / "whole")
+    calls = iter(range(100))
+    with pytest.raises(StoppedError):
+        train(recipe, tmp_path / "parts", asked_to_stop=lambda: next(calls) >= 3)
+    train(recipe, tmp_path / "parts", resume=True)
+    whole, parts = weights_of(tmp_path / "whole"), weights_of(tmp_path / "parts")
+    assert whole.keys() == parts.keys()
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
+
+
+def test_a_run_may_begin_from_weights_that_were_not_told(aware, tiny, tmp_path):
+    first = train(tiny, tmp_path / "plain")
+    recipe = replace(aware, init=str(first), steps=1, validate_every=1)
+    train(recipe, tmp_path / "aware")
+    plain, ours = open_model(str(first)).network, training_network(recipe)
+    assert plain.tail.weight.shape == ours.tail.weight.shape
+    log = (tmp_path / "aware" / "log.csv").read_text().splitlines()
+    assert log[1].startswith("0,,")
+
+
+def test_an_estimator_learns_from_crops(aware):
+    source, _ = open_source(aware.data, aware.degradation, scale=2, patch=24)
+    torch.manual_seed(0)
+    losses = []
+    for steps in (1, 40):
+        estimator = SensorEstimator(3, width=8)
+        losses.append(teach_sensor(estimator, source, steps=steps, seed=0, batch=8))
+    assert losses[1] < losses[0]
+
+
+def test_crops_that_know_no_sensor_teach_none(aware, tiny, tmp_path):
+    recipe = replace(aware, degradation=tiny.degradation, sensor_steps=1)
+    with pytest.raises(UsageError, match="sensor_steps needs crops whose sensor is known"):
+        train(recipe, tmp_path / "run")
+
+
+def test_what_a_network_is_told_in_training_has_errors_and_holds_no_more_than_is_known():
+    torch.manual_seed(0)
+    truth, estimate = torch.randn(20000, COUNT), torch.full((20000, COUNT), 9.0)
+    told = with_errors(truth, estimate)
+    own = (told == 9).all(1)
+    nothing = (told == 0).all(1)
+    assert own.float().mean() == pytest.approx(0.5, abs=0.02)
+    assert nothing.float().mean() == pytest.approx(0.1, abs=0.01)
+    wrong = ~(own | nothing)
+    # the best guess: what is told predicts the truth without bias, slope one
+    slope = (told[wrong] * truth[wrong]).sum() / told[wrong].square().sum()
+    assert float(slope) == pytest.approx(1, abs=0.03)
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+def test_the_recipes(scale):
+    recipe = load_recipe(f"segsr-lite-x{scale}-aware")
+    assert recipe.network == {"tuning": 16, "sensor": 32}
+    assert isinstance(recipe.degradation, ImagingChain)
+    assert recipe.data.variation == Variation()
