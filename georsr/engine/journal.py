@@ -63,6 +63,8 @@ class Journal:
         self.resume, self.remote = resume, remote
         self.kept = False
         """Whether an unfinished product was left for another run."""
+        self.beside: Written | None = None
+        """Quality layers that were published beside the product, before it."""
         self._file: Any = None
 
     def left_tile(self) -> int | None:
@@ -83,6 +85,8 @@ class Journal:
             return None
         with suppress(OSError, KeyError, TypeError):
             if _identity(Path(ready["path"])) == ready["identity"]:
+                beside = ready["beside"]
+                self.beside = None if beside is None else Written(**beside)
                 return Written(**ready["written"])
         return None
 
@@ -164,6 +168,7 @@ class Journal:
                     "path": str(final),
                     "identity": _identity(ready),
                     "written": asdict(written),
+                    "beside": None if self.beside is None else asdict(self.beside),
                 }
             }
         )

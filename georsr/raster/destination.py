@@ -10,7 +10,7 @@ import glob
 import hashlib
 import os
 import re
-import secrets
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from xml.sax.saxutils import unescape
 import rasterio.shutil
 from rasterio.drivers import raster_driver_extensions
 
-from georsr._files import check_folder, check_regular, check_target, create_file, private_folder
+from georsr._files import check_folder, check_regular, check_target, private_folder
 from georsr.errors import UsageError
 from georsr.raster.env import gdal_env, is_remote
 
@@ -195,10 +195,11 @@ def no_space(path: Path, reached: int) -> bool:
 
     Asked after a failure, because GDAL does not pass on why a write failed.
     """
-    probe = path.with_name(f".georsr-{secrets.token_hex(8)}.probe")
     wanted = reached + reached // 2 + 2**20
     try:
-        with create_file(probe) as file:
+        with tempfile.TemporaryFile(
+            dir=path.parent, prefix=".georsr-", suffix=".probe", buffering=0
+        ) as file:
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file.fileno(), 0, wanted)
             else:
@@ -206,9 +207,6 @@ def no_space(path: Path, reached: int) -> bool:
                 os.fsync(file.fileno())
     except OSError as err:
         return is_full(err)
-    finally:
-        with suppress(OSError):
-            probe.unlink(missing_ok=True)
     return False
 
 

@@ -88,6 +88,7 @@ class RasterWriter:
         self._part: PartFile | None = None
         self.ready: Path | None = None
         """Where a sealed product lies until it is published."""
+        self.published = False
         self._written: Written | None = None
         self._encode = BlockEncoder(layout)
         self._threads = ThreadPoolExecutor(encoders(), "georsr-encoder")
@@ -147,7 +148,7 @@ class RasterWriter:
     def _leave(self, error: BaseException | None) -> None:
         """Close, and remove what nobody will go on with."""
         keep = self._worth_keeping(error)
-        if keep and not isinstance(error, OutputError):
+        if keep and not self.published and not isinstance(error, OutputError):
             with suppress(OutputError):
                 self.flush()
         self._threads.shutdown(cancel_futures=True)
@@ -310,6 +311,7 @@ class RasterWriter:
             raise ValueError(f"{self.dst}: not sealed yet")
         with self._failures("cannot be published"):
             self._publish(self.ready, self._written)
+        self.published = True
         return self._written
 
     def _finished(self, part: PartFile) -> Path:
