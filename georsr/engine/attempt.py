@@ -103,11 +103,16 @@ def until_it_fits(attempt: Repeatable) -> Written:
         tried.append(job.plan.tile)
         try:
             return attempt.make()
-        except TileTooLargeError as error:
+        except (TileTooLargeError, MemoryError) as error:
             smaller = ceil_to(job.plan.tile // 2, job.plan.multiple_of)
             fixed = job.config.tile is not None
             if fixed or smaller < SMALLEST_TILE or smaller == job.plan.tile:
-                failure = ResourceError(f"{error} (tiles tried: {', '.join(map(str, tried))})")
+                what = (
+                    str(error)
+                    if isinstance(error, TileTooLargeError)
+                    else f"{job.destination}: memory ran out: use a smaller --tile"
+                )
+                failure = ResourceError(f"{what} (tiles tried: {', '.join(map(str, tried))})")
                 for note in getattr(error, "__notes__", ()):
                     failure.add_note(note)
                 raise failure from error

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from georsr._files import atomic_write, open_own
-from georsr.engine.inference import is_device_failure
+from georsr.engine.inference import is_device_failure, is_out_of_memory
 from georsr.engine.jsonl import differences, entries, line
 from georsr.errors import InputError, ModelError, UsageError
 from georsr.raster.records import Finished, Written
@@ -184,7 +184,8 @@ class Journal:
         elif isinstance(error, InputError):
             self.kept = self.remote
         elif isinstance(error, ModelError):
-            self.kept = is_device_failure(error.__cause__)
+            cause = error.__cause__
+            self.kept = cause is not None and (is_device_failure(cause) or is_out_of_memory(cause))
         else:
             self.kept = True
         return self.kept

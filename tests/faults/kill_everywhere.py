@@ -17,10 +17,10 @@ import threading
 from pathlib import Path
 
 import torch
+from georsr.cli.main import invoke
 
 import georsr.api
-import georsr.stac
-from georsr.cli.main import invoke
+import georsr.stac  # noqa: F401
 
 EVENTS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "fcntl.flock")
 FINISHED, KILLED = 0, 137
@@ -111,9 +111,5 @@ def main(folder: Path, first: int, step: int, command: list[str]) -> dict:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    assert georsr.api.__name__ and georsr.stac.__name__, "imported once, before processes fork"
-    print(
-        json.dumps(
-            main(Path(sys.argv[1]).resolve(), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:])
-        )
-    )
+    found = main(Path(sys.argv[1]).resolve(), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:])
+    sys.stdout.write(json.dumps(found))
