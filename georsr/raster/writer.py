@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -39,6 +40,8 @@ from georsr.raster.partfile import PartFile
 from georsr.raster.records import Finished, Records, Written
 from georsr.raster.verify import Checksums, verify_product
 from georsr.types import AnyArray, BoolArray, Window
+
+log = logging.getLogger(__name__)
 
 SYNC_SECONDS = 1.0
 """Finished blocks are put on disk, and noted, at least this often. Waiting for the disk costs the
@@ -118,13 +121,18 @@ class RasterWriter:
         """What an earlier writer left, if it is of use."""
         if self._records is None or (recalled := self._records.recall()) is None:
             return None
-        header_size, blocks = recalled
+        header, blocks = recalled
         try:
-            part = PartFile.reopen(self._place.part, self.layout, header_size, blocks)
+            part = PartFile.reopen(self._place.part, self.layout, header, blocks)
         except (ValueError, OSError) as error:
             self._records.unusable(f"its unfinished product is damaged ({error})")
             return None
-        self.found = len(blocks)
+        self.found = int(part.done.sum())
+        damaged = len({(block.row, block.column) for block in blocks}) - self.found
+        if damaged:
+            log.warning(
+                "%s: %d finished blocks were damaged, and are made again", self.dst, damaged
+            )
         return part
 
     def _anew(self) -> PartFile:
@@ -134,7 +142,7 @@ class RasterWriter:
         part = PartFile.create(self._place.part, self.layout)
         part.sync()
         if self._records is not None:
-            self._records.begin(part.end)
+            self._records.begin(part.header)
         return part
 
     def __exit__(
@@ -246,7 +254,9 @@ class RasterWriter:
         """Take the first block being encoded to the file."""
         row, column, job = self._encoding.popleft()
         with self._failures(f"block {row}, {column} cannot be written"):
-            self._unsynced.append(self._opened().append(row, column, job.result()))
+            finished = self._opened().append(row, column, job.result())
+        if finished is not None:
+            self._unsynced.append(finished)
         if self._records is not None and time.monotonic() - self._synced_at > SYNC_SECONDS:
             self._sync()
 
