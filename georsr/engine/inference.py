@@ -303,6 +303,11 @@ class Inference:
                 f"model {self.spec.name} made {tuple(y.shape)} from {tuple(x.shape)}, "
                 f"expected {expected}"
             )
+        if not y.is_floating_point():
+            raise ModelError(
+                f"model {self.spec.name} made values of type "
+                f"{str(y.dtype).removeprefix('torch.')}, expected floating-point numbers"
+            )
         y = y.float()
         return (y - lo) / (hi - lo) if (lo, hi) != (0.0, 1.0) else y
 

@@ -26,6 +26,7 @@ from georsr.raster.env import gdal_env, is_remote
 
 _VIRTUAL = re.compile(r"^(/vsi[a-z0-9_]+/|file://|zip://|tar://|gzip://)")
 _SIDECARS = (".msk", ".msk.ovr", ".ovr", ".aux.xml")
+_WORLD_FILES = (".tfw", ".TFW", ".tifw", ".TIFW", ".wld", ".WLD")
 _SUFFIXES = (
     *(".aux", ".aux.xml", ".rrd", ".ovr", ".msk", ".msk.ovr"),  # statistics, overviews, masks
     *(
@@ -113,6 +114,10 @@ def check_format(dst: str | os.PathLike[str]) -> None:
         Says what to call it.
     """
     name = os.fspath(dst)
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{name}: the name is not UTF-8, which rasterio needs") from error
     ending = Path(name).suffix
     meant = raster_driver_extensions().get(ending[1:].lower(), "GTiff")
     if meant != "GTiff":
@@ -130,7 +135,7 @@ def local_path(dst: str) -> Path:
 def sidecars(path: Path) -> tuple[Path, ...]:
     """Files GDAL would read with the product ``path`` if they were there."""
     beside = tuple(path.with_name(path.name + suffix) for suffix in _SIDECARS)
-    return (*beside, path.with_suffix(".tfw"))
+    return (*beside, *(path.with_suffix(end) for end in _WORLD_FILES))
 
 
 def remove_sidecars(path: Path) -> None:

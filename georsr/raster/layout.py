@@ -149,7 +149,7 @@ class ProductLayout:
     def describe(self, dataset: Any) -> None:
         """Give an empty dataset its metadata."""
         if self.gcps and self.transform is None:
-            dataset.gcps = (list(self.gcps), self.gcps_crs)
+            dataset.gcps = (list(self.gcps), self.gcps_crs or CRS())
         if self.rpcs is not None:
             dataset.rpcs = self.rpcs
         dataset.update_tags(AREA_OR_POINT=self.area_or_point)

@@ -16,7 +16,7 @@ from rasterio.enums import MaskFlags
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterioWindow
 
-from georsr.errors import GeoreferenceWarning, InputError
+from georsr.errors import GeoreferenceWarning, GeorsrError, InputError
 from georsr.raster.blockcache import block_cache, want, wanted_by_all
 from georsr.raster.describe import describe, explicit_mask
 from georsr.raster.env import CACHE_BYTES, absolute, cause, gdal_env, own_warnings
@@ -127,7 +127,12 @@ class RasterReader:
 
     def _describe(self, dataset: Any) -> RasterInfo:
         path, bidx, nodata, _, force, alpha = self._options
-        return describe(dataset, path, bidx, nodata, force=force, alpha=alpha)
+        try:
+            return describe(dataset, path, bidx, nodata, force=force, alpha=alpha)
+        except (RasterioError, ValueError, OSError) as error:
+            if isinstance(error, GeorsrError):
+                raise
+            raise InputError(f"{path}: cannot be read: {cause(error)}; it is damaged") from error
 
     def _opened(self) -> Any:
         if self._dataset is None:
