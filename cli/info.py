@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from georsr.redact import printable
+
 from .options import (
     area_options,
     backend_option,
@@ -76,7 +78,7 @@ def _echo(facts: dict[str, Any], as_json: bool) -> None:
         return
     width = max(map(len, facts)) + 2
     for key, value in facts.items():
-        click.echo(f"{key:<{width}}{value}")
+        click.echo(printable(f"{key:<{width}}{value}"))
 
 
 def _show_model(model: str | None, scale: int | None, as_json: bool) -> None:

@@ -15,10 +15,12 @@ import click
 
 from georsr.errors import GeorsrError, GeorsrWarning
 from georsr.provenance import georsr_version
-from georsr.redact import redact_url
+from georsr.redact import printable, redact_url
 
 from .signals import SecondSignal
-from .start import skip_drivers
+from .start import open_streams, skip_drivers
+
+log = logging.getLogger("georsr")
 
 COMMANDS = {
     "sr": ("georsr.cli.sr", "Super-resolve a raster."),
@@ -77,11 +79,11 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:
 
 def _show_warning(message: Warning | str, category: type[Warning], *where: Any) -> None:
     if issubclass(category, GeorsrWarning):
-        click.echo(redact_url(f"Warning: {message}"), err=True)
+        click.echo(printable(redact_url(f"Warning: {message}")), err=True)
 
 
 def _fail(message: str, code: int) -> int:
-    click.echo(redact_url(f"Error: {message}"), err=True)
+    click.echo(printable(redact_url(f"Error: {message}")), err=True)
     return code
 
 
@@ -99,11 +101,10 @@ def exit_code(call: Callable[[], Any]) -> int:
         result = call()
         return result if isinstance(result, int) else 0
     except GeorsrError as error:
-        if logging.getLogger("georsr").isEnabledFor(logging.DEBUG):
-            logging.getLogger("georsr").debug("traceback", exc_info=True)
+        log.debug("traceback", exc_info=True)
         return _fail("; ".join([str(error), *getattr(error, "__notes__", [])]), error.exit_code)
     except click.ClickException as error:
-        error.message = redact_url(error.message)  # type: ignore[misc]
+        error.message = printable(redact_url(error.message))  # type: ignore[misc]
         error.show()
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
@@ -112,6 +113,10 @@ def exit_code(call: Callable[[], Any]) -> int:
         return _fail("terminated", 143)
     except BrokenPipeError:
         return 1
+    except Exception as error:
+        log.debug("traceback", exc_info=True)
+        text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        return _fail(f"not foreseen: {text}; run it again with -vv for the traceback", 1)
     except SecondSignal as ended:
         # A thread may still compute a tile, which nobody waits for; the usual way out would take
         # torch's memory away under its feet.
@@ -122,6 +127,7 @@ def exit_code(call: Callable[[], Any]) -> int:
 def prepare_process() -> None:
     """Make warnings lines and SIGTERM an exception, in a process of the command line's own."""
     skip_drivers()
+    open_streams()
     signal.signal(signal.SIGTERM, _terminate)
     warnings.showwarning = _show_warning  # type: ignore[assignment]
     warnings.simplefilter("always", GeorsrWarning)

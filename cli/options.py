@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from georsr.redact import redact_url
+from georsr.redact import printable, redact_url
 
 from .start import skip_drivers
 
@@ -343,6 +343,10 @@ class Redacted(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """One record as text."""
         return redact_url(super().format(record))
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  logging's name
+        """The message alone, which is one line."""
+        return printable(super().formatMessage(record))
 
 
 def verbosity_options(command: F) -> F:

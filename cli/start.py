@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import io
 import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 SKIPPED_DRIVERS = (
     "MRF",
@@ -50,6 +52,37 @@ def skip_drivers(allowed: Iterable[str] = ()) -> None:
     before = os.environ.get("GDAL_SKIP", "").replace(",", " ").split()
     skipped = dict.fromkeys((*before, *SKIPPED_DRIVERS))
     os.environ["GDAL_SKIP"] = ",".join(name for name in skipped if name not in wanted)
+
+
+class Forgiving(io.FileIO):
+    """A file whose writes may fail: a full disk or a closed pipe takes messages, not the work."""
+
+    def write(self, data: Any) -> int:
+        """Write, or pretend to."""
+        try:
+            written = super().write(data)
+        except OSError:
+            written = None
+        return memoryview(data).nbytes if written is None else written
+
+
+def open_streams() -> None:
+    """Make sure that the standard streams are open, and that messages cannot end the work.
+
+    Where a stream was closed (``2>&-``), the next file that is opened would get its number, and
+    what libraries print would go into it.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    if sys.stderr is None or os.name == "posix":
+        raw = io.BufferedWriter(Forgiving(2, "w", closefd=False))
+        encoding = getattr(sys.stderr, "encoding", "utf-8")
+        sys.stderr = io.TextIOWrapper(raw, encoding, errors="backslashreplace", line_buffering=True)
 
 
 @contextmanager

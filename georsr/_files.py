@@ -5,8 +5,10 @@ A link, pipe or folder that somebody has laid in the place of such a file is nev
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
+import re
 import secrets
 import stat
 import sys
@@ -136,8 +138,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     The file is in the same folder, because a rename is atomic within a file system only; it has a
     random name, at which nobody can lay a link beforehand. It is removed if the block fails.
     """
-    name = path.name if path.name.startswith(".") else f".{path.name}"
-    fresh = path.with_name(f"{_shortened(name)}.{secrets.token_hex(8)}")
+    fresh = path.with_name(f"{_fresh_stem(path)}.{secrets.token_hex(8)}")
     create_file(fresh).close()
     try:
         yield fresh
@@ -146,9 +147,21 @@ def atomic_write(path: Path) -> Iterator[Path]:
         fresh.unlink(missing_ok=True)
 
 
-def _shortened(name: str) -> str:
+def _fresh_stem(path: Path) -> str:
     """As much of a name as leaves room for an ending: names have 255 bytes."""
-    return name.encode()[:225].decode(errors="ignore")
+    name = path.name if path.name.startswith(".") else f".{path.name}"
+    return os.fsdecode(os.fsencode(name)[:225])
+
+
+def remove_unfinished(path: Path) -> None:
+    """Remove what `atomic_write` has left of ``path`` where it was killed.
+
+    Call it only where no other process can be writing ``path``: with a lock.
+    """
+    stem = _fresh_stem(path)
+    for left in path.parent.glob(f"{glob.escape(stem)}.*"):
+        if re.fullmatch(r"\.[0-9a-f]{16}", left.name[len(stem) :]):
+            left.unlink(missing_ok=True)
 
 
 def check_writable(path: Path, *, overwrite: bool) -> None:
@@ -179,11 +192,10 @@ def check_folder(path: Path, name: str) -> None:
     """
     if not path.parent.is_dir():
         raise OutputError(f"{name}: there is no folder {path.parent}; create it first")
-    probe = path.with_name(f".georsr-{secrets.token_hex(8)}.probe")
     try:
-        # permission bits do not tell the truth on every file system
-        create_file(probe).close()
-        probe.unlink()
+        # permission bits do not tell the truth on every file system; where the system can, this
+        # file has no name, and nothing is left of it when the process is killed here
+        tempfile.TemporaryFile(dir=path.parent, prefix=".georsr-", suffix=".probe").close()
     except OSError as error:
         why = error.strerror or error
         raise OutputError(

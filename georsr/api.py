@@ -13,7 +13,7 @@ from georsr.engine.bands import arrange
 from georsr.engine.beside import run_layers
 from georsr.engine.estimate import Estimate, estimate
 from georsr.engine.maker import Maker, OneMachine
-from georsr.engine.parts_folder import parts_journal, parts_outputs
+from georsr.engine.parts_folder import parts_journal, parts_lock, parts_outputs
 from georsr.engine.run import run
 from georsr.errors import UsageError
 from georsr.models.load import Model, open_model
@@ -30,7 +30,7 @@ from georsr.raster.mosaic import open_sources
 from georsr.raster.product import open_product
 from georsr.raster.reader import RasterReader
 from georsr.raster.style import style_path
-from georsr.stac import check_item, write_item
+from georsr.stac import check_item, describes, write_item
 from georsr.types import AnyArray, BoolArray
 
 if TYPE_CHECKING:
@@ -143,27 +143,34 @@ def super_resolve(
     _check_names(destination, parts, quality)
     outputs = _outputs(destination, parts, quality, stac)
     check_outputs(outputs, _inputs(source, model, config))
-    if stac is not None:
-        check_item(stac, overwrite=config.overwrite)
     place = workplace(destination)
     journal = place.journal if parts is None else parts_journal(parts)
-    if not os.path.lexists(journal):  # else it may be the product of that run
+    left = os.path.lexists(journal)  # an earlier run may have published product and Item
+    replace_item = config.overwrite or (left and stac is not None and describes(stac, destination))
+    if not left:
         Lock(place.lock, destination).clean()
+        if parts is not None:
+            parts_lock(parts).clean()
+    if stac is not None:
+        check_item(stac, overwrite=replace_item)
+    if not left:
         check_destination(destination, [], overwrite=config.overwrite)
     with _opened(source, _model(model, scale), config) as (reader, opened):
         check_outputs(outputs, _inputs(source, opened, config, reader))
+        spec = opened.spec
+
+        def finish(report: RunReport) -> None:
+            if stac is not None:
+                write_item(stac, report, spec, overwrite=replace_item)
+
         work = (reader, destination, opened, config, progress, stop)
         with _machines(opened, config, workers, scheduler, security, stop) as cluster:
             if parts is not None:
                 from georsr.engine.parts import run_parts
 
-                report = run_parts(*work, os.fspath(parts), cluster)
-            else:
-                layers = None if quality is None else os.fspath(quality)
-                report = run(*work, _maker(cluster), layers)
-    if stac is not None:
-        write_item(stac, report, opened.spec, overwrite=config.overwrite)
-    return report
+                return run_parts(*work, os.fspath(parts), cluster, finish)
+            layers = None if quality is None else os.fspath(quality)
+            return run(*work, _maker(cluster), layers, finish)
 
 
 def quality_layers(

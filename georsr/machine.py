@@ -10,6 +10,8 @@ _CGROUPS = (
     Path("/sys/fs/cgroup/memory.max"),
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
 )
+"""Limits of everything below version 2 and version 1 of Linux's control groups."""
+_OWN_GROUPS = Path("/proc/self/cgroup")
 
 
 def processors() -> int:
@@ -20,13 +22,31 @@ def processors() -> int:
 
 
 def memory_limit() -> int:
-    """Bytes of memory: the machine's, or its container's if that is less."""
+    """Bytes of memory: the machine's, or that of its container or job if that is less."""
     limit = UNLIMITED
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         limit = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    for path in _CGROUPS:
+    for path in (*_CGROUPS, *_own_limits()):
         try:
             limit = min(limit, int(path.read_text()))
         except (OSError, ValueError):  # no such file, or "max"
             continue
     return limit
+
+
+def _own_limits() -> list[Path]:
+    """Limits of the groups that this process is in, such as a job's of Slurm or systemd."""
+    try:
+        lines = _OWN_GROUPS.read_text().splitlines()
+    except OSError:  # not Linux, or no /proc
+        return []
+    found = []
+    for line in lines:
+        controllers, _, group = line.partition(":")[2].partition(":")
+        if controllers not in ("", "memory"):
+            continue
+        whole = _CGROUPS[bool(controllers)]
+        names = [name for name in group.split("/") if name not in ("", "..")]
+        for depth in range(1, len(names) + 1):
+            found.append(whole.parent.joinpath(*names[:depth], whole.name))
+    return found

@@ -1,8 +1,9 @@
-"""Redaction: names of sources without the passwords and signatures that open them."""
+"""Text for people: without passwords and signatures, and without control characters."""
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from urllib.parse import unquote
 
 HARMLESS = re.compile(
@@ -29,6 +30,17 @@ _NAMED = re.compile(
     re.IGNORECASE,
 )
 _PARTS = re.compile(r"(.*?)([?#].*?|&[\w.-]+=.*?)?([:;,.)]*)", re.DOTALL)
+
+
+def printable(text: str) -> str:
+    """Escape what would do more than show in a terminal: control characters and line ends.
+
+    Names of files, tags and messages of libraries are somebody else's: they must not colour the
+    screen, move the cursor, or begin a line that looks like one of ours.
+    """
+    return "".join(
+        c if c.isprintable() or unicodedata.category(c) == "Zs" else ascii(c)[1:-1] for c in text
+    )
 
 
 def redact_url(text: str) -> str:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from georsr._files import check_writable, write_text
+from georsr._files import check_writable, remove_unfinished, write_text
 from georsr.errors import UsageError
 from georsr.models.spec import ModelSpec
 from georsr.provenance import RunReport
@@ -56,10 +56,20 @@ def check_item(path: str | os.PathLike[str], *, overwrite: bool) -> None:
     check_writable(Path(path), overwrite=overwrite)
 
 
+def describes(path: str | os.PathLike[str], product: str) -> bool:
+    """Whether a file is a STAC Item that `write_item` has written, of this product."""
+    try:
+        item = json.loads(Path(path).read_text(encoding="utf-8"))
+        data, ours = item["assets"]["data"]["href"], "georsr:checksum" in item["properties"]
+        return ours and (Path(path).parent / data).resolve() == Path(product).resolve()
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return False
+
+
 def write_item(
     path: str | os.PathLike[str], report: RunReport, spec: ModelSpec, *, overwrite: bool
 ) -> None:
-    """Write the STAC Item of a product.
+    """Write the STAC Item of a product, whose run has its lock.
 
     Parameters
     ----------
@@ -76,6 +86,7 @@ def write_item(
     place = Path(path)
     item = item_of(report, spec, place)
     text = json.dumps(item.to_dict(transform_hrefs=False), indent=2, ensure_ascii=False)
+    remove_unfinished(place)
     write_text(place, text + "\n")
 
 

@@ -1,3 +1,5 @@
+import pytest
+
 from georsr import machine
 
 
@@ -11,3 +13,23 @@ def test_the_limit_of_a_container_counts(tmp_path, monkeypatch):
     assert machine.memory_limit() == 1000000
     limit.write_text(str(2**62))
     assert machine.memory_limit() == whole
+
+
+@pytest.mark.parametrize(
+    ("line", "limit"),
+    [
+        ("0::/slurm/job_7/step_0", "slurm/job_7/memory.max"),
+        ("0::/slurm/job_7/step_0", "slurm/job_7/step_0/memory.max"),
+        ("5:memory:/job_7", "memory/job_7/memory.limit_in_bytes"),
+    ],
+)
+def test_the_limit_of_a_job_counts(line, limit, tmp_path, monkeypatch):
+    groups = ("memory.max", "memory/memory.limit_in_bytes")
+    monkeypatch.setattr(machine, "_CGROUPS", tuple(tmp_path / name for name in groups))
+    monkeypatch.setattr(machine, "_OWN_GROUPS", tmp_path / "cgroup")
+    whole = machine.memory_limit()
+    (tmp_path / "cgroup").write_text(f"12:cpuset:/other\n{line}\nnonsense\n")
+    assert machine.memory_limit() == whole
+    (tmp_path / limit).parent.mkdir(parents=True)
+    (tmp_path / limit).write_text("123456\n")
+    assert machine.memory_limit() == 123456

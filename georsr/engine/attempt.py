@@ -6,13 +6,14 @@ import logging
 from collections.abc import Callable
 from typing import Protocol
 
+from georsr.engine.fingerprint import check_unchanged
 from georsr.engine.inference import TileTooLargeError
 from georsr.engine.job import Job
 from georsr.engine.maker import Maker
 from georsr.engine.stream import Clock
 from georsr.errors import ResourceError
 from georsr.progress import Stoppable
-from georsr.raster.destination import workplace
+from georsr.raster.destination import is_virtual, local_path, remove_sidecars, workplace
 from georsr.raster.lock import Lock
 from georsr.raster.records import Written
 from georsr.raster.writer import RasterWriter
@@ -42,10 +43,12 @@ class Attempt:
         self.job, self.maker, self.progress, self.clock = job, maker, progress, clock
         self.last = last
         self.found = 0
+        self.journal = job.journal()
 
     def make(self) -> Written:
         """Make the product, or what of it is missing."""
-        job, config, journal = self.job, self.job.config, self.job.journal()
+        job, config = self.job, self.job.config
+        self.journal = journal = job.journal()
         self.progress.start(len(job.plan), "tiles")
         writer = RasterWriter(
             job.destination,
@@ -69,10 +72,13 @@ class Attempt:
             self.maker.fill(self.job, writer, self.progress, self.clock)
         with self.clock.stage("verify"):
             sealed = writer.seal()
+            check_unchanged(self.job.reader, self.job.key["source"])
         return self.last(writer, sealed)
 
 
 def _how_to_go_on(writer: RasterWriter) -> str:
+    if writer.published:
+        return f"{writer.dst} is finished: the same command makes what is still missing beside it"
     part = workplace(writer.dst).part
     return (
         f"{int(writer.done.sum())} of {writer.done.size} blocks are finished and kept in {part}: "
@@ -97,11 +103,16 @@ def until_it_fits(attempt: Repeatable) -> Written:
         tried.append(job.plan.tile)
         try:
             return attempt.make()
-        except TileTooLargeError as error:
+        except (TileTooLargeError, MemoryError) as error:
             smaller = ceil_to(job.plan.tile // 2, job.plan.multiple_of)
             fixed = job.config.tile is not None
             if fixed or smaller < SMALLEST_TILE or smaller == job.plan.tile:
-                failure = ResourceError(f"{error} (tiles tried: {', '.join(map(str, tried))})")
+                what = (
+                    str(error)
+                    if isinstance(error, TileTooLargeError)
+                    else f"{job.destination}: memory ran out: use a smaller --tile"
+                )
+                failure = ResourceError(f"{what} (tiles tried: {', '.join(map(str, tried))})")
                 for note in getattr(error, "__notes__", ()):
                     failure.add_note(note)
                 raise failure from error
@@ -113,6 +124,8 @@ def tidy(job: Job) -> None:
     """Remove what a run left that was killed after it had published its product."""
     lock = Lock(workplace(job.destination).lock, job.destination)
     lock.acquire()
+    if not is_virtual(job.destination):
+        remove_sidecars(local_path(job.destination))
     for path in workplace(job.destination).leftovers():
         path.unlink(missing_ok=True)
     job.journal().remove()

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from georsr._files import check_writable, write_text
+from georsr._files import check_writable, remove_unfinished, write_text
 from georsr.config import SRConfig
 from georsr.engine.attempt import Attempt, tidy, until_it_fits
 from georsr.engine.fingerprint import source_digest
@@ -76,27 +76,34 @@ class Beside:
         if earlier is not None:
             log.info("%s: an earlier run had finished it", self.layers)
             write_style(job)
+            product.journal.beside = earlier
             published = writer.publish()
             tidy(job)
             self.report = report_of(job, earlier, job.layout.blocks_count)
             return published
         assert writer.ready is not None, "the product is sealed"
-        self.make(job, str(writer.ready), writer.publish)
+
+        def publish(layers: Written) -> None:
+            product.journal.beside = layers
+            writer.publish()
+
+        self.make(job, str(writer.ready), publish)
         return sealed
 
     def make(
-        self, job: Job, product: str, then: Callable[[], object] = lambda: None
+        self, job: Job, product: str, then: Callable[[Written], object] = lambda layers: None
     ) -> LayersReport:
         """Make and publish the layers of the product at a path.
 
-        ``then`` is called once they have their name, and before it is forgotten that they do.
+        ``then`` is given the layers once they have their name, and before it is forgotten that
+        they do.
         """
         check_layers(job)
 
         def last(writer: RasterWriter, sealed: Written) -> Written:
             written = writer.publish()
             write_style(job)
-            then()
+            then(written)
             return written
 
         attempt = Attempt(job, Surveyor(product), self.progress, self.clock, last)
@@ -109,6 +116,7 @@ def write_style(job: Job) -> None:
     """Write what QGIS needs to show published layers, beside them."""
     path = style_path(job.destination)
     if path is not None:
+        remove_unfinished(path)
         write_text(path, style_of(job.destination, job.layout.bands[0].unit or ""))
 
 
@@ -160,9 +168,10 @@ def run_layers(
         if earlier is not None:
             write_style(job)
             tidy(job)
-            return report_of(job, earlier, job.layout.blocks_count)
-        check_place(replace(job, destination=product), destination)
-        watched = Stoppable(progress or Silent(), stop)
-        watched.look()
-        report = Beside(destination, watched, clock).make(job, product)
-    return replace(report, seconds={k: round(v, 3) for k, v in clock.seconds.items()})
+            report = report_of(job, earlier, job.layout.blocks_count)
+        else:
+            check_place(replace(job, destination=product), destination)
+            watched = Stoppable(progress or Silent(), stop)
+            watched.look()
+            report = Beside(destination, watched, clock).make(job, product)
+    return replace(report, seconds=clock.rounded())

@@ -71,11 +71,25 @@ class TileTooLargeError(ResourceError):
     """One tile alone does not fit into memory: the caller must plan smaller tiles."""
 
 
+_NO_MEMORY = (
+    "not enough memory",  # torch on Windows
+    "can't allocate memory",  # torch on Linux and macOS
+    "cannot allocate memory",  # the system
+    "out of memory",  # CUDA and MPS
+    "_alloc_failed",  # cuBLAS, cuDNN and their like
+    "failed to allocate memory",  # ONNX Runtime
+    "bad allocation",  # C++ on Windows
+    "bad_alloc",  # C++ elsewhere
+)
+"""What libraries say, in lower case, for want of a class of their own."""
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error means that memory ran out, and nothing else."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return isinstance(error, RuntimeError) and "not enough memory" in str(error)
+    library = isinstance(error, RuntimeError) or type(error).__module__.startswith("onnxruntime")
+    return library and any(words in str(error).lower() for words in _NO_MEMORY)
 
 
 def is_device_failure(error: BaseException | None) -> bool:
@@ -288,6 +302,11 @@ class Inference:
             raise ModelError(
                 f"model {self.spec.name} made {tuple(y.shape)} from {tuple(x.shape)}, "
                 f"expected {expected}"
+            )
+        if not y.is_floating_point():
+            raise ModelError(
+                f"model {self.spec.name} made values of type "
+                f"{str(y.dtype).removeprefix('torch.')}, expected floating-point numbers"
             )
         y = y.float()
         return (y - lo) / (hi - lo) if (lo, hi) != (0.0, 1.0) else y

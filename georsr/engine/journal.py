@@ -16,16 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from georsr._files import atomic_write, open_own
-from georsr.engine.inference import is_device_failure
+from georsr.engine.inference import is_device_failure, is_out_of_memory
 from georsr.engine.jsonl import differences, entries, line
 from georsr.errors import InputError, ModelError, UsageError
-from georsr.raster.records import Finished, Written
+from georsr.raster.records import Finished, Header, Written
 from georsr.raster.tiff import write_all
 from georsr.raster.verify import DifferenceError
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 
 Key = Mapping[str, str]
 """What must be the same for a run to go on with what another one left: name -> value."""
@@ -63,6 +63,8 @@ class Journal:
         self.resume, self.remote = resume, remote
         self.kept = False
         """Whether an unfinished product was left for another run."""
+        self.beside: Written | None = None
+        """Quality layers that were published beside the product, before it."""
         self._file: Any = None
 
     def left_tile(self) -> int | None:
@@ -83,10 +85,12 @@ class Journal:
             return None
         with suppress(OSError, KeyError, TypeError):
             if _identity(Path(ready["path"])) == ready["identity"]:
+                beside = ready["beside"]
+                self.beside = None if beside is None else Written(**beside)
                 return Written(**ready["written"])
         return None
 
-    def recall(self) -> tuple[int, Sequence[Finished]] | None:
+    def recall(self) -> tuple[Header, Sequence[Finished]] | None:
         """What an earlier run left and this one can go on with."""
         lines = entries(self.path)
         head = next(lines, None)
@@ -103,14 +107,15 @@ class Journal:
         for entry in lines:
             try:
                 blocks += [
-                    Finished(r, c, crc, tuple(sizes)) for r, c, crc, *sizes in entry["blocks"]
+                    Finished(r, c, crc, tuple(sizes), encoded)
+                    for r, c, crc, encoded, *sizes in entry["blocks"]
                 ]
             except (KeyError, ValueError, TypeError):
                 break
         log.info("%s: going on with %d finished blocks", self.product, len(blocks))
-        header_size = int(head["header_size"])
-        self._rewrite(header_size, blocks)
-        return header_size, blocks
+        header = Header(*head["header"])
+        self._rewrite(header, blocks)
+        return header, blocks
 
     def unusable(self, why: str) -> None:
         """Say so and start anew, or raise if going on was insisted on."""
@@ -130,7 +135,7 @@ class Journal:
             return ["its journal is of another version"]
         return differences(theirs, self.key)
 
-    def _rewrite(self, header_size: int, blocks: Sequence[Finished]) -> None:
+    def _rewrite(self, header: Header, blocks: Sequence[Finished]) -> None:
         """Replace the file, so that nothing doubtful is left in it."""
         with atomic_write(self.path) as fresh, fresh.open("wb") as file:
             head = {
@@ -138,7 +143,7 @@ class Journal:
                 "format": FORMAT,
                 "key": dict(self.key),
                 "tile": self.tile,
-                "header_size": header_size,
+                "header": [header.size, header.checksum],
             }
             file.write(line(head))
             if blocks:
@@ -148,9 +153,9 @@ class Journal:
         self.close()
         self._file = open_own(self.path, "ab")
 
-    def begin(self, header_size: int) -> None:
+    def begin(self, header: Header) -> None:
         """Start the journal of a new file."""
-        self._rewrite(header_size, [])
+        self._rewrite(header, [])
 
     def add(self, blocks: Sequence[Finished]) -> None:
         """Note blocks that are on disk."""
@@ -164,6 +169,7 @@ class Journal:
                     "path": str(final),
                     "identity": _identity(ready),
                     "written": asdict(written),
+                    "beside": None if self.beside is None else asdict(self.beside),
                 }
             }
         )
@@ -179,7 +185,8 @@ class Journal:
         elif isinstance(error, InputError):
             self.kept = self.remote
         elif isinstance(error, ModelError):
-            self.kept = is_device_failure(error.__cause__)
+            cause = error.__cause__
+            self.kept = cause is not None and (is_device_failure(cause) or is_out_of_memory(cause))
         else:
             self.kept = True
         return self.kept
@@ -198,7 +205,7 @@ class Journal:
 
 
 def _entry(blocks: Sequence[Finished]) -> dict[str, Any]:
-    return {"blocks": [[b.row, b.column, b.checksum, *b.sizes] for b in blocks]}
+    return {"blocks": [[b.row, b.column, b.checksum, b.encoded, *b.sizes] for b in blocks]}
 
 
 def _identity(path: Path) -> list[int]:

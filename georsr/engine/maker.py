@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Generator
 from contextlib import closing
-from typing import Protocol, TypeVar
+from typing import Protocol, Self, TypeVar
 
 import numpy as np
 
@@ -17,9 +17,10 @@ from georsr.engine.job import Job, memory_of
 from georsr.engine.pipeline import WriteBehind
 from georsr.engine.stream import Clock, TileStream
 from georsr.errors import InterruptedRunError
-from georsr.progress import Progress, Stoppable
+from georsr.progress import Progress, Silent, Stoppable
+from georsr.raster.layout import ProductLayout
 from georsr.raster.writer import RasterWriter
-from georsr.types import AnyArray, Window
+from georsr.types import AnyArray, BoolArray, Window
 
 log = logging.getLogger(__name__)
 
@@ -71,17 +72,22 @@ class OneMachine:
     def fill(self, job: Job, writer: RasterWriter, progress: Stoppable, clock: Clock) -> None:
         """Write the blocks that the writer has not."""
         self._inference = inference = self._inference or self._infer(job)
-        missing = ~writer.done.all(axis=1)
-        top = int(np.argmax(missing)) * job.layout.blocksize
-        stream = self._stream(job, inference, progress, clock, top)
+        self.skipped, self.deviation = 0, Deviation()
+        onward = Onward(progress)
 
         def put(item: tuple[Window, AnyArray]) -> None:
             writer.write(item[0], *writer.layout.split(item[1]))
 
         with cpu_threads(job.config.jobs):
-            write_behind(put, stream.blocks(), clock)
-        self.skipped, self.batch = stream.skipped, inference.batch
-        self.deviation = stream.deviation
+            for first, end in incomplete_rows(writer.done):
+                stream = self._stream(
+                    job, inference, onward.again(), clock, first * job.layout.blocksize
+                )
+                rows = _rows(stream.blocks(), job.layout, end, (end - first) * writer.done.shape[1])
+                write_behind(put, rows, clock)
+                self.skipped += stream.skipped
+                self.deviation.merge(stream.deviation)
+        self.batch = inference.batch
 
     def _infer(self, job: Job) -> Inference:
         return infer(job)
@@ -90,6 +96,54 @@ class OneMachine:
         self, job: Job, inference: Inference, progress: Progress, clock: Clock, top: int
     ) -> TileStream:
         return make_stream(job, inference, progress, clock, top)
+
+
+def incomplete_rows(done: BoolArray) -> list[tuple[int, int]]:
+    """Runs of rows of blocks in which one is missing: first, and one beyond the last.
+
+    Only where blocks were damaged is there more than the run from the first missing one on.
+    """
+    missing = np.concatenate([[False], ~done.all(axis=1), [False]])
+    return [(int(a), int(b)) for a, b in np.flatnonzero(np.diff(missing)).reshape(-1, 2)]
+
+
+def _rows(
+    blocks: Generator[tuple[Window, AnyArray], None, None],
+    layout: ProductLayout,
+    end: int,
+    count: int,
+) -> Generator[tuple[Window, AnyArray], None, None]:
+    """Blocks above row ``end`` of blocks, of which there are ``count``; then nothing is made."""
+    if end == layout.blocks_shape[0]:
+        yield from blocks
+        return
+    with closing(blocks):
+        for window, values in blocks:
+            if window.top < end * layout.blocksize:
+                yield window, values
+                count -= 1
+            if count == 0:
+                return
+
+
+class Onward(Silent):
+    """Tells of tiles passed over or made, by several streams one after another, once each."""
+
+    def __init__(self, inner: Progress) -> None:
+        self._inner = inner
+        self._seen = self._told = 0
+
+    def again(self) -> Self:
+        """The next stream begins, at the first tile."""
+        self._seen = 0
+        return self
+
+    def advance(self, count: int = 1) -> None:
+        """Pass on what is new."""
+        self._seen += count
+        new = max(0, self._seen - self._told)
+        self._told += new
+        self._inner.advance(new)
 
 
 def infer(job: Job) -> Inference:

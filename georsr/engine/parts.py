@@ -15,6 +15,7 @@ import numpy as np
 from georsr.config import SRConfig
 from georsr.engine.attempt import until_it_fits
 from georsr.engine.deviation import Deviation
+from georsr.engine.fingerprint import check_unchanged
 from georsr.engine.flight import Flight, LocalFlight, room
 from georsr.engine.job import Job, memory_of, plan_job
 from georsr.engine.part_hand import PartHand, Piece
@@ -23,7 +24,7 @@ from georsr.engine.preflight import BASE_MEMORY, check_memory, check_space
 from georsr.engine.resident import refer
 from georsr.engine.run import report_of
 from georsr.engine.stream import Clock
-from georsr.errors import UsageError
+from georsr.errors import InputError, UsageError
 from georsr.models.load import Model
 from georsr.progress import ByArea, Progress, Silent, Stoppable
 from georsr.provenance import RunReport
@@ -60,6 +61,8 @@ class PartsAttempt:
         self.progress, self.clock = progress, clock
         self.found = self.skipped = self.batch = 0
         self.deviation = Deviation()
+        self.then: Callable[[Written], None] = lambda written: None
+        """Called once the product has its name, and before it is forgotten that it has."""
 
     def make(self) -> Written:
         """Make what is missing of the product, and publish it."""
@@ -77,6 +80,7 @@ class PartsAttempt:
                 self.progress.start(len(job.plan), "tiles")
                 self._fill(grid, store)
                 with self.clock.stage("verify"):
+                    self._check_source(store)
                     return self._publish(grid, store)
         except BaseException as error:
             if store.begun and store.kept:
@@ -84,6 +88,13 @@ class PartsAttempt:
                     f"{len(store.finished)} of {len(grid)} parts are finished and kept in "
                     f"{self.folder}: the same command goes on from there"
                 )
+            raise
+
+    def _check_source(self, store: PartsFolder) -> None:
+        try:
+            check_unchanged(self.job.reader, self.job.key["source"])
+        except InputError:
+            store.useless = True
             raise
 
     def _check_machine(self, store: PartsFolder) -> None:
@@ -145,9 +156,11 @@ class PartsAttempt:
         ]
         store.seal()
         size = publish_assembly(job.destination, job.layout, parts)
-        store.close()
         size += sum(part.bytes for part in store.finished.values())
-        return Written(job.destination, size, 0.0, self._checksum(grid, store))
+        written = Written(job.destination, size, 0.0, self._checksum(grid, store))
+        self.then(written)
+        store.close()
+        return written
 
     def _checksum(self, grid: Grid, store: PartsFolder) -> str:
         """As of one file with all blocks: see `georsr.raster.records.Written`."""
@@ -226,6 +239,7 @@ def run_parts(
     stop: Callable[[], bool] | None,
     folder: str,
     cluster: Cluster | None = None,
+    then: Callable[[RunReport], None] = lambda report: None,
 ) -> RunReport:
     """Super-resolve an open raster into parts, which are COGs, and a VRT.
 
@@ -239,6 +253,8 @@ def run_parts(
         Of the parts.
     cluster
         Who makes them; None: this process.
+    then
+        As for `georsr.engine.run.run`.
 
     Raises
     ------
@@ -254,5 +270,12 @@ def run_parts(
         watched = Stoppable(progress or Silent(), stop or (lambda: False))
         watched.look()
         attempt = PartsAttempt(job, Path(folder), cluster, watched, clock)
-        written = until_it_fits(attempt)
-    return report_of(attempt.job, written, clock, attempt.found, attempt)
+        reports = list[RunReport]()
+
+        def told(written: Written) -> None:
+            reports.append(report_of(attempt.job, written, clock, attempt.found, attempt))
+            then(reports[-1])
+
+        attempt.then = told
+        until_it_fits(attempt)
+    return replace(reports[-1], seconds=clock.rounded())

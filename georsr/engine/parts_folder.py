@@ -88,9 +88,11 @@ class PartsFolder:
         self.published = False
         """Whether an earlier run had published the product and was killed while tidying up."""
         self.finished: dict[int, FinishedPart] = {}
-        self._lock = Lock(path / LOCK, str(path))
+        self._lock = parts_lock(path)
         self._file: Any = None
         self._made = self.begun = False
+        self.useless = False
+        """Whether nobody can go on with what is there: the source has changed."""
 
     def __enter__(self) -> Self:
         try:
@@ -133,7 +135,7 @@ class PartsFolder:
     @property
     def kept(self) -> bool:
         """Whether another run can go on with what is there."""
-        return self.resume is not False and bool(self.finished)
+        return self.resume is not False and bool(self.finished) and not self.useless
 
     def name(self, row: int, column: int) -> str:
         """File of a part, by its place in the grid."""
@@ -235,9 +237,9 @@ class PartsFolder:
             self._append({"published": True})
 
     def close(self) -> None:
-        """Forget the journal, and remove the parts of earlier products."""
-        (self.path / JOURNAL).unlink(missing_ok=True)
+        """Remove the parts of earlier products, and forget the journal."""
         self._remove_parts(but=self._names)
+        (self.path / JOURNAL).unlink(missing_ok=True)
 
     @property
     def _names(self) -> set[str]:
@@ -283,6 +285,11 @@ class PartsFolder:
 def parts_journal(folder: str | os.PathLike[str]) -> Path:
     """Where a run into a folder keeps its journal, until its product is published."""
     return Path(folder) / JOURNAL
+
+
+def parts_lock(folder: str | os.PathLike[str]) -> Lock:
+    """Lock of a folder of parts."""
+    return Lock(Path(folder) / LOCK, os.fspath(folder))
 
 
 def parts_outputs(folder: str | os.PathLike[str]) -> list[Path]:

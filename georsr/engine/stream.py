@@ -50,6 +50,10 @@ class Clock:
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - since
 
+    def rounded(self) -> dict[str, float]:
+        """Seconds by stage, to the millisecond, of stages that are over."""
+        return {name: round(seconds, 3) for name, seconds in self.seconds.items()}
+
 
 @dataclass
 class TileStream:

@@ -9,7 +9,7 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 
 from rasterio.errors import RasterioError
 
-from georsr._files import atomic_write
+from georsr._files import atomic_write, remove_unfinished
 from georsr.errors import OutputError
 from georsr.raster.destination import is_full, local_path, remove_sidecars, sync_path
 from georsr.raster.env import own_warnings
@@ -94,6 +94,7 @@ def publish_assembly(dst: str, layout: ProductLayout, parts: Parts) -> int:
     """
     path = local_path(dst)
     try:
+        remove_unfinished(path)  # the folder of the parts is locked
         with atomic_write(path) as fresh:
             fresh.write_text(assembly_document(layout, parts, path.parent), encoding="utf-8")
             with own_warnings():

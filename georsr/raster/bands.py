@@ -21,6 +21,30 @@ def color_names(dataset: Any) -> tuple[str, ...]:
         return ("undefined",) * int(dataset.count)
 
 
+def band_texts(dataset: Any, kind: str) -> tuple[str | None, ...]:
+    """Descriptions or units of every band; None where there is none, or one that is not UTF-8."""
+    try:
+        return tuple(text or None for text in getattr(dataset, kind))
+    except UnicodeDecodeError:  # rasterio decodes those of all bands, or of none
+        return (None,) * int(dataset.count)
+
+
+def undecoded(dataset: Any) -> str:
+    """One line on texts of bands that cannot be carried to the product; empty: all can."""
+    lost = []
+    for kind in ("descriptions", "units"):
+        try:
+            getattr(dataset, kind)
+        except UnicodeDecodeError:
+            lost.append(kind)
+    if not lost:
+        return ""
+    return (
+        f"{' and '.join(lost)} of bands are not UTF-8, and are left out; write them again in UTF-8 "
+        "if the product is to have them"
+    )
+
+
 def select_bands(
     dataset: Any, path: str, bidx: Sequence[int] | None, colors: Sequence[str], alpha: int | None
 ) -> tuple[tuple[int, ...], bool]:
@@ -121,7 +145,7 @@ def _integers(bidx: Sequence[int], path: str) -> list[int]:
 
 
 def _listing(dataset: Any, colors: Sequence[str]) -> str:
-    names = zip(dataset.descriptions, colors, strict=True)
+    names = zip(band_texts(dataset, "descriptions"), colors, strict=True)
     return ", ".join(f"{i} ({name or color})" for i, (name, color) in enumerate(names, 1))
 
 

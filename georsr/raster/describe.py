@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from affine import Affine
 from rasterio.crs import CRS
@@ -12,7 +12,7 @@ from rasterio.enums import MaskFlags
 
 from georsr.errors import UsageError
 from georsr.raster.alpha import alpha_number
-from georsr.raster.bands import color_names, common_dtype, select_bands
+from georsr.raster.bands import band_texts, color_names, common_dtype, select_bands, undecoded
 from georsr.raster.env import own_warnings
 from georsr.raster.info import BandInfo, MaskKind, RasterInfo, band_label
 from georsr.raster.mask import holds
@@ -70,7 +70,8 @@ def describe(
         numbers, carried = select_bands(dataset, path, bidx, colors, masking)
         dtype = common_dtype(dataset, path, numbers, force=force)
         gcps, gcps_crs = dataset.gcps
-        bands = tuple(_band(dataset, path, number, colors, nodata) for number in numbers)
+        stored = _Stored.of(dataset)
+        bands = tuple(_band(dataset, stored, path, number, colors, nodata) for number in numbers)
         tags = dataset.tags()
         return RasterInfo(
             path=path,
@@ -93,11 +94,11 @@ def describe(
             block_shape=tuple(dataset.block_shapes[numbers[0] - 1]),
             overviews=tuple(dataset.overviews(numbers[0])),
             files=tuple(dataset.files),
-            notes=(f"{path}: {assumed}",) if assumed else (),
+            notes=tuple(f"{path}: {note}" for note in (assumed, undecoded(dataset)) if note),
             choices=tuple(
                 band_label(number, name or color)
                 for number, name, color in zip(
-                    dataset.indexes, dataset.descriptions, colors, strict=True
+                    dataset.indexes, stored.descriptions, colors, strict=True
                 )
                 if number != masking
             ),
@@ -120,27 +121,55 @@ def _mask_kind(dataset: Any, bands: Sequence[BandInfo], alpha: int | None) -> Ma
     return "nodata" if any(band.nodata is not None for band in bands) else "none"
 
 
+class _Stored(NamedTuple):
+    """What rasterio tells of all bands at once, asked for once: there may be thousands."""
+
+    dtypes: Sequence[str]
+    nodatavals: Sequence[float | None]
+    scales: Sequence[float]
+    offsets: Sequence[float]
+    descriptions: Sequence[str | None]
+    units: Sequence[str | None]
+
+    @classmethod
+    def of(cls, dataset: Any) -> _Stored:
+        """Ask."""
+        return cls(
+            dataset.dtypes,
+            dataset.nodatavals,
+            dataset.scales,
+            dataset.offsets,
+            band_texts(dataset, "descriptions"),
+            band_texts(dataset, "units"),
+        )
+
+
 def _band(
-    dataset: Any, path: str, number: int, colors: Sequence[str], nodata: float | None
+    dataset: Any,
+    known: _Stored,
+    path: str,
+    number: int,
+    colors: Sequence[str],
+    nodata: float | None,
 ) -> BandInfo:
     i = number - 1
-    dtype = dataset.dtypes[i]
+    dtype = known.dtypes[i]
     if nodata is not None and not holds(dtype, nodata):
         raise UsageError(
             f"{path}: nodata {nodata:g} cannot occur in band {number} of type {dtype}; "
             "give a value of that type"
         )
-    stored = dataset.nodatavals[i]
+    stored = known.nodatavals[i]
     if stored is not None and not holds(dtype, stored):
         stored = None  # no pixel can have it
     return BandInfo(
         number=number,
         dtype=dtype,
-        description=dataset.descriptions[i] or None,
+        description=known.descriptions[i],
         colorinterp=colors[i],
-        scale=dataset.scales[i],
-        offset=dataset.offsets[i],
-        unit=dataset.units[i] or None,
+        scale=known.scales[i],
+        offset=known.offsets[i],
+        unit=known.units[i],
         nodata=stored if nodata is None else float(nodata),
         tags={
             name: value

@@ -10,7 +10,7 @@ import glob
 import hashlib
 import os
 import re
-import secrets
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,12 +20,13 @@ from xml.sax.saxutils import unescape
 import rasterio.shutil
 from rasterio.drivers import raster_driver_extensions
 
-from georsr._files import check_folder, check_regular, check_target, create_file, private_folder
+from georsr._files import check_folder, check_regular, check_target, private_folder
 from georsr.errors import UsageError
 from georsr.raster.env import gdal_env, is_remote
 
 _VIRTUAL = re.compile(r"^(/vsi[a-z0-9_]+/|file://|zip://|tar://|gzip://)")
 _SIDECARS = (".msk", ".msk.ovr", ".ovr", ".aux.xml")
+_WORLD_FILES = (".tfw", ".TFW", ".tifw", ".TIFW", ".wld", ".WLD")
 _SUFFIXES = (
     *(".aux", ".aux.xml", ".rrd", ".ovr", ".msk", ".msk.ovr"),  # statistics, overviews, masks
     *(
@@ -113,6 +114,10 @@ def check_format(dst: str | os.PathLike[str]) -> None:
         Says what to call it.
     """
     name = os.fspath(dst)
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{name}: the name is not UTF-8, which rasterio needs") from error
     ending = Path(name).suffix
     meant = raster_driver_extensions().get(ending[1:].lower(), "GTiff")
     if meant != "GTiff":
@@ -130,7 +135,7 @@ def local_path(dst: str) -> Path:
 def sidecars(path: Path) -> tuple[Path, ...]:
     """Files GDAL would read with the product ``path`` if they were there."""
     beside = tuple(path.with_name(path.name + suffix) for suffix in _SIDECARS)
-    return (*beside, path.with_suffix(".tfw"))
+    return (*beside, *(path.with_suffix(end) for end in _WORLD_FILES))
 
 
 def remove_sidecars(path: Path) -> None:
@@ -195,10 +200,11 @@ def no_space(path: Path, reached: int) -> bool:
 
     Asked after a failure, because GDAL does not pass on why a write failed.
     """
-    probe = path.with_name(f".georsr-{secrets.token_hex(8)}.probe")
     wanted = reached + reached // 2 + 2**20
     try:
-        with create_file(probe) as file:
+        with tempfile.TemporaryFile(
+            dir=path.parent, prefix=".georsr-", suffix=".probe", buffering=0
+        ) as file:
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file.fileno(), 0, wanted)
             else:
@@ -206,9 +212,6 @@ def no_space(path: Path, reached: int) -> bool:
                 os.fsync(file.fileno())
     except OSError as err:
         return is_full(err)
-    finally:
-        with suppress(OSError):
-            probe.unlink(missing_ok=True)
     return False
 
 

@@ -8,7 +8,9 @@ bytes depend on the order of blocks alone, not on how often or where the work wa
 
 from __future__ import annotations
 
+import logging
 import os
+import zlib
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -23,9 +25,11 @@ from georsr.errors import OutputError
 from georsr.raster.encoder import EncodedBlock
 from georsr.raster.env import gdal_env, own_warnings
 from georsr.raster.layout import ProductLayout
-from georsr.raster.records import Finished
-from georsr.raster.tiff import Numbers, TileTable, tile_tables, write_all
+from georsr.raster.records import Finished, Header
+from georsr.raster.tiff import Numbers, TileTable, exactly, tile_tables, write_all
 from georsr.raster.verify import Checksums, region
+
+log = logging.getLogger(__name__)
 
 
 class PartFile:
@@ -35,6 +39,8 @@ class PartFile:
     ----------
     end : int
         Size of the file so far.
+    header : Header
+        What stands before its first block; of a file that was created.
     done : bool (block rows, block columns)
         Which blocks are in it.
     checksums : uint32 (block rows, block columns)
@@ -42,8 +48,10 @@ class PartFile:
 
     def __init__(self, path: Path, file: IO[bytes], layout: ProductLayout) -> None:
         self.path = path
+        self.header: Header
         self._file = file
         self._columns = layout.blocks_shape[1]
+        self._lost: dict[tuple[int, int], tuple[int, Finished]] = {}
         self._tables: list[tuple[TileTable, Numbers, Numbers]] = [
             (table, table.offsets.read(file), table.sizes.read(file)) for table in tile_tables(file)
         ]
@@ -76,21 +84,25 @@ class PartFile:
                 corner = next(layout.blocks())[2]
                 empty = np.zeros((corner.height, corner.width), np.uint8)
                 dataset.write_mask(empty, window=region(corner))
-        return cls._opened(path, layout)
+        part = cls._opened(path, layout)
+        part.header = part.header_of(part.end)
+        return part
 
     @classmethod
     def reopen(
-        cls, path: Path, layout: ProductLayout, start: int, blocks: Iterable[Finished]
+        cls, path: Path, layout: ProductLayout, header: Header, blocks: Iterable[Finished]
     ) -> Self:
-        """Go on with a file.
+        """Go on with a file: every byte of it is read and compared with its checksum.
+
+        A damaged header is made again, damaged blocks are not among those that are `done`.
 
         Parameters
         ----------
         path : Path
         layout : ProductLayout
             As at creation.
-        start : int
-            Size of the file before its first block.
+        header : Header
+            As it was at creation.
         blocks : iterable of Finished
             Those that were synchronised, in their order; anything beyond them is cut off.
 
@@ -99,18 +111,63 @@ class PartFile:
         ValueError, OSError
             The file is not what the list says.
         """
-        part = cls._opened(path, layout)
+        part = cls._with_header(path, layout, header)
         try:
-            size, part.end = part.end, start
+            part.end = header.size
             for block in blocks:
+                place = part.end
                 part._enter(block)
-            if part.end > size:
-                raise ValueError(f"{path} has {size} bytes, expected at least {part.end}")
+                part._lost.pop((block.row, block.column), None)
+                if not part._holds(place, block):
+                    part._lost[block.row, block.column] = place, block
+                    part.done[block.row, block.column] = False
             part._file.truncate(part.end)
         except BaseException:
             part.close()
             raise
         return part
+
+    @classmethod
+    def _with_header(cls, path: Path, layout: ProductLayout, header: Header) -> Self:
+        """Open a file, after mending its header if need be."""
+        try:
+            part = cls._opened(path, layout)
+            if part.header_of(header.size) == header:
+                return part
+            part.close()
+        except ValueError:
+            log.debug("%s: its header cannot be read", path, exc_info=True)
+        log.warning("%s: its header was damaged, and is made again", path)
+        fresh = path.with_name(f"{path.stem}.header{path.suffix}")
+        try:
+            again = cls.create(fresh, layout)
+            again.close()
+            if again.header != header:
+                raise ValueError(f"{path}: has another header than this run gives it")
+            with open_own(path, "r+b") as file:
+                write_all(file, fresh.read_bytes())
+        finally:
+            fresh.unlink(missing_ok=True)
+        return cls._opened(path, layout)
+
+    def header_of(self, size: int) -> Header:
+        """The first bytes of the file; tables, which `seal` fills in, count as zeros."""
+        self._file.seek(0)
+        data = bytearray(exactly(self._file, size))
+        for table, _, _ in self._tables:
+            for field in (table.offsets, table.sizes):
+                end = field.position + field.count * field.dtype.itemsize
+                data[field.position : end] = bytes(end - field.position)
+        return Header(size, zlib.crc32(data))
+
+    def _holds(self, place: int, block: Finished) -> bool:
+        """Whether the bytes of a block are what they were."""
+        self._file.seek(place)
+        try:
+            pieces = [exactly(self._file, size) for size in block.sizes]
+        except ValueError:
+            return False
+        return _checksum(pieces) == block.encoded
 
     @classmethod
     def _opened(cls, path: Path, layout: ProductLayout) -> Self:
@@ -121,12 +178,24 @@ class PartFile:
             file.close()
             raise
 
-    def append(self, row: int, column: int, block: EncodedBlock) -> Finished:
-        """Write one block; a full disk raises OSError."""
-        self._file.seek(self.end)
+    def append(self, row: int, column: int, block: EncodedBlock) -> Finished | None:
+        """Write one block; a full disk raises OSError.
+
+        Returns
+        -------
+        Finished or None
+            None: it is where the same one had been before it was damaged.
+        """
+        sizes = tuple(map(len, block.pieces))
+        finished = Finished(row, column, block.checksum, sizes, _checksum(block.pieces))
+        place, lost = self._lost.pop((row, column), (self.end, None))
+        again = lost == finished
+        self._file.seek(place if again else self.end)
         for piece in block.pieces:
             write_all(self._file, piece)
-        finished = Finished(row, column, block.checksum, tuple(map(len, block.pieces)))
+        if again:
+            self.done[row, column] = True
+            return None
         self._enter(finished)
         return finished
 
@@ -166,3 +235,10 @@ class PartFile:
         """Close the file; it stays."""
         with suppress(OSError):
             self._file.close()
+
+
+def _checksum(pieces: Iterable[bytes]) -> int:
+    checksum = 0
+    for piece in pieces:
+        checksum = zlib.crc32(piece, checksum)
+    return checksum

@@ -130,7 +130,12 @@ class RasterReader:
 
     def _describe(self, dataset: Any) -> RasterInfo:
         path, bidx, nodata, _, force, alpha = self._options
-        return describe(dataset, path, bidx, nodata, force=force, alpha=alpha)
+        try:
+            return describe(dataset, path, bidx, nodata, force=force, alpha=alpha)
+        except (RasterioError, ValueError, OSError) as error:
+            if isinstance(error, GeorsrError):
+                raise
+            raise InputError(f"{path}: cannot be read: {cause(error)}; it is damaged") from error
 
     def _opened(self) -> Any:
         if self._dataset is None:

@@ -9,6 +9,22 @@ from typing import Protocol
 
 
 @dataclass(frozen=True)
+class Header:
+    """What stands in the file before its first block.
+
+    Attributes
+    ----------
+    size : int
+        Bytes.
+    checksum : int
+        crc32 of them, where tables that are filled in last count as zeros.
+    """
+
+    size: int
+    checksum: int
+
+
+@dataclass(frozen=True)
 class Finished:
     """A block that is in the file.
 
@@ -20,12 +36,15 @@ class Finished:
         Of its pixels.
     sizes : tuple of int
         Bytes of its pieces; blocks lie in the file in the order of this list, without gaps.
+    encoded : int
+        crc32 of these bytes.
     """
 
     row: int
     column: int
     checksum: int
     sizes: tuple[int, ...]
+    encoded: int
 
 
 @dataclass(frozen=True)
@@ -53,13 +72,13 @@ class Written:
 class Records(Protocol):
     """Where a writer notes what is finished, so that a later one can go on."""
 
-    def recall(self) -> tuple[int, Sequence[Finished]] | None:
-        """(Size of the header, blocks in order) that an earlier writer left; None: start anew."""
+    def recall(self) -> tuple[Header, Sequence[Finished]] | None:
+        """Header and blocks in order that an earlier writer left; None: start anew."""
 
     def unusable(self, why: str) -> None:
         """What was left cannot be gone on with; raises if the user insists on it."""
 
-    def begin(self, header_size: int) -> None:
+    def begin(self, header: Header) -> None:
         """A new file was begun."""
 
     def add(self, blocks: Sequence[Finished]) -> None:

@@ -151,6 +151,8 @@ def _suffix(path: str) -> str:
 
 def _explain(path: str, err: Exception, trust: Trust) -> Exception:
     said = cause(err)
+    if isinstance(err, UnicodeEncodeError):
+        return UsageError(f"{path}: its name is not UTF-8, which rasterio needs; rename the file")
     if _MISSING.search(said):
         return UsageError(f"{path}: no such file")
     try:

@@ -44,7 +44,7 @@ class Field:
     def read(self, file: IO[bytes]) -> Numbers:
         """The numbers, (count,)."""
         file.seek(self.position)
-        return np.frombuffer(_exactly(file, self.count * self.dtype.itemsize), self.dtype).astype(
+        return np.frombuffer(exactly(file, self.count * self.dtype.itemsize), self.dtype).astype(
             np.uint64
         )
 
@@ -80,7 +80,7 @@ def tile_tables(file: IO[bytes]) -> list[TileTable]:
 def _directories(file: IO[bytes]) -> Iterator[dict[int, Field]]:
     """The integer arrays of each directory, by tag."""
     file.seek(0)
-    start = _exactly(file, 4)
+    start = exactly(file, 4)
     order = {b"II": "<", b"MM": ">"}.get(start[:2])
     if order is None:
         raise ValueError("not a TIFF file")
@@ -92,13 +92,13 @@ def _directories(file: IO[bytes]) -> Iterator[dict[int, Field]]:
     address = struct.Struct(order + ("Q" if big else "I"))
     many = struct.Struct(order + ("Q" if big else "H"))
     file.seek(8 if big else 4)
-    (position,) = address.unpack(_exactly(file, address.size))
+    (position,) = address.unpack(exactly(file, address.size))
     while position:
         file.seek(position)
-        (entries,) = many.unpack(_exactly(file, many.size))
+        (entries,) = many.unpack(exactly(file, many.size))
         fields = {}
         for i in range(entries):
-            tag, kind, count, value = entry.unpack(_exactly(file, entry.size))
+            tag, kind, count, value = entry.unpack(exactly(file, entry.size))
             if kind not in _INTEGERS:
                 continue
             dtype = np.dtype(order + _INTEGERS[kind])
@@ -108,7 +108,7 @@ def _directories(file: IO[bytes]) -> Iterator[dict[int, Field]]:
             fields[tag] = Field(where, count, dtype)
         yield fields
         file.seek(position + many.size + entries * entry.size)
-        (position,) = address.unpack(_exactly(file, address.size))
+        (position,) = address.unpack(exactly(file, address.size))
 
 
 def write_all(file: IO[bytes], data: bytes) -> None:
@@ -118,7 +118,8 @@ def write_all(file: IO[bytes], data: bytes) -> None:
         view = view[file.write(view) :]
 
 
-def _exactly(file: IO[bytes], size: int) -> bytes:
+def exactly(file: IO[bytes], size: int) -> bytes:
+    """Read so many bytes; ValueError if there are fewer."""
     data = file.read(size)
     if len(data) != size:
         raise ValueError("the TIFF file ends too early")

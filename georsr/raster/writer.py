@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -39,6 +40,8 @@ from georsr.raster.partfile import PartFile
 from georsr.raster.records import Finished, Records, Written
 from georsr.raster.verify import Checksums, verify_product
 from georsr.types import AnyArray, BoolArray, Window
+
+log = logging.getLogger(__name__)
 
 SYNC_SECONDS = 1.0
 """Finished blocks are put on disk, and noted, at least this often. Waiting for the disk costs the
@@ -88,6 +91,7 @@ class RasterWriter:
         self._part: PartFile | None = None
         self.ready: Path | None = None
         """Where a sealed product lies until it is published."""
+        self.published = False
         self._written: Written | None = None
         self._encode = BlockEncoder(layout)
         self._threads = ThreadPoolExecutor(encoders(), "georsr-encoder")
@@ -117,13 +121,18 @@ class RasterWriter:
         """What an earlier writer left, if it is of use."""
         if self._records is None or (recalled := self._records.recall()) is None:
             return None
-        header_size, blocks = recalled
+        header, blocks = recalled
         try:
-            part = PartFile.reopen(self._place.part, self.layout, header_size, blocks)
+            part = PartFile.reopen(self._place.part, self.layout, header, blocks)
         except (ValueError, OSError) as error:
             self._records.unusable(f"its unfinished product is damaged ({error})")
             return None
-        self.found = len(blocks)
+        self.found = int(part.done.sum())
+        damaged = len({(block.row, block.column) for block in blocks}) - self.found
+        if damaged:
+            log.warning(
+                "%s: %d finished blocks were damaged, and are made again", self.dst, damaged
+            )
         return part
 
     def _anew(self) -> PartFile:
@@ -133,7 +142,7 @@ class RasterWriter:
         part = PartFile.create(self._place.part, self.layout)
         part.sync()
         if self._records is not None:
-            self._records.begin(part.end)
+            self._records.begin(part.header)
         return part
 
     def __exit__(
@@ -147,7 +156,7 @@ class RasterWriter:
     def _leave(self, error: BaseException | None) -> None:
         """Close, and remove what nobody will go on with."""
         keep = self._worth_keeping(error)
-        if keep and not isinstance(error, OutputError):
+        if keep and not self.published and not isinstance(error, OutputError):
             with suppress(OutputError):
                 self.flush()
         self._threads.shutdown(cancel_futures=True)
@@ -245,7 +254,9 @@ class RasterWriter:
         """Take the first block being encoded to the file."""
         row, column, job = self._encoding.popleft()
         with self._failures(f"block {row}, {column} cannot be written"):
-            self._unsynced.append(self._opened().append(row, column, job.result()))
+            finished = self._opened().append(row, column, job.result())
+        if finished is not None:
+            self._unsynced.append(finished)
         if self._records is not None and time.monotonic() - self._synced_at > SYNC_SECONDS:
             self._sync()
 
@@ -310,6 +321,7 @@ class RasterWriter:
             raise ValueError(f"{self.dst}: not sealed yet")
         with self._failures("cannot be published"):
             self._publish(self.ready, self._written)
+        self.published = True
         return self._written
 
     def _finished(self, part: PartFile) -> Path:

@@ -14,12 +14,11 @@ import torch
 import georsr.raster.writer as writer_module
 from georsr.api import super_resolve
 from georsr.config import SRConfig
-from georsr.engine import fingerprint
+from georsr.engine import fingerprint, jsonl
 from georsr.errors import (
     InputError,
     InterruptedRunError,
     ModelError,
-    OutputError,
     ResourceError,
     UsageError,
 )
@@ -330,6 +329,24 @@ def damage_short_part(journal, part):
         file.truncate(file.seek(0, os.SEEK_END) // 2)
 
 
+def damage_header(journal, part):
+    flip(part, 9)
+
+
+def damage_first_block(journal, part):
+    flip(part, json.loads(journal.read_bytes().splitlines()[0])["header"][0] + 7)
+
+
+def damage_last_block(journal, part):
+    flip(part, -7)
+
+
+def flip(part, place):
+    data = bytearray(part.read_bytes())
+    data[place] ^= 16
+    part.write_bytes(data)
+
+
 def damage_longer_part(journal, part):
     with part.open("ab") as file:
         file.write(b"x" * 10000)
@@ -340,14 +357,22 @@ def damage_foreign_part(journal, part):
 
 
 def damage_old_format(journal, part):
-    head, *rest = journal.read_bytes().splitlines(keepends=True)
-    journal.write_bytes(
-        b"".join([json.dumps(json.loads(head) | {"format": 0}).encode(), b"\n", *rest])
-    )
+    old, *rest = journal.read_bytes().splitlines(keepends=True)
+    head = json.loads(old) | {"format": 0}
+    del head[jsonl.CHECKSUM]
+    journal.write_bytes(b"".join([jsonl.line(head), *rest]))
 
 
 DAMAGES = [value for name, value in sorted(globals().items()) if name.startswith("damage_")]
-HARMLESS = (damage_half_line, damage_last_line, damage_longer_part)
+HARMLESS = (
+    damage_half_line,
+    damage_last_line,
+    damage_longer_part,
+    damage_short_part,
+    damage_header,
+    damage_first_block,
+    damage_last_block,
+)
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda d: d.__name__)
@@ -362,19 +387,59 @@ def test_a_damaged_journal_or_part_never_makes_a_wrong_product(damage, source, t
     assert hidden(tmp_path) == []
 
 
-def test_a_part_with_other_pixels_is_noticed_at_the_end(source, tmp_path):
-    out = tmp_path / "out.tif"
-    options = SMALL | {"creation_options": {"COMPRESS": "NONE"}}
-    with pytest.raises(InterruptedRunError):
-        super_resolve(source, out, model_of(Counting()), stop=After(12), **options)
+@pytest.mark.parametrize("verify", [False, True])
+@pytest.mark.parametrize(
+    "creation", [{"COMPRESS": "NONE"}, {"COMPRESS": "JPEG"}, {"COMPRESS": "LZW"}, {}]
+)
+def test_only_blocks_that_were_damaged_are_made_again(creation, verify, source, tmp_path, caplog):
+    options = SMALL | {"creation_options": creation, "verify": verify}
+    super_resolve(source, tmp_path / "whole.tif", model_of(Counting()), **options)
+    out, network = tmp_path / "out.tif", Counting()
+    interrupt(source, out, model_of(Counting()), 14, **options)
+    journal, part = tmp_path / ".out.tif.part.jsonl", tmp_path / ".out.tif.part.tif"
+    head, *entries = map(json.loads, journal.read_bytes().splitlines())
+    sizes = [sum(block[4:]) for entry in entries for block in entry["blocks"]]
+    flip(part, head["header"][0] + sum(sizes[:2]) + sizes[2] // 2)
+    report = super_resolve(source, out, model_of(network), **options)
+    assert "1 finished blocks were damaged, and are made again" in caplog.text
+    assert report.blocks_found == len(sizes) - 1
+    assert 4 <= network.calls < report.tiles - 3  # the rows in between are not computed
+    assert out.read_bytes() == (tmp_path / "whole.tif").read_bytes()
+    assert hidden(tmp_path) == []
+
+
+def test_every_bit_of_a_part_file_counts(source, tmp_path):
+    """Flipped anywhere, header and blocks, the product is what it would have been."""
+    options = SMALL | {"verify": False}
+    super_resolve(source, tmp_path / "whole.tif", model_of(Counting()), **options)
+    whole, out = (tmp_path / "whole.tif").read_bytes(), tmp_path / "out.tif"
+    interrupt(source, out, model_of(Counting()), 14, **options)
+    left = {path: path.read_bytes() for path in tmp_path.glob(".out.tif.part*")}
     part = tmp_path / ".out.tif.part.tif"
-    data = bytearray(part.read_bytes())
-    data[-5000] ^= 1
-    part.write_bytes(data)
-    with pytest.raises(OutputError, match="reads back differently"):
-        super_resolve(source, out, model_of(Counting()), **options)
-    assert not out.exists()
-    assert hidden(tmp_path) == []  # of no use to anyone
+    for place in range(0, len(left[part]), 4999):
+        for path, data in left.items():
+            path.write_bytes(data)
+        flip(part, place)
+        super_resolve(source, out, model_of(Counting()), overwrite=True, **options)
+        assert out.read_bytes() == whole, place
+
+
+def test_every_byte_of_a_journal_counts(source, tmp_path):
+    """Changed to another digit, it is still JSON, and not believed."""
+    super_resolve(source, tmp_path / "whole.tif", model_of(Counting()), **SMALL)
+    whole, out = (tmp_path / "whole.tif").read_bytes(), tmp_path / "out.tif"
+    interrupt(source, out, model_of(Counting()), 14)
+    left = {path: path.read_bytes() for path in tmp_path.glob(".out.tif.part*")}
+    journal = tmp_path / ".out.tif.part.jsonl"
+    digits = [i for i, byte in enumerate(left[journal]) if chr(byte).isdigit()]
+    for place in digits[:: len(digits) // 25]:
+        for path, data in left.items():
+            path.write_bytes(data)
+        text = bytearray(left[journal])
+        text[place] = ord("1") if text[place] != ord("1") else ord("7")
+        journal.write_bytes(text)
+        super_resolve(source, out, model_of(Counting()), overwrite=True, **SMALL)
+        assert out.read_bytes() == whole, place
 
 
 def test_resume_may_be_insisted_on_or_refused(source, tmp_path, caplog):

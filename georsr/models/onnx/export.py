@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
@@ -24,6 +26,9 @@ INPUT, OUTPUT = "image", "enlarged"
 """Names of the graph's input (N, C, h, w) and output (N, C, s * h, s * w)."""
 TOLERANCE = 1e-4
 """Largest difference between the file's answer and torch's, for values in 0..1."""
+
+_ONE_AT_A_TIME = threading.Lock()
+"""Torch's exporter changes settings of the whole process while it works."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +163,7 @@ def to_onnx(
     onnx = _exporter()
     any_size = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
     example = torch.zeros((2, *shape[1:]) if dynamic else shape)
-    with warnings.catch_warnings():
+    with _ONE_AT_A_TIME, mkldnn_kept(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter, about its own inside
         try:
             program = torch.onnx.export(
@@ -181,6 +186,17 @@ def to_onnx(
     buffer = BytesIO()
     onnx.save_model(proto, buffer)
     return buffer.getvalue()
+
+
+@contextmanager
+def mkldnn_kept() -> Iterator[None]:
+    """Leave oneDNN as it was: without it, convolutions have other last digits."""
+    before = torch.backends.mkldnn.enabled
+    try:
+        yield
+    finally:
+        if torch.backends.mkldnn.enabled != before:
+            torch.backends.mkldnn.set_flags(before)
 
 
 def deepness_tags(spec: ModelSpec, ground: float) -> dict[str, str]:

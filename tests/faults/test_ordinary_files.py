@@ -1,0 +1,127 @@
+"""Files as users have them, damaged or of another time: a product, or one line."""
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from georsr.cli.main import invoke
+from rasterio.control import GroundControlPoint
+from rasterio.crs import CRS
+from rasterio.enums import ColorInterp
+
+from georsr.api import super_resolve
+from georsr.errors import InputError, UsageError
+from georsr.raster.reader import open_raster
+
+SMALL = {"tile": 32, "blocksize": 32}
+
+
+def replaced(path, old, new):
+    data = Path(path).read_bytes()
+    assert old in data
+    Path(path).write_bytes(data.replace(old, new))
+
+
+@pytest.mark.parametrize("kind", ["damaged", "cut off"])
+def test_an_rgba_file_whose_alpha_cannot_be_read_is_one_line(
+    kind, make_raster, texture, tmp_path, capsys
+):
+    def colours(dataset):
+        dataset.colorinterp = [ColorInterp[c] for c in ("red", "green", "blue", "alpha")]
+
+    source = make_raster(
+        texture(4, 256, 256), after=colours, tiled=True, blockxsize=64, blockysize=64,
+        photometric="RGB", compress="deflate", interleave="band",
+    )  # fmt: skip
+    data = Path(source).read_bytes()
+    size = len(data)
+    if kind == "damaged":
+        Path(source).write_bytes(data[: size // 2] + bytes(size - size // 2))
+    else:
+        Path(source).write_bytes(data[: size * 3 // 4])
+    for command in (["info", source], ["sr", source, str(tmp_path / "o.tif"), "-m", "bicubic"]):
+        assert invoke(command) == 1
+        said = capsys.readouterr().err
+        assert said.startswith("Error: ")
+        assert "not foreseen" not in said
+        assert said.count("\n") == 1
+    assert not (tmp_path / "o.tif").exists()
+
+
+@pytest.mark.filterwarnings("ignore::georsr.errors.GeoreferenceWarning")
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_control_points_without_a_crs_are_carried(make_raster, texture, tmp_path):
+    places = [(0, 0), (0, 40), (50, 0), (50, 40)]
+
+    def points(dataset):
+        dataset.gcps = ([GroundControlPoint(r, c, c / 2, -r / 2) for r, c in places], CRS())
+
+    source = make_raster(texture(1, 50, 40), crs=None, transform=None, after=points)
+    super_resolve(source, tmp_path / "o.tif", "bicubic", 2, **SMALL)
+    with rasterio.open(tmp_path / "o.tif") as product:
+        gcps, crs = product.gcps
+    assert [(g.row, g.col) for g in gcps] == [(2 * r, 2 * c) for r, c in places]
+    assert not crs
+
+
+@pytest.mark.parametrize("kind", ["description", "unit"])
+def test_names_and_units_in_latin_1_are_left_out_and_said(
+    kind, make_raster, texture, tmp_path, caplog
+):
+    def name(dataset):
+        dataset.set_band_description(1, "QQQQ" if kind == "description" else "green")
+        dataset.units = ("QQQQ",) if kind == "unit" else ("m",)
+
+    values = texture(1, 40, 40)
+    source = make_raster(values, after=name)
+    replaced(source, b"QQQQ", "grün".encode("latin-1"))
+    super_resolve(source, tmp_path / "o.tif", "nearest", 2, **SMALL)
+    assert f"{kind}s of bands are not UTF-8, and are left out" in caplog.text
+    with rasterio.open(tmp_path / "o.tif") as product:
+        np.testing.assert_array_equal(product.read(), values.repeat(2, 1).repeat(2, 2))
+        kept = product.descriptions if kind == "unit" else product.units
+    assert kept == (("green",) if kind == "unit" else ("m",))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are bytes on Linux")
+def test_names_of_files_that_are_not_utf_8_are_refused(make_raster, texture, tmp_path):
+    source = make_raster(texture(1, 40, 40))
+    odd = os.fsdecode(b"b\xfcrgle.tif")
+    with pytest.raises(UsageError, match="the name is not UTF-8"):
+        super_resolve(source, tmp_path / odd, "bicubic", 2)
+    os.rename(source, tmp_path / odd)  # noqa: PTH104
+    with pytest.raises(UsageError, match="its name is not UTF-8"):
+        super_resolve(tmp_path / odd, tmp_path / "o.tif", "bicubic", 2)
+
+
+def test_a_header_that_cannot_be_read_is_one_line(make_raster, texture, monkeypatch):
+    """Whatever rasterio raises while it is asked: geo keys, a CRS, tags."""
+    source = make_raster(texture(1, 40, 40))
+
+    def broken(*_, **__):
+        raise rasterio.errors.CRSError("The WKT could not be parsed")
+
+    monkeypatch.setattr("georsr.raster.describe._crs", broken)
+    with pytest.raises(InputError, match="cannot be read: The WKT could not be parsed"):
+        open_raster(source)
+
+
+def test_a_file_of_thousands_of_bands_is_described_at_once(make_raster, monkeypatch):
+    """Rasterio lists the properties of all bands at each question: they are asked for once."""
+    asked = []
+    source = make_raster(np.ones((300, 2, 2), "uint8"))
+    descriptions = rasterio.io.DatasetReader.descriptions
+
+    class Counting(rasterio.io.DatasetReader):
+        @property
+        def descriptions(self):
+            asked.append(1)
+            return descriptions.__get__(self)
+
+    monkeypatch.setattr("georsr.raster.reader.open_source", lambda path, *_: Counting(path))
+    with open_raster(source) as reader:
+        assert reader.info.count == 300
+    assert len(asked) < 5
