@@ -56,8 +56,8 @@ def main() -> int:
         with recording_server(served, base / "requests.txt") as url:
             cases = [
                 # GDAL takes a single 0 in the name of an HDF5 file for the first one of a family of
-                # files, and looks for that with 1 in its place: no digits
-                _case(kind, title, make, base / f"{number:x}".replace("0", "z"), url)
+                # files, and looks for that with 1 in its place: here are two
+                _case(kind, title, make, base / f"00-{number}", url)
                 for number, (kind, title, make) in enumerate(
                     [
                         ("hostile", title, make)
