@@ -25,9 +25,8 @@ from georsr.engine.stream import Clock
 from georsr.errors import GeorsrError, ResourceError
 from georsr.progress import Silent, Stoppable
 from georsr.raster.destination import local_files
-from georsr.raster.encoder import BlockEncoder, EncodedBlock, stored
+from georsr.raster.encoder import BlockEncoder, EncodedBlock, encoders, stored
 from georsr.raster.env import absolute
-from georsr.raster.writer import encoders
 from georsr.types import Window
 
 

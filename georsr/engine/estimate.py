@@ -32,9 +32,9 @@ from georsr.errors import GeorsrError
 from georsr.machine import memory_limit
 from georsr.models.load import Model
 from georsr.raster.destination import check_destination
+from georsr.raster.encoder import encoders
 from georsr.raster.env import is_remote
 from georsr.raster.reader import RasterReader
-from georsr.raster.writer import encoders
 from georsr.types import Window
 
 if TYPE_CHECKING:

@@ -18,6 +18,7 @@ import numpy as np
 from affine import Affine
 from rasterio.io import MemoryFile
 
+from georsr.machine import processors
 from georsr.raster.deflate import Pack, packer
 from georsr.raster.env import gdal_env
 from georsr.raster.layout import ProductLayout
@@ -147,3 +148,8 @@ def _signature(values: AnyArray, mask: AnyArray | None) -> tuple[object, ...] | 
         return None
     corner = values[:, :1, :1].tobytes()
     return values.shape, corner, None if mask is None else int(mask[0, 0])
+
+
+def encoders() -> int:
+    """Threads that encode blocks: half of the processors this process may use, at most eight."""
+    return max(1, min(8, processors() // 2))

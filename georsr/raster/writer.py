@@ -19,7 +19,6 @@ import rasterio.shutil
 from rasterio.errors import RasterioError
 
 from georsr.errors import OutputError, UsageError
-from georsr.machine import processors
 from georsr.raster.block import check_block
 from georsr.raster.cog import write_cog
 from georsr.raster.destination import (
@@ -32,7 +31,7 @@ from georsr.raster.destination import (
     sync_path,
     workplace,
 )
-from georsr.raster.encoder import BlockEncoder, EncodedBlock, stored
+from georsr.raster.encoder import BlockEncoder, EncodedBlock, encoders, stored
 from georsr.raster.env import cause, gdal_env
 from georsr.raster.layout import ProductLayout
 from georsr.raster.lock import Lock
@@ -398,8 +397,3 @@ class RasterWriter:
             if path != but:
                 with suppress(OSError):
                     path.unlink()
-
-
-def encoders() -> int:
-    """Threads that encode blocks: half of the processors this process may use, at most eight."""
-    return max(1, min(8, processors() // 2))
