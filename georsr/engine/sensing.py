@@ -25,9 +25,10 @@ from georsr.types import Window
 
 TRUST, CAUTION = 0.7, 0.4
 """What is told of an estimated MTF, of its difference from the usual, and by how many standard
-deviations the noise is raised. Scenes differ from all that an estimator has seen, and one who takes
-a soft image for a blurred one, or noise for texture, does harm: on degradations unlike those in
-training this is worth 0.04 dB at x4 and half of the noise on flat ground, real pairs are as good."""
+deviations the noise is raised. Scenes differ from all that an estimator has seen, and to take a soft
+image for a blurred one, or texture for detail, does harm: at x4 this is worth 0.04 dB on
+degradations unlike those in training, real pairs are as good, and a fifth to a third less of the
+noise passes on flat ground."""
 LEAST = 16
 """Height and width below which a probe tells nothing."""
 
