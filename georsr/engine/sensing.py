@@ -25,8 +25,8 @@ from georsr.types import Window
 
 TRUST, CAUTION = 0.7, 0.4
 """What is told of an estimated MTF, of its difference from the usual, and by how many standard
-deviations the noise is raised. Scenes differ from all that an estimator has seen, and to take a soft
-image for a blurred one, or texture for detail, does harm: at x4 this is worth 0.04 dB on
+deviations the noise is raised. Scenes differ from all that an estimator has seen, and to take soft
+for blurred, or texture for detail, does harm: at x4 this is worth 0.04 dB on
 degradations unlike those in training, real pairs are as good, and a fifth to a third less of the
 noise passes on flat ground."""
 LEAST = 16
