@@ -17,6 +17,8 @@ from georsr.engine.fitting import fit_kernel, probe_windows
 from georsr.engine.lazy import Source, super_resolve_lazily
 from georsr.engine.resident import load, refer
 from georsr.engine.sensing import (
+    CAUTION,
+    TRUST,
     description_of,
     estimate_sensor,
     scene_sensor,
@@ -109,6 +111,15 @@ def test_where_nothing_can_be_estimated_nothing_is_told(kind, aware, texture):
         for part in parts:
             part.valid[0, 3, 3] = False
     assert estimate_sensor(parts, BYTES, model) == (0.0,) * COUNT
+
+
+def test_estimates_are_told_with_caution(aware, texture):
+    model, parts = open_model(aware), patches(texture(3, 64, 64))
+    seen = torch.from_numpy(parts[0].values / np.float32(255))[None]
+    mean, _ = model.network.estimator(seen)
+    expected = mean[0] * torch.tensor([TRUST, TRUST, 1, 1]) + torch.tensor([0, 0, CAUTION, 0])
+    made = estimate_sensor(parts[:1], BYTES, model)
+    np.testing.assert_allclose(made, expected.numpy(), atol=6e-4)
 
 
 def test_parts_with_holes_do_not_count(aware, texture):
