@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 from xml.etree.ElementTree import Element, ParseError, SubElement, fromstring, tostring
 
@@ -34,6 +35,7 @@ SAMPLED = 256
 """Windows in which a mosaic is sampled."""
 
 
+@lru_cache(maxsize=1)  # gaps, samples and probes of one mosaic ask for the same places
 def virtual_places(document: str) -> list[Window]:
     """Where the rasters of a VRT lie in it; none for other kinds, which compute their pixels."""
     try:
