@@ -25,7 +25,7 @@ _SUBDATASET = re.compile(
     re.IGNORECASE,
 )
 _FILE_OF_PROJ = re.compile(
-    r'(\w*grids|\bfile|\bmodel|\binit)\s*=\s*("[^"]*|[^\s"<]*)[/\\]|'
+    r'(grids|\bfile|\bmodel|\binit)\s*=\s*("[^"]*|[^\s"<]*)[/\\]|'
     r'PROJ4_GRIDS"\s*,\s*"[^"]*[/\\]|PARAMETERFILE\s*[\[(]\s*"([^"]|"")*"\s*,\s*"[^"]*[/\\]|'
     r'"value"\s*:\s*"[^"]*[/\\]|ref\. system\s*:[^\n]*[/\\]',
     re.IGNORECASE,
