@@ -55,12 +55,14 @@ def skip_drivers(allowed: Iterable[str] = ()) -> None:
 
 
 class Forgiving(io.FileIO):
-    """A file whose writes may fail: a full disk or a closed pipe takes messages, not the work."""
+    """A file whose writes may fail: on a full disk messages are lost, not the work."""
 
     def write(self, data: Any) -> int:
         """Write, or pretend to."""
         try:
             written = super().write(data)
+        except BrokenPipeError:
+            raise  # whoever read it is gone, such as a QGIS that was killed: so ends the work
         except OSError:
             written = None
         return memoryview(data).nbytes if written is None else written

@@ -53,16 +53,6 @@ def test_the_package_does_not_know_its_command_line():
     assert wrong == []
 
 
-def test_files_are_rooms_not_halls():
-    large = {
-        str(p.relative_to(REPOSITORY)): n
-        for folder in (PACKAGE, REPOSITORY / "cli")
-        for p in folder.rglob("*.py")
-        if (n := len(p.read_text(encoding="utf-8").splitlines())) > 400
-    }
-    assert large == {}
-
-
 def test_weights_are_loaded_without_executing_them():
     loads = re.compile(r"torch\.load\((?![^)]*weights_only=True)")
     wrong = [p for p in PACKAGE.rglob("*.py") if loads.search(p.read_text(encoding="utf-8"))]

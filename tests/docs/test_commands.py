@@ -25,6 +25,7 @@ ELSEWHERE = {
     "ViT-B-16": "needs CLIP's weights",
     "segsr-ucmerced-x4": "trains for days",
     "segsr-aid-x4": "trains for days",
+    "MODEL.safetensors": "needs weights that are told how a scene was recorded",
     "cube.zarr": "needs a file of Zarr",
     "DIM_PHR1A": "needs a file of DIMAP",
     "mosaic.vrt": "stands for a mosaic of any size",

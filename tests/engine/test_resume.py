@@ -536,7 +536,7 @@ def test_after_running_out_of_memory_the_smaller_tile_is_gone_on_with(source, tm
     assert whole.tile == 32
     out = tmp_path / "out.tif"
     with pytest.raises(InterruptedRunError):
-        super_resolve(source, out, model(Hungry()), stop=After(20), **options)
+        super_resolve(source, out, model(Hungry()), stop=After(14), **options)
     calm = Counting()
     report = super_resolve(source, out, model(calm), **options)
     assert report.tile == 32
