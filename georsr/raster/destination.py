@@ -289,8 +289,10 @@ class _Inputs:
         self.names = {name: kind for kind, names in inputs.items() for name in names}
         self.files: dict[_Identity, tuple[str, str]] = {}
         hosts: dict[_Key, Path] = {}
+        covered: set[str] = set()  # the files of a mosaic are named by its VRT, and by its reader
         for name, kind in [*self.names.items()]:
-            for path in _all_files(name):
+            for path in () if name in covered else _all_files(name):
+                covered.add(str(path))
                 self.files.setdefault(_identity(path), (kind, name))
                 hosts.setdefault(_key(local_path(str(path))), path)
         self.hosts = hosts
