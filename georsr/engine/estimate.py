@@ -221,15 +221,15 @@ def _threads(config: SRConfig, cluster: Cluster | None) -> int | None:
 def _problems(
     job: Job, destination: str | None, memory: int, parts: str | None = None
 ) -> tuple[str, ...]:
-    info, config = job.reader.info, job.config
+    config = job.config
     checks: list[Callable[[], None]] = [lambda: check_memory(memory, config)]
     if parts is None:
         checks.insert(0, lambda: check_space(job.layout, job.destination, config, job.bytes_left()))
     else:
         checks.insert(0, lambda: check_parts_space(job, parts))
     if destination is not None:
-        sources = [info.path, *info.files]
-        checks.insert(0, lambda: check_destination(destination, sources, config.overwrite))
+        # whether it is one of the sources, whoever asks for the estimate has checked
+        checks.insert(0, lambda: check_destination(destination, [], config.overwrite))
     found = []
     for check in checks:
         try:

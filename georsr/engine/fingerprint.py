@@ -120,7 +120,9 @@ def check_unchanged(reader: RasterReader, digest: str) -> None:
 
 def _paths(name: str) -> Iterable[Path]:
     """One file, however its name is spelled here or in another folder."""
-    return dict.fromkeys(path.resolve() for path in local_files(name))
+    path = Path(name)
+    found = [path] if path.is_file() else local_files(name)
+    return dict.fromkeys(path.resolve() for path in found)
 
 
 def _state(path: Path, samples: int) -> bytes:
