@@ -17,9 +17,9 @@ def command(as_json: bool, quiet: bool) -> int:
     Marks: + fine, - absent and only needed if you want it, ! worth a look, x georsr cannot work.
     The exit code is 1 if there is an x.
     """
-    from georsr.doctor import examine
+    from georsr.diagnostics import run_checks
 
-    report = examine()
+    report = run_checks()
     if not quiet or as_json:
         click.echo(report.to_json() if as_json else report.describe())
     return 0 if report.works else 1

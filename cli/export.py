@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .main import import_without_gc
 from .options import BandList, verbosity_options
-from .start import quick_imports
 
 if TYPE_CHECKING:
     from georsr.models.spec import ModelSpec
-    from georsr.types import FloatArray
+    from georsr.window import FloatArray
 
 
 @click.command("export", short_help="Write a model as an ONNX file.")
@@ -65,12 +65,12 @@ def command(
     georsr sr scene.tif out.tif --model segsr-lite-x4.onnx
     georsr export segsr-lite-x4-sensor fast.onnx --int8 scene.tif
     """
-    with quick_imports():
+    with import_without_gc():
         from georsr._files import check_writable
         from georsr.errors import UsageError
-        from georsr.models.load import open_model
+        from georsr.models.io import open_model
         from georsr.models.onnx.export import export_model
-        from georsr.raster.destination import check_outputs
+        from georsr.writer.paths import check_outputs
 
     if destination.suffix != ".onnx":
         raise UsageError(f"{destination}: the name must end in .onnx")
@@ -97,8 +97,8 @@ def command(
 def _examples(
     scene: str, bidx: tuple[int, ...] | None, spec: ModelSpec, tile: int | None
 ) -> list[FloatArray]:
-    from georsr.engine.exemplars import exemplars
-    from georsr.raster.reader import open_raster
+    from georsr.inference.tiles import calibration_tiles
+    from georsr.io.reader import open_raster
 
     with open_raster(scene, bidx=bidx) as reader:
-        return exemplars(reader, spec, tile)
+        return calibration_tiles(reader, spec, tile)

@@ -10,6 +10,7 @@ import click
 
 from georsr.redact import printable
 
+from .main import import_without_gc
 from .options import (
     area_options,
     backend_option,
@@ -22,7 +23,6 @@ from .options import (
     tta_option,
     verbosity_options,
 )
-from .start import quick_imports
 
 
 @click.command("info", short_help="Describe a raster, a model, or what a run would take.")
@@ -64,7 +64,7 @@ def command(
     elif model is None and scale is None:
         _show_raster(rasters, options, as_json)
     else:
-        with quick_imports():
+        with import_without_gc():
             from georsr.api import plan_report
 
         machines = cluster_of(options)
@@ -82,13 +82,13 @@ def _echo(facts: dict[str, Any], as_json: bool) -> None:
 
 
 def _show_model(model: str | None, scale: int | None, as_json: bool) -> None:
-    with quick_imports():
-        from georsr.models.cost import cost
-        from georsr.models.load import open_model
+    with import_without_gc():
+        from georsr.models.complexity import complexity
+        from georsr.models.io import open_model
 
     opened = open_model(model, scale)
     spec = opened.spec
-    own, reference = (cost(opened.network, spec.bands, size) for size in (spec.tile, 64))
+    own, reference = (complexity(opened.network, spec.bands, size) for size in (spec.tile, 64))
     facts = {
         **asdict(spec),
         "learned parameters": own.parameters,
@@ -100,8 +100,8 @@ def _show_model(model: str | None, scale: int | None, as_json: bool) -> None:
 
 
 def _show_raster(rasters: tuple[str, ...], options: dict[str, Any], as_json: bool) -> None:
-    from georsr.raster.aoi import find_area
-    from georsr.raster.mosaic import open_sources
+    from georsr.geo.aoi import resolve_aoi
+    from georsr.io.mosaic import open_sources
 
     with open_sources(
         rasters,
@@ -111,7 +111,7 @@ def _show_raster(rasters: tuple[str, ...], options: dict[str, Any], as_json: boo
         alpha=options["alpha"],
     ) as reader:
         info = reader.info
-        area = find_area(
+        area = resolve_aoi(
             info,
             bbox=options["bbox"],
             bbox_crs=options["bbox_crs"],

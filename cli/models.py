@@ -16,11 +16,11 @@ def command() -> None:
 
 @command.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Full contracts as JSON.")
-def list_models(as_json: bool) -> None:
+def list_command(as_json: bool) -> None:
     """List the built-in models."""
-    from georsr.models.zoo import DEFAULT, listing
+    from georsr.models.registry import DEFAULT, list_models
 
-    specs = listing()
+    specs = list_models()
     if as_json:
         click.echo(json.dumps([asdict(spec) for spec in specs], indent=2))
         return
@@ -41,16 +41,16 @@ def convert(source: Path, destination: Path, overwrite: bool) -> None:
 
     from georsr._files import check_writable
     from georsr.errors import OutputError, UsageError
-    from georsr.models.load import open_model, save_model
-    from georsr.models.zoo import BUILDERS
-    from georsr.raster.destination import check_outputs
+    from georsr.models.io import open_model, save_model
+    from georsr.models.registry import ARCHITECTURES
+    from georsr.writer.paths import check_outputs
 
     if destination.suffix != ".safetensors":
         raise UsageError(f"{destination}: the name must end in .safetensors")
     check_outputs({"OUT": [destination]}, {"model": [str(source)]})
     check_writable(destination, overwrite=overwrite)
     model = open_model(str(source))
-    if model.spec.architecture not in BUILDERS:
+    if model.spec.architecture not in ARCHITECTURES:
         raise UsageError(
             f"{source}: {model.spec.notes.split(',')[0]} is used as it is; only SeG-SR is converted"
         )

@@ -1,20 +1,50 @@
-"""Options and parameter types that several commands share, in the words of rio and GDAL."""
+"""Options and parameter types that several commands share, in the words of rio and GDAL.
+
+Sections: the options of a command that has many, in the order in which one looks for them.
+"""
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from georsr.redact import printable, redact_url
 
-from .start import skip_drivers
+from .main import skip_drivers
 
 if TYPE_CHECKING:
     from georsr.progress import Progress
+
+
+class SectionedCommand(click.Command):
+    """A command whose help lists its options under headings.
+
+    Parameters
+    ----------
+    sections
+        Heading -> names of options, without dashes; those named nowhere come last.
+    """
+
+    def __init__(self, *args: Any, sections: Mapping[str, Sequence[str]], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.sections = sections
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, heading by heading."""
+        left: dict[str, tuple[str, str]] = {}
+        for parameter in self.get_params(ctx):
+            if (record := parameter.get_help_record(ctx)) is not None:
+                left[max(parameter.opts, key=len).lstrip("-")] = record
+        for heading, names in self.sections.items():
+            with formatter.section(heading):
+                formatter.write_dl([left.pop(name) for name in names])
+        with formatter.section("Other"):
+            formatter.write_dl(list(left.values()))
+
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -331,7 +361,7 @@ def cluster_of(options: dict[str, Any]) -> dict[str, Any]:
     files = [options.pop(name) for name in ("tls_ca", "tls_cert", "tls_key")]
     machines = {name: options.pop(name) for name in ("workers", "scheduler", "parts")}
     if any(file is not None for file in files):
-        from georsr.engine.cluster_address import security_of
+        from georsr.distributed.address import security_of
 
         machines["security"] = security_of(*files)
     return machines
@@ -384,10 +414,10 @@ def progress_option(command: F) -> F:
 
 def make_progress(kind: str, quiet: bool) -> Progress:
     """``auto``, ``bar``, ``json`` or ``none`` -> the face that shows it."""
-    from georsr.progress import Bar, JsonLines, Silent
+    from georsr.progress import JsonProgress, NullProgress, TqdmProgress
 
     if quiet or kind == "none":
-        return Silent()
+        return NullProgress()
     if kind == "json":
-        return JsonLines()
-    return Bar(always=kind == "bar")
+        return JsonProgress()
+    return TqdmProgress(always=kind == "bar")

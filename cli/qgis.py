@@ -29,14 +29,12 @@ def install(profile: str | None) -> None:
 
     Close QGIS first, or restart it afterwards.
     """
-    from georsr.qgis.plugin import PLUGIN
-    from georsr.qgis.plugin import install as copy_into
-    from georsr.qgis.profiles import choose_profiles
-    from georsr.qgis.switch import switch
+    from georsr.qgis.install import PLUGIN, choose_profiles, set_plugin_enabled
+    from georsr.qgis.install import install as copy_into
 
     for chosen in choose_profiles(profile):
         target = copy_into(chosen)
-        switch(chosen, PLUGIN, on=True)
+        set_plugin_enabled(chosen, PLUGIN, on=True)
         click.echo(f"{target}: installed and switched on; restart QGIS if it is running", err=True)
 
 
@@ -44,13 +42,11 @@ def install(profile: str | None) -> None:
 @profile_option
 def uninstall(profile: str | None) -> None:
     """Remove the plugin from a profile of QGIS."""
-    from georsr.qgis.plugin import PLUGIN
-    from georsr.qgis.plugin import uninstall as take_out
-    from georsr.qgis.profiles import choose_profiles
-    from georsr.qgis.switch import switch
+    from georsr.qgis.install import PLUGIN, choose_profiles, set_plugin_enabled
+    from georsr.qgis.install import uninstall as take_out
 
     for chosen in choose_profiles(profile):
-        switch(chosen, PLUGIN, on=False)
+        set_plugin_enabled(chosen, PLUGIN, on=False)
         state = "removed" if take_out(chosen) else "was not installed"
         click.echo(f"{chosen.plugins / PLUGIN}: {state}", err=True)
 
@@ -66,9 +62,9 @@ def package(destination: Path | None, overwrite: bool, **published: str | None) 
 
     OUT is georsr_processing-VERSION.zip by default.
     """
-    from georsr.provenance import georsr_version
-    from georsr.qgis.plugin import PLUGIN
-    from georsr.qgis.plugin import package as write_archive
+    from georsr.qgis.install import PLUGIN
+    from georsr.qgis.install import package as write_archive
+    from georsr.reports import georsr_version
 
     target = destination or Path(f"{PLUGIN}-{georsr_version()}.zip")
     known = {name: text for name, text in published.items() if text}

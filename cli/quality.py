@@ -9,6 +9,7 @@ import click
 
 from georsr.errors import InterruptedRunError
 
+from .main import import_without_gc
 from .options import (
     BandList,
     allow_driver_option,
@@ -20,8 +21,7 @@ from .options import (
     tile_options,
     verbosity_options,
 )
-from .signals import noted_signals
-from .start import quick_imports
+from .signals import catch_signals
 
 
 @click.group("quality", short_help="Measure what a product can be trusted with.")
@@ -52,9 +52,9 @@ def seams(
     A network that looks at a whole tile (SeG-SR, segsr-lite) depends a little on where tiles lie;
     this is how much, on the centre of RASTER.
     """
-    with quick_imports():
+    with import_without_gc():
         from georsr.evaluation.seams import measure_seams
-        from georsr.models.load import open_model
+        from georsr.models.io import open_model
 
     report = measure_seams(raster, open_model(model, scale), bidx=bidx, **options)
     click.echo(report.to_json() if as_json else report.describe())
@@ -94,23 +94,23 @@ def report(
     """
     if html is None and not as_json:
         raise click.UsageError("give --html FILE, --json, or both")
-    with quick_imports():
+    with import_without_gc():
         from georsr._files import check_writable, write_text
-        from georsr.evaluation.trust import measure_trust
-        from georsr.raster.destination import check_outputs
-        from georsr.raster.product import open_product
+        from georsr.evaluation.reports.output_report import report_output
+        from georsr.io.reader import open_output
+        from georsr.writer.paths import check_outputs
 
     if html is not None:
-        with open_product(product) as made:
+        with open_output(product) as made:
             model = made.info.tags.get("", {}).get("GEORSR_MODEL")
         inputs = {"source": [source], "product": [product], "model": [model] if model else []}
         check_outputs({"--html": [html]}, inputs | {"layers": [layers] if layers else []})
         check_writable(html, overwrite=overwrite)
-    measured = measure_trust(source, product, bidx=bidx, seams=seams)
+    measured = report_output(source, product, bidx=bidx, seams=seams)
     if html is not None:
-        from georsr.evaluation.trust_page import take_pictures, trust_page
+        from georsr.evaluation.reports.output_report import collect_images, render_html
 
-        write_text(html, trust_page(measured, take_pictures(measured, layers)))
+        write_text(html, render_html(measured, collect_images(measured, layers)))
     if as_json:
         click.echo(measured.to_json())
 
@@ -147,12 +147,12 @@ def layers(
     not support, and the network's guidance maps. The same as 'georsr sr IN OUT --quality LAYERS'
     writes. Interrupted, it goes on when the same command is given again.
     """
-    with quick_imports():
+    with import_without_gc():
         from georsr.api import quality_layers
 
     kind = options.pop("progress")
     chosen = {name: value for name, value in options.items() if value is not None}
-    with make_progress(kind, quiet) as progress, noted_signals() as noted:
+    with make_progress(kind, quiet) as progress, catch_signals() as noted:
         try:
             report = quality_layers(
                 sources, product, destination, progress=progress, stop=noted.any, **chosen

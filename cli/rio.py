@@ -17,13 +17,13 @@ class Superres(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         """Run inside the environment that ``rio`` set up; errors become one line."""
         prepare_process()
-        pass_on(ctx.obj or {})
+        export_rio_credentials(ctx.obj or {})
         code = exit_code(lambda: super(Superres, self).invoke(ctx))
         if code:
             ctx.exit(code)
 
 
-def pass_on(rio: dict[str, Any]) -> None:
+def export_rio_credentials(rio: dict[str, Any]) -> None:
     """Make what ``rio`` was told about AWS hold for every thread of this process.
 
     An environment of rasterio holds for the thread that enters it, and georsr reads in others.

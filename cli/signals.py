@@ -10,11 +10,11 @@ from types import FrameType
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class SecondSignal(SystemExit):
+class ForcedExit(SystemExit):
     """The process is to end at once, with this exit code."""
 
 
-class NotedSignals:
+class SignalFlag:
     """What has arrived so far."""
 
     def __init__(self) -> None:
@@ -31,14 +31,14 @@ class NotedSignals:
     def note(self, number: int, frame: FrameType | None) -> None:
         """Handler: note the first signal; end at once at the second."""
         if self.first is not None:
-            raise SecondSignal(128 + number)
+            raise ForcedExit(128 + number)
         self.first = number
 
 
 @contextmanager
-def noted_signals() -> Iterator[NotedSignals]:
+def catch_signals() -> Iterator[SignalFlag]:
     """Note SIGINT and SIGTERM inside the block instead of dying of them; then restore."""
-    noted = NotedSignals()
+    noted = SignalFlag()
     before = {number: signal.signal(number, noted.note) for number in SIGNALS}
     try:
         yield noted

@@ -6,8 +6,10 @@ from typing import Any
 
 import click
 
+from .main import import_without_gc
 from .options import (
     CreationOption,
+    SectionedCommand,
     area_options,
     backend_option,
     band_options,
@@ -24,9 +26,7 @@ from .options import (
     tta_option,
     verbosity_options,
 )
-from .sections import SectionedCommand
-from .signals import noted_signals
-from .start import quick_imports
+from .signals import catch_signals
 
 SECTIONS = {
     "Network and bands": ("model", "scale", "bidx", "bands", "band-mode", "tta"),
@@ -139,7 +139,7 @@ def command(sources: tuple[str, ...], destination: str, **options: Any) -> None:
     georsr sr scene.tif out.tif --workers 4      # as many processes
     georsr sr tiles/ out.tif --aoi district.geojson
     """
-    with quick_imports():
+    with import_without_gc():
         from georsr.api import plan_report, super_resolve
     from georsr.errors import InterruptedRunError, ResourceError
 
@@ -156,7 +156,7 @@ def command(sources: tuple[str, ...], destination: str, **options: Any) -> None:
         if report.problems:
             raise ResourceError(report.problems[0])
         return
-    with make_progress(kind, quiet) as progress, noted_signals() as noted:
+    with make_progress(kind, quiet) as progress, catch_signals() as noted:
         try:
             result = super_resolve(
                 sources,

@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
+from .main import import_without_gc
 from .options import BandList, make_progress, verbosity_options
-from .start import quick_imports
 
 
 @click.command("train", short_help="Train or fine-tune a network on your images.")
@@ -75,21 +75,21 @@ def command(recipe: str, out: Path | None, resume: bool, quiet: bool, **options:
     georsr train segsr-lite-x4 --data ucmerced --out runs/x4
     georsr train finetune-sensor --data my_scenes --init segsr-lite-x4
     """
-    from georsr.training.recipe import load_recipe, overridden
+    from georsr.training.recipe import load_recipe, with_overrides
 
-    from .signals import noted_signals
+    from .signals import catch_signals
 
     if not quiet:  # a run of hours tells how it goes
         logger = logging.getLogger("georsr")
         logger.setLevel(min(logger.level, logging.INFO))
     machine = {key: options.pop(key) for key in ("device", "devices", "nodes", "workers", "jobs")}
-    chosen = overridden(load_recipe(recipe), options)
+    chosen = with_overrides(load_recipe(recipe), options)
     folder = out or Path("runs") / chosen.name
-    with quick_imports():
+    with import_without_gc():
         from georsr.training.callbacks import StoppedError
-        from georsr.training.session import Machine, is_main_process, train
+        from georsr.training.train import Machine, is_main_process, train
 
-    with noted_signals() as signals, make_progress("auto", quiet) as progress:
+    with catch_signals() as signals, make_progress("auto", quiet) as progress:
         try:
             weights = train(
                 chosen,

@@ -15,9 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from georsr.qgis.plugin import PLUGIN, install
-from georsr.qgis.profiles import Profile
-from georsr.qgis.switch import switch
+from georsr.qgis.install import PLUGIN, Profile, install, set_plugin_enabled
 
 HERE = Path(__file__).resolve().parent
 SCENE = HERE.parent / "sample_data" / "town_rgb_2m.tif"
@@ -57,7 +55,7 @@ def main() -> int:
         scene = Path(shutil.copy(SCENE, home))
         profile = Profile(home / "profiles" / "default")
         install(profile)
-        switch(profile, PLUGIN, on=True)
+        set_plugin_enabled(profile, PLUGIN, on=True)
         code = home / "inside.py"
         picture = home / "picture.png"
         code.write_text(INSIDE.format(scene=str(scene), size=SIZE, target=str(picture)))

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from georsr.api import plan_report, quality_layers, super_resolve, super_resolve_array
     from georsr.config import SRConfig
-    from georsr.engine.estimate import Estimate
     from georsr.errors import (
         GeoreferenceWarning,
         GeorsrError,
@@ -24,31 +23,32 @@ if TYPE_CHECKING:
         ResourceError,
         UsageError,
     )
-    from georsr.models.load import Model, open_model
+    from georsr.jobs.estimate import RunEstimate
+    from georsr.models.io import Model, open_model
     from georsr.models.spec import ModelSpec
     from georsr.progress import Progress
-    from georsr.provenance import LayersReport, RunReport
+    from georsr.reports import LayersReport, RunReport
 
     __version__: str
 
 _HOMES = {
-    "Estimate": "georsr.engine.estimate",
     "GeoreferenceWarning": "georsr.errors",
     "GeorsrError": "georsr.errors",
     "GeorsrWarning": "georsr.errors",
     "InputError": "georsr.errors",
     "InterruptedRunError": "georsr.errors",
-    "LayersReport": "georsr.provenance",
-    "Model": "georsr.models.load",
+    "LayersReport": "georsr.reports",
+    "Model": "georsr.models.io",
     "ModelError": "georsr.errors",
     "ModelSpec": "georsr.models.spec",
     "OutputError": "georsr.errors",
     "Progress": "georsr.progress",
     "ResourceError": "georsr.errors",
-    "RunReport": "georsr.provenance",
+    "RunEstimate": "georsr.jobs.estimate",
+    "RunReport": "georsr.reports",
     "SRConfig": "georsr.config",
     "UsageError": "georsr.errors",
-    "open_model": "georsr.models.load",
+    "open_model": "georsr.models.io",
     "plan_report": "georsr.api",
     "quality_layers": "georsr.api",
     "super_resolve": "georsr.api",
@@ -56,7 +56,6 @@ _HOMES = {
 }
 
 __all__ = [
-    "Estimate",
     "GeoreferenceWarning",
     "GeorsrError",
     "GeorsrWarning",
@@ -69,6 +68,7 @@ __all__ = [
     "OutputError",
     "Progress",
     "ResourceError",
+    "RunEstimate",
     "RunReport",
     "SRConfig",
     "UsageError",
@@ -85,7 +85,7 @@ logging.getLogger("georsr").addHandler(logging.NullHandler())  # whoever imports
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        return import_module("georsr.provenance").georsr_version()
+        return import_module("georsr.reports").georsr_version()
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'georsr' has no attribute {name!r}")

@@ -8,39 +8,38 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from georsr.config import SRConfig
-from georsr.engine.array import run_array
-from georsr.engine.bands import arrange
-from georsr.engine.beside import run_layers
-from georsr.engine.estimate import Estimate, estimate
-from georsr.engine.maker import Maker, OneMachine
-from georsr.engine.parts_folder import parts_journal, parts_lock, parts_outputs
-from georsr.engine.run import run
 from georsr.errors import UsageError
-from georsr.models.load import Model, open_model
-from georsr.provenance import origin_of
-from georsr.raster.destination import (
+from georsr.geo.stac import check_item, describes, write_item
+from georsr.inference.array import predict_array
+from georsr.inference.bands import match_bands
+from georsr.io.mosaic import open_sources
+from georsr.io.reader import RasterReader, open_output
+from georsr.jobs.estimate import RunEstimate, estimate_run
+from georsr.jobs.executor import Executor, LocalExecutor
+from georsr.jobs.parts_index import parts_journal, parts_lock, parts_outputs
+from georsr.jobs.run import run
+from georsr.models.io import Model, open_model
+from georsr.quality.qgis_style import style_path
+from georsr.quality.write import run_layers
+from georsr.reports import read_output_tags
+from georsr.window import AnyArray, BoolArray
+from georsr.writer.lock import Lock
+from georsr.writer.paths import (
     check_destination,
     check_format,
     check_outputs,
     raster_outputs,
-    workplace,
+    temp_paths,
 )
-from georsr.raster.lock import Lock
-from georsr.raster.mosaic import open_sources
-from georsr.raster.product import open_product
-from georsr.raster.reader import RasterReader
-from georsr.raster.style import style_path
-from georsr.stac import check_item, describes, write_item
-from georsr.types import AnyArray, BoolArray
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from distributed import Security
 
-    from georsr.engine.cluster import Cluster
+    from georsr.distributed.cluster import Cluster
     from georsr.progress import Progress
-    from georsr.provenance import LayersReport, RunReport
+    from georsr.reports import LayersReport, RunReport
 
 Path = str | os.PathLike[str]
 
@@ -63,7 +62,7 @@ def _opened(
         alpha=config.alpha,
     )
     try:
-        reader, model = arrange(reader, model, config)
+        reader, model = match_bands(reader, model, config)
         yield reader, model
     finally:
         reader.close()
@@ -143,7 +142,7 @@ def super_resolve(
     _check_names(destination, parts, quality)
     outputs = _outputs(destination, parts, quality, stac)
     check_outputs(outputs, _inputs(source, model, config))
-    place = workplace(destination)
+    place = temp_paths(destination)
     journal = place.journal if parts is None else parts_journal(parts)
     left = os.path.lexists(journal)  # an earlier run may have published product and Item
     replace_item = config.overwrite or (left and stac is not None and describes(stac, destination))
@@ -166,7 +165,7 @@ def super_resolve(
         work = (reader, destination, opened, config, progress, stop)
         with _machines(opened, config, workers, scheduler, security, stop) as cluster:
             if parts is not None:
-                from georsr.engine.parts import run_parts
+                from georsr.jobs.parts import run_parts
 
                 return run_parts(*work, os.fspath(parts), cluster, finish)
             layers = None if quality is None else os.fspath(quality)
@@ -208,14 +207,14 @@ def quality_layers(
     """
     product, destination = os.fspath(product), os.fspath(destination)
     check_format(destination)
-    with open_product(product, allow_drivers=options.get("allow_drivers", ())) as made:
-        origin = origin_of(product, made.info.tags.get("", {}))
+    with open_output(product, allow_drivers=options.get("allow_drivers", ())) as made:
+        origin = read_output_tags(product, made.info.tags.get("", {}))
     config = origin.config(**options)
     opened = _model(model or origin.shipped_model(), None)
     origin.check(opened.sha256)
     outputs = _outputs(None, None, destination, None)
     check_outputs(outputs, _inputs(source, opened, config) | {"product": [product]})
-    place = workplace(destination)
+    place = temp_paths(destination)
     if not os.path.lexists(place.journal):
         Lock(place.lock, destination).clean()
     with _opened(source, opened, config) as (reader, opened):
@@ -238,7 +237,7 @@ def _check_names(destination: str | None, parts: Path | None, quality: Path | No
     if parts is None:
         check_format(destination)
     else:
-        from georsr.engine.parts import check_names
+        from georsr.jobs.parts import check_names
 
         check_names(destination, os.fspath(parts))
 
@@ -293,19 +292,19 @@ def _machines(
     if workers is None and scheduler is None:
         yield None
         return
-    from georsr.engine.cluster import open_cluster
+    from georsr.distributed.cluster import open_cluster
 
     stopped = stop or (lambda: False)
     with open_cluster(model, config, workers, scheduler, security, stopped) as cluster:
         yield cluster
 
 
-def _maker(cluster: Cluster | None) -> Maker:
+def _maker(cluster: Cluster | None) -> Executor:
     if cluster is None:
-        return OneMachine()
-    from georsr.engine.cluster_maker import ClusterMaker
+        return LocalExecutor()
+    from georsr.distributed.executor import DaskExecutor
 
-    return ClusterMaker(cluster)
+    return DaskExecutor(cluster)
 
 
 def plan_report(
@@ -321,7 +320,7 @@ def plan_report(
     parts: Path | None = None,
     stac: Path | None = None,
     **options: Any,
-) -> Estimate:
+) -> RunEstimate:
     """What :func:`super_resolve` would take: tiles, memory, disk and time; writes nothing.
 
     Parameters
@@ -346,7 +345,7 @@ def plan_report(
         _opened(source, _model(model, scale), config) as (reader, opened),
         _machines(opened, config, workers, scheduler, security) as cluster,
     ):
-        report = estimate(reader, where, opened, config, layers, cluster, folder)
+        report = estimate_run(reader, where, opened, config, layers, cluster, folder)
         try:
             check_outputs(outputs, _inputs(source, opened, config, reader))
         except UsageError as error:
@@ -379,4 +378,4 @@ def super_resolve_array(
     ndarray
         (C, s * h, s * w) of the input's dtype (or ``dtype``); invalid pixels keep their value.
     """
-    return run_array(values, valid, _model(model, scale), SRConfig(**options))
+    return predict_array(values, valid, _model(model, scale), SRConfig(**options))

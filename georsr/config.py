@@ -15,9 +15,9 @@ from pathlib import PurePath
 from typing import Any
 
 from georsr.errors import UsageError
-from georsr.kernels import parse_kernel
+from georsr.radiometry.kernels import parse_kernel
+from georsr.radiometry.sensor import parse_sensor
 from georsr.redact import redact_url
-from georsr.sensor import parse_sensor
 
 CHOICES = {
     "blend": ("feather", "crop"),
@@ -88,7 +88,7 @@ class SRConfig:
     None takes the model's."""
     sensor: str | None = None
     """``mtf=0.2,noise=0.01``: how the source was recorded, for models that are told; what is not
-    given is estimated. See :func:`georsr.sensor.parse_sensor`."""
+    given is estimated. See :func:`georsr.radiometry.sensor.parse_sensor`."""
     alpha: str = "auto"
     """What a band called alpha is: ``mask``, ``data`` (an image, such as near infrared), or
     ``auto`` for what its values say."""
@@ -177,7 +177,7 @@ class SRConfig:
         """One line of JSON with sorted keys."""
         return json.dumps(asdict(self), sort_keys=True)
 
-    def told(self) -> str:
+    def tags_json(self) -> str:
         """One line of JSON for a product's tags: what was chosen that made its pixels.
 
         Options at their default are left out. Polygons are told by the name of their file, which
@@ -207,7 +207,8 @@ class SRConfig:
 
     @classmethod
     def from_tag(cls, text: str, **options: Any) -> SRConfig:
-        """Rebuild from :meth:`told`, as a product's tags hold it; whoever made it may have lied.
+        """Rebuild from :meth:`tags_json`, as a product's tags hold it; whoever made it may have
+        lied.
 
         Only options that make pixels are taken, in sensible ranges. ``compile`` is not, since it
         runs a compiler, and changes no more than the last digits; nor is ``aoi``, the name of a

@@ -1,8 +1,12 @@
-"""Which device computes, and in which precision."""
+"""Which device computes, and in which precision.
+
+Recognise errors of the device.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -13,20 +17,51 @@ import torch
 
 from georsr.errors import UsageError
 
+log = logging.getLogger(__name__)
+
+
+_NO_MEMORY = (
+    "not enough memory",  # torch on Windows
+    "can't allocate memory",  # torch on Linux and macOS
+    "cannot allocate memory",  # the system
+    "out of memory",  # CUDA and MPS
+    "_alloc_failed",  # cuBLAS, cuDNN and their like
+    "failed to allocate memory",  # ONNX Runtime
+    "bad allocation",  # C++ on Windows
+    "bad_alloc",  # C++ elsewhere
+)
+"""What libraries say, in lower case, for want of a class of their own."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that memory ran out, and nothing else."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    library = isinstance(error, RuntimeError) or type(error).__module__.startswith("onnxruntime")
+    return library and any(words in str(error).lower() for words in _NO_MEMORY)
+
+
+def is_device_failure(error: BaseException | None) -> bool:
+    """Whether an error means that a device fell over, rather than a network that cannot."""
+    return isinstance(error, getattr(torch, "AcceleratorError", ())) or (
+        isinstance(error, RuntimeError) and "CUDA error" in str(error)
+    )
+
+
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 """Of glibc's ``mallopt``."""
-KEPT = 32 * 2**20
+MALLOC_THRESHOLD = 32 * 2**20
 """Bytes up to which the C library keeps what is freed, to give it out again; the most that glibc
 would come to by itself."""
 
-ARENAS = 1
+MALLOC_ARENAS = 1
 """Heaps of the C library. It would give every thread one, with gaps of its own: reading, computing,
 encoding and writing threads together took up to 100 MiB more, now more, now less."""
 
 
-def keep_memory() -> None:
+def tune_malloc() -> None:
     """Let the C library keep the memory of a network's features between its layers.
 
     By itself glibc gives much of it back to the system after each layer, and Dask tells its workers
@@ -37,13 +72,13 @@ def keep_memory() -> None:
     if sys.platform.startswith("linux") and not told:
         with suppress(OSError, AttributeError):  # AttributeError: the C library is not glibc
             library = ctypes.CDLL(None)
-            library.mallopt(M_MMAP_THRESHOLD, KEPT)
-            library.mallopt(M_TRIM_THRESHOLD, 2 * KEPT)
-            library.mallopt(M_ARENA_MAX, ARENAS)
+            library.mallopt(M_MMAP_THRESHOLD, MALLOC_THRESHOLD)
+            library.mallopt(M_TRIM_THRESHOLD, 2 * MALLOC_THRESHOLD)
+            library.mallopt(M_ARENA_MAX, MALLOC_ARENAS)
 
 
 @dataclass(frozen=True)
-class Placement:
+class DeviceConfig:
     """A device and the precision of the network on it."""
 
     device: torch.device
@@ -66,7 +101,9 @@ class Placement:
         return f"{self.device}, {self.precision}"
 
 
-def place(device: str = "auto", precision: str = "auto", backend: str = "torch") -> Placement:
+def select_device(
+    device: str = "auto", precision: str = "auto", backend: str = "torch"
+) -> DeviceConfig:
     """Choose a device and a precision.
 
     Parameters
@@ -89,7 +126,7 @@ def place(device: str = "auto", precision: str = "auto", backend: str = "torch")
                 f"backend onnx computes in fp32 on the cpu, not in {precision} on {device}; "
                 "leave --device and --precision away, or use --backend torch"
             )
-        return Placement(torch.device("cpu"), torch.float32, backend)
+        return DeviceConfig(torch.device("cpu"), torch.float32, backend)
     if device == "auto":
         if torch.cuda.is_available():
             device = "cuda"
@@ -102,12 +139,12 @@ def place(device: str = "auto", precision: str = "auto", backend: str = "torch")
     _check_present(chosen)
     if precision == "auto":
         if chosen.type != "cuda":
-            return Placement(chosen, torch.float32)
+            return DeviceConfig(chosen, torch.float32)
         bf16 = torch.cuda.get_device_capability(chosen) >= (8, 0)
-        return Placement(chosen, torch.bfloat16 if bf16 else torch.float16)
+        return DeviceConfig(chosen, torch.bfloat16 if bf16 else torch.float16)
     if precision not in PRECISIONS:
         raise UsageError(f"precision {precision!r}: expected auto, {', '.join(PRECISIONS)}")
-    return Placement(chosen, PRECISIONS[precision])
+    return DeviceConfig(chosen, PRECISIONS[precision])
 
 
 def _check_present(device: torch.device) -> None:

@@ -30,7 +30,7 @@ class Progress(Protocol):
     ) -> None: ...
 
 
-class Silent:
+class NullProgress:
     """Says nothing."""
 
     def start(self, total: int, unit: str) -> None:
@@ -51,7 +51,7 @@ class Silent:
         """Nothing to end."""
 
 
-class Stages:
+class ProgressStages:
     """Several passes over the same units of work, told as one.
 
     Parameters
@@ -87,8 +87,8 @@ class Stages:
         self._inner.advance(count)
 
 
-class _Stage(Silent):
-    def __init__(self, stages: Stages, number: int) -> None:
+class _Stage(NullProgress):
+    def __init__(self, stages: ProgressStages, number: int) -> None:
         self._stages, self._number = stages, number
 
     def start(self, total: int, unit: str) -> None:
@@ -98,7 +98,7 @@ class _Stage(Silent):
         self._stages.advance(self._number, count)
 
 
-class Stoppable(Silent):
+class Cancellable(NullProgress):
     """Passes everything on, and raises once it is asked to stop.
 
     Parameters
@@ -119,9 +119,9 @@ class Stoppable(Silent):
     def advance(self, count: int = 1) -> None:
         """Pass on, then look."""
         self._inner.advance(count)
-        self.look()
+        self.check_cancelled()
 
-    def look(self) -> None:
+    def check_cancelled(self) -> None:
         """Raise if asked to stop.
 
         Raises
@@ -132,7 +132,7 @@ class Stoppable(Silent):
             raise InterruptedRunError("interrupted")
 
 
-class ByArea:
+class AreaProgress:
     """Counts tiles by the pixels that are done: those across borders are counted in part.
 
     Parameters
@@ -155,7 +155,7 @@ class ByArea:
         self._told = now
 
 
-class Bar(Silent):
+class TqdmProgress(NullProgress):
     """A tqdm bar with rate and remaining time, on stderr; only where that is a terminal.
 
     Parameters
@@ -199,7 +199,7 @@ class Bar(Silent):
             self._bar.close()
 
 
-class JsonLines(Silent):
+class JsonProgress(NullProgress):
     """One JSON object a line: ``{"event": "progress", "done": 12, "total": 40, ...}``."""
 
     def __init__(self, stream: IO[str] | None = None) -> None:

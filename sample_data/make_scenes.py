@@ -29,7 +29,7 @@ from rasterio.transform import Affine
 from settle import degrade_valid, settle
 from town import draw_town
 
-from georsr.training.data.degrade import bicubic_downsample, to_uint8
+from georsr.radiometry.degradation import bicubic_downsample, to_uint8
 
 HERE = Path(__file__).resolve().parent
 

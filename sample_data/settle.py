@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from dice import Array
 
-from georsr.kernels import bicubic_matrix
-from georsr.training.data.degrade import bicubic_downsample
+from georsr.radiometry.degradation import bicubic_downsample
+from georsr.radiometry.kernels import bicubic_matrix
 
 
 def degrade_valid(truth: Array, valid: Array, scale: int) -> Array:

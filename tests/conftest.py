@@ -5,6 +5,9 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from PIL import Image
+
+from tests import rasters
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 UTM = "EPSG:32632"
@@ -30,6 +33,55 @@ def shared_data():
     if not folder.is_dir():
         pytest.skip(f"no real imagery at {folder}: set GEORSR_TEST_DATA")
     return folder
+
+
+@pytest.fixture(scope="session")
+def scenes(shared_data):
+    """Folder of real scenes; tests that need it are skipped where it is absent."""
+    folder = shared_data / "scenes"
+    if not folder.is_dir():
+        pytest.skip(f"no real scenes at {folder}: set GEORSR_TEST_DATA")
+    return folder
+
+
+@pytest.fixture
+def rgb(tmp_path):
+    """A small raster that says which bands are red, green and blue."""
+    return rasters.make_raster(
+        tmp_path / "rgb.tif",
+        rasters.ramp(),
+        photometric="RGB",
+        colors=("red", "green", "blue"),
+    )
+
+
+@pytest.fixture
+def write_image():
+    """write_image(path, size=(48, 48), seed=0): an RGB image of smooth texture, lossless."""
+
+    def write(path, size=(48, 48), seed=0):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rng = np.random.default_rng(seed)
+        y, x = np.mgrid[: size[0], : size[1]]
+        phase, angle = rng.random(2) * 6
+        wave = np.sin((x * np.cos(angle) + y * np.sin(angle)) / 2 + phase)
+        rgb = 128 + 80 * wave[..., None] * rng.random(3) + rng.normal(0, 5, (*size, 3))
+        Image.fromarray(np.clip(rgb, 0, 255).astype(np.uint8)).save(path)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def write_tiny():
+    """write_tiny(path): the smallest valid image of the kind the suffix names."""
+
+    def write(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (2, 2)).save(path)
+        return path
+
+    return write
 
 
 @pytest.fixture
@@ -91,7 +143,7 @@ def lite_file(lite_model, tmp_path):
     """The small x2 model as a file, as workers need it."""
     import torch
 
-    from georsr.models.load import save_model
+    from georsr.models.io import save_model
 
     path = tmp_path / "tiny-x2.safetensors"
     save_model(path, lite_model.spec, lite_model.network, torch.float32)
@@ -101,9 +153,9 @@ def lite_file(lite_model, tmp_path):
 def _lite(scale):
     import torch
 
-    from georsr.models.load import Model
+    from georsr.models.io import Model
+    from georsr.models.registry import ARCHITECTURES
     from georsr.models.spec import ModelSpec
-    from georsr.models.zoo import BUILDERS
 
     torch.manual_seed(7)
     spec = ModelSpec(
@@ -115,7 +167,7 @@ def _lite(scale):
         halo=4,
         overlap=4,
     )
-    network = BUILDERS["segsr-lite"](spec)
+    network = ARCHITECTURES["segsr-lite"](spec)
     for parameter in network.parameters():
         if parameter.ndim > 1 and parameter.abs().max() == 0:
             torch.nn.init.normal_(parameter, std=0.1)

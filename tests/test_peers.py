@@ -14,8 +14,8 @@ from affine import Affine
 
 import georsr
 from georsr.errors import ModelError, UsageError
-from georsr.models.load import Model, open_model
-from georsr.models.segsr.network import segsr
+from georsr.models.io import Model, open_model
+from georsr.models.segsr.segsr import segsr
 from georsr.models.spec import ModelSpec
 
 NEAREST = {"tile": 32, "halo": 4, "overlap": 8, "stretch": "dtype", "consistency": "off"}

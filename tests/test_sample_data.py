@@ -12,8 +12,8 @@ import pytest
 import rasterio
 from rasterio.enums import ColorInterp
 
-from georsr.kernels import bicubic_matrix
-from georsr.training.data.degrade import bicubic_downsample, make_pair
+from georsr.radiometry.degradation import bicubic_downsample, degrade_pair
+from georsr.radiometry.kernels import bicubic_matrix
 
 FOLDER = Path(__file__).resolve().parents[1] / "sample_data"
 SIZES = {
@@ -104,7 +104,7 @@ def test_pairs_share_crs_and_corners(fine, coarse, scale, epsg):
 
 @pytest.mark.parametrize(("name", "scale"), [("town_rgb_1m.tif", 2), ("town_rgb_2m.tif", 4)])
 def test_coarse_town_is_the_degraded_truth(name, scale):
-    _, low = make_pair(pixels("town_rgb_0.5m.tif"), scale)
+    _, low = degrade_pair(pixels("town_rgb_0.5m.tif"), scale)
     np.testing.assert_array_equal(pixels(name), low)
 
 

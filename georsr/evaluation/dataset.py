@@ -1,29 +1,277 @@
-"""Evaluation on image data sets: degrade, restore, measure, beside bicubic."""
+"""Evaluation on image data sets: degrade, restore, measure, beside bicubic.
+
+The models of one benchmark, each as a function, with the baseline in front.
+
+Ablation of guidance: the same network, but its scene encoder sees something else.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from torch import nn
 
-from georsr.device import cpu_threads, place
+from georsr.config import SRConfig
+from georsr.device import DeviceConfig, cpu_threads, select_device
 from georsr.errors import InputError, UsageError
-from georsr.evaluation.benchmark import BenchmarkReport, RunFacts, Sample, benchmark
-from georsr.evaluation.competitors import Competitor, make_competitors, open_models
-from georsr.evaluation.exhibits import Exhibit, choose, exhibit
-from georsr.evaluation.guidance import fitted, partner_of
-from georsr.models.load import Model
-from georsr.progress import Progress, Silent
-from georsr.provenance import georsr_version
-from georsr.training.data.degrade import Bicubic, Degradation, crop_to_multiple
-from georsr.training.data.image_crops import WHOLE, degrade_image
-from georsr.training.data.images import ImageFolder, LabelledImage, opened_image, read_image
-from georsr.training.data.layouts import open_dataset
-from georsr.types import AnyArray
+from georsr.evaluation.benchmark import (
+    BenchmarkReport,
+    ModelFacts,
+    RunFacts,
+    Sample,
+    SuperResolver,
+    benchmark,
+)
+from georsr.evaluation.image_datasets import (
+    ImageFolder,
+    LabelledImage,
+    open_dataset,
+    opened_image,
+    read_image,
+)
+from georsr.evaluation.reports.benchmark_report import Example, make_example, select_examples
+from georsr.inference.consistency import ConsistencyTarget
+from georsr.inference.kernel_estimation import resolve_kernel
+from georsr.inference.predictor import TilePredictor
+from georsr.inference.sensing import told_of_scene
+from georsr.models.io import Model, open_model
+from georsr.models.registry import COMPUTED
+from georsr.progress import NullProgress, Progress
+from georsr.radiometry.degradation import (
+    VALIDATION_SEED,
+    Bicubic,
+    Degradation,
+    crop_to_multiple,
+    degrade_image,
+    to_uint8,
+)
+from georsr.radiometry.normalization import Normalization
+from georsr.reports import georsr_version
+from georsr.window import AnyArray, PixelBlock, Window
+
+MODES = ("normal", "wrong", "off")
+"""``wrong``: the encoder sees an image of another class. ``off``: it sees uniform grey, which no
+network was trained on: a figure for the worst case, not for a network trained without guidance."""
+LABELS = {"wrong": "wrong guidance", "off": "guidance off"}
+GREY = 128
+
+
+def ablate_guidance(inference: TilePredictor, enlarge: SuperResolver, mode: str) -> SuperResolver:
+    """A competitor whose encoder describes another picture than the one that is enlarged.
+
+    Parameters
+    ----------
+    inference
+        Runs a network with a submodule ``encoder``; nothing of it changes.
+    enlarge
+        Enlarges a sample by that very ``inference``.
+    mode
+        One of :data:`MODES`.
+
+    Raises
+    ------
+    UsageError
+        The network has no encoder, or the mode is unknown.
+    """
+    if mode not in MODES:
+        raise UsageError(f"guidance {mode!r}: expected one of {', '.join(MODES)}")
+    if mode == "normal":
+        return enlarge
+    encoder = encoder_of(inference.network)
+    if encoder is None:
+        raise UsageError(f"model {inference.spec.name} has no guidance to change")
+    picture = _partner if mode == "wrong" else _grey
+
+    def enlarge_misguided(sample: Sample) -> AnyArray:
+        described: list[Any] = []
+        with _hook(encoder, lambda module, inputs, output: described.append(output)):
+            enlarge(Sample("", sample.hr, picture(sample), sample.name))
+        with _hook(encoder, lambda module, inputs, output: described[0]):
+            return enlarge(sample)
+
+    return enlarge_misguided
+
+
+def encoder_of(network: nn.Module) -> nn.Module | None:
+    """The submodule that describes the scene, if there is one."""
+    encoder = getattr(network, "encoder", None)
+    return encoder if isinstance(encoder, nn.Module) else None
+
+
+def fit_to_size(image: AnyArray, height: int, width: int) -> AnyArray:
+    """(C, h, w) cut, or continued by its mirror image, to (C, height, width)."""
+    short = [(0, 0), (0, max(0, height - image.shape[1])), (0, max(0, width - image.shape[2]))]
+    return np.pad(image, short, mode="symmetric")[:, :height, :width]
+
+
+def mismatched_image(index: int, labels: list[str]) -> int:
+    """The image whose description stands in for another one's, the same one in every run.
+
+    The first from half-way round the data set that is of another class; of a data set with one
+    class, the one half-way round.
+
+    Raises
+    ------
+    UsageError
+        There is only one image.
+    """
+    count = len(labels)
+    if count < 2:
+        raise UsageError("guidance by another image needs a data set of at least two images")
+    order = [(index + count // 2 + step) % count for step in range(count)]
+    return next((i for i in order if labels[i] != labels[index]), order[0])
+
+
+def _partner(sample: Sample) -> AnyArray:
+    if sample.partner is None:
+        raise ValueError("the sample has no partner: make it with partners")
+    return sample.partner
+
+
+def _grey(sample: Sample) -> AnyArray:
+    return np.full_like(sample.lr, GREY)
+
+
+@contextmanager
+def _hook(module: nn.Module, hook: Callable[[nn.Module, Any, Any], Any]) -> Iterator[None]:
+    handle = module.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+BYTES = Normalization((0.0,) * 3, (255.0,) * 3, "dtype")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model under the name a report calls it."""
+
+    name: str
+    model: Model
+    super_resolve: SuperResolver
+
+    @property
+    def facts(self) -> ModelFacts:
+        """For the report."""
+        return ModelFacts(self.name, self.model.source, self.model.sha256)
+
+
+def make_super_resolver(inference: TilePredictor) -> SuperResolver:
+    """Super-resolve a sample as one tile."""
+
+    def enlarge(sample: Sample) -> AnyArray:
+        x = sample.lr.astype(np.float32) / np.float32(255)
+        return to_uint8(inference([x], [sample.name or "the image"])[0] * 255)
+
+    return enlarge
+
+
+def make_consistent_super_resolver(
+    inference: TilePredictor, model: Model, config: SRConfig
+) -> SuperResolver:
+    """Super-resolve a sample as one tile that, shrunk again, gives the sample back."""
+
+    def enlarge(sample: Sample) -> AnyArray:
+        patch = PixelBlock(sample.lr, np.ones(sample.lr.shape, bool), None)
+        height, width = sample.lr.shape[1:]
+
+        def read(window: Window) -> PixelBlock:
+            rows, columns = window.slices
+            return PixelBlock(patch.values[:, rows, columns], patch.valid[:, rows, columns], None)
+
+        informed = told_of_scene(read, height, width, BYTES, model, config)
+        asked = inference if informed is model else TilePredictor(informed, inference.placement, 1)
+        kernel = resolve_kernel(read, height, width, BYTES, informed, config)
+        if kernel is None:
+            return make_super_resolver(asked)(sample)
+        x = sample.lr.astype(np.float32) / np.float32(255)
+        batches = asked.submit([x], [sample.name or "the image"], [ConsistencyTarget()], kernel)
+        return to_uint8(batches[0].result()[0] * 255)
+
+    return enlarge
+
+
+def open_models(models: Sequence[str | Model | None], scale: int | None) -> list[Model]:
+    """Open models that can compete: of one scale, and taking RGB.
+
+    Raises
+    ------
+    UsageError
+        Their scales differ, or one does not take RGB.
+    """
+    opened = [m if isinstance(m, Model) else open_model(m, scale) for m in models or [None]]
+    first = opened[0].spec
+    for model in opened:
+        spec = model.spec
+        if spec.bands not in (0, 3):
+            raise UsageError(f"model {spec.name} takes {spec.bands} bands; image folders are RGB")
+        if spec.scale != first.scale:
+            raise UsageError(
+                f"models enlarge x{first.scale} ({first.name}) and x{spec.scale} ({spec.name}); "
+                "compare models of one scale"
+            )
+    return opened
+
+
+def make_candidates(
+    models: Sequence[Model],
+    placement: DeviceConfig,
+    guidance: Sequence[str] = (),
+    consistency: str = "off",
+    kernel: str | None = None,
+) -> list[Candidate]:
+    """Bicubic, then the models in order; bicubic among them, or the same weights, only once.
+
+    Parameters
+    ----------
+    models
+        As from :func:`open_models`.
+    placement
+        Where they run.
+    guidance
+        Modes of :data:`georsr.evaluation.dataset.MODES`; after each guided model come its
+        ablations.
+    consistency, kernel
+        As the options of :class:`georsr.config.SRConfig`; bicubic stays what it is.
+
+    Raises
+    ------
+    UsageError
+        An ablation is wanted and no model has guidance.
+    """
+    baseline = open_model("bicubic", models[0].spec.scale)
+    distinct = list({model.sha256: model for model in [baseline, *models]}.values())
+    names = [model.spec.name for model in distinct]
+    modes = [mode for mode in dict.fromkeys(guidance) if mode != "normal"]
+    if modes and all(encoder_of(model.network) is None for model in models):
+        raise UsageError(f"model {models[0].spec.name} has no guidance to change")
+    config = SRConfig(consistency=consistency, consistency_kernel=kernel)
+    competitors = []
+    for model in distinct:
+        # two trainings of one recipe bear one name: their files tell them apart
+        name = model.spec.name if names.count(model.spec.name) == 1 else model.source
+        inference = TilePredictor(model, placement, 1)
+        fixed = model.spec.name in COMPUTED
+        enlarge = (
+            make_super_resolver(inference)
+            if fixed
+            else make_consistent_super_resolver(inference, model, config)
+        )
+        competitors.append(Candidate(name, model, enlarge))
+        for mode in modes if encoder_of(model.network) is not None else ():
+            ablated = ablate_guidance(inference, enlarge, mode)
+            competitors.append(Candidate(f"{name} ({LABELS[mode]})", model, ablated))
+    return competitors
+
 
 SMALLEST = 16
 """Height and width of what is left of an image when its border is cropped."""
@@ -81,8 +329,8 @@ class DegradedImages:
         lr = degrade(hr)
         partner = None
         if self.labels is not None:
-            other = partner_of(index, self.labels)
-            partner = fitted(self._degrade(other, self._truth(other)), *lr.shape[1:])
+            other = mismatched_image(index, self.labels)
+            partner = fit_to_size(self._degrade(other, self._truth(other)), *lr.shape[1:])
         image = self.folder.images[index]
         return Sample(image.label, hr, lr, self._name(image), degrade, partner)
 
@@ -98,7 +346,7 @@ class DegradedImages:
 
     def _degrade(self, index: int, hr: AnyArray) -> AnyArray:
         """The same draw for every version of one image."""
-        rng = np.random.default_rng([WHOLE, index])
+        rng = np.random.default_rng([VALIDATION_SEED, index])
         return degrade_image(hr, self.degradation, self.scale, rng)
 
     def _name(self, image: LabelledImage) -> str:
@@ -122,7 +370,7 @@ class Evaluation:
 
     name: str
     images: DegradedImages
-    competitors: tuple[Competitor, ...]
+    competitors: tuple[Candidate, ...]
     facts: RunFacts
     jobs: int | None = None
 
@@ -137,24 +385,24 @@ class Evaluation:
 
     def run(self, progress: Progress | None = None) -> BenchmarkReport:
         """Measure every model on every image."""
-        progress = progress or Silent()
+        progress = progress or NullProgress()
         progress.start(len(self.images), "images")
         with cpu_threads(self.jobs):
             report = benchmark(
                 self.name,
                 self.images,
                 self.images.scale,
-                {each.name: each.enlarge for each in self.competitors},
+                {each.name: each.super_resolve for each in self.competitors},
                 progress,
             )
         return replace(report, run=self.facts)
 
-    def exhibits(self, report: BenchmarkReport) -> Iterator[Exhibit]:
+    def exhibits(self, report: BenchmarkReport) -> Iterator[Example]:
         """Examples of what was measured, made anew one by one; of some hundred images, six."""
-        competitors = {each.name: each.enlarge for each in self.competitors}
+        competitors = {each.name: each.super_resolve for each in self.competitors}
         with cpu_threads(self.jobs):
-            for number, reasons in choose(report).items():
-                yield exhibit(self.images[number], reasons, competitors)
+            for number, reasons in select_examples(report).items():
+                yield make_example(self.images[number], reasons, competitors)
 
 
 def prepare(
@@ -179,7 +427,7 @@ def prepare(
     Parameters
     ----------
     root, split, layout
-        As for :func:`georsr.training.data.layouts.open_dataset`.
+        As for :func:`georsr.evaluation.image_datasets.open_dataset`.
     models
         Names, files or open models of one scale; bicubic is always measured beside them. Empty:
         the default model.
@@ -190,7 +438,7 @@ def prepare(
     limit
         At most so many images.
     guidance
-        Modes of :data:`georsr.evaluation.guidance.MODES`: each guided model is also measured
+        Modes of :data:`georsr.evaluation.dataset.MODES`: each guided model is also measured
         with each of these.
     consistency, consistency_kernel
         As the options of :class:`georsr.config.SRConfig`; off measures the networks alone.
@@ -213,8 +461,8 @@ def prepare(
         layout = "folder"
     folder = open_dataset(root, layout, split=split)
     opened = open_models(models, scale)
-    placement = place(device, precision)
-    competitors = make_competitors(opened, placement, guidance, consistency, consistency_kernel)
+    placement = select_device(device, precision)
+    competitors = make_candidates(opened, placement, guidance, consistency, consistency_kernel)
     name = root.resolve().name
     return Evaluation(
         name=f"{name}/{split}" if split else name,

@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from georsr.config import SRConfig
-from georsr.engine.array import run_array
-from georsr.engine.grain import BLOCK, blocks_of
 from georsr.errors import GeorsrError, UsageError
-from georsr.evaluation.noise import flat_blocks
-from georsr.evaluation.quicklook import enlarged
-from georsr.models.load import Model, open_model
-from georsr.provenance import origin_of
-from georsr.raster.reader import Patch, open_raster
-from georsr.raster.stretch import choose_stretch
-from georsr.training.data.degrade import bicubic_downsample
-from georsr.types import AnyArray, Window
+from georsr.evaluation.edges import flat_blocks
+from georsr.evaluation.reports.figures import bicubic_patch
+from georsr.inference.array import predict_array
+from georsr.inference.kernel_estimation import BLOCK, split_blocks
+from georsr.io.reader import open_raster
+from georsr.models.io import Model, open_model
+from georsr.radiometry.degradation import bicubic_downsample
+from georsr.radiometry.normalization import choose_normalization
+from georsr.reports import read_output_tags
+from georsr.window import AnyArray, PixelBlock, Window
 
 if TYPE_CHECKING:
-    from georsr.evaluation.scene import Sharpness
+    from georsr.evaluation.no_reference import Sharpness
 
 SIDE = 128
 """Height and width, in source pixels, of the part that the model is run on."""
@@ -121,7 +121,7 @@ def measure_harm(
 def _measure_model(product: str, source: str, bidx: Sequence[int] | None) -> tuple[float, float]:
     """Noise gain and unsteady detail of the model that made a product, with its options."""
     with open_raster(product) as made:
-        origin = origin_of(made.info.path, made.info.tags.get("", {}))
+        origin = read_output_tags(made.info.path, made.info.tags.get("", {}))
     config = origin.config(aoi="")
     model = open_model(origin.shipped_model())
     origin.check(model.sha256)
@@ -129,7 +129,7 @@ def _measure_model(product: str, source: str, bidx: Sequence[int] | None) -> tup
         height, width = (min(SIDE, n) for n in (reader.info.height, reader.info.width))
         top, left = (reader.info.height - height) // 2, (reader.info.width - width) // 2
         patch = reader.read(Window(top, left, height, width))
-        stretch = choose_stretch(reader, config.stretch)
+        stretch = choose_normalization(reader, config.stretch)
     if min(height, width) < 4 * BLOCK or not patch.valid.all():
         raise UsageError(f"{source}: its middle has invalid pixels, or less than {4 * BLOCK} rows")
     # a constant band has no range of its own to give
@@ -167,13 +167,13 @@ def noise_gain(values: AnyArray, spans: AnyArray, model: Model, config: SRConfig
     s = model.spec.scale
     plain, plain_noisy = (_bicubic(each, s) for each in (values, noisy))
     change = (
-        run_array(noisy, None, model, config) - run_array(values, None, model, config)
+        predict_array(noisy, None, model, config) - predict_array(values, None, model, config)
     ) / spans
     flat = flat_blocks((plain / spans).mean(0), np.ones(plain.shape[1:], bool), s)
     if not flat.any():
         return math.nan
     ours, theirs = (
-        np.square([blocks_of(band, BLOCK * s)[flat] for band in each]).mean()
+        np.square([split_blocks(band, BLOCK * s)[flat] for band in each]).mean()
         for each in (change, (plain_noisy - plain) / spans)
     )
     return float(np.sqrt(ours / theirs))
@@ -203,7 +203,7 @@ def unsteady_detail(values: AnyArray, model: Model, config: SRConfig) -> float:
     s = model.spec.scale
 
     def run(source: AnyArray) -> AnyArray:
-        return run_array(np.ascontiguousarray(source), None, model, config)
+        return predict_array(np.ascontiguousarray(source), None, model, config)
 
     moved = np.roll(values, (1, 1), (1, 2))
     answers = [
@@ -226,4 +226,4 @@ def _finest(image: AnyArray, scale: int) -> AnyArray:
 
 
 def _bicubic(values: AnyArray, scale: int) -> AnyArray:
-    return enlarged(Patch(values, np.ones(values.shape, bool), None), scale).values
+    return bicubic_patch(PixelBlock(values, np.ones(values.shape, bool), None), scale).values

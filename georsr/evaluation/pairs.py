@@ -1,4 +1,12 @@
-"""Real pairs: a coarse and a fine raster of the same ground, listed, opened and aligned."""
+"""Real pairs: a coarse and a fine raster of the same ground, listed, opened and aligned.
+
+How much real detail enlargements of a coarse image have: gain over bicubic against a fine one.
+
+The two images differ in more than resolution: in sensor, bands, gain, offset and a part of a pixel.
+All that is fitted alike for every enlargement, so that what is left tells them apart.
+
+Evaluation on real pairs: open the models and the pairs that fit them, enlarge, measure.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +14,31 @@ import csv
 import math
 import re
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from affine import Affine
+from scipy.ndimage import fourier_shift, gaussian_filter
+from scipy.optimize import nnls
 
+from georsr.api import super_resolve_array
+from georsr.device import select_device
 from georsr.errors import GeoreferenceWarning, InputError, UsageError
-from georsr.raster.georef import pixel_size
-from georsr.raster.info import RasterInfo
-from georsr.raster.reader import RasterReader, open_raster
-from georsr.types import AnyArray, Window
+from georsr.evaluation.benchmark import ModelFacts
+from georsr.evaluation.registration import phase_shift
+from georsr.evaluation.reports.benchmark_report import Example, Panel, draw_box, max_error_crop
+from georsr.evaluation.reports.pairs_report import PairRow, PairsReport, summarise
+from georsr.io.metadata import RasterInfo, pixel_size
+from georsr.io.reader import RasterReader, open_raster
+from georsr.models.io import Model, open_model
+from georsr.models.registry import resolve_name
+from georsr.progress import NullProgress, Progress
+from georsr.redact import redact_url
+from georsr.window import AnyArray, Window
 
 LIST = "pairs.tsv"
 COLUMNS = ("name", "scale", "rgb")
@@ -217,3 +238,398 @@ def _valid(reader: RasterReader, window: Window) -> AnyArray:
     if not np.ptp(values, axis=(1, 2)).any():
         raise InputError(f"{reader.info.path}: all pixels that are measured have one value")
     return values
+
+
+FRAME = 4
+"""Coarse pixels that are left out along every edge."""
+SIGMAS, NOISES = (0.3, 0.45, 0.6), (0.03, 0.1, 0.3)
+"""Wiener filters: gaussian blur in coarse pixels, noise as a share of the signal's power."""
+FIXED = (0.45, 0.1)
+"""Sigma and noise of the one filter for all."""
+RANGE = (1.0, 99.0)
+"""Percentiles of the fine image between which PSNR takes its peak."""
+LEAST_DETAIL = 0.15
+"""Correlation of detail below which the two images do not show the same ground."""
+BICUBIC = "bicubic"
+ONE_FILTER, BEST_FILTER = "one Wiener filter", "best Wiener filter"
+
+Enlarge = Callable[[AnyArray], AnyArray]
+"""(C, h, w) uint16 -> (C, s * h, s * w)."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """How close one image comes to the fine one."""
+
+    psnr: float
+    """dB, after the best gain and offset; the peak is the range of the fine image."""
+    detail: float
+    """Correlation with the fine image, once a gaussian of ``scale`` pixels is taken from both."""
+
+    def __sub__(self, other: Score) -> Score:
+        return Score(self.psnr - other.psnr, self.detail - other.detail)
+
+
+@dataclass(frozen=True)
+class Gains:
+    """What was measured on one pair."""
+
+    weights: tuple[float, ...]
+    """Of the coarse bands, whose sum is 1; they fit the fine image."""
+    shift: tuple[float, float]
+    """Of the fine image against bicubic, (down, right) in fine pixels; it was taken away."""
+    bicubic: Score
+    gains: dict[str, Score]
+    """Over bicubic: of each model, then of the Wiener filters."""
+    best_filter: tuple[float, float]
+    """Sigma and noise of the best one."""
+    images: dict[str, AnyArray] = field(repr=False)
+    """Bicubic, then as ``gains``: (s * h, s * w), registered, gain and offset fitted."""
+
+
+def measure_gains(
+    ground: Ground, scale: int, bicubic: Enlarge, models: Mapping[str, Enlarge], *, colour: bool
+) -> Gains:
+    """Measure enlargements of the coarse image against the fine one.
+
+    Parameters
+    ----------
+    ground
+        The two.
+    scale
+        Fine pixels per coarse pixel.
+    bicubic
+        Baseline; it also tells how far the fine image is shifted.
+    models
+        What is judged.
+    colour
+        Enlarge red, green and blue and mix the results as the fine image has them; otherwise mix
+        all bands and enlarge the mixture.
+
+    Raises
+    ------
+    InputError
+        The two images do not show the same ground, or there is nothing to see.
+    """
+    bands = ground.coarse[list(ground.rgb)] if colour else ground.coarse
+    weights = band_weights(bands, ground.fine, scale)
+    given = _as_uint16(bands if colour else _mixed(bands, weights)[None])
+
+    def enlarged(enlarge: Enlarge) -> AnyArray:
+        out = enlarge(given).astype(np.float64)
+        return _mixed(out, weights) if colour else out[0]
+
+    plain = enlarged(bicubic)
+    shift = phase_shift(ground.fine, plain, scale)
+    if not max(map(abs, shift)) < FRAME * scale:  # NaN: nothing to see
+        raise InputError(
+            f"the rasters cannot be registered: shift {shift[0]:.1f} pixels down, {shift[1]:.1f} "
+            f"right, expected less than {FRAME * scale}; do both show the same ground?"
+        )
+    judge = _Judge(ground.fine, scale)
+    plain = moved(plain, shift, FRAME * scale)
+    base = judge.score(plain)
+    if not base.detail >= LEAST_DETAIL:
+        raise InputError(
+            f"the rasters do not show the same ground: correlation of detail {base.detail:.2f}, "
+            f"expected at least {LEAST_DETAIL}"
+        )
+    images = {
+        name: moved(enlarged(enlarge), shift, FRAME * scale) for name, enlarge in models.items()
+    }
+    filtered = {
+        (sigma, noise): wiener(plain, sigma * scale, noise) for sigma in SIGMAS for noise in NOISES
+    }
+    best = max(filtered, key=lambda key: judge.score(filtered[key]).psnr)
+    images |= {ONE_FILTER: filtered[FIXED], BEST_FILTER: filtered[best]}
+    return Gains(
+        tuple(map(float, weights)),
+        shift,
+        base,
+        {name: judge.score(image) - base for name, image in images.items()},
+        best,
+        {name: judge.fitted(image) for name, image in {BICUBIC: plain, **images}.items()},
+    )
+
+
+def band_weights(bands: AnyArray, fine: AnyArray, scale: int) -> AnyArray:
+    """Fit weights, none negative and 1 in sum, that mix coarse bands to what the fine one shows.
+
+    Parameters
+    ----------
+    bands
+        (C, h, w).
+    fine
+        (scale * h, scale * w).
+
+    Raises
+    ------
+    InputError
+        No mixture follows it.
+    """
+    count, height, width = bands.shape
+    shrunk = gaussian_filter(fine, scale / 2).reshape(height, scale, width, scale).mean((1, 3))
+    ones = np.ones(height * width)
+    basis = np.stack([*bands.reshape(count, -1), ones, -ones], axis=1)
+    weights = np.asarray(nnls(basis, shrunk.ravel())[0][:count])
+    if not weights.sum() > 0:
+        raise InputError(
+            "the rasters do not show the same ground: no mixture of the coarse bands follows the "
+            "fine one"
+        )
+    return np.asarray(weights / weights.sum())
+
+
+def _mixed(bands: AnyArray, weights: AnyArray) -> AnyArray:
+    return np.asarray(np.tensordot(weights, bands, 1))
+
+
+def _as_uint16(bands: AnyArray) -> AnyArray:
+    """All bands on one scale, so that they can still be mixed."""
+    ends = np.array([np.percentile(band, (0.1, 99.9)) for band in bands])
+    low, high = ends[:, 0].min(), ends[:, 1].max()
+    if not high > low:
+        raise InputError("the coarse raster has next to no contrast")
+    return np.round((np.clip(bands, low, high) - low) / (high - low) * 60000 + 500).astype("uint16")
+
+
+def moved(image: AnyArray, shift: tuple[float, float], margin: int) -> AnyArray:
+    """Move an image (down, right) by parts of pixels; its edges are mirrored."""
+    padded = np.pad(image, margin, mode="reflect")
+    inside = (slice(margin, -margin),) * 2
+    return np.asarray(np.fft.ifft2(fourier_shift(np.fft.fft2(padded), shift)).real[inside])
+
+
+def wiener(image: AnyArray, sigma: float, noise: float) -> AnyArray:
+    """Undo a gaussian blur as far as noise allows.
+
+    Parameters
+    ----------
+    image
+        (H, W).
+    sigma
+        Of the blur, in pixels.
+    noise
+        Its power as a share of the signal's.
+    """
+    margin = 32
+    padded = np.pad(image, margin, mode="reflect")
+    fy, fx = np.fft.fftfreq(padded.shape[0])[:, None], np.fft.fftfreq(padded.shape[1])
+    blur = np.exp(-2 * (np.pi * sigma) ** 2 * (fy**2 + fx**2))
+    gain = blur * (1 + noise) / (blur**2 + noise)  # 1 at frequency 0
+    inside = (slice(margin, -margin),) * 2
+    return np.asarray(np.fft.ifft2(np.fft.fft2(padded) * gain).real[inside])
+
+
+class _Judge:
+    """Compares images with the fine one, a frame left out."""
+
+    def __init__(self, fine: AnyArray, scale: int) -> None:
+        self._inside = (slice(FRAME * scale, -FRAME * scale),) * 2
+        self._scale = scale
+        self._truth = fine[self._inside]
+        self._detail = self._high(fine)
+        low, high = np.percentile(self._truth, RANGE)
+        if not high > low:
+            raise InputError("the fine raster has next to no contrast")
+        self._peak = high - low
+
+    def _high(self, image: AnyArray) -> AnyArray:
+        return np.asarray((image - gaussian_filter(image, self._scale))[self._inside])
+
+    def fitted(self, image: AnyArray) -> AnyArray:
+        """The whole image with the gain and offset that suit the fine one best."""
+        values = image[self._inside]
+        spread = np.square(values - values.mean()).sum()
+        shared = ((values - values.mean()) * (self._truth - self._truth.mean())).sum()
+        gain = shared / spread if spread > 0 else 0.0
+        return np.asarray((image - values.mean()) * gain + self._truth.mean())
+
+    def score(self, image: AnyArray) -> Score:
+        """PSNR and correlation of detail."""
+        error = np.mean(np.square(self.fitted(image)[self._inside] - self._truth))
+        psnr = 10 * np.log10(self._peak**2 / error) if error > 0 else np.inf
+        high = self._high(image)
+        flat = not np.ptp(high) or not np.ptp(self._detail)
+        both = np.corrcoef(high.ravel(), self._detail.ravel())[0, 1]
+        return Score(float(psnr), 0.0 if flat else float(both))
+
+
+OVERVIEW = 320
+"""Most pixels along each axis of the picture of a whole pair."""
+
+
+@dataclass(frozen=True)
+class PairsEvaluation:
+    """A folder of pairs and the models to judge on them, ready to run."""
+
+    folder: Path
+    pairs: tuple[Pair, ...]
+    models: dict[str, Model]
+    """Under the names that the report calls them."""
+    options: dict[str, Any]
+    """Of :class:`georsr.config.SRConfig`, for the models."""
+    command: str = ""
+    exhibits: list[tuple[PairRow, Example]] = field(default_factory=list)
+    """Filled by :meth:`run` if it is asked to."""
+
+    @property
+    def files(self) -> dict[str, list[str]]:
+        """Kind -> names of the files that are read."""
+        models = [model.file for model in self.models.values()]
+        rasters = [path for pair in self.pairs for path in (pair.coarse, pair.fine)]
+        return {
+            "list of pairs": [str(self.folder / LIST)],
+            "raster": rasters,
+            "model": [file for file in models if file is not None],
+        }
+
+    def run(self, progress: Progress | None = None, *, pictures: bool = False) -> PairsReport:
+        """Measure every model on every pair of its scale.
+
+        Parameters
+        ----------
+        progress
+            Whom to tell.
+        pictures
+            Keep pictures of every pair in ``exhibits``.
+
+        Raises
+        ------
+        InputError
+            The two rasters of a pair do not show the same ground.
+        """
+        progress = progress or NullProgress()
+        work = [(pair, kind) for pair in self.pairs for kind in kinds_of(pair)]
+        progress.start(len(work), "pairs")
+        rows = []
+        for pair, kind in work:
+            ground = open_pair(pair)
+            found = self._measure(pair, ground, kind)
+            row = PairRow(
+                pair.name,
+                pair.scale,
+                kind,
+                found.weights,
+                found.shift,
+                found.bicubic,
+                found.gains,
+                found.best_filter,
+            )
+            rows.append(row)
+            if pictures:
+                self.exhibits.append((row, exhibit(row, found, ground)))
+            progress.advance()
+        placement = select_device(self.options["device"], self.options["precision"])
+        return PairsReport(
+            redact_url(str(self.folder)),
+            summarise(rows),
+            tuple(rows),
+            tuple(ModelFacts(n, redact_url(m.source), m.sha256) for n, m in self.models.items()),
+            self.options["consistency"],
+            str(placement.device),
+            placement.precision,
+            self.command,
+        )
+
+    def _measure(self, pair: Pair, ground: Ground, kind: str) -> Gains:
+        models = {
+            name: partial(super_resolve_array, model=model, force=True, **self.options)
+            for name, model in self.models.items()
+            if model.spec.scale == pair.scale
+        }
+        bicubic = partial(super_resolve_array, model=open_model(BICUBIC, pair.scale), force=True)
+        try:
+            return measure_gains(ground, pair.scale, bicubic, models, colour=kind == "rgb")
+        except InputError as error:
+            raise InputError(f"{pair.coarse} and {pair.fine}: {error}") from error
+
+
+def prepare_pairs(
+    folder: Path, models: Sequence[str | None], *, command: str = "", **options: Any
+) -> PairsEvaluation:
+    """Open a folder of pairs and models, and check that all belong together.
+
+    Parameters
+    ----------
+    folder
+        As for :func:`georsr.evaluation.pairs.read_pairs`.
+    models
+        Names or files; a name that leaves its scale open stands for one model of each scale that
+        the pairs have. Empty: the default models.
+    command
+        For the report.
+    **options
+        Fields of :class:`georsr.config.SRConfig`: consistency, device, precision...
+
+    Raises
+    ------
+    UsageError
+        A pair has a scale that no model has, or the other way round; a model does not take RGB;
+        the rasters of a pair do not belong together.
+    InputError
+        The list or a raster is missing, damaged or has invalid pixels.
+    """
+    pairs = read_pairs(folder)
+    opened = _open_models(models, sorted({pair.scale for pair in pairs}))
+    scales = sorted({model.spec.scale for model in opened.values()})
+    for pair in pairs:
+        if pair.scale not in scales:
+            raise UsageError(
+                f"{folder / LIST}: {pair.name} has scale {pair.scale}, the models have "
+                f"{', '.join(map(str, scales))}; name one of that scale with --model"
+            )
+        open_pair(pair)
+    for name, model in opened.items():
+        if model.spec.scale not in {pair.scale for pair in pairs}:
+            raise UsageError(f"model {name} enlarges x{model.spec.scale}, as no pair in {folder}")
+        if model.spec.bands not in (0, 3):
+            raise UsageError(
+                f"model {name} takes {model.spec.bands} bands; pairs give it red, green and blue, "
+                "or one band three times"
+            )
+    return PairsEvaluation(folder, tuple(pairs), opened, options, command)
+
+
+def _open_models(names: Sequence[str | None], scales: Sequence[int]) -> dict[str, Model]:
+    opened = []
+    for name in names or [None]:
+        open_scale = resolve_name(name, None) != name
+        opened += [open_model(name, s) for s in scales] if open_scale else [open_model(name)]
+    distinct = list({model.sha256: model for model in opened}.values())
+    called = [model.spec.name for model in distinct]
+    # two trainings of one recipe bear one name: their files tell them apart
+    return {m.spec.name if called.count(m.spec.name) == 1 else m.source: m for m in distinct}
+
+
+def kinds_of(pair: Pair) -> tuple[str, ...]:
+    """How a pair is measured: as one band, and in colour if it has any."""
+    return ("grey", "rgb") if pair.rgb else ("grey",)
+
+
+def exhibit(row: PairRow, found: Gains, ground: Ground) -> Example:
+    """Pictures of the part where bicubic differs most from the fine raster."""
+    low, high = np.percentile(ground.fine, RANGE)
+
+    def picture(image: AnyArray) -> AnyArray:
+        grey = np.rint(np.clip((image - low) / (high - low), 0, 1) * 255).astype(np.uint8)
+        return np.stack([grey] * 3)
+
+    truth = picture(ground.fine)
+    part = max_error_crop(picture(found.images[BICUBIC]), truth, row.scale)
+    panels = []
+    for name, image in found.images.items():
+        gain = row.gains[name].psnr if name in row.gains else 0.0
+        error = np.mean(np.square((image - ground.fine)[part.slices])) / (high - low) ** 2
+        panels.append(
+            Panel(
+                name,
+                picture(image)[:, *part.slices],
+                row.bicubic.psnr + gain,
+                float(-10 * np.log10(max(error, 1e-20))),
+            )
+        )
+    panels.append(Panel("fine raster", truth[:, *part.slices], np.nan, np.nan))
+    step = -(-max(truth.shape) // OVERVIEW)
+    overview = draw_box(truth, part)[:, ::step, ::step]
+    return Example((f"x{row.scale} {row.kind}",), row.name, "", overview, tuple(panels))

@@ -10,11 +10,11 @@ import numpy as np
 
 from georsr.api import super_resolve_array
 from georsr.errors import UsageError
-from georsr.models.load import Model
-from georsr.raster.reader import open_raster
-from georsr.raster.stretch import choose_stretch
+from georsr.io.reader import open_raster
+from georsr.models.io import Model
+from georsr.radiometry.normalization import choose_normalization
 from georsr.redact import redact_url
-from georsr.types import Window
+from georsr.window import Window
 
 LARGEST = 1024
 """Pixels along each axis of the window that is looked at, from the raster's centre."""
@@ -90,7 +90,7 @@ def measure_seams(
         rows, columns = min(height, LARGEST), min(width, LARGEST)
         window = Window((height - rows) // 2, (width - columns) // 2, rows, columns)
         patch = reader.read(window)
-        stretch = choose_stretch(reader, options.pop("stretch", "auto"))
+        stretch = choose_normalization(reader, options.pop("stretch", "auto"))
     low, high = min(stretch.lo), max(stretch.hi)
     # both runs get the scene's stretch; a constant band has no range of its own to give
     limits = [(a, b if b > a else a + 1) for a, b in zip(stretch.lo, stretch.hi, strict=True)]

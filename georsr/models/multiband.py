@@ -6,14 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from georsr.models.bicubic import Bicubic
-from georsr.models.linear import enlarge_linear
+from georsr.models.interpolation import Bicubic
+from georsr.models.layers import enlarge_linear
 from georsr.models.spec import ModelSpec
 
 MODES = ("inject", "each", "bicubic")
 WINDOW = 9
 """Height and width, in source pixels, of what a gain is measured on."""
-STEADY = 1e-4
+EPS_VARIANCE = 1e-4
 """Variance of detail, on the 0..1 scale, below which it is taken for noise."""
 
 
@@ -22,7 +22,7 @@ class MultiBand(nn.Module):
 
     Of a band that is no guide, ``bicubic`` enlarges it, and ``each`` gives it to the network as
     grey. ``inject`` adds to the bicubic enlargement the detail that the network added to the
-    guide's intensity, times a local gain (`local_gain`). This is the injection model of
+    guide's intensity, times a local gain (`injection_gain`). This is the injection model of
     pansharpening with context-based gains (B. Aiazzi, L. Alparone, S. Baronti and A. Garzelli,
     "Context-driven fusion of high spatial and spectral resolution images based on oversampled
     multiresolution analysis", IEEE TGRS 40(10), 2002), with the super-resolved intensity in the
@@ -67,7 +67,9 @@ class MultiBand(nn.Module):
             plain = torch.stack([bands[i] for i in self.guide], 1)
             detail = (sharp - plain).mean(1)
             intensity = seen.float().mean(1, keepdim=True)
-            gains = enlarge_linear(local_gain(x[:, others].float(), intensity), self.enlarge.scale)
+            gains = enlarge_linear(
+                injection_gain(x[:, others].float(), intensity), self.enlarge.scale
+            )
             for i, gain in zip(others, gains.unbind(1), strict=True):
                 bands[i] = bands[i] + gain * detail
         elif self.mode == "each":
@@ -81,7 +83,7 @@ class MultiBand(nn.Module):
         return torch.stack(bands, 1)
 
 
-def local_gain(bands: Tensor, intensity: Tensor) -> Tensor:
+def injection_gain(bands: Tensor, intensity: Tensor) -> Tensor:
     """How much of the intensity's detail each band shares, from what source pixels show of it.
 
     Detail is what a pixel differs from the mean of its 3 x 3 neighbours. The gain is the slope of
@@ -103,8 +105,8 @@ def local_gain(bands: Tensor, intensity: Tensor) -> Tensor:
     x, y = intensity - _mean(intensity, 3), bands - _mean(bands, 3)
     covariance = _mean(x * y, WINDOW)
     of_x, of_y = _mean(x * x, WINDOW), _mean(y * y, WINDOW)
-    shared = (covariance.square() / (of_x * of_y + STEADY**2)).clamp(0, 1)
-    return shared * covariance / (of_x + STEADY)
+    shared = (covariance.square() / (of_x * of_y + EPS_VARIANCE**2)).clamp(0, 1)
+    return shared * covariance / (of_x + EPS_VARIANCE)
 
 
 def _mean(image: Tensor, size: int) -> Tensor:

@@ -23,7 +23,7 @@ class ModelSpec:
     name: str
     """Short name, ``[a-z0-9-]+``, as typed after ``--model``."""
     architecture: str
-    """Key of the builder in :mod:`georsr.models.zoo`."""
+    """Key of the builder in :mod:`georsr.models.registry`."""
     scale: int
     """Output pixels per input pixel along each axis: 1 to 8."""
     parameters: dict[str, Any] = field(default_factory=dict)
@@ -46,8 +46,8 @@ class ModelSpec:
     """Kind of degradation that turned HR into LR in training."""
     kernel: str = ""
     """What a source pixel is of the product's, which consistency enforces: a kernel's name (see
-    :mod:`georsr.kernels`), ``scene`` for the one that fits the scene best, ``scene, softly``, or
-    empty if nothing is known."""
+    :mod:`georsr.radiometry.kernels`), ``scene`` for the one that fits the scene best, ``scene,
+    softly``, or empty if nothing is known."""
     licence: str = "Apache-2.0"
     """SPDX licence of the weights."""
     trained_on: str = ""

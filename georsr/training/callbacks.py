@@ -43,7 +43,7 @@ def average_callback(decay: float) -> WeightAveraging:
     return WeightAveraging(use_buffers=False, multi_avg_fn=torch.no_grad()(mix))
 
 
-class WholeCheckpoints(TorchCheckpointIO):
+class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint beside its place, then renames: the one before survives any failure.
 
     Parameters
@@ -133,7 +133,7 @@ def checkpoint_callback(folder: Path) -> ModelCheckpoint:
     return keeper
 
 
-class History(Callback):
+class CSVHistory(Callback):
     """One line of ``log.csv`` (and of the log) per validation, the first before any step."""
 
     COLUMNS = ("step", "loss", "psnr", "seconds_per_step", "compute_share")
@@ -190,7 +190,7 @@ class History(Callback):
         self._reset()
 
 
-class Steps(Callback):
+class StepProgress(Callback):
     """Tells a progress how far the run is."""
 
     def __init__(self, progress: Progress, steps: int) -> None:
@@ -214,7 +214,7 @@ class StoppedError(BaseException):
         self.step = step
 
 
-class StopOnRequest(Callback):
+class GracefulStop(Callback):
     """Ends a run: after its last step with a validation, or between two steps when asked to.
 
     Parameters

@@ -11,10 +11,10 @@ from typing import Any
 from torch import Tensor
 
 from georsr.errors import ModelError
-from georsr.models.load import fill, open_model, save_model
+from georsr.models.io import load_weights, open_model, save_model
 from georsr.models.spec import ModelSpec
 from georsr.training.checkpoint import check_recipe, load_checkpoint
-from georsr.training.networks import Network, finished, training_network
+from georsr.training.module import Network, for_inference, training_network
 from georsr.training.recipe import Recipe
 
 log = logging.getLogger(__name__)
@@ -57,8 +57,8 @@ def export_checkpoint(
     state = load_checkpoint(checkpoint)
     check_recipe(state, recipe)
     network = training_network(recipe)
-    fill(network, averaged_weights(state), str(checkpoint))
-    whole, spec = finished(network, recipe)
+    load_weights(network, averaged_weights(state), str(checkpoint))
+    whole, spec = for_inference(network, recipe)
     spec = replace(
         spec,
         trained_on=trained_on,
@@ -69,7 +69,7 @@ def export_checkpoint(
     return spec
 
 
-def completed(recipe: Recipe) -> Recipe:
+def infer_network(recipe: Recipe) -> Recipe:
     """A recipe whose empty ``network`` becomes that of the model it starts from."""
     if recipe.network or not recipe.init or recipe.init.endswith(".ckpt"):
         return recipe
@@ -79,7 +79,7 @@ def completed(recipe: Recipe) -> Recipe:
     return replace(recipe, network={**spec.parameters, "bands": spec.bands})
 
 
-def initialise(network: Network, source: str) -> None:
+def load_init_weights(network: Network, source: str) -> None:
     """Start from the weights of another run or model, where names and shapes agree.
 
     Parameters

@@ -1,4 +1,7 @@
-"""Losses: how far a super-resolved crop is from the truth, as a weighted sum of terms."""
+"""Losses: how far a super-resolved crop is from the truth, as a weighted sum of terms.
+
+VGG-19 features for the perceptual loss, with torchvision's weights.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,66 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from georsr.errors import UsageError
+from georsr.errors import ModelError, UsageError
 from georsr.evaluation.metrics import LUMA
 from georsr.training.recipe import LossSettings
 
-SQUARED = 10.0
+DEPTH = 35
+"""Layers of VGG-19 up to conv5_4, before its activation (ESRGAN, arXiv 1809.00219)."""
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+
+class VggFeatures(nn.Module):
+    """(N, 3, H, W) in 0..1 -> (N, 512, H / 16, W / 16); frozen.
+
+    Raises
+    ------
+    UsageError
+        torchvision is not installed.
+    ModelError
+        Its weights are not on this machine and cannot be fetched.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        try:
+            from torchvision.models import VGG19_Weights, vgg19
+        except ImportError as error:
+            raise UsageError(
+                "the perceptual loss needs the package torchvision: pip install torchvision, "
+                "or set 'perceptual: 0'"
+            ) from error
+        weights = VGG19_Weights.IMAGENET1K_V1
+        try:
+            layers = vgg19(weights=weights, progress=False).features
+        except Exception as error:  # no network shows itself in many ways
+            raise ModelError(
+                f"VGG-19 weights are not on this machine and could not be fetched "
+                f"({type(error).__name__}); download {weights.url} into "
+                f"{torch.hub.get_dir()}/checkpoints, or set 'perceptual: 0'"
+            ) from error
+        self.layers = layers[:DEPTH].requires_grad_(False).eval()
+        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
+
+    def train(self, mode: bool = True) -> VggFeatures:
+        """It never leaves evaluation mode."""
+        return self
+
+    def forward(self, image: Tensor) -> Tensor:
+        """See the class."""
+        features: Tensor = self.layers((image - self.mean) / self.std)
+        return features
+
+
+MSE_WEIGHT = 10.0
 """Weight of the squared error: at typical errors its gradient is then about that of the absolute
 error, so the learning rate need not change with the loss."""
-TYPICAL = 3e-4
+REFERENCE_MSE = 3e-4
 """Mean squared error of a crop (35 dB) at which the gradient of `log_error` is that of the squared
 error."""
 FLOOR = 1 / 255**2
@@ -48,7 +103,7 @@ def log_error(error: Tensor, valid: Tensor | None) -> Tensor:
         masked_mean(crop, None if valid is None else valid[i : i + 1])
         for i, crop in enumerate(error.square().split(1))
     ]
-    return TYPICAL * torch.log(torch.stack(crops) + FLOOR).mean()
+    return REFERENCE_MSE * torch.log(torch.stack(crops) + FLOOR).mean()
 
 
 def luma_error(error: Tensor) -> Tensor:
@@ -140,9 +195,9 @@ class ImageLoss(nn.Module):
         sr = sr.float()
         error = sr - hr
         if progress >= 1 - self.settings.psnr_share:
-            loss = SQUARED * self._psnr_error(error, valid)
+            loss = MSE_WEIGHT * self._psnr_error(error, valid)
         elif progress >= 1 - self.settings.squared_share:
-            loss = SQUARED * masked_mean(error.square(), valid)
+            loss = MSE_WEIGHT * masked_mean(error.square(), valid)
         else:
             loss = self.settings.absolute * masked_mean(error.abs(), valid)
         if valid is not None:

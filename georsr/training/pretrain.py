@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from georsr.errors import UsageError
-from georsr.models.lite.encoder import SceneClassifier
-from georsr.models.lite.sensor import SensorEstimator, likelihood_error
-from georsr.training.batches import collate
-from georsr.training.data.crops import CropSource, dihedral
-from georsr.training.networks import Network
+from georsr.models.segsr.lite import SceneClassifier
+from georsr.models.segsr.sensor import SensorEstimator, likelihood_error
+from georsr.training.data.crops import CropSource, flip_rotate
+from georsr.training.data.dataloader import collate
+from georsr.training.module import Network
 from georsr.training.recipe import Recipe
-from georsr.types import AnyArray
+from georsr.window import AnyArray
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ def _stack(images: Sequence[AnyArray], size: int, rng: np.random.Generator | Non
         if rng is not None:
             top, left = (int(rng.integers(n - size + 1)) for n in image.shape[1:])
         crop = image[:, top : top + size, left : left + size]
-        crops.append(dihedral(crop, int(rng.integers(8))) if rng is not None else crop)
+        crops.append(flip_rotate(crop, int(rng.integers(8))) if rng is not None else crop)
     return torch.from_numpy(np.stack(crops)).float().div_(255)
 
 
@@ -103,7 +103,7 @@ def pretrain_scenes(
     return loss_sum / max(1, len(images) // batch)
 
 
-def teach_scenes(
+def pretrain_encoder(
     classifier: SceneClassifier, source: CropSource, recipe: Recipe, network: Network
 ) -> None:
     """Teach a network's encoder the scene classes of its training images, in place.

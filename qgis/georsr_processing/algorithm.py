@@ -17,20 +17,24 @@ from qgis.core import (
 from qgis.PyQt.QtCore import QCoreApplication
 from qgis.PyQt.QtGui import QIcon
 
-from .catalogue import DEVICES, MODELS, WEIGHTS
-from .child import Listener, Outcome, run_child
-from .command import shown
-from .compat import ADVANCED, ANY_FILE, CRITICAL
-from .executable import ExecutableError, Georsr, check_version, find_georsr
-from .layers import why_unreadable
-from .leftovers import remove_unfinished, unfinished
+from .arguments import DEVICES, MODELS, WEIGHTS, shown
+from .georsr_executable import ExecutableError, Georsr, check_version, find_georsr
+from .layer_files import why_unreadable
+from .qt_compat import ADVANCED, ANY_FILE, CRITICAL
+from .subprocess_runner import (
+    ProcessListener,
+    ProcessResult,
+    remove_unfinished,
+    run_child,
+    unfinished,
+)
 
 MODEL = "MODEL"
 MODEL_FILE = "MODEL_FILE"
 DEVICE = "DEVICE"
 
 
-class Teller(Listener):
+class Teller(ProcessListener):
     """Passes on what a child says to the log, the progress bar and the Cancel button."""
 
     def __init__(self, feedback: Any) -> None:
@@ -93,7 +97,7 @@ class GeorsrAlgorithm(QgsProcessingAlgorithm):  # type: ignore[misc]
         """
         return find_georsr(str(ProcessingConfig.getSetting("GEORSR_EXECUTABLE") or ""))
 
-    def run_georsr(self, arguments: list[str], feedback: Any) -> Outcome:
+    def run_georsr(self, arguments: list[str], feedback: Any) -> ProcessResult:
         """Run it, telling QGIS all the while.
 
         Raises
@@ -117,7 +121,7 @@ class GeorsrAlgorithm(QgsProcessingAlgorithm):  # type: ignore[misc]
             raise QgsProcessingException(logged(outcome.failure()))
         return outcome
 
-    def make(self, arguments: list[str], outputs: list[str], feedback: Any) -> Outcome:
+    def make(self, arguments: list[str], outputs: list[str], feedback: Any) -> ProcessResult:
         """Run georsr to write files; whatever ends it, nothing unfinished is left beside them."""
         before = [(output, unfinished(output)) for output in outputs if output]
         feedback.setProgressText(self.tr("Starting georsr…"))

@@ -10,7 +10,7 @@ from processing.core.ProcessingConfig import ProcessingConfig, Setting
 from qgis.core import QgsProcessingProvider
 from qgis.PyQt.QtGui import QIcon
 
-from .model_information import ModelInformation
+from .model_info import ModelInformation
 from .quality_layers import QualityLayers
 from .super_resolve import SuperResolve
 

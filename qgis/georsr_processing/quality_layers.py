@@ -16,9 +16,9 @@ from qgis.core import (
 )
 
 from .algorithm import MODEL_FILE, GeorsrAlgorithm
-from .command import layers_arguments
-from .compat import POLYGONS
-from .layers import raster_file, write_mask
+from .arguments import layers_arguments
+from .layer_files import raster_file, write_mask
+from .qt_compat import POLYGONS
 
 INPUT, PRODUCT, MASK, OUTPUT = "INPUT", "PRODUCT", "MASK", "OUTPUT"
 

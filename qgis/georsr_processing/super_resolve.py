@@ -21,11 +21,11 @@ from qgis.core import (
     QgsProcessingParameterString,
 )
 
-from . import catalogue
+from . import arguments
 from .algorithm import GeorsrAlgorithm, logged
-from .command import Request, split_extra
-from .compat import DOUBLE, INTEGER, POLYGONS
-from .layers import raster_file, why_unreadable, write_mask
+from .arguments import Request, split_extra
+from .layer_files import raster_file, why_unreadable, write_mask
+from .qt_compat import DOUBLE, INTEGER, POLYGONS
 
 INPUT, BANDS, EXTENT, MASK, OUTSIDE = "INPUT", "BANDS", "EXTENT", "MASK", "OUTSIDE"
 TILE, NODATA, COG, EXTRA, OUTPUT = "TILE", "NODATA", "COG", "EXTRA", "OUTPUT"
@@ -92,7 +92,7 @@ class SuperResolve(GeorsrAlgorithm):
             )
         )
         wanted = self.tr("Bands of the product: those, or all")
-        self.add_choice(WANTED, wanted, catalogue.BANDS)
+        self.add_choice(WANTED, wanted, arguments.BANDS)
         self.addParameter(QgsProcessingParameterExtent(EXTENT, self.tr("Extent"), optional=True))
         self.addParameter(
             QgsProcessingParameterFeatureSource(
@@ -122,9 +122,9 @@ class SuperResolve(GeorsrAlgorithm):
         )
         self.add_device()
         keep = self.tr("Make the product, shrunk again, give the input back")
-        self.add_choice(KEEP, keep, catalogue.CONSISTENCY, advanced=True)
+        self.add_choice(KEEP, keep, arguments.CONSISTENCY, advanced=True)
         mode = self.tr("How bands the network does not see are made")
-        self.add_choice(MODE, mode, catalogue.BAND_MODES, advanced=True)
+        self.add_choice(MODE, mode, arguments.BAND_MODES, advanced=True)
         tta = self.tr("Mean of eight orientations (8 times the time, a little better)")
         self.add_advanced(QgsProcessingParameterBoolean(TTA, tta, defaultValue=False))
         nodata = self.tr("Nodata value of the input, if it does not say so itself")

@@ -36,7 +36,7 @@ from tests.attacks.hostile import (
     warped,
     wms,
 )
-from tests.raster.safe import band_file
+from tests.sentinel2_safe import band_file
 
 ENVI = (
     f"ENVI\nsamples = {SIZE}\nlines = {SIZE}\nbands = 1\nheader offset = 0\n"

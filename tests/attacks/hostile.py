@@ -17,7 +17,7 @@ import numpy as np
 import rasterio
 from affine import Affine
 
-from tests.raster.safe import band_file, make_safe
+from tests.sentinel2_safe import band_file, make_safe
 
 SIZE = 64
 

@@ -6,7 +6,7 @@ import pytest
 from rasterio.crs import CRS
 
 from georsr.errors import GeorsrError
-from georsr.raster.polygons import read_polygons
+from georsr.geo.aoi import read_polygons
 from tests.attacks.server import recording_server
 
 SQUARE = {

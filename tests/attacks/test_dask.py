@@ -20,8 +20,8 @@ from distributed import LocalCluster, Security
 from distributed.comm import connect
 
 from georsr.api import super_resolve
-from georsr.engine import cluster as cluster_module
-from georsr.engine.cluster_members import started
+from georsr.distributed import cluster as cluster_module
+from georsr.distributed.cluster import start_local_cluster
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
@@ -131,7 +131,7 @@ def test_nobody_else_can_connect_to_scheduler_workers_or_nannies(private, tmp_pa
 
     monkeypatch.setattr(ssl.SSLContext, "load_cert_chain", watched)
     before = listening()
-    with started(1, gpu=False) as client:
+    with start_local_cluster(1, gpu=False) as client:
         ports = listening() - before
         assert {port.ip for port in ports} == {"127.0.0.1"}
         (worker,) = client.scheduler_info()["workers"].values()
@@ -162,7 +162,7 @@ def test_nobody_else_can_connect_to_scheduler_workers_or_nannies(private, tmp_pa
 
 def test_a_worker_that_is_started_again_is_as_closed(private):
     before = listening()
-    with started(1, gpu=False) as client:
+    with start_local_cluster(1, gpu=False) as client:
         (first,) = client.nthreads()
         os.kill(client.run(os.getpid)[first], signal.SIGKILL)
         while first in client.nthreads():
@@ -181,7 +181,7 @@ def test_a_worker_that_is_started_again_is_as_closed(private):
 def disturbed(workers, *, gpu):
     """Workers of a run, to each of whose ports others stay connected, mute or after garbage."""
     before = listening()
-    with started(workers, gpu=gpu) as client, ExitStack() as stack:
+    with start_local_cluster(workers, gpu=gpu) as client, ExitStack() as stack:
         for port in listening() - before:
             for garbage in (b"", b"\x16\x03\x01", b"\xff" * 4096, b"GET / HTTP/1.1\r\n", b"\0" * 8):
                 talk = stack.enter_context(socket.create_connection(port, 20))
@@ -194,7 +194,7 @@ def test_mute_connections_and_garbage_stop_no_run(
 ):
     source = make_raster(texture(3, 150, 130))
     alone = super_resolve(source, tmp_path / "one.tif", "bicubic-x2", **SMALL)
-    monkeypatch.setattr(cluster_module, "started", disturbed)
+    monkeypatch.setattr(cluster_module, "start_local_cluster", disturbed)
     report = super_resolve(source, tmp_path / "many.tif", "bicubic-x2", workers=1, **SMALL)
     assert report.checksum == alone.checksum
     assert (tmp_path / "many.tif").read_bytes() == (tmp_path / "one.tif").read_bytes()

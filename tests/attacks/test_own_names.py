@@ -10,7 +10,7 @@ import rasterio
 from georsr.cli.main import invoke
 
 from georsr.errors import UsageError
-from georsr.raster.destination import check_outputs
+from georsr.writer.paths import check_outputs
 
 FAST = ("-m", "bicubic", "-s", "2", "--progress", "none")
 
@@ -130,7 +130,7 @@ READ = {
 @pytest.mark.parametrize("option", ["OUT", "--quality", "--stac"])
 def test_everything_else_that_is_read(refused, folder, lite_model, option, kind):
     pytest.importorskip("pystac")
-    from georsr.models.load import save_model
+    from georsr.models.io import save_model
 
     (folder / "models").mkdir()
     save_model(Path("models/mine.safetensors"), lite_model.spec, lite_model.network)
@@ -255,7 +255,7 @@ def test_an_image_of_a_data_set(refused, option, name):
 
 @pytest.mark.parametrize("option", ["--csv", "--report"])
 def test_a_model_that_is_measured(refused, lite_model, option):
-    from georsr.models.load import save_model
+    from georsr.models.io import save_model
 
     save_model(Path("mine.safetensors"), lite_model.spec, lite_model.network)
     command = ("eval", "--dataset", "images", "-m", "mine.safetensors", "--overwrite")

@@ -9,7 +9,7 @@ from georsr.cli.main import invoke
 import georsr
 from georsr.config import SRConfig
 from georsr.errors import UsageError
-from georsr.evaluation.trust import measure_trust
+from georsr.evaluation.reports.output_report import report_output
 
 MODEL = "segsr-lite-x2"
 
@@ -34,7 +34,7 @@ def no_download(monkeypatch):
     def fetch(*args, **options):
         raise AssertionError("the hub was asked")
 
-    monkeypatch.setattr("georsr.models.load.download", fetch)
+    monkeypatch.setattr("georsr.models.io.download", fetch)
 
 
 def one_line(error):
@@ -65,7 +65,7 @@ def test_only_a_model_that_ships_is_opened(model, product, no_download, monkeypa
     assert one_line(refused)
     assert "\x1b" not in str(refused.value)
     assert not (tmp_path / "q.tif").exists()
-    assert not measure_trust(source, out).seams
+    assert not report_output(source, out).seams
 
 
 def test_weights_other_than_the_tags_say_are_refused(product, tmp_path):
@@ -133,13 +133,13 @@ def test_what_is_no_json_of_options_is_refused(text):
 
 
 def test_compiling_is_the_users_choice():
-    text = SRConfig(compile=True, tile=64, tta=True).told()
+    text = SRConfig(compile=True, tile=64, tta=True).tags_json()
     assert SRConfig.from_tag(text) == SRConfig(tile=64, tta=True)
     assert SRConfig.from_tag(text, compile=True).compile
 
 
 def test_polygons_are_named_by_the_user():
-    text = SRConfig(aoi="fields/a.geojson", aoi_mask=False).told()
+    text = SRConfig(aoi="fields/a.geojson", aoi_mask=False).tags_json()
     with pytest.raises(UsageError, match=r"polygons of 'a.geojson'; give them with --aoi"):
         SRConfig.from_tag(text)
     assert SRConfig.from_tag(text, aoi="b.geojson") == SRConfig(aoi="b.geojson", aoi_mask=False)
@@ -164,7 +164,7 @@ def test_honest_options_come_back():
         consistency="on",
         consistency_kernel="psf:0.2+0.5",
     )
-    assert SRConfig.from_tag(config.told()) == config
+    assert SRConfig.from_tag(config.tags_json()) == config
 
 
 @pytest.mark.parametrize("scale", ["²", "9" * 5000, "0", "-2", "1e3", "2\n"])
@@ -180,7 +180,7 @@ def test_a_kernel_that_is_none_is_one_line(kernel, product):
     source, out, retag = product
     retag(CONSISTENCY=kernel)
     with pytest.raises(UsageError, match="expected bicubic, mean, or psf") as refused:
-        measure_trust(source, out, seams=False)
+        report_output(source, out, seams=False)
     assert one_line(refused)
 
 

@@ -14,14 +14,15 @@ from rasterio.crs import CRS
 
 from georsr import super_resolve
 from georsr.errors import GeoreferenceWarning, GeorsrError, InputError, UsageError
-from georsr.raster import open_raster, open_sources
-from georsr.raster.env import own_warnings
-from georsr.raster.names import is_plain_crs
-from georsr.raster.polygons import read_polygons
-from georsr.types import Window
+from georsr.geo.aoi import read_polygons
+from georsr.io.drivers import is_plain_crs
+from georsr.io.gdal_env import suppress_rasterio_warnings
+from georsr.io.mosaic import open_sources
+from georsr.io.reader import open_raster
+from georsr.window import Window
 from tests.attacks import disguised, hostile
 from tests.attacks.server import recording_server
-from tests.raster.safe import make_safe
+from tests.sentinel2_safe import make_safe
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +153,7 @@ def test_the_command_line_keeps_drivers_that_write_or_refer_out_of_gdal():
 
 def test_a_driver_that_the_user_allows_is_there_again(tmp_path):
     hostile.tiff(tmp_path / "a.tif")
-    with own_warnings(), rasterio.open(tmp_path / "a.tif") as source:
+    with suppress_rasterio_warnings(), rasterio.open(tmp_path / "a.tif") as source:
         rasterio.shutil.copy(source, tmp_path / "a.mrf", driver="MRF")
     command = [sys.executable, "-m", "georsr.cli", "info", str(tmp_path / "a.mrf")]
     refused = subprocess.run(command, capture_output=True, text=True)
@@ -241,7 +242,7 @@ def test_ordinary_coordinate_reference_systems_are_plain(text):
 def test_masks_overviews_and_metadata_beside_a_raster_are_read(gift):
     path = hostile.tiff(gift / "scene.tif")
     env = rasterio.Env(GDAL_TIFF_INTERNAL_MASK="NO", TIFF_USE_OVR="YES")
-    with env, own_warnings(), rasterio.open(path, "r+") as dataset:
+    with env, suppress_rasterio_warnings(), rasterio.open(path, "r+") as dataset:
         dataset.write_mask(np.tri(64, dtype="uint8") * 255)
         dataset.build_overviews([2], rasterio.enums.Resampling.nearest)
     (gift / "scene.tif.aux.xml").write_text(
@@ -291,7 +292,7 @@ def test_a_vrt_over_files_elsewhere_is_read_if_the_user_trusts_it(gift):
 def test_what_gdalwarp_gdalbuildvrt_and_pansharpening_write_is_read(gift):
     """Documents with every element that these write."""
     hostile.tiff(gift / "a.tif")
-    with own_warnings(), rasterio.open(gift / "a.tif") as source:
+    with suppress_rasterio_warnings(), rasterio.open(gift / "a.tif") as source:
         from rasterio.vrt import WarpedVRT
 
         with WarpedVRT(source, crs="EPSG:4326") as warped:
@@ -381,5 +382,5 @@ def test_an_output_does_not_carry_the_item_that_names_overviews(gift, tmp_path):
     hostile.tiff(overviews)
     hostile.tiff(gift / "scene.tif", OVERVIEW_FILE=":::BASE:::scene.ovr.tif")
     super_resolve(gift / "scene.tif", tmp_path / "out.tif", "nearest-x2")
-    with own_warnings(), rasterio.open(tmp_path / "out.tif") as dataset:
+    with suppress_rasterio_warnings(), rasterio.open(tmp_path / "out.tif") as dataset:
         assert dataset.get_tag_item("OVERVIEW_FILE", "OVERVIEWS") is None

@@ -15,12 +15,11 @@ from georsr.cli.main import invoke
 from PIL import Image
 
 from georsr.errors import InputError, ModelError, UsageError
-from georsr.training.callbacks import StoppedError, WholeCheckpoints
+from georsr.evaluation.image_datasets import read_image
+from georsr.training.callbacks import AtomicCheckpointIO, StoppedError
 from georsr.training.checkpoint import load_checkpoint
-from georsr.training.data.images import read_image
-from georsr.training.data.settings import DataSettings
-from georsr.training.recipe import Recipe, ScheduleSettings, load_recipe
-from georsr.training.session import train
+from georsr.training.recipe import DataSettings, Recipe, ScheduleSettings, load_recipe
+from georsr.training.train import train
 
 
 @pytest.fixture(scope="module")
@@ -288,7 +287,7 @@ def test_a_link_in_the_place_of_a_part_is_not_followed(tmp_path, monkeypatch):
     (tmp_path / "mine").write_text("mine")
     (tmp_path / ".last.ckpt.00").symlink_to(tmp_path / "mine")
     with pytest.raises(OSError, match="File exists"):
-        WholeCheckpoints().save_checkpoint({"step": 1}, tmp_path / "last.ckpt")
+        AtomicCheckpointIO().save_checkpoint({"step": 1}, tmp_path / "last.ckpt")
     assert (tmp_path / "mine").read_text() == "mine"
 
 

@@ -100,14 +100,14 @@ def test_eval_of_two_rasters(make_raster, texture, capsys):
 def test_what_a_command_imports_is_not_walked_by_the_collector():
     found = run_python(
         "import gc\n"
-        "from georsr.cli.start import quick_imports\n"
+        "from georsr.cli.main import import_without_gc\n"
         "before = gc.get_freeze_count()\n"
-        "with quick_imports():\n"
+        "with import_without_gc():\n"
         "    assert not gc.isenabled()\n"
         "    import torch\n"
         "assert gc.isenabled()\n"
         "frozen = gc.get_freeze_count() - before\n"
-        "with quick_imports():\n"
+        "with import_without_gc():\n"
         "    assert gc.isenabled(), 'torch is there: nothing to gain'\n"
         "print(frozen, gc.get_freeze_count() - before)"
     ).split()
@@ -118,9 +118,9 @@ def test_what_a_command_imports_is_not_walked_by_the_collector():
 def test_the_collector_comes_back_after_an_import_that_fails():
     run_python(
         "import gc\n"
-        "from georsr.cli.start import quick_imports\n"
+        "from georsr.cli.main import import_without_gc\n"
         "try:\n"
-        "    with quick_imports():\n"
+        "    with import_without_gc():\n"
         "        import no_such_module\n"
         "except ImportError:\n"
         "    assert gc.isenabled()\n"

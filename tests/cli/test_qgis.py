@@ -10,10 +10,19 @@ from pathlib import Path
 import pytest
 from georsr.cli.main import invoke
 
-from georsr.provenance import georsr_version
-from georsr.qgis.plugin import PLUGIN, RECORD, metadata, plugin_files, plugin_folder
-from georsr.qgis.profiles import Profile, data_folders, find_profiles
-from georsr.qgis.switch import is_on, switched
+from georsr.qgis.install import (
+    PLUGIN,
+    RECORD,
+    Profile,
+    _edit_ini,
+    data_folders,
+    find_profiles,
+    is_enabled,
+    metadata,
+    plugin_files,
+    plugin_folder,
+)
+from georsr.reports import georsr_version
 
 
 @pytest.fixture
@@ -48,7 +57,7 @@ def test_install_and_uninstall(profile, capsys):
     folder = chosen.plugins / PLUGIN
     for name in plugin_files():
         assert (folder / name).read_bytes() == (plugin_folder() / name).read_bytes()
-    assert is_on(chosen, PLUGIN)
+    assert is_enabled(chosen, PLUGIN)
     command = json.loads((folder / RECORD).read_text())["command"]
     told = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
     assert georsr_version() in told.stdout
@@ -67,10 +76,10 @@ def test_every_qgis_of_the_user_gets_it_and_a_named_profile_alone(profile):
     old, new, other = profile(), profile(version="QGIS4"), profile("work")
     assert find_profiles() == [new, old, other]
     assert invoke(["qgis", "install"]) == 0
-    assert [is_on(one, PLUGIN) for one in (old, new, other)] == [True, True, False]
+    assert [is_enabled(one, PLUGIN) for one in (old, new, other)] == [True, True, False]
     assert new.settings.name == "QGIS4.ini"
     assert invoke(["qgis", "install", "--profile", "work"]) == 0
-    assert is_on(other, PLUGIN)
+    assert is_enabled(other, PLUGIN)
 
 
 def test_the_folder_of_a_profile(tmp_path, home):
@@ -116,13 +125,13 @@ def test_where_profiles_are(platform, environ, expected):
 
 def test_settings_keep_their_lines():
     text = "[A]\r\nx=1\r\n\r\n[PythonPlugins]\r\nb=true\r\n\r\n[Z]\r\ng=true\r\n"
-    on = switched(text, "g", True)
+    on = _edit_ini(text, "g", True)
     assert on == text.replace("[PythonPlugins]\r\n", "[PythonPlugins]\r\ng=true\r\n")
-    assert switched(on, "g", True) == on
-    assert switched(on, "g", False) == text
-    assert switched("[PythonPlugins]\ng=false\n", "g", True) == "[PythonPlugins]\ng=true\n"
-    assert switched("", "g", True) == "[PythonPlugins]\ng=true\n"
-    assert switched("[A]\nx=1", "g", False) == "[A]\nx=1"
+    assert _edit_ini(on, "g", True) == on
+    assert _edit_ini(on, "g", False) == text
+    assert _edit_ini("[PythonPlugins]\ng=false\n", "g", True) == "[PythonPlugins]\ng=true\n"
+    assert _edit_ini("", "g", True) == "[PythonPlugins]\ng=true\n"
+    assert _edit_ini("[A]\nx=1", "g", False) == "[A]\nx=1"
 
 
 def test_archive(tmp_path, monkeypatch, capsys):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import rasterio
 from click.testing import CliRunner
-from georsr.cli.rio import command, pass_on
+from georsr.cli.rio import command, export_rio_credentials
 from georsr.cli.sr import command as sr
 from rasterio.rio.main import main_group
 
@@ -80,9 +80,9 @@ def test_what_rio_was_told_about_aws_reaches_every_thread(monkeypatch):
     class Env:
         session = Session()
 
-    pass_on({"env": Env()})
+    export_rio_credentials({"env": Env()})
     assert os.environ["AWS_NO_SIGN_REQUEST"] == "YES"
     monkeypatch.setenv("AWS_NO_SIGN_REQUEST", "NO")
-    pass_on({"env": Env()})
+    export_rio_credentials({"env": Env()})
     assert os.environ["AWS_NO_SIGN_REQUEST"] == "NO"
-    pass_on({})
+    export_rio_credentials({})

@@ -183,7 +183,7 @@ def test_usage_errors_of_the_command_line(capsys):
 
 
 def test_not_enough_disk_is_said_before_the_first_tile(scene, tmp_path, monkeypatch, capsys):
-    from georsr.engine import preflight
+    from georsr.jobs import preflight
 
     monkeypatch.setattr(preflight, "free_space", lambda path: 1000)
     assert invoke(["sr", scene, str(tmp_path / "o.tif"), *BICUBIC]) == 1
@@ -194,7 +194,7 @@ def test_not_enough_disk_is_said_before_the_first_tile(scene, tmp_path, monkeypa
 SLOW = """
     import sys, time, torch
     from georsr.cli.main import main
-    from georsr.models.bicubic import Nearest
+    from georsr.models.interpolation import Nearest
     calm = Nearest.forward
     def slow(self, x):
         time.sleep(0.05)

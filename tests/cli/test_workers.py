@@ -94,9 +94,9 @@ def test_ctrl_c_while_it_waits_for_a_scheduler(tmp_path, source, options):
 def test_an_unreachable_scheduler_is_one_line(tmp_path, source, monkeypatch, capsys):
     from georsr.cli.main import invoke
 
-    from georsr.engine import cluster_members
+    from georsr.distributed import cluster
 
-    monkeypatch.setattr(cluster_members, "CONNECT_SECONDS", 0.3)
+    monkeypatch.setattr(cluster, "CONNECT_TIMEOUT", 0.3)
     address = "tcp://127.0.0.1:9"
     assert invoke(["sr", source, str(tmp_path / "o.tif"), "--scheduler", address, *OPTIONS]) == 1
     assert capsys.readouterr().err == (

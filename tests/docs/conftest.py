@@ -10,7 +10,8 @@ from affine import Affine
 from PIL import Image
 from rasterio.windows import Window
 
-from ..raster.safe import make_safe
+from tests.sentinel2_safe import make_safe
+
 from .manual import REPOSITORY
 
 SAMPLES = REPOSITORY / "sample_data"

@@ -7,10 +7,17 @@ from dataclasses import fields
 import numpy as np
 import pytest
 
-from georsr.evaluation.benchmark import Sample, benchmark, measure
-from georsr.evaluation.figures import FIGURES, Scores, mean_scores
+from georsr.evaluation.benchmark import (
+    COLUMNS,
+    ImageMetrics,
+    Sample,
+    benchmark,
+    csv_table,
+    mean_scores,
+    measure,
+    text_table,
+)
 from georsr.evaluation.metrics import psnr_rgb, psnr_y, ssim_y
-from georsr.evaluation.tables import csv_table, text_table
 
 
 def repeat(sample):
@@ -64,19 +71,19 @@ def test_the_truth_is_perfect(report):
 
 
 def test_undefined_figures_do_not_spoil_a_mean():
-    keys = [f.name for f in fields(Scores)][1:]
-    one = Scores(1, **dict.fromkeys(keys, 2.0))
-    other = Scores(1, **(dict.fromkeys(keys, 4.0) | {"sam": math.nan}))
+    keys = [f.name for f in fields(ImageMetrics)][1:]
+    one = ImageMetrics(1, **dict.fromkeys(keys, 2.0))
+    other = ImageMetrics(1, **(dict.fromkeys(keys, 4.0) | {"sam": math.nan}))
     mean = mean_scores([one, other])
     assert (mean.images, mean.psnr_y, mean.sam) == (2, 3, 2)
-    assert {figure.key for figure in FIGURES} == set(keys)
+    assert {figure.key for figure in COLUMNS} == set(keys)
 
 
 def test_tables(report):
     table = text_table(report)
     assert "made, x2, 3 images" in table
     assert "PSNR Y by class" in table
-    for figure in FIGURES:
+    for figure in COLUMNS:
         assert figure.title in table
     rows = list(csv.DictReader(io.StringIO(csv_table(report))))
     assert len(rows) == 9

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from georsr.evaluation.frequency import detail_ratio, radial_power
+from georsr.evaluation.metrics import detail_ratio, radial_power
 
 
 def test_white_noise_has_its_variance_in_every_ring():

@@ -13,10 +13,10 @@ from torch import nn
 import georsr
 from georsr.config import SRConfig
 from georsr.evaluation.harm import _finest, noise_gain, unsteady_detail
-from georsr.evaluation.scene import measure_scene
-from georsr.evaluation.trust import measure_trust
-from georsr.models.bicubic import Bicubic, Nearest
-from georsr.models.load import Model
+from georsr.evaluation.no_reference import measure_no_reference
+from georsr.evaluation.reports.output_report import report_output
+from georsr.models.interpolation import Bicubic, Nearest
+from georsr.models.io import Model
 from georsr.models.spec import ModelSpec
 
 COARSE = Affine(10, 0, 400000, 0, -10, 5000000)
@@ -44,7 +44,7 @@ def report(make_raster):
 
     def measured(source, product):
         lr = make_raster(source, "lr.tif", transform=COARSE)
-        return measure_scene(make_raster(product, "sr.tif", transform=FINE), lr)
+        return measure_no_reference(make_raster(product, "sr.tif", transform=FINE), lr)
 
     return measured
 
@@ -145,8 +145,8 @@ def test_the_model_of_a_product_is_run(make_raster, tmp_path, capsys):
     assert invoke(["eval", out, "--lr", source]) == 0
     text = capsys.readouterr().out
     assert "gain of noise on flat ground" in text
-    assert measure_trust(source, out).scene.harm.noise_gain == harm["noise_gain"]
-    assert measure_trust(source, out, seams=False).scene.harm.missing == "not asked for"
+    assert report_output(source, out).scene.harm.noise_gain == harm["noise_gain"]
+    assert report_output(source, out, seams=False).scene.harm.missing == "not asked for"
 
 
 def test_products_of_others_say_what_is_missing(make_raster, tmp_path, capsys):

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from georsr.engine.grain import BLOCK
-from georsr.evaluation.noise import flat_blocks, plane_residual
+from georsr.evaluation.edges import flat_blocks, plane_residual
+from georsr.inference.kernel_estimation import BLOCK
 
 
 def test_noise_on_a_slope_is_measured_without_the_slope():

@@ -9,17 +9,19 @@ from affine import Affine
 from scipy.ndimage import gaussian_filter
 
 from georsr.errors import InputError, UsageError
-from georsr.evaluation.pair_gain import (
+from georsr.evaluation.pairs import (
     BEST_FILTER,
     ONE_FILTER,
+    Ground,
     band_weights,
     measure_gains,
+    open_pair,
+    prepare_pairs,
+    read_pairs,
     wiener,
 )
-from georsr.evaluation.pairs import Ground, open_pair, read_pairs
-from georsr.evaluation.pairs_report import PairRow, PairsReport, Score, mean_of, summarise
-from georsr.evaluation.pairs_run import prepare_pairs
-from georsr.models.bicubic import Bicubic
+from georsr.evaluation.reports.pairs_report import PairRow, PairsReport, Score, mean_of, summarise
+from georsr.models.interpolation import Bicubic
 
 FINE = Affine(10, 0, 500000, 0, -10, 5000000)
 

@@ -3,7 +3,7 @@ from georsr.cli.main import invoke
 
 from georsr.errors import UsageError
 from georsr.evaluation.seams import measure_seams
-from georsr.models.load import open_model
+from georsr.models.io import open_model
 
 
 def test_bicubic_has_none(make_raster, texture):

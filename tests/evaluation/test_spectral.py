@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from georsr.evaluation.spectral import ergas, spectral_angle, spectral_angles
+from georsr.evaluation.metrics import ergas, spectral_angle, spectral_angles
 
 
 def test_angles_of_known_spectra():

@@ -20,7 +20,7 @@ import torch
 from georsr.cli.main import invoke
 
 import georsr.api
-import georsr.stac  # noqa: F401
+import georsr.geo.stac  # noqa: F401
 
 EVENTS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "fcntl.flock")
 FINISHED, KILLED = 0, 137

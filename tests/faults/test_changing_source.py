@@ -16,7 +16,7 @@ SMALL = {"tile": 32, "halo": 2, "overlap": 4, "blocksize": 32}
 
 @pytest.fixture(autouse=True)
 def every_block_is_noted(monkeypatch):
-    monkeypatch.setattr("georsr.raster.writer.SYNC_SECONDS", -1.0)
+    monkeypatch.setattr("georsr.writer.writer.SYNC_SECONDS", -1.0)
 
 
 def hidden(folder):

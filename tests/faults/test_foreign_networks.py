@@ -9,7 +9,7 @@ import torch
 
 from georsr.api import super_resolve
 from georsr.errors import ModelError, UsageError
-from georsr.models.load import Model
+from georsr.models.io import Model
 from georsr.models.spec import ModelSpec
 
 

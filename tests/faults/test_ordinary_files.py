@@ -14,7 +14,7 @@ from rasterio.enums import ColorInterp
 
 from georsr.api import super_resolve
 from georsr.errors import InputError, UsageError
-from georsr.raster.reader import open_raster
+from georsr.io.reader import open_raster
 
 SMALL = {"tile": 32, "blocksize": 32}
 
@@ -104,7 +104,7 @@ def test_a_header_that_cannot_be_read_is_one_line(make_raster, texture, monkeypa
     def broken(*_, **__):
         raise rasterio.errors.CRSError("The WKT could not be parsed")
 
-    monkeypatch.setattr("georsr.raster.describe._crs", broken)
+    monkeypatch.setattr("georsr.io.metadata._crs", broken)
     with pytest.raises(InputError, match="cannot be read: The WKT could not be parsed"):
         open_raster(source)
 
@@ -121,7 +121,7 @@ def test_a_file_of_thousands_of_bands_is_described_at_once(make_raster, monkeypa
             asked.append(1)
             return descriptions.__get__(self)
 
-    monkeypatch.setattr("georsr.raster.reader.open_source", lambda path, *_: Counting(path))
+    monkeypatch.setattr("georsr.io.reader.open_source", lambda path, *_: Counting(path))
     with open_raster(source) as reader:
         assert reader.info.count == 300
     assert len(asked) < 5

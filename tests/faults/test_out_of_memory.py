@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from georsr.api import super_resolve
-from georsr.engine.inference import is_out_of_memory
+from georsr.device import is_out_of_memory
 from georsr.errors import ModelError, ResourceError
-from georsr.models.load import Model
+from georsr.models.io import Model
 from georsr.models.spec import ModelSpec
 
 LINUX = (
@@ -80,7 +80,7 @@ def test_smaller_tiles_are_taken(error, make_raster, texture, tmp_path):
 def test_finished_blocks_are_kept_where_the_tile_is_fixed(
     make_raster, texture, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("georsr.raster.writer.SYNC_SECONDS", -1.0)
+    monkeypatch.setattr("georsr.writer.writer.SYNC_SECONDS", -1.0)
     source, out = make_raster(texture(1, 200, 90)), tmp_path / "out.tif"
     options = {"tile": 64, "blocksize": 32}
     narrow = model_of(Narrow(RuntimeError(LINUX), after=5))
@@ -95,7 +95,7 @@ def test_memory_that_runs_out_beside_the_network_is_one_line(
     make_raster, texture, tmp_path, monkeypatch
 ):
     """Reading strips and joining tiles take memory, too: less where tiles are smaller."""
-    from georsr.raster.reader import RasterReader
+    from georsr.io.reader import RasterReader
 
     read, sizes = RasterReader.read, []
 

@@ -3,14 +3,15 @@
 import hashlib
 import json
 import threading
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from georsr.errors import ModelError, UsageError
-from georsr.models import hub
-from georsr.models.load import open_model
+from georsr.models import io
+from georsr.models.io import open_model
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -84,16 +85,16 @@ def served(lite_file, tmp_path, monkeypatch):
 def test_download_and_use_again_without_the_hub(served, monkeypatch, caplog):
     endpoint, weights = served
     digest = hashlib.sha256(weights).hexdigest()
-    path = hub.download("hf://lab/sr/weights/tiny.safetensors", endpoint)
+    path = io.download("hf://lab/sr/weights/tiny.safetensors", endpoint)
     assert path.read_bytes() == weights
     assert f"hf://lab/sr@{COMMIT}/weights/tiny.safetensors#sha256={digest}" in caplog.text
     caplog.clear()
     pinned = f"hf://lab/sr@{COMMIT}/weights/tiny.safetensors#sha256={digest}"
-    assert hub.download(pinned, endpoint).read_bytes() == weights
+    assert io.download(pinned, endpoint).read_bytes() == weights
     assert caplog.text == ""
     nowhere = "http://127.0.0.1:9"
-    assert hub.download(pinned, nowhere).read_bytes() == weights
-    monkeypatch.setattr("georsr.models.load.download", lambda name: hub.download(name, nowhere))
+    assert io.download(pinned, nowhere).read_bytes() == weights
+    monkeypatch.setattr(io, "download", partial(io.download, endpoint=nowhere))
     model = open_model(pinned)
     assert model.source == pinned
     assert model.sha256 == digest
@@ -102,10 +103,10 @@ def test_download_and_use_again_without_the_hub(served, monkeypatch, caplog):
 @pytest.mark.filterwarnings("ignore")
 def test_the_only_weights_of_a_repository(served):
     endpoint, weights = served
-    assert hub.download("hf://lab/sr", endpoint).read_bytes() == weights
+    assert io.download("hf://lab/sr", endpoint).read_bytes() == weights
     Hub.files["other.safetensors"] = b"x"
     with pytest.raises(ModelError, match=r"holds 2 safetensors files.*name the file"):
-        hub.download("hf://lab/sr", endpoint)
+        io.download("hf://lab/sr", endpoint)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -119,7 +120,7 @@ def test_the_only_weights_of_a_repository(served):
 )
 def test_what_the_hub_does_not_have(address, message, served):
     with pytest.raises(ModelError, match=message) as caught:
-        hub.download(address, served[0])
+        io.download(address, served[0])
     assert "\n" not in str(caught.value)
 
 
@@ -128,7 +129,7 @@ def test_what_the_hub_does_not_have(address, message, served):
 def test_offline_and_not_in_the_cache(address, served, monkeypatch):
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # the client tries again and again
     with pytest.raises(ModelError, match=r"cannot be reached.*hf download lab/sr") as caught:
-        hub.download(address, "http://127.0.0.1:9")
+        io.download(address, "http://127.0.0.1:9")
     assert "\n" not in str(caught.value)
 
 

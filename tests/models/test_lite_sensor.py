@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from georsr.models.lite.network import SegSRLite
-from georsr.models.lite.sensor import SensorEstimator, combined, likelihood_error
-from georsr.sensor import BOUND, COUNT, SensorDescription
+from georsr.models.segsr.lite import SegSRLite
+from georsr.models.segsr.sensor import SensorEstimator, combined, likelihood_error
+from georsr.radiometry.sensor import BOUND, COUNT, SensorDescription
 from tests.models.test_lite import tiny, wake
 
 

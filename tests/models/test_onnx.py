@@ -10,16 +10,17 @@ from georsr.cli.main import invoke
 
 from georsr.api import super_resolve_array
 from georsr.config import SRConfig
-from georsr.device import place
-from georsr.engine.exemplars import exemplars
-from georsr.engine.inference import Inference, place_model
+from georsr.device import select_device
 from georsr.errors import InputError, ModelError, UsageError
-from georsr.models.load import Model, build, open_model
-from georsr.models.onnx import export, quantise
-from georsr.models.onnx.export import difference, export_model, to_onnx
-from georsr.models.onnx.session import OnnxNetwork, onnxruntime
+from georsr.inference.predictor import TilePredictor, place_model
+from georsr.inference.tiles import calibration_tiles
+from georsr.io.reader import open_raster
+from georsr.models.io import Model, build, open_model
+from georsr.models.onnx import export
+from georsr.models.onnx.convert import to_onnx
+from georsr.models.onnx.export import difference, export_model
+from georsr.models.onnx.runtime import OnnxNetwork, onnxruntime
 from georsr.models.spec import ModelSpec
-from georsr.raster.reader import open_raster
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -75,8 +76,8 @@ def test_a_network_is_converted_for_the_tiles_that_come():
     model = open_model("bicubic-x2")
     placement = place_model(model, SRConfig(backend="onnx"))
     tiles = [np.random.default_rng(0).random((3, 32, 32), np.float32)]
-    ours = Inference(model, placement, 1)(tiles, ["tile"])
-    theirs = Inference(model, place("cpu"), 1)(tiles, ["tile"])
+    ours = TilePredictor(model, placement, 1)(tiles, ["tile"])
+    theirs = TilePredictor(model, select_device("cpu"), 1)(tiles, ["tile"])
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 
@@ -137,8 +138,8 @@ def test_sr_by_either_way_makes_what_torch_makes(
 
 
 def test_another_backend_does_not_go_on_with_what_is_there(make_raster, texture, tmp_path):
-    from georsr.engine.job import plan_job
-    from georsr.raster.reader import open_raster
+    from georsr.io.reader import open_raster
+    from georsr.jobs.job import plan_job
 
     model = open_model("bicubic-x2")
     with open_raster(make_raster(texture(3, 16, 16))) as reader:
@@ -158,7 +159,7 @@ def test_the_number_of_threads_does_not_matter(bicubic_file):
     before = torch.get_num_threads()
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        results.append(Inference(network, place_model(network, SRConfig()), 1)(tiles, ["tile"]))
+        results.append(TilePredictor(network, place_model(network, SRConfig()), 1)(tiles, ["tile"]))
     torch.set_num_threads(before)
     np.testing.assert_array_equal(*results)
 
@@ -234,7 +235,7 @@ def test_eight_bits_are_learned_from_a_raster(lite, make_raster, texture, tmp_pa
     model, data = lite
     monkeypatch.setattr(export, "to_onnx", lambda *_, **__: data)
     with open_raster(make_raster(texture(3, 90, 70))) as reader:
-        tiles = exemplars(reader, model.spec)
+        tiles = calibration_tiles(reader, model.spec)
     assert {tile.shape for tile in tiles} == {(3, 32, 32)}
     path = tmp_path / "int8.onnx"
     made = export_model(model, path, dynamic=True, examples=tiles)
@@ -243,7 +244,7 @@ def test_eight_bits_are_learned_from_a_raster(lite, make_raster, texture, tmp_pa
     rough = open_model(str(path))
     assert rough.spec == model.spec
     assert difference(model.network, rough.network, (1, 3, 40, 24)) < 0.05
-    monkeypatch.setattr(quantise, "FLOOR", 1000.0)
+    monkeypatch.setattr(export, "FLOOR", 1000.0)
     with pytest.raises(ModelError, match=r"in 8 bits its answers are only .* dB"):
         export_model(model, tmp_path / "worse.onnx", dynamic=True, examples=tiles)
     assert [p.name for p in tmp_path.glob("*.onnx")] == ["int8.onnx"]
@@ -251,10 +252,10 @@ def test_eight_bits_are_learned_from_a_raster(lite, make_raster, texture, tmp_pa
 
 def test_what_has_no_features_has_no_eight_bits(bicubic_file):
     with pytest.raises(ModelError, match="no convolutions that 8 bits would make faster"):
-        quantise.to_int8(bicubic_file.read_bytes(), open_model("bicubic-x2").spec, [])
+        export.to_int8(bicubic_file.read_bytes(), open_model("bicubic-x2").spec, [])
 
 
 def test_a_raster_without_a_valid_pixel_teaches_nothing(make_raster):
     source = make_raster(np.zeros((3, 40, 40), "uint8"), nodata=0)
     with open_raster(source) as reader, pytest.raises(InputError, match="no valid pixel"):
-        exemplars(reader, open_model("bicubic-x2").spec)
+        calibration_tiles(reader, open_model("bicubic-x2").spec)

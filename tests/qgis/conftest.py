@@ -16,14 +16,12 @@ class Qgis:
     """QGIS of this machine without windows; every call starts it afresh."""
 
     def __init__(self, process, python, home):
-        from georsr.qgis.plugin import PLUGIN, install
-        from georsr.qgis.profiles import Profile
-        from georsr.qgis.switch import switch
+        from georsr.qgis.install import PLUGIN, Profile, install, set_plugin_enabled
 
         self._process, self._python = process, python
         profile = Profile(home / ".local" / "share" / "QGIS" / "QGIS3" / "profiles" / "default")
         install(profile)
-        switch(profile, PLUGIN, on=True)
+        set_plugin_enabled(profile, PLUGIN, on=True)
         self.plugins = profile.plugins
         (home / "run").mkdir(mode=0o700)
         self.environment = {

@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from georsr.training.data.settings import DataSettings
-from georsr.training.recipe import LossSettings, Recipe, ScheduleSettings
+from georsr.training.recipe import DataSettings, LossSettings, Recipe, ScheduleSettings
 
 
 @pytest.fixture

@@ -2,12 +2,12 @@
 
 import torch
 
-from georsr.training.callbacks import HISTORY, History
+from georsr.training.callbacks import HISTORY, CSVHistory
 
 
 def test_the_history_keeps_numbers_and_no_memory_of_steps(tmp_path):
     # one small tensor kept of every step pins the heap between large ones: 2.6 MB a step
-    history = History(tmp_path / HISTORY)
+    history = CSVHistory(tmp_path / HISTORY)
     for value in (0.5, 1.5):
         history.on_train_batch_end(None, None, {"loss": torch.tensor(value, requires_grad=True)})
     assert history.losses == [0.5, 1.5]

@@ -6,17 +6,17 @@ import torch
 
 from georsr.errors import UsageError
 from georsr.evaluation.metrics import luma
-from georsr.models.lite.network import SegSRLite
+from georsr.models.segsr.lite import SegSRLite
 from georsr.training.losses import (
     FLOOR,
-    SQUARED,
-    TYPICAL,
+    MSE_WEIGHT,
+    REFERENCE_MSE,
     ImageLoss,
     frequency_error,
     log_error,
     masked_mean,
 )
-from georsr.training.networks import semantic_error
+from georsr.training.module import semantic_error
 from georsr.training.recipe import LossSettings
 
 
@@ -32,15 +32,15 @@ def test_absolute_error_then_squared_error(images):
     sr, hr = images
     loss = ImageLoss(LossSettings(absolute=2.0, squared_share=0.25))
     assert loss(sr, hr, None, 0.7) == pytest.approx(2 * float((sr - hr).abs().mean()))
-    assert loss(sr, hr, None, 0.75) == pytest.approx(SQUARED * float((sr - hr).square().mean()))
+    assert loss(sr, hr, None, 0.75) == pytest.approx(MSE_WEIGHT * float((sr - hr).square().mean()))
 
 
 def test_psnr_of_each_crop_at_the_end(images):
     sr, hr = images
     loss = ImageLoss(LossSettings(squared_share=0.5, psnr_share=0.25))
-    assert loss(sr, hr, None, 0.7) == pytest.approx(SQUARED * float((sr - hr).square().mean()))
+    assert loss(sr, hr, None, 0.7) == pytest.approx(MSE_WEIGHT * float((sr - hr).square().mean()))
     each = (sr - hr).square().mean((1, 2, 3))
-    expected = SQUARED * TYPICAL * float(torch.log(each + FLOOR).mean())
+    expected = MSE_WEIGHT * REFERENCE_MSE * float(torch.log(each + FLOOR).mean())
     assert loss(sr, hr, None, 0.75) == pytest.approx(expected)
 
 
@@ -57,7 +57,9 @@ def test_a_share_of_the_luma(images):
         for a, b in zip(sr, hr, strict=True)
     ]
     each = np.square(np.stack(apart) / 219).mean((1, 2))  # of the studio range, 16..235
-    assert all_of_it == pytest.approx(SQUARED * TYPICAL * np.log(each + FLOOR).mean(), rel=1e-5)
+    assert all_of_it == pytest.approx(
+        MSE_WEIGHT * REFERENCE_MSE * np.log(each + FLOOR).mean(), rel=1e-5
+    )
     with torch.autocast("cpu", torch.bfloat16):  # as in training, where losses stay exact
         mixed = ImageLoss(LossSettings(psnr_share=1.0, luma=1.0))(sr, hr, None, 0.0)
     assert float(mixed) == all_of_it
@@ -81,7 +83,7 @@ def test_easy_crops_count_as_much_as_hard_ones():
         gains.append(before - float(log_error(better, None)))
     assert gains[0] == pytest.approx(gains[1], rel=0.05)
     # and at a typical error it changes as the squared error does
-    typical = torch.full((1, 3, 8, 8), TYPICAL**0.5, requires_grad=True)
+    typical = torch.full((1, 3, 8, 8), REFERENCE_MSE**0.5, requires_grad=True)
     log_error(typical, None).backward()
     steps = typical.grad.clone()
     typical.grad = None

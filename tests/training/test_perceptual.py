@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from georsr.errors import ModelError
-from georsr.training.losses import ImageLoss
-from georsr.training.perceptual import VggFeatures
+from georsr.training.losses import ImageLoss, VggFeatures
 from georsr.training.recipe import LossSettings
 
 models = pytest.importorskip("torchvision.models")

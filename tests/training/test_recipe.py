@@ -4,10 +4,9 @@ import pytest
 import torch
 
 from georsr.errors import UsageError
-from georsr.models.lite.network import SegSRLite
-from georsr.training.data.degrade import Bicubic
-from georsr.training.data.sensor import Sensor
-from georsr.training.recipe import Recipe, builtin_recipes, load_recipe, overridden
+from georsr.models.segsr.lite import SegSRLite
+from georsr.radiometry.degradation import Bicubic, Sensor
+from georsr.training.recipe import Recipe, builtin_recipes, load_recipe, with_overrides
 from tests.conftest import REPOSITORY
 
 WANTED = {
@@ -92,14 +91,14 @@ def test_an_unknown_name_lists_what_there_is():
 def test_the_command_line_overrides():
     recipe = load_recipe("segsr-lite-x4-sensor")
     assert [type(each) for each in recipe.degradation.of] == [Bicubic] + 3 * [Sensor]
-    other = overridden(
+    other = with_overrides(
         recipe, {"data": ("a", "b"), "lr_data": (), "steps": 5, "seed": None, "init": "x"}
     )
     assert other.data.root == ("a", "b")
     assert (other.steps, other.seed, other.init) == (5, recipe.seed, "x")
     assert other.degradation == recipe.degradation
-    assert overridden(recipe, {"bidx": (4, 3, 2), "lr_data": ("c",)}).data.bands == (4, 3, 2)
-    assert overridden(recipe, {"near_infrared": ("d",)}).data.near_infrared == ("d",)
+    assert with_overrides(recipe, {"bidx": (4, 3, 2), "lr_data": ("c",)}).data.bands == (4, 3, 2)
+    assert with_overrides(recipe, {"near_infrared": ("d",)}).data.near_infrared == ("d",)
     assert Recipe.from_mapping(other.to_mapping(), "here") == other
 
 

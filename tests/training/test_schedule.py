@@ -1,6 +1,6 @@
 import pytest
 
-from georsr.training.schedule import cosine, milestones
+from georsr.training.optim import cosine, milestones
 
 
 def test_cosine_rises_holds_and_falls():

@@ -6,18 +6,18 @@ import pytest
 import torch
 
 from georsr.errors import UsageError
-from georsr.models.lite.sensor import SensorEstimator
-from georsr.models.load import open_model
-from georsr.sensor import COUNT
+from georsr.models.io import open_model
+from georsr.models.segsr.sensor import SensorEstimator
+from georsr.radiometry.imaging_chain import ImagingChain
+from georsr.radiometry.sensor import COUNT
 from georsr.training.callbacks import StoppedError
-from georsr.training.data.imaging_chain import ImagingChain
 from georsr.training.data.source import open_source
 from georsr.training.data.variation import Variation
 from georsr.training.export import load_checkpoint
-from georsr.training.networks import training_network, with_errors
+from georsr.training.module import training_network, with_errors
 from georsr.training.pretrain import teach_sensor
 from georsr.training.recipe import load_recipe
-from georsr.training.session import train
+from georsr.training.train import train
 
 
 @pytest.fixture

@@ -1,14 +1,19 @@
-"""Export: a network as an ONNX file that says what it is, to georsr and to QGIS."""
+"""Export: a network as an ONNX file that says what it is, to georsr and to QGIS.
+
+Quantise: the convolutions between features in whole numbers of 8 bits.
+
+Weights are scaled channel by channel, features by the range that example tiles reach. The layers
+that read and write pixels stay in float32: they are cheap, and errors there are seen at once.
+"""
 
 from __future__ import annotations
 
 import json
-import threading
-import warnings
+import logging
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +23,122 @@ from torch import Tensor, nn
 
 from georsr._files import atomic_write
 from georsr.errors import ModelError, OutputError, UsageError
-from georsr.models.load import Model
+from georsr.models.io import Model
+from georsr.models.onnx.convert import INPUT, to_onnx
 from georsr.models.spec import METADATA_KEY, ModelSpec
-from georsr.types import FloatArray
+from georsr.window import FloatArray
 
-INPUT, OUTPUT = "image", "enlarged"
-"""Names of the graph's input (N, C, h, w) and output (N, C, s * h, s * w)."""
+FEATURES = 16
+"""Channels from which a convolution of as many outputs counts as one between features."""
+FLOOR = 40.0
+"""Least PSNR to the float32 answer, in dB, that an 8-bit network may have."""
+
+
+def to_int8(data: bytes, spec: ModelSpec, tiles: Sequence[FloatArray]) -> bytes:
+    """Quantise a converted network.
+
+    Parameters
+    ----------
+    data
+        ONNX file, float32.
+    spec
+        Contract that goes into the new file.
+    tiles
+        Examples (C, h, w) in the network's value range: features are given the range they have in
+        these.
+
+    Returns
+    -------
+    bytes
+        ONNX file.
+
+    Raises
+    ------
+    UsageError
+        A package is missing.
+    ModelError
+        There is no such convolution in it.
+    """
+    try:
+        import onnx
+        from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+    except ImportError as error:
+        raise UsageError(
+            "8 bits need the packages onnx and onnxruntime: pip install 'georsr[onnx]'"
+        ) from error
+    proto = onnx.load_model_from_string(data)
+    names = _between_features(proto)
+    if not names:
+        raise ModelError(f"model {spec.name}: has no convolutions that 8 bits would make faster")
+    with tempfile.TemporaryDirectory() as folder, _silence():
+        exact, rough = Path(folder) / "exact.onnx", Path(folder) / "rough.onnx"
+        exact.write_bytes(data)
+        quantize_static(
+            exact,
+            rough,
+            _Reader(tiles),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            nodes_to_quantize=names,
+        )
+        made = onnx.load_model(rough)
+    tags = {entry.key: entry.value for entry in proto.metadata_props}
+    onnx.helper.set_model_props(made, tags | {METADATA_KEY: spec.to_json()})
+    return bytes(made.SerializeToString())
+
+
+@torch.inference_mode()
+def fidelity(network: nn.Module, other: nn.Module, tiles: Sequence[FloatArray]) -> float:
+    """PSNR in dB of one network's answers to the other's: tiles (C, h, w), values in 0..1."""
+    errors = []
+    for tile in tiles:
+        x = torch.from_numpy(tile)[None]
+        errors.append(float((network(x) - other(x)).square().mean()))
+    mean = sum(errors) / len(errors)
+    return float("inf") if mean == 0 else -10 * float(np.log10(mean))
+
+
+def _between_features(proto: Any) -> list[str]:
+    shapes = {weights.name: list(weights.dims) for weights in proto.graph.initializer}
+    return [
+        node.name
+        for node in proto.graph.node
+        if node.op_type == "Conv"
+        and (shape := shapes.get(node.input[1]))
+        and shape[0] == shape[1] >= FEATURES
+    ]
+
+
+class _Reader:
+    """Hands examples to ONNX Runtime, one by one."""
+
+    def __init__(self, tiles: Sequence[FloatArray]) -> None:
+        self._left = iter(tiles)
+
+    def get_next(self) -> dict[str, FloatArray] | None:
+        """The next one; None after the last."""
+        tile = next(self._left, None)
+        return None if tile is None else {INPUT: tile[None]}
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """The quantiser gives advice by the root logger, and sets one up where there is none."""
+    root, nobody = logging.getLogger(), logging.NullHandler()
+    level = root.level
+    root.addHandler(nobody)
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.removeHandler(nobody)
+
+
 TOLERANCE = 1e-4
 """Largest difference between the file's answer and torch's, for values in 0..1."""
-
-_ONE_AT_A_TIME = threading.Lock()
-"""Torch's exporter changes settings of the whole process while it works."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +193,7 @@ def export_model(
     OutputError
         The file cannot be written.
     """
-    from georsr.models.onnx.session import OnnxNetwork
+    from georsr.models.onnx.runtime import OnnxNetwork
 
     if isinstance(model.network, OnnxNetwork):
         raise UsageError(f"model {model.source}: is an ONNX file already")
@@ -111,8 +221,7 @@ def export_model(
 def _in_8_bits(
     network: nn.Module, data: bytes, spec: ModelSpec, examples: Sequence[FloatArray]
 ) -> tuple[bytes, float]:
-    from georsr.models.onnx.quantise import FLOOR, fidelity, to_int8
-    from georsr.models.onnx.session import OnnxNetwork
+    from georsr.models.onnx.runtime import OnnxNetwork
 
     lo, hi = spec.value_range
     tiles = [tile * np.float32(hi - lo) + np.float32(lo) for tile in examples]
@@ -125,78 +234,6 @@ def _in_8_bits(
             f"float32, expected {FLOOR:g}; nothing was written"
         )
     return rough, likeness
-
-
-def to_onnx(
-    network: nn.Module,
-    spec: ModelSpec,
-    shape: tuple[int, ...],
-    *,
-    dynamic: bool = False,
-    tags: dict[str, str] | None = None,
-) -> bytes:
-    """Convert.
-
-    Parameters
-    ----------
-    network, spec
-        What to convert; the contract goes into the metadata.
-    shape
-        (N, C, h, w) of the input.
-    dynamic
-        All of it but C may vary.
-    tags
-        More metadata.
-
-    Returns
-    -------
-    bytes
-        Of the file, weights included.
-
-    Raises
-    ------
-    UsageError
-        A package is missing.
-    ModelError
-        The network cannot be converted.
-    """
-    onnx = _exporter()
-    any_size = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
-    example = torch.zeros((2, *shape[1:]) if dynamic else shape)
-    with _ONE_AT_A_TIME, mkldnn_kept(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter, about its own inside
-        try:
-            program = torch.onnx.export(
-                network.eval(),
-                (example,),
-                dynamo=True,
-                verbose=False,
-                input_names=[INPUT],
-                output_names=[OUTPUT],
-                dynamic_shapes=(any_size,) if dynamic else None,
-            )
-        except Exception as error:  # whatever the exporter does not understand
-            why = str(error).strip().splitlines() or [type(error).__name__]
-            raise ModelError(f"model {spec.name}: cannot be converted to ONNX: {why[0]}") from error
-    assert program is not None, "torch's exporter by way of torch.export returns a program"
-    proto = program.model_proto
-    for name, text in {METADATA_KEY: spec.to_json(), **(tags or {})}.items():
-        entry = proto.metadata_props.add()
-        entry.key, entry.value = name, text
-    buffer = BytesIO()
-    onnx.save_model(proto, buffer)
-    return buffer.getvalue()
-
-
-@contextmanager
-def mkldnn_kept() -> Iterator[None]:
-    """Leave oneDNN as it was: without it, convolutions have other last digits."""
-    before = torch.backends.mkldnn.enabled
-    try:
-        yield
-    finally:
-        if torch.backends.mkldnn.enabled != before:
-            torch.backends.mkldnn.set_flags(before)
 
 
 def deepness_tags(spec: ModelSpec, ground: float) -> dict[str, str]:
@@ -231,17 +268,6 @@ def difference(network: nn.Module, other: nn.Module, shape: tuple[int, ...]) -> 
     x = torch.from_numpy(np.where(np.arange(w) < w // 2, rough, smooth).astype(np.float32))
     ours: Tensor = network(x)
     return float((ours - other(x)).abs().max())
-
-
-def _exporter() -> Any:
-    try:
-        import onnx
-        import onnxscript  # noqa: F401  torch's exporter needs it
-    except ImportError as error:
-        raise UsageError(
-            "converting to ONNX needs the packages onnx and onnxscript: pip install 'georsr[onnx]'"
-        ) from error
-    return onnx
 
 
 def _write(path: Path, data: bytes) -> None:

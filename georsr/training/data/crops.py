@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from georsr.types import AnyArray, BoolArray, FloatArray, Window
+from georsr.window import AnyArray, BoolArray, FloatArray
 
 
 @dataclass(frozen=True)
@@ -81,17 +81,7 @@ class PairSource(Protocol):
         """Yield the pairs one by one; nothing is drawn at random between iterations."""
 
 
-def dihedral(image: AnyArray, element: int) -> AnyArray:
+def flip_rotate(image: AnyArray, element: int) -> AnyArray:
     """One of the eight flips and quarter turns (``element`` 0..7) of the last two axes."""
     turned = np.rot90(image, element % 4, axes=(-2, -1))
     return turned[..., ::-1] if element >= 4 else turned
-
-
-def grown(window: Window, margin: int) -> Window:
-    """The window and ``margin`` pixels on every side of it."""
-    return Window(
-        window.top - margin,
-        window.left - margin,
-        window.height + 2 * margin,
-        window.width + 2 * margin,
-    )

@@ -10,37 +10,20 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from georsr.errors import InputError
-from georsr.training.data.crops import Crop, Pair, dihedral, grown
-from georsr.training.data.degrade import (
-    Bicubic,
+from georsr.evaluation.image_datasets import ImageFolder, LabelledImage, read_image
+from georsr.radiometry.degradation import (
+    VALIDATION_SEED,
     Degradation,
     crop_to_multiple,
-    make_pair,
-    to_uint8,
+    degrade_image,
+    to_float,
 )
-from georsr.training.data.images import ImageFolder, LabelledImage, read_image
-from georsr.types import AnyArray, FloatArray, Window
+from georsr.training.data.crops import Crop, Pair, flip_rotate
+from georsr.window import AnyArray, Window, grow_window
 
 log = logging.getLogger(__name__)
 
 GIB = 2**30
-WHOLE = 20_000
-"""First word of the seed of image i degraded whole, the same in every run."""
-
-
-def degrade_image(
-    hr: AnyArray, degradation: Degradation, scale: int, rng: np.random.Generator
-) -> AnyArray:
-    """(3, s * h, s * w) uint8 to (3, h, w) uint8."""
-    if isinstance(degradation, Bicubic):
-        # the published protocol rounds in units of one level, where halves are exact
-        return make_pair(hr, scale)[1]
-    return to_uint8(degradation(unit(hr), scale, rng) * np.float32(255))
-
-
-def unit(image: AnyArray) -> FloatArray:
-    """uint8 to float32 in 0..1, contiguous."""
-    return np.divide(image, np.float32(255), dtype=np.float32, order="C")
 
 
 class ImageStore:
@@ -184,7 +167,9 @@ class ImageCrops:
         element = int(rng.integers(8))
         lr, hr = self._cut(index, Window(top, left, self.patch, self.patch), rng)
         return Crop(
-            unit(dihedral(lr, element)), unit(dihedral(hr, element)), label=self.labels[index]
+            to_float(flip_rotate(lr, element)),
+            to_float(flip_rotate(hr, element)),
+            label=self.labels[index],
         )
 
     def _cut(
@@ -196,14 +181,14 @@ class ImageCrops:
         if index in self._lr:
             return self._lr[index][(slice(None), *window.slices)], fine
         height, width = self.store.shapes[index]
-        around = grown(window, self.degradation.margin(self.scale) // self.scale)
+        around = grow_window(window, self.degradation.margin(self.scale) // self.scale)
         around = around.intersection(Window(0, 0, height, width)) or window
         context = hr[(slice(None), *around.scaled(self.scale).slices)]
         lr = degrade_image(context, self.degradation, self.scale, rng)
         return lr[(slice(None), *window.relative_to(around).slices)], fine
 
     def _degraded(self, index: int) -> AnyArray:
-        rng = np.random.default_rng([WHOLE, index])
+        rng = np.random.default_rng([VALIDATION_SEED, index])
         return degrade_image(self.store[index], self.degradation, self.scale, rng)
 
     def scenes(self) -> tuple[list[AnyArray], list[int]]:
@@ -240,7 +225,7 @@ class ImagePairs:
 
     def __iter__(self) -> Iterator[Pair]:
         for index, image in enumerate(self.store.images):
-            rng = np.random.default_rng([WHOLE, index])
+            rng = np.random.default_rng([VALIDATION_SEED, index])
             hr = self.store[index]
             lr = degrade_image(hr, self.degradation, self.scale, rng)
             yield Pair(image.label or image.path.stem, hr, lr)

@@ -6,16 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from georsr.errors import UsageError
+from georsr.evaluation.image_datasets import ImageFolder, images_in, open_dataset
+from georsr.radiometry.degradation import Degradation
 from georsr.training.data.crops import CropSource, PairSource
-from georsr.training.data.degrade import Degradation
 from georsr.training.data.image_crops import GIB, ImageCrops, ImagePairs
-from georsr.training.data.images import ImageFolder, images_in
-from georsr.training.data.layouts import open_dataset
-from georsr.training.data.settings import DataSettings
 from georsr.training.data.varied_crops import VariedCrops
+from georsr.training.recipe import DataSettings
 
 if TYPE_CHECKING:
-    from georsr.training.data.rasters import RasterSource
+    from georsr.training.data.raster_source import RasterSource
 
 
 def open_source(
@@ -90,7 +89,7 @@ def open_validation(
 
 def _rasters(data: DataSettings, degradation: Degradation, scale: int, patch: int) -> RasterSource:
     # imported here: training on image folders must not need GDAL
-    from georsr.training.data.rasters import RasterSource
+    from georsr.training.data.raster_source import RasterSource
 
     return RasterSource(data, degradation, scale, patch)
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from georsr.training.data.fields import check_range, check_share, from_fields
-from georsr.types import AnyArray, FloatArray
+from georsr._fields import check_range, check_share, from_dict
+from georsr.window import AnyArray, FloatArray
 
 Range = tuple[float, float]
 
@@ -62,7 +62,7 @@ class Variation:
     @classmethod
     def from_mapping(cls, values: Any, where: str) -> Variation:
         """Inverse of `to_mapping`."""
-        return from_fields(cls, values, where)
+        return from_dict(cls, values, where)
 
     def crop(self, image: AnyArray, size: int, rng: np.random.Generator) -> FloatArray:
         """Draw a varied crop.

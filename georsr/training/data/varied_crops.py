@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from georsr.errors import InputError, UsageError
-from georsr.training.data.crops import Crop, dihedral
-from georsr.training.data.degrade import Degradation
+from georsr.evaluation.image_datasets import ImageFolder, read_image
+from georsr.radiometry.degradation import Degradation
+from georsr.radiometry.imaging_chain import ImagingChain
+from georsr.training.data.crops import Crop, flip_rotate
 from georsr.training.data.image_crops import GIB, ImageStore
-from georsr.training.data.images import ImageFolder, read_image
-from georsr.training.data.imaging_chain import ImagingChain
 from georsr.training.data.variation import Variation
-from georsr.types import AnyArray
+from georsr.window import AnyArray
 
 
 class VariedCrops:
@@ -88,7 +88,7 @@ class VariedCrops:
             image = np.concatenate([image, self.infrared[index]])
         margin = self.degradation.margin(self.scale)
         whole = self.variation.crop(image, self.patch * self.scale + 2 * margin, rng)
-        whole = np.ascontiguousarray(dihedral(whole, int(rng.integers(8))))
+        whole = np.ascontiguousarray(flip_rotate(whole, int(rng.integers(8))))
         sensor = None
         if isinstance(self.degradation, ImagingChain):
             lr, description = self.degradation.record(whole, self.scale, rng)

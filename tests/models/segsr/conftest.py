@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 
-from georsr.models.segsr.network import segsr
+from georsr.models.segsr.segsr import segsr
 from tests.models.segsr import golden
 
 TINY_CLIP = {"width": 64, "layers": 1, "heads": 2, "tokens": 64, "grid": 4}

@@ -2,8 +2,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from georsr.models.segsr.attention import OverlapAttention, WindowAttention
-from georsr.models.segsr.windows import cuts, make_layout, overlap_index
+from georsr.models.segsr.hat import (
+    OverlapAttention,
+    WindowAttention,
+    cuts,
+    make_layout,
+    overlap_index,
+)
 
 CPU = torch.device("cpu")
 

@@ -5,11 +5,10 @@ import numpy as np
 import pytest
 
 from georsr.errors import InputError
-from georsr.training.data.crops import dihedral
-from georsr.training.data.degrade import Bicubic, make_pair
-from georsr.training.data.image_crops import ImageCrops, ImagePairs, degrade_image
-from georsr.training.data.images import open_folder, read_image
-from georsr.training.data.sensor import Sensor
+from georsr.evaluation.image_datasets import open_folder, read_image
+from georsr.radiometry.degradation import Bicubic, Sensor, degrade_image, degrade_pair
+from georsr.training.data.crops import flip_rotate
+from georsr.training.data.image_crops import ImageCrops, ImagePairs
 
 BLUR = Sensor(mtf=(0.2, 0.2), noise=(0.0, 0.0))
 
@@ -32,7 +31,7 @@ def rng(*seed):
 def test_every_crop_is_one_of_the_degraded_image(folder, degradation, scale, memory):
     """At every edge, in every orientation, and whether or not the image is kept in memory."""
     source = ImageCrops(folder, degradation, scale, 8, memory=memory)
-    wholes = [make_pair(read_image(image.path), scale)[0] for image in folder]
+    wholes = [degrade_pair(read_image(image.path), scale)[0] for image in folder]
     seen = set()
     for i in range(60):
         crop = source.crop(rng(3, i))
@@ -43,7 +42,7 @@ def test_every_crop_is_one_of_the_degraded_image(folder, degradation, scale, mem
                 continue
             element, top, left = place
             fine = hr[:, scale * top :, scale * left :][:, : 8 * scale, : 8 * scale]
-            np.testing.assert_allclose(crop.hr * 255, dihedral(fine, element), atol=1e-3)
+            np.testing.assert_allclose(crop.hr * 255, flip_rotate(fine, element), atol=1e-3)
             assert crop.label == number // 3
             seen |= {("image", number), ("element", element)}
             seen |= {"top"} if top == 0 else set()
@@ -58,12 +57,12 @@ def find(wanted, image, patch):
     """(element, top, left) of an 8-bit crop in an image; one level off is rounding at a half."""
     windows = np.lib.stride_tricks.sliding_window_view(image[0], (patch, patch))
     for element in range(8):
-        turned = dihedral(windows, element)  # turns the windows, not their grid
+        turned = flip_rotate(windows, element)  # turns the windows, not their grid
         gap = np.abs(turned - np.rint(wanted[0])).max((2, 3))
         if gap.min() <= 1:
             top, left = np.unravel_index(gap.argmin(), gap.shape)
             place = image[:, top : top + patch, left : left + patch]
-            assert np.abs(dihedral(place, element) - wanted).max() < 1.01
+            assert np.abs(flip_rotate(place, element) - wanted).max() < 1.01
             return element, top, left
     return None
 
@@ -95,7 +94,7 @@ def test_validation_pairs_are_the_published_protocol(folder):
     assert len(pairs) == 6
     for _ in range(2):
         for pair, image in zip(pairs, folder, strict=True):
-            hr, lr = make_pair(read_image(image.path), 4)
+            hr, lr = degrade_pair(read_image(image.path), 4)
             np.testing.assert_array_equal(pair.hr, hr)
             np.testing.assert_array_equal(pair.lr, lr)
             assert (pair.label, pair.valid) == (image.label, None)
@@ -112,7 +111,7 @@ def test_scenes_for_the_encoder(folder):
     images, labels = ImageCrops(folder, Bicubic(), 4, 8).scenes()
     assert labels == [0, 0, 0, 1, 1, 1]
     assert [i.shape for i in images] == [(3, 9, 11)] * 3 + [(3, 10, 8)] * 3
-    np.testing.assert_array_equal(images[0], make_pair(read_image(folder.images[0].path), 4)[1])
+    np.testing.assert_array_equal(images[0], degrade_pair(read_image(folder.images[0].path), 4)[1])
 
 
 def test_small_images_are_named(folder):

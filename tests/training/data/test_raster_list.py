@@ -1,7 +1,7 @@
 import pytest
 
 from georsr.errors import InputError, UsageError
-from georsr.training.data.raster_list import raster_paths
+from georsr.training.data.raster_crops import raster_paths
 
 
 @pytest.fixture

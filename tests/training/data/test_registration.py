@@ -1,12 +1,7 @@
 import numpy as np
 import pytest
 
-from georsr.training.data.registration import (
-    Overlap,
-    block_mean,
-    fit_radiometry,
-    measure_shift,
-)
+from georsr.training.data.sensor_pairs import Overlap, block_mean, fit_radiometry, measure_shift
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from georsr.errors import UsageError
-from georsr.training.data.degrade import Bicubic
-from georsr.training.data.settings import DataSettings
+from georsr.radiometry.degradation import Bicubic
 from georsr.training.data.source import open_source
+from georsr.training.recipe import DataSettings
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from georsr.errors import InputError, UsageError
-from georsr.training.data.degrade import Bicubic, bicubic_downsample
-from georsr.training.data.imaging_chain import ImagingChain
-from georsr.training.data.settings import DataSettings
+from georsr.radiometry.degradation import Bicubic, bicubic_downsample
+from georsr.radiometry.imaging_chain import ImagingChain
 from georsr.training.data.source import open_source
 from georsr.training.data.variation import Variation, shrunk, with_even_ground
+from georsr.training.recipe import DataSettings
 
 NONE = Variation(whole=1, gray=0, colours=0, light=0, flat=0)
 

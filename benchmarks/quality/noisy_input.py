@@ -1,0 +1,101 @@
+"""What consistency does to noisy input: PSNR with it, without it, and as auto decides.
+
+python benchmarks/quality/noisy_input.py ROOT MODEL [--limit 60] [--noise 0 2 5 10] [--mtf 0.3]: \
+    images of
+UC Merced ``val`` are shrunk (bicubic, or by optics of that MTF), given gaussian noise of so many
+grey levels, rounded to bytes, and enlarged as one tile.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+import torch
+
+from georsr.config import SRConfig
+from georsr.device import select_device
+from georsr.evaluation.dataset import BYTES, DegradedImages
+from georsr.evaluation.image_datasets import open_dataset
+from georsr.evaluation.metrics import psnr_y
+from georsr.inference.consistency import back_project
+from georsr.inference.kernel_estimation import resolve_kernel
+from georsr.inference.predictor import TilePredictor
+from georsr.models.io import open_model
+from georsr.radiometry.degradation import Bicubic
+from georsr.radiometry.kernels import Kernel
+from georsr.window import PixelBlock
+
+CHOICES = ("off", "on", "auto")
+
+
+def bytes_of(image):
+    """(1, C, H, W) in 0..1 -> (C, H, W) uint8."""
+    return np.clip(np.rint(image[0].numpy() * 255), 0, 255).astype(np.uint8)
+
+
+class Trial:
+    """One network on one noisy image."""
+
+    def __init__(self, inference: TilePredictor, model, low) -> None:
+        self.low, self.scale = low, model.spec.scale
+        seen = low.astype(np.float32) / np.float32(255)
+        valid = np.ones(low.shape, bool)
+
+        def read(window) -> PixelBlock:
+            place = (slice(None), *window.slices)
+            return PixelBlock(low[place], valid[place], None)
+
+        size = low.shape[1:]
+        self.kernels = {
+            word: resolve_kernel(read, *size, BYTES, model, SRConfig(consistency=word))
+            for word in CHOICES
+        }
+        self.plain = torch.from_numpy(inference([seen], ["an image"])[0])[None]
+        self.seen = torch.from_numpy(seen)[None]
+
+    def made(self, word: str):
+        """The product and its residual in grey levels."""
+        kernel, image = self.kernels[word], self.plain
+        if kernel is not None:
+            image, _ = back_project(image, self.seen, kernel)
+        product = bytes_of(image)
+        shrunk = self.kernels["on"].shrink(product, self.scale)
+        return product, float(np.abs(shrunk - self.low).mean())
+
+
+def main() -> None:
+    """Print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("root")
+    parser.add_argument("model")
+    parser.add_argument("--limit", type=int, default=60)
+    parser.add_argument("--noise", type=float, nargs="+", default=[0, 2, 5, 10])
+    parser.add_argument("--mtf", type=float)
+    given = parser.parse_args()
+    model = open_model(given.model)
+    inference = TilePredictor(model, select_device("cpu", "fp32"), 1)
+    kernel = Kernel("bicubic") if given.mtf is None else Kernel("psf", given.mtf)
+    scale = model.spec.scale
+    folder = open_dataset(given.root, split="val")
+    images = DegradedImages(folder, Bicubic(), scale, given.limit)
+    print("| noise | PSNR Y off | on | auto | left off | residual off | on | auto |")
+    print("|---|---|---|---|---|---|---|---|")
+    for sigma in given.noise:
+        figures = []
+        for number, truth in enumerate(sample.hr for sample in images):
+            noise = np.random.default_rng(number).normal(size=(3, 999, 999))
+            low = kernel.shrink(truth, scale)
+            low = low + sigma * noise[:, : low.shape[1], : low.shape[2]]
+            trial = Trial(inference, model, np.clip(np.rint(low), 0, 255).astype(np.uint8))
+            made = [trial.made(word) for word in CHOICES]
+            scores = [psnr_y(product, truth, scale) for product, _ in made]
+            left = trial.kernels["auto"] is None
+            figures.append([*scores, left, *(residual for _, residual in made)])
+        mean = np.mean(figures, 0)
+        cells = [f"{value:.3f}" for value in mean[:3]] + [f"{mean[3]:.0%}"]
+        print(f"| {sigma:g} | {' | '.join(cells + [f'{value:.2f}' for value in mean[4:]])} |")
+
+
+if __name__ == "__main__":
+    main()

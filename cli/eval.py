@@ -1,0 +1,234 @@
+"""``georsr eval``: how good is it?"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from georsr.redact import redact_url
+
+from .main import import_without_gc
+from .options import BandList, compute_options, make_progress, verbosity_options
+
+LAYOUTS = ("ucmerced", "aid", "folder")
+FOREIGN = {
+    "rasters": (
+        *("root", "split", "limit", "csv", "report", "models", "guidance"),
+        *("consistency", "consistency_kernel"),
+    ),
+    "--dataset": ("lr", "bidx"),
+    "--pairs": (
+        *("lr", "bidx", "root", "split", "limit", "csv", "guidance", "scale", "degradation"),
+    ),
+}
+"""What is measured -> options that have no meaning for it."""
+
+
+@click.command("eval", short_help="Measure super-resolution quality.")
+@click.argument("rasters", nargs=-1, metavar="[SR [HR]]")
+@click.option(
+    "--dataset",
+    metavar="ucmerced|aid|folder|DIR",
+    help="Images to degrade, restore and measure: how they lie below --root, or their folder.",
+)
+@click.option(
+    "--pairs",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Real pairs: DIR holds pairs.tsv and, of each pair, NAME_lr.tif and NAME_hr.tif.",
+)
+@click.option("--root", type=click.Path(path_type=Path), help="Folder of the data set.")
+@click.option("--split", help="Part of the data set: train, val or test.")
+@click.option("--limit", type=click.IntRange(1), help="At most so many images, evenly spread.")
+@click.option("--lr", help="The raster SR was made from: bicubic and consistency beside SR.")
+@click.option("-b", "--bidx", type=BandList(), help="Bands of --lr, in the order of SR's.")
+@click.option(
+    "-m",
+    "--model",
+    "models",
+    multiple=True,
+    metavar="NAME|FILE",
+    help="Built-in name or weights file, repeatable.",
+)
+@click.option("-s", "--scale", type=click.IntRange(1, 8), help="Factor; the model's own.")
+@click.option(
+    "--degradation",
+    show_default="bicubic",
+    metavar="KIND[,KEY=VALUE...]",
+    help="What makes LR of HR: bicubic, or sensor,mtf=0.2,noise=0.005,bits=8.",
+)
+@click.option(
+    "--guidance",
+    type=click.Choice(["normal", "wrong", "off"]),
+    multiple=True,
+    help="Also measure each guided network while its scene encoder sees an image of another "
+    "class (wrong) or uniform grey (off); repeatable.",
+)
+@click.option(
+    "--consistency",
+    type=click.Choice(["auto", "on", "off"]),
+    show_default="off; auto for --pairs",
+    help="Make outputs, shrunk again, give their LR back, as 'georsr sr' does (auto).",
+)
+@click.option(
+    "--consistency-kernel",
+    metavar="bicubic|mean|psf:MTF[+SHARPEN]|scene",
+    help="By this kernel; the model's by default.",
+)
+@compute_options
+@click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
+@click.option("--csv", type=click.Path(path_type=Path), help="One row for each image and model.")
+@click.option("--report", type=click.Path(path_type=Path), help="HTML page with examples.")
+@click.option("--overwrite", is_flag=True, help="Replace --csv and --report if they exist.")
+@verbosity_options
+def command(
+    rasters: tuple[str, ...],
+    dataset: str | None,
+    pairs: Path | None,
+    as_json: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Measure models on a data set or on real pairs, or a product against the truth or alone.
+
+    A data set is degraded here and restored by each --model, beside bicubic. A product SR is
+    compared with HR where both are valid; without HR, the sharpness of its edges, its ringing, its
+    noise and what harm it does are measured, beside bicubic where its source (--lr) is given. Real
+    pairs are a coarse and a fine raster of the same ground, by other bands or another sensor: each
+    --model enlarges the coarse one, and what it gains over bicubic is measured beside that of
+    linear filters.
+
+    \b
+    georsr eval --dataset ucmerced --root UCMerced_LandUse --split val -m segsr-lite-x4
+    georsr eval --dataset photos --limit 20 -m segsr-lite-x4 -m mine.safetensors --report a.html
+    georsr eval out.tif truth.tif --lr scene.tif
+    georsr eval out.tif --lr scene.tif
+    georsr eval --pairs pairs -m segsr-lite-x2-sensor -m segsr-lite-x4-sensor --report pairs.html
+    """
+    given = {"rasters": bool(rasters), "--dataset": bool(dataset), "--pairs": pairs is not None}
+    if sum(given.values()) != 1:
+        raise click.UsageError("give either one or two rasters, or --dataset, or --pairs")
+    if len(rasters) > 2:
+        raise click.UsageError(f"expected SR, or SR and HR, got {len(rasters)} rasters")
+    measured = next(kind for kind, chosen in given.items() if chosen)
+    for name in FOREIGN[measured]:
+        if options[name]:
+            option = "--" + name.replace("_", "-").removesuffix("s")
+            fitting = [kind for kind in FOREIGN if name not in FOREIGN[kind]]
+            raise click.UsageError(f"{option} is for {' and '.join(fitting)}")
+    if dataset:
+        click.echo(_measure_dataset(dataset, as_json, quiet, options))
+    elif pairs is not None:
+        click.echo(_measure_pairs(pairs, as_json, quiet, options))
+    else:
+        click.echo(_measure_rasters(rasters, as_json, options))
+
+
+def _measure_dataset(dataset: str, as_json: bool, quiet: bool, options: dict[str, Any]) -> str:
+    with import_without_gc():
+        from georsr._files import check_writable, write_text
+        from georsr.evaluation.benchmark import csv_table, text_table
+        from georsr.evaluation.dataset import prepare
+        from georsr.radiometry.degradation_kinds import parse_degradation
+        from georsr.writer.paths import check_outputs
+
+    csv, report_path = options["csv"], options["report"]
+    outputs = {name: [options[name[2:]]] for name in ("--csv", "--report") if options[name[2:]]}
+    check_outputs(outputs, {"model": options["models"]})
+    for path in filter(None, (csv, report_path)):
+        check_writable(path, overwrite=options["overwrite"])
+    root, layout = options["root"], dataset
+    if root is None:
+        if dataset in LAYOUTS and not Path(dataset).is_dir():
+            raise click.UsageError(f"--dataset {dataset}: give the folder it lies in with --root")
+        root, layout = Path(dataset), "auto"
+    elif layout not in LAYOUTS:
+        raise click.UsageError(f"--dataset {dataset}: with --root, one of {', '.join(LAYOUTS)}")
+    evaluation = prepare(
+        root,
+        options["split"],
+        options["models"],
+        options["scale"],
+        layout=layout,
+        degradation=parse_degradation(options["degradation"] or "bicubic"),
+        limit=options["limit"],
+        guidance=options["guidance"],
+        consistency=options["consistency"] or "off",
+        consistency_kernel=options["consistency_kernel"],
+        device=options["device"],
+        precision=options["precision"],
+        jobs=options["jobs"],
+        command=redact_url(shlex.join(["georsr", *sys.argv[1:]])),
+    )
+    if outputs:
+        check_outputs(outputs, evaluation.files)
+    with make_progress("auto", quiet) as progress:
+        report = evaluation.run(progress)
+    if csv is not None:
+        write_text(csv, csv_table(report))
+    if report_path is not None:
+        from georsr.evaluation.reports.benchmark_report import html_page
+
+        write_text(report_path, html_page(report, evaluation.exhibits(report)))
+    return report.to_json() if as_json else text_table(report)
+
+
+def _measure_pairs(pairs: Path, as_json: bool, quiet: bool, options: dict[str, Any]) -> str:
+    with import_without_gc():
+        from georsr._files import check_writable, write_text
+        from georsr.evaluation.pairs import prepare_pairs
+        from georsr.writer.paths import check_outputs
+
+    page = options["report"]
+    outputs = {} if page is None else {"--report": [page]}
+    check_outputs(outputs, {"model": options["models"]})
+    if page is not None:
+        check_writable(page, overwrite=options["overwrite"])
+    evaluation = prepare_pairs(
+        pairs,
+        options["models"],
+        consistency=options["consistency"] or "auto",
+        consistency_kernel=options["consistency_kernel"],
+        device=options["device"],
+        precision=options["precision"],
+        batch=options["batch"],
+        jobs=options["jobs"],
+        command=redact_url(shlex.join(["georsr", *sys.argv[1:]])),
+    )
+    check_outputs(outputs, evaluation.files)
+    with make_progress("auto", quiet) as progress:
+        report = evaluation.run(progress, pictures=page is not None)
+    if page is not None:
+        from georsr.evaluation.reports.pairs_report import pairs_page
+
+        write_text(page, pairs_page(report, evaluation.exhibits))
+    return report.to_json() if as_json else report.describe()
+
+
+def _measure_rasters(rasters: tuple[str, ...], as_json: bool, options: dict[str, Any]) -> str:
+    with import_without_gc():
+        from georsr.evaluation.full_reference import compare, compare_bicubic, compare_with_source
+        from georsr.evaluation.no_reference import measure_no_reference
+        from georsr.radiometry.degradation_kinds import parse_degradation
+
+    lr, scale = options["lr"], options["scale"]
+    how = {
+        "bidx": options["bidx"],
+        "degradation": parse_degradation(options["degradation"] or "bicubic"),
+    }
+    if len(rasters) == 1:
+        scene = measure_no_reference(rasters[0], lr, scale=scale, run=True, **how)
+        return scene.to_json() if as_json else scene.describe()
+    sr, hr = rasters
+    if lr is None:
+        pairs = [compare(sr, hr, scale=scale)]
+    else:
+        pairs = [compare_with_source(sr, hr, lr, **how), compare_bicubic(lr, sr, hr, **how)]
+    if not as_json:
+        return "\n".join(pair.describe() for pair in pairs)
+    texts = [pair.to_json() for pair in pairs]
+    return texts[0] if lr is None else f"[{', '.join(texts)}]"

@@ -1,0 +1,276 @@
+"""The address and the certificates of a scheduler: checked, and tried, before Dask connects."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import struct
+import time
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+from distributed import Security
+from distributed.comm.addressing import get_address_host_port, parse_address
+from distributed.comm.registry import get_backend
+
+from georsr.errors import ResourceError, UsageError
+
+HANDSHAKE_TIMEOUT = 2.0
+"""How long a scheduler may take to send its part of Dask's handshake, which comes first."""
+MAX_HANDSHAKE_BYTES = 2**16
+"""Bytes of it; what announces a longer one is no scheduler."""
+RETRY_SECONDS = 0.1
+"""Between two tries to connect to a scheduler that may still be starting."""
+FILES = {"tls_ca_file": "--tls-ca", "tls_client_cert": "--tls-cert", "tls_client_key": "--tls-key"}
+"""Attributes of `distributed.Security` that a client needs, and what sets them."""
+PEM_ERRORS = (ssl.SSLError, ValueError, TypeError)
+"""What is raised for certificates or keys that are none."""
+OR_CONFIGURED = "or distributed.comm.tls in Dask's configuration"
+
+
+@dataclass(frozen=True)
+class SchedulerAddress:
+    """Where a scheduler listens, and the certificates to show and to expect there.
+
+    Attributes
+    ----------
+    address : str
+        As it was given.
+    scheme : str
+        ``tcp`` or ``tls``; or another one that Dask knows.
+    host : str
+    port : int
+        Both of ``tcp`` and ``tls`` only.
+    security : Security
+    context : ssl.SSLContext or None
+        Made of ``security``; of ``tls`` only.
+    """
+
+    address: str
+    scheme: str
+    host: str
+    port: int
+    security: Security
+    context: ssl.SSLContext | None
+
+    def reach(self, seconds: float, given_up: Event) -> bool:
+        """Wait until the scheduler answers; whether it is on this machine, or encrypts.
+
+        Its answer is not interpreted here: only its length is looked at.
+
+        Parameters
+        ----------
+        seconds
+            How long it may take.
+        given_up
+            Set from another thread once nobody wants to know any more.
+
+        Raises
+        ------
+        ResourceError
+            Nobody answers, somebody else does, or one of the two does not accept the other's
+            certificate.
+        """
+        if self.scheme not in ("tcp", "tls"):
+            return True  # Dask checks these
+        until = time.monotonic() + seconds
+        while True:
+            try:
+                return self._handshake() or self.scheme == "tls"
+            except ssl.SSLError as error:
+                raise self._failure(_of_tls(error, self.security)) from error
+            except OSError as error:
+                if isinstance(error, socket.gaierror) and error.errno != socket.EAI_AGAIN:
+                    raise self._failure(f"no such host: {self.host} ({error.strerror})") from error
+                if time.monotonic() > until or given_up.is_set():
+                    raise self._failure(
+                        f"does not answer within {seconds:.0f} s ({_words(error)}); is it running, "
+                        "and may this machine reach it?"
+                    ) from error
+            given_up.wait(RETRY_SECONDS)
+
+    def _handshake(self) -> bool:
+        """Whether the scheduler that answers is on this machine."""
+        with self._connection() as plain:
+            local = ip_address(plain.getpeername()[0].partition("%")[0]).is_loopback
+            if self.context is not None:
+                with self.context.wrap_socket(plain) as encrypted:
+                    self._check(_read(encrypted))
+                return local
+            try:
+                self._check(_read(plain))
+            except TimeoutError:
+                if self._speaks_tls():
+                    raise self._failure(
+                        f"it speaks TLS: use --scheduler tls://{self.address.rpartition('://')[2]} "
+                        "with --tls-ca, --tls-cert and --tls-key"
+                    ) from None
+                raise
+            return local
+
+    def _connection(self) -> socket.socket:
+        return socket.create_connection((self.host, self.port), HANDSHAKE_TIMEOUT)
+
+    def _check(self, start: bytes) -> None:
+        (length,) = struct.unpack("<Q", start)
+        if not 0 < length < MAX_HANDSHAKE_BYTES:
+            raise self._failure("something else than a Dask scheduler answers there")
+
+    def _speaks_tls(self) -> bool:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # only asks
+        try:
+            with self._connection() as plain, context.wrap_socket(plain):
+                return True
+        except ssl.SSLError as error:
+            return "ALERT" in (error.reason or "")
+        except OSError:
+            return False
+
+    def _failure(self, text: str) -> ResourceError:
+        return ResourceError(f"--scheduler {self.address}: {text}")
+
+
+def security_of(ca: str | None, cert: str | None, key: str | None) -> Security | None:
+    """Certificates of three files; Dask's configuration for those that are None.
+
+    None if all are None.
+    """
+    given = zip(FILES, (ca, cert, key), strict=True)
+    files = {name: file for name, file in given if file is not None}
+    return _security(require_encryption=True, **files) if files else None
+
+
+def _security(**given: Any) -> Security:
+    try:
+        return Security(**given)
+    except ValueError as error:  # versions of TLS that are none
+        raise UsageError(f"Dask's configuration: {error}") from error
+
+
+def scheduler_address(address: str, security: Security | None = None) -> SchedulerAddress:
+    """Check an address and certificates, without connecting.
+
+    Parameters
+    ----------
+    address
+        Such as ``tcp://10.0.0.1:8786`` or ``tls://10.0.0.1:8786``.
+    security
+        Certificates for ``tls``, as file names or PEM text; None takes those of Dask's
+        configuration.
+
+    Raises
+    ------
+    UsageError
+        The address is none; or certificates are missing, cannot be read or do not match.
+    """
+    asked = security is not None
+    security = security or _security()
+    try:
+        scheme, _ = parse_address(address)
+        get_backend(scheme)
+        host, port = get_address_host_port(address) if scheme in ("tcp", "tls") else ("", 1)
+        if not 0 < port < 2**16 or (not host and port != 1) or any(map(str.isspace, address)):
+            raise ValueError("no host, or no port from 1 to 65535")
+    except (ValueError, TypeError) as error:
+        raise UsageError(
+            f"--scheduler {address}: expected an address such as tcp://10.0.0.1:8786 or "
+            f"tls://10.0.0.1:8786 ({error})"
+        ) from error
+    if scheme == "tcp" and (asked or security.require_encryption):
+        why = "certificates are given" if asked else "Dask's configuration requires encryption"
+        raise UsageError(f"--scheduler {address}: {why}, but tcp:// has none; use tls://")
+    context = _context(address, security) if scheme == "tls" else None
+    return SchedulerAddress(address, scheme, host, port, security, context)
+
+
+def _context(address: str, security: Security) -> ssl.SSLContext:
+    missing = [
+        option
+        for name, option in FILES.items()
+        if not getattr(security, name) and name != "tls_client_key"  # may be in the other file
+    ]
+    if missing:
+        raise UsageError(
+            f"--scheduler {address}: needs certificates; give {' and '.join(missing)}, "
+            f"{OR_CONFIGURED}"
+        )
+    texts = [_text(option, getattr(security, name)) for name, option in FILES.items()]
+    if any("ENCRYPTED" in text for text in texts):
+        raise UsageError(
+            f"{_named(security, 'tls_client_key')}: has a password, which Dask cannot be given; "
+            "expected a key without one, in a file that only you may read"
+        )
+    try:
+        context: ssl.SSLContext = security.get_connection_args("client")["ssl_context"]
+    except PEM_ERRORS as error:
+        raise UsageError(_of_files(error, security)) from error
+    return context
+
+
+def _text(option: str, value: str | None) -> str:
+    """The contents of a file of certificates or keys."""
+    if value is None or "\n" in value:
+        return value or ""
+    try:
+        return Path(value).read_text(encoding="latin-1")
+    except OSError as error:
+        raise UsageError(f"{option} {value}: {_words(error)}; expected a PEM file") from error
+
+
+def _named(security: Security, name: str) -> str:
+    value = getattr(security, name)
+    if not value:
+        return _named(security, "tls_client_cert")  # that file holds the key, too
+    return f"{FILES[name]} {'(PEM text)' if chr(10) in value else value}"
+
+
+def _of_files(error: Exception, security: Security) -> str:
+    """What is wrong with files of certificates."""
+    cert, key = (_named(security, name) for name in ("tls_client_cert", "tls_client_key"))
+    if getattr(error, "reason", None) == "KEY_VALUES_MISMATCH":
+        return f"{key}: is not the key of {cert}; expected the two that were made together"
+    try:
+        ca = getattr(security, "tls_ca_file")  # noqa: B009, its type does not name it
+        where = {"cadata" if "\n" in ca else "cafile": ca}
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(**where)
+    except PEM_ERRORS:
+        return f"{_named(security, 'tls_ca_file')}: holds no certificate; expected a PEM file"
+    return f"{cert}, {key}: expected a certificate and its key in PEM files ({_words(error)})"
+
+
+def _of_tls(error: ssl.SSLError, security: Security) -> str:
+    """Why two do not agree to talk."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return (
+            f"its certificate is not accepted: {error.verify_message}; expected one signed by the "
+            f"CA of {_named(security, 'tls_ca_file')}"
+        )
+    if "ALERT" in (error.reason or ""):
+        return (
+            f"refuses {_named(security, 'tls_client_cert')}: {_words(error)}; expected a "
+            "certificate signed by the scheduler's CA"
+        )
+    return f"does not speak TLS ({_words(error)}); is it a tcp:// scheduler?"
+
+
+def _words(error: Exception) -> str:
+    """What an error of the system or of OpenSSL says, without numbers of lines."""
+    reason = getattr(error, "reason", None)
+    if reason:
+        return str(reason).lower().replace("_", " ")
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _read(connection: socket.socket) -> bytes:
+    """The first eight bytes that come: the length of Dask's handshake."""
+    start = b""
+    while len(start) < 8:
+        more = connection.recv(8 - len(start))
+        if not more:
+            raise ConnectionError("it closes the connection at once")
+        start += more
+    return start

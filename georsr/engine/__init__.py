@@ -1,1 +1,0 @@
-"""Engine: the only room that knows rasters, tiles and networks."""

@@ -1,0 +1,1 @@
+"""Locate rasters: georeference, areas of interest, footprints, STAC."""

@@ -1,0 +1,1 @@
+"""Compute tiles: from source pixels to super-resolved pixels."""

@@ -1,0 +1,226 @@
+"""The streaming engine on an array in memory.
+
+Chunks: any window of a product, from the tiles that touch it.
+
+The tiles are those of the whole product, so that every pixel is the same expression of the same
+tiles as in one pass over the raster, whoever makes it and however the product is cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+
+import numpy as np
+
+from georsr.config import SRConfig
+from georsr.device import cpu_threads
+from georsr.errors import UsageError
+from georsr.inference.bands import match_array_bands
+from georsr.inference.kernel_estimation import resolve_kernel
+from georsr.inference.pipeline import TileStream, Timer
+from georsr.inference.predictor import TilePredictor, choose_batch, forward_strategy, place_model
+from georsr.inference.sensing import told_of_scene
+from georsr.inference.tiles import OutputFormat, make_tile_grid
+from georsr.io.sampling import sample_indices
+from georsr.models.io import Model
+from georsr.models.spec import ModelSpec
+from georsr.progress import NullProgress
+from georsr.radiometry.kernels import Kernel
+from georsr.radiometry.nodata import valid_pixels
+from georsr.radiometry.normalization import Normalization, normalization_of_sample
+from georsr.tiling.grid import TileGrid
+from georsr.window import AnyArray, BoolArray, PixelBlock, Window
+
+
+def predict_window(
+    read: Callable[[Window], PixelBlock],
+    window: Window,
+    *,
+    bands: int,
+    plan: TileGrid,
+    stretch: Normalization,
+    form: OutputFormat,
+    inference: TilePredictor,
+    kernel: Kernel | None = None,
+    flat_tiles: bool = False,
+) -> AnyArray:
+    """Super-resolve a window of a scene.
+
+    Parameters
+    ----------
+    read
+        Gives the pixels of a window of the scene; asked only inside of ``plan.crop(window).reach``,
+        from another thread, one window at a time.
+    window
+        Of the scene, in source pixels.
+    bands
+        Bands that ``read`` gives.
+    plan, stretch
+        Of the whole scene.
+    form, inference
+        What the pixels become, and the network that makes them.
+    kernel
+        What shrinks the product to its source; None: it need not.
+    flat_tiles
+        Tiles of one value keep it, without the network.
+
+    Returns
+    -------
+    ndarray
+        (form.planes, s * window.height, s * window.width) of ``form.dtype``.
+    """
+    part = plan.subgrid(window)
+    stream = TileStream(
+        read=lambda strip: read(strip.moved(window.top, window.left)),
+        bands=bands,
+        plan=part,
+        stretch=stretch,
+        form=form,
+        inference=inference,
+        progress=NullProgress(),
+        clock=Timer(),
+        kernel=kernel,
+        flat_tiles=flat_tiles,
+    )
+    product = np.empty((form.planes, part.out_height, part.out_width), form.dtype)
+    with closing(stream.blocks()) as blocks:
+        for block, pixels in blocks:
+            product[(slice(None), *block.slices)] = pixels
+    return product
+
+
+def array_reader(
+    values: AnyArray, valid: BoolArray, origin: Window
+) -> Callable[[Window], PixelBlock]:
+    """What `predict_window` reads with, of pixels in memory.
+
+    Parameters
+    ----------
+    values, valid
+        (C, h, w).
+    origin
+        Where they lie in the scene.
+    """
+
+    def read(window: Window) -> PixelBlock:
+        rows, columns = window.relative_to(origin).slices
+        return PixelBlock(values[:, rows, columns], valid[:, rows, columns], None)
+
+    return read
+
+
+@dataclass(frozen=True)
+class ArrayFormat:
+    """The form of a product that stays in memory."""
+
+    dtype: str
+    planes: int
+    blocksize: int
+    nodata: float | None = None
+    alpha: bool = False
+    mask: bool = False
+
+
+def check_count(bands: int, spec: ModelSpec, remedy: str = "") -> None:
+    """Refuse a band count the model was not made for.
+
+    Raises
+    ------
+    UsageError
+        Ends with ``remedy``.
+    """
+    if spec.bands and bands != spec.bands:
+        names = f" ({', '.join(spec.band_names)})" if spec.band_names else ""
+        raise UsageError(
+            f"model {spec.name} takes {spec.bands} bands{names}, the array has {bands}{remedy}"
+        )
+
+
+def predict_array(
+    values: AnyArray,
+    valid: BoolArray | None,
+    model: Model,
+    config: SRConfig,
+    nodata: float | None = None,
+) -> AnyArray:
+    """See :func:`georsr.api.super_resolve_array`.
+
+    ``nodata`` is the value that invalid pixels of the result get; None: they keep their own.
+    """
+    if values.ndim != 3:
+        raise UsageError(f"array of {values.ndim} axes, expected (bands, rows, columns)")
+    if values.dtype.kind not in "uif" or (values.dtype.kind != "f" and values.dtype.itemsize > 4):
+        raise UsageError(f"array of {values.dtype}, expected a real dtype of at most 32 bits")
+    values = values.astype(values.dtype.newbyteorder("="), copy=False)
+    bands, height, width = values.shape
+    model = match_array_bands(model, bands, config)
+    check_count(bands, model.spec)
+    good = np.isfinite(values)
+    if valid is not None:
+        good &= valid
+    plan = make_tile_grid(height, width, model.spec, config)
+    rows, columns = sample_indices(height, width)
+    placement = place_model(model, config)
+    whole = Window(0, 0, height, width)
+    stretch = normalization_of_sample(
+        values[:, rows][:, :, columns], good[:, rows][:, :, columns], config.stretch
+    )
+    read = array_reader(values, good, whole)
+    model = told_of_scene(read, height, width, stretch, model, config)
+    with cpu_threads(config.jobs):
+        return predict_window(
+            read,
+            whole,
+            bands=bands,
+            plan=plan,
+            stretch=stretch,
+            form=ArrayFormat(config.dtype or str(values.dtype), bands, config.blocksize, nodata),
+            inference=TilePredictor(
+                model,
+                placement,
+                choose_batch(placement, config.batch),
+                compiled=config.compile,
+                ask=forward_strategy(config.tta),
+            ),
+            kernel=resolve_kernel(read, height, width, stretch, model, config),
+            flat_tiles=config.flat_tiles,
+        )
+
+
+def predict_stack(
+    values: AnyArray,
+    model: Model,
+    config: SRConfig,
+    *,
+    source_nodata: float | None = None,
+    nodata: float | None = None,
+    limits: tuple[float, float] | None = None,
+) -> AnyArray:
+    """Super-resolve scenes in memory, each by itself.
+
+    Parameters
+    ----------
+    values
+        (..., C, h, w).
+    model, config
+        What to run and how.
+    source_nodata, nodata
+        Value of invalid pixels in the source and in the product; None in the product: they keep
+        their own.
+    limits
+        Lowest and highest value of the product, if it has such.
+
+    Returns
+    -------
+    ndarray
+        (..., C, s * h, s * w).
+    """
+    s = model.spec.scale
+    *scenes, bands, height, width = values.shape
+    product = np.empty((*scenes, bands, height * s, width * s), config.dtype or values.dtype.name)
+    for scene in np.ndindex(*scenes):
+        valid = valid_pixels(values[scene], source_nodata)
+        product[scene] = predict_array(values[scene], valid, model, config, nodata)
+    return product if limits is None else np.clip(product, *limits, out=product)

@@ -1,0 +1,158 @@
+"""Bands: what of a raster the network sees, and what becomes of the rest.
+
+Check that a source has the bands a model takes.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+from georsr.config import SRConfig
+from georsr.errors import UsageError
+from georsr.io.band_roles import RGBBands, detect_rgb_bands
+from georsr.io.metadata import RasterInfo
+from georsr.io.reader import RasterReader
+from georsr.models.io import Model
+from georsr.models.multiband import MultiBand
+from georsr.models.spec import ModelSpec
+
+
+def check_bands(info: RasterInfo, spec: ModelSpec) -> None:
+    """Refuse a band count the model was not made for.
+
+    Raises
+    ------
+    UsageError
+        Names the bands there are and how to choose.
+    """
+    if spec.bands and len(info.bidx) != spec.bands:
+        available = ", ".join(info.choices)
+        more = "; --bands all carries the others" if len(info.bidx) > spec.bands else ""
+        raise UsageError(
+            f"{info.path}: model {spec.name} takes {spec.bands} bands "
+            f"({', '.join(spec.band_names)}), got {len(info.bidx)}; "
+            f"choose with --bidx, in that order, from: {available}{more}"
+        )
+
+
+log = logging.getLogger(__name__)
+
+
+def wrap_multiband(model: Model, guide: tuple[int, ...], mode: str) -> Model:
+    """A model for any number of bands, of which ``guide`` (positions) are those it was made for."""
+    if model.spec.bands == 0 or isinstance(model.network, MultiBand):
+        return model
+    network = MultiBand(model.network, model.spec, guide, mode)
+    return replace(model, spec=replace(model.spec, bands=0, band_names=()), network=network.eval())
+
+
+def match_bands(reader: RasterReader, model: Model, config: SRConfig) -> tuple[RasterReader, Model]:
+    """Fit a raster and a model to each other, as the options say.
+
+    A raster of one band is given to a model as grey. Of one with more bands than the model takes,
+    ``bands="guide"`` takes the guide alone, and ``bands="all"`` all of them, the other ones by
+    ``band_mode``.
+
+    Parameters
+    ----------
+    reader
+        Opened with ``config.bidx`` for the guide alone, with every band for all.
+    model, config
+        What is run, and how.
+
+    Returns
+    -------
+    reader, model
+        The reader may be another one, of other bands; the one given is then closed.
+
+    Raises
+    ------
+    UsageError
+        The guide cannot be found, or is none.
+    """
+    spec, info = model.spec, reader.info
+    if spec.bands == 0 or isinstance(model.network, MultiBand):
+        return reader, model
+    if info.count == 1:
+        return reader, wrap_multiband(model, (0,) * spec.bands, "each")
+    if spec.bands != 3:
+        return reader, model
+    if config.bands == "all":
+        guide = _guide_of_all(info, config)
+        positions = tuple(info.bidx.index(number) for number in guide.numbers)
+        return warn_assumed_bands(reader, guide), wrap_multiband(model, positions, config.band_mode)
+    if config.bidx is not None:
+        return reader, model
+    guide = detect_rgb_bands(info)
+    if guide.numbers == info.bidx:
+        return warn_assumed_bands(reader, guide), model
+    if info.count == spec.bands:  # all of them, in another order
+        positions = tuple(info.bidx.index(number) for number in guide.numbers)
+        return warn_assumed_bands(reader, guide), wrap_multiband(model, positions, config.band_mode)
+    log.info("%s: red, green and blue are bands %s", info.path, guide.numbers)
+    selected = reader.with_bands(guide.numbers)
+    reader.close()
+    return warn_assumed_bands(selected, guide), model
+
+
+def _guide_of_all(info: RasterInfo, config: SRConfig) -> RGBBands:
+    if config.bidx is not None:
+        missing = [number for number in config.bidx if number not in info.bidx]
+        if missing:
+            raise UsageError(
+                f"{info.path}: there is no band {missing[0]} to guide; available: "
+                f"{', '.join(info.choices)}"
+            )
+        if len(config.bidx) != 3:
+            raise UsageError(
+                f"{info.path}: --bidx with --bands all names the guide: expected three bands "
+                f"(red, green, blue), got {len(config.bidx)}"
+            )
+        return RGBBands(config.bidx)
+    if config.band_mode == "each":
+        try:
+            return detect_rgb_bands(info)
+        except UsageError:
+            return RGBBands((info.bidx[0],) * 3)
+    return detect_rgb_bands(info)
+
+
+def warn_assumed_bands(reader: RasterReader, guide: RGBBands) -> RasterReader:
+    """Say what was assumed."""
+    if guide.note:
+        warn_once(reader, guide.note)
+    return reader
+
+
+def warn_once(reader: RasterReader, text: str) -> None:
+    """Say something about a source: now, and in the report; once."""
+    if text not in reader.info.notes:
+        reader.info = replace(reader.info, notes=(*reader.info.notes, text))
+        log.warning("%s", text)
+
+
+def match_array_bands(model: Model, count: int, config: SRConfig) -> Model:
+    """The model for an array of ``count`` bands, of which ``config.bidx`` are the guide.
+
+    Raises
+    ------
+    UsageError
+        All bands are wanted and the guide is not named.
+    """
+    spec = model.spec
+    if spec.bands == 0 or isinstance(model.network, MultiBand):
+        return model
+    if count == 1:
+        return wrap_multiband(model, (0,) * spec.bands, "each")
+    if config.bands != "all" or spec.bands != 3:
+        return model
+    guide = config.bidx or ((1, 2, 3) if count == 3 else None)
+    if guide is None and config.band_mode == "each":
+        guide = (1, 1, 1)
+    if guide is None or len(guide) != 3 or not all(1 <= number <= count for number in guide):
+        raise UsageError(
+            f"array of {count} bands: name the three that guide the others, counted from 1: "
+            "bidx=(red, green, blue)"
+        )
+    return wrap_multiband(model, tuple(number - 1 for number in guide), config.band_mode)

@@ -1,0 +1,324 @@
+"""Consistency: a tile that, degraded again, gives its source back.
+
+Projection: the nearest image that a kernel shrinks to a given one.
+
+Iterative back-projection (Irani and Peleg, CVGIP 53(3), 1991) adds to an image what shrinking it
+leaves unexplained, again and again. Where every pixel counts its limit is known: with D the
+shrinking, y + D' (D D')^-1 (x - D y) explains x exactly and is the image closest to y that does.
+D acts on rows and columns separately, so that two small banded matrices are all it takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from georsr.config import SRConfig
+from georsr.device import cpu_threads
+from georsr.models.layers import enlarge_linear
+from georsr.models.spec import SCENE, SOFTLY, ModelSpec
+from georsr.radiometry.kernels import Kernel, parse_kernel
+from georsr.window import AnyArray, BoolArray, FloatArray
+
+DAMPING, DAMPING_OF_OPTICS = 0.03, 0.07
+"""Weight of roughness in what is added back, relative to the kernel's own gain; means are not
+damped. Optics let little of the finest detail through: what a network leaves unexplained there is
+mostly noise, and would be amplified."""
+PASSES = 3
+"""Repetitions where some pixels do not count."""
+NEGLIGIBLE = 1e-5
+"""Of the inverse, what lies farther from the diagonal than all above this is left out."""
+BLOCK = 16
+"""Coarse pixels that are made at a time. Sums stay so short that a library of linear algebra does
+not cut them in pieces, by the number of threads, which would touch the last digit."""
+
+
+@dataclass(frozen=True)
+class BandedMatrix:
+    """A banded matrix in blocks of rows, to be applied along the last axis but one.
+
+    Attributes
+    ----------
+    weights : Tensor
+        (blocks, rows, columns).
+    columns : Tensor
+        (blocks * columns,) which input each column of each block meets: successive ones.
+    starts : tuple of int
+        (blocks,) which input the first of them meets.
+    length : int
+        Rows of the matrix.
+    """
+
+    weights: Tensor
+    columns: Tensor
+    starts: tuple[int, ...]
+    length: int
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """(..., n, w) -> (..., length, w).
+
+        A CPU makes block after block out of ``image`` as it lies there, where gathering it for all
+        blocks, overlaps repeated, took half as long again; and by one thread, as a library of
+        linear algebra shares a matrix out to several with another last digit. Other devices want
+        few and large calls.
+        """
+        if image.device.type != "cpu":
+            return self._at_once(image)
+        planes = image.flatten(0, -3)
+        made = image.new_empty(*image.shape[:-2], self.length, image.shape[-1])
+        with cpu_threads(1):
+            for weights, met, piece in self._blocks(planes, made):
+                torch.bmm(weights, met, out=piece)
+        return made
+
+    def add_to(self, image: Tensor, total: Tensor) -> Tensor:
+        """Add what `__call__` makes of ``image`` (..., n, w) to ``total`` (..., length, w).
+
+        ``total`` is contiguous; it is changed, and returned.
+        """
+        if image.device.type != "cpu":
+            return total.add_(self._at_once(image))
+        with cpu_threads(1):
+            for weights, met, piece in self._blocks(image.flatten(0, -3), total):
+                piece.baddbmm_(weights, met)
+        return total
+
+    def _blocks(self, planes: Tensor, made: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """For each block its weights, the rows of (p, n, w) they meet, and those they make."""
+        pieces = made.flatten(0, -3).split(self.weights.shape[1], dim=-2)
+        count = self.weights.shape[2]
+        for weights, start, piece in zip(self.weights, self.starts, pieces, strict=True):
+            each = weights[: piece.shape[-2]].expand(len(planes), -1, -1)
+            yield each, planes[:, start : start + count], piece
+
+    def _at_once(self, image: Tensor) -> Tensor:
+        blocks, rows, count = self.weights.shape
+        gathered = image.index_select(-2, self.columns)
+        *batch, _, width = image.shape
+        made = self.weights @ gathered.reshape(*batch, blocks, count, width)
+        return made.reshape(*batch, blocks * rows, width)[..., : self.length, :]
+
+
+def banded(matrix: AnyArray, rows: int, device: torch.device) -> BandedMatrix:
+    """Cut a matrix (m, n) into blocks of ``rows`` rows."""
+    m, n = matrix.shape
+    blocks = -(-m // rows)
+    full = np.zeros((blocks * rows, n))
+    full[:m] = matrix
+    pieces = full.reshape(blocks, rows, n)
+    used = [np.flatnonzero(piece.any(0)) for piece in pieces]
+    count = max(int(each[-1] - each[0]) + 1 for each in used)
+    starts = np.array([min(int(each[0]), n - count) for each in used])
+    columns = starts[:, None] + np.arange(count)
+    weights = np.take_along_axis(pieces, columns[:, None, :], axis=2).astype(np.float32)
+    return BandedMatrix(
+        torch.from_numpy(weights).to(device),
+        torch.from_numpy(columns.ravel()).to(device),
+        tuple(starts.tolist()),
+        m,
+    )
+
+
+@lru_cache(maxsize=128)
+def _downsampling(kernel: Kernel, size: int, scale: int, device: torch.device) -> BandedMatrix:
+    """Shrinking, s * size -> size."""
+    return banded(kernel.matrix(size * scale, scale).astype(np.float64), BLOCK, device)
+
+
+@lru_cache(maxsize=32)
+def _pseudo_inverse(kernel: Kernel, size: int, scale: int, device: torch.device) -> BandedMatrix:
+    """The damped pseudo-inverse of shrinking, size -> s * size."""
+    down = kernel.matrix(size * scale, scale).astype(np.float64)
+    gram = down @ down.T
+    slope = np.diff(np.eye(size), axis=0)
+    roughness = slope.T @ slope / 4
+    damping = kernel.damping or (DAMPING_OF_OPTICS if kernel.kind == "psf" else DAMPING)
+    inverse = np.linalg.inv(gram + damping * gram.sum(1).mean() * roughness)
+    row, column = np.nonzero(np.abs(inverse) > NEGLIGIBLE * np.abs(inverse).max())
+    apart = np.abs(np.subtract.outer(np.arange(size), np.arange(size)))
+    inverse[apart > np.abs(row - column).max()] = 0.0
+    return banded(down.T @ inverse, BLOCK * scale, device)
+
+
+def downsample(fine: Tensor, kernel: Kernel, scale: int) -> Tensor:
+    """What a kernel makes of an image: (N, C, s * h, s * w) -> (N, C, h, w)."""
+    height, width = (side // scale for side in fine.shape[-2:])
+    rows, columns = (_downsampling(kernel, side, scale, fine.device) for side in (height, width))
+    return columns(rows(fine).mT).mT
+
+
+def back_project(
+    fine: Tensor, coarse: Tensor, kernel: Kernel, valid: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Make an image explain the one it was made from.
+
+    Parameters
+    ----------
+    fine
+        (N, C, s * h, s * w) float32; its memory may become that of the result.
+    coarse
+        (N, C, h, w) float32: what shrinking has to give.
+    kernel
+        What shrinks.
+    valid
+        (N, C, h, w) bool, or None for all. Where False, neither ``coarse`` nor what ``fine`` holds
+        there has any influence: kernels are cut to valid pixels and renormalised, as at the
+        image's edge.
+
+    Returns
+    -------
+    image
+        (N, C, s * h, s * w); pixels that are not valid are unchanged.
+    residual
+        (N, C, h, w): ``coarse`` less the shrunk ``fine``, before anything was added; 0 where not
+        valid.
+    """
+    height, width = coarse.shape[-2:]
+    scale = fine.shape[-1] // width
+    # a network's channels may lie pixel by pixel: every product would sort them anew
+    fine, coarse = fine.contiguous(), coarse.contiguous()
+    back_rows, back_columns = (
+        _pseudo_inverse(kernel, side, scale, fine.device) for side in (height, width)
+    )
+    if valid is None:
+        residual = coarse - downsample(fine, kernel, scale)
+        return back_rows.add_to(back_columns(residual.mT).mT, fine), residual
+    counts = valid.repeat_interleave(scale, 2).repeat_interleave(scale, 3).float()
+    share = torch.where(valid, downsample(counts, kernel, scale), 1.0)
+    image, first = fine, None
+    for _ in range(PASSES):
+        residual = torch.where(
+            valid, coarse - downsample(image * counts, kernel, scale) / share, 0.0
+        )
+        first = residual if first is None else first
+        image = image + counts * back_rows(back_columns(residual.mT).mT)
+    assert first is not None, "at least one pass"
+    return image, first
+
+
+SOFT = 2.0
+"""Damping of consistency by networks that know noise: real pairs lose 0.01 dB by what it adds, and
+0.1 dB by what the usual damping does."""
+
+
+@dataclass(frozen=True)
+class ConsistencyTarget:
+    """What a tile is to give back, beyond what the network saw of it.
+
+    Attributes
+    ----------
+    remainder : float32 (C, h, w) or None
+        What the clip to 0..1 took away.
+    valid : bool (C, h, w) or None
+        Where it matters; None: everywhere.
+    """
+
+    remainder: FloatArray | None = None
+    valid: BoolArray | None = None
+
+
+def requested_kernel(spec: ModelSpec, config: SRConfig) -> str | None:
+    """The kernel a product is to be consistent with: its name, `SCENE`, or None for none.
+
+    ``auto`` is consistent where the model declares a kernel, and, by a network that takes noise
+    away, where noise does not dominate: see `skip_if_noisy`.
+
+    Raises
+    ------
+    UsageError
+        No such kernel.
+    """
+    if config.consistency == "off":
+        return None
+    if config.consistency_kernel is not None:
+        return config.consistency_kernel
+    if spec.kernel == SOFTLY:
+        return SCENE
+    return spec.kernel or ("bicubic" if config.consistency == "on" else None)
+
+
+def skip_if_noisy(config: SRConfig) -> bool:
+    """Whether a scene whose noise dominates need not be given back: nobody asked for it."""
+    return config.consistency == "auto" and config.consistency_kernel is None
+
+
+def softened(kernel: Kernel | None, spec: ModelSpec, config: SRConfig) -> Kernel | None:
+    """A kernel as the model wants it, unless somebody asked for consistency."""
+    if kernel is None or spec.kernel != SOFTLY or not skip_if_noisy(config):
+        return kernel
+    return replace(kernel, damping=SOFT)
+
+
+def fixed_kernel(asked: str | None) -> Kernel | None:
+    """The kernel of a name; None where there is none, or the scene has to be looked at."""
+    return None if asked is None or asked == SCENE else parse_kernel(asked)
+
+
+def enforce_consistency(
+    output: Tensor, seen: Tensor, aims: Sequence[ConsistencyTarget], kernel: Kernel
+) -> tuple[Tensor, Tensor]:
+    """Make the outputs of a network consistent.
+
+    Parameters
+    ----------
+    output
+        (N, C, s * h, s * w) around 0..1; its memory may become that of the result.
+    seen
+        (N, C, h, w) in 0..1: what the network saw.
+    aims
+        One for each of the N.
+    kernel
+        Shrinks an output to what was seen and the remainder.
+
+    Returns
+    -------
+    output
+        (N, C, s * h, s * w): with what went round the network, consistent.
+    residual
+        (N, C, h, w): by how much it was not, source less shrunk output.
+    """
+    made = [_enforce(output[i : i + 1], seen[i : i + 1], aim, kernel) for i, aim in enumerate(aims)]
+    if len(made) == 1:
+        return made[0]
+    outputs, residuals = zip(*made, strict=True)
+    return torch.cat(outputs), torch.cat(residuals)
+
+
+def _enforce(
+    output: Tensor, seen: Tensor, aim: ConsistencyTarget, kernel: Kernel
+) -> tuple[Tensor, Tensor]:
+    device = output.device
+    if aim.remainder is not None:
+        rest = torch.from_numpy(aim.remainder).to(device)[None]
+        seen = seen + rest
+        output = output + enlarge_linear(rest, output.shape[-1] // seen.shape[-1])
+    if aim.valid is None:
+        return back_project(output, seen, kernel)
+    if (size := _corner(aim.valid)) is not None:
+        return _project_corner(output, seen, kernel, size)
+    return back_project(output, seen, kernel, torch.from_numpy(aim.valid).to(device)[None])
+
+
+def _corner(valid: BoolArray) -> tuple[int, int] | None:
+    """Height and width of what is valid, if that is a rectangle at the top left: no holes, only
+    padding at the raster's end."""
+    height, width = (int(valid.any((0, axis)).sum()) for axis in (2, 1))
+    whole = bool(valid[:, :height, :width].all())
+    return (height, width) if whole and valid.sum() == len(valid) * height * width else None
+
+
+def _project_corner(
+    output: Tensor, seen: Tensor, kernel: Kernel, size: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """As if the padding were not there: exact in one pass, where a mask takes several."""
+    height, width = size
+    scale = output.shape[-1] // seen.shape[-1]
+    residual = torch.zeros_like(seen)
+    fine, coarse = output[..., : height * scale, : width * scale], seen[..., :height, :width]
+    fine[:], residual[..., :height, :width] = back_project(fine, coarse, kernel)
+    return output, residual

@@ -1,0 +1,135 @@
+"""Resident: the network a process keeps, for tasks that name their model instead of carrying it."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from georsr.config import SRConfig
+from georsr.device import DeviceConfig, cpu_threads
+from georsr.errors import GeorsrError, ModelError, UsageError
+from georsr.inference.bands import wrap_multiband
+from georsr.inference.predictor import TilePredictor, choose_batch, forward_strategy, place_model
+from georsr.inference.sensing import sensor_of, told
+from georsr.models.io import Model, open_model
+from georsr.models.multiband import MultiBand
+from georsr.models.registry import COMPUTED, bundled_weights
+
+_TURN = threading.Lock()
+"""One network at a time in a process: each uses all threads, or the whole device, by itself."""
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """A model by name and content; what a task carries of it."""
+
+    name: str
+    """Built-in name, or path."""
+    sha256: str
+    guide: tuple[int, ...] | None = None
+    """Positions of the bands it sees, where there are others."""
+    mode: str = "inject"
+    """What becomes of those."""
+    sensor: tuple[float, ...] | None = None
+    """What the network is told of the sensor; None: it is not told."""
+
+
+def model_ref(model: Model) -> ModelRef:
+    """The reference by which other processes find a model.
+
+    Raises
+    ------
+    UsageError
+        It is not to be found again by the name it was opened by: it exists in memory only.
+    """
+    path = Path(model.source)
+    name = model.source
+    if bundled_weights().get(path.stem) == path:
+        name = path.stem  # other machines have it elsewhere
+    elif model.source not in COMPUTED and path.is_file():
+        name = str(path.absolute())
+    network = model.network
+    guide, mode = None, "inject"
+    if isinstance(network, MultiBand):
+        guide, mode = network.guide, network.mode
+    reference = ModelRef(name, model.sha256, guide, mode, sensor_of(model))
+    try:
+        load_cached(reference)
+    except GeorsrError as error:
+        raise UsageError(
+            f"model {model.spec.name} exists in memory only, and Dask's workers open models by "
+            f"name or path: write it with georsr.models.io.save_model and pass the path ({error})"
+        ) from error
+    return reference
+
+
+def load_cached(reference: ModelRef) -> Model:
+    """Open a model, once in a process, and tell it of the sensor.
+
+    Raises
+    ------
+    UsageError, ModelError
+        This process cannot open it, or finds other weights.
+    """
+    return told(_open(replace(reference, sensor=None)), reference.sensor)
+
+
+@lru_cache(maxsize=2)
+def _open(reference: ModelRef) -> Model:
+    model = open_model(reference.name)
+    if model.sha256 != reference.sha256:
+        raise ModelError(
+            f"model {reference.name}: has checksum {model.sha256[:12]} here, expected "
+            f"{reference.sha256[:12]}; give all workers the same file and georsr"
+        )
+    if reference.guide is not None:
+        return wrap_multiband(model, reference.guide, reference.mode)
+    return model
+
+
+@lru_cache(maxsize=2)
+def _inference(
+    reference: ModelRef, placement: DeviceConfig, batch: int, compiled: bool, tta: bool
+) -> TilePredictor:
+    ask = forward_strategy(tta)
+    return TilePredictor(load_cached(reference), placement, batch, compiled=compiled, ask=ask)
+
+
+@contextmanager
+def cached_predictor(reference: ModelRef, config: SRConfig) -> Iterator[TilePredictor]:
+    """The network of this process, for one caller at a time; others wait.
+
+    Parameters
+    ----------
+    reference
+        Which model.
+    config
+        Device, precision, batch and ``jobs`` as this process understands them.
+    """
+    with _TURN, cpu_threads(config.jobs or _threads_of_worker()):
+        placement = place_model(load_cached(reference), config)
+        batch = choose_batch(placement, config.batch)
+        yield _inference(reference, placement, batch, config.compile, config.tta)
+
+
+def _threads_of_worker() -> int | None:
+    """Threads of the Dask worker this is; None elsewhere.
+
+    Worker processes are started with one OpenMP thread, so that tasks do not crowd each other; but
+    of these tasks only one runs at a time.
+    """
+    distributed = sys.modules.get("distributed")
+    if distributed is None:
+        return None
+    try:
+        worker = distributed.get_worker()
+    except ValueError:
+        return None
+    return max(torch.get_num_threads(), worker.state.nthreads)

@@ -1,0 +1,449 @@
+"""Inference: a network that survives running out of memory and never hides a bad tile.
+
+Ensemble: one network, asked about a tile in all eight orientations of the square.
+
+A network knows no up and down, so the eight answers, turned back, are eight predictions of the same
+ground. Their mean is a little better than any of them ("geometric self-ensemble": Lim et al.,
+"Enhanced deep residual networks for single image super-resolution", CVPRW 2017), and where they
+disagree the network is guessing.
+
+Lanes: how many tiles the CPU computes side by side, and by how many threads each.
+
+A network that has all threads of a CPU stops after every layer until the slowest of them is there,
+and whatever else a run does, joining and compressing, stops one and so all. Tiles side by side wait
+for nobody. A tile computed by one thread is also the same whatever the number of threads.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from georsr.config import SRConfig
+from georsr.device import DeviceConfig, is_out_of_memory, select_device, tune_malloc
+from georsr.errors import ModelError, ResourceError, UsageError
+from georsr.inference.consistency import ConsistencyTarget, enforce_consistency
+from georsr.models.io import Model
+from georsr.models.multiband import MultiBand
+from georsr.models.onnx.runtime import OnnxNetwork, as_onnx
+from georsr.models.registry import ARCHITECTURES
+from georsr.models.spec import ModelSpec
+from georsr.radiometry.kernels import Kernel
+from georsr.window import FloatArray
+
+Forward = Callable[[Tensor], Tensor]
+"""One pass of a network: (N, C, h, w) in 0..1 -> (N, C, s * h, s * w) around 0..1, float32."""
+Ask = Callable[[Forward, Tensor], Tensor]
+"""How a network is asked: from it and (N, C, h, w) to (N, P, s * h, s * w)."""
+
+MEMBERS = 8
+"""Orientations of a square: four turns, each as it is and mirrored."""
+
+
+def single_forward(forward: Forward, x: Tensor) -> Tensor:
+    """One pass of the network over the tile as it is."""
+    return forward(x)
+
+
+def tta_predictions(forward: Forward, x: Tensor) -> Iterator[Tensor]:
+    """The eight answers, each turned back to the tile as it is; the first is that of `once`."""
+    for turns in range(4):
+        turned = torch.rot90(x, turns, (2, 3))
+        yield torch.rot90(forward(turned), -turns, (2, 3))
+        yield torch.rot90(forward(turned.flip(3)).flip(3), -turns, (2, 3))
+
+
+def tta_mean(forward: Forward, x: Tensor) -> Tensor:
+    """The mean of the eight answers, at eight times the cost."""
+    answers = tta_predictions(forward, x)
+    total = next(answers).clone()
+    for answer in answers:
+        total += answer
+    return total / MEMBERS
+
+
+def forward_strategy(tta: bool) -> Ask:
+    """What the option ``tta`` means."""
+    return tta_mean if tta else single_forward
+
+
+def n_forward_passes(tta: bool) -> int:
+    """Passes of the network for one tile."""
+    return MEMBERS if tta else 1
+
+
+MAX_LANES = 4
+"""Lanes: each holds the features of one more tile."""
+
+
+@dataclass(frozen=True)
+class ParallelTiles:
+    """Callers of one network at the same time.
+
+    Attributes
+    ----------
+    count : int
+        How many; 1: nobody beside the caller.
+    threads : int
+        Of torch, for each.
+    """
+
+    count: int = 1
+    threads: int = 1
+
+    def enter(self) -> None:
+        """Give the calling thread its share of torch's threads."""
+        torch.set_num_threads(self.threads)
+
+
+def plan_parallelism(
+    placement: DeviceConfig,
+    spec: ModelSpec,
+    compiled: bool,
+    tiles: int,
+    threads: int | None = None,
+) -> ParallelTiles:
+    """How a network is to be asked.
+
+    Parameters
+    ----------
+    placement, spec
+        Where it runs, and its contract. Networks of others may keep what they need from one layer
+        to the next, and answer one caller at a time.
+    compiled
+        Whether ``torch.compile`` builds it, which is not made for several callers.
+    tiles
+        That there are to compute: a lane without one would be threads without work.
+    threads
+        Of torch, for all together; by default those of the calling thread.
+    """
+    threads = threads or torch.get_num_threads()
+    alone = placement.device.type != "cpu" or compiled or spec.architecture not in ARCHITECTURES
+    if alone:
+        return ParallelTiles(1, threads)
+    each = -(-threads // max(1, min(MAX_LANES, tiles)))
+    return ParallelTiles(threads // each, each)
+
+
+def n_concurrent_tiles(
+    placement: DeviceConfig, spec: ModelSpec, config: SRConfig, tiles: int, batch: int
+) -> int:
+    """Tiles whose features are in memory at the same time in a run.
+
+    Parameters
+    ----------
+    placement, spec, config, tiles
+        As the run's.
+    batch
+        Tiles per call of the network.
+    """
+    return batch * plan_parallelism(placement, spec, config.compile, tiles, config.jobs).count
+
+
+log = logging.getLogger(__name__)
+
+GPU_BATCH = 16
+"""Tiles per call on an accelerator, unless memory or the user says otherwise."""
+
+
+def choose_batch(placement: DeviceConfig, wanted: int | None) -> int:
+    """Tiles per call of the network.
+
+    On the CPU always one: more gain nothing there, and convolution libraries choose their
+    algorithm by the size of the batch, so that the last digits of a tile would depend on its
+    neighbours.
+    """
+    if placement.device.type == "cpu":
+        return 1
+    return wanted or GPU_BATCH
+
+
+def place_model(model: Model, config: SRConfig) -> DeviceConfig:
+    """Choose what a model runs on; ``auto`` leaves torch only for a file that is not torch's.
+
+    Raises
+    ------
+    UsageError
+        The options contradict each other, or the model.
+    """
+    file = model.network if isinstance(model.network, OnnxNetwork) else None
+    backend = config.backend
+    if backend == "auto":
+        backend = "torch" if file is None else "onnx"
+    if backend == "onnx" and config.compile:
+        raise UsageError("backend onnx: torch.compile is not for it; leave --compile away")
+    if file is not None:
+        if backend == "torch":
+            raise UsageError(f"model {model.source}: is an ONNX file; leave --backend torch away")
+        if file.tile is not None and config.tile not in (None, file.tile):
+            raise UsageError(
+                f"model {model.source}: was exported for tiles of {file.tile}, not {config.tile}; "
+                "leave --tile away, or export with --dynamic"
+            )
+    return select_device(config.device, config.precision, backend)
+
+
+class TileTooLargeError(ResourceError):
+    """One tile alone does not fit into memory: the caller must plan smaller tiles."""
+
+
+@dataclass(frozen=True)
+class PendingBatch:
+    """Tiles the device is working on: asking for the result waits for it.
+
+    ``values`` and ``finite`` lie in host memory and are not to be read before ``done``.
+    """
+
+    values: Tensor
+    """(N, C, s * h, s * w) float32."""
+    finite: Tensor
+    """(N,) bool."""
+    names: Sequence[str]
+    model: str
+    done: torch.cuda.Event | None
+    residual: Tensor | None = None
+    """(N, C, h, w): how inconsistent the network's outputs were; None: not looked at."""
+
+    def result(self) -> list[FloatArray]:
+        """The super-resolved tiles, each (C, s * h, s * w).
+
+        Raises
+        ------
+        ModelError
+            A value is not finite, or the device failed.
+        """
+        if self.done is not None:
+            try:
+                self.done.synchronize()
+            except RuntimeError as error:  # of what was started, this is the first to be heard
+                raise ModelError(
+                    f"the network failed on {self.names[0]} or soon after: {_cause(error)}"
+                ) from error
+        if not bool(self.finite.all()):
+            bad = self.names[int((~self.finite).nonzero()[0])]
+            raise ModelError(
+                f"model {self.model} made values that are not finite at {bad}; try --precision fp32"
+            )
+        return list(self.values.numpy())
+
+    def residuals(self) -> list[FloatArray | None]:
+        """Of each tile (C, h, w), source less shrunk output; to be read after the result."""
+        if self.residual is None:
+            return [None] * len(self.names)
+        return list(self.residual.numpy())
+
+
+class TilePredictor:
+    """Runs tiles through a model on one device.
+
+    Parameters
+    ----------
+    model
+        The model; on another device than the CPU a copy of its network runs.
+    placement
+        Device and precision.
+    batch
+        Tiles per call.
+    compiled
+        Let ``torch.compile`` build the network for the shape of a full batch.
+    ask
+        How the network is asked: once, or in several orientations
+        (:mod:`georsr.inference.predictor`).
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        placement: DeviceConfig,
+        batch: int,
+        *,
+        compiled: bool = False,
+        ask: Ask = single_forward,
+    ) -> None:
+        self.spec = model.spec
+        self.placement = placement
+        self.batch = batch
+        self.ask = ask
+        # The model stays where and what it is: its owner may use it again, elsewhere.
+        network = model.network
+        if placement.backend == "onnx":
+            network = _onnx_of(network, model.spec)
+        if placement.device.type == "cpu":
+            tune_malloc()
+        else:
+            network = copy.deepcopy(network)
+        # channels_last is what makes plain convolutions fast, on CPU and on tensor cores.
+        self.network: nn.Module = network.to(  # type: ignore[call-overload]
+            device=placement.device, memory_format=torch.channels_last
+        )
+        self.compiled = compiled
+        self.forward: Callable[[Tensor], Tensor] = self.network
+        if compiled:
+            self.forward = torch.compile(self.network, dynamic=False)
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether the device works on a batch while the host does other things."""
+        return self.placement.device.type == "cuda"
+
+    def lanes(self, tiles: int) -> ParallelTiles:
+        """How many threads are to ask about so many tiles, sharing those of the caller."""
+        return plan_parallelism(self.placement, self.spec, self.compiled, tiles)
+
+    def __call__(self, tiles: Sequence[FloatArray], names: Sequence[str]) -> list[FloatArray]:
+        """Super-resolve tiles of equal shape and wait for them: see :meth:`submit`."""
+        return [values for batch in self.submit(tiles, names) for values in batch.result()]
+
+    def submit(
+        self,
+        tiles: Sequence[FloatArray],
+        names: Sequence[str],
+        aims: Sequence[ConsistencyTarget] | None = None,
+        kernel: Kernel | None = None,
+    ) -> list[PendingBatch]:
+        """Start to super-resolve tiles of equal shape.
+
+        Parameters
+        ----------
+        tiles
+            Each (C, h, w) float32 in 0..1.
+        names
+            What to call each tile in an error.
+        aims, kernel
+            What each output is to give when the kernel shrinks it, beside the tile itself; what
+            went round the network is then part of the output. None: whatever it gives.
+
+        Returns
+        -------
+        list of Batch
+            Their results, joined, are one array (C, s * h, s * w) float32 around 0..1 per tile, or
+            what ``ask`` makes of it.
+
+        Raises
+        ------
+        TileTooLargeError
+            One tile alone runs out of memory.
+        ModelError
+            The network fails or changes the shape.
+        """
+        started: list[PendingBatch] = []
+        done = 0
+        while done < len(tiles):
+            part = slice(done, done + self.batch)
+            try:
+                aimed = None if aims is None else aims[part]
+                started.append(self._start(tiles[part], names[part], aimed, kernel))
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    if isinstance(error, ModelError):
+                        raise
+                    raise ModelError(self._failure(names[part][0], error)) from error
+                self._shrink(tiles[0], error)
+                continue
+            done += len(started[-1].names)
+        return started
+
+    def _failure(self, name: str, error: Exception) -> str:
+        advice = "; try without --compile" if self.compiled else ""
+        return f"the network failed on {name}: {_cause(error)}{advice}"
+
+    def _shrink(self, tile: FloatArray, error: BaseException) -> None:
+        if self.placement.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if self.batch == 1:
+            raise TileTooLargeError(
+                f"a tile of {tile.shape[1]}x{tile.shape[2]} pixels does not fit into the memory "
+                f"of {self.placement.device}; use a smaller --tile or --device cpu"
+            ) from error
+        self.batch //= 2
+        log.warning("out of memory: going on with %d tiles per batch", self.batch)
+
+    def _to_device(self, tiles: Sequence[FloatArray]) -> Tensor:
+        """(N, C, h, w) on the device, in 0..1."""
+        x = torch.from_numpy(np.stack(tiles))
+        if self.compiled and len(tiles) < self.batch:
+            # one shape, one compilation: the rest of a last batch is filled up
+            x = torch.cat([x, x[-1:].expand(self.batch - len(tiles), -1, -1, -1)])
+        if self.overlaps:
+            # only a copy from pinned memory runs beside the work of the device
+            x = x.pin_memory()
+        return x.to(self.placement.device, non_blocking=self.overlaps)
+
+    def pass_once(self, x: Tensor) -> Tensor:
+        """One pass of the network over (N, C, h, w) in 0..1, on its device.
+
+        Returns
+        -------
+        Tensor
+            (N, C, s * h, s * w) around 0..1, float32.
+        """
+        dtype, (lo, hi) = self.placement.dtype, self.spec.value_range
+        if (lo, hi) != (0.0, 1.0):
+            x = x * (hi - lo) + lo
+        x = x.contiguous(memory_format=torch.channels_last)
+        # autocast keeps weights, norms and the network's own skip connections in float32
+        with torch.autocast(x.device.type, dtype, enabled=dtype != torch.float32):
+            y = self.forward(x)
+        n, c, h, w = x.shape
+        expected = (n, c, h * self.spec.scale, w * self.spec.scale)
+        if tuple(y.shape) != expected:
+            raise ModelError(
+                f"model {self.spec.name} made {tuple(y.shape)} from {tuple(x.shape)}, "
+                f"expected {expected}"
+            )
+        if not y.is_floating_point():
+            raise ModelError(
+                f"model {self.spec.name} made values of type "
+                f"{str(y.dtype).removeprefix('torch.')}, expected floating-point numbers"
+            )
+        y = y.float()
+        return (y - lo) / (hi - lo) if (lo, hi) != (0.0, 1.0) else y
+
+    @torch.inference_mode()
+    def _start(
+        self,
+        tiles: Sequence[FloatArray],
+        names: Sequence[str],
+        aims: Sequence[ConsistencyTarget] | None,
+        kernel: Kernel | None,
+    ) -> PendingBatch:
+        x = self._to_device(tiles)
+        y = self.ask(self.pass_once, x)[: len(tiles)]
+        residual = None
+        if aims is not None and kernel is not None:
+            y, residual = enforce_consistency(y, x[: len(tiles)], aims, kernel)
+        finite = torch.isfinite(y.sum((1, 2, 3)))
+        done = None
+        if self.overlaps:
+            y, finite = _to_pinned(y), _to_pinned(finite)
+            residual = None if residual is None else _to_pinned(residual)
+            done = torch.cuda.Event()
+            done.record(torch.cuda.current_stream(x.device))
+        else:
+            y, finite = y.cpu().contiguous(), finite.cpu()
+            residual = None if residual is None else residual.cpu()
+        return PendingBatch(y, finite, names, self.spec.name, done, residual)
+
+
+def _cause(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _onnx_of(network: nn.Module, spec: ModelSpec) -> nn.Module:
+    """The network run by ONNX Runtime; of one with guide bands only what sees those."""
+    if isinstance(network, MultiBand):
+        inner = as_onnx(network.network, network.spec)
+        return MultiBand(inner, network.spec, network.guide, network.mode)
+    return as_onnx(network, spec)
+
+
+def _to_pinned(device_tensor: Tensor) -> Tensor:
+    """Queue a copy to pinned host memory, plain row order; it is there after the stream's work."""
+    host = torch.empty(device_tensor.shape, dtype=device_tensor.dtype, pin_memory=True)
+    return host.copy_(device_tensor.contiguous(), non_blocking=True)

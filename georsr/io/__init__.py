@@ -1,0 +1,1 @@
+"""Read rasters: open, describe, sample, mosaic; bands and their roles."""

@@ -1,0 +1,343 @@
+"""List the GDAL drivers that may read a source: formats that refer to no other file and write none.
+
+GDAL has about 150 drivers. Some read whatever file or address a document names, some write while
+they read (MRF fills a cache, GDAL_WMS too). A picture from somebody else must not reach those, so
+this is a list of what is allowed; the user may add to it, a picture may not.
+
+Names of files as rasterio and GDAL write them, and what lies there.
+"""
+# ruff: noqa: PTH116, PTH118, PTH120, PTH123
+# A mosaic has 10,000 files, and pathlib takes longer than the checks of each
+
+from __future__ import annotations
+
+import gzip
+import os
+import posixpath
+import re
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import rasterio
+from rasterio.env import ensure_env_with_credentials
+from rasterio.io import DatasetReader
+
+from georsr.errors import UsageError
+
+_ARCHIVE = re.compile(r"^/vsi(zip|tar|gzip|7z|rar)/")
+_SUBDATASET = re.compile(
+    r'^(?:NETCDF|HDF5|BAG|GPKG|NITF_IM:\d+|GTIFF_DIR:(?:off:)?\d+):"?([^"]+?)"?'
+    r'(?::[^"/\\]*|://[^"]*)?$',
+    re.IGNORECASE,
+)
+_FILE_OF_PROJ = re.compile(
+    r'(grids|\bfile|\bmodel|\binit)\s*=\s*("[^"]*|[^\s"<]*)[/\\]|'
+    r'PROJ4_GRIDS"\s*,\s*"[^"]*[/\\]|PARAMETERFILE\s*[\[(]\s*"([^"]|"")*"\s*,\s*"[^"]*[/\\]|'
+    r'"value"\s*:\s*"[^"]*[/\\]|ref\. system\s*:[^\n]*[/\\]',
+    re.IGNORECASE,
+)
+_CRS = re.compile(
+    r"[A-Z]\w+\s*[\[(]|\w+:(CRS)?\d[\d+,.]*$|urn:[\w:.,-]+$|[{+]|\w+=|(WGS|NAD|CRS)\d\d$|"
+    r"https?://(www\.)?opengis\.net/(def/crs/|gml/srs/epsg\.xml#)[\w./-]*$|$",
+    re.IGNORECASE,
+)
+_DOCUMENT = re.compile(
+    rb"<VRTDataset|<GDALTileIndexDataset|<Capabilities|<TileMap|<Dimap_Document|<(\w+:)?xfdu|"
+    rb"<level1Product|<(\w+:)?product\b|<kml\b|Product_Observational|PDS_VERSION_ID|"
+    rb"ODL_VERSION_ID|IsisCube|\^(IMAGE|QUBE|Core)|DatasetHeader\s+Begin|PCIDSK  |AuxilaryTarget|"
+    rb"OziExplorer|NOHRSC GIS/RS|ACQUISITION DATE|NDF_REVISION|BSB/|"
+    rb"^(\xef\xbb\xbf)?\s*(<[?!a-z][\x20-\x3b\x3d\x3f-\x7e\s]*>|\{\s*\"|\[\w+\]\s)",
+    re.IGNORECASE,
+)
+
+
+def gdal_name(path: str) -> str:
+    """Return GDAL's name for what rasterio calls ``file://``, ``zip://A!B`` and the like."""
+    for scheme in ("zip", "tar", "gzip"):
+        if path.startswith(f"{scheme}://"):
+            archive, _, inside = path.removeprefix(f"{scheme}://").partition("!")
+            return f"/vsi{scheme}/{archive}/{inside.lstrip('/')}".rstrip("/")
+    return path.removeprefix("file://")
+
+
+def file_of_subdataset(name: str) -> str | None:
+    """Return the file in GDAL's name of a subdataset, ``NETCDF:"a.nc":band``; None for others."""
+    match = _SUBDATASET.match(name)
+    return match[1] if match else None
+
+
+def folder_of(name: str) -> str:
+    """Return the folder of a file, also of GDAL's virtual file systems and of addresses."""
+    if name.startswith("/vsi") or "://" in name:
+        return name.rpartition("/")[0]
+    return os.path.dirname(name) or "."
+
+
+def join(folder: str, name: str) -> str:
+    """Return the name of a file in a folder of any kind; an absolute name stays what it is."""
+    if folder.startswith("/vsi") or "://" in folder:
+        return posixpath.join(folder, name)
+    return os.path.join(folder, name)
+
+
+def archive_of(name: str) -> str | None:
+    """Return the local archive in which a name of ``/vsizip/`` and the like lies; None if none."""
+    while _ARCHIVE.match(name):
+        name = _ARCHIVE.sub("", name, count=1)
+    if name.startswith("/vsi") or ".." in name.split("/"):
+        return None
+    path = Path(name)
+    return next((str(part) for part in (path, *path.parents) if is_regular(str(part))), None)
+
+
+def is_regular(name: str) -> bool:
+    """Return whether a name is that of a regular file of this machine."""
+    try:
+        return stat.S_ISREG(os.stat(name).st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+@contextmanager
+def bytes_of(file: str) -> Iterator[Any]:
+    """Open a file of this machine, or in an archive of it; None for what is neither."""
+    if is_regular(file):
+        with Path(file).open("rb") as handle:
+            yield handle
+        return
+    kind, _, rest = file.removeprefix("/vsi").partition("/")
+    archive = archive_of(file) if kind in ("zip", "tar", "gzip") else None
+    if archive is None or rest.startswith(("/vsi", "vsi")):
+        yield None
+        return
+    inside = rest[rest.index(archive) + len(archive) :].strip("/")
+    if kind == "gzip":
+        with gzip.open(archive) as packed:
+            yield packed
+    elif kind == "zip":
+        with zipfile.ZipFile(archive) as zipped:
+            if any(b"\x75\x70" in member.extra for member in zipped.infolist()):
+                raise ValueError("names of its archive are written twice")  # Info-ZIP Unicode Path
+            with zipped.open(_only(inside, zipped.namelist())) as member:
+                yield member
+    else:
+        with tarfile.open(archive) as tarred:
+            yield tarred.extractfile(_only(inside, tarred.getnames()))
+
+
+def _only(name: str, names: Iterable[str]) -> str:
+    """Return the one name of an archive that GDAL may take for ``name``."""
+    found = [other for other in names if _normal(other) == _normal(name)]
+    if len(found) != 1:
+        raise ValueError(f"its archive holds {len(found)} files of that name, expected 1")
+    return found[0]
+
+
+def _normal(name: str) -> str:
+    return posixpath.normpath("/" + name.replace("\\", "/").lstrip("/")).casefold()
+
+
+def start_of(name: str) -> bytes:
+    """Return the first 1024 bytes of a file, also of one in an archive; none of anything else."""
+    try:
+        if not name.startswith("/vsi"):
+            if not is_regular(name):
+                return b""
+            with open(name, "rb", buffering=0) as handle:
+                return handle.read(1024)
+        with bytes_of(name) as handle:
+            return b"" if handle is None else bytes(handle.read(1024))
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, NotImplementedError):
+        return b""
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error):
+        return b""
+
+
+def is_sqlite_with_log(name: str) -> bool:
+    """Return whether a file is a database of SQLite with a write-ahead log, in it or beside it."""
+    start = start_of(name)
+    if not start.startswith(b"SQLite format 3\0"):
+        return False
+    return 2 in start[18:20] or any(os.path.lexists(f"{name}{end}") for end in ("-wal", "-shm"))
+
+
+def is_document(name: str) -> bool:
+    """Return whether GDAL may take a file for a document that names others, whatever else it is.
+
+    GDAL asks its drivers in an order of its own, by the first 1024 bytes of a file: those of an
+    image without a signature, and the comment of a JPEG, may hold anything.
+    """
+    return _DOCUMENT.search(start_of(name)) is not None
+
+
+def names_file_of_proj(text: str) -> bool:
+    """Return whether text of a CRS names a grid, or another file of PROJ, by its path."""
+    return ("/" in text or "\\" in text) and _FILE_OF_PROJ.search(text) is not None
+
+
+def is_plain_crs(text: str) -> bool:
+    """Return False for text that GDAL, asked for a CRS, would take for a file or an address."""
+    return _CRS.match(text.strip()) is not None and not names_file_of_proj(text)
+
+
+def one_line(text: str) -> str:
+    """Return text of a file for a message: one line, not too long."""
+    line = " ".join(text.split())
+    return line if len(line) <= 120 else f"{line[:117]}..."
+
+
+IMAGE_DRIVERS = (
+    "GTiff",
+    "LIBERTIFF",
+    "JP2OpenJPEG",
+    "JP2ECW",
+    "JP2KAK",
+    "JP2MrSID",
+    "JP2Lura",
+    "PNG",
+    "JPEG",
+    "JPEGXL",
+    "WEBP",
+    "GIF",
+    "BIGGIF",
+    "BMP",
+    "HEIF",
+    "AVIF",
+    "ECW",
+    "MrSID",
+    "HFA",
+    "NITF",
+    "netCDF",
+    "HDF5",
+    "HDF5Image",
+    "BAG",
+    "GRIB",
+    "GPKG",
+    "MBTiles",
+    "ENVI",
+    "EHdr",
+    "AAIGrid",
+    "AIG",
+    "GSAG",
+    "GSBG",
+    "GS7BG",
+    "SAGA",
+    "RST",
+    "BT",
+    "DTED",
+    "SRTMHGT",
+    "USGSDEM",
+    "XYZ",
+)
+"""Drivers that read a source without being asked, as far as this GDAL has them.
+
+Besides these, VRT reads files called ``.vrt`` once `georsr.io.vrt_sources` has checked them;
+SENTINEL2 reads products of Sentinel-2. For people: docs/reference/formats.md.
+"""
+NETWORK_DRIVERS = (
+    "GTiff",
+    "JP2OpenJPEG",
+    "JP2ECW",
+    "JP2KAK",
+    "JP2MrSID",
+    "JP2Lura",
+    "PNG",
+    "JPEG",
+    "WEBP",
+    "GIF",
+    "BIGGIF",
+    "NITF",
+    "GRIB",
+    "MBTiles",
+)
+"""Those that look for no masks and overviews beside a file when they are told so (measured).
+
+Only they read what lies on a network, or in an archive that georsr cannot list: the files beside it
+could not be checked.
+"""
+
+
+@cache
+def registered_drivers() -> frozenset[str]:
+    """Return the short names of the drivers of this GDAL."""
+    with rasterio.Env() as env:
+        return frozenset(env.drivers())
+
+
+def image_drivers(extra: Sequence[str] = ()) -> list[str]:
+    """Return the drivers that may read a source: `IMAGE_DRIVERS` and those that the user allows.
+
+    Parameters
+    ----------
+    extra : sequence of str
+        Short names of further GDAL drivers.
+
+    Raises
+    ------
+    UsageError
+        GDAL has no driver of that name.
+    """
+    known = registered_drivers()
+    for name in extra:
+        if name not in known:
+            raise UsageError(
+                f"--allow-driver {name}: this GDAL has no such driver; expected a short name such "
+                "as VRT or Zarr, as `rio env --formats` lists them"
+            )
+    return [name for name in dict.fromkeys((*IMAGE_DRIVERS, *extra)) if name in known]
+
+
+def network_drivers() -> list[str]:
+    """Return those of `NETWORK_DRIVERS` that this GDAL has."""
+    return [name for name in NETWORK_DRIVERS if name in registered_drivers()]
+
+
+@ensure_env_with_credentials  # type: ignore[untyped-decorator]
+def open_with(path: str, drivers: Sequence[str]) -> DatasetReader:
+    """Open a raster for reading with one of several drivers, which `rasterio.open` does not offer.
+
+    Parameters
+    ----------
+    path : str
+    drivers : sequence of str
+        Short names; no other driver of GDAL sees the file.
+
+    Raises
+    ------
+    rasterio.errors.RasterioIOError
+        None of them reads it.
+    """
+    return DatasetReader(path, driver=list(drivers))
+
+
+@dataclass
+class Trust:
+    """What the user allows, and which files have been looked at already.
+
+    Attributes
+    ----------
+    extra : sequence of str
+        GDAL drivers beyond `IMAGE_DRIVERS`. ``VRT`` among them: VRTs may have any name, and refer
+        to files anywhere on this machine.
+    seen : set of str
+        Names of files that have been looked at.
+    folders : dict of str
+        Folders without links, by their names.
+    """
+
+    extra: Sequence[str] = ()
+    seen: set[str] = field(default_factory=set)
+    folders: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def vrt(self) -> bool:
+        """Whether VRTs are trusted."""
+        return "VRT" in self.extra

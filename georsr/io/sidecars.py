@@ -1,0 +1,444 @@
+"""Check the files that GDAL reads with a raster by itself, before it reads them.
+
+Masks (``.msk``) and overviews (``.ovr``, ``.aux``) beside a raster, and the overview file that its
+metadata may name, are opened by any driver of GDAL, whatever drivers the raster itself may have.
+Some drivers read addresses or write files, so only TIFFs (and Erdas Imagine for ``.aux``) pass.
+
+Refuse HDF5 and netCDF-4 files whose data lie in other files.
+"""
+# ruff: noqa: PTH116, PTH208
+# A mosaic has 10,000 files, and pathlib takes longer than the checks of each
+
+from __future__ import annotations
+
+import html
+import os
+import posixpath
+import re
+import struct
+import tarfile
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path, PurePath
+from typing import Any, BinaryIO
+
+from rasterio.errors import RasterioError
+
+from georsr.errors import InputError, UsageError
+from georsr.io.drivers import (
+    Trust,
+    archive_of,
+    bytes_of,
+    file_of_subdataset,
+    folder_of,
+    is_document,
+    is_regular,
+    join,
+    names_file_of_proj,
+    one_line,
+    open_with,
+    start_of,
+)
+from georsr.io.gdal_env import is_remote, suppress_rasterio_warnings
+
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+
+
+def check_hdf5(path: str, trust: Trust) -> None:
+    """Refuse an HDF5 or netCDF-4 file that refers to other files; files of other formats pass.
+
+    External data, external links and virtual data sets can name any file of the machine, whose
+    bytes become pixels. GDAL has no switch against them (measured with GDAL 3.10), so the file is
+    looked through with h5py.
+
+    Parameters
+    ----------
+    path
+        Of the file, or GDAL's name of a subdataset in it.
+    trust
+
+    Raises
+    ------
+    UsageError
+        What it refers to.
+    InputError
+        It cannot be read.
+    """
+    file = file_of_subdataset(path) or path
+    if "HDF5" in trust.extra:
+        return
+    try:
+        with bytes_of(file) as handle:
+            if handle is None or not _is_hdf5(handle):
+                return
+            import h5py
+
+            with h5py.File(handle if file.startswith("/vsi") else file, "r") as content:
+                elsewhere = next(_external_files(content), None)
+    except Exception as error:  # h5py and the readers of archives raise what they like
+        raise InputError(f"{file}: cannot be read as HDF5: {error}") from error
+    if elsewhere is not None:
+        raise UsageError(
+            f"{file}: takes data from another file, {one_line(elsewhere)}; expected one that is "
+            "complete by itself, as h5repack makes it; --allow-driver HDF5 if you trust it"
+        )
+
+
+def _is_hdf5(handle: Any) -> bool:
+    """Return whether a file has the signature of HDF5, at its start or after a user block."""
+    offset = 0
+    while True:
+        handle.seek(offset)
+        start = handle.read(8)
+        if start == _SIGNATURE:
+            return True
+        if len(start) < 8:
+            return False
+        offset = max(512, 2 * offset)
+
+
+def _external_files(content: Any) -> Iterator[str]:
+    """Yield the names of files that the data sets of an HDF5 file refer to."""
+    import h5py
+
+    groups, seen = [content], {content.id}
+    while groups:
+        group = groups.pop()
+        for name in group:
+            link = group.get(name, getlink=True)
+            if isinstance(link, h5py.ExternalLink):
+                yield str(link.filename)
+            if not isinstance(link, h5py.HardLink):
+                continue  # a soft link leads to another name in this file
+            item = group[name]
+            if isinstance(item, h5py.Dataset):
+                yield from (str(file) for file, *_ in item.external or ())
+                if item.is_virtual:
+                    yield from (source.file_name for source in item.virtual_sources())
+            elif isinstance(item, h5py.Group) and item.id not in seen:
+                seen.add(item.id)
+                groups.append(item)
+
+
+TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+HFA_SIGNATURE = b"EHFA_HEADER_TAG"
+NITF_SIGNATURES = (b"NITF", b"NSIF")
+_TEXTS = (".aux.xml", ".prj", ".hdr", ".rdc")
+"""Sidecars of text, part of their raster's metadata, which GDAL reads while it opens it."""
+_SIDECAR = re.compile(r"\.(ovr|msk|aux|aux\.xml|prj|hdr|rdc|r\d)$", re.IGNORECASE)
+_METADATA_TAG = 42112
+"""TIFF tag of GDAL's own metadata, an XML document."""
+_ASCII = 2
+_MAX_ENTRIES, _MAX_METADATA = 65536, 2**24
+
+
+def has_sidecars(path: str) -> bool:
+    """Return whether files beside ``path`` are read: where georsr can list them before GDAL does.
+
+    Not on a network; GDAL is then told not to look for any.
+    """
+    return _listing(path) is not None
+
+
+def check_dataset(dataset: Any, path: str, trust: Trust) -> None:
+    """Check everything that an open raster, other than by its format, makes GDAL read.
+
+    Call it before asking the dataset for masks, overviews, files or pixels.
+
+    Parameters
+    ----------
+    dataset
+        Of rasterio, just opened.
+    path
+        GDAL's name of it.
+    trust
+        What the user allows.
+
+    Raises
+    ------
+    UsageError
+        It refers to a file that is refused: which, why, and what to do.
+    RasterioError
+        A file cannot be read.
+    """
+    named = dataset.get_tag_item("OVERVIEW_FILE", "OVERVIEWS")
+    if named is not None and dataset.driver != "SENTINEL2":  # which names other bands as overviews
+        _check_overview_file(named, path, trust)
+    _check_grids(dataset, path)
+    if dataset.driver == "HFA":
+        _check_parts(dataset, path)
+
+
+def _check_parts(dataset: Any, path: str) -> None:
+    """Refuse an Erdas Imagine file whose pixels or overviews lie in another folder."""
+    for file in dataset.files:
+        if not file.startswith("/vsi") and not _is_beside(file, path):
+            raise UsageError(
+                f"{path}: takes data from {one_line(file)}, expected files of its folder"
+            )
+
+
+def _check_grids(dataset: Any, path: str) -> None:
+    """Refuse a CRS that names a grid file by its path: PROJ would open it."""
+    with suppress_rasterio_warnings():
+        systems = [dataset.crs, dataset.gcps[1]]
+    for crs in systems:
+        if crs is not None and names_file_of_proj(_wkt(crs)):
+            raise UsageError(
+                f"{path}: its coordinate reference system names a grid file by its path, expected "
+                "the plain name of one that PROJ has; assign another CRS, for example with "
+                "gdal_edit.py -a_srs"
+            )
+
+
+def _wkt(crs: Any) -> str:
+    try:
+        return str(crs.to_wkt())
+    except RasterioError:
+        return str(crs)
+
+
+def _check_overview_file(named: str, path: str, trust: Trust) -> None:
+    """Check the file that the metadata item OVERVIEW_FILE names: a TIFF beside the raster."""
+    name = named.removeprefix(":::BASE:::")
+    file = Path(name) if name == named else Path(path).parent / name
+    try:
+        beside = file.resolve().parent == Path(path).resolve().parent
+    except (OSError, ValueError, RuntimeError):
+        beside = False
+    if not (beside and start_of(str(file)).startswith((*TIFF_SIGNATURES, HFA_SIGNATURE))):
+        raise UsageError(
+            f"{path}: its metadata name {one_line(named)} as the file of its overviews, expected "
+            "a TIFF beside it; remove the item OVERVIEW_FILE of the domain OVERVIEWS"
+        )
+    check_tiff(str(file), trust)
+
+
+def check_sidecars(path: str, trust: Trust) -> None:
+    """Check masks, overviews and text beside a raster, and what lies beside those.
+
+    Call it before the raster is opened: GDAL reads some of them meanwhile.
+
+    Raises
+    ------
+    UsageError
+        One is not a TIFF, or refers to another file itself.
+    """
+    for file in _sidecars(path):
+        kind = file.lower()
+        if kind.endswith(_TEXTS):
+            _check_text(file, path)
+            continue
+        if re.search(r"\.r\d$", kind):
+            _check_reduced(file, path, trust)
+            continue
+        if kind.endswith(".aux") and not _begins(file, (HFA_SIGNATURE,)):
+            continue  # a file of that name that GDAL does not read
+        if not kind.endswith(".aux") and not _begins(file, TIFF_SIGNATURES):
+            raise _no_tiff(file, path)
+        if not _is_beside(file, path):
+            raise UsageError(
+                f"{file}: is a link to a file elsewhere, expected the mask or overviews of {path} "
+                "in its folder; remove it"
+            )
+        try:
+            check_tiff(file, trust)
+        except RasterioError as error:
+            raise _no_tiff(file, path) from error
+
+
+def _check_text(file: str, path: str) -> None:
+    """Refuse text beside a raster that names a file of PROJ by its path."""
+    if file.startswith("/vsi"):
+        return  # the CRS that GDAL makes of it is checked
+    if not is_regular(file):
+        raise UsageError(f"{file}: is not a regular file, expected metadata of {path}; remove it")
+    if names_file_of_proj(html.unescape(Path(file).read_bytes().decode("latin-1"))):
+        raise UsageError(
+            f"{file}: its coordinate reference system names a file of PROJ by its path, expected "
+            f"the plain name of one that PROJ has; remove it, and give {path} another CRS"
+        )
+
+
+def _check_reduced(file: str, path: str, trust: Trust) -> None:
+    """Check a NITF of reduced resolution, which GDAL opens together with the NITF beside it."""
+    if not start_of(path).startswith(NITF_SIGNATURES) or file in trust.seen:
+        return
+    trust.seen.add(file)
+    if not start_of(file).startswith(NITF_SIGNATURES) or is_document(file):
+        raise UsageError(
+            f"{file}: GDAL would read it as overviews of {path}, but it is no NITF; remove it"
+        )
+    check_sidecars(file, trust)
+
+
+def _begins(file: str, signatures: tuple[bytes, ...]) -> bool:
+    """Return whether a file begins with a signature; what lies in an archive is opened instead."""
+    return file.startswith("/vsi") or start_of(file).startswith(signatures)
+
+
+def _is_beside(file: str, path: str) -> bool:
+    """Return whether a sidecar lies in its raster's folder, or both are links into one folder."""
+    if file.startswith("/vsi"):
+        return True
+    folder = Path(file).resolve().parent
+    return folder in (Path(path).parent.resolve(), Path(path).resolve().parent)
+
+
+def _no_tiff(file: str, path: str) -> UsageError:
+    return UsageError(
+        f"{file}: GDAL would read it as mask or overviews of {path}, but it is no TIFF; remove it"
+    )
+
+
+def check_tiff(file: str, trust: Trust) -> None:
+    """Check what a TIFF that GDAL opens by itself refers to.
+
+    Raises
+    ------
+    UsageError
+        As `check_dataset`.
+    RasterioError
+        It is not a TIFF, nor a file of Erdas Imagine.
+    """
+    if file in trust.seen:
+        return
+    trust.seen.add(file)
+    if not _may_name_overviews(file):
+        check_sidecars(file, trust)
+        return
+    check_sidecars(file, trust)
+    with suppress_rasterio_warnings(), open_with(file, ["GTiff", "HFA"]) as dataset:
+        check_dataset(dataset, file, trust)
+
+
+def _may_name_overviews(file: str) -> bool:
+    """Return False if neither the first directory of a TIFF nor its .aux.xml can name overviews.
+
+    Opening a file by GDAL takes a millisecond, and a mosaic may have 10,000 of them: most can be
+    told from their first bytes.
+    """
+    texts = [name for name in _sidecars(file) if name.lower().endswith(".aux.xml")]
+    try:
+        for text in texts:
+            if _names_overviews(Path(text).read_bytes()):
+                return True
+        with Path(file).open("rb") as handle:
+            return _names_overviews(_gdal_metadata(handle))
+    except (OSError, ValueError, struct.error, OverflowError):
+        return True
+
+
+def _names_overviews(document: bytes) -> bool:
+    return "OVERVIEW_FILE" in html.unescape(document.decode("latin-1")).upper()
+
+
+def _gdal_metadata(handle: BinaryIO) -> bytes:
+    """Return GDAL's metadata of the first directory of a TIFF; ValueError if it is no plain one.
+
+    TIFF 6.0, section 2, and the BigTIFF design of libtiff.
+    """
+    start = handle.read(16)
+    order = {b"II": "<", b"MM": ">"}.get(start[:2])
+    if order is None or start[2:4] not in (b"*\0", b"\0*", b"+\0", b"\0+"):
+        raise ValueError("no TIFF")
+    big = b"+" in start[2:4]
+    offset = struct.unpack(order + "Q", start[8:16])[0] if big else 0
+    offset = offset or struct.unpack(order + "I", start[4:8])[0]
+    handle.seek(offset)
+    count = struct.unpack(order + ("Q" if big else "H"), handle.read(8 if big else 2))[0]
+    size = 20 if big else 12
+    if count > _MAX_ENTRIES:
+        raise ValueError("too many entries")
+    entries = handle.read(count * size)
+    found = b""
+    for entry in (entries[i * size : (i + 1) * size] for i in range(count)):
+        tag, kind = struct.unpack(order + "HH", entry[:4])
+        if tag != _METADATA_TAG:
+            continue
+        if kind != _ASCII:
+            raise ValueError("metadata are not stored as text")
+        length = struct.unpack(order + ("Q" if big else "I"), entry[4 : 12 if big else 8])[0]
+        value = entry[12 if big else 8 :]
+        if length > len(value):
+            if length > _MAX_METADATA:
+                raise ValueError("metadata are too long to look at")
+            handle.seek(struct.unpack(order + ("Q" if big else "I"), value)[0])
+            value = handle.read(length)
+        found += value
+    return found
+
+
+def _sidecars(path: str) -> list[str]:
+    """Return the files beside ``path`` that GDAL would read with it."""
+    listing = _listing(path)
+    if not listing:  # so it is for most of a mosaic's
+        return []
+    path = file_of_subdataset(path) or path
+    folder, name = folder_of(path), PurePath(path).name.lower()
+    wanted = {f"{name}{end}" for end in (".ovr", ".msk", ".aux", ".aux.xml", ".hdr")}
+    wanted |= {f"{PurePath(name).stem}{end}" for end in (".aux", ".prj", ".hdr", ".rdc")}
+    reduced = range(10) if start_of(path).startswith(NITF_SIGNATURES) else ()
+    wanted |= {f"{stem}.r{n}" for n in reduced for stem in (name, PurePath(name).stem)}
+    found = [other for key in sorted(wanted - {name}) for other in listing.get(key, ())]
+    return [join(folder, other) for other in found]
+
+
+def _listing(path: str) -> Mapping[str, Sequence[str]] | None:
+    """Return the sidecars in the folder of ``path`` by their names in small letters.
+
+    None where they cannot be listed; none at all where nothing can be read.
+    """
+    if is_remote(path):
+        return None
+    path = file_of_subdataset(path) or path
+    try:
+        if not path.startswith("/vsi"):
+            folder = folder_of(path)
+            return _listed(folder, os.stat(folder).st_mtime_ns)
+        if path.startswith("/vsigzip/") and not path.startswith("/vsigzip//vsi"):
+            folder = folder_of(path.removeprefix("/vsigzip")) or "/"
+            return _listed(folder, os.stat(folder).st_mtime_ns)
+        archive = re.fullmatch(r"/vsi(zip|tar)/(?!/?vsi|{)(.+)", path)
+        file = archive and archive_of(path)
+        if not archive or not file or path.endswith(file):
+            return None
+        inside = path.removeprefix(f"/vsi{archive[1]}/").removeprefix(file).strip("/")
+        names = _members(archive[1], file, Path(file).stat().st_mtime_ns)
+        return names.get(posixpath.dirname(inside), {})
+    except (OSError, ValueError, zipfile.BadZipFile, tarfile.TarError):
+        return {} if not path.startswith("/vsi") else None
+
+
+@lru_cache(maxsize=16)
+def _listed(folder: str, changed: int) -> dict[str, list[str]]:
+    """Return the sidecars in a folder of this machine."""
+    return _by_small_name(os.listdir(folder))
+
+
+@lru_cache(maxsize=16)
+def _members(kind: str, archive: str, changed: int) -> dict[str, dict[str, list[str]]]:
+    """Return the sidecars in an archive, by its folders."""
+    if kind == "zip":
+        with zipfile.ZipFile(archive) as zipped:
+            if any(b"\x75\x70" in member.extra for member in zipped.infolist()):
+                raise ValueError("GDAL reads other names than Python")  # Info-ZIP Unicode Path
+            names = zipped.namelist()
+    else:
+        with tarfile.open(archive) as tarred:
+            names = tarred.getnames()
+    folders: dict[str, list[str]] = {}
+    for name in names:
+        folder, _, member = name.replace("\\", "/").removeprefix("./").rpartition("/")
+        folders.setdefault(folder, []).append(member)
+    return {folder: _by_small_name(members) for folder, members in folders.items()}
+
+
+def _by_small_name(names: Iterable[str]) -> dict[str, list[str]]:
+    """Return the names of sidecars by their small letters: GDAL finds them so, too."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        if _SIDECAR.search(name):
+            found.setdefault(name.lower(), []).append(name)
+    return found

@@ -1,0 +1,1 @@
+"""Run super-resolution from file to file."""

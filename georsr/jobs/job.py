@@ -1,0 +1,457 @@
+"""Job: everything that is decided about a run before its first tile.
+
+Fingerprint: what must be the same for two runs to make the same product, byte for byte.
+
+Hints: what is said about a source before its first tile is made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path, PurePath
+
+import numpy as np
+import torch
+
+from georsr.config import SRConfig
+from georsr.device import DeviceConfig
+from georsr.errors import InputError
+from georsr.geo.aoi import AreaOfInterest, resolve_aoi
+from georsr.geo.georeference import window_metadata
+from georsr.inference.bands import check_bands, warn_once
+from georsr.inference.consistency import requested_kernel
+from georsr.inference.kernel_estimation import resolve_kernel, spread_windows
+from georsr.inference.predictor import choose_batch, n_concurrent_tiles, place_model
+from georsr.inference.sensing import description_of, told_of_scene
+from georsr.inference.tiles import tile_grid_of
+from georsr.io.band_roles import reject_non_images
+from georsr.io.gdal_env import is_remote
+from georsr.io.metadata import RasterInfo
+from georsr.io.reader import RasterReader
+from georsr.io.sampling import pixel_replication
+from georsr.jobs.preflight import check_memory, check_size, check_space, memory_bytes
+from georsr.models.io import Model
+from georsr.models.onnx.runtime import runtime_version
+from georsr.models.registry import COMPUTED_ARCHITECTURES
+from georsr.radiometry.kernels import Kernel
+from georsr.radiometry.normalization import Normalization, choose_normalization
+from georsr.reports import georsr_version, product_tags
+from georsr.tiling.grid import TileGrid
+from georsr.window import PixelBlock, Window
+from georsr.writer.journal import Journal
+from georsr.writer.layout import OutputLayout, output_layout
+from georsr.writer.paths import paths_behind_vsi, temp_paths
+
+SAMPLES, SAMPLE = 64, 16 * 1024
+"""Pieces of a source's files that its digest covers, and bytes of each: a megabyte of any source,
+which a disk reads in a second at worst."""
+
+OPTIONS_WITHOUT_EFFECT = (
+    "allow_drivers",
+    "aoi",
+    "aoi_mask",
+    "backend",
+    "batch",
+    "bbox",
+    "bbox_crs",
+    "check_space",
+    "device",
+    "jobs",
+    "max_pixels",
+    "overwrite",
+    "precision",
+    "resume",
+    "verify",
+)
+"""Options that leave the product as it is, or count as what they led to: device, area."""
+
+
+def run_key(
+    reader: RasterReader,
+    model: Model,
+    config: SRConfig,
+    placement: DeviceConfig,
+    area: AreaOfInterest | None = None,
+) -> dict[str, str]:
+    """Name -> value of everything a product depends on; values are for people, but the source's.
+
+    Parameters
+    ----------
+    reader
+        The source: its header, and of its files size, time of change and some bytes. Files that
+        have none, because they lie on a network, count by some of their pixels.
+    model, config, placement, area
+        What is run on it, how, where, and on which part.
+    """
+    options = {
+        name: json.dumps(value, sort_keys=True)
+        for name, value in asdict(config).items()
+        if name not in OPTIONS_WITHOUT_EFFECT
+    }
+    return {
+        "source": source_hash(reader),
+        "model": f"{model.spec.name} {model.sha256[:16]}",
+        "software": f"georsr {georsr_version()} with torch {torch.__version__}",
+        "arithmetic": f"{placement.precision} on {placement.device.type}{_runtime(placement)}",
+        "area": "everything" if area is None else area.describe(),
+        **options,
+    }
+
+
+def _runtime(placement: DeviceConfig) -> str:
+    return "" if placement.backend == "torch" else f" with ONNX Runtime {runtime_version()}"
+
+
+def source_hash(reader: RasterReader) -> str:
+    """Of what the source is: its header, and its files or, on a network, some of its pixels."""
+    info = reader.info
+    digest = hashlib.sha256(repr(replace(info, path="", files=(), notes=())).encode())
+    files = [tuple(_paths(name)) for name in info.files]
+    for paths in files:
+        for path in paths:
+            digest.update(_state(path, SAMPLES // len(files)))
+    if not all(files) or not files:
+        for window in _sample_windows(info.height, info.width):
+            pixels = np.ascontiguousarray(reader.read(window).values)
+            digest.update(f"{zlib.crc32(pixels.tobytes())}".encode())
+    return digest.hexdigest()[:16]
+
+
+def check_unchanged(reader: RasterReader, digest: str) -> None:
+    """Refuse a source that has been written to since its `source_hash` was taken.
+
+    Raises
+    ------
+    InputError
+        What was made of it may be of two states of the file.
+    """
+    try:
+        same = source_hash(reader) == digest
+    except FileNotFoundError:
+        same = False
+    if not same:
+        raise InputError(
+            f"{reader.info.path}: has changed while it was read, so that a part of the product "
+            "would be of the old file and a part of the new one; nothing is written: run again "
+            "once the file is complete"
+        )
+
+
+def _paths(name: str) -> Iterable[Path]:
+    """One file, however its name is spelled here or in another folder."""
+    path = Path(name)
+    found = [path] if path.is_file() else paths_behind_vsi(name)
+    return dict.fromkeys(path.resolve() for path in found)
+
+
+def _state(path: Path, samples: int) -> bytes:
+    """Name, size and time of a file, and a checksum of samples of its bytes.
+
+    Size and time alone are those of another file where a program sets them.
+    """
+    status = path.stat()
+    checksum = 0
+    with path.open("rb", buffering=0) as file:
+        for start in _spread(status.st_size - SAMPLE, max(2, samples)):
+            file.seek(start)
+            checksum = zlib.crc32(file.read(SAMPLE), checksum)
+    return f"{path.name} {status.st_size} {status.st_mtime_ns} {checksum}".encode()
+
+
+def _spread(last: int, count: int) -> list[int]:
+    """At most so many numbers from 0 to ``last``, evenly spread, no two the same."""
+    return sorted({max(0, last) * i // (count - 1) for i in range(count)})
+
+
+def _sample_windows(height: int, width: int, side: int = 64) -> list[Window]:
+    """A few small windows: the corners and the middle."""
+    h, w = min(side, height), min(side, width)
+    return [
+        Window((height - h) * i // 2, (width - w) * j // 2, h, w)
+        for i, j in ((0, 0), (0, 2), (1, 1), (2, 0), (2, 2))
+    ]
+
+
+def warn_noise_dominated(reader: RasterReader, model: str) -> None:
+    """Consistency was left away."""
+    warn_once(
+        reader,
+        f"{reader.info.path}: most of what {model} takes away is noise, which consistency "
+        "would put back: it is off; --consistency on insists on it",
+    )
+
+
+def warn_upsampled(reader: RasterReader) -> None:
+    """What looks like pixels are blocks, whose edges a network would sharpen."""
+    info = reader.info
+    for window in spread_windows(info.height, info.width):
+        found = pixel_replication(reader.read(window).values)
+        if found is None:
+            continue
+        down, across = found
+        if min(found) > 1:
+            warn_once(
+                reader,
+                f"{info.path}: every pixel stands there {down} x {across} times, as nearest "
+                "neighbour enlarges images; a network sharpens the edges of such blocks. Take one "
+                f"of each first: gdal_translate -r nearest -outsize {100 / across:g}% "
+                f"{100 / down:g}%",
+            )
+        return
+
+
+@dataclass(frozen=True)
+class SRJob:
+    """A run that may begin: made by `prepare`, carried out by `georsr.jobs.run` or others.
+
+    Attributes
+    ----------
+    reader : RasterReader
+        The source; it pickles as path and options.
+    destination : str
+    model : Model
+    config : SRConfig
+    placement : Placement
+        Device and precision the options led to.
+    stretch : Stretch
+        One for the whole scene.
+    layout : ProductLayout
+        The product; its blocks are what is written and noted.
+    plan : TilePlan
+        The tiles, anchored to the source.
+    key : dict of str to str
+        The run's `fingerprint`.
+    area : Area or None
+        The part of the source that becomes the product; None: all of it.
+    kernel : Kernel or None
+        What shrinks the product to its source; None: it need not.
+    """
+
+    reader: RasterReader
+    destination: str
+    model: Model
+    config: SRConfig
+    placement: DeviceConfig
+    stretch: Normalization
+    layout: OutputLayout
+    plan: TileGrid
+    key: dict[str, str]
+    area: AreaOfInterest | None = None
+    kernel: Kernel | None = None
+
+    def with_tile(self, tile: int) -> SRJob:
+        """The same run in tiles of another size."""
+        config = replace(self.config, tile=tile)
+        return replace(
+            self, plan=tile_grid_of(self.reader.info, self.model.spec, config, self.area)
+        )
+
+    def part(self, window: Window) -> SRJob:
+        """The same run on a part of the product: its tiles, which make the same pixels.
+
+        Parameters
+        ----------
+        window
+            In source pixels, counted as the plan does. The part's plan counts from its corner;
+            the layout remains that of the whole product.
+        """
+        info = self.reader.info
+        whole = self.area or AreaOfInterest(Window(0, 0, info.height, info.width))
+        return replace(self, plan=self.plan.subgrid(window), area=whole.part(window))
+
+    def standalone_part(self, window: Window) -> SRJob:
+        """A part, as `part`, that is laid out as a product of its own."""
+        part = self.part(window)
+        assert part.area is not None, "a part has a window"
+        return replace(
+            part,
+            layout=_layout(
+                window_metadata(self.reader.info, part.area.window),
+                self.reader.info,
+                self.model,
+                self.config,
+                self.stretch,
+                self.kernel,
+                partial=part.area.outline is not None,
+            ),
+        )
+
+    def read(self, window: Window) -> PixelBlock:
+        """Read a window as the plan counts it: from the corner of the area.
+
+        Where the area does not touch, nothing is read and nothing is valid.
+        """
+        if self.area is None:
+            return self.reader.read(window)
+        if self.area.intersects(window):
+            return self.reader.read(window.moved(self.area.window.top, self.area.window.left))
+        info = self.reader.info
+        size = (window.height, window.width)
+        values = np.zeros((info.count, *size), info.dtype)
+        alpha = np.zeros(size, info.dtype) if info.alpha_band else None
+        return PixelBlock(values, np.zeros(values.shape, bool), alpha)
+
+    def bytes_left(self) -> int:
+        """Size of what an interrupted run has left for this one."""
+        part = temp_paths(self.destination).part
+        left = self.journal().previous_tile() is not None and part.exists()
+        return part.stat().st_size if left else 0
+
+    def journal(self) -> Journal:
+        """The run's journal; nothing is read or written yet."""
+        return Journal(
+            temp_paths(self.destination).journal,
+            self.destination,
+            self.key,
+            self.plan.tile,
+            resume=self.config.resume,
+            remote=is_remote(self.reader.info.path),
+        )
+
+
+def area_of(info: RasterInfo, config: SRConfig) -> AreaOfInterest | None:
+    """The part of a raster that the options ask for; None: all of it."""
+    return resolve_aoi(
+        info,
+        bbox=config.bbox,
+        bbox_crs=config.bbox_crs,
+        aoi=config.aoi,
+        masked=config.aoi_mask,
+    )
+
+
+def memory_of(job: SRJob) -> int:
+    """Peak memory of a process that carries out a job, in bytes."""
+    batch = choose_batch(job.placement, job.config.batch)
+    at_once = n_concurrent_tiles(job.placement, job.model.spec, job.config, len(job.plan), batch)
+    on_cpu = job.placement.device.type == "cpu"
+    return memory_bytes(job.reader, job.plan, job.layout, at_once, on_cpu)
+
+
+def plan_and_check(
+    reader: RasterReader,
+    destination: str,
+    model: Model,
+    config: SRConfig,
+    placement: DeviceConfig | None = None,
+    memory: Callable[[SRJob], int] = memory_of,
+) -> SRJob:
+    """Plan a run, and refuse what the machine cannot hold.
+
+    Parameters
+    ----------
+    reader, destination, model, config, placement
+        As for `plan_job`.
+    memory
+        What the run takes on this machine.
+
+    Raises
+    ------
+    ResourceError
+        Disk or memory will not do.
+    UsageError, InputError
+        As `plan_job`.
+    """
+    job = plan_job(reader, destination, model, config, placement)
+    check_space(job.layout, destination, config, job.bytes_left())
+    check_memory(memory(job), config)
+    return job
+
+
+def plan_job(
+    reader: RasterReader,
+    destination: str,
+    model: Model,
+    config: SRConfig,
+    placement: DeviceConfig | None = None,
+    *,
+    tell: bool = True,
+) -> SRJob:
+    """Check, plan and lay out a run; writes nothing and does not touch the network's device.
+
+    An unfinished run of the same fingerprint decides about the size of tiles, if they were made
+    smaller than asked for after running out of memory.
+
+    Parameters
+    ----------
+    reader, destination, model, config
+        What to run, where to, and how.
+    placement
+        Where others than this process compute; None lets ``config`` decide.
+    tell
+        Say what was decided by looking at the scene; of a product that is there it is known.
+
+    Raises
+    ------
+    UsageError, InputError
+        What cannot be done is refused here; but for the destination, which is the writer's.
+    """
+    info = reader.info
+    area = area_of(info, config)
+    part = info if area is None else window_metadata(info, area.window)
+    check_size(part, config)
+    check_bands(info, model.spec)
+    if not config.force and model.spec.architecture not in COMPUTED_ARCHITECTURES:
+        reject_non_images(info, model.spec.name)
+    placement = placement or place_model(model, config)
+    stretch = choose_normalization(reader, config.stretch)
+    model = told_of_scene(reader.read, info.height, info.width, stretch, model, config)
+    kernel = resolve_kernel(reader.read, info.height, info.width, stretch, model, config)
+    partial = area is not None and area.outline is not None
+    layout = _layout(part, info, model, config, stretch, kernel, partial=partial)
+    plan = tile_grid_of(info, model.spec, config, area)
+    key = run_key(reader, model, config, placement, area)
+    if tell and kernel is None and requested_kernel(model.spec, config) is not None:
+        warn_noise_dominated(reader, model.spec.name)
+    if tell and model.spec.architecture not in COMPUTED_ARCHITECTURES:
+        warn_upsampled(reader)
+    job = SRJob(
+        reader, destination, model, config, placement, stretch, layout, plan, key, area, kernel
+    )
+    if config.tile is None and (tile := job.journal().previous_tile()) is not None:
+        job = job.with_tile(tile)
+    return job
+
+
+def _consistency_tag(kernel: Kernel | None, asked: str | None) -> str:
+    """Consistency as a product's tag tells it."""
+    if kernel is not None:
+        return str(kernel)
+    return "off" if asked is None else "off: noise"
+
+
+def _layout(
+    part: RasterInfo,
+    info: RasterInfo,
+    model: Model,
+    config: SRConfig,
+    stretch: Normalization,
+    kernel: Kernel | None,
+    *,
+    partial: bool,
+) -> OutputLayout:
+    """The product of a part of a raster."""
+    return output_layout(
+        part,
+        model.spec.scale,
+        dtype=config.dtype,
+        nodata=config.dst_nodata,
+        blocksize=config.blocksize,
+        creation_options=config.creation_options,
+        cog=config.cog,
+        tags=product_tags(
+            model=model.spec.name,
+            model_sha256=model.sha256,
+            scale=model.spec.scale,
+            source_name=PurePath(info.path).name,
+            stretch=stretch.to_json(),
+            consistency=_consistency_tag(kernel, requested_kernel(model.spec, config)),
+            options=config.tags_json(),
+            sensor=description_of(model),
+        ),
+        partial=partial,
+    )

@@ -1,0 +1,117 @@
+"""Preflight: everything that can be refused before the first tile."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+
+from georsr.config import SRConfig
+from georsr.errors import ResourceError, UsageError
+from georsr.io.gdal_env import CACHE_BYTES
+from georsr.io.metadata import RasterInfo
+from georsr.io.reader import RasterReader
+from georsr.system import memory_limit
+from georsr.tiling.grid import TileGrid
+from georsr.writer.layout import OutputLayout
+from georsr.writer.paths import temp_paths
+
+MIB = 2**20
+BASE_MEMORY = 650 * MIB
+"""Python, torch and GDAL before any work (measured: 570 MiB with the CUDA build of torch on Linux,
+and 64 MiB of GDAL's block cache)."""
+ACTIVATIONS = 14
+"""Feature planes alive at once in a network, in units of its widest layer's input."""
+WAITING_BLOCKS = 24
+"""Blocks between the network and the file, at most: waiting for the writer, or being encoded."""
+
+
+def check_size(info: RasterInfo, config: SRConfig) -> None:
+    """Refuse a raster whose header declares an absurd size, before anything is allocated."""
+    pixels = info.width * info.height
+    if pixels > config.max_pixels:
+        raise UsageError(
+            f"{info.path}: declares {info.width} x {info.height} = {pixels} pixels, more than "
+            f"--max-pixels {config.max_pixels}; raise it if that is right"
+        )
+
+
+def free_space(destination: str) -> int:
+    """Free bytes on the disk where ``destination`` is made: a local one for remote products."""
+    folder = temp_paths(destination).part.parent
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def output_bytes(layout: OutputLayout) -> int:
+    """Size of the product without compression, with the second copy a COG needs."""
+    return layout.raw_bytes * 5 // 2 if layout.cog_options is not None else layout.raw_bytes
+
+
+def check_space(layout: OutputLayout, destination: str, config: SRConfig, there: int = 0) -> None:
+    """Refuse to start what the disk may not hold.
+
+    Parameters
+    ----------
+    layout, destination, config
+        The product, its path, the options.
+    there
+        Bytes of it that an interrupted run has left.
+
+    Raises
+    ------
+    ResourceError
+        The uncompressed product is larger than what is free.
+    """
+    needed, free = output_bytes(layout), free_space(destination) + there
+    if config.check_space and needed > free:
+        raise ResourceError(
+            f"{destination}: the product takes up to {needed / MIB:.0f} MiB, "
+            f"{free / MIB:.0f} MiB are free; make room, or use --no-check-space if compression "
+            "will do"
+        )
+
+
+def memory_bytes(
+    reader: RasterReader, plan: TileGrid, layout: OutputLayout, at_once: int, on_cpu: bool
+) -> int:
+    """Peak memory of the process: strips and blocks grow with the width, the rest with the tile.
+
+    Parameters
+    ----------
+    reader, plan, layout
+        The source, the tiles, the product.
+    at_once
+        Tiles that the network is asked about at the same time.
+    on_cpu
+        Whether the network's features are in this memory, too.
+    """
+    info, s = reader.info, plan.scale
+    bands = len(info.bidx)
+    columns = plan.row_window(0).width
+    strips = 3 * plan.tile * columns * bands * (np.dtype(info.dtype).itemsize + 1)
+    zone = plan.overlap * s * columns * s * bands * 4
+    row = layout.blocksize * layout.planes * np.dtype(layout.dtype).itemsize
+    blocks = row * (plan.out_width + WAITING_BLOCKS * min(layout.blocksize, plan.out_width))
+    features = at_once * plan.tile**2 * 4 * ACTIVATIONS * 48 if on_cpu else 0
+    tile = at_once * (plan.tile * s) ** 2 * bands * 4 * 6
+    cache = max(0, reader.cache * columns // info.width - CACHE_BYTES)
+    return int(BASE_MEMORY + cache + strips + zone + blocks + features + tile)
+
+
+def check_memory(needed: int, config: SRConfig) -> None:
+    """Refuse to start what the machine can never hold.
+
+    Raises
+    ------
+    ResourceError
+        More than all its memory is needed.
+    """
+    limit = memory_limit()
+    if config.check_space and needed > limit:
+        raise ResourceError(
+            f"the run takes about {needed / MIB:.0f} MiB of memory, this machine has "
+            f"{limit / MIB:.0f} MiB; use a smaller --tile or --blocksize, work in parts with "
+            "--bbox, or use --no-check-space to try"
+        )

@@ -1,0 +1,98 @@
+"""What a network makes of the sensor description: it estimates one, and is tuned by it.
+
+A semantic description says what a scene shows; this one says how it was seen. A network that knows
+both does not have to guess, tile by tile, whether it looks at noise or at texture.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from georsr.models.segsr.slm import DeterministicLinear
+from georsr.radiometry.sensor import BOUND, COUNT
+
+
+class SensorEstimator(nn.Module):
+    """Estimates the normalised sensor description from an image, and how sure it is.
+
+    It is asked about a few parts of a scene, before the first tile, never about a tile.
+    """
+
+    def __init__(self, bands: int, width: int = 32) -> None:
+        super().__init__()
+        self.fine = nn.Conv2d(2 * bands, width, 3)
+        self.middle = nn.Conv2d(width, width, 3, stride=2)
+        self.coarse = nn.Conv2d(width, 2 * width, 3, stride=2)
+        self.hidden = DeterministicLinear(8 * width, 2 * width)
+        self.head = DeterministicLinear(2 * width, 2 * COUNT)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Describe images.
+
+        Parameters
+        ----------
+        x
+            (N, bands, h, w) in 0..1, float32, at least 16 x 16.
+
+        Returns
+        -------
+        mean, variance
+            Both (N, COUNT): of the posterior distribution of the normalised numbers.
+        """
+        detail = x - F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
+        # noise of one grey level and edges of a hundred, both of them visible
+        x = torch.cat([(x - 0.5) * 2, torch.asinh(detail * 200)], 1)
+        x = F.relu(self.fine(x))
+        x = F.relu(self.middle(x))
+        level, sizes = _level_and_spread(x)
+        x = F.relu(self.coarse(x))
+        more, larger = _level_and_spread(x)
+        pooled = torch.cat([level, sizes, more, larger, x.amin((2, 3))], 1)
+        mean, log_variance = self.head(F.relu(self.hidden(pooled))).chunk(2, 1)
+        return mean.clamp(-BOUND, BOUND), log_variance.clamp(-6, 0).exp()
+
+
+def _level_and_spread(x: Tensor) -> tuple[Tensor, Tensor]:
+    mean = x.mean((2, 3))
+    return mean, (x - mean[:, :, None, None]).square().mean((2, 3)).add(1e-6).sqrt()
+
+
+def likelihood_error(mean: Tensor, variance: Tensor, truth: Tensor) -> Tensor:
+    """Mean of minus the logarithm of a gaussian density, but for a constant; all (N, COUNT)."""
+    return 0.5 * ((truth - mean).square() / variance + variance.log()).mean()
+
+
+def combined(mean: Tensor, variance: Tensor) -> Tensor:
+    """One description out of several of one scene: (n, COUNT) -> (COUNT,).
+
+    A mean, weighted by the information that each has gained over the standard normal prior. It
+    stays as close to the prior as a single estimate: what misleads an estimate of a scene unlike
+    those in training misleads all of them, so that many are no surer than one. Without any
+    information the prior remains: zero.
+    """
+    gained = (1 / variance - 1).clamp(min=0)
+    return (mean * gained).sum(0) / gained.sum(0).clamp(min=1e-6)
+
+
+class SensorTuning(nn.Module):
+    """A scale and a shift of every block's inner features, from the sensor description.
+
+    The last layers start at zero: an untrained tuning changes nothing.
+    """
+
+    def __init__(self, hidden: int, width: int, blocks: int) -> None:
+        super().__init__()
+        self.lift = DeterministicLinear(COUNT, hidden)
+        self.mix = DeterministicLinear(hidden, hidden)
+        self.films = nn.ModuleList(DeterministicLinear(hidden, 2 * width) for _ in range(blocks))
+        for film in self.films:
+            nn.init.zeros_(film.weight)  # type: ignore[arg-type]
+            nn.init.zeros_(film.bias)  # type: ignore[arg-type]
+
+    def forward(self, sensor: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Normalised (N, COUNT) -> for each block, scale and shift, both (N, C, 1, 1)."""
+        hidden = F.relu(self.mix(F.relu(self.lift(sensor))))
+        pairs = [film(hidden)[:, :, None, None].chunk(2, dim=1) for film in self.films]
+        return [(scale, shift) for scale, shift in pairs]

@@ -1,0 +1,1 @@
+"""Compute and write the quality layers of an output."""

@@ -1,0 +1,108 @@
+"""Evidence: what of a product its source supports, pixel by pixel, and what was added.
+
+Pure functions of a window of the product and the source below it. A product, shrunk by the kernel
+that made the source of the ground, should be the source; what is left of it when what the shrunk
+product can carry is taken away is detail that no pixel of the source could have shown.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from georsr.models.interpolation import Bicubic
+from georsr.radiometry.kernels import Kernel
+from georsr.radiometry.nodata import fill_invalid
+from georsr.window import AnyArray, BoolArray, FloatArray
+
+BICUBIC_RADIUS = 2
+"""Source pixels to either side that the bicubic enlargement looks at."""
+
+
+def margin(kernel: Kernel, scale: int) -> int:
+    """Source pixels beyond a window that its evidence depends on."""
+    return kernel.radius(scale) + BICUBIC_RADIUS + 1
+
+
+def shrink_valid(
+    image: FloatArray, valid: BoolArray, kernel: Kernel, scale: int
+) -> tuple[FloatArray, BoolArray]:
+    """Shrink a product; invalid pixels have no part in it.
+
+    Parameters
+    ----------
+    image, valid
+        (C, H, W), multiples of ``scale``; validity of whole source pixels.
+    kernel, scale
+        How to shrink.
+
+    Returns
+    -------
+    low, valid
+        (C, H / scale, W / scale); zero where not valid.
+    """
+    cells = valid[:, ::scale, ::scale]
+    if valid.all():
+        return kernel.shrink(image, scale), cells
+    total = kernel.shrink(np.where(valid, image, np.float32(0)), scale)
+    weight = kernel.shrink(valid.astype(np.float32), scale)
+    # a valid source pixel has its own area under the kernel, which is most of its weight
+    return np.where(cells, total / np.where(cells, weight, 1), np.float32(0)), cells
+
+
+def inconsistency(low: FloatArray, source: AnyArray, valid: BoolArray) -> FloatArray:
+    """|shrunk product - source|, mean over the valid bands: (C, h, w) each -> (h, w)."""
+    difference = np.abs(low - np.where(valid, source, 0).astype(np.float32))
+    return _mean_over_bands(np.where(valid, difference, np.float32(0)), valid)
+
+
+def synthesised_detail(
+    image: FloatArray, valid: BoolArray, low: FloatArray, low_valid: BoolArray, scale: int
+) -> FloatArray:
+    """Local root mean square of what bicubic enlargement of the shrunk product cannot carry.
+
+    Parameters
+    ----------
+    image, valid
+        Product (C, H, W).
+    low, low_valid
+        The same, shrunk (C, H / scale, W / scale).
+    scale
+        Factor.
+
+    Returns
+    -------
+    ndarray
+        (H, W), over squares of 2 s + 1 pixels, root of the mean over bands; in the product's units.
+    """
+    filled = fill_invalid(low, low_valid)
+    with torch.inference_mode():
+        carried = Bicubic(scale)(torch.from_numpy(filled)[None])[0].numpy()
+    rest = np.where(valid, image - carried, np.float32(0))
+    energy = _box_sum(rest * rest, scale)
+    count = _box_sum(valid.astype(np.float32), scale)
+    power = energy / np.maximum(count, 1)
+    return np.sqrt(_mean_over_bands(np.where(valid, power, np.float32(0)), valid))
+
+
+def _mean_over_bands(values: FloatArray, valid: BoolArray) -> FloatArray:
+    """(C, h, w), zero where invalid -> (h, w)."""
+    count = np.maximum(valid.sum(0), 1).astype(np.float32)
+    return np.asarray(values.sum(0, dtype=np.float32) / count)
+
+
+def _box_sum(values: FloatArray, reach: int) -> FloatArray:
+    """Sum over the square of ``reach`` pixels round each pixel of (C, H, W).
+
+    Pixel by pixel in one order: a running sum would depend on where the window begins.
+    """
+    for axis in (1, 2):
+        length = values.shape[axis]
+        frame = [(0, 0)] * 3
+        frame[axis] = (reach, reach)
+        padded = np.pad(values, frame)
+        total = np.zeros_like(values)
+        for step in range(2 * reach + 1):
+            total += padded.take(range(step, step + length), axis)
+        values = total
+    return values

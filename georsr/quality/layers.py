@@ -1,0 +1,366 @@
+"""Layers: bands beside a product that say how far each of its pixels can be trusted.
+
+Sounding: what a network's eight answers about a tile say about how sure it is.
+
+Networks are deterministic, but not equivariant: turned and mirrored, the same ground is not quite
+the same question. Where the eight answers differ, the input did not decide the output.
+
+Calibration: from what a network's answers and picture say to the error that is to be expected.
+
+The expected absolute error of a pixel, on the scale on which the network sees 0..1, is modelled as
+``(a sqrt(deviation) + b sqrt(gradient) + c) ** 2``: errors are large where the answers differ and
+at edges, whose exact place the input does not fix, and never below a floor. The roots keep few
+large values from deciding about all the small ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib import resources
+from json import loads
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from georsr.errors import UsageError
+from georsr.inference.pipeline import TileStream
+from georsr.inference.predictor import MEMBERS, Forward, tta_predictions
+from georsr.inference.tiles import NetworkInput, RowStrip
+from georsr.io.metadata import BandInfo
+from georsr.io.reader import RasterReader
+from georsr.models.interpolation import Bicubic
+from georsr.models.spec import ModelSpec
+from georsr.quality.consistency_maps import inconsistency, margin, shrink_valid, synthesised_detail
+from georsr.radiometry.kernels import Kernel
+from georsr.radiometry.quantize import replicate
+from georsr.tiling.grid import Tile
+from georsr.window import AnyArray, BoolArray, FloatArray, Window
+
+WITHIN, GRADIENT, SQUARE, FIRST = 0, 1, 2, 3
+"""Planes of a sounding: variance, gradient, mean square, then the means of the bands."""
+
+
+def n_planes(bands: int, maps: int) -> int:
+    """Number of planes of a sounding."""
+    return FIRST + bands + maps
+
+
+class EnsembleStatistics:
+    """A way to ask a network (see :mod:`georsr.inference.predictor`) that returns no picture.
+
+    All planes may be blended linearly between tiles: of two tiles that disagree, the mean of the
+    squares less the square of the mean is the variance of the mixture, so that `spread` counts the
+    disagreement of overlapping tiles together with that of the orientations.
+
+    Parameters
+    ----------
+    network
+        Whose guidance maps are wanted, if it has any; on the device of the tiles.
+    scale
+        Of the network.
+    """
+
+    def __init__(self, network: nn.Module, scale: int) -> None:
+        self.maps: Callable[[Tensor], Tensor] | None = None
+        if guidance_count(network):
+            self.maps = cast(Any, network).guidance_maps
+        self.enlarge = Bicubic(scale)
+
+    def __call__(self, forward: Forward, x: Tensor) -> Tensor:
+        """(N, C, h, w) in 0..1 -> (N, P, s * h, s * w) float32.
+
+        Returns
+        -------
+        Tensor
+            Of each pixel: the variance of the eight answers, mean over bands; the magnitude of the
+            gradient of the mean answer, per product pixel, mean over bands; the mean over bands of
+            the squares of what follows; the mean answer of each band, less the bicubic
+            enlargement; then the guidance maps.
+        """
+        # small numbers instead of large ones: their squares keep their digits in float32
+        base = self.enlarge.to(x.device)(x)
+        first = second = torch.zeros_like(base)
+        for answer in tta_predictions(forward, x):
+            detail = answer - base
+            first, second = first + detail, second + detail.square()
+        mean = first / MEMBERS
+        variance = (second / MEMBERS - mean.square()).clamp_min(0)
+        planes = [
+            variance.mean(1, keepdim=True),
+            _gradient((mean + base).mean(1, keepdim=True)),
+            mean.square().mean(1, keepdim=True),
+            mean,
+        ]
+        if self.maps is not None:
+            maps = self.maps(x).float()
+            size = base.shape[2:]
+            planes.append(F.interpolate(maps, size, mode="bilinear", align_corners=False))
+        return torch.cat(planes, dim=1)
+
+
+def guidance_count(network: nn.Module) -> int:
+    """Number of guidance maps a network makes."""
+    return int(getattr(network, "guidance_count", 0))
+
+
+def _gradient(image: Tensor) -> Tensor:
+    """Magnitude by central differences, the edge continued: (N, 1, H, W)."""
+    padded = F.pad(image, (1, 1, 1, 1), mode="replicate")
+    down = padded[:, :, 2:, 1:-1] - padded[:, :, :-2, 1:-1]
+    right = padded[:, :, 1:-1, 2:] - padded[:, :, 1:-1, :-2]
+    return torch.hypot(down, right) / 2
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The three numbers of one model.
+
+    Attributes
+    ----------
+    deviation, gradient, floor : float
+        a, b and c; all at least 0.
+    fitted_for : str
+        Name of the model whose errors they were fitted to.
+    fitted_on : str
+        Images and degradations.
+    """
+
+    deviation: float
+    gradient: float
+    floor: float
+    fitted_for: str
+    fitted_on: str
+
+    def describe(self, spec: ModelSpec) -> str:
+        """A sentence for a product's tags."""
+        fitted = f"expected absolute error, fitted to {self.fitted_for} on {self.fitted_on}"
+        if spec.name == self.fitted_for:
+            return fitted
+        return f"{fitted}: not calibrated for {spec.name}, ranks errors only"
+
+
+def calibrations() -> dict[str, Calibration]:
+    """Model name -> its calibration, as ``benchmarks/quality/uncertainty.py --fit`` wrote them."""
+    file = resources.files("georsr.quality") / "calibration.json"
+    table: dict[str, dict[str, Any]] = loads(file.read_text(encoding="utf-8"))
+    return {name: Calibration(fitted_for=name, **numbers) for name, numbers in table.items()}
+
+
+def calibration_of(spec: ModelSpec) -> Calibration:
+    """The calibration of a model; of the bundled one nearest in scale for any other."""
+    table = calibrations()
+    if spec.name in table:
+        return table[spec.name]
+    scale = 2 if spec.scale <= 2 else 4
+    return table[f"segsr-lite-x{scale}-sensor"]
+
+
+UNCERTAINTY, DEVIATION, INCONSISTENCY, DETAIL = (
+    "uncertainty",
+    "deviation",
+    "inconsistency",
+    "synthesised detail",
+)
+MEANINGS = {
+    UNCERTAINTY: "expected absolute error of a pixel, mean over bands",
+    DEVIATION: "standard deviation of the network's answers in eight orientations and of "
+    "overlapping tiles, root mean square over bands",
+    INCONSISTENCY: "absolute difference between the source and the product shrunk to it, "
+    "mean over bands",
+    DETAIL: "local root mean square of what enlarging the shrunk product does not give back",
+}
+"""Layer -> what it is; guidance maps follow these, one for each map of the network."""
+
+
+def layer_names(maps: int) -> tuple[str, ...]:
+    """Names of the bands, in order."""
+    return (*MEANINGS, *(f"guidance {i}" for i in range(1, maps + 1)))
+
+
+def layer_bands(source: tuple[BandInfo, ...], maps: int) -> tuple[BandInfo, ...]:
+    """What the bands say about themselves.
+
+    In the units in which the source stores its values; where all its bands have one scale, that
+    is carried, without offset: these are differences.
+    """
+    units, scales = {band.unit for band in source}, {band.scale for band in source}
+    unit = units.pop() if len(units) == 1 else None
+    scale = scales.pop() if len(scales) == 1 else 1.0
+    bands = []
+    for number, name in enumerate(layer_names(maps), 1):
+        measured = name in MEANINGS
+        bands.append(
+            BandInfo(
+                number=number,
+                dtype="float32",
+                description=name,
+                unit=(unit or "DN") if measured else "1",
+                scale=scale if measured else 1.0,
+                nodata=float("nan"),
+                tags={
+                    "LAYER": MEANINGS.get(
+                        name, "where the network was guided to, dimensionless, by tile"
+                    )
+                },
+            )
+        )
+    return tuple(bands)
+
+
+@dataclass(frozen=True)
+class QualityConfig:
+    """How soundings and pixels become layers.
+
+    Attributes
+    ----------
+    calibration : Calibration
+    kernel : Kernel
+        What made the source of the ground.
+    maps : int
+        Guidance maps in a sounding.
+    """
+
+    calibration: Calibration
+    kernel: Kernel
+    maps: int
+
+    @property
+    def count(self) -> int:
+        """Number of layers."""
+        return len(layer_names(self.maps))
+
+
+@dataclass
+class QualityPipeline(TileStream):
+    """A pass over the raster that makes layers of soundings, the product and its source.
+
+    ``bands`` counts the planes of a sounding.
+    """
+
+    recipe: QualityConfig = field(kw_only=True)
+    product: RasterReader = field(kw_only=True)
+
+    def _restore(self, output: FloatArray, ready: NetworkInput, tile: Tile) -> FloatArray:
+        scale = output.shape[1] // tile.input_window.height
+        inner = tile.output_window.relative_to(tile.input_window).scaled(scale)
+        return output[(slice(None), *inner.slices)].copy()
+
+    def _finish(self, values: FloatArray | None, window: Window, strip: RowStrip) -> AnyArray:
+        layers = np.full((self.recipe.count, window.height, window.width), np.nan, np.float32)
+        whole = Window(0, 0, self.plan.out_height, self.plan.out_width)
+        inside = window.intersection(whole)  # tiles of a part reach out of it
+        if values is None or inside is None:
+            return layers
+        part = (slice(None), *inside.relative_to(window).slices)
+        layers[part] = self._layers(values[part], inside, strip)
+        outside = None if self.area is None else self.area.outside_mask(window, self.plan.scale)
+        if outside is not None:
+            layers[:, outside] = np.nan
+        return layers
+
+    def _layers(self, values: FloatArray, window: Window, strip: RowStrip) -> FloatArray:
+        """The layers of a window inside the product, from its blended soundings (P, H, W)."""
+        s, answers = self.plan.scale, len(values) - self.recipe.maps
+        deviation = ensemble_std(values[:answers])
+        units = self._span()
+        layers = np.empty((self.recipe.count, *deviation.shape), np.float32)
+        layers[0] = expected_error(deviation, values[GRADIENT], self.recipe.calibration) * units
+        layers[1] = deviation * units
+        low, detail, valid = self._evidence(window, strip)
+        layers[2] = replicate(low, s)
+        layers[3] = detail
+        layers[4:] = values[answers:]
+        layers = round_bits(layers)
+        layers[:, ~replicate(valid, s)] = np.nan
+        return layers
+
+    def _span(self) -> np.float32:
+        """Source units per unit of the 0..1 scale, mean over bands."""
+        corners = np.zeros((2, len(self.stretch.lo), 1, 1), np.float32)
+        corners[1] = 1
+        low, high = (self.stretch.inverse(each) for each in corners)
+        return np.float32((high - low).mean())
+
+    def _evidence(
+        self, window: Window, strip: RowStrip
+    ) -> tuple[FloatArray, FloatArray, BoolArray]:
+        """Inconsistency (h, w), detail (H, W), and validity in all bands (h, w)."""
+        s, kernel = self.plan.scale, self.recipe.kernel
+        whole = Window(0, 0, self.plan.height, self.plan.width)
+        below = Window(window.top // s, window.left // s, window.height // s, window.width // s)
+        reach = margin(kernel, s)
+        around = Window(
+            below.top - reach,
+            below.left - reach,
+            below.height + 2 * reach,
+            below.width + 2 * reach,
+        ).intersection(whole)
+        assert around is not None, "a finished window lies in the product"
+        patch = self.product.read(around.scaled(s))
+        image, good = patch.values.astype(np.float32), patch.valid
+        image[~good] = 0
+        low, low_good = shrink_valid(image, good, kernel, s)
+        detail = synthesised_detail(image, good, low, low_good, s)
+        coarse, fine = below.relative_to(around), window.relative_to(around.scaled(s))
+        inner = (slice(None), *coarse.slices)
+        source, valid, _ = strip.cut(below)
+        both = valid & low_good[inner]
+        everywhere: BoolArray = np.asarray(valid.all(0))
+        return inconsistency(low[inner], source, both), detail[fine.slices], everywhere
+
+
+def ensemble_std(sounding: FloatArray) -> FloatArray:
+    """Standard deviation of all answers, turned and overlapping, on the 0..1 scale.
+
+    From a sounding without its guidance maps, (P, H, W), to (H, W). By the law of total variance:
+    the mean of the variances within tiles, and the variance of the tiles' means under the weights
+    they are blended with.
+    """
+    between = sounding[SQUARE] - np.square(sounding[FIRST:]).mean(0)
+    return np.asarray(np.sqrt(np.maximum(sounding[WITHIN] + np.maximum(between, 0), 0)))
+
+
+def expected_error(
+    deviation: FloatArray, gradient: FloatArray, calibration: Calibration
+) -> FloatArray:
+    """Expected absolute error on the 0..1 scale; see :mod:`georsr.quality.layers`."""
+    a, b, c = (
+        np.float32(number)
+        for number in (calibration.deviation, calibration.gradient, calibration.floor)
+    )
+    root = a * np.sqrt(np.maximum(deviation, 0)) + b * np.sqrt(np.maximum(gradient, 0)) + c
+    return np.asarray(np.square(root))
+
+
+def round_bits(values: FloatArray) -> FloatArray:
+    """Keep 12 significant bits (0.01 %), so that what is stored is not mostly noise."""
+    bits = values.view(np.uint32)
+    kept = (bits + np.uint32(0x7FF) + ((bits >> np.uint32(12)) & np.uint32(1))) & np.uint32(
+        0xFFFFF000
+    )
+    return np.where(np.isfinite(values), kept.view(np.float32), values)
+
+
+def check_pair(product: RasterReader, source_bands: int, height: int, width: int) -> None:
+    """Refuse a product that was not made of this source.
+
+    Raises
+    ------
+    UsageError
+        Other size or number of bands.
+    """
+    info = product.info
+    if (info.height, info.width) != (height, width):
+        raise UsageError(
+            f"{info.path}: {info.width} x {info.height} pixels, expected {width} x {height}: "
+            "the product of this source, model and part"
+        )
+    if info.count != source_bands:
+        raise UsageError(
+            f"{info.path}: {info.count} bands, its source has {source_bands}; choose the bands of "
+            "the source with --bidx"
+        )

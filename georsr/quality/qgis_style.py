@@ -1,0 +1,87 @@
+"""Style: how QGIS shows a file of layers, as the ``.qml`` it looks for beside a raster."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import numpy as np
+
+from georsr.io.reader import open_output
+from georsr.writer.paths import is_virtual, local_path
+
+RAMP = ("#fffdf0", "#fde2a6", "#f6a96c", "#d9605a", "#942b6c", "#33105c")
+"""Light where nothing is wrong, dark where much is; told apart by all kinds of colour vision."""
+HIGHEST = 98.0
+"""Percentile of the values that gets the last colour."""
+
+
+def style_path(layers: str) -> Path | None:
+    """Where QGIS looks for the style of a raster; None where that is not a local file."""
+    return None if is_virtual(layers) else local_path(layers).with_suffix(".qml")
+
+
+def style_of(path: str | os.PathLike[str], unit: str) -> str:
+    """The style of a finished file of layers: its first band, from 0 to its 98th percentile.
+
+    Parameters
+    ----------
+    path
+        Of the file; some of its pixels are read.
+    unit
+        Of its first band, for the legend.
+    """
+    with open_output(path, bidx=(1,)) as reader:
+        sample = reader.sample()
+    good = sample.values[sample.valid]
+    top = float(np.percentile(good, HIGHEST)) if good.size else 1.0
+    return pseudocolour(top if top > 0 else 1.0, unit, RAMP)
+
+
+def pseudocolour(top: float, unit: str, colours: Sequence[str]) -> str:
+    """A QML document: band 1 in a linear ramp from 0 to ``top``.
+
+    The format is that which QGIS 3 and 4 read and write (``QgsRasterLayer.saveNamedStyle``).
+    """
+    qgis = ET.Element("qgis", version="3.22.0", styleCategories="AllStyleCategories")
+    pipe = ET.SubElement(qgis, "pipe")
+    shown = {
+        "type": "singlebandpseudocolor",
+        "band": "1",
+        "opacity": "1",
+        "alphaBand": "-1",
+        "nodataColor": "",
+        "classificationMin": "0",
+        "classificationMax": f"{top:.6g}",
+    }
+    renderer = ET.SubElement(pipe, "rasterrenderer", shown)
+    ET.SubElement(renderer, "rasterTransparency")
+    shader = ET.SubElement(renderer, "rastershader")
+    ramp = ET.SubElement(
+        shader,
+        "colorrampshader",
+        colorRampType="INTERPOLATED",
+        classificationMode="1",
+        clip="0",
+        minimumValue="0",
+        maximumValue=f"{top:.6g}",
+    )
+    for number, colour in enumerate(colours):
+        value = top * number / (len(colours) - 1)
+        ET.SubElement(
+            ramp,
+            "item",
+            alpha="255",
+            color=colour,
+            value=f"{value:.6g}",
+            label=f"{value:.3g} {unit}",
+        )
+    ET.SubElement(pipe, "brightnesscontrast", brightness="0", contrast="0", gamma="1")
+    ET.SubElement(pipe, "huesaturation", saturation="0", grayscaleMode="0", colorizeOn="0")
+    ET.SubElement(pipe, "rasterresampler", maxOversampling="2")
+    ET.SubElement(qgis, "blendMode").text = "0"
+    ET.indent(qgis)
+    doctype = "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
+    return doctype + ET.tostring(qgis, encoding="unicode") + "\n"

@@ -1,0 +1,1 @@
+"""Convert pixel values: normalize, mask, quantize, degrade."""

@@ -1,0 +1,346 @@
+"""How a high-resolution image becomes the low-resolution one a network learns to undo.
+
+The sensor model: optics, detector noise and coding between the ground and an LR image.
+
+Degrade whole images of 8 bits.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from georsr._fields import check_range, from_dict, is_number
+from georsr.errors import UsageError
+from georsr.radiometry.kernels import (
+    BLURRIEST,
+    MAX_SHARPENING,
+    REACH,
+    SHARPEST,
+    bicubic_matrix,
+    mtfc_matrix,
+    psf_matrix,
+    psf_sigma,
+)
+from georsr.window import AnyArray, FloatArray
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Sensor:
+    """What a coarser sensor records of the ground, its parameters drawn anew for every image.
+
+    Blur and sampling by a point spread function, then noise of standard deviation
+    sqrt(noise^2 + shot^2 x) at radiance x (read noise and shot noise: A. Foi et al., "Practical
+    Poissonian-Gaussian noise modeling and fitting for single-image raw-data", IEEE TIP 17(10),
+    2008), then sharpening on the ground, clipping to 0..1, quantisation and, if wanted, JPEG.
+    Ranges are (lowest, highest), drawn uniformly.
+    """
+
+    name = "sensor"
+
+    mtf: Range = (0.1, 0.35)
+    """System MTF at the LR Nyquist frequency; most optical satellites lie in the default range."""
+    noise: Range = (0.0, 0.01)
+    """Standard deviation of read noise, in units of the 0..1 scale."""
+    shot: Range = (0.0, 0.0)
+    """Standard deviation of shot noise at radiance 1, in the same units."""
+    grain: Range = (0.0, 0.0)
+    """Standard deviation in LR pixels of the gaussian that noise was smoothed by, as resampling on
+    the way to an archive leaves it; its strength stays that of ``noise`` and ``shot``."""
+    sharpen: Range = (0.0, 0.0)
+    """Strength of the MTF compensation that many archives apply: contrast at the LR Nyquist
+    frequency, noise included, is multiplied by one more than this."""
+    bits: int | None = 8
+    """Quantisation to 2^bits levels over 0..1; None: none."""
+    jpeg: tuple[int, int] | None = None
+    """Range of JPEG qualities, 1..100; three bands as RGB, any other number band by band."""
+    pixel: bool = False
+    """The PSF is a gaussian and the mean over the LR pixel together, not one gaussian for both.
+    ``mtf`` is that of the system in either case."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.pixel, bool):
+            raise UsageError(f"pixel is {self.pixel!r}, expected true or false")
+        check_range("mtf", self.mtf, BLURRIEST, SHARPEST[self.pixel])
+        check_range("noise", self.noise, 0, 0.5)
+        check_range("shot", self.shot, 0, 0.5)
+        check_range("grain", self.grain, 0, 4)
+        check_range("sharpen", self.sharpen, 0, MAX_SHARPENING)
+        if self.bits is not None and (type(self.bits) is not int or not 2 <= self.bits <= 16):
+            raise UsageError(f"bits is {self.bits!r}, expected 2 to 16, or none")
+        if self.jpeg is not None:
+            check_range("jpeg", self.jpeg, 1, 100)
+            if any(type(quality) is not int for quality in self.jpeg):
+                raise UsageError(f"jpeg is {self.jpeg!r}, expected whole numbers")
+            if self.bits != 8:
+                raise UsageError(f"jpeg needs bits: 8, got bits: {self.bits}")
+
+    @property
+    def fixed(self) -> bool:
+        """Whether nothing is left to chance: no noise, and ranges of one value."""
+        low, high = self.jpeg or (0, 0)
+        return not any((*self.noise, *self.shot)) and self.system_is_fixed and low == high
+
+    @property
+    def system_is_fixed(self) -> bool:
+        """Whether blur and sharpening are the same for every image."""
+        return all(low == high for low, high in (self.mtf, self.sharpen))
+
+    def margin(self, scale: int) -> int:
+        """Reach of the widest PSF in HR pixels, rounded up to a multiple of ``scale``."""
+        reach = REACH * psf_sigma(self.mtf[0], scale, self.pixel)
+        if self.pixel:
+            reach += (scale - 1) / 2
+        if any(self.sharpen):
+            reach += scale
+        return math.ceil(reach / scale) * scale
+
+    def __call__(self, hr: FloatArray, scale: int, rng: np.random.Generator) -> FloatArray:
+        """Record (C, H, W) 0..1 as (C, H / scale, W / scale) 0..1; see `Degradation`."""
+        mtf, noise, shot = (rng.uniform(*limits) for limits in (self.mtf, self.noise, self.shot))
+        quality = int(rng.integers(*self.jpeg, endpoint=True)) if self.jpeg else None
+        lr = blur_and_sample(hr, scale, psf_sigma(mtf, scale, self.pixel), self.pixel)
+        if noise > 0 or shot > 0:
+            grain = rng.uniform(*self.grain) if any(self.grain) else 0.0
+            lr += noise_of(lr, noise, shot, rng, grain)
+        if any(self.sharpen):
+            lr = sharpened(lr, rng.uniform(*self.sharpen))
+        np.clip(lr, np.float32(0), np.float32(1), out=lr)
+        if quality is not None:
+            return jpeg_coded(lr, quality)
+        if self.bits is None:
+            return lr
+        top = np.float32(2**self.bits - 1)
+        return np.rint(lr * top) / top
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain values with the key ``kind``; ranges as lists."""
+        plain = {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in asdict(self).items()
+        }
+        return {"kind": self.name, **plain}
+
+    @classmethod
+    def from_mapping(cls, values: Any, where: str) -> Sensor:
+        """Inverse of `to_mapping` without ``kind``; a number stands for a range of one value."""
+        if isinstance(values, dict):
+            ranges = ("mtf", "noise", "shot", "grain", "sharpen", "jpeg")
+            values = {
+                key: (value, value) if key in ranges and is_number(value) else value
+                for key, value in values.items()
+            }
+        return from_dict(cls, values, where)
+
+    def describe(self) -> str:
+        """A line such as ``sensor model, MTF 0.1..0.35 at Nyquist, noise 0..0.01, 8 bits``."""
+        parts = [f"sensor model, MTF {_span(self.mtf)} at Nyquist"]
+        parts += [f"noise {_span(self.noise)}"] if any(self.noise) else []
+        parts += [f"shot noise {_span(self.shot)}"] if any(self.shot) else []
+        parts += [f"grain {_span(self.grain)} pixels"] if any(self.grain) else []
+        parts += [f"sharpened by {_span(self.sharpen)}"] if any(self.sharpen) else []
+        parts += [f"{self.bits} bits"] if self.bits else []
+        parts += [f"JPEG {_span(self.jpeg)}"] if self.jpeg else []
+        return ", ".join(parts)
+
+
+def blur_and_sample(hr: FloatArray, scale: int, sigma: float, pixel: bool = False) -> FloatArray:
+    """Apply the PSF of `psf_matrix` to the last two axes, multiples of ``scale``."""
+    height, width = hr.shape[-2:]
+    if height % scale or width % scale:
+        raise ValueError(f"image {height}x{width} is not a multiple of {scale}; crop it first")
+    rows = psf_matrix(height, scale, sigma, pixel)
+    columns = rows if width == height else psf_matrix(width, scale, sigma, pixel)
+    return np.asarray(rows @ hr @ columns.T)
+
+
+def noise_of(
+    lr: FloatArray, noise: float, shot: float, rng: np.random.Generator, grain: float = 0.0
+) -> FloatArray:
+    """Read and shot noise of an image in 0..1, same shape, mean zero; see `Sensor`."""
+    drawn = rng.standard_normal(lr.shape, dtype=np.float32)
+    if grain > 0:
+        drawn = grained(drawn, grain)
+    if shot == 0:
+        return drawn * np.float32(noise)
+    return drawn * np.sqrt(np.float32(noise**2) + np.float32(shot**2) * np.maximum(lr, 0))
+
+
+def grained(noise: FloatArray, sigma: float) -> FloatArray:
+    """White noise (C, h, w) smoothed by a gaussian of ``sigma`` pixels, as strong as it was."""
+    reach = math.ceil(REACH * sigma)
+    taps = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2).astype(np.float32)
+    taps /= np.sqrt(np.square(taps).sum())  # keeps the variance of independent values
+    for axis in (-2, -1):
+        length = noise.shape[axis]
+        around = [(0, 0)] * noise.ndim
+        around[axis] = (reach, reach)
+        padded = np.pad(noise, around, mode="wrap")
+        parts = (np.take(padded, range(i, i + length), axis) * tap for i, tap in enumerate(taps))
+        noise = np.asarray(sum(parts))
+    return noise
+
+
+def sharpened(lr: FloatArray, strength: float) -> FloatArray:
+    """(C, h, w) after `sharpening` along both axes, same units, not clipped."""
+    rows, columns = (mtfc_matrix(size, strength) for size in lr.shape[-2:])
+    return np.asarray(rows @ lr @ columns.T)
+
+
+def jpeg_coded(lr: FloatArray, quality: int) -> FloatArray:
+    """(C, h, w) 0..1 through 8-bit JPEG and back."""
+    levels = np.rint(lr * 255).astype(np.uint8)
+    if len(levels) == 3:
+        planes = _through_jpeg(levels.transpose(1, 2, 0), quality).transpose(2, 0, 1)
+    else:
+        planes = np.stack([_through_jpeg(band, quality) for band in levels])
+    return np.asarray(planes, np.float32) / np.float32(255)
+
+
+def _through_jpeg(pixels: AnyArray, quality: int) -> AnyArray:
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(file, "JPEG", quality=quality)
+    with Image.open(file, formats=["JPEG"]) as image:
+        return np.asarray(image)
+
+
+def _span(limits: tuple[float, float]) -> str:
+    low, high = limits
+    return f"{low:g}" if low == high else f"{low:g}..{high:g}"
+
+
+class Degradation(Protocol):
+    """From a high-resolution image to what the coarser sensor would have recorded.
+
+    LR pixel i covers the HR pixels ``s * i .. s * i + s - 1``: centres are aligned, so that the
+    pair has no half-pixel shift and a product keeps the corners of its source.
+    """
+
+    @property
+    def name(self) -> str:
+        """Its kind, as recipes spell it."""
+
+    @property
+    def fixed(self) -> bool:
+        """Whether the result is the same for every generator."""
+
+    def margin(self, scale: int) -> int:
+        """HR pixels beyond a window that its LR pixels depend on; a multiple of ``scale``."""
+
+    def __call__(self, hr: FloatArray, scale: int, rng: np.random.Generator) -> FloatArray:
+        """Degrade.
+
+        Parameters
+        ----------
+        hr
+            (C, H, W) float32 in 0..1; H and W multiples of ``scale``.
+        scale
+            Factor, at least 1.
+        rng
+            Whatever is random comes from here.
+
+        Returns
+        -------
+        ndarray
+            (C, H / scale, W / scale) float32 in 0..1.
+        """
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain values with the key ``kind``, for recipes; the inverse of ``from_mapping``."""
+
+    def describe(self) -> str:
+        """A few words for people."""
+
+
+@dataclass(frozen=True)
+class Bicubic:
+    """Antialiased bicubic, the degradation of the published benchmarks."""
+
+    name = "bicubic"
+    fixed = True
+
+    def margin(self, scale: int) -> int:
+        """Reach of the stretched kernel: two LR pixels."""
+        return 2 * scale
+
+    def __call__(self, hr: FloatArray, scale: int, rng: np.random.Generator) -> FloatArray:
+        """Shrink and clip to 0..1 (the kernel overshoots at edges); ``rng`` is not used."""
+        return np.clip(bicubic_downsample(hr, scale), np.float32(0), np.float32(1))
+
+    def to_mapping(self) -> dict[str, Any]:
+        """``{"kind": "bicubic"}``."""
+        return {"kind": self.name}
+
+    def describe(self) -> str:
+        """One word."""
+        return self.name
+
+
+def bicubic_downsample(image: AnyArray, scale: int) -> FloatArray:
+    """Shrink by an integer factor.
+
+    Parameters
+    ----------
+    image
+        (..., H, W), any real dtype; H and W multiples of ``scale``.
+    scale
+        Factor, at least 1.
+
+    Returns
+    -------
+    ndarray
+        (..., H / scale, W / scale) float32 in the image's units, neither rounded nor clipped.
+    """
+    height, width = image.shape[-2:]
+    if height % scale or width % scale:
+        raise ValueError(f"image {height}x{width} is not a multiple of {scale}; crop it first")
+    down_rows, down_columns = bicubic_matrix(height, scale), bicubic_matrix(width, scale)
+    return np.asarray(down_rows @ image.astype(np.float32, copy=False) @ down_columns.T)
+
+
+def to_uint8(image: AnyArray) -> AnyArray:
+    """Round half to even and clip to 0..255."""
+    return np.clip(np.rint(image), 0, 255).astype(np.uint8)
+
+
+def crop_to_multiple(image: AnyArray, scale: int) -> AnyArray:
+    """Cut rows and columns at the end so that the last two axes are multiples of ``scale``."""
+    height, width = image.shape[-2:]
+    return image[..., : height - height % scale, : width - width % scale]
+
+
+def degrade_pair(image: AnyArray, scale: int) -> tuple[AnyArray, AnyArray]:
+    """(C, H, W) uint8 -> (HR cropped to a multiple of ``scale``, its LR), both uint8."""
+    hr = crop_to_multiple(image, scale)
+    return hr, to_uint8(bicubic_downsample(hr, scale))
+
+
+log = logging.getLogger(__name__)
+
+
+VALIDATION_SEED = 20_000
+"""First word of the seed of image i degraded whole, the same in every run."""
+
+
+def degrade_image(
+    hr: AnyArray, degradation: Degradation, scale: int, rng: np.random.Generator
+) -> AnyArray:
+    """(3, s * h, s * w) uint8 to (3, h, w) uint8."""
+    if isinstance(degradation, Bicubic):
+        # the published protocol rounds in units of one level, where halves are exact
+        return degrade_pair(hr, scale)[1]
+    return to_uint8(degradation(to_float(hr), scale, rng) * np.float32(255))
+
+
+def to_float(image: AnyArray) -> FloatArray:
+    """uint8 to float32 in 0..1, contiguous."""
+    return np.divide(image, np.float32(255), dtype=np.float32, order="C")

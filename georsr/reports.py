@@ -1,0 +1,227 @@
+"""Provenance: what a run did, for its report and for the product's own tags."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+from georsr.errors import UsageError
+from georsr.radiometry.sensor import SensorDescription
+
+if TYPE_CHECKING:
+    from georsr.config import SRConfig
+
+
+@lru_cache(maxsize=1)
+def georsr_version() -> str:
+    """Installed version, or ``unknown`` when run from a bare source tree."""
+    try:
+        return version("georsr")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+@dataclass(frozen=True)
+class LayersReport:
+    """Quality layers that were made."""
+
+    output: str
+    layers: tuple[str, ...]
+    """Names of the bands."""
+    width: int
+    height: int
+    uncertainty: str
+    """What the first band is an estimate of, and what that rests on."""
+    blocks: int
+    blocks_found: int
+    """Those that an earlier, interrupted run had finished."""
+    bytes: int
+    checksum: str
+    """Of the pixels."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    version: str = field(default_factory=georsr_version)
+
+    def to_json(self) -> str:
+        """Indented JSON."""
+        return json.dumps(asdict(self), indent=2)
+
+
+@dataclass(frozen=True)
+class ConsistencyReport:
+    """How far the source is from the product shrunk by a kernel, in the source's units."""
+
+    kernel: str
+    network_mean: float
+    """Mean absolute difference of what the network gave, over the tiles made in this run."""
+    network_max: float
+    product_mean: float
+    """Of the product as it was written: blended, rounded and clipped."""
+    product_max: float
+    pixels: int
+    """Source pixels, band by band, on which the product was compared: spread over a large one."""
+    band_mean: tuple[float, ...] = ()
+    """``product_mean`` of each band."""
+    band_max: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What one run did; printed by ``--json``."""
+
+    source: str
+    output: str
+    model: str
+    model_sha256: str
+    scale: int
+    width: int
+    """Of the output, pixels."""
+    height: int
+    bands: int
+    dtype: str
+    device: str
+    precision: str
+    tile: int
+    halo: int
+    overlap: int
+    batch: int
+    tiles: int
+    tiles_skipped: int
+    """Tiles without a valid pixel, or left as they are, for which the network did not run."""
+    stretch: str
+    options: str = "{}"
+    """JSON of what was chosen that made the pixels; defaults left out."""
+    cog: bool = False
+    """The product is a Cloud Optimized GeoTIFF."""
+    blocks: int = 0
+    """Of the output."""
+    blocks_found: int = 0
+    """Those that an earlier, interrupted run had finished."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Wall time by stage: total, read (waiting for), network, join, write (waiting for), verify."""
+    bytes: int = 0
+    checksum: str = ""
+    """Of the product's pixels."""
+    consistency: ConsistencyReport | None = None
+    """None where none was asked for."""
+    quality: LayersReport | None = None
+    """Layers that were made beside it."""
+    warnings: tuple[str, ...] = ()
+    version: str = field(default_factory=georsr_version)
+
+    def to_json(self) -> str:
+        """Indented JSON."""
+        return json.dumps(asdict(self), indent=2)
+
+
+def product_tags(
+    *,
+    model: str,
+    model_sha256: str,
+    scale: int,
+    source_name: str,
+    stretch: str,
+    consistency: str,
+    options: str,
+    sensor: SensorDescription | None = None,
+) -> dict[str, str]:
+    """TIFF tags that say how a product was made; no times, so that runs repeat bit for bit."""
+    tags = {
+        "GEORSR_VERSION": georsr_version(),
+        "GEORSR_MODEL": model,
+        "GEORSR_MODEL_SHA256": model_sha256,
+        "GEORSR_SCALE": str(scale),
+        "GEORSR_SOURCE": source_name,
+        "GEORSR_STRETCH": stretch,
+        "GEORSR_CONSISTENCY": consistency,
+        "GEORSR_OPTIONS": options,
+        "GEORSR_NOTE": "super-resolved: contains synthesised detail that was not measured",
+    }
+    return tags if sensor is None else tags | {"GEORSR_SENSOR": str(sensor)}
+
+
+@dataclass(frozen=True)
+class OutputTags:
+    """How a product says that it was made; whoever wrote its tags may have lied.
+
+    Attributes
+    ----------
+    product : str
+        Its path, for messages.
+    model, model_sha256 : str
+    options : str
+        JSON that `SRConfig.from_tag` reads.
+    """
+
+    product: str
+    model: str
+    model_sha256: str
+    options: str
+
+    def shipped_model(self) -> str:
+        """The model's name, if it ships with georsr.
+
+        Raises
+        ------
+        UsageError
+            It does not: a tag may name any file or address, which is the user's to open.
+        """
+        from georsr.models.registry import COMPUTED, bundled_weights
+
+        if self.model in COMPUTED or self.model in bundled_weights():
+            return self.model
+        raise UsageError(
+            f"{self.product}: says that it was made by {self.model!r:.80}, which does not ship "
+            "with georsr; name the model that made it with --model"
+        )
+
+    def config(self, **options: Any) -> SRConfig:
+        """The options that made the product's pixels, under the user's own.
+
+        Raises
+        ------
+        UsageError
+            The tag holds others, or values that no product is made with.
+        """
+        from georsr.config import SRConfig
+
+        try:
+            return SRConfig.from_tag(self.options, **options)
+        except UsageError as error:
+            raise UsageError(f"{self.product}: its tag GEORSR_OPTIONS: {error}") from error
+
+    def check(self, sha256: str) -> None:
+        """Refuse a model that did not make the product.
+
+        Raises
+        ------
+        UsageError
+            Its weights are others.
+        """
+        if sha256 != self.model_sha256:
+            shown = self.model if self.model.isprintable() else ascii(self.model)
+            raise UsageError(
+                f"{self.product}: was made by {shown:.80} with weights "
+                f"{self.model_sha256[:12]!r}, these are {sha256[:12]!r}; name the model that made "
+                "it with --model"
+            )
+
+
+def read_output_tags(product: str, tags: Mapping[str, str]) -> OutputTags:
+    """Read a product's own tags.
+
+    Raises
+    ------
+    UsageError
+        It was not made by georsr, or by one that did not tell its options.
+    """
+    try:
+        names = ("GEORSR_MODEL", "GEORSR_MODEL_SHA256", "GEORSR_OPTIONS")
+        return OutputTags(product, *(tags[name] for name in names))
+    except KeyError as error:
+        raise UsageError(
+            f"{product}: has no tag {error.args[0]}, expected a product of georsr sr"
+        ) from error

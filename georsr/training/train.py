@@ -1,0 +1,357 @@
+"""A whole training session: recipe and data in, weights file out."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from georsr._files import check_regular, write_text
+from georsr.device import cpu_threads, select_device
+from georsr.errors import ModelError, OutputError, UsageError
+from georsr.progress import Progress
+from georsr.redact import redact_url
+from georsr.training.callbacks import (
+    BEST,
+    HISTORY,
+    LAST,
+    AtomicCheckpointIO,
+    CSVHistory,
+    GracefulStop,
+    StepProgress,
+    StoppedError,
+    average_callback,
+    checkpoint_callback,
+)
+from georsr.training.checkpoint import best_score, check_recipe, load_checkpoint
+from georsr.training.data.crops import CropSource, PairSource
+from georsr.training.data.dataloader import CropLoader, StepSampler, pair_loader
+from georsr.training.data.source import open_source
+from georsr.training.export import export_checkpoint, infer_network, load_init_weights
+from georsr.training.module import SuperResolution, senses
+from georsr.training.pretrain import pretrain_encoder, teach_sensor
+from georsr.training.recipe import Recipe
+
+log = logging.getLogger(__name__)
+
+RECIPE = "recipe.yaml"
+PRECISIONS: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+"""A recipe's precision in Lightning's words."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where a run happens; nothing of it is part of the recipe."""
+
+    device: str = "auto"
+    """``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``."""
+    devices: int = 1
+    """GPUs (on the CPU: processes) per machine; each takes its own batch."""
+    nodes: int = 1
+    """Machines."""
+    workers: int | None = None
+    """Processes that prepare batches; None: none on the CPU, eight on a GPU."""
+    jobs: int | None = None
+    """CPU threads of torch."""
+
+    def is_gpu(self) -> bool:
+        """Whether batches travel to a GPU."""
+        return select_device(self.device, "fp32").device.type == "cuda"
+
+    def loaders(self) -> int:
+        """Processes that prepare batches."""
+        return (8 if self.is_gpu() else 0) if self.workers is None else self.workers
+
+    def trainer_options(self) -> dict[str, Any]:
+        """Lightning's names for the device."""
+        chosen = select_device(self.device, "fp32").device
+        many = self.devices > 1 or self.nodes > 1
+        if many and (chosen.type == "mps" or chosen.index is not None):
+            raise UsageError(f"device {chosen} is one device, {self.devices} were asked for")
+        return {
+            "accelerator": "gpu" if chosen.type == "cuda" else chosen.type,
+            "devices": self.devices if chosen.index is None else [chosen.index],
+            "num_nodes": self.nodes,
+            # buffers of our networks are constants: nothing to keep in step
+            "strategy": DDPStrategy(broadcast_buffers=False) if many else "auto",
+        }
+
+
+def is_main_process() -> bool:
+    """Whether this process speaks for the run; the others of several devices are its children."""
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
+class TrainingData(pl.LightningDataModule):
+    """The loaders of a run: each device draws its own crops, from the step that is reached."""
+
+    def __init__(
+        self, recipe: Recipe, source: CropSource, pairs: PairSource, workers: int, pinned: bool
+    ) -> None:
+        super().__init__()
+        self.recipe, self.source, self.pairs = recipe, source, pairs
+        self.workers, self.pinned = workers, pinned
+
+    def train_dataloader(self) -> CropLoader:
+        """Batches of the rest of the run."""
+        trainer = self.trainer
+        assert trainer is not None
+        numbers = StepSampler(
+            self.recipe.steps,
+            self.recipe.batch,
+            lambda: trainer.global_step,
+            trainer.global_rank,
+            trainer.world_size,
+        )
+        return CropLoader(self.source, self.recipe.seed, numbers, self.workers, self.pinned)
+
+    def val_dataloader(self) -> Any:
+        """This device's share of the validation pairs."""
+        assert self.trainer is not None
+        return pair_loader(self.pairs, self.trainer.global_rank, self.trainer.world_size)
+
+
+def train(
+    recipe: Recipe,
+    out: Path,
+    *,
+    resume: bool = False,
+    machine: Machine | None = None,
+    progress: Progress | None = None,
+    asked_to_stop: Callable[[], bool] = lambda: False,
+) -> Path:
+    """Train by a recipe; returns the exported weights file.
+
+    Parameters
+    ----------
+    recipe
+        What to train, on what, how.
+    out
+        Folder for ``last.ckpt``, ``best.ckpt``, ``log.csv``, ``recipe.yaml``, TensorBoard's
+        events and the weights.
+    resume
+        Continue from ``last.ckpt``, with the very weights an uninterrupted run would have.
+    machine
+        Where.
+    progress
+        Whom to tell, step by step.
+    asked_to_stop
+        Asked between steps; True saves ``last.ckpt`` and ends the run.
+
+    Raises
+    ------
+    StoppedError
+        The run was asked to stop, or got SIGTERM; it can be resumed.
+    UsageError, InputError, ModelError, OutputError
+        As their names say.
+    """
+    machine = machine or Machine()
+    recipe = infer_network(recipe)
+    _check_run(recipe, out, machine, resume)
+    source, pairs = open_source(
+        recipe.data, recipe.degradation, scale=recipe.scale, patch=recipe.patch
+    )
+    torch.manual_seed(recipe.seed)
+    module = SuperResolution(recipe, len(source.classes))
+    _check_bands(source, module)
+    _make_folder(out, recipe)
+    data = TrainingData(recipe, source, pairs, machine.loaders(), machine.is_gpu())
+    history = CSVHistory(out / HISTORY)
+    with cpu_threads(machine.jobs), _quiet_lightning():
+        if not resume:
+            _pretrain(module, source)
+        module.setup_loss()
+        callbacks = _callbacks(recipe, out, history, asked_to_stop, progress)
+        trainer = _trainer(module, out, machine, callbacks)
+        try:
+            if not resume:
+                # what the run starts from; and whatever is wrong with validation shows at once
+                trainer.validate(module, data, verbose=False)
+            last = out / LAST if resume else None
+            trainer.fit(module, data, ckpt_path=last, weights_only=True)
+        except SIGTERMException as error:
+            raise StoppedError(trainer.global_step) from error
+    weights = out / f"{recipe.name}.safetensors"
+    if trainer.is_global_zero:
+        if not resume and max(history.scores[1:]) <= history.scores[0]:
+            log.warning(
+                "no validation was better than the start (%.3f dB): try fewer steps or a lower "
+                "learning rate",
+                history.scores[0],
+            )
+        _export(recipe, out, source, weights)
+    return weights
+
+
+def _check_run(recipe: Recipe, out: Path, machine: Machine, resume: bool) -> None:
+    """Refuse what cannot be done before anything is read or written."""
+    last = out / LAST
+    if last.exists() and not resume:
+        raise UsageError(f"{out} holds a run already; use --resume, or another --out")
+    if resume and not last.exists():
+        raise UsageError(f"{last} does not exist: nothing to resume")
+    _check_files(out, recipe, resume)
+    if resume:
+        for path in (last, out / BEST):
+            if path.exists():
+                check_recipe(load_checkpoint(path), recipe)
+    if machine.trainer_options()["accelerator"] == "cpu" and recipe.precision == "fp16":
+        raise UsageError("recipe: precision fp16 needs a GPU; use bf16 or fp32")
+
+
+def _check_files(out: Path, recipe: Recipe, resume: bool) -> None:
+    """Refuse a folder in which a run would write through a link, or replace what is not its own.
+
+    That the folder itself is a link is the user's choice.
+    """
+    for name in (LAST, BEST, HISTORY, RECIPE, "hparams.yaml", f"{recipe.name}.safetensors"):
+        path = out / name
+        if not os.path.lexists(path):
+            continue
+        if path.is_symlink() or not path.is_file():
+            raise UsageError(
+                f"{path}: is a link or no file; a run writes a file there, and nothing outside "
+                "its folder: remove it, or choose another --out"
+            )
+        if not resume and is_main_process():  # whose files the processes of other devices find
+            raise UsageError(f"{path}: exists, and is not replaced; choose another --out")
+
+
+def _check_bands(source: CropSource, module: SuperResolution) -> None:
+    wanted = module.network.backbone.head.in_channels
+    if source.bands != wanted:
+        raise UsageError(
+            f"the images have {source.bands} bands, the network takes {wanted}: choose bands with "
+            f"--bidx, or set 'network: {{bands: {source.bands}}}' in the recipe"
+        )
+
+
+def _pretrain(module: SuperResolution, source: CropSource) -> None:
+    """What comes before the first step: other weights, the names of scenes, and sensors."""
+    recipe = module.recipe
+    if recipe.init:
+        load_init_weights(module.network, recipe.init)
+    if recipe.scene_epochs > 0 and module.classifier is not None:
+        pretrain_encoder(module.classifier, source, recipe, module.network)
+    if recipe.sensor_steps > 0 and senses(module.network):
+        estimator: Any = module.network.estimator
+        teach_sensor(estimator, source, steps=recipe.sensor_steps, seed=recipe.seed)
+
+
+def _trainer(
+    module: SuperResolution, out: Path, machine: Machine, callbacks: list[Callback]
+) -> pl.Trainer:
+    recipe = module.recipe
+    return pl.Trainer(
+        **machine.trainer_options(),
+        precision=PRECISIONS[recipe.precision],
+        max_steps=recipe.steps,
+        max_epochs=-1,
+        val_check_interval=min(recipe.validate_every, recipe.steps),
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        callbacks=callbacks,
+        plugins=[AtomicCheckpointIO(module)],
+        logger=_loggers(out),
+        log_every_n_steps=50,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=out,
+    )
+
+
+def _callbacks(
+    recipe: Recipe,
+    out: Path,
+    history: CSVHistory,
+    asked_to_stop: Callable[[], bool],
+    progress: Progress | None,
+) -> list[Callback]:
+    """In their order: the average is updated before it is measured, measured before it is kept."""
+    callbacks: list[Callback] = [
+        average_callback(recipe.ema),
+        history,
+        GracefulStop(out, asked_to_stop, recipe.steps),
+        checkpoint_callback(out),
+    ]
+    return [StepProgress(progress, recipe.steps), *callbacks] if progress else callbacks
+
+
+def _loggers(out: Path) -> Any:
+    """TensorBoard where it is installed."""
+    try:
+        import tensorboard  # noqa: F401
+    except ImportError:
+        return False
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    return TensorBoardLogger(out, name="", version="")
+
+
+def _make_folder(out: Path, recipe: Recipe) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        weights = f"{recipe.name}.safetensors"
+        for name in (LAST, BEST, HISTORY, weights, RECIPE, "hparams.yaml"):
+            check_regular(out / name)
+        write_text(out / RECIPE, recipe.to_yaml())
+    except OutputError:
+        raise
+    except OSError as error:
+        raise OutputError(f"{out}: cannot be written ({error})") from error
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Lightning's advice and banners are not for users of georsr."""
+    logger = logging.getLogger("lightning.pytorch")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"lightning(\.|$)")
+            warnings.filterwarnings(
+                "ignore", message=".*lightning.*|.*does not have many workers.*"
+            )
+            yield
+    finally:
+        logger.setLevel(before)
+
+
+def _export(recipe: Recipe, out: Path, source: CropSource, weights: Path) -> None:
+    best = out / BEST
+    if not best.exists():
+        raise ModelError(f"{best} does not exist: no validation has given a figure")
+    state = load_checkpoint(best)
+    score = best_score(state)
+    if score is None:
+        raise ModelError(f"{best}: holds no validation figure")
+    export_checkpoint(
+        best,
+        weights,
+        recipe,
+        trained_on=f"{source_words(recipe, source)}, {state['global_step']} steps of "
+        f"{recipe.batch} crops of {recipe.patch} LR pixels, x{recipe.scale} "
+        f"{recipe.degradation.describe()}",
+        quality={"validation-psnr": round(score, 3)},
+    )
+    log.info("%s: validation %.3f dB", weights, score)
+
+
+def source_words(recipe: Recipe, source: CropSource) -> str:
+    """What a model was trained on, in a few words."""
+    names = ", ".join(Path(redact_url(root)).name for root in recipe.data.root) or "images"
+    return f"{names} ({source.count} files)"

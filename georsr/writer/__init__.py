@@ -1,0 +1,1 @@
+"""Write GeoTIFFs that are resumable, verified and complete."""

@@ -1,0 +1,213 @@
+"""Journal: what of a product is finished, so that the same command can go on after anything.
+
+A file of JSON lines beside the unfinished product. The first line says what is being made (the
+key); each of the others lists blocks that are on disk, and is itself on disk before work goes on; a
+last one tells the finished file from any other. A line that was cut off ends what is believed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from georsr._files import atomic_write, jsonl_line, key_differences, open_own, read_jsonl
+from georsr.device import is_device_failure, is_out_of_memory
+from georsr.errors import InputError, ModelError, UsageError
+from georsr.writer.partial_tiff import BlockRecord, Header, OutputInfo
+from georsr.writer.tiff import write_all
+from georsr.writer.verify import VerificationError
+
+log = logging.getLogger(__name__)
+
+FORMAT = 2
+
+Key = Mapping[str, str]
+"""What must be the same for a run to go on with what another one left: name -> value."""
+
+
+class Journal:
+    """The records of one product; used by the writer, which holds the product's lock.
+
+    Parameters
+    ----------
+    path : Path
+    product : str
+        The name to blame in messages.
+    key : mapping
+        What is being made, and of what.
+    tile : int
+        Tile size, which may be smaller than asked for after running out of memory.
+    resume : bool, optional
+        None: go on with what fits. True: insist on it. False: neither go on nor leave anything.
+    remote : bool
+        The source is on a network, which may fail today and work tomorrow.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        product: str,
+        key: Key,
+        tile: int,
+        *,
+        resume: bool | None = None,
+        remote: bool = False,
+    ) -> None:
+        self.path, self.product, self.key, self.tile = path, product, key, tile
+        self.resume, self.remote = resume, remote
+        self.kept = False
+        """Whether an unfinished product was left for another run."""
+        self.beside: OutputInfo | None = None
+        """Quality layers that were published beside the product, before it."""
+        self._file: Any = None
+
+    def previous_tile(self) -> int | None:
+        """Tile size of an unfinished run that this one can go on with."""
+        head = next(read_jsonl(self.path), None)
+        return None if head is None or self._reasons(head) else int(head["tile"])
+
+    def completed_output(self) -> OutputInfo | None:
+        """The product, if an earlier run made it and was killed while tidying up.
+
+        ``path`` of the result is the name it was published under.
+        """
+        lines = list(read_jsonl(self.path))
+        if not lines or self.resume is False or self._reasons(lines[0]):
+            return None
+        ready = lines[-1].get("ready")
+        if not isinstance(ready, dict):
+            return None
+        with suppress(OSError, KeyError, TypeError):
+            if _identity(Path(ready["path"])) == ready["identity"]:
+                beside = ready["beside"]
+                self.beside = None if beside is None else OutputInfo(**beside)
+                return OutputInfo(**ready["written"])
+        return None
+
+    def load(self) -> tuple[Header, Sequence[BlockRecord]] | None:
+        """What an earlier run left and this one can go on with."""
+        lines = read_jsonl(self.path)
+        head = next(lines, None)
+        if head is None:
+            self.reject("there is nothing to go on with")
+            return None
+        reasons = self._reasons(head)
+        if not reasons and head["tile"] != self.tile:
+            reasons = [f"its tiles have {head['tile']} pixels, now {self.tile}"]
+        if reasons:
+            self.reject("; ".join(reasons))
+            return None
+        blocks: list[BlockRecord] = []
+        for entry in lines:
+            try:
+                blocks += [
+                    BlockRecord(r, c, crc, tuple(sizes), encoded)
+                    for r, c, crc, encoded, *sizes in entry["blocks"]
+                ]
+            except (KeyError, ValueError, TypeError):
+                break
+        log.info("%s: going on with %d finished blocks", self.product, len(blocks))
+        header = Header(*head["header"])
+        self._rewrite(header, blocks)
+        return header, blocks
+
+    def reject(self, why: str) -> None:
+        """Say so and start anew, or raise if going on was insisted on."""
+        if self.resume:
+            raise UsageError(
+                f"{self.product}: cannot be resumed: {why}; without --resume it starts anew"
+            )
+        if self.resume is None and self.path.exists():
+            log.warning("%s: an unfinished run is not gone on with: %s", self.product, why)
+
+    def _reasons(self, head: Mapping[str, Any]) -> list[str]:
+        """Why a run with this first line cannot be gone on with."""
+        theirs = head.get("key")
+        if self.resume is False:
+            return ["--no-resume"]
+        if head.get("format") != FORMAT or not isinstance(theirs, dict):
+            return ["its journal is of another version"]
+        return key_differences(theirs, self.key)
+
+    def _rewrite(self, header: Header, blocks: Sequence[BlockRecord]) -> None:
+        """Replace the file, so that nothing doubtful is left in it."""
+        with atomic_write(self.path) as fresh, fresh.open("wb") as file:
+            head = {
+                "georsr": "journal of an unfinished product; the same command goes on with it",
+                "format": FORMAT,
+                "key": dict(self.key),
+                "tile": self.tile,
+                "header": [header.size, header.checksum],
+            }
+            file.write(jsonl_line(head))
+            if blocks:
+                file.write(jsonl_line(_entry(blocks)))
+            file.flush()
+            os.fsync(file.fileno())
+        self.close()
+        self._file = open_own(self.path, "ab")
+
+    def begin(self, header: Header) -> None:
+        """Start the journal of a new file."""
+        self._rewrite(header, [])
+
+    def add(self, blocks: Sequence[BlockRecord]) -> None:
+        """Note blocks that are on disk."""
+        self._append(_entry(blocks))
+
+    def publishing(self, ready: Path, final: Path, written: OutputInfo) -> None:
+        """Note how to recognise the product once it has its name."""
+        self._append(
+            {
+                "ready": {
+                    "path": str(final),
+                    "identity": _identity(ready),
+                    "written": asdict(written),
+                    "beside": None if self.beside is None else asdict(self.beside),
+                }
+            }
+        )
+
+    def _append(self, entry: Mapping[str, Any]) -> None:
+        write_all(self._file, jsonl_line(entry))
+        os.fsync(self._file.fileno())
+
+    def should_keep(self, error: BaseException) -> bool:
+        """Whether the same command may succeed later: not where source or model are at fault."""
+        if self.resume is False or isinstance(error, VerificationError):
+            self.kept = False
+        elif isinstance(error, InputError):
+            self.kept = self.remote
+        elif isinstance(error, ModelError):
+            cause = error.__cause__
+            self.kept = cause is not None and (is_device_failure(cause) or is_out_of_memory(cause))
+        else:
+            self.kept = True
+        return self.kept
+
+    def remove(self) -> None:
+        """Forget everything."""
+        self.close()
+        self.path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Close the file; what it says stays."""
+        file, self._file = self._file, None
+        if file is not None:
+            with suppress(OSError):
+                file.close()
+
+
+def _entry(blocks: Sequence[BlockRecord]) -> dict[str, Any]:
+    return {"blocks": [[b.row, b.column, b.checksum, b.encoded, *b.sizes] for b in blocks]}
+
+
+def _identity(path: Path) -> list[int]:
+    """What a file keeps when it is renamed."""
+    status = path.stat()
+    return [status.st_ino, status.st_size, status.st_mtime_ns]

@@ -1,0 +1,336 @@
+"""PartFile: a product under construction, safe against being killed at any moment.
+
+GDAL writes the header of the whole file, without a pixel; encoded blocks are then appended, and the
+header's table of tiles is filled in at the end. What was appended is on disk after `sync`, and a
+file that was cut off is made whole by `reopen` with the list of what had been synchronised. The
+bytes depend on the order of blocks alone, not on how often or where the work was interrupted.
+
+Records: what is noted about a product while it is written, and once it is.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import zlib
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+import rasterio
+
+from georsr._files import atomic_write, open_own
+from georsr.errors import OutputError
+from georsr.io.gdal_env import gdal_env, suppress_rasterio_warnings
+from georsr.writer.encoder import EncodedBlock
+from georsr.writer.layout import OutputLayout
+from georsr.writer.tiff import Numbers, TileTable, exactly, tile_tables, write_all
+from georsr.writer.verify import Checksums, to_rasterio_window
+
+
+@dataclass(frozen=True)
+class Header:
+    """What stands in the file before its first block.
+
+    Attributes
+    ----------
+    size : int
+        Bytes.
+    checksum : int
+        crc32 of them, where tables that are filled in last count as zeros.
+    """
+
+    size: int
+    checksum: int
+
+
+@dataclass(frozen=True)
+class BlockRecord:
+    """A block that is in the file.
+
+    Attributes
+    ----------
+    row, column : int
+        Of the block.
+    checksum : int
+        Of its pixels.
+    sizes : tuple of int
+        Bytes of its pieces; blocks lie in the file in the order of this list, without gaps.
+    encoded : int
+        crc32 of these bytes.
+    """
+
+    row: int
+    column: int
+    checksum: int
+    sizes: tuple[int, ...]
+    encoded: int
+
+
+@dataclass(frozen=True)
+class OutputInfo:
+    """A published file.
+
+    Attributes
+    ----------
+    path : str
+    bytes : int
+        Size of the file.
+    seconds : float
+        Spent in `RasterWriter.seal`: closing, verifying, COG.
+    checksum : str
+        crc32 over the crc32 of every block in row-major order, eight hexadecimal digits: the
+        same pixels in the same block size give the same checksum in any encoding.
+    """
+
+    path: str
+    bytes: int
+    seconds: float
+    checksum: str
+
+
+class Records(Protocol):
+    """Where a writer notes what is finished, so that a later one can go on."""
+
+    def load(self) -> tuple[Header, Sequence[BlockRecord]] | None:
+        """Header and blocks in order that an earlier writer left; None: start anew."""
+
+    def reject(self, why: str) -> None:
+        """What was left cannot be gone on with; raises if the user insists on it."""
+
+    def begin(self, header: Header) -> None:
+        """A new file was begun."""
+
+    def add(self, blocks: Sequence[BlockRecord]) -> None:
+        """These blocks are on disk."""
+
+    def publishing(self, ready: Path, final: Path, written: OutputInfo) -> None:
+        """The finished file ``ready`` is about to be renamed to ``final``."""
+
+    def should_keep(self, error: BaseException) -> bool:
+        """Whether the unfinished file is worth keeping after ``error``."""
+
+    def remove(self) -> None:
+        """Forget everything: the work is over, given up, or begun anew."""
+
+    def close(self) -> None:
+        """Leave what was noted to a later writer."""
+
+
+log = logging.getLogger(__name__)
+
+
+class PartFile:
+    """Use `create` or `reopen`; one thread at a time.
+
+    Attributes
+    ----------
+    end : int
+        Size of the file so far.
+    header : Header
+        What stands before its first block; of a file that was created.
+    done : bool (block rows, block columns)
+        Which blocks are in it.
+    checksums : uint32 (block rows, block columns)
+    """
+
+    def __init__(self, path: Path, file: IO[bytes], layout: OutputLayout) -> None:
+        self.path = path
+        self.header: Header
+        self._file = file
+        self._columns = layout.blocks_shape[1]
+        self._lost: dict[tuple[int, int], tuple[int, BlockRecord]] = {}
+        self._tables: list[tuple[TileTable, Numbers, Numbers]] = [
+            (table, table.offsets.read(file), table.sizes.read(file)) for table in tile_tables(file)
+        ]
+        blocks = layout.blocks_shape[0] * layout.blocks_shape[1]
+        images = 1 + layout.mask
+        if len(self._tables) != images or any(len(t[1]) % blocks for t in self._tables):
+            raise ValueError(f"GDAL made a header of {len(self._tables)} images, expected {images}")
+        self._blocks = blocks
+        self._pieces = sum(len(offsets) for _, offsets, _ in self._tables) // blocks
+        for _, offsets, sizes in self._tables:
+            offsets[:], sizes[:] = 0, 0
+        self.end = file.seek(0, os.SEEK_END)
+        self.done: npt.NDArray[np.bool_] = np.zeros(layout.blocks_shape, bool)
+        self.checksums: Checksums = np.zeros(layout.blocks_shape, np.uint32)
+
+    @classmethod
+    def create(cls, path: Path, layout: OutputLayout) -> Self:
+        """Begin a new file at ``path``, replacing what is there."""
+        profile = layout.profile() | {"SPARSE_OK": "TRUE"}
+        env, quiet = gdal_env(writing=True), suppress_rasterio_warnings()
+        # GDAL follows links: it gets a name at which nobody has laid one
+        with (
+            atomic_write(path) as fresh,
+            env,
+            quiet,
+            rasterio.open(fresh, "w", **profile) as dataset,
+        ):
+            layout.describe(dataset)
+            if layout.mask:
+                corner = next(layout.blocks())[2]
+                empty = np.zeros((corner.height, corner.width), np.uint8)
+                dataset.write_mask(empty, window=to_rasterio_window(corner))
+        part = cls._opened(path, layout)
+        part.header = part.header_of(part.end)
+        return part
+
+    @classmethod
+    def reopen(
+        cls, path: Path, layout: OutputLayout, header: Header, blocks: Iterable[BlockRecord]
+    ) -> Self:
+        """Go on with a file: every byte of it is read and compared with its checksum.
+
+        A damaged header is made again, damaged blocks are not among those that are `done`.
+
+        Parameters
+        ----------
+        path : Path
+        layout : ProductLayout
+            As at creation.
+        header : Header
+            As it was at creation.
+        blocks : iterable of Finished
+            Those that were synchronised, in their order; anything beyond them is cut off.
+
+        Raises
+        ------
+        ValueError, OSError
+            The file is not what the list says.
+        """
+        part = cls._with_header(path, layout, header)
+        try:
+            part.end = header.size
+            for block in blocks:
+                place = part.end
+                part._record(block)
+                part._lost.pop((block.row, block.column), None)
+                if not part._holds(place, block):
+                    part._lost[block.row, block.column] = place, block
+                    part.done[block.row, block.column] = False
+            part._file.truncate(part.end)
+        except BaseException:
+            part.close()
+            raise
+        return part
+
+    @classmethod
+    def _with_header(cls, path: Path, layout: OutputLayout, header: Header) -> Self:
+        """Open a file, after mending its header if need be."""
+        try:
+            part = cls._opened(path, layout)
+            if part.header_of(header.size) == header:
+                return part
+            part.close()
+        except ValueError:
+            log.debug("%s: its header cannot be read", path, exc_info=True)
+        log.warning("%s: its header was damaged, and is made again", path)
+        fresh = path.with_name(f"{path.stem}.header{path.suffix}")
+        try:
+            again = cls.create(fresh, layout)
+            again.close()
+            if again.header != header:
+                raise ValueError(f"{path}: has another header than this run gives it")
+            with open_own(path, "r+b") as file:
+                write_all(file, fresh.read_bytes())
+        finally:
+            fresh.unlink(missing_ok=True)
+        return cls._opened(path, layout)
+
+    def header_of(self, size: int) -> Header:
+        """The first bytes of the file; tables, which `seal` fills in, count as zeros."""
+        self._file.seek(0)
+        data = bytearray(exactly(self._file, size))
+        for table, _, _ in self._tables:
+            for field in (table.offsets, table.sizes):
+                end = field.position + field.count * field.dtype.itemsize
+                data[field.position : end] = bytes(end - field.position)
+        return Header(size, zlib.crc32(data))
+
+    def _holds(self, place: int, block: BlockRecord) -> bool:
+        """Whether the bytes of a block are what they were."""
+        self._file.seek(place)
+        try:
+            pieces = [exactly(self._file, size) for size in block.sizes]
+        except ValueError:
+            return False
+        return _checksum(pieces) == block.encoded
+
+    @classmethod
+    def _opened(cls, path: Path, layout: OutputLayout) -> Self:
+        file = open_own(path, "r+b")
+        try:
+            return cls(path, file, layout)
+        except BaseException:
+            file.close()
+            raise
+
+    def append(self, row: int, column: int, block: EncodedBlock) -> BlockRecord | None:
+        """Write one block; a full disk raises OSError.
+
+        Returns
+        -------
+        Finished or None
+            None: it is where the same one had been before it was damaged.
+        """
+        sizes = tuple(map(len, block.tiles))
+        finished = BlockRecord(row, column, block.checksum, sizes, _checksum(block.tiles))
+        place, lost = self._lost.pop((row, column), (self.end, None))
+        again = lost == finished
+        self._file.seek(place if again else self.end)
+        for piece in block.tiles:
+            write_all(self._file, piece)
+        if again:
+            self.done[row, column] = True
+            return None
+        self._record(finished)
+        return finished
+
+    def _record(self, block: BlockRecord) -> None:
+        """Note where the pieces of the block at the end of the file lie."""
+        inside = 0 <= block.row < len(self.done) and 0 <= block.column < self._columns
+        if not inside or len(block.sizes) != self._pieces:
+            raise ValueError(f"{self.path} has no such block: {block}")
+        index = block.row * self._columns + block.column
+        sizes = iter(block.sizes)
+        for table, offsets, lengths in self._tables:
+            for i in range(index, len(offsets), self._blocks):
+                length = next(sizes)
+                if self.end > table.offsets.largest or length > table.sizes.largest:
+                    raise OutputError(
+                        f"{self.path}: grows beyond 4 GiB, which a classic TIFF cannot hold; "
+                        "leave the creation option BIGTIFF away"
+                    )
+                offsets[i], lengths[i] = (self.end, length) if length else (0, 0)
+                self.end += length
+        self.done[block.row, block.column] = True
+        self.checksums[block.row, block.column] = block.checksum
+
+    def sync(self) -> None:
+        """Wait until everything appended is on disk."""
+        os.fsync(self._file.fileno())
+
+    def finalize(self) -> None:
+        """Fill in the tables and close: the file is then a TIFF like any other."""
+        for table, offsets, sizes in self._tables:
+            table.offsets.write(self._file, offsets)
+            table.sizes.write(self._file, sizes)
+        self.sync()
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; it stays."""
+        with suppress(OSError):
+            self._file.close()
+
+
+def _checksum(pieces: Iterable[bytes]) -> int:
+    checksum = 0
+    for piece in pieces:
+        checksum = zlib.crc32(piece, checksum)
+    return checksum

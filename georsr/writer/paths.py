@@ -1,0 +1,394 @@
+"""The place a product goes to: may it be written, under what name meanwhile, and its sidecars.
+
+`check_outputs` is the one place that knows what a command must neither write nor remove.
+"""
+
+from __future__ import annotations
+
+import errno
+import glob
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from xml.sax.saxutils import unescape
+
+import rasterio.shutil
+from rasterio.drivers import raster_driver_extensions
+
+from georsr._files import check_folder, check_regular, check_target, private_folder
+from georsr.errors import UsageError
+from georsr.io.gdal_env import gdal_env, is_remote
+
+_VIRTUAL = re.compile(r"^(/vsi[a-z0-9_]+/|file://|zip://|tar://|gzip://)")
+_SIDECARS = (".msk", ".msk.ovr", ".ovr", ".aux.xml")
+_WORLD_FILES = (".tfw", ".TFW", ".tifw", ".TIFW", ".wld", ".WLD")
+_SUFFIXES = (
+    *(".aux", ".aux.xml", ".rrd", ".ovr", ".msk", ".msk.ovr"),  # statistics, overviews, masks
+    *(
+        ".wld",
+        ".tfw",
+        ".tifw",
+        ".tiffw",
+        ".jgw",
+        ".jpgw",
+        ".j2w",
+        ".jp2w",
+        ".pgw",
+        ".prj",
+        ".tab",
+        ".gcp",
+        ".points",
+    ),  # where it lies
+    *(".rpb", "_rpc.txt", ".imd", ".til", ".att", ".eph", ".geo", ".xml"),  # of satellites
+    *(".hdr", ".clr", ".stx", ".ige", ".lgo", ".qml", ".sld", ".qmd"),  # of formats and of QGIS
+)
+"""What takes the place of a raster's suffix in the names of files that are read with it."""
+_MEMBER = re.compile(
+    r"""<(?:SourceFilename|SourceDataset)\b(?:[^>]*?relativeToVRT\s*=\s*["'](\d)["'])?[^>]*>([^<]+)<"""
+)
+_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+
+
+def is_virtual(dst: str) -> bool:
+    """Whether ``dst`` is written by GDAL's virtual file systems, not by the operating system."""
+    return dst.startswith("/vsi") or is_remote(dst)
+
+
+def check_destination(
+    dst: str | os.PathLike[str], src_paths: Iterable[str | os.PathLike[str]], overwrite: bool
+) -> None:
+    """Refuse a destination that cannot or must not be written; nothing is changed.
+
+    Parameters
+    ----------
+    dst : str or path
+    src_paths : iterable of str or path
+        The sources, best with all of `RasterInfo.files`: the files behind a VRT count too.
+    overwrite : bool
+        An existing product may be replaced. A source never.
+
+    Raises
+    ------
+    UsageError
+        ``dst`` exists and must not be overwritten, is a source under whatever name, or a sidecar
+        of an earlier product would be taken for one of the new product.
+    OutputError
+        The folder is missing or not writable, or ``dst`` is not a regular file.
+    """
+    name = os.fspath(dst)
+    check_outputs(
+        {"OUT": raster_outputs(name)}, {"source": [os.fspath(path) for path in src_paths]}
+    )
+    if is_virtual(name):
+        with gdal_env(remote=True):
+            if not overwrite and rasterio.shutil.exists(name):
+                raise _exists(name)
+        return
+    check_target(Path(name))
+    path = local_path(name)
+    if path.exists() and not overwrite:
+        raise _exists(name)
+    check_folder(path, name)
+    place = temp_paths(name)
+    for own in (place.part, place.cog, place.journal, place.lock):
+        check_regular(own)
+    stale = [sidecar for sidecar in sidecars(path) if os.path.lexists(sidecar)]
+    if stale and not overwrite:
+        raise UsageError(
+            f"{stale[0]}: is left from an earlier product and would be read with {name}; "
+            "remove it, or use the `--overwrite` option"
+        )
+
+
+def check_format(dst: str | os.PathLike[str]) -> None:
+    """Refuse a name that promises another format: programs that go by names would believe it.
+
+    Raises
+    ------
+    UsageError
+        Says what to call it.
+    """
+    name = os.fspath(dst)
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{name}: the name is not UTF-8, which rasterio needs") from error
+    ending = Path(name).suffix
+    meant = raster_driver_extensions().get(ending[1:].lower(), "GTiff")
+    if meant != "GTiff":
+        raise UsageError(
+            f"{name}: {ending} is for files of format {meant}, and products are GeoTIFF: "
+            f"call it {name.removesuffix(ending)}.tif"
+        )
+
+
+def local_path(dst: str) -> Path:
+    """Where ``dst`` really is: the file behind a symbolic link is replaced, not the link."""
+    return Path(os.path.realpath(dst))
+
+
+def sidecars(path: Path) -> tuple[Path, ...]:
+    """Files GDAL would read with the product ``path`` if they were there."""
+    beside = tuple(path.with_name(path.name + suffix) for suffix in _SIDECARS)
+    return (*beside, *(path.with_suffix(end) for end in _WORLD_FILES))
+
+
+def remove_sidecars(path: Path) -> None:
+    """Remove what is left of an earlier product at ``path``; `check_outputs` has looked at it."""
+    for sidecar in sidecars(path):
+        if sidecar.is_symlink() or sidecar.is_file():
+            sidecar.unlink()
+
+
+@dataclass(frozen=True)
+class TempPaths:
+    """Files that exist while a product is made, and no longer: hidden, in its folder.
+
+    The same folder, because a rename is atomic within a file system only. Their names follow from
+    the product's alone, so that a run that was interrupted is found again.
+
+    Attributes
+    ----------
+    part : Path
+        The unfinished product.
+    cog : Path
+        The cloud-optimised copy of it.
+    journal : Path
+        What of it is finished.
+    lock : Path
+        Held by the run that works on it.
+    """
+
+    part: Path
+    cog: Path
+    journal: Path
+    lock: Path
+
+    def leftovers(self) -> list[Path]:
+        """Everything there is but the journal and the lock; GDAL's temporary files too."""
+        stem = glob.escape(self.part.name.removesuffix(".tif"))
+        return [
+            path
+            for path in sorted(self.part.parent.glob(stem + "*"))
+            if path != self.journal and not path.name.startswith(self.lock.name)
+        ]
+
+
+def temp_paths(dst: str) -> TempPaths:
+    """Where the product ``dst`` is made; for a virtual one that is a folder of the machine."""
+    if is_virtual(dst):
+        digest = hashlib.sha256(dst.encode()).hexdigest()[:12]
+        where = private_folder() / f"{Path(dst).name[:100]}.{digest}"
+    else:
+        where = local_path(dst)
+    name = where.name
+    if len(name.encode()) > 200:  # names end at 255 bytes
+        name = f"{name[:40]}.{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+    part, cog, journal, lock = (
+        where.with_name(f".{name}.part{end}") for end in (".tif", ".cog.tif", ".jsonl", ".lock")
+    )
+    return TempPaths(part, cog, journal, lock)
+
+
+def is_disk_full(path: Path, reached: int) -> bool:
+    """Whether the folder of ``path`` cannot take another file of half as much again as `reached`.
+
+    Asked after a failure, because GDAL does not pass on why a write failed.
+    """
+    wanted = reached + reached // 2 + 2**20
+    try:
+        with tempfile.TemporaryFile(
+            dir=path.parent, prefix=".georsr-", suffix=".probe", buffering=0
+        ) as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, wanted)
+            else:
+                file.write(bytes(2**20))
+                os.fsync(file.fileno())
+    except OSError as err:
+        return is_enospc(err)
+    return False
+
+
+def is_enospc(err: BaseException) -> bool:
+    """Whether the system said that there is no room."""
+    return isinstance(err, OSError) and err.errno in _FULL
+
+
+def _exists(name: str) -> UsageError:
+    return UsageError(
+        f"{name}: file exists and won't be overwritten without use of the `--overwrite` option"
+    )
+
+
+def raster_outputs(dst: str) -> list[str | os.PathLike[str]]:
+    """List what writing the product ``dst`` makes, replaces or removes; itself first."""
+    place = temp_paths(dst)
+    made: list[str | os.PathLike[str]] = [
+        dst,
+        place.part,
+        place.cog,
+        place.journal,
+        place.lock,
+        *place.leftovers(),
+    ]
+    stale = () if is_virtual(dst) else sidecars(local_path(dst))
+    made += [path for path in stale if path.exists()]
+    return made
+
+
+def check_outputs(
+    outputs: Mapping[str, Iterable[str | os.PathLike[str]]], inputs: Mapping[str, Iterable[str]]
+) -> None:
+    """Refuse outputs that would replace or remove a file that the command reads, or each other.
+
+    Parameters
+    ----------
+    outputs : mapping of str to iterable of path
+        Argument or option, for messages -> the file it names, and what else is made, replaced or
+        removed because of it (`raster_outputs`).
+    inputs : mapping of str to iterable of str
+        Kind of file, for messages -> names of what the command reads, also addresses. The files
+        behind a VRT, and those that are read with a raster, are protected too.
+
+    Raises
+    ------
+    UsageError
+        Says which two files are one, under whatever names: relative, links, other spelling.
+    """
+    files = _Inputs(inputs)
+    written: dict[_Key, tuple[str, Path]] = {}
+    named: dict[str, tuple[_Key, Path]] = {}
+    for option, paths in outputs.items():
+        name = ""
+        for path in [os.fspath(each) for each in paths]:
+            name = name or path
+            files.check(name, path)
+            if is_virtual(path):
+                continue
+            key, place = _key(local_path(path)), local_path(path)
+            named.setdefault(option, (key, place))
+            other, _ = written.setdefault(key, (option, place))
+            if other != option:
+                raise UsageError(f"{other} and {option} are both {path}; name two files")
+    for option, place in written.values():
+        host = _host(place, {key: other for its, (key, other) in named.items() if its != option})
+        if host is not None:
+            raise UsageError(f"{option} {place}: would be read with {host}; name another file")
+
+
+class _Inputs:
+    """The files that a command reads."""
+
+    def __init__(self, inputs: Mapping[str, Iterable[str]]) -> None:
+        self.names = {name: kind for kind, names in inputs.items() for name in names}
+        self.files: dict[_Identity, tuple[str, str]] = {}
+        hosts: dict[_Key, Path] = {}
+        covered: set[str] = set()  # the files of a mosaic are named by its VRT, and by its reader
+        for name, kind in [*self.names.items()]:
+            for path in () if name in covered else _all_files(name):
+                covered.add(str(path))
+                self.files.setdefault(_identity(path), (kind, name))
+                hosts.setdefault(_key(local_path(str(path))), path)
+        self.hosts = hosts
+
+    def check(self, name: str, path: str) -> None:
+        """Refuse a path that is written or removed because an output is called ``name``."""
+        found = (self.names[path], path) if path in self.names else None
+        for candidate in () if found else paths_behind_vsi(path):
+            found = found or self.files.get(_identity(candidate))
+        if found is not None and path == name:
+            kind, source = found
+            raise UsageError(f"{name}: is the {kind} {source} itself; write to another file")
+        if found is not None:
+            raise UsageError(
+                f"{name}: writing it would replace or remove {path}, which belongs to the "
+                f"{found[0]} {found[1]}; write under another name"
+            )
+        host = None if is_virtual(path) else _host(local_path(path), self.hosts)
+        if host is not None:
+            raise UsageError(
+                f"{name}: {path} is or would be read with {host}; write under another name"
+            )
+
+
+_Identity = tuple[int, int]
+_Key = tuple[_Identity | str, str]
+
+
+def _identity(path: Path) -> _Identity:
+    """What two names of one file have in common, links and spelling apart."""
+    status = path.stat()
+    return status.st_dev, status.st_ino
+
+
+def _key(path: Path, name: str | None = None) -> _Key:
+    """What two names have in common of a file that need not be there, letter case apart."""
+    try:
+        folder: _Identity | str = _identity(path.parent)
+    except OSError:
+        folder = str(path.parent)
+    return folder, (path.name if name is None else name).casefold()
+
+
+def _host(path: Path, rasters: Mapping[_Key, Path]) -> Path | None:
+    """The raster with which GDAL or QGIS would read a file, by its name."""
+    name = path.name.casefold()
+    bases = {name.removesuffix(suffix) for suffix in _SUFFIXES if name.endswith(suffix)}
+    if not bases:
+        return None
+    folder = _key(path)[0]
+    for (other, file), raster in rasters.items():
+        if other == folder and file != name and {file, file.rpartition(".")[0]} & bases:
+            return raster
+    return None
+
+
+def _all_files(name: str) -> Iterator[Path]:
+    """Files that a name stands for, and those behind a VRT, to any depth."""
+    waiting, seen = [name], {name}
+    while waiting:
+        name = waiting.pop()
+        for path in [Path(name)] if Path(name).is_file() else paths_behind_vsi(name):
+            yield path
+            more = _members(path) if path.suffix.lower() == ".vrt" else ()
+            waiting += [member for member in more if member not in seen]
+            seen.update(more)
+
+
+def _members(vrt: Path) -> list[str]:
+    """Names of the files that a VRT document refers to."""
+    with suppress(OSError):
+        text = vrt.read_text(encoding="utf-8", errors="replace")
+        return [
+            str(vrt.parent / unescape(member)) if relative == "1" else unescape(member)
+            for relative, member in _MEMBER.findall(text)
+        ]
+    return []
+
+
+def paths_behind_vsi(name: str) -> list[Path]:
+    """Every existing file that ``name`` may mean: behind /vsi prefixes and in subdatasets."""
+    while _VIRTUAL.match(name):
+        name = _VIRTUAL.sub("", name, count=1)
+    texts = [name, "/" + name, *re.split(r'[":,?=]', name)]
+    found = []
+    for text in filter(None, texts):
+        path = Path(text)
+        with suppress(OSError):  # a name too long to be one
+            found += [part for part in (path, *path.parents) if part.is_file()]
+    return found
+
+
+def sync_path(path: Path) -> None:
+    """Wait until a file or folder is on disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

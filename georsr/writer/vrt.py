@@ -1,0 +1,109 @@
+"""Assembly: parts of a product, read as the one product they are by way of a VRT."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from xml.etree.ElementTree import Element, SubElement, tostring
+
+from rasterio.errors import RasterioError
+
+from georsr._files import atomic_write, remove_unfinished
+from georsr.errors import OutputError
+from georsr.io.gdal_env import suppress_rasterio_warnings
+from georsr.io.metadata import BandInfo
+from georsr.io.vrt import add_band, add_tags, add_vrt_source, vrt_root
+from georsr.window import Window
+from georsr.writer.layout import OutputLayout
+from georsr.writer.paths import is_enospc, local_path, remove_sidecars, sync_path
+from georsr.writer.verify import verify_product
+
+Parts = Sequence[tuple[Path, Window]]
+"""Files of whole parts, and where they lie in the product."""
+
+
+def assembly_document(layout: OutputLayout, parts: Parts, folder: Path) -> str:
+    """XML text of a VRT that says of its parts all that one file would say.
+
+    Parameters
+    ----------
+    layout : ProductLayout
+        Of the whole product.
+    parts : sequence of (path, Window)
+        They do not overlap; where there is none, no pixel is valid.
+    folder : Path
+        Where the document will lie: parts are named from there.
+    """
+    crs = layout.crs if layout.transform is not None else None
+    root = vrt_root(layout.width, layout.height, crs, layout.transform)
+    _add_points(root, layout)
+    for space, tags in layout.tags.items():
+        registered = {} if space else {"AREA_OR_POINT": layout.area_or_point}
+        add_tags(root, {**tags, **registered}, space)
+    if "" not in layout.tags:
+        add_tags(root, {"AREA_OR_POINT": layout.area_or_point})
+    if layout.rpcs is not None:
+        add_tags(root, layout.rpcs.to_gdal(), "RPC")
+    bands = [*layout.bands, *([BandInfo(0, layout.dtype, colorinterp="alpha")] * layout.alpha)]
+    blocks = (layout.blocksize, layout.blocksize)
+    names = [(Path(os.path.relpath(path, folder)).as_posix(), place) for path, place in parts]
+    for number, band in enumerate(bands, 1):
+        element = add_band(root, number, layout.dtype, band, layout.nodata)
+        for name, place in names:
+            source = (element, "SimpleSource", (name, True), str(number))
+            add_vrt_source(*source, layout.dtype, blocks, place)
+    if layout.mask:
+        mask = SubElement(SubElement(root, "MaskBand"), "VRTRasterBand", dataType="Byte")
+        for name, place in names:
+            add_vrt_source(mask, "SimpleSource", (name, True), "mask,1", "uint8", blocks, place)
+    return tostring(root, encoding="unicode")
+
+
+def _add_points(root: Element, layout: OutputLayout) -> None:
+    """Ground control points, where they are all the georeferencing there is."""
+    if not layout.gcps or layout.transform is not None:
+        return
+    projection = layout.gcps_crs.to_wkt() if layout.gcps_crs else ""
+    points = SubElement(root, "GCPList", Projection=projection)
+    for number, gcp in enumerate(layout.gcps, 1):
+        SubElement(
+            points,
+            "GCP",
+            Id=str(gcp.id or number),
+            Pixel=repr(float(gcp.col)),
+            Line=repr(float(gcp.row)),
+            X=repr(float(gcp.x)),
+            Y=repr(float(gcp.y)),
+            Z=repr(float(gcp.z or 0)),
+        )
+
+
+def publish_assembly(dst: str, layout: OutputLayout, parts: Parts) -> int:
+    """Write the VRT, read its header back, and give it its name.
+
+    Returns
+    -------
+    int
+        Size of the file in bytes.
+
+    Raises
+    ------
+    OutputError
+        It cannot be written, or does not say what was meant; ``dst`` is then as it was.
+    """
+    path = local_path(dst)
+    try:
+        remove_unfinished(path)  # the folder of the parts is locked
+        with atomic_write(path) as fresh:
+            fresh.write_text(assembly_document(layout, parts, path.parent), encoding="utf-8")
+            with suppress_rasterio_warnings():
+                verify_product(fresh, dst, layout, None, driver="VRT")
+            sync_path(fresh)
+        remove_sidecars(path)
+    except (OSError, RasterioError) as error:
+        if isinstance(error, OutputError):
+            raise
+        why = "no space left" if is_enospc(error) else str(error)
+        raise OutputError(f"{dst}: cannot be written: {why}") from error
+    return path.stat().st_size

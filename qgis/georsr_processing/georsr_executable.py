@@ -1,0 +1,253 @@
+"""Where georsr is, and whether it will do.
+
+The environment of the child: what QGIS set for itself would break another Python and GDAL.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+OWN_TO_QGIS = frozenset(
+    {
+        "PYTHONHOME",
+        "PYTHONPATH",
+        "PYTHONSTARTUP",
+        "PYTHONEXECUTABLE",
+        "PYTHONNOUSERSITE",
+        "__PYVENV_LAUNCHER__",
+        "VIRTUAL_ENV",
+        "CONDA_PREFIX",
+        "CONDA_DEFAULT_ENV",
+        "QGIS_PREFIX_PATH",
+        "QGIS_PLUGINPATH",
+        "QT_PLUGIN_PATH",
+        "QT_QPA_PLATFORM",
+        "QT_QPA_PLATFORM_PLUGIN_PATH",
+        "PROJ_LIB",
+        "PROJ_DATA",
+        "GDAL_DATA",
+        "GDAL_DRIVER_PATH",
+        "GDAL_PYTHON_DRIVER_PATH",
+        "GEOTIFF_CSV",
+        "LD_LIBRARY_PATH",
+        "LD_PRELOAD",
+        "DYLD_LIBRARY_PATH",
+        "DYLD_FRAMEWORK_PATH",
+        "DYLD_INSERT_LIBRARIES",
+        "SSL_CERT_FILE",
+        "SSL_CERT_DIR",
+        "O4W_QT_PREFIX",
+        "O4W_QT_PLUGINS",
+    }
+)
+"""Variables that name files of QGIS: Python's library, PROJ's database, GDAL's plugins, Qt's.
+
+Kept is everything else: credentials of clouds, proxies, ``GDAL_*`` and ``CPL_*`` options.
+"""
+
+
+def child_environment(
+    environ: Mapping[str, str], executable: str, windows: bool = sys.platform == "win32"
+) -> dict[str, str]:
+    """Make the environment in which ``executable`` runs.
+
+    Parameters
+    ----------
+    environ
+        That of QGIS.
+    executable
+        Path of georsr or of its Python.
+    windows
+        DLLs are looked for along PATH there, so QGIS's folders leave it, and the folders of a conda
+        environment, whose activation would have added them, come first.
+    """
+    kept = {name: text for name, text in environ.items() if name.upper() not in OWN_TO_QGIS}
+    if windows:
+        folders = [part for part in environ.get("PATH", "").split(";") if part]
+        root = environ.get("OSGEO4W_ROOT", "").rstrip("\\").lower()
+        if root:
+            folders = [part for part in folders if not part.lower().startswith(root)]
+        kept["PATH"] = ";".join([*_conda_folders(executable), *folders])
+        kept.pop("OSGEO4W_ROOT", None)
+    kept["PYTHONIOENCODING"] = "utf-8"
+    kept["PYTHONUTF8"] = "1"
+    return kept
+
+
+def _conda_folders(executable: str) -> list[str]:
+    """Folders of DLLs in the environment that holds ``executable``."""
+    folder = Path(executable).parent
+    root = folder.parent if folder.name.lower() == "scripts" else folder
+    wanted = [root, root / "Library" / "bin", root / "Scripts"]
+    return [str(path) for path in wanted if path.is_dir()]
+
+
+def child_arguments(arguments: Sequence[str], posix: bool = os.name == "posix") -> list[object]:
+    """Arguments for the operating system: UTF-8 bytes, which a C locale would refuse to make."""
+    if not posix:
+        return list(arguments)
+    return [text.encode("utf-8", "surrogateescape") for text in arguments]
+
+
+VARIABLE = "GEORSR_EXECUTABLE"
+SETTING = "Settings > Options > Processing > Providers > georsr > georsr executable"
+RECORD = "installation.json"
+"""Written beside this file by ``georsr qgis install``: the command that installed the plugin."""
+OLDEST = (0, 1, 0)
+"""The first version whose command line this plugin speaks."""
+PATIENCE = 120
+"""Seconds for ``georsr --version``, which takes 0.2: cold discs and virus scanners are slow."""
+INSTALL = "install it with 'pip install georsr', then run 'georsr qgis install'"
+
+
+class ExecutableError(Exception):
+    """georsr is missing, too old or does not run; the message is one line with the remedy."""
+
+
+@dataclass(frozen=True)
+class Georsr:
+    """How to run georsr.
+
+    Attributes
+    ----------
+    command : tuple of str
+        Program and first arguments.
+    found : str
+        What named it, for messages.
+    """
+
+    command: tuple[str, ...]
+    found: str
+
+    def environment(self) -> dict[str, str]:
+        """Environment to run it in."""
+        return child_environment(os.environ, self.command[0])
+
+
+def find_georsr(
+    setting: str = "", environ: Mapping[str, str] | None = None, folder: Path | None = None
+) -> Georsr:
+    """Find georsr: setting, environment variable, the record of the installation, PATH.
+
+    Parameters
+    ----------
+    setting
+        Path from the settings of QGIS: the executable, or the folder of its environment.
+    environ
+        ``os.environ`` by default.
+    folder
+        The plugin's, where the record is.
+
+    Raises
+    ------
+    ExecutableError
+        Nothing found; or the setting or the variable names what is not there.
+    """
+    environ = os.environ if environ is None else environ
+    for text, source in ((setting, f"setting {SETTING}"), (environ.get(VARIABLE), VARIABLE)):
+        if text and text.strip():
+            return Georsr((_named(text.strip(), source),), source)
+    recorded = _recorded(folder or Path(__file__).parent)
+    if recorded is not None:
+        return recorded
+    for where in (environ.get("PATH", ""), os.pathsep.join(_usual_folders())):
+        path = shutil.which("georsr", path=where)
+        if path:
+            return Georsr((path,), "PATH")
+    raise ExecutableError(
+        f"georsr was not found: {INSTALL}; or name its executable in {SETTING} "
+        f"or in the environment variable {VARIABLE}"
+    )
+
+
+def check_version(georsr: Georsr) -> str:
+    """Version of an executable that runs and is new enough.
+
+    Raises
+    ------
+    ExecutableError
+        It does not run, is not georsr, or is too old.
+    """
+    name = " ".join(georsr.command)
+    try:
+        done = subprocess.run(
+            child_arguments([*georsr.command, "--version"]),
+            env=georsr.environment(),
+            cwd=tempfile.gettempdir(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=PATIENCE,
+            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ExecutableError(
+            f"{name} ({georsr.found}) did not answer within {PATIENCE} s; {_repair(name)}"
+        ) from error
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise ExecutableError(
+            f"{name} ({georsr.found}) cannot be run: {why}; {_repair(name)}"
+        ) from error
+    told = done.stdout.decode("utf-8", "replace")
+    version = re.search(r"georsr, version (\S+)", told)
+    if done.returncode != 0 or version is None:
+        lines = (done.stderr.decode("utf-8", "replace") or told).strip().splitlines()
+        last = lines[-1] if lines else f"exit code {done.returncode}"
+        raise ExecutableError(
+            f"{name} ({georsr.found}) does not answer as georsr does: {last}; {_repair(name)}"
+        )
+    numbers = tuple(int(part) for part in re.findall(r"\d+", version[1])[:3])
+    if numbers and numbers < OLDEST:
+        raise ExecutableError(
+            f"{name} ({georsr.found}) is georsr {version[1]}, but this plugin needs "
+            f"{'.'.join(map(str, OLDEST))} or newer: upgrade it with 'pip install --upgrade georsr'"
+        )
+    return version[1]
+
+
+def _repair(name: str) -> str:
+    return f"try '{name} doctor' in a terminal, or choose another one in {SETTING}"
+
+
+def _named(text: str, source: str) -> str:
+    """Executable that the user named: a file, or the folder of a virtual or conda environment."""
+    path = Path(os.path.expandvars(text)).expanduser()
+    if path.is_file():
+        return str(path)
+    if path.is_dir():
+        for inner in ("bin/georsr", "Scripts/georsr.exe", "georsr", "georsr.exe"):
+            if (path / inner).is_file():
+                return str(path / inner)
+        raise ExecutableError(f"there is no georsr in {path}, which {source} names; {INSTALL}")
+    found = shutil.which(text)
+    if found and os.sep not in text:
+        return found
+    raise ExecutableError(f"there is no file {path}, which {source} names; correct or empty it")
+
+
+def _recorded(folder: Path) -> Georsr | None:
+    """What installed the plugin, if it is still there."""
+    try:
+        command = json.loads((folder / RECORD).read_text(encoding="utf-8"))["command"]
+        if all(isinstance(part, str) for part in command) and Path(command[0]).is_file():
+            return Georsr(tuple(command), "it installed this plugin")
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        pass
+    return None
+
+
+def _usual_folders() -> Iterator[str]:
+    """Where pip, pipx and uv put commands; desktops start QGIS with a shorter PATH than shells."""
+    home = Path.home()
+    yield str(home / ".local" / "bin")
+    if sys.platform == "darwin":
+        yield from ("/opt/homebrew/bin", "/usr/local/bin")

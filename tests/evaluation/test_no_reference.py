@@ -1,0 +1,96 @@
+"""Products without truth: a sharper one, a noisier one, and one that rings are told apart."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from affine import Affine
+
+from georsr.errors import InputError, UsageError
+from georsr.evaluation.no_reference import measure_no_reference
+from georsr.radiometry.degradation import bicubic_downsample
+
+GRID = Affine(0.5, 0, 400000, 0, -0.5, 5000000)
+
+
+def town(size, seed=0):
+    """Flat roofs with straight edges in every direction on level ground, (1, size, size)."""
+    rng = np.random.default_rng(seed)
+    y, x = np.indices((size, size), dtype=float)
+    image = np.full((size, size), 90.0)
+    for row in range(60, size - 59, 120):
+        for column in range(60, size - 59, 120):
+            angle, level = rng.uniform(0, np.pi), rng.choice([40.0, 200.0])
+            along = (x - column) * np.cos(angle) + (y - row) * np.sin(angle)
+            across = (y - row) * np.cos(angle) - (x - column) * np.sin(angle)
+            roof = np.clip(36 - np.abs(along), 0, 1) * np.clip(36 - np.abs(across), 0, 1)
+            image += (level - 90) * roof
+    return image[None]
+
+
+@pytest.fixture
+def files(make_raster):
+    """Write SR (1, H, W) and its LR, degraded and with noise of one grey level."""
+
+    def write(truth, product, nodata=None):
+        noise = np.random.default_rng(5).normal(0, 1, (1, *[n // 4 for n in truth.shape[1:]]))
+        lr = np.rint(bicubic_downsample(truth, 4) + noise).astype("float32")
+        if nodata is not None:
+            lr[:, :40] = nodata
+        coarse = GRID @ Affine.scale(4)
+        return (
+            make_raster(product.astype("float32"), "sr.tif", transform=GRID),
+            make_raster(lr, "lr.tif", transform=coarse, nodata=nodata),
+        )
+
+    return write
+
+
+def test_a_sharp_clean_product(files):
+    truth = town(600)
+    sharp = truth + np.random.default_rng(6).normal(0, 0.5, truth.shape)
+    report = measure_no_reference(*files(truth, sharp))
+    bicubic, product = report.products
+    assert report.scale == 4
+    assert report.edges > 20
+    assert product.edge_width < 0.4 < 0.9 < bicubic.edge_width
+    assert product.edge_ratio < 0.45
+    assert bicubic.edge_ratio == 1
+    assert product.overshoot < 2 < bicubic.overshoot
+    assert product.noise == pytest.approx(0.5, rel=0.1)
+    assert product.noise_ratio == pytest.approx(product.noise / bicubic.noise, rel=0.1)
+    assert product.power[-1] > bicubic.power[-1]
+    assert report.consistency.mean == pytest.approx(0.8, abs=0.1)
+    assert json.loads(report.to_json())["products"][1]["edge_width"] == product.edge_width
+    assert "10-90 % width" in report.describe()
+
+
+def test_without_a_source_the_scale_must_be_known(files, make_raster):
+    truth = town(400)
+    product, _ = files(truth, truth + np.random.default_rng(0).normal(0, 1, truth.shape))
+    with pytest.raises(UsageError, match="--lr"):
+        measure_no_reference(product)
+    report = measure_no_reference(product, scale=4)
+    assert len(report.products) == 1
+    assert report.products[0].edge_width < 0.6
+    assert math.isnan(report.products[0].noise_ratio)
+    tagged = make_raster(
+        truth.astype("uint8"), "tagged.tif", after=lambda d: d.update_tags(GEORSR_SCALE="2")
+    )
+    assert measure_no_reference(tagged).scale == 2
+
+
+def test_invalid_ground_is_left_out(files):
+    truth = town(400)
+    whole = measure_no_reference(*files(truth, truth))
+    part = measure_no_reference(*files(truth, truth, nodata=-9999.0))
+    assert 0 < part.edges < whole.edges
+    assert part.products[0].edge_width == pytest.approx(whole.products[0].edge_width, rel=0.1)
+    assert max(p.noise for p in part.products) < 5
+
+
+def test_a_scene_without_a_valid_pixel(make_raster):
+    empty = make_raster(np.zeros((1, 64, 64), "uint8"), nodata=0)
+    with pytest.raises(InputError, match="valid pixels"):
+        measure_no_reference(empty, scale=2)

@@ -1,0 +1,136 @@
+"""The quality report of a product: what it measures, and a page that needs nothing else."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from georsr.cli.main import invoke
+
+import georsr
+from georsr.evaluation.reports.figures import bicubic_patch, display_stretch, high_contrast_windows
+from georsr.evaluation.reports.output_report import report_output
+from georsr.io.reader import open_raster
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """A scene with a hole, its product by a bundled model, and the product's layers."""
+    folder = tmp_path_factory.mktemp("pair")
+    values = np.random.default_rng(0).integers(60, 124, (3, 40, 52)).astype(np.uint8)
+    values[:, :2, :2] = 0
+    source, out, layers = (str(folder / name) for name in ("in.tif", "out.tif", "q.tif"))
+    grid = {"crs": "EPSG:32632", "transform": Affine(1, 0, 4e5, 0, -1, 5e6), "nodata": 0}
+    size = {"count": 3, "height": 40, "width": 52, "dtype": "uint8"}
+    with rasterio.open(source, "w", driver="GTiff", **size, **grid) as dataset:
+        dataset.write(values)
+    georsr.super_resolve(source, out, "segsr-lite-x2", quality=layers, consistency="off")
+    return source, out, layers
+
+
+class Tags(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.seen = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.append((tag, dict(attrs)))
+        if tag not in ("meta", "link", "img", "input", "br", "path", "rect"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.seen.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_report_measures_the_product(pair):
+    source, out, _ = pair
+    report = report_output(source, out, seams=False)
+    assert report.scale == 2
+    with rasterio.open(source) as old, rasterio.open(out) as new:
+        before, after = old.read(masked=True), new.read(masked=True)
+    for number, each in enumerate(report.histograms):
+        assert each.means == pytest.approx((before[number].mean(), after[number].mean()))
+        assert sum(each.before) == pytest.approx(1, abs=0.01)
+        assert sum(each.after) == pytest.approx(1, abs=0.01)
+    assert report.consistency.mean > 0
+    assert json.loads(report.to_json())["tags"]["GEORSR_MODEL"] == "segsr-lite-x2"
+
+
+def test_the_page_is_whole_and_needs_nothing_else(pair, tmp_path, capsys):
+    source, out, layers = pair
+    page = tmp_path / "report.html"
+    arguments = ["quality", "report", source, out, "--html", str(page), "--layers", layers]
+    assert invoke([*arguments, "--no-seams", "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    text = page.read_text()
+    parsed = Tags(text)
+    assert not parsed.open
+    for tag, attributes in parsed.seen:
+        address = attributes.get("src") or attributes.get("href") or "data:"
+        assert address.startswith("data:"), (tag, address[:80])
+    assert not re.search(r"//[a-z]", re.sub(r"data:[^\"]*", "", text))
+    assert "synthesised detail" in text
+    assert f"{figures['consistency']['mae'][0]:.5g}" in text
+    images = [a for tag, a in parsed.seen if tag == "img"]
+    swipes = [a for tag, a in parsed.seen if tag == "input"]
+    assert len(images) == 3 + 2 * len(swipes)
+    assert swipes
+    assert invoke(arguments) == 2  # exists
+    assert "overwrite" in capsys.readouterr().err
+
+
+def test_products_of_other_sources_are_refused(pair, make_raster, texture, tmp_path, capsys):
+    _, out, _ = pair
+    other = make_raster(texture(3, 33, 47), "other.tif")
+    assert invoke(["quality", "report", other, out, "--html", str(tmp_path / "r.html")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("Error: ")
+    assert len(error.splitlines()) == 1
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_a_report_goes_somewhere(pair, capsys):
+    assert invoke(["quality", "report", *pair[:2]]) == 2
+    assert "--html" in capsys.readouterr().err
+
+
+def test_pictures_show_invalid_pixels_as_such(pair):
+    with open_raster(pair[0]) as reader:
+        tones = display_stretch(reader)
+        picture = tones.picture(reader.decimated(40, 52))
+        windows = high_contrast_windows(reader, 16, 3)
+        patch = reader.read(windows[0])
+    assert (picture[:, :2, :2] == 255).all()
+    assert picture.shape == (3, 40, 52)
+    assert 0 < len(windows) <= 3
+    assert bicubic_patch(patch, 2).values.shape == (3, 32, 32)
+
+
+def test_bands_of_the_source_are_found_again(make_raster, texture, tmp_path):
+    def note(dataset):
+        dataset.descriptions = ("B02", "B03", "B04", "B08")
+
+    source = make_raster(texture(4, 32, 32, "uint16"), after=note)
+    out = str(tmp_path / "out.tif")
+    for options, bands in (({}, (3, 2, 1)), ({"bidx": (4, 3, 2)}, (4, 3, 2))):
+        georsr.super_resolve(source, out, "segsr-lite-x2", overwrite=True, **options)
+        report = report_output(source, out, seams=False)
+        assert report.bidx == bands
+        assert report.consistency.mean < 5000  # of other bands: 20000
+
+
+def test_consistency_is_that_with_the_kernel_the_product_was_held_to(pair, tmp_path):
+    source, _, _ = pair
+    out = str(tmp_path / "held.tif")
+    options = {"consistency": "on", "consistency_kernel": "psf:0.3"}
+    georsr.super_resolve(source, out, "segsr-lite-x2", **options)
+    report = report_output(source, out, seams=False)
+    assert report.consistency.degradation == "kernel psf:0.3"
+    assert report.consistency.mean < report_output(source, pair[1], seams=False).consistency.mean

@@ -1,0 +1,272 @@
+"""Boxes and polygons in any CRS, brought into the pixels of a raster."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import shapely
+from affine import Affine
+from rasterio.crs import CRS
+from rasterio.features import geometry_mask
+from rasterio.warp import transform_geom
+from shapely.affinity import affine_transform, translate
+from shapely.geometry import box, mapping, shape
+
+from georsr.errors import InputError, UsageError
+from georsr.geo.aoi import resolve_aoi
+from georsr.window import Window
+from tests.rasters import make_raster, open_quietly, ramp
+
+UTM = "EPSG:32633"
+TRIANGLE = [[500103, 4999897], [500377, 4999731], [500059, 4999655], [500103, 4999897]]
+
+
+@pytest.fixture
+def info(tmp_path):
+    """40 rows and 50 columns of 10 m from (500000, 5000000)."""
+    with open_quietly(make_raster(tmp_path / "a.tif", ramp())) as reader:
+        return reader.info
+
+
+def polygon(*rings, crs=None):
+    geojson = {"type": "Polygon", "coordinates": list(rings)}
+    if crs:
+        geojson["crs"] = {"type": "name", "properties": {"name": crs}}
+    return geojson
+
+
+@pytest.mark.parametrize(
+    ("bbox", "window"),
+    [
+        ((500000, 4999600, 500500, 5000000), Window(0, 0, 40, 50)),
+        ((500100, 4999700, 500200, 4999900), Window(10, 10, 20, 10)),
+        ((500101, 4999701, 500199, 4999899), Window(10, 10, 20, 10)),  # whole pixels round it
+        ((500099.9, 4999700, 500200, 4999900.1), Window(9, 9, 21, 11)),
+        ((0, 0, 500010, 9e6), Window(0, 0, 40, 1)),  # what is there of it
+        ((500105, 4999705, 500105.1, 4999705.1), Window(29, 10, 1, 1)),
+    ],
+)
+def test_a_box_is_whole_pixels(info, bbox, window):
+    area = resolve_aoi(info, bbox=bbox)
+    assert area.window == window
+    assert area.outside_mask(Window(0, 0, 1, 1), 2) is None
+    assert area.intersects(Window(0, 0, 1, 1))
+
+
+def test_a_box_may_have_a_crs_of_its_own(info):
+    there = shape(transform_geom(UTM, "EPSG:4326", mapping(box(500200, 4999800, 500300, 4999900))))
+    window = resolve_aoi(info, bbox=there.bounds, bbox_crs="EPSG:4326").window
+    assert window.intersection(Window(10, 20, 10, 10)) == Window(10, 20, 10, 10)
+    assert max(window.height, window.width) <= 12
+
+
+@pytest.mark.parametrize("rotation", [0, 30, 90])
+@pytest.mark.parametrize("scale", [1, 2, 3, 4])
+def test_outside_is_what_rasterising_the_product_says(tmp_path, rotation, scale):
+    turn = Affine.rotation(rotation) @ Affine.scale(9, -7) @ Affine.translation(-25, -20)
+    transform = Affine.translation(500180, 4999760) @ turn
+    path = make_raster(tmp_path / "a.tif", ramp(), transform=transform)
+    with open_quietly(path) as reader:
+        area = resolve_aoi(reader.info, aoi=polygon(TRIANGLE, crs=UTM))
+    window = area.window
+    fine = transform @ Affine.translation(window.left, window.top) @ Affine.scale(1 / scale)
+    shape = window.height * scale, window.width * scale
+    expected = geometry_mask([polygon(TRIANGLE)], shape, fine)
+    assert 0.2 < expected.mean() < 0.95
+    whole = area.outside_mask(Window(0, 0, *shape), scale)
+    np.testing.assert_array_equal(whole, expected)
+    for top in range(0, shape[0], 13):
+        for left in range(0, shape[1], 17):
+            part = Window(top, left, min(13, shape[0] - top), min(17, shape[1] - left))
+            outside = area.outside_mask(part, scale)
+            if outside is None:
+                outside = np.zeros((part.height, part.width), bool)
+            np.testing.assert_array_equal(outside, expected[part.slices])
+            source = Window(top // scale, left // scale, 13, 17)
+            assert area.intersects(source) or outside.all()
+
+
+def test_polygons_have_holes_and_parts(info):
+    ring = list(box(500100, 4999700, 500200, 4999900).exterior.coords)
+    hole = list(box(500130, 4999730, 500170, 4999870).exterior.coords)
+    island = polygon(list(box(500400, 4999600, 500500, 4999650).exterior.coords))
+    collection = {
+        "type": "FeatureCollection",
+        "crs": {"type": "name", "properties": {"name": "urn:ogc:def:crs:EPSG::32633"}},
+        "features": [
+            {"type": "Feature", "geometry": polygon(ring, hole)},
+            {"type": "Feature", "geometry": None},
+            {"type": "Feature", "geometry": island},
+        ],
+    }
+    area = resolve_aoi(info, aoi=collection)
+    assert area.window == Window(10, 10, 30, 40)
+    outside = area.outside_mask(Window(0, 0, 30, 40), 1)
+    assert (~outside).sum() == 20 * 10 - 14 * 4 + 5 * 10
+    assert not area.intersects(Window(5, 4, 4, 2))  # in the hole
+    assert not area.intersects(Window(0, 20, 10, 10))
+    cut = resolve_aoi(info, aoi=collection, masked=False)
+    assert cut.window == area.window
+    assert cut.outline is None
+
+
+def test_polygons_are_longitude_and_latitude_unless_they_say_otherwise(info, tmp_path):
+    there = transform_geom(UTM, "EPSG:4326", polygon(TRIANGLE))
+    path = tmp_path / "aoi.geojson"
+    path.write_text(json.dumps(there))
+    area = resolve_aoi(info, aoi=str(path))
+    exact = resolve_aoi(info, aoi=polygon(TRIANGLE, crs=UTM))
+    assert area.window == exact.window
+    assert shapely.hausdorff_distance(area.outline, exact.outline) < 1e-3
+    assert area.describe() != exact.describe()
+
+
+def test_straight_lines_of_another_map_are_bent(tmp_path):
+    """A box of degrees is no box of metres: its parallels bulge by many pixels."""
+    wide = Affine(1000, 0, 0, 0, -1000, 7_000_000)
+    path = make_raster(tmp_path / "w.tif", ramp(1, 900, 1000), transform=wide)
+    with open_quietly(path) as reader:
+        area = resolve_aoi(reader.info, aoi=mapping(box(11, 56.5, 19, 61)))
+        plain = shape_of_corners(reader.info)
+    bent = translate(area.outline, area.window.left, area.window.top)
+    assert shapely.hausdorff_distance(bent, shapely.segmentize(plain, 1)) > 5
+    # the northernmost point lies in the corners, the southernmost in the middle
+    middle = area.outside_mask(Window(0, area.window.width // 2, area.window.height, 1), 1)
+    assert middle[0, 0]
+    assert not middle[-2, 0]
+
+
+def shape_of_corners(info):
+    corners = shape(transform_geom("EPSG:4326", UTM, mapping(box(11, 56.5, 19, 61))))
+    a, b, c, d, e, f = tuple(~info.transform)[:6]
+    return affine_transform(corners, [a, b, d, e, c, f])
+
+
+BOWTIE = [[500100, 4999700], [500200, 4999800], [500200, 4999700], [500100, 4999800],
+          [500100, 4999700]]  # fmt: skip
+WRONG = {
+    "outside": (
+        {"bbox": (0, 0, 10, 10)},
+        r"lies outside .*a\.tif: it covers 0,0,10,10, the raster 500000,4999600,500500,5000000 "
+        r"\(west,south,east,north in EPSG:32633\); is its CRS right",
+    ),
+    "x and y": ({"bbox": (4999700, 500100, 4999800, 500200)}, "lie there with x and y exchanged"),
+    "box upside down": ({"bbox": (500100, 4999900, 500200, 4999700)}, "south < north"),
+    "box of nothing": ({"bbox": (500100, 4999700, 500100, 4999900)}, "west < east"),
+    "box of nan": ({"bbox": (float("nan"), 0, 1, 1)}, "expected WEST"),
+    "no crs": ({"bbox": (0, 0, 1, 1), "bbox_crs": "EPSG:0815"}, "not a coordinate reference"),
+    "bow tie": ({"aoi": polygon(BOWTIE, crs=UTM)}, "feature 0 is not a valid polygon: Self-inter"),
+    "point": ({"aoi": {"type": "Point", "coordinates": [15, 45]}}, "Point, which has no area"),
+    "nothing": ({"aoi": {"type": "FeatureCollection", "features": []}}, "holds no polygon"),
+    "metres as degrees": ({"aoi": polygon(TRIANGLE)}, "no longitudes and latitudes"),
+    "elsewhere": (
+        {"aoi": mapping(box(30, 30, 31, 31))},
+        r"lies outside .*a\.tif: it covers 30,30,31,31, the raster 15,45.1\d+,15.0\d+,45.1\d+ "
+        r"\(west,south,east,north in EPSG:4326\); is its CRS right",
+    ),
+    "latitude first": (
+        {"aoi": mapping(box(45.15, 15.001, 45.16, 15.003))},
+        "the raster 15,45.*lie there with its coordinates exchanged: longitude comes before lat",
+    ),
+    "latitudes of the far east": (
+        {"aoi": mapping(box(35, 135, 36, 136))},
+        "35,135,36,136 are no longitudes.*longitude comes first: exchange them",
+    ),
+    "the other side of the world": (
+        {"aoi": mapping(box(-165.1, -46, -165, -45))},
+        "it covers -165.1,-46,-165,-45, the raster 15,45",
+    ),
+    "the other hemisphere": (
+        {"aoi": mapping(box(15.001, -45.16, 15.003, -45.15))},
+        "lie there with latitudes of the other sign",
+    ),
+    "beside each other": (
+        {"aoi": polygon(TRIANGLE, crs=UTM), "bbox": (500400, 4999600, 500500, 4999650)},
+        "outside the bounding box, which covers rows",
+    ),
+    "a crs that is none": ({"aoi": polygon(TRIANGLE, crs="flat")}, "member crs: 'flat' is not"),
+    "beyond the pole": (
+        {"aoi": mapping(box(-10, -90, 10, -89)) , "bbox": None},
+        "lies outside|not defined|cannot be brought",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_an_area_that_cannot_be_is_refused(info, name):
+    options, words = WRONG[name]
+    with pytest.raises(UsageError, match=words) as caught:
+        resolve_aoi(info, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_are_not_geojson(info, tmp_path):
+    with pytest.raises(UsageError, match=r"none\.geojson: no such file"):
+        resolve_aoi(info, aoi=str(tmp_path / "none.geojson"))
+    path = tmp_path / "aoi.shp"
+    path.write_bytes(b"\x00\x00\x27\x0a" * 9)
+    with pytest.raises(InputError, match="ogr2ogr"):
+        resolve_aoi(info, aoi=str(path))
+    for text in ("[1, 2]", '{"type": "Topology"}', '{"type": "Polygon", "coordinates": [[1]]}'):
+        path.write_text(text)
+        with pytest.raises(InputError, match=r"GeoJSON|not a geometry"):
+            resolve_aoi(info, aoi=str(path))
+
+
+def test_a_raster_without_place_has_no_areas(tmp_path):
+    path = make_raster(tmp_path / "n.tif", ramp(), crs=None, transform=None)
+    with open_quietly(path) as reader, pytest.raises(UsageError, match="no affine"):
+        resolve_aoi(reader.info, bbox=(0, 0, 1, 1))
+    path = make_raster(tmp_path / "c.tif", ramp(), crs=None)
+    with open_quietly(path) as reader:
+        assert resolve_aoi(reader.info, bbox=(500100, 4999700, 500200, 4999900)).window.top == 10
+        with pytest.raises(UsageError, match="has no CRS to bring"):
+            resolve_aoi(reader.info, aoi=polygon(TRIANGLE, crs=UTM))
+
+
+def test_nothing_asked_for_is_everything(info):
+    assert resolve_aoi(info) is None
+    assert info.crs == CRS.from_string(UTM)
+
+
+ASKED_BY_THREADS = """
+import threading
+import numpy as np
+from shapely.geometry import Polygon
+from georsr.geo.aoi import AreaOfInterest
+from georsr.window import Window
+
+rng = np.random.default_rng(0)
+for _ in range(10):
+    angle = np.sort(rng.uniform(0, 2 * np.pi, 2000))
+    radius = 300 + 100 * rng.random(2000)
+    ring = np.c_[500 + radius * np.cos(angle), 500 + radius * np.sin(angle)]
+    area = AreaOfInterest(Window(0, 0, 1000, 1000), Polygon(ring))
+    windows = [Window(int(a), int(b), 20, 20) for a, b in rng.integers(0, 980, (300, 2))]
+    asks = [
+        lambda: [area.intersects(window) for window in windows],
+        lambda: [np.sum(area.outside_mask(window, 2)) for window in windows],
+        lambda: [list(area.touching(windows)) for _ in range(20)],
+    ]
+    alone = [ask() for ask in asks]
+    found = {}
+    threads = [
+        threading.Thread(target=lambda n=n, ask=ask: found.update({n: ask()}))
+        for n, ask in enumerate(asks)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [found[n] for n in range(3)] == alone
+"""
+
+
+def test_threads_may_ask_at_once():
+    """Reading, computing and writing threads share an area; a crash would end the process."""
+    done = subprocess.run(
+        [sys.executable, "-c", ASKED_BY_THREADS], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")

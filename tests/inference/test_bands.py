@@ -1,0 +1,187 @@
+"""Bands the network sees, and what becomes of the others."""
+
+import logging
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+
+import georsr
+from georsr.errors import UsageError
+from georsr.models.io import open_model
+from georsr.models.multiband import MultiBand, injection_gain
+
+
+def read(path):
+    with rasterio.open(path) as dataset:
+        return dataset.read()
+
+
+def named(*names):
+    def after(dataset):
+        dataset.descriptions = names
+
+    return after
+
+
+@pytest.fixture
+def scene(make_raster):
+    """Five bands that say what they are, with scale and offset, in a sensor's order."""
+    y, x = np.mgrid[:70, :64]
+    detail = np.sin(x / 2.1) * np.cos(y / 1.7)
+    bands = [np.rint(2000 + 300 * b + (200 + 90 * b) * detail) for b in range(4)]
+    bands.append(np.rint(1500 + 40 * np.cos(x / 30)))
+    values = np.stack(bands).astype("uint16")
+
+    def after(dataset):
+        dataset.descriptions = ("B02", "B03", "B04", "B08", "B11")
+        dataset.scales, dataset.offsets = (0.0001,) * 5, (-0.1,) * 5
+
+    return make_raster(values, after=after), values
+
+
+@pytest.mark.parametrize("mode", ["inject", "each", "bicubic"])
+def test_all_bands_keep_their_order_and_names(mode, scene, lite_model, tmp_path):
+    path, _ = scene
+    out = tmp_path / "o.tif"
+    report = georsr.super_resolve(path, out, lite_model, bands="all", band_mode=mode)
+    with rasterio.open(out) as product:
+        made = product.read()
+        assert product.descriptions == ("B02", "B03", "B04", "B08", "B11")
+        assert product.scales == (0.0001,) * 5
+        assert product.offsets == (-0.1,) * 5
+        assert product.dtypes[0] == "uint16"
+    assert report.warnings == ()
+    guide = tmp_path / "g.tif"
+    georsr.super_resolve(path, guide, lite_model, bidx=(3, 2, 1))
+    # the guide is what it is without the others
+    np.testing.assert_array_equal(made[[2, 1, 0]], read(guide))
+    plain = tmp_path / "p.tif"
+    georsr.super_resolve(path, plain, "bicubic-x2")
+    others = made[3:].astype(int) - read(plain)[3:]
+    assert (np.abs(others).max() <= 1) == (mode == "bicubic")
+
+
+def test_the_guide_alone_is_the_default(scene, lite_model, tmp_path):
+    path, _ = scene
+    georsr.super_resolve(path, tmp_path / "a.tif", lite_model)
+    georsr.super_resolve(path, tmp_path / "b.tif", lite_model, bidx=(3, 2, 1))
+    np.testing.assert_array_equal(read(tmp_path / "a.tif"), read(tmp_path / "b.tif"))
+
+
+def test_injection_keeps_radiometry_with_consistency(scene, lite_model, tmp_path):
+    path, values = scene
+    report = georsr.super_resolve(
+        path, tmp_path / "o.tif", lite_model, bands="all", consistency_kernel="mean"
+    )
+    means = read(tmp_path / "o.tif").reshape(5, 70, 2, 64, 2).mean((2, 4))
+    np.testing.assert_allclose(means.mean((1, 2)), values.mean((1, 2)), rtol=1e-3)
+    assert report.consistency.product_mean < 0.2 * report.consistency.network_mean
+
+
+def test_bands_without_the_guides_detail_get_none(lite_model):
+    torch.manual_seed(0)
+    guide = torch.rand(1, 1, 40, 40)
+    twin, smooth, noise = 0.5 * guide + 0.2, guide * 0 + 0.3, torch.rand(1, 1, 40, 40)
+    gains = injection_gain(torch.cat([twin, smooth, noise], 1), guide)[0]
+    np.testing.assert_allclose(gains[0], 0.5, atol=0.01)
+    assert gains[1].abs().max() < 1e-3
+    assert gains[2].abs().mean() < 0.1
+
+
+def test_one_band_is_grey(make_raster, texture, lite_model, tmp_path):
+    image = texture(1, 40, 50)
+    georsr.super_resolve(make_raster(image), tmp_path / "o.tif", lite_model)
+    made = georsr.super_resolve_array(np.repeat(image, 3, 0), lite_model, dtype="float32")
+    assert read(tmp_path / "o.tif").shape == (1, 80, 100)
+    np.testing.assert_allclose(
+        read(tmp_path / "o.tif")[0], np.clip(made.mean(0), 0, 255), atol=0.51
+    )
+    alone = georsr.super_resolve_array(image, lite_model)
+    np.testing.assert_array_equal(alone, read(tmp_path / "o.tif"))
+
+
+def test_three_bands_in_another_order_stay_in_it(make_raster, texture, lite_model, tmp_path):
+    image = texture(3, 30, 30, "uint16")
+    path = make_raster(image, after=named("blue", "green", "red"), photometric="minisblack")
+    georsr.super_resolve(path, tmp_path / "o.tif", lite_model, stretch="dtype")
+    expected = georsr.super_resolve_array(image[::-1].copy(), lite_model, stretch="dtype")
+    np.testing.assert_array_equal(read(tmp_path / "o.tif"), expected[::-1])
+
+
+def test_guesses_are_told(make_raster, texture, lite_model, tmp_path, caplog):
+    path = make_raster(texture(4, 30, 30, "uint16"), photometric="minisblack")
+    with caplog.at_level(logging.WARNING, "georsr"):
+        report = georsr.super_resolve(path, tmp_path / "o.tif", lite_model, bands="all")
+    assert len(report.warnings) == 1
+    assert "took 3,2,1 (blue, green, red, near infrared" in report.warnings[0]
+    assert "--bidx R,G,B" in caplog.text
+    quiet = georsr.super_resolve(path, tmp_path / "q.tif", lite_model, bands="all", bidx=(1, 2, 3))
+    assert quiet.warnings == ()
+
+
+def test_arrays_name_their_guide(texture, lite_model):
+    image = texture(4, 30, 30)
+    made = georsr.super_resolve_array(image, lite_model, bands="all", bidx=(3, 2, 1))
+    guide = georsr.super_resolve_array(image[[2, 1, 0]], lite_model)
+    np.testing.assert_array_equal(made[[2, 1, 0]], guide)
+    with pytest.raises(UsageError, match="name the three that guide the others"):
+        georsr.super_resolve_array(image, lite_model, bands="all")
+
+
+@pytest.mark.parametrize(
+    ("bands", "options", "message"),
+    [
+        (2, {}, "which of its 2 bands are red, green and blue"),
+        (2, {"bands": "all"}, "which of its 2 bands .*--band-mode each"),
+        (4, {"bands": "all", "bidx": (1, 2)}, "expected three bands"),
+        (4, {"bands": "all", "bidx": (1, 2, 9)}, "there is no band 9 to guide"),
+    ],
+)
+def test_what_cannot_guide_is_refused(
+    bands, options, message, make_raster, texture, lite_model, tmp_path
+):
+    path = make_raster(texture(bands, 20, 20, "uint16"), photometric="minisblack")
+    with pytest.raises(UsageError, match=message):
+        georsr.super_resolve(path, tmp_path / "o.tif", lite_model, **options)
+    assert not (tmp_path / "o.tif").exists()
+
+
+def test_two_bands_one_by_one(make_raster, texture, lite_model, tmp_path):
+    image = texture(2, 24, 24, "uint16")
+    georsr.super_resolve(
+        make_raster(image, photometric="minisblack"),
+        tmp_path / "o.tif",
+        lite_model,
+        bands="all",
+        band_mode="each",
+        stretch="dtype",
+    )
+    for band, made in zip(image, read(tmp_path / "o.tif"), strict=True):
+        alone = georsr.super_resolve_array(band[None], lite_model, stretch="dtype")[0]
+        np.testing.assert_allclose(made.astype(int), alone, atol=1)
+
+
+def test_chunks_of_a_multi_band_array_are_the_whole(texture, lite_file):
+    xr = pytest.importorskip("xarray")
+    import georsr.xarray
+
+    image = texture(4, 60, 50)
+    array = xr.DataArray(image, dims=("band", "y", "x")).rio.write_crs(32632)
+    array = array.assign_coords(x=np.arange(50) + 0.5, y=60 - np.arange(60) - 0.5)
+    options = {"bands": "all", "bidx": (3, 2, 1), "consistency": "on"}
+    whole = array.georsr.super_resolve(lite_file, **options)
+    lazy = array.chunk(x=25, y=20).georsr.super_resolve(lite_file, chunks=64, **options)
+    np.testing.assert_array_equal(lazy.compute(), whole)
+    expected = georsr.super_resolve_array(image, open_model(lite_file), **options)
+    np.testing.assert_array_equal(whole, expected)
+
+
+def test_guidance_maps_are_those_of_the_guide(lite_model):
+    whole = MultiBand(lite_model.network, lite_model.spec, (2, 1, 0), "inject")
+    x = torch.rand(1, 5, 32, 32)
+    assert whole.guidance_count == lite_model.network.guidance_count
+    torch.testing.assert_close(
+        whole.guidance_maps(x), lite_model.network.guidance_maps(x[:, [2, 1, 0]])
+    )

@@ -1,0 +1,335 @@
+"""Consistency, from a tile to a product: invariant 7."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+
+import georsr
+from georsr.errors import UsageError
+from georsr.inference.consistency import ConsistencyTarget, back_project, enforce_consistency
+from georsr.inference.kernel_estimation import (
+    CANDIDATES,
+    Residual,
+    estimate_kernel,
+    is_noise_dominated,
+    spread_windows,
+)
+from georsr.jobs.run import _spread
+from georsr.models.io import open_model
+from georsr.models.spec import ModelSpec
+from georsr.radiometry.kernels import Kernel, parse_kernel
+from georsr.radiometry.normalization import Normalization
+from georsr.window import PixelBlock
+from tests.conftest import REPOSITORY
+
+
+@pytest.fixture
+def smooth():
+    """smooth(bands, height, width, low, high, dtype) -> an image with structure and noise."""
+
+    def make(bands, height, width, low, high, dtype):
+        rng = np.random.default_rng(3)
+        y, x = np.mgrid[:height, :width]
+        waves = [
+            np.sin(x / (5 + b)) * np.cos(y / (7 - b)) + 0.02 * rng.normal(size=(height, width))
+            for b in range(bands)
+        ]
+        image = np.stack(waves)
+        image = low + (image - image.min()) / np.ptp(image) * (high - low)
+        return np.rint(image).astype(dtype) if np.dtype(dtype).kind != "f" else image.astype(dtype)
+
+    return make
+
+
+def residual(product, source, name, valid=None):
+    scale = product.shape[1] // source.shape[1]
+    apart = np.abs(parse_kernel(name).shrink(product, scale) - source.astype(np.float32))
+    return apart.mean() if valid is None else apart[valid].mean()
+
+
+@pytest.mark.parametrize("kernel", ["bicubic", "mean", "psf:0.3"])
+@pytest.mark.parametrize(
+    ("dtype", "low", "high"),
+    [
+        ("uint8", 20, 230),
+        ("uint16", 300, 9000),
+        ("int16", -500, 4000),
+        ("float32", -0.2, 1.4),
+        ("float64", -2000, 9000),
+    ],
+)
+def test_a_product_gives_its_source_back(smooth, kernel, dtype, low, high):
+    source = smooth(3, 50, 61, low, high, dtype)
+    options = {"stretch": "percentile:5,95", "consistency_kernel": kernel}
+    plain = georsr.super_resolve_array(
+        source, "bicubic-x2", consistency="off", stretch="percentile:5,95"
+    )
+    made = georsr.super_resolve_array(source, "bicubic-x2", **options)
+    limit = 0.5 if dtype == "uint8" else 0.001 * (high - low)
+    if kernel.startswith("psf"):
+        limit *= 2  # damped more, against the noise in this image
+    assert residual(made, source, kernel) <= limit
+    assert residual(made, source, kernel) < 0.3 * residual(plain, source, kernel)
+
+
+def test_tiles_do_not_show(smooth):
+    source = smooth(3, 90, 100, 0, 255, "uint8")
+    made = georsr.super_resolve_array(
+        source, "bicubic-x2", consistency="on", dtype="float32", tile=32, halo=4, overlap=4
+    )
+    # what blending adds to the residual is far below a grey level
+    assert np.abs(Kernel("bicubic").shrink(made, 2) - source).max() < 0.7
+
+
+def test_auto_is_for_models_that_declare_a_kernel(lite_model, smooth):
+    source = smooth(3, 40, 40, 0, 255, "uint8")
+    declared = replace(lite_model, spec=replace(lite_model.spec, kernel="psf:0.3"))
+    off = georsr.super_resolve_array(source, lite_model, consistency="off")
+    np.testing.assert_array_equal(georsr.super_resolve_array(source, lite_model), off)
+    auto = georsr.super_resolve_array(source, declared)
+    same = georsr.super_resolve_array(source, lite_model, consistency_kernel="psf:0.3")
+    np.testing.assert_array_equal(auto, same)
+    assert (auto != off).any()
+    assert georsr.open_model("segsr-lite-x4").spec.kernel == "bicubic"
+    assert georsr.open_model("segsr-lite-x4-sensor").spec.kernel == "scene"
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "float32"])
+def test_constants_and_invalid_pixels(lite_model, dtype):
+    flat = np.full((3, 40, 40), 100, dtype)
+    made = georsr.super_resolve_array(flat, lite_model, consistency="on", stretch="0,255")
+    plain = georsr.super_resolve_array(flat, lite_model, consistency="off", stretch="0,255")
+    assert residual(made, flat, "bicubic") <= max(0.5, residual(plain, flat, "bicubic") * 0.1)
+    valid = np.ones(flat.shape, bool)
+    valid[:, 10:20, 5:30] = False
+    holed = np.where(valid, flat, 0).astype(dtype)
+    again = np.where(valid, flat, 111).astype(dtype)
+    one, two = (
+        georsr.super_resolve_array(a, lite_model, valid=valid, consistency="on", stretch="0,255")
+        for a in (holed, again)
+    )
+    inside = valid.repeat(2, 1).repeat(2, 2)
+    np.testing.assert_array_equal(one[inside], two[inside])
+
+
+def test_nan_and_infinity_stay_where_they_are(lite_model, smooth):
+    source = smooth(3, 48, 48, -1, 1, "float32")
+    source[:, 5, 7], source[0, 30:33, 9], source[2, 1, 1] = np.nan, np.inf, -np.inf
+    made = georsr.super_resolve_array(source, lite_model, consistency="on")
+    good = np.isfinite(source)
+    np.testing.assert_array_equal(np.isfinite(made), good.repeat(2, 1).repeat(2, 2))
+
+
+def test_saturated_scenes(smooth):
+    source = np.clip(smooth(3, 60, 60, -150, 400, "int16"), 0, 255).astype("uint8")
+    made = georsr.super_resolve_array(source, "bicubic-x2", consistency="on")
+    assert residual(made, source, "bicubic") < 2.0  # what clipping to bytes takes away stays away
+
+
+def test_files_arrays_threads_and_parts_make_the_same_pixels(
+    lite_model, smooth, make_raster, tmp_path
+):
+    source = smooth(3, 100, 90, 0, 255, "uint8")
+    path = make_raster(source)
+    whole = georsr.super_resolve_array(source, lite_model, consistency="on")
+    reports = {}
+    for jobs in (1, 2):
+        out = str(tmp_path / f"{jobs}.tif")
+        reports[jobs] = georsr.super_resolve(
+            path, out, lite_model, consistency="on", jobs=jobs, blocksize=64
+        )
+        with rasterio.open(out) as product:
+            np.testing.assert_array_equal(product.read(), whole)
+            assert product.tags()["GEORSR_CONSISTENCY"] == "bicubic"
+    report = reports[1].consistency
+    assert reports[1].checksum == reports[2].checksum
+    assert report.kernel == "bicubic"
+    assert report.pixels == source.size
+    assert report.product_mean < 0.5 * report.network_mean
+    assert report.product_mean == pytest.approx(residual(whole, source, "bicubic"), abs=1e-4)
+    with rasterio.open(path) as src:
+        west, south, east, north = src.bounds
+    half = str(tmp_path / "half.tif")
+    box = (west, (north + south) / 2, (west + east) / 2, north)
+    georsr.super_resolve(path, half, lite_model, consistency="on", bbox=box, blocksize=64)
+    with rasterio.open(half) as product:
+        part = product.read()
+        np.testing.assert_array_equal(part, whole[:, : part.shape[1], : part.shape[2]])
+
+
+def test_off_reports_nothing(make_raster, smooth, tmp_path):
+    path = make_raster(smooth(3, 20, 20, 0, 255, "uint8"))
+    report = georsr.super_resolve(path, tmp_path / "o.tif", "bicubic-x2")
+    assert report.consistency is None
+
+
+def test_probes_asked_side_by_side_leave_later_threads_as_they_were(smooth):
+    patches = [PixelBlock(smooth(3, 40, 40, 0, 255, "uint8"), np.ones((3, 40, 40), bool), None)] * 3
+    stretch = Normalization((0.0,) * 3, (255.0,) * 3, "fixed")
+    model = open_model("segsr-lite-x2-sensor")
+    before = torch.get_num_threads()
+    try:
+        kernels = set()
+        for threads in (2, 1):
+            torch.set_num_threads(threads)
+            kernels.add(estimate_kernel(patches, stretch, model))
+            with ThreadPoolExecutor(1) as pool:
+                assert pool.submit(torch.get_num_threads).result() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert len(kernels) == 1
+
+
+def test_the_scene_decides_where_a_model_knows_several_kernels():
+    with rasterio.open(REPOSITORY / "sample_data" / "town_rgb_0.5m.tif") as scene:
+        truth = scene.read()[:, :256, :256].astype(np.float32)
+    stretch = Normalization((0.0,) * 3, (255.0,) * 3, "fixed")
+    model = open_model("segsr-lite-x4-sensor")
+    chosen = {}
+    for name in ("bicubic", "psf:0.2", "psf:0.4+1.2"):
+        source = np.rint(parse_kernel(name).shrink(truth, 4)).clip(0, 255).astype("uint8")
+        chosen[name] = estimate_kernel(
+            [PixelBlock(source, np.ones(source.shape, bool), None)], stretch, model
+        )
+    assert all(kernel in CANDIDATES for kernel in chosen.values())
+    assert chosen["bicubic"] == Kernel("bicubic")
+    assert (chosen["psf:0.2"].kind, chosen["psf:0.2"].sharpen) == ("psf", 0)
+    assert chosen["psf:0.4+1.2"].sharpen > 0
+
+
+@pytest.mark.parametrize("size", [(1, 1), (30, 500), (64, 64), (100, 100), (1000, 700)])
+def test_probes_lie_in_the_scene_and_apart(size):
+    windows = spread_windows(*size)
+    assert windows
+    for window in windows:
+        assert min(window.top, window.left) >= 0
+        assert window.bottom <= size[0]
+        assert window.right <= size[1]
+    assert len(set(windows)) == len(windows)
+
+
+def test_bad_options():
+    with pytest.raises(UsageError, match=r"consistency .yes.: expected auto or on or off"):
+        georsr.SRConfig(consistency="yes")
+    with pytest.raises(UsageError, match="expected bicubic, mean, or psf"):
+        georsr.SRConfig(consistency_kernel="lanczos")
+    with pytest.raises(UsageError, match="give one of them"):
+        georsr.SRConfig(consistency="off", consistency_kernel="mean")
+
+
+def test_specs_without_a_kernel_are_read():
+    spec = ModelSpec.from_json('{"name": "old-x2", "architecture": "nearest", "scale": 2}')
+    assert spec.kernel == ""
+
+
+@pytest.mark.parametrize("name", ["bicubic", "psf:0.2"])
+def test_padding_has_no_influence(smooth, name):
+    """The last tiles of a raster are made as if it ended there, exactly: no mask is needed."""
+    kernel = parse_kernel(name)
+    seen = torch.from_numpy(smooth(3, 48, 64, 0, 1, "float32"))[None]
+    output = torch.from_numpy(smooth(3, 192, 256, 0, 1, "float32"))[None]
+    valid = np.zeros((3, 48, 64), bool)
+    valid[:, :31, :50] = True
+    image, residual = enforce_consistency(
+        output.clone(), seen, [ConsistencyTarget(valid=valid)], kernel
+    )
+    alone = back_project(output[..., :124, :200], seen[..., :31, :50], kernel)
+    np.testing.assert_array_equal(image[..., :124, :200], alone[0])
+    np.testing.assert_array_equal(residual[..., :31, :50], alone[1])
+    assert not residual[..., 31:, :].any()
+    assert not residual[..., 50:].any()
+    np.testing.assert_array_equal(image[..., 124:, :], output[..., 124:, :])
+    back = kernel.shrink(image[0, :, :124, :200].numpy(), 4)
+    assert np.abs(back - seen[0, :, :31, :50].numpy()).mean() < 0.1 * float(alone[1].abs().mean())
+    valid[1, 10, 10] = False  # a hole is no padding
+    assert not torch.equal(
+        enforce_consistency(output.clone(), seen, [ConsistencyTarget(valid=valid)], kernel)[0],
+        image,
+    )
+
+
+@pytest.fixture
+def photograph():
+    """photograph(noise in grey levels) -> fields and a town, 192 x 192, bytes."""
+    with rasterio.open(REPOSITORY / "sample_data" / "town_rgb_0.5m.tif") as dataset:
+        town = dataset.read()[:, :192, :192].astype(float)
+
+    def make(sigma):
+        rng = np.random.default_rng(5)
+        return np.clip(np.rint(town + sigma * rng.normal(size=town.shape)), 0, 255).astype("uint8")
+
+    return make
+
+
+def test_auto_gives_a_clean_scene_back_and_leaves_noise_away(
+    photograph, make_raster, tmp_path, caplog
+):
+    for sigma, told in ((0, False), (12, True)):
+        caplog.clear()
+        source = make_raster(photograph(sigma), f"{sigma}.tif")
+        out = tmp_path / f"{sigma}_out.tif"
+        report = georsr.super_resolve(source, out, "segsr-lite-x2-sensor")
+        assert (report.consistency is None) == told
+        assert (
+            any("is noise" in text and "--consistency on" in text for text in report.warnings)
+            == told
+        )
+        assert len([r for r in caplog.records if "is noise" in r.message]) == told
+        with rasterio.open(out) as product:
+            assert product.tags()["GEORSR_CONSISTENCY"].startswith("off: noise") == told
+            made = product.read()
+    plain = tmp_path / "plain.tif"
+    georsr.super_resolve(source, plain, "segsr-lite-x2-sensor", consistency="off")
+    np.testing.assert_array_equal(rasterio.open(plain).read(), made)
+    insisted = georsr.super_resolve(
+        source, tmp_path / "on.tif", "segsr-lite-x2-sensor", consistency="on"
+    )
+    assert insisted.consistency.product_mean < 0.5 * insisted.consistency.network_mean
+
+
+def test_what_dominates():
+    """r = n: all is noise. r = structure that the source shares on edges alone: nothing is."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:64, :64]
+    structure = (0.3 * np.sin(x / 3) * (y > 12)).astype(np.float32)[None]
+    noise = (0.02 * rng.normal(size=(1, 64, 64))).astype(np.float32)
+    everywhere = np.ones((1, 64, 64), bool)
+    assert is_noise_dominated([Residual(structure + noise, noise, everywhere)])
+    assert is_noise_dominated([Residual(structure + noise, noise / 2, everywhere)])
+    assert not is_noise_dominated([Residual(structure, structure / 9, everywhere)])
+    assert not is_noise_dominated([Residual(structure + noise, noise + structure / 5, everywhere)])
+    faint = noise / 10  # below what matters
+    assert not is_noise_dominated([Residual(structure + faint, faint, everywhere)])
+    assert not is_noise_dominated([Residual(structure + noise, noise, ~everywhere)])
+    assert not is_noise_dominated([])
+
+
+def test_arrays_and_files_agree_about_noise(photograph, make_raster, tmp_path):
+    noisy = photograph(12)
+    out = tmp_path / "out.tif"
+    georsr.super_resolve(make_raster(noisy), out, "segsr-lite-x2-sensor", stretch="dtype")
+    made = georsr.super_resolve_array(noisy, "segsr-lite-x2-sensor", stretch="dtype")
+    np.testing.assert_array_equal(made, rasterio.open(out).read())
+
+
+@pytest.mark.parametrize("length", [1, 500, 513, 1000, 2048, 4001])
+@pytest.mark.parametrize("step", [1, 64, 128, 256])
+def test_what_is_measured_lies_apart_in_the_product_and_in_few_blocks(length, step):
+    reach = 5
+    windows = _spread(length, reach, step)
+    assert windows[0][0] == 0
+    assert all(begin < end for begin, end in windows)
+    assert all(end <= begin for (_, end), (begin, _) in pairwise(windows))
+    assert windows[-1][1] <= length
+    if length <= 512:  # all of it
+        assert windows[-1][1] == length
+        assert all(end == begin for (_, end), (begin, _) in pairwise(windows))
+    elif step <= length // 4:
+        for begin, end in windows:
+            seen = range(max(0, begin - reach), min(length, end + reach))
+            assert seen[-1] // step - seen[0] // step <= max(0, 128 // step - 1)

@@ -1,0 +1,193 @@
+"""Threads that end, however the main thread is interrupted."""
+
+import signal
+import threading
+from contextlib import closing
+from functools import partial
+
+import pytest
+
+from georsr.inference.threads import BackgroundWriter, OrderedThreadPool, prefetch
+
+
+class Interruption(BaseException):
+    pass
+
+
+@pytest.fixture
+def interrupted_soon():
+    """interrupted_soon(seconds): an exception in the main thread, wherever it is then."""
+
+    def interrupt(number, frame):
+        raise Interruption
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    yield lambda seconds: signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def threads():
+    # one whose start was interrupted before it ran is on Python's list for good, and not alive
+    return [t for t in threading.enumerate() if t.name.startswith("georsr-") and t.is_alive()]
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs POSIX timers")
+@pytest.mark.parametrize("depth", [1, 4])
+def test_writing_ends_wherever_it_is_interrupted(interrupted_soon, depth):
+    def work(taken, seconds):
+        with BackgroundWriter(taken.append, depth) as sink:
+            interrupted_soon(seconds)
+            for number in range(10**9):
+                sink.put(number)
+
+    for round_number in range(150):
+        taken = []
+        with pytest.raises(Interruption):
+            work(taken, 0.0005 + round_number * 1e-5)
+        assert taken == list(range(len(taken)))
+    assert not threads()
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs POSIX timers")
+def test_reading_ends_wherever_it_is_interrupted(interrupted_soon):
+    def work(seen, seconds):
+        with closing(prefetch(iter(range(10**9)))) as items:
+            interrupted_soon(seconds)
+            seen.extend(items)
+
+    for round_number in range(150):
+        seen = []
+        with pytest.raises(Interruption):
+            work(seen, 0.0005 + round_number * 1e-5)
+        assert seen == list(range(len(seen)))
+    assert not threads()
+
+
+def test_a_reader_that_begins_after_its_end_reads_nothing(monkeypatch):
+    late, read = [], []
+
+    def interrupted(thread):
+        late.append(thread)
+        raise Interruption
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises(Interruption):
+        next(prefetch(map(read.append, range(3))))
+    late[0].run()  # as the system does, once it has a processor for it
+    assert not read
+
+
+def test_no_more_than_the_depth_is_waiting():
+    released, waiting = threading.Event(), []
+
+    def consume(item):
+        released.wait()
+
+    with BackgroundWriter(consume, 2) as sink:
+        for number in range(3):
+            sink.put(number)
+            waiting.append(sink._items.qsize())
+        released.set()
+    assert max(waiting) <= 2
+    read = []
+
+    def source():
+        for number in range(100):
+            read.append(number)
+            yield number
+
+    with closing(prefetch(source(), depth=1)) as items:
+        assert next(items) == 0
+        threading.Event().wait(0.1)
+        assert len(read) <= 3
+
+
+def test_calls_side_by_side_meet_and_answer_in_the_order_they_are_asked():
+    """Each waits until all three are there: in a row they would never be."""
+    all_here = threading.Barrier(3, timeout=60)
+    entered = []
+
+    def call(number):
+        all_here.wait()
+        return number
+
+    with OrderedThreadPool(3, lambda: entered.append(threading.current_thread().name)) as side:
+        answers = [side.submit(partial(call, number)) for number in range(3)]
+        assert [answer() for answer in answers] == [0, 1, 2]
+    assert len(set(entered)) == 3
+    assert not threads()
+
+
+def test_alone_the_caller_makes_every_call_itself():
+    with OrderedThreadPool(1, lambda: pytest.fail("nobody enters")) as side:
+        assert side.submit(threading.current_thread)() is threading.current_thread()
+
+
+def test_an_error_beside_is_raised_where_its_result_is_asked_for():
+    with OrderedThreadPool(2, lambda: None) as side:
+        bad, good = side.submit(lambda: 1 // 0), side.submit(lambda: 2)
+        assert good() == 2
+        with pytest.raises(ZeroDivisionError):
+            bad()
+
+
+def test_leaving_waits_for_what_has_begun_and_drops_the_rest():
+    begun, go, done = threading.Event(), threading.Event(), []
+
+    def first():
+        begun.set()
+        go.wait(60)
+        done.append("first")
+
+    def leave_at_once():
+        with OrderedThreadPool(2, lambda: None) as side:
+            for _ in range(2):
+                side.submit(first)
+            for _ in range(5):
+                side.submit(lambda: done.append("later"))
+            begun.wait(60)
+            threading.Timer(0.2, go.set).start()
+            raise Interruption
+
+    with pytest.raises(Interruption):
+        leave_at_once()
+    assert set(done) == {"first"}
+    assert not threads()
+
+
+def test_who_ends_the_process_waits_for_nothing():
+    begun, go = threading.Event(), threading.Event()
+
+    def call():
+        begun.set()
+        go.wait(60)
+
+    def leave():
+        with OrderedThreadPool(2, lambda: None) as side:
+            side.submit(call)
+            begun.wait(60)
+            raise SystemExit
+
+    with pytest.raises(SystemExit):
+        leave()
+    assert threads()
+    go.set()
+    for thread in threads():
+        thread.join(60)
+    assert not threads()
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs POSIX timers")
+def test_working_side_by_side_ends_wherever_it_is_interrupted(interrupted_soon):
+    def work(seconds):
+        with OrderedThreadPool(2, lambda: None) as side:
+            interrupted_soon(seconds)
+            while True:
+                answers = [side.submit(partial(pow, 3, number)) for number in range(4)]
+                assert [answer() for answer in answers] == [1, 3, 9, 27]
+
+    for round_number in range(150):
+        with pytest.raises(Interruption):
+            work(0.0005 + round_number * 1e-5)
+    assert not threads()

@@ -1,0 +1,142 @@
+"""Near infrared that says it is alpha, as many an aerial photograph has it."""
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+
+import georsr
+from georsr.inference.bands import detect_rgb_bands
+from georsr.io.metadata import looks_like_image
+from georsr.io.mosaic import open_sources
+from georsr.io.reader import open_raster
+from georsr.window import Window
+
+BESIDE = Affine(0.5, 0, 400045, 0, -0.5, 5000000)
+"""The grid of `make_raster`, 90 pixels to the east."""
+
+
+@pytest.fixture
+def picture(make_raster, texture):
+    """picture(fourth band (h, w)) -> path of red, green, blue and what GDAL calls alpha."""
+
+    def make(fourth, name="in.tif", **options):
+        height, width = fourth.shape
+        values = np.concatenate([texture(3, height, width), fourth[None].astype("uint8")])
+        path = make_raster(values, name, photometric="RGB", alpha="YES", **options)
+        with rasterio.open(path) as dataset:
+            assert dataset.colorinterp[3].name == "alpha"
+        return path
+
+    return make
+
+
+@pytest.fixture
+def infrared():
+    """A smooth field of brightness, with a collar of nodata."""
+    y, x = np.mgrid[:70, :90]
+    values = 110 + 60 * np.sin(x / 11) * np.cos(y / 7)
+    values[:, :9] = 0
+    return values.astype("uint8")
+
+
+def mask(kind):
+    y, x = np.mgrid[:70, :90]
+    if kind == "soft":  # a disc with an edge of several pixels
+        return np.clip(255 - 12 * (np.hypot(y - 35, x - 45) - 25), 0, 255)
+    return np.full((70, 90), {"opaque": 255, "half": 128, "nothing": 0}[kind])
+
+
+def test_near_infrared_called_alpha_is_a_band(picture, infrared, caplog):
+    with open_raster(picture(infrared)) as reader:
+        info = reader.info
+        patch = reader.read(Window(0, 0, 70, 90))
+    assert (info.count, info.alpha_band, info.mask_kind) == (4, None, "none")
+    assert info.bands[3].colorinterp == "undefined"
+    assert patch.valid.all()
+    np.testing.assert_array_equal(patch.values[3], infrared)
+    assert detect_rgb_bands(info).numbers == (1, 2, 3)
+    (said,) = [record.message for record in caplog.records]
+    assert said == info.notes[0]
+    assert "band 4 says that it is alpha" in said
+    assert "--alpha mask" in said
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize("kind", ["opaque", "half", "nothing", "soft"])
+def test_transparency_is_alpha(picture, kind, caplog):
+    with open_raster(picture(mask(kind))) as reader:
+        assert (reader.info.count, reader.info.alpha_band) == (3, 4)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(("choice", "alpha"), [("mask", 4), ("data", None)])
+def test_either_can_be_said(picture, infrared, choice, alpha, caplog):
+    for path in (picture(infrared), picture(mask("opaque"), "b.tif")):
+        with open_raster(path, alpha=choice) as reader:
+            assert reader.info.alpha_band == alpha
+    assert not caplog.records
+
+
+def test_the_rule_counts_what_lies_between():
+    many = np.arange(1, 200)
+    assert looks_like_image(many, 255)
+    assert not looks_like_image(np.repeat([1, 2, 3], 99), 255)  # few values
+    assert not looks_like_image(np.concatenate([many, np.full(500, 255)]), 255)  # mostly opaque
+    assert looks_like_image(
+        np.concatenate([many, np.zeros(500, int)]), 255
+    )  # nodata does not count
+    assert not looks_like_image(np.zeros(9), 255)
+
+
+def test_the_product_carries_it(picture, infrared, lite_model, tmp_path):
+    path = picture(infrared)
+    report = georsr.super_resolve(path, tmp_path / "a.tif", lite_model)
+    assert (report.bands, len(report.warnings)) == (3, 1)
+    georsr.super_resolve(path, tmp_path / "all.tif", lite_model, bands="all")
+    georsr.super_resolve(path, tmp_path / "mask.tif", lite_model, alpha="mask")
+    with rasterio.open(tmp_path / "all.tif") as dataset:
+        assert [color.name for color in dataset.colorinterp][3] == "undefined"
+        every = dataset.read()
+    near = every[3].reshape(70, 2, 90, 2).mean((1, 3))
+    assert np.abs(near - infrared)[:, 12:].mean() < 3
+    with rasterio.open(tmp_path / "a.tif") as dataset:
+        assert dataset.count == 3
+        np.testing.assert_array_equal(dataset.read(), every[:3])
+    with rasterio.open(tmp_path / "mask.tif") as dataset:
+        assert dataset.colorinterp[-1].name == "alpha"
+        assert (dataset.read(4)[:, :18] == 0).all()
+
+
+def test_alpha_that_is_insisted_on_stays_it_in_layers_and_report(
+    picture, infrared, lite_model, tmp_path
+):
+    path, quality = picture(infrared), tmp_path / "q.tif"
+    options = {"alpha": "mask", "consistency_kernel": "mean"}
+    out = tmp_path / "out.tif"
+    report = georsr.super_resolve(path, out, lite_model, quality=quality, **options)
+    assert len(report.consistency.band_mean) == 3
+    georsr.quality_layers(path, out, tmp_path / "again.tif", lite_model)
+    assert (tmp_path / "again.tif").read_bytes() == quality.read_bytes()
+
+
+def test_four_bands_can_be_named(picture, infrared, tmp_path):
+    """By --bidx they are what they are taken for: an image here, transparency by --alpha mask."""
+    path = picture(infrared)
+    for choice, last in (("auto", "undefined"), ("mask", "alpha")):
+        out = tmp_path / f"{choice}.tif"
+        georsr.super_resolve(path, out, "bicubic", 2, bidx=(1, 2, 3, 4), alpha=choice)
+        with rasterio.open(out) as dataset:
+            assert (dataset.count, dataset.colorinterp[3].name) == (4, last)
+
+
+def test_rasters_of_a_mosaic_are_all_taken_for_the_same(picture, infrared, tmp_path, caplog):
+    first = picture(infrared, "a.tif")
+    flat = picture(np.full((70, 90), 77), "b.tif", transform=BESIDE)
+    with open_sources([first, flat]) as reader:
+        assert (reader.info.count, reader.info.alpha_band) == (4, None)
+        assert len(reader.info.notes) == 1
+        assert len(reader.with_bands((1, 2, 3)).info.notes) == 1
+    assert len(caplog.records) == 1
+    with open_sources([first, flat], alpha="mask") as reader:
+        assert reader.info.alpha_band == 4

@@ -1,0 +1,72 @@
+import threading
+import warnings
+
+import pytest
+import rasterio
+from rasterio.env import get_gdal_config, getenv, hasenv
+
+from georsr.io.gdal_env import CACHE_BYTES, gdal_env, is_remote, suppress_rasterio_warnings
+
+
+def test_the_environment_is_scoped():
+    before = get_gdal_config("GDAL_CACHEMAX")
+    with gdal_env(writing=True):
+        assert get_gdal_config("GDAL_CACHEMAX") == CACHE_BYTES
+        assert get_gdal_config("GDAL_PAM_ENABLED") == "NO"
+        assert get_gdal_config("GDAL_VRT_ENABLE_PYTHON") == "NO"
+    assert not hasenv()
+    assert get_gdal_config("GDAL_CACHEMAX") == before
+    assert get_gdal_config("GDAL_PAM_ENABLED") is None
+
+
+def test_readers_see_sidecars_and_remote_ones_do_not_list_folders():
+    with gdal_env():
+        assert get_gdal_config("GDAL_PAM_ENABLED") is None
+        assert get_gdal_config("GDAL_DISABLE_READDIR_ON_OPEN") is None
+    with gdal_env(remote=True):
+        assert get_gdal_config("GDAL_DISABLE_READDIR_ON_OPEN") == "EMPTY_DIR"
+
+
+def test_an_enclosing_environment_wins_over_preferences_only():
+    with rasterio.Env(GDAL_HTTP_MAX_RETRY="9", GDAL_VRT_ENABLE_PYTHON="YES"):
+        with gdal_env(remote=True):
+            assert int(get_gdal_config("GDAL_HTTP_MAX_RETRY")) == 9
+            assert get_gdal_config("GDAL_VRT_ENABLE_PYTHON") == "NO"
+        assert getenv()["GDAL_VRT_ENABLE_PYTHON"] == "YES"
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("a.tif", False),
+        ("/data/a.tif", False),
+        ("C:/a.tif", False),
+        ("file:///a.tif", False),
+        ("/vsizip/a.zip/a.tif", False),
+        ("vrt:///data/a.tif?bands=1", False),
+        ("https://example.org/a.tif", True),
+        ("s3://bucket/a.tif", True),
+        ("/vsis3/bucket/a.tif", True),
+        ("/vsizip//vsicurl/https://example.org/a.zip/a.tif", True),
+    ],
+)
+def test_remote_paths_are_known(path, expected):
+    assert is_remote(path) is expected
+
+
+def test_warning_filters_survive_threads():
+    before = list(warnings.filters)
+    barrier = threading.Barrier(4)
+
+    def work():
+        barrier.wait()
+        for _ in range(200):
+            with suppress_rasterio_warnings():
+                pass
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert warnings.filters == before

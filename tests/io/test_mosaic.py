@@ -1,0 +1,378 @@
+"""Several rasters read as one: the same pixels, validity and metadata, and few open files."""
+
+import pickle
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from affine import Affine
+
+from georsr.errors import InputError, UsageError
+from georsr.io.mosaic import open_sources
+from georsr.io.reader import open_raster
+from georsr.radiometry.normalization import choose_normalization
+from georsr.window import Window
+from tests.rasters import UTM, make_raster, open_quietly, ramp
+
+GRIDS = {
+    "north-up": UTM,
+    "south-up": Affine(10, 0, 500000, 0, 10, 4e6),
+    "rotated": Affine.translation(3e5, 6e6) @ Affine.rotation(30) @ Affine.scale(10, -8),
+    "degrees": Affine(8.98315e-05, 0, -3.2, 0, -8.98315e-05, 41.7),
+}
+
+
+def at(transform, column, row):
+    return transform @ Affine.translation(column, row)
+
+
+def pieces_of(tmp_path, data, places, transform=UTM, mask=None, **options):
+    """Cut windows (top, left, height, width) out of an image, each into a file of its own."""
+    paths = []
+    for i, (top, left, height, width) in enumerate(places):
+        here = np.s_[top : top + height, left : left + width]
+        paths.append(
+            make_raster(
+                tmp_path / f"piece{i}.tif",
+                data[:, here[0], here[1]],
+                transform=at(transform, left, top),
+                mask=None if mask is None else mask[here],
+                **options,
+            )
+        )
+    return paths
+
+
+FOUR = [(0, 0, 40, 30), (0, 30, 40, 37), (40, 0, 21, 30), (40, 30, 21, 37)]
+LAPPING = [(0, 0, 45, 40), (0, 25, 45, 42), (30, 0, 31, 40), (30, 25, 31, 42)]
+
+
+@pytest.mark.parametrize("name", GRIDS)
+@pytest.mark.parametrize("places", [FOUR, LAPPING], ids=["side by side", "lapping"])
+def test_pieces_of_an_image_are_the_image(tmp_path, name, places):
+    data = ramp(3, 61, 67)
+    crs = "EPSG:4326" if name == "degrees" else "EPSG:32633"
+    whole = make_raster(tmp_path / "whole.tif", data, transform=GRIDS[name], crs=crs)
+    paths = pieces_of(tmp_path, data, places, GRIDS[name], crs=crs)
+    with open_sources(paths) as mosaic, open_raster(whole) as image:
+        assert (mosaic.info.width, mosaic.info.height) == (67, 61)
+        assert mosaic.info.transform.almost_equals(image.info.transform, 1e-9)
+        assert mosaic.info.crs == image.info.crs
+        assert mosaic.info.mask_kind == "none"
+        assert mosaic.info.files == tuple(map(str, paths))
+        for window in (Window(0, 0, 61, 67), Window(35, 22, 20, 30), Window(60, 66, 1, 1)):
+            got, expected = mosaic.read(window), image.read(window)
+            np.testing.assert_array_equal(got.values, expected.values)
+            assert got.valid.all()
+
+
+def test_the_later_one_covers(tmp_path):
+    paths = [
+        make_raster(tmp_path / f"{i}.tif", np.full((1, 8, 8), i + 1, "uint8"),
+                    transform=at(UTM, 4 * i, 0))
+        for i in range(3)
+    ]  # fmt: skip
+    with open_sources(paths) as mosaic:
+        row = mosaic.read(Window(0, 0, 1, 16)).values[0, 0]
+    assert row.tolist() == [1] * 4 + [2] * 4 + [3] * 8
+    with open_sources(paths[::-1]) as mosaic:
+        row = mosaic.read(Window(0, 0, 1, 16)).values[0, 0]
+    assert row.tolist() == [1] * 8 + [2] * 4 + [3] * 4
+
+
+GAPPY = [(0, 0, 30, 30), (31, 40, 30, 27)]
+
+
+@pytest.mark.parametrize("kind", ["nothing", "nodata", "override", "nan", "mask", "alpha"])
+def test_nothing_is_valid_in_gaps(tmp_path, kind):
+    data = ramp(4 if kind == "alpha" else 3, 61, 67, "float32" if kind == "nan" else "uint8")
+    options, mask, nodata = {}, None, None
+    if kind == "nodata":
+        options["nodata"] = 0
+    if kind == "override":
+        nodata = 255
+    if kind == "nan":
+        options["nodata"] = float("nan")
+    if kind == "mask":
+        mask = np.full((61, 67), 255, "uint8")
+    if kind == "alpha":
+        options |= {"colors": ("red", "green", "blue", "alpha"), "photometric": "RGB"}
+        data[3] = 255
+    paths = pieces_of(tmp_path, data, GAPPY, mask=mask, **options)
+    inside = np.zeros((61, 67), bool)
+    for top, left, height, width in GAPPY:
+        inside[top : top + height, left : left + width] = True
+    with open_sources(paths, nodata=nodata) as mosaic:
+        patch = mosaic.read(Window(0, 0, 61, 67))
+        assert (patch.valid == inside).all()
+        np.testing.assert_array_equal(patch.values[:, inside], data[:3, inside])
+        empty = mosaic.read(Window(0, 31, 30, 36))
+        assert not empty.valid.any()
+        assert empty.values.dtype == patch.values.dtype
+        if kind == "alpha":
+            assert mosaic.info.carries_alpha
+            np.testing.assert_array_equal(patch.alpha != 0, inside)
+
+
+@pytest.mark.parametrize("kind", ["nodata", "mask", "alpha"])
+def test_holes_show_what_lies_below(tmp_path, kind):
+    low, high = np.full((4, 20, 20), 7, "uint8"), np.full((4, 20, 20), 9, "uint8")
+    hole = np.zeros((20, 20), bool)
+    hole[5:10, 5:10] = True
+    low[3], high[3] = 255, np.where(hole, 0, 255)
+    bands, options, masks = 3, {}, (None, None)
+    if kind == "nodata":
+        high[:, hole] = 0
+        options["nodata"] = 0
+    if kind == "mask":
+        masks = (np.full((20, 20), 255, "uint8"), np.where(hole, 0, 255).astype("uint8"))
+    if kind == "alpha":
+        bands = 4
+        options |= {"colors": ("red", "green", "blue", "alpha"), "photometric": "RGB"}
+    below = make_raster(tmp_path / "a.tif", low[:bands], mask=masks[0], **options)
+    above = make_raster(tmp_path / "b.tif", high[:bands], mask=masks[1], **options)
+    with open_sources([below, above]) as mosaic:
+        patch = mosaic.read(Window(0, 0, 20, 20))
+    assert patch.valid.all()
+    np.testing.assert_array_equal(patch.values[0], np.where(hole, 7, 9))
+    with open_sources([above, below, above]) as mosaic:
+        assert (mosaic.read(Window(0, 0, 20, 20)).values[1] == np.where(hole, 7, 9)).all()
+    elsewhere = make_raster(
+        tmp_path / "c.tif", low[:bands], mask=masks[0], transform=at(UTM, 20, 0), **options
+    )
+    with open_sources([above, elsewhere]) as mosaic:
+        patch = mosaic.read(Window(0, 0, 20, 40))
+    np.testing.assert_array_equal(~patch.valid.all(0)[:, :20], hole)
+
+
+def test_metadata_that_all_share_is_kept(tmp_path):
+    def named(path, tags, shift):
+        import rasterio
+
+        path = make_raster(path, ramp(2, 9, 9, "uint16"), transform=at(UTM, shift, 0), tags=tags,
+                           point=True)  # fmt: skip
+        with rasterio.open(path, "r+") as dataset:
+            dataset.descriptions = ("red", "near <infrared> & more")
+            dataset.scales, dataset.offsets = (1e-4, 1e-4), (-0.1, -0.1)
+            dataset.units = ("reflectance", "reflectance")
+        return path
+
+    a = named(tmp_path / "a.tif", {"SENSOR": "MSI", "TIME": "10:00"}, 0)
+    b = named(tmp_path / "b.tif", {"SENSOR": "MSI", "TIME": "10:05"}, 9)
+    with open_sources([a, b], bidx=[2]) as mosaic:
+        info = mosaic.info
+    assert info.tags[""] == {"SENSOR": "MSI"}
+    assert info.area_or_point == "Point"
+    (band,) = info.bands
+    assert band.description == "near <infrared> & more"
+    assert (band.scale, band.offset, band.unit) == (1e-4, -0.1, "reflectance")
+    assert band.dtype == "uint16"
+    assert info.path == f"{a} + 1 more"
+    assert info.driver == "mosaic"
+
+
+def variants(tmp_path):
+    def other(**options):
+        data = options.pop("data", ramp())
+        return make_raster(tmp_path / "other.tif", data, **options)
+
+    return {
+        "CRS": lambda: other(crs="EPSG:32632"),
+        "number of bands": lambda: other(data=ramp(2)),
+        "data types": lambda: other(data=ramp(dtype="uint16")),
+        "nodata": lambda: other(nodata=0),
+        "colours": lambda: other(photometric="RGB", colors=("red", "green", "blue")),
+        "misses it by 0.5 pixels": lambda: other(transform=at(UTM, 50.5, 0)),
+        "misses it by 0.02 pixels": lambda: other(transform=at(UTM, 50, 3.02)),
+        "expected 10 x -10": lambda: other(transform=UTM @ Affine.scale(2)),
+        "rotated by": lambda: other(transform=UTM @ Affine.rotation(1)),
+        "no affine georeferencing": lambda: other(transform=None, crs="EPSG:32633"),
+    }
+
+
+@pytest.mark.parametrize("what", variants(None))
+def test_rasters_that_do_not_fit_are_refused_with_the_reason(tmp_path, what):
+    first = make_raster(tmp_path / "first.tif", ramp())
+    other = variants(tmp_path)[what]()
+    with pytest.raises(UsageError, match=what) as caught:
+        open_sources([first, other])
+    assert "other.tif" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_scale_and_offset_must_agree(tmp_path):
+    import rasterio
+
+    paths = [make_raster(tmp_path / f"{i}.tif", ramp()) for i in range(2)]
+    with rasterio.open(paths[1], "r+") as dataset:
+        dataset.offsets = (1.0, 1.0, 1.0)
+    with pytest.raises(UsageError, match="scales and offsets"):
+        open_sources(paths)
+
+
+def test_a_hundredth_of_a_pixel_is_forgiven(tmp_path):
+    a = make_raster(tmp_path / "a.tif", ramp())
+    b = make_raster(tmp_path / "b.tif", ramp(), transform=at(UTM, 50.009, 0))
+    with open_sources([a, b]) as mosaic:
+        assert mosaic.info.width == 100
+
+
+def test_folders_and_lists(tmp_path, monkeypatch):
+    folder = tmp_path / "tiles"
+    folder.mkdir()
+    a = make_raster(folder / "b.tif", ramp())
+    b = make_raster(folder / "a.TIF", ramp(), transform=at(UTM, 50, 0))
+    (folder / "readme.txt").write_text("no raster")
+    (folder / ".hidden.tif").write_text("no raster")
+    (folder / "sub").mkdir()
+    with open_sources(folder) as mosaic:
+        assert mosaic.info.files == (str(b), str(a))
+    listing = tmp_path / "list.txt"
+    listing.write_text(f"# two of them\n{a}\n\n  tiles/a.TIF  \n")
+    monkeypatch.chdir(tmp_path)
+    with open_sources(f"@{listing}") as mosaic:
+        assert mosaic.info.files == (str(a), "tiles/a.TIF")
+    with open_sources([a]) as single:
+        assert single.info.driver == "GTiff"
+    with pytest.raises(UsageError, match=r"none\.txt: no such file"):
+        open_sources("@none.txt")
+    with pytest.raises(UsageError, match="no source"):
+        open_sources([])
+    with pytest.raises(InputError, match="sub: is a directory"):
+        open_sources(folder / "sub")
+    with pytest.raises(UsageError, match=r"gone\.tif: no such file"):
+        open_sources([a, folder / "gone.tif"])
+    (folder / "c.tif").write_text("no raster")
+    with pytest.raises(InputError, match=r"c\.tif"):
+        open_sources(folder)
+
+
+def test_a_virtual_raster_under_another_name_stays_refused(tmp_path):
+    a = make_raster(tmp_path / "a.tif", ramp())
+    (tmp_path / "b.tif").write_text("<VRTDataset rasterXSize='1' rasterYSize='1'></VRTDataset>")
+    with pytest.raises(UsageError, match="VRT"):
+        open_sources([a, tmp_path / "b.tif"])
+
+
+def test_it_travels_to_other_processes(tmp_path):
+    data = ramp(3, 61, 67)
+    with open_sources(pieces_of(tmp_path, data, FOUR)) as mosaic:
+        copy = pickle.loads(pickle.dumps(mosaic))
+    with copy:
+        np.testing.assert_array_equal(copy.read(Window(0, 0, 61, 67)).values, data)
+        copy.close()
+        np.testing.assert_array_equal(copy.read(Window(3, 4, 5, 6)).values, data[:, 3:8, 4:10])
+
+
+def test_one_stretch_for_all_from_pixels_not_from_gaps(tmp_path):
+    """Of a mosaic that is nearly all gap the few rasters are sampled."""
+    paths = [
+        make_raster(tmp_path / f"{i}.tif", np.full((1, 10, 10), 1000 * (i + 1), "uint16"),
+                    transform=at(UTM, 9000 * i, 7000 * i))
+        for i in range(3)
+    ]  # fmt: skip
+    with open_sources(paths) as mosaic:
+        stretch = choose_normalization(mosaic)
+    assert stretch.lo == (1000,)
+    assert stretch.hi == (3000,)
+
+
+def open_files():
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts files in /proc")
+def test_many_rasters_do_not_keep_many_files_open(tmp_path):
+    side, count = 8, 24
+    paths = [
+        make_raster(tmp_path / f"{i}.tif", np.full((1, side, side), i % 200 + 1, "uint8"),
+                    transform=at(UTM, side * (i % count), side * (i // count)),
+                    tiled=False, blockxsize=None, blockysize=None)
+        for i in range(count * count)
+    ]  # fmt: skip
+    before, since = open_files(), time.process_time()
+    with open_sources(paths) as mosaic:
+        patch = mosaic.read(Window(0, 0, side * count, side * count))
+        expected = np.arange(count * count).reshape(count, count) % 200 + 1
+        np.testing.assert_array_equal(patch.values[0], expected.repeat(side, 0).repeat(side, 1))
+        assert open_files() - before < 150
+    assert time.process_time() - since < 60
+    assert Path(paths[-1]).exists()
+
+
+def test_a_mosaic_without_crs(tmp_path):
+    paths = pieces_of(tmp_path, ramp(1, 61, 67), FOUR, crs=None)
+    with open_quietly(paths[0]) as one:
+        assert one.info.crs is None
+    with open_sources(paths) as mosaic:
+        assert mosaic.info.crs is None
+
+
+def test_a_virtual_raster_of_ones_own_is_sampled_where_it_has_pixels(tmp_path):
+    """Its gaps are nodata; a regular grid of windows would meet nothing else."""
+    from georsr.io.mosaic import make_mosaic, virtual_document
+    from georsr.io.vrt import vrt_dst_windows
+
+    paths = [
+        make_raster(tmp_path / f"{i}.tif", np.full((1, 10, 10), 1000 * (i + 1), "uint16"), nodata=0,
+                    transform=at(UTM, 9000 * i, 7000 * i))
+        for i in range(3)
+    ]  # fmt: skip
+    with open_sources(paths) as mosaic:
+        document = virtual_document(mosaic.mosaic)
+        assert make_mosaic([p.info for p in mosaic.mosaic.pieces]).width == mosaic.info.width
+    (tmp_path / "v.vrt").write_text(document)
+    assert vrt_dst_windows(document) == [Window(7000 * i, 9000 * i, 10, 10) for i in range(3)]
+    with open_raster(tmp_path / "v.vrt") as reader:
+        stretch = choose_normalization(reader)
+    assert (stretch.lo, stretch.hi) == ((1000,), (3000,))
+    assert vrt_dst_windows("<not xml") == []
+    assert vrt_dst_windows("<VRTDataset/>") == []
+
+
+UNMARKED = """<VRTDataset rasterXSize="30" rasterYSize="20"><SRS>EPSG:32633</SRS>
+<GeoTransform>500000, 10, 0, 5000000, 0, -10</GeoTransform>
+<VRTRasterBand dataType="{dtype}" band="1">{nodata}<SimpleSource>
+<SourceFilename relativeToVRT="1">in.tif</SourceFilename><SourceBand>1</SourceBand>
+<SrcRect xOff="0" yOff="0" xSize="{width}" ySize="20"/>
+<DstRect xOff="0" yOff="0" xSize="{width}" ySize="20"/>
+</SimpleSource></VRTRasterBand></VRTDataset>"""
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_gaps_of_a_virtual_raster_that_nothing_marks_are_told(tmp_path, caplog, dtype):
+    make_raster(tmp_path / "in.tif", np.full((1, 20, 30), 7, dtype), transform=at(UTM, 0, 0))
+    path = tmp_path / "v.vrt"
+
+    def notes(width, stored="", **options):
+        kind = {"uint8": "Byte", "float32": "Float32"}[dtype]
+        path.write_text(UNMARKED.format(dtype=kind, width=width, nodata=stored))
+        caplog.clear()
+        with open_raster(path, **options) as reader:
+            assert list(reader.info.notes) == [record.getMessage() for record in caplog.records]
+            return reader.info.notes
+
+    (note,) = notes(24)
+    assert note.startswith(f"{path}: 20 % of it lies in none of its files, and it has no nodata")
+    assert "\n" not in note
+    assert notes(30) == ()
+    assert notes(24, "<NoDataValue>0</NoDataValue>") == ()
+    assert notes(24, nodata=0) == ()
+
+
+@pytest.mark.parametrize("count", [1, 3, 40, 5000])
+def test_samples_are_spread_over_all_rasters(count):
+    from georsr.io.vrt import sample_windows_in
+
+    places = [Window(3000 * i, 0, 2500, 2000) for i in range(count)]
+    windows = sample_windows_in(places, 2**20)
+    assert sum(w.height * w.width for w in windows) <= 2**20
+    assert 150 < len(windows) <= 256
+    inside = [next(i for i, p in enumerate(places) if w.intersection(p) == w) for w in windows]
+    assert len(set(inside)) == min(count, 256)
+    first = [w for w, i in zip(windows, inside, strict=True) if i == 0]
+    if len(first) > 1:  # from one end to the other
+        assert (min(w.top for w in first), max(w.bottom for w in first)) == (0, 2500)
+        assert (min(w.left for w in first), max(w.right for w in first)) == (0, 2000)

@@ -1,0 +1,271 @@
+"""Products of Sentinel-2: one raster of 10 m, as it is in the folder or in the archive."""
+
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+
+from georsr.api import super_resolve
+from georsr.errors import InputError, UsageError
+from georsr.io.band_roles import detect_rgb_bands
+from georsr.io.mosaic import open_sources
+from georsr.io.reader import open_raster
+from georsr.radiometry.normalization import reflectance_limits
+from georsr.window import Window
+from tests.sentinel2_safe import NAME, ORDER, TEN, TWENTY, band_file, make_safe
+
+ADDRESS = "SENTINEL2_L2A:{}/MTD_MSIL2A.xml:{}m:EPSG_32632"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return make_safe(tmp_path_factory.mktemp("product"))
+
+
+@pytest.fixture
+def own(made, tmp_path):
+    """A copy to damage."""
+    return shutil.copytree(made[0], tmp_path / made[0].name)
+
+
+@pytest.fixture(scope="module")
+def archive(made, tmp_path_factory):
+    root = made[0]
+    name = tmp_path_factory.mktemp("archive") / "download"
+    return shutil.make_archive(str(name), "zip", root.parent, root.name)
+
+
+def whole(reader):
+    return reader.read(Window(0, 0, reader.info.height, reader.info.width))
+
+
+def test_folder_metadata_and_archive_are_one_raster(made, archive):
+    root, bands = made
+    found = []
+    for path in (root, root / "MTD_MSIL2A.xml", archive):
+        with open_raster(path) as reader:
+            assert tuple(band.description for band in reader.info.bands) == ORDER
+            assert reader.info.driver == "SENTINEL2"
+            found.append(whole(reader).values)
+    for other in found[1:]:
+        np.testing.assert_array_equal(found[0], other)
+    for band in TEN:
+        np.testing.assert_array_equal(found[0][ORDER.index(band)], bands[band])
+
+
+def test_values_are_not_altered_and_what_they_mean_is_kept(made):
+    with open_raster(made[0]) as reader:
+        info = reader.info
+    assert {(band.scale, band.offset, band.nodata) for band in info.bands} == {(1e-4, -0.1, 0.0)}
+    assert info.tags[""]["PROCESSING_BASELINE"] == "05.09"
+    assert info.bands[0].tags["WAVELENGTH"] == "490"
+    assert (info.width, info.height, info.crs.to_epsg()) == (96, 96, 32632)
+    assert tuple(info.transform)[:6] == (10, 0, 600000, 0, -10, 5000000)
+    low, high = reflectance_limits(info, "reflectance")
+    assert low[0] == pytest.approx(1000)
+    assert high[0] == pytest.approx(4000)
+
+
+def test_red_green_and_blue_are_known(made):
+    with open_raster(made[0]) as reader:
+        guide = detect_rgb_bands(reader.info)
+    assert (guide.numbers, guide.note) == ((3, 2, 1), "")
+
+
+def test_every_file_counts_as_source(made, archive):
+    with open_raster(made[0]) as reader:
+        names = [Path(name).name for name in reader.info.files]
+    assert sum(name.endswith(".jp2") for name in names) == len(ORDER)
+    assert {"MTD_MSIL2A.xml", "MTD_TL.xml"} <= set(names)
+
+
+def test_twenty_metres_are_enlarged_by_cubic_convolution(made):
+    root, bands = made
+    with open_raster(root) as reader:
+        values = whole(reader).values.astype(float)
+    for band in TWENTY:
+        fine, coarse = values[ORDER.index(band)], bands[band].astype(float)
+        # Keys' cubic, a = -0.5, a quarter of a pixel from the nearest sample
+        weights = np.array([-0.0234375, 0.2265625, 0.8671875, -0.0703125])
+        rows = sum(w * coarse[8 + i : 40 + i] for i, w in enumerate(weights))
+        expected = sum(w * rows[:, 8 + i : 40 + i] for i, w in enumerate(weights))
+        # centres of pixels 2 (10 + k) lie a quarter of a coarse pixel above those of 10 + k
+        np.testing.assert_allclose(fine[20:84:2, 20:84:2], expected, atol=1)
+
+
+def test_nodata_of_twenty_metres_neither_spreads_nor_shrinks(tmp_path):
+    root, _ = make_safe(tmp_path, side=96, nodata_from=30)
+    for band in TWENTY:  # constant, but for nodata
+        name = band_file(root, band)
+        with rasterio.open(name) as dataset:
+            profile, values = dataset.profile, dataset.read()
+        values[values != 0] = 3000
+        name.unlink()
+        with rasterio.open(name, "w", **profile | {"QUALITY": 100, "REVERSIBLE": "YES"}) as dataset:
+            dataset.write(values)
+    with open_raster(root) as reader:
+        patch = whole(reader)
+    valid = np.zeros((96, 96), bool)
+    valid[:, :60] = True
+    for band in ORDER:
+        np.testing.assert_array_equal(patch.valid[ORDER.index(band)], valid)
+    for band in TWENTY:
+        assert (patch.values[ORDER.index(band)][valid] == 3000).all()
+
+
+def test_pixels_do_not_depend_on_the_window(tmp_path):
+    root, _ = make_safe(tmp_path, side=1080, nodata_from=400)
+    with open_raster(root) as reader:
+        everything = whole(reader).values
+    rng = np.random.default_rng(1)
+    with open_raster(root) as reader:
+        for _ in range(12):
+            top, left = (int(n) for n in rng.integers(0, 1000, 2))
+            window = Window(top, left, *(int(n) for n in rng.integers(1, 80, 2)))
+            part = reader.read(window).values
+            np.testing.assert_array_equal(part, everything[(slice(None), *window.slices)])
+
+
+def test_a_level_1c_product_has_its_own_offset(tmp_path):
+    root, bands = make_safe(tmp_path, side=48, level="L1C")
+    with open_raster(root) as reader:
+        assert {(band.scale, band.offset) for band in reader.info.bands} == {(1e-4, -0.1)}
+        np.testing.assert_array_equal(whole(reader).values[2], bands["B04"])
+
+
+def test_a_product_without_offset_gets_none(tmp_path):
+    root, _ = make_safe(tmp_path, side=48, offset=False)
+    with open_raster(root) as reader:
+        assert {(band.scale, band.offset) for band in reader.info.bands} == {(1e-4, 0.0)}
+
+
+def test_a_product_is_super_resolved(made, archive, tmp_path):
+    super_resolve(archive, tmp_path / "rgb.tif", "bicubic", 2, bidx=(3, 2, 1))
+    super_resolve(made[0], tmp_path / "all.tif", "bicubic", 2)
+    with rasterio.open(tmp_path / "rgb.tif") as rgb, rasterio.open(tmp_path / "all.tif") as every:
+        assert rgb.descriptions == ("B04", "B03", "B02")
+        assert [color.name for color in rgb.colorinterp] == ["red", "green", "blue"]
+        assert every.descriptions == ORDER
+        assert every.scales == (1e-4,) * 10
+        assert every.offsets == (-0.1,) * 10
+        assert every.nodata == 0
+        assert every.tags(1)["BOA_ADD_OFFSET"] == "-1000"
+        np.testing.assert_array_equal(rgb.read(), every.read([3, 2, 1]))
+
+
+def test_the_network_takes_red_green_and_blue_and_carries_the_others(made, lite_model, tmp_path):
+    super_resolve(made[0], tmp_path / "rgb.tif", lite_model)
+    super_resolve(made[0], tmp_path / "all.tif", lite_model, bands="all")
+    with rasterio.open(tmp_path / "rgb.tif") as rgb, rasterio.open(tmp_path / "all.tif") as every:
+        assert rgb.descriptions == ("B04", "B03", "B02")
+        assert every.descriptions == ORDER
+        np.testing.assert_array_equal(rgb.read(), every.read([3, 2, 1]))
+
+
+def test_a_reader_opens_it_again_in_another_folder(made, tmp_path, monkeypatch):
+    monkeypatch.chdir(made[0].parent)
+    with open_raster(made[0].name) as reader:
+        before, packed = whole(reader).values, pickle.dumps(reader)
+    monkeypatch.chdir(tmp_path)
+    with pickle.loads(packed) as again:
+        np.testing.assert_array_equal(whole(again).values, before)
+
+
+@pytest.mark.parametrize("band", ["B03", "B11"])
+def test_missing_bands_are_named(own, band):
+    band_file(own, band).unlink()
+    with pytest.raises(InputError, match=f"files of the bands {band} are missing") as caught:
+        open_raster(own)
+    said = str(caught.value)
+    assert said.startswith(str(own))
+    assert "expected B02, B03, B04, B05" in said
+    assert "\n" not in said
+
+
+def test_missing_bands_of_one_resolution_are_named_too(own):
+    band_file(own, "B03").unlink()
+    with pytest.raises(InputError, match="files of the bands B03 are missing, expected B02, B03"):
+        open_raster(ADDRESS.format(own, 10))
+    with open_raster(ADDRESS.format(own, 20)) as reader:
+        assert reader.info.bands[0].description.startswith("B5,")
+
+
+def test_an_archive_with_missing_bands_is_refused(own, tmp_path):
+    band_file(own, "B8A").unlink()
+    path = shutil.make_archive(str(tmp_path / "part"), "zip", own.parent, own.name)
+    with pytest.raises(InputError, match=r"part\.zip: files of the bands B8A are missing"):
+        open_raster(path)
+
+
+@pytest.mark.parametrize("left", [0, 100, 5000])
+def test_a_damaged_band_is_no_black_one(own, left):
+    name = band_file(own, "B04")
+    name.write_bytes(name.read_bytes()[:left])
+    with pytest.raises(InputError, match=r"damaged or incomplete|B04 are missing"):
+        whole(open_raster(own, bidx=[3]))
+
+
+@pytest.mark.parametrize("content", ["", "<n1:Level-2A_User_Product", "<other/>"])
+def test_damaged_metadata_are_an_input_error(own, content):
+    (own / "MTD_MSIL2A.xml").write_text(content)
+    with pytest.raises(InputError, match="cannot be read as a product of Sentinel-2") as caught:
+        open_raster(own)
+    assert "\n" not in str(caught.value)
+
+
+def test_metadata_without_tiles_are_an_input_error(own):
+    place = own / "MTD_MSIL2A.xml"
+    place.write_text(place.read_text().replace("SAFE_COMPACT", "SAFE"))
+    with pytest.raises(InputError, match="its metadata name no tile"):
+        open_raster(own)
+
+
+def test_a_folder_without_metadata_is_an_input_error(own):
+    (own / "MTD_MSIL2A.xml").unlink()
+    with pytest.raises(InputError, match=r"has no MTD_MSIL1C\.xml or MTD_MSIL2A\.xml"):
+        open_raster(own)
+
+
+def test_metadata_that_are_not_there_are_a_usage_error(tmp_path):
+    with pytest.raises(UsageError, match="no such file"):
+        open_raster(tmp_path / "MTD_MSIL2A.xml")
+
+
+def test_an_archive_of_something_else_says_how_to_name_it(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.tif").write_bytes(b"")
+    path = shutil.make_archive(str(tmp_path / "other"), "zip", tmp_path / "in")
+    with pytest.raises(UsageError, match=r"holds no product of Sentinel-2.*/vsizip/.*/a\.tif"):
+        open_raster(path)
+
+
+def test_a_damaged_archive_is_an_input_error(archive, tmp_path):
+    path = tmp_path / "cut.zip"
+    path.write_bytes(Path(archive).read_bytes()[:5000])
+    with pytest.raises(InputError, match="cannot be read as an archive"):
+        open_raster(path)
+
+
+def test_an_archive_of_two_products_asks_which(made, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        shutil.copy(made[0] / "MTD_MSIL2A.xml", tmp_path / "in" / name)
+    path = shutil.make_archive(str(tmp_path / "two"), "zip", tmp_path / "in")
+    with pytest.raises(UsageError, match="holds 2 products of Sentinel-2, expected one"):
+        open_raster(path)
+
+
+def test_two_products_are_no_mosaic(made, archive):
+    with pytest.raises(UsageError, match="products of Sentinel-2 are taken one at a time"):
+        open_sources([made[0], archive])
+
+
+def test_the_name_of_the_folder_does_not_matter(made, tmp_path):
+    place = tmp_path / "renamed"
+    shutil.copytree(made[0], place)
+    assert made[0].name == NAME.format(level="L2A")
+    with open_raster(place) as reader:
+        assert reader.info.count == len(ORDER)

@@ -1,0 +1,154 @@
+import copy
+import threading
+
+import pytest
+import torch
+from torch import nn
+
+from georsr.errors import ModelError
+from georsr.models.io import build
+from georsr.models.spec import ModelSpec
+from tests.models.segsr.conftest import small
+
+VARIANTS = [
+    {"scale": 2},
+    {"scale": 3},
+    {"scale": 4},
+    {"scale": 4, "backbone": "plain"},
+    {"scale": 3, "encoder": "scene"},
+    {"scale": 2, "backbone": "plain", "encoder": "scene"},
+    {"scale": 4, "published": True, "clip": {"layers": 1, "width": 64, "tokens": 64, "heads": 4}},
+]
+
+
+def tile(n=1, height=16, width=32):
+    return torch.rand(n, 3, height, width, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize("options", VARIANTS, ids=str)
+def test_every_leaf_is_called_and_every_parameter_learns(options):
+    network = small(**options)
+    called = set()
+    leaves = {name: m for name, m in network.named_modules() if not list(m.children())}
+    for name, leaf in leaves.items():
+        leaf.register_forward_hook(lambda *_, name=name: called.add(name))
+    out = network(tile())
+    scale = options["scale"]
+    assert out.shape == (1, 3, 16 * scale, 32 * scale)
+    assert leaves.keys() - called == set()
+    (out * torch.randn(out.shape)).sum().backward()
+    idle = [k for k, p in network.named_parameters() if p.grad is None or not p.grad.any()]
+    assert idle == []
+
+
+def test_no_parameter_hides_outside_the_state():
+    network = small()
+    reachable = {id(p) for m in network.modules() for p in vars(m)["_parameters"].values()}
+    hidden = [
+        (name, key)
+        for name, module in network.named_modules()
+        for key, value in vars(module).items()
+        if isinstance(value, nn.Parameter | list | tuple | dict) and not key.startswith("_")
+        for item in (value if isinstance(value, list | tuple) else [value])
+        if isinstance(item, nn.Parameter) and id(item) not in reachable
+    ]
+    assert hidden == []
+    assert {"localization.local_prompts"} < set(network.state_dict())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("options", VARIANTS[:1] + VARIANTS[-1:], ids=str)
+def test_a_batch_equals_its_tiles(options):
+    network = small(**options).eval()
+    x = tile(3)
+    together = network(x)
+    assert torch.allclose(together, torch.cat([network(t[None]) for t in x]), atol=1e-5)
+
+
+def test_forward_changes_nothing(network):
+    before = copy.deepcopy(network.state_dict())
+    attributes = {name: set(vars(m)) for name, m in network.named_modules()}
+    with torch.inference_mode():
+        first, second = network(tile()), network(tile())
+    assert torch.equal(first, second)
+    assert attributes == {name: set(vars(m)) for name, m in network.named_modules()}
+    after = network.state_dict()
+    assert all(torch.equal(before[k], after[k]) for k in before)
+
+
+def test_remembered_biases_follow_the_weights(network):
+    with torch.no_grad():
+        first = network(tile())
+        attention = network.backbone.groups[0].blocks[1].attention
+        for parameter in (attention.bias_table, attention.qkv.weight, attention.proj.weight):
+            parameter.add_(torch.randn(parameter.shape))
+            second = network(tile())
+            assert not torch.allclose(first, second)
+            assert torch.equal(second, copy.deepcopy(network)(tile()))
+            first = second
+
+
+def test_training_after_inference(network):
+    with torch.inference_mode():
+        network(tile())
+    network.train()(tile()).sum().backward()
+
+
+def test_threads_agree(network):
+    x = tile()
+    with torch.inference_mode():
+        expected = copy.deepcopy(network)(x)
+    results = []
+
+    def work():
+        with torch.inference_mode():
+            results.append(network(x))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 4
+    assert all(torch.equal(result, expected) for result in results)
+
+
+def test_other_precisions_stay_close(network):
+    with torch.inference_mode():
+        expected = network(tile())
+        double = copy.deepcopy(network).double()(tile().double())
+        with torch.autocast("cpu", torch.bfloat16):
+            half = network(tile())
+    assert (double - expected).abs().max() < 1e-4
+    assert (half - expected).abs().max() < 0.1
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 16, 24), (1, 4, 16, 16), (3, 16, 16)])
+def test_tiles_that_do_not_fit(network, shape):
+    with pytest.raises(ModelError, match="multiples of 16"):
+        network(torch.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"scale": 5}, "not by 5"),
+        ({"scale": 3, "parameters": {"published": True}}, "not by 3"),
+        ({"bands": 4}, "3 bands, not 4"),
+        ({"parameters": {"backbone": "other"}}, "expected hat or plain"),
+        ({"parameters": {"heads": 7}}, "do not fit"),
+        ({"parameters": {"clip": {"heads": 7}}}, "not a multiple of its 7 heads"),
+        ({"parameters": {"unknown": 1}}, "bad parameters"),
+    ],
+)
+def test_specs_that_do_not_fit(change, message):
+    with pytest.raises(ModelError, match=message):
+        build(ModelSpec(**({"name": "m", "architecture": "segsr", "scale": 2} | change)))
+
+
+def test_a_compiler_traces_it_whole(network):
+    x = tile()
+    with torch.no_grad():
+        expected = network(x)
+        program = torch.export.export(network.requires_grad_(False), (x,))
+        assert torch.allclose(program.module()(x), expected, atol=1e-5)

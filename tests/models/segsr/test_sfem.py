@@ -1,0 +1,141 @@
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from georsr.errors import ModelError, UsageError
+from georsr.models.segsr import sfem
+from georsr.models.segsr.sfem import ClipEncoder, load_clip
+
+
+@pytest.fixture
+def tower():
+    """A small image tower as open_clip builds it, with 64 channels per head."""
+    from open_clip.transformer import QuickGELU, VisionTransformer
+
+    torch.manual_seed(2)
+    return VisionTransformer(
+        image_size=64,
+        patch_size=16,
+        width=128,
+        layers=2,
+        heads=2,
+        mlp_ratio=4.0,
+        output_dim=64,
+        act_layer=QuickGELU,
+        output_tokens=True,
+    ).eval()
+
+
+@pytest.fixture
+def clip_file(tower, tmp_path):
+    path = tmp_path / "clip.pt"
+    state = {f"module.visual.{k}": v for k, v in tower.state_dict().items()}
+    torch.save({"state_dict": state | {"module.logit_scale": torch.ones(())}}, path)
+    return path
+
+
+@torch.no_grad()
+def test_equals_open_clip_on_its_own_grid(tower, clip_file):
+    encoder = load_clip(clip_file, scale=4).eval()
+    x = torch.rand(2, 3, 16, 16)
+    tokens, scene = encoder(x)
+    pooled, described = tower(encoder.preprocess(x))
+    described = torch.nn.functional.normalize(described @ tower.proj, dim=-1)
+    assert torch.allclose(scene, torch.nn.functional.normalize(pooled, dim=-1), atol=1e-5)
+    assert torch.allclose(tokens.flatten(2).transpose(1, 2), described, atol=1e-5)
+    assert torch.allclose(encoder.positions(4, 4), encoder.positional_embedding, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("scale", "patch", "grid"), [(2, 16, (2, 4)), (3, 16, (3, 6)), (4, 32, (2, 4)), (3, 32, (2, 3))]
+)
+def test_tokens_are_unit_vectors_on_the_patch_grid(scale, patch, grid):
+    encoder = ClipEncoder(scale, width=64, layers=1, heads=1, patch=patch, tokens=32, grid=4)
+    tokens, scene = encoder.eval()(torch.rand(2, 3, 16, 32))
+    assert tokens.shape == (2, 32, *grid)
+    assert scene.shape == (2, 32)
+    assert torch.allclose(tokens.norm(dim=1), torch.ones(2, *grid))
+    assert torch.allclose(scene.norm(dim=1), torch.ones(2))
+
+
+def test_positions_are_interpolated_on_the_grid_or_along_the_line():
+    options = {"width": 64, "layers": 1, "heads": 1, "tokens": 32, "grid": 4}
+    plane = ClipEncoder(2, **options)
+    line = ClipEncoder(2, **options, published=True)
+    line.load_state_dict(plane.state_dict())
+    assert torch.equal(plane.positions(3, 5)[0], plane.positional_embedding[0])
+    assert line.positions(3, 5).shape == plane.positions(3, 5).shape == (16, 64)
+    assert not torch.allclose(line.positions(2, 3)[0], plane.positional_embedding[0])
+
+
+def test_a_file_that_is_not_a_vit(tmp_path):
+    path = tmp_path / "resnet.pt"
+    torch.save({"visual.conv1.weight": torch.zeros(1)}, path)
+    with pytest.raises(ModelError, match="not a CLIP of the ViT family"):
+        load_clip(path, 2)
+
+
+def test_an_incomplete_tower_names_what_lacks(tower, tmp_path):
+    path = tmp_path / "part.pt"
+    state = tower.state_dict()
+    del state["ln_post.weight"]
+    torch.save(state, path)
+    with pytest.raises(ModelError, match=r"1 tensors do not fit.*ln_post\.weight"):
+        load_clip(path, 2)
+    del state["proj"]
+    torch.save(state, path)
+    with pytest.raises(ModelError, match="not a complete CLIP image tower"):
+        load_clip(path, 2)
+
+
+@pytest.mark.parametrize("name", ["clip.pt", "clip.safetensors"])
+def test_a_damaged_file(name, tmp_path):
+    path = tmp_path / name
+    path.write_bytes(b"PK\x03\x04 nothing of use")
+    with pytest.raises(ModelError, match="not a readable CLIP state dict") as caught:
+        load_clip(path, 2)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_name():
+    with pytest.raises(UsageError, match="neither a file nor a name open_clip knows"):
+        load_clip("ViT-B-16/nobody", 2)
+
+
+def test_without_network_the_error_says_what_to_download(monkeypatch, tmp_path):
+    import open_clip.pretrained
+
+    def offline(*_, **__):
+        raise OSError("no route\nto host")
+
+    monkeypatch.setattr(open_clip.pretrained, "download_pretrained", offline)
+    monkeypatch.setattr(sfem, "CACHE", tmp_path)
+    with pytest.raises(ModelError, match=r"download https://huggingface\.co/\S+") as caught:
+        load_clip("ViT-B-16/openai", 2)
+    assert str(tmp_path / "ViT-B-16-openai.safetensors") in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_saved_name_is_found_without_network(monkeypatch, tmp_path, tower):
+    from safetensors.torch import save_file
+
+    monkeypatch.setattr(sfem, "CACHE", tmp_path)
+    save_file(
+        {f"visual.{k}": v.contiguous() for k, v in tower.state_dict().items()},
+        tmp_path / "ViT-B-16-openai.safetensors",
+    )
+    assert load_clip("ViT-B-16/openai", 2).width == 64
+
+
+def test_open_clip_is_imported_only_when_an_encoder_is_built():
+    code = (
+        "import sys; import georsr.models.segsr.segsr, georsr.models.segsr.pretrained,"
+        " georsr.models.segsr.sfem, georsr.models.segsr.sfem;"
+        "sys.exit('open_clip' in sys.modules or 'peft' in sys.modules)"
+    )
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(p for p in sys.path if p))
+    assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0

@@ -1,0 +1,120 @@
+"""Command lines that the plugin makes; georsr's own parser has the last word."""
+
+import pytest
+from georsr.cli.quality import layers
+from georsr.cli.sr import command as sr
+from georsr.qgis.georsr_processing.arguments import (
+    DEVICES,
+    MODELS,
+    Request,
+    layers_arguments,
+    shown,
+    split_extra,
+)
+
+
+def parsed(request):
+    words = request.arguments()
+    assert words[0] == "sr"
+    return sr.make_context("sr", words[1:]).params
+
+
+def test_everything_a_dialog_offers_is_understood():
+    values = parsed(
+        Request(
+            source="/a b/ü in.tif",
+            output="-odd.tif",
+            model="segsr-lite-x2",
+            bands=[4, 3, 2],
+            box=(-10.5, 0.1, 1e-7, 4.0),
+            mask="/a b/m ask.geojson",
+            outside_invalid=False,
+            tile=64,
+            device="cpu",
+            nodata=-9999.0,
+            cog=True,
+            consistency="on",
+            tta=True,
+            quality="/a b/q.tif",
+            product_bands="all",
+            band_mode="each",
+            extra="--co DESCRIPTION='Berlin North' --dtype uint16",
+        )
+    )
+    assert values["sources"] == ("/a b/ü in.tif",)
+    assert values["destination"] == "-odd.tif"
+    assert values["model"] == "segsr-lite-x2"
+    assert values["bidx"] == (4, 3, 2)
+    assert values["bbox"] == (-10.5, 0.1, 1e-7, 4.0)
+    assert values["aoi"] == "/a b/m ask.geojson"
+    assert values["aoi_mask"] is False
+    assert (values["tile"], values["device"], values["nodata"]) == (64, "cpu", -9999.0)
+    assert values["cog"]
+    assert (values["consistency"], values["tta"]) == ("on", True)
+    assert (values["bands"], values["band_mode"]) == ("all", "each")
+    assert values["quality"] == "/a b/q.tif"
+    assert values["creation_options"] == (("DESCRIPTION", "Berlin North"),)
+    assert values["dtype"] == "uint16"
+
+
+def test_what_is_not_given_stays_georsrs_default():
+    values = parsed(Request("in.tif", "out.tif", "bicubic-x2"))
+    plain = sr.make_context("sr", ["in.tif", "out.tif"]).params
+    ours = {"model", "progress", "as_json", "overwrite", "resume"}
+    assert {k: v for k, v in values.items() if k not in ours} == {
+        k: v for k, v in plain.items() if k not in ours
+    }
+    assert (values["progress"], values["as_json"]) == ("json", True)
+    assert values["overwrite"] is True
+    assert values["resume"] is False
+
+
+def test_quality_layers_are_asked_for():
+    words = layers_arguments("-in.tif", "p.tif", "q.tif", "w.safetensors", "m.geojson", "cpu")
+    assert words[:2] == ["quality", "layers"]
+    values = layers.make_context("layers", words[2:]).params
+    assert (values["sources"], values["product"]) == (("-in.tif",), "p.tif")
+    assert (values["destination"], values["model"]) == ("q.tif", "w.safetensors")
+    assert (values["aoi"], values["device"]) == ("m.geojson", "cpu")
+    assert (values["resume"], values["overwrite"]) == (False, True)
+    plain = layers.make_context("layers", layers_arguments("i", "p", "q", "", None, "auto")[2:])
+    assert (plain.params["model"], plain.params["aoi"]) == (None, None)
+
+
+def test_additional_options_are_split_as_in_a_shell():
+    assert split_extra("") == []
+    assert split_extra(r"--aoi 'C:\my data\a.geojson' -q") == [
+        "--aoi",
+        r"C:\my data\a.geojson",
+        "-q",
+    ]
+    with pytest.raises(ValueError, match="quotation"):
+        split_extra("--aoi 'open")
+
+
+def test_a_command_is_shown_so_that_it_can_be_pasted():
+    assert shown(["georsr", "sr", "a b.tif"]) == "georsr sr 'a b.tif'"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "/vsicurl/https://h/a.tif?sig=SECRET",
+        "https://me:SECRET@h/a.tif",
+        "/vsicurl?header.Authorization=SECRET&url=https://h/a.tif",
+        "https://SECRET@h/a.tif#SECRET",
+    ],
+)
+def test_a_command_is_shown_without_secrets(address):
+    assert "SECRET" not in shown(["georsr", "sr", address, "out.tif"])
+    assert shown(["a?b.tif", "#c"]) == "'a?b.tif' '#c'"
+
+
+def test_choices_are_those_georsr_has():
+    from georsr.models.registry import DEFAULT, bundled_weights, list_models, resolve_name
+
+    names = {spec.name for spec in list_models()}
+    assert set(MODELS) <= names
+    assert set(bundled_weights()) <= set(MODELS), "name new models in the plugin's catalogue"
+    assert MODELS[0] == DEFAULT.format(scale=4) == resolve_name(None, None)
+    assert DEVICES[0] == "auto"

@@ -1,0 +1,67 @@
+import numpy as np
+import pytest
+
+from georsr.radiometry.nodata import SEARCH, fill_invalid
+from tests.rasters import ramp
+
+
+def holes(seed=0, share=0.3):
+    rng = np.random.default_rng(seed)
+    values = rng.normal(100, 20, (2, 60, 90)).astype("float32")
+    return values, rng.random(values.shape) > share
+
+
+@pytest.mark.parametrize("junk", [np.nan, np.inf, -9999.0, 3.4e38, 0.0])
+def test_invalid_values_have_no_influence(junk):
+    values, valid = holes()
+    reference = fill_invalid(np.where(valid, values, np.float32(1)), valid)
+    filled = fill_invalid(np.where(valid, values, np.float32(junk)), valid)
+    np.testing.assert_array_equal(filled, reference)
+    assert np.isfinite(filled).all()
+    assert filled.dtype == np.float32
+
+
+def test_valid_pixels_are_untouched_and_bands_apart():
+    values, valid = holes()
+    filled = fill_invalid(values, valid)
+    assert (filled[valid].view("uint32") == values[valid].view("uint32")).all()
+    other = values.copy()
+    other[1] *= 7
+    np.testing.assert_array_equal(fill_invalid(other, valid)[0], filled[0])
+
+
+def test_filled_values_lie_among_the_neighbours():
+    values = np.full((1, 20, 20), 5, "float32")
+    values[0, :, 10:] = 9
+    valid = np.ones(values.shape, bool)
+    valid[0, 5:8, 2:5] = False
+    values[~valid] = 1000
+    np.testing.assert_allclose(fill_invalid(values, valid)[0, 5:8, 2:5], 5, rtol=0.2)
+
+
+def test_far_from_everything_is_the_mean():
+    values = np.zeros((1, 4, 200), "float32")
+    values[0, :, 0], values[0, :, 1] = 10, 30
+    valid = np.zeros(values.shape, bool)
+    valid[..., :2] = True
+    filled = fill_invalid(values, valid)
+    np.testing.assert_array_equal(filled[..., 2 * SEARCH + 2 :], 20)
+
+
+def test_a_band_without_valid_pixels_is_constant():
+    values, valid = holes()
+    valid[0] = False
+    assert (fill_invalid(values, valid)[0] == 0).all()
+    assert (fill_invalid(values, valid, empty=0.5)[0] == 0.5).all()
+
+
+def test_one_valid_pixel_fills_everything():
+    valid = np.zeros((1, 50, 50), bool)
+    valid[0, 25, 25] = True
+    filled = fill_invalid(ramp(1, 50, 50, "float32"), valid)
+    np.testing.assert_array_equal(filled, ramp(1, 50, 50, "float32")[0, 25, 25])
+
+
+def test_nothing_to_fill_costs_nothing():
+    values, valid = holes(share=0)
+    assert fill_invalid(values, valid) is values

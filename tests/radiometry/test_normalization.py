@@ -1,0 +1,139 @@
+import numpy as np
+import pytest
+
+from georsr.errors import UsageError
+from georsr.io.reader import open_raster
+from georsr.radiometry.normalization import (
+    Normalization,
+    choose_normalization,
+    normalization_of_sample,
+)
+from tests.rasters import make_raster, ramp
+
+DTYPES = ["uint8", "uint16", "int16", "int32", "float32", "float64"]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_forward_and_inverse_undo_each_other(dtype):
+    values = ramp(dtype=dtype)
+    stretch = Normalization((0.0, 1.0, -5.0), (255.0, 100.0, 50.0), "fixed")
+    scaled = stretch.forward(values)
+    assert scaled.dtype == np.float32
+    expected = (values[1].astype(float) - 1) / 99
+    np.testing.assert_allclose(scaled[1], expected, rtol=1e-6, atol=1e-7)
+    back = stretch.inverse(scaled)
+    assert back.dtype == np.float32
+    np.testing.assert_array_equal(np.rint(back), values)
+
+
+def test_the_input_is_left_alone():
+    values = ramp(1, dtype="float32")
+    copy = values.copy()
+    Normalization((0.0,), (10.0,), "fixed").inverse(
+        Normalization((0.0,), (10.0,), "fixed").forward(values)
+    )
+    np.testing.assert_array_equal(values, copy)
+
+
+def test_large_offsets_keep_small_differences():
+    values = np.array([[[1e9, 1e9 + 1, 1e9 + 2]]])
+    scaled = Normalization((1e9,), (1e9 + 2,), "fixed").forward(values)
+    np.testing.assert_array_equal(scaled, [[[0, 0.5, 1]]])
+    whole = Normalization((2.0**30,), (2.0**30 + 2,), "fixed")
+    np.testing.assert_array_equal(whole.forward((values - 1e9 + 2**30).astype("int32")), scaled)
+
+
+@pytest.mark.parametrize("value", [0.0, 7.0, -3.5])
+def test_a_constant_band_is_not_divided_by_zero(value):
+    values = np.full((1, 4, 5), value, "float32")
+    stretch = normalization_of_sample(values, np.ones(values.shape, bool))
+    assert stretch.lo == stretch.hi == (value,)
+    scaled = stretch.forward(values)
+    assert np.isfinite(scaled).all()
+    np.testing.assert_array_equal(stretch.inverse(scaled), values)
+
+
+def test_split_loses_nothing():
+    x = np.array([[[-0.5, 0.0, 0.25, 1.0, 3.0]]], "float32")
+    clipped, rest = Normalization.clip_with_remainder(x)
+    np.testing.assert_array_equal(clipped, [[[0, 0, 0.25, 1, 1]]])
+    np.testing.assert_array_equal(clipped + rest, x)
+    inside = x[..., 1:4]
+    clipped, rest = Normalization.clip_with_remainder(inside)
+    assert rest is None
+    np.testing.assert_array_equal(clipped, inside)
+
+
+def test_json_round_trip_is_exact():
+    stretch = Normalization((0.1, -3.0), (1 / 3, 1e300), "percentile")
+    assert Normalization.from_json(stretch.to_json()) == stretch
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", '{"lo": [0], "hi": [1], "kind": "x", "more": 1}',
+     '{"lo": [2], "hi": [1], "kind": "x"}', '{"lo": [0, 0], "hi": [1], "kind": "x"}'],
+)  # fmt: skip
+def test_json_that_is_no_stretch_is_refused(text):
+    with pytest.raises(UsageError, match="not a stretch"):
+        Normalization.from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "mode", "expected"),
+    [
+        ("uint8", "auto", (0, 255)),
+        ("uint8", "dtype", (0, 255)),
+        ("int16", "dtype", (-32768, 32767)),
+        ("float32", "dtype", (0, 1)),
+        ("uint16", "100,3000", (100, 3000)),
+        ("uint16", "percentile:0,100", (1, 199)),
+    ],
+)
+def test_modes(tmp_path, dtype, mode, expected):
+    with open_raster(make_raster(tmp_path / "a.tif", ramp(2, dtype=dtype))) as reader:
+        stretch = choose_normalization(reader, mode)
+    assert (stretch.lo, stretch.hi) == ((expected[0],) * 2, (expected[1],) * 2)
+
+
+def test_a_range_per_band(rgb):
+    with open_raster(rgb) as reader:
+        stretch = choose_normalization(reader, "0,1;-2,3;4.5,6")
+        assert (stretch.lo, stretch.hi) == ((0, -2, 4.5), (1, 3, 6))
+        with pytest.raises(UsageError, match="2 ranges for 3 bands"):
+            choose_normalization(reader, "0,1;2,3")
+
+
+@pytest.mark.parametrize(
+    "mode", ["", "auto2", "1", "1,2,3", "2,1", "0,inf", "percentile:9", "percentile:50,20",
+             "percentile:-1,99", "percentile:0,101"],
+)  # fmt: skip
+def test_other_modes_are_refused(rgb, mode):
+    with open_raster(rgb) as reader, pytest.raises(UsageError, match="known are auto"):
+        choose_normalization(reader, mode)
+
+
+def test_percentiles_see_valid_pixels_only(tmp_path):
+    data = np.linspace(100, 200, 2000, dtype="float32").reshape(1, 40, 50)
+    data = np.concatenate([data, data * 10])
+    data[:, :10] = -9999
+    data[1, 11, 0] = np.nan
+    with open_raster(make_raster(tmp_path / "a.tif", data, nodata=-9999)) as reader:
+        stretch = choose_normalization(reader)
+    low, high = np.percentile(data[0, 10:], (0.5, 99.5))
+    assert (stretch.lo[0], stretch.hi[0]) == pytest.approx((low, high))
+    assert stretch.lo[1] == pytest.approx(10 * low, rel=0.01)
+    assert stretch.kind == "percentile"
+
+
+def test_outliers_of_an_almost_constant_band_give_the_range():
+    values = np.full((1, 40, 50), 3, "uint16")
+    values[0, 0, 0] = 900
+    stretch = normalization_of_sample(values, np.ones(values.shape, bool))
+    assert (stretch.lo, stretch.hi) == ((3,), (900,))
+
+
+def test_a_scene_without_valid_pixels_has_a_stretch():
+    values = np.full((2, 4, 5), np.nan, "float32")
+    stretch = normalization_of_sample(values, np.zeros(values.shape, bool))
+    assert (stretch.lo, stretch.hi) == ((0, 0), (1, 1))

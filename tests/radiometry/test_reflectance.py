@@ -1,0 +1,62 @@
+import numpy as np
+import pytest
+
+from georsr.errors import UsageError
+from georsr.io.reader import open_raster
+from georsr.radiometry.normalization import choose_normalization, normalization_of_sample
+
+
+@pytest.fixture
+def stretch_of(make_raster):
+    def find(mode="reflectance", dtype="uint16", name="", tags=None, scale=None):
+        def after(dataset):
+            dataset.descriptions = (name,) * 2
+            dataset.update_tags(**(tags or {}))
+            if scale:
+                dataset.scales, dataset.offsets = (scale[0],) * 2, (scale[1],) * 2
+
+        with open_raster(make_raster(np.zeros((2, 8, 8), dtype), after=after)) as reader:
+            return choose_normalization(reader, mode)
+
+    return find
+
+
+def test_the_files_own_scale(stretch_of):
+    stretch = stretch_of(scale=(0.0001, -0.1))
+    np.testing.assert_allclose((stretch.lo[0], stretch.hi[1]), (1000, 4000))
+    assert stretch.kind == "reflectance"
+    wide = stretch_of("reflectance:0.1,0.5", scale=(0.0001, -0.1))
+    np.testing.assert_allclose((wide.lo[0], wide.hi[0]), (2000, 6000))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "limits"),
+    [
+        ({"tags": {"BOA_QUANTIFICATION_VALUE": "10000", "BOA_ADD_OFFSET": "-1000"}}, (1000, 4000)),
+        ({"tags": {"QUANTIFICATION_VALUE": "10000"}}, (0, 3000)),
+        ({"name": "SR_B4"}, (7272.727, 18181.818)),
+        ({"dtype": "float32"}, (0, 0.3)),
+    ],
+)
+def test_known_sensors(stretch_of, arguments, limits):
+    stretch = stretch_of(**arguments)
+    np.testing.assert_allclose((stretch.lo[0], stretch.hi[0]), limits, rtol=1e-6)
+
+
+def test_what_is_not_known_is_refused(stretch_of):
+    with pytest.raises(UsageError, match=r"band 1 has no scale and offset.*--stretch LO,HI"):
+        stretch_of()
+    with pytest.raises(UsageError, match="expected reflectance:LO,HI"):
+        stretch_of("reflectance:0.5,0.1", scale=(0.1, 0.0))
+    with pytest.raises(UsageError, match="is for files"):
+        normalization_of_sample(np.zeros((1, 4)), np.ones((1, 4), bool), "reflectance")
+
+
+def test_an_offset_may_be_told_band_by_band(make_raster):
+    def after(dataset):
+        dataset.update_tags(BOA_QUANTIFICATION_VALUE="10000")
+        dataset.update_tags(1, BOA_ADD_OFFSET="-1000")
+
+    with open_raster(make_raster(np.zeros((2, 8, 8), "uint16"), after=after)) as reader:
+        stretch = choose_normalization(reader, "reflectance")
+    np.testing.assert_allclose(stretch.lo, (1000, 0))

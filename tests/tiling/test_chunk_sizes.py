@@ -1,0 +1,81 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from georsr.tiling.grid import make_grid
+from georsr.tiling.partition import MAX_REPEATED_WORK, chunk_side, chunk_sizes
+from georsr.window import Window
+
+PLENTY = 2**60
+
+
+@given(st.integers(1, 500), st.integers(1, 500))
+def test_pieces_cover_an_axis(length, size):
+    sizes = chunk_sizes(length, size)
+    assert sum(sizes) == length
+    assert set(sizes[:-1]) <= {size}
+    assert 0 < sizes[-1] <= size
+
+
+@st.composite
+def plans(draw):
+    halo, overlap = draw(st.integers(0, 8)), draw(st.integers(0, 8))
+    tile = 2 * halo + 3 * overlap + draw(st.integers(8, 40))
+    height, width = draw(st.integers(1, 4000)), draw(st.integers(1, 4000))
+    scale = draw(st.sampled_from([1, 2, 3, 4]))
+    return make_grid(height, width, scale=scale, tile=tile, halo=halo, overlap=overlap)
+
+
+@given(plans(), st.sampled_from([16, 64]))
+def test_little_is_made_twice(plan, multiple):
+    side = chunk_side(plan, multiple, 1, PLENTY)
+    assert side % multiple == side % plan.scale == 0
+    lr = side // plan.scale
+    made = 0
+    borders = [math.ceil(n / lr) - 1 for n in (plan.height, plan.width)]
+    for top in range(0, plan.height, lr):
+        for left in range(0, plan.width, lr):
+            height, width = min(lr, plan.height - top), min(lr, plan.width - left)
+            made += len(plan.subgrid(Window(top, left, height, width)))
+    # a border lies in one tile, or in the overlap of two
+    assert made <= (len(plan.rows) + 2 * borders[0]) * (len(plan.columns) + 2 * borders[1])
+
+
+@pytest.mark.parametrize("size", [3000, 7777, 20000])
+def test_shipped_tiles_are_seldom_made_twice(size):
+    plan = make_grid(size, size, scale=4, tile=192, halo=4, overlap=8)
+    lr = chunk_side(plan, 512, 3, PLENTY) // 4
+    made = sum(
+        len(plan.subgrid(Window(top, left, min(lr, size - top), min(lr, size - left))))
+        for top in range(0, size, lr)
+        for left in range(0, size, lr)
+    )
+    assert len(plan) <= made <= len(plan) * (1 + MAX_REPEATED_WORK)
+
+
+def test_parts_stay_affordable():
+    plan = make_grid(9000, 9000, scale=4, tile=192, halo=4, overlap=8)
+    assert chunk_side(plan, 512, 3, 2**29) == 6656
+    assert chunk_side(plan, 512, 24, 2**29) == 4608
+    assert 4608**2 * 24 <= 2**29
+    assert chunk_side(plan, 512, 24, 1) == 512
+
+
+@pytest.mark.parametrize("multiple_of", [1, 8])
+def test_a_part_reads_what_its_tiles_read(multiple_of):
+    plan = make_grid(97, 130, scale=2, tile=32, halo=4, overlap=8, multiple_of=multiple_of)
+    assert plan.read_extent == Window(0, 0, 97, 130)
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        top, left = int(rng.integers(97)), int(rng.integers(130))
+        h, w = 1 + int(rng.integers(97 - top)), 1 + int(rng.integers(130 - left))
+        part = plan.subgrid(Window(top, left, h, w))
+        reads = [tile.input_window.moved(top, left).intersection(plan.read_extent) for tile in part]
+        reach = part.read_extent.moved(top, left)
+        assert reach.top == min(read.top for read in reads)
+        assert reach.left == min(read.left for read in reads)
+        assert reach.bottom == max(read.bottom for read in reads)
+        assert reach.right == max(read.right for read in reads)

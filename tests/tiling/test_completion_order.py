@@ -1,0 +1,36 @@
+"""The order of blocks is that in which a register finishes them."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from georsr.tiling.grid import make_grid
+from georsr.tiling.partition import completion_order
+from georsr.tiling.stitch import TileStitcher
+
+
+def finished(plan, block, top=0):
+    register = TileStitcher(plan, 1, 1, np.dtype("uint8"), block, top)
+    s = plan.scale
+    for tile in plan:
+        made = tile.output_window
+        pixels = np.zeros((1, s * made.height, s * made.width), np.float32)
+        for window, _ in register.add(tile, pixels, lambda values, window: values.astype("uint8")):
+            yield window.top // block, window.left // block
+
+
+@given(
+    st.integers(1, 120),
+    st.integers(1, 120),
+    st.integers(1, 4),
+    st.integers(0, 3),
+    st.integers(0, 4),
+    st.sampled_from([16, 48, 128]),
+)
+def test_blocks_come_as_a_register_finishes_them(height, width, scale, halo, overlap, block):
+    plan = make_grid(height, width, scale=scale, tile=24, halo=halo, overlap=overlap)
+    order = list(completion_order(plan, block))
+    assert order == list(finished(plan, block))
+    middle = order[len(order) // 2][0]
+    rest = [place for place in order if place[0] >= middle]
+    assert list(completion_order(plan, block, middle)) == rest

@@ -1,0 +1,88 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from georsr.tiling.grid import make_grid
+from georsr.tiling.partition import MAX_TASK_TILES, parts_grid, task_grid
+
+ROOM = 2**40
+
+
+def plan_of(height, width, scale=4, tile=128, halo=8, overlap=16):
+    return make_grid(height, width, scale=scale, tile=tile, halo=halo, overlap=overlap)
+
+
+def tiles(plan, window):
+    return len(plan.subgrid(window.coarser(plan.scale)))
+
+
+@given(
+    st.integers(1, 700),
+    st.integers(1, 700),
+    st.integers(1, 4),
+    st.integers(1, 9),
+    st.sampled_from([16, 48, 128]),
+)
+def test_they_cover_the_product_once_in_whole_blocks(height, width, scale, machines, block):
+    plan = plan_of(height, width, scale, tile=40, halo=2, overlap=4)
+    for grid in (task_grid(plan, block, machines, width * scale, ROOM), parts_grid(plan, block)):
+        seen = np.zeros((plan.out_height, plan.out_width), int)
+        for number, window in enumerate(grid):
+            seen[window.slices] += 1
+            assert window.top % block == window.left % block == 0
+            assert window.top % scale == window.left % scale == 0
+            assert grid.index_at(window.top, window.left) == number
+            assert grid.index_at(window.bottom - 1, window.right - 1) == number
+        assert (seen == 1).all()
+        assert len(grid) == grid.rows * grid.columns
+
+
+@pytest.mark.parametrize("machines", [1, 4, 16])
+def test_a_large_product_is_shared_in_64_to_256_tiles(machines):
+    plan = plan_of(20_000, 20_000)
+    grid = task_grid(plan, 512, machines, 80_000 * 3, ROOM)
+    inner = grid.window(grid.columns + 1)
+    assert 64 <= tiles(plan, inner) <= MAX_TASK_TILES
+    repeated = sum(tiles(plan, window) for window in grid) / len(plan)
+    assert repeated < 1.25
+
+
+def test_parts_do_not_depend_on_the_machines_and_are_large():
+    plan = plan_of(20_000, 20_000)
+    grid = parts_grid(plan, 512)
+    assert 128 <= tiles(plan, grid.window(grid.columns + 1)) <= MAX_TASK_TILES
+
+
+@pytest.mark.parametrize(
+    ("side", "share"), [(768, 0.60), (1200, 0.65), (1500, 0.6), (2000, 0.58), (2500, 0.57)]
+)
+def test_two_machines_share_a_small_product_and_repeat_little(side, share):
+    plan = plan_of(side, side, tile=192)
+    grid = task_grid(plan, 512, 2, side * 12, ROOM)
+    ends = [0, 0]
+    for window in grid:
+        ends[ends.index(min(ends))] += tiles(plan, window)
+    assert max(ends) <= share * len(plan)
+
+
+def test_what_waits_for_its_turn_is_bounded():
+    plan = plan_of(20_000, 20_000)
+    row = 80_000 * 3
+    grid = task_grid(plan, 512, 4, row, 512 * row)
+    assert grid.side_y == 512
+    assert 64 <= tiles(plan, grid.window(1)) <= 2 * MAX_TASK_TILES
+
+
+def test_a_resumed_run_begins_at_its_first_missing_row():
+    plan = plan_of(2000, 2000)
+    grid = task_grid(plan, 512, 2, 8000 * 3, ROOM, top=1024)
+    assert grid.top == 1024
+    assert grid.window(0).top == 1024
+    assert grid.window(len(grid) - 1).bottom == plan.out_height
+
+
+def test_a_million_tiles_are_cut_at_once():
+    plan = plan_of(100_000, 100_000)
+    assert len(plan) > 1_000_000
+    assert 4_000 < len(parts_grid(plan, 512)) < 16_000

@@ -1,0 +1,183 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from georsr.tiling.grid import make_grid
+from georsr.tiling.stitch import BUFFER_BYTES, TileStitcher, blend, pad_to, raised_cosine
+
+
+def enlarge(image, s):
+    return image.repeat(s, -2).repeat(s, -1)
+
+
+def keep(values, window):
+    return values
+
+
+def join(plan, image, block, change=lambda tile, values: values):
+    """Run a nearest-neighbour model through the register; returns the joined product."""
+    s = plan.scale
+    register = TileStitcher(plan, image.shape[0], image.shape[0], np.dtype(np.float32), block)
+    product = np.full((image.shape[0], plan.out_height, plan.out_width), np.nan, np.float32)
+    for tile in plan:
+        made = tile.output_window
+        values = enlarge(image[(slice(None), *made.slices)], s).astype(np.float32)
+        for window, pixels in register.add(tile, change(tile, values), keep):
+            assert window.top % block == 0
+            assert window.left % block == 0
+            assert np.isnan(product[(slice(None), *window.slices)]).all(), "written twice"
+            product[(slice(None), *window.slices)] = pixels
+    assert register.empty
+    return product
+
+
+edge_sizes = [1, 2, 3, 31, 37, 39, 40, 41, 79, 80, 81, 97]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    height=st.sampled_from(edge_sizes),
+    width=st.sampled_from(edge_sizes),
+    scale=st.integers(1, 4),
+    halo=st.integers(0, 4),
+    overlap=st.integers(0, 8),
+    block=st.sampled_from([16, 48]),
+)
+def test_identity_in_identity_out(height, width, scale, halo, overlap, block):
+    plan = make_grid(height, width, scale=scale, tile=40, halo=halo, overlap=overlap)
+    image = np.random.default_rng(0).random((2, height, width), np.float32) * 1000
+    np.testing.assert_array_equal(join(plan, image, block), enlarge(image, scale))
+
+
+@pytest.mark.parametrize("value", [0.1, 1 / 3, 254.99998, -1e7, 1e-30])
+def test_constant_in_constant_out_bit_for_bit(value):
+    plan = make_grid(90, 131, scale=3, tile=40, halo=3, overlap=7)
+    image = np.full((1, 90, 131), value, np.float32)
+    assert (join(plan, image, 32) == np.float32(value)).all()
+
+
+def test_tiles_hand_over_gradually():
+    """With tiles that disagree by one, the step is spread over the overlap, edges untouched."""
+    plan = make_grid(40, 100, scale=2, tile=40, halo=2, overlap=8)
+    image = np.zeros((1, 40, 100), np.float32)
+    product = join(plan, image, 16, lambda tile, v: v + tile.column)[0, 0]
+    assert product[0] == 0
+    assert product[-1] == len(plan.columns) - 1
+    steps = np.diff(product)
+    assert steps.min() >= 0
+    assert steps.max() < 0.15
+    corner = join(plan, image, 16, lambda tile, v: v + 5)
+    assert (corner == 5).all()
+
+
+def test_holds_one_block_row_not_the_image():
+    plan = make_grid(400, 200, scale=2, tile=40, halo=2, overlap=4)
+    register = TileStitcher(plan, 1, 1, np.dtype(np.uint8), 32)
+    most = 0
+    for tile in plan:
+        made = tile.output_window
+        values = np.zeros((1, made.height * 2, made.width * 2), np.float32)
+        list(register.add(tile, values, lambda v, w: v.astype(np.uint8)))
+        most = max(most, len(register._blocks))
+    across = -(-400 // 32)
+    assert most <= across + 3
+
+
+@pytest.mark.parametrize("block", [16, 128, 512])  # many to a slab, a few, and larger than one
+def test_a_block_belongs_to_whoever_took_it(block):
+    plan = make_grid(140, 190, scale=4, tile=40, halo=2, overlap=4)
+    image = np.random.default_rng(0).random((2, 140, 190), np.float32)
+    register = TileStitcher(plan, 2, 2, np.dtype(np.float32), block)
+    taken = [
+        made
+        for tile in plan
+        for made in register.add(
+            tile, enlarge(image[(slice(None), *tile.output_window.slices)], 4), keep
+        )
+    ]
+    assert (2 * 4 * block**2 > BUFFER_BYTES) == (block == 512)
+    product = enlarge(image, 4)
+    for window, pixels in taken:  # only now: later ones were made in other memory
+        np.testing.assert_array_equal(pixels, product[(slice(None), *window.slices)])
+        pixels[:] = np.nan
+    assert sum(window.height * window.width for window, _ in taken) == product[0].size
+
+
+EMPTY = 7.0
+
+
+def join_sparse(plan, image, block):
+    """As ``join``, of an image whose invalid pixels are EMPTY; also how many blocks are views."""
+    s = plan.scale
+    product = enlarge(image, s)
+
+    def finish(values, window):
+        if values is None:
+            shape = image.shape[0], window.height, window.width
+            return np.broadcast_to(np.float32(EMPTY), shape)
+        there = product[(slice(None), *window.slices)]
+        return np.where(there == EMPTY, np.float32(EMPTY), values)
+
+    register = TileStitcher(plan, image.shape[0], image.shape[0], np.dtype(np.float32), block)
+    joined, views = np.full_like(product, np.nan), 0
+    for tile in plan:
+        made = image[(slice(None), *tile.output_window.slices)]
+        values = None if (made == EMPTY).all() else enlarge(made, s)
+        for window, pixels in register.add(tile, values, finish):
+            joined[(slice(None), *window.slices)] = pixels
+            views += pixels.strides[1:] == (0, 0)
+            assert pixels.flags.writeable != (pixels.strides[1:] == (0, 0))
+    return joined, product, views
+
+
+@pytest.mark.parametrize("block", [16, 48, 512])
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.3, 1.0])
+def test_blocks_of_a_sparse_image_hold_one_pixel_until_there_is_another(share, block):
+    rng = np.random.default_rng(5)
+    patches = rng.random((1, 25, 24)) < share  # of 10 x 10 pixels that are not empty
+    image = rng.random((2, 250, 240), np.float32)
+    image[:, ~enlarge(patches, 10)[0]] = EMPTY
+    plan = make_grid(250, 240, scale=2, tile=40, halo=3, overlap=6)
+    joined, product, views = join_sparse(plan, image, block)
+    np.testing.assert_array_equal(joined, product)
+    blocks = (-(-500 // block)) * (-(-480 // block))
+    assert (views == blocks) if share == 0 else (views < blocks)
+
+
+def test_an_empty_block_takes_no_memory():
+    plan = make_grid(60, 5000, scale=4, tile=40, halo=2, overlap=4)
+    register = TileStitcher(plan, 3, 3, np.dtype(np.uint8), 256)
+    nothing = np.zeros((3, 1, 1), np.uint8)
+    for tile in plan:
+        list(
+            register.add(tile, None, lambda _, w: np.broadcast_to(nothing, (3, w.height, w.width)))
+        )
+        assert all(block.slab is None for block in register._blocks.values())
+    assert len(register._slab) == 1, "never grown"
+
+
+def test_ramp_is_symmetric_and_inside():
+    for n in (1, 2, 7, 32):
+        weights = raised_cosine(n)
+        np.testing.assert_allclose(weights + weights[::-1], 1, atol=1e-6)
+        assert (weights > 0).all()
+        assert (weights < 1).all()
+        assert (np.diff(weights) > 0).all()
+    assert raised_cosine(0).shape == (0,)
+
+
+def test_blend_is_exact_where_tiles_agree():
+    a = np.random.default_rng(1).random((2, 5, 9), np.float32)
+    np.testing.assert_array_equal(blend(a, a.copy(), raised_cosine(9)), a)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 3, 1), (1, 2, 5), (3, 7, 8)])
+def test_padding_reflects_and_keeps_the_image(shape):
+    image = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    padded = pad_to(image, 16, 17)
+    assert padded.shape == (shape[0], 16, 17)
+    np.testing.assert_array_equal(padded[:, : shape[1], : shape[2]], image)
+    assert set(np.unique(padded)) <= set(np.unique(image))
+    if shape[1] > 2:
+        np.testing.assert_array_equal(padded[:, shape[1], 0], image[:, shape[1] - 2, 0])

@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from georsr.errors import UsageError
+from georsr.xarray.coords import Axis, axis_from_coords
+
+origins = st.floats(-1e7, 1e7)
+steps = st.one_of(st.floats(1e-5, 1e5), st.floats(-1e5, -1e-5))
+
+
+@given(origins, steps, st.integers(1, 300), st.integers(1, 5))
+def test_a_finer_axis_has_the_same_edges(origin, step, length, scale):
+    coarse = Axis(origin, step, length)
+    fine = coarse.refine(scale)
+    assert fine.length == length * scale
+    assert fine.origin == origin
+    end = coarse.origin + coarse.length * coarse.step
+    assert fine.origin + fine.length * fine.step == pytest.approx(end, rel=1e-12, abs=1e-9)
+    centres = fine.coords().reshape(length, scale).mean(axis=1)
+    size = abs(origin) + abs(step) * length
+    np.testing.assert_allclose(centres, coarse.coords(), rtol=0, atol=1e-12 * size)
+
+
+@given(origins, st.floats(1e-3, 1e5), st.integers(2, 300), st.integers(0, 200), st.booleans())
+def test_what_is_written_down_is_exact_also_for_a_part(origin, step, length, start, corners):
+    whole = Axis(origin, step, start + length, 0.0 if corners else 0.5)
+    found = axis_from_coords("x", whole.coords()[start:], (origin, step), corners=True)
+    assert found.step == step
+    assert found.pixel_ref == whole.pixel_ref
+    assert found.origin == origin + start * step
+    assert found.length == length
+
+
+def test_labels_win_over_what_no_longer_holds():
+    labels = Axis(100.0, 10.0, 50).coords()
+    every_second = axis_from_coords("x", labels[::2], (100.0, 10.0))
+    assert (every_second.origin, every_second.step) == (95.0, 20.0)
+    elsewhere = axis_from_coords("x", labels + 3.0, (100.0, 10.0))
+    assert (elsewhere.origin, elsewhere.step) == (103.0, 10.0)
+    # half a pixel off: only those who say that labels are corners are believed
+    assert axis_from_coords("x", labels - 5.0, (100.0, 10.0)).origin == 95.0
+    assert axis_from_coords("x", labels - 5.0, (100.0, 10.0), corners=True).origin == 100.0
+
+
+def test_rounded_labels_are_even():
+    degrees = (10 + (np.arange(500) + 0.5) * 1e-4).astype("float32")
+    axis = axis_from_coords("longitude", degrees, (10.0, 1e-4))
+    assert (axis.origin, axis.step) == (10.0, 1e-4)
+    assert axis_from_coords("x", np.arange(5)[::-1]) == Axis(4.5, -1.0, 5)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0.0, 1.0, 3.0], r"'x': is not evenly spaced, its steps go from 1 to 2; resample"),
+        ([1.0, 1.0, 1.0], "not evenly spaced"),
+        ([0.0, np.nan, 2.0], "not evenly spaced"),
+        ([0.0], "one pixel does not tell its size; .*write_transform"),
+        (["a", "b"], "holds <U1, expected numbers"),
+    ],
+)
+def test_other_labels_are_refused(labels, message):
+    with pytest.raises(UsageError, match=message):
+        axis_from_coords("x", np.asarray(labels))
+
+
+def test_one_pixel_may_have_its_size_written_down():
+    assert axis_from_coords("y", np.array([95.0]), (100.0, -10.0)) == Axis(100.0, -10.0, 1)
