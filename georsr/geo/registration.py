@@ -154,7 +154,7 @@ def _hann(length: int, offset: float) -> AnyArray:
 
 def _windowed(image: AnyArray, offset: AnyArray) -> AnyArray:
     window = np.outer(_hann(image.shape[0], offset[0]), _hann(image.shape[1], offset[1]))
-    return (image - (image * window).sum() / window.sum()) * window
+    return np.asarray((image - (image * window).sum() / window.sum()) * window)
 
 
 def _cross_spectrum(a: AnyArray, b: AnyArray, shift: AnyArray, cutoff: float) -> AnyArray:

@@ -96,7 +96,7 @@ def test_a_list_of_ones_own_splits_a_plain_folder(tmp_path, write_tiny):
     train = open_dataset(tmp_path / "data", split="train", split_list=str(path))
     assert [image.key for image in train] == ["field/1", "town/1"]
     path.write_text(json.dumps({"train": [f"town/{i}" for i in range(1, 9)]}))
-    message = r"6 of the 8 images of part 'train' are not there: town/3, .*, town/7, \.\.\."
+    message = r"6 of the 8 images of part 'train' are missing: town/3, .*, town/7, \.\.\."
     with pytest.raises(InputError, match=message):
         open_dataset(tmp_path / "data", split="train", split_list=str(path))
 
@@ -110,7 +110,7 @@ def test_missing_class_folders_are_named(ucmerced, tmp_path):
         open_dataset(root, split="train")
     (root / "beach").mkdir()
     (root / "harbor").mkdir()
-    message = r"120 of the 1260 images .* not there: beach/beach00, .*, \.\.\."
+    message = r"120 of the 1260 images .* missing: beach/beach00, .*, \.\.\."
     with pytest.raises(InputError, match=message):
         open_dataset(root, split="train")
 
@@ -122,7 +122,7 @@ def test_what_is_not_there_or_does_not_match(tmp_path, write_tiny):
     with pytest.raises(InputError, match="no images; expected <class>/<image>"):
         open_dataset(tmp_path / "empty")
     write_tiny(tmp_path / "mine" / "town" / "1.png")
-    with pytest.raises(InputError, match="does not hold UC Merced Land Use; looked for its 21"):
+    with pytest.raises(InputError, match="does not hold UC Merced Land Use; expected its 21"):
         open_dataset(tmp_path / "mine", "ucmerced")
     with pytest.raises(UsageError, match="layout 'coco': expected one of auto, ucmerced"):
         open_dataset(tmp_path / "mine", "coco")
