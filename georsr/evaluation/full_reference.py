@@ -19,9 +19,9 @@ from georsr.evaluation.metrics import SSIM_WINDOW
 from georsr.geo.registration import common_windows, phase_shift, scale_between
 from georsr.io.reader import RasterReader, open_raster
 from georsr.radiometry.degradation import (
-    Bicubic,
+    BicubicDegradation,
     Degradation,
-    Sensor,
+    SensorDegradation,
     bicubic_downsample,
     blur_and_sample,
     sharpened,
@@ -30,7 +30,7 @@ from georsr.radiometry.kernels import Kernel, psf_sigma
 from georsr.radiometry.nodata import erode_mask
 from georsr.redact import redact_url
 from georsr.tiling.grid import spread_windows
-from georsr.window import AnyArray, BoolArray, FloatArray, PixelBlock, Window, grow_window
+from georsr.window import AnyArray, BoolArray, FloatArray, PixelBlock, Window
 
 
 def data_range(reader: RasterReader) -> float:
@@ -107,9 +107,9 @@ def linear_degradation(degradation: Degradation | Kernel, scale: int) -> LinearD
         return LinearDegradation(
             f"kernel {degradation}", degradation.shrink, degradation.radius(scale)
         )
-    if isinstance(degradation, Bicubic):
+    if isinstance(degradation, BicubicDegradation):
         return LinearDegradation("bicubic", bicubic_downsample, degradation.margin(scale) // scale)
-    if isinstance(degradation, Sensor) and degradation.system_is_fixed:
+    if isinstance(degradation, SensorDegradation) and degradation.system_is_fixed:
         mtf, sharpen = degradation.mtf[0], degradation.sharpen[0]
         sigma = psf_sigma(mtf, scale, degradation.pixel)
 
@@ -184,7 +184,7 @@ def _degraded(
 ) -> tuple[AnyArray, BoolArray]:
     """Degrade the output under a block of the source; True where it depends on valid pixels."""
     full = Window(0, 0, sr.info.height // scale, sr.info.width // scale)
-    padded = grow_window(block, linear.margin).intersection(full) or block
+    padded = block.grow(linear.margin).intersection(full) or block
     output = sr.read(padded.scaled(scale))
     degraded = linear.apply(np.where(output.valid, output.values, 0).astype(np.float32), scale)
     bands, rows, columns = degraded.shape
@@ -390,9 +390,9 @@ def compare_with_source(
     UsageError, InputError
         As for :func:`compare`, or source and output do not belong together.
     """
-    with open_raster(sr_path) as sr, open_raster(lr_path, bidx=bidx) as lr:
+    with open_raster(sr_path) as sr, open_raster(lr_path, indexes=bidx) as lr:
         scale = scale_between(sr.info, lr.info)
-        consistency = measure_consistency(sr, lr, degradation or Bicubic())
+        consistency = measure_consistency(sr, lr, degradation or BicubicDegradation())
     return replace(compare(sr_path, hr_path, scale=scale), consistency=consistency)
 
 
@@ -416,7 +416,7 @@ def compare_bicubic(
     UsageError
         The SR raster's size is not a multiple of the source's.
     """
-    with open_raster(sr_path) as sr, open_raster(lr_path, bidx=bidx) as lr:
+    with open_raster(sr_path) as sr, open_raster(lr_path, indexes=bidx) as lr:
         scale = scale_between(sr.info, lr.info)
     with tempfile.TemporaryDirectory() as folder:
         output = str(Path(folder) / "bicubic.tif")

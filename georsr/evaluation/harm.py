@@ -121,7 +121,7 @@ def _measure_model(output: str, source: str, bidx: Sequence[int] | None) -> tupl
     config = recorded.config(aoi="")
     model = open_model(recorded.shipped_model())
     recorded.check(model.sha256)
-    with open_raster(source, bidx=bidx) as reader:
+    with open_raster(source, indexes=bidx) as reader:
         height, width = (min(RUN_SIZE, n) for n in (reader.info.height, reader.info.width))
         top, left = (reader.info.height - height) // 2, (reader.info.width - width) // 2
         block = reader.read(Window(top, left, height, width))

@@ -22,7 +22,7 @@ from georsr.evaluation.reports.figures import bicubic_block
 from georsr.geo.registration import scale_between
 from georsr.inference.kernel_estimation import BLOCK
 from georsr.io.reader import RasterReader, open_raster
-from georsr.radiometry.degradation import Bicubic, Degradation
+from georsr.radiometry.degradation import BicubicDegradation, Degradation
 from georsr.radiometry.kernels import Kernel
 from georsr.radiometry.nodata import erode_mask
 from georsr.tiling.grid import spread_windows
@@ -89,7 +89,7 @@ class NoReferenceReport:
         Frequencies of the power spectra in cycles per source pixel; 0.5 is the source's Nyquist
         frequency.
     images : tuple of Sharpness
-        Bicubic, if there is a source, then the output.
+        BicubicDegradation, if there is a source, then the output.
     consistency : Consistency or None
     harm : HarmReport or None
         None without a source.
@@ -216,8 +216,8 @@ def measure_no_reference(
                     f"{sr_path}: its scale is not known; give its source (--lr) or --scale"
                 )
             return _report(sr, None, factor, None)
-        with open_raster(lr_path, bidx=bidx) as lr:
-            consistency = measure_consistency(sr, lr, degradation or Bicubic())
+        with open_raster(lr_path, indexes=bidx) as lr:
+            consistency = measure_consistency(sr, lr, degradation or BicubicDegradation())
             report = _report(sr, lr, scale_between(sr.info, lr.info), consistency)
     bicubic, output = report.images
     harm = measure_harm(

@@ -28,7 +28,7 @@ from georsr.evaluation.pair_metrics import (
 )
 from georsr.evaluation.reports.figures import Example, Panel, draw_box, max_error_crop
 from georsr.evaluation.reports.pairs_report import PairRow, PairsReport, summarize
-from georsr.io.metadata import RasterInfo, pixel_size
+from georsr.io.metadata import RasterInfo, format_pixel_size
 from georsr.io.reader import RasterReader, open_raster
 from georsr.models.io import Model, open_model
 from georsr.models.registry import resolve_name
@@ -154,12 +154,12 @@ def open_pair(pair: Pair) -> PairPixels:
         open_raster(pair.fine) as hr,
     ):
         try:
-            rgb = tuple(lr.info.bidx.index(number) for number in pair.rgb)
+            rgb = tuple(lr.info.indexes.index(number) for number in pair.rgb)
         except ValueError:
             wanted = ",".join(map(str, pair.rgb))
             raise UsageError(
                 f"{pair.coarse}: bands {wanted} are red, green and blue by the list; "
-                f"available: {', '.join(lr.info.choices)}"
+                f"available: {', '.join(lr.info.selectable_bands)}"
             ) from None
         lr_window, hr_window = common_ground(lr.info, hr.info, pair.scale)
         return PairPixels(_read_valid(lr, lr_window), _read_valid(hr, hr_window)[0], rgb)
@@ -212,7 +212,7 @@ def _corner(lr: RasterInfo, hr: RasterInfo, scale: int) -> tuple[int, int]:
         )
     if max(abs(relative.a - 1), abs(relative.e - 1)) > TOLERANCE:
         raise UsageError(
-            f"{lr.path} has pixels of {pixel_size(lr)}, {hr.path} of {pixel_size(hr)}: expected a "
+            f"{lr.path} has pixels of {format_pixel_size(lr)}, {hr.path} of {format_pixel_size(hr)}: expected a "
             f"ratio of {scale}, the scale in the list"
         )
     return round(relative.f), round(relative.c)

@@ -71,7 +71,7 @@ def quicklook(reader: RasterReader, stretch: DisplayStretch) -> AnyArray:
     height, width = reader.info.height, reader.info.width
     step = max(1.0, max(height, width) / QUICKLOOK_SIZE)
     return stretch.to_rgb(
-        reader.decimated(max(1, round(height / step)), max(1, round(width / step)))
+        reader.read_decimated(max(1, round(height / step)), max(1, round(width / step)))
     )
 
 

@@ -127,7 +127,7 @@ def report_output(
         tags = dict(sr.info.tags.get("", {}))
         bands = bidx or _source_bands(source, sr, tags)
         kernel = _consistency_kernel(tags)
-        with open_raster(source, bidx=bands) as lr:
+        with open_raster(source, indexes=bands) as lr:
             scale = scale_between(sr.info, lr.info)
             consistency = measure_consistency(sr, lr, kernel)
             shift = shift_against_bicubic(sr, lr, scale)
@@ -272,7 +272,7 @@ def collect_images(report: OutputReport, layers: str | None = None) -> Images:
     layers
         Path of the quality layers, if there are any.
     """
-    with open_raster(report.source, bidx=report.bidx) as lr, open_raster(report.output) as sr:
+    with open_raster(report.source, indexes=report.bidx) as lr, open_raster(report.output) as sr:
         stretch, scale = display_stretch(lr), report.scale
         crops = []
         for window in high_contrast_windows(lr, CROP_SIZE, CROPS):
@@ -288,7 +288,7 @@ def collect_images(report: OutputReport, layers: str | None = None) -> Images:
         quicklooks = quicklook(lr, stretch), quicklook(sr, stretch)
     if layers is None:
         return Images(*quicklooks, tuple(crops))
-    with open_raster(layers, bidx=(1,)) as reader:
+    with open_raster(layers, indexes=(1,)) as reader:
         sample = reader.sample()
         valid = sample.values[sample.valid]
         top = float(np.percentile(valid, 98)) if valid.size else 1.0
