@@ -212,8 +212,8 @@ def _corner(lr: RasterInfo, hr: RasterInfo, scale: int) -> tuple[int, int]:
         )
     if max(abs(relative.a - 1), abs(relative.e - 1)) > TOLERANCE:
         raise UsageError(
-            f"{lr.path} has pixels of {format_pixel_size(lr)}, {hr.path} of {format_pixel_size(hr)}: expected a "
-            f"ratio of {scale}, the scale in the list"
+            f"{lr.path} has pixels of {format_pixel_size(lr)}, {hr.path} of "
+            f"{format_pixel_size(hr)}: expected a ratio of {scale}, the scale in the list"
         )
     return round(relative.f), round(relative.c)
 
