@@ -146,6 +146,7 @@ def _connect_in_thread(scheduler: SchedulerAddress, should_stop: Callable[[], bo
         given_up.set()
         result.add_done_callback(lambda late: late.exception() or late.result().close())
         raise
+    _check_cancelled(should_stop)  # an interrupted run does not also say why it failed
     return result.result()
 
 

@@ -80,7 +80,7 @@ def measure_seams(
     spec = model.spec
     tile = options.get("tile") or spec.tile
     shift = max(spec.multiple_of, tile // 2 // spec.multiple_of * spec.multiple_of)
-    with open_raster(source, bidx=bidx) as reader:
+    with open_raster(source, indexes=bidx) as reader:
         height, width = reader.info.height, reader.info.width
         if min(height, width) < 2 * tile:
             raise UsageError(

@@ -232,7 +232,10 @@ class WriteParts:
         """Write what is missing, and publish the VRT."""
         job, config, info = self.job, self.job.config, self.job.reader.info
         grid = grid_of(job)
-        key = job.key | {"tile": str(job.plan.tile), "parts": f"{grid.side_y} x {grid.side_x}"}
+        key = job.key | {
+            "tile": str(job.plan.tile),
+            "parts": f"{grid.task_height} x {grid.task_width}",
+        }
         index = PartsFolder(self.folder, job.destination, key, config.resume)
         try:
             with index:
