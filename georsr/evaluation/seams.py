@@ -10,9 +10,9 @@ import numpy as np
 
 from georsr.api import super_resolve_array
 from georsr.errors import UsageError
+from georsr.io.normalization import choose_normalization
 from georsr.io.reader import open_raster
 from georsr.models.io import Model
-from georsr.radiometry.normalization import choose_normalization
 from georsr.redact import redact_url
 from georsr.window import Window
 

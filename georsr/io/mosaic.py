@@ -249,7 +249,8 @@ def _offset(first: RasterInfo, info: RasterInfo) -> tuple[int, int]:
             raise UsageError(
                 f"{info.path}: does not lie on the grid of {first.path}: a corner misses it by "
                 f"{miss:.3g} pixels (pixels are {format_pixel_size(info)}, "
-                f"expected {format_pixel_size(first)}); warp it first, for example with gdalwarp -tap -tr"
+                f"expected {format_pixel_size(first)}); warp it first, for example with "
+                "gdalwarp -tap -tr"
             )
     return column, row
 
