@@ -165,7 +165,7 @@ def test_what_is_fixed():
     ],
 )
 def test_mappings_round_trip(degradation):
-    mapping = degradation.to_mapping()
+    mapping = degradation.to_dict()
     assert degradation_from_dict(mapping, "recipe") == degradation
     assert mapping["kind"] == degradation.name
     assert degradation.name in degradation.describe()
