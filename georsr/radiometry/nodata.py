@@ -114,3 +114,23 @@ def dataset_mask(valid: BoolArray) -> AnyArray:
         that is invalid in one of them must not pass for a measurement.
     """
     return np.where(valid.all(axis=0), np.uint8(255), np.uint8(0))
+
+
+def erode_mask(valid: BoolArray, radius: int, *, border: bool = True) -> BoolArray:
+    """Return the pixels without an invalid one within ``radius`` pixels of them.
+
+    Parameters
+    ----------
+    valid
+        (..., h, w).
+    radius
+        Half the size of the square that must be valid, in pixels.
+    border
+        Whether pixels beyond the image count as valid.
+    """
+    padding = [(0, 0)] * (valid.ndim - 2) + [(radius, radius)] * 2
+    eroded = np.pad(valid, padding, constant_values=border)
+    for axis in (-2, -1):
+        windows = np.lib.stride_tricks.sliding_window_view(eroded, 2 * radius + 1, axis=axis)
+        eroded = np.asarray(windows.all(-1))
+    return eroded

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from georsr._fields import from_dict
 from georsr.errors import UsageError
-from georsr.evaluation.image_datasets import LAYOUTS
+from georsr.io.image_datasets import LAYOUTS
 from georsr.radiometry.degradation import BicubicDegradation, Degradation
 from georsr.radiometry.degradation_kinds import degradation_from_dict
 from georsr.redact import redact_url
@@ -42,7 +42,7 @@ class DataSettings:
     lr: tuple[str, ...] = ()
     """pairs: the coarse rasters, as many as fine ones and in the same order."""
     layout: str = "auto"
-    """images: see :func:`georsr.evaluation.image_datasets.open_dataset`."""
+    """images: see :func:`georsr.io.image_datasets.open_dataset`."""
     split_list: str = ""
     """images: built-in list or file; empty takes the layout's own."""
     train: str = "train"

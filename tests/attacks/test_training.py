@@ -15,7 +15,7 @@ from georsr.cli.main import invoke
 from PIL import Image
 
 from georsr.errors import InputError, ModelError, UsageError
-from georsr.evaluation.image_datasets import read_image
+from georsr.io.image_datasets import read_image
 from georsr.training.callbacks import AtomicCheckpointIO, StoppedError
 from georsr.training.checkpoint import load_checkpoint
 from georsr.training.recipe import DataSettings, Recipe, ScheduleSettings, load_recipe

@@ -19,8 +19,8 @@ from rasterio.enums import Resampling
 from rasterio.warp import reproject, transform
 
 from georsr.errors import InputError, UsageError
-from georsr.evaluation.registration import phase_shift
 from georsr.geo.georeference import scale_transform
+from georsr.geo.registration import phase_shift
 from georsr.io.gdal_env import gdal_env
 from georsr.io.metadata import RasterInfo
 from georsr.io.normalization import choose_normalization

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from georsr.errors import InputError, UsageError
-from georsr.evaluation.image_datasets import ImageFolder, read_image
+from georsr.io.image_datasets import ImageFolder, read_image
 from georsr.radiometry.degradation import Degradation
 from georsr.radiometry.imaging_chain import ImagingChain
 from georsr.training.data.crops import Crop, flip_rotate
