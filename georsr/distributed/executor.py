@@ -15,11 +15,11 @@ from georsr.distributed.cluster import Cluster, worker_config
 from georsr.distributed.task_queue import PREFETCH_TASKS, IndexedTask, TaskQueue, free_slots
 from georsr.distributed.worker import BlockResult, BlockTask
 from georsr.inference.model_cache import model_ref
-from georsr.inference.pipeline import ResidualStats, Timer
-from georsr.jobs.executor import write_in_background
+from georsr.inference.pipeline import RunStats
+from georsr.inference.threads import write_in_background
 from georsr.jobs.job import SRJob, memory_of
 from georsr.jobs.preflight import BASE_MEMORY
-from georsr.progress import AreaProgress, Cancellable
+from georsr.progress import RunContext, Timer
 from georsr.system import memory_limit
 from georsr.tiling.partition import TaskGrid, completion_order, task_grid
 from georsr.window import BoolArray
@@ -119,12 +119,10 @@ or of less if the machine has less; unless the smallest has more."""
 
 
 class DaskExecutor:
-    """Makes blocks on a cluster; see `georsr.jobs.executor.Executor`."""
+    """Makes blocks on a cluster; see `georsr.jobs.run.Executor`."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
-        self.batch = self.skipped = 0
-        self.deviation = ResidualStats()
 
     @property
     def placement(self) -> DeviceConfig:
@@ -158,38 +156,29 @@ class DaskExecutor:
         window = self.grid(job).window(0)
         return window.height * window.width * _row_bytes(job) // job.layout.width
 
-    def fill(self, job: SRJob, writer: RasterWriter, progress: Cancellable, clock: Timer) -> None:
-        """Write the blocks that the writer has not."""
-        hand = BlockTask(job, model_ref(job.model), self._cluster.config)
-        missing = ~writer.done.all(axis=1)
-        first = int(np.argmax(missing))
-
-        def put(item: IndexedBlock) -> None:
-            writer.write_encoded(*item)
-
-        with clock.section("start"):
+    def write_blocks(self, job: SRJob, output: RasterWriter, context: RunContext) -> RunStats:
+        """Compute and write the blocks that ``output`` does not have."""
+        task = BlockTask(job, model_ref(job.model), self._cluster.config)
+        first = int(np.argmax(~output.done.all(axis=1)))
+        stats, plan = RunStats(), job.plan
+        with context.timer.section("start"):
             self._cluster.start()
-        with self._cluster.task_queue(hand, progress.check_cancelled) as flight:
+        with self._cluster.task_queue(task, context.check_cancelled) as queue:
             grid = self.grid(job, first * job.layout.blocksize)
-            landed = self._counted(job, grid, progress)
-            source = OrderedBlocks(job, grid, writer.done.copy(), flight, landed)
-            write_in_background(put, source.blocks(clock), clock)
+            done, pixels = grid.top * plan.out_width, plan.out_height * plan.out_width
+            context.progress.report(len(plan) * done // pixels)
 
-    def _counted(
-        self, job: SRJob, grid: TaskGrid, progress: Cancellable
-    ) -> Callable[[int, BlockResult], None]:
-        """What is told of every super-tile that lands."""
-        told = AreaProgress(progress, len(job.plan), job.plan.out_height * job.plan.out_width)
-        told.add(grid.top * job.plan.out_width)
+            def on_result(number: int, result: BlockResult) -> None:
+                nonlocal done
+                stats.merge(result.stats)
+                window = grid.window(number)
+                done += window.height * window.width
+                context.progress.report(len(plan) * done // pixels)
+                context.check_cancelled()
 
-        def count(number: int, made: BlockResult) -> None:
-            window = grid.window(number)
-            told.add(window.height * window.width)
-            self.batch = max(self.batch, made.batch)
-            self.skipped += made.skipped
-            self.deviation.merge(made.deviation)
-
-        return count
+            ordered = OrderedBlocks(job, grid, output.done.copy(), queue, on_result)
+            write_in_background(ordered.blocks(context.timer), output.write_encoded, context.timer)
+        return stats
 
 
 def _row_bytes(job: SRJob) -> int:

@@ -25,12 +25,12 @@ from torch import nn
 from georsr.config import SRConfig
 from georsr.errors import GeorsrError, ModelError, ResourceError
 from georsr.inference.model_cache import ModelRef, cached_predictor, load_cached
-from georsr.inference.pipeline import ResidualStats, Timer
+from georsr.inference.pipeline import RunStats
 from georsr.inference.predictor import TilePredictor
 from georsr.io.gdal_env import absolute_path
-from georsr.jobs.executor import tile_stream
 from georsr.jobs.job import SRJob, source_hash
-from georsr.progress import Cancellable, NullProgress
+from georsr.jobs.run import tile_pipeline
+from georsr.progress import RunContext
 from georsr.window import Window
 from georsr.writer.encoder import BlockEncoder, EncodedBlock, encoders, to_encodable
 from georsr.writer.paths import paths_behind_vsi
@@ -170,18 +170,12 @@ class BlockResult:
     Attributes
     ----------
     blocks : list of (block row, block column, EncodedBlock)
-    batch : int
-        Tiles per call of the network.
-    skipped : int
-        Tiles without a valid pixel.
-    deviation : Deviation
-        How far the network's outputs were from giving their source back.
+    stats : RunStats
+        Statistics of the tiles.
     """
 
     blocks: list[tuple[int, int, EncodedBlock]]
-    batch: int
-    skipped: int
-    deviation: ResidualStats
+    stats: RunStats
 
 
 class JobTask:
@@ -276,13 +270,13 @@ class BlockTask(JobTask):
     def __call__(self, window: Window, stopped: Callable[[], bool]) -> BlockResult:
         """From a window of the product, made of whole blocks of it."""
         part, size = self.job.part(window.coarser(self.job.plan.scale)), self.job.layout.blocksize
-        encode, progress = BlockEncoder(self.job.layout), Cancellable(NullProgress(), stopped)
+        encode, context = BlockEncoder(self.job.layout), RunContext(should_stop=stopped)
         with ThreadPoolExecutor(encoders()) as pool, self.network() as net:
-            stream = tile_stream(part, net, progress, Timer())
+            pipeline = tile_pipeline(part, net, context)
             waiting = []
-            for place, planes in stream.blocks():
+            for place, planes in pipeline.blocks(part.layout):
                 row, column = (window.top + place.top) // size, (window.left + place.left) // size
                 pixels, mask = to_encodable(*part.layout.split(planes))
                 waiting.append((row, column, pool.submit(encode, pixels, mask)))
         blocks = [(row, column, encoded.result()) for row, column, encoded in waiting]
-        return BlockResult(blocks, net.batch, stream.skipped, stream.deviation)
+        return BlockResult(blocks, pipeline.stats)

@@ -23,18 +23,19 @@ from georsr.distributed.task_queue import LocalQueue, TaskQueue, free_slots
 from georsr.distributed.worker import JobTask
 from georsr.errors import GeorsrError, InputError, OutputError, ResourceError, UsageError
 from georsr.inference.model_cache import ModelRef, model_ref
-from georsr.inference.pipeline import ResidualStats, Timer
+from georsr.inference.pipeline import RunStats
+from georsr.inference.predictor import TileTooLargeError
+from georsr.inference.threads import write_in_background
 from georsr.io.reader import RasterReader
-from georsr.jobs.executor import retry_with_smaller_tiles, tile_stream, write_in_background
 from georsr.jobs.job import SRJob, check_unchanged, memory_of, plan_job
 from georsr.jobs.parts_index import LOCK, SCRATCH, FinishedPart, PartsFolder
 from georsr.jobs.preflight import BASE_MEMORY, check_memory, check_space
-from georsr.jobs.run import report_of
+from georsr.jobs.run import run_report, tile_pipeline, with_smaller_tiles
 from georsr.models.io import Model
-from georsr.progress import AreaProgress, Cancellable, NullProgress, Progress
+from georsr.progress import Progress, RunContext, RunProgress, never
 from georsr.reports import RunReport
 from georsr.tiling.partition import TaskGrid, parts_grid
-from georsr.window import AnyArray, Window
+from georsr.window import Window
 from georsr.writer.layout import OutputLayout
 from georsr.writer.partial_tiff import OutputInfo
 from georsr.writer.paths import check_destination, is_virtual, sync_path
@@ -69,9 +70,7 @@ class PartResult:
     part: FinishedPart
     found: bool
     """Nothing had to be made."""
-    batch: int = 0
-    skipped: int = 0
-    deviation: ResidualStats = field(default_factory=ResidualStats)
+    stats: RunStats = field(default_factory=RunStats)
 
 
 class PartTask(JobTask):
@@ -126,22 +125,16 @@ class PartTask(JobTask):
 
     def _make(self, piece: PartTaskSpec, path: Path, stopped: Callable[[], bool]) -> PartResult:
         job = self.job.standalone_part(piece.window.coarser(self.job.plan.scale))
-        progress = Cancellable(NullProgress(), stopped)
-        writer = RasterWriter(
-            path, job.layout, verify=job.config.verify, look=progress.check_cancelled
-        )
-        with self.network() as inference, writer:
-            stream = tile_stream(job, inference, progress, Timer())
-
-            def put(item: tuple[Window, AnyArray]) -> None:
-                writer.write(item[0], *job.layout.split(item[1]))
-
-            write_in_background(put, stream.blocks(), Timer())
+        context = RunContext(should_stop=stopped)
+        writer = RasterWriter(path, job.layout, verify=job.config.verify, context=context)
+        with self.network() as predictor, writer:
+            pipeline = tile_pipeline(job, predictor, context)
+            write_in_background(pipeline.blocks(job.layout), writer.write_planes, context.timer)
             written = writer.seal()
             blocks = writer.checksums.astype(">u4").tobytes().hex()
             writer.publish()
         part = FinishedPart(piece.number, piece.name, written.bytes, sha256(path), blocks)
-        return PartResult(part, False, inference.batch, stream.skipped, stream.deviation)
+        return PartResult(part, False, pipeline.stats)
 
 
 def _is_complete(path: Path, known: FinishedPart) -> bool:
@@ -162,22 +155,27 @@ class WriteParts:
         Of the parts.
     cluster : Cluster, optional
         Who makes them; None: this process.
-    progress : Stoppable
-    clock : Clock
+    context : RunContext
+        Progress, cancellation and timing of the run.
+    on_published : callable
+        Called with the report once the VRT has its name, before the index is closed.
     """
 
     def __init__(
-        self, job: SRJob, folder: Path, cluster: Cluster | None, progress: Cancellable, clock: Timer
+        self,
+        job: SRJob,
+        folder: Path,
+        cluster: Cluster | None,
+        context: RunContext,
+        on_published: Callable[[RunReport], None],
     ) -> None:
         self.job, self.folder, self.cluster = job, folder, cluster
-        self.progress, self.clock = progress, clock
-        self.found = self.skipped = self.batch = 0
-        self.deviation = ResidualStats()
-        self.then: Callable[[OutputInfo], None] = lambda written: None
-        """Called once the product has its name, and before it is forgotten that it has."""
+        self.context, self.on_published = context, on_published
+        self.n_resumed_blocks = 0
+        self.stats = RunStats()
 
-    def make(self) -> OutputInfo:
-        """Make what is missing of the product, and publish it."""
+    def write(self) -> RunReport:
+        """Write the missing parts of the output, and publish it."""
         job, config = self.job, self.job.config
         grid = grid_of(job)
         key = job.key | {"tile": str(job.plan.tile), "parts": f"{grid.side_y} x {grid.side_x}"}
@@ -189,16 +187,16 @@ class WriteParts:
                 check_destination(job.destination, [info.path, *info.files], overwrite)
                 self._check_machine(store)
                 store.start()
-                self.progress.start(len(job.plan), "tiles")
+                self.context.progress.start_pass(0, len(job.plan))
                 self._fill(grid, store)
-                with self.clock.section("verify"):
+                with self.context.timer.section("verify"):
                     self._check_source(store)
                     return self._publish(grid, store)
         except BaseException as error:
             if store.begun and store.kept:
                 error.add_note(
                     f"{len(store.finished)} of {len(grid)} parts are finished and kept in "
-                    f"{self.folder}: the same command goes on from there"
+                    f"{self.folder}: rerun the same command to resume"
                 )
             raise
 
@@ -226,7 +224,8 @@ class WriteParts:
                 store.finished.pop(number, None)
 
     def _fill(self, grid: TaskGrid, store: PartsFolder) -> None:
-        pieces, told = self._pieces(grid, store), self._progress()
+        pieces, plan = self._pieces(grid, store), self.job.plan
+        done, pixels = 0, plan.out_height * plan.out_width
         with self._flight() as flight:
             while True:
                 flight.submit(
@@ -234,19 +233,15 @@ class WriteParts:
                 )
                 if not flight.in_flight:
                     break
-                with self.clock.section("network"):
+                with self.context.timer.section("network"):
                     number, made = flight.next_completed()
                 store.add(made.part)
-                self.found += made.found * len(made.part.blocks) // 8
-                self.skipped += made.skipped
-                self.deviation.merge(made.deviation)
-                self.batch = max(self.batch, made.batch)
+                self.n_resumed_blocks += made.found * len(made.part.blocks) // 8
+                self.stats.merge(made.stats)
                 window = grid.window(number)
-                told.add(window.height * window.width)
-
-    def _progress(self) -> AreaProgress:
-        plan = self.job.plan
-        return AreaProgress(self.progress, len(plan), plan.out_height * plan.out_width)
+                done += window.height * window.width
+                self.context.progress.report(len(plan) * done // pixels)
+                self.context.check_cancelled()
 
     @contextmanager
     def _flight(self) -> Iterator[TaskQueue]:
@@ -254,15 +249,15 @@ class WriteParts:
         folder = self.folder.absolute()
         if self.cluster is not None:
             hand = PartTask(self.job, reference, self.cluster.config, folder)
-            with self.clock.section("start"):
+            with self.context.timer.section("start"):
                 self.cluster.start()
-            with self.cluster.task_queue(hand, self.progress.check_cancelled) as flight:
+            with self.cluster.task_queue(hand, self.context.check_cancelled) as flight:
                 yield flight
         else:
             hand = PartTask(self.job, reference, self.job.config, folder)
-            yield LocalQueue(hand, self.progress.stopped)
+            yield LocalQueue(hand, self.context.should_stop)
 
-    def _publish(self, grid: TaskGrid, store: PartsFolder) -> OutputInfo:
+    def _publish(self, grid: TaskGrid, store: PartsFolder) -> RunReport:
         job = self.job
         parts = [
             (self.folder.resolve() / part.name, grid.window(number))
@@ -272,9 +267,10 @@ class WriteParts:
         size = publish_assembly(job.destination, job.layout, parts)
         size += sum(part.bytes for part in store.finished.values())
         written = OutputInfo(job.destination, size, 0.0, self._checksum(grid, store))
-        self.then(written)
+        report = run_report(job, written, self.n_resumed_blocks, self.stats, self.context)
+        self.on_published(report)
         store.close()
-        return written
+        return report
 
     def _checksum(self, grid: TaskGrid, store: PartsFolder) -> str:
         """As of one file with all blocks: see `georsr.writer.partial_tiff.OutputInfo`."""
@@ -350,16 +346,16 @@ def run_parts(
     model: Model,
     config: SRConfig,
     progress: Progress | None,
-    stop: Callable[[], bool] | None,
+    should_stop: Callable[[], bool] | None,
     folder: str,
     cluster: Cluster | None = None,
-    then: Callable[[RunReport], None] = lambda report: None,
+    on_published: Callable[[RunReport], None] = lambda report: None,
 ) -> RunReport:
     """Super-resolve an open raster into parts, which are COGs, and a VRT.
 
     Parameters
     ----------
-    reader, model, config, progress, stop
+    reader, model, config, progress, should_stop
         As for `georsr.jobs.run.run`.
     destination
         Path of the VRT: it appears when all parts are there and verified.
@@ -367,7 +363,7 @@ def run_parts(
         Of the parts.
     cluster
         Who makes them; None: this process.
-    then
+    on_published
         As for `georsr.jobs.run.run`.
 
     Raises
@@ -375,21 +371,28 @@ def run_parts(
     GeorsrError
         The destination is then as it was; finished parts are kept.
     """
-    clock = Timer()
+    context = RunContext(RunProgress(progress), should_stop or never)
     check_names(destination, folder)
-    with clock.section("total"):
-        with clock.section("read"):
+    with context.timer.section("total"):
+        with context.timer.section("read"):
             placement = None if cluster is None else cluster.placement
             job = plan_job(reader, destination, model, replace(config, cog=True), placement)
-        watched = Cancellable(progress or NullProgress(), stop or (lambda: False))
-        watched.check_cancelled()
-        attempt = WriteParts(job, Path(folder), cluster, watched, clock)
-        reports = list[RunReport]()
+        context.check_cancelled()
+        report = _write_parts(job, Path(folder), cluster, context, on_published)
+    return replace(report, seconds=context.timer.rounded())
 
-        def told(written: OutputInfo) -> None:
-            reports.append(report_of(attempt.job, written, clock, attempt.found, attempt))
-            then(reports[-1])
 
-        attempt.then = told
-        retry_with_smaller_tiles(attempt)
-    return replace(reports[-1], seconds=clock.rounded())
+def _write_parts(
+    job: SRJob,
+    folder: Path,
+    cluster: Cluster | None,
+    context: RunContext,
+    on_published: Callable[[RunReport], None],
+) -> RunReport:
+    """Write and publish the output, with smaller tiles if one does not fit into memory."""
+    tried: list[int] = []
+    while True:
+        try:
+            return WriteParts(job, folder, cluster, context, on_published).write()
+        except (TileTooLargeError, MemoryError) as error:
+            job = with_smaller_tiles(job, error, tried)

@@ -272,7 +272,7 @@ class FellOverError(RuntimeError):
 def test_a_device_that_fails_on_a_worker_costs_nothing_that_is_finished(
     tmp_path, source, scheduler, monkeypatch, error, words
 ):
-    calls, take = itertools.count(), TilePredictor.pass_once
+    calls, take = itertools.count(), TilePredictor.forward_pass
 
     def failing(self, x):
         if next(calls) >= 40:
@@ -283,11 +283,11 @@ def test_a_device_that_fails_on_a_worker_costs_nothing_that_is_finished(
     whole = super_resolve(source, tmp_path / "whole.tif", "bicubic-x2", **SMALL)
     with monkeypatch.context() as patch:
         patch.setattr(torch, "AcceleratorError", FellOverError, raising=False)
-        patch.setattr(TilePredictor, "pass_once", failing)
+        patch.setattr(TilePredictor, "forward_pass", failing)
         place = r"^rows \d+:\d+, columns \d+:\d+ of the product, on worker tcp://\S+: "
         with pytest.raises(ResourceError, match=f"{place}.*{words}") as caught:
             super_resolve(source, out, "bicubic-x2", scheduler=scheduler, **SMALL)
-    assert "the same command goes on from there" in caught.value.__notes__[0]
+    assert "rerun the same command to resume" in caught.value.__notes__[0]
     assert "\n" not in str(caught.value)
     report = super_resolve(source, out, "bicubic-x2", scheduler=scheduler, **SMALL)
     assert report.blocks_found > 0
