@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from georsr.config import SRConfig
 from georsr.errors import UsageError
-from georsr.geo.stac import check_item, describes, write_item
+from georsr.geo.stac import check_item_path, item_describes, write_stac_item
 from georsr.inference.array import predict_array
 from georsr.inference.bands import match_bands
 from georsr.io.mosaic import open_sources
@@ -53,7 +53,7 @@ def _opened(
     """A source and a model that fit each other."""
     reader = open_sources(
         source,
-        bidx=None if config.bands == "all" and model.spec.bands else config.bidx,
+        indexes=None if config.bands == "all" and model.spec.bands else config.bidx,
         nodata=config.nodata,
         allow_drivers=config.allow_drivers or None,
         force=config.force,
@@ -143,13 +143,15 @@ def super_resolve(
     place = temp_paths(destination)
     journal = place.journal if parts is None else parts_journal(parts)
     left = os.path.lexists(journal)  # an earlier run may have published product and Item
-    replace_item = config.overwrite or (left and stac is not None and describes(stac, destination))
+    replace_item = config.overwrite or (
+        left and stac is not None and item_describes(stac, destination)
+    )
     if not left:
         Lock(place.lock, destination).clean()
         if parts is not None:
             parts_lock(parts).clean()
     if stac is not None:
-        check_item(stac, overwrite=replace_item)
+        check_item_path(stac, overwrite=replace_item)
     if not left:
         check_destination(destination, [], overwrite=config.overwrite)
     with _opened(source, _model(model, scale), config) as (reader, opened):
@@ -158,7 +160,7 @@ def super_resolve(
 
         def finish(report: RunReport) -> None:
             if stac is not None:
-                write_item(stac, report, spec, overwrite=replace_item)
+                write_stac_item(stac, report, spec, overwrite=replace_item)
 
         with _machines(opened, config, workers, scheduler, security, stop) as cluster:
             if parts is not None:

@@ -84,7 +84,7 @@ def tile_pipeline(
     """Create the pipeline that predicts the tiles of a job."""
     return TilePipeline(
         read=job.read,
-        bands=len(job.reader.info.bidx),
+        bands=len(job.reader.info.indexes),
         plan=job.plan,
         stretch=job.stretch,
         predictor=predictor,

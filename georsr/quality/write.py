@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
-from georsr._files import check_writable, remove_unfinished, write_text
+from georsr._files import check_writable, remove_temp_files, write_text
 from georsr.config import SRConfig
 from georsr.device import cpu_threads
 from georsr.errors import UsageError
@@ -84,7 +84,7 @@ def layers_layout(job: SRJob) -> OutputLayout:
         dtype="float32",
         bands=layer_bands(job.layout.bands, recipe.maps),
         alpha_band=None,
-        carries_alpha=False,
+        keep_alpha=False,
         mask_kind="nodata",
         tags={},
     )
@@ -300,7 +300,7 @@ def _compute_layers(
 ) -> None:
     """Compute and write the missing blocks of quality layers."""
     with open_output(output_path, allow_drivers=job.config.allow_drivers) as output:
-        check_pair(output, len(job.reader.info.bidx), job.plan.out_height, job.plan.out_width)
+        check_pair(output, len(job.reader.info.indexes), job.plan.out_height, job.plan.out_width)
         # the planes are statistics, not an image: nothing is added to them or left out
         tiles = tile_pipeline(job, predictor, context)
         tiles = replace(tiles, kernel=None, skip_constant_tiles=False)
@@ -320,7 +320,7 @@ def write_style(job: SRJob) -> None:
     """Write what QGIS needs to show published layers, beside them."""
     path = style_path(job.destination)
     if path is not None:
-        remove_unfinished(path)
+        remove_temp_files(path)
         write_text(path, style_of(job.destination, job.layout.bands[0].unit or ""))
 
 
