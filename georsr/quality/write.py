@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from georsr._files import check_writable, remove_temp_files, write_text
+from georsr._files import atomic_write_text, check_writable, remove_temp_files
 from georsr.config import SRConfig
 from georsr.errors import UsageError
 from georsr.geo.georeference import window_metadata
@@ -285,7 +285,7 @@ def write_style(job: SRJob) -> None:
     path = style_path(job.destination)
     if path is not None:
         remove_temp_files(path)
-        write_text(path, style_of(job.destination, job.layout.bands[0].unit or ""))
+        atomic_write_text(path, style_of(job.destination, job.layout.bands[0].unit or ""))
 
 
 def report_of(job: SRJob, written: OutputInfo, found: int) -> LayersReport:
