@@ -60,7 +60,7 @@ class Trial:
         if kernel is not None:
             image, _ = back_project(image, self.seen, kernel)
         product = bytes_of(image)
-        shrunk = self.kernels["on"].shrink(product, self.scale)
+        shrunk = self.kernels["on"].downsample(product, self.scale)
         return product, float(np.abs(shrunk - self.low).mean())
 
 
@@ -85,7 +85,7 @@ def main() -> None:
         figures = []
         for number, truth in enumerate(sample.hr for sample in images):
             noise = np.random.default_rng(number).normal(size=(3, 999, 999))
-            low = kernel.shrink(truth, scale)
+            low = kernel.downsample(truth, scale)
             low = low + sigma * noise[:, : low.shape[1], : low.shape[2]]
             trial = Trial(inference, model, np.clip(np.rint(low), 0, 255).astype(np.uint8))
             made = [trial.made(word) for word in CHOICES]

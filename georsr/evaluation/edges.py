@@ -1,6 +1,6 @@
 """Measure sharpness and ringing on straight edges, and noise on flat blocks, without truth.
 
-This is the slanted-edge method of ISO 12233 on edges of the scene itself, as for on-orbit MTF (Kohm,
+This is the slanted-edge method of ISO 12233 on edges of the scene, as for on-orbit MTF (Kohm,
 "Modulation transfer function measurement method and results for the OrbView-3 high resolution
 imaging satellite", ISPRS 2004): pixels near a straight edge, ordered by their distance from it,
 sample its profile much more finely than the grid does. Edges are found once, in the source, and

@@ -105,7 +105,7 @@ def linear_degradation(degradation: Degradation | Kernel, scale: int) -> LinearD
     """
     if isinstance(degradation, Kernel):
         return LinearDegradation(
-            f"kernel {degradation}", degradation.shrink, degradation.radius(scale)
+            f"kernel {degradation}", degradation.downsample, degradation.radius(scale)
         )
     if isinstance(degradation, BicubicDegradation):
         return LinearDegradation("bicubic", bicubic_downsample, degradation.margin(scale) // scale)

@@ -237,12 +237,12 @@ def test_a_checkpoint_that_unpacks_to_more_is_refused(given_away):
 
 def test_the_best_checkpoint_is_of_the_same_recipe_and_form(given_away):
     recipe, run, _thesis = given_away
-    other = json.dumps(replace(recipe, clip="hf://some/where").to_mapping())
+    other = json.dumps(replace(recipe, clip="hf://some/where").to_dict())
     train(recipe, run, resume=True)
     changed(run / "best.ckpt", set_in("recipe", value=other))
     with pytest.raises(ModelError, match="differs in clip"):
         train(recipe, run, resume=True)
-    changed(run / "best.ckpt", set_in("recipe", value=json.dumps(recipe.to_mapping())))
+    changed(run / "best.ckpt", set_in("recipe", value=json.dumps(recipe.to_dict())))
     changed(run / "best.ckpt", lambda state: state["state_dict"].popitem())
     with pytest.raises(ModelError, match="do not fit"):
         train(recipe, run, resume=True)

@@ -91,7 +91,7 @@ class VariedCrops:
         whole = np.ascontiguousarray(flip_rotate(whole, int(rng.integers(8))))
         sensor = None
         if isinstance(self.degradation, ImagingChain):
-            lr, description = self.degradation.record(whole, self.scale, rng)
+            lr, description = self.degradation.simulate(whole, self.scale, rng)
             sensor = description.normalize()
         else:
             lr = self.degradation(whole, self.scale, rng)
