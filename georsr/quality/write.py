@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
-from georsr._files import check_writable, remove_temp_files, write_text
+from georsr._files import atomic_write_text, check_writable, remove_temp_files
 from georsr.config import SRConfig
 from georsr.device import cpu_threads
 from georsr.errors import UsageError
@@ -321,7 +321,7 @@ def write_style(job: SRJob) -> None:
     path = style_path(job.destination)
     if path is not None:
         remove_temp_files(path)
-        write_text(path, style_of(job.destination, job.layout.bands[0].unit or ""))
+        atomic_write_text(path, style_of(job.destination, job.layout.bands[0].unit or ""))
 
 
 def layers_report(job: SRJob, published: OutputInfo, n_resumed: int) -> LayersReport:

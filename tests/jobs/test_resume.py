@@ -284,7 +284,7 @@ def test_a_changed_source_starts_over(make_raster, texture, source, tmp_path, ca
     changed = texture(3, 100, 90, seed=1)
     make_raster(changed)
     assert super_resolve(source, out, model_of(Counting()), **SMALL).blocks_found == 0
-    starts_over(caplog, "the source is not the same")
+    starts_over(caplog, "the source has changed")
     with rasterio.open(out) as product:
         np.testing.assert_array_equal(product.read(), changed.repeat(2, 1).repeat(2, 2))
 
@@ -298,7 +298,7 @@ def test_a_touched_file_behind_a_vrt_starts_over(make_raster, texture, tmp_path,
     os.utime(path, (1, 1))
     report = super_resolve(tmp_path / "v.vrt", tmp_path / "out.tif", model_of(Counting()), **SMALL)
     assert report.blocks_found == 0
-    starts_over(caplog, "the source is not the same")
+    starts_over(caplog, "the source has changed")
 
 
 def damage_half_line(journal, part):
@@ -621,7 +621,7 @@ def test_an_archive_that_changes_starts_over(make_raster, texture, tmp_path, cap
     out = tmp_path / "out.tif"
     interrupt(pack(0), out, model_of(Counting()), 12)
     assert super_resolve(pack(1), out, model_of(Counting()), **SMALL).blocks_found == 0
-    starts_over(caplog, "the source is not the same")
+    starts_over(caplog, "the source has changed")
 
 
 def test_a_job_travels_to_other_processes(source, tmp_path):
