@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import secrets
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -176,165 +177,130 @@ def _is_intact(path: Path, finished: FinishedPart) -> bool:
         return False
 
 
-class WriteParts:
-    """Writes the missing parts of an output and the VRT over them, with one tile size.
+def _write_parts(
+    job: SRJob,
+    folder: Path,
+    cluster: Cluster | None,
+    context: RunContext,
+    on_published: Callable[[RunReport], None],
+) -> RunReport:
+    """Write the missing parts of an output, and publish the VRT over them."""
+    config, info, grid = job.config, job.reader.info, grid_of(job)
+    key = job.key | {
+        "tile": str(job.plan.tile),
+        "parts": f"{grid.task_height} x {grid.task_width}",
+    }
+    stats, n_resumed, pixels = RunStats(), 0, 0
+    with PartsFolder(folder, job.destination, key, config.resume) as index:
+        overwrite = config.overwrite or index.published
+        check_destination(job.destination, [info.path, *info.files], overwrite)
+        existing = sum(part.bytes for part in index.finished.values())
+        check_space(stored_layout(job), str(folder / LOCK), config, existing)
+        check_memory(memory_here(job, cluster), config)
+        index.start()
+        context.progress.start_pass(0, len(job.plan))
+        tasks = _tasks(job, grid, index)
+        if cluster is None:
+            results = _compute_here(job, folder.absolute(), tasks, context)
+        else:
+            results = _compute_on_cluster(job, folder.absolute(), tasks, context, cluster)
+        with closing(results):
+            for number, result in results:
+                index.add(result.part)
+                n_resumed += result.resumed * len(result.part.blocks) // 8
+                stats.merge(result.stats)
+                window = grid.window(number)
+                pixels += window.height * window.width
+                context.progress.report(job.plan.tiles_in_pixels(pixels))
+                context.check_cancelled()
+        with context.timer.section("verify"):
+            try:
+                check_unchanged(job.reader, job.key["source"])
+            except InputError:
+                index.finished.clear()  # they are of no use for a changed source
+                raise
+            output = _publish(job, folder, grid, index)
+        report = run_report(job, output, n_resumed, stats, context)
+        on_published(report)
+        index.close()
+    return report
 
-    Parameters
-    ----------
-    job : SRJob
-        Job of the output.
-    folder : Path
-        Folder of the parts.
-    cluster : Cluster, optional
-        Workers that write the parts; None: this process.
-    context : RunContext
-        Progress, cancellation and timing of the run.
-    on_published : callable
-        Called with the report when the VRT is in place, before the journal is removed.
+
+def _tasks(job: SRJob, grid: TaskGrid, index: PartsFolder) -> Iterator[tuple[int, PartTask]]:
+    """Yield the parts that touch the area of interest, by number."""
+    for number, window in enumerate(grid):
+        if job.area is None or job.area.intersects(window.coarser(job.plan.scale)):
+            name = index.part_name(*divmod(number, grid.columns))
+            yield number, PartTask(number, window, name, index.finished.get(number))
+        else:
+            index.finished.pop(number, None)
+
+
+def _compute_here(
+    job: SRJob, folder: Path, tasks: Iterator[tuple[int, PartTask]], context: RunContext
+) -> Generator[tuple[int, PartResult], None, None]:
+    predictor = TilePredictor.from_config(job.model, job.config, job.placement)
+    with cpu_threads(job.config.jobs):
+        for number, task in tasks:
+            try:
+                with context.timer.section("network"):
+                    result = write_part(folder, job, predictor, task, context.should_stop)
+            except (ModelError, ResourceError) as error:
+                raise add_location(error, f"{task} of the output") from error
+            yield number, result
+
+
+def _compute_on_cluster(
+    job: SRJob,
+    folder: Path,
+    tasks: Iterator[tuple[int, PartTask]],
+    context: RunContext,
+    cluster: Cluster,
+) -> Generator[tuple[int, PartResult], None, None]:
+    from georsr.distributed.executor import task_queue
+
+    with context.timer.section("start"):
+        queue = task_queue(cluster, job, partial(write_part, folder), context.check_cancelled)
+    with queue:
+        yield from queue.map(tasks, context.timer)
+
+
+def _publish(job: SRJob, folder: Path, grid: TaskGrid, index: PartsFolder) -> OutputInfo:
+    parts = [
+        (folder.resolve() / part.name, grid.window(number))
+        for number, part in sorted(index.finished.items())
+    ]
+    index.write_index()
+    size = publish_assembly(job.destination, job.layout, parts)
+    size += sum(part.bytes for part in index.finished.values())
+    checksum = _output_checksum(job.layout, grid, index.finished)
+    return OutputInfo(job.destination, size, 0.0, checksum)
+
+
+def _output_checksum(
+    layout: OutputLayout, grid: TaskGrid, parts: Mapping[int, FinishedPart]
+) -> str:
+    """Return the checksum of one file of all blocks; see `OutputInfo`.
+
+    Blocks of parts that were not written are without a valid pixel.
     """
-
-    def __init__(
-        self,
-        job: SRJob,
-        folder: Path,
-        cluster: Cluster | None,
-        context: RunContext,
-        on_published: Callable[[RunReport], None],
-    ) -> None:
-        self.job, self.folder, self.cluster = job, folder, cluster
-        self.context, self.on_published = context, on_published
-        self.stats = RunStats()
-
-    def write(self) -> RunReport:
-        """Write the missing parts, and publish the VRT."""
-        job, config, info = self.job, self.job.config, self.job.reader.info
-        grid = grid_of(job)
-        key = job.key | {
-            "tile": str(job.plan.tile),
-            "parts": f"{grid.task_height} x {grid.task_width}",
-        }
-        index = PartsFolder(self.folder, job.destination, key, config.resume)
-        try:
-            with index:
-                overwrite = config.overwrite or index.published
-                check_destination(job.destination, [info.path, *info.files], overwrite)
-                existing = sum(part.bytes for part in index.finished.values())
-                check_space(stored_layout(job), str(self.folder / LOCK), config, existing)
-                check_memory(memory_here(job, self.cluster), config)
-                index.start()
-                self.context.progress.start_pass(0, len(job.plan))
-                resumed = self._write_parts(grid, index)
-                with self.context.timer.section("verify"):
-                    self._check_source(index)
-                    output = self._write_vrt(grid, index)
-                report = run_report(job, output, resumed, self.stats, self.context)
-                self.on_published(report)
-                index.close()
-                return report
-        except BaseException as error:
-            if index.begun and index.kept:
-                error.add_note(
-                    f"{len(index.finished)} of {len(grid)} parts are finished and kept in "
-                    f"{self.folder}: repeat the command to resume"
-                )
-            raise
-
-    def _check_source(self, index: PartsFolder) -> None:
-        try:
-            check_unchanged(self.job.reader, self.job.key["source"])
-        except InputError:
-            index.useless = True
-            raise
-
-    def _tasks(self, grid: TaskGrid, index: PartsFolder) -> Iterator[tuple[int, PartTask]]:
-        """Yield the parts that touch the area of interest."""
-        for number, window in enumerate(grid):
-            area = self.job.area
-            if area is None or area.intersects(window.coarser(self.job.plan.scale)):
-                name = index.name(*divmod(number, grid.columns))
-                yield number, PartTask(number, window, name, index.finished.get(number))
+    checksums = np.zeros(layout.blocks_shape, "<u4")
+    empty_checksum = cache(partial(_empty_checksum, layout))
+    for number, window in enumerate(grid):
+        written = bytes.fromhex(parts[number].blocks) if number in parts else None
+        for i, (row, column, block) in enumerate(layout.blocks(window)):
+            if written is None:
+                checksums[row, column] = empty_checksum(block.height, block.width)
             else:
-                index.finished.pop(number, None)
+                checksums[row, column] = int.from_bytes(written[4 * i : 4 * i + 4])
+    return f"{zlib.crc32(checksums.tobytes()):08x}"
 
-    def _write_parts(self, grid: TaskGrid, index: PartsFolder) -> int:
-        """Write the parts that are missing; return the number of blocks of earlier runs."""
-        resumed = pixels = 0
-        compute = self._compute_here if self.cluster is None else self._compute_on_cluster
-        for number, result in compute(self._tasks(grid, index)):
-            index.add(result.part)
-            resumed += result.resumed * len(result.part.blocks) // 8
-            self.stats.merge(result.stats)
-            window = grid.window(number)
-            pixels += window.height * window.width
-            self.context.progress.report(self.job.plan.tiles_in_pixels(pixels))
-            self.context.check_cancelled()
-        return resumed
 
-    def _compute_here(
-        self, tasks: Iterator[tuple[int, PartTask]]
-    ) -> Iterator[tuple[int, PartResult]]:
-        job, folder, should_stop = self.job, self.folder.absolute(), self.context.should_stop
-        predictor = TilePredictor.from_config(job.model, job.config, job.placement)
-        with cpu_threads(job.config.jobs):
-            for number, task in tasks:
-                try:
-                    with self.context.timer.section("network"):
-                        result = write_part(folder, job, predictor, task, should_stop)
-                except (ModelError, ResourceError) as error:
-                    raise add_location(error, f"{task} of the output") from error
-                yield number, result
-
-    def _compute_on_cluster(
-        self, tasks: Iterator[tuple[int, PartTask]]
-    ) -> Iterator[tuple[int, PartResult]]:
-        from georsr.distributed.executor import task_queue
-
-        assert self.cluster is not None, "there is a cluster"
-        compute = partial(write_part, self.folder.absolute())
-        with self.context.timer.section("start"):
-            queue = task_queue(self.cluster, self.job, compute, self.context.check_cancelled)
-        with queue:
-            yield from queue.map(tasks, self.context.timer)
-
-    def _write_vrt(self, grid: TaskGrid, index: PartsFolder) -> OutputInfo:
-        job = self.job
-        parts = [
-            (self.folder.resolve() / part.name, grid.window(number))
-            for number, part in sorted(index.finished.items())
-        ]
-        index.write_index()
-        size = publish_assembly(job.destination, job.layout, parts)
-        size += sum(part.bytes for part in index.finished.values())
-        return OutputInfo(job.destination, size, 0.0, self._checksum(grid, index))
-
-    def _checksum(self, grid: TaskGrid, index: PartsFolder) -> str:
-        """Return the checksum that one file of all blocks would have.
-
-        See `georsr.writer.partial_tiff.OutputInfo`.
-        """
-        layout = self.job.layout
-        checksums = np.zeros(layout.blocks_shape, "<u4")
-        empty = dict[tuple[int, int], int]()
-        for number, window in enumerate(grid):
-            part = index.finished.get(number)
-            written = iter(np.frombuffer(bytes.fromhex(part.blocks), ">u4")) if part else None
-            for row, column, block in layout.blocks(window):
-                if written is not None:
-                    checksums[row, column] = next(written)
-                    continue
-                size = block.height, block.width
-                if size not in empty:
-                    empty[size] = self._empty_checksum(*size)
-                checksums[row, column] = empty[size]
-        return f"{zlib.crc32(checksums.tobytes()):08x}"
-
-    def _empty_checksum(self, height: int, width: int) -> int:
-        """Return the checksum of a block without a valid pixel."""
-        layout = self.job.layout
-        values = np.full((layout.count, height, width), layout.nodata or 0, layout.dtype)
-        if layout.alpha:
-            values[-1] = 0
-        return block_checksum(values, np.zeros((height, width), np.uint8) if layout.mask else None)
+def _empty_checksum(layout: OutputLayout, height: int, width: int) -> int:
+    values = np.full((layout.count, height, width), layout.nodata or 0, layout.dtype)
+    if layout.alpha:
+        values[-1] = 0
+    return block_checksum(values, np.zeros((height, width), np.uint8) if layout.mask else None)
 
 
 def grid_of(job: SRJob) -> TaskGrid:
@@ -416,21 +382,10 @@ def run_parts(
             placement = None if cluster is None else cluster.placement
             job = plan_job(reader, destination, model, replace(config, cog=True), placement)
         context.check_cancelled()
-        report = _write_output(job, Path(folder), cluster, context, on_published)
+        report, tried = None, list[int]()
+        while report is None:
+            try:
+                report = _write_parts(job, Path(folder), cluster, context, on_published)
+            except (TileTooLargeError, MemoryError) as error:
+                job = with_smaller_tiles(job, error, tried)
     return replace(report, seconds=context.timer.rounded())
-
-
-def _write_output(
-    job: SRJob,
-    folder: Path,
-    cluster: Cluster | None,
-    context: RunContext,
-    on_published: Callable[[RunReport], None],
-) -> RunReport:
-    """Write and publish the output, with smaller tiles if one does not fit into memory."""
-    tried: list[int] = []
-    while True:
-        try:
-            return WriteParts(job, folder, cluster, context, on_published).write()
-        except (TileTooLargeError, MemoryError) as error:
-            job = with_smaller_tiles(job, error, tried)

@@ -1,8 +1,8 @@
-"""PartsFolder: parts of a product in a folder, and what is known of those that are finished.
+"""Keep a folder of parts: a journal while parts are written, an index once they are published.
 
-While work goes on, a journal of JSON lines: the first says what is being made, each other one names
-a part that lies there. Once the product is published, an index of all of them. The names of parts
-contain a digest of what is being made: those of another run are never taken for this one's.
+The journal has one JSON object a line: the key of the run, then each finished part. The index lists
+the parts of the published output. The names of parts contain a digest of the key, so that parts of
+another run are never taken for those of this one.
 """
 
 from __future__ import annotations
@@ -38,25 +38,26 @@ log = logging.getLogger(__name__)
 FORMAT = 1
 INDEX, JOURNAL, LOCK = "index.json", ".parts.jsonl", ".parts.lock"
 SCRATCH = ".georsr-"
-"""What folders of unfinished parts begin with."""
-_PART = re.compile(r"r\d{4,}_c\d{4,}_[0-9a-f]{8}\.tif")
+"""Prefix of the folders in which parts are written."""
+_PART_NAME = re.compile(r"r\d{4,}_c\d{4,}_[0-9a-f]{8}\.tif")
 
 
 @dataclass(frozen=True)
 class FinishedPart:
-    """A part that lies in the folder.
+    """A verified part in the folder.
 
     Attributes
     ----------
     number : int
-        In the grid of parts.
+        Index of the part in the grid of parts.
     name : str
-        Of the file.
+        Name of the file.
     bytes : int
+        Size of the file.
     sha256 : str
-        Of the file.
+        Checksum of the file.
     blocks : str
-        crc32 of the pixels of every block, row by row, eight hexadecimal digits each.
+        CRC-32 of the pixels of every block, row by row, eight hexadecimal digits each.
     """
 
     number: int
@@ -67,42 +68,42 @@ class FinishedPart:
 
 
 class PartsFolder:
-    """A context manager that holds the folder's lock.
+    """Folder of parts, with its lock and its journal; a context manager.
 
     Parameters
     ----------
     path : Path
-        Of the folder; it is made if its parent is there.
-    product : str
+        Path of the folder, which is created if its parent exists.
+    output : str
         Path of the VRT over the parts.
     key : mapping of str to str
-        What is being made, and of what: the same as of an earlier run if that is gone on with.
+        What the parts depend on; finished parts are used if their run had the same key.
     resume : bool, optional
-        None: go on with what fits. True: insist on it. False: begin anew.
+        True: fail unless there are finished parts of this run. False: use none. None: use those
+        that there are.
+
+    Attributes
+    ----------
+    finished : dict of int to FinishedPart
+        Finished parts by number, also those of an earlier run.
+    published : bool
+        Whether an earlier run was killed after it had published the output.
     """
 
     def __init__(
-        self, path: Path, product: str, key: Mapping[str, str], resume: bool | None = None
+        self, path: Path, output: str, key: Mapping[str, str], resume: bool | None = None
     ) -> None:
-        self.path, self.product, self.key, self.resume = (
-            path,
-            local_path(product),
-            dict(key),
-            resume,
-        )
+        self.path, self.output, self.key = path, local_path(output), dict(key)
+        self.resume = resume
         self.digest = hashlib.sha256(json.dumps(self.key, sort_keys=True).encode()).hexdigest()[:8]
-        self.published = False
-        """Whether an earlier run had published the product and was killed while tidying up."""
+        self.published = self._created = False
         self.finished: dict[int, FinishedPart] = {}
         self._lock = parts_lock(path)
-        self._file: Any = None
-        self._made = self.begun = False
-        self.useless = False
-        """Whether nobody can go on with what is there: the source has changed."""
+        self._journal: Any = None
 
     def __enter__(self) -> Self:
         try:
-            self._made = not self.path.exists()
+            self._created = not self.path.exists()
             self.path.mkdir(exist_ok=True)
             for name in (JOURNAL, INDEX):
                 check_regular(self.path / name)
@@ -111,10 +112,10 @@ class PartsFolder:
             if isinstance(error, OutputError):
                 raise
             raise OutputError(
-                f"{self.path}: cannot be made or written to: {error.strerror or error}"
+                f"{self.path}: cannot be created or written to: {error.strerror or error}"
             ) from error
         try:
-            self._recall()
+            self._load()
         except BaseException:
             self._lock.release()
             raise
@@ -126,151 +127,149 @@ class PartsFolder:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._file is not None:
+        if self._journal is not None:
             with suppress(OSError):
-                self._file.close()
+                self._journal.close()
                 self._remove_scratch()
                 if error is not None and not self.kept:
                     (self.path / JOURNAL).unlink(missing_ok=True)
-                    self._remove_parts(but=self._indexed())
+                    self._remove_parts(keep=self._indexed_names())
+            if error is not None and self.kept:
+                error.add_note(
+                    f"{len(self.finished)} parts are finished and kept in {self.path}: rerun the "
+                    "same command to resume"
+                )
         self._lock.release()
-        if self._made:
+        if self._created:
             with suppress(OSError):  # it is empty only if nothing was kept
                 self.path.rmdir()
 
     @property
     def kept(self) -> bool:
-        """Whether another run can go on with what is there."""
-        return self.resume is not False and bool(self.finished) and not self.useless
+        """Whether the finished parts are kept for a later run."""
+        return self.resume is not False and bool(self.finished)
 
-    def name(self, row: int, column: int) -> str:
-        """File of a part, by its place in the grid."""
+    def part_name(self, row: int, column: int) -> str:
+        """Return the file name of a part, from its row and column in the grid of parts."""
         return f"r{row:04}_c{column:04}_{self.digest}.tif"
 
-    def _recall(self) -> None:
-        """Find out what an earlier run has left."""
-        head, lines = self._left()
+    def _load(self) -> None:
+        """Read what an earlier run has finished; raise if it must not be used or replaced."""
+        head, entries = self._read()
         if head is None:
-            if self.resume:
-                raise UsageError(
-                    f"{self.path}: cannot be resumed: there is nothing to go on with; without "
-                    "--resume it starts anew"
-                )
-            return
-        self._check_owner(head)
-        reasons = self._reasons(head)
+            reasons = ["no unfinished run found"] if self.resume else []
+        else:
+            self._check_owner(head)
+            reasons = self._differences(head)
         if reasons and self.resume:
             raise UsageError(
-                f"{self.path}: cannot be resumed: {'; '.join(reasons)}; without --resume it "
-                "starts anew"
+                f"{self.path}: cannot resume: {'; '.join(reasons)}; omit --resume to start over"
             )
         if reasons:
-            log.warning("%s: parts of another run are not used: %s", self.path, "; ".join(reasons))
+            log.warning("%s: ignoring parts of another run: %s", self.path, "; ".join(reasons))
             return
-        for entry in lines:
+        for entry in entries:
             if entry.get("published"):
-                self.published = self.product.exists()
+                self.published = self.output.exists()
             with suppress(TypeError, KeyError):
                 part = FinishedPart(**entry["part"])
-                if _PART.fullmatch(part.name):  # else it would name a file elsewhere
+                if _PART_NAME.fullmatch(part.name):  # another name might lead out of the folder
                     self.finished[part.number] = part
-        log.info("%s: %d parts are said to be finished", self.path, len(self.finished))
+        log.info("%s: journal lists %d finished parts", self.path, len(self.finished))
 
-    def _left(self) -> tuple[dict[str, Any] | None, Iterator[dict[str, Any]]]:
-        """Head and entries of the journal, else of the index."""
-        lines = read_jsonl(self.path / JOURNAL)
-        head = next(lines, None)
+    def _read(self) -> tuple[dict[str, Any] | None, Iterator[dict[str, Any]]]:
+        """Return the first entry of the journal and the others; without a journal of the index."""
+        entries = read_jsonl(self.path / JOURNAL)
+        head = next(entries, None)
         if head is not None:
-            return head, lines
+            return head, entries
         try:
-            index = self._index()
+            index = self._read_index()
             head, parts = index["georsr"], index["parts"]
             return dict(head), ({"part": part} for part in list(parts))
+        except KeyError as error:
+            raise UsageError(
+                f"{self.path / INDEX}: was not written by georsr; choose another folder"
+            ) from error
         except FileNotFoundError:
             return None, iter(())
-        except (ValueError, KeyError, TypeError) as error:
-            if isinstance(error, KeyError):
-                raise UsageError(
-                    f"{self.path / INDEX}: was not made by georsr; choose another folder"
-                ) from error
-            log.warning("%s: is damaged: all parts are made anew", self.path / INDEX)
+        except (ValueError, TypeError):
+            log.warning("%s: is damaged: all parts are written again", self.path / INDEX)
             return None, iter(())
 
     def _check_owner(self, head: Mapping[str, Any]) -> None:
         other = (self.path / str(head.get("product"))).resolve()
-        if other != self.product and other.exists():
+        if other != self.output and other.exists():
             raise UsageError(
                 f"{self.path}: holds the parts of {other}; choose another folder, or remove both"
             )
 
-    def _reasons(self, head: Mapping[str, Any]) -> list[str]:
-        """Why what was left is of no use for this run."""
+    def _differences(self, head: Mapping[str, Any]) -> list[str]:
+        """Return why the parts of an earlier run cannot be used."""
         if self.resume is False:
             return ["--no-resume"]
-        theirs = head.get("key")
-        if head.get("format") != FORMAT or not isinstance(theirs, dict):
+        key = head.get("key")
+        if head.get("format") != FORMAT or not isinstance(key, dict):
             return ["they are of another version"]
-        return key_differences(theirs, self.key)
+        return key_differences(key, self.key)
 
     def _head(self) -> dict[str, Any]:
-        product = Path(os.path.relpath(self.product, self.path.resolve())).as_posix()
-        return {"format": FORMAT, "product": product, "key": self.key}
+        output = Path(os.path.relpath(self.output, self.path.resolve())).as_posix()
+        return {"format": FORMAT, "product": output, "key": self.key}
 
     def start(self) -> None:
-        """Make ready for parts: what no product is made of goes."""
-        self.begun = True
+        """Remove the parts that no output has, and begin the journal."""
         self._remove_scratch()
-        indexed = self._indexed()
-        self._remove_parts(but=None if indexed is None else indexed | self._names)
-        noted: list[Mapping[str, Any]] = [{"part": asdict(p)} for p in self.finished.values()]
+        indexed = self._indexed_names()
+        self._remove_parts(keep=None if indexed is None else indexed | self._finished_names)
+        entries: list[Mapping[str, Any]] = [{"part": asdict(p)} for p in self.finished.values()]
         if self.published:
-            noted.append({"published": True})
-        with atomic_write(self.path / JOURNAL) as fresh:
-            fresh.write_bytes(b"".join(map(jsonl_line, [self._head(), *noted])))
-        self._file = open_regular(self.path / JOURNAL, "ab")
+            entries.append({"published": True})
+        with atomic_write(self.path / JOURNAL) as journal:
+            journal.write_bytes(b"".join(map(jsonl_line, [self._head(), *entries])))
+        self._journal = open_regular(self.path / JOURNAL, "ab")
 
     def add(self, part: FinishedPart) -> None:
-        """Note a part that lies in the folder."""
+        """Record a part that is in the folder."""
         if self.finished.get(part.number) != part:
             self.finished[part.number] = part
             self._append({"part": asdict(part)})
 
     def write_index(self) -> None:
-        """Write the index: the product is about to be published."""
+        """Write the index, immediately before the output is published."""
         parts = [asdict(self.finished[number]) for number in sorted(self.finished)]
-        with atomic_write(self.path / INDEX) as fresh:
-            fresh.write_text(json.dumps({"georsr": self._head(), "parts": parts}), encoding="utf-8")
+        with atomic_write(self.path / INDEX) as index:
+            index.write_text(json.dumps({"georsr": self._head(), "parts": parts}), encoding="utf-8")
             self._append({"published": True})
 
     def close(self) -> None:
-        """Remove the parts of earlier products, and forget the journal."""
-        self._remove_parts(but=self._names)
+        """Remove the parts of earlier outputs, and the journal."""
+        self._remove_parts(keep=self._finished_names)
         (self.path / JOURNAL).unlink(missing_ok=True)
 
     @property
-    def _names(self) -> set[str]:
+    def _finished_names(self) -> set[str]:
         return {part.name for part in self.finished.values()}
 
-    def _indexed(self) -> set[str] | None:
-        """Names of the parts of a published product; None if that is not known."""
+    def _indexed_names(self) -> set[str] | None:
+        """Return the names of the published parts; None if the index cannot be read."""
         try:
-            index = self._index()
-            return {part["name"] for part in index["parts"]}
+            return {part["name"] for part in self._read_index()["parts"]}
         except FileNotFoundError:
             return set()
         except (ValueError, KeyError, TypeError):
             return None
 
-    def _index(self) -> Any:
+    def _read_index(self) -> Any:
         with open_regular(self.path / INDEX) as file:
             return json.loads(file.read())
 
-    def _remove_parts(self, but: set[str] | None) -> None:
-        """Remove parts; none where there may be others of use."""
-        if but is None:
+    def _remove_parts(self, keep: set[str] | None) -> None:
+        """Remove parts; none if it is not known which to keep."""
+        if keep is None:
             return
         for path in self.path.iterdir():
-            if _PART.fullmatch(path.name) and path.name not in but:
+            if _PART_NAME.fullmatch(path.name) and path.name not in keep:
                 path.unlink(missing_ok=True)
 
     def _remove_scratch(self) -> None:
@@ -282,25 +281,25 @@ class PartsFolder:
 
     def _append(self, entry: Mapping[str, Any]) -> None:
         try:
-            write_all(self._file, jsonl_line(entry))
-            os.fsync(self._file.fileno())
+            write_all(self._journal, jsonl_line(entry))
+            os.fsync(self._journal.fileno())
         except OSError as error:
             raise OutputError(f"{self.path / JOURNAL}: cannot be written: {error}") from error
 
 
 def parts_journal(folder: str | os.PathLike[str]) -> Path:
-    """Where a run into a folder keeps its journal, until its product is published."""
+    """Return the path of the journal, which exists until the output is published."""
     return Path(folder) / JOURNAL
 
 
 def parts_lock(folder: str | os.PathLike[str]) -> Lock:
-    """Lock of a folder of parts."""
+    """Return the lock of a folder of parts."""
     return Lock(Path(folder) / LOCK, os.fspath(folder))
 
 
 def parts_outputs(folder: str | os.PathLike[str]) -> list[Path]:
-    """List what writing parts into a folder makes, replaces or removes there."""
+    """List the files in a folder that writing parts creates, replaces or removes."""
     folder = Path(folder)
     own = [folder / name for name in (INDEX, JOURNAL, LOCK)]
-    there = folder.iterdir() if folder.is_dir() else ()
-    return [*own, *(path for path in there if _PART.fullmatch(path.name))]
+    existing = folder.iterdir() if folder.is_dir() else ()
+    return [*own, *(path for path in existing if _PART_NAME.fullmatch(path.name))]

@@ -272,10 +272,10 @@ def test_damaged_parts_are_made_again_and_whole_ones_are_not(tmp_path, source, c
 )
 def test_parts_of_another_run_are_never_mixed_in(tmp_path, source, caplog, changed, said):
     interrupt(source, tmp_path)
-    with pytest.raises(UsageError, match=f"cannot be resumed: .*{said}"):
+    with pytest.raises(UsageError, match=f"cannot resume: .*{said}"):
         make(source, tmp_path, resume=True, **changed)
     report = make(source, tmp_path, **changed)
-    assert "parts of another run are not used" in caplog.text
+    assert "ignoring parts of another run" in caplog.text
     assert said in caplog.text
     assert report.blocks_found == 0
     assert report.checksum == single(source, tmp_path, **changed)
@@ -329,7 +329,7 @@ def test_a_damaged_index_costs_only_work(tmp_path, source, caplog):
     index = tmp_path / "parts" / "index.json"
     index.write_text(index.read_text()[:100])
     assert make(source, tmp_path, overwrite=True).blocks_found == 0
-    assert "is damaged: all parts are made anew" in caplog.text
+    assert "is damaged: all parts are written again" in caplog.text
     assert len(json.loads(index.read_text())["parts"]) == len(names(tmp_path)) - 1
 
 
@@ -337,7 +337,7 @@ def test_folders_of_others_are_refused(tmp_path, source):
     folder = tmp_path / "parts"
     folder.mkdir()
     (folder / "index.json").write_text('{"name": "a web site"}')
-    with pytest.raises(UsageError, match="was not made by georsr; choose another folder"):
+    with pytest.raises(UsageError, match="was not written by georsr; choose another folder"):
         make(source, tmp_path)
     assert names(tmp_path) == ["index.json"]
     (folder / "index.json").unlink()
@@ -392,7 +392,7 @@ def test_names_that_cannot_be(tmp_path, source):
         super_resolve(source, tmp_path / "out.tif", "bicubic-x2", parts=tmp_path / "parts")
     with pytest.raises(UsageError, match="expected a folder of a file system"):
         super_resolve(source, tmp_path / "out.vrt", "bicubic-x2", parts="/vsis3/bucket/parts")
-    with pytest.raises(OutputError, match="cannot be made or written to"):
+    with pytest.raises(OutputError, match="cannot be created or written to"):
         super_resolve(source, tmp_path / "out.vrt", "bicubic-x2", parts=tmp_path / "a" / "b")
     assert not Path(tmp_path / "out.vrt").exists()
     assert logging.getLogger("distributed").level <= logging.CRITICAL
