@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from georsr.jobs.estimate import RunEstimate, estimate_run
 from georsr.jobs.parts_index import parts_journal, parts_lock, parts_outputs
 from georsr.jobs.run import Executor, LocalExecutor, run
 from georsr.models.io import Model, open_model
+from georsr.progress import never
 from georsr.quality.qgis_style import style_path
 from georsr.reports import read_output_tags
 from georsr.window import AnyArray, BoolArray
@@ -162,7 +163,7 @@ def super_resolve(
             if stac is not None:
                 write_stac_item(stac, report, spec, overwrite=replace_item)
 
-        with _machines(opened, config, workers, scheduler, security, stop) as cluster:
+        with _cluster(opened, config, workers, scheduler, security, stop) as cluster:
             if parts is not None:
                 from georsr.jobs.parts import run_parts
 
@@ -288,26 +289,22 @@ def _inputs(
     return inputs | {"model": [] if file is None else [file]}
 
 
-@contextmanager
-def _machines(
+def _cluster(
     model: Model,
     config: SRConfig,
     workers: int | None,
     scheduler: str | None,
     security: Security | None,
-    stop: Callable[[], bool] | None = None,
-) -> Iterator[Cluster | None]:
-    """Who does the work: a cluster, or None for this process."""
+    should_stop: Callable[[], bool] | None = None,
+) -> AbstractContextManager[Cluster | None]:
+    """Return the workers of a run; None if this process computes it."""
     if security is not None and scheduler is None:
         raise UsageError("--tls-ca, --tls-cert, --tls-key: are for --scheduler tls://HOST:PORT")
     if workers is None and scheduler is None:
-        yield None
-        return
-    from georsr.distributed.cluster import open_cluster
+        return nullcontext()
+    from georsr.distributed.cluster import Cluster
 
-    stopped = stop or (lambda: False)
-    with open_cluster(model, config, workers, scheduler, security, stopped) as cluster:
-        yield cluster
+    return Cluster(model, config, workers, scheduler, security, should_stop or never)
 
 
 def _executor(cluster: Cluster | None) -> Executor:
@@ -354,7 +351,7 @@ def plan_report(
     folder = None if parts is None else os.fspath(parts)
     with (
         _opened(source, _model(model, scale), config) as (reader, opened),
-        _machines(opened, config, workers, scheduler, security) as cluster,
+        _cluster(opened, config, workers, scheduler, security) as cluster,
     ):
         report = estimate_run(reader, where, opened, config, layers, cluster, folder)
         try:

@@ -24,7 +24,7 @@ from affine import Affine
 
 from georsr.api import super_resolve
 from georsr.config import SRConfig
-from georsr.distributed.cluster import open_cluster
+from georsr.distributed.cluster import Cluster
 from georsr.models.io import open_model
 
 
@@ -51,7 +51,7 @@ def processor_seconds() -> float:
 def start(model: str, workers: int) -> float:
     """Processor seconds of starting and ending workers."""
     used = processor_seconds()
-    with open_cluster(open_model(model), SRConfig(jobs=1), workers=workers) as cluster:
+    with Cluster(open_model(model), SRConfig(jobs=1), local=workers) as cluster:
         cluster.start()
     return processor_seconds() - used
 

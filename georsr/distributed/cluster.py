@@ -9,7 +9,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -36,6 +36,7 @@ from georsr.errors import InterruptedRunError, ResourceError, UsageError
 from georsr.inference.predictor import place_model
 from georsr.jobs.job import SRJob
 from georsr.models.io import Model
+from georsr.progress import never
 from georsr.system import available_cpus
 
 log = logging.getLogger(__name__)
@@ -270,20 +271,25 @@ def silence_dask_logs() -> Iterator[None]:
 
 
 class Cluster:
-    """Dask workers that compute alike; a context manager.
+    """Dask workers that compute alike: local ones, or those of a running scheduler.
 
-    Local workers are started by `start` only, when all else has been checked.
+    A context manager. On entering it connects to the scheduler; local workers are started by
+    `start`, when all else has been checked. On leaving it local workers end.
 
     Parameters
     ----------
-    connect : callable
-        Takes whether workers use a GPU; returns a context manager with a client.
     model : Model
         Model that the workers run.
     config : SRConfig
         Options that choose device, precision and number of threads.
     local : int, optional
-        Number of workers that are started on this machine; None: the scheduler has workers.
+        Number of workers to start on this machine.
+    scheduler : str, optional
+        Address of a running scheduler, such as ``tls://10.0.0.1:8786``.
+    security : distributed.Security, optional
+        Certificates for the scheduler; None takes those of Dask's configuration.
+    should_stop : callable
+        Called while the scheduler and its first worker are awaited; true ends the wait.
 
     Attributes
     ----------
@@ -291,16 +297,32 @@ class Cluster:
         Device and precision of the workers.
     gpu : bool
         Whether only workers that offer a GPU compute.
+
+    Raises
+    ------
+    UsageError
+        Not exactly one of ``local`` and ``scheduler`` is given. On entering also: the address or
+        the certificates are not valid.
+    ResourceError
+        On entering: no scheduler with workers answers, or they differ from this process.
+    InterruptedRunError
+        On entering: ``should_stop`` returned true.
     """
 
     def __init__(
         self,
-        connect: Callable[[bool], AbstractContextManager[Client]],
         model: Model,
         config: SRConfig,
         local: int | None = None,
+        scheduler: str | None = None,
+        security: Security | None = None,
+        should_stop: Callable[[], bool] = never,
     ) -> None:
-        self._connect, self._model, self._config, self.local = connect, model, config, local
+        if (local is None) == (scheduler is None):
+            raise UsageError("--workers and --scheduler: give one of them")
+        self._model, self._config = model, config
+        self.local, self._scheduler = local, scheduler
+        self._security, self._should_stop = security, should_stop
         self._client: Client | None = None
         self._stack = ExitStack()
         self.placement, self.gpu = self._local_placement()
@@ -327,8 +349,15 @@ class Cluster:
         """
         if self._client is None:
             self._stack.enter_context(silence_dask_logs())
-            self._client = client = self._stack.enter_context(self._connect(self.gpu))
-            if self.local is None:
+            if self.local is not None:
+                self._client = self._stack.enter_context(
+                    start_local_cluster(self.local, gpu=self.gpu)
+                )
+            else:
+                assert self._scheduler is not None, "one of the two is given"
+                self._client = client = self._stack.enter_context(
+                    connect_client(self._scheduler, self._security, self._should_stop)
+                )
                 if client.dashboard_link:
                     log.warning("Dashboard: %s", client.dashboard_link)
                 placement, gpu = self._check_workers(client)
@@ -459,45 +488,3 @@ def _connects_directly(client: Client, workers: list[str]) -> bool:
         log.info("results are passed on by the scheduler: this machine does not reach all workers")
         return False
     return True
-
-
-def open_cluster(
-    model: Model,
-    config: SRConfig,
-    workers: int | None = None,
-    scheduler: str | None = None,
-    security: Security | None = None,
-    should_stop: Callable[[], bool] = lambda: False,
-) -> Cluster:
-    """Return a cluster of local workers, or of those of a running scheduler.
-
-    Parameters
-    ----------
-    model, config
-        Model and options of the run.
-    workers
-        Number of processes to start; they end with the context.
-    scheduler
-        Address of a running scheduler, such as ``tls://10.0.0.1:8786``.
-    security
-        Certificates for the scheduler; None takes those of Dask's configuration.
-    should_stop
-        Called while the scheduler and its first worker are awaited; true ends the wait.
-
-    Raises
-    ------
-    UsageError
-        Both ``workers`` and ``scheduler`` are given. On entering the context also: the address or
-        the certificates are not valid.
-    ResourceError
-        On entering the context: there is no scheduler at the address, it has no worker, or workers
-        differ from each other or from this process.
-    InterruptedRunError
-        On entering the context: ``should_stop`` returned true.
-    """
-    if workers is not None and scheduler is not None:
-        raise UsageError("--workers and --scheduler: give one of them")
-    if scheduler is not None:
-        return Cluster(lambda gpu: connect_client(scheduler, security, should_stop), model, config)
-    assert workers is not None, "one of the two is given"
-    return Cluster(lambda gpu: start_local_cluster(workers, gpu=gpu), model, config, workers)

@@ -16,7 +16,7 @@ from georsr.api import plan_report, super_resolve
 from georsr.config import SRConfig
 from georsr.distributed import cluster, executor, worker
 from georsr.distributed import cluster as cluster_module
-from georsr.distributed.cluster import open_cluster
+from georsr.distributed.cluster import Cluster
 from georsr.distributed.executor import JobRunner, compute_blocks, ordered_blocks
 from georsr.distributed.task_queue import PREFETCH_BATCHES
 from georsr.errors import InterruptedRunError, ResourceError, UsageError
@@ -350,10 +350,10 @@ def test_workers_that_offer_a_gpu_are_asked_for_it(tmp_path, source, monkeypatch
 def test_local_workers_share_the_processors(monkeypatch):
     monkeypatch.setattr(cluster_module, "available_cpus", lambda: 8)
     model = open_model("bicubic", 2)
-    with open_cluster(model, SRConfig(device="cpu"), workers=3) as made:
+    with Cluster(model, SRConfig(device="cpu"), local=3) as made:
         assert made.config.jobs == 2
         assert (made.config.device, made.config.precision) == ("cpu", "fp32")
-    with open_cluster(model, SRConfig(device="cpu", jobs=5), workers=3) as fixed:
+    with Cluster(model, SRConfig(device="cpu", jobs=5), local=3) as fixed:
         assert fixed.config.jobs == 5
 
 
@@ -380,7 +380,7 @@ def test_what_is_refused_is_refused_before_workers_are_started(
 
 def test_the_product_reads_like_any_other(tmp_path, source, scheduler):
     out = tmp_path / "o.tif"
-    with open_cluster(open_model("bicubic", 2), SRConfig(), scheduler=scheduler) as machines:
+    with Cluster(open_model("bicubic", 2), SRConfig(), scheduler=scheduler) as machines:
         assert machines.count() == 2
         assert not machines.gpu
     plan = plan_report(source, "bicubic-x2", scheduler=scheduler, **SMALL)

@@ -7,7 +7,7 @@ import dask
 import pytest
 
 from georsr.config import SRConfig
-from georsr.distributed import cluster as cluster_members
+from georsr.distributed import cluster as cluster_module
 from georsr.distributed import task_queue
 from georsr.distributed.cluster import Cluster, start_local_cluster
 from georsr.distributed.task_queue import TaskQueue
@@ -41,19 +41,19 @@ class FakeCluster:
 
 @pytest.fixture
 def no_client(monkeypatch):
-    monkeypatch.setattr(cluster_members, "Client", lambda cluster, **options: cluster)
+    monkeypatch.setattr(cluster_module, "Client", lambda cluster, **options: cluster)
 
 
 def test_workers_are_started_once_more_if_one_dies(monkeypatch, no_client):
     local = FakeCluster(failures=1)
-    monkeypatch.setattr(cluster_members, "LocalCluster", local)
+    monkeypatch.setattr(cluster_module, "LocalCluster", local)
     with start_local_cluster(2, gpu=False) as client:
         assert client is local
 
 
 def test_workers_are_spawned_whatever_dask_is_told(monkeypatch, no_client):
     local = FakeCluster(failures=0)
-    monkeypatch.setattr(cluster_members, "LocalCluster", local)
+    monkeypatch.setattr(cluster_module, "LocalCluster", local)
     with dask.config.set({METHOD: "fork"}):
         with start_local_cluster(2, gpu=False):
             assert dask.config.get(METHOD) == "spawn", "of a worker that is started again"
@@ -62,7 +62,7 @@ def test_workers_are_spawned_whatever_dask_is_told(monkeypatch, no_client):
 
 
 def test_workers_that_never_come_up_end_in_one_line(monkeypatch, no_client):
-    monkeypatch.setattr(cluster_members, "LocalCluster", FakeCluster(failures=2))
+    monkeypatch.setattr(cluster_module, "LocalCluster", FakeCluster(failures=2))
     with (
         pytest.raises(ResourceError, match=r"--workers 2: cannot be started: Nanny failed"),
         start_local_cluster(2, gpu=False),
@@ -75,7 +75,7 @@ def test_keys_that_cannot_be_made_end_in_one_line(monkeypatch, error):
     def temporary():
         raise error
 
-    monkeypatch.setattr(cluster_members.Security, "temporary", temporary)
+    monkeypatch.setattr(cluster_module.Security, "temporary", temporary)
     with (
         pytest.raises(ResourceError, match=f"^--workers 2: cannot be started: {error}$"),
         start_local_cluster(2, gpu=False),
@@ -84,7 +84,7 @@ def test_keys_that_cannot_be_made_end_in_one_line(monkeypatch, error):
 
 
 def test_a_folder_of_temporary_files_that_cannot_be_is_one_line(tmp_path, no_client, monkeypatch):
-    monkeypatch.setattr(cluster_members, "LocalCluster", FakeCluster(failures=0))
+    monkeypatch.setattr(cluster_module, "LocalCluster", FakeCluster(failures=0))
     (tmp_path / "file").write_text("")
     for base in (tmp_path / "file", tmp_path / "file" / "below"):
         with (
@@ -160,15 +160,22 @@ def test_queue_without_a_scheduler_raises_resource_error(no_results):
         make_queue(client).__enter__()
 
 
-def start(client):
-    cluster = Cluster(
-        lambda gpu: nullcontext(client), open_model("bicubic", 2), SRConfig(device="cpu")
-    )
-    cluster.start()
-    return cluster
+@pytest.fixture
+def start(monkeypatch):
+    """Start a cluster whose client is given."""
+
+    def start(client):
+        monkeypatch.setattr(cluster_module, "connect_client", lambda *_: nullcontext(client))
+        cluster = Cluster(
+            open_model("bicubic", 2), SRConfig(device="cpu"), scheduler="tcp://127.0.0.1:1"
+        )
+        cluster.start()
+        return cluster
+
+    return start
 
 
-def test_start_with_a_dead_worker_uses_the_others(caplog):
+def test_start_with_a_dead_worker_uses_the_others(start, caplog):
     device = worker_device(software(), "cpu", "fp32")
     assert start(FakeClient({"dead": GONE, "alive": device})).placement == device
     assert "worker dead does not answer: Stream is closed" in caplog.text
@@ -176,12 +183,12 @@ def test_start_with_a_dead_worker_uses_the_others(caplog):
         start(FakeClient({"dead": GONE}))
 
 
-def test_start_with_workers_of_different_precision_raises_resource_error():
+def test_start_with_workers_of_different_precision_raises_resource_error(start):
     devices = {p: worker_device(software(), "cpu", p) for p in ("fp32", "bf16")}
     with pytest.raises(ResourceError, match=r"differ in device or precision: fp32 on cpu \(fp32\)"):
         start(FakeClient(devices))
 
 
-def test_start_with_a_worker_without_georsr_names_it():
+def test_start_with_a_worker_without_georsr_names_it(start):
     with pytest.raises(ResourceError, match=r"^worker w1: cannot import georsr \(No module"):
         start(FakeClient({"w1": ImportError("No module named 'georsr'")}))
