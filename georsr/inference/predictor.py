@@ -20,7 +20,7 @@ import copy
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
@@ -32,11 +32,13 @@ from georsr.errors import ModelError, ResourceError, UsageError
 from georsr.inference.consistency import ConsistencyTarget, enforce_consistency
 from georsr.models.io import Model
 from georsr.models.multiband import MultiBand
-from georsr.models.onnx.runtime import OnnxNetwork, as_onnx
 from georsr.models.registry import ARCHITECTURES
 from georsr.models.spec import ModelSpec
 from georsr.radiometry.kernels import Kernel
 from georsr.window import FloatArray
+
+if TYPE_CHECKING:
+    from georsr.models.onnx.runtime import OnnxNetwork
 
 Forward = Callable[[Tensor], Tensor]
 """One pass of a network: (N, C, h, w) in 0..1 -> (N, C, s * h, s * w) around 0..1, float32."""
@@ -164,7 +166,7 @@ def place_model(model: Model, config: SRConfig) -> DeviceConfig:
     UsageError
         The options contradict each other, or the model.
     """
-    file = model.network if isinstance(model.network, OnnxNetwork) else None
+    file = _onnx_file(model)
     backend = config.backend
     if backend == "auto":
         backend = "torch" if file is None else "onnx"
@@ -179,6 +181,15 @@ def place_model(model: Model, config: SRConfig) -> DeviceConfig:
                 "leave --tile away, or export with --dynamic"
             )
     return select_device(config.device, config.precision, backend)
+
+
+def _onnx_file(model: Model) -> OnnxNetwork | None:
+    """Return the network of a model that was read from an ONNX file; None for other models."""
+    if not (model.file or model.source).lower().endswith(".onnx"):
+        return None
+    from georsr.models.onnx.runtime import OnnxNetwork
+
+    return model.network if isinstance(model.network, OnnxNetwork) else None
 
 
 class TileTooLargeError(ResourceError):
@@ -448,7 +459,9 @@ def _cause(error: BaseException) -> str:
 
 
 def _onnx_of(network: nn.Module, spec: ModelSpec) -> nn.Module:
-    """The network run by ONNX Runtime; of one with guide bands only what sees those."""
+    """Return the network, run by ONNX Runtime; of a multi-band one, only the part for RGB."""
+    from georsr.models.onnx.runtime import as_onnx
+
     if isinstance(network, MultiBand):
         inner = as_onnx(network.network, network.spec)
         return MultiBand(inner, network.spec, network.guide, network.mode)

@@ -8,14 +8,13 @@ Exemplars: tiles of a raster as a network would see them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
 
 from georsr.config import SRConfig
 from georsr.errors import InputError
-from georsr.geo.aoi import AreaOfInterest
 from georsr.inference.bands import check_bands
 from georsr.io.metadata import RasterInfo
 from georsr.io.normalization import choose_normalization
@@ -34,6 +33,9 @@ from georsr.radiometry.quantize import (
 from georsr.tiling.grid import Tile, TileGrid, make_grid
 from georsr.tiling.stitch import pad_to
 from georsr.window import AnyArray, BoolArray, FloatArray, PixelBlock, Window
+
+if TYPE_CHECKING:
+    from georsr.geo.aoi import AreaOfInterest
 
 
 def make_tile_grid(height: int, width: int, spec: ModelSpec, config: SRConfig) -> TileGrid:

@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePath
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,7 +21,6 @@ import torch
 from georsr.config import SRConfig
 from georsr.device import DeviceConfig
 from georsr.errors import InputError
-from georsr.geo.aoi import AreaOfInterest, resolve_aoi
 from georsr.geo.georeference import window_metadata
 from georsr.inference.bands import check_bands, warn_once
 from georsr.inference.consistency import requested_kernel
@@ -36,7 +36,6 @@ from georsr.io.reader import RasterReader
 from georsr.io.sampling import pixel_replication
 from georsr.jobs.preflight import check_memory, check_size, check_space, memory_bytes
 from georsr.models.io import Model
-from georsr.models.onnx.runtime import runtime_version
 from georsr.models.registry import COMPUTED_ARCHITECTURES
 from georsr.radiometry.kernels import Kernel
 from georsr.radiometry.normalization import Normalization
@@ -46,6 +45,9 @@ from georsr.window import PixelBlock, Window
 from georsr.writer.journal import Journal
 from georsr.writer.layout import OutputLayout, output_layout
 from georsr.writer.paths import paths_behind_vsi, temp_paths
+
+if TYPE_CHECKING:
+    from georsr.geo.aoi import AreaOfInterest
 
 SAMPLES, SAMPLE = 64, 16 * 1024
 """Pieces of a source's files that its digest covers, and bytes of each: a megabyte of any source,
@@ -104,7 +106,11 @@ def run_key(
 
 
 def _runtime(placement: DeviceConfig) -> str:
-    return "" if placement.backend == "torch" else f" with ONNX Runtime {runtime_version()}"
+    if placement.backend == "torch":
+        return ""
+    from georsr.models.onnx.runtime import runtime_version
+
+    return f" with ONNX Runtime {runtime_version()}"
 
 
 def source_hash(reader: RasterReader) -> str:
@@ -260,6 +266,8 @@ class SRJob:
             In source pixels, counted as the plan does. The part's plan counts from its corner;
             the layout remains that of the whole product.
         """
+        from georsr.geo.aoi import AreaOfInterest
+
         info = self.reader.info
         whole = self.area or AreaOfInterest(Window(0, 0, info.height, info.width))
         return replace(self, plan=self.plan.subgrid(window), area=whole.part(window))
@@ -316,6 +324,10 @@ class SRJob:
 
 def area_of(info: RasterInfo, config: SRConfig) -> AreaOfInterest | None:
     """The part of a raster that the options ask for; None: all of it."""
+    if config.bbox is None and config.aoi is None:
+        return None
+    from georsr.geo.aoi import resolve_aoi
+
     return resolve_aoi(
         info,
         bbox=config.bbox,
