@@ -1,4 +1,4 @@
-"""Sensing: how a scene was recorded, estimated before its first tile and told the network."""
+"""Estimate how a scene was recorded (sensor description), for networks that take it as input."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LEAST = 16
 
 
 def listener(network: nn.Module) -> SegSRLite | None:
-    """The part of a network that is told how a scene was recorded; None: it is not told."""
+    """Return the part of a network that takes a sensor description; None if it takes none."""
     inner = network.network if isinstance(network, MultiBand) else network
     return inner if isinstance(inner, SegSRLite) and inner.senses else None
 
@@ -41,7 +41,7 @@ def listener(network: nn.Module) -> SegSRLite | None:
 def estimate_sensor(
     patches: Sequence[PixelBlock], stretch: Normalization, model: Model
 ) -> tuple[float, ...] | None:
-    """The normalised sensor description of a scene, with caution.
+    """Estimate the normalised sensor description of a scene, conservatively.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ def estimate_sensor(
 
 
 def told(model: Model, sensor: Sequence[float] | None) -> Model:
-    """The model, told how a scene was recorded; weights are shared. None: the model as it is."""
+    """Return the model with a sensor description set; weights are shared."""
     network = listener(model.network)
     if network is None or sensor is None:
         return model
@@ -95,7 +95,7 @@ def told(model: Model, sensor: Sequence[float] | None) -> Model:
 
 
 def sensor_of(model: Model) -> tuple[float, ...] | None:
-    """What a model was told, normalised; None for one that is not told."""
+    """Return the normalised sensor description of a model; None if it has none."""
     network = listener(model.network)
     return None if network is None else tuple(round(x, 3) for x in network.told[0].tolist())
 
@@ -103,7 +103,7 @@ def sensor_of(model: Model) -> tuple[float, ...] | None:
 def scene_sensor(
     patches: Sequence[PixelBlock], stretch: Normalization, model: Model, config: SRConfig
 ) -> tuple[float, ...] | None:
-    """What a model is told of a scene: what is estimated, and instead what the options say.
+    """Return the sensor description of a scene: as estimated, unless the options give it.
 
     Raises
     ------
@@ -130,7 +130,7 @@ def told_of_scene(
     model: Model,
     config: SRConfig,
 ) -> Model:
-    """The model, told what is known of a scene; see `scene_sensor`.
+    """Return the model with the sensor description of a scene; see `scene_sensor`.
 
     Parameters
     ----------
@@ -146,6 +146,6 @@ def told_of_scene(
 
 
 def description_of(model: Model) -> SensorDescription | None:
-    """What a model was told; None for one that is not told."""
+    """Return the sensor description of a model; None if it has none."""
     sensor = sensor_of(model)
     return None if sensor is None else SensorDescription.from_normalized(sensor)
