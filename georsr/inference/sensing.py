@@ -59,7 +59,7 @@ def estimate_sensor(
         All zeros where nothing can be estimated; None for a model that need not be told.
     """
     network = listener(model.network)
-    if network is None:
+    if network is None or network.sensor_estimator is None:
         return None
     guide = list(model.network.guide) if isinstance(model.network, MultiBand) else slice(None)
     means, variances = [], []
@@ -69,7 +69,9 @@ def estimate_sensor(
             if not whole:
                 continue
             seen, _ = stretch.clip_with_remainder(stretch.forward(patch.values)[guide])
-            mean, variance = network.sensor_estimator(torch.from_numpy(np.ascontiguousarray(seen))[None])
+            mean, variance = network.sensor_estimator(
+                torch.from_numpy(np.ascontiguousarray(seen))[None]
+            )
             means.append(mean)
             variances.append(variance)
     if not means:

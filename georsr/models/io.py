@@ -388,23 +388,23 @@ def make_spec(
     complete |= parameters
     bands = int(complete.pop("bands", 3))
     complete.pop("fused", None)
-    tiling: dict[str, int] = {}
-    if isinstance(network, SegSR):
-        multiple, backbone = network.multiple_of, network.backbone
-        tiling = {
-            "multiple_of": multiple,
-            "tile": ceil_to(backbone.tile, multiple),
-            "halo": backbone.halo,
-            "overlap": backbone.overlap,
-        }
-    return ModelSpec(
+    spec = ModelSpec(
         name=name,
         architecture=architecture,
         scale=scale,
         parameters=complete,
         bands=bands,
         band_names=("red", "green", "blue") if bands == 3 else (),
-        **tiling,
+    )
+    if not isinstance(network, SegSR):
+        return spec
+    backbone = network.backbone
+    return replace(
+        spec,
+        multiple_of=network.multiple_of,
+        tile=ceil_to(backbone.tile, network.multiple_of),
+        halo=backbone.halo,
+        overlap=backbone.overlap,
     )
 
 

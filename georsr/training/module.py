@@ -97,9 +97,7 @@ def semantic_error(network: SegSR) -> SemanticError:
     return SemanticError(network.encoder)
 
 
-def split_parameters(
-    network: SegSR, muon: bool
-) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+def split_parameters(network: SegSR, muon: bool) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """(3x3 kernels inside the backbone's groups, for Muon; all other trained parameters)."""
     trained = [p for p in network.parameters() if p.requires_grad]
     if not muon:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -96,9 +95,7 @@ def pretrain_scenes(
     return loss_sum / max(1, len(images) // batch)
 
 
-def pretrain_encoder(
-    classifier: SceneClassifier, source: CropSource, recipe: Recipe
-) -> None:
+def pretrain_encoder(classifier: SceneClassifier, source: CropSource, recipe: Recipe) -> None:
     """Teach a network's encoder the scene classes of its training images, in place.
 
     Raises

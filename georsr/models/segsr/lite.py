@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from georsr.models.registry import register_architecture, register_backbone, register_encoder
-from georsr.models.segsr.backbone import Backbone, BicubicUpsampler
+from georsr.models.segsr.backbone import Backbone
 from georsr.models.segsr.film import FiLM
 from georsr.models.segsr.lmm import LightLMM
 from georsr.models.segsr.segsr import SegSR
@@ -123,17 +123,9 @@ class PlainBackbone(Backbone):
         self, bands: int, embed_dim: int, num_groups: int, depth: int, *, fused: bool = True
     ) -> None:
         super().__init__(bands, embed_dim)
-        self.fused = fused
         for _ in range(num_groups):
             blocks = [ResidualBlock(embed_dim, fused) for _ in range(depth)]
             self.groups.append(ResidualGroup(*blocks))
-
-    def make_upsampler(self, scale: int) -> nn.Module:
-        """Return the bicubic enlargement plus detail; in training it starts near bicubic."""
-        upsampler = BicubicUpsampler(self.embed_dim, self.bands, scale)
-        if not self.fused:
-            nn.init.normal_(upsampler.conv.weight, std=1e-3)
-        return upsampler
 
 
 class TokenMixer(nn.Module):
@@ -280,4 +272,6 @@ def segsr_lite(
     if sensor_dim > 0:
         parts["sensor_estimator"] = SensorEstimator(bands)
         parts["sensor_film"] = FiLM(COUNT, sensor_dim, embed_dim, num_blocks, num_layers=2)
+    if not fused:  # training starts close to bicubic interpolation
+        nn.init.normal_(parts["upsampler"].conv.weight, std=1e-3)
     return SegSR(backbone=backbone, **parts)

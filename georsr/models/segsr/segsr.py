@@ -198,12 +198,12 @@ def segsr(
     """
     if num_groups < 1 or depth < 1:
         raise ModelError(f"segsr: num_groups {num_groups}, depth {depth}, expected at least 1")
-    sfem = find_encoder(encoder)(scale, bands, **(encoder_options or {}))
-    token_dim = int(sfem.token_dim)  # type: ignore[arg-type]
+    sfem: Any = find_encoder(encoder)(scale, bands, **(encoder_options or {}))
+    token_dim = int(sfem.token_dim)
     # heads of 64 channels, as in the paper; a small encoder has one head
     slm = SLM(token_dim, num_groups, num_heads=max(1, token_dim // 64))
     lmms = [LMM(embed_dim) for _ in range(num_groups)]
     kind = find_backbone(backbone)
     options = {**({} if fused else kind.training_options), **(backbone_options or {})}
-    body = kind(bands, embed_dim, num_groups, depth, **options)  # type: ignore[call-arg, arg-type]
+    body = kind(bands, embed_dim, num_groups, depth, **options)  # type: ignore[call-arg]
     return SegSR(sfem, slm, body, lmms, body.make_upsampler(scale))
