@@ -1,24 +1,14 @@
-"""Which device computes, and in which precision.
-
-Recognise errors of the device.
-"""
+"""Choose the device and the precision of a network, and recognize errors of the device."""
 
 from __future__ import annotations
 
-import ctypes
-import logging
-import os
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
-from georsr.errors import UsageError
-
-log = logging.getLogger(__name__)
-
+from georsr.errors import GeorsrError, ModelError, ResourceError, UsageError
 
 _NO_MEMORY = (
     "not enough memory",  # torch on Windows
@@ -30,56 +20,36 @@ _NO_MEMORY = (
     "bad allocation",  # C++ on Windows
     "bad_alloc",  # C++ elsewhere
 )
-"""What libraries say, in lower case, for want of a class of their own."""
+"""Messages, in lower case, of libraries that have no exception class for a lack of memory."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that memory ran out, and nothing else."""
+    """Return whether an error means that memory ran out."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     library = isinstance(error, RuntimeError) or type(error).__module__.startswith("onnxruntime")
-    return library and any(words in str(error).lower() for words in _NO_MEMORY)
+    return library and any(message in str(error).lower() for message in _NO_MEMORY)
 
 
 def is_device_failure(error: BaseException | None) -> bool:
-    """Whether an error means that a device fell over, rather than a network that cannot."""
+    """Return whether an error means that the device failed, rather than the network."""
     return isinstance(error, getattr(torch, "AcceleratorError", ())) or (
         isinstance(error, RuntimeError) and "CUDA error" in str(error)
     )
 
 
+def add_location(error: ModelError | ResourceError, location: str) -> GeorsrError:
+    """Return the error with a location; if a device failed, as a ResourceError."""
+    kind = ResourceError if is_device_failure(error.__cause__) else type(error)
+    return kind(f"{location}: {error}")
+
+
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
-"""Of glibc's ``mallopt``."""
-MALLOC_THRESHOLD = 32 * 2**20
-"""Bytes up to which the C library keeps what is freed, to give it out again; the most that glibc
-would come to by itself."""
-
-MALLOC_ARENAS = 1
-"""Heaps of the C library. It would give every thread one, with gaps of its own: reading, computing,
-encoding and writing threads together took up to 100 MiB more, now more, now less."""
-
-
-def tune_malloc() -> None:
-    """Let the C library keep the memory of a network's features between its layers.
-
-    By itself glibc gives much of it back to the system after each layer, and Dask tells its workers
-    to give back all: getting zeroed pages again took 15 % and 33 % of the time of segsr-lite. Of
-    other C libraries, and where the environment sets limits, nothing is changed.
-    """
-    told = {"MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES"} & os.environ.keys()
-    if sys.platform.startswith("linux") and not told:
-        with suppress(OSError, AttributeError):  # AttributeError: the C library is not glibc
-            library = ctypes.CDLL(None)
-            library.mallopt(M_MMAP_THRESHOLD, MALLOC_THRESHOLD)
-            library.mallopt(M_TRIM_THRESHOLD, 2 * MALLOC_THRESHOLD)
-            library.mallopt(M_ARENA_MAX, MALLOC_ARENAS)
 
 
 @dataclass(frozen=True)
 class DeviceConfig:
-    """A device and the precision of the network on it."""
+    """A device, and the precision of a network on it."""
 
     device: torch.device
     dtype: torch.dtype
@@ -88,11 +58,11 @@ class DeviceConfig:
 
     @property
     def precision(self) -> str:
-        """``fp32``, ``bf16`` or ``fp16``."""
+        """Return ``fp32``, ``bf16`` or ``fp16``."""
         return next(name for name, dtype in PRECISIONS.items() if dtype == self.dtype)
 
     def describe(self) -> str:
-        """For the log: device, its name, precision, threads."""
+        """Describe device, its name, precision and threads for the log."""
         if self.device.type == "cuda":
             return f"{self.device} ({torch.cuda.get_device_name(self.device)}), {self.precision}"
         if self.device.type == "cpu":
@@ -109,22 +79,23 @@ def select_device(
     Parameters
     ----------
     device
-        ``auto`` (CUDA, else Apple's MPS, else CPU), ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+        ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto``: CUDA, else Apple's MPS, else the CPU.
     precision
-        ``auto`` is float32 on CPU and MPS, and bfloat16 (float16 before Ampere) on CUDA.
+        ``fp32``, ``bf16``, ``fp16``, or ``auto``: float32 on CPU and MPS, bfloat16 (float16 before
+        Ampere) on CUDA.
     backend
         ``torch``, or ``onnx``, which computes in float32 on the CPU.
 
     Raises
     ------
     UsageError
-        The device is unknown or not present, or not one of the backend's.
+        The device is unknown or missing, or the backend does not support it.
     """
     if backend == "onnx":
         if device not in ("auto", "cpu") or precision not in ("auto", "fp32"):
             raise UsageError(
                 f"backend onnx computes in fp32 on the cpu, not in {precision} on {device}; "
-                "leave --device and --precision away, or use --backend torch"
+                "omit --device and --precision, or use --backend torch"
             )
         return DeviceConfig(torch.device("cpu"), torch.float32, backend)
     if device == "auto":
@@ -161,7 +132,7 @@ def _check_present(device: torch.device) -> None:
 
 @contextmanager
 def cpu_threads(count: int | None) -> Iterator[None]:
-    """Use ``count`` threads for torch on the CPU inside the block, then restore."""
+    """Set the number of CPU threads of torch inside the block, and restore it afterwards."""
     before = torch.get_num_threads()
     if count is not None:
         torch.set_num_threads(count)

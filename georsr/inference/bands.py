@@ -26,12 +26,12 @@ def check_bands(info: RasterInfo, spec: ModelSpec) -> None:
     UsageError
         Names the bands there are and how to choose.
     """
-    if spec.bands and len(info.bidx) != spec.bands:
-        available = ", ".join(info.choices)
-        more = "; --bands all carries the others" if len(info.bidx) > spec.bands else ""
+    if spec.bands and len(info.indexes) != spec.bands:
+        available = ", ".join(info.selectable_bands)
+        more = "; --bands all carries the others" if len(info.indexes) > spec.bands else ""
         raise UsageError(
             f"{info.path}: model {spec.name} takes {spec.bands} bands "
-            f"({', '.join(spec.band_names)}), got {len(info.bidx)}; "
+            f"({', '.join(spec.band_names)}), got {len(info.indexes)}; "
             f"choose with --bidx, in that order, from: {available}{more}"
         )
 
@@ -80,15 +80,15 @@ def match_bands(reader: RasterReader, model: Model, config: SRConfig) -> tuple[R
         return reader, model
     if config.bands == "all":
         guide = _guide_of_all(info, config)
-        positions = tuple(info.bidx.index(number) for number in guide.numbers)
+        positions = tuple(info.indexes.index(number) for number in guide.numbers)
         return warn_assumed_bands(reader, guide), wrap_multiband(model, positions, config.band_mode)
     if config.bidx is not None:
         return reader, model
     guide = detect_rgb_bands(info)
-    if guide.numbers == info.bidx:
+    if guide.numbers == info.indexes:
         return warn_assumed_bands(reader, guide), model
     if info.count == spec.bands:  # all of them, in another order
-        positions = tuple(info.bidx.index(number) for number in guide.numbers)
+        positions = tuple(info.indexes.index(number) for number in guide.numbers)
         return warn_assumed_bands(reader, guide), wrap_multiband(model, positions, config.band_mode)
     log.info("%s: red, green and blue are bands %s", info.path, guide.numbers)
     selected = reader.with_bands(guide.numbers)
@@ -98,11 +98,11 @@ def match_bands(reader: RasterReader, model: Model, config: SRConfig) -> tuple[R
 
 def _guide_of_all(info: RasterInfo, config: SRConfig) -> RGBBands:
     if config.bidx is not None:
-        missing = [number for number in config.bidx if number not in info.bidx]
+        missing = [number for number in config.bidx if number not in info.indexes]
         if missing:
             raise UsageError(
                 f"{info.path}: there is no band {missing[0]} to guide; available: "
-                f"{', '.join(info.choices)}"
+                f"{', '.join(info.selectable_bands)}"
             )
         if len(config.bidx) != 3:
             raise UsageError(
@@ -114,7 +114,7 @@ def _guide_of_all(info: RasterInfo, config: SRConfig) -> RGBBands:
         try:
             return detect_rgb_bands(info)
         except UsageError:
-            return RGBBands((info.bidx[0],) * 3)
+            return RGBBands((info.indexes[0],) * 3)
     return detect_rgb_bands(info)
 
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,11 +17,12 @@ from georsr.config import SRConfig
 from georsr.device import DeviceConfig, cpu_threads
 from georsr.errors import GeorsrError, ModelError, UsageError
 from georsr.inference.bands import wrap_multiband
-from georsr.inference.predictor import TilePredictor, choose_batch, forward_strategy, place_model
+from georsr.inference.predictor import TilePredictor, choose_batch, place_model
 from georsr.inference.sensing import sensor_of, told
 from georsr.models.io import Model, open_model
 from georsr.models.multiband import MultiBand
 from georsr.models.registry import COMPUTED, bundled_weights
+from georsr.system import tune_malloc
 
 _TURN = threading.Lock()
 """One network at a time in a process: each uses all threads, or the whole device, by itself."""
@@ -95,11 +97,12 @@ def _open(reference: ModelRef) -> Model:
 
 
 @lru_cache(maxsize=2)
-def _inference(
+def _predictor(
     reference: ModelRef, placement: DeviceConfig, batch: int, compiled: bool, tta: bool
 ) -> TilePredictor:
-    ask = forward_strategy(tta)
-    return TilePredictor(load_cached(reference), placement, batch, compiled=compiled, ask=ask)
+    if _dask_worker() is not None:  # the process belongs to Dask: nobody else's memory is affected
+        tune_malloc()
+    return TilePredictor(load_cached(reference), placement, batch, compiled=compiled, tta=tta)
 
 
 @contextmanager
@@ -116,20 +119,25 @@ def cached_predictor(reference: ModelRef, config: SRConfig) -> Iterator[TilePred
     with _TURN, cpu_threads(config.jobs or _threads_of_worker()):
         placement = place_model(load_cached(reference), config)
         batch = choose_batch(placement, config.batch)
-        yield _inference(reference, placement, batch, config.compile, config.tta)
+        yield _predictor(reference, placement, batch, config.compile, config.tta)
 
 
 def _threads_of_worker() -> int | None:
-    """Threads of the Dask worker this is; None elsewhere.
+    """Return the number of threads of this Dask worker; None outside of one.
 
-    Worker processes are started with one OpenMP thread, so that tasks do not crowd each other; but
-    of these tasks only one runs at a time.
+    Dask starts worker processes with one OpenMP thread, so that tasks do not compete for the CPU,
+    but only one of these tasks runs at a time.
     """
+    worker = _dask_worker()
+    return None if worker is None else max(torch.get_num_threads(), worker.state.nthreads)
+
+
+def _dask_worker() -> Any | None:
+    """Return the Dask worker that runs this task; None outside of one."""
     distributed = sys.modules.get("distributed")
     if distributed is None:
         return None
     try:
-        worker = distributed.get_worker()
+        return distributed.get_worker()
     except ValueError:
         return None
-    return max(torch.get_num_threads(), worker.state.nthreads)

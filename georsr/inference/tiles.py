@@ -18,11 +18,12 @@ from georsr.errors import InputError
 from georsr.geo.aoi import AreaOfInterest
 from georsr.inference.bands import check_bands
 from georsr.io.metadata import RasterInfo
+from georsr.io.normalization import choose_normalization
 from georsr.io.reader import RasterReader
 from georsr.models.interpolation import upsample_bilinear
 from georsr.models.spec import ModelSpec
 from georsr.radiometry.nodata import dataset_mask, fill_invalid
-from georsr.radiometry.normalization import Normalization, choose_normalization
+from georsr.radiometry.normalization import Normalization
 from georsr.radiometry.quantize import (
     broadcast_pixel,
     invalid_pixels,
@@ -148,6 +149,12 @@ def preprocess(strip: RowStrip, tile: Tile, stretch: Normalization) -> NetworkIn
         None if remainder is None else pad_to(remainder, height, width),
         None if valid.all() and not np.any(padding) else np.pad(valid, padding),
     )
+
+
+def constant_tile(ready: NetworkInput, tile: Tile, scale: int) -> FloatArray:
+    """Return a tile of one value, enlarged without the network: (C, s * h, s * w) in 0..1."""
+    height, width = tile.input_window.height * scale, tile.input_window.width * scale
+    return ready.pixels[:, :1, :1] * np.ones((1, height, width), np.float32)
 
 
 def denormalize(

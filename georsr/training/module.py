@@ -27,7 +27,7 @@ from georsr.models.segsr.segsr import SegSR
 from georsr.models.segsr.sensor import combined, likelihood_error
 from georsr.models.segsr.sfem import ClipEncoder, add_lora, load_clip, merge_lora
 from georsr.models.spec import SCENE, SOFTLY, ModelSpec
-from georsr.radiometry.degradation import Bicubic, to_uint8
+from georsr.radiometry.degradation import BicubicDegradation, to_uint8
 from georsr.tiling.grid import ceil_to
 from georsr.tiling.stitch import pad_to
 from georsr.training.checkpoint import check_recipe, recipe_text
@@ -77,7 +77,7 @@ def training_network(recipe: Recipe) -> SegSR:
 
 
 def with_errors(truth: Tensor, estimate: Tensor) -> Tensor:
-    """What a network in training is told of the sensor, all (N, COUNT) and normalised.
+    """What a network in training is told of the sensor, all (N, N_SENSOR_VALUES) and normalised.
 
     A crop's own estimate for one half of the crops. For the other half the truth with an error of a
     random size, times what makes it the best guess under a standard normal prior, as estimates are;
@@ -117,7 +117,7 @@ def for_inference(network: SegSR, recipe: Recipe) -> tuple[SegSR, ModelSpec]:
         merge_lora(exported.encoder)
     spec = make_spec(recipe.name, recipe.architecture, recipe.scale, exported, parameters)
     # randomly drawn degradations fit no scene in particular: the kernel is estimated per scene
-    kernel = "bicubic" if isinstance(recipe.degradation, Bicubic) else SCENE
+    kernel = "bicubic" if isinstance(recipe.degradation, BicubicDegradation) else SCENE
     spec = replace(
         spec,
         degradation=recipe.degradation.name,

@@ -30,9 +30,9 @@ from georsr.models.io import Model, build, open_model, save_model
 from georsr.models.spec import ModelSpec
 from georsr.radiometry.kernels import Kernel
 from georsr.radiometry.normalization import Normalization
-from georsr.radiometry.sensor import COUNT, parse_sensor
+from georsr.radiometry.sensor import N_SENSOR_VALUES, parse_sensor
 from georsr.window import PixelBlock
-from georsr.xarray.dask_graph import ArraySource, super_resolve_dask
+from georsr.xarray.dask_graph import super_resolve_dask
 
 SMALL = {"tile": 32, "halo": 2, "overlap": 4, "blocksize": 32}
 BYTES = Normalization((0.0,) * 3, (255.0,) * 3, "dtype")
@@ -63,7 +63,7 @@ def aware(tmp_path):
     for parameter in network.parameters():
         if parameter.ndim > 1 and parameter.abs().max() == 0:
             torch.nn.init.normal_(parameter, std=0.2)
-    network.sensor_estimator.head.bias.data[COUNT:] = -3.0  # sure of itself
+    network.sensor_estimator.head.bias.data[N_SENSOR_VALUES:] = -3.0  # sure of itself
     path = tmp_path / "aware-x2.safetensors"
     save_model(path, spec, network, torch.float32)
     return str(path)
@@ -80,7 +80,7 @@ def test_scenes_differ_and_so_do_products(aware, texture):
     quiet = texture(3, 80, 90) // 8 + 100
     loud = texture(3, 80, 90)
     told_of = [estimate_sensor(patches(image), BYTES, model) for image in (quiet, loud)]
-    assert len(told_of[0]) == COUNT
+    assert len(told_of[0]) == N_SENSOR_VALUES
     assert told_of[0] != told_of[1]
     products = [
         georsr.super_resolve_array(quiet, told(model, sensor), consistency="off", **SMALL)
@@ -92,16 +92,16 @@ def test_scenes_differ_and_so_do_products(aware, texture):
 
 def test_being_told_leaves_the_model_as_it_was(aware):
     model = open_model(aware)
-    other = told(model, (1.0,) * COUNT)
-    assert sensor_of(model) == (0.0,) * COUNT
-    assert sensor_of(other) == (1.0,) * COUNT
+    other = told(model, (1.0,) * N_SENSOR_VALUES)
+    assert sensor_of(model) == (0.0,) * N_SENSOR_VALUES
+    assert sensor_of(other) == (1.0,) * N_SENSOR_VALUES
     assert other.network.upsampler is model.network.upsampler
     x = torch.rand(1, 3, 16, 16)
     assert not torch.equal(other.network(x), model.network(x))
 
 
 def test_a_model_that_does_not_listen_is_left_alone(lite_model):
-    assert told(lite_model, (1.0,) * COUNT) is lite_model
+    assert told(lite_model, (1.0,) * N_SENSOR_VALUES) is lite_model
     assert estimate_sensor([], BYTES, lite_model) is None
     assert sensor_of(lite_model) is None
     assert description_of(lite_model) is None
@@ -116,7 +116,7 @@ def test_where_nothing_can_be_estimated_nothing_is_told(kind, aware, texture):
     if kind == "holes":
         for part in parts:
             part.valid[0, 3, 3] = False
-    assert estimate_sensor(parts, BYTES, model) == (0.0,) * COUNT
+    assert estimate_sensor(parts, BYTES, model) == (0.0,) * N_SENSOR_VALUES
 
 
 def test_estimates_are_told_with_caution(aware, texture):
@@ -161,14 +161,14 @@ def test_files_arrays_and_chunks_agree(consistency, aware, texture, make_raster,
     super_resolve(make_raster(image), tmp_path / "out.vrt", aware, **options_of_parts)
     with rasterio.open(tmp_path / "out.vrt") as product:
         np.testing.assert_array_equal(product.read(), array)
-    source = ArraySource(da.from_array(image, chunks=(2, 31, 43)), True)
+    source = da.from_array(image, chunks=(2, 31, 43))
     lazy = super_resolve_dask(source, open_model(aware), SRConfig(**options), sides=(48, 64))
     np.testing.assert_array_equal(lazy.compute(scheduler="synchronous"), array)
 
 
 def test_scenes_of_a_series_are_told_apart(aware, texture):
     image = np.stack([texture(3, 70, 70), texture(3, 70, 70, seed=1) // 8 + 100])
-    source = ArraySource(da.from_array(image, chunks=(1, 3, 40, 40)), True)
+    source = da.from_array(image, chunks=(1, 3, 40, 40))
     made = super_resolve_dask(source, open_model(aware), SRConfig(**SMALL))
     each = [georsr.super_resolve_array(scene, aware, **SMALL) for scene in image]
     np.testing.assert_array_equal(made.compute(scheduler="synchronous"), np.stack(each))
@@ -205,9 +205,9 @@ def test_benchmarks_tell_it_of_every_image(aware, texture):
 
 
 def test_a_seen_model_keeps_its_weights_file(aware, tmp_path):
-    model = told(open_model(aware), (1.0,) * COUNT)
+    model = told(open_model(aware), (1.0,) * N_SENSOR_VALUES)
     save_model(tmp_path / "again.safetensors", model.spec, model.network, torch.float32)
-    assert sensor_of(open_model(str(tmp_path / "again.safetensors"))) == (0.0,) * COUNT
+    assert sensor_of(open_model(str(tmp_path / "again.safetensors"))) == (0.0,) * N_SENSOR_VALUES
     assert isinstance(model, Model)
 
 
@@ -224,7 +224,7 @@ def test_only_what_is_smooth_is_given_back_unless_somebody_asks_for_more(aware, 
     assert softened(Kernel("bicubic"), model.spec, SRConfig()).damping == SOFT
     assert softened(None, model.spec, SRConfig()) is None
     kernel = estimate_kernel(patches(smooth_scene), BYTES, told_of_all(model, smooth_scene))
-    left = {key: kernel.shrink(value, 2) - smooth_scene for key, value in made.items()}
+    left = {key: kernel.downsample(value, 2) - smooth_scene for key, value in made.items()}
     means = {key: np.abs(block_means(value)).mean() for key, value in left.items()}
     assert means["auto"] < 0.3 * means["off"]
     assert np.abs(left["on"]).mean() < np.abs(left["auto"]).mean() < np.abs(left["off"]).mean()
@@ -240,7 +240,7 @@ def test_options_say_what_is_known(aware, smooth_scene, make_raster, tmp_path):
         np.testing.assert_array_equal(product.read(), array)
         assert parse_sensor(product.tags()["GEORSR_SENSOR"])["mtf"] == 0.1
         assert '"sensor": "mtf=0.1,noise=0.03,grain=0.4"' in product.tags()["GEORSR_OPTIONS"]
-    source = ArraySource(da.from_array(smooth_scene, chunks=(3, 40, 40)), True)
+    source = da.from_array(smooth_scene, chunks=(3, 40, 40))
     lazy = super_resolve_dask(source, open_model(aware), SRConfig(**given))
     np.testing.assert_array_equal(lazy.compute(scheduler="synchronous"), array)
 

@@ -26,7 +26,7 @@ from georsr.models.segsr.lmm import LightLMM
 from georsr.models.segsr.segsr import SegSR
 from georsr.models.segsr.sensor import SensorEstimator
 from georsr.models.segsr.slm import SLM
-from georsr.radiometry.sensor import COUNT
+from georsr.radiometry.sensor import N_SENSOR_VALUES
 
 
 class RepConv(nn.Module):
@@ -271,7 +271,9 @@ def segsr_lite(
         parts["scene_film"] = FiLM(token_dim, film_dim, embed_dim, num_blocks, gain=5.0)
     if sensor_dim > 0:
         parts["sensor_estimator"] = SensorEstimator(bands)
-        parts["sensor_film"] = FiLM(COUNT, sensor_dim, embed_dim, num_blocks, num_layers=2)
+        parts["sensor_film"] = FiLM(
+            N_SENSOR_VALUES, sensor_dim, embed_dim, num_blocks, num_layers=2
+        )
     if not fused:  # training starts close to bicubic interpolation
         nn.init.normal_(parts["upsampler"].conv.weight, std=1e-3)
     return SegSR(backbone=backbone, **parts)

@@ -21,7 +21,7 @@ from georsr.models.segsr.backbone import Backbone
 from georsr.models.segsr.film import Films, add_films
 from georsr.models.segsr.lmm import LMM
 from georsr.models.segsr.slm import SLM
-from georsr.radiometry.sensor import COUNT
+from georsr.radiometry.sensor import N_SENSOR_VALUES
 
 
 class Prediction(NamedTuple):
@@ -59,7 +59,7 @@ class SegSR(nn.Module):
     """
 
     sensor: Tensor
-    """Normalised sensor description (1, COUNT) that `forward` uses; zero: nothing is known."""
+    """Normalised sensor description (1, N_SENSOR_VALUES) that `forward` uses; zero if unknown."""
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class SegSR(nn.Module):
         self.sensor_film = sensor_film
         self.multiple_of = math.lcm(backbone.multiple_of, getattr(encoder, "multiple_of", 1))
         if sensor_film is not None:
-            self.register_buffer("sensor", torch.zeros(1, COUNT), persistent=False)
+            self.register_buffer("sensor", torch.zeros(1, N_SENSOR_VALUES), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, bands, h, w) in 0..1 -> (N, bands, s * h, s * w) around 0..1, not clipped."""
@@ -98,7 +98,8 @@ class SegSR(nn.Module):
         x
             (N, bands, h, w) in 0..1; h and w multiples of ``multiple_of``.
         sensor
-            (N, COUNT) or (1, COUNT), normalised sensor description; None takes ``self.sensor``.
+            Normalised sensor description, (N, N_SENSOR_VALUES) or (1, N_SENSOR_VALUES); None takes
+            ``self.sensor``.
 
         Raises
         ------

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from georsr._fields import check_range, check_share, from_dict
+from georsr._fields import check_fraction, check_range, from_dict
 from georsr.window import AnyArray, FloatArray
 
 Range = tuple[float, float]
@@ -49,19 +49,19 @@ class Variation:
 
     def __post_init__(self) -> None:
         for key in ("whole", "gray", "colours", "light", "flat"):
-            check_share(key, getattr(self, key))
-        check_share("gray and colours together", self.gray + self.colours)
+            check_fraction(key, getattr(self, key))
+        check_fraction("gray and colours together", self.gray + self.colours)
         check_range("shrink", self.shrink, 1, 16)
         check_range("contrast", self.contrast, 0.01, 10)
         check_range("gamma", self.gamma, 0.1, 10)
 
-    def to_mapping(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain values, lists instead of tuples."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     @classmethod
-    def from_mapping(cls, values: Any, where: str) -> Variation:
-        """Inverse of `to_mapping`."""
+    def from_dict(cls, values: Any, where: str) -> Variation:
+        """Inverse of `to_dict`."""
         return from_dict(cls, values, where)
 
     def crop(self, image: AnyArray, size: int, rng: np.random.Generator) -> FloatArray:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from georsr.errors import InputError, UsageError
-from georsr.radiometry.degradation import Bicubic, bicubic_downsample
+from georsr.radiometry.degradation import BicubicDegradation, bicubic_downsample
 from georsr.radiometry.imaging_chain import ImagingChain
 from georsr.training.data.source import open_source
 from georsr.training.data.variation import Variation, shrunk, with_even_ground
@@ -115,13 +115,13 @@ def test_crops_know_their_sensor(data):
     again = crops.crop(rng())
     assert np.array_equal(crop.lr, again.lr)
     assert np.array_equal(crop.hr, again.hr)
-    crops, _ = open_source(data, Bicubic(), scale=2, patch=12)
+    crops, _ = open_source(data, BicubicDegradation(), scale=2, patch=12)
     crop = crops.crop(rng())
     assert crop.sensor is None
 
 
 def test_low_and_high_resolution_lie_one_over_the_other(data):
-    crops, _ = open_source(replace(data, variation=NONE), Bicubic(), scale=2, patch=16)
+    crops, _ = open_source(replace(data, variation=NONE), BicubicDegradation(), scale=2, patch=16)
     for seed in range(8):
         crop = crops.crop(rng(seed))
         below = bicubic_downsample(crop.hr, 2)
@@ -146,21 +146,21 @@ def test_roots_without_a_part_to_validate_on_are_refused(data):
 
 
 def test_settings_round_trip(data):
-    mapping = data.to_mapping()
-    assert DataSettings.from_mapping(mapping, "recipe") == data
+    mapping = data.to_dict()
+    assert DataSettings.from_dict(mapping, "recipe") == data
     assert mapping["variation"]["shrink"] == [1.0, 4.0]
-    assert DataSettings().to_mapping()["variation"] is None
+    assert DataSettings().to_dict()["variation"] is None
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"flat": -1}, "variation: flat is -1, expected a share of 0 to 1"),
+        ({"flat": -1}, "variation: flat is -1, expected a fraction from 0 to 1"),
         ({"shrink": [0.5, 2]}, r"variation: shrink is \[0.5, 2\], expected lowest and highest"),
-        ({"gray": 0.7, "colours": 0.7}, "gray and colours together is 1.4, expected a share"),
+        ({"gray": 0.7, "colours": 0.7}, "gray and colours together is 1.4, expected a fraction"),
         ({"grey": 1}, "variation: unknown key 'grey'"),
     ],
 )
 def test_bad_values_are_refused(values, message):
     with pytest.raises(UsageError, match=message):
-        DataSettings.from_mapping({"variation": values}, "data")
+        DataSettings.from_dict({"variation": values}, "data")
