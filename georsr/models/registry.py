@@ -82,7 +82,7 @@ def _adder(table: dict[str, Any], name: str, kind: str) -> Callable[[T], T]:
 
 
 @cache
-def _import_models() -> None:
+def import_models() -> None:
     """Import every module that registers something."""
     import_module("georsr.models.interpolation")
     package = import_module("georsr.models.segsr")
@@ -97,7 +97,7 @@ def _import_models() -> None:
 
 def architectures() -> dict[str, Callable[..., nn.Module]]:
     """Return every architecture: name -> builder of an untrained network."""
-    _import_models()
+    import_models()
     return dict(_architectures)
 
 
@@ -112,7 +112,7 @@ def find_backbone(name: str) -> type[Backbone]:
 
 
 def _find(table: dict[str, type[T]], name: str, kind: str) -> type[T]:
-    _import_models()
+    import_models()
     if name not in table:
         raise ModelError(f"unknown {kind} {name!r}, expected one of {', '.join(sorted(table))}")
     return table[name]
