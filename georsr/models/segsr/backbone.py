@@ -66,6 +66,10 @@ class BicubicUpsampler(nn.Module):
         self.conv = nn.Conv2d(embed_dim, bands * scale * scale, 3, padding=1)
         self.bicubic = Bicubic(scale)
 
+    def start_near_bicubic(self) -> None:
+        """Initialise the convolution so that an untrained network is close to bicubic."""
+        nn.init.normal_(self.conv.weight, std=1e-3)
+
     def forward(self, features: Tensor, image: Tensor) -> Tensor:
         """(N, C, h, w) and (N, bands, h, w) in 0..1 -> (N, bands, s * h, s * w)."""
         detail = self.conv(features)

@@ -274,6 +274,6 @@ def segsr_lite(
         parts["sensor_film"] = FiLM(
             N_SENSOR_VALUES, sensor_dim, embed_dim, num_blocks, num_layers=2
         )
-    if not fused:  # training starts close to bicubic interpolation
-        nn.init.normal_(parts["upsampler"].conv.weight, std=1e-3)
+    if not fused:
+        parts["upsampler"].start_near_bicubic()
     return SegSR(backbone=backbone, **parts)

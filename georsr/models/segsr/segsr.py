@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from georsr.errors import ModelError
 from georsr.models.registry import find_backbone, find_encoder, register_architecture
-from georsr.models.segsr.backbone import Backbone
+from georsr.models.segsr.backbone import Backbone, BicubicUpsampler
 from georsr.models.segsr.film import Films, add_films
 from georsr.models.segsr.lmm import LMM
 from georsr.models.segsr.slm import SLM
@@ -190,7 +190,7 @@ def segsr(
     encoder_options, backbone_options
         More arguments of the encoder's and the backbone's constructor.
     fused
-        False builds the form in which the backbone is trained.
+        False builds the form in which the network is trained.
 
     Raises
     ------
@@ -207,4 +207,7 @@ def segsr(
     kind = find_backbone(backbone)
     options = {**({} if fused else kind.training_options), **(backbone_options or {})}
     body = kind(bands, embed_dim, num_groups, depth, **options)  # type: ignore[call-arg]
-    return SegSR(sfem, slm, body, lmms, body.make_upsampler(scale))
+    upsampler = body.make_upsampler(scale)
+    if not fused and isinstance(upsampler, BicubicUpsampler):
+        upsampler.start_near_bicubic()
+    return SegSR(sfem, slm, body, lmms, upsampler)
