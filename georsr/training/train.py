@@ -109,14 +109,14 @@ class TrainingData(pl.LightningDataModule):
         """Batches of the rest of the run."""
         trainer = self.trainer
         assert trainer is not None
-        numbers = StepSampler(
+        sampler = StepSampler(
             self.recipe.steps,
             self.recipe.batch,
             lambda: trainer.global_step,
             trainer.global_rank,
             trainer.world_size,
         )
-        return CropLoader(self.source, self.recipe.seed, numbers, self.workers, self.pinned)
+        return CropLoader(self.source, self.recipe.seed, sampler, self.workers, self.pinned)
 
     def val_dataloader(self) -> Any:
         """This device's share of the validation pairs."""
