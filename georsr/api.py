@@ -15,12 +15,10 @@ from georsr.inference.bands import match_bands
 from georsr.io.mosaic import open_sources
 from georsr.io.reader import RasterReader, open_output
 from georsr.jobs.estimate import RunEstimate, estimate_run
-from georsr.jobs.executor import Executor, LocalExecutor
 from georsr.jobs.parts_index import parts_journal, parts_lock, parts_outputs
-from georsr.jobs.run import run
+from georsr.jobs.run import Executor, LocalExecutor, run
 from georsr.models.io import Model, open_model
 from georsr.quality.qgis_style import style_path
-from georsr.quality.write import run_layers
 from georsr.reports import read_output_tags
 from georsr.window import AnyArray, BoolArray
 from georsr.writer.lock import Lock
@@ -164,14 +162,23 @@ def super_resolve(
             if stac is not None:
                 write_stac_item(stac, report, spec, overwrite=replace_item)
 
-        work = (reader, destination, opened, config, progress, stop)
         with _machines(opened, config, workers, scheduler, security, stop) as cluster:
             if parts is not None:
                 from georsr.jobs.parts import run_parts
 
-                return run_parts(*work, os.fspath(parts), cluster, finish)
-            layers = None if quality is None else os.fspath(quality)
-            return run(*work, _maker(cluster), layers, finish)
+                folder = os.fspath(parts)
+                return run_parts(
+                    reader, destination, opened, config, progress, stop, folder, cluster, finish
+                )
+            executor = _executor(cluster)
+            if quality is not None:
+                from georsr.quality.write import run_with_layers
+
+                layers = os.fspath(quality)
+                return run_with_layers(
+                    reader, destination, layers, opened, config, progress, stop, executor, finish
+                )
+            return run(reader, destination, opened, config, progress, stop, executor, finish)
 
 
 def quality_layers(
@@ -219,6 +226,8 @@ def quality_layers(
     place = temp_paths(destination)
     if not os.path.lexists(place.journal):
         Lock(place.lock, destination).clean()
+    from georsr.quality.write import run_layers
+
     with _opened(source, opened, config) as (reader, opened):
         inputs = _inputs(source, opened, config, reader)
         check_outputs(outputs, inputs | {"product": [product]})
@@ -301,7 +310,7 @@ def _machines(
         yield cluster
 
 
-def _maker(cluster: Cluster | None) -> Executor:
+def _executor(cluster: Cluster | None) -> Executor:
     if cluster is None:
         return LocalExecutor()
     from georsr.distributed.executor import DaskExecutor

@@ -125,7 +125,7 @@ def test_an_exception_is_as_good_as_a_stop(source, tmp_path):
     with pytest.raises(KeyboardInterrupt) as caught:
         super_resolve(source, out, failing, **SMALL)
     (note,) = caught.value.__notes__
-    assert ".out.tif.part.tif: the same command goes on" in note
+    assert ".out.tif.part.tif: rerun the same command to resume" in note
     assert hidden(tmp_path) == [".out.tif.part.jsonl", ".out.tif.part.tif"]
     assert super_resolve(source, out, model_of(Counting()), **SMALL).blocks_found > 0
     assert out.read_bytes() == (tmp_path / "whole.tif").read_bytes()
@@ -485,7 +485,7 @@ def test_a_target_that_appears_meanwhile_costs_no_work(source, tmp_path):
 
     with pytest.raises(UsageError, match="--overwrite") as caught:
         super_resolve(source, out, model_of(network), stop=appears, **SMALL)
-    assert "the same command goes on" in caught.value.__notes__[0]
+    assert "rerun the same command to resume" in caught.value.__notes__[0]
     assert out.read_bytes() == b"somebody else's"
     network.calls = 0
     report = super_resolve(source, out, model_of(network), overwrite=True, **SMALL)
@@ -569,7 +569,7 @@ def test_a_full_disk_loses_nothing(limit, cog, make_raster, texture, tmp_path):
     )  # fmt: skip
     assert child.returncode == 1, child.stdout + child.stderr
     assert "no space left" in child.stdout
-    assert "the same command goes on" in child.stdout
+    assert "rerun the same command to resume" in child.stdout
     assert child.stderr == ""  # nor does libtiff print
     assert not out.exists()
     assert hidden(tmp_path) == [".out.tif.part.jsonl", ".out.tif.part.tif"]
