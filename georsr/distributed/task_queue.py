@@ -207,17 +207,26 @@ class TaskQueue:
                 finished.append(future)
             elif future is not self._retried and _has_killed_workers(future):
                 self._suspicious.extend(self._batches.pop(future))
+            elif self._is_forgotten(future):
+                self._waiting.extend(self._batches.pop(future))
             else:
                 raise self._error_of(future)
-        for future, (results, seconds) in zip(finished, self._gather(finished), strict=True):
+        for future, result in zip(finished, self._gather(finished), strict=True):
             batch = self._batches.pop(future)
-            indices = [index for index, _ in batch]
-            self._results.extend(zip(indices, results, strict=False))
-            self._waiting.extend(batch[len(results) :])
-            self._task_seconds += (seconds / len(results) - self._task_seconds) / 4
+            if result is not None:
+                results, seconds = result
+                indices = [index for index, _ in batch]
+                self._results.extend(zip(indices, results, strict=False))
+                self._task_seconds += (seconds / len(results) - self._task_seconds) / 4
+                batch = batch[len(results) :]
+            self._waiting.extend(batch)
 
-    def _gather(self, futures: list[Future[Any]]) -> list[tuple[list[Any], float]]:
-        """Fetch results in one message; those that died with their worker are computed again."""
+    def _is_forgotten(self, future: Future[Any]) -> bool:
+        """Return whether the scheduler, which is there, has forgotten a result lost by a worker."""
+        return future.status == "cancelled" and self._client.status == "running"
+
+    def _gather(self, futures: list[Future[Any]]) -> Sequence[tuple[list[Any], float] | None]:
+        """Fetch results in one message; None for all if one of them is lost with its worker."""
         if not futures:
             return []
         gathering = self._gatherer.submit(self._client.gather, futures)
@@ -230,6 +239,8 @@ class TaskQueue:
             results: list[tuple[list[Any], float]] = gathering.result()
             return results
         except (CancelledError, OSError) as error:
+            if any(map(self._is_forgotten, futures)):
+                return [None] * len(futures)
             raise _connection_lost() from error
         except Exception as error:
             failed = (future for future in futures if future.status == "error")
