@@ -20,7 +20,7 @@ from torch import Tensor
 
 from georsr.config import SRConfig
 from georsr.device import cpu_threads
-from georsr.models.layers import enlarge_linear
+from georsr.models.interpolation import upsample_bilinear
 from georsr.models.spec import SCENE, SOFTLY, ModelSpec
 from georsr.radiometry.kernels import Kernel, parse_kernel
 from georsr.window import AnyArray, BoolArray, FloatArray
@@ -296,7 +296,7 @@ def _enforce(
     if aim.remainder is not None:
         rest = torch.from_numpy(aim.remainder).to(device)[None]
         seen = seen + rest
-        output = output + enlarge_linear(rest, output.shape[-1] // seen.shape[-1])
+        output = output + upsample_bilinear(rest, output.shape[-1] // seen.shape[-1])
     if aim.valid is None:
         return back_project(output, seen, kernel)
     if (size := _corner(aim.valid)) is not None:

@@ -16,7 +16,7 @@ from georsr.errors import UsageError
 from georsr.inference.kernel_estimation import spread_windows
 from georsr.models.io import Model
 from georsr.models.multiband import MultiBand
-from georsr.models.segsr.lite import SegSRLite
+from georsr.models.segsr.segsr import SegSR
 from georsr.models.segsr.sensor import combined
 from georsr.radiometry.normalization import Normalization
 from georsr.radiometry.sensor import SensorDescription, parse_sensor
@@ -32,10 +32,10 @@ LEAST = 16
 """Height and width below which a probe tells nothing."""
 
 
-def listener(network: nn.Module) -> SegSRLite | None:
+def listener(network: nn.Module) -> SegSR | None:
     """The part of a network that is told how a scene was recorded; None: it is not told."""
     inner = network.network if isinstance(network, MultiBand) else network
-    return inner if isinstance(inner, SegSRLite) and inner.senses else None
+    return inner if isinstance(inner, SegSR) and inner.uses_sensor else None
 
 
 def estimate_sensor(
@@ -59,7 +59,7 @@ def estimate_sensor(
         All zeros where nothing can be estimated; None for a model that need not be told.
     """
     network = listener(model.network)
-    if network is None:
+    if network is None or network.sensor_estimator is None:
         return None
     guide = list(model.network.guide) if isinstance(model.network, MultiBand) else slice(None)
     means, variances = [], []
@@ -69,11 +69,13 @@ def estimate_sensor(
             if not whole:
                 continue
             seen, _ = stretch.clip_with_remainder(stretch.forward(patch.values)[guide])
-            mean, variance = network.estimator(torch.from_numpy(np.ascontiguousarray(seen))[None])
+            mean, variance = network.sensor_estimator(
+                torch.from_numpy(np.ascontiguousarray(seen))[None]
+            )
             means.append(mean)
             variances.append(variance)
     if not means:
-        return (0.0,) * network.told.shape[1]
+        return (0.0,) * network.sensor.shape[1]
     both = combined(torch.cat(means), torch.cat(variances))
     both = both * both.new_tensor([TRUST, TRUST, 1, 1]) + both.new_tensor([0, 0, CAUTION, 0])
     # few digits, so that a description that is written down and given again is the same
@@ -86,7 +88,7 @@ def told(model: Model, sensor: Sequence[float] | None) -> Model:
     if network is None or sensor is None:
         return model
     twin = copy.copy(network)
-    twin._buffers = {**network._buffers, "told": network.told.new_tensor([list(sensor)])}
+    twin._buffers = {**network._buffers, "sensor": network.sensor.new_tensor([list(sensor)])}
     if isinstance(model.network, MultiBand):
         outer = copy.copy(model.network)
         outer._modules = {**model.network._modules, "network": twin}
@@ -97,7 +99,7 @@ def told(model: Model, sensor: Sequence[float] | None) -> Model:
 def sensor_of(model: Model) -> tuple[float, ...] | None:
     """What a model was told, normalised; None for one that is not told."""
     network = listener(model.network)
-    return None if network is None else tuple(round(x, 3) for x in network.told[0].tolist())
+    return None if network is None else tuple(round(x, 3) for x in network.sensor[0].tolist())
 
 
 def scene_sensor(

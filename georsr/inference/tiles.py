@@ -20,7 +20,7 @@ from georsr.inference.bands import check_bands
 from georsr.io.metadata import RasterInfo
 from georsr.io.normalization import choose_normalization
 from georsr.io.reader import RasterReader
-from georsr.models.layers import enlarge_linear
+from georsr.models.interpolation import upsample_bilinear
 from georsr.models.spec import ModelSpec
 from georsr.radiometry.nodata import dataset_mask, fill_invalid
 from georsr.radiometry.normalization import Normalization
@@ -186,7 +186,7 @@ def denormalize(
     values = output[cut]
     if remainder is not None:
         # bilinear: what lies beyond the range must not ring
-        values = values + enlarge_linear(torch.from_numpy(remainder), scale).numpy()[cut]
+        values = values + upsample_bilinear(torch.from_numpy(remainder), scale).numpy()[cut]
     return stretch.inverse(values, out=values)
 
 
