@@ -318,7 +318,8 @@ class RasterReader:
             return
         top, left = (places[0].top, places[0].left) if places else (0, 0)
         try:
-            dataset.read(window=((top, top + 1), (left, left + 1)))
+            for number in dataset.indexes:
+                dataset.read(number, window=((top, top + 1), (left, left + 1)))
         except RasterioError as error:
             self._remember_unreadable(dataset, error)
             raise
