@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         ResourceError,
         UsageError,
     )
-    from georsr.jobs.estimate import RunEstimate
+    from georsr.estimation import RunEstimate
     from georsr.models.io import Model, create_model, open_model
     from georsr.models.spec import ModelSpec
     from georsr.progress import Progress
@@ -44,7 +44,7 @@ _HOMES = {
     "OutputError": "georsr.errors",
     "Progress": "georsr.progress",
     "ResourceError": "georsr.errors",
-    "RunEstimate": "georsr.jobs.estimate",
+    "RunEstimate": "georsr.estimation",
     "RunReport": "georsr.reports",
     "SRConfig": "georsr.config",
     "UsageError": "georsr.errors",

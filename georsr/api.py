@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from distributed import Security
 
     from georsr.distributed.cluster import Cluster
-    from georsr.jobs.estimate import RunEstimate
+    from georsr.estimation import RunEstimate
     from georsr.progress import Progress
     from georsr.reports import LayersReport, RunReport
 
@@ -157,7 +157,7 @@ def super_resolve(
 
         with _machines(opened, config, workers, scheduler, security, stop) as cluster:
             if parts is not None:
-                from georsr.jobs.parts import run_parts
+                from georsr.distributed.parts import run_parts
 
                 folder = os.fspath(parts)
                 return run_parts(
@@ -234,7 +234,7 @@ def _is_unfinished(destination: str, parts: Path | None) -> bool:
     if parts is None:
         unfinished = os.path.lexists(paths.journal)
     else:
-        from georsr.jobs.parts_index import parts_journal, parts_lock
+        from georsr.distributed.parts_index import parts_journal, parts_lock
 
         unfinished = os.path.lexists(parts_journal(parts))
         if not unfinished:
@@ -258,7 +258,7 @@ def _check_names(destination: str | None, parts: Path | None, quality: Path | No
     if parts is None:
         check_format(destination)
     else:
-        from georsr.jobs.parts import check_names
+        from georsr.distributed.parts import check_names
 
         check_names(destination, os.fspath(parts))
 
@@ -278,7 +278,7 @@ def _outputs(
     if stac is not None:
         outputs["--stac"] = [stac]
     if parts is not None:
-        from georsr.jobs.parts_index import parts_outputs
+        from georsr.distributed.parts_index import parts_outputs
 
         outputs["--parts"] = [parts, *parts_outputs(parts)]
     return outputs
@@ -360,7 +360,7 @@ def plan_report(
         As for :func:`super_resolve`. Workers are counted and not started; a scheduler is asked for
         those that it has.
     """
-    from georsr.jobs.estimate import estimate_run
+    from georsr.estimation import estimate_run
 
     config = SRConfig(**options)
     where = None if destination is None else os.fspath(destination)

@@ -9,13 +9,14 @@ import pytest
 import torch
 from georsr.cli.main import invoke
 
+from georsr import estimation
 from georsr.api import plan_report, super_resolve
 from georsr.config import SRConfig
 from georsr.distributed import cluster
 from georsr.errors import ResourceError
 from georsr.io.gdal_env import CACHE_BYTES
 from georsr.io.reader import RasterReader, open_raster
-from georsr.jobs import estimate, preflight
+from georsr.jobs import preflight
 from georsr.jobs.job import memory_of, plan_job
 from georsr.models.io import Model
 from georsr.models.spec import ModelSpec
@@ -49,7 +50,7 @@ class Slow(torch.nn.Module):
 @pytest.fixture
 def slow_model(monkeypatch):
     network = Slow().eval()
-    monkeypatch.setattr(estimate, "time", SimpleNamespace(monotonic=lambda: network.clock))
+    monkeypatch.setattr(estimation, "time", SimpleNamespace(monotonic=lambda: network.clock))
     spec = ModelSpec("slow", "slow", 2, bands=0, band_names=(), tile=32, halo=2, overlap=4)
     return Model(spec, network, "0" * 64, "slow")
 
@@ -99,7 +100,7 @@ def test_a_giant_sparse_raster_is_planned_from_a_glance(make_raster, tmp_path, m
     plan = plan_report(tmp_path / "giant.vrt", "nearest", 4)
     assert time.process_time() - since < 5
     assert 0 < sum(looked_at) < 1e6
-    assert len(looked_at) < 2 * estimate.PROBES
+    assert len(looked_at) < 2 * estimation.PROBES
     assert (plan.width, plan.height) == (400_000, 400_000)
     assert plan.tiles > 150_000
     assert plan.tiles_empty > 0.99 * plan.tiles
@@ -155,7 +156,7 @@ def test_a_plan_says_where_it_may_not_write(make_raster, texture, tmp_path, caps
     ("seconds", "text"), [(0.4, "0 min 0 s"), (75, "1 min 15 s"), (3 * 3600 + 125, "3 h 2 min")]
 )
 def test_durations_for_people(seconds, text):
-    assert estimate._duration(seconds) == text
+    assert estimation._duration(seconds) == text
 
 
 def test_info_of_a_part_and_of_a_mosaic(make_raster, texture, capsys):
@@ -190,7 +191,7 @@ def two_processors(monkeypatch):
 def test_workers_share_the_time_and_add_to_the_memory(
     make_raster, texture, two_processors, monkeypatch, slow_model
 ):
-    monkeypatch.setattr(estimate, "START_SECONDS", 0.0)
+    monkeypatch.setattr(estimation, "START_SECONDS", 0.0)
     source = make_raster(texture(1, 300, 300))
     alone = plan_report(source, slow_model, blocksize=64)
     plans = {n: plan_report(source, slow_model, blocksize=64, workers=n) for n in (1, 2, 8)}
