@@ -183,7 +183,7 @@ def two_processors(monkeypatch):
     def started(workers, *, gpu):
         raise AssertionError("a plan starts no workers")
 
-    for module in (cluster, estimate):
+    for module in (cluster, estimation):
         monkeypatch.setattr(module, "available_cpus", lambda: 2)
     monkeypatch.setattr(cluster, "start_local_cluster", started)
 
