@@ -55,10 +55,10 @@ def _opened(
     """A source and a model that fit each other."""
     reader = open_sources(
         source,
-        bidx=None if config.bands == "all" and model.spec.bands else config.bidx,
-        nodata=config.nodata,
+        bidx=None if config.output_bands == "all" and model.spec.bands else config.indexes,
+        nodata=config.src_nodata,
         allow_drivers=config.allow_drivers or None,
-        force=config.force,
+        force=config.allow_non_image,
         alpha=config.alpha,
     )
     try:

@@ -18,7 +18,7 @@ from georsr.models.io import Model, open_model
 from georsr.models.segsr.segsr import segsr
 from georsr.models.spec import ModelSpec
 
-NEAREST = {"tile": 32, "halo": 4, "overlap": 8, "stretch": "dtype", "consistency": "off"}
+NEAREST = {"tile_size": 32, "halo": 4, "overlap": 8, "stretch": "dtype", "consistency": "off"}
 """Tiles that overlap, for models that need no overlap; nothing beyond the network's range."""
 FLOATS = {"stretch": "-8192,8192"}
 """A range in which float32 on the 0..1 scale holds what the tests use."""

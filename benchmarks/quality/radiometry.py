@@ -77,7 +77,9 @@ def measure(folder: Path, scene: Scene, model: str, **options: object) -> Fideli
             values = dataset.read(window=window)
         with rasterio.open(source, "w", **profile) as copy:
             copy.write(values)
-        report = georsr.super_resolve(source, out, model, bands="all", bidx=scene.guide, **options)
+        report = georsr.super_resolve(
+            source, out, model, output_bands="all", indexes=scene.guide, **options
+        )
         with rasterio.open(out) as dataset:
             made = dataset.read(masked=True).filled(0)
         with rasterio.open(source) as dataset:

@@ -122,7 +122,7 @@ def _child(file: str) -> None:
         with suppress(OSError):
             Path(f"{MARK}{number}").read_bytes()
         out = f"{case['folder']}/out/out.tif"
-        codes.append(invoke(["sr", case["path"], out, "-m", "nearest-x2", "--force"]))
+        codes.append(invoke(["sr", case["path"], out, "-m", "nearest-x2", "--allow-non-image"]))
     Path(file).with_name("codes.json").write_text(json.dumps(codes))
 
 

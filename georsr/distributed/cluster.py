@@ -17,12 +17,12 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event, Thread
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import dask
 from distributed import Client, LocalCluster, Security
 
-from georsr.config import SRConfig
+from georsr.config import Precision, SRConfig
 from georsr.device import DeviceConfig, select_device
 from georsr.distributed.address import SchedulerAddress, scheduler_address
 from georsr.distributed.task_queue import DaskQueue
@@ -426,9 +426,10 @@ class Cluster:
     def config(self) -> SRConfig:
         """The options as workers are to understand them."""
         config, device = self._config, str(self.placement.device)
-        config = replace(config, device=device, precision=self.placement.precision)
-        if self.local and config.jobs is None:
-            config = replace(config, jobs=max(1, available_cpus() // self.local))
+        precision = cast(Precision, self.placement.precision)
+        config = replace(config, device=device, precision=precision)
+        if self.local and config.num_threads is None:
+            config = replace(config, num_threads=max(1, available_cpus() // self.local))
         return config
 
     def task_queue(self, hand: WorkerTask, look: Callable[[], None]) -> DaskQueue:
@@ -473,7 +474,7 @@ def _check_software(who: str, there: dict[str, str]) -> None:
 def worker_config(job: SRJob, cluster: Cluster) -> SRJob:
     """A job as a worker carries it out: by one thread, unless the options say otherwise."""
     config = cluster.config
-    return replace(job, config=replace(config, jobs=config.jobs or 1))
+    return replace(job, config=replace(config, num_threads=config.num_threads or 1))
 
 
 @contextmanager

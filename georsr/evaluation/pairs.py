@@ -534,7 +534,7 @@ class PairsEvaluation:
 
     def _measure(self, pair: Pair, ground: Ground, kind: str) -> Gains:
         models = {
-            name: partial(super_resolve_array, model=model, force=True, **self.options)
+            name: partial(super_resolve_array, model=model, allow_non_image=True, **self.options)
             for name, model in self.models.items()
             if model.spec.scale == pair.scale
         }

@@ -169,7 +169,7 @@ def predict_array(
     )
     read = array_reader(values, good, whole)
     model = told_of_scene(read, height, width, stretch, model, config)
-    with cpu_threads(config.jobs):
+    with cpu_threads(config.num_threads):
         return predict_window(
             read,
             whole,
@@ -180,12 +180,12 @@ def predict_array(
             inference=TilePredictor(
                 model,
                 placement,
-                choose_batch(placement, config.batch),
+                choose_batch(placement, config.batch_size),
                 compiled=config.compile,
                 ask=forward_strategy(config.tta),
             ),
             kernel=resolve_kernel(read, height, width, stretch, model, config),
-            flat_tiles=config.flat_tiles,
+            flat_tiles=config.skip_constant_tiles,
         )
 
 

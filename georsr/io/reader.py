@@ -537,7 +537,7 @@ def open_raster(
         note = (
             f"{reader.info.path}: {100 * share:.2g} % of it lies in none of its files, and it has "
             "no nodata value: these gaps are read as black and treated as data; give it one "
-            "(gdalbuildvrt -srcnodata), or say --nodata 0 or --flat-tiles"
+            "(gdalbuildvrt -srcnodata), or say --nodata 0 or --skip-constant-tiles"
         )
         reader.info = replace(reader.info, notes=(*reader.info.notes, note))
     info = reader.info

@@ -333,7 +333,7 @@ def estimate_run(
     inference = TilePredictor(
         job.model,
         placement,
-        choose_batch(placement, config.batch),
+        choose_batch(placement, config.batch_size),
         compiled=config.compile,
         ask=forward_strategy(config.tta),
     )
@@ -395,7 +395,7 @@ def _timed(job: SRJob) -> DeviceConfig:
 
 def _threads(config: SRConfig, cluster: Cluster | None) -> int | None:
     """Of one network: those of a worker elsewhere are one, unless the options say otherwise."""
-    return config.jobs if cluster is None else cluster.config.jobs or 1
+    return config.num_threads if cluster is None else cluster.config.num_threads or 1
 
 
 def _problems(

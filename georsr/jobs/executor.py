@@ -88,7 +88,7 @@ class LocalExecutor:
         def put(item: tuple[Window, AnyArray]) -> None:
             writer.write(item[0], *writer.layout.split(item[1]))
 
-        with cpu_threads(job.config.jobs):
+        with cpu_threads(job.config.num_threads):
             for first, end in incomplete_rows(writer.done):
                 stream = self._stream(
                     job, inference, onward.again(), clock, first * job.layout.blocksize
@@ -161,7 +161,7 @@ def job_predictor(job: SRJob) -> TilePredictor:
     inference = TilePredictor(
         job.model,
         job.placement,
-        choose_batch(job.placement, job.config.batch),
+        choose_batch(job.placement, job.config.batch_size),
         compiled=job.config.compile,
         ask=forward_strategy(job.config.tta),
     )
@@ -193,7 +193,7 @@ def tile_stream(
         clock=clock,
         top=top,
         area=job.area,
-        flat_tiles=job.config.flat_tiles,
+        flat_tiles=job.config.skip_constant_tiles,
         kernel=job.kernel,
     )
 
@@ -301,7 +301,7 @@ def retry_with_smaller_tiles(attempt: Retryable) -> OutputInfo:
             return attempt.make()
         except (TileTooLargeError, MemoryError) as error:
             smaller = ceil_to(job.plan.tile // 2, job.plan.multiple_of)
-            fixed = job.config.tile is not None
+            fixed = job.config.tile_size is not None
             if fixed or smaller < MIN_TILE or smaller == job.plan.tile:
                 what = (
                     str(error)

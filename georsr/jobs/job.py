@@ -17,7 +17,7 @@ from pathlib import Path, PurePath
 import numpy as np
 import torch
 
-from georsr.config import SRConfig
+from georsr.config import OPTIONS, SRConfig
 from georsr.device import DeviceConfig
 from georsr.errors import InputError
 from georsr.geo.aoi import AreaOfInterest, resolve_aoi
@@ -50,25 +50,6 @@ SAMPLES, SAMPLE = 64, 16 * 1024
 """Pieces of a source's files that its digest covers, and bytes of each: a megabyte of any source,
 which a disk reads in a second at worst."""
 
-OPTIONS_WITHOUT_EFFECT = (
-    "allow_drivers",
-    "aoi",
-    "aoi_mask",
-    "backend",
-    "batch",
-    "bbox",
-    "bbox_crs",
-    "check_space",
-    "device",
-    "jobs",
-    "max_pixels",
-    "overwrite",
-    "precision",
-    "resume",
-    "verify",
-)
-"""Options that leave the product as it is, or count as what they led to: device, area."""
-
 
 def run_key(
     reader: RasterReader,
@@ -90,7 +71,7 @@ def run_key(
     options = {
         name: json.dumps(value, sort_keys=True)
         for name, value in asdict(config).items()
-        if name not in OPTIONS_WITHOUT_EFFECT
+        if OPTIONS[name].affects in ("pixels", "file")
     }
     return {
         "source": source_hash(reader),
@@ -245,7 +226,7 @@ class SRJob:
 
     def with_tile(self, tile: int) -> SRJob:
         """The same run in tiles of another size."""
-        config = replace(self.config, tile=tile)
+        config = replace(self.config, tile_size=tile)
         return replace(
             self, plan=tile_grid_of(self.reader.info, self.model.spec, config, self.area)
         )
@@ -317,8 +298,8 @@ def area_of(info: RasterInfo, config: SRConfig) -> AreaOfInterest | None:
     """The part of a raster that the options ask for; None: all of it."""
     return resolve_aoi(
         info,
-        bbox=config.bbox,
-        bbox_crs=config.bbox_crs,
+        bbox=config.bounds,
+        bbox_crs=config.bounds_crs,
         aoi=config.aoi,
         masked=config.aoi_mask,
     )
@@ -326,7 +307,7 @@ def area_of(info: RasterInfo, config: SRConfig) -> AreaOfInterest | None:
 
 def memory_of(job: SRJob) -> int:
     """Peak memory of a process that carries out a job, in bytes."""
-    batch = choose_batch(job.placement, job.config.batch)
+    batch = choose_batch(job.placement, job.config.batch_size)
     at_once = n_concurrent_tiles(job.placement, job.model.spec, job.config, len(job.plan), batch)
     on_cpu = job.placement.device.type == "cpu"
     return memory_bytes(job.reader, job.plan, job.layout, at_once, on_cpu)
@@ -395,7 +376,7 @@ def plan_job(
     part = info if area is None else window_metadata(info, area.window)
     check_size(part, config)
     check_bands(info, model.spec)
-    if not config.force and model.spec.architecture not in COMPUTED_ARCHITECTURES:
+    if not config.allow_non_image and model.spec.architecture not in COMPUTED_ARCHITECTURES:
         reject_non_images(info, model.spec.name)
     placement = placement or place_model(model, config)
     stretch = choose_normalization(reader, config.stretch)
@@ -412,7 +393,7 @@ def plan_job(
     job = SRJob(
         reader, destination, model, config, placement, stretch, layout, plan, key, area, kernel
     )
-    if config.tile is None and (tile := job.journal().previous_tile()) is not None:
+    if config.tile_size is None and (tile := job.journal().previous_tile()) is not None:
         job = job.with_tile(tile)
     return job
 

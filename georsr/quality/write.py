@@ -121,7 +121,7 @@ def layers_job(job: SRJob, destination: str, product: str) -> SRJob:
     layers = replace(
         job, destination=destination, layout=layers_layout(job), key=key, config=config
     )
-    if job.config.tile is None and (tile := layers.journal().previous_tile()) is not None:
+    if job.config.tile_size is None and (tile := layers.journal().previous_tile()) is not None:
         return layers.with_tile(tile)
     return layers
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from georsr.config import SRConfig
+from georsr.config import OPTIONS, SRConfig
 from georsr.errors import GeoreferenceWarning, UsageError
 from georsr.inference.array import check_count, predict_stack
 from georsr.inference.bands import match_array_bands
@@ -31,15 +31,9 @@ from georsr.xarray.dask_graph import ArraySource, super_resolve_dask
 
 Chunks = int | Mapping[Any, int] | None
 
-_OPTIONS = (
-    "band_mode", "bands", "batch", "blend", "blocksize", "compile", "consistency",
-    "consistency_kernel", "device", "dst_nodata", "dtype", "halo", "jobs", "nodata", "overlap",
-    "precision", "sensor", "stretch", "tile", "tta",
-)  # fmt: skip
-"""Options that mean something for arrays; the others are about files."""
 _INSTEAD = {
-    "bidx": "select bands with da.sel(band=[...]); or name the guide of bands='all'",
-    "bbox": "cut the product with rio.clip_box; lazy pixels outside are not computed",
+    "indexes": "select bands with da.sel(band=[...]); or name the guide of output_bands='all'",
+    "bounds": "cut the product with rio.clip_box; lazy pixels outside are not computed",
     "aoi": "cut the product with rio.clip",
 }
 
@@ -74,7 +68,7 @@ class ArrayRequest:
         config = self.config
         return (
             config.dtype not in (None, array.dtype.name)
-            or config.nodata is not None
+            or config.src_nodata is not None
             or config.dst_nodata is not None
         )
 
@@ -155,8 +149,10 @@ def parse_request(
         Options that mean nothing for arrays, no such model.
     """
     config = SRConfig(**options)
-    known = (*_OPTIONS, "bidx") if config.bands == "all" else _OPTIONS
-    if foreign := [name for name in options if name not in known]:
+    foreign = [name for name in options if not OPTIONS[name].arrays]
+    if "indexes" in options and config.output_bands == "rgb":
+        foreign.append("indexes")
+    if foreign:
         instead = _INSTEAD.get(foreign[0], "write the product with rio.to_raster")
         raise UsageError(f"option {foreign[0]} is for files, not for arrays: {instead}")
     if config.dtype is not None and config.dtype not in SUPPORTED:
@@ -192,7 +188,7 @@ def _sides(chunks: Chunks, info: GridInfo, scale: int) -> tuple[int | None, int 
 
 def super_resolve_dataarray(array: xr.DataArray, request: ArrayRequest) -> xr.DataArray:
     """See `georsr.xarray.ArrayAccessor.super_resolve`."""
-    info = grid_info(array, request.band, request.config.nodata)
+    info = grid_info(array, request.band, request.config.src_nodata)
     _warn(info)
     return request.label(request.pixels(array, info), array, info)
 
@@ -219,7 +215,7 @@ def _as_bands(
     arrays: dict[Hashable, xr.DataArray], request: ArrayRequest
 ) -> dict[Hashable, xr.DataArray]:
     """Variables of a dataset as the bands of one array."""
-    infos = [grid_info(array, request.band, request.config.nodata) for array in arrays.values()]
+    infos = [grid_info(array, request.band, request.config.src_nodata) for array in arrays.values()]
     first, info = next(iter(arrays.values())), infos[0]
     _warn(info)
     for array, other in zip(arrays.values(), infos, strict=True):

@@ -139,7 +139,7 @@ class FindScene:
         """From cuts (C, h, w) of each probe, nested as bands, rows, columns."""
         patches = [pixel_block(np.block(probe), recipe.nodata) for probe in cuts]
         model = load_cached(recipe.model)
-        with cpu_threads(recipe.config.jobs):
+        with cpu_threads(recipe.config.num_threads):
             sensor = scene_sensor(patches, stretch, model, recipe.config)
             asked = requested_kernel(model.spec, recipe.config)
             if asked != SCENE:
@@ -186,7 +186,7 @@ class PredictChunk:
                 form=recipe.form,
                 inference=inference,
                 kernel=found.kernel,
-                flat_tiles=recipe.config.flat_tiles,
+                flat_tiles=recipe.config.skip_constant_tiles,
             )
         if recipe.limits is not None:
             np.clip(pixels, *recipe.limits, out=pixels)

@@ -12,7 +12,7 @@ import pytest
 
 from georsr.api import super_resolve
 
-SMALL = {"blocksize": 32, "tile": 32, "halo": 2, "overlap": 4}
+SMALL = {"blocksize": 32, "tile_size": 32, "halo": 2, "overlap": 4}
 OPTIONS = ["-m", "bicubic-x2", *(w for name, n in SMALL.items() for w in (f"--{name}", str(n)))]
 
 

@@ -34,7 +34,7 @@ from georsr.tiling.partition import TaskGrid, completion_order
 # two workers are threads of this process, which has one set of filters for warnings
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
-SMALL = {"blocksize": 32, "tile": 32, "halo": 2, "overlap": 4}
+SMALL = {"blocksize": 32, "tile_size": 32, "halo": 2, "overlap": 4}
 
 
 @pytest.fixture(autouse=True)
@@ -85,7 +85,7 @@ def both(tmp_path, source, model, scheduler, **options):
         ("bicubic-x3", {"blend": "crop", "blocksize": 16}),
         ("nearest-x4", {"dtype": "float32", "dst_nodata": "nan"}),
         ("bicubic-x2", {"cog": True, "blocksize": 128}),
-        ("bicubic-x2", {"bbox": (400003, 4999930, 400060, 4999990)}),
+        ("bicubic-x2", {"bounds": (400003, 4999930, 400060, 4999990)}),
     ],
 )
 def test_the_file_is_that_of_a_serial_run(tmp_path, source, scheduler, model, options):
@@ -336,10 +336,10 @@ def test_local_workers_share_the_processors(monkeypatch):
     monkeypatch.setattr(cluster_module, "available_cpus", lambda: 8)
     model = open_model("bicubic", 2)
     with open_cluster(model, SRConfig(device="cpu"), workers=3) as made:
-        assert made.config.jobs == 2
+        assert made.config.num_threads == 2
         assert (made.config.device, made.config.precision) == ("cpu", "fp32")
-    with open_cluster(model, SRConfig(device="cpu", jobs=5), workers=3) as fixed:
-        assert fixed.config.jobs == 5
+    with open_cluster(model, SRConfig(device="cpu", num_threads=5), workers=3) as fixed:
+        assert fixed.config.num_threads == 5
 
 
 @pytest.mark.parametrize("parts", [False, True])
@@ -359,7 +359,7 @@ def test_what_is_refused_is_refused_before_workers_are_started(
     with pytest.raises(ResourceError, match="MiB of memory"):
         super_resolve(source, out, "bicubic-x2", workers=2, **where)
     with pytest.raises(AssertionError, match="started"):
-        super_resolve(source, out, "bicubic-x2", workers=2, check_space=False, **where)
+        super_resolve(source, out, "bicubic-x2", workers=2, check_resources=False, **where)
     assert set(tmp_path.iterdir()) == there
 
 

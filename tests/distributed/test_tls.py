@@ -25,7 +25,7 @@ from georsr.errors import InterruptedRunError, ResourceError, UsageError
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
-SMALL = {"blocksize": 32, "tile": 32, "halo": 2, "overlap": 4}
+SMALL = {"blocksize": 32, "tile_size": 32, "halo": 2, "overlap": 4}
 PLAIN = {"encoding": serialization.Encoding.PEM, "format": serialization.PrivateFormat.PKCS8}
 DAY = datetime.timedelta(days=1)
 

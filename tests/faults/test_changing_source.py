@@ -11,7 +11,7 @@ import rasterio.shutil
 from georsr.api import super_resolve
 from georsr.errors import InputError, InterruptedRunError
 
-SMALL = {"tile": 32, "halo": 2, "overlap": 4, "blocksize": 32}
+SMALL = {"tile_size": 32, "halo": 2, "overlap": 4, "blocksize": 32}
 
 
 @pytest.fixture(autouse=True)

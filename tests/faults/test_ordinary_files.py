@@ -16,7 +16,7 @@ from georsr.api import super_resolve
 from georsr.errors import InputError, UsageError
 from georsr.io.reader import open_raster
 
-SMALL = {"tile": 32, "blocksize": 32}
+SMALL = {"tile_size": 32, "blocksize": 32}
 
 
 def replaced(path, old, new):

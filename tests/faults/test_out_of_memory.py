@@ -82,7 +82,7 @@ def test_finished_blocks_are_kept_where_the_tile_is_fixed(
 ):
     monkeypatch.setattr("georsr.writer.writer.SYNC_SECONDS", -1.0)
     source, out = make_raster(texture(1, 200, 90)), tmp_path / "out.tif"
-    options = {"tile": 64, "blocksize": 32}
+    options = {"tile_size": 64, "blocksize": 32}
     narrow = model_of(Narrow(RuntimeError(LINUX), after=5))
     with pytest.raises(ResourceError, match="tiles tried: 64") as caught:
         super_resolve(source, out, narrow, **options)
@@ -109,7 +109,9 @@ def test_memory_that_runs_out_beside_the_network_is_one_line(
     monkeypatch.setattr(RasterReader, "read", narrow)
     assert super_resolve(source, out, "bicubic", 2, stretch="dtype", halo=2).tile < 50
     with pytest.raises(ResourceError, match=r"memory ran out.*tiles tried: 100"):
-        super_resolve(source, tmp_path / "b.tif", "bicubic", 2, stretch="dtype", tile=100, halo=2)
+        super_resolve(
+            source, tmp_path / "b.tif", "bicubic", 2, stretch="dtype", tile_size=100, halo=2
+        )
 
 
 def test_a_network_at_fault_still_leaves_nothing(make_raster, texture, tmp_path):

@@ -16,7 +16,7 @@ from georsr.radiometry.normalization import choose_normalization
 from georsr.window import Window
 from georsr.writer.layout import output_layout
 
-SMALL = {"tile": 32, "halo": 2, "overlap": 4}
+SMALL = {"tile_size": 32, "halo": 2, "overlap": 4}
 
 
 @pytest.mark.parametrize("kind", ["nodata", "mask", "alpha"])

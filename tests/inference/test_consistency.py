@@ -80,7 +80,7 @@ def test_a_product_gives_its_source_back(smooth, kernel, dtype, low, high):
 def test_tiles_do_not_show(smooth):
     source = smooth(3, 90, 100, 0, 255, "uint8")
     made = georsr.super_resolve_array(
-        source, "bicubic-x2", consistency="on", dtype="float32", tile=32, halo=4, overlap=4
+        source, "bicubic-x2", consistency="on", dtype="float32", tile_size=32, halo=4, overlap=4
     )
     # what blending adds to the residual is far below a grey level
     assert np.abs(Kernel("bicubic").shrink(made, 2) - source).max() < 0.7
@@ -141,7 +141,7 @@ def test_files_arrays_threads_and_parts_make_the_same_pixels(
     for jobs in (1, 2):
         out = str(tmp_path / f"{jobs}.tif")
         reports[jobs] = georsr.super_resolve(
-            path, out, lite_model, consistency="on", jobs=jobs, blocksize=64
+            path, out, lite_model, consistency="on", num_threads=jobs, blocksize=64
         )
         with rasterio.open(out) as product:
             np.testing.assert_array_equal(product.read(), whole)
@@ -156,7 +156,7 @@ def test_files_arrays_threads_and_parts_make_the_same_pixels(
         west, south, east, north = src.bounds
     half = str(tmp_path / "half.tif")
     box = (west, (north + south) / 2, (west + east) / 2, north)
-    georsr.super_resolve(path, half, lite_model, consistency="on", bbox=box, blocksize=64)
+    georsr.super_resolve(path, half, lite_model, consistency="on", bounds=box, blocksize=64)
     with rasterio.open(half) as product:
         part = product.read()
         np.testing.assert_array_equal(part, whole[:, : part.shape[1], : part.shape[2]])

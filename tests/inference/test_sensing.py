@@ -35,7 +35,7 @@ from georsr.radiometry.sensor import COUNT, parse_sensor
 from georsr.window import PixelBlock
 from georsr.xarray.dask_graph import ArraySource, super_resolve_dask
 
-SMALL = {"tile": 32, "halo": 2, "overlap": 4, "blocksize": 32}
+SMALL = {"tile_size": 32, "halo": 2, "overlap": 4, "blocksize": 32}
 BYTES = Normalization((0.0,) * 3, (255.0,) * 3, "dtype")
 
 
@@ -171,7 +171,7 @@ def test_scenes_of_a_series_are_told_apart(aware, texture):
 @pytest.mark.parametrize("bands", [1, 5])
 def test_other_bands(bands, aware, texture):
     image = texture(bands, 70, 80)
-    options = {**SMALL, "bands": "all", "bidx": None if bands == 1 else (3, 2, 1)}
+    options = {**SMALL, "output_bands": "all", "indexes": None if bands == 1 else (3, 2, 1)}
     made = georsr.super_resolve_array(image, aware, **options)
     assert made.shape == (bands, 140, 160)
 
@@ -193,7 +193,7 @@ def test_benchmarks_tell_it_of_every_image(aware, texture):
     for seed in (0, 1):
         image = texture(3, 64, 64, seed=seed) // (1 + 7 * seed)
         expected = georsr.super_resolve_array(
-            image, aware, tile=64, halo=0, overlap=0, consistency="off"
+            image, aware, tile_size=64, halo=0, overlap=0, consistency="off"
         )
         np.testing.assert_array_equal(ours.super_resolve(Sample("", None, image, "a")), expected)
 

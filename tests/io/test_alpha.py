@@ -93,7 +93,7 @@ def test_the_product_carries_it(picture, infrared, lite_model, tmp_path):
     path = picture(infrared)
     report = georsr.super_resolve(path, tmp_path / "a.tif", lite_model)
     assert (report.bands, len(report.warnings)) == (3, 1)
-    georsr.super_resolve(path, tmp_path / "all.tif", lite_model, bands="all")
+    georsr.super_resolve(path, tmp_path / "all.tif", lite_model, output_bands="all")
     georsr.super_resolve(path, tmp_path / "mask.tif", lite_model, alpha="mask")
     with rasterio.open(tmp_path / "all.tif") as dataset:
         assert [color.name for color in dataset.colorinterp][3] == "undefined"
@@ -125,7 +125,7 @@ def test_four_bands_can_be_named(picture, infrared, tmp_path):
     path = picture(infrared)
     for choice, last in (("auto", "undefined"), ("mask", "alpha")):
         out = tmp_path / f"{choice}.tif"
-        georsr.super_resolve(path, out, "bicubic", 2, bidx=(1, 2, 3, 4), alpha=choice)
+        georsr.super_resolve(path, out, "bicubic", 2, indexes=(1, 2, 3, 4), alpha=choice)
         with rasterio.open(out) as dataset:
             assert (dataset.count, dataset.colorinterp[3].name) == (4, last)
 

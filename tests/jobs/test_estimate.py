@@ -93,7 +93,7 @@ def test_a_giant_sparse_raster_is_planned_from_a_glance(make_raster, tmp_path, m
         return read(reader, window)
 
     monkeypatch.setattr(RasterReader, "read", look)
-    plan_report(tmp_path / "giant.vrt", "nearest", 4, bbox=(4e5, 4.99e6, 4.001e5, 5e6))  # imports
+    plan_report(tmp_path / "giant.vrt", "nearest", 4, bounds=(4e5, 4.99e6, 4.001e5, 5e6))  # imports
     looked_at.clear()
     since = time.process_time()
     plan = plan_report(tmp_path / "giant.vrt", "nearest", 4)
@@ -115,9 +115,9 @@ def test_what_the_disk_cannot_hold(make_raster, texture, tmp_path, monkeypatch, 
     shown = capsys.readouterr()
     plan = json.loads(shown.out)
     assert len(plan["problems"]) == 1
-    assert "--no-check-space" in plan["problems"][0]
+    assert "--no-check-resources" in plan["problems"][0]
     assert shown.err.startswith("Error: ")
-    assert invoke([*arguments, "--dry-run", "--no-check-space"]) == 0
+    assert invoke([*arguments, "--dry-run", "--no-check-resources"]) == 0
     assert invoke(arguments) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["in.tif"]
 
@@ -130,7 +130,7 @@ def test_what_the_memory_cannot_hold(make_raster, texture, tmp_path, monkeypatch
     assert invoke(["sr", source, out, "-m", "bicubic-x2", "--dry-run"]) == 1
     assert "refused the run takes about" in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir()] == ["in.tif"]
-    super_resolve(source, out, "bicubic", 2, check_space=False)
+    super_resolve(source, out, "bicubic", 2, check_resources=False)
 
 
 def test_blocks_kept_decoded_count_in_the_memory_of_a_plan(make_raster, texture, slow_model):

@@ -11,7 +11,7 @@ from georsr.api import plan_report, super_resolve
 from georsr.errors import InterruptedRunError, UsageError
 
 NORTH_UP = Affine(0.5, 0, 400000, 0, -0.5, 5000000)
-SMALL = {"blocksize": 32, "tile": 32, "halo": 2, "overlap": 4}
+SMALL = {"blocksize": 32, "tile_size": 32, "halo": 2, "overlap": 4}
 PLACES = [(0, 0, 40, 50), (0, 50, 40, 60), (40, 0, 35, 50), (40, 50, 35, 60)]
 
 

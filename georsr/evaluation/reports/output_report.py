@@ -148,8 +148,8 @@ def _bands_of(
     """Bands of the source that became the product's, in their order; None: all of them."""
     if "GEORSR_OPTIONS" in tags:
         told = read_output_tags(product.info.path, tags).config(aoi="")
-        if told.bidx is not None and told.bands != "all":
-            return told.bidx
+        if told.indexes is not None and told.output_bands != "all":
+            return told.indexes
     with open_raster(source) as reader:
         if reader.info.count == product.info.count:
             return None
@@ -169,7 +169,7 @@ def _seams(
         origin = read_output_tags(product, tags)
         model = open_model(origin.shipped_model())
         origin.check(model.sha256)
-        return measure_seams(source, model, bidx=bidx), ""
+        return measure_seams(source, model, indexes=bidx), ""
     except UsageError as error:
         return None, str(error)
 
