@@ -180,7 +180,7 @@ def _measure_dataset(dataset: str, as_json: bool, quiet: bool, options: dict[str
 def _measure_pairs(pairs: Path, as_json: bool, quiet: bool, options: dict[str, Any]) -> str:
     with import_without_gc():
         from georsr._files import check_writable, write_text
-        from georsr.evaluation.pairs import prepare_pairs
+        from georsr.evaluation.pairs_benchmark import prepare_pairs
         from georsr.writer.paths import check_outputs
 
     page = options["report"]

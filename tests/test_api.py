@@ -80,7 +80,7 @@ def test_a_plan_writes_nothing(lite_model, make_raster, texture, tmp_path):
 def test_options_are_checked():
     with pytest.raises(UsageError, match="feather or crop"):
         georsr.SRConfig(blend="stir")
-    with pytest.raises(UsageError, match="batch 0"):
+    with pytest.raises(UsageError, match="batch_size 0"):
         georsr.SRConfig(batch_size=0)
     with pytest.raises(UsageError, match="halo -1"):
         georsr.SRConfig(halo=-1)

@@ -1,14 +1,17 @@
-"""Trace the system calls of ``georsr sr`` on hostile rasters, and on honest ones.
+"""Trace the system calls of georsr's commands on hostile rasters, and of ``sr`` on honest ones.
 
     python benchmarks/robustness/trace_hostile_files.py [RASTER ...]
 
-Prints one line for each raster: refused or read, files opened that lie neither in its folder nor
+Every command that reads a raster is given each hostile one: sr (as a source, in a list and as an
+area), info, eval, eval --pairs, quality, train and export. Prints one line for each raster and
+command: refused or read, files opened that lie neither in its folder nor
 in that of the output, files written or removed outside the latter, connections. The hostile ones
 are those of tests/attacks (hostile.py, disguised.py); rasters named on the command line must be
 read. Exit code 1 if one is treated otherwise, or anything is opened, written or called. Needs
 strace.
 """
 
+import glob
 import json
 import os
 import re
@@ -82,12 +85,13 @@ def main() -> int:
                 check=True,
             )
         codes = json.loads((base / "codes.json").read_text())
-        calls = _calls_by_raster((base / "trace").read_text(errors="replace"))
+        calls = _calls_by_command((base / "trace").read_text(errors="replace"))
         failed = sum(
-            _report(case, code, calls.get(number, []), base)
-            for number, (case, code) in enumerate(zip(cases, codes, strict=True))
+            _report(case, command, code, calls.get((number, command), []), base)
+            for number, case in enumerate(cases)
+            for command, code in codes[number].items()
         )
-    print(f"{len(cases)} rasters, {failed} not as they should be")
+    print(f"{len(cases)} rasters, {sum(map(len, codes))} commands, {failed} not as they should be")
     return 1 if failed else 0
 
 
@@ -110,7 +114,7 @@ def _child(file: str) -> None:
     from cli.main import invoke, prepare_process
 
     prepare_process()
-    codes: list[int] = []
+    codes: list[dict[str, int]] = []
     with Path(os.devnull).open("w") as sink:
         os.dup2(sink.fileno(), 1)
         os.dup2(sink.fileno(), 2)
@@ -119,26 +123,60 @@ def _child(file: str) -> None:
         if number == 0:
             invoke(["sr", str(ROOT / "sample_data" / "absent.tif"), "out.tif", "-m", "nearest-x2"])
             import torch  # noqa: F401
-        with suppress(OSError):
-            Path(f"{MARK}{number}").read_bytes()
-        out = f"{case['folder']}/out/out.tif"
-        codes.append(invoke(["sr", case["path"], out, "-m", "nearest-x2", "--allow-non-image"]))
+        codes.append({})
+        for command, arguments in _commands(case).items():
+            with suppress(OSError):
+                Path(f"{MARK}{number}-{command}").read_bytes()
+            codes[-1][command] = invoke([*arguments])
     Path(file).with_name("codes.json").write_text(json.dumps(codes))
 
 
-def _calls_by_raster(trace: str) -> dict[int, list[str]]:
-    """Return the lines of the trace by the raster that was being read."""
-    number, found = -1, {}
+def _commands(case: dict[str, str]) -> dict[str, list[str]]:
+    """Return the arguments of each command that is to read one raster."""
+    path, folder = case["path"], Path(case["folder"], "out")
+    commands = {"sr": ["sr", path, f"{folder}/out.tif", "-m", "nearest-x2", "--allow-non-image"]}
+    if case["kind"] == "honest":
+        return commands
+    town = str(ROOT / "sample_data" / "town_rgb_2m.tif")
+    (folder / "list.txt").write_text(f"{path}\n")
+    pairs = folder / "pairs"
+    pairs.mkdir()
+    (pairs / "pairs.tsv").write_text("name\tscale\trgb\nfirst\t2\t3,2,1\n")
+    shutil.copy(town, pairs / "first_hr.tif")
+    for file in Path(path).parent.glob(f"{glob.escape(Path(path).stem)}*"):
+        rest = file.name.removeprefix(Path(path).stem).removeprefix(Path(path).suffix)
+        if file.is_file():
+            shutil.copy(file, pairs / f"first_lr.tif{rest}", follow_symlinks=False)
+    return commands | {
+        "list": ["sr", f"@{folder}/list.txt", f"{folder}/list.tif", "-m", "nearest-x2"],
+        "area": ["sr", town, f"{folder}/area.tif", "-m", "nearest-x2", "--aoi", path],
+        "info": ["info", path, "-m", "nearest-x2"],
+        "eval": ["eval", path, town],
+        "eval-hr": ["eval", town, path],
+        "eval-lr": ["eval", town, town, "--lr", path],
+        "eval-pairs": ["eval", "--pairs", str(pairs), "-m", "nearest-x2"],
+        "report": ["quality", "report", town, path],
+        "report-of": ["quality", "report", path, town],
+        "layers": ["quality", "layers", path, town, f"{folder}/layers.tif"],
+        "seams": ["quality", "seams", path, "-m", "nearest-x2"],
+        "train": ["train", "finetune-sensor", "--data", path, "--out", f"{folder}/run"],
+        "export": ["export", "segsr-lite-x2", f"{folder}/model.onnx", "--int8", path],
+    }
+
+
+def _calls_by_command(trace: str) -> dict[tuple[int, str], list[str]]:
+    """Return the lines of the trace by raster and command."""
+    key, calls = (-1, ""), {}
     for line in trace.splitlines():
-        if mark := re.search(rf'"{MARK}(\d+)"', line):
-            number = int(mark[1])
+        if mark := re.search(rf'"{MARK}(\d+)-([a-z-]+)"', line):
+            key = (int(mark[1]), mark[2])
         else:
-            found.setdefault(number, []).append(line)
-    return found
+            calls.setdefault(key, []).append(line)
+    return calls
 
 
-def _report(case: dict[str, str], code: int, calls: list[str], base: Path) -> bool:
-    """Print what was done with one raster; return whether it is wrong."""
+def _report(case: dict[str, str], command: str, code: int, calls: list[str], base: Path) -> bool:
+    """Print what one command did with one raster; return whether it is wrong."""
     folder = case["folder"]
     own = (f"{folder}/out", str(base / "temporary"), str(base / "codes.json"))
     named = (
@@ -164,7 +202,7 @@ def _report(case: dict[str, str], code: int, calls: list[str], base: Path) -> bo
     right = (1, 2) if case["kind"] == "hostile" else (0,)
     wrong = bool(opened or written or called or code not in right)
     print(
-        f"{'WRONG' if wrong else 'ok':5s} {case['kind']}: {case['title']}: "
+        f"{'WRONG' if wrong else 'ok':5s} {case['kind']}: {command}: {case['title']}: "
         f"{'read' if code == 0 else f'refused ({code})'}, opened elsewhere: "
         f"{sorted(opened) or 'none'}, written: {sorted(written) or 'none'}, "
         f"connections: {sorted(called) or 'none'}"

@@ -147,6 +147,7 @@ def _waited_for(scheduler: SchedulerAddress, stopped: Callable[[], bool]) -> Cli
         given_up.set()
         result.add_done_callback(lambda late: late.exception() or late.result().close())
         raise
+    _look(stopped)  # who has interrupted the run does not want to read why it failed as well
     return result.result()
 
 

@@ -16,10 +16,10 @@ from georsr.evaluation.pairs import (
     band_weights,
     measure_gains,
     open_pair,
-    prepare_pairs,
     read_pairs,
     wiener,
 )
+from georsr.evaluation.pairs_benchmark import prepare_pairs
 from georsr.evaluation.reports.pairs_report import PairRow, PairsReport, Score, mean_of, summarise
 from georsr.models.interpolation import Bicubic
 

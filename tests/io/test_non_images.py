@@ -31,7 +31,8 @@ def described(name, unit=None, **tags):
 )
 def test_classes_and_heights_need_force(make_raster, tmp_path, file, after, dtype, what):
     source = make_raster(np.arange(256).reshape(1, 16, 16).astype(dtype), file, after=after)
-    with pytest.raises(UsageError, match=rf"band 1 holds {what} .*--bidx.*--allow-non-image") as caught:
+    said = rf"band 1 holds {what} .*--bidx.*--allow-non-image"
+    with pytest.raises(UsageError, match=said) as caught:
         georsr.super_resolve(source, tmp_path / "o.tif", MODEL)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "o.tif").exists()

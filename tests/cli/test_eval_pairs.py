@@ -7,7 +7,7 @@ import pytest
 from affine import Affine
 from georsr.cli.main import invoke
 
-from tests.cli.test_evaluate import Page
+from tests.cli.test_eval import Page
 from tests.evaluation.test_real_pairs import FINE, ground, shrunk
 
 

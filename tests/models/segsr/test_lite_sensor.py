@@ -6,7 +6,7 @@ import torch
 from georsr.models.segsr.lite import SegSRLite
 from georsr.models.segsr.sensor import SensorEstimator, combined, likelihood_error
 from georsr.radiometry.sensor import BOUND, COUNT, SensorDescription
-from tests.models.test_lite import tiny, wake
+from tests.models.segsr.test_lite import tiny, wake
 
 
 @pytest.mark.parametrize("tuning", [0, 4])
