@@ -56,10 +56,10 @@ def command(
         _show_raster(rasters, options, as_json)
     else:
         with import_without_gc():
-            from georsr.api import plan_report
+            from georsr.api import estimate
 
         machines = cluster_of(options)
-        report = plan_report(rasters, model, scale, **machines, **options)
+        report = estimate(rasters, model, scale, **machines, **options)
         click.echo(report.to_json() if as_json else report.describe())
 
 

@@ -9,7 +9,7 @@ import click
 
 from georsr.errors import InterruptedRunError
 
-from .main import import_without_gc
+from .main import import_without_gc, show_error
 from .options import (
     DEVICE_OPTIONS,
     TILE_OPTIONS,
@@ -131,7 +131,7 @@ def layers(
     as_json: bool,
     quiet: bool,
     **options: Any,
-) -> None:
+) -> int:
     """Write LAYERS: how far each pixel of OUT, which 'georsr sr IN OUT' made, can be trusted.
 
     Bands of LAYERS: the expected absolute error, the disagreement of the network's answers in
@@ -144,15 +144,16 @@ def layers(
 
     kind = options.pop("progress")
     chosen = {name: value for name, value in options.items() if value is not None}
-    with make_progress(kind, quiet) as progress, catch_signals() as noted:
+    with make_progress(kind, quiet) as progress, catch_signals() as signals:
         try:
             report = quality_layers(
-                sources, product, destination, progress=progress, stop=noted.any, **chosen
+                sources, product, destination, progress=progress, should_stop=signals.any, **chosen
             )
         except InterruptedRunError as error:
-            error.exit_code = noted.exit_code()
-            raise
+            show_error(error)
+            return signals.exit_code()
     if as_json:
         click.echo(report.to_json())
     elif not quiet:
         click.echo(f"{destination}: {', '.join(report.layers)}; {report.uncertainty}", err=True)
+    return 0

@@ -8,7 +8,7 @@ import click
 
 from georsr.config import OPTIONS
 
-from .main import import_without_gc
+from .main import import_without_gc, show_error
 from .options import (
     SectionedCommand,
     cluster_of,
@@ -58,7 +58,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
 @click.option("--json", "as_json", is_flag=True, help="Print a report of the run on stdout.")
 @progress_option
 @verbosity_options
-def command(sources: tuple[str, ...], destination: str, **options: Any) -> None:
+def command(sources: tuple[str, ...], destination: str, **options: Any) -> int:
     """Write OUT: the raster IN at 2x or 4x its resolution.
 
     Several INs on the same grid are read as one mosaic; later ones cover earlier ones. IN may also
@@ -77,7 +77,7 @@ def command(sources: tuple[str, ...], destination: str, **options: Any) -> None:
     georsr sr tiles/ out.tif --aoi district.geojson
     """
     with import_without_gc():
-        from georsr.api import plan_report, super_resolve
+        from georsr.api import estimate, super_resolve
     from georsr.errors import InterruptedRunError, ResourceError
 
     quiet, as_json = options.pop("quiet"), options.pop("as_json")
@@ -85,32 +85,33 @@ def command(sources: tuple[str, ...], destination: str, **options: Any) -> None:
     machines = cluster_of(options)
     stac = options.pop("stac")
     if dry_run:
-        report = plan_report(sources, destination=destination, stac=stac, **machines, **options)
+        report = estimate(sources, destination=destination, stac=stac, **machines, **options)
         click.echo(report.to_json() if as_json else report.describe())
         if report.problems:
             raise ResourceError(report.problems[0])
-        return
-    with make_progress(kind, quiet) as progress, catch_signals() as noted:
+        return 0
+    with make_progress(kind, quiet) as progress, catch_signals() as signals:
         try:
             result = super_resolve(
                 sources,
                 destination,
                 progress=progress,
-                stop=noted.any,
+                should_stop=signals.any,
                 stac=stac,
                 **machines,
                 **options,
             )
         except InterruptedRunError as error:
-            error.exit_code = noted.exit_code()
-            raise
+            show_error(error)
+            return signals.exit_code()
     if as_json:
         click.echo(result.to_json())
     elif not quiet:
-        found = f", {result.blocks_found} of {result.blocks} blocks from an earlier run"
+        resumed = f", {result.blocks_resumed} of {result.blocks} blocks from an earlier run"
         click.echo(
             f"{destination}: {result.width} x {result.height} pixels, {result.bands} x "
             f"{result.dtype}, {result.model}, {result.seconds['total']:.1f} s"
-            f"{found if result.blocks_found else ''}",
+            f"{resumed if result.blocks_resumed else ''}",
             err=True,
         )
+    return 0

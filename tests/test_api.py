@@ -69,7 +69,7 @@ def test_arrays_that_are_none_are_refused(lite_model):
 def test_a_plan_writes_nothing(lite_model, make_raster, texture, tmp_path):
     source = make_raster(texture(3, 100, 120))
     before = sorted(tmp_path.iterdir())
-    plan = georsr.plan_report(source, lite_model, destination=tmp_path / "o.tif")
+    plan = georsr.estimate(source, lite_model, destination=tmp_path / "o.tif")
     report = georsr.super_resolve(source, tmp_path / "o.tif", lite_model)
     assert (plan.tiles, plan.width, plan.height) == (report.tiles, report.width, report.height)
     assert plan.output_bytes >= 3 * report.width * report.height

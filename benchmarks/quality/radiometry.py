@@ -98,7 +98,7 @@ def measure(folder: Path, scene: Scene, model: str, **options: object) -> Fideli
         ndvi=abs(float(ours.mean() - theirs.mean())),
         ndvi_pixel=float(np.abs(ours - theirs).mean()),
         means=float(np.abs(means[0] / means[1] - 1).max()),
-        residual=float("nan") if done is None else done.product_mean / float(high - low),
+        residual=float("nan") if done is None else done.output_mean / float(high - low),
         kernel="-" if done is None else done.kernel,
     )
 

@@ -6,10 +6,11 @@ Check that a source has the bands a model takes.
 from __future__ import annotations
 
 import logging
+import warnings
 from dataclasses import replace
 
 from georsr.config import SRConfig
-from georsr.errors import UsageError
+from georsr.errors import BandWarning, GeorsrWarning, UsageError
 from georsr.io.band_roles import RGBBands, detect_rgb_bands
 from georsr.io.metadata import RasterInfo
 from georsr.io.reader import RasterReader
@@ -125,15 +126,15 @@ def _guide_of_all(info: RasterInfo, config: SRConfig) -> RGBBands:
 def warn_assumed_bands(reader: RasterReader, guide: RGBBands) -> RasterReader:
     """Say what was assumed."""
     if guide.note:
-        warn_once(reader, guide.note)
+        warn_once(reader, guide.note, BandWarning)
     return reader
 
 
-def warn_once(reader: RasterReader, text: str) -> None:
-    """Say something about a source: now, and in the report; once."""
+def warn_once(reader: RasterReader, text: str, category: type[GeorsrWarning]) -> None:
+    """Warn about a source, once, and record the text for the report."""
     if text not in reader.info.notes:
         reader.info = replace(reader.info, notes=(*reader.info.notes, text))
-        log.warning("%s", text)
+        warnings.warn(text, category, stacklevel=3)
 
 
 def match_array_bands(model: Model, count: int, config: SRConfig) -> Model:

@@ -19,7 +19,7 @@ import torch
 
 from georsr.config import OPTIONS, SRConfig
 from georsr.device import DeviceConfig
-from georsr.errors import InputError
+from georsr.errors import InputError, RadiometryWarning
 from georsr.geo.aoi import AreaOfInterest, resolve_aoi
 from georsr.geo.georeference import window_metadata
 from georsr.inference.bands import check_bands, warn_once
@@ -163,6 +163,7 @@ def warn_noise_dominated(reader: RasterReader, model: str) -> None:
         reader,
         f"{reader.info.path}: most of what {model} takes away is noise, which consistency "
         "would put back: it is off; --consistency on insists on it",
+        RadiometryWarning,
     )
 
 
@@ -181,6 +182,7 @@ def warn_upsampled(reader: RasterReader) -> None:
                 "neighbour enlarges images; a network sharpens the edges of such blocks. Take one "
                 f"of each first: gdal_translate -r nearest -outsize {100 / across:g}% "
                 f"{100 / down:g}%",
+                RadiometryWarning,
             )
         return
 

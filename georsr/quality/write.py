@@ -296,8 +296,8 @@ def report_of(job: SRJob, written: OutputInfo, found: int) -> LayersReport:
         height=layout.height,
         uncertainty=layout.tags[""]["GEORSR_UNCERTAINTY"],
         blocks=layout.blocks_count,
-        blocks_found=found,
-        bytes=written.bytes,
+        blocks_resumed=found,
+        file_bytes=written.bytes,
         checksum=written.checksum,
     )
 

@@ -155,13 +155,13 @@ def test_a_run_goes_on_with_a_new_signature(address, lite_file, tmp_path, nothin
     options = {"tile_size": 32, "halo": 8, "overlap": 0, "blocksize": 16, "consistency": "off"}
     with pytest.raises(InterruptedRunError):
         georsr.super_resolve(
-            address("SAS"), out, lite_file, stop=lambda: next(asked, True), **options
+            address("SAS"), out, lite_file, should_stop=lambda: next(asked, True), **options
         )
     files, _ = nothing_told()
     assert len(files) >= 2, "the part and its journal"
     renewed = address("SAS").replace(SECRET, "renewed")
     report = georsr.super_resolve(renewed, out, lite_file, resume=True, **options)
-    assert report.blocks_found > 0
+    assert report.blocks_resumed > 0
 
 
 def test_a_training_run(address, tmp_path, nothing_told):

@@ -12,7 +12,7 @@ import torch
 from distributed import Client, LocalCluster
 
 import georsr.writer.writer as writer_module
-from georsr.api import plan_report, super_resolve
+from georsr.api import estimate, super_resolve
 from georsr.config import SRConfig
 from georsr.distributed import cluster, worker
 from georsr.distributed import cluster as cluster_module
@@ -163,10 +163,10 @@ def test_either_goes_on_with_what_the_other_left(tmp_path, source, scheduler, fi
     machines = {True: {"scheduler": scheduler}, False: {}}
     stop = StopWhen(tmp_path / ".out.tif.part.jsonl", 5)
     with pytest.raises(InterruptedRunError) as caught:
-        super_resolve(source, out, "bicubic-x2", stop=stop, **machines[first], **SMALL)
+        super_resolve(source, out, "bicubic-x2", should_stop=stop, **machines[first], **SMALL)
     assert "the same command goes on" in caught.value.__notes__[0]
     report = super_resolve(source, out, "bicubic-x2", resume=True, **machines[then], **SMALL)
-    assert 0 < report.blocks_found < report.blocks
+    assert 0 < report.blocks_resumed < report.blocks
     assert out.read_bytes() == whole.read_bytes()
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".out")]
 
@@ -290,7 +290,7 @@ def test_a_device_that_fails_on_a_worker_costs_nothing_that_is_finished(
     assert "the same command goes on from there" in caught.value.__notes__[0]
     assert "\n" not in str(caught.value)
     report = super_resolve(source, out, "bicubic-x2", scheduler=scheduler, **SMALL)
-    assert report.blocks_found > 0
+    assert report.blocks_resumed > 0
     assert report.checksum == whole.checksum
 
 
@@ -368,7 +368,7 @@ def test_the_product_reads_like_any_other(tmp_path, source, scheduler):
     with open_cluster(open_model("bicubic", 2), SRConfig(), scheduler=scheduler) as machines:
         assert machines.count() == 2
         assert not machines.gpu
-    plan = plan_report(source, "bicubic-x2", scheduler=scheduler, **SMALL)
+    plan = estimate(source, "bicubic-x2", scheduler=scheduler, **SMALL)
     assert plan.workers == 2
     assert not plan.problems
     super_resolve(source, out, "bicubic-x2", scheduler=scheduler, **SMALL)

@@ -9,7 +9,7 @@ import rasterio
 import torch
 
 import georsr
-from georsr.api import plan_report, super_resolve
+from georsr.api import estimate, super_resolve
 from georsr.config import SRConfig
 from georsr.device import select_device
 from georsr.errors import UsageError
@@ -249,10 +249,10 @@ def test_what_is_not_given_is_estimated(aware, smooth_scene):
 
 
 def test_a_plan_tells_what_is_estimated(aware, smooth_scene, make_raster):
-    report = plan_report(make_raster(smooth_scene), aware, **SMALL)
+    report = estimate(make_raster(smooth_scene), aware, **SMALL)
     assert parse_sensor(report.sensor)
     assert f"sensor  {report.sensor}" in report.describe()
-    assert "sensor" not in plan_report(make_raster(smooth_scene), "bicubic-x2").describe()
+    assert "sensor" not in estimate(make_raster(smooth_scene), "bicubic-x2").describe()
 
 
 @pytest.mark.parametrize(

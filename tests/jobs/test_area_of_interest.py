@@ -195,16 +195,18 @@ def test_an_interrupted_part_goes_on_and_another_part_starts_over(
 
     def interrupt():
         with pytest.raises(InterruptedRunError):
-            super_resolve(source, out, lite_model, aoi=aoi, stop=lambda: next(left, True), **SMALL)
+            super_resolve(
+                source, out, lite_model, aoi=aoi, should_stop=lambda: next(left, True), **SMALL
+            )
 
     interrupt()
-    assert super_resolve(source, out, lite_model, aoi=aoi, **SMALL).blocks_found > 0
+    assert super_resolve(source, out, lite_model, aoi=aoi, **SMALL).blocks_resumed > 0
     assert out.read_bytes() == whole.read_bytes()
     out.unlink()
     left = iter([False] * 6)
     interrupt()
     other = polygon((20, 10), (90, 22), (55, 66), (31, 41))
-    assert super_resolve(source, out, lite_model, aoi=other, **SMALL).blocks_found == 0
+    assert super_resolve(source, out, lite_model, aoi=other, **SMALL).blocks_resumed == 0
     assert "area was" in caplog.text
 
 

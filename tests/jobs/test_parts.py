@@ -197,7 +197,7 @@ class After:
 
 def interrupt(source, folder, parts=2, **options):
     with pytest.raises(InterruptedRunError) as caught:
-        make(source, folder, stop=After(folder, parts), **options)
+        make(source, folder, should_stop=After(folder, parts), **options)
     return caught.value
 
 
@@ -209,7 +209,7 @@ def test_an_interrupted_run_goes_on(tmp_path, source, scheduler, on_cluster):
     assert not (tmp_path / "out.vrt").exists()
     assert not list((tmp_path / "parts").glob(".georsr-*"))
     report = make(source, tmp_path, resume=True, **machines)
-    assert report.blocks_found > 0
+    assert report.blocks_resumed > 0
     assert report.checksum == single(source, tmp_path)
     assert not [name for name in names(tmp_path) if name.startswith(".")]
 
@@ -235,7 +235,7 @@ def test_a_device_that_fails_costs_no_finished_part(
             make(source, tmp_path, **machines)
     assert "parts are finished and kept in" in caught.value.__notes__[0]
     report = make(source, tmp_path, **machines)
-    assert report.blocks_found > 0
+    assert report.blocks_resumed > 0
     assert report.checksum == single(source, tmp_path)
 
 
@@ -249,7 +249,7 @@ def test_damaged_parts_are_made_again_and_whole_ones_are_not(tmp_path, source, c
     parts[1].unlink()
     report = make(source, tmp_path, overwrite=True)
     assert caplog.text.count("is missing or damaged, and made anew") == 2
-    assert 0 < report.blocks_found < report.blocks
+    assert 0 < report.blocks_resumed < report.blocks
     assert all(path.read_bytes() == before[path][0] for path in parts)
     assert all(path.stat().st_mtime_ns == before[path][1] for path in parts[2:])
 
@@ -264,7 +264,7 @@ def test_parts_of_another_run_are_never_mixed_in(tmp_path, source, caplog, chang
     report = make(source, tmp_path, **changed)
     assert "parts of another run are not used" in caplog.text
     assert said in caplog.text
-    assert report.blocks_found == 0
+    assert report.blocks_resumed == 0
     assert report.checksum == single(source, tmp_path, **changed)
     assert len({name[-12:] for name in names(tmp_path) if name.endswith(".tif")}) == 1
 
@@ -297,7 +297,7 @@ def test_a_run_killed_while_it_tidied_up_is_finished_by_the_same_command(
     monkeypatch.undo()
     monkeypatch.setattr(partition, "MAX_TASK_TILES", 12)
     report = make(source, tmp_path)
-    assert report.blocks_found == report.blocks
+    assert report.blocks_resumed == report.blocks
     assert ".parts.jsonl" not in names(tmp_path)
 
 
@@ -307,7 +307,7 @@ def test_half_a_line_of_the_journal_does_not_count(tmp_path, source):
     lines = journal.read_bytes().splitlines(keepends=True)
     journal.write_bytes(b"".join(lines[:3]) + lines[3][: len(lines[3]) // 2])
     report = make(source, tmp_path)
-    assert 0 < report.blocks_found < report.blocks
+    assert 0 < report.blocks_resumed < report.blocks
     assert report.checksum == single(source, tmp_path)
 
 
@@ -315,7 +315,7 @@ def test_a_damaged_index_costs_only_work(tmp_path, source, caplog):
     make(source, tmp_path)
     index = tmp_path / "parts" / "index.json"
     index.write_text(index.read_text()[:100])
-    assert make(source, tmp_path, overwrite=True).blocks_found == 0
+    assert make(source, tmp_path, overwrite=True).blocks_resumed == 0
     assert "is damaged: all parts are made anew" in caplog.text
     assert len(json.loads(index.read_text())["parts"]) == len(names(tmp_path)) - 1
 
@@ -364,7 +364,7 @@ def test_a_full_disk_ends_the_run_and_keeps_what_is_finished(
     assert not list((tmp_path / "parts").glob(".georsr-*/*"))
     monkeypatch.undo()
     monkeypatch.setattr(partition, "MAX_TASK_TILES", 12)
-    assert make(source, tmp_path, scheduler=scheduler).blocks_found > 0
+    assert make(source, tmp_path, scheduler=scheduler).blocks_resumed > 0
 
 
 def test_a_folder_that_workers_do_not_see(tmp_path, source, scheduler, monkeypatch):

@@ -276,7 +276,7 @@ def test_out_of_memory_then_halves_the_tile(lite_model, make_raster, texture, tm
             return self.inner(x)
 
     report = super_resolve(source, tmp_path / "a.tif", Model(big, Limited(), "", "test"))
-    assert report.tile == 32
+    assert report.tile_size == 32
     super_resolve(source, tmp_path / "b.tif", lite_model, tile_size=32)
     np.testing.assert_array_equal(read(tmp_path / "a.tif"), read(tmp_path / "b.tif"))
 
@@ -444,7 +444,7 @@ def test_report_says_what_happened(lite_model, make_raster, texture, tmp_path):
     report = super_resolve(make_raster(texture(3, 70, 70)), tmp_path / "o.tif", lite_model)
     facts = json.loads(report.to_json())
     assert (facts["width"], facts["height"], facts["dtype"]) == (140, 140, "uint8")
-    assert facts["bytes"] == (tmp_path / "o.tif").stat().st_size
+    assert facts["file_bytes"] == (tmp_path / "o.tif").stat().st_size
     assert set(facts["seconds"]) >= {"total", "network", "join", "write", "verify", "read"}
 
 

@@ -215,7 +215,7 @@ def test_layers_go_on_where_they_were(after, lite_model, scene, tmp_path):
     georsr.super_resolve(scene, whole, lite_model, quality=whole_layers, **options)
     with pytest.raises(InterruptedRunError):
         georsr.super_resolve(
-            scene, out, lite_model, quality=layers, stop=StopsAfter(after), **options
+            scene, out, lite_model, quality=layers, should_stop=StopsAfter(after), **options
         )
     assert not out.exists()
     assert not layers.exists()
@@ -223,7 +223,7 @@ def test_layers_go_on_where_they_were(after, lite_model, scene, tmp_path):
     assert out.read_bytes() == whole.read_bytes()
     assert layers.read_bytes() == whole_layers.read_bytes()
     if after > 4:
-        assert report.blocks_found == report.blocks
+        assert report.blocks_resumed == report.blocks
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
 
 
@@ -321,8 +321,8 @@ def test_progress_tells_both_passes_as_one(lite_model, scene, tmp_path):
 
 
 def test_the_estimate_knows_the_layers(lite_model, scene, tmp_path):
-    plain = georsr.plan_report(scene, lite_model, destination=tmp_path / "out.tif")
-    more = georsr.plan_report(
+    plain = georsr.estimate(scene, lite_model, destination=tmp_path / "out.tif")
+    more = georsr.estimate(
         scene, lite_model, destination=tmp_path / "out.tif", quality=tmp_path / "q.tif"
     )
     assert more.output_bytes == plain.output_bytes * (1 + 6 * 4 / 3)

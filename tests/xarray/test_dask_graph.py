@@ -132,7 +132,7 @@ def test_nodata_and_nan_stay_where_they_are(lite_file, texture):
     image[:, 10:20, 30:40] = -9999
     image[0, 40, 5] = np.nan
     model = open_model(lite_file)
-    product = compute(lazily(image, model, src_nodata=-9999.0))
+    product = compute(lazily(image, model, nodata=-9999.0))
     hole = np.zeros(image.shape, bool)
     hole[:, 10:20, 30:40] = True
     np.testing.assert_array_equal(product == -9999, hole.repeat(2, 1).repeat(2, 2))
@@ -162,7 +162,7 @@ def test_keys_say_what_is_computed(lite_file, texture):
         lazily(image, model, stretch="0,200"),
         lazily(image, model, overlap=2),
         lazily(image, model, dtype="uint16"),
-        lazily(image, model, src_nodata=0),
+        lazily(image, model, nodata=0),
         lazily(image, open_model("bicubic", 2)),
     ]
     assert len({made.name, *(other.name for other in others)}) == 1 + len(others)
