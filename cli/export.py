@@ -100,5 +100,5 @@ def _examples(
     from georsr.inference.tiles import calibration_tiles
     from georsr.io.reader import open_raster
 
-    with open_raster(scene, bidx=bidx) as reader:
+    with open_raster(scene, indexes=bidx) as reader:
         return calibration_tiles(reader, spec, tile)

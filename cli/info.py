@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from georsr.redact import printable
+from georsr.redact import escape_control_characters
 
 from .main import import_without_gc
 from .options import (
@@ -69,7 +69,7 @@ def _echo(facts: dict[str, Any], as_json: bool) -> None:
         return
     width = max(map(len, facts)) + 2
     for key, value in facts.items():
-        click.echo(printable(f"{key:<{width}}{value}"))
+        click.echo(escape_control_characters(f"{key:<{width}}{value}"))
 
 
 def _show_model(model: str | None, scale: int | None, as_json: bool) -> None:
@@ -96,7 +96,7 @@ def _show_raster(rasters: tuple[str, ...], options: dict[str, Any], as_json: boo
 
     with open_sources(
         rasters,
-        bidx=options["indexes"],
+        indexes=options["indexes"],
         nodata=options["src_nodata"],
         allow_drivers=options["allow_drivers"] or None,
         alpha=options["alpha"],

@@ -20,8 +20,9 @@ from typing import Any, NoReturn
 import click
 
 from georsr.errors import GeorsrError, GeorsrWarning, InterruptedRunError, UsageError
-from georsr.redact import printable, redact_url
+from georsr.redact import escape_control_characters, redact_url
 from georsr.reports import georsr_version
+from georsr.system import tune_malloc
 
 from .signals import ForcedExit
 
@@ -181,7 +182,7 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:
 
 def _show_warning(message: Warning | str, category: type[Warning], *where: Any) -> None:
     if issubclass(category, GeorsrWarning):
-        click.echo(printable(redact_url(f"Warning: {message}")), err=True)
+        click.echo(escape_control_characters(redact_url(f"Warning: {message}")), err=True)
 
 
 EXIT_CODES: dict[type[GeorsrError], int] = {UsageError: 2, InterruptedRunError: 130}
@@ -189,7 +190,7 @@ EXIT_CODES: dict[type[GeorsrError], int] = {UsageError: 2, InterruptedRunError: 
 
 
 def _fail(message: str, code: int) -> int:
-    click.echo(printable(redact_url(f"Error: {message}")), err=True)
+    click.echo(escape_control_characters(redact_url(f"Error: {message}")), err=True)
     return code
 
 
@@ -216,7 +217,7 @@ def exit_code(call: Callable[[], Any]) -> int:
     except GeorsrError as error:
         return show_error(error)
     except click.ClickException as error:
-        error.message = printable(redact_url(error.message))  # type: ignore[misc]
+        error.message = escape_control_characters(redact_url(error.message))  # type: ignore[misc]
         error.show()
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
@@ -238,6 +239,7 @@ def exit_code(call: Callable[[], Any]) -> int:
 
 def prepare_process() -> None:
     """Make warnings lines and SIGTERM an exception, in a process of the command line's own."""
+    tune_malloc()
     skip_drivers()
     open_streams()
     signal.signal(signal.SIGTERM, _terminate)

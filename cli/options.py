@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from georsr.config import CHOICES, OPTIONS, TYPES, SRConfig
-from georsr.redact import printable, redact_url
+from georsr.redact import escape_control_characters, redact_url
 
 from .main import skip_drivers
 
@@ -256,7 +256,7 @@ class Redacted(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  logging's name
         """The message alone, which is one line."""
-        return printable(super().formatMessage(record))
+        return escape_control_characters(super().formatMessage(record))
 
 
 def verbosity_options(command: F) -> F:

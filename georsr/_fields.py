@@ -10,7 +10,7 @@ from georsr.errors import UsageError
 T = TypeVar("T")
 
 
-def check_share(key: str, value: Any) -> None:
+def check_fraction(key: str, value: Any) -> None:
     """Refuse what is not a number of 0 to 1."""
     if not (is_number(value) and 0 <= value <= 1):
         raise UsageError(f"{key} is {value!r}, expected a share of 0 to 1")

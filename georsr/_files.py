@@ -27,7 +27,7 @@ from georsr.errors import OutputError, UsageError
 
 # a link fails to open instead of leading elsewhere; a pipe opens at once instead of when somebody
 # else opens its other end; neither exists on Windows
-_NEVER_THROUGH = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+_NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 _KINDS = (
     (stat.S_ISLNK, "a symbolic link"),
     (stat.S_ISDIR, "a directory"),
@@ -51,10 +51,10 @@ def check_regular(path: Path) -> None:
         return
     except OSError as error:
         raise OutputError(f"{path}: cannot be looked at: {error.strerror or error}") from error
-    _refuse_kind(path, mode)
+    _check_mode(path, mode)
 
 
-def _refuse_kind(path: Path, mode: int) -> None:
+def _check_mode(path: Path, mode: int) -> None:
     if not stat.S_ISREG(mode):
         kind = next((text for test, text in _KINDS if test(mode)), "of an unknown kind")
         raise OutputError(
@@ -63,7 +63,7 @@ def _refuse_kind(path: Path, mode: int) -> None:
         )
 
 
-def check_target(path: Path) -> None:
+def check_output_path(path: Path) -> None:
     """Refuse an output path that is no regular file: a link must lead to one.
 
     Raises
@@ -99,7 +99,7 @@ def create_file(path: Path) -> IO[bytes]:
     return path.open("x+b", buffering=0)
 
 
-def open_own(path: Path, mode: str = "rb") -> IO[bytes]:
+def open_regular(path: Path, mode: str = "rb") -> IO[bytes]:
     """Open an existing file that georsr made itself, for example to go on with it.
 
     Parameters
@@ -119,12 +119,12 @@ def open_own(path: Path, mode: str = "rb") -> IO[bytes]:
     check_regular(path)
 
     def opener(name: str, flags: int) -> int:
-        return os.open(name, flags & ~os.O_CREAT | _NEVER_THROUGH)
+        return os.open(name, flags & ~os.O_CREAT | _NO_FOLLOW)
 
     file: Any = open(path, mode, buffering=0, opener=opener)  # noqa: SIM115
     try:
         status = os.fstat(file.fileno())
-        _refuse_kind(path, status.st_mode)
+        _check_mode(path, status.st_mode)
         if file.writable() and status.st_nlink > 1:
             raise OutputError(
                 f"{path}: has {status.st_nlink} names (hard links), expected one; writing it "
@@ -143,7 +143,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     The file is in the same folder, because a rename is atomic within a file system only; it has a
     random name, at which nobody can lay a link beforehand. It is removed if the block fails.
     """
-    fresh = path.with_name(f"{_fresh_stem(path)}.{secrets.token_hex(8)}")
+    fresh = path.with_name(f"{_temp_stem(path)}.{secrets.token_hex(8)}")
     create_file(fresh).close()
     try:
         yield fresh
@@ -152,18 +152,18 @@ def atomic_write(path: Path) -> Iterator[Path]:
         fresh.unlink(missing_ok=True)
 
 
-def _fresh_stem(path: Path) -> str:
+def _temp_stem(path: Path) -> str:
     """As much of a name as leaves room for an ending: names have 255 bytes."""
     name = path.name if path.name.startswith(".") else f".{path.name}"
     return os.fsdecode(os.fsencode(name)[:225])
 
 
-def remove_unfinished(path: Path) -> None:
+def remove_temp_files(path: Path) -> None:
     """Remove what `atomic_write` has left of ``path`` where it was killed.
 
     Call it only where no other process can be writing ``path``: with a lock.
     """
-    stem = _fresh_stem(path)
+    stem = _temp_stem(path)
     for left in path.parent.glob(f"{glob.escape(stem)}.*"):
         if re.fullmatch(r"\.[0-9a-f]{16}", left.name[len(stem) :]):
             left.unlink(missing_ok=True)
@@ -179,15 +179,15 @@ def check_writable(path: Path, *, overwrite: bool) -> None:
     OutputError
         It is no regular file, or its folder is missing or cannot be written to.
     """
-    check_target(path)
+    check_output_path(path)
     if path.exists() and not overwrite:
         raise UsageError(
             f"{path}: file exists and won't be overwritten without use of the `--overwrite` option"
         )
-    check_folder(path, str(path))
+    check_parent_writable(path, str(path))
 
 
-def check_folder(path: Path, name: str) -> None:
+def check_parent_writable(path: Path, name: str) -> None:
     """Refuse a file whose folder is missing or cannot be written to; ``name`` is for the message.
 
     Raises
@@ -223,7 +223,7 @@ def write_text(path: Path, text: str) -> None:
         raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
-def private_folder() -> Path:
+def private_temp_dir() -> Path:
     """Create or find the folder for temporary files that only this user can read and write.
 
     Their names follow from what is written, so that an interrupted run is found again; in a folder
@@ -260,7 +260,7 @@ def sha256(path: Path) -> str:
 
 CHECKSUM = "crc32"
 """Name of the last value of a line: of the line without it."""
-HASHED = ("source",)
+HASHED_KEYS = ("source",)
 """Parts of a key whose values say nothing to people."""
 
 
@@ -273,7 +273,7 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
         Something else than a file of ours is in its place.
     """
     try:
-        with open_own(path) as file:
+        with open_regular(path) as file:
             data = file.read()
     except FileNotFoundError:
         return
@@ -303,7 +303,7 @@ def key_differences(theirs: Mapping[str, str], ours: Mapping[str, str]) -> list[
     """In what the keys of two runs differ, for people."""
     return [
         f"{name} was {theirs.get(name)}, is {ours.get(name)}"
-        if name not in HASHED
+        if name not in HASHED_KEYS
         else f"the {name} is not the same"
         for name in sorted({*theirs, *ours})
         if theirs.get(name) != ours.get(name)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Unpack
 
 from georsr.config import SRConfig, SROptions
 from georsr.errors import UsageError
-from georsr.geo.stac import check_item, describes, write_item
+from georsr.geo.stac import check_item_path, item_describes, write_stac_item
 from georsr.inference.array import predict_array
 from georsr.inference.bands import match_bands
 from georsr.io.mosaic import open_sources
@@ -137,8 +137,8 @@ def super_resolve(
             parts_lock(parts).clean()
     replace_item = config.overwrite
     if stac is not None:
-        replace_item = replace_item or (resumable and describes(stac, path))
-        check_item(stac, overwrite=replace_item)
+        replace_item = replace_item or (resumable and item_describes(stac, path))
+        check_item_path(stac, overwrite=replace_item)
     if not resumable:
         check_destination(path, [], overwrite=config.overwrite)
     with _open(source, _model(model, scale), config) as (reader, opened):
@@ -146,7 +146,7 @@ def super_resolve(
 
         def write_stac(report: RunReport) -> None:
             if stac is not None:
-                write_item(stac, report, opened.spec, overwrite=replace_item)
+                write_stac_item(stac, report, opened.spec, overwrite=replace_item)
 
         request = (reader, path, opened, config, progress, should_stop)
         with _cluster(opened, config, workers, scheduler, security, should_stop) as cluster:
@@ -313,7 +313,7 @@ def _open(
     """Open the source, and fit its bands and the model to each other."""
     reader = open_sources(
         source,
-        bidx=None if config.output_bands == "all" and model.spec.bands else config.indexes,
+        indexes=None if config.output_bands == "all" and model.spec.bands else config.indexes,
         nodata=config.src_nodata,
         allow_drivers=config.allow_drivers or None,
         force=config.allow_non_image,

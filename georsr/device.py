@@ -5,20 +5,13 @@ Recognise errors of the device.
 
 from __future__ import annotations
 
-import ctypes
-import logging
-import os
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
 from georsr.errors import UsageError
-
-log = logging.getLogger(__name__)
-
 
 _NO_MEMORY = (
     "not enough memory",  # torch on Windows
@@ -49,32 +42,6 @@ def is_device_failure(error: BaseException | None) -> bool:
 
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
-"""Of glibc's ``mallopt``."""
-MALLOC_THRESHOLD = 32 * 2**20
-"""Bytes up to which the C library keeps what is freed, to give it out again; the most that glibc
-would come to by itself."""
-
-MALLOC_ARENAS = 1
-"""Heaps of the C library. It would give every thread one, with gaps of its own: reading, computing,
-encoding and writing threads together took up to 100 MiB more, now more, now less."""
-
-
-def tune_malloc() -> None:
-    """Let the C library keep the memory of a network's features between its layers.
-
-    By itself glibc gives much of it back to the system after each layer, and Dask tells its workers
-    to give back all: getting zeroed pages again took 15 % and 33 % of the time of segsr-lite. Of
-    other C libraries, and where the environment sets limits, nothing is changed.
-    """
-    told = {"MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES"} & os.environ.keys()
-    if sys.platform.startswith("linux") and not told:
-        with suppress(OSError, AttributeError):  # AttributeError: the C library is not glibc
-            library = ctypes.CDLL(None)
-            library.mallopt(M_MMAP_THRESHOLD, MALLOC_THRESHOLD)
-            library.mallopt(M_TRIM_THRESHOLD, 2 * MALLOC_THRESHOLD)
-            library.mallopt(M_ARENA_MAX, MALLOC_ARENAS)
 
 
 @dataclass(frozen=True)

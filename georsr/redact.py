@@ -6,7 +6,7 @@ import re
 import unicodedata
 from urllib.parse import unquote
 
-HARMLESS = re.compile(
+ALLOWED_PARAMETERS = re.compile(
     r"a_\w+|bands|block|colorinterp|eco|epo|expand|exponent|gcp|if|mask|no(gcp|rat)|ot|outsize|ovr"
     r"|projwin(_srs)?|r|scale|sd(_name)?|sha256|srcwin|strict|tr|transpose|unscale"
 )
@@ -32,7 +32,7 @@ _NAMED = re.compile(
 _PARTS = re.compile(r"(.*?)([?#].*?|&[\w.-]+=.*?)?([:;,.)]*)", re.DOTALL)
 
 
-def printable(text: str) -> str:
+def escape_control_characters(text: str) -> str:
     """Escape what would do more than show in a terminal: control characters and line ends.
 
     Names of files, tags and messages of libraries are somebody else's: they must not colour the
@@ -57,8 +57,8 @@ def redact_url(text: str) -> str:
     -------
     str
         ``https://me:word@host/a.tif?sig=abc`` becomes ``https://host/a.tif``. Of parameters only
-        those of `HARMLESS` are kept, since any other name may carry a token. Text without an
-        address or a password is returned as it is.
+        those of `ALLOWED_PARAMETERS` are kept, since any other name may carry a token. Text without
+        an address or a password is returned as it is.
     """
     text = _VSI.sub(_vsi, text)
     text = _ADDRESS.sub(_address, text)
@@ -78,6 +78,8 @@ def _address(found: re.Match[str]) -> str:
     assert parts is not None
     place, terms, punctuation = parts.groups(default="")
     place = _NESTED.sub(r"\1", _USER.sub("", place))
-    kept = [t for t in re.split(r"[?&#]", terms) if HARMLESS.fullmatch(t.partition("=")[0])]
+    kept = [
+        t for t in re.split(r"[?&#]", terms) if ALLOWED_PARAMETERS.fullmatch(t.partition("=")[0])
+    ]
     mark = terms[:1] if kept else ""
     return f"{scheme}{place}{mark}{'&'.join(kept)}{punctuation}"

@@ -7,7 +7,6 @@ Windows with a margin.
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +60,11 @@ class Window:
         """The same size elsewhere."""
         return Window(self.top + down, self.left + right, self.height, self.width)
 
+    def grow(self, margin: int) -> Window:
+        """Return the window with ``margin`` more pixels on every side."""
+        size = 2 * margin
+        return Window(self.top - margin, self.left - margin, self.height + size, self.width + size)
+
     def intersection(self, other: Window) -> Window | None:
         """Common part with ``other``, or None where they do not touch."""
         top, left = max(self.top, other.top), max(self.left, other.left)
@@ -70,9 +74,6 @@ class Window:
 
     def __str__(self) -> str:
         return f"rows {self.top}:{self.bottom}, columns {self.left}:{self.right}"
-
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -100,13 +101,3 @@ class PixelSample:
 
     values: AnyArray
     valid: BoolArray
-
-
-def grow_window(window: Window, margin: int) -> Window:
-    """The window and ``margin`` pixels on every side of it."""
-    return Window(
-        window.top - margin,
-        window.left - margin,
-        window.height + 2 * margin,
-        window.width + 2 * margin,
-    )

@@ -24,7 +24,7 @@ from georsr.evaluation.edges import flat_blocks, plane_residual
 from georsr.inference.kernel_estimation import BLOCK
 from georsr.models.interpolation import Bicubic
 from georsr.models.io import Model, open_model
-from georsr.radiometry.degradation import grained
+from georsr.radiometry.degradation import smooth_noise
 from georsr.window import FloatArray
 
 SIDE = 192
@@ -76,7 +76,7 @@ class Gains:
         """Gain everywhere, and on flat blocks."""
         drawn = np.random.default_rng(seed).normal(size=self.scene.shape).astype(np.float32)
         if grain:
-            drawn = grained(drawn, grain)
+            drawn = smooth_noise(drawn, grain)
         drawn *= noise / 255 / drawn.std()
         ours, plain = self._made(np.clip(self.scene + drawn, 0, 1))
         changes = ours - self.ours, plain - self.plain

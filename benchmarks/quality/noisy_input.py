@@ -22,7 +22,7 @@ from georsr.inference.consistency import back_project
 from georsr.inference.kernel_estimation import resolve_kernel
 from georsr.inference.predictor import TilePredictor
 from georsr.models.io import open_model
-from georsr.radiometry.degradation import Bicubic
+from georsr.radiometry.degradation import BicubicDegradation
 from georsr.radiometry.kernels import Kernel
 from georsr.window import PixelBlock
 
@@ -78,7 +78,7 @@ def main() -> None:
     kernel = Kernel("bicubic") if given.mtf is None else Kernel("psf", given.mtf)
     scale = model.spec.scale
     folder = open_dataset(given.root, split="val")
-    images = DegradedImages(folder, Bicubic(), scale, given.limit)
+    images = DegradedImages(folder, BicubicDegradation(), scale, given.limit)
     print("| noise | PSNR Y off | on | auto | left off | residual off | on | auto |")
     print("|---|---|---|---|---|---|---|---|")
     for sigma in given.noise:

@@ -64,7 +64,7 @@ with rasterio.open(sys.argv[2], num_threads="all_cpus") as src:
 """
 
 
-def make_mosaic(folder: Path, side: int) -> Path:
+def build_mosaic(folder: Path, side: int) -> Path:
     """A VRT of ``side`` x ``side`` pixels with one scene in its middle."""
     values = np.random.default_rng(0).integers(1, 255, (3, SCENE, SCENE)).astype("uint8")
     with rasterio.open(folder / "scene.tif", "w", width=SCENE, height=SCENE, **PROFILE) as dst:
@@ -124,7 +124,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         out, side = str(folder / "out.tif"), arguments.side
-        mosaic = str(make_mosaic(folder, side))
+        mosaic = str(build_mosaic(folder, side))
         plans, imports = [], []
         for _ in range(arguments.rounds):
             imports.append(seconds("-c", "import torch"))

@@ -46,7 +46,7 @@ from georsr.models.registry import COMPUTED
 from georsr.progress import NullProgress, Progress
 from georsr.radiometry.degradation import (
     VALIDATION_SEED,
-    Bicubic,
+    BicubicDegradation,
     Degradation,
     crop_to_multiple,
     degrade_image,
@@ -456,7 +456,7 @@ def prepare(
     """
     if find_spec("PIL") is None:
         raise UsageError("reading images needs Pillow: pip install 'georsr[train]'")
-    root, degradation = Path(root), degradation or Bicubic()
+    root, degradation = Path(root), degradation or BicubicDegradation()
     if split is not None and (root / split).is_dir():
         layout = "folder"
     folder = open_dataset(root, layout, split=split)

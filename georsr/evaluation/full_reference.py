@@ -32,16 +32,16 @@ from georsr.evaluation.registration import (
 from georsr.io.metadata import RasterInfo
 from georsr.io.reader import RasterReader, open_raster
 from georsr.radiometry.degradation import (
-    Bicubic,
+    BicubicDegradation,
     Degradation,
-    Sensor,
+    SensorDegradation,
     bicubic_downsample,
     blur_and_sample,
     sharpened,
 )
 from georsr.radiometry.kernels import Kernel, psf_sigma
 from georsr.redact import redact_url
-from georsr.window import AnyArray, BoolArray, FloatArray, Window, grow_window
+from georsr.window import AnyArray, BoolArray, FloatArray, Window
 
 
 def erode_mask(valid: BoolArray, reach: int, *, border: bool = True) -> BoolArray:
@@ -125,9 +125,9 @@ def linear_degradation(degradation: Degradation | Kernel, scale: int) -> LinearD
         return LinearDegradation(
             f"kernel {degradation}", degradation.shrink, degradation.radius(scale)
         )
-    if isinstance(degradation, Bicubic):
+    if isinstance(degradation, BicubicDegradation):
         return LinearDegradation("bicubic", bicubic_downsample, degradation.margin(scale) // scale)
-    if isinstance(degradation, Sensor) and degradation.system_is_fixed:
+    if isinstance(degradation, SensorDegradation) and degradation.system_is_fixed:
         mtf, sharpen = degradation.mtf[0], degradation.sharpen[0]
         sigma = psf_sigma(mtf, scale, degradation.pixel)
 
@@ -205,7 +205,7 @@ def _degraded(
 ) -> tuple[AnyArray, BoolArray]:
     """The product degraded to a block of the source, and where all under the kernel is valid."""
     whole = Window(0, 0, sr.info.height // scale, sr.info.width // scale)
-    around = grow_window(block, shrink.margin).intersection(whole) or block
+    around = block.grow(shrink.margin).intersection(whole) or block
     patch = sr.read(around.scaled(scale))
     shrunk = shrink.apply(np.where(patch.valid, patch.values, 0).astype(np.float32), scale)
     kept = (slice(None), *block.relative_to(around).slices)
@@ -395,7 +395,7 @@ def compare_bicubic(
     UsageError
         The SR raster's size is not a multiple of the source's.
     """
-    with open_raster(sr_path) as sr, open_raster(lr_path, bidx=bidx) as lr:
+    with open_raster(sr_path) as sr, open_raster(lr_path, indexes=bidx) as lr:
         scale = scale_between(sr.info, lr.info)
     with tempfile.TemporaryDirectory() as folder:
         product = str(Path(folder) / "bicubic.tif")
@@ -430,7 +430,7 @@ def compare_with_source(
     UsageError, InputError
         As for :func:`compare`, and where source and product do not belong together.
     """
-    with open_raster(sr_path) as sr, open_raster(lr_path, bidx=bidx) as lr:
+    with open_raster(sr_path) as sr, open_raster(lr_path, indexes=bidx) as lr:
         scale = scale_between(sr.info, lr.info)
-        consistency = measure_consistency(sr, lr, degradation or Bicubic())
+        consistency = measure_consistency(sr, lr, degradation or BicubicDegradation())
     return replace(compare(sr_path, hr_path, scale=scale), consistency=consistency)

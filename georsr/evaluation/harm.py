@@ -125,7 +125,7 @@ def _measure_model(product: str, source: str, bidx: Sequence[int] | None) -> tup
     config = origin.config(aoi="")
     model = open_model(origin.shipped_model())
     origin.check(model.sha256)
-    with open_raster(source, bidx=bidx) as reader:
+    with open_raster(source, indexes=bidx) as reader:
         height, width = (min(SIDE, n) for n in (reader.info.height, reader.info.width))
         top, left = (reader.info.height - height) // 2, (reader.info.width - width) // 2
         patch = reader.read(Window(top, left, height, width))

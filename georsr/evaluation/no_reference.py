@@ -23,8 +23,8 @@ from georsr.evaluation.metrics import radial_power
 from georsr.evaluation.registration import scale_between, spread_windows
 from georsr.inference.kernel_estimation import BLOCK
 from georsr.io.reader import RasterReader, open_raster
-from georsr.models.interpolation import Bicubic as BicubicEnlargement
-from georsr.radiometry.degradation import Bicubic, Degradation
+from georsr.models.interpolation import Bicubic
+from georsr.radiometry.degradation import BicubicDegradation, Degradation
 from georsr.radiometry.kernels import Kernel
 from georsr.window import AnyArray, BoolArray, PixelBlock
 
@@ -186,8 +186,8 @@ def measure_no_reference(
                     f"{sr_path}: its scale is not known; give its source (--lr) or --scale"
                 )
             return _report(sr, None, factor, None)
-        with open_raster(lr_path, bidx=bidx) as lr:
-            consistency = measure_consistency(sr, lr, degradation or Bicubic())
+        with open_raster(lr_path, indexes=bidx) as lr:
+            consistency = measure_consistency(sr, lr, degradation or BicubicDegradation())
             report = _report(sr, lr, scale_between(sr.info, lr.info), consistency)
     harm = measure_harm(sr_path, lr_path, *report.products, bidx=bidx, run=run)
     return replace(report, harm=harm)
@@ -248,7 +248,7 @@ def _grey(patch: PixelBlock) -> tuple[AnyArray, BoolArray]:
 def _enlarged(source: AnyArray, scale: int) -> AnyArray:
     with torch.inference_mode():
         x = torch.from_numpy(source.astype(np.float32))[None, None]
-        return np.asarray(BicubicEnlargement(scale)(x)[0, 0].double().numpy())
+        return np.asarray(Bicubic(scale)(x)[0, 0].double().numpy())
 
 
 def _measure(view: _Window, findings: dict[str, _Results], scale: int) -> None:

@@ -25,7 +25,7 @@ from scipy.optimize import nnls
 
 from georsr.errors import GeoreferenceWarning, InputError, UsageError
 from georsr.evaluation.registration import phase_shift
-from georsr.io.metadata import RasterInfo, pixel_size
+from georsr.io.metadata import RasterInfo, format_pixel_size
 from georsr.io.reader import RasterReader, open_raster
 from georsr.window import AnyArray, Window
 
@@ -150,12 +150,12 @@ def open_pair(pair: Pair) -> Ground:
         open_raster(pair.fine) as hr,
     ):
         try:
-            rgb = tuple(lr.info.bidx.index(number) for number in pair.rgb)
+            rgb = tuple(lr.info.indexes.index(number) for number in pair.rgb)
         except ValueError:
             wanted = ",".join(map(str, pair.rgb))
             raise UsageError(
                 f"{pair.coarse}: bands {wanted} are red, green and blue by the list; "
-                f"available: {', '.join(lr.info.choices)}"
+                f"available: {', '.join(lr.info.selectable_bands)}"
             ) from None
         ours, theirs = common_ground(lr.info, hr.info, pair.scale)
         return Ground(_valid(lr, ours), _valid(hr, theirs)[0], rgb)
@@ -208,7 +208,8 @@ def _corner(lr: RasterInfo, hr: RasterInfo, scale: int) -> tuple[int, int]:
         )
     if max(abs(relative.a - 1), abs(relative.e - 1)) > TOLERANCE:
         raise UsageError(
-            f"{lr.path} has pixels of {pixel_size(lr)}, {hr.path} of {pixel_size(hr)}: expected a "
+            f"{lr.path} has pixels of {format_pixel_size(lr)}, "
+            f"{hr.path} of {format_pixel_size(hr)}: expected a "
             f"ratio of {scale}, the scale in the list"
         )
     return round(relative.f), round(relative.c)

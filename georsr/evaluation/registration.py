@@ -12,7 +12,7 @@ import numpy as np
 from affine import Affine
 
 from georsr.errors import InputError, UsageError
-from georsr.io.metadata import RasterInfo, pixel_size
+from georsr.io.metadata import RasterInfo, format_pixel_size
 from georsr.window import AnyArray, Window
 
 TOLERANCE = 0.01
@@ -39,7 +39,8 @@ def offset_between(sr: RasterInfo, hr: RasterInfo) -> tuple[int, int]:
     to_hr = ~hr.transform @ sr.transform
     if _skew(to_hr, sr) > TOLERANCE:
         raise UsageError(
-            f"{sr.path} has pixels of {pixel_size(sr)}, {hr.path} of {pixel_size(hr)}: the truth "
+            f"{sr.path} has pixels of {format_pixel_size(sr)}, "
+            f"{hr.path} of {format_pixel_size(hr)}: the truth "
             "needs those of the product; resample it first, or, if it is what the product was made "
             "from, name it with --lr"
         )

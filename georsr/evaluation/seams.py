@@ -77,7 +77,7 @@ def measure_seams(source: str, model: Model, **options: Unpack[SROptions]) -> Se
     spec = model.spec
     tile = options.get("tile_size") or spec.tile
     shift = max(spec.multiple_of, tile // 2 // spec.multiple_of * spec.multiple_of)
-    with open_raster(source, bidx=options.pop("indexes", None)) as reader:
+    with open_raster(source, indexes=options.pop("indexes", None)) as reader:
         height, width = reader.info.height, reader.info.width
         if min(height, width) < 2 * tile:
             raise UsageError(

@@ -32,15 +32,15 @@ from shapely.geometry import mapping, shape
 from shapely.geometry.base import BaseGeometry
 
 from georsr.errors import InputError, UsageError
-from georsr.io.drivers import is_plain_crs, one_line
+from georsr.io.drivers import is_plain_crs, shorten
 from georsr.io.gdal_env import gdal_env
 from georsr.io.metadata import RasterInfo
 from georsr.window import BoolArray, Window
 
-LONLAT = CRS.from_epsg(4326)
+WGS84 = CRS.from_epsg(4326)
 
 
-def named_crs(text: str, where: str) -> CRS:
+def parse_crs(text: str, where: str) -> CRS:
     """Return the CRS that a code (``EPSG:32632``), WKT, PROJJSON or a PROJ string names.
 
     Raises
@@ -60,7 +60,7 @@ def named_crs(text: str, where: str) -> CRS:
 
 def _no_crs(text: str, where: str) -> UsageError:
     return UsageError(
-        f"{where}: {one_line(text)!r} is not a coordinate reference system, expected a code such "
+        f"{where}: {shorten(text)!r} is not a coordinate reference system, expected a code such "
         "as EPSG:32632, WKT, or a PROJ string"
     )
 
@@ -83,11 +83,11 @@ def read_polygons(aoi: str | Mapping[str, Any], name: str) -> list[tuple[BaseGeo
         Not GeoJSON.
     """
     content = _load(aoi) if isinstance(aoi, str) else aoi
-    crs = LONLAT
+    crs = WGS84
     if isinstance(member := content.get("crs"), Mapping):
         properties = member.get("properties")
         text = properties.get("name") if isinstance(properties, Mapping) else member
-        crs = named_crs(str(text), f"{name}: member crs")
+        crs = parse_crs(str(text), f"{name}: member crs")
     found = []
     for number, geometry in enumerate(_geometries(content, name)):
         try:
@@ -102,7 +102,7 @@ def read_polygons(aoi: str | Mapping[str, Any], name: str) -> list[tuple[BaseGeo
         if not polygon.is_valid:
             why = shapely.is_valid_reason(polygon)
             raise UsageError(f"{name}: feature {number} is not a valid polygon: {why}; repair it")
-        if crs == LONLAT and not polygon.is_empty:
+        if crs == WGS84 and not polygon.is_empty:
             _check_lonlat(polygon, name)
         found.append((polygon, crs))
     if all(polygon.is_empty for polygon, _ in found):
@@ -274,7 +274,7 @@ class AreaOfInterest:
         with _PREPARED:
             return bool(shapely.intersects(self.outline, _box(window.moved(*self.shift))))
 
-    def touching(self, windows: Sequence[Window]) -> BoolArray:
+    def intersects_each(self, windows: Sequence[Window]) -> BoolArray:
         """`touches` for many windows: (n,)."""
         if self.outline is None:
             return np.ones(len(windows), bool)
@@ -381,7 +381,7 @@ def _bbox(bbox: Sequence[float], bbox_crs: str | None, info: RasterInfo) -> Poly
             f"bbox {','.join(f'{v:g}' for v in bbox)}: expected WEST,SOUTH,EAST,NORTH with "
             "west < east and south < north"
         )
-    crs = info.crs if bbox_crs is None else named_crs(bbox_crs, "bbox-crs")
+    crs = info.crs if bbox_crs is None else parse_crs(bbox_crs, "bbox-crs")
     return [(shapely.box(west, south, east, north), crs)]
 
 

@@ -17,7 +17,7 @@ from rasterio.transform import from_gcps
 from georsr.io.gdal_env import gdal_env
 from georsr.io.metadata import RasterInfo
 
-LONGITUDE_LATITUDE = CRS.from_epsg(4326)
+WGS84 = CRS.from_epsg(4326)
 STEPS = 8
 """Points along each edge: straight in one projection is not straight in another."""
 
@@ -49,7 +49,7 @@ class Footprint:
     gsd: float | None
 
 
-def footprint_of(info: RasterInfo) -> Footprint:
+def compute_footprint(info: RasterInfo) -> Footprint:
     """Where a raster lies; of ground control points alone, approximately."""
     transform, crs = info.transform, info.crs
     if transform is None and info.gcps:
@@ -89,7 +89,7 @@ def _to_geojson(
         with gdal_env():
             # GDAL cuts what crosses the antimeridian in two
             geometry = rasterio.warp.transform_geom(
-                crs, LONGITUDE_LATITUDE, ring, antimeridian_cutting=True, precision=8
+                crs, WGS84, ring, antimeridian_cutting=True, precision=8
             )
     except (RasterioError, ValueError):
         return None, None

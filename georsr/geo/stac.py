@@ -13,9 +13,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from georsr._files import check_writable, remove_unfinished, write_text
+from georsr._files import check_writable, remove_temp_files, write_text
 from georsr.errors import UsageError
-from georsr.geo.footprint import Footprint, footprint_of
+from georsr.geo.footprint import Footprint, compute_footprint
 from georsr.io.metadata import BandInfo, RasterInfo
 from georsr.io.reader import open_output
 from georsr.models.spec import ModelSpec
@@ -40,7 +40,7 @@ DATES = (
 FORMATS = ("%Y-%m-%dT%H:%M:%S.%f", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d", "%Y:%m:%d %H:%M:%S")
 
 
-def check_item(path: str | os.PathLike[str], *, overwrite: bool) -> None:
+def check_item_path(path: str | os.PathLike[str], *, overwrite: bool) -> None:
     """Refuse what could not be written after the product, before there is one.
 
     Raises
@@ -57,8 +57,8 @@ def check_item(path: str | os.PathLike[str], *, overwrite: bool) -> None:
     check_writable(Path(path), overwrite=overwrite)
 
 
-def describes(path: str | os.PathLike[str], product: str) -> bool:
-    """Whether a file is a STAC Item that `write_item` has written, of this product."""
+def item_describes(path: str | os.PathLike[str], product: str) -> bool:
+    """Whether a file is a STAC Item that `write_stac_item` has written, of this product."""
     try:
         item = json.loads(Path(path).read_text(encoding="utf-8"))
         data, ours = item["assets"]["data"]["href"], "georsr:checksum" in item["properties"]
@@ -67,7 +67,7 @@ def describes(path: str | os.PathLike[str], product: str) -> bool:
         return False
 
 
-def write_item(
+def write_stac_item(
     path: str | os.PathLike[str], report: RunReport, spec: ModelSpec, *, overwrite: bool
 ) -> None:
     """Write the STAC Item of a product, whose run has its lock.
@@ -83,22 +83,22 @@ def write_item(
     overwrite
         The file may be replaced.
     """
-    check_item(path, overwrite=overwrite)
+    check_item_path(path, overwrite=overwrite)
     place = Path(path)
-    item = item_of(report, spec, place)
+    item = create_stac_item(report, spec, place)
     text = json.dumps(item.to_dict(transform_hrefs=False), indent=2, ensure_ascii=False)
-    remove_unfinished(place)
+    remove_temp_files(place)
     write_text(place, text + "\n")
 
 
-def item_of(report: RunReport, spec: ModelSpec, place: Path) -> Item:
+def create_stac_item(report: RunReport, spec: ModelSpec, place: Path) -> Item:
     """The STAC Item of a product, as it will lie at ``place``."""
     import pystac
 
     with open_output(report.output, allow_drivers=("VRT",)) as reader:
         info = reader.info
-    where = footprint_of(info)
-    taken = date_of(info)
+    where = compute_footprint(info)
+    taken = acquisition_date(info)
     item = pystac.Item(
         id=Path(report.output).name.rsplit(".", 1)[0],
         geometry=where.geometry,
@@ -136,7 +136,7 @@ def item_of(report: RunReport, spec: ModelSpec, place: Path) -> Item:
     return item
 
 
-def date_of(info: RasterInfo) -> datetime | None:
+def acquisition_date(info: RasterInfo) -> datetime | None:
     """When a raster was taken, if its tags say so; UTC where they name no zone."""
     for space in info.tags.values():
         named = {name.upper(): value for name, value in space.items()}

@@ -27,12 +27,12 @@ def check_bands(info: RasterInfo, spec: ModelSpec) -> None:
     UsageError
         Names the bands there are and how to choose.
     """
-    if spec.bands and len(info.bidx) != spec.bands:
-        available = ", ".join(info.choices)
-        more = "; --bands all carries the others" if len(info.bidx) > spec.bands else ""
+    if spec.bands and len(info.indexes) != spec.bands:
+        available = ", ".join(info.selectable_bands)
+        more = "; --bands all carries the others" if len(info.indexes) > spec.bands else ""
         raise UsageError(
             f"{info.path}: model {spec.name} takes {spec.bands} bands "
-            f"({', '.join(spec.band_names)}), got {len(info.bidx)}; "
+            f"({', '.join(spec.band_names)}), got {len(info.indexes)}; "
             f"choose with --bidx, in that order, from: {available}{more}"
         )
 
@@ -81,17 +81,17 @@ def match_bands(reader: RasterReader, model: Model, config: SRConfig) -> tuple[R
         return reader, model
     if config.output_bands == "all":
         guide = _guide_of_all(info, config)
-        positions = tuple(info.bidx.index(number) for number in guide.numbers)
+        positions = tuple(info.indexes.index(number) for number in guide.numbers)
         return warn_assumed_bands(reader, guide), wrap_multiband(
             model, positions, config.other_bands
         )
     if config.indexes is not None:
         return reader, model
     guide = detect_rgb_bands(info)
-    if guide.numbers == info.bidx:
+    if guide.numbers == info.indexes:
         return warn_assumed_bands(reader, guide), model
     if info.count == spec.bands:  # all of them, in another order
-        positions = tuple(info.bidx.index(number) for number in guide.numbers)
+        positions = tuple(info.indexes.index(number) for number in guide.numbers)
         return warn_assumed_bands(reader, guide), wrap_multiband(
             model, positions, config.other_bands
         )
@@ -103,11 +103,11 @@ def match_bands(reader: RasterReader, model: Model, config: SRConfig) -> tuple[R
 
 def _guide_of_all(info: RasterInfo, config: SRConfig) -> RGBBands:
     if config.indexes is not None:
-        missing = [number for number in config.indexes if number not in info.bidx]
+        missing = [number for number in config.indexes if number not in info.indexes]
         if missing:
             raise UsageError(
                 f"{info.path}: there is no band {missing[0]} to guide; available: "
-                f"{', '.join(info.choices)}"
+                f"{', '.join(info.selectable_bands)}"
             )
         if len(config.indexes) != 3:
             raise UsageError(
@@ -119,7 +119,7 @@ def _guide_of_all(info: RasterInfo, config: SRConfig) -> RGBBands:
         try:
             return detect_rgb_bands(info)
         except UsageError:
-            return RGBBands((info.bidx[0],) * 3)
+            return RGBBands((info.indexes[0],) * 3)
     return detect_rgb_bands(info)
 
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,6 +22,7 @@ from georsr.inference.sensing import sensor_of, told
 from georsr.models.io import Model, open_model
 from georsr.models.multiband import MultiBand
 from georsr.models.registry import COMPUTED, bundled_weights
+from georsr.system import tune_malloc
 
 _TURN = threading.Lock()
 """One network at a time in a process: each uses all threads, or the whole device, by itself."""
@@ -98,6 +100,8 @@ def _open(reference: ModelRef) -> Model:
 def _inference(
     reference: ModelRef, placement: DeviceConfig, batch: int, compiled: bool, tta: bool
 ) -> TilePredictor:
+    if _dask_worker() is not None:  # the process belongs to Dask: nobody else's memory is affected
+        tune_malloc()
     ask = forward_strategy(tta)
     return TilePredictor(load_cached(reference), placement, batch, compiled=compiled, ask=ask)
 
@@ -120,16 +124,21 @@ def cached_predictor(reference: ModelRef, config: SRConfig) -> Iterator[TilePred
 
 
 def _threads_of_worker() -> int | None:
-    """Threads of the Dask worker this is; None elsewhere.
+    """Return the number of threads of this Dask worker; None outside of one.
 
-    Worker processes are started with one OpenMP thread, so that tasks do not crowd each other; but
-    of these tasks only one runs at a time.
+    Dask starts worker processes with one OpenMP thread, so that tasks do not compete for the CPU,
+    but only one of these tasks runs at a time.
     """
+    worker = _dask_worker()
+    return None if worker is None else max(torch.get_num_threads(), worker.state.nthreads)
+
+
+def _dask_worker() -> Any | None:
+    """Return the Dask worker that runs this task; None outside of one."""
     distributed = sys.modules.get("distributed")
     if distributed is None:
         return None
     try:
-        worker = distributed.get_worker()
+        return distributed.get_worker()
     except ValueError:
         return None
-    return max(torch.get_num_threads(), worker.state.nthreads)

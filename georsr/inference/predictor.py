@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from georsr.config import SRConfig
-from georsr.device import DeviceConfig, is_out_of_memory, select_device, tune_malloc
+from georsr.device import DeviceConfig, is_out_of_memory, select_device
 from georsr.errors import ModelError, ResourceError, UsageError
 from georsr.inference.consistency import ConsistencyTarget, enforce_consistency
 from georsr.models.io import Model
@@ -276,9 +276,7 @@ class TilePredictor:
         network = model.network
         if placement.backend == "onnx":
             network = _onnx_of(network, model.spec)
-        if placement.device.type == "cpu":
-            tune_malloc()
-        else:
+        if placement.device.type != "cpu":
             network = copy.deepcopy(network)
         # channels_last is what makes plain convolutions fast, on CPU and on tensor cores.
         self.network: nn.Module = network.to(  # type: ignore[call-overload]

@@ -117,8 +117,8 @@ def scene_sensor(
         raise UsageError(
             f"model {model.spec.name} is not told how a scene was recorded; leave --sensor away"
         )
-    description = SensorDescription.from_normalised(estimated)
-    given = replace(description, **parse_sensor(config.sensor)).normalised()
+    description = SensorDescription.from_normalized(estimated)
+    given = replace(description, **parse_sensor(config.sensor)).normalize()
     return tuple(round(x, 3) for x in given)
 
 
@@ -148,4 +148,4 @@ def told_of_scene(
 def description_of(model: Model) -> SensorDescription | None:
     """What a model was told; None for one that is not told."""
     sensor = sensor_of(model)
-    return None if sensor is None else SensorDescription.from_normalised(sensor)
+    return None if sensor is None else SensorDescription.from_normalized(sensor)

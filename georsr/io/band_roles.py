@@ -140,7 +140,7 @@ def _assumed(info: RasterInfo) -> tuple[tuple[int, ...], str]:
         return ASSUMED[info.count]
     raise UsageError(
         f"{info.path}: nothing says which of its {info.count} bands are red, green and blue: name "
-        f"them with --bidx R,G,B, from: {', '.join(info.choices)}; or use --bands all "
+        f"them with --bidx R,G,B, from: {', '.join(info.selectable_bands)}; or use --bands all "
         "--band-mode per-band, or --model bicubic"
     )
 

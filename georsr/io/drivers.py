@@ -38,7 +38,7 @@ _SUBDATASET = re.compile(
     r'(?::[^"/\\]*|://[^"]*)?$',
     re.IGNORECASE,
 )
-_FILE_OF_PROJ = re.compile(
+_PROJ_FILE = re.compile(
     r'(grids|\bfile|\bmodel|\binit)\s*=\s*("[^"]*|[^\s"<]*)[/\\]|'
     r'PROJ4_GRIDS"\s*,\s*"[^"]*[/\\]|PARAMETERFILE\s*[\[(]\s*"([^"]|"")*"\s*,\s*"[^"]*[/\\]|'
     r'"value"\s*:\s*"[^"]*[/\\]|ref\. system\s*:[^\n]*[/\\]',
@@ -59,7 +59,7 @@ _DOCUMENT = re.compile(
 )
 
 
-def gdal_name(path: str) -> str:
+def gdal_path(path: str) -> str:
     """Return GDAL's name for what rasterio calls ``file://``, ``zip://A!B`` and the like."""
     for scheme in ("zip", "tar", "gzip"):
         if path.startswith(f"{scheme}://"):
@@ -68,27 +68,27 @@ def gdal_name(path: str) -> str:
     return path.removeprefix("file://")
 
 
-def file_of_subdataset(name: str) -> str | None:
+def subdataset_file(name: str) -> str | None:
     """Return the file in GDAL's name of a subdataset, ``NETCDF:"a.nc":band``; None for others."""
     match = _SUBDATASET.match(name)
     return match[1] if match else None
 
 
-def folder_of(name: str) -> str:
+def parent_folder(name: str) -> str:
     """Return the folder of a file, also of GDAL's virtual file systems and of addresses."""
     if name.startswith("/vsi") or "://" in name:
         return name.rpartition("/")[0]
     return os.path.dirname(name) or "."
 
 
-def join(folder: str, name: str) -> str:
+def join_path(folder: str, name: str) -> str:
     """Return the name of a file in a folder of any kind; an absolute name stays what it is."""
     if folder.startswith("/vsi") or "://" in folder:
         return posixpath.join(folder, name)
     return os.path.join(folder, name)
 
 
-def archive_of(name: str) -> str | None:
+def containing_archive(name: str) -> str | None:
     """Return the local archive in which a name of ``/vsizip/`` and the like lies; None if none."""
     while _ARCHIVE.match(name):
         name = _ARCHIVE.sub("", name, count=1)
@@ -107,14 +107,14 @@ def is_regular(name: str) -> bool:
 
 
 @contextmanager
-def bytes_of(file: str) -> Iterator[Any]:
+def open_bytes(file: str) -> Iterator[Any]:
     """Open a file of this machine, or in an archive of it; None for what is neither."""
     if is_regular(file):
         with Path(file).open("rb") as handle:
             yield handle
         return
     kind, _, rest = file.removeprefix("/vsi").partition("/")
-    archive = archive_of(file) if kind in ("zip", "tar", "gzip") else None
+    archive = containing_archive(file) if kind in ("zip", "tar", "gzip") else None
     if archive is None or rest.startswith(("/vsi", "vsi")):
         yield None
         return
@@ -145,7 +145,7 @@ def _normal(name: str) -> str:
     return posixpath.normpath("/" + name.replace("\\", "/").lstrip("/")).casefold()
 
 
-def start_of(name: str) -> bytes:
+def read_header(name: str) -> bytes:
     """Return the first 1024 bytes of a file, also of one in an archive; none of anything else."""
     try:
         if not name.startswith("/vsi"):
@@ -153,7 +153,7 @@ def start_of(name: str) -> bytes:
                 return b""
             with open(name, "rb", buffering=0) as handle:
                 return handle.read(1024)
-        with bytes_of(name) as handle:
+        with open_bytes(name) as handle:
             return b"" if handle is None else bytes(handle.read(1024))
     except (OSError, ValueError, KeyError, EOFError, RuntimeError, NotImplementedError):
         return b""
@@ -163,32 +163,32 @@ def start_of(name: str) -> bytes:
 
 def is_sqlite_with_log(name: str) -> bool:
     """Return whether a file is a database of SQLite with a write-ahead log, in it or beside it."""
-    start = start_of(name)
+    start = read_header(name)
     if not start.startswith(b"SQLite format 3\0"):
         return False
     return 2 in start[18:20] or any(os.path.lexists(f"{name}{end}") for end in ("-wal", "-shm"))
 
 
-def is_document(name: str) -> bool:
+def may_name_other_files(name: str) -> bool:
     """Return whether GDAL may take a file for a document that names others, whatever else it is.
 
     GDAL asks its drivers in an order of its own, by the first 1024 bytes of a file: those of an
     image without a signature, and the comment of a JPEG, may hold anything.
     """
-    return _DOCUMENT.search(start_of(name)) is not None
+    return _DOCUMENT.search(read_header(name)) is not None
 
 
-def names_file_of_proj(text: str) -> bool:
+def names_proj_file(text: str) -> bool:
     """Return whether text of a CRS names a grid, or another file of PROJ, by its path."""
-    return ("/" in text or "\\" in text) and _FILE_OF_PROJ.search(text) is not None
+    return ("/" in text or "\\" in text) and _PROJ_FILE.search(text) is not None
 
 
 def is_plain_crs(text: str) -> bool:
     """Return False for text that GDAL, asked for a CRS, would take for a file or an address."""
-    return _CRS.match(text.strip()) is not None and not names_file_of_proj(text)
+    return _CRS.match(text.strip()) is not None and not names_proj_file(text)
 
 
-def one_line(text: str) -> str:
+def shorten(text: str) -> str:
     """Return text of a file for a message: one line, not too long."""
     line = " ".join(text.split())
     return line if len(line) <= 120 else f"{line[:117]}..."
@@ -301,7 +301,7 @@ def network_drivers() -> list[str]:
 
 
 @ensure_env_with_credentials  # type: ignore[untyped-decorator]
-def open_with(path: str, drivers: Sequence[str]) -> DatasetReader:
+def open_with_drivers(path: str, drivers: Sequence[str]) -> DatasetReader:
     """Open a raster for reading with one of several drivers, which `rasterio.open` does not offer.
 
     Parameters
@@ -319,25 +319,25 @@ def open_with(path: str, drivers: Sequence[str]) -> DatasetReader:
 
 
 @dataclass
-class Trust:
-    """What the user allows, and which files have been looked at already.
+class ReadPolicy:
+    """Which formats may be read, and which files have been checked already.
 
     Attributes
     ----------
-    extra : sequence of str
-        GDAL drivers beyond `IMAGE_DRIVERS`. ``VRT`` among them: VRTs may have any name, and refer
-        to files anywhere on this machine.
-    seen : set of str
-        Names of files that have been looked at.
-    folders : dict of str
-        Folders without links, by their names.
+    extra_drivers : sequence of str
+        GDAL drivers that the user allows beyond `IMAGE_DRIVERS`. With ``VRT`` among them, VRTs may
+        have any name and refer to files anywhere on this machine.
+    checked : set of str
+        Names of the files that have been checked.
+    real_paths : dict of str to str
+        Folder name -> its path with links resolved.
     """
 
-    extra: Sequence[str] = ()
-    seen: set[str] = field(default_factory=set)
-    folders: dict[str, str] = field(default_factory=dict)
+    extra_drivers: Sequence[str] = ()
+    checked: set[str] = field(default_factory=set)
+    real_paths: dict[str, str] = field(default_factory=dict)
 
     @property
-    def vrt(self) -> bool:
-        """Whether VRTs are trusted."""
-        return "VRT" in self.extra
+    def trusts_vrt(self) -> bool:
+        """Return whether the user trusts VRTs."""
+        return "VRT" in self.extra_drivers

@@ -21,7 +21,7 @@ import rasterio
 from rasterio.env import getenv, hasenv
 from rasterio.errors import NodataShadowWarning, NotGeoreferencedWarning, RasterioError
 
-from georsr.io.drivers import image_drivers, open_with
+from georsr.io.drivers import image_drivers, open_with_drivers
 from georsr.system import memory_limit
 
 CACHE_BYTES = 64 * 2**20
@@ -111,23 +111,23 @@ SLOW_FORMATS = (".jp2", ".j2k", ".j2c", ".jpx", ".jpf")
 MAX_CACHE_BYTES, CACHE_MEMORY_FRACTION = 512 * 2**20, 8
 """Bytes that are kept of files that are slow to read, and the share of the memory, at most."""
 
-_wanted: WeakKeyDictionary[object, int] = WeakKeyDictionary()
-_lock = threading.Lock()
+_cache_requests: WeakKeyDictionary[object, int] = WeakKeyDictionary()
+_CACHE_LOCK = threading.Lock()
 
 
 def set_cache_request(reader: object, size: int) -> None:
     """Note how many bytes a reader wants kept; none once it is closed."""
-    with _lock:
+    with _CACHE_LOCK:
         if size:
-            _wanted[reader] = size
+            _cache_requests[reader] = size
         else:
-            _wanted.pop(reader, None)
+            _cache_requests.pop(reader, None)
 
 
 def gdal_cachemax() -> int:
     """What GDAL is to keep: all open readers of a process share its one cache."""
-    with _lock:
-        sizes = list(_wanted.values()) or [CACHE_BYTES]
+    with _CACHE_LOCK:
+        sizes = list(_cache_requests.values()) or [CACHE_BYTES]
     return max(max(sizes), min(sum(sizes), MAX_CACHE_BYTES))
 
 
@@ -152,12 +152,12 @@ def estimate_block_cache(dataset: Any, bands: Sequence[int]) -> int:
     row = dataset.width * sum(np.dtype(dtype).itemsize for dtype in together)
     slow = next((name for name in dataset.files if _is_slow(name)), None)
     if slow is not None:
-        wanted = 2 * (_block_height(slow) if virtual else _highest(dataset)) * row
+        wanted = 2 * (_block_height(slow) if virtual else _max_block_height(dataset)) * row
         room = max(CACHE_BYTES, min(MAX_CACHE_BYTES, memory_limit() // CACHE_MEMORY_FRACTION))
         return int(max(CACHE_BYTES, wanted if wanted <= room else 0))
     if dataset.driver != "GTiff":  # others do not say truly how they are cut into blocks
         return CACHE_BYTES
-    rows = CACHED_ROWS + 2 * _highest(dataset)
+    rows = CACHED_ROWS + 2 * _max_block_height(dataset)
     return int(max(CACHE_BYTES // 4, min(CACHE_BYTES, rows * row)))
 
 
@@ -165,13 +165,13 @@ def _is_slow(path: str) -> bool:
     return is_remote(path) or PurePath(path).suffix.lower() in SLOW_FORMATS
 
 
-def _highest(dataset: Any) -> int:
+def _max_block_height(dataset: Any) -> int:
     return max(int(height) for height, _ in dataset.block_shapes)
 
 
 def _block_height(path: str) -> int:
     try:
-        with suppress_rasterio_warnings(), open_with(path, image_drivers()) as dataset:
-            return _highest(dataset)
+        with suppress_rasterio_warnings(), open_with_drivers(path, image_drivers()) as dataset:
+            return _max_block_height(dataset)
     except (RasterioError, OSError):  # reading it will say why
         return 0

@@ -34,7 +34,7 @@ from georsr.radiometry.nodata import can_represent
 from georsr.redact import redact_url
 from georsr.window import AnyArray
 
-CHOICES = ("auto", "mask", "data")
+ALPHA_CHOICES = ("auto", "mask", "data")
 """Look at it; believe what it says; take it for an image."""
 MIN_BANDS = 4
 """A raster of fewer bands has no near infrared behind red, green and blue."""
@@ -42,7 +42,7 @@ MIN_VALUES = 16
 """An image has more; soft edges of a mask may have some."""
 ALPHA_IMAGE_FRACTION = 0.8
 """Of an image between transparent and opaque; a mask is mostly opaque, even with soft edges."""
-GRID, SIDE = 4, 64
+ALPHA_WINDOWS, ALPHA_WINDOW_SIZE = 4, 64
 """Windows that are looked at along each axis, and their size."""
 
 
@@ -56,7 +56,7 @@ def detect_alpha_band(dataset: Any, colors: tuple[str, ...], choice: str) -> tup
     colors
         Colour interpretation of each band.
     choice
-        One of `CHOICES`.
+        One of `ALPHA_CHOICES`.
     """
     if choice == "data" or "alpha" not in colors:
         return None, ""
@@ -89,18 +89,18 @@ def looks_like_image(values: AnyArray, opaque: float) -> bool:
 
 
 def _sampled(dataset: Any, number: int) -> AnyArray:
-    height, width = min(SIDE, dataset.height), min(SIDE, dataset.width)
-    tops = np.linspace(0, dataset.height - height, GRID).round().astype(int)
-    lefts = np.linspace(0, dataset.width - width, GRID).round().astype(int)
+    height, width = min(ALPHA_WINDOW_SIZE, dataset.height), min(ALPHA_WINDOW_SIZE, dataset.width)
+    tops = np.linspace(0, dataset.height - height, ALPHA_WINDOWS).round().astype(int)
+    lefts = np.linspace(0, dataset.width - width, ALPHA_WINDOWS).round().astype(int)
     places = dict.fromkeys((int(top), int(left)) for top in tops for left in lefts)
     windows = [Window(left, top, width, height) for top, left in places]
     return np.concatenate([dataset.read(number, window=window).ravel() for window in windows])
 
 
-SUPPORTED = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
+SUPPORTED_DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
 
 
-def color_names(dataset: Any) -> tuple[str, ...]:
+def colorinterp_names(dataset: Any) -> tuple[str, ...]:
     """Colour interpretation of every band by name; what rasterio does not know is undefined."""
     try:
         return tuple(item.name for item in dataset.colorinterp)
@@ -116,7 +116,7 @@ def band_texts(dataset: Any, kind: str) -> tuple[str | None, ...]:
         return (None,) * int(dataset.count)
 
 
-def undecoded(dataset: Any) -> str:
+def undecodable_note(dataset: Any) -> str:
     """One line on texts of bands that cannot be carried to the product; empty: all can."""
     lost = []
     for kind in ("descriptions", "units"):
@@ -133,13 +133,13 @@ def undecoded(dataset: Any) -> str:
 
 
 def select_bands(
-    dataset: Any, path: str, bidx: Sequence[int] | None, colors: Sequence[str], alpha: int | None
+    dataset: Any, path: str, indexes: Sequence[int] | None, colors: Sequence[str], alpha: int | None
 ) -> tuple[tuple[int, ...], bool]:
     """Choose bands: by default all but the alpha band.
 
     Parameters
     ----------
-    bidx : sequence of int, optional
+    indexes : sequence of int, optional
         Band numbers from 1, in the order wanted. The same band may be named twice (a grey band
         can be given to a three-band model as 1,1,1). The alpha band, if named, is carried as alpha.
     colors : sequence of str
@@ -162,7 +162,7 @@ def select_bands(
     everything = range(1, dataset.count + 1)
     if not everything:
         raise UsageError(_no_bands(dataset, path))
-    wanted = list(everything) if bidx is None else _integers(bidx, path)
+    wanted = list(everything) if indexes is None else _integers(indexes, path)
     for number in wanted:
         if number not in everything:
             raise UsageError(
@@ -180,14 +180,14 @@ def common_dtype(dataset: Any, path: str, numbers: Sequence[int], *, force: bool
     """Type that holds every value of the selected bands exactly; refuse what is not continuous.
 
     Mixed types are promoted as numpy does (uint8 with uint16 gives uint16, uint16 with int16
-    gives int32), as long as the result is one of `SUPPORTED`. ``force`` takes indices of a palette
-    and bit masks for what they are not.
+    gives int32), as long as the result is one of `SUPPORTED_DTYPES`. ``force`` accepts indices of a
+    palette and bit masks.
     """
-    colors = color_names(dataset)
+    colors = colorinterp_names(dataset)
     for number in numbers:
         dtype = dataset.dtypes[number - 1]
         where = f"{path}: band {number}"
-        if dtype not in SUPPORTED:
+        if dtype not in SUPPORTED_DTYPES:
             remedy = (
                 "super-resolve its amplitude instead"
                 if dtype.startswith("complex")
@@ -195,7 +195,7 @@ def common_dtype(dataset: Any, path: str, numbers: Sequence[int], *, force: bool
             )
             raise UsageError(
                 f"{where} has data type {dtype}, which is not supported "
-                f"(supported: {', '.join(SUPPORTED)}); {remedy}"
+                f"(supported: {', '.join(SUPPORTED_DTYPES)}); {remedy}"
             )
         if force:
             continue
@@ -213,7 +213,7 @@ def common_dtype(dataset: Any, path: str, numbers: Sequence[int], *, force: bool
             )
     dtypes = sorted({dataset.dtypes[number - 1] for number in numbers})
     result = np.result_type(*(np.dtype(name) for name in dtypes)).name
-    if result not in SUPPORTED:
+    if result not in SUPPORTED_DTYPES:
         raise UsageError(
             f"{path}: no supported data type holds all of {', '.join(dtypes)}; "
             "select bands of one type, or convert them first"
@@ -221,11 +221,11 @@ def common_dtype(dataset: Any, path: str, numbers: Sequence[int], *, force: bool
     return result
 
 
-def _integers(bidx: Sequence[int], path: str) -> list[int]:
+def _integers(indexes: Sequence[int], path: str) -> list[int]:
     try:
-        wanted = [operator.index(number) for number in bidx]
+        wanted = [operator.index(number) for number in indexes]
     except TypeError as err:
-        raise UsageError(f"{path}: band numbers must be whole numbers, got {bidx!r}") from err
+        raise UsageError(f"{path}: band numbers must be whole numbers, got {indexes!r}") from err
     if not wanted:
         raise UsageError(f"{path}: the list of bands is empty")
     return wanted
@@ -290,7 +290,7 @@ class RasterInfo:
         Selected bands in the order asked for, without the alpha band.
     alpha_band : int or None
         Number of the alpha band, which acts as mask whether or not it was selected.
-    carries_alpha : bool
+    keep_alpha : bool
         The alpha band is part of the product; False if explicit bands left it out.
     mask_kind : {"none", "nodata", "mask", "alpha"}
         How the file says which pixels are valid. NaN and infinity are invalid besides.
@@ -310,7 +310,7 @@ class RasterInfo:
         Every file GDAL reads for this raster (sidecars, sources of a VRT).
     notes : tuple of str
         What was assumed about it, a line each.
-    choices : tuple of str
+    selectable_bands : tuple of str
         Number and name of every band that can be selected, such as ``4 (nir)``, for messages.
     """
 
@@ -321,7 +321,7 @@ class RasterInfo:
     dtype: str
     bands: tuple[BandInfo, ...]
     alpha_band: int | None
-    carries_alpha: bool
+    keep_alpha: bool
     mask_kind: MaskKind
     crs: CRS | None
     transform: Affine | None
@@ -330,12 +330,11 @@ class RasterInfo:
     rpcs: RPC | None
     area_or_point: str
     tags: Mapping[str, Mapping[str, str]]
-    color_space: str | None
     block_shape: tuple[int, int]
     overviews: tuple[int, ...]
     files: tuple[str, ...]
     notes: tuple[str, ...] = ()
-    choices: tuple[str, ...] = ()
+    selectable_bands: tuple[str, ...] = ()
     address: str = field(default="", repr=False, compare=False)
 
     @property
@@ -344,12 +343,12 @@ class RasterInfo:
         return len(self.bands)
 
     @property
-    def bidx(self) -> tuple[int, ...]:
+    def indexes(self) -> tuple[int, ...]:
         """Numbers of the selected bands."""
         return tuple(band.number for band in self.bands)
 
     def band_labels(self) -> tuple[str, ...]:
-        """Number and name of each selected band, as in ``choices``."""
+        """Number and name of each selected band, as in ``selectable_bands``."""
         return tuple(band_label(b.number, b.description or b.colorinterp) for b in self.bands)
 
     @property
@@ -363,7 +362,7 @@ def band_label(number: int, name: str) -> str:
     return f"{number} ({name})"
 
 
-def pixel_size(info: RasterInfo) -> str:
+def format_pixel_size(info: RasterInfo) -> str:
     """Steps of a raster that has a geotransform, in words and in units of its CRS."""
     assert info.transform is not None
     a, b, _, d, e, _ = tuple(info.transform)[:6]
@@ -393,7 +392,7 @@ _OWN_TAGS = (
 def describe(
     dataset: Any,
     path: str,
-    bidx: Sequence[int] | None,
+    indexes: Sequence[int] | None,
     nodata: float | None,
     *,
     force: bool = False,
@@ -405,7 +404,7 @@ def describe(
     ----------
     dataset
         Open.
-    path, bidx, nodata, force, alpha
+    path, indexes, nodata, force, alpha
         As for `georsr.io.reader.open_raster`.
 
     Raises
@@ -415,11 +414,11 @@ def describe(
     """
     address, path = path, redact_url(path)
     with suppress_rasterio_warnings():
-        colors = color_names(dataset)
+        colors = colorinterp_names(dataset)
         masking, assumed = detect_alpha_band(dataset, colors, alpha)
         if masking is None:
             colors = tuple("undefined" if color == "alpha" else color for color in colors)
-        numbers, carried = select_bands(dataset, path, bidx, colors, masking)
+        numbers, carried = select_bands(dataset, path, indexes, colors, masking)
         dtype = common_dtype(dataset, path, numbers, force=force)
         gcps, gcps_crs = dataset.gcps
         stored = _Stored.of(dataset)
@@ -433,7 +432,7 @@ def describe(
             dtype=dtype,
             bands=bands,
             alpha_band=masking,
-            carries_alpha=carried,
+            keep_alpha=carried,
             mask_kind=_mask_kind(dataset, bands, masking),
             crs=_crs(dataset.crs),
             transform=_transform(dataset.transform, path),
@@ -442,12 +441,11 @@ def describe(
             rpcs=dataset.rpcs,
             area_or_point="Point" if tags.get("AREA_OR_POINT") == "Point" else "Area",
             tags=_tags(dataset),
-            color_space=dataset.tags(ns="IMAGE_STRUCTURE").get("SOURCE_COLOR_SPACE"),
             block_shape=tuple(dataset.block_shapes[numbers[0] - 1]),
             overviews=tuple(dataset.overviews(numbers[0])),
             files=tuple(dataset.files),
-            notes=tuple(f"{path}: {note}" for note in (assumed, undecoded(dataset)) if note),
-            choices=tuple(
+            notes=tuple(f"{path}: {note}" for note in (assumed, undecodable_note(dataset)) if note),
+            selectable_bands=tuple(
                 band_label(number, name or color)
                 for number, name, color in zip(
                     dataset.indexes, stored.descriptions, colors, strict=True
@@ -458,7 +456,7 @@ def describe(
         )
 
 
-def explicit_mask(flags: Sequence[MaskFlags]) -> bool:
+def has_own_mask(flags: Sequence[MaskFlags]) -> bool:
     """Whether the validity of a band is kept apart from its values, and not in an alpha band."""
     if MaskFlags.all_valid in flags or MaskFlags.alpha in flags:
         return False
@@ -468,7 +466,7 @@ def explicit_mask(flags: Sequence[MaskFlags]) -> bool:
 def _mask_kind(dataset: Any, bands: Sequence[BandInfo], alpha: int | None) -> MaskKind:
     if alpha is not None:
         return "alpha"
-    if any(explicit_mask(dataset.mask_flag_enums[band.number - 1]) for band in bands):
+    if any(has_own_mask(dataset.mask_flag_enums[band.number - 1]) for band in bands):
         return "mask"
     return "nodata" if any(band.nodata is not None for band in bands) else "none"
 

@@ -21,9 +21,9 @@ from affine import Affine
 from rasterio.io import MemoryFile
 
 from georsr.errors import BandWarning, InputError, UsageError
-from georsr.io.drivers import gdal_name
+from georsr.io.drivers import gdal_path
 from georsr.io.gdal_env import absolute_path, gdal_env
-from georsr.io.metadata import BandInfo, RasterInfo, describe, pixel_size
+from georsr.io.metadata import BandInfo, RasterInfo, describe, format_pixel_size
 from georsr.io.reader import RasterReader, open_raster, open_source
 from georsr.io.sentinel2 import find_safe_metadata
 from georsr.io.sidecars import has_sidecars
@@ -39,7 +39,7 @@ from georsr.io.vrt import (
 from georsr.window import AnyArray, PixelBlock, Window
 
 
-def virtual_document(mosaic: Mosaic) -> str:
+def mosaic_vrt(mosaic: Mosaic) -> str:
     """XML text of a VRT that reads a mosaic's rasters where they are."""
     first = mosaic.pieces[0].info
     root = vrt_root(mosaic.width, mosaic.height, first.crs, mosaic.transform)
@@ -98,20 +98,20 @@ def _alpha(root: Element, mosaic: Mosaic, number: int) -> None:
         SubElement(source, "NODATA").text = "0"
 
 
-def _source(element: Element, piece: Piece, band: str, dtype: str, kind: str) -> Element:
+def _source(element: Element, piece: MosaicSource, band: str, dtype: str, kind: str) -> Element:
     """One raster's part in a band."""
     path, blocks = absolute_path(piece.info.address), piece.info.block_shape
     return add_vrt_source(element, kind, (path, False), band, dtype, blocks, piece.place)
 
 
-ALIGNED = 0.01
+MAX_MISALIGNMENT = 0.01
 """Pixels by which the corners of a raster may miss the grid of the first one."""
 SUFFIXES = (".tif", ".tiff", ".jp2", ".j2k", ".img", ".ntf", ".vrt")
 """What counts as a raster in a folder."""
 
 
 @dataclass(frozen=True)
-class Piece:
+class MosaicSource:
     """One raster of a mosaic.
 
     Attributes
@@ -132,14 +132,14 @@ class Mosaic:
 
     Attributes
     ----------
-    pieces : tuple of Piece
+    pieces : tuple of MosaicSource
     height, width : int
     transform : Affine
     nodata : float or None
         Overrides what the files say.
     """
 
-    pieces: tuple[Piece, ...]
+    pieces: tuple[MosaicSource, ...]
     height: int
     width: int
     transform: Affine
@@ -183,7 +183,7 @@ class Mosaic:
         return [piece.place for piece in self.pieces]
 
 
-def make_mosaic(infos: Sequence[RasterInfo], nodata: float | None = None) -> Mosaic:
+def build_mosaic(infos: Sequence[RasterInfo], nodata: float | None = None) -> Mosaic:
     """Lay rasters onto one grid.
 
     Raises
@@ -197,7 +197,7 @@ def make_mosaic(infos: Sequence[RasterInfo], nodata: float | None = None) -> Mos
     corners = [_offset(first, info) for info in infos]
     top, left = min(y for _, y in corners), min(x for x, _ in corners)
     pieces = tuple(
-        Piece(info, Window(y - top, x - left, info.height, info.width))
+        MosaicSource(info, Window(y - top, x - left, info.height, info.width))
         for info, (x, y) in zip(infos, corners, strict=True)
     )
     height, width = max(p.place.bottom for p in pieces), max(p.place.right for p in pieces)
@@ -243,11 +243,12 @@ def _offset(first: RasterInfo, info: RasterInfo) -> tuple[int, int]:
     for right, down in ((0, 0), (info.width, 0), (0, info.height), (info.width, info.height)):
         x, y = ~first.transform @ (info.transform @ (right, down))
         miss = max(abs(x - column - right), abs(y - row - down))
-        if miss > ALIGNED:
+        if miss > MAX_MISALIGNMENT:
             raise UsageError(
                 f"{info.path}: does not lie on the grid of {first.path}: a corner misses it by "
-                f"{miss:.3g} pixels (pixels are {pixel_size(info)}, expected {pixel_size(first)}); "
-                "warp it first, for example with gdalwarp -tap -tr"
+                f"{miss:.3g} pixels (pixels are {format_pixel_size(info)}, "
+                f"expected {format_pixel_size(first)}); warp it first, for example with "
+                "gdalwarp -tap -tr"
             )
     return column, row
 
@@ -255,24 +256,26 @@ def _offset(first: RasterInfo, info: RasterInfo) -> tuple[int, int]:
 class MosaicReader(RasterReader):
     """Reads a mosaic like one raster; made by `open_sources`."""
 
-    def __init__(self, mosaic: Mosaic, bidx: tuple[int, ...] | None, nodata: float | None) -> None:
+    def __init__(
+        self, mosaic: Mosaic, indexes: tuple[int, ...] | None, nodata: float | None
+    ) -> None:
         self.mosaic = mosaic
         places = np.array([[p.top, p.left, p.bottom, p.right] for p in mosaic.windows])
         self._corners: AnyArray = places
         self._memory: Any = None
-        super().__init__(mosaic.name, bidx, nodata, alpha="mask")  # its rasters have been looked at
+        super().__init__(mosaic.name, indexes, nodata, alpha="mask")  # checked already
         self._remote = not all(
-            has_sidecars(gdal_name(piece.info.address)) for piece in mosaic.pieces
+            has_sidecars(gdal_path(piece.info.address)) for piece in mosaic.pieces
         )
 
-    def with_bands(self, bidx: tuple[int, ...]) -> MosaicReader:
+    def with_bands(self, indexes: tuple[int, ...]) -> MosaicReader:
         """Another reader of the same mosaic, of other bands."""
-        other = MosaicReader(self.mosaic, bidx, self._options[2])
+        other = MosaicReader(self.mosaic, indexes, self._options[2])
         other.info = replace(other.info, notes=self.info.notes)
         return other
 
     def _open_dataset(self) -> Any:
-        document = virtual_document(self.mosaic)
+        document = mosaic_vrt(self.mosaic)
         self._memory = MemoryFile(document.encode(), ext=".vrt")
         return self._memory.open(driver="VRT")
 
@@ -309,7 +312,7 @@ class MosaicReader(RasterReader):
 def open_sources(
     sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     *,
-    bidx: Sequence[int] | None = None,
+    indexes: Sequence[int] | None = None,
     nodata: float | None = None,
     allow_drivers: Sequence[str] | None = None,
     force: bool = False,
@@ -321,7 +324,7 @@ def open_sources(
     ----------
     sources : path or sequence of paths
         Rasters, folders of rasters, or ``@FILE`` for a text file that names one on each line.
-    bidx, nodata, allow_drivers, force, alpha
+    indexes, nodata, allow_drivers, force, alpha
         As for `open_raster`.
 
     Raises
@@ -338,7 +341,7 @@ def open_sources(
     if len(paths) == 1:
         return open_raster(
             paths[0],
-            bidx=bidx,
+            indexes=indexes,
             nodata=nodata,
             allow_drivers=allow_drivers,
             force=force,
@@ -349,8 +352,8 @@ def open_sources(
     if assumed:  # what one of them is, all are
         warnings.warn(assumed[0], BandWarning, stacklevel=2)
         infos = _described(paths, nodata, allow_drivers, "data")
-    mosaic = make_mosaic(infos, nodata)
-    reader = MosaicReader(mosaic, None if bidx is None else tuple(bidx), nodata)
+    mosaic = build_mosaic(infos, nodata)
+    reader = MosaicReader(mosaic, None if indexes is None else tuple(indexes), nodata)
     reader.info = replace(reader.info, notes=tuple(assumed[:1]))
     return reader
 
@@ -365,7 +368,7 @@ def _described(
                 f"{path}: products of Sentinel-2 are taken one at a time, expected rasters that "
                 "are files; super-resolve each of them, and lay the results together"
             )
-        env = gdal_env(remote=not has_sidecars(gdal_name(path)))
+        env = gdal_env(remote=not has_sidecars(gdal_path(path)))
         with env, open_source(path, allow_drivers) as dataset:
             infos.append(describe(dataset, path, None, nodata, alpha=alpha))
     return infos

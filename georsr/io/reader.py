@@ -35,13 +35,13 @@ from georsr.errors import (
 )
 from georsr.io.drivers import (
     NETWORK_DRIVERS,
-    Trust,
-    file_of_subdataset,
-    gdal_name,
+    ReadPolicy,
+    gdal_path,
     image_drivers,
     is_sqlite_with_log,
-    open_with,
-    start_of,
+    open_with_drivers,
+    read_header,
+    subdataset_file,
 )
 from georsr.io.gdal_env import (
     CACHE_BYTES,
@@ -53,9 +53,15 @@ from georsr.io.gdal_env import (
     set_cache_request,
     suppress_rasterio_warnings,
 )
-from georsr.io.metadata import RasterInfo, describe, explicit_mask
-from georsr.io.sampling import DECODED, MAX_PIXELS, decimated_shape, sample_windows
-from georsr.io.sentinel2 import PART, check_files, check_images, find_safe_metadata, open_safe
+from georsr.io.metadata import RasterInfo, describe, has_own_mask
+from georsr.io.sampling import MAX_DECIMATION, MAX_PIXELS, decimated_shape, sample_windows
+from georsr.io.sentinel2 import (
+    SUBDATASET,
+    check_band_files,
+    check_image_files,
+    find_safe_metadata,
+    open_safe,
+)
 from georsr.io.sidecars import check_dataset, check_hdf5, check_sidecars, has_sidecars
 from georsr.io.vrt import sample_windows_in, union_area, vrt_dst_windows
 from georsr.io.vrt_sources import open_vrt
@@ -102,30 +108,30 @@ def open_source(path: str, allow_drivers: Sequence[str] | None = None) -> Any:
     InputError
         Something is there, but it is not a readable raster.
     """
-    trust = Trust(tuple(allow_drivers or ()))
-    drivers = image_drivers(trust.extra)
+    policy = ReadPolicy(tuple(allow_drivers or ()))
+    drivers = image_drivers(policy.extra_drivers)
     metadata = find_safe_metadata(path)
     if metadata is not None:
         return open_safe(path, metadata)
-    name = gdal_name(path)
-    if part := PART.match(path):
-        check_images(part["metadata"])
-    check_sidecars(name, trust)
+    name = gdal_path(path)
+    if part := SUBDATASET.match(path):
+        check_image_files(part["metadata"])
+    check_sidecars(name, policy)
     try:
-        if _is_vrt(name, trust):
-            dataset = _open_vrt(name, trust)
+        if _is_vrt(name, policy):
+            dataset = _open_vrt(name, policy)
         else:
-            _check_kind(path, name, trust)
+            _check_kind(path, name, policy)
             with suppress_rasterio_warnings():
-                dataset = open_with(path, _drivers_for(name, drivers, trust))
+                dataset = open_with_drivers(path, _drivers_for(name, drivers, policy))
     except (RasterioError, ValueError, OSError) as error:
         if isinstance(error, GeorsrError):
             raise
-        raise _explain(path, error, trust) from error
+        raise _open_error(path, error, policy) from error
     try:
-        check_dataset(dataset, name, trust)
+        check_dataset(dataset, name, policy)
         if part:
-            check_files(path, [dataset])
+            check_band_files(path, [dataset])
     except BaseException as error:
         dataset.close()
         if isinstance(error, RasterioError):
@@ -134,25 +140,25 @@ def open_source(path: str, allow_drivers: Sequence[str] | None = None) -> Any:
     return dataset
 
 
-def _is_vrt(name: str, trust: Trust) -> bool:
+def _is_vrt(name: str, policy: ReadPolicy) -> bool:
     if name.startswith("vrt://") or _suffix(name) == ".vrt":
         return True
-    return trust.vrt and start_of(name).lstrip().startswith(b"<VRTDataset")
+    return policy.trusts_vrt and read_header(name).lstrip().startswith(b"<VRTDataset")
 
 
-def _open_vrt(name: str, trust: Trust) -> Any:
+def _open_vrt(name: str, policy: ReadPolicy) -> Any:
     """Open a VRT, or ``vrt://FILE?OPTIONS``, whose file is opened by itself first."""
     if not name.startswith("vrt://"):
-        return open_vrt(name, trust)
+        return open_vrt(name, policy)
     file, _, options = name.removeprefix("vrt://").partition("?")
     if re.search(r"(^|&)sd(_name)?=", options, re.IGNORECASE):  # which a file may name elsewhere
         raise UsageError(f"{name}: has the option sd, expected the name of the subdataset itself")
-    open_source(file, trust.extra).close()
+    open_source(file, policy.extra_drivers).close()
     with suppress_rasterio_warnings():
         return rasterio.open(name, driver="VRT")
 
 
-def _check_kind(path: str, name: str, trust: Trust) -> None:
+def _check_kind(path: str, name: str, policy: ReadPolicy) -> None:
     """Refuse what is not to be opened at all: pipes and devices, HDF5 with external data."""
     try:
         mode = Path(name).stat().st_mode
@@ -160,22 +166,22 @@ def _check_kind(path: str, name: str, trust: Trust) -> None:
         mode = 0
     if mode and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise InputError(f"{path}: is a pipe or a device, expected a file")
-    if trust.extra or _suffix(name) not in _TIFF:
-        check_hdf5(name, trust)
-    if "GPKG" not in trust.extra and is_sqlite_with_log(file_of_subdataset(name) or name):
+    if policy.extra_drivers or _suffix(name) not in _TIFF:
+        check_hdf5(name, policy)
+    if "GPKG" not in policy.extra_drivers and is_sqlite_with_log(subdataset_file(name) or name):
         raise InputError(
             f"{path}: is a database of SQLite in WAL mode, which cannot be read without writing "
             f"beside it; turn that off first: sqlite3 {path} 'PRAGMA journal_mode=DELETE'"
         )
 
 
-def _drivers_for(name: str, drivers: list[str], trust: Trust) -> list[str]:
-    if PART.match(name):
+def _drivers_for(name: str, drivers: list[str], policy: ReadPolicy) -> list[str]:
+    if SUBDATASET.match(name):
         return ["SENTINEL2"]
     if _suffix(name) in _TIFF:
-        return ["GTiff", *(driver for driver in trust.extra if driver != "GTiff")]
+        return ["GTiff", *(driver for driver in policy.extra_drivers if driver != "GTiff")]
     if not has_sidecars(name):
-        return [name for name in drivers if name in NETWORK_DRIVERS or name in trust.extra]
+        return [name for name in drivers if name in NETWORK_DRIVERS or name in policy.extra_drivers]
     return drivers
 
 
@@ -185,7 +191,7 @@ def _suffix(path: str) -> str:
     return Path(path.split("?", 1)[0]).suffix.lower()
 
 
-def _explain(path: str, err: Exception, trust: Trust) -> Exception:
+def _open_error(path: str, err: Exception, policy: ReadPolicy) -> Exception:
     said = root_cause(err)
     if isinstance(err, UnicodeEncodeError):
         return UsageError(f"{path}: its name is not UTF-8, which rasterio needs; rename the file")
@@ -195,13 +201,13 @@ def _explain(path: str, err: Exception, trust: Trust) -> Exception:
         if Path(path).is_dir():
             return InputError(f"{path}: is a directory, not a raster that GDAL can read")
         if Path(path).is_file():
-            start = start_of(path)
+            start = read_header(path)
             if not start:
                 with Path(path).open("rb") as file:  # says why it cannot be read
                     if not file.read(1):
                         return InputError(f"{path}: the file is empty")
             for mark, driver, what in _DOCUMENTS:
-                if mark in start and driver not in trust.extra:
+                if mark in start and driver not in policy.extra_drivers:
                     return UsageError(
                         f"{path}: is a {what} document under another name; it could point at any "
                         f"file or address. Use --allow-driver {driver} if you trust it"
@@ -235,14 +241,14 @@ class RasterReader:
     def __init__(
         self,
         path: str,
-        bidx: tuple[int, ...] | None = None,
+        indexes: tuple[int, ...] | None = None,
         nodata: float | None = None,
         allow_drivers: tuple[str, ...] | None = None,
         force: bool = False,
         alpha: str = "auto",
     ) -> None:
-        self._options = (path, bidx, nodata, allow_drivers, force, alpha)
-        self._remote = not has_sidecars(gdal_name(path))
+        self._options = (path, indexes, nodata, allow_drivers, force, alpha)
+        self._remote = not has_sidecars(gdal_path(path))
         self._dataset: Any = None
         self._mask_bands: tuple[int, ...] = ()
         self._one_mask = False
@@ -266,7 +272,7 @@ class RasterReader:
                 info = self._describe(dataset)
                 with suppress_rasterio_warnings():
                     flags = dataset.mask_flag_enums
-                self.cache = estimate_block_cache(dataset, info.bidx)
+                self.cache = estimate_block_cache(dataset, info.indexes)
             except BaseException as error:
                 dataset.close()
                 if isinstance(error, GeorsrError) or not isinstance(error, Exception):
@@ -277,7 +283,7 @@ class RasterReader:
                 ) from error
         self._dataset = dataset
         # Files with a mask of their own for all bands answer the same for each: one is read
-        masked = [n for n in info.bidx if explicit_mask(flags[n - 1])]
+        masked = [n for n in info.indexes if has_own_mask(flags[n - 1])]
         shared = all(MaskFlags.per_dataset in flags[number - 1] for number in masked)
         self._one_mask = shared and len(masked) == info.count
         self._mask_bands = tuple(masked[:1] if self._one_mask else masked)
@@ -287,9 +293,9 @@ class RasterReader:
         return open_source(self._options[0], self._options[3])
 
     def _describe(self, dataset: Any) -> RasterInfo:
-        path, bidx, nodata, _, force, alpha = self._options
+        path, indexes, nodata, _, force, alpha = self._options
         try:
-            return describe(dataset, path, bidx, nodata, force=force, alpha=alpha)
+            return describe(dataset, path, indexes, nodata, force=force, alpha=alpha)
         except (RasterioError, ValueError, OSError) as error:
             if isinstance(error, GeorsrError):
                 raise
@@ -297,7 +303,7 @@ class RasterReader:
                 f"{path}: cannot be read: {root_cause(error)}; it is damaged"
             ) from error
 
-    def _opened(self) -> Any:
+    def _get_dataset(self) -> Any:
         if self._dataset is None:
             now = self._open()
             then = self.info
@@ -353,7 +359,7 @@ class RasterReader:
         whole = Window(0, 0, height, width)
         if height * width <= max_pixels:
             patches = [self.read(whole)]
-        elif self.info.overviews or height * width <= DECODED * max_pixels:
+        elif self.info.overviews or height * width <= MAX_DECIMATION * max_pixels:
             patches = [self._read(whole, decimated_shape(height, width, max_pixels))]
         else:
             patches = [self.read(window) for window in self._sample_windows(max_pixels)]
@@ -363,7 +369,7 @@ class RasterReader:
             np.concatenate([patch.valid.reshape(count, -1) for patch in patches], axis=1),
         )
 
-    def decimated(self, height: int, width: int) -> PixelBlock:
+    def read_decimated(self, height: int, width: int) -> PixelBlock:
         """The whole raster by nearest neighbour, from overviews where it has them.
 
         Parameters
@@ -373,26 +379,26 @@ class RasterReader:
         """
         return self._read(Window(0, 0, self.info.height, self.info.width), (height, width))
 
-    def _places(self) -> list[Window]:
+    def _vrt_windows(self) -> list[Window]:
         """Where the rasters of a VRT lie; none for what is no VRT, or computes its pixels."""
         if self.info.driver != "VRT":
             return []
-        return vrt_dst_windows(self._opened().tags(ns="xml:VRT").get("xml:VRT", ""))
+        return vrt_dst_windows(self._get_dataset().tags(ns="xml:VRT").get("xml:VRT", ""))
 
     def uncovered_fraction(self) -> float:
         """Share of the pixels that no raster of a VRT gives, if nothing tells them from data."""
         info = self.info
-        places = self._places() if info.mask_kind == "none" else []
+        places = self._vrt_windows() if info.mask_kind == "none" else []
         return 1 - union_area(places) / (info.height * info.width) if places else 0.0
 
     def _sample_windows(self, max_pixels: int) -> list[Window]:
-        if places := self._places():  # a regular grid might meet nothing but gaps
+        if places := self._vrt_windows():  # a regular grid might meet nothing but gaps
             return sample_windows_in(places, max_pixels)
         return sample_windows(self.info.height, self.info.width, max_pixels)
 
     def _read(self, window: Window, shape: tuple[int, int]) -> PixelBlock:
         region = RasterioWindow(window.left, window.top, window.width, window.height)
-        dataset = self._opened()
+        dataset = self._get_dataset()
         try:
             with gdal_env(remote=self._remote, cache=gdal_cachemax()):
                 values, alpha = self._values(dataset, region, shape)
@@ -413,13 +419,13 @@ class RasterReader:
         self, dataset: Any, region: RasterioWindow, shape: tuple[int, int]
     ) -> tuple[AnyArray, AnyArray | None]:
         info = self.info
-        wanted = list(info.bidx) + ([info.alpha_band] if info.alpha_band else [])
+        wanted = list(info.indexes) + ([info.alpha_band] if info.alpha_band else [])
         if len({dataset.dtypes[number - 1] for number in wanted}) == 1:
             # one call for all bands decodes every block once
             every = dataset.read(wanted, window=region, out_shape=(len(wanted), *shape))
             return every[: info.count], every[info.count] if info.alpha_band else None
         values = np.empty((info.count, *shape), dtype=info.dtype)
-        for i, number in enumerate(info.bidx):
+        for i, number in enumerate(info.indexes):
             values[i] = dataset.read(number, window=region, out_shape=shape)
         if info.alpha_band is None:
             return values, None
@@ -435,7 +441,7 @@ class RasterReader:
         if alpha is not None:
             valid &= alpha != 0
         for number, mask in zip(self._mask_bands, masks, strict=True):
-            for i, selected in enumerate(self.info.bidx):
+            for i, selected in enumerate(self.info.indexes):
                 if self._one_mask or selected == number:
                     valid[i] &= mask
         return valid
@@ -459,10 +465,10 @@ class RasterReader:
     ) -> None:
         self.close()
 
-    def with_bands(self, bidx: tuple[int, ...]) -> RasterReader:
+    def with_bands(self, indexes: tuple[int, ...]) -> RasterReader:
         """Another reader of the same raster, of other bands."""
         path, _, nodata, allow_drivers, force, alpha = self._options
-        return RasterReader(path, bidx, nodata, allow_drivers, force, alpha)
+        return RasterReader(path, indexes, nodata, allow_drivers, force, alpha)
 
     def reopen(self) -> Self:
         """The same raster in a reader of its own, described as it is now and here.
@@ -481,13 +487,13 @@ class RasterReader:
         return self.__dict__ | {"_dataset": None, "_options": (absolute_path(path), *options)}
 
     def __repr__(self) -> str:
-        return f"RasterReader({self.info.path!r}, bidx={self.info.bidx})"
+        return f"RasterReader({self.info.path!r}, indexes={self.info.indexes})"
 
 
 def open_raster(
     path: str | os.PathLike[str],
     *,
-    bidx: Sequence[int] | None = None,
+    indexes: Sequence[int] | None = None,
     nodata: float | None = None,
     allow_drivers: Sequence[str] | None = None,
     force: bool = False,
@@ -500,7 +506,7 @@ def open_raster(
     path : str or path
         A GeoTIFF, or another image of a format in `georsr.io.drivers.IMAGE_DRIVERS`; a
         ``.vrt`` of such images; ``/vsi...``, http(s) and s3 addresses, subdatasets.
-    bidx : sequence of int, optional
+    indexes : sequence of int, optional
         Band numbers from 1; default all but the alpha band, which is carried as alpha.
     nodata : float, optional
         Overrides what the file says; NaN is possible for floats.
@@ -532,7 +538,7 @@ def open_raster(
     """
     reader = RasterReader(
         os.fspath(path),
-        None if bidx is None else tuple(bidx),
+        None if indexes is None else tuple(indexes),
         nodata,
         None if allow_drivers is None else tuple(allow_drivers),
         force,
@@ -567,7 +573,7 @@ def open_raster(
 def open_output(
     path: str | os.PathLike[str],
     *,
-    bidx: tuple[int, ...] | None = None,
+    indexes: tuple[int, ...] | None = None,
     allow_drivers: Sequence[str] = (),
 ) -> RasterReader:
     """Open a product, or its layers, for reading.
@@ -578,7 +584,7 @@ def open_output(
     Parameters
     ----------
     path : str or path
-    bidx : tuple of int, optional
+    indexes : tuple of int, optional
         Band numbers from 1; default all but the alpha band.
     allow_drivers : sequence of str
         As for `georsr.io.reader.open_raster`: ``VRT`` where its parts may lie in any folder.
@@ -591,4 +597,4 @@ def open_output(
         Not a raster, or damaged.
     """
     allowed = tuple(allow_drivers) or None
-    return RasterReader(os.fspath(path), bidx, allow_drivers=allowed, force=True, alpha="mask")
+    return RasterReader(os.fspath(path), indexes, allow_drivers=allowed, force=True, alpha="mask")

@@ -48,11 +48,11 @@ def _replication(values: AnyArray) -> int | None:
     )
 
 
-GRID = 16
+WINDOWS_PER_AXIS = 16
 """Windows per side when a large scene is sampled."""
 MAX_PIXELS = 2**20
 """Most pixels per band in a sample."""
-DECODED = 16
+MAX_DECIMATION = 16
 """Scenes of up to this many times the sample are decimated, larger ones sampled by windows."""
 
 IndexArray = npt.NDArray[np.int64]
@@ -85,7 +85,7 @@ def sample_indices(
     pixels = height * width
     if pixels <= max_pixels:
         return np.arange(height), np.arange(width)
-    if pixels <= DECODED * max_pixels:
+    if pixels <= MAX_DECIMATION * max_pixels:
         rows, columns = decimated_shape(height, width, max_pixels)
         return _nearest(height, rows), _nearest(width, columns)
     side = _side(max_pixels)
@@ -93,13 +93,13 @@ def sample_indices(
 
 
 def _side(max_pixels: int) -> int:
-    return max(1, int(max_pixels**0.5) // GRID)
+    return max(1, int(max_pixels**0.5) // WINDOWS_PER_AXIS)
 
 
 def _spread(length: int, side: int) -> list[int]:
-    """Starts of at most `GRID` pieces of ``side`` along an axis, from one end to the other."""
+    """Return the starts of at most `WINDOWS_PER_AXIS` windows of ``side``, evenly spread."""
     last = max(0, length - side)
-    return sorted({round(i * last / (GRID - 1)) for i in range(GRID)})
+    return sorted({round(i * last / (WINDOWS_PER_AXIS - 1)) for i in range(WINDOWS_PER_AXIS)})
 
 
 def _pieces(length: int, side: int) -> IndexArray:

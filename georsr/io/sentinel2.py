@@ -20,7 +20,14 @@ from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 
 from georsr.errors import InputError, UsageError
-from georsr.io.drivers import Trust, archive_of, folder_of, image_drivers, one_line, open_with
+from georsr.io.drivers import (
+    ReadPolicy,
+    containing_archive,
+    image_drivers,
+    open_with_drivers,
+    parent_folder,
+    shorten,
+)
 from georsr.io.gdal_env import is_remote, root_cause, suppress_rasterio_warnings
 from georsr.io.metadata import BandInfo
 from georsr.io.sidecars import check_dataset, check_sidecars
@@ -30,18 +37,18 @@ from georsr.window import Window
 DRIVER = "SENTINEL2"
 BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
 """Bands of 10 and 20 m in ESA's order. Those of 60 m are for the atmosphere."""
-METADATA = re.compile(r"^(MTD_MSIL(1C|2A)|S2\w_\w{4}_MTD_SAFL(1C|2A)\w*)\.xml$")
+METADATA_NAME = re.compile(r"^(MTD_MSIL(1C|2A)|S2\w_\w{4}_MTD_SAFL(1C|2A)\w*)\.xml$")
 """Name of a product's own metadata, since 2016 and before."""
-PART = re.compile(
+SUBDATASET = re.compile(
     r"^SENTINEL2_L(1C|2A):(?P<metadata>.+):(?P<resolution>10|20|60)m:(?P<crs>EPSG_\d+)$"
 )
 """GDAL's name of the bands of one resolution."""
-_NAMED = re.compile(
+_IMAGE_NAME = re.compile(
     r"<(?:IMAGE_FILE|IMAGE_ID)\b[^>]*>([^<]*)<|granuleIdentifier\s*=\s*\"([^\"]*)\"",
     re.IGNORECASE,
 )
 """Names of images, and of their folders, in the metadata."""
-_FILE = re.compile(r"_(B\d[0-9A])(_\d0m)?\.jp2$")
+_BAND_FILE = re.compile(r"_(B\d[0-9A])(_\d0m)?\.jp2$")
 
 
 def find_safe_metadata(path: str) -> str | None:
@@ -60,13 +67,15 @@ def find_safe_metadata(path: str) -> str | None:
         An archive that holds no product, or several.
     """
     place = Path(path)
-    if METADATA.match(place.name) and (place.is_file() or path.startswith("/vsi") or "://" in path):
+    if METADATA_NAME.match(place.name) and (
+        place.is_file() or path.startswith("/vsi") or "://" in path
+    ):
         return path
     if place.suffix.lower() == ".zip" and place.is_file():
-        return _in_archive(path)
+        return _find_in_archive(path)
     if not place.is_dir():
         return None
-    found = sorted(child.name for child in place.iterdir() if METADATA.match(child.name))
+    found = sorted(child.name for child in place.iterdir() if METADATA_NAME.match(child.name))
     if found:
         return str(place / found[0])
     if place.suffix.upper() == ".SAFE":
@@ -77,7 +86,7 @@ def find_safe_metadata(path: str) -> str | None:
     return None
 
 
-def _in_archive(path: str) -> str:
+def _find_in_archive(path: str) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -86,7 +95,7 @@ def _in_archive(path: str) -> str:
             f"{path}: cannot be read as an archive: {error}; it is damaged or incomplete, "
             "download it again"
         ) from error
-    found = [name for name in names if METADATA.match(PurePosixPath(name).name)]
+    found = [name for name in names if METADATA_NAME.match(PurePosixPath(name).name)]
     if len(found) == 1:
         return f"/vsizip/{path}/{found[0]}"
     if found:
@@ -133,10 +142,10 @@ def open_safe(path: str, metadata: str) -> Sentinel2Dataset:
     UsageError
         It lies in several zones.
     """
-    names = _names_of_parts(path, metadata)
-    check_images(metadata)
+    names = _subdataset_names(path, metadata)
+    check_image_files(metadata)
     parts = [_open(path, name) for name in names]
-    check_files(path, parts)
+    check_band_files(path, parts)
     document = tostring(_document(parts), encoding="unicode")
     with suppress_rasterio_warnings():
         product = Sentinel2Dataset(document, driver="VRT")
@@ -156,10 +165,10 @@ def _open(path: str, name: str) -> Any:
         ) from error
 
 
-def _names_of_parts(path: str, metadata: str) -> list[str]:
+def _subdataset_names(path: str, metadata: str) -> list[str]:
     """GDAL's names for the bands of 10 m and for those of 20 m."""
     with _open(path, metadata) as whole:
-        matches = [match for name in whole.subdatasets if (match := PART.match(name))]
+        matches = [match for name in whole.subdatasets if (match := SUBDATASET.match(name))]
         matches = [match for match in matches if match["metadata"] == metadata]
     zones = sorted({match["crs"] for match in matches})
     if len(zones) > 1:
@@ -176,7 +185,7 @@ def _names_of_parts(path: str, metadata: str) -> list[str]:
     return [found["10"], found["20"]]
 
 
-def check_files(path: str, parts: Sequence[Any]) -> None:
+def check_band_files(path: str, parts: Sequence[Any]) -> None:
     """Refuse a product of which files are missing: GDAL would give zeros for them.
 
     Parameters
@@ -193,12 +202,14 @@ def check_files(path: str, parts: Sequence[Any]) -> None:
     """
     missing = []
     for part in parts:
-        there = [match[1] for name in part.files if (match := _FILE.search(name))]
-        expected = [name for i in part.indexes if (name := _code(part.tags(i)))]
+        there = [match[1] for name in part.files if (match := _BAND_FILE.search(name))]
+        expected = [name for i in part.indexes if (name := _band_name(part.tags(i)))]
         most = max((there.count(name) for name in expected), default=0)
         missing += [name for name in expected if there.count(name) < max(1, most)]
     if missing:
-        wanted = [name for part in parts for i in part.indexes if (name := _code(part.tags(i)))]
+        wanted = [
+            name for part in parts for i in part.indexes if (name := _band_name(part.tags(i)))
+        ]
         raise InputError(
             f"{path}: files of the bands {_listed(missing)} are missing, expected "
             f"{_listed(wanted)}; download the product again, or put the bands that are "
@@ -206,7 +217,7 @@ def check_files(path: str, parts: Sequence[Any]) -> None:
         )
 
 
-def check_images(metadata: str) -> None:
+def check_image_files(metadata: str) -> None:
     """Refuse a product of which a file ``.jp2`` is no image, or whose metadata lead out of it.
 
     GDAL opens these files by any of its drivers, so this comes before it is given the product.
@@ -223,13 +234,13 @@ def check_images(metadata: str) -> None:
     UsageError
         A file refers to others.
     """
-    trust = Trust()
+    policy = ReadPolicy()
     drivers = [driver for driver in image_drivers() if driver.startswith("JP2")]
     for name in _images(metadata):
-        check_sidecars(name, trust)
+        check_sidecars(name, policy)
         try:
-            with suppress_rasterio_warnings(), open_with(name, drivers) as dataset:
-                check_dataset(dataset, name, trust)
+            with suppress_rasterio_warnings(), open_with_drivers(name, drivers) as dataset:
+                check_dataset(dataset, name, policy)
         except RasterioError as error:
             raise InputError(
                 f"{name}: cannot be opened: {root_cause(error)}; "
@@ -242,11 +253,11 @@ def _images(metadata: str) -> list[str]:
     """Return the names of a product's images: those there are, or, on a network, those it names."""
     with _open(metadata, metadata) as whole:
         document = whole.tags(ns="xml:SENTINEL2").get("xml:SENTINEL2", "")
-    named = [text.strip() for found in _NAMED.findall(document) for text in found if text]
+    named = [text.strip() for found in _IMAGE_NAME.findall(document) for text in found if text]
     for name in named:
         if not re.fullmatch(r"[\w.-]+(/[\w.-]+)*", name) or ".." in name.split("/"):
             raise InputError(
-                f"{metadata}: names {one_line(name)} as an image, expected a file of the product; "
+                f"{metadata}: names {shorten(name)} as an image, expected a file of the product; "
                 "download it again"
             )
     if re.search(r"(^|[^\w.])\.\.([/\\<\"]|$)", document):
@@ -261,8 +272,8 @@ def _images(metadata: str) -> list[str]:
                     f"{file}: is a link to a folder, expected a folder of the product; copy it"
                 )
         return [str(file) for file in sorted(Path(metadata).parent.rglob("*")) if _is_image(file)]
-    folder = folder_of(metadata)
-    archive = archive_of(metadata) if metadata.startswith("/vsizip/") else None
+    folder = parent_folder(metadata)
+    archive = containing_archive(metadata) if metadata.startswith("/vsizip/") else None
     if archive is None:
         return [f"{folder}/{name}.jp2" for name in named if name.startswith("GRANULE/")]
     with zipfile.ZipFile(archive) as zipped:
@@ -277,7 +288,7 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(sorted(names, key=lambda name: name.replace("B8A", "B08A")))
 
 
-def _code(tags: dict[str, str]) -> str | None:
+def _band_name(tags: dict[str, str]) -> str | None:
     """B02 for GDAL's B2; None for what is no band of the instrument."""
     match = re.match(r"^B(\d+)(A?)$", tags.get("BANDNAME", ""))
     return None if match is None else f"B{match[1]:>0{1 if match[2] else 2}}{match[2]}"
@@ -318,7 +329,7 @@ def _bands(part: Any) -> Iterator[_Band]:
     nodata = float(tags["SPECIAL_VALUE_NODATA"]) if "SPECIAL_VALUE_NODATA" in tags else None
     for i in part.indexes:
         own = part.tags(i)
-        name = _code(own)
+        name = _band_name(own)
         if name is None:
             continue
         added = float(own.get("BOA_ADD_OFFSET", own.get("RADIO_ADD_OFFSET", 0)))

@@ -27,25 +27,25 @@ from rasterio.errors import RasterioError
 
 from georsr.errors import InputError, UsageError
 from georsr.io.drivers import (
-    Trust,
-    archive_of,
-    bytes_of,
-    file_of_subdataset,
-    folder_of,
-    is_document,
+    ReadPolicy,
+    containing_archive,
     is_regular,
-    join,
-    names_file_of_proj,
-    one_line,
-    open_with,
-    start_of,
+    join_path,
+    may_name_other_files,
+    names_proj_file,
+    open_bytes,
+    open_with_drivers,
+    parent_folder,
+    read_header,
+    shorten,
+    subdataset_file,
 )
 from georsr.io.gdal_env import is_remote, suppress_rasterio_warnings
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
-def check_hdf5(path: str, trust: Trust) -> None:
+def check_hdf5(path: str, policy: ReadPolicy) -> None:
     """Refuse an HDF5 or netCDF-4 file that refers to other files; files of other formats pass.
 
     External data, external links and virtual data sets can name any file of the machine, whose
@@ -56,7 +56,7 @@ def check_hdf5(path: str, trust: Trust) -> None:
     ----------
     path
         Of the file, or GDAL's name of a subdataset in it.
-    trust
+    policy
 
     Raises
     ------
@@ -65,11 +65,11 @@ def check_hdf5(path: str, trust: Trust) -> None:
     InputError
         It cannot be read.
     """
-    file = file_of_subdataset(path) or path
-    if "HDF5" in trust.extra:
+    file = subdataset_file(path) or path
+    if "HDF5" in policy.extra_drivers:
         return
     try:
-        with bytes_of(file) as handle:
+        with open_bytes(file) as handle:
             if handle is None or not _is_hdf5(handle):
                 return
             import h5py
@@ -80,7 +80,7 @@ def check_hdf5(path: str, trust: Trust) -> None:
         raise InputError(f"{file}: cannot be read as HDF5: {error}") from error
     if elsewhere is not None:
         raise UsageError(
-            f"{file}: takes data from another file, {one_line(elsewhere)}; expected one that is "
+            f"{file}: takes data from another file, {shorten(elsewhere)}; expected one that is "
             "complete by itself, as h5repack makes it; --allow-driver HDF5 if you trust it"
         )
 
@@ -141,7 +141,7 @@ def has_sidecars(path: str) -> bool:
     return _listing(path) is not None
 
 
-def check_dataset(dataset: Any, path: str, trust: Trust) -> None:
+def check_dataset(dataset: Any, path: str, policy: ReadPolicy) -> None:
     """Check everything that an open raster, other than by its format, makes GDAL read.
 
     Call it before asking the dataset for masks, overviews, files or pixels.
@@ -152,7 +152,7 @@ def check_dataset(dataset: Any, path: str, trust: Trust) -> None:
         Of rasterio, just opened.
     path
         GDAL's name of it.
-    trust
+    policy
         What the user allows.
 
     Raises
@@ -164,7 +164,7 @@ def check_dataset(dataset: Any, path: str, trust: Trust) -> None:
     """
     named = dataset.get_tag_item("OVERVIEW_FILE", "OVERVIEWS")
     if named is not None and dataset.driver != "SENTINEL2":  # which names other bands as overviews
-        _check_overview_file(named, path, trust)
+        _check_overview_file(named, path, policy)
     _check_grids(dataset, path)
     if dataset.driver == "HFA":
         _check_parts(dataset, path)
@@ -175,7 +175,7 @@ def _check_parts(dataset: Any, path: str) -> None:
     for file in dataset.files:
         if not file.startswith("/vsi") and not _is_beside(file, path):
             raise UsageError(
-                f"{path}: takes data from {one_line(file)}, expected files of its folder"
+                f"{path}: takes data from {shorten(file)}, expected files of its folder"
             )
 
 
@@ -184,7 +184,7 @@ def _check_grids(dataset: Any, path: str) -> None:
     with suppress_rasterio_warnings():
         systems = [dataset.crs, dataset.gcps[1]]
     for crs in systems:
-        if crs is not None and names_file_of_proj(_wkt(crs)):
+        if crs is not None and names_proj_file(_wkt(crs)):
             raise UsageError(
                 f"{path}: its coordinate reference system names a grid file by its path, expected "
                 "the plain name of one that PROJ has; assign another CRS, for example with "
@@ -199,7 +199,7 @@ def _wkt(crs: Any) -> str:
         return str(crs)
 
 
-def _check_overview_file(named: str, path: str, trust: Trust) -> None:
+def _check_overview_file(named: str, path: str, policy: ReadPolicy) -> None:
     """Check the file that the metadata item OVERVIEW_FILE names: a TIFF beside the raster."""
     name = named.removeprefix(":::BASE:::")
     file = Path(name) if name == named else Path(path).parent / name
@@ -207,15 +207,15 @@ def _check_overview_file(named: str, path: str, trust: Trust) -> None:
         beside = file.resolve().parent == Path(path).resolve().parent
     except (OSError, ValueError, RuntimeError):
         beside = False
-    if not (beside and start_of(str(file)).startswith((*TIFF_SIGNATURES, HFA_SIGNATURE))):
+    if not (beside and read_header(str(file)).startswith((*TIFF_SIGNATURES, HFA_SIGNATURE))):
         raise UsageError(
-            f"{path}: its metadata name {one_line(named)} as the file of its overviews, expected "
+            f"{path}: its metadata name {shorten(named)} as the file of its overviews, expected "
             "a TIFF beside it; remove the item OVERVIEW_FILE of the domain OVERVIEWS"
         )
-    check_tiff(str(file), trust)
+    check_tiff(str(file), policy)
 
 
-def check_sidecars(path: str, trust: Trust) -> None:
+def check_sidecars(path: str, policy: ReadPolicy) -> None:
     """Check masks, overviews and text beside a raster, and what lies beside those.
 
     Call it before the raster is opened: GDAL reads some of them meanwhile.
@@ -231,7 +231,7 @@ def check_sidecars(path: str, trust: Trust) -> None:
             _check_text(file, path)
             continue
         if re.search(r"\.r\d$", kind):
-            _check_reduced(file, path, trust)
+            _check_reduced(file, path, policy)
             continue
         if kind.endswith(".aux") and not _begins(file, (HFA_SIGNATURE,)):
             continue  # a file of that name that GDAL does not read
@@ -243,7 +243,7 @@ def check_sidecars(path: str, trust: Trust) -> None:
                 "in its folder; remove it"
             )
         try:
-            check_tiff(file, trust)
+            check_tiff(file, policy)
         except RasterioError as error:
             raise _no_tiff(file, path) from error
 
@@ -254,28 +254,28 @@ def _check_text(file: str, path: str) -> None:
         return  # the CRS that GDAL makes of it is checked
     if not is_regular(file):
         raise UsageError(f"{file}: is not a regular file, expected metadata of {path}; remove it")
-    if names_file_of_proj(html.unescape(Path(file).read_bytes().decode("latin-1"))):
+    if names_proj_file(html.unescape(Path(file).read_bytes().decode("latin-1"))):
         raise UsageError(
             f"{file}: its coordinate reference system names a file of PROJ by its path, expected "
             f"the plain name of one that PROJ has; remove it, and give {path} another CRS"
         )
 
 
-def _check_reduced(file: str, path: str, trust: Trust) -> None:
+def _check_reduced(file: str, path: str, policy: ReadPolicy) -> None:
     """Check a NITF of reduced resolution, which GDAL opens together with the NITF beside it."""
-    if not start_of(path).startswith(NITF_SIGNATURES) or file in trust.seen:
+    if not read_header(path).startswith(NITF_SIGNATURES) or file in policy.checked:
         return
-    trust.seen.add(file)
-    if not start_of(file).startswith(NITF_SIGNATURES) or is_document(file):
+    policy.checked.add(file)
+    if not read_header(file).startswith(NITF_SIGNATURES) or may_name_other_files(file):
         raise UsageError(
             f"{file}: GDAL would read it as overviews of {path}, but it is no NITF; remove it"
         )
-    check_sidecars(file, trust)
+    check_sidecars(file, policy)
 
 
 def _begins(file: str, signatures: tuple[bytes, ...]) -> bool:
     """Return whether a file begins with a signature; what lies in an archive is opened instead."""
-    return file.startswith("/vsi") or start_of(file).startswith(signatures)
+    return file.startswith("/vsi") or read_header(file).startswith(signatures)
 
 
 def _is_beside(file: str, path: str) -> bool:
@@ -292,7 +292,7 @@ def _no_tiff(file: str, path: str) -> UsageError:
     )
 
 
-def check_tiff(file: str, trust: Trust) -> None:
+def check_tiff(file: str, policy: ReadPolicy) -> None:
     """Check what a TIFF that GDAL opens by itself refers to.
 
     Raises
@@ -302,15 +302,15 @@ def check_tiff(file: str, trust: Trust) -> None:
     RasterioError
         It is not a TIFF, nor a file of Erdas Imagine.
     """
-    if file in trust.seen:
+    if file in policy.checked:
         return
-    trust.seen.add(file)
+    policy.checked.add(file)
     if not _may_name_overviews(file):
-        check_sidecars(file, trust)
+        check_sidecars(file, policy)
         return
-    check_sidecars(file, trust)
-    with suppress_rasterio_warnings(), open_with(file, ["GTiff", "HFA"]) as dataset:
-        check_dataset(dataset, file, trust)
+    check_sidecars(file, policy)
+    with suppress_rasterio_warnings(), open_with_drivers(file, ["GTiff", "HFA"]) as dataset:
+        check_dataset(dataset, file, policy)
 
 
 def _may_name_overviews(file: str) -> bool:
@@ -375,14 +375,14 @@ def _sidecars(path: str) -> list[str]:
     listing = _listing(path)
     if not listing:  # so it is for most of a mosaic's
         return []
-    path = file_of_subdataset(path) or path
-    folder, name = folder_of(path), PurePath(path).name.lower()
+    path = subdataset_file(path) or path
+    folder, name = parent_folder(path), PurePath(path).name.lower()
     wanted = {f"{name}{end}" for end in (".ovr", ".msk", ".aux", ".aux.xml", ".hdr")}
     wanted |= {f"{PurePath(name).stem}{end}" for end in (".aux", ".prj", ".hdr", ".rdc")}
-    reduced = range(10) if start_of(path).startswith(NITF_SIGNATURES) else ()
+    reduced = range(10) if read_header(path).startswith(NITF_SIGNATURES) else ()
     wanted |= {f"{stem}.r{n}" for n in reduced for stem in (name, PurePath(name).stem)}
     found = [other for key in sorted(wanted - {name}) for other in listing.get(key, ())]
-    return [join(folder, other) for other in found]
+    return [join_path(folder, other) for other in found]
 
 
 def _listing(path: str) -> Mapping[str, Sequence[str]] | None:
@@ -392,16 +392,16 @@ def _listing(path: str) -> Mapping[str, Sequence[str]] | None:
     """
     if is_remote(path):
         return None
-    path = file_of_subdataset(path) or path
+    path = subdataset_file(path) or path
     try:
         if not path.startswith("/vsi"):
-            folder = folder_of(path)
+            folder = parent_folder(path)
             return _listed(folder, os.stat(folder).st_mtime_ns)
         if path.startswith("/vsigzip/") and not path.startswith("/vsigzip//vsi"):
-            folder = folder_of(path.removeprefix("/vsigzip")) or "/"
+            folder = parent_folder(path.removeprefix("/vsigzip")) or "/"
             return _listed(folder, os.stat(folder).st_mtime_ns)
         archive = re.fullmatch(r"/vsi(zip|tar)/(?!/?vsi|{)(.+)", path)
-        file = archive and archive_of(path)
+        file = archive and containing_archive(path)
         if not archive or not file or path.endswith(file):
             return None
         inside = path.removeprefix(f"/vsi{archive[1]}/").removeprefix(file).strip("/")

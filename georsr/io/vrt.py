@@ -26,7 +26,7 @@ GDAL_TYPES = {
     "float64": "Float64",
 }
 
-SAMPLED = 256
+MAX_SAMPLE_WINDOWS = 256
 """Windows in which a mosaic is sampled."""
 
 
@@ -60,8 +60,8 @@ def sample_windows_in(places: Sequence[Window], max_pixels: int) -> list[Window]
 
     One in the middle of each of many rasters, a grid of them in each of a few.
     """
-    count = min(SAMPLED, len(places))
-    each = max(1, math.isqrt(SAMPLED // count))
+    count = min(MAX_SAMPLE_WINDOWS, len(places))
+    each = max(1, math.isqrt(MAX_SAMPLE_WINDOWS // count))
     side = max(1, int((max_pixels / count) ** 0.5) // each)
     chosen = [places[i * len(places) // count] for i in range(count)]
     return [

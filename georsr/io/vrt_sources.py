@@ -24,21 +24,21 @@ from rasterio.errors import RasterioError
 
 from georsr.errors import InputError, UsageError
 from georsr.io.drivers import (
-    Trust,
-    archive_of,
-    file_of_subdataset,
-    folder_of,
+    ReadPolicy,
+    containing_archive,
     image_drivers,
-    is_document,
     is_plain_crs,
     is_regular,
     is_sqlite_with_log,
-    join,
-    names_file_of_proj,
+    join_path,
+    may_name_other_files,
+    names_proj_file,
     network_drivers,
-    one_line,
-    open_with,
-    start_of,
+    open_with_drivers,
+    parent_folder,
+    read_header,
+    shorten,
+    subdataset_file,
 )
 from georsr.io.gdal_env import is_remote, root_cause, suppress_rasterio_warnings
 from georsr.io.sidecars import (
@@ -100,7 +100,7 @@ _REMOTE_SOURCE = re.compile(r"[^?&#\s]+(?<!\.vrt)", re.IGNORECASE)
 _HARMLESS_OPTIONS = ("NUM_THREADS", "OVERVIEW_LEVEL")
 
 
-def open_vrt(path: str, trust: Trust) -> Any:
+def open_vrt(path: str, policy: ReadPolicy) -> Any:
     """Open a VRT whose document, and everything it refers to, has been checked.
 
     A VRT of a network is opened from the text that was checked: its server may give another answer
@@ -108,15 +108,15 @@ def open_vrt(path: str, trust: Trust) -> Any:
     """
     path = _followed(path)
     document = read_document(path)
-    root = check_document(document, path, trust)
+    root = check_document(document, path, policy)
     with suppress_rasterio_warnings():
         if not is_remote(path):
             return rasterio.open(path, driver="VRT")
-        folder, drivers = folder_of(path), ",".join(network_drivers())
+        folder, drivers = parent_folder(path), ",".join(network_drivers())
         for element in root.iter():
             if element.tag.lower() in _FILE_ELEMENTS:
                 name = element.text or ""
-                name = join(folder, name) if _is_relative(element, path) else name
+                name = join_path(folder, name) if _is_relative(element, path) else name
                 element.text = f"vrt://{_vsi(name)}?if={drivers}"  # GDAL gives it to no others
                 element.attrib.clear()
         return rasterio.open(tostring(root, encoding="unicode"), driver="VRT")
@@ -181,7 +181,7 @@ def _followed(path: str) -> str:
     try:
         while not path.startswith("/vsi") and not is_remote(path) and Path(path).is_symlink():
             Path(path).resolve(strict=True)  # no circle
-            path = join(folder_of(path), str(Path(path).readlink()))
+            path = join_path(parent_folder(path), str(Path(path).readlink()))
     except (OSError, RuntimeError) as error:
         raise UsageError(f"{path}: is a link that leads nowhere") from error
     return path
@@ -191,7 +191,7 @@ def _vsi(path: str) -> str:
     return f"/vsicurl/{path}" if re.match(r"^(https?|ftp)://", path) else path
 
 
-def check_document(document: str, path: str, trust: Trust, depth: int = 0) -> Element:
+def check_document(document: str, path: str, policy: ReadPolicy, depth: int = 0) -> Element:
     """Check a VRT document: all its elements are known, and all its files are allowed.
 
     Parameters
@@ -200,7 +200,7 @@ def check_document(document: str, path: str, trust: Trust, depth: int = 0) -> El
         XML text.
     path
         Where it lies, which relative names count from.
-    trust
+    policy
     depth
         Of VRTs within VRTs.
 
@@ -237,7 +237,7 @@ def check_document(document: str, path: str, trust: Trust, depth: int = 0) -> El
             seen.add(looks)
     files = [element for element in root.iter() if element.tag.lower() in _FILE_ELEMENTS]
     for name, relative in dict.fromkeys((e.text or "", _is_relative(e, path)) for e in files):
-        _check_source(name, relative, path, trust, depth)
+        _check_source(name, relative, path, policy, depth)
     return root
 
 
@@ -268,7 +268,7 @@ def _check_values(element: Element, path: str) -> None:
     tag, text = element.tag.lower(), element.text or ""
     if len({name.lower() for name in element.attrib}) < len(element.attrib):
         raise _refused(path, f"an attribute of {element.tag} twice")  # GDAL takes the first
-    if any(names_file_of_proj(value) for value in (text, *element.attrib.values())):
+    if any(names_proj_file(value) for value in (text, *element.attrib.values())):
         raise UsageError(f"{path}: names a file of PROJ by its path, expected a plain name")
     if tag in _CRS_ELEMENTS and not is_plain_crs(text):
         raise _refused(path, f"the coordinate reference system {text}")
@@ -294,15 +294,15 @@ def _is_relative(element: Element, path: str) -> bool:
 
 def _refused(path: str, what: str) -> UsageError:
     return UsageError(
-        f"{path}: has {one_line(what)}, which may read any file; expected a VRT of images alone, "
+        f"{path}: has {shorten(what)}, which may read any file; expected a VRT of images alone, "
         "as gdalbuildvrt and gdalwarp write them; if you trust it, turn it into a GeoTIFF with "
         "gdal_translate"
     )
 
 
-def _check_source(name: str, relative: bool, path: str, trust: Trust, depth: int) -> None:
+def _check_source(name: str, relative: bool, path: str, policy: ReadPolicy, depth: int) -> None:
     """Check one file that a VRT names."""
-    subdataset = file_of_subdataset(name)
+    subdataset = subdataset_file(name)
     file = subdataset or name
     if not file or file.startswith("<"):
         raise _refused(path, "a document in place of a file name")
@@ -311,35 +311,37 @@ def _check_source(name: str, relative: bool, path: str, trust: Trust, depth: int
             path, f"the file name {name!r}, with spaces at its ends or control characters"
         )
     if re.match(r"^[A-Za-z][A-Za-z0-9_]+:", file) and not is_remote(file):
-        raise UsageError(f"{path}: refers to {one_line(name)}, expected the name of an image file")
-    folder = folder_of(path)
-    target = join(folder, file) if relative else file
-    if subdataset and (len(file) == 1 or Path(join(folder, name) if relative else name).exists()):
+        raise UsageError(f"{path}: refers to {shorten(name)}, expected the name of an image file")
+    folder = parent_folder(path)
+    target = join_path(folder, file) if relative else file
+    if subdataset and (
+        len(file) == 1 or Path(join_path(folder, name) if relative else name).exists()
+    ):
         raise _refused(path, f"the file name {name}")
-    _check_place(target, folder, path, trust)
+    _check_place(target, folder, path, policy)
     address = name.replace(file, target, 1)
     if is_remote(target):
         if not _REMOTE_SOURCE.fullmatch(target) or subdataset:
             raise UsageError(
-                f"{path}: refers to {one_line(name)}, expected the plain address of an image, not "
+                f"{path}: refers to {shorten(name)}, expected the plain address of an image, not "
                 "of another VRT; name that one instead"
             )
         return
-    if address in trust.seen:
+    if address in policy.checked:
         return
     if target.lower().endswith(".vrt"):
-        trust.seen.add(target)
+        policy.checked.add(target)
         target = _followed(target)
-        check_document(read_document(target), target, trust, depth + 1)
-        check_sidecars(target, trust)
-    elif start_of(target).startswith(TIFF_SIGNATURES) and subdataset is None:
-        check_tiff(target, trust)
+        check_document(read_document(target), target, policy, depth + 1)
+        check_sidecars(target, policy)
+    elif read_header(target).startswith(TIFF_SIGNATURES) and subdataset is None:
+        check_tiff(target, policy)
     else:
-        trust.seen.add(address)
-        _check_image(target, path, trust, address)
+        policy.checked.add(address)
+        _check_image(target, path, policy, address)
 
 
-def _check_place(target: str, folder: str, path: str, trust: Trust) -> None:
+def _check_place(target: str, folder: str, path: str, policy: ReadPolicy) -> None:
     """Refuse a file outside the folder of the VRT that names it."""
     if is_remote(path):
         plain = ".." not in target.split("/") and "%" not in target
@@ -349,55 +351,55 @@ def _check_place(target: str, folder: str, path: str, trust: Trust) -> None:
     elif path.startswith("/vsi"):
         inside = posixpath.normpath(target).startswith(posixpath.normpath(folder) + "/")
     else:
-        file = archive_of(target) if target.startswith("/vsi") else target
-        inside = file is not None and (trust.vrt or _is_within(file, folder, trust))
+        file = containing_archive(target) if target.startswith("/vsi") else target
+        inside = file is not None and (policy.trusts_vrt or _is_within(file, folder, policy))
     if not inside:
         raise UsageError(
-            f"{path}: refers to {one_line(target)}, which is not in or under the folder of the "
+            f"{path}: refers to {shorten(target)}, which is not in or under the folder of the "
             "VRT; put the VRT into a folder above its files, or name those files instead of it, "
             "or, if you trust it and they are on this machine, say --allow-driver VRT"
         )
 
 
-def _is_within(target: str, folder: str, trust: Trust) -> bool:
+def _is_within(target: str, folder: str, policy: ReadPolicy) -> bool:
     """Return whether a file lies in or under a folder, links resolved."""
     place, name = os.path.split(target)
     try:
         for other in (place, folder):
-            if other not in trust.folders:  # a mosaic has thousands of files in a few folders
-                trust.folders[other] = os.path.realpath(other)
-        real = f"{trust.folders[place]}/{name}"
+            if other not in policy.real_paths:  # a mosaic has thousands of files in a few folders
+                policy.real_paths[other] = os.path.realpath(other)
+        real = f"{policy.real_paths[place]}/{name}"
         if name in ("", ".", "..") or os.path.islink(target):
             real = os.path.realpath(target)
-        return real.startswith(f"{trust.folders[folder]}/".replace("//", "/"))
+        return real.startswith(f"{policy.real_paths[folder]}/".replace("//", "/"))
     except (OSError, ValueError, RuntimeError):
         return False
 
 
-def _check_image(target: str, path: str, trust: Trust, address: str) -> None:
+def _check_image(target: str, path: str, policy: ReadPolicy, address: str) -> None:
     """Check a source of a VRT that is no plain TIFF, by opening it with the allowed drivers.
 
     ``address`` is its name, or that of a subdataset in it.
     """
     if target.startswith("/vsi"):
-        if not start_of(target):
-            raise UsageError(f"{path}: refers to {one_line(target)}, which cannot be looked into")
+        if not read_header(target):
+            raise UsageError(f"{path}: refers to {shorten(target)}, which cannot be looked into")
     elif not Path(target).exists():
         return  # reading it will say so
     elif not is_regular(target):
-        raise UsageError(f"{path}: refers to {one_line(target)}, expected a file")
-    if is_document(target) or is_sqlite_with_log(target):
+        raise UsageError(f"{path}: refers to {shorten(target)}, expected a file")
+    if may_name_other_files(target) or is_sqlite_with_log(target):
         raise UsageError(
-            f"{path}: refers to {one_line(target)}, which GDAL may take for a document that names "
+            f"{path}: refers to {shorten(target)}, which GDAL may take for a document that names "
             "other files, or write beside; expected an image"
         )
-    check_sidecars(target, trust)
-    check_hdf5(target, trust)
+    check_sidecars(target, policy)
+    check_hdf5(target, policy)
     try:
-        with suppress_rasterio_warnings(), open_with(address, image_drivers()) as dataset:
-            check_dataset(dataset, address, trust)
+        with suppress_rasterio_warnings(), open_with_drivers(address, image_drivers()) as dataset:
+            check_dataset(dataset, address, policy)
     except RasterioError as error:
         raise UsageError(
-            f"{path}: refers to {one_line(target)}, which is no image of a format that georsr "
+            f"{path}: refers to {shorten(target)}, which is no image of a format that georsr "
             f"reads: {root_cause(error)}"
         ) from error

@@ -102,7 +102,7 @@ def time_tiles(job: SRJob, inference: TilePredictor) -> Timings:
 
 
 def _noise(job: SRJob, tile: Tile) -> NetworkInput:
-    shape = (len(job.reader.info.bidx), tile.y.size, tile.x.size)
+    shape = (len(job.reader.info.indexes), tile.y.size, tile.x.size)
     return NetworkInput(np.random.default_rng(0).random(shape, np.float32), None)
 
 
@@ -448,7 +448,9 @@ def _empty_tiles(job: SRJob) -> int:
     plan, info, area = job.plan, job.reader.info, job.area
     inside: Sequence[int] = range(len(plan))
     if area is not None and area.outline is not None:
-        inside = np.flatnonzero(area.touching([tile.output_window for tile in plan])).tolist()
+        inside = np.flatnonzero(
+            area.intersects_each([tile.output_window for tile in plan])
+        ).tolist()
     outside = len(plan) - len(inside)
     if (info.mask_kind == "none" and np.dtype(info.dtype).kind != "f") or is_remote(info.path):
         return outside

@@ -184,7 +184,7 @@ def tile_stream(
     """
     return TileStream(
         read=job.read,
-        bands=len(job.reader.info.bidx),
+        bands=len(job.reader.info.indexes),
         plan=job.plan,
         stretch=job.stretch,
         form=job.layout,

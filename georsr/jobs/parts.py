@@ -180,7 +180,10 @@ class WriteParts:
         """Make what is missing of the product, and publish it."""
         job, config = self.job, self.job.config
         grid = grid_of(job)
-        key = job.key | {"tile": str(job.plan.tile), "parts": f"{grid.side_y} x {grid.side_x}"}
+        key = job.key | {
+            "tile": str(job.plan.tile),
+            "parts": f"{grid.task_height} x {grid.task_width}",
+        }
         store = PartsFolder(self.folder, job.destination, key, config.resume)
         info = job.reader.info
         try:

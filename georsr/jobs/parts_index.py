@@ -25,7 +25,7 @@ from georsr._files import (
     check_regular,
     jsonl_line,
     key_differences,
-    open_own,
+    open_regular,
     read_jsonl,
 )
 from georsr.errors import OutputError, UsageError
@@ -227,7 +227,7 @@ class PartsFolder:
             noted.append({"published": True})
         with atomic_write(self.path / JOURNAL) as fresh:
             fresh.write_bytes(b"".join(map(jsonl_line, [self._head(), *noted])))
-        self._file = open_own(self.path / JOURNAL, "ab")
+        self._file = open_regular(self.path / JOURNAL, "ab")
 
     def add(self, part: FinishedPart) -> None:
         """Note a part that lies in the folder."""
@@ -262,7 +262,7 @@ class PartsFolder:
             return None
 
     def _index(self) -> Any:
-        with open_own(self.path / INDEX) as file:
+        with open_regular(self.path / INDEX) as file:
             return json.loads(file.read())
 
     def _remove_parts(self, but: set[str] | None) -> None:

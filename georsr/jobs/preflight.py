@@ -88,7 +88,7 @@ def memory_bytes(
         Whether the network's features are in this memory, too.
     """
     info, s = reader.info, plan.scale
-    bands = len(info.bidx)
+    bands = len(info.indexes)
     columns = plan.row_window(0).width
     strips = 3 * plan.tile * columns * bands * (np.dtype(info.dtype).itemsize + 1)
     zone = plan.overlap * s * columns * s * bands * 4

@@ -33,7 +33,7 @@ def style_of(path: str | os.PathLike[str], unit: str) -> str:
     unit
         Of its first band, for the legend.
     """
-    with open_output(path, bidx=(1,)) as reader:
+    with open_output(path, indexes=(1,)) as reader:
         sample = reader.sample()
     good = sample.values[sample.valid]
     top = float(np.percentile(good, HIGHEST)) if good.size else 1.0

@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from georsr._files import check_writable, remove_unfinished, write_text
+from georsr._files import check_writable, remove_temp_files, write_text
 from georsr.config import SRConfig
 from georsr.errors import UsageError
 from georsr.geo.georeference import window_metadata
@@ -82,7 +82,7 @@ def layers_layout(job: SRJob) -> OutputLayout:
         dtype="float32",
         bands=layer_bands(job.layout.bands, recipe.maps),
         alpha_band=None,
-        carries_alpha=False,
+        keep_alpha=False,
         mask_kind="nodata",
         tags={},
     )
@@ -165,7 +165,9 @@ class QualityExecutor(LocalExecutor):
         """Write the blocks that the writer has not."""
         allowed = job.config.allow_drivers
         with open_output(self.product, allow_drivers=allowed) as reader:
-            check_pair(reader, len(job.reader.info.bidx), job.plan.out_height, job.plan.out_width)
+            check_pair(
+                reader, len(job.reader.info.indexes), job.plan.out_height, job.plan.out_width
+            )
             self._reader = reader
             super().fill(job, writer, progress, clock)
 
@@ -282,7 +284,7 @@ def write_style(job: SRJob) -> None:
     """Write what QGIS needs to show published layers, beside them."""
     path = style_path(job.destination)
     if path is not None:
-        remove_unfinished(path)
+        remove_temp_files(path)
         write_text(path, style_of(job.destination, job.layout.bands[0].unit or ""))
 
 

@@ -18,10 +18,10 @@ import numpy as np
 from georsr._fields import check_range, from_dict, is_number
 from georsr.errors import UsageError
 from georsr.radiometry.kernels import (
-    BLURRIEST,
+    MAX_MTF,
     MAX_SHARPENING,
-    REACH,
-    SHARPEST,
+    MIN_MTF,
+    PSF_CUTOFF,
     bicubic_matrix,
     mtfc_matrix,
     psf_matrix,
@@ -33,7 +33,7 @@ Range = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Sensor:
+class SensorDegradation:
     """What a coarser sensor records of the ground, its parameters drawn anew for every image.
 
     Blur and sampling by a point spread function, then noise of standard deviation
@@ -68,7 +68,7 @@ class Sensor:
     def __post_init__(self) -> None:
         if not isinstance(self.pixel, bool):
             raise UsageError(f"pixel is {self.pixel!r}, expected true or false")
-        check_range("mtf", self.mtf, BLURRIEST, SHARPEST[self.pixel])
+        check_range("mtf", self.mtf, MIN_MTF, MAX_MTF[self.pixel])
         check_range("noise", self.noise, 0, 0.5)
         check_range("shot", self.shot, 0, 0.5)
         check_range("grain", self.grain, 0, 4)
@@ -95,7 +95,7 @@ class Sensor:
 
     def margin(self, scale: int) -> int:
         """Reach of the widest PSF in HR pixels, rounded up to a multiple of ``scale``."""
-        reach = REACH * psf_sigma(self.mtf[0], scale, self.pixel)
+        reach = PSF_CUTOFF * psf_sigma(self.mtf[0], scale, self.pixel)
         if self.pixel:
             reach += (scale - 1) / 2
         if any(self.sharpen):
@@ -109,12 +109,12 @@ class Sensor:
         lr = blur_and_sample(hr, scale, psf_sigma(mtf, scale, self.pixel), self.pixel)
         if noise > 0 or shot > 0:
             grain = rng.uniform(*self.grain) if any(self.grain) else 0.0
-            lr += noise_of(lr, noise, shot, rng, grain)
+            lr += draw_noise(lr, noise, shot, rng, grain)
         if any(self.sharpen):
             lr = sharpened(lr, rng.uniform(*self.sharpen))
         np.clip(lr, np.float32(0), np.float32(1), out=lr)
         if quality is not None:
-            return jpeg_coded(lr, quality)
+            return jpeg_roundtrip(lr, quality)
         if self.bits is None:
             return lr
         top = np.float32(2**self.bits - 1)
@@ -129,7 +129,7 @@ class Sensor:
         return {"kind": self.name, **plain}
 
     @classmethod
-    def from_mapping(cls, values: Any, where: str) -> Sensor:
+    def from_mapping(cls, values: Any, where: str) -> SensorDegradation:
         """Inverse of `to_mapping` without ``kind``; a number stands for a range of one value."""
         if isinstance(values, dict):
             ranges = ("mtf", "noise", "shot", "grain", "sharpen", "jpeg")
@@ -161,21 +161,21 @@ def blur_and_sample(hr: FloatArray, scale: int, sigma: float, pixel: bool = Fals
     return np.asarray(rows @ hr @ columns.T)
 
 
-def noise_of(
+def draw_noise(
     lr: FloatArray, noise: float, shot: float, rng: np.random.Generator, grain: float = 0.0
 ) -> FloatArray:
-    """Read and shot noise of an image in 0..1, same shape, mean zero; see `Sensor`."""
+    """Read and shot noise of an image in 0..1, same shape, mean zero; see `SensorDegradation`."""
     drawn = rng.standard_normal(lr.shape, dtype=np.float32)
     if grain > 0:
-        drawn = grained(drawn, grain)
+        drawn = smooth_noise(drawn, grain)
     if shot == 0:
         return drawn * np.float32(noise)
     return drawn * np.sqrt(np.float32(noise**2) + np.float32(shot**2) * np.maximum(lr, 0))
 
 
-def grained(noise: FloatArray, sigma: float) -> FloatArray:
+def smooth_noise(noise: FloatArray, sigma: float) -> FloatArray:
     """White noise (C, h, w) smoothed by a gaussian of ``sigma`` pixels, as strong as it was."""
-    reach = math.ceil(REACH * sigma)
+    reach = math.ceil(PSF_CUTOFF * sigma)
     taps = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2).astype(np.float32)
     taps /= np.sqrt(np.square(taps).sum())  # keeps the variance of independent values
     for axis in (-2, -1):
@@ -194,17 +194,17 @@ def sharpened(lr: FloatArray, strength: float) -> FloatArray:
     return np.asarray(rows @ lr @ columns.T)
 
 
-def jpeg_coded(lr: FloatArray, quality: int) -> FloatArray:
+def jpeg_roundtrip(lr: FloatArray, quality: int) -> FloatArray:
     """(C, h, w) 0..1 through 8-bit JPEG and back."""
     levels = np.rint(lr * 255).astype(np.uint8)
     if len(levels) == 3:
-        planes = _through_jpeg(levels.transpose(1, 2, 0), quality).transpose(2, 0, 1)
+        planes = _encode_decode(levels.transpose(1, 2, 0), quality).transpose(2, 0, 1)
     else:
-        planes = np.stack([_through_jpeg(band, quality) for band in levels])
+        planes = np.stack([_encode_decode(band, quality) for band in levels])
     return np.asarray(planes, np.float32) / np.float32(255)
 
 
-def _through_jpeg(pixels: AnyArray, quality: int) -> AnyArray:
+def _encode_decode(pixels: AnyArray, quality: int) -> AnyArray:
     from PIL import Image
 
     file = io.BytesIO()
@@ -262,7 +262,7 @@ class Degradation(Protocol):
 
 
 @dataclass(frozen=True)
-class Bicubic:
+class BicubicDegradation:
     """Antialiased bicubic, the degradation of the published benchmarks."""
 
     name = "bicubic"
@@ -335,7 +335,7 @@ def degrade_image(
     hr: AnyArray, degradation: Degradation, scale: int, rng: np.random.Generator
 ) -> AnyArray:
     """(3, s * h, s * w) uint8 to (3, h, w) uint8."""
-    if isinstance(degradation, Bicubic):
+    if isinstance(degradation, BicubicDegradation):
         # the published protocol rounds in units of one level, where halves are exact
         return degrade_pair(hr, scale)[1]
     return to_uint8(degradation(to_float(hr), scale, rng) * np.float32(255))

@@ -12,7 +12,7 @@ import numpy as np
 
 from georsr._fields import from_dict
 from georsr.errors import UsageError
-from georsr.radiometry.degradation import Bicubic, Degradation, Sensor
+from georsr.radiometry.degradation import BicubicDegradation, Degradation, SensorDegradation
 from georsr.radiometry.imaging_chain import ImagingChain
 from georsr.window import FloatArray
 
@@ -45,7 +45,7 @@ class Mixture:
 
 
 def _bicubic(values: Any, where: str) -> Degradation:
-    return from_dict(Bicubic, values, where)
+    return from_dict(BicubicDegradation, values, where)
 
 
 def _mixture(values: Any, where: str) -> Degradation:
@@ -54,18 +54,18 @@ def _mixture(values: Any, where: str) -> Degradation:
         raise UsageError(f"{where}: unknown key {sorted(map(str, values))[0]!r}; known: of")
     if not isinstance(parts, list) or len(parts) < 2:
         raise UsageError(f"{where}: 'of' is {parts!r}, expected a list of two degradations or more")
-    return Mixture(tuple(degradation_from_mapping(part, f"{where}: of") for part in parts))
+    return Mixture(tuple(degradation_from_dict(part, f"{where}: of") for part in parts))
 
 
-KINDS = {
+PARSERS = {
     "bicubic": _bicubic,
-    "sensor": Sensor.from_mapping,
+    "sensor": SensorDegradation.from_mapping,
     "imaging-chain": ImagingChain.from_mapping,
     "mixture": _mixture,
 }
 
 
-def degradation_from_mapping(values: Any, where: str) -> Degradation:
+def degradation_from_dict(values: Any, where: str) -> Degradation:
     """Build the degradation that ``to_mapping`` described.
 
     Parameters
@@ -82,15 +82,15 @@ def degradation_from_mapping(values: Any, where: str) -> Degradation:
         No or an unknown kind, an unknown key, or a value out of range.
     """
     kind = str(values.get("kind")) if isinstance(values, dict) else ""
-    if kind not in KINDS:
+    if kind not in PARSERS:
         raise UsageError(
-            f"{where}: expected 'kind: ' with one of {', '.join(KINDS)}, got {values!r}"
+            f"{where}: expected 'kind: ' with one of {', '.join(PARSERS)}, got {values!r}"
         )
     rest = {key: value for key, value in values.items() if key != "kind"}
-    return KINDS[kind](rest, where)
+    return PARSERS[kind](rest, where)
 
 
-WORDS = {"true": True, "false": False, "none": None}
+CONSTANTS = {"true": True, "false": False, "none": None}
 
 
 def parse_degradation(text: str) -> Degradation:
@@ -117,12 +117,12 @@ def parse_degradation(text: str) -> Degradation:
         if key in values:
             raise UsageError(f"{where}: {key!r} is given twice")
         values[key] = _value(value, where)
-    return degradation_from_mapping(values, where)
+    return degradation_from_dict(values, where)
 
 
 def _value(text: str, where: str) -> Any:
-    if text.lower() in WORDS:
-        return WORDS[text.lower()]
+    if text.lower() in CONSTANTS:
+        return CONSTANTS[text.lower()]
     low, dots, high = text.partition("..")
     try:
         return [_number(low), _number(high)] if dots else _number(text)

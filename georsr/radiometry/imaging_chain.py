@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from georsr._fields import check_range, check_share, from_dict
-from georsr.radiometry.degradation import grained, jpeg_coded
+from georsr._fields import check_fraction, check_range, from_dict
+from georsr.radiometry.degradation import jpeg_roundtrip, smooth_noise
 from georsr.radiometry.kernels import (
-    BLURRIEST,
+    MAX_MTF,
     MAX_SHARPENING,
-    REACH,
-    SHARPEST,
+    MIN_MTF,
+    PSF_CUTOFF,
     bicubic_matrix,
     psf_sigma,
 )
@@ -28,9 +28,9 @@ from georsr.window import AnyArray, FloatArray
 
 Range = tuple[float, float]
 
-UNEQUAL = 1.15
+MAX_AXIS_RATIO = 1.15
 """Largest ratio of the MTF along one axis to that drawn for both."""
-DRIFT = 0.015
+MAX_SPACING_DRIFT = 0.015
 """Largest difference, as a share, between the spacing of detectors and of the product's pixels."""
 
 
@@ -65,7 +65,7 @@ class ImagingChain:
     filtered: float = 0.5
     """Share sharpened, or smoothed, on the ground, noise included."""
     sharpen: Range = (-0.4, 1.8)
-    """Strength of that, see `taps`."""
+    """Strength of that, see `filter_matrix`."""
     levels: Range = (60.0, 4096.0)
     """Levels that 0..1 is quantised to, drawn on a logarithmic scale: an image of 8 bits that was
     stretched later has few."""
@@ -78,8 +78,8 @@ class ImagingChain:
 
     def __post_init__(self) -> None:
         for key in ("bicubic", "quiet", "striped", "warped", "grainy", "filtered", "coded"):
-            check_share(key, getattr(self, key))
-        check_range("mtf", self.mtf, BLURRIEST, SHARPEST[False])
+            check_fraction(key, getattr(self, key))
+        check_range("mtf", self.mtf, MIN_MTF, MAX_MTF[False])
         check_range("noise", self.noise, 1e-5, 0.5)
         check_range("sharpen", self.sharpen, -0.5, MAX_SHARPENING)
         check_range("levels", self.levels, 2, 65536)
@@ -88,7 +88,7 @@ class ImagingChain:
 
     def margin(self, scale: int) -> int:
         """Reach of the widest PSF, of a cubic and of the filter, in HR pixels."""
-        reach = REACH * psf_sigma(self.mtf[0] / UNEQUAL, scale) + 4 * scale
+        reach = PSF_CUTOFF * psf_sigma(self.mtf[0] / MAX_AXIS_RATIO, scale) + 4 * scale
         return math.ceil(reach / scale) * scale
 
     def __call__(self, hr: FloatArray, scale: int, rng: np.random.Generator) -> FloatArray:
@@ -106,9 +106,9 @@ class ImagingChain:
         else:
             rows, columns, clean, lr = self._through(hr, scale, rng)
         half, nyquist = (
-            float(np.mean([contrast(m, scale, f) for m in (rows, columns)])) for f in (0.25, 0.5)
+            float(np.mean([matrix_mtf(m, scale, f) for m in (rows, columns)])) for f in (0.25, 0.5)
         )
-        noise, grain = noise_and_grain(lr - clean)
+        noise, grain = noise_statistics(lr - clean)
         return lr, SensorDescription(half, nyquist, noise, grain)
 
     def _through(
@@ -116,7 +116,7 @@ class ImagingChain:
     ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
         """Both operators of the linear part, its result, and the image in the archive."""
         mtf = rng.uniform(*self.mtf)
-        pixel = bool(rng.random() < 0.5) and mtf * UNEQUAL < SHARPEST[True]
+        pixel = bool(rng.random() < 0.5) and mtf * MAX_AXIS_RATIO < MAX_MTF[True]
         warped = bool(rng.random() < self.warped)
         cubic = bool(rng.random() < 0.5)
         strength, far = 0.0, 0.0
@@ -126,19 +126,22 @@ class ImagingChain:
         optics, ground = [], []
         for size in hr.shape[-2:]:
             count = size // scale
-            unequal = UNEQUAL ** rng.uniform(-1, 1)
-            sigma = psf_sigma(min(mtf * unequal, SHARPEST[pixel]), scale, pixel)
-            phase, drift = rng.uniform(-0.5, 0.5), rng.uniform(-DRIFT, DRIFT)
+            unequal = MAX_AXIS_RATIO ** rng.uniform(-1, 1)
+            sigma = psf_sigma(min(mtf * unequal, MAX_MTF[pixel]), scale, pixel)
+            phase, drift = (
+                rng.uniform(-0.5, 0.5),
+                rng.uniform(-MAX_SPACING_DRIFT, MAX_SPACING_DRIFT),
+            )
             places = np.arange(count, dtype=np.float64)
             after = np.eye(count, dtype=np.float32)
             if warped:
                 middle = (count - 1) / 2
                 places = places + phase + drift * (places - middle)
                 wanted = (np.arange(count) - phase + drift * middle) / (1 + drift)
-                after = resampling(wanted, count, cubic)
+                after = resampling_matrix(wanted, count, cubic)
             if strength:
-                after = taps(count, strength * unequal, far) @ after
-            optics.append(sampling(places, size, scale, sigma, pixel))
+                after = filter_matrix(count, strength * unequal, far) @ after
+            optics.append(sampling_matrix(places, size, scale, sigma, pixel))
             ground.append(after)
         recorded: FloatArray = np.asarray(optics[0] @ hr @ optics[1].T)
         noisy = recorded + self._noise(recorded, rng)
@@ -147,9 +150,9 @@ class ImagingChain:
         lr = _quantised(lr, math.floor(math.exp(rng.uniform(low, high))))
         if rng.random() < self.coded:
             if rng.random() < 0.5:
-                lr = jpeg_coded(lr, int(rng.integers(*self.jpeg, endpoint=True)))
+                lr = jpeg_roundtrip(lr, int(rng.integers(*self.jpeg, endpoint=True)))
             else:
-                lr = jpeg2000_coded(lr, rng.uniform(*self.jpeg2000))
+                lr = jpeg2000_roundtrip(lr, rng.uniform(*self.jpeg2000))
         rows, columns = (np.asarray(a @ b) for a, b in zip(ground, optics, strict=True))
         return rows, columns, clean, lr
 
@@ -161,7 +164,7 @@ class ImagingChain:
         variance = (1 - share) + share * np.maximum(recorded, 0) / 0.5
         noise = rng.standard_normal(recorded.shape, dtype=np.float32)
         if rng.random() < self.grainy:
-            noise = grained(noise, rng.uniform(0.2, 1.0))
+            noise = smooth_noise(noise, rng.uniform(0.2, 1.0))
         noise *= np.sqrt(variance.astype(np.float32)) * np.float32(sigma)
         if rng.random() < self.striped:
             columns = rng.standard_normal((len(noise), 1, noise.shape[-1]), dtype=np.float32)
@@ -184,7 +187,7 @@ class ImagingChain:
         return f"imaging chain, MTF {low:g}..{high:g} at Nyquist, {self.bicubic:.0%} bicubic"
 
 
-def sampling(
+def sampling_matrix(
     places: AnyArray, size: int, scale: int, sigma: float, pixel: bool = False
 ) -> FloatArray:
     """Blurring and sampling along one axis at any places, as a matrix whose rows sum to 1.
@@ -208,14 +211,14 @@ def sampling(
     weights = np.zeros((len(places), size))
     for step in range(scale) if pixel else [(scale - 1) / 2]:
         x = (columns - corners - step) / sigma
-        weights += np.exp(-0.5 * np.minimum(x * x, 80.0)) * (np.abs(x) <= REACH)
+        weights += np.exp(-0.5 * np.minimum(x * x, 80.0)) * (np.abs(x) <= PSF_CUTOFF)
     total = weights.sum(1, keepdims=True)
     # a detector beyond the image's edge sees the pixel at the edge
     edge = columns == np.clip(np.rint(corners), 0, size - 1)
     return np.where(total > 0, weights / np.maximum(total, 1e-12), edge).astype(np.float32)
 
 
-def resampling(places: AnyArray, count: int, cubic: bool) -> FloatArray:
+def resampling_matrix(places: AnyArray, count: int, cubic: bool) -> FloatArray:
     """Interpolation at places (n,) of a row of ``count`` pixels: (n, count) float32, sums of 1.
 
     Linear, or Keys' cubic with a = -0.5; the row is continued by its own ends.
@@ -236,7 +239,7 @@ def resampling(places: AnyArray, count: int, cubic: bool) -> FloatArray:
     return matrix.astype(np.float32)
 
 
-def taps(size: int, near: float, far: float) -> FloatArray:
+def filter_matrix(size: int, near: float, far: float) -> FloatArray:
     """A filter of five taps along one axis, (size, size) float32, rows sum to 1.
 
     A wave of f cycles per pixel is multiplied by 1 + near (1 - cos 2 pi f) / 2 +
@@ -251,7 +254,7 @@ def taps(size: int, near: float, far: float) -> FloatArray:
     return matrix.astype(np.float32)
 
 
-def jpeg2000_coded(lr: FloatArray, ratio: float) -> FloatArray:
+def jpeg2000_roundtrip(lr: FloatArray, ratio: float) -> FloatArray:
     """(C, h, w) 0..1 through 8-bit JPEG 2000 with its irreversible wavelet, and back."""
     from PIL import Image
 
@@ -265,7 +268,7 @@ def jpeg2000_coded(lr: FloatArray, ratio: float) -> FloatArray:
     return np.asarray(planes, np.float32) / np.float32(255)
 
 
-def contrast(matrix: FloatArray, scale: int, frequency: float) -> float:
+def matrix_mtf(matrix: FloatArray, scale: int, frequency: float) -> float:
     """What a shrinking matrix (n, size) leaves of a wave's amplitude, away from its ends.
 
     ``frequency`` is in cycles per LR pixel. Rows with different phases are averaged as powers.
@@ -277,7 +280,7 @@ def contrast(matrix: FloatArray, scale: int, frequency: float) -> float:
     return float(np.sqrt(np.square(inner).sum(1).mean()))
 
 
-def noise_and_grain(error: FloatArray) -> tuple[float, float]:
+def noise_statistics(error: FloatArray) -> tuple[float, float]:
     """Standard deviation of (C, h, w), and its correlation between neighbours, both axes alike."""
     power = float(np.square(error).mean())
     if power < 1e-12:

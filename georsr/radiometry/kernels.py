@@ -16,11 +16,11 @@ import numpy as np
 from georsr.errors import UsageError
 from georsr.window import AnyArray, FloatArray
 
-REACH = 4.0
+PSF_CUTOFF = 4.0
 """Standard deviations at which the PSF is cut: 6e-5 of its energy lies beyond."""
-SHARPEST = {False: 0.5, True: 0.4}
+MAX_MTF = {False: 0.5, True: 0.4}
 """Highest MTF by ``pixel``; a sharper PSF, sampled on the HR grid at x2, would miss it by 1 %."""
-BLURRIEST = 0.01
+MIN_MTF = 0.01
 """Lowest MTF."""
 MAX_SHARPENING = 4.0
 """Highest strength of `sharpening`."""
@@ -61,7 +61,7 @@ class Kernel:
     def radius(self, scale: int) -> int:
         """Coarse pixels to either side of a pixel that share fine pixels with it."""
         if self.kind == "psf":
-            return math.ceil(REACH * psf_sigma(self.mtf, scale) / scale) + bool(self.sharpen)
+            return math.ceil(PSF_CUTOFF * psf_sigma(self.mtf, scale) / scale) + bool(self.sharpen)
         return 2 if self.kind == "bicubic" else 0
 
     def shrink(self, image: AnyArray, scale: int) -> FloatArray:
@@ -101,10 +101,10 @@ def parse_kernel(text: str) -> Kernel:
         sharpen = float(more) if plus else 0.0
     except ValueError:
         mtf = sharpen = math.nan
-    if not (BLURRIEST <= mtf <= SHARPEST[False] and 0 <= sharpen <= MAX_SHARPENING):
+    if not (MIN_MTF <= mtf <= MAX_MTF[False] and 0 <= sharpen <= MAX_SHARPENING):
         raise UsageError(
             f"kernel {text!r}: expected bicubic, mean, or psf:MTF with the MTF at Nyquist in "
-            f"{BLURRIEST:g}..{SHARPEST[False]:g}, such as psf:0.2, or psf:0.2+0.5 where the source "
+            f"{MIN_MTF:g}..{MAX_MTF[False]:g}, such as psf:0.2, or psf:0.2+0.5 where the source "
             f"was sharpened, by up to {MAX_SHARPENING:g}"
         )
     return Kernel("psf", mtf, sharpen)
@@ -176,7 +176,7 @@ def psf_matrix(size: int, scale: int, sigma: float, pixel: bool = False) -> Floa
     """Blurring and sampling along one axis, (size // scale, size) float32, rows sum to 1.
 
     The PSF stands on the centre of each LR pixel, (i + 0.5) * scale - 0.5 in HR pixels, is cut
-    at `REACH` sigma and at the image's edge, and renormalised.
+    at `PSF_CUTOFF` sigma and at the image's edge, and renormalised.
 
     Parameters
     ----------
@@ -195,5 +195,5 @@ def psf_matrix(size: int, scale: int, sigma: float, pixel: bool = False) -> Floa
     weights = np.zeros((size // scale, size))
     for step in steps:
         x = (columns - corners - step) / sigma
-        weights += np.where(np.abs(x) <= REACH, np.exp(-0.5 * x * x), 0.0)
+        weights += np.where(np.abs(x) <= PSF_CUTOFF, np.exp(-0.5 * x * x), 0.0)
     return np.asarray(weights / weights.sum(1, keepdims=True), np.float32)

@@ -13,7 +13,7 @@ from rasterio.fill import fillnodata
 from georsr.io.gdal_env import gdal_env
 from georsr.window import AnyArray, BoolArray, FloatArray
 
-SEARCH = 32
+MAX_FILL_DISTANCE = 32
 """Farthest a value is carried into an invalid area, in pixels; beyond it the mean stands."""
 
 
@@ -32,7 +32,7 @@ def fill_invalid(values: FloatArray, valid: BoolArray, *, empty: float = 0.0) ->
     -------
     float32 (C, h, w)
         Valid pixels are bit for bit those of ``values``. Invalid ones are interpolated within
-        `SEARCH` pixels of valid ones, and are the band's mean valid value farther away. The
+        `MAX_FILL_DISTANCE` pixels of valid ones, and the band's mean valid value elsewhere. The
         input itself is returned if everything is valid.
     """
     if valid.all():
@@ -47,12 +47,12 @@ def fill_invalid(values: FloatArray, valid: BoolArray, *, empty: float = 0.0) ->
         # What fillnodata does not reach keeps its value: give it the mean beforehand
         band[~good] = np.float32(band[good].mean(dtype=np.float64))
         with gdal_env(cache=None):
-            guess = fillnodata(band, mask=good, max_search_distance=SEARCH)
+            guess = fillnodata(band, mask=good, max_search_distance=MAX_FILL_DISTANCE)
         np.copyto(band, guess, where=~good)
     return filled
 
 
-ULPS = 16
+NODATA_ULPS = 16
 """Distance, in steps of the type, within which a floating point value counts as nodata.
 
 GDAL's own readers treat float values within a few units in the last place of nodata as nodata.
@@ -69,12 +69,12 @@ def can_represent(dtype: str, value: float) -> bool:
     return math.isfinite(value) and value == int(value) and limits.min <= value <= limits.max
 
 
-def tolerance(dtype: str, nodata: float) -> float:
+def nodata_tolerance(dtype: str, nodata: float) -> float:
     """Half-width of the interval of values that GDAL may take for ``nodata``; 0 for integers."""
     kind = np.dtype(dtype)
     if kind.kind != "f" or not math.isfinite(nodata):
         return 0.0
-    return ULPS * float(np.finfo(kind).eps) * abs(nodata)
+    return NODATA_ULPS * float(np.finfo(kind).eps) * abs(nodata)
 
 
 def is_nodata(values: AnyArray, nodata: float) -> BoolArray:
@@ -91,7 +91,7 @@ def is_nodata(values: AnyArray, nodata: float) -> BoolArray:
         return np.asarray(values == target)
     with np.errstate(over="ignore", invalid="ignore"):
         gap = np.abs(values - target)
-    return np.asarray(gap <= tolerance(values.dtype.name, nodata) / 4)
+    return np.asarray(gap <= nodata_tolerance(values.dtype.name, nodata) / 4)
 
 
 def valid_pixels(values: AnyArray, nodata: float | None) -> BoolArray:

@@ -18,9 +18,9 @@ from georsr.errors import UsageError
 from georsr.io.metadata import BandInfo, RasterInfo
 from georsr.window import AnyArray, BoolArray, FloatArray, PixelSample
 
-RANGE = (0.0, 0.3)
+REFLECTANCE_RANGE = (0.0, 0.3)
 """Reflectance that becomes 0 and 1: most land surfaces in the visible; more is carried along."""
-LANDSAT_C2 = (2.75e-5, -0.2)
+LANDSAT_C2_SCALE = (2.75e-5, -0.2)
 """Scale and offset of Landsat Collection 2 surface reflectance (USGS, LSDS-1619, table 6-1)."""
 
 
@@ -54,7 +54,7 @@ def reflectance_limits(info: RasterInfo, mode: str) -> tuple[tuple[float, ...], 
 def _range(mode: str) -> tuple[float, float]:
     _, colon, given = mode.partition(":")
     if not colon:
-        return RANGE
+        return REFLECTANCE_RANGE
     try:
         low, high = (float(part) for part in given.split(","))
     except ValueError:
@@ -80,7 +80,7 @@ def _factors(info: RasterInfo, band: BandInfo) -> tuple[float, float]:
     else:
         return scale, added * scale
     if re.match(r"SR_B\d", band.description or ""):
-        return LANDSAT_C2
+        return LANDSAT_C2_SCALE
     if band.dtype.startswith("float"):
         return 1.0, 0.0
     raise UsageError(

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from georsr.radiometry.nodata import tolerance
+from georsr.radiometry.nodata import nodata_tolerance
 from georsr.window import AnyArray, BoolArray, FloatArray
 
 
@@ -162,7 +162,7 @@ def _avoid_nodata(values: FloatArray, out: AnyArray, nodata: float) -> None:
     if not math.isfinite(nodata):
         return  # a valid pixel is finite
     if out.dtype.kind == "f":
-        reach = out.dtype.type(tolerance(out.dtype.name, nodata))
+        reach = out.dtype.type(nodata_tolerance(out.dtype.name, nodata))
         target = out.dtype.type(nodata)
         if reach == 0:
             reach = np.finfo(out.dtype).tiny  # nodata 0; a subnormal might be flushed to 0

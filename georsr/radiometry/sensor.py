@@ -8,14 +8,14 @@ from dataclasses import astuple, dataclass
 
 from georsr.errors import UsageError
 
-LEAST_NOISE = 5e-4
+MIN_NOISE = 5e-4
 """Noise, in units of the 0..1 scale, below which there is none."""
-CENTRES = (0.82, 0.35, math.log(4e-3), 0.05)
-SPREADS = (0.18, 0.18, 1.1, 0.18)
+MEANS = (0.82, 0.35, math.log(4e-3), 0.05)
+STANDARD_DEVIATIONS = (0.18, 0.18, 1.1, 0.18)
 """Mean and standard deviation of each number over what sensors do; the noise as a logarithm."""
-BOUND = 3.0
+MAX_NORMALIZED = 3.0
 """Largest size of a normalised number."""
-COUNT = len(CENTRES)
+N_SENSOR_VALUES = len(MEANS)
 """Numbers of a description."""
 
 
@@ -41,12 +41,12 @@ class SensorDescription:
     noise: float
     grain: float
 
-    def normalised(self) -> tuple[float, ...]:
-        """Each number less its mean over sensors, in standard deviations, at most `BOUND`."""
+    def normalize(self) -> tuple[float, ...]:
+        """Return the numbers as standard scores over sensors, at most `MAX_NORMALIZED`."""
         half, nyquist, noise, grain = astuple(self)
-        numbers = (half, nyquist, math.log(max(noise, 0.0) + LEAST_NOISE), grain)
-        scaled = ((x - c) / s for x, c, s in zip(numbers, CENTRES, SPREADS, strict=True))
-        return tuple(min(max(x, -BOUND), BOUND) for x in scaled)
+        numbers = (half, nyquist, math.log(max(noise, 0.0) + MIN_NOISE), grain)
+        scaled = ((x - c) / s for x, c, s in zip(numbers, MEANS, STANDARD_DEVIATIONS, strict=True))
+        return tuple(min(max(x, -MAX_NORMALIZED), MAX_NORMALIZED) for x in scaled)
 
     def __str__(self) -> str:
         """As `parse_sensor` reads it."""
@@ -56,15 +56,20 @@ class SensorDescription:
         )
 
     @classmethod
-    def from_normalised(cls, numbers: Sequence[float]) -> SensorDescription:
+    def from_normalized(cls, numbers: Sequence[float]) -> SensorDescription:
         """Inverse of `normalised`."""
         half, nyquist, noise, grain = (
-            x * s + c for x, c, s in zip(numbers, CENTRES, SPREADS, strict=True)
+            x * s + c for x, c, s in zip(numbers, MEANS, STANDARD_DEVIATIONS, strict=True)
         )
-        return cls(half, nyquist, max(math.exp(noise) - LEAST_NOISE, 0.0), grain)
+        return cls(half, nyquist, max(math.exp(noise) - MIN_NOISE, 0.0), grain)
 
 
-LIMITS = {"mtf_half": (0.01, 2.0), "mtf": (0.01, 2.0), "noise": (0.0, 0.5), "grain": (-1.0, 1.0)}
+VALUE_RANGES = {
+    "mtf_half": (0.01, 2.0),
+    "mtf": (0.01, 2.0),
+    "noise": (0.0, 0.5),
+    "grain": (-1.0, 1.0),
+}
 """Lowest and highest value of each number that may be given."""
 
 
@@ -82,13 +87,15 @@ def parse_sensor(text: str) -> dict[str, float]:
     given: dict[str, float] = {}
     for part in text.split(","):
         key, _, value = part.strip().partition("=")
-        low, high = LIMITS.get(key, (0.0, -1.0))
+        low, high = VALUE_RANGES.get(key, (0.0, -1.0))
         try:
             number = float(value)
         except ValueError:
             number = math.nan
         if not low <= number <= high or key in given:
-            limits = ", ".join(f"{name}={low:g}..{high:g}" for name, (low, high) in LIMITS.items())
+            limits = ", ".join(
+                f"{name}={low:g}..{high:g}" for name, (low, high) in VALUE_RANGES.items()
+            )
             raise UsageError(
                 f"sensor {text!r}: expected one or more of {limits}, each once, such as "
                 "mtf=0.2,noise=0.01"

@@ -38,7 +38,7 @@ def chunk_sizes(length: int, size: int) -> tuple[int, ...]:
     return (size,) * whole + ((rest,) if rest else ())
 
 
-def chunk_side(plan: TileGrid, multiple: int, pixel_bytes: int, most_bytes: int) -> int:
+def chunk_side(plan: TileGrid, multiple: int, pixel_bytes: int, max_bytes: int) -> int:
     """Side of square parts in output pixels: as small as keeps repeated work below `REPEATED`.
 
     Parameters
@@ -49,14 +49,14 @@ def chunk_side(plan: TileGrid, multiple: int, pixel_bytes: int, most_bytes: int)
         The side is a multiple of this and of the scale.
     pixel_bytes
         Size of one output pixel, all bands.
-    most_bytes
+    max_bytes
         Size that a part does not exceed, whatever is then repeated; but for the smallest possible.
     """
     step = math.lcm(multiple, plan.scale)
     # n borders on an axis of n sides or more repeat at most this share of it
     across = (plan.tile - 2 * plan.halo) / (math.sqrt(1 + MAX_REPEATED_WORK) - 1)
     side = ceil_to(math.ceil(across * plan.scale), step)
-    affordable = math.isqrt(most_bytes // pixel_bytes) // step * step
+    affordable = math.isqrt(max_bytes // pixel_bytes) // step * step
     return max(step, min(side, affordable))
 
 
@@ -118,25 +118,25 @@ class TaskGrid:
         Of the product, pixels.
     top : int
         First row of the product that is covered.
-    side_y, side_x : int
+    task_height, task_width : int
         Of a rectangle, pixels; those at the edges are cut.
     """
 
     height: int
     width: int
     top: int
-    side_y: int
-    side_x: int
+    task_height: int
+    task_width: int
 
     @property
     def rows(self) -> int:
         """Number of rows."""
-        return -(-(self.height - self.top) // self.side_y)
+        return -(-(self.height - self.top) // self.task_height)
 
     @property
     def columns(self) -> int:
         """Number of columns."""
-        return -(-self.width // self.side_x)
+        return -(-self.width // self.task_width)
 
     def __len__(self) -> int:
         return self.rows * self.columns
@@ -144,21 +144,24 @@ class TaskGrid:
     def window(self, number: int) -> Window:
         """A rectangle, in pixels of the product."""
         row, column = divmod(number, self.columns)
-        top, left = self.top + row * self.side_y, column * self.side_x
+        top, left = self.top + row * self.task_height, column * self.task_width
         return Window(
-            top, left, min(self.side_y, self.height - top), min(self.side_x, self.width - left)
+            top,
+            left,
+            min(self.task_height, self.height - top),
+            min(self.task_width, self.width - left),
         )
 
     def index_at(self, y: int, x: int) -> int:
         """The rectangle that a pixel of the product lies in."""
-        return (y - self.top) // self.side_y * self.columns + x // self.side_x
+        return (y - self.top) // self.task_height * self.columns + x // self.task_width
 
     def __iter__(self) -> Iterator[Window]:
         return map(self.window, range(len(self)))
 
 
 def task_grid(
-    plan: TileGrid, block: int, machines: int, row_bytes: int, most_bytes: int, top: int = 0
+    plan: TileGrid, block: int, machines: int, row_bytes: int, max_bytes: int, top: int = 0
 ) -> TaskGrid:
     """The rectangles for a file that is written in `georsr.tiling.partition`.
 
@@ -172,7 +175,7 @@ def task_grid(
         How many work at once.
     row_bytes
         Size of one row of pixels of the product.
-    most_bytes
+    max_bytes
         Size that a row of rectangles does not exceed, because all of it may wait for its first
         one; but for the smallest possible.
     top
@@ -180,7 +183,7 @@ def task_grid(
     """
     step = math.lcm(block, plan.scale)
     top = top // step * step
-    highest = max(step, most_bytes // row_bytes)
+    highest = max(step, max_bytes // row_bytes)
     down = _axis_splits(plan.rows, plan.scale, plan.out_height, step, top)
     across = _axis_splits(plan.columns, plan.scale, plan.out_width, step)
     low = [cut for cut in down if cut.side <= highest]

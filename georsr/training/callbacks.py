@@ -20,7 +20,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
-from georsr._files import atomic_write, create_file, open_own
+from georsr._files import atomic_write, create_file, open_regular
 from georsr.errors import OutputError
 from georsr.progress import Progress
 from georsr.training.checkpoint import load_checkpoint, run_state
@@ -184,7 +184,7 @@ class CSVHistory(Callback):
         with suppress(FileExistsError), create_file(self.path):
             writer.writerow(self.COLUMNS)
         writer.writerow(row)
-        with open_own(self.path, "ab") as file:
+        with open_regular(self.path, "ab") as file:
             file.write(text.getvalue().encode())
         self.scores.append(score)
         self._reset()

@@ -23,7 +23,7 @@ from georsr.models.segsr.lite import SceneClassifier, SegSRLite
 from georsr.models.segsr.segsr import SegSR, segsr
 from georsr.models.segsr.sensor import combined, likelihood_error
 from georsr.models.spec import SCENE, SOFTLY, ModelSpec
-from georsr.radiometry.degradation import Bicubic, to_uint8
+from georsr.radiometry.degradation import BicubicDegradation, to_uint8
 from georsr.tiling.grid import ceil_to
 from georsr.tiling.stitch import pad_to
 from georsr.training.checkpoint import check_recipe, recipe_text
@@ -89,7 +89,7 @@ def enlarge(
 ) -> tuple[Tensor, Tensor | None]:
     """Super-resolve (N, C, h, w) in 0..1: the image, and the scene vectors where there are some.
 
-    ``sensor`` is (N, COUNT), for a network that is told how the images were recorded.
+    ``sensor`` is (N, N_SENSOR_VALUES), for a network that is told how the images were recorded.
     """
     if isinstance(network, SegSRLite):
         return network.enlarge(lr, sensor)
@@ -103,7 +103,7 @@ def senses(network: nn.Module) -> bool:
 
 
 def with_errors(truth: Tensor, estimate: Tensor) -> Tensor:
-    """What a network in training is told of the sensor, all (N, COUNT) and normalised.
+    """What a network in training is told of the sensor, all (N, N_SENSOR_VALUES) and normalised.
 
     A crop's own estimate for one half of the crops. For the other half the truth with an error of a
     random size, times what makes it the best guess under a standard normal prior, as estimates are;
@@ -161,7 +161,7 @@ def for_inference(network: Network, recipe: Recipe) -> tuple[nn.Module, ModelSpe
             parameters["clip"] = dict(whole.encoder.options)  # type: ignore[arg-type]
             merge_lora(whole.encoder)  # type: ignore[arg-type]
     # drawn degradations fit no scene in particular: the scene says which kernel it is
-    kernel = "bicubic" if isinstance(recipe.degradation, Bicubic) else SCENE
+    kernel = "bicubic" if isinstance(recipe.degradation, BicubicDegradation) else SCENE
     spec = ModelSpec(
         name=recipe.name,
         architecture=recipe.architecture,

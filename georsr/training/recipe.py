@@ -19,8 +19,8 @@ from typing import Any, TypeVar
 from georsr._fields import from_dict
 from georsr.errors import UsageError
 from georsr.evaluation.image_datasets import LAYOUTS
-from georsr.radiometry.degradation import Bicubic, Degradation
-from georsr.radiometry.degradation_kinds import degradation_from_mapping
+from georsr.radiometry.degradation import BicubicDegradation, Degradation
+from georsr.radiometry.degradation_kinds import degradation_from_dict
 from georsr.redact import redact_url
 from georsr.training.data.variation import Variation
 
@@ -225,7 +225,7 @@ class Recipe:
     """segsr: rank of LoRA in a CLIP encoder, whose own weights stay as they are; 0: all train."""
     data: DataSettings = field(default_factory=DataSettings)
     """Where images come from."""
-    degradation: Degradation = field(default_factory=Bicubic)
+    degradation: Degradation = field(default_factory=BicubicDegradation)
     """How HR becomes LR."""
     patch: int = 48
     """LR crop size in pixels."""
@@ -311,7 +311,7 @@ class Recipe:
             raise UsageError(f"{where}: missing key {missing[0]!r}")
         sections: dict[str, Any] = {
             "data": DataSettings.from_mapping,
-            "degradation": degradation_from_mapping,
+            "degradation": degradation_from_dict,
             "optimizer": lambda v, w: _section(OptimizerSettings, v, w),
             "schedule": lambda v, w: _section(ScheduleSettings, v, w),
             "loss": lambda v, w: _section(LossSettings, v, w),

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from georsr._files import atomic_write, jsonl_line, key_differences, open_own, read_jsonl
+from georsr._files import atomic_write, jsonl_line, key_differences, open_regular, read_jsonl
 from georsr.device import is_device_failure, is_out_of_memory
 from georsr.errors import InputError, ModelError, UsageError
 from georsr.writer.partial_tiff import BlockRecord, Header, OutputInfo
@@ -150,7 +150,7 @@ class Journal:
             file.flush()
             os.fsync(file.fileno())
         self.close()
-        self._file = open_own(self.path, "ab")
+        self._file = open_regular(self.path, "ab")
 
     def begin(self, header: Header) -> None:
         """Start the journal of a new file."""

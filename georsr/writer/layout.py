@@ -27,7 +27,7 @@ from rasterio.rpc import RPC
 from georsr.errors import UsageError
 from georsr.geo.georeference import scale_gcps, scale_rpcs, scale_transform
 from georsr.io.gdal_env import gdal_env, root_cause, suppress_rasterio_warnings
-from georsr.io.metadata import SUPPORTED, BandInfo, RasterInfo
+from georsr.io.metadata import SUPPORTED_DTYPES, BandInfo, RasterInfo
 from georsr.radiometry.nodata import can_represent
 from georsr.window import AnyArray, Window
 from georsr.writer.creation_options import (
@@ -285,8 +285,8 @@ def output_layout(
     if blocksize < 16 or blocksize % 16:
         raise UsageError(f"block size must be a positive multiple of 16, got {blocksize}")
     out_dtype = dtype or info.dtype
-    if out_dtype not in SUPPORTED:
-        raise UsageError(f"data type {out_dtype} is not one of {', '.join(SUPPORTED)}")
+    if out_dtype not in SUPPORTED_DTYPES:
+        raise UsageError(f"data type {out_dtype} is not one of {', '.join(SUPPORTED_DTYPES)}")
     source = next((value for value in info.nodata if value is not None), None)
     value = output_nodata(source, out_dtype, nodata)
     given = checked_options(creation_options or {}, cog=cog)
@@ -302,7 +302,7 @@ def output_layout(
         dtype=out_dtype,
         nodata=value,
         mask=_needs_mask(info, out_dtype, value, partial),
-        alpha=info.carries_alpha and info.alpha_band is not None,
+        alpha=info.keep_alpha and info.alpha_band is not None,
         bands=info.bands,
         blocksize=blocksize,
         crs=info.crs,
@@ -361,7 +361,7 @@ def output_nodata(
 
 def _needs_mask(info: RasterInfo, dtype: str, nodata: float | None, partial: bool) -> bool:
     """Whether validity would be lost without an internal mask."""
-    if info.carries_alpha and info.alpha_band is not None:
+    if info.keep_alpha and info.alpha_band is not None:
         return False
     if info.mask_kind in ("mask", "alpha"):
         return nodata is None or info.mask_kind == "mask"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
-from georsr._files import check_regular, open_own
+from georsr._files import check_regular, open_regular
 from georsr.errors import OutputError
 
 log = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ class Lock:
         """Write who has the lock, for the messages of others."""
         text = json.dumps({"pid": os.getpid(), "host": platform.node()})
         try:
-            with open_own(self.path, "r+b") as file:
+            with open_regular(self.path, "r+b") as file:
                 file.truncate(0)
                 file.write(text.encode())
         except OutputError:
@@ -91,7 +91,7 @@ class Lock:
 
     def _refusal(self, path: Path) -> OutputError:
         who = ""
-        with suppress(OSError, ValueError, TypeError, KeyError), open_own(self.path) as file:
+        with suppress(OSError, ValueError, TypeError, KeyError), open_regular(self.path) as file:
             owner = json.loads(file.read(4096))
             who = f" (process {int(owner['pid'])} on {owner['host']})"
         return OutputError(

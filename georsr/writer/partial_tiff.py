@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import rasterio
 
-from georsr._files import atomic_write, open_own
+from georsr._files import atomic_write, open_regular
 from georsr.errors import OutputError
 from georsr.io.gdal_env import gdal_env, suppress_rasterio_warnings
 from georsr.writer.encoder import EncodedBlock
@@ -236,7 +236,7 @@ class PartFile:
             again.close()
             if again.header != header:
                 raise ValueError(f"{path}: has another header than this run gives it")
-            with open_own(path, "r+b") as file:
+            with open_regular(path, "r+b") as file:
                 write_all(file, fresh.read_bytes())
         finally:
             fresh.unlink(missing_ok=True)
@@ -263,7 +263,7 @@ class PartFile:
 
     @classmethod
     def _opened(cls, path: Path, layout: OutputLayout) -> Self:
-        file = open_own(path, "r+b")
+        file = open_regular(path, "r+b")
         try:
             return cls(path, file, layout)
         except BaseException:

@@ -20,7 +20,7 @@ from xml.sax.saxutils import unescape
 import rasterio.shutil
 from rasterio.drivers import raster_driver_extensions
 
-from georsr._files import check_folder, check_regular, check_target, private_folder
+from georsr._files import check_output_path, check_parent_writable, check_regular, private_temp_dir
 from georsr.errors import UsageError
 from georsr.io.gdal_env import gdal_env, is_remote
 
@@ -89,11 +89,11 @@ def check_destination(
             if not overwrite and rasterio.shutil.exists(name):
                 raise _exists(name)
         return
-    check_target(Path(name))
+    check_output_path(Path(name))
     path = local_path(name)
     if path.exists() and not overwrite:
         raise _exists(name)
-    check_folder(path, name)
+    check_parent_writable(path, name)
     place = temp_paths(name)
     for own in (place.part, place.cog, place.journal, place.lock):
         check_regular(own)
@@ -183,7 +183,7 @@ def temp_paths(dst: str) -> TempPaths:
     """Where the product ``dst`` is made; for a virtual one that is a folder of the machine."""
     if is_virtual(dst):
         digest = hashlib.sha256(dst.encode()).hexdigest()[:12]
-        where = private_folder() / f"{Path(dst).name[:100]}.{digest}"
+        where = private_temp_dir() / f"{Path(dst).name[:100]}.{digest}"
     else:
         where = local_path(dst)
     name = where.name

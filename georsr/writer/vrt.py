@@ -9,7 +9,7 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 
 from rasterio.errors import RasterioError
 
-from georsr._files import atomic_write, remove_unfinished
+from georsr._files import atomic_write, remove_temp_files
 from georsr.errors import OutputError
 from georsr.io.gdal_env import suppress_rasterio_warnings
 from georsr.io.metadata import BandInfo
@@ -94,7 +94,7 @@ def publish_assembly(dst: str, layout: OutputLayout, parts: Parts) -> int:
     """
     path = local_path(dst)
     try:
-        remove_unfinished(path)  # the folder of the parts is locked
+        remove_temp_files(path)  # the folder of the parts is locked
         with atomic_write(path) as fresh:
             fresh.write_text(assembly_document(layout, parts, path.parent), encoding="utf-8")
             with suppress_rasterio_warnings():

@@ -16,7 +16,7 @@ from georsr.errors import GeoreferenceWarning, UsageError
 from georsr.inference.array import check_count, predict_stack
 from georsr.inference.bands import match_array_bands
 from georsr.inference.consistency import requested_kernel
-from georsr.io.metadata import SUPPORTED
+from georsr.io.metadata import SUPPORTED_DTYPES
 from georsr.models.io import Model, open_model
 from georsr.reports import product_tags
 from georsr.writer.layout import output_nodata
@@ -155,8 +155,8 @@ def parse_request(
     if foreign:
         instead = _INSTEAD.get(foreign[0], "write the product with rio.to_raster")
         raise UsageError(f"option {foreign[0]} is for files, not for arrays: {instead}")
-    if config.dtype is not None and config.dtype not in SUPPORTED:
-        raise UsageError(f"data type {config.dtype} is not one of {', '.join(SUPPORTED)}")
+    if config.dtype is not None and config.dtype not in SUPPORTED_DTYPES:
+        raise UsageError(f"data type {config.dtype} is not one of {', '.join(SUPPORTED_DTYPES)}")
     opened = model if isinstance(model, Model) else open_model(model, scale)
     if scale not in (None, opened.spec.scale):
         raise UsageError(

@@ -22,7 +22,7 @@ from rioxarray.exceptions import MissingSpatialDimensionError
 
 from georsr.errors import UsageError
 from georsr.geo.georeference import scale_gcps, scale_transform
-from georsr.io.metadata import SUPPORTED
+from georsr.io.metadata import SUPPORTED_DTYPES
 from georsr.radiometry.nodata import can_represent
 from georsr.redact import redact_url
 
@@ -206,10 +206,10 @@ def grid_info(
     """
     name = "array" if array.name is None else f"array {array.name!r}"
     y, x = grid_dims(array, name)
-    if array.dtype.name not in SUPPORTED:
+    if array.dtype.name not in SUPPORTED_DTYPES:
         raise UsageError(
             f"{name}: data type {array.dtype} is not supported; convert it with da.astype(...) to "
-            f"one of {', '.join(SUPPORTED)}"
+            f"one of {', '.join(SUPPORTED_DTYPES)}"
         )
     transform, axes = _grid(array, y, x)
     try:

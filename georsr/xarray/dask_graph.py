@@ -31,7 +31,7 @@ from georsr.inference.kernel_estimation import estimate_kernel, spread_windows
 from georsr.inference.model_cache import ModelRef, cached_predictor, load_cached, model_ref
 from georsr.inference.sensing import listener, scene_sensor, told
 from georsr.inference.tiles import make_tile_grid
-from georsr.io.sampling import DECODED, MAX_PIXELS, sample_indices
+from georsr.io.sampling import MAX_DECIMATION, MAX_PIXELS, sample_indices
 from georsr.models.io import Model
 from georsr.models.spec import SCENE
 from georsr.radiometry.kernels import Kernel
@@ -354,7 +354,7 @@ def _stretches(
         return {name: known}, dict.fromkeys(scenes, name), source.array
     height, width = source.size
     sampled = source
-    if height * width > DECODED * MAX_PIXELS:
+    if height * width > MAX_DECIMATION * MAX_PIXELS:
         # Read by itself: else what the sample needs would stay in memory, which for a large scene
         # is most of it, until its turn in the product comes.
         sampled = replace(source, array=clone(source.array, seed=name))

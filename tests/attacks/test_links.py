@@ -304,20 +304,20 @@ class TestPrivateFolder:
         monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
 
     def test_it_is_of_the_user_alone(self):
-        folder = _files.private_folder()
-        assert folder == _files.private_folder()
+        folder = _files.private_temp_dir()
+        assert folder == _files.private_temp_dir()
         assert folder.stat().st_mode & 0o077 == 0
 
     @pytest.mark.parametrize("lay", [each for each in LAID if "folder" not in each.__name__])
     def test_something_else_in_its_place(self, victim, tmp_path, lay):
         lay(tmp_path / f"georsr-{os.getuid()}", victim)
         with pytest.raises(OutputError, match="georsr-"):
-            _files.private_folder()
+            _files.private_temp_dir()
 
     def test_a_link_to_a_folder(self, victim, tmp_path):
         (tmp_path / f"georsr-{os.getuid()}").symlink_to(victim.parent)
         with pytest.raises(OutputError, match="TMPDIR"):
-            _files.private_folder()
+            _files.private_temp_dir()
 
     @pytest.mark.parametrize("mode", [0o777, 0o770, 0o707, 0o755])
     def test_a_folder_that_others_may_enter(self, tmp_path, mode):
@@ -325,14 +325,14 @@ class TestPrivateFolder:
         folder.mkdir()
         folder.chmod(mode)
         with pytest.raises(OutputError, match="mode 700"):
-            _files.private_folder()
+            _files.private_temp_dir()
 
     def test_a_folder_of_somebody_else(self, monkeypatch):
-        folder = _files.private_folder()
+        folder = _files.private_temp_dir()
         monkeypatch.setattr(os, "getuid", lambda: folder.stat().st_uid + 1)
         (folder.parent / f"georsr-{os.getuid()}").symlink_to(folder)
         with pytest.raises(OutputError, match="expected owner"):
-            _files.private_folder()
+            _files.private_temp_dir()
 
 
 class TestRunFolder:

@@ -20,7 +20,7 @@ from georsr.evaluation.dataset import (
 from georsr.evaluation.image_datasets import open_dataset
 from georsr.inference.predictor import TilePredictor
 from georsr.models.io import open_model
-from georsr.radiometry.degradation import Bicubic
+from georsr.radiometry.degradation import BicubicDegradation
 
 
 @pytest.fixture
@@ -86,10 +86,10 @@ def test_samples_bring_their_partner(tmp_path):
         pixels = rng.integers(0, 256, (height, 44, 3)).astype("uint8")
         Image.fromarray(pixels).save(tmp_path / label / "1.png")
     folder = open_dataset(tmp_path)
-    first, second = DegradedImages(folder, Bicubic(), 2, partners=True)
+    first, second = DegradedImages(folder, BicubicDegradation(), 2, partners=True)
     np.testing.assert_array_equal(first.partner, second.lr[:, :20])
     assert second.partner.shape == second.lr.shape
-    assert next(iter(DegradedImages(folder, Bicubic(), 2))).partner is None
+    assert next(iter(DegradedImages(folder, BicubicDegradation(), 2))).partner is None
 
 
 def test_only_guided_models_are_ablated(lite_model):

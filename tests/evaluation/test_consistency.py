@@ -8,7 +8,7 @@ from georsr.errors import InputError, UsageError
 from georsr.evaluation.full_reference import linear_degradation, measure_consistency
 from georsr.evaluation.metrics import psnr
 from georsr.io.reader import open_raster
-from georsr.radiometry.degradation import Bicubic, Sensor, bicubic_downsample
+from georsr.radiometry.degradation import BicubicDegradation, SensorDegradation, bicubic_downsample
 
 GRID = Affine(0.5, 0, 400000, 0, -0.5, 5000000)
 
@@ -21,14 +21,18 @@ def measure(make_raster):
         coarse = GRID @ Affine.scale(scale)
         source = make_raster(lr, "lr.tif", transform=coarse, **(lr_profile or {}))
         with open_raster(fine) as a, open_raster(source) as b:
-            return measure_consistency(a, b, degradation or Bicubic())
+            return measure_consistency(a, b, degradation or BicubicDegradation())
 
     return run
 
 
 @pytest.mark.parametrize(
     "degradation",
-    [Bicubic(), Sensor(mtf=(0.2, 0.2)), Sensor(mtf=(0.3, 0.3), sharpen=(0.7, 0.7))],
+    [
+        BicubicDegradation(),
+        SensorDegradation(mtf=(0.2, 0.2)),
+        SensorDegradation(mtf=(0.3, 0.3), sharpen=(0.7, 0.7)),
+    ],
 )
 def test_blocks_give_what_the_whole_gives(measure, texture, degradation, monkeypatch):
     monkeypatch.setattr("georsr.evaluation.full_reference.CONSISTENCY_BLOCK", 16)
@@ -68,7 +72,7 @@ def test_what_does_not_belong_together(measure, texture, make_raster):
     with pytest.raises(UsageError, match="--bidx"):
         measure(sr, texture(3, 20, 20))
     with pytest.raises(UsageError, match="a sensor of one MTF"):
-        measure(sr, lr, Sensor())
+        measure(sr, lr, SensorDegradation())
     with pytest.raises(UsageError, match="enlarged 1 to 8 times"):
         measure(sr, texture(1, 20, 19))
     moved = make_raster(lr, "moved.tif", transform=GRID @ Affine.translation(0.3, 0))
@@ -78,4 +82,4 @@ def test_what_does_not_belong_together(measure, texture, make_raster):
         open_raster(moved) as b,
         pytest.raises(UsageError, match="same ground"),
     ):
-        measure_consistency(a, b, Bicubic())
+        measure_consistency(a, b, BicubicDegradation())

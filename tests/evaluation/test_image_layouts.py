@@ -139,11 +139,11 @@ import sys
 sys.modules["rasterio"] = None
 sys.modules["open_clip"] = None
 import numpy as np
-from georsr.radiometry.degradation_kinds import degradation_from_mapping
+from georsr.radiometry.degradation_kinds import degradation_from_dict
 from georsr.training.recipe import DataSettings
 from georsr.training.data.source import open_source
 data = DataSettings.from_mapping({{"root": {str(tmp_path)!r}}}, "here")
-degradation = degradation_from_mapping({{"kind": "sensor"}}, "here")
+degradation = degradation_from_dict({{"kind": "sensor"}}, "here")
 crops, pairs = open_source(data, degradation, scale=2, patch=16)
 assert crops.crop(np.random.default_rng(0)).hr.shape == (3, 32, 32)
 assert len(list(pairs)) == len(pairs) == 2

@@ -104,7 +104,7 @@ def test_a_report_goes_somewhere(pair, capsys):
 def test_pictures_show_invalid_pixels_as_such(pair):
     with open_raster(pair[0]) as reader:
         tones = display_stretch(reader)
-        picture = tones.picture(reader.decimated(40, 52))
+        picture = tones.picture(reader.read_decimated(40, 52))
         windows = high_contrast_windows(reader, 16, 3)
         patch = reader.read(windows[0])
     assert (picture[:, :2, :2] == 255).all()

@@ -7,7 +7,7 @@ import sys
 import pytest
 from georsr.cli.main import invoke
 
-from georsr.redact import printable
+from georsr.redact import escape_control_characters
 
 FOREIGN = "\x1b[31mred\x1b]0;title\x07\nError: forged\r\u202eevil\udcff"
 
@@ -20,10 +20,12 @@ def georsr(*arguments, **options):
 
 
 def test_nothing_but_printable_characters_is_shown():
-    shown = printable(FOREIGN)
+    shown = escape_control_characters(FOREIGN)
     assert shown.isprintable()
     assert "\\x1b[31mred" in shown
-    assert printable("Überlingen 日本\u3000\u00a0x") == "Überlingen 日本\u3000\u00a0x"
+    assert (
+        escape_control_characters("Überlingen 日本\u3000\u00a0x") == "Überlingen 日本\u3000\u00a0x"
+    )
 
 
 @pytest.mark.parametrize("command", ["info", "sr"])

@@ -248,7 +248,7 @@ for _ in range(10):
     asks = [
         lambda: [area.intersects(window) for window in windows],
         lambda: [np.sum(area.outside_mask(window, 2)) for window in windows],
-        lambda: [list(area.touching(windows)) for _ in range(20)],
+        lambda: [list(area.intersects_each(windows)) for _ in range(20)],
     ]
     alone = [ask() for ask in asks]
     found = {}

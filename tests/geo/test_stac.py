@@ -15,7 +15,7 @@ from pystac.validation.stac_validator import JsonSchemaSTACValidator
 
 import georsr
 from georsr.errors import UsageError
-from georsr.geo.footprint import footprint_of
+from georsr.geo.footprint import compute_footprint
 from georsr.io.gdal_env import suppress_rasterio_warnings
 from georsr.io.reader import open_raster
 
@@ -199,7 +199,7 @@ def test_footprints_across_the_antimeridian_are_cut_in_two(degrees, make_raster,
         crs, transform = "EPSG:32601", Affine(1000, 0, 380_000, 0, -1000, 8_200_000)
     path = make_raster(texture(1, 30, 60), crs=crs, transform=transform)
     with open_raster(path) as reader:
-        where = footprint_of(reader.info)
+        where = compute_footprint(reader.info)
     assert where.geometry["type"] == "MultiPolygon"
     west, _, east, _ = where.bbox
     assert west > 178
@@ -216,5 +216,5 @@ def test_ground_size_of_degrees_is_in_metres(make_raster, texture):
         texture(1, 8, 8), crs="EPSG:4326", transform=Affine(side, 0, 11, 0, -side, 60)
     )
     with open_raster(path) as reader:
-        size = footprint_of(reader.info).gsd
+        size = compute_footprint(reader.info).gsd
     assert size == pytest.approx(30.9 * math.sqrt(0.5), rel=0.01)

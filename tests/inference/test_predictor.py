@@ -163,7 +163,7 @@ def test_cuda_agrees_with_the_cpu(compiled, lite_model, texture):
 COUNTING = """
 import resource
 import numpy as np
-from georsr.device import tune_malloc
+from georsr.system import tune_malloc
 tune_malloc()
 np.full(2**20, 1.0)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

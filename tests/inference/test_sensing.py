@@ -31,7 +31,7 @@ from georsr.models.registry import ARCHITECTURES
 from georsr.models.spec import ModelSpec
 from georsr.radiometry.kernels import Kernel
 from georsr.radiometry.normalization import Normalization
-from georsr.radiometry.sensor import COUNT, parse_sensor
+from georsr.radiometry.sensor import N_SENSOR_VALUES, parse_sensor
 from georsr.window import PixelBlock
 from georsr.xarray.dask_graph import ArraySource, super_resolve_dask
 
@@ -57,7 +57,7 @@ def aware(tmp_path):
     for parameter in network.parameters():
         if parameter.ndim > 1 and parameter.abs().max() == 0:
             torch.nn.init.normal_(parameter, std=0.2)
-    network.estimator.head.bias.data[COUNT:] = -3.0  # sure of itself
+    network.estimator.head.bias.data[N_SENSOR_VALUES:] = -3.0  # sure of itself
     path = tmp_path / "aware-x2.safetensors"
     save_model(path, spec, network, torch.float32)
     return str(path)
@@ -74,7 +74,7 @@ def test_scenes_differ_and_so_do_products(aware, texture):
     quiet = texture(3, 80, 90) // 8 + 100
     loud = texture(3, 80, 90)
     told_of = [estimate_sensor(patches(image), BYTES, model) for image in (quiet, loud)]
-    assert len(told_of[0]) == COUNT
+    assert len(told_of[0]) == N_SENSOR_VALUES
     assert told_of[0] != told_of[1]
     products = [
         georsr.super_resolve_array(quiet, told(model, sensor), consistency="off", **SMALL)
@@ -86,16 +86,16 @@ def test_scenes_differ_and_so_do_products(aware, texture):
 
 def test_being_told_leaves_the_model_as_it_was(aware):
     model = open_model(aware)
-    other = told(model, (1.0,) * COUNT)
-    assert sensor_of(model) == (0.0,) * COUNT
-    assert sensor_of(other) == (1.0,) * COUNT
+    other = told(model, (1.0,) * N_SENSOR_VALUES)
+    assert sensor_of(model) == (0.0,) * N_SENSOR_VALUES
+    assert sensor_of(other) == (1.0,) * N_SENSOR_VALUES
     assert other.network.tail is model.network.tail
     x = torch.rand(1, 3, 16, 16)
     assert not torch.equal(other.network(x), model.network(x))
 
 
 def test_a_model_that_does_not_listen_is_left_alone(lite_model):
-    assert told(lite_model, (1.0,) * COUNT) is lite_model
+    assert told(lite_model, (1.0,) * N_SENSOR_VALUES) is lite_model
     assert estimate_sensor([], BYTES, lite_model) is None
     assert sensor_of(lite_model) is None
     assert description_of(lite_model) is None
@@ -110,7 +110,7 @@ def test_where_nothing_can_be_estimated_nothing_is_told(kind, aware, texture):
     if kind == "holes":
         for part in parts:
             part.valid[0, 3, 3] = False
-    assert estimate_sensor(parts, BYTES, model) == (0.0,) * COUNT
+    assert estimate_sensor(parts, BYTES, model) == (0.0,) * N_SENSOR_VALUES
 
 
 def test_estimates_are_told_with_caution(aware, texture):
@@ -199,9 +199,9 @@ def test_benchmarks_tell_it_of_every_image(aware, texture):
 
 
 def test_a_seen_model_keeps_its_weights_file(aware, tmp_path):
-    model = told(open_model(aware), (1.0,) * COUNT)
+    model = told(open_model(aware), (1.0,) * N_SENSOR_VALUES)
     save_model(tmp_path / "again.safetensors", model.spec, model.network, torch.float32)
-    assert sensor_of(open_model(str(tmp_path / "again.safetensors"))) == (0.0,) * COUNT
+    assert sensor_of(open_model(str(tmp_path / "again.safetensors"))) == (0.0,) * N_SENSOR_VALUES
     assert isinstance(model, Model)
 
 

@@ -21,7 +21,7 @@ SCALED_DOWN = 1000
 
 @pytest.fixture(autouse=True)
 def nobody_else_reads(monkeypatch):
-    monkeypatch.setattr(blockcache, "_wanted", WeakKeyDictionary())
+    monkeypatch.setattr(blockcache, "_cache_requests", WeakKeyDictionary())
 
 
 @pytest.mark.parametrize(
@@ -72,9 +72,9 @@ def jpeg_2000(tmp_path):
 
 def test_two_rows_of_blocks_of_jpeg_2000_are_kept(jpeg_2000, monkeypatch):
     monkeypatch.setattr(blockcache, "CACHE_BYTES", SCALED_DOWN)
-    with open_raster(jpeg_2000 / "a.jp2", bidx=[1]) as reader:
+    with open_raster(jpeg_2000 / "a.jp2", indexes=[1]) as reader:
         assert reader.cache == 2 * 64 * 300 * 2 * 2, "one file: all bands are decoded together"
-    with open_raster(jpeg_2000 / "a.vrt", bidx=[1, 2, 4]) as reader:
+    with open_raster(jpeg_2000 / "a.vrt", indexes=[1, 2, 4]) as reader:
         assert reader.cache == 2 * 64 * 300 * 2 * 3, "files of their own: those that are read"
 
 

@@ -112,7 +112,7 @@ def test_nothing_is_valid_in_gaps(tmp_path, kind):
         assert not empty.valid.any()
         assert empty.values.dtype == patch.values.dtype
         if kind == "alpha":
-            assert mosaic.info.carries_alpha
+            assert mosaic.info.keep_alpha
             np.testing.assert_array_equal(patch.alpha != 0, inside)
 
 
@@ -161,7 +161,7 @@ def test_metadata_that_all_share_is_kept(tmp_path):
 
     a = named(tmp_path / "a.tif", {"SENSOR": "MSI", "TIME": "10:00"}, 0)
     b = named(tmp_path / "b.tif", {"SENSOR": "MSI", "TIME": "10:05"}, 9)
-    with open_sources([a, b], bidx=[2]) as mosaic:
+    with open_sources([a, b], indexes=[2]) as mosaic:
         info = mosaic.info
     assert info.tags[""] == {"SENSOR": "MSI"}
     assert info.area_or_point == "Point"
@@ -312,7 +312,7 @@ def test_a_mosaic_without_crs(tmp_path):
 
 def test_a_virtual_raster_of_ones_own_is_sampled_where_it_has_pixels(tmp_path):
     """Its gaps are nodata; a regular grid of windows would meet nothing else."""
-    from georsr.io.mosaic import make_mosaic, virtual_document
+    from georsr.io.mosaic import build_mosaic, mosaic_vrt
     from georsr.io.vrt import vrt_dst_windows
 
     paths = [
@@ -321,8 +321,8 @@ def test_a_virtual_raster_of_ones_own_is_sampled_where_it_has_pixels(tmp_path):
         for i in range(3)
     ]  # fmt: skip
     with open_sources(paths) as mosaic:
-        document = virtual_document(mosaic.mosaic)
-        assert make_mosaic([p.info for p in mosaic.mosaic.pieces]).width == mosaic.info.width
+        document = mosaic_vrt(mosaic.mosaic)
+        assert build_mosaic([p.info for p in mosaic.mosaic.pieces]).width == mosaic.info.width
     (tmp_path / "v.vrt").write_text(document)
     assert vrt_dst_windows(document) == [Window(7000 * i, 9000 * i, 10, 10) for i in range(3)]
     with open_raster(tmp_path / "v.vrt") as reader:

@@ -11,7 +11,7 @@ from affine import Affine
 
 from georsr.errors import GeoreferenceWarning, InputError, UsageError
 from georsr.io.reader import open_raster
-from georsr.io.sampling import GRID
+from georsr.io.sampling import WINDOWS_PER_AXIS
 from georsr.window import Window
 from tests.rasters import UTM, make_raster, open_quietly, ramp
 
@@ -97,7 +97,7 @@ def test_a_mask_band_is_honoured(tmp_path, sidecar):
         with rasterio.Env(GDAL_TIFF_INTERNAL_MASK="NO"), rasterio.open(path, "r+") as dst:
             dst.write_mask(mask)
         assert (tmp_path / "a.tif.msk").exists()
-    with open_raster(path, bidx=[3, 1]) as reader:
+    with open_raster(path, indexes=[3, 1]) as reader:
         assert reader.info.mask_kind == "mask"
         valid = reader.read(Window(2, 3, 20, 20)).valid
     np.testing.assert_array_equal(valid, np.stack([mask[2:22, 3:23] != 0] * 2))
@@ -111,18 +111,18 @@ def test_alpha_is_carried_and_masks(tmp_path):
     path = make_raster(tmp_path / "a.tif", data, colors=("red", "green", "blue", "alpha"))
     with open_raster(path) as reader:
         info, patch = reader.info, reader.read(WHOLE)
-        assert (info.bidx, info.alpha_band, info.carries_alpha) == ((1, 2, 3), 4, True)
+        assert (info.indexes, info.alpha_band, info.keep_alpha) == ((1, 2, 3), 4, True)
         assert info.mask_kind == "alpha"
     np.testing.assert_array_equal(patch.alpha, data[3])
     np.testing.assert_array_equal(patch.values, data[:3])
     np.testing.assert_array_equal(patch.valid, np.stack([data[3] != 0] * 3))
-    with open_raster(path, bidx=[2]) as reader:
-        assert not reader.info.carries_alpha
+    with open_raster(path, indexes=[2]) as reader:
+        assert not reader.info.keep_alpha
         np.testing.assert_array_equal(reader.read(WHOLE).valid[0], data[3] != 0)
-    with open_raster(path, bidx=[1, 4]) as reader:
-        assert (reader.info.bidx, reader.info.carries_alpha) == ((1,), True)
+    with open_raster(path, indexes=[1, 4]) as reader:
+        assert (reader.info.indexes, reader.info.keep_alpha) == ((1,), True)
     with pytest.raises(UsageError, match="no band besides alpha"):
-        open_raster(path, bidx=[4])
+        open_raster(path, indexes=[4])
 
 
 def test_alpha_and_nodata_both_count(tmp_path):
@@ -164,8 +164,8 @@ def test_masks_of_single_bands_stay_apart(tmp_path):
 
 
 def test_bands_keep_their_order_and_may_repeat(rgb):
-    with open_raster(rgb, bidx=[3, 1, 1]) as reader:
-        assert reader.info.bidx == (3, 1, 1)
+    with open_raster(rgb, indexes=[3, 1, 1]) as reader:
+        assert reader.info.indexes == (3, 1, 1)
         np.testing.assert_array_equal(reader.read(WHOLE).values, ramp()[[2, 0, 0]])
 
 
@@ -175,13 +175,13 @@ def test_bands_that_are_not_there_are_refused_with_a_list(tmp_path, bidx):
     with rasterio.open(path, "r+") as dst:
         dst.descriptions = ("red edge", None, "nir")
     with pytest.raises(UsageError, match=r"available: 1 \(red edge\), 2 \(\w+\), 3 \(nir\)"):
-        open_raster(path, bidx=bidx)
+        open_raster(path, indexes=bidx)
 
 
 @pytest.mark.parametrize("bidx", [[], ["1"], [1.5]])
 def test_nonsense_bands_are_refused(rgb, bidx):
     with pytest.raises(UsageError):
-        open_raster(rgb, bidx=bidx)
+        open_raster(rgb, indexes=bidx)
 
 
 @pytest.mark.parametrize("dtype", ["complex64", "int64", "uint64"])
@@ -234,7 +234,7 @@ def test_types_without_a_common_one_are_refused(tmp_path):
     path = mixed_vrt(tmp_path, ("UInt32", "Int32"))
     with pytest.raises(UsageError, match="int32, uint32"):
         open_raster(path)
-    with open_raster(path, bidx=[2]) as reader:
+    with open_raster(path, indexes=[2]) as reader:
         assert reader.info.dtype == "int32"
 
 
@@ -268,7 +268,7 @@ def test_a_transform_without_crs_is_kept_and_warned_about(tmp_path):
 
 
 def test_a_reader_travels_as_a_path(rgb):
-    with open_raster(rgb, bidx=[2]) as reader:
+    with open_raster(rgb, indexes=[2]) as reader:
         reader.read(WHOLE)
         copy = pickle.loads(pickle.dumps(reader))
         assert len(pickle.dumps(reader)) < 8000
@@ -339,7 +339,7 @@ def test_metadata_of_the_source_is_carried(tmp_path):
         dst.descriptions = ("temperature", "height")
         dst.update_tags(2, wavelength="10", STATISTICS_MEAN="3")
         dst.update_tags(ns="IMAGERY", CLOUDCOVER="4")
-    with open_raster(path, bidx=[2, 1]) as reader:
+    with open_raster(path, indexes=[2, 1]) as reader:
         info = reader.info
     assert [band.description for band in info.bands] == ["height", "temperature"]
     assert [(b.scale, b.offset, b.unit) for b in info.bands] == [(1, 0, "m"), (0.5, 1, "K")]
@@ -378,7 +378,7 @@ def test_a_large_raster_is_sampled_by_a_grid_of_windows(tmp_path):
         reader.read = lambda window: seen.append(window) or read(window)
         sample = reader.sample(2**16)
     assert sample.values.shape == (1, 2**16)
-    assert len(seen) == GRID**2
+    assert len(seen) == WINDOWS_PER_AXIS**2
     assert (seen[0].top, seen[0].left) == (0, 0)
     assert (seen[-1].bottom, seen[-1].right) == (90_000, 100_000)
 

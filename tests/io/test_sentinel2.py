@@ -205,7 +205,7 @@ def test_a_damaged_band_is_no_black_one(own, left):
     name = band_file(own, "B04")
     name.write_bytes(name.read_bytes()[:left])
     with pytest.raises(InputError, match=r"damaged or incomplete|B04 are missing"):
-        whole(open_raster(own, bidx=[3]))
+        whole(open_raster(own, indexes=[3]))
 
 
 @pytest.mark.parametrize("content", ["", "<n1:Level-2A_User_Product", "<other/>"])

@@ -33,7 +33,7 @@ ROW = r"""
 import re
 from pathlib import Path
 import numpy as np, torch
-from georsr.device import tune_malloc
+from georsr.system import tune_malloc
 from georsr.tiling.grid import make_grid
 from georsr.tiling.stitch import TileStitcher
 

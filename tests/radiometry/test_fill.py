@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from georsr.radiometry.nodata import SEARCH, fill_invalid
+from georsr.radiometry.nodata import MAX_FILL_DISTANCE, fill_invalid
 from tests.rasters import ramp
 
 
@@ -45,7 +45,7 @@ def test_far_from_everything_is_the_mean():
     valid = np.zeros(values.shape, bool)
     valid[..., :2] = True
     filled = fill_invalid(values, valid)
-    np.testing.assert_array_equal(filled[..., 2 * SEARCH + 2 :], 20)
+    np.testing.assert_array_equal(filled[..., 2 * MAX_FILL_DISTANCE + 2 :], 20)
 
 
 def test_a_band_without_valid_pixels_is_constant():

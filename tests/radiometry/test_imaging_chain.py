@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from georsr.errors import UsageError
-from georsr.radiometry.degradation_kinds import degradation_from_mapping
+from georsr.radiometry.degradation_kinds import degradation_from_dict
 from georsr.radiometry.imaging_chain import (
     ImagingChain,
-    contrast,
-    jpeg2000_coded,
-    noise_and_grain,
-    resampling,
-    sampling,
-    taps,
+    filter_matrix,
+    jpeg2000_roundtrip,
+    matrix_mtf,
+    noise_statistics,
+    resampling_matrix,
+    sampling_matrix,
 )
 from georsr.radiometry.kernels import bicubic_matrix, mtfc_matrix, psf_matrix, psf_sigma
 
@@ -50,7 +50,7 @@ def test_wave_through_bicubic(scale):
     matrix = bicubic_matrix(64 * scale, scale)
     angle = np.pi / 2 / scale * (np.arange(64 * scale) + 0.5 - scale / 2)
     made = matrix[8:-8] @ np.cos(angle)
-    assert contrast(matrix, scale, 0.25) == pytest.approx(np.abs(made).max(), rel=0.01)
+    assert matrix_mtf(matrix, scale, 0.25) == pytest.approx(np.abs(made).max(), rel=0.01)
 
 
 @pytest.mark.parametrize("sigma", [0.003, 0.02])
@@ -101,7 +101,7 @@ def test_a_share_is_bicubic(hr):
 
 def test_sampling_at_the_centres_is_the_psf():
     sigma = psf_sigma(0.2, 4)
-    made = sampling(np.arange(16.0), 64, 4, sigma)
+    made = sampling_matrix(np.arange(16.0), 64, 4, sigma)
     np.testing.assert_allclose(made, psf_matrix(64, 4, sigma), atol=1e-6)
 
 
@@ -109,23 +109,23 @@ def test_sampling_at_the_centres_is_the_psf():
 def test_resampling_keeps_lines_and_pixels(cubic):
     row = np.arange(20) * 0.5
     places = np.array([5.0, 6.25, 7.5])
-    matrix = resampling(places, 20, cubic)
+    matrix = resampling_matrix(places, 20, cubic)
     np.testing.assert_allclose(matrix @ row, places * 0.5, rtol=1e-6)
     np.testing.assert_allclose(matrix.sum(1), 1, rtol=1e-6)
     assert matrix[0, 5] == 1
 
 
 def test_noise_and_grain_of_none():
-    assert noise_and_grain(np.zeros((1, 8, 8), np.float32)) == (0.0, 0.0)
+    assert noise_statistics(np.zeros((1, 8, 8), np.float32)) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize(("near", "far"), [(1.0, 0.0), (0.5, 0.2), (-0.4, 0.1)])
 @pytest.mark.parametrize("frequency", [0.25, 0.5])
 def test_taps_have_the_response_that_is_told(near, far, frequency):
-    matrix = taps(32, near, far)
+    matrix = filter_matrix(32, near, far)
     angle = 2 * np.pi * frequency
     expected = 1 + near * (1 - np.cos(angle)) / 2 + far * (1 - np.cos(2 * angle)) / 2
-    assert contrast(matrix, 1, frequency) == pytest.approx(expected, rel=1e-5)
+    assert matrix_mtf(matrix, 1, frequency) == pytest.approx(expected, rel=1e-5)
     np.testing.assert_allclose(matrix.sum(1), 1, rtol=1e-5)
     if far == 0:
         np.testing.assert_allclose(matrix, mtfc_matrix(32, near), atol=1e-6)
@@ -134,7 +134,7 @@ def test_taps_have_the_response_that_is_told(near, far, frequency):
 @pytest.mark.parametrize("bands", [1, 3])
 def test_jpeg2000_loses_more_at_higher_ratios(bands, hr):
     small = hr[:bands, :48, :56]
-    lost = [np.abs(jpeg2000_coded(small, ratio) - small).mean() for ratio in (1.5, 6, 20)]
+    lost = [np.abs(jpeg2000_roundtrip(small, ratio) - small).mean() for ratio in (1.5, 6, 20)]
     assert lost == sorted(lost)
     assert 0.001 < lost[0] < 0.02
 
@@ -146,7 +146,7 @@ def test_coding_is_told_as_noise(hr):
 
 def test_mapping_round_trips():
     chain = ImagingChain(mtf=(0.2, 0.3), jpeg=(50, 60))
-    assert degradation_from_mapping(chain.to_mapping(), "recipe") == chain
+    assert degradation_from_dict(chain.to_mapping(), "recipe") == chain
 
 
 @pytest.mark.parametrize(
@@ -160,4 +160,4 @@ def test_mapping_round_trips():
 )
 def test_bad_values_are_refused(values, message):
     with pytest.raises(UsageError, match=message):
-        degradation_from_mapping({"kind": "imaging-chain", **values}, "recipe")
+        degradation_from_dict({"kind": "imaging-chain", **values}, "recipe")

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from georsr.errors import UsageError
-from georsr.radiometry.degradation import Bicubic, Sensor
-from georsr.radiometry.degradation_kinds import Mixture, degradation_from_mapping
+from georsr.radiometry.degradation import BicubicDegradation, SensorDegradation
+from georsr.radiometry.degradation_kinds import Mixture, degradation_from_dict
 
 MAPPING = {
     "kind": "mixture",
@@ -14,13 +14,13 @@ MAPPING = {
 
 
 def test_every_part_comes_up_and_nothing_else():
-    mixture = degradation_from_mapping(MAPPING, "test")
+    mixture = degradation_from_dict(MAPPING, "test")
     assert isinstance(mixture, Mixture)
     sharp, soft = mixture.of
     assert mixture.margin(4) == max(sharp.margin(4), soft.margin(4))
     assert not mixture.fixed
     hr = np.random.default_rng(0).random((3, 96, 96), np.float32)
-    exact = Bicubic()(hr, 4, np.random.default_rng(0))
+    exact = BicubicDegradation()(hr, 4, np.random.default_rng(0))
     spreads = [mixture(hr, 4, np.random.default_rng(i)).std() for i in range(40)]
     bicubic = [bool(np.isclose(s, exact.std())) for s in spreads]
     assert 10 < sum(bicubic) < 30
@@ -31,10 +31,10 @@ def test_every_part_comes_up_and_nothing_else():
 
 
 def test_round_trip_and_words():
-    mixture = degradation_from_mapping(MAPPING, "test")
-    assert degradation_from_mapping(mixture.to_mapping(), "test") == mixture
+    mixture = degradation_from_dict(MAPPING, "test")
+    assert degradation_from_dict(mixture.to_mapping(), "test") == mixture
     assert mixture.describe() == f"bicubic or {mixture.of[1].describe()}"
-    assert isinstance(mixture.of[1], Sensor)
+    assert isinstance(mixture.of[1], SensorDegradation)
 
 
 @pytest.mark.parametrize(
@@ -48,4 +48,4 @@ def test_round_trip_and_words():
 )
 def test_nonsense_is_named(values, message):
     with pytest.raises(UsageError, match=message):
-        degradation_from_mapping(values, "test")
+        degradation_from_dict(values, "test")

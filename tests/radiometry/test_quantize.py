@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from georsr.radiometry.nodata import is_nodata, tolerance
+from georsr.radiometry.nodata import is_nodata, nodata_tolerance
 from georsr.radiometry.quantize import invalid_pixels, quantize, quantize_alpha, replicate
 
 INTEGERS = ["uint8", "int8", "uint16", "int16", "uint32", "int32"]
@@ -67,7 +67,7 @@ def test_valid_pixels_step_off_float_nodata(dtype, nodata):
     got = one(values, dtype, nodata)
     assert np.isfinite(got).all()
     assert not is_nodata(got, nodata).any()
-    reach = max(tolerance("float32", nodata), 1e-30)
+    reach = max(nodata_tolerance("float32", nodata), 1e-30)
     assert (np.abs(got.astype(float) - values.astype(float)) <= 1.05 * reach).all()
 
 

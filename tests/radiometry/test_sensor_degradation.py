@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from georsr.errors import UsageError
-from georsr.radiometry.degradation import Bicubic, Sensor
-from georsr.radiometry.degradation_kinds import degradation_from_mapping
+from georsr.radiometry.degradation import BicubicDegradation, SensorDegradation
+from georsr.radiometry.degradation_kinds import degradation_from_dict
 from georsr.radiometry.kernels import mtfc_matrix, psf_matrix, psf_sigma
 
-QUIET = Sensor(mtf=(0.2, 0.2), noise=(0.0, 0.0), bits=None)
+QUIET = SensorDegradation(mtf=(0.2, 0.2), noise=(0.0, 0.0), bits=None)
 """Nothing but the PSF."""
 
 
@@ -65,7 +65,7 @@ def test_no_shift(scale, pixel):
     )
 
 
-@pytest.mark.parametrize("sensor", [QUIET, replace(QUIET, pixel=True), Bicubic()])
+@pytest.mark.parametrize("sensor", [QUIET, replace(QUIET, pixel=True), BicubicDegradation()])
 def test_a_constant_stays_constant(sensor):
     flat = np.full((2, 48, 64), 0.3, np.float32)
     np.testing.assert_allclose(sensor(flat, 4, rng()), 0.3, atol=1e-6)
@@ -92,7 +92,7 @@ def test_parameters_are_drawn_from_their_whole_range():
 
 
 def test_same_seed_same_bytes(hr):
-    sensor = Sensor(shot=(0, 0.02), jpeg=(60, 95))
+    sensor = SensorDegradation(shot=(0, 0.02), jpeg=(60, 95))
     first, again, other = (sensor(hr, 4, rng(seed)) for seed in (5, 5, 6))
     assert first.tobytes() == again.tobytes()
     assert first.tobytes() != other.tobytes()
@@ -120,7 +120,7 @@ def test_jpeg_loses_more_at_lower_quality(hr, bands):
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
-@pytest.mark.parametrize("degradation", [QUIET, replace(QUIET, pixel=True), Bicubic()])
+@pytest.mark.parametrize("degradation", [QUIET, replace(QUIET, pixel=True), BicubicDegradation()])
 def test_a_window_with_margin_gives_the_numbers_of_the_whole_image(degradation, scale):
     hr = rng(8).random((3, 64 * scale, 80 * scale), dtype=np.float32)
     whole = degradation(hr, scale, rng())
@@ -140,7 +140,7 @@ def test_a_window_with_margin_gives_the_numbers_of_the_whole_image(degradation, 
 
 def test_results_stay_in_range(hr):
     binary = np.rint(hr)
-    for degradation in (Bicubic(), Sensor(noise=(0.2, 0.2), bits=None)):
+    for degradation in (BicubicDegradation(), SensorDegradation(noise=(0.2, 0.2), bits=None)):
         lr = degradation(binary, 4, rng())
         assert lr.min() >= 0
         assert lr.max() <= 1
@@ -148,7 +148,7 @@ def test_results_stay_in_range(hr):
 
 
 def test_what_is_fixed():
-    assert Bicubic().fixed
+    assert BicubicDegradation().fixed
     assert QUIET.fixed
     assert replace(QUIET, jpeg=(80, 80), bits=8).fixed
     assert not replace(QUIET, mtf=(0.1, 0.2)).fixed
@@ -157,19 +157,24 @@ def test_what_is_fixed():
 
 
 @pytest.mark.parametrize(
-    "degradation", [Bicubic(), Sensor(), Sensor(shot=(0, 0.1), jpeg=(50, 90), pixel=True)]
+    "degradation",
+    [
+        BicubicDegradation(),
+        SensorDegradation(),
+        SensorDegradation(shot=(0, 0.1), jpeg=(50, 90), pixel=True),
+    ],
 )
 def test_mappings_round_trip(degradation):
     mapping = degradation.to_mapping()
-    assert degradation_from_mapping(mapping, "recipe") == degradation
+    assert degradation_from_dict(mapping, "recipe") == degradation
     assert mapping["kind"] == degradation.name
     assert degradation.name in degradation.describe()
 
 
 def test_a_number_stands_for_a_range_of_one_value():
-    assert degradation_from_mapping(
+    assert degradation_from_dict(
         {"kind": "sensor", "mtf": 0.3, "noise": 0, "bits": None}, "recipe"
-    ) == Sensor(mtf=(0.3, 0.3), noise=(0, 0), bits=None)
+    ) == SensorDegradation(mtf=(0.3, 0.3), noise=(0, 0), bits=None)
 
 
 @pytest.mark.parametrize(
@@ -194,7 +199,7 @@ def test_a_number_stands_for_a_range_of_one_value():
 )
 def test_nonsense_is_refused(values, message):
     with pytest.raises(UsageError, match=message):
-        degradation_from_mapping(values, "recipe")
+        degradation_from_dict(values, "recipe")
 
 
 def test_sizes_must_fit():
@@ -233,7 +238,7 @@ def test_archives_sharpen_what_optics_blurred_and_the_noise_with_it(hr):
     assert noisy.std() == pytest.approx(0.01 * one_axis, rel=0.02)
     assert sharp.margin(4) == QUIET.margin(4) + 4
     assert "sharpened by 0.8" in sharp.describe()
-    same = degradation_from_mapping({"kind": "sensor", "sharpen": 0.8, "mtf": 0.2}, "recipe")
+    same = degradation_from_dict({"kind": "sensor", "sharpen": 0.8, "mtf": 0.2}, "recipe")
     assert same.sharpen == (0.8, 0.8)
     with pytest.raises(UsageError, match="sharpen"):
         replace(QUIET, sharpen=(0, 9))

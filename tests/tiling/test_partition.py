@@ -70,7 +70,7 @@ def test_what_waits_for_its_turn_is_bounded():
     plan = plan_of(20_000, 20_000)
     row = 80_000 * 3
     grid = task_grid(plan, 512, 4, row, 512 * row)
-    assert grid.side_y == 512
+    assert grid.task_height == 512
     assert 64 <= tiles(plan, grid.window(1)) <= 2 * MAX_TASK_TILES
 
 

@@ -5,7 +5,7 @@ import torch
 
 from georsr.errors import UsageError
 from georsr.models.segsr.lite import SegSRLite
-from georsr.radiometry.degradation import Bicubic, Sensor
+from georsr.radiometry.degradation import BicubicDegradation, SensorDegradation
 from georsr.training.recipe import Recipe, builtin_recipes, load_recipe, with_overrides
 from tests.conftest import REPOSITORY
 
@@ -90,7 +90,9 @@ def test_an_unknown_name_lists_what_there_is():
 
 def test_the_command_line_overrides():
     recipe = load_recipe("segsr-lite-x4-sensor")
-    assert [type(each) for each in recipe.degradation.of] == [Bicubic] + 3 * [Sensor]
+    assert [type(each) for each in recipe.degradation.of] == [BicubicDegradation] + 3 * [
+        SensorDegradation
+    ]
     other = with_overrides(
         recipe, {"data": ("a", "b"), "lr_data": (), "steps": 5, "seed": None, "init": "x"}
     )

@@ -9,7 +9,7 @@ from georsr.errors import UsageError
 from georsr.models.io import open_model
 from georsr.models.segsr.sensor import SensorEstimator
 from georsr.radiometry.imaging_chain import ImagingChain
-from georsr.radiometry.sensor import COUNT
+from georsr.radiometry.sensor import N_SENSOR_VALUES
 from georsr.training.callbacks import StoppedError
 from georsr.training.data.source import open_source
 from georsr.training.data.variation import Variation
@@ -40,7 +40,7 @@ def test_a_run_ends_in_a_model_that_is_told(aware, tmp_path):
     assert model.spec.parameters["sensor"] == 8
     assert (model.spec.degradation, model.spec.kernel) == ("imaging-chain", "scene, softly")
     x = torch.rand(1, 3, 20, 20)
-    told = model.network.enlarge(x, torch.ones(1, COUNT))[0]
+    told = model.network.enlarge(x, torch.ones(1, N_SENSOR_VALUES))[0]
     assert not torch.equal(told, model.network(x))
 
 
@@ -84,7 +84,7 @@ def test_crops_that_know_no_sensor_teach_none(aware, tiny, tmp_path):
 
 def test_what_a_network_is_told_in_training_has_errors_and_holds_no_more_than_is_known():
     torch.manual_seed(0)
-    truth, estimate = torch.randn(20000, COUNT), torch.full((20000, COUNT), 9.0)
+    truth, estimate = torch.randn(20000, N_SENSOR_VALUES), torch.full((20000, N_SENSOR_VALUES), 9.0)
     told = with_errors(truth, estimate)
     own = (told == 9).all(1)
     nothing = (told == 0).all(1)

@@ -15,7 +15,7 @@ import torch
 from georsr.errors import InputError, ModelError, OutputError, UsageError
 from georsr.models.io import open_model
 from georsr.models.registry import read_spec
-from georsr.radiometry.degradation_kinds import degradation_from_mapping
+from georsr.radiometry.degradation_kinds import degradation_from_dict
 from georsr.training.callbacks import AtomicCheckpointIO, StoppedError
 from georsr.training.export import averaged_weights, load_checkpoint
 from georsr.training.recipe import DataSettings, LossSettings, OptimizerSettings, load_recipe
@@ -54,7 +54,7 @@ def test_a_run_learns_and_ends_in_a_model_that_runs(tiny, tmp_path):
 @pytest.mark.parametrize("stop", [3, 4])
 def test_resuming_gives_the_very_weights_of_an_uninterrupted_run(stop, tiny, tmp_path):
     """Stopped at a validation or between two; with noise, whose seed is the step's own."""
-    sensor = degradation_from_mapping({"kind": "sensor", "noise": [0.0, 0.02]}, "test")
+    sensor = degradation_from_dict({"kind": "sensor", "noise": [0.0, 0.02]}, "test")
     recipe = replace(tiny, degradation=sensor, scene_epochs=1)
     train(recipe, tmp_path / "whole")
     asked = iter([False] * (stop - 1) + [True])

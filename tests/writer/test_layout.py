@@ -90,7 +90,7 @@ def test_masks_and_alpha_are_carried(tmp_path):
     path = make_raster(tmp_path / "alpha.tif", ramp(4), colors=("red", "green", "blue", "alpha"))
     with_alpha = output_layout(info_of(path, alpha="mask"), 2)
     assert (with_alpha.mask, with_alpha.alpha, with_alpha.count) == (False, True, 4)
-    without = output_layout(info_of(path, bidx=[1], alpha="mask"), 2)
+    without = output_layout(info_of(path, indexes=[1], alpha="mask"), 2)
     assert (without.mask, without.alpha, without.count) == (True, False, 1)
     with rasterio.open(publish(tmp_path / "b.tif", with_alpha)) as product:
         assert product.colorinterp[3] == ColorInterp.alpha
@@ -153,7 +153,6 @@ def test_other_nonsense_is_refused(rgb, kwargs):
 def test_a_jpeg_source_does_not_make_a_jpeg_product(tmp_path):
     path = make_raster(tmp_path / "a.tif", ramp(), compress="jpeg", photometric="YCBCR")
     info = info_of(path)
-    assert info.color_space == "YCbCr"
     with rasterio.open(publish(tmp_path / "b.tif", output_layout(info, 2))) as product:
         assert product.compression.name == "deflate"
         assert [item.name for item in product.colorinterp] == ["red", "green", "blue"]
@@ -169,7 +168,7 @@ def test_metadata_reach_the_product(tmp_path, cog):
         dst.descriptions = ("temperature", None, "age")
         dst.update_tags(3, wavelength="10")
         dst.update_tags(ns="IMAGERY", CLOUDCOVER="4")
-    layout = output_layout(info_of(path, bidx=[3, 1]), 2, tags={"GEORSR_MODEL": "Lite"}, cog=cog)
+    layout = output_layout(info_of(path, indexes=[3, 1]), 2, tags={"GEORSR_MODEL": "Lite"}, cog=cog)
     with rasterio.open(publish(tmp_path / "b.tif", layout)) as product:
         assert product.descriptions == ("age", "temperature")
         assert (product.scales, product.offsets) == ((2.0, 0.5), (3.0, 1.0))
@@ -203,7 +202,7 @@ def test_planes_are_split_as_they_are_written(tmp_path):
     assert mask is None
     np.testing.assert_array_equal(alpha, planes[3])
     np.testing.assert_array_equal(values, planes[:3])
-    layout = output_layout(info_of(path, bidx=[3, 2, 1], alpha="mask"), 2)
+    layout = output_layout(info_of(path, indexes=[3, 2, 1], alpha="mask"), 2)
     assert layout.planes == 4
     values, mask, alpha = layout.split(planes)
     assert alpha is None

@@ -108,7 +108,7 @@ def test_validity_comes_through_a_nearest_neighbour_run(tmp_path, kind, cog):
         data[3], bidx = 65535, None if kind == "alpha" else [1, 2, 3]
         data[3][hole] = 0
     source = make_raster(tmp_path / "a.tif", data, mask=mask, **options)
-    with open_raster(source, bidx=bidx) as reader:
+    with open_raster(source, indexes=bidx) as reader:
         patch = reader.read(Window(0, 0, 40, 50))
         layout = output_layout(reader.info, 2, blocksize=128 if cog else 32, cog=cog)
     values, valid = replicate(patch.values, 2), replicate(patch.valid, 2)

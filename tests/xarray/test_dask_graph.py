@@ -106,7 +106,7 @@ def test_the_stretch_is_the_scenes(large, texture, monkeypatch):
     """Not the chunk's: values grow from left to right. In large scenes, from a sample."""
     image = (texture(1, 60, 300, "uint16") // 8 + np.arange(300) * 100).astype("uint16")
     if large:
-        monkeypatch.setattr(dask_graph, "DECODED", 0)
+        monkeypatch.setattr(dask_graph, "MAX_DECIMATION", 0)
     made = lazily(image, open_model("bicubic", 2), chunks=(1, 20, 30))
     np.testing.assert_array_equal(
         compute(made), georsr.super_resolve_array(image, "bicubic", 2, **SMALL)
@@ -117,7 +117,7 @@ def test_a_large_scene_does_not_wait_in_memory_for_its_stretch(texture, monkeypa
     """The chunks read for the sample have no other use."""
     image = texture(1, 60, 300, "uint16")
     for decoded, shared in ((16, True), (0, False)):
-        monkeypatch.setattr(dask_graph, "DECODED", decoded)
+        monkeypatch.setattr(dask_graph, "MAX_DECIMATION", decoded)
         made = lazily(image, open_model("bicubic", 2), chunks=(1, 20, 30))
         reads = {"sample": set(), "chunks": set()}
         for key, blocks in made.dask.get_all_dependencies().items():

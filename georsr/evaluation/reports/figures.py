@@ -111,7 +111,7 @@ def quicklook(reader: RasterReader, tones: DisplayStretch) -> AnyArray:
     height, width = reader.info.height, reader.info.width
     step = max(1.0, max(height, width) / SIDE)
     return tones.picture(
-        reader.decimated(max(1, round(height / step)), max(1, round(width / step)))
+        reader.read_decimated(max(1, round(height / step)), max(1, round(width / step)))
     )
 
 

@@ -108,7 +108,7 @@ def report_output(
     with open_raster(product) as sr:
         tags = dict(sr.info.tags.get("", {}))
         bands = bidx or _bands_of(source, sr, tags)
-        with open_raster(source, bidx=bands) as lr:
+        with open_raster(source, indexes=bands) as lr:
             scale = scale_between(sr.info, lr.info)
             consistency = measure_consistency(sr, lr, _kernel(tags))
             shift = measure_shift(sr, lr, scale)
@@ -296,7 +296,7 @@ def collect_images(report: OutputReport, layers: str | None = None) -> Pictures:
     layers
         Path of quality layers; None: none.
     """
-    with open_raster(report.source, bidx=report.bidx) as lr, open_raster(report.product) as sr:
+    with open_raster(report.source, indexes=report.bidx) as lr, open_raster(report.product) as sr:
         tones = display_stretch(lr)
         crops = []
         for window in high_contrast_windows(lr, CROP, CROPS):
@@ -313,7 +313,7 @@ def collect_images(report: OutputReport, layers: str | None = None) -> Pictures:
         looks = quicklook(lr, tones), quicklook(sr, tones)
     if layers is None:
         return Pictures(*looks, tuple(crops))
-    with open_raster(layers, bidx=(1,)) as reader:
+    with open_raster(layers, indexes=(1,)) as reader:
         sample = reader.sample()
         good = sample.values[sample.valid]
         top = float(np.percentile(good, 98)) if good.size else 1.0

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from georsr.models.interpolation import Bicubic
 from georsr.models.segsr.sensor import SensorEstimator, SensorTuning
 from georsr.models.segsr.slm import DeterministicLinear, SemanticLocalization
-from georsr.radiometry.sensor import COUNT
+from georsr.radiometry.sensor import N_SENSOR_VALUES
 
 
 class RepConv(nn.Module):
@@ -310,7 +310,7 @@ class SegSRLite(nn.Module):
     gain: float = 4.0
     """Zero-centred and stretched input trains several times faster than 0..1."""
     told: Tensor
-    """The normalised sensor description (1, COUNT) of what it enlarges; zero: nothing is known."""
+    """The normalised sensor description (1, N_SENSOR_VALUES) of its input; zero if unknown."""
 
     def __init__(
         self,
@@ -340,7 +340,7 @@ class SegSRLite(nn.Module):
         if self.senses:
             self.estimator = SensorEstimator(bands)
             self.sensor_tuning = SensorTuning(sensor, width, groups * blocks)
-            self.register_buffer("told", torch.zeros(1, COUNT), persistent=False)
+            self.register_buffer("told", torch.zeros(1, N_SENSOR_VALUES), persistent=False)
         if not fused:
             nn.init.normal_(self.tail.weight, std=1e-3)
 
@@ -352,7 +352,7 @@ class SegSRLite(nn.Module):
         x
             (N, bands, h, w) in 0..1.
         sensor
-            (N, COUNT) or (1, COUNT), normalised; None: what it was told.
+            (N, N_SENSOR_VALUES) or (1, N_SENSOR_VALUES), normalised; None: what it was told.
 
         Returns
         -------

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from georsr.models.segsr.slm import DeterministicLinear
-from georsr.radiometry.sensor import BOUND, COUNT
+from georsr.radiometry.sensor import MAX_NORMALIZED, N_SENSOR_VALUES
 
 
 class SensorEstimator(nn.Module):
@@ -26,7 +26,7 @@ class SensorEstimator(nn.Module):
         self.middle = nn.Conv2d(width, width, 3, stride=2)
         self.coarse = nn.Conv2d(width, 2 * width, 3, stride=2)
         self.hidden = DeterministicLinear(8 * width, 2 * width)
-        self.head = DeterministicLinear(2 * width, 2 * COUNT)
+        self.head = DeterministicLinear(2 * width, 2 * N_SENSOR_VALUES)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Describe images.
@@ -39,7 +39,7 @@ class SensorEstimator(nn.Module):
         Returns
         -------
         mean, variance
-            Both (N, COUNT): of the posterior distribution of the normalised numbers.
+            Both (N, N_SENSOR_VALUES): of the posterior distribution of the normalised numbers.
         """
         detail = x - F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
         # noise of one grey level and edges of a hundred, both of them visible
@@ -51,7 +51,7 @@ class SensorEstimator(nn.Module):
         more, larger = _level_and_spread(x)
         pooled = torch.cat([level, sizes, more, larger, x.amin((2, 3))], 1)
         mean, log_variance = self.head(F.relu(self.hidden(pooled))).chunk(2, 1)
-        return mean.clamp(-BOUND, BOUND), log_variance.clamp(-6, 0).exp()
+        return mean.clamp(-MAX_NORMALIZED, MAX_NORMALIZED), log_variance.clamp(-6, 0).exp()
 
 
 def _level_and_spread(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -60,12 +60,15 @@ def _level_and_spread(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def likelihood_error(mean: Tensor, variance: Tensor, truth: Tensor) -> Tensor:
-    """Mean of minus the logarithm of a gaussian density, but for a constant; all (N, COUNT)."""
+    """Return the mean negative log-density of a gaussian, without its constant.
+
+    All arguments are (N, N_SENSOR_VALUES).
+    """
     return 0.5 * ((truth - mean).square() / variance + variance.log()).mean()
 
 
 def combined(mean: Tensor, variance: Tensor) -> Tensor:
-    """One description out of several of one scene: (n, COUNT) -> (COUNT,).
+    """One description out of several of one scene: (n, N_SENSOR_VALUES) -> (N_SENSOR_VALUES,).
 
     A mean, weighted by the information that each has gained over the standard normal prior. It
     stays as close to the prior as a single estimate: what misleads an estimate of a scene unlike
@@ -84,7 +87,7 @@ class SensorTuning(nn.Module):
 
     def __init__(self, hidden: int, width: int, blocks: int) -> None:
         super().__init__()
-        self.lift = DeterministicLinear(COUNT, hidden)
+        self.lift = DeterministicLinear(N_SENSOR_VALUES, hidden)
         self.mix = DeterministicLinear(hidden, hidden)
         self.films = nn.ModuleList(DeterministicLinear(hidden, 2 * width) for _ in range(blocks))
         for film in self.films:
@@ -92,7 +95,7 @@ class SensorTuning(nn.Module):
             nn.init.zeros_(film.bias)  # type: ignore[arg-type]
 
     def forward(self, sensor: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Normalised (N, COUNT) -> for each block, scale and shift, both (N, C, 1, 1)."""
+        """Normalised (N, N_SENSOR_VALUES) -> for each block, scale and shift, both (N, C, 1, 1)."""
         hidden = F.relu(self.mix(F.relu(self.lift(sensor))))
         pairs = [film(hidden)[:, :, None, None].chunk(2, dim=1) for film in self.films]
         return [(scale, shift) for scale, shift in pairs]

@@ -27,7 +27,7 @@ class Batch(NamedTuple):
     valid: Tensor | None
     """(N, 1, s * p, s * p) float32, 1 where the loss counts; None: everywhere."""
     sensor: Tensor | None = None
-    """(N, COUNT) normalised sensor descriptions of ``lr``; None: not known."""
+    """(N, N_SENSOR_VALUES) normalised sensor descriptions of ``lr``; None: not known."""
 
 
 class IndexedCrops(Dataset[Crop]):

@@ -19,7 +19,7 @@ from georsr.radiometry.degradation import (
     to_float,
 )
 from georsr.training.data.crops import Crop, Pair, flip_rotate
-from georsr.window import AnyArray, Window, grow_window
+from georsr.window import AnyArray, Window
 
 log = logging.getLogger(__name__)
 
@@ -181,7 +181,7 @@ class ImageCrops:
         if index in self._lr:
             return self._lr[index][(slice(None), *window.slices)], fine
         height, width = self.store.shapes[index]
-        around = grow_window(window, self.degradation.margin(self.scale) // self.scale)
+        around = window.grow(self.degradation.margin(self.scale) // self.scale)
         around = around.intersection(Window(0, 0, height, width)) or window
         context = hr[(slice(None), *around.scaled(self.scale).slices)]
         lr = degrade_image(context, self.degradation, self.scale, rng)

@@ -31,7 +31,7 @@ from georsr.radiometry.degradation import Degradation
 from georsr.radiometry.nodata import fill_invalid
 from georsr.radiometry.normalization import Normalization, choose_normalization
 from georsr.training.data.crops import Crop, Pair, flip_rotate
-from georsr.window import AnyArray, BoolArray, FloatArray, PixelBlock, Window, grow_window
+from georsr.window import AnyArray, BoolArray, FloatArray, PixelBlock, Window
 
 GOLDEN = (math.sqrt(5) - 1) / 2
 
@@ -275,7 +275,7 @@ class RasterCrops:
         top = site.area.top + int(rng.integers(site.area.height - self.patch + 1))
         left = site.area.left + int(rng.integers(site.area.width - self.patch + 1))
         window = Window(top, left, self.patch, self.patch)
-        read = grow_window(window, site.margin)
+        read = window.grow(site.margin)
         if any(read.intersection(block) is not None for block in self.kept_out[index]):
             return None
         return window
@@ -397,7 +397,7 @@ class DegradedRaster:
         Invalid pixels are filled from valid ones before the degradation, as before super-
         resolution; HR pixels under an LR pixel that the fill has reached do not count.
         """
-        around = grow_window(window, self.margin).intersection(self.area) or window
+        around = window.grow(self.margin).intersection(self.area) or window
         patch = self.pool.read(self.reader, around.scaled(self.scale))
         inner = window.relative_to(around)
         valid = valid_after_degradation(np.asarray(patch.valid.all(0)), self.scale, self.margin)

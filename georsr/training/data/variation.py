@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from georsr._fields import check_range, check_share, from_dict
+from georsr._fields import check_fraction, check_range, from_dict
 from georsr.window import AnyArray, FloatArray
 
 Range = tuple[float, float]
@@ -49,8 +49,8 @@ class Variation:
 
     def __post_init__(self) -> None:
         for key in ("whole", "gray", "colours", "light", "flat"):
-            check_share(key, getattr(self, key))
-        check_share("gray and colours together", self.gray + self.colours)
+            check_fraction(key, getattr(self, key))
+        check_fraction("gray and colours together", self.gray + self.colours)
         check_range("shrink", self.shrink, 1, 16)
         check_range("contrast", self.contrast, 0.01, 10)
         check_range("gamma", self.gamma, 0.1, 10)

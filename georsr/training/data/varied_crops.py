@@ -92,7 +92,7 @@ class VariedCrops:
         sensor = None
         if isinstance(self.degradation, ImagingChain):
             lr, description = self.degradation.record(whole, self.scale, rng)
-            sensor = description.normalised()
+            sensor = description.normalize()
         else:
             lr = self.degradation(whole, self.scale, rng)
         inner, fine = margin // self.scale, slice(margin, margin + self.patch * self.scale)

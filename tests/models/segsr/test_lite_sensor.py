@@ -5,7 +5,7 @@ import torch
 
 from georsr.models.segsr.lite import SegSRLite
 from georsr.models.segsr.sensor import SensorEstimator, combined, likelihood_error
-from georsr.radiometry.sensor import BOUND, COUNT, SensorDescription
+from georsr.radiometry.sensor import MAX_NORMALIZED, N_SENSOR_VALUES, SensorDescription
 from tests.models.segsr.test_lite import tiny, wake
 
 
@@ -14,16 +14,16 @@ def test_untrained_it_changes_nothing(tuning):
     aware, plain = tiny(tuning=tuning, sensor=8), tiny(tuning=tuning)
     aware.load_state_dict({**aware.state_dict(), **plain.state_dict()})
     x = torch.rand(2, 3, 16, 16)
-    assert torch.equal(aware.enlarge(x, torch.randn(2, COUNT))[0], plain(x))
+    assert torch.equal(aware.enlarge(x, torch.randn(2, N_SENSOR_VALUES))[0], plain(x))
 
 
 def test_what_it_is_told_matters_and_zero_is_what_it_assumes():
     network = wake(tiny(sensor=8))
     x = torch.rand(1, 3, 16, 16)
-    assert torch.equal(network(x), network.enlarge(x, torch.zeros(1, COUNT))[0])
-    network.told = torch.ones(1, COUNT)
-    assert torch.equal(network(x), network.enlarge(x, torch.ones(1, COUNT))[0])
-    assert not torch.equal(network(x), network.enlarge(x, torch.zeros(1, COUNT))[0])
+    assert torch.equal(network(x), network.enlarge(x, torch.zeros(1, N_SENSOR_VALUES))[0])
+    network.told = torch.ones(1, N_SENSOR_VALUES)
+    assert torch.equal(network(x), network.enlarge(x, torch.ones(1, N_SENSOR_VALUES))[0])
+    assert not torch.equal(network(x), network.enlarge(x, torch.zeros(1, N_SENSOR_VALUES))[0])
 
 
 def test_what_it_was_told_is_not_part_of_the_weights():
@@ -35,8 +35,8 @@ def test_what_it_was_told_is_not_part_of_the_weights():
 def test_every_parameter_gets_a_gradient():
     network = wake(tiny(sensor=8, fused=False))
     x = torch.rand(2, 3, 24, 24)
-    image, _ = network.enlarge(x, torch.randn(2, COUNT))
-    error = likelihood_error(*network.estimator(x), torch.randn(2, COUNT))
+    image, _ = network.enlarge(x, torch.randn(2, N_SENSOR_VALUES))
+    error = likelihood_error(*network.estimator(x), torch.randn(2, N_SENSOR_VALUES))
     (image.square().mean() + error).backward()
     idle = [k for k, p in network.named_parameters() if p.grad is None or not p.grad.any()]
     assert idle == []
@@ -55,29 +55,29 @@ def test_it_costs_next_to_nothing():
     [SensorDescription(0.8, 0.3, 0.01, 0.2), SensorDescription(0.9, 0.45, 0.001, -0.1)],
 )
 def test_normalising_has_an_inverse(description):
-    again = SensorDescription.from_normalised(description.normalised())
+    again = SensorDescription.from_normalized(description.normalize())
     for key in ("mtf_half", "mtf", "noise", "grain"):
         assert getattr(again, key) == pytest.approx(getattr(description, key), abs=1e-9)
 
 
 def test_extremes_are_bounded():
-    assert max(map(abs, SensorDescription(9.0, 9.0, 1e9, 1.0).normalised())) == BOUND
-    assert SensorDescription(0.8, 0.3, 0.0, 0.0).normalised()[2] >= -BOUND
+    assert max(map(abs, SensorDescription(9.0, 9.0, 1e9, 1.0).normalize())) == MAX_NORMALIZED
+    assert SensorDescription(0.8, 0.3, 0.0, 0.0).normalize()[2] >= -MAX_NORMALIZED
 
 
 def test_estimates_of_one_scene_are_combined_by_what_they_know():
-    ignorant, sure = torch.ones(COUNT), torch.full((COUNT,), 1e-3)
-    mean = torch.stack([torch.zeros(COUNT), torch.full((COUNT,), 2.0)])
+    ignorant, sure = torch.ones(N_SENSOR_VALUES), torch.full((N_SENSOR_VALUES,), 1e-3)
+    mean = torch.stack([torch.zeros(N_SENSOR_VALUES), torch.full((N_SENSOR_VALUES,), 2.0)])
     both = combined(mean, torch.stack([ignorant, sure]))
-    torch.testing.assert_close(both, torch.full((COUNT,), 2.0))
+    torch.testing.assert_close(both, torch.full((N_SENSOR_VALUES,), 2.0))
     # one alone remains what it is; none that knows anything leaves the prior
-    one = combined(mean[1:], torch.full((1, COUNT), 0.5))
+    one = combined(mean[1:], torch.full((1, N_SENSOR_VALUES), 0.5))
     torch.testing.assert_close(one, mean[1])
-    assert combined(mean, torch.ones(2, COUNT)).abs().max() == 0
+    assert combined(mean, torch.ones(2, N_SENSOR_VALUES)).abs().max() == 0
 
 
 def test_agreeing_estimates_are_no_surer_than_one():
-    mean, variance = torch.full((9, COUNT), 1.0), torch.full((9, COUNT), 0.5)
+    mean, variance = torch.full((9, N_SENSOR_VALUES), 1.0), torch.full((9, N_SENSOR_VALUES), 0.5)
     torch.testing.assert_close(combined(mean, variance), mean[0])
 
 
@@ -87,7 +87,7 @@ def test_an_estimator_learns_noise():
     optimizer = torch.optim.Adam(estimator.parameters(), 3e-3)
     errors = []
     for _ in range(150):
-        truth = torch.randn(16, COUNT).clamp(-1.5, 1.5)
+        truth = torch.randn(16, N_SENSOR_VALUES).clamp(-1.5, 1.5)
         noise = torch.exp(truth[:, 2] - 4.5)[:, None, None, None]
         x = 0.5 + noise * torch.randn(16, 3, 24, 24)
         mean, variance = estimator(x)

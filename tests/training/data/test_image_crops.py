@@ -6,11 +6,16 @@ import pytest
 
 from georsr.errors import InputError
 from georsr.evaluation.image_datasets import open_folder, read_image
-from georsr.radiometry.degradation import Bicubic, Sensor, degrade_image, degrade_pair
+from georsr.radiometry.degradation import (
+    BicubicDegradation,
+    SensorDegradation,
+    degrade_image,
+    degrade_pair,
+)
 from georsr.training.data.crops import flip_rotate
 from georsr.training.data.image_crops import ImageCrops, ImagePairs
 
-BLUR = Sensor(mtf=(0.2, 0.2), noise=(0.0, 0.0))
+BLUR = SensorDegradation(mtf=(0.2, 0.2), noise=(0.0, 0.0))
 
 
 @pytest.fixture
@@ -26,7 +31,7 @@ def rng(*seed):
 
 
 @pytest.mark.parametrize("memory", [1e9, 0])
-@pytest.mark.parametrize("degradation", [Bicubic(), BLUR])
+@pytest.mark.parametrize("degradation", [BicubicDegradation(), BLUR])
 @pytest.mark.parametrize("scale", [2, 4])
 def test_every_crop_is_one_of_the_degraded_image(folder, degradation, scale, memory):
     """At every edge, in every orientation, and whether or not the image is kept in memory."""
@@ -67,7 +72,7 @@ def find(wanted, image, patch):
     return None
 
 
-@pytest.mark.parametrize("degradation", [Bicubic(), Sensor(jpeg=(60, 90))])
+@pytest.mark.parametrize("degradation", [BicubicDegradation(), SensorDegradation(jpeg=(60, 90))])
 def test_crops_are_a_function_of_the_generator(folder, degradation):
     source = ImageCrops(folder, degradation, 2, 16)
     twin = pickle.loads(pickle.dumps(source))
@@ -83,14 +88,14 @@ def test_crops_are_a_function_of_the_generator(folder, degradation):
 
 
 def test_crops_are_eight_bit_like_the_files(folder):
-    crop = ImageCrops(folder, Sensor(bits=None), 4, 8).crop(rng(0))
+    crop = ImageCrops(folder, SensorDegradation(bits=None), 4, 8).crop(rng(0))
     for image in (crop.lr, crop.hr):
         np.testing.assert_allclose(image * 255, np.rint(image * 255), atol=1e-4)
         assert 0 <= image.min() < image.max() <= 1
 
 
 def test_validation_pairs_are_the_published_protocol(folder):
-    pairs = ImagePairs(folder, Bicubic(), 4)
+    pairs = ImagePairs(folder, BicubicDegradation(), 4)
     assert len(pairs) == 6
     for _ in range(2):
         for pair, image in zip(pairs, folder, strict=True):
@@ -102,13 +107,15 @@ def test_validation_pairs_are_the_published_protocol(folder):
 
 
 def test_validation_noise_is_the_same_every_time(folder):
-    first = [pair.lr.tobytes() for pair in ImagePairs(folder, Sensor(), 2)]
-    assert first == [pair.lr.tobytes() for pair in ImagePairs(folder, Sensor(), 2, memory=0)]
+    first = [pair.lr.tobytes() for pair in ImagePairs(folder, SensorDegradation(), 2)]
+    assert first == [
+        pair.lr.tobytes() for pair in ImagePairs(folder, SensorDegradation(), 2, memory=0)
+    ]
     assert len(set(first)) == len(folder)
 
 
 def test_scenes_for_the_encoder(folder):
-    images, labels = ImageCrops(folder, Bicubic(), 4, 8).scenes()
+    images, labels = ImageCrops(folder, BicubicDegradation(), 4, 8).scenes()
     assert labels == [0, 0, 0, 1, 1, 1]
     assert [i.shape for i in images] == [(3, 9, 11)] * 3 + [(3, 10, 8)] * 3
     np.testing.assert_array_equal(images[0], degrade_pair(read_image(folder.images[0].path), 4)[1])
@@ -116,7 +123,7 @@ def test_scenes_for_the_encoder(folder):
 
 def test_small_images_are_named(folder):
     with pytest.raises(InputError, match=r"0\.png: is 45x38 pixels, 11x9 at 4x .* choose a small"):
-        ImageCrops(folder, Bicubic(), 4, 13)
+        ImageCrops(folder, BicubicDegradation(), 4, 13)
 
 
 def test_corrupt_images_are_named_or_counted(folder, tmp_path, caplog):
@@ -125,13 +132,13 @@ def test_corrupt_images_are_named_or_counted(folder, tmp_path, caplog):
     image.write_bytes(image.read_bytes()[:200])
     damaged = open_folder(tmp_path / "data")
     with pytest.raises(InputError, match=r"0\.png: cannot be decoded as an image"):
-        ImageCrops(damaged, Bicubic(), 2, 8)
+        ImageCrops(damaged, BicubicDegradation(), 2, 8)
     with caplog.at_level(logging.WARNING):
-        source = ImageCrops(damaged, Bicubic(), 2, 8, skip_corrupt=True)
+        source = ImageCrops(damaged, BicubicDegradation(), 2, 8, skip_corrupt=True)
     assert (source.count, source.labels) == (5, [0, 0, 1, 1, 1])
     assert "2 of 7 images left out" in caplog.text
     assert "bad.png: cannot be decoded" in caplog.text
     for path in damaged.root.rglob("*.png"):
         path.write_bytes(b"")
     with pytest.raises(InputError, match="no readable image is left"):
-        ImageCrops(damaged, Bicubic(), 2, 8, skip_corrupt=True)
+        ImageCrops(damaged, BicubicDegradation(), 2, 8, skip_corrupt=True)

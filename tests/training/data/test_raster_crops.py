@@ -8,7 +8,7 @@ import pytest
 
 from georsr.errors import InputError, UsageError
 from georsr.io.reader import open_raster
-from georsr.radiometry.degradation import Bicubic, Sensor
+from georsr.radiometry.degradation import BicubicDegradation, SensorDegradation
 from georsr.radiometry.normalization import choose_normalization
 from georsr.training.data.crops import flip_rotate
 from georsr.training.data.raster_crops import valid_after_degradation
@@ -16,7 +16,7 @@ from georsr.training.data.source import open_source, open_training, open_validat
 from georsr.training.recipe import DataSettings
 from georsr.window import Window
 
-BLUR = Sensor(mtf=(0.2, 0.2), noise=(0.0, 0.0), bits=None)
+BLUR = SensorDegradation(mtf=(0.2, 0.2), noise=(0.0, 0.0), bits=None)
 
 
 def rng(*seed):
@@ -48,7 +48,7 @@ def whole(path, degradation, scale, stretch="auto"):
     return hr, degradation(hr, scale, rng())
 
 
-@pytest.mark.parametrize("degradation", [Bicubic(), BLUR])
+@pytest.mark.parametrize("degradation", [BicubicDegradation(), BLUR])
 @pytest.mark.parametrize("scale", [2, 4])
 @pytest.mark.parametrize(("bands", "dtype"), [(1, "uint8"), (4, "uint16"), (5, "float32")])
 def test_every_crop_is_one_of_the_degraded_scene(scenes, degradation, scale, bands, dtype):
@@ -82,16 +82,16 @@ def find(wanted, image, scale, patch):
 
 def test_bands_are_chosen_and_ordered(scenes):
     data = replace(scenes((4, 40, 40)), bands=(3, 1), stretch="dtype")
-    source = open_training(data, Bicubic(), scale=2, patch=20)
+    source = open_training(data, BicubicDegradation(), scale=2, patch=20)
     crop = source.crop(rng(0))
-    with open_raster(data.root[0], bidx=(3, 1)) as reader:
+    with open_raster(data.root[0], indexes=(3, 1)) as reader:
         values = reader.read(Window(0, 0, 40, 40)).values / np.float32(65535)
     assert any(np.allclose(flip_rotate(values, e), crop.hr, atol=1e-6) for e in range(8))
 
 
 def test_the_stretch_is_the_scenes_own(scenes):
     data = replace(scenes((1, 40, 40), (1, 40, 40)), stretch="percentile:10,90")
-    source = open_training(data, Bicubic(), scale=2, patch=8)
+    source = open_training(data, BicubicDegradation(), scale=2, patch=8)
     for site, path in zip(source.sites, data.root, strict=True):
         with open_raster(path) as reader:
             assert site.stretch == choose_normalization(reader, "percentile:10,90")
@@ -156,7 +156,7 @@ def test_windows_of_too_few_valid_pixels_are_drawn_again(scenes):
         values[:, :, 20:] = 7
 
     data = replace(scenes((1, 64, 400), spoil=spoil, nodata=7), holdout=0.0)
-    source = open_training(data, Bicubic(), scale=2, patch=8)
+    source = open_training(data, BicubicDegradation(), scale=2, patch=8)
     for i in range(30):
         crop = source.crop(rng(i))
         assert crop.valid is None or crop.valid.mean() >= 0.5
@@ -168,13 +168,13 @@ def test_a_scene_without_valid_windows_is_named(scenes):
 
     data = scenes((1, 64, 64), spoil=spoil, nodata=7)
     with pytest.raises(InputError, match=r"scene0\.tif: in 1000 windows of 8 LR pixels none has"):
-        open_training(data, Bicubic(), scale=2, patch=8)
+        open_training(data, BicubicDegradation(), scale=2, patch=8)
 
 
 # -- hold-out -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("degradation", [Bicubic(), BLUR])
+@pytest.mark.parametrize("degradation", [BicubicDegradation(), BLUR])
 def test_training_reads_no_pixel_of_a_validation_block(make_raster, degradation):
     """Each pixel's value says where it is; whatever a crop holds or sees is outside all blocks."""
     rows, columns = np.mgrid[:300, :300]
@@ -212,28 +212,34 @@ def test_validation_pairs_are_windows_of_the_degraded_scene(scenes):
         np.testing.assert_array_equal(pair.hr, hr[(slice(None), *window.scaled(2).slices)])
         np.testing.assert_allclose(pair.lr, lr[(slice(None), *window.slices)], atol=1e-6)
         assert (pair.label, pair.valid, pair.hr.dtype) == ("scene0", None, np.float32)
-    again = [pair.lr.tobytes() for pair in open_validation(data, Sensor(), scale=2, patch=12)]
-    assert again == [p.lr.tobytes() for p in open_validation(data, Sensor(), scale=2, patch=12)]
+    again = [
+        pair.lr.tobytes() for pair in open_validation(data, SensorDegradation(), scale=2, patch=12)
+    ]
+    assert again == [
+        p.lr.tobytes() for p in open_validation(data, SensorDegradation(), scale=2, patch=12)
+    ]
 
 
 def test_other_rasters_for_validation(scenes, make_raster, texture):
     data = scenes((2, 64, 64))
     other = make_raster(texture(2, 70, 90, "uint16", seed=9), "other.tif")
     data = replace(data, validation_root=(other,), holdout=0.3)
-    crops, pairs = open_source(data, Bicubic(), scale=2, patch=8)
+    crops, pairs = open_source(data, BicubicDegradation(), scale=2, patch=8)
     assert crops.kept_out == [[]]
     assert {pair.label for pair in pairs} == {"other"}
     assert sum(pair.hr[0].size for pair in pairs) == 70 * 90
     grey = make_raster(texture(1, 70, 90, "uint16"), "grey.tif")
     with pytest.raises(UsageError, match=r"grey\.tif has 1 bands, .*scene0\.tif has 2"):
-        open_source(replace(data, validation_root=(grey,)), Bicubic(), scale=2, patch=8)
+        open_source(replace(data, validation_root=(grey,)), BicubicDegradation(), scale=2, patch=8)
 
 
 def test_no_room_for_both(scenes):
     with pytest.raises(InputError, match=r"no room for a window of 24 LR pixels .* held out"):
-        open_source(replace(scenes((1, 64, 64)), holdout=0.1), Bicubic(), scale=2, patch=24)
+        open_source(
+            replace(scenes((1, 64, 64)), holdout=0.1), BicubicDegradation(), scale=2, patch=24
+        )
     with pytest.raises(UsageError, match="holdout is 0 and there is no validation_root"):
-        open_source(scenes((1, 64, 64)), Bicubic(), scale=2, patch=8)
+        open_source(scenes((1, 64, 64)), BicubicDegradation(), scale=2, patch=8)
 
 
 # -- many rasters ---------------------------------------------------------------------------
@@ -241,7 +247,7 @@ def test_no_room_for_both(scenes):
 
 def test_places_are_drawn_by_area_and_few_files_stay_open(scenes):
     data = scenes((1, 40, 40), (1, 40, 160), (1, 6, 6))
-    source = open_training(data, Bicubic(), scale=2, patch=8)
+    source = open_training(data, BicubicDegradation(), scale=2, patch=8)
     source.sites[0].pool.limit = 1
     counts = np.zeros(3)
     for i in range(400):
@@ -257,7 +263,7 @@ def test_places_are_drawn_by_area_and_few_files_stay_open(scenes):
 
 def test_crops_are_the_same_after_pickling_and_in_a_forked_process(scenes):
     data = scenes((3, 90, 90), (3, 80, 120))
-    source = open_training(data, Sensor(jpeg=(60, 90)), scale=2, patch=12)
+    source = open_training(data, SensorDegradation(jpeg=(60, 90)), scale=2, patch=12)
     expected = [source.crop(rng(i)).lr.tobytes() for i in range(6)]
     twin = pickle.loads(pickle.dumps(source))
     assert [twin.crop(rng(i)).lr.tobytes() for i in range(6)] == expected
@@ -281,18 +287,22 @@ def test_damaged_and_unlike_rasters(scenes, make_raster, texture, tmp_path, capl
     bad.write_bytes(b"not a raster")
     both = replace(data, root=(*data.root, str(bad)))
     with pytest.raises(InputError, match=r"bad\.tif: not a raster"):
-        open_training(both, Bicubic(), scale=2, patch=8)
+        open_training(both, BicubicDegradation(), scale=2, patch=8)
     with caplog.at_level(logging.WARNING):
-        source = open_training(replace(both, skip_corrupt=True), Bicubic(), scale=2, patch=8)
+        source = open_training(
+            replace(both, skip_corrupt=True), BicubicDegradation(), scale=2, patch=8
+        )
     assert len(source.sites) == 1
     assert "1 of 2 rasters left out" in caplog.text
     grey = make_raster(texture(1, 64, 64, "uint16"), "grey.tif")
     with pytest.raises(UsageError, match=r"grey\.tif has 1 bands, .*scene0\.tif has 2; choose"):
-        open_training(replace(data, root=(*data.root, grey)), Bicubic(), scale=2, patch=8)
+        open_training(
+            replace(data, root=(*data.root, grey)), BicubicDegradation(), scale=2, patch=8
+        )
     with pytest.raises(UsageError, match="there is no band 3"):
-        open_training(replace(data, bands=(3,)), Bicubic(), scale=2, patch=8)
+        open_training(replace(data, bands=(3,)), BicubicDegradation(), scale=2, patch=8)
     with pytest.raises(InputError, match="has less than 4 x 4 pixels"):
-        open_training(scenes((1, 3, 64)), Bicubic(), scale=4, patch=8)
+        open_training(scenes((1, 3, 64)), BicubicDegradation(), scale=4, patch=8)
 
 
 @pytest.mark.parametrize(
@@ -308,7 +318,7 @@ def test_damaged_and_unlike_rasters(scenes, make_raster, texture, tmp_path, capl
 )
 def test_real_scenes(shared_data, name):
     data = DataSettings("scenes", (str(shared_data / "scenes" / f"{name}.tif"),))
-    crops, pairs = open_source(data, Sensor(), scale=2, patch=24)
+    crops, pairs = open_source(data, SensorDegradation(), scale=2, patch=24)
     for i in range(10):
         crop = crops.crop(rng(i))
         assert crop.lr.shape == (crops.bands, 24, 24)

@@ -9,7 +9,7 @@ from rasterio.crs import CRS
 from rasterio.warp import transform
 
 from georsr.errors import InputError, UsageError
-from georsr.radiometry.degradation import Bicubic
+from georsr.radiometry.degradation import BicubicDegradation
 from georsr.training.data.crops import flip_rotate
 from georsr.training.data.sensor_pairs import block_mean
 from georsr.training.data.source import open_source, open_training
@@ -59,7 +59,7 @@ def pair(make_raster):
 
 
 def site_of(data, scale=2, patch=8):
-    return open_training(data, Bicubic(), scale=scale, patch=patch).sites[0]
+    return open_training(data, BicubicDegradation(), scale=scale, patch=patch).sites[0]
 
 
 def rng(seed=0):
@@ -72,7 +72,7 @@ def test_on_one_grid_pixels_are_copied(pair, scale):
     hr = render(grid, 40 * scale, 50 * scale)
     lr = block_mean(hr, scale)
     data = pair(hr, lr, hr_grid=grid)
-    source = open_training(data, Bicubic(), scale=scale, patch=12)
+    source = open_training(data, BicubicDegradation(), scale=scale, patch=12)
     site = source.sites[0]
     assert site.area == Window(0, 0, 40, 50)
     assert site.shift.size < 0.02
@@ -169,7 +169,7 @@ def test_radiometry_is_brought_to_that_of_lr(pair):
     lr = block_mean(hr, 2) * np.float32(0.3) + 200
     lr[1] -= 150
     data = pair(hr, lr, settings=replace(PLAIN, match_radiometry=True))
-    source = open_training(data, Bicubic(), scale=2, patch=20)
+    source = open_training(data, BicubicDegradation(), scale=2, patch=20)
     assert source.sites[0].radiometry.gain == pytest.approx((0.3, 0.3), rel=1e-3)
     for i in range(5):
         crop = source.crop(rng(i))
@@ -221,7 +221,7 @@ def test_pairs_that_do_not_fit_are_refused(pair, make_raster, texture):
 def test_from_settings_to_crops_and_validation(pair):
     hr = render(HR_GRID, 240, 300)
     data = pair(hr, block_mean(hr, 2), settings=replace(PLAIN, holdout=0.2))
-    crops, pairs = open_source(data, Bicubic(), scale=2, patch=16)
+    crops, pairs = open_source(data, BicubicDegradation(), scale=2, patch=16)
     assert (crops.bands, crops.scale, crops.patch, crops.classes) == (2, 2, 16, ())
     for validation in pairs:
         np.testing.assert_allclose(block_mean(validation.hr, 2), validation.lr, atol=1e-6)
@@ -234,7 +234,7 @@ def test_from_settings_to_crops_and_validation(pair):
 def test_crops_are_turned_together(pair):
     hr = render(HR_GRID, 40, 40)
     data = pair(hr, block_mean(hr, 2))
-    source = open_training(data, Bicubic(), scale=2, patch=20)
+    source = open_training(data, BicubicDegradation(), scale=2, patch=20)
     whole = hr / np.float32(1000)
     elements = set()
     for i in range(40):
@@ -267,8 +267,10 @@ def test_the_real_pair(shared_data):
     )
     # scikit-image's phase_cross_correlation finds (0.22, 0.54) for these two
     with pytest.raises(InputError, match=r"lies \+0.2\d rows and \+0.5\d columns"):
-        open_source(data, Bicubic(), scale=2, patch=32)
-    crops, pairs = open_source(replace(data, correct_shift=True), Bicubic(), scale=2, patch=32)
+        open_source(data, BicubicDegradation(), scale=2, patch=32)
+    crops, pairs = open_source(
+        replace(data, correct_shift=True), BicubicDegradation(), scale=2, patch=32
+    )
     site = crops.sites[0]
     assert CRS.from_epsg(32631) == site.hr.source.crs
     assert site.shift.size < 0.05

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from georsr.errors import UsageError
-from georsr.radiometry.degradation import Bicubic
+from georsr.radiometry.degradation import BicubicDegradation
 from georsr.training.data.source import open_source
 from georsr.training.recipe import DataSettings
 
@@ -18,7 +18,7 @@ def data(tmp_path, write_image):
 
 
 def test_both_halves(data):
-    crops, pairs = open_source(data, Bicubic(), scale=2, patch=12)
+    crops, pairs = open_source(data, BicubicDegradation(), scale=2, patch=12)
     assert (crops.scale, crops.patch, crops.bands, crops.classes) == (2, 12, 3, ("town",))
     assert crops.crop(np.random.default_rng(0)).lr.shape == (3, 12, 12)
     assert [pair.label for pair in pairs] == ["town", "town"]
@@ -28,7 +28,7 @@ def test_several_roots_are_one_data_set(data, tmp_path, write_image):
     write_image(tmp_path / "more" / "train" / "field" / "0.png")
     write_image(tmp_path / "more" / "val" / "field" / "0.png")
     both = replace(data, root=(*data.root, str(tmp_path / "more")))
-    crops, pairs = open_source(both, Bicubic(), scale=2, patch=12)
+    crops, pairs = open_source(both, BicubicDegradation(), scale=2, patch=12)
     assert crops.classes == ("field", "town")
     assert len(pairs) == 3
     assert {crops.crop(np.random.default_rng(i)).label for i in range(20)} == {0, 1}
@@ -36,9 +36,9 @@ def test_several_roots_are_one_data_set(data, tmp_path, write_image):
 
 def test_contradictions_are_refused(data):
     with pytest.raises(UsageError, match="no root is given"):
-        open_source(DataSettings(), Bicubic(), scale=2, patch=12)
+        open_source(DataSettings(), BicubicDegradation(), scale=2, patch=12)
     with pytest.raises(UsageError, match="part 'train' is both trained and validated on"):
-        open_source(replace(data, validation="train"), Bicubic(), scale=2, patch=12)
+        open_source(replace(data, validation="train"), BicubicDegradation(), scale=2, patch=12)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from georsr.errors import InputError, UsageError
-from georsr.radiometry.degradation import Bicubic, bicubic_downsample
+from georsr.radiometry.degradation import BicubicDegradation, bicubic_downsample
 from georsr.radiometry.imaging_chain import ImagingChain
 from georsr.training.data.source import open_source
 from georsr.training.data.variation import Variation, shrunk, with_even_ground
@@ -115,13 +115,13 @@ def test_crops_know_their_sensor(data):
     again = crops.crop(rng())
     assert np.array_equal(crop.lr, again.lr)
     assert np.array_equal(crop.hr, again.hr)
-    crops, _ = open_source(data, Bicubic(), scale=2, patch=12)
+    crops, _ = open_source(data, BicubicDegradation(), scale=2, patch=12)
     crop = crops.crop(rng())
     assert crop.sensor is None
 
 
 def test_low_and_high_resolution_lie_one_over_the_other(data):
-    crops, _ = open_source(replace(data, variation=NONE), Bicubic(), scale=2, patch=16)
+    crops, _ = open_source(replace(data, variation=NONE), BicubicDegradation(), scale=2, patch=16)
     for seed in range(8):
         crop = crops.crop(rng(seed))
         below = bicubic_downsample(crop.hr, 2)
