@@ -173,14 +173,14 @@ def _measure_dataset(dataset: str, as_json: bool, quiet: bool, options: dict[str
     if report_path is not None:
         from georsr.evaluation.reports.benchmark_report import html_page
 
-        write_text(report_path, html_page(report, evaluation.exhibits(report)))
+        write_text(report_path, html_page(report, evaluation.examples(report)))
     return report.to_json() if as_json else text_table(report)
 
 
 def _measure_pairs(pairs: Path, as_json: bool, quiet: bool, options: dict[str, Any]) -> str:
     with import_without_gc():
         from georsr._files import check_writable, write_text
-        from georsr.evaluation.pairs_benchmark import prepare_pairs
+        from georsr.evaluation.pairs import prepare_pairs
         from georsr.writer.paths import check_outputs
 
     page = options["report"]
@@ -205,7 +205,7 @@ def _measure_pairs(pairs: Path, as_json: bool, quiet: bool, options: dict[str, A
     if page is not None:
         from georsr.evaluation.reports.pairs_report import pairs_page
 
-        write_text(page, pairs_page(report, evaluation.exhibits))
+        write_text(page, pairs_page(report, evaluation.examples))
     return report.to_json() if as_json else report.describe()
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from georsr.errors import UsageError
+from georsr.errors import GeorsrError, ModelError, ResourceError, UsageError
 
 _NO_MEMORY = (
     "not enough memory",  # torch on Windows
@@ -39,6 +39,12 @@ def is_device_failure(error: BaseException | None) -> bool:
     return isinstance(error, getattr(torch, "AcceleratorError", ())) or (
         isinstance(error, RuntimeError) and "CUDA error" in str(error)
     )
+
+
+def add_location(error: ModelError | ResourceError, location: str) -> GeorsrError:
+    """Return the error with a location; if a device failed, as a ResourceError."""
+    kind = ResourceError if is_device_failure(error.__cause__) else type(error)
+    return kind(f"{location}: {error}")
 
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

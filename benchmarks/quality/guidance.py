@@ -31,7 +31,7 @@ def recipe_of(way: str, seed: int, steps: int, root: str) -> Recipe:
     """One run."""
     guided = WAYS[way] is GUIDED
     loss = {"absolute": 1.0, "squared_share": 0.15} | ({"scene": 0.001} if guided else {})
-    return Recipe.from_mapping(
+    return Recipe.from_dict(
         {
             "name": f"{way}-{seed}",
             "scale": SCALE,

@@ -15,12 +15,12 @@ import torch
 
 from georsr.config import SRConfig
 from georsr.device import select_device
-from georsr.evaluation.dataset import BYTES, DegradedImages
-from georsr.evaluation.image_datasets import open_dataset
+from georsr.evaluation.dataset import UINT8_RANGE, DegradedImages
 from georsr.evaluation.metrics import psnr_y
 from georsr.inference.consistency import back_project
 from georsr.inference.kernel_estimation import resolve_kernel
 from georsr.inference.predictor import TilePredictor
+from georsr.io.image_datasets import open_dataset
 from georsr.models.io import open_model
 from georsr.radiometry.degradation import BicubicDegradation
 from georsr.radiometry.kernels import Kernel
@@ -48,7 +48,7 @@ class Trial:
 
         size = low.shape[1:]
         self.kernels = {
-            word: resolve_kernel(read, *size, BYTES, model, SRConfig(consistency=word))
+            word: resolve_kernel(read, *size, UINT8_RANGE, model, SRConfig(consistency=word))
             for word in CHOICES
         }
         self.plain = torch.from_numpy(inference([seen], ["an image"])[0])[None]
@@ -60,7 +60,7 @@ class Trial:
         if kernel is not None:
             image, _ = back_project(image, self.seen, kernel)
         product = bytes_of(image)
-        shrunk = self.kernels["on"].shrink(product, self.scale)
+        shrunk = self.kernels["on"].downsample(product, self.scale)
         return product, float(np.abs(shrunk - self.low).mean())
 
 
@@ -85,7 +85,7 @@ def main() -> None:
         figures = []
         for number, truth in enumerate(sample.hr for sample in images):
             noise = np.random.default_rng(number).normal(size=(3, 999, 999))
-            low = kernel.shrink(truth, scale)
+            low = kernel.downsample(truth, scale)
             low = low + sigma * noise[:, : low.shape[1], : low.shape[2]]
             trial = Trial(inference, model, np.clip(np.rint(low), 0, 255).astype(np.uint8))
             made = [trial.made(word) for word in CHOICES]

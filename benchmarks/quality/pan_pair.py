@@ -20,7 +20,7 @@ import rasterio
 from affine import Affine
 
 import georsr
-from georsr.evaluation.registration import phase_shift
+from georsr.geo.registration import phase_shift
 
 BORDER = 16
 ROUNDS = 3

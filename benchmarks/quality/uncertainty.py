@@ -22,8 +22,8 @@ import numpy as np
 from benchmarks.quality import uncertainty_metrics
 from georsr.device import cpu_threads, select_device
 from georsr.evaluation.dataset import DegradedImages
-from georsr.evaluation.image_datasets import open_dataset
 from georsr.inference.predictor import TilePredictor, single_forward
+from georsr.io.image_datasets import open_dataset
 from georsr.models.io import open_model
 from georsr.quality.layers import (
     GRADIENT,

@@ -18,34 +18,35 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import nullcontext
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 from distributed import Client
 
-from georsr.distributed.executor import OrderedBlocks
-from georsr.distributed.task_queue import DaskQueue
+from georsr.distributed.executor import ordered_blocks
+from georsr.distributed.task_queue import TaskQueue
+from georsr.distributed.worker import RunPlugin
+from georsr.inference.pipeline import Timer
 from georsr.tiling.grid import make_grid
 from georsr.tiling.partition import TaskGrid
+from georsr.window import Window
 
 BLOCK = 16
 WORKERS = 100
 """As many the client believes there are; one does all the work."""
-CLOCK = SimpleNamespace(stage=lambda name: nullcontext())
 
 
-class Stub:
-    """A hand that has nothing to do."""
+class EmptyRunner:
+    """Runner that computes nothing."""
 
-    def setup(self, address: str) -> None:
-        """Always."""
+    def prepare(self, worker_name: object) -> None:
+        """Need nothing."""
 
-    def __call__(self, window, stopped):
-        """One block, without a byte in it."""
-        place = window.top // BLOCK, window.left // BLOCK
-        return SimpleNamespace(blocks=[(*place, b"")])
+    def __call__(self, window: Window, should_stop: Callable[[], bool]) -> SimpleNamespace:
+        """Return one block without a byte in it."""
+        return SimpleNamespace(blocks=[(window.top // BLOCK, window.left // BLOCK, b"")])
 
 
 def peak(pid: int) -> float:
@@ -65,18 +66,23 @@ def run(tasks: int, address: str, scheduler: int, worker: int) -> dict[str, floa
     side = math.isqrt(tasks)
     pixels = side * BLOCK
     plan = make_grid(pixels, pixels, scale=1, tile=BLOCK, halo=0, overlap=0)
-    job = SimpleNamespace(plan=plan, layout=SimpleNamespace(blocksize=BLOCK))
     grid, done = TaskGrid(pixels, pixels, 0, BLOCK, BLOCK), np.zeros((side, side), bool)
     reach = {"direct_to_workers": True}  # as `georsr.distributed.cluster` does where it can
     with Client(address, timeout=60, set_as_default=False, **reach) as client:
         client.wait_for_workers(1)
-        flight = DaskQueue(
-            client, "simulated", Stub(), gpu=False, look=lambda: None, count=lambda: WORKERS
+        queue = TaskQueue(
+            client,
+            RunPlugin("simulated", EmptyRunner()),
+            gpu=False,
+            check_cancelled=lambda: None,
+            count_workers=lambda: WORKERS,
         )
         processes = os.getpid(), scheduler, worker
         before, since = [processor_seconds(pid) for pid in processes], time.monotonic()
-        with flight:
-            blocks = OrderedBlocks(job, grid, done, flight, lambda number, made: None).blocks(CLOCK)
+        with queue:
+            blocks = ordered_blocks(
+                plan, BLOCK, grid, done, queue, Timer(), lambda index, result: None
+            )
             count = sum(1 for _ in blocks)
         seconds = time.monotonic() - since
         used = [processor_seconds(pid) for pid in processes]

@@ -63,7 +63,7 @@ def seconds(inference: TilePredictor, tiles: list[FloatArray], batches: int) -> 
 
 def image_tiles(path: Path, size: int) -> list[FloatArray]:
     """Whole tiles of an image, (3, size, size) in 0..1."""
-    from georsr.evaluation.image_datasets import read_image
+    from georsr.io.image_datasets import read_image
 
     image = read_image(path).astype(np.float32) / 255
     steps = (range(0, n - size + 1, size) for n in image.shape[1:])

@@ -1,7 +1,4 @@
-"""Cluster: a connection to Dask's workers, started here or running elsewhere.
-
-Members: Dask's workers, started here for one run, or those of a scheduler that runs already.
-"""
+"""Start Dask workers on this machine, or connect to those of a running scheduler."""
 
 from __future__ import annotations
 
@@ -25,8 +22,16 @@ from distributed import Client, LocalCluster, Security
 from georsr.config import Precision, SRConfig
 from georsr.device import DeviceConfig, select_device
 from georsr.distributed.address import SchedulerAddress, scheduler_address
-from georsr.distributed.task_queue import DaskQueue
-from georsr.distributed.worker import GPU, WorkerTask, first_line, software, worker_info
+from georsr.distributed.task_queue import POLL_SECONDS, TaskQueue
+from georsr.distributed.worker import (
+    GPU,
+    Runner,
+    RunPlugin,
+    check_software,
+    describe_error,
+    software,
+    worker_device,
+)
 from georsr.errors import InterruptedRunError, ResourceError, UsageError
 from georsr.inference.predictor import place_model
 from georsr.jobs.job import SRJob
@@ -36,17 +41,16 @@ from georsr.system import available_cpus
 log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT = 10.0
-"""How long a scheduler may take to answer."""
+"""Time in which a scheduler has to answer, in seconds."""
 WORKERS_TIMEOUT = 30.0
-"""How long to wait for the first worker of a scheduler that has none."""
-POLL_SECONDS = 0.1
-"""How often somebody who waits looks whether he is still wanted."""
+"""Time to wait for the first worker of a scheduler that has none."""
+DIRECT_CONNECT_TIMEOUT = 3.0
+"""Time in which all workers have to answer, if results are to come straight from them."""
 STARTUP_ERRORS = (OSError, RuntimeError, TimeoutError)
-"""What Dask raises if a worker of ours does not come up."""
+"""Errors of Dask if a local worker does not start."""
 SPAWN_CONFIG = {"distributed.worker.multiprocessing-method": "spawn"}
-"""Whatever a user's configuration of Dask says: of workers that are forked at the same moment each
-may inherit the other's end of the pipe by which it learns that its client is gone, and then both
-outlive it; and torch's threads are not there after a fork."""
+"""Overrides a user's configuration. Forked workers inherit each other's end of the pipe that tells
+them that their client is gone, and would both outlive it; and a fork loses torch's threads."""
 DASK_CONFIG = {
     "distributed.worker.profile.enabled": False,
     "distributed.admin.system-monitor.interval": "10s",
@@ -56,12 +60,12 @@ DASK_CONFIG = {
     "distributed.scheduler.http.routes": [],
     "distributed.worker.http.routes": [],
 }
-"""Of Dask, what a cluster of our own need not do: watch itself, move results, remember all, and
-tell other users of this machine about it: its HTTP servers know no password."""
+"""Configuration of a local cluster: without profiles, logs, and moving of results, and without
+Dask's HTTP servers, which would show other users of this machine what it does."""
 
 
-class RemoteClient(Client):
-    """A client that says nothing when it is thrown away before it was connected."""
+class QuietClient(Client):
+    """Dask client that raises nothing when it is deleted before it was connected."""
 
     def __del__(self) -> None:
         with suppress(Exception):
@@ -70,33 +74,33 @@ class RemoteClient(Client):
 
 @contextmanager
 def connect_client(
-    address: str, security: Security | None, stopped: Callable[[], bool]
+    address: str, security: Security | None, should_stop: Callable[[], bool]
 ) -> Iterator[Client]:
-    """Connected to a running scheduler that has a worker.
+    """Connect to a running scheduler, and wait until it has a worker.
 
     Parameters
     ----------
     address, security
         As for `georsr.distributed.address.scheduler_address`.
-    stopped
-        Asked while this waits.
+    should_stop
+        Called while this waits; true ends the wait.
 
     Raises
     ------
     UsageError
-        The address is none, or its certificates are.
+        The address or its certificates are not valid.
     ResourceError
-        There is no scheduler at it that accepts this client, or it has no worker.
+        No scheduler accepts the client, or it has no worker.
     InterruptedRunError
-        ``stopped`` said so.
+        ``should_stop`` returned true.
     """
     scheduler = scheduler_address(address, security)
-    with _waited_for(scheduler, stopped) as client:
-        _await_worker(client, address, stopped)
+    with _connect_in_thread(scheduler, should_stop) as client:
+        _wait_for_worker(client, address, should_stop)
         yield client
 
 
-def _client(scheduler: SchedulerAddress, given_up: Event) -> Client:
+def _connect(scheduler: SchedulerAddress, given_up: Event) -> Client:
     if not scheduler.reach(CONNECT_TIMEOUT, given_up):
         log.warning(
             "WARNING: %s is not encrypted: whoever reaches it, or is between, can run code as you "
@@ -104,66 +108,61 @@ def _client(scheduler: SchedulerAddress, given_up: Event) -> Client:
             scheduler.address,
         )
     try:
-        return RemoteClient(
+        return QuietClient(
             scheduler.address,
             timeout=CONNECT_TIMEOUT,
             security=scheduler.security,
             set_as_default=False,
         )
-    except Exception as error:  # Dask raises what it stumbles over in the answer
+    except Exception as error:  # whatever Dask makes of a wrong answer
         raise ResourceError(
             f"--scheduler {scheduler.address}: does not answer as a scheduler does "
-            f"({first_line(error)}); is it one, of the same version of Dask?"
+            f"({describe_error(error)}); is it one, of the same version of Dask?"
         ) from error
 
 
-def _waited_for(scheduler: SchedulerAddress, stopped: Callable[[], bool]) -> Client:
-    """Connect in another thread: names, sockets and Dask block, and Dask knows no limit for some.
-
-    Raises
-    ------
-    ResourceError, InterruptedRunError
-        It cannot be reached, or takes too long; or ``stopped`` said so.
-    """
-    until = time.monotonic() + 3 * CONNECT_TIMEOUT  # an answer, and two of Dask's own
+def _connect_in_thread(scheduler: SchedulerAddress, should_stop: Callable[[], bool]) -> Client:
+    """Connect in another thread, because names, sockets and Dask block, some without a limit."""
+    timeout = 3 * CONNECT_TIMEOUT  # of the handshake, and two of Dask
+    deadline = time.monotonic() + timeout
     result, given_up = Future[Client](), Event()
 
-    def fulfil() -> None:
+    def connect() -> None:
         try:
-            result.set_result(_client(scheduler, given_up))
+            result.set_result(_connect(scheduler, given_up))
         except BaseException as error:
             result.set_exception(error)
 
-    Thread(target=fulfil, name="georsr-connect", daemon=True).start()
+    Thread(target=connect, name="georsr-connect", daemon=True).start()
     try:
         while not wait([result], POLL_SECONDS).done:
-            _look(stopped)
-            if time.monotonic() > until:
+            _check_cancelled(should_stop)
+            if time.monotonic() > deadline:
                 raise ResourceError(
                     f"--scheduler {scheduler.address}: does not answer as a scheduler does within "
-                    f"{3 * CONNECT_TIMEOUT:.0f} s; is it one, of the same version of Dask?"
+                    f"{timeout:.0f} s; is it one, of the same version of Dask?"
                 )
     except BaseException:
         given_up.set()
         result.add_done_callback(lambda late: late.exception() or late.result().close())
         raise
-    _look(stopped)  # who has interrupted the run does not want to read why it failed as well
+    _check_cancelled(should_stop)  # an interrupted run does not also say why it failed
     return result.result()
 
 
-def _look(stopped: Callable[[], bool]) -> None:
-    if stopped():
+def _check_cancelled(should_stop: Callable[[], bool]) -> None:
+    if should_stop():
         raise InterruptedRunError("interrupted")
 
 
-def _await_worker(client: Client, address: str, stopped: Callable[[], bool]) -> None:
+def _wait_for_worker(client: Client, address: str, should_stop: Callable[[], bool]) -> None:
     if client.nthreads():
         return
     log.warning("%s has no workers yet: waiting for one", address)
-    until = time.monotonic() + WORKERS_TIMEOUT
+    deadline = time.monotonic() + WORKERS_TIMEOUT
     while not client.nthreads():
-        _look(stopped)
-        if time.monotonic() > until:
+        _check_cancelled(should_stop)
+        if time.monotonic() > deadline:
             raise ResourceError(
                 f"--scheduler {address}: has no workers, after {WORKERS_TIMEOUT:.0f} s; start some "
                 f"with: dask worker {address} --nthreads 1"
@@ -173,19 +172,24 @@ def _await_worker(client: Client, address: str, stopped: Callable[[], bool]) -> 
 
 @contextmanager
 def start_local_cluster(workers: int, *, gpu: bool) -> Iterator[Client]:
-    """Connected to worker processes of our own; after an error they are killed, not waited for.
+    """Start worker processes on this machine; on an error they are killed at once.
 
-    If one dies while it starts, all are started once more.
+    Parameters
+    ----------
+    workers
+        Number of processes.
+    gpu
+        Whether each uses a GPU.
 
     Raises
     ------
     ResourceError
-        They cannot be started.
+        The processes do not start, even at a second attempt.
     """
     with (
-        dask.config.set(SPAWN_CONFIG),  # all the time: workers that die are started again
-        _folder() as folder,
-        _cluster(workers, folder, gpu=gpu) as cluster,
+        dask.config.set(SPAWN_CONFIG),  # to the end: workers that die are started again
+        _worker_folder() as folder,
+        _local_cluster(workers, folder, gpu=gpu) as cluster,
         Client(cluster, direct_to_workers=True, set_as_default=False) as client,
     ):
         try:
@@ -198,11 +202,11 @@ def start_local_cluster(workers: int, *, gpu: bool) -> Iterator[Client]:
             raise
 
 
-def _folder() -> TemporaryDirectory[str]:
-    """For temporary files of workers; nobody else may write in it.
+def _worker_folder() -> TemporaryDirectory[str]:
+    """Create a folder for the workers' files into which nobody else may write.
 
-    Dask would take one of a well-known name among all temporary files, open what other users may
-    have laid there as links, and put it where Python looks for modules first.
+    Dask would use one of a well-known name in the folder of temporary files, follow links that
+    other users may have put there, and let Python import modules from it.
     """
     base = dask.config.get("temporary-directory", None)
     try:
@@ -216,14 +220,30 @@ def _folder() -> TemporaryDirectory[str]:
         ) from error
 
 
-def _cluster(workers: int, folder: str, *, gpu: bool) -> LocalCluster:
+def _local_cluster(workers: int, folder: str, *, gpu: bool) -> LocalCluster:
+    """Start processes that listen on this machine only, with keys of this run."""
     try:
-        security = Security.temporary()
-        try:
-            return _local(workers, folder, security, gpu=gpu)
-        except STARTUP_ERRORS:
-            return _local(workers, folder, security, gpu=gpu)
-    except (ImportError, ValueError) as error:  # no cryptography; a version of TLS that is none
+        options: dict[str, Any] = {
+            "n_workers": workers,
+            "threads_per_worker": 1,
+            "processes": True,
+            "host": "127.0.0.1",
+            "protocol": "tls://",
+            "security": Security.temporary(),
+            "scheduler_kwargs": {"dashboard": False},
+            "dashboard_address": "127.0.0.1:0",  # None would be port 8787 of all interfaces
+            "memory_limit": 0,  # Dask would pause or kill workers; `check_memory` has checked
+            "resources": {GPU: 1} if gpu else None,
+            "preload": ["georsr.distributed.worker"],
+            "config": DASK_CONFIG,  # also for workers that are started again
+            "silence_logs": logging.CRITICAL,
+        }
+        with dask.config.set({**DASK_CONFIG, "temporary-directory": folder}):
+            try:
+                return LocalCluster(**options)
+            except STARTUP_ERRORS:
+                return LocalCluster(**options)
+    except (ImportError, ValueError) as error:  # no cryptography; an unknown version of TLS
         raise ResourceError(f"--workers {workers}: cannot be started: {error}") from error
     except STARTUP_ERRORS as error:
         text = (str(error).splitlines() or [type(error).__name__])[0]
@@ -233,122 +253,96 @@ def _cluster(workers: int, folder: str, *, gpu: bool) -> LocalCluster:
         ) from error
 
 
-def _local(workers: int, folder: str, security: Security, *, gpu: bool) -> LocalCluster:
-    """Processes that talk to nobody but each other.
-
-    Parameters
-    ----------
-    workers
-        How many.
-    folder
-        For their files.
-    security
-        Keys of this run; they reach workers through a pipe.
-    gpu
-        Whether each is to take one GPU.
-    """
-    with dask.config.set({**DASK_CONFIG, "temporary-directory": folder}):
-        return LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            processes=True,
-            host="127.0.0.1",
-            protocol="tls://",
-            security=security,
-            scheduler_kwargs={"dashboard": False},
-            dashboard_address="127.0.0.1:0",  # None would be port 8787 of all interfaces
-            memory_limit=0,  # Dask would pause and kill by shares of it; `check_memory` asked
-            resources={GPU: 1} if gpu else None,
-            preload=["georsr.distributed.worker"],
-            config=DASK_CONFIG,  # of workers that are started again, too
-            silence_logs=logging.CRITICAL,
-        )
-
-
 @contextmanager
 def silence_dask_logs() -> Iterator[None]:
-    """What goes wrong is told once, by the error it leads to."""
+    """Silence Dask's loggers, because its failures are raised as errors of georsr."""
     names = ("distributed", "distributed.nanny", "distributed.scheduler", "distributed.worker")
     loggers = [logging.getLogger(name) for name in (*names, "distributed.client", "tornado")]
-    before = [logger.level for logger in loggers]
+    levels = [logger.level for logger in loggers]
     if not log.isEnabledFor(logging.DEBUG):
         for logger in loggers:
             logger.setLevel(logging.CRITICAL + 1)
     try:
         yield
     finally:
-        for logger, level in zip(loggers, before, strict=True):
+        for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
 
 
-DIRECT_CONNECT_TIMEOUT = 3.0
-"""How long workers may take to answer, if results are to come straight from them."""
-
-
 class Cluster:
-    """Workers that understand each other; a context manager.
+    """Dask workers that compute alike; a context manager.
 
-    Those of this machine are started by the first flight, once all else has been checked.
+    Local workers are started by `start` only, when all else has been checked.
 
     Parameters
     ----------
-    members
-        Connects to them, for as long as the context lasts.
-    model, config
-        What they are to run, on what device, and with how many threads.
-    local
-        Number of workers, if they are to be started on this machine and for this run only.
+    connect : callable
+        Takes whether workers use a GPU; returns a context manager with a client.
+    model : Model
+        Model that the workers run.
+    config : SRConfig
+        Options that choose device, precision and number of threads.
+    local : int, optional
+        Number of workers that are started on this machine; None: the scheduler has workers.
+
+    Attributes
+    ----------
+    placement : DeviceConfig
+        Device and precision of the workers.
+    gpu : bool
+        Whether only workers that offer a GPU compute.
     """
 
     def __init__(
         self,
-        members: Callable[[bool], AbstractContextManager[Client]],
+        connect: Callable[[bool], AbstractContextManager[Client]],
         model: Model,
         config: SRConfig,
         local: int | None = None,
     ) -> None:
-        self._members, self._model, self._config, self.local = members, model, config, local
-        self._able: dict[str, bool] = {}
+        self._connect, self._model, self._config, self.local = connect, model, config, local
         self._client: Client | None = None
         self._stack = ExitStack()
         self.placement, self.gpu = self._local_placement()
 
     def __enter__(self) -> Self:
-        with ExitStack() as undo:
-            undo.push(self.__exit__)
-            if self.local is None:
+        if self.local is None:
+            try:
                 self.start()
-            undo.pop_all()
+            except BaseException:
+                self._stack.close()
+                raise
         return self
 
     def __exit__(self, *failure: Any) -> None:
         self._stack.__exit__(*failure)
 
     def start(self) -> Client:
-        """Connect to the workers, if that has not been done; they are started now, if need be.
+        """Connect to the workers, or start them, unless that has been done.
 
         Raises
         ------
         ResourceError, UsageError
-            They cannot be started, lack georsr or a GPU, or would not compute alike.
+            They cannot be started, cannot import georsr, have no GPU, or differ from each other.
         """
         if self._client is None:
             self._stack.enter_context(silence_dask_logs())
-            self._client = self._stack.enter_context(self._members(self.gpu))
-            if self.local is None and (link := self._client.dashboard_link):
-                log.warning("Dashboard: %s", link)
-            placement, gpu = self._validate_workers(self._client)
-            if self.placement.backend == "torch":
-                self.placement, self.gpu = placement, gpu
+            self._client = client = self._stack.enter_context(self._connect(self.gpu))
+            if self.local is None:
+                if client.dashboard_link:
+                    log.warning("Dashboard: %s", client.dashboard_link)
+                placement, gpu = self._check_workers(client)
+                if self.placement.backend == "torch":
+                    self.placement, self.gpu = placement, gpu
         return self._client
 
     def _local_placement(self) -> tuple[DeviceConfig, bool]:
-        """Where workers of this machine compute, and whether they need a GPU for it."""
+        """Return where workers of this machine compute, and whether on a GPU."""
         model, config = self._model, self._config
         if place_model(model, replace(config, device="cpu", precision="fp32")).backend != "torch":
             return place_model(model, config), False
         if self.local is None:
-            return select_device("cpu", "fp32"), False  # until they have been asked
+            return select_device("cpu", "fp32"), False  # replaced by that of the workers
         wanted = config.device.partition(":")[0]
         gpu = (
             wanted in ("auto", "cuda")
@@ -357,75 +351,39 @@ class Cluster:
         device = "cpu" if config.device == "auto" and not gpu else config.device
         return select_device(device, config.precision), gpu
 
-    def _validate_workers(self, client: Client) -> tuple[DeviceConfig, bool]:
-        """Where all workers compute, and whether they need a GPU for it.
-
-        Raises
-        ------
-        ResourceError, UsageError
-            They lack georsr or a GPU, or would not compute alike.
-        """
-        _same_software_at_scheduler(client)
-        found = self._worker_info(client)
-        if not found:
-            raise ResourceError("no worker answers; give the same command again")
-        wanted = self._config.device.partition(":")[0]
-        offered = any(able["gpu"] for able in found.values())
-        gpu = wanted == "cuda" or (wanted == "auto" and offered)
-        if gpu and not offered:
+    def _check_workers(self, client: Client) -> tuple[DeviceConfig, bool]:
+        """Return where all workers compute, and whether on a GPU; raise if they differ."""
+        _check_scheduler(client)
+        device, offers_gpu = self._config.device, _gpu_offers(client)
+        gpu = device.startswith("cuda") or (device == "auto" and any(offers_gpu.values()))
+        addresses = [address for address, offers in offers_gpu.items() if offers or not gpu]
+        if offers_gpu and not addresses:
             raise ResourceError(
-                f"--device {self._config.device}: none of {len(found)} workers offers a GPU: start "
+                f"--device {device}: none of {len(offers_gpu)} workers offers a GPU: start "
                 f'workers with --resources "{GPU}=1", or use --device cpu'
             )
-        self._able = {name: able["gpu"] or not gpu for name, able in found.items()}
-        placements: dict[Any, str] = {}
-        for name, able in found.items():
-            if self._able[name]:
-                _check_software(f"worker {name}", able["software"])
-                placements.setdefault(able["placement"], name)
-        for placement, name in placements.items():
-            if isinstance(placement, str):
-                raise ResourceError(f"worker {name}: {placement}")
-        kinds = {(p.device.type, p.precision): name for p, name in placements.items()}
+        if device == "auto" and not gpu:
+            device = "cpu"
+        devices = _ask_devices(client, addresses, device, self._config.precision)
+        kinds = {(d.device.type, d.precision): address for address, d in devices.items()}
         if len(kinds) > 1:
-            said = "; ".join(f"{p} on {d} ({name})" for (d, p), name in kinds.items())
+            differences = "; ".join(f"{p} on {d} ({a})" for (d, p), a in kinds.items())
             raise ResourceError(
-                f"workers would not compute alike: {said}; choose with --device and --precision"
+                f"workers differ in device or precision: {differences}; choose with --device and "
+                "--precision"
             )
-        return next(iter(placements)), gpu
-
-    def _worker_info(self, client: Client) -> dict[str, Any]:
-        """Worker -> what it can do; without those that do not answer, as the dead do not."""
-        config = self._config
-        found = client.run(worker_info, config.device, config.precision, on_error="return")
-        for name, able in list(found.items()):
-            if isinstance(able, OSError):
-                log.warning("worker %s does not answer: %s", name, able)
-                del found[name]
-        for name, able in found.items():
-            if isinstance(able, ImportError):
-                raise ResourceError(
-                    f"worker {name}: cannot import georsr ({able}); start workers in the same "
-                    "environment"
-                ) from able
-            if isinstance(able, Exception):
-                raise ResourceError(f"worker {name}: {able}") from able
-        client.direct_to_workers = _connects_directly(client, list(found))
-        return dict(found)
+        client.direct_to_workers = _connects_directly(client, list(devices))
+        return next(iter(devices.values())), gpu
 
     def count(self) -> int:
-        """Workers that can be asked now, or are to be started."""
+        """Return the number of workers that can compute now, or that are to be started."""
         if self._client is None:
             return self.local or 0
-        addresses = list(self._client.nthreads())
-        if set(addresses) - set(self._able):
-            found = self._worker_info(self._client)
-            self._able |= {name: able["gpu"] or not self.gpu for name, able in found.items()}
-        return sum(self._able.get(name, True) for name in addresses)
+        return sum(offers or not self.gpu for offers in _gpu_offers(self._client).values())
 
     @property
     def config(self) -> SRConfig:
-        """The options as workers are to understand them."""
+        """The options, with the device and the number of threads of a worker."""
         config, device = self._config, str(self.placement.device)
         precision = cast(Precision, self.placement.precision)
         config = replace(config, device=device, precision=precision)
@@ -433,14 +391,65 @@ class Cluster:
             config = replace(config, num_threads=max(1, available_cpus() // self.local))
         return config
 
-    def task_queue(self, hand: WorkerTask, look: Callable[[], None]) -> DaskQueue:
-        """Begin a run; use it in a ``with`` statement."""
-        client, run = self.start(), f"georsr-{secrets.token_hex(6)}"
-        return DaskQueue(client, run, hand, gpu=self.gpu, look=look, count=self.count)
+    def worker_job(self, job: SRJob) -> SRJob:
+        """Return the job as a worker computes it: with one thread, unless the options say more."""
+        config = self.config
+        return replace(job, config=replace(config, num_threads=config.num_threads or 1))
+
+    def task_queue(self, runner: Runner, check_cancelled: Callable[[], None]) -> TaskQueue:
+        """Return a queue for tasks of one run; use it in a ``with`` statement."""
+        return TaskQueue(
+            self.start(),
+            RunPlugin(f"georsr-{secrets.token_hex(6)}", runner),
+            gpu=self.gpu,
+            check_cancelled=check_cancelled,
+            count_workers=self.count,
+        )
+
+
+def _gpu_offers(client: Client) -> dict[str, bool]:
+    """Return for the address of each worker whether it offers a GPU."""
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    return {address: bool(worker["resources"].get(GPU)) for address, worker in workers.items()}
+
+
+def _check_scheduler(client: Client) -> None:
+    try:
+        client.run_on_scheduler(check_software, software())
+    except ImportError as error:
+        raise ResourceError(
+            f"the scheduler cannot import georsr ({error}); start it in the same environment"
+        ) from error
+    except ResourceError as error:
+        raise ResourceError(f"the scheduler: {error}") from error
+
+
+def _ask_devices(
+    client: Client, addresses: list[str], device: str, precision: str
+) -> dict[str, DeviceConfig]:
+    """Return the device of each worker that answers, after a check of its software."""
+    arguments = (software(), device, precision)
+    answers = client.run(worker_device, *arguments, workers=addresses, on_error="return")
+    devices = dict[str, DeviceConfig]()
+    for address, answer in answers.items():
+        if isinstance(answer, ImportError):
+            raise ResourceError(
+                f"worker {address}: cannot import georsr ({answer}); start workers in the same "
+                "environment"
+            ) from answer
+        if isinstance(answer, OSError):  # a worker that died is not yet missed
+            log.warning("worker %s does not answer: %s", address, answer)
+        elif isinstance(answer, Exception):
+            raise ResourceError(f"worker {address}: {answer}") from answer
+        else:
+            devices[address] = answer
+    if not devices:
+        raise ResourceError("no worker answers; repeat the command")
+    return devices
 
 
 def _connects_directly(client: Client, workers: list[str]) -> bool:
-    """Whether results can come straight from all workers, and spare the scheduler."""
+    """Return whether this machine reaches all workers, so that results need no scheduler."""
 
     async def ask() -> None:
         await asyncio.gather(*(client.rpc(address).identity() for address in workers))
@@ -448,77 +457,48 @@ def _connects_directly(client: Client, workers: list[str]) -> bool:
     try:
         client.sync(ask, callback_timeout=DIRECT_CONNECT_TIMEOUT)
     except (OSError, TimeoutError):
-        log.info("results come by way of the scheduler: this machine does not reach all workers")
+        log.info("results are passed on by the scheduler: this machine does not reach all workers")
         return False
     return True
 
 
-def _same_software_at_scheduler(client: Client) -> None:
-    try:
-        there = client.run_on_scheduler(software)
-    except ImportError as error:
-        raise ResourceError(
-            f"the scheduler cannot import georsr ({error}); start it in the same environment"
-        ) from error
-    _check_software("the scheduler", there)
-
-
-def _check_software(who: str, there: dict[str, str]) -> None:
-    for name, expected in software().items():
-        if there[name] != expected:
-            raise ResourceError(
-                f"{who}: has {name} {there[name]}, expected {expected}; install the same versions "
-                "on all machines"
-            )
-
-
-def worker_config(job: SRJob, cluster: Cluster) -> SRJob:
-    """A job as a worker carries it out: by one thread, unless the options say otherwise."""
-    config = cluster.config
-    return replace(job, config=replace(config, num_threads=config.num_threads or 1))
-
-
-@contextmanager
 def open_cluster(
     model: Model,
     config: SRConfig,
     workers: int | None = None,
     scheduler: str | None = None,
     security: Security | None = None,
-    stopped: Callable[[], bool] = lambda: False,
-) -> Iterator[Cluster]:
-    """Connect to the workers of a scheduler, or have some started when there is work for them.
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Cluster:
+    """Return a cluster of local workers, or of those of a running scheduler.
 
     Parameters
     ----------
     model, config
-        What workers compute, where and how.
+        Model and options of the run.
     workers
-        How many processes to start; they end with the context.
+        Number of processes to start; they end with the context.
     scheduler
         Address of a running scheduler, such as ``tls://10.0.0.1:8786``.
     security
-        Certificates for it; None takes those of Dask's configuration.
-    stopped
-        Asked while this waits for the scheduler and its first worker.
+        Certificates for the scheduler; None takes those of Dask's configuration.
+    should_stop
+        Called while the scheduler and its first worker are awaited; true ends the wait.
 
     Raises
     ------
     UsageError
-        Both are given, or an address or certificates that are none.
+        Both ``workers`` and ``scheduler`` are given. On entering the context also: the address or
+        the certificates are not valid.
     ResourceError
-        There is no scheduler at the address, or it has no worker; workers cannot be started;
-        they differ from each other or from this process.
+        On entering the context: there is no scheduler at the address, it has no worker, or workers
+        differ from each other or from this process.
     InterruptedRunError
-        ``stopped`` said so.
+        On entering the context: ``should_stop`` returned true.
     """
     if workers is not None and scheduler is not None:
         raise UsageError("--workers and --scheduler: give one of them")
     if scheduler is not None:
-        cluster = Cluster(lambda gpu: connect_client(scheduler, security, stopped), model, config)
-    else:
-        assert workers is not None, "one of the two is given"
-        count = workers
-        cluster = Cluster(lambda gpu: start_local_cluster(count, gpu=gpu), model, config, count)
-    with cluster:
-        yield cluster
+        return Cluster(lambda gpu: connect_client(scheduler, security, should_stop), model, config)
+    assert workers is not None, "one of the two is given"
+    return Cluster(lambda gpu: start_local_cluster(workers, gpu=gpu), model, config, workers)

@@ -1,125 +1,222 @@
-"""ClusterMaker: many machines make blocks, one file takes them in the order of a single pass.
-
-InOrder: blocks that many machines make at once, in the order of a single pass.
-"""
+"""Compute the blocks of an output on a Dask cluster and write them in the order of one process."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import torch
+from torch import nn
 
+from georsr.config import SRConfig
 from georsr.device import DeviceConfig
-from georsr.distributed.cluster import Cluster, worker_config
-from georsr.distributed.task_queue import PREFETCH_TASKS, IndexedTask, TaskQueue, free_slots
-from georsr.distributed.worker import BlockResult, BlockTask
-from georsr.inference.model_cache import model_ref
+from georsr.distributed.cluster import Cluster
+from georsr.distributed.task_queue import PREFETCH_BATCHES, IndexedTask, TaskQueue
+from georsr.errors import ResourceError
+from georsr.inference.model_cache import ModelRef, cached_predictor, load_cached, model_ref
 from georsr.inference.pipeline import ResidualStats, Timer
-from georsr.jobs.executor import write_in_background
-from georsr.jobs.job import SRJob, memory_of
+from georsr.inference.predictor import TilePredictor
+from georsr.io.gdal_env import absolute_path
+from georsr.jobs.executor import tile_stream, write_in_background
+from georsr.jobs.job import SRJob, memory_of, source_hash
 from georsr.jobs.preflight import BASE_MEMORY
-from georsr.progress import AreaProgress, Cancellable
+from georsr.progress import AreaProgress, Cancellable, NullProgress
 from georsr.system import memory_limit
+from georsr.tiling.grid import TileGrid
 from georsr.tiling.partition import TaskGrid, completion_order, task_grid
-from georsr.window import BoolArray
+from georsr.window import BoolArray, Window
+from georsr.writer.encoder import BlockEncoder, EncodedBlock, encoders, to_encodable
+from georsr.writer.paths import paths_behind_vsi
 from georsr.writer.writer import RasterWriter
 
-if TYPE_CHECKING:
-    from georsr.writer.encoder import EncodedBlock
+MEMORY_FRACTION, MAX_ROW_BYTES = 4, 64 * 2**30
+"""A row of tasks, which may have to wait for its first one, takes at most one part in
+`MEMORY_FRACTION` of the memory, or of `MAX_ROW_BYTES` if there is more; a row of the smallest tasks
+may take more."""
 
-IndexedBlock = tuple[int, int, "EncodedBlock"]
-"""Block row, block column, and what stands there."""
+IndexedBlock = tuple[int, int, EncodedBlock]
+"""Block row, block column, and the encoded block."""
+Compute = Callable[[SRJob, TilePredictor, Any, Callable[[], bool]], Any]
+"""Function of one task: (job, predictor, task, should_stop) -> result."""
 
 
-class OrderedBlocks:
-    """Blocks that are missing, in the order of a single pass, as soon as that lets them.
+class JobRunner:
+    """Computes the tasks of a job on a worker.
 
-    Super-tiles under way, and those that wait for their turn, are no more than a row of them and
-    `AHEAD` for each worker.
+    The job is pickled without its network; each worker opens the model by name and checksum.
 
     Parameters
     ----------
-    job : Job
-        Of the product.
-    grid : Grid
-        Super-tiles of it.
-    done : bool (block rows, block columns)
-        Blocks that nobody wants any more.
-    flight : Flight
-        Makes `BlockResult` of windows.
-    landed : callable
-        Told of every super-tile that has come back.
+    job : SRJob
+        Job of the client.
+    model : ModelRef
+        Name and checksum of the job's model.
+    config : SRConfig
+        Options of the job, with the device and the number of threads of a worker.
+    compute : callable
+        Module-level function of one task.
     """
 
-    def __init__(
-        self,
-        job: SRJob,
-        grid: TaskGrid,
-        done: BoolArray,
-        flight: TaskQueue,
-        landed: Callable[[int, BlockResult], None],
-    ) -> None:
-        self._grid, self._done, self._flight, self._landed = grid, done, flight, landed
-        self._size = job.layout.blocksize
-        self._order = completion_order(job.plan, self._size, grid.top // self._size)
-        self._held: dict[int, dict[tuple[int, int], EncodedBlock]] = {}
-        self._unsent = (number for number in range(len(grid)) if self._missing(number))
-        self._next = next(self._unsent, None)
+    def __init__(self, job: SRJob, model: ModelRef, config: SRConfig, compute: Compute) -> None:
+        self.job = replace(job, model=replace(job.model, network=nn.Identity()))
+        self.model, self.config, self.compute = model, config, compute
+        self.source_files = [
+            absolute_path(path) for path in job.reader.info.files if paths_behind_vsi(path)
+        ]
 
-    @property
-    def _max_in_flight(self) -> int:
-        """Super-tiles that may be under way or wait for their turn."""
-        return self._grid.columns + PREFETCH_TASKS * self._flight.machines
+    def prepare(self, worker_name: object) -> None:
+        """Check that the source is that of the client, and load the model.
 
-    def _missing(self, number: int) -> bool:
-        """Whether a super-tile has a block that is wanted."""
-        window, size = self._grid.window(number), self._size
-        rows = slice(window.top // size, -(-window.bottom // size))
-        columns = slice(window.left // size, -(-window.right // size))
-        return not self._done[rows, columns].all()
+        Raises
+        ------
+        GeorsrError
+            The source is missing or differs, or the model cannot be loaded.
+        """
+        for path in self.source_files:
+            if not paths_behind_vsi(path):
+                raise ResourceError(
+                    f"has no file {path}; put it where all machines see it under the same name"
+                )
+        with self.job.reader.reopen() as reader:
+            if source_hash(reader) != self.job.key["source"]:
+                raise ResourceError(
+                    f"sees another file under the name {reader.info.path} (header, size or "
+                    "modification time differ); put it where all machines see the same file"
+                )
+        load_cached(self.model)
+        if self.config.device == "cuda" and isinstance(worker_name, int):
+            # local workers are numbered, and take the GPUs of their machine in turn
+            device = f"cuda:{worker_name % max(1, torch.cuda.device_count())}"
+            self.config = replace(self.config, device=device)
 
-    def blocks(self, clock: Timer) -> Generator[IndexedBlock, None, None]:
-        """Yield them; ``clock`` notes the time spent waiting for the network."""
-        for row, column in self._order:
-            if self._done[row, column]:
-                continue
-            number = self._grid.index_at(row * self._size, column * self._size)
-            while number not in self._held:
-                self._submit(number)
-                with clock.section("network"):
-                    self._collect()
-            block = self._held[number].pop((row, column))
-            if not self._held[number]:
-                del self._held[number]
-            yield row, column, block
-
-    def _submit(self, needed: int) -> None:
-        """Send what there is room for, and in any case what is waited for."""
-        pieces: list[IndexedTask] = []
-        free = free_slots(self._flight, self._max_in_flight - len(self._held))
-        while self._next is not None and (self._next <= needed or len(pieces) < free):
-            pieces.append((self._next, self._grid.window(self._next)))
-            self._next = next(self._unsent, None)
-        self._flight.submit(pieces)
-
-    def _collect(self) -> None:
-        number, made = self._flight.next_completed()
-        self._held[number] = {
-            (row, column): block
-            for row, column, block in made.blocks
-            if not self._done[row, column]
-        }
-        self._landed(number, made)
+    def __call__(self, task: Any, should_stop: Callable[[], bool]) -> Any:
+        """Compute one task."""
+        with cached_predictor(self.model, self.config) as predictor:
+            return self.compute(self.job, predictor, task, should_stop)
 
 
-MEMORY_FRACTION, MAX_TASK_BYTES = 4, 64 * 2**30
-"""A row of super-tiles, which may wait for its first one, has at most this part of so much memory,
-or of less if the machine has less; unless the smallest has more."""
+def task_queue(
+    cluster: Cluster, job: SRJob, compute: Compute, check_cancelled: Callable[[], None]
+) -> TaskQueue:
+    """Start the workers of a cluster, and return a queue for the tasks of a job.
+
+    Raises
+    ------
+    UsageError
+        The model exists in memory only.
+    ResourceError
+        The workers cannot be started.
+    """
+    model = model_ref(job.model)
+    cluster.start()
+    return cluster.task_queue(JobRunner(job, model, cluster.config, compute), check_cancelled)
+
+
+@dataclass(frozen=True)
+class BlockResult:
+    """Blocks of a window of the output, and statistics of their tiles.
+
+    Attributes
+    ----------
+    blocks : list of (block row, block column, EncodedBlock)
+    batch : int
+        Tiles per call of the network.
+    skipped : int
+        Number of tiles without a valid pixel.
+    deviation : ResidualStats
+        Differences between the network's outputs and the source, before consistency.
+    """
+
+    blocks: list[IndexedBlock]
+    batch: int
+    skipped: int
+    deviation: ResidualStats
+
+
+def compute_blocks(
+    job: SRJob, predictor: TilePredictor, window: Window, should_stop: Callable[[], bool]
+) -> BlockResult:
+    """Compute and encode the blocks of a window of the output, which consists of whole blocks."""
+    part, size = job.part(window.coarser(job.plan.scale)), job.layout.blocksize
+    encode, progress = BlockEncoder(job.layout), Cancellable(NullProgress(), should_stop)
+    with ThreadPoolExecutor(encoders()) as pool:
+        stream = tile_stream(part, predictor, progress, Timer())
+        encoding = []
+        for block, planes in stream.blocks():
+            row, column = (window.top + block.top) // size, (window.left + block.left) // size
+            pixels, mask = to_encodable(*part.layout.split(planes))
+            encoding.append((row, column, pool.submit(encode, pixels, mask)))
+    blocks = [(row, column, encoded.result()) for row, column, encoded in encoding]
+    return BlockResult(blocks, predictor.batch, stream.skipped, stream.deviation)
+
+
+def ordered_blocks(
+    plan: TileGrid,
+    blocksize: int,
+    grid: TaskGrid,
+    done: BoolArray,
+    queue: TaskQueue,
+    timer: Timer,
+    on_result: Callable[[int, BlockResult], None],
+) -> Generator[IndexedBlock, None, None]:
+    """Compute the missing blocks on a cluster, and yield them in the order of one process.
+
+    The tasks in flight and the results that wait for their turn are at most a row of tasks and
+    `PREFETCH_BATCHES` for each worker.
+
+    Parameters
+    ----------
+    plan
+        Tiles of the output.
+    blocksize
+        Height and width of a block, pixels.
+    grid
+        Windows of the output; each is a task.
+    done : bool (block rows, block columns)
+        Blocks that are not needed.
+    queue
+        Computes the `BlockResult` of each window.
+    timer
+        Measures the time spent waiting for results.
+    on_result
+        Called with (index of the task, result) when a result arrives.
+    """
+    tasks = _missing_tasks(grid, blocksize, done)
+    last, results = -1, dict[int, dict[tuple[int, int], EncodedBlock]]()
+    for row, column in completion_order(plan, blocksize, grid.top // blocksize):
+        if done[row, column]:
+            continue
+        index = grid.index_at(row * blocksize, column * blocksize)
+        while index not in results:
+            bound = grid.columns + PREFETCH_BATCHES * queue.workers - len(results)
+            slots, batch = queue.free_slots(bound), list[IndexedTask]()
+            # the task that is waited for is submitted in any case
+            while (last < index or len(batch) < slots) and (task := next(tasks, None)):
+                batch.append(task)
+                last = task[0]
+            queue.submit(batch)
+            with timer.section("network"):
+                number, result = queue.next_completed()
+            results[number] = {(r, c): block for r, c, block in result.blocks if not done[r, c]}
+            on_result(number, result)
+        yield row, column, results[index].pop((row, column))
+        if not results[index]:
+            del results[index]
+
+
+def _missing_tasks(grid: TaskGrid, blocksize: int, done: BoolArray) -> Iterator[IndexedTask]:
+    for index, window in enumerate(grid):
+        rows = slice(window.top // blocksize, -(-window.bottom // blocksize))
+        columns = slice(window.left // blocksize, -(-window.right // blocksize))
+        if not done[rows, columns].all():
+            yield index, window
 
 
 class DaskExecutor:
-    """Makes blocks on a cluster; see `georsr.jobs.executor.Executor`."""
+    """Computes blocks on a cluster; see `georsr.jobs.executor.Executor`."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
@@ -128,68 +225,55 @@ class DaskExecutor:
 
     @property
     def placement(self) -> DeviceConfig:
-        """Where the workers' networks run."""
+        """Device and precision of the workers."""
         return self._cluster.placement
 
     def memory(self, job: SRJob) -> int:
-        """Peak memory of this machine: what waits for its turn, and workers that run here."""
-        machines = self._cluster.count()
-        waiting = self._largest(job) * (self.grid(job).columns + PREFETCH_TASKS * machines)
-        return BASE_MEMORY + waiting + (self._cluster.local or 0) * self.worker_memory(job)
+        """Return the peak memory of this machine, with the workers that it starts, in bytes."""
+        tasks = self.grid(job).columns + PREFETCH_BATCHES * self._cluster.count()
+        workers = (self._cluster.local or 0) * self.worker_memory(job)
+        return BASE_MEMORY + tasks * self._task_bytes(job) + workers
 
     def worker_memory(self, job: SRJob) -> int:
-        """Peak memory of one worker."""
+        """Return the peak memory of one worker, in bytes."""
         part = job.part(self.grid(job).window(0).coarser(job.plan.scale))
-        return self._largest(job) + memory_of(worker_config(part, self._cluster))
+        return self._task_bytes(job) + memory_of(self._cluster.worker_job(part))
 
     def grid(self, job: SRJob, top: int = 0) -> TaskGrid:
-        """The super-tiles for the workers there are, from a row of the product on."""
+        """Return the windows that are tasks, from row ``top`` of the output on."""
         return task_grid(
             job.plan,
             job.layout.blocksize,
             max(1, self._cluster.count()),
             _row_bytes(job),
-            min(memory_limit(), MAX_TASK_BYTES) // MEMORY_FRACTION,
+            min(memory_limit(), MAX_ROW_BYTES) // MEMORY_FRACTION,
             top,
         )
 
-    def _largest(self, job: SRJob) -> int:
-        """Bytes of a super-tile of the product."""
+    def _task_bytes(self, job: SRJob) -> int:
         window = self.grid(job).window(0)
         return window.height * window.width * _row_bytes(job) // job.layout.width
 
     def fill(self, job: SRJob, writer: RasterWriter, progress: Cancellable, clock: Timer) -> None:
-        """Write the blocks that the writer has not."""
-        hand = BlockTask(job, model_ref(job.model), self._cluster.config)
-        missing = ~writer.done.all(axis=1)
-        first = int(np.argmax(missing))
-
-        def put(item: IndexedBlock) -> None:
-            writer.write_encoded(*item)
-
+        """Write the blocks that the writer lacks."""
+        blocksize, width = job.layout.blocksize, job.plan.out_width
+        done = writer.done.copy()
         with clock.section("start"):
-            self._cluster.start()
-        with self._cluster.task_queue(hand, progress.check_cancelled) as flight:
-            grid = self.grid(job, first * job.layout.blocksize)
-            landed = self._counted(job, grid, progress)
-            source = OrderedBlocks(job, grid, writer.done.copy(), flight, landed)
-            write_in_background(put, source.blocks(clock), clock)
+            queue = task_queue(self._cluster, job, compute_blocks, progress.check_cancelled)
+        grid = self.grid(job, int(np.argmin(done.all(axis=1))) * blocksize)
+        tiles = AreaProgress(progress, len(job.plan), job.plan.out_height * width)
+        tiles.add(grid.top * width)
 
-    def _counted(
-        self, job: SRJob, grid: TaskGrid, progress: Cancellable
-    ) -> Callable[[int, BlockResult], None]:
-        """What is told of every super-tile that lands."""
-        told = AreaProgress(progress, len(job.plan), job.plan.out_height * job.plan.out_width)
-        told.add(grid.top * job.plan.out_width)
+        def on_result(index: int, result: BlockResult) -> None:
+            window = grid.window(index)
+            tiles.add(window.height * window.width)
+            self.batch = max(self.batch, result.batch)
+            self.skipped += result.skipped
+            self.deviation.merge(result.deviation)
 
-        def count(number: int, made: BlockResult) -> None:
-            window = grid.window(number)
-            told.add(window.height * window.width)
-            self.batch = max(self.batch, made.batch)
-            self.skipped += made.skipped
-            self.deviation.merge(made.deviation)
-
-        return count
+        with queue:
+            blocks = ordered_blocks(job.plan, blocksize, grid, done, queue, clock, on_result)
+            write_in_background(lambda block: writer.write_encoded(*block), blocks, clock)
 
 
 def _row_bytes(job: SRJob) -> int:

@@ -1,400 +1,286 @@
-"""Flight: pieces of a run that are under way, on a cluster or here; few enough for any memory.
-
-Flight on a cluster: tasks of Dask, told apart from the pieces of a run that they are made of.
-"""
+"""Submit tasks to Dask in batches and return their results."""
 
 from __future__ import annotations
 
 import math
+import pickle
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import suppress
-from itertools import count as numbers
-from types import TracebackType
-from typing import Any, Protocol, Self
+from itertools import count, islice
+from typing import Any, Self
 
 from distributed import Client, Future, KilledWorker, as_completed
 
-from georsr.distributed.worker import (
-    GPU,
-    TASK_SECONDS,
-    Done,
-    RunPlugin,
-    WorkerTask,
-    check_worker,
-    first_line,
-    with_location,
-    work,
-)
-from georsr.errors import GeorsrError, ModelError, ResourceError
+from georsr.distributed.worker import BATCH_SECONDS, GPU, RunPlugin, describe_error, run_tasks
+from georsr.errors import GeorsrError, ResourceError
+from georsr.inference.pipeline import Timer
+from georsr.inference.predictor import TileTooLargeError
 
-PREFETCH_TASKS = 2
-"""Tasks under way for each worker: the next one is there when one is done."""
-MIN_FREE_FRACTION = 4
-"""Of so many workers one has to be done before results come and pieces go out again: many in one
-message cost much less than each alone, and the others still have their next one."""
+PREFETCH_BATCHES = 2
+"""Batches in flight for each worker: the next one is there when one is done."""
+MIN_FREE_FRACTION = 8
+"""One in so many batches has to be done before more are submitted: many in one message cost
+scheduler and client much less than each alone."""
+MAX_BATCH_SIZE = 16
+"""Tasks of a batch, however quick they are."""
+POLL_SECONDS = 0.1
+"""Time between two checks for cancellation."""
+CHECK_SECONDS = 5.0
+"""Time between two counts of the workers."""
+NO_WORKER_TIMEOUT = 60.0
+"""Time that a run waits for a new worker once there is none left."""
+MAX_REGISTRATIONS = 5
+"""Attempts to register a plugin, which fail while a worker dies."""
 
 IndexedTask = tuple[int, Any]
-"""A piece and its number."""
+"""Index of a task, and the task."""
 
 
-class TaskQueue(Protocol):
-    """Pieces go out by number, and come back in any order."""
+class TaskQueue:
+    """Bounded queue of tasks that are computed by Dask's workers; a context manager.
 
-    machines: int
-    """How many pieces can be done at once."""
-
-    @property
-    def batch_size(self) -> int:
-        """How many pieces make up a task: more than one where they are quick."""
-
-    @property
-    def in_flight(self) -> int:
-        """Pieces that went out and have not come back."""
-
-    @property
-    def tasks(self) -> int:
-        """In how many tasks these are."""
-
-    def submit(self, pieces: Sequence[IndexedTask]) -> None:
-        """Have pieces done."""
-
-    def next_completed(self) -> tuple[int, Any]:
-        """Number and result of a piece that is done; waits for one."""
-
-
-def free_slots(flight: TaskQueue, most: float = math.inf) -> int:
-    """How many pieces to send now: none, or as many as make it worth while.
+    A batch of tasks is one task of Dask, since each of those costs scheduler and client about a
+    millisecond. What a worker computed when it died is computed again by another one. When too many
+    workers died with a batch, its tasks are retried one by one while nothing else is in flight, so
+    that the error names the task that kills workers. On exit all tasks are cancelled.
 
     Parameters
     ----------
-    flight
-        That is to take them.
-    most
-        Pieces that may be under way.
-    """
-    wanted = int(min(PREFETCH_TASKS * flight.machines * flight.batch_size, most))
-    slots = PREFETCH_TASKS * flight.machines - flight.tasks
-    free = min(slots * flight.batch_size, wanted - flight.in_flight)
-    return free if free >= max(1, wanted // (PREFETCH_TASKS * MIN_FREE_FRACTION)) else 0
-
-
-class LocalQueue:
-    """Pieces are done here, one after the other, when they are asked for.
-
-    Parameters
-    ----------
-    hand
-        Does them.
-    stopped
-        Whether to end.
-    """
-
-    machines = batch_size = 1
-
-    def __init__(self, hand: WorkerTask, stopped: Callable[[], bool]) -> None:
-        self._hand, self._stopped = hand, stopped
-        self._waiting = deque[IndexedTask]()
-
-    @property
-    def in_flight(self) -> int:
-        """Pieces that wait."""
-        return len(self._waiting)
-
-    tasks = in_flight
-
-    def submit(self, pieces: Sequence[IndexedTask]) -> None:
-        """Keep pieces in mind."""
-        self._waiting.extend(pieces)
-
-    def next_completed(self) -> tuple[int, Any]:
-        """Do the next piece."""
-        number, piece = self._waiting.popleft()
-        try:
-            return number, self._hand(piece, self._stopped)
-        except (ModelError, ResourceError) as error:
-            raise with_location(error, f"{piece} of the product") from error
-
-
-POLL_SECONDS = 0.1
-"""How often somebody who waits looks whether he is still wanted."""
-CHECK_SECONDS = 5.0
-"""How often the number of workers is asked for."""
-NO_WORKER_TIMEOUT = 60.0
-"""How long a run goes on waiting once there is no worker left."""
-MAX_ATTEMPTS = 5
-"""To tell all workers something, of whom one may have died a moment ago."""
-BATCH_WAIT_SECONDS = 0.05
-"""How long results wait for others to come with them."""
-MAX_BATCH = 16
-"""Of a task, however quick they are."""
-
-
-class DaskQueue:
-    """Pieces are done by Dask's workers; a context manager, after which nobody works any more.
-
-    What a worker was doing when it died is done again by another one. Tasks with which workers died
-    again and again are tried piece by piece, each alone, so that the one they died of is told and
-    not one that was waiting behind it. Quick pieces go out several
-    in one task, since each task costs scheduler and client about a millisecond; one that took long
-    ends its task, and those after it go out again alone.
-
-    Parameters
-    ----------
-    client
-        Connected.
-    run
-        A name no other run has.
-    hand
-        Does the pieces; sent to every worker.
-    gpu
-        Only workers that offer a GPU are asked.
-    look
-        Called again and again; what it raises ends the flight.
-    count
-        How many workers can be asked.
+    client : distributed.Client
+        Client of the cluster.
+    plugin : RunPlugin
+        Plugin that computes the tasks; registered on all workers.
+    gpu : bool
+        Whether only workers that offer a GPU compute.
+    check_cancelled : callable
+        Called again and again while results are awaited; what it raises ends the wait.
+    count_workers : callable
+        Returns the number of workers that can compute.
     """
 
     def __init__(
         self,
         client: Client,
-        run: str,
-        hand: WorkerTask,
+        plugin: RunPlugin,
         *,
         gpu: bool,
-        look: Callable[[], None],
-        count: Callable[[], int],
+        check_cancelled: Callable[[], None],
+        count_workers: Callable[[], int],
     ) -> None:
-        self._client, self._run, self._hand = client, run, hand
+        self._client, self._plugin = client, plugin
         self._resources = {GPU: 1} if gpu else None
-        self._look, self._count = look, count
-        self._tasks: dict[Future[Any], list[IndexedTask]] = {}
-        self._under_way = 0
-        self._came_back = False
-        self._names = numbers()
-        self._failed_tasks, self._waiting = deque[IndexedTask](), list[IndexedTask]()
-        self._retrying: Future[Any] | None = None
-        self._landed = deque[IndexedTask]()
-        self._pace = TASK_SECONDS
+        self._check_cancelled, self._count_workers = check_cancelled, count_workers
+        self._batches: dict[Future[Any], list[IndexedTask]] = {}
+        self._batch_numbers = count()
         self._completed = as_completed(loop=client.loop)
         self._gatherer = ThreadPoolExecutor(1, "georsr-gather")
-        self._checked = self._seen = time.monotonic()
-        self.machines = max(1, count())
+        self._results = deque[tuple[int, Any]]()
+        self._waiting = list[IndexedTask]()
+        self._suspicious = deque[IndexedTask]()
+        self._retried: Future[Any] | None = None
+        self._any_result = False
+        self._task_seconds = BATCH_SECONDS
+        self._checked = self._last_seen = time.monotonic()
+        self.workers = max(1, count_workers())
+        self.in_flight = 0
+        """Tasks that were submitted and whose results have not been returned."""
 
     def __enter__(self) -> Self:
         try:
             self._register_plugin()
-            for outcome in self._client.run(check_worker, self._run, on_error="return").values():
-                if outcome is not None and not isinstance(outcome, OSError):
-                    raise ResourceError(str(outcome))
         except BaseException:
-            self.__exit__(None, None, None)
+            self.__exit__()
             raise
         return self
 
     def _register_plugin(self) -> None:
-        """Give the run to all workers; if one dies meanwhile, to those that are left."""
-        for attempt in range(MAX_ATTEMPTS):
+        for attempt in range(MAX_REGISTRATIONS):
             try:
-                plugin = RunPlugin(self._run, self._hand)
-                self._client.register_plugin(plugin, name=self._run)
+                self._client.register_plugin(self._plugin, name=self._plugin.name)
                 return
-            except OSError as error:
+            except OSError as error:  # a worker died: the others remain
                 failure = error
                 time.sleep(attempt * POLL_SECONDS)
-        raise _lost() from failure
+        raise _connection_lost() from failure
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        with suppress(Exception):  # the scheduler may be gone, and everything with it
+    def __exit__(self, *_: object) -> None:
+        with suppress(Exception):  # the scheduler may be gone
             self._gatherer.shutdown(wait=False, cancel_futures=True)
-            if self._tasks:
-                self._client.cancel(list(self._tasks), force=True)
-            self._client.unregister_worker_plugin(self._run)
-
-    @property
-    def in_flight(self) -> int:
-        """Pieces that went out and have not come back."""
-        return self._under_way
-
-    @property
-    def tasks(self) -> int:
-        """In how many tasks these are; but for results that are here already."""
-        return len(self._tasks)
+            if self._batches:
+                self._client.cancel(list(self._batches), force=True)
+            self._client.unregister_worker_plugin(self._plugin.name)
 
     @property
     def batch_size(self) -> int:
-        """Pieces that make up a task: as many as are done in `TASK_SECONDS`."""
-        return max(1, min(MAX_BATCH, int(TASK_SECONDS / max(self._pace, 1e-6))))
+        """Number of tasks that take about `BATCH_SECONDS`."""
+        return max(1, min(MAX_BATCH_SIZE, int(BATCH_SECONDS / max(self._task_seconds, 1e-6))))
 
-    def submit(self, pieces: Sequence[IndexedTask]) -> None:
-        """Submit pieces, in one message: as few to a task as keep all workers busy."""
-        if not pieces:
-            return
-        self._under_way += len(pieces)
-        if self._failed_tasks or self._retrying is not None:
-            self._waiting.extend(pieces)
-        else:
-            self._share(pieces)
+    def free_slots(self, max_in_flight: float = math.inf) -> int:
+        """Return how many tasks to submit now.
 
-    def _share(self, pieces: Sequence[IndexedTask]) -> None:
-        free = max(1, PREFETCH_TASKS * self.machines - self.tasks)
-        size = min(self.batch_size, math.ceil(len(pieces) / free))
-        self._submit([list(pieces[i : i + size]) for i in range(0, len(pieces), size)])
+        Parameters
+        ----------
+        max_in_flight
+            Largest number of tasks in flight.
+        """
+        capacity = PREFETCH_BATCHES * self.workers
+        limit = int(min(capacity * self.batch_size, max_in_flight))
+        free = min((capacity - len(self._batches)) * self.batch_size, limit - self.in_flight)
+        return free if free >= max(1, limit // MIN_FREE_FRACTION) else 0
 
-    def _submit(self, tasks: list[list[IndexedTask]], priority: int = 0) -> list[Future[Any]]:
-        futures = self._client.map(
-            work,
-            [self._run] * len(tasks),
-            [[piece for _, piece in task] for task in tasks],
-            key=[(self._run, next(self._names)) for _ in tasks],
-            pure=False,
-            priority=priority,
-            resources=self._resources,
-        )
-        self._tasks.update(zip(futures, tasks, strict=True))
-        self._completed.update(futures)
-        return list(futures)
+    def map(self, tasks: Iterator[IndexedTask], timer: Timer) -> Iterator[tuple[int, Any]]:
+        """Compute all tasks and yield (index, result) as they complete; time the waiting."""
+        while True:
+            self.submit(list(islice(tasks, self.free_slots())))
+            if not self.in_flight:
+                return
+            with timer.section("network"):
+                completed = self.next_completed()
+            yield completed
+
+    def submit(self, tasks: Sequence[IndexedTask]) -> None:
+        """Submit tasks, in one message."""
+        self.in_flight += len(tasks)
+        self._waiting.extend(tasks)
+        self._submit_waiting()
 
     def next_completed(self) -> tuple[int, Any]:
-        """Number and result of a piece that is done; waits for one.
+        """Wait for a result and return (index of the task, result).
 
         Raises
         ------
         GeorsrError
-            What a worker raised; or pieces cannot be done, because workers die of them or all
-            are gone.
+            A task failed, workers died of a task, or the cluster is gone.
         """
-        while not self._landed:
-            self._look()
-            self._fetch([future for future in self._done() if not self._is_failed(future)])
-            self._retry_singly()
-            self._check()
-        self._under_way -= 1
-        self._came_back = True
-        return self._landed.popleft()
+        while not self._results:
+            self._check_cancelled()
+            self._receive(self._wait_completed())
+            self._submit_waiting()
+            self._check_workers()
+        self.in_flight -= 1
+        self._any_result = True
+        return self._results.popleft()
 
-    def _done(self) -> list[Future[Any]]:
-        """Tasks that have come to an end; waits a while for one, and a moment for others."""
+    def _submit_waiting(self) -> None:
+        """Submit what waits; after workers died, one suspicious task at a time."""
+        if self._retried in self._batches:
+            return
+        if self._suspicious:
+            if not self._batches:
+                (self._retried,) = self._submit_batches([[self._suspicious.popleft()]])
+        elif self._waiting:
+            free = max(1, PREFETCH_BATCHES * self.workers - len(self._batches))
+            size = min(self.batch_size, math.ceil(len(self._waiting) / free))
+            tasks, self._waiting = iter(self._waiting), []
+            self._submit_batches(list(iter(lambda: list(islice(tasks, size)), [])))
+
+    def _submit_batches(self, batches: list[list[IndexedTask]]) -> list[Future[Any]]:
+        futures: list[Future[Any]] = self._client.map(
+            run_tasks,
+            [self._plugin.name] * len(batches),
+            # pickled here, because the scheduler would import what the tasks are made of
+            [pickle.dumps([task for _, task in batch]) for batch in batches],
+            key=[(self._plugin.name, next(self._batch_numbers)) for _ in batches],
+            pure=False,
+            resources=self._resources,
+        )
+        self._batches.update(zip(futures, batches, strict=True))
+        self._completed.update(futures)
+        return futures
+
+    def _wait_completed(self) -> list[Future[Any]]:
+        """Return the batches that are done, after `POLL_SECONDS` at the latest."""
         with self._completed.thread_condition:
             if not self._completed.has_ready():
                 self._completed.thread_condition.wait(POLL_SECONDS)
-        done: list[Future[Any]] = self._completed.next_batch(block=False)
-        until = time.monotonic() + BATCH_WAIT_SECONDS
-        while 0 < len(done) < self.machines // MIN_FREE_FRACTION and time.monotonic() < until:
-            time.sleep(BATCH_WAIT_SECONDS / 5)
-            done += self._completed.next_batch(block=False)
-        return done
+        futures: list[Future[Any]] = self._completed.next_batch(block=False)
+        return futures
 
-    def _is_failed(self, future: Future[Any]) -> bool:
-        """Whether workers died with a task: of it, or of one that was with it on the worker."""
-        if future.status != "error" or future is self._retrying:
-            return False
-        if not isinstance(future.exception(), KilledWorker):
-            return False
-        self._failed_tasks.extend(self._tasks.pop(future))
-        future.release()
-        return True
-
-    def _retry_singly(self) -> None:
-        """Send suspects again, each while nothing else is under way; then what waited for that."""
-        if self._retrying not in self._tasks:
-            self._retrying = None
-        if self._tasks:
-            return
-        if self._failed_tasks:
-            (self._retrying,) = self._submit([[self._failed_tasks.popleft()]])
-        elif self._waiting:
-            pieces, self._waiting = self._waiting, []
-            self._share(pieces)
-
-    def _fetch(self, futures: list[Future[Any]]) -> None:
-        """Bring results here, all in one go."""
+    def _receive(self, futures: list[Future[Any]]) -> None:
+        """Note the results of batches, and the tasks that are to be computed again."""
+        finished = []
         for future in futures:
-            if future.status in ("error", "cancelled"):
-                raise self._failure(future)
+            if future.status == "finished":
+                finished.append(future)
+            elif future is not self._retried and _has_killed_workers(future):
+                self._suspicious.extend(self._batches.pop(future))
+            else:
+                raise self._error_of(future)
+        for future, (results, seconds) in zip(finished, self._gather(finished), strict=True):
+            batch = self._batches.pop(future)
+            indices = [index for index, _ in batch]
+            self._results.extend(zip(indices, results, strict=False))
+            self._waiting.extend(batch[len(results) :])
+            self._task_seconds += (seconds / len(results) - self._task_seconds) / 4
+
+    def _gather(self, futures: list[Future[Any]]) -> list[tuple[list[Any], float]]:
+        """Fetch results in one message; those that died with their worker are computed again."""
         if not futures:
-            return
-        # results of a worker that has died meanwhile are made again: that can take its time
-        results = self._gatherer.submit(self._client.gather, futures)
-        while not results.done():
-            self._look()
-            self._check()
+            return []
+        gathering = self._gatherer.submit(self._client.gather, futures)
+        while not gathering.done():
+            self._check_cancelled()
+            self._check_workers()
             with suppress(TimeoutError):
-                results.exception(POLL_SECONDS)
-        if (error := results.exception()) is not None:
-            lost = isinstance(error, (CancelledError, OSError))
-            raise _lost() if lost else self._translated(error, futures[0])
-        for future, done in zip(futures, results.result(), strict=True):
-            self._take(self._tasks.pop(future), done)
-            future.release()
+                gathering.exception(POLL_SECONDS)
+        try:
+            results: list[tuple[list[Any], float]] = gathering.result()
+            return results
+        except (CancelledError, OSError) as error:
+            raise _connection_lost() from error
+        except Exception as error:
+            failed = (future for future in futures if future.status == "error")
+            raise self._error_of(next(failed, futures[0])) from error
 
-    def _take(self, pieces: list[IndexedTask], done: Done) -> None:
-        """Note the results of a task; what it left goes out again, before all else."""
-        results, seconds = done
-        self._landed.extend(
-            (number, result) for (number, _), result in zip(pieces, results, strict=False)
-        )
-        self._pace += (seconds / len(results) - self._pace) / 4
-        if left := pieces[len(results) :]:
-            self._submit([[numbered] for numbered in left], priority=1)
-
-    def _check(self) -> None:
-        """See now and then whether there is still anybody to wait for."""
+    def _check_workers(self) -> None:
+        """Count the workers now and then; raise if there have been none for long."""
         now = time.monotonic()
         if now - self._checked < CHECK_SECONDS:
             return
         self._checked = now
         try:
-            count = self._count()
+            workers = self._count_workers()
         except (OSError, TimeoutError, ValueError) as error:
-            raise _lost() from error
-        if count:
-            self._seen, self.machines = now, count
-        elif now - self._seen > NO_WORKER_TIMEOUT:
+            raise _connection_lost() from error
+        if workers:
+            self._last_seen, self.workers = now, workers
+        elif now - self._last_seen > NO_WORKER_TIMEOUT:
             raise ResourceError(
-                f"the cluster has no workers any more, for {now - self._seen:.0f} s now; "
-                "start some and give the same command again"
+                f"the cluster has had no workers for {now - self._last_seen:.0f} s; start some and "
+                "repeat the command"
             )
 
-    def _failure(self, future: Future[Any]) -> BaseException:
-        """What to raise for a task that came back without a result."""
-        if future.status == "cancelled":
-            return _lost()
-        return self._translated(future.exception(), future)
-
-    def _translated(self, error: BaseException, future: Future[Any]) -> BaseException:
-        if self._came_back and type(error).__name__ == "TileTooLargeError":
-            return ResourceError(f"{error}; other workers have memory enough: do without this one")
+    def _error_of(self, future: Future[Any]) -> GeorsrError:
+        """Return what to raise for a batch without a result."""
+        error = future.exception() if future.status == "error" else None
+        if error is None:
+            return _connection_lost()
+        if isinstance(error, TileTooLargeError) and self._any_result:
+            # smaller tiles would make all that is finished useless
+            return ResourceError(
+                f"{error}; other workers have enough memory: run without this worker"
+            )
         if isinstance(error, GeorsrError):
             return error
-        pieces = {task.key: task_pieces[0][1] for task, task_pieces in self._tasks.items()}
-        piece = pieces[future.key]
-        made: Exception = ResourceError(
-            f"{piece} of the product: a worker failed with {first_line(error)}"
-        )
+        task = self._batches[future][0][1]
         if isinstance(error, KilledWorker):
-            made = ResourceError(
-                f"{pieces.get(error.task, piece)} of the product: {error.allowed_failures + 1} "
-                "workers died one after the other while they worked on it (the last one was "
-                f"{_address(error.last_worker)}), most likely for lack of memory; give workers "
-                "more, or use a smaller --tile"
+            last = getattr(error.last_worker, "address", error.last_worker)
+            return ResourceError(
+                f"{task} of the output: {error.allowed_failures + 1} workers died one after the "
+                f"other while they computed it (the last one was {last}), most likely for lack of "
+                "memory; give workers more memory, or use a smaller --tile"
             )
-        made.__cause__ = error
-        return made
+        return ResourceError(f"{task} of the output: a worker failed with {describe_error(error)}")
 
 
-def _lost() -> ResourceError:
+def _has_killed_workers(future: Future[Any]) -> bool:
+    return future.status == "error" and isinstance(future.exception(), KilledWorker)
+
+
+def _connection_lost() -> ResourceError:
     return ResourceError(
-        "the connection to Dask's scheduler is lost; give the same command again once it is back"
+        "the connection to Dask's scheduler is lost; repeat the command once it is back"
     )
-
-
-def _address(worker: Any) -> str:
-    return str(getattr(worker, "address", worker))

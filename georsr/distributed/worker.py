@@ -1,141 +1,140 @@
-"""What a Dask worker holds of a run, and the task that it is given again and again.
+"""Run the tasks of a job on Dask's workers.
 
-The scheduler, too, imports this file to read tasks: it is to stay without torch and GDAL.
-
-Hands: what workers do for a run. A job travels without its network, which they load.
+The scheduler imports this module to read what it passes on, so that no import here may need torch
+or GDAL.
 """
 
 from __future__ import annotations
 
+import asyncio
+import pickle
 import platform
 import signal
-import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
 from distributed import WorkerPlugin, get_worker
-from torch import nn
 
-from georsr.config import SRConfig
 from georsr.errors import GeorsrError, ModelError, ResourceError
-from georsr.inference.model_cache import ModelRef, cached_predictor, load_cached
-from georsr.inference.pipeline import ResidualStats, Timer
-from georsr.inference.predictor import TilePredictor
-from georsr.io.gdal_env import absolute_path
-from georsr.jobs.executor import tile_stream
-from georsr.jobs.job import SRJob, source_hash
-from georsr.progress import Cancellable, NullProgress
-from georsr.window import Window
-from georsr.writer.encoder import BlockEncoder, EncodedBlock, encoders, to_encodable
-from georsr.writer.paths import paths_behind_vsi
+
+if TYPE_CHECKING:
+    from georsr.device import DeviceConfig
 
 GPU = "GPU"
-"""Dask's resource that a worker with a graphics card offers."""
-TASK_SECONDS = 0.25
-"""After so long a task ends, if only some of its pieces are done."""
-
-Done = tuple[list[Any], float]
-"""Results of the first pieces of a task, and seconds that they took."""
+"""Dask resource that a worker with a graphics card offers."""
+BATCH_SECONDS = 0.25
+"""Time after which a batch of tasks ends, even if some of its tasks are left."""
 
 
-class WorkerTask(Protocol):
-    """Does the pieces of a run; sent to every worker once."""
+class Runner(Protocol):
+    """Computes tasks; pickled, and sent to every worker once."""
 
-    def setup(self, address: str) -> None:
-        """Raise if this worker cannot do its share; slow the first time only."""
+    def prepare(self, worker_name: object) -> None:
+        """Check what the tasks need, and load it; raise GeorsrError if something is missing."""
 
-    def __call__(self, piece: Any, stopped: Callable[[], bool], /) -> Any:
-        """Do one piece; ``stopped`` says when nobody wants it any more."""
+    def __call__(self, task: Any, should_stop: Callable[[], bool], /) -> Any:
+        """Compute one task, until ``should_stop()`` is true."""
 
 
 class RunPlugin(WorkerPlugin):
-    """A run, on every worker and on those that come later.
+    """Worker plugin that holds the runner of a run.
 
     Parameters
     ----------
-    run : str
-        Its name.
-    hand : Hand
+    name : str
+        Unique name of the run.
+    runner : Runner
+        Computes the tasks of the run.
     """
 
-    def __init__(self, run: str, hand: WorkerTask) -> None:
-        self.name, self.hand = run, hand
-        self.stopped = False
+    def __init__(self, name: str, runner: Runner) -> None:
+        self.name, self.runner, self.software = name, runner, software()
+        self.cancelled = False
+        self.error: GeorsrError | None = None
+
+    async def setup(self, worker: Any) -> None:
+        """Check the software and prepare the runner, before the worker gets a task.
+
+        Raises
+        ------
+        ResourceError
+            The worker cannot compute the tasks. The error is also kept for its tasks, because Dask
+            only logs it where a worker joins later.
+        """
+        try:
+            check_software(self.software)
+            await asyncio.to_thread(self.runner.prepare, worker.name)
+        except GeorsrError as error:
+            self.error = ResourceError(f"worker {worker.address}: {error}")
+            raise self.error from None
 
     def teardown(self, worker: Any) -> None:
-        """End what is being done."""
-        self.stopped = True
+        """Stop the tasks that are running."""
+        self.cancelled = True
+
+    def run(self, tasks: list[Any], address: str) -> tuple[list[Any], float]:
+        """Compute tasks, at least the first one, until `BATCH_SECONDS` have passed.
+
+        Returns
+        -------
+        results : list
+            Results of the first tasks.
+        seconds : float
+            Time they took.
+        """
+        if self.error is not None:
+            raise self.error
+        results, start = list[Any](), time.monotonic()
+        for task in tasks:
+            results.append(self._compute(task, address))
+            if time.monotonic() - start > BATCH_SECONDS:
+                break
+        return results, time.monotonic() - start
+
+    def _compute(self, task: Any, address: str) -> Any:
+        try:
+            return self.runner(task, lambda: self.cancelled)
+        except (ModelError, ResourceError) as error:
+            from georsr.device import add_location
+
+            raise add_location(error, f"{task} of the output, on worker {address}") from error
+        except GeorsrError:
+            raise
+        except Exception as error:
+            raise ResourceError(
+                f"{task} of the output: worker {address} failed with {describe_error(error)}"
+            ) from error
 
 
-def work(run: str, pieces: Sequence[Any]) -> Done:
-    """The task: pieces of a run, at least the first of them.
+def run_tasks(run: str, tasks: bytes) -> tuple[list[Any], float]:
+    """Compute pickled tasks with the plugin of a run; this is the function of Dask's tasks.
 
     Raises
     ------
     GeorsrError
-        This worker does not fit, or a piece cannot be done.
+        The worker differs from the client, or a task failed.
     """
     worker = get_worker()
     plugin: Any = worker.plugins[run]
-    results = list[Any]()
     try:
-        plugin.hand.setup(worker.address)
-        since = time.monotonic()
-        for piece in pieces:
-            results.append(_one(plugin, piece, worker.address))
-            if time.monotonic() - since > TASK_SECONDS:
-                break
-        return results, time.monotonic() - since
+        result: tuple[list[Any], float] = plugin.run(pickle.loads(tasks), worker.address)
+        return result
     except GeorsrError as error:
         failure = error
-    # what GDAL and torch raised cannot be sent, and would take the error with it
+    # errors of GDAL and torch cannot be pickled, not even as the cause of this one
     failure.__cause__ = failure.__context__ = None
     raise failure.with_traceback(None)
 
 
-def _one(plugin: Any, piece: Any, address: str) -> Any:
-    try:
-        return plugin.hand(piece, lambda: plugin.stopped)
-    except (ModelError, ResourceError) as error:
-        raise with_location(error, f"{piece} of the product, on worker {address}") from error
-    except GeorsrError:
-        raise
-    except Exception as error:
-        raise ResourceError(
-            f"{piece} of the product: worker {address} failed with {first_line(error)}"
-        ) from error
-
-
-def with_location(error: ModelError | ResourceError, where: str) -> GeorsrError:
-    """The same error with where it happened; of a device, that the same command may do it later."""
-    from georsr.device import is_device_failure
-
-    failed = is_device_failure(error.__cause__)
-    return (ResourceError if failed else type(error))(f"{where}: {error}")
-
-
-def first_line(error: BaseException) -> str:
-    """Kind of an error, and the first line of what it says."""
+def describe_error(error: BaseException) -> str:
+    """Return the class of an error and the first line of its message."""
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
-def check_worker(run: str, dask_worker: Any) -> str | None:
-    """Why this worker does not fit, found out before the first task; None if it does."""
-    try:
-        dask_worker.plugins[run].hand.setup(dask_worker.address)
-    except GeorsrError as error:
-        return str(error)
-    return None
-
-
 def software() -> dict[str, str]:
-    """What must be the same everywhere for the same bytes."""
+    """Return the versions on which the bytes of an output depend."""
     versions = {"Python": ".".join(platform.python_version_tuple()[:2])}
     for package in ("georsr", "torch", "rasterio"):
         try:
@@ -145,144 +144,40 @@ def software() -> dict[str, str]:
     return versions
 
 
-def worker_info(device: str, precision: str, dask_worker: Any) -> dict[str, Any]:
-    """Of a worker: its software, whether it offers a GPU, and where its network would run."""
-    from georsr.device import select_device
-    from georsr.errors import UsageError
+def check_software(expected: dict[str, str]) -> None:
+    """Raise unless this process has the expected versions; see `software`.
 
-    gpu = bool(dask_worker.state.total_resources.get(GPU))
-    try:
-        placement: Any = select_device("cpu" if device == "auto" and not gpu else device, precision)
-    except UsageError as error:
-        placement = str(error)
-    return {"software": software(), "gpu": gpu, "placement": placement}
+    Raises
+    ------
+    ResourceError
+        A version differs.
+    """
+    installed = software()
+    for name, wanted in expected.items():
+        if installed[name] != wanted:
+            raise ResourceError(
+                f"has {name} {installed[name]}, expected {wanted}; install the same versions on "
+                "all machines"
+            )
+
+
+def worker_device(expected: dict[str, str], device: str, precision: str) -> DeviceConfig:
+    """Return the device on which this worker would compute, after a check of its software.
+
+    Raises
+    ------
+    ResourceError, UsageError
+        A version differs, or there is no such device.
+    """
+    check_software(expected)
+    from georsr.device import select_device
+
+    return select_device(device, precision)
 
 
 def dask_setup(worker: Any) -> None:
-    """Of a local worker: Ctrl-C in a terminal reaches all processes, but is for the first one."""
+    """Ignore Ctrl-C in a local worker: a terminal sends it to all processes, the client handles it.
+
+    Dask calls this function because the cluster preloads this module.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-@dataclass(frozen=True)
-class BlockResult:
-    """What became of a window of the product.
-
-    Attributes
-    ----------
-    blocks : list of (block row, block column, EncodedBlock)
-    batch : int
-        Tiles per call of the network.
-    skipped : int
-        Tiles without a valid pixel.
-    deviation : Deviation
-        How far the network's outputs were from giving their source back.
-    """
-
-    blocks: list[tuple[int, int, EncodedBlock]]
-    batch: int
-    skipped: int
-    deviation: ResidualStats
-
-
-class JobTask:
-    """What all hands have in common: a job, made ready once in a process.
-
-    Parameters
-    ----------
-    job : Job
-    reference : ModelReference
-        Of its model.
-    config : SRConfig
-        The job's, with device and threads as workers are to understand them.
-    """
-
-    def __init__(self, job: SRJob, reference: ModelRef, config: SRConfig) -> None:
-        self.job = replace(job, model=replace(job.model, network=nn.Identity()))
-        self.reference, self.config = reference, config
-        self.software = software()
-        self.files = [
-            absolute_path(name) for name in job.reader.info.files if paths_behind_vsi(name)
-        ]
-        self._lock, self._ready = threading.Lock(), False
-
-    def setup(self, address: str) -> None:
-        """Check software, source and model.
-
-        Raises
-        ------
-        ResourceError
-            Names the worker and what is different there.
-        """
-        with self._lock:
-            if self._ready:
-                return
-            try:
-                self._check_software()
-                self._check_source()
-                load_cached(self.reference)
-            except GeorsrError as error:
-                raise ResourceError(f"worker {address}: {error}") from error
-            self._ready = True
-
-    def _check_software(self) -> None:
-        here = software()
-        for name, expected in self.software.items():
-            if here[name] != expected:
-                raise ResourceError(
-                    f"has {name} {here[name]}, expected {expected}; "
-                    "install the same versions on all machines"
-                )
-
-    def _check_source(self) -> None:
-        for name in self.files:
-            if not paths_behind_vsi(name):
-                raise ResourceError(
-                    f"has no file {name}; put it where all machines see it under the same name"
-                )
-        with self.job.reader.reopen() as reader:
-            if source_hash(reader) != self.job.key["source"]:
-                raise ResourceError(
-                    f"sees another file under the name {reader.info.path} (header, size or time "
-                    "of change differ); put it where all machines see the same"
-                )
-
-    def network(self) -> AbstractContextManager[TilePredictor]:
-        """This process's network; workers of one machine take its GPUs in turn."""
-        config, count = self.config, torch.cuda.device_count()
-        name = _worker_name() if config.device == "cuda" else None
-        if isinstance(name, int) and count:
-            config = replace(config, device=f"cuda:{name % count}")
-        return cached_predictor(self.reference, config)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_lock": None, "_ready": False}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._lock = threading.Lock()
-
-
-def _worker_name() -> object:
-    """Of the Dask worker this is: a number where `georsr.distributed.cluster` started it."""
-    try:
-        return get_worker().name
-    except ValueError:  # it is none
-        return None
-
-
-class BlockTask(JobTask):
-    """Makes the blocks of a window, encoded as they stand in the file."""
-
-    def __call__(self, window: Window, stopped: Callable[[], bool]) -> BlockResult:
-        """From a window of the product, made of whole blocks of it."""
-        part, size = self.job.part(window.coarser(self.job.plan.scale)), self.job.layout.blocksize
-        encode, progress = BlockEncoder(self.job.layout), Cancellable(NullProgress(), stopped)
-        with ThreadPoolExecutor(encoders()) as pool, self.network() as net:
-            stream = tile_stream(part, net, progress, Timer())
-            waiting = []
-            for place, planes in stream.blocks():
-                row, column = (window.top + place.top) // size, (window.left + place.left) // size
-                pixels, mask = to_encodable(*part.layout.split(planes))
-                waiting.append((row, column, pool.submit(encode, pixels, mask)))
-        blocks = [(row, column, encoded.result()) for row, column, encoded in waiting]
-        return BlockResult(blocks, net.batch, stream.skipped, stream.deviation)

@@ -1,4 +1,4 @@
-"""Running sums over the blocks of a pair of rasters, and the figures they add up to."""
+"""Accumulate image quality metrics over the blocks of a pair of rasters."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from georsr.evaluation.metrics import (
-    FEWEST_BANDS,
+    MIN_SPECTRAL_BANDS,
     SSIM_WINDOW,
     ergas_of,
     gaussian_filter,
@@ -18,7 +18,7 @@ from georsr.window import AnyArray, BoolArray
 
 
 class MetricAccumulator:
-    """What blocks of SR and HR, (C, h, w) each, add to, band by band.
+    """Sums over blocks of SR and HR, (C, h, w) each, band by band.
 
     Parameters
     ----------
@@ -30,59 +30,59 @@ class MetricAccumulator:
 
     def __init__(self, bands: int, peak: float) -> None:
         self.peak = peak
-        self.squares, self.differences, self.structure, self.truth = np.zeros((4, bands))
-        self.pixels, self.windows = np.zeros((2, bands), np.int64)
-        self.angle, self.spectra = 0.0, 0
+        self._squares, self._differences, self._ssim, self._truth = np.zeros((4, bands))
+        self.pixels, self._windows = np.zeros((2, bands), np.int64)
+        self._angle, self._spectra = 0.0, 0
 
-    def add_pixels(self, ours: AnyArray, theirs: AnyArray, both: BoolArray) -> None:
-        """Add pixels where ``both`` are valid."""
-        ours, theirs = np.where(both, ours, 0.0), np.where(both, theirs, 0.0)
-        difference = ours.astype(np.float64) - theirs
-        self.squares += np.square(difference).sum((1, 2))
-        self.differences += difference.sum((1, 2))
-        self.truth += theirs.sum((1, 2))
-        self.pixels += both.sum((1, 2))
-        if len(ours) < FEWEST_BANDS:
+    def add_pixels(self, sr: AnyArray, hr: AnyArray, valid: BoolArray) -> None:
+        """Add the pixels of a block where ``valid`` (C, h, w) is True."""
+        sr, hr = np.where(valid, sr, 0.0), np.where(valid, hr, 0.0)
+        difference = sr.astype(np.float64) - hr
+        self._squares += np.square(difference).sum((1, 2))
+        self._differences += difference.sum((1, 2))
+        self._truth += hr.sum((1, 2))
+        self.pixels += valid.sum((1, 2))
+        if len(sr) < MIN_SPECTRAL_BANDS:
             return
-        whole = both.all(0)
-        angles = spectral_angles(ours[:, whole], theirs[:, whole])
+        in_all = valid.all(0)
+        angles = spectral_angles(sr[:, in_all], hr[:, in_all])
         defined = np.isfinite(angles)
-        self.angle += float(angles[defined].sum())
-        self.spectra += int(defined.sum())
+        self._angle += float(angles[defined].sum())
+        self._spectra += int(defined.sum())
 
-    def add_windows(self, ours: AnyArray, theirs: AnyArray, both: BoolArray) -> None:
-        """Add the SSIM of every window without an invalid pixel."""
-        if min(ours.shape[1:]) < SSIM_WINDOW:
+    def add_windows(self, sr: AnyArray, hr: AnyArray, valid: BoolArray) -> None:
+        """Add the SSIM of every window of a block that has no invalid pixel."""
+        if min(sr.shape[1:]) < SSIM_WINDOW:
             return
-        similar = ssim_map(np.where(both, ours, 0.0), np.where(both, theirs, 0.0), self.peak)
-        whole = gaussian_filter(both.astype(np.float64)) > 1 - 1e-9
-        self.structure += np.where(whole, similar, 0.0).sum((1, 2))
-        self.windows += whole.sum((1, 2))
+        values = ssim_map(np.where(valid, sr, 0.0), np.where(valid, hr, 0.0), self.peak)
+        complete = gaussian_filter(valid.astype(np.float64)) > 1 - 1e-9
+        self._ssim += np.where(complete, values, 0.0).sum((1, 2))
+        self._windows += complete.sum((1, 2))
 
     def rmse(self) -> AnyArray:
-        """(C,) root mean square error."""
-        return np.asarray(np.sqrt(self.squares / self.pixels))
+        """Return the root mean square error, (C,)."""
+        return np.asarray(np.sqrt(self._squares / self.pixels))
 
     def psnr(self) -> tuple[float, ...]:
-        """Per band, dB; infinite for equal bands."""
+        """Return the PSNR of each band in dB; infinite for equal bands."""
         errors = self.rmse()
         return tuple(20 * math.log10(self.peak / e) if e > 0 else math.inf for e in errors)
 
     def bias(self) -> AnyArray:
-        """(C,) mean of SR - HR."""
-        return np.asarray(self.differences / self.pixels)
+        """Return the mean of SR - HR, (C,)."""
+        return np.asarray(self._differences / self.pixels)
 
     def ssim(self) -> AnyArray:
-        """(C,) mean over windows; NaN where there is none."""
-        means = self.structure / np.maximum(self.windows, 1)
-        return np.where(self.windows > 0, means, np.nan)
+        """Return the mean SSIM over windows, (C,); NaN without windows."""
+        means = self._ssim / np.maximum(self._windows, 1)
+        return np.where(self._windows > 0, means, np.nan)
 
     def spectral_angle(self) -> float:
-        """Mean angle in degrees; NaN below three bands."""
-        return self.angle / self.spectra if self.spectra else math.nan
+        """Return the mean spectral angle in degrees; NaN below three bands."""
+        return self._angle / self._spectra if self._spectra else math.nan
 
     def ergas(self, scale: float | None) -> float:
-        """ERGAS; NaN where the scale is not known."""
+        """Return ERGAS; NaN if the scale is not known."""
         if scale is None:
             return math.nan
-        return ergas_of(self.rmse(), self.truth / self.pixels, scale)
+        return ergas_of(self.rmse(), self._truth / self.pixels, scale)

@@ -1,9 +1,4 @@
-"""Benchmark: models against truth, image by image, beside bicubic in the same run.
-
-Which figures are measured of an image, what they are called and how they are printed.
-
-A benchmark as text for a terminal, and as CSV for a spreadsheet.
-"""
+"""Benchmark models against truth, image by image, beside bicubic in the same run."""
 
 from __future__ import annotations
 
@@ -26,24 +21,37 @@ from georsr.evaluation.metrics import (
     spectral_angle,
     ssim,
 )
-from georsr.evaluation.registration import phase_shift
+from georsr.geo.registration import phase_shift
+from georsr.models.io import Model
 from georsr.progress import NullProgress, Progress
+from georsr.redact import redact_url
 from georsr.window import AnyArray
 
 
 @dataclass(frozen=True)
 class MetricColumn:
-    """One figure: a field of :class:`ImageMetrics` and how people meet it."""
+    """One figure of a table.
+
+    Attributes
+    ----------
+    key : str
+        Field of :class:`ImageMetrics`.
+    title : str
+    digits : int
+        Digits after the point.
+    best : str
+        ``high``, ``low``, ``zero`` (either sign) or ``one``.
+    meaning : str
+    """
 
     key: str
     title: str
     digits: int
     best: str
-    """``high``, ``low``, ``zero`` (either sign) or ``one``."""
     meaning: str
 
     def text(self, value: float) -> str:
-        """The value as printed; ``-`` where it is not defined."""
+        """Format a value; ``-`` where it is not defined."""
         if math.isnan(value):
             return "-"
         sign = "+" if self.best == "zero" else ""
@@ -64,12 +72,12 @@ COLUMNS = (
         "detail", "detail", 3, "one", "energy beyond the source's Nyquist frequency / truth's"
     ),
 )
-"""In the order of the tables."""
+"""Columns of the tables, in order."""
 
 
 @dataclass(frozen=True)
 class ImageMetrics:
-    """Figures of an image, or their means over a set; see :data:`COLUMNS` for units."""
+    """Figures of an image, or their means over a set; :data:`COLUMNS` has their units."""
 
     images: int
     psnr_y: float
@@ -85,7 +93,7 @@ class ImageMetrics:
 
 
 def mean_scores(rows: Sequence[ImageMetrics]) -> ImageMetrics:
-    """Means over images; a figure that is not defined for some is the mean over the others."""
+    """Average figures over images; images for which a figure is not defined are left out of it."""
     means = {}
     for key in (f.name for f in fields(ImageMetrics) if f.name != "images"):
         values = [v for v in (getattr(row, key) for row in rows) if not math.isnan(v)]
@@ -95,25 +103,36 @@ def mean_scores(rows: Sequence[ImageMetrics]) -> ImageMetrics:
 
 @dataclass(frozen=True)
 class Sample:
-    """One image: its class, truth and degraded version, (3, H, W) and (3, h, w) uint8."""
+    """One image of a data set.
+
+    Attributes
+    ----------
+    label : str
+        Scene class.
+    hr, lr : uint8 (3, H, W) and (3, h, w)
+        The truth and its degraded version.
+    name : str
+    degrade : callable or None
+        Degradation from ``hr`` to ``lr``, noise included: (3, H, W) -> (3, h, w), uint8.
+    partner : uint8 (3, h, w) or None
+        LR image of another class, for ablations.
+    """
 
     label: str
     hr: AnyArray
     lr: AnyArray
     name: str = ""
     degrade: Callable[[AnyArray], AnyArray] | None = None
-    """What made ``lr`` of ``hr``, noise included: (3, H, W) -> (3, h, w), uint8."""
     partner: AnyArray | None = None
-    """LR image of another class, of the same size, for ablations."""
 
 
 SuperResolver = Callable[[Sample], AnyArray]
-"""A competitor: from a sample's ``lr`` to (3, s * h, s * w) uint8."""
+"""Enlarges the ``lr`` of a sample to (3, s * h, s * w) uint8."""
 
 
 @dataclass(frozen=True)
 class ImageRow:
-    """What one competitor scored on one image."""
+    """Figures of one model on one image."""
 
     image: str
     label: str
@@ -123,52 +142,87 @@ class ImageRow:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """Which weights a competitor ran with."""
+    """Name of a model in a report, name or path that it was opened by, SHA-256 of its weights."""
 
     name: str
     source: str
-    """Name or path it was opened by."""
     sha256: str
+
+    @classmethod
+    def of(cls, name: str, model: Model) -> ModelFacts:
+        """Describe a model under the name of a report."""
+        return cls(name, redact_url(model.source), model.sha256)
+
+
+def unique_models(models: Iterable[Model]) -> dict[str, Model]:
+    """Return models under distinct names, those with the same weights only once.
+
+    Two trainings of one recipe have one name; their files distinguish them.
+    """
+    distinct = list({model.sha256: model for model in models}.values())
+    names = [model.spec.name for model in distinct]
+    return {m.spec.name if names.count(m.spec.name) == 1 else m.source: m for m in distinct}
 
 
 @dataclass(frozen=True)
 class RunFacts:
-    """How a benchmark was run."""
+    """How a benchmark was run.
+
+    Attributes
+    ----------
+    version : str
+        Version of georsr.
+    device, precision, degradation : str
+    available : int
+        Images in the data set, of which the report may use fewer.
+    models : tuple of ModelFacts
+    command : str
+    consistency : str
+        Option of :class:`georsr.config.SRConfig`.
+    """
 
     version: str
-    """Of georsr."""
     device: str
     precision: str
     degradation: str
     available: int
-    """Images in the data set, of which the report may use fewer."""
     models: tuple[ModelFacts, ...]
     command: str = ""
     consistency: str = "off"
-    """Whether products were made to give their sources back."""
 
 
 @dataclass(frozen=True)
 class BenchmarkReport:
-    """What was measured, overall, by class and by image, for each competitor."""
+    """Figures of every model: overall, by class and by image.
+
+    Attributes
+    ----------
+    dataset : str
+    scale : int
+    overall : dict
+        Name of a model -> means over all images; the first model is the baseline of gains.
+    classes : dict
+        Scene class -> name of a model -> means.
+    rows : tuple of ImageRow
+        Image by image; of one image, the models in the order of ``overall``.
+    run : RunFacts or None
+    """
 
     dataset: str
     scale: int
     overall: dict[str, ImageMetrics]
-    """The first is what gains are quoted over."""
     classes: dict[str, dict[str, ImageMetrics]] = field(default_factory=dict)
     rows: tuple[ImageRow, ...] = ()
-    """Image by image; of one image, the competitors in the order of ``overall``."""
     run: RunFacts | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The competitors."""
+        """Names of the models."""
         return tuple(self.overall)
 
     @property
     def baseline(self) -> str:
-        """What gains are quoted over."""
+        """Name of the model over which gains are computed."""
         return self.names[0]
 
     @property
@@ -177,87 +231,87 @@ class BenchmarkReport:
         return self.overall[self.baseline].images
 
     def gains(self, name: str) -> list[float]:
-        """PSNR Y over the baseline's, dB, image by image; NaN where both are infinite."""
-        ours = [row.scores.psnr_y for row in self.rows if row.model == name]
+        """Return the gain in PSNR Y of each image, dB; NaN where both values are infinite."""
+        values = [row.scores.psnr_y for row in self.rows if row.model == name]
         base = [row.scores.psnr_y for row in self.rows if row.model == self.baseline]
         return [
             math.nan if math.isinf(a) and math.isinf(b) else a - b
-            for a, b in zip(ours, base, strict=True)
+            for a, b in zip(values, base, strict=True)
         ]
 
     def to_json(self) -> str:
-        """Indented JSON, without the rows."""
+        """Return indented JSON, without the rows."""
         return json.dumps(asdict(replace(self, rows=())) | {"rows": len(self.rows)}, indent=2)
 
 
 def measure(sr: AnyArray, sample: Sample, scale: int) -> ImageMetrics:
-    """All figures of one (3, H, W) uint8 image; a border of ``scale`` pixels is cropped.
+    """Compute all figures of one (3, H, W) uint8 image; a border of ``scale`` pixels is cropped.
 
-    Consistency alone is measured on the whole image.
+    Consistency alone is measured on the full image.
     """
-    ours, theirs = crop_border(sr, scale), crop_border(sample.hr, scale)
-    y, truth = luma(ours), luma(theirs)
-    down, right = phase_shift(y, truth, scale)
-    difference, again = _consistency(sr, sample)
+    cropped, truth = crop_border(sr, scale), crop_border(sample.hr, scale)
+    y, true_y = luma(cropped), luma(truth)
+    down, right = phase_shift(y, true_y, scale)
+    consistency, consistency_psnr = _consistency(sr, sample)
     return ImageMetrics(
         images=1,
-        psnr_y=psnr(y, truth),
-        ssim_y=ssim(y, truth),
-        psnr_rgb=psnr_rgb(ours, theirs, 0),
-        sam=spectral_angle(ours, theirs),
-        ergas=ergas(ours, theirs, scale),
-        consistency=difference,
-        consistency_psnr=again,
+        psnr_y=psnr(y, true_y),
+        ssim_y=ssim(y, true_y),
+        psnr_rgb=psnr_rgb(cropped, truth, 0),
+        sam=spectral_angle(cropped, truth),
+        ergas=ergas(cropped, truth, scale),
+        consistency=consistency,
+        consistency_psnr=consistency_psnr,
         shift_y=down,
         shift_x=right,
-        detail=detail_ratio(y, truth, scale),
+        detail=detail_ratio(y, true_y, scale),
     )
 
 
 def _consistency(sr: AnyArray, sample: Sample) -> tuple[float, float]:
-    """(mean absolute difference in grey levels, PSNR) of the degraded product and its source."""
+    """Return mean absolute difference in grey levels, and PSNR, of degraded SR against LR."""
     if sample.degrade is None:
         return math.nan, math.nan
-    again = sample.degrade(sr)
-    difference = again.astype(float) - sample.lr
-    return float(abs(difference).mean()), psnr(again, sample.lr)
+    degraded = sample.degrade(sr)
+    difference = degraded.astype(float) - sample.lr
+    return float(abs(difference).mean()), psnr(degraded, sample.lr)
 
 
 def benchmark(
     dataset: str,
     samples: Iterable[Sample],
     scale: int,
-    competitors: Mapping[str, SuperResolver],
+    candidates: Mapping[str, SuperResolver],
     progress: Progress | None = None,
 ) -> BenchmarkReport:
-    """Run every competitor over every sample.
+    """Run every candidate on every sample.
 
     Parameters
     ----------
     dataset
         Name for the report.
     samples
-        Images with their truth; consumed once, held one at a time.
+        Images with their truth; read once, one at a time.
     scale
-        Of all competitors; also the border that is cropped.
-    competitors
-        Name -> function; the first is what gains are quoted over.
+        Scale of all candidates, and pixels of the border that is cropped.
+    candidates
+        Name -> function; the first is the baseline of gains.
     progress
-        Advanced by one for each image.
+        Object that is advanced once per image.
     """
     progress = progress or NullProgress()
     rows: list[ImageRow] = []
     for sample in samples:
-        for name, enlarge in competitors.items():
-            scores = measure(enlarge(sample), sample, scale)
+        for name, super_resolve in candidates.items():
+            scores = measure(super_resolve(sample), sample, scale)
             rows.append(ImageRow(sample.name, sample.label, name, scores))
         progress.advance()
     labels = dict.fromkeys(row.label for row in rows)
     return BenchmarkReport(
         dataset,
         scale,
-        {name: _mean(rows, name) for name in competitors},
-        {label: {n: _mean(rows, n, label) for n in competitors} for label in sorted(labels)},
+        {name: _mean(rows, name) for name in candidates},
+        {label: {n: _mean(rows, n, label) for n in candidates} for label in sorted(labels)},
         tuple(rows),
     )
 
@@ -269,7 +323,7 @@ def _mean(rows: Iterable[ImageRow], name: str, label: str | None = None) -> Imag
 
 
 def headline(report: BenchmarkReport) -> str:
-    """What was measured on what, in one line."""
+    """Return one line: data set, scale, number of images, degradation."""
     run = report.run
     of = f" of {run.available}" if run is not None and run.available > report.images else ""
     degradation = f", degraded by {run.degradation}" if run is not None else ""
@@ -279,7 +333,7 @@ def headline(report: BenchmarkReport) -> str:
 
 
 def protocol(report: BenchmarkReport) -> str:
-    """How the figures are to be read."""
+    """Return one line that says how the figures were computed."""
     return (
         f"8-bit images, border of {report.scale} pixels cropped; Y and RGB figures are two "
         "protocols: never compare across"
@@ -287,12 +341,12 @@ def protocol(report: BenchmarkReport) -> str:
 
 
 def text_table(report: BenchmarkReport) -> str:
-    """Competitors with all figures, then PSNR Y by class with the gain over the baseline."""
+    """Return all figures of the models, then PSNR Y by class with the gain over the baseline."""
     width = max(map(len, report.names)) + 2
     lines = [headline(report), protocol(report), ""]
-    lines.append(" " * width + "".join(f"{figure.title:>12}" for figure in COLUMNS))
+    lines.append(" " * width + "".join(f"{column.title:>12}" for column in COLUMNS))
     for name, scores in report.overall.items():
-        values = (figure.text(getattr(scores, figure.key)) for figure in COLUMNS)
+        values = (column.text(getattr(scores, column.key)) for column in COLUMNS)
         lines.append(f"{name:<{width}}" + "".join(f"{value:>12}" for value in values))
     if len(report.classes) > 1:
         lines += ["", *_class_lines(report)]
@@ -318,17 +372,17 @@ def _class_lines(report: BenchmarkReport) -> list[str]:
 
 
 def gain_text(gain: float) -> str:
-    """A difference in dB with its sign; ``-`` where both sides are infinite."""
+    """Format a gain in dB with its sign; ``-`` where both values are infinite."""
     return "-" if math.isnan(gain) else f"{gain:+.3f}"
 
 
 def csv_table(report: BenchmarkReport) -> str:
-    """One row for each image and model; empty cells where a figure is not defined."""
+    """Return CSV, one row for each image and model; figures that are not defined are empty."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image", "class", "model", *(figure.key for figure in COLUMNS)])
+    writer.writerow(["image", "class", "model", *(column.key for column in COLUMNS)])
     for row in report.rows:
-        values = (getattr(row.scores, figure.key) for figure in COLUMNS)
+        values = (getattr(row.scores, column.key) for column in COLUMNS)
         cells = ("" if math.isnan(value) else f"{value:.6g}" for value in values)
         writer.writerow([row.image, row.label, row.model, *cells])
     return text.getvalue()

@@ -1,9 +1,4 @@
-"""Evaluation on image data sets: degrade, restore, measure, beside bicubic.
-
-The models of one benchmark, each as a function, with the baseline in front.
-
-Ablation of guidance: the same network, but its scene encoder sees something else.
-"""
+"""Evaluate models on image data sets: degrade, super-resolve, measure, beside bicubic."""
 
 from __future__ import annotations
 
@@ -28,19 +23,21 @@ from georsr.evaluation.benchmark import (
     Sample,
     SuperResolver,
     benchmark,
+    unique_models,
 )
-from georsr.evaluation.image_datasets import (
-    ImageFolder,
-    LabelledImage,
-    open_dataset,
-    opened_image,
-    read_image,
-)
-from georsr.evaluation.reports.benchmark_report import Example, make_example, select_examples
+from georsr.evaluation.reports.benchmark_report import make_example, select_examples
+from georsr.evaluation.reports.figures import Example
 from georsr.inference.consistency import ConsistencyTarget
 from georsr.inference.kernel_estimation import resolve_kernel
 from georsr.inference.predictor import TilePredictor
 from georsr.inference.sensing import told_of_scene
+from georsr.io.image_datasets import (
+    ImageFolder,
+    LabelledImage,
+    open_dataset,
+    open_image,
+    read_image,
+)
 from georsr.models.io import Model, open_model
 from georsr.models.registry import COMPUTED
 from georsr.progress import NullProgress, Progress
@@ -56,22 +53,26 @@ from georsr.radiometry.normalization import Normalization
 from georsr.reports import georsr_version
 from georsr.window import AnyArray, PixelBlock, Window
 
-MODES = ("normal", "wrong", "off")
-"""``wrong``: the encoder sees an image of another class. ``off``: it sees uniform grey, which no
-network was trained on: a figure for the worst case, not for a network trained without guidance."""
-LABELS = {"wrong": "wrong guidance", "off": "guidance off"}
+ABLATIONS = {"wrong": "wrong guidance", "off": "guidance off"}
+"""Mode -> how a report calls it. ``wrong``: the encoder sees an image of another class. ``off``: it
+sees uniform grey, on which no network was trained: the result is that of the worst case, not that
+of a network trained without guidance."""
+MODES = ("normal", *ABLATIONS)
 GREY = 128
+UINT8_RANGE = Normalization((0.0,) * 3, (255.0,) * 3, "dtype")
 
 
-def ablate_guidance(inference: TilePredictor, enlarge: SuperResolver, mode: str) -> SuperResolver:
-    """A competitor whose encoder describes another picture than the one that is enlarged.
+def ablate_guidance(
+    predictor: TilePredictor, super_resolve: SuperResolver, mode: str
+) -> SuperResolver:
+    """Return a function whose encoder sees another image than the one that is enlarged.
 
     Parameters
     ----------
-    inference
-        Runs a network with a submodule ``encoder``; nothing of it changes.
-    enlarge
-        Enlarges a sample by that very ``inference``.
+    predictor
+        Runs a network with a submodule ``encoder``; it is not changed.
+    super_resolve
+        Enlarges a sample by that ``predictor``.
     mode
         One of :data:`MODES`.
 
@@ -83,39 +84,41 @@ def ablate_guidance(inference: TilePredictor, enlarge: SuperResolver, mode: str)
     if mode not in MODES:
         raise UsageError(f"guidance {mode!r}: expected one of {', '.join(MODES)}")
     if mode == "normal":
-        return enlarge
-    encoder = encoder_of(inference.network)
+        return super_resolve
+    encoder = encoder_of(predictor.network)
     if encoder is None:
-        raise UsageError(f"model {inference.spec.name} has no guidance to change")
-    picture = _partner if mode == "wrong" else _grey
+        raise UsageError(f"model {predictor.spec.name} has no guidance to change")
 
-    def enlarge_misguided(sample: Sample) -> AnyArray:
-        described: list[Any] = []
-        with _hook(encoder, lambda module, inputs, output: described.append(output)):
-            enlarge(Sample("", sample.hr, picture(sample), sample.name))
-        with _hook(encoder, lambda module, inputs, output: described[0]):
-            return enlarge(sample)
+    def ablated(sample: Sample) -> AnyArray:
+        seen = np.full_like(sample.lr, GREY) if mode == "off" else sample.partner
+        if seen is None:
+            raise ValueError("the sample has no partner; open the images with partners=True")
+        outputs: list[Any] = []
+        with _forward_hook(encoder, lambda module, inputs, output: outputs.append(output)):
+            super_resolve(replace(sample, lr=seen))
+        with _forward_hook(encoder, lambda module, inputs, output: outputs[0]):
+            return super_resolve(sample)
 
-    return enlarge_misguided
+    return ablated
 
 
 def encoder_of(network: nn.Module) -> nn.Module | None:
-    """The submodule that describes the scene, if there is one."""
+    """Return the submodule that describes the scene, if there is one."""
     encoder = getattr(network, "encoder", None)
     return encoder if isinstance(encoder, nn.Module) else None
 
 
 def fit_to_size(image: AnyArray, height: int, width: int) -> AnyArray:
-    """(C, h, w) cut, or continued by its mirror image, to (C, height, width)."""
-    short = [(0, 0), (0, max(0, height - image.shape[1])), (0, max(0, width - image.shape[2]))]
-    return np.pad(image, short, mode="symmetric")[:, :height, :width]
+    """Crop (C, h, w), or extend it by its mirror image, to (C, height, width)."""
+    missing = [(0, 0), (0, max(0, height - image.shape[1])), (0, max(0, width - image.shape[2]))]
+    return np.pad(image, missing, mode="symmetric")[:, :height, :width]
 
 
 def mismatched_image(index: int, labels: list[str]) -> int:
-    """The image whose description stands in for another one's, the same one in every run.
+    """Choose the image whose description replaces that of image ``index``, always the same.
 
-    The first from half-way round the data set that is of another class; of a data set with one
-    class, the one half-way round.
+    It is the first of another class, counted from half-way round the data set; in a data set of
+    one class it is the image half-way round.
 
     Raises
     ------
@@ -129,18 +132,8 @@ def mismatched_image(index: int, labels: list[str]) -> int:
     return next((i for i in order if labels[i] != labels[index]), order[0])
 
 
-def _partner(sample: Sample) -> AnyArray:
-    if sample.partner is None:
-        raise ValueError("the sample has no partner: make it with partners")
-    return sample.partner
-
-
-def _grey(sample: Sample) -> AnyArray:
-    return np.full_like(sample.lr, GREY)
-
-
 @contextmanager
-def _hook(module: nn.Module, hook: Callable[[nn.Module, Any, Any], Any]) -> Iterator[None]:
+def _forward_hook(module: nn.Module, hook: Callable[[nn.Module, Any, Any], Any]) -> Iterator[None]:
     handle = module.register_forward_hook(hook)
     try:
         yield
@@ -148,60 +141,51 @@ def _hook(module: nn.Module, hook: Callable[[nn.Module, Any, Any], Any]) -> Iter
         handle.remove()
 
 
-BYTES = Normalization((0.0,) * 3, (255.0,) * 3, "dtype")
-
-
 @dataclass(frozen=True)
 class Candidate:
-    """A model under the name a report calls it."""
+    """A model to measure, under its name in the report."""
 
     name: str
     model: Model
     super_resolve: SuperResolver
 
-    @property
-    def facts(self) -> ModelFacts:
-        """For the report."""
-        return ModelFacts(self.name, self.model.source, self.model.sha256)
 
+def make_super_resolver(predictor: TilePredictor) -> SuperResolver:
+    """Return a function that super-resolves a sample as one tile."""
 
-def make_super_resolver(inference: TilePredictor) -> SuperResolver:
-    """Super-resolve a sample as one tile."""
-
-    def enlarge(sample: Sample) -> AnyArray:
+    def super_resolve(sample: Sample) -> AnyArray:
         x = sample.lr.astype(np.float32) / np.float32(255)
-        return to_uint8(inference([x], [sample.name or "the image"])[0] * 255)
+        return to_uint8(predictor([x], [sample.name or "the image"])[0] * 255)
 
-    return enlarge
+    return super_resolve
 
 
 def make_consistent_super_resolver(
-    inference: TilePredictor, model: Model, config: SRConfig
+    predictor: TilePredictor, model: Model, config: SRConfig
 ) -> SuperResolver:
-    """Super-resolve a sample as one tile that, shrunk again, gives the sample back."""
+    """Return a function that super-resolves a sample as one tile, consistent with the sample."""
 
-    def enlarge(sample: Sample) -> AnyArray:
-        patch = PixelBlock(sample.lr, np.ones(sample.lr.shape, bool), None)
+    def super_resolve(sample: Sample) -> AnyArray:
+        valid = np.ones(sample.lr.shape, bool)
         height, width = sample.lr.shape[1:]
 
         def read(window: Window) -> PixelBlock:
-            rows, columns = window.slices
-            return PixelBlock(patch.values[:, rows, columns], patch.valid[:, rows, columns], None)
+            return PixelBlock(sample.lr[:, *window.slices], valid[:, *window.slices], None)
 
-        informed = told_of_scene(read, height, width, BYTES, model, config)
-        asked = inference if informed is model else TilePredictor(informed, inference.placement, 1)
-        kernel = resolve_kernel(read, height, width, BYTES, informed, config)
+        informed = told_of_scene(read, height, width, UINT8_RANGE, model, config)
+        used = predictor if informed is model else TilePredictor(informed, predictor.placement, 1)
+        kernel = resolve_kernel(read, height, width, UINT8_RANGE, informed, config)
         if kernel is None:
-            return make_super_resolver(asked)(sample)
+            return make_super_resolver(used)(sample)
         x = sample.lr.astype(np.float32) / np.float32(255)
-        batches = asked.submit([x], [sample.name or "the image"], [ConsistencyTarget()], kernel)
+        batches = used.submit([x], [sample.name or "the image"], [ConsistencyTarget()], kernel)
         return to_uint8(batches[0].result()[0] * 255)
 
-    return enlarge
+    return super_resolve
 
 
 def open_models(models: Sequence[str | Model | None], scale: int | None) -> list[Model]:
-    """Open models that can compete: of one scale, and taking RGB.
+    """Open models that can be compared: of one scale, and with RGB input.
 
     Raises
     ------
@@ -224,75 +208,69 @@ def open_models(models: Sequence[str | Model | None], scale: int | None) -> list
 
 def make_candidates(
     models: Sequence[Model],
-    placement: DeviceConfig,
+    device: DeviceConfig,
     guidance: Sequence[str] = (),
     consistency: str = "off",
     kernel: str | None = None,
 ) -> list[Candidate]:
-    """Bicubic, then the models in order; bicubic among them, or the same weights, only once.
+    """Return bicubic, then the models in order, those with the same weights only once.
 
     Parameters
     ----------
     models
-        As from :func:`open_models`.
-    placement
-        Where they run.
+        Models from :func:`open_models`.
+    device
+        Device and precision.
     guidance
-        Modes of :data:`georsr.evaluation.dataset.MODES`; after each guided model come its
-        ablations.
+        Modes of :data:`MODES`; each guided model is followed by its ablations.
     consistency, kernel
-        As the options of :class:`georsr.config.SRConfig`; bicubic stays what it is.
+        Options of :class:`georsr.config.SRConfig`; bicubic is not changed by them.
 
     Raises
     ------
     UsageError
-        An ablation is wanted and no model has guidance.
+        An ablation is requested and no model has guidance.
     """
-    baseline = open_model("bicubic", models[0].spec.scale)
-    distinct = list({model.sha256: model for model in [baseline, *models]}.values())
-    names = [model.spec.name for model in distinct]
     modes = [mode for mode in dict.fromkeys(guidance) if mode != "normal"]
     if modes and all(encoder_of(model.network) is None for model in models):
         raise UsageError(f"model {models[0].spec.name} has no guidance to change")
     config = SRConfig(consistency=cast(Consistency, consistency), consistency_kernel=kernel)
-    competitors = []
-    for model in distinct:
-        # two trainings of one recipe bear one name: their files tell them apart
-        name = model.spec.name if names.count(model.spec.name) == 1 else model.source
-        inference = TilePredictor(model, placement, 1)
-        fixed = model.spec.name in COMPUTED
-        enlarge = (
-            make_super_resolver(inference)
-            if fixed
-            else make_consistent_super_resolver(inference, model, config)
+    baseline = open_model("bicubic", models[0].spec.scale)
+    candidates = []
+    for name, model in unique_models([baseline, *models]).items():
+        predictor = TilePredictor(model, device, 1)
+        super_resolve = (
+            make_super_resolver(predictor)
+            if model.spec.name in COMPUTED
+            else make_consistent_super_resolver(predictor, model, config)
         )
-        competitors.append(Candidate(name, model, enlarge))
+        candidates.append(Candidate(name, model, super_resolve))
         for mode in modes if encoder_of(model.network) is not None else ():
-            ablated = ablate_guidance(inference, enlarge, mode)
-            competitors.append(Candidate(f"{name} ({LABELS[mode]})", model, ablated))
-    return competitors
+            ablated = ablate_guidance(predictor, super_resolve, mode)
+            candidates.append(Candidate(f"{name} ({ABLATIONS[mode]})", model, ablated))
+    return candidates
 
 
-SMALLEST = 16
-"""Height and width of what is left of an image when its border is cropped."""
+MIN_SIZE = 16
+"""Smallest height and width of an image once its border is cropped."""
 
 
 class DegradedImages:
-    """The images of a data set with their degraded versions, made when asked for.
+    """The images of a data set with their degraded versions, which are computed on access.
 
     Parameters
     ----------
     folder
-        Which images.
+        Images.
     degradation
-        What makes LR of HR; what it leaves to chance depends on the place of the image in the
-        data set and on nothing else.
+        Degradation from HR to LR; its random numbers depend on the index of the image in the data
+        set alone.
     scale
-        Factor.
+        Super-resolution factor.
     limit
-        At most so many images, evenly spread over the data set; None: all.
+        Most images, evenly spread over the data set; None: all.
     partners
-        Give every sample an image of another class beside it.
+        Give every sample an image of another class as its ``partner``.
     """
 
     def __init__(
@@ -307,10 +285,10 @@ class DegradedImages:
         self.folder, self.degradation, self.scale = folder, degradation, scale
         self.labels = [image.label for image in folder] if partners else None
         count = min(limit or len(folder), len(folder))
-        self.chosen = [i * len(folder) // count for i in range(count)]
+        self.indexes = [i * len(folder) // count for i in range(count)]
 
     def __len__(self) -> int:
-        return len(self.chosen)
+        return len(self.indexes)
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[number] for number in range(len(self)))
@@ -323,29 +301,29 @@ class DegradedImages:
         InputError
             It cannot be decoded, is not RGB or is too small.
         """
-        index = self.chosen[number]
-        hr = self._truth(index)
+        index = self.indexes[number]
+        hr = self._read(index)
         degrade = partial(self._degrade, index)
         lr = degrade(hr)
         partner = None
         if self.labels is not None:
             other = mismatched_image(index, self.labels)
-            partner = fit_to_size(self._degrade(other, self._truth(other)), *lr.shape[1:])
+            partner = fit_to_size(self._degrade(other, self._read(other)), *lr.shape[1:])
         image = self.folder.images[index]
         return Sample(image.label, hr, lr, self._name(image), degrade, partner)
 
-    def _truth(self, index: int) -> AnyArray:
+    def _read(self, index: int) -> AnyArray:
         image = self.folder.images[index]
-        hr = crop_to_multiple(_rgb(image), self.scale)
-        if min(hr.shape[1:]) - 2 * self.scale < SMALLEST:
+        hr = crop_to_multiple(_read_rgb(image), self.scale)
+        if min(hr.shape[1:]) - 2 * self.scale < MIN_SIZE:
             raise InputError(
                 f"{image.path}: {hr.shape[2]} x {hr.shape[1]} pixels, expected at least "
-                f"{SMALLEST + 2 * self.scale} along each axis at x{self.scale}"
+                f"{MIN_SIZE + 2 * self.scale} along each axis at x{self.scale}"
             )
         return hr
 
     def _degrade(self, index: int, hr: AnyArray) -> AnyArray:
-        """The same draw for every version of one image."""
+        """Degrade a version of an image, with the same random numbers for each version."""
         rng = np.random.default_rng([VALIDATION_SEED, index])
         return degrade_image(hr, self.degradation, self.scale, rng)
 
@@ -355,9 +333,9 @@ class DegradedImages:
         return (image.path.relative_to(root) if inside else image.path).as_posix()
 
 
-def _rgb(image: LabelledImage) -> AnyArray:
-    """Decode an image that has three bands; no other is quietly turned into one."""
-    with opened_image(image.path) as opened:
+def _read_rgb(image: LabelledImage) -> AnyArray:
+    """Decode an image that has three bands; others are not converted silently."""
+    with open_image(image.path) as opened:
         mode = opened.mode
     if mode not in ("RGB", "YCbCr"):
         raise InputError(f"{image.path}: mode {mode}, expected RGB with 8 bits; convert it first")
@@ -366,22 +344,28 @@ def _rgb(image: LabelledImage) -> AnyArray:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A data set and the models to measure on it, ready to run."""
+    """A data set and the models to measure on it."""
 
     name: str
     images: DegradedImages
-    competitors: tuple[Candidate, ...]
+    candidates: tuple[Candidate, ...]
     facts: RunFacts
     jobs: int | None = None
+    """CPU threads."""
 
     @property
     def files(self) -> dict[str, list[str]]:
         """Kind -> names of the files that are read."""
-        models = [each.model.file for each in self.competitors]
+        models = [candidate.model.file for candidate in self.candidates]
         return {
             "image": [str(image.path) for image in self.images.folder.images],
             "model": [file for file in models if file is not None],
         }
+
+    @property
+    def super_resolvers(self) -> dict[str, SuperResolver]:
+        """Name of a candidate -> its function."""
+        return {candidate.name: candidate.super_resolve for candidate in self.candidates}
 
     def run(self, progress: Progress | None = None) -> BenchmarkReport:
         """Measure every model on every image."""
@@ -389,20 +373,15 @@ class Evaluation:
         progress.start(len(self.images), "images")
         with cpu_threads(self.jobs):
             report = benchmark(
-                self.name,
-                self.images,
-                self.images.scale,
-                {each.name: each.super_resolve for each in self.competitors},
-                progress,
+                self.name, self.images, self.images.scale, self.super_resolvers, progress
             )
         return replace(report, run=self.facts)
 
-    def exhibits(self, report: BenchmarkReport) -> Iterator[Example]:
-        """Examples of what was measured, made anew one by one; of some hundred images, six."""
-        competitors = {each.name: each.super_resolve for each in self.competitors}
+    def examples(self, report: BenchmarkReport) -> Iterator[Example]:
+        """Yield at most six examples of what was measured, computed again one by one."""
         with cpu_threads(self.jobs):
             for number, reasons in select_examples(report).items():
-                yield make_example(self.images[number], reasons, competitors)
+                yield make_example(self.images[number], reasons, self.super_resolvers)
 
 
 def prepare(
@@ -427,25 +406,24 @@ def prepare(
     Parameters
     ----------
     root, split, layout
-        As for :func:`georsr.evaluation.image_datasets.open_dataset`.
+        As for :func:`georsr.io.image_datasets.open_dataset`.
     models
-        Names, files or open models of one scale; bicubic is always measured beside them. Empty:
-        the default model.
+        Names, files or open models of one scale; bicubic is always measured too. Empty: the
+        default model.
     scale
-        Wanted factor; None takes the models' own.
+        Super-resolution factor; None takes that of the models.
     degradation
-        What makes LR of HR; None: bicubic.
+        Degradation from HR to LR; None: bicubic.
     limit
-        At most so many images.
+        Most images.
     guidance
-        Modes of :data:`georsr.evaluation.dataset.MODES`: each guided model is also measured
-        with each of these.
+        Modes of :data:`MODES` by which each guided model is measured, too.
     consistency, consistency_kernel
-        As the options of :class:`georsr.config.SRConfig`; off measures the networks alone.
+        Options of :class:`georsr.config.SRConfig`; ``off`` measures the networks alone.
     device, precision, jobs
-        Where the networks run, in what arithmetic, on how many CPU threads.
+        Device, arithmetic and CPU threads of the networks.
     command
-        For the report.
+        Command line, for the report.
 
     Raises
     ------
@@ -461,23 +439,23 @@ def prepare(
         layout = "folder"
     folder = open_dataset(root, layout, split=split)
     opened = open_models(models, scale)
-    placement = select_device(device, precision)
-    competitors = make_candidates(opened, placement, guidance, consistency, consistency_kernel)
+    device_config = select_device(device, precision)
+    candidates = make_candidates(opened, device_config, guidance, consistency, consistency_kernel)
     name = root.resolve().name
     return Evaluation(
         name=f"{name}/{split}" if split else name,
         images=DegradedImages(
             folder, degradation, opened[0].spec.scale, limit, partners="wrong" in guidance
         ),
-        competitors=tuple(competitors),
+        candidates=tuple(candidates),
         facts=RunFacts(
             version=georsr_version(),
-            device=str(placement.device),
-            precision=placement.precision,
+            device=str(device_config.device),
+            precision=device_config.precision,
             degradation=degradation.describe(),
             consistency=consistency,
             available=len(folder),
-            models=tuple(each.facts for each in competitors),
+            models=tuple(ModelFacts.of(each.name, each.model) for each in candidates),
             command=command,
         ),
         jobs=jobs,

@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from georsr.evaluation.full_reference import erode_mask
 from georsr.inference.kernel_estimation import BLOCK, FLAT_FRACTION, detrend_blocks, split_blocks
+from georsr.radiometry.nodata import erode_mask
 from georsr.window import AnyArray, BoolArray
 
 

@@ -1,11 +1,4 @@
-"""Comparing a super-resolved raster with the truth, both georeferenced.
-
-Consistency: does the product, degraded again, give its source back?
-
-Masks: how far from invalid pixels a pixel lies.
-
-The value range that PSNR and SSIM refer to.
-"""
+"""Compare a super-resolved raster with the truth, and with its source, block by block."""
 
 from __future__ import annotations
 
@@ -23,13 +16,7 @@ from georsr.api import super_resolve
 from georsr.errors import InputError, UsageError
 from georsr.evaluation.accumulators import MetricAccumulator
 from georsr.evaluation.metrics import SSIM_WINDOW
-from georsr.evaluation.registration import (
-    common_windows,
-    phase_shift,
-    scale_between,
-    spread_windows,
-)
-from georsr.io.metadata import RasterInfo
+from georsr.geo.registration import common_windows, phase_shift, scale_between
 from georsr.io.reader import RasterReader, open_raster
 from georsr.radiometry.degradation import (
     BicubicDegradation,
@@ -40,32 +27,14 @@ from georsr.radiometry.degradation import (
     sharpened,
 )
 from georsr.radiometry.kernels import Kernel, psf_sigma
+from georsr.radiometry.nodata import erode_mask
 from georsr.redact import redact_url
-from georsr.window import AnyArray, BoolArray, FloatArray, Window
-
-
-def erode_mask(valid: BoolArray, reach: int, *, border: bool = True) -> BoolArray:
-    """Pixels without an invalid one in the square of ``reach`` pixels round them.
-
-    Parameters
-    ----------
-    valid
-        (..., h, w).
-    reach
-        Pixels to each side.
-    border
-        Whether what lies beyond the image counts as valid.
-    """
-    frame = [(0, 0)] * (valid.ndim - 2) + [(reach, reach)] * 2
-    grown = np.pad(valid, frame, constant_values=border)
-    for axis in (-2, -1):
-        windows = np.lib.stride_tricks.sliding_window_view(grown, 2 * reach + 1, axis=axis)
-        grown = np.asarray(windows.all(-1))
-    return grown
+from georsr.tiling.grid import spread_windows
+from georsr.window import AnyArray, BoolArray, FloatArray, PixelBlock, Window
 
 
 def data_range(reader: RasterReader) -> float:
-    """255 for uint8, else highest minus lowest value of a sample of the raster."""
+    """Return the peak of PSNR and SSIM: 255 for uint8, else the range of a sample of the raster."""
     if reader.info.dtype == "uint8":
         return 255.0
     sample = reader.sample()
@@ -79,15 +48,21 @@ CONSISTENCY_BLOCK = 128
 
 @dataclass(frozen=True)
 class Consistency:
-    """Difference of the degraded product from the source, in the rasters' units."""
+    """Difference of the degraded output from its source, in the rasters' units.
+
+    Attributes
+    ----------
+    degradation : str
+    pixels : int
+        Source pixels compared, in the band that has most of them.
+    mae, psnr : tuple of float
+        Mean absolute difference, and PSNR in dB, of each band.
+    """
 
     degradation: str
     pixels: int
-    """Source pixels compared, in the band that has most."""
     mae: tuple[float, ...]
-    """Per band, mean absolute difference."""
     psnr: tuple[float, ...]
-    """Per band, dB."""
 
     @property
     def mean(self) -> float:
@@ -95,7 +70,7 @@ class Consistency:
         return float(np.mean(self.mae))
 
     def describe(self) -> str:
-        """A line for people."""
+        """Return one line of text."""
         return (
             f"consistency with the source ({self.degradation}): mean absolute difference "
             f"{self.mean:.4g}, PSNR {np.mean(self.psnr):.2f} dB"
@@ -104,26 +79,33 @@ class Consistency:
 
 @dataclass(frozen=True)
 class LinearDegradation:
-    """The deterministic, linear part of a degradation, for values in any units."""
+    """The deterministic, linear part of a degradation, for values in any units.
+
+    Attributes
+    ----------
+    name : str
+    apply : callable
+        (C, H, W), scale -> (C, H / scale, W / scale).
+    margin : int
+        Source pixels round a block on which its result depends.
+    """
 
     name: str
     apply: Callable[[AnyArray, int], AnyArray]
-    """(C, H, W), scale -> (C, H / scale, W / scale)."""
     margin: int
-    """Source pixels beyond a block that it depends on."""
 
 
 def linear_degradation(degradation: Degradation | Kernel, scale: int) -> LinearDegradation:
-    """What a degradation does without noise, quantisation and coding; or a kernel.
+    """Return a degradation without noise, quantisation and coding.
 
     Raises
     ------
     UsageError
-        A degradation whose blur is not known, or is drawn from a range.
+        The blur of the degradation is unknown, or drawn from a range.
     """
     if isinstance(degradation, Kernel):
         return LinearDegradation(
-            f"kernel {degradation}", degradation.shrink, degradation.radius(scale)
+            f"kernel {degradation}", degradation.downsample, degradation.radius(scale)
         )
     if isinstance(degradation, BicubicDegradation):
         return LinearDegradation("bicubic", bicubic_downsample, degradation.margin(scale) // scale)
@@ -131,13 +113,12 @@ def linear_degradation(degradation: Degradation | Kernel, scale: int) -> LinearD
         mtf, sharpen = degradation.mtf[0], degradation.sharpen[0]
         sigma = psf_sigma(mtf, scale, degradation.pixel)
 
-        def shrink(image: FloatArray, scale: int) -> FloatArray:
+        def apply(image: FloatArray, scale: int) -> FloatArray:
             return sharpened(blur_and_sample(image, scale, sigma, degradation.pixel), sharpen)
 
-        name = f"sensor model, MTF {mtf:g} at Nyquist" + (
-            f", sharpened by {sharpen:g}" if sharpen else ""
-        )
-        return LinearDegradation(name, shrink, degradation.margin(scale) // scale)
+        suffix = f", sharpened by {sharpen:g}" if sharpen else ""
+        name = f"sensor model, MTF {mtf:g} at Nyquist{suffix}"
+        return LinearDegradation(name, apply, degradation.margin(scale) // scale)
     raise UsageError(
         f"degradation {degradation.describe()}: rasters need bicubic, or a sensor of one MTF "
         "(sensor,mtf=0.2)"
@@ -147,11 +128,11 @@ def linear_degradation(degradation: Degradation | Kernel, scale: int) -> LinearD
 def measure_consistency(
     sr: RasterReader, lr: RasterReader, degradation: Degradation | Kernel
 ) -> Consistency:
-    """Compare a product, degraded, with its source, block by block.
+    """Degrade an output and compare it with its source, block by block.
 
-    Where the source holds whole numbers the degraded product is rounded like it, so that a
-    product that explains its source exactly has the difference 0. A source pixel counts where
-    it is valid and so is everything under its kernel.
+    Where the source holds whole numbers the degraded output is rounded too, so that an output that
+    reproduces its source exactly has the difference 0. A source pixel counts where it is valid and
+    so are all output pixels under its kernel.
 
     Raises
     ------
@@ -166,102 +147,109 @@ def measure_consistency(
             f"{sr.info.path} has {sr.info.count} bands, {lr.info.path} {lr.info.count}; "
             "choose the bands of the source with --bidx"
         )
-    shrink = linear_degradation(degradation, scale)
+    linear = linear_degradation(degradation, scale)
     absolute, squares, pixels = np.zeros((3, lr.info.count))
-    for block in _blocks(lr.info):
+    for block in _blocks(lr.info.height, lr.info.width, CONSISTENCY_BLOCK):
         source = lr.read(block)
-        shrunk, good = _degraded(sr, block, shrink, scale)
+        degraded, valid = _degraded(sr, block, linear, scale)
         if lr.info.dtype.startswith(("int", "uint")):
-            shrunk = np.rint(shrunk)
-        good &= source.valid
-        difference = np.where(good, shrunk - np.where(good, source.values, 0), 0.0)
+            degraded = np.rint(degraded)
+        valid &= source.valid
+        difference = np.where(valid, degraded - np.where(valid, source.values, 0), 0.0)
         absolute += np.abs(difference).sum((1, 2))
         squares += np.square(difference).sum((1, 2))
-        pixels += good.sum((1, 2))
+        pixels += valid.sum((1, 2))
     if not pixels.all():
         raise InputError(f"{sr.info.path} and {lr.info.path} share no valid pixel in some band")
     peak = data_range(lr)
     mse = squares / pixels
     return Consistency(
-        degradation=shrink.name,
+        degradation=linear.name,
         pixels=int(pixels.max()),
         mae=tuple(float(v) for v in absolute / pixels),
         psnr=tuple(10 * math.log10(peak**2 / m) if m > 0 else math.inf for m in mse),
     )
 
 
-def _blocks(info: RasterInfo) -> Iterator[Window]:
-    for top in range(0, info.height, CONSISTENCY_BLOCK):
-        for left in range(0, info.width, CONSISTENCY_BLOCK):
-            rows, columns = (
-                min(CONSISTENCY_BLOCK, info.height - top),
-                min(CONSISTENCY_BLOCK, info.width - left),
-            )
+def _blocks(height: int, width: int, size: int, overlap: int = 0) -> Iterator[Window]:
+    """Yield the blocks of a raster; each reaches ``overlap`` pixels into the next ones."""
+    for top in range(0, height, size):
+        for left in range(0, width, size):
+            rows, columns = (min(size + overlap, n) for n in (height - top, width - left))
             yield Window(top, left, rows, columns)
 
 
 def _degraded(
-    sr: RasterReader, block: Window, shrink: LinearDegradation, scale: int
+    sr: RasterReader, block: Window, linear: LinearDegradation, scale: int
 ) -> tuple[AnyArray, BoolArray]:
-    """The product degraded to a block of the source, and where all under the kernel is valid."""
-    whole = Window(0, 0, sr.info.height // scale, sr.info.width // scale)
-    around = block.grow(shrink.margin).intersection(whole) or block
-    patch = sr.read(around.scaled(scale))
-    shrunk = shrink.apply(np.where(patch.valid, patch.values, 0).astype(np.float32), scale)
-    kept = (slice(None), *block.relative_to(around).slices)
-    return shrunk[kept].astype(np.float64), _fully_valid(patch.valid, scale, shrink)[kept]
-
-
-def _fully_valid(valid: BoolArray, scale: int, shrink: LinearDegradation) -> BoolArray:
-    """Source pixels without an invalid product pixel within reach of the kernel."""
-    bands, height, width = valid.shape
-    cells = valid.reshape(bands, height // scale, scale, width // scale, scale)
-    return erode_mask(np.asarray(cells.all((2, 4))), shrink.margin)
+    """Degrade the output under a block of the source; True where it depends on valid pixels."""
+    full = Window(0, 0, sr.info.height // scale, sr.info.width // scale)
+    padded = block.grow(linear.margin).intersection(full) or block
+    output = sr.read(padded.scaled(scale))
+    degraded = linear.apply(np.where(output.valid, output.values, 0).astype(np.float32), scale)
+    bands, rows, columns = degraded.shape
+    cells = np.asarray(output.valid.reshape(bands, rows, scale, columns, scale).all((2, 4)))
+    inside = (slice(None), *block.relative_to(padded).slices)
+    return degraded[inside].astype(np.float64), erode_mask(cells, linear.margin)[inside]
 
 
 METRICS_BLOCK = 512
 """Rows and columns compared at a time: memory does not grow with the rasters."""
 SHIFT_WINDOW = 256
 SHIFT_WINDOWS = 4
-"""Shift is the median over this many windows of that many pixels along each axis."""
+"""The shift is the median over this many windows of that many pixels along each axis."""
 SCALE_TAG = "GEORSR_SCALE"
 
 
 @dataclass(frozen=True)
 class ComparisonReport:
-    """How far one raster is from another, over the pixels valid in both."""
+    """Difference of one raster from another, over the pixels valid in both.
+
+    Attributes
+    ----------
+    sr, hr : str
+        Paths of the output and the truth.
+    pixels : int
+    peak : float
+        Value range that PSNR and SSIM refer to.
+    psnr, ssim, rmse, bias : tuple of float
+        Figures of each band: dB; mean over windows without an invalid pixel, NaN without any; and
+        root mean square and mean of SR - HR in the rasters' units.
+    mean_psnr : float
+    sam : float
+        Mean spectral angle in degrees; NaN below three bands.
+    ergas : float
+        NaN below three bands, or if the scale is not known.
+    scale : float or None
+        Scale that ERGAS and the shift were measured with.
+    shift : (float, float)
+        Shift of SR against HR, (down, right) in pixels, of the mean of the bands; NaN if no window
+        is valid.
+    consistency : Consistency or None
+        Consistency with the source, where one was given.
+    """
 
     sr: str
     hr: str
     pixels: int
     peak: float
-    """Value range that PSNR and SSIM refer to."""
     psnr: tuple[float, ...]
-    """Per band, dB."""
     mean_psnr: float
     ssim: tuple[float, ...]
-    """Per band, over windows without an invalid pixel; NaN where there is none."""
     rmse: tuple[float, ...]
-    """Per band, in the rasters' units."""
     bias: tuple[float, ...]
-    """Per band, mean of SR - HR."""
     sam: float
-    """Mean spectral angle in degrees; NaN below three bands."""
     ergas: float
-    """NaN below three bands, or where the scale is not known."""
     scale: float | None
-    """That ERGAS and the shift were measured with."""
     shift: tuple[float, float]
-    """Of SR against HR, (down, right) in pixels, mean of the bands; NaN if no window is valid."""
     consistency: Consistency | None = None
-    """With the source, where one was given."""
 
     def to_json(self) -> str:
-        """Indented JSON."""
+        """Return indented JSON."""
         return json.dumps(asdict(self), indent=2)
 
     def describe(self) -> str:
-        """A table for people."""
+        """Return a text table."""
         lines = [
             f"{self.sr} against {self.hr}: {self.pixels} pixels, peak {self.peak:g}",
             f"{'band':<6}{'PSNR dB':>10}{'SSIM':>9}{'RMSE':>12}{'bias':>12}",
@@ -289,10 +277,10 @@ def compare(sr_path: str, hr_path: str, *, scale: float | None = None) -> Compar
     Parameters
     ----------
     sr_path, hr_path
-        The product and the truth; either may cover more ground than the other.
+        The output and the truth; either may cover more ground than the other.
     scale
-        How many times finer the product is than its source: for ERGAS, and to keep what the
-        source could not hold out of the shift. None reads the tag georsr leaves in its products.
+        Ratio of the source's pixel size to the output's, for ERGAS and for the shift, which leaves
+        out frequencies that the source cannot hold. None reads the tag that georsr writes.
 
     Raises
     ------
@@ -305,9 +293,9 @@ def compare(sr_path: str, hr_path: str, *, scale: float | None = None) -> Compar
         if sr.info.count != hr.info.count:
             raise UsageError(f"{sr_path} has {sr.info.count} bands, {hr_path} has {hr.info.count}")
         scale = scale or declared_scale(sr)
-        ours, theirs = common_windows(sr.info, hr.info)
-        sums = _sums(sr, hr, ours, theirs)
-        shift = _shift(sr, hr, ours, theirs, scale or 1.0)
+        pair = _CommonPixels(sr, hr)
+        sums = pair.accumulate()
+        shift = pair.shift(scale or 1.0)
     psnr = sums.psnr()
     return ComparisonReport(
         sr=sr.info.path,
@@ -327,81 +315,53 @@ def compare(sr_path: str, hr_path: str, *, scale: float | None = None) -> Compar
 
 
 def declared_scale(reader: RasterReader) -> float | None:
-    """The factor a product of georsr says it was enlarged by."""
+    """Return the scale in the tags of an output of georsr; None if there is none."""
     text = reader.info.tags.get("", {}).get(SCALE_TAG, "")
     return float(text) if re.fullmatch("[1-9][0-9]?", text) else None
 
 
-def _sums(sr: RasterReader, hr: RasterReader, ours: Window, theirs: Window) -> MetricAccumulator:
-    sums = MetricAccumulator(sr.info.count, data_range(hr))
-    new = (slice(None), slice(0, METRICS_BLOCK), slice(0, METRICS_BLOCK))
-    more = SSIM_WINDOW - 1  # than the step: each window of SSIM then lies in one block
-    for top in range(0, ours.height, METRICS_BLOCK):
-        for left in range(0, ours.width, METRICS_BLOCK):
-            rows = min(METRICS_BLOCK + more, ours.height - top)
-            block = Window(top, left, rows, min(METRICS_BLOCK + more, ours.width - left))
-            a, b = sr.read(_inside(ours, block)), hr.read(_inside(theirs, block))
-            both = a.valid & b.valid
-            sums.add_pixels(a.values[new], b.values[new], both[new])
-            sums.add_windows(a.values, b.values, both)
-    if not sums.pixels.all():
-        raise InputError(f"{sr.info.path} and {hr.info.path} share no valid pixel in some band")
-    return sums
+class _CommonPixels:
+    """The area that two rasters share."""
 
+    def __init__(self, sr: RasterReader, hr: RasterReader) -> None:
+        self.sr, self.hr = sr, hr
+        self.sr_window, self.hr_window = common_windows(sr.info, hr.info)
+        self.height, self.width = self.sr_window.height, self.sr_window.width
 
-def _shift(
-    sr: RasterReader, hr: RasterReader, ours: Window, theirs: Window, scale: float
-) -> tuple[float, float]:
-    """Median over windows without an invalid pixel."""
-    found = []
-    for part in spread_windows(ours.height, ours.width, SHIFT_WINDOW, SHIFT_WINDOWS):
-        if min(part.height, part.width) < 32:
-            continue
-        a, b = sr.read(_inside(ours, part)), hr.read(_inside(theirs, part))
-        if a.valid.all() and b.valid.all():
-            found.append(phase_shift(a.values.mean(0), b.values.mean(0), scale))
-    shifts = np.array([each for each in found if not math.isnan(each[0])])
-    if not len(shifts):
-        return math.nan, math.nan
-    down, right = np.median(shifts, axis=0)
-    return float(down), float(right)
+    def read(self, window: Window) -> tuple[PixelBlock, PixelBlock]:
+        """Read a window of the common area from both rasters."""
+        sr, hr = (window.moved(w.top, w.left) for w in (self.sr_window, self.hr_window))
+        return self.sr.read(sr), self.hr.read(hr)
 
+    def accumulate(self) -> MetricAccumulator:
+        """Add up all blocks."""
+        sums = MetricAccumulator(self.sr.info.count, data_range(self.hr))
+        # every window of SSIM is complete in exactly one block; pixels of the overlap count once
+        for block in _blocks(self.height, self.width, METRICS_BLOCK, SSIM_WINDOW - 1):
+            sr, hr = self.read(block)
+            valid = sr.valid & hr.valid
+            once = (slice(None), slice(0, METRICS_BLOCK), slice(0, METRICS_BLOCK))
+            sums.add_pixels(sr.values[once], hr.values[once], valid[once])
+            sums.add_windows(sr.values, hr.values, valid)
+        if not sums.pixels.all():
+            paths = f"{self.sr.info.path} and {self.hr.info.path}"
+            raise InputError(f"{paths} share no valid pixel in some band")
+        return sums
 
-def _inside(window: Window, part: Window) -> Window:
-    return Window(window.top + part.top, window.left + part.left, part.height, part.width)
-
-
-def compare_bicubic(
-    lr_path: str,
-    sr_path: str,
-    hr_path: str,
-    *,
-    bidx: Sequence[int] | None = None,
-    degradation: Degradation | None = None,
-) -> ComparisonReport:
-    """What bicubic enlargement of the source would have scored in place of ``sr_path``.
-
-    Parameters
-    ----------
-    lr_path
-        The raster that ``sr_path`` was made from.
-    sr_path, hr_path
-        As for :func:`compare`; the first gives the scale.
-    bidx, degradation
-        As for :func:`compare_with_source`.
-
-    Raises
-    ------
-    UsageError
-        The SR raster's size is not a multiple of the source's.
-    """
-    with open_raster(sr_path) as sr, open_raster(lr_path, indexes=bidx) as lr:
-        scale = scale_between(sr.info, lr.info)
-    with tempfile.TemporaryDirectory() as folder:
-        product = str(Path(folder) / "bicubic.tif")
-        super_resolve(lr_path, product, "bicubic", scale, indexes=tuple(bidx) if bidx else None)
-        report = compare_with_source(product, hr_path, lr_path, bidx=bidx, degradation=degradation)
-    return replace(report, sr=redact_url(f"bicubic of {lr_path}"))
+    def shift(self, scale: float) -> tuple[float, float]:
+        """Return the median shift over windows without an invalid pixel; NaN without any."""
+        shifts = []
+        for window in spread_windows(self.height, self.width, SHIFT_WINDOW, SHIFT_WINDOWS):
+            if min(window.height, window.width) < 32:
+                continue
+            sr, hr = self.read(window)
+            if sr.valid.all() and hr.valid.all():
+                shifts.append(phase_shift(sr.values.mean(0), hr.values.mean(0), scale))
+        shifts = [shift for shift in shifts if not math.isnan(shift[0])]
+        if not shifts:
+            return math.nan, math.nan
+        down, right = np.median(shifts, axis=0)
+        return float(down), float(right)
 
 
 def compare_with_source(
@@ -412,25 +372,54 @@ def compare_with_source(
     bidx: Sequence[int] | None = None,
     degradation: Degradation | None = None,
 ) -> ComparisonReport:
-    """As :func:`compare`, and measure consistency with the raster SR was made from.
+    """Compare as :func:`compare`, and measure consistency with the source of the output.
 
     Parameters
     ----------
     sr_path, hr_path
         As for :func:`compare`.
     lr_path
-        The source of ``sr_path``; it gives the scale.
+        Source of ``sr_path``; it gives the scale.
     bidx
-        Bands of the source, in the product's order; None: all.
+        Bands of the source, in the output's order; None: all.
     degradation
-        From the truth to the source; None: bicubic.
+        Degradation from the truth to the source; None: bicubic.
 
     Raises
     ------
     UsageError, InputError
-        As for :func:`compare`, and where source and product do not belong together.
+        As for :func:`compare`, or source and output do not belong together.
     """
     with open_raster(sr_path) as sr, open_raster(lr_path, indexes=bidx) as lr:
         scale = scale_between(sr.info, lr.info)
         consistency = measure_consistency(sr, lr, degradation or BicubicDegradation())
     return replace(compare(sr_path, hr_path, scale=scale), consistency=consistency)
+
+
+def compare_bicubic(
+    lr_path: str,
+    sr_path: str,
+    hr_path: str,
+    *,
+    bidx: Sequence[int] | None = None,
+    degradation: Degradation | None = None,
+) -> ComparisonReport:
+    """Measure the bicubic enlargement of the source as an output with the scale of ``sr_path``.
+
+    Parameters
+    ----------
+    lr_path, sr_path, hr_path, bidx, degradation
+        As for :func:`compare_with_source`.
+
+    Raises
+    ------
+    UsageError
+        The SR raster's size is not a multiple of the source's.
+    """
+    with open_raster(sr_path) as sr, open_raster(lr_path, indexes=bidx) as lr:
+        scale = scale_between(sr.info, lr.info)
+    with tempfile.TemporaryDirectory() as folder:
+        output = str(Path(folder) / "bicubic.tif")
+        super_resolve(lr_path, output, "bicubic", scale, indexes=tuple(bidx) if bidx else None)
+        report = compare_with_source(output, hr_path, lr_path, bidx=bidx, degradation=degradation)
+    return replace(report, sr=redact_url(f"bicubic of {lr_path}"))

@@ -1,10 +1,6 @@
-"""Image quality as the super-resolution literature measures it, on numpy arrays.
+"""Image quality metrics of the super-resolution literature, on numpy arrays.
 
-Every function takes images in 8-bit units (0..255), computes in float64 and says what it crops.
-
-Spectral fidelity over all bands at once: spectral angle and ERGAS.
-
-Energy by spatial frequency: how much detail there is, and in which band.
+Images are in 8-bit units (0..255) unless said otherwise; all computations are in float64.
 """
 
 from __future__ import annotations
@@ -15,12 +11,81 @@ import numpy as np
 
 from georsr.window import AnyArray
 
-FEWEST_BANDS = 3
-"""With fewer bands an angle between spectra says next to nothing; both figures are NaN then."""
+SSIM_WINDOW = 11
+SSIM_SIGMA = 1.5
+LUMA = np.array([65.481, 128.553, 24.966]) / 255.0
+"""Weights of red, green and blue in Y of ITU-R BT.601, in studio range."""
+
+
+def luma(rgb: AnyArray) -> AnyArray:
+    """Compute Y of ITU-R BT.601 in studio range, not rounded.
+
+    (3, H, W) in 0..255 -> (H, W) in 16..235.
+    """
+    return np.asarray(16.0 + np.tensordot(LUMA, rgb.astype(np.float64), axes=1))
+
+
+def crop_border(image: AnyArray, border: int) -> AnyArray:
+    """Cut ``border`` pixels from each side of the last two axes."""
+    if border == 0:
+        return image
+    return image[..., border:-border, border:-border]
+
+
+def psnr(a: AnyArray, b: AnyArray, peak: float = 255.0) -> float:
+    """Compute the peak signal-to-noise ratio in dB over all values; infinite for equal images."""
+    mse = float(np.mean(np.square(a.astype(np.float64) - b.astype(np.float64))))
+    return math.inf if mse == 0 else 10.0 * math.log10(peak * peak / mse)
+
+
+def gaussian_filter(image: AnyArray) -> AnyArray:
+    """Apply a gaussian over the last two axes, valid part only (5 pixels less on each side)."""
+    radius = SSIM_WINDOW // 2
+    taps = np.exp(-0.5 * (np.arange(-radius, radius + 1) / SSIM_SIGMA) ** 2)
+    taps /= taps.sum()
+    rows = image.shape[-2] - 2 * radius
+    columns = image.shape[-1] - 2 * radius
+    vertical = sum(t * image[..., i : i + rows, :] for i, t in enumerate(taps))
+    return np.asarray(sum(t * vertical[..., :, i : i + columns] for i, t in enumerate(taps)))
+
+
+def ssim_map(a: AnyArray, b: AnyArray, peak: float = 255.0) -> AnyArray:
+    """Compute the structural similarity of every window: (..., H, W) -> (..., H - 10, W - 10).
+
+    Gaussian window 11, sigma 1.5, K1 = 0.01, K2 = 0.03, population covariance (Wang et al.,
+    IEEE TIP 13(4), 2004).
+    """
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    c1, c2 = (0.01 * peak) ** 2, (0.03 * peak) ** 2
+    mean_a, mean_b, aa, bb, ab = gaussian_filter(np.stack([a, b, a * a, b * b, a * b]))
+    var_a, var_b, cov = aa - mean_a**2, bb - mean_b**2, ab - mean_a * mean_b
+    numerator = (2 * mean_a * mean_b + c1) * (2 * cov + c2)
+    denominator = (mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2)
+    return np.asarray(numerator / denominator)
+
+
+def ssim(a: AnyArray, b: AnyArray, peak: float = 255.0) -> float:
+    """Compute the mean of :func:`ssim_map` over two (H, W) images of at least 11 x 11 pixels."""
+    return float(np.mean(ssim_map(a, b, peak)))
+
+
+def psnr_y(a: AnyArray, b: AnyArray, border: int) -> float:
+    """Compute PSNR by the Y protocol: of the luma of (3, H, W) uint8, ``border`` pixels cropped."""
+    return psnr(crop_border(luma(a), border), crop_border(luma(b), border))
+
+
+def psnr_rgb(a: AnyArray, b: AnyArray, border: int) -> float:
+    """Compute PSNR by the RGB protocol: mean over the bands of (C, H, W), ``border`` cropped."""
+    a, b = crop_border(a, border), crop_border(b, border)
+    return float(np.mean([psnr(x, y) for x, y in zip(a, b, strict=True)]))
+
+
+MIN_SPECTRAL_BANDS = 3
+"""With fewer bands the angle between spectra has little meaning: SAM and ERGAS are NaN."""
 
 
 def spectral_angles(a: AnyArray, b: AnyArray) -> AnyArray:
-    """Angle between the spectra of every pixel (SAM: Kruse et al., RSE 44, 1993).
+    """Compute the angle between the spectra of every pixel (SAM: Kruse et al., RSE 44, 1993).
 
     Parameters
     ----------
@@ -36,23 +101,23 @@ def spectral_angles(a: AnyArray, b: AnyArray) -> AnyArray:
     length_a, length_b = np.linalg.norm(a, axis=0), np.linalg.norm(b, axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
         unit_a, unit_b = a / length_a, b / length_b
-    # the arc cosine of a value near one keeps half of the digits; this form keeps them all
-    apart = np.linalg.norm(unit_a - unit_b, axis=0)
-    together = np.linalg.norm(unit_a + unit_b, axis=0)
-    return np.asarray(np.degrees(2 * np.arctan2(apart, together)))
+    # the arc cosine of a value near one loses half of the digits; this form loses none
+    difference = np.linalg.norm(unit_a - unit_b, axis=0)
+    total = np.linalg.norm(unit_a + unit_b, axis=0)
+    return np.asarray(np.degrees(2 * np.arctan2(difference, total)))
 
 
 def spectral_angle(a: AnyArray, b: AnyArray) -> float:
-    """Mean of :func:`spectral_angles` in degrees; NaN below three bands or without a spectrum."""
-    if len(a) < FEWEST_BANDS:
+    """Compute the mean of :func:`spectral_angles`; NaN below three bands or without a spectrum."""
+    if len(a) < MIN_SPECTRAL_BANDS:
         return math.nan
     angles = spectral_angles(a, b)
-    kept = angles[np.isfinite(angles)]
-    return float(kept.mean()) if kept.size else math.nan
+    defined = angles[np.isfinite(angles)]
+    return float(defined.mean()) if defined.size else math.nan
 
 
 def ergas_of(rmse: AnyArray, mean: AnyArray, scale: float) -> float:
-    """ERGAS from per-band figures: 100 (h / l) sqrt(mean over bands of (rmse / mean)^2).
+    """Compute ERGAS of per-band figures: 100 (h / l) sqrt(mean over bands of (rmse / mean)^2).
 
     L. Wald, "Quality of high resolution synthesised images: is there a simple criterion?",
     Fusion of Earth Data, 2000. Zero is best; below 3 counts as good.
@@ -60,29 +125,29 @@ def ergas_of(rmse: AnyArray, mean: AnyArray, scale: float) -> float:
     Parameters
     ----------
     rmse, mean
-        (C,) root mean square error of each band, and the mean of each band of the truth.
+        (C,) root mean square error of each band, and mean of each band of the truth.
     scale
-        l / h: how many pixels of the product one pixel of its source became along each axis.
+        l / h: pixels of the output per pixel of its source along each axis.
 
     Returns
     -------
     float
         NaN below three bands, or where a band of the truth has mean zero.
     """
-    if len(rmse) < FEWEST_BANDS or not np.all(mean):
+    if len(rmse) < MIN_SPECTRAL_BANDS or not np.all(mean):
         return math.nan
     return float(100 / scale * np.sqrt(np.mean(np.square(rmse / mean))))
 
 
 def ergas(sr: AnyArray, hr: AnyArray, scale: float) -> float:
-    """ERGAS of two (C, H, W) images; see :func:`ergas_of`."""
+    """Compute ERGAS of two (C, H, W) images; see :func:`ergas_of`."""
     truth = hr.astype(np.float64)
     squares = np.square(sr.astype(np.float64) - truth).mean((1, 2))
     return ergas_of(np.sqrt(squares), truth.mean((1, 2)), scale)
 
 
 def _power(image: AnyArray) -> tuple[AnyArray, AnyArray]:
-    """(radial frequency in cycles per pixel, power) of each coefficient of a Hann window."""
+    """Return (radial frequency in cycles per pixel, power) of each Fourier coefficient."""
     height, width = image.shape
     window = np.outer(np.hanning(height), np.hanning(width))
     level = (image * window).sum() / window.sum()
@@ -92,21 +157,21 @@ def _power(image: AnyArray) -> tuple[AnyArray, AnyArray]:
 
 
 def radial_power(image: AnyArray, bins: int = 32) -> tuple[AnyArray, AnyArray]:
-    """Radially averaged power spectral density.
+    """Compute the radially averaged power spectral density.
 
     Parameters
     ----------
     image
         (H, W), at least 8 x 8.
     bins
-        Rings between 0 and 0.5 cycles per pixel.
+        Number of rings between 0 and 0.5 cycles per pixel.
 
     Returns
     -------
     frequency, power
         (bins,) centre of each ring in cycles per pixel, and mean power in it in squared units of
-        the image: white noise of standard deviation s has s^2 in every ring. NaN in rings without
-        a coefficient.
+        the image: white noise of standard deviation s has power s^2. NaN in rings without a
+        coefficient.
     """
     radius, power = _power(image.astype(np.float64))
     ring = np.floor(radius * 2 * bins).astype(int)
@@ -118,7 +183,7 @@ def radial_power(image: AnyArray, bins: int = 32) -> tuple[AnyArray, AnyArray]:
 
 
 def detail_ratio(sr: AnyArray, hr: AnyArray, scale: int) -> float:
-    """Energy of SR over energy of the truth, at frequencies the source could not hold.
+    """Compute the energy of SR over that of the truth, at frequencies the source cannot hold.
 
     These are 1 / (2 scale) to 0.5 cycles per pixel. 1 is as much fine detail as the truth has,
     right or wrong; 0 is none. NaN at scale 1, or where the truth has none.
@@ -128,81 +193,10 @@ def detail_ratio(sr: AnyArray, hr: AnyArray, scale: int) -> float:
     sr, hr
         (H, W) in one unit.
     scale
-        Factor of super-resolution.
+        Super-resolution factor.
     """
-    radius, ours = _power(sr.astype(np.float64))
-    theirs = _power(hr.astype(np.float64))[1]
+    radius, power = _power(sr.astype(np.float64))
+    true_power = _power(hr.astype(np.float64))[1]
     fine = (radius >= 1 / (2 * scale)) & (radius < 0.5)
-    truth = float(theirs[fine].sum())
-    return float(ours[fine].sum()) / truth if truth > 0 else math.nan
-
-
-SSIM_WINDOW = 11
-SSIM_SIGMA = 1.5
-LUMA = np.array([65.481, 128.553, 24.966]) / 255.0
-"""What red, green and blue have in Y of ITU-R BT.601, in studio range."""
-
-
-def luma(rgb: AnyArray) -> AnyArray:
-    """Y of ITU-R BT.601 in studio range, not rounded: (3, H, W) in 0..255 -> (H, W) in 16..235."""
-    return np.asarray(16.0 + np.tensordot(LUMA, rgb.astype(np.float64), axes=1))
-
-
-def crop_border(image: AnyArray, border: int) -> AnyArray:
-    """Cut ``border`` pixels from each side of the last two axes."""
-    if border == 0:
-        return image
-    return image[..., border:-border, border:-border]
-
-
-def psnr(a: AnyArray, b: AnyArray, peak: float = 255.0) -> float:
-    """Peak signal-to-noise ratio in dB over all values; infinite for equal images."""
-    mse = float(np.mean(np.square(a.astype(np.float64) - b.astype(np.float64))))
-    return math.inf if mse == 0 else 10.0 * math.log10(peak * peak / mse)
-
-
-def gaussian_filter(image: AnyArray) -> AnyArray:
-    """Separable gaussian over the last two axes, valid part only (5 pixels lost on each side)."""
-    radius = SSIM_WINDOW // 2
-    taps = np.exp(-0.5 * (np.arange(-radius, radius + 1) / SSIM_SIGMA) ** 2)
-    taps /= taps.sum()
-    rows = image.shape[-2] - 2 * radius
-    columns = image.shape[-1] - 2 * radius
-    vertical = sum(t * image[..., i : i + rows, :] for i, t in enumerate(taps))
-    return np.asarray(sum(t * vertical[..., :, i : i + columns] for i, t in enumerate(taps)))
-
-
-def ssim_map(a: AnyArray, b: AnyArray, peak: float = 255.0) -> AnyArray:
-    """Structural similarity of every window inside: (..., H, W) twice -> (..., H - 10, W - 10).
-
-    Gaussian window 11, sigma 1.5, K1 = 0.01, K2 = 0.03, population covariance (Wang et al.,
-    IEEE TIP 13(4), 2004).
-    """
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    c1, c2 = (0.01 * peak) ** 2, (0.03 * peak) ** 2
-    mean_a, mean_b, aa, bb, ab = gaussian_filter(np.stack([a, b, a * a, b * b, a * b]))
-    var_a, var_b, cov = aa - mean_a**2, bb - mean_b**2, ab - mean_a * mean_b
-    numerator = (2 * mean_a * mean_b + c1) * (2 * cov + c2)
-    denominator = (mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2)
-    return np.asarray(numerator / denominator)
-
-
-def ssim(a: AnyArray, b: AnyArray, peak: float = 255.0) -> float:
-    """Mean of :func:`ssim_map` over two (H, W) images of at least 11 x 11 pixels."""
-    return float(np.mean(ssim_map(a, b, peak)))
-
-
-def psnr_y(a: AnyArray, b: AnyArray, border: int) -> float:
-    """Y protocol: PSNR of the luma of two (3, H, W) uint8 images, ``border`` pixels cropped."""
-    return psnr(crop_border(luma(a), border), crop_border(luma(b), border))
-
-
-def ssim_y(a: AnyArray, b: AnyArray, border: int) -> float:
-    """Y protocol: SSIM of the luma of two (3, H, W) uint8 images, ``border`` pixels cropped."""
-    return ssim(crop_border(luma(a), border), crop_border(luma(b), border))
-
-
-def psnr_rgb(a: AnyArray, b: AnyArray, border: int) -> float:
-    """RGB protocol: mean of the bands' PSNRs of two (C, H, W) images, ``border`` cropped."""
-    a, b = crop_border(a, border), crop_border(b, border)
-    return float(np.mean([psnr(x, y) for x, y in zip(a, b, strict=True)]))
+    truth = float(true_power[fine].sum())
+    return float(power[fine].sum()) / truth if truth > 0 else math.nan

@@ -1,4 +1,4 @@
-"""A product without truth: how sharp, how ringing and how noisy it is, beside bicubic."""
+"""Measure an output without truth: sharpness, ringing and noise, beside bicubic."""
 
 from __future__ import annotations
 
@@ -8,94 +8,122 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
-import torch
 
 from georsr.errors import InputError, UsageError
 from georsr.evaluation.edges import find_edges, flat_blocks, measure_edges, plane_residual
 from georsr.evaluation.full_reference import (
     Consistency,
     declared_scale,
-    erode_mask,
     measure_consistency,
 )
 from georsr.evaluation.harm import HarmReport, measure_harm
 from georsr.evaluation.metrics import radial_power
-from georsr.evaluation.registration import scale_between, spread_windows
+from georsr.evaluation.reports.figures import bicubic_block
+from georsr.geo.registration import scale_between
 from georsr.inference.kernel_estimation import BLOCK
 from georsr.io.reader import RasterReader, open_raster
-from georsr.models.interpolation import Bicubic
 from georsr.radiometry.degradation import BicubicDegradation, Degradation
 from georsr.radiometry.kernels import Kernel
+from georsr.radiometry.nodata import erode_mask
+from georsr.tiling.grid import spread_windows
 from georsr.window import AnyArray, BoolArray, PixelBlock
 
 WINDOW = 256
-"""Height and width of what is looked at at a time, in source pixels."""
-WINDOWS = 5
+"""Height and width of the windows that are measured, in source pixels."""
+MAX_WINDOWS = 5
 """Most windows along each axis, spread over the raster."""
-SPECTRUM = 128
+SPECTRUM_SIZE = 128
 """Height and width, in source pixels, of the part of a window whose spectrum is taken."""
 RINGS = 32
 
 
 @dataclass(frozen=True)
 class Sharpness:
-    """Medians over a scene; lengths in source pixels, noise in the raster's units."""
+    """Medians over a scene; lengths in source pixels, noise in the raster's units.
 
-    product: str
+    Attributes
+    ----------
+    name : str
+        Path of the raster, or ``bicubic of`` that of the source.
+    edge_width : float
+        10-90 % rise distance across straight edges.
+    edge_width_quartiles : (float, float)
+    edge_ratio : float
+        Width over that of the same edge in bicubic; NaN without a source.
+    overshoot : float
+        Ringing at those edges, percent of their step.
+    noise : float
+        Standard deviation on flat ground, about a fitted plane.
+    noise_ratio : float
+        Noise over that of bicubic on the same blocks; NaN without a source.
+    beyond : float
+        How far pixels go beyond the extremes of the 3 x 3 source pixels round them, percent of the
+        range between these, means over all pixels; NaN without a source.
+    power : tuple of float
+        Radially averaged power spectral density.
+    """
+
+    name: str
     edge_width: float
-    """10-90 % rise distance across straight edges."""
     edge_width_quartiles: tuple[float, float]
     edge_ratio: float
-    """Width over that of the same edge in bicubic; NaN without a source."""
     overshoot: float
-    """Ringing at those edges, percent of their step."""
     noise: float
-    """Standard deviation on flat ground, after a plane is taken away."""
     noise_ratio: float
-    """To that of bicubic on the same blocks; NaN without a source."""
     beyond: float
-    """How far pixels go beyond the extremes of the 3 x 3 source pixels round them, percent of the
-    range between these, means over all pixels; NaN without a source."""
     power: tuple[float, ...]
-    """Radially averaged power spectral density."""
 
 
 @dataclass(frozen=True)
 class NoReferenceReport:
-    """What can be said of a product without truth."""
+    """Quality of an output that has no truth.
+
+    Attributes
+    ----------
+    sr, lr : str
+        Paths of output and source; ``lr`` is None without a source.
+    scale : int
+    edges, flat_blocks : int
+        Numbers of places that were measured, the same in every image.
+    frequency : tuple of float
+        Frequencies of the power spectra in cycles per source pixel; 0.5 is the source's Nyquist
+        frequency.
+    images : tuple of Sharpness
+        BicubicDegradation, if there is a source, then the output.
+    consistency : Consistency or None
+    harm : HarmReport or None
+        None without a source.
+    """
 
     sr: str
     lr: str | None
     scale: int
     edges: int
-    """Measured in every product alike."""
     flat_blocks: int
     frequency: tuple[float, ...]
-    """Of the power spectra, cycles per source pixel: 0.5 is the source's Nyquist frequency."""
-    products: tuple[Sharpness, ...]
+    images: tuple[Sharpness, ...]
     consistency: Consistency | None
     harm: HarmReport | None
-    """None without a source."""
 
     def to_json(self) -> str:
-        """Indented JSON."""
+        """Return indented JSON."""
         return json.dumps(asdict(self), indent=2)
 
     def describe(self) -> str:
-        """A table for people."""
-        width = max(len(each.product) for each in self.products) + 2
+        """Return a text table."""
+        width = max(len(image.name) for image in self.images) + 2
         lines = [
             f"{self.sr}: x{self.scale}, no truth; {self.edges} straight edges, "
             f"{self.flat_blocks} flat blocks (lengths in source pixels)",
             f"{'':<{width}}{'10-90 % width':>14}{'quartiles':>16}{'/ bicubic':>11}"
             f"{'overshoot %':>13}{'noise':>10}{'/ bicubic':>11}",
         ]
-        for each in self.products:
-            low, high = each.edge_width_quartiles
+        for image in self.images:
+            low, high = image.edge_width_quartiles
             lines.append(
-                f"{each.product:<{width}}{each.edge_width:14.3f}{f'{low:.2f} .. {high:.2f}':>16}"
-                f"{each.edge_ratio:11.3f}{each.overshoot:13.2f}{each.noise:10.4g}"
-                f"{each.noise_ratio:11.3f}"
+                f"{image.name:<{width}}{image.edge_width:14.3f}{f'{low:.2f} .. {high:.2f}':>16}"
+                f"{image.edge_ratio:11.3f}{image.overshoot:13.2f}{image.noise:10.4g}"
+                f"{image.noise_ratio:11.3f}"
             )
         if self.consistency is not None:
             lines.append(self.consistency.describe())
@@ -106,35 +134,37 @@ class NoReferenceReport:
 
 @dataclass
 class _Results:
-    """What the windows of one product add up to."""
+    """Measurements of one image, window by window."""
 
     edges: list[AnyArray] = field(default_factory=list)
+    """(n, 2) width and overshoot."""
     noise: list[AnyArray] = field(default_factory=list)
+    """(n,) standard deviation of each flat block."""
     beyond: list[AnyArray] = field(default_factory=list)
+    """(2,) sum of the excess, and of the range of the source."""
     power: list[AnyArray] = field(default_factory=list)
 
     def all_edges(self) -> AnyArray:
-        """(n, 2) width and overshoot."""
         return np.concatenate([np.empty((0, 2)), *self.edges])
 
     def all_noise(self) -> AnyArray:
-        """(n,) standard deviation of each flat block."""
         return np.concatenate([np.empty(0), *self.noise])
 
-    def share_beyond(self) -> float:
-        """Percent of the range; NaN where there is none."""
+    def percent_beyond(self) -> float:
         excess, contrast = np.sum([np.zeros(2), *self.beyond], axis=0)
         return float(100 * excess / contrast) if contrast > 0 else math.nan
 
 
 @dataclass(frozen=True)
 class _Window:
-    """One window: the mean of the bands on the source's grid and in every product."""
+    """One window: the mean of the bands of the source and of every image."""
 
     source: AnyArray
-    products: dict[str, AnyArray]
+    """(h, w)."""
+    images: dict[str, AnyArray]
+    """Name -> (s * h, s * w)."""
     valid: BoolArray
-    """On the source's grid: valid in all bands of everything."""
+    """(h, w), True where all bands of source and output are valid."""
 
 
 def measure_no_reference(
@@ -146,35 +176,35 @@ def measure_no_reference(
     degradation: Degradation | Kernel | None = None,
     run: bool = False,
 ) -> NoReferenceReport:
-    """Measure the sharpness, ringing and noise of a product that has no truth to compare with.
+    """Measure the sharpness, ringing and noise of an output that has no truth.
 
-    Straight edges are found in the source and their widths measured, at the same places, in the
-    product and in the bicubic enlargement of the source: a product that resolves more has the
-    smaller width; one that only exaggerates contrast has the larger overshoot; one that takes
-    noise for detail has a noise ratio above one. Where a scene has no flat ground, the flattest
-    there is holds texture, and the ratio speaks of that too. All are measured on the mean of the
-    bands; bands that lie apart widen the edges of every product alike.
+    Straight edges are found in the source. Their widths are measured at the same places in the
+    output and in the bicubic enlargement of the source: an output that resolves more has the
+    smaller width; one that only exaggerates contrast has the larger overshoot; one that turns
+    noise into detail has a noise ratio above one. Where a scene has no flat ground, its flattest
+    blocks hold texture, and the ratio includes it. All are measured on the mean of the bands;
+    bands that are shifted against each other widen the edges of every image alike.
 
     Parameters
     ----------
     sr_path
-        The product.
+        The output.
     lr_path
-        What it was made from. Without it, edges are found in the product averaged down, and there
-        is no bicubic to compare with.
+        The source of the output. Without it, edges are found in the output averaged down, and
+        there is no bicubic to compare with.
     scale
-        Of a product without source; None reads the tag georsr leaves in its products.
+        Scale of an output without source; None reads the tag that georsr writes.
     bidx
-        Bands of the source, in the product's order; None: all.
+        Bands of the source, in the output's order; None: all.
     degradation
-        For consistency with the source, a kernel will do; None: bicubic.
+        Degradation or kernel for consistency with the source; None: bicubic.
     run
-        Run the product's model on a part of the source, for the figures of harm that need it.
+        Run the output's model on a part of the source, for the figures of harm that need it.
 
     Raises
     ------
     UsageError
-        Source and product do not belong together, or the scale is not known.
+        Source and output do not belong together, or the scale is not known.
     InputError
         There is no valid pixel.
     """
@@ -189,23 +219,29 @@ def measure_no_reference(
         with open_raster(lr_path, indexes=bidx) as lr:
             consistency = measure_consistency(sr, lr, degradation or BicubicDegradation())
             report = _report(sr, lr, scale_between(sr.info, lr.info), consistency)
-    harm = measure_harm(sr_path, lr_path, *report.products, bidx=bidx, run=run)
+    bicubic, output = report.images
+    harm = measure_harm(
+        sr_path,
+        lr_path,
+        roughness=output.noise_ratio,
+        overshoot=output.beyond,
+        bicubic_overshoot=bicubic.beyond,
+        bidx=bidx,
+        run=run,
+    )
     return replace(report, harm=harm)
 
 
 def _report(
     sr: RasterReader, lr: RasterReader | None, scale: int, consistency: Consistency | None
 ) -> NoReferenceReport:
-    names = [sr.info.path] if lr is None else [f"bicubic of {lr.info.path}", sr.info.path]
-    findings = {name: _Results() for name in names}
-    for view in _views(sr, lr, scale):
-        _measure(view, findings, scale)
-    if not any(each.noise or each.edges for each in findings.values()):
-        raise InputError(f"{sr.info.path}: no window with valid pixels to look at")
-    reference = findings[names[0]]
-    products = tuple(
-        _figures(name, findings[name], reference if lr is not None else None) for name in names
-    )
+    names = [sr.info.path] if lr is None else [_bicubic_name(lr), sr.info.path]
+    results = {name: _Results() for name in names}
+    for window in _windows(sr, lr, scale):
+        _measure(window, results, scale)
+    if not any(result.noise or result.edges for result in results.values()):
+        raise InputError(f"{sr.info.path}: no window with valid pixels to measure")
+    reference = results[names[0]]
     frequency, _ = radial_power(np.zeros((8, 8)), RINGS)
     return NoReferenceReport(
         sr=sr.info.path,
@@ -214,107 +250,107 @@ def _report(
         edges=len(reference.all_edges()),
         flat_blocks=len(reference.all_noise()),
         frequency=tuple(float(f * scale) for f in frequency),
-        products=products,
+        images=tuple(
+            _summarize(name, result, None if lr is None else reference)
+            for name, result in results.items()
+        ),
         consistency=consistency,
         harm=None,
     )
 
 
-def _views(sr: RasterReader, lr: RasterReader | None, scale: int) -> Iterator[_Window]:
+def _bicubic_name(lr: RasterReader) -> str:
+    return f"bicubic of {lr.info.path}"
+
+
+def _windows(sr: RasterReader, lr: RasterReader | None, scale: int) -> Iterator[_Window]:
     height, width = sr.info.height // scale, sr.info.width // scale
-    for window in spread_windows(height, width, WINDOW, WINDOWS):
-        product = sr.read(window.scaled(scale))
-        image, good = _grey(product)
+    for window in spread_windows(height, width, WINDOW, MAX_WINDOWS):
+        image, valid = _grey(sr.read(window.scaled(scale)))
         cells = image.reshape(window.height, scale, window.width, scale)
-        valid = np.asarray(good.reshape(cells.shape).all((1, 3)))
+        valid = np.asarray(valid.reshape(cells.shape).all((1, 3)))
         if lr is None:
             yield _Window(cells.mean((1, 3)), {sr.info.path: image}, valid)
             continue
         source, known = _grey(lr.read(window))
-        products = {
-            f"bicubic of {lr.info.path}": _enlarged(source, scale),
-            sr.info.path: image,
-        }
-        yield _Window(source, products, valid & known)
+        images = {_bicubic_name(lr): _bicubic(source, scale), sr.info.path: image}
+        yield _Window(source, images, valid & known)
 
 
-def _grey(patch: PixelBlock) -> tuple[AnyArray, BoolArray]:
-    """Mean of the bands, zero where any of them is invalid, and where all are valid."""
-    valid = np.asarray(patch.valid.all(0))
-    values = np.where(patch.valid, patch.values, 0).astype(np.float64)
+def _grey(block: PixelBlock) -> tuple[AnyArray, BoolArray]:
+    """Return the mean of the bands, zero where any is invalid, and where all are valid."""
+    valid = np.asarray(block.valid.all(0))
+    values = np.where(block.valid, block.values, 0).astype(np.float64)
     return np.where(valid, values.mean(0), 0.0), valid
 
 
-def _enlarged(source: AnyArray, scale: int) -> AnyArray:
-    with torch.inference_mode():
-        x = torch.from_numpy(source.astype(np.float32))[None, None]
-        return np.asarray(Bicubic(scale)(x)[0, 0].double().numpy())
+def _bicubic(source: AnyArray, scale: int) -> AnyArray:
+    block = PixelBlock(source[None], np.ones((1, *source.shape), bool), None)
+    return bicubic_block(block, scale).values[0].astype(np.float64)
 
 
-def _measure(view: _Window, findings: dict[str, _Results], scale: int) -> None:
-    """Measure one window in every product."""
-    edges = find_edges(view.source, view.valid)
-    measured = {n: measure_edges(image, edges, scale) for n, image in view.products.items()}
-    everywhere = np.all([np.isfinite(each).all(1) for each in measured.values()], axis=0)
-    clear = erode_mask(view.valid, 2)  # where the bicubic kernel meets no invalid pixel
-    fine = clear.repeat(scale, 0).repeat(scale, 1)
-    flat = flat_blocks(next(iter(view.products.values())), fine, scale)
-    middle = _middle(view.valid, scale)
-    inner = erode_mask(view.valid, 2, border=False)  # bicubic continues a window's edge by itself
-    for name, image in view.products.items():
+def _measure(window: _Window, results: dict[str, _Results], scale: int) -> None:
+    """Measure one window in every image."""
+    edges = find_edges(window.source, window.valid)
+    measured = {n: measure_edges(image, edges, scale) for n, image in window.images.items()}
+    in_all = np.all([np.isfinite(values).all(1) for values in measured.values()], axis=0)
+    unaffected = erode_mask(window.valid, 2)  # the bicubic kernel reads no invalid pixel there
+    fine = unaffected.repeat(scale, 0).repeat(scale, 1)
+    flat = flat_blocks(next(iter(window.images.values())), fine, scale)
+    middle = _middle(window.valid, scale)
+    inner = erode_mask(window.valid, 2, border=False)  # bicubic extrapolates at a window's edge
+    for name, image in window.images.items():
         if len(edges):
-            findings[name].edges.append(measured[name][everywhere])
+            results[name].edges.append(measured[name][in_all])
         if flat.any():
-            findings[name].noise.append(plane_residual(image, BLOCK * scale)[flat])
-        findings[name].beyond.append(_beyond(image, view.source, scale, inner))
+            results[name].noise.append(plane_residual(image, BLOCK * scale)[flat])
+        results[name].beyond.append(_beyond(image, window.source, scale, inner))
         if middle is not None:
-            findings[name].power.append(radial_power(image[middle], RINGS)[1])
+            results[name].power.append(radial_power(image[middle], RINGS)[1])
 
 
 def _beyond(image: AnyArray, source: AnyArray, scale: int, counted: BoolArray) -> AnyArray:
-    """Sums over a window: what goes beyond the 3 x 3 source pixels round, and their range, (2,)."""
+    """Sum over a window what exceeds the 3 x 3 source pixels round, and their range: (2,)."""
     padded = np.pad(source, 1, mode="edge")
-    around = np.lib.stride_tricks.sliding_window_view(padded, (3, 3))
+    neighbours = np.lib.stride_tricks.sliding_window_view(padded, (3, 3))
     low, high, fine = (
-        each.repeat(scale, 0).repeat(scale, 1)
-        for each in (around.min((2, 3)), around.max((2, 3)), counted)
+        values.repeat(scale, 0).repeat(scale, 1)
+        for values in (neighbours.min((2, 3)), neighbours.max((2, 3)), counted)
     )
     excess = np.maximum(np.maximum(image - high, low - image), 0)
     return np.array([excess[fine].sum(), (high - low)[fine].sum()])
 
 
 def _middle(valid: BoolArray, scale: int) -> tuple[slice, slice] | None:
-    """The part of a window whose spectrum is taken: large enough and without invalid pixels."""
+    """Return the output pixels whose spectrum is taken; None if some are invalid or missing."""
     height, width = valid.shape
-    if min(height, width) < SPECTRUM:
+    if min(height, width) < SPECTRUM_SIZE:
         return None
-    top, left = (height - SPECTRUM) // 2, (width - SPECTRUM) // 2
-    rows, columns = slice(top, top + SPECTRUM), slice(left, left + SPECTRUM)
-    if not valid[rows, columns].all():
+    top, left = (height - SPECTRUM_SIZE) // 2, (width - SPECTRUM_SIZE) // 2
+    if not valid[top : top + SPECTRUM_SIZE, left : left + SPECTRUM_SIZE].all():
         return None
-    return (
-        slice(rows.start * scale, rows.stop * scale),
-        slice(columns.start * scale, columns.stop * scale),
-    )
+    size = SPECTRUM_SIZE * scale
+    return slice(top * scale, top * scale + size), slice(left * scale, left * scale + size)
 
 
-def _figures(name: str, found: _Results, bicubic: _Results | None) -> Sharpness:
-    edges, noise = found.all_edges(), found.all_noise()
+def _summarize(name: str, result: _Results, bicubic: _Results | None) -> Sharpness:
+    edges, noise = result.all_edges(), result.all_noise()
     quartiles = np.percentile(edges[:, 0], (25, 75)) if len(edges) else (math.nan, math.nan)
-    edge_ratio = noise_ratio = math.nan
+    edge_ratio = noise_ratio = beyond = math.nan
     if bicubic is not None:
         edge_ratio = _median(edges[:, 0] / bicubic.all_edges()[:, 0])
         noise_ratio = _median(noise / bicubic.all_noise())
+        beyond = result.percent_beyond()
     return Sharpness(
-        product=name,
+        name=name,
         edge_width=_median(edges[:, 0]),
         edge_width_quartiles=(float(quartiles[0]), float(quartiles[1])),
         edge_ratio=edge_ratio,
         overshoot=_median(edges[:, 1]),
         noise=_median(noise),
         noise_ratio=noise_ratio,
-        beyond=math.nan if bicubic is None else found.share_beyond(),
-        power=tuple(float(p) for p in np.mean(found.power, axis=0)) if found.power else (),
+        beyond=beyond,
+        power=tuple(float(p) for p in np.mean(result.power, axis=0)) if result.power else (),
     )
 
 

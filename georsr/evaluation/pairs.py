@@ -1,12 +1,4 @@
-"""Real pairs: a coarse and a fine raster of the same ground, listed, opened and aligned.
-
-How much real detail enlargements of a coarse image have: gain over bicubic against a fine one.
-
-The two images differ in more than resolution: in sensor, bands, gain, offset and a part of a pixel.
-All that is fitted alike for every enlargement, so that what is left tells them apart.
-
-Evaluation on real pairs: open the models and the pairs that fit them, enlarge, measure.
-"""
+"""Evaluate models on real pairs: a coarse and a fine raster of the same ground."""
 
 from __future__ import annotations
 
@@ -14,63 +6,75 @@ import csv
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from affine import Affine
-from scipy.ndimage import fourier_shift, gaussian_filter
-from scipy.optimize import nnls
 
+from georsr.api import super_resolve_array
+from georsr.device import select_device
 from georsr.errors import GeoreferenceWarning, InputError, UsageError
-from georsr.evaluation.registration import phase_shift
+from georsr.evaluation.benchmark import ModelFacts, unique_models
+from georsr.evaluation.pair_metrics import (
+    BICUBIC,
+    PEAK_PERCENTILES,
+    Gains,
+    PairPixels,
+    measure_gains,
+)
+from georsr.evaluation.reports.figures import Example, Panel, draw_box, max_error_crop
+from georsr.evaluation.reports.pairs_report import PairRow, PairsReport, summarize
 from georsr.io.metadata import RasterInfo, format_pixel_size
 from georsr.io.reader import RasterReader, open_raster
+from georsr.models.io import Model, open_model
+from georsr.models.registry import resolve_name
+from georsr.progress import NullProgress, Progress
+from georsr.redact import redact_url
 from georsr.window import AnyArray, Window
 
 LIST = "pairs.tsv"
-COLUMNS = ("name", "scale", "rgb")
-"""Columns that the list must have; others are for people."""
+REQUIRED_COLUMNS = ("name", "scale", "rgb")
+"""Columns that the list must have; others are ignored."""
 SCALES = range(2, 9)
-SIDE = 160
+MAX_SIZE = 160
 """Most coarse pixels along each axis that are measured, from the corner that both share."""
-SMALLEST = 24
+MIN_SIZE = 24
 """Fewest coarse pixels along each axis."""
 TOLERANCE = 0.01
-"""How far the ratio of pixel sizes may be from the scale, as a share of it, and sin(rotation)."""
+"""Relative error of the ratio of pixel sizes, and sine of the rotation, that are accepted."""
+OVERVIEW_SIZE = 320
+"""Largest height and width of the picture of a full pair, in pixels."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One line of the list."""
+    """One line of the list.
+
+    Attributes
+    ----------
+    name : str
+    scale : int
+        Fine pixels per coarse pixel.
+    rgb : tuple of int
+        Band numbers, from 1, of red, green and blue in the coarse raster; empty: it has no colour.
+    coarse, fine : str
+        Paths.
+    """
 
     name: str
     scale: int
     rgb: tuple[int, ...]
-    """Bands of the coarse raster, from 1, that are red, green and blue; empty: it has no colour."""
     coarse: str
-    """Path."""
     fine: str
 
-
-@dataclass(frozen=True)
-class Ground:
-    """Pixels of a pair, on grids that share their top left corner.
-
-    Attributes
-    ----------
-    coarse : float64 (C, h, w)
-        All bands of the coarse raster.
-    fine : float64 (scale * h, scale * w)
-        First band of the fine one.
-    rgb : tuple of int
-        Positions of red, green and blue in ``coarse``; empty: there are none.
-    """
-
-    coarse: AnyArray
-    fine: AnyArray
-    rgb: tuple[int, ...]
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Ways to measure the pair: ``grey``, one band; ``rgb``, if it has colour."""
+        return ("grey", "rgb") if self.rgb else ("grey",)
 
 
 def read_pairs(folder: Path) -> list[Pair]:
@@ -79,25 +83,23 @@ def read_pairs(folder: Path) -> list[Pair]:
     Parameters
     ----------
     folder
-        Holds ``pairs.tsv``, and ``NAME_lr.tif`` and ``NAME_hr.tif`` for each line of it.
+        Folder with ``pairs.tsv`` and, for each of its lines, ``NAME_lr.tif`` and ``NAME_hr.tif``.
 
     Raises
     ------
     InputError
-        The list or a raster is not there, or a line of the list is not as it should be.
+        The list or a raster is missing, or a line of the list is malformed.
     """
     path = folder / LIST
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             pairs = list(_rows(folder, csv.DictReader(file, delimiter="\t")))
+    except InputError:
+        raise
     except OSError as error:
-        raise (
-            error
-            if isinstance(error, InputError)
-            else InputError(
-                f"{path}: cannot be read ({error.strerror}); expected a list of pairs with the "
-                f"columns {', '.join(COLUMNS)}"
-            )
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror}); expected a list of pairs with the "
+            f"columns {', '.join(REQUIRED_COLUMNS)}"
         ) from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: is not tab-separated text in UTF-8 ({error})") from error
@@ -107,45 +109,47 @@ def read_pairs(folder: Path) -> list[Pair]:
 
 
 def _rows(folder: Path, reader: csv.DictReader[str]) -> Iterator[Pair]:
-    path, seen = folder / LIST, set()
-    missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+    path, names = folder / LIST, set()
+    missing = [name for name in REQUIRED_COLUMNS if name not in (reader.fieldnames or ())]
     if missing:
         raise InputError(
-            f"{path}: has no column {missing[0]}; expected {', '.join(COLUMNS)}, separated by tabs"
+            f"{path}: has no column {missing[0]}; expected {', '.join(REQUIRED_COLUMNS)}, "
+            "separated by tabs"
         )
     for row in reader:
-        name, scale, rgb = ((row[column] or "").strip() for column in COLUMNS)
-        where = f"{path}, line {reader.line_num}"
-        if not name or name in seen:
-            raise InputError(f"{where}: name {name!r}, expected one that no other line has")
+        name, scale, rgb = ((row[column] or "").strip() for column in REQUIRED_COLUMNS)
+        context = f"{path}, line {reader.line_num}"
+        if not name or name in names:
+            raise InputError(f"{context}: name {name!r}, expected one that no other line has")
         if not re.fullmatch("[1-9]", scale) or int(scale) not in SCALES:
-            raise InputError(f"{where}: scale {scale!r}, expected a whole number from 2 to 8")
+            raise InputError(f"{context}: scale {scale!r}, expected a whole number from 2 to 8")
         if not re.fullmatch("-|[1-9][0-9]*(,[1-9][0-9]*){2}", rgb):
             raise InputError(
-                f"{where}: rgb {rgb!r}, expected three band numbers such as 3,2,1, or -"
+                f"{context}: rgb {rgb!r}, expected three band numbers such as 3,2,1, or -"
             )
-        seen.add(name)
-        files = [folder / f"{name}_{end}.tif" for end in ("lr", "hr")]
+        names.add(name)
+        files = [folder / f"{name}_{suffix}.tif" for suffix in ("lr", "hr")]
         for file in files:
             if not file.is_file():
-                raise InputError(f"{where}: {file} does not exist")
+                raise InputError(f"{context}: {file} does not exist")
         bands = () if rgb == "-" else tuple(int(number) for number in rgb.split(","))
         yield Pair(name, int(scale), bands, str(files[0]), str(files[1]))
 
 
-def open_pair(pair: Pair) -> Ground:
-    """Read what both rasters of a pair show.
+def open_pair(pair: Pair) -> PairPixels:
+    """Read the ground that both rasters of a pair show.
 
     Raises
     ------
     UsageError
-        They do not belong together: other CRS, rotated, pixel sizes of another ratio, no common
-        ground, or bands that are not there.
+        The rasters do not belong together: they differ in CRS, are rotated, their pixel sizes have
+        another ratio, they do not overlap, or bands are missing.
     InputError
-        Pixels of the common ground are invalid, or one value fills it.
+        Pixels of the common ground are invalid, or all have one value.
     """
     with (
-        warnings.catch_warnings(action="ignore", category=GeoreferenceWarning),  # none is needed
+        # pairs need no georeference
+        warnings.catch_warnings(action="ignore", category=GeoreferenceWarning),
         open_raster(pair.coarse) as lr,
         open_raster(pair.fine) as hr,
     ):
@@ -157,20 +161,20 @@ def open_pair(pair: Pair) -> Ground:
                 f"{pair.coarse}: bands {wanted} are red, green and blue by the list; "
                 f"available: {', '.join(lr.info.selectable_bands)}"
             ) from None
-        ours, theirs = common_ground(lr.info, hr.info, pair.scale)
-        return Ground(_valid(lr, ours), _valid(hr, theirs)[0], rgb)
+        lr_window, hr_window = common_ground(lr.info, hr.info, pair.scale)
+        return PairPixels(_read_valid(lr, lr_window), _read_valid(hr, hr_window)[0], rgb)
 
 
 def common_ground(lr: RasterInfo, hr: RasterInfo, scale: int) -> tuple[Window, Window]:
-    """Find the ground that both rasters show, at most `SIDE` coarse pixels along each axis.
+    """Find the ground that both rasters show, at most `MAX_SIZE` coarse pixels along each axis.
 
-    Corners of the two windows lie at most half a fine pixel apart. Rasters without geotransform
+    Corners of the two windows are at most half a fine pixel apart. Rasters without geotransform
     share their top left corner.
 
     Returns
     -------
-    coarse, fine
-        The window of each, the second ``scale`` times the size of the first.
+    coarse, fine : Window
+        The second is ``scale`` times the size of the first.
 
     Raises
     ------
@@ -180,266 +184,224 @@ def common_ground(lr: RasterInfo, hr: RasterInfo, scale: int) -> tuple[Window, W
     down, right = _corner(lr, hr, scale)
     top, left = max(0, math.ceil(-down / scale)), max(0, math.ceil(-right / scale))
     down, right = down + top * scale, right + left * scale
-    height = min(SIDE, lr.height - top, (hr.height - down) // scale)
-    width = min(SIDE, lr.width - left, (hr.width - right) // scale)
+    height = min(MAX_SIZE, lr.height - top, (hr.height - down) // scale)
+    width = min(MAX_SIZE, lr.width - left, (hr.width - right) // scale)
     if min(height, width) <= 0:
         raise UsageError(f"{lr.path} and {hr.path} do not overlap")
-    if min(height, width) < SMALLEST:
+    if min(height, width) < MIN_SIZE:
         raise UsageError(
             f"{lr.path} and {hr.path} share {width} x {height} coarse pixels, expected at least "
-            f"{SMALLEST} along each axis"
+            f"{MIN_SIZE} along each axis"
         )
     coarse = Window(top, left, height, width)
     return coarse, Window(down, right, height * scale, width * scale)
 
 
 def _corner(lr: RasterInfo, hr: RasterInfo, scale: int) -> tuple[int, int]:
-    """(rows, columns) of the coarse raster's corner in the fine one's grid."""
+    """Return (row, column) of the coarse raster's corner in the fine raster's grid."""
     if lr.transform is None or hr.transform is None:
         return 0, 0
     if lr.crs != hr.crs:
         raise UsageError(f"{lr.path} and {hr.path} differ in CRS: {lr.crs} and {hr.crs}")
     relative = ~hr.transform @ lr.transform @ Affine.scale(1 / scale)
-    turned = math.hypot(relative.b, relative.d) / math.hypot(relative.a, relative.e, 1e-9)
-    if turned > TOLERANCE:
+    rotation = math.hypot(relative.b, relative.d) / math.hypot(relative.a, relative.e, 1e-9)
+    if rotation > TOLERANCE:
         raise UsageError(
             f"{lr.path} and {hr.path} are rotated against each other by "
-            f"{math.degrees(math.atan(turned)):.2g} degrees; warp one of them to the other's grid"
+            f"{math.degrees(math.atan(rotation)):.2g} degrees; warp one of them to the other's grid"
         )
     if max(abs(relative.a - 1), abs(relative.e - 1)) > TOLERANCE:
         raise UsageError(
-            f"{lr.path} has pixels of {format_pixel_size(lr)}, "
-            f"{hr.path} of {format_pixel_size(hr)}: expected a "
-            f"ratio of {scale}, the scale in the list"
+            f"{lr.path} has pixels of {format_pixel_size(lr)}, {hr.path} of "
+            f"{format_pixel_size(hr)}: expected a ratio of {scale}, the scale in the list"
         )
     return round(relative.f), round(relative.c)
 
 
-def _valid(reader: RasterReader, window: Window) -> AnyArray:
+def _read_valid(reader: RasterReader, window: Window) -> AnyArray:
     """Read a window in which every pixel must be valid, as float64."""
-    patch = reader.read(window)
-    invalid = int(np.count_nonzero(~patch.valid.all(0)))
+    block = reader.read(window)
+    invalid = int(np.count_nonzero(~block.valid.all(0)))
     if invalid:
         raise InputError(
             f"{reader.info.path}: {invalid} of {window.height * window.width} pixels that are "
             "measured are nodata or not finite; cut the pair to ground without such"
         )
-    values = patch.values.astype(np.float64)
+    values = block.values.astype(np.float64)
     if not np.ptp(values, axis=(1, 2)).any():
         raise InputError(f"{reader.info.path}: all pixels that are measured have one value")
     return values
 
 
-FRAME = 4
-"""Coarse pixels that are left out along every edge."""
-SIGMAS, NOISES = (0.3, 0.45, 0.6), (0.03, 0.1, 0.3)
-"""Wiener filters: gaussian blur in coarse pixels, noise as a share of the signal's power."""
-FIXED = (0.45, 0.1)
-"""Sigma and noise of the one filter for all."""
-RANGE = (1.0, 99.0)
-"""Percentiles of the fine image between which PSNR takes its peak."""
-LEAST_DETAIL = 0.15
-"""Correlation of detail below which the two images do not show the same ground."""
-BICUBIC = "bicubic"
-ONE_FILTER, BEST_FILTER = "one Wiener filter", "best Wiener filter"
-
-Enlarge = Callable[[AnyArray], AnyArray]
-"""(C, h, w) uint16 -> (C, s * h, s * w)."""
-
-
 @dataclass(frozen=True)
-class Score:
-    """How close one image comes to the fine one."""
+class PairsEvaluation:
+    """A folder of pairs and the models to measure on it.
 
-    psnr: float
-    """dB, after the best gain and offset; the peak is the range of the fine image."""
-    detail: float
-    """Correlation with the fine image, once a gaussian of ``scale`` pixels is taken from both."""
+    Attributes
+    ----------
+    folder : Path
+    pairs : tuple of Pair
+    models : dict
+        Name in the report -> model.
+    options : dict
+        Fields of :class:`georsr.config.SRConfig` for the models.
+    command : str
+        Command line, for the report.
+    examples : list
+        Rows and pictures, filled by :meth:`run` with ``pictures``.
+    """
 
-    def __sub__(self, other: Score) -> Score:
-        return Score(self.psnr - other.psnr, self.detail - other.detail)
+    folder: Path
+    pairs: tuple[Pair, ...]
+    models: dict[str, Model]
+    options: dict[str, Any]
+    command: str = ""
+    examples: list[tuple[PairRow, Example]] = field(default_factory=list)
+
+    @property
+    def files(self) -> dict[str, list[str]]:
+        """Kind -> names of the files that are read."""
+        return {
+            "list of pairs": [str(self.folder / LIST)],
+            "raster": [path for pair in self.pairs for path in (pair.coarse, pair.fine)],
+            "model": [model.file for model in self.models.values() if model.file is not None],
+        }
+
+    def run(self, progress: Progress | None = None, *, pictures: bool = False) -> PairsReport:
+        """Measure every model on every pair of its scale.
+
+        Parameters
+        ----------
+        progress
+            Object that is advanced once per pair and kind.
+        pictures
+            Keep pictures of every pair in ``examples``.
+
+        Raises
+        ------
+        InputError
+            The two rasters of a pair do not show the same ground.
+        """
+        progress = progress or NullProgress()
+        work = [(pair, kind) for pair in self.pairs for kind in pair.kinds]
+        progress.start(len(work), "pairs")
+        rows = []
+        for pair, kind in work:
+            pixels = open_pair(pair)
+            result = self._measure(pair, pixels, kind)
+            row = PairRow(
+                pair.name,
+                pair.scale,
+                kind,
+                result.weights,
+                result.shift,
+                result.bicubic,
+                result.gains,
+                result.best_filter,
+            )
+            rows.append(row)
+            if pictures:
+                self.examples.append((row, make_example(row, result, pixels.fine)))
+            progress.advance()
+        device = select_device(self.options["device"], self.options["precision"])
+        return PairsReport(
+            redact_url(str(self.folder)),
+            summarize(rows),
+            tuple(rows),
+            tuple(ModelFacts.of(name, model) for name, model in self.models.items()),
+            self.options["consistency"],
+            str(device.device),
+            device.precision,
+            self.command,
+        )
+
+    def _measure(self, pair: Pair, pixels: PairPixels, kind: str) -> Gains:
+        models = {
+            name: partial(super_resolve_array, model=model, allow_non_image=True, **self.options)
+            for name, model in self.models.items()
+            if model.spec.scale == pair.scale
+        }
+        bicubic = partial(
+            super_resolve_array, model=open_model(BICUBIC, pair.scale), allow_non_image=True
+        )
+        try:
+            return measure_gains(pixels, pair.scale, bicubic, models, colour=kind == "rgb")
+        except InputError as error:
+            raise InputError(f"{pair.coarse} and {pair.fine}: {error}") from error
 
 
-@dataclass(frozen=True)
-class Gains:
-    """What was measured on one pair."""
-
-    weights: tuple[float, ...]
-    """Of the coarse bands, whose sum is 1; they fit the fine image."""
-    shift: tuple[float, float]
-    """Of the fine image against bicubic, (down, right) in fine pixels; it was taken away."""
-    bicubic: Score
-    gains: dict[str, Score]
-    """Over bicubic: of each model, then of the Wiener filters."""
-    best_filter: tuple[float, float]
-    """Sigma and noise of the best one."""
-    images: dict[str, AnyArray] = field(repr=False)
-    """Bicubic, then as ``gains``: (s * h, s * w), registered, gain and offset fitted."""
-
-
-def measure_gains(
-    ground: Ground, scale: int, bicubic: Enlarge, models: Mapping[str, Enlarge], *, colour: bool
-) -> Gains:
-    """Measure enlargements of the coarse image against the fine one.
+def prepare_pairs(
+    folder: Path, models: Sequence[str | None], *, command: str = "", **options: Any
+) -> PairsEvaluation:
+    """Open a folder of pairs and models, and check that they belong together.
 
     Parameters
     ----------
-    ground
-        The two.
-    scale
-        Fine pixels per coarse pixel.
-    bicubic
-        Baseline; it also tells how far the fine image is shifted.
+    folder
+        As for :func:`read_pairs`.
     models
-        What is judged.
-    colour
-        Enlarge red, green and blue and mix the results as the fine image has them; otherwise mix
-        all bands and enlarge the mixture.
+        Names or files; a name without scale stands for one model of each scale of the pairs.
+        Empty: the default models.
+    command
+        Command line, for the report.
+    **options
+        Fields of :class:`georsr.config.SRConfig`: consistency, device, precision...
 
     Raises
     ------
+    UsageError
+        No model has the scale of a pair, or no pair that of a model; a model does not take RGB;
+        the rasters of a pair do not belong together.
     InputError
-        The two images do not show the same ground, or there is nothing to see.
+        The list or a raster is missing, damaged or has invalid pixels.
     """
-    bands = ground.coarse[list(ground.rgb)] if colour else ground.coarse
-    weights = band_weights(bands, ground.fine, scale)
-    given = _as_uint16(bands if colour else _mixed(bands, weights)[None])
-
-    def enlarged(enlarge: Enlarge) -> AnyArray:
-        out = enlarge(given).astype(np.float64)
-        return _mixed(out, weights) if colour else out[0]
-
-    plain = enlarged(bicubic)
-    shift = phase_shift(ground.fine, plain, scale)
-    if not max(map(abs, shift)) < FRAME * scale:  # NaN: nothing to see
-        raise InputError(
-            f"the rasters cannot be registered: shift {shift[0]:.1f} pixels down, {shift[1]:.1f} "
-            f"right, expected less than {FRAME * scale}; do both show the same ground?"
-        )
-    judge = _Judge(ground.fine, scale)
-    plain = moved(plain, shift, FRAME * scale)
-    base = judge.score(plain)
-    if not base.detail >= LEAST_DETAIL:
-        raise InputError(
-            f"the rasters do not show the same ground: correlation of detail {base.detail:.2f}, "
-            f"expected at least {LEAST_DETAIL}"
-        )
-    images = {
-        name: moved(enlarged(enlarge), shift, FRAME * scale) for name, enlarge in models.items()
-    }
-    filtered = {
-        (sigma, noise): wiener(plain, sigma * scale, noise) for sigma in SIGMAS for noise in NOISES
-    }
-    best = max(filtered, key=lambda key: judge.score(filtered[key]).psnr)
-    images |= {ONE_FILTER: filtered[FIXED], BEST_FILTER: filtered[best]}
-    return Gains(
-        tuple(map(float, weights)),
-        shift,
-        base,
-        {name: judge.score(image) - base for name, image in images.items()},
-        best,
-        {name: judge.fitted(image) for name, image in {BICUBIC: plain, **images}.items()},
-    )
+    pairs = read_pairs(folder)
+    opened = _open_models(models, sorted({pair.scale for pair in pairs}))
+    scales = sorted({model.spec.scale for model in opened.values()})
+    for pair in pairs:
+        if pair.scale not in scales:
+            raise UsageError(
+                f"{folder / LIST}: {pair.name} has scale {pair.scale}, the models have "
+                f"{', '.join(map(str, scales))}; name one of that scale with --model"
+            )
+        open_pair(pair)
+    for name, model in opened.items():
+        if model.spec.scale not in {pair.scale for pair in pairs}:
+            raise UsageError(f"model {name} enlarges x{model.spec.scale}, as no pair in {folder}")
+        if model.spec.bands not in (0, 3):
+            raise UsageError(
+                f"model {name} takes {model.spec.bands} bands; pairs give it red, green and blue, "
+                "or one band three times"
+            )
+    return PairsEvaluation(folder, tuple(pairs), opened, options, command)
 
 
-def band_weights(bands: AnyArray, fine: AnyArray, scale: int) -> AnyArray:
-    """Fit weights, none negative and 1 in sum, that mix coarse bands to what the fine one shows.
-
-    Parameters
-    ----------
-    bands
-        (C, h, w).
-    fine
-        (scale * h, scale * w).
-
-    Raises
-    ------
-    InputError
-        No mixture follows it.
-    """
-    count, height, width = bands.shape
-    shrunk = gaussian_filter(fine, scale / 2).reshape(height, scale, width, scale).mean((1, 3))
-    ones = np.ones(height * width)
-    basis = np.stack([*bands.reshape(count, -1), ones, -ones], axis=1)
-    weights = np.asarray(nnls(basis, shrunk.ravel())[0][:count])
-    if not weights.sum() > 0:
-        raise InputError(
-            "the rasters do not show the same ground: no mixture of the coarse bands follows the "
-            "fine one"
-        )
-    return np.asarray(weights / weights.sum())
+def _open_models(names: Sequence[str | None], scales: Sequence[int]) -> dict[str, Model]:
+    opened = []
+    for name in names or [None]:
+        needs_scale = resolve_name(name, None) != name
+        opened += [open_model(name, s) for s in scales] if needs_scale else [open_model(name)]
+    return unique_models(opened)
 
 
-def _mixed(bands: AnyArray, weights: AnyArray) -> AnyArray:
-    return np.asarray(np.tensordot(weights, bands, 1))
+def make_example(row: PairRow, result: Gains, fine: AnyArray) -> Example:
+    """Draw the part of a pair where bicubic differs most from the fine raster."""
+    low, high = np.percentile(fine, PEAK_PERCENTILES)
 
+    def picture(image: AnyArray) -> AnyArray:
+        grey = np.rint(np.clip((image - low) / (high - low), 0, 1) * 255).astype(np.uint8)
+        return np.stack([grey] * 3)
 
-def _as_uint16(bands: AnyArray) -> AnyArray:
-    """All bands on one scale, so that they can still be mixed."""
-    ends = np.array([np.percentile(band, (0.1, 99.9)) for band in bands])
-    low, high = ends[:, 0].min(), ends[:, 1].max()
-    if not high > low:
-        raise InputError("the coarse raster has next to no contrast")
-    return np.round((np.clip(bands, low, high) - low) / (high - low) * 60000 + 500).astype("uint16")
-
-
-def moved(image: AnyArray, shift: tuple[float, float], margin: int) -> AnyArray:
-    """Move an image (down, right) by parts of pixels; its edges are mirrored."""
-    padded = np.pad(image, margin, mode="reflect")
-    inside = (slice(margin, -margin),) * 2
-    return np.asarray(np.fft.ifft2(fourier_shift(np.fft.fft2(padded), shift)).real[inside])
-
-
-def wiener(image: AnyArray, sigma: float, noise: float) -> AnyArray:
-    """Undo a gaussian blur as far as noise allows.
-
-    Parameters
-    ----------
-    image
-        (H, W).
-    sigma
-        Of the blur, in pixels.
-    noise
-        Its power as a share of the signal's.
-    """
-    margin = 32
-    padded = np.pad(image, margin, mode="reflect")
-    fy, fx = np.fft.fftfreq(padded.shape[0])[:, None], np.fft.fftfreq(padded.shape[1])
-    blur = np.exp(-2 * (np.pi * sigma) ** 2 * (fy**2 + fx**2))
-    gain = blur * (1 + noise) / (blur**2 + noise)  # 1 at frequency 0
-    inside = (slice(margin, -margin),) * 2
-    return np.asarray(np.fft.ifft2(np.fft.fft2(padded) * gain).real[inside])
-
-
-class _Judge:
-    """Compares images with the fine one, a frame left out."""
-
-    def __init__(self, fine: AnyArray, scale: int) -> None:
-        self._inside = (slice(FRAME * scale, -FRAME * scale),) * 2
-        self._scale = scale
-        self._truth = fine[self._inside]
-        self._detail = self._high(fine)
-        low, high = np.percentile(self._truth, RANGE)
-        if not high > low:
-            raise InputError("the fine raster has next to no contrast")
-        self._peak = high - low
-
-    def _high(self, image: AnyArray) -> AnyArray:
-        return np.asarray((image - gaussian_filter(image, self._scale))[self._inside])
-
-    def fitted(self, image: AnyArray) -> AnyArray:
-        """The whole image with the gain and offset that suit the fine one best."""
-        values = image[self._inside]
-        spread = np.square(values - values.mean()).sum()
-        shared = ((values - values.mean()) * (self._truth - self._truth.mean())).sum()
-        gain = shared / spread if spread > 0 else 0.0
-        return np.asarray((image - values.mean()) * gain + self._truth.mean())
-
-    def score(self, image: AnyArray) -> Score:
-        """PSNR and correlation of detail."""
-        error = np.mean(np.square(self.fitted(image)[self._inside] - self._truth))
-        psnr = 10 * np.log10(self._peak**2 / error) if error > 0 else np.inf
-        high = self._high(image)
-        flat = not np.ptp(high) or not np.ptp(self._detail)
-        both = np.corrcoef(high.ravel(), self._detail.ravel())[0, 1]
-        return Score(float(psnr), 0.0 if flat else float(both))
+    truth = picture(fine)
+    window = max_error_crop(picture(result.images[BICUBIC]), truth, row.scale)
+    panels = []
+    for name, image in result.images.items():
+        gain = row.gains[name].psnr if name in row.gains else 0.0
+        error = np.mean(np.square((image - fine)[window.slices])) / (high - low) ** 2
+        crop_psnr = float(-10 * np.log10(max(error, 1e-20)))
+        crop = picture(image)[:, *window.slices]
+        panels.append(Panel(name, crop, row.bicubic.psnr + gain, crop_psnr))
+    panels.append(Panel("fine raster", truth[:, *window.slices], math.nan, math.nan))
+    step = -(-max(truth.shape) // OVERVIEW_SIZE)
+    overview = draw_box(truth, window)[:, ::step, ::step]
+    return Example((f"x{row.scale} {row.kind}",), row.name, "", overview, tuple(panels))

@@ -1,4 +1,4 @@
-"""Seams: how much a product depends on where the grid of tiles happens to lie."""
+"""Measure seams: how much an output depends on the position of the tile grid."""
 
 from __future__ import annotations
 
@@ -11,40 +11,51 @@ import numpy as np
 from georsr.api import super_resolve_array
 from georsr.config import SROptions
 from georsr.errors import UsageError
+from georsr.io.normalization import choose_normalization
 from georsr.io.reader import open_raster
 from georsr.models.io import Model
-from georsr.radiometry.normalization import choose_normalization
 from georsr.redact import redact_url
 from georsr.window import Window
 
-LARGEST = 1024
-"""Pixels along each axis of the window that is looked at, from the raster's centre."""
+MAX_SIZE = 1024
+"""Largest height and width of the window that is measured, in the raster's centre."""
 
 
 @dataclass(frozen=True)
 class SeamReport:
-    """Change of the output when the tile grid moves by half a tile, in the raster's units."""
+    """Change of the output when the tile grid moves by half a tile, in the raster's units.
+
+    Attributes
+    ----------
+    source, model : str
+    tile : int
+        Height and width of a tile in source pixels.
+    shift : int
+        Source pixels down and right by which the grid was moved.
+    pixels : int
+        Output pixels compared, per band.
+    mean, p999, maximum : float
+        Mean, 99.9th percentile and maximum of the absolute changes.
+    relative_mean : float
+        Mean change divided by the range the network sees as 0..1.
+    """
 
     source: str
     model: str
     tile: int
     shift: int
-    """Of the grid, in source pixels, down and right."""
     pixels: int
-    """Output pixels compared, per band."""
     mean: float
     p999: float
-    """99.9 % of the changes are smaller."""
     maximum: float
     relative_mean: float
-    """Mean change divided by the range the network sees as 0..1."""
 
     def to_json(self) -> str:
-        """Indented JSON."""
+        """Return indented JSON."""
         return json.dumps(asdict(self), indent=2)
 
     def describe(self) -> str:
-        """Two lines for people."""
+        """Return two lines of text."""
         return (
             f"{self.model} on {self.source}: grid of {self.tile}-pixel tiles moved by "
             f"{self.shift} pixels\n"
@@ -56,16 +67,16 @@ class SeamReport:
 def measure_seams(source: str, model: Model, **options: Unpack[SROptions]) -> SeamReport:
     """Super-resolve a window twice, with the tile grid moved by half a tile, and compare.
 
-    The grid is anchored to the corner of what is super-resolved, so cutting half a tile from the
-    window's top and left moves it. One tile along those edges is left out of the comparison: it
-    differs because of the edge, not because of the grid.
+    The grid begins at the corner of the window, so cropping half a tile from the window's top and
+    left moves it. One tile along those edges is left out of the comparison: it differs because of
+    the edge, not because of the grid.
 
     Parameters
     ----------
     source
-        Raster to try it on.
+        Path of a raster.
     model
-        Model to try.
+        Model to run.
     **options
         Fields of :class:`georsr.config.SRConfig` (indexes, tile_size, halo, overlap, device...).
 
@@ -84,24 +95,24 @@ def measure_seams(source: str, model: Model, **options: Unpack[SROptions]) -> Se
                 f"{source}: {width} x {height} pixels; seams of {tile}-pixel tiles need at least "
                 f"{2 * tile} along each axis (or a smaller --tile)"
             )
-        rows, columns = min(height, LARGEST), min(width, LARGEST)
+        rows, columns = min(height, MAX_SIZE), min(width, MAX_SIZE)
         window = Window((height - rows) // 2, (width - columns) // 2, rows, columns)
-        patch = reader.read(window)
+        block = reader.read(window)
         stretch = choose_normalization(reader, options.pop("stretch", "auto"))
     low, high = min(stretch.lo), max(stretch.hi)
-    # both runs get the scene's stretch; a constant band has no range of its own to give
+    # both runs use the normalization of the scene; a constant band has no range of its own
     limits = [(a, b if b > a else a + 1) for a, b in zip(stretch.lo, stretch.hi, strict=True)]
     pairs = ";".join(f"{a},{b}" for a, b in limits)
     options |= {"stretch": pairs, "dtype": "float32"}
     moved = (slice(None), slice(shift, None), slice(shift, None))
-    first = super_resolve_array(patch.values, model, valid=patch.valid, **options)
-    second = super_resolve_array(patch.values[moved], model, valid=patch.valid[moved], **options)
+    first = super_resolve_array(block.values, model, valid=block.valid, **options)
+    second = super_resolve_array(block.values[moved], model, valid=block.valid[moved], **options)
     s = spec.scale
     change = np.abs(first[:, s * shift :, s * shift :] - second)[:, s * tile :, s * tile :]
-    good = patch.valid[moved].repeat(s, 1).repeat(s, 2)[:, s * tile :, s * tile :]
-    if not good.any():
+    valid = block.valid[moved].repeat(s, 1).repeat(s, 2)[:, s * tile :, s * tile :]
+    if not valid.any():
         raise UsageError(f"{source}: no valid pixel at its centre")
-    values = change[good]
+    values = change[valid]
     return SeamReport(
         source=redact_url(source),
         model=spec.name,

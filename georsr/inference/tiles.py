@@ -18,11 +18,12 @@ from georsr.errors import InputError
 from georsr.geo.aoi import AreaOfInterest
 from georsr.inference.bands import check_bands
 from georsr.io.metadata import RasterInfo
+from georsr.io.normalization import choose_normalization
 from georsr.io.reader import RasterReader
 from georsr.models.layers import enlarge_linear
 from georsr.models.spec import ModelSpec
 from georsr.radiometry.nodata import dataset_mask, fill_invalid
-from georsr.radiometry.normalization import Normalization, choose_normalization
+from georsr.radiometry.normalization import Normalization
 from georsr.radiometry.quantize import (
     broadcast_pixel,
     invalid_pixels,

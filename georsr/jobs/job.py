@@ -31,6 +31,7 @@ from georsr.inference.tiles import tile_grid_of
 from georsr.io.band_roles import reject_non_images
 from georsr.io.gdal_env import is_remote
 from georsr.io.metadata import RasterInfo
+from georsr.io.normalization import choose_normalization
 from georsr.io.reader import RasterReader
 from georsr.io.sampling import pixel_replication
 from georsr.jobs.preflight import check_memory, check_size, check_space, memory_bytes
@@ -38,7 +39,7 @@ from georsr.models.io import Model
 from georsr.models.onnx.runtime import runtime_version
 from georsr.models.registry import COMPUTED_ARCHITECTURES
 from georsr.radiometry.kernels import Kernel
-from georsr.radiometry.normalization import Normalization, choose_normalization
+from georsr.radiometry.normalization import Normalization
 from georsr.reports import georsr_version, product_tags
 from georsr.tiling.grid import TileGrid
 from georsr.window import PixelBlock, Window

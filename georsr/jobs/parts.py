@@ -1,17 +1,13 @@
-"""Parts: a product as many files and a VRT over them, for outputs beyond one writer.
-
-PartHand: makes parts of a product, on whatever machine, verified before they get their name.
-"""
+"""Write an output as a folder of parts, each a COG, and a VRT over them."""
 
 from __future__ import annotations
 
 import logging
 import secrets
 import zlib
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,13 +15,24 @@ import numpy as np
 
 from georsr._files import check_regular, sha256
 from georsr.config import SRConfig
-from georsr.distributed.task_queue import LocalQueue, TaskQueue, free_slots
-from georsr.distributed.worker import JobTask
-from georsr.errors import GeorsrError, InputError, OutputError, ResourceError, UsageError
-from georsr.inference.model_cache import ModelRef, model_ref
+from georsr.device import add_location, cpu_threads
+from georsr.errors import (
+    GeorsrError,
+    InputError,
+    ModelError,
+    OutputError,
+    ResourceError,
+    UsageError,
+)
 from georsr.inference.pipeline import ResidualStats, Timer
+from georsr.inference.predictor import TilePredictor
 from georsr.io.reader import RasterReader
-from georsr.jobs.executor import retry_with_smaller_tiles, tile_stream, write_in_background
+from georsr.jobs.executor import (
+    job_predictor,
+    retry_with_smaller_tiles,
+    tile_stream,
+    write_in_background,
+)
 from georsr.jobs.job import SRJob, check_unchanged, memory_of, plan_job
 from georsr.jobs.parts_index import LOCK, SCRATCH, FinishedPart, PartsFolder
 from georsr.jobs.preflight import BASE_MEMORY, check_memory, check_space
@@ -49,14 +56,25 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class PartTaskSpec:
-    """A part to be made, or to be found as it was made."""
+class PartTask:
+    """A part to write, unless it is there.
+
+    Attributes
+    ----------
+    number : int
+        Index of the part in the grid of parts.
+    window : Window
+        Pixels of the output.
+    name : str
+        Name of the file.
+    finished : FinishedPart or None
+        What the journal of an earlier run says of the part.
+    """
 
     number: int
     window: Window
-    """Of the product."""
     name: str
-    known: FinishedPart | None
+    finished: FinishedPart | None
 
     def __str__(self) -> str:
         return str(self.window)
@@ -64,242 +82,278 @@ class PartTaskSpec:
 
 @dataclass(frozen=True)
 class PartResult:
-    """A part that lies in the folder."""
+    """A part that is in the folder, and statistics of its tiles.
+
+    Attributes
+    ----------
+    part : FinishedPart
+    resumed : bool
+        Whether an earlier run had written it.
+    batch : int
+        Tiles per call of the network.
+    skipped : int
+        Number of tiles without a valid pixel.
+    deviation : ResidualStats
+        Differences between the network's outputs and the source, before consistency.
+    """
 
     part: FinishedPart
-    found: bool
-    """Nothing had to be made."""
+    resumed: bool
     batch: int = 0
     skipped: int = 0
     deviation: ResidualStats = field(default_factory=ResidualStats)
 
 
-class PartTask(JobTask):
-    """Makes parts: files that are verified before they get their name.
+def write_part(
+    folder: Path,
+    job: SRJob,
+    predictor: TilePredictor,
+    task: PartTask,
+    should_stop: Callable[[], bool],
+) -> PartResult:
+    """Write and verify a part, then rename it into place; or check the one that is there.
 
     Parameters
     ----------
-    job, reference, config
-        As for `JobTask`.
-    folder : Path
-        Where parts go, under a name that holds on all machines.
+    folder
+        Folder of the parts, under a name that holds on all machines.
+    job
+        Job of the whole output.
+    predictor
+        The job's model.
+    task
+        The part.
+    should_stop
+        Called after every tile; true cancels the part.
+
+    Raises
+    ------
+    GeorsrError
+        The part cannot be computed or written; no file of it is left.
     """
-
-    def __init__(self, job: SRJob, reference: ModelRef, config: SRConfig, folder: Path) -> None:
-        super().__init__(job, reference, config)
-        self.folder = folder
-
-    def setup(self, address: str) -> None:
-        """Check that the folder is the one that the run has locked, and all else."""
-        if not (self.folder / LOCK).exists():
-            raise ResourceError(
-                f"worker {address}: does not see the folder {self.folder} as this machine does; "
-                "parts go to storage that all machines share"
-            )
-        super().setup(address)
-
-    def __call__(self, piece: PartTaskSpec, stopped: Callable[[], bool]) -> PartResult:
-        """Find a part, or make it."""
-        path, known = self.folder / piece.name, piece.known
-        if known is not None:
-            if _is_complete(path, known):
-                return PartResult(known, found=True)
-            log.warning("%s: is missing or damaged, and made anew", path)
-        scratch = self.folder / f"{SCRATCH}{secrets.token_hex(6)}"
-        try:
-            scratch.mkdir()
-            made = self._make(piece, scratch / piece.name, stopped)
-            (scratch / piece.name).replace(path)
-            sync_path(self.folder)
-        except FileNotFoundError as error:
-            raise OutputError(f"{path}: the folder was taken away meanwhile ({error})") from error
-        except OSError as error:
-            if isinstance(error, GeorsrError):
-                raise
-            raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
-        finally:
-            for left in (*scratch.glob("*"), *scratch.glob(".*")):
-                left.unlink(missing_ok=True)
-            if scratch.exists():
-                scratch.rmdir()
-        return made
-
-    def _make(self, piece: PartTaskSpec, path: Path, stopped: Callable[[], bool]) -> PartResult:
-        job = self.job.standalone_part(piece.window.coarser(self.job.plan.scale))
-        progress = Cancellable(NullProgress(), stopped)
-        writer = RasterWriter(
-            path, job.layout, verify=job.config.verify, look=progress.check_cancelled
+    if not (folder / LOCK).exists():
+        raise ResourceError(
+            f"does not see the folder {folder} as the client does; parts go to storage that all "
+            "machines share"
         )
-        with self.network() as inference, writer:
-            stream = tile_stream(job, inference, progress, Timer())
+    path = folder / task.name
+    if task.finished is not None:
+        if _is_intact(path, task.finished):
+            return PartResult(task.finished, resumed=True)
+        log.warning("%s: is missing or damaged: it is written again", path)
+    scratch = folder / f"{SCRATCH}{secrets.token_hex(6)}"
+    try:
+        scratch.mkdir()
+        result = _write_cog(scratch / task.name, job, predictor, task, should_stop)
+        (scratch / task.name).replace(path)
+        sync_path(folder)
+    except FileNotFoundError as error:
+        raise OutputError(f"{path}: the folder was removed during the run ({error})") from error
+    except OSError as error:
+        if isinstance(error, GeorsrError):
+            raise
+        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        for leftover in (*scratch.glob("*"), *scratch.glob(".*")):
+            leftover.unlink(missing_ok=True)
+        if scratch.exists():
+            scratch.rmdir()
+    return result
 
-            def put(item: tuple[Window, AnyArray]) -> None:
-                writer.write(item[0], *job.layout.split(item[1]))
 
-            write_in_background(put, stream.blocks(), Timer())
-            written = writer.seal()
-            blocks = writer.checksums.astype(">u4").tobytes().hex()
-            writer.publish()
-        part = FinishedPart(piece.number, piece.name, written.bytes, sha256(path), blocks)
-        return PartResult(part, False, inference.batch, stream.skipped, stream.deviation)
+def _write_cog(
+    path: Path,
+    job: SRJob,
+    predictor: TilePredictor,
+    task: PartTask,
+    should_stop: Callable[[], bool],
+) -> PartResult:
+    part = job.standalone_part(task.window.coarser(job.plan.scale))
+    progress = Cancellable(NullProgress(), should_stop)
+    stream = tile_stream(part, predictor, progress, Timer())
+
+    def write(block: tuple[Window, AnyArray]) -> None:
+        writer.write(block[0], *part.layout.split(block[1]))
+
+    with RasterWriter(
+        path, part.layout, verify=part.config.verify, look=progress.check_cancelled
+    ) as writer:
+        write_in_background(write, stream.blocks(), Timer())
+        info = writer.seal()
+        checksums = writer.checksums.astype(">u4").tobytes().hex()
+        writer.publish()
+    finished = FinishedPart(task.number, task.name, info.bytes, sha256(path), checksums)
+    return PartResult(finished, False, predictor.batch, stream.skipped, stream.deviation)
 
 
-def _is_complete(path: Path, known: FinishedPart) -> bool:
+def _is_intact(path: Path, finished: FinishedPart) -> bool:
     try:
         check_regular(path)
-        return path.stat().st_size == known.bytes and sha256(path) == known.sha256
+        return path.stat().st_size == finished.bytes and sha256(path) == finished.sha256
     except OSError:
         return False
 
 
 class WriteParts:
-    """One pass with one tile size, from wherever an earlier one stopped.
+    """Writes the missing parts of an output and the VRT over them, with one tile size.
 
     Parameters
     ----------
-    job : Job
+    job : SRJob
+        Job of the output.
     folder : Path
-        Of the parts.
+        Folder of the parts.
     cluster : Cluster, optional
-        Who makes them; None: this process.
-    progress : Stoppable
-    clock : Clock
+        Workers that write the parts; None: this process.
+    progress : Cancellable
+        Progress of the tiles.
+    clock : Timer
+        Measures the parts of the run.
+    on_published : callable
+        Called with the report when the VRT is in place, before the journal is removed.
     """
 
     def __init__(
-        self, job: SRJob, folder: Path, cluster: Cluster | None, progress: Cancellable, clock: Timer
+        self,
+        job: SRJob,
+        folder: Path,
+        cluster: Cluster | None,
+        progress: Cancellable,
+        clock: Timer,
+        on_published: Callable[[RunReport], None],
     ) -> None:
         self.job, self.folder, self.cluster = job, folder, cluster
-        self.progress, self.clock = progress, clock
-        self.found = self.skipped = self.batch = 0
+        self.progress, self.clock, self.on_published = progress, clock, on_published
+        self.report: RunReport | None = None
+        self.batch = self.skipped = 0
         self.deviation = ResidualStats()
-        self.then: Callable[[OutputInfo], None] = lambda written: None
-        """Called once the product has its name, and before it is forgotten that it has."""
 
     def make(self) -> OutputInfo:
-        """Make what is missing of the product, and publish it."""
-        job, config = self.job, self.job.config
+        """Write what is missing, and publish the VRT."""
+        job, config, info = self.job, self.job.config, self.job.reader.info
         grid = grid_of(job)
         key = job.key | {
             "tile": str(job.plan.tile),
             "parts": f"{grid.task_height} x {grid.task_width}",
         }
-        store = PartsFolder(self.folder, job.destination, key, config.resume)
-        info = job.reader.info
+        index = PartsFolder(self.folder, job.destination, key, config.resume)
         try:
-            with store:
-                overwrite = config.overwrite or store.published
+            with index:
+                overwrite = config.overwrite or index.published
                 check_destination(job.destination, [info.path, *info.files], overwrite)
-                self._check_machine(store)
-                store.start()
+                existing = sum(part.bytes for part in index.finished.values())
+                check_space(stored_layout(job), str(self.folder / LOCK), config, existing)
+                check_memory(memory_here(job, self.cluster), config)
+                index.start()
                 self.progress.start(len(job.plan), "tiles")
-                self._fill(grid, store)
+                resumed = self._write_parts(grid, index)
                 with self.clock.section("verify"):
-                    self._check_source(store)
-                    return self._publish(grid, store)
+                    self._check_source(index)
+                    output = self._write_vrt(grid, index)
+                self.report = report_of(job, output, self.clock, resumed, self)
+                self.on_published(self.report)
+                index.close()
+                return output
         except BaseException as error:
-            if store.begun and store.kept:
+            if index.begun and index.kept:
                 error.add_note(
-                    f"{len(store.finished)} of {len(grid)} parts are finished and kept in "
-                    f"{self.folder}: the same command goes on from there"
+                    f"{len(index.finished)} of {len(grid)} parts are finished and kept in "
+                    f"{self.folder}: repeat the command to resume"
                 )
             raise
 
-    def _check_source(self, store: PartsFolder) -> None:
+    def _check_source(self, index: PartsFolder) -> None:
         try:
             check_unchanged(self.job.reader, self.job.key["source"])
         except InputError:
-            store.useless = True
+            index.useless = True
             raise
 
-    def _check_machine(self, store: PartsFolder) -> None:
-        job = self.job
-        there = sum(part.bytes for part in store.finished.values())
-        check_space(stored_layout(job), str(self.folder / LOCK), job.config, there)
-        check_memory(memory_here(job, self.cluster), job.config)
-
-    def _pieces(self, grid: TaskGrid, store: PartsFolder) -> Generator[PartTaskSpec, None, None]:
-        """All parts in which a pixel is wanted."""
+    def _tasks(self, grid: TaskGrid, index: PartsFolder) -> Iterator[tuple[int, PartTask]]:
+        """Yield the parts that touch the area of interest."""
         for number, window in enumerate(grid):
             area = self.job.area
             if area is None or area.intersects(window.coarser(self.job.plan.scale)):
-                name = store.name(*divmod(number, grid.columns))
-                yield PartTaskSpec(number, window, name, store.finished.get(number))
+                name = index.name(*divmod(number, grid.columns))
+                yield number, PartTask(number, window, name, index.finished.get(number))
             else:
-                store.finished.pop(number, None)
+                index.finished.pop(number, None)
 
-    def _fill(self, grid: TaskGrid, store: PartsFolder) -> None:
-        pieces, told = self._pieces(grid, store), self._progress()
-        with self._flight() as flight:
-            while True:
-                flight.submit(
-                    [(piece.number, piece) for piece in islice(pieces, free_slots(flight))]
-                )
-                if not flight.in_flight:
-                    break
-                with self.clock.section("network"):
-                    number, made = flight.next_completed()
-                store.add(made.part)
-                self.found += made.found * len(made.part.blocks) // 8
-                self.skipped += made.skipped
-                self.deviation.merge(made.deviation)
-                self.batch = max(self.batch, made.batch)
-                window = grid.window(number)
-                told.add(window.height * window.width)
+    def _write_parts(self, grid: TaskGrid, index: PartsFolder) -> int:
+        """Write the parts that are missing; return the number of blocks of earlier runs."""
+        resumed, plan = 0, self.job.plan
+        tiles = AreaProgress(self.progress, len(plan), plan.out_height * plan.out_width)
+        compute = self._compute_here if self.cluster is None else self._compute_on_cluster
+        for number, result in compute(self._tasks(grid, index)):
+            index.add(result.part)
+            resumed += result.resumed * len(result.part.blocks) // 8
+            self.batch = max(self.batch, result.batch)
+            self.skipped += result.skipped
+            self.deviation.merge(result.deviation)
+            window = grid.window(number)
+            tiles.add(window.height * window.width)
+        return resumed
 
-    def _progress(self) -> AreaProgress:
-        plan = self.job.plan
-        return AreaProgress(self.progress, len(plan), plan.out_height * plan.out_width)
+    def _compute_here(
+        self, tasks: Iterator[tuple[int, PartTask]]
+    ) -> Iterator[tuple[int, PartResult]]:
+        job, folder, should_stop = self.job, self.folder.absolute(), self.progress.stopped
+        predictor = job_predictor(job)
+        with cpu_threads(job.config.num_threads):
+            for number, task in tasks:
+                try:
+                    with self.clock.section("network"):
+                        result = write_part(folder, job, predictor, task, should_stop)
+                except (ModelError, ResourceError) as error:
+                    raise add_location(error, f"{task} of the output") from error
+                yield number, result
 
-    @contextmanager
-    def _flight(self) -> Iterator[TaskQueue]:
-        reference = model_ref(self.job.model)
-        folder = self.folder.absolute()
-        if self.cluster is not None:
-            hand = PartTask(self.job, reference, self.cluster.config, folder)
-            with self.clock.section("start"):
-                self.cluster.start()
-            with self.cluster.task_queue(hand, self.progress.check_cancelled) as flight:
-                yield flight
-        else:
-            hand = PartTask(self.job, reference, self.job.config, folder)
-            yield LocalQueue(hand, self.progress.stopped)
+    def _compute_on_cluster(
+        self, tasks: Iterator[tuple[int, PartTask]]
+    ) -> Iterator[tuple[int, PartResult]]:
+        from georsr.distributed.executor import task_queue
 
-    def _publish(self, grid: TaskGrid, store: PartsFolder) -> OutputInfo:
+        assert self.cluster is not None, "there is a cluster"
+        compute = partial(write_part, self.folder.absolute())
+        with self.clock.section("start"):
+            queue = task_queue(self.cluster, self.job, compute, self.progress.check_cancelled)
+        with queue:
+            yield from queue.map(tasks, self.clock)
+
+    def _write_vrt(self, grid: TaskGrid, index: PartsFolder) -> OutputInfo:
         job = self.job
         parts = [
             (self.folder.resolve() / part.name, grid.window(number))
-            for number, part in sorted(store.finished.items())
+            for number, part in sorted(index.finished.items())
         ]
-        store.write_index()
+        index.write_index()
         size = publish_assembly(job.destination, job.layout, parts)
-        size += sum(part.bytes for part in store.finished.values())
-        written = OutputInfo(job.destination, size, 0.0, self._checksum(grid, store))
-        self.then(written)
-        store.close()
-        return written
+        size += sum(part.bytes for part in index.finished.values())
+        return OutputInfo(job.destination, size, 0.0, self._checksum(grid, index))
 
-    def _checksum(self, grid: TaskGrid, store: PartsFolder) -> str:
-        """As of one file with all blocks: see `georsr.writer.partial_tiff.OutputInfo`."""
+    def _checksum(self, grid: TaskGrid, index: PartsFolder) -> str:
+        """Return the checksum that one file of all blocks would have.
+
+        See `georsr.writer.partial_tiff.OutputInfo`.
+        """
         layout = self.job.layout
         checksums = np.zeros(layout.blocks_shape, "<u4")
         empty = dict[tuple[int, int], int]()
         for number, window in enumerate(grid):
-            part = store.finished.get(number)
-            numbers = (
-                None if part is None else iter(np.frombuffer(bytes.fromhex(part.blocks), ">u4"))
-            )
+            part = index.finished.get(number)
+            written = iter(np.frombuffer(bytes.fromhex(part.blocks), ">u4")) if part else None
             for row, column, block in layout.blocks(window):
-                if numbers is not None:
-                    checksums[row, column] = next(numbers)
+                if written is not None:
+                    checksums[row, column] = next(written)
                     continue
                 size = block.height, block.width
                 if size not in empty:
-                    empty[size] = self._empty(*size)
+                    empty[size] = self._empty_checksum(*size)
                 checksums[row, column] = empty[size]
         return f"{zlib.crc32(checksums.tobytes()):08x}"
 
-    def _empty(self, height: int, width: int) -> int:
+    def _empty_checksum(self, height: int, width: int) -> int:
+        """Return the checksum of a block without a valid pixel."""
         layout = self.job.layout
         values = np.full((layout.count, height, width), layout.nodata or 0, layout.dtype)
         if layout.alpha:
@@ -308,41 +362,42 @@ class WriteParts:
 
 
 def grid_of(job: SRJob) -> TaskGrid:
-    """The parts of a product."""
+    """Return the windows of the output that are parts."""
     return parts_grid(job.plan, job.layout.blocksize)
 
 
 def part_memory(job: SRJob, cluster: Cluster | None) -> int:
-    """Peak memory of a process that makes parts: this one, or a worker of a cluster."""
+    """Return the peak memory of a process that writes parts, in bytes: this one, or a worker."""
     part = job.part(grid_of(job).window(0).coarser(job.plan.scale))
-    if cluster is not None:
-        from georsr.distributed.cluster import worker_config
-
-        part = worker_config(part, cluster)
-    return memory_of(part)
+    return memory_of(part if cluster is None else cluster.worker_job(part))
 
 
 def memory_here(job: SRJob, cluster: Cluster | None) -> int:
-    """Peak memory of this machine, if this process or a cluster makes the parts of a product."""
-    one = part_memory(job, cluster)
-    return one if cluster is None else BASE_MEMORY + (cluster.local or 0) * one
+    """Return the peak memory of this machine, with the workers that it starts, in bytes."""
+    process = part_memory(job, cluster)
+    return process if cluster is None else BASE_MEMORY + (cluster.local or 0) * process
 
 
 def stored_layout(job: SRJob) -> OutputLayout:
-    """What parts take on the disk: the second copy of a COG is made of one at a time."""
+    """Return the layout from which disk space is estimated.
+
+    It is not that of a COG, whose second copy exists for one part at a time only.
+    """
     return replace(job.layout, cog_options=None)
 
 
 def check_names(destination: str, folder: str) -> None:
-    """Refuse names that a VRT and the folder of its parts cannot have.
+    """Refuse names that the VRT and the folder of its parts cannot have.
 
     Raises
     ------
     UsageError
-        Says what is expected.
+        The destination is not a VRT, or one of the two is not in a file system.
     """
     if Path(destination).suffix.lower() != ".vrt" or is_virtual(destination):
-        raise UsageError(f"{destination}: with --parts this is the VRT over them: call it OUT.vrt")
+        raise UsageError(
+            f"{destination}: with --parts the output is a VRT: expected a name such as OUT.vrt"
+        )
     if is_virtual(folder):
         raise UsageError(f"--parts {folder}: expected a folder of a file system")
 
@@ -358,25 +413,25 @@ def run_parts(
     cluster: Cluster | None = None,
     then: Callable[[RunReport], None] = lambda report: None,
 ) -> RunReport:
-    """Super-resolve an open raster into parts, which are COGs, and a VRT.
+    """Super-resolve an open raster into parts, which are COGs, and a VRT over them.
 
     Parameters
     ----------
     reader, model, config, progress, stop
         As for `georsr.jobs.run.run`.
     destination
-        Path of the VRT: it appears when all parts are there and verified.
+        Path of the VRT, which appears when all parts are written and verified.
     folder
-        Of the parts.
+        Folder of the parts.
     cluster
-        Who makes them; None: this process.
+        Workers that write the parts; None: this process.
     then
-        As for `georsr.jobs.run.run`.
+        Called with the report when the VRT is in place. If it fails, the same call repeats it.
 
     Raises
     ------
     GeorsrError
-        The destination is then as it was; finished parts are kept.
+        The destination is unchanged; finished parts are kept.
     """
     clock = Timer()
     check_names(destination, folder)
@@ -384,15 +439,9 @@ def run_parts(
         with clock.section("read"):
             placement = None if cluster is None else cluster.placement
             job = plan_job(reader, destination, model, replace(config, cog=True), placement)
-        watched = Cancellable(progress or NullProgress(), stop or (lambda: False))
-        watched.check_cancelled()
-        attempt = WriteParts(job, Path(folder), cluster, watched, clock)
-        reports = list[RunReport]()
-
-        def told(written: OutputInfo) -> None:
-            reports.append(report_of(attempt.job, written, clock, attempt.found, attempt))
-            then(reports[-1])
-
-        attempt.then = told
-        retry_with_smaller_tiles(attempt)
-    return replace(reports[-1], seconds=clock.rounded())
+        cancellable = Cancellable(progress or NullProgress(), stop or (lambda: False))
+        cancellable.check_cancelled()
+        run = WriteParts(job, Path(folder), cluster, cancellable, clock, then)
+        retry_with_smaller_tiles(run)
+    assert run.report is not None, "the parts are published"
+    return replace(run.report, seconds=clock.rounded())

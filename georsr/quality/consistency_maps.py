@@ -43,9 +43,9 @@ def shrink_valid(
     """
     cells = valid[:, ::scale, ::scale]
     if valid.all():
-        return kernel.shrink(image, scale), cells
-    total = kernel.shrink(np.where(valid, image, np.float32(0)), scale)
-    weight = kernel.shrink(valid.astype(np.float32), scale)
+        return kernel.downsample(image, scale), cells
+    total = kernel.downsample(np.where(valid, image, np.float32(0)), scale)
+    weight = kernel.downsample(valid.astype(np.float32), scale)
     # a valid source pixel has its own area under the kernel, which is most of its weight
     return np.where(cells, total / np.where(cells, weight, 1), np.float32(0)), cells
 

@@ -1,7 +1,4 @@
-"""Which pixels count: pure functions on arrays.
-
-Plausible values for pixels that have none, so that a network can be run over them.
-"""
+"""Find invalid pixels, and fill them with plausible values before a network sees them."""
 
 from __future__ import annotations
 
@@ -10,11 +7,11 @@ import math
 import numpy as np
 from rasterio.fill import fillnodata
 
-from georsr.io.gdal_env import gdal_env
 from georsr.window import AnyArray, BoolArray, FloatArray
 
 MAX_FILL_DISTANCE = 32
-"""Farthest a value is carried into an invalid area, in pixels; beyond it the mean stands."""
+"""Distance in pixels up to which invalid pixels are interpolated; those farther away get the
+mean."""
 
 
 def fill_invalid(values: FloatArray, valid: BoolArray, *, empty: float = 0.0) -> FloatArray:
@@ -23,45 +20,45 @@ def fill_invalid(values: FloatArray, valid: BoolArray, *, empty: float = 0.0) ->
     Parameters
     ----------
     values : float32 (C, h, w)
-        What stands at invalid pixels (NaN, nodata, anything) has no influence on the result.
+        Values at invalid pixels (NaN, nodata, anything) have no influence on the result.
     valid : bool (C, h, w)
+        Whether a pixel is valid.
     empty : float
-        Value of a band without any valid pixel, in the unit of ``values``.
+        Value of a band without a valid pixel, in the unit of ``values``.
 
     Returns
     -------
     float32 (C, h, w)
         Valid pixels are bit for bit those of ``values``. Invalid ones are interpolated within
-        `MAX_FILL_DISTANCE` pixels of valid ones, and the band's mean valid value elsewhere. The
-        input itself is returned if everything is valid.
+        `MAX_FILL_DISTANCE` pixels of valid ones; the others get the mean of the band's valid
+        pixels. If every pixel is valid, ``values`` itself is returned.
     """
     if valid.all():
         return values
     filled = values.copy()
-    for band, good in zip(filled, valid, strict=True):
-        if good.all():
+    for band, band_valid in zip(filled, valid, strict=True):
+        if band_valid.all():
             continue
-        if not good.any():
+        if not band_valid.any():
             band[:] = empty
             continue
-        # What fillnodata does not reach keeps its value: give it the mean beforehand
-        band[~good] = np.float32(band[good].mean(dtype=np.float64))
-        with gdal_env(cache=None):
-            guess = fillnodata(band, mask=good, max_search_distance=MAX_FILL_DISTANCE)
-        np.copyto(band, guess, where=~good)
+        # fillnodata keeps the value of pixels that are too far away: the mean must be there before
+        band[~band_valid] = np.float32(band[band_valid].mean(dtype=np.float64))
+        interpolated = fillnodata(band, mask=band_valid, max_search_distance=MAX_FILL_DISTANCE)
+        np.copyto(band, interpolated, where=~band_valid)
     return filled
 
 
 NODATA_ULPS = 16
-"""Distance, in steps of the type, within which a floating point value counts as nodata.
+"""Distance in machine epsilons within which a floating point value counts as nodata.
 
-GDAL's own readers treat float values within a few units in the last place of nodata as nodata.
-A written value must stay clear of all of them.
+GDAL's own readers treat values within a few units in the last place of nodata as nodata. A valid
+value that is written must be farther away than any of them.
 """
 
 
 def can_represent(dtype: str, value: float) -> bool:
-    """Whether a pixel of type ``dtype`` can have this value (NaN only in floats)."""
+    """Return whether a pixel of type ``dtype`` can have ``value``; only floats can be NaN."""
     kind = np.dtype(dtype)
     if kind.kind == "f":
         return not math.isfinite(value) or abs(value) <= float(np.finfo(kind).max)
@@ -70,7 +67,7 @@ def can_represent(dtype: str, value: float) -> bool:
 
 
 def nodata_tolerance(dtype: str, nodata: float) -> float:
-    """Half-width of the interval of values that GDAL may take for ``nodata``; 0 for integers."""
+    """Return the distance from ``nodata`` within which GDAL may read nodata; 0 for integers."""
     kind = np.dtype(dtype)
     if kind.kind != "f" or not math.isfinite(nodata):
         return 0.0
@@ -78,9 +75,9 @@ def nodata_tolerance(dtype: str, nodata: float) -> float:
 
 
 def is_nodata(values: AnyArray, nodata: float) -> BoolArray:
-    """Pixels of ``values`` (any shape) that carry ``nodata``.
+    """Return which pixels of ``values`` (any shape) are nodata.
 
-    For floats, values that differ from ``nodata`` by rounding only count too.
+    Floating point values that differ from ``nodata`` only by rounding count too.
     """
     if values.dtype.kind != "f":
         return np.asarray(values == values.dtype.type(nodata))
@@ -90,12 +87,12 @@ def is_nodata(values: AnyArray, nodata: float) -> BoolArray:
     if not np.isfinite(target):
         return np.asarray(values == target)
     with np.errstate(over="ignore", invalid="ignore"):
-        gap = np.abs(values - target)
-    return np.asarray(gap <= nodata_tolerance(values.dtype.name, nodata) / 4)
+        distance = np.abs(values - target)
+    return np.asarray(distance <= nodata_tolerance(values.dtype.name, nodata) / 4)
 
 
 def valid_pixels(values: AnyArray, nodata: float | None) -> BoolArray:
-    """Pixels of ``values`` (any shape) that are finite and do not carry ``nodata``."""
+    """Return which pixels of ``values`` (any shape) are finite and not nodata."""
     valid = np.isfinite(values) if values.dtype.kind == "f" else np.ones(values.shape, bool)
     if nodata is not None:
         valid &= ~is_nodata(values, nodata)
@@ -103,16 +100,37 @@ def valid_pixels(values: AnyArray, nodata: float | None) -> BoolArray:
 
 
 def dataset_mask(valid: BoolArray) -> AnyArray:
-    """Mask of a whole product from per-band validity.
+    """Combine the validity of all bands in one mask.
 
     Parameters
     ----------
     valid : bool (C, h, w)
+        Whether a pixel is valid in each band.
 
     Returns
     -------
     uint8 (h, w)
-        255 where every band is valid, 0 elsewhere: GeoTIFF has one mask for all bands, and a
-        pixel that is invalid in any of them must not pass for a measurement.
+        255 where every band is valid, else 0: a GeoTIFF has one mask for all bands, and a pixel
+        that is invalid in one of them must not pass for a measurement.
     """
     return np.where(valid.all(axis=0), np.uint8(255), np.uint8(0))
+
+
+def erode_mask(valid: BoolArray, radius: int, *, border: bool = True) -> BoolArray:
+    """Return the pixels without an invalid one within ``radius`` pixels of them.
+
+    Parameters
+    ----------
+    valid
+        (..., h, w).
+    radius
+        Half the size of the square that must be valid, in pixels.
+    border
+        Whether pixels beyond the image count as valid.
+    """
+    padding = [(0, 0)] * (valid.ndim - 2) + [(radius, radius)] * 2
+    eroded = np.pad(valid, padding, constant_values=border)
+    for axis in (-2, -1):
+        windows = np.lib.stride_tricks.sliding_window_view(eroded, 2 * radius + 1, axis=axis)
+        eroded = np.asarray(windows.all(-1))
+    return eroded

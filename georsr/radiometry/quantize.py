@@ -1,9 +1,7 @@
-"""From the network's real numbers back to the pixels of a file: pure functions.
+"""Convert float predictions to the output data type: round, clip and restore nodata.
 
-Planes of one value each: most of a sparse mosaic, and not worth a byte for every pixel.
-
-Such planes are handed on as a view of one pixel that repeats in both directions: it takes no
-memory, and whoever gets it can tell at a glance.
+Planes of a constant value, which are most of a sparse mosaic, are passed on as a broadcast view of
+one pixel: it takes no memory, and its strides show that it is constant.
 """
 
 from __future__ import annotations
@@ -18,31 +16,31 @@ from georsr.window import AnyArray, BoolArray, FloatArray
 
 
 def is_constant(planes: AnyArray) -> bool:
-    """Whether each plane of (..., h, w) has one value, bit for bit: NaN, too, equals itself."""
+    """Return whether each plane of (..., h, w) has one value, bit for bit; NaN equals NaN."""
     if is_broadcast(planes):
         return True
     bits = planes.view(f"u{planes.dtype.itemsize}")
     corner = bits[..., :1, :1]
     if (bits[..., -1:, -1:] != corner).any() or (bits[..., :1, :] != corner).any():
-        return False  # without a look at all the others
+        return False  # cheaper than comparing all pixels
     return bool((bits == corner).all())
 
 
 def is_broadcast(planes: AnyArray) -> bool:
-    """Whether (..., h, w) is a view of one pixel, as `repeated` gives it."""
+    """Return whether (..., h, w) is a view of one pixel, as `broadcast_pixel` returns it."""
     return planes.strides[-2:] == (0, 0)
 
 
 def broadcast_pixel(planes: AnyArray, height: int, width: int) -> AnyArray:
-    """The first pixel of each plane, (..., height, width) times: a view that cannot be written."""
+    """Repeat the first pixel of each plane to (..., height, width), as a read-only view."""
     corner = planes[..., :1, :1]
     return np.broadcast_to(corner, (*corner.shape[:-2], height, width))
 
 
 def replicate(array: AnyArray, scale: int) -> AnyArray:
-    """Nearest neighbour by an integer factor: (..., h, w) to (..., scale * h, scale * w).
+    """Upsample (..., h, w) to (..., scale * h, scale * w) by nearest neighbour.
 
-    Planes of one value each come as a view that cannot be written (`georsr.radiometry.quantize`).
+    Constant planes are returned as a read-only view of one pixel.
     """
     if is_constant(array):
         return broadcast_pixel(array, array.shape[-2] * scale, array.shape[-1] * scale)
@@ -58,120 +56,128 @@ def quantize(
     *,
     masked: bool = False,
 ) -> AnyArray:
-    """Round to the product's data type, and put back what invalid pixels were.
+    """Round values to the output data type and restore invalid pixels.
 
     Valid pixels are rounded to the nearest integer (ties to even) and clipped to the range of
-    ``dtype``; they never wrap. One that would then read as nodata moves to the nearest other
-    value on its own side: up if it was at or above nodata before rounding, down if below, and
-    inward at the ends of the range; for floats the step is as wide as GDAL's comparison with
-    nodata is tolerant.
+    ``dtype``; they never wrap. A valid pixel that would then be read as nodata moves to the nearest
+    other value: up if it was at or above nodata before rounding, down if it was below, and inward
+    at the ends of the range. For floats the step is the tolerance of GDAL's comparison with nodata.
 
-    Invalid pixels keep the source's own value where that still reads as invalid: NaN and
-    infinity in a float product always, anything else if ``dtype`` is unchanged and the product
-    carries a mask or has no nodata. Otherwise they become the nodata value; NaN in an integer
-    product without nodata becomes 0 under its mask.
+    Invalid pixels keep the source value where it is still read as invalid: NaN and infinity in a
+    float output, any value if ``dtype`` is that of the source and the output has a mask or no
+    nodata. Otherwise they become nodata. NaN becomes 0 in an integer output with a mask and no
+    nodata.
 
     Parameters
     ----------
     values : float32 (C, H, W)
-        In the unit of the file. Values at invalid pixels do not matter.
+        Predicted values in stored units. Values at invalid pixels have no influence.
     valid : bool (C, H, W) or None
-        None: everything is valid.
+        Whether a pixel is valid; None if all are.
     source_fill : (C, H, W), source data type, or None
-        Source values replicated to the fine grid; needed only where something is invalid.
+        Source values, replicated to the output grid; needed only if a pixel is invalid.
     dtype : str
-        Of the product.
+        Output data type.
     nodata : float or None, or a sequence of them
-        Of the product, or one per band.
+        Nodata value of the output, or one for each band.
     masked : bool
-        The product has a mask band or alpha that says the same as ``valid``.
+        Whether the output has a mask band or alpha equal to ``valid``.
 
     Returns
     -------
-    (C, H, W) array of ``dtype``
+    array (C, H, W)
+        Pixels of type ``dtype``.
     """
     result = np.empty(values.shape, dtype=dtype)
-    each = nodata if isinstance(nodata, Sequence) else (nodata,) * len(values)
-    for i, value in enumerate(each):
+    band_nodata = nodata if isinstance(nodata, Sequence) else (nodata,) * len(values)
+    for i, value in enumerate(band_nodata):
         _round(values[i], result[i])
         if value is not None:
             _avoid_nodata(values[i], result[i], value)
         if valid is not None and not valid[i].all():
             if source_fill is None:
-                raise ValueError("invalid pixels need source_fill, to be put back")
-            bad = ~valid[i]
-            result[i][bad] = invalid_pixels(source_fill[i][bad], dtype, value, masked=masked)
+                raise ValueError(
+                    "there are invalid pixels, so source_fill is needed to restore them"
+                )
+            invalid = ~valid[i]
+            result[i][invalid] = invalid_pixels(
+                source_fill[i][invalid], dtype, value, masked=masked
+            )
     return result
 
 
 def invalid_pixels(
     source: AnyArray, dtype: str, nodata: float | None, *, masked: bool = False
 ) -> AnyArray:
-    """What `quantise` makes of pixels of which none is valid.
+    """Convert pixels of which none is valid, as `quantize` does.
 
     Parameters
     ----------
-    source : of any shape, source data type
+    source : array of any shape
+        Source values.
     dtype, nodata, masked
-        As for `quantise`, but one nodata value.
+        As for `quantize`, but a single nodata value.
 
     Returns
     -------
-    array of ``dtype`` and the same shape; ``source`` itself where its pixels stay as they are
+    array of the same shape
+        Pixels of type ``dtype``; ``source`` itself if they do not change.
     """
     if source.dtype == dtype and (masked or nodata is None):
         return source
     result = np.full(source.shape, 0 if nodata is None else nodata, dtype)
     if source.dtype.kind == "f" and result.dtype.kind == "f":
-        lost = ~np.isfinite(source)
-        result[lost] = source[lost]
+        not_finite = ~np.isfinite(source)
+        result[not_finite] = source[not_finite]
     return result
 
 
 def quantize_alpha(alpha: AnyArray, dtype: str) -> AnyArray:
-    """Alpha (h, w) in another data type: opaque stays opaque, transparent stays transparent.
+    """Convert alpha (h, w) to another data type; the largest value is opaque, 0 is transparent.
 
-    Between integer types the whole range maps to the whole range; what is not zero stays so.
+    Values are scaled from the range of one type to that of the other. Values other than 0 stay
+    other than 0.
     """
     if alpha.dtype == dtype:
         return alpha
-    tops = [
+    opaque_in, opaque_out = (
         1.0 if np.dtype(d).kind == "f" else float(np.iinfo(d).max) for d in (alpha.dtype, dtype)
-    ]
-    scaled = np.clip(alpha.astype(np.float64) * (tops[1] / tops[0]), 0.0, tops[1])
+    )
+    scaled = np.clip(alpha.astype(np.float64) * (opaque_out / opaque_in), 0.0, opaque_out)
     if np.dtype(dtype).kind != "f":
         scaled = np.where(alpha != 0, np.maximum(np.rint(scaled), 1.0), 0.0)
     return scaled.astype(dtype)
 
 
 def _round(values: FloatArray, out: AnyArray) -> None:
-    """``values`` (h, w) to the type of ``out``: rounded and clipped if that is an integer."""
+    """Copy ``values`` (h, w) to ``out``, rounded and clipped if its type is an integer."""
     with np.errstate(over="ignore", invalid="ignore"):
         if out.dtype.kind == "f":
             np.copyto(out, values, casting="same_kind")
             return
         limits = np.iinfo(out.dtype)
         # float32 has no 2**31 - 1: clipping at its neighbour 2**31 would wrap on the cast
-        work = values.astype(np.float64) if out.dtype.itemsize > 2 else values
-        within = np.clip(work, limits.min, limits.max)
-        # NaN, which has no integer, is only at invalid pixels, which are restored
-        np.rint(within, out=out, casting="unsafe")
+        exact = values.astype(np.float64) if out.dtype.itemsize > 2 else values
+        clipped = np.clip(exact, limits.min, limits.max)
+        # NaN, which no integer represents, occurs only at invalid pixels, which are restored later
+        np.rint(clipped, out=out, casting="unsafe")
 
 
 def _avoid_nodata(values: FloatArray, out: AnyArray, nodata: float) -> None:
+    """Move the pixels of ``out`` that would be read as nodata away from it."""
     if not math.isfinite(nodata):
         return  # a valid pixel is finite
     if out.dtype.kind == "f":
-        reach = out.dtype.type(nodata_tolerance(out.dtype.name, nodata))
+        step = out.dtype.type(nodata_tolerance(out.dtype.name, nodata))
         target = out.dtype.type(nodata)
-        if reach == 0:
-            reach = np.finfo(out.dtype).tiny  # nodata 0; a subnormal might be flushed to 0
+        if step == 0:
+            step = np.finfo(out.dtype).tiny  # nodata is 0; a subnormal might be flushed to 0
         with np.errstate(over="ignore", invalid="ignore"):
-            hit = np.abs(out - target) < reach
-        outermost = abs(target) > np.finfo(out.dtype).max / 2
-        lower = None if outermost and target < 0 else target - reach
-        upper = None if outermost and target > 0 else target + reach
-        _replace_around(out, hit, values >= target, lower, upper)
+            collides = np.abs(out - target) < step
+        at_end_of_range = abs(target) > np.finfo(out.dtype).max / 2
+        lower = None if at_end_of_range and target < 0 else target - step
+        upper = None if at_end_of_range and target > 0 else target + step
+        _replace_around(out, collides, values >= target, lower, upper)
         return
     limits = np.iinfo(out.dtype)
     value = int(nodata)
@@ -185,13 +191,13 @@ def _avoid_nodata(values: FloatArray, out: AnyArray, nodata: float) -> None:
 
 
 def _replace_around(
-    out: AnyArray, hit: BoolArray, above: BoolArray, lower: object, upper: object
+    out: AnyArray, collides: BoolArray, above: BoolArray, lower: object, upper: object
 ) -> None:
-    """Replace ``hit`` pixels by ``upper`` where ``above``, else by ``lower``; None: not there."""
-    if not hit.any():
+    """Set ``collides`` pixels to ``upper`` where ``above``, else to ``lower``; one may be None."""
+    if not collides.any():
         return
     if lower is None or upper is None:
-        out[hit] = upper if lower is None else lower
+        out[collides] = upper if lower is None else lower
         return
-    out[hit & above] = upper
-    out[hit & ~above] = lower
+    out[collides & above] = upper
+    out[collides & ~above] = lower

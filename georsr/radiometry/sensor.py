@@ -1,4 +1,4 @@
-"""The sensor description: how a scene was recorded, as four numbers."""
+"""Describe how an image was recorded with four numbers: contrast, noise and its correlation."""
 
 from __future__ import annotations
 
@@ -9,31 +9,29 @@ from dataclasses import astuple, dataclass
 from georsr.errors import UsageError
 
 MIN_NOISE = 5e-4
-"""Noise, in units of the 0..1 scale, below which there is none."""
+"""Noise on the 0..1 scale that is added before its logarithm is taken."""
 MEANS = (0.82, 0.35, math.log(4e-3), 0.05)
 STANDARD_DEVIATIONS = (0.18, 0.18, 1.1, 0.18)
-"""Mean and standard deviation of each number over what sensors do; the noise as a logarithm."""
+"""Mean and standard deviation of each number over sensors; those of noise are of its logarithm."""
 MAX_NORMALIZED = 3.0
-"""Largest size of a normalised number."""
+"""Largest absolute value of a normalized number."""
 N_SENSOR_VALUES = len(MEANS)
-"""Numbers of a description."""
+"""Number of values in a description."""
 
 
 @dataclass(frozen=True)
 class SensorDescription:
-    """How an image was recorded.
+    """Description of how an image was recorded.
 
     Attributes
     ----------
     mtf_half, mtf : float
-        Contrast that is left at a quarter and at half a cycle per pixel (half the Nyquist
-        frequency and the Nyquist frequency), by optics, detector, resampling and sharpening
-        together.
+        MTF of optics, detector, resampling and sharpening together, at half the Nyquist frequency
+        and at the Nyquist frequency (a quarter and half a cycle per pixel).
     noise : float
-        Standard deviation of what is not linear in the scene (noise, quantisation, coding), in
-        units of the 0..1 scale.
+        Standard deviation of noise, quantization and compression errors, on the 0..1 scale.
     grain : float
-        Correlation of that noise between neighbouring pixels, -1..1.
+        Correlation of the noise of neighbouring pixels, -1..1.
     """
 
     mtf_half: float
@@ -49,7 +47,7 @@ class SensorDescription:
         return tuple(min(max(x, -MAX_NORMALIZED), MAX_NORMALIZED) for x in scaled)
 
     def __str__(self) -> str:
-        """As `parse_sensor` reads it."""
+        """Return text that `parse_sensor` reads."""
         return (
             f"mtf_half={self.mtf_half:.3f},mtf={self.mtf:.3f},"
             f"noise={self.noise:.4f},grain={self.grain:.2f}"
@@ -57,7 +55,7 @@ class SensorDescription:
 
     @classmethod
     def from_normalized(cls, numbers: Sequence[float]) -> SensorDescription:
-        """Inverse of `normalised`."""
+        """Build a description from the numbers of `normalize`."""
         half, nyquist, noise, grain = (
             x * s + c for x, c, s in zip(numbers, MEANS, STANDARD_DEVIATIONS, strict=True)
         )
@@ -70,21 +68,26 @@ VALUE_RANGES = {
     "noise": (0.0, 0.5),
     "grain": (-1.0, 1.0),
 }
-"""Lowest and highest value of each number that may be given."""
+"""Smallest and largest permitted value of each number."""
 
 
 def parse_sensor(text: str) -> dict[str, float]:
-    """Read some of the four numbers: ``mtf=0.2,noise=0.01``.
+    """Parse some of the four numbers, such as ``mtf=0.2,noise=0.01``.
 
-    An MTF alone is that of a gaussian, whose contrast at half of the Nyquist frequency is its
-    fourth root.
+    If ``mtf`` is given without ``mtf_half``, the MTF is taken to be a gaussian, which at half the
+    Nyquist frequency is the fourth root of ``mtf``.
+
+    Returns
+    -------
+    dict of str to float
+        Attributes of `SensorDescription` and their values.
 
     Raises
     ------
     UsageError
-        No such number, or one out of range.
+        A number is unknown, repeated or out of range.
     """
-    given: dict[str, float] = {}
+    numbers: dict[str, float] = {}
     for part in text.split(","):
         key, _, value = part.strip().partition("=")
         low, high = VALUE_RANGES.get(key, (0.0, -1.0))
@@ -92,7 +95,7 @@ def parse_sensor(text: str) -> dict[str, float]:
             number = float(value)
         except ValueError:
             number = math.nan
-        if not low <= number <= high or key in given:
+        if not low <= number <= high or key in numbers:
             limits = ", ".join(
                 f"{name}={low:g}..{high:g}" for name, (low, high) in VALUE_RANGES.items()
             )
@@ -100,7 +103,7 @@ def parse_sensor(text: str) -> dict[str, float]:
                 f"sensor {text!r}: expected one or more of {limits}, each once, such as "
                 "mtf=0.2,noise=0.01"
             )
-        given[key] = number
-    if "mtf" in given:
-        given.setdefault("mtf_half", given["mtf"] ** 0.25)
-    return given
+        numbers[key] = number
+    if "mtf" in numbers:
+        numbers.setdefault("mtf_half", numbers["mtf"] ** 0.25)
+    return numbers

@@ -262,3 +262,28 @@ def make_grid(
         axis_spans(height, tile, halo, overlap, multiple_of),
         axis_spans(width, tile, halo, overlap, multiple_of),
     )
+
+
+def spread_windows(height: int, width: int, size: int, max_per_axis: int) -> Iterator[Window]:
+    """Yield windows of a grid of ``size`` pixels, evenly spread, in row-major order.
+
+    Parameters
+    ----------
+    height, width
+        Size of the raster in pixels.
+    size
+        Height and width of a window; those at the bottom and right edges are smaller.
+    max_per_axis
+        Most windows along each axis, at least 2.
+    """
+
+    def starts(length: int) -> list[int]:
+        count = -(-length // size)
+        if count <= max_per_axis:
+            return [i * size for i in range(count)]
+        last = max_per_axis - 1
+        return sorted({round(i * (count - 1) / last) * size for i in range(max_per_axis)})
+
+    for top in starts(height):
+        for left in starts(width):
+            yield Window(top, left, min(size, height - top), min(size, width - left))

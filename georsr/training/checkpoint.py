@@ -53,7 +53,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 def recipe_text(recipe: Recipe) -> str:
     """JSON of a recipe for a checkpoint, without passwords and signatures of addresses."""
-    return redact_url(json.dumps(recipe.to_mapping()))
+    return redact_url(json.dumps(recipe.to_dict()))
 
 
 def check_recipe(state: Mapping[str, Any], recipe: Recipe) -> None:

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from georsr._fields import from_dict
 from georsr.errors import UsageError
-from georsr.evaluation.image_datasets import LAYOUTS
+from georsr.io.image_datasets import LAYOUTS
 from georsr.radiometry.degradation import BicubicDegradation, Degradation
 from georsr.radiometry.degradation_kinds import degradation_from_dict
 from georsr.redact import redact_url
@@ -42,7 +42,7 @@ class DataSettings:
     lr: tuple[str, ...] = ()
     """pairs: the coarse rasters, as many as fine ones and in the same order."""
     layout: str = "auto"
-    """images: see :func:`georsr.evaluation.image_datasets.open_dataset`."""
+    """images: see :func:`georsr.io.image_datasets.open_dataset`."""
     split_list: str = ""
     """images: built-in list or file; empty takes the layout's own."""
     train: str = "train"
@@ -96,17 +96,17 @@ class DataSettings:
         _check("max_shift", self.max_shift, lambda v: _number(v) and v > 0, "a positive number")
         _check("memory", self.memory, lambda v: _number(v) and v >= 0, "GiB, at least 0")
 
-    def to_mapping(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain values, lists instead of tuples."""
         plain = {
             key: list(value) if isinstance(value, tuple) else value
             for key, value in asdict(self).items()
         }
-        return plain | {"variation": self.variation and self.variation.to_mapping()}
+        return plain | {"variation": self.variation and self.variation.to_dict()}
 
     @classmethod
-    def from_mapping(cls, values: Any, where: str) -> DataSettings:
-        """Inverse of `to_mapping`; one value stands for a list of one."""
+    def from_dict(cls, values: Any, where: str) -> DataSettings:
+        """Inverse of `to_dict`; one value stands for a list of one."""
         if isinstance(values, dict):
             lists = ("root", "lr", "validation_root", "near_infrared", "bands", "lr_bands")
             values = {
@@ -114,7 +114,7 @@ class DataSettings:
                 for key, value in values.items()
             }
             if values.get("variation") is not None:
-                made = Variation.from_mapping(values["variation"], f"{where}: variation")
+                made = Variation.from_dict(values["variation"], f"{where}: variation")
                 values["variation"] = made
         return from_dict(cls, values, where)
 
@@ -283,13 +283,13 @@ class Recipe:
                     f"recipe: {section}: kind is {kind!r}, expected {' or '.join(kinds)}"
                 )
 
-    def to_mapping(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain values, nested as in YAML."""
         plain: dict[str, Any] = {}
         for each in dataclasses.fields(self):
             value = getattr(self, each.name)
-            if hasattr(value, "to_mapping"):
-                plain[each.name] = value.to_mapping()
+            if hasattr(value, "to_dict"):
+                plain[each.name] = value.to_dict()
             elif dataclasses.is_dataclass(value) and not isinstance(value, type):
                 plain[each.name] = _plain(dataclasses.asdict(value))
             else:
@@ -300,17 +300,17 @@ class Recipe:
         """One line per value, without passwords and signatures of addresses."""
         import yaml
 
-        return redact_url(str(yaml.safe_dump(self.to_mapping(), sort_keys=False)))
+        return redact_url(str(yaml.safe_dump(self.to_dict(), sort_keys=False)))
 
     @classmethod
-    def from_mapping(cls, values: Any, where: str) -> Recipe:
+    def from_dict(cls, values: Any, where: str) -> Recipe:
         """Build from parsed YAML; ``where`` names the source in errors."""
         if not isinstance(values, dict):
             raise UsageError(f"{where}: a recipe is a list of 'key: value' lines")
         if missing := sorted({"name", "scale"} - set(values)):
             raise UsageError(f"{where}: missing key {missing[0]!r}")
         sections: dict[str, Any] = {
-            "data": DataSettings.from_mapping,
+            "data": DataSettings.from_dict,
             "degradation": degradation_from_dict,
             "optimizer": lambda v, w: _section(OptimizerSettings, v, w),
             "schedule": lambda v, w: _section(ScheduleSettings, v, w),
@@ -332,7 +332,7 @@ def _section(cls: type[T], values: Any, where: str) -> T:
     if isinstance(values, dict):
         kinds = typing.get_type_hints(cls)
         for key, value in values.items():
-            if key in kinds and not hasattr(value, "to_mapping"):
+            if key in kinds and not hasattr(value, "to_dict"):
                 _check_kind(where, str(key), value, kinds[key])
     return from_dict(cls, values, where)
 
@@ -407,4 +407,4 @@ def load_recipe(name_or_path: str) -> Recipe:
         values = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UsageError(f"{name_or_path}: not valid YAML ({error})".replace("\n", " ")) from error
-    return Recipe.from_mapping(values, name_or_path)
+    return Recipe.from_dict(values, name_or_path)

@@ -15,7 +15,7 @@ from georsr.cli.main import invoke
 from PIL import Image
 
 from georsr.errors import InputError, ModelError, UsageError
-from georsr.evaluation.image_datasets import read_image
+from georsr.io.image_datasets import read_image
 from georsr.training.callbacks import AtomicCheckpointIO, StoppedError
 from georsr.training.checkpoint import load_checkpoint
 from georsr.training.recipe import DataSettings, Recipe, ScheduleSettings, load_recipe
@@ -237,12 +237,12 @@ def test_a_checkpoint_that_unpacks_to_more_is_refused(given_away):
 
 def test_the_best_checkpoint_is_of_the_same_recipe_and_form(given_away):
     recipe, run, _thesis = given_away
-    other = json.dumps(replace(recipe, clip="hf://some/where").to_mapping())
+    other = json.dumps(replace(recipe, clip="hf://some/where").to_dict())
     train(recipe, run, resume=True)
     changed(run / "best.ckpt", set_in("recipe", value=other))
     with pytest.raises(ModelError, match="differs in clip"):
         train(recipe, run, resume=True)
-    changed(run / "best.ckpt", set_in("recipe", value=json.dumps(recipe.to_mapping())))
+    changed(run / "best.ckpt", set_in("recipe", value=json.dumps(recipe.to_dict())))
     changed(run / "best.ckpt", lambda state: state["state_dict"].popitem())
     with pytest.raises(ModelError, match="do not fit"):
         train(recipe, run, resume=True)

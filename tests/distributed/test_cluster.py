@@ -14,12 +14,11 @@ from distributed import Client, LocalCluster
 import georsr.writer.writer as writer_module
 from georsr.api import estimate, super_resolve
 from georsr.config import SRConfig
-from georsr.distributed import cluster, worker
+from georsr.distributed import cluster, executor, worker
 from georsr.distributed import cluster as cluster_module
 from georsr.distributed.cluster import open_cluster
-from georsr.distributed.executor import OrderedBlocks
-from georsr.distributed.task_queue import PREFETCH_TASKS, LocalQueue
-from georsr.distributed.worker import BlockTask
+from georsr.distributed.executor import JobRunner, compute_blocks, ordered_blocks
+from georsr.distributed.task_queue import PREFETCH_BATCHES
 from georsr.errors import InterruptedRunError, ResourceError, UsageError
 from georsr.inference.model_cache import model_ref
 from georsr.inference.pipeline import Timer
@@ -115,34 +114,45 @@ def test_a_mosaic_of_relative_names_is_read_by_workers(
     assert one == many
 
 
-class Shuffled(LocalQueue):
-    """Pieces come back in any order."""
+class ShuffledQueue:
+    """Computes tasks in this process and returns their results in any order."""
 
-    def __init__(self, hand, machines):
-        super().__init__(hand, lambda: False)
-        self.machines, self.most = machines, 0
-        self._rng = random.Random(7)
+    def __init__(self, runner, workers):
+        self.workers, self.max_in_flight = workers, 0
+        self._runner, self._tasks, self._rng = runner, [], random.Random(7)
+
+    @property
+    def in_flight(self):
+        return len(self._tasks)
+
+    def free_slots(self, max_in_flight):
+        return min(PREFETCH_BATCHES * self.workers, max_in_flight) - self.in_flight
+
+    def submit(self, tasks):
+        self._tasks.extend(tasks)
+        self.max_in_flight = max(self.max_in_flight, self.in_flight)
 
     def next_completed(self):
-        self.most = max(self.most, self.in_flight)
-        self._waiting.rotate(self._rng.randrange(self.in_flight))
-        return super().next_completed()
+        index, task = self._tasks.pop(self._rng.randrange(self.in_flight))
+        return index, self._runner(task, lambda: False)
 
 
-@pytest.mark.parametrize("machines", [1, 3, 8])
-def test_any_order_of_completion_is_put_right(source, machines):
+@pytest.mark.parametrize("workers", [1, 3, 8])
+def test_ordered_blocks_of_shuffled_results_have_the_order_of_one_process(source, workers):
     model, config = open_model("bicubic", 2), SRConfig(**SMALL)
     with open_raster(source) as reader:
         job = plan_job(reader, "o.tif", model, config)
-        hand = BlockTask(job, model_ref(model), config)
         done = np.zeros(job.layout.blocks_shape, bool)
         done[0, :3] = True
-        flight, grid = Shuffled(hand, machines), TaskGrid(300, 260, 0, 64, 96)
-        waiting = OrderedBlocks(job, grid, done, flight, lambda number, made: None)
-        places = [(row, column) for row, column, _ in waiting.blocks(Timer())]
+        queue = ShuffledQueue(JobRunner(job, model_ref(model), config, compute_blocks), workers)
+        grid = TaskGrid(300, 260, 0, 64, 96)
+        blocks = ordered_blocks(
+            job.plan, 32, grid, done, queue, Timer(), lambda index, result: None
+        )
+        places = [(row, column) for row, column, _ in blocks]
     assert places == [place for place in completion_order(job.plan, 32) if not done[place]]
-    assert flight.most <= PREFETCH_TASKS * machines
-    assert not waiting._held
+    assert queue.max_in_flight <= PREFETCH_BATCHES * workers
+    assert queue.in_flight == 0
 
 
 class StopWhen:
@@ -217,9 +227,11 @@ def test_other_versions_on_a_worker(tmp_path, source, scheduler, monkeypatch):
     assert "expected 9.9; install the same versions on all machines" in text
 
 
-def test_another_version_on_a_worker_that_came_later(tmp_path, source, scheduler, monkeypatch):
-    # asked at the start: both workers and this process; then the workers as each begins
-    versions = itertools.chain(itertools.repeat("2.0", 3), itertools.repeat("1.0"))
+def test_worker_that_joins_late_with_another_version_is_refused(
+    tmp_path, source, scheduler, monkeypatch
+):
+    # asked at the start: scheduler and both workers, and this process for the plugin
+    versions = itertools.chain(itertools.repeat("2.0", 4), itertools.repeat("1.0"))
     monkeypatch.setattr(worker, "software", lambda: {"torch": next(versions)})
     monkeypatch.setattr(cluster_module, "software", lambda: {"torch": "2.0"})
     text = refused(ResourceError, source, tmp_path, scheduler)
@@ -237,13 +249,13 @@ def test_another_model_on_a_worker(tmp_path, source, scheduler, lite_file, monke
 
 
 def test_a_worker_without_the_file(tmp_path, source, scheduler, monkeypatch):
-    monkeypatch.setattr(worker, "absolute_path", lambda name: "/elsewhere/in.tif")
+    monkeypatch.setattr(executor, "absolute_path", lambda name: "/elsewhere/in.tif")
     text = refused(ResourceError, source, tmp_path, scheduler)
     assert "has no file /elsewhere/in.tif; put it where all machines see it" in text
 
 
 def test_a_worker_with_another_file(tmp_path, source, scheduler, monkeypatch):
-    monkeypatch.setattr(worker, "source_hash", lambda reader: "0")
+    monkeypatch.setattr(executor, "source_hash", lambda reader: "0")
     assert "sees another file" in refused(ResourceError, source, tmp_path, scheduler)
 
 
@@ -266,7 +278,10 @@ class FellOverError(RuntimeError):
     [
         (FellOverError("unspecified launch failure"), "unspecified launch failure"),
         (RuntimeError("CUDA error: an illegal memory access\nand more"), "illegal memory access"),
-        (torch.OutOfMemoryError("CUDA out of memory"), "does not fit into .* do without this one"),
+        (
+            torch.OutOfMemoryError("CUDA out of memory"),
+            "does not fit into .* run without this worker",
+        ),
     ],
 )
 def test_a_device_that_fails_on_a_worker_costs_nothing_that_is_finished(
@@ -284,7 +299,7 @@ def test_a_device_that_fails_on_a_worker_costs_nothing_that_is_finished(
     with monkeypatch.context() as patch:
         patch.setattr(torch, "AcceleratorError", FellOverError, raising=False)
         patch.setattr(TilePredictor, "pass_once", failing)
-        place = r"^rows \d+:\d+, columns \d+:\d+ of the product, on worker tcp://\S+: "
+        place = r"^rows \d+:\d+, columns \d+:\d+ of the output, on worker tcp://\S+: "
         with pytest.raises(ResourceError, match=f"{place}.*{words}") as caught:
             super_resolve(source, out, "bicubic-x2", scheduler=scheduler, **SMALL)
     assert "the same command goes on from there" in caught.value.__notes__[0]
@@ -305,8 +320,8 @@ def test_graphs_carry_no_network_and_nothing_stays_on_workers(tmp_path, source, 
     model, config = open_model("segsr-lite-x2"), SRConfig()
     with open_raster(source) as reader:
         job = plan_job(reader, "o.tif", model, config)
-        hand = BlockTask(job, model_ref(model), config)
-    assert len(pickle.dumps(hand)) < 50_000
+        runner = JobRunner(job, model_ref(model), config, compute_blocks)
+    assert len(pickle.dumps(runner)) < 50_000
     super_resolve(source, tmp_path / "o.tif", "bicubic-x2", scheduler=scheduler, **SMALL)
     with Client(scheduler, set_as_default=False) as client:
         plugins = client.run(lambda dask_worker: list(dask_worker.plugins))

@@ -1,4 +1,4 @@
-"""Workers that die while a run starts: it goes on with the others, or says so in one line."""
+"""Test the start of a cluster whose workers die or differ."""
 
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -10,8 +10,8 @@ from georsr.config import SRConfig
 from georsr.distributed import cluster as cluster_members
 from georsr.distributed import task_queue
 from georsr.distributed.cluster import Cluster, start_local_cluster
-from georsr.distributed.task_queue import DaskQueue
-from georsr.distributed.worker import check_worker, worker_info
+from georsr.distributed.task_queue import TaskQueue
+from georsr.distributed.worker import RunPlugin, software, worker_device
 from georsr.errors import ResourceError
 from georsr.models.io import open_model
 
@@ -101,36 +101,45 @@ def test_a_folder_of_temporary_files_that_cannot_be_is_one_line(tmp_path, no_cli
     assert list((tmp_path / "new").iterdir()) == []
 
 
-class Talking:
-    """A client whose calls to all workers are answered by ``answers``; it may fail first."""
+class FakeClient:
+    """A client whose calls to all workers are answered by ``answers``."""
 
     dashboard_link = ""
     loop = None
 
-    def __init__(self, answers, failures=0):
-        self.answers, self.failures, self.introduced = answers, failures, 0
+    def __init__(self, answers=(), failures=0):
+        self.answers, self.failures, self.plugins = dict(answers), failures, []
 
-    def run(self, function, *arguments, on_error="raise"):
-        return dict(self.answers[function])
+    def scheduler_info(self, n_workers):
+        return {"workers": {address: {"resources": {}} for address in self.answers}}
 
-    def run_on_scheduler(self, function):
-        return function()
+    def run(self, function, *arguments, workers, on_error):
+        return {address: self.answers[address] for address in workers}
+
+    def run_on_scheduler(self, function, *arguments):
+        return function(*arguments)
 
     def register_plugin(self, plugin, name):
         if self.failures:
             self.failures -= 1
             raise GONE
-        self.introduced += 1
+        self.plugins.append(name)
 
     def unregister_worker_plugin(self, name):
-        self.introduced -= 1
+        self.plugins.remove(name)
 
     def sync(self, function, callback_timeout):
         return None
 
 
-def fly(client):
-    return DaskQueue(client, "a", None, gpu=False, look=lambda: None, count=lambda: 1)
+def make_queue(client):
+    return TaskQueue(
+        client,
+        RunPlugin("a run", None),
+        gpu=False,
+        check_cancelled=lambda: None,
+        count_workers=lambda: 1,
+    )
 
 
 @pytest.fixture
@@ -138,38 +147,41 @@ def no_results(monkeypatch):
     monkeypatch.setattr(task_queue, "as_completed", lambda loop: SimpleNamespace())
 
 
-def test_a_run_is_given_to_the_workers_that_are_left(no_results):
-    client = Talking({check_worker: {"dead": GONE, "alive": None}}, failures=2)
-    with fly(client):
-        assert client.introduced == 1
-    assert client.introduced == 0
+def test_queue_registers_its_plugin_again_if_a_worker_dies(no_results):
+    client = FakeClient(failures=2)
+    with make_queue(client):
+        assert client.plugins == ["a run"]
+    assert client.plugins == []
 
 
-def test_a_worker_that_does_not_fit_still_ends_the_run(no_results):
-    client = Talking({check_worker: {"dead": GONE, "alive": "worker alive: has no file"}})
-    with pytest.raises(ResourceError, match="has no file"):
-        fly(client).__enter__()
-    assert client.introduced == 0
-
-
-def test_a_scheduler_that_is_gone_is_told(no_results):
-    client = Talking({}, failures=task_queue.MAX_ATTEMPTS)
+def test_queue_without_a_scheduler_raises_resource_error(no_results):
+    client = FakeClient(failures=task_queue.MAX_REGISTRATIONS)
     with pytest.raises(ResourceError, match="connection to Dask's scheduler is lost"):
-        fly(client).__enter__()
+        make_queue(client).__enter__()
 
 
-def test_the_dead_are_not_asked_what_they_can_do(caplog):
-    able = worker_info("cpu", "fp32", SimpleNamespace(state=SimpleNamespace(total_resources={})))
-    model, config = open_model("bicubic", 2), SRConfig(device="cpu")
+def start(client):
+    cluster = Cluster(
+        lambda gpu: nullcontext(client), open_model("bicubic", 2), SRConfig(device="cpu")
+    )
+    cluster.start()
+    return cluster
 
-    def joined(answers):
-        client = Talking({worker_info: answers})
-        cluster = Cluster(lambda gpu: nullcontext(client), model, config)
-        cluster.start()
-        return cluster
 
-    cluster = joined({"dead": GONE, "alive": able})
-    assert cluster.placement.device.type == "cpu"
-    with pytest.raises(ResourceError, match="no worker answers"):
-        joined({"dead": GONE})
+def test_start_with_a_dead_worker_uses_the_others(caplog):
+    device = worker_device(software(), "cpu", "fp32")
+    assert start(FakeClient({"dead": GONE, "alive": device})).placement == device
     assert "worker dead does not answer: Stream is closed" in caplog.text
+    with pytest.raises(ResourceError, match="no worker answers"):
+        start(FakeClient({"dead": GONE}))
+
+
+def test_start_with_workers_of_different_precision_raises_resource_error():
+    devices = {p: worker_device(software(), "cpu", p) for p in ("fp32", "bf16")}
+    with pytest.raises(ResourceError, match=r"differ in device or precision: fp32 on cpu \(fp32\)"):
+        start(FakeClient(devices))
+
+
+def test_start_with_a_worker_without_georsr_names_it():
+    with pytest.raises(ResourceError, match=r"^worker w1: cannot import georsr \(No module"):
+        start(FakeClient({"w1": ImportError("No module named 'georsr'")}))

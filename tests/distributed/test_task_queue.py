@@ -1,6 +1,8 @@
-"""Pieces come back whatever happens to workers, or one line says which does not."""
+"""Test that tasks are computed whatever happens to workers, or that the error names the task."""
 
 import logging
+import threading
+import time
 from itertools import count
 from types import SimpleNamespace
 
@@ -10,8 +12,9 @@ import pytest
 from distributed import Client, LocalCluster
 
 from georsr.distributed import task_queue, worker
-from georsr.distributed.executor import OrderedBlocks
-from georsr.distributed.task_queue import MAX_BATCH, PREFETCH_TASKS, DaskQueue, free_slots
+from georsr.distributed.executor import ordered_blocks
+from georsr.distributed.task_queue import MAX_BATCH_SIZE, PREFETCH_BATCHES, TaskQueue
+from georsr.distributed.worker import RunPlugin
 from georsr.errors import InputError, InterruptedRunError, ResourceError
 from georsr.inference.pipeline import Timer
 from georsr.tiling.grid import make_grid
@@ -19,27 +22,72 @@ from georsr.tiling.partition import TaskGrid
 from tests.killers import Killer
 
 RUNS = count(1)
+EVENT = threading.Event()
+"""Shared with worker threads by module-level functions, which are pickled by name."""
 
 
-class Hand:
-    def __init__(self, function=lambda piece: piece):
+def wait_for_event(task):
+    assert EVENT.wait(30)
+
+
+def wait_in_the_second_task_for_the_third(task):
+    if task == 0:
+        time.sleep(0.1)
+    elif task == 1:
+        assert EVENT.wait(30)
+    elif task == 2:
+        EVENT.set()
+    return task
+
+
+class Runner:
+    def __init__(self, function=lambda task: task):
         self.function = function
 
-    def setup(self, address):
+    def prepare(self, worker_name):
         pass
 
-    def __call__(self, piece, stopped):
-        return self.function(piece)
+    def __call__(self, task, should_stop):
+        return self.function(task)
 
 
-def fly(client, hand, look=lambda: None, workers=1):
-    return DaskQueue(
-        client, f"test-{next(RUNS)}", hand, gpu=False, look=look, count=lambda: workers
+class StopRunner(Runner):
+    def __call__(self, task, should_stop):
+        while not should_stop():
+            time.sleep(0.01)
+        EVENT.set()
+
+
+class UnpreparedRunner(Runner):
+    def prepare(self, worker_name):
+        raise ResourceError("has no file in.tif")
+
+
+def make_queue(client, runner, check_cancelled=lambda: None, workers=1):
+    return TaskQueue(
+        client,
+        RunPlugin(f"test-{next(RUNS)}", runner),
+        gpu=False,
+        check_cancelled=check_cancelled,
+        count_workers=lambda: workers,
     )
+
+
+def next_all(queue):
+    return dict(queue.next_completed() for _ in range(queue.in_flight))
+
+
+def fill_batches(queue, first=1000):
+    """Compute quick tasks, until the queue puts as many as possible into a batch."""
+    for number in range(first, first + 40):
+        queue.submit([(number, number)])
+        queue.next_completed()
+    assert queue.batch_size == MAX_BATCH_SIZE
 
 
 @pytest.fixture(scope="module")
 def threads():
+    """Client of two worker threads in this process."""
     options = {"processes": False, "dashboard_address": "127.0.0.1:0", "silence_logs": 50}
     with (
         LocalCluster(n_workers=1, threads_per_worker=2, **options) as local,
@@ -48,108 +96,9 @@ def threads():
         yield client
 
 
-def test_what_was_sent_comes_back_by_number(threads):
-    with fly(threads, Hand(lambda piece: piece**2)) as flight:
-        flight.submit([(number, number + 1) for number in range(20)])
-        assert flight.in_flight == 20
-        landed = dict(flight.next_completed() for _ in range(20))
-        assert flight.in_flight == 0
-    assert landed == {number: (number + 1) ** 2 for number in range(20)}
-
-
-def test_a_plan_of_many_tasks_fills_neither_scheduler_nor_client(threads):
-    # a small form of benchmarks/speed/cluster_simulation.py
-    side, workers = 14, 3
-    plan = make_grid(side * 16, side * 16, scale=1, tile=16, halo=0, overlap=0)
-    job = SimpleNamespace(plan=plan, layout=SimpleNamespace(blocksize=16))
-    grid, done = TaskGrid(side * 16, side * 16, 0, 16, 16), np.zeros((side, side), bool)
-    done[:2] = True
-
-    def made(window):
-        return SimpleNamespace(blocks=[(window.top // 16, window.left // 16, b"")])
-
-    known = []
-
-    def landed(number, made):
-        tasks = threads.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks))
-        known.append((tasks, flight.in_flight + len(source._held)))
-
-    with fly(threads, Hand(made), workers=workers) as flight:
-        source = OrderedBlocks(job, grid, done, flight, landed)
-        blocks = list(source.blocks(Timer()))
-    assert [block[:2] for block in blocks] == [divmod(n, side) for n in range(2 * side, side**2)]
-    assert len(known) == side * (side - 2)
-    tasks, under_way = map(max, zip(*known, strict=True))
-    assert tasks <= PREFETCH_TASKS * workers
-    assert under_way <= side + PREFETCH_TASKS * workers
-
-
-@pytest.mark.parametrize("machines", [1, 2, 7, 100])
-def test_few_are_under_way_and_many_go_out_together(machines):
-    flight = SimpleNamespace(machines=machines, batch_size=1, in_flight=0, tasks=0)
-    sizes = []
-    for _ in range(10 * machines):
-        sizes.append(free_slots(flight))
-        flight.in_flight += sizes[-1]
-        flight.tasks = flight.in_flight
-        assert 0 < flight.in_flight <= PREFETCH_TASKS * machines
-        flight.in_flight -= 1
-        flight.tasks -= 1
-    assert sizes[0] == PREFETCH_TASKS * machines
-    assert all(size == 0 or size >= machines // 4 for size in sizes)
-    # every worker has something to do
-    assert flight.in_flight + 1 >= machines
-
-
-def test_errors_keep_their_class_and_words(threads):
-    def fail(piece):
-        try:
-            raise OSError("what GDAL said")
-        except OSError as error:
-            raise InputError(f"piece {piece} cannot be read") from error
-
-    with fly(threads, Hand(fail)) as flight:
-        flight.submit([(0, 7)])
-        with pytest.raises(InputError, match=r"^piece 7 cannot be read$"):
-            flight.next_completed()
-
-
-def test_any_other_failure_names_the_piece(threads):
-    with fly(threads, Hand(lambda piece: 1 // 0)) as flight:
-        flight.submit([(3, "rows 0:5, columns 2:3")])
-        with pytest.raises(
-            ResourceError,
-            match=r"^rows 0:5, columns 2:3 of the product: worker \S+ failed with ZeroDivision",
-        ):
-            flight.next_completed()
-
-
-def test_who_waits_can_be_called_away(threads):
-    import time
-
-    def look():
-        raise InterruptedRunError("interrupted")
-
-    with fly(threads, Hand(lambda piece: time.sleep(1)), look) as flight:
-        flight.submit([(0, 0)])
-        with pytest.raises(InterruptedRunError):
-            flight.next_completed()
-
-
-def test_a_run_without_workers_ends(threads, monkeypatch):
-    import time
-
-    monkeypatch.setattr(task_queue, "CHECK_SECONDS", 0.05)
-    monkeypatch.setattr(task_queue, "NO_WORKER_TIMEOUT", 0.2)
-    with fly(threads, Hand(lambda piece: time.sleep(2)), workers=0) as flight:
-        flight.submit([(0, 0)])
-        with pytest.raises(ResourceError, match="no workers any more"):
-            flight.next_completed()
-
-
 @pytest.fixture(scope="module")
 def processes():
-    """Two worker processes that may die often."""
+    """Client of two worker processes; a task may kill two of them."""
     options = {"processes": True, "dashboard_address": "127.0.0.1:0", "memory_limit": 0}
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": 1}),
@@ -161,68 +110,179 @@ def processes():
         yield client
 
 
-def land_all(flight):
-    return dict(flight.next_completed() for _ in range(flight.in_flight))
+def test_queue_returns_each_result_with_its_index(threads):
+    with make_queue(threads, Runner(lambda task: task**2)) as queue:
+        queue.submit([(number, number + 1) for number in range(20)])
+        assert queue.in_flight == 20
+        results = next_all(queue)
+        assert queue.in_flight == 0
+    assert results == {number: (number + 1) ** 2 for number in range(20)}
 
 
-def test_what_a_lost_worker_did_is_done_again(processes, tmp_path):
-    with fly(processes, Killer(3, tmp_path, always=False)) as flight:
-        flight.submit([(number, number) for number in range(8)])
-        landed = dict(flight.next_completed() for _ in range(8))
-    assert landed == {number: number * 10 for number in range(8)}
+def test_map_of_many_tasks_yields_all_with_few_in_flight(threads):
+    in_flight = []
+    with make_queue(threads, Runner(lambda task: task + 1), workers=2) as queue:
+        results = {}
+        for index, result in queue.map(iter(enumerate(range(300))), Timer()):
+            results[index] = result
+            in_flight.append(queue.in_flight)
+    assert results == {number: number + 1 for number in range(300)}
+    assert max(in_flight) <= PREFETCH_BATCHES * 2 * MAX_BATCH_SIZE
+
+
+def test_ordered_blocks_of_many_tasks_keeps_few_in_scheduler_and_client(threads):
+    # a small form of benchmarks/speed/cluster_simulation.py
+    side, workers = 14, 3
+    plan = make_grid(side * 16, side * 16, scale=1, tile=16, halo=0, overlap=0)
+    grid, done = TaskGrid(side * 16, side * 16, 0, 16, 16), np.zeros((side, side), bool)
+    done[:2] = True
+    scheduled, received, yielded = [], [], []
+
+    def compute(window):
+        return SimpleNamespace(blocks=[(window.top // 16, window.left // 16, b"")])
+
+    def on_result(index, result):
+        received.append(index)
+        scheduled.append(threads.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks)))
+        assert queue.in_flight + len(received) - len(yielded) <= side + PREFETCH_BATCHES * workers
+
+    with make_queue(threads, Runner(compute), workers=workers) as queue:
+        for row, column, _ in ordered_blocks(plan, 16, grid, done, queue, Timer(), on_result):
+            yielded.append((row, column))
+    assert yielded == [divmod(n, side) for n in range(2 * side, side**2)]
+    assert sorted(received) == list(range(2 * side, side**2))
+    assert max(scheduled) <= PREFETCH_BATCHES * workers
+
+
+@pytest.mark.parametrize("workers", [1, 2, 7, 100])
+def test_free_slots_of_slow_tasks_keep_every_worker_busy(threads, workers):
+    EVENT.clear()
+    with make_queue(threads, Runner(wait_for_event), workers=workers) as queue:
+        assert queue.free_slots() == PREFETCH_BATCHES * workers
+        queue.submit([(n, n) for n in range(PREFETCH_BATCHES * workers)])
+        assert queue.free_slots() == 0
+        EVENT.set()
+        freed = 0
+        while not (slots := queue.free_slots()):
+            queue.next_completed()
+            freed += 1
+        assert freed <= max(1, workers // 2)
+        assert slots >= max(1, workers // 4)
+
+
+def test_free_slots_with_a_bound_on_tasks_in_flight_return_the_rest(threads):
+    with make_queue(threads, Runner(), workers=4) as queue:
+        assert queue.free_slots(max_in_flight=3) == 3
+        assert queue.free_slots(max_in_flight=0) == 0
+
+
+def test_task_with_georsr_error_raises_the_same_class_and_message(threads):
+    def fail(task):
+        try:
+            raise OSError("what GDAL said")
+        except OSError as error:
+            raise InputError(f"task {task} cannot be read") from error
+
+    with make_queue(threads, Runner(fail)) as queue:
+        queue.submit([(0, 7)])
+        with pytest.raises(InputError, match=r"^task 7 cannot be read$"):
+            queue.next_completed()
+
+
+def test_task_with_other_error_raises_resource_error_that_names_it(threads):
+    with make_queue(threads, Runner(lambda task: 1 // 0)) as queue:
+        queue.submit([(3, "rows 0:5, columns 2:3")])
+        with pytest.raises(
+            ResourceError,
+            match=r"^rows 0:5, columns 2:3 of the output: worker \S+ failed with ZeroDivision",
+        ):
+            queue.next_completed()
+
+
+def test_next_completed_with_check_that_raises_is_cancelled(threads):
+    def check_cancelled():
+        raise InterruptedRunError("interrupted")
+
+    with make_queue(threads, Runner(lambda task: time.sleep(1)), check_cancelled) as queue:
+        queue.submit([(0, 0)])
+        with pytest.raises(InterruptedRunError):
+            queue.next_completed()
+
+
+def test_leaving_the_queue_tells_running_tasks_to_stop(threads):
+    EVENT.clear()
+    with make_queue(threads, StopRunner()) as queue:
+        queue.submit([(0, 0)])
+        time.sleep(0.1)
+    assert EVENT.wait(30)
+
+
+def test_next_completed_without_workers_raises_after_timeout(threads, monkeypatch):
+    monkeypatch.setattr(task_queue, "CHECK_SECONDS", 0.05)
+    monkeypatch.setattr(task_queue, "NO_WORKER_TIMEOUT", 0.2)
+    with make_queue(threads, Runner(lambda task: time.sleep(2)), workers=0) as queue:
+        queue.submit([(0, 0)])
+        with pytest.raises(ResourceError, match="has had no workers for"):
+            queue.next_completed()
+
+
+def test_task_that_kills_one_worker_is_computed_by_another(processes, tmp_path):
+    with make_queue(processes, Killer(3, tmp_path, always=False)) as queue:
+        queue.submit([(number, number) for number in range(8)])
+        results = next_all(queue)
+    assert results == {number: number * 10 for number in range(8)}
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_piece_that_kills_every_worker_ends_the_run_by_name(processes, tmp_path):
-    with fly(processes, Killer(5, tmp_path, always=True)) as flight:
-        flight.submit([(number, number) for number in range(6)])
-        with pytest.raises(ResourceError, match=r"^5 of the product: 2 workers died one after"):
-            land_all(flight)
+def test_task_that_kills_every_worker_is_named(processes, tmp_path):
+    with make_queue(processes, Killer(5, tmp_path, always=True)) as queue:
+        queue.submit([(number, number) for number in range(6)])
+        with pytest.raises(ResourceError, match=r"^5 of the output: 2 workers died one after"):
+            next_all(queue)
 
 
-def quickened(flight, first=1000):
-    """A flight that has found out how quick its pieces are."""
-    for number in range(first, first + 40):
-        flight.submit([(number, number)])
-        flight.next_completed()
-    assert flight.batch_size == MAX_BATCH
-    return flight
+def test_task_that_kills_every_worker_is_named_among_quick_ones(processes, tmp_path):
+    with make_queue(processes, Killer(9, tmp_path, always=True)) as queue:
+        fill_batches(queue)
+        queue.submit([(number, number) for number in range(6, 12)])
+        with pytest.raises(ResourceError, match=r"^9 of the output: 2 workers died one after"):
+            next_all(queue)
 
 
-def test_quick_pieces_share_a_task(threads):
-    with fly(threads, Hand(lambda piece: piece + 1), workers=2) as flight:
-        quickened(flight)
-        flight.submit([(number, number) for number in range(40)])
-        assert flight.in_flight == 40
-        assert flight.tasks <= PREFETCH_TASKS * 2
-        assert free_slots(flight) == 0
-        assert land_all(flight) == {number: number + 1 for number in range(40)}
-        assert (flight.in_flight, flight.tasks) == (0, 0)
+def test_quick_tasks_share_a_batch(threads):
+    with make_queue(threads, Runner(lambda task: task + 1), workers=2) as queue:
+        fill_batches(queue)
+        queue.submit([(number, number) for number in range(40)])
+        assert queue.in_flight == 40
+        scheduled = threads.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks))
+        assert scheduled <= PREFETCH_BATCHES * 2
+        assert queue.free_slots() == 0
+        assert next_all(queue) == {number: number + 1 for number in range(40)}
+        assert queue.in_flight == 0
 
 
-def test_a_piece_that_takes_long_ends_its_task(threads, monkeypatch):
-    import time
-
-    monkeypatch.setattr(worker, "TASK_SECONDS", 0.1)
-    with fly(threads, Hand(lambda piece: time.sleep(0.2 if piece == 2 else 0))) as flight:
-        quickened(flight)
-        flight.submit([(number, number) for number in range(12)])
-        assert land_all(flight) == dict.fromkeys(range(12))
-        # those behind it went out again
-        assert next(flight._names) > 40 + PREFETCH_TASKS
+def test_slow_task_in_a_batch_does_not_delay_those_behind_it(threads, monkeypatch):
+    monkeypatch.setattr(worker, "BATCH_SECONDS", 0.05)
+    EVENT.clear()
+    with make_queue(threads, Runner(wait_in_the_second_task_for_the_third)) as queue:
+        fill_batches(queue)
+        queue.submit([(number, number) for number in range(3)])
+        assert next_all(queue) == {0: 0, 1: 1, 2: 2}
 
 
-def test_a_failure_among_quick_pieces_names_its_own(threads):
-    with fly(threads, Hand(lambda piece: 1 // (piece - 7))) as flight:
-        quickened(flight)
-        flight.submit([(number, number) for number in range(12)])
-        with pytest.raises(ResourceError, match=r"^7 of the product: worker \S+ failed with Zero"):
-            land_all(flight)
+def test_failure_in_a_batch_names_its_task(threads):
+    with make_queue(threads, Runner(lambda task: 1 // (task - 7))) as queue:
+        fill_batches(queue)
+        queue.submit([(number, number) for number in range(12)])
+        with pytest.raises(ResourceError, match=r"^7 of the output: worker \S+ failed with Zero"):
+            next_all(queue)
 
 
-def test_a_piece_that_kills_workers_is_found_among_quick_ones(processes, tmp_path):
-    with fly(processes, Killer(9, tmp_path, always=True)) as flight:
-        quickened(flight)
-        flight.submit([(number, number) for number in range(6, 12)])
-        with pytest.raises(ResourceError, match=r"^9 of the product: 2 workers died one after"):
-            land_all(flight)
+def test_plugin_that_cannot_be_prepared_fails_before_a_task(threads):
+    with (
+        pytest.raises(ResourceError, match=r"^worker \S+: has no file in\.tif$"),
+        make_queue(threads, UnpreparedRunner()),
+    ):
+        raise AssertionError("prepared")
+    plugins = threads.run(lambda dask_worker: list(dask_worker.plugins))
+    assert not [name for names in plugins.values() for name in names if name.startswith("test-")]

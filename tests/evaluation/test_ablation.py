@@ -17,8 +17,8 @@ from georsr.evaluation.dataset import (
     make_super_resolver,
     mismatched_image,
 )
-from georsr.evaluation.image_datasets import open_dataset
 from georsr.inference.predictor import TilePredictor
+from georsr.io.image_datasets import open_dataset
 from georsr.models.io import open_model
 from georsr.radiometry.degradation import BicubicDegradation
 

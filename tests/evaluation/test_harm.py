@@ -12,7 +12,7 @@ from torch import nn
 
 import georsr
 from georsr.config import SRConfig
-from georsr.evaluation.harm import _finest, noise_gain, unsteady_detail
+from georsr.evaluation.harm import fine_detail, noise_gain, unsteady_detail
 from georsr.evaluation.no_reference import measure_no_reference
 from georsr.evaluation.reports.output_report import report_output
 from georsr.models.interpolation import Bicubic, Nearest
@@ -65,7 +65,7 @@ def test_added_noise_makes_flat_ground_rougher_by_as_much(report, sigma):
     product = bicubic(source)
     added = np.random.default_rng(1).normal(0, sigma, product.shape).astype("float32")
     found = report(source, product + added)
-    flat = found.products[0].noise
+    flat = found.images[0].noise
     assert found.harm.roughness == pytest.approx(math.hypot(flat, sigma) / flat, rel=0.05)
 
 
@@ -123,8 +123,8 @@ def test_what_is_made_up_is_unsteady_in_its_share(sigma):
     source = fields(noise=20)[:, :96, :96]
     drawn = np.random.default_rng(3).normal(0, sigma / 255, (512, 512)).astype("float32")
     found = unsteady_detail(source, model(pattern=torch.from_numpy(drawn)), FIXED)
-    steady = np.square(_finest(source.repeat(2, 1).repeat(2, 2), 2)).mean()
-    made_up = np.square(_finest(255 * drawn[None, :192, :192], 2)).mean()
+    steady = np.square(fine_detail(source.repeat(2, 1).repeat(2, 2), 2)).mean()
+    made_up = np.square(fine_detail(255 * drawn[None, :192, :192], 2)).mean()
     assert found == pytest.approx(100 * made_up / (made_up + steady), rel=0.1)
 
 
@@ -145,8 +145,8 @@ def test_the_model_of_a_product_is_run(make_raster, tmp_path, capsys):
     assert invoke(["eval", out, "--lr", source]) == 0
     text = capsys.readouterr().out
     assert "gain of noise on flat ground" in text
-    assert report_output(source, out).scene.harm.noise_gain == harm["noise_gain"]
-    assert report_output(source, out, seams=False).scene.harm.missing == "not asked for"
+    assert report_output(source, out).sharpness.harm.noise_gain == harm["noise_gain"]
+    assert report_output(source, out, seams=False).sharpness.harm.missing == "not asked for"
 
 
 def test_products_of_others_say_what_is_missing(make_raster, tmp_path, capsys):

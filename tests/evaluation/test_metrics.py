@@ -5,7 +5,7 @@ import pytest
 from skimage.color import rgb2ycbcr
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from georsr.evaluation.metrics import crop_border, luma, psnr, psnr_rgb, psnr_y, ssim, ssim_y
+from georsr.evaluation.metrics import crop_border, luma, psnr, psnr_rgb, psnr_y, ssim
 
 
 @pytest.fixture
@@ -42,7 +42,6 @@ def test_protocols_crop_the_border(pair):
     spoiled[:, :4] = 0
     spoiled[:, :, -4:] = 255
     assert psnr_y(a, spoiled, 4) == psnr_y(a, b, 4)
-    assert ssim_y(a, spoiled, 4) == ssim_y(a, b, 4)
     assert psnr_rgb(a, spoiled, 4) == psnr_rgb(a, b, 4)
     assert psnr_y(a, spoiled, 0) < psnr_y(a, b, 0)
 

@@ -51,7 +51,7 @@ def test_a_sharp_clean_product(files):
     truth = town(600)
     sharp = truth + np.random.default_rng(6).normal(0, 0.5, truth.shape)
     report = measure_no_reference(*files(truth, sharp))
-    bicubic, product = report.products
+    bicubic, product = report.images
     assert report.scale == 4
     assert report.edges > 20
     assert product.edge_width < 0.4 < 0.9 < bicubic.edge_width
@@ -62,7 +62,7 @@ def test_a_sharp_clean_product(files):
     assert product.noise_ratio == pytest.approx(product.noise / bicubic.noise, rel=0.1)
     assert product.power[-1] > bicubic.power[-1]
     assert report.consistency.mean == pytest.approx(0.8, abs=0.1)
-    assert json.loads(report.to_json())["products"][1]["edge_width"] == product.edge_width
+    assert json.loads(report.to_json())["images"][1]["edge_width"] == product.edge_width
     assert "10-90 % width" in report.describe()
 
 
@@ -72,9 +72,9 @@ def test_without_a_source_the_scale_must_be_known(files, make_raster):
     with pytest.raises(UsageError, match="--lr"):
         measure_no_reference(product)
     report = measure_no_reference(product, scale=4)
-    assert len(report.products) == 1
-    assert report.products[0].edge_width < 0.6
-    assert math.isnan(report.products[0].noise_ratio)
+    assert len(report.images) == 1
+    assert report.images[0].edge_width < 0.6
+    assert math.isnan(report.images[0].noise_ratio)
     tagged = make_raster(
         truth.astype("uint8"), "tagged.tif", after=lambda d: d.update_tags(GEORSR_SCALE="2")
     )
@@ -86,8 +86,8 @@ def test_invalid_ground_is_left_out(files):
     whole = measure_no_reference(*files(truth, truth))
     part = measure_no_reference(*files(truth, truth, nodata=-9999.0))
     assert 0 < part.edges < whole.edges
-    assert part.products[0].edge_width == pytest.approx(whole.products[0].edge_width, rel=0.1)
-    assert max(p.noise for p in part.products) < 5
+    assert part.images[0].edge_width == pytest.approx(whole.images[0].edge_width, rel=0.1)
+    assert max(p.noise for p in part.images) < 5
 
 
 def test_a_scene_without_a_valid_pixel(make_raster):

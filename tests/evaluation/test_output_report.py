@@ -11,7 +11,7 @@ from affine import Affine
 from georsr.cli.main import invoke
 
 import georsr
-from georsr.evaluation.reports.figures import bicubic_patch, display_stretch, high_contrast_windows
+from georsr.evaluation.reports.figures import bicubic_block, display_stretch, high_contrast_windows
 from georsr.evaluation.reports.output_report import report_output
 from georsr.io.reader import open_raster
 
@@ -104,13 +104,13 @@ def test_a_report_goes_somewhere(pair, capsys):
 def test_pictures_show_invalid_pixels_as_such(pair):
     with open_raster(pair[0]) as reader:
         tones = display_stretch(reader)
-        picture = tones.picture(reader.read_decimated(40, 52))
+        picture = tones.to_rgb(reader.read_decimated(40, 52))
         windows = high_contrast_windows(reader, 16, 3)
         patch = reader.read(windows[0])
     assert (picture[:, :2, :2] == 255).all()
     assert picture.shape == (3, 40, 52)
     assert 0 < len(windows) <= 3
-    assert bicubic_patch(patch, 2).values.shape == (3, 32, 32)
+    assert bicubic_block(patch, 2).values.shape == (3, 32, 32)
 
 
 def test_bands_of_the_source_are_found_again(make_raster, texture, tmp_path):

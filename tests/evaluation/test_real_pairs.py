@@ -9,18 +9,22 @@ from affine import Affine
 from scipy.ndimage import gaussian_filter
 
 from georsr.errors import InputError, UsageError
-from georsr.evaluation.pairs import (
+from georsr.evaluation.pair_metrics import (
     BEST_FILTER,
     ONE_FILTER,
-    Ground,
+    PairPixels,
+    Score,
     band_weights,
     measure_gains,
-    open_pair,
-    read_pairs,
     wiener,
 )
-from georsr.evaluation.pairs_benchmark import prepare_pairs
-from georsr.evaluation.reports.pairs_report import PairRow, PairsReport, Score, mean_of, summarise
+from georsr.evaluation.pairs import open_pair, prepare_pairs, read_pairs
+from georsr.evaluation.reports.pairs_report import (
+    PairRow,
+    PairsReport,
+    bootstrap_mean,
+    summarize,
+)
 from georsr.models.interpolation import Bicubic
 
 FINE = Affine(10, 0, 500000, 0, -10, 5000000)
@@ -63,7 +67,7 @@ def test_a_model_that_knows_the_truth_gains_what_it_must(scale):
         "bicubic again": bicubic(scale),
         "truth with errors of 30": lambda _: (7 * (fine + error) - 900)[None],
     }
-    found = measure_gains(Ground(coarse, fine, ()), scale, bicubic(scale), models, colour=False)
+    found = measure_gains(PairPixels(coarse, fine, ()), scale, bicubic(scale), models, colour=False)
     assert found.gains["bicubic again"] == Score(0, 0)
     inside = fine[4 * scale : -4 * scale, 4 * scale : -4 * scale]
     span = np.subtract(*np.percentile(inside, (99, 1)))
@@ -82,10 +86,10 @@ def test_a_model_that_knows_the_truth_gains_what_it_must(scale):
 def test_shifted_pairs_are_registered(scale, shift):
     size = 64 * scale
     coarse = shrunk(ground(size, seed=3), scale)[None]
-    moved = Ground(coarse, ground(size, seed=3, shift=shift), ())
+    moved = PairPixels(coarse, ground(size, seed=3, shift=shift), ())
     found = measure_gains(moved, scale, bicubic(scale), {}, colour=False)
     assert found.shift == pytest.approx(shift, abs=0.05)
-    still = Ground(coarse, ground(size, seed=3), ())
+    still = PairPixels(coarse, ground(size, seed=3), ())
     plain = measure_gains(still, scale, bicubic(scale), {}, colour=False)
     assert found.bicubic.psnr == pytest.approx(plain.bicubic.psnr, abs=0.2)
 
@@ -107,7 +111,7 @@ def test_colour_is_enlarged_as_colour_and_a_mixture_as_one_band():
         seen.append(len(values))
         return bicubic(2)(values)
 
-    pair = Ground(coarse, fine, (2, 1, 0))
+    pair = PairPixels(coarse, fine, (2, 1, 0))
     colour = measure_gains(pair, 2, enlarge, {}, colour=True)
     grey = measure_gains(pair, 2, enlarge, {}, colour=False)
     assert seen == [3, 1]
@@ -117,7 +121,7 @@ def test_colour_is_enlarged_as_colour_and_a_mixture_as_one_band():
 def test_other_ground_is_refused():
     coarse = shrunk(ground(128, seed=8), 2)
     for seed in range(9, 15):
-        other = Ground(coarse[None], ground(128, seed=seed), ())
+        other = PairPixels(coarse[None], ground(128, seed=seed), ())
         with pytest.raises(InputError, match="same ground"):
             measure_gains(other, 2, bicubic(2), {}, colour=False)
 
@@ -137,7 +141,7 @@ def row(name, gain, kind="grey", scale=2):
 
 def test_groups_have_means_intervals_and_the_worst_pair():
     rows = [row("a", 1.0), row("b", -0.5), row("c", 0.7), row("d", 2.0, "rgb", 4)]
-    first, second = summarise(rows)
+    first, second = summarize(rows)
     assert (first.scale, first.kind, first.pairs) == (2, "grey", 3)
     model, one = first.methods
     assert model.psnr.mean == pytest.approx(0.4)
@@ -150,9 +154,9 @@ def test_groups_have_means_intervals_and_the_worst_pair():
 
 def test_the_interval_is_that_of_a_mean():
     values = list(np.random.default_rng(0).normal(1, 0.5, 200))
-    low, high = mean_of(values).interval
+    low, high = bootstrap_mean(values).interval
     assert high - low == pytest.approx(2 * 1.96 * np.std(values) / np.sqrt(200), rel=0.1)
-    assert mean_of(values).interval == (low, high)
+    assert bootstrap_mean(values).interval == (low, high)
 
 
 def test_the_table_fits_a_terminal():
@@ -162,7 +166,7 @@ def test_the_table_fits_a_terminal():
         PairRow(long + n, 2, "grey", (1.0,), (0.0, 0.0), Score(30.0, 0.5), gains, (0.3, 0.1))
         for n in "ab"
     ]
-    report = PairsReport("pairs", summarise(rows), tuple(rows), (), "auto", "cpu", "fp32")
+    report = PairsReport("pairs", summarize(rows), tuple(rows), (), "auto", "cpu", "fp32")
     lines = report.describe().splitlines()
     assert max(map(len, lines)) <= 100
     assert "[9]" in report.describe()
@@ -217,7 +221,7 @@ def test_a_folder_is_measured(pairs):
     assert [(g.scale, g.pairs) for g in report.groups] == [(2, 2), (4, 1)]
     assert all(each.gains[f"bicubic-x{each.scale}"] == Score(0, 0) for each in report.rows)
     assert all(each.gains["nearest-x2"].psnr < 0 for each in report.rows[:2])
-    assert len(evaluation.exhibits) == 3
+    assert len(evaluation.examples) == 3
     assert {name for names in evaluation.files.values() for name in names} > {
         str(folder / "pairs.tsv"),
         str(folder / "c_hr.tif"),

@@ -12,7 +12,7 @@ from rasterio.transform import GCPTransformer, RPCTransformer
 from rio_cogeo.cogeo import cog_validate
 
 import georsr
-from georsr.evaluation.reports.output_report import measure_shift
+from georsr.evaluation.reports.output_report import shift_against_bicubic
 from georsr.io.gdal_env import suppress_rasterio_warnings
 from georsr.io.reader import open_raster
 from georsr.models.registry import bundled_weights
@@ -176,7 +176,7 @@ def test_bundled_models_do_not_move_the_ground(name, tmp_path):
     out = tmp_path / "out.tif"
     georsr.super_resolve(part, out, name)
     with open_raster(out) as sr, open_raster(part) as lr:
-        shift = measure_shift(sr, lr, scale)
+        shift = shift_against_bicubic(sr, lr, scale)
     assert np.hypot(*shift) < 0.05
 
 
@@ -190,7 +190,7 @@ def test_a_model_that_moves_the_ground_would_be_noticed(tmp_path):
         moved = np.roll(dataset.read(), 1, 2)
     path = write(tmp_path / "moved.tif", moved, crs=crs, transform=transform @ Affine.scale(1 / 4))
     with open_raster(path) as sr, open_raster(source) as lr:
-        down, right = measure_shift(sr, lr, 4)
+        down, right = shift_against_bicubic(sr, lr, 4)
     assert down == pytest.approx(0, abs=0.05)
     assert right == pytest.approx(1, abs=0.05)
     assert values.shape[0] == 3

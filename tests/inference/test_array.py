@@ -11,8 +11,8 @@ from georsr.device import select_device
 from georsr.inference.array import predict_window
 from georsr.inference.predictor import TilePredictor
 from georsr.inference.tiles import tile_grid_of
+from georsr.io.normalization import choose_normalization
 from georsr.io.reader import open_raster
-from georsr.radiometry.normalization import choose_normalization
 from georsr.window import Window
 from georsr.writer.layout import output_layout
 

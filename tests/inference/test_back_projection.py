@@ -17,7 +17,7 @@ def images(scale, height=24, width=37, seed=0):
 
 
 def shrunk(image, kernel, scale):
-    return torch.from_numpy(kernel.shrink(image.numpy(), scale))
+    return torch.from_numpy(kernel.downsample(image.numpy(), scale))
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])

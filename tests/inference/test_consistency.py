@@ -48,7 +48,7 @@ def smooth():
 
 def residual(product, source, name, valid=None):
     scale = product.shape[1] // source.shape[1]
-    apart = np.abs(parse_kernel(name).shrink(product, scale) - source.astype(np.float32))
+    apart = np.abs(parse_kernel(name).downsample(product, scale) - source.astype(np.float32))
     return apart.mean() if valid is None else apart[valid].mean()
 
 
@@ -83,7 +83,7 @@ def test_tiles_do_not_show(smooth):
         source, "bicubic-x2", consistency="on", dtype="float32", tile_size=32, halo=4, overlap=4
     )
     # what blending adds to the residual is far below a grey level
-    assert np.abs(Kernel("bicubic").shrink(made, 2) - source).max() < 0.7
+    assert np.abs(Kernel("bicubic").downsample(made, 2) - source).max() < 0.7
 
 
 def test_auto_is_for_models_that_declare_a_kernel(lite_model, smooth):
@@ -192,7 +192,7 @@ def test_the_scene_decides_where_a_model_knows_several_kernels():
     model = open_model("segsr-lite-x4-sensor")
     chosen = {}
     for name in ("bicubic", "psf:0.2", "psf:0.4+1.2"):
-        source = np.rint(parse_kernel(name).shrink(truth, 4)).clip(0, 255).astype("uint8")
+        source = np.rint(parse_kernel(name).downsample(truth, 4)).clip(0, 255).astype("uint8")
         chosen[name] = estimate_kernel(
             [PixelBlock(source, np.ones(source.shape, bool), None)], stretch, model
         )
@@ -244,7 +244,7 @@ def test_padding_has_no_influence(smooth, name):
     assert not residual[..., 31:, :].any()
     assert not residual[..., 50:].any()
     np.testing.assert_array_equal(image[..., 124:, :], output[..., 124:, :])
-    back = kernel.shrink(image[0, :, :124, :200].numpy(), 4)
+    back = kernel.downsample(image[0, :, :124, :200].numpy(), 4)
     assert np.abs(back - seen[0, :, :31, :50].numpy()).mean() < 0.1 * float(alone[1].abs().mean())
     valid[1, 10, 10] = False  # a hole is no padding
     assert not torch.equal(

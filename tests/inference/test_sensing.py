@@ -218,7 +218,7 @@ def test_only_what_is_smooth_is_given_back_unless_somebody_asks_for_more(aware, 
     assert softened(Kernel("bicubic"), model.spec, SRConfig()).damping == SOFT
     assert softened(None, model.spec, SRConfig()) is None
     kernel = estimate_kernel(patches(smooth_scene), BYTES, told_of_all(model, smooth_scene))
-    left = {key: kernel.shrink(value, 2) - smooth_scene for key, value in made.items()}
+    left = {key: kernel.downsample(value, 2) - smooth_scene for key, value in made.items()}
     means = {key: np.abs(block_means(value)).mean() for key, value in left.items()}
     assert means["auto"] < 0.3 * means["off"]
     assert np.abs(left["on"]).mean() < np.abs(left["auto"]).mean() < np.abs(left["off"]).mean()

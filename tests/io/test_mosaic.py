@@ -11,8 +11,8 @@ from affine import Affine
 
 from georsr.errors import InputError, UsageError
 from georsr.io.mosaic import open_sources
+from georsr.io.normalization import choose_normalization
 from georsr.io.reader import open_raster
-from georsr.radiometry.normalization import choose_normalization
 from georsr.window import Window
 from tests.rasters import UTM, make_raster, open_quietly, ramp
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import rasterio
 
+from georsr.io.normalization import choose_normalization
 from georsr.io.reader import open_raster
 from georsr.radiometry.nodata import dataset_mask, fill_invalid
-from georsr.radiometry.normalization import choose_normalization
 from georsr.radiometry.quantize import quantize, quantize_alpha, replicate
 from georsr.window import Window
 from georsr.writer.layout import output_layout

@@ -12,8 +12,8 @@ from georsr.api import super_resolve
 from georsr.errors import InputError, UsageError
 from georsr.io.band_roles import detect_rgb_bands
 from georsr.io.mosaic import open_sources
+from georsr.io.normalization import reflectance_limits
 from georsr.io.reader import open_raster
-from georsr.radiometry.normalization import reflectance_limits
 from georsr.window import Window
 from tests.sentinel2_safe import NAME, ORDER, TEN, TWENTY, band_file, make_safe
 

@@ -229,4 +229,4 @@ def test_info_knows_workers_and_parts(make_raster, texture, tmp_path, two_proces
     assert plan["output_bytes"] == 200 * 200
     wrong = ["sr", source, str(tmp_path / "o.tif"), "-m", "bicubic-x2", "--dry-run"]
     assert invoke([*wrong, *options[2:4]]) == 2
-    assert "call it OUT.vrt" in capsys.readouterr().err
+    assert "expected a name such as OUT.vrt" in capsys.readouterr().err

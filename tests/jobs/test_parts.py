@@ -3,6 +3,8 @@
 import itertools
 import json
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from distributed import LocalCluster
 from georsr.api import quality_layers, super_resolve
 from georsr.errors import InterruptedRunError, OutputError, ResourceError, UsageError
 from georsr.inference.predictor import TilePredictor
-from georsr.jobs import parts as part_hand
+from georsr.jobs import parts as parts_module
 from georsr.jobs.parts_index import PartsFolder
 from georsr.tiling import partition
 from georsr.writer import partial_tiff
@@ -109,6 +111,17 @@ def test_they_are_the_single_file(tmp_path, source, options):
     parts = [name for name in names(tmp_path) if name.endswith(".tif")]
     assert len(parts) >= 4
     assert names(tmp_path) == ["index.json", *parts]
+
+
+def test_parts_written_by_one_process_do_not_import_distributed(tmp_path, source):
+    code = (
+        "import sys; from georsr.api import super_resolve; source, out, parts = sys.argv[1:]; "
+        "super_resolve(source, out, 'bicubic-x2', parts=parts); "
+        "assert 'distributed' not in sys.modules"
+    )
+    paths = [source, tmp_path / "out.vrt", tmp_path / "parts"]
+    subprocess.run([sys.executable, "-c", code, *map(str, paths)], check=True)
+    assert (tmp_path / "out.vrt").exists()
 
 
 def test_workers_write_the_same_parts(tmp_path, source, scheduler):
@@ -230,7 +243,7 @@ def test_a_device_that_fails_costs_no_finished_part(
         patch.setattr(TilePredictor, "pass_once", failing)
         with pytest.raises(
             ResourceError,
-            match=r"^rows \d+:\d+, columns \d+:\d+ of the product.*: CUDA error: unspecified",
+            match=r"^rows \d+:\d+, columns \d+:\d+ of the output.*: CUDA error: unspecified",
         ) as caught:
             make(source, tmp_path, **machines)
     assert "parts are finished and kept in" in caught.value.__notes__[0]
@@ -248,7 +261,7 @@ def test_damaged_parts_are_made_again_and_whole_ones_are_not(tmp_path, source, c
     parts[0].write_bytes(data)
     parts[1].unlink()
     report = make(source, tmp_path, overwrite=True)
-    assert caplog.text.count("is missing or damaged, and made anew") == 2
+    assert caplog.text.count("is missing or damaged: it is written again") == 2
     assert 0 < report.blocks_resumed < report.blocks
     assert all(path.read_bytes() == before[path][0] for path in parts)
     assert all(path.stat().st_mtime_ns == before[path][1] for path in parts[2:])
@@ -368,14 +381,14 @@ def test_a_full_disk_ends_the_run_and_keeps_what_is_finished(
 
 
 def test_a_folder_that_workers_do_not_see(tmp_path, source, scheduler, monkeypatch):
-    monkeypatch.setattr(part_hand, "LOCK", "nowhere")
-    with pytest.raises(ResourceError, match=r"worker tcp.* does not see the folder .*parts"):
+    monkeypatch.setattr(parts_module, "LOCK", "nowhere")
+    with pytest.raises(ResourceError, match=r"on worker tcp.* does not see the folder .*parts"):
         make(source, tmp_path, scheduler=scheduler)
     assert not (tmp_path / "parts").exists()
 
 
 def test_names_that_cannot_be(tmp_path, source):
-    with pytest.raises(UsageError, match=r"call it OUT\.vrt"):
+    with pytest.raises(UsageError, match=r"expected a name such as OUT\.vrt"):
         super_resolve(source, tmp_path / "out.tif", "bicubic-x2", parts=tmp_path / "parts")
     with pytest.raises(UsageError, match="expected a folder of a file system"):
         super_resolve(source, tmp_path / "out.vrt", "bicubic-x2", parts="/vsis3/bucket/parts")

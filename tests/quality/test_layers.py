@@ -128,7 +128,7 @@ def test_layers_of_one_tile_are_what_they_say(lite_model, make_raster, texture, 
     deviation = np.sqrt(eight(lite_model.network, image / np.float32(255)).var(0).mean(0)) * 255
     np.testing.assert_allclose(made[1], deviation, rtol=2e-3, atol=0.02)
     product = read(out).astype(np.float32)
-    low = Kernel("bicubic").shrink(product, 2)
+    low = Kernel("bicubic").downsample(product, 2)
     distance = np.abs(low - image).mean(0).repeat(2, 0).repeat(2, 1)
     np.testing.assert_allclose(made[2], distance, rtol=1e-3, atol=0.01)
     assert (made[0] > 0).all()
@@ -192,7 +192,7 @@ def test_layers_of_a_part(lite_file, make_raster, texture, tmp_path):
         pixels, inconsistent = product.read().astype(np.float32), made.read(3)
         with rasterio.open(source) as dataset:
             below = dataset.read(window=dataset.window(*product.bounds))
-    low = Kernel("bicubic").shrink(pixels, 2)
+    low = Kernel("bicubic").downsample(pixels, 2)
     distance = np.abs(low - below).mean(0).repeat(2, 0).repeat(2, 1)
     np.testing.assert_allclose(inconsistent, distance, rtol=1e-3, atol=0.01)
 

@@ -36,7 +36,7 @@ def hr():
 @pytest.mark.parametrize("scale", [2, 4])
 @pytest.mark.parametrize("seed", range(4))
 def test_optics_leave_the_contrast_that_is_told(scale, seed, hr):
-    lr, sensor = PLAIN.record(hr, scale, rng(seed))
+    lr, sensor = PLAIN.simulate(hr, scale, rng(seed))
     assert lr.shape == (3, 160 // scale, 192 // scale)
     assert lr.dtype == np.float32
     # the axes differ by up to 15 %; half way, a gaussian leaves the fourth root
@@ -56,24 +56,24 @@ def test_wave_through_bicubic(scale):
 @pytest.mark.parametrize("sigma", [0.003, 0.02])
 def test_noise_is_told(sigma, hr):
     chain = replace(PLAIN, quiet=0, noise=(sigma, sigma), striped=0, grainy=0)
-    _, sensor = chain.record(hr, 4, rng(1))
+    _, sensor = chain.simulate(hr, 4, rng(1))
     assert sensor.noise == pytest.approx(sigma, rel=0.1)
     assert abs(sensor.grain) < 0.05
 
 
 def test_warped_noise_is_grainy_and_weaker(hr):
     chain = replace(PLAIN, quiet=0, noise=(0.02, 0.02), striped=0, grainy=0, warped=1)
-    told = [chain.record(hr, 4, rng(seed))[1] for seed in range(8)]
+    told = [chain.simulate(hr, 4, rng(seed))[1] for seed in range(8)]
     assert np.mean([t.grain for t in told]) > 0.1
     assert np.mean([t.noise for t in told]) < 0.018
 
 
 def test_sharpening_is_told(hr):
     chain = replace(PLAIN, filtered=1, sharpen=(1.0, 1.0))
-    _, sensor = chain.record(hr, 4, rng(1))
+    _, sensor = chain.simulate(hr, 4, rng(1))
     assert sensor.mtf == pytest.approx(0.4, abs=0.08)
     noisy = replace(chain, quiet=0, noise=(0.01, 0.01), striped=0, grainy=0)
-    _, sensor = noisy.record(hr, 4, rng(1))
+    _, sensor = noisy.simulate(hr, 4, rng(1))
     assert sensor.noise > 0.015
     assert sensor.grain < -0.05
 
@@ -86,13 +86,13 @@ def test_no_shift(scale, warped):
     x = np.broadcast_to(np.arange(size, dtype=np.float32) / size, (1, size, size))
     centres = ((np.arange(32) + 0.5) * scale - 0.5) / size
     for seed in range(6):
-        lr, _ = chain.record(np.ascontiguousarray(x), scale, rng(seed))
+        lr, _ = chain.simulate(np.ascontiguousarray(x), scale, rng(seed))
         np.testing.assert_allclose(lr[0, 16, 8:-8], centres[8:-8], atol=2e-4)
 
 
 def test_a_share_is_bicubic(hr):
     chain = ImagingChain(bicubic=1)
-    lr, sensor = chain.record(hr, 4, rng())
+    lr, sensor = chain.simulate(hr, 4, rng())
     assert np.array_equal(lr, np.rint(lr * 255) / np.float32(255))
     rows, columns = bicubic_matrix(160, 4), bicubic_matrix(192, 4)
     np.testing.assert_allclose(lr, rows @ hr @ columns.T, atol=0.51 / 255)
@@ -141,12 +141,12 @@ def test_jpeg2000_loses_more_at_higher_ratios(bands, hr):
 
 def test_coding_is_told_as_noise(hr):
     chain = replace(PLAIN, coded=1, jpeg2000=(12.0, 12.0), jpeg=(50, 50))
-    assert min(chain.record(hr, 4, rng(seed))[1].noise for seed in range(4)) > 0.01
+    assert min(chain.simulate(hr, 4, rng(seed))[1].noise for seed in range(4)) > 0.01
 
 
 def test_mapping_round_trips():
     chain = ImagingChain(mtf=(0.2, 0.3), jpeg=(50, 60))
-    assert degradation_from_dict(chain.to_mapping(), "recipe") == chain
+    assert degradation_from_dict(chain.to_dict(), "recipe") == chain
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def test_kernels_keep_constants_and_reach_as_far_as_they_say(name, scale):
 def test_mean_is_the_mean():
     image = np.arange(64, dtype=np.float32).reshape(8, 8)
     expected = image.reshape(2, 4, 2, 4).mean((1, 3))
-    np.testing.assert_allclose(Kernel("mean").shrink(image, 4), expected)
+    np.testing.assert_allclose(Kernel("mean").downsample(image, 4), expected)
     assert box_mtf(4) == pytest.approx(0.653, abs=1e-3)
 
 

@@ -32,7 +32,7 @@ def test_every_part_comes_up_and_nothing_else():
 
 def test_round_trip_and_words():
     mixture = degradation_from_dict(MAPPING, "test")
-    assert degradation_from_dict(mixture.to_mapping(), "test") == mixture
+    assert degradation_from_dict(mixture.to_dict(), "test") == mixture
     assert mixture.describe() == f"bicubic or {mixture.of[1].describe()}"
     assert isinstance(mixture.of[1], SensorDegradation)
 

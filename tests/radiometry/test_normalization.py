@@ -2,12 +2,9 @@ import numpy as np
 import pytest
 
 from georsr.errors import UsageError
+from georsr.io.normalization import choose_normalization
 from georsr.io.reader import open_raster
-from georsr.radiometry.normalization import (
-    Normalization,
-    choose_normalization,
-    normalization_of_sample,
-)
+from georsr.radiometry.normalization import Normalization, normalization_of_sample
 from tests.rasters import make_raster, ramp
 
 DTYPES = ["uint8", "uint16", "int16", "int32", "float32", "float64"]

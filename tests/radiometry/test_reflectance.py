@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 
 from georsr.errors import UsageError
+from georsr.io.normalization import choose_normalization
 from georsr.io.reader import open_raster
-from georsr.radiometry.normalization import choose_normalization, normalization_of_sample
+from georsr.radiometry.normalization import normalization_of_sample
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def test_what_is_not_known_is_refused(stretch_of):
         stretch_of()
     with pytest.raises(UsageError, match="expected reflectance:LO,HI"):
         stretch_of("reflectance:0.5,0.1", scale=(0.1, 0.0))
-    with pytest.raises(UsageError, match="is for files"):
+    with pytest.raises(UsageError, match="needs the scale and offset of a file"):
         normalization_of_sample(np.zeros((1, 4)), np.ones((1, 4), bool), "reflectance")
 
 

@@ -165,7 +165,7 @@ def test_what_is_fixed():
     ],
 )
 def test_mappings_round_trip(degradation):
-    mapping = degradation.to_mapping()
+    mapping = degradation.to_dict()
     assert degradation_from_dict(mapping, "recipe") == degradation
     assert mapping["kind"] == degradation.name
     assert degradation.name in degradation.describe()
@@ -192,7 +192,7 @@ def test_a_number_stands_for_a_range_of_one_value():
         ({"kind": "sensor", "noise": [-0.1, 0]}, "noise is"),
         ({"kind": "sensor", "bits": 1}, "bits is 1, expected 2 to 16"),
         ({"kind": "sensor", "bits": 8.0}, "bits is 8.0"),
-        ({"kind": "sensor", "jpeg": [60.5, 95]}, "whole numbers"),
+        ({"kind": "sensor", "jpeg": [60.5, 95]}, "integers"),
         ({"kind": "sensor", "jpeg": [60, 95], "bits": 12}, "jpeg needs bits: 8"),
         ({"kind": "sensor", "pixel": "yes"}, "pixel is 'yes'"),
     ],

@@ -101,7 +101,7 @@ def test_the_command_line_overrides():
     assert other.degradation == recipe.degradation
     assert with_overrides(recipe, {"bidx": (4, 3, 2), "lr_data": ("c",)}).data.bands == (4, 3, 2)
     assert with_overrides(recipe, {"near_infrared": ("d",)}).data.near_infrared == ("d",)
-    assert Recipe.from_mapping(other.to_mapping(), "here") == other
+    assert Recipe.from_dict(other.to_dict(), "here") == other
 
 
 def test_the_documented_recipe_is_one(tmp_path):

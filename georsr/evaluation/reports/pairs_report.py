@@ -1,30 +1,31 @@
-"""What models gain on real pairs: pair by pair, in groups, and as text.
-
-Gains on real pairs as one HTML page that needs nothing but itself.
-"""
+"""Summarize the gains of models on real pairs, as text and as one HTML page."""
 
 from __future__ import annotations
 
-import html
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from string import Template
 
 import numpy as np
 
 from georsr.evaluation.benchmark import ModelFacts
-from georsr.evaluation.pairs import BEST_FILTER, FIXED, NOISES, ONE_FILTER, SIGMAS, Score
-from georsr.evaluation.reports.benchmark_report import Example, exhibit_html, mark_of
-from georsr.evaluation.reports.figures import STYLE, row, terms
+from georsr.evaluation.pair_metrics import (
+    BEST_FILTER,
+    FIXED_FILTER,
+    ONE_FILTER,
+    WIENER_NOISES,
+    WIENER_SIGMAS,
+    Score,
+)
+from georsr.evaluation.reports.figures import Example
+from georsr.evaluation.reports.html import Cell, GainCell, Table, render_page, run_terms
 from georsr.reports import georsr_version
 
-DRAWS = 2000
-"""Of the bootstrap."""
+BOOTSTRAP_DRAWS = 2000
 INTERVAL = (2.5, 97.5)
 """Percentiles of the means of the draws."""
-WIDTH = 100
-"""Columns of the table."""
+TEXT_WIDTH = 100
+"""Columns of the text table."""
 MEANINGS = (
     ("PSNR", "gain over bicubic in dB, after the best gain and offset; more is better"),
     (
@@ -36,13 +37,13 @@ MEANINGS = (
     ("better", "pairs with a higher PSNR than bicubic's"),
     (
         ONE_FILTER,
-        f"bicubic sharpened by one linear filter for all pairs (gaussian of {FIXED[0]} coarse "
-        f"pixels, noise {FIXED[1]}); a model that gains less adds nothing real",
+        f"bicubic sharpened by one linear filter for all pairs (gaussian of {FIXED_FILTER[0]} "
+        f"coarse pixels, noise {FIXED_FILTER[1]}); a model that gains less adds nothing real",
     ),
     (
         BEST_FILTER,
-        f"of {len(SIGMAS) * len(NOISES)} such filters the one of highest PSNR, chosen pair by pair "
-        "with the fine raster in view",
+        f"of {len(WIENER_SIGMAS) * len(WIENER_NOISES)} such filters the one of highest PSNR, "
+        "chosen pair by pair with the fine raster in view",
     ),
 )
 """Terms of the table and what they mean."""
@@ -50,49 +51,78 @@ MEANINGS = (
 
 @dataclass(frozen=True)
 class PairRow:
-    """What was measured on one pair."""
+    """Result of one pair.
+
+    Attributes
+    ----------
+    name : str
+    scale : int
+    kind : str
+        ``rgb``: red, green and blue were enlarged together; ``grey``: a mixture of all bands was.
+    weights : tuple of float
+        Weights of the coarse bands in the mixture.
+    shift : (float, float)
+        Shift of the fine raster, (down, right) in its pixels, which was undone.
+    bicubic : Score
+    gains : dict
+        Gain over bicubic of each model and filter.
+    best_filter : (float, float)
+        Sigma in coarse pixels, and noise, of the best Wiener filter.
+    """
 
     name: str
     scale: int
     kind: str
-    """``rgb``: red, green and blue were enlarged together; ``grey``: a mixture of all bands was."""
     weights: tuple[float, ...]
-    """Of the coarse bands in the mixture."""
     shift: tuple[float, float]
-    """Of the fine raster, (down, right) in its pixels; taken away before it was compared."""
     bicubic: Score
     gains: dict[str, Score]
-    """Over bicubic, of each model and filter."""
     best_filter: tuple[float, float]
-    """Sigma in coarse pixels, and noise, of the best Wiener filter."""
 
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean over pairs, with its 95 % interval; None for one pair."""
+    """A mean over pairs with its 95 % interval, which is None for a single pair."""
 
     mean: float
     interval: tuple[float, float] | None
 
+    def text(self, digits: int) -> str:
+        """Format the mean and its interval."""
+        text = f"{self.mean:+.{digits}f}"
+        if self.interval is None:
+            return text
+        low, high = self.interval
+        return f"{text} ({low:+.{digits}f}..{high:+.{digits}f})"
+
 
 @dataclass(frozen=True)
 class MethodSummary:
-    """Gains of one model or filter over the pairs of a group."""
+    """Gains of one model or filter over the pairs of a group.
+
+    Attributes
+    ----------
+    name : str
+    psnr, detail : Mean
+        Gains in dB, and in correlation.
+    better : int
+        Number of pairs with a higher PSNR than bicubic's.
+    worst : float
+        Lowest gain in dB.
+    worst_pair : str
+    """
 
     name: str
     psnr: Mean
-    """dB."""
     detail: Mean
     better: int
-    """Pairs with a higher PSNR than bicubic's."""
     worst: float
-    """Lowest gain in dB."""
     worst_pair: str
 
 
 @dataclass(frozen=True)
 class Group:
-    """The pairs of one scale, as colour or as one band."""
+    """Pairs of one scale, enlarged in colour (``rgb``) or as one band (``grey``)."""
 
     scale: int
     kind: str
@@ -115,50 +145,50 @@ class PairsReport:
     version: str = field(default_factory=georsr_version)
 
     def to_json(self) -> str:
-        """Indented JSON."""
+        """Return indented JSON."""
         return json.dumps(asdict(self), indent=2)
 
     def rows_of(self, group: Group) -> list[PairRow]:
-        """The pairs of a group."""
-        return [pair for pair in self.rows if (pair.scale, pair.kind) == (group.scale, group.kind)]
+        """Return the pairs of a group."""
+        return [row for row in self.rows if (row.scale, row.kind) == (group.scale, group.kind)]
 
     def describe(self) -> str:
-        """A table for people, of at most `WIDTH` columns."""
+        """Return a text table of at most `TEXT_WIDTH` columns."""
         lines = [f"{self.folder}: gain over bicubic on real pairs (consistency {self.consistency})"]
         for group in self.groups:
             lines += ["", *_summary_lines(group), *_pair_lines(self.rows_of(group))]
         return "\n".join(lines)
 
 
-def summarise(rows: Sequence[PairRow]) -> tuple[Group, ...]:
-    """Put pairs into groups by scale and kind, and take the means of each."""
+def summarize(rows: Sequence[PairRow]) -> tuple[Group, ...]:
+    """Group pairs by scale and kind, and average each group."""
     groups = []
-    for scale, kind in sorted({(pair.scale, pair.kind) for pair in rows}):
-        own = [pair for pair in rows if (pair.scale, pair.kind) == (scale, kind)]
-        methods = tuple(_method(name, own) for name in own[0].gains)
-        groups.append(Group(scale, kind, len(own), methods))
+    for scale, kind in sorted({(row.scale, row.kind) for row in rows}):
+        members = [row for row in rows if (row.scale, row.kind) == (scale, kind)]
+        methods = tuple(_summarize_method(name, members) for name in members[0].gains)
+        groups.append(Group(scale, kind, len(members), methods))
     return tuple(groups)
 
 
-def _method(name: str, rows: Sequence[PairRow]) -> MethodSummary:
-    psnr = [pair.gains[name].psnr for pair in rows]
+def _summarize_method(name: str, rows: Sequence[PairRow]) -> MethodSummary:
+    psnr = [row.gains[name].psnr for row in rows]
     worst = int(np.argmin(psnr))
     return MethodSummary(
         name,
-        mean_of(psnr),
-        mean_of([pair.gains[name].detail for pair in rows]),
+        bootstrap_mean(psnr),
+        bootstrap_mean([row.gains[name].detail for row in rows]),
         sum(gain > 0 for gain in psnr),
         psnr[worst],
         rows[worst].name,
     )
 
 
-def mean_of(values: Sequence[float]) -> Mean:
-    """Mean and the 95 % interval of it that resampling the values gives, always the same one."""
+def bootstrap_mean(values: Sequence[float]) -> Mean:
+    """Compute a mean and its 95 % interval by resampling, with a fixed seed."""
     mean = float(np.mean(values))
     if len(values) == 1:
         return Mean(mean, None)
-    picks = np.random.default_rng(0).integers(0, len(values), (DRAWS, len(values)))
+    picks = np.random.default_rng(0).integers(0, len(values), (BOOTSTRAP_DRAWS, len(values)))
     low, high = np.percentile(np.asarray(values)[picks].mean(1), INTERVAL)
     return Mean(mean, (float(low), float(high)))
 
@@ -167,145 +197,109 @@ def _summary_lines(group: Group) -> list[str]:
     title = f"x{group.scale} {group.kind}, {group.pairs} pair" + "s" * (group.pairs > 1)
     heads = f"{'PSNR dB (95 %)':<23}{'detail (95 %)':<24}"
     lines = [f"{title:<24}{heads}{'better':>6} worst"]
-    for number, each in enumerate(group.methods, 1):
-        name = _cut(f"[{number}] {each.name}", 23)
+    for number, method in enumerate(group.methods, 1):
+        name = _abbreviate(f"[{number}] {method.name}", 23)
         lines.append(
-            f"{name:<24}{mean_text(each.psnr, 2):<23}{mean_text(each.detail, 3):<24}"
-            f"{f'{each.better}/{group.pairs}':>6} {each.worst:+.2f} {_cut(each.worst_pair, 15)}"
+            f"{name:<24}{method.psnr.text(2):<23}{method.detail.text(3):<24}"
+            f"{f'{method.better}/{group.pairs}':>6} {method.worst:+.2f} "
+            f"{_abbreviate(method.worst_pair, 15)}"
         )
     return lines
 
 
-def mean_text(value: Mean, digits: int) -> str:
-    """A mean and its interval, as printed."""
-    text = f"{value.mean:+.{digits}f}"
-    if value.interval is None:
-        return text
-    low, high = value.interval
-    return f"{text} ({low:+.{digits}f}..{high:+.{digits}f})"
-
-
 def _pair_lines(rows: Sequence[PairRow]) -> list[str]:
-    """PSNR and detail of bicubic, and gain in PSNR of every method; wrapped at `WIDTH`."""
+    """Return PSNR and detail of bicubic and the PSNR gain of every method, wrapped."""
     names = list(rows[0].gains)
     lines = []
-    step = (WIDTH - 50) // 8
+    step = (TEXT_WIDTH - 50) // 8
     for first in range(0, len(names), step):
         part = names[first : first + step]
         heads = "".join(f"{f'[{first + i}]':>8}" for i in range(1, len(part) + 1))
         lines.append(f"{'':<34}{'bicubic':>8}{'detail':>8}{heads}")
-        for pair in rows:
-            gains = "".join(f"{pair.gains[name].psnr:>+8.2f}" for name in part)
-            base = f"{pair.bicubic.psnr:8.2f}{pair.bicubic.detail:8.3f}"
-            lines.append(f"{_cut(pair.name, 33):<34}{base}{gains}")
+        for row in rows:
+            gains = "".join(f"{row.gains[name].psnr:>+8.2f}" for name in part)
+            base = f"{row.bicubic.psnr:8.2f}{row.bicubic.detail:8.3f}"
+            lines.append(f"{_abbreviate(row.name, 33):<34}{base}{gains}")
     return lines
 
 
-def _cut(text: str, width: int) -> str:
+def _abbreviate(text: str, width: int) -> str:
     """Shorten a text in its middle: names often begin alike."""
     half = width // 2
     return text if len(text) <= width else f"{text[: width - half - 1]}…{text[-half:]}"
 
 
-PAGE = Template("""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>$title</title>
-<style>
-$style</style>
-</head>
-<body>
-<h1>$title</h1>
-<dl class="figures">$meanings</dl>
-$groups
-<h2>Run</h2>
-<dl>$run</dl>
-</body>
-</html>
-""")
-
-
-def pairs_page(report: PairsReport, exhibits: Sequence[tuple[PairRow, Example]]) -> str:
-    """The whole page.
+def pairs_page(report: PairsReport, examples: Sequence[tuple[PairRow, Example]]) -> str:
+    """Render the page of a report.
 
     Parameters
     ----------
     report
-        What was measured.
-    exhibits
+        Measured gains.
+    examples
         Pictures of every pair; those of the best, the median and the worst pair of each group, by
         the gain of its first model, are shown.
     """
-    return PAGE.substitute(
-        style=STYLE,
-        title=html.escape(f"Gain over bicubic on the real pairs of {report.folder}"),
-        meanings=terms(MEANINGS),
-        groups="".join(_group(report, group, exhibits) for group in report.groups),
-        run=terms(_run_facts(report)),
+    groups = [
+        {
+            "title": f"x{group.scale} {group.kind}, {group.pairs} pairs",
+            "summary": _summary_table(group),
+            "pairs": _pairs_table(report.rows_of(group)),
+            "examples": list(_select_examples(report.rows_of(group), examples)),
+        }
+        for group in report.groups
+    ]
+    return render_page(
+        "pairs.html.j2",
+        title=f"Gain over bicubic on the real pairs of {report.folder}",
+        meanings=MEANINGS,
+        groups=groups,
+        run=run_terms(
+            report.command,
+            report.version,
+            f"{report.device}, {report.precision}",
+            report.models,
+            consistency=report.consistency,
+        ),
     )
 
 
-def _group(report: PairsReport, group: Group, exhibits: Sequence[tuple[PairRow, Example]]) -> str:
-    rows = report.rows_of(group)
-    shown = "".join(map(exhibit_html, _chosen(rows, exhibits)))
-    return (
-        f"<h2>x{group.scale} {group.kind}, {group.pairs} pairs</h2>"
-        f'<div class="wide">{_summary(group)}</div>'
-        f'<h3>Pair by pair</h3><div class="wide">{_pairs(rows)}</div>{shown}'
-    )
-
-
-def _summary(group: Group) -> str:
-    rows = [row(["", "PSNR dB", "detail", "better", "worst", "pair"], "th")]
-    for each in group.methods:
-        cells = [
-            each.name,
-            mean_text(each.psnr, 3),
-            mean_text(each.detail, 4),
-            f"{each.better} of {group.pairs}",
-            f"{each.worst:+.2f}",
-            each.worst_pair,
+def _summary_table(group: Group) -> Table:
+    rows: list[list[Cell]] = [
+        [
+            method.name,
+            GainCell(method.psnr.mean, method.psnr.text(3)),
+            GainCell(method.detail.mean, method.detail.text(4)),
+            f"{method.better} of {group.pairs}",
+            GainCell(method.worst, f"{method.worst:+.2f}"),
+            method.worst_pair,
         ]
-        marks = ["", mark_of(each.psnr.mean), mark_of(each.detail.mean), "", mark_of(each.worst)]
-        rows.append(row(cells, classes=[*marks, ""]))
-    return f"<table>{''.join(rows)}</table>"
+        for method in group.methods
+    ]
+    return ["", "PSNR dB", "detail", "better", "worst", "pair"], rows
 
 
-def _pairs(pairs: Sequence[PairRow]) -> str:
+def _pairs_table(pairs: Sequence[PairRow]) -> Table:
     names = list(pairs[0].gains)
-    head = ["pair", "shift down", "right", "bicubic dB", "detail"]
-    rows = [row([*head, *(cell for name in names for cell in (name, "detail"))], "th")]
+    rows: list[list[Cell]] = []
     for pair in pairs:
-        cells = [pair.name, *(f"{value:+.2f}" for value in pair.shift)]
-        cells += [f"{pair.bicubic.psnr:.2f}", f"{pair.bicubic.detail:.3f}"]
-        marks = [""] * len(cells)
-        for name in names:
-            gain = pair.gains[name]
-            cells += [f"{gain.psnr:+.2f}", f"{gain.detail:+.3f}"]
-            marks += [mark_of(gain.psnr), mark_of(gain.detail)]
-        rows.append(row(cells, classes=marks))
-    return f"<table>{''.join(rows)}</table>"
+        row: list[Cell] = [pair.name, *(f"{value:+.2f}" for value in pair.shift)]
+        row += [f"{pair.bicubic.psnr:.2f}", f"{pair.bicubic.detail:.3f}"]
+        for gain in pair.gains.values():
+            row.append(GainCell(gain.psnr, f"{gain.psnr:+.2f}"))
+            row.append(GainCell(gain.detail, f"{gain.detail:+.3f}"))
+        rows.append(row)
+    header = [cell for name in names for cell in (name, "detail")]
+    return ["pair", "shift down", "right", "bicubic dB", "detail", *header], rows
 
 
-def _chosen(
-    rows: Sequence[PairRow], exhibits: Sequence[tuple[PairRow, Example]]
-) -> Iterable[Example]:
-    ranked = sorted(rows, key=lambda each: -next(iter(each.gains.values())).psnr)
-    places = {0: "best", len(ranked) // 2: "median", len(ranked) - 1: "worst"}
-    for place, reason in sorted(places.items()):
-        for other, exhibit in exhibits:
-            if other is ranked[place]:
-                yield replace(exhibit, reasons=(*exhibit.reasons, f"{reason} gain"))
-
-
-def _run_facts(report: PairsReport) -> Iterable[tuple[str, str]]:
-    if report.command:
-        yield "command", report.command
-    yield "georsr", report.version
-    yield "device", f"{report.device}, {report.precision}"
-    yield "consistency", report.consistency
-    for model in report.models:
-        source = "" if model.source == model.name else f" ({model.source})"
-        yield model.name, f"sha256 {model.sha256}{source}"
+def _select_examples(
+    rows: Sequence[PairRow], examples: Sequence[tuple[PairRow, Example]]
+) -> Iterator[Example]:
+    """Yield the examples of the best, the median and the worst pair."""
+    ranked = sorted(rows, key=lambda row: -next(iter(row.gains.values())).psnr)
+    reasons = {0: "best", len(ranked) // 2: "median", len(ranked) - 1: "worst"}
+    for rank, reason in sorted(reasons.items()):
+        for row, example in examples:
+            if row is ranked[rank]:
+                yield replace(example, reasons=(*example.reasons, f"{reason} gain"))

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from georsr.errors import InputError
-from georsr.evaluation.image_datasets import ImageFolder, LabelledImage, read_image
+from georsr.io.image_datasets import ImageFolder, LabelledImage, read_image
 from georsr.radiometry.degradation import (
     VALIDATION_SEED,
     Degradation,

@@ -26,10 +26,11 @@ import numpy as np
 
 from georsr.errors import InputError, UsageError
 from georsr.io.gdal_env import is_remote
+from georsr.io.normalization import choose_normalization
 from georsr.io.reader import RasterReader
 from georsr.radiometry.degradation import Degradation
 from georsr.radiometry.nodata import fill_invalid
-from georsr.radiometry.normalization import Normalization, choose_normalization
+from georsr.radiometry.normalization import Normalization
 from georsr.training.data.crops import Crop, Pair, flip_rotate
 from georsr.window import AnyArray, BoolArray, FloatArray, PixelBlock, Window
 

@@ -19,13 +19,13 @@ from rasterio.enums import Resampling
 from rasterio.warp import reproject, transform
 
 from georsr.errors import InputError, UsageError
-from georsr.evaluation.registration import phase_shift
 from georsr.geo.georeference import scale_transform
+from georsr.geo.registration import phase_shift
 from georsr.io.gdal_env import gdal_env
 from georsr.io.metadata import RasterInfo
+from georsr.io.normalization import choose_normalization
 from georsr.io.reader import RasterReader
 from georsr.radiometry.nodata import fill_invalid
-from georsr.radiometry.normalization import choose_normalization
 from georsr.training.data.raster_crops import MIN_VALID, RasterCrop, ReaderPool, on_unit_scale
 from georsr.window import AnyArray, BoolArray, FloatArray, Window
 

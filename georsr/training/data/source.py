@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from georsr.errors import UsageError
-from georsr.evaluation.image_datasets import ImageFolder, images_in, open_dataset
+from georsr.io.image_datasets import ImageFolder, images_in, open_dataset
 from georsr.radiometry.degradation import Degradation
 from georsr.training.data.crops import CropSource, PairSource
 from georsr.training.data.image_crops import GIB, ImageCrops, ImagePairs

@@ -55,13 +55,13 @@ class Variation:
         check_range("contrast", self.contrast, 0.01, 10)
         check_range("gamma", self.gamma, 0.1, 10)
 
-    def to_mapping(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain values, lists instead of tuples."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     @classmethod
-    def from_mapping(cls, values: Any, where: str) -> Variation:
-        """Inverse of `to_mapping`."""
+    def from_dict(cls, values: Any, where: str) -> Variation:
+        """Inverse of `to_dict`."""
         return from_dict(cls, values, where)
 
     def crop(self, image: AnyArray, size: int, rng: np.random.Generator) -> FloatArray:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from georsr.errors import InputError, UsageError
-from georsr.evaluation.image_datasets import ImageFolder, read_image
+from georsr.io.image_datasets import ImageFolder, read_image
 from georsr.radiometry.degradation import Degradation
 from georsr.radiometry.imaging_chain import ImagingChain
 from georsr.training.data.crops import Crop, flip_rotate
@@ -91,7 +91,7 @@ class VariedCrops:
         whole = np.ascontiguousarray(flip_rotate(whole, int(rng.integers(8))))
         sensor = None
         if isinstance(self.degradation, ImagingChain):
-            lr, description = self.degradation.record(whole, self.scale, rng)
+            lr, description = self.degradation.simulate(whole, self.scale, rng)
             sensor = description.normalize()
         else:
             lr = self.degradation(whole, self.scale, rng)

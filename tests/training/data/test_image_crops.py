@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from georsr.errors import InputError
-from georsr.evaluation.image_datasets import open_folder, read_image
+from georsr.io.image_datasets import open_dataset, read_image
 from georsr.radiometry.degradation import (
     BicubicDegradation,
     SensorDegradation,
@@ -23,7 +23,7 @@ def folder(tmp_path, write_image):
     for i in range(3):
         write_image(tmp_path / "data" / "field" / f"{i}.png", (38, 45), seed=i)
         write_image(tmp_path / "data" / "town" / f"{i}.png", (40, 32), seed=10 + i)
-    return open_folder(tmp_path / "data")
+    return open_dataset(tmp_path / "data")
 
 
 def rng(*seed):
@@ -130,7 +130,7 @@ def test_corrupt_images_are_named_or_counted(folder, tmp_path, caplog):
     (tmp_path / "data" / "town" / "bad.png").write_bytes(b"not an image")
     image = folder.images[0].path
     image.write_bytes(image.read_bytes()[:200])
-    damaged = open_folder(tmp_path / "data")
+    damaged = open_dataset(tmp_path / "data")
     with pytest.raises(InputError, match=r"0\.png: cannot be decoded as an image"):
         ImageCrops(damaged, BicubicDegradation(), 2, 8)
     with caplog.at_level(logging.WARNING):

@@ -50,13 +50,13 @@ def test_contradictions_are_refused(data):
     ],
 )
 def test_settings_round_trip(settings):
-    mapping = settings.to_mapping()
-    assert DataSettings.from_mapping(mapping, "recipe") == settings
+    mapping = settings.to_dict()
+    assert DataSettings.from_dict(mapping, "recipe") == settings
     assert all(not isinstance(value, tuple) for value in mapping.values())
 
 
 def test_one_value_stands_for_a_list():
-    made = DataSettings.from_mapping({"root": "a", "bands": 3}, "recipe")
+    made = DataSettings.from_dict({"root": "a", "bands": 3}, "recipe")
     assert (made.root, made.bands) == (("a",), (3,))
 
 
@@ -80,4 +80,4 @@ def test_one_value_stands_for_a_list():
 )
 def test_nonsense_is_refused(values, message):
     with pytest.raises(UsageError, match=message):
-        DataSettings.from_mapping(values, "recipe")
+        DataSettings.from_dict(values, "recipe")

@@ -146,10 +146,10 @@ def test_roots_without_a_part_to_validate_on_are_refused(data):
 
 
 def test_settings_round_trip(data):
-    mapping = data.to_mapping()
-    assert DataSettings.from_mapping(mapping, "recipe") == data
+    mapping = data.to_dict()
+    assert DataSettings.from_dict(mapping, "recipe") == data
     assert mapping["variation"]["shrink"] == [1.0, 4.0]
-    assert DataSettings().to_mapping()["variation"] is None
+    assert DataSettings().to_dict()["variation"] is None
 
 
 @pytest.mark.parametrize(
@@ -163,4 +163,4 @@ def test_settings_round_trip(data):
 )
 def test_bad_values_are_refused(values, message):
     with pytest.raises(UsageError, match=message):
-        DataSettings.from_mapping({"variation": values}, "data")
+        DataSettings.from_dict({"variation": values}, "data")

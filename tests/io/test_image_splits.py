@@ -3,7 +3,7 @@ import json
 import pytest
 
 from georsr.errors import InputError, UsageError
-from georsr.evaluation.image_datasets import AID_SIZES, BUILTIN, UCMERCED_CLASSES, load_split_list
+from georsr.io.image_datasets import AID_SIZES, BUILTIN, UCMERCED_CLASSES, load_split_list
 
 SIZES = {
     "ucmerced-funsr": {"train": 1260, "val": 420, "test": 420},

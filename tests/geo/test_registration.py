@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from skimage.registration import phase_cross_correlation
 
-from georsr.evaluation.registration import phase_shift
+from georsr.geo.registration import phase_shift
 
 
 def texture(shape, dy=0.0, dx=0.0, seed=0):

@@ -1,23 +1,19 @@
-"""Labelled images on disk: files, their scene classes, and how one is decoded.
+"""List and read image data sets: scene classes, layouts on disk, and lists of their parts.
 
-Split lists: which images of a data set are for training, validation and test.
-
-Built in are
+Split lists say which images are for training, validation and test. Built in are
 
 ``ucmerced-funsr``
     UC Merced, 1260/420/420: the list published with FunSR (K. Chen et al., IEEE TGRS 2023).
 ``ucmerced-half``
     UC Merced, 945/105/1050, the sizes of the split HSENet, TransENet and HAUNet report on. Their
-    lists were never published as text, only as archives of images, so **this is a rule of our
-    own**: 50..99 of each class are for test and 00..49 for training, of which 09, 19, 29, 39 and
-    49 for validation. Figures on it compare with theirs approximately at best.
+    lists were never published as text, only as archives of images, so **this is a rule of
+    georsr**: 50..99 of each class are for test and 00..49 for training, of which 09, 19, 29, 39
+    and 49 for validation. Figures on it are only roughly comparable with theirs.
 ``aid-80-20``
     AID, 7700/300/2000, the sizes per class of the split FunSR reports on: of the n images of a
     class, int(0.8 n) - 10 are for training, 10 for validation, the rest for test. They were
-    drawn at random there; **this is a rule of our own** that takes them in the order of their
-    numbers. The random list can be given as a file.
-
-Layouts of image data sets on disk, as their authors distribute them.
+    drawn at random there; **this is a rule of georsr** that takes them in the order of their
+    numbers. A random list can be given as a file.
 """
 
 from __future__ import annotations
@@ -41,7 +37,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".webp")
 FORMATS = ("TIFF", "PNG", "JPEG", "WEBP")
-"""What Pillow may take a file for, whatever its name: no other of its many decoders is run."""
+"""Formats that Pillow may decode, whatever a file's name: its other decoders are never run."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +49,7 @@ class LabelledImage:
 
     @property
     def key(self) -> str:
-        """``<class>/<name>`` without suffix: how split lists call it."""
+        """``<class>/<name>`` without suffix: its name in split lists."""
         return f"{self.label}/{self.path.stem}" if self.label else self.path.stem
 
 
@@ -69,13 +65,6 @@ class ImageFolder:
         """Scene classes, sorted; empty for images without labels."""
         return tuple(sorted({image.label for image in self.images} - {""}))
 
-    def by_class(self) -> dict[str, tuple[LabelledImage, ...]]:
-        """The images of each class, in order."""
-        return {
-            label: tuple(image for image in self.images if image.label == label)
-            for label in self.classes
-        }
-
     def __len__(self) -> int:
         return len(self.images)
 
@@ -84,7 +73,7 @@ class ImageFolder:
 
 
 def images_in(folder: Path, label: str) -> list[LabelledImage]:
-    """Image files directly inside ``folder``, sorted by name."""
+    """List the image files directly inside ``folder``, sorted by name."""
     return [
         LabelledImage(path, label)
         for path in sorted(folder.iterdir())
@@ -93,37 +82,18 @@ def images_in(folder: Path, label: str) -> list[LabelledImage]:
 
 
 def images_by_class(folder: Path) -> list[LabelledImage]:
-    """Image files in the folders inside ``folder``, each named after its class, sorted."""
+    """List the image files in the folders inside ``folder``, which are named after classes."""
     return [
         image
-        for inner in sorted(folder.iterdir())
-        if inner.is_dir()
-        for image in images_in(inner, inner.name)
+        for subfolder in sorted(folder.iterdir())
+        if subfolder.is_dir()
+        for image in images_in(subfolder, subfolder.name)
     ]
 
 
-def open_folder(root: Path | str, part: str | None = None) -> ImageFolder:
-    """List ``<root>[/<part>]/<class>/<image>``.
-
-    Raises
-    ------
-    UsageError
-        The folder does not exist.
-    InputError
-        It holds no class folders with images.
-    """
-    folder = Path(root) / part if part else Path(root)
-    if not folder.is_dir():
-        raise UsageError(f"{folder}: no such folder; expected <class>/<image> below it")
-    images = tuple(images_by_class(folder))
-    if not images:
-        raise InputError(f"{folder}: no images; expected <class>/<name>{SUFFIXES[0]} below it")
-    return ImageFolder(folder, images)
-
-
 @contextmanager
-def opened_image(path: Path) -> Iterator[Image.Image]:
-    """Open an image with Pillow; whatever goes wrong with it becomes an InputError."""
+def open_image(path: Path) -> Iterator[Image.Image]:
+    """Open an image with Pillow; any failure to decode it is an InputError."""
     from PIL import Image
 
     try:
@@ -141,7 +111,7 @@ def read_image(path: Path) -> AnyArray:
     InputError
         The file is not an image Pillow can decode.
     """
-    with opened_image(path) as image:
+    with open_image(path) as image:
         pixels = np.asarray(image.convert("RGB"))
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
@@ -167,13 +137,21 @@ UCMERCED_CLASSES = (
 
 @dataclass(frozen=True)
 class SplitList:
-    """A split by name: part -> keys ``<class>/<name>`` without suffix, sorted."""
+    """Parts of a data set.
+
+    Attributes
+    ----------
+    name : str
+        Name or path of the list.
+    parts : mapping
+        Part -> keys ``<class>/<name>`` without suffix, sorted.
+    """
 
     name: str
     parts: Mapping[str, tuple[str, ...]]
 
     def __getitem__(self, part: str) -> tuple[str, ...]:
-        """Keys of one part.
+        """Return the keys of one part.
 
         Raises
         ------
@@ -193,9 +171,9 @@ def _ucmerced_funsr() -> dict[str, list[str]]:
         part: [f"{c}/{c}{number}" for c, numbers in by_class.items() for number in numbers.split()]
         for part, by_class in json.loads(text).items()
     }
-    elsewhere = {key for keys in parts.values() for key in keys}
-    everything = [f"{c}/{c}{i:02d}" for c in UCMERCED_CLASSES for i in range(100)]
-    return {"train": [key for key in everything if key not in elsewhere], **parts}
+    others = {key for keys in parts.values() for key in keys}
+    all_keys = [f"{c}/{c}{i:02d}" for c in UCMERCED_CLASSES for i in range(100)]
+    return {"train": [key for key in all_keys if key not in others], **parts}
 
 
 def _ucmerced_half() -> dict[str, list[str]]:
@@ -211,10 +189,10 @@ def _aid_80_20() -> dict[str, list[str]]:
     parts: dict[str, list[str]] = {"train": [], "val": [], "test": []}
     for label, size in AID_SIZES.items():
         keys = [f"{label}/{label.lower()}_{i}" for i in range(1, size + 1)]
-        known = size * 8 // 10
-        parts["train"] += keys[: known - 10]
-        parts["val"] += keys[known - 10 : known]
-        parts["test"] += keys[known:]
+        n_train = size * 8 // 10
+        parts["train"] += keys[: n_train - 10]
+        parts["val"] += keys[n_train - 10 : n_train]
+        parts["test"] += keys[n_train:]
     return parts
 
 
@@ -238,9 +216,9 @@ def load_split_list(name_or_path: str) -> SplitList:
     Raises
     ------
     UsageError
-        Neither of them, or an image is in two parts.
+        There is no such list, or an image is in two parts.
     InputError
-        The file cannot be read as such a list.
+        The file is not a valid list.
     """
     path = Path(name_or_path)
     if name_or_path in BUILTIN:
@@ -286,7 +264,7 @@ def _from_lines(text: str) -> dict[str, list[str]]:
 
 
 def _key(name: str) -> str:
-    """Last two steps of a path, without the suffix of an image."""
+    """Return the last two components of a path, without the suffix of an image."""
     steps = name.replace("\\", "/").split("/")[-2:]
     stem, dot, suffix = steps[-1].rpartition(".")
     if dot and f".{suffix.lower()}" in SUFFIXES:
@@ -311,32 +289,45 @@ LAYOUTS = ("auto", "ucmerced", "aid", "folder")
 
 
 class _Distribution:
-    """A data set with a fixed list of class folders."""
+    """A published data set with a fixed list of class folders.
+
+    Parameters
+    ----------
+    title
+        Name for messages.
+    subfolders
+        Paths, below the folder it was unpacked to, where the class folders may be.
+    classes
+        Names of the class folders.
+    split_list
+        Name of the default split list.
+    """
 
     def __init__(
-        self, title: str, places: Sequence[str], classes: Sequence[str], split_list: str
+        self, title: str, subfolders: Sequence[str], classes: Sequence[str], split_list: str
     ) -> None:
-        self.title, self.places, self.classes = title, places, set(classes)
+        self.title, self.subfolders, self.classes = title, subfolders, set(classes)
         self.split_list = split_list
 
     def find(self, root: Path) -> Path | None:
-        """The folder of class folders at or below ``root``; more than half of them is enough."""
-        for place in self.places:
-            folder = root / place
+        """Return the first subfolder with more than half of the class folders."""
+        for subfolder in self.subfolders:
+            folder = root / subfolder
             if not folder.is_dir():
                 continue
-            present = {inner.name for inner in folder.iterdir()} & self.classes
+            present = {path.name for path in folder.iterdir()} & self.classes
             if len(present) > len(self.classes) / 2:
                 return folder
         return None
 
     def listing(self, root: Path) -> list[LabelledImage]:
-        """Every image, classes in order; classes must be complete."""
+        """List every image, classes in order; all class folders must exist."""
         folder = self.find(root)
         if folder is None:
+            places = ", ".join(name or "the folder itself" for name in self.subfolders)
             raise InputError(
-                f"{root}: does not hold {self.title}; looked for its {len(self.classes)} class "
-                f"folders in {', '.join(place or 'the folder itself' for place in self.places)}"
+                f"{root}: does not hold {self.title}; expected its {len(self.classes)} class "
+                f"folders in {places}"
             )
         missing = sorted(name for name in self.classes if not (folder / name).is_dir())
         if missing:
@@ -358,10 +349,10 @@ DISTRIBUTIONS = {"ucmerced": UCMERCED, "aid": AID}
 
 
 def detect_layout(root: Path, split: str | None = None) -> str:
-    """``folder`` where a folder named after the split is there, else what the classes say."""
+    """Return ``folder`` if there is a folder named as the split, else the layout of the classes."""
     if split is not None and (root / split).is_dir():
         return "folder"
-    return next((n for n, each in DISTRIBUTIONS.items() if each.find(root) is not None), "folder")
+    return next((name for name, known in DISTRIBUTIONS.items() if known.find(root)), "folder")
 
 
 def open_dataset(
@@ -376,25 +367,25 @@ def open_dataset(
     Parameters
     ----------
     root
-        Where it was unpacked.
+        Folder that the data set was unpacked to.
     layout
         - ``ucmerced``: ``[UCMerced_LandUse/][Images/]<class>/<name>.tif``;
         - ``aid``: ``[AID/]<Class>/<class>_<n>.jpg``;
         - ``folder``: ``[<split>/]<class>/<image>``, or images without classes directly there;
-        - ``auto``: whichever of these is found.
+        - ``auto``: detected.
     split
         Name of a part (``train``, ``val``, ``test``), or None for everything.
     split_list
-        Built-in list or file that says which image is in which part, see
-        :func:`georsr.evaluation.image_datasets.load_split_list`. By default parts are folders in
-        the layout ``folder``, ``ucmerced-funsr`` for UC Merced and ``aid-80-20`` for AID.
+        Built-in list or file of the parts, see :func:`load_split_list`. By default parts are
+        folders in the layout ``folder``, ``ucmerced-funsr`` for UC Merced and ``aid-80-20`` for
+        AID.
 
     Raises
     ------
     UsageError
-        No such folder, layout, list or part.
+        There is no such folder, layout, list or part.
     InputError
-        No images, class folders missing, images of the split missing, or another layout.
+        There are no images, or class folders or images of the split are missing.
     """
     root = Path(root)
     if layout not in LAYOUTS:
@@ -427,7 +418,7 @@ def _split_folder(root: Path, split: str) -> ImageFolder:
 
 
 def _plain(folder: Path) -> list[LabelledImage]:
-    """Class folders of images, or images without classes."""
+    """List class folders of images, or images without classes."""
     images = images_by_class(folder) or images_in(folder, "")
     if not images:
         parts = [name for name in ("train", "val", "test") if (folder / name).is_dir()]
@@ -440,12 +431,12 @@ def _select(
     images: list[LabelledImage], split: SplitList, part: str, root: Path
 ) -> tuple[LabelledImage, ...]:
     wanted = set(split[part])
-    chosen = tuple(image for image in images if image.key in wanted)
-    absent = sorted(wanted - {image.key for image in chosen})
-    if absent:
-        more = ", ..." if len(absent) > 5 else ""
+    selected = tuple(image for image in images if image.key in wanted)
+    missing = sorted(wanted - {image.key for image in selected})
+    if missing:
+        dots = ", ..." if len(missing) > 5 else ""
         raise InputError(
-            f"{root}: split list {split.name}: {len(absent)} of the {len(wanted)} images of part "
-            f"{part!r} are not there: {', '.join(absent[:5])}{more}"
+            f"{root}: split list {split.name}: {len(missing)} of the {len(wanted)} images of part "
+            f"{part!r} are missing: {', '.join(missing[:5])}{dots}"
         )
-    return chosen
+    return selected

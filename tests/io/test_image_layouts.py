@@ -3,12 +3,13 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 from PIL import Image
 
 from georsr.errors import InputError, UsageError
-from georsr.evaluation.image_datasets import (
+from georsr.io.image_datasets import (
     AID_SIZES,
     UCMERCED_CLASSES,
     detect_layout,
@@ -56,7 +57,7 @@ def test_ucmerced_as_distributed(ucmerced, inner):
     assert [len(open_dataset(root, split=p)) for p in ("train", "val", "test")] == [1260, 420, 420]
     test = open_dataset(root, "ucmerced", split="test", split_list="ucmerced-half")
     assert len(test) == 1050
-    assert {len(images) for images in test.by_class().values()} == {50}
+    assert set(Counter(image.label for image in test).values()) == {50}
     assert test.images[0].path.name == "agricultural50.tif"
 
 
@@ -66,8 +67,8 @@ def test_aid_as_distributed(aid):
     assert (len(whole), whole.classes) == (10_000, tuple(AID_SIZES))
     parts = {part: open_dataset(aid, split=part) for part in ("train", "val", "test")}
     assert [len(part) for part in parts.values()] == [7700, 300, 2000]
-    assert {len(images) for images in parts["val"].by_class().values()} == {10}
-    airports = parts["test"].by_class()["Airport"]
+    assert set(Counter(image.label for image in parts["val"]).values()) == {10}
+    airports = [image for image in parts["test"] if image.label == "Airport"]
     assert sorted(int(i.path.stem.split("_")[1]) for i in airports) == list(range(289, 361))
 
 
@@ -81,7 +82,6 @@ def test_split_folders_with_and_without_classes(tmp_path, write_tiny):
     assert (len(train), train.classes) == (6, ("field", "town"))
     unlabelled = open_dataset(tmp_path / "b", split="val")
     assert (len(unlabelled), unlabelled.classes) == (2, ())
-    assert unlabelled.by_class() == {}
     with pytest.raises(UsageError, match="no folder 'test' in it"):
         open_dataset(tmp_path / "a", split="test")
     with pytest.raises(InputError, match="it has the parts train, val: name one"):
@@ -96,7 +96,7 @@ def test_a_list_of_ones_own_splits_a_plain_folder(tmp_path, write_tiny):
     train = open_dataset(tmp_path / "data", split="train", split_list=str(path))
     assert [image.key for image in train] == ["field/1", "town/1"]
     path.write_text(json.dumps({"train": [f"town/{i}" for i in range(1, 9)]}))
-    message = r"6 of the 8 images of part 'train' are not there: town/3, .*, town/7, \.\.\."
+    message = r"6 of the 8 images of part 'train' are missing: town/3, .*, town/7, \.\.\."
     with pytest.raises(InputError, match=message):
         open_dataset(tmp_path / "data", split="train", split_list=str(path))
 
@@ -110,7 +110,7 @@ def test_missing_class_folders_are_named(ucmerced, tmp_path):
         open_dataset(root, split="train")
     (root / "beach").mkdir()
     (root / "harbor").mkdir()
-    message = r"120 of the 1260 images .* not there: beach/beach00, .*, \.\.\."
+    message = r"120 of the 1260 images .* missing: beach/beach00, .*, \.\.\."
     with pytest.raises(InputError, match=message):
         open_dataset(root, split="train")
 
@@ -122,7 +122,7 @@ def test_what_is_not_there_or_does_not_match(tmp_path, write_tiny):
     with pytest.raises(InputError, match="no images; expected <class>/<image>"):
         open_dataset(tmp_path / "empty")
     write_tiny(tmp_path / "mine" / "town" / "1.png")
-    with pytest.raises(InputError, match="does not hold UC Merced Land Use; looked for its 21"):
+    with pytest.raises(InputError, match="does not hold UC Merced Land Use; expected its 21"):
         open_dataset(tmp_path / "mine", "ucmerced")
     with pytest.raises(UsageError, match="layout 'coco': expected one of auto, ucmerced"):
         open_dataset(tmp_path / "mine", "coco")
@@ -142,7 +142,7 @@ import numpy as np
 from georsr.radiometry.degradation_kinds import degradation_from_dict
 from georsr.training.recipe import DataSettings
 from georsr.training.data.source import open_source
-data = DataSettings.from_mapping({{"root": {str(tmp_path)!r}}}, "here")
+data = DataSettings.from_dict({{"root": {str(tmp_path)!r}}}, "here")
 degradation = degradation_from_dict({{"kind": "sensor"}}, "here")
 crops, pairs = open_source(data, degradation, scale=2, patch=16)
 assert crops.crop(np.random.default_rng(0)).hr.shape == (3, 32, 32)

@@ -1,12 +1,8 @@
-"""Sub-pixel shift between two images of one scene, by phase correlation.
-
-How two rasters lie to each other: which pixels of one are which of the other.
-"""
+"""Register rasters: compare their grids, and measure sub-pixel shifts by phase correlation."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import numpy as np
 from affine import Affine
@@ -16,16 +12,16 @@ from georsr.io.metadata import RasterInfo, format_pixel_size
 from georsr.window import AnyArray, Window
 
 TOLERANCE = 0.01
-"""Of a pixel: how far grids may lie apart."""
+"""Distance, in pixels, up to which two grids count as one."""
 
 
 def offset_between(sr: RasterInfo, hr: RasterInfo) -> tuple[int, int]:
-    """(rows, columns) of the SR raster's corner inside the HR raster's grid.
+    """Return (row, column) of the SR raster's corner in the HR raster's grid.
 
     Raises
     ------
     UsageError
-        They differ in CRS or grid; or in size where there is nothing to align them by.
+        They differ in CRS or grid; or in size, and have no geotransform.
     """
     if sr.crs != hr.crs:
         raise UsageError(f"{sr.path} and {hr.path} differ in CRS: {sr.crs} and {hr.crs}")
@@ -39,10 +35,10 @@ def offset_between(sr: RasterInfo, hr: RasterInfo) -> tuple[int, int]:
     to_hr = ~hr.transform @ sr.transform
     if _skew(to_hr, sr) > TOLERANCE:
         raise UsageError(
-            f"{sr.path} has pixels of {format_pixel_size(sr)}, "
-            f"{hr.path} of {format_pixel_size(hr)}: the truth "
-            "needs those of the product; resample it first, or, if it is what the product was made "
-            "from, name it with --lr"
+            f"{sr.path} has pixels of {format_pixel_size(sr)}, {hr.path} of "
+            f"{format_pixel_size(hr)}: expected those of the output; resample the truth "
+            "first, or, if it is the source of the output, "
+            "name it with --lr"
         )
     shift = max(abs(to_hr.f - round(to_hr.f)), abs(to_hr.c - round(to_hr.c)))
     if shift > TOLERANCE:
@@ -54,7 +50,7 @@ def offset_between(sr: RasterInfo, hr: RasterInfo) -> tuple[int, int]:
 
 
 def _skew(relative: Affine, info: RasterInfo) -> float:
-    """Pixels by which equal steps have grown apart at the far corner."""
+    """Return how far two grids with a common corner are apart at the opposite one, in pixels."""
     return max(
         abs(relative.a - 1) * info.width,
         abs(relative.b) * info.height,
@@ -64,7 +60,7 @@ def _skew(relative: Affine, info: RasterInfo) -> float:
 
 
 def common_windows(sr: RasterInfo, hr: RasterInfo) -> tuple[Window, Window]:
-    """The area both rasters cover, as a window of each.
+    """Return the area that both rasters cover, as a window of each.
 
     Raises
     ------
@@ -81,12 +77,12 @@ def common_windows(sr: RasterInfo, hr: RasterInfo) -> tuple[Window, Window]:
 
 
 def scale_between(sr: RasterInfo, lr: RasterInfo) -> int:
-    """How many times finer a product is than its source.
+    """Return how many times finer an output is than its source.
 
     Raises
     ------
     UsageError
-        The product's size is not 1 to 8 times the source's, or their corners lie apart.
+        The output's size is not 1 to 8 times the source's, or their corners differ.
     """
     scale, rest = divmod(sr.width, lr.width)
     if rest or sr.height != scale * lr.height or not 1 <= scale <= 8:
@@ -96,43 +92,29 @@ def scale_between(sr: RasterInfo, lr: RasterInfo) -> int:
         )
     if sr.transform is not None and lr.transform is not None:
         relative = ~lr.transform @ sr.transform @ Affine.scale(scale)
-        apart = max(abs(relative.c), abs(relative.f), _skew(relative, lr))
-        if apart > TOLERANCE:
+        distance = max(abs(relative.c), abs(relative.f), _skew(relative, lr))
+        if distance > TOLERANCE:
             raise UsageError(
                 f"{sr.path} and {lr.path} do not cover the same ground "
-                f"(off by {apart:.3g} pixels of the latter)"
+                f"(off by {distance:.3g} pixels of the latter)"
             )
     return scale
 
 
-def spread_windows(height: int, width: int, side: int, most: int) -> Iterator[Window]:
-    """Windows of a grid of ``side`` pixels, at most ``most`` along each axis, evenly spread."""
-    for top in _starts(height, side, most):
-        for left in _starts(width, side, most):
-            yield Window(top, left, min(side, height - top), min(side, width - left))
-
-
-def _starts(length: int, side: int, most: int) -> list[int]:
-    count = -(-length // side)
-    if count <= most:
-        return [i * side for i in range(count)]
-    return sorted({round(i * (count - 1) / (most - 1)) * side for i in range(most)})
-
-
 PASSES = 3
 """Estimates, each with the window moved along with the content; the third changes < 0.001 px."""
-FINEST = 0.01
+FINEST_STEP = 0.01
 """Step in pixels of the finest grid, which a parabola refines further."""
 
 
 def phase_shift(a: AnyArray, b: AnyArray, scale: float = 1.0) -> tuple[float, float]:
-    """How far the content of ``a`` lies below and to the right of that of ``b``.
+    """Estimate the shift of the content of ``a`` against that of ``b``.
 
     The cross spectrum, divided by the square root of its magnitude (half-way between correlation
     and phase correlation: sharp peak, little noise) and limited to frequencies both images
     resolve, is evaluated on ever finer grids round its peak (Guizar-Sicairos, Thurman and Fienup,
     "Efficient subpixel image registration algorithms", Optics Letters 33(2), 2008). A fixed
-    window would pull the estimate towards zero, so each pass moves the two windows with it.
+    window would bias the estimate towards zero, so each pass shifts the two windows by it.
 
     Parameters
     ----------
@@ -140,40 +122,40 @@ def phase_shift(a: AnyArray, b: AnyArray, scale: float = 1.0) -> tuple[float, fl
         (H, W), at least 16 x 16, any real dtype; shifts beyond a quarter of the image are not
         found.
     scale
-        How many pixels one independent sample of the blurrier image covers: the factor of
-        super-resolution for one of its products. Frequencies far above 1 / (8 scale) cycles per
-        pixel, where that image holds aliases and invented detail, do not count.
+        Pixels per independent sample of the blurrier image: for a super-resolved image, its scale.
+        Frequencies far above 1 / (8 scale) cycles per pixel, where that image holds aliases and
+        synthesised detail, have no weight.
 
     Returns
     -------
-    dy, dx
-        In pixels: ``a(y, x) = b(y - dy, x - dx)``. NaN where an image is flat.
+    dy, dx : float
+        Pixels down and right, so that ``a(y, x) = b(y - dy, x - dx)``. NaN where an image is flat.
     """
     if a.shape != b.shape or a.ndim != 2 or min(a.shape) < 16:
         raise ValueError(f"shapes {a.shape} and {b.shape}, expected two alike of at least (16, 16)")
     a, b = a.astype(np.float64), b.astype(np.float64)
-    if _flat(a) or _flat(b):
+    if _is_flat(a) or _is_flat(b):
         return math.nan, math.nan
     shift, cutoff = np.zeros(2), 1 / (8 * scale)
     for number in range(PASSES):
         spectrum = _cross_spectrum(a, b, shift, cutoff)
-        shift = _refined(spectrum, shift if number else _coarse_peak(spectrum), cutoff)
+        shift = _refine_peak(spectrum, shift if number else _coarse_peak(spectrum), cutoff)
     return float(shift[0]), float(shift[1])
 
 
-def _flat(image: AnyArray) -> bool:
+def _is_flat(image: AnyArray) -> bool:
     return float(np.ptp(image)) <= 1e-9 * float(np.abs(image).max())
 
 
 def _hann(length: int, offset: float) -> AnyArray:
-    """Hann window whose middle lies ``offset`` pixels from the middle of the samples."""
+    """Return a Hann window whose middle is ``offset`` pixels from the middle of the samples."""
     x = (np.arange(length) - (length - 1) / 2 - offset) / length
-    return np.cos(np.pi * np.clip(x, -0.5, 0.5)) ** 2
+    return np.asarray(np.cos(np.pi * np.clip(x, -0.5, 0.5)) ** 2)
 
 
 def _windowed(image: AnyArray, offset: AnyArray) -> AnyArray:
     window = np.outer(_hann(image.shape[0], offset[0]), _hann(image.shape[1], offset[1]))
-    return (image - (image * window).sum() / window.sum()) * window
+    return np.asarray((image - (image * window).sum() / window.sum()) * window)
 
 
 def _cross_spectrum(a: AnyArray, b: AnyArray, shift: AnyArray, cutoff: float) -> AnyArray:
@@ -185,21 +167,24 @@ def _cross_spectrum(a: AnyArray, b: AnyArray, shift: AnyArray, cutoff: float) ->
 
 
 def _coarse_peak(spectrum: AnyArray) -> AnyArray:
-    """Whole-pixel position of the peak, each axis in -n/2 .. n/2."""
+    """Return the peak in whole pixels, each axis in -n/2 .. n/2."""
     correlation = np.fft.ifft2(spectrum).real
     peak = np.array(np.unravel_index(correlation.argmax(), correlation.shape))
     size = np.array(correlation.shape)
     return np.where(peak > size // 2, peak - size, peak).astype(np.float64)
 
 
-def _refined(spectrum: AnyArray, start: AnyArray, cutoff: float) -> AnyArray:
+def _refine_peak(spectrum: AnyArray, start: AnyArray, cutoff: float) -> AnyArray:
     fy, fx = (np.fft.fftfreq(n) for n in spectrum.shape)
-    rows, columns = np.abs(fy) <= 4 * cutoff, np.abs(fx) <= 4 * cutoff  # beyond, next to nothing
+    rows, columns = (
+        np.abs(fy) <= 4 * cutoff,
+        np.abs(fx) <= 4 * cutoff,
+    )  # others have almost no weight
     part = spectrum[np.ix_(rows, columns)]
     shift = start
-    for step in (0.25, 0.05, FINEST):
+    for step in (0.25, 0.05, FINEST_STEP):
         grid = np.arange(-6, 7) * step
-        # the inverse DFT at any positions, not those of the samples alone
+        # the inverse DFT at positions between the samples
         down = np.exp(2j * np.pi * np.outer(shift[0] + grid, fy[rows]))
         right = np.exp(2j * np.pi * np.outer(fx[columns], shift[1] + grid))
         values = (down @ part @ right).real
@@ -207,11 +192,11 @@ def _refined(spectrum: AnyArray, start: AnyArray, cutoff: float) -> AnyArray:
         row, column = np.clip([row, column], 1, len(grid) - 2)
         shift = shift + np.array([grid[row], grid[column]])
     finer = [_parabola(values[row - 1 : row + 2, column]), _parabola(values[row, column - 1 :][:3])]
-    return np.asarray(shift + FINEST * np.array(finer))
+    return np.asarray(shift + FINEST_STEP * np.array(finer))
 
 
-def _parabola(three: AnyArray) -> float:
-    """Position of the top of the parabola through values at -1, 0, 1."""
-    left, middle, right = three
-    bend = left - 2 * middle + right
-    return float(0.5 * (left - right) / bend) if bend < 0 else 0.0
+def _parabola(values: AnyArray) -> float:
+    """Return the position of the maximum of the parabola through values at -1, 0, 1."""
+    left, middle, right = values
+    curvature = left - 2 * middle + right
+    return float(0.5 * (left - right) / curvature) if curvature < 0 else 0.0

@@ -1,0 +1,85 @@
+"""Render report pages: one HTML file each, with every style and image inside it."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from georsr.evaluation.benchmark import ModelFacts
+from georsr.window import AnyArray
+
+
+@dataclass(frozen=True)
+class GainCell:
+    """A cell of a table whose colour shows the sign of its value."""
+
+    value: float
+    text: str
+
+    @property
+    def css(self) -> str:
+        """CSS class: ``good`` above 0, ``bad`` below, empty for 0 and NaN."""
+        if math.isnan(self.value) or self.value == 0:
+            return ""
+        return "good" if self.value > 0 else "bad"
+
+
+Cell = str | GainCell
+Table = tuple[list[str], list[list[Cell]]]
+"""Header and rows."""
+
+
+def render_page(template: str, **context: Any) -> str:
+    """Fill in a template of this package; every value is escaped.
+
+    Parameters
+    ----------
+    template
+        File name in the folder ``templates``.
+    **context
+        Variables of the template, among them ``title``.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("georsr.evaluation.reports"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["png"] = png_data_uri
+    return environment.get_template(template).render(context)
+
+
+def png_data_uri(image: AnyArray) -> str:
+    """Encode (3, H, W) uint8 as a PNG inside a ``data:`` address."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    pixels = np.ascontiguousarray(image.transpose(1, 2, 0))
+    Image.fromarray(pixels).save(file, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+
+
+def run_terms(
+    command: str,
+    version: str,
+    device: str,
+    models: Sequence[ModelFacts],
+    **others: str,
+) -> Iterator[tuple[str, str]]:
+    """Yield the terms of the section ``Run``: how a report came about, and by which weights."""
+    if command:
+        yield "command", command
+    yield "georsr", version
+    yield "device", device
+    yield from others.items()
+    for model in models:
+        source = "" if model.source == model.name else f" ({model.source})"
+        yield model.name, f"sha256 {model.sha256}{source}"
