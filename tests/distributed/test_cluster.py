@@ -73,7 +73,7 @@ def both(tmp_path, source, model, scheduler, **options):
     first = super_resolve(source, one, model, **SMALL | options)
     second = super_resolve(source, many, model, scheduler=scheduler, **SMALL | options)
     assert first.checksum == second.checksum
-    assert (first.tiles, first.batch) == (second.tiles, second.batch)
+    assert (first.tiles, first.batch_size) == (second.tiles, second.batch_size)
     return one.read_bytes(), many.read_bytes()
 
 
