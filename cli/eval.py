@@ -130,7 +130,7 @@ def command(
 
 def _measure_dataset(dataset: str, as_json: bool, quiet: bool, options: dict[str, Any]) -> str:
     with import_without_gc():
-        from georsr._files import check_writable, write_text
+        from georsr._files import atomic_write_text, check_writable
         from georsr.evaluation.benchmark import csv_table, text_table
         from georsr.evaluation.dataset import prepare
         from georsr.radiometry.degradation_kinds import parse_degradation
@@ -169,17 +169,17 @@ def _measure_dataset(dataset: str, as_json: bool, quiet: bool, options: dict[str
     with make_progress("auto", quiet) as progress:
         report = evaluation.run(progress)
     if csv is not None:
-        write_text(csv, csv_table(report))
+        atomic_write_text(csv, csv_table(report))
     if report_path is not None:
         from georsr.evaluation.reports.benchmark_report import html_page
 
-        write_text(report_path, html_page(report, evaluation.examples(report)))
+        atomic_write_text(report_path, html_page(report, evaluation.examples(report)))
     return report.to_json() if as_json else text_table(report)
 
 
 def _measure_pairs(pairs: Path, as_json: bool, quiet: bool, options: dict[str, Any]) -> str:
     with import_without_gc():
-        from georsr._files import check_writable, write_text
+        from georsr._files import atomic_write_text, check_writable
         from georsr.evaluation.pairs import prepare_pairs
         from georsr.writer.paths import check_outputs
 
@@ -205,7 +205,7 @@ def _measure_pairs(pairs: Path, as_json: bool, quiet: bool, options: dict[str, A
     if page is not None:
         from georsr.evaluation.reports.pairs_report import pairs_page
 
-        write_text(page, pairs_page(report, evaluation.examples))
+        atomic_write_text(page, pairs_page(report, evaluation.examples))
     return report.to_json() if as_json else report.describe()
 
 

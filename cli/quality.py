@@ -92,7 +92,7 @@ def report(
     if html is None and not as_json:
         raise click.UsageError("give --html FILE, --json, or both")
     with import_without_gc():
-        from georsr._files import check_writable, write_text
+        from georsr._files import atomic_write_text, check_writable
         from georsr.evaluation.reports.output_report import report_output
         from georsr.io.reader import open_output
         from georsr.writer.paths import check_outputs
@@ -107,7 +107,7 @@ def report(
     if html is not None:
         from georsr.evaluation.reports.output_report import collect_images, render_html
 
-        write_text(html, render_html(measured, collect_images(measured, layers)))
+        atomic_write_text(html, render_html(measured, collect_images(measured, layers)))
     if as_json:
         click.echo(measured.to_json())
 

@@ -1,4 +1,4 @@
-"""Frozen settings from plain mappings: what a recipe's sections have in common."""
+"""Build frozen dataclasses from plain mappings, such as the sections of a recipe, with checks."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ T = TypeVar("T")
 
 
 def check_fraction(key: str, value: Any) -> None:
-    """Refuse what is not a number of 0 to 1."""
+    """Raise unless ``value`` is a number from 0 to 1."""
     if not (is_number(value) and 0 <= value <= 1):
-        raise UsageError(f"{key} is {value!r}, expected a share of 0 to 1")
+        raise UsageError(f"{key} is {value!r}, expected a fraction from 0 to 1")
 
 
-def check_range(key: str, given: Any, lowest: float, highest: float) -> None:
-    """Refuse what is not two numbers, the lower one first, inside the limits."""
-    if not (isinstance(given, tuple) and len(given) == 2 and all(map(is_number, given))):
-        raise UsageError(f"{key} is {given!r}, expected two numbers, lowest and highest")
-    if not lowest <= given[0] <= given[1] <= highest:
+def check_range(key: str, value: Any, lowest: float, highest: float) -> None:
+    """Raise unless ``value`` is a tuple of two numbers in ascending order within the limits."""
+    if not (isinstance(value, tuple) and len(value) == 2 and all(map(is_number, value))):
+        raise UsageError(f"{key} is {value!r}, expected two numbers, lowest and highest")
+    if not lowest <= value[0] <= value[1] <= highest:
         raise UsageError(
-            f"{key} is {list(given)}, expected lowest and highest in {lowest}..{highest}"
+            f"{key} is {list(value)}, expected lowest and highest in {lowest}..{highest}"
         )
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is an int or a float, and no bool."""
+    """Return whether ``value`` is an int or a float, but not a bool."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def from_dict(cls: type[T], values: Any, where: str) -> T:
+def from_dict(cls: type[T], values: Any, context: str) -> T:
     """Build a dataclass whose ``__post_init__`` checks its values.
 
     Parameters
     ----------
     cls
-        A dataclass without mandatory fields.
+        Dataclass without mandatory fields.
     values
-        Mapping of field names to plain values, as YAML or JSON gives them; lists become tuples.
-    where
-        Names the source in errors.
+        Mapping of field names to plain values, as read from YAML or JSON; lists become tuples.
+    context
+        Source of the values, for error messages.
 
     Raises
     ------
@@ -50,13 +50,13 @@ def from_dict(cls: type[T], values: Any, where: str) -> T:
     """
     known = [f.name for f in fields(cls)]  # type: ignore[arg-type]
     if not isinstance(values, dict):
-        raise UsageError(f"{where}: expected 'key: value' lines, got {values!r}")
+        raise UsageError(f"{context}: expected 'key: value' lines, got {values!r}")
     if unknown := [str(key) for key in values if key not in known]:
-        raise UsageError(f"{where}: unknown key {unknown[0]!r}; known: {', '.join(known)}")
+        raise UsageError(f"{context}: unknown key {unknown[0]!r}; known: {', '.join(known)}")
     plain = {
         key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
     }
     try:
         return cls(**plain)
     except UsageError as error:
-        raise UsageError(f"{where}: {error}") from error
+        raise UsageError(f"{context}: {error}") from error

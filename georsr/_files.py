@@ -1,9 +1,7 @@
-"""Files that georsr writes: made anew under a name of their own, complete before they are named.
+"""Write files atomically, and never through a link, pipe or folder in their place.
 
-A link, pipe or folder that somebody has laid in the place of such a file is never written through.
-
-JSON lines: files that grow by whole lines, and are believed up to the first that is not
-as it was written.
+A file is written under a random name and renamed when it is complete. Files of JSON lines grow by
+appending; each line has a checksum, and reading stops at the first line that is damaged.
 """
 
 from __future__ import annotations
@@ -25,8 +23,7 @@ from typing import IO, Any
 
 from georsr.errors import OutputError, UsageError
 
-# a link fails to open instead of leading elsewhere; a pipe opens at once instead of when somebody
-# else opens its other end; neither exists on Windows
+# Opening a link fails, and opening a pipe does not wait for its other end; not on Windows.
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 _KINDS = (
     (stat.S_ISLNK, "a symbolic link"),
@@ -38,19 +35,19 @@ _KINDS = (
 
 
 def check_regular(path: Path) -> None:
-    """Refuse a path that is anything else than a regular file or free; links are not followed.
+    """Raise if a path exists and is not a regular file; links are not followed.
 
     Raises
     ------
     OutputError
-        It is a symbolic link, directory, pipe, socket or device, or cannot be looked at.
+        The path is a symbolic link, directory, pipe, socket or device, or cannot be examined.
     """
     try:
         mode = path.lstat().st_mode
     except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:
-        raise OutputError(f"{path}: cannot be looked at: {error.strerror or error}") from error
+        raise OutputError(f"{path}: cannot be examined: {error.strerror or error}") from error
     _check_mode(path, mode)
 
 
@@ -58,18 +55,18 @@ def _check_mode(path: Path, mode: int) -> None:
     if not stat.S_ISREG(mode):
         kind = next((text for test, text in _KINDS if test(mode)), "of an unknown kind")
         raise OutputError(
-            f"{path}: is {kind}, expected a regular file or none; georsr writes this file itself "
-            "and never through anything else: remove it, or write to another place"
+            f"{path}: is {kind}, expected a regular file or none; remove it, or write to another "
+            "path"
         )
 
 
 def check_output_path(path: Path) -> None:
-    """Refuse an output path that is no regular file: a link must lead to one.
+    """Raise if an output path exists and is neither a regular file nor a link to one.
 
     Raises
     ------
     OutputError
-        It is a directory, pipe, socket or device, or a link that leads nowhere or to one of these.
+        The path is a directory, pipe, socket or device, a link to one of these, or a broken link.
     """
     if path.is_dir():
         raise OutputError(f"{path}: is a directory; name a file in it")
@@ -79,7 +76,7 @@ def check_output_path(path: Path) -> None:
         if path.is_symlink():
             raise OutputError(
                 f"{path}: is a symbolic link to {path.readlink()}, which does not exist; remove "
-                "the link, or name the file that it is to lead to"
+                "the link, or write to its target"
             ) from error
         return
     except OSError as error:
@@ -89,32 +86,33 @@ def check_output_path(path: Path) -> None:
 
 
 def create_file(path: Path) -> IO[bytes]:
-    """Create a file for reading and writing, where there is nothing yet, not even a link.
+    """Create a file for reading and writing at a path that does not exist, not even as a link.
 
     Raises
     ------
     FileExistsError
-        Something is there.
+        The path exists.
     """
     return path.open("x+b", buffering=0)
 
 
 def open_regular(path: Path, mode: str = "rb") -> IO[bytes]:
-    """Open an existing file that georsr made itself, for example to go on with it.
+    """Open an existing regular file that georsr wrote, for example to resume it.
 
     Parameters
     ----------
     path : Path
+        The file; it is not created.
     mode : str
-        As of `open`, binary; never creates the file.
+        Binary mode of `open`.
 
     Raises
     ------
     FileNotFoundError
-        It does not exist.
+        The file does not exist.
     OutputError
-        It is no regular file; or it is to be written and has several names (hard links), of which
-        another one may be somebody's file.
+        The path is not a regular file, or it is opened for writing and has hard links: writing
+        would change a file of another name.
     """
     check_regular(path)
 
@@ -138,46 +136,47 @@ def open_regular(path: Path, mode: str = "rb") -> IO[bytes]:
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield the path of a new empty file beside ``path``, which gets that name at the end.
+    """Yield the path of an empty file that is renamed to ``path`` when the block succeeds.
 
-    The file is in the same folder, because a rename is atomic within a file system only; it has a
-    random name, at which nobody can lay a link beforehand. It is removed if the block fails.
+    The file lies in the folder of ``path``, because renaming is atomic only within a file system.
+    Its name is random, so that nobody can put a link there beforehand. If the block fails, it is
+    removed.
     """
-    fresh = path.with_name(f"{_temp_stem(path)}.{secrets.token_hex(8)}")
-    create_file(fresh).close()
+    temporary = path.with_name(f"{_temp_stem(path)}.{secrets.token_hex(8)}")
+    create_file(temporary).close()
     try:
-        yield fresh
-        fresh.replace(path)
+        yield temporary
+        temporary.replace(path)
     finally:
-        fresh.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def _temp_stem(path: Path) -> str:
-    """As much of a name as leaves room for an ending: names have 255 bytes."""
+    """Return the start of a temporary file's name; names are limited to 255 bytes."""
     name = path.name if path.name.startswith(".") else f".{path.name}"
     return os.fsdecode(os.fsencode(name)[:225])
 
 
 def remove_temp_files(path: Path) -> None:
-    """Remove what `atomic_write` has left of ``path`` where it was killed.
+    """Remove temporary files of ``path`` that a killed process left.
 
-    Call it only where no other process can be writing ``path``: with a lock.
+    Call it only while holding a lock, so that no other process is writing ``path``.
     """
     stem = _temp_stem(path)
-    for left in path.parent.glob(f"{glob.escape(stem)}.*"):
-        if re.fullmatch(r"\.[0-9a-f]{16}", left.name[len(stem) :]):
-            left.unlink(missing_ok=True)
+    for file in path.parent.glob(f"{glob.escape(stem)}.*"):
+        if re.fullmatch(r"\.[0-9a-f]{16}", file.name[len(stem) :]):
+            file.unlink(missing_ok=True)
 
 
 def check_writable(path: Path, *, overwrite: bool) -> None:
-    """Refuse a path that cannot or must not be written; nothing is changed.
+    """Raise if a file cannot be written, or exists and must not be overwritten.
 
     Raises
     ------
     UsageError
-        The file exists and must not be overwritten.
+        The file exists and ``overwrite`` is False.
     OutputError
-        It is no regular file, or its folder is missing or cannot be written to.
+        The path is not a regular file, or its folder is missing or not writable.
     """
     check_output_path(path)
     if path.exists() and not overwrite:
@@ -188,89 +187,89 @@ def check_writable(path: Path, *, overwrite: bool) -> None:
 
 
 def check_parent_writable(path: Path, name: str) -> None:
-    """Refuse a file whose folder is missing or cannot be written to; ``name`` is for the message.
+    """Raise if the folder of a file is missing or not writable; ``name`` is for the message.
 
     Raises
     ------
     OutputError
-        Says which, and why.
+        The folder is missing or not writable.
     """
     if not path.parent.is_dir():
-        raise OutputError(f"{name}: there is no folder {path.parent}; create it first")
+        raise OutputError(f"{name}: the folder {path.parent} does not exist; create it first")
     try:
-        # permission bits do not tell the truth on every file system; where the system can, this
-        # file has no name, and nothing is left of it when the process is killed here
+        # Permission bits are not reliable on every file system. On Linux this file has no name, so
+        # that nothing is left if the process is killed here.
         tempfile.TemporaryFile(dir=path.parent, prefix=".georsr-", suffix=".probe").close()
     except OSError as error:
-        why = error.strerror or error
+        reason = error.strerror or error
         raise OutputError(
-            f"{name}: the folder {path.parent} cannot be written to: {why}"
+            f"{name}: the folder {path.parent} cannot be written to: {reason}"
         ) from error
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text, in place of an existing file only when it is complete.
+def atomic_write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text; an existing file is replaced only when the text is complete.
 
     Raises
     ------
     OutputError
-        It could not be written; ``path`` is what it was.
+        The text cannot be written; ``path`` is unchanged.
     """
     try:
-        with atomic_write(path) as fresh:
-            fresh.write_text(text, encoding="utf-8", newline="\n")
+        with atomic_write(path) as temporary:
+            temporary.write_text(text, encoding="utf-8", newline="\n")
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def private_temp_dir() -> Path:
-    """Create or find the folder for temporary files that only this user can read and write.
+    """Return the folder for temporary files, which only this user can read and write.
 
-    Their names follow from what is written, so that an interrupted run is found again; in a folder
-    that all users share, others could lay links under these names.
+    The names of the files are derived from the output's, so that an interrupted run can be resumed.
+    In a folder shared by all users, others could put links under these names.
 
     Raises
     ------
     OutputError
-        The folder is another user's, or others may write to it.
+        The folder cannot be created, belongs to another user, or others may write to it.
     """
     shared = Path(tempfile.gettempdir())
-    if sys.platform == "win32":  # where each user has a folder for temporary files
+    if sys.platform == "win32":  # each user has a folder for temporary files
         return shared
     folder = shared / f"georsr-{os.getuid()}"
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
         status = folder.lstat()
     except OSError as error:
-        raise OutputError(f"{folder}: cannot be made: {error.strerror or error}") from error
+        raise OutputError(f"{folder}: cannot be created: {error.strerror or error}") from error
     owned = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
     if not owned or stat.S_IMODE(status.st_mode) & 0o077:
         raise OutputError(
-            f"{folder}: is not a folder that only you can write to, expected owner {os.getuid()} "
-            "and mode 700; remove it, or set TMPDIR to a folder of yours"
+            f"{folder}: others can write to this folder, expected owner {os.getuid()} and "
+            "mode 700; remove it, or set TMPDIR to a folder of your own"
         )
     return folder
 
 
 def sha256(path: Path) -> str:
-    """Compute the SHA-256 of a file, as hexadecimal digits."""
+    """Return the SHA-256 of a file as hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 CHECKSUM = "crc32"
-"""Name of the last value of a line: of the line without it."""
+"""Key of the last value of a line, the checksum of the line without it."""
 HASHED_KEYS = ("source",)
-"""Parts of a key whose values say nothing to people."""
+"""Keys whose values are hashes, which messages leave out."""
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield entries up to the first that is not whole.
+    """Yield the entries of a file of JSON lines up to the first damaged line.
 
     Raises
     ------
     OutputError
-        Something else than a file of ours is in its place.
+        The path is not a regular file.
     """
     try:
         with open_regular(path) as file:
@@ -282,7 +281,7 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
             entry = json.loads(text)
         except (ValueError, RecursionError):
             return
-        # a line that was changed may still be JSON, and say what is not so
+        # a changed line may still be valid JSON
         if not isinstance(entry, dict) or jsonl_line(_without_checksum(entry)) != text + b"\n":
             return
         yield _without_checksum(entry)
@@ -293,18 +292,18 @@ def _without_checksum(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def jsonl_line(entry: Mapping[str, Any]) -> bytes:
-    """An entry as it is appended."""
+    """Return the line of an entry, with its checksum."""
     text = json.dumps(entry, separators=(",", ":"))
-    whole = {**entry, CHECKSUM: zlib.crc32(text.encode())}
-    return json.dumps(whole, separators=(",", ":")).encode() + b"\n"
+    checked = {**entry, CHECKSUM: zlib.crc32(text.encode())}
+    return json.dumps(checked, separators=(",", ":")).encode() + b"\n"
 
 
-def key_differences(theirs: Mapping[str, str], ours: Mapping[str, str]) -> list[str]:
-    """In what the keys of two runs differ, for people."""
+def key_differences(recorded: Mapping[str, str], current: Mapping[str, str]) -> list[str]:
+    """Describe the differences between the keys of a recorded run and of the current one."""
     return [
-        f"{name} was {theirs.get(name)}, is {ours.get(name)}"
+        f"{name} was {recorded.get(name)}, is {current.get(name)}"
         if name not in HASHED_KEYS
-        else f"the {name} is not the same"
-        for name in sorted({*theirs, *ours})
-        if theirs.get(name) != ours.get(name)
+        else f"the {name} has changed"
+        for name in sorted({*recorded, *current})
+        if recorded.get(name) != current.get(name)
     ]

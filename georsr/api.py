@@ -16,12 +16,10 @@ from georsr.inference.bands import match_bands
 from georsr.io.mosaic import open_sources
 from georsr.io.reader import RasterReader, open_output
 from georsr.jobs.estimate import RunEstimate, estimate_run
-from georsr.jobs.executor import Executor, LocalExecutor
 from georsr.jobs.parts_index import parts_journal, parts_lock, parts_outputs
-from georsr.jobs.run import run
+from georsr.jobs.run import Executor, LocalExecutor, run
 from georsr.models.io import Model, open_model
 from georsr.quality.qgis_style import style_path
-from georsr.quality.write import run_layers
 from georsr.reports import read_output_tags
 from georsr.window import AnyArray, BoolArray
 from georsr.writer.lock import Lock
@@ -148,13 +146,22 @@ def super_resolve(
             if stac is not None:
                 write_stac_item(stac, report, opened.spec, overwrite=replace_item)
 
-        request = (reader, path, opened, config, progress, should_stop)
+        control = (progress, should_stop)
         with _cluster(opened, config, workers, scheduler, security, should_stop) as cluster:
             if outputs.parts is not None:
                 from georsr.jobs.parts import run_parts
 
-                return run_parts(*request, outputs.parts, cluster, write_stac)
-            return run(*request, _executor(cluster), outputs.quality, write_stac)
+                return run_parts(
+                    reader, path, opened, config, *control, outputs.parts, cluster, write_stac
+                )
+            executor = _executor(cluster)
+            if outputs.quality is not None:
+                from georsr.quality.write import run_with_layers
+
+                return run_with_layers(
+                    reader, path, outputs.quality, opened, config, *control, executor, write_stac
+                )
+            return run(reader, path, opened, config, *control, executor, write_stac)
 
 
 def estimate(
@@ -262,6 +269,8 @@ def quality_layers(
     check_outputs(outputs.files(), _inputs(source, opened, config) | {"output": [output_path]})
     if not os.path.lexists(temp_paths(path).journal):
         Lock(temp_paths(path).lock, path).clean()
+    from georsr.quality.write import run_layers
+
     with _open(source, opened, config) as (reader, opened):
         inputs = _inputs(source, opened, config, reader)
         check_outputs(outputs.files(), inputs | {"output": [output_path]})

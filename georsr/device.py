@@ -1,7 +1,4 @@
-"""Which device computes, and in which precision.
-
-Recognise errors of the device.
-"""
+"""Choose the device and the precision of a network, and recognize errors of the device."""
 
 from __future__ import annotations
 
@@ -23,19 +20,19 @@ _NO_MEMORY = (
     "bad allocation",  # C++ on Windows
     "bad_alloc",  # C++ elsewhere
 )
-"""What libraries say, in lower case, for want of a class of their own."""
+"""Messages, in lower case, of libraries that have no exception class for a lack of memory."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that memory ran out, and nothing else."""
+    """Return whether an error means that memory ran out."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     library = isinstance(error, RuntimeError) or type(error).__module__.startswith("onnxruntime")
-    return library and any(words in str(error).lower() for words in _NO_MEMORY)
+    return library and any(message in str(error).lower() for message in _NO_MEMORY)
 
 
 def is_device_failure(error: BaseException | None) -> bool:
-    """Whether an error means that a device fell over, rather than a network that cannot."""
+    """Return whether an error means that the device failed, rather than the network."""
     return isinstance(error, getattr(torch, "AcceleratorError", ())) or (
         isinstance(error, RuntimeError) and "CUDA error" in str(error)
     )
@@ -52,7 +49,7 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 
 @dataclass(frozen=True)
 class DeviceConfig:
-    """A device and the precision of the network on it."""
+    """A device, and the precision of a network on it."""
 
     device: torch.device
     dtype: torch.dtype
@@ -61,11 +58,11 @@ class DeviceConfig:
 
     @property
     def precision(self) -> str:
-        """``fp32``, ``bf16`` or ``fp16``."""
+        """Return ``fp32``, ``bf16`` or ``fp16``."""
         return next(name for name, dtype in PRECISIONS.items() if dtype == self.dtype)
 
     def describe(self) -> str:
-        """For the log: device, its name, precision, threads."""
+        """Describe device, its name, precision and threads for the log."""
         if self.device.type == "cuda":
             return f"{self.device} ({torch.cuda.get_device_name(self.device)}), {self.precision}"
         if self.device.type == "cpu":
@@ -82,22 +79,23 @@ def select_device(
     Parameters
     ----------
     device
-        ``auto`` (CUDA, else Apple's MPS, else CPU), ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+        ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto``: CUDA, else Apple's MPS, else the CPU.
     precision
-        ``auto`` is float32 on CPU and MPS, and bfloat16 (float16 before Ampere) on CUDA.
+        ``fp32``, ``bf16``, ``fp16``, or ``auto``: float32 on CPU and MPS, bfloat16 (float16 before
+        Ampere) on CUDA.
     backend
         ``torch``, or ``onnx``, which computes in float32 on the CPU.
 
     Raises
     ------
     UsageError
-        The device is unknown or not present, or not one of the backend's.
+        The device is unknown or missing, or the backend does not support it.
     """
     if backend == "onnx":
         if device not in ("auto", "cpu") or precision not in ("auto", "fp32"):
             raise UsageError(
                 f"backend onnx computes in fp32 on the cpu, not in {precision} on {device}; "
-                "leave --device and --precision away, or use --backend torch"
+                "omit --device and --precision, or use --backend torch"
             )
         return DeviceConfig(torch.device("cpu"), torch.float32, backend)
     if device == "auto":
@@ -134,7 +132,7 @@ def _check_present(device: torch.device) -> None:
 
 @contextmanager
 def cpu_threads(count: int | None) -> Iterator[None]:
-    """Use ``count`` threads for torch on the CPU inside the block, then restore."""
+    """Set the number of CPU threads of torch inside the block, and restore it afterwards."""
     before = torch.get_num_threads()
     if count is not None:
         torch.set_num_threads(count)

@@ -1,181 +1,73 @@
-"""Progress, with three faces: a bar for people, JSON lines for programs, nothing."""
+"""Report the progress of a run: as a bar, as JSON lines or not at all; cancel it; time its stages.
+
+`Progress` is what a caller passes in. `RunContext` is what the stages of a run pass on to each
+other: the progress of the run, whether to stop, and the seconds of each stage.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
-from types import TracebackType
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import IO, Any, Protocol, Self
 
 from georsr.errors import InterruptedRunError
 
 
 class Progress(Protocol):
-    """What the engine tells while it works; used as a context manager."""
+    """Receives the progress of a run; a context manager."""
 
     def start(self, total: int, unit: str) -> None:
-        """``total`` units of work lie ahead."""
+        """Begin to count to ``total`` units of work."""
 
     def advance(self, count: int = 1) -> None:
-        """``count`` more units are done."""
+        """Count ``count`` more units as done."""
 
     def __enter__(self) -> Self: ...
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
+    def __exit__(self, *exception: object) -> None: ...
 
 
 class NullProgress:
-    """Says nothing."""
+    """Shows nothing."""
 
     def start(self, total: int, unit: str) -> None:
-        """Ignore."""
+        """Ignore the total."""
 
     def advance(self, count: int = 1) -> None:
-        """Ignore."""
+        """Ignore the count."""
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Nothing to end."""
-
-
-class ProgressStages:
-    """Several passes over the same units of work, told as one.
-
-    Parameters
-    ----------
-    inner
-        Who is really told.
-    costs
-        Of one unit in each pass, in the order of the passes.
-    """
-
-    def __init__(self, inner: Progress, costs: Sequence[int]) -> None:
-        self._inner, self._costs = inner, costs
-        self._whole = self._done = 0
-
-    def stage(self, number: int) -> Progress:
-        """Where pass ``number`` reports to; a pass that starts anew begins at its own start."""
-        return _Stage(self, number)
-
-    def begin(self, number: int, total: int, unit: str) -> None:
-        """Pass ``number`` begins."""
-        whole, before = total * sum(self._costs), total * sum(self._costs[:number])
-        if whole != self._whole or before < self._done:
-            self._whole, self._done = whole, 0
-            self._inner.start(whole, unit)
-        self._add(before - self._done)
-
-    def advance(self, number: int, count: int) -> None:
-        """So many units of a pass are done."""
-        self._add(count * self._costs[number])
-
-    def _add(self, count: int) -> None:
-        self._done += count
-        self._inner.advance(count)
-
-
-class _Stage(NullProgress):
-    def __init__(self, stages: ProgressStages, number: int) -> None:
-        self._stages, self._number = stages, number
-
-    def start(self, total: int, unit: str) -> None:
-        self._stages.begin(self._number, total, unit)
-
-    def advance(self, count: int = 1) -> None:
-        self._stages.advance(self._number, count)
-
-
-class Cancellable(NullProgress):
-    """Passes everything on, and raises once it is asked to stop.
-
-    Parameters
-    ----------
-    inner
-        Who is really told.
-    stopped
-        Whether to stop.
-    """
-
-    def __init__(self, inner: Progress, stopped: Callable[[], bool]) -> None:
-        self._inner, self.stopped = inner, stopped
-
-    def start(self, total: int, unit: str) -> None:
-        """Pass on."""
-        self._inner.start(total, unit)
-
-    def advance(self, count: int = 1) -> None:
-        """Pass on, then look."""
-        self._inner.advance(count)
-        self.check_cancelled()
-
-    def check_cancelled(self) -> None:
-        """Raise if asked to stop.
-
-        Raises
-        ------
-        InterruptedRunError
-        """
-        if self.stopped():
-            raise InterruptedRunError("interrupted")
-
-
-class AreaProgress:
-    """Counts tiles by the pixels that are done: those across borders are counted in part.
-
-    Parameters
-    ----------
-    inner
-        Who is told of tiles.
-    tiles, pixels
-        Of the whole product.
-    """
-
-    def __init__(self, inner: Progress, tiles: int, pixels: int) -> None:
-        self._inner, self._tiles, self._pixels = inner, tiles, pixels
-        self._done = self._told = 0
-
-    def add(self, pixels: int) -> None:
-        """So many more pixels are done."""
-        self._done += pixels
-        now = self._tiles * self._done // self._pixels
-        self._inner.advance(now - self._told)
-        self._told = now
+    def __exit__(self, *exception: object) -> None:
+        pass
 
 
 class TqdmProgress(NullProgress):
-    """A tqdm bar with rate and remaining time, on stderr; only where that is a terminal.
+    """Draws a tqdm bar with rate and remaining time on stderr.
 
     Parameters
     ----------
     always
-        Draw also where stderr is no terminal.
+        Draw the bar also where stderr is not a terminal.
     """
 
     def __init__(self, always: bool = False) -> None:
         from tqdm import tqdm
 
         self._bar: Any = None
-        self._make = tqdm
+        self._tqdm = tqdm
         self._disable = False if always else None
 
     def start(self, total: int, unit: str) -> None:
-        """Draw the empty bar."""
+        """Draw an empty bar."""
         if self._bar is not None:
             self._bar.close()
-        self._bar = self._make(
+        self._bar = self._tqdm(
             total=total,
             unit=f" {unit}",
             disable=self._disable,
@@ -184,23 +76,18 @@ class TqdmProgress(NullProgress):
         )
 
     def advance(self, count: int = 1) -> None:
-        """Move the bar."""
+        """Advance the bar."""
         if self._bar is not None:
             self._bar.update(count)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         """Leave the bar as it stands."""
         if self._bar is not None:
             self._bar.close()
 
 
 class JsonProgress(NullProgress):
-    """One JSON object a line: ``{"event": "progress", "done": 12, "total": 40, ...}``."""
+    """Writes one JSON object per line: ``{"event": "progress", "done": 12, "total": 40, ...}``."""
 
     def __init__(self, stream: IO[str] | None = None) -> None:
         self._stream = stream or sys.stderr
@@ -208,7 +95,7 @@ class JsonProgress(NullProgress):
         self._unit = ""
 
     def start(self, total: int, unit: str) -> None:
-        """Write the zero line."""
+        """Write a line with nothing done."""
         self._done, self._total, self._unit = 0, total, unit
         self.advance(0)
 
@@ -223,3 +110,90 @@ class JsonProgress(NullProgress):
         }
         self._stream.write(json.dumps(event) + "\n")
         self._stream.flush()
+
+
+class RunProgress:
+    """Reports the tiles of a run of one or more passes as a single count.
+
+    Parameters
+    ----------
+    progress
+        Receives the count.
+    costs
+        Cost of one tile in each pass, in the order of the passes.
+    """
+
+    def __init__(self, progress: Progress | None = None, costs: Sequence[int] = (1,)) -> None:
+        self._progress, self._costs = progress or NullProgress(), costs
+        self._before = self._cost = self._done = self._total = 0
+
+    def start_pass(self, number: int, tiles: int) -> None:
+        """Begin pass ``number`` over ``tiles`` tiles, or begin it again with smaller ones."""
+        total = tiles * sum(self._costs)
+        self._before, self._cost = tiles * sum(self._costs[:number]), self._costs[number]
+        if total != self._total or self._before < self._done:
+            self._progress.start(total, "tiles")
+            self._total, self._done = total, 0
+        self.report(0)
+
+    def report(self, tiles: int) -> None:
+        """Report that ``tiles`` tiles of the pass are done; a count that was passed is ignored."""
+        done = self._before + tiles * self._cost
+        if done > self._done:
+            self._progress.advance(done - self._done)
+            self._done = done
+
+
+@dataclass
+class Timer:
+    """Adds up seconds by stage."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def section(self, name: str) -> Iterator[None]:
+        """Add the time spent inside the block to stage ``name``."""
+        since = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - since
+
+    def rounded(self) -> dict[str, float]:
+        """Return the seconds of the finished stages, to the millisecond."""
+        return {name: round(seconds, 3) for name, seconds in self.seconds.items()}
+
+
+def never() -> bool:
+    """Return False: a run that is not cancelled."""
+    return False
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """Progress, cancellation and timing of a run, passed from stage to stage.
+
+    Attributes
+    ----------
+    progress : RunProgress
+        Counts the tiles that are done.
+    should_stop : callable
+        Called after each tile; the run ends when it returns True.
+    timer : Timer
+        Seconds by stage.
+    """
+
+    progress: RunProgress = field(default_factory=RunProgress)
+    should_stop: Callable[[], bool] = never
+    timer: Timer = field(default_factory=Timer)
+
+    def check_cancelled(self) -> None:
+        """Raise if the run is to stop.
+
+        Raises
+        ------
+        InterruptedRunError
+            ``should_stop`` returned True.
+        """
+        if self.should_stop():
+            raise InterruptedRunError("interrupted")

@@ -1,4 +1,4 @@
-"""Text for people: without passwords and signatures, and without control characters."""
+"""Remove passwords, signatures and control characters from messages."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ ALLOWED_PARAMETERS = re.compile(
     r"a_\w+|bands|block|colorinterp|eco|epo|expand|exponent|gcp|if|mask|no(gcp|rat)|ot|outsize|ovr"
     r"|projwin(_srs)?|r|scale|sd(_name)?|sha256|srcwin|strict|tr|transpose|unscale"
 )
-"""Parameters of an address that are kept: those of ``vrt://``, and a model's checksum."""
+"""URL parameters that are kept: those of ``vrt://``, and the checksum of a model."""
 
 _WORD = r"[^\s\"'<>\\{}]"
-# pathlib makes one slash of two; a scheme of one letter is a drive
+# pathlib turns two slashes into one; a scheme of one letter is a drive of Windows
 _ADDRESS = re.compile(rf"\b([a-z][a-z0-9+.-]+:/+)({_WORD}*)", re.IGNORECASE)
 _USER = re.compile(r"^[^/?#]*@")
 _NESTED = re.compile(r"(:/+)[^/?#@\s]*@")
-# terms that another one follows may hold blanks, as GDAL accepts them; the last one ends at one
+# GDAL accepts blanks in parameters; only the last one ends at a blank
 _VSI = re.compile(
     rf"(/vsi[a-z0-9_]*)\?((?:\w[\w.]*=[^&\"'\n{{}}]*&)*"
     rf"\w[\w.]*=(?:(?:Bearer|Basic|Token) +)?{_WORD}*)",
@@ -33,10 +33,10 @@ _PARTS = re.compile(r"(.*?)([?#].*?|&[\w.-]+=.*?)?([:;,.)]*)", re.DOTALL)
 
 
 def escape_control_characters(text: str) -> str:
-    """Escape what would do more than show in a terminal: control characters and line ends.
+    """Escape control characters and line ends, so that a terminal only shows the text.
 
-    Names of files, tags and messages of libraries are somebody else's: they must not colour the
-    screen, move the cursor, or begin a line that looks like one of ours.
+    File names, tags and messages of libraries are untrusted: they must not colour the screen, move
+    the cursor, or start a line that looks like one of georsr.
     """
     return "".join(
         c if c.isprintable() or unicodedata.category(c) == "Zs" else ascii(c)[1:-1] for c in text
@@ -44,42 +44,41 @@ def escape_control_characters(text: str) -> str:
 
 
 def redact_url(text: str) -> str:
-    """Leave out what gives access: user names, passwords, and parameters of addresses.
+    """Remove user names, passwords and URL parameters from text.
 
     Parameters
     ----------
     text
-        An address, the name of a file, a message or a document; addresses may stand anywhere in
-        it, also in GDAL's notations: ``/vsicurl/``, ``/vsicurl?url=...``, ``vrt://``, subdatasets
-        and connection strings.
+        URL, file name, message or document. URLs may be anywhere in it, also in the forms of GDAL:
+        ``/vsicurl/``, ``/vsicurl?url=...``, ``vrt://``, subdatasets and connection strings.
 
     Returns
     -------
     str
-        ``https://me:word@host/a.tif?sig=abc`` becomes ``https://host/a.tif``. Of parameters only
-        those of `ALLOWED_PARAMETERS` are kept, since any other name may carry a token. Text without
-        an address or a password is returned as it is.
+        ``https://me:word@host/a.tif?sig=abc`` becomes ``https://host/a.tif``. Only the parameters
+        in `ALLOWED_PARAMETERS` are kept, because any other may be a token. Text without a URL or a
+        password is unchanged.
     """
-    text = _VSI.sub(_vsi, text)
-    text = _ADDRESS.sub(_address, text)
+    text = _VSI.sub(_redact_vsi, text)
+    text = _ADDRESS.sub(_redact_match, text)
     return _NAMED.sub(r"\1***", text)
 
 
-def _vsi(found: re.Match[str]) -> str:
-    """``/vsicurl?header.X=secret&url=ADDRESS`` -> ``/vsicurl/ADDRESS``."""
-    terms = dict(term.partition("=")[::2] for term in found[2].split("&"))
-    punctuation = ":" if found[2].endswith(":") else ""
-    return f"{found[1]}/{unquote(terms.get('url', '').rstrip(':'))}{punctuation}"
+def _redact_vsi(match: re.Match[str]) -> str:
+    """Turn ``/vsicurl?header.X=secret&url=URL`` into ``/vsicurl/URL``."""
+    terms = dict(term.partition("=")[::2] for term in match[2].split("&"))
+    punctuation = ":" if match[2].endswith(":") else ""
+    return f"{match[1]}/{unquote(terms.get('url', '').rstrip(':'))}{punctuation}"
 
 
-def _address(found: re.Match[str]) -> str:
-    scheme, rest = found.groups()
+def _redact_match(match: re.Match[str]) -> str:
+    scheme, rest = match.groups()
     parts = _PARTS.fullmatch(rest)
     assert parts is not None
-    place, terms, punctuation = parts.groups(default="")
-    place = _NESTED.sub(r"\1", _USER.sub("", place))
+    location, terms, punctuation = parts.groups(default="")
+    location = _NESTED.sub(r"\1", _USER.sub("", location))
     kept = [
         t for t in re.split(r"[?&#]", terms) if ALLOWED_PARAMETERS.fullmatch(t.partition("=")[0])
     ]
-    mark = terms[:1] if kept else ""
-    return f"{scheme}{place}{mark}{'&'.join(kept)}{punctuation}"
+    separator = terms[:1] if kept else ""
+    return f"{scheme}{location}{separator}{'&'.join(kept)}{punctuation}"

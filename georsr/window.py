@@ -1,8 +1,6 @@
-"""Small value types shared by the rooms: axis order is carried by name, never by position.
+"""Windows of pixels, and the pixels of a window with their validity.
 
-Pixels of a window, with their validity.
-
-Windows with a margin.
+Rows and columns are addressed by name (``top``, ``left``, ``height``, ``width``).
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ AnyArray = npt.NDArray[Any]
 
 @dataclass(frozen=True, order=True)
 class Window:
-    """A rectangle of pixels: rows ``top .. top + height``, columns ``left .. left + width``."""
+    """Rectangle of pixels: ``height`` rows from ``top``, ``width`` columns from ``left``."""
 
     top: int
     left: int
@@ -29,35 +27,35 @@ class Window:
 
     @property
     def bottom(self) -> int:
-        """First row below the window."""
+        """Return the first row below the window."""
         return self.top + self.height
 
     @property
     def right(self) -> int:
-        """First column right of the window."""
+        """Return the first column right of the window."""
         return self.left + self.width
 
     @property
     def slices(self) -> tuple[slice, slice]:
-        """(rows, columns) to index an array whose last two axes are (y, x)."""
+        """Return (rows, columns) to index an array whose last two axes are (y, x)."""
         return slice(self.top, self.bottom), slice(self.left, self.right)
 
     def coarser(self, scale: int) -> Window:
-        """The same rectangle on a grid ``scale`` times coarser, of whose pixels it is made."""
+        """Return the rectangle on a grid with ``scale`` times larger pixels, rounded down."""
         return Window(
             self.top // scale, self.left // scale, self.height // scale, self.width // scale
         )
 
     def scaled(self, scale: int) -> Window:
-        """The same rectangle on a grid ``scale`` times finer."""
+        """Return the rectangle on a grid with ``scale`` times smaller pixels."""
         return Window(self.top * scale, self.left * scale, self.height * scale, self.width * scale)
 
     def relative_to(self, origin: Window) -> Window:
-        """The same rectangle counted from the top left corner of ``origin``."""
+        """Return the rectangle relative to the top left corner of ``origin``."""
         return Window(self.top - origin.top, self.left - origin.left, self.height, self.width)
 
     def moved(self, down: int, right: int) -> Window:
-        """The same size elsewhere."""
+        """Return the window moved by ``down`` rows and ``right`` columns."""
         return Window(self.top + down, self.left + right, self.height, self.width)
 
     def grow(self, margin: int) -> Window:
@@ -66,7 +64,7 @@ class Window:
         return Window(self.top - margin, self.left - margin, self.height + size, self.width + size)
 
     def intersection(self, other: Window) -> Window | None:
-        """Common part with ``other``, or None where they do not touch."""
+        """Return the intersection with ``other``, or None if it is empty."""
         top, left = max(self.top, other.top), max(self.left, other.left)
         height = min(self.bottom, other.bottom) - top
         width = min(self.right, other.right) - left
@@ -78,16 +76,16 @@ class Window:
 
 @dataclass(frozen=True)
 class PixelBlock:
-    """Pixels of one window.
+    """Pixels of one window of a raster.
 
     Attributes
     ----------
     values : (C, h, w), data type of `RasterInfo.dtype`
-        As stored: scale and offset are not applied.
+        Stored values, without scale and offset.
     valid : bool (C, h, w)
         False for nodata, masked, fully transparent, NaN and infinite pixels.
     alpha : (h, w) or None
-        The alpha band as stored, if the raster has one.
+        Stored values of the alpha band, if the raster has one.
     """
 
     values: AnyArray
@@ -97,7 +95,7 @@ class PixelBlock:
 
 @dataclass(frozen=True)
 class PixelSample:
-    """Pixels from all over the raster, for statistics: ``values`` and ``valid`` are (C, n)."""
+    """Sample of pixels of a raster for statistics; ``values`` and ``valid`` are (C, n)."""
 
     values: AnyArray
     valid: BoolArray

@@ -5,7 +5,7 @@ from georsr import system
 
 def test_the_limit_of_a_container_counts(tmp_path, monkeypatch):
     limit = tmp_path / "memory.max"
-    monkeypatch.setattr(system, "_CGROUPS", (tmp_path / "none", limit))
+    monkeypatch.setattr(system, "CGROUP_LIMITS", (tmp_path / "none", limit))
     limit.write_text("max\n")
     whole = system.memory_limit()
     assert whole > 2**28
@@ -25,8 +25,8 @@ def test_the_limit_of_a_container_counts(tmp_path, monkeypatch):
 )
 def test_the_limit_of_a_job_counts(line, limit, tmp_path, monkeypatch):
     groups = ("memory.max", "memory/memory.limit_in_bytes")
-    monkeypatch.setattr(system, "_CGROUPS", tuple(tmp_path / name for name in groups))
-    monkeypatch.setattr(system, "_OWN_GROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(system, "CGROUP_LIMITS", tuple(tmp_path / name for name in groups))
+    monkeypatch.setattr(system, "PROCESS_CGROUPS", tmp_path / "cgroup")
     whole = system.memory_limit()
     (tmp_path / "cgroup").write_text(f"12:cpuset:/other\n{line}\nnonsense\n")
     assert system.memory_limit() == whole

@@ -22,13 +22,13 @@ import numpy as np
 from benchmarks.quality import uncertainty_metrics
 from georsr.device import cpu_threads, select_device
 from georsr.evaluation.dataset import DegradedImages
-from georsr.inference.predictor import TilePredictor, single_forward
+from georsr.inference.predictor import TilePredictor
 from georsr.io.image_datasets import open_dataset
 from georsr.models.io import open_model
 from georsr.quality.layers import (
     GRADIENT,
     WITHIN,
-    EnsembleStatistics,
+    EnsemblePredictor,
     calibration_of,
     expected_error,
 )
@@ -45,17 +45,15 @@ def soundings(name, root, split, degradation, limit):
     """Yield deviation, gradient, error, (H, W) on the 0..1 scale, image by image."""
 
     model = open_model(name)
-    inference = TilePredictor(model, select_device("cpu"), 1)
-    asked = EnsembleStatistics(inference.network, model.spec.scale)
+    predictor = TilePredictor(model, select_device("cpu"), 1)
+    ensemble = EnsemblePredictor(model, select_device("cpu"), 1)
     folder = open_dataset(root, "auto", split=split)
     images = DegradedImages(folder, parse_degradation(degradation), model.spec.scale, limit)
     inner = slice(FRAME, -FRAME)
     for sample in images:
         x = (sample.lr / np.float32(255)).astype(np.float32)
-        inference.ask = asked
-        planes = inference([x], [sample.name])[0]
-        inference.ask = single_forward
-        product = np.clip(np.rint(inference([x], [sample.name])[0] * 255), 0, 255)
+        planes = ensemble([x], [sample.name])[0]
+        product = np.clip(np.rint(predictor([x], [sample.name])[0] * 255), 0, 255)
         error = np.abs(product - sample.hr).mean(0) / 255
         deviation, gradient = np.sqrt(planes[WITHIN]), planes[GRADIENT]
         yield deviation[inner, inner], gradient[inner, inner], error[inner, inner]

@@ -28,7 +28,7 @@ from distributed import Client
 from georsr.distributed.executor import ordered_blocks
 from georsr.distributed.task_queue import TaskQueue
 from georsr.distributed.worker import RunPlugin
-from georsr.inference.pipeline import Timer
+from georsr.progress import Timer
 from georsr.tiling.grid import make_grid
 from georsr.tiling.partition import TaskGrid
 from georsr.window import Window

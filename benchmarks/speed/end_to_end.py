@@ -127,7 +127,7 @@ class Within:
     """Processor time of the network's calls, whoever makes them, while the block is open."""
 
     def __enter__(self) -> Self:
-        self.seconds, self._lock, self._call = 0.0, threading.Lock(), TilePredictor.pass_once
+        self.seconds, self._lock, self._call = 0.0, threading.Lock(), TilePredictor.forward_pass
 
         def timed(inference: TilePredictor, x: torch.Tensor) -> torch.Tensor:
             since = time.thread_time()
@@ -136,11 +136,11 @@ class Within:
                 self.seconds += time.thread_time() - since
             return made
 
-        TilePredictor.pass_once = timed
+        TilePredictor.forward_pass = timed
         return self
 
     def __exit__(self, *_: object) -> None:
-        TilePredictor.pass_once = self._call
+        TilePredictor.forward_pass = self._call
 
 
 class Watch:

@@ -17,13 +17,14 @@ from georsr.distributed.cluster import Cluster
 from georsr.distributed.task_queue import PREFETCH_BATCHES, IndexedTask, TaskQueue
 from georsr.errors import ResourceError
 from georsr.inference.model_cache import ModelRef, cached_predictor, load_cached, model_ref
-from georsr.inference.pipeline import ResidualStats, Timer
+from georsr.inference.pipeline import RunStats
 from georsr.inference.predictor import TilePredictor
+from georsr.inference.threads import write_in_background
 from georsr.io.gdal_env import absolute_path
-from georsr.jobs.executor import tile_stream, write_in_background
 from georsr.jobs.job import SRJob, memory_of, source_hash
 from georsr.jobs.preflight import BASE_MEMORY
-from georsr.progress import AreaProgress, Cancellable, NullProgress
+from georsr.jobs.run import tile_pipeline
+from georsr.progress import RunContext, Timer
 from georsr.system import memory_limit
 from georsr.tiling.grid import TileGrid
 from georsr.tiling.partition import TaskGrid, completion_order, task_grid
@@ -122,18 +123,11 @@ class BlockResult:
     Attributes
     ----------
     blocks : list of (block row, block column, EncodedBlock)
-    batch : int
-        Tiles per call of the network.
-    skipped : int
-        Number of tiles without a valid pixel.
-    deviation : ResidualStats
-        Differences between the network's outputs and the source, before consistency.
+    stats : RunStats
     """
 
     blocks: list[IndexedBlock]
-    batch: int
-    skipped: int
-    deviation: ResidualStats
+    stats: RunStats
 
 
 def compute_blocks(
@@ -141,16 +135,16 @@ def compute_blocks(
 ) -> BlockResult:
     """Compute and encode the blocks of a window of the output, which consists of whole blocks."""
     part, size = job.part(window.coarser(job.plan.scale)), job.layout.blocksize
-    encode, progress = BlockEncoder(job.layout), Cancellable(NullProgress(), should_stop)
+    encode, context = BlockEncoder(job.layout), RunContext(should_stop=should_stop)
     with ThreadPoolExecutor(encoders()) as pool:
-        stream = tile_stream(part, predictor, progress, Timer())
+        pipeline = tile_pipeline(part, predictor, context)
         encoding = []
-        for block, planes in stream.blocks():
+        for block, planes in pipeline.blocks(part.layout):
             row, column = (window.top + block.top) // size, (window.left + block.left) // size
             pixels, mask = to_encodable(*part.layout.split(planes))
             encoding.append((row, column, pool.submit(encode, pixels, mask)))
     blocks = [(row, column, encoded.result()) for row, column, encoded in encoding]
-    return BlockResult(blocks, predictor.batch, stream.skipped, stream.deviation)
+    return BlockResult(blocks, pipeline.stats)
 
 
 def ordered_blocks(
@@ -216,12 +210,10 @@ def _missing_tasks(grid: TaskGrid, blocksize: int, done: BoolArray) -> Iterator[
 
 
 class DaskExecutor:
-    """Computes blocks on a cluster; see `georsr.jobs.executor.Executor`."""
+    """Computes blocks on a cluster; see `georsr.jobs.run.Executor`."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
-        self.batch = self.skipped = 0
-        self.deviation = ResidualStats()
 
     @property
     def placement(self) -> DeviceConfig:
@@ -254,26 +246,29 @@ class DaskExecutor:
         window = self.grid(job).window(0)
         return window.height * window.width * _row_bytes(job) // job.layout.width
 
-    def fill(self, job: SRJob, writer: RasterWriter, progress: Cancellable, clock: Timer) -> None:
-        """Write the blocks that the writer lacks."""
-        blocksize, width = job.layout.blocksize, job.plan.out_width
-        done = writer.done.copy()
-        with clock.section("start"):
-            queue = task_queue(self._cluster, job, compute_blocks, progress.check_cancelled)
+    def write_blocks(self, job: SRJob, output: RasterWriter, context: RunContext) -> RunStats:
+        """Compute and write the blocks that ``output`` does not have."""
+        blocksize, plan, stats = job.layout.blocksize, job.plan, RunStats()
+        done = output.done.copy()
+        with context.timer.section("start"):
+            queue = task_queue(self._cluster, job, compute_blocks, context.check_cancelled)
         grid = self.grid(job, int(np.argmin(done.all(axis=1))) * blocksize)
-        tiles = AreaProgress(progress, len(job.plan), job.plan.out_height * width)
-        tiles.add(grid.top * width)
+        pixels = grid.top * plan.out_width
 
         def on_result(index: int, result: BlockResult) -> None:
+            nonlocal pixels
             window = grid.window(index)
-            tiles.add(window.height * window.width)
-            self.batch = max(self.batch, result.batch)
-            self.skipped += result.skipped
-            self.deviation.merge(result.deviation)
+            pixels += window.height * window.width
+            stats.merge(result.stats)
+            context.progress.report(plan.tiles_in_pixels(pixels))
+            context.check_cancelled()
 
         with queue:
-            blocks = ordered_blocks(job.plan, blocksize, grid, done, queue, clock, on_result)
-            write_in_background(lambda block: writer.write_encoded(*block), blocks, clock)
+            context.progress.report(plan.tiles_in_pixels(pixels))
+            timer = context.timer
+            blocks = ordered_blocks(plan, blocksize, grid, done, queue, timer, on_result)
+            write_in_background(blocks, output.write_encoded, timer)
+        return stats
 
 
 def _row_bytes(job: SRJob) -> int:

@@ -16,8 +16,8 @@ from distributed import Client, Future, KilledWorker, as_completed
 
 from georsr.distributed.worker import BATCH_SECONDS, GPU, RunPlugin, describe_error, run_tasks
 from georsr.errors import GeorsrError, ResourceError
-from georsr.inference.pipeline import Timer
 from georsr.inference.predictor import TileTooLargeError
+from georsr.progress import Timer
 
 PREFETCH_BATCHES = 2
 """Batches in flight for each worker: the next one is there when one is done."""

@@ -1,12 +1,10 @@
-"""Sharpness without truth: the width of straight edges, and how much they ring.
+"""Measure sharpness and ringing on straight edges, and noise on flat blocks, without truth.
 
-The slanted-edge idea of ISO 12233 on edges found in the scene itself (as for on-orbit MTF: Kohm,
+This is the slanted-edge method of ISO 12233 on edges of the scene, as for on-orbit MTF (Kohm,
 "Modulation transfer function measurement method and results for the OrbView-3 high resolution
-imaging satellite", ISPRS 2004): pixels beside a straight edge, ordered by their distance from it,
-sample its profile far more finely than the grid does. Edges are found once, on the source, and
-measured at the same places in every product. All lengths are in source pixels.
-
-Noise on flat ground: what is left of small blocks after a plane is taken away.
+imaging satellite", ISPRS 2004): pixels near a straight edge, ordered by their distance from it,
+sample its profile much more finely than the grid does. Edges are found once, in the source, and
+measured at the same places in every image. All lengths are in source pixels.
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ from georsr.window import AnyArray, BoolArray
 
 
 def plane_residual(image: AnyArray, size: int) -> AnyArray:
-    """Standard deviation about the best plane, block by block.
+    """Compute the standard deviation of each block about its best plane.
 
     Parameters
     ----------
@@ -35,57 +33,62 @@ def plane_residual(image: AnyArray, size: int) -> AnyArray:
     Returns
     -------
     ndarray
-        (H // size, W // size) float64 in the image's units, with size^2 - 3 degrees of freedom.
+        (H // size, W // size) float64 in the image's units, for size^2 - 3 degrees of freedom.
     """
     residual = detrend_blocks(image, size)
     return np.asarray(np.sqrt(np.square(residual).sum(-1) / (size * size - 3)))
 
 
 def flat_blocks(reference: AnyArray, valid: BoolArray, scale: int) -> BoolArray:
-    """Which blocks of the reference are flat: (H, W) twice -> one flag for each block.
+    """Find the flattest blocks of a reference image.
 
     Blocks with an invalid pixel do not count, nor do those without any variation, which are
-    saturated or filled and tell nothing of noise.
+    saturated or filled and have no noise to measure.
 
     Parameters
     ----------
     reference
-        Image on the product's grid.
+        (H, W) on the output's grid.
     valid
-        Where it counts.
+        (H, W), True for pixels that count.
     scale
         Pixels per source pixel: a block has ``BLOCK * scale`` pixels along each axis.
+
+    Returns
+    -------
+    ndarray
+        One flag for each block.
     """
-    spread = plane_residual(reference, BLOCK * scale)
-    least = 1e-6 * float(np.ptp(reference[valid])) if valid.any() else 0.0
-    usable = split_blocks(valid, BLOCK * scale).all(-1) & (spread > least)
+    deviation = plane_residual(reference, BLOCK * scale)
+    min_deviation = 1e-6 * float(np.ptp(reference[valid])) if valid.any() else 0.0
+    usable = split_blocks(valid, BLOCK * scale).all(-1) & (deviation > min_deviation)
     if not usable.any():
         return usable
-    return np.asarray(usable & (spread <= np.quantile(spread[usable], FLAT_FRACTION)))
+    return np.asarray(usable & (deviation <= np.quantile(deviation[usable], FLAT_FRACTION)))
 
 
 HALF_LENGTH = 5.0
-"""Of an edge, along it."""
-FLANK = 6.0
-"""How far its profile reaches to either side."""
+"""Half the length of an edge."""
+HALF_WIDTH = 6.0
+"""Distance from the edge up to which its profile is taken."""
 PLATEAU = 3.0
-"""From here to `FLANK` the profile must be level; within, it may rise and ring."""
+"""From this distance to `HALF_WIDTH` the profile must be level; nearer it may rise and ring."""
 BIN = 0.25
-"""Width of a sample of the profile, divided by the scale of the product."""
-WIDEST_GAP = 0.5
-"""Between samples of the profile near the edge; an edge along the grid may leave wider ones."""
-REACH = math.ceil(math.hypot(HALF_LENGTH, FLANK))
+"""Width of a sample of the profile, divided by the scale of the image."""
+MAX_GAP = 0.5
+"""Largest gap between samples near the edge; an edge along the grid may leave a larger one."""
+RADIUS = math.ceil(math.hypot(HALF_LENGTH, HALF_WIDTH))
 SEGMENTS = 5
-"""Pieces of an edge whose positions must lie on a line."""
-STRAIGHT = 0.2
-"""Largest r.m.s. distance of the pieces from their line."""
-FLAT = 0.15
-"""Largest standard deviation of a plateau, as a share of the edge's step."""
-COHERENT = 0.7
+"""Segments of an edge whose positions must be on a line."""
+MAX_CURVATURE = 0.2
+"""Largest r.m.s. distance of the segments from their line."""
+MAX_PLATEAU_DEVIATION = 0.15
+"""Largest standard deviation of a plateau, as a fraction of the edge's step."""
+MIN_COHERENCE = 0.7
 """Smallest (l1 - l2) / (l1 + l2) of the structure tensor of a candidate."""
-STRONG = 0.15
-"""Smallest step, as a share of the range between the image's 2nd and 98th percentile."""
-MOST_CANDIDATES = 2000
+MIN_STEP = 0.15
+"""Smallest step, as a fraction of the range between the image's 2nd and 98th percentile."""
+MAX_CANDIDATES = 2000
 
 
 @dataclass(frozen=True)
@@ -100,77 +103,85 @@ class Edge:
 
 @dataclass(frozen=True)
 class Profile:
-    """Grey levels across an edge, averaged along it."""
+    """Grey levels across an edge, averaged along it.
+
+    Attributes
+    ----------
+    distance : (n,)
+        Source pixels from the edge, ascending, positive on the bright side.
+    level : (n,)
+        0 on the dark and 1 on the bright plateau.
+    step : float
+        Bright minus dark, in the image's units.
+    plateau_deviation : float
+        Larger standard deviation of the two plateaus, as a fraction of the step.
+    """
 
     distance: AnyArray
-    """(n,) source pixels from the edge, ascending, positive on the bright side."""
     level: AnyArray
-    """(n,) 0 on the dark and 1 on the bright plateau."""
     step: float
-    """Bright minus dark, in the image's units."""
-    flatness: float
-    """Larger standard deviation of the two plateaus, as a share of the step."""
+    plateau_deviation: float
 
 
 def find_edges(image: AnyArray, valid: BoolArray | None = None, limit: int = 100) -> list[Edge]:
-    """Straight, isolated, strong edges with level ground on both sides, strongest first.
+    """Find straight, isolated, strong edges with level ground on both sides, strongest first.
 
     Parameters
     ----------
     image
         (h, w) on the source's grid, any real dtype.
     valid
-        (h, w), False where the image does not count; None: everywhere.
+        (h, w), True for pixels that count; None: all.
     limit
-        Most edges returned.
+        Most edges to return.
     """
     image = image.astype(np.float64)
-    if min(image.shape) <= 2 * REACH + 1:
+    if min(image.shape) <= 2 * RADIUS + 1:
         return []
-    good = np.ones(image.shape, bool) if valid is None else valid
-    if not good.any():
+    valid = np.ones(image.shape, bool) if valid is None else valid
+    if not valid.any():
         return []
-    low, high = np.percentile(image[good], (2, 98))
-    gradient = _gradient(np.where(good, image, low))
-    found: list[Edge] = []
-    for row, column in _candidates(np.hypot(*gradient), erode_mask(good, REACH, border=False)):
-        if any(math.hypot(e.row - row, e.column - column) < 2 * HALF_LENGTH for e in found):
+    low, high = np.percentile(image[valid], (2, 98))
+    gradient = _gradient(np.where(valid, image, low))
+    edges: list[Edge] = []
+    for row, column in _candidates(np.hypot(*gradient), erode_mask(valid, RADIUS, border=False)):
+        if any(math.hypot(e.row - row, e.column - column) < 2 * HALF_LENGTH for e in edges):
             continue
-        edge = _oriented(gradient, row, column)
-        edge = None if edge is None else _accepted(image, edge, STRONG * (high - low))
+        edge = _coherent_edge(gradient, row, column)
+        edge = None if edge is None else _accept(image, edge, MIN_STEP * (high - low))
         if edge is not None:
-            found.append(edge)
-            if len(found) == limit:
+            edges.append(edge)
+            if len(edges) == limit:
                 break
-    return found
+    return edges
 
 
 def measure_edge(image: AnyArray, edge: Edge, scale: int = 1) -> tuple[float, float] | None:
-    """Width and ringing of one edge.
+    """Measure the width and the ringing of one edge.
 
     Parameters
     ----------
     image
-        (s * h, s * w), a product on a grid ``scale`` times finer than the edge's.
+        (s * h, s * w), on a grid ``scale`` times finer than the edge's.
     edge
-        From :func:`find_edges`; its exact place and direction are fitted anew.
+        Edge from :func:`find_edges`; its exact position and direction are fitted again.
     scale
         Pixels of ``image`` per source pixel.
 
     Returns
     -------
-    width, overshoot
+    (width, overshoot) or None
         10-90 % rise distance in source pixels (2.563 sigma for a gaussian blur), and how far the
-        profile goes beyond its plateaus, mean of both sides, in percent of the step. None where
-        the edge cannot be measured in this image.
+        profile goes beyond its plateaus, mean of both sides, in percent of the step. None if the
+        edge cannot be measured in this image.
     """
-    fitted = _fitted(image, edge, scale)
+    fitted = _fit(image, edge, scale)
     profile = None if fitted is None else _profile(image, fitted[0], scale)
     if profile is None:
         return None
     distance, level = profile.distance, profile.level
     near = np.abs(distance) <= PLATEAU
-    if np.diff(distance[np.abs(distance) <= 1.5]).max(initial=0.0) > WIDEST_GAP:
+    if np.diff(distance[np.abs(distance) <= 1.5]).max(initial=0.0) > MAX_GAP:
         return None
     ends = _crossing(distance, level, 0.1, -1), _crossing(distance, level, 0.9, 1)
     if ends[0] is None or ends[1] is None:
@@ -180,7 +191,7 @@ def measure_edge(image: AnyArray, edge: Edge, scale: int = 1) -> tuple[float, fl
 
 
 def measure_edges(image: AnyArray, edges: Sequence[Edge], scale: int = 1) -> AnyArray:
-    """Width and overshoot of every edge, (len(edges), 2), as `measure_edge`; NaN for None."""
+    """Measure every edge by `measure_edge`: (len(edges), 2), NaN for None."""
     pixels = image.astype(np.float64)
     unmeasured = (math.nan, math.nan)
     rows = [measure_edge(pixels, edge, scale) or unmeasured for edge in edges]
@@ -188,19 +199,19 @@ def measure_edges(image: AnyArray, edges: Sequence[Edge], scale: int = 1) -> Any
 
 
 def _gradient(image: AnyArray, sigma: float = 1.0) -> tuple[AnyArray, AnyArray]:
-    """Derivatives (dy, dx) of the image smoothed by a gaussian."""
+    """Compute the derivatives (dy, dx) of the image smoothed by a gaussian."""
     x = np.arange(-4, 5) / sigma
     smooth = np.exp(-0.5 * x * x)
     smooth /= smooth.sum()
     slope = x / sigma * smooth
     padded = np.pad(image, 4, mode="edge")
     return (
-        _along(_along(padded, smooth, 1), slope, 0),
-        _along(_along(padded, smooth, 0), slope, 1),
+        _correlate(_correlate(padded, smooth, 1), slope, 0),
+        _correlate(_correlate(padded, smooth, 0), slope, 1),
     )
 
 
-def _along(image: AnyArray, taps: AnyArray, axis: int) -> AnyArray:
+def _correlate(image: AnyArray, taps: AnyArray, axis: int) -> AnyArray:
     """Correlate one axis with ``taps``, valid part only."""
     length = image.shape[axis] - len(taps) + 1
     parts = (np.take(image, range(i, i + length), axis) * tap for i, tap in enumerate(taps))
@@ -208,7 +219,7 @@ def _along(image: AnyArray, taps: AnyArray, axis: int) -> AnyArray:
 
 
 def _candidates(magnitude: AnyArray, allowed: BoolArray) -> list[tuple[int, int]]:
-    """Local maxima of the gradient (of 5 along either axis), steepest first."""
+    """Find local maxima of the gradient (of 5 along either axis), steepest first."""
     peak = np.zeros(magnitude.shape, bool)
     for axis in (0, 1):
         windows = np.lib.stride_tricks.sliding_window_view(magnitude, 5, axis=axis).max(-1)
@@ -216,17 +227,17 @@ def _candidates(magnitude: AnyArray, allowed: BoolArray) -> list[tuple[int, int]
         middle[axis] = slice(2, -2)
         peak[tuple(middle)] |= magnitude[tuple(middle)] == windows
     rows, columns = np.nonzero(peak & allowed & (magnitude > 0))
-    order = np.argsort(-magnitude[rows, columns], kind="stable")[:MOST_CANDIDATES]
+    order = np.argsort(-magnitude[rows, columns], kind="stable")[:MAX_CANDIDATES]
     return [(int(rows[i]), int(columns[i])) for i in order]
 
 
-def _oriented(gradient: tuple[AnyArray, AnyArray], row: int, column: int) -> Edge | None:
-    """The edge through a pixel, if the gradients round it point one way."""
-    reach = int(HALF_LENGTH)
-    here = slice(row - reach, row + reach + 1), slice(column - reach, column + reach + 1)
-    gy, gx = gradient[0][here], gradient[1][here]
+def _coherent_edge(gradient: tuple[AnyArray, AnyArray], row: int, column: int) -> Edge | None:
+    """Return the edge through a pixel, if the gradients round it have one direction."""
+    radius = int(HALF_LENGTH)
+    around = slice(row - radius, row + radius + 1), slice(column - radius, column + radius + 1)
+    gy, gx = gradient[0][around], gradient[1][around]
     yy, xx, yx = (gy * gy).sum(), (gx * gx).sum(), (gy * gx).sum()
-    if math.hypot(yy - xx, 2 * yx) < COHERENT * (yy + xx):
+    if math.hypot(yy - xx, 2 * yx) < MIN_COHERENCE * (yy + xx):
         return None
     angle = 0.5 * math.atan2(2 * yx, xx - yy)
     normal = (math.sin(angle), math.cos(angle))
@@ -235,21 +246,26 @@ def _oriented(gradient: tuple[AnyArray, AnyArray], row: int, column: int) -> Edg
     return Edge(row, column, normal)
 
 
-def _accepted(image: AnyArray, edge: Edge, smallest_step: float) -> Edge | None:
-    fitted = _fitted(image, edge, 1)
-    if fitted is None or fitted[1] > STRAIGHT:
+def _accept(image: AnyArray, edge: Edge, min_step: float) -> Edge | None:
+    """Return the fitted edge, if it is straight, strong and between level plateaus."""
+    fitted = _fit(image, edge, 1)
+    if fitted is None or fitted[1] > MAX_CURVATURE:
         return None
     profile = _profile(image, fitted[0], 1)
-    if profile is None or profile.step < smallest_step or profile.flatness > FLAT:
+    if (
+        profile is None
+        or profile.step < min_step
+        or profile.plateau_deviation > MAX_PLATEAU_DEVIATION
+    ):
         return None
     return fitted[0]
 
 
 def _patch(image: AnyArray, edge: Edge, scale: int) -> tuple[AnyArray, AnyArray, AnyArray] | None:
-    """Pixels round an edge: (values, distance from it, position along it), or None outside."""
+    """Return pixels round an edge, distance from it and position along it; None outside."""
     centre = (np.array([edge.row, edge.column]) + 0.5) * scale - 0.5
-    first = np.floor(centre - REACH * scale).astype(int)
-    last = np.ceil(centre + REACH * scale).astype(int)
+    first = np.floor(centre - RADIUS * scale).astype(int)
+    last = np.ceil(centre + RADIUS * scale).astype(int)
     if first.min() < 0 or (last >= image.shape).any():
         return None
     y = ((np.arange(first[0], last[0] + 1) - centre[0]) / scale)[:, None]
@@ -258,11 +274,11 @@ def _patch(image: AnyArray, edge: Edge, scale: int) -> tuple[AnyArray, AnyArray,
     return image[first[0] : last[0] + 1, first[1] : last[1] + 1], y * ny + x * nx, x * ny - y * nx
 
 
-def _fitted(image: AnyArray, edge: Edge, scale: int) -> tuple[Edge, float] | None:
-    """Move and turn an edge to where the image has it; also the r.m.s. deviation from a line.
+def _fit(image: AnyArray, edge: Edge, scale: int) -> tuple[Edge, float] | None:
+    """Shift and rotate an edge to its position in an image; also its r.m.s. curvature.
 
-    The position of each piece of the edge is the centroid of its squared slope, as ISO 12233 has
-    it for each line of its chart.
+    The position of each segment of the edge is the centroid of its squared slope, as in ISO 12233
+    that of each line of the chart.
     """
     residual = math.inf
     for _ in range(3):
@@ -274,25 +290,25 @@ def _fitted(image: AnyArray, edge: Edge, scale: int) -> tuple[Edge, float] | Non
         slope = np.maximum(gy * edge.normal[0] + gx * edge.normal[1], 0)
         inside = (np.abs(distance) <= 2.5) & (np.abs(along) < HALF_LENGTH)
         weight, offset = slope[inside] ** 2, distance[inside]
-        piece = ((along[inside] + HALF_LENGTH) * SEGMENTS / (2 * HALF_LENGTH)).astype(int)
-        piece = np.minimum(piece, SEGMENTS - 1)  # the sum may round up to the end
-        total = np.bincount(piece, weight, SEGMENTS)
+        segment = ((along[inside] + HALF_LENGTH) * SEGMENTS / (2 * HALF_LENGTH)).astype(int)
+        segment = np.minimum(segment, SEGMENTS - 1)  # the sum may round up to the end
+        total = np.bincount(segment, weight, SEGMENTS)
         if total.min() <= 0:
             return None
-        position = np.bincount(piece, weight * offset, SEGMENTS) / total
+        position = np.bincount(segment, weight * offset, SEGMENTS) / total
         middle = (np.arange(SEGMENTS) + 0.5) * 2 * HALF_LENGTH / SEGMENTS - HALF_LENGTH
         tilt, start = np.polyfit(middle, position, 1)
         residual = float(np.sqrt(np.mean(np.square(position - start - tilt * middle))))
-        edge = _moved(edge, float(start), math.atan(tilt))
+        edge = _shift_and_rotate(edge, float(start), math.atan(tilt))
     return edge, residual
 
 
-def _moved(edge: Edge, offset: float, turn: float) -> Edge:
-    """Shift along the normal, then turn so that a line rising along the edge becomes level."""
+def _shift_and_rotate(edge: Edge, offset: float, angle: float) -> Edge:
+    """Shift along the normal, then rotate so that a line rising along the edge becomes level."""
     ny, nx = edge.normal
     normal = (
-        ny * math.cos(turn) + nx * math.sin(turn),
-        nx * math.cos(turn) - ny * math.sin(turn),
+        ny * math.cos(angle) + nx * math.sin(angle),
+        nx * math.cos(angle) - ny * math.sin(angle),
     )
     return replace(
         edge, row=edge.row + offset * ny, column=edge.column + offset * nx, normal=normal
@@ -304,30 +320,30 @@ def _profile(image: AnyArray, edge: Edge, scale: int) -> Profile | None:
     if patch is None:
         return None
     values, distance, along = patch
-    inside = (np.abs(along) <= HALF_LENGTH) & (np.abs(distance) < FLANK)
-    bins = ((distance[inside] + FLANK) * scale / BIN).astype(int)
+    inside = (np.abs(along) <= HALF_LENGTH) & (np.abs(distance) < HALF_WIDTH)
+    bins = ((distance[inside] + HALF_WIDTH) * scale / BIN).astype(int)
     counts = np.bincount(bins)
     filled = counts > 0
-    # the mean distance in a bin, not its centre, goes with the mean level: straight parts stay so
+    # the mean distance in a bin, not its centre, belongs to the mean level: a ramp stays a ramp
     position = np.bincount(bins, distance[inside])[filled] / counts[filled]
     level = np.bincount(bins, values[inside])[filled] / counts[filled]
     dark, bright = level[position < -PLATEAU], level[position > PLATEAU]
     step = float(bright.mean() - dark.mean())
     if step <= 0:
         return None
-    flatness = float(max(dark.std(), bright.std())) / step
-    return Profile(position, (level - dark.mean()) / step, step, flatness)
+    deviation = float(max(dark.std(), bright.std())) / step
+    return Profile(position, (level - dark.mean()) / step, step, deviation)
 
 
-def _crossing(distance: AnyArray, level: AnyArray, wanted: float, side: int) -> float | None:
-    """Where the profile, followed from the edge to one side, first reaches a level."""
+def _crossing(distance: AnyArray, level: AnyArray, target: float, direction: int) -> float | None:
+    """Return where the profile, followed from the edge to one side, first crosses a level."""
     at = int(np.abs(distance).argmin())
-    while 0 <= at < len(level) and (level[at] - wanted) * side < 0:
-        at += side
-    before = at - side
+    while 0 <= at < len(level) and (level[at] - target) * direction < 0:
+        at += direction
+    before = at - direction
     if not (0 <= at < len(level) and 0 <= before < len(level)):
         return None
     if abs(distance[at]) > PLATEAU:
         return None
-    share = (wanted - level[before]) / (level[at] - level[before])
-    return float(distance[before] + share * (distance[at] - distance[before]))
+    fraction = (target - level[before]) / (level[at] - level[before])
+    return float(distance[before] + fraction * (distance[at] - distance[before]))

@@ -36,9 +36,8 @@ def offset_between(sr: RasterInfo, hr: RasterInfo) -> tuple[int, int]:
     if _skew(to_hr, sr) > TOLERANCE:
         raise UsageError(
             f"{sr.path} has pixels of {format_pixel_size(sr)}, {hr.path} of "
-            f"{format_pixel_size(hr)}: expected those of the output; resample the truth "
-            "first, or, if it is the source of the output, "
-            "name it with --lr"
+            f"{format_pixel_size(hr)}: expected those of the output; resample the truth first, or, "
+            "if it is the source of the output, name it with --lr"
         )
     shift = max(abs(to_hr.f - round(to_hr.f)), abs(to_hr.c - round(to_hr.c)))
     if shift > TOLERANCE:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from georsr._files import check_writable, remove_temp_files, write_text
+from georsr._files import atomic_write_text, check_writable, remove_temp_files
 from georsr.errors import UsageError
 from georsr.geo.footprint import Footprint, compute_footprint
 from georsr.io.metadata import BandInfo, RasterInfo
@@ -88,7 +88,7 @@ def write_stac_item(
     item = create_stac_item(report, spec, place)
     text = json.dumps(item.to_dict(transform_hrefs=False), indent=2, ensure_ascii=False)
     remove_temp_files(place)
-    write_text(place, text + "\n")
+    atomic_write_text(place, text + "\n")
 
 
 def create_stac_item(report: RunReport, spec: ModelSpec, place: Path) -> Item:

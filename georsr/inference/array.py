@@ -19,14 +19,13 @@ from georsr.device import cpu_threads
 from georsr.errors import UsageError
 from georsr.inference.bands import match_array_bands
 from georsr.inference.kernel_estimation import resolve_kernel
-from georsr.inference.pipeline import TileStream, Timer
-from georsr.inference.predictor import TilePredictor, choose_batch, forward_strategy, place_model
+from georsr.inference.pipeline import TilePipeline
+from georsr.inference.predictor import TilePredictor, place_model
 from georsr.inference.sensing import told_of_scene
 from georsr.inference.tiles import OutputFormat, make_tile_grid
 from georsr.io.sampling import sample_indices
 from georsr.models.io import Model
 from georsr.models.spec import ModelSpec
-from georsr.progress import NullProgress
 from georsr.radiometry.kernels import Kernel
 from georsr.radiometry.nodata import valid_pixels
 from georsr.radiometry.normalization import Normalization, normalization_of_sample
@@ -72,20 +71,17 @@ def predict_window(
         (form.planes, s * window.height, s * window.width) of ``form.dtype``.
     """
     part = plan.subgrid(window)
-    stream = TileStream(
+    pipeline = TilePipeline(
         read=lambda strip: read(strip.moved(window.top, window.left)),
         bands=bands,
         plan=part,
         stretch=stretch,
-        form=form,
-        inference=inference,
-        progress=NullProgress(),
-        clock=Timer(),
+        predictor=inference,
         kernel=kernel,
-        flat_tiles=flat_tiles,
+        skip_constant_tiles=flat_tiles,
     )
     product = np.empty((form.planes, part.out_height, part.out_width), form.dtype)
-    with closing(stream.blocks()) as blocks:
+    with closing(pipeline.blocks(form)) as blocks:
         for block, pixels in blocks:
             product[(slice(None), *block.slices)] = pixels
     return product
@@ -177,13 +173,7 @@ def predict_array(
             plan=plan,
             stretch=stretch,
             form=ArrayFormat(config.dtype or str(values.dtype), bands, config.blocksize, nodata),
-            inference=TilePredictor(
-                model,
-                placement,
-                choose_batch(placement, config.batch_size),
-                compiled=config.compile,
-                ask=forward_strategy(config.tta),
-            ),
+            inference=TilePredictor.from_config(model, config, placement),
             kernel=resolve_kernel(read, height, width, stretch, model, config),
             flat_tiles=config.skip_constant_tiles,
         )

@@ -322,3 +322,29 @@ def _project_corner(
     fine, coarse = output[..., : height * scale, : width * scale], seen[..., :height, :width]
     fine[:], residual[..., :height, :width] = back_project(fine, coarse, kernel)
     return output, residual
+
+
+def shrink_valid(
+    image: FloatArray, valid: BoolArray, kernel: Kernel, scale: int
+) -> tuple[FloatArray, BoolArray]:
+    """Shrink a product; invalid pixels have no part in it.
+
+    Parameters
+    ----------
+    image, valid
+        (C, H, W), multiples of ``scale``; validity of whole source pixels.
+    kernel, scale
+        How to shrink.
+
+    Returns
+    -------
+    low, valid
+        (C, H / scale, W / scale); zero where not valid.
+    """
+    cells = valid[:, ::scale, ::scale]
+    if valid.all():
+        return kernel.downsample(image, scale), cells
+    total = kernel.downsample(np.where(valid, image, np.float32(0)), scale)
+    weight = kernel.downsample(valid.astype(np.float32), scale)
+    # a valid source pixel has its own area under the kernel, which is most of its weight
+    return np.where(cells, total / np.where(cells, weight, 1), np.float32(0)), cells

@@ -17,7 +17,7 @@ from georsr.config import SRConfig
 from georsr.device import DeviceConfig, cpu_threads
 from georsr.errors import GeorsrError, ModelError, UsageError
 from georsr.inference.bands import wrap_multiband
-from georsr.inference.predictor import TilePredictor, choose_batch, forward_strategy, place_model
+from georsr.inference.predictor import TilePredictor, choose_batch, place_model
 from georsr.inference.sensing import sensor_of, told
 from georsr.models.io import Model, open_model
 from georsr.models.multiband import MultiBand
@@ -97,13 +97,12 @@ def _open(reference: ModelRef) -> Model:
 
 
 @lru_cache(maxsize=2)
-def _inference(
+def _predictor(
     reference: ModelRef, placement: DeviceConfig, batch: int, compiled: bool, tta: bool
 ) -> TilePredictor:
     if _dask_worker() is not None:  # the process belongs to Dask: nobody else's memory is affected
         tune_malloc()
-    ask = forward_strategy(tta)
-    return TilePredictor(load_cached(reference), placement, batch, compiled=compiled, ask=ask)
+    return TilePredictor(load_cached(reference), placement, batch, compiled=compiled, tta=tta)
 
 
 @contextmanager
@@ -120,7 +119,7 @@ def cached_predictor(reference: ModelRef, config: SRConfig) -> Iterator[TilePred
     with _TURN, cpu_threads(config.num_threads or _threads_of_worker()):
         placement = place_model(load_cached(reference), config)
         batch = choose_batch(placement, config.batch_size)
-        yield _inference(reference, placement, batch, config.compile, config.tta)
+        yield _predictor(reference, placement, batch, config.compile, config.tta)
 
 
 def _threads_of_worker() -> int | None:

@@ -1,14 +1,15 @@
-"""Stream: the tiles of one raster, read ahead, computed in batches, joined into blocks.
+"""Turn the tiles of a raster into finished blocks of the output.
 
-Deviation: how far a network's outputs, shrunk again, were from their source.
+`TilePipeline.blocks` is the loop of every run: rows of tiles are read ahead in a thread,
+preprocessed, predicted in batches, stitched, converted to the output's data type and collected in
+blocks. Runs on files, parts of an output, Dask workers and arrays in memory all use it.
 """
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -22,40 +23,53 @@ from georsr.inference.tiles import (
     NetworkInput,
     OutputFormat,
     RowStrip,
+    constant_tile,
     denormalize,
     finalize,
     mask_outside,
     preprocess,
 )
-from georsr.progress import Progress
+from georsr.progress import RunContext
 from georsr.radiometry.kernels import Kernel
 from georsr.radiometry.normalization import Normalization
 from georsr.tiling.grid import Tile, TileGrid
-from georsr.tiling.stitch import TileStitcher
+from georsr.tiling.stitch import BlockAssembler, TileStitcher
 from georsr.window import AnyArray, BoolArray, FloatArray, PixelBlock, Window
 
 
 @dataclass
 class ResidualStats:
-    """Sums over tiles, in the source's units."""
+    """Sums of the differences between a source and the network's downsampled outputs.
+
+    Attributes
+    ----------
+    total : float
+        Sum of absolute differences, in source units.
+    count : int
+        Number of valid pixels, counted in each band.
+    largest : float
+        Largest absolute difference, in source units.
+    """
 
     total: float = 0.0
-    """Of absolute differences."""
     count: int = 0
-    """Pixels, band by band."""
     largest: float = 0.0
 
     def add(
         self, residual: FloatArray, valid: BoolArray | None, tile: Tile, stretch: Normalization
     ) -> None:
-        """Add what a tile makes.
+        """Add the differences of one tile.
 
         Parameters
         ----------
-        residual, valid
-            (C, h, w) on the 0..1 scale, of all that the tile reads; None: all valid.
-        tile, stretch
-            Which one, and its scale.
+        residual
+            (C, h, w) of the tile's input window, on the 0..1 scale.
+        valid
+            (C, h, w) bool; None if every pixel is valid.
+        tile
+            Position of the tile; only its output window counts.
+        stretch
+            Scale of the residual.
         """
         inner = (slice(None), *tile.output_window.relative_to(tile.input_window).slices)
         units = stretch.scale_difference(np.abs(residual[inner]))
@@ -68,191 +82,287 @@ class ResidualStats:
         self.largest = max(self.largest, float(units.max(initial=0.0)))
 
     def merge(self, other: ResidualStats) -> None:
-        """Add what others have added up."""
+        """Add the sums of other tiles."""
         self.total += other.total
         self.count += other.count
         self.largest = max(self.largest, other.largest)
 
     @property
     def mean(self) -> float:
-        """Mean absolute difference; 0 where nothing was looked at."""
+        """Mean absolute difference; 0 without pixels."""
         return self.total / self.count if self.count else 0.0
 
 
-PendingTile = tuple[Tile, RowStrip, NetworkInput | None, bool]
-"""A tile, the strip it lies in, what there is to see of it (None: nothing valid), and whether the
-network is to see it."""
-InFlightBatch = tuple[list[PendingTile], Callable[[], list[PendingBatch]]]
-"""Tiles whose outputs are being made, and what waits for those."""
+@dataclass
+class RunStats:
+    """Statistics of a run, for its report.
 
-ComputedTile = tuple[Tile, RowStrip, FloatArray | None]
-"""A tile's values in product units; None where none is valid."""
+    Attributes
+    ----------
+    batch : int
+        Tiles per call of the network.
+    skipped : int
+        Tiles that the network did not see, because no pixel is valid or all are the same.
+    residuals : ResidualStats
+        Differences between the source and the network's downsampled outputs.
+    """
+
+    batch: int = 0
+    skipped: int = 0
+    residuals: ResidualStats = field(default_factory=ResidualStats)
+
+    def merge(self, other: RunStats) -> None:
+        """Add the statistics of another part of the run."""
+        self.batch = max(self.batch, other.batch)
+        self.skipped += other.skipped
+        self.residuals.merge(other.residuals)
 
 
 @dataclass
-class Timer:
-    """Seconds by stage."""
+class TileResult:
+    """A tile on its way through the pipeline.
 
-    seconds: dict[str, float] = field(default_factory=dict)
+    Attributes
+    ----------
+    tile : Tile
+        Position of the tile.
+    strip : RowStrip
+        Source pixels of the tile's grid row.
+    network_input : NetworkInput or None
+        Pixels for the network; None if no pixel of the tile is valid.
+    constant : bool
+        Whether the tile keeps its one value, without the network.
+    output : ndarray or None
+        (C, s * h, s * w) float32, output of the network; None before, or without one.
+    """
 
-    @contextmanager
-    def section(self, name: str) -> Iterator[None]:
-        """Add the time spent inside the block to ``name``."""
-        since = time.monotonic()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - since
+    tile: Tile
+    strip: RowStrip
+    network_input: NetworkInput | None
+    constant: bool = False
+    output: FloatArray | None = None
 
-    def rounded(self) -> dict[str, float]:
-        """Seconds by stage, to the millisecond, of stages that are over."""
-        return {name: round(seconds, 3) for name, seconds in self.seconds.items()}
+    @property
+    def needs_network(self) -> bool:
+        """Whether the network has to see the tile."""
+        return self.network_input is not None and not self.constant
+
+
+InFlightBatch = tuple[list[TileResult], Callable[[], list[PendingBatch]]]
+"""Tiles of a batch, and a function that waits for their outputs."""
 
 
 @dataclass
-class TileStream:
-    """One pass over the raster with one tile size."""
+class TilePipeline:
+    """Predicts the tiles of one raster.
+
+    Attributes
+    ----------
+    read : callable
+        Returns the pixels of a window of the source. Called from another thread.
+    bands : int
+        Number of bands of the source.
+    plan : TileGrid
+        Grid of the tiles.
+    stretch : Normalization
+        Scales source units to 0..1.
+    predictor : TilePredictor
+        Runs the network.
+    context : RunContext
+        Progress, cancellation and timing.
+    area : AreaOfInterest or None
+        Area outside of which nothing is computed and every pixel is invalid; None for no limit.
+    kernel : Kernel or None
+        Kernel that has to downsample the output to the source; None if it need not.
+    skip_constant_tiles : bool
+        Whether tiles of one value keep it, without the network.
+    stats : RunStats
+        Statistics of the tiles so far.
+    """
 
     read: Callable[[Window], PixelBlock]
     bands: int
     plan: TileGrid
     stretch: Normalization
-    form: OutputFormat
-    inference: TilePredictor
-    progress: Progress
-    clock: Timer
-    top: int = 0
-    """First output row wanted: a border of blocks."""
+    predictor: TilePredictor
+    context: RunContext = field(default_factory=RunContext)
     area: AreaOfInterest | None = None
-    """Outside of it nothing is computed and every pixel is invalid."""
     kernel: Kernel | None = None
-    """What shrinks the product to its source; None: it need not."""
-    flat_tiles: bool = False
-    """Tiles of one value keep it, without the network."""
-    skipped: int = 0
-    deviation: ResidualStats = field(default_factory=ResidualStats)
-    """How far the network's outputs were from that."""
+    skip_constant_tiles: bool = False
+    stats: RunStats = field(default_factory=RunStats)
 
-    def blocks(self) -> Generator[tuple[Window, AnyArray], None, None]:
-        """Finished output blocks, in the order they are complete."""
-        register = TileStitcher(
-            self.plan,
-            self.bands,
-            self.form.planes,
-            np.dtype(self.form.dtype),
-            self.form.blocksize,
-            self.top,
-        )
-        self.progress.advance(self._first_row * len(self.plan.columns))
-        with closing(self._predict()) as made:
-            for tile, strip, values in made:
-                done = partial(self._finish, strip=strip)
-                with self.clock.section("join"):
-                    finished = list(register.add(tile, values, done))
-                yield from finished
-                self.progress.advance()
-        assert register.empty, "every output pixel belongs to a tile"
+    def blocks(
+        self, output_format: OutputFormat, top: int = 0
+    ) -> Generator[tuple[Window, AnyArray], None, None]:
+        """Yield the finished blocks of the output, in the order in which they are complete.
 
-    def _finish(self, values: FloatArray | None, window: Window, strip: RowStrip) -> AnyArray:
-        planes = finalize(values, window, strip, self.form, self.plan.scale)
-        outside = None if self.area is None else self.area.outside_mask(window, self.plan.scale)
-        if outside is not None:
-            planes = mask_outside(planes, outside, self.form)
-        return planes
-
-    def _prepare(self, strip: RowStrip, tile: Tile) -> NetworkInput | None:
-        if self.area is not None and not self.area.intersects(tile.output_window):
-            return None
-        return preprocess(strip, tile, self.stretch)
-
-    def _constant_tile(self, ready: NetworkInput, tile: Tile) -> FloatArray:
-        s = self.plan.scale
-        each = np.ones((1, tile.input_window.height * s, tile.input_window.width * s), np.float32)
-        return denormalize(ready.pixels[:, :1, :1] * each, None, tile, self.stretch)
-
-    def _restore(self, output: FloatArray, ready: NetworkInput, tile: Tile) -> FloatArray:
-        remainder = ready.remainder if self.kernel is None else None
-        return denormalize(output, remainder, tile, self.stretch)
-
-    @property
-    def _first_row(self) -> int:
-        return self.plan.first_row_for(self.top)
-
-    def _strips(self) -> Iterator[tuple[int, RowStrip]]:
-        """Runs in the reader thread."""
-        for row in range(self._first_row, len(self.plan.rows)):
-            window = self.plan.row_window(row)
-            yield row, RowStrip(window, self.read(window))
-
-    def _predict(self) -> Generator[ComputedTile, None, None]:
-        """Every tile's values in product units, in plan order, computed in batches.
-
-        Where the device works by itself, one batch is in flight while the tiles before it are
-        joined and the tiles after it are prepared. On a CPU a batch for each lane is, and one more
-        that waits for the first lane to be free.
+        Parameters
+        ----------
+        output_format
+            Data type, nodata value, planes and block size of the output.
+        top
+            First output row to compute, a multiple of the block size. The blocks do not depend
+            on it.
         """
-        waiting: list[PendingTile] = []
-        flying: deque[InFlightBatch] = deque()
-        lanes = self.inference.lanes(len(self.plan))
-        ahead = lanes.count + 1 if lanes.count > 1 else int(self.inference.overlaps)
+        stitcher = TileStitcher(self.plan, self.bands)
+        assembler = block_assembler(self.plan, output_format, top)
+        with closing(self.predicted_tiles(top)) as tiles:
+            for result in tiles:
+                with self.context.timer.section("join"):
+                    values = self._denormalize(result)
+                    window, values = stitcher.add(result.tile, values)
+                    complete = []
+                    if window.height and window.width:
+                        pixels = self._finalize(values, window, result.strip, output_format)
+                        complete = list(assembler.add(window, pixels))
+                yield from complete
+                self.finish_tile(result.tile)
+        assert assembler.n_incomplete == 0, "every output pixel belongs to a tile"
+
+    def predicted_tiles(self, top: int = 0) -> Generator[TileResult, None, None]:
+        """Yield every tile with the output of the network, in the order of the grid.
+
+        On a GPU, one batch is computed while the tiles before it are joined and those after it are
+        prepared. On a CPU, one batch for each thread is, and another waits for a free thread.
+
+        Parameters
+        ----------
+        top
+            First output row that is wanted.
+        """
+        first_row = self.plan.first_row_for(top)
+        first_row = self.plan.first_row_for(top)
+        self.context.progress.report(first_row * len(self.plan.columns))
+        self.context.check_cancelled()
+        waiting: list[TileResult] = []
+        in_flight: deque[InFlightBatch] = deque()
+        lanes = self.predictor.lanes(len(self.plan))
+        ahead = lanes.count + 1 if lanes.count > 1 else int(self.predictor.overlaps)
         with (
-            closing(prefetch(self._strips())) as strips,
-            OrderedThreadPool(lanes.count, lanes.enter) as side,
+            closing(prefetch(self._strips(first_row))) as strips,
+            OrderedThreadPool(lanes.count, lanes.enter) as pool,
         ):
             while (item := self._next(strips)) is not None:
                 row, strip = item
                 for tile in self.plan.tiles_in_row(row):
-                    with self.clock.section("join"):
-                        ready = self._prepare(strip, tile)
-                        flat = ready is not None and self.flat_tiles and ready.flat
-                        waiting.append((tile, strip, ready, ready is not None and not flat))
+                    with self.context.timer.section("join"):
+                        waiting.append(self._preprocess(strip, tile))
                     if self._batch_ready(waiting):
-                        flying.append(self._submit(waiting, side))
+                        in_flight.append((waiting, self._submit(waiting, pool)))
                         waiting = []
-                    while len(flying) > ahead:
-                        yield from self._collect(flying.popleft())
-            flying.append(self._submit(waiting, side))
-            while flying:
-                yield from self._collect(flying.popleft())
+                    while len(in_flight) > ahead:
+                        yield from self._collect(*in_flight.popleft())
+            in_flight.append((waiting, self._submit(waiting, pool)))
+            while in_flight:
+                yield from self._collect(*in_flight.popleft())
 
-    def _batch_ready(self, waiting: list[PendingTile]) -> bool:
-        """A batch is full, there is nothing to batch, or too many strips would be held."""
-        busy = sum(seen for _, _, _, seen in waiting)
-        return busy in (0, self.inference.batch) or len(waiting) >= 4 * self.inference.batch
+    def finish_tile(self, tile: Tile) -> None:
+        """Report that a tile is done.
+
+        Raises
+        ------
+        InterruptedRunError
+            The run is to stop.
+        """
+        self.context.progress.report(tile.index + 1)
+        self.context.check_cancelled()
+
+    def _strips(self, first_row: int) -> Iterator[tuple[int, RowStrip]]:
+        """Read the source, one grid row at a time; runs in the reader thread."""
+        for row in range(first_row, len(self.plan.rows)):
+            window = self.plan.row_window(row)
+            yield row, RowStrip(window, self.read(window))
 
     def _next(self, strips: Iterator[tuple[int, RowStrip]]) -> tuple[int, RowStrip] | None:
-        with self.clock.section("read"):
+        with self.context.timer.section("read"):
             return next(strips, None)
 
-    def _submit(self, waiting: list[PendingTile], side: OrderedThreadPool) -> InFlightBatch:
-        busy = [(tile, ready) for tile, _, ready, seen in waiting if ready is not None and seen]
-        if not busy:
-            return waiting, list
-        names = [f"tile {tile.index} ({tile.input_window})" for tile, _ in busy]
-        tiles = [ready.pixels for _, ready in busy]
-        aims = [ConsistencyTarget(ready.remainder, ready.valid) for _, ready in busy]
-        ask = partial(self.inference.submit, tiles, names, aims, self.kernel)
-        with self.clock.section("network"):
-            return waiting, side.submit(ask)
+    def _preprocess(self, strip: RowStrip, tile: Tile) -> TileResult:
+        if self.area is not None and not self.area.intersects(tile.output_window):
+            return TileResult(tile, strip, None)
+        ready = preprocess(strip, tile, self.stretch)
+        constant = ready is not None and self.skip_constant_tiles and ready.flat
+        return TileResult(tile, strip, ready, constant)
 
-    def _collect(self, flight: InFlightBatch) -> Iterator[ComputedTile]:
-        waiting, landing = flight
-        with self.clock.section("network"):
+    def _batch_ready(self, waiting: list[TileResult]) -> bool:
+        """Return whether a batch is full, is not needed, or would hold too many strips."""
+        count = sum(result.needs_network for result in waiting)
+        return count in (0, self.predictor.batch) or len(waiting) >= 4 * self.predictor.batch
+
+    def _submit(
+        self, waiting: list[TileResult], pool: OrderedThreadPool
+    ) -> Callable[[], list[PendingBatch]]:
+        """Start to predict a batch; return a function that waits for it."""
+        pixels, names, targets = [], [], []
+        for result in waiting:
+            ready, tile = result.network_input, result.tile
+            if ready is not None and result.needs_network:
+                pixels.append(ready.pixels)
+                names.append(f"tile {tile.index} ({tile.input_window})")
+                targets.append(ConsistencyTarget(ready.remainder, ready.valid))
+        if not pixels:
+            return list
+        predict = partial(self.predictor.submit, pixels, names, targets, self.kernel)
+        with self.context.timer.section("network"):
+            return pool.submit(predict)
+
+    def _collect(
+        self, waiting: list[TileResult], wait: Callable[[], list[PendingBatch]]
+    ) -> Iterator[TileResult]:
+        """Wait for a batch and yield its tiles."""
+        with self.context.timer.section("network"):
             outputs = iter(
                 [
                     pair
-                    for batch in landing()
+                    for batch in wait()
                     for pair in zip(batch.result(), batch.residuals(), strict=True)
                 ]
             )
-        for tile, strip, ready, seen in waiting:
-            if ready is None or not seen:
-                self.skipped += 1
-                yield tile, strip, None if ready is None else self._constant_tile(ready, tile)
+        self.stats.batch = self.predictor.batch  # it may have shrunk
+        for result in waiting:
+            ready = result.network_input
+            if ready is None or not result.needs_network:
+                self.stats.skipped += 1
+                yield result
                 continue
-            with self.clock.section("join"):
-                output, residual = next(outputs)
+            with self.context.timer.section("join"):
+                result.output, residual = next(outputs)
                 if residual is not None:
-                    self.deviation.add(residual, ready.valid, tile, self.stretch)
-                values = self._restore(output, ready, tile)
-            yield tile, strip, values
+                    self.stats.residuals.add(residual, ready.valid, result.tile, self.stretch)
+            yield result
+
+    def _denormalize(self, result: TileResult) -> FloatArray | None:
+        """Return the tile in source units; None if no pixel is valid."""
+        ready = result.network_input
+        if ready is None:
+            return None
+        if result.output is None:
+            output, remainder = constant_tile(ready, result.tile, self.plan.scale), None
+        else:
+            # with a kernel, the predictor has added the remainder already
+            output, remainder = result.output, ready.remainder if self.kernel is None else None
+        return denormalize(output, remainder, result.tile, self.stretch)
+
+    def _finalize(
+        self,
+        values: FloatArray | None,
+        window: Window,
+        strip: RowStrip,
+        output_format: OutputFormat,
+    ) -> AnyArray:
+        """Return pixels of the output's data type, invalid outside of the area."""
+        pixels = finalize(values, window, strip, output_format, self.plan.scale)
+        outside = None if self.area is None else self.area.outside_mask(window, self.plan.scale)
+        return pixels if outside is None else mask_outside(pixels, outside, output_format)
+
+
+def block_assembler(plan: TileGrid, output_format: OutputFormat, top: int = 0) -> BlockAssembler:
+    """Create the assembler of an output's blocks."""
+    return BlockAssembler(
+        plan.out_height,
+        plan.out_width,
+        output_format.planes,
+        np.dtype(output_format.dtype),
+        output_format.blocksize,
+        top,
+    )

@@ -20,6 +20,7 @@ import copy
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
@@ -39,20 +40,16 @@ from georsr.window import FloatArray
 
 Forward = Callable[[Tensor], Tensor]
 """One pass of a network: (N, C, h, w) in 0..1 -> (N, C, s * h, s * w) around 0..1, float32."""
-Ask = Callable[[Forward, Tensor], Tensor]
-"""How a network is asked: from it and (N, C, h, w) to (N, P, s * h, s * w)."""
 
 MEMBERS = 8
-"""Orientations of a square: four turns, each as it is and mirrored."""
-
-
-def single_forward(forward: Forward, x: Tensor) -> Tensor:
-    """One pass of the network over the tile as it is."""
-    return forward(x)
+"""Orientations of a square: four rotations, each as it is and mirrored."""
 
 
 def tta_predictions(forward: Forward, x: Tensor) -> Iterator[Tensor]:
-    """The eight answers, each turned back to the tile as it is; the first is that of `once`."""
+    """Yield the predictions of the eight orientations, each rotated back to that of ``x``.
+
+    The first one is that of ``x`` as it is.
+    """
     for turns in range(4):
         turned = torch.rot90(x, turns, (2, 3))
         yield torch.rot90(forward(turned), -turns, (2, 3))
@@ -60,21 +57,16 @@ def tta_predictions(forward: Forward, x: Tensor) -> Iterator[Tensor]:
 
 
 def tta_mean(forward: Forward, x: Tensor) -> Tensor:
-    """The mean of the eight answers, at eight times the cost."""
-    answers = tta_predictions(forward, x)
-    total = next(answers).clone()
-    for answer in answers:
-        total += answer
+    """Return the mean prediction of the eight orientations, at eight times the cost."""
+    predictions = tta_predictions(forward, x)
+    total = next(predictions).clone()
+    for prediction in predictions:
+        total += prediction
     return total / MEMBERS
 
 
-def forward_strategy(tta: bool) -> Ask:
-    """What the option ``tta`` means."""
-    return tta_mean if tta else single_forward
-
-
 def n_forward_passes(tta: bool) -> int:
-    """Passes of the network for one tile."""
+    """Return the number of passes of the network for one tile."""
     return MEMBERS if tta else 1
 
 
@@ -254,9 +246,8 @@ class TilePredictor:
         Tiles per call.
     compiled
         Let ``torch.compile`` build the network for the shape of a full batch.
-    ask
-        How the network is asked: once, or in several orientations
-        (:mod:`georsr.inference.predictor`).
+    tta
+        Test-time augmentation: return the mean prediction of eight orientations.
     """
 
     def __init__(
@@ -266,12 +257,12 @@ class TilePredictor:
         batch: int,
         *,
         compiled: bool = False,
-        ask: Ask = single_forward,
+        tta: bool = False,
     ) -> None:
         self.spec = model.spec
         self.placement = placement
         self.batch = batch
-        self.ask = ask
+        self.tta = tta
         # The model stays where and what it is: its owner may use it again, elsewhere.
         network = model.network
         if placement.backend == "onnx":
@@ -286,6 +277,25 @@ class TilePredictor:
         self.forward: Callable[[Tensor], Tensor] = self.network
         if compiled:
             self.forward = torch.compile(self.network, dynamic=False)
+
+    @classmethod
+    def from_config(
+        cls, model: Model, config: SRConfig, placement: DeviceConfig | None = None
+    ) -> Self:
+        """Create the predictor that the options of a run ask for.
+
+        Parameters
+        ----------
+        model, config
+            Model and options of the run.
+        placement
+            Device and precision; None chooses them by ``config``.
+        """
+        placement = placement or place_model(model, config)
+        batch = choose_batch(placement, config.batch_size)
+        predictor = cls(model, placement, batch, compiled=config.compile, tta=config.tta)
+        log.info("%s on %s", model.spec.name, placement.describe())
+        return predictor
 
     @property
     def overlaps(self) -> bool:
@@ -375,8 +385,12 @@ class TilePredictor:
             x = x.pin_memory()
         return x.to(self.placement.device, non_blocking=self.overlaps)
 
-    def pass_once(self, x: Tensor) -> Tensor:
-        """One pass of the network over (N, C, h, w) in 0..1, on its device.
+    def predict(self, x: Tensor) -> Tensor:
+        """Return what becomes of a batch (N, C, h, w): (N, P, s * h, s * w) float32."""
+        return tta_mean(self.forward_pass, x) if self.tta else self.forward_pass(x)
+
+    def forward_pass(self, x: Tensor) -> Tensor:
+        """Run the network once on a batch (N, C, h, w) in 0..1, on its device.
 
         Returns
         -------
@@ -414,7 +428,7 @@ class TilePredictor:
         kernel: Kernel | None,
     ) -> PendingBatch:
         x = self._to_device(tiles)
-        y = self.ask(self.pass_once, x)[: len(tiles)]
+        y = self.predict(x)[: len(tiles)]
         residual = None
         if aims is not None and kernel is not None:
             y, residual = enforce_consistency(y, x[: len(tiles)], aims, kernel)

@@ -11,11 +11,16 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from functools import partial
 from types import TracebackType
-from typing import Generic, Self, TypeVar, cast
+from typing import Generic, Self, TypeVar, TypeVarTuple, cast
+
+from georsr.errors import InterruptedRunError
+from georsr.progress import Timer
 
 T = TypeVar("T")
+Block = TypeVarTuple("Block")
 
 _POLL_SECONDS = 0.001, 0.02
 """How soon a blocked thread first looks whether there is room, or the other side has gone; and how
@@ -140,6 +145,41 @@ class BackgroundWriter(Generic[T]):
         self._thread.join()
         if error is None and self._error is not None:
             raise self._error
+
+
+WAITING_BLOCKS = 8
+"""Finished blocks that may wait for the writer."""
+
+
+def write_in_background(
+    blocks: Generator[tuple[*Block], None, None], write: Callable[[*Block], None], timer: Timer
+) -> None:
+    """Write blocks in a thread of its own.
+
+    After an InterruptedRunError in ``blocks``, those before it are still written.
+
+    Parameters
+    ----------
+    blocks
+        Arguments of ``write``, block by block.
+    write
+        Writes one block.
+    timer
+        Adds up the seconds that this thread waits for the other.
+    """
+    interruption: InterruptedRunError | None = None
+    with (
+        BackgroundWriter[tuple[*Block]](lambda block: write(*block), WAITING_BLOCKS) as writer,
+        closing(blocks),
+    ):
+        try:
+            for block in blocks:
+                with timer.section("write"):
+                    writer.put(block)
+        except InterruptedRunError as error:
+            interruption = error
+    if interruption is not None:
+        raise interruption
 
 
 class OrderedThreadPool:

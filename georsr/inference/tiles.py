@@ -151,6 +151,12 @@ def preprocess(strip: RowStrip, tile: Tile, stretch: Normalization) -> NetworkIn
     )
 
 
+def constant_tile(ready: NetworkInput, tile: Tile, scale: int) -> FloatArray:
+    """Return a tile of one value, enlarged without the network: (C, s * h, s * w) in 0..1."""
+    height, width = tile.input_window.height * scale, tile.input_window.width * scale
+    return ready.pixels[:, :1, :1] * np.ones((1, height, width), np.float32)
+
+
 def denormalize(
     output: FloatArray,
     remainder: FloatArray | None,

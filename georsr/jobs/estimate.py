@@ -21,9 +21,8 @@ from georsr.config import SRConfig
 from georsr.device import DeviceConfig, cpu_threads
 from georsr.errors import GeorsrError
 from georsr.inference.predictor import (
+    MEMBERS,
     TilePredictor,
-    choose_batch,
-    forward_strategy,
     n_concurrent_tiles,
     n_forward_passes,
     place_model,
@@ -43,7 +42,7 @@ from georsr.jobs.preflight import (
     output_bytes,
 )
 from georsr.models.io import Model
-from georsr.quality.write import COST, QualityExecutor, layers_job
+from georsr.quality.write import layers_job, layers_memory
 from georsr.system import available_cpus, memory_limit
 from georsr.tiling.grid import Tile
 from georsr.tiling.partition import TaskGrid
@@ -330,13 +329,7 @@ def estimate_run(
         None if cluster is None else cluster.placement,
     )
     plan, layout, placement = job.plan, job.layout, _timed(job)
-    inference = TilePredictor(
-        job.model,
-        placement,
-        choose_batch(placement, config.batch_size),
-        compiled=config.compile,
-        ask=forward_strategy(config.tta),
-    )
+    inference = TilePredictor.from_config(job.model, config, placement)
     with cpu_threads(_threads(config, cluster)):
         pace = time_tiles(job, inference)
     force = cluster_estimate(job, cluster, parts)
@@ -357,7 +350,7 @@ def estimate_run(
         pace = _pace_of_layers(pace, job, layers)
         seconds += _seconds(layers, pace, empty, overlapping=inference.overlaps)
         stored += output_bytes(layers.layout)
-        memory = max(memory, QualityExecutor("").memory(layers))
+        memory = max(memory, layers_memory(layers))
         problems += tuple(p for p in _problems(layers, quality, memory) if p not in problems)
     return RunEstimate(
         source=reader.info.path,
@@ -439,7 +432,9 @@ def _pace_of_layers(pace: Timings, job: SRJob, layers: SRJob) -> Timings:
     """The pace of a pass that asks the network in all orientations and keeps more planes."""
     more = layers.layout.raw_bytes / job.layout.raw_bytes
     return Timings(
-        pace.network * COST / n_forward_passes(job.config.tta), pace.join * more, pace.encode * more
+        pace.network * MEMBERS / n_forward_passes(job.config.tta),
+        pace.join * more,
+        pace.encode * more,
     )
 
 

@@ -24,24 +24,19 @@ from georsr.errors import (
     ResourceError,
     UsageError,
 )
-from georsr.inference.pipeline import ResidualStats, Timer
-from georsr.inference.predictor import TilePredictor
+from georsr.inference.pipeline import RunStats
+from georsr.inference.predictor import TilePredictor, TileTooLargeError
+from georsr.inference.threads import write_in_background
 from georsr.io.reader import RasterReader
-from georsr.jobs.executor import (
-    job_predictor,
-    retry_with_smaller_tiles,
-    tile_stream,
-    write_in_background,
-)
 from georsr.jobs.job import SRJob, check_unchanged, memory_of, plan_job
 from georsr.jobs.parts_index import LOCK, SCRATCH, FinishedPart, PartsFolder
 from georsr.jobs.preflight import BASE_MEMORY, check_memory, check_space
-from georsr.jobs.run import report_of
+from georsr.jobs.run import run_report, tile_pipeline, with_smaller_tiles
 from georsr.models.io import Model
-from georsr.progress import AreaProgress, Cancellable, NullProgress, Progress
+from georsr.progress import Progress, RunContext, RunProgress, never
 from georsr.reports import RunReport
 from georsr.tiling.partition import TaskGrid, parts_grid
-from georsr.window import AnyArray, Window
+from georsr.window import Window
 from georsr.writer.layout import OutputLayout
 from georsr.writer.partial_tiff import OutputInfo
 from georsr.writer.paths import check_destination, is_virtual, sync_path
@@ -89,19 +84,12 @@ class PartResult:
     part : FinishedPart
     resumed : bool
         Whether an earlier run had written it.
-    batch : int
-        Tiles per call of the network.
-    skipped : int
-        Number of tiles without a valid pixel.
-    deviation : ResidualStats
-        Differences between the network's outputs and the source, before consistency.
+    stats : RunStats
     """
 
     part: FinishedPart
     resumed: bool
-    batch: int = 0
-    skipped: int = 0
-    deviation: ResidualStats = field(default_factory=ResidualStats)
+    stats: RunStats = field(default_factory=RunStats)
 
 
 def write_part(
@@ -169,21 +157,15 @@ def _write_cog(
     should_stop: Callable[[], bool],
 ) -> PartResult:
     part = job.standalone_part(task.window.coarser(job.plan.scale))
-    progress = Cancellable(NullProgress(), should_stop)
-    stream = tile_stream(part, predictor, progress, Timer())
-
-    def write(block: tuple[Window, AnyArray]) -> None:
-        writer.write(block[0], *part.layout.split(block[1]))
-
-    with RasterWriter(
-        path, part.layout, verify=part.config.verify, look=progress.check_cancelled
-    ) as writer:
-        write_in_background(write, stream.blocks(), Timer())
+    context = RunContext(should_stop=should_stop)
+    pipeline = tile_pipeline(part, predictor, context)
+    with RasterWriter(path, part.layout, verify=part.config.verify, context=context) as writer:
+        write_in_background(pipeline.blocks(part.layout), writer.write_planes, context.timer)
         info = writer.seal()
         checksums = writer.checksums.astype(">u4").tobytes().hex()
         writer.publish()
     finished = FinishedPart(task.number, task.name, info.bytes, sha256(path), checksums)
-    return PartResult(finished, False, predictor.batch, stream.skipped, stream.deviation)
+    return PartResult(finished, False, pipeline.stats)
 
 
 def _is_intact(path: Path, finished: FinishedPart) -> bool:
@@ -205,10 +187,8 @@ class WriteParts:
         Folder of the parts.
     cluster : Cluster, optional
         Workers that write the parts; None: this process.
-    progress : Cancellable
-        Progress of the tiles.
-    clock : Timer
-        Measures the parts of the run.
+    context : RunContext
+        Progress, cancellation and timing of the run.
     on_published : callable
         Called with the report when the VRT is in place, before the journal is removed.
     """
@@ -218,18 +198,15 @@ class WriteParts:
         job: SRJob,
         folder: Path,
         cluster: Cluster | None,
-        progress: Cancellable,
-        clock: Timer,
+        context: RunContext,
         on_published: Callable[[RunReport], None],
     ) -> None:
         self.job, self.folder, self.cluster = job, folder, cluster
-        self.progress, self.clock, self.on_published = progress, clock, on_published
-        self.report: RunReport | None = None
-        self.batch = self.skipped = 0
-        self.deviation = ResidualStats()
+        self.context, self.on_published = context, on_published
+        self.stats = RunStats()
 
-    def make(self) -> OutputInfo:
-        """Write what is missing, and publish the VRT."""
+    def write(self) -> RunReport:
+        """Write the missing parts, and publish the VRT."""
         job, config, info = self.job, self.job.config, self.job.reader.info
         grid = grid_of(job)
         key = job.key | {
@@ -245,15 +222,15 @@ class WriteParts:
                 check_space(stored_layout(job), str(self.folder / LOCK), config, existing)
                 check_memory(memory_here(job, self.cluster), config)
                 index.start()
-                self.progress.start(len(job.plan), "tiles")
+                self.context.progress.start_pass(0, len(job.plan))
                 resumed = self._write_parts(grid, index)
-                with self.clock.section("verify"):
+                with self.context.timer.section("verify"):
                     self._check_source(index)
                     output = self._write_vrt(grid, index)
-                self.report = report_of(job, output, self.clock, resumed, self)
-                self.on_published(self.report)
+                report = run_report(job, output, resumed, self.stats, self.context)
+                self.on_published(report)
                 index.close()
-                return output
+                return report
         except BaseException as error:
             if index.begun and index.kept:
                 error.add_note(
@@ -281,28 +258,27 @@ class WriteParts:
 
     def _write_parts(self, grid: TaskGrid, index: PartsFolder) -> int:
         """Write the parts that are missing; return the number of blocks of earlier runs."""
-        resumed, plan = 0, self.job.plan
-        tiles = AreaProgress(self.progress, len(plan), plan.out_height * plan.out_width)
+        resumed = pixels = 0
         compute = self._compute_here if self.cluster is None else self._compute_on_cluster
         for number, result in compute(self._tasks(grid, index)):
             index.add(result.part)
             resumed += result.resumed * len(result.part.blocks) // 8
-            self.batch = max(self.batch, result.batch)
-            self.skipped += result.skipped
-            self.deviation.merge(result.deviation)
+            self.stats.merge(result.stats)
             window = grid.window(number)
-            tiles.add(window.height * window.width)
+            pixels += window.height * window.width
+            self.context.progress.report(self.job.plan.tiles_in_pixels(pixels))
+            self.context.check_cancelled()
         return resumed
 
     def _compute_here(
         self, tasks: Iterator[tuple[int, PartTask]]
     ) -> Iterator[tuple[int, PartResult]]:
-        job, folder, should_stop = self.job, self.folder.absolute(), self.progress.stopped
-        predictor = job_predictor(job)
+        job, folder, should_stop = self.job, self.folder.absolute(), self.context.should_stop
+        predictor = TilePredictor.from_config(job.model, job.config, job.placement)
         with cpu_threads(job.config.num_threads):
             for number, task in tasks:
                 try:
-                    with self.clock.section("network"):
+                    with self.context.timer.section("network"):
                         result = write_part(folder, job, predictor, task, should_stop)
                 except (ModelError, ResourceError) as error:
                     raise add_location(error, f"{task} of the output") from error
@@ -315,10 +291,10 @@ class WriteParts:
 
         assert self.cluster is not None, "there is a cluster"
         compute = partial(write_part, self.folder.absolute())
-        with self.clock.section("start"):
-            queue = task_queue(self.cluster, self.job, compute, self.progress.check_cancelled)
+        with self.context.timer.section("start"):
+            queue = task_queue(self.cluster, self.job, compute, self.context.check_cancelled)
         with queue:
-            yield from queue.map(tasks, self.clock)
+            yield from queue.map(tasks, self.context.timer)
 
     def _write_vrt(self, grid: TaskGrid, index: PartsFolder) -> OutputInfo:
         job = self.job
@@ -408,16 +384,16 @@ def run_parts(
     model: Model,
     config: SRConfig,
     progress: Progress | None,
-    stop: Callable[[], bool] | None,
+    should_stop: Callable[[], bool] | None,
     folder: str,
     cluster: Cluster | None = None,
-    then: Callable[[RunReport], None] = lambda report: None,
+    on_published: Callable[[RunReport], None] = lambda report: None,
 ) -> RunReport:
     """Super-resolve an open raster into parts, which are COGs, and a VRT over them.
 
     Parameters
     ----------
-    reader, model, config, progress, stop
+    reader, model, config, progress, should_stop
         As for `georsr.jobs.run.run`.
     destination
         Path of the VRT, which appears when all parts are written and verified.
@@ -425,7 +401,7 @@ def run_parts(
         Folder of the parts.
     cluster
         Workers that write the parts; None: this process.
-    then
+    on_published
         Called with the report when the VRT is in place. If it fails, the same call repeats it.
 
     Raises
@@ -433,15 +409,28 @@ def run_parts(
     GeorsrError
         The destination is unchanged; finished parts are kept.
     """
-    clock = Timer()
+    context = RunContext(RunProgress(progress), should_stop or never)
     check_names(destination, folder)
-    with clock.section("total"):
-        with clock.section("read"):
+    with context.timer.section("total"):
+        with context.timer.section("read"):
             placement = None if cluster is None else cluster.placement
             job = plan_job(reader, destination, model, replace(config, cog=True), placement)
-        cancellable = Cancellable(progress or NullProgress(), stop or (lambda: False))
-        cancellable.check_cancelled()
-        run = WriteParts(job, Path(folder), cluster, cancellable, clock, then)
-        retry_with_smaller_tiles(run)
-    assert run.report is not None, "the parts are published"
-    return replace(run.report, seconds=clock.rounded())
+        context.check_cancelled()
+        report = _write_output(job, Path(folder), cluster, context, on_published)
+    return replace(report, seconds=context.timer.rounded())
+
+
+def _write_output(
+    job: SRJob,
+    folder: Path,
+    cluster: Cluster | None,
+    context: RunContext,
+    on_published: Callable[[RunReport], None],
+) -> RunReport:
+    """Write and publish the output, with smaller tiles if one does not fit into memory."""
+    tried: list[int] = []
+    while True:
+        try:
+            return WriteParts(job, folder, cluster, context, on_published).write()
+        except (TileTooLargeError, MemoryError) as error:
+            job = with_smaller_tiles(job, error, tried)

@@ -1,42 +1,373 @@
-"""Run: from a plan to a published product, whoever makes its blocks.
+"""Run a job: compute the blocks of an output, write, verify and publish it.
 
-Residual: how well a written product gives its source back, measured on the file itself.
+`run` plans a job, opens its output and calls an executor for the blocks that are missing. If a tile
+does not fit into memory, it starts again with smaller tiles. A run that was interrupted leaves a
+journal, with which the same call resumes.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
+from functools import partial
+from typing import Protocol
 
 import numpy as np
 
 from georsr.config import SRConfig
-from georsr.inference.pipeline import Timer
-from georsr.inference.predictor import n_forward_passes
-from georsr.inference.threads import prefetch
+from georsr.device import DeviceConfig, cpu_threads
+from georsr.errors import ResourceError
+from georsr.inference.consistency import shrink_valid
+from georsr.inference.pipeline import RunStats, TilePipeline
+from georsr.inference.predictor import TilePredictor, TileTooLargeError, n_forward_passes
+from georsr.inference.threads import prefetch, write_in_background
 from georsr.io.reader import RasterReader, open_output
-from georsr.jobs.executor import (
-    Executor,
-    LocalExecutor,
-    RunStats,
-    WriteRun,
-    remove_stale_files,
-    retry_with_smaller_tiles,
-)
-from georsr.jobs.job import SRJob, plan_and_check
+from georsr.jobs.job import SRJob, check_unchanged, memory_of, plan_and_check
 from georsr.models.io import Model
-from georsr.progress import Cancellable, NullProgress, Progress, ProgressStages
-from georsr.quality.consistency_maps import shrink_valid
-from georsr.quality.write import COST, QualityWriter, check_layers_path, layers_job
-from georsr.quality.write import report_of as layers_report
+from georsr.progress import Progress, RunContext, RunProgress, never
 from georsr.reports import ConsistencyReport, RunReport
-from georsr.window import PixelBlock, Window
-from georsr.writer.journal import Journal
+from georsr.tiling.grid import ceil_to
+from georsr.window import AnyArray, BoolArray, PixelBlock, Window
+from georsr.writer.layout import OutputLayout
+from georsr.writer.lock import Lock
 from georsr.writer.partial_tiff import OutputInfo
-from georsr.writer.paths import check_destination
+from georsr.writer.paths import is_virtual, local_path, remove_sidecars, temp_paths
 from georsr.writer.writer import RasterWriter
+
+log = logging.getLogger(__name__)
+
+MIN_TILE = 32
+"""Smallest tile, in source pixels, to try when memory runs out: below, halos are most of it."""
+
+
+class Executor(Protocol):
+    """Computes the blocks of an output: in this process, or on a Dask cluster."""
+
+    @property
+    def placement(self) -> DeviceConfig | None:
+        """Device and precision of the network; None if the options of the run decide."""
+
+    def memory(self, job: SRJob) -> int:
+        """Return the peak memory of this machine, in bytes."""
+
+    def write_blocks(self, job: SRJob, output: RasterWriter, context: RunContext) -> RunStats:
+        """Compute and write the blocks that ``output`` does not have."""
+
+
+class LocalExecutor:
+    """Computes the blocks of an output in this process."""
+
+    placement: DeviceConfig | None = None
+
+    def __init__(self) -> None:
+        self._predictor: TilePredictor | None = None
+
+    def memory(self, job: SRJob) -> int:
+        """Return the peak memory of this machine, in bytes."""
+        return memory_of(job)
+
+    def write_blocks(self, job: SRJob, output: RasterWriter, context: RunContext) -> RunStats:
+        """Compute and write the blocks that ``output`` does not have."""
+        if self._predictor is None:
+            self._predictor = TilePredictor.from_config(job.model, job.config, job.placement)
+        pipeline = tile_pipeline(job, self._predictor, context)
+        with cpu_threads(job.config.num_threads):
+            write_missing_blocks(partial(pipeline.blocks, job.layout), output, context)
+        return pipeline.stats
+
+
+def tile_pipeline(
+    job: SRJob, predictor: TilePredictor, context: RunContext | None = None
+) -> TilePipeline:
+    """Create the pipeline that predicts the tiles of a job."""
+    return TilePipeline(
+        read=job.read,
+        bands=len(job.reader.info.indexes),
+        plan=job.plan,
+        stretch=job.stretch,
+        predictor=predictor,
+        context=context or RunContext(),
+        area=job.area,
+        kernel=job.kernel,
+        skip_constant_tiles=job.config.skip_constant_tiles,
+    )
+
+
+Blocks = Generator[tuple[Window, AnyArray], None, None]
+
+
+def write_missing_blocks(
+    compute: Callable[[int], Blocks], output: RasterWriter, context: RunContext
+) -> None:
+    """Write the blocks that an output does not have.
+
+    Parameters
+    ----------
+    compute
+        Yields the finished blocks from an output row on.
+    output
+        Writer of the output.
+    context
+        Progress and timing of the run.
+    """
+    size, columns = output.layout.blocksize, output.done.shape[1]
+    for first, end in incomplete_rows(output.done):
+        blocks = _rows(compute(first * size), output.layout, end, (end - first) * columns)
+        write_in_background(blocks, output.write_planes, context.timer)
+
+
+def incomplete_rows(done: BoolArray) -> list[tuple[int, int]]:
+    """Return the ranges of block rows in which a block is missing, as (first, one past the last).
+
+    There is more than one range only where blocks of an unfinished output were damaged.
+    """
+    missing = np.concatenate([[False], ~done.all(axis=1), [False]])
+    return [(int(a), int(b)) for a, b in np.flatnonzero(np.diff(missing)).reshape(-1, 2)]
+
+
+def _rows(blocks: Blocks, layout: OutputLayout, end: int, count: int) -> Blocks:
+    """Yield the ``count`` blocks above block row ``end``; then stop the computation."""
+    if end == layout.blocks_shape[0]:
+        yield from blocks
+        return
+    with closing(blocks):
+        for window, values in blocks:
+            if window.top < end * layout.blocksize:
+                yield window, values
+                count -= 1
+            if count == 0:
+                return
+
+
+def run(
+    reader: RasterReader,
+    destination: str,
+    model: Model,
+    config: SRConfig,
+    progress: Progress | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    executor: Executor | None = None,
+    on_published: Callable[[RunReport], None] = lambda report: None,
+) -> RunReport:
+    """Super-resolve an open raster into a new file.
+
+    Parameters
+    ----------
+    reader
+        Source; it is read from another thread until this returns.
+    destination
+        Path of the output. It appears complete and verified, or not at all.
+    model, config
+        Model and options.
+    progress
+        Receives the number of finished tiles.
+    should_stop
+        Called after each tile; when it returns True the run ends and keeps the finished blocks.
+    executor
+        Computes the blocks; None computes them in this process.
+    on_published
+        Called with the report once the output has its name. If the process is killed or fails
+        there, the same call of `run` calls it again.
+
+    Raises
+    ------
+    UsageError, InputError, OutputError, ModelError, ResourceError
+        The destination is then as it was.
+    InterruptedRunError
+        ``should_stop`` returned True.
+    """
+    executor = executor or LocalExecutor()
+    context = RunContext(
+        RunProgress(progress, [n_forward_passes(config.tta)]), should_stop or never
+    )
+    with context.timer.section("total"):
+        with context.timer.section("read"):
+            job = plan_and_check(
+                reader, destination, model, config, executor.placement, executor.memory
+            )
+        published = job.journal().completed_output()
+        if published is None:
+            context.check_cancelled()
+            report = _write_output(job, executor, context, on_published)
+        else:
+            log.info("%s: an earlier run has published it", destination)
+            report = run_report(job, published, job.layout.blocks_count, RunStats(), context)
+            on_published(report)
+            remove_stale_files(job)
+    return replace(report, seconds=context.timer.rounded())
+
+
+def _write_output(
+    job: SRJob, executor: Executor, context: RunContext, on_published: Callable[[RunReport], None]
+) -> RunReport:
+    """Write and publish the output, with smaller tiles if one does not fit into memory."""
+    tried: list[int] = []
+    while True:
+        try:
+            with prepare_output(job, context) as output:
+                stats = compute_output(job, output, executor, context)
+                published = output.publish()
+                report = run_report(job, published, output.n_resumed_blocks, stats, context)
+                on_published(report)
+            return report
+        except (TileTooLargeError, MemoryError) as error:
+            job = with_smaller_tiles(job, error, tried)
+
+
+@contextmanager
+def prepare_output(job: SRJob, context: RunContext) -> Iterator[RasterWriter]:
+    """Open the output of a job, resuming from the journal of an unfinished run.
+
+    If the block fails and the finished blocks are kept, the exception gets a note that says how to
+    resume.
+    """
+    output = RasterWriter(
+        job.destination,
+        job.layout,
+        overwrite=job.config.overwrite,
+        verify=job.config.verify,
+        journal=job.journal(),
+        context=context,
+    )
+    try:
+        with output:
+            yield output
+    except BaseException as error:
+        if output.journal is not None and output.journal.kept:
+            error.add_note(_resume_hint(output))
+        raise
+
+
+def compute_output(
+    job: SRJob, output: RasterWriter, executor: Executor, context: RunContext
+) -> RunStats:
+    """Compute and write the missing blocks of an output, then verify it."""
+    context.progress.start_pass(0, len(job.plan))
+    stats = RunStats()
+    if not output.done.all():
+        stats = executor.write_blocks(job, output, context)
+    finish_output(job, output, context)
+    return stats
+
+
+def finish_output(job: SRJob, output: RasterWriter, context: RunContext) -> OutputInfo:
+    """Verify an output whose blocks are all written, and that its source did not change."""
+    with context.timer.section("verify"):
+        finished = output.seal()
+        check_unchanged(job.reader, job.key["source"])
+    return finished
+
+
+def _resume_hint(output: RasterWriter) -> str:
+    if output.published:
+        return (
+            f"{output.dst} is finished: rerun the same command for the files that belong to it "
+            "and are still missing"
+        )
+    part = temp_paths(output.dst).part
+    return (
+        f"{int(output.done.sum())} of {output.done.size} blocks are finished and kept in {part}: "
+        f"rerun the same command to resume, or delete {part.stem}.* to discard them"
+    )
+
+
+def with_smaller_tiles(job: SRJob, error: BaseException, tried: list[int]) -> SRJob:
+    """Return the job with tiles of half the size, after memory ran out.
+
+    Parameters
+    ----------
+    job
+        Job that ran out of memory.
+    error
+        What was raised.
+    tried
+        Tile sizes that were tried before; that of ``job`` is appended.
+
+    Raises
+    ------
+    ResourceError
+        The tile size is fixed by the options, or cannot become smaller.
+    """
+    tried.append(job.plan.tile)
+    smaller = ceil_to(job.plan.tile // 2, job.plan.multiple_of)
+    fixed = job.config.tile_size is not None
+    if fixed or smaller < MIN_TILE or smaller == job.plan.tile:
+        what = (
+            str(error)
+            if isinstance(error, TileTooLargeError)
+            else f"{job.destination}: memory ran out: use a smaller --tile"
+        )
+        failure = ResourceError(f"{what} (tiles tried: {', '.join(map(str, tried))})")
+        for note in getattr(error, "__notes__", ()):
+            failure.add_note(note)
+        raise failure from error
+    log.warning("out of memory: starting again with tiles of %d pixels", smaller)
+    return job.with_tile(smaller)
+
+
+def remove_stale_files(job: SRJob) -> None:
+    """Remove the temporary files of a run that was killed after it had published its output."""
+    lock = Lock(temp_paths(job.destination).lock, job.destination)
+    lock.acquire()
+    if not is_virtual(job.destination):
+        remove_sidecars(local_path(job.destination))
+    for path in temp_paths(job.destination).leftovers():
+        path.unlink(missing_ok=True)
+    job.journal().remove()
+    lock.release()
+
+
+def run_report(
+    job: SRJob, published: OutputInfo, n_resumed: int, stats: RunStats, context: RunContext
+) -> RunReport:
+    """Return the report of a run whose output is published.
+
+    Parameters
+    ----------
+    job
+        The run.
+    published
+        Its output.
+    n_resumed
+        Number of blocks that earlier runs had finished.
+    stats, context
+        Statistics and timing of the run.
+    """
+    layout, plan = job.layout, job.plan
+    with context.timer.section("verify"):
+        consistency = consistency_report(job, stats)
+    return RunReport(
+        source=job.reader.info.path,
+        output=job.destination,
+        model=job.model.spec.name,
+        model_sha256=job.model.sha256,
+        scale=plan.scale,
+        width=layout.width,
+        height=layout.height,
+        bands=len(layout.bands),
+        dtype=layout.dtype,
+        device=str(job.placement.device),
+        precision=job.placement.precision,
+        tile_size=plan.tile,
+        halo=plan.halo,
+        overlap=plan.overlap,
+        batch_size=stats.batch,
+        tiles=len(plan),
+        tiles_skipped=stats.skipped,
+        blocks=layout.blocks_count,
+        blocks_resumed=n_resumed,
+        stretch=job.stretch,
+        options=job.config.chosen(),
+        cog=layout.cog_options is not None,
+        seconds=context.timer.rounded(),
+        file_bytes=published.bytes,
+        checksum=published.checksum,
+        consistency=consistency,
+        warnings=job.reader.info.notes,
+    )
+
 
 BLOCK_SIZE = 128
 """Height and width, in source pixels, of what is compared at a time."""
@@ -44,15 +375,20 @@ GRID_STEP = 4
 """Most windows along each axis; they are spread over the product."""
 
 
-def consistency_report(job: SRJob, tally: RunStats) -> ConsistencyReport | None:
-    """What consistency did to a product that is there; None where none was asked for.
+def consistency_report(job: SRJob, stats: RunStats) -> ConsistencyReport | None:
+    """Measure on a published output how well it gives its source back.
 
     Parameters
     ----------
     job
-        The run that made it.
-    tally
-        What the network gave.
+        The run that wrote the output.
+    stats
+        Statistics of the network's outputs.
+
+    Returns
+    -------
+    ConsistencyReport or None
+        None if the output need not be consistent.
     """
     if job.kernel is None:
         return None
@@ -71,7 +407,7 @@ def consistency_report(job: SRJob, tally: RunStats) -> ConsistencyReport | None:
             total += apart.sum((1, 2), dtype=np.float64)
             count += both.sum((1, 2))
             largest = np.maximum(largest, apart.max((1, 2)))
-    before = tally.deviation
+    before = stats.residuals
     return ConsistencyReport(
         kernel=str(job.kernel),
         network_mean=before.mean,
@@ -140,153 +476,3 @@ def _grow(window: Window, reach: int, whole: Window) -> Window:
     inside = grown.intersection(whole)
     assert inside is not None, "windows lie in the product"
     return inside
-
-
-log = logging.getLogger(__name__)
-
-
-def run(
-    reader: RasterReader,
-    destination: str,
-    model: Model,
-    config: SRConfig,
-    progress: Progress | None = None,
-    stop: Callable[[], bool] | None = None,
-    maker: Executor | None = None,
-    quality: str | None = None,
-    then: Callable[[RunReport], None] = lambda report: None,
-) -> RunReport:
-    """Super-resolve an open raster into a new file.
-
-    Parameters
-    ----------
-    reader
-        The source; read from another thread until this returns.
-    destination
-        Path of the product; it appears whole and verified, or not at all.
-    model, config, progress
-        What to run, how, and whom to tell.
-    stop
-        Asked after every tile; when it says True the run ends, and what is finished is kept.
-    maker
-        Who makes the blocks; this process by default.
-    quality
-        Path of quality layers to make beside the product, by this process.
-    then
-        Called with the report once the product has its name. Killed or failing there, the run is
-        gone on with by the same call: ``then`` is called again.
-
-    Raises
-    ------
-    UsageError, InputError, OutputError, ModelError, ResourceError
-        As their names say; the destination is then as it was.
-    InterruptedRunError
-        ``stop`` said so.
-    """
-    clock, maker = Timer(), maker or LocalExecutor()
-    stop = stop or (lambda: False)
-    with clock.section("total"):
-        with clock.section("read"):
-            job = plan_and_check(reader, destination, model, config, maker.placement, maker.memory)
-        journal = job.journal()
-        earlier = journal.completed_output()
-        if earlier is not None:
-            report = _found(job, journal, earlier, clock, maker, quality)
-            then(report)
-            if quality is not None:
-                remove_stale_files(layers_job(job, quality, earlier.checksum))
-            remove_stale_files(job)
-        else:
-            report = _made(job, progress or NullProgress(), stop, maker, clock, quality, then)
-    return replace(report, seconds=clock.rounded())
-
-
-def _found(
-    job: SRJob,
-    journal: Journal,
-    earlier: OutputInfo,
-    clock: Timer,
-    maker: Executor,
-    quality: str | None,
-) -> RunReport:
-    """What is told of a product that an earlier run had published before it was killed."""
-    log.info("%s: an earlier run had finished it", job.destination)
-    report = report_of(job, earlier, clock, job.layout.blocks_count, maker)
-    if quality is None or journal.beside is None:
-        return report
-    layers = layers_job(job, quality, earlier.checksum)
-    told = layers_report(layers, journal.beside, layers.layout.blocks_count)
-    return replace(report, quality=told)
-
-
-def _made(
-    job: SRJob,
-    progress: Progress,
-    stop: Callable[[], bool],
-    maker: Executor,
-    clock: Timer,
-    quality: str | None,
-    then: Callable[[RunReport], None],
-) -> RunReport:
-    """Make and publish the product, and layers if they are wanted."""
-    config, info = job.config, job.reader.info
-    check_destination(job.destination, [info.path, *info.files], overwrite=config.overwrite)
-    stages = ProgressStages(
-        progress, (n_forward_passes(config.tta), *((COST,) if quality is not None else ()))
-    )
-    watched = Cancellable(stages.stage(0), stop)
-    watched.check_cancelled()
-    attempt = WriteRun(job, maker, watched, clock)
-    beside, reports = None, list[RunReport]()
-    if quality is not None:
-        check_layers_path(job, quality)
-        beside = QualityWriter(quality, Cancellable(stages.stage(1), stop), clock)
-
-    def last(writer: RasterWriter, sealed: OutputInfo) -> OutputInfo:
-        written = writer.publish() if beside is None else beside.finish(attempt, writer, sealed)
-        report = report_of(attempt.job, written, clock, attempt.found, maker)
-        reports.append(report if beside is None else replace(report, quality=beside.report))
-        then(reports[-1])  # before it is forgotten how to recognise the product
-        return written
-
-    attempt.last = last
-    retry_with_smaller_tiles(attempt)
-    return reports[-1]
-
-
-def report_of(
-    job: SRJob, written: OutputInfo, clock: Timer, found: int, tally: RunStats
-) -> RunReport:
-    """What a run did, once its product is there; ``found``: blocks of earlier runs."""
-    layout, plan = job.layout, job.plan
-    with clock.section("verify"):
-        consistency = consistency_report(job, tally)
-    return RunReport(
-        source=job.reader.info.path,
-        output=job.destination,
-        model=job.model.spec.name,
-        model_sha256=job.model.sha256,
-        scale=plan.scale,
-        width=layout.width,
-        height=layout.height,
-        bands=len(layout.bands),
-        dtype=layout.dtype,
-        device=str(job.placement.device),
-        precision=job.placement.precision,
-        tile_size=plan.tile,
-        halo=plan.halo,
-        overlap=plan.overlap,
-        batch_size=tally.batch,
-        tiles=len(plan),
-        tiles_skipped=tally.skipped,
-        blocks=layout.blocks_count,
-        blocks_resumed=found,
-        stretch=job.stretch,
-        options=job.config.chosen(),
-        cog=layout.cog_options is not None,
-        seconds=clock.rounded(),
-        file_bytes=written.bytes,
-        checksum=written.checksum,
-        consistency=consistency,
-        warnings=job.reader.info.notes,
-    )

@@ -24,32 +24,6 @@ def margin(kernel: Kernel, scale: int) -> int:
     return kernel.radius(scale) + BICUBIC_RADIUS + 1
 
 
-def shrink_valid(
-    image: FloatArray, valid: BoolArray, kernel: Kernel, scale: int
-) -> tuple[FloatArray, BoolArray]:
-    """Shrink a product; invalid pixels have no part in it.
-
-    Parameters
-    ----------
-    image, valid
-        (C, H, W), multiples of ``scale``; validity of whole source pixels.
-    kernel, scale
-        How to shrink.
-
-    Returns
-    -------
-    low, valid
-        (C, H / scale, W / scale); zero where not valid.
-    """
-    cells = valid[:, ::scale, ::scale]
-    if valid.all():
-        return kernel.downsample(image, scale), cells
-    total = kernel.downsample(np.where(valid, image, np.float32(0)), scale)
-    weight = kernel.downsample(valid.astype(np.float32), scale)
-    # a valid source pixel has its own area under the kernel, which is most of its weight
-    return np.where(cells, total / np.where(cells, weight, 1), np.float32(0)), cells
-
-
 def inconsistency(low: FloatArray, source: AnyArray, valid: BoolArray) -> FloatArray:
     """|shrunk product - source|, mean over the valid bands: (C, h, w) each -> (h, w)."""
     difference = np.abs(low - np.where(valid, source, 0).astype(np.float32))

@@ -15,8 +15,9 @@ large values from deciding about all the small ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import dataclass
 from importlib import resources
 from json import loads
 from typing import Any, cast
@@ -27,17 +28,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from georsr.errors import UsageError
-from georsr.inference.pipeline import TileStream
-from georsr.inference.predictor import MEMBERS, Forward, tta_predictions
-from georsr.inference.tiles import NetworkInput, RowStrip
+from georsr.inference.consistency import shrink_valid
+from georsr.inference.pipeline import TilePipeline, TileResult, block_assembler
+from georsr.inference.predictor import MEMBERS, TilePredictor, tta_predictions
+from georsr.inference.tiles import OutputFormat, RowStrip
 from georsr.io.metadata import BandInfo
 from georsr.io.reader import RasterReader
 from georsr.models.interpolation import Bicubic
 from georsr.models.spec import ModelSpec
-from georsr.quality.consistency_maps import inconsistency, margin, shrink_valid, synthesised_detail
+from georsr.quality.consistency_maps import inconsistency, margin, synthesised_detail
 from georsr.radiometry.kernels import Kernel
 from georsr.radiometry.quantize import replicate
-from georsr.tiling.grid import Tile
+from georsr.tiling.stitch import TileStitcher
 from georsr.window import AnyArray, BoolArray, FloatArray, Window
 
 WITHIN, GRADIENT, SQUARE, FIRST = 0, 1, 2, 3
@@ -49,43 +51,30 @@ def n_planes(bands: int, maps: int) -> int:
     return FIRST + bands + maps
 
 
-class EnsembleStatistics:
-    """A way to ask a network (see :mod:`georsr.inference.predictor`) that returns no picture.
+class EnsemblePredictor(TilePredictor):
+    """Predicts statistics of eight orientations of a tile, instead of one image.
 
     All planes may be blended linearly between tiles: of two tiles that disagree, the mean of the
-    squares less the square of the mean is the variance of the mixture, so that `spread` counts the
-    disagreement of overlapping tiles together with that of the orientations.
-
-    Parameters
-    ----------
-    network
-        Whose guidance maps are wanted, if it has any; on the device of the tiles.
-    scale
-        Of the network.
+    squares less the square of the mean is the variance of the mixture, so that `ensemble_std`
+    includes the disagreement of overlapping tiles.
     """
 
-    def __init__(self, network: nn.Module, scale: int) -> None:
-        self.maps: Callable[[Tensor], Tensor] | None = None
-        if guidance_count(network):
-            self.maps = cast(Any, network).guidance_maps
-        self.enlarge = Bicubic(scale)
-
-    def __call__(self, forward: Forward, x: Tensor) -> Tensor:
-        """(N, C, h, w) in 0..1 -> (N, P, s * h, s * w) float32.
+    def predict(self, x: Tensor) -> Tensor:
+        """Return the planes of a batch (N, C, h, w) in 0..1: (N, P, s * h, s * w) float32.
 
         Returns
         -------
         Tensor
-            Of each pixel: the variance of the eight answers, mean over bands; the magnitude of the
-            gradient of the mean answer, per product pixel, mean over bands; the mean over bands of
-            the squares of what follows; the mean answer of each band, less the bicubic
-            enlargement; then the guidance maps.
+            Planes of each pixel: the variance of the eight predictions, mean over bands; the
+            magnitude of the gradient of the mean prediction, per output pixel, mean over bands;
+            the mean over bands of the squares of what follows; the mean prediction of each band,
+            less the bicubic enlargement; then the guidance maps of the network, if it has any.
         """
         # small numbers instead of large ones: their squares keep their digits in float32
-        base = self.enlarge.to(x.device)(x)
+        base = Bicubic(self.spec.scale).to(x.device)(x)
         first = second = torch.zeros_like(base)
-        for answer in tta_predictions(forward, x):
-            detail = answer - base
+        for prediction in tta_predictions(self.forward_pass, x):
+            detail = prediction - base
             first, second = first + detail, second + detail.square()
         mean = first / MEMBERS
         variance = (second / MEMBERS - mean.square()).clamp_min(0)
@@ -95,8 +84,8 @@ class EnsembleStatistics:
             mean.square().mean(1, keepdim=True),
             mean,
         ]
-        if self.maps is not None:
-            maps = self.maps(x).float()
+        if guidance_count(self.network):
+            maps = cast(Any, self.network).guidance_maps(x).float()
             size = base.shape[2:]
             planes.append(F.interpolate(maps, size, mode="bilinear", align_corners=False))
         return torch.cat(planes, dim=1)
@@ -235,40 +224,65 @@ class QualityConfig:
 
 
 @dataclass
-class QualityPipeline(TileStream):
-    """A pass over the raster that makes layers of soundings, the product and its source.
+class LayersPipeline:
+    """Computes the quality layers of an output.
 
-    ``bands`` counts the planes of a sounding.
+    Attributes
+    ----------
+    tiles : TilePipeline
+        Predicts the planes of the source's tiles with an `EnsemblePredictor`.
+    output_format : OutputFormat
+        Form of the layers.
+    output : RasterReader
+        The finished output.
+    config : QualityConfig
+        How planes and pixels become layers.
     """
 
-    recipe: QualityConfig = field(kw_only=True)
-    product: RasterReader = field(kw_only=True)
+    tiles: TilePipeline
+    output_format: OutputFormat
+    output: RasterReader
+    config: QualityConfig
 
-    def _restore(self, output: FloatArray, ready: NetworkInput, tile: Tile) -> FloatArray:
-        scale = output.shape[1] // tile.input_window.height
-        inner = tile.output_window.relative_to(tile.input_window).scaled(scale)
-        return output[(slice(None), *inner.slices)].copy()
+    def blocks(self, top: int = 0) -> Generator[tuple[Window, AnyArray], None, None]:
+        """Yield the finished blocks of the layers from output row ``top`` on."""
+        timer, plan = self.tiles.context.timer, self.tiles.plan
+        stitcher = TileStitcher(plan, n_planes(self.tiles.bands, self.config.maps))
+        assembler = block_assembler(plan, self.output_format, top)
+        with closing(self.tiles.predicted_tiles(top)) as results:
+            for result in results:
+                with timer.section("join"):
+                    planes = _output_part(result)
+                    window, planes = stitcher.add(result.tile, planes)
+                    complete = []
+                    if window.height and window.width:
+                        pixels = self._finalize(planes, window, result.strip)
+                        complete = list(assembler.add(window, pixels))
+                yield from complete
+                self.tiles.finish_tile(result.tile)
 
-    def _finish(self, values: FloatArray | None, window: Window, strip: RowStrip) -> AnyArray:
-        layers = np.full((self.recipe.count, window.height, window.width), np.nan, np.float32)
-        whole = Window(0, 0, self.plan.out_height, self.plan.out_width)
-        inside = window.intersection(whole)  # tiles of a part reach out of it
-        if values is None or inside is None:
+    def _finalize(self, planes: FloatArray | None, window: Window, strip: RowStrip) -> FloatArray:
+        """Return the layers of a window, NaN where the output has no valid pixel."""
+        plan, area = self.tiles.plan, self.tiles.area
+        layers = np.full((self.config.count, window.height, window.width), np.nan, np.float32)
+        # the tiles of an area may extend beyond it
+        inside = window.intersection(Window(0, 0, plan.out_height, plan.out_width))
+        if planes is None or inside is None:
             return layers
         part = (slice(None), *inside.relative_to(window).slices)
-        layers[part] = self._layers(values[part], inside, strip)
-        outside = None if self.area is None else self.area.outside_mask(window, self.plan.scale)
+        layers[part] = self._layers(planes[part], inside, strip)
+        outside = None if area is None else area.outside_mask(window, plan.scale)
         if outside is not None:
             layers[:, outside] = np.nan
         return layers
 
     def _layers(self, values: FloatArray, window: Window, strip: RowStrip) -> FloatArray:
-        """The layers of a window inside the product, from its blended soundings (P, H, W)."""
-        s, answers = self.plan.scale, len(values) - self.recipe.maps
+        """Return the layers of a window inside the output, from its blended planes (P, H, W)."""
+        s, answers = self.tiles.plan.scale, len(values) - self.config.maps
         deviation = ensemble_std(values[:answers])
         units = self._span()
-        layers = np.empty((self.recipe.count, *deviation.shape), np.float32)
-        layers[0] = expected_error(deviation, values[GRADIENT], self.recipe.calibration) * units
+        layers = np.empty((self.config.count, *deviation.shape), np.float32)
+        layers[0] = expected_error(deviation, values[GRADIENT], self.config.calibration) * units
         layers[1] = deviation * units
         low, detail, valid = self._evidence(window, strip)
         layers[2] = replicate(low, s)
@@ -280,17 +294,17 @@ class QualityPipeline(TileStream):
 
     def _span(self) -> np.float32:
         """Source units per unit of the 0..1 scale, mean over bands."""
-        corners = np.zeros((2, len(self.stretch.lo), 1, 1), np.float32)
+        corners = np.zeros((2, len(self.tiles.stretch.lo), 1, 1), np.float32)
         corners[1] = 1
-        low, high = (self.stretch.inverse(each) for each in corners)
+        low, high = (self.tiles.stretch.inverse(each) for each in corners)
         return np.float32((high - low).mean())
 
     def _evidence(
         self, window: Window, strip: RowStrip
     ) -> tuple[FloatArray, FloatArray, BoolArray]:
         """Inconsistency (h, w), detail (H, W), and validity in all bands (h, w)."""
-        s, kernel = self.plan.scale, self.recipe.kernel
-        whole = Window(0, 0, self.plan.height, self.plan.width)
+        s, kernel = self.tiles.plan.scale, self.config.kernel
+        whole = Window(0, 0, self.tiles.plan.height, self.tiles.plan.width)
         below = Window(window.top // s, window.left // s, window.height // s, window.width // s)
         reach = margin(kernel, s)
         around = Window(
@@ -300,7 +314,7 @@ class QualityPipeline(TileStream):
             below.width + 2 * reach,
         ).intersection(whole)
         assert around is not None, "a finished window lies in the product"
-        patch = self.product.read(around.scaled(s))
+        patch = self.output.read(around.scaled(s))
         image, good = patch.values.astype(np.float32), patch.valid
         image[~good] = 0
         low, low_good = shrink_valid(image, good, kernel, s)
@@ -311,6 +325,16 @@ class QualityPipeline(TileStream):
         both = valid & low_good[inner]
         everywhere: BoolArray = np.asarray(valid.all(0))
         return inconsistency(low[inner], source, both), detail[fine.slices], everywhere
+
+
+def _output_part(result: TileResult) -> FloatArray | None:
+    """Return the network's output for the output window of a tile; None without valid pixels."""
+    if result.output is None:
+        return None
+    tile = result.tile
+    scale = result.output.shape[1] // tile.input_window.height
+    inner = tile.output_window.relative_to(tile.input_window).scaled(scale)
+    return result.output[(slice(None), *inner.slices)].copy()
 
 
 def ensemble_std(sounding: FloatArray) -> FloatArray:

@@ -1,42 +1,47 @@
-"""Beside: the layers of a product, made while it is sealed and before it is published.
-
-Both files appear, or neither, as far as two renames allow: the layers get their name first and the
-product last, so that where the product is, its layers are. Killed between the two, the run leaves
-finished layers and a product that lacks only its name; the same command gives it that.
-
-Surveyor: makes the layers of a product as another product is made, beside it.
-"""
+"""Write the quality layers of an output: together with it, or later."""
 
 from __future__ import annotations
 
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
-from georsr._files import check_writable, remove_temp_files, write_text
+from georsr._files import atomic_write_text, check_writable, remove_temp_files
 from georsr.config import SRConfig
+from georsr.device import cpu_threads
 from georsr.errors import UsageError
 from georsr.geo.georeference import window_metadata
 from georsr.inference.consistency import fixed_kernel, requested_kernel
-from georsr.inference.pipeline import TileStream, Timer
-from georsr.inference.predictor import MEMBERS, TilePredictor, n_concurrent_tiles
-from georsr.io.reader import RasterReader, open_output
-from georsr.jobs.executor import (
-    LocalExecutor,
-    WriteRun,
-    job_predictor,
-    remove_stale_files,
-    retry_with_smaller_tiles,
+from georsr.inference.pipeline import RunStats
+from georsr.inference.predictor import (
+    MEMBERS,
+    TilePredictor,
+    TileTooLargeError,
+    n_concurrent_tiles,
+    n_forward_passes,
 )
-from georsr.jobs.job import SRJob, memory_of, plan_job, source_hash
+from georsr.io.reader import RasterReader, open_output
+from georsr.jobs.job import SRJob, memory_of, plan_and_check, plan_job, source_hash
 from georsr.jobs.preflight import check_memory, check_space
+from georsr.jobs.run import (
+    Executor,
+    LocalExecutor,
+    compute_output,
+    finish_output,
+    prepare_output,
+    remove_stale_files,
+    run_report,
+    tile_pipeline,
+    with_smaller_tiles,
+    write_missing_blocks,
+)
 from georsr.models.io import Model
-from georsr.progress import Cancellable, NullProgress, Progress
+from georsr.progress import Progress, RunContext, RunProgress, never
 from georsr.quality.layers import (
-    EnsembleStatistics,
+    EnsemblePredictor,
+    LayersPipeline,
     QualityConfig,
-    QualityPipeline,
     calibration_of,
     check_pair,
     guidance_count,
@@ -46,14 +51,11 @@ from georsr.quality.layers import (
 )
 from georsr.quality.qgis_style import style_of, style_path
 from georsr.radiometry.kernels import Kernel
-from georsr.reports import LayersReport
+from georsr.reports import LayersReport, RunReport
 from georsr.writer.layout import OutputLayout, output_layout
 from georsr.writer.partial_tiff import OutputInfo
 from georsr.writer.paths import check_destination, is_virtual, local_path
 from georsr.writer.writer import RasterWriter
-
-COST = MEMBERS
-"""Passes of the network for one tile of layers."""
 
 
 def quality_config(job: SRJob) -> QualityConfig:
@@ -126,75 +128,26 @@ def layers_job(job: SRJob, destination: str, product: str) -> SRJob:
     return layers
 
 
+def layers_memory(job: SRJob) -> int:
+    """Return the peak memory of writing quality layers on this machine, in bytes."""
+    plan, s = job.plan, job.plan.scale
+    planes = n_planes(len(job.stretch.lo), guidance_count(job.model.network))
+    overlap_bytes = plan.overlap * s * plan.row_window(0).width * s * 4 * planes
+    at_once = n_concurrent_tiles(job.placement, job.model.spec, job.config, len(plan), batch=1)
+    tile_bytes = at_once * 4 * (plan.tile * s) ** 2 * 4 * (planes + job.layout.count)
+    return memory_of(job) + overlap_bytes + tile_bytes
+
+
 def check_layers(job: SRJob) -> None:
-    """Refuse layers that the machine cannot hold, once their product is there.
+    """Refuse quality layers that do not fit on the disk or into memory.
 
     Raises
     ------
     ResourceError
-        Disk or memory will not do.
+        Disk or memory is too small.
     """
     check_space(job.layout, job.destination, job.config, job.bytes_left())
-    check_memory(QualityExecutor("").memory(job), job.config)
-
-
-class QualityExecutor(LocalExecutor):
-    """Asks the network about every tile in eight orientations; see `georsr.quality.layers`.
-
-    Parameters
-    ----------
-    product
-        Path of the finished product.
-    """
-
-    def __init__(self, product: str) -> None:
-        super().__init__()
-        self.product = product
-        self._reader: RasterReader | None = None
-
-    def memory(self, job: SRJob) -> int:
-        """Peak memory of this machine, in bytes."""
-        plan, s = job.plan, job.plan.scale
-        planes = n_planes(len(job.stretch.lo), guidance_count(job.model.network))
-        zone = plan.overlap * s * plan.row_window(0).width * s * 4 * planes
-        at_once = n_concurrent_tiles(job.placement, job.model.spec, job.config, len(plan), batch=1)
-        tiles = at_once * 4 * (plan.tile * s) ** 2 * 4 * (planes + job.layout.count)
-        return memory_of(job) + zone + tiles
-
-    def fill(self, job: SRJob, writer: RasterWriter, progress: Cancellable, clock: Timer) -> None:
-        """Write the blocks that the writer has not."""
-        allowed = job.config.allow_drivers
-        with open_output(self.product, allow_drivers=allowed) as reader:
-            check_pair(
-                reader, len(job.reader.info.indexes), job.plan.out_height, job.plan.out_width
-            )
-            self._reader = reader
-            super().fill(job, writer, progress, clock)
-
-    def _infer(self, job: SRJob) -> TilePredictor:
-        inference = job_predictor(job)
-        inference.ask = EnsembleStatistics(inference.network, job.plan.scale)
-        return inference
-
-    def _stream(
-        self, job: SRJob, inference: TilePredictor, progress: Progress, clock: Timer, top: int
-    ) -> TileStream:
-        assert self._reader is not None, "streams are made while the product is open"
-        recipe = quality_config(job)
-        return QualityPipeline(
-            read=job.read,
-            bands=n_planes(len(job.stretch.lo), recipe.maps),
-            plan=job.plan,
-            stretch=job.stretch,
-            form=job.layout,
-            inference=inference,
-            progress=progress,
-            clock=clock,
-            top=top,
-            area=job.area,
-            recipe=recipe,
-            product=self._reader,
-        )
+    check_memory(layers_memory(job), job.config)
 
 
 log = logging.getLogger(__name__)
@@ -220,64 +173,147 @@ def check_layers_path(job: SRJob, layers: str) -> None:
         check_writable(style, overwrite=job.config.overwrite)
 
 
-@dataclass
-class QualityWriter:
-    """What an `Attempt` does last, if there are to be layers.
+def run_with_layers(
+    reader: RasterReader,
+    destination: str,
+    layers_path: str,
+    model: Model,
+    config: SRConfig,
+    progress: Progress | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    executor: Executor | None = None,
+    on_published: Callable[[RunReport], None] = lambda report: None,
+) -> RunReport:
+    """Super-resolve an open raster into a new file, with its quality layers in another.
 
-    Attributes
+    Both files appear, or neither, as far as two renames allow: the layers get their name first,
+    the output last. If the process is killed between the two, the layers are finished and the
+    output lacks only its name; the same call gives it the name.
+
+    Parameters
     ----------
-    layers : str
-        Path of the layers.
-    progress, clock
-        Whom to tell, and where to note the seconds.
+    reader, destination, model, config, progress, should_stop, executor, on_published
+        As for `georsr.jobs.run.run`.
+    layers_path
+        Path of the quality layers. This process computes them.
     """
-
-    layers: str
-    progress: Cancellable
-    clock: Timer
-    report: LayersReport | None = field(default=None, init=False)
-
-    def finish(self, product: WriteRun, writer: RasterWriter, sealed: OutputInfo) -> OutputInfo:
-        """Make the layers of a sealed product, then publish both."""
-        job = layers_job(product.job, self.layers, sealed.checksum)
-        earlier = job.journal().completed_output()
-        if earlier is not None:
-            log.info("%s: an earlier run had finished it", self.layers)
-            write_style(job)
-            product.journal.beside = earlier
-            published = writer.publish()
+    executor = executor or LocalExecutor()
+    costs = [n_forward_passes(config.tta), MEMBERS]
+    context = RunContext(RunProgress(progress, costs), should_stop or never)
+    with context.timer.section("total"):
+        with context.timer.section("read"):
+            job = plan_and_check(
+                reader, destination, model, config, executor.placement, executor.memory
+            )
+        journal = job.journal()
+        published = journal.completed_output()
+        if published is None:
+            check_layers_path(job, layers_path)
+            context.check_cancelled()
+            report = _write_both(job, layers_path, executor, context, on_published)
+        else:
+            log.info("%s: an earlier run has published it", destination)
+            report = run_report(job, published, job.layout.blocks_count, RunStats(), context)
+            layers = layers_job(job, layers_path, published.checksum)
+            if journal.beside is not None:
+                quality = layers_report(layers, journal.beside, layers.layout.blocks_count)
+                report = replace(report, quality=quality)
+            on_published(report)
+            remove_stale_files(layers)
             remove_stale_files(job)
-            self.report = report_of(job, earlier, job.layout.blocks_count)
-            return published
-        assert writer.ready is not None, "the product is sealed"
+    return replace(report, seconds=context.timer.rounded())
 
-        def publish(layers: OutputInfo) -> None:
-            product.journal.beside = layers
-            writer.publish()
 
-        self.make(job, str(writer.ready), publish)
-        return sealed
+def _write_both(
+    job: SRJob,
+    layers_path: str,
+    executor: Executor,
+    context: RunContext,
+    on_published: Callable[[RunReport], None],
+) -> RunReport:
+    """Write an output and its layers; publish the layers, then the output."""
+    tried: list[int] = []
+    while True:
+        try:
+            with prepare_output(job, context) as output:
+                stats = compute_output(job, output, executor, context)
+                layers = layers_job(job, layers_path, output.finished.checksum)
+                quality = write_layers(layers, str(output.ready), context, output)
+                report = run_report(job, output.finished, output.n_resumed_blocks, stats, context)
+                report = replace(report, quality=quality)
+                on_published(report)
+            return report
+        except (TileTooLargeError, MemoryError) as error:
+            job = with_smaller_tiles(job, error, tried)
 
-    def make(
-        self, job: SRJob, product: str, then: Callable[[OutputInfo], object] = lambda layers: None
-    ) -> LayersReport:
-        """Make and publish the layers of the product at a path.
 
-        ``then`` is given the layers once they have their name, and before it is forgotten that
-        they do.
-        """
-        check_layers(job)
+def write_layers(
+    job: SRJob, output_path: str, context: RunContext, output: RasterWriter | None = None
+) -> LayersReport:
+    """Write and publish the quality layers of an output.
 
-        def last(writer: RasterWriter, sealed: OutputInfo) -> OutputInfo:
-            written = writer.publish()
-            write_style(job)
-            then(written)
-            return written
+    Parameters
+    ----------
+    job
+        Job of the layers.
+    output_path
+        Path of the finished output.
+    context
+        Progress, cancellation and timing of the run.
+    output
+        Writer of the output if it is not published yet: it is published after the layers, before
+        their journal is removed.
+    """
+    earlier = job.journal().completed_output()
+    if earlier is not None:
+        log.info("%s: an earlier run has published it", job.destination)
+        write_style(job)
+        if output is not None:
+            _publish_after(earlier, output)
+        remove_stale_files(job)
+        return layers_report(job, earlier, job.layout.blocks_count)
+    check_layers(job)
+    predictor = EnsemblePredictor.from_config(job.model, job.config, job.placement)
+    tried: list[int] = []
+    while True:
+        try:
+            with prepare_output(job, context) as layers:
+                context.progress.start_pass(-1, len(job.plan))  # the last pass of the run
+                if not layers.done.all():
+                    _compute_layers(job, layers, output_path, predictor, context)
+                finish_output(job, layers, context)
+                published = layers.publish()
+                write_style(job)
+                if output is not None:
+                    _publish_after(published, output)
+            return layers_report(job, published, layers.n_resumed_blocks)
+        except (TileTooLargeError, MemoryError) as error:
+            job = with_smaller_tiles(job, error, tried)
 
-        attempt = WriteRun(job, QualityExecutor(product), self.progress, self.clock, last)
-        written = retry_with_smaller_tiles(attempt)
-        self.report = report_of(attempt.job, written, attempt.found)
-        return self.report
+
+def _compute_layers(
+    job: SRJob,
+    layers: RasterWriter,
+    output_path: str,
+    predictor: TilePredictor,
+    context: RunContext,
+) -> None:
+    """Compute and write the missing blocks of quality layers."""
+    with open_output(output_path, allow_drivers=job.config.allow_drivers) as output:
+        check_pair(output, len(job.reader.info.indexes), job.plan.out_height, job.plan.out_width)
+        # the planes are statistics, not an image: nothing is added to them or left out
+        tiles = tile_pipeline(job, predictor, context)
+        tiles = replace(tiles, kernel=None, skip_constant_tiles=False)
+        pipeline = LayersPipeline(tiles, job.layout, output, quality_config(job))
+        with cpu_threads(job.config.num_threads):
+            write_missing_blocks(pipeline.blocks, layers, context)
+
+
+def _publish_after(layers: OutputInfo, output: RasterWriter) -> None:
+    """Publish an output whose quality layers are published."""
+    assert output.journal is not None, "runs have a journal"
+    output.journal.beside = layers
+    output.publish()
 
 
 def write_style(job: SRJob) -> None:
@@ -285,11 +321,11 @@ def write_style(job: SRJob) -> None:
     path = style_path(job.destination)
     if path is not None:
         remove_temp_files(path)
-        write_text(path, style_of(job.destination, job.layout.bands[0].unit or ""))
+        atomic_write_text(path, style_of(job.destination, job.layout.bands[0].unit or ""))
 
 
-def report_of(job: SRJob, written: OutputInfo, found: int) -> LayersReport:
-    """What was made."""
+def layers_report(job: SRJob, published: OutputInfo, n_resumed: int) -> LayersReport:
+    """Return the report of published quality layers."""
     layout = job.layout
     return LayersReport(
         output=job.destination,
@@ -298,48 +334,42 @@ def report_of(job: SRJob, written: OutputInfo, found: int) -> LayersReport:
         height=layout.height,
         uncertainty=layout.tags[""]["GEORSR_UNCERTAINTY"],
         blocks=layout.blocks_count,
-        blocks_resumed=found,
-        file_bytes=written.bytes,
-        checksum=written.checksum,
+        blocks_resumed=n_resumed,
+        file_bytes=published.bytes,
+        checksum=published.checksum,
     )
 
 
 def run_layers(
     reader: RasterReader,
-    product: str,
+    output_path: str,
     destination: str,
     model: Model,
     config: SRConfig,
     progress: Progress | None = None,
-    stop: Callable[[], bool] | None = None,
+    should_stop: Callable[[], bool] | None = None,
 ) -> LayersReport:
-    """Make the layers of a product that is there already.
+    """Write the quality layers of an output that exists.
 
     Parameters
     ----------
     reader
-        The source; read from another thread until this returns.
-    product, destination
-        Paths: of what was made of the source, and of the layers.
+        Source of the output; it is read from another thread until this returns.
+    output_path, destination
+        Paths of the output and of the layers.
     model, config
-        What the product was made with, and how.
-    progress, stop
-        As for :func:`georsr.jobs.run.run`.
+        Model and options with which the output was written.
+    progress, should_stop
+        As for `georsr.jobs.run.run`.
     """
-    clock, stop = Timer(), stop or (lambda: False)
-    with clock.section("total"):
-        with open_output(product, allow_drivers=config.allow_drivers) as made:
-            identity = source_hash(made)
-        planned = plan_job(reader, product, model, config, tell=False)
+    context = RunContext(RunProgress(progress, [MEMBERS]), should_stop or never)
+    with context.timer.section("total"):
+        with open_output(output_path, allow_drivers=config.allow_drivers) as output:
+            identity = source_hash(output)
+        planned = plan_job(reader, output_path, model, config, tell=False)
         job = layers_job(planned, destination, identity)
-        earlier = job.journal().completed_output()
-        if earlier is not None:
-            write_style(job)
-            remove_stale_files(job)
-            report = report_of(job, earlier, job.layout.blocks_count)
-        else:
-            check_layers_path(replace(job, destination=product), destination)
-            watched = Cancellable(progress or NullProgress(), stop)
-            watched.check_cancelled()
-            report = QualityWriter(destination, watched, clock).make(job, product)
-    return replace(report, seconds=clock.rounded())
+        if job.journal().completed_output() is None:
+            check_layers_path(planned, destination)
+            context.check_cancelled()
+        report = write_layers(job, output_path, context)
+    return replace(report, seconds=context.timer.rounded())

@@ -134,6 +134,10 @@ class TileGrid:
         """Columns of the output."""
         return self.width * self.scale
 
+    def tiles_in_pixels(self, pixels: int) -> int:
+        """Return the number of tiles to which ``pixels`` finished output pixels amount."""
+        return len(self) * pixels // (self.out_height * self.out_width)
+
     def __len__(self) -> int:
         return len(self.rows) * len(self.columns)
 

@@ -61,7 +61,7 @@ def chunk_side(plan: TileGrid, multiple: int, pixel_bytes: int, max_bytes: int) 
 
 
 def completion_order(plan: TileGrid, block: int, first_row: int = 0) -> Iterator[tuple[int, int]]:
-    """(block row, block column) of every block, as `georsr.tiling.stitch.TileStitcher` yields them.
+    """Yield (block row, block column) of every block in the order in which blocks are complete.
 
     Parameters
     ----------

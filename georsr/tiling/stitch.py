@@ -1,20 +1,16 @@
-"""Register: joins tiles into finished output blocks while holding little more than one block row.
+"""Join tiles to blocks: blend overlapping tiles, then collect finished pixels in output blocks.
 
-Tiles arrive in plan order. A tile is blended with its left neighbour first, then with the row
-above, so every output pixel is the same expression of the same tiles whatever happened between.
-What is finished goes at once, converted by the caller, into output blocks; a block leaves when its
-last pixel has arrived. Held between tiles: one blended zone of the previous tile, one of the
-previous grid row, and the blocks not yet complete (at most one block row beyond the current tile).
-
-Blending: neighbouring tiles hand over with weights that sum to one by construction.
-
-Padding: what a tile holds where it reaches past the image.
+Tiles come in the order of the grid. `TileStitcher` blends a tile with its left neighbour first,
+then with the row above, so that an output pixel is always the same expression of the same tiles.
+It keeps the overlap with the previous tile and with the previous row, nothing else. The caller
+converts the blended pixels to the output's data type; `BlockAssembler` collects them and keeps the
+blocks that are not complete, at most one row of blocks beyond the current tile.
 """
 
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -64,14 +60,9 @@ def pad_to(patch: AnyArray, height: int, width: int) -> AnyArray:
 
 
 BUFFER_BYTES = 2**20
-"""Bytes that blocks are cut from, in pages of their own (a larger block has a slab for itself). In
+"""Size of the memory-mapped buffers that blocks are cut from; a larger block has its own buffer. In
 the heap, thousands of long-lived blocks among short-lived larger arrays would leave gaps of several
-times what is in use. A slab goes when the last of its blocks does, which are neighbours."""
-
-Finish = Callable[[FloatArray | None, Window], AnyArray]
-"""(values (C, H, W) float32, their output window) -> (P, H, W) in the product's dtype. No values
-where no pixel is valid, whatever they are. A view of one pixel that repeats in both directions is
-stored as this one pixel, until a block gets another."""
+times what is in use. A buffer is freed with the last of its blocks, which are neighbours."""
 
 
 @dataclass
@@ -104,91 +95,56 @@ class _BlockBuffer:
 
 
 class TileStitcher:
-    """Collects tiles, hands out finished blocks.
+    """Blends overlapping tiles that arrive in the order of the grid.
 
     Parameters
     ----------
-    plan
-        The tiles that will come, in order.
+    grid
+        Grid of the tiles. They may come from any row on: the pixels are the same.
     bands
-        Bands of the tiles.
-    planes, dtype
-        Bands and dtype of what ``finish`` returns.
-    block
-        Height and width of output blocks in pixels; those at the edges are cut.
-    top
-        First output row wanted, a multiple of ``block``. Tiles may then come from grid row
-        ``plan.first_row_for(top)`` on, and make the same pixels as if all had come.
+        Number of bands of the tiles.
     """
 
-    def __init__(
-        self,
-        plan: TileGrid,
-        bands: int,
-        planes: int,
-        dtype: np.dtype[np.generic],
-        block: int,
-        top: int = 0,
-    ) -> None:
-        self.plan, self.planes, self.dtype, self.block = plan, planes, dtype, block
-        self._wanted = Window(top, 0, plan.out_height - top, plan.out_width)
-        s = plan.scale
-        self._weights = raised_cosine(plan.overlap * s)
-        self._first_column = plan.columns[0].out_start * s
-        width = plan.columns[-1].out_stop * s - self._first_column
-        self._above = np.zeros((bands, plan.overlap * s, width), np.float32)
+    def __init__(self, grid: TileGrid, bands: int) -> None:
+        self.scale = grid.scale
+        self._weights = raised_cosine(grid.overlap * self.scale)
+        self._first_column = grid.columns[0].out_start * self.scale
+        width = grid.columns[-1].out_stop * self.scale - self._first_column
+        self._above = np.zeros((bands, grid.overlap * self.scale, width), np.float32)
         self._left: FloatArray | None = None
-        self._blocks: dict[tuple[int, int], _BlockBuffer] = {}
-        self._slab = mmap.mmap(-1, 1)
-        self._used = len(self._slab)
 
-    @property
-    def empty(self) -> bool:
-        """Whether every block begun has left."""
-        return not self._blocks
-
-    def add(
-        self, tile: Tile, pixels: FloatArray | None, finish: Finish
-    ) -> Iterator[tuple[Window, AnyArray]]:
-        """Take one tile in plan order.
+    def add(self, tile: Tile, pixels: FloatArray | None) -> tuple[Window, FloatArray | None]:
+        """Blend one tile with its left and upper neighbours.
 
         Parameters
         ----------
         tile
-            Which one.
+            Position of the tile.
         pixels
-            (C, s * tile.made.height, s * tile.made.width) float32, product units. Not kept, but
-            its values may be overwritten. None: no pixel of what the tile makes is valid, the
-            zones it shares with its neighbours included, so that nothing is blended there.
-        finish
-            Turns finished values into the product's dtype.
+            (C, s * height, s * width) float32 of the tile's output window, in source units; the
+            array may be overwritten. None if no pixel of the tile is valid, including those that
+            overlap with its neighbours, so that nothing is blended.
 
-        Yields
-        ------
-        (Window, ndarray)
-            Output window of a finished block and its (P, H, W) pixels; where all are one and the
-            same, a view of one that repeats and cannot be written.
+        Returns
+        -------
+        Window
+            Output pixels that no later tile changes; it may have no pixel.
+        ndarray or None
+            (C, height, width) float32 of the window; None if no pixel is valid.
         """
-        s = self.plan.scale
-        made = tile.output_window.scaled(s)
+        window = tile.output_window.scaled(self.scale)
         if pixels is None:
             self._left = None
-            made = Window(
-                made.top,
-                made.left,
-                made.height - tile.y.overlap_after * s,
-                made.width - tile.x.overlap_after * s,
-            )
-            yield from self._store(made, finish(None, made))
-            return
-        values, made = self._join_left(tile, pixels, made)
-        values, made = self._join_above(tile, values, made)
-        if values.size:
-            yield from self._store(made, finish(values, made))
+            height = window.height - tile.y.overlap_after * self.scale
+            width = window.width - tile.x.overlap_after * self.scale
+            return Window(window.top, window.left, height, width), None
+        values, window = self._join_left(tile, pixels, window)
+        values, window = self._join_above(tile, values, window)
+        return window, values
 
     def _join_left(self, tile: Tile, values: FloatArray, made: Window) -> tuple[FloatArray, Window]:
         """Blend with the previous tile's right zone; keep back this tile's own."""
-        s = self.plan.scale
+        s = self.scale
         lead, trail = tile.x.overlap_before * s, tile.x.overlap_after * s
         if lead and self._left is not None:  # else what is shared has no valid pixel
             values[:, :, :lead] = blend(self._left, values[:, :, :lead], self._weights)
@@ -200,7 +156,7 @@ class TileStitcher:
         self, tile: Tile, values: FloatArray, made: Window
     ) -> tuple[FloatArray, Window]:
         """Blend with the previous grid row's lower zone; keep back this row's own."""
-        s = self.plan.scale
+        s = self.scale
         lead, trail = tile.y.overlap_before * s, tile.y.overlap_after * s
         columns = slice(made.left - self._first_column, made.right - self._first_column)
         if lead:
@@ -212,39 +168,96 @@ class TileStitcher:
             self._above[:, :, columns] = values[:, height:]
         return values[:, :height], Window(made.top, made.left, height, made.width)
 
-    def _store(self, made: Window, product: AnyArray) -> Iterator[tuple[Window, AnyArray]]:
-        """Copy finished pixels into their blocks; yield and forget those now complete."""
-        b, inside = self.block, made.intersection(self._wanted)
+
+class BlockAssembler:
+    """Collects output pixels into blocks, each of which is returned once it is complete.
+
+    Parameters
+    ----------
+    height, width
+        Size of the output in pixels.
+    planes, dtype
+        Number of planes and data type of the output.
+    blocksize
+        Height and width of blocks in pixels; those at the edges are cut.
+    top
+        First output row to collect, a multiple of ``blocksize``; pixels above it are ignored.
+    """
+
+    def __init__(
+        self,
+        height: int,
+        width: int,
+        planes: int,
+        dtype: np.dtype[np.generic],
+        blocksize: int,
+        top: int = 0,
+    ) -> None:
+        self.height, self.width, self.planes = height, width, planes
+        self.dtype, self.blocksize = dtype, blocksize
+        self._wanted = Window(top, 0, height - top, width)
+        self._blocks: dict[tuple[int, int], _BlockBuffer] = {}
+        self._slab = mmap.mmap(-1, 1)
+        self._used = len(self._slab)
+
+    @property
+    def n_incomplete(self) -> int:
+        """Number of blocks that have some of their pixels."""
+        return len(self._blocks)
+
+    @property
+    def buffer_bytes(self) -> int:
+        """Size of the newest buffer that blocks are cut from; 1 before there is any."""
+        return len(self._slab)
+
+    def add(self, window: Window, pixels: AnyArray) -> Iterator[tuple[Window, AnyArray]]:
+        """Copy pixels into their blocks.
+
+        Parameters
+        ----------
+        window
+            Position of the pixels in the output. No pixel may come twice.
+        pixels
+            (P, height, width) of the output's data type. A broadcast view of one pixel is stored
+            as this one pixel, until a block gets another.
+
+        Yields
+        ------
+        (Window, ndarray)
+            Output window of a complete block and its (P, height, width) pixels. If they are all
+            the same, the array is a read-only broadcast view of one pixel.
+        """
+        size, inside = self.blocksize, window.intersection(self._wanted)
         if inside is None:
             return
-        one = product[:, 0, 0].astype(self.dtype) if product.strides[1:] == (0, 0) else None
+        one = pixels[:, 0, 0].astype(self.dtype) if pixels.strides[1:] == (0, 0) else None
         pixel = None if one is None else one.tobytes()
-        for block_row in range(inside.top // b, (inside.bottom - 1) // b + 1):
-            for block_column in range(inside.left // b, (inside.right - 1) // b + 1):
+        for block_row in range(inside.top // size, (inside.bottom - 1) // size + 1):
+            for block_column in range(inside.left // size, (inside.right - 1) // size + 1):
                 key = (block_row, block_column)
                 block = self._blocks.get(key) or self._begin(key)
                 part = inside.intersection(block.window)
-                assert part is not None, "the loop visits only blocks that touch"
+                assert part is not None, "the loop visits only blocks that intersect"
                 if pixel is not None and block.slab is None and block.pixel in (None, pixel):
                     block.pixel = pixel
                 else:
-                    here, there = part.relative_to(block.window), part.relative_to(made)
-                    pixels = self._opened(block)
-                    pixels[(slice(None), *here.slices)] = product[(slice(None), *there.slices)]
+                    target = (slice(None), *part.relative_to(block.window).slices)
+                    source = (slice(None), *part.relative_to(window).slices)
+                    self._allocated(block)[target] = pixels[source]
                 block.missing -= part.height * part.width
                 if block.missing == 0:
                     del self._blocks[key]
                     yield block.window, block.pixels(self.planes, self.dtype)
 
     def _begin(self, key: tuple[int, int]) -> _BlockBuffer:
-        top, left = key[0] * self.block, key[1] * self.block
-        height = min(self.block, self.plan.out_height - top)
-        width = min(self.block, self.plan.out_width - left)
+        top, left = key[0] * self.blocksize, key[1] * self.blocksize
+        height = min(self.blocksize, self.height - top)
+        width = min(self.blocksize, self.width - left)
         block = self._blocks[key] = _BlockBuffer(Window(top, left, height, width))
         return block
 
-    def _opened(self, block: _BlockBuffer) -> AnyArray:
-        """The block's pixels, to be written."""
+    def _allocated(self, block: _BlockBuffer) -> AnyArray:
+        """Return the pixels of a block, writable."""
         if block.slab is None:
             size = self.planes * block.window.height * block.window.width * self.dtype.itemsize
             if len(self._slab) - self._used < size:

@@ -18,7 +18,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from georsr._files import check_regular, write_text
+from georsr._files import atomic_write_text, check_regular
 from georsr.device import cpu_threads, select_device
 from georsr.errors import ModelError, OutputError, UsageError
 from georsr.progress import Progress
@@ -307,7 +307,7 @@ def _make_folder(out: Path, recipe: Recipe) -> None:
         weights = f"{recipe.name}.safetensors"
         for name in (LAST, BEST, HISTORY, weights, RECIPE, "hparams.yaml"):
             check_regular(out / name)
-        write_text(out / RECIPE, recipe.to_yaml())
+        atomic_write_text(out / RECIPE, recipe.to_yaml())
     except OutputError:
         raise
     except OSError as error:

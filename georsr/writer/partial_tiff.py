@@ -1,11 +1,9 @@
-"""PartFile: a product under construction, safe against being killed at any moment.
+"""Write a GeoTIFF block by block, so that it survives being killed at any moment.
 
 GDAL writes the header of the whole file, without a pixel; encoded blocks are then appended, and the
 header's table of tiles is filled in at the end. What was appended is on disk after `sync`, and a
 file that was cut off is made whole by `reopen` with the list of what had been synchronised. The
 bytes depend on the order of blocks alone, not on how often or where the work was interrupted.
-
-Records: what is noted about a product while it is written, and once it is.
 """
 
 from __future__ import annotations
@@ -13,11 +11,11 @@ from __future__ import annotations
 import logging
 import os
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Protocol, Self
+from typing import IO, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -91,34 +89,6 @@ class OutputInfo:
     bytes: int
     seconds: float
     checksum: str
-
-
-class Records(Protocol):
-    """Where a writer notes what is finished, so that a later one can go on."""
-
-    def load(self) -> tuple[Header, Sequence[BlockRecord]] | None:
-        """Header and blocks in order that an earlier writer left; None: start anew."""
-
-    def reject(self, why: str) -> None:
-        """What was left cannot be gone on with; raises if the user insists on it."""
-
-    def begin(self, header: Header) -> None:
-        """A new file was begun."""
-
-    def add(self, blocks: Sequence[BlockRecord]) -> None:
-        """These blocks are on disk."""
-
-    def publishing(self, ready: Path, final: Path, written: OutputInfo) -> None:
-        """The finished file ``ready`` is about to be renamed to ``final``."""
-
-    def should_keep(self, error: BaseException) -> bool:
-        """Whether the unfinished file is worth keeping after ``error``."""
-
-    def remove(self) -> None:
-        """Forget everything: the work is over, given up, or begun anew."""
-
-    def close(self) -> None:
-        """Leave what was noted to a later writer."""
 
 
 log = logging.getLogger(__name__)

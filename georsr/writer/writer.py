@@ -28,11 +28,13 @@ from rasterio.errors import RasterioError, RasterioIOError
 from georsr._files import atomic_write
 from georsr.errors import OutputError, UsageError
 from georsr.io.gdal_env import gdal_env, root_cause, suppress_rasterio_warnings
+from georsr.progress import RunContext
 from georsr.window import AnyArray, BoolArray, Window
 from georsr.writer.encoder import BlockEncoder, EncodedBlock, encoders, to_encodable
+from georsr.writer.journal import Journal
 from georsr.writer.layout import OutputLayout
 from georsr.writer.lock import Lock
-from georsr.writer.partial_tiff import BlockRecord, OutputInfo, PartFile, Records
+from georsr.writer.partial_tiff import BlockRecord, OutputInfo, PartFile
 from georsr.writer.paths import (
     check_destination,
     is_disk_full,
@@ -138,7 +140,7 @@ class RasterWriter:
     """One product being written; a context manager that holds the product's lock.
 
     Encoded blocks go to a file beside ``dst``. `commit` verifies and publishes it; leaving the
-    context without removes it, unless ``records`` keep it for a later run, and leaves ``dst`` as
+    context without removes it, unless ``journal`` keeps it for a later run, and leaves ``dst`` as
     it was. Use from one thread at a time.
 
     Parameters
@@ -149,10 +151,10 @@ class RasterWriter:
         An existing ``dst`` may be replaced.
     verify : bool
         Read every block back before publishing. A COG is always verified.
-    records : Records, optional
-        Makes the writing resumable.
-    look : callable
-        Called again and again during `commit`; what it raises ends it.
+    journal : Journal, optional
+        Lists the finished blocks, so that a later writer can resume.
+    context : RunContext, optional
+        The run that the writing belongs to: it may be cancelled while the file is verified.
     """
 
     def __init__(
@@ -162,15 +164,15 @@ class RasterWriter:
         *,
         overwrite: bool = False,
         verify: bool = True,
-        records: Records | None = None,
-        look: Callable[[], None] = lambda: None,
+        journal: Journal | None = None,
+        context: RunContext | None = None,
     ) -> None:
         self.dst = os.fspath(dst)
         self.layout = layout
         self.n_resumed_blocks = 0
         """Blocks that an earlier writer had finished."""
         self._overwrite, self._verify = overwrite, verify
-        self._records, self._look = records, look
+        self.journal, self._context = journal, context or RunContext()
         self._place = temp_paths(self.dst)
         self._lock = Lock(self._place.lock, self.dst)
         self._part: PartFile | None = None
@@ -185,9 +187,9 @@ class RasterWriter:
         self._synced_at = time.monotonic()
 
     def __enter__(self) -> Self:
-        check_destination(self.dst, [], self._overwrite)
         self._lock.acquire()
         try:
+            check_destination(self.dst, [], self._overwrite)
             with self._failures("cannot be created"):
                 self._part = self._resume()
         except BaseException:
@@ -204,13 +206,13 @@ class RasterWriter:
 
     def _resume(self) -> PartFile | None:
         """What an earlier writer left, if it is of use."""
-        if self._records is None or (recalled := self._records.load()) is None:
+        if self.journal is None or (recalled := self.journal.load()) is None:
             return None
         header, blocks = recalled
         try:
             part = PartFile.reopen(self._place.part, self.layout, header, blocks)
         except (ValueError, OSError) as error:
-            self._records.reject(f"its unfinished product is damaged ({error})")
+            self.journal.reject(f"its unfinished product is damaged ({error})")
             return None
         self.n_resumed_blocks = int(part.done.sum())
         damaged = len({(block.row, block.column) for block in blocks}) - self.n_resumed_blocks
@@ -221,13 +223,13 @@ class RasterWriter:
         return part
 
     def _create(self) -> PartFile:
-        if self._records is not None:
-            self._records.remove()
+        if self.journal is not None:
+            self.journal.remove()
         self._remove_temp_files()
         part = PartFile.create(self._place.part, self.layout)
         part.sync()
-        if self._records is not None:
-            self._records.begin(part.header)
+        if self.journal is not None:
+            self.journal.begin(part.header)
         return part
 
     def __exit__(
@@ -249,15 +251,15 @@ class RasterWriter:
         if self._part is not None:
             self._part.close()
         self._remove_temp_files(but=self._place.part if keep else None)
-        if self._records is not None:
-            (self._records.close if keep else self._records.remove)()
+        if self.journal is not None:
+            (self.journal.close if keep else self.journal.remove)()
         self._lock.release()
 
     def _worth_keeping(self, error: BaseException | None) -> bool:
-        if error is None or self._records is None or self._part is None:
+        if error is None or self.journal is None or self._part is None:
             return False
         begun = bool(self._part.done.any()) or bool(self._encoding)
-        return begun and self._records.should_keep(error)
+        return begun and self.journal.should_keep(error)
 
     @property
     def done(self) -> BoolArray:
@@ -268,6 +270,13 @@ class RasterWriter:
     def checksums(self) -> Checksums:
         """(block rows, block columns): of the pixels of every block that is done."""
         return self._opened().checksums
+
+    @property
+    def finished(self) -> OutputInfo:
+        """The sealed output."""
+        if self._written is None:
+            raise ValueError(f"{self.dst}: not sealed yet")
+        return self._written
 
     def write(
         self,
@@ -315,6 +324,18 @@ class RasterWriter:
             while len(self._encoding) > 2 * encoders():
                 self._append()
 
+    def write_planes(self, window: Window, planes: AnyArray) -> None:
+        """Write whole blocks as `write` does, from all planes of the output.
+
+        Parameters
+        ----------
+        window : Window
+            As of `write`.
+        planes : (P, h, w), of the output's data type
+            Bands, alpha and mask, as far as the layout has them.
+        """
+        self.write(window, *self.layout.split(planes))
+
     def write_encoded(self, row: int, column: int, block: EncodedBlock) -> None:
         """Write one block that a `BlockEncoder` of this layout has encoded, elsewhere.
 
@@ -342,14 +363,14 @@ class RasterWriter:
             finished = self._opened().append(row, column, job.result())
         if finished is not None:
             self._unsynced.append(finished)
-        if self._records is not None and time.monotonic() - self._synced_at > SYNC_SECONDS:
+        if self.journal is not None and time.monotonic() - self._synced_at > SYNC_SECONDS:
             self._sync()
 
     def _sync(self) -> None:
         with self._failures("cannot be written"):
             self._opened().sync()
-            if self._records is not None and self._unsynced:
-                self._records.add(self._unsynced)
+            if self.journal is not None and self._unsynced:
+                self.journal.add(self._unsynced)
         self._unsynced = []
         self._synced_at = time.monotonic()
 
@@ -412,12 +433,14 @@ class RasterWriter:
     def _finished(self, part: PartFile) -> Path:
         """Verify the sealed file, and make the COG of it if one is wanted."""
         checksums = part.checksums if self._verify else None
-        verify_product(part.path, self.dst, self.layout, checksums, self._look)
+        check_cancelled = self._context.check_cancelled
+        verify_product(part.path, self.dst, self.layout, checksums, check_cancelled)
         if self.layout.cog_options is None:
             return part.path
-        self._run_cancellable(lambda: write_cog(part.path, self._place.cog, self.layout))
-        verify_product(self._place.cog, self.dst, self.layout, part.checksums, self._look)
-        return self._place.cog
+        cog = self._place.cog
+        self._run_cancellable(lambda: write_cog(part.path, cog, self.layout))
+        verify_product(cog, self.dst, self.layout, part.checksums, check_cancelled)
+        return cog
 
     def _run_cancellable(self, work: Callable[[], None]) -> None:
         """Run in a thread what cannot be interrupted, and look up meanwhile."""
@@ -433,7 +456,7 @@ class RasterWriter:
 
         threading.Thread(target=target, name="georsr-cog", daemon=True).start()
         while not done.done():
-            self._look()
+            self._context.check_cancelled()
             with suppress(TimeoutError):
                 done.exception(_POLL_SECONDS)
         done.result()
@@ -447,8 +470,8 @@ class RasterWriter:
         path = local_path(self.dst)
         if not self._overwrite:
             check_destination(path, [], overwrite=False)  # it may have appeared meanwhile
-        if self._records is not None:
-            self._records.publishing(ready, path, written)
+        if self.journal is not None:
+            self.journal.publishing(ready, path, written)
         ready.replace(path)
         remove_sidecars(path)
         with suppress(OSError):  # not every file system lets a folder be synchronised

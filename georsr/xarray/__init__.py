@@ -1,12 +1,12 @@
-"""The accessor ``georsr`` of xarray: ``import georsr.xarray``, then ``da.georsr.super_resolve()``.
+"""The xarray accessor ``georsr``: ``import georsr.xarray``, then ``da.georsr.super_resolve()``.
 
-xarray does not look for accessors by itself: like rioxarray's, this one is there once its module is
-imported. That takes neither torch nor a network; the first call does.
+Importing this module registers the accessor, as with rioxarray. That imports neither torch nor a
+model; the first call does.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import xarray as xr
 
@@ -20,13 +20,14 @@ if TYPE_CHECKING:
 
     from georsr.models.io import Model
 
+T = TypeVar("T", xr.DataArray, xr.Dataset)
 
-@xr.register_dataarray_accessor("georsr")  # type: ignore[no-untyped-call]
-class ArrayAccessor:
-    """What georsr does with a DataArray, as ``da.georsr``."""
 
-    def __init__(self, array: xr.DataArray) -> None:
-        self._array = array
+class Accessor(Generic[T]):
+    """Super-resolves the DataArray or Dataset that it is an attribute of."""
+
+    def __init__(self, xarray_object: T) -> None:
+        self._object: T = xarray_object
 
     def super_resolve(
         self,
@@ -36,14 +37,21 @@ class ArrayAccessor:
         chunks: int | Mapping[Any, int] | None = None,
         band_dim: str = "band",
         **options: Any,
-    ) -> xr.DataArray:
-        """The array at ``scale`` times the resolution: the pixels that a file would get.
+    ) -> T:
+        """Return the array or dataset at ``scale`` times the resolution.
 
-        A Dask array gives a Dask array: nothing is read before it is asked for, and asking for a
-        part computes the chunks it touches. The result depends neither on chunks nor on scheduler.
-        Its pixels are those of `georsr.super_resolve` of the file, bit by bit on the CPU; where
-        ``stretch`` is found from a sample, only if that file has no overviews and is no mosaic or
-        VRT, which are sampled otherwise if they are large.
+        The pixels are those of `georsr.super_resolve` of the file, bit by bit on the CPU; where the
+        normalization is estimated from a sample of the pixels, only if the file has no overviews
+        and is no mosaic or VRT, which are sampled otherwise if they are large.
+
+        A Dask array gives a Dask array: nothing is read before it is computed, and computing a
+        part computes the chunks it touches. The result depends neither on chunks nor on the
+        scheduler.
+
+        The variables of a Dataset are the bands, in their order: ``ds[["red", "green", "blue"]]``.
+        They need the same dimensions, data type and nodata. If they have a dimension of bands, or
+        the model treats every band alike, each variable is super-resolved by itself. Variables
+        without rows and columns are kept; those with only one of the two are left out.
 
         Parameters
         ----------
@@ -53,49 +61,59 @@ class ArrayAccessor:
         scale
             Factor; None takes the model's own, 4 by default.
         chunks
-            Of the result along rows and columns, in its pixels: one number, or one for each
-            dimension, multiples of the scale; -1 for all. A chunk has all bands of one scene. The
-            tiles at its border are computed for both neighbours: chunks of n tiles along an axis
-            cost (1 + 1/n)**2 times the work. By default they are whole blocks of ``blocksize``,
-            just so large that this is below 1.25, but of at most 512 MiB. Given for an array in
-            memory, the result is lazy.
+            Chunk sizes of the result along rows and columns, in its pixels: one number, or one
+            for each dimension, multiples of the scale; -1 for all. A chunk has all bands of one
+            scene. The tiles at its border are computed for both neighbours: chunks of n tiles
+            along an axis cost (1 + 1/n)**2 times the work. By default chunks are whole blocks of
+            ``blocksize``, just so large that this is below 1.25, but at most 512 MiB. If an array
+            is in memory, giving chunks makes the result lazy.
         band_dim
-            Dimension of the bands. Without it the array is of one band. All dimensions besides it,
-            rows and columns are mapped over: every scene is super-resolved by itself.
+            Dimension of the bands. Without it the array has one band. Every index along dimensions
+            other than bands, rows and columns is a scene, which is super-resolved by itself.
         **options
-            Those of :class:`georsr.config.SRConfig` that are not about files. ``stretch`` is found
-            for every scene: from a sample of its pixels, where that is needed, which is read
-            whenever a part of the scene is computed; give what :meth:`stretch` says to read it
-            once, and to treat all scenes alike. ``jobs`` counts threads of a process, in which one
-            chunk is computed at a time.
+            Options of :class:`georsr.config.SRConfig` that are not about files. ``stretch`` is
+            estimated for every scene: if that needs a sample of its pixels, it is read whenever
+            a part of the scene is computed. Give the result of ``da.georsr.stretch()`` to
+            read it once, and to treat all scenes alike. ``jobs`` is the number of threads of a
+            process, in which one chunk is computed at a time.
 
         Returns
         -------
-        DataArray
+        DataArray or Dataset
             With the dimensions, name, attributes, nodata and encoding of the source. Coordinates
             of rows, columns and CRS are those of the finer grid; others are kept unless they lie
-            along rows or columns. ``GEORSR_*`` attributes say what made it.
+            along rows or columns. Attributes ``GEORSR_*`` record model and options.
 
         Raises
         ------
         GeorsrError
-            One line saying what, where, got, expected, and what to do. Errors of the source, the
-            model and the device come when pixels are computed.
+            The message is one line: what is wrong, got, expected, and what to do. Errors of the
+            source, the model and the device are raised when pixels are computed.
 
         Warns
         -----
         GeoreferenceWarning
             The array has no CRS or no geotransform.
         """
-        from georsr.xarray.arrays import parse_request, super_resolve_dataarray
+        from georsr.xarray.arrays import parse_request, super_resolve
 
         request = parse_request(model, scale, chunks, band_dim, options)
-        return super_resolve_dataarray(self._array, request)
+        return super_resolve(self._object, request)
+
+
+@xr.register_dataset_accessor("georsr")  # type: ignore[no-untyped-call]
+class DatasetAccessor(Accessor[xr.Dataset]):
+    """Super-resolves a Dataset, as ``ds.georsr``."""
+
+
+@xr.register_dataarray_accessor("georsr")  # type: ignore[no-untyped-call]
+class ArrayAccessor(Accessor[xr.DataArray]):
+    """Super-resolves a DataArray, as ``da.georsr``."""
 
     def stretch(
         self, mode: str = "auto", *, band_dim: str = "band", nodata: float | None = None
     ) -> str:
-        """What maps to 0..1, as text for the option ``stretch``; reads a sample of the pixels.
+        """Estimate the range of every band from a sample of the pixels, for the option ``stretch``.
 
         Parameters
         ----------
@@ -104,65 +122,23 @@ class ArrayAccessor:
         band_dim
             Dimension of the bands.
         nodata
-            Overrides what the array says.
+            Value of invalid pixels; None: what the array declares.
 
         Returns
         -------
         str
-            ``LO,HI`` for every band, with ``;`` between; all scenes are taken together.
+            Values that map to 0 and 1, ``LO,HI`` for every band, separated by ``;``; all scenes
+            are taken together.
         """
-        info = grid_info(self._array, band_dim, nodata)
+        info = grid_info(self._object, band_dim, nodata)
         bands = () if info.band is None else (info.band,)
-        ordered = self._array.transpose(*bands, *info.scenes, info.y, info.x)
+        ordered = self._object.transpose(*bands, *info.scenes, info.y, info.x)
         rows, columns = sample_indices(ordered.sizes[info.y], ordered.sizes[info.x])
         values = ordered.isel({info.y: rows, info.x: columns}).values
         values = values.reshape(len(values) if bands else 1, -1)
-        found = normalization_of_sample(values, valid_pixels(values, info.nodata), mode)
+        estimate = normalization_of_sample(values, valid_pixels(values, info.nodata), mode)
         ranges = [
             (lo, hi if lo < hi else lo + 1)  # a constant band is only shifted
-            for lo, hi in zip(found.lo, found.hi, strict=True)
+            for lo, hi in zip(estimate.lo, estimate.hi, strict=True)
         ]
         return ";".join(f"{lo!r},{hi!r}" for lo, hi in ranges)
-
-
-@xr.register_dataset_accessor("georsr")  # type: ignore[no-untyped-call]
-class DatasetAccessor:
-    """What georsr does with a Dataset, as ``ds.georsr``."""
-
-    def __init__(self, dataset: xr.Dataset) -> None:
-        self._dataset = dataset
-
-    def super_resolve(
-        self,
-        model: str | Model | None = None,
-        scale: int | None = None,
-        *,
-        chunks: int | Mapping[Any, int] | None = None,
-        band_dim: str = "band",
-        **options: Any,
-    ) -> xr.Dataset:
-        """The dataset at ``scale`` times the resolution.
-
-        Its variables are the bands, in their order: ``ds[["red", "green", "blue"]]``. They need
-        the same dimensions, data type and nodata. If they have bands of their own, or the model
-        treats every band alike, each variable is super-resolved by itself. Variables without rows
-        and columns are carried along; those with only one of them are left out.
-
-        Parameters
-        ----------
-        model, scale, chunks, band_dim, **options
-            As for :meth:`ArrayAccessor.super_resolve`.
-
-        Returns
-        -------
-        Dataset
-
-        Raises
-        ------
-        GeorsrError
-            As :meth:`ArrayAccessor.super_resolve`, and if variables do not fit each other.
-        """
-        from georsr.xarray.arrays import parse_request, super_resolve_dataset
-
-        request = parse_request(model, scale, chunks, band_dim, options)
-        return super_resolve_dataset(self._dataset, request)

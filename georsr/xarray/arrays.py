@@ -1,4 +1,4 @@
-"""From DataArray to DataArray: what was asked for, on whatever holds the pixels."""
+"""Super-resolve DataArrays and Datasets, in memory or lazily."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import sys
 import warnings
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import xarray as xr
@@ -27,134 +28,59 @@ from georsr.xarray.coords import (
     grid_dims,
     grid_info,
 )
-from georsr.xarray.dask_graph import ArraySource, super_resolve_dask
+from georsr.xarray.dask_graph import super_resolve_dask
 
+T = TypeVar("T", xr.DataArray, xr.Dataset)
 Chunks = int | Mapping[Any, int] | None
 
-_INSTEAD = {
+ALTERNATIVES = {
     "indexes": "select bands with da.sel(band=[...]); or name the guide of output_bands='all'",
-    "bounds": "cut the product with rio.clip_box; lazy pixels outside are not computed",
-    "aoi": "cut the product with rio.clip",
+    "bounds": "cut the output with rio.clip_box; lazy pixels outside are not computed",
+    "aoi": "cut the output with rio.clip",
 }
 
 
 @dataclass(frozen=True)
 class ArrayRequest:
-    """What is asked for; made by `parse_request`.
+    """Validated arguments of ``super_resolve``; see `parse_request`.
 
     Attributes
     ----------
     model : Model
     config : SRConfig
     chunks : int, mapping of dimension to int, or None
-        Of the product, in its pixels.
-    band : str
+        Chunk sizes of the output along rows and columns, in its pixels.
+    band_dim : str
         Dimension of the bands.
     """
 
     model: Model
     config: SRConfig
     chunks: Chunks
-    band: str
-
-    def nodata(self, array: xr.DataArray, info: GridInfo) -> float | None:
-        """Of the product."""
-        return output_nodata(
-            info.nodata, self.config.dtype or array.dtype.name, self.config.dst_nodata
-        )
-
-    def recodes(self, array: xr.DataArray) -> bool:
-        """Whether the product's data type or nodata are not what the array declares."""
-        config = self.config
-        return (
-            config.dtype not in (None, array.dtype.name)
-            or config.src_nodata is not None
-            or config.dst_nodata is not None
-        )
-
-    def pixels(self, array: xr.DataArray, info: GridInfo) -> Any:
-        """The product's, in the order of ``info.order``: in memory, or lazy where they are."""
-        scale = self.model.spec.scale
-        count = 1 if info.band is None else array.sizes[info.band]
-        check_count(
-            count,
-            # axes that nobody called bands may yet be bands: not so many grey scenes
-            self.model.spec
-            if info.band is None and array.ndim > 2
-            else match_array_bands(self.model, count, self.config).spec,
-            f": {info.name} has the dimensions {', '.join(map(str, array.dims))}; select bands "
-            f"with da.sel({self.band}=[...]), or name their dimension with band_dim=...",
-        )
-        nodata = self.nodata(array, info)
-        limits = None if self.recodes(array) else encodable_range(array)
-        banded = info.band is not None
-        sides = _sides(self.chunks, info, scale)
-        if array.chunks is None and self.chunks is not None:
-            array = array.chunk()
-        ordered = array.transpose(*info.order)
-        if ordered.chunks is not None:
-            return super_resolve_dask(
-                ArraySource(ordered.data, banded, info.nodata),
-                self.model,
-                self.config,
-                nodata=nodata,
-                limits=limits,
-                sides=sides,
-            )
-        values = ordered.values if banded else ordered.values[..., np.newaxis, :, :]
-        made = predict_stack(
-            values,
-            self.model,
-            self.config,
-            source_nodata=info.nodata,
-            nodata=nodata,
-            limits=limits,
-        )
-        return made if banded else made[..., 0, :, :]
-
-    def label(self, data: Any, array: xr.DataArray, info: GridInfo) -> xr.DataArray:
-        """The product of one array."""
-        spec = self.model.spec
-        return assign_output_coords(
-            data,
-            array,
-            info,
-            spec.scale,
-            nodata=self.nodata(array, info),
-            recoded=self.recodes(array),
-            tags=product_tags(
-                model=spec.name,
-                model_sha256=self.model.sha256,
-                scale=spec.scale,
-                source_name=info.source,
-                stretch=self.config.stretch,
-                consistency=requested_kernel(spec, self.config) or "off",
-                options=self.config.tags_json(),
-            ),
-        )
+    band_dim: str
 
 
 def parse_request(
     model: str | Model | None,
     scale: int | None,
     chunks: Chunks,
-    band: str,
+    band_dim: str,
     options: dict[str, Any],
 ) -> ArrayRequest:
-    """Check what can be checked before there is an array.
+    """Check what can be checked without an array, and open the model.
 
     Raises
     ------
     UsageError, ModelError
-        Options that mean nothing for arrays, no such model.
+        An option does not apply to arrays, or there is no such model.
     """
     config = SRConfig(**options)
-    foreign = [name for name in options if not OPTIONS[name].arrays]
+    unknown = [name for name in options if not OPTIONS[name].arrays]
     if "indexes" in options and config.output_bands == "rgb":
-        foreign.append("indexes")
-    if foreign:
-        instead = _INSTEAD.get(foreign[0], "write the product with rio.to_raster")
-        raise UsageError(f"option {foreign[0]} is for files, not for arrays: {instead}")
+        unknown.append("indexes")
+    if unknown:
+        alternative = ALTERNATIVES.get(unknown[0], "write the output with rio.to_raster")
+        raise UsageError(f"option {unknown[0]} is for files, not for arrays: {alternative}")
     if config.dtype is not None and config.dtype not in SUPPORTED_DTYPES:
         raise UsageError(f"data type {config.dtype} is not one of {', '.join(SUPPORTED_DTYPES)}")
     opened = model if isinstance(model, Model) else open_model(model, scale)
@@ -162,11 +88,11 @@ def parse_request(
         raise UsageError(
             f"model {opened.spec.name} enlarges x{opened.spec.scale}, but x{scale} was asked for"
         )
-    return ArrayRequest(opened, config, chunks, band)
+    return ArrayRequest(opened, config, chunks, band_dim)
 
 
-def _sides(chunks: Chunks, info: GridInfo, scale: int) -> tuple[int | None, int | None]:
-    """Height and width of the product's chunks, where they are given."""
+def _chunk_shape(chunks: Chunks, info: GridInfo, scale: int) -> tuple[int | None, int | None]:
+    """Return height and width of the output's chunks; None: not given."""
     if chunks is None or isinstance(chunks, int):
         given: Mapping[Any, int] = {} if chunks is None else {info.y: chunks, info.x: chunks}
     else:
@@ -186,63 +112,141 @@ def _sides(chunks: Chunks, info: GridInfo, scale: int) -> tuple[int | None, int 
     return sys.maxsize if down == -1 else down, sys.maxsize if across == -1 else across
 
 
+def super_resolve(data: T, request: ArrayRequest) -> T:
+    """Super-resolve a DataArray or Dataset; see `georsr.xarray.Accessor.super_resolve`."""
+    if isinstance(data, xr.Dataset):
+        return super_resolve_dataset(data, request)
+    return super_resolve_dataarray(data, request)
+
+
 def super_resolve_dataarray(array: xr.DataArray, request: ArrayRequest) -> xr.DataArray:
-    """See `georsr.xarray.ArrayAccessor.super_resolve`."""
-    info = grid_info(array, request.band, request.config.src_nodata)
-    _warn(info)
-    return request.label(request.pixels(array, info), array, info)
+    """Super-resolve a DataArray."""
+    info = grid_info(array, request.band_dim, request.config.src_nodata)
+    _warn_if_not_georeferenced(info)
+    return _label(_predict(array, info, request), array, info, request)
 
 
 def super_resolve_dataset(dataset: xr.Dataset, request: ArrayRequest) -> xr.Dataset:
-    """See `georsr.xarray.DatasetAccessor.super_resolve`."""
+    """Super-resolve the variables of a Dataset that have rows and columns."""
     y, x = grid_dims(dataset, "dataset")
     arrays = {name: array for name, array in dataset.data_vars.items() if {y, x} <= {*array.dims}}
     if not arrays:
         raise UsageError(f"dataset: no variable has the dimensions {y!r} and {x!r}")
     for array in arrays.values():
         array.rio.set_spatial_dims(x_dim=x, y_dim=y)
-    if request.model.spec.bands == 0 or any(request.band in a.dims for a in arrays.values()):
-        made = {name: super_resolve_dataarray(array, request) for name, array in arrays.items()}
+    bands = any(request.band_dim in array.dims for array in arrays.values())
+    if request.model.spec.bands == 0 or bands:
+        outputs = {name: super_resolve_dataarray(array, request) for name, array in arrays.items()}
     else:
-        made = _as_bands(arrays, request)
+        outputs = _super_resolve_bands(arrays, request)
     others = {name: a for name, a in dataset.data_vars.items() if not {y, x} & {*a.dims}}
-    product = xr.Dataset({**made, **others}, attrs=dataset.attrs)
-    product.rio.set_spatial_dims(x_dim=x, y_dim=y)
-    return product
+    output = xr.Dataset({**outputs, **others}, attrs=dataset.attrs)
+    output.rio.set_spatial_dims(x_dim=x, y_dim=y)
+    return output
 
 
-def _as_bands(
+def _super_resolve_bands(
     arrays: dict[Hashable, xr.DataArray], request: ArrayRequest
 ) -> dict[Hashable, xr.DataArray]:
-    """Variables of a dataset as the bands of one array."""
-    infos = [grid_info(array, request.band, request.config.src_nodata) for array in arrays.values()]
+    """Super-resolve variables as the bands of one array."""
+    infos = [
+        grid_info(array, request.band_dim, request.config.src_nodata) for array in arrays.values()
+    ]
     first, info = next(iter(arrays.values())), infos[0]
-    _warn(info)
+    _warn_if_not_georeferenced(info)
     for array, other in zip(arrays.values(), infos, strict=True):
-        for what, ours, theirs in (
+        for label, expected, value in (
             ("dimensions", first.dims, array.dims),
             ("data type", first.dtype, array.dtype),
             ("nodata", info.nodata, other.nodata),
             ("range of encoded values", encodable_range(first), encodable_range(array)),
         ):
-            if repr(ours) != repr(theirs):  # NaN equals NaN
+            if repr(expected) != repr(value):  # NaN equals NaN
                 raise UsageError(
-                    f"dataset: {what} of {first.name!r} and {array.name!r} differ: {ours} and "
-                    f"{theirs}; choose variables that are bands of one scene: ds[[...]]"
+                    f"dataset: {label} of {first.name!r} and {array.name!r} differ: {expected} and "
+                    f"{value}; choose variables that are bands of one scene: ds[[...]]"
                 )
-    bands = xr.Dataset(arrays).to_dataarray(request.band)
+    bands = xr.Dataset(arrays).to_dataarray(request.band_dim)
     bands.encoding = first.encoding
-    data = request.pixels(bands, replace(info, name="dataset", band=request.band))
+    data = _predict(bands, replace(info, name="dataset", band=request.band_dim), request)
     return {
-        name: request.label(data[..., i, :, :], array, info)
+        name: _label(data[..., i, :, :], array, info, request)
         for i, (name, array) in enumerate(arrays.items())
     }
 
 
-def _warn(info: GridInfo) -> None:
+def _warn_if_not_georeferenced(info: GridInfo) -> None:
     if info.lacking is not None:
         warnings.warn(
-            f"{info.name}: has no {info.lacking}; the product will have none either",
+            f"{info.name}: has no {info.lacking}; the output will have none either",
             GeoreferenceWarning,
             stacklevel=4,
         )
+
+
+def _predict(array: xr.DataArray, info: GridInfo, request: ArrayRequest) -> Any:
+    """Return the output's pixels in the order of ``info.order``, lazy where the array is."""
+    model, config = request.model, request.config
+    bands = 1 if info.band is None else array.sizes[info.band]
+    # axes that are not named as bands may be bands, and are then not that many grey scenes
+    unnamed = info.band is None and array.ndim > 2
+    check_count(
+        bands,
+        model.spec if unnamed else match_array_bands(model, bands, config).spec,
+        f": {info.name} has the dimensions {', '.join(map(str, array.dims))}; select bands "
+        f"with da.sel({request.band_dim}=[...]), or name their dimension with band_dim=...",
+    )
+    sides = _chunk_shape(request.chunks, info, model.spec.scale)
+    if array.chunks is None and request.chunks is not None:
+        array = array.chunk()
+    ordered = array.transpose(*info.order)
+    data = ordered.values if ordered.chunks is None else ordered.data
+    if info.band is None:
+        data = data[..., np.newaxis, :, :]
+    predict: Any = predict_stack
+    if ordered.chunks is not None:
+        predict = partial(super_resolve_dask, sides=sides)
+    output = predict(
+        data,
+        model,
+        config,
+        source_nodata=info.nodata,
+        nodata=_output_nodata(array, info, config),
+        limits=None if _is_recoded(array, config) else encodable_range(array),
+    )
+    return output if info.band is not None else output[..., 0, :, :]
+
+
+def _label(data: Any, array: xr.DataArray, info: GridInfo, request: ArrayRequest) -> xr.DataArray:
+    """Return the output of one array: pixels with coordinates and attributes."""
+    spec, config = request.model.spec, request.config
+    return assign_output_coords(
+        data,
+        array,
+        info,
+        spec.scale,
+        nodata=_output_nodata(array, info, config),
+        recoded=_is_recoded(array, config),
+        tags=product_tags(
+            model=spec.name,
+            model_sha256=request.model.sha256,
+            scale=spec.scale,
+            source_name=info.source,
+            stretch=config.stretch,
+            consistency=requested_kernel(spec, config) or "off",
+            options=config.tags_json(),
+        ),
+    )
+
+
+def _output_nodata(array: xr.DataArray, info: GridInfo, config: SRConfig) -> float | None:
+    return output_nodata(info.nodata, config.dtype or array.dtype.name, config.dst_nodata)
+
+
+def _is_recoded(array: xr.DataArray, config: SRConfig) -> bool:
+    """Return whether the output's data type or nodata differ from what the array declares."""
+    return (
+        config.dtype not in (None, array.dtype.name)
+        or config.src_nodata is not None
+        or config.dst_nodata is not None
+    )

@@ -1,23 +1,20 @@
-"""Lazy: a Dask array whose chunks are super-resolved when they are asked for.
+"""Super-resolve Dask arrays lazily: one task for each chunk of the output.
 
-One task makes one chunk of the product. It gets the pixels that the chunk's tiles read, cut out of
-the source's chunks where those lie. The tiles are those of the whole scene, so that neither the
-source's chunks nor the product's show in a pixel.
-
-Tasks: what Dask's workers run. They pickle small: a model travels by name and checksum.
+A task gets the pixels that the chunk's tiles read, sliced by Dask. The tiles are those of the whole
+scene, so that the output depends neither on the chunks of the source nor on its own. Tasks are
+small: a model is passed by name and checksum.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate, pairwise, product
-from typing import Any
+from typing import Any, NamedTuple
 
 import dask.array as da
 import numpy as np
-import numpy.typing as npt
 from dask.base import tokenize
 from dask.graph_manipulation import clone
 from dask.highlevelgraph import HighLevelGraph
@@ -46,387 +43,232 @@ from georsr.tiling.grid import TileGrid
 from georsr.tiling.partition import chunk_side, chunk_sizes
 from georsr.window import AnyArray, PixelBlock, Window
 
-Selection = slice | npt.NDArray[np.int64]
-"""Rows or columns: a range, or ascending numbers."""
+MAX_CHUNK_BYTES = 512 * 2**20
+"""Size of a chunk, unless the caller chooses it."""
 
 
 @dataclass(frozen=True)
 class ChunkConfig:
-    """What the chunks of all scenes have in common.
+    """What the tasks of all chunks share.
 
     Attributes
     ----------
-    model : ModelReference
-    plan : TilePlan
-        The tiles of a whole scene.
-    form : ArrayForm
-        What pixels become.
+    model : ModelRef
+        Name and checksum of the model.
+    plan : TileGrid
+        Tiles of a scene.
+    form : ArrayFormat
+        Data type, bands and nodata of the output.
     config : SRConfig
-    axes : int
-        Axes of the array before the bands.
-    banded : bool
-        Whether there is an axis of bands.
-    nodata : float or None
-        Value of invalid pixels in the source.
+    source_nodata : float or None
+        Value of invalid pixels of the source.
     limits : (float, float) or None
-        Lowest and highest value of the product.
+        Lowest and highest value of the output.
+    axes : int
+        Number of axes before the bands.
     """
 
     model: ModelRef
     plan: TileGrid
     form: ArrayFormat
     config: SRConfig
+    source_nodata: float | None
+    limits: tuple[float, float] | None
     axes: int
-    banded: bool
-    nodata: float | None = None
-    limits: tuple[float, float] | None = None
+
+    def pixel_block(self, blocks: list[Any]) -> PixelBlock:
+        """Join blocks of pixels, and mark the valid ones; they get the machine's byte order."""
+        values: AnyArray = np.block(blocks)
+        values = values.astype(values.dtype.newbyteorder("="), copy=False)
+        return PixelBlock(values, valid_pixels(values, self.source_nodata), None)
 
 
-@dataclass(frozen=True)
-class TakePixels:
-    """Takes pixels of one scene out of a chunk of the source."""
-
-    scene: tuple[int, ...]
-    """Index in the chunk along the axes before the bands."""
-    banded: bool
-    """Whether there is an axis of bands."""
-    rows: Selection
-    columns: Selection
-
-    def __call__(self, chunk: AnyArray) -> AnyArray:
-        """(..., C, h, w) or (..., h, w) -> (C, rows, columns)."""
-        pixels = np.asarray(chunk)[self.scene]
-        pixels = pixels if self.banded else pixels[None]
-        return pixels[:, self.rows][:, :, self.columns]
-
-
-@dataclass(frozen=True)
-class FindNormalization:
-    """Finds the stretch of a scene from its sample."""
-
-    mode: str
-    nodata: float | None
-
-    def __call__(self, cuts: list[list[list[AnyArray]]]) -> Normalization:
-        """From cuts (C, h, w) nested as bands, rows, columns."""
-        values: AnyArray = np.block(cuts)
-        return normalization_of_sample(values, valid_pixels(values, self.nodata), self.mode)
-
-
-@dataclass(frozen=True)
-class Found:
-    """What was found of a scene.
+class SceneProperties(NamedTuple):
+    """What is estimated of a scene.
 
     Attributes
     ----------
     kernel : Kernel or None
-        What its product is to be consistent with.
+        Kernel that the output is consistent with.
     sensor : tuple of float or None
-        What the network is told, normalised; None: it is not told.
+        Normalised description of the sensor, for a model that takes one.
     """
 
     kernel: Kernel | None = None
     sensor: tuple[float, ...] | None = None
 
 
-@dataclass(frozen=True)
-class FindScene:
-    """Finds sensor and kernel of a scene from its probes."""
+def find_normalization(chunks: ChunkConfig, sample: list[Any]) -> Normalization:
+    """Return the normalization of a scene, from blocks (C, h, w) of a sample of its pixels."""
+    block = chunks.pixel_block(sample)
+    return normalization_of_sample(block.values, block.valid, chunks.config.stretch)
 
-    def __call__(
-        self, recipe: ChunkConfig, stretch: Normalization, cuts: list[list[list[list[AnyArray]]]]
-    ) -> Found:
-        """From cuts (C, h, w) of each probe, nested as bands, rows, columns."""
-        patches = [pixel_block(np.block(probe), recipe.nodata) for probe in cuts]
-        model = load_cached(recipe.model)
-        with cpu_threads(recipe.config.num_threads):
-            sensor = scene_sensor(patches, stretch, model, recipe.config)
-            asked = requested_kernel(model.spec, recipe.config)
-            if asked != SCENE:
-                known = softened(fixed_kernel(asked), model.spec, recipe.config)
-                return Found(known, sensor)
+
+def find_properties(
+    chunks: ChunkConfig, normalization: Normalization, windows: list[list[Any]]
+) -> SceneProperties:
+    """Estimate sensor and kernel of a scene, from the blocks (C, h, w) of some windows of it."""
+    patches = [chunks.pixel_block(blocks) for blocks in windows]
+    model, config = load_cached(chunks.model), chunks.config
+    with cpu_threads(config.num_threads):
+        sensor = scene_sensor(patches, normalization, model, config)
+        kernel_name = requested_kernel(model.spec, config)
+        if kernel_name != SCENE:
+            kernel = fixed_kernel(kernel_name)
+        else:
             kernel = estimate_kernel(
                 patches,
-                stretch,
+                normalization,
                 told(model, sensor),
-                unless_noise=skip_if_noisy(recipe.config),
+                unless_noise=skip_if_noisy(config),
             )
-        return Found(softened(kernel, model.spec, recipe.config), sensor)
+    return SceneProperties(softened(kernel, model.spec, config), sensor)
 
 
-def pixel_block(values: AnyArray, nodata: float | None) -> PixelBlock:
-    """Pixels (C, h, w) in the machine's byte order, with their validity."""
-    values = values.astype(values.dtype.newbyteorder("="), copy=False)
-    return PixelBlock(values, valid_pixels(values, nodata), None)
+def predict_chunk(
+    window: Window,
+    extent: Window,
+    chunks: ChunkConfig,
+    normalization: Normalization,
+    scene: SceneProperties,
+    blocks: list[Any],
+) -> AnyArray:
+    """Compute one chunk of the output.
 
-
-@dataclass(frozen=True)
-class PredictChunk:
-    """Makes one chunk of the product."""
-
-    window: Window
-    """Of the scene, in source pixels."""
-    reach: Window
-    """What the tiles that touch it read."""
-
-    def __call__(
-        self, recipe: ChunkConfig, stretch: Normalization, found: Found, cuts: list[Any]
-    ) -> AnyArray:
-        """From cuts (C, h, w) of the reach, nested as bands, rows, columns: (1, ..., C, H, W)."""
-        patch = pixel_block(np.block(cuts), recipe.nodata)
-        read = array_reader(patch.values, patch.valid, self.reach)
-        reference = replace(recipe.model, sensor=found.sensor)
-        with cached_predictor(reference, recipe.config) as inference:
-            pixels = predict_window(
-                read,
-                self.window,
-                bands=len(patch.values),
-                plan=recipe.plan,
-                stretch=stretch,
-                form=recipe.form,
-                inference=inference,
-                kernel=found.kernel,
-                flat_tiles=recipe.config.skip_constant_tiles,
-            )
-        if recipe.limits is not None:
-            np.clip(pixels, *recipe.limits, out=pixels)
-        pixels = pixels if recipe.banded else pixels[0]
-        return pixels[(np.newaxis,) * recipe.axes]
-
-
-MAX_CHUNK_BYTES = 512 * 2**20
-"""Bytes of a chunk, where the caller does not choose."""
-
-Tasks = dict[Any, Any]
-
-
-@dataclass(frozen=True)
-class ArraySource:
-    """A Dask array of scenes.
-
-    Attributes
+    Parameters
     ----------
-    array : dask array
-        (..., C, h, w) or (..., h, w).
-    banded : bool
-        Whether there is an axis of bands.
-    nodata : float or None
-        Value of invalid pixels.
+    window
+        Pixels of the scene that the chunk covers.
+    extent
+        Pixels of the scene that its tiles read.
+    chunks
+        What all chunks share.
+    normalization, scene
+        Normalization, kernel and sensor of the scene.
+    blocks
+        Blocks (C, h, w) of the pixels of ``extent``, nested as `numpy.block` takes them.
+
+    Returns
+    -------
+    ndarray
+        (1, ..., C, s * window.height, s * window.width).
     """
-
-    array: da.Array
-    banded: bool
-    nodata: float | None = None
-
-    @property
-    def scenes(self) -> tuple[int, ...]:
-        """Lengths of the axes before the bands."""
-        return tuple(self.array.shape[: -3 if self.banded else -2])
-
-    @property
-    def bands(self) -> int:
-        """Bands of a scene."""
-        return int(self.array.shape[-3]) if self.banded else 1
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Rows and columns of a scene."""
-        height, width = self.array.shape[-2:]
-        return height, width
-
-    def slice_tasks(
-        self, name: tuple[Any, ...], scene: tuple[int, ...], rows: Selection, columns: Selection
-    ) -> tuple[Tasks, list[Any]]:
-        """Tasks that cut pixels out of a scene, and their keys nested as bands, rows, columns.
-
-        Parameters
-        ----------
-        name
-            What the keys begin with.
-        scene
-            Index along the axes before the bands.
-        rows, columns
-            Of the scene.
-        """
-        chunks = self.array.chunks
-        ahead = [_found(chunks[axis], slice(i, i + 1))[0] for axis, i in enumerate(scene)]
-        first = tuple(block for block, _ in ahead)
-        cut = partial(TakePixels, tuple(inside.start for _, inside in ahead), self.banded)
-        down, across = _found(chunks[-2], rows), _found(chunks[-1], columns)
-        layers = [(*first, k) for k in range(len(chunks[-3]))] if self.banded else [first]
-        tasks = {
-            (*name, *layer, i, j): (cut(here, there), (self.array.name, *layer, i, j))
-            for layer in layers
-            for (i, here), (j, there) in product(down, across)
-        }
-        keys = [[[(*name, *layer, i, j) for j, _ in across] for i, _ in down] for layer in layers]
-        return tasks, keys
-
-
-def _found(sizes: Sequence[int], chosen: Selection) -> list[tuple[int, Any]]:
-    """The chunks of an axis that hold what is chosen, each with its part of the selection."""
-    edges = list(accumulate(sizes, initial=0))
-    if isinstance(chosen, slice):
-        return [
-            (k, slice(max(chosen.start, start) - start, min(chosen.stop, stop) - start))
-            for k, (start, stop) in enumerate(pairwise(edges))
-            if max(chosen.start, start) < min(chosen.stop, stop)
-        ]
-    owner = np.searchsorted(edges, chosen, "right") - 1
-    return [(int(k), chosen[owner == k] - edges[k]) for k in np.unique(owner)]
+    block = chunks.pixel_block(blocks)
+    model = replace(chunks.model, sensor=scene.sensor)
+    with cached_predictor(model, chunks.config) as predictor:
+        pixels = predict_window(
+            array_reader(block.values, block.valid, extent),
+            window,
+            bands=len(block.values),
+            plan=chunks.plan,
+            stretch=normalization,
+            form=chunks.form,
+            inference=predictor,
+            kernel=scene.kernel,
+            flat_tiles=chunks.config.skip_constant_tiles,
+        )
+    if chunks.limits is not None:
+        np.clip(pixels, *chunks.limits, out=pixels)
+    return pixels[(np.newaxis,) * chunks.axes]
 
 
 def super_resolve_dask(
-    source: ArraySource,
+    array: da.Array,
     model: Model,
     config: SRConfig,
     *,
+    source_nodata: float | None = None,
     nodata: float | None = None,
     limits: tuple[float, float] | None = None,
     sides: tuple[int | None, int | None] = (None, None),
 ) -> da.Array:
-    """Super-resolve scenes, each by itself; nothing is read or computed yet.
+    """Super-resolve scenes lazily, each by itself.
 
     Parameters
     ----------
-    source
-        The scenes.
+    array
+        (..., C, h, w): scenes of C bands.
     model
-        One that can be opened by its name or path wherever the tasks run.
+        Model that can be opened by its name or path where the tasks run.
     config
         Options.
-    nodata
-        Value of invalid pixels in the product; None: they keep their own.
+    source_nodata, nodata
+        Value of invalid pixels in the source and in the output; None in the output: they keep
+        their own.
     limits
-        Lowest and highest value of the product, if it has such.
+        Lowest and highest value of the output.
     sides
-        Height and width of the product's chunks in its pixels, multiples of the scale. By default
-        whole blocks of ``config.blocksize``, so many that at most a quarter of the tiles is
-        made twice, as far as `MAX_CHUNK_BYTES` allows.
+        Height and width of the output's chunks in pixels, multiples of the scale. By default
+        they are whole blocks of ``config.blocksize``, so large that at most a quarter of the
+        tiles is computed twice, within `MAX_CHUNK_BYTES`.
 
     Returns
     -------
     dask array
-        (..., C, s * h, s * w) or (..., s * h, s * w); a chunk has all bands of one scene.
+        (..., C, s * h, s * w); a chunk has all bands of one scene.
 
     Raises
     ------
     UsageError
-        Options, tiles or sides that cannot be; a model that exists in memory only.
+        Options, tiles or sides are not valid, or the model exists in memory only.
     """
-    model = match_array_bands(model, source.bands, config)
-    plan = make_tile_grid(*source.size, model.spec, config)
-    dtype = np.dtype(config.dtype or source.array.dtype.name)
-    form = ArrayFormat(dtype.name, source.bands, config.blocksize, nodata)
-    recipe = ChunkConfig(
-        model_ref(model),
-        plan,
-        form,
-        config,
-        len(source.scenes),
-        source.banded,
-        source.nodata,
-        limits,
-    )
-    usual = chunk_side(plan, config.blocksize, source.bands * dtype.itemsize, MAX_CHUNK_BYTES)
-    rows = chunk_sizes(plan.out_height, sides[0] or usual)
-    columns = chunk_sizes(plan.out_width, sides[1] or usual)
-    token = tokenize(georsr_version(), source.array.name, repr(recipe), rows, columns)
-    stretches, keys, sampled = _stretches(source, config.stretch, f"georsr-stretch-{token}")
-    looks, found_of = _looks(source, recipe, model, token, keys)
-    tasks = looks | _chunks(source, recipe, token, keys, found_of, (rows, columns))
-    bands = ((source.bands,),) if source.banded else ()
-    single = tuple((1,) * length for length in source.scenes)
-    name = f"georsr-{token}"
-    read: list[Any] = [source.array, sampled]
-    graph = HighLevelGraph.from_collections(name, stretches | tasks, dependencies=read)
-    chunks = (*single, *bands, rows, columns)
-    return da.Array(graph, name, chunks, meta=np.empty((0,) * len(chunks), dtype))
+    *scenes, bands, height, width = array.shape
+    model = match_array_bands(model, bands, config)
+    plan = make_tile_grid(height, width, model.spec, config)
+    dtype = np.dtype(config.dtype or array.dtype.name)
+    form = ArrayFormat(dtype.name, bands, config.blocksize, nodata)
+    chunks = ChunkConfig(model_ref(model), plan, form, config, source_nodata, limits, len(scenes))
+    side = chunk_side(plan, config.blocksize, bands * dtype.itemsize, MAX_CHUNK_BYTES)
+    rows = chunk_sizes(plan.out_height, sides[0] or side)
+    columns = chunk_sizes(plan.out_width, sides[1] or side)
+    token = tokenize(georsr_version(), array.name, repr(chunks), rows, columns)
+    name, shared = f"georsr-{token}", f"georsr-config-{token}"
+    tasks: dict[Any, Any] = {shared: chunks}
+    slices = list[Any]()
 
+    def keys_of(pixels: da.Array) -> list[Any]:
+        slices.append(pixels)
+        return pixels.__dask_keys__()
 
-def _stretches(
-    source: ArraySource, mode: str, name: str
-) -> tuple[Tasks, dict[tuple[int, ...], Any], da.Array]:
-    """Tasks that find the stretch of every scene, scene -> key, and the array they read."""
-    scenes = list(np.ndindex(source.scenes))
-    known = fixed_normalization(source.array.dtype.name, source.bands, mode)
-    if known is not None:
-        return {name: known}, dict.fromkeys(scenes, name), source.array
-    height, width = source.size
-    sampled = source
-    if height * width > MAX_DECIMATION * MAX_PIXELS:
-        # Read by itself: else what the sample needs would stay in memory, which for a large scene
-        # is most of it, until its turn in the product comes.
-        sampled = replace(source, array=clone(source.array, seed=name))
-    rows, columns = sample_indices(height, width)
-    tasks: Tasks = {}
-    for scene in scenes:
-        cuts, keys = sampled.slice_tasks((f"{name}-cut", *scene), scene, rows, columns)
-        tasks |= cuts
-        tasks[(name, *scene)] = (FindNormalization(mode, source.nodata), keys)
-    return tasks, {scene: (name, *scene) for scene in scenes}, sampled.array
-
-
-def _looks(
-    source: ArraySource,
-    recipe: ChunkConfig,
-    model: Model,
-    token: str,
-    stretches: dict[tuple[int, ...], Any],
-) -> tuple[Tasks, dict[tuple[int, ...], Any]]:
-    """Tasks that find sensor and kernel of every scene; scene -> what gives them to a task."""
-    asked = requested_kernel(model.spec, recipe.config)
-    if asked != SCENE and listener(model.network) is None and recipe.config.sensor is None:
-        known = softened(fixed_kernel(asked), model.spec, recipe.config)
-        return {}, dict.fromkeys(stretches, Found(known))
-    tasks: Tasks = {}
-    names = {scene: (f"georsr-scene-{token}", *scene) for scene in stretches}
-    for scene, name in names.items():
-        probes = []
-        for number, window in enumerate(spread_windows(*source.size)):
-            place = (f"georsr-probe-{token}", *scene, number)
-            cuts, keys = source.slice_tasks(place, scene, *window.slices)
-            tasks |= cuts
-            probes.append(keys)
-        tasks[name] = (FindScene(), f"georsr-recipe-{token}", stretches[scene], probes)
-    return tasks, names
-
-
-def _chunks(
-    source: ArraySource,
-    recipe: ChunkConfig,
-    token: str,
-    stretches: dict[tuple[int, ...], Any],
-    found: dict[tuple[int, ...], Any],
-    sizes: tuple[tuple[int, ...], tuple[int, ...]],
-) -> Tasks:
-    """Tasks that make every chunk of the product, and those that cut its source."""
-    shared = f"georsr-recipe-{token}"
-    tasks: Tasks = {shared: recipe}
-    band = (0,) if source.banded else ()
-    for i, j, window in _windows(sizes, recipe.plan.scale):
-        reach = recipe.plan.subgrid(window).read_extent.moved(window.top, window.left)
-        make = PredictChunk(window, reach)
-        for scene, stretch in stretches.items():
-            cuts, keys = source.slice_tasks(
-                (f"georsr-cut-{token}", *scene, i, j), scene, *reach.slices
-            )
-            tasks |= cuts
-            tasks[(f"georsr-{token}", *scene, *band, i, j)] = (
-                make,
-                shared,
-                stretch,
-                found[scene],
-                keys,
-            )
-    return tasks
+    fixed = fixed_normalization(array.dtype.name, bands, config.stretch)
+    sampled = array
+    if fixed is None and height * width > MAX_DECIMATION * MAX_PIXELS:
+        # Read again: most of a large scene would wait in memory for its turn in the output.
+        sampled = clone(array, seed=token)
+    kernel = requested_kernel(model.spec, config)
+    estimates = kernel == SCENE or listener(model.network) is not None or config.sensor is not None
+    for scene in np.ndindex(*scenes):
+        pixels = array[scene]
+        normalization: Any = fixed
+        if fixed is None:
+            normalization = (f"georsr-normalization-{token}", *scene)
+            sample_rows, sample_columns = sample_indices(height, width)
+            sample = sampled[scene][:, sample_rows][:, :, sample_columns]
+            tasks[normalization] = (find_normalization, shared, keys_of(sample))
+        properties: Any
+        if estimates:
+            properties = (f"georsr-properties-{token}", *scene)
+            windows = [
+                keys_of(pixels[(slice(None), *window.slices)])
+                for window in spread_windows(height, width)
+            ]
+            tasks[properties] = (find_properties, shared, normalization, windows)
+        else:
+            properties = SceneProperties(softened(fixed_kernel(kernel), model.spec, config))
+        for i, j, window in _windows(rows, columns, plan.scale):
+            extent = plan.subgrid(window).read_extent.moved(window.top, window.left)
+            predict = partial(predict_chunk, window, extent)
+            blocks = keys_of(pixels[(slice(None), *extent.slices)])
+            tasks[(name, *scene, 0, i, j)] = (predict, shared, normalization, properties, blocks)
+    graph = HighLevelGraph.from_collections(name, tasks, dependencies=slices)
+    sizes = (*((1,) * length for length in scenes), (bands,), rows, columns)
+    return da.Array(graph, name, sizes, meta=np.empty((0,) * array.ndim, dtype))
 
 
 def _windows(
-    sizes: tuple[tuple[int, ...], tuple[int, ...]], scale: int
+    rows: tuple[int, ...], columns: tuple[int, ...], scale: int
 ) -> Iterator[tuple[int, int, Window]]:
-    """(row, column, window of the scene) of every chunk of the product."""
-    down, across = (list(pairwise(accumulate(axis, initial=0))) for axis in sizes)
-    for (i, (top, bottom)), (j, (left, right)) in product(enumerate(down), enumerate(across)):
-        edges = (top, left, bottom - top, right - left)
-        yield i, j, Window(*(edge // scale for edge in edges))
+    """Yield (row, column, window of the scene) of every chunk of the output."""
+    spans = (enumerate(pairwise(accumulate(sizes, initial=0))) for sizes in (rows, columns))
+    for (i, (top, bottom)), (j, (left, right)) in product(*spans):
+        yield i, j, Window(top, left, bottom - top, right - left).coarser(scale)

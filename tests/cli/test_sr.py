@@ -248,7 +248,7 @@ def test_a_signal_is_heeded_soon_and_the_same_command_goes_on(
     assert all(line["done"] < 0.8 * line["total"] for line in told)
     (message,) = [line for line in rest.splitlines() if line.startswith("Error: ")]
     assert "interrupted" in message
-    assert "the same command goes on from there" in message
+    assert "rerun the same command to resume" in message
     assert not out.exists()
     assert hidden(tmp_path) == [".o.tif.part.jsonl", ".o.tif.part.tif"]
     assert invoke(["sr", source, str(out), *SLOWLY, "--resume"]) == 0
@@ -337,7 +337,7 @@ def test_a_full_disk_never_ends_well(extra, make_raster, texture, tmp_path):
     assert "Traceback" not in message
     assert (tmp_path / "o.tif").read_bytes() == b"old"
     kept = extra != ["--no-resume"]
-    assert ("the same command goes on" in message) is kept
+    assert ("rerun the same command to resume" in message) is kept
     assert hidden(tmp_path) == ([".o.tif.part.jsonl", ".o.tif.part.tif"] if kept else [])
 
 

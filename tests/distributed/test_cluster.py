@@ -21,12 +21,12 @@ from georsr.distributed.executor import JobRunner, compute_blocks, ordered_block
 from georsr.distributed.task_queue import PREFETCH_BATCHES
 from georsr.errors import InterruptedRunError, ResourceError, UsageError
 from georsr.inference.model_cache import model_ref
-from georsr.inference.pipeline import Timer
 from georsr.inference.predictor import TilePredictor
 from georsr.io.reader import open_raster
 from georsr.jobs import preflight
 from georsr.jobs.job import plan_job
 from georsr.models.io import open_model
+from georsr.progress import Timer
 from georsr.tiling import partition
 from georsr.tiling.partition import TaskGrid, completion_order
 
@@ -174,7 +174,7 @@ def test_either_goes_on_with_what_the_other_left(tmp_path, source, scheduler, fi
     stop = StopWhen(tmp_path / ".out.tif.part.jsonl", 5)
     with pytest.raises(InterruptedRunError) as caught:
         super_resolve(source, out, "bicubic-x2", should_stop=stop, **machines[first], **SMALL)
-    assert "the same command goes on" in caught.value.__notes__[0]
+    assert "rerun the same command to resume" in caught.value.__notes__[0]
     report = super_resolve(source, out, "bicubic-x2", resume=True, **machines[then], **SMALL)
     assert 0 < report.blocks_resumed < report.blocks
     assert out.read_bytes() == whole.read_bytes()
@@ -287,7 +287,7 @@ class FellOverError(RuntimeError):
 def test_a_device_that_fails_on_a_worker_costs_nothing_that_is_finished(
     tmp_path, source, scheduler, monkeypatch, error, words
 ):
-    calls, take = itertools.count(), TilePredictor.pass_once
+    calls, take = itertools.count(), TilePredictor.forward_pass
 
     def failing(self, x):
         if next(calls) >= 40:
@@ -298,11 +298,11 @@ def test_a_device_that_fails_on_a_worker_costs_nothing_that_is_finished(
     whole = super_resolve(source, tmp_path / "whole.tif", "bicubic-x2", **SMALL)
     with monkeypatch.context() as patch:
         patch.setattr(torch, "AcceleratorError", FellOverError, raising=False)
-        patch.setattr(TilePredictor, "pass_once", failing)
+        patch.setattr(TilePredictor, "forward_pass", failing)
         place = r"^rows \d+:\d+, columns \d+:\d+ of the output, on worker tcp://\S+: "
         with pytest.raises(ResourceError, match=f"{place}.*{words}") as caught:
             super_resolve(source, out, "bicubic-x2", scheduler=scheduler, **SMALL)
-    assert "the same command goes on from there" in caught.value.__notes__[0]
+    assert "rerun the same command to resume" in caught.value.__notes__[0]
     assert "\n" not in str(caught.value)
     report = super_resolve(source, out, "bicubic-x2", scheduler=scheduler, **SMALL)
     assert report.blocks_resumed > 0

@@ -16,7 +16,7 @@ from georsr.distributed.executor import ordered_blocks
 from georsr.distributed.task_queue import MAX_BATCH_SIZE, PREFETCH_BATCHES, TaskQueue
 from georsr.distributed.worker import RunPlugin
 from georsr.errors import InputError, InterruptedRunError, ResourceError
-from georsr.inference.pipeline import Timer
+from georsr.progress import Timer
 from georsr.tiling.grid import make_grid
 from georsr.tiling.partition import TaskGrid
 from tests.killers import Killer

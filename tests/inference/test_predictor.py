@@ -13,11 +13,10 @@ import torch
 from georsr.device import DeviceConfig
 from georsr.errors import ModelError
 from georsr.inference.array import ArrayFormat
-from georsr.inference.pipeline import TileStream, Timer
+from georsr.inference.pipeline import TilePipeline
 from georsr.inference.predictor import TilePredictor
 from georsr.models.io import Model, open_model
 from georsr.models.spec import ModelSpec
-from georsr.progress import NullProgress
 from georsr.radiometry.normalization import Normalization
 from georsr.tiling.grid import make_grid
 from georsr.window import PixelBlock
@@ -73,21 +72,19 @@ def stream(inference, image, valid=None):
         return PixelBlock(image[:, rows, columns], valid[:, rows, columns], None)
 
     height, width = image.shape[1:]
-    return TileStream(
+    pipeline = TilePipeline(
         read=read,
         bands=3,
         plan=make_grid(height, width, scale=2, tile=32, halo=4, overlap=4),
         stretch=Normalization((0.0,) * 3, (255.0,) * 3, "dtype"),
-        form=ArrayFormat("float32", 3, 32),
-        inference=inference,
-        progress=NullProgress(),
-        clock=Timer(),
+        predictor=inference,
     )
+    return pipeline.blocks(ArrayFormat("float32", 3, 32))
 
 
 def product(inference, image, valid=None):
     out = np.full((3, 2 * image.shape[1], 2 * image.shape[2]), np.nan, np.float32)
-    with closing(stream(inference, image, valid).blocks()) as blocks:
+    with closing(stream(inference, image, valid)) as blocks:
         for window, values in blocks:
             out[(slice(None), *window.slices)] = values
     return out

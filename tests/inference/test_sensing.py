@@ -33,7 +33,7 @@ from georsr.radiometry.kernels import Kernel
 from georsr.radiometry.normalization import Normalization
 from georsr.radiometry.sensor import N_SENSOR_VALUES, parse_sensor
 from georsr.window import PixelBlock
-from georsr.xarray.dask_graph import ArraySource, super_resolve_dask
+from georsr.xarray.dask_graph import super_resolve_dask
 
 SMALL = {"tile_size": 32, "halo": 2, "overlap": 4, "blocksize": 32}
 BYTES = Normalization((0.0,) * 3, (255.0,) * 3, "dtype")
@@ -155,14 +155,14 @@ def test_files_arrays_and_chunks_agree(consistency, aware, texture, make_raster,
     super_resolve(make_raster(image), tmp_path / "out.vrt", aware, **options_of_parts)
     with rasterio.open(tmp_path / "out.vrt") as product:
         np.testing.assert_array_equal(product.read(), array)
-    source = ArraySource(da.from_array(image, chunks=(2, 31, 43)), True)
+    source = da.from_array(image, chunks=(2, 31, 43))
     lazy = super_resolve_dask(source, open_model(aware), SRConfig(**options), sides=(48, 64))
     np.testing.assert_array_equal(lazy.compute(scheduler="synchronous"), array)
 
 
 def test_scenes_of_a_series_are_told_apart(aware, texture):
     image = np.stack([texture(3, 70, 70), texture(3, 70, 70, seed=1) // 8 + 100])
-    source = ArraySource(da.from_array(image, chunks=(1, 3, 40, 40)), True)
+    source = da.from_array(image, chunks=(1, 3, 40, 40))
     made = super_resolve_dask(source, open_model(aware), SRConfig(**SMALL))
     each = [georsr.super_resolve_array(scene, aware, **SMALL) for scene in image]
     np.testing.assert_array_equal(made.compute(scheduler="synchronous"), np.stack(each))
@@ -234,7 +234,7 @@ def test_options_say_what_is_known(aware, smooth_scene, make_raster, tmp_path):
         np.testing.assert_array_equal(product.read(), array)
         assert parse_sensor(product.tags()["GEORSR_SENSOR"])["mtf"] == 0.1
         assert '"sensor": "mtf=0.1,noise=0.03,grain=0.4"' in product.tags()["GEORSR_OPTIONS"]
-    source = ArraySource(da.from_array(smooth_scene, chunks=(3, 40, 40)), True)
+    source = da.from_array(smooth_scene, chunks=(3, 40, 40))
     lazy = super_resolve_dask(source, open_model(aware), SRConfig(**given))
     np.testing.assert_array_equal(lazy.compute(scheduler="synchronous"), array)
 

@@ -35,18 +35,20 @@ from pathlib import Path
 import numpy as np, torch
 from georsr.system import tune_malloc
 from georsr.tiling.grid import make_grid
-from georsr.tiling.stitch import TileStitcher
+from georsr.tiling.stitch import BlockAssembler, TileStitcher
 
 def peak():
     return int(re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())[1])
 
 tune_malloc()
 plan = make_grid(250, 20000, scale=4, tile=192, halo=4, overlap=8, multiple_of=1)
-register = TileStitcher(plan, 3, 3, np.dtype(np.uint8), 512)
+stitcher = TileStitcher(plan, 3)
+blocks = BlockAssembler(plan.out_height, plan.out_width, 3, np.dtype(np.uint8), 512)
 before = peak()
 for tile in plan.tiles_in_row(0):
     made = torch.ones(3, 4 * tile.output_window.height, 4 * tile.output_window.width)
-    list(register.add(tile, made.numpy(), lambda values, _: values.astype(np.uint8)))
+    window, values = stitcher.add(tile, made.numpy())
+    list(blocks.add(window, values.astype(np.uint8)))
 print((peak() - before) / 1024)
 """
 

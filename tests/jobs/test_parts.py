@@ -232,7 +232,7 @@ def test_a_device_that_fails_costs_no_finished_part(
     tmp_path, source, scheduler, monkeypatch, on_cluster
 ):
     machines = {"scheduler": scheduler} if on_cluster else {}
-    calls, take = itertools.count(), TilePredictor.pass_once
+    calls, take = itertools.count(), TilePredictor.forward_pass
 
     def failing(self, x):
         if next(calls) >= 40:
@@ -240,7 +240,7 @@ def test_a_device_that_fails_costs_no_finished_part(
         return take(self, x)
 
     with monkeypatch.context() as patch:
-        patch.setattr(TilePredictor, "pass_once", failing)
+        patch.setattr(TilePredictor, "forward_pass", failing)
         with pytest.raises(
             ResourceError,
             match=r"^rows \d+:\d+, columns \d+:\d+ of the output.*: CUDA error: unspecified",

@@ -124,7 +124,7 @@ def test_an_exception_is_as_good_as_a_stop(source, tmp_path):
     with pytest.raises(KeyboardInterrupt) as caught:
         super_resolve(source, out, failing, **SMALL)
     (note,) = caught.value.__notes__
-    assert ".out.tif.part.tif: the same command goes on" in note
+    assert ".out.tif.part.tif: rerun the same command to resume" in note
     assert hidden(tmp_path) == [".out.tif.part.jsonl", ".out.tif.part.tif"]
     assert super_resolve(source, out, model_of(Counting()), **SMALL).blocks_resumed > 0
     assert out.read_bytes() == (tmp_path / "whole.tif").read_bytes()
@@ -288,7 +288,7 @@ def test_a_changed_source_starts_over(make_raster, texture, source, tmp_path, ca
     changed = texture(3, 100, 90, seed=1)
     make_raster(changed)
     assert super_resolve(source, out, model_of(Counting()), **SMALL).blocks_resumed == 0
-    starts_over(caplog, "the source is not the same")
+    starts_over(caplog, "the source has changed")
     with rasterio.open(out) as product:
         np.testing.assert_array_equal(product.read(), changed.repeat(2, 1).repeat(2, 2))
 
@@ -302,7 +302,7 @@ def test_a_touched_file_behind_a_vrt_starts_over(make_raster, texture, tmp_path,
     os.utime(path, (1, 1))
     report = super_resolve(tmp_path / "v.vrt", tmp_path / "out.tif", model_of(Counting()), **SMALL)
     assert report.blocks_resumed == 0
-    starts_over(caplog, "the source is not the same")
+    starts_over(caplog, "the source has changed")
 
 
 def damage_half_line(journal, part):
@@ -489,7 +489,7 @@ def test_a_target_that_appears_meanwhile_costs_no_work(source, tmp_path):
 
     with pytest.raises(UsageError, match="--overwrite") as caught:
         super_resolve(source, out, model_of(network), should_stop=appears, **SMALL)
-    assert "the same command goes on" in caught.value.__notes__[0]
+    assert "rerun the same command to resume" in caught.value.__notes__[0]
     assert out.read_bytes() == b"somebody else's"
     network.calls = 0
     report = super_resolve(source, out, model_of(network), overwrite=True, **SMALL)
@@ -573,7 +573,7 @@ def test_a_full_disk_loses_nothing(limit, cog, make_raster, texture, tmp_path):
     )  # fmt: skip
     assert child.returncode == 1, child.stdout + child.stderr
     assert "no space left" in child.stdout
-    assert "the same command goes on" in child.stdout
+    assert "rerun the same command to resume" in child.stdout
     assert child.stderr == ""  # nor does libtiff print
     assert not out.exists()
     assert hidden(tmp_path) == [".out.tif.part.jsonl", ".out.tif.part.tif"]
@@ -625,7 +625,7 @@ def test_an_archive_that_changes_starts_over(make_raster, texture, tmp_path, cap
     out = tmp_path / "out.tif"
     interrupt(pack(0), out, model_of(Counting()), 12)
     assert super_resolve(pack(1), out, model_of(Counting()), **SMALL).blocks_resumed == 0
-    starts_over(caplog, "the source is not the same")
+    starts_over(caplog, "the source has changed")
 
 
 def test_a_job_travels_to_other_processes(source, tmp_path):

@@ -16,11 +16,10 @@ from georsr.api import super_resolve
 from georsr.device import DeviceConfig
 from georsr.errors import InputError, ModelError, ResourceError, UsageError
 from georsr.inference.array import ArrayFormat
-from georsr.inference.pipeline import TileStream, Timer
+from georsr.inference.pipeline import TilePipeline
 from georsr.inference.predictor import TilePredictor
 from georsr.models.io import Model, open_model
 from georsr.models.spec import ModelSpec
-from georsr.progress import NullProgress
 from georsr.radiometry.normalization import Normalization
 from georsr.tiling.grid import make_grid
 from georsr.window import PixelBlock
@@ -351,17 +350,14 @@ def test_empty_strips_are_not_hoarded(texture):
         return PixelBlock(values, np.zeros(values.shape, bool), None)
 
     model = custom(Failing(2, 0, RuntimeError("must not run")))
-    stream = TileStream(
+    pipeline = TilePipeline(
         read=read,
         bands=1,
         plan=make_grid(5000, 40, scale=2, tile=32, halo=2, overlap=4),
         stretch=Normalization((0.0,), (255.0,), "dtype"),
-        form=ArrayFormat("uint8", 1, 16),
-        inference=TilePredictor(model, DeviceConfig(torch.device("cpu"), torch.float32), 1000),
-        progress=NullProgress(),
-        clock=Timer(),
+        predictor=TilePredictor(model, DeviceConfig(torch.device("cpu"), torch.float32), 1000),
     )
-    with closing(stream.blocks()) as blocks:
+    with closing(pipeline.blocks(ArrayFormat("uint8", 1, 16))) as blocks:
         next(blocks)
         assert len(reads) < 6
 

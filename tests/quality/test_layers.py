@@ -10,16 +10,18 @@ import rasterio
 import torch
 
 import georsr
+from georsr.device import select_device
 from georsr.errors import InterruptedRunError, UsageError
-from georsr.inference.predictor import MEMBERS, single_forward, tta_mean
+from georsr.inference.consistency import shrink_valid
+from georsr.inference.predictor import MEMBERS, tta_mean
 from georsr.models.io import open_model
-from georsr.quality.consistency_maps import inconsistency, shrink_valid, synthesised_detail
+from georsr.quality.consistency_maps import inconsistency, synthesised_detail
 from georsr.quality.layers import (
     FIRST,
     GRADIENT,
     SQUARE,
     WITHIN,
-    EnsembleStatistics,
+    EnsemblePredictor,
     calibration_of,
     calibrations,
     ensemble_std,
@@ -64,7 +66,7 @@ def test_the_ensemble_is_the_mean_of_the_eight_answers(lite_model, texture):
     image = texture(3, 16, 24).astype(np.float32) / 255
     with torch.inference_mode():
         mean = tta_mean(lite_model.network, torch.from_numpy(image)[None])[0].numpy()
-        single = single_forward(lite_model.network, torch.from_numpy(image)[None])[0].numpy()
+        single = lite_model.network(torch.from_numpy(image)[None])[0].numpy()
     answers = eight(lite_model.network, image)
     np.testing.assert_allclose(mean, answers.mean(0), atol=1e-5)
     np.testing.assert_allclose(single, answers[0], atol=1e-5)
@@ -95,11 +97,10 @@ def test_tta_asks_eight_times_and_is_another_product(lite_model, scene, tmp_path
         assert '"tta": true' in dataset.tags()["GEORSR_OPTIONS"]
 
 
-def test_a_sounding_is_made_of_the_answers(lite_model, texture):
+def test_ensemble_predictor_returns_statistics_of_eight_orientations(lite_model, texture):
     image = texture(3, 16, 24).astype(np.float32) / 255
     network = lite_model.network
-    with torch.inference_mode():
-        planes = EnsembleStatistics(network, 2)(network, torch.from_numpy(image)[None])[0].numpy()
+    planes = EnsemblePredictor(lite_model, select_device("cpu"), 1)([image], ["tile"])[0]
     answers = eight(network, image)
     np.testing.assert_allclose(planes[WITHIN], answers.var(0).mean(0), atol=1e-6)
     gradient = np.hypot(*np.gradient(answers.mean((0, 1))))

@@ -152,7 +152,7 @@ def test_mapping_round_trips():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"bicubic": 2}, "bicubic is 2, expected a share of 0 to 1"),
+        ({"bicubic": 2}, "bicubic is 2, expected a fraction from 0 to 1"),
         ({"mtf": [0.3, 0.2]}, r"mtf is \[0.3, 0.2\], expected lowest and highest in"),
         ({"noise": 0.1}, "noise is 0.1, expected two numbers"),
         ({"colour": 1}, "unknown key 'colour'"),

@@ -6,17 +6,20 @@ from hypothesis import strategies as st
 
 from georsr.tiling.grid import make_grid
 from georsr.tiling.partition import completion_order
-from georsr.tiling.stitch import TileStitcher
+from georsr.tiling.stitch import BlockAssembler, TileStitcher
 
 
 def finished(plan, block, top=0):
-    register = TileStitcher(plan, 1, 1, np.dtype("uint8"), block, top)
+    stitcher = TileStitcher(plan, 1)
+    size = (plan.out_height, plan.out_width)
+    blocks = BlockAssembler(*size, 1, np.dtype("uint8"), block, top)
     s = plan.scale
     for tile in plan:
         made = tile.output_window
         pixels = np.zeros((1, s * made.height, s * made.width), np.float32)
-        for window, _ in register.add(tile, pixels, lambda values, window: values.astype("uint8")):
-            yield window.top // block, window.left // block
+        window, values = stitcher.add(tile, pixels)
+        for complete, _ in blocks.add(window, values.astype("uint8")):
+            yield complete.top // block, complete.left // block
 
 
 @given(

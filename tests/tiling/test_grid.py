@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from georsr.errors import UsageError
 from georsr.tiling.grid import axis_spans, make_grid
-from georsr.tiling.stitch import TileStitcher
+from georsr.tiling.stitch import BlockAssembler, TileStitcher
 from georsr.window import Window
 
 sizes = st.one_of(st.integers(1, 70), st.sampled_from([97, 127, 128, 129, 255, 256, 257]))
@@ -104,7 +104,9 @@ def test_a_cropped_plan_makes_the_pixels_of_the_whole(scale, overlap):
     scene = rng.random((1, height * scale, width * scale), dtype=np.float32)
 
     def blocks(plan, down, right, top=0):
-        register = TileStitcher(plan, 1, 1, np.dtype("float32"), 16, top)
+        stitcher = TileStitcher(plan, 1)
+        size = (plan.out_height, plan.out_width)
+        collected = BlockAssembler(*size, 1, np.dtype("float32"), 16, top)
         product = np.full((1, plan.out_height, plan.out_width), np.nan, np.float32)
         for row in range(plan.first_row_for(top), len(plan.rows)):
             for tile in plan.tiles_in_row(row):
@@ -113,9 +115,9 @@ def test_a_cropped_plan_makes_the_pixels_of_the_whole(scale, overlap):
                 # each tile has its own opinion, as networks do
                 opinion = np.float32(hash((read.top, read.left)) % 97)
                 pixels = scene[:, rows, columns] + opinion
-                for window, values in register.add(tile, pixels, lambda v, w: v):
+                for window, values in collected.add(*stitcher.add(tile, pixels)):
                     product[(slice(None), *window.slices)] = values
-        assert register.empty
+        assert collected.n_incomplete == 0
         return product
 
     whole = blocks(plan, 0, 0)

@@ -4,31 +4,39 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from georsr.tiling.grid import make_grid
-from georsr.tiling.stitch import BUFFER_BYTES, TileStitcher, blend, pad_to, raised_cosine
+from georsr.tiling.stitch import (
+    BUFFER_BYTES,
+    BlockAssembler,
+    TileStitcher,
+    blend,
+    pad_to,
+    raised_cosine,
+)
 
 
 def enlarge(image, s):
     return image.repeat(s, -2).repeat(s, -1)
 
 
-def keep(values, window):
-    return values
+def assembler(plan, planes, dtype, block):
+    return BlockAssembler(plan.out_height, plan.out_width, planes, np.dtype(dtype), block)
 
 
 def join(plan, image, block, change=lambda tile, values: values):
-    """Run a nearest-neighbour model through the register; returns the joined product."""
+    """Run a nearest-neighbour model through stitcher and assembler; return the joined output."""
     s = plan.scale
-    register = TileStitcher(plan, image.shape[0], image.shape[0], np.dtype(np.float32), block)
+    stitcher = TileStitcher(plan, image.shape[0])
+    blocks = assembler(plan, image.shape[0], np.float32, block)
     product = np.full((image.shape[0], plan.out_height, plan.out_width), np.nan, np.float32)
     for tile in plan:
         made = tile.output_window
         values = enlarge(image[(slice(None), *made.slices)], s).astype(np.float32)
-        for window, pixels in register.add(tile, change(tile, values), keep):
+        for window, pixels in blocks.add(*stitcher.add(tile, change(tile, values))):
             assert window.top % block == 0
             assert window.left % block == 0
             assert np.isnan(product[(slice(None), *window.slices)]).all(), "written twice"
             product[(slice(None), *window.slices)] = pixels
-    assert register.empty
+    assert blocks.n_incomplete == 0
     return product
 
 
@@ -73,13 +81,14 @@ def test_tiles_hand_over_gradually():
 
 def test_holds_one_block_row_not_the_image():
     plan = make_grid(400, 200, scale=2, tile=40, halo=2, overlap=4)
-    register = TileStitcher(plan, 1, 1, np.dtype(np.uint8), 32)
+    stitcher, blocks = TileStitcher(plan, 1), assembler(plan, 1, np.uint8, 32)
     most = 0
     for tile in plan:
         made = tile.output_window
         values = np.zeros((1, made.height * 2, made.width * 2), np.float32)
-        list(register.add(tile, values, lambda v, w: v.astype(np.uint8)))
-        most = max(most, len(register._blocks))
+        window, stitched = stitcher.add(tile, values)
+        list(blocks.add(window, stitched.astype(np.uint8)))
+        most = max(most, blocks.n_incomplete)
     across = -(-400 // 32)
     assert most <= across + 3
 
@@ -88,14 +97,11 @@ def test_holds_one_block_row_not_the_image():
 def test_a_block_belongs_to_whoever_took_it(block):
     plan = make_grid(140, 190, scale=4, tile=40, halo=2, overlap=4)
     image = np.random.default_rng(0).random((2, 140, 190), np.float32)
-    register = TileStitcher(plan, 2, 2, np.dtype(np.float32), block)
-    taken = [
-        made
-        for tile in plan
-        for made in register.add(
-            tile, enlarge(image[(slice(None), *tile.output_window.slices)], 4), keep
-        )
-    ]
+    stitcher, blocks = TileStitcher(plan, 2), assembler(plan, 2, np.float32, block)
+    taken = []
+    for tile in plan:
+        values = enlarge(image[(slice(None), *tile.output_window.slices)], 4)
+        taken += blocks.add(*stitcher.add(tile, values))
     assert (2 * 4 * block**2 > BUFFER_BYTES) == (block == 512)
     product = enlarge(image, 4)
     for window, pixels in taken:  # only now: later ones were made in other memory
@@ -119,12 +125,14 @@ def join_sparse(plan, image, block):
         there = product[(slice(None), *window.slices)]
         return np.where(there == EMPTY, np.float32(EMPTY), values)
 
-    register = TileStitcher(plan, image.shape[0], image.shape[0], np.dtype(np.float32), block)
+    stitcher = TileStitcher(plan, image.shape[0])
+    blocks = assembler(plan, image.shape[0], np.float32, block)
     joined, views = np.full_like(product, np.nan), 0
     for tile in plan:
         made = image[(slice(None), *tile.output_window.slices)]
         values = None if (made == EMPTY).all() else enlarge(made, s)
-        for window, pixels in register.add(tile, values, finish):
+        part, stitched = stitcher.add(tile, values)
+        for window, pixels in blocks.add(part, finish(stitched, part)):
             joined[(slice(None), *window.slices)] = pixels
             views += pixels.strides[1:] == (0, 0)
             assert pixels.flags.writeable != (pixels.strides[1:] == (0, 0))
@@ -147,14 +155,13 @@ def test_blocks_of_a_sparse_image_hold_one_pixel_until_there_is_another(share, b
 
 def test_an_empty_block_takes_no_memory():
     plan = make_grid(60, 5000, scale=4, tile=40, halo=2, overlap=4)
-    register = TileStitcher(plan, 3, 3, np.dtype(np.uint8), 256)
+    stitcher, blocks = TileStitcher(plan, 3), assembler(plan, 3, np.uint8, 256)
     nothing = np.zeros((3, 1, 1), np.uint8)
     for tile in plan:
-        list(
-            register.add(tile, None, lambda _, w: np.broadcast_to(nothing, (3, w.height, w.width)))
-        )
-        assert all(block.slab is None for block in register._blocks.values())
-    assert len(register._slab) == 1, "never grown"
+        window, _ = stitcher.add(tile, None)
+        shape = (3, max(0, window.height), max(0, window.width))
+        list(blocks.add(window, np.broadcast_to(nothing, shape)))
+        assert blocks.buffer_bytes == 1, "no buffer was allocated"
 
 
 def test_ramp_is_symmetric_and_inside():

@@ -60,7 +60,7 @@ def test_the_source_is_never_overwritten(rgb, overwrite):
 
 
 def test_a_folder_that_is_not_there(tmp_path):
-    with pytest.raises(OutputError, match="there is no folder"):
+    with pytest.raises(OutputError, match="does not exist; create it first"):
         check_destination(tmp_path / "none" / "a.tif", [], overwrite=False)
 
 

@@ -13,18 +13,21 @@ import georsr
 from georsr.config import SRConfig
 from georsr.errors import ModelError, UsageError
 from georsr.inference.model_cache import ModelRef, load_cached, model_ref
+from georsr.io.sampling import sample_indices
 from georsr.models.io import open_model
 from georsr.radiometry.normalization import normalization_of_sample
 from georsr.xarray import dask_graph
-from georsr.xarray.dask_graph import ArraySource, super_resolve_dask
+from georsr.xarray.dask_graph import super_resolve_dask
 
 SMALL = {"tile_size": 32, "halo": 2, "overlap": 4, "blocksize": 32}
 
 
 def lazily(image, model, *, chunks=(2, 29, 37), sides=(48, 48), nodata=None, **options):
-    source = ArraySource(da.from_array(image, chunks=chunks), True, nodata)
+    array = da.from_array(image, chunks=chunks)
     config = SRConfig(**{**SMALL, **options})
-    return super_resolve_dask(source, model, config, nodata=nodata, sides=sides)
+    return super_resolve_dask(
+        array, model, config, source_nodata=nodata, nodata=nodata, sides=sides
+    )
 
 
 def compute(array, **options):
@@ -64,18 +67,16 @@ def test_chunks_agree_with_one_pass(
 
 
 @pytest.mark.parametrize("axes", [(), (2,), (2, 3)])
-@pytest.mark.parametrize("banded", [True, False])
-def test_scenes_are_mapped_over(axes, banded, texture):
+def test_scenes_are_super_resolved_one_by_one(axes, texture):
     model = open_model("bicubic", 2)
-    bands = 2 if banded else 1
     count = int(np.prod(axes, dtype=int))
-    scenes = [texture(bands, 40, 50, "uint16", seed=i) // (i + 1) for i in range(count)]
-    shape = (*axes, bands, 40, 50) if banded else (*axes, 40, 50)
-    array = da.from_array(np.stack(scenes).reshape(shape), chunks=(*axes, *(17,) * (2 + banded)))
-    made = super_resolve_dask(ArraySource(array, banded), model, SRConfig(**SMALL), sides=(64, 32))
-    assert made.chunks[: len(axes)] == tuple((1,) * n for n in axes)
-    whole = [georsr.super_resolve_array(scene, model, **SMALL) for scene in scenes]
-    np.testing.assert_array_equal(compute(made), np.stack(whole).reshape(made.shape))
+    scenes = [texture(2, 40, 50, "uint16", seed=i) // (i + 1) for i in range(count)]
+    stack = np.stack(scenes).reshape(*axes, 2, 40, 50)
+    array = da.from_array(stack, chunks=(*axes, 1, 17, 17))
+    lazy = super_resolve_dask(array, model, SRConfig(**SMALL), sides=(64, 32))
+    assert lazy.chunks[: len(axes)] == tuple((1,) * n for n in axes)
+    expected = [georsr.super_resolve_array(scene, model, **SMALL) for scene in scenes]
+    np.testing.assert_array_equal(compute(lazy), np.stack(expected).reshape(lazy.shape))
 
 
 def test_nothing_is_read_before_it_is_asked_for_nor_more_than_is_needed(texture):
@@ -88,9 +89,7 @@ def test_nothing_is_read_before_it_is_asked_for_nor_more_than_is_needed(texture)
         return block
 
     array = da.from_array(image, chunks=(3, 20, 20)).map_blocks(read, meta=image[:, :0, :0])
-    made = super_resolve_dask(
-        ArraySource(array, True), open_model("bicubic", 2), SRConfig(**SMALL), sides=(80, 80)
-    )
+    made = super_resolve_dask(array, open_model("bicubic", 2), SRConfig(**SMALL), sides=(80, 80))
     assert seen == []
     part = compute(made[:, :80, 320:])
     whole = georsr.super_resolve_array(image, "bicubic", 2, **SMALL)
@@ -113,18 +112,21 @@ def test_the_stretch_is_the_scenes(large, texture, monkeypatch):
     )
 
 
-def test_a_large_scene_does_not_wait_in_memory_for_its_stretch(texture, monkeypatch):
-    """The chunks read for the sample have no other use."""
+@pytest.mark.parametrize("large", [False, True])
+def test_large_scene_is_read_again_for_its_sample(large, texture, monkeypatch):
+    """So that its chunks need not wait in memory for their turn in the output."""
+    monkeypatch.setattr(dask_graph, "MAX_DECIMATION", 0 if large else 16)
+    reads = []
+
+    def read(block):
+        reads.append(block.shape)
+        return block
+
     image = texture(1, 60, 300, "uint16")
-    for decoded, shared in ((16, True), (0, False)):
-        monkeypatch.setattr(dask_graph, "MAX_DECIMATION", decoded)
-        made = lazily(image, open_model("bicubic", 2), chunks=(1, 20, 30))
-        reads = {"sample": set(), "chunks": set()}
-        for key, blocks in made.dask.get_all_dependencies().items():
-            if str(key[0]).startswith(("georsr-cut", "georsr-stretch")):
-                reads["sample" if str(key[0]).endswith("-cut") else "chunks"] |= blocks
-        assert len(reads["sample"]) >= 30
-        assert bool(reads["sample"] & reads["chunks"]) is shared
+    array = da.from_array(image, chunks=(1, 20, 30)).map_blocks(read, meta=image[:, :0, :0])
+    config = SRConfig(**SMALL)
+    compute(super_resolve_dask(array, open_model("bicubic", 2), config, sides=(48, 48)))
+    assert len(reads) == (2 if large else 1) * array.npartitions
 
 
 def test_nodata_and_nan_stay_where_they_are(lite_file, texture):
@@ -217,7 +219,7 @@ def test_worker_processes_open_the_model_themselves(cluster, lite_file, texture)
     whole = georsr.super_resolve_array(image, model, **SMALL)
     with cluster(processes=True) as client:
         np.testing.assert_array_equal(lazily(image, model).compute(), whole)
-        kept = ArraySource(da.from_array(image, chunks=30).persist(), True)
+        kept = da.from_array(image, chunks=30).persist()
         made = super_resolve_dask(kept, model, SRConfig(**SMALL))
         np.testing.assert_array_equal(made.compute(), whole)
         from georsr.inference.model_cache import _threads_of_worker
@@ -254,15 +256,19 @@ def test_the_process_is_left_as_it_was(lite_file, texture):
     assert torch.get_num_threads() == threads
 
 
-def test_a_large_sample_is_that_of_a_file():
-    """Both ways to the stretch of 17 million pixels: from the array, and from the lazy one."""
+def test_sample_of_a_large_array_has_the_pixels_of_a_file(monkeypatch):
     rng = np.random.default_rng(0)
     image = rng.integers(0, 60_000, (1, 4200, 4100)).astype("uint16")
     array = da.from_array(image, chunks=(1, 1000, 1000))
-    tasks, keys, source = dask_graph._stretches(ArraySource(array, True), "auto", "name")
-    graph = {**dict(source.dask), **tasks}
-    (found,) = dask.get(graph, list(keys.values()))
-    rows, columns = dask_graph.sample_indices(4200, 4100)
+    samples = []
+
+    def note(values, valid, mode):
+        samples.append(values)
+        return normalization_of_sample(values, valid, mode)
+
+    monkeypatch.setattr(dask_graph, "normalization_of_sample", note)
+    lazy = super_resolve_dask(array, open_model("nearest", 2), SRConfig())
+    compute(lazy[:, :1, :1])
+    rows, columns = sample_indices(4200, 4100)
     assert len(rows) * len(columns) == 2**20
-    sample = image[:, rows][:, :, columns]
-    assert found == normalization_of_sample(sample, np.ones(sample.shape, bool))
+    np.testing.assert_array_equal(samples[0], image[:, rows][:, :, columns])

@@ -155,9 +155,9 @@ def test_settings_round_trip(data):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"flat": -1}, "variation: flat is -1, expected a share of 0 to 1"),
+        ({"flat": -1}, "variation: flat is -1, expected a fraction from 0 to 1"),
         ({"shrink": [0.5, 2]}, r"variation: shrink is \[0.5, 2\], expected lowest and highest"),
-        ({"gray": 0.7, "colours": 0.7}, "gray and colours together is 1.4, expected a share"),
+        ({"gray": 0.7, "colours": 0.7}, "gray and colours together is 1.4, expected a fraction"),
         ({"grey": 1}, "variation: unknown key 'grey'"),
     ],
 )
