@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from georsr.jobs.estimate import RunEstimate
-    from georsr.models.io import Model, open_model
+    from georsr.models.io import Model, create_model, open_model
     from georsr.models.spec import ModelSpec
     from georsr.progress import JsonProgress, Progress, TqdmProgress
     from georsr.radiometry.normalization import Normalization
@@ -51,7 +51,7 @@ _MODULES = {
         "UsageError",
     ),
     "georsr.jobs.estimate": ("RunEstimate",),
-    "georsr.models.io": ("Model", "open_model"),
+    "georsr.models.io": ("Model", "create_model", "open_model"),
     "georsr.models.spec": ("ModelSpec",),
     "georsr.progress": ("JsonProgress", "Progress", "TqdmProgress"),
     "georsr.radiometry.normalization": ("Normalization",),
@@ -86,6 +86,7 @@ __all__ = [
     "TqdmProgress",
     "UsageError",
     "__version__",
+    "create_model",
     "estimate",
     "open_model",
     "quality_layers",

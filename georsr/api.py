@@ -1,4 +1,4 @@
-"""Public functions: open source and model, check paths, and call the package that does the work."""
+"""Super-resolve files and arrays, estimate runs, write quality layers: the public functions."""
 
 from __future__ import annotations
 
@@ -10,17 +10,11 @@ from typing import TYPE_CHECKING, Unpack
 
 from georsr.config import SRConfig, SROptions
 from georsr.errors import UsageError
-from georsr.geo.stac import check_item_path, item_describes, write_stac_item
-from georsr.inference.array import predict_array
 from georsr.inference.bands import match_bands
 from georsr.io.mosaic import open_sources
 from georsr.io.reader import RasterReader, open_output
-from georsr.jobs.estimate import RunEstimate, estimate_run
-from georsr.jobs.parts_index import parts_journal, parts_lock, parts_outputs
 from georsr.jobs.run import Executor, LocalExecutor, run
 from georsr.models.io import Model, open_model
-from georsr.quality.qgis_style import style_path
-from georsr.reports import read_output_tags
 from georsr.window import AnyArray, BoolArray
 from georsr.writer.lock import Lock
 from georsr.writer.paths import (
@@ -35,6 +29,7 @@ if TYPE_CHECKING:
     from distributed import Security
 
     from georsr.distributed.cluster import Cluster
+    from georsr.jobs.estimate import RunEstimate
     from georsr.progress import Progress
     from georsr.reports import LayersReport, RunReport
 
@@ -127,23 +122,23 @@ def super_resolve(
     outputs = _Outputs.at(destination, quality, stac, parts)
     path = os.fspath(destination)
     check_outputs(outputs.files(), _inputs(source, model, config))
-    journal = temp_paths(path).journal if parts is None else parts_journal(parts)
-    resumable = os.path.lexists(journal)  # then an earlier run may have published its output
-    if not resumable:
-        Lock(temp_paths(path).lock, path).clean()
-        if parts is not None:
-            parts_lock(parts).clean()
+    unfinished = _is_unfinished(path, outputs.parts)
     replace_item = config.overwrite
     if stac is not None:
-        replace_item = replace_item or (resumable and item_describes(stac, path))
+        from georsr.geo.stac import check_item_path, item_describes
+
+        # the earlier run may have published the output and its Item
+        replace_item = replace_item or (unfinished and item_describes(stac, path))
         check_item_path(stac, overwrite=replace_item)
-    if not resumable:
+    if not unfinished:
         check_destination(path, [], overwrite=config.overwrite)
     with _open(source, _model(model, scale), config) as (reader, opened):
         check_outputs(outputs.files(), _inputs(source, opened, config, reader))
 
         def write_stac(report: RunReport) -> None:
             if stac is not None:
+                from georsr.geo.stac import write_stac_item
+
                 write_stac_item(stac, report, opened.spec, overwrite=replace_item)
 
         control = (progress, should_stop)
@@ -202,6 +197,8 @@ def estimate(
     GeorsrError
         The run is not possible at all: source, model or options are wrong.
     """
+    from georsr.jobs.estimate import estimate_run
+
     config = SRConfig(**options)
     outputs = _Outputs.at(destination, quality, stac, parts)
     path = outputs.destination
@@ -258,6 +255,9 @@ def quality_layers(
     GeorsrError
         As for :func:`super_resolve`.
     """
+    from georsr.quality.write import run_layers
+    from georsr.reports import read_output_tags
+
     output_path, path = os.fspath(output), os.fspath(destination)
     check_format(path)
     with open_output(output_path, allow_drivers=options.get("allow_drivers", ())) as opened_output:
@@ -269,8 +269,6 @@ def quality_layers(
     check_outputs(outputs.files(), _inputs(source, opened, config) | {"output": [output_path]})
     if not os.path.lexists(temp_paths(path).journal):
         Lock(temp_paths(path).lock, path).clean()
-    from georsr.quality.write import run_layers
-
     with _open(source, opened, config) as (reader, opened):
         inputs = _inputs(source, opened, config, reader)
         check_outputs(outputs.files(), inputs | {"output": [output_path]})
@@ -308,7 +306,25 @@ def super_resolve_array(
     UsageError
         The array has another shape or data type, or another number of bands than the model takes.
     """
+    from georsr.inference.array import predict_array
+
     return predict_array(values, valid, _model(model, scale), SRConfig(**options))
+
+
+def _is_unfinished(destination: str, parts: str | None) -> bool:
+    """Return whether an earlier run left a journal; otherwise remove a lock file that it left."""
+    paths = temp_paths(destination)
+    if parts is None:
+        unfinished = os.path.lexists(paths.journal)
+    else:
+        from georsr.jobs.parts_index import parts_journal, parts_lock
+
+        unfinished = os.path.lexists(parts_journal(parts))
+        if not unfinished:
+            parts_lock(parts).clean()
+    if not unfinished:
+        Lock(paths.lock, destination).clean()
+    return unfinished
 
 
 def _model(model: str | Model | None, scale: int | None) -> Model:
@@ -407,11 +423,15 @@ class _Outputs:
         if self.destination is not None:
             files["OUT"] = [*raster_outputs(self.destination)]
         if self.quality is not None:
+            from georsr.quality.qgis_style import style_path
+
             style = style_path(self.quality)
             files["--quality"] = [*raster_outputs(self.quality), *([style] if style else [])]
         if self.stac is not None:
             files["--stac"] = [self.stac]
         if self.parts is not None:
+            from georsr.jobs.parts_index import parts_outputs
+
             files["--parts"] = [self.parts, *parts_outputs(self.parts)]
         return files
 

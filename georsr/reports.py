@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @lru_cache(maxsize=1)
 def georsr_version() -> str:
-    """Installed version, or ``unknown`` when run from a bare source tree."""
+    """Return the installed version, or ``unknown`` when run from a bare source tree."""
     try:
         return version("georsr")
     except PackageNotFoundError:
@@ -49,7 +49,7 @@ class LayersReport:
     version: str = field(default_factory=georsr_version)
 
     def to_json(self) -> str:
-        """Indented JSON."""
+        """Return indented JSON."""
         return json.dumps(asdict(self), indent=2)
 
 
@@ -127,7 +127,7 @@ class RunReport:
     version: str = field(default_factory=georsr_version)
 
     def to_json(self) -> str:
-        """Indented JSON."""
+        """Return indented JSON."""
         return json.dumps(asdict(self), indent=2)
 
 
@@ -142,7 +142,7 @@ def product_tags(
     options: str,
     sensor: SensorDescription | None = None,
 ) -> dict[str, str]:
-    """TIFF tags that say how a product was made; no times, so that runs repeat bit for bit."""
+    """Return the TIFF tags of an output; without times, so that runs repeat bit for bit."""
     tags = {
         "GEORSR_VERSION": georsr_version(),
         "GEORSR_MODEL": model,
@@ -159,11 +159,11 @@ def product_tags(
 
 @dataclass(frozen=True)
 class OutputTags:
-    """How a product says that it was made; whoever wrote its tags may have lied.
+    """What the tags of an output say; they may be forged.
 
     Attributes
     ----------
-    product : str
+    output : str
         Its path, for messages.
     model, model_sha256 : str
     options : str
@@ -176,7 +176,7 @@ class OutputTags:
     options: str
 
     def shipped_model(self) -> str:
-        """The model's name, if it ships with georsr.
+        """Return the model's name, if it ships with georsr.
 
         Raises
         ------
@@ -193,12 +193,12 @@ class OutputTags:
         )
 
     def config(self, **options: Any) -> SRConfig:
-        """The options that made the product's pixels, under the user's own.
+        """Return the options that computed the output, overridden by those of the user.
 
         Raises
         ------
         UsageError
-            The tag holds others, or values that no product is made with.
+            The tag holds others, or values that no output is made with.
         """
         from georsr.config import SRConfig
 
@@ -208,7 +208,7 @@ class OutputTags:
             raise UsageError(f"{self.product}: its tag GEORSR_OPTIONS: {error}") from error
 
     def check(self, sha256: str) -> None:
-        """Refuse a model that did not make the product.
+        """Refuse a model that did not compute the output.
 
         Raises
         ------
@@ -225,7 +225,7 @@ class OutputTags:
 
 
 def read_output_tags(product: str, tags: Mapping[str, str]) -> OutputTags:
-    """Read a product's own tags.
+    """Read the tags of an output.
 
     Raises
     ------

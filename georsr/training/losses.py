@@ -136,16 +136,13 @@ class SemanticError(nn.Module):
     encoder
         (N, 3, H, W) -> tokens (N, E, hc, wc) and scene; copied, and never trained on. An encoder
         that enlarges its input (CLIP in SeG-SR) sees HR images as they are.
-    mean, gain
-        The encoder is given (image - mean) * gain.
     """
 
-    def __init__(self, encoder: nn.Module, mean: float = 0.0, gain: float = 1.0) -> None:
+    def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
         self.judge = copy.deepcopy(encoder).requires_grad_(False).eval()
         if hasattr(self.judge, "scale"):
             setattr(self.judge, "scale", 1)  # noqa: B010 (mypy takes attributes of modules for tensors)
-        self.mean, self.gain = mean, gain
 
     def train(self, mode: bool = True) -> SemanticError:
         """The judge never leaves evaluation mode."""
@@ -153,9 +150,9 @@ class SemanticError(nn.Module):
 
     def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
         """(N, 3, H, W) in 0..1, twice -> scalar in 0..2."""
-        ours, _ = self.judge((sr - self.mean) * self.gain)
+        ours, _ = self.judge(sr)
         with torch.no_grad():
-            theirs, _ = self.judge((hr - self.mean) * self.gain)
+            theirs, _ = self.judge(hr)
         return 1 - F.cosine_similarity(ours.float(), theirs.float(), dim=1).mean()
 
 

@@ -1,4 +1,4 @@
-"""The contract between training data and training: one aligned crop after another."""
+"""Define crops, validation pairs, and the interfaces of the sources that they come from."""
 
 from __future__ import annotations
 
@@ -13,39 +13,53 @@ from georsr.window import AnyArray, BoolArray, FloatArray
 
 @dataclass(frozen=True)
 class Crop:
-    """An aligned pair of a low-resolution crop and the high-resolution truth behind it."""
+    """An LR crop and its HR truth.
+
+    Attributes
+    ----------
+    lr : float32 (C, p, p)
+        Values in 0..1, contiguous.
+    hr : float32 (C, s * p, s * p)
+        Values in 0..1, contiguous.
+    valid : bool (s * p, s * p) or None
+        True for pixels that count in the loss; None: all.
+    label : int
+        Index of the scene class; -1 without classes.
+    sensor : tuple of float or None
+        Normalized sensor description of ``lr``, if it is known.
+    """
 
     lr: FloatArray
-    """(C, p, p) float32 in 0..1, contiguous."""
     hr: FloatArray
-    """(C, s * p, s * p) float32 in 0..1, contiguous."""
     valid: BoolArray | None = None
-    """(s * p, s * p), True where the loss counts; None: everywhere."""
     label: int = -1
-    """Index into the source's classes; -1 without classes."""
     sensor: tuple[float, ...] | None = None
-    """The normalised sensor description of ``lr``, where it is known."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A whole image or a fixed window for validation: the truth and its degradation.
+    """A full image, or a fixed window of a raster, for validation.
 
-    Images are uint8; windows of rasters are float32 in 0..1.
+    Attributes
+    ----------
+    label : str
+        Scene class, or the name of the raster for sources without classes.
+    hr : (C, s * h, s * w)
+        uint8 for images, float32 in 0..1 for rasters.
+    lr : (C, h, w)
+        Same data type as ``hr``.
+    valid : bool (s * h, s * w) or None
+        True for pixels that count; None: all.
     """
 
     label: str
-    """Scene class, or the name of the raster for sources without classes."""
     hr: AnyArray
-    """(C, s * h, s * w)."""
     lr: AnyArray
-    """(C, h, w), same data type as ``hr``."""
     valid: BoolArray | None = None
-    """(s * h, s * w), True where figures count; None: everywhere."""
 
 
 class CropSource(Protocol):
-    """Where training crops come from. It pickles, and opens files where it is used."""
+    """Source of training crops. It can be pickled, and opens files where it is used."""
 
     @property
     def scale(self) -> int:
@@ -65,23 +79,23 @@ class CropSource(Protocol):
 
     @property
     def count(self) -> int:
-        """Number of images or rasters behind it."""
+        """Number of images or rasters."""
 
     def crop(self, rng: np.random.Generator) -> Crop:
-        """Draw a crop: a pure function of the generator's state, flipped and turned by it."""
+        """Draw a crop that depends on the state of the generator alone."""
 
 
 class PairSource(Protocol):
-    """Where validation pairs come from: a fixed number, the same ones at every iteration."""
+    """Source of validation pairs, which are the same at every iteration."""
 
     def __len__(self) -> int:
-        """Number of pairs."""
+        """Return the number of pairs."""
 
     def __iter__(self) -> Iterator[Pair]:
-        """Yield the pairs one by one; nothing is drawn at random between iterations."""
+        """Yield the pairs in order."""
 
 
 def flip_rotate(image: AnyArray, element: int) -> AnyArray:
-    """One of the eight flips and quarter turns (``element`` 0..7) of the last two axes."""
-    turned = np.rot90(image, element % 4, axes=(-2, -1))
-    return turned[..., ::-1] if element >= 4 else turned
+    """Apply one of the eight flips and quarter turns (0..7) to the last two axes."""
+    rotated = np.rot90(image, element % 4, axes=(-2, -1))
+    return rotated[..., ::-1] if element >= 4 else rotated

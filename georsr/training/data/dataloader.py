@@ -1,4 +1,4 @@
-"""Batches for torch: crops drawn by their number in the run, so that nothing need be remembered."""
+"""Load batches for torch: each crop is determined by the seed and its number in the run."""
 
 from __future__ import annotations
 
@@ -16,22 +16,31 @@ from georsr.window import AnyArray, BoolArray
 
 
 class Batch(NamedTuple):
-    """Aligned crops of one step on one device."""
+    """Crops of one step on one device.
+
+    Attributes
+    ----------
+    lr : float32 (N, C, p, p)
+        Values in 0..1.
+    hr : float32 (N, C, s * p, s * p)
+        Values in 0..1.
+    labels : (N,)
+        Class indexes, -1 without classes.
+    valid : float32 (N, 1, s * p, s * p) or None
+        1 for pixels that count in the loss; None: all.
+    sensor : (N, N_SENSOR_VALUES) or None
+        Normalized sensor descriptions of ``lr``; None: not known.
+    """
 
     lr: Tensor
-    """(N, C, p, p) float32 in 0..1."""
     hr: Tensor
-    """(N, C, s * p, s * p) float32 in 0..1."""
     labels: Tensor
-    """(N,) class indices, -1 without classes."""
     valid: Tensor | None
-    """(N, 1, s * p, s * p) float32, 1 where the loss counts; None: everywhere."""
     sensor: Tensor | None = None
-    """(N, N_SENSOR_VALUES) normalised sensor descriptions of ``lr``; None: not known."""
 
 
 class IndexedCrops(Dataset[Crop]):
-    """Crop ``i`` of a run: a pure function of the run's seed and ``i``."""
+    """Crops by their number in a run, which depend on the seed and the number alone."""
 
     def __init__(self, source: CropSource, seed: int) -> None:
         self.source, self.seed = source, seed
@@ -41,26 +50,26 @@ class IndexedCrops(Dataset[Crop]):
 
 
 class StepSampler(Sampler[list[int]]):
-    """Numbers of the crops of each step, from the step a run has reached.
+    """Numbers of the crops of each remaining step of a run.
 
     Parameters
     ----------
     steps, batch
         Length of the run, crops per step and device.
-    reached
-        Called when iteration begins: steps done so far.
+    steps_done
+        Function that returns the steps done so far; called when iteration begins.
     rank, world
-        Which of how many devices this is: they draw different crops.
+        Number of this device, and of all devices: each draws its own crops.
     """
 
     def __init__(
-        self, steps: int, batch: int, reached: Callable[[], int], rank: int = 0, world: int = 1
+        self, steps: int, batch: int, steps_done: Callable[[], int], rank: int = 0, world: int = 1
     ) -> None:
-        self.steps, self.batch, self.reached = steps, batch, reached
+        self.steps, self.batch, self.steps_done = steps, batch, steps_done
         self.rank, self.world = rank, world
 
     def __iter__(self) -> Iterator[list[int]]:
-        for step in range(self.reached(), self.steps):
+        for step in range(self.steps_done(), self.steps):
             first = (step * self.world + self.rank) * self.batch
             yield list(range(first, first + self.batch))
 
@@ -97,22 +106,22 @@ class ShardedPairs(IterableDataset[Pair]):
 
 
 class CropLoader(DataLoader[Crop]):
-    """Batches from the step a run has reached; where that is, is the trainer's to know."""
+    """Batches of the remaining steps of a run."""
 
     def __init__(
-        self, source: CropSource, seed: int, numbers: StepSampler, workers: int, pinned: bool
+        self, source: CropSource, seed: int, sampler: StepSampler, workers: int, pin_memory: bool
     ) -> None:
         super().__init__(
             IndexedCrops(source, seed),
-            batch_sampler=numbers,
+            batch_sampler=sampler,
             num_workers=workers,
             collate_fn=collate,
-            pin_memory=pinned,
+            pin_memory=pin_memory,
             persistent_workers=False,
         )
 
     def state_dict(self) -> dict[str, int]:
-        """Nothing: the steps done say where to go on (the trainer looks for this method)."""
+        """Return nothing: the trainer calls it, but the steps done determine the next batch."""
         return {}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
@@ -124,7 +133,7 @@ ValidationPair = tuple[AnyArray, AnyArray, BoolArray | None]
 
 
 def pair_loader(pairs: PairSource, rank: int, world: int) -> DataLoader[Pair]:
-    """Validation pairs one by one, as :data:`ValidationPair`."""
+    """Load validation pairs one by one, as :data:`ValidationPair`."""
     convert: Any = _arrays  # without batches, torch calls it with one item
     return DataLoader(ShardedPairs(pairs, rank, world), batch_size=None, collate_fn=convert)
 

@@ -1,13 +1,4 @@
-"""Crops and validation pairs from windows of rasters, wherever their LR comes from.
-
-Rasters of any type and number of bands, degraded window by window.
-
-Blocks of a raster kept out of training: pure arithmetic on windows.
-
-Which rasters are meant: folders, patterns, lists and paths.
-
-Open rasters of one process, a bounded number of them.
-"""
+"""Draw crops, and list validation pairs, from windows of rasters."""
 
 from __future__ import annotations
 
@@ -17,7 +8,7 @@ import math
 import os
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,21 +20,23 @@ from georsr.io.gdal_env import is_remote
 from georsr.io.normalization import choose_normalization
 from georsr.io.reader import RasterReader
 from georsr.radiometry.degradation import Degradation
-from georsr.radiometry.nodata import fill_invalid
+from georsr.radiometry.nodata import erode_mask, fill_invalid
 from georsr.radiometry.normalization import Normalization
 from georsr.training.data.crops import Crop, Pair, flip_rotate
 from georsr.window import AnyArray, BoolArray, FloatArray, PixelBlock, Window
 
-GOLDEN = (math.sqrt(5) - 1) / 2
+log = logging.getLogger(__name__)
+
+GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
 
-def blocks_of(area: Window, side: int) -> list[Window]:
-    """Divide an area into blocks of about ``side`` x ``side``, row by row.
+def divide_area(area: Window, size: int) -> list[Window]:
+    """Divide an area into blocks of about ``size`` x ``size``, row by row.
 
     All blocks of an area differ by one pixel at most in height and in width; an area smaller
     than one and a half blocks along an axis is not divided along it.
     """
-    rows, columns = _edges(area.height, side), _edges(area.width, side)
+    rows, columns = _edges(area.height, size), _edges(area.width, size)
     return [
         Window(area.top + top, area.left + left, bottom - top, right - left)
         for top, bottom in pairwise(rows)
@@ -51,27 +44,28 @@ def blocks_of(area: Window, side: int) -> list[Window]:
     ]
 
 
-def _edges(length: int, side: int) -> list[int]:
-    count = max(1, round(length / side))
+def _edges(length: int, size: int) -> list[int]:
+    count = max(1, round(length / size))
     return [length * i // count for i in range(count + 1)]
 
 
-def is_validation_block(number: int, share: float) -> bool:
-    """Whether block ``number`` (from 0) is for validation.
+def is_validation_block(number: int, fraction: float) -> bool:
+    """Return whether block ``number`` (from 0) is for validation.
 
-    Multiples of the golden ratio fall evenly over 0..1, so the blocks held out are spread over
-    rows and columns, their part of any run of blocks is near ``share``, and a block's fate does
-    not depend on how many come after it. Block 0 is held out for every ``share`` above 0.
+    Multiples of the golden ratio are spread evenly over 0..1. The blocks held out are therefore
+    spread over rows and columns, any run of blocks has about ``fraction`` of them, and whether a
+    block is held out does not depend on the number of blocks. Block 0 is held out for every
+    ``fraction`` above 0.
     """
-    return (number * GOLDEN) % 1.0 < share
+    return (number * GOLDEN_RATIO) % 1.0 < fraction
 
 
 SUFFIXES = (".tif", ".tiff", ".jp2")
-"""Of the rasters taken from a folder."""
+"""Suffixes of the rasters that are read from a folder."""
 
 
 def raster_paths(entries: Sequence[str]) -> list[str]:
-    """Paths of rasters, each once, in the order of the entries.
+    """Return paths of rasters without duplicates, in the order of the entries.
 
     Parameters
     ----------
@@ -79,19 +73,18 @@ def raster_paths(entries: Sequence[str]) -> list[str]:
         - a folder: every ``.tif``, ``.tiff`` and ``.jp2`` in and below it, sorted;
         - a pattern with ``*``, ``?``, ``[`` or ``**``: every file it matches, sorted;
         - a ``.txt`` file: one path a line, relative to the list's folder, ``#`` begins a comment;
-        - anything else: what GDAL opens, taken as it is.
+        - anything else: a name that GDAL opens, unchanged.
 
     Raises
     ------
     UsageError
-        No entry at all, or a pattern or a list without any raster.
+        There is no entry, or a pattern or a list without any raster.
     InputError
-        A folder without rasters, or a list that cannot be read.
+        A folder has no rasters, or a list cannot be read.
     """
     if not entries:
         raise UsageError("data: no raster is given; name a folder, a pattern, a list or a file")
-    found = [path for entry in entries for path in _expand(entry)]
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(path for entry in entries for path in _expand(entry)))
 
 
 def _expand(entry: str) -> list[str]:
@@ -102,7 +95,7 @@ def _expand(entry: str) -> list[str]:
             raise InputError(f"{entry}: no rasters in this folder ({', '.join(SUFFIXES)})")
         return inside
     if path.suffix.lower() == ".txt":
-        return _listed(path)
+        return _read_list(path)
     if any(sign in entry for sign in "*?[") and not path.exists() and not is_remote(entry):
         start = Path(path.anchor)
         matched = sorted(str(p) for p in start.glob(str(path.relative_to(start))) if p.is_file())
@@ -112,7 +105,7 @@ def _expand(entry: str) -> list[str]:
     return [entry]
 
 
-def _listed(path: Path) -> list[str]:
+def _read_list(path: Path) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
@@ -130,8 +123,8 @@ MAX_OPEN = 32
 class ReaderPool:
     """Reads windows of many rasters and keeps the most recently used ones open.
 
-    Handles are never shared between processes: after a fork, and after unpickling, every raster
-    is opened anew by whoever reads it.
+    Handles are not shared between processes: after a fork, and after unpickling, each process
+    opens the rasters that it reads.
     """
 
     def __init__(self, limit: int = MAX_OPEN) -> None:
@@ -140,12 +133,12 @@ class ReaderPool:
         self._open: OrderedDict[int, tuple[RasterReader, RasterReader]] = OrderedDict()
 
     def read(self, reader: RasterReader, window: Window) -> PixelBlock:
-        """Read through a copy of ``reader`` that belongs to this process."""
+        """Read a window through a copy of ``reader`` that belongs to this process."""
         if self._process != os.getpid():
             self._process, self._open = os.getpid(), OrderedDict()
         key = id(reader)
         if key not in self._open:
-            # a copy comes without the handle; the original is kept so that its id stays its own
+            # a copy has no handle; while the original is referenced, its id is not reused
             self._open[key] = reader, copy.copy(reader)
         self._open.move_to_end(key)
         while len(self._open) > self.limit:
@@ -160,30 +153,18 @@ class ReaderPool:
         return self.__dict__ | {"_open": OrderedDict()}
 
 
-log = logging.getLogger(__name__)
-
 MIN_VALID = 0.5
-"""Share of valid HR pixels below which a window is not used."""
-DRAWS = 1000
-"""Windows drawn before giving up: with one usable window in fifty, once in 600 million crops."""
+"""Fraction of valid HR pixels below which a window is not used."""
+MAX_DRAWS = 1000
+"""Windows drawn before an error: with one usable window in fifty, it fails once in 600 million."""
 MAX_PAIRS = 400
-"""Validation windows; of more, evenly spread ones are taken."""
+"""Most validation windows; of more, evenly spread ones are used."""
 VALIDATION_SEED = 30_000
-"""First word of the seed of validation window i, the same in every run."""
-
-
-@dataclass(frozen=True)
-class RasterCrop:
-    """The pixels of one window: LR (C, h, w), HR (C, s * h, s * w) float32 in 0..1."""
-
-    lr: FloatArray
-    hr: FloatArray
-    valid: BoolArray | None
-    """(s * h, s * w) where HR is known and its LR saw valid pixels only; None: everywhere."""
+"""First number of the seed of each validation window, the same in every run."""
 
 
 class CropRegion(Protocol):
-    """A place that windows are cut from; windows are in LR pixels."""
+    """An area of one or two rasters from which windows, in LR pixels, are read."""
 
     @property
     def name(self) -> str:
@@ -195,121 +176,122 @@ class CropRegion(Protocol):
 
     @property
     def area(self) -> Window:
-        """Where windows may lie."""
+        """Area that contains every window."""
 
     @property
     def margin(self) -> int:
         """LR pixels round a window that are read, too."""
 
-    def cut(self, window: Window, rng: np.random.Generator) -> RasterCrop | None:
-        """Read a window inside `area`; None with less than `MIN_VALID` of valid pixels."""
+    def read(self, window: Window, rng: np.random.Generator) -> Crop | None:
+        """Read a window inside `area`; None if less than `MIN_VALID` of it is valid."""
 
 
 Blocks = Sequence[Sequence[Window]]
-"""For each site, the windows kept out of training."""
+"""Windows of each region."""
 
 
 class RasterCrops:
-    """Random windows, every place of every raster as likely as any other; a `CropSource`.
+    """Random windows of rasters, each position with the same probability; a `CropSource`.
 
     Parameters
     ----------
-    sites
-        Where from.
-    kept_out
-        Blocks of each site of which no pixel is read.
-    scale, patch
-        Factor, height and width of an LR crop in pixels.
+    regions
+        Regions to draw from.
+    excluded
+        Blocks of each region of which no pixel is read.
+    scale
+        Super-resolution factor.
+    patch
+        Height and width of an LR crop in pixels.
 
     Raises
     ------
     InputError
-        A site has no window with enough valid pixels, or no site has room for one beside the
-        blocks kept out.
+        A region has no window with enough valid pixels, or no region has room for a window outside
+        the excluded blocks.
     """
 
     classes: tuple[str, ...] = ()
 
     def __init__(
-        self, sites: Sequence[CropRegion], kept_out: Blocks, scale: int, patch: int
+        self, regions: Sequence[CropRegion], excluded: Blocks, scale: int, patch: int
     ) -> None:
-        self.scale, self.patch, self.bands = scale, patch, sites[0].bands
-        self.sites, self.kept_out = list(sites), [list(each) for each in kept_out]
-        places = [self._regions(i) for i in range(len(sites))]
-        if not any(places):
+        self.scale, self.patch, self.bands = scale, patch, regions[0].bands
+        self.regions, self.excluded = list(regions), [list(blocks) for blocks in excluded]
+        positions = [self._count_positions(i) for i in range(len(regions))]
+        if not any(positions):
             raise InputError(
-                f"{sites[0].name}{_n_more(sites)}: no room for a window of {patch} LR pixels "
-                f"(and {sites[0].margin} round it) beside the blocks held out; choose a smaller "
+                f"{regions[0].name}{_n_more(regions)}: no room for a window of {patch} LR pixels "
+                f"(and {regions[0].margin} round it) beside the blocks held out; choose a smaller "
                 "patch, or other rasters for validation"
             )
-        self._chances = np.cumsum(places) / sum(places)
+        self._cumulative = np.cumsum(positions) / sum(positions)
 
     @property
     def count(self) -> int:
-        """Number of rasters, or pairs of them, that crops come from."""
-        return int(np.count_nonzero(np.diff(self._chances, prepend=0.0)))
+        """Number of rasters, or pairs of rasters, that crops come from."""
+        return int(np.count_nonzero(np.diff(self._cumulative, prepend=0.0)))
 
-    def _regions(self, index: int) -> int:
-        """Number of places for a window in a site, 0 if all of them touch what is kept out."""
-        area = self.sites[index].area
-        rows, columns = area.height - self.patch + 1, area.width - self.patch + 1
+    def _count_positions(self, index: int) -> int:
+        """Return the positions of a window in a region; 0 if all read excluded blocks."""
+        region = self.regions[index]
+        rows, columns = region.area.height - self.patch + 1, region.area.width - self.patch + 1
         if min(rows, columns) < 1:
             return 0
         rng = np.random.default_rng([VALIDATION_SEED, index])
-        free = [w for w in (self._place(index, rng) for _ in range(DRAWS)) if w is not None]
-        if not free:
-            log.info("%s: not trained on, too small beside its held-out blocks", self._name(index))
+        drawn = (self._draw_window(index, rng) for _ in range(MAX_DRAWS))
+        allowed = [window for window in drawn if window is not None]
+        if not allowed:
+            log.info("%s: not trained on, too small beside its held-out blocks", region.name)
             return 0
-        if all(self.sites[index].cut(window, rng) is None for window in free):
+        if all(region.read(window, rng) is None for window in allowed):
             raise InputError(
-                f"{self._name(index)}: in {len(free)} windows of {self.patch} LR pixels none has "
+                f"{region.name}: in {len(allowed)} windows of {self.patch} LR pixels none has "
                 f"{MIN_VALID:.0%} of valid pixels; leave the raster out, or crop its empty part"
             )
         return rows * columns
 
-    def _name(self, index: int) -> str:
-        return self.sites[index].name
-
-    def _place(self, index: int, rng: np.random.Generator) -> Window | None:
-        """A window somewhere in a site; None if it would read what is kept out."""
-        site = self.sites[index]
-        top = site.area.top + int(rng.integers(site.area.height - self.patch + 1))
-        left = site.area.left + int(rng.integers(site.area.width - self.patch + 1))
+    def _draw_window(self, index: int, rng: np.random.Generator) -> Window | None:
+        """Draw a window of a region; None if it reads an excluded block."""
+        region = self.regions[index]
+        top = region.area.top + int(rng.integers(region.area.height - self.patch + 1))
+        left = region.area.left + int(rng.integers(region.area.width - self.patch + 1))
         window = Window(top, left, self.patch, self.patch)
-        read = window.grow(site.margin)
-        if any(read.intersection(block) is not None for block in self.kept_out[index]):
+        padded = window.grow(region.margin)
+        if any(padded.intersection(block) is not None for block in self.excluded[index]):
             return None
         return window
 
     def crop(self, rng: np.random.Generator) -> Crop:
-        """Draw raster, place, orientation and what the degradation leaves to chance.
+        """Draw a raster, a window, an orientation and the random part of the degradation.
 
         Raises
         ------
         InputError
-            A raster cannot be read, or far too few windows have enough valid pixels.
+            A raster cannot be read, or too few windows have enough valid pixels.
         """
         index = 0
-        for _ in range(DRAWS):
-            index = int(np.searchsorted(self._chances, rng.random(), side="right"))
-            window = self._place(index, rng)
-            cut = None if window is None else self.sites[index].cut(window, rng)
-            if cut is not None:
-                return _oriented(cut, int(rng.integers(8)))
+        for _ in range(MAX_DRAWS):
+            index = int(np.searchsorted(self._cumulative, rng.random(), side="right"))
+            window = self._draw_window(index, rng)
+            crop = None if window is None else self.regions[index].read(window, rng)
+            if crop is not None:
+                return _flip_rotate_crop(crop, int(rng.integers(8)))
         raise InputError(
-            f"{self._name(index)}{_n_more(self.sites)}: {DRAWS} windows drawn in a row had "
-            f"less than {MIN_VALID:.0%} of valid pixels; crop the empty parts of the rasters"
+            f"{self.regions[index].name}{_n_more(self.regions)}: {MAX_DRAWS} windows drawn in a "
+            f"row had less than {MIN_VALID:.0%} of valid pixels; crop the empty parts of the "
+            "rasters"
         )
 
 
-def _oriented(cut: RasterCrop, element: int) -> Crop:
-    lr, hr = (np.ascontiguousarray(flip_rotate(image, element)) for image in (cut.lr, cut.hr))
-    valid = None if cut.valid is None else np.ascontiguousarray(flip_rotate(cut.valid, element))
-    return Crop(lr, hr, valid)
+def _flip_rotate_crop(crop: Crop, element: int) -> Crop:
+    lr, hr = (np.ascontiguousarray(flip_rotate(image, element)) for image in (crop.lr, crop.hr))
+    valid = None if crop.valid is None else np.ascontiguousarray(flip_rotate(crop.valid, element))
+    return replace(crop, lr=lr, hr=hr, valid=valid)
 
 
-def _n_more(sites: Sequence[CropRegion]) -> str:
-    return "" if len(sites) == 1 else f" and {len(sites) - 1} others"
+def _n_more(regions: Sequence[CropRegion]) -> str:
+    return "" if len(regions) == 1 else f" and {len(regions) - 1} others"
 
 
 class RasterPairs:
@@ -317,61 +299,62 @@ class RasterPairs:
 
     Parameters
     ----------
-    sites
-        Where from.
+    regions
+        Regions to read from.
     blocks
-        Windows of each site; those with too few valid pixels are left out.
+        Windows of each region; those with too few valid pixels are left out.
 
     Raises
     ------
     InputError
-        None is left.
+        No window is left.
     """
 
-    def __init__(self, sites: Sequence[CropRegion], blocks: Blocks) -> None:
-        self.sites = list(sites)
+    def __init__(self, regions: Sequence[CropRegion], blocks: Blocks) -> None:
+        self.regions = list(regions)
         listed = [(i, window) for i, windows in enumerate(blocks) for window in windows]
         if len(listed) > MAX_PAIRS:
             log.info("%d of %d validation blocks are used", MAX_PAIRS, len(listed))
             listed = [listed[i * len(listed) // MAX_PAIRS] for i in range(MAX_PAIRS)]
         self.windows = [
-            (index, window) for index, window in listed if self._cut(index, window) is not None
+            (index, window) for index, window in listed if self._read(index, window) is not None
         ]
         if not self.windows:
             raise InputError(
-                f"{sites[0].name}{_n_more(sites)}: none of {len(listed)} validation blocks "
+                f"{regions[0].name}{_n_more(regions)}: none of {len(listed)} validation blocks "
                 f"has {MIN_VALID:.0%} of valid pixels; give other rasters for validation"
             )
 
-    def _cut(self, index: int, window: Window) -> RasterCrop | None:
+    def _read(self, index: int, window: Window) -> Crop | None:
         rng = np.random.default_rng([VALIDATION_SEED, index, window.top, window.left])
-        return self.sites[index].cut(window, rng)
+        return self.regions[index].read(window, rng)
 
     def __len__(self) -> int:
         return len(self.windows)
 
     def __iter__(self) -> Iterator[Pair]:
         for index, window in self.windows:
-            cut = self._cut(index, window)
-            if cut is None:
-                name = self.sites[index].name
+            crop, name = self._read(index, window), self.regions[index].name
+            if crop is None:
                 raise InputError(f"{name}: has changed since training began: {window} is empty")
-            yield Pair(Path(self.sites[index].name).stem, cut.hr, cut.lr, cut.valid)
+            yield Pair(Path(name).stem, crop.hr, crop.lr, crop.valid)
 
 
 class DegradedRaster:
-    """A raster whose LR version a degradation makes; a `Site`.
+    """A raster that is degraded window by window; a `CropRegion`.
 
     Parameters
     ----------
     reader
-        The raster and its selected bands.
-    degradation, scale
-        How and by how much it is degraded.
+        Raster and its selected bands.
+    degradation
+        Degradation from HR to LR.
+    scale
+        Super-resolution factor.
     stretch
-        What maps to 0..1, decided once for the whole scene as ``georsr sr`` does.
+        Normalization to 0..1, chosen once for the full raster as ``georsr sr`` does.
     pool
-        Keeps rasters open.
+        Pool that reads the raster.
     """
 
     def __init__(
@@ -392,31 +375,31 @@ class DegradedRaster:
         self.stretch = choose_normalization(reader, stretch)
         reader.close()
 
-    def cut(self, window: Window, rng: np.random.Generator) -> RasterCrop | None:
-        """Read a window (LR pixels) with what its degradation reaches, and degrade it.
+    def read(self, window: Window, rng: np.random.Generator) -> Crop | None:
+        """Read a window (LR pixels) with the margin of its degradation, and degrade it.
 
         Invalid pixels are filled from valid ones before the degradation, as before super-
-        resolution; HR pixels under an LR pixel that the fill has reached do not count.
+        resolution. HR pixels under an LR pixel that depends on filled ones do not count.
         """
-        around = window.grow(self.margin).intersection(self.area) or window
-        patch = self.pool.read(self.reader, around.scaled(self.scale))
-        inner = window.relative_to(around)
-        valid = valid_after_degradation(np.asarray(patch.valid.all(0)), self.scale, self.margin)
+        padded = window.grow(self.margin).intersection(self.area) or window
+        block = self.pool.read(self.reader, padded.scaled(self.scale))
+        inner = window.relative_to(padded)
+        valid = valid_after_degradation(np.asarray(block.valid.all(0)), self.scale, self.margin)
         if valid is not None:
             valid = np.ascontiguousarray(valid[inner.scaled(self.scale).slices])
             if valid.mean() < MIN_VALID:
                 return None
-        hr = on_unit_scale(patch.values, patch.valid, self.stretch)
+        hr = normalize_filled(block.values, block.valid, self.stretch)
         lr = self.degradation(hr, self.scale, rng)
-        return RasterCrop(
-            np.ascontiguousarray(lr[(slice(None), *inner.slices)]),
-            np.ascontiguousarray(hr[(slice(None), *inner.scaled(self.scale).slices)]),
+        return Crop(
+            np.ascontiguousarray(lr[:, *inner.slices]),
+            np.ascontiguousarray(hr[:, *inner.scaled(self.scale).slices]),
             None if valid is None or valid.all() else valid,
         )
 
 
-def on_unit_scale(values: AnyArray, valid: BoolArray, stretch: Normalization) -> FloatArray:
-    """(C, h, w) in the file's units to float32 0..1, filled and clipped, as networks see it."""
+def normalize_filled(values: AnyArray, valid: BoolArray, stretch: Normalization) -> FloatArray:
+    """Fill invalid pixels of (C, h, w), normalize to 0..1 and clip, as for networks."""
     filled = values.astype(np.float32)
     if not valid.all():
         filled = fill_invalid(filled, valid)
@@ -424,35 +407,25 @@ def on_unit_scale(values: AnyArray, valid: BoolArray, stretch: Normalization) ->
     return np.clip(x, np.float32(0), np.float32(1), out=x)
 
 
-def valid_after_degradation(good: BoolArray, scale: int, margin: int) -> BoolArray | None:
-    """HR pixels whose LR pixel depends on valid pixels alone.
+def valid_after_degradation(valid: BoolArray, scale: int, margin: int) -> BoolArray | None:
+    """Find the HR pixels whose LR pixel depends on valid pixels alone.
 
     Parameters
     ----------
-    good
+    valid
         (s * h, s * w), True for valid HR pixels.
     scale
         s.
     margin
-        LR pixels that the degradation reaches beyond an LR pixel.
+        LR pixels round an LR pixel on which it depends.
 
     Returns
     -------
     ndarray or None
-        Same shape, True in whole blocks of s x s; None where everything is valid.
+        Same shape, True in complete blocks of s x s; None where everything is valid.
     """
-    if good.all():
+    if valid.all():
         return None
-    height, width = (n // scale for n in good.shape)
-    bad = np.asarray(~good.reshape(height, scale, width, scale).all((1, 3)))
-    for axis in (0, 1):
-        bad = _dilated(bad, margin, axis)
-    return ~bad.repeat(scale, 0).repeat(scale, 1)
-
-
-def _dilated(bad: BoolArray, margin: int, axis: int) -> BoolArray:
-    """True wherever ``bad`` is within ``margin`` pixels along an axis."""
-    padding = [(0, 0), (0, 0)]
-    padding[axis] = (margin, margin)
-    windows = np.lib.stride_tricks.sliding_window_view(np.pad(bad, padding), 2 * margin + 1, axis)
-    return np.asarray(windows.any(-1))
+    height, width = (n // scale for n in valid.shape)
+    cells = np.asarray(valid.reshape(height, scale, width, scale).all((1, 3)))
+    return erode_mask(cells, margin).repeat(scale, 0).repeat(scale, 1)

@@ -1,4 +1,4 @@
-"""From settings to the sites of rasters, and which of their blocks are for validation."""
+"""Open the rasters that a recipe names, and hold out blocks of them for validation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from georsr.training.data.raster_crops import (
     RasterCrops,
     RasterPairs,
     ReaderPool,
-    blocks_of,
+    divide_area,
     is_validation_block,
     raster_paths,
 )
@@ -26,12 +26,12 @@ from georsr.window import Window
 
 log = logging.getLogger(__name__)
 
-SMALLEST_BLOCK = 32
-"""LR pixels: validation windows need room for borders and for SSIM."""
+MIN_BLOCK = 32
+"""Smallest height and width of a validation block in LR pixels: borders are cropped."""
 
 
 class RasterSource:
-    """The sites of a run, opened once for training and for validation.
+    """Regions of a run, opened once for training and for validation.
 
     Parameters
     ----------
@@ -44,41 +44,41 @@ class RasterSource:
     ) -> None:
         self.data, self.degradation, self.scale, self.patch = data, degradation, scale, patch
         self.pool = ReaderPool()
-        self.sites = self._open(self._files())
+        self.regions = self._open(self._files())
         self._held_out = self._hold_out()
 
     def training(self) -> RasterCrops:
-        """Crops from everything that is not held out."""
-        return RasterCrops(self.sites, self._held_out, self.scale, self.patch)
+        """Return crops from everything that is not held out."""
+        return RasterCrops(self.regions, self._held_out, self.scale, self.patch)
 
     def validation(self) -> RasterPairs:
-        """Pairs from the blocks held out, or from the rasters given for validation."""
+        """Return pairs from the blocks held out, or from the rasters given for validation."""
         if self.data.validation_root:
-            sites = self._open([(path,) for path in raster_paths(self.data.validation_root)])
-            _check_bands([self.sites[0], *sites])
-            return RasterPairs(sites, [self._blocks(site) for site in sites])
+            regions = self._open([(path,) for path in raster_paths(self.data.validation_root)])
+            _check_bands([self.regions[0], *regions])
+            return RasterPairs(regions, [self._blocks(region) for region in regions])
         if self.data.holdout == 0:
             raise UsageError(
                 "data: holdout is 0 and there is no validation_root: nothing to validate on"
             )
-        return RasterPairs(self.sites, self._held_out)
+        return RasterPairs(self.regions, self._held_out)
 
-    def _blocks(self, site: CropRegion) -> list[Window]:
-        # as large as what training reads for one crop: room is left beside any block
-        side = max(SMALLEST_BLOCK, self.patch + 2 * site.margin)
-        return blocks_of(site.area, side)
+    def _blocks(self, region: CropRegion) -> list[Window]:
+        # as large as the window that is read for one crop, which then fits beside any block
+        size = max(MIN_BLOCK, self.patch + 2 * region.margin)
+        return divide_area(region.area, size)
 
     def _hold_out(self) -> Blocks:
         if self.data.validation_root:
-            return [[] for _ in self.sites]
-        numbers = count()
+            return [[] for _ in self.regions]
+        numbers, fraction = count(), self.data.holdout
         return [
-            [w for w in self._blocks(site) if is_validation_block(next(numbers), self.data.holdout)]
-            for site in self.sites
+            [w for w in self._blocks(region) if is_validation_block(next(numbers), fraction)]
+            for region in self.regions
         ]
 
     def _files(self) -> list[tuple[str, ...]]:
-        """The files of each site: a raster, or a fine one and its coarse one."""
+        """Return the files of each region: a raster, or a fine one and its coarse one."""
         fine = raster_paths(self.data.root)
         if self.data.kind == "scenes":
             return [(path,) for path in fine]
@@ -96,7 +96,7 @@ class RasterSource:
         opened: list[CropRegion] = []
         for paths in files:
             try:
-                opened.append(self._scene(*paths) if len(paths) == 1 else self._pair(*paths))
+                opened.append(self._open_one(*paths) if len(paths) == 1 else self._open_two(*paths))
             except InputError as error:
                 if not self.data.skip_corrupt:
                     raise
@@ -108,13 +108,13 @@ class RasterSource:
         _check_bands(opened)
         return opened
 
-    def _scene(self, path: str) -> CropRegion:
+    def _open_one(self, path: str) -> CropRegion:
         reader = RasterReader(path, self.data.bands or None, self.data.nodata)
         return DegradedRaster(
             reader, self.degradation, self.scale, stretch=self.data.stretch, pool=self.pool
         )
 
-    def _pair(self, fine: str, coarse: str) -> CropRegion:
+    def _open_two(self, fine: str, coarse: str) -> CropRegion:
         data = self.data
         return SensorPair(
             RasterReader(fine, data.bands or None, data.nodata),
@@ -128,10 +128,11 @@ class RasterSource:
         )
 
 
-def _check_bands(sites: Sequence[CropRegion]) -> None:
-    for site in sites[1:]:
-        if site.bands != sites[0].bands:
+def _check_bands(regions: Sequence[CropRegion]) -> None:
+    first = regions[0]
+    for region in regions[1:]:
+        if region.bands != first.bands:
             raise UsageError(
-                f"{site.name} has {site.bands} bands, {sites[0].name} has {sites[0].bands}; "
+                f"{region.name} has {region.bands} bands, {first.name} has {first.bands}; "
                 "choose bands that all of them have"
             )

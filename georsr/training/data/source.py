@@ -1,4 +1,4 @@
-"""From settings to crops and validation pairs: the front door of this room."""
+"""Open the crops and validation pairs that a recipe describes."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from georsr.errors import UsageError
 from georsr.io.image_datasets import ImageFolder, images_in, open_dataset
 from georsr.radiometry.degradation import Degradation
 from georsr.training.data.crops import CropSource, PairSource
-from georsr.training.data.image_crops import GIB, ImageCrops, ImagePairs
-from georsr.training.data.varied_crops import VariedCrops
+from georsr.training.data.image_crops import GIB, ImageCrops, ImagePairs, VariedCrops
 from georsr.training.recipe import DataSettings
 
 if TYPE_CHECKING:
@@ -20,14 +19,14 @@ if TYPE_CHECKING:
 def open_source(
     data: DataSettings, degradation: Degradation, *, scale: int, patch: int
 ) -> tuple[CropSource, PairSource]:
-    """Training crops and validation pairs.
+    """Open training crops and validation pairs.
 
     Parameters
     ----------
     data
-        Which pixels.
+        Settings of a recipe.
     degradation
-        How LR is made of HR; not used by pairs of sensors, whose LR is real.
+        Degradation from HR to LR; not used by pairs of sensors, whose LR is real.
     scale
         Super-resolution factor.
     patch
@@ -36,21 +35,21 @@ def open_source(
     Returns
     -------
     CropSource, PairSource
-        They have no image, and no pixel of a raster, in common.
+        Sources without a common image or a common pixel of a raster.
 
     Raises
     ------
     UsageError
-        Settings that contradict each other, missing folders, an unknown part or layout.
+        Settings contradict each other, a folder is missing, a part or layout is unknown.
     InputError
-        Data that cannot be read, or too little of it.
+        Data cannot be read, or there is too little of it.
     """
     if data.kind != "images":
         rasters = _rasters(data, degradation, scale, patch)
         return rasters.training(), rasters.validation()
     if data.train == data.validation:
         raise UsageError(
-            f"data: part {data.train!r} is both trained and validated on; name another one"
+            f"data: part {data.train!r} is used for training and validation; name another one"
         )
     return (
         open_training(data, degradation, scale=scale, patch=patch),
@@ -61,7 +60,7 @@ def open_source(
 def open_training(
     data: DataSettings, degradation: Degradation, *, scale: int, patch: int
 ) -> CropSource:
-    """The first half of `open_source`."""
+    """Open training crops; see `open_source`."""
     if data.kind != "images":
         return _rasters(data, degradation, scale, patch).training()
     folder = _image_folder(data, data.train)
@@ -75,7 +74,7 @@ def open_training(
 def open_validation(
     data: DataSettings, degradation: Degradation, *, scale: int, patch: int
 ) -> PairSource:
-    """The second half of `open_source`; ``patch`` decides the grid of blocks held out."""
+    """Open validation pairs; see `open_source`. ``patch`` determines the blocks held out."""
     if data.kind != "images":
         return _rasters(data, degradation, scale, patch).validation()
     return ImagePairs(
@@ -88,14 +87,14 @@ def open_validation(
 
 
 def _rasters(data: DataSettings, degradation: Degradation, scale: int, patch: int) -> RasterSource:
-    # imported here: training on image folders must not need GDAL
+    # training on image folders needs no GDAL
     from georsr.training.data.raster_source import RasterSource
 
     return RasterSource(data, degradation, scale, patch)
 
 
 def _image_folder(data: DataSettings, part: str) -> ImageFolder:
-    """The part of every root, in the order of the roots."""
+    """List the images of a part of every root, in the order of the roots."""
     if not data.root:
         raise UsageError("data: no root is given; name the folder of the data set")
     folders = [
@@ -105,11 +104,11 @@ def _image_folder(data: DataSettings, part: str) -> ImageFolder:
     ]
     if not folders:
         raise UsageError(f"data: none of the roots has a part {part!r}")
-    return ImageFolder(folders[0].root, tuple(image for each in folders for image in each))
+    return ImageFolder(folders[0].root, tuple(image for folder in folders for image in folder))
 
 
 def _split_of(root: str, data: DataSettings, part: str) -> str | None:
-    """The name of a part; None for a folder of images that has no parts: all are for training."""
+    """Return the name of a part; None for a folder without parts, all of it for training."""
     folder = Path(root)
-    loose = data.layout in ("auto", "folder") and not data.split_list and folder.is_dir()
-    return None if loose and images_in(folder, "") else part
+    no_parts = data.layout in ("auto", "folder") and not data.split_list and folder.is_dir()
+    return None if no_parts and images_in(folder, "") else part

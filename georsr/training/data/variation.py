@@ -1,4 +1,4 @@
-"""Variation: other scenes made of the images at hand, coarser, in other bands and other light."""
+"""Vary training crops: resolution, bands, brightness and contrast, areas without detail."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class Variation:
-    """How training crops differ from the images they are cut from.
+    """Random changes of training crops.
 
     Attributes
     ----------
     whole : float
-        Share of crops in the image's own resolution; the rest is shrunk first, by a factor drawn
-        on a logarithmic scale.
+        Fraction of crops at the image's own resolution; the others are shrunk first, by a factor
+        drawn on a logarithmic scale.
     shrink : (float, float)
-        Lowest and highest factor. Coarser scenes, and free of the image's own blur and coding.
+        Lowest and highest factor. Shrunk crops have less of the image's blur and coding.
     gray : float
-        Share of crops with one band three times: a single band, or a mix of all.
+        Fraction of crops with one band three times: a single band, or a mixture of all.
     colours : float
-        Share of crops whose bands are permuted, mixed or, where there is one, replaced by the near
-        infrared.
+        Fraction of crops whose bands are permuted, mixed or, where there is one, replaced by the
+        near infrared.
     light : float
-        Share of crops with another brightness, contrast and gamma.
+        Fraction of crops with another brightness, contrast and gamma.
     contrast, gamma : (float, float)
-        Ranges of those.
+        Ranges of contrast and gamma.
     flat : float
-        Share of crops part of which is replaced by even ground, as water is.
+        Fraction of crops of which a part is replaced by an even surface, like water.
     """
 
     whole: float = 0.4
@@ -56,12 +56,12 @@ class Variation:
         check_range("gamma", self.gamma, 0.1, 10)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, lists instead of tuples."""
+        """Return plain values, lists instead of tuples."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, values: Any, where: str) -> Variation:
-        """Inverse of `to_dict`."""
+        """Build from the result of `to_dict`; ``where`` names the source in errors."""
         return from_dict(cls, values, where)
 
     def crop(self, image: AnyArray, size: int, rng: np.random.Generator) -> FloatArray:
@@ -72,9 +72,9 @@ class Variation:
         image
             (B, H, W) uint8: RGB, and the near infrared where B is 4.
         size
-            Height and width of the crop; where the shrunk image is smaller, it is mirrored.
+            Height and width of the crop; if the shrunk image is smaller, it is mirrored.
         rng
-            Whatever is random comes from here.
+            Random number generator.
 
         Returns
         -------
@@ -84,37 +84,35 @@ class Variation:
         factor = 1.0
         if rng.random() >= self.whole:
             factor = math.exp(rng.uniform(*np.log(self.shrink)))
-        sides = [min(n, math.ceil(size * factor)) for n in image.shape[1:]]
-        top, left = (
-            int(rng.integers(n - side + 1)) for n, side in zip(image.shape[1:], sides, strict=True)
-        )
-        cut = image[:, top : top + sides[0], left : left + sides[1]]
-        mixed = np.tensordot(self._mix(len(image), rng), cut.astype(np.float32), 1)
-        bands = mixed / np.float32(255)
-        bands = shrunk(bands, factor, size, rng)
+        height, width = (min(n, math.ceil(size * factor)) for n in image.shape[1:])
+        top = int(rng.integers(image.shape[1] - height + 1))
+        left = int(rng.integers(image.shape[2] - width + 1))
+        crop = image[:, top : top + height, left : left + width].astype(np.float32)
+        bands = np.tensordot(self._mixing_weights(len(image), rng), crop, 1) / np.float32(255)
+        bands = shrink(bands, factor, size, rng)
         if rng.random() < self.flat:
-            bands = with_even_ground(bands, rng)
+            bands = add_even_surface(bands, rng)
         if rng.random() < self.light:
-            bands = self._lit(bands, rng)
+            bands = self._change_light(bands, rng)
         return np.ascontiguousarray(np.clip(bands, np.float32(0), np.float32(1)))
 
-    def _mix(self, count: int, rng: np.random.Generator) -> FloatArray:
-        """Weights of the image's bands in those of the crop: (1 or 3, count), rows sum to 1."""
+    def _mixing_weights(self, count: int, rng: np.random.Generator) -> FloatArray:
+        """Draw the weights of the image's bands in those of the crop: (1 or 3, count)."""
         kind = rng.random()
-        every = np.eye(count, dtype=np.float32)
+        identity = np.eye(count, dtype=np.float32)
         if kind < self.gray:
             if rng.random() < 0.5:
-                return every[[int(rng.integers(count))]]
+                return identity[[int(rng.integers(count))]]
             return rng.dirichlet(np.ones(count), 1).astype(np.float32)
         if kind >= self.gray + self.colours:
-            return every[:3]
+            return identity[:3]
         if count > 3 and rng.random() < 0.5:
-            return every[[3, 0, 1]]
+            return identity[[3, 0, 1]]
         if rng.random() < 0.5:
-            return every[rng.permutation(count)[:3]]
+            return identity[rng.permutation(count)[:3]]
         return rng.dirichlet(np.full(count, 0.5), 3).astype(np.float32)
 
-    def _lit(self, bands: FloatArray, rng: np.random.Generator) -> FloatArray:
+    def _change_light(self, bands: FloatArray, rng: np.random.Generator) -> FloatArray:
         mean = float(bands.mean())
         contrast = math.exp(rng.uniform(*np.log(self.contrast)))
         middle = min(max(mean + rng.uniform(-0.25, 0.25), 0.1), 0.9)
@@ -123,8 +121,8 @@ class Variation:
         return np.power(changed, np.float32(math.exp(rng.uniform(*np.log(self.gamma)))))
 
 
-def shrunk(bands: FloatArray, factor: float, size: int, rng: np.random.Generator) -> FloatArray:
-    """(C, h, w) shrunk by ``factor``, by one of three filters, and mirrored to ``size``."""
+def shrink(bands: FloatArray, factor: float, size: int, rng: np.random.Generator) -> FloatArray:
+    """Shrink (C, h, w) by ``factor`` with one of three filters, and mirror it to ``size``."""
     if factor > 1:
         from PIL import Image
 
@@ -142,8 +140,8 @@ def shrunk(bands: FloatArray, factor: float, size: int, rng: np.random.Generator
     return np.pad(bands, ((0, 0), *((0, n) for n in missing)), mode="symmetric")
 
 
-def with_even_ground(bands: FloatArray, rng: np.random.Generator) -> FloatArray:
-    """Replace the lower side of a smooth random relief by ground that slopes a little at most."""
+def add_even_surface(bands: FloatArray, rng: np.random.Generator) -> FloatArray:
+    """Replace the lower part of a smooth random relief by a surface of nearly one colour."""
     _, height, width = bands.shape
     y, x = np.mgrid[:height, :width].astype(np.float32)
     y, x = y / height - np.float32(0.5), x / width - np.float32(0.5)
@@ -154,7 +152,7 @@ def with_even_ground(bands: FloatArray, rng: np.random.Generator) -> FloatArray:
         relief += wave.astype(np.float32) / np.float32(max(waves, 0.5))
     level = np.quantile(relief, rng.uniform(0.2, 1.0))
     slope = np.hypot(*np.gradient(relief)).mean() + 1e-9
-    land = np.clip((relief - level) / slope + 0.5, 0, 1)  # about one pixel of shore
+    land = np.clip((relief - level) / slope + 0.5, 0, 1)  # the shore is about one pixel wide
     colour = rng.uniform(0.05, 0.9, (len(bands), 1, 1)) * rng.uniform(0.5, 1)
     tilt = rng.uniform(-0.05, 0.05, (len(bands), 2, 1, 1))
     ground = (colour + tilt[:, 0] * x + tilt[:, 1] * y).astype(np.float32)

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from georsr.training.data.raster_crops import blocks_of, is_validation_block
+from georsr.training.data.raster_crops import divide_area, is_validation_block
 from georsr.window import Window
 
 sizes = st.integers(1, 60)
@@ -13,7 +13,7 @@ sizes = st.integers(1, 60)
 @given(sizes, sizes, st.integers(2, 40), st.integers(0, 50))
 def test_blocks_cover_the_area_once_and_are_alike(height, width, side, offset):
     area = Window(offset, 2 * offset, height, width)
-    blocks = blocks_of(area, side)
+    blocks = divide_area(area, side)
     seen = np.zeros((height, width), int)
     for block in blocks:
         seen[block.relative_to(area).slices] += 1

@@ -135,7 +135,7 @@ def test_corrupt_images_are_named_or_counted(folder, tmp_path, caplog):
         ImageCrops(damaged, BicubicDegradation(), 2, 8)
     with caplog.at_level(logging.WARNING):
         source = ImageCrops(damaged, BicubicDegradation(), 2, 8, skip_corrupt=True)
-    assert (source.count, source.labels) == (5, [0, 0, 1, 1, 1])
+    assert (source.count, source.store.labels) == (5, [0, 0, 1, 1, 1])
     assert "2 of 7 images left out" in caplog.text
     assert "bad.png: cannot be decoded" in caplog.text
     for path in damaged.root.rglob("*.png"):

@@ -92,10 +92,10 @@ def test_bands_are_chosen_and_ordered(scenes):
 def test_the_stretch_is_the_scenes_own(scenes):
     data = replace(scenes((1, 40, 40), (1, 40, 40)), stretch="percentile:10,90")
     source = open_training(data, BicubicDegradation(), scale=2, patch=8)
-    for site, path in zip(source.sites, data.root, strict=True):
+    for region, path in zip(source.regions, data.root, strict=True):
         with open_raster(path) as reader:
-            assert site.stretch == choose_normalization(reader, "percentile:10,90")
-    assert source.sites[0].stretch != source.sites[1].stretch
+            assert region.stretch == choose_normalization(reader, "percentile:10,90")
+    assert source.regions[0].stretch != source.regions[1].stretch
 
 
 # -- invalid pixels -------------------------------------------------------------------------
@@ -186,14 +186,14 @@ def test_training_reads_no_pixel_of_a_validation_block(make_raster, degradation)
         held[window.scaled(2).slices] = True
     assert 0.1 < held.mean() < 0.3
     reads = []
-    reader = crops.sites[0].pool
+    reader = crops.regions[0].pool
 
     class Watched:
         def read(self, source, window):
             reads.append(window)
             return reader.read(source, window)
 
-    crops.sites[0].pool = Watched()
+    crops.regions[0].pool = Watched()
     covered = np.zeros((300, 300), bool)
     for i in range(300):
         crops.crop(rng(i))
@@ -225,7 +225,7 @@ def test_other_rasters_for_validation(scenes, make_raster, texture):
     other = make_raster(texture(2, 70, 90, "uint16", seed=9), "other.tif")
     data = replace(data, validation_root=(other,), holdout=0.3)
     crops, pairs = open_source(data, BicubicDegradation(), scale=2, patch=8)
-    assert crops.kept_out == [[]]
+    assert crops.excluded == [[]]
     assert {pair.label for pair in pairs} == {"other"}
     assert sum(pair.hr[0].size for pair in pairs) == 70 * 90
     grey = make_raster(texture(1, 70, 90, "uint16"), "grey.tif")
@@ -245,20 +245,28 @@ def test_no_room_for_both(scenes):
 # -- many rasters ---------------------------------------------------------------------------
 
 
-def test_places_are_drawn_by_area_and_few_files_stay_open(scenes):
+def test_raster_crops_are_drawn_by_area_and_few_files_stay_open(scenes):
     data = scenes((1, 40, 40), (1, 40, 160), (1, 6, 6))
     source = open_training(data, BicubicDegradation(), scale=2, patch=8)
-    source.sites[0].pool.limit = 1
+    source.regions[0].pool.limit = 1
     counts = np.zeros(3)
+
+    def counted(number, read):
+        def count_and_read(window, rng):
+            counts[number] += 1
+            return read(window, rng)
+
+        return count_and_read
+
+    for number, region in enumerate(source.regions):
+        region.read = counted(number, region.read)
     for i in range(400):
-        draw = rng(i)
-        source.crop(draw)
-        counts[int(np.searchsorted(source._chances, rng(i).random(), side="right"))] += 1
+        source.crop(rng(i))
     small, large = 13 * 13, 13 * 73
     assert counts[2] == 0  # smaller than a crop
     assert source.count == 2
     assert counts[1] / 400 == pytest.approx(large / (small + large), abs=0.06)
-    assert len(source.sites[0].pool) == 1
+    assert len(source.regions[0].pool) == 1
 
 
 def test_crops_are_the_same_after_pickling_and_in_a_forked_process(scenes):
@@ -292,7 +300,7 @@ def test_damaged_and_unlike_rasters(scenes, make_raster, texture, tmp_path, capl
         source = open_training(
             replace(both, skip_corrupt=True), BicubicDegradation(), scale=2, patch=8
         )
-    assert len(source.sites) == 1
+    assert len(source.regions) == 1
     assert "1 of 2 rasters left out" in caplog.text
     grey = make_raster(texture(1, 64, 64, "uint16"), "grey.tif")
     with pytest.raises(UsageError, match=r"grey\.tif has 1 bands, .*scene0\.tif has 2; choose"):

@@ -58,8 +58,8 @@ def pair(make_raster):
     return make
 
 
-def site_of(data, scale=2, patch=8):
-    return open_training(data, BicubicDegradation(), scale=scale, patch=patch).sites[0]
+def region_of(data, scale=2, patch=8):
+    return open_training(data, BicubicDegradation(), scale=scale, patch=patch).regions[0]
 
 
 def rng(seed=0):
@@ -73,9 +73,9 @@ def test_on_one_grid_pixels_are_copied(pair, scale):
     lr = block_mean(hr, scale)
     data = pair(hr, lr, hr_grid=grid)
     source = open_training(data, BicubicDegradation(), scale=scale, patch=12)
-    site = source.sites[0]
-    assert site.area == Window(0, 0, 40, 50)
-    assert site.shift.size < 0.02
+    region = source.regions[0]
+    assert region.area == Window(0, 0, 40, 50)
+    assert region.shift.size < 0.02
     for i in range(10):
         crop = source.crop(rng(i))
         assert crop.valid is None
@@ -88,9 +88,9 @@ def test_extents_may_differ(pair):
     hr_grid = HR_GRID @ Affine.translation(-7, 10)  # begins 7 columns left, 10 rows further down
     hr = render(hr_grid, 60, 55)
     data = pair(hr, render(LR_GRID, 70, 60), hr_grid=hr_grid)
-    site = site_of(data)
-    assert site.area == Window(5, 0, 30, 24)
-    cut = site.cut(Window(5, 0, 8, 8), rng())
+    region = region_of(data)
+    assert region.area == Window(5, 0, 30, 24)
+    cut = region.read(Window(5, 0, 8, 8), rng())
     np.testing.assert_allclose(cut.hr, hr[:, 0:16, 7:23] / 1000, atol=1e-6)
     np.testing.assert_allclose(cut.lr, render(LR_GRID, 70, 60)[:, 5:13, :8] / 1000, atol=1e-6)
 
@@ -116,11 +116,11 @@ def test_any_grid_shows_the_same_ground(pair, name):
         grid = Affine(step[0], 0, x[0], 0, step[1], y[0])
     hr = render(grid, 210, 210, crs)
     data = pair(hr, render(LR_GRID, 60, 60), hr_grid=grid, hr_crs=crs)
-    site = site_of(data)
-    assert site.shift.size < 0.1
-    middle = site.area.top + site.area.height // 2, site.area.left + site.area.width // 2
+    region = region_of(data)
+    assert region.shift.size < 0.1
+    middle = region.area.top + region.area.height // 2, region.area.left + region.area.width // 2
     window = Window(middle[0] - 6, middle[1] - 6, 12, 12)
-    cut = site.cut(window, rng())
+    cut = region.read(window, rng())
     fine = HR_GRID @ Affine.translation(2 * window.left, 2 * window.top)
     truth = render(fine, 24, 24) / 1000
     assert cut.valid is None
@@ -131,10 +131,10 @@ def test_any_grid_shows_the_same_ground(pair, name):
 def test_windows_are_parts_of_the_whole(pair, name):
     grid, crs = GRIDS[name]
     data = pair(render(grid, 120, 120, crs), render(LR_GRID, 60, 60), hr_grid=grid, hr_crs=crs)
-    site = site_of(data)
-    whole = site.hr.read(Window(0, 0, 120, 120))
+    region = region_of(data)
+    whole = region.hr.read(Window(0, 0, 120, 120))
     for window in (Window(0, 0, 20, 20), Window(37, 50, 32, 41), Window(90, 80, 30, 40)):
-        part = site.hr.read(window)
+        part = region.hr.read(window)
         expected = (slice(None), *window.slices)
         np.testing.assert_array_equal(part.valid, whole.valid[expected])
         both = part.valid
@@ -147,7 +147,7 @@ def test_invalid_pixels_of_either_are_masked_band_by_band(pair):
     hr[1, 20, 30] = -9999  # in one band only: GDAL's warper would blend it in
     lr[0, 5, 6] = -9999
     data = pair(hr, lr, nodata=-9999)
-    cut = site_of(data).cut(Window(0, 0, 40, 40), rng())
+    cut = region_of(data).read(Window(0, 0, 40, 40), rng())
     expected = np.ones((80, 80), bool)
     expected[20, 30] = False
     expected[10:12, 12:14] = False
@@ -156,7 +156,7 @@ def test_invalid_pixels_of_either_are_masked_band_by_band(pair):
     moved = HR_GRID @ Affine.translation(-0.5, -0.5)
     fine = render(moved, 81, 81)
     fine[1, 20, 30] = -9999
-    cut = site_of(pair(fine, lr, hr_grid=moved, nodata=-9999)).cut(Window(2, 2, 30, 30), rng())
+    cut = region_of(pair(fine, lr, hr_grid=moved, nodata=-9999)).read(Window(2, 2, 30, 30), rng())
     bad = np.argwhere(~cut.valid[:, 20:]) + np.array([4, 24])
     assert 1 < len(bad) <= 25
     np.testing.assert_allclose(bad.mean(0), (19.5, 29.5), atol=0.01)
@@ -170,7 +170,7 @@ def test_radiometry_is_brought_to_that_of_lr(pair):
     lr[1] -= 150
     data = pair(hr, lr, settings=replace(PLAIN, match_radiometry=True))
     source = open_training(data, BicubicDegradation(), scale=2, patch=20)
-    assert source.sites[0].radiometry.gain == pytest.approx((0.3, 0.3), rel=1e-3)
+    assert source.regions[0].radiometry.gain == pytest.approx((0.3, 0.3), rel=1e-3)
     for i in range(5):
         crop = source.crop(rng(i))
         np.testing.assert_allclose(block_mean(crop.hr, 2), crop.lr, atol=1e-4)
@@ -181,14 +181,14 @@ def test_a_shift_is_refused_or_corrected(pair):
     hr = render(HR_GRID, 200, 200)
     data = pair(hr, render(LR_GRID, 100, 100), hr_grid=wrong)
     # LR content is 1 LR pixel below and 1.5 left of where HR says it is
-    message = r"second lies \+(0.9|1.0)\d rows and -1.[45]\d columns .* set correct_shift"
+    message = r"second is shifted by \+(0.9|1.0)\d rows and -1.[45]\d columns .* set correct_shift"
     with pytest.raises(InputError, match=message):
-        site_of(data)
-    assert site_of(replace(data, max_shift=3.0)).shift.size == pytest.approx(1.8, abs=0.1)
-    site = site_of(replace(data, correct_shift=True))
-    assert site.moved == pytest.approx((1.0, -1.5), abs=0.05)
-    assert site.shift.size < 0.05
-    cut = site.cut(Window(40, 40, 20, 20), rng())
+        region_of(data)
+    assert region_of(replace(data, max_shift=3.0)).shift.size == pytest.approx(1.8, abs=0.1)
+    region = region_of(replace(data, correct_shift=True))
+    assert region.moved == pytest.approx((1.0, -1.5), abs=0.05)
+    assert region.shift.size < 0.05
+    cut = region.read(Window(40, 40, 20, 20), rng())
     truth = render(HR_GRID, 200, 200)[:, 80:120, 80:120] / 1000
     assert np.abs(cut.hr - truth).max() < 0.05 * np.ptp(truth)
 
@@ -197,25 +197,25 @@ def test_pairs_that_do_not_fit_are_refused(pair, make_raster, texture):
     lr = render(LR_GRID, 40, 40)
     hr = render(HR_GRID, 80, 80)
     with pytest.raises(UsageError, match=r"hr\.tif and .*lr\.tif have 1 and 2 bands"):
-        site_of(pair(hr[:1], lr))
+        region_of(pair(hr[:1], lr))
     with pytest.raises(UsageError, match=r"hr\.tif: has no coordinate reference system"):
-        site_of(pair(hr, lr, hr_crs=None))
+        region_of(pair(hr, lr, hr_crs=None))
     with pytest.raises(UsageError, match=r"is 2 x 2 of the first, for scale 4 .* 3\.64 to 8"):
-        site_of(pair(hr, lr), scale=4)
+        region_of(pair(hr, lr), scale=4)
     far = HR_GRID @ Affine.translation(500, 0)
     with pytest.raises(InputError, match=r"hr\.tif and .*lr\.tif do not overlap"):
-        site_of(pair(hr, lr, hr_grid=far))
+        region_of(pair(hr, lr, hr_grid=far))
     noise = texture(2, 80, 80, "float32")
     careless = replace(PLAIN, match_radiometry=True, max_shift=1e9)
     with pytest.raises(InputError, match=r"correlates by .* only: they do not show the"):
-        site_of(pair(noise, lr, settings=careless))
+        region_of(pair(noise, lr, settings=careless))
     data = pair(hr, lr)
     with pytest.raises(UsageError, match=r"1 fine rasters \(root\) and 2 coarse ones"):
-        site_of(replace(data, lr=(*data.lr, "other.tif")))
+        region_of(replace(data, lr=(*data.lr, "other.tif")))
     with pytest.raises(UsageError, match="validation_root is for scenes"):
-        site_of(replace(data, validation_root=("x.tif",)))
+        region_of(replace(data, validation_root=("x.tif",)))
     with pytest.raises(UsageError, match="no raster is given"):
-        site_of(replace(data, lr=()))
+        region_of(replace(data, lr=()))
 
 
 def test_from_settings_to_crops_and_validation(pair):
@@ -251,9 +251,9 @@ def test_a_bicubic_version_lies_where_its_source_lies():
     data = DataSettings(
         "pairs", (str(samples / "town_rgb_0.5m.tif"),), (str(samples / "town_rgb_2m.tif"),)
     )
-    site = site_of(data, scale=4, patch=16)
-    assert site.shift.size < 0.01
-    assert site.radiometry.gain == pytest.approx((1, 1, 1), abs=0.01)
+    region = region_of(data, scale=4, patch=16)
+    assert region.shift.size < 0.01
+    assert region.radiometry.gain == pytest.approx((1, 1, 1), abs=0.01)
 
 
 def test_the_real_pair(shared_data):
@@ -266,14 +266,14 @@ def test_the_real_pair(shared_data):
         lr_bands=(2,),
     )
     # scikit-image's phase_cross_correlation finds (0.22, 0.54) for these two
-    with pytest.raises(InputError, match=r"lies \+0.2\d rows and \+0.5\d columns"):
+    with pytest.raises(InputError, match=r"shifted by \+0.2\d rows and \+0.5\d columns"):
         open_source(data, BicubicDegradation(), scale=2, patch=32)
     crops, pairs = open_source(
         replace(data, correct_shift=True), BicubicDegradation(), scale=2, patch=32
     )
-    site = crops.sites[0]
-    assert CRS.from_epsg(32631) == site.hr.source.crs
-    assert site.shift.size < 0.05
-    assert site.radiometry.correlation[0] > 0.8
+    region = crops.regions[0]
+    assert CRS.from_epsg(32631) == region.hr.source.crs
+    assert region.shift.size < 0.05
+    assert region.radiometry.correlation[0] > 0.8
     gaps = [np.abs(block_mean(p.hr, 2) - p.lr).mean() for p in pairs]
     assert np.mean(gaps) < 0.15

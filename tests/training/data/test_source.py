@@ -37,7 +37,7 @@ def test_several_roots_are_one_data_set(data, tmp_path, write_image):
 def test_contradictions_are_refused(data):
     with pytest.raises(UsageError, match="no root is given"):
         open_source(DataSettings(), BicubicDegradation(), scale=2, patch=12)
-    with pytest.raises(UsageError, match="part 'train' is both trained and validated on"):
+    with pytest.raises(UsageError, match="part 'train' is used for training and validation"):
         open_source(replace(data, validation="train"), BicubicDegradation(), scale=2, patch=12)
 
 

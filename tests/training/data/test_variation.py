@@ -10,7 +10,7 @@ from georsr.errors import InputError, UsageError
 from georsr.radiometry.degradation import BicubicDegradation, bicubic_downsample
 from georsr.radiometry.imaging_chain import ImagingChain
 from georsr.training.data.source import open_source
-from georsr.training.data.variation import Variation, shrunk, with_even_ground
+from georsr.training.data.variation import Variation, add_even_surface, shrink
 from georsr.training.recipe import DataSettings
 
 NONE = Variation(whole=1, gray=0, colours=0, light=0, flat=0)
@@ -53,7 +53,7 @@ def test_shrinking_shrinks(image):
 
 def test_what_is_too_small_is_mirrored():
     bands = rng().random((1, 40, 40), dtype=np.float32)
-    made = shrunk(bands, 2.0, 30, rng())
+    made = shrink(bands, 2.0, 30, rng())
     np.testing.assert_array_equal(made[:, :, 20:], made[:, :, 19:9:-1])
     np.testing.assert_array_equal(made[:, 20:], made[:, 19:9:-1])
 
@@ -78,7 +78,7 @@ def test_light_changes_contrast(image):
 def test_even_ground_is_even():
     for seed in range(10):
         bands = rng(seed).random((3, 64, 64), dtype=np.float32)
-        made = with_even_ground(bands, rng(seed))
+        made = add_even_surface(bands, rng(seed))
         new = (made != bands).all(0)
         assert new.mean() > 0.05
         steps = np.abs(np.diff(made, axis=2))[:, new[:, 1:] & new[:, :-1]]
@@ -130,7 +130,7 @@ def test_low_and_high_resolution_lie_one_over_the_other(data):
 
 def test_infrared_of_another_size_is_refused(data, write_image):
     write_image(Path(data.near_infrared[0]) / "train" / "a.png", size=(20, 20))
-    with pytest.raises(InputError, match="is 20x20 pixels, not as large as"):
+    with pytest.raises(InputError, match="is 20x20 pixels, expected the 48x48 of"):
         open_source(data, ImagingChain(), scale=2, patch=12)
 
 
