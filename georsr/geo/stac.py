@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -174,8 +175,8 @@ def _properties(
         "mlm:framework": "pytorch",
         "georsr:model_sha256": report.model_sha256,
         "georsr:scale": report.scale,
-        "georsr:stretch": json.loads(report.stretch),
-        "georsr:options": json.loads(report.options),
+        "georsr:stretch": asdict(report.stretch),
+        "georsr:options": report.options,
         "georsr:precision": f"{report.precision} on {report.device}",
         "georsr:checksum": report.checksum,
         "georsr:synthesised_detail": True,
