@@ -1,4 +1,4 @@
-"""Provenance: what a run did, for its report and for the product's own tags."""
+"""Reports of runs, and the tags in which an output records how it was computed."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from georsr.radiometry.sensor import SensorDescription
 
 if TYPE_CHECKING:
     from georsr.config import SRConfig
+    from georsr.radiometry.normalization import Normalization
 
 
 @lru_cache(maxsize=1)
 def georsr_version() -> str:
-    """Installed version, or ``unknown`` when run from a bare source tree."""
+    """Return the installed version, or ``unknown`` when run from a bare source tree."""
     try:
         return version("georsr")
     except PackageNotFoundError:
@@ -27,7 +28,7 @@ def georsr_version() -> str:
 
 @dataclass(frozen=True)
 class LayersReport:
-    """Quality layers that were made."""
+    """Report of `georsr.quality_layers`."""
 
     output: str
     layers: tuple[str, ...]
@@ -35,42 +36,48 @@ class LayersReport:
     width: int
     height: int
     uncertainty: str
-    """What the first band is an estimate of, and what that rests on."""
+    """What the first band estimates, and from which data the estimate was calibrated."""
     blocks: int
-    blocks_found: int
-    """Those that an earlier, interrupted run had finished."""
-    bytes: int
+    """Number of blocks of the file."""
+    blocks_resumed: int
+    """Blocks that an earlier, interrupted run had finished."""
+    file_bytes: int
+    """Size of the file."""
     checksum: str
-    """Of the pixels."""
+    """Checksum of the pixels."""
     seconds: dict[str, float] = field(default_factory=dict)
     version: str = field(default_factory=georsr_version)
 
     def to_json(self) -> str:
-        """Indented JSON."""
+        """Return indented JSON."""
         return json.dumps(asdict(self), indent=2)
 
 
 @dataclass(frozen=True)
 class ConsistencyReport:
-    """How far the source is from the product shrunk by a kernel, in the source's units."""
+    """Absolute difference between the source and the downsampled output, in units of the source."""
 
     kernel: str
+    """Downsampling kernel."""
     network_mean: float
-    """Mean absolute difference of what the network gave, over the tiles made in this run."""
+    """Mean difference of the model's predictions before correction, over the tiles of this run."""
     network_max: float
-    product_mean: float
-    """Of the product as it was written: blended, rounded and clipped."""
-    product_max: float
+    """Largest difference of the model's predictions before correction."""
+    output_mean: float
+    """Mean difference of the output as written: blended, rounded and clipped."""
+    output_max: float
+    """Largest difference of the output as written."""
     pixels: int
-    """Source pixels, band by band, on which the product was compared: spread over a large one."""
+    """Number of source pixels compared, summed over bands; a sample if the output is large."""
     band_mean: tuple[float, ...] = ()
-    """``product_mean`` of each band."""
+    """``output_mean`` of each band."""
     band_max: tuple[float, ...] = ()
+    """``output_max`` of each band."""
 
 
 @dataclass(frozen=True)
 class RunReport:
-    """What one run did; printed by ``--json``."""
+    """Report of a run of `georsr.super_resolve`; the command line prints it with ``--json``."""
 
     source: str
     output: str
@@ -78,42 +85,49 @@ class RunReport:
     model_sha256: str
     scale: int
     width: int
-    """Of the output, pixels."""
+    """Width of the output in pixels."""
     height: int
+    """Height of the output in pixels."""
     bands: int
+    """Number of bands of the output."""
     dtype: str
+    """Data type of the output."""
     device: str
     precision: str
-    tile: int
+    tile_size: int
+    """Height and width of a tile, in source pixels."""
     halo: int
     overlap: int
-    batch: int
+    batch_size: int
     tiles: int
     tiles_skipped: int
-    """Tiles without a valid pixel, or left as they are, for which the network did not run."""
-    stretch: str
-    options: str = "{}"
-    """JSON of what was chosen that made the pixels; defaults left out."""
+    """Tiles on which the model did not run: without a valid pixel, or constant."""
+    stretch: Normalization
+    """Source values that were scaled to 0 and 1 for the model."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Options that determine the pixels and are not at their default."""
     cog: bool = False
-    """The product is a Cloud Optimized GeoTIFF."""
+    """Whether the output is a Cloud Optimized GeoTIFF."""
     blocks: int = 0
-    """Of the output."""
-    blocks_found: int = 0
-    """Those that an earlier, interrupted run had finished."""
+    """Number of blocks of the output."""
+    blocks_resumed: int = 0
+    """Blocks that an earlier, interrupted run had finished."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall time by stage: total, read (waiting for), network, join, write (waiting for), verify."""
-    bytes: int = 0
+    file_bytes: int = 0
+    """Size of the output file."""
     checksum: str = ""
-    """Of the product's pixels."""
+    """Checksum of the pixels of the output."""
     consistency: ConsistencyReport | None = None
-    """None where none was asked for."""
+    """Consistency with the source; None if it was off."""
     quality: LayersReport | None = None
-    """Layers that were made beside it."""
+    """Quality layers written with the output."""
     warnings: tuple[str, ...] = ()
+    """Messages of warnings about the source."""
     version: str = field(default_factory=georsr_version)
 
     def to_json(self) -> str:
-        """Indented JSON."""
+        """Return indented JSON."""
         return json.dumps(asdict(self), indent=2)
 
 
@@ -128,7 +142,7 @@ def product_tags(
     options: str,
     sensor: SensorDescription | None = None,
 ) -> dict[str, str]:
-    """TIFF tags that say how a product was made; no times, so that runs repeat bit for bit."""
+    """Return the TIFF tags of an output; without times, so that runs repeat bit for bit."""
     tags = {
         "GEORSR_VERSION": georsr_version(),
         "GEORSR_MODEL": model,
@@ -145,11 +159,11 @@ def product_tags(
 
 @dataclass(frozen=True)
 class OutputTags:
-    """How a product says that it was made; whoever wrote its tags may have lied.
+    """What the tags of an output say; they may be forged.
 
     Attributes
     ----------
-    product : str
+    output : str
         Its path, for messages.
     model, model_sha256 : str
     options : str
@@ -162,7 +176,7 @@ class OutputTags:
     options: str
 
     def shipped_model(self) -> str:
-        """The model's name, if it ships with georsr.
+        """Return the model's name, if it ships with georsr.
 
         Raises
         ------
@@ -179,12 +193,12 @@ class OutputTags:
         )
 
     def config(self, **options: Any) -> SRConfig:
-        """The options that made the product's pixels, under the user's own.
+        """Return the options that computed the output, overridden by those of the user.
 
         Raises
         ------
         UsageError
-            The tag holds others, or values that no product is made with.
+            The tag holds others, or values that no output is made with.
         """
         from georsr.config import SRConfig
 
@@ -194,7 +208,7 @@ class OutputTags:
             raise UsageError(f"{self.product}: its tag GEORSR_OPTIONS: {error}") from error
 
     def check(self, sha256: str) -> None:
-        """Refuse a model that did not make the product.
+        """Refuse a model that did not compute the output.
 
         Raises
         ------
@@ -211,7 +225,7 @@ class OutputTags:
 
 
 def read_output_tags(product: str, tags: Mapping[str, str]) -> OutputTags:
-    """Read a product's own tags.
+    """Read the tags of an output.
 
     Raises
     ------

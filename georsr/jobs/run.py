@@ -73,7 +73,7 @@ class LocalExecutor:
         if self._predictor is None:
             self._predictor = TilePredictor.from_config(job.model, job.config, job.placement)
         pipeline = tile_pipeline(job, self._predictor, context)
-        with cpu_threads(job.config.jobs):
+        with cpu_threads(job.config.num_threads):
             write_missing_blocks(partial(pipeline.blocks, job.layout), output, context)
         return pipeline.stats
 
@@ -91,7 +91,7 @@ def tile_pipeline(
         context=context or RunContext(),
         area=job.area,
         kernel=job.kernel,
-        skip_constant_tiles=job.config.flat_tiles,
+        skip_constant_tiles=job.config.skip_constant_tiles,
     )
 
 
@@ -292,7 +292,7 @@ def with_smaller_tiles(job: SRJob, error: BaseException, tried: list[int]) -> SR
     """
     tried.append(job.plan.tile)
     smaller = ceil_to(job.plan.tile // 2, job.plan.multiple_of)
-    fixed = job.config.tile is not None
+    fixed = job.config.tile_size is not None
     if fixed or smaller < MIN_TILE or smaller == job.plan.tile:
         what = (
             str(error)
@@ -350,19 +350,19 @@ def run_report(
         dtype=layout.dtype,
         device=str(job.placement.device),
         precision=job.placement.precision,
-        tile=plan.tile,
+        tile_size=plan.tile,
         halo=plan.halo,
         overlap=plan.overlap,
-        batch=stats.batch,
+        batch_size=stats.batch,
         tiles=len(plan),
         tiles_skipped=stats.skipped,
         blocks=layout.blocks_count,
-        blocks_found=n_resumed,
-        stretch=job.stretch.to_json(),
-        options=job.config.tags_json(),
+        blocks_resumed=n_resumed,
+        stretch=job.stretch,
+        options=job.config.chosen(),
         cog=layout.cog_options is not None,
         seconds=context.timer.rounded(),
-        bytes=published.bytes,
+        file_bytes=published.bytes,
         checksum=published.checksum,
         consistency=consistency,
         warnings=job.reader.info.notes,
@@ -372,7 +372,7 @@ def run_report(
 BLOCK_SIZE = 128
 """Height and width, in source pixels, of what is compared at a time."""
 GRID_STEP = 4
-"""Most windows along each axis; they are spread over the product."""
+"""Most windows along each axis; they are spread over the output."""
 
 
 def consistency_report(job: SRJob, stats: RunStats) -> ConsistencyReport | None:
@@ -412,8 +412,8 @@ def consistency_report(job: SRJob, stats: RunStats) -> ConsistencyReport | None:
         kernel=str(job.kernel),
         network_mean=before.mean,
         network_max=before.largest,
-        product_mean=float(total.sum() / max(1, count.sum())),
-        product_max=float(largest.max()),
+        output_mean=float(total.sum() / max(1, count.sum())),
+        output_max=float(largest.max()),
         pixels=int(count.sum()),
         band_mean=tuple((total / np.maximum(1, count)).tolist()),
         band_max=tuple(largest.tolist()),
@@ -424,7 +424,7 @@ Inner = tuple[slice, slice, slice]
 
 
 def _pairs(job: SRJob, product: RasterReader) -> Iterator[tuple[Inner, PixelBlock, PixelBlock]]:
-    """Windows of the source, in product and source, and where the second lies in the first."""
+    """Yield the windows of the source to compare, with pixels of output and source."""
     assert job.kernel is not None, "without a kernel nothing is compared"
     plan, s = job.plan, job.plan.scale
     reach, whole = job.kernel.radius(s), Window(0, 0, plan.height, plan.width)
@@ -442,10 +442,10 @@ def _windows(height: int, width: int, reach: int, step: int) -> Iterator[Window]
 
 
 def _spread(length: int, reach: int, step: int) -> list[tuple[int, int]]:
-    """(begin, end) of windows along an axis, from end to end.
+    """Return (start, stop) of windows along an axis, from end to end.
 
     Those that leave something out are as large as they can be without a look, ``reach`` pixels
-    round them, into another block of the product than they have to: all of a block is decoded
+    round them, into another block of the output than they have to: all of a block is decoded
     for a single pixel of it.
 
     Parameters
