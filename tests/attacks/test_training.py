@@ -335,7 +335,7 @@ def test_a_new_run_replaces_nothing(name, stopped_run, tmp_path, monkeypatch, ca
     (tmp_path / "mine.yaml").write_text(stopped_run[0].to_yaml())
     (tmp_path / name).write_text("mine")
     assert invoke(["train", "mine.yaml", "--out", "."]) == 2
-    assert f"{name}: exists, and is not replaced" in capsys.readouterr().err
+    assert f"{name}: exists and is not replaced" in capsys.readouterr().err
     assert (tmp_path / name).read_text() == "mine"
     assert {p.name for p in tmp_path.iterdir()} == {"mine.yaml", name}
 
