@@ -67,7 +67,7 @@ def test_a_share_of_the_luma(images):
 
 def test_a_luma_of_four_bands_is_refused():
     loss = ImageLoss(LossSettings(psnr_share=1.0, luma=0.5))
-    with pytest.raises(UsageError, match="luma is of RGB images, these have 4 bands"):
+    with pytest.raises(UsageError, match="luma needs RGB images, these have 4 bands"):
         loss(torch.zeros(1, 4, 8, 8), torch.ones(1, 4, 8, 8), None, 0.0)
 
 
