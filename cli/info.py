@@ -85,15 +85,16 @@ def _show_model(model: str | None, scale: int | None, as_json: bool) -> None:
     with import_without_gc():
         from georsr.models.complexity import complexity
         from georsr.models.io import open_model
+        from georsr.tiling.grid import ceil_to
 
     opened = open_model(model, scale)
     spec = opened.spec
-    own, reference = (complexity(opened.network, spec.bands, size) for size in (spec.tile, 64))
+    sizes = (spec.tile, ceil_to(64, spec.multiple_of))
+    costs = {size: complexity(opened.network, spec.bands, size) for size in sizes}
     facts = {
         **asdict(spec),
-        "learned parameters": own.parameters,
-        f"GMAC per tile of {spec.tile}": round(own.gmacs, 3),
-        "GMAC per tile of 64": round(reference.gmacs, 3),
+        "learned parameters": costs[spec.tile].parameters,
+        **{f"GMAC per tile of {size}": round(cost.gmacs, 3) for size, cost in costs.items()},
         "sha256": opened.sha256,
     }
     _echo(facts, as_json)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from georsr.jobs.estimate import RunEstimate
-    from georsr.models.io import Model, open_model
+    from georsr.models.io import Model, create_model, open_model
     from georsr.models.spec import ModelSpec
     from georsr.progress import Progress
     from georsr.reports import LayersReport, RunReport
@@ -48,6 +48,7 @@ _HOMES = {
     "RunReport": "georsr.reports",
     "SRConfig": "georsr.config",
     "UsageError": "georsr.errors",
+    "create_model": "georsr.models.io",
     "open_model": "georsr.models.io",
     "plan_report": "georsr.api",
     "quality_layers": "georsr.api",
@@ -73,6 +74,7 @@ __all__ = [
     "SRConfig",
     "UsageError",
     "__version__",
+    "create_model",
     "open_model",
     "plan_report",
     "quality_layers",

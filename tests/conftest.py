@@ -153,8 +153,7 @@ def lite_file(lite_model, tmp_path):
 def _lite(scale):
     import torch
 
-    from georsr.models.io import Model
-    from georsr.models.registry import ARCHITECTURES
+    from georsr.models.io import Model, build
     from georsr.models.spec import ModelSpec
 
     torch.manual_seed(7)
@@ -162,13 +161,13 @@ def _lite(scale):
         name=f"tiny-x{scale}",
         architecture="segsr-lite",
         scale=scale,
-        parameters={"width": 8, "groups": 2, "blocks": 1, "tokens": 8, "tuning": 4},
+        parameters={"embed_dim": 8, "num_groups": 2, "depth": 1, "token_dim": 8, "film_dim": 4},
         tile=32,
         halo=4,
         overlap=4,
     )
-    network = ARCHITECTURES["segsr-lite"](spec)
+    network = build(spec)
     for parameter in network.parameters():
         if parameter.ndim > 1 and parameter.abs().max() == 0:
             torch.nn.init.normal_(parameter, std=0.1)
-    return Model(spec, network.eval().requires_grad_(False), "0" * 64, spec.name)
+    return Model(spec, network, "0" * 64, spec.name)

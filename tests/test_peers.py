@@ -264,9 +264,7 @@ def test_basicsr_twelve_bits_are_not_guessed_from_one_bright_pixel(texture):
 
 def test_segsr_prompts_are_parameters_that_are_saved():
     """The published network keeps them in a list: never trained, never saved."""
-    clip = {"tokens": 16}
-    network = segsr(2, groups=2, blocks=1, width=12, heads=2, backbone="plain", encoder="scene",
-                    clip=clip)  # fmt: skip
+    network = segsr(2, num_groups=2, depth=1, embed_dim=12, backbone="plain", encoder="scene")
     prompts = [name for name, _ in network.named_parameters() if "local_prompts" in name]
     assert prompts
     assert set(prompts) <= set(network.state_dict())

@@ -17,13 +17,13 @@ import csv
 from pathlib import Path
 
 from georsr.models.complexity import complexity
-from georsr.models.segsr.lite import SegSRLite
+from georsr.models.segsr.lite import segsr_lite
 from georsr.training.callbacks import HISTORY
 from georsr.training.recipe import Recipe
 from georsr.training.train import train
 
-GUIDED = {"tuning": 16}
-WAYS = {"guided": GUIDED, "plain": {"tokens": 0}, "wide": {"tokens": 0, "width": 53}}
+GUIDED = {"film_dim": 16}
+WAYS = {"guided": GUIDED, "plain": {"token_dim": 0}, "wide": {"token_dim": 0, "embed_dim": 53}}
 SCALE = 4
 
 
@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/guidance"))
     arguments = parser.parse_args()
     for way in arguments.ways:
-        size = complexity(SegSRLite(SCALE, **WAYS[way]), 3, 64)
+        size = complexity(segsr_lite(SCALE, **WAYS[way]), 3, 64)
         print(f"{way}: {size.parameters:,} parameters, {size.gmacs:.3f} GMAC per 64 x 64 tile")
     for seed in arguments.seeds:
         found = {}

@@ -31,19 +31,16 @@ from georsr.device import PRECISIONS, DeviceConfig, select_device
 from georsr.evaluation.metrics import psnr
 from georsr.inference.predictor import TilePredictor, choose_batch
 from georsr.models.complexity import complexity
-from georsr.models.io import Model, open_model
+from georsr.models.io import Model, create_model, open_model
 from georsr.models.onnx.convert import INPUT
 from georsr.models.onnx.export import export_model
-from georsr.models.segsr.segsr import segsr
-from georsr.models.spec import ModelSpec
 from georsr.window import FloatArray
 
 
 def published_size() -> Model:
     """SeG-SR as published, with random weights: speed does not depend on them."""
     torch.manual_seed(0)
-    spec = ModelSpec("segsr-x4", "segsr", 4, tile=64, multiple_of=16)
-    return Model(spec, segsr(4, published=True).eval().requires_grad_(False), "0" * 64, "random")
+    return create_model("segsr-published", 4, name="segsr-x4")
 
 
 def seconds(inference: TilePredictor, tiles: list[FloatArray], batches: int) -> float:

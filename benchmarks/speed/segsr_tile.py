@@ -28,8 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from georsr.models.complexity import complexity
-from georsr.models.io import open_model
-from georsr.models.segsr.segsr import segsr
+from georsr.models.io import create_model, open_model
 
 
 def stand_in(name: str, **members: object) -> None:
@@ -126,7 +125,7 @@ def seconds(network: nn.Module, x: Tensor) -> tuple[float, float]:
 
 def alone(scale: int, rounds: int) -> None:
     """Time and memory of ours without company."""
-    network = segsr(scale, published=True).eval().requires_grad_(False)
+    network = create_model("segsr-published", scale).network
     tile = torch.rand(1, 3, 64, 64)
     network(tile)
     times = [seconds(network, tile)[0] for _ in range(rounds)]

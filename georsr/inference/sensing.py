@@ -1,4 +1,4 @@
-"""Sensing: how a scene was recorded, estimated before its first tile and told the network."""
+"""Estimate how a scene was recorded (sensor description), for networks that take it as input."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from georsr.errors import UsageError
 from georsr.inference.kernel_estimation import spread_windows
 from georsr.models.io import Model
 from georsr.models.multiband import MultiBand
-from georsr.models.segsr.lite import SegSRLite
+from georsr.models.segsr.segsr import SegSR
 from georsr.models.segsr.sensor import combined
 from georsr.radiometry.normalization import Normalization
 from georsr.radiometry.sensor import SensorDescription, parse_sensor
@@ -28,20 +28,20 @@ deviations the noise is raised. Scenes differ from all that an estimator has see
 for blurred, or texture for detail, does harm: at x4 this is worth 0.04 dB on
 degradations unlike those in training, real pairs are as good, and a fifth to a third less of the
 noise passes on flat ground."""
-LEAST = 16
+MIN_SIZE = 16
 """Height and width below which a probe tells nothing."""
 
 
-def listener(network: nn.Module) -> SegSRLite | None:
-    """The part of a network that is told how a scene was recorded; None: it is not told."""
+def listener(network: nn.Module) -> SegSR | None:
+    """Return the part of a network that takes a sensor description; None if it takes none."""
     inner = network.network if isinstance(network, MultiBand) else network
-    return inner if isinstance(inner, SegSRLite) and inner.senses else None
+    return inner if isinstance(inner, SegSR) and inner.uses_sensor else None
 
 
 def estimate_sensor(
     patches: Sequence[PixelBlock], stretch: Normalization, model: Model
 ) -> tuple[float, ...] | None:
-    """The normalised sensor description of a scene, with caution.
+    """Estimate the normalised sensor description of a scene, conservatively.
 
     Parameters
     ----------
@@ -59,21 +59,23 @@ def estimate_sensor(
         All zeros where nothing can be estimated; None for a model that need not be told.
     """
     network = listener(model.network)
-    if network is None:
+    if network is None or network.sensor_estimator is None:
         return None
     guide = list(model.network.guide) if isinstance(model.network, MultiBand) else slice(None)
     means, variances = [], []
     with cpu_threads(1), torch.inference_mode():
         for patch in patches:
-            whole = bool(patch.valid[guide].all()) and min(patch.values.shape[1:]) >= LEAST
+            whole = bool(patch.valid[guide].all()) and min(patch.values.shape[1:]) >= MIN_SIZE
             if not whole:
                 continue
             seen, _ = stretch.clip_with_remainder(stretch.forward(patch.values)[guide])
-            mean, variance = network.estimator(torch.from_numpy(np.ascontiguousarray(seen))[None])
+            mean, variance = network.sensor_estimator(
+                torch.from_numpy(np.ascontiguousarray(seen))[None]
+            )
             means.append(mean)
             variances.append(variance)
     if not means:
-        return (0.0,) * network.told.shape[1]
+        return (0.0,) * network.sensor.shape[1]
     both = combined(torch.cat(means), torch.cat(variances))
     both = both * both.new_tensor([TRUST, TRUST, 1, 1]) + both.new_tensor([0, 0, CAUTION, 0])
     # few digits, so that a description that is written down and given again is the same
@@ -81,12 +83,12 @@ def estimate_sensor(
 
 
 def told(model: Model, sensor: Sequence[float] | None) -> Model:
-    """The model, told how a scene was recorded; weights are shared. None: the model as it is."""
+    """Return the model with a sensor description set; weights are shared."""
     network = listener(model.network)
     if network is None or sensor is None:
         return model
     twin = copy.copy(network)
-    twin._buffers = {**network._buffers, "told": network.told.new_tensor([list(sensor)])}
+    twin._buffers = {**network._buffers, "sensor": network.sensor.new_tensor([list(sensor)])}
     if isinstance(model.network, MultiBand):
         outer = copy.copy(model.network)
         outer._modules = {**model.network._modules, "network": twin}
@@ -95,15 +97,15 @@ def told(model: Model, sensor: Sequence[float] | None) -> Model:
 
 
 def sensor_of(model: Model) -> tuple[float, ...] | None:
-    """What a model was told, normalised; None for one that is not told."""
+    """Return the normalised sensor description of a model; None if it has none."""
     network = listener(model.network)
-    return None if network is None else tuple(round(x, 3) for x in network.told[0].tolist())
+    return None if network is None else tuple(round(x, 3) for x in network.sensor[0].tolist())
 
 
 def scene_sensor(
     patches: Sequence[PixelBlock], stretch: Normalization, model: Model, config: SRConfig
 ) -> tuple[float, ...] | None:
-    """What a model is told of a scene: what is estimated, and instead what the options say.
+    """Return the sensor description of a scene: as estimated, unless the options give it.
 
     Raises
     ------
@@ -130,7 +132,7 @@ def told_of_scene(
     model: Model,
     config: SRConfig,
 ) -> Model:
-    """The model, told what is known of a scene; see `scene_sensor`.
+    """Return the model with the sensor description of a scene; see `scene_sensor`.
 
     Parameters
     ----------
@@ -146,6 +148,6 @@ def told_of_scene(
 
 
 def description_of(model: Model) -> SensorDescription | None:
-    """What a model was told; None for one that is not told."""
+    """Return the sensor description of a model; None if it has none."""
     sensor = sensor_of(model)
     return None if sensor is None else SensorDescription.from_normalized(sensor)

@@ -1,8 +1,8 @@
-"""Bicubic enlargement: the honest baseline, and the skip connection of segsr-lite.
+"""Interpolation: bicubic (the baseline, and the skip connection of segsr-lite), bilinear, nearest.
 
-Kernel: Keys' cubic convolution with a = -0.75, as in torch and OpenCV: on UC Merced it measures
+Bicubic is Keys' cubic convolution with a = -0.75, as in torch and OpenCV: on UC Merced it measures
 0.15 dB (x4) to 0.34 dB (x2) better than the a = -0.5 of GDAL and Pillow, so it is the harder
-baseline. Pixel grids share their outer corners.
+baseline. The outer corners of the pixel grids coincide.
 """
 
 from __future__ import annotations
@@ -11,33 +11,36 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from georsr.models.registry import register_architecture
+
 
 def cubic(x: Tensor, a: float = -0.75) -> Tensor:
-    """Keys' kernel (IEEE TASSP 29(6), 1981, eq. 8 and 15) at distances ``x``, any shape."""
+    """Return Keys' kernel (IEEE TASSP 29(6), 1981, eq. 8 and 15) at distances ``x``, any shape."""
     x = x.abs()
-    inner = (a + 2) * x**3 - (a + 3) * x**2 + 1
-    outer = a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a
-    return torch.where(x <= 1, inner, torch.where(x < 2, outer, torch.zeros_like(x)))
+    near = (a + 2) * x**3 - (a + 3) * x**2 + 1
+    far = a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a
+    return torch.where(x <= 1, near, torch.where(x < 2, far, torch.zeros_like(x)))
 
 
 def phase_kernels(scale: int) -> Tensor:
-    """Weights of the five nearest pixels for each of ``scale`` sub-pixel positions: (s, 5)."""
+    """Return the weights of the five nearest pixels at ``scale`` sub-pixel positions, (s, 5)."""
     phase = (torch.arange(scale, dtype=torch.float64) + 0.5) / scale - 0.5
     taps = torch.arange(-2, 3, dtype=torch.float64)
     weights = cubic(phase[:, None] - taps[None, :])
     return (weights / weights.sum(1, keepdim=True)).float()
 
 
+@register_architecture("bicubic")
 class Bicubic(nn.Module):
-    """Enlarge any number of bands by an integer factor, each band alike.
+    """Bicubic enlargement of any number of bands by an integer factor.
 
-    As one small convolution that makes the s * s sub-pixels of every pixel: (N, C, h, w) ->
-    (N, C, s * h, s * w). The edge is continued by its own pixels.
+    One small convolution computes the s * s sub-pixels of every pixel: (N, C, h, w) ->
+    (N, C, s * h, s * w). Edge pixels are repeated beyond the edge.
     """
 
     kernels: Tensor
 
-    def __init__(self, scale: int) -> None:
+    def __init__(self, scale: int, bands: int = 0) -> None:
         super().__init__()
         self.scale = scale
         taps = phase_kernels(scale)
@@ -55,13 +58,36 @@ class Bicubic(nn.Module):
         return F.pixel_shuffle(self.subpixels(x), self.scale)
 
 
+@register_architecture("nearest")
 class Nearest(nn.Module):
-    """Repeat every pixel ``scale`` times: the identity of super-resolution, used in checks."""
+    """Nearest neighbour: every pixel is repeated ``scale`` times along each axis."""
 
-    def __init__(self, scale: int) -> None:
+    def __init__(self, scale: int, bands: int = 0) -> None:
         super().__init__()
         self.scale = scale
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, h, w) -> (N, C, s * h, s * w)."""
         return x.repeat_interleave(self.scale, 2).repeat_interleave(self.scale, 3)
+
+
+def upsample_bilinear(image: Tensor, scale: int) -> Tensor:
+    """Interpolate bilinearly: (..., h, w) -> (..., s * h, s * w), edges continued.
+
+    The outer corners of the grids coincide. It is computed element by element, so that the result
+    depends neither on vector width nor on the number of threads.
+    """
+    return _upsample_axis(_upsample_axis(image, scale, -2), scale, -1)
+
+
+def _upsample_axis(image: Tensor, scale: int, axis: int) -> Tensor:
+    length = image.shape[axis]
+    indexes = torch.arange(length, device=image.device)
+    before = image.index_select(axis, (indexes - 1).clamp_min(0))
+    after = image.index_select(axis, (indexes + 1).clamp_max(length - 1))
+    phases = []
+    for phase in range(scale):
+        offset = (phase + 0.5) / scale - 0.5
+        neighbour = before if offset < 0 else after
+        phases.append(image + (neighbour - image) * abs(offset))
+    return torch.stack(phases, axis).flatten(axis - 1, axis)

@@ -1,17 +1,22 @@
-"""Loading: from a name or a file to a network in evaluation mode, and back to a file.
+"""Open models by name, file or address, create new ones, and save them.
 
-Models on the Hugging Face hub: ``hf://OWNER/REPO[@REVISION][/FILE][#sha256=HEX]``.
+An address of the Hugging Face hub is ``hf://OWNER/REPO[@REVISION][/FILE][#sha256=HEX]``.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import inspect
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -19,16 +24,22 @@ from torch import Tensor, nn
 
 from georsr._files import atomic_write, sha256
 from georsr.errors import ModelError, UsageError
+from georsr.models.old_names import upgrade_state_dict
+from georsr.models.optimize import optimize_for_inference
 from georsr.models.registry import (
-    ARCHITECTURES,
     COMPUTED,
     NAME,
+    architectures,
     bundled_weights,
     list_models,
     read_spec,
     resolve_name,
 )
+from georsr.models.segsr.segsr import SegSR
 from georsr.models.spec import METADATA_KEY, ModelSpec
+from georsr.tiling.grid import ceil_to
+from georsr.tiling.stitch import pad_to
+from georsr.window import FloatArray
 
 log = logging.getLogger(__name__)
 
@@ -42,27 +53,27 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 @dataclass(frozen=True)
 class HubFile:
-    """Where a model lies on the hub."""
+    """Address of a model on the hub."""
 
     repository: str
     """``OWNER/REPO``."""
     revision: str
-    """Branch, tag or commit; a branch may change under your feet."""
+    """Branch, tag or commit; a branch may change at any time."""
     file: str | None
     """Path inside the repository; None: its only .safetensors file."""
     sha256: str | None
-    """What the file's bytes have to be."""
+    """Expected SHA-256 of the file; None accepts any."""
 
     @classmethod
     def parse(cls, text: str) -> HubFile:
-        """Read ``hf://...``; raises UsageError."""
-        found = _ADDRESS.fullmatch(text)
-        if found is None:
+        """Parse ``hf://...``; raises `UsageError`."""
+        match = _ADDRESS.fullmatch(text)
+        if match is None:
             raise UsageError(
-                f"model {text}: expected hf://OWNER/REPO, with @REVISION, /FILE and #sha256=HEX "
-                "as you like"
+                f"model {text}: not a hub address; expected hf://OWNER/REPO, optionally followed "
+                "by @REVISION, /FILE and #sha256=HEX"
             )
-        return cls(found["repository"], found["revision"] or "main", found["file"], found["sha256"])
+        return cls(match["repository"], match["revision"] or "main", match["file"], match["sha256"])
 
     def __str__(self) -> str:
         file = f"/{self.file}" if self.file else ""
@@ -70,27 +81,28 @@ class HubFile:
 
 
 def download(text: str, endpoint: str | None = None) -> Path:
-    """The file that an address names, from the hub or from its cache on this machine.
+    """Download a model from the hub, or take it from the hub's cache on this machine.
 
     Parameters
     ----------
     text
         ``hf://OWNER/REPO[@REVISION][/FILE][#sha256=HEX]``.
     endpoint
-        Address of the hub; None takes the public one, or that of ``HF_ENDPOINT``.
+        URL of the hub; None takes the public one, or that of ``HF_ENDPOINT``.
 
     Raises
     ------
     UsageError
-        Not such an address.
+        The address is malformed.
     ModelError
-        No such repository, revision or file; several files and none named; the hub cannot be
-        reached and the cache does not have it; or the bytes are not those that were asked for.
+        The repository, revision or file does not exist; the repository has several weights files
+        and the address names none; the hub cannot be reached and the file is not in the cache; or
+        the file has another SHA-256.
     """
     from huggingface_hub import hf_hub_download
 
     address = HubFile.parse(text)
-    # its client tells of every attempt; georsr says in one line what came of them
+    # the client logs every attempt; georsr reports the outcome in one line
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
         file = address.file or _single_weights_file(address, endpoint)
@@ -106,8 +118,8 @@ def download(text: str, endpoint: str | None = None) -> Path:
 
 
 def _single_weights_file(address: HubFile, endpoint: str | None) -> str:
-    """The one weights file of a repository."""
-    files = _listing(address, endpoint)
+    """Return the only weights file of a repository."""
+    files = _list_files(address, endpoint)
     weights = [name for name in files if name.endswith(".safetensors")]
     if len(weights) != 1:
         raise ModelError(
@@ -117,22 +129,22 @@ def _single_weights_file(address: HubFile, endpoint: str | None) -> str:
     return weights[0]
 
 
-def _listing(address: HubFile, endpoint: str | None) -> list[str]:
-    """Names of the files of a repository: the hub's, or those in the cache."""
+def _list_files(address: HubFile, endpoint: str | None) -> list[str]:
+    """Return the names of a repository's files: those on the hub, or else those in the cache."""
     from huggingface_hub import HfApi
 
     try:
         api = HfApi(endpoint=endpoint)
         return list(api.list_repo_files(address.repository, revision=address.revision))
     except Exception as error:
-        cached = None if _status_code(error) else _cached(address)
+        cached = None if _status_code(error) else _list_cached_files(address)
         if cached is None:
             raise
         return cached
 
 
-def _cached(address: HubFile) -> list[str] | None:
-    """Names of the files of a repository that this machine has; None: it has none of them."""
+def _list_cached_files(address: HubFile) -> list[str] | None:
+    """Return the names of a repository's files in the cache; None if there are none."""
     from huggingface_hub import scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
@@ -149,7 +161,7 @@ def _cached(address: HubFile) -> list[str] | None:
 
 
 def _status_code(error: BaseException) -> int | None:
-    """The status code with which the hub answered, None if it did not."""
+    """Return the HTTP status of the hub's answer; None if there was none."""
     status = getattr(getattr(error, "response", None), "status_code", None)
     return None if status is None else int(status)
 
@@ -158,29 +170,29 @@ def _error_message(address: HubFile, error: Exception) -> str:
     if status := _status_code(error):
         return (
             f"{address}: the hub answers {status} ({type(error).__name__}); check owner, name, "
-            "revision and file, and log in ('hf auth login') if it is not public"
+            "revision and file, and log in with 'hf auth login' if it is not public"
         )
     return (
         f"{address}: not in the cache of this machine, and the hub cannot be reached "
-        f"({type(error).__name__}); fetch it where there is a network (hf download "
-        f"{address.repository} --revision {address.revision}), or give the file itself"
+        f"({type(error).__name__}); download it on a machine with network access (hf download "
+        f"{address.repository} --revision {address.revision}), or pass the path of the file"
     )
 
 
 def _check(address: HubFile, path: Path) -> None:
-    """Compare the bytes with what was asked for, and say how to ask for the very same again."""
+    """Check the SHA-256 of a file, and log the address that names exactly this file."""
     digest = sha256(path)
     if address.sha256 not in (None, digest):
         raise ModelError(
             f"{address}: its sha256 is {digest}, expected {address.sha256}; the file on the hub "
-            "was changed, or the address is wrong"
+            "has changed, or the address is wrong"
         )
     # the cache keeps files as .../snapshots/COMMIT/FILE
-    _, found, place = path.as_posix().rpartition("/snapshots/")
-    if found and address.sha256 is None and not _COMMIT.fullmatch(address.revision):
-        commit, _, name = place.partition("/")
+    _, separator, tail = path.as_posix().rpartition("/snapshots/")
+    if separator and address.sha256 is None and not _COMMIT.fullmatch(address.revision):
+        commit, _, name = tail.partition("/")
         log.warning(
-            "%s may change; this very file is %s#sha256=%s",
+            "%s may change; exactly this file is %s#sha256=%s",
             address,
             HubFile(address.repository, commit, name, None),
             digest,
@@ -189,17 +201,74 @@ def _check(address: HubFile, path: Path) -> None:
 
 @dataclass(frozen=True)
 class Model:
-    """A network ready to run, with its contract and where it came from."""
+    """A network ready to run, with its specification.
+
+    Called with an array, it enlarges images in memory; `georsr.super_resolve` and
+    `georsr.super_resolve_array` cut rasters of any size into tiles and convert their values.
+    """
 
     spec: ModelSpec
     network: nn.Module
-    """In evaluation mode, float32, on the CPU, parameters without gradient."""
+    """In evaluation mode, float32, parameters without gradient."""
     sha256: str
-    """Of the weights file; of the spec for models without weights."""
+    """Of the weights file; of the specification for models without weights."""
     source: str
-    """Name or path it was opened by."""
+    """Name or path by which it was opened."""
     file: str | None = field(default=None, compare=False)
     """Path of its weights file; None for models without weights."""
+
+    def __call__(self, image: FloatArray) -> FloatArray:
+        """Enlarge an image or a batch of images of one size, each as one tile.
+
+        Parameters
+        ----------
+        image
+            (bands, h, w) or (N, bands, h, w), floating-point, in ``spec.value_range`` (0..1).
+
+        Returns
+        -------
+        ndarray
+            (..., bands, s * h, s * w) float32 on the same scale, not clipped.
+
+        Raises
+        ------
+        UsageError
+            The array has another number of axes or bands, or integer values.
+        """
+        pixels = np.asarray(image)
+        bands = self.spec.bands
+        if pixels.ndim not in (3, 4) or (bands and pixels.shape[-3] != bands):
+            raise UsageError(
+                f"model {self.spec.name}: got an array of shape {pixels.shape}, expected "
+                f"({bands or 'bands'}, h, w) or (N, {bands or 'bands'}, h, w)"
+            )
+        if not np.issubdtype(pixels.dtype, np.floating):
+            raise UsageError(
+                f"model {self.spec.name}: got values of type {pixels.dtype}, expected floats in "
+                f"{self.spec.value_range}; georsr.super_resolve_array takes integers"
+            )
+        height, width = pixels.shape[-2:]
+        batch = pixels.astype(np.float32).reshape(-1, *pixels.shape[-3:])
+        padded = pad_to(batch, *(ceil_to(n, self.spec.multiple_of) for n in (height, width)))
+        # channels_last is the fast layout of convolutions
+        x = torch.from_numpy(padded).to(self.device, memory_format=torch.channels_last)
+        with torch.inference_mode():
+            enlarged = self.network(x).float().cpu().numpy()
+        scale = self.spec.scale
+        enlarged = enlarged[..., : scale * height, : scale * width]
+        return enlarged.reshape(*pixels.shape[:-2], *enlarged.shape[-2:])
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the network's parameters; the CPU for a network without any."""
+        tensors = chain(self.network.parameters(), self.network.buffers())
+        return next((tensor.device for tensor in tensors), torch.device("cpu"))
+
+    def to(self, device: str | torch.device) -> Model:
+        """Return the model on a device: itself if it is there, otherwise a copy."""
+        if torch.device(device) == self.device:
+            return self
+        return replace(self, network=copy.deepcopy(self.network).to(device))
 
 
 def open_model(name: str | None = None, scale: int | None = None) -> Model:
@@ -208,19 +277,19 @@ def open_model(name: str | None = None, scale: int | None = None) -> Model:
     Parameters
     ----------
     name
-        Built-in name (``georsr models list``; the ``-x4`` may be left to ``scale``), a
-        ``.safetensors`` file or a folder holding one, a published SeG-SR ``.pth``, a ``.pth`` of
-        another network that spandrel knows, an ``.onnx`` file that ``georsr export`` made, or
+        Built-in name (``georsr models list``; ``-x4`` may be left to ``scale``), a
+        ``.safetensors`` file or a folder with one, a published SeG-SR ``.pth``, a ``.pth`` of
+        another network that spandrel knows, an ``.onnx`` file written by ``georsr export``, or
         ``hf://OWNER/REPO[@REVISION][/FILE][#sha256=...]``.
     scale
-        Wanted factor; None takes the model's own (4 where a name leaves it open).
+        Required factor; None takes the model's own (4 where a name leaves it open).
 
     Raises
     ------
     UsageError
-        No such model, or its scale is not the wanted one.
+        The model does not exist, or has another scale.
     ModelError
-        The file is damaged or does not fit its own contract.
+        The file is damaged or does not fit its own specification.
     """
     complete = resolve_name(name, scale)
     if complete in COMPUTED:
@@ -228,7 +297,7 @@ def open_model(name: str | None = None, scale: int | None = None) -> Model:
         digest = hashlib.sha256(spec.to_json().encode()).hexdigest()
         return Model(spec, build(spec), digest, complete)
     path = bundled_weights().get(complete) or _file_of(complete)
-    with torch.random.fork_rng(devices=[]):  # networks draw weights before theirs are loaded
+    with torch.random.fork_rng(devices=[]):  # building a network draws random weights
         model = _OPENERS.get(path.suffix.lower(), _open_safetensors)(path)
     source = complete if complete.startswith(SCHEME) else model.source
     model = replace(model, source=source, file=str(path))
@@ -240,7 +309,7 @@ def open_model(name: str | None = None, scale: int | None = None) -> Model:
 
 
 def _file_of(name: str) -> Path:
-    """The weights file a path names."""
+    """Return the weights file of a path or hub address."""
     path = download(name) if name.startswith(SCHEME) else Path(name)
     if path.is_dir():
         files = sorted(path.glob("*.safetensors"))
@@ -255,28 +324,131 @@ def _file_of(name: str) -> Path:
     raise UsageError(f"model file {name} does not exist; built-in models: {known}")
 
 
-def build(spec: ModelSpec) -> nn.Module:
-    """Build the untrained network a spec describes, in evaluation mode."""
-    if spec.architecture not in ARCHITECTURES:
-        raise ModelError(
-            f"model {spec.name}: unknown architecture {spec.architecture!r}; "
-            f"this georsr knows {', '.join(ARCHITECTURES)}"
-        )
-    try:
-        network = ARCHITECTURES[spec.architecture](spec)
-    except TypeError as error:
-        raise ModelError(f"model {spec.name}: bad parameters ({error})") from error
-    return network.eval().requires_grad_(False)
+def create_model(
+    architecture: str = "segsr",
+    scale: int = 4,
+    *,
+    bands: int = 3,
+    name: str = "",
+    **parameters: Any,
+) -> Model:
+    """Create a model with random weights, for training elsewhere, for tests and benchmarks.
 
-
-def load_weights(network: nn.Module, weights: dict[str, Tensor], where: str) -> None:
-    """Load weights, all of them and nothing else.
+    Parameters
+    ----------
+    architecture
+        ``segsr``, ``segsr-lite`` or another registered architecture.
+    scale
+        Output pixels per input pixel along each axis.
+    bands
+        Bands in and out.
+    name
+        Name of the model; empty for ``ARCHITECTURE-xSCALE``.
+    **parameters
+        Arguments of the architecture, such as ``encoder`` and ``backbone`` of ``segsr``.
 
     Raises
     ------
     ModelError
-        Names or shapes differ; the message names the first five and counts them.
+        The architecture or one of its parts is unknown, or the parameters do not fit.
+
+    Examples
+    --------
+    >>> model = georsr.create_model("segsr", scale=2, encoder="scene", backbone="plain")
     """
+    name = name or f"{architecture}-x{scale}"
+    network = build(ModelSpec(name, architecture, scale, parameters, bands=bands))
+    spec = make_spec(name, architecture, scale, network, {"bands": bands, **parameters})
+    return Model(spec, network, hashlib.sha256(spec.to_json().encode()).hexdigest(), name)
+
+
+def make_spec(
+    name: str, architecture: str, scale: int, network: nn.Module, parameters: Mapping[str, Any]
+) -> ModelSpec:
+    """Return the specification that rebuilds a network.
+
+    Parameters are written out with their defaults, so that a later change of a default does not
+    break weights files.
+
+    Parameters
+    ----------
+    name, architecture, scale
+        Fields of the specification.
+    network
+        The network; its backbone says how rasters are cut into tiles.
+    parameters
+        Arguments of the architecture's builder, among them ``bands``.
+    """
+    signature = inspect.signature(architectures()[architecture]).parameters
+    complete = {
+        key: parameter.default
+        for key, parameter in signature.items()
+        if parameter.default is not parameter.empty
+    }
+    complete |= parameters
+    bands = int(complete.pop("bands", 3))
+    complete.pop("fused", None)
+    spec = ModelSpec(
+        name=name,
+        architecture=architecture,
+        scale=scale,
+        parameters=complete,
+        bands=bands,
+        band_names=("red", "green", "blue") if bands == 3 else (),
+    )
+    if not isinstance(network, SegSR):
+        return spec
+    backbone = network.backbone
+    return replace(
+        spec,
+        multiple_of=network.multiple_of,
+        tile=ceil_to(backbone.tile, network.multiple_of),
+        halo=backbone.halo,
+        overlap=backbone.overlap,
+    )
+
+
+def build(spec: ModelSpec) -> nn.Module:
+    """Build the untrained network of a specification, optimized and in evaluation mode.
+
+    Raises
+    ------
+    ModelError
+        The architecture is unknown, or the parameters do not fit.
+    """
+    known = architectures()
+    if spec.architecture not in known:
+        raise ModelError(
+            f"model {spec.name}: unknown architecture {spec.architecture!r}; "
+            f"expected one of {', '.join(known)}"
+        )
+    try:
+        network = known[spec.architecture](spec.scale, spec.bands, **spec.parameters)
+    except TypeError as error:
+        raise ModelError(f"model {spec.name}: bad parameters ({error})") from error
+    except ModelError as error:
+        raise ModelError(f"model {spec.name}: {error}") from error
+    return optimize_for_inference(network.eval().requires_grad_(False))
+
+
+def load_weights(network: nn.Module, weights: dict[str, Tensor], where: str) -> None:
+    """Load a complete state dict, of the present or an older version.
+
+    Parameters
+    ----------
+    network
+        Network whose weights are replaced.
+    weights
+        Its state dict.
+    where
+        Name of the source, for errors.
+
+    Raises
+    ------
+    ModelError
+        Keys or shapes differ; the message counts them and names the first five.
+    """
+    weights = upgrade_state_dict(weights)
     expected = network.state_dict()
     missing = [f"missing {k}" for k in expected if k not in weights]
     extra = [f"unexpected {k}" for k in weights if k not in expected]
@@ -302,7 +474,7 @@ def _open_safetensors(path: Path) -> Model:
 
 
 def _open_checkpoint(path: Path) -> Model:
-    """A published SeG-SR, or what spandrel recognises."""
+    """Open a published SeG-SR, or a checkpoint that spandrel recognises."""
     from georsr.models.checkpoint import read_checkpoint
     from georsr.models.segsr.pretrained import is_published, read_published
 
@@ -330,7 +502,7 @@ _OPENERS: dict[str, Callable[[Path], Model]] = {
     ".pt": _open_checkpoint,
     ".onnx": _open_exported,
 }
-"""Suffix -> what opens such files."""
+"""Suffix -> function that opens such files."""
 
 
 def save_model(
@@ -343,16 +515,16 @@ def save_model(
     path
         Target; replaced if it exists.
     spec
-        Stored in the metadata.
+        Specification, stored in the metadata.
     network
-        Its ``state_dict`` is stored; floating-point tensors as ``dtype``.
+        Network whose ``state_dict`` is stored.
     dtype
-        float16 halves the file and costs less than 0.001 dB.
+        Type of the stored floating-point tensors; float16 costs less than 0.001 dB.
     """
     tensors = {
         k: (v.to(dtype) if v.is_floating_point() else v).cpu().contiguous()
         for k, v in network.state_dict().items()
     }
-    with atomic_write(path) as fresh:
-        save_file(tensors, fresh, metadata={METADATA_KEY: spec.to_json()})
-        fresh.chmod(0o644)  # safetensors makes files that only their owner may read
+    with atomic_write(path) as temporary:
+        save_file(tensors, temporary, metadata={METADATA_KEY: spec.to_json()})
+        temporary.chmod(0o644)  # safetensors creates files that only their owner may read

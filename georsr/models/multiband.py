@@ -6,8 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from georsr.models.interpolation import Bicubic
-from georsr.models.layers import enlarge_linear
+from georsr.models.interpolation import Bicubic, upsample_bilinear
 from georsr.models.spec import ModelSpec
 
 MODES = ("inject", "each", "bicubic")
@@ -67,7 +66,7 @@ class MultiBand(nn.Module):
             plain = torch.stack([bands[i] for i in self.guide], 1)
             detail = (sharp - plain).mean(1)
             intensity = seen.float().mean(1, keepdim=True)
-            gains = enlarge_linear(
+            gains = upsample_bilinear(
                 injection_gain(x[:, others].float(), intensity), self.enlarge.scale
             )
             for i, gain in zip(others, gains.unbind(1), strict=True):

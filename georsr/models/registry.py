@@ -1,56 +1,121 @@
-"""Zoo: every architecture and every built-in model, in one visible table."""
+"""Registry of architectures, encoders and backbones, and the names of the built-in models.
+
+A module that is imported adds its classes with the decorators `register_architecture`,
+`register_encoder` and `register_backbone`. The look-up functions import the built-in modules first,
+and those that installed packages declare in the entry-point group ``georsr.models``.
+"""
 
 from __future__ import annotations
 
+import logging
+import pkgutil
 import re
 from collections.abc import Callable
-from importlib import resources
+from functools import cache
+from importlib import import_module, resources
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from georsr.errors import ModelError, UsageError
+from georsr.models.old_names import upgrade_spec
 from georsr.models.spec import METADATA_KEY, ModelSpec
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from georsr.models.segsr.backbone import Backbone
+
+log = logging.getLogger(__name__)
+
 NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 DEFAULT = "segsr-lite-x{scale}-sensor"
-"""What ``georsr sr`` uses when no model is named: users bring what sensors recorded, and networks
-that only know bicubic pairs hardly sharpen that."""
+"""Model of ``georsr sr`` without ``--model``. It was trained on images as sensors record them;
+networks trained on bicubic pairs hardly sharpen those."""
+ENTRY_POINTS = "georsr.models"
+"""Entry-point group: every entry names a module that registers its classes when imported."""
+
+T = TypeVar("T")
+_architectures: dict[str, Callable[..., nn.Module]] = {}
+_encoders: dict[str, type[nn.Module]] = {}
+_backbones: dict[str, type[Backbone]] = {}
 
 
-def _bicubic(spec: ModelSpec) -> nn.Module:
-    from georsr.models.interpolation import Bicubic
+def register_architecture(name: str) -> Callable[[T], T]:
+    """Register a function or class that builds an untrained network.
 
-    return Bicubic(spec.scale)
-
-
-def _nearest(spec: ModelSpec) -> nn.Module:
-    from georsr.models.interpolation import Nearest
-
-    return Nearest(spec.scale)
+    It is called as ``build(scale, bands, **parameters)`` with the parameters of a `ModelSpec`.
+    """
+    return _adder(_architectures, name, "architecture")
 
 
-def _segsr_lite(spec: ModelSpec) -> nn.Module:
-    from georsr.models.segsr.lite import SegSRLite
+def register_encoder(name: str) -> Callable[[T], T]:
+    """Register a semantic encoder (SFEM) for `georsr.models.segsr.segsr.segsr`.
 
-    return SegSRLite(spec.scale, bands=spec.bands, **spec.parameters)
-
-
-def _segsr(spec: ModelSpec) -> nn.Module:
-    from georsr.models.segsr.segsr import build
-
-    return build(spec)
+    It is built as ``Encoder(scale, bands, **encoder_options)``, has an attribute ``token_dim`` (E),
+    and maps (N, bands, h, w) in 0..1 to tokens (N, E, hc, wc) and a scene vector (N, E), both
+    L2-normalised over E. A class attribute ``multiple_of`` (LR pixels) constrains tile sizes.
+    """
+    return _adder(_encoders, name, "encoder")
 
 
-ARCHITECTURES: dict[str, Callable[[ModelSpec], nn.Module]] = {
-    "bicubic": _bicubic,
-    "nearest": _nearest,
-    "segsr-lite": _segsr_lite,
-    "segsr": _segsr,
-}
-"""Architecture name -> builder of an untrained network."""
+def register_backbone(name: str) -> Callable[[T], T]:
+    """Register a subclass of `georsr.models.segsr.backbone.Backbone`.
+
+    It is built as ``Backbone(bands, embed_dim, num_groups, depth, **backbone_options)``. Its class
+    attributes ``multiple_of``, ``tile``, ``halo`` and ``overlap`` say how a raster is cut for it.
+    """
+    return _adder(_backbones, name, "backbone")
+
+
+def _adder(table: dict[str, Any], name: str, kind: str) -> Callable[[T], T]:
+    if not NAME.fullmatch(name):
+        raise ValueError(f"{kind} name {name!r}: expected lower-case letters, digits and hyphens")
+
+    def add(item: T) -> T:
+        if name in table and table[name].__qualname__ != getattr(item, "__qualname__", None):
+            raise ValueError(f"{kind} {name!r} is already registered by {table[name].__module__}")
+        table[name] = item
+        return item
+
+    return add
+
+
+@cache
+def import_models() -> None:
+    """Import every module that registers something."""
+    import_module("georsr.models.interpolation")
+    package = import_module("georsr.models.segsr")
+    for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+        import_module(module.name)
+    for entry in entry_points(group=ENTRY_POINTS):
+        try:
+            entry.load()
+        except Exception as error:  # another package's fault must not stop the built-in models
+            log.warning("models of the package entry %s cannot be imported: %s", entry.name, error)
+
+
+def architectures() -> dict[str, Callable[..., nn.Module]]:
+    """Return every architecture: name -> builder of an untrained network."""
+    import_models()
+    return dict(_architectures)
+
+
+def find_encoder(name: str) -> type[nn.Module]:
+    """Return the encoder class of a name; raises `ModelError` for an unknown one."""
+    return _find(_encoders, name, "encoder")
+
+
+def find_backbone(name: str) -> type[Backbone]:
+    """Return the backbone class of a name; raises `ModelError` for an unknown one."""
+    return _find(_backbones, name, "backbone")
+
+
+def _find(table: dict[str, type[T]], name: str, kind: str) -> type[T]:
+    import_models()
+    if name not in table:
+        raise ModelError(f"unknown {kind} {name!r}, expected one of {', '.join(sorted(table))}")
+    return table[name]
 
 
 def _computed(architecture: str, scale: int, halo: int, notes: str) -> ModelSpec:
@@ -76,25 +141,28 @@ COMPUTED: dict[str, ModelSpec] = {
         _computed("nearest", scale, 0, "repeats pixels; for checks"),
     )
 }
-"""Models without weights."""
-
-
+"""Models without weights, by name."""
 COMPUTED_ARCHITECTURES = frozenset(spec.architecture for spec in COMPUTED.values())
-"""Fixed kernels, which suit any numbers."""
+"""Architectures of the models without weights."""
+
+
+def trainable_architectures() -> dict[str, Callable[..., nn.Module]]:
+    """Return the architectures that `georsr train` can build: those with weights."""
+    return {k: v for k, v in architectures().items() if k not in COMPUTED_ARCHITECTURES}
 
 
 def weights_folder() -> Path:
-    """Folder of the weights that ship with georsr."""
+    """Return the folder of the weights that ship with georsr."""
     return Path(str(resources.files("georsr.models.weights")))
 
 
 def bundled_weights() -> dict[str, Path]:
-    """Name -> file of the weights that ship with georsr."""
+    """Return name -> file of the weights that ship with georsr."""
     return {path.stem: path for path in sorted(weights_folder().glob("*.safetensors"))}
 
 
 def read_spec(path: Path) -> ModelSpec:
-    """Read the contract stored in a safetensors file, without its weights and without torch.
+    """Read the specification stored in a safetensors file, without its weights and without torch.
 
     Raises
     ------
@@ -113,11 +181,11 @@ def read_spec(path: Path) -> ModelSpec:
             f"{path}: has no georsr model spec in its metadata; "
             "make one with 'georsr models convert' or 'georsr train'"
         )
-    return ModelSpec.from_json(metadata[METADATA_KEY])
+    return upgrade_spec(ModelSpec.from_json(metadata[METADATA_KEY]))
 
 
 def list_models() -> list[ModelSpec]:
-    """Contracts of all built-in models, bundled weights first."""
+    """Return the specifications of all built-in models, bundled weights first."""
     specs = [read_spec(path) for path in bundled_weights().values()]
     return specs + [spec for name, spec in COMPUTED.items() if not name.endswith("-x1")]
 
@@ -128,7 +196,7 @@ def resolve_name(name: str | None, scale: int | None) -> str:
     Raises
     ------
     UsageError
-        The name says one scale and ``scale`` another, or no network is the default at it.
+        The scale in the name differs from ``scale``, or no bundled network has that scale.
     """
     if not name:
         name = DEFAULT.format(scale=scale or 4)

@@ -12,9 +12,11 @@ from torch import Tensor
 
 from georsr.errors import ModelError
 from georsr.models.io import load_weights, open_model, save_model
+from georsr.models.old_names import upgrade_state_dict
+from georsr.models.segsr.segsr import SegSR
 from georsr.models.spec import ModelSpec
 from georsr.training.checkpoint import check_recipe, load_checkpoint
-from georsr.training.module import Network, for_inference, training_network
+from georsr.training.module import for_inference, training_network
 from georsr.training.recipe import Recipe
 
 log = logging.getLogger(__name__)
@@ -79,7 +81,7 @@ def infer_network(recipe: Recipe) -> Recipe:
     return replace(recipe, network={**spec.parameters, "bands": spec.bands})
 
 
-def load_init_weights(network: Network, source: str) -> None:
+def load_init_weights(network: SegSR, source: str) -> None:
     """Copy the weights of another run or model, where names and shapes agree.
 
     Parameters
@@ -96,7 +98,7 @@ def load_init_weights(network: Network, source: str) -> None:
         No tensor fits.
     """
     if source.endswith(".ckpt"):
-        given = averaged_weights(load_checkpoint(Path(source)))
+        given = upgrade_state_dict(averaged_weights(load_checkpoint(Path(source))))
     else:
         given = open_model(source).network.state_dict()
     state = network.state_dict()

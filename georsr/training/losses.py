@@ -125,16 +125,13 @@ class SemanticError(nn.Module):
     encoder
         (N, 3, H, W) -> tokens (N, E, hc, wc) and scene; it is copied, and the copy is frozen. An
         encoder that enlarges its input (CLIP in SeG-SR) gets HR images without enlargement.
-    mean, gain
-        The input of the encoder is (image - mean) * gain.
     """
 
-    def __init__(self, encoder: nn.Module, mean: float = 0.0, gain: float = 1.0) -> None:
+    def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
         self.encoder = copy.deepcopy(encoder).requires_grad_(False).eval()
         if hasattr(self.encoder, "scale"):
             setattr(self.encoder, "scale", 1)  # noqa: B010 (mypy takes attributes of modules for tensors)
-        self.mean, self.gain = mean, gain
 
     def train(self, mode: bool = True) -> SemanticError:
         """Stay in evaluation mode."""
@@ -142,9 +139,9 @@ class SemanticError(nn.Module):
 
     def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
         """Compare (N, 3, H, W) in 0..1; returns a scalar in 0..2."""
-        sr_tokens, _ = self.encoder((sr - self.mean) * self.gain)
+        sr_tokens, _ = self.encoder(sr)
         with torch.no_grad():
-            hr_tokens, _ = self.encoder((hr - self.mean) * self.gain)
+            hr_tokens, _ = self.encoder(hr)
         return 1 - F.cosine_similarity(sr_tokens.float(), hr_tokens.float(), dim=1).mean()
 
 

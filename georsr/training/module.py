@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+from dataclasses import replace
 from typing import Any
 
 import lightning.pytorch as pl
@@ -16,9 +17,12 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from georsr.errors import ModelError, UsageError
 from georsr.evaluation.metrics import psnr, psnr_y
-from georsr.models.segsr.lite import SceneClassifier, SegSRLite
-from georsr.models.segsr.segsr import SegSR, segsr
+from georsr.models.io import make_spec
+from georsr.models.registry import trainable_architectures
+from georsr.models.segsr.lite import SceneClassifier, SceneEncoder, fuse_branches
+from georsr.models.segsr.segsr import SegSR
 from georsr.models.segsr.sensor import combined, likelihood_error
+from georsr.models.segsr.sfem import ClipEncoder, add_lora, load_clip, merge_lora
 from georsr.models.spec import SCENE, SOFTLY, ModelSpec
 from georsr.radiometry.degradation import BicubicDegradation, to_uint8
 from georsr.tiling.grid import ceil_to
@@ -30,73 +34,43 @@ from georsr.training.optim import MuonAdam, cosine, multi_step
 from georsr.training.recipe import Recipe
 from georsr.window import AnyArray, BoolArray
 
-TILES: dict[str, dict[str, Any]] = {
-    "segsr-lite": {"tile": 192, "halo": 4, "overlap": 8, "multiple_of": 1},
-    "segsr": {"tile": 64, "halo": 8, "overlap": 8, "multiple_of": 16},
-}
-"""How the engine cuts a raster for each architecture, in LR pixels."""
 
-Network = SegSRLite | SegSR
-
-
-def training_network(recipe: Recipe) -> Network:
+def training_network(recipe: Recipe) -> SegSR:
     """Build the network of a recipe in the form in which it is trained.
 
-    segsr-lite has its branches; a CLIP encoder has its weights and LoRA.
+    Convolutions that have branches have them; a CLIP encoder has its weights and LoRA.
 
     Raises
     ------
     UsageError
         The recipe's network arguments do not fit its architecture.
     ModelError
-        CLIP weights are missing or damaged.
+        An encoder or backbone is unknown, or CLIP weights are missing or damaged.
     """
-    if recipe.architecture == "segsr-lite":
-        known = set(inspect.signature(SegSRLite).parameters) - {"scale", "fused"}
-        _check_arguments(recipe, known)
-        return SegSRLite(recipe.scale, **{**recipe.network, "fused": False})
-    _check_arguments(recipe, set(inspect.signature(segsr).parameters) - {"scale", "published"})
-    arguments = dict(recipe.network)
-    encoder = None
-    if recipe.clip:
-        from georsr.models.segsr.sfem import load_clip
-
-        encoder = load_clip(recipe.clip, recipe.scale)
-        arguments["clip"] = encoder.options
-    network = segsr(recipe.scale, **arguments)
-    if encoder is not None:
-        network.encoder.load_state_dict(encoder.state_dict())
-    if recipe.lora > 0 and arguments.get("encoder", "clip") == "clip":
-        from georsr.models.segsr.sfem import add_lora
-
-        add_lora(network.encoder, rank=recipe.lora, alpha=recipe.lora)  # type: ignore[arg-type]
-    return network
-
-
-def _check_arguments(recipe: Recipe, known: set[str]) -> None:
+    build = trainable_architectures()[recipe.architecture]
+    known = set(inspect.signature(build).parameters) - {"scale", "fused"}
     if unknown := sorted(set(recipe.network) - known):
         raise UsageError(
             f"recipe {recipe.name}: network has no argument {unknown[0]!r}; "
-            f"{recipe.architecture} knows {', '.join(sorted(known))}"
+            f"{recipe.architecture} has {', '.join(sorted(known))}"
         )
-
-
-def enlarge(
-    network: Network, lr: Tensor, sensor: Tensor | None = None
-) -> tuple[Tensor, Tensor | None]:
-    """Super-resolve (N, C, h, w) in 0..1; returns the image, and the scene vectors or None.
-
-    ``sensor`` is (N, N_SENSOR_VALUES), for a network with the input of a sensor description.
-    """
-    if isinstance(network, SegSRLite):
-        return network.enlarge(lr, sensor)
-    image, extra = network.enlarge(lr)
-    return image, extra if isinstance(extra, Tensor) else None
-
-
-def senses(network: nn.Module) -> bool:
-    """Return whether a network estimates, and has as an input, a sensor description."""
-    return isinstance(network, SegSRLite) and network.senses
+    arguments = dict(recipe.network)
+    if "fused" in inspect.signature(build).parameters:
+        arguments["fused"] = False
+    clip = load_clip(recipe.clip, recipe.scale) if recipe.clip else None
+    if clip is not None:
+        arguments["encoder_options"] = clip.options
+    try:
+        network = build(recipe.scale, **arguments)
+    except TypeError as error:
+        raise UsageError(f"recipe {recipe.name}: network does not fit ({error})") from error
+    assert isinstance(network, SegSR), "all trainable architectures are"
+    if isinstance(network.encoder, ClipEncoder):
+        if clip is not None:
+            network.encoder.load_state_dict(clip.state_dict())
+        if recipe.lora > 0:
+            add_lora(network.encoder, rank=recipe.lora, alpha=recipe.lora)
+    return network
 
 
 def with_errors(truth: Tensor, estimate: Tensor) -> Tensor:
@@ -112,64 +86,40 @@ def with_errors(truth: Tensor, estimate: Tensor) -> Tensor:
     return torch.where(kind < 0.5, estimate, noisy) * (kind < 0.9)
 
 
-def semantic_error(network: Network) -> SemanticError:
-    """Return the semantic term of the loss, with a frozen copy of a network's encoder."""
-    if isinstance(network, SegSRLite):
-        if not network.guided:
-            raise UsageError("recipe: loss: semantic needs a network with guidance")
-        return SemanticError(network.encoder, network.mean, network.gain)
+def semantic_error(network: SegSR) -> SemanticError:
+    """Return the loss that compares images by the tokens of a frozen copy of the encoder."""
+    if network.encoder is None:
+        raise UsageError("recipe: loss: semantic needs a network with guidance")
     return SemanticError(network.encoder)
 
 
-def split_parameters(
-    network: nn.Module, muon: bool
-) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+def split_parameters(network: SegSR, muon: bool) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """Return the kernels of the backbone's groups, for Muon, and all other trained parameters."""
     trained = [p for p in network.parameters() if p.requires_grad]
     if not muon:
         return [], trained
-    groups: Any = network.backbone.groups  # type: ignore[union-attr]
-    kernels = [p for p in groups.parameters() if p.requires_grad and p.ndim == 4]
+    kernels = [p for p in network.backbone.groups.parameters() if p.requires_grad and p.ndim == 4]
     kernel_ids = {id(p) for p in kernels}
     return kernels, [p for p in trained if id(p) not in kernel_ids]
 
 
-def for_inference(network: Network, recipe: Recipe) -> tuple[nn.Module, ModelSpec]:
+def for_inference(network: SegSR, recipe: Recipe) -> tuple[SegSR, ModelSpec]:
     """Return the network with branches fused and LoRA merged, and the spec that rebuilds it."""
-    whole: nn.Module
-    if isinstance(network, SegSRLite):
-        whole = network.fuse()
-        # Written out in full, so that a later change of a default breaks no weights.
-        defaults = {
-            name: parameter.default
-            for name, parameter in inspect.signature(SegSRLite).parameters.items()
-            if name not in ("scale", "bands", "fused")
-        }
-        parameters = {**defaults, **recipe.network}
-        bands = int(parameters.pop("bands", 3))
-    else:
-        whole = copy.deepcopy(network)
-        parameters = dict(recipe.network)
-        bands = 3
-        if hasattr(whole.encoder, "options"):
-            from georsr.models.segsr.sfem import merge_lora
-
-            parameters["clip"] = dict(whole.encoder.options)  # type: ignore[arg-type]
-            merge_lora(whole.encoder)  # type: ignore[arg-type]
-    # drawn degradations fit no scene in particular: the scene says which kernel it is
+    exported = copy.deepcopy(network)
+    fuse_branches(exported)
+    parameters = dict(recipe.network)
+    if isinstance(exported.encoder, ClipEncoder):
+        parameters["encoder_options"] = dict(exported.encoder.options)
+        merge_lora(exported.encoder)
+    spec = make_spec(recipe.name, recipe.architecture, recipe.scale, exported, parameters)
+    # randomly drawn degradations fit no scene in particular: the kernel is estimated per scene
     kernel = "bicubic" if isinstance(recipe.degradation, BicubicDegradation) else SCENE
-    spec = ModelSpec(
-        name=recipe.name,
-        architecture=recipe.architecture,
-        scale=recipe.scale,
-        parameters=parameters,
-        bands=bands,
-        band_names=("red", "green", "blue") if bands == 3 else (),
+    spec = replace(
+        spec,
         degradation=recipe.degradation.name,
-        kernel=SOFTLY if senses(network) else kernel,
-        **TILES[recipe.architecture],
+        kernel=SOFTLY if network.uses_sensor else kernel,
     )
-    return whole.eval().requires_grad_(False), spec
+    return exported.eval().requires_grad_(False), spec
 
 
 SCORE = "psnr"
@@ -205,11 +155,10 @@ class SuperResolution(pl.LightningModule):
         self.recipe = recipe
         self.network = training_network(recipe)
         self.classifier: SceneClassifier | None = None
-        guided = isinstance(self.network, SegSRLite) and self.network.guided
+        encoder = self.network.encoder
         wants_scenes = recipe.loss.scene > 0 or recipe.scene_epochs > 0
-        if guided and classes > 0 and wants_scenes:
-            encoder: Any = self.network.encoder
-            self.classifier = SceneClassifier(encoder, encoder.local_head.out_channels, classes)
+        if isinstance(encoder, SceneEncoder) and classes > 0 and wants_scenes:
+            self.classifier = SceneClassifier(encoder, classes)
         self.network.to(memory_format=torch.channels_last)
         self.image_loss = ImageLoss(recipe.loss)
         self._scores: list[float] = []
@@ -234,7 +183,7 @@ class SuperResolution(pl.LightningModule):
         torch.manual_seed((self.recipe.seed << 40) + step)
         lr = batch.lr.contiguous(memory_format=torch.channels_last)
         sensor, sensor_loss = self._sensor(batch)
-        sr, scene = enlarge(self.network, lr, sensor)
+        sr, _, scene = self.network.predict(lr, sensor)
         done = self.trainer.global_step / self.recipe.steps
         loss: Tensor = self.image_loss(sr, batch.hr, batch.valid, done)
         if self.classifier is not None and scene is not None and self.recipe.loss.scene > 0:
@@ -251,14 +200,13 @@ class SuperResolution(pl.LightningModule):
 
     def _sensor(self, batch: Batch) -> tuple[Tensor | None, Tensor | float]:
         """Return the sensor input of the network, and the loss of its estimate."""
-        if batch.sensor is None or not senses(self.network):
+        if batch.sensor is None or self.network.sensor_estimator is None:
             return None, 0.0
         # noise is estimated from differences of a grey level, which half precision rounds
         with torch.autocast(batch.lr.device.type, enabled=False):
-            mean, variance = self.network.estimator(batch.lr)  # type: ignore[operator]
-        return with_errors(batch.sensor, mean.detach()), likelihood_error(
-            mean, variance, batch.sensor
-        )
+            mean, variance = self.network.sensor_estimator(batch.lr)
+        loss = likelihood_error(mean, variance, batch.sensor)
+        return with_errors(batch.sensor, mean.detach()), loss
 
     def configure_optimizers(self) -> Any:
         """Return Adam, with Muon for the kernels if the recipe says so, and the schedule."""
@@ -303,17 +251,16 @@ class SuperResolution(pl.LightningModule):
     def validation_step(self, pair: ValidationPair, index: int) -> None:
         """Measure one pair, in float32."""
         hr, lr, valid = pair
-        multiple = TILES[self.recipe.architecture]["multiple_of"]
-        padded = pad_to(lr, *(ceil_to(n, multiple) for n in lr.shape[1:]))
+        padded = pad_to(lr, *(ceil_to(n, self.network.multiple_of) for n in lr.shape[1:]))
         x = torch.from_numpy(padded).to(self.device).float()[None]
         if lr.dtype == np.uint8:
             x = x / 255
         with torch.autocast(self.device.type, enabled=False):
             sensor = None
-            if senses(self.network):
-                mean, variance = self.network.estimator(x)  # type: ignore[operator]
+            if self.network.sensor_estimator is not None:
+                mean, variance = self.network.sensor_estimator(x)
                 sensor = combined(mean, variance)[None]
-            sr = enlarge(self.network, x, sensor)[0][0, :, : hr.shape[1], : hr.shape[2]]
+            sr = self.network.predict(x, sensor).image[0, :, : hr.shape[1], : hr.shape[2]]
         self._scores.append(pair_psnr(sr.float().cpu().numpy(), hr, valid, self.recipe.scale))
 
     def on_validation_epoch_end(self) -> None:

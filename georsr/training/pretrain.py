@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,13 +15,11 @@ from georsr.models.segsr.lite import SceneClassifier
 from georsr.models.segsr.sensor import SensorEstimator, likelihood_error
 from georsr.training.data.crops import CropSource, flip_rotate
 from georsr.training.data.dataloader import collate
-from georsr.training.module import Network
 from georsr.training.recipe import Recipe
 from georsr.window import AnyArray
 
 log = logging.getLogger(__name__)
 
-Centre = tuple[float, float]
 SENSOR_SEED = 78
 """Second of three numbers in the seeds of sensor crops; the seeds of the run have two numbers."""
 
@@ -45,13 +42,11 @@ def classification_accuracy(
     labels: Sequence[int],
     *,
     size: int,
-    centre: Centre,
 ) -> float:
     """Return the fraction of ``images`` (3, h, w) uint8 that are classified correctly."""
     classifier.eval()
     with torch.inference_mode():
-        x = (_stack(images, size, None) - centre[0]) * centre[1]
-        correct = classifier(x).argmax(1) == torch.tensor(labels)
+        correct = classifier(_stack(images, size, None)).argmax(1) == torch.tensor(labels)
     return float(correct.float().mean())
 
 
@@ -62,7 +57,6 @@ def pretrain_scenes(
     *,
     epochs: int,
     size: int,
-    centre: Centre,
     seed: int,
     batch: int = 64,
 ) -> float:
@@ -76,8 +70,6 @@ def pretrain_scenes(
         LR images (3, h, w) uint8, at least ``size`` pixels wide, and their class indices.
     epochs, size, batch, seed
         Passes over the images, crop size in pixels, crops per step, random seed.
-    centre
-        (mean, gain): the encoder sees (x - mean) * gain, as inside the network.
     """
     batch = min(batch, len(images))
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=2e-3, weight_decay=0.02)
@@ -90,7 +82,7 @@ def pretrain_scenes(
         classifier.train()
         loss_sum = 0.0
         for indexes in order:
-            x = (_stack([images[i] for i in indexes], size, rng) - centre[0]) * centre[1]
+            x = _stack([images[i] for i in indexes], size, rng)
             target = torch.tensor([labels[i] for i in indexes])
             loss = F.cross_entropy(classifier(x), target, label_smoothing=0.1)
             optimizer.zero_grad(set_to_none=True)
@@ -103,9 +95,7 @@ def pretrain_scenes(
     return loss_sum / max(1, len(images) // batch)
 
 
-def pretrain_encoder(
-    classifier: SceneClassifier, source: CropSource, recipe: Recipe, network: Network
-) -> None:
+def pretrain_encoder(classifier: SceneClassifier, source: CropSource, recipe: Recipe) -> None:
     """Train a network's encoder on the scene classes of its training images, in place.
 
     Raises
@@ -117,11 +107,10 @@ def pretrain_encoder(
         raise UsageError("recipe: scene_epochs needs images with classes; set 'scene_epochs: 0'")
     images, labels = source.scenes()
     size = min(min(image.shape[1:]) for image in images)
-    options: dict[str, Any] = {"size": size, "centre": (network.mean, network.gain)}
     pretrain_scenes(
-        classifier, images, labels, epochs=recipe.scene_epochs, seed=recipe.seed, **options
+        classifier, images, labels, epochs=recipe.scene_epochs, seed=recipe.seed, size=size
     )
-    accuracy = classification_accuracy(classifier, images, labels, **options)
+    accuracy = classification_accuracy(classifier, images, labels, size=size)
     log.info("scene classes: %.1f %% of the training images classified correctly", 100 * accuracy)
 
 

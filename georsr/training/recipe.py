@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from georsr._fields import from_dict, is_number
 from georsr.errors import UsageError
 from georsr.io.image_datasets import LAYOUTS
+from georsr.models.registry import trainable_architectures
 from georsr.radiometry.degradation import BicubicDegradation, Degradation
 from georsr.radiometry.degradation_kinds import degradation_from_dict
 from georsr.redact import redact_url
@@ -202,7 +203,7 @@ class Recipe:
     scale: int
     """Super-resolution factor."""
     architecture: str = "segsr-lite"
-    """``segsr-lite`` or ``segsr``."""
+    """``segsr-lite``, ``segsr``, or another architecture that is registered."""
     network: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the architecture's network."""
     clip: str = ""
@@ -248,7 +249,7 @@ class Recipe:
             if getattr(self, name) < 1:
                 raise UsageError(f"recipe: {name} is {getattr(self, name)}, expected at least 1")
         for key, known in (
-            ("architecture", ("segsr-lite", "segsr")),
+            ("architecture", tuple(trainable_architectures())),
             ("precision", ("fp32", "bf16", "fp16")),
         ):
             if getattr(self, key) not in known:

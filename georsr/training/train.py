@@ -21,6 +21,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from georsr._files import atomic_write_text, check_regular
 from georsr.device import cpu_threads, select_device
 from georsr.errors import ModelError, OutputError, UsageError
+from georsr.models.segsr.sensor import SensorEstimator
 from georsr.progress import Progress
 from georsr.redact import redact_url
 from georsr.training.callbacks import (
@@ -40,7 +41,7 @@ from georsr.training.data.crops import CropSource, PairSource
 from georsr.training.data.dataloader import CropLoader, StepSampler, pair_loader
 from georsr.training.data.source import open_source
 from georsr.training.export import export_checkpoint, infer_network, load_init_weights
-from georsr.training.module import SuperResolution, senses
+from georsr.training.module import SuperResolution
 from georsr.training.pretrain import pretrain_encoder, pretrain_sensor
 from georsr.training.recipe import Recipe
 
@@ -239,7 +240,7 @@ def _check_files(out: Path, recipe: Recipe, resume: bool) -> None:
 
 
 def _check_bands(source: CropSource, module: SuperResolution) -> None:
-    wanted = module.network.backbone.head.in_channels
+    wanted = module.network.backbone.bands
     if source.bands != wanted:
         raise UsageError(
             f"the images have {source.bands} bands, the network takes {wanted}: choose bands with "
@@ -253,9 +254,9 @@ def _pretrain(module: SuperResolution, source: CropSource) -> None:
     if recipe.init:
         load_init_weights(module.network, recipe.init)
     if recipe.scene_epochs > 0 and module.classifier is not None:
-        pretrain_encoder(module.classifier, source, recipe, module.network)
-    if recipe.sensor_steps > 0 and senses(module.network):
-        estimator: Any = module.network.estimator
+        pretrain_encoder(module.classifier, source, recipe)
+    estimator = module.network.sensor_estimator
+    if recipe.sensor_steps > 0 and isinstance(estimator, SensorEstimator):
         pretrain_sensor(estimator, source, steps=recipe.sensor_steps, seed=recipe.seed)
 
 

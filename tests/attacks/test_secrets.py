@@ -169,7 +169,7 @@ def test_a_training_run(address, tmp_path, nothing_told):
         "name": "tiny-x2",
         "scale": 2,
         "data": {"kind": "scenes", "holdout": 0.3, "root": [address("SAS"), address("password")]},
-        "network": {"width": 8, "groups": 1, "blocks": 1, "tokens": 0},
+        "network": {"embed_dim": 8, "num_groups": 1, "depth": 1, "token_dim": 0},
         "patch": 8,
         "batch": 1,
         "steps": 2,

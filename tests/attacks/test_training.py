@@ -36,7 +36,7 @@ def stopped_run(tmp_path_factory):
     recipe = Recipe(
         name="tiny-x2",
         scale=2,
-        network={"width": 8, "groups": 1, "blocks": 1, "tokens": 0},
+        network={"embed_dim": 8, "num_groups": 1, "depth": 1, "token_dim": 0},
         data=DataSettings(root=(str(folder / "data"),)),
         patch=16,
         batch=2,
@@ -155,7 +155,7 @@ MALFORMED = {
     "a number is text": (set_in("global_step", value="2"), "global_step"),
     "no weights": (set_in("current_model_state", value={}), "current_model_state"),
     "a weight of another shape": (
-        set_in("current_model_state", "network.backbone.head.weight", value=torch.zeros(2)),
+        set_in("current_model_state", "network.backbone.conv_first.weight", value=torch.zeros(2)),
         "current_model_state",
     ),
     "weights are text": (set_in("state_dict", value="x"), "dictionary of tensors"),

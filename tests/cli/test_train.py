@@ -8,7 +8,7 @@ from PIL import Image
 RECIPE = """
 name: tiny-x2
 scale: 2
-network: {width: 8, groups: 2, blocks: 1, tokens: 8}
+network: {embed_dim: 8, num_groups: 2, depth: 1, token_dim: 8}
 patch: 16
 batch: 2
 steps: 4

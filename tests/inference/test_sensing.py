@@ -26,8 +26,7 @@ from georsr.inference.sensing import (
     sensor_of,
     told,
 )
-from georsr.models.io import Model, open_model, save_model
-from georsr.models.registry import ARCHITECTURES
+from georsr.models.io import Model, build, open_model, save_model
 from georsr.models.spec import ModelSpec
 from georsr.radiometry.kernels import Kernel
 from georsr.radiometry.normalization import Normalization
@@ -47,17 +46,24 @@ def aware(tmp_path):
         "aware-x2",
         "segsr-lite",
         2,
-        {"width": 8, "groups": 2, "blocks": 1, "tokens": 8, "tuning": 4, "sensor": 8},
+        {
+            "embed_dim": 8,
+            "num_groups": 2,
+            "depth": 1,
+            "token_dim": 8,
+            "film_dim": 4,
+            "sensor_dim": 8,
+        },
         tile=32,
         halo=4,
         overlap=4,
         kernel="scene, softly",
     )
-    network = ARCHITECTURES["segsr-lite"](spec)
+    network = build(spec)
     for parameter in network.parameters():
         if parameter.ndim > 1 and parameter.abs().max() == 0:
             torch.nn.init.normal_(parameter, std=0.2)
-    network.estimator.head.bias.data[N_SENSOR_VALUES:] = -3.0  # sure of itself
+    network.sensor_estimator.head.bias.data[N_SENSOR_VALUES:] = -3.0  # sure of itself
     path = tmp_path / "aware-x2.safetensors"
     save_model(path, spec, network, torch.float32)
     return str(path)
@@ -89,7 +95,7 @@ def test_being_told_leaves_the_model_as_it_was(aware):
     other = told(model, (1.0,) * N_SENSOR_VALUES)
     assert sensor_of(model) == (0.0,) * N_SENSOR_VALUES
     assert sensor_of(other) == (1.0,) * N_SENSOR_VALUES
-    assert other.network.tail is model.network.tail
+    assert other.network.upsampler is model.network.upsampler
     x = torch.rand(1, 3, 16, 16)
     assert not torch.equal(other.network(x), model.network(x))
 
@@ -116,7 +122,7 @@ def test_where_nothing_can_be_estimated_nothing_is_told(kind, aware, texture):
 def test_estimates_are_told_with_caution(aware, texture):
     model, parts = open_model(aware), patches(texture(3, 64, 64))
     seen = torch.from_numpy(parts[0].values / np.float32(255))[None]
-    mean, _ = model.network.estimator(seen)
+    mean, _ = model.network.sensor_estimator(seen)
     expected = mean[0] * torch.tensor([TRUST, TRUST, 1, 1]) + torch.tensor([0, 0, CAUTION, 0])
     made = estimate_sensor(parts[:1], BYTES, model)
     np.testing.assert_allclose(made, expected.numpy(), atol=6e-4)
@@ -183,7 +189,7 @@ def test_workers_are_told_by_reference(aware):
     there = load_cached(reference)
     x = torch.rand(1, 3, 16, 16)
     assert torch.equal(there.network(x), model.network(x))
-    assert load_cached(replace(reference, sensor=None)).network.tail is there.network.tail
+    assert load_cached(replace(reference, sensor=None)).network.upsampler is there.network.upsampler
 
 
 def test_benchmarks_tell_it_of_every_image(aware, texture):

@@ -5,7 +5,7 @@ from torch import nn
 from georsr.models.complexity import complexity
 from georsr.models.io import build
 from georsr.models.registry import COMPUTED
-from georsr.models.segsr.lite import SegSRLite
+from georsr.models.segsr.lite import segsr_lite
 from georsr.models.spec import ModelSpec
 from tests.models.segsr import golden
 
@@ -19,7 +19,7 @@ def test_a_convolution():
 
 def test_networks_of_the_zoo_are_left_as_they_are():
     for network, bands in (
-        (SegSRLite(2), 3),
+        (segsr_lite(2), 3),
         (build(COMPUTED["bicubic-x2"]), 0),
         (build(COMPUTED["nearest-x2"]), 0),
     ):
@@ -29,7 +29,7 @@ def test_networks_of_the_zoo_are_left_as_they_are():
 
 
 def test_the_published_network_costs_what_its_description_says():
-    spec = ModelSpec("s", "segsr", 4, {"published": True}, multiple_of=16, tile=64)
+    spec = ModelSpec("s", "segsr-published", 4, multiple_of=16, tile=64)
     with torch.device("meta"):
         network = build(spec)
     measured = complexity(network, 3, 64)

@@ -68,9 +68,15 @@ def tamper(saved, change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t.pop("tail.bias"), "1 tensors do not fit: missing tail.bias"),
+        (
+            lambda t: t.pop("upsampler.conv.bias"),
+            "1 tensors do not fit: missing upsampler.conv.bias",
+        ),
         (lambda t: t.update(extra=torch.zeros(2)), "unexpected extra"),
-        (lambda t: t.update({"tail.bias": torch.zeros(5)}), r"shape \(5,\), expected \(12,\)"),
+        (
+            lambda t: t.update({"upsampler.conv.bias": torch.zeros(5)}),
+            r"shape \(5,\), expected \(12,\)",
+        ),
         (lambda t: [t.pop(k) for k in list(t)[:9]], "9 tensors do not fit"),
     ],
 )
@@ -170,7 +176,7 @@ def test_unknown_architectures_and_parameters(lite_model, tmp_path):
     path = tmp_path / "m.safetensors"
     for spec, message in (
         (replace(lite_model.spec, architecture="mamba"), "unknown architecture 'mamba'"),
-        (replace(lite_model.spec, parameters={"depth": 3}), "bad parameters"),
+        (replace(lite_model.spec, parameters={"steps": 3}), "bad parameters"),
     ):
         save_model(path, spec, lite_model.network)
         with pytest.raises(ModelError, match=message):

@@ -50,7 +50,7 @@ def foreign_file(tmp_path_factory):
 @pytest.fixture(scope="module")
 def lite():
     """A small segsr-lite at x2 with random weights, and its ONNX file, which takes any size."""
-    parameters = {"width": 16, "groups": 1, "blocks": 1, "tokens": 8, "tuning": 4}
+    parameters = {"embed_dim": 16, "num_groups": 1, "depth": 1, "token_dim": 8, "film_dim": 4}
     torch.manual_seed(0)
     spec = ModelSpec("lite-x2", "segsr-lite", 2, parameters=parameters, tile=32, halo=2, overlap=4)
     network = build(spec)

@@ -29,7 +29,7 @@ def tiny(image_folder):
     return Recipe(
         name="tiny-x2",
         scale=2,
-        network={"width": 8, "groups": 2, "blocks": 1, "tokens": 8},
+        network={"embed_dim": 8, "num_groups": 2, "depth": 1, "token_dim": 8},
         data=DataSettings(root=(str(image_folder),)),
         patch=16,
         batch=2,

@@ -6,7 +6,7 @@ import torch
 
 from georsr.errors import UsageError
 from georsr.evaluation.metrics import luma
-from georsr.models.segsr.lite import SegSRLite
+from georsr.models.segsr.lite import segsr_lite
 from georsr.training.losses import (
     MSE_FLOOR,
     MSE_WEIGHT,
@@ -117,7 +117,7 @@ def test_frequency_error_is_that_of_the_orthonormal_transform(images):
 def test_semantic_error_sees_other_scenes_and_trains_only_the_image(images):
     sr, hr = images
     torch.manual_seed(0)
-    network = SegSRLite(2, width=8, groups=1, blocks=1, tokens=8)
+    network = segsr_lite(2, embed_dim=8, num_groups=1, depth=1, token_dim=8)
     judge = semantic_error(network)
     assert float(judge(hr, hr)) == pytest.approx(0, abs=1e-6)
     sr = sr.clone().requires_grad_()

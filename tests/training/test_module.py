@@ -18,7 +18,7 @@ from georsr.training.recipe import LossSettings, OptimizerSettings
 from georsr.training.train import train
 from tests.models.segsr.conftest import TINY_CLIP
 
-HAT = {"groups": 1, "blocks": 1, "width": 120, "heads": 4}
+HAT = {"num_groups": 1, "depth": 1, "embed_dim": 120, "backbone_options": {"num_heads": 4}}
 
 
 @pytest.fixture
@@ -104,9 +104,9 @@ def test_resuming_is_exact_with_dropout_too(segsr_recipe, tmp_path):
 @pytest.mark.parametrize(
     "network",
     [
-        {"backbone": "plain", "width": 12, "heads": 4, "groups": 1, "blocks": 1},
-        {**HAT, "encoder": "scene", "clip": {"tokens": 32}},
-        {**HAT, "clip": TINY_CLIP},
+        {"backbone": "plain", "embed_dim": 12, "num_groups": 1, "depth": 1},
+        {**HAT, "encoder": "scene"},
+        {**HAT, "encoder_options": TINY_CLIP},
     ],
 )
 def test_encoders_and_backbones_are_exchangeable_in_training(network, segsr_recipe, tmp_path):
@@ -116,7 +116,7 @@ def test_encoders_and_backbones_are_exchangeable_in_training(network, segsr_reci
 
 def test_exported_parameters_are_written_in_full(tiny):
     network, spec = for_inference(training_network(tiny), tiny)
-    assert spec.parameters == {**tiny.network, "tuning": 0, "sensor": 0}
+    assert spec.parameters == {**tiny.network, "film_dim": 0, "sensor_dim": 0}
     assert not any("pointwise" in key for key in network.state_dict())
     with pytest.raises(UsageError, match="no argument 'fused'"):
         training_network(replace(tiny, network={"fused": True}))
@@ -127,7 +127,7 @@ def test_semantic_loss_needs_something_that_sees(tiny):
 
     assert isinstance(semantic_error(training_network(tiny)), SemanticError)
     with pytest.raises(UsageError, match="semantic needs a network with guidance"):
-        semantic_error(training_network(replace(tiny, network={"tokens": 0})))
+        semantic_error(training_network(replace(tiny, network={"token_dim": 0})))
 
 
 @pytest.mark.slow

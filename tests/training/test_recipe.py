@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from georsr.errors import UsageError
-from georsr.models.segsr.lite import SegSRLite
+from georsr.models.segsr.lite import segsr_lite
 from georsr.radiometry.degradation import BicubicDegradation, SensorDegradation
 from georsr.training.recipe import Recipe, builtin_recipes, load_recipe, with_overrides
 from tests.conftest import REPOSITORY
@@ -39,7 +39,7 @@ def test_the_builtin_recipes_are_these():
 def test_the_base_network_stays_in_its_limits():
     recipe = load_recipe("segsr-base-x4")
     with torch.device("meta"):
-        network = SegSRLite(recipe.scale, **recipe.network)
+        network = segsr_lite(recipe.scale, **recipe.network)
     count = sum(weight.numel() for weight in network.parameters())
     assert 7e6 < count < 8e6  # below 16 MB in half precision
 

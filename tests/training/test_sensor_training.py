@@ -24,7 +24,7 @@ from georsr.training.train import train
 def aware(tiny):
     return replace(
         tiny,
-        network={**tiny.network, "sensor": 8},
+        network={**tiny.network, "sensor_dim": 8},
         data=replace(tiny.data, variation=Variation()),
         degradation=ImagingChain(),
     )
@@ -37,10 +37,10 @@ def weights_of(folder):
 def test_a_run_ends_in_a_model_that_is_told(aware, tmp_path):
     path = train(replace(aware, sensor_steps=2), tmp_path / "run")
     model = open_model(str(path))
-    assert model.spec.parameters["sensor"] == 8
+    assert model.spec.parameters["sensor_dim"] == 8
     assert (model.spec.degradation, model.spec.kernel) == ("imaging-chain", "scene, softly")
     x = torch.rand(1, 3, 20, 20)
-    told = model.network.enlarge(x, torch.ones(1, N_SENSOR_VALUES))[0]
+    told = model.network.predict(x, torch.ones(1, N_SENSOR_VALUES)).image
     assert not torch.equal(told, model.network(x))
 
 
@@ -61,7 +61,7 @@ def test_a_run_may_begin_from_weights_that_were_not_told(aware, tiny, tmp_path):
     recipe = replace(aware, init=str(first), steps=1, validate_every=1)
     train(recipe, tmp_path / "aware")
     plain, ours = open_model(str(first)).network, training_network(recipe)
-    assert plain.tail.weight.shape == ours.tail.weight.shape
+    assert plain.upsampler.conv.weight.shape == ours.upsampler.conv.weight.shape
     log = (tmp_path / "aware" / "log.csv").read_text().splitlines()
     assert log[1].startswith("0,,")
 
@@ -99,6 +99,6 @@ def test_what_a_network_is_told_in_training_has_errors_and_holds_no_more_than_is
 @pytest.mark.parametrize("scale", [2, 4])
 def test_the_recipes(scale):
     recipe = load_recipe(f"segsr-lite-x{scale}-aware")
-    assert recipe.network == {"tuning": 16, "sensor": 32}
+    assert recipe.network == {"film_dim": 16, "sensor_dim": 32}
     assert isinstance(recipe.degradation, ImagingChain)
     assert recipe.data.variation == Variation()

@@ -125,7 +125,7 @@ def test_starting_from_other_weights(tiny, tmp_path):
         torch.testing.assert_close(
             open_model(str(started)).network(x), expected(x), atol=2e-3, rtol=0
         )
-    other = {"width": 12, "groups": 1, "blocks": 1, "tokens": 0}
+    other = {"embed_dim": 12, "num_groups": 1, "depth": 1, "token_dim": 0}
     with pytest.raises(ModelError, match="no tensor fits"):
         train(replace(tiny, scale=4, patch=8, network=other, init=str(weights)), tmp_path / "other")
 
@@ -273,7 +273,7 @@ def test_fine_tuning_on_rasters_of_any_bands(tiny, scene, tmp_path):
     chosen = replace(recipe, data=replace(recipe.data, bands=(3, 2, 1)))
     tuned = open_model(str(train(chosen, tmp_path / "fine")))
     # the network is that of the model it started from
-    assert tuned.spec.parameters["width"] == 8
+    assert tuned.spec.parameters["embed_dim"] == 8
     assert tuned.spec.trained_on.startswith("scene.tif")
     four = replace(recipe, network={**tiny.network, "bands": 4}, init="")
     spec = read_spec(train(four, tmp_path / "four"))

@@ -1,20 +1,13 @@
-"""HAT, the backbone of SeG-SR: window attention, convolution with channel attention, overlap.
+"""HAT, the backbone of SeG-SR: window attention, channel attention, overlapping cross-attention.
 
 Chen et al., *Activating More Pixels in Image Super-Resolution Transformer*, arXiv 2205.04437,
-section 3. Written from the paper. Groups take and give (N, C, h, w), best in channels_last, so
-that any guidance can act between them; inside, tokens are the same memory seen as (N, h, w, C).
+section 3. Written from the paper, with its names: HAB, OCAB, RHAG. Features are (N, C, h, w),
+best in channels_last; inside a group the same memory is seen as (N, h, w, C).
 
-Attention inside windows: self-attention, and cross-attention to a larger window around each.
-
-HAT, arXiv 2205.04437, sections 3.2 and 3.3 ((S)W-MSA and OCA). Features travel as (N, h, w, C).
-
-Windows: which pixel belongs to which attention window, as index arithmetic.
-
-Swin's shifted windows (arXiv 2103.14030, section 3.2) roll the image, cut it, and mask what the
-roll brought together. The masked softmax over a rolled window equals separate softmaxes over the
-pieces it is made of, and those pieces are rectangles of the image itself: cut it at 8, 24, 40 ...
-instead of at 0, 16, 32 ... So there is neither roll nor mask here, and border pieces cost what
-their size says.
+Shifted windows (Swin, arXiv 2103.14030, section 3.2) are computed without rolling the image and
+without masks: the masked softmax over a rolled window equals separate softmaxes over the rectangles
+that the window consists of. So the image is cut at 8, 24, 40 ... instead of 0, 16, 32 ..., which
+gives smaller windows at the border.
 """
 
 from __future__ import annotations
@@ -27,11 +20,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from georsr.models.layers import cached_in_eval
+from georsr.errors import ModelError
+from georsr.models.registry import register_backbone
+from georsr.models.segsr.backbone import Backbone
+from georsr.models.segsr.lmm import ChannelNorm
+
+DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
+"""RGB mean of the training images of HAT and of the published SeG-SR, for values in 0..1."""
+CONV_SCALE = 0.01
+"""Weight of the convolution branch of a HAB (alpha in HAT, section 3.2)."""
 
 
 @dataclass(frozen=True)
-class Pieces:
+class WindowSize:
     """Windows of one size, stored one after the other."""
 
     count: int
@@ -45,283 +46,263 @@ class Pieces:
 
 
 @dataclass(frozen=True)
-class Layout:
+class WindowPartition:
     """A rearrangement of N images of h x w pixels into windows.
 
-    ``order[i]`` is the flat pixel (image, row, column) at place i; ``inverse`` leads back.
+    ``order[i]`` is the flat index (image, row, column) of the i-th pixel in window order;
+    ``inverse`` leads back.
     """
 
     order: Tensor
     inverse: Tensor
-    pieces: tuple[Pieces, ...]
+    sizes: tuple[WindowSize, ...]
 
 
-def cuts(length: int, window: int, shift: int) -> list[tuple[int, int]]:
-    """(start, size) of the pieces of an axis cut at ``shift + k * window``."""
-    edges = sorted({0, *range(shift, length, window), length})
+def split_axis(length: int, window_size: int, shift_size: int) -> list[tuple[int, int]]:
+    """Return (start, size) of the parts of an axis cut at ``shift_size + k * window_size``."""
+    edges = sorted({0, *range(shift_size, length, window_size), length})
     return [(a, b - a) for a, b in pairwise(edges)]
 
 
-def make_layout(n: int, h: int, w: int, window: int, shift: int, device: torch.device) -> Layout:
-    """Layout of ``n`` images of ``h`` x ``w`` pixels; see :class:`Layout`."""
+def make_partition(
+    n: int, h: int, w: int, window_size: int, shift_size: int, device: torch.device
+) -> WindowPartition:
+    """Return the partition of ``n`` images of ``h`` x ``w`` pixels into (shifted) windows."""
     pixels = torch.arange(n * h * w, device=device).view(n, h, w)
-    rows, columns = cuts(h, window, shift), cuts(w, window, shift)
+    rows, columns = split_axis(h, window_size, shift_size), split_axis(w, window_size, shift_size)
     order: list[Tensor] = []
-    pieces: list[Pieces] = []
+    sizes: list[WindowSize] = []
     for height in sorted({size for _, size in rows}, reverse=True):
         for width in sorted({size for _, size in columns}, reverse=True):
-            found = [
+            windows = [
                 pixels[:, y : y + height, x : x + width].reshape(n, -1)
                 for y, a in rows
                 for x, b in columns
                 if (a, b) == (height, width)
             ]
-            order.append(torch.cat(found).flatten())
-            pieces.append(Pieces(n * len(found), height, width))
-    together = torch.cat(order)
-    return Layout(together, torch.argsort(together), tuple(pieces))
+            order.append(torch.cat(windows).flatten())
+            sizes.append(WindowSize(n * len(windows), height, width))
+    joined = torch.cat(order)
+    return WindowPartition(joined, torch.argsort(joined), tuple(sizes))
 
 
 @lru_cache(maxsize=32)
-def _known_layout(n: int, h: int, w: int, window: int, shift: int, device: torch.device) -> Layout:
-    # Index tensors made in inference mode could not serve a later training step.
+def _cached_partition(
+    n: int, h: int, w: int, window_size: int, shift_size: int, device: torch.device
+) -> WindowPartition:
+    # index tensors created in inference mode could not be used by a later training step
     with torch.inference_mode(False):
-        return make_layout(n, h, w, window, shift, device)
+        return make_partition(n, h, w, window_size, shift_size, device)
 
 
-def layout(n: int, h: int, w: int, window: int, shift: int, device: torch.device) -> Layout:
-    """:func:`make_layout`, remembered per size and device; traced afresh by compilers."""
+def window_partition(
+    n: int, h: int, w: int, window_size: int, shift_size: int, device: torch.device
+) -> WindowPartition:
+    """Return `make_partition`, cached by size and device except while a compiler traces."""
     if torch.compiler.is_compiling():
-        return make_layout(n, h, w, window, shift, device)
-    return _known_layout(n, h, w, window, shift, device)
+        return make_partition(n, h, w, window_size, shift_size, device)
+    return _cached_partition(n, h, w, window_size, shift_size, device)
 
 
-def bias_index(height: int, width: int, window: int, device: torch.device) -> Tensor:
-    """Row of the relative-position table for every (query, key) of a ``height`` x ``width`` piece.
+class RelativePositionBias(nn.Module):
+    """Learned bias on attention logits: one row of a table per relative position of two pixels.
 
-    (L, L) with L = height * width, into a table of (2 * window - 1)^2 rows.
-    """
-    y = torch.arange(height, device=device).repeat_interleave(width)
-    x = torch.arange(width, device=device).repeat(height)
-    dy = y[:, None] - y[None, :] + window - 1
-    dx = x[:, None] - x[None, :] + window - 1
-    return dy * (2 * window - 1) + dx
-
-
-def overlap_index(window: int, reach: int, device: torch.device) -> Tensor:
-    """The same for a window's pixels against the larger ``reach`` x ``reach`` window around it.
-
-    (window^2, reach^2) into a table of (window + reach - 1)^2 rows. HAT's offsets begin at
-    window - reach + 1, so some rows are counted from the end of the table; kept, because trained
-    tables are laid out that way.
-    """
-    span = window + reach - 1
-
-    def offsets(size: int) -> tuple[Tensor, Tensor]:
-        line = torch.arange(size, device=device)
-        return line.repeat_interleave(size), line.repeat(size)
-
-    (qy, qx), (ky, kx) = offsets(window), offsets(reach)
-    first = window - reach + 1
-    dy = ky[None, :] - qy[:, None] + first
-    dx = kx[None, :] - qx[:, None] + first
-    return (dy * span + dx) % (span * span)
-
-
-def pad_to_8(head: int, device: torch.device) -> int:
-    """Channels to add to each head so that fused attention kernels take it (multiples of 8).
-
-    A head of 30 falls back to the slow kernel on CUDA and is 1.2 to 1.5 times slower on the CPU.
-    """
-    return -head % 8 if device.type in ("cpu", "cuda") else 0
-
-
-class PaddedQKV(nn.Linear):
-    """A linear layer whose outputs are ``parts * heads`` heads, each padded by zeros.
-
-    (..., C) -> (..., parts * heads * padded head).
-    """
-
-    def __init__(self, width: int, heads: int, parts: int = 3) -> None:
-        super().__init__(width, parts * width)
-        self.head = width // heads
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., C) -> (..., parts * heads * padded head)."""
-        pad = pad_to_8(self.head, x.device)
-        if pad == 0:
-            return super().forward(x)
-
-        def padded(values: Tensor) -> Tensor:
-            heads = values.unflatten(0, (-1, self.head))
-            return F.pad(heads, (0, 0) * (values.dim() - 1) + (0, pad)).flatten(0, 1)
-
-        kernel = cached_in_eval(self, self.weight, "weight", lambda: padded(self.weight))
-        offset = cached_in_eval(self, self.bias, "bias", lambda: padded(self.bias))
-        return F.linear(x, kernel, offset)
-
-
-class PaddedProj(nn.Linear):
-    """The linear layer after attention: takes padded heads, (..., heads * padded) -> (..., C)."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__(width, width)
-        self.head = width // heads
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., heads * padded head) -> (..., C)."""
-        pad = pad_to_8(self.head, x.device)
-        if pad == 0:
-            return super().forward(x)
-
-        def padded() -> Tensor:
-            return F.pad(self.weight.unflatten(1, (-1, self.head)), (0, pad)).flatten(1, 2)
-
-        return F.linear(x, cached_in_eval(self, self.weight, "weight", padded), self.bias)
-
-
-class WindowAttention(nn.Module):
-    """Multi-head self-attention in windows, with a learned bias per relative position.
+    Subclasses compute the row of every pair of query and key.
 
     Parameters
     ----------
-    width
-        C, channels; a multiple of ``heads``.
-    heads
-        Attention heads.
-    window
-        Height and width of a window.
-    shift
-        Where the first cut lies: 0, or half a window (see :mod:`georsr.models.segsr.hat`).
+    num_positions, num_heads
+        Shape of the table.
     """
 
-    def __init__(self, width: int, heads: int, window: int, shift: int) -> None:
+    def __init__(self, num_positions: int, num_heads: int) -> None:
         super().__init__()
-        self.heads, self.window, self.shift = heads, window, shift
-        self.scale = (width // heads) ** -0.5
-        self.bias_table = nn.Parameter(torch.randn((2 * window - 1) ** 2, heads) * 0.02)
-        self.qkv = PaddedQKV(width, heads)
-        self.proj = PaddedProj(width, heads)
+        self.table = nn.Parameter(torch.randn(num_positions, num_heads) * 0.02)
 
-    def bias(self, piece: Pieces, dtype: torch.dtype) -> Tensor:
-        """Bias on the logits, (1, heads, L, L): the ``attn_mask`` of one size of window."""
-        table = self.bias_table
+    def index(self, height: int, width: int) -> Tensor:
+        """Return the row of every (query, key) for a window of that size of queries."""
+        raise NotImplementedError
 
-        def gather() -> Tensor:
-            index = bias_index(piece.height, piece.width, self.window, table.device)
-            # (L, L, heads) -> (1, heads, L, L)
-            return table[index].permute(2, 0, 1)[None].to(dtype).contiguous()
+    def forward(self, height: int, width: int, dtype: torch.dtype) -> Tensor:
+        """Return the bias (1, heads, queries, keys) for a window of that size of queries."""
+        bias = self.table[self.index(height, width)].permute(2, 0, 1)[None]
+        return bias.to(dtype).contiguous()
 
-        return cached_in_eval(self, table, (piece.height, piece.width, dtype), gather)
+
+class WindowPositionBias(RelativePositionBias):
+    """Position bias of self-attention in a window.
+
+    Parameters
+    ----------
+    window_size
+        Height and width of a full window.
+    num_heads
+        Attention heads.
+    """
+
+    def __init__(self, window_size: int, num_heads: int) -> None:
+        super().__init__((2 * window_size - 1) ** 2, num_heads)
+        self.window_size = window_size
+
+    def index(self, height: int, width: int) -> Tensor:
+        """Return the row of every (query, key), (L, L) with L = height * width."""
+        y, x = _grid(height, width, self.table.device)
+        dy = y[:, None] - y[None, :] + self.window_size - 1
+        dx = x[:, None] - x[None, :] + self.window_size - 1
+        return dy * (2 * self.window_size - 1) + dx
+
+
+class OverlapPositionBias(RelativePositionBias):
+    """Position bias of a window's pixels against those of a larger window around it.
+
+    Parameters
+    ----------
+    window_size, overlap_size
+        Height and width of the window of the queries, and of that of the keys.
+    num_heads
+        Attention heads.
+    """
+
+    def __init__(self, window_size: int, overlap_size: int, num_heads: int) -> None:
+        super().__init__((window_size + overlap_size - 1) ** 2, num_heads)
+        self.window_size, self.overlap_size = window_size, overlap_size
+
+    def index(self, height: int, width: int) -> Tensor:
+        """Return the row of every (query, key), (height * width, overlap_size^2).
+
+        HAT's offsets begin at window_size - overlap_size + 1, so some rows are counted from the
+        end of the table. Trained tables are laid out that way.
+        """
+        qy, qx = _grid(height, width, self.table.device)
+        ky, kx = _grid(self.overlap_size, self.overlap_size, self.table.device)
+        first = self.window_size - self.overlap_size + 1
+        span = self.window_size + self.overlap_size - 1
+        dy = ky[None, :] - qy[:, None] + first
+        dx = kx[None, :] - qx[:, None] + first
+        return (dy * span + dx) % (span * span)
+
+
+def _grid(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return row and column of every pixel of a window, both (height * width,)."""
+    y = torch.arange(height, device=device).repeat_interleave(width)
+    x = torch.arange(width, device=device).repeat(height)
+    return y, x
+
+
+class WindowAttention(nn.Module):
+    """Multi-head self-attention in windows, (S)W-MSA in HAT, section 3.2.
+
+    Parameters
+    ----------
+    dim
+        C, channels; a multiple of ``num_heads``.
+    num_heads
+        Attention heads.
+    window_size
+        Height and width of a window.
+    shift_size
+        Position of the first cut: 0, or half a window.
+    """
+
+    def __init__(self, dim: int, num_heads: int, window_size: int, shift_size: int) -> None:
+        super().__init__()
+        self.num_heads, self.window_size, self.shift_size = num_heads, window_size, shift_size
+        self.scale = (dim // num_heads) ** -0.5
+        self.relative_position_bias = WindowPositionBias(window_size, num_heads)
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, h, w, C) -> (N, h, w, C)."""
         n, h, w, c = x.shape
-        plan = layout(n, h, w, self.window, self.shift, x.device)
-        qkv = self.qkv(x.reshape(-1, c).index_select(0, plan.order))
+        partition = window_partition(n, h, w, self.window_size, self.shift_size, x.device)
+        qkv = self.qkv(x.reshape(-1, c).index_select(0, partition.order))
         attended: list[Tensor] = []
         start = 0
-        for piece in plan.pieces:
-            part = qkv[start : start + piece.count * piece.area]
-            start += piece.count * piece.area
+        for size in partition.sizes:
+            part = qkv[start : start + size.count * size.area]
+            start += size.count * size.area
             # (windows * L, 3 * heads * d) -> 3 x (windows, heads, L, d)
-            q, k, v = part.view(piece.count, piece.area, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-            bias = self.bias(piece, q.dtype)
+            parts = part.view(size.count, size.area, 3, self.num_heads, -1)
+            q, k, v = parts.permute(2, 0, 3, 1, 4)
+            bias = self.relative_position_bias(size.height, size.width, q.dtype)
             out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=self.scale)
             attended.append(out.transpose(1, 2).reshape(len(part), -1))
-        mixed = self.proj(torch.cat(attended) if len(attended) > 1 else attended[0])
-        return mixed.index_select(0, plan.inverse).view(n, h, w, c)
+        joined = self.proj(torch.cat(attended) if len(attended) > 1 else attended[0])
+        return joined.index_select(0, partition.inverse).view(n, h, w, c)
 
 
 class OverlapAttention(nn.Module):
-    """Cross-attention: each window asks a window half again as large around it.
+    """Cross-attention of each window to a larger window around it, OCA in HAT, section 3.3.
 
     Keys and values beyond the tile are zero, as in HAT.
 
     Parameters
     ----------
-    width, heads, window
-        As in :class:`WindowAttention`.
-    overlap
-        The larger window is ``window * (1 + overlap)`` high and wide.
+    dim, num_heads, window_size
+        As in `WindowAttention`.
+    overlap_ratio
+        The larger window is ``window_size * (1 + overlap_ratio)`` high and wide.
     """
 
-    def __init__(self, width: int, heads: int, window: int, overlap: float = 0.5) -> None:
+    def __init__(
+        self, dim: int, num_heads: int, window_size: int, overlap_ratio: float = 0.5
+    ) -> None:
         super().__init__()
-        self.heads, self.window = heads, window
-        self.reach = window + int(window * overlap)
-        self.scale = (width // heads) ** -0.5
-        self.bias_table = nn.Parameter(torch.randn((window + self.reach - 1) ** 2, heads) * 0.02)
-        self.qkv = PaddedQKV(width, heads)
-        self.proj = PaddedProj(width, heads)
-
-    def bias(self, dtype: torch.dtype) -> Tensor:
-        """Bias on the logits, (1, heads, window^2, reach^2)."""
-        table = self.bias_table
-
-        def gather() -> Tensor:
-            index = overlap_index(self.window, self.reach, table.device)
-            return table[index].permute(2, 0, 1)[None].to(dtype).contiguous()
-
-        return cached_in_eval(self, table, dtype, gather)
+        self.num_heads, self.window_size = num_heads, window_size
+        self.overlap_size = window_size + int(window_size * overlap_ratio)
+        self.scale = (dim // num_heads) ** -0.5
+        self.relative_position_bias = OverlapPositionBias(window_size, self.overlap_size, num_heads)
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, h, w, C) -> (N, h, w, C)."""
         n, h, w, c = x.shape
-        plan = layout(n, h, w, self.window, 0, x.device)
-        windows = plan.pieces[0].count
+        size = self.window_size
+        partition = window_partition(n, h, w, size, 0, x.device)
+        windows = partition.sizes[0].count
         qkv = self.qkv(x)
         inner = qkv.shape[-1] // 3
-        q = qkv[..., :inner].reshape(-1, inner).index_select(0, plan.order)
-        q = q.view(windows, self.window**2, self.heads, -1).transpose(1, 2)
-        margin = (self.reach - self.window) // 2
+        q = qkv[..., :inner].reshape(-1, inner).index_select(0, partition.order)
+        q = q.view(windows, size**2, self.num_heads, -1).transpose(1, 2)
+        margin = (self.overlap_size - size) // 2
         kv = F.pad(qkv[..., inner:], (0, 0, margin, margin, margin, margin))
-        # (N, h', w', 2 * heads * d) -> (N, rows, columns, 2 * heads * d, reach, reach)
-        kv = kv.unfold(1, self.reach, self.window).unfold(2, self.reach, self.window)
-        # the layout's order of windows: place by place, image by image
-        kv = kv.permute(1, 2, 0, 4, 5, 3).reshape(windows, self.reach**2, 2, self.heads, -1)
+        # (N, h', w', 2 * heads * d) -> (N, rows, columns, 2 * heads * d, overlap, overlap)
+        kv = kv.unfold(1, self.overlap_size, size).unfold(2, self.overlap_size, size)
+        # the partition's order of windows: by row and column, then by image
+        kv = kv.permute(1, 2, 0, 4, 5, 3)
+        kv = kv.reshape(windows, self.overlap_size**2, 2, self.num_heads, -1)
         k, v = kv.permute(2, 0, 3, 1, 4)
-        bias = self.bias(q.dtype)
+        bias = self.relative_position_bias(size, size, q.dtype)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=self.scale)
-        mixed = self.proj(out.transpose(1, 2).reshape(-1, inner))
-        return mixed.index_select(0, plan.inverse).view(n, h, w, c)
-
-
-CONV_WEIGHT = 0.01
-"""Share of the convolution branch beside attention (alpha in HAT, section 3.2)."""
-
-
-class ChannelNorm(nn.LayerNorm):
-    """Layer normalisation over the channels of (N, C, h, w)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, h, w) -> (N, C, h, w)."""
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        joined = self.proj(out.transpose(1, 2).reshape(-1, inner))
+        return joined.index_select(0, partition.inverse).view(n, h, w, c)
 
 
 class Mlp(nn.Module):
     """Two linear layers with GELU between: (..., C) -> (..., C)."""
 
-    def __init__(self, width: int, ratio: float = 2.0) -> None:
+    def __init__(self, dim: int, mlp_ratio: float = 2.0) -> None:
         super().__init__()
-        hidden = int(width * ratio)
-        self.fc1 = nn.Linear(width, hidden)
-        self.fc2 = nn.Linear(hidden, width)
+        hidden_dim = int(dim * mlp_ratio)
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.fc2 = nn.Linear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., C)."""
         return self.fc2(F.gelu(self.fc1(x)))
 
 
-class ChannelAttentionBlock(nn.Module):
-    """Two 3x3 convolutions, and one factor per channel from the mean over the tile."""
+class CAB(nn.Module):
+    """Channel attention block: two 3x3 convolutions, and a factor per channel from their mean."""
 
-    def __init__(self, width: int, compress: int = 3, squeeze: int = 30) -> None:
+    def __init__(self, dim: int, compress_ratio: int = 3, squeeze_factor: int = 30) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(width, width // compress, 3, padding=1)
-        self.conv2 = nn.Conv2d(width // compress, width, 3, padding=1)
-        self.squeeze = nn.Conv2d(width, width // squeeze, 1)
-        self.excite = nn.Conv2d(width // squeeze, width, 1)
+        self.conv1 = nn.Conv2d(dim, dim // compress_ratio, 3, padding=1)
+        self.conv2 = nn.Conv2d(dim // compress_ratio, dim, 3, padding=1)
+        self.squeeze = nn.Conv2d(dim, dim // squeeze_factor, 1)
+        self.excite = nn.Conv2d(dim // squeeze_factor, dim, 1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(N, C, h, w) -> features (N, C, h, w) and factors (N, C, 1, 1), not yet multiplied."""
@@ -331,127 +312,158 @@ class ChannelAttentionBlock(nn.Module):
 
 
 class HAB(nn.Module):
-    """HAB: window attention and channel attention side by side, then an MLP."""
+    """Hybrid attention block: window attention plus channel attention, then an MLP."""
 
-    def __init__(self, width: int, heads: int, window: int, shift: int) -> None:
+    def __init__(self, dim: int, num_heads: int, window_size: int, shift_size: int) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(width)
-        self.attention = WindowAttention(width, heads, window, shift)
-        self.convolution = ChannelAttentionBlock(width)
-        self.norm2 = nn.LayerNorm(width)
-        self.mlp = Mlp(width)
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn = WindowAttention(dim, num_heads, window_size, shift_size)
+        self.conv_block = CAB(dim)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = Mlp(dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, h, w, C) -> (N, h, w, C)."""
         normed = self.norm1(x)
-        features, factors = self.convolution(normed.permute(0, 3, 1, 2))
+        features, factors = self.conv_block(normed.permute(0, 3, 1, 2))
         x = torch.addcmul(
-            x + self.attention(normed),
+            x + self.attn(normed),
             features.permute(0, 2, 3, 1),
-            CONV_WEIGHT * factors.permute(0, 2, 3, 1),
+            CONV_SCALE * factors.permute(0, 2, 3, 1),
         )
         return x + self.mlp(self.norm2(x))
 
 
 class OCAB(nn.Module):
-    """OCAB: cross-attention to overlapping windows, then an MLP."""
+    """Overlapping cross-attention block: attention to overlapping windows, then an MLP."""
 
-    def __init__(self, width: int, heads: int, window: int) -> None:
+    def __init__(self, dim: int, num_heads: int, window_size: int) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(width)
-        self.attention = OverlapAttention(width, heads, window)
-        self.norm2 = nn.LayerNorm(width)
-        self.mlp = Mlp(width)
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn = OverlapAttention(dim, num_heads, window_size)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = Mlp(dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, h, w, C) -> (N, h, w, C)."""
-        x = x + self.attention(self.norm1(x))
+        x = x + self.attn(self.norm1(x))
         return x + self.mlp(self.norm2(x))
 
 
 class RHAG(nn.Module):
-    """RHAG: hybrid blocks with alternating shift, one overlapping block, a residual convolution.
+    """Residual hybrid attention group: HABs with alternating shift, an OCAB, a convolution.
 
     Parameters
     ----------
-    width, heads, window
-        Channels, attention heads, window size.
-    blocks
-        Hybrid blocks before the overlapping one.
-    entry
-        Normalise the input over its channels first (the first group of a backbone).
+    dim
+        C, channels.
+    depth
+        Hybrid attention blocks before the OCAB.
+    num_heads, window_size
+        Attention heads, height and width of a window.
     """
 
-    def __init__(self, width: int, heads: int, window: int, blocks: int, entry: bool) -> None:
+    def __init__(self, dim: int, depth: int, num_heads: int, window_size: int) -> None:
         super().__init__()
-        self.entry = ChannelNorm(width) if entry else None
         self.blocks = nn.ModuleList(
-            HAB(width, heads, window, (i % 2) * window // 2) for i in range(blocks)
+            HAB(dim, num_heads, window_size, shift_size=(i % 2) * window_size // 2)
+            for i in range(depth)
         )
-        self.overlap = OCAB(width, heads, window)
-        self.conv = nn.Conv2d(width, width, 3, padding=1)
+        self.overlap_attn = OCAB(dim, num_heads, window_size)
+        self.conv = nn.Conv2d(dim, dim, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, h, w) -> (N, C, h, w); h and w multiples of the window."""
-        if self.entry is not None:
-            x = self.entry(x)
+        """(N, C, h, w) -> (N, C, h, w); h and w multiples of the window size."""
         tokens = x.permute(0, 2, 3, 1)
         for block in self.blocks:
             tokens = block(tokens)
-        tokens = self.overlap(tokens)
+        tokens = self.overlap_attn(tokens)
         return self.conv(tokens.permute(0, 3, 1, 2)) + x
 
 
-class HatBackbone(nn.Module):
-    """Shallow features and groups; what lies between and after the groups is the network's.
+class Upsampler(nn.Module):
+    """Convolutions and sub-pixel steps from features to pixels, as in HAT.
 
     Parameters
     ----------
-    bands
-        Bands in.
-    width, heads, groups, blocks, window
-        180, 6, 6, 6 and 16 in HAT and SeG-SR.
+    embed_dim
+        C, channels of the features.
+    scale
+        2, 3 or 4.
+    num_feat
+        Channels between.
     """
 
-    def __init__(
-        self, bands: int, width: int, heads: int, groups: int, blocks: int, window: int = 16
-    ) -> None:
+    mean: Tensor
+
+    def __init__(self, embed_dim: int, scale: int, num_feat: int = 64) -> None:
         super().__init__()
-        self.head = nn.Conv2d(bands, width, 3, padding=1)
-        self.groups = nn.ModuleList(
-            RHAG(width, heads, window, blocks, entry=i == 0) for i in range(groups)
-        )
-
-
-class Upsampler(nn.Module):
-    """From features to pixels: residual to the shallow features, sub-pixel steps, bands."""
-
-    def __init__(self, width: int, bands: int, scale: int, hidden: int = 64) -> None:
-        super().__init__()
-        self.body = nn.Conv2d(width, width, 3, padding=1)
-        self.before = nn.Conv2d(width, hidden, 3, padding=1)
         self.factors = {2: [2], 3: [3], 4: [2, 2]}[scale]
-        self.steps = nn.ModuleList(
-            nn.Conv2d(hidden, hidden * f * f, 3, padding=1) for f in self.factors
+        self.conv_before_upsample = nn.Conv2d(embed_dim, num_feat, 3, padding=1)
+        self.upsample = nn.ModuleList(
+            nn.Conv2d(num_feat, num_feat * f * f, 3, padding=1) for f in self.factors
         )
-        self.last = nn.Conv2d(hidden, bands, 3, padding=1)
+        self.conv_last = nn.Conv2d(num_feat, 3, 3, padding=1)
+        self.register_buffer("mean", torch.tensor(DIV2K_MEAN).view(1, 3, 1, 1), persistent=False)
 
-    def forward(self, features: Tensor, shallow: Tensor) -> Tensor:
-        """Two (N, C, h, w) -> (N, bands, s * h, s * w)."""
-        x = F.leaky_relu(self.before(self.body(features) + shallow), 0.01)
-        for factor, step in zip(self.factors, self.steps, strict=True):
-            x = F.pixel_shuffle(step(x), factor)
-        return self.last(x)
+    def forward(self, features: Tensor, image: Tensor) -> Tensor:
+        """Features (N, C, h, w) -> (N, 3, s * h, s * w) in 0..1; the image itself is not used."""
+        x = F.leaky_relu(self.conv_before_upsample(features), 0.01)
+        for factor, conv in zip(self.factors, self.upsample, strict=True):
+            x = F.pixel_shuffle(conv(x), factor)
+        return self.conv_last(x) + self.mean
 
 
-class PlainUpsampler(nn.Module):
-    """The same for a light backbone: one convolution and one sub-pixel step."""
+@register_backbone("hat")
+class HAT(Backbone):
+    """The backbone of HAT and of the published SeG-SR, for RGB.
 
-    def __init__(self, width: int, bands: int, scale: int) -> None:
-        super().__init__()
-        self.scale = scale
-        self.conv = nn.Conv2d(width, bands * scale * scale, 3, padding=1)
+    Parameters
+    ----------
+    bands, embed_dim, num_groups, depth, num_heads, window_size
+        3, 180, 6, 6, 6 and 16 in HAT and SeG-SR.
 
-    def forward(self, features: Tensor, shallow: Tensor) -> Tensor:
-        """Two (N, C, h, w) -> (N, bands, s * h, s * w)."""
-        return F.pixel_shuffle(self.conv(features + shallow), self.scale)
+    Raises
+    ------
+    ModelError
+        There are not three bands, or the heads do not divide the channels.
+    """
+
+    multiple_of = 16
+    tile, halo, overlap = 64, 8, 8
+    mean: Tensor
+
+    def __init__(
+        self,
+        bands: int,
+        embed_dim: int,
+        num_groups: int,
+        depth: int,
+        *,
+        num_heads: int = 6,
+        window_size: int = 16,
+    ) -> None:
+        if bands != 3:
+            raise ModelError(f"the backbone hat takes 3 bands, not {bands}")
+        if embed_dim % num_heads:
+            raise ModelError(
+                f"the backbone hat has {embed_dim} channels, expected a multiple of its "
+                f"{num_heads} heads"
+            )
+        super().__init__(bands, embed_dim)
+        self.multiple_of = window_size
+        self.patch_norm = ChannelNorm(embed_dim)
+        for _ in range(num_groups):
+            self.groups.append(RHAG(embed_dim, depth, num_heads, window_size))
+        self.conv_after_body = nn.Conv2d(embed_dim, embed_dim, 3, padding=1)
+        self.register_buffer("mean", torch.tensor(DIV2K_MEAN).view(1, 3, 1, 1), persistent=False)
+
+    def normalize(self, x: Tensor) -> Tensor:
+        """Subtract the mean of the training images."""
+        return x - self.mean
+
+    def make_upsampler(self, scale: int) -> nn.Module:
+        """Return HAT's upsampler; raises `ModelError` for a factor other than 2, 3 and 4."""
+        if scale not in (2, 3, 4):
+            raise ModelError(f"the backbone hat enlarges by 2, 3 or 4, not by {scale}")
+        return Upsampler(self.embed_dim, scale)

@@ -1,48 +1,47 @@
 """segsr-lite: semantic guidance at the cost of a small convolutional network.
 
-The convolutional backbone of segsr-lite: plain 3x3 convolutions in residual groups.
+The backbone has plain 3x3 convolutions in residual groups. In training each convolution is a sum
+of branches in the spirit of RepVGG (arXiv 2101.03697) and SPAN (arXiv 2311.12770); the branches are
+summed as kernels, as in OREPA (arXiv 2204.00826), so that training pays for one convolution per
+layer and the exported network has that one only.
 
-Branches in the spirit of RepVGG (arXiv 2101.03697) and SPAN (arXiv 2311.12770), but summed in the
-space of kernels, as OREPA does (arXiv 2204.00826): training pays for one convolution per layer,
-and export writes the sum.
-
-A small scene encoder: what CLIP is to SeG-SR, at a thousandth of the cost.
-
-It is pre-trained on scene classes with one learned vector per class standing where CLIP has the
-embedding of a class's text (cosine similarity, temperature, cross-entropy: arXiv 2103.00020 with
-the text tower replaced by a table), then trains on with the network it guides.
+The scene encoder does what CLIP does in SeG-SR at a thousandth of the cost. It is pre-trained on
+scene classes with one learned vector per class in place of CLIP's embedding of the class's text
+(arXiv 2103.00020), then trained with the network it guides.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
-from contextlib import nullcontext
-from typing import cast
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from georsr.models.interpolation import Bicubic
-from georsr.models.segsr.sensor import SensorEstimator, SensorTuning
-from georsr.models.segsr.slm import DeterministicLinear, SemanticLocalization
+from georsr.models.registry import register_architecture, register_backbone, register_encoder
+from georsr.models.segsr.backbone import Backbone
+from georsr.models.segsr.film import FiLM
+from georsr.models.segsr.lmm import LightLMM
+from georsr.models.segsr.segsr import SegSR
+from georsr.models.segsr.sensor import SensorEstimator
+from georsr.models.segsr.slm import SLM
 from georsr.radiometry.sensor import N_SENSOR_VALUES
 
 
 class RepConv(nn.Module):
     """A 3x3 convolution whose kernel is 3x3 + 1x1 + scaled identity while it trains."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, embed_dim: int) -> None:
         super().__init__()
-        self.kernel = nn.Parameter(torch.empty(width, width, 3, 3))
-        self.pointwise = nn.Parameter(torch.zeros(width, width))
-        self.identity = nn.Parameter(torch.zeros(width))
-        self.bias = nn.Parameter(torch.zeros(width))
+        self.kernel = nn.Parameter(torch.empty(embed_dim, embed_dim, 3, 3))
+        self.pointwise = nn.Parameter(torch.zeros(embed_dim, embed_dim))
+        self.identity = nn.Parameter(torch.zeros(embed_dim))
+        self.bias = nn.Parameter(torch.zeros(embed_dim))
         nn.init.kaiming_normal_(self.kernel, nonlinearity="relu")
 
     def fused_kernel(self) -> Tensor:
-        """The single (width, width, 3, 3) kernel that computes what the branches compute."""
+        """Return the (C, C, 3, 3) kernel that computes what the branches compute."""
         centre = self.pointwise + torch.diag(self.identity)
         return self.kernel + F.pad(centre[:, :, None, None], (1, 1, 1, 1))
 
@@ -51,72 +50,17 @@ class RepConv(nn.Module):
         return F.conv2d(x, self.fused_kernel(), self.bias, padding=1)
 
     def fuse(self) -> nn.Conv2d:
-        """A plain convolution with the same output."""
-        width = self.bias.shape[0]
-        conv = nn.Conv2d(width, width, 3, padding=1)
+        """Return a plain convolution with the same output."""
+        embed_dim = len(self.bias)
+        conv = nn.Conv2d(embed_dim, embed_dim, 3, padding=1)
         with torch.no_grad():
             conv.weight.copy_(self.fused_kernel())
             cast(Tensor, conv.bias).copy_(self.bias)
         return conv
 
 
-def conv3x3(width: int, fused: bool) -> nn.Module:
-    """One layer of the backbone, in its training or in its exported form."""
-    return nn.Conv2d(width, width, 3, padding=1) if fused else RepConv(width)
-
-
-class ResidualBlock(nn.Module):
-    """x + conv(act(conv(x))), the second convolution starting small so that signals stay tame."""
-
-    def __init__(self, width: int, fused: bool) -> None:
-        super().__init__()
-        self.conv1 = conv3x3(width, fused)
-        self.conv2 = conv3x3(width, fused)
-        if isinstance(self.conv2, RepConv):
-            with torch.no_grad():
-                self.conv2.kernel.mul_(0.1)
-
-    def forward(self, x: Tensor, tuning: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """(N, C, h, w) -> (N, C, h, w).
-
-        ``tuning`` is a scale and a shift (N, C, 1, 1) of the inner features: what the scene says
-        about which of them matter.
-        """
-        inner = self.conv1(x)
-        if tuning is not None:
-            scale, shift = tuning
-            inner = torch.addcmul(shift, inner, 1 + scale)
-        # in place, as no step of the gradient needs what is overwritten: every pass over the
-        # features that is saved is worth a percent of the time
-        return self.conv2(F.relu_(inner)).add_(x)
-
-
-class Group(nn.Sequential):
-    """Residual blocks one after another."""
-
-    def forward(self, x: Tensor, tunings: Sequence[tuple[Tensor, Tensor]] = ()) -> Tensor:
-        """(N, C, h, w) -> (N, C, h, w), with one tuning per block or none at all."""
-        for i, block in enumerate(self):
-            x = block(x, tunings[i]) if tunings else block(x)
-        return x
-
-
-class Backbone(nn.Module):
-    """Shallow features, groups of residual blocks, and the sub-pixel head.
-
-    It exposes its groups, so that any guidance can act after each of them.
-    """
-
-    def __init__(self, bands: int, width: int, groups: int, blocks: int, fused: bool) -> None:
-        super().__init__()
-        self.head = nn.Conv2d(bands, width, 3, padding=1)
-        self.groups = nn.ModuleList(
-            Group(*(ResidualBlock(width, fused) for _ in range(blocks))) for _ in range(groups)
-        )
-
-
 def fuse_branches(module: nn.Module) -> None:
-    """Replace every :class:`RepConv` inside ``module`` by its plain convolution, in place."""
+    """Replace every `RepConv` inside ``module`` by its plain convolution, in place."""
     for name, child in list(module.named_children()):
         if isinstance(child, RepConv):
             setattr(module, name, child.fuse())
@@ -124,59 +68,128 @@ def fuse_branches(module: nn.Module) -> None:
             fuse_branches(child)
 
 
-STRIDE = 4
-"""LR pixels per token along each axis."""
+def _conv3x3(embed_dim: int, fused: bool) -> nn.Module:
+    return nn.Conv2d(embed_dim, embed_dim, 3, padding=1) if fused else RepConv(embed_dim)
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(relu(conv(x)))."""
+
+    def __init__(self, embed_dim: int, fused: bool) -> None:
+        super().__init__()
+        self.conv1 = _conv3x3(embed_dim, fused)
+        self.conv2 = _conv3x3(embed_dim, fused)
+        if isinstance(self.conv2, RepConv):
+            with torch.no_grad():  # a small residual keeps the signal's size from block to block
+                self.conv2.kernel.mul_(0.1)
+
+    def forward(self, x: Tensor, film: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """(N, C, h, w) -> (N, C, h, w); ``film``: scale and shift (N, C, 1, 1) of the inside."""
+        inner = self.conv1(x)
+        if film is not None:
+            scale, shift = film
+            inner = torch.addcmul(shift, inner, 1 + scale)
+        # In place, because no gradient needs what is overwritten: every pass over the features
+        # that is saved is worth a percent of the time.
+        return self.conv2(F.relu_(inner)).add_(x)
+
+
+class ResidualGroup(nn.Sequential):
+    """Residual blocks one after another."""
+
+    def forward(self, x: Tensor, films: Sequence[tuple[Tensor, Tensor]] = ()) -> Tensor:
+        """(N, C, h, w) -> (N, C, h, w); ``films``: one scale and shift per block, or none."""
+        for i, block in enumerate(self):
+            x = block(x, films[i]) if films else block(x)
+        return x
+
+
+@register_backbone("plain")
+class PlainBackbone(Backbone):
+    """Residual groups of plain 3x3 convolutions.
+
+    Parameters
+    ----------
+    bands, embed_dim, num_groups, depth
+        Bands, channels, groups, residual blocks per group.
+    fused
+        Plain convolutions, as exported; False gives the branches that are trained.
+    """
+
+    tile, halo, overlap = 192, 4, 8
+    training_options: ClassVar[dict[str, Any]] = {"fused": False}
+
+    def __init__(
+        self, bands: int, embed_dim: int, num_groups: int, depth: int, *, fused: bool = True
+    ) -> None:
+        super().__init__(bands, embed_dim)
+        for _ in range(num_groups):
+            blocks = [ResidualBlock(embed_dim, fused) for _ in range(depth)]
+            self.groups.append(ResidualGroup(*blocks))
 
 
 class TokenMixer(nn.Module):
-    """Depthwise 5x5 then pointwise, with a residual: context without many parameters."""
+    """Depthwise 5x5 then pointwise convolution, with a residual."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, hidden_dim: int) -> None:
         super().__init__()
-        self.spatial = nn.Conv2d(width, width, 5, padding=2, groups=width)
-        self.channel = nn.Conv2d(width, width, 1)
+        self.spatial = nn.Conv2d(hidden_dim, hidden_dim, 5, padding=2, groups=hidden_dim)
+        self.channel = nn.Conv2d(hidden_dim, hidden_dim, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, h, w) -> (N, C, h, w)."""
         return x + self.channel(F.relu(self.spatial(x)))
 
 
+@register_encoder("scene")
 class SceneEncoder(nn.Module):
-    """RGB tile -> local tokens and one global vector, both of width E and unit length.
+    """Small convolutional SFEM: one token per 4 x 4 pixels and one vector for the tile.
 
     Parameters
     ----------
+    scale
+        The network's factor; the tokens do not depend on it.
     bands
         Bands of the tile.
-    width
+    token_dim
         E, width of the tokens.
-    trunk
+    hidden_dim
         Channels inside.
-    mixers
-        Number of context layers on the token grid.
+    num_mixers
+        Context layers on the token grid.
     """
 
-    def __init__(self, bands: int, width: int, trunk: int = 48, mixers: int = 4) -> None:
+    def __init__(
+        self,
+        scale: int,
+        bands: int,
+        *,
+        token_dim: int = 32,
+        hidden_dim: int = 48,
+        num_mixers: int = 4,
+    ) -> None:
         super().__init__()
-        self.stem1 = nn.Conv2d(bands, trunk // 2, 3, stride=2, padding=1)
-        self.stem2 = nn.Conv2d(trunk // 2, trunk, 3, stride=2, padding=1)
-        self.mixers = nn.Sequential(*(TokenMixer(trunk) for _ in range(mixers)))
-        self.local_head = nn.Conv2d(trunk, width, 1)
-        self.scene_head = DeterministicLinear(2 * trunk, width)
+        self.token_dim = token_dim
+        self.stem1 = nn.Conv2d(bands, hidden_dim // 2, 3, stride=2, padding=1)
+        self.stem2 = nn.Conv2d(hidden_dim // 2, hidden_dim, 3, stride=2, padding=1)
+        self.mixers = nn.Sequential(*(TokenMixer(hidden_dim) for _ in range(num_mixers)))
+        self.local_head = nn.Conv2d(hidden_dim, token_dim, 1)
+        self.scene_head = nn.Linear(2 * hidden_dim, token_dim)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Describe a tile.
+        """Compute tokens and scene vector of a tile.
 
         Parameters
         ----------
         x
-            (N, bands, h, w), zero-centred as the network feeds it.
+            (N, bands, h, w) in 0..1.
 
         Returns
         -------
         tokens, scene
             (N, E, ceil(h / 4), ceil(w / 4)) and (N, E), L2-normalised over E.
         """
+        x = (x - 0.45) * 4.0
         x = F.relu(self.stem2(F.relu(self.stem1(x))))
         x = self.mixers(x)
         mean = x.mean((2, 3))
@@ -188,22 +201,20 @@ class SceneEncoder(nn.Module):
 
 
 class SceneClassifier(nn.Module):
-    """Scene encoder plus one learned prompt per class: the pre-training task.
+    """Scene encoder plus one learned prompt per class, for pre-training the encoder.
 
     Parameters
     ----------
     encoder
         The encoder to train.
-    width
-        E, the encoder's token width.
-    classes
+    num_classes
         Number of scene classes.
     """
 
-    def __init__(self, encoder: SceneEncoder, width: int, classes: int) -> None:
+    def __init__(self, encoder: SceneEncoder, num_classes: int) -> None:
         super().__init__()
         self.encoder = encoder
-        self.class_prompts = nn.Parameter(torch.randn(classes, width))
+        self.class_prompts = nn.Parameter(torch.randn(num_classes, encoder.token_dim))
         self.log_temperature = nn.Parameter(torch.tensor(2.3))
 
     def logits(self, scene: Tensor) -> Tensor:
@@ -211,81 +222,24 @@ class SceneClassifier(nn.Module):
         return self.log_temperature.exp() * scene @ F.normalize(self.class_prompts, dim=1).T
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, bands, h, w) -> class logits (N, classes)."""
+        """(N, bands, h, w) in 0..1 -> class logits (N, classes)."""
         return self.logits(self.encoder(x)[1])
 
 
-GAIN = 5.0
-
-
-def bicubic_planes(subpixels: Tensor, scale: int) -> Tensor:
-    """(N, C * s * s, h, w) -> (N, C, s * h, s * w), as ``F.pixel_shuffle``.
-
-    That one leaves channels pixel by pixel where they lie so. Nobody wants an image like that: it
-    is made of planes at once here, in half the time of both steps.
-    """
-    if not subpixels.is_contiguous(memory_format=torch.channels_last):
-        return F.pixel_shuffle(subpixels, scale)
-    n, c, h, w = subpixels.shape
-    pixels = subpixels.permute(0, 2, 3, 1).view(n, h, w, c // scale**2, scale, scale)
-    return pixels.permute(0, 3, 1, 4, 2, 5).reshape(n, -1, h * scale, w * scale)
-
-
-class LightLMM(nn.Module):
-    """x * (1 + gamma(M)) + beta(M): a guidance map scales and shifts the features.
-
-    The map comes at token resolution and is resized to the features' grid, so any scale works.
-    The last layer starts at zero: an untrained guidance changes nothing.
-    """
-
-    def __init__(self, width: int, hidden: int = 8) -> None:
-        super().__init__()
-        self.lift = nn.Conv2d(1, hidden, 3, padding=1)
-        self.gamma_beta = nn.Conv2d(hidden, 2 * width, 1)
-        nn.init.zeros_(self.gamma_beta.weight)
-        nn.init.zeros_(self.gamma_beta.bias)  # type: ignore[arg-type]
-
-    def forward(self, x: Tensor, guidance: Tensor) -> Tensor:
-        """Features (N, C, h, w) and a map (N, 1, hc, wc) -> (N, C, h, w)."""
-        guidance = F.interpolate(guidance, x.shape[2:], mode="bilinear", align_corners=False)
-        gamma, beta = self.gamma_beta(F.relu(self.lift(guidance))).chunk(2, dim=1)
-        return torch.addcmul(x, x, gamma).add_(beta)
-
-
-class FiLM(nn.Module):
-    """A scale and a shift of every block's inner features, from the scene vector alone.
-
-    Maps tell a block where to act; this tells it what kind of scene it acts on. The last layers
-    start at zero: an untrained tuning changes nothing.
-    """
-
-    def __init__(self, tokens: int, hidden: int, width: int, blocks: int) -> None:
-        super().__init__()
-        self.squeeze = DeterministicLinear(tokens, hidden)
-        self.films = nn.ModuleList(DeterministicLinear(hidden, 2 * width) for _ in range(blocks))
-        for film in self.films:
-            nn.init.zeros_(film.weight)  # type: ignore[arg-type]
-            nn.init.zeros_(film.bias)  # type: ignore[arg-type]
-
-    def forward(self, scene: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Unit scene vectors (N, E) -> for each block, scale and shift, both (N, C, 1, 1)."""
-        # a unit vector's entries are small: GAIN brings them to the size of other activations
-        hidden = F.relu(self.squeeze(scene * GAIN))
-        pairs = [film(hidden)[:, :, None, None].chunk(2, dim=1) for film in self.films]
-        return [(scale, shift) for scale, shift in pairs]
-
-
-def _added(
-    tunings: list[tuple[Tensor, Tensor]], others: list[tuple[Tensor, Tensor]]
-) -> list[tuple[Tensor, Tensor]]:
-    """What the scene and what the sensor says about each block, together."""
-    if not tunings:
-        return others
-    return [(a + c, b + d) for (a, b), (c, d) in zip(tunings, others, strict=True)]
-
-
-class SegSRLite(nn.Module):
-    """Scene encoder -> localization -> modulation of a plain 3x3 backbone.
+@register_architecture("segsr-lite")
+def segsr_lite(
+    scale: int,
+    bands: int = 3,
+    *,
+    embed_dim: int = 48,
+    num_groups: int = 4,
+    depth: int = 2,
+    token_dim: int = 32,
+    film_dim: int = 0,
+    sensor_dim: int = 0,
+    fused: bool = True,
+) -> SegSR:
+    """Build an untrained segsr-lite: scene encoder, plain backbone, light modulations.
 
     Parameters
     ----------
@@ -293,112 +247,33 @@ class SegSRLite(nn.Module):
         2, 3 or 4.
     bands
         Bands in and out.
-    width, groups, blocks
-        Features, guided groups, and residual blocks per group of the backbone.
-    tokens
+    embed_dim, num_groups, depth
+        Channels, guided groups, and residual blocks per group of the backbone.
+    token_dim
         Width of the semantic tokens; 0 builds the same backbone without guidance.
-    tuning
-        Hidden width of the scene's scale and shift of every block; 0: none.
-    sensor
-        Hidden width of the scale and shift that the sensor description gives every block; 0: the
-        network is told nothing of the sensor.
+    film_dim
+        Hidden width of the FiLM of every block by the scene vector; 0 for none.
+    sensor_dim
+        Hidden width of the FiLM of every block by the sensor description; 0 for a network that
+        takes none.
     fused
-        Plain convolutions (as exported) instead of branches (as trained).
+        Plain convolutions, as exported; False gives the branches that are trained.
     """
-
-    mean: float = 0.45
-    gain: float = 4.0
-    """Zero-centred and stretched input trains several times faster than 0..1."""
-    told: Tensor
-    """The normalised sensor description (1, N_SENSOR_VALUES) of its input; zero if unknown."""
-
-    def __init__(
-        self,
-        scale: int,
-        bands: int = 3,
-        width: int = 48,
-        groups: int = 4,
-        blocks: int = 2,
-        tokens: int = 32,
-        tuning: int = 0,
-        sensor: int = 0,
-        fused: bool = True,
-    ) -> None:
-        super().__init__()
-        self.scale, self.blocks = scale, blocks
-        self.backbone = Backbone(bands, width, groups, blocks, fused)
-        self.tail = nn.Conv2d(width, bands * scale * scale, 3, padding=1)
-        self.skip = Bicubic(scale)
-        self.guided = tokens > 0
-        if self.guided:
-            self.encoder = SceneEncoder(bands, tokens)
-            self.localization = SemanticLocalization(tokens, groups, heads=4, temperature=10.0)
-            self.modulations = nn.ModuleList(LightLMM(width) for _ in range(groups))
-            count = groups * blocks
-            self.tuning = FiLM(tokens, tuning, width, count) if tuning > 0 else None
-        self.senses = sensor > 0
-        if self.senses:
-            self.estimator = SensorEstimator(bands)
-            self.sensor_tuning = SensorTuning(sensor, width, groups * blocks)
-            self.register_buffer("told", torch.zeros(1, N_SENSOR_VALUES), persistent=False)
-        if not fused:
-            nn.init.normal_(self.tail.weight, std=1e-3)
-
-    def enlarge(self, x: Tensor, sensor: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Super-resolve and tell what the scene encoder saw.
-
-        Parameters
-        ----------
-        x
-            (N, bands, h, w) in 0..1.
-        sensor
-            (N, N_SENSOR_VALUES) or (1, N_SENSOR_VALUES), normalised; None: what it was told.
-
-        Returns
-        -------
-        image, scene
-            (N, bands, s * h, s * w) in 0..1, not clipped; and the unit scene vectors (N, E), or
-            None without guidance.
-        """
-        centred = (x - self.mean) * self.gain
-        features = shallow = self.backbone.head(centred)
-        maps: list[Tensor] = []
-        tunings: list[tuple[Tensor, Tensor]] = []
-        scene = None
-        if self.guided:
-            tokens, scene = self.encoder(centred)
-            maps = self.localization(tokens, scene)
-            if self.tuning is not None:
-                tunings = self.tuning(scene)
-        if self.senses:
-            tunings = _added(tunings, self.sensor_tuning(self.told if sensor is None else sensor))
-        for i, group in enumerate(self.backbone.groups):
-            features = group(features, tunings[i * self.blocks : (i + 1) * self.blocks])
-            if self.guided:
-                features = self.modulations[i](features, maps[i])
-        detail = self.tail(features + shallow)
-        # the image itself never passes through half precision, only what is added to it
-        # (tensors without memory, on which cost is counted, know no autocast)
-        exact = nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
-        with exact:
-            subpixels = self.skip.subpixels(x) + detail.to(x.dtype)
-        return bicubic_planes(subpixels, self.scale), scene
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, bands, h, w) in 0..1 -> (N, bands, s * h, s * w) in 0..1, not clipped."""
-        return self.enlarge(x)[0]
-
-    @property
-    def guidance_count(self) -> int:
-        """Number of guidance maps."""
-        return len(self.modulations) if self.guided else 0
-
-    def guidance_maps(self, x: Tensor) -> Tensor:
-        """(N, bands, h, w) in 0..1 -> the maps that guide its groups (N, groups, h / 4, w / 4)."""
-        return torch.cat(self.localization(*self.encoder((x - self.mean) * self.gain)), dim=1)
-
-    def fuse(self) -> SegSRLite:
-        """A copy with every layer's branches summed into one convolution."""
-        fused = copy.deepcopy(self)
-        fuse_branches(fused)
-        return fused
+    num_blocks = num_groups * depth
+    backbone = PlainBackbone(bands, embed_dim, num_groups, depth, fused=fused)
+    parts: dict[str, Any] = {"encoder": None, "localization": None, "modulations": []}
+    parts["upsampler"] = backbone.make_upsampler(scale)
+    if token_dim > 0:
+        parts["encoder"] = SceneEncoder(scale, bands, token_dim=token_dim)
+        parts["localization"] = SLM(token_dim, num_groups, num_heads=4, temperature=10.0)
+        parts["modulations"] = [LightLMM(embed_dim) for _ in range(num_groups)]
+    if token_dim > 0 and film_dim > 0:
+        parts["scene_film"] = FiLM(token_dim, film_dim, embed_dim, num_blocks, gain=5.0)
+    if sensor_dim > 0:
+        parts["sensor_estimator"] = SensorEstimator(bands)
+        parts["sensor_film"] = FiLM(
+            N_SENSOR_VALUES, sensor_dim, embed_dim, num_blocks, num_layers=2
+        )
+    if not fused:
+        parts["upsampler"].start_near_bicubic()
+    return SegSR(backbone=backbone, **parts)

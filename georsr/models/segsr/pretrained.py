@@ -1,12 +1,9 @@
-"""Published checkpoints: from a BasicSR ``.pth`` to a spec and weights of ours.
+"""The published SeG-SR: its network where it differs from ours, and its checkpoints.
 
-What the file holds and lacks was found by running the published network: it contains the CLIP
-tower with LoRA beside it, modules that are never called, and not the six local prompts, which
-were drawn under seed 0 when the network was built and never trained nor saved. The draw is
-repeatable, and completes the checkpoint (``text_locals_seed0_x{2,4}.npy``, (512, 6), one column
-per group).
-
-Names of the published checkpoint: for every tensor of ours, what it is made of there.
+What a checkpoint holds was found by running the published network. It contains the CLIP tower with
+LoRA, and modules that are never called. It lacks the six local prompts, which were drawn under seed
+0 at construction and never trained nor saved. The draw is repeatable and completes the checkpoint
+(``text_locals_seed0_x{2,4}.npy``, (512, 6), one column per group).
 """
 
 from __future__ import annotations
@@ -15,112 +12,197 @@ import re
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from georsr.errors import ModelError
 from georsr.models.checkpoint import read_checkpoint
-from georsr.models.segsr.segsr import build
+from georsr.models.registry import register_architecture
+from georsr.models.segsr.hat import DIV2K_MEAN, HAT
+from georsr.models.segsr.lmm import LMM
+from georsr.models.segsr.segsr import SegSR
+from georsr.models.segsr.sfem import ClipEncoder
+from georsr.models.segsr.slm import SLM
 from georsr.models.spec import ModelSpec
 
+
+class PublishedClipEncoder(ClipEncoder):
+    """CLIP as the published SeG-SR runs it.
+
+    Its attention has 16 heads. Its input is mean-subtracted, not normalised by CLIP's statistics.
+    Positions are interpolated along the flattened sequence, class token included. The scene vector
+    is that of the first patch instead of the class token.
+    """
+
+    input_statistics = (DIV2K_MEAN, (1.0, 1.0, 1.0))
+
+    def __init__(self, scale: int, *, num_heads: int = 16, **options: Any) -> None:
+        super().__init__(scale, num_heads=num_heads, **options)
+
+    def positions(self, rows: int, columns: int) -> Tensor:
+        """Return the positional embedding (1 + rows * columns, W), interpolated in 1-D."""
+        embedding = self.positional_embedding
+        sequence = embedding.t()[None].float()
+        length = 1 + rows * columns
+        sequence = F.interpolate(sequence, length, mode="linear", align_corners=False)
+        return sequence[0].t().to(embedding.dtype)
+
+    def scene_token(self, tokens: Tensor) -> Tensor:
+        """Return the first patch, normalised by ``ln_post`` a second time, (N, W).
+
+        The published code drops the class token, then takes the first remaining token for it.
+        """
+        return self.ln_post(tokens[:, 1])
+
+
+class PixelShuffleResize(nn.Module):
+    """Convolution and pixel shuffle that double a map ``num_steps`` times.
+
+    Parameters
+    ----------
+    num_steps
+        log2(16 / scale): from the CLIP grid to the LR grid.
+    """
+
+    def __init__(self, num_steps: int) -> None:
+        super().__init__()
+        self.steps = nn.ModuleList(nn.Conv2d(1, 4, 3, padding=1) for _ in range(num_steps))
+
+    def forward(self, guidance: Tensor, size: tuple[int, int]) -> Tensor:
+        """(N, 1, hc, wc) -> (N, 1, *size), where size is (hc, wc) times 2^num_steps."""
+        for step in self.steps:
+            guidance = F.pixel_shuffle(step(guidance), 2)
+        return guidance
+
+
+@register_architecture("segsr-published")
+class PublishedSegSR(SegSR):
+    """The published SeG-SR, exactly.
+
+    Parameters
+    ----------
+    scale
+        2 or 4.
+    bands
+        3.
+    embed_dim, num_groups, depth, num_heads
+        Channels, groups, blocks per group and attention heads of HAT.
+    encoder_options
+        Arguments of `PublishedClipEncoder` that differ from ViT-B/16.
+
+    Raises
+    ------
+    ModelError
+        The factor is neither 2 nor 4, or the sizes do not fit.
+    """
+
+    def __init__(
+        self,
+        scale: int,
+        bands: int = 3,
+        *,
+        embed_dim: int = 180,
+        num_groups: int = 6,
+        depth: int = 6,
+        num_heads: int = 6,
+        encoder_options: dict[str, Any] | None = None,
+    ) -> None:
+        if scale not in (2, 4):
+            raise ModelError(f"the published SeG-SR enlarges by 2 or 4, not by {scale}")
+        num_steps = {2: 3, 4: 2}[scale]
+        encoder = PublishedClipEncoder(scale, **(encoder_options or {}))
+        backbone = HAT(bands, embed_dim, num_groups, depth, num_heads=num_heads)
+        super().__init__(
+            encoder,
+            SLM(encoder.token_dim, num_groups, num_heads=max(1, encoder.token_dim // 64)),
+            backbone,
+            [LMM(embed_dim, PixelShuffleResize(num_steps)) for _ in range(num_groups)],
+            backbone.make_upsampler(scale),
+        )
+
+
+_HAB = "layers.{0}.residual_group.blocks.{1}"
+_OCAB = "layers.{0}.residual_group.overlap_attn"
+_CLIP = "clip1.base_model.model"
+_GROUP = r"backbone\.groups\.(\d+)"
+_BLOCK = rf"{_GROUP}\.blocks\.(\d+)"
+_ADAPTED = r"encoder\.blocks\.(\d+)\.(attn\.qkv|mlp\.c_fc|mlp\.c_proj)"
+
 RULES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    # (pattern of our name, how the parts combine, names of the parts; {} counts from the pattern)
-    (r"backbone\.head\.(\w+)", "one", ("conv_first.{0}",)),
-    (r"backbone\.groups\.0\.entry\.(\w+)", "one", ("patch_embed.norm.{0}",)),
+    # (pattern of our key, how the published tensors are combined, their keys; {0} is the pattern's
+    # first group, {1:5+2} five times its second group plus two)
+    (r"backbone\.(conv_first|conv_after_body)\.(\w+)", "copy", ("{0}.{1}",)),
+    (r"backbone\.patch_norm\.(\w+)", "copy", ("patch_embed.norm.{0}",)),
     (
-        r"backbone\.groups\.(\d+)\.blocks\.(\d+)\.attention\.bias_table",
-        "one",
-        ("layers.{0}.residual_group.blocks.{1}.attn.relative_position_bias_table",),
+        rf"{_BLOCK}\.attn\.relative_position_bias\.table",
+        "copy",
+        (f"{_HAB}.attn.relative_position_bias_table",),
+    ),
+    (rf"{_BLOCK}\.conv_block\.conv1\.(\w+)", "copy", (f"{_HAB}.conv_block.cab.0.{{2}}",)),
+    (rf"{_BLOCK}\.conv_block\.conv2\.(\w+)", "copy", (f"{_HAB}.conv_block.cab.2.{{2}}",)),
+    (
+        rf"{_BLOCK}\.conv_block\.squeeze\.(\w+)",
+        "copy",
+        (f"{_HAB}.conv_block.cab.3.attention.1.{{2}}",),
     ),
     (
-        r"backbone\.groups\.(\d+)\.blocks\.(\d+)\.attention\.(.+)",
-        "one",
-        ("layers.{0}.residual_group.blocks.{1}.attn.{2}",),
+        rf"{_BLOCK}\.conv_block\.excite\.(\w+)",
+        "copy",
+        (f"{_HAB}.conv_block.cab.3.attention.3.{{2}}",),
     ),
+    (rf"{_BLOCK}\.(.+)", "copy", (f"{_HAB}.{{2}}",)),
     (
-        r"backbone\.groups\.(\d+)\.blocks\.(\d+)\.convolution\.conv1\.(\w+)",
-        "one",
-        ("layers.{0}.residual_group.blocks.{1}.conv_block.cab.0.{2}",),
+        rf"{_GROUP}\.overlap_attn\.attn\.relative_position_bias\.table",
+        "copy",
+        (f"{_OCAB}.relative_position_bias_table",),
     ),
+    (rf"{_GROUP}\.overlap_attn\.(?:attn\.)?(.+)", "copy", (f"{_OCAB}.{{1}}",)),
+    (rf"{_GROUP}\.conv\.(\w+)", "copy", ("layers.{0}.conv.{1}",)),
+    (r"upsampler\.conv_before_upsample\.(\w+)", "copy", ("conv_before_upsample.0.{0}",)),
+    (r"upsampler\.upsample\.(\d+)\.(\w+)", "copy", ("upsample.{0:2}.{1}",)),
+    (r"upsampler\.conv_last\.(\w+)", "copy", ("conv_last.{0}",)),
     (
-        r"backbone\.groups\.(\d+)\.blocks\.(\d+)\.convolution\.conv2\.(\w+)",
-        "one",
-        ("layers.{0}.residual_group.blocks.{1}.conv_block.cab.2.{2}",),
-    ),
-    (
-        r"backbone\.groups\.(\d+)\.blocks\.(\d+)\.convolution\.squeeze\.(\w+)",
-        "one",
-        ("layers.{0}.residual_group.blocks.{1}.conv_block.cab.3.attention.1.{2}",),
-    ),
-    (
-        r"backbone\.groups\.(\d+)\.blocks\.(\d+)\.convolution\.excite\.(\w+)",
-        "one",
-        ("layers.{0}.residual_group.blocks.{1}.conv_block.cab.3.attention.3.{2}",),
-    ),
-    (
-        r"backbone\.groups\.(\d+)\.blocks\.(\d+)\.(norm[12]\..+|mlp\..+)",
-        "one",
-        ("layers.{0}.residual_group.blocks.{1}.{2}",),
-    ),
-    (
-        r"backbone\.groups\.(\d+)\.overlap\.attention\.bias_table",
-        "one",
-        ("layers.{0}.residual_group.overlap_attn.relative_position_bias_table",),
-    ),
-    (
-        r"backbone\.groups\.(\d+)\.overlap\.(?:attention\.)?(.+)",
-        "one",
-        ("layers.{0}.residual_group.overlap_attn.{1}",),
-    ),
-    (r"backbone\.groups\.(\d+)\.conv\.(\w+)", "one", ("layers.{0}.conv.{1}",)),
-    (r"tail\.body\.(\w+)", "one", ("conv_after_body.{0}",)),
-    (r"tail\.before\.(\w+)", "one", ("conv_before_upsample.0.{0}",)),
-    (r"tail\.steps\.(\d+)\.(\w+)", "one", ("upsample.{0:2}.{1}",)),
-    (r"tail\.last\.(\w+)", "one", ("conv_last.{0}",)),
-    (
-        r"encoder\.blocks\.(\d+)\.(attn\.qkv|mlp\.c_fc|mlp\.c_proj)\.weight",
+        rf"{_ADAPTED}\.weight",
         "lora",
         tuple(
-            f"clip1.base_model.model.transformer.resblocks.{{0}}.{{1}}.{part}.weight"
+            f"{_CLIP}.transformer.resblocks.{{0}}.{{1}}.{part}.weight"
             for part in ("base_layer", "lora_A.default", "lora_B.default")
         ),
     ),
     (
-        r"encoder\.blocks\.(\d+)\.(attn\.qkv|mlp\.c_fc|mlp\.c_proj)\.bias",
-        "one",
-        ("clip1.base_model.model.transformer.resblocks.{0}.{1}.base_layer.bias",),
+        rf"{_ADAPTED}\.bias",
+        "copy",
+        (f"{_CLIP}.transformer.resblocks.{{0}}.{{1}}.base_layer.bias",),
     ),
-    (
-        r"encoder\.blocks\.(\d+)\.(.+)",
-        "one",
-        ("clip1.base_model.model.transformer.resblocks.{0}.{1}",),
-    ),
-    (r"encoder\.(.+)", "one", ("clip1.base_model.model.{0}",)),
-    (r"localization\.scene_prompt\.prompt", "flat", ("text_global",)),
-    (r"localization\.scene_prompt\.meta\.(.+)", "one", ("meta_global.meta_net.{0}",)),
-    (r"localization\.scene_prompt\.film\.(\w+)", "one", ("meta_fuser.fc.{0}",)),
-    (r"localization\.scene_prompt\.out\.(\w+)", "one", ("meta_fuser.fc_out.{0}",)),
+    (r"encoder\.blocks\.(.+)", "copy", (f"{_CLIP}.transformer.resblocks.{{0}}",)),
+    (r"encoder\.(.+)", "copy", (f"{_CLIP}.{{0}}",)),
+    (r"localization\.global_prompt\.prompt", "flatten", ("text_global",)),
+    (r"localization\.global_prompt\.meta\.(.+)", "copy", ("meta_global.meta_net.{0}",)),
+    (r"localization\.global_prompt\.film\.(\w+)", "copy", ("meta_fuser.fc.{0}",)),
+    (r"localization\.global_prompt\.out\.(\w+)", "copy", ("meta_fuser.fc_out.{0}",)),
     (
         r"localization\.attention\.qkv\.weight",
-        "join",
+        "concatenate",
         ("text_att.to_q.weight", "text_att.to_k.weight", "text_att.to_v.weight"),
     ),
-    (r"localization\.attention\.out\.(\w+)", "one", ("text_att.to_out.0.{0}",)),
-    (r"localization\.fusions\.(\d+)\.gate\.(\w+)", "one", ("spades.{0:5}.fc_x.{1}",)),
-    (r"localization\.fusions\.(\d+)\.value\.(\w+)", "one", ("spades.{0:5}.fc_y.{1}",)),
-    (r"localization\.fusions\.(\d+)\.out\.(\w+)", "one", ("spades.{0:5}.fc_out.{1}",)),
+    (r"localization\.attention\.out\.(\w+)", "copy", ("text_att.to_out.0.{0}",)),
+    (r"localization\.fusions\.(\d+)\.gate\.(\w+)", "copy", ("spades.{0:5}.fc_x.{1}",)),
+    (r"localization\.fusions\.(\d+)\.value\.(\w+)", "copy", ("spades.{0:5}.fc_y.{1}",)),
+    (r"localization\.fusions\.(\d+)\.out\.(\w+)", "copy", ("spades.{0:5}.fc_out.{1}",)),
     (
         r"modulations\.(\d+)\.resize\.steps\.(\d+)\.(\w+)",
-        "one",
+        "copy",
         ("spades.{0:5+2}.{1:2}.{2}",),
     ),
-    (r"modulations\.(\d+)\.norm\.(\w+)", "one", ("spades.{0:5+3}.{1}",)),
-    (r"modulations\.(\d+)\.shared\.(\w+)", "one", ("spades.{0:5+4}.mlp_shared.0.{1}",)),
+    (r"modulations\.(\d+)\.norm\.(\w+)", "copy", ("spades.{0:5+3}.{1}",)),
+    (r"modulations\.(\d+)\.shared\.(\w+)", "copy", ("spades.{0:5+4}.mlp_shared.0.{1}",)),
     (
         r"modulations\.(\d+)\.gamma_beta\.(\w+)",
-        "join",
+        "concatenate",
         ("spades.{0:5+4}.mlp_gamma.{1}", "spades.{0:5+4}.mlp_beta.{1}"),
     ),
 )
@@ -129,30 +211,27 @@ UNUSED_KEYS = re.compile(
     r"relative_position_index_(SA|OCA)|norm\.(weight|bias)|spades\.\d+\.cross_attn\..+"
     r"|spades\.\d+\.param_free_norm\..+|mean"
 )
-"""Entries the published network stores and never uses, or that follow from the window size."""
+"""Keys of a checkpoint that the network never uses, or that follow from the window size."""
 
 LOCAL_PROMPT = re.compile(r"text_locals\.(\d+)")
-"""One prompt per group; the published checkpoints lack them."""
+"""Keys of the local prompts, one per group; the published checkpoints lack them."""
 
 _FIELD = re.compile(r"\{(\d)(?::(\d)(?:\+(\d))?)?\}")
 
 
-def parts(name: str) -> tuple[str, tuple[str, ...]]:
-    """How ``name`` (ours) is combined, and from which published entries.
-
-    In a rule, ``{1:5+2}`` stands for five times the pattern's second group, plus two.
-    """
+def published_parts(key: str) -> tuple[str, tuple[str, ...]]:
+    """Return how our tensor ``key`` is combined, and the published keys it is combined from."""
     for pattern, combine, templates in RULES:
-        if match := re.fullmatch(pattern, name):
-            found = match.groups()
+        if match := re.fullmatch(pattern, key):
+            groups = match.groups()
 
-            def number(field: re.Match[str], found: tuple[str, ...] = found) -> str:
+            def substitute(field: re.Match[str], groups: tuple[str, ...] = groups) -> str:
                 index, factor, offset = field.groups()
-                value = found[int(index)]
-                return value if factor is None else str(int(value) * int(factor) + int(offset or 0))
+                group = groups[int(index)]
+                return group if factor is None else str(int(group) * int(factor) + int(offset or 0))
 
-            return combine, tuple(_FIELD.sub(number, template) for template in templates)
-    raise KeyError(name)
+            return combine, tuple(_FIELD.sub(substitute, template) for template in templates)
+    raise KeyError(key)
 
 
 LORA_ALPHA = 32.0
@@ -160,8 +239,8 @@ PROMPTS = "localization.local_prompts"
 
 
 def is_published(entries: Mapping[str, Tensor]) -> bool:
-    """Whether a checkpoint is one of SeG-SR: a backbone with a CLIP tower beside it."""
-    return "conv_first.weight" in entries and any(name.startswith("clip1.") for name in entries)
+    """Return whether a checkpoint is one of SeG-SR: HAT with a CLIP tower."""
+    return "conv_first.weight" in entries and any(key.startswith("clip1.") for key in entries)
 
 
 def read_published(
@@ -172,59 +251,60 @@ def read_published(
     Parameters
     ----------
     path
-        BasicSR file: a dict with ``params_ema`` (preferred) or ``params``. Never executed: code
-        inside is refused.
+        BasicSR file: a dict with ``params_ema`` (preferred) or ``params``. Code inside is refused,
+        never run.
     entries
-        Its names and tensors, where they have been read already.
+        Its tensors by key, if they have been read already.
 
     Returns
     -------
     spec, weights
-        The model's contract, sizes read from shapes; and the state dict of the network that
-        :func:`georsr.models.segsr.segsr.build` makes from it, LoRA merged, prompts completed.
+        The model's specification, sizes read from shapes; and the state dict of its
+        `PublishedSegSR`, with LoRA merged and the prompts completed.
 
     Raises
     ------
     ModelError
-        The file is damaged, holds code, is not a SeG-SR checkpoint, or entries are missing, too
-        many or of the wrong shape (the first five are named).
+        The file is damaged, holds code, is not a SeG-SR checkpoint, or tensors are missing, unknown
+        or of the wrong shape (the first five are named).
     """
     path = Path(path)
     if entries is None:
         entries = read_checkpoint(path)
     if not is_published(entries):
-        raise ModelError(f"{path}: not a SeG-SR checkpoint (no CLIP tower beside conv_first)")
-    spec, drawn = _spec(entries, path)
+        raise ModelError(f"{path}: not a SeG-SR checkpoint (no CLIP tower with conv_first)")
+    spec, prompts = _spec(entries, path)
     with torch.device("meta"):
-        expected = build(spec).state_dict()
-    recipe = {name: parts(name) for name in expected if name != PROMPTS}
-    used = {entry for _, names in recipe.values() for entry in names}
+        expected = PublishedSegSR(spec.scale, **spec.parameters).state_dict()
+    parts = {key: published_parts(key) for key in expected if key != PROMPTS}
+    used = {entry for _, names in parts.values() for entry in names}
     missing = sorted(used - entries.keys())
     extra = sorted(
         entry
         for entry in entries.keys() - used
         if not UNUSED_KEYS.fullmatch(entry) and not LOCAL_PROMPT.fullmatch(entry)
     )
-    _complain(path, [f"missing {k}" for k in missing] + [f"unexpected {k}" for k in extra])
-    weights: dict[str, Tensor] = {PROMPTS: drawn}
-    wrong = []
-    for name, (combine, names) in recipe.items():
-        found = [entries[entry] for entry in names]
+    _check(path, [f"missing {k}" for k in missing] + [f"unexpected {k}" for k in extra])
+    weights: dict[str, Tensor] = {PROMPTS: prompts}
+    misfits = []
+    for key, (combine, names) in parts.items():
+        tensors = [entries[name] for name in names]
         try:
-            weights[name] = _combined(combine, found)
-            fits = weights[name].shape == expected[name].shape
+            weights[key] = _combine(combine, tensors)
+            fits = weights[key].shape == expected[key].shape
         except RuntimeError:
             fits = False
         if not fits:
-            shapes = ", ".join(str(tuple(tensor.shape)) for tensor in found)
-            wrong.append(f"{names[0]} has shape {shapes}, expected {tuple(expected[name].shape)}")
-    _complain(path, wrong)
-    infinite = [name for name, value in weights.items() if not bool(value.isfinite().all())]
-    _complain(path, [f"{name} holds values that are not finite" for name in infinite])
-    return spec, {name: weights[name] for name in expected}
+            shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
+            misfits.append(f"{names[0]} has shape {shapes}, expected {tuple(expected[key].shape)}")
+    _check(path, misfits)
+    infinite = [key for key, value in weights.items() if not bool(value.isfinite().all())]
+    _check(path, [f"{key} holds values that are not finite" for key in infinite])
+    return spec, {key: weights[key] for key in expected}
 
 
-def _complain(path: Path, problems: list[str]) -> None:
+def _check(path: Path, problems: list[str]) -> None:
+    """Raise the first five problems, if there are any."""
     if problems:
         raise ModelError(
             f"{path}: {len(problems)} tensors do not fit a published SeG-SR checkpoint: "
@@ -233,12 +313,12 @@ def _complain(path: Path, problems: list[str]) -> None:
 
 
 def _count(entries: Mapping[str, Tensor], pattern: str) -> int:
-    """How many different numbers stand in the first group of ``pattern``."""
+    """Count the different values of the first group of ``pattern`` among the keys."""
     return len({match[1] for entry in entries if (match := re.match(pattern, entry))})
 
 
 def _spec(entries: Mapping[str, Tensor], path: Path) -> tuple[ModelSpec, Tensor]:
-    """The contract, sizes read from names and shapes; and the local prompts (groups, E)."""
+    """Return the specification, sizes read from keys and shapes, and the prompts (groups, E)."""
     steps = _count(entries, r"upsample\.(\d+)\.weight")
     groups = _count(entries, r"layers\.(\d+)\.")
     table = entries.get("layers.0.residual_group.blocks.0.attn.relative_position_bias_table")
@@ -246,25 +326,24 @@ def _spec(entries: Mapping[str, Tensor], path: Path) -> tuple[ModelSpec, Tensor]
     resized = _count(entries, r"spades\.2\.(\d+)\.weight")
     if steps not in (1, 2) or resized != 4 - steps:
         raise ModelError(
-            f"{path}: {steps} upsampling steps in the tail and {resized} for guidance maps; "
+            f"{path}: {steps} upsampling steps for the image and {resized} for guidance maps; "
             "published SeG-SR checkpoints have 1 and 3 (x2) or 2 and 2 (x4)"
         )
     if table is None or table.dim() != 2 or groups < 1:
         raise ModelError(f"{path}: not a SeG-SR checkpoint (no layers with attention)")
     parameters = {
-        "published": True,
-        "groups": groups,
-        "blocks": _count(entries, r"layers\.0\.residual_group\.blocks\.(\d+)\."),
-        "width": int(entries["conv_first.weight"].shape[0]),
-        "heads": int(table.shape[1]),
-        "clip": {
+        "num_groups": groups,
+        "depth": _count(entries, r"layers\.0\.residual_group\.blocks\.(\d+)\."),
+        "embed_dim": int(entries["conv_first.weight"].shape[0]),
+        "num_heads": int(table.shape[1]),
+        "encoder_options": {
             "layers": _count(entries, r"clip1\.base_model\.model\.transformer\.resblocks\.(\d+)\.")
         },
     }
     prompts, source = _local_prompts(entries, groups, scale, path)
     spec = ModelSpec(
         name=_name(path, scale),
-        architecture="segsr",
+        architecture="segsr-published",
         scale=scale,
         parameters=parameters,
         multiple_of=16,
@@ -283,7 +362,7 @@ def _spec(entries: Mapping[str, Tensor], path: Path) -> tuple[ModelSpec, Tensor]
 def _local_prompts(
     entries: Mapping[str, Tensor], groups: int, scale: int, path: Path
 ) -> tuple[Tensor, str]:
-    """Prompts (groups, E) and where they come from: the file, or the seed-0 draw."""
+    """Return the prompts (groups, E), and whether they are the file's or the seed-0 draw."""
     saved = {int(m[1]): v for k, v in entries.items() if (m := LOCAL_PROMPT.fullmatch(k))}
     if saved:
         if sorted(saved) != list(range(groups)) or any(v.numel() != 512 for v in saved.values()):
@@ -300,18 +379,18 @@ def _local_prompts(
     return torch.from_numpy(drawn[:, :groups].T.copy()), "completed by their seed-0 draw"
 
 
-def _combined(combine: str, found: list[Tensor]) -> Tensor:
-    """One tensor of ours from its published parts."""
-    if combine == "join":
-        return torch.cat([tensor.float() for tensor in found])
+def _combine(combine: str, tensors: list[Tensor]) -> Tensor:
+    """Return one tensor of our network from the published ones."""
+    if combine == "concatenate":
+        return torch.cat([tensor.float() for tensor in tensors])
     if combine == "lora":
-        base, down, up = (tensor.float() for tensor in found)
+        base, down, up = (tensor.float() for tensor in tensors)
         return torch.addmm(base, up, down, alpha=LORA_ALPHA / max(1, len(down)))
-    return found[0].float().flatten() if combine == "flat" else found[0].float()
+    return tensors[0].float().flatten() if combine == "flatten" else tensors[0].float()
 
 
 def _name(path: Path, scale: int) -> str:
-    """A model name from a file name: lower case, hyphens, and the true scale at the end."""
+    """Return a model name from a file name: lower case, hyphens, the true scale at the end."""
     stem = re.sub(r"[^a-z0-9]+", "-", path.stem.lower())
     stem = re.sub(r"(^|-)(x[0-9]+|[0-9]+x)(?=-|$)", "", stem).strip("-")
     return f"{stem or 'segsr-published'}-x{scale}"

@@ -1,112 +1,153 @@
-"""SeG-SR: semantic encoder -> localization -> modulation of a backbone's groups -> pixels.
+"""SeG-SR: a backbone whose groups are guided by what a semantic encoder sees in the image.
 
 *SeG-SR: Integrating Semantic Knowledge into Remote Sensing Image Super-Resolution via
-Vision-Language Model*, arXiv 2505.23010. Encoder and backbone are exchangeable: an encoder gives
-tokens and a scene vector, a backbone has a ``head`` and ``groups``, a tail makes pixels.
+Vision-Language Model*, arXiv 2505.23010. The parts are in files of their own: SFEM (``sfem.py``),
+SLM (``slm.py``), LMM (``lmm.py``), the backbone HAT (``hat.py``), the light encoder and backbone
+(``lite.py``) and the published network (``pretrained.py``).
 """
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from georsr.errors import ModelError
-from georsr.models.segsr.hat import HatBackbone, PlainUpsampler, Upsampler
-from georsr.models.segsr.lite import Backbone, SceneEncoder
-from georsr.models.segsr.lmm import LMM, Interpolate, LearnedResize
-from georsr.models.segsr.sfem import DIV2K_MEAN, ClipEncoder
-from georsr.models.segsr.slm import SemanticLocalization
-from georsr.models.spec import ModelSpec
-
-MULTIPLE = 16
-"""Tiles are multiples of this: the attention window of HAT."""
+from georsr.models.registry import find_backbone, find_encoder, register_architecture
+from georsr.models.segsr.backbone import Backbone, BicubicUpsampler
+from georsr.models.segsr.film import Films, add_films
+from georsr.models.segsr.lmm import LMM
+from georsr.models.segsr.slm import SLM
+from georsr.radiometry.sensor import N_SENSOR_VALUES
 
 
-class NormalizedInput(nn.Module):
-    """Gives an encoder that expects zero-centred input its (x - mean) * gain."""
+class Prediction(NamedTuple):
+    """An enlarged image, and what guided it."""
 
-    def __init__(self, encoder: nn.Module, mean: float = 0.45, gain: float = 4.0) -> None:
-        super().__init__()
-        self.inner = encoder
-        self.mean, self.gain = mean, gain
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, 3, h, w) in 0..1 -> tokens (N, E, hc, wc) and scene (N, E)."""
-        return self.inner((x - self.mean) * self.gain)
+    image: Tensor
+    """(N, bands, s * h, s * w) around 0..1, not clipped."""
+    maps: list[Tensor]
+    """One guidance map (N, 1, hc, wc) per group; empty without guidance."""
+    scene: Tensor | None
+    """Unit scene vectors (N, E) of the encoder; None without guidance."""
 
 
 class SegSR(nn.Module):
-    """A backbone whose groups are guided by what a semantic encoder saw.
+    """SeG-SR with any encoder and backbone.
 
     Parameters
     ----------
     encoder
-        (N, 3, h, w) in 0..1 -> tokens (N, E, hc, wc) and scene (N, E), L2-normalised.
+        SFEM: (N, bands, h, w) in 0..1 -> tokens (N, E, hc, wc) and scene vector (N, E). None
+        builds the backbone without guidance.
     localization
-        Tokens and scene -> one map per group.
+        SLM: tokens and scene vector -> one guidance map per group; None without guidance.
     backbone
-        Has ``head``, (N, 3, h, w) -> (N, C, h, w), and ``groups`` of the same shape in and out.
+        Shallow features and groups of blocks.
     modulations
-        One per group: features and map -> features.
-    tail
-        Features and shallow features -> (N, 3, s * h, s * w).
+        LMM, one per group: features and guidance map -> features; empty without guidance.
+    upsampler
+        Features and image -> enlarged image.
+    scene_film
+        Scale and shift of every block's features from the scene vector; None for none.
+    sensor_estimator, sensor_film
+        Estimator of the sensor description of an image; scale and shift of every block's features
+        from that description; None for a network that takes no sensor description.
     """
 
-    mean: Tensor
+    sensor: Tensor
+    """Normalised sensor description (1, N_SENSOR_VALUES) that `forward` uses; zero if unknown."""
 
     def __init__(
         self,
-        encoder: nn.Module,
-        localization: SemanticLocalization,
-        backbone: HatBackbone | Backbone,
-        modulations: list[LMM],
-        tail: nn.Module,
+        encoder: nn.Module | None,
+        localization: SLM | None,
+        backbone: Backbone,
+        modulations: Sequence[nn.Module],
+        upsampler: nn.Module,
+        *,
+        scene_film: nn.Module | None = None,
+        sensor_estimator: nn.Module | None = None,
+        sensor_film: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
         self.localization = localization
         self.backbone = backbone
         self.modulations = nn.ModuleList(modulations)
-        self.tail = tail
-        self.register_buffer("mean", torch.tensor(DIV2K_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.upsampler = upsampler
+        self.scene_film = scene_film
+        self.sensor_estimator = sensor_estimator
+        self.sensor_film = sensor_film
+        self.multiple_of = math.lcm(backbone.multiple_of, getattr(encoder, "multiple_of", 1))
+        if sensor_film is not None:
+            self.register_buffer("sensor", torch.zeros(1, N_SENSOR_VALUES), persistent=False)
 
-    def enlarge(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Super-resolve, and show where the prompts pointed.
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, bands, h, w) in 0..1 -> (N, bands, s * h, s * w) around 0..1, not clipped."""
+        return self.predict(x).image
+
+    def predict(self, x: Tensor, sensor: Tensor | None = None) -> Prediction:
+        """Enlarge images and return what guided them.
 
         Parameters
         ----------
         x
-            (N, 3, h, w) in 0..1, h and w multiples of 16.
-
-        Returns
-        -------
-        image, maps
-            (N, 3, s * h, s * w) in 0..1, not clipped; one map (N, 1, hc, wc) per group.
+            (N, bands, h, w) in 0..1; h and w multiples of ``multiple_of``.
+        sensor
+            Normalised sensor description, (N, N_SENSOR_VALUES) or (1, N_SENSOR_VALUES); None takes
+            ``self.sensor``.
 
         Raises
         ------
         ModelError
-            Wrong number of bands, or a side that is not a multiple of 16.
+            The number of bands or the size does not fit.
         """
-        if x.dim() != 4 or x.shape[1] != 3 or x.shape[2] % MULTIPLE or x.shape[3] % MULTIPLE:
+        self._check(x)
+        maps: list[Tensor] = []
+        scene = None
+        if self.encoder is not None and self.localization is not None:
+            tokens, scene = self.encoder(x)  # SFEM
+            maps = self.localization(tokens, scene)  # SLM
+        films = self._films(scene, sensor)
+        shallow = self.backbone.conv_first(self.backbone.normalize(x))
+        features = self.backbone.patch_norm(shallow)
+        depth = len(films) // len(self.backbone.groups)
+        for i, group in enumerate(self.backbone.groups):
+            if films:
+                features = group(features, films[i * depth : (i + 1) * depth])
+            else:
+                features = group(features)
+            if maps:
+                features = self.modulations[i](features, maps[i])  # LMM
+        features = self.backbone.conv_after_body(features) + shallow
+        return Prediction(self.upsampler(features, x), maps, scene)
+
+    def _films(self, scene: Tensor | None, sensor: Tensor | None) -> Films:
+        """Return a scale and a shift for every block of the backbone; empty without any."""
+        films: Films = []
+        if self.scene_film is not None:
+            films = self.scene_film(scene)
+        if self.sensor_film is not None:
+            films = add_films(films, self.sensor_film(self.sensor if sensor is None else sensor))
+        return films
+
+    def _check(self, x: Tensor) -> None:
+        bands, multiple = self.backbone.bands, self.multiple_of
+        uneven = multiple > 1 and any(size % multiple for size in x.shape[2:])
+        if x.dim() != 4 or x.shape[1] != bands or uneven:
             raise ModelError(
-                f"segsr takes tiles (N, 3, h, w) with h and w multiples of {MULTIPLE}, "
+                f"the network takes tiles (N, {bands}, h, w) with h and w multiples of {multiple}, "
                 f"got {tuple(x.shape)}"
             )
-        maps = self.localization(*self.encoder(x))
-        centred = (x - self.mean).contiguous(memory_format=torch.channels_last)
-        features = shallow = self.backbone.head(centred)
-        for group, modulation, guidance in zip(
-            self.backbone.groups, self.modulations, maps, strict=True
-        ):
-            features = modulation(group(features), guidance)
-        return self.tail(features, shallow) + self.mean, maps
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, 3, h, w) in 0..1 -> (N, 3, s * h, s * w) in 0..1, not clipped."""
-        return self.enlarge(x)[0]
+    @property
+    def uses_sensor(self) -> bool:
+        """Whether the network estimates and uses a sensor description."""
+        return self.sensor_film is not None
 
     @property
     def guidance_count(self) -> int:
@@ -114,79 +155,59 @@ class SegSR(nn.Module):
         return len(self.modulations)
 
     def guidance_maps(self, x: Tensor) -> Tensor:
-        """(N, 3, h, w) in 0..1 -> the maps that guide its groups, on the grid of tokens."""
+        """(N, bands, h, w) in 0..1 -> guidance maps (N, groups, hc, wc) on the grid of tokens."""
+        if self.encoder is None or self.localization is None:
+            raise ModelError("the network has no guidance")
         return torch.cat(self.localization(*self.encoder(x)), dim=1)
 
 
+@register_architecture("segsr")
 def segsr(
     scale: int,
+    bands: int = 3,
     *,
-    published: bool = False,
-    groups: int = 6,
-    blocks: int = 6,
-    width: int = 180,
-    heads: int = 6,
-    backbone: str = "hat",
     encoder: str = "clip",
-    clip: dict[str, Any] | None = None,
+    backbone: str = "hat",
+    embed_dim: int = 180,
+    num_groups: int = 6,
+    depth: int = 6,
+    encoder_options: dict[str, Any] | None = None,
+    backbone_options: dict[str, Any] | None = None,
+    fused: bool = True,
 ) -> SegSR:
-    """Build an untrained network.
+    """Build an untrained SeG-SR from registered parts.
 
     Parameters
     ----------
     scale
-        2, 3 or 4 (published: 2 or 4).
-    published
-        Compute exactly what the published network does (see :class:`ClipEncoder`), and enlarge
-        guidance maps by learned steps instead of interpolation.
-    groups, blocks, width, heads
-        Of the backbone (``heads`` only for ``hat``).
-    backbone
-        ``hat``, or ``plain`` for the 3x3 convolutions of segsr-lite.
-    encoder
-        ``clip``, or ``scene`` for the small encoder of segsr-lite.
-    clip
-        Keyword arguments of :class:`ClipEncoder` where they differ from ViT-B/16; for ``scene``
-        only ``tokens``.
+        Output pixels per input pixel along each axis.
+    bands
+        Bands in and out.
+    encoder, backbone
+        Names given to `register_encoder` and `register_backbone`.
+    embed_dim, num_groups, depth
+        Channels, groups, and blocks per group of the backbone.
+    encoder_options, backbone_options
+        More arguments of the encoder's and the backbone's constructor.
+    fused
+        False builds the form in which the network is trained.
+
+    Raises
+    ------
+    ModelError
+        A name is unknown, or the sizes do not fit.
     """
-    options = dict(clip or {})
-    if scale not in ((2, 4) if published else (2, 3, 4)):
-        raise ModelError(f"segsr enlarges by 2, 3 or 4 (published: 2 or 4), not by {scale}")
-    if backbone not in ("hat", "plain") or encoder not in ("clip", "scene"):
-        raise ModelError(
-            f"segsr: backbone {backbone!r} and encoder {encoder!r}, expected hat or plain, "
-            "and clip or scene"
-        )
-    if width % heads or groups < 1 or blocks < 1:
-        raise ModelError(
-            f"segsr: width {width}, heads {heads}, groups {groups}, blocks {blocks} do not fit"
-        )
-    eyes: nn.Module
-    if encoder == "clip":
-        options.setdefault("heads", 16 if published else 12)
-        eyes = ClipEncoder(scale, published=published, **options)
-    else:
-        eyes = NormalizedInput(SceneEncoder(3, options.get("tokens", 32)))
-    tokens = int(options.get("tokens", 512 if encoder == "clip" else 32))
-    # Prompt attention has heads of 64 (of 8 in a small test tower), the published factor is 100.
-    point = SemanticLocalization(tokens, groups, heads=max(1, tokens // 64))
-    steps = {2: 3, 4: 2}.get(scale, 0)
-    modulations = [
-        LMM(width, LearnedResize(steps) if published else Interpolate()) for _ in range(groups)
-    ]
-    if backbone == "hat":
-        body: HatBackbone | Backbone = HatBackbone(3, width, heads, groups, blocks)
-        tail: nn.Module = Upsampler(width, 3, scale)
-    else:
-        body = Backbone(3, width, groups, blocks, fused=True)
-        tail = PlainUpsampler(width, 3, scale)
-    network = SegSR(eyes, point, body, modulations, tail)
-    # Convolutions and token layers then share one memory layout: no transposes between them.
-    return network.to(memory_format=torch.channels_last)
-
-
-def build(spec: ModelSpec) -> SegSR:
-    """Builder of the architecture ``segsr`` for :mod:`georsr.models.registry`."""
-    if spec.bands != 3:
-        raise ModelError(f"model {spec.name}: segsr takes 3 bands, not {spec.bands}")
-    return segsr(spec.scale, **spec.parameters)
+    if num_groups < 1 or depth < 1:
+        raise ModelError(f"segsr: num_groups {num_groups}, depth {depth}, expected at least 1")
+    sfem: Any = find_encoder(encoder)(scale, bands, **(encoder_options or {}))
+    token_dim = int(sfem.token_dim)
+    # heads of 64 channels, as in the paper; a small encoder has one head
+    slm = SLM(token_dim, num_groups, num_heads=max(1, token_dim // 64))
+    lmms = [LMM(embed_dim) for _ in range(num_groups)]
+    kind = find_backbone(backbone)
+    options = {**({} if fused else kind.training_options), **(backbone_options or {})}
+    body = kind(bands, embed_dim, num_groups, depth, **options)  # type: ignore[call-arg]
+    upsampler = body.make_upsampler(scale)
+    if not fused and isinstance(upsampler, BicubicUpsampler):
+        upsampler.start_near_bicubic()
+    return SegSR(sfem, slm, body, lmms, upsampler)

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from georsr.models.segsr.slm import DeterministicLinear
 from georsr.radiometry.sensor import MAX_NORMALIZED, N_SENSOR_VALUES
 
 
@@ -25,8 +24,8 @@ class SensorEstimator(nn.Module):
         self.fine = nn.Conv2d(2 * bands, width, 3)
         self.middle = nn.Conv2d(width, width, 3, stride=2)
         self.coarse = nn.Conv2d(width, 2 * width, 3, stride=2)
-        self.hidden = DeterministicLinear(8 * width, 2 * width)
-        self.head = DeterministicLinear(2 * width, 2 * N_SENSOR_VALUES)
+        self.hidden = nn.Linear(8 * width, 2 * width)
+        self.head = nn.Linear(2 * width, 2 * N_SENSOR_VALUES)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Describe images.
@@ -77,25 +76,3 @@ def combined(mean: Tensor, variance: Tensor) -> Tensor:
     """
     gained = (1 / variance - 1).clamp(min=0)
     return (mean * gained).sum(0) / gained.sum(0).clamp(min=1e-6)
-
-
-class SensorTuning(nn.Module):
-    """A scale and a shift of every block's inner features, from the sensor description.
-
-    The last layers start at zero: an untrained tuning changes nothing.
-    """
-
-    def __init__(self, hidden: int, width: int, blocks: int) -> None:
-        super().__init__()
-        self.lift = DeterministicLinear(N_SENSOR_VALUES, hidden)
-        self.mix = DeterministicLinear(hidden, hidden)
-        self.films = nn.ModuleList(DeterministicLinear(hidden, 2 * width) for _ in range(blocks))
-        for film in self.films:
-            nn.init.zeros_(film.weight)  # type: ignore[arg-type]
-            nn.init.zeros_(film.bias)  # type: ignore[arg-type]
-
-    def forward(self, sensor: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Normalised (N, N_SENSOR_VALUES) -> for each block, scale and shift, both (N, C, 1, 1)."""
-        hidden = F.relu(self.mix(F.relu(self.lift(sensor))))
-        pairs = [film(hidden)[:, :, None, None].chunk(2, dim=1) for film in self.films]
-        return [(scale, shift) for scale, shift in pairs]

@@ -1,18 +1,13 @@
-"""SFEM, the semantic feature extraction module: CLIP's image tower, read at every patch.
+"""SFEM, the semantic feature extraction module: CLIP's image tower, with a token per patch.
 
-SeG-SR, arXiv 2505.23010, section III (semantic feature extraction); CLIP, arXiv 2103.00020. The
-tower is open_clip's; only its attention is replaced, so that fused kernels run it and LoRA can
-reach the joint q, k, v layer. open_clip is imported when an encoder is built, never before.
+SeG-SR, arXiv 2505.23010, section III (semantic feature extraction); CLIP, arXiv 2103.00020; LoRA,
+arXiv 2106.09685. The tower is open_clip's. Its attention is replaced by one with a joint q, k, v
+layer, for fused kernels and for LoRA. open_clip is imported when an encoder is built, and PEFT (of
+the extra ``train``) when LoRA is added or merged.
 
-CLIP weights: from an open_clip name or a local file to an encoder.
-
-Reads open_clip state dicts of the ViT family, so OpenAI's, LAION's, RemoteCLIP's (arXiv
-2306.11029) and GeoRSCLIP's (arXiv 2306.11300). Nothing is fetched unless a name is asked for that
-is not on this machine.
-
-LoRA for CLIP: a few trainable directions beside its frozen weights (arXiv 2106.09685).
-
-Needs PEFT, part of the ``train`` extra; running a trained network does not.
+Weights come from an open_clip state dict of the ViT family: OpenAI's, LAION's, RemoteCLIP's (arXiv
+2306.11029), GeoRSCLIP's (arXiv 2306.11300). Nothing is downloaded unless a name is given whose
+weights are not on this machine.
 """
 
 from __future__ import annotations
@@ -26,19 +21,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from georsr.errors import ModelError, UsageError
+from georsr.models.registry import register_encoder
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
-"""What the published network subtracts from its input, CLIP's included."""
 
 
 class ClipAttention(nn.Module):
-    """Self-attention with a joint q, k, v layer, called the way open_clip's blocks call theirs."""
+    """Self-attention with a joint q, k, v layer and the signature of open_clip's blocks."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
-        self.heads = heads
+        self.num_heads = num_heads
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
@@ -46,76 +40,77 @@ class ClipAttention(nn.Module):
         """(N, L, W) -> (N, L, W), and None in place of attention weights."""
         n, length, width = x.shape
         # (N, L, 3W) -> 3 x (N, heads, L, W / heads)
-        q, k, v = self.qkv(x).view(n, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        q, k, v = self.qkv(x).view(n, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         attended = F.scaled_dot_product_attention(q, k, v)
         return self.proj(attended.transpose(1, 2).reshape(n, length, width)), None
 
 
+@register_encoder("clip")
 class ClipEncoder(nn.Module):
-    """RGB tile -> one unit vector per CLIP patch, and one for the whole tile.
+    """CLIP's image tower: a unit vector per patch, and one for the tile.
 
-    It owns its preprocessing: enlarging by ``scale`` (so that a patch is small on the ground) and
-    normalisation. Weights are random until loaded.
+    It enlarges its input by ``scale``, so that a patch is small on the ground, and normalises it.
+    Weights are random until loaded.
 
     Parameters
     ----------
     scale
         The network's factor.
-    width, layers, heads, patch
+    bands
+        3; CLIP takes RGB.
+    width, layers, num_heads, patch_size
         The tower: 768, 12, 12 and 16 in ViT-B/16.
-    tokens
+    token_dim
         E, width of the vectors (512).
-    grid
-        Patches along each side of CLIP's training images (14).
+    grid_size
+        Patches along each axis of CLIP's training images (14).
     quick_gelu
         x * sigmoid(1.702 x) instead of GELU, as in OpenAI's weights.
-    published
-        As the published SeG-SR runs it: 16 heads, mean-subtracted un-normalised input, positions
-        interpolated along the flattened sequence, and the first patch in the place of the class
-        token as scene vector. Otherwise as CLIP was trained, with positions interpolated on the
-        patch grid.
     """
 
     mean: Tensor
     std: Tensor
+    input_statistics = (CLIP_MEAN, CLIP_STD)
+    """RGB mean and standard deviation by which the input is normalised."""
 
     def __init__(
         self,
         scale: int,
+        bands: int = 3,
         *,
         width: int = 768,
         layers: int = 12,
-        heads: int = 12,
-        patch: int = 16,
-        tokens: int = 512,
-        grid: int = 14,
+        num_heads: int = 12,
+        patch_size: int = 16,
+        token_dim: int = 512,
+        grid_size: int = 14,
         quick_gelu: bool = True,
-        published: bool = False,
     ) -> None:
         super().__init__()
         from open_clip.transformer import QuickGELU, VisionTransformer
 
-        if width % heads:
-            raise ModelError(f"CLIP width {width} is not a multiple of its {heads} heads")
-        self.scale, self.patch, self.published = scale, patch, published
+        if bands != 3:
+            raise ModelError(f"the encoder clip takes 3 bands, not {bands}")
+        if width % num_heads:
+            raise ModelError(f"CLIP width {width} is not a multiple of its {num_heads} heads")
+        self.scale, self.patch_size, self.token_dim = scale, patch_size, token_dim
         self.options = {
             "width": width,
             "layers": layers,
-            "heads": heads,
-            "patch": patch,
-            "tokens": tokens,
-            "grid": grid,
+            "num_heads": num_heads,
+            "patch_size": patch_size,
+            "token_dim": token_dim,
+            "grid_size": grid_size,
             "quick_gelu": quick_gelu,
         }
-        self.width = tokens
         trunk = VisionTransformer(
-            image_size=grid * patch,
-            patch_size=patch,
+            image_size=grid_size * patch_size,
+            patch_size=patch_size,
             width=width,
             layers=layers,
-            heads=heads,
+            heads=num_heads,
             mlp_ratio=4.0,
-            output_dim=tokens,
+            output_dim=token_dim,
             act_layer=QuickGELU if quick_gelu else nn.GELU,
         )
         self.class_embedding = trunk.class_embedding
@@ -125,34 +120,36 @@ class ClipEncoder(nn.Module):
         self.ln_pre = trunk.ln_pre
         self.blocks = trunk.transformer.resblocks
         for block in self.blocks:
-            block.attn = ClipAttention(width, heads)
+            block.attn = ClipAttention(width, num_heads)
         self.ln_post = trunk.ln_post
-        mean, std = (DIV2K_MEAN, (1.0, 1.0, 1.0)) if published else (CLIP_MEAN, CLIP_STD)
+        mean, std = self.input_statistics
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
     def preprocess(self, x: Tensor) -> Tensor:
-        """(N, 3, h, w) in 0..1 -> enlarged and normalised, each side a multiple of the patch."""
-        step = self.patch
+        """(N, 3, h, w) in 0..1 -> enlarged and normalised; sizes are multiples of the patch."""
+        step = self.patch_size
         size = [math.ceil(n * self.scale / step) * step for n in x.shape[2:]]
         x = (x - self.mean) / self.std
         return F.interpolate(x, size, mode="bilinear", align_corners=False)
 
     def positions(self, rows: int, columns: int) -> Tensor:
-        """Positional embedding (1 + rows * columns, W) for a patch grid of that size."""
-        known = self.positional_embedding
-        if self.published:
-            sequence = known.t()[None].float()
-            length = 1 + rows * columns
-            line = F.interpolate(sequence, length, mode="linear", align_corners=False)
-            return line[0].t().to(known.dtype)
-        side = math.isqrt(len(known) - 1)
-        plane = known[1:].t().reshape(1, -1, side, side).float()
-        plane = F.interpolate(plane, (rows, columns), mode="bicubic", align_corners=False)
-        return torch.cat([known[:1], plane[0].flatten(1).t().to(known.dtype)])
+        """Return the positional embedding (1 + rows * columns, W) for a grid of patches.
+
+        CLIP's own grid is interpolated bicubically; the class token keeps its position.
+        """
+        embedding = self.positional_embedding
+        size = math.isqrt(len(embedding) - 1)
+        grid = embedding[1:].t().reshape(1, -1, size, size).float()
+        grid = F.interpolate(grid, (rows, columns), mode="bicubic", align_corners=False)
+        return torch.cat([embedding[:1], grid[0].flatten(1).t().to(embedding.dtype)])
+
+    def scene_token(self, tokens: Tensor) -> Tensor:
+        """Return the class token (N, W) of normalised tokens (N, 1 + L, W)."""
+        return tokens[:, 0]
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Describe a tile.
+        """Compute tokens and scene vector of a tile.
 
         Parameters
         ----------
@@ -162,37 +159,35 @@ class ClipEncoder(nn.Module):
         Returns
         -------
         tokens, scene
-            (N, E, hc, wc) with hc = ceil(s * h / patch), and (N, E), L2-normalised over E.
+            (N, E, hc, wc) with hc = ceil(s * h / patch_size), and (N, E), L2-normalised over E.
         """
         patches = self.conv1(self.preprocess(x))
         n, _, rows, columns = patches.shape
         sequence = patches.flatten(2).transpose(1, 2)
-        first = self.class_embedding.to(sequence.dtype).expand(n, 1, -1)
-        sequence = torch.cat([first, sequence], dim=1)
+        class_token = self.class_embedding.to(sequence.dtype).expand(n, 1, -1)
+        sequence = torch.cat([class_token, sequence], dim=1)
         sequence = self.ln_pre(sequence + self.positions(rows, columns).to(sequence.dtype))
         for block in self.blocks:
             sequence = block(sequence)
-        described = self.ln_post(sequence)
-        # The published code drops the class token, then pools what it takes for it: its scene
-        # vector is the first patch, normalised by ln_post a second time.
-        scene = self.ln_post(described[:, 1]) if self.published else described[:, 0]
-        tokens = self._unit(described[:, 1:] @ self.proj)
-        return tokens.transpose(1, 2).unflatten(2, (rows, columns)), self._unit(scene @ self.proj)
+        normed = self.ln_post(sequence)
+        scene = self._normalize(self.scene_token(normed) @ self.proj)
+        tokens = self._normalize(normed[:, 1:] @ self.proj)
+        return tokens.transpose(1, 2).unflatten(2, (rows, columns)), scene
 
-    def _unit(self, x: Tensor) -> Tensor:
-        """L2-normalise over the last axis, in no less than float32, in the weights' precision."""
+    def _normalize(self, x: Tensor) -> Tensor:
+        """L2-normalise over the last axis in at least float32, in the weights' precision."""
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         return F.normalize(wide, dim=-1).to(self.proj.dtype)
 
 
-HEAD = 64
+HEAD_DIM = 64
 """Channels per attention head in every CLIP of the ViT family."""
 CACHE = Path("~/.cache/clip")
-"""Where open_clip and OpenAI's own package keep downloaded weights."""
+"""Folder in which open_clip and OpenAI's own package keep downloaded weights."""
 
 
 def load_clip(source: str | Path, scale: int, quick_gelu: bool | None = None) -> ClipEncoder:
-    """Build an encoder with CLIP's own heads and normalisation, and fill it.
+    """Build an encoder and load CLIP's weights into it.
 
     Parameters
     ----------
@@ -202,8 +197,8 @@ def load_clip(source: str | Path, scale: int, quick_gelu: bool | None = None) ->
     scale
         The network's factor.
     quick_gelu
-        Activation of the tower; None takes open_clip's for a name and QuickGELU for a file
-        (files carry no note of it; OpenAI's weights and those trained on from them have it).
+        Activation of the tower; None takes open_clip's for a name and QuickGELU for a file. A
+        file does not record it; OpenAI's weights and those fine-tuned from them have QuickGELU.
 
     Raises
     ------
@@ -211,29 +206,29 @@ def load_clip(source: str | Path, scale: int, quick_gelu: bool | None = None) ->
         Neither a file nor a name that open_clip knows.
     ModelError
         The file is damaged or not a CLIP image tower of the ViT family; or the weights are not
-        here and cannot be fetched (the message says what to download and where to put it).
+        on this machine and cannot be downloaded (the message names the file to download).
     """
     path = Path(source)
     if not path.is_file():
-        path, named = _fetch(str(source))
-        quick_gelu = named if quick_gelu is None else quick_gelu
+        path, declared = _download(str(source))
+        quick_gelu = declared if quick_gelu is None else quick_gelu
     weights = tower_weights(_read(path), path)
-    geometry = tower_geometry(weights, path)
-    options: dict[str, Any] = {**geometry, "quick_gelu": quick_gelu is not False}
-    encoder = ClipEncoder(scale, **options)
+    sizes = tower_sizes(weights, path)
+    encoder = ClipEncoder(scale, **sizes, quick_gelu=quick_gelu is not False)
     expected = encoder.state_dict()
-    wrong = sorted(expected.keys() ^ weights.keys())
-    wrong += [k for k in expected if k in weights and expected[k].shape != weights[k].shape]
-    if wrong:
+    misfits = sorted(expected.keys() ^ weights.keys())
+    misfits += [k for k in expected if k in weights and expected[k].shape != weights[k].shape]
+    if misfits:
         raise ModelError(
-            f"{path}: {len(wrong)} tensors do not fit a CLIP image tower: {', '.join(wrong[:5])}"
+            f"{path}: {len(misfits)} tensors do not fit a CLIP image tower: "
+            f"{', '.join(misfits[:5])}"
         )
     encoder.load_state_dict(weights)
     return encoder
 
 
 def tower_weights(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Entries of the image tower under this package's names, from an open_clip state dict."""
+    """Return the tensors of the image tower by their names in `ClipEncoder`."""
     state = {k.removeprefix("module."): v for k, v in state.items()}
     if any(k.startswith("visual.") for k in state):
         state = {k.removeprefix("visual."): v for k, v in state.items() if k.startswith("visual.")}
@@ -255,27 +250,27 @@ def tower_weights(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     return renamed
 
 
-def tower_geometry(weights: dict[str, Tensor], path: Path) -> dict[str, int]:
-    """Keyword arguments of :class:`ClipEncoder`, read from shapes."""
+def tower_sizes(weights: dict[str, Tensor], path: Path) -> dict[str, int]:
+    """Return the keyword arguments of `ClipEncoder`, read from shapes."""
     try:
-        width, _, patch, _ = weights["conv1.weight"].shape
-        grid = math.isqrt(len(weights["positional_embedding"]) - 1)
-        tokens = weights["proj"].shape[1]
+        width, _, patch_size, _ = weights["conv1.weight"].shape
+        grid_size = math.isqrt(len(weights["positional_embedding"]) - 1)
+        token_dim = weights["proj"].shape[1]
     except (KeyError, ValueError, IndexError) as error:
         raise ModelError(f"{path}: not a complete CLIP image tower ({error})") from error
     layers = len({k.split(".")[1] for k in weights if k.startswith("blocks.")})
     return {
         "width": width,
         "layers": layers,
-        "heads": max(1, width // HEAD),
-        "patch": patch,
-        "tokens": tokens,
-        "grid": grid,
+        "num_heads": max(1, width // HEAD_DIM),
+        "patch_size": patch_size,
+        "token_dim": token_dim,
+        "grid_size": grid_size,
     }
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    """State dict of a file; code inside is never run."""
+    """Return the state dict of a file; code inside is never run."""
     from safetensors.torch import load_file
 
     try:
@@ -295,8 +290,8 @@ def _read(path: Path) -> dict[str, Tensor]:
     return {k: v for k, v in loaded.items() if isinstance(k, str) and isinstance(v, Tensor)}
 
 
-def _fetch(name: str) -> tuple[Path, bool]:
-    """File of a named CLIP, fetched if need be, and whether it has QuickGELU."""
+def _download(name: str) -> tuple[Path, bool]:
+    """Return the file of a named CLIP, downloaded if necessary, and whether it has QuickGELU."""
     from open_clip.pretrained import download_pretrained, get_pretrained_cfg
 
     model, _, tag = name.partition("/")
@@ -309,40 +304,40 @@ def _fetch(name: str) -> tuple[Path, bool]:
     quick_gelu = bool(config.get("quick_gelu", False)) or model.endswith("quickgelu")
     hub = str(config.get("hf_hub", "")).rstrip("/")
     file = "open_clip_model.safetensors"
-    here = CACHE.expanduser() / f"{model}-{tag}.safetensors"
-    if here.is_file():
-        return here, quick_gelu
+    saved = CACHE.expanduser() / f"{model}-{tag}.safetensors"
+    if saved.is_file():
+        return saved, quick_gelu
     try:
         return Path(download_pretrained(config, prefer_hf_hub=True)), quick_gelu
-    except Exception as error:  # no network shows itself in many ways
-        address = f"https://huggingface.co/{hub}/resolve/main/{file}" if hub else config["url"]
+    except Exception as error:  # a missing network raises many kinds of errors
+        url = f"https://huggingface.co/{hub}/resolve/main/{file}" if hub else config["url"]
         raise ModelError(
-            f"CLIP {name} is not on this machine and could not be fetched "
-            f"({type(error).__name__}); download {address} and save it as {here}, "
+            f"CLIP {name} is not on this machine and could not be downloaded "
+            f"({type(error).__name__}); download {url} and save it as {saved}, "
             "or pass the path of the file instead of the name"
         ) from error
 
 
-TARGETS = ("qkv", "c_fc", "c_proj")
-"""The linear layers SeG-SR adapts."""
+LORA_LAYERS = ("qkv", "c_fc", "c_proj")
+"""Linear layers of CLIP that SeG-SR adapts."""
 
 
 def add_lora(
     encoder: ClipEncoder, rank: int = 32, alpha: int = 32, dropout: float = 0.05
 ) -> ClipEncoder:
-    """Freeze an encoder and put LoRA beside its linear layers, in place.
+    """Freeze an encoder and add trainable LoRA to its linear layers, in place.
 
     Parameters
     ----------
     encoder
-        Encoder to adapt; it starts out computing exactly what it did.
+        Encoder to adapt; its output does not change until LoRA is trained.
     rank, alpha, dropout
-        LoRA's; the update is weighted by alpha / rank.
+        LoRA's settings; the update is weighted by alpha / rank.
 
     Returns
     -------
     ClipEncoder
-        The same object; only LoRA's parameters want gradients.
+        The same object; only LoRA's parameters require gradients.
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model
@@ -352,7 +347,7 @@ def add_lora(
         r=rank,
         lora_alpha=alpha,
         lora_dropout=dropout,
-        target_modules=list(TARGETS),
+        target_modules=list(LORA_LAYERS),
         bias="none",
     )
     encoder.requires_grad_(False)
@@ -361,7 +356,7 @@ def add_lora(
 
 
 def merge_lora(encoder: ClipEncoder) -> ClipEncoder:
-    """Add LoRA's updates to the weights and remove it, in place: for inference and for saving."""
+    """Add LoRA's updates to the weights and remove LoRA, in place."""
     from peft.tuners.lora import LoraLayer
 
     for parent in list(encoder.modules()):

@@ -3,24 +3,34 @@ import copy
 import pytest
 import torch
 
+from georsr.models.optimize import optimize_for_inference
+from georsr.models.segsr.pretrained import PublishedSegSR
 from georsr.models.segsr.segsr import segsr
 from tests.models.segsr import golden
 
-TINY_CLIP = {"width": 64, "layers": 1, "heads": 2, "tokens": 64, "grid": 4}
+TINY_CLIP = {"width": 64, "layers": 1, "num_heads": 2, "token_dim": 64, "grid_size": 4}
 
 
-def small(scale=2, **options):
-    """A small network with random weights, the same at every call."""
+SMALL = {"num_groups": 2, "depth": 2, "embed_dim": 120}
+
+
+def small(scale=2, published=False, **options):
+    """Build a small network with random weights, the same at every call."""
     torch.manual_seed(0)
-    options = {"groups": 2, "blocks": 2, "width": 120, "heads": 4, "clip": TINY_CLIP} | options
-    if options.get("encoder") == "scene":
-        options["clip"] = {"tokens": 32}
+    options = SMALL | options
+    if options.get("encoder", "clip") == "clip":
+        options.setdefault("encoder_options", TINY_CLIP)
+    if published:
+        return PublishedSegSR(scale, num_heads=4, **options)
+    if options.get("backbone", "hat") == "hat":
+        options["backbone_options"] = {"num_heads": 4}
     return segsr(scale, **options)
 
 
 @pytest.fixture
 def network():
-    return small().eval()
+    """A small network as it is run: optimized, in evaluation mode."""
+    return optimize_for_inference(small().eval())
 
 
 @pytest.fixture(scope="session")

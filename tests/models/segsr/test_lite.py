@@ -1,28 +1,35 @@
 """segsr-lite: every parameter used, branches fused exactly, within its budget."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from georsr.models.interpolation import Bicubic, Nearest, cubic
+from georsr.models.segsr.backbone import pixel_shuffle_to_planes
+from georsr.models.segsr.film import FiLM
 from georsr.models.segsr.lite import (
-    FiLM,
-    LightLMM,
     RepConv,
     ResidualBlock,
     SceneClassifier,
     SceneEncoder,
-    SegSRLite,
-    bicubic_planes,
+    fuse_branches,
+    segsr_lite,
 )
-from georsr.models.segsr.slm import SemanticLocalization
+from georsr.models.segsr.lmm import LightLMM
+from georsr.models.segsr.slm import SLM
 
 
 def tiny(scale=2, **options):
     torch.manual_seed(0)
-    defaults = {"width": 8, "groups": 2, "blocks": 1, "tokens": 8, "tuning": 4}
-    return SegSRLite(scale, **{**defaults, **options})
+    defaults = {"embed_dim": 8, "num_groups": 2, "depth": 1, "token_dim": 8, "film_dim": 4}
+    return segsr_lite(scale, **{**defaults, **options})
+
+
+def small_encoder():
+    return SceneEncoder(2, 3, token_dim=8, hidden_dim=12, num_mixers=1)
 
 
 def wake(network):
@@ -44,7 +51,7 @@ def test_any_size_and_scale(scale, size):
 @pytest.mark.parametrize("shape", [(1, 48, 7, 5), (2, 16, 1, 1), (3, 32, 1, 6)])
 def test_planes_are_those_of_pixel_shuffle(layout, shape):
     subpixels = torch.rand(shape, generator=torch.Generator().manual_seed(0))
-    made = bicubic_planes(subpixels.to(memory_format=layout), 4)
+    made = pixel_shuffle_to_planes(subpixels.to(memory_format=layout), 4)
     assert torch.equal(made, nn.functional.pixel_shuffle(subpixels, 4))
     assert made.is_contiguous()
 
@@ -64,7 +71,7 @@ def test_every_leaf_module_is_called():
         module.register_forward_hook(lambda *_, name=name: called.add(name))
     network(torch.rand(1, 3, 16, 16))
     # the skip connection is used through Bicubic.subpixels, not by a call of the module
-    assert set(leaves) - called == {"skip"}
+    assert set(leaves) - called == {"upsampler.bicubic"}
 
 
 def test_no_parameter_hides_in_a_plain_list():
@@ -82,7 +89,8 @@ def test_no_parameter_hides_in_a_plain_list():
 
 def test_fusing_changes_nothing_but_the_branches():
     network = wake(tiny(fused=False)).eval()
-    fused = network.fuse()
+    fused = copy.deepcopy(network)
+    fuse_branches(fused)
     assert not [m for m in fused.modules() if isinstance(m, RepConv)]
     x = torch.rand(1, 3, 20, 24)
     torch.testing.assert_close(fused(x), network(x), atol=1e-6, rtol=0)
@@ -104,18 +112,18 @@ def test_untrained_modulation_changes_nothing():
 
 def test_untrained_tuning_changes_nothing():
     x = torch.rand(1, 3, 16, 16)
-    network = tiny(tuning=4)
-    plain = tiny(tuning=0)
+    network = tiny(film_dim=4)
+    plain = tiny(film_dim=0)
     plain.load_state_dict(
-        {k: v for k, v in network.state_dict().items() if not k.startswith("tuning")}
+        {k: v for k, v in network.state_dict().items() if not k.startswith("scene_film")}
     )
     torch.testing.assert_close(network(x), plain(x))
 
 
 def test_tuning_speaks_to_every_block_about_the_scene():
-    tuning = wake(FiLM(8, 4, 6, blocks=3))
+    film = wake(FiLM(8, 4, 6, 3, gain=5.0))
     scenes = torch.nn.functional.normalize(torch.randn(2, 8), dim=1)
-    pairs = tuning(scenes)
+    pairs = film(scenes)
     assert [(a.shape, b.shape) for a, b in pairs] == [((2, 6, 1, 1), (2, 6, 1, 1))] * 3
     for values in (v for pair in pairs for v in pair):
         assert not torch.allclose(values[0], values[1])
@@ -127,8 +135,8 @@ def test_tuning_speaks_to_every_block_about_the_scene():
 
 
 def test_without_guidance_there_is_none():
-    network = tiny(tokens=0)
-    assert not network.guided
+    network = tiny(token_dim=0)
+    assert network.guidance_count == 0
     assert not [k for k, _ in network.named_parameters() if "encoder" in k or "modul" in k]
     assert network(torch.rand(1, 3, 9, 9)).shape == (1, 3, 18, 18)
 
@@ -136,7 +144,7 @@ def test_without_guidance_there_is_none():
 @pytest.mark.parametrize("scale", [2, 4])
 def test_cost_of_the_shipped_size(scale):
     """The budget: 2.5 GMAC for a 64 x 64 tile, guidance included; 60 % of IMDN's parameters."""
-    network = SegSRLite(scale, tuning=16)
+    network = segsr_lite(scale, film_dim=16)
     counter = FlopCounterMode(display=False)
     with torch.inference_mode(), counter:
         network(torch.rand(1, 3, 64, 64))
@@ -153,17 +161,17 @@ def test_state_does_not_change_between_calls():
 
 
 def test_encoder_speaks_in_unit_vectors():
-    tokens, scene = SceneEncoder(3, 8, trunk=12, mixers=1)(torch.rand(2, 3, 18, 30))
+    tokens, scene = small_encoder()(torch.rand(2, 3, 18, 30))
     assert tokens.shape == (2, 8, 5, 8)
     assert scene.shape == (2, 8)
     torch.testing.assert_close(tokens.norm(dim=1), torch.ones(2, 5, 8))
     torch.testing.assert_close(scene.norm(dim=1), torch.ones(2))
-    classifier = SceneClassifier(SceneEncoder(3, 8, trunk=12, mixers=1), 8, classes=5)
+    classifier = SceneClassifier(small_encoder(), num_classes=5)
     assert classifier(torch.rand(2, 3, 16, 16)).shape == (2, 5)
 
 
 def test_localization_makes_one_map_per_group():
-    slm = SemanticLocalization(16, groups=5, heads=4)
+    slm = SLM(16, num_groups=5, num_heads=4)
     maps = slm(torch.randn(2, 16, 3, 4), torch.randn(2, 16))
     assert [m.shape for m in maps] == [(2, 1, 3, 4)] * 5
 

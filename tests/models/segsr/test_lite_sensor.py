@@ -3,49 +3,49 @@
 import pytest
 import torch
 
-from georsr.models.segsr.lite import SegSRLite
+from georsr.models.segsr.lite import segsr_lite
 from georsr.models.segsr.sensor import SensorEstimator, combined, likelihood_error
 from georsr.radiometry.sensor import MAX_NORMALIZED, N_SENSOR_VALUES, SensorDescription
 from tests.models.segsr.test_lite import tiny, wake
 
 
-@pytest.mark.parametrize("tuning", [0, 4])
-def test_untrained_it_changes_nothing(tuning):
-    aware, plain = tiny(tuning=tuning, sensor=8), tiny(tuning=tuning)
+@pytest.mark.parametrize("film_dim", [0, 4])
+def test_untrained_it_changes_nothing(film_dim):
+    aware, plain = tiny(film_dim=film_dim, sensor_dim=8), tiny(film_dim=film_dim)
     aware.load_state_dict({**aware.state_dict(), **plain.state_dict()})
     x = torch.rand(2, 3, 16, 16)
-    assert torch.equal(aware.enlarge(x, torch.randn(2, N_SENSOR_VALUES))[0], plain(x))
+    assert torch.equal(aware.predict(x, torch.randn(2, N_SENSOR_VALUES)).image, plain(x))
 
 
 def test_what_it_is_told_matters_and_zero_is_what_it_assumes():
-    network = wake(tiny(sensor=8))
+    network = wake(tiny(sensor_dim=8))
     x = torch.rand(1, 3, 16, 16)
-    assert torch.equal(network(x), network.enlarge(x, torch.zeros(1, N_SENSOR_VALUES))[0])
-    network.told = torch.ones(1, N_SENSOR_VALUES)
-    assert torch.equal(network(x), network.enlarge(x, torch.ones(1, N_SENSOR_VALUES))[0])
-    assert not torch.equal(network(x), network.enlarge(x, torch.zeros(1, N_SENSOR_VALUES))[0])
+    assert torch.equal(network(x), network.predict(x, torch.zeros(1, N_SENSOR_VALUES)).image)
+    network.sensor = torch.ones(1, N_SENSOR_VALUES)
+    assert torch.equal(network(x), network.predict(x, torch.ones(1, N_SENSOR_VALUES)).image)
+    assert not torch.equal(network(x), network.predict(x, torch.zeros(1, N_SENSOR_VALUES)).image)
 
 
 def test_what_it_was_told_is_not_part_of_the_weights():
-    network = tiny(sensor=8)
-    assert not [key for key in network.state_dict() if "told" in key]
-    assert "estimator.head.weight" in network.state_dict()
+    network = tiny(sensor_dim=8)
+    assert not [key for key in network.state_dict() if key == "sensor"]
+    assert "sensor_estimator.head.weight" in network.state_dict()
 
 
 def test_every_parameter_gets_a_gradient():
-    network = wake(tiny(sensor=8, fused=False))
+    network = wake(tiny(sensor_dim=8, fused=False))
     x = torch.rand(2, 3, 24, 24)
-    image, _ = network.enlarge(x, torch.randn(2, N_SENSOR_VALUES))
-    error = likelihood_error(*network.estimator(x), torch.randn(2, N_SENSOR_VALUES))
+    image = network.predict(x, torch.randn(2, N_SENSOR_VALUES)).image
+    error = likelihood_error(*network.sensor_estimator(x), torch.randn(2, N_SENSOR_VALUES))
     (image.square().mean() + error).backward()
     idle = [k for k, p in network.named_parameters() if p.grad is None or not p.grad.any()]
     assert idle == []
 
 
 def test_it_costs_next_to_nothing():
-    weights = sum(p.numel() for p in SegSRLite(4, tuning=16).parameters())
-    aware = SegSRLite(4, tuning=16, sensor=32)
-    estimator = sum(p.numel() for p in aware.estimator.parameters())
+    weights = sum(p.numel() for p in segsr_lite(4, film_dim=16).parameters())
+    aware = segsr_lite(4, film_dim=16, sensor_dim=32)
+    estimator = sum(p.numel() for p in aware.sensor_estimator.parameters())
     assert sum(p.numel() for p in aware.parameters()) - estimator < 1.1 * weights
     assert estimator < 0.15 * weights
 

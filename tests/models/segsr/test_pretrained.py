@@ -16,7 +16,7 @@ PARITY, MAPS = 5e-5, 1e-3
 
 def run(network, height, width):
     with torch.inference_mode():
-        image, maps = network.enlarge(torch.from_numpy(golden.tile(height, width)))
+        image, maps, _ = network.predict(torch.from_numpy(golden.tile(height, width)))
     return {
         f"output_{height}x{width}": image.numpy(),
         f"maps_{height}x{width}": torch.cat(maps, 1).numpy(),
@@ -46,8 +46,8 @@ def test_parity_of_the_full_network(tmp_path):
     path = tmp_path / "full.pth"
     torch.save({"params_ema": golden.entries(described["keys"], groups=6)}, path)
     model = open_model(str(path))
-    assert model.spec.parameters["groups"] == model.spec.parameters["blocks"] == 6
-    assert model.spec.parameters["clip"] == {"layers": 12}
+    assert model.spec.parameters["num_groups"] == model.spec.parameters["depth"] == 6
+    assert model.spec.parameters["encoder_options"] == {"layers": 12}
     with np.load(golden.folder() / "full_x4.npz") as arrays:
         assert np.abs(golden.tile(64, 64) - arrays["input_64x64"]).max() < 1e-6
         for name, ours in run(model.network, 64, 64).items():
@@ -78,7 +78,7 @@ def test_params_ema_is_preferred(tmp_path, tiny_entries):
     path = tmp_path / "both.pth"
     torch.save({"params": {"conv_first.weight": torch.zeros(1)}, "params_ema": tiny_entries}, path)
     _, weights = read_published(path)
-    assert torch.equal(weights["backbone.head.weight"], tiny_entries["conv_first.weight"])
+    assert torch.equal(weights["backbone.conv_first.weight"], tiny_entries["conv_first.weight"])
 
 
 def test_params_alone_serve(checkpoint):
@@ -128,7 +128,7 @@ BAD = {
     "shape": (reshape, r"conv_after_body\.weight has shape \(2, 2\), expected \(180, 180"),
     "not finite": (spoil, "not finite"),
     "no attention": (drop("attn"), "no layers with attention"),
-    "inconsistent scale": (drop("upsample.2"), "1 upsampling steps in the tail and 2 for"),
+    "inconsistent scale": (drop("upsample.2"), "1 upsampling steps for the image and 2 for"),
     "unknown scale": (drop("upsample"), "0 upsampling steps"),
     "prompt lost": (lambda e: e.pop("text_locals.1"), r"local prompts \[0\] for 2 groups"),
     "not a tensor": (lambda e: e.update(odd="text"), "odd is not a tensor"),

@@ -7,6 +7,7 @@ import torch
 
 from georsr.errors import ModelError, UsageError
 from georsr.models.segsr import sfem
+from georsr.models.segsr.pretrained import PublishedClipEncoder
 from georsr.models.segsr.sfem import ClipEncoder, load_clip
 
 
@@ -54,7 +55,9 @@ def test_equals_open_clip_on_its_own_grid(tower, clip_file):
     ("scale", "patch", "grid"), [(2, 16, (2, 4)), (3, 16, (3, 6)), (4, 32, (2, 4)), (3, 32, (2, 3))]
 )
 def test_tokens_are_unit_vectors_on_the_patch_grid(scale, patch, grid):
-    encoder = ClipEncoder(scale, width=64, layers=1, heads=1, patch=patch, tokens=32, grid=4)
+    encoder = ClipEncoder(
+        scale, width=64, layers=1, num_heads=1, patch_size=patch, token_dim=32, grid_size=4
+    )
     tokens, scene = encoder.eval()(torch.rand(2, 3, 16, 32))
     assert tokens.shape == (2, 32, *grid)
     assert scene.shape == (2, 32)
@@ -63,9 +66,9 @@ def test_tokens_are_unit_vectors_on_the_patch_grid(scale, patch, grid):
 
 
 def test_positions_are_interpolated_on_the_grid_or_along_the_line():
-    options = {"width": 64, "layers": 1, "heads": 1, "tokens": 32, "grid": 4}
+    options = {"width": 64, "layers": 1, "num_heads": 1, "token_dim": 32, "grid_size": 4}
     plane = ClipEncoder(2, **options)
-    line = ClipEncoder(2, **options, published=True)
+    line = PublishedClipEncoder(2, **options)
     line.load_state_dict(plane.state_dict())
     assert torch.equal(plane.positions(3, 5)[0], plane.positional_embedding[0])
     assert line.positions(3, 5).shape == plane.positions(3, 5).shape == (16, 64)
@@ -128,13 +131,12 @@ def test_a_saved_name_is_found_without_network(monkeypatch, tmp_path, tower):
         {f"visual.{k}": v.contiguous() for k, v in tower.state_dict().items()},
         tmp_path / "ViT-B-16-openai.safetensors",
     )
-    assert load_clip("ViT-B-16/openai", 2).width == 64
+    assert load_clip("ViT-B-16/openai", 2).token_dim == 64
 
 
 def test_open_clip_is_imported_only_when_an_encoder_is_built():
     code = (
-        "import sys; import georsr.models.segsr.segsr, georsr.models.segsr.pretrained,"
-        " georsr.models.segsr.sfem, georsr.models.segsr.sfem;"
+        "import sys; from georsr.models.registry import architectures; architectures();"
         "sys.exit('open_clip' in sys.modules or 'peft' in sys.modules)"
     )
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join(p for p in sys.path if p))

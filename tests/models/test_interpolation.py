@@ -3,7 +3,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from georsr.models.layers import enlarge_linear
+from georsr.models.interpolation import upsample_bilinear
 
 
 @pytest.mark.parametrize("scale", [1, 2, 3, 4])
@@ -12,10 +12,10 @@ def test_is_torchs_bilinear(scale, size):
     image = torch.from_numpy(np.random.default_rng(0).random((2, *size), np.float32))
     expected = F.interpolate(image[None], scale_factor=scale, mode="bilinear")[0]
     np.testing.assert_allclose(
-        enlarge_linear(image, scale), expected, atol=4e-6
+        upsample_bilinear(image, scale), expected, atol=4e-6
     )  # torch finds its weights in float32
 
 
 def test_constant_stays_constant_bit_for_bit():
     image = torch.full((1, 6, 5), 0.1)
-    assert (enlarge_linear(image, 3) == image[0, 0, 0]).all()
+    assert (upsample_bilinear(image, 3) == image[0, 0, 0]).all()
