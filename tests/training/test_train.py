@@ -148,7 +148,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
         raise RuntimeError("PytorchStreamWriter failed writing file: No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OutputError, match=r"No space left on device.*untouched"):
+    with pytest.raises(OutputError, match=r"No space left on device.*unchanged"):
         keeper.save_checkpoint({"step": 2}, path)
     monkeypatch.setattr(torch, "save", real)
     assert path.read_bytes() == before
