@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from georsr.models.interpolation import Bicubic, upsample_bilinear
 from georsr.models.spec import ModelSpec
 
-MODES = ("inject", "each", "bicubic")
+MODES = ("inject", "per-band", "bicubic")
 WINDOW = 9
 """Height and width, in source pixels, of what a gain is measured on."""
 EPS_VARIANCE = 1e-4
@@ -19,7 +19,7 @@ EPS_VARIANCE = 1e-4
 class MultiBand(nn.Module):
     """Sharpen guide bands by a network, and all others after them.
 
-    Of a band that is no guide, ``bicubic`` enlarges it, and ``each`` gives it to the network as
+    Of a band that is no guide, ``bicubic`` enlarges it, and ``per-band`` gives it to the network as
     grey. ``inject`` adds to the bicubic enlargement the detail that the network added to the
     guide's intensity, times a local gain (`injection_gain`). This is the injection model of
     pansharpening with context-based gains (B. Aiazzi, L. Alparone, S. Baronti and A. Garzelli,
@@ -71,7 +71,7 @@ class MultiBand(nn.Module):
             )
             for i, gain in zip(others, gains.unbind(1), strict=True):
                 bands[i] = bands[i] + gain * detail
-        elif self.mode == "each":
+        elif self.mode == "per-band":
             for i in others:  # one by one: a convolution's last digit may depend on the batch
                 grey = x[:, [i] * len(self.guide)]
                 made = self.network(grey.contiguous(memory_format=torch.channels_last))

@@ -14,6 +14,7 @@ from georsr.io.band_roles import detect_rgb_bands
 from georsr.io.mosaic import open_sources
 from georsr.io.normalization import reflectance_limits
 from georsr.io.reader import open_raster
+from georsr.io.sentinel2 import find_safe_metadata, open_safe
 from georsr.window import Window
 from tests.sentinel2_safe import NAME, ORDER, TEN, TWENTY, band_file, make_safe
 
@@ -143,7 +144,7 @@ def test_a_product_without_offset_gets_none(tmp_path):
 
 
 def test_a_product_is_super_resolved(made, archive, tmp_path):
-    super_resolve(archive, tmp_path / "rgb.tif", "bicubic", 2, bidx=(3, 2, 1))
+    super_resolve(archive, tmp_path / "rgb.tif", "bicubic", 2, indexes=(3, 2, 1))
     super_resolve(made[0], tmp_path / "all.tif", "bicubic", 2)
     with rasterio.open(tmp_path / "rgb.tif") as rgb, rasterio.open(tmp_path / "all.tif") as every:
         assert rgb.descriptions == ("B04", "B03", "B02")
@@ -158,7 +159,7 @@ def test_a_product_is_super_resolved(made, archive, tmp_path):
 
 def test_the_network_takes_red_green_and_blue_and_carries_the_others(made, lite_model, tmp_path):
     super_resolve(made[0], tmp_path / "rgb.tif", lite_model)
-    super_resolve(made[0], tmp_path / "all.tif", lite_model, bands="all")
+    super_resolve(made[0], tmp_path / "all.tif", lite_model, output_bands="all")
     with rasterio.open(tmp_path / "rgb.tif") as rgb, rasterio.open(tmp_path / "all.tif") as every:
         assert rgb.descriptions == ("B04", "B03", "B02")
         assert every.descriptions == ORDER
@@ -269,3 +270,13 @@ def test_the_name_of_the_folder_does_not_matter(made, tmp_path):
     assert made[0].name == NAME.format(level="L2A")
     with open_raster(place) as reader:
         assert reader.info.count == len(ORDER)
+
+
+def test_safe_closed_leaves_no_dataset_open(made):
+    root = made[0]
+    metadata = find_safe_metadata(str(root))
+    assert metadata is not None
+    with open_safe(str(root), metadata) as dataset:
+        assert not any(part.closed for part in dataset.parts)
+    assert dataset.parts
+    assert all(part.closed for part in dataset.parts)
