@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import secrets
+import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
@@ -173,7 +174,7 @@ def _wait_for_worker(client: Client, address: str, should_stop: Callable[[], boo
 
 @contextmanager
 def start_local_cluster(workers: int, *, gpu: bool) -> Iterator[Client]:
-    """Start worker processes on this machine; on an error they are killed at once.
+    """Start worker processes on this machine, and kill them on leaving.
 
     Parameters
     ----------
@@ -195,12 +196,12 @@ def start_local_cluster(workers: int, *, gpu: bool) -> Iterator[Client]:
     ):
         try:
             yield client
-        except BaseException:
+        finally:
+            # their results are here; Dask may wait forever for one that it is just restarting
             for nanny in cluster.workers.values():
                 nanny.auto_restart = False
                 with suppress(Exception):
-                    os.kill(nanny.pid, 9)
-            raise
+                    os.kill(nanny.pid, signal.SIGKILL)
 
 
 def _worker_folder() -> TemporaryDirectory[str]:

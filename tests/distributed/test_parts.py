@@ -5,6 +5,7 @@ import json
 import logging
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -374,7 +375,10 @@ def test_a_full_disk_ends_the_run_and_keeps_what_is_finished(
         make(source, tmp_path, scheduler=scheduler)
     assert "parts are finished and kept" in caught.value.__notes__[0]
     assert not (tmp_path / "out.vrt").exists()
-    assert not list((tmp_path / "parts").glob(".georsr-*/*"))
+    deadline = time.monotonic() + 60
+    while scratch := list((tmp_path / "parts").glob(".georsr-*/*")):  # the other worker may be slow
+        assert time.monotonic() < deadline, scratch
+        time.sleep(0.1)
     monkeypatch.undo()
     monkeypatch.setattr(partition, "MAX_TASK_TILES", 12)
     assert make(source, tmp_path, scheduler=scheduler).blocks_resumed > 0

@@ -1,8 +1,11 @@
 """Test that tasks are computed whatever happens to workers, or that the error names the task."""
 
 import logging
+import os
+import signal
 import threading
 import time
+from contextlib import suppress
 from itertools import count
 from types import SimpleNamespace
 
@@ -108,6 +111,10 @@ def processes():
         Client(local, set_as_default=False) as client,
     ):
         yield client
+        for nanny in local.workers.values():  # Dask may wait forever for one that it restarts
+            nanny.auto_restart = False
+            with suppress(TypeError, ProcessLookupError):
+                os.kill(nanny.pid, signal.SIGKILL)
 
 
 def test_queue_returns_each_result_with_its_index(threads):
