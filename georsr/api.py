@@ -1,4 +1,4 @@
-"""The front doors: they open things and wire the rooms together, nothing else."""
+"""Super-resolve files and arrays, estimate runs, write quality layers: the public functions."""
 
 from __future__ import annotations
 
@@ -9,17 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from georsr.config import SRConfig
 from georsr.errors import UsageError
-from georsr.geo.stac import check_item_path, item_describes, write_stac_item
-from georsr.inference.array import predict_array
 from georsr.inference.bands import match_bands
 from georsr.io.mosaic import open_sources
 from georsr.io.reader import RasterReader, open_output
-from georsr.jobs.estimate import RunEstimate, estimate_run
-from georsr.jobs.parts_index import parts_journal, parts_lock, parts_outputs
 from georsr.jobs.run import Executor, LocalExecutor, run
 from georsr.models.io import Model, open_model
-from georsr.quality.qgis_style import style_path
-from georsr.reports import read_output_tags
 from georsr.window import AnyArray, BoolArray
 from georsr.writer.lock import Lock
 from georsr.writer.paths import (
@@ -36,6 +30,7 @@ if TYPE_CHECKING:
     from distributed import Security
 
     from georsr.distributed.cluster import Cluster
+    from georsr.jobs.estimate import RunEstimate
     from georsr.progress import Progress
     from georsr.reports import LayersReport, RunReport
 
@@ -140,19 +135,15 @@ def super_resolve(
     _check_names(destination, parts, quality)
     outputs = _outputs(destination, parts, quality, stac)
     check_outputs(outputs, _inputs(source, model, config))
-    place = temp_paths(destination)
-    journal = place.journal if parts is None else parts_journal(parts)
-    left = os.path.lexists(journal)  # an earlier run may have published product and Item
-    replace_item = config.overwrite or (
-        left and stac is not None and item_describes(stac, destination)
-    )
-    if not left:
-        Lock(place.lock, destination).clean()
-        if parts is not None:
-            parts_lock(parts).clean()
+    unfinished = _is_unfinished(destination, parts)
+    replace_item = config.overwrite
     if stac is not None:
+        from georsr.geo.stac import check_item_path, item_describes
+
+        # the earlier run may have published the output and its Item
+        replace_item = replace_item or (unfinished and item_describes(stac, destination))
         check_item_path(stac, overwrite=replace_item)
-    if not left:
+    if not unfinished:
         check_destination(destination, [], overwrite=config.overwrite)
     with _opened(source, _model(model, scale), config) as (reader, opened):
         check_outputs(outputs, _inputs(source, opened, config, reader))
@@ -160,6 +151,8 @@ def super_resolve(
 
         def finish(report: RunReport) -> None:
             if stac is not None:
+                from georsr.geo.stac import write_stac_item
+
                 write_stac_item(stac, report, spec, overwrite=replace_item)
 
         with _machines(opened, config, workers, scheduler, security, stop) as cluster:
@@ -216,6 +209,9 @@ def quality_layers(
     """
     product, destination = os.fspath(product), os.fspath(destination)
     check_format(destination)
+    from georsr.quality.write import run_layers
+    from georsr.reports import read_output_tags
+
     with open_output(product, allow_drivers=options.get("allow_drivers", ())) as made:
         origin = read_output_tags(product, made.info.tags.get("", {}))
     config = origin.config(**options)
@@ -226,12 +222,26 @@ def quality_layers(
     place = temp_paths(destination)
     if not os.path.lexists(place.journal):
         Lock(place.lock, destination).clean()
-    from georsr.quality.write import run_layers
-
     with _opened(source, opened, config) as (reader, opened):
         inputs = _inputs(source, opened, config, reader)
         check_outputs(outputs, inputs | {"product": [product]})
         return run_layers(reader, product, destination, opened, config, progress, stop)
+
+
+def _is_unfinished(destination: str, parts: Path | None) -> bool:
+    """Return whether an earlier run left a journal; otherwise remove a lock file that it left."""
+    paths = temp_paths(destination)
+    if parts is None:
+        unfinished = os.path.lexists(paths.journal)
+    else:
+        from georsr.jobs.parts_index import parts_journal, parts_lock
+
+        unfinished = os.path.lexists(parts_journal(parts))
+        if not unfinished:
+            parts_lock(parts).clean()
+    if not unfinished:
+        Lock(paths.lock, destination).clean()
+    return unfinished
 
 
 def _check_names(destination: str | None, parts: Path | None, quality: Path | None) -> None:
@@ -261,11 +271,15 @@ def _outputs(
     if destination is not None:
         outputs["OUT"] = raster_outputs(destination)
     if quality is not None:
+        from georsr.quality.qgis_style import style_path
+
         style = style_path(os.fspath(quality))
         outputs["--quality"] = [*raster_outputs(os.fspath(quality)), *([style] if style else [])]
     if stac is not None:
         outputs["--stac"] = [stac]
     if parts is not None:
+        from georsr.jobs.parts_index import parts_outputs
+
         outputs["--parts"] = [parts, *parts_outputs(parts)]
     return outputs
 
@@ -346,6 +360,8 @@ def plan_report(
         As for :func:`super_resolve`. Workers are counted and not started; a scheduler is asked for
         those that it has.
     """
+    from georsr.jobs.estimate import estimate_run
+
     config = SRConfig(**options)
     where = None if destination is None else os.fspath(destination)
     _check_names(where, parts, quality)
@@ -389,4 +405,6 @@ def super_resolve_array(
     ndarray
         (C, s * h, s * w) of the input's dtype (or ``dtype``); invalid pixels keep their value.
     """
+    from georsr.inference.array import predict_array
+
     return predict_array(values, valid, _model(model, scale), SRConfig(**options))

@@ -1,4 +1,4 @@
-"""Provenance: what a run did, for its report and for the product's own tags."""
+"""Report what a run did, and read and write the tags of an output."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @lru_cache(maxsize=1)
 def georsr_version() -> str:
-    """Installed version, or ``unknown`` when run from a bare source tree."""
+    """Return the installed version, or ``unknown`` when run from a bare source tree."""
     try:
         return version("georsr")
     except PackageNotFoundError:
@@ -27,7 +27,7 @@ def georsr_version() -> str:
 
 @dataclass(frozen=True)
 class LayersReport:
-    """Quality layers that were made."""
+    """Quality layers that a run wrote."""
 
     output: str
     layers: tuple[str, ...]
@@ -46,23 +46,23 @@ class LayersReport:
     version: str = field(default_factory=georsr_version)
 
     def to_json(self) -> str:
-        """Indented JSON."""
+        """Return indented JSON."""
         return json.dumps(asdict(self), indent=2)
 
 
 @dataclass(frozen=True)
 class ConsistencyReport:
-    """How far the source is from the product shrunk by a kernel, in the source's units."""
+    """Differences between a source and its downsampled output, in source units."""
 
     kernel: str
     network_mean: float
     """Mean absolute difference of what the network gave, over the tiles made in this run."""
     network_max: float
     product_mean: float
-    """Of the product as it was written: blended, rounded and clipped."""
+    """Of the output as it was written: blended, rounded and clipped."""
     product_max: float
     pixels: int
-    """Source pixels, band by band, on which the product was compared: spread over a large one."""
+    """Source pixels, band by band, on which the output was compared: spread over a large one."""
     band_mean: tuple[float, ...] = ()
     """``product_mean`` of each band."""
     band_max: tuple[float, ...] = ()
@@ -70,7 +70,7 @@ class ConsistencyReport:
 
 @dataclass(frozen=True)
 class RunReport:
-    """What one run did; printed by ``--json``."""
+    """What a run did; printed by ``--json``."""
 
     source: str
     output: str
@@ -95,7 +95,7 @@ class RunReport:
     options: str = "{}"
     """JSON of what was chosen that made the pixels; defaults left out."""
     cog: bool = False
-    """The product is a Cloud Optimized GeoTIFF."""
+    """The output is a Cloud Optimized GeoTIFF."""
     blocks: int = 0
     """Of the output."""
     blocks_found: int = 0
@@ -104,7 +104,7 @@ class RunReport:
     """Wall time by stage: total, read (waiting for), network, join, write (waiting for), verify."""
     bytes: int = 0
     checksum: str = ""
-    """Of the product's pixels."""
+    """Of the output's pixels."""
     consistency: ConsistencyReport | None = None
     """None where none was asked for."""
     quality: LayersReport | None = None
@@ -113,7 +113,7 @@ class RunReport:
     version: str = field(default_factory=georsr_version)
 
     def to_json(self) -> str:
-        """Indented JSON."""
+        """Return indented JSON."""
         return json.dumps(asdict(self), indent=2)
 
 
@@ -128,7 +128,7 @@ def product_tags(
     options: str,
     sensor: SensorDescription | None = None,
 ) -> dict[str, str]:
-    """TIFF tags that say how a product was made; no times, so that runs repeat bit for bit."""
+    """Return the TIFF tags of an output; without times, so that runs repeat bit for bit."""
     tags = {
         "GEORSR_VERSION": georsr_version(),
         "GEORSR_MODEL": model,
@@ -145,11 +145,11 @@ def product_tags(
 
 @dataclass(frozen=True)
 class OutputTags:
-    """How a product says that it was made; whoever wrote its tags may have lied.
+    """What the tags of an output say; they may be forged.
 
     Attributes
     ----------
-    product : str
+    output : str
         Its path, for messages.
     model, model_sha256 : str
     options : str
@@ -162,7 +162,7 @@ class OutputTags:
     options: str
 
     def shipped_model(self) -> str:
-        """The model's name, if it ships with georsr.
+        """Return the model's name, if it ships with georsr.
 
         Raises
         ------
@@ -179,12 +179,12 @@ class OutputTags:
         )
 
     def config(self, **options: Any) -> SRConfig:
-        """The options that made the product's pixels, under the user's own.
+        """Return the options that computed the output, overridden by those of the user.
 
         Raises
         ------
         UsageError
-            The tag holds others, or values that no product is made with.
+            The tag holds others, or values that no output is made with.
         """
         from georsr.config import SRConfig
 
@@ -194,7 +194,7 @@ class OutputTags:
             raise UsageError(f"{self.product}: its tag GEORSR_OPTIONS: {error}") from error
 
     def check(self, sha256: str) -> None:
-        """Refuse a model that did not make the product.
+        """Refuse a model that did not compute the output.
 
         Raises
         ------
@@ -211,7 +211,7 @@ class OutputTags:
 
 
 def read_output_tags(product: str, tags: Mapping[str, str]) -> OutputTags:
-    """Read a product's own tags.
+    """Read the tags of an output.
 
     Raises
     ------

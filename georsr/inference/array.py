@@ -1,9 +1,9 @@
-"""The streaming engine on an array in memory.
+"""Super-resolve arrays in memory, and windows of a scene.
 
-Chunks: any window of a product, from the tiles that touch it.
+Chunks: any window of an output, from the tiles that touch it.
 
-The tiles are those of the whole product, so that every pixel is the same expression of the same
-tiles as in one pass over the raster, whoever makes it and however the product is cut.
+The tiles are those of the whole output, so that every pixel is the same expression of the same
+tiles as in one pass over the raster, whoever makes it and however the output is cut.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def predict_window(
     form, inference
         What the pixels become, and the network that makes them.
     kernel
-        What shrinks the product to its source; None: it need not.
+        What shrinks the output to its source; None: it need not.
     flat_tiles
         Tiles of one value keep it, without the network.
 
@@ -90,7 +90,7 @@ def predict_window(
 def array_reader(
     values: AnyArray, valid: BoolArray, origin: Window
 ) -> Callable[[Window], PixelBlock]:
-    """What `predict_window` reads with, of pixels in memory.
+    """Return the function with which `predict_window` reads pixels in memory.
 
     Parameters
     ----------
@@ -109,7 +109,7 @@ def array_reader(
 
 @dataclass(frozen=True)
 class ArrayFormat:
-    """The form of a product that stays in memory."""
+    """Data type, planes and block size of an output that stays in memory."""
 
     dtype: str
     planes: int
@@ -120,7 +120,7 @@ class ArrayFormat:
 
 
 def check_count(bands: int, spec: ModelSpec, remedy: str = "") -> None:
-    """Refuse a band count the model was not made for.
+    """Refuse a number of bands that the model does not take.
 
     Raises
     ------
@@ -141,7 +141,7 @@ def predict_array(
     config: SRConfig,
     nodata: float | None = None,
 ) -> AnyArray:
-    """See :func:`georsr.api.super_resolve_array`.
+    """Super-resolve an array (bands, rows, columns); see `georsr.api.super_resolve_array`.
 
     ``nodata`` is the value that invalid pixels of the result get; None: they keep their own.
     """
@@ -188,7 +188,7 @@ def predict_stack(
     nodata: float | None = None,
     limits: tuple[float, float] | None = None,
 ) -> AnyArray:
-    """Super-resolve scenes in memory, each by itself.
+    """Super-resolve several scenes in memory, one after the other.
 
     Parameters
     ----------
@@ -197,10 +197,10 @@ def predict_stack(
     model, config
         What to run and how.
     source_nodata, nodata
-        Value of invalid pixels in the source and in the product; None in the product: they keep
+        Value of invalid pixels in the source and in the output; None in the output: they keep
         their own.
     limits
-        Lowest and highest value of the product, if it has such.
+        Lowest and highest value of the output, if it has such.
 
     Returns
     -------

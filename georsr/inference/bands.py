@@ -1,4 +1,4 @@
-"""Bands: what of a raster the network sees, and what becomes of the rest.
+"""Choose the bands that the network sees, and how the other bands are enlarged.
 
 Check that a source has the bands a model takes.
 """
@@ -19,7 +19,7 @@ from georsr.models.spec import ModelSpec
 
 
 def check_bands(info: RasterInfo, spec: ModelSpec) -> None:
-    """Refuse a band count the model was not made for.
+    """Refuse a number of bands that the model does not take.
 
     Raises
     ------
@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 
 def wrap_multiband(model: Model, guide: tuple[int, ...], mode: str) -> Model:
-    """A model for any number of bands, of which ``guide`` (positions) are those it was made for."""
+    """Return a model for any number of bands, which sees those at the positions ``guide``."""
     if model.spec.bands == 0 or isinstance(model.network, MultiBand):
         return model
     network = MultiBand(model.network, model.spec, guide, mode)
@@ -48,7 +48,7 @@ def wrap_multiband(model: Model, guide: tuple[int, ...], mode: str) -> Model:
 
 
 def match_bands(reader: RasterReader, model: Model, config: SRConfig) -> tuple[RasterReader, Model]:
-    """Fit a raster and a model to each other, as the options say.
+    """Choose the bands of a raster for a model, or adapt the model to the raster.
 
     A raster of one band is given to a model as grey. Of one with more bands than the model takes,
     ``bands="guide"`` takes the guide alone, and ``bands="all"`` all of them, the other ones by
@@ -119,21 +119,21 @@ def _guide_of_all(info: RasterInfo, config: SRConfig) -> RGBBands:
 
 
 def warn_assumed_bands(reader: RasterReader, guide: RGBBands) -> RasterReader:
-    """Say what was assumed."""
+    """Warn that the red, green and blue bands were assumed."""
     if guide.note:
         warn_once(reader, guide.note)
     return reader
 
 
 def warn_once(reader: RasterReader, text: str) -> None:
-    """Say something about a source: now, and in the report; once."""
+    """Log a warning about a source and add it to the report, once."""
     if text not in reader.info.notes:
         reader.info = replace(reader.info, notes=(*reader.info.notes, text))
         log.warning("%s", text)
 
 
 def match_array_bands(model: Model, count: int, config: SRConfig) -> Model:
-    """The model for an array of ``count`` bands, of which ``config.bidx`` are the guide.
+    """Return the model for an array of ``count`` bands, of which ``config.bidx`` are the guide.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Consistency: a tile that, degraded again, gives its source back.
+"""Make the output of a network consistent with its source, by back-projection.
 
 Projection: the nearest image that a kernel shrinks to a given one.
 
@@ -60,7 +60,7 @@ class BandedMatrix:
     length: int
 
     def __call__(self, image: Tensor) -> Tensor:
-        """(..., n, w) -> (..., length, w).
+        """Multiply an image: (..., n, w) -> (..., length, w).
 
         A CPU makes block after block out of ``image`` as it lies there, where gathering it for all
         blocks, overlaps repeated, took half as long again; and by one thread, as a library of
@@ -77,7 +77,7 @@ class BandedMatrix:
         return made
 
     def add_to(self, image: Tensor, total: Tensor) -> Tensor:
-        """Add what `__call__` makes of ``image`` (..., n, w) to ``total`` (..., length, w).
+        """Add the product with ``image`` (..., n, w) to ``total`` (..., length, w).
 
         ``total`` is contiguous; it is changed, and returned.
         """
@@ -89,7 +89,7 @@ class BandedMatrix:
         return total
 
     def _blocks(self, planes: Tensor, made: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """For each block its weights, the rows of (p, n, w) they meet, and those they make."""
+        """Yield for each block its weights, its rows of (p, n, w), and the rows it writes."""
         pieces = made.flatten(0, -3).split(self.weights.shape[1], dim=-2)
         count = self.weights.shape[2]
         for weights, start, piece in zip(self.weights, self.starts, pieces, strict=True):
@@ -126,13 +126,13 @@ def banded(matrix: AnyArray, rows: int, device: torch.device) -> BandedMatrix:
 
 @lru_cache(maxsize=128)
 def _downsampling(kernel: Kernel, size: int, scale: int, device: torch.device) -> BandedMatrix:
-    """Shrinking, s * size -> size."""
+    """Return the matrix that downsamples an axis: s * size -> size."""
     return banded(kernel.matrix(size * scale, scale).astype(np.float64), BLOCK, device)
 
 
 @lru_cache(maxsize=32)
 def _pseudo_inverse(kernel: Kernel, size: int, scale: int, device: torch.device) -> BandedMatrix:
-    """The damped pseudo-inverse of shrinking, size -> s * size."""
+    """Return the damped pseudo-inverse of downsampling: size -> s * size."""
     down = kernel.matrix(size * scale, scale).astype(np.float64)
     gram = down @ down.T
     slope = np.diff(np.eye(size), axis=0)
@@ -146,7 +146,7 @@ def _pseudo_inverse(kernel: Kernel, size: int, scale: int, device: torch.device)
 
 
 def downsample(fine: Tensor, kernel: Kernel, scale: int) -> Tensor:
-    """What a kernel makes of an image: (N, C, s * h, s * w) -> (N, C, h, w)."""
+    """Downsample an image with a kernel: (N, C, s * h, s * w) -> (N, C, h, w)."""
     height, width = (side // scale for side in fine.shape[-2:])
     rows, columns = (_downsampling(kernel, side, scale, fine.device) for side in (height, width))
     return columns(rows(fine).mT).mT
@@ -155,7 +155,7 @@ def downsample(fine: Tensor, kernel: Kernel, scale: int) -> Tensor:
 def back_project(
     fine: Tensor, coarse: Tensor, kernel: Kernel, valid: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Make an image explain the one it was made from.
+    """Change an image so that a kernel downsamples it to a given one.
 
     Parameters
     ----------
@@ -208,7 +208,7 @@ SOFT = 2.0
 
 @dataclass(frozen=True)
 class ConsistencyTarget:
-    """What a tile is to give back, beyond what the network saw of it.
+    """What the output of a tile has to be downsampled to, apart from the network input.
 
     Attributes
     ----------
@@ -223,7 +223,7 @@ class ConsistencyTarget:
 
 
 def requested_kernel(spec: ModelSpec, config: SRConfig) -> str | None:
-    """The kernel a product is to be consistent with: its name, `SCENE`, or None for none.
+    """Return the name of the kernel to be consistent with, `SCENE`, or None for none.
 
     ``auto`` is consistent where the model declares a kernel, and, by a network that takes noise
     away, where noise does not dominate: see `skip_if_noisy`.
@@ -243,26 +243,26 @@ def requested_kernel(spec: ModelSpec, config: SRConfig) -> str | None:
 
 
 def skip_if_noisy(config: SRConfig) -> bool:
-    """Whether a scene whose noise dominates need not be given back: nobody asked for it."""
+    """Return whether consistency is left out if noise dominates the scene."""
     return config.consistency == "auto" and config.consistency_kernel is None
 
 
 def softened(kernel: Kernel | None, spec: ModelSpec, config: SRConfig) -> Kernel | None:
-    """A kernel as the model wants it, unless somebody asked for consistency."""
+    """Return a kernel with the model's damping, unless the options ask for consistency."""
     if kernel is None or spec.kernel != SOFTLY or not skip_if_noisy(config):
         return kernel
     return replace(kernel, damping=SOFT)
 
 
 def fixed_kernel(asked: str | None) -> Kernel | None:
-    """The kernel of a name; None where there is none, or the scene has to be looked at."""
+    """Return the kernel of a name; None for none, or if it is estimated from the scene."""
     return None if asked is None or asked == SCENE else parse_kernel(asked)
 
 
 def enforce_consistency(
     output: Tensor, seen: Tensor, aims: Sequence[ConsistencyTarget], kernel: Kernel
 ) -> tuple[Tensor, Tensor]:
-    """Make the outputs of a network consistent.
+    """Make the outputs of a network consistent with their inputs.
 
     Parameters
     ----------
@@ -305,8 +305,7 @@ def _enforce(
 
 
 def _corner(valid: BoolArray) -> tuple[int, int] | None:
-    """Height and width of what is valid, if that is a rectangle at the top left: no holes, only
-    padding at the raster's end."""
+    """Return height and width of the valid pixels if they are a rectangle at the top left."""
     height, width = (int(valid.any((0, axis)).sum()) for axis in (2, 1))
     whole = bool(valid[:, :height, :width].all())
     return (height, width) if whole and valid.sum() == len(valid) * height * width else None
@@ -315,7 +314,7 @@ def _corner(valid: BoolArray) -> tuple[int, int] | None:
 def _project_corner(
     output: Tensor, seen: Tensor, kernel: Kernel, size: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
-    """As if the padding were not there: exact in one pass, where a mask takes several."""
+    """Project the valid rectangle only: exact in one pass, where a mask takes several."""
     height, width = size
     scale = output.shape[-1] // seen.shape[-1]
     residual = torch.zeros_like(seen)
@@ -327,7 +326,7 @@ def _project_corner(
 def shrink_valid(
     image: FloatArray, valid: BoolArray, kernel: Kernel, scale: int
 ) -> tuple[FloatArray, BoolArray]:
-    """Shrink a product; invalid pixels have no part in it.
+    """Downsample an output; invalid pixels have no influence.
 
     Parameters
     ----------

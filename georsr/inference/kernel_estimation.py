@@ -1,4 +1,4 @@
-"""Fitting: which kernel a scene was made by, as far as a network that knows several can tell.
+"""Estimate the kernel (point spread function) of a scene.
 
 A network trained on images of all sharpnesses sharpens as much as an image needs. Shrunk again by
 the kernel that the image was really made by, its output comes closest to the image; so the kernel
@@ -46,7 +46,7 @@ MIN_VARIATION = 1e-4
 
 @dataclass(frozen=True)
 class Residual:
-    """What a network leaves of a part of a scene, all (C, h, w).
+    """Differences between a part of a scene and the network's downsampled output, (C, h, w).
 
     Attributes
     ----------
@@ -64,14 +64,14 @@ class Residual:
 
 
 def split_blocks(image: AnyArray, size: int) -> AnyArray:
-    """(H, W) -> (H // size, W // size, size * size): whole blocks, the rest is left out."""
+    """Split (H, W) into full blocks: (H // size, W // size, size * size)."""
     rows, columns = image.shape[0] // size, image.shape[1] // size
     cut = image[: rows * size, : columns * size].reshape(rows, size, columns, size)
     return np.asarray(cut.swapaxes(1, 2).reshape(rows, columns, size * size))
 
 
 def detrend_blocks(image: AnyArray, size: int) -> AnyArray:
-    """Blocks as `split_blocks`, float64, each less the plane that fits it best."""
+    """Return blocks as `split_blocks` does, float64, each less its best-fitting plane."""
     y, x = np.divmod(np.arange(size * size), size)
     plane, _ = np.linalg.qr(np.stack([np.ones(size * size), y, x], axis=1).astype(np.float64))
     blocks = split_blocks(image.astype(np.float64), size)
@@ -79,7 +79,7 @@ def detrend_blocks(image: AnyArray, size: int) -> AnyArray:
 
 
 def is_noise_dominated(parts: Sequence[Residual]) -> bool:
-    """Whether to give a scene back what a network took away would do more harm than good.
+    """Return whether consistency would restore more noise than detail.
 
     A source is the truth and noise, x = t + n, and what is left of it r = x - D y. The shrunk
     output D y errs by n - r, the source by n; the output is the better one where
@@ -101,7 +101,7 @@ def is_noise_dominated(parts: Sequence[Residual]) -> bool:
 
 
 def _shared_on_flat_ground(parts: Sequence[Residual], band: int) -> float:
-    """Covariance of a band and its residual in the flattest blocks."""
+    """Return the covariance of a band and its residual in the flattest blocks."""
     spreads, shares = [], []
     for part in parts:
         whole = split_blocks(part.counted[band], BLOCK).all(-1)
@@ -135,7 +135,7 @@ PROBE_MARGIN = 6
 
 
 def spread_windows(height: int, width: int, side: int = PROBE_SIZE) -> list[Window]:
-    """Windows of a scene that may be probed, those in its middle first."""
+    """Yield windows of a scene to be examined, those in its middle first."""
     h, w = min(side, height), min(side, width)
     tops, lefts = height - h, width - w
     places = [(0.5, 0.5), (0.25, 0.25), (0.75, 0.75), (0.25, 0.75), (0.75, 0.25)]
@@ -159,7 +159,7 @@ def estimate_kernel(
     *,
     unless_noise: bool = False,
 ) -> Kernel | None:
-    """The candidate that leaves least of a scene unexplained.
+    """Return the candidate kernel that leaves the smallest residual in a scene.
 
     Parameters
     ----------
@@ -221,7 +221,7 @@ def resolve_kernel(
     model: Model,
     config: SRConfig,
 ) -> Kernel | None:
-    """The kernel a scene's product is to be consistent with; None: none, or noise dominates.
+    """Return the kernel an output has to be consistent with; None for no consistency.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Resident: the network a process keeps, for tasks that name their model instead of carrying it."""
+"""Keep the network of a process in memory, for tasks that carry only the name of their model."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _TURN = threading.Lock()
 
 @dataclass(frozen=True)
 class ModelRef:
-    """A model by name and content; what a task carries of it."""
+    """A model by name and checksum; small to pickle."""
 
     name: str
     """Built-in name, or path."""
@@ -44,7 +44,7 @@ class ModelRef:
 
 
 def model_ref(model: Model) -> ModelRef:
-    """The reference by which other processes find a model.
+    """Return the reference by which other processes open a model.
 
     Raises
     ------
@@ -73,7 +73,7 @@ def model_ref(model: Model) -> ModelRef:
 
 
 def load_cached(reference: ModelRef) -> Model:
-    """Open a model, once in a process, and tell it of the sensor.
+    """Open a model, once in a process, and set its sensor description.
 
     Raises
     ------
@@ -107,7 +107,7 @@ def _predictor(
 
 @contextmanager
 def cached_predictor(reference: ModelRef, config: SRConfig) -> Iterator[TilePredictor]:
-    """The network of this process, for one caller at a time; others wait.
+    """Yield the predictor of this process, to one caller at a time.
 
     Parameters
     ----------

@@ -12,10 +12,10 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from georsr.geo.aoi import AreaOfInterest
 from georsr.inference.consistency import ConsistencyTarget
 from georsr.inference.predictor import PendingBatch, TilePredictor
 from georsr.inference.threads import OrderedThreadPool, prefetch
@@ -35,6 +35,9 @@ from georsr.radiometry.normalization import Normalization
 from georsr.tiling.grid import Tile, TileGrid
 from georsr.tiling.stitch import BlockAssembler, TileStitcher
 from georsr.window import AnyArray, BoolArray, FloatArray, PixelBlock, Window
+
+if TYPE_CHECKING:
+    from georsr.geo.aoi import AreaOfInterest
 
 
 @dataclass
@@ -230,7 +233,6 @@ class TilePipeline:
         top
             First output row that is wanted.
         """
-        first_row = self.plan.first_row_for(top)
         first_row = self.plan.first_row_for(top)
         self.context.progress.report(first_row * len(self.plan.columns))
         self.context.check_cancelled()

@@ -20,7 +20,7 @@ import copy
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
@@ -32,11 +32,13 @@ from georsr.errors import ModelError, ResourceError, UsageError
 from georsr.inference.consistency import ConsistencyTarget, enforce_consistency
 from georsr.models.io import Model
 from georsr.models.multiband import MultiBand
-from georsr.models.onnx.runtime import OnnxNetwork, as_onnx
 from georsr.models.registry import architectures
 from georsr.models.spec import ModelSpec
 from georsr.radiometry.kernels import Kernel
 from georsr.window import FloatArray
+
+if TYPE_CHECKING:
+    from georsr.models.onnx.runtime import OnnxNetwork
 
 Forward = Callable[[Tensor], Tensor]
 """One pass of a network: (N, C, h, w) in 0..1 -> (N, C, s * h, s * w) around 0..1, float32."""
@@ -76,7 +78,7 @@ MAX_LANES = 4
 
 @dataclass(frozen=True)
 class ParallelTiles:
-    """Callers of one network at the same time.
+    """How many threads call a network at the same time.
 
     Attributes
     ----------
@@ -90,7 +92,7 @@ class ParallelTiles:
     threads: int = 1
 
     def enter(self) -> None:
-        """Give the calling thread its share of torch's threads."""
+        """Set the number of torch threads of the calling thread."""
         torch.set_num_threads(self.threads)
 
 
@@ -101,7 +103,7 @@ def plan_parallelism(
     tiles: int,
     threads: int | None = None,
 ) -> ParallelTiles:
-    """How a network is to be asked.
+    """Choose how many tiles are predicted at the same time, and with how many threads each.
 
     Parameters
     ----------
@@ -126,7 +128,7 @@ def plan_parallelism(
 def n_concurrent_tiles(
     placement: DeviceConfig, spec: ModelSpec, config: SRConfig, tiles: int, batch: int
 ) -> int:
-    """Tiles whose features are in memory at the same time in a run.
+    """Return the number of tiles whose features are in memory at the same time.
 
     Parameters
     ----------
@@ -145,7 +147,7 @@ GPU_BATCH = 16
 
 
 def choose_batch(placement: DeviceConfig, wanted: int | None) -> int:
-    """Tiles per call of the network.
+    """Return the number of tiles per call of the network.
 
     On the CPU always one: more gain nothing there, and convolution libraries choose their
     algorithm by the size of the batch, so that the last digits of a tile would depend on its
@@ -157,14 +159,14 @@ def choose_batch(placement: DeviceConfig, wanted: int | None) -> int:
 
 
 def place_model(model: Model, config: SRConfig) -> DeviceConfig:
-    """Choose what a model runs on; ``auto`` leaves torch only for a file that is not torch's.
+    """Choose device, precision and backend of a model; ``auto`` takes torch if it can.
 
     Raises
     ------
     UsageError
         The options contradict each other, or the model.
     """
-    file = model.network if isinstance(model.network, OnnxNetwork) else None
+    file = _onnx_file(model)
     backend = config.backend
     if backend == "auto":
         backend = "torch" if file is None else "onnx"
@@ -181,13 +183,22 @@ def place_model(model: Model, config: SRConfig) -> DeviceConfig:
     return select_device(config.device, config.precision, backend)
 
 
+def _onnx_file(model: Model) -> OnnxNetwork | None:
+    """Return the network of a model that was read from an ONNX file; None for other models."""
+    if not (model.file or model.source).lower().endswith(".onnx"):
+        return None
+    from georsr.models.onnx.runtime import OnnxNetwork
+
+    return model.network if isinstance(model.network, OnnxNetwork) else None
+
+
 class TileTooLargeError(ResourceError):
-    """One tile alone does not fit into memory: the caller must plan smaller tiles."""
+    """A single tile does not fit into memory."""
 
 
 @dataclass(frozen=True)
 class PendingBatch:
-    """Tiles the device is working on: asking for the result waits for it.
+    """A batch of tiles that the device is computing.
 
     ``values`` and ``finite`` lie in host memory and are not to be read before ``done``.
     """
@@ -203,7 +214,7 @@ class PendingBatch:
     """(N, C, h, w): how inconsistent the network's outputs were; None: not looked at."""
 
     def result(self) -> list[FloatArray]:
-        """The super-resolved tiles, each (C, s * h, s * w).
+        """Wait, and return the super-resolved tiles, each (C, s * h, s * w).
 
         Raises
         ------
@@ -225,14 +236,14 @@ class PendingBatch:
         return list(self.values.numpy())
 
     def residuals(self) -> list[FloatArray | None]:
-        """Of each tile (C, h, w), source less shrunk output; to be read after the result."""
+        """Return the residual (C, h, w) of each tile, after `result`; None if not computed."""
         if self.residual is None:
             return [None] * len(self.names)
         return list(self.residual.numpy())
 
 
 class TilePredictor:
-    """Runs tiles through a model on one device.
+    """Predicts tiles with a model on one device.
 
     Parameters
     ----------
@@ -297,11 +308,11 @@ class TilePredictor:
 
     @property
     def overlaps(self) -> bool:
-        """Whether the device works on a batch while the host does other things."""
+        """Whether the device computes a batch while the host does other work."""
         return self.placement.device.type == "cuda"
 
     def lanes(self, tiles: int) -> ParallelTiles:
-        """How many threads are to ask about so many tiles, sharing those of the caller."""
+        """Return how many threads predict so many tiles at the same time."""
         return plan_parallelism(self.placement, self.spec, self.compiled, tiles)
 
     def __call__(self, tiles: Sequence[FloatArray], names: Sequence[str]) -> list[FloatArray]:
@@ -373,7 +384,7 @@ class TilePredictor:
         log.warning("out of memory: going on with %d tiles per batch", self.batch)
 
     def _to_device(self, tiles: Sequence[FloatArray]) -> Tensor:
-        """(N, C, h, w) on the device, in 0..1."""
+        """Return tiles as a tensor (N, C, h, w) in 0..1 on the device."""
         x = torch.from_numpy(np.stack(tiles))
         if self.compiled and len(tiles) < self.batch:
             # one shape, one compilation: the rest of a last batch is filled up
@@ -448,7 +459,9 @@ def _cause(error: BaseException) -> str:
 
 
 def _onnx_of(network: nn.Module, spec: ModelSpec) -> nn.Module:
-    """The network run by ONNX Runtime; of one with guide bands only what sees those."""
+    """Return the network, run by ONNX Runtime; of a multi-band one, only the part for RGB."""
+    from georsr.models.onnx.runtime import as_onnx
+
     if isinstance(network, MultiBand):
         inner = as_onnx(network.network, network.spec)
         return MultiBand(inner, network.spec, network.guide, network.mode)
@@ -456,6 +469,6 @@ def _onnx_of(network: nn.Module, spec: ModelSpec) -> nn.Module:
 
 
 def _to_pinned(device_tensor: Tensor) -> Tensor:
-    """Queue a copy to pinned host memory, plain row order; it is there after the stream's work."""
+    """Queue a copy to pinned host memory, in row order; valid once the stream is done."""
     host = torch.empty(device_tensor.shape, dtype=device_tensor.dtype, pin_memory=True)
     return host.copy_(device_tensor.contiguous(), non_blocking=True)

@@ -1,4 +1,4 @@
-"""Sensing: how a scene was recorded, estimated before its first tile and told the network."""
+"""Estimate how a scene was recorded (sensor description), for networks that take it as input."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ deviations the noise is raised. Scenes differ from all that an estimator has see
 for blurred, or texture for detail, does harm: at x4 this is worth 0.04 dB on
 degradations unlike those in training, real pairs are as good, and a fifth to a third less of the
 noise passes on flat ground."""
-LEAST = 16
+MIN_SIZE = 16
 """Height and width below which a probe tells nothing."""
 
 
 def listener(network: nn.Module) -> SegSR | None:
-    """The part of a network that is told how a scene was recorded; None: it is not told."""
+    """Return the part of a network that takes a sensor description; None if it takes none."""
     inner = network.network if isinstance(network, MultiBand) else network
     return inner if isinstance(inner, SegSR) and inner.uses_sensor else None
 
@@ -41,7 +41,7 @@ def listener(network: nn.Module) -> SegSR | None:
 def estimate_sensor(
     patches: Sequence[PixelBlock], stretch: Normalization, model: Model
 ) -> tuple[float, ...] | None:
-    """The normalised sensor description of a scene, with caution.
+    """Estimate the normalised sensor description of a scene, conservatively.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def estimate_sensor(
     means, variances = [], []
     with cpu_threads(1), torch.inference_mode():
         for patch in patches:
-            whole = bool(patch.valid[guide].all()) and min(patch.values.shape[1:]) >= LEAST
+            whole = bool(patch.valid[guide].all()) and min(patch.values.shape[1:]) >= MIN_SIZE
             if not whole:
                 continue
             seen, _ = stretch.clip_with_remainder(stretch.forward(patch.values)[guide])
@@ -83,7 +83,7 @@ def estimate_sensor(
 
 
 def told(model: Model, sensor: Sequence[float] | None) -> Model:
-    """The model, told how a scene was recorded; weights are shared. None: the model as it is."""
+    """Return the model with a sensor description set; weights are shared."""
     network = listener(model.network)
     if network is None or sensor is None:
         return model
@@ -97,7 +97,7 @@ def told(model: Model, sensor: Sequence[float] | None) -> Model:
 
 
 def sensor_of(model: Model) -> tuple[float, ...] | None:
-    """What a model was told, normalised; None for one that is not told."""
+    """Return the normalised sensor description of a model; None if it has none."""
     network = listener(model.network)
     return None if network is None else tuple(round(x, 3) for x in network.sensor[0].tolist())
 
@@ -105,7 +105,7 @@ def sensor_of(model: Model) -> tuple[float, ...] | None:
 def scene_sensor(
     patches: Sequence[PixelBlock], stretch: Normalization, model: Model, config: SRConfig
 ) -> tuple[float, ...] | None:
-    """What a model is told of a scene: what is estimated, and instead what the options say.
+    """Return the sensor description of a scene: as estimated, unless the options give it.
 
     Raises
     ------
@@ -132,7 +132,7 @@ def told_of_scene(
     model: Model,
     config: SRConfig,
 ) -> Model:
-    """The model, told what is known of a scene; see `scene_sensor`.
+    """Return the model with the sensor description of a scene; see `scene_sensor`.
 
     Parameters
     ----------
@@ -148,6 +148,6 @@ def told_of_scene(
 
 
 def description_of(model: Model) -> SensorDescription | None:
-    """What a model was told; None for one that is not told."""
+    """Return the sensor description of a model; None if it has none."""
     sensor = sensor_of(model)
     return None if sensor is None else SensorDescription.from_normalized(sensor)

@@ -1,4 +1,4 @@
-"""Pipeline: threads that read ahead, work side by side and write behind, and lose no error.
+"""Read ahead, compute in parallel and write in the background, with threads.
 
 The main thread may be interrupted anywhere, by an exception out of a signal handler. `queue.Queue`
 then loses wake-ups or keeps its lock (CPython's Condition.notify, gh-92530), and nobody ever ends;
@@ -33,7 +33,7 @@ class _End:
 
 
 def prefetch(source: Iterator[T], depth: int = 1) -> Generator[T, None, None]:
-    """Iterate ``source`` in a thread, at most ``depth`` items ahead.
+    """Yield the items of ``source``, produced in a thread at most ``depth`` items ahead.
 
     An error of the source is raised here, at its place in the stream. Closing the generator (or
     leaving the loop) ends the thread before returning.
@@ -67,7 +67,7 @@ def _produce(
     put: Callable[[T | _End | BaseException], bool],
     stop: threading.Event,
 ) -> None:
-    """The reader's thread: hand over every item, then the end or the error."""
+    """Put every item into the queue, then the end or the error; runs in the reader thread."""
     if stop.is_set():
         return  # whoever started it was interrupted before it ran, and nobody waited for it
     try:
@@ -87,13 +87,13 @@ def _pauses() -> Iterator[float]:
 
 
 def _wait_for(thread: threading.Thread) -> None:
-    """Until it has ended, if it was ever started."""
+    """Wait until a thread has ended, if it was started."""
     if thread.is_alive():
         thread.join()
 
 
 class BackgroundWriter(Generic[T]):
-    """Passes items to ``consume`` in one thread, in order, at most ``depth`` of them waiting.
+    """Passes items to ``consume`` in one thread, in order; at most ``depth`` of them wait.
 
     An error of the consumer is raised by the next :meth:`put` or on leaving the block; leaving it
     with an error of one's own drops what is waiting.
@@ -117,7 +117,7 @@ class BackgroundWriter(Generic[T]):
                     self._error = error
 
     def put(self, item: T) -> None:
-        """Hand over one item; waits while ``depth`` items are waiting."""
+        """Pass on one item; waits while ``depth`` items are waiting."""
         pauses = _pauses()
         while self._items.qsize() >= self._depth:
             time.sleep(next(pauses))
@@ -183,7 +183,7 @@ def write_in_background(
 
 
 class OrderedThreadPool:
-    """Calls that several threads make at the same time.
+    """Threads that run calls at the same time.
 
     Leaving the block waits for the calls that have begun and drops the others; by SystemExit it
     waits for none, since the process is to end.
@@ -212,7 +212,7 @@ class OrderedThreadPool:
                 call()
 
     def submit(self, work: Callable[[], T]) -> Callable[[], T]:
-        """Begin a call as soon as a thread is free.
+        """Start a call as soon as a thread is free.
 
         Returns
         -------

@@ -1,4 +1,4 @@
-"""From a strip of raster to what the network eats, and back to the product's values.
+"""Convert tiles: source pixels to network input, network output to pixels of the output.
 
 The tiles of a source for a model.
 
@@ -8,14 +8,13 @@ Exemplars: tiles of a raster as a network would see them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
 
 from georsr.config import SRConfig
 from georsr.errors import InputError
-from georsr.geo.aoi import AreaOfInterest
 from georsr.inference.bands import check_bands
 from georsr.io.metadata import RasterInfo
 from georsr.io.normalization import choose_normalization
@@ -35,9 +34,12 @@ from georsr.tiling.grid import Tile, TileGrid, make_grid
 from georsr.tiling.stitch import pad_to
 from georsr.window import AnyArray, BoolArray, FloatArray, PixelBlock, Window
 
+if TYPE_CHECKING:
+    from georsr.geo.aoi import AreaOfInterest
+
 
 def make_tile_grid(height: int, width: int, spec: ModelSpec, config: SRConfig) -> TileGrid:
-    """The tiles of a scene: the model's contract, unless the options say otherwise."""
+    """Create the tile grid of a scene, by the options or else the specification of the model."""
     halo = spec.halo if config.halo is None else config.halo
     overlap = spec.overlap if config.overlap is None else config.overlap
     if config.blend == "crop":
@@ -56,7 +58,7 @@ def make_tile_grid(height: int, width: int, spec: ModelSpec, config: SRConfig) -
 def tile_grid_of(
     info: RasterInfo, spec: ModelSpec, config: SRConfig, area: AreaOfInterest | None = None
 ) -> TileGrid:
-    """The tiles of a run.
+    """Create the tile grid of a run.
 
     The tiles of an area are those of the whole raster, so that its pixels are the same.
     """
@@ -65,7 +67,7 @@ def tile_grid_of(
 
 
 class OutputFormat(Protocol):
-    """The form finished pixels take; a file's layout has it, and an array's."""
+    """Data type, nodata value, planes and block size of an output: of a file or of an array."""
 
     @property
     def dtype(self) -> str:
@@ -94,13 +96,13 @@ class OutputFormat(Protocol):
 
 @dataclass(frozen=True)
 class RowStrip:
-    """The part of the source that one grid row of tiles reads."""
+    """Source pixels that the tiles of one grid row read."""
 
     window: Window
     patch: PixelBlock
 
     def cut(self, window: Window) -> tuple[AnyArray, AnyArray, AnyArray | None]:
-        """(values, valid, alpha) inside ``window`` (image coordinates), as views."""
+        """Return (values, valid, alpha) inside ``window`` (image coordinates), as views."""
         rows, columns = window.relative_to(self.window).slices
         alpha = self.patch.alpha
         return (
@@ -112,7 +114,7 @@ class RowStrip:
 
 @dataclass(frozen=True)
 class NetworkInput:
-    """A tile ready for the network, and what has to go round it."""
+    """A tile ready for the network."""
 
     pixels: FloatArray
     """(C, h, w) in 0..1, padded to the tile's size."""
@@ -123,7 +125,7 @@ class NetworkInput:
 
     @property
     def flat(self) -> bool:
-        """Whether the network would see one value in each band, and nothing goes round it."""
+        """Whether the tile has one value in each band, and no remainder."""
         corner = self.pixels[:, :1, :1]
         if self.remainder is not None or (self.pixels[:, 0] != corner[:, 0]).any():
             return False
@@ -131,7 +133,7 @@ class NetworkInput:
 
 
 def preprocess(strip: RowStrip, tile: Tile, stretch: Normalization) -> NetworkInput | None:
-    """Cut, fill, stretch and pad one tile; None when it would make no valid pixel."""
+    """Cut, fill, normalize and pad one tile; None if no pixel of its output is valid."""
     made = strip.cut(tile.output_window)[1]
     if not made.any():
         return None
@@ -163,7 +165,7 @@ def denormalize(
     tile: Tile,
     stretch: Normalization,
 ) -> FloatArray:
-    """Network output -> product units, cut to what the tile makes.
+    """Return the network's output in source units, cut to the output window of the tile.
 
     Parameters
     ----------
@@ -202,12 +204,12 @@ def finalize(
     window
         Where they lie in the output; its edges are multiples of ``scale``.
     strip, form, scale
-        Source pixels below, the product's form, pixels per source pixel.
+        Source pixels below, the output's form, pixels per source pixel.
 
     Returns
     -------
     ndarray
-        (P, H, W) in the product's dtype: bands, then alpha where the product has one, then
+        (P, H, W) in the output's dtype: bands, then alpha where the output has one, then
         non-zero for valid pixels where it has a mask. Without values it may be one pixel that
         repeats (`georsr.radiometry.quantize`), which cannot be written.
     """
@@ -240,7 +242,7 @@ def finalize(
 
 
 def mask_outside(planes: AnyArray, outside: BoolArray, form: OutputFormat) -> AnyArray:
-    """Make pixels invalid, in whatever way the product has for it.
+    """Make the pixels outside of an area invalid.
 
     Parameters
     ----------
@@ -249,7 +251,7 @@ def mask_outside(planes: AnyArray, outside: BoolArray, form: OutputFormat) -> An
     outside
         (H, W).
     form
-        The product's form.
+        The output's form.
 
     Returns
     -------
@@ -271,7 +273,7 @@ MAX_TILES = 24
 def calibration_tiles(
     reader: RasterReader, spec: ModelSpec, tile: int | None = None
 ) -> list[FloatArray]:
-    """Tiles spread over a raster, stretched and filled as for a run.
+    """Return tiles spread over a raster, normalized and filled as for a run.
 
     Parameters
     ----------

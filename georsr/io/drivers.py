@@ -1,13 +1,11 @@
-"""List the GDAL drivers that may read a source: formats that refer to no other file and write none.
+"""List the GDAL drivers that may read a source, and take apart the names of GDAL's file systems.
 
-GDAL has about 150 drivers. Some read whatever file or address a document names, some write while
-they read (MRF fills a cache, GDAL_WMS too). A picture from somebody else must not reach those, so
-this is a list of what is allowed; the user may add to it, a picture may not.
-
-Names of files as rasterio and GDAL write them, and what lies there.
+GDAL has about 150 drivers. Some read any file or URL that a document names, and some write while
+they read (MRF and WMS fill a cache). An untrusted image must not reach these, so only the drivers
+listed here are used. The user may add drivers; an image cannot.
 """
 # ruff: noqa: PTH116, PTH118, PTH120, PTH123
-# A mosaic has 10,000 files, and pathlib takes longer than the checks of each
+# A mosaic may have 10,000 files, and pathlib would take longer than the checks
 
 from __future__ import annotations
 
@@ -60,7 +58,7 @@ _DOCUMENT = re.compile(
 
 
 def gdal_path(path: str) -> str:
-    """Return GDAL's name for what rasterio calls ``file://``, ``zip://A!B`` and the like."""
+    """Convert names of rasterio such as ``file://A`` and ``zip://A!B`` to names of GDAL."""
     for scheme in ("zip", "tar", "gzip"):
         if path.startswith(f"{scheme}://"):
             archive, _, inside = path.removeprefix(f"{scheme}://").partition("!")
@@ -69,27 +67,27 @@ def gdal_path(path: str) -> str:
 
 
 def subdataset_file(name: str) -> str | None:
-    """Return the file in GDAL's name of a subdataset, ``NETCDF:"a.nc":band``; None for others."""
+    """Return the file of a subdataset name such as ``NETCDF:"a.nc":band``; None for other names."""
     match = _SUBDATASET.match(name)
     return match[1] if match else None
 
 
 def parent_folder(name: str) -> str:
-    """Return the folder of a file, also of GDAL's virtual file systems and of addresses."""
+    """Return the folder of a file, which may be a URL or lie in a virtual file system of GDAL."""
     if name.startswith("/vsi") or "://" in name:
         return name.rpartition("/")[0]
     return os.path.dirname(name) or "."
 
 
 def join_path(folder: str, name: str) -> str:
-    """Return the name of a file in a folder of any kind; an absolute name stays what it is."""
+    """Return the path of a file in a folder of any kind; an absolute name is returned unchanged."""
     if folder.startswith("/vsi") or "://" in folder:
         return posixpath.join(folder, name)
     return os.path.join(folder, name)
 
 
 def containing_archive(name: str) -> str | None:
-    """Return the local archive in which a name of ``/vsizip/`` and the like lies; None if none."""
+    """Return the local archive that contains a file of ``/vsizip/`` and the like, or None."""
     while _ARCHIVE.match(name):
         name = _ARCHIVE.sub("", name, count=1)
     if name.startswith("/vsi") or ".." in name.split("/"):
@@ -99,7 +97,7 @@ def containing_archive(name: str) -> str | None:
 
 
 def is_regular(name: str) -> bool:
-    """Return whether a name is that of a regular file of this machine."""
+    """Return whether a name is that of a regular local file."""
     try:
         return stat.S_ISREG(os.stat(name).st_mode)
     except (OSError, ValueError):
@@ -108,7 +106,7 @@ def is_regular(name: str) -> bool:
 
 @contextmanager
 def open_bytes(file: str) -> Iterator[Any]:
-    """Open a file of this machine, or in an archive of it; None for what is neither."""
+    """Open a local file, or one in a local archive; yield None for other names."""
     if is_regular(file):
         with Path(file).open("rb") as handle:
             yield handle
@@ -125,28 +123,28 @@ def open_bytes(file: str) -> Iterator[Any]:
     elif kind == "zip":
         with zipfile.ZipFile(archive) as zipped:
             if any(b"\x75\x70" in member.extra for member in zipped.infolist()):
-                raise ValueError("names of its archive are written twice")  # Info-ZIP Unicode Path
-            with zipped.open(_only(inside, zipped.namelist())) as member:
+                raise ValueError("members of the archive have two names")  # Info-ZIP Unicode Path
+            with zipped.open(_unique_member(inside, zipped.namelist())) as member:
                 yield member
     else:
         with tarfile.open(archive) as tarred:
-            yield tarred.extractfile(_only(inside, tarred.getnames()))
+            yield tarred.extractfile(_unique_member(inside, tarred.getnames()))
 
 
-def _only(name: str, names: Iterable[str]) -> str:
-    """Return the one name of an archive that GDAL may take for ``name``."""
-    found = [other for other in names if _normal(other) == _normal(name)]
-    if len(found) != 1:
-        raise ValueError(f"its archive holds {len(found)} files of that name, expected 1")
-    return found[0]
+def _unique_member(name: str, names: Iterable[str]) -> str:
+    """Return the member of an archive that GDAL may open as ``name``; there must be one."""
+    matches = [other for other in names if _normalize_name(other) == _normalize_name(name)]
+    if len(matches) != 1:
+        raise ValueError(f"the archive holds {len(matches)} files of that name, expected 1")
+    return matches[0]
 
 
-def _normal(name: str) -> str:
+def _normalize_name(name: str) -> str:
     return posixpath.normpath("/" + name.replace("\\", "/").lstrip("/")).casefold()
 
 
 def read_header(name: str) -> bytes:
-    """Return the first 1024 bytes of a file, also of one in an archive; none of anything else."""
+    """Return the first 1024 bytes of a local file, also in an archive; b"" if it is unreadable."""
     try:
         if not name.startswith("/vsi"):
             if not is_regular(name):
@@ -162,7 +160,7 @@ def read_header(name: str) -> bytes:
 
 
 def is_sqlite_with_log(name: str) -> bool:
-    """Return whether a file is a database of SQLite with a write-ahead log, in it or beside it."""
+    """Return whether a file is an SQLite database with a write-ahead log."""
     start = read_header(name)
     if not start.startswith(b"SQLite format 3\0"):
         return False
@@ -170,26 +168,26 @@ def is_sqlite_with_log(name: str) -> bool:
 
 
 def may_name_other_files(name: str) -> bool:
-    """Return whether GDAL may take a file for a document that names others, whatever else it is.
+    """Return whether GDAL may read a file as a document that names other files.
 
-    GDAL asks its drivers in an order of its own, by the first 1024 bytes of a file: those of an
-    image without a signature, and the comment of a JPEG, may hold anything.
+    GDAL's drivers recognize a file by its first 1024 bytes. Those of an image without a signature,
+    and the comment of a JPEG, may contain anything.
     """
     return _DOCUMENT.search(read_header(name)) is not None
 
 
 def names_proj_file(text: str) -> bool:
-    """Return whether text of a CRS names a grid, or another file of PROJ, by its path."""
+    """Return whether the text of a CRS names a grid or another file of PROJ by its path."""
     return ("/" in text or "\\" in text) and _PROJ_FILE.search(text) is not None
 
 
 def is_plain_crs(text: str) -> bool:
-    """Return False for text that GDAL, asked for a CRS, would take for a file or an address."""
+    """Return False for text that GDAL would open as a file or URL to read a CRS."""
     return _CRS.match(text.strip()) is not None and not names_proj_file(text)
 
 
 def shorten(text: str) -> str:
-    """Return text of a file for a message: one line, not too long."""
+    """Return text as one line of at most 120 characters, for messages."""
     line = " ".join(text.split())
     return line if len(line) <= 120 else f"{line[:117]}..."
 
@@ -237,10 +235,10 @@ IMAGE_DRIVERS = (
     "USGSDEM",
     "XYZ",
 )
-"""Drivers that read a source without being asked, as far as this GDAL has them.
+"""Drivers that may read a source, if this GDAL has them.
 
-Besides these, VRT reads files called ``.vrt`` once `georsr.io.vrt_sources` has checked them;
-SENTINEL2 reads products of Sentinel-2. For people: docs/reference/formats.md.
+Besides these, VRT reads files named ``.vrt`` after `georsr.io.vrt_sources` has checked them, and
+SENTINEL2 reads Sentinel-2 products. The formats are listed in docs/reference/formats.md.
 """
 NETWORK_DRIVERS = (
     "GTiff",
@@ -258,10 +256,10 @@ NETWORK_DRIVERS = (
     "GRIB",
     "MBTiles",
 )
-"""Those that look for no masks and overviews beside a file when they are told so (measured).
+"""Drivers that do not look for masks and overviews beside a file if an option says so (measured).
 
-Only they read what lies on a network, or in an archive that georsr cannot list: the files beside it
-could not be checked.
+Only these read a file on a network or in an archive that cannot be listed, because the files beside
+it cannot be checked.
 """
 
 
@@ -273,7 +271,7 @@ def registered_drivers() -> frozenset[str]:
 
 
 def image_drivers(extra: Sequence[str] = ()) -> list[str]:
-    """Return the drivers that may read a source: `IMAGE_DRIVERS` and those that the user allows.
+    """Return the drivers that may read a source: `IMAGE_DRIVERS` and those the user allows.
 
     Parameters
     ----------
@@ -283,7 +281,7 @@ def image_drivers(extra: Sequence[str] = ()) -> list[str]:
     Raises
     ------
     UsageError
-        GDAL has no driver of that name.
+        This GDAL has no such driver.
     """
     known = registered_drivers()
     for name in extra:
@@ -296,24 +294,25 @@ def image_drivers(extra: Sequence[str] = ()) -> list[str]:
 
 
 def network_drivers() -> list[str]:
-    """Return those of `NETWORK_DRIVERS` that this GDAL has."""
+    """Return the drivers of `NETWORK_DRIVERS` that this GDAL has."""
     return [name for name in NETWORK_DRIVERS if name in registered_drivers()]
 
 
 @ensure_env_with_credentials  # type: ignore[untyped-decorator]
 def open_with_drivers(path: str, drivers: Sequence[str]) -> DatasetReader:
-    """Open a raster for reading with one of several drivers, which `rasterio.open` does not offer.
+    """Open a raster for reading with one of several drivers, which `rasterio.open` cannot.
 
     Parameters
     ----------
     path : str
+        Name of the raster.
     drivers : sequence of str
-        Short names; no other driver of GDAL sees the file.
+        Short names of the drivers. No other driver of GDAL reads the file.
 
     Raises
     ------
     rasterio.errors.RasterioIOError
-        None of them reads it.
+        None of the drivers can read the raster.
     """
     return DatasetReader(path, driver=list(drivers))
 

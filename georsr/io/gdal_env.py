@@ -1,8 +1,7 @@
-"""The one place that decides how GDAL is configured, and for how long.
+"""Configure GDAL for one operation, and size its block cache for the open readers.
 
-Block cache: how much of a source GDAL keeps decoded while rows of tiles are read from it.
-
-A row of tiles is lower than a block of many files, so the next row wants the same blocks again.
+Many files have blocks that are higher than a row of tiles, so that the next row needs the same
+blocks again. The block cache keeps them decoded.
 """
 
 from __future__ import annotations
@@ -25,23 +24,23 @@ from georsr.io.drivers import image_drivers, open_with_drivers
 from georsr.system import memory_limit
 
 CACHE_BYTES = 64 * 2**20
-"""Block cache while georsr reads or writes; GDAL's own default is 5 % of the machine's memory."""
+"""Default size of the block cache; that of GDAL is 5 % of the machine's memory."""
 
 _REMOTE = re.compile(r"^(?!file://)[a-z][a-z0-9+]*://|/vsi(curl|s3|gs|az|adls|oss|swift|webhdfs)")
 
-# `warnings.catch_warnings` swaps process-wide state: two threads inside it at once can leave the
-# filters of one of them behind for good.
+# `warnings.catch_warnings` changes process-wide state: if two threads are inside it at once, the
+# filters of one of them may never be removed.
 _FILTERS = threading.RLock()
 
 
 def is_remote(path: str) -> bool:
-    """Whether ``path`` names something reached over a network."""
+    """Return whether ``path`` is on a network."""
     return bool(_REMOTE.search(path.removeprefix("vrt://")))
 
 
 def absolute_path(path: str) -> str:
-    """The name under which another process finds a file; what is no file keeps its name."""
-    if not is_remote(path) and Path(path).exists():  # else it is no file: /vsizip and the like
+    """Return the absolute path of a local file; other names are returned unchanged."""
+    if not is_remote(path) and Path(path).exists():  # not a name such as /vsizip/...
         return str(Path(path).absolute())
     return path
 
@@ -49,26 +48,27 @@ def absolute_path(path: str) -> str:
 def gdal_env(
     *, remote: bool = False, writing: bool = False, cache: int | None = CACHE_BYTES
 ) -> rasterio.Env:
-    """Give the scoped GDAL environment for one operation; use it in a ``with`` statement.
+    """Return the GDAL environment for one operation, to be used in a ``with`` statement.
 
-    Entering and leaving costs some 25 microseconds, so every call into GDAL gets its own: the
-    configuration is per thread and no thread inherits what another one set.
+    The configuration is per thread, and a thread does not inherit that of another one. Entering and
+    leaving takes about 25 microseconds, so each operation has its own environment.
 
     Parameters
     ----------
     remote : bool
-        The source is on a network: do not list folders, retry failed requests. An option the
-        caller set in an enclosing ``rasterio.Env`` wins over these.
+        Whether the source is on a network. Folders are then not listed, and failed requests are
+        retried. Options in an enclosing ``rasterio.Env`` take precedence.
     writing : bool
-        A product is written or verified: no ``.aux.xml`` is written or read (a stale one would
-        be mixed into the product). Never for sources, whose ``.aux.xml`` may hold their CRS.
+        Whether an output is written or verified. ``.aux.xml`` files are then neither written nor
+        read, because an old one would change the output. The ``.aux.xml`` of a source may hold its
+        CRS, so this must be False for sources.
     cache : int or None
-        Bytes of GDAL's block cache. There is one for all threads, and it is cut down as soon as one
-        of them asks for less: None, where others may be reading, leaves it as it is.
+        Size of GDAL's block cache in bytes. All threads share the cache, and a smaller size drops
+        blocks at once. None leaves the size unchanged, for threads beside a reader.
     """
     options: dict[str, object] = {}
     if cache is not None:
-        options["GDAL_CACHEMAX"] = cache  # rasterio hands an int on as bytes
+        options["GDAL_CACHEMAX"] = cache  # rasterio passes an int on as bytes
     if remote:
         options |= {
             "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
@@ -80,7 +80,7 @@ def gdal_env(
         options = {name: value for name, value in options.items() if name not in enclosing}
     options |= {
         "GDAL_VRT_ENABLE_PYTHON": "NO",
-        "GDAL_VRT_RAWRASTERBAND_ALLOWED_SOURCE": "NONE",  # heeded by GDAL 3.11 and later
+        "GDAL_VRT_RAWRASTERBAND_ALLOWED_SOURCE": "NONE",  # effective from GDAL 3.11 on
         "GDAL_TIFF_INTERNAL_MASK": "YES",
     }
     if writing:
@@ -90,7 +90,7 @@ def gdal_env(
 
 @contextmanager
 def suppress_rasterio_warnings() -> Iterator[None]:
-    """Silence the warnings of rasterio for which georsr raises or warns in its own words."""
+    """Ignore those warnings of rasterio for which georsr issues its own warnings or errors."""
     with _FILTERS, warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         warnings.simplefilter("ignore", NodataShadowWarning)
@@ -98,25 +98,25 @@ def suppress_rasterio_warnings() -> Iterator[None]:
 
 
 def root_cause(err: BaseException) -> str:
-    """One line: what GDAL said first, the deepest cause of ``err``."""
+    """Return the message of the deepest cause of an error, usually GDAL's, as one line."""
     while err.__cause__ is not None or err.__context__ is not None:
         err = err.__cause__ or err.__context__ or err
     return " ".join(str(err).split()) or type(err).__name__
 
 
 CACHED_ROWS = 1024
-"""Rows that tiles read again soon, at most."""
+"""Largest number of rows that the next rows of tiles read again."""
 SLOW_FORMATS = (".jp2", ".j2k", ".j2c", ".jpx", ".jpf")
-"""Files of JPEG 2000, which is costly to decode again for every row of tiles."""
-MAX_CACHE_BYTES, CACHE_MEMORY_FRACTION = 512 * 2**20, 8
-"""Bytes that are kept of files that are slow to read, and the share of the memory, at most."""
+"""Suffixes of JPEG 2000 files, which are slow to decode."""
+MAX_CACHE_BYTES, CACHE_MEMORY_DIVISOR = 512 * 2**20, 8
+"""Limits of the cache for slow files: bytes, and the divisor of the memory."""
 
 _cache_requests: WeakKeyDictionary[object, int] = WeakKeyDictionary()
 _CACHE_LOCK = threading.Lock()
 
 
 def set_cache_request(reader: object, size: int) -> None:
-    """Note how many bytes a reader wants kept; none once it is closed."""
+    """Record how many bytes a reader needs in the cache; 0 when it is closed."""
     with _CACHE_LOCK:
         if size:
             _cache_requests[reader] = size
@@ -125,37 +125,37 @@ def set_cache_request(reader: object, size: int) -> None:
 
 
 def gdal_cachemax() -> int:
-    """What GDAL is to keep: all open readers of a process share its one cache."""
+    """Return the size of the cache that all open readers of the process share."""
     with _CACHE_LOCK:
         sizes = list(_cache_requests.values()) or [CACHE_BYTES]
     return max(max(sizes), min(sum(sizes), MAX_CACHE_BYTES))
 
 
 def estimate_block_cache(dataset: Any, bands: Sequence[int]) -> int:
-    """Bytes worth keeping of an open dataset.
+    """Estimate how many bytes of decoded blocks of a dataset to keep.
 
-    Of what is decoded slowly or comes over a network, alone or in a VRT, two rows of blocks are
-    kept, as many as a row of tiles touches: the block that was used longest ago goes first, so
-    with less each would be gone before it is wanted again. Of narrow GeoTIFFs less is kept than
-    `CACHE_BYTES`: a tall raster is not to fill memory.
+    For files that are slow to decode or on a network, alone or in a VRT, the cache holds two rows
+    of blocks, as many as a row of tiles reads. GDAL drops the least recently used block first, so a
+    smaller cache would drop each block before it is read again. Narrow GeoTIFFs get less than
+    `CACHE_BYTES`, so that a tall raster does not fill memory.
 
     Parameters
     ----------
     dataset
-        Of rasterio.
+        Open rasterio dataset.
     bands
-        That are read, from 1.
+        Numbers of the bands that are read, from 1.
     """
     virtual = dataset.driver == "VRT"
-    # files of their own have blocks of their own; others are decoded all bands at once
-    together = [dataset.dtypes[n - 1] for n in bands] if virtual else dataset.dtypes
-    row = dataset.width * sum(np.dtype(dtype).itemsize for dtype in together)
+    # the sources of a VRT are decoded band by band, other files with all bands at once
+    dtypes = [dataset.dtypes[n - 1] for n in bands] if virtual else dataset.dtypes
+    row = dataset.width * sum(np.dtype(dtype).itemsize for dtype in dtypes)
     slow = next((name for name in dataset.files if _is_slow(name)), None)
     if slow is not None:
-        wanted = 2 * (_block_height(slow) if virtual else _max_block_height(dataset)) * row
-        room = max(CACHE_BYTES, min(MAX_CACHE_BYTES, memory_limit() // CACHE_MEMORY_FRACTION))
-        return int(max(CACHE_BYTES, wanted if wanted <= room else 0))
-    if dataset.driver != "GTiff":  # others do not say truly how they are cut into blocks
+        two_rows = 2 * (_block_height(slow) if virtual else _max_block_height(dataset)) * row
+        limit = max(CACHE_BYTES, min(MAX_CACHE_BYTES, memory_limit() // CACHE_MEMORY_DIVISOR))
+        return int(max(CACHE_BYTES, two_rows if two_rows <= limit else 0))
+    if dataset.driver != "GTiff":  # other drivers do not report their true blocks
         return CACHE_BYTES
     rows = CACHED_ROWS + 2 * _max_block_height(dataset)
     return int(max(CACHE_BYTES // 4, min(CACHE_BYTES, rows * row)))
@@ -173,5 +173,5 @@ def _block_height(path: str) -> int:
     try:
         with suppress_rasterio_warnings(), open_with_drivers(path, image_drivers()) as dataset:
             return _max_block_height(dataset)
-    except (RasterioError, OSError):  # reading it will say why
+    except (RasterioError, OSError):  # reading the file raises an error later
         return 0

@@ -25,6 +25,7 @@ from georsr.io.drivers import gdal_path
 from georsr.io.gdal_env import absolute_path, gdal_env
 from georsr.io.metadata import BandInfo, RasterInfo, describe, format_pixel_size
 from georsr.io.reader import RasterReader, open_raster, open_source
+from georsr.io.sampling import sample_windows_in
 from georsr.io.sentinel2 import find_safe_metadata
 from georsr.io.sidecars import has_sidecars
 from georsr.io.vrt import (
@@ -32,7 +33,6 @@ from georsr.io.vrt import (
     add_band,
     add_tags,
     add_vrt_source,
-    sample_windows_in,
     union_area,
     vrt_root,
 )

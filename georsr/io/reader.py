@@ -47,7 +47,13 @@ from georsr.io.gdal_env import (
     suppress_rasterio_warnings,
 )
 from georsr.io.metadata import RasterInfo, describe, has_own_mask
-from georsr.io.sampling import MAX_DECIMATION, MAX_PIXELS, decimated_shape, sample_windows
+from georsr.io.sampling import (
+    MAX_DECIMATION,
+    MAX_PIXELS,
+    decimated_shape,
+    sample_windows,
+    sample_windows_in,
+)
 from georsr.io.sentinel2 import (
     SUBDATASET,
     check_band_files,
@@ -56,7 +62,7 @@ from georsr.io.sentinel2 import (
     open_safe,
 )
 from georsr.io.sidecars import check_dataset, check_hdf5, check_sidecars, has_sidecars
-from georsr.io.vrt import sample_windows_in, union_area, vrt_dst_windows
+from georsr.io.vrt import union_area, vrt_dst_windows
 from georsr.io.vrt_sources import open_vrt
 from georsr.radiometry.nodata import is_nodata
 from georsr.window import AnyArray, BoolArray, PixelBlock, PixelSample, Window

@@ -1,7 +1,7 @@
-"""Sentinel-2: a product of ESA (SAFE folder, its metadata or archive) as one raster of 10 m.
+"""Open a Sentinel-2 product (SAFE folder, its metadata or archive) as one raster of 10 m pixels.
 
-GDAL's driver reads the product, one raster for each resolution; its warper brings the bands of
-20 m onto the grid of 10 m. Nothing is copied and no value of 10 m is altered.
+GDAL's driver reads the product as one raster per resolution, and its warper resamples the 20 m
+bands to the 10 m grid. Nothing is copied, and the values of the 10 m bands are not changed.
 """
 
 from __future__ import annotations
@@ -36,49 +36,49 @@ from georsr.window import Window
 
 DRIVER = "SENTINEL2"
 BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
-"""Bands of 10 and 20 m in ESA's order. Those of 60 m are for the atmosphere."""
+"""Bands of 10 m and 20 m in ESA's order. Those of 60 m serve atmospheric correction."""
 METADATA_NAME = re.compile(r"^(MTD_MSIL(1C|2A)|S2\w_\w{4}_MTD_SAFL(1C|2A)\w*)\.xml$")
-"""Name of a product's own metadata, since 2016 and before."""
+"""Name of the metadata file of a product, since 2016 and before."""
 SUBDATASET = re.compile(
     r"^SENTINEL2_L(1C|2A):(?P<metadata>.+):(?P<resolution>10|20|60)m:(?P<crs>EPSG_\d+)$"
 )
-"""GDAL's name of the bands of one resolution."""
+"""GDAL's subdataset name of the bands of one resolution."""
 _IMAGE_NAME = re.compile(
     r"<(?:IMAGE_FILE|IMAGE_ID)\b[^>]*>([^<]*)<|granuleIdentifier\s*=\s*\"([^\"]*)\"",
     re.IGNORECASE,
 )
-"""Names of images, and of their folders, in the metadata."""
+"""Name of an image or of its folder in the metadata."""
 _BAND_FILE = re.compile(r"_(B\d[0-9A])(_\d0m)?\.jp2$")
 
 
 def find_safe_metadata(path: str) -> str | None:
-    """Where the metadata of the product are that ``path`` stands for; None: it is none.
+    """Return the path of the metadata of a Sentinel-2 product; None if ``path`` is not a product.
 
     Parameters
     ----------
     path
-        A SAFE folder, the metadata in it, or a ``.zip`` of one.
+        SAFE folder, the metadata file in it, or a ``.zip`` archive of it.
 
     Raises
     ------
     InputError
-        A SAFE folder without metadata, or an archive that is damaged.
+        A SAFE folder has no metadata, or an archive is damaged.
     UsageError
-        An archive that holds no product, or several.
+        An archive holds no product or several.
     """
-    place = Path(path)
-    if METADATA_NAME.match(place.name) and (
-        place.is_file() or path.startswith("/vsi") or "://" in path
+    location = Path(path)
+    if METADATA_NAME.match(location.name) and (
+        location.is_file() or path.startswith("/vsi") or "://" in path
     ):
         return path
-    if place.suffix.lower() == ".zip" and place.is_file():
+    if location.suffix.lower() == ".zip" and location.is_file():
         return _find_in_archive(path)
-    if not place.is_dir():
+    if not location.is_dir():
         return None
-    found = sorted(child.name for child in place.iterdir() if METADATA_NAME.match(child.name))
+    found = sorted(child.name for child in location.iterdir() if METADATA_NAME.match(child.name))
     if found:
-        return str(place / found[0])
-    if place.suffix.upper() == ".SAFE":
+        return str(location / found[0])
+    if location.suffix.upper() == ".SAFE":
         raise InputError(
             f"{path}: this SAFE folder has no MTD_MSIL1C.xml or MTD_MSIL2A.xml, expected in a "
             "product of Sentinel-2; download it again, or name one of the rasters in it"
@@ -111,42 +111,42 @@ def _find_in_archive(path: str) -> str:
 
 
 class Sentinel2Dataset(DatasetReader):  # type: ignore[misc]
-    """A product as a dataset of rasterio: the bands of 10 m, and those of 20 m on their grid."""
+    """Rasterio dataset of a Sentinel-2 product: 10 m bands, and 20 m bands on the 10 m grid."""
 
     parts: tuple[Any, ...] = ()
     driver = DRIVER
 
     @property
     def files(self) -> list[str]:
-        """Every file that is read."""
+        """Return the files that are read."""
         return list(dict.fromkeys(name for part in self.parts for name in part.files))
 
 
 def open_safe(path: str, metadata: str) -> Sentinel2Dataset:
-    """Open all bands of 10 m and 20 m, in the order of `BANDS`, on the grid of 10 m.
+    """Open the 10 m and 20 m bands of a product, in the order of `BANDS`, on the 10 m grid.
 
-    Bands of 20 m are enlarged by cubic convolution; where a neighbour is nodata it has no part.
-    Scale and offset are those by which the product says that values become reflectance.
+    Bands of 20 m are resampled by cubic convolution, which ignores nodata. Scale and offset convert
+    values to reflectance, as the product's metadata say.
 
     Parameters
     ----------
     path
-        As it was given, for messages.
+        Path that the user gave, for messages.
     metadata
-        By `find_safe_metadata`.
+        Path that `find_safe_metadata` returned.
 
     Raises
     ------
     InputError
         Metadata or bands are damaged or missing.
     UsageError
-        It lies in several zones.
+        The product lies in several UTM zones.
     """
     names = _subdataset_names(path, metadata)
     check_image_files(metadata)
     parts = [_open(path, name) for name in names]
     check_band_files(path, parts)
-    document = tostring(_document(parts), encoding="unicode")
+    document = tostring(_vrt_document(parts), encoding="unicode")
     with suppress_rasterio_warnings():
         product = Sentinel2Dataset(document, driver="VRT")
     product.parts = tuple(parts)
@@ -166,9 +166,9 @@ def _open(path: str, name: str) -> Any:
 
 
 def _subdataset_names(path: str, metadata: str) -> list[str]:
-    """GDAL's names for the bands of 10 m and for those of 20 m."""
-    with _open(path, metadata) as whole:
-        matches = [match for name in whole.subdatasets if (match := SUBDATASET.match(name))]
+    """Return GDAL's names of the subdatasets of 10 m and of 20 m."""
+    with _open(path, metadata) as product:
+        matches = [match for name in product.subdatasets if (match := SUBDATASET.match(name))]
         matches = [match for match in matches if match["metadata"] == metadata]
     zones = sorted({match["crs"] for match in matches})
     if len(zones) > 1:
@@ -186,53 +186,54 @@ def _subdataset_names(path: str, metadata: str) -> list[str]:
 
 
 def check_band_files(path: str, parts: Sequence[Any]) -> None:
-    """Refuse a product of which files are missing: GDAL would give zeros for them.
+    """Raise if files of a product are missing, which GDAL would read as zeros.
 
     Parameters
     ----------
     path
-        As it was given, for messages.
+        Path that the user gave, for messages.
     parts
-        Datasets of GDAL's driver.
+        Datasets of GDAL's SENTINEL2 driver.
 
     Raises
     ------
     InputError
-        Which bands are missing.
+        Files of some bands are missing.
     """
     missing = []
     for part in parts:
-        there = [match[1] for name in part.files if (match := _BAND_FILE.search(name))]
+        existing = [match[1] for name in part.files if (match := _BAND_FILE.search(name))]
         expected = [name for i in part.indexes if (name := _band_name(part.tags(i)))]
-        most = max((there.count(name) for name in expected), default=0)
-        missing += [name for name in expected if there.count(name) < max(1, most)]
+        most_files = max((existing.count(name) for name in expected), default=0)
+        missing += [name for name in expected if existing.count(name) < max(1, most_files)]
     if missing:
         wanted = [
             name for part in parts for i in part.indexes if (name := _band_name(part.tags(i)))
         ]
         raise InputError(
-            f"{path}: files of the bands {_listed(missing)} are missing, expected "
-            f"{_listed(wanted)}; download the product again, or put the bands that are "
-            "there into one raster: gdalbuildvrt -separate bands.vrt B04.jp2 B03.jp2 B02.jp2"
+            f"{path}: files of the bands {_join_bands(missing)} are missing, expected "
+            f"{_join_bands(wanted)}; download the product again, or combine the existing bands in "
+            "one raster: gdalbuildvrt -separate bands.vrt B04.jp2 B03.jp2 B02.jp2"
         )
 
 
 def check_image_files(metadata: str) -> None:
-    """Refuse a product of which a file ``.jp2`` is no image, or whose metadata lead out of it.
+    """Raise if a ``.jp2`` file of a product is not an image, or the metadata name other files.
 
-    GDAL opens these files by any of its drivers, so this comes before it is given the product.
+    GDAL opens these files with any of its drivers, so this must be called before the product is
+    opened.
 
     Parameters
     ----------
     metadata
-        By `find_safe_metadata`.
+        Path that `find_safe_metadata` returned.
 
     Raises
     ------
     InputError
-        The file, and what to do.
+        A file is not an image, or the metadata name a file outside the product.
     UsageError
-        A file refers to others.
+        A file refers to other files.
     """
     policy = ReadPolicy()
     drivers = [driver for driver in image_drivers() if driver.startswith("JP2")]
@@ -250,9 +251,9 @@ def check_image_files(metadata: str) -> None:
 
 
 def _images(metadata: str) -> list[str]:
-    """Return the names of a product's images: those there are, or, on a network, those it names."""
-    with _open(metadata, metadata) as whole:
-        document = whole.tags(ns="xml:SENTINEL2").get("xml:SENTINEL2", "")
+    """List the images of a product in its folder, or on a network those in its metadata."""
+    with _open(metadata, metadata) as product:
+        document = product.tags(ns="xml:SENTINEL2").get("xml:SENTINEL2", "")
     named = [text.strip() for found in _IMAGE_NAME.findall(document) for text in found if text]
     for name in named:
         if not re.fullmatch(r"[\w.-]+(/[\w.-]+)*", name) or ".." in name.split("/"):
@@ -284,56 +285,56 @@ def _is_image(file: Path) -> bool:
     return file.suffix.lower() == ".jp2"
 
 
-def _listed(names: Sequence[str]) -> str:
+def _join_bands(names: Sequence[str]) -> str:
     return ", ".join(sorted(names, key=lambda name: name.replace("B8A", "B08A")))
 
 
 def _band_name(tags: dict[str, str]) -> str | None:
-    """B02 for GDAL's B2; None for what is no band of the instrument."""
+    """Return ESA's name of a band, such as B02 for GDAL's B2; None for other layers."""
     match = re.match(r"^B(\d+)(A?)$", tags.get("BANDNAME", ""))
     return None if match is None else f"B{match[1]:>0{1 if match[2] else 2}}{match[2]}"
 
 
 @dataclass(frozen=True)
-class _Band:
-    """Where a band comes from."""
+class _SourceBand:
+    """A band of a product and its dataset."""
 
     part: Any
     number: int
     info: BandInfo
 
 
-def _document(parts: Sequence[Any]) -> Element:
+def _vrt_document(parts: Sequence[Any]) -> Element:
     fine = parts[0]
     bands = {band.info.description: band for part in parts for band in _bands(part)}
     root = vrt_root(fine.width, fine.height, fine.crs, fine.transform)
     add_tags(root, {"AREA_OR_POINT": "Area"} | fine.tags())
-    whole = Window(0, 0, fine.height, fine.width)
+    extent = Window(0, 0, fine.height, fine.width)
     for number, name in enumerate((name for name in BANDS if name in bands), 1):
         band = bands[name]
         element = add_band(root, number, band.info.dtype, band.info, band.info.nodata)
         source, index, blocks = band.part.name, band.number, band.part.block_shapes[0]
         if band.part.transform != fine.transform:
-            warped = _warped(band, fine)
+            warped = _warped_vrt(band, fine)
             source, index, blocks = tostring(warped, encoding="unicode"), 1, (512, 512)
         add_vrt_source(
-            element, "SimpleSource", (source, False), str(index), band.info.dtype, blocks, whole
+            element, "SimpleSource", (source, False), str(index), band.info.dtype, blocks, extent
         )
     return root
 
 
-def _bands(part: Any) -> Iterator[_Band]:
-    """The instrument's bands of one resolution, with what the product says about their values."""
+def _bands(part: Any) -> Iterator[_SourceBand]:
+    """Yield the bands of one resolution, with scale, offset and nodata from the metadata."""
     tags = part.tags()
     scale = 1 / float(tags.get("BOA_QUANTIFICATION_VALUE", tags.get("QUANTIFICATION_VALUE", 1)))
     nodata = float(tags["SPECIAL_VALUE_NODATA"]) if "SPECIAL_VALUE_NODATA" in tags else None
     for i in part.indexes:
-        own = part.tags(i)
-        name = _band_name(own)
+        band_tags = part.tags(i)
+        name = _band_name(band_tags)
         if name is None:
             continue
-        added = float(own.get("BOA_ADD_OFFSET", own.get("RADIO_ADD_OFFSET", 0)))
-        yield _Band(
+        added = float(band_tags.get("BOA_ADD_OFFSET", band_tags.get("RADIO_ADD_OFFSET", 0)))
+        yield _SourceBand(
             part,
             i,
             BandInfo(
@@ -344,16 +345,16 @@ def _bands(part: Any) -> Iterator[_Band]:
                 scale=scale,
                 offset=added * scale,
                 nodata=nodata,
-                tags=own,
+                tags=band_tags,
             ),
         )
 
 
-def _warped(band: _Band, fine: Any) -> Element:
-    """A band on another grid, by GDAL's warper: it leaves nodata out, which plain sources do not.
+def _warped_vrt(band: _SourceBand, fine: Any) -> Element:
+    """Build a VRT that resamples a band to the grid of another dataset with GDAL's warper.
 
-    Its answers do not depend on the window that is read, unlike those of other resampling that
-    knows nodata.
+    The warper ignores nodata, and its result does not depend on the window that is read. Other
+    resampling in a VRT lacks one or the other.
     """
     part, info = band.part, band.info
     root = vrt_root(fine.width, fine.height, fine.crs, fine.transform)
@@ -372,7 +373,7 @@ def _warped(band: _Band, fine: Any) -> Element:
         ("SrcGeoTransform", part.transform),
         ("DstGeoTransform", fine.transform),
     ):
-        SubElement(transformer, name).text = _numbers(transform)
+        SubElement(transformer, name).text = _format_transform(transform)
     mapping = SubElement(
         SubElement(options, "BandList"), "BandMapping", src=str(band.number), dst="1"
     )
@@ -382,5 +383,5 @@ def _warped(band: _Band, fine: Any) -> Element:
     return root
 
 
-def _numbers(transform: Affine) -> str:
+def _format_transform(transform: Affine) -> str:
     return ",".join(map(repr, transform.to_gdal()))

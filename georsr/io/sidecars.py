@@ -1,13 +1,12 @@
-"""Check the files that GDAL reads with a raster by itself, before it reads them.
+"""Check the files that GDAL reads together with a raster, before it reads them.
 
 Masks (``.msk``) and overviews (``.ovr``, ``.aux``) beside a raster, and the overview file that its
-metadata may name, are opened by any driver of GDAL, whatever drivers the raster itself may have.
-Some drivers read addresses or write files, so only TIFFs (and Erdas Imagine for ``.aux``) pass.
-
-Refuse HDF5 and netCDF-4 files whose data lie in other files.
+metadata may name, are opened by any driver of GDAL, even if the raster itself is restricted to some
+drivers. Some drivers read URLs or write files, so only TIFFs (and Erdas Imagine for ``.aux``) are
+accepted. HDF5 and netCDF-4 files with data in other files are refused.
 """
 # ruff: noqa: PTH116, PTH208
-# A mosaic has 10,000 files, and pathlib takes longer than the checks of each
+# A mosaic may have 10,000 files, and pathlib would take longer than the checks
 
 from __future__ import annotations
 
@@ -46,24 +45,25 @@ _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
 def check_hdf5(path: str, policy: ReadPolicy) -> None:
-    """Refuse an HDF5 or netCDF-4 file that refers to other files; files of other formats pass.
+    """Raise if an HDF5 or netCDF-4 file refers to other files; other formats are accepted.
 
-    External data, external links and virtual data sets can name any file of the machine, whose
-    bytes become pixels. GDAL has no switch against them (measured with GDAL 3.10), so the file is
-    looked through with h5py.
+    External data, external links and virtual data sets can name any local file, whose bytes become
+    pixels. GDAL has no option against them (tested with GDAL 3.10), so the file is searched with
+    h5py.
 
     Parameters
     ----------
     path
-        Of the file, or GDAL's name of a subdataset in it.
+        Name of the file, or GDAL's name of a subdataset in it.
     policy
+        Formats that the user allows.
 
     Raises
     ------
     UsageError
-        What it refers to.
+        The file refers to another file.
     InputError
-        It cannot be read.
+        The file cannot be read.
     """
     file = subdataset_file(path) or path
     if "HDF5" in policy.extra_drivers:
@@ -75,18 +75,18 @@ def check_hdf5(path: str, policy: ReadPolicy) -> None:
             import h5py
 
             with h5py.File(handle if file.startswith("/vsi") else file, "r") as content:
-                elsewhere = next(_external_files(content), None)
-    except Exception as error:  # h5py and the readers of archives raise what they like
+                external = next(_external_files(content), None)
+    except Exception as error:  # h5py and the archive modules raise many kinds of exceptions
         raise InputError(f"{file}: cannot be read as HDF5: {error}") from error
-    if elsewhere is not None:
+    if external is not None:
         raise UsageError(
-            f"{file}: takes data from another file, {shorten(elsewhere)}; expected one that is "
+            f"{file}: takes data from another file, {shorten(external)}; expected one that is "
             "complete by itself, as h5repack makes it; --allow-driver HDF5 if you trust it"
         )
 
 
 def _is_hdf5(handle: Any) -> bool:
-    """Return whether a file has the signature of HDF5, at its start or after a user block."""
+    """Return whether a file has the HDF5 signature, at its start or after a user block."""
     offset = 0
     while True:
         handle.seek(offset)
@@ -99,7 +99,7 @@ def _is_hdf5(handle: Any) -> bool:
 
 
 def _external_files(content: Any) -> Iterator[str]:
-    """Yield the names of files that the data sets of an HDF5 file refer to."""
+    """Yield the names of the files that the data sets of an HDF5 file refer to."""
     import h5py
 
     groups, seen = [content], {content.id}
@@ -110,7 +110,7 @@ def _external_files(content: Any) -> Iterator[str]:
             if isinstance(link, h5py.ExternalLink):
                 yield str(link.filename)
             if not isinstance(link, h5py.HardLink):
-                continue  # a soft link leads to another name in this file
+                continue  # a soft link is another name in this file
             item = group[name]
             if isinstance(item, h5py.Dataset):
                 yield from (str(file) for file, *_ in item.external or ())
@@ -125,62 +125,60 @@ TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 HFA_SIGNATURE = b"EHFA_HEADER_TAG"
 NITF_SIGNATURES = (b"NITF", b"NSIF")
 _TEXTS = (".aux.xml", ".prj", ".hdr", ".rdc")
-"""Sidecars of text, part of their raster's metadata, which GDAL reads while it opens it."""
+"""Suffixes of text files that GDAL reads as metadata of a raster."""
 _SIDECAR = re.compile(r"\.(ovr|msk|aux|aux\.xml|prj|hdr|rdc|r\d)$", re.IGNORECASE)
 _METADATA_TAG = 42112
-"""TIFF tag of GDAL's own metadata, an XML document."""
+"""TIFF tag of GDAL's metadata, an XML document."""
 _ASCII = 2
 _MAX_ENTRIES, _MAX_METADATA = 65536, 2**24
 
 
 def has_sidecars(path: str) -> bool:
-    """Return whether files beside ``path`` are read: where georsr can list them before GDAL does.
+    """Return whether GDAL reads files beside ``path``, which is if they can be listed and checked.
 
-    Not on a network; GDAL is then told not to look for any.
+    Files on a network cannot be listed; GDAL is then configured not to look for others.
     """
     return _listing(path) is not None
 
 
 def check_dataset(dataset: Any, path: str, policy: ReadPolicy) -> None:
-    """Check everything that an open raster, other than by its format, makes GDAL read.
+    """Check the files that GDAL may read because of the metadata of an open raster.
 
-    Call it before asking the dataset for masks, overviews, files or pixels.
+    It must be called before masks, overviews, files or pixels of the dataset are read.
 
     Parameters
     ----------
     dataset
-        Of rasterio, just opened.
+        Open rasterio dataset.
     path
-        GDAL's name of it.
+        GDAL's name of the raster.
     policy
-        What the user allows.
+        Formats that the user allows.
 
     Raises
     ------
     UsageError
-        It refers to a file that is refused: which, why, and what to do.
+        The raster refers to a file that must not be read.
     RasterioError
         A file cannot be read.
     """
     named = dataset.get_tag_item("OVERVIEW_FILE", "OVERVIEWS")
     if named is not None and dataset.driver != "SENTINEL2":  # which names other bands as overviews
         _check_overview_file(named, path, policy)
-    _check_grids(dataset, path)
+    _check_crs(dataset, path)
     if dataset.driver == "HFA":
-        _check_parts(dataset, path)
+        _check_folder(dataset, path)
 
 
-def _check_parts(dataset: Any, path: str) -> None:
-    """Refuse an Erdas Imagine file whose pixels or overviews lie in another folder."""
+def _check_folder(dataset: Any, path: str) -> None:
+    """Raise if the pixels or overviews of an Erdas Imagine file are in another folder."""
     for file in dataset.files:
         if not file.startswith("/vsi") and not _is_beside(file, path):
-            raise UsageError(
-                f"{path}: takes data from {shorten(file)}, expected files of its folder"
-            )
+            raise UsageError(f"{path}: reads {shorten(file)}, expected files in its own folder")
 
 
-def _check_grids(dataset: Any, path: str) -> None:
-    """Refuse a CRS that names a grid file by its path: PROJ would open it."""
+def _check_crs(dataset: Any, path: str) -> None:
+    """Raise if the CRS names a grid file by its path, which PROJ would open."""
     with suppress_rasterio_warnings():
         systems = [dataset.crs, dataset.gcps[1]]
     for crs in systems:
@@ -200,7 +198,7 @@ def _wkt(crs: Any) -> str:
 
 
 def _check_overview_file(named: str, path: str, policy: ReadPolicy) -> None:
-    """Check the file that the metadata item OVERVIEW_FILE names: a TIFF beside the raster."""
+    """Check that the metadata item OVERVIEW_FILE names a TIFF beside the raster."""
     name = named.removeprefix(":::BASE:::")
     file = Path(name) if name == named else Path(path).parent / name
     try:
@@ -216,14 +214,14 @@ def _check_overview_file(named: str, path: str, policy: ReadPolicy) -> None:
 
 
 def check_sidecars(path: str, policy: ReadPolicy) -> None:
-    """Check masks, overviews and text beside a raster, and what lies beside those.
+    """Check masks, overviews and text files beside a raster, and the files beside those.
 
-    Call it before the raster is opened: GDAL reads some of them meanwhile.
+    It must be called before the raster is opened, because GDAL then reads some of them.
 
     Raises
     ------
     UsageError
-        One is not a TIFF, or refers to another file itself.
+        A file is not a TIFF, or refers to another file.
     """
     for file in _sidecars(path):
         kind = file.lower()
@@ -234,24 +232,24 @@ def check_sidecars(path: str, policy: ReadPolicy) -> None:
             _check_reduced(file, path, policy)
             continue
         if kind.endswith(".aux") and not _begins(file, (HFA_SIGNATURE,)):
-            continue  # a file of that name that GDAL does not read
+            continue  # GDAL does not read this file
         if not kind.endswith(".aux") and not _begins(file, TIFF_SIGNATURES):
-            raise _no_tiff(file, path)
+            raise _not_tiff(file, path)
         if not _is_beside(file, path):
             raise UsageError(
-                f"{file}: is a link to a file elsewhere, expected the mask or overviews of {path} "
-                "in its folder; remove it"
+                f"{file}: is a link to a file in another folder, expected the mask or overviews of "
+                f"{path} in its folder; remove it"
             )
         try:
             check_tiff(file, policy)
         except RasterioError as error:
-            raise _no_tiff(file, path) from error
+            raise _not_tiff(file, path) from error
 
 
 def _check_text(file: str, path: str) -> None:
-    """Refuse text beside a raster that names a file of PROJ by its path."""
+    """Raise if a text file beside a raster names a file of PROJ by its path."""
     if file.startswith("/vsi"):
-        return  # the CRS that GDAL makes of it is checked
+        return  # the CRS that GDAL reads from it is checked later
     if not is_regular(file):
         raise UsageError(f"{file}: is not a regular file, expected metadata of {path}; remove it")
     if names_proj_file(html.unescape(Path(file).read_bytes().decode("latin-1"))):
@@ -262,45 +260,45 @@ def _check_text(file: str, path: str) -> None:
 
 
 def _check_reduced(file: str, path: str, policy: ReadPolicy) -> None:
-    """Check a NITF of reduced resolution, which GDAL opens together with the NITF beside it."""
+    """Check a NITF of reduced resolution, which GDAL opens together with its raster."""
     if not read_header(path).startswith(NITF_SIGNATURES) or file in policy.checked:
         return
     policy.checked.add(file)
     if not read_header(file).startswith(NITF_SIGNATURES) or may_name_other_files(file):
         raise UsageError(
-            f"{file}: GDAL would read it as overviews of {path}, but it is no NITF; remove it"
+            f"{file}: GDAL would read it as overviews of {path}, but it is not a NITF; remove it"
         )
     check_sidecars(file, policy)
 
 
 def _begins(file: str, signatures: tuple[bytes, ...]) -> bool:
-    """Return whether a file begins with a signature; what lies in an archive is opened instead."""
+    """Return whether a file begins with a signature; True for a file in an archive."""
     return file.startswith("/vsi") or read_header(file).startswith(signatures)
 
 
 def _is_beside(file: str, path: str) -> bool:
-    """Return whether a sidecar lies in its raster's folder, or both are links into one folder."""
+    """Return whether a file lies in the folder of a raster, links resolved."""
     if file.startswith("/vsi"):
         return True
     folder = Path(file).resolve().parent
     return folder in (Path(path).parent.resolve(), Path(path).resolve().parent)
 
 
-def _no_tiff(file: str, path: str) -> UsageError:
+def _not_tiff(file: str, path: str) -> UsageError:
     return UsageError(
-        f"{file}: GDAL would read it as mask or overviews of {path}, but it is no TIFF; remove it"
+        f"{file}: GDAL would read it as mask or overviews of {path}, but it is not a TIFF; remove it"
     )
 
 
 def check_tiff(file: str, policy: ReadPolicy) -> None:
-    """Check what a TIFF that GDAL opens by itself refers to.
+    """Check the files that a TIFF refers to, which GDAL opens together with a raster.
 
     Raises
     ------
     UsageError
-        As `check_dataset`.
+        The TIFF refers to a file that must not be read.
     RasterioError
-        It is not a TIFF, nor a file of Erdas Imagine.
+        The file is neither a TIFF nor an Erdas Imagine file.
     """
     if file in policy.checked:
         return
@@ -314,10 +312,9 @@ def check_tiff(file: str, policy: ReadPolicy) -> None:
 
 
 def _may_name_overviews(file: str) -> bool:
-    """Return False if neither the first directory of a TIFF nor its .aux.xml can name overviews.
+    """Return False if neither the first directory of a TIFF nor its .aux.xml names overviews.
 
-    Opening a file by GDAL takes a millisecond, and a mosaic may have 10,000 of them: most can be
-    told from their first bytes.
+    Opening a file with GDAL takes a millisecond, and a mosaic may have 10,000 files.
     """
     texts = [name for name in _sidecars(file) if name.lower().endswith(".aux.xml")]
     try:
@@ -335,14 +332,14 @@ def _names_overviews(document: bytes) -> bool:
 
 
 def _gdal_metadata(handle: BinaryIO) -> bytes:
-    """Return GDAL's metadata of the first directory of a TIFF; ValueError if it is no plain one.
+    """Return GDAL's metadata in the first directory of a TIFF; ValueError if it is malformed.
 
-    TIFF 6.0, section 2, and the BigTIFF design of libtiff.
+    The layout is that of TIFF 6.0, section 2, and of BigTIFF.
     """
     start = handle.read(16)
     order = {b"II": "<", b"MM": ">"}.get(start[:2])
     if order is None or start[2:4] not in (b"*\0", b"\0*", b"+\0", b"\0+"):
-        raise ValueError("no TIFF")
+        raise ValueError("not a TIFF")
     big = b"+" in start[2:4]
     offset = struct.unpack(order + "Q", start[8:16])[0] if big else 0
     offset = offset or struct.unpack(order + "I", start[4:8])[0]
@@ -363,7 +360,7 @@ def _gdal_metadata(handle: BinaryIO) -> bytes:
         value = entry[12 if big else 8 :]
         if length > len(value):
             if length > _MAX_METADATA:
-                raise ValueError("metadata are too long to look at")
+                raise ValueError("metadata are too long")
             handle.seek(struct.unpack(order + ("Q" if big else "I"), value)[0])
             value = handle.read(length)
         found += value
@@ -371,9 +368,9 @@ def _gdal_metadata(handle: BinaryIO) -> bytes:
 
 
 def _sidecars(path: str) -> list[str]:
-    """Return the files beside ``path`` that GDAL would read with it."""
+    """Return the files beside ``path`` that GDAL reads with it."""
     listing = _listing(path)
-    if not listing:  # so it is for most of a mosaic's
+    if not listing:  # the common case in a mosaic
         return []
     path = subdataset_file(path) or path
     folder, name = parent_folder(path), PurePath(path).name.lower()
@@ -386,9 +383,9 @@ def _sidecars(path: str) -> list[str]:
 
 
 def _listing(path: str) -> Mapping[str, Sequence[str]] | None:
-    """Return the sidecars in the folder of ``path`` by their names in small letters.
+    """Return the sidecar files in the folder of ``path``, by their lower-case names.
 
-    None where they cannot be listed; none at all where nothing can be read.
+    None if the folder cannot be listed; an empty mapping if it cannot be read.
     """
     if is_remote(path):
         return None
@@ -396,34 +393,34 @@ def _listing(path: str) -> Mapping[str, Sequence[str]] | None:
     try:
         if not path.startswith("/vsi"):
             folder = parent_folder(path)
-            return _listed(folder, os.stat(folder).st_mtime_ns)
+            return _list_folder(folder, os.stat(folder).st_mtime_ns)
         if path.startswith("/vsigzip/") and not path.startswith("/vsigzip//vsi"):
             folder = parent_folder(path.removeprefix("/vsigzip")) or "/"
-            return _listed(folder, os.stat(folder).st_mtime_ns)
+            return _list_folder(folder, os.stat(folder).st_mtime_ns)
         archive = re.fullmatch(r"/vsi(zip|tar)/(?!/?vsi|{)(.+)", path)
         file = archive and containing_archive(path)
         if not archive or not file or path.endswith(file):
             return None
         inside = path.removeprefix(f"/vsi{archive[1]}/").removeprefix(file).strip("/")
-        names = _members(archive[1], file, Path(file).stat().st_mtime_ns)
+        names = _list_archive(archive[1], file, Path(file).stat().st_mtime_ns)
         return names.get(posixpath.dirname(inside), {})
     except (OSError, ValueError, zipfile.BadZipFile, tarfile.TarError):
         return {} if not path.startswith("/vsi") else None
 
 
 @lru_cache(maxsize=16)
-def _listed(folder: str, changed: int) -> dict[str, list[str]]:
-    """Return the sidecars in a folder of this machine."""
-    return _by_small_name(os.listdir(folder))
+def _list_folder(folder: str, changed: int) -> dict[str, list[str]]:
+    """Return the sidecar files in a local folder; ``changed`` makes the cache notice changes."""
+    return _by_lower_name(os.listdir(folder))
 
 
 @lru_cache(maxsize=16)
-def _members(kind: str, archive: str, changed: int) -> dict[str, dict[str, list[str]]]:
-    """Return the sidecars in an archive, by its folders."""
+def _list_archive(kind: str, archive: str, changed: int) -> dict[str, dict[str, list[str]]]:
+    """Return the sidecar files in each folder of an archive."""
     if kind == "zip":
         with zipfile.ZipFile(archive) as zipped:
             if any(b"\x75\x70" in member.extra for member in zipped.infolist()):
-                raise ValueError("GDAL reads other names than Python")  # Info-ZIP Unicode Path
+                raise ValueError("members of the archive have two names")  # Info-ZIP Unicode Path
             names = zipped.namelist()
     else:
         with tarfile.open(archive) as tarred:
@@ -432,13 +429,13 @@ def _members(kind: str, archive: str, changed: int) -> dict[str, dict[str, list[
     for name in names:
         folder, _, member = name.replace("\\", "/").removeprefix("./").rpartition("/")
         folders.setdefault(folder, []).append(member)
-    return {folder: _by_small_name(members) for folder, members in folders.items()}
+    return {folder: _by_lower_name(members) for folder, members in folders.items()}
 
 
-def _by_small_name(names: Iterable[str]) -> dict[str, list[str]]:
-    """Return the names of sidecars by their small letters: GDAL finds them so, too."""
-    found: dict[str, list[str]] = {}
+def _by_lower_name(names: Iterable[str]) -> dict[str, list[str]]:
+    """Return the names of sidecar files by their lower-case names, as GDAL finds them."""
+    sidecars: dict[str, list[str]] = {}
     for name in names:
         if _SIDECAR.search(name):
-            found.setdefault(name.lower(), []).append(name)
-    return found
+            sidecars.setdefault(name.lower(), []).append(name)
+    return sidecars

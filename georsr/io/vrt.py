@@ -1,8 +1,7 @@
-"""GDAL's virtual format (VRT): a mosaic as a document."""
+"""Build VRT documents (GDAL's virtual format), and read where their rasters lie."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from xml.etree.ElementTree import Element, ParseError, SubElement, fromstring
@@ -26,58 +25,31 @@ GDAL_TYPES = {
     "float64": "Float64",
 }
 
-MAX_SAMPLE_WINDOWS = 256
-"""Windows in which a mosaic is sampled."""
 
-
-@lru_cache(maxsize=1)  # gaps, samples and probes of one mosaic ask for the same places
+@lru_cache(maxsize=1)  # called several times for the same mosaic
 def vrt_dst_windows(document: str) -> list[Window]:
-    """Where the rasters of a VRT lie in it; none for other kinds, which compute their pixels."""
+    """Return the windows of the rasters in a VRT; none if its pixels are computed."""
     try:
         root = fromstring(document)
     except ParseError:
         return []
-    sides = ("yOff", "xOff", "ySize", "xSize")
     height, width = int(root.get("rasterYSize", 0)), int(root.get("rasterXSize", 0))
     band = root.find("VRTRasterBand")
-    found = []
-    for place in [] if band is None else band.iter("DstRect"):
-        top, left, rows, columns = (round(float(place.get(side, 0))) for side in sides)
+    windows = []
+    for rect in [] if band is None else band.iter("DstRect"):
+        top, left, rows, columns = (
+            round(float(rect.get(name, 0))) for name in ("yOff", "xOff", "ySize", "xSize")
+        )
         window = Window(top, left, rows, columns).intersection(Window(0, 0, height, width))
         if window is not None:
-            found.append(window)
-    return found
+            windows.append(window)
+    return windows
 
 
-def union_area(places: Sequence[Window]) -> int:
-    """Pixels that lie in at least one of many windows."""
-    sides = np.array([(w.left, w.top, w.right, w.bottom) for w in set(places)], float)
-    return round(shapely.union_all(shapely.box(*sides.reshape(-1, 4).T)).area)
-
-
-def sample_windows_in(places: Sequence[Window], max_pixels: int) -> list[Window]:
-    """Windows spread over the rasters of a mosaic, together of at most ``max_pixels``.
-
-    One in the middle of each of many rasters, a grid of them in each of a few.
-    """
-    count = min(MAX_SAMPLE_WINDOWS, len(places))
-    each = max(1, math.isqrt(MAX_SAMPLE_WINDOWS // count))
-    side = max(1, int((max_pixels / count) ** 0.5) // each)
-    chosen = [places[i * len(places) // count] for i in range(count)]
-    return [
-        Window(place.top + top, place.left + left, min(side, place.height), min(side, place.width))
-        for place in chosen
-        for top in _starts(place.height, side, each)
-        for left in _starts(place.width, side, each)
-    ]
-
-
-def _starts(length: int, side: int, count: int) -> list[int]:
-    """Starts of pieces of an axis: of one in its middle, of more from one end to the other."""
-    last = max(0, length - side)
-    if count == 1:
-        return [last // 2]
-    return sorted({round(i * last / (count - 1)) for i in range(count)})
+def union_area(windows: Sequence[Window]) -> int:
+    """Return the number of pixels that lie in at least one of the windows."""
+    bounds = np.array([(w.left, w.top, w.right, w.bottom) for w in set(windows)], float)
+    return round(shapely.union_all(shapely.box(*bounds.reshape(-1, 4).T)).area)
 
 
 def add_vrt_source(
@@ -87,44 +59,48 @@ def add_vrt_source(
     band: str,
     dtype: str,
     block_shape: tuple[int, int],
-    place: Window,
+    window: Window,
 ) -> Element:
-    """Put a whole raster into a band.
+    """Add a complete raster as a source of a band.
 
     Parameters
     ----------
     element
-        The band.
+        Element of the band.
     kind
         ``SimpleSource`` or ``ComplexSource``.
     path
-        Of the raster, and whether it counts from the document's folder.
-    band, dtype, block_shape
-        What is read: a number or ``mask,1``, its data type and blocks (rows, columns).
-    place
-        Where its pixels lie.
+        Path of the raster, and whether it is relative to the folder of the VRT.
+    band
+        Band number, or ``mask,1`` for the mask.
+    dtype
+        Data type of the band.
+    block_shape
+        (rows, columns) of the raster's blocks.
+    window
+        Position of the raster in the VRT, in pixels.
     """
     source = SubElement(element, kind)
     SubElement(source, "SourceFilename", relativeToVRT=str(int(path[1]))).text = path[0]
     SubElement(source, "SourceBand").text = band
     rows, columns = block_shape
-    # with these GDAL needs not open the file before it is read, and may close it again
+    # with these properties GDAL opens the file only when it reads it, and may close it again
     SubElement(
         source,
         "SourceProperties",
-        RasterXSize=str(place.width),
-        RasterYSize=str(place.height),
+        RasterXSize=str(window.width),
+        RasterYSize=str(window.height),
         DataType=GDAL_TYPES[dtype],
         BlockXSize=str(columns),
         BlockYSize=str(rows),
     )
-    _rect(source, "SrcRect", Window(0, 0, place.height, place.width))
-    _rect(source, "DstRect", place)
+    _rect(source, "SrcRect", Window(0, 0, window.height, window.width))
+    _rect(source, "DstRect", window)
     return source
 
 
 def vrt_root(width: int, height: int, crs: CRS | None, transform: Affine | None) -> Element:
-    """An empty VRT of a grid."""
+    """Return the root element of a VRT without bands."""
     root = Element("VRTDataset", rasterXSize=str(width), rasterYSize=str(height))
     if crs is not None:
         SubElement(root, "SRS").text = crs.to_wkt()
@@ -135,7 +111,7 @@ def vrt_root(width: int, height: int, crs: CRS | None, transform: Affine | None)
 
 
 def add_tags(element: Element, tags: Mapping[str, str], space: str = "") -> None:
-    """Metadata of a dataset or a band."""
+    """Add metadata to a dataset or a band."""
     metadata = SubElement(element, "Metadata", {"domain": space} if space else {})
     for name, value in tags.items():
         SubElement(metadata, "MDI", key=name).text = value
@@ -144,7 +120,7 @@ def add_tags(element: Element, tags: Mapping[str, str], space: str = "") -> None
 def add_band(
     root: Element, number: int, dtype: str, band: BandInfo, nodata: float | None
 ) -> Element:
-    """A band that has no source yet."""
+    """Add a band without a source."""
     element = SubElement(root, "VRTRasterBand", dataType=GDAL_TYPES[dtype], band=str(number))
     add_tags(element, band.tags)
     for name, text in (

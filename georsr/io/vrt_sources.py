@@ -1,13 +1,13 @@
-"""Open a VRT after its document, and every file that it names, have been checked.
+"""Check a VRT document and all files that it names, and open it.
 
-A VRT can name any file, address or other document as its pixels, and GDAL opens them by any of its
-drivers. What is checked here: all elements and attributes are known, files lie in or under the
-folder of the VRT (or anywhere on this machine, if the user trusts it), and each is an image of an
-allowed format, or such a VRT itself.
+A VRT can name any file, URL or other document as the source of its pixels, and GDAL opens them with
+any of its drivers. A VRT is therefore opened only if all its elements and attributes are known, its
+files lie in or under its own folder (or anywhere on this machine, if the user trusts it), and each
+file is an image of an allowed format or a VRT that passes the same checks.
 """
 
 # ruff: noqa: PTH114
-# A mosaic has 10,000 files, and pathlib takes longer than the checks of each
+# A mosaic may have 10,000 files, and pathlib would take longer than the checks
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ from georsr.io.sidecars import (
 )
 
 _MAX_DEPTH = 8
-_LINE, _LINES = 16384, 4096
-"""Bytes of a line, and lines at most, in which a document is read by GDAL."""
+_CHUNK_BYTES, _MAX_CHUNKS = 16384, 4096
+"""Size and largest number of the chunks in which GDAL reads a document."""
 
 _ELEMENTS = """
     VRTDataset SRS GeoTransform GCPList GCP Metadata MDI BlockXSize BlockYSize
@@ -81,10 +81,10 @@ _ATTRIBUTES = """
     dst dstBand normalized
     """
 _FILE_ELEMENTS = ("sourcefilename", "sourcedataset")
-"""Elements of a VRT whose text names a file. GDAL takes small letters for capitals."""
+"""Elements of a VRT whose text is the name of a file, in lower case: GDAL ignores case."""
 _KNOWN_ELEMENTS = frozenset(_ELEMENTS.lower().split())
 _KNOWN_ATTRIBUTES = frozenset(_ATTRIBUTES.lower().split())
-"""GDAL takes an attribute for an element: one that is not known may name a file."""
+"""GDAL treats an attribute like an element, so that an unknown one may name a file."""
 _SUBCLASSES = (
     "",
     "VRTWarpedDataset",
@@ -101,12 +101,12 @@ _HARMLESS_OPTIONS = ("NUM_THREADS", "OVERVIEW_LEVEL")
 
 
 def open_vrt(path: str, policy: ReadPolicy) -> Any:
-    """Open a VRT whose document, and everything it refers to, has been checked.
+    """Check a VRT and all files that it names, and open it.
 
-    A VRT of a network is opened from the text that was checked: its server may give another answer
-    when it is asked again.
+    A VRT on a network is opened from the text that was checked, because the server may send another
+    text the next time.
     """
-    path = _followed(path)
+    path = _resolve_link(path)
     document = read_document(path)
     root = check_document(document, path, policy)
     with suppress_rasterio_warnings():
@@ -117,36 +117,38 @@ def open_vrt(path: str, policy: ReadPolicy) -> Any:
             if element.tag.lower() in _FILE_ELEMENTS:
                 name = element.text or ""
                 name = join_path(folder, name) if _is_relative(element, path) else name
-                element.text = f"vrt://{_vsi(name)}?if={drivers}"  # GDAL gives it to no others
+                element.text = f"vrt://{_vsi_name(name)}?if={drivers}"  # no other drivers
                 element.attrib.clear()
         return rasterio.open(tostring(root, encoding="unicode"), driver="VRT")
 
 
 def read_document(path: str) -> str:
-    """Return the text of a VRT.
+    """Read the text of a VRT.
 
     Raises
     ------
     UsageError
-        There is no such file.
+        The file does not exist.
     InputError
-        It cannot be read.
+        The file cannot be read.
     """
     if not is_remote(path) and not path.startswith("/vsi"):
         try:
             if Path(path).exists() and not is_regular(path):
                 raise InputError(f"{path}: is not a regular file, expected a VRT document")
-            return _decoded(Path(path).read_bytes(), path)
+            return _decode(Path(path).read_bytes(), path)
         except FileNotFoundError as error:
             raise UsageError(f"{path}: no such file") from error
         except OSError as error:
             raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
-    # GDAL reads any file of its virtual file systems as raw pixels, zeros after its end
+    # rasterio cannot read bytes of GDAL's virtual file systems: read the file as raw pixels, which
+    # are zero after its end
     raw = (
-        f'<VRTDataset rasterXSize="{_LINE}" rasterYSize="{_LINES}"><VRTRasterBand dataType="Byte" '
+        f'<VRTDataset rasterXSize="{_CHUNK_BYTES}" rasterYSize="{_MAX_CHUNKS}">'
+        '<VRTRasterBand dataType="Byte" '
         'band="1" subClass="VRTRawRasterBand"><SourceFilename relativeToVRT="0">'
-        f"{html.escape(_vsi(path))}</SourceFilename><ImageOffset>0</ImageOffset><PixelOffset>1"
-        f"</PixelOffset><LineOffset>{_LINE}</LineOffset></VRTRasterBand></VRTDataset>"
+        f"{html.escape(_vsi_name(path))}</SourceFilename><ImageOffset>0</ImageOffset><PixelOffset>1"
+        f"</PixelOffset><LineOffset>{_CHUNK_BYTES}</LineOffset></VRTRasterBand></VRTDataset>"
     )
     text = b""
     try:
@@ -156,7 +158,7 @@ def read_document(path: str) -> str:
             rasterio.open(raw, driver="VRT") as dataset,
         ):
             for row in range(dataset.height):
-                part = dataset.read(1, window=((row, row + 1), (0, _LINE))).tobytes()
+                part = dataset.read(1, window=((row, row + 1), (0, _CHUNK_BYTES))).tobytes()
                 text += part.rstrip(b"\0")
                 if part.endswith(b"\0"):
                     break
@@ -166,57 +168,58 @@ def read_document(path: str) -> str:
         raise InputError(f"{path}: cannot be read: {root_cause(error)}") from error
     if not text:
         raise UsageError(f"{path}: no such file, or an empty one")
-    return _decoded(text, path)
+    return _decode(text, path)
 
 
-def _decoded(text: bytes, path: str) -> str:
+def _decode(text: bytes, path: str) -> str:
     try:
         return text.decode("utf-8")
-    except UnicodeDecodeError as error:  # GDAL would read other names than those checked here
+    except UnicodeDecodeError as error:  # GDAL would read names that differ from those checked here
         raise InputError(f"{path}: is not a VRT document: is not UTF-8") from error
 
 
-def _followed(path: str) -> str:
-    """Return the file that a name is a link to: GDAL counts relative names from its folder."""
+def _resolve_link(path: str) -> str:
+    """Return the target of a link: GDAL resolves relative names from its folder."""
     try:
         while not path.startswith("/vsi") and not is_remote(path) and Path(path).is_symlink():
-            Path(path).resolve(strict=True)  # no circle
+            Path(path).resolve(strict=True)  # raises if links form a loop
             path = join_path(parent_folder(path), str(Path(path).readlink()))
     except (OSError, RuntimeError) as error:
-        raise UsageError(f"{path}: is a link that leads nowhere") from error
+        raise UsageError(f"{path}: is a broken link") from error
     return path
 
 
-def _vsi(path: str) -> str:
+def _vsi_name(path: str) -> str:
     return f"/vsicurl/{path}" if re.match(r"^(https?|ftp)://", path) else path
 
 
 def check_document(document: str, path: str, policy: ReadPolicy, depth: int = 0) -> Element:
-    """Check a VRT document: all its elements are known, and all its files are allowed.
+    """Check that all elements of a VRT document are known and all its files are allowed.
 
     Parameters
     ----------
     document
         XML text.
     path
-        Where it lies, which relative names count from.
+        Path of the document; relative names are resolved from its folder.
     policy
+        Formats that the user allows.
     depth
-        Of VRTs within VRTs.
+        Number of VRTs that this one is nested in.
 
     Returns
     -------
     Element
-        Its root.
+        Root of the document.
 
     Raises
     ------
     UsageError
-        It may read what it must not: what, and what to do.
+        The document may read a file that it must not read.
     InputError
-        It is no VRT.
+        The document is not a VRT.
     """
-    # GDAL's parser is no parser of XML: what the two may read differently is refused
+    # GDAL's parser is not an XML parser: documents that the two may read differently are refused
     if "\0" in document or re.search(
         r"<!(?!--|\[CDATA\[)|.<\?|^<\?(?!xml [^<>]*\?>)", document, re.DOTALL
     ):
@@ -229,12 +232,12 @@ def check_document(document: str, path: str, policy: ReadPolicy, depth: int = 0)
         raise InputError(f"{path}: is not a VRT document: its root is {root.tag}")
     if depth > _MAX_DEPTH:
         raise UsageError(f"{path}: lies {depth} VRTs deep, expected at most {_MAX_DEPTH}")
-    seen = set()  # of a mosaic of many bands most elements are alike
+    seen = set()  # most elements of a mosaic with many bands are equal
     for element in root.iter():
-        looks = (element.tag, element.text, len(element) > 0, *element.attrib.items())
-        if looks not in seen or element.tag.lower() == "metadata":
+        content = (element.tag, element.text, len(element) > 0, *element.attrib.items())
+        if content not in seen or element.tag.lower() == "metadata":
             _check_element(element, path)
-            seen.add(looks)
+            seen.add(content)
     files = [element for element in root.iter() if element.tag.lower() in _FILE_ELEMENTS]
     for name, relative in dict.fromkeys((e.text or "", _is_relative(e, path)) for e in files):
         _check_source(name, relative, path, policy, depth)
@@ -242,59 +245,59 @@ def check_document(document: str, path: str, policy: ReadPolicy, depth: int = 0)
 
 
 def _check_element(element: Element, path: str) -> None:
-    """Refuse an element that is not on the list: it may name a file, or hold code."""
+    """Raise if an element is unknown: it may name a file or contain code."""
     tag = element.tag.lower()
     values = {name.lower(): value for name, value in element.attrib.items()}
     if tag not in _KNOWN_ELEMENTS:
-        raise _refused(path, f"the element {element.tag}")
+        raise _refusal(path, f"the element {element.tag}")
     _check_values(element, path)
     if tag in _FILE_ELEMENTS and len(element):
-        raise _refused(path, f"elements in {element.tag}")
+        raise _refusal(path, f"elements in {element.tag}")
     unknown = sorted(values.keys() - _KNOWN_ATTRIBUTES)
     if unknown and tag != "pixelfunctionarguments":
-        raise _refused(path, f"the attribute {unknown[0]} of {element.tag}")
+        raise _refusal(path, f"the attribute {unknown[0]} of {element.tag}")
     if values.get("subclass", "") not in _SUBCLASSES:
-        raise _refused(path, f"the kind {values['subclass']}")
+        raise _refusal(path, f"the kind {values['subclass']}")
     if tag == "metadata":
         _check_domain(element, values.get("domain", "").upper(), path)
     elif tag == "pixelfunctionlanguage" and (element.text or "").strip().upper() != "C":
-        raise _refused(path, f"a pixel function in {element.text}")
+        raise _refusal(path, f"a pixel function in {element.text}")
     elif tag == "ooi" and values.get("key") not in _HARMLESS_OPTIONS:
-        raise _refused(path, f"the open option {values.get('key')}")
+        raise _refusal(path, f"the open option {values.get('key')}")
 
 
 def _check_values(element: Element, path: str) -> None:
-    """Refuse text by which GDAL or PROJ would open a file, and what GDAL reads differently."""
+    """Raise if GDAL or PROJ would open a file because of a text, or GDAL reads it differently."""
     tag, text = element.tag.lower(), element.text or ""
     if len({name.lower() for name in element.attrib}) < len(element.attrib):
-        raise _refused(path, f"an attribute of {element.tag} twice")  # GDAL takes the first
+        raise _refusal(path, f"an attribute of {element.tag} twice")  # GDAL takes the first
     if any(names_proj_file(value) for value in (text, *element.attrib.values())):
         raise UsageError(f"{path}: names a file of PROJ by its path, expected a plain name")
     if tag in _CRS_ELEMENTS and not is_plain_crs(text):
-        raise _refused(path, f"the coordinate reference system {text}")
+        raise _refusal(path, f"the coordinate reference system {text}")
 
 
 def _check_domain(element: Element, domain: str, path: str) -> None:
-    """Refuse metadata that GDAL follows."""
+    """Raise if GDAL opens files that the metadata name."""
     if domain in _DOMAINS_OF_GDAL:
-        raise _refused(path, f"metadata of the domain {domain}")
-    if domain.startswith("XML:"):  # a document of its own, which GDAL hands on as it is
+        raise _refusal(path, f"metadata of the domain {domain}")
+    if domain.startswith("XML:"):  # a separate document, which GDAL does not interpret
         for child in list(element):
             element.remove(child)
 
 
 def _is_relative(element: Element, path: str) -> bool:
-    """Return whether the name of a file counts from the folder of the VRT."""
+    """Return whether the name of a file is relative to the folder of the VRT."""
     names = {name.lower(): value for name, value in element.attrib.items()}
     value = names.get("relativetovrt", "0").strip()
     if value not in ("0", "1"):
-        raise _refused(path, f"relativeToVRT={value}")
+        raise _refusal(path, f"relativeToVRT={value}")
     return value == "1"
 
 
-def _refused(path: str, what: str) -> UsageError:
+def _refusal(path: str, content: str) -> UsageError:
     return UsageError(
-        f"{path}: has {shorten(what)}, which may read any file; expected a VRT of images alone, "
+        f"{path}: has {shorten(content)}, which may read any file; expected a VRT of images alone, "
         "as gdalbuildvrt and gdalwarp write them; if you trust it, turn it into a GeoTIFF with "
         "gdal_translate"
     )
@@ -305,9 +308,9 @@ def _check_source(name: str, relative: bool, path: str, policy: ReadPolicy, dept
     subdataset = subdataset_file(name)
     file = subdataset or name
     if not file or file.startswith("<"):
-        raise _refused(path, "a document in place of a file name")
+        raise _refusal(path, "a document in place of a file name")
     if name != name.strip() or not name.isprintable():
-        raise _refused(
+        raise _refusal(
             path, f"the file name {name!r}, with spaces at its ends or control characters"
         )
     if re.match(r"^[A-Za-z][A-Za-z0-9_]+:", file) and not is_remote(file):
@@ -317,8 +320,8 @@ def _check_source(name: str, relative: bool, path: str, policy: ReadPolicy, dept
     if subdataset and (
         len(file) == 1 or Path(join_path(folder, name) if relative else name).exists()
     ):
-        raise _refused(path, f"the file name {name}")
-    _check_place(target, folder, path, policy)
+        raise _refusal(path, f"the file name {name}")
+    _check_location(target, folder, path, policy)
     address = name.replace(file, target, 1)
     if is_remote(target):
         if not _REMOTE_SOURCE.fullmatch(target) or subdataset:
@@ -331,7 +334,7 @@ def _check_source(name: str, relative: bool, path: str, policy: ReadPolicy, dept
         return
     if target.lower().endswith(".vrt"):
         policy.checked.add(target)
-        target = _followed(target)
+        target = _resolve_link(target)
         check_document(read_document(target), target, policy, depth + 1)
         check_sidecars(target, policy)
     elif read_header(target).startswith(TIFF_SIGNATURES) and subdataset is None:
@@ -341,11 +344,11 @@ def _check_source(name: str, relative: bool, path: str, policy: ReadPolicy, dept
         _check_image(target, path, policy, address)
 
 
-def _check_place(target: str, folder: str, path: str, policy: ReadPolicy) -> None:
-    """Refuse a file outside the folder of the VRT that names it."""
+def _check_location(target: str, folder: str, path: str, policy: ReadPolicy) -> None:
+    """Raise if a file is not in or under the folder of the VRT that names it."""
     if is_remote(path):
         plain = ".." not in target.split("/") and "%" not in target
-        inside = plain and _vsi(target).startswith(_vsi(folder) + "/")
+        inside = plain and _vsi_name(target).startswith(_vsi_name(folder) + "/")
     elif is_remote(target):
         inside = False
     elif path.startswith("/vsi"):
@@ -357,18 +360,18 @@ def _check_place(target: str, folder: str, path: str, policy: ReadPolicy) -> Non
         raise UsageError(
             f"{path}: refers to {shorten(target)}, which is not in or under the folder of the "
             "VRT; put the VRT into a folder above its files, or name those files instead of it, "
-            "or, if you trust it and they are on this machine, say --allow-driver VRT"
+            "or, if you trust it and they are on this machine, use --allow-driver VRT"
         )
 
 
 def _is_within(target: str, folder: str, policy: ReadPolicy) -> bool:
     """Return whether a file lies in or under a folder, links resolved."""
-    place, name = os.path.split(target)
+    parent, name = os.path.split(target)
     try:
-        for other in (place, folder):
-            if other not in policy.real_paths:  # a mosaic has thousands of files in a few folders
-                policy.real_paths[other] = os.path.realpath(other)
-        real = f"{policy.real_paths[place]}/{name}"
+        for path in (parent, folder):
+            if path not in policy.real_paths:  # a mosaic has thousands of files in a few folders
+                policy.real_paths[path] = os.path.realpath(path)
+        real = f"{policy.real_paths[parent]}/{name}"
         if name in ("", ".", "..") or os.path.islink(target):
             real = os.path.realpath(target)
         return real.startswith(f"{policy.real_paths[folder]}/".replace("//", "/"))
@@ -377,15 +380,17 @@ def _is_within(target: str, folder: str, policy: ReadPolicy) -> bool:
 
 
 def _check_image(target: str, path: str, policy: ReadPolicy, address: str) -> None:
-    """Check a source of a VRT that is no plain TIFF, by opening it with the allowed drivers.
+    """Check a source of a VRT that is not a TIFF by opening it with the allowed drivers.
 
-    ``address`` is its name, or that of a subdataset in it.
+    ``address`` is the name of the file, or of a subdataset in it.
     """
     if target.startswith("/vsi"):
         if not read_header(target):
-            raise UsageError(f"{path}: refers to {shorten(target)}, which cannot be looked into")
+            raise UsageError(
+                f"{path}: refers to {shorten(target)}, whose content cannot be checked"
+            )
     elif not Path(target).exists():
-        return  # reading it will say so
+        return  # reading it raises an error later
     elif not is_regular(target):
         raise UsageError(f"{path}: refers to {shorten(target)}, expected a file")
     if may_name_other_files(target) or is_sqlite_with_log(target):

@@ -1,4 +1,4 @@
-"""Estimate: tiles, memory, disk and time of a run, before it starts.
+"""Estimate tiles, memory, disk space and time of a run before it starts.
 
 Warm-up: how long the parts of a run take here, from a few tiles of the raster itself.
 
@@ -59,7 +59,7 @@ TIMED_CALLS, ENOUGH_SECONDS = 3, 0.25
 
 @dataclass(frozen=True)
 class Timings:
-    """Seconds.
+    """Seconds of the stages of a run, for one tile or block.
 
     Attributes
     ----------
@@ -77,7 +77,7 @@ class Timings:
 
 
 def time_tiles(job: SRJob, inference: TilePredictor) -> Timings:
-    """Time a tile from the middle of the raster, or noise if nothing is valid there."""
+    """Time a tile from the middle of the raster, or noise if no pixel is valid there."""
     plan = job.plan
     tile = plan.tile_at(len(plan.rows) // 2, len(plan.columns) // 2)
     window = tile.input_window.intersection(plan.image_window)
@@ -106,7 +106,7 @@ def _noise(job: SRJob, tile: Tile) -> NetworkInput:
 
 
 def _call_seconds(call: Callable[[], object], times: int = 1) -> float:
-    """Of one call: the mean of ``times``, or of as many as there is time for."""
+    """Return the seconds of one call: the mean of ``times``, or of as many as fit."""
     since, done = time.monotonic(), 0
     while done == 0 or (done < times and time.monotonic() - since < ENOUGH_SECONDS):
         call()
@@ -117,7 +117,7 @@ def _call_seconds(call: Callable[[], object], times: int = 1) -> float:
 def _joined(
     job: SRJob, strip: RowStrip, tile: Tile, ready: NetworkInput, output: FloatArray
 ) -> AnyArray:
-    """All that is done with one tile but the network and the blending."""
+    """Do everything with one tile except prediction and blending."""
     preprocess(strip, tile, job.stretch)
     values = denormalize(output, ready.remainder, tile, job.stretch)
     return finalize(
@@ -126,7 +126,7 @@ def _joined(
 
 
 def _encoding(job: SRJob, planes: AnyArray) -> float:
-    """Seconds to encode a block like these planes."""
+    """Return the seconds to encode a block like these planes."""
     size = job.layout.blocksize
     repeats = (1, -(-size // planes.shape[1]), -(-size // planes.shape[2]))
     values, mask, alpha = job.layout.split(np.tile(planes, repeats)[:, :size, :size])
@@ -146,7 +146,7 @@ START_SECONDS = 6.0
 
 @dataclass(frozen=True)
 class ClusterEstimate:
-    """Who does the work.
+    """Number of workers, their memory and their share of the work.
 
     Attributes
     ----------
@@ -170,7 +170,7 @@ class ClusterEstimate:
 
 
 def cluster_estimate(job: SRJob, cluster: Cluster | None, parts: str | None) -> ClusterEstimate:
-    """Who would carry out a job.
+    """Estimate the workers and the memory of a job.
 
     Parameters
     ----------
@@ -178,7 +178,7 @@ def cluster_estimate(job: SRJob, cluster: Cluster | None, parts: str | None) -> 
     cluster : Cluster or None
         Its workers, which need not have been started; None: this process.
     parts : str or None
-        Folder of parts, if the product is to be many files.
+        Folder of parts, if the output is to be many files.
     """
     if parts is None and cluster is None:
         return ClusterEstimate(0, memory_of(job))
@@ -206,7 +206,7 @@ def _of(job: SRJob, cluster: Cluster, grid: TaskGrid, memory: int, each: int) ->
 
 
 def check_parts_space(job: SRJob, parts: str) -> None:
-    """Refuse to start parts that the disk may not hold; those that are there count as free.
+    """Refuse parts that may not fit on the disk; existing parts count as free space.
 
     Raises
     ------
@@ -230,7 +230,7 @@ PROBES, PROBE = 100, 16
 
 @dataclass(frozen=True)
 class RunEstimate:
-    """What a run would take."""
+    """Tiles, memory, disk space and time that a run would take."""
 
     source: str
     model: str
@@ -259,7 +259,7 @@ class RunEstimate:
     device_memory_limit_bytes: int
     """Memory of the accelerator."""
     output_bytes: int
-    """Of the product without compression: an upper bound."""
+    """Of the output without compression: an upper bound."""
     free_bytes: int
     """Free on the destination's disk."""
     seconds: float
@@ -270,11 +270,11 @@ class RunEstimate:
     """What the network would be told of how the source was recorded; empty: it is not told."""
 
     def to_json(self) -> str:
-        """Indented JSON."""
+        """Return indented JSON."""
         return json.dumps(asdict(self), indent=2)
 
     def describe(self) -> str:
-        """A few lines for people."""
+        """Return a few lines for people."""
         lines = [
             f"source  {self.source}",
             f"model   {self.model}, x{self.scale}, on {self.device}",
@@ -304,20 +304,20 @@ def estimate_run(
     cluster: Cluster | None = None,
     parts: str | None = None,
 ) -> RunEstimate:
-    """Plan a run and time a few tiles.
+    """Plan a run and time a few of its tiles.
 
     Parameters
     ----------
     reader, model, config
         What to run, and how.
     destination
-        Path of the product; None if it is not decided yet.
+        Path of the output; None if it is not decided yet.
     quality
         Path of quality layers, if they are to be made, too.
     cluster
         Who is to do the work; None: this process. Its workers are not asked to do anything.
     parts
-        Folder of parts, if the product is to be many files.
+        Folder of parts, if the output is to be many files.
     """
     if parts is not None:
         config = replace(config, cog=True)
@@ -380,14 +380,14 @@ def estimate_run(
 
 
 def _timed(job: SRJob) -> DeviceConfig:
-    """Where tiles are timed: as the run is to compute, if this machine can."""
+    """Return the device on which tiles are timed: that of the run if this machine has it."""
     if job.placement.device.type == "cuda" and not torch.cuda.is_available():
         return place_model(job.model, replace(job.config, device="cpu", precision="fp32"))
     return job.placement
 
 
 def _threads(config: SRConfig, cluster: Cluster | None) -> int | None:
-    """Of one network: those of a worker elsewhere are one, unless the options say otherwise."""
+    """Return the threads of one network; on workers elsewhere 1, unless the options say more."""
     return config.jobs if cluster is None else cluster.config.jobs or 1
 
 
@@ -415,7 +415,7 @@ def _problems(
 def _seconds(
     job: SRJob, pace: Timings, empty: int, *, overlapping: bool, share: float = 1.0
 ) -> float:
-    """Reading, joining, and encoding overlap with the network; reading back comes after it.
+    """Return the seconds of a run.
 
     ``share`` of the tiles falls to whoever does most of them.
     """
@@ -429,7 +429,7 @@ def _seconds(
 
 
 def _pace_of_layers(pace: Timings, job: SRJob, layers: SRJob) -> Timings:
-    """The pace of a pass that asks the network in all orientations and keeps more planes."""
+    """Return the timings of quality layers from those of the output."""
     more = layers.layout.raw_bytes / job.layout.raw_bytes
     return Timings(
         pace.network * MEMBERS / n_forward_passes(job.config.tta),
@@ -439,7 +439,7 @@ def _pace_of_layers(pace: Timings, job: SRJob, layers: SRJob) -> Timings:
 
 
 def _empty_tiles(job: SRJob) -> int:
-    """How many tiles have no valid pixel in the area: those outside, and a share of the others."""
+    """Return the number of tiles without a valid pixel, estimated from a sample."""
     plan, info, area = job.plan, job.reader.info, job.area
     inside: Sequence[int] = range(len(plan))
     if area is not None and area.outline is not None:
@@ -455,7 +455,7 @@ def _empty_tiles(job: SRJob) -> int:
 
 
 def _has_pixels(job: SRJob, index: int) -> bool:
-    """Whether anything is valid in the middle of a tile."""
+    """Return whether a pixel is valid in the middle of a tile."""
     plan = job.plan
     tile = plan.tile_at(index // len(plan.columns), index % len(plan.columns))
     made = tile.output_window.intersection(Window(0, 0, plan.height, plan.width))
@@ -467,7 +467,7 @@ def _has_pixels(job: SRJob, index: int) -> bool:
 
 
 def _device_memory(placement: DeviceConfig) -> tuple[int, int]:
-    """(peak, all there is) of an accelerator that keeps count; (0, 0) otherwise."""
+    """Return (peak, total) memory of a CUDA device in bytes; (0, 0) for others."""
     if placement.device.type != "cuda":
         return 0, 0
     total = torch.cuda.get_device_properties(placement.device).total_memory

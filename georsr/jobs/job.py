@@ -1,6 +1,6 @@
-"""Job: everything that is decided about a run before its first tile.
+"""Plan a job: decide everything about a run before its first tile.
 
-Fingerprint: what must be the same for two runs to make the same product, byte for byte.
+Fingerprint: what must be the same for two runs to make the same output, byte for byte.
 
 Hints: what is said about a source before its first tile is made.
 """
@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePath
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,7 +21,6 @@ import torch
 from georsr.config import SRConfig
 from georsr.device import DeviceConfig
 from georsr.errors import InputError
-from georsr.geo.aoi import AreaOfInterest, resolve_aoi
 from georsr.geo.georeference import window_metadata
 from georsr.inference.bands import check_bands, warn_once
 from georsr.inference.consistency import requested_kernel
@@ -36,7 +36,6 @@ from georsr.io.reader import RasterReader
 from georsr.io.sampling import pixel_replication
 from georsr.jobs.preflight import check_memory, check_size, check_space, memory_bytes
 from georsr.models.io import Model
-from georsr.models.onnx.runtime import runtime_version
 from georsr.models.registry import COMPUTED_ARCHITECTURES
 from georsr.radiometry.kernels import Kernel
 from georsr.radiometry.normalization import Normalization
@@ -46,6 +45,9 @@ from georsr.window import PixelBlock, Window
 from georsr.writer.journal import Journal
 from georsr.writer.layout import OutputLayout, output_layout
 from georsr.writer.paths import paths_behind_vsi, temp_paths
+
+if TYPE_CHECKING:
+    from georsr.geo.aoi import AreaOfInterest
 
 SAMPLES, SAMPLE = 64, 16 * 1024
 """Pieces of a source's files that its digest covers, and bytes of each: a megabyte of any source,
@@ -68,7 +70,7 @@ OPTIONS_WITHOUT_EFFECT = (
     "resume",
     "verify",
 )
-"""Options that leave the product as it is, or count as what they led to: device, area."""
+"""Options that leave the output as it is, or count as what they led to: device, area."""
 
 
 def run_key(
@@ -78,7 +80,7 @@ def run_key(
     placement: DeviceConfig,
     area: AreaOfInterest | None = None,
 ) -> dict[str, str]:
-    """Name -> value of everything a product depends on; values are for people, but the source's.
+    """Return everything an output depends on, as name -> value.
 
     Parameters
     ----------
@@ -104,11 +106,15 @@ def run_key(
 
 
 def _runtime(placement: DeviceConfig) -> str:
-    return "" if placement.backend == "torch" else f" with ONNX Runtime {runtime_version()}"
+    if placement.backend == "torch":
+        return ""
+    from georsr.models.onnx.runtime import runtime_version
+
+    return f" with ONNX Runtime {runtime_version()}"
 
 
 def source_hash(reader: RasterReader) -> str:
-    """Of what the source is: its header, and its files or, on a network, some of its pixels."""
+    """Hash a source: its header and its files or, on a network, some of its pixels."""
     info = reader.info
     digest = hashlib.sha256(repr(replace(info, path="", files=(), notes=())).encode())
     files = [tuple(_paths(name)) for name in info.files]
@@ -123,7 +129,7 @@ def source_hash(reader: RasterReader) -> str:
 
 
 def check_unchanged(reader: RasterReader, digest: str) -> None:
-    """Refuse a source that has been written to since its `source_hash` was taken.
+    """Refuse a source that was written to since its `source_hash` was taken.
 
     Raises
     ------
@@ -143,14 +149,14 @@ def check_unchanged(reader: RasterReader, digest: str) -> None:
 
 
 def _paths(name: str) -> Iterable[Path]:
-    """One file, however its name is spelled here or in another folder."""
+    """Return the paths behind a name, independent of the current folder."""
     path = Path(name)
     found = [path] if path.is_file() else paths_behind_vsi(name)
     return dict.fromkeys(path.resolve() for path in found)
 
 
 def _state(path: Path, samples: int) -> bytes:
-    """Name, size and time of a file, and a checksum of samples of its bytes.
+    """Return name, size and time of a file, and a checksum of samples of its bytes.
 
     Size and time alone are those of another file where a program sets them.
     """
@@ -164,12 +170,12 @@ def _state(path: Path, samples: int) -> bytes:
 
 
 def _spread(last: int, count: int) -> list[int]:
-    """At most so many numbers from 0 to ``last``, evenly spread, no two the same."""
+    """Return at most ``count`` different numbers from 0 to ``last``, evenly spread."""
     return sorted({max(0, last) * i // (count - 1) for i in range(count)})
 
 
 def _sample_windows(height: int, width: int, side: int = 64) -> list[Window]:
-    """A few small windows: the corners and the middle."""
+    """Yield a few small windows: the corners and the middle."""
     h, w = min(side, height), min(side, width)
     return [
         Window((height - h) * i // 2, (width - w) * j // 2, h, w)
@@ -178,7 +184,7 @@ def _sample_windows(height: int, width: int, side: int = 64) -> list[Window]:
 
 
 def warn_noise_dominated(reader: RasterReader, model: str) -> None:
-    """Consistency was left away."""
+    """Warn that consistency is off because noise dominates the scene."""
     warn_once(
         reader,
         f"{reader.info.path}: most of what {model} takes away is noise, which consistency "
@@ -187,7 +193,7 @@ def warn_noise_dominated(reader: RasterReader, model: str) -> None:
 
 
 def warn_upsampled(reader: RasterReader) -> None:
-    """What looks like pixels are blocks, whose edges a network would sharpen."""
+    """Warn that an image seems to be upsampled by nearest neighbour."""
     info = reader.info
     for window in spread_windows(info.height, info.width):
         found = pixel_replication(reader.read(window).values)
@@ -207,7 +213,7 @@ def warn_upsampled(reader: RasterReader) -> None:
 
 @dataclass(frozen=True)
 class SRJob:
-    """A run that may begin: made by `prepare`, carried out by `georsr.jobs.run` or others.
+    """A planned run: created by `plan_job`, carried out by `georsr.jobs.run`.
 
     Attributes
     ----------
@@ -221,15 +227,15 @@ class SRJob:
     stretch : Stretch
         One for the whole scene.
     layout : ProductLayout
-        The product; its blocks are what is written and noted.
+        The output; its blocks are what is written and noted.
     plan : TilePlan
         The tiles, anchored to the source.
     key : dict of str to str
         The run's `fingerprint`.
     area : Area or None
-        The part of the source that becomes the product; None: all of it.
+        The part of the source that becomes the output; None: all of it.
     kernel : Kernel or None
-        What shrinks the product to its source; None: it need not.
+        What shrinks the output to its source; None: it need not.
     """
 
     reader: RasterReader
@@ -245,27 +251,29 @@ class SRJob:
     kernel: Kernel | None = None
 
     def with_tile(self, tile: int) -> SRJob:
-        """The same run in tiles of another size."""
+        """Return the same job with tiles of another size."""
         config = replace(self.config, tile=tile)
         return replace(
             self, plan=tile_grid_of(self.reader.info, self.model.spec, config, self.area)
         )
 
     def part(self, window: Window) -> SRJob:
-        """The same run on a part of the product: its tiles, which make the same pixels.
+        """Return the job of a part of the output; its tiles compute the same pixels.
 
         Parameters
         ----------
         window
             In source pixels, counted as the plan does. The part's plan counts from its corner;
-            the layout remains that of the whole product.
+            the layout remains that of the whole output.
         """
+        from georsr.geo.aoi import AreaOfInterest
+
         info = self.reader.info
         whole = self.area or AreaOfInterest(Window(0, 0, info.height, info.width))
         return replace(self, plan=self.plan.subgrid(window), area=whole.part(window))
 
     def standalone_part(self, window: Window) -> SRJob:
-        """A part, as `part`, that is laid out as a product of its own."""
+        """Return a part, as `part` does, with the layout of an output of its own."""
         part = self.part(window)
         assert part.area is not None, "a part has a window"
         return replace(
@@ -282,7 +290,7 @@ class SRJob:
         )
 
     def read(self, window: Window) -> PixelBlock:
-        """Read a window as the plan counts it: from the corner of the area.
+        """Read a window of the source; coordinates start at the corner of the area.
 
         Where the area does not touch, nothing is read and nothing is valid.
         """
@@ -297,13 +305,13 @@ class SRJob:
         return PixelBlock(values, np.zeros(values.shape, bool), alpha)
 
     def bytes_left(self) -> int:
-        """Size of what an interrupted run has left for this one."""
+        """Return the size of the partial file of an interrupted run."""
         part = temp_paths(self.destination).part
         left = self.journal().previous_tile() is not None and part.exists()
         return part.stat().st_size if left else 0
 
     def journal(self) -> Journal:
-        """The run's journal; nothing is read or written yet."""
+        """Return the journal of the job; nothing is read or written yet."""
         return Journal(
             temp_paths(self.destination).journal,
             self.destination,
@@ -315,7 +323,11 @@ class SRJob:
 
 
 def area_of(info: RasterInfo, config: SRConfig) -> AreaOfInterest | None:
-    """The part of a raster that the options ask for; None: all of it."""
+    """Return the area of interest that the options ask for; None for the full raster."""
+    if config.bbox is None and config.aoi is None:
+        return None
+    from georsr.geo.aoi import resolve_aoi
+
     return resolve_aoi(
         info,
         bbox=config.bbox,
@@ -326,7 +338,7 @@ def area_of(info: RasterInfo, config: SRConfig) -> AreaOfInterest | None:
 
 
 def memory_of(job: SRJob) -> int:
-    """Peak memory of a process that carries out a job, in bytes."""
+    """Return the peak memory of a process that carries out a job, in bytes."""
     batch = choose_batch(job.placement, job.config.batch)
     at_once = n_concurrent_tiles(job.placement, job.model.spec, job.config, len(job.plan), batch)
     on_cpu = job.placement.device.type == "cpu"
@@ -341,7 +353,7 @@ def plan_and_check(
     placement: DeviceConfig | None = None,
     memory: Callable[[SRJob], int] = memory_of,
 ) -> SRJob:
-    """Plan a run, and refuse what the machine cannot hold.
+    """Plan a run, and refuse one that does not fit on the disk or into memory.
 
     Parameters
     ----------
@@ -372,7 +384,7 @@ def plan_job(
     *,
     tell: bool = True,
 ) -> SRJob:
-    """Check, plan and lay out a run; writes nothing and does not touch the network's device.
+    """Check, plan and lay out a run; writes nothing and does not use the device.
 
     An unfinished run of the same fingerprint decides about the size of tiles, if they were made
     smaller than asked for after running out of memory.
@@ -384,7 +396,7 @@ def plan_job(
     placement
         Where others than this process compute; None lets ``config`` decide.
     tell
-        Say what was decided by looking at the scene; of a product that is there it is known.
+        Say what was decided by looking at the scene; of an output that is there it is known.
 
     Raises
     ------
@@ -419,7 +431,7 @@ def plan_job(
 
 
 def _consistency_tag(kernel: Kernel | None, asked: str | None) -> str:
-    """Consistency as a product's tag tells it."""
+    """Return the value of the consistency tag of an output."""
     if kernel is not None:
         return str(kernel)
     return "off" if asked is None else "off: noise"
@@ -435,7 +447,7 @@ def _layout(
     *,
     partial: bool,
 ) -> OutputLayout:
-    """The product of a part of a raster."""
+    """Return the layout of the output of a part of a raster."""
     return output_layout(
         part,
         model.spec.scale,

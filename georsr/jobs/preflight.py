@@ -1,4 +1,4 @@
-"""Preflight: everything that can be refused before the first tile."""
+"""Refuse before the first tile what cannot be done."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WAITING_BLOCKS = 24
 
 
 def check_size(info: RasterInfo, config: SRConfig) -> None:
-    """Refuse a raster whose header declares an absurd size, before anything is allocated."""
+    """Refuse a raster whose header declares too many pixels, before anything is allocated."""
     pixels = info.width * info.height
     if pixels > config.max_pixels:
         raise UsageError(
@@ -37,7 +37,7 @@ def check_size(info: RasterInfo, config: SRConfig) -> None:
 
 
 def free_space(destination: str) -> int:
-    """Free bytes on the disk where ``destination`` is made: a local one for remote products."""
+    """Return the free bytes of the disk on which ``destination`` is written."""
     folder = temp_paths(destination).part.parent
     while not folder.exists():
         folder = folder.parent
@@ -45,24 +45,24 @@ def free_space(destination: str) -> int:
 
 
 def output_bytes(layout: OutputLayout) -> int:
-    """Size of the product without compression, with the second copy a COG needs."""
+    """Return the size of the output without compression, with the copy that a COG needs."""
     return layout.raw_bytes * 5 // 2 if layout.cog_options is not None else layout.raw_bytes
 
 
 def check_space(layout: OutputLayout, destination: str, config: SRConfig, there: int = 0) -> None:
-    """Refuse to start what the disk may not hold.
+    """Refuse an output that may not fit on the disk.
 
     Parameters
     ----------
     layout, destination, config
-        The product, its path, the options.
+        The output, its path, the options.
     there
         Bytes of it that an interrupted run has left.
 
     Raises
     ------
     ResourceError
-        The uncompressed product is larger than what is free.
+        The uncompressed output is larger than what is free.
     """
     needed, free = output_bytes(layout), free_space(destination) + there
     if config.check_space and needed > free:
@@ -76,12 +76,12 @@ def check_space(layout: OutputLayout, destination: str, config: SRConfig, there:
 def memory_bytes(
     reader: RasterReader, plan: TileGrid, layout: OutputLayout, at_once: int, on_cpu: bool
 ) -> int:
-    """Peak memory of the process: strips and blocks grow with the width, the rest with the tile.
+    """Return the peak memory of a process in bytes.
 
     Parameters
     ----------
     reader, plan, layout
-        The source, the tiles, the product.
+        The source, the tiles, the output.
     at_once
         Tiles that the network is asked about at the same time.
     on_cpu
@@ -101,7 +101,7 @@ def memory_bytes(
 
 
 def check_memory(needed: int, config: SRConfig) -> None:
-    """Refuse to start what the machine can never hold.
+    """Refuse a run that does not fit into memory.
 
     Raises
     ------

@@ -372,7 +372,7 @@ def run_report(
 BLOCK_SIZE = 128
 """Height and width, in source pixels, of what is compared at a time."""
 GRID_STEP = 4
-"""Most windows along each axis; they are spread over the product."""
+"""Most windows along each axis; they are spread over the output."""
 
 
 def consistency_report(job: SRJob, stats: RunStats) -> ConsistencyReport | None:
@@ -424,7 +424,7 @@ Inner = tuple[slice, slice, slice]
 
 
 def _pairs(job: SRJob, product: RasterReader) -> Iterator[tuple[Inner, PixelBlock, PixelBlock]]:
-    """Windows of the source, in product and source, and where the second lies in the first."""
+    """Yield the windows of the source to compare, with pixels of output and source."""
     assert job.kernel is not None, "without a kernel nothing is compared"
     plan, s = job.plan, job.plan.scale
     reach, whole = job.kernel.radius(s), Window(0, 0, plan.height, plan.width)
@@ -442,10 +442,10 @@ def _windows(height: int, width: int, reach: int, step: int) -> Iterator[Window]
 
 
 def _spread(length: int, reach: int, step: int) -> list[tuple[int, int]]:
-    """(begin, end) of windows along an axis, from end to end.
+    """Return (start, stop) of windows along an axis, from end to end.
 
     Those that leave something out are as large as they can be without a look, ``reach`` pixels
-    round them, into another block of the product than they have to: all of a block is decoded
+    round them, into another block of the output than they have to: all of a block is decoded
     for a single pixel of it.
 
     Parameters

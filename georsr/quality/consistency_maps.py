@@ -1,4 +1,4 @@
-"""Evidence: what of a product its source supports, pixel by pixel, and what was added.
+"""Compare an output with its source, pixel by pixel.
 
 Pure functions of a window of the product and the source below it. A product, shrunk by the kernel
 that made the source of the ground, should be the source; what is left of it when what the shrunk
@@ -20,12 +20,12 @@ BICUBIC_RADIUS = 2
 
 
 def margin(kernel: Kernel, scale: int) -> int:
-    """Source pixels beyond a window that its evidence depends on."""
+    """Return the source pixels beyond a window on which its maps depend."""
     return kernel.radius(scale) + BICUBIC_RADIUS + 1
 
 
 def inconsistency(low: FloatArray, source: AnyArray, valid: BoolArray) -> FloatArray:
-    """|shrunk product - source|, mean over the valid bands: (C, h, w) each -> (h, w)."""
+    """Return |downsampled output - source|, mean over valid bands: (C, h, w) each -> (h, w)."""
     difference = np.abs(low - np.where(valid, source, 0).astype(np.float32))
     return _mean_over_bands(np.where(valid, difference, np.float32(0)), valid)
 
@@ -60,13 +60,13 @@ def synthesised_detail(
 
 
 def _mean_over_bands(values: FloatArray, valid: BoolArray) -> FloatArray:
-    """(C, h, w), zero where invalid -> (h, w)."""
+    """Return the mean over valid bands of (C, h, w), zero where invalid: (h, w)."""
     count = np.maximum(valid.sum(0), 1).astype(np.float32)
     return np.asarray(values.sum(0, dtype=np.float32) / count)
 
 
 def _box_sum(values: FloatArray, reach: int) -> FloatArray:
-    """Sum over the square of ``reach`` pixels round each pixel of (C, H, W).
+    """Sum over the square of ``reach`` pixels around each pixel of (C, H, W).
 
     Pixel by pixel in one order: a running sum would depend on where the window begins.
     """

@@ -1,4 +1,4 @@
-"""Style: how QGIS shows a file of layers, as the ``.qml`` it looks for beside a raster."""
+"""Write the style with which QGIS shows quality layers, a ``.qml`` file of the same name."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ HIGHEST = 98.0
 
 
 def style_path(layers: str) -> Path | None:
-    """Where QGIS looks for the style of a raster; None where that is not a local file."""
+    """Return the path of the style of a raster; None if the raster is not a local file."""
     return None if is_virtual(layers) else local_path(layers).with_suffix(".qml")
 
 
 def style_of(path: str | os.PathLike[str], unit: str) -> str:
-    """The style of a finished file of layers: its first band, from 0 to its 98th percentile.
+    """Return the style of quality layers: the first band, from 0 to its 98th percentile.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ def style_of(path: str | os.PathLike[str], unit: str) -> str:
 
 
 def pseudocolour(top: float, unit: str, colours: Sequence[str]) -> str:
-    """A QML document: band 1 in a linear ramp from 0 to ``top``.
+    """Return a QML document: band 1 in a linear colour ramp from 0 to ``top``.
 
     The format is that which QGIS 3 and 4 read and write (``QgsRasterLayer.saveNamedStyle``).
     """

@@ -59,20 +59,20 @@ from georsr.writer.writer import RasterWriter
 
 
 def quality_config(job: SRJob) -> QualityConfig:
-    """How the layers of a run's product are made."""
+    """Return how the quality layers of a job are computed."""
     return QualityConfig(
         calibration_of(job.model.spec), consistency_kernel(job), guidance_count(job.model.network)
     )
 
 
 def consistency_kernel(job: SRJob) -> Kernel:
-    """What made the source of the ground, as far as is known: what the product was held to."""
+    """Return the kernel of the consistency layers: that of the output, or of the model."""
     declared = fixed_kernel(requested_kernel(job.model.spec, SRConfig()))
     return job.kernel or declared or Kernel("bicubic")
 
 
 def layers_layout(job: SRJob) -> OutputLayout:
-    """The file of layers: the product's grid and georeferencing, NaN where it has no pixel."""
+    """Return the layout of the quality layers: grid and georeferencing of the output."""
     info = (
         job.reader.info if job.area is None else window_metadata(job.reader.info, job.area.window)
     )
@@ -106,16 +106,16 @@ def layers_layout(job: SRJob) -> OutputLayout:
 
 
 def layers_job(job: SRJob, destination: str, product: str) -> SRJob:
-    """The run that makes the layers of what another run makes.
+    """Return the job that writes the quality layers of an output.
 
     Parameters
     ----------
     job
-        The run that makes, or made, the product.
+        The run that makes, or made, the output.
     destination
         Path of the layers.
-    product
-        What identifies the product's pixels: the layers of another one are others.
+    output
+        What identifies the output's pixels: the layers of another one are others.
     """
     key = job.key | {"layers": str(quality_config(job)), "product": product}
     # a run that must be gone on with may have ended before its layers began
@@ -154,12 +154,12 @@ log = logging.getLogger(__name__)
 
 
 def check_layers_path(job: SRJob, layers: str) -> None:
-    """Refuse a path for layers before any work is done.
+    """Refuse a path for quality layers before any work is done.
 
     Raises
     ------
     UsageError, OutputError
-        As `check_destination`; or it is the product's, or their style may not be replaced.
+        As `check_destination`; or it is the output's, or their style may not be replaced.
     """
     product, info = job.destination, job.reader.info
     places = [p if is_virtual(p) else str(local_path(p)) for p in (product, layers)]
@@ -317,7 +317,7 @@ def _publish_after(layers: OutputInfo, output: RasterWriter) -> None:
 
 
 def write_style(job: SRJob) -> None:
-    """Write what QGIS needs to show published layers, beside them."""
+    """Write the QGIS style of published layers."""
     path = style_path(job.destination)
     if path is not None:
         remove_temp_files(path)

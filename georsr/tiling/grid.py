@@ -268,6 +268,17 @@ def make_grid(
     )
 
 
+def spread_starts(length: int, size: int, count: int) -> list[int]:
+    """Return the starts of up to ``count`` windows of ``size`` pixels along an axis.
+
+    They are evenly spread from one end to the other; a single window is in the middle.
+    """
+    last = max(0, length - size)
+    if count == 1:
+        return [last // 2]
+    return sorted({round(i * last / (count - 1)) for i in range(count)})
+
+
 def spread_windows(height: int, width: int, size: int, max_per_axis: int) -> Iterator[Window]:
     """Yield windows of a grid of ``size`` pixels, evenly spread, in row-major order.
 

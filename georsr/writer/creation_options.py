@@ -1,4 +1,4 @@
-"""Creation options: how the blocks of a product are encoded."""
+"""Check and complete GDAL creation options."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _RESERVED = {
 
 
 def checked_options(options: Mapping[str, str], *, cog: bool) -> dict[str, str]:
-    """Names in capitals, values untouched; UsageError for one that would endanger the file."""
+    """Return the options with names in capitals; refuse those that would endanger the file."""
     given = {name.upper(): str(value) for name, value in options.items()}
     for name in given:
         if name in _RESERVED:
@@ -39,7 +39,7 @@ def checked_options(options: Mapping[str, str], *, cog: bool) -> dict[str, str]:
 
 
 def complete_options(options: dict[str, str], dtype: str) -> dict[str, str]:
-    """Add what depends on the compression: predictor and level."""
+    """Add predictor and level, which depend on the compression."""
     codec = options["COMPRESS"].upper()
     if codec in ("DEFLATE", "LZW", "ZSTD"):
         kind = np.dtype(dtype)
@@ -50,7 +50,7 @@ def complete_options(options: dict[str, str], dtype: str) -> dict[str, str]:
 
 
 def cog_options(options: dict[str, str], blocksize: int) -> dict[str, str]:
-    """Options of the COG driver, which names predictor and level differently."""
+    """Return the options of the COG driver, which names predictor and level differently."""
     codec = options["COMPRESS"].upper()
     extra = {"BLOCKSIZE": str(blocksize)}
     if codec in ("DEFLATE", "LZW", "ZSTD"):
@@ -61,7 +61,7 @@ def cog_options(options: dict[str, str], blocksize: int) -> dict[str, str]:
 
 
 def is_lossless(options: Mapping[str, str]) -> bool:
-    """Whether reading gives back exactly what was written with these options."""
+    """Return whether reading gives back exactly what was written with these options."""
 
     def value(name: str, default: str) -> str:
         return options.get(name, default).upper()

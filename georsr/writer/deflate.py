@@ -1,4 +1,4 @@
-"""Deflate: the tiles of a TIFF file in its DEFLATE encoding, by ISA-L.
+"""Encode the tiles of a TIFF file with DEFLATE, by ISA-L.
 
 GDAL's encoder took more of a run than anything else beside the network; this takes a third of that,
 for files that are 1 to 2 % larger (``benchmarks/speed/encoding.py``). It makes what georsr asks for
@@ -38,7 +38,7 @@ one's by 3.3, 2.5 and 2.3 %."""
 MIN_ISAL_BYTES = 2**15
 """Bytes below which zlib compresses. Of a table of 32,768 places, ISA-L clears two for each byte to
 come, if that is not all of them, and at levels 1 and 2 it then looks at others, too: what it made
-of 32 to 768 bytes depended on what other threads had left in memory. A product's bytes must not."""
+of 32 to 768 bytes depended on what other threads had left in memory. A output's bytes must not."""
 
 FAST, BEST = 1, 9
 """Levels of zlib. The best is for blocks of one value: each is compressed once and stored again
@@ -54,7 +54,7 @@ __all__ = ["Encode", "crc32", "make_encoder"]
 
 
 def make_encoder(layout: OutputLayout) -> Encode | None:
-    """What encodes the blocks of a product; None where only GDAL can."""
+    """Return the encoder of the blocks of an output; None if only GDAL can encode them."""
     options = {name: value.upper() for name, value in layout.options.items()}
     dtype = np.dtype(layout.dtype)
     predict = {"1": _as_they_are, "2": _differences, "3": _byte_differences}.get(
@@ -93,14 +93,14 @@ def _compressed(raw: AnyArray, level: int) -> bytes:
 
 
 def _tile(values: AnyArray, size: int) -> AnyArray:
-    """(size, size, C) for values (C, h, w); 0 beyond a product's end, which nobody reads."""
+    """Return (size, size, C) for values (C, h, w); 0 beyond the edge of the output."""
     count, height, width = values.shape
     whole = height == width == size
     return (np.empty if whole else np.zeros)((size, size, count), values.dtype)
 
 
 def _as_they_are(values: AnyArray, size: int) -> AnyArray:
-    """(C, h, w) -> (size, size, C)."""
+    """Rearrange (C, h, w) -> (size, size, C), without predictor."""
     _, height, width = values.shape
     tile = _tile(values, size)
     for i, band in enumerate(values):  # a band at a time: several times as fast as all at once
@@ -109,7 +109,7 @@ def _as_they_are(values: AnyArray, size: int) -> AnyArray:
 
 
 def _differences(values: AnyArray, size: int) -> AnyArray:
-    """(C, h, w) -> (size, size, C): each number less the one on its left, which may wrap."""
+    """Rearrange (C, h, w) -> (size, size, C): each number less its left neighbour, wrapping."""
     _, height, width = values.shape
     bits = values.view(f"u{values.dtype.itemsize}")
     tile = _tile(bits, size)

@@ -1,7 +1,7 @@
-"""Encoding one block of a product, in memory.
+"""Encode one block of an output, in memory.
 
 What `georsr.writer.deflate` does not make, GDAL does: a block becomes a GeoTIFF of one tile in
-memory, made with the product's own creation options, and the bytes of that tile are taken out of
+memory, made with the output's own creation options, and the bytes of that tile are taken out of
 it. So any codec of GDAL can be used, blocks are encoded in as many threads as one likes, and what
 reaches the disk is ours to write, flush and account for: written by GDAL itself, a full disk can
 pass without an error, and a file that is killed before it is closed holds nothing.
@@ -36,13 +36,13 @@ _SOMEWHERE = Affine(1, 0, 0, 0, -1, 1)
 
 @dataclass(frozen=True)
 class EncodedBlock:
-    """A block as it stands in the file.
+    """A block as it is stored in the file.
 
     Attributes
     ----------
     pieces : tuple of bytes
         The tile of all bands, or one per band where bands are kept apart; then the mask's, if the
-        product has one. A piece without bytes is a tile left out of a sparse file.
+        output has one. A piece without bytes is a tile left out of a sparse file.
     checksum : int
         `block_checksum` of its pixels.
     """
@@ -62,12 +62,12 @@ class BlockEncoder:
         self._lock = threading.Lock()
 
     def __call__(self, values: AnyArray, mask: AnyArray | None) -> EncodedBlock:
-        """Encode.
+        """Encode one block.
 
         Parameters
         ----------
         values : (count, h, w)
-            All bands of the file, alpha included, of the product's data type.
+            All bands of the file, alpha included, of the output's data type.
         mask : uint8 (h, w) or None
             0 and 255.
 
@@ -115,13 +115,13 @@ class BlockEncoder:
 def to_encodable(
     values: AnyArray, mask: AnyArray | None = None, alpha: AnyArray | None = None
 ) -> tuple[AnyArray, AnyArray | None]:
-    """What a `BlockEncoder` takes of a block.
+    """Return the pixels of a block in the form that a `BlockEncoder` takes.
 
     Parameters
     ----------
     values : (C, h, w)
-    mask : (h, w), 0 for invalid, if the product has one
-    alpha : (h, w), if the product has it
+    mask : (h, w), 0 for invalid, if the output has one
+    alpha : (h, w), if the output has it
 
     Returns
     -------
@@ -144,7 +144,7 @@ def to_encodable(
 
 
 def _signature(values: AnyArray, mask: AnyArray | None) -> tuple[object, ...] | None:
-    """What tells a block of one value per band from others like it; None for any other block."""
+    """Return what identifies a block of one value per band; None for any other block."""
     if not is_constant(values) or (mask is not None and not is_constant(mask)):
         return None
     corner = values[:, :1, :1].tobytes()
@@ -152,5 +152,5 @@ def _signature(values: AnyArray, mask: AnyArray | None) -> tuple[object, ...] | 
 
 
 def encoders() -> int:
-    """Threads that encode blocks: half of the processors this process may use, at most eight."""
+    """Return the number of threads that encode blocks: half of the processors, at most 8."""
     return max(1, min(8, available_cpus() // 2))

@@ -1,6 +1,6 @@
-"""Journal: what of a product is finished, so that the same command can go on after anything.
+"""List the finished blocks of an output in a journal, so that the same command can resume.
 
-A file of JSON lines beside the unfinished product. The first line says what is being made (the
+A file of JSON lines beside the unfinished output. The first line says what is being made (the
 key); each of the others lists blocks that are on disk, and is itself on disk before work goes on; a
 last one tells the finished file from any other. A line that was cut off ends what is believed.
 """
@@ -31,12 +31,12 @@ Key = Mapping[str, str]
 
 
 class Journal:
-    """The records of one product; used by the writer, which holds the product's lock.
+    """The journal of one output; used by the writer, which holds the lock of the output.
 
     Parameters
     ----------
     path : Path
-    product : str
+    output : str
         The name to blame in messages.
     key : mapping
         What is being made, and of what.
@@ -61,18 +61,18 @@ class Journal:
         self.path, self.product, self.key, self.tile = path, product, key, tile
         self.resume, self.remote = resume, remote
         self.kept = False
-        """Whether an unfinished product was left for another run."""
+        """Whether an unfinished output was left for another run."""
         self.beside: OutputInfo | None = None
-        """Quality layers that were published beside the product, before it."""
+        """Quality layers that were published beside the output, before it."""
         self._file: Any = None
 
     def previous_tile(self) -> int | None:
-        """Tile size of an unfinished run that this one can go on with."""
+        """Return the tile size of an unfinished run that this one can resume."""
         head = next(read_jsonl(self.path), None)
         return None if head is None or self._reasons(head) else int(head["tile"])
 
     def completed_output(self) -> OutputInfo | None:
-        """The product, if an earlier run made it and was killed while tidying up.
+        """Return the output if an earlier run published it and was killed afterwards.
 
         ``path`` of the result is the name it was published under.
         """
@@ -90,7 +90,7 @@ class Journal:
         return None
 
     def load(self) -> tuple[Header, Sequence[BlockRecord]] | None:
-        """What an earlier run left and this one can go on with."""
+        """Return the header and the finished blocks of a run that this one can resume."""
         lines = read_jsonl(self.path)
         head = next(lines, None)
         if head is None:
@@ -117,7 +117,7 @@ class Journal:
         return header, blocks
 
     def reject(self, why: str) -> None:
-        """Say so and start anew, or raise if going on was insisted on."""
+        """Warn that an unfinished run is discarded, or raise if the options insist on it."""
         if self.resume:
             raise UsageError(
                 f"{self.product}: cannot be resumed: {why}; without --resume it starts anew"
@@ -126,7 +126,7 @@ class Journal:
             log.warning("%s: an unfinished run is not gone on with: %s", self.product, why)
 
     def _reasons(self, head: Mapping[str, Any]) -> list[str]:
-        """Why a run with this first line cannot be gone on with."""
+        """Return why a run with this first line cannot be resumed."""
         theirs = head.get("key")
         if self.resume is False:
             return ["--no-resume"]
@@ -135,7 +135,7 @@ class Journal:
         return key_differences(theirs, self.key)
 
     def _rewrite(self, header: Header, blocks: Sequence[BlockRecord]) -> None:
-        """Replace the file, so that nothing doubtful is left in it."""
+        """Replace the journal by one with only the given entries."""
         with atomic_write(self.path) as fresh, fresh.open("wb") as file:
             head = {
                 "georsr": "journal of an unfinished product; the same command goes on with it",
@@ -157,11 +157,11 @@ class Journal:
         self._rewrite(header, [])
 
     def add(self, blocks: Sequence[BlockRecord]) -> None:
-        """Note blocks that are on disk."""
+        """Append blocks that are on disk."""
         self._append(_entry(blocks))
 
     def publishing(self, ready: Path, final: Path, written: OutputInfo) -> None:
-        """Note how to recognise the product once it has its name."""
+        """Append how to recognise the output once it has its name."""
         self._append(
             {
                 "ready": {
@@ -178,7 +178,7 @@ class Journal:
         os.fsync(self._file.fileno())
 
     def should_keep(self, error: BaseException) -> bool:
-        """Whether the same command may succeed later: not where source or model are at fault."""
+        """Return whether the same command may succeed later."""
         if self.resume is False or isinstance(error, VerificationError):
             self.kept = False
         elif isinstance(error, InputError):
@@ -191,12 +191,12 @@ class Journal:
         return self.kept
 
     def remove(self) -> None:
-        """Forget everything."""
+        """Remove the journal."""
         self.close()
         self.path.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Close the file; what it says stays."""
+        """Close the file, which remains."""
         file, self._file = self._file, None
         if file is not None:
             with suppress(OSError):
@@ -208,6 +208,6 @@ def _entry(blocks: Sequence[BlockRecord]) -> dict[str, Any]:
 
 
 def _identity(path: Path) -> list[int]:
-    """What a file keeps when it is renamed."""
+    """Return what a file keeps when it is renamed."""
     status = path.stat()
     return [status.st_ino, status.st_size, status.st_mtime_ns]

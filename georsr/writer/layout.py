@@ -1,4 +1,4 @@
-"""Everything that is decided about a product before its first pixel is computed.
+"""Lay out the output: decide everything about the file before its first pixel is computed.
 
 Trying a layout out in memory before any work is done.
 """
@@ -39,7 +39,7 @@ from georsr.writer.creation_options import (
 
 
 def check_creation_options(layout: OutputLayout) -> None:
-    """Make a tiny product in memory, so that GDAL refuses now what it would refuse later.
+    """Write a tiny file in memory, so that GDAL refuses invalid options now.
 
     GDAL only warns about unknown options and values and goes on without them.
     """
@@ -73,7 +73,7 @@ def _refused(why: str) -> UsageError:
 
 @contextmanager
 def _gdal_warnings() -> Iterator[list[str]]:
-    """Collect what GDAL says about creation options on this thread; rasterio only logs it."""
+    """Collect GDAL's warnings about creation options on this thread; rasterio only logs them."""
     said: list[str] = []
     me = threading.get_ident()
 
@@ -97,17 +97,17 @@ def _gdal_warnings() -> Iterator[list[str]]:
 
 @dataclass(frozen=True)
 class OutputLayout:
-    """A product: its grid, type, georeferencing, bands and encoding. Made by `output_layout`.
+    """Grid, data type, georeferencing, bands and encoding of an output.
 
     Attributes
     ----------
     width, height, scale : int
-        In product pixels; ``scale`` times the source's.
+        In output pixels; ``scale`` times the source's.
     dtype : str
     nodata : float or None
         One for all bands: GeoTIFF has no more.
     mask : bool
-        The product has an internal mask; every write brings one.
+        The output has an internal mask; every write brings one.
     alpha : bool
         The last band is alpha; every write brings it.
     bands : tuple of BandInfo
@@ -145,7 +145,7 @@ class OutputLayout:
 
     @property
     def count(self) -> int:
-        """Bands of the file, alpha included."""
+        """Number of bands of the file, with alpha."""
         return len(self.bands) + self.alpha
 
     @property
@@ -156,16 +156,16 @@ class OutputLayout:
 
     @property
     def masked(self) -> bool:
-        """Validity is in a mask or in alpha, as `quantise` wants to know."""
+        """Whether validity is stored in a mask or in alpha."""
         return self.mask or self.alpha
 
     @property
     def planes(self) -> int:
-        """Arrays of (h, w) a block is made of: bands, then alpha, then mask."""
+        """Number of planes of a block: bands, then alpha, then mask."""
         return self.count + self.mask
 
     def split(self, planes: AnyArray) -> tuple[AnyArray, AnyArray | None, AnyArray | None]:
-        """(values, mask, alpha), as `RasterWriter.write` takes them, from (planes, h, w)."""
+        """Split (planes, h, w) into (values, mask, alpha), as `RasterWriter.write` takes them."""
         bands = len(self.bands)
         return (
             planes[:bands],
@@ -190,7 +190,7 @@ class OutputLayout:
         return rows * columns
 
     def blocks(self, window: Window | None = None) -> Iterator[tuple[int, int, Window]]:
-        """(block row, block column, window) of the blocks in a block-aligned window, row-major."""
+        """Yield (block row, block column, window) of the blocks in an aligned window, row-major."""
         area = window or Window(0, 0, self.height, self.width)
         size = self.blocksize
         for top in range(area.top, area.bottom, size):
@@ -199,7 +199,7 @@ class OutputLayout:
                 yield top // size, left // size, Window(top, left, height, width)
 
     def profile(self) -> dict[str, Any]:
-        """Keyword arguments of ``rasterio.open(path, "w", ...)``."""
+        """Return the keyword arguments of ``rasterio.open(path, "w", ...)``."""
         return {
             "driver": "GTiff",
             "width": self.width,
@@ -218,7 +218,7 @@ class OutputLayout:
         }
 
     def describe(self, dataset: Any) -> None:
-        """Give an empty dataset its metadata."""
+        """Write the metadata of an empty dataset."""
         if self.gcps and self.transform is None:
             dataset.gcps = (list(self.gcps), self.gcps_crs or CRS())
         if self.rpcs is not None:
@@ -251,7 +251,7 @@ def output_layout(
     tags: Mapping[str, str] | None = None,
     partial: bool = False,
 ) -> OutputLayout:
-    """Lay out the product of a source; everything that can be refused is refused here.
+    """Lay out the output of a source, or refuse the options.
 
     Parameters
     ----------
@@ -326,14 +326,14 @@ def output_layout(
 def output_nodata(
     source: float | None, dtype: str, wanted: float | str | None = None
 ) -> float | None:
-    """The nodata value of a product, None if it has none.
+    """Return the nodata value of an output, None if it has none.
 
     Parameters
     ----------
     source : float or None
         The source's nodata value.
     dtype : str
-        Of the product.
+        Of the output.
     wanted : float, str or None
         A number, also as text, or "none"; None takes the source's.
 
@@ -360,7 +360,7 @@ def output_nodata(
 
 
 def _needs_mask(info: RasterInfo, dtype: str, nodata: float | None, partial: bool) -> bool:
-    """Whether validity would be lost without an internal mask."""
+    """Return whether validity would be lost without an internal mask."""
     if info.keep_alpha and info.alpha_band is not None:
         return False
     if info.mask_kind in ("mask", "alpha"):

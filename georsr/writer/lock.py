@@ -1,4 +1,4 @@
-"""Lock: one run at a time writes one product, and a killed run does not stay in the way."""
+"""Lock an output, so that only one run writes it at a time."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Lock:
         return native
 
     def _sign(self) -> None:
-        """Write who has the lock, for the messages of others."""
+        """Write the owner into the lock file, for the messages of other runs."""
         text = json.dumps({"pid": os.getpid(), "host": platform.node()})
         try:
             with open_regular(self.path, "r+b") as file:
@@ -100,14 +100,14 @@ class Lock:
         )
 
     def clean(self) -> None:
-        """Remove the file if whoever made it was killed."""
+        """Remove the lock file of a run that was killed."""
         if self.path.exists():
             with suppress(OutputError):
                 self.acquire()
                 self.release()
 
     def release(self) -> None:
-        """Give it back; nothing happens if it is not held."""
+        """Release the lock, if it is held."""
         held, self._held = self._held, None
         if held is not None:
             # while it is held: whoever waits for the removed file sees that it has no name any more

@@ -32,7 +32,7 @@ from georsr.writer.verify import Checksums, to_rasterio_window
 
 @dataclass(frozen=True)
 class Header:
-    """What stands in the file before its first block.
+    """Size and checksum of the file before its first block.
 
     Attributes
     ----------
@@ -95,7 +95,7 @@ log = logging.getLogger(__name__)
 
 
 class PartFile:
-    """Use `create` or `reopen`; one thread at a time.
+    """An unfinished GeoTIFF; use `create` or `reopen`, from one thread at a time.
 
     Attributes
     ----------
@@ -154,7 +154,7 @@ class PartFile:
     def reopen(
         cls, path: Path, layout: OutputLayout, header: Header, blocks: Iterable[BlockRecord]
     ) -> Self:
-        """Go on with a file: every byte of it is read and compared with its checksum.
+        """Reopen a file; every byte of it is read and compared with its checksum.
 
         A damaged header is made again, damaged blocks are not among those that are `done`.
 
@@ -191,7 +191,7 @@ class PartFile:
 
     @classmethod
     def _with_header(cls, path: Path, layout: OutputLayout, header: Header) -> Self:
-        """Open a file, after mending its header if need be."""
+        """Open a file, after repairing its header if necessary."""
         try:
             part = cls._opened(path, layout)
             if part.header_of(header.size) == header:
@@ -213,7 +213,7 @@ class PartFile:
         return cls._opened(path, layout)
 
     def header_of(self, size: int) -> Header:
-        """The first bytes of the file; tables, which `seal` fills in, count as zeros."""
+        """Return the first bytes of the file, with the tables that come last as zeros."""
         self._file.seek(0)
         data = bytearray(exactly(self._file, size))
         for table, _, _ in self._tables:
@@ -223,7 +223,7 @@ class PartFile:
         return Header(size, zlib.crc32(data))
 
     def _holds(self, place: int, block: BlockRecord) -> bool:
-        """Whether the bytes of a block are what they were."""
+        """Return whether the bytes of a block have their checksum."""
         self._file.seek(place)
         try:
             pieces = [exactly(self._file, size) for size in block.sizes]
@@ -262,7 +262,7 @@ class PartFile:
         return finished
 
     def _record(self, block: BlockRecord) -> None:
-        """Note where the pieces of the block at the end of the file lie."""
+        """Enter the position of the block at the end of the file into the tables."""
         inside = 0 <= block.row < len(self.done) and 0 <= block.column < self._columns
         if not inside or len(block.sizes) != self._pieces:
             raise ValueError(f"{self.path} has no such block: {block}")
@@ -286,7 +286,7 @@ class PartFile:
         os.fsync(self._file.fileno())
 
     def finalize(self) -> None:
-        """Fill in the tables and close: the file is then a TIFF like any other."""
+        """Write the tables and close: the file is then a complete TIFF."""
         for table, offsets, sizes in self._tables:
             table.offsets.write(self._file, offsets)
             table.sizes.write(self._file, sizes)
@@ -294,7 +294,7 @@ class PartFile:
         self.close()
 
     def close(self) -> None:
-        """Close the file; it stays."""
+        """Close the file, which remains."""
         with suppress(OSError):
             self._file.close()
 

@@ -1,4 +1,4 @@
-"""The place a product goes to: may it be written, under what name meanwhile, and its sidecars.
+"""Check the paths of outputs; name their temporary files and sidecars.
 
 `check_outputs` is the one place that knows what a command must neither write nor remove.
 """
@@ -55,7 +55,7 @@ _FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 
 def is_virtual(dst: str) -> bool:
-    """Whether ``dst`` is written by GDAL's virtual file systems, not by the operating system."""
+    """Return whether ``dst`` is written by GDAL's virtual file systems."""
     return dst.startswith("/vsi") or is_remote(dst)
 
 
@@ -70,13 +70,13 @@ def check_destination(
     src_paths : iterable of str or path
         The sources, best with all of `RasterInfo.files`: the files behind a VRT count too.
     overwrite : bool
-        An existing product may be replaced. A source never.
+        An existing output may be replaced. A source never.
 
     Raises
     ------
     UsageError
         ``dst`` exists and must not be overwritten, is a source under whatever name, or a sidecar
-        of an earlier product would be taken for one of the new product.
+        of an earlier output would be taken for one of the new output.
     OutputError
         The folder is missing or not writable, or ``dst`` is not a regular file.
     """
@@ -106,7 +106,7 @@ def check_destination(
 
 
 def check_format(dst: str | os.PathLike[str]) -> None:
-    """Refuse a name that promises another format: programs that go by names would believe it.
+    """Refuse a file name whose extension is that of another format.
 
     Raises
     ------
@@ -128,18 +128,18 @@ def check_format(dst: str | os.PathLike[str]) -> None:
 
 
 def local_path(dst: str) -> Path:
-    """Where ``dst`` really is: the file behind a symbolic link is replaced, not the link."""
+    """Return the file behind a symbolic link, which is replaced instead of the link."""
     return Path(os.path.realpath(dst))
 
 
 def sidecars(path: Path) -> tuple[Path, ...]:
-    """Files GDAL would read with the product ``path`` if they were there."""
+    """Return the files that GDAL would read with the output ``path`` if they existed."""
     beside = tuple(path.with_name(path.name + suffix) for suffix in _SIDECARS)
     return (*beside, *(path.with_suffix(end) for end in _WORLD_FILES))
 
 
 def remove_sidecars(path: Path) -> None:
-    """Remove what is left of an earlier product at ``path``; `check_outputs` has looked at it."""
+    """Remove the sidecars of an earlier output at ``path``; `check_outputs` has checked them."""
     for sidecar in sidecars(path):
         if sidecar.is_symlink() or sidecar.is_file():
             sidecar.unlink()
@@ -147,15 +147,15 @@ def remove_sidecars(path: Path) -> None:
 
 @dataclass(frozen=True)
 class TempPaths:
-    """Files that exist while a product is made, and no longer: hidden, in its folder.
+    """Temporary files of an output: hidden, in its folder.
 
     The same folder, because a rename is atomic within a file system only. Their names follow from
-    the product's alone, so that a run that was interrupted is found again.
+    the output's alone, so that a run that was interrupted is found again.
 
     Attributes
     ----------
     part : Path
-        The unfinished product.
+        The unfinished output.
     cog : Path
         The cloud-optimised copy of it.
     journal : Path
@@ -170,7 +170,7 @@ class TempPaths:
     lock: Path
 
     def leftovers(self) -> list[Path]:
-        """Everything there is but the journal and the lock; GDAL's temporary files too."""
+        """Return every temporary file except journal and lock."""
         stem = glob.escape(self.part.name.removesuffix(".tif"))
         return [
             path
@@ -180,7 +180,7 @@ class TempPaths:
 
 
 def temp_paths(dst: str) -> TempPaths:
-    """Where the product ``dst`` is made; for a virtual one that is a folder of the machine."""
+    """Return the temporary files of the output ``dst``; those of a virtual one are local."""
     if is_virtual(dst):
         digest = hashlib.sha256(dst.encode()).hexdigest()[:12]
         where = private_temp_dir() / f"{Path(dst).name[:100]}.{digest}"
@@ -196,7 +196,7 @@ def temp_paths(dst: str) -> TempPaths:
 
 
 def is_disk_full(path: Path, reached: int) -> bool:
-    """Whether the folder of ``path`` cannot take another file of half as much again as `reached`.
+    """Return whether the file system cannot hold 1.5 times the bytes written so far.
 
     Asked after a failure, because GDAL does not pass on why a write failed.
     """
@@ -216,7 +216,7 @@ def is_disk_full(path: Path, reached: int) -> bool:
 
 
 def is_enospc(err: BaseException) -> bool:
-    """Whether the system said that there is no room."""
+    """Return whether an error says that the disk is full."""
     return isinstance(err, OSError) and err.errno in _FULL
 
 
@@ -227,7 +227,7 @@ def _exists(name: str) -> UsageError:
 
 
 def raster_outputs(dst: str) -> list[str | os.PathLike[str]]:
-    """List what writing the product ``dst`` makes, replaces or removes; itself first."""
+    """List what writing the output ``dst`` creates, replaces or removes; itself first."""
     place = temp_paths(dst)
     made: list[str | os.PathLike[str]] = [
         dst,
@@ -322,13 +322,13 @@ _Key = tuple[_Identity | str, str]
 
 
 def _identity(path: Path) -> _Identity:
-    """What two names of one file have in common, links and spelling apart."""
+    """Return what two names of one file have in common, links and spelling apart."""
     status = path.stat()
     return status.st_dev, status.st_ino
 
 
 def _key(path: Path, name: str | None = None) -> _Key:
-    """What two names have in common of a file that need not be there, letter case apart."""
+    """Return the key of a file that need not exist, independent of letter case."""
     try:
         folder: _Identity | str = _identity(path.parent)
     except OSError:
@@ -337,7 +337,7 @@ def _key(path: Path, name: str | None = None) -> _Key:
 
 
 def _host(path: Path, rasters: Mapping[_Key, Path]) -> Path | None:
-    """The raster with which GDAL or QGIS would read a file, by its name."""
+    """Return the raster with which GDAL or QGIS would read a file, by its name."""
     name = path.name.casefold()
     bases = {name.removesuffix(suffix) for suffix in _SUFFIXES if name.endswith(suffix)}
     if not bases:
@@ -350,7 +350,7 @@ def _host(path: Path, rasters: Mapping[_Key, Path]) -> Path | None:
 
 
 def _all_files(name: str) -> Iterator[Path]:
-    """Files that a name stands for, and those behind a VRT, to any depth."""
+    """Return the files behind a name, and behind a VRT, to any depth."""
     waiting, seen = [name], {name}
     while waiting:
         name = waiting.pop()
@@ -362,7 +362,7 @@ def _all_files(name: str) -> Iterator[Path]:
 
 
 def _members(vrt: Path) -> list[str]:
-    """Names of the files that a VRT document refers to."""
+    """Return the names of the files that a VRT document refers to."""
     with suppress(OSError):
         text = vrt.read_text(encoding="utf-8", errors="replace")
         return [
@@ -373,7 +373,7 @@ def _members(vrt: Path) -> list[str]:
 
 
 def paths_behind_vsi(name: str) -> list[Path]:
-    """Every existing file that ``name`` may mean: behind /vsi prefixes and in subdatasets."""
+    """Return every existing file that ``name`` may mean, behind /vsi prefixes as well."""
     while _VIRTUAL.match(name):
         name = _VIRTUAL.sub("", name, count=1)
     texts = [name, "/" + name, *re.split(r'[":,?=]', name)]

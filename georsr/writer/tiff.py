@@ -1,4 +1,4 @@
-"""The tables of a TIFF file that say where its tiles are: TIFF 6.0, section 15, and BigTIFF.
+"""Read and write the tables of tiles of a TIFF file: TIFF 6.0, section 15, and BigTIFF.
 
 Only these tables are read and written here; everything else in the file is GDAL's.
 """
@@ -38,11 +38,11 @@ class Field:
 
     @property
     def largest(self) -> int:
-        """Greatest number that can stand in it."""
+        """Largest number that fits into the field."""
         return int(2 ** (8 * self.dtype.itemsize)) - 1
 
     def read(self, file: IO[bytes]) -> Numbers:
-        """The numbers, (count,)."""
+        """Read the numbers, (count,)."""
         file.seek(self.position)
         return np.frombuffer(exactly(file, self.count * self.dtype.itemsize), self.dtype).astype(
             np.uint64
@@ -56,14 +56,14 @@ class Field:
 
 @dataclass(frozen=True)
 class TileTable:
-    """Where the tiles of one image (one directory of the file) start, and how long they are."""
+    """Offsets and sizes of the tiles of one image (one directory) of the file."""
 
     offsets: Field
     sizes: Field
 
 
 def tile_tables(file: IO[bytes]) -> list[TileTable]:
-    """Tables of every image in a tiled TIFF file, in file order.
+    """Return the tables of every image in a tiled TIFF file, in file order.
 
     Raises
     ------
@@ -78,7 +78,7 @@ def tile_tables(file: IO[bytes]) -> list[TileTable]:
 
 
 def _directories(file: IO[bytes]) -> Iterator[dict[int, Field]]:
-    """The integer arrays of each directory, by tag."""
+    """Yield the integer arrays of each directory, by tag."""
     file.seek(0)
     start = exactly(file, 4)
     order = {b"II": "<", b"MM": ">"}.get(start[:2])

@@ -1,4 +1,4 @@
-"""Reading a finished file back before anyone else can see it.
+"""Verify a finished file by reading it back.
 
 Twins: blocks of a finished file that are, byte for byte, one that was decoded before.
 
@@ -70,7 +70,7 @@ class DuplicateBlockCache:
             self._tables = []  # whoever decodes it will say what is wrong
 
     def key(self, row: int, column: int, window: Window) -> Key | None:
-        """What makes a block the twin of another; None for one that is not short."""
+        """Return what identifies identical blocks; None for a block that is too long."""
         index = row * self._columns + column
         pieces = [
             (int(offsets[i]), int(sizes[i]))
@@ -87,7 +87,7 @@ class DuplicateBlockCache:
         return b"".join(encoded), window.height, window.width
 
     def get_or_decode(self, key: Key | None, decode: Callable[[], int]) -> int:
-        """Of a block: that of its twin, or what ``decode`` says; may be called by several threads.
+        """Return the checksum of an identical block, or call ``decode``.
 
         Blocks that may have twins are decoded one at a time, so that none is decoded twice.
         """
@@ -114,7 +114,7 @@ class DuplicateBlockCache:
 
 
 def _expected(layout: OutputLayout) -> list[list[int]]:
-    """Tiles in each image of the file: bands together or apart, then the mask."""
+    """Return the number of tiles in each image of the file."""
     blocks = layout.blocks_count
     mask = [blocks] * layout.mask
     return [[blocks, *mask], [blocks * layout.count, *mask]]
@@ -128,17 +128,17 @@ POLL_SECONDS = 0.1
 
 
 class VerificationError(OutputError):
-    """What was written does not read back as what was meant: the file is of no use."""
+    """The file does not read back as it was written."""
 
 
 def block_checksum(values: AnyArray, mask: AnyArray | None) -> int:
-    """crc32 of the bytes of one block: all bands (count, h, w), then the mask (h, w)."""
+    """Return the crc32 of one block: all bands (count, h, w), then the mask (h, w)."""
     checksum = crc32(np.ascontiguousarray(values).data)
     return checksum if mask is None else crc32(np.ascontiguousarray(mask).data, checksum)
 
 
 def to_rasterio_window(window: Window) -> RasterioWindow:
-    """The same window for rasterio, which wants columns first."""
+    """Return the window as rasterio has it, columns first."""
     return RasterioWindow(window.left, window.top, window.width, window.height)
 
 
@@ -150,7 +150,7 @@ def verify_product(
     look: Callable[[], None] = lambda: None,
     driver: str = "GTiff",
 ) -> None:
-    """Reopen a product and compare it with what was meant.
+    """Reopen an output and compare it with what was written.
 
     Parameters
     ----------
@@ -194,7 +194,7 @@ def _compare_blocks(
     look: Callable[[], None],
     driver: str,
 ) -> None:
-    """Rows of blocks are shared out to threads, each with a handle of its own on the file."""
+    """Compare rows of blocks in threads, each with its own handle of the file."""
     rows, stop = itertools.count(), threading.Event()
 
     def compare() -> None:
@@ -287,14 +287,14 @@ def _places(gcps: Iterable[GroundControlPoint]) -> tuple[tuple[float, ...], ...]
 
 
 def same_nodata(a: float | None, b: float | None) -> bool:
-    """Equal, where NaN equals NaN and float32's rounding of a number equals that number."""
+    """Return whether two nodata values are equal, as NaN or after rounding to float32."""
     if a is None or b is None:
         return a is b
     return a == b or (math.isnan(a) and math.isnan(b)) or math.isclose(a, b, rel_tol=1e-6)
 
 
 def same_corners(a: Affine, b: Affine, width: int, height: int) -> bool:
-    """Whether two transforms put the outer corners at the same place, to 1e-9 of the extent."""
+    """Return whether two transforms have the same outer corners, to 1e-9 of the extent."""
     corners = [(0, 0), (width, 0), (0, height), (width, height)]
     points = [
         [(t.a * x + t.b * y + t.c, t.d * x + t.e * y + t.f) for x, y in corners] for t in (a, b)
@@ -312,7 +312,7 @@ def _compare_crs(dataset: Any, dst: str, layout: OutputLayout) -> None:
     if (not got) != (not expected):
         raise VerificationError(f"{dst}: CRS read back as {got}, expected {expected}")
     if got and expected and got != expected and got.to_dict() != expected.to_dict():
-        # GeoTIFF keys cannot hold every CRS; no pixel is wrong, so the product is kept
+        # GeoTIFF keys cannot hold every CRS; no pixel is wrong, so the output is kept
         warnings.warn(
             f"{dst}: GeoTIFF changes the CRS slightly: wrote {expected.to_string()}, "
             f"reads back as {got.to_string()}",

@@ -1,4 +1,4 @@
-"""Assembly: parts of a product, read as the one product they are by way of a VRT."""
+"""Write the VRT over the parts of an output."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from georsr.writer.paths import is_enospc, local_path, remove_sidecars, sync_pat
 from georsr.writer.verify import verify_product
 
 Parts = Sequence[tuple[Path, Window]]
-"""Files of whole parts, and where they lie in the product."""
+"""Files of whole parts, and where they lie in the output."""
 
 
 def assembly_document(layout: OutputLayout, parts: Parts, folder: Path) -> str:
-    """XML text of a VRT that says of its parts all that one file would say.
+    """Return the XML text of a VRT over the parts of an output.
 
     Parameters
     ----------
     layout : ProductLayout
-        Of the whole product.
+        Of the whole output.
     parts : sequence of (path, Window)
         They do not overlap; where there is none, no pixel is valid.
     folder : Path
@@ -61,7 +61,7 @@ def assembly_document(layout: OutputLayout, parts: Parts, folder: Path) -> str:
 
 
 def _add_points(root: Element, layout: OutputLayout) -> None:
-    """Ground control points, where they are all the georeferencing there is."""
+    """Add ground control points if the output has no other georeferencing."""
     if not layout.gcps or layout.transform is not None:
         return
     projection = layout.gcps_crs.to_wkt() if layout.gcps_crs else ""
@@ -80,7 +80,7 @@ def _add_points(root: Element, layout: OutputLayout) -> None:
 
 
 def publish_assembly(dst: str, layout: OutputLayout, parts: Parts) -> int:
-    """Write the VRT, read its header back, and give it its name.
+    """Write the VRT, read its header back, and rename it into place.
 
     Returns
     -------

@@ -1,6 +1,6 @@
-"""Writing a product so that its final name never holds an unfinished or unverified file.
+"""Write an output so that its final name never holds an unfinished or unverified file.
 
-Block: what a writer takes at a time, checked against the layout of its product.
+Block: what a writer takes at a time, checked against the layout of its output.
 
 Turning the file that was written block by block into a cloud-optimised GeoTIFF.
 """
@@ -56,7 +56,7 @@ def check_block(
     mask: AnyArray | None,
     alpha: AnyArray | None,
 ) -> None:
-    """Refuse what `RasterWriter.write` cannot take: see there."""
+    """Refuse a block that `RasterWriter.write` cannot take."""
     size = layout.blocksize
     aligned = window.top % size == 0 and window.left % size == 0
     ends = (window.bottom, layout.height), (window.right, layout.width)
@@ -107,7 +107,7 @@ def write_cog(source: Path, target: Path, layout: OutputLayout) -> None:
 
 @contextmanager
 def _silent_libtiff() -> Iterator[None]:
-    """Keep libtiff from printing on its own, as it does where a disk is full, what GDAL raises.
+    """Suppress libtiff's own messages on stderr; GDAL raises the errors.
 
     GDAL listens to the files it opens; what libtiff's functions for writing them say goes to a
     handler of the whole process, which prints. Where libtiff is not a library of its own (it may
@@ -137,7 +137,7 @@ _POLL_SECONDS = 0.1
 
 
 class RasterWriter:
-    """One product being written; a context manager that holds the product's lock.
+    """Writes one output; a context manager that holds the lock of the output.
 
     Encoded blocks go to a file beside ``dst``. `commit` verifies and publishes it; leaving the
     context without removes it, unless ``journal`` keeps it for a later run, and leaves ``dst`` as
@@ -177,7 +177,7 @@ class RasterWriter:
         self._lock = Lock(self._place.lock, self.dst)
         self._part: PartFile | None = None
         self.ready: Path | None = None
-        """Where a sealed product lies until it is published."""
+        """Where a sealed output lies until it is published."""
         self.published = False
         self._written: OutputInfo | None = None
         self._encode = BlockEncoder(layout)
@@ -205,7 +205,7 @@ class RasterWriter:
         return self
 
     def _resume(self) -> PartFile | None:
-        """What an earlier writer left, if it is of use."""
+        """Reopen the partial file of an earlier run, if it can be resumed."""
         if self.journal is None or (recalled := self.journal.load()) is None:
             return None
         header, blocks = recalled
@@ -241,7 +241,7 @@ class RasterWriter:
         self._close(error)
 
     def _close(self, error: BaseException | None) -> None:
-        """Close, and remove what nobody will go on with."""
+        """Close, and remove what no later run can resume."""
         keep = self._worth_keeping(error)
         if keep and not self.published and not isinstance(error, OutputError):
             with suppress(OutputError):
@@ -263,17 +263,17 @@ class RasterWriter:
 
     @property
     def done(self) -> BoolArray:
-        """(block rows, block columns): which blocks need not be written."""
+        """Blocks that need not be written, as bool (block rows, block columns)."""
         return self._opened().done
 
     @property
     def checksums(self) -> Checksums:
-        """(block rows, block columns): of the pixels of every block that is done."""
+        """Checksums of the finished blocks, (block rows, block columns)."""
         return self._opened().checksums
 
     @property
     def finished(self) -> OutputInfo:
-        """The sealed output."""
+        """Size and checksum of the sealed output."""
         if self._written is None:
             raise ValueError(f"{self.dst}: not sealed yet")
         return self._written
@@ -285,7 +285,7 @@ class RasterWriter:
         mask: AnyArray | None = None,
         alpha: AnyArray | None = None,
     ) -> None:
-        """Write whole blocks, in any order; those that are `done` are passed over.
+        """Write full blocks, in any order; those that are `done` are skipped.
 
         Threads encode them: the arrays must not be changed afterwards, and an error may come from
         a later call.
@@ -293,11 +293,11 @@ class RasterWriter:
         Parameters
         ----------
         window : Window
-            Starts on a block border; ends on one, or at the edge of the product.
-        values : (C, h, w), exactly of the product's data type
+            Starts on a block border; ends on one, or at the edge of the output.
+        values : (C, h, w), exactly of the output's data type
         mask : uint8 (h, w), 0 for invalid
             If and only if ``layout.mask``.
-        alpha : (h, w), of the product's data type
+        alpha : (h, w), of the output's data type
             If and only if ``layout.alpha``.
 
         Raises
@@ -325,7 +325,7 @@ class RasterWriter:
                 self._append()
 
     def write_planes(self, window: Window, planes: AnyArray) -> None:
-        """Write whole blocks as `write` does, from all planes of the output.
+        """Write full blocks as `write` does, from all planes of the output.
 
         Parameters
         ----------
@@ -337,7 +337,7 @@ class RasterWriter:
         self.write(window, *self.layout.split(planes))
 
     def write_encoded(self, row: int, column: int, block: EncodedBlock) -> None:
-        """Write one block that a `BlockEncoder` of this layout has encoded, elsewhere.
+        """Write one block that a `BlockEncoder` of this layout has encoded.
 
         Parameters
         ----------
@@ -357,7 +357,7 @@ class RasterWriter:
             self._append()
 
     def _append(self) -> None:
-        """Take the first block being encoded to the file."""
+        """Append the first block that is being encoded to the file."""
         row, column, job = self._encoding.popleft()
         with self._failures(f"block {row}, {column} cannot be written"):
             finished = self._opened().append(row, column, job.result())
@@ -375,18 +375,18 @@ class RasterWriter:
         self._synced_at = time.monotonic()
 
     def flush(self) -> None:
-        """Put every block written so far on disk, and note it."""
+        """Put every block written so far on disk, and list it in the journal."""
         while self._encoding:
             self._append()
         self._sync()
 
     def commit(self) -> OutputInfo:
-        """Close, verify and publish the product under its name: `seal`, then `publish`."""
+        """Close, verify and publish the output: `seal`, then `publish`."""
         self.seal()
         return self.publish()
 
     def seal(self) -> OutputInfo:
-        """Close and verify the product; until it is published it lies at ``ready``.
+        """Close and verify the output; until it is published it is at ``ready``.
 
         Raises
         ------
@@ -416,7 +416,7 @@ class RasterWriter:
         return written
 
     def publish(self) -> OutputInfo:
-        """Give a sealed product its name.
+        """Rename a sealed output to its name.
 
         Raises
         ------
@@ -431,7 +431,7 @@ class RasterWriter:
         return self._written
 
     def _finished(self, part: PartFile) -> Path:
-        """Verify the sealed file, and make the COG of it if one is wanted."""
+        """Verify the sealed file, and convert it to a COG if the layout says so."""
         checksums = part.checksums if self._verify else None
         check_cancelled = self._context.check_cancelled
         verify_product(part.path, self.dst, self.layout, checksums, check_cancelled)
@@ -443,7 +443,7 @@ class RasterWriter:
         return cog
 
     def _run_cancellable(self, work: Callable[[], None]) -> None:
-        """Run in a thread what cannot be interrupted, and look up meanwhile."""
+        """Run in a thread what cannot be interrupted, and check for cancellation."""
         done: Future[None] = Future()
 
         def target() -> None:
@@ -479,7 +479,7 @@ class RasterWriter:
 
     @contextmanager
     def _failures(self, what: str) -> Iterator[None]:
-        """Turn what GDAL and the system raise into an OutputError that says when space ran out."""
+        """Raise errors of GDAL and the system as OutputError; say if the disk is full."""
         try:
             yield
         except UsageError:

@@ -174,7 +174,7 @@ def test_a_pipe_is_refused_at_once(gift):
         open_raster(gift / "b.vrt")
     hostile.tiff(gift / "c.tif")
     os.mkfifo(gift / "c.tif.ovr")
-    with pytest.raises(GeorsrError, match="no TIFF"):
+    with pytest.raises(GeorsrError, match="not a TIFF"):
         open_raster(gift / "c.tif")
 
 

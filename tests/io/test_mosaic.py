@@ -364,7 +364,7 @@ def test_gaps_of_a_virtual_raster_that_nothing_marks_are_told(tmp_path, caplog, 
 
 @pytest.mark.parametrize("count", [1, 3, 40, 5000])
 def test_samples_are_spread_over_all_rasters(count):
-    from georsr.io.vrt import sample_windows_in
+    from georsr.io.sampling import sample_windows_in
 
     places = [Window(3000 * i, 0, 2500, 2000) for i in range(count)]
     windows = sample_windows_in(places, 2**20)
