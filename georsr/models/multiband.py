@@ -22,10 +22,10 @@ class MultiBand(nn.Module):
     The mode ``bicubic`` enlarges another band by interpolation, ``each`` passes it through the
     network as a grey image. ``inject`` adds to its bicubic enlargement the detail that the network
     added to the intensity of the guide, times a local gain (`injection_gain`). This is the
-    injection model of pansharpening with context-based gains (B. Aiazzi, L. Alparone, S. Baronti and A. Garzelli,
-    "Context-driven fusion of high spatial and spectral resolution images based on oversampled
-    multiresolution analysis", IEEE TGRS 40(10), 2002), with the super-resolved intensity in
-    place of a panchromatic band.
+    injection model of pansharpening with context-based gains (B. Aiazzi, L. Alparone, S. Baronti
+    and A. Garzelli, "Context-driven fusion of high spatial and spectral resolution images based on
+    oversampled multiresolution analysis", IEEE TGRS 40(10), 2002), with the super-resolved
+    intensity in place of a panchromatic band.
 
     Parameters
     ----------

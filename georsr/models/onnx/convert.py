@@ -72,7 +72,9 @@ def to_onnx(
             )
         except Exception as error:  # the exporter raises many kinds of errors
             reason = str(error).strip().splitlines() or [type(error).__name__]
-            raise ModelError(f"model {spec.name}: cannot be converted to ONNX: {reason[0]}") from error
+            raise ModelError(
+                f"model {spec.name}: cannot be converted to ONNX: {reason[0]}"
+            ) from error
     assert program is not None, "torch's exporter by way of torch.export returns a program"
     proto = program.model_proto
     for name, text in {METADATA_KEY: spec.to_json(), **(tags or {})}.items():
