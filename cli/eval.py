@@ -12,7 +12,7 @@ import click
 from georsr.redact import redact_url
 
 from .main import import_without_gc
-from .options import BandList, compute_options, make_progress, verbosity_options
+from .options import DEVICE_OPTIONS, BandList, make_progress, sr_options, verbosity_options
 
 LAYOUTS = ("ucmerced", "aid", "folder")
 FOREIGN = {
@@ -76,10 +76,10 @@ FOREIGN = {
 )
 @click.option(
     "--consistency-kernel",
-    metavar="bicubic|mean|psf:MTF[+SHARPEN]|scene",
+    metavar="bicubic|mean|psf:MTF[+SHARPEN]|auto",
     help="By this kernel; the model's by default.",
 )
-@compute_options
+@sr_options(*DEVICE_OPTIONS)
 @click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
 @click.option("--csv", type=click.Path(path_type=Path), help="One row for each image and model.")
 @click.option("--report", type=click.Path(path_type=Path), help="HTML page with examples.")
@@ -161,7 +161,7 @@ def _measure_dataset(dataset: str, as_json: bool, quiet: bool, options: dict[str
         consistency_kernel=options["consistency_kernel"],
         device=options["device"],
         precision=options["precision"],
-        jobs=options["jobs"],
+        jobs=options["num_threads"],
         command=redact_url(shlex.join(["georsr", *sys.argv[1:]])),
     )
     if outputs:
@@ -195,8 +195,8 @@ def _measure_pairs(pairs: Path, as_json: bool, quiet: bool, options: dict[str, A
         consistency_kernel=options["consistency_kernel"],
         device=options["device"],
         precision=options["precision"],
-        batch=options["batch"],
-        jobs=options["jobs"],
+        batch_size=options["batch_size"],
+        num_threads=options["num_threads"],
         command=redact_url(shlex.join(["georsr", *sys.argv[1:]])),
     )
     check_outputs(outputs, evaluation.files)

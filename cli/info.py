@@ -1,4 +1,4 @@
-"""``georsr info``: a raster, a model, or what a run of both would take."""
+"""``georsr info``: describe a raster, a model, or what a run of both would need."""
 
 from __future__ import annotations
 
@@ -12,30 +12,23 @@ from georsr.redact import escape_control_characters
 
 from .main import import_without_gc
 from .options import (
-    area_options,
-    backend_option,
-    band_options,
+    AREA_OPTIONS,
+    DEVICE_OPTIONS,
+    TILE_OPTIONS,
     cluster_of,
     cluster_options,
-    compute_options,
     model_options,
-    tile_options,
-    tta_option,
+    sr_options,
     verbosity_options,
 )
 
 
-@click.command("info", short_help="Describe a raster, a model, or what a run would take.")
+@click.command("info", short_help="Describe a raster, a model, or what a run would need.")
 @click.argument("rasters", nargs=-1, metavar="[RASTER]...")
 @model_options
-@band_options
-@area_options
-@tile_options
-@compute_options
-@backend_option
+@sr_options("indexes", "src_nodata", "alpha", "allow_drivers", "max_pixels", *AREA_OPTIONS)
+@sr_options(*TILE_OPTIONS, *DEVICE_OPTIONS, "backend", "tta")
 @cluster_options
-@tta_option
-@click.option("--max-pixels", type=int, help="Refuse rasters that declare more pixels.")
 @click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
 @verbosity_options
 def command(
@@ -45,9 +38,9 @@ def command(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Describe RASTER; with --model alone the model; with both, the run: tiles, memory, disk, time.
+    """Describe RASTER, a model (--model alone), or a run of both: tiles, memory, disk space, time.
 
-    Several RASTERs of one grid, a folder of them, or @FILE that lists them are a mosaic.
+    Several RASTERs on the same grid, a folder of them, or @FILE that lists them are one mosaic.
 
     \b
     georsr info scene.tif
@@ -55,8 +48,6 @@ def command(
     georsr info scene.tif --model segsr-lite-x4
     """
     options.pop("quiet")
-    if options["max_pixels"] is None:
-        del options["max_pixels"]
     if not rasters and model is None:
         raise click.UsageError("give a raster, a --model, or both")
     if not rasters:
@@ -65,10 +56,10 @@ def command(
         _show_raster(rasters, options, as_json)
     else:
         with import_without_gc():
-            from georsr.api import plan_report
+            from georsr.api import estimate
 
         machines = cluster_of(options)
-        report = plan_report(rasters, model, scale, **machines, **options)
+        report = estimate(rasters, model, scale, **machines, **options)
         click.echo(report.to_json() if as_json else report.describe())
 
 
@@ -106,16 +97,16 @@ def _show_raster(rasters: tuple[str, ...], options: dict[str, Any], as_json: boo
 
     with open_sources(
         rasters,
-        indexes=options["bidx"],
-        nodata=options["nodata"],
+        indexes=options["indexes"],
+        nodata=options["src_nodata"],
         allow_drivers=options["allow_drivers"] or None,
         alpha=options["alpha"],
     ) as reader:
         info = reader.info
         area = resolve_aoi(
             info,
-            bbox=options["bbox"],
-            bbox_crs=options["bbox_crs"],
+            bbox=options["bounds"],
+            bbox_crs=options["bounds_crs"],
             aoi=options["aoi"],
             masked=options["aoi_mask"],
         )

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 import click
 
-from georsr.errors import GeorsrError, GeorsrWarning
+from georsr.errors import GeorsrError, GeorsrWarning, InterruptedRunError, UsageError
 from georsr.redact import escape_control_characters, redact_url
 from georsr.reports import georsr_version
 from georsr.system import tune_malloc
@@ -185,9 +185,20 @@ def _show_warning(message: Warning | str, category: type[Warning], *where: Any) 
         click.echo(escape_control_characters(redact_url(f"Warning: {message}")), err=True)
 
 
+EXIT_CODES: dict[type[GeorsrError], int] = {UsageError: 2, InterruptedRunError: 130}
+"""Exit codes of errors; 1 for all others."""
+
+
 def _fail(message: str, code: int) -> int:
     click.echo(escape_control_characters(redact_url(f"Error: {message}")), err=True)
     return code
+
+
+def show_error(error: GeorsrError) -> int:
+    """Print an error and its notes as one line on stderr, and return its exit code."""
+    log.debug("traceback", exc_info=error)
+    code = next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), 1)
+    return _fail("; ".join([str(error), *getattr(error, "__notes__", [])]), code)
 
 
 def invoke(arguments: list[str] | None = None) -> int:
@@ -196,7 +207,7 @@ def invoke(arguments: list[str] | None = None) -> int:
 
 
 def exit_code(call: Callable[[], Any]) -> int:
-    """Make the call; what it raises becomes one line on stderr and an exit code.
+    """Call a command, print its error as one line on stderr, and return the exit code.
 
     A second signal ends the process here.
     """
@@ -204,8 +215,7 @@ def exit_code(call: Callable[[], Any]) -> int:
         result = call()
         return result if isinstance(result, int) else 0
     except GeorsrError as error:
-        log.debug("traceback", exc_info=True)
-        return _fail("; ".join([str(error), *getattr(error, "__notes__", [])]), error.exit_code)
+        return show_error(error)
     except click.ClickException as error:
         error.message = escape_control_characters(redact_url(error.message))  # type: ignore[misc]
         error.show()

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import logging
 import sys
+import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from georsr.config import CHOICES, OPTIONS, TYPES, SRConfig
 from georsr.redact import escape_control_characters, redact_url
 
 from .main import skip_drivers
@@ -26,7 +28,8 @@ class SectionedCommand(click.Command):
     Parameters
     ----------
     sections
-        Heading -> names of options, without dashes; those named nowhere come last.
+        Heading -> names of options, without dashes. Fields of `georsr.SRConfig` follow these,
+        under the heading that their description names.
     """
 
     def __init__(self, *args: Any, sections: Mapping[str, Sequence[str]], **kwargs: Any) -> None:
@@ -35,15 +38,16 @@ class SectionedCommand(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options, heading by heading."""
-        left: dict[str, tuple[str, str]] = {}
+        records: dict[str, tuple[str, str]] = {}
         for parameter in self.get_params(ctx):
             if (record := parameter.get_help_record(ctx)) is not None:
-                left[max(parameter.opts, key=len).lstrip("-")] = record
+                records[max(parameter.opts, key=len).lstrip("-")] = record
         for heading, names in self.sections.items():
+            fields = [flag(name) for name, o in OPTIONS.items() if o.section == heading]
             with formatter.section(heading):
-                formatter.write_dl([left.pop(name) for name in names])
+                formatter.write_dl([records.pop(name) for name in (*names, *fields)])
         with formatter.section("Other"):
-            formatter.write_dl(list(left.values()))
+            formatter.write_dl(list(records.values()))
 
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -83,7 +87,7 @@ class CreationOption(click.ParamType):  # type: ignore[type-arg]
         return name.upper(), text
 
 
-class Box(click.ParamType):  # type: ignore[type-arg]
+class Bounds(click.ParamType):  # type: ignore[type-arg]
     """``W,S,E,N`` -> four numbers."""
 
     name = "w,s,e,n"
@@ -104,15 +108,18 @@ class Box(click.ParamType):  # type: ignore[type-arg]
 
 
 def model_options(command: F) -> F:
-    """``--model`` and ``--scale``."""
+    """Add ``--model`` and ``--scale``."""
     command = click.option(
-        "-s", "--scale", type=click.IntRange(1, 8), help="Factor; the model's own by default."
+        "-s",
+        "--scale",
+        type=click.IntRange(1, 8),
+        help="Scale factor; by default the model's.",
     )(command)
     return click.option(
         "-m",
         "--model",
         metavar="NAME|FILE",
-        help="Built-in name or weights file (see 'georsr models list').",
+        help="Name of a built-in model (see 'georsr models list') or weights file.",
     )(command)
 
 
@@ -125,231 +132,104 @@ def _allow_drivers(
     return names
 
 
-def allow_driver_option(command: F) -> F:
-    """``--allow-driver``."""
-    return click.option(
-        "--allow-driver",
-        "allow_drivers",
-        multiple=True,
-        metavar="NAME",
-        callback=_allow_drivers,
-        help="Also read IN by this GDAL driver, repeatable. VRT: trust a VRT whose files lie "
-        "elsewhere, or that is not called .vrt. See 'Formats' in the documentation.",
-    )(command)
+def _as_dict(
+    ctx: click.Context, param: click.Parameter, pairs: tuple[tuple[str, str], ...]
+) -> dict[str, str]:
+    return dict(pairs)
 
 
-def band_options(command: F) -> F:
-    """``--bidx``, ``--nodata``, ``--alpha`` and ``--allow-driver``."""
-    for option in (
-        allow_driver_option,
-        click.option(
-            "--alpha",
-            type=click.Choice(["auto", "mask", "data"]),
-            default="auto",
-            show_default=True,
-            help="What a band called alpha is: transparency, or an image, such as near infrared; "
-            "auto looks at it.",
-        ),
-        click.option("--nodata", type=float, help="Value of invalid source pixels."),
-        click.option(
-            "-b",
-            "--bidx",
-            type=BandList(),
-            help="Bands the network sees, in its order: 4,3,2. By default those that say they are "
-            "red, green and blue.",
-        ),
-    ):
-        command = option(command)
-    return command
+_PARAMETERS: dict[str, dict[str, Any]] = {
+    "indexes": {"type": BandList()},
+    "bounds": {"type": Bounds()},
+    "creation_options": {"type": CreationOption(), "multiple": True, "callback": _as_dict},
+    "allow_drivers": {"multiple": True, "callback": _allow_drivers},
+}
+"""What click has to know of options whose type does not say it."""
 
 
-def other_band_options(command: F) -> F:
-    """``--bands`` and ``--band-mode``."""
-    for option in (
-        click.option(
-            "--band-mode",
-            type=click.Choice(["inject", "each", "bicubic"]),
-            default="inject",
-            show_default=True,
-            help="Bands the network does not see: add the detail of those it sees, give it each of "
-            "them by itself, or only enlarge them.",
-        ),
-        click.option(
-            "--bands",
-            type=click.Choice(["guide", "all"]),
-            default="guide",
-            show_default=True,
-            help="Bands of OUT: those the network sees, or all of IN.",
-        ),
-    ):
-        command = option(command)
-    return command
+def flag(name: str) -> str:
+    """Return the name on the command line, without dashes, of a field of `georsr.SRConfig`."""
+    return OPTIONS[name].flag or name.replace("_", "-")
 
 
-def area_options(command: F) -> F:
-    """``--bbox``, ``--bbox-crs``, ``--aoi`` and ``--aoi-mask``."""
-    for option in (
-        click.option(
-            "--aoi-mask/--no-aoi-mask",
-            default=True,
-            show_default=True,
-            help="Make pixels outside the polygons invalid, or only cut to their extent.",
-        ),
-        click.option(
-            "--aoi",
-            metavar="FILE",
-            help="Only what these polygons cover: GeoJSON, longitude and latitude unless it says "
-            "otherwise. Its pixels are those of the whole raster's product.",
-        ),
-        click.option("--bbox-crs", metavar="CRS", help="CRS of --bbox; the raster's by default."),
-        click.option("--bbox", type=Box(), help="Only this part: WEST,SOUTH,EAST,NORTH."),
-    ):
-        command = option(command)
-    return command
+def sr_option(name: str) -> Callable[[F], F]:
+    """Return the click option of a field of `georsr.SRConfig`, made from its description there."""
+    option, kind = OPTIONS[name], TYPES[name]
+    default = SRConfig.__dataclass_fields__[name].default
+    long = f"--{flag(name)}"
+    own = _PARAMETERS.get(name, {})
+    facts: dict[str, Any] = {"help": option.help, "metavar": option.metavar or None}
+    if kind is bool and default is False:
+        facts |= {"is_flag": True}
+    elif bool in (kind, *typing.get_args(kind)):
+        long += f"/--no-{flag(name)}"
+        facts |= {"default": default, "show_default": default is not None}
+    elif not own.get("multiple"):
+        kind = own.get("type") or _click_type(name)
+        facts |= {"type": kind, "default": default, "show_default": True}
+    short = [f"-{option.short}"] if option.short else []
+    return click.option(*short, long, name, **facts | own)
 
 
-def compute_options(command: F) -> F:
-    """``--device``, ``--precision``, ``--batch`` and ``--jobs``."""
-    for option in (
-        click.option("-j", "--jobs", type=click.IntRange(1), help="CPU threads of the network."),
-        click.option(
-            "--batch",
-            type=click.IntRange(1),
-            help="Tiles per call on a GPU; the CPU always takes one.",
-        ),
-        click.option(
-            "--precision",
-            type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
-            default="auto",
-            show_default=True,
-            help="Arithmetic of the network.",
-        ),
-        click.option(
-            "--device",
-            default="auto",
-            show_default=True,
-            metavar="auto|cpu|cuda[:N]|mps",
-            help="Where the network runs.",
-        ),
-    ):
-        command = option(command)
-    return command
+def _click_type(name: str) -> Any:
+    """Return the click type of a field with one value."""
+    if name in CHOICES:
+        return click.Choice(CHOICES[name])
+    kinds = typing.get_args(TYPES[name]) or (TYPES[name],)
+    if OPTIONS[name].minimum is not None:
+        return click.IntRange(OPTIONS[name].minimum)
+    return next(kind for kind in (int, float, str) if kind in kinds)
 
 
-def backend_option(command: F) -> F:
-    """``--backend``."""
-    return click.option(
-        "--backend",
-        type=click.Choice(["auto", "torch", "onnx"]),
-        default="auto",
-        show_default=True,
-        help="What computes: torch, or ONNX Runtime (CPU, converts the network first); auto: "
-        "whatever the model's file is for.",
-    )(command)
+def sr_options(*names: str) -> Callable[[F], F]:
+    """Return a decorator that adds the options of fields of `georsr.SRConfig`."""
+
+    def add(command: F) -> F:
+        for name in reversed(names):
+            command = sr_option(name)(command)
+        return command
+
+    return add
 
 
-def consistency_options(command: F) -> F:
-    """``--consistency``, ``--consistency-kernel`` and ``--sensor``."""
-    for option in (
-        click.option(
-            "--sensor",
-            metavar="mtf=X,noise=Y",
-            help="How the source was recorded, for models that are told: contrast at the Nyquist "
-            "frequency, noise as a share of the value range; what is not given is estimated.",
-        ),
-        click.option(
-            "--consistency-kernel",
-            metavar="bicubic|mean|psf:MTF[+SHARPEN]|scene",
-            help="What a source pixel is of the output's: the model's by default; scene: whichever "
-            "of several fits this scene best.",
-        ),
-        click.option(
-            "--consistency",
-            type=click.Choice(["auto", "on", "off"]),
-            default="auto",
-            show_default=True,
-            help="Make the output, shrunk again, give the source back; auto: where the model knows "
-            "by which kernel, and noise, which a network takes away, does not dominate.",
-        ),
-    ):
-        command = option(command)
-    return command
-
-
-def compile_option(command: F) -> F:
-    """``--compile``."""
-    return click.option(
-        "--compile/--no-compile",
-        default=False,
-        show_default=True,
-        help="Compile the network first (torch.compile): can pay for large rasters.",
-    )(command)
-
-
-def tta_option(command: F) -> F:
-    """``--tta``."""
-    return click.option(
-        "--tta/--no-tta",
-        default=False,
-        show_default=True,
-        help="The mean of the network's answers in all eight orientations: 8 times the cost, "
-        "a little better.",
-    )(command)
-
-
-def tile_options(command: F) -> F:
-    """``--tile``, ``--halo``, ``--overlap`` and ``--blend``."""
-    for option in (
-        click.option(
-            "--blend",
-            type=click.Choice(["feather", "crop"]),
-            default="feather",
-            show_default=True,
-            help="Blend the overlap of tiles, or cut in its middle.",
-        ),
-        click.option("--overlap", type=int, help="Blended pixels between tiles."),
-        click.option("--halo", type=int, help="Discarded pixels round a tile."),
-        click.option("--tile", type=int, help="Tile size in source pixels."),
-    ):
-        command = option(command)
-    return command
+TILE_OPTIONS = ("tile_size", "halo", "overlap", "blend")
+AREA_OPTIONS = ("bounds", "bounds_crs", "aoi", "aoi_mask")
+DEVICE_OPTIONS = ("device", "precision", "batch_size", "num_threads")
 
 
 def cluster_options(command: F) -> F:
-    """``--workers``, ``--scheduler``, ``--tls-ca``, ``--tls-cert``, ``--tls-key``, ``--parts``."""
+    """Add ``--workers``, ``--scheduler``, ``--parts`` and the certificates of ``--scheduler``."""
     for option in (
         click.option(
-            "--parts",
-            metavar="FOLDER",
-            help="Write many COGs into FOLDER instead of one file, and OUT.vrt over them.",
-        ),
-        click.option(
-            "--tls-key",
-            metavar="FILE",
-            help="Key of --tls-cert, unless that file holds it; PEM.",
+            "--tls-key", metavar="FILE", help="Private key of --tls-cert, if not in that file; PEM."
         ),
         click.option(
             "--tls-cert",
             metavar="FILE",
-            help="Certificate to show to a tls:// scheduler and its workers; PEM.",
+            help="Certificate of this client for a tls:// scheduler and its workers; PEM.",
         ),
         click.option(
             "--tls-ca",
             metavar="FILE",
-            help="Certificates of those that may sign for a tls:// scheduler and its workers; PEM. "
-            "Dask's configuration is asked for what is not given.",
+            help="Certificates of the authorities that sign for a tls:// scheduler and its "
+            "workers; PEM. Dask's configuration supplies what is not given.",
+        ),
+        click.option(
+            "--parts",
+            metavar="FOLDER",
+            help="Write several COGs into FOLDER instead of one file, and OUT.vrt that joins them.",
         ),
         click.option(
             "--scheduler",
             metavar="ADDRESS",
-            help="Let the workers of a running Dask scheduler do the work: tls://10.0.0.1:8786, or "
-            "tcp:// where the whole network is trusted.",
+            help="Run on the workers of a Dask scheduler: tls://10.0.0.1:8786, or tcp:// if you "
+            "trust everybody on the network.",
         ),
         click.option(
             "--workers",
             type=click.IntRange(1),
             metavar="N",
-            help="Start N worker processes here, and let them do the work.",
+            help="Run on N worker processes, started on this computer.",
         ),
     ):
         command = option(command)

@@ -9,16 +9,15 @@ import click
 
 from georsr.errors import InterruptedRunError
 
-from .main import import_without_gc
+from .main import import_without_gc, show_error
 from .options import (
+    DEVICE_OPTIONS,
+    TILE_OPTIONS,
     BandList,
-    allow_driver_option,
-    compile_option,
-    compute_options,
     make_progress,
     model_options,
     progress_option,
-    tile_options,
+    sr_options,
     verbosity_options,
 )
 from .signals import catch_signals
@@ -33,9 +32,7 @@ def command() -> None:
 @click.argument("raster")
 @model_options
 @click.option("-b", "--bidx", type=BandList(), help="Bands to use, in the model's order.")
-@tile_options
-@compute_options
-@compile_option
+@sr_options(*TILE_OPTIONS, *DEVICE_OPTIONS, "compile")
 @click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
 @verbosity_options
 def seams(
@@ -56,7 +53,7 @@ def seams(
         from georsr.evaluation.seams import measure_seams
         from georsr.models.io import open_model
 
-    report = measure_seams(raster, open_model(model, scale), bidx=bidx, **options)
+    report = measure_seams(raster, open_model(model, scale), indexes=bidx, **options)
     click.echo(report.to_json() if as_json else report.describe())
 
 
@@ -121,14 +118,9 @@ def report(
 @click.argument("destination", metavar="LAYERS")
 @click.option("-m", "--model", metavar="NAME|FILE", help="What made OUT; its tags say by default.")
 @click.option("--aoi", metavar="FILE", help="The polygons OUT was cut to, if it was.")
-@allow_driver_option
-@compute_options
+@sr_options("allow_drivers", *DEVICE_OPTIONS)
 @click.option("--overwrite", is_flag=True, help="Replace LAYERS if it exists.")
-@click.option(
-    "--resume/--no-resume",
-    default=None,
-    help="Go on with an interrupted run, or fail; neither go on nor leave anything.",
-)
+@sr_options("resume")
 @progress_option
 @click.option("--json", "as_json", is_flag=True, help="Print a report on stdout.")
 @verbosity_options
@@ -139,7 +131,7 @@ def layers(
     as_json: bool,
     quiet: bool,
     **options: Any,
-) -> None:
+) -> int:
     """Write LAYERS: how far each pixel of OUT, which 'georsr sr IN OUT' made, can be trusted.
 
     Bands of LAYERS: the expected absolute error, the disagreement of the network's answers in
@@ -152,15 +144,16 @@ def layers(
 
     kind = options.pop("progress")
     chosen = {name: value for name, value in options.items() if value is not None}
-    with make_progress(kind, quiet) as progress, catch_signals() as noted:
+    with make_progress(kind, quiet) as progress, catch_signals() as signals:
         try:
             report = quality_layers(
-                sources, product, destination, progress=progress, stop=noted.any, **chosen
+                sources, product, destination, progress=progress, should_stop=signals.any, **chosen
             )
         except InterruptedRunError as error:
-            error.exit_code = noted.exit_code()
-            raise
+            show_error(error)
+            return signals.exit_code()
     if as_json:
         click.echo(report.to_json())
     elif not quiet:
         click.echo(f"{destination}: {', '.join(report.layers)}; {report.uncertainty}", err=True)
+    return 0

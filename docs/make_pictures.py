@@ -120,11 +120,11 @@ def limits() -> Image.Image:
 def seams() -> Image.Image:
     """Change of the product when tiles do and do not overlap, on a grid small enough to see."""
     source = read("town_rgb_2m.tif")
-    whole = georsr.super_resolve_array(source, "segsr-lite-x4", tile=96, halo=0, overlap=0)
+    whole = georsr.super_resolve_array(source, "segsr-lite-x4", tile_size=96, halo=0, overlap=0)
     panels = []
     for caption, options in (
-        ("tiles side by side", {"tile": 32, "halo": 0, "overlap": 0}),
-        ("georsr: halo 4, overlap 8", {"tile": 32, "halo": 4, "overlap": 8}),
+        ("tiles side by side", {"tile_size": 32, "halo": 0, "overlap": 0}),
+        ("georsr: halo 4, overlap 8", {"tile_size": 32, "halo": 4, "overlap": 8}),
     ):
         tiled = georsr.super_resolve_array(source, "segsr-lite-x4", **options)
         change = np.abs(tiled.astype(float) - whole).mean(axis=0)

@@ -1,6 +1,6 @@
 """georsr: semantic-guided super-resolution of georeferenced rasters.
 
-Public names load on first use, so that ``import georsr`` stays instant.
+Public names are imported on first use, so that ``import georsr`` is fast.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from georsr.api import plan_report, quality_layers, super_resolve, super_resolve_array
-    from georsr.config import SRConfig
+    from georsr.api import estimate, quality_layers, super_resolve, super_resolve_array
+    from georsr.config import ArrayOptions, SRConfig, SROptions
     from georsr.errors import (
+        BandWarning,
         GeoreferenceWarning,
         GeorsrError,
         GeorsrWarning,
@@ -20,76 +21,87 @@ if TYPE_CHECKING:
         InterruptedRunError,
         ModelError,
         OutputError,
+        RadiometryWarning,
         ResourceError,
         UsageError,
     )
     from georsr.jobs.estimate import RunEstimate
     from georsr.models.io import Model, create_model, open_model
     from georsr.models.spec import ModelSpec
-    from georsr.progress import Progress
-    from georsr.reports import LayersReport, RunReport
+    from georsr.progress import JsonProgress, Progress, TqdmProgress
+    from georsr.radiometry.normalization import Normalization
+    from georsr.reports import ConsistencyReport, LayersReport, RunReport
 
     __version__: str
 
-_HOMES = {
-    "GeoreferenceWarning": "georsr.errors",
-    "GeorsrError": "georsr.errors",
-    "GeorsrWarning": "georsr.errors",
-    "InputError": "georsr.errors",
-    "InterruptedRunError": "georsr.errors",
-    "LayersReport": "georsr.reports",
-    "Model": "georsr.models.io",
-    "ModelError": "georsr.errors",
-    "ModelSpec": "georsr.models.spec",
-    "OutputError": "georsr.errors",
-    "Progress": "georsr.progress",
-    "ResourceError": "georsr.errors",
-    "RunEstimate": "georsr.jobs.estimate",
-    "RunReport": "georsr.reports",
-    "SRConfig": "georsr.config",
-    "UsageError": "georsr.errors",
-    "create_model": "georsr.models.io",
-    "open_model": "georsr.models.io",
-    "plan_report": "georsr.api",
-    "quality_layers": "georsr.api",
-    "super_resolve": "georsr.api",
-    "super_resolve_array": "georsr.api",
+_MODULES = {
+    "georsr.api": ("estimate", "quality_layers", "super_resolve", "super_resolve_array"),
+    "georsr.config": ("ArrayOptions", "SRConfig", "SROptions"),
+    "georsr.errors": (
+        "BandWarning",
+        "GeoreferenceWarning",
+        "GeorsrError",
+        "GeorsrWarning",
+        "InputError",
+        "InterruptedRunError",
+        "ModelError",
+        "OutputError",
+        "RadiometryWarning",
+        "ResourceError",
+        "UsageError",
+    ),
+    "georsr.jobs.estimate": ("RunEstimate",),
+    "georsr.models.io": ("Model", "create_model", "open_model"),
+    "georsr.models.spec": ("ModelSpec",),
+    "georsr.progress": ("JsonProgress", "Progress", "TqdmProgress"),
+    "georsr.radiometry.normalization": ("Normalization",),
+    "georsr.reports": ("ConsistencyReport", "LayersReport", "RunReport"),
 }
+"""Module -> its public names."""
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
+    "ArrayOptions",
+    "BandWarning",
+    "ConsistencyReport",
     "GeoreferenceWarning",
     "GeorsrError",
     "GeorsrWarning",
     "InputError",
     "InterruptedRunError",
+    "JsonProgress",
     "LayersReport",
     "Model",
     "ModelError",
     "ModelSpec",
+    "Normalization",
     "OutputError",
     "Progress",
+    "RadiometryWarning",
     "ResourceError",
     "RunEstimate",
     "RunReport",
     "SRConfig",
+    "SROptions",
+    "TqdmProgress",
     "UsageError",
     "__version__",
     "create_model",
+    "estimate",
     "open_model",
-    "plan_report",
     "quality_layers",
     "super_resolve",
     "super_resolve_array",
 ]
 
-logging.getLogger("georsr").addHandler(logging.NullHandler())  # whoever imports it decides
+logging.getLogger("georsr").addHandler(logging.NullHandler())  # the application configures logging
 
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         return import_module("georsr.reports").georsr_version()
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+    if name in _MODULE_OF:
+        return getattr(import_module(_MODULE_OF[name]), name)
     raise AttributeError(f"module 'georsr' has no attribute {name!r}")
 
 

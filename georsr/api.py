@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Unpack
 
-from georsr.config import SRConfig
+from georsr.config import SRConfig, SROptions
 from georsr.errors import UsageError
 from georsr.inference.bands import match_bands
 from georsr.io.mosaic import open_sources
@@ -25,8 +26,6 @@ from georsr.writer.paths import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
     from distributed import Security
 
     from georsr.distributed.cluster import Cluster
@@ -34,201 +33,285 @@ if TYPE_CHECKING:
     from georsr.progress import Progress
     from georsr.reports import LayersReport, RunReport
 
-Path = str | os.PathLike[str]
-
-
-def _model(model: str | Model | None, scale: int | None) -> Model:
-    return model if isinstance(model, Model) else open_model(model, scale)
-
-
-@contextmanager
-def _opened(
-    source: Path | Sequence[Path], model: Model, config: SRConfig
-) -> Iterator[tuple[RasterReader, Model]]:
-    """A source and a model that fit each other."""
-    reader = open_sources(
-        source,
-        indexes=None if config.bands == "all" and model.spec.bands else config.bidx,
-        nodata=config.nodata,
-        allow_drivers=config.allow_drivers or None,
-        force=config.force,
-        alpha=config.alpha,
-    )
-    try:
-        reader, model = match_bands(reader, model, config)
-        yield reader, model
-    finally:
-        reader.close()
+PathLike = str | os.PathLike[str]
 
 
 def super_resolve(
-    source: Path | Sequence[Path],
-    destination: Path,
+    source: PathLike | Sequence[PathLike],
+    destination: PathLike,
     model: str | Model | None = None,
     scale: int | None = None,
     *,
-    progress: Progress | None = None,
-    stop: Callable[[], bool] | None = None,
+    quality: PathLike | None = None,
+    stac: PathLike | None = None,
+    parts: PathLike | None = None,
     workers: int | None = None,
     scheduler: str | None = None,
     security: Security | None = None,
-    parts: Path | None = None,
-    quality: Path | None = None,
-    stac: Path | None = None,
-    **options: Any,
+    progress: Progress | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    **options: Unpack[SROptions],
 ) -> RunReport:
-    """Write ``destination``: the raster ``source`` at ``scale`` times the resolution.
+    """Super-resolve a raster file.
 
     Parameters
     ----------
-    source
-        Anything GDAL reads; or several rasters of one grid, a folder of them, or ``@FILE`` for a
-        text file that names one on each line: they are read as one mosaic.
-    destination
-        GeoTIFF to write; it appears complete and verified, or not at all.
-    model
-        Built-in name, weights file, or an open model; None takes
-        ``segsr-lite-x4-sensor`` (or ``-x2-``).
-    scale
-        Factor; None takes the model's own, 4 by default.
-    progress
-        Whom to tell.
-    stop
-        Asked after every tile; when it says True the run ends with InterruptedRunError. What is
-        finished is kept, and the same call goes on from there.
-    workers
-        Start so many processes on this machine, and let them do the work. They import the calling
-        script, which therefore has to call this under ``if __name__ == "__main__":``.
-    scheduler
-        Address of a Dask scheduler whose workers do the work: ``tls://10.0.0.1:8786``. They open
-        the source, and the model, under the names they have here. Whoever controls it, or with
-        ``tcp://`` reaches it, can run code as you here and on the workers.
-    security
-        Certificates for a ``tls://`` scheduler: ``distributed.Security(tls_ca_file=...,
-        tls_client_cert=..., tls_client_key=...)``, or the ``security`` of a cluster object of
-        Dask; None takes those of Dask's configuration (``distributed.comm.tls``).
-    parts
-        Folder for parts of the product, each a COG, made by as many machines as there are;
-        ``destination`` is then the VRT over them: ``OUT.vrt``.
-    quality
-        GeoTIFF of quality layers to make beside the product, at eight times its cost; both
-        appear, or neither.
-    stac
-        JSON file for a STAC Item of the product (needs ``pip install 'georsr[stac]'``).
+    source : path or sequence of path
+        Raster in any format GDAL reads. Several rasters on the same grid are read as one mosaic:
+        a sequence of paths, a folder, or ``@FILE`` for a text file with one path per line.
+    destination : path
+        GeoTIFF to write. It appears only when it is complete and verified.
+    model : str or Model, optional
+        Name of a built-in model, weights file, or open model. Default: ``segsr-lite-x4-sensor``,
+        or ``segsr-lite-x2-sensor`` at scale 2.
+    scale : int, optional
+        Scale factor. Default: the model's, which is 4 for the default model.
+    quality : path, optional
+        GeoTIFF of quality layers to write as well, which takes 8 times longer in addition. Both
+        files appear, or neither.
+    stac : path, optional
+        JSON file of a STAC Item to write as well (needs ``pip install 'georsr[stac]'``).
+    parts : path, optional
+        Folder for the parts of the output, each a COG. ``destination`` is then a VRT that joins
+        them, ``OUT.vrt``.
+    workers : int, optional
+        Number of worker processes to start on this computer. They import the calling script, so it
+        has to call this function under ``if __name__ == "__main__":``.
+    scheduler : str, optional
+        Address of a Dask scheduler whose workers do the work, such as ``tls://10.0.0.1:8786``. The
+        workers open source and model by the same paths as this process. Anybody who controls the
+        scheduler, or with ``tcp://`` can connect to it, can run code as you, here and on the
+        workers.
+    security : distributed.Security, optional
+        Certificates for a ``tls://`` scheduler: ``Security(tls_ca_file=..., tls_client_cert=...,
+        tls_client_key=...)``, or the attribute ``security`` of a Dask cluster object. Default:
+        Dask's configuration (``distributed.comm.tls``).
+    progress : Progress, optional
+        Object with ``start(total, unit)`` and ``advance(count)``, such as
+        :class:`georsr.TqdmProgress`. Default: no progress is shown.
+    should_stop : callable, optional
+        Function without arguments that is called after each tile. When it returns True the run
+        ends with :class:`georsr.InterruptedRunError`. Finished blocks are kept, and the same call
+        resumes the run.
     **options
-        Fields of :class:`georsr.config.SRConfig`.
+        Fields of :class:`georsr.SRConfig`, see :class:`georsr.SROptions`.
 
     Returns
     -------
     RunReport
-        What was done.
+        What was computed and written.
 
     Raises
     ------
     GeorsrError
-        One line saying what, where, got, expected, and what to do. The destination is what it
-        was; where the same call may succeed later, finished blocks are kept beside it, and a note
-        of the exception says so.
+        UsageError, InputError, OutputError, ModelError, ResourceError or InterruptedRunError. The
+        destination is unchanged. If the same call may succeed later, finished blocks are kept next
+        to it, and a note of the exception says so.
+
+    Warns
+    -----
+    GeoreferenceWarning, BandWarning, RadiometryWarning
+        Something about the source may lead to a result you do not expect.
+
+    Examples
+    --------
+    >>> import georsr
+    >>> report = georsr.super_resolve("scene.tif", "scene_x4.tif")  # doctest: +SKIP
     """
     config = SRConfig(**options)
-    destination = os.fspath(destination)
-    _check_names(destination, parts, quality)
-    outputs = _outputs(destination, parts, quality, stac)
-    check_outputs(outputs, _inputs(source, model, config))
-    unfinished = _is_unfinished(destination, parts)
+    outputs = _Outputs.at(destination, quality, stac, parts)
+    path = os.fspath(destination)
+    check_outputs(outputs.files(), _inputs(source, model, config))
+    unfinished = _is_unfinished(path, outputs.parts)
     replace_item = config.overwrite
     if stac is not None:
         from georsr.geo.stac import check_item_path, item_describes
 
         # the earlier run may have published the output and its Item
-        replace_item = replace_item or (unfinished and item_describes(stac, destination))
+        replace_item = replace_item or (unfinished and item_describes(stac, path))
         check_item_path(stac, overwrite=replace_item)
     if not unfinished:
-        check_destination(destination, [], overwrite=config.overwrite)
-    with _opened(source, _model(model, scale), config) as (reader, opened):
-        check_outputs(outputs, _inputs(source, opened, config, reader))
-        spec = opened.spec
+        check_destination(path, [], overwrite=config.overwrite)
+    with _open(source, _model(model, scale), config) as (reader, opened):
+        check_outputs(outputs.files(), _inputs(source, opened, config, reader))
 
-        def finish(report: RunReport) -> None:
+        def write_stac(report: RunReport) -> None:
             if stac is not None:
                 from georsr.geo.stac import write_stac_item
 
-                write_stac_item(stac, report, spec, overwrite=replace_item)
+                write_stac_item(stac, report, opened.spec, overwrite=replace_item)
 
-        with _machines(opened, config, workers, scheduler, security, stop) as cluster:
-            if parts is not None:
+        control = (progress, should_stop)
+        with _cluster(opened, config, workers, scheduler, security, should_stop) as cluster:
+            if outputs.parts is not None:
                 from georsr.jobs.parts import run_parts
 
-                folder = os.fspath(parts)
                 return run_parts(
-                    reader, destination, opened, config, progress, stop, folder, cluster, finish
+                    reader, path, opened, config, *control, outputs.parts, cluster, write_stac
                 )
             executor = _executor(cluster)
-            if quality is not None:
+            if outputs.quality is not None:
                 from georsr.quality.write import run_with_layers
 
-                layers = os.fspath(quality)
                 return run_with_layers(
-                    reader, destination, layers, opened, config, progress, stop, executor, finish
+                    reader, path, outputs.quality, opened, config, *control, executor, write_stac
                 )
-            return run(reader, destination, opened, config, progress, stop, executor, finish)
+            return run(reader, path, opened, config, *control, executor, write_stac)
 
 
-def quality_layers(
-    source: Path | Sequence[Path],
-    product: Path,
-    destination: Path,
+def estimate(
+    source: PathLike | Sequence[PathLike],
     model: str | Model | None = None,
+    scale: int | None = None,
     *,
-    progress: Progress | None = None,
-    stop: Callable[[], bool] | None = None,
-    **options: Any,
-) -> LayersReport:
-    """Write ``destination``: layers that say how far each pixel of a product can be trusted.
+    destination: PathLike | None = None,
+    quality: PathLike | None = None,
+    stac: PathLike | None = None,
+    parts: PathLike | None = None,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    security: Security | None = None,
+    **options: Unpack[SROptions],
+) -> RunEstimate:
+    """Estimate the tiles, memory, disk space and time of a run, and write nothing.
 
-    The layers are those that ``super_resolve(..., quality=destination)`` makes.
+    A few tiles are computed to measure their time.
 
     Parameters
     ----------
-    source, product
-        What :func:`super_resolve` read and wrote; the product's tags say with which options.
-    destination
-        GeoTIFF to write; beside it goes a style for QGIS.
-    model
-        Name or file of the model that made the product; None takes the name in its tags, if that
-        model ships with georsr.
-    progress, stop
+    source, model, scale, quality, stac, parts, **options
+        As for :func:`super_resolve`.
+    destination : path, optional
+        Where the output would be written. Default: the current folder, for its free disk space.
+    workers, scheduler, security
+        As for :func:`super_resolve`. Workers are counted and not started. A scheduler is asked for
+        the number of its workers.
+
+    Returns
+    -------
+    RunEstimate
+        Its ``problems`` say why the run would be refused.
+
+    Raises
+    ------
+    GeorsrError
+        The run is not possible at all: source, model or options are wrong.
+    """
+    from georsr.jobs.estimate import estimate_run
+
+    config = SRConfig(**options)
+    outputs = _Outputs.at(destination, quality, stac, parts)
+    path = outputs.destination
+    with (
+        _open(source, _model(model, scale), config) as (reader, opened),
+        _cluster(opened, config, workers, scheduler, security) as cluster,
+    ):
+        report = estimate_run(reader, path, opened, config, outputs.quality, cluster, outputs.parts)
+        try:
+            check_outputs(outputs.files(), _inputs(source, opened, config, reader))
+        except UsageError as error:
+            problems = dict.fromkeys((str(error), *report.problems))
+            report = replace(report, problems=tuple(problems))
+        return report
+
+
+def quality_layers(
+    source: PathLike | Sequence[PathLike],
+    output: PathLike,
+    destination: PathLike,
+    model: str | Model | None = None,
+    *,
+    progress: Progress | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    **options: Unpack[SROptions],
+) -> LayersReport:
+    """Write quality layers of an output: per-pixel estimates of error and consistency.
+
+    The layers are the same as those of ``super_resolve(..., quality=destination)``.
+
+    Parameters
+    ----------
+    source, output : path
+        Raster that :func:`super_resolve` read, and the one it wrote. The tags of the output record
+        the options.
+    destination : path
+        GeoTIFF to write. A style file for QGIS is written next to it.
+    model : str or Model, optional
+        Model that computed the output. Default: the name in its tags, if that model is built in.
+    progress, should_stop
         As for :func:`super_resolve`.
     **options
-        Fields of :class:`georsr.config.SRConfig`, over those in the product's tags.
+        Fields of :class:`georsr.SRConfig`, which override those in the tags.
+
+    Returns
+    -------
+    LayersReport
+        What was written.
 
     Raises
     ------
     UsageError
-        The product is none of georsr's, or not of this source or model.
+        ``output`` was not written by georsr, or belongs to another source or model.
+    GeorsrError
+        As for :func:`super_resolve`.
     """
-    product, destination = os.fspath(product), os.fspath(destination)
-    check_format(destination)
     from georsr.quality.write import run_layers
     from georsr.reports import read_output_tags
 
-    with open_output(product, allow_drivers=options.get("allow_drivers", ())) as made:
-        origin = read_output_tags(product, made.info.tags.get("", {}))
-    config = origin.config(**options)
-    opened = _model(model or origin.shipped_model(), None)
-    origin.check(opened.sha256)
-    outputs = _outputs(None, None, destination, None)
-    check_outputs(outputs, _inputs(source, opened, config) | {"product": [product]})
-    place = temp_paths(destination)
-    if not os.path.lexists(place.journal):
-        Lock(place.lock, destination).clean()
-    with _opened(source, opened, config) as (reader, opened):
+    output_path, path = os.fspath(output), os.fspath(destination)
+    check_format(path)
+    with open_output(output_path, allow_drivers=options.get("allow_drivers", ())) as opened_output:
+        tags = read_output_tags(output_path, opened_output.info.tags.get("", {}))
+    config = tags.config(**options)
+    opened = _model(model or tags.shipped_model(), None)
+    tags.check(opened.sha256)
+    outputs = _Outputs.at(None, path, None, None)
+    check_outputs(outputs.files(), _inputs(source, opened, config) | {"output": [output_path]})
+    if not os.path.lexists(temp_paths(path).journal):
+        Lock(temp_paths(path).lock, path).clean()
+    with _open(source, opened, config) as (reader, opened):
         inputs = _inputs(source, opened, config, reader)
-        check_outputs(outputs, inputs | {"product": [product]})
-        return run_layers(reader, product, destination, opened, config, progress, stop)
+        check_outputs(outputs.files(), inputs | {"output": [output_path]})
+        return run_layers(reader, output_path, path, opened, config, progress, should_stop)
 
 
-def _is_unfinished(destination: str, parts: Path | None) -> bool:
+def super_resolve_array(
+    values: AnyArray,
+    model: str | Model | None = None,
+    scale: int | None = None,
+    *,
+    valid: BoolArray | None = None,
+    **options: Unpack[SROptions],
+) -> AnyArray:
+    """Super-resolve an array in memory, with the same arithmetic as a file.
+
+    Parameters
+    ----------
+    values : ndarray, shape (bands, height, width)
+        Integers of up to 32 bits, float32 or float64.
+    model, scale
+        As for :func:`super_resolve`.
+    valid : ndarray of bool, shape (bands, height, width) or (height, width), optional
+        False at invalid pixels. Values that are not finite are always invalid.
+    **options
+        Fields of :class:`georsr.SRConfig`. Those about files have no effect.
+
+    Returns
+    -------
+    ndarray, shape (bands, scale * height, scale * width)
+        Data type of ``values``, or the option ``dtype``. Invalid pixels keep their value.
+
+    Raises
+    ------
+    UsageError
+        The array has another shape or data type, or another number of bands than the model takes.
+    """
+    from georsr.inference.array import predict_array
+
+    return predict_array(values, valid, _model(model, scale), SRConfig(**options))
+
+
+def _is_unfinished(destination: str, parts: str | None) -> bool:
     """Return whether an earlier run left a journal; otherwise remove a lock file that it left."""
     paths = temp_paths(destination)
     if parts is None:
@@ -244,83 +327,51 @@ def _is_unfinished(destination: str, parts: Path | None) -> bool:
     return unfinished
 
 
-def _check_names(destination: str | None, parts: Path | None, quality: Path | None) -> None:
-    """Refuse what products, their parts and layers cannot be called, or not be made together."""
-    if parts is not None and quality is not None:
-        raise UsageError(
-            "--parts and --quality: parts have no quality layers of their own; make those of the "
-            "finished VRT: georsr quality layers IN OUT.vrt FILE"
-        )
-    if quality is not None:
-        check_format(quality)
-    if destination is None:
-        return
-    if parts is None:
-        check_format(destination)
-    else:
-        from georsr.jobs.parts import check_names
-
-        check_names(destination, os.fspath(parts))
-
-
-def _outputs(
-    destination: str | None, parts: Path | None, quality: Path | None, stac: Path | None
-) -> dict[str, list[Path]]:
-    """List what is written and removed, for each option."""
-    outputs: dict[str, list[Path]] = {}
-    if destination is not None:
-        outputs["OUT"] = raster_outputs(destination)
-    if quality is not None:
-        from georsr.quality.qgis_style import style_path
-
-        style = style_path(os.fspath(quality))
-        outputs["--quality"] = [*raster_outputs(os.fspath(quality)), *([style] if style else [])]
-    if stac is not None:
-        outputs["--stac"] = [stac]
-    if parts is not None:
-        from georsr.jobs.parts_index import parts_outputs
-
-        outputs["--parts"] = [parts, *parts_outputs(parts)]
-    return outputs
-
-
-def _inputs(
-    source: Path | Sequence[Path],
-    model: str | Model | None,
-    config: SRConfig,
-    reader: RasterReader | None = None,
-) -> dict[str, list[str]]:
-    """List the files that a run reads, as far as they are known."""
-    sources = [source] if isinstance(source, (str, os.PathLike)) else source
-    names = [os.fspath(each) for each in sources]
-    inputs = {
-        "source": names if reader is None else [*names, reader.info.path, *reader.info.files],
-        "list of sources": [name[1:] for name in names if name.startswith("@")],
-        "area": [config.aoi] if isinstance(config.aoi, str) else [],
-    }
-    file = model.file if isinstance(model, Model) else model
-    return inputs | {"model": [] if file is None else [file]}
+def _model(model: str | Model | None, scale: int | None) -> Model:
+    return model if isinstance(model, Model) else open_model(model, scale)
 
 
 @contextmanager
-def _machines(
+def _open(
+    source: PathLike | Sequence[PathLike], model: Model, config: SRConfig
+) -> Iterator[tuple[RasterReader, Model]]:
+    """Open the source, and fit its bands and the model to each other."""
+    reader = open_sources(
+        source,
+        indexes=None if config.output_bands == "all" and model.spec.bands else config.indexes,
+        nodata=config.src_nodata,
+        allow_drivers=config.allow_drivers or None,
+        force=config.allow_non_image,
+        alpha=config.alpha,
+    )
+    try:
+        reader, model = match_bands(reader, model, config)
+        yield reader, model
+    finally:
+        reader.close()
+
+
+@contextmanager
+def _cluster(
     model: Model,
     config: SRConfig,
     workers: int | None,
     scheduler: str | None,
     security: Security | None,
-    stop: Callable[[], bool] | None = None,
+    should_stop: Callable[[], bool] | None = None,
 ) -> Iterator[Cluster | None]:
-    """Who does the work: a cluster, or None for this process."""
+    """Open the Dask cluster that does the work; None if this process does it."""
     if security is not None and scheduler is None:
-        raise UsageError("--tls-ca, --tls-cert, --tls-key: are for --scheduler tls://HOST:PORT")
+        raise UsageError(
+            "--tls-ca, --tls-cert and --tls-key need a scheduler: add --scheduler tls://HOST:PORT"
+        )
     if workers is None and scheduler is None:
         yield None
         return
     from georsr.distributed.cluster import open_cluster
 
-    stopped = stop or (lambda: False)
-    with open_cluster(model, config, workers, scheduler, security, stopped) as cluster:
+    check = should_stop or (lambda: False)
+    with open_cluster(model, config, workers, scheduler, security, check) as cluster:
         yield cluster
 
 
@@ -332,79 +383,72 @@ def _executor(cluster: Cluster | None) -> Executor:
     return DaskExecutor(cluster)
 
 
-def plan_report(
-    source: Path | Sequence[Path],
-    model: str | Model | None = None,
-    scale: int | None = None,
-    *,
-    destination: Path | None = None,
-    quality: Path | None = None,
-    workers: int | None = None,
-    scheduler: str | None = None,
-    security: Security | None = None,
-    parts: Path | None = None,
-    stac: Path | None = None,
-    **options: Any,
-) -> RunEstimate:
-    """What :func:`super_resolve` would take: tiles, memory, disk and time; writes nothing.
+@dataclass(frozen=True)
+class _Outputs:
+    """Paths that a run writes."""
 
-    Parameters
-    ----------
-    source, model, scale, **options
-        As for :func:`super_resolve`.
-    destination
-        Where the product would go, to ask its disk for room; None asks that of the current folder.
-    quality
-        Where quality layers would go, if they were made, too.
-    workers, scheduler, security, parts, stac
-        As for :func:`super_resolve`. Workers are counted and not started; a scheduler is asked for
-        those that it has.
-    """
-    from georsr.jobs.estimate import estimate_run
+    destination: str | None
+    quality: str | None
+    stac: str | None
+    parts: str | None
 
-    config = SRConfig(**options)
-    where = None if destination is None else os.fspath(destination)
-    _check_names(where, parts, quality)
-    outputs = _outputs(where, parts, quality, stac)
-    layers = None if quality is None else os.fspath(quality)
-    folder = None if parts is None else os.fspath(parts)
-    with (
-        _opened(source, _model(model, scale), config) as (reader, opened),
-        _machines(opened, config, workers, scheduler, security) as cluster,
-    ):
-        report = estimate_run(reader, where, opened, config, layers, cluster, folder)
-        try:
-            check_outputs(outputs, _inputs(source, opened, config, reader))
-        except UsageError as error:
-            problems = dict.fromkeys((str(error), *report.problems))
-            report = replace(report, problems=tuple(problems))
-        return report
+    @classmethod
+    def at(cls, *paths: PathLike | None) -> _Outputs:
+        """Check the names, given in the order of the fields.
+
+        Raises
+        ------
+        UsageError
+            A name does not fit its format, or two outputs cannot be written together.
+        """
+        outputs = cls(*(None if path is None else os.fspath(path) for path in paths))
+        if outputs.parts is not None and outputs.quality is not None:
+            raise UsageError(
+                "--parts and --quality cannot be combined: write the parts first, then the layers "
+                "of their VRT with: georsr quality layers IN OUT.vrt FILE"
+            )
+        if outputs.quality is not None:
+            check_format(outputs.quality)
+        if outputs.destination is not None and outputs.parts is None:
+            check_format(outputs.destination)
+        elif outputs.destination is not None and outputs.parts is not None:
+            from georsr.jobs.parts import check_names
+
+            check_names(outputs.destination, outputs.parts)
+        return outputs
+
+    def files(self) -> dict[str, list[PathLike]]:
+        """Return option -> paths that the run writes or removes for it."""
+        files: dict[str, list[PathLike]] = {}
+        if self.destination is not None:
+            files["OUT"] = [*raster_outputs(self.destination)]
+        if self.quality is not None:
+            from georsr.quality.qgis_style import style_path
+
+            style = style_path(self.quality)
+            files["--quality"] = [*raster_outputs(self.quality), *([style] if style else [])]
+        if self.stac is not None:
+            files["--stac"] = [self.stac]
+        if self.parts is not None:
+            from georsr.jobs.parts_index import parts_outputs
+
+            files["--parts"] = [self.parts, *parts_outputs(self.parts)]
+        return files
 
 
-def super_resolve_array(
-    values: AnyArray,
-    model: str | Model | None = None,
-    scale: int | None = None,
-    *,
-    valid: BoolArray | None = None,
-    **options: Any,
-) -> AnyArray:
-    """Super-resolve an array in memory, with the same arithmetic as a file.
-
-    Parameters
-    ----------
-    values
-        (C, h, w), any real dtype up to 32 bits or float64.
-    model, scale, **options
-        As for :func:`super_resolve`; options that concern files are ignored.
-    valid
-        (C, h, w) or (h, w); False where pixels are invalid. Values that are not finite always are.
-
-    Returns
-    -------
-    ndarray
-        (C, s * h, s * w) of the input's dtype (or ``dtype``); invalid pixels keep their value.
-    """
-    from georsr.inference.array import predict_array
-
-    return predict_array(values, valid, _model(model, scale), SRConfig(**options))
+def _inputs(
+    source: PathLike | Sequence[PathLike],
+    model: str | Model | None,
+    config: SRConfig,
+    reader: RasterReader | None = None,
+) -> dict[str, list[str]]:
+    """Return kind -> paths of the files that a run reads, as far as they are known."""
+    sources = [source] if isinstance(source, (str, os.PathLike)) else source
+    names = [os.fspath(path) for path in sources]
+    weights = model.file if isinstance(model, Model) else model
+    return {
+        "source": names if reader is None else [*names, reader.info.path, *reader.info.files],
+        "list of sources": [name[1:] for name in names if name.startswith("@")],
+        "area": [config.aoi] if isinstance(config.aoi, str) else [],
+        "model": [] if weights is None else [weights],
+    }

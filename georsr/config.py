@@ -1,291 +1,713 @@
-"""SRConfig: every choice of a super-resolution run, frozen and serialisable."""
+"""SRConfig: the options of a super-resolution run, frozen and serializable.
+
+Each option is described once, in the metadata of its field. The command line, ``rio superres``, the
+QGIS plugin, the key of a run and the reference page read the description from there.
+"""
 
 from __future__ import annotations
 
 import json
 import math
-import operator
 import re
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from functools import partial
 from pathlib import PurePath
-from typing import Any
+from typing import Any, Literal, TypedDict, Unpack
 
 from georsr.errors import UsageError
 from georsr.radiometry.kernels import parse_kernel
 from georsr.radiometry.sensor import parse_sensor
 from georsr.redact import redact_url
 
-CHOICES = {
-    "blend": ("feather", "crop"),
-    "bands": ("guide", "all"),
-    "band_mode": ("inject", "each", "bicubic"),
-    "alpha": ("auto", "mask", "data"),
-    "consistency": ("auto", "on", "off"),
-    "backend": ("auto", "torch", "onnx"),
-}
-"""Options that are one of a few words."""
-UNTOLD = (
-    "allow_drivers",
-    "backend",
-    "batch",
-    "blocksize",
-    "check_space",
-    "cog",
-    "creation_options",
-    "device",
-    "jobs",
-    "max_pixels",
-    "overwrite",
-    "precision",
-    "resume",
-    "verify",
-)
-"""Options about the machine, or the file: they are not part of how the pixels were made."""
-LONGEST = 100_000
-"""Characters of options in a product's tags: a list of bands can be long."""
-LARGEST = {"tile": 65536, "halo": 16384, "overlap": 16384}
-"""Most pixels that a product's tags can ask for."""
+MAX_TAG_LENGTH = 100_000
+"""Characters of the tag GEORSR_OPTIONS: a list of bands can be long."""
 DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
 _CRS = re.compile(r"[A-Za-z]+:\w+")
+
+Consistency = Literal["auto", "on", "off"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Section = Literal[
+    "Model and bands", "Input", "Area", "Pixel values", "Output", "Device", "Tiles", "Safety"
+]
+Effect = Literal["pixels", "area", "file", "nothing"]
+
+
+@dataclass(frozen=True)
+class Option:
+    """Describe one field of `SRConfig`.
+
+    Attributes
+    ----------
+    help : str
+        What it does: the help of the command line and the text of the reference page.
+    section : str
+        Heading under which the help and the reference page list it.
+    affects : str
+        ``pixels``: recorded in the tags of an output and part of the run key; ``area``: recorded
+        in the tags, while the run key has the window it leads to; ``file``: only part of the run
+        key; ``nothing``: the output is the same, or depends on what the option led to, such as
+        the device, which the run key records.
+    flag : str
+        Name on the command line without dashes; empty for the field's name with hyphens.
+    short : str
+        One-letter name on the command line.
+    metavar : str
+        Placeholder for the value on the command line, where the type does not say enough.
+    minimum : int or None
+        Smallest value allowed.
+    arrays : bool
+        Whether the xarray accessor takes it.
+    tag : str
+        Key in the tag GEORSR_OPTIONS; empty for the field's name. Outputs have carried these
+        keys from the first version on, so they stay when a field is renamed.
+    tag_values : mapping of str to str
+        Values recorded under another word, in the tag and for the same reason.
+    """
+
+    help: str
+    section: Section
+    affects: Effect
+    flag: str = ""
+    short: str = ""
+    metavar: str = ""
+    minimum: int | None = None
+    arrays: bool = False
+    tag: str = ""
+    tag_values: Mapping[str, str] = field(default_factory=dict)
+
+
+def _described(section: Section, affects: Effect, help: str, **facts: Any) -> dict[str, Option]:
+    """Return the metadata of a field of `SRConfig`."""
+    return {"option": Option(help, section, affects, **facts)}
+
+
+class ArrayOptions(TypedDict, total=False):
+    """Options of the xarray accessor: the fields of `SRConfig` that concern arrays."""
+
+    indexes: tuple[int, ...] | None
+    output_bands: Literal["rgb", "all"]
+    other_bands: Literal["inject", "per-band", "bicubic"]
+    tta: bool
+    src_nodata: float | None
+    stretch: str
+    consistency: Consistency
+    consistency_kernel: str | None
+    sensor: str | None
+    dtype: str | None
+    dst_nodata: str | None
+    blocksize: int
+    device: str
+    precision: Precision
+    num_threads: int | None
+    compile: bool
+    tile_size: int | None
+    halo: int | None
+    overlap: int | None
+    blend: Literal["feather", "crop"]
+    batch_size: int | None
+
+
+class SROptions(ArrayOptions, total=False):
+    """Keyword options of `georsr.super_resolve` and its kin: the fields of `SRConfig`."""
+
+    alpha: Literal["auto", "mask", "data"]
+    allow_drivers: tuple[str, ...]
+    max_pixels: int
+    allow_non_image: bool
+    bounds: tuple[float, float, float, float] | None
+    bounds_crs: str | None
+    aoi: str | dict[str, Any] | None
+    aoi_mask: bool
+    overwrite: bool
+    cog: bool
+    creation_options: dict[str, str]
+    backend: Literal["auto", "torch", "onnx"]
+    skip_constant_tiles: bool
+    resume: bool | None
+    verify: bool
+    check_resources: bool
 
 
 @dataclass(frozen=True)
 class SRConfig:
     """Options of one run; the defaults suit most rasters.
 
-    Nothing here depends on the machine but ``device``, ``precision``, ``batch`` and ``jobs``,
-    and of these only the first two may change the result, and ``compile`` its last digits.
+    The reference page "Options" describes each field. Of the options about the machine only
+    ``device``, ``precision`` and ``backend`` can change pixel values, and ``compile`` their last
+    digits.
+
+    Raises
+    ------
+    UsageError
+        A value is out of range, or two options contradict each other.
     """
 
-    bidx: tuple[int, ...] | None = None
-    """Bands the network sees, from 1, in the model's order; None takes those that say they are red,
-    green and blue, or the only ones there are."""
-    bands: str = "guide"
-    """``guide``: the product has the bands the network sees; ``all``: every band of the source."""
-    band_mode: str = "inject"
-    """What becomes of the others: ``inject`` adds the guide's detail, ``each`` gives them to the
-    network one by one, ``bicubic`` only enlarges them."""
-    bbox: tuple[float, float, float, float] | None = None
-    """West, south, east, north: only this part becomes the product."""
-    bbox_crs: str | None = None
-    """CRS of ``bbox``; None takes the raster's."""
-    aoi: str | dict[str, Any] | None = None
-    """GeoJSON file of polygons, or what one holds: only this part becomes the product."""
-    aoi_mask: bool = True
-    """Make pixels outside the polygons invalid; otherwise only their extent counts."""
-    stretch: str = "auto"
-    """``auto``, ``dtype``, ``LO,HI``, ``percentile[:P,Q]`` or ``reflectance[:LO,HI]``: what maps to
-    0..1."""
-    consistency: str = "auto"
-    """``on``: the product, shrunk, gives its source back; ``auto``: where the model says by which
-    kernel it was made to, and noise, which it takes away, does not dominate."""
-    consistency_kernel: str | None = None
-    """``bicubic``, ``mean``, ``psf:MTF``, ``psf:MTF+SHARPEN``, or ``scene`` for what fits best;
-    None takes the model's."""
-    sensor: str | None = None
-    """``mtf=0.2,noise=0.01``: how the source was recorded, for models that are told; what is not
-    given is estimated. See :func:`georsr.radiometry.sensor.parse_sensor`."""
-    alpha: str = "auto"
-    """What a band called alpha is: ``mask``, ``data`` (an image, such as near infrared), or
-    ``auto`` for what its values say."""
-    nodata: float | None = None
-    """Source value to treat as invalid, overriding the file's."""
-    dst_nodata: str | None = None
-    """Nodata value of the output, ``none``, or None for the source's."""
-    dtype: str | None = None
-    """Data type of the output; None keeps the source's."""
-    tile: int | None = None
-    """Tile size in input pixels; None takes the model's."""
-    halo: int | None = None
-    """Discarded frame of a tile in input pixels; None takes the model's."""
-    overlap: int | None = None
-    """Blended zone in input pixels; None takes the model's."""
-    blend: str = "feather"
-    """``feather`` blends the overlap, ``crop`` cuts in its middle."""
-    batch: int | None = None
-    """Tiles per call of the network; None lets the device decide (the CPU always takes 1)."""
-    device: str = "auto"
-    precision: str = "auto"
-    tta: bool = False
-    """Give the mean of the network's answers in all eight orientations, at eight times the cost."""
-    flat_tiles: bool = False
-    """Leave tiles of one value in each band as they are, without asking the network."""
-    backend: str = "auto"
-    """``torch``, ``onnx`` (ONNX Runtime, CPU), or ``auto``: what the model's file is for."""
-    compile: bool = False
-    """Let torch.compile build the network: pays for large rasters, may change the last digits."""
-    jobs: int | None = None
-    """CPU threads of the network; None leaves torch's choice."""
-    blocksize: int = 512
-    """Height and width of the output's blocks, a multiple of 16."""
-    creation_options: dict[str, str] = field(default_factory=dict)
-    """GDAL creation options of the output."""
-    cog: bool = False
-    """Write a Cloud Optimized GeoTIFF with overviews."""
-    overwrite: bool = False
-    verify: bool = True
-    """Read the product back and compare checksums before it gets its name."""
-    max_pixels: int = 100_000_000_000
-    """Refuse rasters that declare more pixels than this."""
-    check_space: bool = True
-    """Refuse to start where the disk cannot hold the uncompressed product."""
-    resume: bool | None = None
-    """None: go on with an interrupted run of the same source, model and options, and leave what is
-    finished if this one is interrupted. True: an error where there is none to go on with. False:
-    neither."""
-    force: bool = False
-    """Work on what does not look like an image, too: classes, palettes, elevations."""
-    allow_drivers: tuple[str, ...] = ()
-    """GDAL drivers that may read the source besides those of images; ``VRT``: a VRT is trusted,
-    whatever it is called and wherever on this machine its files lie."""
+    indexes: tuple[int, ...] | None = field(
+        default=None,
+        metadata=_described(
+            "Model and bands",
+            "pixels",
+            "Bands given to the model, counted from 1, in the model's order, such as 4,3,2. By "
+            "default the bands declared as red, green and blue.",
+            flag="bidx",
+            short="b",
+            arrays=True,
+            tag="bidx",
+        ),
+    )
+    output_bands: Literal["rgb", "all"] = field(
+        default="rgb",
+        metadata=_described(
+            "Model and bands",
+            "pixels",
+            "Bands of the output: rgb writes the bands given to the model, all writes every band "
+            "of the input.",
+            flag="bands",
+            arrays=True,
+            tag="bands",
+            tag_values={"rgb": "guide"},
+        ),
+    )
+    other_bands: Literal["inject", "per-band", "bicubic"] = field(
+        default="inject",
+        metadata=_described(
+            "Model and bands",
+            "pixels",
+            "How bands that are not given to the model are enlarged: inject adds the detail of "
+            "the model's bands, per-band runs the model on each band alone, bicubic "
+            "interpolates.",
+            flag="band-mode",
+            arrays=True,
+            tag="band_mode",
+            tag_values={"per-band": "each"},
+        ),
+    )
+    tta: bool = field(
+        default=False,
+        metadata=_described(
+            "Model and bands",
+            "pixels",
+            "Average the predictions for all eight rotations and flips of a tile (test-time "
+            "augmentation): 8 times the cost, slightly better.",
+            arrays=True,
+        ),
+    )
+    src_nodata: float | None = field(
+        default=None,
+        metadata=_described(
+            "Input",
+            "pixels",
+            "Nodata value of the input, in place of the one it declares.",
+            flag="nodata",
+            arrays=True,
+            tag="nodata",
+        ),
+    )
+    alpha: Literal["auto", "mask", "data"] = field(
+        default="auto",
+        metadata=_described(
+            "Input",
+            "pixels",
+            "How to read an alpha band: mask as transparency, data as an image band such as near "
+            "infrared, auto decides from its values.",
+        ),
+    )
+    allow_drivers: tuple[str, ...] = field(
+        default=(),
+        metadata=_described(
+            "Input",
+            "nothing",
+            "GDAL driver that may also read the input; repeatable. VRT: accept a VRT file "
+            "whatever its name and wherever its sources are stored. See 'Formats' in the "
+            "documentation.",
+            flag="allow-driver",
+            metavar="NAME",
+        ),
+    )
+    max_pixels: int = field(
+        default=100_000_000_000,
+        metadata=_described(
+            "Input",
+            "nothing",
+            "Refuse inputs that declare more pixels than this.",
+        ),
+    )
+    allow_non_image: bool = field(
+        default=False,
+        metadata=_described(
+            "Input",
+            "pixels",
+            "Also accept inputs that do not look like images: class maps, palettes, elevation.",
+            tag="force",
+        ),
+    )
+    bounds: tuple[float, float, float, float] | None = field(
+        default=None,
+        metadata=_described(
+            "Area",
+            "area",
+            "Process only this part of the input: WEST,SOUTH,EAST,NORTH.",
+            flag="bbox",
+            tag="bbox",
+        ),
+    )
+    bounds_crs: str | None = field(
+        default=None,
+        metadata=_described(
+            "Area",
+            "area",
+            "CRS of the bounds; by default that of the input.",
+            flag="bbox-crs",
+            metavar="CRS",
+            tag="bbox_crs",
+        ),
+    )
+    aoi: str | dict[str, Any] | None = field(
+        default=None,
+        metadata=_described(
+            "Area",
+            "area",
+            "Process only the area inside these polygons: a GeoJSON file, in longitude and "
+            "latitude unless it declares a CRS. The pixels are the same as in an output of the "
+            "full input.",
+            metavar="FILE",
+        ),
+    )
+    aoi_mask: bool = field(
+        default=True,
+        metadata=_described(
+            "Area",
+            "area",
+            "Set pixels outside the polygons to nodata; otherwise only crop to their extent.",
+        ),
+    )
+    stretch: str = field(
+        default="auto",
+        metadata=_described(
+            "Pixel values",
+            "pixels",
+            "Input values that are scaled to 0 and 1 for the model.",
+            metavar="auto|dtype|LO,HI|percentile[:P,Q]|reflectance[:LO,HI]",
+            arrays=True,
+        ),
+    )
+    consistency: Consistency = field(
+        default="auto",
+        metadata=_described(
+            "Pixel values",
+            "pixels",
+            "Correct the output so that, downsampled, it reproduces the input. auto: only if the "
+            "model declares its downsampling kernel and noise does not dominate the detail it "
+            "removes.",
+            arrays=True,
+        ),
+    )
+    consistency_kernel: str | None = field(
+        default=None,
+        metadata=_described(
+            "Pixel values",
+            "pixels",
+            "Kernel that downsamples the output to the input; by default the model's. auto: the "
+            "candidate that fits this input best.",
+            metavar="bicubic|mean|psf:MTF[+SHARPEN]|auto",
+            arrays=True,
+            tag_values={"auto": "scene"},
+        ),
+    )
+    sensor: str | None = field(
+        default=None,
+        metadata=_described(
+            "Pixel values",
+            "pixels",
+            "Properties of the sensor, for models that use them: MTF at the Nyquist frequency, "
+            "and noise as a fraction of the value range. Values not given are estimated.",
+            metavar="mtf=X,noise=Y",
+            arrays=True,
+        ),
+    )
+    dtype: str | None = field(
+        default=None,
+        metadata=_described(
+            "Pixel values",
+            "pixels",
+            "Data type of the output; by default that of the input.",
+            short="t",
+            arrays=True,
+        ),
+    )
+    dst_nodata: str | None = field(
+        default=None,
+        metadata=_described(
+            "Pixel values",
+            "pixels",
+            "Nodata value of the output, or none; by default that of the input.",
+            metavar="VALUE|none",
+            arrays=True,
+        ),
+    )
+    overwrite: bool = field(
+        default=False,
+        metadata=_described(
+            "Output",
+            "nothing",
+            "Replace the output if it exists.",
+        ),
+    )
+    cog: bool = field(
+        default=False,
+        metadata=_described(
+            "Output",
+            "file",
+            "Write a Cloud Optimized GeoTIFF with overviews.",
+        ),
+    )
+    creation_options: dict[str, str] = field(
+        default_factory=dict,
+        metadata=_described(
+            "Output",
+            "file",
+            "GDAL creation option, such as COMPRESS=ZSTD; repeatable.",
+            flag="co",
+        ),
+    )
+    blocksize: int = field(
+        default=512,
+        metadata=_described(
+            "Output",
+            "file",
+            "Height and width of the blocks of the output, in pixels: a multiple of 16.",
+            arrays=True,
+        ),
+    )
+    device: str = field(
+        default="auto",
+        metadata=_described(
+            "Device",
+            "nothing",
+            "Device that runs the model.",
+            metavar="auto|cpu|cuda[:N]|mps",
+            arrays=True,
+        ),
+    )
+    precision: Precision = field(
+        default="auto",
+        metadata=_described(
+            "Device",
+            "nothing",
+            "Floating-point precision of the model.",
+            arrays=True,
+        ),
+    )
+    num_threads: int | None = field(
+        default=None,
+        metadata=_described(
+            "Device",
+            "nothing",
+            "CPU threads of the model; by default PyTorch's choice.",
+            flag="jobs",
+            short="j",
+            minimum=1,
+            arrays=True,
+        ),
+    )
+    backend: Literal["auto", "torch", "onnx"] = field(
+        default="auto",
+        metadata=_described(
+            "Device",
+            "nothing",
+            "Library that runs the model: PyTorch, or ONNX Runtime on the CPU, which converts "
+            "the model first. auto: the one the model file is made for.",
+        ),
+    )
+    compile: bool = field(
+        default=False,
+        metadata=_described(
+            "Device",
+            "pixels",
+            "Compile the model first (torch.compile): can pay off for large rasters.",
+            arrays=True,
+        ),
+    )
+    tile_size: int | None = field(
+        default=None,
+        metadata=_described(
+            "Tiles",
+            "pixels",
+            "Height and width of a tile, in input pixels; by default the model's.",
+            flag="tile",
+            minimum=1,
+            arrays=True,
+            tag="tile",
+        ),
+    )
+    halo: int | None = field(
+        default=None,
+        metadata=_described(
+            "Tiles",
+            "pixels",
+            "Input pixels around a tile that give context and are then discarded; by default the "
+            "model's.",
+            minimum=0,
+            arrays=True,
+        ),
+    )
+    overlap: int | None = field(
+        default=None,
+        metadata=_described(
+            "Tiles",
+            "pixels",
+            "Input pixels that neighbouring tiles share; by default the model's.",
+            minimum=0,
+            arrays=True,
+        ),
+    )
+    blend: Literal["feather", "crop"] = field(
+        default="feather",
+        metadata=_described(
+            "Tiles",
+            "pixels",
+            "How tiles are joined: feather blends the overlap, crop cuts in its middle.",
+            arrays=True,
+        ),
+    )
+    batch_size: int | None = field(
+        default=None,
+        metadata=_described(
+            "Tiles",
+            "nothing",
+            "Tiles per forward pass on a GPU; by default as many as fit. A CPU always takes one.",
+            flag="batch",
+            minimum=1,
+            arrays=True,
+        ),
+    )
+    skip_constant_tiles: bool = field(
+        default=False,
+        metadata=_described(
+            "Tiles",
+            "pixels",
+            "Do not run the model on tiles in which each band has a single value: gaps of a VRT, "
+            "masked clouds, saturated ground.",
+            tag="flat_tiles",
+        ),
+    )
+    resume: bool | None = field(
+        default=None,
+        metadata=_described(
+            "Safety",
+            "nothing",
+            "--resume: continue an interrupted run, and fail if there is none. --no-resume: "
+            "start over, and keep nothing if the run fails. By default an interrupted run is "
+            "continued if there is one, and finished blocks are kept next to the output for the "
+            "next call.",
+        ),
+    )
+    verify: bool = field(
+        default=True,
+        metadata=_described(
+            "Safety",
+            "nothing",
+            "Read the output back and compare checksums before it is renamed into place.",
+        ),
+    )
+    check_resources: bool = field(
+        default=True,
+        metadata=_described(
+            "Safety",
+            "nothing",
+            "Refuse to start if the disk cannot hold the uncompressed output, or if memory is "
+            "too small.",
+        ),
+    )
 
     def __post_init__(self) -> None:
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
                 raise UsageError(f"{name} {getattr(self, name)!r}: expected {' or '.join(known)}")
-        self._check_source()
+        for name, option in OPTIONS.items():
+            value = getattr(self, name)
+            if option.minimum is not None and value is not None and value < option.minimum:
+                raise UsageError(f"{name} {value}: expected at least {option.minimum}")
         if self.blocksize < 16 or self.blocksize % 16:
             raise UsageError(f"blocksize {self.blocksize}: expected a multiple of 16")
-        for name in ("tile", "batch", "jobs"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"{name} {value}: expected at least 1")
-        if self.bbox is not None and len(self.bbox) != 4:
-            raise UsageError(f"bbox of {len(self.bbox)} numbers: expected west, south, east, north")
-        if self.bbox_crs is not None and self.bbox is None:
-            raise UsageError("bbox-crs without bbox: give both, or neither")
-        for name in ("halo", "overlap"):
-            value = getattr(self, name)
-            if value is not None and value < 0:
-                raise UsageError(f"{name} {value}: expected at least 0")
+        if self.bounds is not None and len(self.bounds) != 4:
+            raise UsageError(
+                f"bounds of {len(self.bounds)} numbers: expected west, south, east, north"
+            )
+        if self.bounds_crs is not None and self.bounds is None:
+            raise UsageError("bounds_crs without bounds: give both, or neither")
+        self._check_kernel_and_sensor()
 
-    def _check_source(self) -> None:
-        """What is said of how the source was made."""
+    def _check_kernel_and_sensor(self) -> None:
         if self.sensor is not None:
             parse_sensor(self.sensor)
         if self.consistency_kernel is not None:
             if self.consistency == "off":
-                raise UsageError("consistency-kernel without consistency: give one of them")
-            if self.consistency_kernel != "scene":
+                raise UsageError("consistency_kernel without consistency: give one of them")
+            if self.consistency_kernel != "auto":
                 parse_kernel(self.consistency_kernel)
 
     def to_json(self) -> str:
-        """One line of JSON with sorted keys."""
+        """Return one line of JSON with sorted keys."""
         return json.dumps(asdict(self), sort_keys=True)
-
-    def tags_json(self) -> str:
-        """One line of JSON for a product's tags: what was chosen that made its pixels.
-
-        Options at their default are left out. Polygons are told by the name of their file, which
-        alone does not bring them back.
-        """
-        chosen = {
-            f.name: getattr(self, f.name)
-            for f in fields(self)
-            if f.name not in UNTOLD and getattr(self, f.name) != f.default
-        }
-        if isinstance(self.aoi, dict):
-            chosen["aoi"] = "polygons in memory"
-        elif self.aoi is not None:
-            chosen["aoi"] = PurePath(redact_url(self.aoi)).name
-        return json.dumps(chosen, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> SRConfig:
-        """Rebuild from :meth:`to_json`.
+        """Read what :meth:`to_json` wrote.
 
         Raises
         ------
         UsageError
-            Not JSON, an unknown option, or a value of another type.
+            The text is not JSON, or an option is unknown or of another type.
         """
-        return cls(**_read_options(text))
+        return cls(**_checked_types(_parse_json(text)))
+
+    def chosen(self) -> dict[str, Any]:
+        """Return the options that determine the pixels and are not at their default.
+
+        Polygons are represented by the name of their file, which alone does not bring them back.
+        """
+        defaults = {f.name: f.default for f in fields(self)}
+        options = {
+            name: getattr(self, name)
+            for name, option in OPTIONS.items()
+            if option.affects in ("pixels", "area") and getattr(self, name) != defaults[name]
+        }
+        if isinstance(self.aoi, dict):
+            options["aoi"] = "polygons in memory"
+        elif self.aoi is not None:
+            options["aoi"] = PurePath(redact_url(self.aoi)).name
+        return options
+
+    def tags_json(self) -> str:
+        """Return :meth:`chosen` as one line of JSON for the tag GEORSR_OPTIONS, with its keys."""
+        recorded = {}
+        for name, value in self.chosen().items():
+            option = OPTIONS[name]
+            word = option.tag_values.get(value, value) if isinstance(value, str) else value
+            recorded[option.tag or name] = word
+        return json.dumps(recorded, sort_keys=True)
 
     @classmethod
-    def from_tag(cls, text: str, **options: Any) -> SRConfig:
-        """Rebuild from :meth:`tags_json`, as a product's tags hold it; whoever made it may have
-        lied.
+    def from_tag(cls, text: str, **options: Unpack[SROptions]) -> SRConfig:
+        """Read the tag GEORSR_OPTIONS of an output, which may have been forged.
 
-        Only options that make pixels are taken, in sensible ranges. ``compile`` is not, since it
-        runs a compiler, and changes no more than the last digits; nor is ``aoi``, the name of a
-        file.
+        Only options that determine pixels are accepted, in sensible ranges. ``compile`` is
+        ignored, because it runs a compiler and changes no more than the last digits. ``aoi`` is
+        the name of a file and is not read.
 
         Parameters
         ----------
         text
-            JSON.
+            JSON, as :meth:`tags_json` writes it.
         **options
-            The user's own choices, which come before what the tags say.
+            Choices of the user, which override the tag.
 
         Raises
         ------
         UsageError
-            Not such options, or polygons that the user has to name.
+            The tag holds something else, or the output was cut to polygons that are not given.
         """
-        if len(text) > LONGEST:
-            raise UsageError(f"options of {len(text)} characters, expected at most {LONGEST}")
-        told = _read_options(text)
-        if wrong := sorted(set(told) & set(UNTOLD)):
-            raise UsageError(f"{wrong[0]} is set, which does not say how pixels were made")
-        told.pop("compile", None)
-        area = told.pop("aoi", None)
+        if len(text) > MAX_TAG_LENGTH:
+            raise UsageError(
+                f"options of {len(text)} characters, expected at most {MAX_TAG_LENGTH}"
+            )
+        recorded = _checked_types(_renamed_from_tag(_parse_json(text)))
+        if wrong := sorted(n for n in recorded if OPTIONS[n].affects not in ("pixels", "area")):
+            raise UsageError(f"{wrong[0]} is set, which does not determine pixels")
+        recorded.pop("compile", None)
+        area = recorded.pop("aoi", None)
         if area is not None and options.get("aoi") is None:
-            raise UsageError(f"it was cut to the polygons of {area!r:.80}; give them with --aoi")
-        _check_ranges(told)
-        return cls(**{**told, **options})
+            raise UsageError(
+                f"the output was cut to the polygons of {area!r:.80}; give them with --aoi"
+            )
+        _check_ranges(recorded)
+        return cls(**{**recorded, **options})
 
 
-def _read_options(text: str) -> dict[str, Any]:
-    """Parse JSON of fields of SRConfig; each value is of its field's type."""
+OPTIONS: dict[str, Option] = {f.name: f.metadata["option"] for f in fields(SRConfig)}
+"""Field of `SRConfig` -> its description."""
+
+
+TYPES: dict[str, Any] = typing.get_type_hints(SRConfig)
+"""Field of `SRConfig` -> its type."""
+CHOICES: dict[str, tuple[str, ...]] = {
+    name: typing.get_args(kind)
+    for name, kind in TYPES.items()
+    if typing.get_origin(kind) is Literal
+}
+"""Field of `SRConfig` that is one of a few words -> those words, the default first."""
+
+
+def _parse_json(text: str) -> dict[str, Any]:
+    """Parse a JSON object."""
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UsageError("options are not valid JSON") from error
     if not isinstance(values, dict):
         raise UsageError(f"options are {values!r:.80}, expected NAME: VALUE pairs")
-    kinds = typing.get_type_hints(SRConfig)
-    if unknown := sorted(set(values) - set(kinds)):
+    return values
+
+
+def _renamed_from_tag(values: dict[str, Any]) -> dict[str, Any]:
+    """Rename keys and words of the tag GEORSR_OPTIONS to fields of SRConfig and their values."""
+    names = {option.tag or name: name for name, option in OPTIONS.items()}
+    renamed = {}
+    for key, value in values.items():
+        name = names.get(key, key)
+        words = {} if key not in names else OPTIONS[name].tag_values
+        recorded = {word: own for own, word in words.items()}
+        renamed[name] = recorded.get(value, value) if isinstance(value, str) else value
+    return renamed
+
+
+def _checked_types(values: dict[str, Any]) -> dict[str, Any]:
+    """Refuse names that are no fields of SRConfig, and values of another type than their field."""
+    if unknown := sorted(set(values) - set(TYPES)):
         raise UsageError(f"unknown options: {', '.join(unknown):.80}")
     declared = {f.name: f.type for f in fields(SRConfig)}
     for name, value in values.items():
-        if not _is_of(value, kinds[name]):
+        if not _has_type(value, TYPES[name]):
             raise UsageError(f"{name} is {value!r:.80}, expected {declared[name]}")
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
 
 
-def _is_of(value: Any, kind: Any) -> bool:
-    """Whether a value parsed from JSON has the annotated type."""
-    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+def _has_type(value: Any, kind: Any) -> bool:
+    """Return whether a value parsed from JSON has the annotated type."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        return value in arguments
     if origin is types.UnionType:
-        return any(_is_of(value, each) for each in inner)
+        return any(_has_type(value, member) for member in arguments)
     if origin is tuple:
-        many = inner[-1] is Ellipsis
+        any_length = arguments[-1] is Ellipsis
         return (
             isinstance(value, list)
-            and (many or len(value) == len(inner))
-            and all(_is_of(item, inner[0]) for item in value)
+            and (any_length or len(value) == len(arguments))
+            and all(_has_type(item, arguments[0]) for item in value)
         )
     if origin is dict:
-        return isinstance(value, dict) and all(_is_of(v, inner[1]) for v in value.values())
+        return isinstance(value, dict) and all(_has_type(v, arguments[1]) for v in value.values())
     if isinstance(value, bool):
         return kind in (bool, Any)
     return kind is Any or isinstance(value, (int, float) if kind is float else kind)
 
 
-def _check_ranges(told: dict[str, Any]) -> None:
-    """Refuse numbers and names that no product is made with."""
-    sound: dict[str, Callable[[Any], object]] = {
-        "bidx": lambda bands: all(1 <= number <= 65535 for number in bands),
-        "bbox": lambda box: all(map(math.isfinite, box)),
-        "bbox_crs": _CRS.fullmatch,
+def _check_ranges(recorded: dict[str, Any]) -> None:
+    """Refuse recorded values that no run of georsr has."""
+    checks: dict[str, Callable[[Any], object]] = {
+        "indexes": lambda bands: all(1 <= number <= 65535 for number in bands),
+        "bounds": lambda numbers: all(map(math.isfinite, numbers)),
+        "bounds_crs": _CRS.fullmatch,
         "dtype": DTYPES.__contains__,
-        **{name: partial(operator.ge, most) for name, most in LARGEST.items()},
+        "tile_size": lambda pixels: pixels <= 65536,
+        "halo": lambda pixels: pixels <= 16384,
+        "overlap": lambda pixels: pixels <= 16384,
     }
-    for name, check in sound.items():
-        value = told.get(name)
-        if value is not None and not check(value):
-            raise UsageError(f"{name} is {value!r:.80}, which no product is made with")
+    for name, is_possible in checks.items():
+        value = recorded.get(name)
+        if value is not None and not is_possible(value):
+            raise UsageError(f"{name} is {value!r:.80}, which no output of georsr has")

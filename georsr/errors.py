@@ -1,4 +1,9 @@
-"""What can go wrong, one class per kind, each with the exit code the command line gives it."""
+"""Errors and warnings of georsr, one class for each kind.
+
+Errors are also instances of the built-in exceptions that Python users expect, such as
+``ValueError`` and ``OSError``. Warnings can be filtered by class:
+``warnings.simplefilter("ignore", georsr.GeoreferenceWarning)``.
+"""
 
 from __future__ import annotations
 
@@ -6,52 +11,54 @@ from georsr.redact import redact_url
 
 
 class GeorsrError(Exception):
-    """Root of every error georsr raises on purpose.
+    """Base class of all errors that georsr raises on purpose.
 
-    The message is one line: what, where (file, band, window), got, expected, what to do. Passwords
-    and signatures of addresses are left out of it.
+    The message is one line: what is wrong, where (file, band, window), what was expected, and what
+    to do. Passwords and signatures in URLs are removed from it.
     """
-
-    exit_code = 1
 
     def __init__(self, message: str = "") -> None:
         super().__init__(redact_url(message))
 
 
 class UsageError(GeorsrError, ValueError):
-    """The request itself cannot be honoured: wrong option, band, name or path."""
-
-    exit_code = 2
+    """An option, band, name or path is wrong, or options contradict each other."""
 
 
 class InputError(GeorsrError, OSError):
-    """A raster, image or data set could not be read."""
+    """A raster, image or data set cannot be read."""
 
 
 class OutputError(GeorsrError, OSError):
-    """A product could not be written, or did not verify after writing."""
+    """An output cannot be written, or differs from what was written when it is read back."""
 
 
 class ModelError(GeorsrError, ValueError):
-    """A model is unknown, damaged, or does not fit what it is asked to do."""
+    """A model is unknown or damaged, or does not fit the data."""
 
 
 class ResourceError(GeorsrError, RuntimeError):
-    """Memory, disk or a device is not there in the amount the work needs."""
+    """There is not enough memory or disk space, or a device is missing."""
 
 
 class InterruptedRunError(GeorsrError):
-    """A run was asked to end before it was done."""
-
-    exit_code = 130
+    """A run was cancelled before it was complete."""
 
 
 class GeorsrWarning(UserWarning):
-    """Root of every warning georsr issues; filter on it or on its leaves."""
+    """Base class of all warnings of georsr."""
 
     def __init__(self, message: str = "") -> None:
         super().__init__(redact_url(message))
 
 
 class GeoreferenceWarning(GeorsrWarning):
-    """The source carries no or unusual georeferencing; the output carries the same."""
+    """The input has no georeferencing, or GeoTIFF stores it with small changes."""
+
+
+class BandWarning(GeorsrWarning):
+    """The role of a band was assumed, or its name or unit cannot be read."""
+
+
+class RadiometryWarning(GeorsrWarning):
+    """The pixel values may not be what they seem: undeclared gaps, noise, upsampled pixels."""

@@ -1,4 +1,4 @@
-"""Report what a run did, and read and write the tags of an output."""
+"""Reports of runs, and the tags in which an output records how it was computed."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from georsr.radiometry.sensor import SensorDescription
 
 if TYPE_CHECKING:
     from georsr.config import SRConfig
+    from georsr.radiometry.normalization import Normalization
 
 
 @lru_cache(maxsize=1)
@@ -27,7 +28,7 @@ def georsr_version() -> str:
 
 @dataclass(frozen=True)
 class LayersReport:
-    """Quality layers that a run wrote."""
+    """Report of `georsr.quality_layers`."""
 
     output: str
     layers: tuple[str, ...]
@@ -35,13 +36,15 @@ class LayersReport:
     width: int
     height: int
     uncertainty: str
-    """What the first band is an estimate of, and what that rests on."""
+    """What the first band estimates, and from which data the estimate was calibrated."""
     blocks: int
-    blocks_found: int
-    """Those that an earlier, interrupted run had finished."""
-    bytes: int
+    """Number of blocks of the file."""
+    blocks_resumed: int
+    """Blocks that an earlier, interrupted run had finished."""
+    file_bytes: int
+    """Size of the file."""
     checksum: str
-    """Of the pixels."""
+    """Checksum of the pixels."""
     seconds: dict[str, float] = field(default_factory=dict)
     version: str = field(default_factory=georsr_version)
 
@@ -52,25 +55,29 @@ class LayersReport:
 
 @dataclass(frozen=True)
 class ConsistencyReport:
-    """Differences between a source and its downsampled output, in source units."""
+    """Absolute difference between the source and the downsampled output, in units of the source."""
 
     kernel: str
+    """Downsampling kernel."""
     network_mean: float
-    """Mean absolute difference of what the network gave, over the tiles made in this run."""
+    """Mean difference of the model's predictions before correction, over the tiles of this run."""
     network_max: float
-    product_mean: float
-    """Of the output as it was written: blended, rounded and clipped."""
-    product_max: float
+    """Largest difference of the model's predictions before correction."""
+    output_mean: float
+    """Mean difference of the output as written: blended, rounded and clipped."""
+    output_max: float
+    """Largest difference of the output as written."""
     pixels: int
-    """Source pixels, band by band, on which the output was compared: spread over a large one."""
+    """Number of source pixels compared, summed over bands; a sample if the output is large."""
     band_mean: tuple[float, ...] = ()
-    """``product_mean`` of each band."""
+    """``output_mean`` of each band."""
     band_max: tuple[float, ...] = ()
+    """``output_max`` of each band."""
 
 
 @dataclass(frozen=True)
 class RunReport:
-    """What a run did; printed by ``--json``."""
+    """Report of a run of `georsr.super_resolve`; the command line prints it with ``--json``."""
 
     source: str
     output: str
@@ -78,38 +85,45 @@ class RunReport:
     model_sha256: str
     scale: int
     width: int
-    """Of the output, pixels."""
+    """Width of the output in pixels."""
     height: int
+    """Height of the output in pixels."""
     bands: int
+    """Number of bands of the output."""
     dtype: str
+    """Data type of the output."""
     device: str
     precision: str
-    tile: int
+    tile_size: int
+    """Height and width of a tile, in source pixels."""
     halo: int
     overlap: int
-    batch: int
+    batch_size: int
     tiles: int
     tiles_skipped: int
-    """Tiles without a valid pixel, or left as they are, for which the network did not run."""
-    stretch: str
-    options: str = "{}"
-    """JSON of what was chosen that made the pixels; defaults left out."""
+    """Tiles on which the model did not run: without a valid pixel, or constant."""
+    stretch: Normalization
+    """Source values that were scaled to 0 and 1 for the model."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Options that determine the pixels and are not at their default."""
     cog: bool = False
-    """The output is a Cloud Optimized GeoTIFF."""
+    """Whether the output is a Cloud Optimized GeoTIFF."""
     blocks: int = 0
-    """Of the output."""
-    blocks_found: int = 0
-    """Those that an earlier, interrupted run had finished."""
+    """Number of blocks of the output."""
+    blocks_resumed: int = 0
+    """Blocks that an earlier, interrupted run had finished."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall time by stage: total, read (waiting for), network, join, write (waiting for), verify."""
-    bytes: int = 0
+    file_bytes: int = 0
+    """Size of the output file."""
     checksum: str = ""
-    """Of the output's pixels."""
+    """Checksum of the pixels of the output."""
     consistency: ConsistencyReport | None = None
-    """None where none was asked for."""
+    """Consistency with the source; None if it was off."""
     quality: LayersReport | None = None
-    """Layers that were made beside it."""
+    """Quality layers written with the output."""
     warnings: tuple[str, ...] = ()
+    """Messages of warnings about the source."""
     version: str = field(default_factory=georsr_version)
 
     def to_json(self) -> str:

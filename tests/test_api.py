@@ -69,7 +69,7 @@ def test_arrays_that_are_none_are_refused(lite_model):
 def test_a_plan_writes_nothing(lite_model, make_raster, texture, tmp_path):
     source = make_raster(texture(3, 100, 120))
     before = sorted(tmp_path.iterdir())
-    plan = georsr.plan_report(source, lite_model, destination=tmp_path / "o.tif")
+    plan = georsr.estimate(source, lite_model, destination=tmp_path / "o.tif")
     report = georsr.super_resolve(source, tmp_path / "o.tif", lite_model)
     assert (plan.tiles, plan.width, plan.height) == (report.tiles, report.width, report.height)
     assert plan.output_bytes >= 3 * report.width * report.height
@@ -80,13 +80,13 @@ def test_a_plan_writes_nothing(lite_model, make_raster, texture, tmp_path):
 def test_options_are_checked():
     with pytest.raises(UsageError, match="feather or crop"):
         georsr.SRConfig(blend="stir")
-    with pytest.raises(UsageError, match="batch 0"):
-        georsr.SRConfig(batch=0)
+    with pytest.raises(UsageError, match="batch_size 0"):
+        georsr.SRConfig(batch_size=0)
     with pytest.raises(UsageError, match="halo -1"):
         georsr.SRConfig(halo=-1)
     with pytest.raises(TypeError, match="colour"):
         georsr.SRConfig(colour=1)
-    config = georsr.SRConfig(bidx=(3, 2), creation_options={"COMPRESS": "ZSTD"})
+    config = georsr.SRConfig(indexes=(3, 2), creation_options={"COMPRESS": "ZSTD"})
     assert georsr.SRConfig.from_json(config.to_json()) == config
     with pytest.raises(UsageError, match="unknown options: colour"):
         georsr.SRConfig.from_json('{"colour": 1}')
@@ -103,6 +103,6 @@ def test_the_module_runs_as_the_command():
 @pytest.mark.parametrize("scale", [2, 4])
 def test_bundled_networks_do_not_depend_on_the_number_of_threads(scale, texture):
     image = texture(3, 150, 210, "float32")
-    one = georsr.super_resolve_array(image, scale=scale, jobs=1, model="segsr-lite")
-    two = georsr.super_resolve_array(image, scale=scale, jobs=2, model="segsr-lite")
+    one = georsr.super_resolve_array(image, scale=scale, num_threads=1, model="segsr-lite")
+    two = georsr.super_resolve_array(image, scale=scale, num_threads=2, model="segsr-lite")
     np.testing.assert_array_equal(one, two)

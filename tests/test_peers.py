@@ -18,7 +18,7 @@ from georsr.models.io import Model, open_model
 from georsr.models.segsr.segsr import segsr
 from georsr.models.spec import ModelSpec
 
-NEAREST = {"tile": 32, "halo": 4, "overlap": 8, "stretch": "dtype", "consistency": "off"}
+NEAREST = {"tile_size": 32, "halo": 4, "overlap": 8, "stretch": "dtype", "consistency": "off"}
 """Tiles that overlap, for models that need no overlap; nothing beyond the network's range."""
 FLOATS = {"stretch": "-8192,8192"}
 """A range in which float32 on the 0..1 scale holds what the tests use."""
@@ -135,7 +135,7 @@ def test_opensr_utils_no_scratch_tiles(make_raster, texture, tmp_path):
         seen.update(path.name for path in tmp_path.iterdir())
         return False
 
-    run(source, tmp_path, tile=32, overlap=8, halo=4, stop=look)
+    run(source, tmp_path, tile_size=32, overlap=8, halo=4, should_stop=look)
     assert seen <= {"in.tif", ".out.tif.part.tif", ".out.tif.part.jsonl", ".out.tif.part.lock"}
     assert {path.name for path in tmp_path.iterdir()} == {"in.tif", "out.tif"}
 
@@ -163,7 +163,7 @@ def test_opensr_utils_other_bands_are_not_taken_for_colours(
         dataset.descriptions = ("B2", "B3", "B4", "B8", "AOT", "TCI", "WVP")
 
     source = make_raster(texture(7, 40, 40, "uint16"), after=note)
-    chosen = run(source, tmp_path, lite_model, "chosen.tif", bidx=(3, 2, 1))
+    chosen = run(source, tmp_path, lite_model, "chosen.tif", indexes=(3, 2, 1))
     guessed = run(source, tmp_path, lite_model, "guessed.tif")
     with rasterio.open(chosen) as a, rasterio.open(guessed) as b:
         assert b.descriptions == ("B4", "B3", "B2")
@@ -210,9 +210,9 @@ def test_deepness_a_crs_of_ones_own_and_oblong_pixels_survive(make_raster, textu
 def test_evoland_and_sr4rs_no_border_is_lost(size, texture):
     """remicres/sr4rs issues 50 and 74."""
     values = texture(1, *size)
-    product = enlarge(values, "bicubic-x2", tile=64)
+    product = enlarge(values, "bicubic-x2", tile_size=64)
     assert product.shape == (1, 2 * size[0], 2 * size[1])
-    np.testing.assert_array_equal(enlarge(values, tile=64), replicated(values, 2))
+    np.testing.assert_array_equal(enlarge(values, tile_size=64), replicated(values, 2))
 
 
 def test_evoland_products_are_compressed(make_raster, tmp_path):
@@ -228,9 +228,9 @@ def test_evoland_products_are_compressed(make_raster, tmp_path):
 
 def test_basicsr_tiles_do_not_show_where_the_halo_covers_the_kernel(texture):
     values = texture(3, 100, 90, "float32")
-    whole = enlarge(values, "bicubic-x2", tile=256, **FLOATS)
+    whole = enlarge(values, "bicubic-x2", tile_size=256, **FLOATS)
     for tile in (32, 48):
-        tiled = enlarge(values, "bicubic-x2", tile=tile, **FLOATS)
+        tiled = enlarge(values, "bicubic-x2", tile_size=tile, **FLOATS)
         np.testing.assert_array_equal(tiled, whole)
 
 

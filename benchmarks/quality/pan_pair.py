@@ -97,7 +97,7 @@ def main(ms_path: str, pan_path: str) -> None:
             for name, options in MODELS:
                 model = name.format(s=scale)
                 if "segsr" in model:
-                    options = {**options, "bands": "all", "bidx": (3, 2, 1)}
+                    options = {**options, "output_bands": "all", "indexes": (3, 2, 1)}
                 report = georsr.super_resolve(source, out, model, overwrite=True, **options)
                 with rasterio.open(out) as dataset:
                     made = dataset.read().astype(np.float64)

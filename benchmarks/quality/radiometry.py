@@ -77,7 +77,9 @@ def measure(folder: Path, scene: Scene, model: str, **options: object) -> Fideli
             values = dataset.read(window=window)
         with rasterio.open(source, "w", **profile) as copy:
             copy.write(values)
-        report = georsr.super_resolve(source, out, model, bands="all", bidx=scene.guide, **options)
+        report = georsr.super_resolve(
+            source, out, model, output_bands="all", indexes=scene.guide, **options
+        )
         with rasterio.open(out) as dataset:
             made = dataset.read(masked=True).filled(0)
         with rasterio.open(source) as dataset:
@@ -96,7 +98,7 @@ def measure(folder: Path, scene: Scene, model: str, **options: object) -> Fideli
         ndvi=abs(float(ours.mean() - theirs.mean())),
         ndvi_pixel=float(np.abs(ours - theirs).mean()),
         means=float(np.abs(means[0] / means[1] - 1).max()),
-        residual=float("nan") if done is None else done.product_mean / float(high - low),
+        residual=float("nan") if done is None else done.output_mean / float(high - low),
         kernel="-" if done is None else done.kernel,
     )
 

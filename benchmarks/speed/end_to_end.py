@@ -177,7 +177,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     model = open_model(arguments.model)
-    options = {"jobs": arguments.threads, "backend": arguments.backend}
+    options = {"num_threads": arguments.threads, "backend": arguments.backend}
     placement = place_model(model, SRConfig(backend=arguments.backend))
     inference = TilePredictor(model, placement, choose_batch(placement, None))
     span = TilePredictor(
@@ -194,7 +194,7 @@ def main() -> None:
             "lanes": lambda: bare_in_lanes(scene, inference, model.spec),
             "georsr": lambda: end_to_end(scene, out, model, **options),
             "workers": lambda: end_to_end(
-                scene, out, model, **{**options, "workers": 2, "jobs": half}
+                scene, out, model, **{**options, "workers": 2, "num_threads": half}
             ),
             "cubic": lambda: gdal_cubic(scene, Path(folder) / "cubic.tif", model.spec.scale),
             "whole": lambda: whole_image(scene, inference),

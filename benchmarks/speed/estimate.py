@@ -19,7 +19,7 @@ from typing import Any
 
 from workers import make_scene
 
-from georsr.api import plan_report, super_resolve
+from georsr.api import estimate, super_resolve
 
 LARGER = 3
 """Sides of the scene that is only interpolated, in units of the other's."""
@@ -53,7 +53,7 @@ def main() -> None:
                 source, model, options = cases[what]
                 out = str(folder / "out.tif")
                 options = {**options, "overwrite": True}
-                told = plan_report(source, model, destination=out, **options).seconds
+                told = estimate(source, model, destination=out, **options).seconds
                 took = super_resolve(source, out, model, **options).seconds["total"]
                 ratios.setdefault(what, []).append(told / took)
                 print(f"{what:<8} told {told:7.1f} s, took {took:7.1f} s", flush=True)

@@ -24,7 +24,7 @@ import re, sys
 from pathlib import Path
 from georsr.api import super_resolve
 
-super_resolve(sys.argv[1], sys.argv[2], sys.argv[3], tile=192, jobs=1)
+super_resolve(sys.argv[1], sys.argv[2], sys.argv[3], tile_size=192, num_threads=1)
 print(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
 """
 ROWS = 256

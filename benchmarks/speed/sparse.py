@@ -120,7 +120,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     georsr = partial(seconds, "-m", "georsr.cli", "sr")
-    options = ("--model", arguments.model, "--overwrite", "--no-check-space")
+    options = ("--model", arguments.model, "--overwrite", "--no-check-resources")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         out, side = str(folder / "out.tif"), arguments.side

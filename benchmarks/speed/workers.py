@@ -51,7 +51,7 @@ def processor_seconds() -> float:
 def start(model: str, workers: int) -> float:
     """Processor seconds of starting and ending workers."""
     used = processor_seconds()
-    with open_cluster(open_model(model), SRConfig(jobs=1), workers=workers) as cluster:
+    with open_cluster(open_model(model), SRConfig(num_threads=1), workers=workers) as cluster:
         cluster.start()
     return processor_seconds() - used
 
@@ -59,7 +59,7 @@ def start(model: str, workers: int) -> float:
 def run(scene: Path, out: Path, model: str, workers: int) -> tuple[float, float, float]:
     """(Seconds of the run, seconds of starting and ending workers, processor seconds)."""
     since, used = time.monotonic(), processor_seconds()
-    report = super_resolve(scene, out, model, workers=workers, jobs=1, overwrite=True)
+    report = super_resolve(scene, out, model, workers=workers, num_threads=1, overwrite=True)
     inside = report.seconds["total"] - report.seconds["start"]
     return inside, time.monotonic() - since - inside, processor_seconds() - used
 

@@ -14,12 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event, Thread
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import dask
 from distributed import Client, LocalCluster, Security
 
-from georsr.config import SRConfig
+from georsr.config import Precision, SRConfig
 from georsr.device import DeviceConfig, select_device
 from georsr.distributed.address import SchedulerAddress, scheduler_address
 from georsr.distributed.task_queue import POLL_SECONDS, TaskQueue
@@ -385,15 +385,16 @@ class Cluster:
     def config(self) -> SRConfig:
         """The options, with the device and the number of threads of a worker."""
         config, device = self._config, str(self.placement.device)
-        config = replace(config, device=device, precision=self.placement.precision)
-        if self.local and config.jobs is None:
-            config = replace(config, jobs=max(1, available_cpus() // self.local))
+        precision = cast(Precision, self.placement.precision)
+        config = replace(config, device=device, precision=precision)
+        if self.local and config.num_threads is None:
+            config = replace(config, num_threads=max(1, available_cpus() // self.local))
         return config
 
     def worker_job(self, job: SRJob) -> SRJob:
         """Return the job as a worker computes it: with one thread, unless the options say more."""
         config = self.config
-        return replace(job, config=replace(config, jobs=config.jobs or 1))
+        return replace(job, config=replace(config, num_threads=config.num_threads or 1))
 
     def task_queue(self, runner: Runner, check_cancelled: Callable[[], None]) -> TaskQueue:
         """Return a queue for tasks of one run; use it in a ``with`` statement."""

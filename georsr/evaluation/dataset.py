@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from torch import nn
 
-from georsr.config import SRConfig
+from georsr.config import Consistency, SRConfig
 from georsr.device import DeviceConfig, cpu_threads, select_device
 from georsr.errors import InputError, UsageError
 from georsr.evaluation.benchmark import (
@@ -234,7 +234,7 @@ def make_candidates(
     modes = [mode for mode in dict.fromkeys(guidance) if mode != "normal"]
     if modes and all(encoder_of(model.network) is None for model in models):
         raise UsageError(f"model {models[0].spec.name} has no guidance to change")
-    config = SRConfig(consistency=consistency, consistency_kernel=kernel)
+    config = SRConfig(consistency=cast(Consistency, consistency), consistency_kernel=kernel)
     baseline = open_model("bicubic", models[0].spec.scale)
     candidates = []
     for name, model in unique_models([baseline, *models]).items():

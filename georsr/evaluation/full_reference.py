@@ -420,6 +420,6 @@ def compare_bicubic(
         scale = scale_between(sr.info, lr.info)
     with tempfile.TemporaryDirectory() as folder:
         output = str(Path(folder) / "bicubic.tif")
-        super_resolve(lr_path, output, "bicubic", scale, bidx=tuple(bidx) if bidx else None)
+        super_resolve(lr_path, output, "bicubic", scale, indexes=tuple(bidx) if bidx else None)
         report = compare_with_source(output, hr_path, lr_path, bidx=bidx, degradation=degradation)
     return replace(report, sr=redact_url(f"bicubic of {lr_path}"))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 
 from georsr.api import super_resolve_array
+from georsr.config import SROptions
 from georsr.errors import UsageError
 from georsr.io.normalization import choose_normalization
 from georsr.io.reader import open_raster
@@ -63,9 +64,7 @@ class SeamReport:
         )
 
 
-def measure_seams(
-    source: str, model: Model, *, bidx: tuple[int, ...] | None = None, **options: Any
-) -> SeamReport:
+def measure_seams(source: str, model: Model, **options: Unpack[SROptions]) -> SeamReport:
     """Super-resolve a window twice, with the tile grid moved by half a tile, and compare.
 
     The grid begins at the corner of the window, so cropping half a tile from the window's top and
@@ -78,10 +77,8 @@ def measure_seams(
         Path of a raster.
     model
         Model to run.
-    bidx
-        Bands of the raster, in the model's order.
     **options
-        Fields of :class:`georsr.config.SRConfig` (tile, halo, overlap, device...).
+        Fields of :class:`georsr.config.SRConfig` (indexes, tile_size, halo, overlap, device...).
 
     Raises
     ------
@@ -89,9 +86,9 @@ def measure_seams(
         The raster is smaller than two tiles, or has no valid pixel there.
     """
     spec = model.spec
-    tile = options.get("tile") or spec.tile
+    tile = options.get("tile_size") or spec.tile
     shift = max(spec.multiple_of, tile // 2 // spec.multiple_of * spec.multiple_of)
-    with open_raster(source, indexes=bidx) as reader:
+    with open_raster(source, indexes=options.pop("indexes", None)) as reader:
         height, width = reader.info.height, reader.info.width
         if min(height, width) < 2 * tile:
             raise UsageError(

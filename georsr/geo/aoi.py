@@ -1,12 +1,8 @@
-"""Area: the part of a raster that is asked for, as a window of its pixels and an outline in it.
+"""Read an area of interest, and convert it to a window and an outline in a raster's pixels.
 
-Box and polygons are brought into the raster's pixels; from there on all is plane geometry.
-
-Polygons from GeoJSON (RFC 7946).
-
-Longitude and latitude, unless the member ``crs`` of the older specification says otherwise.
-
-Whereabouts: where a raster and an area beside it lie, and what may have gone wrong with it.
+Areas are bounds, or polygons in GeoJSON (RFC 7946). Coordinates of GeoJSON are longitude and
+latitude, unless it has the member ``crs`` of the older specification. An area outside the raster
+raises an error that suggests the likely mistake.
 """
 
 from __future__ import annotations
@@ -40,47 +36,46 @@ from georsr.window import BoolArray, Window
 WGS84 = CRS.from_epsg(4326)
 
 
-def parse_crs(text: str, where: str) -> CRS:
-    """Return the CRS that a code (``EPSG:32632``), WKT, PROJJSON or a PROJ string names.
+def parse_crs(text: str, context: str) -> CRS:
+    """Parse a CRS given as a code (``EPSG:32632``), WKT, PROJJSON or a PROJ string.
 
     Raises
     ------
     UsageError
-        It is none of these, an address or a path, or names a grid file by its path; ``where`` says
-        where it stands.
+        The text is none of these, or names a file. ``context`` begins the message.
     """
     if not text.strip() or not is_plain_crs(text):
-        raise _no_crs(text, where)
+        raise _invalid_crs(text, context)
     try:
         with gdal_env():
             return CRS.from_user_input(text)
     except CRSError as error:
-        raise _no_crs(text, where) from error
+        raise _invalid_crs(text, context) from error
 
 
-def _no_crs(text: str, where: str) -> UsageError:
+def _invalid_crs(text: str, context: str) -> UsageError:
     return UsageError(
-        f"{where}: {shorten(text)!r} is not a coordinate reference system, expected a code such "
+        f"{context}: {shorten(text)!r} is not a coordinate reference system, expected a code such "
         "as EPSG:32632, WKT, or a PROJ string"
     )
 
 
 def read_polygons(aoi: str | Mapping[str, Any], name: str) -> list[tuple[BaseGeometry, CRS]]:
-    """Valid polygons with their CRS.
+    """Read polygons with their CRS.
 
     Parameters
     ----------
     aoi : str or mapping
-        GeoJSON file, or what one holds.
+        Path of a GeoJSON file, or its content.
     name : str
-        What to call it in messages.
+        Name of the area in messages.
 
     Raises
     ------
     UsageError
-        Polygons that are none, not valid, or not where they say.
+        A geometry is not a valid polygon, or its coordinates do not fit its CRS.
     InputError
-        Not GeoJSON.
+        The file is not GeoJSON.
     """
     content = _load(aoi) if isinstance(aoi, str) else aoi
     crs = WGS84
@@ -88,7 +83,7 @@ def read_polygons(aoi: str | Mapping[str, Any], name: str) -> list[tuple[BaseGeo
         properties = member.get("properties")
         text = properties.get("name") if isinstance(properties, Mapping) else member
         crs = parse_crs(str(text), f"{name}: member crs")
-    found = []
+    polygons = []
     for number, geometry in enumerate(_geometries(content, name)):
         try:
             polygon = shape(geometry)
@@ -100,14 +95,16 @@ def read_polygons(aoi: str | Mapping[str, Any], name: str) -> list[tuple[BaseGeo
                 "expected polygons"
             )
         if not polygon.is_valid:
-            why = shapely.is_valid_reason(polygon)
-            raise UsageError(f"{name}: feature {number} is not a valid polygon: {why}; repair it")
+            reason = shapely.is_valid_reason(polygon)
+            raise UsageError(
+                f"{name}: feature {number} is not a valid polygon: {reason}; repair it"
+            )
         if crs == WGS84 and not polygon.is_empty:
             _check_lonlat(polygon, name)
-        found.append((polygon, crs))
-    if all(polygon.is_empty for polygon, _ in found):
+        polygons.append((polygon, crs))
+    if all(polygon.is_empty for polygon, _ in polygons):
         raise UsageError(f"{name}: holds no polygon")
-    return found
+    return polygons
 
 
 def _load(path: str) -> Mapping[str, Any]:
@@ -117,7 +114,7 @@ def _load(path: str) -> Mapping[str, Any]:
         raise UsageError(f"{path}: no such file") from error
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{path}: cannot be read as GeoJSON ({error}); other formats are to be converted, "
+            f"{path}: cannot be read as GeoJSON ({error}); convert other formats, "
             "for example with ogr2ogr -f GeoJSON"
         ) from error
     if not isinstance(content, Mapping):
@@ -139,18 +136,18 @@ def _geometries(content: Mapping[str, Any], name: str) -> Iterator[Any]:
     elif "coordinates" in content:
         yield content
     else:
-        raise InputError(f"{name}: {kind!r} is no type of GeoJSON")
+        raise InputError(f"{name}: {kind!r} is not a type of GeoJSON")
 
 
 def _check_lonlat(polygon: BaseGeometry, name: str) -> None:
     west, south, east, north = polygon.bounds
     if west < -360 or east > 360 or south < -90 or north > 90:
-        advice = "add that member, or transform it"
+        advice = "add this member, or transform the coordinates"
         if max(-west, east) <= 90 and max(-south, north) <= 180:
-            advice = "longitude comes first: exchange them"
+            advice = "longitude comes first: swap them"
         raise UsageError(
-            f"{name}: {west:g},{south:g},{east:g},{north:g} are no longitudes and latitudes, which "
-            f"GeoJSON has unless its member crs says otherwise; {advice}"
+            f"{name}: {west:g},{south:g},{east:g},{north:g} are not longitude and latitude, "
+            f"which GeoJSON has unless its member crs says otherwise; {advice}"
         )
 
 
@@ -159,47 +156,50 @@ Bounds = tuple[float, float, float, float]
 
 
 def describe_mismatch(polygons: Sequence[tuple[BaseGeometry, CRS | None]], info: RasterInfo) -> str:
-    """Where both lie, for people.
+    """Describe where an area and a raster lie, and the likely mistake.
 
     Parameters
     ----------
     polygons
-        Of the area, in one CRS; None is the raster's.
+        Polygons of the area in one CRS; None is the raster's CRS.
     info
-        Of the raster, which has affine georeferencing.
+        Metadata of the raster, which has affine georeferencing.
     """
     crs = polygons[0][1] or info.crs
     area: Bounds = shapely.union_all([polygon for polygon, _ in polygons]).bounds
     raster = _bounds(info, crs)
     if raster is None:
         raster = _bounds(info, info.crs)
-        assert raster is not None, "nothing has to be transformed"
-        texts = (f"{_text(area)} in {_name(crs)}", f"{_text(raster)} in {_name(info.crs)}")
+        assert raster is not None, "the bounds are in the raster's own CRS"
+        texts = (
+            f"{_format_bounds(area)} in {_crs_name(crs)}",
+            f"{_format_bounds(raster)} in {_crs_name(info.crs)}",
+        )
         return f"it covers {texts[0]}, the raster {texts[1]}; is its CRS right?"
-    said = f"it covers {_text(area)}, the raster {_text(raster)}"
+    text = f"it covers {_format_bounds(area)}, the raster {_format_bounds(raster)}"
     if crs is not None:
-        said += f" (west,south,east,north in {_name(crs)})"
-    for mistake, mended in _mistakes(area, crs):
-        if shapely.box(*mended).intersects(shapely.box(*raster)):
-            return f"{said}; it would lie there with {mistake}"
-    return f"{said}; is its CRS right?"
+        text += f" (west,south,east,north in {_crs_name(crs)})"
+    for mistake, corrected in _mistakes(area, crs):
+        if shapely.box(*corrected).intersects(shapely.box(*raster)):
+            return f"{text}; it would cover the raster with {mistake}"
+    return f"{text}; is its CRS right?"
 
 
 def _mistakes(area: Bounds, crs: CRS | None) -> Iterator[tuple[str, Bounds]]:
-    """What people do wrong, and where the area lies if it is put right."""
+    """Yield common mistakes, and the bounds of the area without them."""
     west, south, east, north = area
     if crs is None or not crs.is_geographic:
-        yield "x and y exchanged", (south, west, north, east)
+        yield "x and y swapped", (south, west, north, east)
         return
-    yield "its coordinates exchanged: longitude comes before latitude", (south, west, north, east)
-    yield "360 degrees more of longitude", (west + 360, south, east + 360, north)
-    yield "360 degrees less of longitude", (west - 360, south, east - 360, north)
-    yield "latitudes of the other sign", (west, -north, east, -south)
-    yield "longitudes of the other sign", (-east, south, -west, north)
+    yield "its coordinates swapped: longitude comes before latitude", (south, west, north, east)
+    yield "360 degrees added to its longitudes", (west + 360, south, east + 360, north)
+    yield "360 degrees subtracted from its longitudes", (west - 360, south, east - 360, north)
+    yield "latitudes of opposite sign", (west, -north, east, -south)
+    yield "longitudes of opposite sign", (-east, south, -west, north)
 
 
 def _bounds(info: RasterInfo, crs: CRS | None) -> Bounds | None:
-    """Of a raster, in a CRS; None if it cannot be brought there."""
+    """Return the bounds of a raster in a CRS; None if they cannot be transformed."""
     assert info.transform is not None, "the raster has affine georeferencing"
     corners = [(0, 0), (info.width, 0), (0, info.height), (info.width, info.height)]
     x, y = zip(*(info.transform @ corner for corner in corners), strict=True)
@@ -208,48 +208,47 @@ def _bounds(info: RasterInfo, crs: CRS | None) -> Bounds | None:
         with gdal_env():
             try:
                 bounds = transform_bounds(info.crs, crs, *bounds)
-            except Exception:  # GDAL's own errors are none of rasterio's here
+            except Exception:  # GDAL's errors here are not those of rasterio
                 return None
     return bounds if np.isfinite(bounds).all() else None
 
 
-def _text(bounds: Bounds) -> str:
+def _format_bounds(bounds: Bounds) -> str:
     return ",".join(f"{value:.7g}" for value in bounds)
 
 
-def _name(crs: CRS | None) -> str:
+def _crs_name(crs: CRS | None) -> str:
     authority = None if crs is None else crs.to_authority()
     return ":".join(authority) if authority else "its CRS"
 
 
 Polygons = Sequence[tuple[BaseGeometry, CRS | None]]
-"""With their CRS; None is the raster's."""
+"""Polygons with their CRS; None is the CRS of the raster."""
 PIXEL_TOLERANCE = 1e-6
-"""Pixels by which an outline may miss a pixel's border and still be on it."""
-BOX = "the bounding box"
-PIECES = 1000
-"""Parts of an outline's extent after which its edges get a vertex: straight lines of one map are
-curves of another."""
+"""Distance in pixels within which an outline counts as lying on the border of a pixel."""
+BOUNDS_NAME = "the bounding box"
+MAX_EDGE_FRACTION = 1 / 1000
+"""Longest edge of an outline, relative to its extent, before it is transformed to another CRS:
+straight lines in one are curves in the other."""
 
-# GEOS answers about a prepared geometry by indices that it builds, and scratch lists that it fills,
-# inside the geometry, and shapely lets go of the GIL meanwhile: two threads asking at once crash.
-_PREPARED = threading.Lock()
+# GEOS builds indices inside a prepared geometry while it is queried, and shapely releases the GIL
+# meanwhile: two threads that query the same geometry at once crash.
+_PREPARED_LOCK = threading.Lock()
 
 
 @dataclass(frozen=True)
 class AreaOfInterest:
-    """What of a raster becomes the product; may be asked from several threads.
+    """Part of a raster that becomes the output; safe to use from several threads.
 
     Attributes
     ----------
     window : Window
-        Of the source.
+        Extent of the area in pixels of the source.
     outline : geometry or None
-        What counts inside, in source pixels (x right, y down) from the window's corner; None:
-        everything.
+        Outline of the valid pixels, in source pixels (x right, y down); None if all are valid.
     shift : (down, right)
-        Where the window's corner lies in the pixels of the outline: of a part, whose outline is
-        that of the whole area, so that the same pixels are in it.
+        Position of the window's corner in the coordinates of the outline. A part has the outline of
+        the complete area, so that exactly the same pixels are inside.
     """
 
     window: Window
@@ -258,67 +257,68 @@ class AreaOfInterest:
 
     def __post_init__(self) -> None:
         if self.outline is not None:
-            with _PREPARED:
+            with _PREPARED_LOCK:
                 shapely.prepare(self.outline)
 
     def part(self, window: Window) -> AreaOfInterest:
-        """A window of the area, counted from its corner, as an area."""
+        """Return a part of the area; ``window`` is relative to the area's corner."""
         down, right = self.shift
-        place = window.moved(self.window.top, self.window.left)
-        return AreaOfInterest(place, self.outline, (down + window.top, right + window.left))
+        source_window = window.moved(self.window.top, self.window.left)
+        return AreaOfInterest(source_window, self.outline, (down + window.top, right + window.left))
 
     def intersects(self, window: Window) -> bool:
-        """Whether a window of source pixels, counted from the area's corner, has part in it."""
+        """Return whether a window, relative to the area's corner, intersects the area."""
         if self.outline is None:
             return True
-        with _PREPARED:
+        with _PREPARED_LOCK:
             return bool(shapely.intersects(self.outline, _box(window.moved(*self.shift))))
 
     def intersects_each(self, windows: Sequence[Window]) -> BoolArray:
-        """`touches` for many windows: (n,)."""
+        """Return whether each of n windows intersects the area: bool (n,)."""
         if self.outline is None:
             return np.ones(len(windows), bool)
         windows = [window.moved(*self.shift) for window in windows]
-        sides = np.array([(w.left, w.top, w.right, w.bottom) for w in windows], float)
-        with _PREPARED:
-            hit = shapely.intersects(self.outline, shapely.box(*sides.reshape(-1, 4).T))
-        return np.asarray(hit)
+        bounds = np.array([(w.left, w.top, w.right, w.bottom) for w in windows], float)
+        with _PREPARED_LOCK:
+            intersects = shapely.intersects(self.outline, shapely.box(*bounds.reshape(-1, 4).T))
+        return np.asarray(intersects)
 
     def outside_mask(self, window: Window, scale: int) -> BoolArray | None:
-        """Pixels of the product whose centre is not in the outline.
+        """Return the output pixels whose centre is outside the outline.
 
         Parameters
         ----------
         window : Window
-            Of the product.
+            Window of the output.
         scale : int
-            Product pixels per source pixel.
+            Output pixels per source pixel along each axis.
 
         Returns
         -------
-        bool (h, w), or None where there are none
+        bool (h, w) or None
+            True for pixels outside; None if all are inside.
         """
         if self.outline is None:
             return None
         size = window.height, window.width
         window = window.moved(*(scale * pixels for pixels in self.shift))
         x, y = window.left / scale, window.top / scale
-        here = shapely.box(x, y, window.right / scale, window.bottom / scale)
-        with _PREPARED:
-            within = shapely.contains_properly(self.outline, here)
-            touched = within or shapely.intersects(self.outline, here)
+        extent = shapely.box(x, y, window.right / scale, window.bottom / scale)
+        with _PREPARED_LOCK:
+            within = shapely.contains_properly(self.outline, extent)
+            intersects = within or shapely.intersects(self.outline, extent)
         if within:
             return None
-        if not touched:
+        if not intersects:
             return np.ones(size, bool)
-        # a margin, so that edges which only the cut made lie beyond the window
-        part = shapely.clip_by_rect(self.outline, *shapely.buffer(here, 1).bounds)
+        # with a margin, so that edges made by the clipping are outside the window
+        part = shapely.clip_by_rect(self.outline, *shapely.buffer(extent, 1).bounds)
         step = Affine(1 / scale, 0, x, 0, 1 / scale, y)
-        burnt = rasterize([(part, 1)], size, transform=step, dtype="uint8") if part else 0
-        return np.broadcast_to(np.equal(burnt, 0), size)
+        inside = rasterize([(part, 1)], size, transform=step, dtype="uint8") if part else 0
+        return np.broadcast_to(np.equal(inside, 0), size)
 
     def describe(self) -> str:
-        """The window, and a digest of the outline."""
+        """Return the window and a hash of the outline as text."""
         if self.outline is None:
             return str(self.window)
         digest = hashlib.sha256(shapely.to_wkb(self.outline)).hexdigest()
@@ -333,43 +333,45 @@ def resolve_aoi(
     aoi: str | Mapping[str, Any] | None = None,
     masked: bool = True,
 ) -> AreaOfInterest | None:
-    """The area that a box and polygons mark in a raster; None if neither is given.
+    """Convert bounds and polygons to an area of a raster; None if neither is given.
 
     Parameters
     ----------
     info : RasterInfo
+        Metadata of the raster.
     bbox : (west, south, east, north), optional
+        Bounds of the area.
     bbox_crs : str, optional
-        CRS of ``bbox``; default the raster's.
+        CRS of ``bbox``; default that of the raster.
     aoi : str or mapping, optional
-        GeoJSON file, or what one holds.
+        Path of a GeoJSON file, or its content.
     masked : bool
-        Pixels outside the polygons do not count; otherwise only the extent is cut.
+        Whether pixels outside the polygons are invalid; otherwise only the extent is used.
 
     Raises
     ------
     UsageError
         The raster has no affine georeferencing, or the area is invalid, empty or outside it.
     InputError
-        Not GeoJSON.
+        The file is not GeoJSON.
     """
     if bbox is None and aoi is None:
         return None
     if info.transform is None:
         raise UsageError(
-            f"{info.path}: has no affine georeferencing, so that no area can be found in it; "
+            f"{info.path}: has no affine georeferencing, so an area cannot be located in it; "
             "warp it first, for example with gdalwarp"
         )
     window = Window(0, 0, info.height, info.width)
     outline: BaseGeometry | None = None
     if bbox is not None:
         box = _bbox(bbox, bbox_crs, info)
-        window = _pixels_of(box, _in_pixels(box, info, BOX), info, window, BOX)
+        window = _outline_window(box, _to_pixels(box, info, BOUNDS_NAME), info, window, BOUNDS_NAME)
     if aoi is not None:
         name = aoi if isinstance(aoi, str) else "the area of interest"
         polygons = read_polygons(aoi, name)
-        outline = _in_pixels(polygons, info, name)
-        window = _pixels_of(polygons, outline, info, window, name)
+        outline = _to_pixels(polygons, info, name)
+        window = _outline_window(polygons, outline, info, window, name)
         outline = affinity.translate(outline, -window.left, -window.top) if masked else None
     return AreaOfInterest(window, outline)
 
@@ -385,15 +387,15 @@ def _bbox(bbox: Sequence[float], bbox_crs: str | None, info: RasterInfo) -> Poly
     return [(shapely.box(west, south, east, north), crs)]
 
 
-def _in_pixels(polygons: Polygons, info: RasterInfo, name: str) -> BaseGeometry:
-    """Union of polygons in the raster's pixels: x right, y down."""
+def _to_pixels(polygons: Polygons, info: RasterInfo, name: str) -> BaseGeometry:
+    """Return the union of polygons in the raster's pixel coordinates: x right, y down."""
     assert info.transform is not None
     a, b, c, d, e, f = tuple(~info.transform)[:6]
     parts = []
     for polygon, crs in polygons:
         if crs is not None and crs != info.crs:
             if info.crs is None:
-                raise UsageError(f"{info.path}: has no CRS to bring {name} into")
+                raise UsageError(f"{info.path}: has no CRS, so {name} cannot be transformed to it")
             polygon = _transformed(polygon, crs, info, name)
         part = affinity.affine_transform(polygon, [a, b, d, e, c, f])
         parts.append(part if part.is_valid else shapely.make_valid(part))
@@ -403,37 +405,39 @@ def _in_pixels(polygons: Polygons, info: RasterInfo, name: str) -> BaseGeometry:
 def _transformed(polygon: BaseGeometry, crs: CRS, info: RasterInfo, name: str) -> BaseGeometry:
     target = info.crs
     west, south, east, north = polygon.bounds
-    dense = shapely.segmentize(polygon, max(math.hypot(east - west, north - south) / PIECES, 1e-12))
+    dense = shapely.segmentize(
+        polygon, max(math.hypot(east - west, north - south) * MAX_EDGE_FRACTION, 1e-12)
+    )
     with gdal_env():
         try:
-            moved = shape(transform_geom(crs, target, mapping(dense)))
-        except Exception as error:  # GDAL's own errors are none of rasterio's here
-            why = f"{name}: cannot be brought into {target}: {error}"
-            raise UsageError(f"{why}; {describe_mismatch([(polygon, crs)], info)}") from error
-    if not np.isfinite(moved.bounds).all():
-        why = f"{name}: reaches where {target} is not defined"
-        raise UsageError(f"{why}; {describe_mismatch([(polygon, crs)], info)}")
-    return moved
+            transformed = shape(transform_geom(crs, target, mapping(dense)))
+        except Exception as error:  # GDAL's errors here are not those of rasterio
+            reason = f"{name}: cannot be transformed to {target}: {error}"
+            raise UsageError(f"{reason}; {describe_mismatch([(polygon, crs)], info)}") from error
+    if not np.isfinite(transformed.bounds).all():
+        reason = f"{name}: lies partly where {target} is not defined"
+        raise UsageError(f"{reason}; {describe_mismatch([(polygon, crs)], info)}")
+    return transformed
 
 
-def _pixels_of(
+def _outline_window(
     polygons: Polygons, outline: BaseGeometry, info: RasterInfo, within: Window, name: str
 ) -> Window:
-    """Smallest window of whole pixels round the outline of polygons, inside another window."""
+    """Return the smallest window of pixels that contains the outline, inside another window."""
     left, top, right, bottom = outline.bounds
-    first = Window(
+    extent = Window(
         math.floor(top + PIXEL_TOLERANCE),
         math.floor(left + PIXEL_TOLERANCE),
         math.ceil(bottom - PIXEL_TOLERANCE) - math.floor(top + PIXEL_TOLERANCE),
         math.ceil(right - PIXEL_TOLERANCE) - math.floor(left + PIXEL_TOLERANCE),
     )
-    window = first.intersection(within)
+    window = extent.intersection(within)
     if window is None or not shapely.intersects(outline, _box(window)):
-        whole = Window(0, 0, info.height, info.width)
-        if within != whole and first.intersection(whole) is not None:
+        raster = Window(0, 0, info.height, info.width)
+        if within != raster and extent.intersection(raster) is not None:
             raise UsageError(
-                f"{name}: lies outside {BOX}, which covers {within} of {info.path}: it covers "
-                f"{first}"
+                f"{name}: lies outside {BOUNDS_NAME}, which covers {within} of {info.path}: it "
+                f"covers {extent}"
             )
         raise UsageError(f"{name}: lies outside {info.path}: {describe_mismatch(polygons, info)}")
     return window

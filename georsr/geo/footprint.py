@@ -1,4 +1,4 @@
-"""Footprint: where on Earth a raster lies, as catalogues want to know it."""
+"""Compute where on Earth a raster lies: outline, bounds, projection and pixel size."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from georsr.io.metadata import RasterInfo
 
 WGS84 = CRS.from_epsg(4326)
 STEPS = 8
-"""Points along each edge: straight in one projection is not straight in another."""
+"""Number of points along each edge, which is not straight in longitude and latitude."""
 
 
 @dataclass(frozen=True)
@@ -29,16 +29,16 @@ class Footprint:
     Attributes
     ----------
     geometry : dict or None
-        GeoJSON in longitude and latitude, cut in two at the antimeridian; None where the raster
+        Outline as GeoJSON in longitude and latitude, split at the antimeridian; None if the raster
         is not georeferenced.
     bbox : list of float or None
-        West, south, east, north of it; west is larger than east across the antimeridian.
+        West, south, east, north of the outline; west is larger than east across the antimeridian.
     projected : list of float or None
-        The same in the raster's own CRS.
+        Bounds in the raster's own CRS.
     code, wkt2 : str or None
-        The CRS: by authority if it is known to one, spelled out otherwise.
-    ground_size : float or None
-        Side of a pixel in metres, at the middle of the raster.
+        CRS as an authority's code, or as WKT 2 if it has none.
+    gsd : float or None
+        Ground sample distance: size of a pixel in metres, at the middle of the raster.
     """
 
     geometry: dict[str, Any] | None
@@ -50,7 +50,7 @@ class Footprint:
 
 
 def compute_footprint(info: RasterInfo) -> Footprint:
-    """Where a raster lies; of ground control points alone, approximately."""
+    """Compute the footprint of a raster; approximately if it has only ground control points."""
     transform, crs = info.transform, info.crs
     if transform is None and info.gcps:
         transform, crs = from_gcps(info.gcps), info.gcps_crs
@@ -72,7 +72,7 @@ def compute_footprint(info: RasterInfo) -> Footprint:
 
 
 def _edge(width: int, height: int) -> Iterator[tuple[float, float]]:
-    """Points (column, row) along the outer edge, closed."""
+    """Yield points (column, row) along the closed outer edge."""
     corners = [(0, 0), (0, height), (width, height), (width, 0), (0, 0)]
     for (x, y), (to_x, to_y) in pairwise(corners):
         for step in range(STEPS):
@@ -83,11 +83,11 @@ def _edge(width: int, height: int) -> Iterator[tuple[float, float]]:
 def _to_geojson(
     crs: CRS, xs: list[float], ys: list[float]
 ) -> tuple[dict[str, Any] | None, list[float] | None]:
-    """GeoJSON and bounding box of a ring of points."""
+    """Return the GeoJSON and the bounds of a ring of points."""
     ring = {"type": "Polygon", "coordinates": [list(zip(xs, ys, strict=True))]}
     try:
         with gdal_env():
-            # GDAL cuts what crosses the antimeridian in two
+            # GDAL splits polygons at the antimeridian
             geometry = rasterio.warp.transform_geom(
                 crs, WGS84, ring, antimeridian_cutting=True, precision=8
             )
@@ -112,7 +112,7 @@ def _to_geojson(
 
 
 def _split(geometry: dict[str, Any]) -> dict[str, Any]:
-    """A polygon in longitudes beyond 180 degrees, as rasters across the antimeridian have them."""
+    """Split a polygon with longitudes beyond 180 degrees at the antimeridian."""
     from shapely import affinity, box
     from shapely.geometry import mapping, shape
 
@@ -121,8 +121,8 @@ def _split(geometry: dict[str, Any]) -> dict[str, Any]:
     if west >= -180 and east <= 180:
         return geometry
     parts = []
-    for turn in (-360, 0, 360):
-        part = affinity.translate(outline, turn).intersection(box(-180, -90, 180, 90))
+    for offset in (-360, 0, 360):
+        part = affinity.translate(outline, offset).intersection(box(-180, -90, 180, 90))
         if part.area > 0:
             parts.append(part)
     if len(parts) == 1:
@@ -131,13 +131,13 @@ def _split(geometry: dict[str, Any]) -> dict[str, Any]:
 
 
 def _gsd(transform: Affine, crs: CRS, ys: list[float]) -> float | None:
-    """Geometric mean of a pixel's sides in metres."""
+    """Return the geometric mean of the width and height of a pixel in metres."""
     a, b, _, d, e, _ = tuple(transform)[:6]
-    side = math.sqrt(abs(a * e - b * d))
+    size = math.sqrt(abs(a * e - b * d))
     if crs.is_geographic:
         latitude = math.radians((min(ys) + max(ys)) / 2)
-        return side * 111_320.0 * math.sqrt(max(math.cos(latitude), 0.0))
+        return size * 111_320.0 * math.sqrt(max(math.cos(latitude), 0.0))
     try:
-        return side * float(crs.linear_units_factor[1])
+        return size * float(crs.linear_units_factor[1])
     except RasterioError:
         return None

@@ -1,4 +1,4 @@
-"""Georeferencing of a part of a grid, and of a finer grid over the same ground: pure functions."""
+"""Compute the georeferencing of a window of a raster, and of a finer grid of the same extent."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from georsr.window import Window
 
 
 def scale_transform(transform: Affine, scale: int) -> Affine:
-    """Transform of the finer grid: the outer corners stay where they are.
+    """Return the transform of a grid with ``scale`` times finer pixels and the same outer corners.
 
-    Right for every affine, rotated, sheared or south-up; dividing only the pixel sizes, as is
-    often done, moves rotated rasters. It holds for ``AREA_OR_POINT=Point`` too, because GDAL
-    gives and takes corner-based transforms and does the half-pixel shift in the file itself.
+    This is correct for any affine transform: rotated, sheared or south-up. Dividing only the pixel
+    sizes, as is often done, shifts rotated rasters. It is also correct for ``AREA_OR_POINT=Point``,
+    because GDAL's transforms refer to corners and the half-pixel shift is applied in the file.
     """
-    # transform * Affine.scale(1 / scale), spelled out: affine 3 renamed the operator
+    # transform * Affine.scale(1 / scale), written out because affine 3 renamed the operator
     a, b, c, d, e, f = tuple(transform)[:6]
     return Affine(a / scale, b / scale, c, d / scale, e / scale, f)
 
 
 def window_metadata(info: RasterInfo, window: Window) -> RasterInfo:
-    """What a raster says about itself, for a window of it."""
+    """Return the metadata of a window of a raster."""
     down, right, transform = window.top, window.left, info.transform
     if transform is not None:
         x, y = transform @ (right, down)
@@ -50,9 +50,9 @@ def window_metadata(info: RasterInfo, window: Window) -> RasterInfo:
 
 
 def scale_gcps(gcps: Iterable[GroundControlPoint], scale: int) -> tuple[GroundControlPoint, ...]:
-    """Ground control points on the finer grid.
+    """Return ground control points on a grid with ``scale`` times finer pixels.
 
-    GDAL counts their rows and columns from the outer corner of the first pixel, so they scale
+    GDAL counts their rows and columns from the outer corner of the first pixel, so they are scaled
     without a shift.
     """
     return tuple(
@@ -70,7 +70,7 @@ def scale_gcps(gcps: Iterable[GroundControlPoint], scale: int) -> tuple[GroundCo
 
 
 def scale_rpcs(rpcs: RPC, scale: int) -> RPC:
-    """Rational polynomial coefficients on the finer grid.
+    """Return rational polynomial coefficients on a grid with ``scale`` times finer pixels.
 
     RPCs count lines and samples from the *centre* of the first pixel, half a pixel from its
     corner: ``off' = (off + 0.5) * scale - 0.5``.

@@ -1,13 +1,14 @@
-"""STAC: a catalogue entry for a product, with what it is, what made it and of what.
+"""Write a STAC Item that describes an output, its source and its model.
 
-SpatioTemporal Asset Catalog 1.1 (https://stacspec.org) with the extensions Projection 2, Raster 2,
-Processing 1.2 and, for the model, fields of Machine Learning Model 1.4.
+The format is SpatioTemporal Asset Catalog 1.1 (https://stacspec.org) with the extensions
+Projection 2, Raster 2, Processing 1.2 and, for the model, fields of Machine Learning Model 1.4.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 
 SCHEMA = "https://stac-extensions.github.io/{}/v{}/schema.json"
 EXTENSIONS = tuple(
-    SCHEMA.format(*each)
-    for each in (("projection", "2.0.0"), ("raster", "2.0.0"), ("processing", "1.2.0"))
+    SCHEMA.format(*extension)
+    for extension in (("projection", "2.0.0"), ("raster", "2.0.0"), ("processing", "1.2.0"))
 )
 DATES = (
     "ACQUISITIONDATETIME",
@@ -35,19 +36,19 @@ DATES = (
     "PRODUCT_START_TIME",
     "TIFFTAG_DATETIME",
 )
-"""Tags in which sources say when they were taken, the most telling first."""
-FORMATS = ("%Y-%m-%dT%H:%M:%S.%f", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d", "%Y:%m:%d %H:%M:%S")
+"""Tags that hold the acquisition date of a raster, the most specific first."""
+DATE_FORMATS = ("%Y-%m-%dT%H:%M:%S.%f", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d", "%Y:%m:%d %H:%M:%S")
 
 
 def check_item_path(path: str | os.PathLike[str], *, overwrite: bool) -> None:
-    """Refuse what could not be written after the product, before there is one.
+    """Raise if a STAC Item cannot be written to ``path``; called before the run.
 
     Raises
     ------
     UsageError
         pystac is not installed, or the file exists.
     OutputError
-        It cannot be written.
+        The file cannot be written.
     """
     try:
         import pystac  # noqa: F401
@@ -56,12 +57,14 @@ def check_item_path(path: str | os.PathLike[str], *, overwrite: bool) -> None:
     check_writable(Path(path), overwrite=overwrite)
 
 
-def item_describes(path: str | os.PathLike[str], product: str) -> bool:
-    """Whether a file is a STAC Item that `write_stac_item` has written, of this product."""
+def item_describes(path: str | os.PathLike[str], output: str) -> bool:
+    """Return whether a file is a STAC Item of ``output``, written by `write_stac_item`."""
     try:
         item = json.loads(Path(path).read_text(encoding="utf-8"))
-        data, ours = item["assets"]["data"]["href"], "georsr:checksum" in item["properties"]
-        return ours and (Path(path).parent / data).resolve() == Path(product).resolve()
+        target = Path(path).parent / item["assets"]["data"]["href"]
+        return (
+            "georsr:checksum" in item["properties"] and target.resolve() == Path(output).resolve()
+        )
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return False
 
@@ -69,48 +72,48 @@ def item_describes(path: str | os.PathLike[str], product: str) -> bool:
 def write_stac_item(
     path: str | os.PathLike[str], report: RunReport, spec: ModelSpec, *, overwrite: bool
 ) -> None:
-    """Write the STAC Item of a product, whose run has its lock.
+    """Write the STAC Item of an output while its run holds the lock.
 
     Parameters
     ----------
     path
-        JSON file; links in it are relative to its folder where they can be.
+        JSON file. Its links are relative to its folder if possible.
     report
-        Of the run that made the product.
+        Report of the run that wrote the output.
     spec
-        Of its model.
+        Specification of the model.
     overwrite
-        The file may be replaced.
+        Whether the file may be replaced.
     """
     check_item_path(path, overwrite=overwrite)
-    place = Path(path)
-    item = create_stac_item(report, spec, place)
+    target = Path(path)
+    item = create_stac_item(report, spec, target)
     text = json.dumps(item.to_dict(transform_hrefs=False), indent=2, ensure_ascii=False)
-    remove_temp_files(place)
-    atomic_write_text(place, text + "\n")
+    remove_temp_files(target)
+    atomic_write_text(target, text + "\n")
 
 
-def create_stac_item(report: RunReport, spec: ModelSpec, place: Path) -> Item:
-    """The STAC Item of a product, as it will lie at ``place``."""
+def create_stac_item(report: RunReport, spec: ModelSpec, path: Path) -> Item:
+    """Create the STAC Item of an output, to be written to ``path``."""
     import pystac
 
     with open_output(report.output, allow_drivers=("VRT",)) as reader:
         info = reader.info
-    where = compute_footprint(info)
-    taken = acquisition_date(info)
+    footprint = compute_footprint(info)
+    acquired = acquisition_date(info)
     item = pystac.Item(
         id=Path(report.output).name.rsplit(".", 1)[0],
-        geometry=where.geometry,
-        bbox=where.bbox,
-        datetime=taken or datetime.now(UTC).replace(microsecond=0),
-        properties=_properties(report, spec, info, where, dated=taken is not None),
+        geometry=footprint.geometry,
+        bbox=footprint.bbox,
+        datetime=acquired or datetime.now(UTC).replace(microsecond=0),
+        properties=_properties(report, spec, info, footprint, dated=acquired is not None),
         stac_extensions=[*EXTENSIONS],
     )
     asset = pystac.Asset(
-        href=_href(report.output, place),
+        href=_href(report.output, path),
         media_type=pystac.MediaType.COG if report.cog else pystac.MediaType.GEOTIFF,
         roles=["data"],
-        extra_fields=_grid(info, where) | {"bands": _bands(info, report)},
+        extra_fields=_raster_fields(info, footprint) | {"bands": _bands(info, report)},
     )
     item.add_asset("data", asset)
     if report.quality is not None:
@@ -118,11 +121,11 @@ def create_stac_item(report: RunReport, spec: ModelSpec, place: Path) -> Item:
         item.add_asset(
             "quality",
             pystac.Asset(
-                href=_href(layers.output, place),
+                href=_href(layers.output, path),
                 title="Quality layers: " + ", ".join(layers.layers),
                 media_type=pystac.MediaType.GEOTIFF,
                 roles=["metadata"],
-                extra_fields=_grid(info, where)
+                extra_fields=_raster_fields(info, footprint)
                 | {
                     "data_type": "float32",
                     "nodata": "nan",
@@ -130,27 +133,27 @@ def create_stac_item(report: RunReport, spec: ModelSpec, place: Path) -> Item:
                 },
             ),
         )
-    item.set_self_href(str(place.absolute()))
-    item.add_link(pystac.Link("derived_from", _href(report.source, place), title="source"))
+    item.set_self_href(str(path.absolute()))
+    item.add_link(pystac.Link("derived_from", _href(report.source, path), title="source"))
     return item
 
 
 def acquisition_date(info: RasterInfo) -> datetime | None:
-    """When a raster was taken, if its tags say so; UTC where they name no zone."""
+    """Return the acquisition date in the tags of a raster, or None; without a zone it is UTC."""
     for space in info.tags.values():
         named = {name.upper(): value for name, value in space.items()}
         for tag in DATES:
             text = named.get(tag, "").strip().removesuffix("Z")
-            for form in FORMATS:
+            for date_format in DATE_FORMATS:
                 try:
-                    return datetime.strptime(text, form).replace(tzinfo=UTC)
+                    return datetime.strptime(text, date_format).replace(tzinfo=UTC)
                 except ValueError:
                     continue
     return None
 
 
 def _properties(
-    report: RunReport, spec: ModelSpec, info: RasterInfo, where: Footprint, *, dated: bool
+    report: RunReport, spec: ModelSpec, info: RasterInfo, footprint: Footprint, *, dated: bool
 ) -> dict[str, Any]:
     described = (
         f"{report.source} super-resolved {report.scale} times: contains synthesised detail that "
@@ -161,7 +164,7 @@ def _properties(
         "description": described
         + ("" if dated else "; datetime is that of processing, the source does not say its own"),
         "proj:shape": [info.height, info.width],
-        "proj:code": where.code,
+        "proj:code": footprint.code,
         "processing:level": "super-resolved",
         "processing:lineage": described,
         "processing:facility": "georsr",
@@ -172,8 +175,8 @@ def _properties(
         "mlm:framework": "pytorch",
         "georsr:model_sha256": report.model_sha256,
         "georsr:scale": report.scale,
-        "georsr:stretch": json.loads(report.stretch),
-        "georsr:options": json.loads(report.options),
+        "georsr:stretch": asdict(report.stretch),
+        "georsr:options": report.options,
         "georsr:precision": f"{report.precision} on {report.device}",
         "georsr:checksum": report.checksum,
         "georsr:synthesised_detail": True,
@@ -182,50 +185,52 @@ def _properties(
         properties["georsr:consistency_kernel"] = report.consistency.kernel
     if info.transform is not None:
         properties["proj:transform"] = list(info.transform)
-        properties["proj:bbox"] = where.projected
-    if where.wkt2 is not None:
-        properties["proj:wkt2"] = where.wkt2
-    if where.gsd is not None:
-        properties["gsd"] = where.gsd
+        properties["proj:bbox"] = footprint.projected
+    if footprint.wkt2 is not None:
+        properties["proj:wkt2"] = footprint.wkt2
+    if footprint.gsd is not None:
+        properties["gsd"] = footprint.gsd
     return properties
 
 
-def _grid(info: RasterInfo, where: Footprint) -> dict[str, Any]:
-    """What the Raster extension says about all bands of a file."""
-    resolution = {} if where.gsd is None else {"raster:spatial_resolution": where.gsd}
+def _raster_fields(info: RasterInfo, footprint: Footprint) -> dict[str, Any]:
+    """Return the fields of the Raster extension that all bands of a file share."""
+    resolution = {} if footprint.gsd is None else {"raster:spatial_resolution": footprint.gsd}
     return {"raster:sampling": info.area_or_point.lower()} | resolution
 
 
 def _bands(info: RasterInfo, report: RunReport) -> list[dict[str, Any]]:
     bands = [_band(band, report.dtype) for band in info.bands]
     if report.consistency is not None:
-        found = report.consistency
-        for facts, mean, largest in zip(bands, found.band_mean, found.band_max, strict=True):
-            facts |= {"georsr:residual_mean": mean, "georsr:residual_max": largest}
+        consistency = report.consistency
+        for fields, mean, largest in zip(
+            bands, consistency.band_mean, consistency.band_max, strict=True
+        ):
+            fields |= {"georsr:residual_mean": mean, "georsr:residual_max": largest}
     return bands
 
 
 def _band(band: BandInfo, dtype: str) -> dict[str, Any]:
-    facts: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "name": band.description or f"band {band.number}",
         "data_type": dtype,
     }
     if band.nodata is not None:
-        facts["nodata"] = band.nodata if band.nodata == band.nodata else "nan"
+        fields["nodata"] = band.nodata if band.nodata == band.nodata else "nan"
     if band.unit:
-        facts["unit"] = band.unit
+        fields["unit"] = band.unit
     if (band.scale, band.offset) != (1.0, 0.0):
-        facts |= {"raster:scale": band.scale, "raster:offset": band.offset}
-    return facts
+        fields |= {"raster:scale": band.scale, "raster:offset": band.offset}
+    return fields
 
 
-def _href(target: str, place: Path) -> str:
-    """An address or an absolute path as it is; a file beside or below the Item relative to it."""
+def _href(target: str, item: Path) -> str:
+    """Return a link to ``target``: relative if it is in or below the folder of the Item."""
     path = Path(target)
     if "://" in target or target.startswith("/vsi") or not path.exists():
         return target
     try:
-        inside = path.resolve().relative_to(place.resolve().parent)
+        inside = path.resolve().relative_to(item.resolve().parent)
     except ValueError:
         return str(path.resolve())
     return f"./{inside.as_posix()}"

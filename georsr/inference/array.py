@@ -165,7 +165,7 @@ def predict_array(
     )
     read = array_reader(values, good, whole)
     model = told_of_scene(read, height, width, stretch, model, config)
-    with cpu_threads(config.jobs):
+    with cpu_threads(config.num_threads):
         return predict_window(
             read,
             whole,
@@ -175,7 +175,7 @@ def predict_array(
             form=ArrayFormat(config.dtype or str(values.dtype), bands, config.blocksize, nodata),
             inference=TilePredictor.from_config(model, config, placement),
             kernel=resolve_kernel(read, height, width, stretch, model, config),
-            flat_tiles=config.flat_tiles,
+            flat_tiles=config.skip_constant_tiles,
         )
 
 

@@ -6,10 +6,11 @@ Check that a source has the bands a model takes.
 from __future__ import annotations
 
 import logging
+import warnings
 from dataclasses import replace
 
 from georsr.config import SRConfig
-from georsr.errors import UsageError
+from georsr.errors import BandWarning, GeorsrWarning, UsageError
 from georsr.io.band_roles import RGBBands, detect_rgb_bands
 from georsr.io.metadata import RasterInfo
 from georsr.io.reader import RasterReader
@@ -51,13 +52,13 @@ def match_bands(reader: RasterReader, model: Model, config: SRConfig) -> tuple[R
     """Choose the bands of a raster for a model, or adapt the model to the raster.
 
     A raster of one band is given to a model as grey. Of one with more bands than the model takes,
-    ``bands="guide"`` takes the guide alone, and ``bands="all"`` all of them, the other ones by
-    ``band_mode``.
+    ``output_bands="rgb"`` takes the guide alone, and ``output_bands="all"`` all of them, the other
+    ones by ``other_bands``.
 
     Parameters
     ----------
     reader
-        Opened with ``config.bidx`` for the guide alone, with every band for all.
+        Opened with ``config.indexes`` for the guide alone, with every band for all.
     model, config
         What is run, and how.
 
@@ -75,21 +76,25 @@ def match_bands(reader: RasterReader, model: Model, config: SRConfig) -> tuple[R
     if spec.bands == 0 or isinstance(model.network, MultiBand):
         return reader, model
     if info.count == 1:
-        return reader, wrap_multiband(model, (0,) * spec.bands, "each")
+        return reader, wrap_multiband(model, (0,) * spec.bands, "per-band")
     if spec.bands != 3:
         return reader, model
-    if config.bands == "all":
+    if config.output_bands == "all":
         guide = _guide_of_all(info, config)
         positions = tuple(info.indexes.index(number) for number in guide.numbers)
-        return warn_assumed_bands(reader, guide), wrap_multiband(model, positions, config.band_mode)
-    if config.bidx is not None:
+        return warn_assumed_bands(reader, guide), wrap_multiband(
+            model, positions, config.other_bands
+        )
+    if config.indexes is not None:
         return reader, model
     guide = detect_rgb_bands(info)
     if guide.numbers == info.indexes:
         return warn_assumed_bands(reader, guide), model
     if info.count == spec.bands:  # all of them, in another order
         positions = tuple(info.indexes.index(number) for number in guide.numbers)
-        return warn_assumed_bands(reader, guide), wrap_multiband(model, positions, config.band_mode)
+        return warn_assumed_bands(reader, guide), wrap_multiband(
+            model, positions, config.other_bands
+        )
     log.info("%s: red, green and blue are bands %s", info.path, guide.numbers)
     selected = reader.with_bands(guide.numbers)
     reader.close()
@@ -97,20 +102,20 @@ def match_bands(reader: RasterReader, model: Model, config: SRConfig) -> tuple[R
 
 
 def _guide_of_all(info: RasterInfo, config: SRConfig) -> RGBBands:
-    if config.bidx is not None:
-        missing = [number for number in config.bidx if number not in info.indexes]
+    if config.indexes is not None:
+        missing = [number for number in config.indexes if number not in info.indexes]
         if missing:
             raise UsageError(
                 f"{info.path}: there is no band {missing[0]} to guide; available: "
                 f"{', '.join(info.selectable_bands)}"
             )
-        if len(config.bidx) != 3:
+        if len(config.indexes) != 3:
             raise UsageError(
                 f"{info.path}: --bidx with --bands all names the guide: expected three bands "
-                f"(red, green, blue), got {len(config.bidx)}"
+                f"(red, green, blue), got {len(config.indexes)}"
             )
-        return RGBBands(config.bidx)
-    if config.band_mode == "each":
+        return RGBBands(config.indexes)
+    if config.other_bands == "per-band":
         try:
             return detect_rgb_bands(info)
         except UsageError:
@@ -121,19 +126,19 @@ def _guide_of_all(info: RasterInfo, config: SRConfig) -> RGBBands:
 def warn_assumed_bands(reader: RasterReader, guide: RGBBands) -> RasterReader:
     """Warn that the red, green and blue bands were assumed."""
     if guide.note:
-        warn_once(reader, guide.note)
+        warn_once(reader, guide.note, BandWarning)
     return reader
 
 
-def warn_once(reader: RasterReader, text: str) -> None:
-    """Log a warning about a source and add it to the report, once."""
+def warn_once(reader: RasterReader, text: str, category: type[GeorsrWarning]) -> None:
+    """Warn about a source, once, and record the text for the report."""
     if text not in reader.info.notes:
         reader.info = replace(reader.info, notes=(*reader.info.notes, text))
-        log.warning("%s", text)
+        warnings.warn(text, category, stacklevel=3)
 
 
 def match_array_bands(model: Model, count: int, config: SRConfig) -> Model:
-    """Return the model for an array of ``count`` bands, of which ``config.bidx`` are the guide.
+    """Return the model for an array of ``count`` bands, of which ``config.indexes`` are the guide.
 
     Raises
     ------
@@ -144,15 +149,15 @@ def match_array_bands(model: Model, count: int, config: SRConfig) -> Model:
     if spec.bands == 0 or isinstance(model.network, MultiBand):
         return model
     if count == 1:
-        return wrap_multiband(model, (0,) * spec.bands, "each")
-    if config.bands != "all" or spec.bands != 3:
+        return wrap_multiband(model, (0,) * spec.bands, "per-band")
+    if config.output_bands != "all" or spec.bands != 3:
         return model
-    guide = config.bidx or ((1, 2, 3) if count == 3 else None)
-    if guide is None and config.band_mode == "each":
+    guide = config.indexes or ((1, 2, 3) if count == 3 else None)
+    if guide is None and config.other_bands == "per-band":
         guide = (1, 1, 1)
     if guide is None or len(guide) != 3 or not all(1 <= number <= count for number in guide):
         raise UsageError(
             f"array of {count} bands: name the three that guide the others, counted from 1: "
             "bidx=(red, green, blue)"
         )
-    return wrap_multiband(model, tuple(number - 1 for number in guide), config.band_mode)
+    return wrap_multiband(model, tuple(number - 1 for number in guide), config.other_bands)

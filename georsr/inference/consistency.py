@@ -236,7 +236,7 @@ def requested_kernel(spec: ModelSpec, config: SRConfig) -> str | None:
     if config.consistency == "off":
         return None
     if config.consistency_kernel is not None:
-        return config.consistency_kernel
+        return SCENE if config.consistency_kernel == "auto" else config.consistency_kernel
     if spec.kernel == SOFTLY:
         return SCENE
     return spec.kernel or ("bicubic" if config.consistency == "on" else None)

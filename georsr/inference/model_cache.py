@@ -116,9 +116,9 @@ def cached_predictor(reference: ModelRef, config: SRConfig) -> Iterator[TilePred
     config
         Device, precision, batch and ``jobs`` as this process understands them.
     """
-    with _TURN, cpu_threads(config.jobs or _threads_of_worker()):
+    with _TURN, cpu_threads(config.num_threads or _threads_of_worker()):
         placement = place_model(load_cached(reference), config)
-        batch = choose_batch(placement, config.batch)
+        batch = choose_batch(placement, config.batch_size)
         yield _predictor(reference, placement, batch, config.compile, config.tta)
 
 

@@ -137,7 +137,9 @@ def n_concurrent_tiles(
     batch
         Tiles per call of the network.
     """
-    return batch * plan_parallelism(placement, spec, config.compile, tiles, config.jobs).count
+    return (
+        batch * plan_parallelism(placement, spec, config.compile, tiles, config.num_threads).count
+    )
 
 
 log = logging.getLogger(__name__)
@@ -175,10 +177,10 @@ def place_model(model: Model, config: SRConfig) -> DeviceConfig:
     if file is not None:
         if backend == "torch":
             raise UsageError(f"model {model.source}: is an ONNX file; leave --backend torch away")
-        if file.tile is not None and config.tile not in (None, file.tile):
+        if file.tile is not None and config.tile_size not in (None, file.tile):
             raise UsageError(
-                f"model {model.source}: was exported for tiles of {file.tile}, not {config.tile}; "
-                "leave --tile away, or export with --dynamic"
+                f"model {model.source}: was exported for tiles of {file.tile}, not "
+                f"{config.tile_size}; leave --tile away, or export with --dynamic"
             )
     return select_device(config.device, config.precision, backend)
 
@@ -301,7 +303,7 @@ class TilePredictor:
             Device and precision; None chooses them by ``config``.
         """
         placement = placement or place_model(model, config)
-        batch = choose_batch(placement, config.batch)
+        batch = choose_batch(placement, config.batch_size)
         predictor = cls(model, placement, batch, compiled=config.compile, tta=config.tta)
         log.info("%s on %s", model.spec.name, placement.describe())
         return predictor

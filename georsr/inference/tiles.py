@@ -48,7 +48,7 @@ def make_tile_grid(height: int, width: int, spec: ModelSpec, config: SRConfig) -
         height,
         width,
         scale=spec.scale,
-        tile=config.tile or spec.tile,
+        tile=config.tile_size or spec.tile,
         halo=halo,
         overlap=overlap,
         multiple_of=spec.multiple_of,
@@ -295,7 +295,7 @@ def calibration_tiles(
         No pixel of the raster is valid.
     """
     check_bands(reader.info, spec)
-    plan = tile_grid_of(reader.info, spec, SRConfig(tile=tile))
+    plan = tile_grid_of(reader.info, spec, SRConfig(tile_size=tile))
     stretch = choose_normalization(reader, "auto")
     side = tile or spec.tile
     found = []

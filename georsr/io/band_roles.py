@@ -48,7 +48,7 @@ def reject_non_images(info: RasterInfo, model: str) -> None:
             raise UsageError(
                 f"{info.path}: band {band.number} holds {what}, not brightness, and {model} was "
                 "made for images: choose other bands with --bidx, take --model bicubic or "
-                "nearest, or insist with --force"
+                "nearest, or insist with --allow-non-image"
             )
 
 
@@ -141,7 +141,7 @@ def _assumed(info: RasterInfo) -> tuple[tuple[int, ...], str]:
     raise UsageError(
         f"{info.path}: nothing says which of its {info.count} bands are red, green and blue: name "
         f"them with --bidx R,G,B, from: {', '.join(info.selectable_bands)}; or use --bands all "
-        "--band-mode each, or --model bicubic"
+        "--band-mode per-band, or --model bicubic"
     )
 
 

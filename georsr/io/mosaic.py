@@ -8,8 +8,8 @@ The VRT document of a mosaic.
 
 from __future__ import annotations
 
-import logging
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ import numpy as np
 from affine import Affine
 from rasterio.io import MemoryFile
 
-from georsr.errors import InputError, UsageError
+from georsr.errors import BandWarning, InputError, UsageError
 from georsr.io.drivers import gdal_path
 from georsr.io.gdal_env import absolute_path, gdal_env
 from georsr.io.metadata import BandInfo, RasterInfo, describe, format_pixel_size
@@ -103,8 +103,6 @@ def _source(element: Element, piece: MosaicSource, band: str, dtype: str, kind: 
     path, blocks = absolute_path(piece.info.address), piece.info.block_shape
     return add_vrt_source(element, kind, (path, False), band, dtype, blocks, piece.place)
 
-
-log = logging.getLogger(__name__)
 
 MAX_MISALIGNMENT = 0.01
 """Pixels by which the corners of a raster may miss the grid of the first one."""
@@ -352,7 +350,7 @@ def open_sources(
     infos = _described(paths, nodata, allow_drivers, alpha)
     assumed = [note for info in infos for note in info.notes]
     if assumed:  # what one of them is, all are
-        log.warning("%s", assumed[0])
+        warnings.warn(assumed[0], BandWarning, stacklevel=2)
         infos = _described(paths, nodata, allow_drivers, "data")
     mosaic = build_mosaic(infos, nodata)
     reader = MosaicReader(mosaic, None if indexes is None else tuple(indexes), nodata)

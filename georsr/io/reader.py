@@ -8,7 +8,6 @@ Product: a raster that georsr made, opened without a word: what to say, its sour
 from __future__ import annotations
 
 import copy
-import logging
 import os
 import re
 import stat
@@ -25,7 +24,15 @@ from rasterio.enums import MaskFlags
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterioWindow
 
-from georsr.errors import GeoreferenceWarning, GeorsrError, InputError, UsageError
+from georsr.errors import (
+    BandWarning,
+    GeoreferenceWarning,
+    GeorsrError,
+    GeorsrWarning,
+    InputError,
+    RadiometryWarning,
+    UsageError,
+)
 from georsr.io.drivers import (
     NETWORK_DRIVERS,
     ReadPolicy,
@@ -218,8 +225,6 @@ def _open_error(path: str, err: Exception, policy: ReadPolicy) -> Exception:
         "read with --allow-driver NAME"
     )
 
-
-log = logging.getLogger(__name__)
 
 MAX_UNCOVERED_FRACTION = 1e-3
 """Share of a VRT that may lie between its files: of a pixel, where these are not of its grid."""
@@ -545,28 +550,29 @@ def open_raster(
         force,
         alpha,
     )
+    found: list[tuple[str, type[GeorsrWarning]]] = [
+        (note, BandWarning) for note in reader.info.notes
+    ]
     if (share := reader.uncovered_fraction()) > MAX_UNCOVERED_FRACTION:
         note = (
             f"{reader.info.path}: {100 * share:.2g} % of it lies in none of its files, and it has "
             "no nodata value: these gaps are read as black and treated as data; give it one "
-            "(gdalbuildvrt -srcnodata), or say --nodata 0 or --flat-tiles"
+            "(gdalbuildvrt -srcnodata), or use --nodata 0 or --skip-constant-tiles"
         )
+        found.append((note, RadiometryWarning))
         reader.info = replace(reader.info, notes=(*reader.info.notes, note))
     info = reader.info
-    for note in info.notes:
-        log.warning("%s", note)
     located = info.crs is not None and info.transform is not None
     if not (located or info.gcps_crs is not None or info.rpcs is not None):
         lacking = "coordinate reference system" if info.crs is None else "geotransform"
-        try:
-            warnings.warn(
-                f"{info.path}: has no {lacking}; the product will have none either",
-                GeoreferenceWarning,
-                stacklevel=2,
-            )
-        except GeoreferenceWarning:  # the caller turned warnings into errors
-            reader.close()
-            raise
+        text = f"{info.path}: has no {lacking}; the output will have none either"
+        found.append((text, GeoreferenceWarning))
+    try:
+        for text, category in found:
+            warnings.warn(text, category, stacklevel=2)
+    except GeorsrWarning:  # the caller turned warnings into errors
+        reader.close()
+        raise
     return reader
 
 

@@ -286,7 +286,8 @@ def _is_beside(file: str, path: str) -> bool:
 
 def _not_tiff(file: str, path: str) -> UsageError:
     return UsageError(
-        f"{file}: GDAL would read it as mask or overviews of {path}, but it is not a TIFF; remove it"
+        f"{file}: GDAL would read it as mask or overviews of {path}, but it is "
+        "not a TIFF; remove it"
     )
 
 

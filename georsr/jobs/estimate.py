@@ -243,8 +243,8 @@ class RunEstimate:
     tiles: int
     tiles_empty: int
     """Tiles for which the network need not run: about, from a sample of them."""
-    tile: int
-    batch: int
+    tile_size: int
+    batch_size: int
     device: str
     workers: int
     """Of a cluster, among which the tiles are shared; 0: one process does it all."""
@@ -279,7 +279,7 @@ class RunEstimate:
             f"source  {self.source}",
             f"model   {self.model}, x{self.scale}, on {self.device}",
             f"output  {self.width} x {self.height} pixels, {self.bands} x {self.dtype}",
-            f"tiles   {self.tiles} of {self.tile} pixels, {self.batch} at a time"
+            f"tiles   {self.tiles} of {self.tile_size} pixels, {self.batch_size} at a time"
             + (f", about {self.tiles_empty} of them empty" if self.tiles_empty else ""),
             f"memory  about {_size(self.memory_bytes)} of {_size(self.memory_limit_bytes)}",
             f"disk    at most {_size(self.output_bytes)}, {_size(self.free_bytes)} free",
@@ -362,8 +362,8 @@ def estimate_run(
         dtype=layout.dtype,
         tiles=len(plan),
         tiles_empty=empty,
-        tile=plan.tile,
-        batch=inference.batch,
+        tile_size=plan.tile,
+        batch_size=inference.batch,
         workers=force.workers,
         worker_memory_bytes=force.worker_memory,
         device=placement.describe(),
@@ -388,7 +388,7 @@ def _timed(job: SRJob) -> DeviceConfig:
 
 def _threads(config: SRConfig, cluster: Cluster | None) -> int | None:
     """Return the threads of one network; on workers elsewhere 1, unless the options say more."""
-    return config.jobs if cluster is None else cluster.config.jobs or 1
+    return config.num_threads if cluster is None else cluster.config.num_threads or 1
 
 
 def _problems(

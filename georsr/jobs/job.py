@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from georsr.config import SRConfig
+from georsr.config import OPTIONS, SRConfig
 from georsr.device import DeviceConfig
-from georsr.errors import InputError
+from georsr.errors import InputError, RadiometryWarning
 from georsr.geo.georeference import window_metadata
 from georsr.inference.bands import check_bands, warn_once
 from georsr.inference.consistency import requested_kernel
@@ -53,25 +53,6 @@ SAMPLES, SAMPLE = 64, 16 * 1024
 """Pieces of a source's files that its digest covers, and bytes of each: a megabyte of any source,
 which a disk reads in a second at worst."""
 
-OPTIONS_WITHOUT_EFFECT = (
-    "allow_drivers",
-    "aoi",
-    "aoi_mask",
-    "backend",
-    "batch",
-    "bbox",
-    "bbox_crs",
-    "check_space",
-    "device",
-    "jobs",
-    "max_pixels",
-    "overwrite",
-    "precision",
-    "resume",
-    "verify",
-)
-"""Options that leave the output as it is, or count as what they led to: device, area."""
-
 
 def run_key(
     reader: RasterReader,
@@ -93,7 +74,7 @@ def run_key(
     options = {
         name: json.dumps(value, sort_keys=True)
         for name, value in asdict(config).items()
-        if name not in OPTIONS_WITHOUT_EFFECT
+        if OPTIONS[name].affects in ("pixels", "file")
     }
     return {
         "source": source_hash(reader),
@@ -189,6 +170,7 @@ def warn_noise_dominated(reader: RasterReader, model: str) -> None:
         reader,
         f"{reader.info.path}: most of what {model} takes away is noise, which consistency "
         "would put back: it is off; --consistency on insists on it",
+        RadiometryWarning,
     )
 
 
@@ -207,6 +189,7 @@ def warn_upsampled(reader: RasterReader) -> None:
                 "neighbour enlarges images; a network sharpens the edges of such blocks. Take one "
                 f"of each first: gdal_translate -r nearest -outsize {100 / across:g}% "
                 f"{100 / down:g}%",
+                RadiometryWarning,
             )
         return
 
@@ -252,7 +235,7 @@ class SRJob:
 
     def with_tile(self, tile: int) -> SRJob:
         """Return the same job with tiles of another size."""
-        config = replace(self.config, tile=tile)
+        config = replace(self.config, tile_size=tile)
         return replace(
             self, plan=tile_grid_of(self.reader.info, self.model.spec, config, self.area)
         )
@@ -324,14 +307,14 @@ class SRJob:
 
 def area_of(info: RasterInfo, config: SRConfig) -> AreaOfInterest | None:
     """Return the area of interest that the options ask for; None for the full raster."""
-    if config.bbox is None and config.aoi is None:
+    if config.bounds is None and config.aoi is None:
         return None
     from georsr.geo.aoi import resolve_aoi
 
     return resolve_aoi(
         info,
-        bbox=config.bbox,
-        bbox_crs=config.bbox_crs,
+        bbox=config.bounds,
+        bbox_crs=config.bounds_crs,
         aoi=config.aoi,
         masked=config.aoi_mask,
     )
@@ -339,7 +322,7 @@ def area_of(info: RasterInfo, config: SRConfig) -> AreaOfInterest | None:
 
 def memory_of(job: SRJob) -> int:
     """Return the peak memory of a process that carries out a job, in bytes."""
-    batch = choose_batch(job.placement, job.config.batch)
+    batch = choose_batch(job.placement, job.config.batch_size)
     at_once = n_concurrent_tiles(job.placement, job.model.spec, job.config, len(job.plan), batch)
     on_cpu = job.placement.device.type == "cpu"
     return memory_bytes(job.reader, job.plan, job.layout, at_once, on_cpu)
@@ -408,7 +391,7 @@ def plan_job(
     part = info if area is None else window_metadata(info, area.window)
     check_size(part, config)
     check_bands(info, model.spec)
-    if not config.force and model.spec.architecture not in COMPUTED_ARCHITECTURES:
+    if not config.allow_non_image and model.spec.architecture not in COMPUTED_ARCHITECTURES:
         reject_non_images(info, model.spec.name)
     placement = placement or place_model(model, config)
     stretch = choose_normalization(reader, config.stretch)
@@ -425,7 +408,7 @@ def plan_job(
     job = SRJob(
         reader, destination, model, config, placement, stretch, layout, plan, key, area, kernel
     )
-    if config.tile is None and (tile := job.journal().previous_tile()) is not None:
+    if config.tile_size is None and (tile := job.journal().previous_tile()) is not None:
         job = job.with_tile(tile)
     return job
 

@@ -275,7 +275,7 @@ class WriteParts:
     ) -> Iterator[tuple[int, PartResult]]:
         job, folder, should_stop = self.job, self.folder.absolute(), self.context.should_stop
         predictor = TilePredictor.from_config(job.model, job.config, job.placement)
-        with cpu_threads(job.config.jobs):
+        with cpu_threads(job.config.num_threads):
             for number, task in tasks:
                 try:
                     with self.context.timer.section("network"):

@@ -65,10 +65,10 @@ def check_space(layout: OutputLayout, destination: str, config: SRConfig, there:
         The uncompressed output is larger than what is free.
     """
     needed, free = output_bytes(layout), free_space(destination) + there
-    if config.check_space and needed > free:
+    if config.check_resources and needed > free:
         raise ResourceError(
             f"{destination}: the product takes up to {needed / MIB:.0f} MiB, "
-            f"{free / MIB:.0f} MiB are free; make room, or use --no-check-space if compression "
+            f"{free / MIB:.0f} MiB are free; make room, or use --no-check-resources if compression "
             "will do"
         )
 
@@ -109,9 +109,9 @@ def check_memory(needed: int, config: SRConfig) -> None:
         More than all its memory is needed.
     """
     limit = memory_limit()
-    if config.check_space and needed > limit:
+    if config.check_resources and needed > limit:
         raise ResourceError(
             f"the run takes about {needed / MIB:.0f} MiB of memory, this machine has "
             f"{limit / MIB:.0f} MiB; use a smaller --tile or --blocksize, work in parts with "
-            "--bbox, or use --no-check-space to try"
+            "--bbox, or use --no-check-resources to try"
         )

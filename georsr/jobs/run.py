@@ -73,7 +73,7 @@ class LocalExecutor:
         if self._predictor is None:
             self._predictor = TilePredictor.from_config(job.model, job.config, job.placement)
         pipeline = tile_pipeline(job, self._predictor, context)
-        with cpu_threads(job.config.jobs):
+        with cpu_threads(job.config.num_threads):
             write_missing_blocks(partial(pipeline.blocks, job.layout), output, context)
         return pipeline.stats
 
@@ -91,7 +91,7 @@ def tile_pipeline(
         context=context or RunContext(),
         area=job.area,
         kernel=job.kernel,
-        skip_constant_tiles=job.config.flat_tiles,
+        skip_constant_tiles=job.config.skip_constant_tiles,
     )
 
 
@@ -292,7 +292,7 @@ def with_smaller_tiles(job: SRJob, error: BaseException, tried: list[int]) -> SR
     """
     tried.append(job.plan.tile)
     smaller = ceil_to(job.plan.tile // 2, job.plan.multiple_of)
-    fixed = job.config.tile is not None
+    fixed = job.config.tile_size is not None
     if fixed or smaller < MIN_TILE or smaller == job.plan.tile:
         what = (
             str(error)
@@ -350,19 +350,19 @@ def run_report(
         dtype=layout.dtype,
         device=str(job.placement.device),
         precision=job.placement.precision,
-        tile=plan.tile,
+        tile_size=plan.tile,
         halo=plan.halo,
         overlap=plan.overlap,
-        batch=stats.batch,
+        batch_size=stats.batch,
         tiles=len(plan),
         tiles_skipped=stats.skipped,
         blocks=layout.blocks_count,
-        blocks_found=n_resumed,
-        stretch=job.stretch.to_json(),
-        options=job.config.tags_json(),
+        blocks_resumed=n_resumed,
+        stretch=job.stretch,
+        options=job.config.chosen(),
         cog=layout.cog_options is not None,
         seconds=context.timer.rounded(),
-        bytes=published.bytes,
+        file_bytes=published.bytes,
         checksum=published.checksum,
         consistency=consistency,
         warnings=job.reader.info.notes,
@@ -412,8 +412,8 @@ def consistency_report(job: SRJob, stats: RunStats) -> ConsistencyReport | None:
         kernel=str(job.kernel),
         network_mean=before.mean,
         network_max=before.largest,
-        product_mean=float(total.sum() / max(1, count.sum())),
-        product_max=float(largest.max()),
+        output_mean=float(total.sum() / max(1, count.sum())),
+        output_max=float(largest.max()),
         pixels=int(count.sum()),
         band_mean=tuple((total / np.maximum(1, count)).tolist()),
         band_max=tuple(largest.tolist()),

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from georsr.models.interpolation import Bicubic, upsample_bilinear
 from georsr.models.spec import ModelSpec
 
-MODES = ("inject", "each", "bicubic")
+MODES = ("inject", "per-band", "bicubic")
 WINDOW = 9
 """Height and width of the window in which a gain is measured (source pixels)."""
 EPS_VARIANCE = 1e-4
@@ -19,7 +19,7 @@ EPS_VARIANCE = 1e-4
 class MultiBand(nn.Module):
     """A network for the guide bands (usually red, green, blue), and a rule for all other bands.
 
-    The mode ``bicubic`` enlarges another band by interpolation, ``each`` passes it through the
+    The mode ``bicubic`` enlarges another band by interpolation, ``per-band`` passes it through the
     network as a grey image. ``inject`` adds to its bicubic enlargement the detail that the network
     added to the intensity of the guide, times a local gain (`injection_gain`). This is the
     injection model of pansharpening with context-based gains (B. Aiazzi, L. Alparone, S. Baronti
@@ -71,7 +71,7 @@ class MultiBand(nn.Module):
             )
             for i, gain in zip(others, gains.unbind(1), strict=True):
                 bands[i] = bands[i] + gain * detail
-        elif self.mode == "each":
+        elif self.mode == "per-band":
             for i in others:  # one by one: a convolution's last digit may depend on the batch
                 grey = x[:, [i] * len(self.guide)]
                 enlarged = self.network(grey.contiguous(memory_format=torch.channels_last))

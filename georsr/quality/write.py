@@ -123,7 +123,7 @@ def layers_job(job: SRJob, destination: str, product: str) -> SRJob:
     layers = replace(
         job, destination=destination, layout=layers_layout(job), key=key, config=config
     )
-    if job.config.tile is None and (tile := layers.journal().previous_tile()) is not None:
+    if job.config.tile_size is None and (tile := layers.journal().previous_tile()) is not None:
         return layers.with_tile(tile)
     return layers
 
@@ -305,7 +305,7 @@ def _compute_layers(
         tiles = tile_pipeline(job, predictor, context)
         tiles = replace(tiles, kernel=None, skip_constant_tiles=False)
         pipeline = LayersPipeline(tiles, job.layout, output, quality_config(job))
-        with cpu_threads(job.config.jobs):
+        with cpu_threads(job.config.num_threads):
             write_missing_blocks(pipeline.blocks, layers, context)
 
 
@@ -334,8 +334,8 @@ def layers_report(job: SRJob, published: OutputInfo, n_resumed: int) -> LayersRe
         height=layout.height,
         uncertainty=layout.tags[""]["GEORSR_UNCERTAINTY"],
         blocks=layout.blocks_count,
-        blocks_found=n_resumed,
-        bytes=published.bytes,
+        blocks_resumed=n_resumed,
+        file_bytes=published.bytes,
         checksum=published.checksum,
     )
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 import xarray as xr
 
-from georsr.config import SRConfig
+from georsr.config import OPTIONS, SRConfig
 from georsr.errors import GeoreferenceWarning, UsageError
 from georsr.inference.array import check_count, predict_stack
 from georsr.inference.bands import match_array_bands
@@ -33,15 +33,9 @@ from georsr.xarray.dask_graph import super_resolve_dask
 T = TypeVar("T", xr.DataArray, xr.Dataset)
 Chunks = int | Mapping[Any, int] | None
 
-ARRAY_OPTIONS = (
-    "band_mode", "bands", "batch", "blend", "blocksize", "compile", "consistency",
-    "consistency_kernel", "device", "dst_nodata", "dtype", "halo", "jobs", "nodata", "overlap",
-    "precision", "sensor", "stretch", "tile", "tta",
-)  # fmt: skip
-"""Options that apply to arrays; the others are about files."""
 ALTERNATIVES = {
-    "bidx": "select bands with da.sel(band=[...]); or name the guide of bands='all'",
-    "bbox": "cut the output with rio.clip_box; lazy pixels outside are not computed",
+    "indexes": "select bands with da.sel(band=[...]); or name the guide of output_bands='all'",
+    "bounds": "cut the output with rio.clip_box; lazy pixels outside are not computed",
     "aoi": "cut the output with rio.clip",
 }
 
@@ -81,8 +75,10 @@ def parse_request(
         An option does not apply to arrays, or there is no such model.
     """
     config = SRConfig(**options)
-    known = (*ARRAY_OPTIONS, "bidx") if config.bands == "all" else ARRAY_OPTIONS
-    if unknown := [name for name in options if name not in known]:
+    unknown = [name for name in options if not OPTIONS[name].arrays]
+    if "indexes" in options and config.output_bands == "rgb":
+        unknown.append("indexes")
+    if unknown:
         alternative = ALTERNATIVES.get(unknown[0], "write the output with rio.to_raster")
         raise UsageError(f"option {unknown[0]} is for files, not for arrays: {alternative}")
     if config.dtype is not None and config.dtype not in SUPPORTED_DTYPES:
@@ -125,7 +121,7 @@ def super_resolve(data: T, request: ArrayRequest) -> T:
 
 def super_resolve_dataarray(array: xr.DataArray, request: ArrayRequest) -> xr.DataArray:
     """Super-resolve a DataArray."""
-    info = grid_info(array, request.band_dim, request.config.nodata)
+    info = grid_info(array, request.band_dim, request.config.src_nodata)
     _warn_if_not_georeferenced(info)
     return _label(_predict(array, info, request), array, info, request)
 
@@ -153,7 +149,9 @@ def _super_resolve_bands(
     arrays: dict[Hashable, xr.DataArray], request: ArrayRequest
 ) -> dict[Hashable, xr.DataArray]:
     """Super-resolve variables as the bands of one array."""
-    infos = [grid_info(array, request.band_dim, request.config.nodata) for array in arrays.values()]
+    infos = [
+        grid_info(array, request.band_dim, request.config.src_nodata) for array in arrays.values()
+    ]
     first, info = next(iter(arrays.values())), infos[0]
     _warn_if_not_georeferenced(info)
     for array, other in zip(arrays.values(), infos, strict=True):
@@ -249,6 +247,6 @@ def _is_recoded(array: xr.DataArray, config: SRConfig) -> bool:
     """Return whether the output's data type or nodata differ from what the array declares."""
     return (
         config.dtype not in (None, array.dtype.name)
-        or config.nodata is not None
+        or config.src_nodata is not None
         or config.dst_nodata is not None
     )

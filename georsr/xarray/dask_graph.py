@@ -110,7 +110,7 @@ def find_properties(
     """Estimate sensor and kernel of a scene, from the blocks (C, h, w) of some windows of it."""
     patches = [chunks.pixel_block(blocks) for blocks in windows]
     model, config = load_cached(chunks.model), chunks.config
-    with cpu_threads(config.jobs):
+    with cpu_threads(config.num_threads):
         sensor = scene_sensor(patches, normalization, model, config)
         kernel_name = requested_kernel(model.spec, config)
         if kernel_name != SCENE:
@@ -165,7 +165,7 @@ def predict_chunk(
             form=chunks.form,
             inference=predictor,
             kernel=scene.kernel,
-            flat_tiles=chunks.config.flat_tiles,
+            flat_tiles=chunks.config.skip_constant_tiles,
         )
     if chunks.limits is not None:
         np.clip(pixels, *chunks.limits, out=pixels)

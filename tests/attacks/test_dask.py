@@ -25,7 +25,7 @@ from georsr.distributed.cluster import start_local_cluster
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
-SMALL = {"blocksize": 32, "tile": 32, "halo": 2, "overlap": 4}
+SMALL = {"blocksize": 32, "tile_size": 32, "halo": 2, "overlap": 4}
 PAGES = ("/", "/health", "/metrics", "/info/main/workers.html", "/json/counts.json")
 
 

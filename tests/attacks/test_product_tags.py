@@ -133,8 +133,8 @@ def test_what_is_no_json_of_options_is_refused(text):
 
 
 def test_compiling_is_the_users_choice():
-    text = SRConfig(compile=True, tile=64, tta=True).tags_json()
-    assert SRConfig.from_tag(text) == SRConfig(tile=64, tta=True)
+    text = SRConfig(compile=True, tile_size=64, tta=True).tags_json()
+    assert SRConfig.from_tag(text) == SRConfig(tile_size=64, tta=True)
     assert SRConfig.from_tag(text, compile=True).compile
 
 
@@ -147,20 +147,20 @@ def test_polygons_are_named_by_the_user():
 
 def test_honest_options_come_back():
     config = SRConfig(
-        bidx=(4, 3, 2),
-        bands="all",
-        bbox=(1, 2.5, 3, 4),
-        bbox_crs="EPSG:4326",
+        indexes=(4, 3, 2),
+        output_bands="all",
+        bounds=(1, 2.5, 3, 4),
+        bounds_crs="EPSG:4326",
         stretch="percentile:1,99",
-        nodata=float("inf"),
+        src_nodata=float("inf"),
         dst_nodata="none",
         dtype="uint16",
-        tile=64,
+        tile_size=64,
         halo=8,
         overlap=0,
         blend="crop",
         tta=True,
-        force=True,
+        allow_non_image=True,
         consistency="on",
         consistency_kernel="psf:0.2+0.5",
     )

@@ -152,16 +152,16 @@ def test_a_program_that_uses_georsr(kind, address, tmp_path, nothing_told, caplo
 def test_a_run_goes_on_with_a_new_signature(address, lite_file, tmp_path, nothing_told):
     asked = iter([False] * 5)
     out = tmp_path / "out" / "o.tif"
-    options = {"tile": 32, "halo": 8, "overlap": 0, "blocksize": 16, "consistency": "off"}
+    options = {"tile_size": 32, "halo": 8, "overlap": 0, "blocksize": 16, "consistency": "off"}
     with pytest.raises(InterruptedRunError):
         georsr.super_resolve(
-            address("SAS"), out, lite_file, stop=lambda: next(asked, True), **options
+            address("SAS"), out, lite_file, should_stop=lambda: next(asked, True), **options
         )
     files, _ = nothing_told()
     assert len(files) >= 2, "the part and its journal"
     renewed = address("SAS").replace(SECRET, "renewed")
     report = georsr.super_resolve(renewed, out, lite_file, resume=True, **options)
-    assert report.blocks_found > 0
+    assert report.blocks_resumed > 0
 
 
 def test_a_training_run(address, tmp_path, nothing_told):

@@ -187,8 +187,8 @@ def test_not_enough_disk_is_said_before_the_first_tile(scene, tmp_path, monkeypa
 
     monkeypatch.setattr(preflight, "free_space", lambda path: 1000)
     assert invoke(["sr", scene, str(tmp_path / "o.tif"), *BICUBIC]) == 1
-    assert "--no-check-space" in errors(capsys)[0]
-    assert invoke(["sr", scene, str(tmp_path / "o.tif"), *BICUBIC, "--no-check-space"]) == 0
+    assert "--no-check-resources" in errors(capsys)[0]
+    assert invoke(["sr", scene, str(tmp_path / "o.tif"), *BICUBIC, "--no-check-resources"]) == 0
 
 
 SLOW = """
@@ -346,7 +346,7 @@ def test_help_has_every_option_under_a_heading(capsys):
     text = capsys.readouterr().out
     sections = text.split("\n\n")
     headed = {part.splitlines()[0]: part for part in sections if part.splitlines()[0].endswith(":")}
-    assert list(headed)[:2] == ["Network and bands:", "Source:"]
+    assert list(headed)[:2] == ["Model and bands:", "Input:"]
     assert "--help" in headed["Other:"]
     assert headed["Other:"].count("  -") == 1, "an option is in no section of cli/sr.py"
     assert "--workers" in headed["Dask:"]

@@ -9,11 +9,16 @@ import time
 from pathlib import Path
 
 import pytest
+from georsr.cli.options import flag
 
 from georsr.api import super_resolve
 
-SMALL = {"blocksize": 32, "tile": 32, "halo": 2, "overlap": 4}
-OPTIONS = ["-m", "bicubic-x2", *(w for name, n in SMALL.items() for w in (f"--{name}", str(n)))]
+SMALL = {"blocksize": 32, "tile_size": 32, "halo": 2, "overlap": 4}
+OPTIONS = [
+    "-m",
+    "bicubic-x2",
+    *(w for name, n in SMALL.items() for w in (f"--{flag(name)}", str(n))),
+]
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import torch
 from distributed import Client, LocalCluster
 
 import georsr.writer.writer as writer_module
-from georsr.api import plan_report, super_resolve
+from georsr.api import estimate, super_resolve
 from georsr.config import SRConfig
 from georsr.distributed import cluster, executor, worker
 from georsr.distributed import cluster as cluster_module
@@ -33,7 +33,7 @@ from georsr.tiling.partition import TaskGrid, completion_order
 # two workers are threads of this process, which has one set of filters for warnings
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
-SMALL = {"blocksize": 32, "tile": 32, "halo": 2, "overlap": 4}
+SMALL = {"blocksize": 32, "tile_size": 32, "halo": 2, "overlap": 4}
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +73,7 @@ def both(tmp_path, source, model, scheduler, **options):
     first = super_resolve(source, one, model, **SMALL | options)
     second = super_resolve(source, many, model, scheduler=scheduler, **SMALL | options)
     assert first.checksum == second.checksum
-    assert (first.tiles, first.batch) == (second.tiles, second.batch)
+    assert (first.tiles, first.batch_size) == (second.tiles, second.batch_size)
     return one.read_bytes(), many.read_bytes()
 
 
@@ -84,7 +84,7 @@ def both(tmp_path, source, model, scheduler, **options):
         ("bicubic-x3", {"blend": "crop", "blocksize": 16}),
         ("nearest-x4", {"dtype": "float32", "dst_nodata": "nan"}),
         ("bicubic-x2", {"cog": True, "blocksize": 128}),
-        ("bicubic-x2", {"bbox": (400003, 4999930, 400060, 4999990)}),
+        ("bicubic-x2", {"bounds": (400003, 4999930, 400060, 4999990)}),
     ],
 )
 def test_the_file_is_that_of_a_serial_run(tmp_path, source, scheduler, model, options):
@@ -173,10 +173,10 @@ def test_either_goes_on_with_what_the_other_left(tmp_path, source, scheduler, fi
     machines = {True: {"scheduler": scheduler}, False: {}}
     stop = StopWhen(tmp_path / ".out.tif.part.jsonl", 5)
     with pytest.raises(InterruptedRunError) as caught:
-        super_resolve(source, out, "bicubic-x2", stop=stop, **machines[first], **SMALL)
+        super_resolve(source, out, "bicubic-x2", should_stop=stop, **machines[first], **SMALL)
     assert "rerun the same command to resume" in caught.value.__notes__[0]
     report = super_resolve(source, out, "bicubic-x2", resume=True, **machines[then], **SMALL)
-    assert 0 < report.blocks_found < report.blocks
+    assert 0 < report.blocks_resumed < report.blocks
     assert out.read_bytes() == whole.read_bytes()
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".out")]
 
@@ -305,7 +305,7 @@ def test_a_device_that_fails_on_a_worker_costs_nothing_that_is_finished(
     assert "rerun the same command to resume" in caught.value.__notes__[0]
     assert "\n" not in str(caught.value)
     report = super_resolve(source, out, "bicubic-x2", scheduler=scheduler, **SMALL)
-    assert report.blocks_found > 0
+    assert report.blocks_resumed > 0
     assert report.checksum == whole.checksum
 
 
@@ -351,10 +351,10 @@ def test_local_workers_share_the_processors(monkeypatch):
     monkeypatch.setattr(cluster_module, "available_cpus", lambda: 8)
     model = open_model("bicubic", 2)
     with open_cluster(model, SRConfig(device="cpu"), workers=3) as made:
-        assert made.config.jobs == 2
+        assert made.config.num_threads == 2
         assert (made.config.device, made.config.precision) == ("cpu", "fp32")
-    with open_cluster(model, SRConfig(device="cpu", jobs=5), workers=3) as fixed:
-        assert fixed.config.jobs == 5
+    with open_cluster(model, SRConfig(device="cpu", num_threads=5), workers=3) as fixed:
+        assert fixed.config.num_threads == 5
 
 
 @pytest.mark.parametrize("parts", [False, True])
@@ -374,7 +374,7 @@ def test_what_is_refused_is_refused_before_workers_are_started(
     with pytest.raises(ResourceError, match="MiB of memory"):
         super_resolve(source, out, "bicubic-x2", workers=2, **where)
     with pytest.raises(AssertionError, match="started"):
-        super_resolve(source, out, "bicubic-x2", workers=2, check_space=False, **where)
+        super_resolve(source, out, "bicubic-x2", workers=2, check_resources=False, **where)
     assert set(tmp_path.iterdir()) == there
 
 
@@ -383,7 +383,7 @@ def test_the_product_reads_like_any_other(tmp_path, source, scheduler):
     with open_cluster(open_model("bicubic", 2), SRConfig(), scheduler=scheduler) as machines:
         assert machines.count() == 2
         assert not machines.gpu
-    plan = plan_report(source, "bicubic-x2", scheduler=scheduler, **SMALL)
+    plan = estimate(source, "bicubic-x2", scheduler=scheduler, **SMALL)
     assert plan.workers == 2
     assert not plan.problems
     super_resolve(source, out, "bicubic-x2", scheduler=scheduler, **SMALL)

@@ -16,8 +16,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from distributed import LocalCluster, Security
 from georsr.cli.main import invoke
+from georsr.cli.options import flag
 
-from georsr.api import plan_report, super_resolve
+from georsr.api import estimate, super_resolve
 from georsr.distributed import address as cluster_address
 from georsr.distributed import cluster as cluster_members
 from georsr.distributed.address import scheduler_address
@@ -25,7 +26,7 @@ from georsr.errors import InterruptedRunError, ResourceError, UsageError
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
-SMALL = {"blocksize": 32, "tile": 32, "halo": 2, "overlap": 4}
+SMALL = {"blocksize": 32, "tile_size": 32, "halo": 2, "overlap": 4}
 PLAIN = {"encoding": serialization.Encoding.PEM, "format": serialization.PrivateFormat.PKCS8}
 DAY = datetime.timedelta(days=1)
 
@@ -128,7 +129,7 @@ def test_the_bytes_are_those_of_a_serial_run(tmp_path, source, tls, files, capsy
     one, many, told = (tmp_path / name for name in ("one.tif", "many.tif", "told.tif"))
     super_resolve(source, one, "bicubic-x2", **SMALL)
     super_resolve(source, many, "bicubic-x2", scheduler=tls, security=security(files), **SMALL)
-    small = [w for name, n in SMALL.items() for w in (f"--{name}", str(n))]
+    small = [w for name, n in SMALL.items() for w in (f"--{flag(name)}", str(n))]
     command = ["sr", source, str(told), "-m", "bicubic-x2", "--scheduler", tls, "-q", *small]
     assert invoke([*command, *options_of(files)]) == 0
     plan = ["info", source, "-m", "bicubic-x2", "--scheduler", tls]
@@ -139,13 +140,13 @@ def test_the_bytes_are_those_of_a_serial_run(tmp_path, source, tls, files, capsy
 
 def test_a_key_in_the_file_of_its_certificate(source, tls, files):
     given = security(files, cert="both.pem", key=None)
-    assert plan_report(source, "bicubic-x2", scheduler=tls, security=given).workers == 2
+    assert estimate(source, "bicubic-x2", scheduler=tls, security=given).workers == 2
 
 
 def test_certificates_as_text(source, tls, files):
     text = [(files / name).read_text() for name in ("ours-ca.pem", "ours.pem", "ours.key")]
     given = cluster_address.security_of(*text)
-    assert plan_report(source, "bicubic-x2", scheduler=tls, security=given).workers == 2
+    assert estimate(source, "bicubic-x2", scheduler=tls, security=given).workers == 2
 
 
 def test_text_that_is_no_certificate(files):
@@ -160,10 +161,10 @@ def test_text_that_is_no_certificate(files):
 
 def test_certificates_of_dasks_configuration(source, tls, files, tmp_path):
     with config(files):
-        assert plan_report(source, "bicubic-x2", scheduler=tls).workers == 2
+        assert estimate(source, "bicubic-x2", scheduler=tls).workers == 2
         # what is not given comes from there
         given = security(files, ca=None, cert="both.pem", key=None)
-        assert plan_report(source, "bicubic-x2", scheduler=tls, security=given).workers == 2
+        assert estimate(source, "bicubic-x2", scheduler=tls, security=given).workers == 2
 
 
 @pytest.mark.parametrize(
@@ -212,25 +213,25 @@ def test_tcp_where_tls_is_spoken(source, tls, monkeypatch):
     monkeypatch.setattr(cluster_address, "HANDSHAKE_TIMEOUT", 0.5)
     address = tls.replace("tls:", "tcp:")
     with pytest.raises(ResourceError, match=f"^--scheduler {address}: it speaks TLS: use .*{tls}"):
-        plan_report(source, "bicubic-x2", scheduler=address)
+        estimate(source, "bicubic-x2", scheduler=address)
 
 
 def test_tls_where_it_is_not_spoken(source, tcp, files):
     address = tcp.replace("tcp:", "tls:")
     with pytest.raises(ResourceError, match=r"does not speak TLS .*; is it a tcp:// "):
-        plan_report(source, "bicubic-x2", scheduler=address, security=security(files))
+        estimate(source, "bicubic-x2", scheduler=address, security=security(files))
 
 
 def test_certificates_without_a_scheduler_that_wants_them(source, tcp, files):
     with pytest.raises(UsageError, match="certificates are given, but tcp:// has none; use tls"):
-        plan_report(source, "bicubic-x2", scheduler=tcp, security=security(files))
+        estimate(source, "bicubic-x2", scheduler=tcp, security=security(files))
     with pytest.raises(UsageError, match="--tls-key: are for --scheduler tls://HOST:PORT"):
-        plan_report(source, "bicubic-x2", workers=2, security=security(files))
+        estimate(source, "bicubic-x2", workers=2, security=security(files))
     with (
         dask.config.set({"distributed.comm.require-encryption": True}),
         pytest.raises(UsageError, match="Dask's configuration requires encryption, but tcp://"),
     ):
-        plan_report(source, "bicubic-x2", scheduler=tcp)
+        estimate(source, "bicubic-x2", scheduler=tcp)
 
 
 @pytest.mark.parametrize(
@@ -261,12 +262,12 @@ def test_a_version_of_tls_that_is_none(source, tls):
         dask.config.set({"distributed.comm.tls.min-version": 1.7}),
         pytest.raises(UsageError, match=r"^Dask's configuration: .*min-version=1\.7 is not supp"),
     ):
-        plan_report(source, "bicubic-x2", scheduler=tls)
+        estimate(source, "bicubic-x2", scheduler=tls)
 
 
 def test_a_host_that_nobody_knows(source):
     with pytest.raises(ResourceError, match=r"no such host: nobody\.invalid"):
-        plan_report(source, "bicubic-x2", scheduler="tcp://nobody.invalid:8786")
+        estimate(source, "bicubic-x2", scheduler="tcp://nobody.invalid:8786")
 
 
 @contextmanager
@@ -305,7 +306,7 @@ def test_somebody_else_at_the_address(source, monkeypatch, first, words):
     monkeypatch.setattr(cluster_address, "HANDSHAKE_TIMEOUT", 0.2)
     monkeypatch.setattr(cluster_members, "CONNECT_TIMEOUT", 0.1)
     with listener(first) as address, pytest.raises(ResourceError, match=words) as caught:
-        plan_report(source, "bicubic-x2", scheduler=address)
+        estimate(source, "bicubic-x2", scheduler=address)
     assert "\n" not in str(caught.value)
 
 
@@ -318,7 +319,7 @@ def test_who_waits_for_a_scheduler_can_be_stopped(tmp_path, source, first):
             tmp_path / "o.tif",
             "bicubic-x2",
             scheduler=address,
-            stop=lambda: next(asked) > 2,
+            should_stop=lambda: next(asked) > 2,
         )
     assert not (tmp_path / "o.tif").exists()
 
@@ -335,19 +336,19 @@ def test_who_waits_for_a_worker_can_be_stopped(tmp_path, source):
             tmp_path / "o.tif",
             "bicubic-x2",
             scheduler=empty.scheduler_address,
-            stop=lambda: next(asked) > 20,
+            should_stop=lambda: next(asked) > 20,
         )
 
 
 def test_tcp_beyond_this_machine_is_warned_of(source, tcp, tls, files, caplog, monkeypatch):
-    plan_report(source, "bicubic-x2", scheduler=tcp)
+    estimate(source, "bicubic-x2", scheduler=tcp)
     assert "encrypted" not in caplog.text
     monkeypatch.setattr(
         cluster_address.SchedulerAddress, "_handshake", lambda self: False, raising=True
     )
-    plan_report(source, "bicubic-x2", scheduler=tls, security=security(files))
+    estimate(source, "bicubic-x2", scheduler=tls, security=security(files))
     assert "encrypted" not in caplog.text
-    plan_report(source, "bicubic-x2", scheduler=tcp)
+    estimate(source, "bicubic-x2", scheduler=tcp)
     (line,) = [r.getMessage() for r in caplog.records if "encrypted" in r.getMessage()]
     assert line.startswith(f"WARNING: {tcp} is not encrypted: whoever reaches it")
     assert "\n" not in line

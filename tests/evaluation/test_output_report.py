@@ -119,7 +119,7 @@ def test_bands_of_the_source_are_found_again(make_raster, texture, tmp_path):
 
     source = make_raster(texture(4, 32, 32, "uint16"), after=note)
     out = str(tmp_path / "out.tif")
-    for options, bands in (({}, (3, 2, 1)), ({"bidx": (4, 3, 2)}, (4, 3, 2))):
+    for options, bands in (({}, (3, 2, 1)), ({"indexes": (4, 3, 2)}, (4, 3, 2))):
         georsr.super_resolve(source, out, "segsr-lite-x2", overwrite=True, **options)
         report = report_output(source, out, seams=False)
         assert report.bidx == bands

@@ -8,7 +8,7 @@ from georsr.models.io import open_model
 
 def test_bicubic_has_none(make_raster, texture):
     source = make_raster(texture(2, 130, 140, "uint16"))
-    report = measure_seams(source, open_model("bicubic-x2"), tile=32)
+    report = measure_seams(source, open_model("bicubic-x2"), tile_size=32)
     assert report.shift == 16
     assert report.maximum < 60000 * 1e-5
 

@@ -11,7 +11,7 @@ import rasterio.shutil
 from georsr.api import super_resolve
 from georsr.errors import InputError, InterruptedRunError
 
-SMALL = {"tile": 32, "halo": 2, "overlap": 4, "blocksize": 32}
+SMALL = {"tile_size": 32, "halo": 2, "overlap": 4, "blocksize": 32}
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +70,7 @@ def test_a_source_rewritten_while_it_is_read_is_refused(
         out, options = tmp_path / "out.vrt", {"parts": tmp_path / "P", "blocksize": 128}
     change = Meanwhile(5, lambda: rewrite(path, lower_half, keep_time=keep_time))
     with pytest.raises(InputError, match="has changed while it was read") as caught:
-        super_resolve(source, out, "bicubic", 2, stop=change, **SMALL | options)
+        super_resolve(source, out, "bicubic", 2, should_stop=change, **SMALL | options)
     assert "same command" not in "".join(getattr(caught.value, "__notes__", ()))
     assert not out.exists()
     assert not (tmp_path / "q.tif").exists()
@@ -88,7 +88,12 @@ def test_a_source_taken_away_while_it_is_read_is_refused(make_raster, texture, t
     path = make_raster(texture(1, 100, 90))
     with pytest.raises(InputError, match="has changed while it was read"):
         super_resolve(
-            path, tmp_path / "o.tif", "bicubic", 2, stop=Meanwhile(5, Path(path).unlink), **SMALL
+            path,
+            tmp_path / "o.tif",
+            "bicubic",
+            2,
+            should_stop=Meanwhile(5, Path(path).unlink),
+            **SMALL,
         )
     assert hidden(tmp_path) == []
 
@@ -101,7 +106,9 @@ def test_a_source_that_is_only_read_by_others_is_not_refused(make_raster, textur
         os.link(path, tmp_path / "backup.tif")
         Path(path).read_bytes()
 
-    super_resolve(path, tmp_path / "o.tif", "bicubic", 2, stop=Meanwhile(5, harmless), **SMALL)
+    super_resolve(
+        path, tmp_path / "o.tif", "bicubic", 2, should_stop=Meanwhile(5, harmless), **SMALL
+    )
     assert (tmp_path / "o.tif").exists()
 
 
@@ -111,7 +118,9 @@ def test_another_source_of_the_same_size_and_time_is_not_gone_on_with(
 ):
     path, out = make_raster(texture(1, 100, 90)), tmp_path / "out.tif"
     with pytest.raises(InterruptedRunError):
-        super_resolve(path, out, "bicubic", 2, stop=Meanwhile(12, lambda: None, stop=True), **SMALL)
+        super_resolve(
+            path, out, "bicubic", 2, should_stop=Meanwhile(12, lambda: None, stop=True), **SMALL
+        )
     if how == "rewritten":
         rewrite(path, lower_half, keep_time=True)
     else:
@@ -119,7 +128,7 @@ def test_another_source_of_the_same_size_and_time_is_not_gone_on_with(
         other = make_raster(texture(1, 100, 90, seed=2), "other.tif")
         os.replace(other, path)  # noqa: PTH105
         os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-    assert super_resolve(path, out, "bicubic", 2, **SMALL).blocks_found == 0
+    assert super_resolve(path, out, "bicubic", 2, **SMALL).blocks_resumed == 0
     assert "the source has changed" in caplog.text
     super_resolve(path, tmp_path / "whole.tif", "bicubic", 2, **SMALL)
     assert out.read_bytes() == (tmp_path / "whole.tif").read_bytes()

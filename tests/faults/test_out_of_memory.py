@@ -70,7 +70,7 @@ def test_smaller_tiles_are_taken(error, make_raster, texture, tmp_path):
     pixels = texture(1, 200, 90)
     source, out = make_raster(pixels), tmp_path / "out.tif"
     report = super_resolve(source, out, model_of(Narrow(error)), blocksize=32)
-    assert report.tile == 32
+    assert report.tile_size == 32
     import rasterio
 
     with rasterio.open(out) as product:
@@ -82,13 +82,13 @@ def test_finished_blocks_are_kept_where_the_tile_is_fixed(
 ):
     monkeypatch.setattr("georsr.writer.writer.SYNC_SECONDS", -1.0)
     source, out = make_raster(texture(1, 200, 90)), tmp_path / "out.tif"
-    options = {"tile": 64, "blocksize": 32}
+    options = {"tile_size": 64, "blocksize": 32}
     narrow = model_of(Narrow(RuntimeError(LINUX), after=5))
     with pytest.raises(ResourceError, match="tiles tried: 64") as caught:
         super_resolve(source, out, narrow, **options)
     assert "same command goes on" in caught.value.__notes__[0]
     wide = model_of(Narrow(RuntimeError(LINUX), most=999))
-    assert super_resolve(source, out, wide, **options).blocks_found > 0
+    assert super_resolve(source, out, wide, **options).blocks_resumed > 0
 
 
 def test_memory_that_runs_out_beside_the_network_is_one_line(
@@ -107,9 +107,11 @@ def test_memory_that_runs_out_beside_the_network_is_one_line(
 
     source, out = make_raster(texture(1, 200, 600)), tmp_path / "out.tif"
     monkeypatch.setattr(RasterReader, "read", narrow)
-    assert super_resolve(source, out, "bicubic", 2, stretch="dtype", halo=2).tile < 50
+    assert super_resolve(source, out, "bicubic", 2, stretch="dtype", halo=2).tile_size < 50
     with pytest.raises(ResourceError, match=r"memory ran out.*tiles tried: 100"):
-        super_resolve(source, tmp_path / "b.tif", "bicubic", 2, stretch="dtype", tile=100, halo=2)
+        super_resolve(
+            source, tmp_path / "b.tif", "bicubic", 2, stretch="dtype", tile_size=100, halo=2
+        )
 
 
 def test_a_network_at_fault_still_leaves_nothing(make_raster, texture, tmp_path):

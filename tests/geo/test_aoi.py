@@ -152,7 +152,7 @@ WRONG = {
         r"lies outside .*a\.tif: it covers 0,0,10,10, the raster 500000,4999600,500500,5000000 "
         r"\(west,south,east,north in EPSG:32633\); is its CRS right",
     ),
-    "x and y": ({"bbox": (4999700, 500100, 4999800, 500200)}, "lie there with x and y exchanged"),
+    "x and y": ({"bbox": (4999700, 500100, 4999800, 500200)}, "with x and y swapped"),
     "box upside down": ({"bbox": (500100, 4999900, 500200, 4999700)}, "south < north"),
     "box of nothing": ({"bbox": (500100, 4999700, 500100, 4999900)}, "west < east"),
     "box of nan": ({"bbox": (float("nan"), 0, 1, 1)}, "expected WEST"),
@@ -160,7 +160,7 @@ WRONG = {
     "bow tie": ({"aoi": polygon(BOWTIE, crs=UTM)}, "feature 0 is not a valid polygon: Self-inter"),
     "point": ({"aoi": {"type": "Point", "coordinates": [15, 45]}}, "Point, which has no area"),
     "nothing": ({"aoi": {"type": "FeatureCollection", "features": []}}, "holds no polygon"),
-    "metres as degrees": ({"aoi": polygon(TRIANGLE)}, "no longitudes and latitudes"),
+    "metres as degrees": ({"aoi": polygon(TRIANGLE)}, "not longitude and latitude"),
     "elsewhere": (
         {"aoi": mapping(box(30, 30, 31, 31))},
         r"lies outside .*a\.tif: it covers 30,30,31,31, the raster 15,45.1\d+,15.0\d+,45.1\d+ "
@@ -168,11 +168,11 @@ WRONG = {
     ),
     "latitude first": (
         {"aoi": mapping(box(45.15, 15.001, 45.16, 15.003))},
-        "the raster 15,45.*lie there with its coordinates exchanged: longitude comes before lat",
+        "the raster 15,45.*with its coordinates swapped: longitude comes before lat",
     ),
     "latitudes of the far east": (
         {"aoi": mapping(box(35, 135, 36, 136))},
-        "35,135,36,136 are no longitudes.*longitude comes first: exchange them",
+        "35,135,36,136 are not longitude and latitude.*longitude comes first: swap them",
     ),
     "the other side of the world": (
         {"aoi": mapping(box(-165.1, -46, -165, -45))},
@@ -180,7 +180,7 @@ WRONG = {
     ),
     "the other hemisphere": (
         {"aoi": mapping(box(15.001, -45.16, 15.003, -45.15))},
-        "lie there with latitudes of the other sign",
+        "with latitudes of opposite sign",
     ),
     "beside each other": (
         {"aoi": polygon(TRIANGLE, crs=UTM), "bbox": (500400, 4999600, 500500, 4999650)},
@@ -189,7 +189,7 @@ WRONG = {
     "a crs that is none": ({"aoi": polygon(TRIANGLE, crs="flat")}, "member crs: 'flat' is not"),
     "beyond the pole": (
         {"aoi": mapping(box(-10, -90, 10, -89)) , "bbox": None},
-        "lies outside|not defined|cannot be brought",
+        "lies outside|not defined|cannot be transformed",
     ),
 }  # fmt: skip
 
@@ -222,7 +222,7 @@ def test_a_raster_without_place_has_no_areas(tmp_path):
     path = make_raster(tmp_path / "c.tif", ramp(), crs=None)
     with open_quietly(path) as reader:
         assert resolve_aoi(reader.info, bbox=(500100, 4999700, 500200, 4999900)).window.top == 10
-        with pytest.raises(UsageError, match="has no CRS to bring"):
+        with pytest.raises(UsageError, match="has no CRS, so"):
             resolve_aoi(reader.info, aoi=polygon(TRIANGLE, crs=UTM))
 
 

@@ -167,7 +167,7 @@ def test_the_residual_is_told_band_by_band(lite_model, make_raster, texture, tmp
     for band, mean, largest in zip(bands, apart.mean((1, 2)), apart.max((1, 2)), strict=True):
         assert band["georsr:residual_mean"] == pytest.approx(mean, rel=1e-5)
         assert band["georsr:residual_max"] == pytest.approx(largest, rel=1e-5)
-    assert report.consistency.product_mean == pytest.approx(apart.mean(), rel=1e-5)
+    assert report.consistency.output_mean == pytest.approx(apart.mean(), rel=1e-5)
 
 
 def test_a_source_without_a_date_says_so(make_raster, texture, tmp_path):

@@ -16,7 +16,7 @@ from georsr.io.reader import open_raster
 from georsr.window import Window
 from georsr.writer.layout import output_layout
 
-SMALL = {"tile": 32, "halo": 2, "overlap": 4}
+SMALL = {"tile_size": 32, "halo": 2, "overlap": 4}
 
 
 @pytest.mark.parametrize("kind", ["nodata", "mask", "alpha"])

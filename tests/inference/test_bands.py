@@ -1,7 +1,5 @@
 """Bands the network sees, and what becomes of the others."""
 
-import logging
-
 import numpy as np
 import pytest
 import rasterio
@@ -41,11 +39,11 @@ def scene(make_raster):
     return make_raster(values, after=after), values
 
 
-@pytest.mark.parametrize("mode", ["inject", "each", "bicubic"])
+@pytest.mark.parametrize("mode", ["inject", "per-band", "bicubic"])
 def test_all_bands_keep_their_order_and_names(mode, scene, lite_model, tmp_path):
     path, _ = scene
     out = tmp_path / "o.tif"
-    report = georsr.super_resolve(path, out, lite_model, bands="all", band_mode=mode)
+    report = georsr.super_resolve(path, out, lite_model, output_bands="all", other_bands=mode)
     with rasterio.open(out) as product:
         made = product.read()
         assert product.descriptions == ("B02", "B03", "B04", "B08", "B11")
@@ -54,7 +52,7 @@ def test_all_bands_keep_their_order_and_names(mode, scene, lite_model, tmp_path)
         assert product.dtypes[0] == "uint16"
     assert report.warnings == ()
     guide = tmp_path / "g.tif"
-    georsr.super_resolve(path, guide, lite_model, bidx=(3, 2, 1))
+    georsr.super_resolve(path, guide, lite_model, indexes=(3, 2, 1))
     # the guide is what it is without the others
     np.testing.assert_array_equal(made[[2, 1, 0]], read(guide))
     plain = tmp_path / "p.tif"
@@ -66,18 +64,18 @@ def test_all_bands_keep_their_order_and_names(mode, scene, lite_model, tmp_path)
 def test_the_guide_alone_is_the_default(scene, lite_model, tmp_path):
     path, _ = scene
     georsr.super_resolve(path, tmp_path / "a.tif", lite_model)
-    georsr.super_resolve(path, tmp_path / "b.tif", lite_model, bidx=(3, 2, 1))
+    georsr.super_resolve(path, tmp_path / "b.tif", lite_model, indexes=(3, 2, 1))
     np.testing.assert_array_equal(read(tmp_path / "a.tif"), read(tmp_path / "b.tif"))
 
 
 def test_injection_keeps_radiometry_with_consistency(scene, lite_model, tmp_path):
     path, values = scene
     report = georsr.super_resolve(
-        path, tmp_path / "o.tif", lite_model, bands="all", consistency_kernel="mean"
+        path, tmp_path / "o.tif", lite_model, output_bands="all", consistency_kernel="mean"
     )
     means = read(tmp_path / "o.tif").reshape(5, 70, 2, 64, 2).mean((2, 4))
     np.testing.assert_allclose(means.mean((1, 2)), values.mean((1, 2)), rtol=1e-3)
-    assert report.consistency.product_mean < 0.2 * report.consistency.network_mean
+    assert report.consistency.output_mean < 0.2 * report.consistency.network_mean
 
 
 def test_bands_without_the_guides_detail_get_none(lite_model):
@@ -110,33 +108,34 @@ def test_three_bands_in_another_order_stay_in_it(make_raster, texture, lite_mode
     np.testing.assert_array_equal(read(tmp_path / "o.tif"), expected[::-1])
 
 
-def test_guesses_are_told(make_raster, texture, lite_model, tmp_path, caplog):
+def test_guesses_are_told(make_raster, texture, lite_model, tmp_path):
     path = make_raster(texture(4, 30, 30, "uint16"), photometric="minisblack")
-    with caplog.at_level(logging.WARNING, "georsr"):
-        report = georsr.super_resolve(path, tmp_path / "o.tif", lite_model, bands="all")
+    with pytest.warns(georsr.BandWarning, match="--bidx R,G,B"):
+        report = georsr.super_resolve(path, tmp_path / "o.tif", lite_model, output_bands="all")
     assert len(report.warnings) == 1
     assert "took 3,2,1 (blue, green, red, near infrared" in report.warnings[0]
-    assert "--bidx R,G,B" in caplog.text
-    quiet = georsr.super_resolve(path, tmp_path / "q.tif", lite_model, bands="all", bidx=(1, 2, 3))
+    quiet = georsr.super_resolve(
+        path, tmp_path / "q.tif", lite_model, output_bands="all", indexes=(1, 2, 3)
+    )
     assert quiet.warnings == ()
 
 
 def test_arrays_name_their_guide(texture, lite_model):
     image = texture(4, 30, 30)
-    made = georsr.super_resolve_array(image, lite_model, bands="all", bidx=(3, 2, 1))
+    made = georsr.super_resolve_array(image, lite_model, output_bands="all", indexes=(3, 2, 1))
     guide = georsr.super_resolve_array(image[[2, 1, 0]], lite_model)
     np.testing.assert_array_equal(made[[2, 1, 0]], guide)
     with pytest.raises(UsageError, match="name the three that guide the others"):
-        georsr.super_resolve_array(image, lite_model, bands="all")
+        georsr.super_resolve_array(image, lite_model, output_bands="all")
 
 
 @pytest.mark.parametrize(
     ("bands", "options", "message"),
     [
         (2, {}, "which of its 2 bands are red, green and blue"),
-        (2, {"bands": "all"}, "which of its 2 bands .*--band-mode each"),
-        (4, {"bands": "all", "bidx": (1, 2)}, "expected three bands"),
-        (4, {"bands": "all", "bidx": (1, 2, 9)}, "there is no band 9 to guide"),
+        (2, {"output_bands": "all"}, "which of its 2 bands .*--band-mode per-band"),
+        (4, {"output_bands": "all", "indexes": (1, 2)}, "expected three bands"),
+        (4, {"output_bands": "all", "indexes": (1, 2, 9)}, "there is no band 9 to guide"),
     ],
 )
 def test_what_cannot_guide_is_refused(
@@ -154,8 +153,8 @@ def test_two_bands_one_by_one(make_raster, texture, lite_model, tmp_path):
         make_raster(image, photometric="minisblack"),
         tmp_path / "o.tif",
         lite_model,
-        bands="all",
-        band_mode="each",
+        output_bands="all",
+        other_bands="per-band",
         stretch="dtype",
     )
     for band, made in zip(image, read(tmp_path / "o.tif"), strict=True):
@@ -170,7 +169,7 @@ def test_chunks_of_a_multi_band_array_are_the_whole(texture, lite_file):
     image = texture(4, 60, 50)
     array = xr.DataArray(image, dims=("band", "y", "x")).rio.write_crs(32632)
     array = array.assign_coords(x=np.arange(50) + 0.5, y=60 - np.arange(60) - 0.5)
-    options = {"bands": "all", "bidx": (3, 2, 1), "consistency": "on"}
+    options = {"output_bands": "all", "indexes": (3, 2, 1), "consistency": "on"}
     whole = array.georsr.super_resolve(lite_file, **options)
     lazy = array.chunk(x=25, y=20).georsr.super_resolve(lite_file, chunks=64, **options)
     np.testing.assert_array_equal(lazy.compute(), whole)

@@ -57,15 +57,15 @@ def test_two_threads_are_two_lanes_and_make_the_same_bytes(make_raster, texture,
     path = make_raster(texture(3, 60, 150))
     inner = open_model("bicubic-x2")
     network = Meeting(inner.network)
-    options = {"tile": 48, "consistency": "off"}
+    options = {"tile_size": 48, "consistency": "off"}
     with cpu_threads(None):
         before = torch.get_num_threads()
         met = Model(inner.spec, network, inner.sha256, inner.source)
-        report = georsr.super_resolve(path, tmp_path / "two.tif", met, jobs=2, **options)
+        report = georsr.super_resolve(path, tmp_path / "two.tif", met, num_threads=2, **options)
         assert torch.get_num_threads() == before
     assert report.tiles % 2 == 0
     assert network.threads == {1}
-    georsr.super_resolve(path, tmp_path / "one.tif", inner, jobs=1, **options)
+    georsr.super_resolve(path, tmp_path / "one.tif", inner, num_threads=1, **options)
     assert (tmp_path / "two.tif").read_bytes() == (tmp_path / "one.tif").read_bytes()
 
 
@@ -77,7 +77,7 @@ def test_a_network_that_fails_beside_is_told_and_leaves_no_thread(make_raster, t
     path = make_raster(texture(3, 100, 100))
     model = Model(BICUBIC, Broken(), "0" * 64, "broken")
     with pytest.raises(ModelError, match=r"the network failed on tile 0 .*no such layer"):
-        georsr.super_resolve(path, tmp_path / "o.tif", model, jobs=2, tile=32)
+        georsr.super_resolve(path, tmp_path / "o.tif", model, num_threads=2, tile_size=32)
     assert not [t for t in threading.enumerate() if t.name.startswith("georsr-")]
     assert not list(tmp_path.glob("o.tif*"))
 
@@ -88,7 +88,7 @@ def test_lanes_count_in_the_memory_of_a_plan(make_raster, texture):
     needed = {}
     with open_raster(path) as reader:
         for jobs in (1, 2, 4, 16):
-            needed[jobs] = memory_of(plan_job(reader, "o.tif", model, SRConfig(jobs=jobs)))
+            needed[jobs] = memory_of(plan_job(reader, "o.tif", model, SRConfig(num_threads=jobs)))
     assert needed[1] < needed[2] < needed[4] == needed[16]
 
 

@@ -9,7 +9,7 @@ import rasterio
 import torch
 
 import georsr
-from georsr.api import plan_report, super_resolve
+from georsr.api import estimate, super_resolve
 from georsr.config import SRConfig
 from georsr.device import select_device
 from georsr.errors import UsageError
@@ -34,7 +34,7 @@ from georsr.radiometry.sensor import N_SENSOR_VALUES, parse_sensor
 from georsr.window import PixelBlock
 from georsr.xarray.dask_graph import super_resolve_dask
 
-SMALL = {"tile": 32, "halo": 2, "overlap": 4, "blocksize": 32}
+SMALL = {"tile_size": 32, "halo": 2, "overlap": 4, "blocksize": 32}
 BYTES = Normalization((0.0,) * 3, (255.0,) * 3, "dtype")
 
 
@@ -177,7 +177,7 @@ def test_scenes_of_a_series_are_told_apart(aware, texture):
 @pytest.mark.parametrize("bands", [1, 5])
 def test_other_bands(bands, aware, texture):
     image = texture(bands, 70, 80)
-    options = {**SMALL, "bands": "all", "bidx": None if bands == 1 else (3, 2, 1)}
+    options = {**SMALL, "output_bands": "all", "indexes": None if bands == 1 else (3, 2, 1)}
     made = georsr.super_resolve_array(image, aware, **options)
     assert made.shape == (bands, 140, 160)
 
@@ -199,7 +199,7 @@ def test_benchmarks_tell_it_of_every_image(aware, texture):
     for seed in (0, 1):
         image = texture(3, 64, 64, seed=seed) // (1 + 7 * seed)
         expected = georsr.super_resolve_array(
-            image, aware, tile=64, halo=0, overlap=0, consistency="off"
+            image, aware, tile_size=64, halo=0, overlap=0, consistency="off"
         )
         np.testing.assert_array_equal(ours.super_resolve(Sample("", None, image, "a")), expected)
 
@@ -255,10 +255,10 @@ def test_what_is_not_given_is_estimated(aware, smooth_scene):
 
 
 def test_a_plan_tells_what_is_estimated(aware, smooth_scene, make_raster):
-    report = plan_report(make_raster(smooth_scene), aware, **SMALL)
+    report = estimate(make_raster(smooth_scene), aware, **SMALL)
     assert parse_sensor(report.sensor)
     assert f"sensor  {report.sensor}" in report.describe()
-    assert "sensor" not in plan_report(make_raster(smooth_scene), "bicubic-x2").describe()
+    assert "sensor" not in estimate(make_raster(smooth_scene), "bicubic-x2").describe()
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def mask(kind):
     return np.full((70, 90), {"opaque": 255, "half": 128, "nothing": 0}[kind])
 
 
-def test_near_infrared_called_alpha_is_a_band(picture, infrared, caplog):
+def test_near_infrared_called_alpha_is_a_band(picture, infrared, recwarn):
     with open_raster(picture(infrared)) as reader:
         info = reader.info
         patch = reader.read(Window(0, 0, 70, 90))
@@ -56,7 +56,7 @@ def test_near_infrared_called_alpha_is_a_band(picture, infrared, caplog):
     assert patch.valid.all()
     np.testing.assert_array_equal(patch.values[3], infrared)
     assert detect_rgb_bands(info).numbers == (1, 2, 3)
-    (said,) = [record.message for record in caplog.records]
+    (said,) = [str(warning.message) for warning in recwarn]
     assert said == info.notes[0]
     assert "band 4 says that it is alpha" in said
     assert "--alpha mask" in said
@@ -64,18 +64,18 @@ def test_near_infrared_called_alpha_is_a_band(picture, infrared, caplog):
 
 
 @pytest.mark.parametrize("kind", ["opaque", "half", "nothing", "soft"])
-def test_transparency_is_alpha(picture, kind, caplog):
+def test_transparency_is_alpha(picture, kind, recwarn):
     with open_raster(picture(mask(kind))) as reader:
         assert (reader.info.count, reader.info.alpha_band) == (3, 4)
-    assert not caplog.records
+    assert not recwarn
 
 
 @pytest.mark.parametrize(("choice", "alpha"), [("mask", 4), ("data", None)])
-def test_either_can_be_said(picture, infrared, choice, alpha, caplog):
+def test_either_can_be_said(picture, infrared, choice, alpha, recwarn):
     for path in (picture(infrared), picture(mask("opaque"), "b.tif")):
         with open_raster(path, alpha=choice) as reader:
             assert reader.info.alpha_band == alpha
-    assert not caplog.records
+    assert not recwarn
 
 
 def test_the_rule_counts_what_lies_between():
@@ -93,7 +93,7 @@ def test_the_product_carries_it(picture, infrared, lite_model, tmp_path):
     path = picture(infrared)
     report = georsr.super_resolve(path, tmp_path / "a.tif", lite_model)
     assert (report.bands, len(report.warnings)) == (3, 1)
-    georsr.super_resolve(path, tmp_path / "all.tif", lite_model, bands="all")
+    georsr.super_resolve(path, tmp_path / "all.tif", lite_model, output_bands="all")
     georsr.super_resolve(path, tmp_path / "mask.tif", lite_model, alpha="mask")
     with rasterio.open(tmp_path / "all.tif") as dataset:
         assert [color.name for color in dataset.colorinterp][3] == "undefined"
@@ -125,18 +125,18 @@ def test_four_bands_can_be_named(picture, infrared, tmp_path):
     path = picture(infrared)
     for choice, last in (("auto", "undefined"), ("mask", "alpha")):
         out = tmp_path / f"{choice}.tif"
-        georsr.super_resolve(path, out, "bicubic", 2, bidx=(1, 2, 3, 4), alpha=choice)
+        georsr.super_resolve(path, out, "bicubic", 2, indexes=(1, 2, 3, 4), alpha=choice)
         with rasterio.open(out) as dataset:
             assert (dataset.count, dataset.colorinterp[3].name) == (4, last)
 
 
-def test_rasters_of_a_mosaic_are_all_taken_for_the_same(picture, infrared, tmp_path, caplog):
+def test_rasters_of_a_mosaic_are_all_taken_for_the_same(picture, infrared, tmp_path, recwarn):
     first = picture(infrared, "a.tif")
     flat = picture(np.full((70, 90), 77), "b.tif", transform=BESIDE)
     with open_sources([first, flat]) as reader:
         assert (reader.info.count, reader.info.alpha_band) == (4, None)
         assert len(reader.info.notes) == 1
         assert len(reader.with_bands((1, 2, 3)).info.notes) == 1
-    assert len(caplog.records) == 1
+    assert len(recwarn) == 1
     with open_sources([first, flat], alpha="mask") as reader:
         assert reader.info.alpha_band == 4

@@ -143,7 +143,7 @@ def test_a_product_without_offset_gets_none(tmp_path):
 
 
 def test_a_product_is_super_resolved(made, archive, tmp_path):
-    super_resolve(archive, tmp_path / "rgb.tif", "bicubic", 2, bidx=(3, 2, 1))
+    super_resolve(archive, tmp_path / "rgb.tif", "bicubic", 2, indexes=(3, 2, 1))
     super_resolve(made[0], tmp_path / "all.tif", "bicubic", 2)
     with rasterio.open(tmp_path / "rgb.tif") as rgb, rasterio.open(tmp_path / "all.tif") as every:
         assert rgb.descriptions == ("B04", "B03", "B02")
@@ -158,7 +158,7 @@ def test_a_product_is_super_resolved(made, archive, tmp_path):
 
 def test_the_network_takes_red_green_and_blue_and_carries_the_others(made, lite_model, tmp_path):
     super_resolve(made[0], tmp_path / "rgb.tif", lite_model)
-    super_resolve(made[0], tmp_path / "all.tif", lite_model, bands="all")
+    super_resolve(made[0], tmp_path / "all.tif", lite_model, output_bands="all")
     with rasterio.open(tmp_path / "rgb.tif") as rgb, rasterio.open(tmp_path / "all.tif") as every:
         assert rgb.descriptions == ("B04", "B03", "B02")
         assert every.descriptions == ORDER

@@ -18,7 +18,7 @@ from georsr.models.io import Model
 from georsr.models.spec import ModelSpec
 
 UTM = {"crs": {"type": "name", "properties": {"name": "EPSG:32632"}}}
-SMALL = {"blocksize": 32, "tile": 32, "halo": 2, "overlap": 4}
+SMALL = {"blocksize": 32, "tile_size": 32, "halo": 2, "overlap": 4}
 
 
 def polygon(*points):
@@ -51,7 +51,7 @@ def test_a_box_is_the_crop_of_the_whole_result(
     super_resolve(source, tmp_path / "whole.tif", lite_model, **SMALL)
     west, south, east, north = 4e5 + left / 2, 5e6 - bottom / 2, 4e5 + right / 2, 5e6 - top / 2
     out = tmp_path / "part.tif"
-    super_resolve(source, out, lite_model, bbox=(west, south, east, north), **SMALL)
+    super_resolve(source, out, lite_model, bounds=(west, south, east, north), **SMALL)
     with rasterio.open(tmp_path / "whole.tif") as whole, rasterio.open(out) as part:
         size = (right - left) * 2, (bottom - top) * 2
         window = RasterioWindow(left * 2, top * 2, *size)
@@ -114,7 +114,7 @@ def test_polygons_may_cut_without_masking(lite_model, make_raster, texture, tmp_
     path.write_text(json.dumps(aoi))
     super_resolve(source, tmp_path / "a.tif", lite_model, aoi=str(path), aoi_mask=False, **SMALL)
     box = (4e5 + 10, 5e6 - 33, 4e5 + 45, 5e6 - 5)
-    super_resolve(source, tmp_path / "b.tif", lite_model, bbox=box, **SMALL)
+    super_resolve(source, tmp_path / "b.tif", lite_model, bounds=box, **SMALL)
     np.testing.assert_array_equal(read(tmp_path / "a.tif"), read(tmp_path / "b.tif"))
 
 
@@ -136,7 +136,7 @@ def test_only_tiles_that_touch_are_computed(make_raster, texture, tmp_path):
     source = make_raster(texture(1, 300, 300))
     network, model = counting()
     box = (4e5 + 5, 5e6 - 10, 4e5 + 10, 5e6 - 5)
-    super_resolve(source, tmp_path / "a.tif", model, bbox=box, **SMALL)
+    super_resolve(source, tmp_path / "a.tif", model, bounds=box, **SMALL)
     assert network.calls == 1
     network.calls = 0
     # two small polygons in opposite corners: of their common extent only the ends are work
@@ -195,16 +195,18 @@ def test_an_interrupted_part_goes_on_and_another_part_starts_over(
 
     def interrupt():
         with pytest.raises(InterruptedRunError):
-            super_resolve(source, out, lite_model, aoi=aoi, stop=lambda: next(left, True), **SMALL)
+            super_resolve(
+                source, out, lite_model, aoi=aoi, should_stop=lambda: next(left, True), **SMALL
+            )
 
     interrupt()
-    assert super_resolve(source, out, lite_model, aoi=aoi, **SMALL).blocks_found > 0
+    assert super_resolve(source, out, lite_model, aoi=aoi, **SMALL).blocks_resumed > 0
     assert out.read_bytes() == whole.read_bytes()
     out.unlink()
     left = iter([False] * 6)
     interrupt()
     other = polygon((20, 10), (90, 22), (55, 66), (31, 41))
-    assert super_resolve(source, out, lite_model, aoi=other, **SMALL).blocks_found == 0
+    assert super_resolve(source, out, lite_model, aoi=other, **SMALL).blocks_resumed == 0
     assert "area was" in caplog.text
 
 
@@ -226,7 +228,7 @@ def test_an_area_of_a_giant_raster_is_no_header_bomb(tmp_path):
     ):
         pass  # fmt: skip
     box = (1000, 1000, 1050, 1040)
-    super_resolve(path, tmp_path / "o.tif", "nearest", 2, bbox=box)
+    super_resolve(path, tmp_path / "o.tif", "nearest", 2, bounds=box)
     assert read(tmp_path / "o.tif").shape == (1, 80, 100)
     with pytest.raises(UsageError, match="--max-pixels"):
         super_resolve(path, tmp_path / "p.tif", "nearest", 2)

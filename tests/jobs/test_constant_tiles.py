@@ -6,7 +6,7 @@ import rasterio
 
 from georsr.api import super_resolve, super_resolve_array
 
-SMALL = {"tile": 32, "halo": 2, "overlap": 4, "blocksize": 32, "overwrite": True}
+SMALL = {"tile_size": 32, "halo": 2, "overlap": 4, "blocksize": 32, "overwrite": True}
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def test_flat_tiles_keep_their_value_and_others_are_what_they_were(
     source, out = make_raster(half_black), tmp_path / "out.tif"
     plain = super_resolve(source, out, lite_model, **SMALL)
     with_network = read(out)
-    report = super_resolve(source, out, lite_model, flat_tiles=True, **SMALL)
+    report = super_resolve(source, out, lite_model, skip_constant_tiles=True, **SMALL)
     without = read(out)
     assert plain.tiles_skipped == 0
     assert 0 < report.tiles_skipped < report.tiles
@@ -42,7 +42,9 @@ def test_a_flat_tile_in_any_range_keeps_its_value(make_raster, lite_model, tmp_p
     values[1] += 77
     source = make_raster(values)
     out = tmp_path / "out.tif"
-    report = super_resolve(source, out, lite_model, flat_tiles=True, stretch="0,4000", **SMALL)
+    report = super_resolve(
+        source, out, lite_model, skip_constant_tiles=True, stretch="0,4000", **SMALL
+    )
     assert report.tiles_skipped == report.tiles
     np.testing.assert_array_equal(read(out), values.repeat(2, 1).repeat(2, 2))
 
@@ -52,7 +54,7 @@ def test_what_lies_beyond_the_range_is_not_flat(make_raster, lite_model, tmp_pat
     values = texture(3, 64, 64, "uint16") // 2 + 9000
     out = tmp_path / "out.tif"
     report = super_resolve(
-        make_raster(values), out, lite_model, flat_tiles=True, stretch="0,4000", **SMALL
+        make_raster(values), out, lite_model, skip_constant_tiles=True, stretch="0,4000", **SMALL
     )
     assert report.tiles_skipped == 0
     assert read(out).std() > 1000
@@ -60,9 +62,9 @@ def test_what_lies_beyond_the_range_is_not_flat(make_raster, lite_model, tmp_pat
 
 def test_arrays_have_flat_tiles_too(half_black, make_raster, lite_model, tmp_path):
     out = tmp_path / "out.tif"
-    super_resolve(make_raster(half_black), out, lite_model, flat_tiles=True, **SMALL)
+    super_resolve(make_raster(half_black), out, lite_model, skip_constant_tiles=True, **SMALL)
     options = {k: v for k, v in SMALL.items() if k != "overwrite"}
-    array = super_resolve_array(half_black, lite_model, flat_tiles=True, **options)
+    array = super_resolve_array(half_black, lite_model, skip_constant_tiles=True, **options)
     np.testing.assert_array_equal(array, read(out))
 
 
@@ -73,7 +75,9 @@ def test_it_is_part_of_what_a_run_is_known_by(half_black, make_raster, lite_mode
 
     with open_raster(make_raster(half_black)) as reader:
         keys = [
-            plan_job(reader, str(tmp_path / "o.tif"), lite_model, SRConfig(flat_tiles=flat)).key
+            plan_job(
+                reader, str(tmp_path / "o.tif"), lite_model, SRConfig(skip_constant_tiles=flat)
+            ).key
             for flat in (False, True)
         ]
     assert keys[0] != keys[1]

@@ -9,13 +9,14 @@ import pytest
 import torch
 from georsr.cli.main import invoke
 
-from georsr.api import plan_report, super_resolve
+from georsr.api import estimate, super_resolve
 from georsr.config import SRConfig
 from georsr.distributed import cluster
 from georsr.errors import ResourceError
 from georsr.io.gdal_env import CACHE_BYTES
 from georsr.io.reader import RasterReader, open_raster
-from georsr.jobs import estimate, preflight
+from georsr.jobs import estimate as estimation
+from georsr.jobs import preflight
 from georsr.jobs.job import memory_of, plan_job
 from georsr.models.io import Model
 from georsr.models.spec import ModelSpec
@@ -49,14 +50,14 @@ class Slow(torch.nn.Module):
 @pytest.fixture
 def slow_model(monkeypatch):
     network = Slow().eval()
-    monkeypatch.setattr(estimate, "time", SimpleNamespace(monotonic=lambda: network.clock))
+    monkeypatch.setattr(estimation, "time", SimpleNamespace(monotonic=lambda: network.clock))
     spec = ModelSpec("slow", "slow", 2, bands=0, band_names=(), tile=32, halo=2, overlap=4)
     return Model(spec, network, "0" * 64, "slow")
 
 
 def test_the_time_is_that_of_tiles_measured_here(make_raster, texture, tmp_path, slow_model):
     source = make_raster(texture(1, 150, 200))
-    plan = plan_report(source, slow_model)
+    plan = estimate(source, slow_model)
     report = super_resolve(source, tmp_path / "o.tif", slow_model)
     assert plan.tiles == report.tiles > 40
     assert plan.seconds == pytest.approx(SLOWNESS * plan.tiles)
@@ -68,7 +69,7 @@ def test_empty_tiles_are_foreseen(make_raster, texture, tmp_path, slow_model):
     image[image == 0] = 1
     image[:, :, 100:] = 0
     source = make_raster(image, nodata=0)
-    plan = plan_report(source, slow_model)
+    plan = estimate(source, slow_model)
     report = super_resolve(source, tmp_path / "o.tif", slow_model)
     assert plan.tiles_empty == pytest.approx(report.tiles_skipped, rel=0.2)
     assert plan.seconds == pytest.approx(SLOWNESS * (plan.tiles - plan.tiles_empty), abs=0.1)
@@ -77,7 +78,7 @@ def test_empty_tiles_are_foreseen(make_raster, texture, tmp_path, slow_model):
             [400000, 4999990], [400000, 4999900]]],
             "crs": {"properties": {"name": "EPSG:32632"}}}  # fmt: skip
     source = make_raster(image, "full.tif")
-    plan = plan_report(source, slow_model, aoi=west)
+    plan = estimate(source, slow_model, aoi=west)
     report = super_resolve(source, tmp_path / "p.tif", slow_model, aoi=west)
     assert (plan.tiles, plan.tiles_empty) == (report.tiles, report.tiles_skipped)
     assert (plan.width, plan.height) == (report.width, report.height)
@@ -93,13 +94,13 @@ def test_a_giant_sparse_raster_is_planned_from_a_glance(make_raster, tmp_path, m
         return read(reader, window)
 
     monkeypatch.setattr(RasterReader, "read", look)
-    plan_report(tmp_path / "giant.vrt", "nearest", 4, bbox=(4e5, 4.99e6, 4.001e5, 5e6))  # imports
+    estimate(tmp_path / "giant.vrt", "nearest", 4, bounds=(4e5, 4.99e6, 4.001e5, 5e6))  # imports
     looked_at.clear()
     since = time.process_time()
-    plan = plan_report(tmp_path / "giant.vrt", "nearest", 4)
+    plan = estimate(tmp_path / "giant.vrt", "nearest", 4)
     assert time.process_time() - since < 5
     assert 0 < sum(looked_at) < 1e6
-    assert len(looked_at) < 2 * estimate.PROBES
+    assert len(looked_at) < 2 * estimation.PROBES
     assert (plan.width, plan.height) == (400_000, 400_000)
     assert plan.tiles > 150_000
     assert plan.tiles_empty > 0.99 * plan.tiles
@@ -115,9 +116,9 @@ def test_what_the_disk_cannot_hold(make_raster, texture, tmp_path, monkeypatch, 
     shown = capsys.readouterr()
     plan = json.loads(shown.out)
     assert len(plan["problems"]) == 1
-    assert "--no-check-space" in plan["problems"][0]
+    assert "--no-check-resources" in plan["problems"][0]
     assert shown.err.startswith("Error: ")
-    assert invoke([*arguments, "--dry-run", "--no-check-space"]) == 0
+    assert invoke([*arguments, "--dry-run", "--no-check-resources"]) == 0
     assert invoke(arguments) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["in.tif"]
 
@@ -130,7 +131,7 @@ def test_what_the_memory_cannot_hold(make_raster, texture, tmp_path, monkeypatch
     assert invoke(["sr", source, out, "-m", "bicubic-x2", "--dry-run"]) == 1
     assert "refused the run takes about" in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir()] == ["in.tif"]
-    super_resolve(source, out, "bicubic", 2, check_space=False)
+    super_resolve(source, out, "bicubic", 2, check_resources=False)
 
 
 def test_blocks_kept_decoded_count_in_the_memory_of_a_plan(make_raster, texture, slow_model):
@@ -148,14 +149,14 @@ def test_a_plan_says_where_it_may_not_write(make_raster, texture, tmp_path, caps
     for out, word in ((tmp_path / "o.tif", "--overwrite"), (source, "is the source")):
         assert invoke(["sr", source, str(out), "-m", "bicubic-x2", "--dry-run"]) == 1
         assert word in capsys.readouterr().err
-    assert plan_report(source, "bicubic", 2).problems == ()
+    assert estimate(source, "bicubic", 2).problems == ()
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0.4, "0 min 0 s"), (75, "1 min 15 s"), (3 * 3600 + 125, "3 h 2 min")]
 )
 def test_durations_for_people(seconds, text):
-    assert estimate._duration(seconds) == text
+    assert estimation._duration(seconds) == text
 
 
 def test_info_of_a_part_and_of_a_mosaic(make_raster, texture, capsys):
@@ -182,7 +183,7 @@ def two_processors(monkeypatch):
     def started(workers, *, gpu):
         raise AssertionError("a plan starts no workers")
 
-    for module in (cluster, estimate):
+    for module in (cluster, estimation):
         monkeypatch.setattr(module, "available_cpus", lambda: 2)
     monkeypatch.setattr(cluster, "start_local_cluster", started)
 
@@ -190,10 +191,10 @@ def two_processors(monkeypatch):
 def test_workers_share_the_time_and_add_to_the_memory(
     make_raster, texture, two_processors, monkeypatch, slow_model
 ):
-    monkeypatch.setattr(estimate, "START_SECONDS", 0.0)
+    monkeypatch.setattr(estimation, "START_SECONDS", 0.0)
     source = make_raster(texture(1, 300, 300))
-    alone = plan_report(source, slow_model, blocksize=64)
-    plans = {n: plan_report(source, slow_model, blocksize=64, workers=n) for n in (1, 2, 8)}
+    alone = estimate(source, slow_model, blocksize=64)
+    plans = {n: estimate(source, slow_model, blocksize=64, workers=n) for n in (1, 2, 8)}
     assert alone.workers == alone.worker_memory_bytes == 0
     assert [plan.workers for plan in plans.values()] == [1, 2, 8]
     assert plans[2].seconds == pytest.approx(alone.seconds / 2, rel=0.1)

@@ -12,12 +12,12 @@ import os, re, sys
 from pathlib import Path
 if sys.argv[3:]:  # before torch counts the processors
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(sys.argv[3])])
-from georsr.api import plan_report, super_resolve
-tiles = dict(tile=192, halo=4, overlap=8)
+from georsr.api import estimate, super_resolve
+tiles = dict(tile_size=192, halo=4, overlap=8)
 super_resolve(sys.argv[1], sys.argv[2], "nearest", 4, **tiles)
 # not getrusage: its peak starts from that of the process that started this one
 print(re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())[1])
-print(plan_report(sys.argv[1], "nearest", 4, **tiles).memory_bytes)
+print(estimate(sys.argv[1], "nearest", 4, **tiles).memory_bytes)
 """
 
 LAYERS = r"""

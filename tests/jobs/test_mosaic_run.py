@@ -7,11 +7,11 @@ from affine import Affine
 from georsr.cli.main import invoke
 
 import georsr.writer.writer as writer_module
-from georsr.api import plan_report, super_resolve
+from georsr.api import estimate, super_resolve
 from georsr.errors import InterruptedRunError, UsageError
 
 NORTH_UP = Affine(0.5, 0, 400000, 0, -0.5, 5000000)
-SMALL = {"blocksize": 32, "tile": 32, "halo": 2, "overlap": 4}
+SMALL = {"blocksize": 32, "tile_size": 32, "halo": 2, "overlap": 4}
 PLACES = [(0, 0, 40, 50), (0, 50, 40, 60), (40, 0, 35, 50), (40, 50, 35, 60)]
 
 
@@ -66,21 +66,21 @@ def test_a_mosaic_is_planned_and_gone_on_with(lite_model, cut, texture, tmp_path
     monkeypatch.setattr(writer_module, "SYNC_SECONDS", -1.0)
     paths = cut(texture(3, 75, 110))
     whole = super_resolve(paths, tmp_path / "w.tif", lite_model, **SMALL)
-    assert plan_report(paths, lite_model, **SMALL).tiles == whole.tiles
+    assert estimate(paths, lite_model, **SMALL).tiles == whole.tiles
     out, answers = tmp_path / "m.tif", iter([False] * 9)
 
     def interrupted(*paths):
         with pytest.raises(InterruptedRunError):
-            super_resolve(paths, out, lite_model, stop=lambda: next(answers, True), **SMALL)
+            super_resolve(paths, out, lite_model, should_stop=lambda: next(answers, True), **SMALL)
 
     interrupted(*paths)
-    assert super_resolve(paths, out, lite_model, **SMALL).blocks_found > 0
+    assert super_resolve(paths, out, lite_model, **SMALL).blocks_resumed > 0
     assert out.read_bytes() == (tmp_path / "w.tif").read_bytes()
     out.unlink()
     answers = iter([False] * 9)
     interrupted(*paths)
     # in another order they cover each other differently
-    assert super_resolve(paths[::-1], out, lite_model, **SMALL).blocks_found == 0
+    assert super_resolve(paths[::-1], out, lite_model, **SMALL).blocks_resumed == 0
 
 
 def test_no_raster_of_a_mosaic_is_overwritten(cut, texture, tmp_path):

@@ -23,7 +23,7 @@ from georsr.writer import partial_tiff
 # two workers are threads of this process, which has one set of filters for warnings
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
-SMALL = {"blocksize": 128, "tile": 32, "halo": 2, "overlap": 4}
+SMALL = {"blocksize": 128, "tile_size": 32, "halo": 2, "overlap": 4}
 
 
 @pytest.fixture(autouse=True)
@@ -101,7 +101,7 @@ def names(folder):
         {},
         {"dst_nodata": "0"},
         {"dtype": "float32", "dst_nodata": "nan"},
-        {"bbox": (400003, 4999930, 400060, 4999990)},
+        {"bounds": (400003, 4999930, 400060, 4999990)},
     ],
 )
 def test_they_are_the_single_file(tmp_path, source, options):
@@ -210,7 +210,7 @@ class After:
 
 def interrupt(source, folder, parts=2, **options):
     with pytest.raises(InterruptedRunError) as caught:
-        make(source, folder, stop=After(folder, parts), **options)
+        make(source, folder, should_stop=After(folder, parts), **options)
     return caught.value
 
 
@@ -222,7 +222,7 @@ def test_an_interrupted_run_goes_on(tmp_path, source, scheduler, on_cluster):
     assert not (tmp_path / "out.vrt").exists()
     assert not list((tmp_path / "parts").glob(".georsr-*"))
     report = make(source, tmp_path, resume=True, **machines)
-    assert report.blocks_found > 0
+    assert report.blocks_resumed > 0
     assert report.checksum == single(source, tmp_path)
     assert not [name for name in names(tmp_path) if name.startswith(".")]
 
@@ -248,7 +248,7 @@ def test_a_device_that_fails_costs_no_finished_part(
             make(source, tmp_path, **machines)
     assert "parts are finished and kept in" in caught.value.__notes__[0]
     report = make(source, tmp_path, **machines)
-    assert report.blocks_found > 0
+    assert report.blocks_resumed > 0
     assert report.checksum == single(source, tmp_path)
 
 
@@ -262,7 +262,7 @@ def test_damaged_parts_are_made_again_and_whole_ones_are_not(tmp_path, source, c
     parts[1].unlink()
     report = make(source, tmp_path, overwrite=True)
     assert caplog.text.count("is missing or damaged: it is written again") == 2
-    assert 0 < report.blocks_found < report.blocks
+    assert 0 < report.blocks_resumed < report.blocks
     assert all(path.read_bytes() == before[path][0] for path in parts)
     assert all(path.stat().st_mtime_ns == before[path][1] for path in parts[2:])
 
@@ -277,7 +277,7 @@ def test_parts_of_another_run_are_never_mixed_in(tmp_path, source, caplog, chang
     report = make(source, tmp_path, **changed)
     assert "parts of another run are not used" in caplog.text
     assert said in caplog.text
-    assert report.blocks_found == 0
+    assert report.blocks_resumed == 0
     assert report.checksum == single(source, tmp_path, **changed)
     assert len({name[-12:] for name in names(tmp_path) if name.endswith(".tif")}) == 1
 
@@ -310,7 +310,7 @@ def test_a_run_killed_while_it_tidied_up_is_finished_by_the_same_command(
     monkeypatch.undo()
     monkeypatch.setattr(partition, "MAX_TASK_TILES", 12)
     report = make(source, tmp_path)
-    assert report.blocks_found == report.blocks
+    assert report.blocks_resumed == report.blocks
     assert ".parts.jsonl" not in names(tmp_path)
 
 
@@ -320,7 +320,7 @@ def test_half_a_line_of_the_journal_does_not_count(tmp_path, source):
     lines = journal.read_bytes().splitlines(keepends=True)
     journal.write_bytes(b"".join(lines[:3]) + lines[3][: len(lines[3]) // 2])
     report = make(source, tmp_path)
-    assert 0 < report.blocks_found < report.blocks
+    assert 0 < report.blocks_resumed < report.blocks
     assert report.checksum == single(source, tmp_path)
 
 
@@ -328,7 +328,7 @@ def test_a_damaged_index_costs_only_work(tmp_path, source, caplog):
     make(source, tmp_path)
     index = tmp_path / "parts" / "index.json"
     index.write_text(index.read_text()[:100])
-    assert make(source, tmp_path, overwrite=True).blocks_found == 0
+    assert make(source, tmp_path, overwrite=True).blocks_resumed == 0
     assert "is damaged: all parts are made anew" in caplog.text
     assert len(json.loads(index.read_text())["parts"]) == len(names(tmp_path)) - 1
 
@@ -377,7 +377,7 @@ def test_a_full_disk_ends_the_run_and_keeps_what_is_finished(
     assert not list((tmp_path / "parts").glob(".georsr-*/*"))
     monkeypatch.undo()
     monkeypatch.setattr(partition, "MAX_TASK_TILES", 12)
-    assert make(source, tmp_path, scheduler=scheduler).blocks_found > 0
+    assert make(source, tmp_path, scheduler=scheduler).blocks_resumed > 0
 
 
 def test_a_folder_that_workers_do_not_see(tmp_path, source, scheduler, monkeypatch):
@@ -401,7 +401,7 @@ def test_names_that_cannot_be(tmp_path, source):
 def test_quality_layers_are_made_of_the_finished_vrt_as_the_refusal_says(
     tmp_path, source, lite_file
 ):
-    options = SMALL | {"tile": 64}
+    options = SMALL | {"tile_size": 64}
     with pytest.raises(UsageError, match=r"georsr quality layers IN OUT\.vrt FILE"):
         make(source, tmp_path, quality=tmp_path / "q.tif")
     assert not (tmp_path / "parts").exists()

@@ -38,7 +38,7 @@ def test_real_scene(name, scale, shared_data, tmp_path):
     if model not in bundled_weights():
         pytest.skip(f"{model} is not bundled")
     source, out = shared_data / "scenes" / name, tmp_path / "out.tif"
-    super_resolve(source, out, model, bidx=BANDS.get(name))
+    super_resolve(source, out, model, indexes=BANDS.get(name))
     with rasterio.open(source) as a, rasterio.open(out) as b:
         assert (b.height, b.width) == (a.height * scale, a.width * scale)
         assert b.crs == a.crs

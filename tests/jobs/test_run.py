@@ -56,7 +56,7 @@ def test_nearest_model_replicates_exactly(size, dtype, make_raster, texture, tmp
     # a stretch of the whole range, so that nothing but rounding is between source and product
     stretch = "dtype" if dtype != "float32" else "-10000,10000"
     super_resolve(
-        make_raster(image), out, "nearest", 2, stretch=stretch, tile=32, halo=2, overlap=4
+        make_raster(image), out, "nearest", 2, stretch=stretch, tile_size=32, halo=2, overlap=4
     )
     product = read(out)
     assert product.dtype == dtype
@@ -69,7 +69,7 @@ def test_nearest_model_replicates_exactly(size, dtype, make_raster, texture, tmp
 @pytest.mark.parametrize("scale", [1, 3, 4])
 def test_nearest_model_replicates_at_every_scale(scale, make_raster, texture, tmp_path):
     image = texture(3, 41, 70)
-    super_resolve(make_raster(image), tmp_path / "o.tif", "nearest", scale, tile=32)
+    super_resolve(make_raster(image), tmp_path / "o.tif", "nearest", scale, tile_size=32)
     np.testing.assert_array_equal(read(tmp_path / "o.tif"), enlarge(image, scale))
 
 
@@ -77,7 +77,7 @@ def test_nearest_model_replicates_at_every_scale(scale, make_raster, texture, tm
 @pytest.mark.parametrize("model", ["nearest", "bicubic"])
 def test_constant_stays_constant(dtype, model, make_raster, tmp_path):
     image = np.full((1, 50, 45), 37, dtype)
-    super_resolve(make_raster(image), tmp_path / "o.tif", model, 2, tile=32)
+    super_resolve(make_raster(image), tmp_path / "o.tif", model, 2, tile_size=32)
     product = read(tmp_path / "o.tif")
     assert product.shape == (1, 100, 90)
     assert (product == 37).all()
@@ -101,7 +101,8 @@ def test_values_beyond_the_stretch_survive(make_raster, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options", [{"batch": 3}, {"batch": 64}, {"jobs": 2}, {"blocksize": 64}, {"cog": True}]
+    "options",
+    [{"batch_size": 3}, {"batch_size": 64}, {"num_threads": 2}, {"blocksize": 64}, {"cog": True}],
 )
 def test_result_is_independent_of_machinery(options, lite_model, make_raster, texture, tmp_path):
     source = make_raster(texture(3, 75, 110))
@@ -123,7 +124,7 @@ def test_convolution_is_seamless_when_halo_covers_its_reach(make_raster, texture
     products = []
     for tile in (24, 31, 256):
         out = tmp_path / f"{tile}.tif"
-        super_resolve(source, out, "bicubic", 3, tile=tile, halo=2, overlap=0, stretch="dtype")
+        super_resolve(source, out, "bicubic", 3, tile_size=tile, halo=2, overlap=0, stretch="dtype")
         products.append(read(out).astype(int))
     assert np.abs(products[0] - products[2]).max() <= 1
     assert np.abs(products[1] - products[2]).max() <= 1
@@ -202,7 +203,7 @@ def test_a_damaged_source_stops_the_run(make_raster, texture, tmp_path):
     data = (tmp_path / "in.tif").read_bytes()
     (tmp_path / "in.tif").write_bytes(data[: len(data) // 2])
     with pytest.raises(InputError, match=r"in\.tif"):
-        super_resolve(source, tmp_path / "o.tif", "nearest", 2, tile=64)
+        super_resolve(source, tmp_path / "o.tif", "nearest", 2, tile_size=64)
     assert not (tmp_path / "o.tif").exists()
 
 
@@ -274,8 +275,8 @@ def test_out_of_memory_then_halves_the_tile(lite_model, make_raster, texture, tm
             return self.inner(x)
 
     report = super_resolve(source, tmp_path / "a.tif", Model(big, Limited(), "", "test"))
-    assert report.tile == 32
-    super_resolve(source, tmp_path / "b.tif", lite_model, tile=32)
+    assert report.tile_size == 32
+    super_resolve(source, tmp_path / "b.tif", lite_model, tile_size=32)
     np.testing.assert_array_equal(read(tmp_path / "a.tif"), read(tmp_path / "b.tif"))
 
 
@@ -386,7 +387,7 @@ def test_mask_and_alpha_are_enlarged_exactly(make_raster, texture, tmp_path):
     mask = (np.random.default_rng(1).random((40, 50)) < 0.7).astype("uint8") * 255
     rgb = texture(3, 40, 50)
     masked = make_raster(rgb, "m.tif", after=lambda d: d.write_mask(mask))
-    super_resolve(masked, tmp_path / "om.tif", "nearest", 2, tile=32)
+    super_resolve(masked, tmp_path / "om.tif", "nearest", 2, tile_size=32)
     with rasterio.open(tmp_path / "om.tif") as out:
         assert MaskFlags.per_dataset in out.mask_flag_enums[0]
         np.testing.assert_array_equal(out.dataset_mask(), enlarge(mask, 2))
@@ -402,7 +403,7 @@ def test_mask_and_alpha_are_enlarged_exactly(make_raster, texture, tmp_path):
         ]
 
     rgba = make_raster(np.concatenate([rgb, alpha]), "a.tif", after=colours)
-    super_resolve(rgba, tmp_path / "oa.tif", "nearest", 2, tile=32)
+    super_resolve(rgba, tmp_path / "oa.tif", "nearest", 2, tile_size=32)
     with rasterio.open(tmp_path / "oa.tif") as out:
         assert out.colorinterp[3] == ColorInterp.alpha
         np.testing.assert_array_equal(out.read(4), enlarge(alpha[0], 2))
@@ -439,7 +440,7 @@ def test_report_says_what_happened(lite_model, make_raster, texture, tmp_path):
     report = super_resolve(make_raster(texture(3, 70, 70)), tmp_path / "o.tif", lite_model)
     facts = json.loads(report.to_json())
     assert (facts["width"], facts["height"], facts["dtype"]) == (140, 140, "uint8")
-    assert facts["bytes"] == (tmp_path / "o.tif").stat().st_size
+    assert facts["file_bytes"] == (tmp_path / "o.tif").stat().st_size
     assert set(facts["seconds"]) >= {"total", "network", "join", "write", "verify", "read"}
 
 
@@ -447,14 +448,14 @@ def test_wrong_band_counts_name_the_bands(lite_model, make_raster, texture, tmp_
     source = make_raster(texture(5, 20, 20), photometric="minisblack")
     with pytest.raises(UsageError, match=r"which of its 5 bands are red, green and blue: .*--bidx"):
         super_resolve(source, tmp_path / "o.tif", lite_model)
-    super_resolve(source, tmp_path / "o.tif", lite_model, bidx=(4, 3, 2))
+    super_resolve(source, tmp_path / "o.tif", lite_model, indexes=(4, 3, 2))
     assert read(tmp_path / "o.tif").shape == (3, 40, 40)
 
 
 def test_band_order_is_the_users(make_raster, texture, tmp_path):
     image = texture(4, 20, 20)
     source = make_raster(image, photometric="minisblack")
-    super_resolve(source, tmp_path / "o.tif", "nearest", 2, bidx=(4, 1))
+    super_resolve(source, tmp_path / "o.tif", "nearest", 2, indexes=(4, 1))
     np.testing.assert_array_equal(read(tmp_path / "o.tif"), enlarge(image[[3, 0]], 2))
 
 
@@ -489,7 +490,7 @@ def test_the_process_is_left_as_it_was(lite_model, make_raster, texture, tmp_pat
     )  # fmt: skip
     source = make_raster(texture(3, 20, 20))
     files = {p.name for p in tmp_path.iterdir()}
-    super_resolve(source, tmp_path / "o.tif", lite_model, jobs=2)
+    super_resolve(source, tmp_path / "o.tif", lite_model, num_threads=2)
     after = (
         dict(os.environ), Path.cwd(), torch.get_num_threads(), torch.get_default_dtype(),
         signal.getsignal(signal.SIGINT), torch.is_grad_enabled(),

@@ -69,7 +69,7 @@ def expected(image):
 
 
 def check(source, image, tmp_path):
-    super_resolve(source, tmp_path / "o.tif", "nearest", 2, tile=32)
+    super_resolve(source, tmp_path / "o.tif", "nearest", 2, tile_size=32)
     with rasterio.open(tmp_path / "o.tif") as out:
         np.testing.assert_array_equal(out.read(), expected(image))
         assert out.crs.to_epsg() == 32632

@@ -86,7 +86,7 @@ def test_a_file_of_a_fixed_tile_says_so(bicubic_file):
     assert (model.network.tile, model.spec.tile, model.spec.scale) == (32, 32, 2)
     assert place_model(model, SRConfig()).backend == "onnx"
     with pytest.raises(UsageError, match=r"exported for tiles of 32, not 64.*--dynamic"):
-        place_model(model, SRConfig(tile=64))
+        place_model(model, SRConfig(tile_size=64))
     with pytest.raises(UsageError, match="is an ONNX file"):
         place_model(model, SRConfig(backend="torch"))
 

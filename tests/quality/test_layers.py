@@ -174,7 +174,7 @@ def test_layers_lie_where_the_product_lies(lite_model, scene, tmp_path):
 
 def test_layers_of_a_finished_product_are_the_same(lite_file, scene, tmp_path):
     out, together, after = (str(tmp_path / name) for name in ("out.tif", "a.tif", "b.tif"))
-    georsr.super_resolve(scene, out, lite_file, quality=together, tile=32, nodata=0)
+    georsr.super_resolve(scene, out, lite_file, quality=together, tile_size=32, src_nodata=0)
     before = Path(out).read_bytes()
     georsr.quality_layers(scene, out, after, lite_file)
     assert Path(together).read_bytes() == Path(after).read_bytes()
@@ -186,7 +186,7 @@ def test_layers_of_a_part(lite_file, make_raster, texture, tmp_path):
     source = make_raster(texture(3, 60, 80))
     out, layers = str(tmp_path / "out.tif"), str(tmp_path / "q.tif")
     box = (400005.0, 4999980.0, 400030.0, 4999995.0)
-    georsr.super_resolve(source, out, lite_file, quality=layers, bbox=box, **PLAIN)
+    georsr.super_resolve(source, out, lite_file, quality=layers, bounds=box, **PLAIN)
     with rasterio.open(out) as product, rasterio.open(layers) as made:
         assert made.bounds == product.bounds
         assert made.shape == product.shape
@@ -216,7 +216,7 @@ def test_layers_go_on_where_they_were(after, lite_model, scene, tmp_path):
     georsr.super_resolve(scene, whole, lite_model, quality=whole_layers, **options)
     with pytest.raises(InterruptedRunError):
         georsr.super_resolve(
-            scene, out, lite_model, quality=layers, stop=StopsAfter(after), **options
+            scene, out, lite_model, quality=layers, should_stop=StopsAfter(after), **options
         )
     assert not out.exists()
     assert not layers.exists()
@@ -224,7 +224,7 @@ def test_layers_go_on_where_they_were(after, lite_model, scene, tmp_path):
     assert out.read_bytes() == whole.read_bytes()
     assert layers.read_bytes() == whole_layers.read_bytes()
     if after > 4:
-        assert report.blocks_found == report.blocks
+        assert report.blocks_resumed == report.blocks
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
 
 
@@ -322,8 +322,8 @@ def test_progress_tells_both_passes_as_one(lite_model, scene, tmp_path):
 
 
 def test_the_estimate_knows_the_layers(lite_model, scene, tmp_path):
-    plain = georsr.plan_report(scene, lite_model, destination=tmp_path / "out.tif")
-    more = georsr.plan_report(
+    plain = georsr.estimate(scene, lite_model, destination=tmp_path / "out.tif")
+    more = georsr.estimate(
         scene, lite_model, destination=tmp_path / "out.tif", quality=tmp_path / "q.tif"
     )
     assert more.output_bytes == plain.output_bytes * (1 + 6 * 4 / 3)

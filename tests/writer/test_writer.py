@@ -403,7 +403,7 @@ try:
         print(writer.commit().bytes)
 except GeorsrError as err:
     print(type(err).__name__, err)
-    raise SystemExit(err.exit_code)
+    raise SystemExit(1)
 """
 
 

@@ -21,7 +21,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Use `@` matmul:PendingDeprecationWarning"),
     pytest.mark.filterwarnings("ignore:Transform that is non-rectilinear:UserWarning"),
 ]
-SMALL = {"tile": 32, "halo": 2, "overlap": 4}
+SMALL = {"tile_size": 32, "halo": 2, "overlap": 4}
 TRANSFORMS = {
     "north-up": Affine(0.5, 0, 400000, 0, -0.5, 5e6),
     "south-up": Affine(10, 0, 500000, 0, 10, 4e6),
@@ -306,7 +306,7 @@ def test_nodata_and_type_are_the_callers(grid, texture):
     assert without.rio.nodata is None
     encoded = grid(values, "band").rio.write_nodata(-1, encoded=True)
     assert (encoded.georsr.super_resolve("nearest", 2)[0, :10] == -1).all()
-    named = grid(values, "band").georsr.super_resolve("nearest", 2, nodata=-1)
+    named = grid(values, "band").georsr.super_resolve("nearest", 2, src_nodata=-1)
     assert named.rio.nodata == -1
     assert (named[0, :10] == -1).all()
 
@@ -422,17 +422,17 @@ def test_variables_that_are_no_bands_of_one_scene_are_refused(grid, texture, lit
         (lambda a: a.drop_vars("spatial_ref").assign_attrs(crs="?"), {}, r"cannot be read .*crs"),
         (lambda a: a.isel(band=[0, 1]), {}, r"takes 3 bands .*array has 2.*band_dim"),
         (lambda a: a.rename(band="colour"), {}, r"array has 1: .*colour, y, x; .*band_dim"),
-        (lambda a: a, {"nodata": 3.5}, r"nodata 3.5 cannot occur in data of type uint8"),
+        (lambda a: a, {"src_nodata": 3.5}, r"nodata 3.5 cannot occur in data of type uint8"),
         (lambda a: a, {"dst_nodata": "300"}, r"nodata 300 does not fit data type uint8"),
         (lambda a: a, {"dtype": "int64"}, r"data type int64 is not one of"),
         (lambda a: a, {"stretch": "9,1"}, r"LO must be less than HI"),
         (lambda a: a.chunk(), {"stretch": "9,1"}, r"LO must be less than HI"),
-        (lambda a: a, {"tile": 8, "halo": 4}, r"tile 8 is too small"),
+        (lambda a: a, {"tile_size": 8, "halo": 4}, r"tile 8 is too small"),
         (lambda a: a.chunk(), {"chunks": 33}, r"chunks of 33 along 'y': .*multiple of the scale"),
         (lambda a: a.chunk(), {"chunks": {"band": 1}}, r"chunks along 'band'"),
         (lambda a: a, {"scale": 3}, r"enlarges x2, but x3"),
-        (lambda a: a, {"bidx": (1, 2, 3)}, r"option bidx is for files.*da.sel"),
-        (lambda a: a, {"bbox": (0, 0, 1, 1)}, r"option bbox is for files.*clip_box"),
+        (lambda a: a, {"indexes": (1, 2, 3)}, r"option indexes is for files.*da.sel"),
+        (lambda a: a, {"bounds": (0, 0, 1, 1)}, r"option bounds is for files.*clip_box"),
         (lambda a: a, {"cog": True}, r"option cog is for files.*to_raster"),
     ],
 )  # fmt: skip

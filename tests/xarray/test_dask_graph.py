@@ -19,7 +19,7 @@ from georsr.radiometry.normalization import normalization_of_sample
 from georsr.xarray import dask_graph
 from georsr.xarray.dask_graph import super_resolve_dask
 
-SMALL = {"tile": 32, "halo": 2, "overlap": 4, "blocksize": 32}
+SMALL = {"tile_size": 32, "halo": 2, "overlap": 4, "blocksize": 32}
 
 
 def lazily(image, model, *, chunks=(2, 29, 37), sides=(48, 48), nodata=None, **options):
@@ -54,7 +54,7 @@ def test_chunks_agree_with_one_pass(
 ):
     image = texture(3, *size, dtype)
     tile = 2 * (halo + overlap // 2) + 3 * overlap + 4 + extra
-    options = {"tile": tile, "halo": halo, "overlap": overlap, "blend": blend}
+    options = {"tile_size": tile, "halo": halo, "overlap": overlap, "blend": blend}
     model = open_model(lite_file)
     made = lazily(image, model, chunks=chunks, sides=tuple(2 * side for side in sides), **options)
     whole = georsr.super_resolve_array(image, model, **options)
@@ -252,7 +252,7 @@ def test_the_process_is_left_as_it_was(lite_file, texture):
     import torch
 
     threads = torch.get_num_threads()
-    compute(lazily(texture(3, 40, 40), open_model(lite_file), jobs=2))
+    compute(lazily(texture(3, 40, 40), open_model(lite_file), num_threads=2))
     assert torch.get_num_threads() == threads
 
 

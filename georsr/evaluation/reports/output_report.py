@@ -181,8 +181,8 @@ def _source_bands(
     """Return the bands of the source that the output has, in its order; None: all of them."""
     if "GEORSR_OPTIONS" in tags:
         options = read_output_tags(output.info.path, tags).config(aoi="")
-        if options.bidx is not None and options.bands != "all":
-            return options.bidx
+        if options.indexes is not None and options.output_bands != "all":
+            return options.indexes
     with open_raster(source) as reader:
         if reader.info.count == output.info.count:
             return None
@@ -203,7 +203,7 @@ def _measure_seams(
         recorded = read_output_tags(output, tags)
         model = open_model(recorded.shipped_model())
         recorded.check(model.sha256)
-        return measure_seams(source, model, bidx=bidx), ""
+        return measure_seams(source, model, indexes=bidx), ""
     except UsageError as error:
         return None, str(error)
 
