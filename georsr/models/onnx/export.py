@@ -257,7 +257,7 @@ def deepness_tags(spec: ModelSpec, ground: float) -> dict[str, str]:
 
 @torch.inference_mode()
 def difference(network: nn.Module, other: nn.Module, shape: tuple[int, ...]) -> float:
-    """Return the largest difference of two networks' outputs for an image of noise and gradients."""
+    """Return the largest difference of two networks' outputs for one test image."""
     rng = np.random.default_rng(0)
     h, w = shape[2:]
     noise = rng.random(shape, np.float32)
