@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import os
+import posixpath
 import re
 import stat
 import warnings
@@ -62,6 +63,7 @@ from georsr.io.sampling import (
     sample_windows_in,
 )
 from georsr.io.sentinel2 import (
+    DRIVER,
     SUBDATASET,
     check_band_files,
     check_image_files,
@@ -212,12 +214,9 @@ def _open_error(path: str, err: Exception, policy: ReadPolicy) -> Exception:
                 with Path(path).open("rb") as file:  # says why it cannot be read
                     if not file.read(1):
                         return InputError(f"{path}: the file is empty")
-            for mark, driver, what in _DOCUMENTS:
-                if mark in start and driver not in policy.extra_drivers:
-                    return UsageError(
-                        f"{path}: is a {what} document under another name; it could point at any "
-                        f"file or address. Use --allow-driver {driver} if you trust it"
-                    )
+            if path.lower().endswith(".vrt"):
+                return InputError(f"{path}: cannot be read: {said}")
+            _refuse_document(path, start, policy)
     except OSError as reason:
         return InputError(f"{path}: cannot be read: {reason.strerror or reason}")
     return InputError(
@@ -226,6 +225,24 @@ def _open_error(path: str, err: Exception, policy: ReadPolicy) -> Exception:
     )
 
 
+def _refuse_document(path: str, start: bytes, policy: ReadPolicy) -> None:
+    """Refuse a file that begins as a document of GDAL which names other files."""
+    for mark, driver, what in _DOCUMENTS:
+        if mark in start and driver not in policy.extra_drivers:
+            raise UsageError(
+                f"{path}: is a {what} document under another name; it could point at any file or "
+                f"address. Use --allow-driver {driver} if you trust it"
+            )
+
+
+_DRIVERS_OF_POOL = ("VRT", DRIVER)
+_UNREADABLE: set[str] = set()
+"""Rasters of these drivers that could not be read once, and their files.
+
+GDAL keeps a file of a VRT that it failed to open, with the failure, in a pool that lives as long as
+any VRT is open in the process. Every later read of it, of whatever VRT, gives zeros and no error
+(measured with GDAL 3.10).
+"""
 MAX_UNCOVERED_FRACTION = 1e-3
 """Share of a VRT that may lie between its files: of a pixel, where these are not of its grid."""
 
@@ -275,6 +292,7 @@ class RasterReader:
         with gdal_env(remote=self._remote):
             dataset = self._open_dataset()
             try:
+                self._check_files_of_pool(dataset)
                 info = self._describe(dataset)
                 with suppress_rasterio_warnings():
                     flags = dataset.mask_flag_enums
@@ -294,6 +312,41 @@ class RasterReader:
         self._one_mask = shared and len(masked) == info.count
         self._mask_bands = tuple(masked[:1] if self._one_mask else masked)
         return info
+
+    def _check_files_of_pool(self, dataset: Any) -> None:
+        """Read a pixel of a VRT of one file: asking for overviews opens it and hides its errors."""
+        self._refuse_unreadable(dataset)
+        if dataset.driver != "VRT":
+            return
+        document = dataset.tags(ns="xml:VRT").get("xml:VRT", "")
+        if document.count("<DstRect") > dataset.count:  # GDAL asks none of several files
+            return
+        places = vrt_dst_windows(document)
+        top, left = (places[0].top, places[0].left) if places else (0, 0)
+        try:
+            for number in dataset.indexes:
+                dataset.read(number, window=((top, top + 1), (left, left + 1)))
+        except RasterioError as error:
+            self._remember_unreadable(dataset, error)
+            raise
+
+    def _remember_unreadable(self, dataset: Any, error: Exception) -> None:
+        """Remember a raster and the files that an error names, or all of them; `_UNREADABLE`."""
+        if dataset.driver in _DRIVERS_OF_POOL:
+            files, cause = dataset.files, root_cause(error)
+            named = [file for file in files if posixpath.basename(file) in cause]
+            _UNREADABLE.update((self._options[0], *(named or files)))
+
+    def _refuse_unreadable(self, dataset: Any) -> None:
+        """Refuse a raster of which GDAL would give zeros; see `_UNREADABLE`."""
+        path = self._options[0]
+        if not _UNREADABLE or dataset.driver not in _DRIVERS_OF_POOL:
+            return
+        if not _UNREADABLE.isdisjoint((path, *dataset.files)):
+            raise InputError(
+                f"{path}: a file of it could not be read before, and GDAL does not open it again "
+                "in this process; mend the file, then start a new process or worker"
+            )
 
     def _open_dataset(self) -> Any:
         return open_source(self._options[0], self._options[3])
@@ -405,6 +458,7 @@ class RasterReader:
     def _read(self, window: Window, shape: tuple[int, int]) -> PixelBlock:
         region = RasterioWindow(window.left, window.top, window.width, window.height)
         dataset = self._get_dataset()
+        self._refuse_unreadable(dataset)
         try:
             with gdal_env(remote=self._remote, cache=gdal_cachemax()):
                 values, alpha = self._values(dataset, region, shape)
@@ -415,6 +469,7 @@ class RasterReader:
         except (RasterioError, OSError, MemoryError) as err:
             if isinstance(err, MemoryError):
                 raise
+            self._remember_unreadable(dataset, err)
             raise InputError(
                 f"{self.info.path}: {window} cannot be read: {root_cause(err)}; "
                 "the file is damaged or incomplete"

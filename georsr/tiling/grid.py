@@ -1,12 +1,13 @@
-"""TilePlan: which windows the network sees and which output pixels each of them makes.
+"""Compute a grid of overlapping tiles, and spread windows over a raster, in integer arithmetic.
 
-All arithmetic is on integers and knows neither torch nor rasterio. The grid is anchored to the
-image's top left corner, so the same pixel is always made from the same tiles, whoever computes.
+A tile has an input window, which the network reads, and a smaller output window, for which it
+computes pixels. The grid is anchored to the image's top left corner, so that a pixel is always
+computed from the same tiles, wherever the run takes place.
 
-Along one axis, tile k starts at ``k * stride``; the last one is moved back so that it ends at (or,
-where starts must be multiples of ``multiple_of``, less than one multiple past) the image's edge.
-Neighbours hand over in the middle of what they share: ``overlap`` pixels are blended there, and at
-least ``halo`` pixels at a tile's inner edges are never used.
+Along one axis, tile k starts at ``k * stride``. The last tile is moved back so that it ends at the
+image's edge, or less than ``multiple_of`` pixels beyond it. Neighbouring tiles are blended over
+``overlap`` pixels in the middle of the pixels that both read. At least ``halo`` pixels at the inner
+edges of a tile are discarded.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from georsr.window import Window
 
 @dataclass(frozen=True)
 class Span:
-    """One tile along one axis, in input pixels of the image.
+    """Extent of one tile along one axis, in input pixels.
 
-    The tile reads ``start .. start + size`` (of which pixels beyond the image are padding) and
-    makes ``begin .. end``; its first ``lead`` made pixels are blended with the previous tile, its
-    last ``trail`` with the next.
+    The tile reads ``start .. start + size``, of which pixels outside the image are padding. It
+    computes ``out_start .. out_stop``. The first ``overlap_before`` of these pixels are blended
+    with the previous tile, the last ``overlap_after`` with the next.
     """
 
     start: int
@@ -37,24 +38,24 @@ class Span:
 
 
 def ceil_to(value: int, multiple: int) -> int:
-    """Smallest multiple of ``multiple`` not below ``value``."""
+    """Round ``value`` up to a multiple of ``multiple``."""
     return -(-value // multiple) * multiple
 
 
 def axis_spans(
     length: int, tile: int, halo: int, overlap: int, multiple_of: int
 ) -> tuple[Span, ...]:
-    """Cut one axis of ``length`` pixels into tiles; see the module's text for the rule."""
+    """Divide an axis of ``length`` pixels into tiles, as the module's docstring explains."""
     if length <= tile:
         return (Span(0, min(tile, ceil_to(length, multiple_of)), 0, length, 0, 0),)
     stride = tile - 2 * halo - overlap
     last = ceil_to(length - tile, multiple_of)
     starts = [*range(0, last, stride), last]
-    seams = []
+    boundaries = []
     for left, right in pairwise(starts):
-        # The blended zone is centred in what the two tiles share.
+        # The blended pixels are in the middle of the pixels that both tiles read.
         shared = left + tile - right
-        seams.append(right + (shared - overlap) // 2)
+        boundaries.append(right + (shared - overlap) // 2)
     spans = []
     for k, start in enumerate(starts):
         first, final = k == 0, k == len(starts) - 1
@@ -62,8 +63,8 @@ def axis_spans(
             Span(
                 start=start,
                 size=tile,
-                out_start=0 if first else seams[k - 1],
-                out_stop=length if final else seams[k] + overlap,
+                out_start=0 if first else boundaries[k - 1],
+                out_stop=length if final else boundaries[k] + overlap,
                 overlap_before=0 if first else overlap,
                 overlap_after=0 if final else overlap,
             )
@@ -73,10 +74,10 @@ def axis_spans(
 
 @dataclass(frozen=True)
 class Tile:
-    """One call of the network: a row span crossed with a column span."""
+    """A tile of the grid: the crossing of a row span and a column span."""
 
     index: int
-    """Position in plan order (row by row, left to right)."""
+    """Position in the order of the grid: row by row, left to right."""
     row: int
     column: int
     y: Span
@@ -84,12 +85,12 @@ class Tile:
 
     @property
     def input_window(self) -> Window:
-        """Window the network sees, in input pixels; may reach past the image's edge."""
+        """Return the window that the network reads, in input pixels; it may exceed the image."""
         return Window(self.y.start, self.x.start, self.y.size, self.x.size)
 
     @property
     def output_window(self) -> Window:
-        """Input pixels whose output this tile contributes to."""
+        """Return the window for which the tile computes the output, in input pixels."""
         return Window(
             self.y.out_start,
             self.x.out_start,
@@ -100,16 +101,20 @@ class Tile:
 
 @dataclass(frozen=True)
 class TileGrid:
-    """The whole image's tiles.
+    """Grid of the tiles of an image.
 
     Parameters
     ----------
     height, width
         Size of the input in pixels.
     scale
-        Output pixels per input pixel.
+        Output pixels per input pixel along each axis.
     tile, halo, overlap, multiple_of
         As in :class:`georsr.models.spec.ModelSpec`, in input pixels.
+    rows, columns
+        Spans of the tiles along both axes.
+    image
+        Extent of the complete image relative to the grid's corner; None if the grid covers it.
     """
 
     height: int
@@ -122,16 +127,15 @@ class TileGrid:
     rows: tuple[Span, ...]
     columns: tuple[Span, ...]
     image: Window | None = None
-    """The whole image, where the plan covers a part of it: counted from the part's corner."""
 
     @property
     def out_height(self) -> int:
-        """Rows of the output."""
+        """Return the number of rows of the output."""
         return self.height * self.scale
 
     @property
     def out_width(self) -> int:
-        """Columns of the output."""
+        """Return the number of columns of the output."""
         return self.width * self.scale
 
     def tiles_in_pixels(self, pixels: int) -> int:
@@ -142,7 +146,7 @@ class TileGrid:
         return len(self.rows) * len(self.columns)
 
     def tile_at(self, row: int, column: int) -> Tile:
-        """Tile in grid row ``row`` and grid column ``column``."""
+        """Return the tile in a row and a column of the grid."""
         index = row * len(self.columns) + column
         return Tile(index, row, column, self.rows[row], self.columns[column])
 
@@ -151,21 +155,21 @@ class TileGrid:
             yield from self.tiles_in_row(row)
 
     def tiles_in_row(self, row: int) -> Iterator[Tile]:
-        """Tiles of one grid row, left to right."""
+        """Yield the tiles of one row of the grid, left to right."""
         for column in range(len(self.columns)):
             yield self.tile_at(row, column)
 
     def first_row_for(self, out_row: int) -> int:
-        """First grid row that makes pixels of the output's row ``out_row`` or of a later one."""
+        """Return the first row of the grid that computes output row ``out_row`` or a later one."""
         return next(i for i, span in enumerate(self.rows) if span.out_stop * self.scale > out_row)
 
     @property
     def image_window(self) -> Window:
-        """Where there are pixels to read, counted from the plan's corner."""
+        """Return the extent of the complete image, relative to the grid's corner."""
         return self.image or Window(0, 0, self.height, self.width)
 
     def row_window(self, row: int) -> Window:
-        """Window of the image that a grid row of tiles reads."""
+        """Return the window of the image that one row of tiles reads."""
         image = self.image_window
         span, first, last = self.rows[row], self.columns[0], self.columns[-1]
         bottom = min(span.start + span.size, image.bottom)
@@ -174,37 +178,37 @@ class TileGrid:
 
     @property
     def read_extent(self) -> Window:
-        """Window of the image that all tiles together read."""
+        """Return the window of the image that all tiles read."""
         first, last = self.row_window(0), self.row_window(len(self.rows) - 1)
         return Window(first.top, first.left, last.bottom - first.top, first.width)
 
     def subgrid(self, window: Window) -> TileGrid:
-        """The plan of a part of the image: its tiles that touch, which make the same pixels.
+        """Return the grid of the tiles that intersect a window, which compute the same pixels.
 
         Parameters
         ----------
         window
-            Inside the image. The new plan counts from its corner; what its tiles read and make may
-            reach outside.
+            Window inside the image. The new grid is relative to its corner. The input and output
+            windows of its tiles may exceed the window.
         """
         return replace(
             self,
             height=window.height,
             width=window.width,
-            rows=_cropped(self.rows, window.top, window.bottom),
-            columns=_cropped(self.columns, window.left, window.right),
+            rows=_crop_spans(self.rows, window.top, window.bottom),
+            columns=_crop_spans(self.columns, window.left, window.right),
             image=self.image_window.moved(-window.top, -window.left),
         )
 
 
-def _cropped(spans: tuple[Span, ...], start: int, stop: int) -> tuple[Span, ...]:
-    """Spans that touch ``start .. stop``, counted from ``start``; they may reach beyond.
+def _crop_spans(spans: tuple[Span, ...], start: int, stop: int) -> tuple[Span, ...]:
+    """Return the spans that intersect ``start .. stop``, relative to ``start``.
 
-    A blended zone belongs to both of its tiles: where one of them does not touch, neither does the
-    zone, and it is not blended.
+    Pixels that two tiles blend belong to both. If one of the tiles does not intersect, neither do
+    these pixels, and they are not blended.
     """
-    touching = [span for span in spans if span.out_start < stop and span.out_stop > start]
-    last = len(touching) - 1
+    intersecting = [span for span in spans if span.out_start < stop and span.out_stop > start]
+    last = len(intersecting) - 1
     return tuple(
         Span(
             start=span.start - start,
@@ -214,7 +218,7 @@ def _cropped(spans: tuple[Span, ...], start: int, stop: int) -> tuple[Span, ...]
             overlap_before=span.overlap_before if k > 0 else 0,
             overlap_after=span.overlap_after if k < last else 0,
         )
-        for k, span in enumerate(touching)
+        for k, span in enumerate(intersecting)
     )
 
 
@@ -228,7 +232,7 @@ def make_grid(
     overlap: int,
     multiple_of: int = 1,
 ) -> TileGrid:
-    """Plan an image.
+    """Compute the grid of tiles of an image; see `TileGrid` for the parameters.
 
     Raises
     ------
@@ -236,14 +240,14 @@ def make_grid(
         The tile is too small for its halo and overlap, or not a multiple of ``multiple_of``.
     """
     if height < 1 or width < 1:
-        raise UsageError(f"raster of {height} rows and {width} columns: nothing to do")
+        raise UsageError(f"raster of {height} rows and {width} columns has no pixels")
     if tile % multiple_of:
         raise UsageError(
             f"tile {tile} is not a multiple of {multiple_of}, which this model needs: "
             f"use {ceil_to(tile, multiple_of)}"
         )
-    # A tile needs room for a blended zone on either side and one pixel of its own; the last tile,
-    # moved back, meets its neighbour up to half an overlap earlier than the others.
+    # A tile needs space for blending on both sides and one pixel of its own. The last tile is moved
+    # back, so that its boundary is up to half an overlap before those of the others.
     smallest = ceil_to(2 * halo + max(3 * overlap, 1), multiple_of)
     if tile < smallest:
         raise UsageError(

@@ -1,18 +1,11 @@
-"""Supertiles: a product cut into rectangles, each the work of many tiles, for many machines.
+"""Divide an output into rectangles for tasks, parts or chunks, and order its blocks.
 
-A rectangle is made of whole blocks, so that blocks are encoded where they are made; the tiles
-across its borders are made once on either side. Large ones repeat little, and so do square ones;
-small ones keep many machines busy, and flat ones little waiting for their neighbours in a row.
+Each rectangle consists of complete blocks and is computed independently. A tile across the border
+of two rectangles is computed twice. Large and square rectangles repeat few tiles; small ones keep
+more workers busy; low ones let a row of blocks be written earlier.
 
-Parts: a product cut into rectangles that are made independently of each other.
-
-A tile that lies across a border is made once for either part. Along one axis a border is crossed
-by one tile, or by two where it lies in their overlap; the larger the parts, the fewer borders.
-
-Order: in which one pass over the tiles finishes the blocks of a product.
-
-It is the order of blocks in a file, so that whoever makes them, the file is the same. A block is
-finished by the tile that makes its last pixel; what neighbours share is made by the later one.
+Blocks are written in the order in which a single pass over the tiles completes them, so that the
+file does not depend on who computes which block.
 """
 
 from __future__ import annotations
@@ -28,62 +21,62 @@ from georsr.tiling.grid import Span, TileGrid, ceil_to
 from georsr.window import Window
 
 MAX_REPEATED_WORK = 0.25
-"""Share of the tiles that `chunk_side` lets be made more than once, where one tile crosses each
-border; borders inside overlaps can make it more."""
+"""Largest fraction of the tiles that is computed twice with the chunks of `chunk_side`, if one tile
+crosses each border; borders inside overlaps can repeat more."""
 
 
 def chunk_sizes(length: int, size: int) -> tuple[int, ...]:
-    """An axis in pieces of ``size``, the last one as long as what is left."""
-    whole, rest = divmod(length, size)
-    return (size,) * whole + ((rest,) if rest else ())
+    """Divide an axis into chunks of ``size``; the last one may be smaller."""
+    full, rest = divmod(length, size)
+    return (size,) * full + ((rest,) if rest else ())
 
 
-def chunk_side(plan: TileGrid, multiple: int, pixel_bytes: int, max_bytes: int) -> int:
-    """Side of square parts in output pixels: as small as keeps repeated work below `REPEATED`.
+def chunk_side(grid: TileGrid, multiple: int, pixel_bytes: int, max_bytes: int) -> int:
+    """Return the size of square chunks in output pixels, the smallest with little repeated work.
 
     Parameters
     ----------
-    plan
-        The whole product's tiles.
+    grid
+        Tiles of the complete output.
     multiple
-        The side is a multiple of this and of the scale.
+        The size is a multiple of this and of the scale.
     pixel_bytes
-        Size of one output pixel, all bands.
+        Size in bytes of one output pixel with all bands.
     max_bytes
-        Size that a part does not exceed, whatever is then repeated; but for the smallest possible.
+        Largest size in bytes of a chunk, unless the smallest possible chunk is larger. It takes
+        precedence over the limit of repeated work, `MAX_REPEATED_WORK`.
     """
-    step = math.lcm(multiple, plan.scale)
-    # n borders on an axis of n sides or more repeat at most this share of it
-    across = (plan.tile - 2 * plan.halo) / (math.sqrt(1 + MAX_REPEATED_WORK) - 1)
-    side = ceil_to(math.ceil(across * plan.scale), step)
-    affordable = math.isqrt(max_bytes // pixel_bytes) // step * step
-    return max(step, min(side, affordable))
+    step = math.lcm(multiple, grid.scale)
+    # n borders on an axis of n chunks or more repeat at most this fraction of it
+    size = (grid.tile - 2 * grid.halo) / (math.sqrt(1 + MAX_REPEATED_WORK) - 1)
+    side = ceil_to(math.ceil(size * grid.scale), step)
+    largest = math.isqrt(max_bytes // pixel_bytes) // step * step
+    return max(step, min(side, largest))
 
 
-def completion_order(plan: TileGrid, block: int, first_row: int = 0) -> Iterator[tuple[int, int]]:
+def completion_order(grid: TileGrid, block: int, first_row: int = 0) -> Iterator[tuple[int, int]]:
     """Yield (block row, block column) of every block in the order in which blocks are complete.
 
     Parameters
     ----------
-    plan
-        The tiles.
+    grid
+        Tiles of the output.
     block
         Height and width of blocks in output pixels.
     first_row
-        Block row to begin with.
+        First row of blocks.
     """
-    down = _finished_together(plan.rows, plan.scale, plan.out_height, block)
-    across = _finished_together(plan.columns, plan.scale, plan.out_width, block)
-    for rows in down:
-        wanted = [row for row in rows if row >= first_row]
-        for columns in across:
-            yield from ((row, column) for row in wanted for column in columns)
+    row_groups = _completed_together(grid.rows, grid.scale, grid.out_height, block)
+    column_groups = _completed_together(grid.columns, grid.scale, grid.out_width, block)
+    for rows in row_groups:
+        for columns in column_groups:
+            yield from ((row, column) for row in rows if row >= first_row for column in columns)
 
 
-def _finished_together(
+def _completed_together(
     spans: Sequence[Span], scale: int, length: int, block: int
 ) -> list[list[int]]:
-    """The blocks of an axis, those together whose last pixel the same span makes."""
+    """Group the blocks of an axis by the span that computes their last pixel."""
     ends = [span.out_stop - span.overlap_after for span in spans]
     k, owners = 0, []
     for start in range(0, length, block):
@@ -95,31 +88,30 @@ def _finished_together(
 
 
 MAX_TASK_TILES = 256
-"""Tiles of a super-tile; about 64 where a product is small for the machines it is shared by."""
+"""Largest number of tiles in a task, if possible."""
 TASK_OVERHEAD_TILES = 4
-"""What a super-tile costs besides its tiles, in tiles: it is sent, opens a file, and comes back."""
+"""Cost of a task besides its tiles, in tiles: sending it, opening a file, returning the result."""
 EXACT_SCHEDULE_LIMIT = 8
-"""Rectangles for each machine, up to which it counts who makes which one, and who waits at the
-end."""
+"""Number of tasks per worker up to which the schedule is simulated; with more it is estimated."""
 WORKER_SPEED_SPREAD = 0.1
-"""How much longer the slowest machine is taken to need for a tile than the fastest one."""
+"""Assumed relative difference in speed between the slowest and the fastest worker."""
 ASSUMED_WORKERS = 2
-"""For which parts are cut: whoever makes them, they are the same; few are large, and repeat
-little."""
+"""Number of workers for which the size of parts is chosen. It is fixed, so that parts do not depend
+on the number of workers; a small number gives large parts, which repeat few tiles."""
 
 
 @dataclass(frozen=True)
 class TaskGrid:
-    """Rectangles of equal size over a product, row by row.
+    """Rectangles of equal size that cover an output, in row-major order.
 
     Attributes
     ----------
     height, width : int
-        Of the product, pixels.
+        Size of the output in pixels.
     top : int
-        First row of the product that is covered.
+        First row of the output that is covered.
     task_height, task_width : int
-        Of a rectangle, pixels; those at the edges are cut.
+        Size of a rectangle in pixels; those at the bottom and right edges are smaller.
     """
 
     height: int
@@ -130,19 +122,19 @@ class TaskGrid:
 
     @property
     def rows(self) -> int:
-        """Number of rows."""
+        """Return the number of rows of rectangles."""
         return -(-(self.height - self.top) // self.task_height)
 
     @property
     def columns(self) -> int:
-        """Number of columns."""
+        """Return the number of columns of rectangles."""
         return -(-self.width // self.task_width)
 
     def __len__(self) -> int:
         return self.rows * self.columns
 
     def window(self, number: int) -> Window:
-        """A rectangle, in pixels of the product."""
+        """Return a rectangle in output pixels."""
         row, column = divmod(number, self.columns)
         top, left = self.top + row * self.task_height, column * self.task_width
         return Window(
@@ -153,7 +145,7 @@ class TaskGrid:
         )
 
     def index_at(self, y: int, x: int) -> int:
-        """The rectangle that a pixel of the product lies in."""
+        """Return the number of the rectangle that contains an output pixel."""
         return (y - self.top) // self.task_height * self.columns + x // self.task_width
 
     def __iter__(self) -> Iterator[Window]:
@@ -161,130 +153,135 @@ class TaskGrid:
 
 
 def task_grid(
-    plan: TileGrid, block: int, machines: int, row_bytes: int, max_bytes: int, top: int = 0
+    grid: TileGrid, block: int, n_workers: int, row_bytes: int, max_bytes: int, top: int = 0
 ) -> TaskGrid:
-    """The rectangles for a file that is written in `georsr.tiling.partition`.
+    """Divide an output into the rectangles of tasks for several workers.
 
     Parameters
     ----------
-    plan
-        The product's tiles.
+    grid
+        Tiles of the output.
     block
-        Height and width of the product's blocks.
-    machines
-        How many work at once.
+        Height and width of the output's blocks in pixels.
+    n_workers
+        Number of workers that compute at the same time.
     row_bytes
-        Size of one row of pixels of the product.
+        Size in bytes of one row of output pixels.
     max_bytes
-        Size that a row of rectangles does not exceed, because all of it may wait for its first
-        one; but for the smallest possible.
+        Largest size in bytes of a row of rectangles, unless the smallest possible row is larger:
+        all of it may have to be kept in memory until its first rectangle is complete.
     top
-        First row of the product that is wanted; rectangles begin there or a little above.
+        First output row that is needed; the rectangles start there or slightly above.
     """
-    step = math.lcm(block, plan.scale)
+    step = math.lcm(block, grid.scale)
     top = top // step * step
-    highest = max(step, max_bytes // row_bytes)
-    down = _axis_splits(plan.rows, plan.scale, plan.out_height, step, top)
-    across = _axis_splits(plan.columns, plan.scale, plan.out_width, step)
-    low = [cut for cut in down if cut.side <= highest]
-    return _cheapest(plan, low, across, lambda y, x: _seconds(y, x, machines), top)
+    max_height = max(step, max_bytes // row_bytes)
+    row_splits = _axis_splits(grid.rows, grid.scale, grid.out_height, step, top)
+    column_splits = _axis_splits(grid.columns, grid.scale, grid.out_width, step)
+    row_splits = [split for split in row_splits if split.size <= max_height]
+    return _cheapest(
+        grid, row_splits, column_splits, lambda y, x: _simulated_duration(y, x, n_workers), top
+    )
 
 
-def parts_grid(plan: TileGrid, block: int) -> TaskGrid:
-    """The rectangles for parts that are files of their own."""
-    step = math.lcm(block, plan.scale)
-    down = _axis_splits(plan.rows, plan.scale, plan.out_height, step)
-    across = _axis_splits(plan.columns, plan.scale, plan.out_width, step)
-    return _cheapest(plan, down, across, lambda y, x: _average(y, x, ASSUMED_WORKERS))
+def parts_grid(grid: TileGrid, block: int) -> TaskGrid:
+    """Divide an output into the rectangles of parts, which are written to separate files."""
+    step = math.lcm(block, grid.scale)
+    row_splits = _axis_splits(grid.rows, grid.scale, grid.out_height, step)
+    column_splits = _axis_splits(grid.columns, grid.scale, grid.out_width, step)
+    return _cheapest(
+        grid, row_splits, column_splits, lambda y, x: _estimated_duration(y, x, ASSUMED_WORKERS)
+    )
 
 
 @dataclass(frozen=True)
 class _AxisSplit:
-    """An axis cut into pieces.
+    """A division of an axis into intervals of equal size.
 
     Attributes
     ----------
-    side : int
-        Length of a piece in output pixels.
-    touched : tuple of int
-        Spans that each piece touches.
+    size : int
+        Length of an interval in output pixels; the last one may be shorter.
+    n_spans : tuple of int
+        Number of tile spans that intersect each interval.
     """
 
-    side: int
-    touched: tuple[int, ...]
+    size: int
+    n_spans: tuple[int, ...]
 
     @property
     def count(self) -> int:
-        """Of pieces."""
-        return len(self.touched)
+        """Return the number of intervals."""
+        return len(self.n_spans)
 
     @property
     def total(self) -> int:
-        """Spans that all pieces touch."""
-        return sum(self.touched)
+        """Return the number of spans of all intervals, some counted twice."""
+        return sum(self.n_spans)
 
     @property
-    def most(self) -> int:
-        """Spans that one piece touches."""
-        return max(self.touched)
+    def largest(self) -> int:
+        """Return the largest number of spans of an interval."""
+        return max(self.n_spans)
 
 
 def _axis_splits(
     spans: Sequence[Span], scale: int, length: int, step: int, start: int = 0
 ) -> list[_AxisSplit]:
-    """Ways to cut an axis of output pixels from ``start`` on into even pieces of whole steps."""
+    """Return the ways to divide an axis, from ``start`` on, into multiples of ``step`` pixels."""
     length -= start
-    begins, ends = (
+    starts, stops = (
         [getattr(span, name) * scale for span in spans] for name in ("out_start", "out_stop")
     )
     steps = -(-length // step)
-    cuts = []
-    for side in sorted({-(-steps // pieces) * step for pieces in range(1, steps + 1)}):
-        touched = tuple(
-            bisect_left(begins, start + min(first + side, length))
-            - bisect_right(ends, start + first)
-            for first in range(0, length, side)
+    splits = []
+    for size in sorted({-(-steps // count) * step for count in range(1, steps + 1)}):
+        n_spans = tuple(
+            bisect_left(starts, start + min(first + size, length))
+            - bisect_right(stops, start + first)
+            for first in range(0, length, size)
         )
-        cuts.append(_AxisSplit(side, touched))
-    return cuts
+        splits.append(_AxisSplit(size, n_spans))
+    return splits
 
 
 def _cheapest(
-    plan: TileGrid,
-    down: list[_AxisSplit],
-    across: list[_AxisSplit],
-    seconds: Callable[[_AxisSplit, _AxisSplit], float],
+    grid: TileGrid,
+    row_splits: list[_AxisSplit],
+    column_splits: list[_AxisSplit],
+    duration: Callable[[_AxisSplit, _AxisSplit], float],
     top: int = 0,
 ) -> TaskGrid:
-    """The cuts that end first."""
+    """Return the grid that takes the least time."""
 
     def cost(pair: tuple[_AxisSplit, _AxisSplit]) -> tuple[int, float, int]:
         y, x = pair
-        # tiles that are large against the blocks leave no choice
-        excess = max(0, y.most * x.most - MAX_TASK_TILES)
-        return (excess, seconds(y, x), x.total)
+        # if even the smallest task has too many tiles, the excess is as small as possible
+        excess = max(0, y.largest * x.largest - MAX_TASK_TILES)
+        return (excess, duration(y, x), x.total)
 
-    y, x = min(product(down, across), key=cost)
-    return TaskGrid(plan.out_height, plan.out_width, top, y.side, x.side)
+    y, x = min(product(row_splits, column_splits), key=cost)
+    return TaskGrid(grid.out_height, grid.out_width, top, y.size, x.size)
 
 
-def _average(y: _AxisSplit, x: _AxisSplit, machines: int) -> float:
-    """When all is done: work is shared evenly, but for the last piece of each machine.
+def _estimated_duration(y: _AxisSplit, x: _AxisSplit, n_workers: int) -> float:
+    """Estimate the time until all tasks are complete, in tiles.
 
-    Half of it, on average. Few tiles are made twice where pieces are large, and little time is
-    lost at the end where they are small.
+    Work is distributed evenly, except that at the end each worker waits for half a task on average.
+    Large tasks repeat few tiles, small ones waste little time at the end.
     """
     total = y.total * x.total + TASK_OVERHEAD_TILES * y.count * x.count
-    return total / machines + y.most * x.most / 2 * (1 - 1 / machines)
+    return total / n_workers + y.largest * x.largest / 2 * (1 - 1 / n_workers)
 
 
-def _seconds(y: _AxisSplit, x: _AxisSplit, machines: int) -> float:
-    """When all is done: of few pieces not before each was made, in turn, by who was free first."""
-    if y.count * x.count > EXACT_SCHEDULE_LIMIT * machines:
-        return _average(y, x, machines)
-    last = max(1, machines - 1)
-    free = [(0.0, 1 + WORKER_SPEED_SPREAD * machine / last) for machine in range(machines)]
-    for tall, wide in product(y.touched, x.touched):
-        since, pace = free[0]
-        heapreplace(free, (since + pace * (tall * wide + TASK_OVERHEAD_TILES), pace))
-    return max(free)[0]
+def _simulated_duration(y: _AxisSplit, x: _AxisSplit, n_workers: int) -> float:
+    """Simulate a few tasks, each given to the first free worker; return the time in tiles."""
+    if y.count * x.count > EXACT_SCHEDULE_LIMIT * n_workers:
+        return _estimated_duration(y, x, n_workers)
+    last = max(1, n_workers - 1)
+    # (time at which the worker is free, time per tile), a heap
+    workers = [(0.0, 1 + WORKER_SPEED_SPREAD * worker / last) for worker in range(n_workers)]
+    for rows, columns in product(y.n_spans, x.n_spans):
+        time, tile_time = workers[0]
+        heapreplace(workers, (time + tile_time * (rows * columns + TASK_OVERHEAD_TILES), tile_time))
+    return max(workers)[0]

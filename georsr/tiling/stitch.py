@@ -20,23 +20,23 @@ from georsr.window import AnyArray, FloatArray, Window
 
 
 def raised_cosine(length: int) -> FloatArray:
-    """Weights of the later tile over ``length`` blended pixels: (length,), in 0..1, rising.
+    """Return the weights of the later tile over ``length`` blended pixels, rising from 0 to 1.
 
-    Raised cosine at pixel centres: smooth at both ends, never exactly 0 or 1.
+    They are a raised cosine at pixel centres, smooth at both ends and never exactly 0 or 1.
     """
     phase = (np.arange(length, dtype=np.float64) + 0.5) / max(length, 1)
     return (0.5 - 0.5 * np.cos(np.pi * phase)).astype(np.float32)
 
 
 def blend(earlier: FloatArray, later: FloatArray, weights: FloatArray) -> FloatArray:
-    """``earlier + (later - earlier) * weights``: exact where both agree, for any weights.
+    """Return ``earlier + (later - earlier) * weights``, which is exact where both are equal.
 
     Parameters
     ----------
     earlier, later
-        (..., H, W) of equal shape.
+        Pixels of both tiles, (..., H, W) of equal shape.
     weights
-        Broadcastable to them, in 0..1.
+        Weights of ``later`` in 0..1, broadcastable to the pixels.
     """
     difference = later - earlier
     difference *= weights
@@ -47,11 +47,11 @@ def blend(earlier: FloatArray, later: FloatArray, weights: FloatArray) -> FloatA
 def pad_to(patch: AnyArray, height: int, width: int) -> AnyArray:
     """Extend (..., h, w) at the bottom and right to (..., height, width) by reflection.
 
-    Reflection repeats as often as needed and does not repeat the edge pixel; an axis of one
-    pixel, which has nothing to reflect, is repeated.
+    The edge pixel is not repeated, and reflection is repeated as often as needed. An axis of one
+    pixel is extended by repeating it.
     """
-    for axis, wanted in ((patch.ndim - 2, height), (patch.ndim - 1, width)):
-        missing = wanted - patch.shape[axis]
+    for axis, size in ((patch.ndim - 2, height), (patch.ndim - 1, width)):
+        missing = size - patch.shape[axis]
         if missing > 0:
             pad = [(0, 0)] * patch.ndim
             pad[axis] = (0, missing)
@@ -67,30 +67,30 @@ times what is in use. A buffer is freed with the last of its blocks, which are n
 
 @dataclass
 class _BlockBuffer:
-    """A block to be filled.
+    """A block that is being filled.
 
-    It holds no array: the few bytes of each array's shape lie in the heap, and those of a row of
-    blocks, one after each tile, kept what the tiles before had freed from being used again.
+    It has no array as an attribute: the small array objects of a row of blocks, allocated between
+    tiles, would keep the heap from reusing the memory of earlier tiles.
     """
 
     window: Window
     pixel: bytes | None = None
-    """What every pixel stored so far is, if that is one and the same."""
-    slab: mmap.mmap | None = None
-    """Where the pixels lie once they differ."""
+    """Value of all pixels stored so far, if they are equal."""
+    buffer: mmap.mmap | None = None
+    """Buffer of the pixels, once they differ."""
     start: int = 0
-    """Of its bytes in the slab."""
+    """Offset of the pixels in the buffer, in bytes."""
     missing: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.missing = self.window.height * self.window.width
 
     def pixels(self, planes: int, dtype: np.dtype[np.generic]) -> AnyArray:
-        """(P, window.height, window.width); a view of one pixel if there is no other."""
+        """Return the pixels, (P, height, width); a view of one pixel if they are equal."""
         shape = planes, self.window.height, self.window.width
-        if self.slab is not None:
-            return np.ndarray(shape, dtype, self.slab, self.start)
-        assert self.pixel is not None, "something was stored"
+        if self.buffer is not None:
+            return np.ndarray(shape, dtype, self.buffer, self.start)
+        assert self.pixel is not None, "the block has pixels"
         return np.broadcast_to(np.frombuffer(self.pixel, dtype)[:, None, None], shape)
 
 
@@ -138,35 +138,37 @@ class TileStitcher:
             height = window.height - tile.y.overlap_after * self.scale
             width = window.width - tile.x.overlap_after * self.scale
             return Window(window.top, window.left, height, width), None
-        values, window = self._join_left(tile, pixels, window)
-        values, window = self._join_above(tile, values, window)
+        values, window = self._blend_left(tile, pixels, window)
+        values, window = self._blend_above(tile, values, window)
         return window, values
 
-    def _join_left(self, tile: Tile, values: FloatArray, made: Window) -> tuple[FloatArray, Window]:
-        """Blend with the previous tile's right zone; keep back this tile's own."""
-        s = self.scale
-        lead, trail = tile.x.overlap_before * s, tile.x.overlap_after * s
-        if lead and self._left is not None:  # else what is shared has no valid pixel
-            values[:, :, :lead] = blend(self._left, values[:, :, :lead], self._weights)
-        width = made.width - trail
-        self._left = values[:, :, width:].copy() if trail else None
-        return values[:, :, :width], Window(made.top, made.left, made.height, width)
-
-    def _join_above(
-        self, tile: Tile, values: FloatArray, made: Window
+    def _blend_left(
+        self, tile: Tile, values: FloatArray, window: Window
     ) -> tuple[FloatArray, Window]:
-        """Blend with the previous grid row's lower zone; keep back this row's own."""
+        """Blend with the right overlap of the previous tile, and keep that of this tile."""
         s = self.scale
-        lead, trail = tile.y.overlap_before * s, tile.y.overlap_after * s
-        columns = slice(made.left - self._first_column, made.right - self._first_column)
-        if lead:
-            values[:, :lead] = blend(
-                self._above[:, :, columns], values[:, :lead], self._weights[:, None]
+        before, after = tile.x.overlap_before * s, tile.x.overlap_after * s
+        if before and self._left is not None:  # else the overlap has no valid pixel
+            values[:, :, :before] = blend(self._left, values[:, :, :before], self._weights)
+        width = window.width - after
+        self._left = values[:, :, width:].copy() if after else None
+        return values[:, :, :width], Window(window.top, window.left, window.height, width)
+
+    def _blend_above(
+        self, tile: Tile, values: FloatArray, window: Window
+    ) -> tuple[FloatArray, Window]:
+        """Blend with the lower overlap of the previous row of tiles, and keep that of this row."""
+        s = self.scale
+        before, after = tile.y.overlap_before * s, tile.y.overlap_after * s
+        columns = slice(window.left - self._first_column, window.right - self._first_column)
+        if before:
+            values[:, :before] = blend(
+                self._above[:, :, columns], values[:, :before], self._weights[:, None]
             )
-        height = made.height - trail
-        if trail:
+        height = window.height - after
+        if after:
             self._above[:, :, columns] = values[:, height:]
-        return values[:, :height], Window(made.top, made.left, height, made.width)
+        return values[:, :height], Window(window.top, window.left, height, window.width)
 
 
 class BlockAssembler:
@@ -197,8 +199,8 @@ class BlockAssembler:
         self.dtype, self.blocksize = dtype, blocksize
         self._wanted = Window(top, 0, height - top, width)
         self._blocks: dict[tuple[int, int], _BlockBuffer] = {}
-        self._slab = mmap.mmap(-1, 1)
-        self._used = len(self._slab)
+        self._buffer = mmap.mmap(-1, 1)
+        self._used = len(self._buffer)
 
     @property
     def n_incomplete(self) -> int:
@@ -208,7 +210,7 @@ class BlockAssembler:
     @property
     def buffer_bytes(self) -> int:
         """Size of the newest buffer that blocks are cut from; 1 before there is any."""
-        return len(self._slab)
+        return len(self._buffer)
 
     def add(self, window: Window, pixels: AnyArray) -> Iterator[tuple[Window, AnyArray]]:
         """Copy pixels into their blocks.
@@ -238,7 +240,7 @@ class BlockAssembler:
                 block = self._blocks.get(key) or self._begin(key)
                 part = inside.intersection(block.window)
                 assert part is not None, "the loop visits only blocks that intersect"
-                if pixel is not None and block.slab is None and block.pixel in (None, pixel):
+                if pixel is not None and block.buffer is None and block.pixel in (None, pixel):
                     block.pixel = pixel
                 else:
                     target = (slice(None), *part.relative_to(block.window).slices)
@@ -258,15 +260,15 @@ class BlockAssembler:
 
     def _allocated(self, block: _BlockBuffer) -> AnyArray:
         """Return the pixels of a block, writable."""
-        if block.slab is None:
+        if block.buffer is None:
             size = self.planes * block.window.height * block.window.width * self.dtype.itemsize
-            if len(self._slab) - self._used < size:
-                self._slab, self._used = (
+            if len(self._buffer) - self._used < size:
+                self._buffer, self._used = (
                     mmap.mmap(-1, max(BUFFER_BYTES, size), access=mmap.ACCESS_COPY),
                     0,
                 )
             one = None if block.pixel is None else block.pixels(self.planes, self.dtype)
-            block.slab, block.start = self._slab, self._used
+            block.buffer, block.start = self._buffer, self._used
             self._used += size
             if one is not None:
                 block.pixels(self.planes, self.dtype)[:] = one

@@ -80,7 +80,7 @@ def test_impossible_tiles_are_refused_with_the_remedy(tile, multiple, message):
 
 
 def test_empty_rasters_are_refused():
-    with pytest.raises(UsageError, match="nothing to do"):
+    with pytest.raises(UsageError, match="has no pixels"):
         make_grid(0, 5, scale=2, tile=16, halo=0, overlap=0)
 
 

@@ -13,10 +13,10 @@ import rasterio
 from distributed import LocalCluster
 
 from georsr.api import quality_layers, super_resolve
+from georsr.distributed import parts as parts_module
+from georsr.distributed.parts_index import PartsFolder
 from georsr.errors import InterruptedRunError, OutputError, ResourceError, UsageError
 from georsr.inference.predictor import TilePredictor
-from georsr.jobs import parts as parts_module
-from georsr.jobs.parts_index import PartsFolder
 from georsr.tiling import partition
 from georsr.writer import partial_tiff
 
