@@ -318,9 +318,10 @@ class RasterReader:
         self._refuse_unreadable(dataset)
         if dataset.driver != "VRT":
             return
-        places = vrt_dst_windows(dataset.tags(ns="xml:VRT").get("xml:VRT", ""))
-        if len(places) > 1:
+        document = dataset.tags(ns="xml:VRT").get("xml:VRT", "")
+        if document.count("<DstRect") > dataset.count:  # GDAL asks none of several files
             return
+        places = vrt_dst_windows(document)
         top, left = (places[0].top, places[0].left) if places else (0, 0)
         try:
             for number in dataset.indexes:
