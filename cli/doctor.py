@@ -1,4 +1,4 @@
-"""``georsr doctor``: what is here, what is amiss, and what to do about it."""
+"""``georsr doctor``: check the installation."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ def command(recipe: str, out: Path | None, resume: bool, quiet: bool, **options:
                 resume=resume,
                 machine=Machine(**machine),
                 progress=progress,
-                asked_to_stop=signals.any,
+                should_stop=signals.any,
             )
         except StoppedError as stopped:
             click.echo(

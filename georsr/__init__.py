@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         ResourceError,
         UsageError,
     )
-    from georsr.jobs.estimate import RunEstimate
+    from georsr.estimation import RunEstimate
     from georsr.models.io import Model, create_model, open_model
     from georsr.models.spec import ModelSpec
     from georsr.progress import JsonProgress, Progress, TqdmProgress
@@ -50,7 +50,7 @@ _MODULES = {
         "ResourceError",
         "UsageError",
     ),
-    "georsr.jobs.estimate": ("RunEstimate",),
+    "georsr.estimation": ("RunEstimate",),
     "georsr.models.io": ("Model", "create_model", "open_model"),
     "georsr.models.spec": ("ModelSpec",),
     "georsr.progress": ("JsonProgress", "Progress", "TqdmProgress"),

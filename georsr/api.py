@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from distributed import Security
 
     from georsr.distributed.cluster import Cluster
-    from georsr.jobs.estimate import RunEstimate
+    from georsr.estimation import RunEstimate
     from georsr.progress import Progress
     from georsr.reports import LayersReport, RunReport
 
@@ -144,7 +144,7 @@ def super_resolve(
         control = (progress, should_stop)
         with _cluster(opened, config, workers, scheduler, security, should_stop) as cluster:
             if outputs.parts is not None:
-                from georsr.jobs.parts import run_parts
+                from georsr.distributed.parts import run_parts
 
                 return run_parts(
                     reader, path, opened, config, *control, outputs.parts, cluster, write_stac
@@ -197,7 +197,7 @@ def estimate(
     GeorsrError
         The run is not possible at all: source, model or options are wrong.
     """
-    from georsr.jobs.estimate import estimate_run
+    from georsr.estimation import estimate_run
 
     config = SRConfig(**options)
     outputs = _Outputs.at(destination, quality, stac, parts)
@@ -317,7 +317,7 @@ def _is_unfinished(destination: str, parts: str | None) -> bool:
     if parts is None:
         unfinished = os.path.lexists(paths.journal)
     else:
-        from georsr.jobs.parts_index import parts_journal, parts_lock
+        from georsr.distributed.parts_index import parts_journal, parts_lock
 
         unfinished = os.path.lexists(parts_journal(parts))
         if not unfinished:
@@ -412,7 +412,7 @@ class _Outputs:
         if outputs.destination is not None and outputs.parts is None:
             check_format(outputs.destination)
         elif outputs.destination is not None and outputs.parts is not None:
-            from georsr.jobs.parts import check_names
+            from georsr.distributed.parts import check_names
 
             check_names(outputs.destination, outputs.parts)
         return outputs
@@ -430,7 +430,7 @@ class _Outputs:
         if self.stac is not None:
             files["--stac"] = [self.stac]
         if self.parts is not None:
-            from georsr.jobs.parts_index import parts_outputs
+            from georsr.distributed.parts_index import parts_outputs
 
             files["--parts"] = [self.parts, *parts_outputs(self.parts)]
         return files

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from georsr.errors import UsageError
 from georsr.radiometry.sensor import SensorDescription
 
 if TYPE_CHECKING:
-    from georsr.config import SRConfig
+    from georsr.config import SRConfig, SROptions
     from georsr.radiometry.normalization import Normalization
 
 
@@ -192,7 +192,7 @@ class OutputTags:
             "with georsr; name the model that made it with --model"
         )
 
-    def config(self, **options: Any) -> SRConfig:
+    def config(self, **options: Unpack[SROptions]) -> SRConfig:
         """Return the options that computed the output, overridden by those of the user.
 
         Raises

@@ -1,14 +1,19 @@
-"""The front doors agree with each other."""
+"""The public functions, options, reports, errors and warnings."""
 
 import importlib.metadata
+import inspect
+import json
 import subprocess
 import sys
+import typing
+import warnings
 
 import numpy as np
 import pytest
 import rasterio
 
 import georsr
+from georsr import config
 from georsr.errors import UsageError
 
 
@@ -86,10 +91,80 @@ def test_options_are_checked():
         georsr.SRConfig(halo=-1)
     with pytest.raises(TypeError, match="colour"):
         georsr.SRConfig(colour=1)
-    config = georsr.SRConfig(indexes=(3, 2), creation_options={"COMPRESS": "ZSTD"})
-    assert georsr.SRConfig.from_json(config.to_json()) == config
+    options = georsr.SRConfig(indexes=(3, 2), creation_options={"COMPRESS": "ZSTD"})
+    assert georsr.SRConfig.from_json(options.to_json()) == options
     with pytest.raises(UsageError, match="unknown options: colour"):
         georsr.SRConfig.from_json('{"colour": 1}')
+
+
+def test_option_types_are_those_of_the_config():
+    declared = typing.get_type_hints(georsr.SROptions)
+    assert declared == config.TYPES
+    arrays = {name for name, option in config.OPTIONS.items() if option.arrays}
+    assert set(typing.get_type_hints(georsr.ArrayOptions)) == arrays
+
+
+@pytest.mark.parametrize("function", [georsr.super_resolve, georsr.estimate, georsr.quality_layers])
+def test_public_functions_take_typed_options(function):
+    (options,) = [
+        parameter
+        for parameter in inspect.signature(function).parameters.values()
+        if parameter.kind is parameter.VAR_KEYWORD
+    ]
+    assert options.annotation == "Unpack[SROptions]"
+
+
+def test_tag_keeps_the_keys_and_words_of_earlier_versions():
+    renamed = {
+        "indexes": (3, 2, 1),
+        "output_bands": "all",
+        "other_bands": "per-band",
+        "src_nodata": 0.0,
+        "tile_size": 64,
+        "skip_constant_tiles": True,
+        "allow_non_image": True,
+        "bounds": (0.0, 0.0, 1.0, 1.0),
+        "bounds_crs": "EPSG:4326",
+        "consistency_kernel": "auto",
+    }
+    recorded = {
+        "bidx": [3, 2, 1],
+        "bands": "all",
+        "band_mode": "each",
+        "nodata": 0.0,
+        "tile": 64,
+        "flat_tiles": True,
+        "force": True,
+        "bbox": [0.0, 0.0, 1.0, 1.0],
+        "bbox_crs": "EPSG:4326",
+        "consistency_kernel": "scene",
+    }
+    options = georsr.SRConfig(**renamed)
+    assert json.loads(options.tags_json()) == recorded
+    assert georsr.SRConfig.from_tag(json.dumps(recorded)) == options
+
+
+def test_report_is_typed_and_its_json_is_nested(lite_model, make_raster, texture, tmp_path):
+    source = make_raster(texture(3, 40, 50))
+    out = tmp_path / "o.tif"
+    report = georsr.super_resolve(source, out, lite_model, stretch="0,200", tile_size=32)
+    assert report.stretch == georsr.Normalization((0.0,) * 3, (200.0,) * 3, "fixed")
+    assert report.options == {"stretch": "0,200", "tile_size": 32}
+    assert json.loads(report.to_json())["stretch"]["hi"] == [200.0] * 3
+
+
+def test_errors_have_no_exit_codes():
+    assert not hasattr(georsr.UsageError("wrong"), "exit_code")
+
+
+def test_warnings_can_be_filtered_by_class(make_raster, texture, lite_model, tmp_path):
+    path = make_raster(texture(4, 30, 30, "uint16"), photometric="minisblack")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", georsr.BandWarning)
+        with pytest.raises(georsr.BandWarning, match="--bidx"):
+            georsr.super_resolve(path, tmp_path / "o.tif", lite_model, output_bands="all")
+        warnings.simplefilter("ignore", georsr.GeorsrWarning)
+        georsr.super_resolve(path, tmp_path / "o.tif", lite_model, output_bands="all")
 
 
 def test_the_module_runs_as_the_command():

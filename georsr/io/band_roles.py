@@ -136,8 +136,8 @@ def _assumed(info: RasterInfo) -> tuple[tuple[int, ...], str]:
     if info.count in ASSUMED_BANDS:
         return ASSUMED_BANDS[info.count]
     raise UsageError(
-        f"{info.path}: not declared which of its {info.count} bands are red, green and blue: choose "
-        f"them with --bidx R,G,B, from: {', '.join(info.selectable_bands)}; or use --bands all "
+        f"{info.path}: not declared which of its {info.count} bands are red, green and blue: "
+        f"choose them with --bidx R,G,B, from: {', '.join(info.selectable_bands)}; or use --bands all "
         "--band-mode per-band, or --model bicubic"
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import posixpath
 import re
 import stat
 import warnings
@@ -57,6 +58,7 @@ from georsr.io.sampling import (
     sample_windows_in,
 )
 from georsr.io.sentinel2 import (
+    DRIVER,
     SUBDATASET,
     check_band_files,
     check_image_files,
@@ -211,12 +213,9 @@ def _open_error(path: str, err: Exception, policy: ReadPolicy) -> Exception:
                 with Path(path).open("rb") as file:  # raises an error with the reason
                     if not file.read(1):
                         return InputError(f"{path}: the file is empty")
-            for signature, driver, name in _DOCUMENTS:
-                if signature in start and driver not in policy.extra_drivers:
-                    return UsageError(
-                        f"{path}: is a {name} document under another name; it could refer to any "
-                        f"file or URL; use --allow-driver {driver} if you trust it"
-                    )
+            if path.lower().endswith(".vrt"):
+                return InputError(f"{path}: cannot be read: {cause}")
+            _refuse_document(path, start, policy)
     except OSError as reason:
         return InputError(f"{path}: cannot be read: {reason.strerror or reason}")
     return InputError(
@@ -225,6 +224,24 @@ def _open_error(path: str, err: Exception, policy: ReadPolicy) -> Exception:
     )
 
 
+def _refuse_document(path: str, start: bytes, policy: ReadPolicy) -> None:
+    """Raise if a file begins like a GDAL document, which can name other files."""
+    for signature, driver, name in _DOCUMENTS:
+        if signature in start and driver not in policy.extra_drivers:
+            raise UsageError(
+                f"{path}: is a {name} document under another name; it could refer to any file or "
+                f"URL; use --allow-driver {driver} if you trust it"
+            )
+
+
+_POOLED_DRIVERS = ("VRT", DRIVER)
+_FAILED_FILES: set[str] = set()
+"""Rasters of these drivers that could not be read, and their files.
+
+GDAL keeps a VRT's file that it failed to open in a pool, which lives as long as any VRT is open in
+the process. Every later read of the file, through any VRT, returns zeros without an error (tested
+with GDAL 3.10).
+"""
 MAX_UNCOVERED_FRACTION = 1e-3
 """Fraction of a VRT without files that is ignored; files off the pixel grid leave such gaps."""
 
@@ -274,6 +291,7 @@ class RasterReader:
         with gdal_env(remote=self._remote):
             dataset = self._open_dataset()
             try:
+                self._check_pooled_files(dataset)
                 info = self._describe(dataset)
                 with suppress_rasterio_warnings():
                     flags = dataset.mask_flag_enums
@@ -293,6 +311,41 @@ class RasterReader:
         self._one_mask = shared and len(masked) == info.count
         self._mask_bands = tuple(masked[:1] if self._one_mask else masked)
         return info
+
+    def _check_pooled_files(self, dataset: Any) -> None:
+        """Read a pixel of a VRT of one file: a query for overviews would open it and hide errors."""
+        self._check_failed_files(dataset)
+        if dataset.driver != "VRT":
+            return
+        document = dataset.tags(ns="xml:VRT").get("xml:VRT", "")
+        if document.count("<DstRect") > dataset.count:  # GDAL queries no overviews of several files
+            return
+        windows = vrt_dst_windows(document)
+        top, left = (windows[0].top, windows[0].left) if windows else (0, 0)
+        try:
+            for number in dataset.indexes:
+                dataset.read(number, window=((top, top + 1), (left, left + 1)))
+        except RasterioError as error:
+            self._record_failed_files(dataset, error)
+            raise
+
+    def _record_failed_files(self, dataset: Any, error: Exception) -> None:
+        """Record a raster, and the files that an error names or else all, in `_FAILED_FILES`."""
+        if dataset.driver in _POOLED_DRIVERS:
+            files, cause = dataset.files, root_cause(error)
+            named = [file for file in files if posixpath.basename(file) in cause]
+            _FAILED_FILES.update((self._options[0], *(named or files)))
+
+    def _check_failed_files(self, dataset: Any) -> None:
+        """Raise if GDAL would read zeros from a raster; see `_FAILED_FILES`."""
+        path = self._options[0]
+        if not _FAILED_FILES or dataset.driver not in _POOLED_DRIVERS:
+            return
+        if not _FAILED_FILES.isdisjoint((path, *dataset.files)):
+            raise InputError(
+                f"{path}: one of its files could not be read before, and GDAL does not open it again "
+                "in this process; repair the file, then start a new process or worker"
+            )
 
     def _open_dataset(self) -> Any:
         return open_source(self._options[0], self._options[3])
@@ -403,6 +456,7 @@ class RasterReader:
     def _read(self, window: Window, shape: tuple[int, int]) -> PixelBlock:
         region = RasterioWindow(window.left, window.top, window.width, window.height)
         dataset = self._get_dataset()
+        self._check_failed_files(dataset)
         try:
             with gdal_env(remote=self._remote, cache=gdal_cachemax()):
                 values, alpha = self._values(dataset, region, shape)
@@ -413,6 +467,7 @@ class RasterReader:
         except (RasterioError, OSError, MemoryError) as err:
             if isinstance(err, MemoryError):
                 raise
+            self._record_failed_files(dataset, err)
             raise InputError(
                 f"{self.info.path}: {window} cannot be read: {root_cause(err)}; "
                 "the file is damaged or incomplete"

@@ -121,6 +121,12 @@ class Sentinel2Dataset(DatasetReader):  # type: ignore[misc]
         """Return the files that are read."""
         return list(dict.fromkeys(name for part in self.parts for name in part.files))
 
+    def close(self) -> None:
+        """Close the dataset and its parts; an open part would keep GDAL's pool of files."""
+        super().close()
+        for part in self.parts:
+            part.close()
+
 
 def open_safe(path: str, metadata: str) -> Sentinel2Dataset:
     """Open the 10 m and 20 m bands of a product, in the order of `BANDS`, on the 10 m grid.

@@ -123,7 +123,7 @@ def check_unchanged(reader: RasterReader, digest: str) -> None:
         same = False
     if not same:
         raise InputError(
-            f"{reader.info.path}: has changed while it was read, so that a part of the product "
+            f"{reader.info.path}: has changed while it was read, so that a part of the output "
             "would be of the old file and a part of the new one; nothing is written: run again "
             "once the file is complete"
         )

@@ -1,4 +1,4 @@
-"""What happens beside the steps of a run: averaging, history, checkpoints, stopping."""
+"""Average weights, record the history, write checkpoints and stop runs, as Lightning callbacks."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ from georsr.training.module import SCORE, SuperResolution
 log = logging.getLogger(__name__)
 
 LAST, BEST = "last.ckpt", "best.ckpt"
-"""Checkpoints of a run: where it is, and where its averaged weights measured best."""
+"""Checkpoints of a run: the latest, and the one with the best validation."""
 HISTORY = "log.csv"
 
 
 def average_callback(decay: float) -> WeightAveraging:
-    """Exponential moving average of the weights; early steps count less, so it starts at once."""
+    """Return an exponential moving average of the weights, whose decay is smaller at first."""
 
-    def mix(averages: list[Tensor], currents: list[Tensor], count: Tensor | int) -> None:
+    def ema_update(averages: list[Tensor], currents: list[Tensor], count: Tensor | int) -> None:
         done = int(count)
         torch._foreach_lerp_(averages, currents, 1 - min(decay, (1 + done) / (10 + done)))
 
-    return WeightAveraging(use_buffers=False, multi_avg_fn=torch.no_grad()(mix))
+    return WeightAveraging(use_buffers=False, multi_avg_fn=torch.no_grad()(ema_update))
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its place, then renames: the one before survives any failure.
+    """Writes checkpoints atomically, so that the previous one survives any failure.
 
     Parameters
     ----------
     module
-        Whose run goes on from the checkpoints that are read.
+        Module of the run that is resumed from checkpoints.
     """
 
     def __init__(self, module: SuperResolution | None = None) -> None:
@@ -58,17 +58,17 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Read what a run goes on with, and nothing else: the file may be somebody else's.
+        """Read the entries that resume a run; the file may be of any origin.
 
         Raises
         ------
         InputError, ModelError
-            There is none, or it is not of this run.
+            There is no checkpoint, or it is not of this run.
         """
         return run_state(load_checkpoint(Path(path)), self.module)
 
     def remove_checkpoint(self, path: Any) -> None:
-        """Remove nothing: a checkpoint is only ever replaced by one of its own name."""
+        """Remove nothing: a checkpoint is only replaced by one of the same name."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
@@ -90,19 +90,19 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         except (OSError, RuntimeError) as error:  # torch's zip writer raises RuntimeError
             raise OutputError(
                 f"{target}: the checkpoint cannot be written ({error})".splitlines()[0]
-                + "; the one before is untouched"
+                + "; the previous one is unchanged"
             ) from error
 
 
 class Checkpoints(ModelCheckpoint):
-    """Remembers the best figure alone; where its file lies follows from the run's folder."""
+    """Checkpoints whose state is the best score alone; the paths follow from the run's folder."""
 
     def state_dict(self) -> dict[str, Any]:
-        """The best figure in dB, or None."""
+        """Return the best score in dB, or None."""
         return {"best_model_score": self.best_model_score}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the best figure."""
+        """Restore the best score."""
         if state_dict["best_model_score"] is None:
             return
         best = str(Path(str(self.dirpath)) / BEST)
@@ -113,13 +113,13 @@ class Checkpoints(ModelCheckpoint):
 
     @property
     def state_key(self) -> str:
-        """Its name in checkpoints."""
+        """Name of the callback in checkpoints."""
         return "ModelCheckpoint"
 
 
 def checkpoint_callback(folder: Path) -> ModelCheckpoint:
-    """``last.ckpt`` at every validation, ``best.ckpt`` when the averaged weights improve."""
-    keeper = Checkpoints(
+    """Write ``last.ckpt`` at every validation, ``best.ckpt`` when the averaged weights improve."""
+    callback = Checkpoints(
         dirpath=folder,
         filename=BEST.removesuffix(".ckpt"),
         monitor=SCORE,
@@ -129,12 +129,12 @@ def checkpoint_callback(folder: Path) -> ModelCheckpoint:
         enable_version_counter=False,
         save_on_train_epoch_end=False,
     )
-    keeper.CHECKPOINT_NAME_LAST = LAST.removesuffix(".ckpt")
-    return keeper
+    callback.CHECKPOINT_NAME_LAST = LAST.removesuffix(".ckpt")
+    return callback
 
 
 class CSVHistory(Callback):
-    """One line of ``log.csv`` (and of the log) per validation, the first before any step."""
+    """Writes one line of ``log.csv`` and of the log per validation, the first before any step."""
 
     COLUMNS = ("step", "loss", "psnr", "seconds_per_step", "compute_share")
 
@@ -145,28 +145,27 @@ class CSVHistory(Callback):
 
     def _reset(self) -> None:
         self.losses: list[float] = []
-        self.computing, self.since, self.began = 0.0, time.monotonic(), 0.0
+        self.compute_seconds, self.start, self.step_start = 0.0, time.monotonic(), 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
         self._reset()
 
     def on_train_batch_start(self, *args: Any) -> None:
-        """The batch is there: computing begins."""
-        self.began = time.monotonic()
+        """Note the time when the batch is loaded."""
+        self.step_start = time.monotonic()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *args: Any
     ) -> None:
-        """The step is done."""
-        self.computing += time.monotonic() - self.began
-        # a number: thousands of small tensors, kept among large ones that come and go, keep the
-        # heap from being used again
+        """Add up the time and the loss of the step."""
+        self.compute_seconds += time.monotonic() - self.step_start
+        # a number, because thousands of small tensors fragment the heap
         self.losses.append(float(outputs["loss"].detach()))
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop the clock: validation is not a step's time."""
-        self.elapsed = time.monotonic() - self.since
+        self.elapsed = time.monotonic() - self.start
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the line and start the clock again."""
@@ -177,8 +176,8 @@ class CSVHistory(Callback):
         log.info("step %d: validation %.3f dB", trainer.global_step, score)
         if self.losses:
             mean = statistics.fmean(self.losses)
-            seconds, share = self.elapsed / len(self.losses), self.computing / self.elapsed
-            row = (row[0], f"{mean:.6f}", row[2], f"{seconds:.4f}", f"{share:.4f}")
+            seconds, fraction = self.elapsed / len(self.losses), self.compute_seconds / self.elapsed
+            row = (row[0], f"{mean:.6f}", row[2], f"{seconds:.4f}", f"{fraction:.4f}")
         text = StringIO(newline="")
         writer = csv.writer(text)
         with suppress(FileExistsError), create_file(self.path):
@@ -191,23 +190,23 @@ class CSVHistory(Callback):
 
 
 class StepProgress(Callback):
-    """Tells a progress how far the run is."""
+    """Advances a progress object once per step."""
 
     def __init__(self, progress: Progress, steps: int) -> None:
         self.progress, self.steps = progress, steps
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """A resumed run begins where it was."""
+        """Start the progress; a resumed run has some steps done."""
         self.progress.start(self.steps, "steps")
         self.progress.advance(trainer.global_step)
 
     def on_train_batch_end(self, *args: Any) -> None:
-        """One more."""
+        """Advance by one step."""
         self.progress.advance()
 
 
 class StoppedError(BaseException):
-    """A run was asked to stop; its checkpoint says where it was."""
+    """A run was stopped after ``step``, and its checkpoint written."""
 
     def __init__(self, step: int) -> None:
         super().__init__(f"stopped after step {step}")
@@ -215,34 +214,34 @@ class StoppedError(BaseException):
 
 
 class GracefulStop(Callback):
-    """Ends a run: after its last step with a validation, or between two steps when asked to.
+    """Ends a run: after its last step with a validation, or between two steps on request.
 
     Parameters
     ----------
     folder
-        Where ``last.ckpt`` goes.
-    asked
-        Whether to stop before the end.
+        Folder of ``last.ckpt``.
+    should_stop
+        Function that returns whether to stop before the end.
     steps
         Length of the run.
     """
 
-    def __init__(self, folder: Path, asked: Callable[[], bool], steps: int) -> None:
-        self.folder, self.asked, self.steps = folder, asked, steps
+    def __init__(self, folder: Path, should_stop: Callable[[], bool], steps: int) -> None:
+        self.folder, self.should_stop, self.steps = folder, should_stop, steps
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
     ) -> None:
-        """The step is complete, its average too."""
+        """Stop once the step and its average are complete."""
         if trainer.global_step >= self.steps:
             # Lightning validates before it stops early, but not after the last of its steps
             trainer.should_stop = True
-        elif trainer.strategy.reduce_boolean_decision(self.asked(), all=False):
+        elif trainer.strategy.reduce_boolean_decision(self.should_stop(), all=False):
             raise StoppedError(trainer.global_step)
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        """Save, where the weights are those of a whole number of steps."""
+        """Save a checkpoint of a run that was stopped between two steps."""
         if isinstance(exception, StoppedError | SIGTERMException):
             trainer.save_checkpoint(self.folder / LAST)

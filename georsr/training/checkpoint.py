@@ -1,4 +1,4 @@
-"""Checkpoints: reading one that may be somebody else's, and taking from it only what is known."""
+"""Read checkpoints of any origin safely: only known entries of the expected form are used."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from georsr.redact import redact_url
 from georsr.training.recipe import Recipe
 
 OPTIMIZER_STATE = ({"step", "exp_avg", "exp_avg_sq"}, {"step", "momentum"})
-"""What Adam and Muon remember of a parameter."""
+"""State of Adam, and of Muon, for a parameter."""
 _VERSION = re.compile(r"\d[\w.+-]{0,40}")
 
 
@@ -28,9 +28,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises
     ------
     InputError
-        There is none.
+        The file does not exist.
     ModelError
-        It is damaged, unpacks to more than it holds, or is none of ``georsr train``.
+        It is damaged, unpacks to more bytes than it has, or is not of ``georsr train``.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -46,30 +46,30 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise ModelError(f"{path}: not a readable checkpoint ({error})".splitlines()[0]) from error
     if not isinstance(state, dict) or not {"recipe", "state_dict"} <= state.keys():
         raise ModelError(f"{path}: not a checkpoint of georsr train")
-    if not _tensors(state["state_dict"]):
+    if not _are_tensors(state["state_dict"]):
         raise ModelError(f"{path}: state_dict is not a dictionary of tensors")
     return state
 
 
 def recipe_text(recipe: Recipe) -> str:
-    """JSON of a recipe for a checkpoint, without passwords and signatures of addresses."""
+    """Return a recipe as JSON, without passwords and signatures of addresses."""
     return redact_url(json.dumps(recipe.to_dict()))
 
 
 def check_recipe(state: Mapping[str, Any], recipe: Recipe) -> None:
-    """Refuse a checkpoint of another recipe.
+    """Raise an error for a checkpoint of another recipe.
 
     Raises
     ------
     ModelError
-        It has another recipe, or none that can be read.
+        Its recipe differs or cannot be read.
     """
-    ours = json.loads(recipe_text(recipe))
+    expected = json.loads(recipe_text(recipe))
     try:
-        theirs = dict(json.loads(redact_url(state["recipe"])))
+        recorded = dict(json.loads(redact_url(state["recipe"])))
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ModelError("the checkpoint's recipe cannot be read; start a new run") from error
-    if changed := [k for k in ours if theirs.get(k) != ours[k]]:
+    if changed := [key for key in expected if recorded.get(key) != expected[key]]:
         raise ModelError(
             f"the checkpoint's recipe differs in {', '.join(changed[:5])}; "
             "use the same recipe, or start a new run with 'init'"
@@ -77,7 +77,7 @@ def check_recipe(state: Mapping[str, Any], recipe: Recipe) -> None:
 
 
 def best_score(state: Mapping[str, Any]) -> float | None:
-    """The highest validation figure in dB before a checkpoint was written; None without one.
+    """Return the highest validation PSNR in dB before a checkpoint was written; None without.
 
     Raises
     ------
@@ -90,37 +90,38 @@ def best_score(state: Mapping[str, Any]) -> float | None:
             score = value.get("best_model_score")
             if score is None:
                 return None
-            if _like(score, torch.tensor(0.0)) and math.isfinite(score):
+            if _has_form(score, torch.tensor(0.0)) and math.isfinite(score):
                 return float(score)
             raise ModelError("the checkpoint's best_model_score is not a number")
     return None
 
 
 def run_state(state: Mapping[str, Any], module: Any) -> dict[str, Any]:
-    """What a run goes on with: the parts of a checkpoint that it has itself, of the same form.
+    """Return the entries of a checkpoint with which a run can be resumed.
 
-    Nothing that names a file is taken, nor any state of callbacks but the best figure.
+    Each must have the form of the run's own entry. No entry that names a file is used, and of the
+    callbacks nothing but the best figure.
 
     Parameters
     ----------
     state
-        As `load_checkpoint` gives it.
+        Result of `load_checkpoint`.
     module
-        The `SuperResolution` of the run, with its trainer.
+        `SuperResolution` of the run, with its trainer.
 
     Returns
     -------
     dict
-        For Lightning.
+        Checkpoint for Lightning.
 
     Raises
     ------
     ModelError
-        Something is missing, or of another form.
+        An entry is missing, or of another form.
     """
     weights = module.state_dict()
-    chosen = module.configure_optimizers()
-    optimizer, schedule = chosen["optimizer"], chosen["lr_scheduler"]["scheduler"]
+    configured = module.configure_optimizers()
+    optimizer, schedule = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
     trainer = module.trainer
     scaler = {"MixedPrecision": trainer.precision_plugin.state_dict()}
     form = {
@@ -131,15 +132,15 @@ def run_state(state: Mapping[str, Any], module: Any) -> dict[str, Any]:
         "averaging_state": {"n_averaged": torch.tensor(0)},
         **(scaler if scaler["MixedPrecision"] else {}),
     }
-    taken = {key: _take(state, key, pattern) for key, pattern in form.items()}
+    checked = {key: _take(state, key, pattern) for key, pattern in form.items()}
     loops = _take(state, "loops", None)
     progress = {
         key: pattern if key == "state_dict" else _take(_take(loops, "fit_loop", None), key, pattern)
         for key, pattern in trainer.fit_loop.state_dict().items()
-    }  # its own state_dict is that of loaders: ours know where they are by the step
+    }  # its state_dict is that of the data loaders, whose state is the step
     version = str(state.get("pytorch-lightning_version"))
     average = _take(state.get("callbacks"), "WeightAveraging", {"latest_update_step": 0})
-    return taken | {
+    return checked | {
         "pytorch-lightning_version": version if _VERSION.fullmatch(version) else "2.0.0",
         "recipe": state["recipe"],
         "loops": {"fit_loop": progress},
@@ -153,82 +154,82 @@ def run_state(state: Mapping[str, Any], module: Any) -> dict[str, Any]:
 
 
 def _optimizer_state(given: Any, optimizer: Any) -> dict[str, Any]:
-    """The rates, and what is remembered of each parameter."""
-    ours = optimizer.state_dict()
+    """Return the learning rates, and the state of each parameter."""
+    expected = optimizer.state_dict()
     groups = _take(given, "param_groups", None)
-    if not isinstance(groups, list) or len(groups) != len(ours["param_groups"]):
-        raise _other("param_groups")
+    if not isinstance(groups, list) or len(groups) != len(expected["param_groups"]):
+        raise _form_error("param_groups")
     rates = [{"lr": _take(group, "lr", 0.0)} for group in groups]
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    remembered = _take(given, "state", None)
-    if not isinstance(remembered, dict):
-        raise _other("state")
-    for number, entries in remembered.items():
+    states = _take(given, "state", None)
+    if not isinstance(states, dict):
+        raise _form_error("state")
+    for number, entries in states.items():
         if type(number) is not int or not 0 <= number < len(parameters):
-            raise _other("state")
-        if not _tensors(entries) or set(entries) not in OPTIMIZER_STATE:
-            raise _other("state")
+            raise _form_error("state")
+        if not _are_tensors(entries) or set(entries) not in OPTIMIZER_STATE:
+            raise _form_error("state")
         shape = parameters[number].shape
         if any(v.shape != (() if k == "step" else shape) for k, v in entries.items()):
-            raise _other("state")
-    both = zip(ours["param_groups"], rates, strict=True)
-    return {"state": remembered, "param_groups": [group | rate for group, rate in both]}
+            raise _form_error("state")
+    both = zip(expected["param_groups"], rates, strict=True)
+    return {"state": states, "param_groups": [group | rate for group, rate in both]}
 
 
-def _schedule_state(given: Any, ours: dict[str, Any]) -> dict[str, Any]:
-    """The steps done, and the rates."""
+def _schedule_state(given: Any, expected: dict[str, Any]) -> dict[str, Any]:
+    """Return the steps done, and the learning rates."""
     names = ("last_epoch", "_step_count", "_last_lr")
-    return ours | {name: _take(given, name, ours[name]) for name in names}
+    return expected | {name: _take(given, name, expected[name]) for name in names}
 
 
 def _first(state: Mapping[str, Any], key: str) -> Any:
-    found = state.get(key)
-    if not isinstance(found, list) or len(found) != 1:
-        raise _other(key)
-    return found[0]
+    entries = state.get(key)
+    if not isinstance(entries, list) or len(entries) != 1:
+        raise _form_error(key)
+    return entries[0]
 
 
 def _take(given: Any, key: str, pattern: Any) -> Any:
-    """An entry of a dictionary, of the same form as the pattern; None fits anything."""
+    """Return an entry of a dictionary that has the form of the pattern; None allows any form."""
     if not isinstance(given, dict) or key not in given:
-        raise _other(key)
-    if pattern is not None and not _like(given[key], pattern):
-        raise _other(key)
+        raise _form_error(key)
+    if pattern is not None and not _has_form(given[key], pattern):
+        raise _form_error(key)
     return given[key]
 
 
-def _other(key: str) -> ModelError:
+def _form_error(key: str) -> ModelError:
     return ModelError(
         f"the checkpoint's {key} is not what a run of this recipe writes; start a new run with "
         "'init'"
     )
 
 
-def _like(given: Any, pattern: Any) -> bool:
-    """Whether a value has the form of another one: keys, lengths, shapes, types of numbers."""
+def _has_form(given: Any, pattern: Any) -> bool:
+    """Return whether a value has the keys, lengths, shapes and number types of the pattern."""
     if isinstance(pattern, Tensor):
         same = isinstance(given, Tensor) and given.shape == pattern.shape
-        return same and given.dtype == pattern.dtype and _sound(given)
+        return same and given.dtype == pattern.dtype and _is_complete(given)
     if isinstance(pattern, dict):
         same = isinstance(given, dict) and given.keys() == pattern.keys()
-        return same and all(_like(given[key], value) for key, value in pattern.items())
+        return same and all(_has_form(given[key], value) for key, value in pattern.items())
     if isinstance(pattern, list):
         same = isinstance(given, list) and len(given) == len(pattern)
-        return same and all(map(_like, given, pattern))
+        return same and all(map(_has_form, given, pattern))
     if isinstance(pattern, float):
         return type(given) in (int, float) and math.isfinite(given)
     return type(given) is type(pattern)
 
 
-def _tensors(given: Any) -> bool:
+def _are_tensors(given: Any) -> bool:
     return isinstance(given, dict) and all(
-        isinstance(key, str) and isinstance(value, Tensor) and _sound(value)
+        isinstance(key, str) and isinstance(value, Tensor) and _is_complete(value)
         for key, value in given.items()
     )
 
 
-def _sound(value: Tensor) -> bool:
-    """Whether a tensor holds every number of its own, and not a few as if they were many."""
+def _is_complete(value: Tensor) -> bool:
+    """Return whether a tensor stores every element, instead of repeating a few by strides."""
     if value.layout != torch.strided or value.device.type != "cpu":
         return False
     return value.untyped_storage().nbytes() >= value.numel() * value.element_size()

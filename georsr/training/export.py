@@ -1,4 +1,4 @@
-"""Export: from a checkpoint to the weights file that users run; and back, to start a run."""
+"""Export checkpoints to weights files, and initialize runs from weights."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from georsr.training.recipe import Recipe
 log = logging.getLogger(__name__)
 
 PREFIX = "network."
-"""Of the network's tensors in a checkpoint, beside those of losses and classifiers."""
+"""Prefix of the network's tensors in a checkpoint; losses and classifiers have others."""
 
 
 def averaged_weights(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The averaged weights of the network alone, by its own names."""
+    """Return the averaged weights of the network alone, by its own names."""
     return {
         key.removeprefix(PREFIX): value
         for key, value in state["state_dict"].items()
@@ -43,7 +43,7 @@ def export_checkpoint(
     quality: Mapping[str, float],
     notes: str = "",
 ) -> ModelSpec:
-    """Fuse the branches, merge LoRA, halve the precision, and write weights with their contract.
+    """Fuse the branches, merge LoRA, and write the weights with their spec.
 
     Parameters
     ----------
@@ -52,27 +52,27 @@ def export_checkpoint(
     target
         ``.safetensors`` file to write.
     recipe
-        Of the run.
+        Recipe of the run.
     trained_on, quality, notes
-        For the model's spec: data and budget, measured figures, when to use it.
+        Fields of the model's spec: data and budget, measured figures, when to use it.
     """
     state = load_checkpoint(checkpoint)
     check_recipe(state, recipe)
     network = training_network(recipe)
     load_weights(network, averaged_weights(state), str(checkpoint))
-    whole, spec = for_inference(network, recipe)
+    fused, spec = for_inference(network, recipe)
     spec = replace(
         spec,
         trained_on=trained_on,
         quality={**quality, "steps": float(state["global_step"])},
         notes=notes,
     )
-    save_model(target, spec, whole)
+    save_model(target, spec, fused)
     return spec
 
 
 def infer_network(recipe: Recipe) -> Recipe:
-    """A recipe whose empty ``network`` becomes that of the model it starts from."""
+    """Return a recipe whose empty ``network`` is replaced by that of the model it starts from."""
     if recipe.network or not recipe.init or recipe.init.endswith(".ckpt"):
         return recipe
     spec = open_model(recipe.init).spec
@@ -82,38 +82,38 @@ def infer_network(recipe: Recipe) -> Recipe:
 
 
 def load_init_weights(network: SegSR, source: str) -> None:
-    """Start from the weights of another run or model, where names and shapes agree.
+    """Copy the weights of another run or model, where names and shapes agree.
 
     Parameters
     ----------
     network
-        In its training form; changed in place.
+        Network in its training form; changed in place.
     source
-        A ``.ckpt`` of a run, whose average is taken, or a model's name or file, whose fused
-        kernels become the 3x3 branches (the other branches start as they are).
+        A ``.ckpt`` of a run, whose averaged weights are used, or a model's name or file, whose
+        fused kernels become the 3x3 branches (the other branches are not changed).
 
     Raises
     ------
     ModelError
-        Not one tensor fits.
+        No tensor fits.
     """
     if source.endswith(".ckpt"):
-        theirs = upgrade_state_dict(averaged_weights(load_checkpoint(Path(source))))
+        given = upgrade_state_dict(averaged_weights(load_checkpoint(Path(source))))
     else:
-        theirs = open_model(source).network.state_dict()
-    ours = network.state_dict()
+        given = open_model(source).network.state_dict()
+    state = network.state_dict()
     fitting = {}
-    for key, value in ours.items():
+    for key, value in state.items():
         names = (key, key.replace(".base_layer.", "."), _fused_name(key))
-        found = next((theirs[n] for n in names if n in theirs), None)
-        if found is not None and found.shape == value.shape:
-            fitting[key] = found
+        tensor = next((given[name] for name in names if name in given), None)
+        if tensor is not None and tensor.shape == value.shape:
+            fitting[key] = tensor
     if not fitting:
         raise ModelError(f"{source}: no tensor fits this recipe's network")
-    network.load_state_dict({**ours, **fitting})
-    log.info("initialised %d of %d tensors from %s", len(fitting), len(ours), source)
+    network.load_state_dict({**state, **fitting})
+    log.info("initialised %d of %d tensors from %s", len(fitting), len(state), source)
 
 
 def _fused_name(key: str) -> str:
-    """What the 3x3 branch of a convolution is called once it is the only one."""
+    """Return the name, in a fused network, of the 3x3 branch of a convolution."""
     return f"{key.removesuffix('kernel')}weight" if key.endswith(".kernel") else key

@@ -1,7 +1,4 @@
-"""The Lightning module: loss, optimizer, schedule and validation of a recipe's network.
-
-Networks in the form in which they train, and back to the form in which they run.
-"""
+"""Train a recipe's network with Lightning: network, loss, optimizer, schedule and validation."""
 
 from __future__ import annotations
 
@@ -33,7 +30,7 @@ from georsr.tiling.stitch import pad_to
 from georsr.training.checkpoint import check_recipe, recipe_text
 from georsr.training.data.dataloader import Batch, ValidationPair
 from georsr.training.losses import ImageLoss, SemanticError
-from georsr.training.optim import MuonAdam, cosine, milestones
+from georsr.training.optim import MuonAdam, cosine, multi_step
 from georsr.training.recipe import Recipe
 from georsr.window import AnyArray, BoolArray
 
@@ -77,17 +74,16 @@ def training_network(recipe: Recipe) -> SegSR:
 
 
 def with_errors(truth: Tensor, estimate: Tensor) -> Tensor:
-    """What a network in training is told of the sensor, all (N, N_SENSOR_VALUES) and normalised.
+    """Draw the sensor descriptions that a network gets in training, (N, N_SENSOR_VALUES).
 
-    A crop's own estimate for one half of the crops. For the other half the truth with an error of a
-    random size, times what makes it the best guess under a standard normal prior, as estimates are;
-    and for one crop in ten zero, as where nothing is known.
+    Half of the crops get their own estimate. The other half get the truth with an error of random
+    size, shrunk to the best estimate under a standard normal prior. One crop in ten gets zero, as
+    if its sensor were unknown.
     """
     kind = torch.rand(len(truth), 1, device=truth.device)
     size = torch.rand(len(truth), 1, device=truth.device)
-    wrong = (truth + size * torch.randn_like(truth)) / (1 + size.square())
-    told = torch.where(kind < 0.5, estimate, wrong)
-    return told * (kind < 0.9)
+    noisy = (truth + size * torch.randn_like(truth)) / (1 + size.square())
+    return torch.where(kind < 0.5, estimate, noisy) * (kind < 0.9)
 
 
 def semantic_error(network: SegSR) -> SemanticError:
@@ -98,17 +94,17 @@ def semantic_error(network: SegSR) -> SemanticError:
 
 
 def split_parameters(network: SegSR, muon: bool) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """(3x3 kernels inside the backbone's groups, for Muon; all other trained parameters)."""
+    """Return the kernels of the backbone's groups, for Muon, and all other trained parameters."""
     trained = [p for p in network.parameters() if p.requires_grad]
     if not muon:
         return [], trained
     kernels = [p for p in network.backbone.groups.parameters() if p.requires_grad and p.ndim == 4]
-    chosen = {id(p) for p in kernels}
-    return kernels, [p for p in trained if id(p) not in chosen]
+    kernel_ids = {id(p) for p in kernels}
+    return kernels, [p for p in trained if id(p) not in kernel_ids]
 
 
 def for_inference(network: SegSR, recipe: Recipe) -> tuple[SegSR, ModelSpec]:
-    """Return the network as users run it, branches fused and LoRA merged, and its specification."""
+    """Return the network with branches fused and LoRA merged, and the spec that rebuilds it."""
     exported = copy.deepcopy(network)
     fuse_branches(exported)
     parameters = dict(recipe.network)
@@ -127,11 +123,11 @@ def for_inference(network: SegSR, recipe: Recipe) -> tuple[SegSR, ModelSpec]:
 
 
 SCORE = "psnr"
-"""Name of the figure by which the best checkpoint is chosen."""
+"""Name of the metric by which the best checkpoint is chosen."""
 
 
 def pair_psnr(sr: AnyArray, hr: AnyArray, valid: BoolArray | None, scale: int) -> float:
-    """PSNR in dB of one validation pair.
+    """Compute the PSNR in dB of one validation pair.
 
     RGB images of 8 bits follow the Y protocol; anything else is measured over all bands against
     a peak of 1, where ``valid``.
@@ -139,8 +135,8 @@ def pair_psnr(sr: AnyArray, hr: AnyArray, valid: BoolArray | None, scale: int) -
     if hr.dtype == np.uint8 and len(hr) == 3:
         return psnr_y(to_uint8(sr * 255), hr, scale)
     peak = 255.0 if hr.dtype == np.uint8 else 1.0
-    good = np.ones(hr.shape[1:], bool) if valid is None else valid
-    return psnr(sr[:, good] * peak, hr[:, good], peak)
+    valid = np.ones(hr.shape[1:], bool) if valid is None else valid
+    return psnr(sr[:, valid] * peak, hr[:, valid], peak)
 
 
 class SuperResolution(pl.LightningModule):
@@ -149,7 +145,7 @@ class SuperResolution(pl.LightningModule):
     Parameters
     ----------
     recipe
-        What to train and how.
+        Recipe of the run.
     classes
         Number of scene classes; 0 without.
     """
@@ -168,7 +164,7 @@ class SuperResolution(pl.LightningModule):
         self._scores: list[float] = []
 
     def setup_loss(self) -> None:
-        """Take what the loss compares with from the network as it now is: call it before a run."""
+        """Copy the encoder of the network, as it is before the run, into the loss."""
         settings = self.recipe.loss
         features: nn.Module | None = None
         if settings.perceptual > 0:
@@ -181,18 +177,18 @@ class SuperResolution(pl.LightningModule):
     # -- one step -------------------------------------------------------------------------
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
-        """Loss of one batch."""
-        # dropout is drawn from the step's own seed, so that a resumed run draws the same
+        """Compute the loss of one batch."""
+        # the seed of dropout depends on the step, so that a resumed run draws the same
         step = self.trainer.global_step * self.trainer.world_size + self.trainer.global_rank
         torch.manual_seed((self.recipe.seed << 40) + step)
         lr = batch.lr.contiguous(memory_format=torch.channels_last)
-        told, sensor_loss = self._sensor(batch)
-        sr, _, scene = self.network.predict(lr, told)
+        sensor, sensor_loss = self._sensor(batch)
+        sr, _, scene = self.network.predict(lr, sensor)
         done = self.trainer.global_step / self.recipe.steps
         loss: Tensor = self.image_loss(sr, batch.hr, batch.valid, done)
         if self.classifier is not None and scene is not None and self.recipe.loss.scene > 0:
-            wrong = F.cross_entropy(self.classifier.logits(scene), batch.labels, ignore_index=-1)
-            loss = loss + self.recipe.loss.scene * torch.nan_to_num(wrong)
+            error = F.cross_entropy(self.classifier.logits(scene), batch.labels, ignore_index=-1)
+            loss = loss + self.recipe.loss.scene * torch.nan_to_num(error)
         loss = loss + self.recipe.loss.sensor * sensor_loss
         value = float(loss.detach())
         if not math.isfinite(value):
@@ -203,28 +199,28 @@ class SuperResolution(pl.LightningModule):
         return loss
 
     def _sensor(self, batch: Batch) -> tuple[Tensor | None, Tensor | float]:
-        """What the network is told of the sensor, and how unlikely its estimate makes the truth."""
+        """Return the sensor input of the network, and the loss of its estimate."""
         if batch.sensor is None or self.network.sensor_estimator is None:
             return None, 0.0
-        # differences of a grey level are what noise is measured by: not in half precision
+        # noise is estimated from differences of a grey level, which half precision rounds
         with torch.autocast(batch.lr.device.type, enabled=False):
             mean, variance = self.network.sensor_estimator(batch.lr)
-        told = with_errors(batch.sensor, mean.detach())
-        return told, likelihood_error(mean, variance, batch.sensor)
+        loss = likelihood_error(mean, variance, batch.sensor)
+        return with_errors(batch.sensor, mean.detach()), loss
 
     def configure_optimizers(self) -> Any:
-        """Adam, with Muon for the kernels if the recipe says so, on the recipe's schedule."""
-        chosen = self.recipe.optimizer
-        kernels, others = split_parameters(self.network, chosen.kind == "muon")
+        """Return Adam, with Muon for the kernels if the recipe says so, and the schedule."""
+        settings = self.recipe.optimizer
+        kernels, others = split_parameters(self.network, settings.kind == "muon")
         if self.classifier is not None:
             others += [self.classifier.class_prompts, self.classifier.log_temperature]
         optimizer = MuonAdam(
             kernels,
             others,
-            muon_lr=chosen.muon_lr,
-            lr=chosen.lr,
-            betas=chosen.betas,
-            weight_decay=chosen.weight_decay,
+            muon_lr=settings.muon_lr,
+            lr=settings.lr,
+            betas=settings.betas,
+            weight_decay=settings.weight_decay,
         )
         schedule = LambdaLR(optimizer, self.rate)
         return {
@@ -233,14 +229,14 @@ class SuperResolution(pl.LightningModule):
         }
 
     def rate(self, step: int) -> float:
-        """Share of the peak learning rates at ``step``."""
+        """Return the learning rates at ``step`` as a fraction of their peak."""
         schedule = self.recipe.schedule
         if schedule.kind == "steps":
-            return milestones(step, schedule.warmup, schedule.milestones, schedule.gamma)
+            return multi_step(step, schedule.warmup, schedule.milestones, schedule.gamma)
         return cosine(step, self.recipe.steps, schedule.warmup, schedule.hold)
 
     def configure_gradient_clipping(self, optimizer: Any, *args: Any, **options: Any) -> None:
-        """Limit the gradient of Adam's parameters; Muon's steps have a fixed length anyway."""
+        """Limit the gradient of Adam's parameters; Muon's steps have a fixed length."""
         if self.recipe.optimizer.clip > 0:
             nn.utils.clip_grad_norm_(
                 optimizer.param_groups[0]["params"], self.recipe.optimizer.clip
@@ -249,14 +245,14 @@ class SuperResolution(pl.LightningModule):
     # -- validation -----------------------------------------------------------------------
 
     def on_validation_epoch_start(self) -> None:
-        """Forget the figures of the last validation."""
+        """Clear the scores of the last validation."""
         self._scores = []
 
     def validation_step(self, pair: ValidationPair, index: int) -> None:
         """Measure one pair, in float32."""
         hr, lr, valid = pair
-        whole = pad_to(lr, *(ceil_to(n, self.network.multiple_of) for n in lr.shape[1:]))
-        x = torch.from_numpy(whole).to(self.device).float()[None]
+        padded = pad_to(lr, *(ceil_to(n, self.network.multiple_of) for n in lr.shape[1:]))
+        x = torch.from_numpy(padded).to(self.device).float()[None]
         if lr.dtype == np.uint8:
             x = x / 255
         with torch.autocast(self.device.type, enabled=False):
@@ -268,17 +264,17 @@ class SuperResolution(pl.LightningModule):
         self._scores.append(pair_psnr(sr.float().cpu().numpy(), hr, valid, self.recipe.scale))
 
     def on_validation_epoch_end(self) -> None:
-        """Mean over all pairs of all devices."""
-        mine = torch.tensor([sum(self._scores), len(self._scores)], device=self.device)
-        total: Any = self.trainer.strategy.reduce(mine, reduce_op="sum")
+        """Average over all pairs of all devices."""
+        own = torch.tensor([sum(self._scores), len(self._scores)], device=self.device)
+        total: Any = self.trainer.strategy.reduce(own, reduce_op="sum")
         self.log(SCORE, total[0] / total[1].clamp(min=1), rank_zero_only=True)
 
     # -- checkpoints ----------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The recipe goes with the weights."""
+        """Save the recipe with the weights."""
         checkpoint["recipe"] = recipe_text(self.recipe)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """A run goes on by its own recipe only."""
+        """Raise an error if the checkpoint has another recipe."""
         check_recipe(checkpoint, self.recipe)

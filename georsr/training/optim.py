@@ -1,9 +1,9 @@
-"""Muon: momentum whose matrix is orthogonalised before each step, for hidden convolutions.
+"""Optimize with Muon and Adam, and schedule learning rates.
 
-Source: K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024). A
-kernel (out, in, 3, 3) is treated as the matrix (out, in * 9).
-
-Learning rates over a run, as shares of their peak.
+Muon orthogonalizes the momentum of each hidden weight matrix before the step (K. Jordan et al.,
+"Muon: An optimizer for hidden layers in neural networks", 2024). `torch.optim.Muon` (torch 2.9)
+takes matrices only and computes in bfloat16; here a kernel (out, in, 3, 3) is the matrix
+(out, in * 9), in float32.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 
 def cosine(step: int, steps: int, warmup: int, hold: float) -> float:
-    """Linear rise, plateau, cosine to zero.
+    """Return a fraction of the peak learning rate: linear rise, plateau, cosine to zero.
 
     Parameters
     ----------
@@ -27,7 +27,7 @@ def cosine(step: int, steps: int, warmup: int, hold: float) -> float:
     warmup
         Steps of linear rise.
     hold
-        Share of the run at which the fall begins.
+        Fraction of the run at which the cosine begins.
     """
     if step < warmup:
         return (step + 1) / warmup
@@ -38,21 +38,21 @@ def cosine(step: int, steps: int, warmup: int, hold: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-def milestones(step: int, warmup: int, at: Sequence[int], gamma: float) -> float:
-    """Linear rise over ``warmup`` steps, then times ``gamma`` from each step of ``at`` on."""
+def multi_step(step: int, warmup: int, milestones: Sequence[int], gamma: float) -> float:
+    """Return a fraction of the peak: linear rise, then times ``gamma`` from each milestone on."""
     rise = (step + 1) / warmup if step < warmup else 1.0
-    return float(rise * gamma ** bisect_right(sorted(at), step))
+    return float(rise * gamma ** bisect_right(sorted(milestones), step))
 
 
 _QUINTIC = (3.4445, -4.7750, 2.0315)
 MOMENTUM = 0.95
 
 
-def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
+def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
     """Approximate U V^T of the singular value decomposition of (rows, columns), float32.
 
-    Newton-Schulz iteration with the quintic of the source: singular values end up between
-    about 0.7 and 1.2, which serves as well as exactly 1.
+    Newton-Schulz iteration with the quintic of the source: singular values become 0.7 to 1.2,
+    which works as well as exactly 1.
     """
     a, b, c = _QUINTIC
     x = matrix.float()
@@ -67,20 +67,20 @@ def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
 
 
 class MuonAdam(torch.optim.Adam):
-    """Adam, and Muon for the parameters that are matrices at heart: one optimizer for both.
+    """One optimizer with two groups: kernels by Muon, all other parameters by Adam.
 
     Parameters
     ----------
     kernels
-        Tensors of at least two axes that Muon trains; the first axis is the output's.
+        Tensors of at least two axes for Muon; the first axis is that of the output.
     others
-        Tensors that Adam trains.
+        Tensors for Adam.
     muon_lr
-        Muon's step length: the spectral norm of one update.
+        Learning rate of Muon: the spectral norm of one update.
     lr, betas
-        Adam's.
+        Learning rate and decays of Adam.
     weight_decay
-        Of Muon, decoupled, per unit of learning rate.
+        Decoupled weight decay of Muon, per unit of learning rate.
     """
 
     def __init__(
@@ -107,13 +107,13 @@ class MuonAdam(torch.optim.Adam):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        every = self.param_groups
+        groups = self.param_groups
         try:
-            self.param_groups = [group for group in every if not group["muon"]]
+            self.param_groups = [group for group in groups if not group["muon"]]
             super().step()
         finally:
-            self.param_groups = every
-        for group in every:
+            self.param_groups = groups
+        for group in groups:
             if group["muon"]:
                 self._muon_step(group)
         return loss
@@ -125,9 +125,9 @@ class MuonAdam(torch.optim.Adam):
             state = self.state[p]
             if "momentum" not in state:
                 state["momentum"] = torch.zeros_like(p)
-                state["step"] = torch.zeros(())  # Adam asks every saved state for it
+                state["step"] = torch.zeros(())  # Adam expects it in every saved state
             momentum: Tensor = state["momentum"]
             momentum.lerp_(p.grad, 1 - MOMENTUM)
             update = p.grad.lerp(momentum, MOMENTUM).flatten(1)
             p.mul_(1 - group["lr"] * group["decay"])
-            p.add_(orthogonalise(update).view_as(p).to(p.dtype), alpha=-group["lr"])
+            p.add_(orthogonalize(update).view_as(p).to(p.dtype), alpha=-group["lr"])

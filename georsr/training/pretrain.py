@@ -1,4 +1,4 @@
-"""What a network learns before super-resolution: the classes of scenes, and to know sensors."""
+"""Pretrain the encoder on scene classes and the estimator on sensor descriptions."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from georsr.window import AnyArray
 
 log = logging.getLogger(__name__)
 
-SENSORS = 78
-"""Second word of the seed of crops that teach sensors; those of the run itself have two words."""
+SENSOR_SEED = 78
+"""Second of three numbers in the seeds of sensor crops; the seeds of the run have two numbers."""
 
 
 def _stack(images: Sequence[AnyArray], size: int, rng: np.random.Generator | None) -> Tensor:
-    """Square crops (centre, or random with a random turn) as (N, 3, size, size) in 0..1."""
+    """Stack square crops (central, or random and turned) as (N, 3, size, size) in 0..1."""
     crops = []
     for image in images:
         top, left = ((n - size) // 2 for n in image.shape[1:])
@@ -43,11 +43,11 @@ def classification_accuracy(
     *,
     size: int,
 ) -> float:
-    """Share of ``images`` (3, h, w) uint8 whose class is named right, 0..1."""
+    """Return the fraction of ``images`` (3, h, w) uint8 that are classified correctly."""
     classifier.eval()
     with torch.inference_mode():
-        right = classifier(_stack(images, size, None)).argmax(1) == torch.tensor(labels)
-    return float(right.float().mean())
+        correct = classifier(_stack(images, size, None)).argmax(1) == torch.tensor(labels)
+    return float(correct.float().mean())
 
 
 def pretrain_scenes(
@@ -81,9 +81,9 @@ def pretrain_scenes(
         order = rng.permutation(len(images))[: len(images) // batch * batch].reshape(-1, batch)
         classifier.train()
         loss_sum = 0.0
-        for chosen in order:
-            x = _stack([images[i] for i in chosen], size, rng)
-            target = torch.tensor([labels[i] for i in chosen])
+        for indexes in order:
+            x = _stack([images[i] for i in indexes], size, rng)
+            target = torch.tensor([labels[i] for i in indexes])
             loss = F.cross_entropy(classifier(x), target, label_smoothing=0.1)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -96,12 +96,12 @@ def pretrain_scenes(
 
 
 def pretrain_encoder(classifier: SceneClassifier, source: CropSource, recipe: Recipe) -> None:
-    """Teach a network's encoder the scene classes of its training images, in place.
+    """Train a network's encoder on the scene classes of its training images, in place.
 
     Raises
     ------
     UsageError
-        The source has no classes to teach.
+        The source has no classes.
     """
     if not hasattr(source, "scenes"):
         raise UsageError("recipe: scene_epochs needs images with classes; set 'scene_epochs: 0'")
@@ -111,47 +111,49 @@ def pretrain_encoder(classifier: SceneClassifier, source: CropSource, recipe: Re
         classifier, images, labels, epochs=recipe.scene_epochs, seed=recipe.seed, size=size
     )
     accuracy = classification_accuracy(classifier, images, labels, size=size)
-    log.info("scene classes: %.1f %% of the training images named right", 100 * accuracy)
+    log.info("scene classes: %.1f %% of the training images classified correctly", 100 * accuracy)
 
 
-def teach_sensor(
+def pretrain_sensor(
     estimator: SensorEstimator, source: CropSource, *, steps: int, seed: int, batch: int = 32
 ) -> float:
-    """Teach an estimator how crops were recorded, in place; returns the last loss averaged.
+    """Train an estimator on the sensor descriptions of crops, in place; returns the mean loss.
 
     Parameters
     ----------
     estimator
-        Trained on the device it is on.
+        Estimator, which is trained on its device.
     source
-        Of crops whose sensor is known.
+        Crops whose sensor is known.
     steps, batch, seed
         Steps, crops per step, random seed.
 
     Raises
     ------
     UsageError
-        The crops do not know their sensor.
+        The crops have no sensor description.
     """
     optimizer = torch.optim.AdamW(estimator.parameters(), lr=2e-3, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=max(steps, 2))
     device = next(estimator.parameters()).device
-    smooth = 0.0
+    mean_loss = 0.0
     for step in range(steps):
         numbers = range(step * batch, (step + 1) * batch)
-        made = collate([source.crop(np.random.default_rng([seed, SENSORS, n])) for n in numbers])
-        if made.sensor is None:
+        crops = collate(
+            [source.crop(np.random.default_rng([seed, SENSOR_SEED, n])) for n in numbers]
+        )
+        if crops.sensor is None:
             raise UsageError(
                 "recipe: sensor_steps needs crops whose sensor is known: set 'degradation: "
                 "{kind: imaging-chain}' and 'data: {variation: {}}'"
             )
-        mean, variance = estimator(made.lr.to(device))
-        loss = likelihood_error(mean, variance, made.sensor.to(device))
+        mean, variance = estimator(crops.lr.to(device))
+        loss = likelihood_error(mean, variance, crops.sensor.to(device))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
         schedule.step()
-        smooth += (float(loss.detach()) - smooth) / min(step + 1, 200)
+        mean_loss += (float(loss.detach()) - mean_loss) / min(step + 1, 200)
         if (step + 1) % 500 == 0:
-            log.info("sensors: step %d of %d, loss %.3f", step + 1, steps, smooth)
-    return smooth
+            log.info("sensors: step %d of %d, loss %.3f", step + 1, steps, mean_loss)
+    return mean_loss

@@ -1,4 +1,4 @@
-"""A whole training session: recipe and data in, weights file out."""
+"""Train a network by a recipe: data in, weights file out."""
 
 from __future__ import annotations
 
@@ -42,61 +42,70 @@ from georsr.training.data.dataloader import CropLoader, StepSampler, pair_loader
 from georsr.training.data.source import open_source
 from georsr.training.export import export_checkpoint, infer_network, load_init_weights
 from georsr.training.module import SuperResolution
-from georsr.training.pretrain import pretrain_encoder, teach_sensor
+from georsr.training.pretrain import pretrain_encoder, pretrain_sensor
 from georsr.training.recipe import Recipe
 
 log = logging.getLogger(__name__)
 
 RECIPE = "recipe.yaml"
 PRECISIONS: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
-"""A recipe's precision in Lightning's words."""
+"""Precision of a recipe -> that of Lightning."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Where a run happens; nothing of it is part of the recipe."""
+    """Devices and processes of a run; they are no part of the recipe.
+
+    Attributes
+    ----------
+    device : str
+        ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+    devices : int
+        GPUs (on the CPU: processes) per machine; each has its own batch.
+    nodes : int
+        Number of machines.
+    workers : int or None
+        Processes that prepare batches; None: none on the CPU, eight on a GPU.
+    jobs : int or None
+        CPU threads of torch.
+    """
 
     device: str = "auto"
-    """``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``."""
     devices: int = 1
-    """GPUs (on the CPU: processes) per machine; each takes its own batch."""
     nodes: int = 1
-    """Machines."""
     workers: int | None = None
-    """Processes that prepare batches; None: none on the CPU, eight on a GPU."""
     jobs: int | None = None
-    """CPU threads of torch."""
 
     def is_gpu(self) -> bool:
-        """Whether batches travel to a GPU."""
+        """Return whether the run uses CUDA."""
         return select_device(self.device, "fp32").device.type == "cuda"
 
-    def loaders(self) -> int:
-        """Processes that prepare batches."""
+    def n_loaders(self) -> int:
+        """Return the number of processes that prepare batches."""
         return (8 if self.is_gpu() else 0) if self.workers is None else self.workers
 
     def trainer_options(self) -> dict[str, Any]:
-        """Lightning's names for the device."""
-        chosen = select_device(self.device, "fp32").device
-        many = self.devices > 1 or self.nodes > 1
-        if many and (chosen.type == "mps" or chosen.index is not None):
-            raise UsageError(f"device {chosen} is one device, {self.devices} were asked for")
+        """Return the options of Lightning's trainer."""
+        device = select_device(self.device, "fp32").device
+        parallel = self.devices > 1 or self.nodes > 1
+        if parallel and (device.type == "mps" or device.index is not None):
+            raise UsageError(f"device {device} is one device, {self.devices} were requested")
         return {
-            "accelerator": "gpu" if chosen.type == "cuda" else chosen.type,
-            "devices": self.devices if chosen.index is None else [chosen.index],
+            "accelerator": "gpu" if device.type == "cuda" else device.type,
+            "devices": self.devices if device.index is None else [device.index],
             "num_nodes": self.nodes,
-            # buffers of our networks are constants: nothing to keep in step
-            "strategy": DDPStrategy(broadcast_buffers=False) if many else "auto",
+            # the buffers of the networks are constants
+            "strategy": DDPStrategy(broadcast_buffers=False) if parallel else "auto",
         }
 
 
 def is_main_process() -> bool:
-    """Whether this process speaks for the run; the others of several devices are its children."""
+    """Return whether this process writes messages; the processes of other devices do not."""
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
 class TrainingData(pl.LightningDataModule):
-    """The loaders of a run: each device draws its own crops, from the step that is reached."""
+    """Data loaders of a run; each device draws its own crops."""
 
     def __init__(
         self, recipe: Recipe, source: CropSource, pairs: PairSource, workers: int, pinned: bool
@@ -106,7 +115,7 @@ class TrainingData(pl.LightningDataModule):
         self.workers, self.pinned = workers, pinned
 
     def train_dataloader(self) -> CropLoader:
-        """Batches of the rest of the run."""
+        """Load the batches of the remaining steps."""
         trainer = self.trainer
         assert trainer is not None
         sampler = StepSampler(
@@ -119,7 +128,7 @@ class TrainingData(pl.LightningDataModule):
         return CropLoader(self.source, self.recipe.seed, sampler, self.workers, self.pinned)
 
     def val_dataloader(self) -> Any:
-        """This device's share of the validation pairs."""
+        """Load this device's validation pairs."""
         assert self.trainer is not None
         return pair_loader(self.pairs, self.trainer.global_rank, self.trainer.world_size)
 
@@ -131,32 +140,32 @@ def train(
     resume: bool = False,
     machine: Machine | None = None,
     progress: Progress | None = None,
-    asked_to_stop: Callable[[], bool] = lambda: False,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> Path:
-    """Train by a recipe; returns the exported weights file.
+    """Train by a recipe; returns the path of the exported weights.
 
     Parameters
     ----------
     recipe
-        What to train, on what, how.
+        Network, data and settings.
     out
         Folder for ``last.ckpt``, ``best.ckpt``, ``log.csv``, ``recipe.yaml``, TensorBoard's
         events and the weights.
     resume
-        Continue from ``last.ckpt``, with the very weights an uninterrupted run would have.
+        Continue from ``last.ckpt``; the result is that of an uninterrupted run.
     machine
-        Where.
+        Devices and processes.
     progress
-        Whom to tell, step by step.
-    asked_to_stop
-        Asked between steps; True saves ``last.ckpt`` and ends the run.
+        Object that is advanced once per step.
+    should_stop
+        Called between steps; if it returns True, ``last.ckpt`` is saved and the run ends.
 
     Raises
     ------
     StoppedError
-        The run was asked to stop, or got SIGTERM; it can be resumed.
+        The run was stopped by ``should_stop`` or SIGTERM; it can be resumed.
     UsageError, InputError, ModelError, OutputError
-        As their names say.
+        Settings, data, weights or the folder cannot be used.
     """
     machine = machine or Machine()
     recipe = infer_network(recipe)
@@ -168,17 +177,17 @@ def train(
     module = SuperResolution(recipe, len(source.classes))
     _check_bands(source, module)
     _make_folder(out, recipe)
-    data = TrainingData(recipe, source, pairs, machine.loaders(), machine.is_gpu())
+    data = TrainingData(recipe, source, pairs, machine.n_loaders(), machine.is_gpu())
     history = CSVHistory(out / HISTORY)
     with cpu_threads(machine.jobs), _quiet_lightning():
         if not resume:
             _pretrain(module, source)
         module.setup_loss()
-        callbacks = _callbacks(recipe, out, history, asked_to_stop, progress)
+        callbacks = _callbacks(recipe, out, history, should_stop, progress)
         trainer = _trainer(module, out, machine, callbacks)
         try:
             if not resume:
-                # what the run starts from; and whatever is wrong with validation shows at once
+                # the first line of the history; and errors of validation occur before training
                 trainer.validate(module, data, verbose=False)
             last = out / LAST if resume else None
             trainer.fit(module, data, ckpt_path=last, weights_only=True)
@@ -197,12 +206,12 @@ def train(
 
 
 def _check_run(recipe: Recipe, out: Path, machine: Machine, resume: bool) -> None:
-    """Refuse what cannot be done before anything is read or written."""
+    """Raise errors before anything is read or written."""
     last = out / LAST
     if last.exists() and not resume:
-        raise UsageError(f"{out} holds a run already; use --resume, or another --out")
+        raise UsageError(f"{out}: contains a run; use --resume, or another --out")
     if resume and not last.exists():
-        raise UsageError(f"{last} does not exist: nothing to resume")
+        raise UsageError(f"{last}: does not exist, so there is no run to resume")
     _check_files(out, recipe, resume)
     if resume:
         for path in (last, out / BEST):
@@ -213,9 +222,9 @@ def _check_run(recipe: Recipe, out: Path, machine: Machine, resume: bool) -> Non
 
 
 def _check_files(out: Path, recipe: Recipe, resume: bool) -> None:
-    """Refuse a folder in which a run would write through a link, or replace what is not its own.
+    """Raise an error if a run would write through a link, or replace an existing file.
 
-    That the folder itself is a link is the user's choice.
+    The folder itself may be a link.
     """
     for name in (LAST, BEST, HISTORY, RECIPE, "hparams.yaml", f"{recipe.name}.safetensors"):
         path = out / name
@@ -223,11 +232,11 @@ def _check_files(out: Path, recipe: Recipe, resume: bool) -> None:
             continue
         if path.is_symlink() or not path.is_file():
             raise UsageError(
-                f"{path}: is a link or no file; a run writes a file there, and nothing outside "
-                "its folder: remove it, or choose another --out"
+                f"{path}: is a link or not a regular file; a run writes a file of that name and "
+                "nothing outside its folder: remove it, or choose another --out"
             )
-        if not resume and is_main_process():  # whose files the processes of other devices find
-            raise UsageError(f"{path}: exists, and is not replaced; choose another --out")
+        if not resume and is_main_process():  # the processes of other devices find its files
+            raise UsageError(f"{path}: exists and is not replaced; choose another --out")
 
 
 def _check_bands(source: CropSource, module: SuperResolution) -> None:
@@ -240,7 +249,7 @@ def _check_bands(source: CropSource, module: SuperResolution) -> None:
 
 
 def _pretrain(module: SuperResolution, source: CropSource) -> None:
-    """What comes before the first step: other weights, the names of scenes, and sensors."""
+    """Load initial weights, then train the encoder and the sensor estimator."""
     recipe = module.recipe
     if recipe.init:
         load_init_weights(module.network, recipe.init)
@@ -248,7 +257,7 @@ def _pretrain(module: SuperResolution, source: CropSource) -> None:
         pretrain_encoder(module.classifier, source, recipe)
     estimator = module.network.sensor_estimator
     if recipe.sensor_steps > 0 and isinstance(estimator, SensorEstimator):
-        teach_sensor(estimator, source, steps=recipe.sensor_steps, seed=recipe.seed)
+        pretrain_sensor(estimator, source, steps=recipe.sensor_steps, seed=recipe.seed)
 
 
 def _trainer(
@@ -278,21 +287,21 @@ def _callbacks(
     recipe: Recipe,
     out: Path,
     history: CSVHistory,
-    asked_to_stop: Callable[[], bool],
+    should_stop: Callable[[], bool],
     progress: Progress | None,
 ) -> list[Callback]:
-    """In their order: the average is updated before it is measured, measured before it is kept."""
+    """Return callbacks in order: the average is updated, validated, then saved."""
     callbacks: list[Callback] = [
         average_callback(recipe.ema),
         history,
-        GracefulStop(out, asked_to_stop, recipe.steps),
+        GracefulStop(out, should_stop, recipe.steps),
         checkpoint_callback(out),
     ]
     return [StepProgress(progress, recipe.steps), *callbacks] if progress else callbacks
 
 
 def _loggers(out: Path) -> Any:
-    """TensorBoard where it is installed."""
+    """Return the logger of TensorBoard, if it is installed."""
     try:
         import tensorboard  # noqa: F401
     except ImportError:
@@ -317,9 +326,9 @@ def _make_folder(out: Path, recipe: Recipe) -> None:
 
 @contextmanager
 def _quiet_lightning() -> Iterator[None]:
-    """Lightning's advice and banners are not for users of georsr."""
+    """Silence Lightning's advice and banners."""
     logger = logging.getLogger("lightning.pytorch")
-    before = logger.level
+    level = logger.level
     logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
@@ -329,22 +338,22 @@ def _quiet_lightning() -> Iterator[None]:
             )
             yield
     finally:
-        logger.setLevel(before)
+        logger.setLevel(level)
 
 
 def _export(recipe: Recipe, out: Path, source: CropSource, weights: Path) -> None:
     best = out / BEST
     if not best.exists():
-        raise ModelError(f"{best} does not exist: no validation has given a figure")
+        raise ModelError(f"{best}: does not exist, because no validation gave a score")
     state = load_checkpoint(best)
     score = best_score(state)
     if score is None:
-        raise ModelError(f"{best}: holds no validation figure")
+        raise ModelError(f"{best}: has no validation score")
     export_checkpoint(
         best,
         weights,
         recipe,
-        trained_on=f"{source_words(recipe, source)}, {state['global_step']} steps of "
+        trained_on=f"{describe_source(recipe, source)}, {state['global_step']} steps of "
         f"{recipe.batch} crops of {recipe.patch} LR pixels, x{recipe.scale} "
         f"{recipe.degradation.describe()}",
         quality={"validation-psnr": round(score, 3)},
@@ -352,7 +361,7 @@ def _export(recipe: Recipe, out: Path, source: CropSource, weights: Path) -> Non
     log.info("%s: validation %.3f dB", weights, score)
 
 
-def source_words(recipe: Recipe, source: CropSource) -> str:
-    """What a model was trained on, in a few words."""
+def describe_source(recipe: Recipe, source: CropSource) -> str:
+    """Return the names of the data, and the number of files, for a model's spec."""
     names = ", ".join(Path(redact_url(root)).name for root in recipe.data.root) or "images"
     return f"{names} ({source.count} files)"

@@ -6,7 +6,7 @@ model; the first call does.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack
 
 import xarray as xr
 
@@ -18,6 +18,7 @@ from georsr.xarray.coords import grid_info
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from georsr.config import ArrayOptions
     from georsr.models.io import Model
 
 T = TypeVar("T", xr.DataArray, xr.Dataset)
@@ -36,7 +37,7 @@ class Accessor(Generic[T]):
         *,
         chunks: int | Mapping[Any, int] | None = None,
         band_dim: str = "band",
-        **options: Any,
+        **options: Unpack[ArrayOptions],
     ) -> T:
         """Return the array or dataset at ``scale`` times the resolution.
 

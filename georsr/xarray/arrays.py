@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 import xarray as xr
 
-from georsr.config import OPTIONS, SRConfig
+from georsr.config import OPTIONS, ArrayOptions, SRConfig
 from georsr.errors import GeoreferenceWarning, UsageError
 from georsr.inference.array import check_count, predict_stack
 from georsr.inference.bands import match_array_bands
@@ -65,7 +65,7 @@ def parse_request(
     scale: int | None,
     chunks: Chunks,
     band_dim: str,
-    options: dict[str, Any],
+    options: ArrayOptions,
 ) -> ArrayRequest:
     """Check what can be checked without an array, and open the model.
 

@@ -183,13 +183,14 @@ def test_a_pipe_is_refused_at_once(gift):
 def test_a_source_of_a_vrt_of_a_network_is_an_image_whatever_its_server_sends(
     gift, canary, server, tmp_path, content, name
 ):
+    name = f"{tmp_path.name}-{name}"  # a file that failed once is not read again in a process
     (server.folder / name).write_text(content(gift, canary))
-    (server.folder / "scene.vrt").write_text(hostile.vrt(name, 1))
+    (server.folder / f"{name}.vrt").write_text(hostile.vrt(name, 1))
     before = snapshot(tmp_path)
     with pytest.raises(GeorsrError, match="not recognized"):
-        read_all(f"{server.url}/scene.vrt")
+        read_all(f"{server.url}/{name}.vrt")
     assert snapshot(tmp_path) == before
-    (server.folder / "b.vrt").write_text(hostile.vrt("scene.vrt", 1))
+    (server.folder / "b.vrt").write_text(hostile.vrt(f"{name}.vrt", 1))
     with pytest.raises(GeorsrError, match="not of another VRT"):
         read_all(f"{server.url}/b.vrt")
 

@@ -47,7 +47,7 @@ def stopped_run(tmp_path_factory):
     )
     asked = iter([False, True])
     with pytest.raises(StoppedError):
-        train(recipe, folder / "run", asked_to_stop=lambda: next(asked))
+        train(recipe, folder / "run", should_stop=lambda: next(asked))
     return recipe, folder / "run"
 
 
@@ -257,11 +257,11 @@ def test_links_in_the_folder_are_not_followed(name, goal, given_away):
     recipe, run, thesis = given_away
     (run / name).unlink(missing_ok=True)
     (run / name).symlink_to(thesis / goal)
-    with pytest.raises(UsageError, match=r"is a link or no file|nothing to resume"):
+    with pytest.raises(UsageError, match=r"is a link or not a regular file|no run to resume"):
         train(recipe, run, resume=True)
     if name != "last.ckpt":
         (run / "last.ckpt").unlink()
-        with pytest.raises(UsageError, match=r"is a link or no file|is not replaced"):
+        with pytest.raises(UsageError, match=r"is a link or not a regular file|is not replaced"):
             train(recipe, run)
     assert survives(thesis)
 
@@ -270,7 +270,7 @@ def test_a_folder_in_the_place_of_a_file_is_refused(given_away):
     recipe, run, _thesis = given_away
     (run / "log.csv").unlink()
     (run / "log.csv").mkdir()
-    with pytest.raises(UsageError, match="is a link or no file"):
+    with pytest.raises(UsageError, match="is a link or not a regular file"):
         train(recipe, run, resume=True)
 
 
@@ -335,7 +335,7 @@ def test_a_new_run_replaces_nothing(name, stopped_run, tmp_path, monkeypatch, ca
     (tmp_path / "mine.yaml").write_text(stopped_run[0].to_yaml())
     (tmp_path / name).write_text("mine")
     assert invoke(["train", "mine.yaml", "--out", "."]) == 2
-    assert f"{name}: exists, and is not replaced" in capsys.readouterr().err
+    assert f"{name}: exists and is not replaced" in capsys.readouterr().err
     assert (tmp_path / name).read_text() == "mine"
     assert {p.name for p in tmp_path.iterdir()} == {"mine.yaml", name}
 

@@ -1,5 +1,6 @@
 """The manual builds without a warning, and its pictures are what its script draws."""
 
+import importlib
 import os
 import runpy
 import subprocess
@@ -7,6 +8,8 @@ import sys
 
 import pytest
 from PIL import Image
+
+import georsr
 
 from .manual import REPOSITORY
 
@@ -37,3 +40,18 @@ def test_pictures_are_drawn_by_their_script(tmp_path):
     for name in drawn:
         with Image.open(tmp_path / name) as new, Image.open(DOCS / "images" / name) as kept:
             assert new.size == kept.size, f"{name}: run docs/make_pictures.py"
+
+
+def test_options_page_is_written_by_its_script():
+    script = runpy.run_path(str(DOCS / "make_options_table.py"))
+    page = (DOCS / "reference/options.md").read_text(encoding="utf-8")
+    assert page == script["page"](), "run docs/make_options_table.py"
+
+
+def test_reference_has_every_public_name():
+    page = (DOCS / "reference/python.md").read_text(encoding="utf-8")
+    classes = vars(importlib.import_module("georsr.errors"))
+    missing = [
+        name for name in georsr.__all__ if f"georsr.{name}" not in page and name not in classes
+    ]
+    assert missing == []

@@ -37,8 +37,7 @@ def expected(network, lr, seen):
     """The image ``lr`` enlarged while a hook hands the encoder ``seen`` in its place."""
     as_input = torch.from_numpy(np.stack([lr])).float() / 255
     other = torch.from_numpy(np.stack([seen])).float() / 255
-    centred = (other - network.mean) * network.gain
-    handle = network.encoder.register_forward_pre_hook(lambda module, inputs: (centred,))
+    handle = network.encoder.register_forward_pre_hook(lambda module, inputs: (other,))
     with torch.inference_mode():
         image = network(as_input)[0].numpy() * 255
     handle.remove()

@@ -6,6 +6,7 @@ import rasterio.shutil
 from affine import Affine
 from rasterio.env import get_gdal_config
 
+from georsr.errors import InputError
 from georsr.io import gdal_env as blockcache
 from georsr.io.gdal_env import CACHE_BYTES, gdal_env
 from georsr.io.reader import open_raster
@@ -101,10 +102,10 @@ def test_what_comes_over_a_network_is_kept_like_what_is_slow(tmp_path, monkeypat
     assert near.cache == SCALED_DOWN
 
 
-def test_a_file_that_is_gone_is_for_reading_to_tell(jpeg_2000):
+def test_vrt_file_missing_is_refused_at_opening(jpeg_2000):
     (jpeg_2000 / "a.jp2").unlink()
-    with open_raster(jpeg_2000 / "a.vrt") as reader:
-        assert reader.cache == CACHE_BYTES
+    with pytest.raises(InputError, match=r"a\.vrt: cannot be read: .*a\.jp2: No such file"):
+        open_raster(jpeg_2000 / "a.vrt")
 
 
 def test_readers_share_one_cache(tmp_path):

@@ -14,6 +14,7 @@ from georsr.io.band_roles import detect_rgb_bands
 from georsr.io.mosaic import open_sources
 from georsr.io.normalization import reflectance_limits
 from georsr.io.reader import open_raster
+from georsr.io.sentinel2 import find_safe_metadata, open_safe
 from georsr.window import Window
 from tests.sentinel2_safe import NAME, ORDER, TEN, TWENTY, band_file, make_safe
 
@@ -269,3 +270,13 @@ def test_the_name_of_the_folder_does_not_matter(made, tmp_path):
     assert made[0].name == NAME.format(level="L2A")
     with open_raster(place) as reader:
         assert reader.info.count == len(ORDER)
+
+
+def test_safe_closed_leaves_no_dataset_open(made):
+    root = made[0]
+    metadata = find_safe_metadata(str(root))
+    assert metadata is not None
+    with open_safe(str(root), metadata) as dataset:
+        assert not any(part.closed for part in dataset.parts)
+    assert dataset.parts
+    assert all(part.closed for part in dataset.parts)

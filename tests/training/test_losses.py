@@ -8,7 +8,7 @@ from georsr.errors import UsageError
 from georsr.evaluation.metrics import luma
 from georsr.models.segsr.lite import segsr_lite
 from georsr.training.losses import (
-    FLOOR,
+    MSE_FLOOR,
     MSE_WEIGHT,
     REFERENCE_MSE,
     ImageLoss,
@@ -40,7 +40,7 @@ def test_psnr_of_each_crop_at_the_end(images):
     loss = ImageLoss(LossSettings(squared_share=0.5, psnr_share=0.25))
     assert loss(sr, hr, None, 0.7) == pytest.approx(MSE_WEIGHT * float((sr - hr).square().mean()))
     each = (sr - hr).square().mean((1, 2, 3))
-    expected = MSE_WEIGHT * REFERENCE_MSE * float(torch.log(each + FLOOR).mean())
+    expected = MSE_WEIGHT * REFERENCE_MSE * float(torch.log(each + MSE_FLOOR).mean())
     assert loss(sr, hr, None, 0.75) == pytest.approx(expected)
 
 
@@ -58,7 +58,7 @@ def test_a_share_of_the_luma(images):
     ]
     each = np.square(np.stack(apart) / 219).mean((1, 2))  # of the studio range, 16..235
     assert all_of_it == pytest.approx(
-        MSE_WEIGHT * REFERENCE_MSE * np.log(each + FLOOR).mean(), rel=1e-5
+        MSE_WEIGHT * REFERENCE_MSE * np.log(each + MSE_FLOOR).mean(), rel=1e-5
     )
     with torch.autocast("cpu", torch.bfloat16):  # as in training, where losses stay exact
         mixed = ImageLoss(LossSettings(psnr_share=1.0, luma=1.0))(sr, hr, None, 0.0)
@@ -67,7 +67,7 @@ def test_a_share_of_the_luma(images):
 
 def test_a_luma_of_four_bands_is_refused():
     loss = ImageLoss(LossSettings(psnr_share=1.0, luma=0.5))
-    with pytest.raises(UsageError, match="luma is of RGB images, these have 4 bands"):
+    with pytest.raises(UsageError, match="luma needs RGB images, these have 4 bands"):
         loss(torch.zeros(1, 4, 8, 8), torch.ones(1, 4, 8, 8), None, 0.0)
 
 

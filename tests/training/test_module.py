@@ -92,7 +92,7 @@ def test_resuming_is_exact_with_dropout_too(segsr_recipe, tmp_path):
     train(segsr_recipe, tmp_path / "whole")
     asked = iter([False, True])
     with pytest.raises(StoppedError):
-        train(segsr_recipe, tmp_path / "parts", asked_to_stop=lambda: next(asked))
+        train(segsr_recipe, tmp_path / "parts", should_stop=lambda: next(asked))
     train(segsr_recipe, tmp_path / "parts", resume=True)
     whole, parts = (
         load_checkpoint(tmp_path / name / "last.ckpt")["current_model_state"]

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from georsr.training.optim import MOMENTUM, MuonAdam, orthogonalise
+from georsr.training.optim import MOMENTUM, MuonAdam, orthogonalize
 
 OPTIONS = {"muon_lr": 0.02, "lr": 1e-3, "betas": (0.9, 0.99), "weight_decay": 0.1}
 
@@ -13,7 +13,7 @@ OPTIONS = {"muon_lr": 0.02, "lr": 1e-3, "betas": (0.9, 0.99), "weight_decay": 0.
 @pytest.mark.parametrize("shape", [(8, 72), (72, 8), (5, 5)])
 def test_an_update_has_singular_values_near_one(shape):
     torch.manual_seed(0)
-    values = torch.linalg.svdvals(orthogonalise(torch.randn(shape) * 1e-3))
+    values = torch.linalg.svdvals(orthogonalize(torch.randn(shape) * 1e-3))
     assert values.min() > 0.5
     assert values.max() < 1.3
 
@@ -46,7 +46,7 @@ def test_others_move_as_under_adam_and_kernels_by_the_definition():
         update = (1 - MOMENTUM) * gradient + MOMENTUM * momentum
         with torch.no_grad():
             plain_kernel.mul_(1 - 0.02 * 0.1)
-            plain_kernel.sub_(0.02 * orthogonalise(update.flatten(1)).view_as(update))
+            plain_kernel.sub_(0.02 * orthogonalize(update.flatten(1)).view_as(update))
     assert torch.equal(bias, plain_bias)
     torch.testing.assert_close(kernel, plain_kernel)
 

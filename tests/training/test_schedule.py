@@ -1,6 +1,6 @@
 import pytest
 
-from georsr.training.optim import cosine, milestones
+from georsr.training.optim import cosine, multi_step
 
 
 def test_cosine_rises_holds_and_falls():
@@ -11,8 +11,8 @@ def test_cosine_rises_holds_and_falls():
     assert shares[100] == pytest.approx(0)
 
 
-def test_milestones_multiply_from_their_step_on():
-    shares = [milestones(step, 4, (20, 10), 0.5) for step in range(25)]
+def test_multi_step_multiplies_from_each_milestone_on():
+    shares = [multi_step(step, 4, (20, 10), 0.5) for step in range(25)]
     assert shares[:4] == [0.25, 0.5, 0.75, 1.0]
     assert shares[9:11] == [1.0, 0.5]
     assert shares[19:21] == [0.5, 0.25]

@@ -15,7 +15,7 @@ from georsr.training.data.source import open_source
 from georsr.training.data.variation import Variation
 from georsr.training.export import load_checkpoint
 from georsr.training.module import training_network, with_errors
-from georsr.training.pretrain import teach_sensor
+from georsr.training.pretrain import pretrain_sensor
 from georsr.training.recipe import load_recipe
 from georsr.training.train import train
 
@@ -49,7 +49,7 @@ def test_resuming_gives_the_very_weights_of_an_uninterrupted_run(aware, tmp_path
     train(recipe, tmp_path / "whole")
     calls = iter(range(100))
     with pytest.raises(StoppedError):
-        train(recipe, tmp_path / "parts", asked_to_stop=lambda: next(calls) >= 3)
+        train(recipe, tmp_path / "parts", should_stop=lambda: next(calls) >= 3)
     train(recipe, tmp_path / "parts", resume=True)
     whole, parts = weights_of(tmp_path / "whole"), weights_of(tmp_path / "parts")
     assert whole.keys() == parts.keys()
@@ -72,7 +72,7 @@ def test_an_estimator_learns_from_crops(aware):
     losses = []
     for steps in (1, 40):
         estimator = SensorEstimator(3, width=8)
-        losses.append(teach_sensor(estimator, source, steps=steps, seed=0, batch=8))
+        losses.append(pretrain_sensor(estimator, source, steps=steps, seed=0, batch=8))
     assert losses[1] < losses[0]
 
 

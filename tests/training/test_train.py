@@ -59,7 +59,7 @@ def test_resuming_gives_the_very_weights_of_an_uninterrupted_run(stop, tiny, tmp
     train(recipe, tmp_path / "whole")
     asked = iter([False] * (stop - 1) + [True])
     with pytest.raises(StoppedError) as stopped:
-        train(recipe, tmp_path / "parts", asked_to_stop=lambda: next(asked))
+        train(recipe, tmp_path / "parts", should_stop=lambda: next(asked))
     assert stopped.value.step == stop
     assert load_checkpoint(tmp_path / "parts" / "last.ckpt")["global_step"] == stop
     train(recipe, tmp_path / "parts", resume=True)
@@ -109,7 +109,7 @@ def test_a_run_is_not_overwritten_nor_resumed_by_another_recipe(tiny, tmp_path):
         train(replace(tiny, steps=2), tmp_path / "run")
     with pytest.raises(ModelError, match="differs in batch, steps"):
         train(replace(tiny, steps=4, batch=3), tmp_path / "run", resume=True)
-    with pytest.raises(UsageError, match="nothing to resume"):
+    with pytest.raises(UsageError, match="no run to resume"):
         train(tiny, tmp_path / "none", resume=True)
     assert not (tmp_path / "none").exists()
 
@@ -148,7 +148,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
         raise RuntimeError("PytorchStreamWriter failed writing file: No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OutputError, match=r"No space left on device.*untouched"):
+    with pytest.raises(OutputError, match=r"No space left on device.*unchanged"):
         keeper.save_checkpoint({"step": 2}, path)
     monkeypatch.setattr(torch, "save", real)
     assert path.read_bytes() == before

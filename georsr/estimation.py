@@ -188,7 +188,7 @@ def cluster_estimate(job: SRJob, cluster: Cluster | None, parts: str | None) -> 
         assert cluster is not None, "one of the two is given"
         maker = DaskExecutor(cluster)
         return _of(job, cluster, maker.grid(job), maker.memory(job), maker.worker_memory(job))
-    from georsr.jobs.parts import grid_of, memory_here, part_memory
+    from georsr.distributed.parts import grid_of, memory_here, part_memory
 
     memory = memory_here(job, cluster)
     if cluster is None:
@@ -213,7 +213,7 @@ def check_parts_space(job: SRJob, parts: str) -> None:
     ResourceError
         As `georsr.jobs.preflight.check_space`.
     """
-    from georsr.jobs.parts import stored_layout
+    from georsr.distributed.parts import stored_layout
 
     there = sum(path.stat().st_size for path in Path(parts).glob("r*_c*.tif"))
     check_space(stored_layout(job), str(Path(parts) / "part"), job.config, there)

@@ -9,13 +9,13 @@ import pytest
 import torch
 from georsr.cli.main import invoke
 
+from georsr import estimation
 from georsr.api import estimate, super_resolve
 from georsr.config import SRConfig
 from georsr.distributed import cluster
 from georsr.errors import ResourceError
 from georsr.io.gdal_env import CACHE_BYTES
 from georsr.io.reader import RasterReader, open_raster
-from georsr.jobs import estimate as estimation
 from georsr.jobs import preflight
 from georsr.jobs.job import memory_of, plan_job
 from georsr.models.io import Model

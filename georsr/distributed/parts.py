@@ -16,6 +16,7 @@ import numpy as np
 from georsr._files import check_regular, sha256
 from georsr.config import SRConfig
 from georsr.device import add_location, cpu_threads
+from georsr.distributed.parts_index import LOCK, SCRATCH, FinishedPart, PartsFolder
 from georsr.errors import (
     GeorsrError,
     InputError,
@@ -29,7 +30,6 @@ from georsr.inference.predictor import TilePredictor, TileTooLargeError
 from georsr.inference.threads import write_in_background
 from georsr.io.reader import RasterReader
 from georsr.jobs.job import SRJob, check_unchanged, memory_of, plan_job
-from georsr.jobs.parts_index import LOCK, SCRATCH, FinishedPart, PartsFolder
 from georsr.jobs.preflight import BASE_MEMORY, check_memory, check_space
 from georsr.jobs.run import run_report, tile_pipeline, with_smaller_tiles
 from georsr.models.io import Model

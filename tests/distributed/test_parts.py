@@ -13,10 +13,10 @@ import rasterio
 from distributed import LocalCluster
 
 from georsr.api import quality_layers, super_resolve
+from georsr.distributed import parts as parts_module
+from georsr.distributed.parts_index import PartsFolder
 from georsr.errors import InterruptedRunError, OutputError, ResourceError, UsageError
 from georsr.inference.predictor import TilePredictor
-from georsr.jobs import parts as parts_module
-from georsr.jobs.parts_index import PartsFolder
 from georsr.tiling import partition
 from georsr.writer import partial_tiff
 
@@ -272,7 +272,7 @@ def test_damaged_parts_are_made_again_and_whole_ones_are_not(tmp_path, source, c
 )
 def test_parts_of_another_run_are_never_mixed_in(tmp_path, source, caplog, changed, said):
     interrupt(source, tmp_path)
-    with pytest.raises(UsageError, match=f"cannot be resumed: .*{said}"):
+    with pytest.raises(UsageError, match=f"cannot resume: .*{said}"):
         make(source, tmp_path, resume=True, **changed)
     report = make(source, tmp_path, **changed)
     assert "parts of another run are not used" in caplog.text

@@ -78,7 +78,7 @@ class PartsFolder:
     key : mapping of str to str
         What is being made, and of what: the same as of an earlier run if that is gone on with.
     resume : bool, optional
-        None: go on with what fits. True: insist on it. False: begin anew.
+        None: resume if possible. True: resume or fail. False: start over.
     """
 
     def __init__(
@@ -153,16 +153,15 @@ class PartsFolder:
         if head is None:
             if self.resume:
                 raise UsageError(
-                    f"{self.path}: cannot be resumed: there is nothing to go on with; without "
-                    "--resume it starts anew"
+                    f"{self.path}: cannot resume: no unfinished run found; omit --resume to "
+                    "start over"
                 )
             return
         self._check_owner(head)
         reasons = self._reasons(head)
         if reasons and self.resume:
             raise UsageError(
-                f"{self.path}: cannot be resumed: {'; '.join(reasons)}; without --resume it "
-                "starts anew"
+                f"{self.path}: cannot resume: {'; '.join(reasons)}; omit --resume to start over"
             )
         if reasons:
             log.warning("%s: parts of another run are not used: %s", self.path, "; ".join(reasons))
