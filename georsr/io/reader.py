@@ -313,7 +313,7 @@ class RasterReader:
         return info
 
     def _check_pooled_files(self, dataset: Any) -> None:
-        """Read a pixel of a VRT of one file: a query for overviews would open it and hide errors."""
+        """Read a pixel of a VRT of one file: querying overviews would hide errors."""
         self._check_failed_files(dataset)
         if dataset.driver != "VRT":
             return
@@ -343,8 +343,8 @@ class RasterReader:
             return
         if not _FAILED_FILES.isdisjoint((path, *dataset.files)):
             raise InputError(
-                f"{path}: one of its files could not be read before, and GDAL does not open it again "
-                "in this process; repair the file, then start a new process or worker"
+                f"{path}: one of its files could not be read before, and GDAL does not open it "
+                "again in this process; repair the file, then start a new process or worker"
             )
 
     def _open_dataset(self) -> Any:
