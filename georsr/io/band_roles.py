@@ -45,7 +45,7 @@ def reject_non_images(info: RasterInfo, model: str) -> None:
             raise UsageError(
                 f"{info.path}: band {band.number} holds {content}, and {model} was trained on "
                 "images: choose other bands with --bidx, use --model bicubic or nearest, or "
-                "insist with --allow-non-image"
+                "insist with --force"
             )
 
 

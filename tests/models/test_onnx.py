@@ -244,8 +244,8 @@ def test_eight_bits_are_learned_from_a_raster(lite, make_raster, texture, tmp_pa
     rough = open_model(str(path))
     assert rough.spec == model.spec
     assert difference(model.network, rough.network, (1, 3, 40, 24)) < 0.05
-    monkeypatch.setattr(export, "FLOOR", 1000.0)
-    with pytest.raises(ModelError, match=r"in 8 bits its answers are only .* dB"):
+    monkeypatch.setattr(export, "MIN_PSNR", 1000.0)
+    with pytest.raises(ModelError, match=r"the 8-bit output has a PSNR of .* dB"):
         export_model(model, tmp_path / "worse.onnx", dynamic=True, examples=tiles)
     assert [p.name for p in tmp_path.glob("*.onnx")] == ["int8.onnx"]
 

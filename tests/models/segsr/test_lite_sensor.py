@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from georsr.models.segsr.lite import segsr_lite
-from georsr.models.segsr.sensor import SensorEstimator, combined, likelihood_error
+from georsr.models.segsr.sensor import SensorEstimator, combine_estimates, likelihood_error
 from georsr.radiometry.sensor import MAX_NORMALIZED, N_SENSOR_VALUES, SensorDescription
 from tests.models.segsr.test_lite import tiny, wake
 
@@ -68,17 +68,17 @@ def test_extremes_are_bounded():
 def test_estimates_of_one_scene_are_combined_by_what_they_know():
     ignorant, sure = torch.ones(N_SENSOR_VALUES), torch.full((N_SENSOR_VALUES,), 1e-3)
     mean = torch.stack([torch.zeros(N_SENSOR_VALUES), torch.full((N_SENSOR_VALUES,), 2.0)])
-    both = combined(mean, torch.stack([ignorant, sure]))
+    both = combine_estimates(mean, torch.stack([ignorant, sure]))
     torch.testing.assert_close(both, torch.full((N_SENSOR_VALUES,), 2.0))
     # one alone remains what it is; none that knows anything leaves the prior
-    one = combined(mean[1:], torch.full((1, N_SENSOR_VALUES), 0.5))
+    one = combine_estimates(mean[1:], torch.full((1, N_SENSOR_VALUES), 0.5))
     torch.testing.assert_close(one, mean[1])
-    assert combined(mean, torch.ones(2, N_SENSOR_VALUES)).abs().max() == 0
+    assert combine_estimates(mean, torch.ones(2, N_SENSOR_VALUES)).abs().max() == 0
 
 
 def test_agreeing_estimates_are_no_surer_than_one():
     mean, variance = torch.full((9, N_SENSOR_VALUES), 1.0), torch.full((9, N_SENSOR_VALUES), 0.5)
-    torch.testing.assert_close(combined(mean, variance), mean[0])
+    torch.testing.assert_close(combine_estimates(mean, variance), mean[0])
 
 
 def test_an_estimator_learns_noise():
