@@ -321,9 +321,7 @@ class PairsEvaluation:
             for name, model in self.models.items()
             if model.spec.scale == pair.scale
         }
-        bicubic = partial(
-            super_resolve_array, model=open_model(BICUBIC, pair.scale), force=True
-        )
+        bicubic = partial(super_resolve_array, model=open_model(BICUBIC, pair.scale), force=True)
         try:
             return measure_gains(pixels, pair.scale, bicubic, models, colour=kind == "rgb")
         except InputError as error:
