@@ -48,7 +48,7 @@ def reject_non_images(info: RasterInfo, model: str) -> None:
             raise UsageError(
                 f"{info.path}: band {band.number} holds {what}, not brightness, and {model} was "
                 "made for images: choose other bands with --bidx, take --model bicubic or "
-                "nearest, or insist with --allow-non-image"
+                "nearest, or insist with --force"
             )
 
 

@@ -203,13 +203,13 @@ def common_dtype(dataset: Any, path: str, numbers: Sequence[int], *, force: bool
             raise UsageError(
                 f"{where} holds 1 bit per pixel (NBITS=1): super-resolving a bit mask has no "
                 "meaning; convert it first, for example with `gdal_translate -co NBITS=8`, or "
-                "insist with --allow-non-image"
+                "insist with --force"
             )
         if colors[number - 1] == "palette":
             raise UsageError(
                 f"{where} has a colour palette: its values are indices, not brightness; "
                 "expand it first, for example with `gdal_translate -expand rgb`, or insist with "
-                "--allow-non-image"
+                "--force"
             )
     dtypes = sorted({dataset.dtypes[number - 1] for number in numbers})
     result = np.result_type(*(np.dtype(name) for name in dtypes)).name

@@ -98,9 +98,9 @@ class QualityLayers(GeorsrAlgorithm):
                 None if mask is None else str(file),
                 self.device(parameters, context),
             )
-            outcome = self.make(arguments, [output], feedback)
-        if outcome.cancelled:
+            result = self.run_to_files(arguments, [output], feedback)
+        if result.cancelled:
             return {}
-        report = json.loads(outcome.stdout)
+        report = json.loads(result.stdout)
         feedback.pushInfo(f"{', '.join(report['layers'])}; {report['uncertainty']}")
         return {OUTPUT: output, "LAYERS": ", ".join(report["layers"])}

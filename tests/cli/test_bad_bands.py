@@ -136,9 +136,9 @@ def test_classes_and_palettes_need_force(make_raster, run, tmp_path):
         code, said = run([path], "--overwrite")
         assert code == 2
         assert message in said[-1]
-        assert "--allow-non-image" in said[-1]
+        assert "--force" in said[-1]
         layers, item = (str(tmp_path / name) for name in ("q.tif", "item.json"))
-        options = ("--allow-non-image", "--overwrite", "--quality", layers, "--stac", item)
+        options = ("--force", "--overwrite", "--quality", layers, "--stac", item)
         assert run([path], *options) == (0, [])
 
 

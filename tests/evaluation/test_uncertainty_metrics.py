@@ -49,7 +49,7 @@ def test_blocks_are_means():
     np.testing.assert_allclose(blocks(values, 2), [[3.5, 5.5, 7.5], [15.5, 17.5, 19.5]])
 
 
-def test_the_fit_finds_the_weights_and_no_others():
+def test_fit_roots_recovers_the_weights():
     rng = np.random.default_rng(2)
     first, second, noise = rng.uniform(0, 1, (3, 30_000))
     error = (1.5 * np.sqrt(first) + 0.4 * np.sqrt(second) + 0.3) ** 2
