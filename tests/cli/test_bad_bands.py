@@ -50,7 +50,7 @@ def plain(make_raster, texture):
     ("count", "taken"), [(3, "1,2,3"), (4, "3,2,1"), (6, "3,2,1"), (7, "4,3,2"), (12, "4,3,2")]
 )
 def test_an_order_that_is_assumed_is_told_with_the_way_to_set_it(plain, run, count, taken):
-    with pytest.warns(BandWarning, match=rf"took {taken} \(.*--bidx R,G,B"):
+    with pytest.warns(BandWarning, match=rf"assuming bands {taken} \(.*--bidx R,G,B"):
         code, said = run([plain(count)])
     assert (code, said) == (0, [])
 

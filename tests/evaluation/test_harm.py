@@ -56,7 +56,7 @@ def test_measure_harm_of_bicubic_is_neutral(report):
     assert harm.overshoot == pytest.approx(harm.bicubic_overshoot, abs=1e-6)
     assert harm.overshoot > 0
     assert math.isnan(harm.noise_gain)
-    assert "not asked for" in harm.describe()
+    assert "not requested" in harm.describe()
 
 
 @pytest.mark.parametrize("sigma", [0.5, 2.0])
@@ -146,7 +146,7 @@ def test_harm_runs_the_model_of_the_output(make_raster, tmp_path, capsys):
     text = capsys.readouterr().out
     assert "gain of noise on flat ground" in text
     assert report_output(source, out).sharpness.harm.noise_gain == harm["noise_gain"]
-    assert report_output(source, out, seams=False).sharpness.harm.missing == "not asked for"
+    assert report_output(source, out, seams=False).sharpness.harm.missing == "not requested"
 
 
 def test_harm_of_foreign_outputs_says_what_is_missing(make_raster, tmp_path, capsys):
