@@ -114,6 +114,15 @@ def test_train_refuses_the_folder_of_another_run(tiny, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+def test_last_checkpoint_without_improvement_is_that_of_the_last_step(tiny, tmp_path):
+    still = OptimizerSettings(lr=0.0, muon_lr=0.0)
+    train(replace(tiny, optimizer=still), tmp_path / "run")
+    steps = [
+        load_checkpoint(tmp_path / "run" / f"{n}.ckpt")["global_step"] for n in ("best", "last")
+    ]
+    assert steps == [3, 6]
+
+
 def test_train_with_init_starts_from_other_weights(tiny, tmp_path):
     weights = train(tiny, tmp_path / "first")
     expected = open_model(str(weights)).network
