@@ -1,1 +1,1 @@
-"""The command line: parse, call georsr once, exit."""
+"""Command line: parse options, call georsr, return an exit code."""

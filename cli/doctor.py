@@ -7,14 +7,14 @@ import click
 from .options import verbosity_options
 
 
-@click.command("doctor", short_help="Check this installation, and say what to do about problems.")
+@click.command("doctor", short_help="Check the installation and suggest remedies.")
 @click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
 @verbosity_options
 def command(as_json: bool, quiet: bool) -> int:
-    """Print versions, devices, formats, weights and QGIS, with a remedy for each problem.
+    """Check versions, devices, formats, weights and QGIS, and print a remedy for each problem.
 
-    A small raster is super-resolved as a trial. Nothing is downloaded and nothing is left behind.
-    Marks: + fine, - absent and only needed if you want it, ! worth a look, x georsr cannot work.
+    A small raster is super-resolved as a test. Nothing is downloaded, and no file is left behind.
+    Marks: + works, - optional and not installed, ! may cause problems, x georsr cannot work.
     The exit code is 1 if there is an x.
     """
     from georsr.diagnostics import run_checks

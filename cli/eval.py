@@ -1,4 +1,4 @@
-"""``georsr eval``: how good is it?"""
+"""``georsr eval``: measure the quality of models and outputs."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ FOREIGN = {
 @click.option(
     "--dataset",
     metavar="ucmerced|aid|folder|DIR",
-    help="Images to degrade, restore and measure: how they lie below --root, or their folder.",
+    help="Layout of an image data set below --root, or a folder of images.",
 )
 @click.option(
     "--pairs",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Real pairs: DIR holds pairs.tsv and, of each pair, NAME_lr.tif and NAME_hr.tif.",
+    help="Real pairs: DIR contains pairs.tsv and, for each pair, NAME_lr.tif and NAME_hr.tif.",
 )
 @click.option("--root", type=click.Path(path_type=Path), help="Folder of the data set.")
 @click.option("--split", help="Part of the data set: train, val or test.")
-@click.option("--limit", type=click.IntRange(1), help="At most so many images, evenly spread.")
-@click.option("--lr", help="The raster SR was made from: bicubic and consistency beside SR.")
+@click.option("--limit", type=click.IntRange(1), help="Largest number of images, evenly spread.")
+@click.option("--lr", help="Source of SR: also measure consistency, and bicubic for comparison.")
 @click.option("-b", "--bidx", type=BandList(), help="Bands of --lr, in the order of SR's.")
 @click.option(
     "-m",
@@ -54,12 +54,14 @@ FOREIGN = {
     metavar="NAME|FILE",
     help="Built-in name or weights file, repeatable.",
 )
-@click.option("-s", "--scale", type=click.IntRange(1, 8), help="Factor; the model's own.")
+@click.option(
+    "-s", "--scale", type=click.IntRange(1, 8), help="Scale factor; by default the model's."
+)
 @click.option(
     "--degradation",
     show_default="bicubic",
     metavar="KIND[,KEY=VALUE...]",
-    help="What makes LR of HR: bicubic, or sensor,mtf=0.2,noise=0.005,bits=8.",
+    help="Degradation from HR to LR: bicubic, or sensor,mtf=0.2,noise=0.005,bits=8.",
 )
 @click.option(
     "--guidance",
@@ -72,12 +74,12 @@ FOREIGN = {
     "--consistency",
     type=click.Choice(["auto", "on", "off"]),
     show_default="off; auto for --pairs",
-    help="Make outputs, shrunk again, give their LR back, as 'georsr sr' does (auto).",
+    help="Correct outputs so that, downsampled, they reproduce LR, as 'georsr sr' does (auto).",
 )
 @click.option(
     "--consistency-kernel",
     metavar="bicubic|mean|psf:MTF[+SHARPEN]|auto",
-    help="By this kernel; the model's by default.",
+    help="Kernel of that correction; by default the model's.",
 )
 @sr_options(*DEVICE_OPTIONS)
 @click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
@@ -93,14 +95,14 @@ def command(
     quiet: bool,
     **options: Any,
 ) -> None:
-    """Measure models on a data set or on real pairs, or a product against the truth or alone.
+    """Measure models on a data set or on real pairs, or an output with or without a truth.
 
-    A data set is degraded here and restored by each --model, beside bicubic. A product SR is
-    compared with HR where both are valid; without HR, the sharpness of its edges, its ringing, its
-    noise and what harm it does are measured, beside bicubic where its source (--lr) is given. Real
-    pairs are a coarse and a fine raster of the same ground, by other bands or another sensor: each
-    --model enlarges the coarse one, and what it gains over bicubic is measured beside that of
-    linear filters.
+    The images of a data set are degraded and super-resolved by each --model and by bicubic. An
+    output SR is compared with the truth HR where both are valid. Without HR, sharpness of edges,
+    ringing, noise and artefacts are measured, and those of bicubic if the source (--lr) is given.
+    A real pair is a coarse and a fine raster of the same area, from other bands or another sensor.
+    Each --model super-resolves the coarse raster, and its gain over bicubic is compared with that
+    of linear filters.
 
     \b
     georsr eval --dataset ucmerced --root UCMerced_LandUse --split val -m segsr-lite-x4

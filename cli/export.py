@@ -1,4 +1,4 @@
-"""``georsr export``: a model for other runtimes."""
+"""``georsr export``: write a model as ONNX."""
 
 from __future__ import annotations
 

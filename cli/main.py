@@ -1,7 +1,4 @@
-"""``georsr``: the command group, and how errors become one line and an exit code.
-
-Prepare the process of a command: the drivers of GDAL, and imports without garbage collection.
-"""
+"""Define the command group ``georsr``, prepare its process, and turn errors into exit codes."""
 
 from __future__ import annotations
 
@@ -127,27 +124,27 @@ log = logging.getLogger("georsr")
 
 COMMANDS = {
     "sr": ("georsr.cli.sr", "Super-resolve a raster."),
-    "info": ("georsr.cli.info", "Describe a raster, a model, or what a run of both would take."),
+    "info": ("georsr.cli.info", "Describe a raster, a model, or what a run would need."),
     "models": ("georsr.cli.models", "List, describe and convert models."),
     "train": ("georsr.cli.train", "Train a network on your images."),
     "export": ("georsr.cli.export", "Write a model as an ONNX file."),
-    "quality": ("georsr.cli.quality", "Measure what a product can be trusted with."),
+    "quality": ("georsr.cli.quality", "Measure the reliability of an output."),
     "eval": ("georsr.cli.eval", "Measure super-resolution quality."),
-    "doctor": ("georsr.cli.doctor", "Check this installation, and say what to do about problems."),
-    "qgis": ("georsr.cli.qgis", "Put georsr into the Processing toolbox of QGIS."),
+    "doctor": ("georsr.cli.doctor", "Check the installation and suggest remedies."),
+    "qgis": ("georsr.cli.qgis", "Install the plugin for the Processing toolbox of QGIS."),
 }
 """Command -> (module, one line): modules load when their command runs, so help is quick."""
 
 
 class LazyGroup(click.Group):
-    """Imports a command's module only when it is asked for."""
+    """Group that imports the module of a command when the command runs."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names in the order users meet them."""
+        """Return the names of the commands in the order of the help."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        """Import and return one command."""
+        """Import and return a command."""
         if name not in COMMANDS:
             return None
         from importlib import import_module
@@ -173,7 +170,7 @@ def cli() -> None:
 
 
 class TerminatedError(BaseException):
-    """SIGTERM arrived."""
+    """The process received SIGTERM."""
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:

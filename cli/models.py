@@ -1,4 +1,4 @@
-"""``georsr models``: what there is."""
+"""``georsr models``: list, describe and convert models."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Options and parameter types that several commands share, in the words of rio and GDAL.
+"""Options and parameter types that several commands share.
 
-Sections: the options of a command that has many, in the order in which one looks for them.
+The options of a run are built from their description in `georsr.config`.
 """
 
 from __future__ import annotations
@@ -237,7 +237,7 @@ def cluster_options(command: F) -> F:
 
 
 def cluster_of(options: dict[str, Any]) -> dict[str, Any]:
-    """Take the values of `cluster_options` out of ``options``, as `georsr.api` wants them."""
+    """Remove the values of `cluster_options` from ``options``, and return keywords of the API."""
     files = [options.pop(name) for name in ("tls_ca", "tls_cert", "tls_key")]
     machines = {name: options.pop(name) for name in ("workers", "scheduler", "parts")}
     if any(file is not None for file in files):
@@ -248,19 +248,19 @@ def cluster_of(options: dict[str, Any]) -> dict[str, Any]:
 
 
 class Redacted(logging.Formatter):
-    """Lines of the log, tracebacks too, without passwords and signatures of addresses."""
+    """Formatter that removes passwords and signatures in URLs from log lines and tracebacks."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One record as text."""
+        """Return a record as text."""
         return redact_url(super().format(record))
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  logging's name
-        """The message alone, which is one line."""
+        """Return the message alone, which is one line."""
         return escape_control_characters(super().formatMessage(record))
 
 
 def verbosity_options(command: F) -> F:
-    """``--verbose`` and ``--quiet``: sets up logging to stderr."""
+    """Add ``--verbose`` and ``--quiet``, and set up logging to stderr."""
 
     def verbose(ctx: click.Context, param: click.Parameter, count: int) -> int:
         handler = logging.StreamHandler(sys.stderr)
@@ -282,7 +282,7 @@ def verbosity_options(command: F) -> F:
 
 
 def progress_option(command: F) -> F:
-    """``--progress``."""
+    """Add ``--progress``."""
     return click.option(
         "--progress",
         type=click.Choice(["auto", "bar", "json", "none"]),
@@ -293,7 +293,7 @@ def progress_option(command: F) -> F:
 
 
 def make_progress(kind: str, quiet: bool) -> Progress:
-    """``auto``, ``bar``, ``json`` or ``none`` -> the face that shows it."""
+    """Return the progress object for ``auto``, ``bar``, ``json`` or ``none``."""
     from georsr.progress import JsonProgress, NullProgress, TqdmProgress
 
     if quiet or kind == "none":

@@ -1,4 +1,4 @@
-"""``georsr qgis``: put the Processing provider into QGIS."""
+"""``georsr qgis``: install the plugin for QGIS."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ profile_option = click.option(
 )
 
 
-@click.group("qgis", short_help="Put georsr into the Processing toolbox of QGIS.")
+@click.group("qgis", short_help="Install the plugin for the Processing toolbox of QGIS.")
 def command() -> None:
-    """Put georsr into the Processing toolbox of QGIS.
+    """Install, remove or package the plugin for the Processing toolbox of QGIS.
 
     \b
     georsr qgis install

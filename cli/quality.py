@@ -1,4 +1,4 @@
-"""``georsr quality``: what a product can be trusted with."""
+"""``georsr quality``: measure the reliability of an output."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from .options import (
 from .signals import catch_signals
 
 
-@click.group("quality", short_help="Measure what a product can be trusted with.")
+@click.group("quality", short_help="Measure the reliability of an output.")
 def command() -> None:
-    """Measure what a product can be trusted with."""
+    """Measure the reliability of an output."""
 
 
 @command.command("seams")
@@ -46,8 +46,8 @@ def seams(
 ) -> None:
     """Print how much the output changes when the tile grid moves by half a tile.
 
-    A network that looks at a whole tile (SeG-SR, segsr-lite) depends a little on where tiles lie;
-    this is how much, on the centre of RASTER.
+    The result of a network that uses the context of a full tile (SeG-SR, segsr-lite) depends
+    slightly on the position of the tiles. This measures how much, in the centre of RASTER.
     """
     with import_without_gc():
         from georsr.evaluation.seams import measure_seams
@@ -62,12 +62,17 @@ def seams(
 @click.argument("product", metavar="OUT")
 @click.option("--html", type=click.Path(path_type=Path), help="Page to write.")
 @click.option("--layers", metavar="FILE", help="Quality layers of OUT, to show the expected error.")
-@click.option("-b", "--bidx", type=BandList(), help="Bands of IN; OUT's tags tell by default.")
+@click.option(
+    "-b",
+    "--bidx",
+    type=BandList(),
+    help="Bands of IN; by default those recorded in the tags of OUT.",
+)
 @click.option(
     "--seams/--no-seams",
     default=True,
     show_default=True,
-    help="Run the model on a part of IN, to see what depends on its tiles, and what harm it does.",
+    help="Run the model on a part of IN to measure seams and artefacts.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace the page if it exists.")
 @click.option("--json", "as_json", is_flag=True, help="The figures on stdout.")
@@ -83,11 +88,11 @@ def report(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Measure OUT, which 'georsr sr IN OUT' made, against IN, and write one page of HTML.
+    """Compare OUT, written by 'georsr sr IN OUT', with IN, and write an HTML page.
 
-    Quick-looks, crops of source, bicubic and product to swipe, histograms before and after, the
-    shift against the source, consistency with it, seams, sharpness, harm, and how OUT was made. The
-    page needs no other file and no network.
+    The page shows quick-looks, crops of source, bicubic and output to swipe, histograms before and
+    after, shift against the source, consistency with it, seams, sharpness, artefacts, and the
+    options of the run. It needs no other file and no network.
     """
     if html is None and not as_json:
         raise click.UsageError("give --html FILE, --json, or both")
@@ -116,8 +121,13 @@ def report(
 @click.argument("sources", nargs=-1, required=True, metavar="IN...")
 @click.argument("product", metavar="OUT")
 @click.argument("destination", metavar="LAYERS")
-@click.option("-m", "--model", metavar="NAME|FILE", help="What made OUT; its tags say by default.")
-@click.option("--aoi", metavar="FILE", help="The polygons OUT was cut to, if it was.")
+@click.option(
+    "-m",
+    "--model",
+    metavar="NAME|FILE",
+    help="Model that computed OUT; by default that in its tags.",
+)
+@click.option("--aoi", metavar="FILE", help="Polygons to which OUT was cut, if any.")
 @sr_options("allow_drivers", *DEVICE_OPTIONS)
 @click.option("--overwrite", is_flag=True, help="Replace LAYERS if it exists.")
 @sr_options("resume")
@@ -132,12 +142,12 @@ def layers(
     quiet: bool,
     **options: Any,
 ) -> int:
-    """Write LAYERS: how far each pixel of OUT, which 'georsr sr IN OUT' made, can be trusted.
+    """Write LAYERS: per-pixel estimates of the reliability of OUT, written by 'georsr sr IN OUT'.
 
-    Bands of LAYERS: the expected absolute error, the disagreement of the network's answers in
-    eight orientations and in overlapping tiles, the inconsistency with IN, the detail that IN does
-    not support, and the network's guidance maps. The same as 'georsr sr IN OUT --quality LAYERS'
-    writes. Interrupted, it goes on when the same command is given again.
+    Bands of LAYERS: the expected absolute error, the disagreement between predictions for eight
+    rotations and flips and for overlapping tiles, the inconsistency with IN, the detail that IN
+    does not support, and the guidance maps of the network. 'georsr sr IN OUT --quality LAYERS'
+    writes the same layers. If the command is interrupted, repeat it to continue.
     """
     with import_without_gc():
         from georsr.api import quality_layers

@@ -1,4 +1,4 @@
-"""``rio superres``: the main job as a subcommand of rasterio's ``rio``."""
+"""``rio superres``: ``georsr sr`` as a subcommand of rasterio's ``rio``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Superres(click.Command):
     """``georsr sr`` under another name: same options, messages and exit codes."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run inside the environment that ``rio`` set up; errors become one line."""
+        """Run in the environment that ``rio`` set up; print an error as one line."""
         prepare_process()
         export_rio_credentials(ctx.obj or {})
         code = exit_code(lambda: super(Superres, self).invoke(ctx))
@@ -24,9 +24,9 @@ class Superres(click.Command):
 
 
 def export_rio_credentials(rio: dict[str, Any]) -> None:
-    """Make what ``rio`` was told about AWS hold for every thread of this process.
+    """Set the AWS credentials given to ``rio`` as environment variables of this process.
 
-    An environment of rasterio holds for the thread that enters it, and georsr reads in others.
+    A rasterio environment applies to the thread that enters it, and georsr reads in other threads.
     """
     env = rio.get("env")
     session = getattr(env, "session", None)

@@ -1,4 +1,4 @@
-"""Signals as requests: the first one is noted, the second one ends the process at once."""
+"""Record the first SIGINT or SIGTERM, and end the process at the second."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class ForcedExit(SystemExit):
-    """The process is to end at once, with this exit code."""
+    """Ends the process at once with this exit code."""
 
 
 class SignalFlag:
-    """What has arrived so far."""
+    """First signal that the process received."""
 
     def __init__(self) -> None:
         self.first: int | None = None
 
     def any(self) -> bool:
-        """Whether a signal has arrived."""
+        """Return whether a signal has arrived."""
         return self.first is not None
 
     def exit_code(self) -> int:
-        """130 after Ctrl-C, 143 after SIGTERM, as shells expect."""
+        """Return 130 after Ctrl-C, 143 after SIGTERM, as shells expect."""
         return 128 + (self.first or signal.SIGTERM)
 
     def note(self, number: int, frame: FrameType | None) -> None:
-        """Handler: note the first signal; end at once at the second."""
+        """Handle a signal: record the first one, end the process at the second."""
         if self.first is not None:
             raise ForcedExit(128 + number)
         self.first = number
@@ -37,7 +37,7 @@ class SignalFlag:
 
 @contextmanager
 def catch_signals() -> Iterator[SignalFlag]:
-    """Note SIGINT and SIGTERM inside the block instead of dying of them; then restore."""
+    """Record SIGINT and SIGTERM inside the block, then restore the handlers."""
     noted = SignalFlag()
     before = {number: signal.signal(number, noted.note) for number in SIGNALS}
     try:

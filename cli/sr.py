@@ -1,4 +1,4 @@
-"""``georsr sr``: the main job."""
+"""``georsr sr``: super-resolve a raster."""
 
 from __future__ import annotations
 

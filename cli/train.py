@@ -1,4 +1,4 @@
-"""``georsr train``: from images to a weights file."""
+"""``georsr train``: train a network."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .options import BandList, make_progress, verbosity_options
     "--data",
     multiple=True,
     metavar="PATH",
-    help="Where the recipe's images, scenes or HR rasters are; repeatable. Overrides the recipe.",
+    help="Images, scenes or HR rasters; repeatable. Overrides the recipe.",
 )
 @click.option(
     "--lr-data",

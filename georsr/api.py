@@ -342,7 +342,7 @@ def _open(
         indexes=None if config.output_bands == "all" and model.spec.bands else config.indexes,
         nodata=config.src_nodata,
         allow_drivers=config.allow_drivers or None,
-        force=config.allow_non_image,
+        force=config.force,
         alpha=config.alpha,
     )
     try:

@@ -115,7 +115,7 @@ class SROptions(ArrayOptions, total=False):
     alpha: Literal["auto", "mask", "data"]
     allow_drivers: tuple[str, ...]
     max_pixels: int
-    allow_non_image: bool
+    force: bool
     bounds: tuple[float, float, float, float] | None
     bounds_crs: str | None
     aoi: str | dict[str, Any] | None
@@ -234,13 +234,12 @@ class SRConfig:
             "Refuse inputs that declare more pixels than this.",
         ),
     )
-    allow_non_image: bool = field(
+    force: bool = field(
         default=False,
         metadata=_described(
             "Input",
             "pixels",
             "Also accept inputs that do not look like images: class maps, palettes, elevation.",
-            tag="force",
         ),
     )
     bounds: tuple[float, float, float, float] | None = field(

@@ -122,7 +122,7 @@ def test_tag_keeps_the_keys_and_words_of_earlier_versions():
         "src_nodata": 0.0,
         "tile_size": 64,
         "skip_constant_tiles": True,
-        "allow_non_image": True,
+        "force": True,
         "bounds": (0.0, 0.0, 1.0, 1.0),
         "bounds_crs": "EPSG:4326",
         "consistency_kernel": "auto",

@@ -1,13 +1,13 @@
-"""What guidance is worth: segsr-lite at x4, trained with and without it on the same crops.
+"""Measure the gain by guidance: segsr-lite at x4, trained with and without it on the same crops.
 
     python benchmarks/quality/guidance.py ROOT [--steps 5000] [--seeds 0] [--ways guided plain wide]
                                   [--out runs/guidance]
 
-ROOT is UC Merced. Within a seed every way sees the same crops in the same order, from scratch:
+ROOT is UC Merced. With one seed every network gets the same crops in the same order, from scratch:
 ``guided`` is the bundled network, ``plain`` its backbone alone, ``wide`` a backbone alone with as
-many parameters as the guided network, which takes a fifth more multiply-accumulates. Runs go to
-folders of their own in ``--out``; one that is there goes on, or is told as it ended. Prints the
-best PSNR on Y over ``val`` (validated twice a run), and what guidance adds.
+many parameters as the guided network, which takes a fifth more multiply-accumulates. Each run has
+a folder in ``--out``; an unfinished one is resumed, a finished one is only reported. Prints the
+best PSNR on Y over ``val`` (validated twice a run), and the gain by guidance.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SCALE = 4
 
 
 def recipe_of(way: str, seed: int, steps: int, root: str) -> Recipe:
-    """One run."""
+    """Return the recipe of one run."""
     guided = WAYS[way] is GUIDED
     loss = {"absolute": 1.0, "squared_share": 0.15} | ({"scene": 0.001} if guided else {})
     return Recipe.from_dict(
@@ -49,13 +49,13 @@ def recipe_of(way: str, seed: int, steps: int, root: str) -> Recipe:
 
 
 def best(out: Path) -> float:
-    """The best validation of a run."""
+    """Return the best validation PSNR of a run."""
     with (out / HISTORY).open(newline="") as file:
         return max(float(row["psnr"]) for row in csv.DictReader(file))
 
 
 def main() -> None:
-    """Train and print."""
+    """Train every network, and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("root")
     parser.add_argument("--steps", type=int, default=5000)
@@ -67,16 +67,16 @@ def main() -> None:
         size = complexity(segsr_lite(SCALE, **WAYS[way]), 3, 64)
         print(f"{way}: {size.parameters:,} parameters, {size.gmacs:.3f} GMAC per 64 x 64 tile")
     for seed in arguments.seeds:
-        found = {}
+        scores = {}
         for way in arguments.ways:
             recipe = recipe_of(way, seed, arguments.steps, arguments.root)
             out = arguments.out / recipe.name
             if not (out / f"{recipe.name}.safetensors").exists():
                 train(recipe, out, resume=(out / "last.ckpt").exists())
-            found[way] = best(out)
-            print(f"seed {seed}, {way}: {found[way]:.3f} dB", flush=True)
-        for way in [way for way in found if way != "guided" and "guided" in found]:
-            print(f"seed {seed}: guided over {way} {found['guided'] - found[way]:+.3f} dB")
+            scores[way] = best(out)
+            print(f"seed {seed}, {way}: {scores[way]:.3f} dB", flush=True)
+        for way in [way for way in scores if way != "guided" and "guided" in scores]:
+            print(f"seed {seed}: guided over {way} {scores['guided'] - scores[way]:+.3f} dB")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
-"""How much a network passes on of noise in its source, against bicubic interpolation.
+"""Measure how much a network amplifies noise of its source, against bicubic interpolation.
 
     python benchmarks/quality/noise_gain.py SCENE[:BANDS] ... [--model NAME ...] [--noise 1 3]
                                     [--grain 0 0.7]
 
-Noise is added to a scene, and what that changes in the product is compared with what it changes in
-bicubic interpolation of the same pixels: standard deviation of the one over that of the other, on
-the whole image and on its flattest blocks. Above 1 noise is amplified. Unlike the variation of a
-product on flat ground this tells noise from texture, and needs no truth. Noise is gaussian, of so
-many 255ths of the range 0..1 that the network sees, white (grain 0) or smoothed by a gaussian of so
-many pixels, as that of resampled imagery is. Up to 192 x 192 pixels in the scene's middle count.
+Noise is added to a scene. What that changes in the output is compared with what it changes in
+bicubic interpolation of the same pixels: the ratio of the standard deviations, on the full image
+and on its flattest blocks. Above 1 noise is amplified. Unlike the variation of an output on flat
+ground this separates noise from texture, and needs no truth. Noise is gaussian, in 255ths of the
+range 0..1 that the network sees, white (grain 0) or smoothed by a gaussian of ``grain`` pixels, as
+in resampled imagery. Up to 192 x 192 pixels in the middle of the scene are used.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from georsr.models.io import Model, open_model
 from georsr.radiometry.degradation import smooth_noise
 from georsr.window import FloatArray
 
-SIDE = 192
+MAX_SIZE = 192
 
 
 def middle(name: str) -> tuple[str, FloatArray]:
-    """File name and pixels, (3, h, w) in 0..1, of ``SCENE`` or ``SCENE:3,2,1``."""
+    """Return file name and pixels, (3, h, w) in 0..1, of ``SCENE`` or ``SCENE:3,2,1``."""
     path, _, bands = name.partition(":")
     numbers = [int(number) for number in bands.split(",")] if bands else [1, 2, 3]
     with rasterio.open(path) as dataset:
-        height, width = min(dataset.height, SIDE), min(dataset.width, SIDE)
+        height, width = min(dataset.height, MAX_SIZE), min(dataset.width, MAX_SIZE)
         top, left = (dataset.height - height) // 2, (dataset.width - width) // 2
         pixels = dataset.read(numbers, window=((top, top + height), (left, left + width)))
         low, high = 0.0, 255.0
@@ -46,47 +46,51 @@ def middle(name: str) -> tuple[str, FloatArray]:
 
 
 class Gains:
-    """Of one network on one scene.
+    """Noise gains of one network on one scene.
 
     Parameters
     ----------
     model
-        The network; it is asked as it is, without consistency.
+        Network, which is run without consistency.
     scene
         (3, h, w) in 0..1.
     """
 
     def __init__(self, model: Model, scene: FloatArray) -> None:
         self.model, self.scene, self.bicubic = model, scene, Bicubic(model.spec.scale)
-        self.ours, self.plain = self._made(scene)
+        self.output, self.bicubic_output = self._run(scene)
         size = BLOCK * model.spec.scale
         self.flat = flat_blocks(
-            self.plain.mean(0), np.ones(self.plain.shape[1:], bool), model.spec.scale
+            self.bicubic_output.mean(0),
+            np.ones(self.bicubic_output.shape[1:], bool),
+            model.spec.scale,
         )
-        spread = [plane_residual(x.mean(0), size)[self.flat] for x in (self.ours, self.plain)]
+        spread = [
+            plane_residual(x.mean(0), size)[self.flat] for x in (self.output, self.bicubic_output)
+        ]
         self.variation = float(spread[0].mean() / spread[1].mean())
         self.on_flat = np.kron(self.flat, np.ones((size, size), bool))
 
-    def _made(self, scene: FloatArray) -> tuple[FloatArray, FloatArray]:
-        ours = super_resolve_array(scene, self.model, consistency="off", stretch="0,1")
+    def _run(self, scene: FloatArray) -> tuple[FloatArray, FloatArray]:
+        output = super_resolve_array(scene, self.model, consistency="off", stretch="0,1")
         with torch.inference_mode():
-            return np.asarray(ours), self.bicubic(torch.from_numpy(scene)[None])[0].numpy()
+            return np.asarray(output), self.bicubic(torch.from_numpy(scene)[None])[0].numpy()
 
-    def of(self, noise: float, grain: float, seed: int) -> tuple[float, float]:
-        """Gain everywhere, and on flat blocks."""
+    def measure(self, noise: float, grain: float, seed: int) -> tuple[float, float]:
+        """Return the gain everywhere, and on flat blocks."""
         drawn = np.random.default_rng(seed).normal(size=self.scene.shape).astype(np.float32)
         if grain:
             drawn = smooth_noise(drawn, grain)
         drawn *= noise / 255 / drawn.std()
-        ours, plain = self._made(np.clip(self.scene + drawn, 0, 1))
-        changes = ours - self.ours, plain - self.plain
+        output, bicubic = self._run(np.clip(self.scene + drawn, 0, 1))
+        changes = output - self.output, bicubic - self.bicubic_output
         rows, columns = self.on_flat.shape
         flat = [change[:, :rows, :columns][:, self.on_flat].std() for change in changes]
         return float(changes[0].std() / changes[1].std()), float(flat[0] / flat[1])
 
 
 def main() -> None:
-    """Run and print."""
+    """Measure every model on every scene, and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("scenes", nargs="+", metavar="SCENE[:BANDS]")
     parser.add_argument("--model", nargs="+", default=["segsr-lite-x4", "segsr-lite-x4-sensor"])
@@ -102,8 +106,8 @@ def main() -> None:
         for scene in arguments.scenes:
             label, pixels = middle(scene)
             gains = Gains(model, pixels)
-            found = [gains.of(noise, grain, seed=0) for noise, grain in kinds]
-            row = " | ".join(f"{whole:.2f} / {flat:.2f}" for whole, flat in found)
+            values = [gains.measure(noise, grain, seed=0) for noise, grain in kinds]
+            row = " | ".join(f"{total:.2f} / {flat:.2f}" for total, flat in values)
             print(f"{label} | {gains.variation:.2f} | {row}", flush=True)
 
 

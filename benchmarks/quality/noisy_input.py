@@ -1,9 +1,9 @@
-"""What consistency does to noisy input: PSNR with it, without it, and as auto decides.
+"""Measure the effect of consistency on noisy input: PSNR with it, without it, and with ``auto``.
 
-python benchmarks/quality/noisy_input.py ROOT MODEL [--limit 60] [--noise 0 2 5 10] [--mtf 0.3]: \
-    images of
-UC Merced ``val`` are shrunk (bicubic, or by optics of that MTF), given gaussian noise of so many
-grey levels, rounded to bytes, and enlarged as one tile.
+    python benchmarks/quality/noisy_input.py ROOT MODEL [--limit 60] [--noise 0 2 5 10] [--mtf 0.3]
+
+Images of UC Merced ``val`` are shrunk (bicubic, or by optics of that MTF), gaussian noise of so
+many grey levels is added, they are rounded to bytes, and enlarged as one tile.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from georsr.window import PixelBlock
 CHOICES = ("off", "on", "auto")
 
 
-def bytes_of(image):
-    """(1, C, H, W) in 0..1 -> (C, H, W) uint8."""
+def to_bytes(image):
+    """Convert (1, C, H, W) in 0..1 to (C, H, W) uint8."""
     return np.clip(np.rint(image[0].numpy() * 255), 0, 255).astype(np.uint8)
 
 
@@ -39,34 +39,34 @@ class Trial:
 
     def __init__(self, inference: TilePredictor, model, low) -> None:
         self.low, self.scale = low, model.spec.scale
-        seen = low.astype(np.float32) / np.float32(255)
+        network_input = low.astype(np.float32) / np.float32(255)
         valid = np.ones(low.shape, bool)
 
         def read(window) -> PixelBlock:
-            place = (slice(None), *window.slices)
-            return PixelBlock(low[place], valid[place], None)
+            inside = (slice(None), *window.slices)
+            return PixelBlock(low[inside], valid[inside], None)
 
         size = low.shape[1:]
         self.kernels = {
             word: resolve_kernel(read, *size, UINT8_RANGE, model, SRConfig(consistency=word))
             for word in CHOICES
         }
-        self.plain = torch.from_numpy(inference([seen], ["an image"])[0])[None]
-        self.seen = torch.from_numpy(seen)[None]
+        self.plain = torch.from_numpy(inference([network_input], ["an image"])[0])[None]
+        self.network_input = torch.from_numpy(network_input)[None]
 
-    def made(self, word: str):
-        """The product and its residual in grey levels."""
+    def output(self, word: str):
+        """Return the output and its residual in grey levels."""
         kernel, image = self.kernels[word], self.plain
         if kernel is not None:
-            image, _ = back_project(image, self.seen, kernel)
-        product = bytes_of(image)
-        shrunk = self.kernels["on"].downsample(product, self.scale)
-        return product, float(np.abs(shrunk - self.low).mean())
+            image, _ = back_project(image, self.network_input, kernel)
+        output = to_bytes(image)
+        shrunk = self.kernels["on"].downsample(output, self.scale)
+        return output, float(np.abs(shrunk - self.low).mean())
 
 
 def main() -> None:
     """Print a table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("root")
     parser.add_argument("model")
     parser.add_argument("--limit", type=int, default=60)
@@ -88,10 +88,10 @@ def main() -> None:
             low = kernel.downsample(truth, scale)
             low = low + sigma * noise[:, : low.shape[1], : low.shape[2]]
             trial = Trial(inference, model, np.clip(np.rint(low), 0, 255).astype(np.uint8))
-            made = [trial.made(word) for word in CHOICES]
-            scores = [psnr_y(product, truth, scale) for product, _ in made]
+            outputs = [trial.output(word) for word in CHOICES]
+            scores = [psnr_y(output, truth, scale) for output, _ in outputs]
             left = trial.kernels["auto"] is None
-            figures.append([*scores, left, *(residual for _, residual in made)])
+            figures.append([*scores, left, *(residual for _, residual in outputs)])
         mean = np.mean(figures, 0)
         cells = [f"{value:.3f}" for value in mean[:3]] + [f"{mean[3]:.0%}"]
         print(f"| {sigma:g} | {' | '.join(cells + [f'{value:.2f}' for value in mean[4:]])} |")

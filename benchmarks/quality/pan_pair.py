@@ -1,12 +1,13 @@
-"""Multispectral made sharper, against the panchromatic band that was there all along.
+"""Compare super-resolved multispectral imagery with the real panchromatic band.
 
-python benchmarks/quality/pan_pair.py MS PAN: every product of MS is mixed to the panchromatic \
-    band it
-should look like (least squares at the resolution of MS) and correlated with the real one, as it is
-and with the local mean of 5 x 5 pixels taken away. Where MS repeats its pixels (resampling by
-nearest neighbour has doubled them), one of each is taken first. PAN is registered to MS enlarged by
-bicubic interpolation, at the resolution of PAN: on the coarse grid, aliasing of MS misleads phase
-correlation by a third of its pixel. Every product meets the same PAN.
+    python benchmarks/quality/pan_pair.py MS PAN
+
+The bands of every output of MS are mixed to a panchromatic band (least squares at the resolution
+of MS) and correlated with the real one, as they are and less the local mean of 5 x 5 pixels. Where
+MS repeats its pixels (nearest neighbour resampling doubled them), one of each is used. PAN is
+registered to MS enlarged by bicubic interpolation, at the resolution of PAN: on the coarse grid,
+aliasing of MS biases phase correlation by a third of its pixel. Every output is compared with the
+same PAN.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from georsr.geo.registration import phase_shift
 
 BORDER = 16
 ROUNDS = 3
-"""Of registration; the last one changes next to nothing."""
+"""Rounds of registration; the last one changes almost nothing."""
 MODELS = (
     ("bicubic-x{s}", {}),
     ("segsr-lite-x{s}", {"consistency": "off"}),
@@ -42,34 +43,34 @@ def moved(image, down: float, right: float):
 
 
 def averaged(image, factor: int):
-    """Block means of (h, w)."""
+    """Average blocks of (h, w)."""
     height, width = image.shape
     return image.reshape(height // factor, factor, width // factor, factor).mean((1, 3))
 
 
 def fine_detail(image, side: int = 5):
-    """(h, w) less its local mean."""
+    """Subtract the local mean from (h, w)."""
     padded = np.pad(image, side // 2, mode="reflect")
     windows = np.lib.stride_tricks.sliding_window_view(padded, (side, side))
     return image - windows.mean((2, 3))
 
 
 def correlation(a, b) -> float:
-    """Of two (h, w), their border left out."""
+    """Correlate two (h, w) without their border."""
     inner = (slice(BORDER, -BORDER),) * 2
     return float(np.corrcoef(a[inner].ravel(), b[inner].ravel())[0, 1])
 
 
 def registered(pan, ms, ratio: int):
-    """PAN moved to where MS (C, h, w) has it, weights of bands that make it, and by how much."""
+    """Return PAN registered to MS (C, h, w), the weights of the bands, and the shift."""
     fine = georsr.super_resolve_array(ms.astype(np.float32), "bicubic", ratio).astype(np.float64)
     moves = np.zeros(2)
     for _ in range(ROUNDS):
-        there = moved(pan, *moves)
-        low = averaged(there, ratio).ravel()
+        shifted = moved(pan, *moves)
+        low = averaged(shifted, ratio).ravel()
         mixing = np.stack([*(band.ravel() for band in ms), np.ones(low.size)], 1)
         weights = np.linalg.lstsq(mixing, low, rcond=None)[0]
-        moves += phase_shift(np.tensordot(weights[:-1], fine, 1), there, 1.0)
+        moves += phase_shift(np.tensordot(weights[:-1], fine, 1), shifted, 1.0)
     return moved(pan, *moves), weights, moves
 
 
@@ -82,7 +83,7 @@ def main(ms_path: str, pan_path: str) -> None:
     if (ms[:, ::2] == ms[:, 1::2]).mean() > 0.99 and (ms[..., ::2] == ms[..., 1::2]).mean() > 0.99:
         ms = ms[:, ::2, ::2]
         profile["transform"] = profile["transform"] @ Affine.scale(2)
-        print("MS repeats every pixel: one of each taken")
+        print("MS repeats every pixel: one of each is used")
     profile.update(height=ms.shape[1], width=ms.shape[2], tiled=False)
     ratio = pan.shape[0] // ms.shape[1]
     pan, weights, (down, right) = registered(pan, ms, ratio)
@@ -100,12 +101,12 @@ def main(ms_path: str, pan_path: str) -> None:
                     options = {**options, "output_bands": "all", "indexes": (3, 2, 1)}
                 report = georsr.super_resolve(source, out, model, overwrite=True, **options)
                 with rasterio.open(out) as dataset:
-                    made = dataset.read().astype(np.float64)
-                mixed = np.tensordot(weights[:-1], made, 1) + weights[-1]
-                said = "off" if report.consistency is None else report.consistency.kernel
-                whole = correlation(mixed, truth)
+                    output = dataset.read().astype(np.float64)
+                mixed = np.tensordot(weights[:-1], output, 1) + weights[-1]
+                kernel = "off" if report.consistency is None else report.consistency.kernel
+                total = correlation(mixed, truth)
                 detail = correlation(fine_detail(mixed), fine_detail(truth))
-                print(f"| {model} | {said} | {whole:.4f} | {detail:.4f} |", flush=True)
+                print(f"| {model} | {kernel} | {total:.4f} | {detail:.4f} |", flush=True)
 
 
 if __name__ == "__main__":

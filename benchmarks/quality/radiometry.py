@@ -1,8 +1,9 @@
-"""Does a product say of every source pixel what the source said? Bands, means, NDVI and residual.
+"""Measure whether outputs preserve the radiometry of their source: bands, means, NDVI, residual.
 
-python benchmarks/quality/radiometry.py FOLDER: makes products of real scenes, all bands, and \
-    compares their
-block averages with their sources. FOLDER holds the scenes named below.
+    python benchmarks/quality/radiometry.py FOLDER
+
+Super-resolves all bands of real scenes and compares block averages of the outputs with the
+sources. FOLDER contains the scenes named below.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ import georsr
 
 @dataclass(frozen=True)
 class Scene:
-    """A raster, its guide, and where red and near infrared are."""
+    """A raster, its RGB bands, and its red and near infrared bands."""
 
     file: str
     guide: tuple[int, int, int]
     red: int
     nir: int
     edge: int = 192
-    """Height and width of the part that is used."""
+    """Largest height and width that are used."""
 
 
 SCENES = {
@@ -41,7 +42,7 @@ SCENES = {
 
 @dataclass(frozen=True)
 class Fidelity:
-    """Of a product averaged over each source pixel, against the source."""
+    """Differences between an output, averaged over each source pixel, and the source."""
 
     ndvi: float
     """Absolute difference of the scene's mean NDVI."""
@@ -55,13 +56,13 @@ class Fidelity:
 
 
 def ndvi(image, red: int, nir: int):
-    """(C, ...) -> (...)."""
+    """Compute NDVI: (C, ...) -> (...)."""
     a, b = image[red - 1].astype(np.float64), image[nir - 1].astype(np.float64)
     return (b - a) / (a + b)
 
 
 def measure(folder: Path, scene: Scene, model: str, **options: object) -> Fidelity:
-    """Make a product and compare."""
+    """Super-resolve a scene and compare."""
     with tempfile.TemporaryDirectory() as temporary:
         source, out = Path(temporary) / "in.tif", Path(temporary) / "out.tif"
         with rasterio.open(folder / scene.file) as dataset:
@@ -81,22 +82,24 @@ def measure(folder: Path, scene: Scene, model: str, **options: object) -> Fideli
             source, out, model, output_bands="all", indexes=scene.guide, **options
         )
         with rasterio.open(out) as dataset:
-            made = dataset.read(masked=True).filled(0)
+            output = dataset.read(masked=True).filled(0)
         with rasterio.open(source) as dataset:
-            good = dataset.read_masks().all(0) != 0
+            valid = dataset.read_masks().all(0) != 0
     bands, height, width = values.shape
     s = report.scale
-    averaged = made.reshape(bands, height, s, width, s).mean((2, 4), dtype=np.float64)
+    averaged = output.reshape(bands, height, s, width, s).mean((2, 4), dtype=np.float64)
     total = values[scene.red - 1].astype(np.float64) + values[scene.nir - 1]
-    # where next to nothing is reflected the ratio says nothing
-    lit = good & (total > 0.1 * np.median(total[good]))
-    ours, theirs = (ndvi(image[:, lit], scene.red, scene.nir) for image in (averaged, values))
-    means = averaged[:, good].mean(1), values[:, good].mean(1, dtype=np.float64)
-    low, high = np.percentile(values[:, good], (1, 99))
+    # NDVI of dark pixels is mostly noise
+    lit = valid & (total > 0.1 * np.median(total[valid]))
+    output_ndvi, source_ndvi = (
+        ndvi(image[:, lit], scene.red, scene.nir) for image in (averaged, values)
+    )
+    means = averaged[:, valid].mean(1), values[:, valid].mean(1, dtype=np.float64)
+    low, high = np.percentile(values[:, valid], (1, 99))
     done = report.consistency
     return Fidelity(
-        ndvi=abs(float(ours.mean() - theirs.mean())),
-        ndvi_pixel=float(np.abs(ours - theirs).mean()),
+        ndvi=abs(float(output_ndvi.mean() - source_ndvi.mean())),
+        ndvi_pixel=float(np.abs(output_ndvi - source_ndvi).mean()),
         means=float(np.abs(means[0] / means[1] - 1).max()),
         residual=float("nan") if done is None else done.output_mean / float(high - low),
         kernel="-" if done is None else done.kernel,
@@ -111,11 +114,12 @@ def main(folder: Path) -> None:
     for name, scene in SCENES.items():
         for model in ("segsr-lite-x2", "segsr-lite-x2-sensor", "segsr-lite-x4-sensor"):
             for options in ({"consistency": "off"}, {}, {"consistency_kernel": "mean"}):
-                found = measure(folder, scene, model, **options)
-                said = "off" if found.kernel == "-" else found.kernel
+                result = measure(folder, scene, model, **options)
+                kernel = "off" if result.kernel == "-" else result.kernel
                 print(
-                    f"| {name} | {model} | {said} | {found.ndvi:.5f} | {found.ndvi_pixel:.5f} | "
-                    f"{100 * found.means:.3f} % | {100 * found.residual:.3f} % |",
+                    f"| {name} | {model} | {kernel} | {result.ndvi:.5f} | "
+                    f"{result.ndvi_pixel:.5f} | {100 * result.means:.3f} % | "
+                    f"{100 * result.residual:.3f} % |",
                     flush=True,
                 )
 

@@ -1,13 +1,12 @@
-"""Does the uncertainty layer know where the errors are? Fits its numbers, and measures them.
+"""Fit the expected error of the quality layers, and measure how well it predicts the true error.
 
-    python benchmarks/quality/uncertainty.py ucmerced --fit georsr/quality/calibration.json  # \
-        train part
-    python benchmarks/quality/uncertainty.py ucmerced                                       # val \
-        part
+    python benchmarks/quality/uncertainty.py ROOT --fit georsr/quality/calibration.json
+    python benchmarks/quality/uncertainty.py ROOT
 
-Every image is degraded, super-resolved, and asked about in eight orientations, as the layers of a
-product are made. Error: mean over bands of |product - truth|, in grey levels of 8 bits, a frame of
-8 pixels left out. Models that know sensors are fitted on both degradations, half and half.
+ROOT is UC Merced; its part ``train`` is used to fit, ``val`` to measure. Every image is degraded
+and super-resolved in eight orientations, as for the quality layers. The error is the mean over
+bands of |output - truth|, in grey levels of 8 bits, without a border of 8 pixels. Models with a
+sensor input are fitted on both degradations.
 """
 
 from __future__ import annotations
@@ -36,12 +35,12 @@ from georsr.radiometry.degradation_kinds import parse_degradation
 
 MODELS = ("segsr-lite-x4", "segsr-lite-x4-sensor", "segsr-lite-x2", "segsr-lite-x2-sensor")
 BICUBIC, SENSOR = "bicubic", "sensor,mtf=0.2,noise=0.005,bits=8"
-FRAME = 8
-EVERY = 7
-"""Pixels of which one is used, in a row: neighbours say the same, and ranks need sorting."""
+BORDER = 8
+STEP = 7
+"""Every so many pixels one is used: neighbours are correlated, and ranks need sorting."""
 
 
-def soundings(name, root, split, degradation, limit):
+def ensemble_errors(name, root, split, degradation, limit):
     """Yield deviation, gradient, error, (H, W) on the 0..1 scale, image by image."""
 
     model = open_model(name)
@@ -49,24 +48,24 @@ def soundings(name, root, split, degradation, limit):
     ensemble = EnsemblePredictor(model, select_device("cpu"), 1)
     folder = open_dataset(root, "auto", split=split)
     images = DegradedImages(folder, parse_degradation(degradation), model.spec.scale, limit)
-    inner = slice(FRAME, -FRAME)
+    inner = slice(BORDER, -BORDER)
     for sample in images:
         x = (sample.lr / np.float32(255)).astype(np.float32)
         planes = ensemble([x], [sample.name])[0]
-        product = np.clip(np.rint(predictor([x], [sample.name])[0] * 255), 0, 255)
-        error = np.abs(product - sample.hr).mean(0) / 255
+        output = np.clip(np.rint(predictor([x], [sample.name])[0] * 255), 0, 255)
+        error = np.abs(output - sample.hr).mean(0) / 255
         deviation, gradient = np.sqrt(planes[WITHIN]), planes[GRADIENT]
         yield deviation[inner, inner], gradient[inner, inner], error[inner, inner]
 
 
 def fit(name, root, limit):
-    """The three numbers of a model, from images of the training part."""
+    """Fit the three coefficients of a model on images of the training part."""
     kinds = [BICUBIC, SENSOR] if name.endswith("-sensor") else [BICUBIC]
     parts = [[], [], []]
     for kind in kinds:
-        for deviation, gradient, error in soundings(name, root, "train", kind, limit):
+        for deviation, gradient, error in ensemble_errors(name, root, "train", kind, limit):
             for part, values in zip(parts, (deviation, gradient, error), strict=True):
-                part.append(values.ravel()[::EVERY])
+                part.append(values.ravel()[::STEP])
     deviation, gradient, error = (np.concatenate(part).astype(np.float64) for part in parts)
     a, b, c = uncertainty_metrics.fit_roots([deviation, gradient], error)
     return {
@@ -78,16 +77,16 @@ def fit(name, root, limit):
     }
 
 
-def judge(name, root, limit, degradation):
-    """What the estimate of a model is worth on images of the validation part."""
+def measure(name, root, limit, degradation):
+    """Measure the estimate of a model on images of the validation part."""
     calibration = calibration_of(open_model(name).spec)
     each, coarse, estimates, errors = [], [], [], []
-    for deviation, gradient, error in soundings(name, root, "val", degradation, limit):
+    for deviation, gradient, error in ensemble_errors(name, root, "val", degradation, limit):
         estimate = expected_error(deviation, gradient, calibration)
-        each.append(uncertainty_metrics.spearman(estimate.ravel()[::EVERY], error.ravel()[::EVERY]))
+        each.append(uncertainty_metrics.spearman(estimate.ravel()[::STEP], error.ravel()[::STEP]))
         coarse.append([uncertainty_metrics.blocks(v, 8).ravel() for v in (estimate, error)])
-        estimates.append(estimate.ravel()[::EVERY])
-        errors.append(error.ravel()[::EVERY])
+        estimates.append(estimate.ravel()[::STEP])
+        errors.append(error.ravel()[::STEP])
     estimate, error = np.concatenate(estimates) * 255, np.concatenate(errors) * 255
     blocks = [np.concatenate([pair[i] for pair in coarse]) for i in (0, 1)]
     means = [np.array([v.mean() for v in values]) for values in (estimates, errors)]
@@ -111,7 +110,7 @@ def judge(name, root, limit, degradation):
 
 
 def show(result):
-    """A few lines for people."""
+    """Print a result."""
     print(
         f"{result['model']}, {result['images']} images, {result['degradation']}: Spearman "
         f"{result['spearman']:.3f} over all pixels, {result['spearman_image_mean']:.3f} within "
@@ -126,7 +125,7 @@ def show(result):
 
 def main():
     """Parse and run."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("root", type=Path)
     parser.add_argument("-m", "--model", action="append")
     parser.add_argument("--limit", type=int, help="images; 42 to fit, 105 to measure by default")
@@ -145,7 +144,7 @@ def main():
                 print(name, table[name], f"{time.monotonic() - began:.0f} s", flush=True)
             else:
                 limit = arguments.limit or 105
-                results.append(judge(name, arguments.root, limit, arguments.degradation))
+                results.append(measure(name, arguments.root, limit, arguments.degradation))
                 show(results[-1])
                 if arguments.json is not None:
                     arguments.json.write_text(json.dumps(results, indent=2) + "\n")

@@ -1,1 +1,1 @@
-"""Evaluation: what the literature measures, and what users should ask."""
+"""Measure the quality of super-resolution, with and without truth."""

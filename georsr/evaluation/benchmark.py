@@ -1,4 +1,4 @@
-"""Benchmark models against truth, image by image, beside bicubic in the same run."""
+"""Benchmark models against truth, image by image, compared with bicubic in the same run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Evaluate models on image data sets: degrade, super-resolve, measure, beside bicubic."""
+"""Evaluate models on image data sets: degrade, super-resolve, measure, and compare with bicubic."""
 
 from __future__ import annotations
 

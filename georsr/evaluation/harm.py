@@ -105,7 +105,7 @@ def measure_harm(
         Run the output's model on a part of the source, if its tags name a bundled one.
     """
     gain = unsteady = math.nan
-    missing = "" if run else "not asked for"
+    missing = "" if run else "not requested"
     if run:
         try:
             gain, unsteady = _measure_model(output, source, bidx)

@@ -1,4 +1,4 @@
-"""Measure an output without truth: sharpness, ringing and noise, beside bicubic."""
+"""Measure an output without truth: sharpness, ringing and noise, compared with bicubic."""
 
 from __future__ import annotations
 

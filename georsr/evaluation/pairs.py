@@ -317,13 +317,11 @@ class PairsEvaluation:
 
     def _measure(self, pair: Pair, pixels: PairPixels, kind: str) -> Gains:
         models = {
-            name: partial(super_resolve_array, model=model, allow_non_image=True, **self.options)
+            name: partial(super_resolve_array, model=model, force=True, **self.options)
             for name, model in self.models.items()
             if model.spec.scale == pair.scale
         }
-        bicubic = partial(
-            super_resolve_array, model=open_model(BICUBIC, pair.scale), allow_non_image=True
-        )
+        bicubic = partial(super_resolve_array, model=open_model(BICUBIC, pair.scale), force=True)
         try:
             return measure_gains(pixels, pair.scale, bicubic, models, colour=kind == "rgb")
         except InputError as error:

@@ -80,11 +80,11 @@ def predict_window(
         kernel=kernel,
         skip_constant_tiles=flat_tiles,
     )
-    product = np.empty((form.planes, part.out_height, part.out_width), form.dtype)
+    output = np.empty((form.planes, part.out_height, part.out_width), form.dtype)
     with closing(pipeline.blocks(form)) as blocks:
         for block, pixels in blocks:
-            product[(slice(None), *block.slices)] = pixels
-    return product
+            output[(slice(None), *block.slices)] = pixels
+    return output
 
 
 def array_reader(
@@ -209,8 +209,8 @@ def predict_stack(
     """
     s = model.spec.scale
     *scenes, bands, height, width = values.shape
-    product = np.empty((*scenes, bands, height * s, width * s), config.dtype or values.dtype.name)
+    output = np.empty((*scenes, bands, height * s, width * s), config.dtype or values.dtype.name)
     for scene in np.ndindex(*scenes):
         valid = valid_pixels(values[scene], source_nodata)
-        product[scene] = predict_array(values[scene], valid, model, config, nodata)
-    return product if limits is None else np.clip(product, *limits, out=product)
+        output[scene] = predict_array(values[scene], valid, model, config, nodata)
+    return output if limits is None else np.clip(output, *limits, out=output)

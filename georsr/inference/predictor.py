@@ -383,7 +383,7 @@ class TilePredictor:
                 f"of {self.placement.device}; use a smaller --tile or --device cpu"
             ) from error
         self.batch //= 2
-        log.warning("out of memory: going on with %d tiles per batch", self.batch)
+        log.warning("out of memory: continuing with %d tiles per batch", self.batch)
 
     def _to_device(self, tiles: Sequence[FloatArray]) -> Tensor:
         """Return tiles as a tensor (N, C, h, w) in 0..1 on the device."""

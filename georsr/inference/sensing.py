@@ -17,7 +17,7 @@ from georsr.inference.kernel_estimation import spread_windows
 from georsr.models.io import Model
 from georsr.models.multiband import MultiBand
 from georsr.models.segsr.segsr import SegSR
-from georsr.models.segsr.sensor import combined
+from georsr.models.segsr.sensor import combine_estimates
 from georsr.radiometry.normalization import Normalization
 from georsr.radiometry.sensor import SensorDescription, parse_sensor
 from georsr.window import PixelBlock, Window
@@ -76,7 +76,7 @@ def estimate_sensor(
             variances.append(variance)
     if not means:
         return (0.0,) * network.sensor.shape[1]
-    both = combined(torch.cat(means), torch.cat(variances))
+    both = combine_estimates(torch.cat(means), torch.cat(variances))
     both = both * both.new_tensor([TRUST, TRUST, 1, 1]) + both.new_tensor([0, 0, CAUTION, 0])
     # few digits, so that a description that is written down and given again is the same
     return tuple(round(float(x), 3) for x in both)

@@ -1,7 +1,4 @@
-"""Guide: which bands of a raster are red, green and blue, as far as it says or can be guessed.
-
-Content: rasters that are no images, by what they say about themselves.
-"""
+"""Find the red, green and blue band of a raster, and detect rasters that are not images."""
 
 from __future__ import annotations
 
@@ -18,41 +15,41 @@ CLASSES = re.compile(
     r"lulc|categor\w+|labels?|qa[ _]\w+|fmask|cloud[ _]mask)\b",
     re.IGNORECASE,
 )
-"""In the name of a band whose values are classes or flags."""
+"""Matches the name of a band whose values are classes or flags."""
 ELEVATIONS = re.compile(
     r"(^|[\W_])(elevations?|altitudes?|dem|dsm|dtm|dhm|srtm\w*|height above\w*)($|[\W_])",
     re.IGNORECASE,
 )
-"""In the name of a band, or of a file of one band, whose values are heights."""
+"""Matches the name of a band, or of a file with one band, whose values are heights."""
 LENGTHS = ("m", "metre", "metres", "meter", "meters", "ft", "feet", "foot")
 
 
 def reject_non_images(info: RasterInfo, model: str) -> None:
-    """Refuse what a network for images would make nonsense of.
+    """Raise if a band holds classes or heights, for which a network is not trained.
 
     Parameters
     ----------
     info
-        The source.
+        Metadata of the source.
     model
-        Name of the network, for the message.
+        Name of the model, for the message.
 
     Raises
     ------
     UsageError
-        A band holds classes, or heights.
+        A band holds classes or heights.
     """
     for band in info.bands:
-        what = _content(info, band)
-        if what is not None:
+        content = _non_image_content(info, band)
+        if content is not None:
             raise UsageError(
-                f"{info.path}: band {band.number} holds {what}, not brightness, and {model} was "
-                "made for images: choose other bands with --bidx, take --model bicubic or "
-                "nearest, or insist with --allow-non-image"
+                f"{info.path}: band {band.number} holds {content}, and {model} was trained on "
+                "images: choose other bands with --bidx, use --model bicubic or nearest, or "
+                "insist with --force"
             )
 
 
-def _content(info: RasterInfo, band: BandInfo) -> str | None:
+def _non_image_content(info: RasterInfo, band: BandInfo) -> str | None:
     name = band.description or ""
     thematic = band.tags.get("LAYER_TYPE", "").lower() == "thematic"
     if thematic or CLASSES.search(name):
@@ -69,15 +66,15 @@ def _content(info: RasterInfo, band: BandInfo) -> str | None:
 
 COLORS = ("red", "green", "blue")
 NANOMETRES = {"red": (620, 700, 660), "green": (510, 600, 558), "blue": (430, 520, 488)}
-"""Colour -> shortest, longest and usual wavelength."""
-OTHER = re.compile(r"edge|infra|nir|swir|coastal|yellow|pan")
-"""In the name of a band that is none of the three, whatever else it says."""
+"""Colour -> shortest, longest and typical wavelength."""
+OTHER_BANDS = re.compile(r"edge|infra|nir|swir|coastal|yellow|pan")
+"""Matches the name of a band that is neither red, green nor blue."""
 
 SENTINEL_2 = {"b04": "red", "b03": "green", "b02": "blue"}
 LANDSAT_OLI = {"b4": "red", "b3": "green", "b2": "blue"}
 LANDSAT_TM = {"b3": "red", "b2": "green", "b1": "blue"}
 
-ASSUMED = {
+ASSUMED_BANDS = {
     3: ((1, 2, 3), "red, green, blue"),
     6: ((3, 2, 1), "blue, green, red, then infrared, as Landsat TM and HLS stacks"),
     7: ((4, 3, 2), "coastal, blue, green, red, as Landsat 8"),
@@ -87,19 +84,19 @@ ASSUMED = {
     12: ((4, 3, 2), "the order of Sentinel-2"),
     13: ((4, 3, 2), "the order of Sentinel-2"),
 }
-"""Number of bands -> (red, green, blue) and why, where nothing says which is which."""
+"""Number of bands -> (red, green, blue) and the reason, if the metadata do not tell."""
 
 
 @dataclass(frozen=True)
 class RGBBands:
-    """Red, green and blue by number.
+    """Numbers of the red, green and blue band.
 
     Attributes
     ----------
     numbers : tuple of int
-        From 1.
+        Band numbers from 1.
     note : str
-        One line for the user where they were guessed; empty where the raster says so.
+        One line for the user if the bands were assumed; empty if the metadata declare them.
     """
 
     numbers: tuple[int, ...]
@@ -109,25 +106,25 @@ class RGBBands:
 def detect_rgb_bands(info: RasterInfo) -> RGBBands:
     """Find red, green and blue among the selected bands.
 
-    By colour interpretation, names (red; B04, B03, B02 of Sentinel-2; SR_B4 ... of Landsat), or
-    wavelengths in tags and names; else by the number of bands, with a note.
+    They are found by colour interpretation, by name (red; B04, B03, B02 of Sentinel-2; SR_B4 ... of
+    Landsat), or by wavelength in tags and names. Otherwise they are assumed by the number of bands.
 
     Raises
     ------
     UsageError
-        Nothing says it and nothing can be assumed.
+        The metadata do not declare the bands, and no order can be assumed.
     """
-    for said in (_by_color, _by_words, _by_codes, _by_wavelength):
-        found = said(info.bands)
-        if found is not None:
-            return RGBBands(found)
-    places, why = _assumed(info)
-    numbers = tuple(info.bands[place - 1].number for place in places)
-    listed = ",".join(map(str, numbers))
+    for detect in (_by_color, _by_words, _by_codes, _by_wavelength):
+        detected = detect(info.bands)
+        if detected is not None:
+            return RGBBands(detected)
+    positions, reason = _assumed(info)
+    numbers = tuple(info.bands[position - 1].number for position in positions)
+    number_list = ",".join(map(str, numbers))
     return RGBBands(
         numbers,
-        f"{info.path}: nothing says which bands are red, green and blue: took {listed} ({why}); "
-        "if that is wrong, name them with --bidx R,G,B",
+        f"{info.path}: red, green and blue are not declared, assuming bands {number_list} "
+        f"({reason}); if that is wrong, use --bidx R,G,B",
     )
 
 
@@ -136,38 +133,38 @@ def _assumed(info: RasterInfo) -> tuple[tuple[int, ...], str]:
         if info.dtype == "uint8":
             return (1, 2, 3), "red, green, blue, near infrared, as NAIP"
         return (3, 2, 1), "blue, green, red, near infrared, as PlanetScope"
-    if info.count in ASSUMED:
-        return ASSUMED[info.count]
+    if info.count in ASSUMED_BANDS:
+        return ASSUMED_BANDS[info.count]
     raise UsageError(
-        f"{info.path}: nothing says which of its {info.count} bands are red, green and blue: name "
-        f"them with --bidx R,G,B, from: {', '.join(info.selectable_bands)}; or use --bands all "
-        "--band-mode per-band, or --model bicubic"
+        f"{info.path}: not declared which of its {info.count} bands are red, green and blue: "
+        f"choose them with --bidx R,G,B, from: {', '.join(info.selectable_bands)}; or use "
+        "--bands all --band-mode per-band, or --model bicubic"
     )
 
 
-def _complete(found: dict[str, int]) -> tuple[int, ...] | None:
-    return tuple(found[color] for color in COLORS) if len(found) == len(COLORS) else None
+def _complete(bands: dict[str, int]) -> tuple[int, ...] | None:
+    return tuple(bands[color] for color in COLORS) if len(bands) == len(COLORS) else None
 
 
 def _by_color(bands: Sequence[BandInfo]) -> tuple[int, ...] | None:
-    found = {band.colorinterp: band.number for band in bands if band.colorinterp in COLORS}
-    return _complete(found)
+    colors = {band.colorinterp: band.number for band in bands if band.colorinterp in COLORS}
+    return _complete(colors)
 
 
 def _by_words(bands: Sequence[BandInfo]) -> tuple[int, ...] | None:
-    """Names such as ``red``, ``Band 3: Green`` or ``sur_refl_blue``; the shortest of several."""
-    found: dict[str, int] = {}
+    """Find names such as ``red``, ``Band 3: Green`` or ``sur_refl_blue``, shortest names first."""
+    rgb: dict[str, int] = {}
     for band in sorted(bands, key=lambda band: len(band.description or "")):
         name = (band.description or "").lower()
         words = set(re.split(r"[^a-z]+", name))
         for color in COLORS:
-            if color in words and not OTHER.search(name):
-                found.setdefault(color, band.number)
-    return _complete(found)
+            if color in words and not OTHER_BANDS.search(name):
+                rgb.setdefault(color, band.number)
+    return _complete(rgb)
 
 
 def _by_codes(bands: Sequence[BandInfo]) -> tuple[int, ...] | None:
-    """Names such as ``B04``, ``B4, central wavelength 665 nm`` or ``SR_B4``."""
+    """Find names such as ``B04``, ``B4, central wavelength 665 nm`` or ``SR_B4``."""
     codes: dict[str, int] = {}
     for band in bands:
         match = re.search(r"(?:^|[_\s])(b\d{1,2}a?)(?![a-z0-9])", (band.description or "").lower())
@@ -178,27 +175,27 @@ def _by_codes(bands: Sequence[BandInfo]) -> tuple[int, ...] | None:
     tm = "b1" in codes and "b6" not in codes and "b8a" not in codes and "b8" not in codes
     tm = tm and any("sr_b" in (band.description or "").lower() for band in bands)
     for table in (LANDSAT_TM,) if tm else (SENTINEL_2, LANDSAT_OLI):
-        found = _complete({color: codes[code] for code, color in table.items() if code in codes})
-        if found is not None:
-            return found
+        rgb = _complete({color: codes[code] for code, color in table.items() if code in codes})
+        if rgb is not None:
+            return rgb
     return None
 
 
 def _by_wavelength(bands: Sequence[BandInfo]) -> tuple[int, ...] | None:
-    found: dict[str, int] = {}
-    for color, (shortest, longest, usual) in NANOMETRES.items():
-        fitting = [
-            (abs(length - usual), band.number)
+    rgb: dict[str, int] = {}
+    for color, (shortest, longest, typical) in NANOMETRES.items():
+        candidates = [
+            (abs(length - typical), band.number)
             for band in bands
             if (length := _nanometres(band)) is not None and shortest <= length <= longest
         ]
-        if fitting:
-            found[color] = min(fitting)[1]
-    return _complete(found)
+        if candidates:
+            rgb[color] = min(candidates)[1]
+    return _complete(rgb)
 
 
 def _nanometres(band: BandInfo) -> float | None:
-    """Central wavelength from tags, or from a name that gives its unit."""
+    """Return the central wavelength in tags, or in a name that gives its unit."""
     tags = {key.lower(): value for key, value in band.tags.items()}
     for key in ("wavelength", "central_wavelength", "center_wavelength", "central_wavelength_um"):
         try:

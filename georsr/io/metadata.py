@@ -1,15 +1,7 @@
-"""What a raster says about itself, read once and carried as plain values.
+"""Read the metadata of a raster and select its bands: `RasterInfo` and `BandInfo`.
 
-Alpha: whether a band that says it is transparency is that, or an image.
-
-GDAL calls the fourth band of a raster of bytes alpha unless it is told otherwise, so that the near
-infrared of many an aerial photograph goes by that name.
-
-Which bands of a raster are worked on, and whether they can be.
-
-The ground size of a pixel.
-
-From an open dataset to a `RasterInfo`.
+By default GDAL declares the fourth band of an 8-bit raster to be alpha, also in aerial photographs
+in which it is near infrared. The values of such a band show whether it is alpha.
 """
 
 from __future__ import annotations
@@ -32,31 +24,39 @@ from georsr.errors import UsageError
 from georsr.io.gdal_env import suppress_rasterio_warnings
 from georsr.radiometry.nodata import can_represent
 from georsr.redact import redact_url
+from georsr.tiling.grid import spread_starts
 from georsr.window import AnyArray
 
 ALPHA_CHOICES = ("auto", "mask", "data")
-"""Look at it; believe what it says; take it for an image."""
+"""How to treat a band that is declared to be alpha: decide by its values, as alpha, as data."""
 MIN_BANDS = 4
-"""A raster of fewer bands has no near infrared behind red, green and blue."""
+"""A raster with fewer bands cannot have near infrared after red, green and blue."""
 MIN_VALUES = 16
-"""An image has more; soft edges of a mask may have some."""
+"""Smallest number of different values of an image; the soft edges of a mask have fewer."""
 ALPHA_IMAGE_FRACTION = 0.8
-"""Of an image between transparent and opaque; a mask is mostly opaque, even with soft edges."""
+"""Smallest fraction of an image's values that are neither transparent nor opaque."""
 ALPHA_WINDOWS, ALPHA_WINDOW_SIZE = 4, 64
-"""Windows that are looked at along each axis, and their size."""
+"""Number of windows along each axis whose values are examined, and their size in pixels."""
 
 
 def detect_alpha_band(dataset: Any, colors: tuple[str, ...], choice: str) -> tuple[int | None, str]:
-    """The alpha band of a raster, and one line on what was assumed; None and empty: none.
+    """Find the alpha band of a raster.
 
     Parameters
     ----------
     dataset
-        Of rasterio.
+        Open rasterio dataset.
     colors
         Colour interpretation of each band.
     choice
         One of `ALPHA_CHOICES`.
+
+    Returns
+    -------
+    number : int or None
+        Number of the alpha band, from 1.
+    note : str
+        One line on what was assumed; empty if nothing was.
     """
     if choice == "data" or "alpha" not in colors:
         return None, ""
@@ -64,36 +64,37 @@ def detect_alpha_band(dataset: Any, colors: tuple[str, ...], choice: str) -> tup
     dtype = np.dtype(dataset.dtypes[number - 1])
     if choice == "mask" or dataset.count < MIN_BANDS or dtype.kind != "u":
         return number, ""
-    if not looks_like_image(_sampled(dataset, number), float(np.iinfo(dtype).max)):
+    if not looks_like_image(_sample(dataset, number), float(np.iinfo(dtype).max)):
         return number, ""
     return None, (
-        f"band {number} says that it is alpha, but its values are those of an image: taken as a "
-        "band like the others, such as near infrared; if it is alpha, say --alpha mask"
+        f"band {number} is declared to be alpha, but its values are those of an image, such as "
+        "near infrared: it is treated as data; if it is alpha, use --alpha mask"
     )
 
 
 def looks_like_image(values: AnyArray, opaque: float) -> bool:
-    """Whether values are those of an image: mostly between transparent and opaque, and many.
+    """Return whether values are those of an image: many, and mostly neither 0 nor opaque.
 
     Parameters
     ----------
     values
-        Of any shape; zeros do not count, which an image may have for nodata.
+        Values of any shape; zeros are ignored, because they may be nodata.
     opaque
-        The largest value of the type.
+        Largest value of the data type.
     """
-    seen = values[values != 0]
-    between = seen[seen != opaque]
-    enough = between.size > ALPHA_IMAGE_FRACTION * seen.size
-    return enough and np.unique(between).size >= MIN_VALUES
+    nonzero = values[values != 0]
+    between = nonzero[nonzero != opaque]
+    mostly = between.size > ALPHA_IMAGE_FRACTION * nonzero.size
+    return mostly and np.unique(between).size >= MIN_VALUES
 
 
-def _sampled(dataset: Any, number: int) -> AnyArray:
+def _sample(dataset: Any, number: int) -> AnyArray:
     height, width = min(ALPHA_WINDOW_SIZE, dataset.height), min(ALPHA_WINDOW_SIZE, dataset.width)
-    tops = np.linspace(0, dataset.height - height, ALPHA_WINDOWS).round().astype(int)
-    lefts = np.linspace(0, dataset.width - width, ALPHA_WINDOWS).round().astype(int)
-    places = dict.fromkeys((int(top), int(left)) for top in tops for left in lefts)
-    windows = [Window(left, top, width, height) for top, left in places]
+    windows = [
+        Window(left, top, width, height)
+        for top in spread_starts(dataset.height, height, ALPHA_WINDOWS)
+        for left in spread_starts(dataset.width, width, ALPHA_WINDOWS)
+    ]
     return np.concatenate([dataset.read(number, window=window).ravel() for window in windows])
 
 
@@ -101,47 +102,47 @@ SUPPORTED_DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "floa
 
 
 def colorinterp_names(dataset: Any) -> tuple[str, ...]:
-    """Colour interpretation of every band by name; what rasterio does not know is undefined."""
+    """Return the name of each band's colour interpretation; "undefined" if rasterio has none."""
     try:
         return tuple(item.name for item in dataset.colorinterp)
-    except ValueError:  # newer GDAL has interpretations this rasterio has no name for
+    except ValueError:  # an interpretation of a newer GDAL
         return ("undefined",) * int(dataset.count)
 
 
 def band_texts(dataset: Any, kind: str) -> tuple[str | None, ...]:
-    """Descriptions or units of every band; None where there is none, or one that is not UTF-8."""
+    """Return the descriptions or units of all bands; None if missing or not UTF-8."""
     try:
         return tuple(text or None for text in getattr(dataset, kind))
-    except UnicodeDecodeError:  # rasterio decodes those of all bands, or of none
+    except UnicodeDecodeError:  # rasterio decodes the texts of all bands or none
         return (None,) * int(dataset.count)
 
 
 def undecodable_note(dataset: Any) -> str:
-    """One line on texts of bands that cannot be carried to the product; empty: all can."""
-    lost = []
+    """Return one line on band texts that cannot be copied to the output; empty if all can."""
+    undecodable = []
     for kind in ("descriptions", "units"):
         try:
             getattr(dataset, kind)
         except UnicodeDecodeError:
-            lost.append(kind)
-    if not lost:
+            undecodable.append(kind)
+    if not undecodable:
         return ""
     return (
-        f"{' and '.join(lost)} of bands are not UTF-8, and are left out; write them again in UTF-8 "
-        "if the product is to have them"
+        f"{' and '.join(undecodable)} of bands are not UTF-8 and are not copied; rewrite them in "
+        "UTF-8 if the output needs them"
     )
 
 
 def select_bands(
     dataset: Any, path: str, indexes: Sequence[int] | None, colors: Sequence[str], alpha: int | None
 ) -> tuple[tuple[int, ...], bool]:
-    """Choose bands: by default all but the alpha band.
+    """Select bands, by default all but the alpha band.
 
     Parameters
     ----------
     indexes : sequence of int, optional
-        Band numbers from 1, in the order wanted. The same band may be named twice (a grey band
-        can be given to a three-band model as 1,1,1). The alpha band, if named, is carried as alpha.
+        Band numbers from 1, in order. A band may be repeated: 1,1,1 gives a grey band to a model of
+        three bands. The alpha band, if listed, becomes the alpha band of the output.
     colors : sequence of str
         Colour interpretation of every band.
     alpha : int, optional
@@ -150,43 +151,48 @@ def select_bands(
     Returns
     -------
     numbers : tuple of int
-        The selected bands without the alpha band.
-    carried : bool
+        Selected bands without the alpha band.
+    keep_alpha : bool
         Whether the alpha band is part of the selection.
 
     Raises
     ------
     UsageError
-        Empty, not whole numbers, or out of range: the message lists the bands there are.
+        The selection is empty, not integers, or out of range; the message lists the bands.
     """
-    everything = range(1, dataset.count + 1)
-    if not everything:
+    existing = range(1, dataset.count + 1)
+    if not existing:
         raise UsageError(_no_bands(dataset, path))
-    wanted = list(everything) if indexes is None else _integers(indexes, path)
-    for number in wanted:
-        if number not in everything:
+    selected = list(existing) if indexes is None else _integers(indexes, path)
+    for number in selected:
+        if number not in existing:
             raise UsageError(
-                f"{path}: there is no band {number}; available: {_listing(dataset, colors)}"
+                f"{path}: there is no band {number}; available: {_list_bands(dataset, colors)}"
             )
-    numbers = tuple(number for number in wanted if number != alpha)
+    numbers = tuple(number for number in selected if number != alpha)
     if not numbers:
         raise UsageError(
-            f"{path}: no band besides alpha is selected; available: {_listing(dataset, colors)}"
+            f"{path}: no band besides alpha is selected; available: {_list_bands(dataset, colors)}"
         )
-    return numbers, alpha in wanted
+    return numbers, alpha in selected
 
 
 def common_dtype(dataset: Any, path: str, numbers: Sequence[int], *, force: bool = False) -> str:
-    """Type that holds every value of the selected bands exactly; refuse what is not continuous.
+    """Return the data type that represents all values of the selected bands exactly.
 
     Mixed types are promoted as numpy does (uint8 with uint16 gives uint16, uint16 with int16
     gives int32), as long as the result is one of `SUPPORTED_DTYPES`. ``force`` accepts indices of a
     palette and bit masks.
+
+    Raises
+    ------
+    UsageError
+        A data type is not supported, or a band holds palette indices or a bit mask.
     """
     colors = colorinterp_names(dataset)
     for number in numbers:
         dtype = dataset.dtypes[number - 1]
-        where = f"{path}: band {number}"
+        name = f"{path}: band {number}"
         if dtype not in SUPPORTED_DTYPES:
             remedy = (
                 "super-resolve its amplitude instead"
@@ -194,22 +200,22 @@ def common_dtype(dataset: Any, path: str, numbers: Sequence[int], *, force: bool
                 else "convert it first, for example with `rio convert --dtype float32`"
             )
             raise UsageError(
-                f"{where} has data type {dtype}, which is not supported "
+                f"{name} has data type {dtype}, which is not supported "
                 f"(supported: {', '.join(SUPPORTED_DTYPES)}); {remedy}"
             )
         if force:
             continue
         if dataset.tags(number, ns="IMAGE_STRUCTURE").get("NBITS") == "1":
             raise UsageError(
-                f"{where} holds 1 bit per pixel (NBITS=1): super-resolving a bit mask has no "
-                "meaning; convert it first, for example with `gdal_translate -co NBITS=8`, or "
-                "insist with --allow-non-image"
+                f"{name} holds 1 bit per pixel (NBITS=1): a bit mask is not an "
+                "image; convert it first, for example with `gdal_translate -co NBITS=8`, or "
+                "insist with --force"
             )
         if colors[number - 1] == "palette":
             raise UsageError(
-                f"{where} has a colour palette: its values are indices, not brightness; "
+                f"{name} has a colour palette: its values are indices, not intensities; "
                 "expand it first, for example with `gdal_translate -expand rgb`, or insist with "
-                "--allow-non-image"
+                "--force"
             )
     dtypes = sorted({dataset.dtypes[number - 1] for number in numbers})
     result = np.result_type(*(np.dtype(name) for name in dtypes)).name
@@ -223,25 +229,26 @@ def common_dtype(dataset: Any, path: str, numbers: Sequence[int], *, force: bool
 
 def _integers(indexes: Sequence[int], path: str) -> list[int]:
     try:
-        wanted = [operator.index(number) for number in indexes]
+        numbers = [operator.index(number) for number in indexes]
     except TypeError as err:
-        raise UsageError(f"{path}: band numbers must be whole numbers, got {indexes!r}") from err
-    if not wanted:
+        raise UsageError(f"{path}: band numbers must be integers, got {indexes!r}") from err
+    if not numbers:
         raise UsageError(f"{path}: the list of bands is empty")
-    return wanted
+    return numbers
 
 
-def _listing(dataset: Any, colors: Sequence[str]) -> str:
+def _list_bands(dataset: Any, colors: Sequence[str]) -> str:
     names = zip(band_texts(dataset, "descriptions"), colors, strict=True)
     return ", ".join(f"{i} ({name or color})" for i, (name, color) in enumerate(names, 1))
 
 
 def _no_bands(dataset: Any, path: str) -> str:
-    parts = list(dataset.subdatasets)
-    if not parts:
+    subdatasets = list(dataset.subdatasets)
+    if not subdatasets:
         return f"{path}: has no raster bands"
-    more = f" and {len(parts) - 5} more" if len(parts) > 5 else ""
-    return f"{path}: has no bands of its own; name one of its parts: {', '.join(parts[:5])}{more}"
+    more = f" and {len(subdatasets) - 5} more" if len(subdatasets) > 5 else ""
+    names = ", ".join(subdatasets[:5])
+    return f"{path}: has no bands; use one of its subdatasets: {names}{more}"
 
 
 MaskKind = Literal["none", "nodata", "mask", "alpha"]
@@ -249,18 +256,18 @@ MaskKind = Literal["none", "nodata", "mask", "alpha"]
 
 @dataclass(frozen=True)
 class BandInfo:
-    """One selected band.
+    """Metadata of a selected band.
 
     Attributes
     ----------
     number : int
-        Position in the file, from 1.
+        Number in the file, from 1.
     dtype : str
-        Type stored in the file, as numpy names it.
+        Data type in the file, as a name of numpy.
     nodata : float or None
-        Value that marks invalid pixels; None if there is none, or if ``dtype`` cannot hold it.
+        Value of invalid pixels; None if there is none or ``dtype`` cannot represent it.
     scale, offset : float
-        ``physical = stored * scale + offset``; carried, never applied.
+        ``physical = stored * scale + offset``; copied to the output, never applied.
     """
 
     number: int
@@ -276,42 +283,42 @@ class BandInfo:
 
 @dataclass(frozen=True)
 class RasterInfo:
-    """Frozen description of a source raster and of the bands selected from it.
+    """Metadata of a raster and of the bands selected from it.
 
     Attributes
     ----------
     path : str
-        As it was given, without passwords and signatures: for people, products and reports.
+        Path that the user gave, without passwords and signatures, for messages and tags.
     address : str
-        As it was given: where it is opened.
+        Path that the user gave, with which the raster is opened.
     dtype : str
-        Common type of the selected bands: what `RasterReader.read` returns.
+        Common data type of the selected bands, which `RasterReader.read` returns.
     bands : tuple of BandInfo
-        Selected bands in the order asked for, without the alpha band.
+        Selected bands in the order of the selection, without the alpha band.
     alpha_band : int or None
-        Number of the alpha band, which acts as mask whether or not it was selected.
+        Number of the alpha band, which is the mask whether or not it is selected.
     keep_alpha : bool
-        The alpha band is part of the product; False if explicit bands left it out.
+        Whether the output has the alpha band; False if a selection of bands omits it.
     mask_kind : {"none", "nodata", "mask", "alpha"}
-        How the file says which pixels are valid. NaN and infinity are invalid besides.
+        How the file declares invalid pixels. NaN and infinity are always invalid.
     transform : Affine or None
-        Pixel corner (column, row) to CRS; None where the file has none or the identity.
+        Transform from pixel corners (column, row) to the CRS; None if missing or the identity.
     gcps, gcps_crs, rpcs
         Ground control points with their CRS, rational polynomial coefficients; in source pixels.
     area_or_point : {"Area", "Point"}
-        A label carried along; GDAL's ``transform`` refers to pixel corners in both cases.
+        Label that is copied; GDAL's ``transform`` refers to pixel corners in both cases.
     tags : mapping of namespace to tags
-        Without those that describe the encoding or the pixel values of this very file.
+        Tags, without those that describe the encoding or the pixel values of the file.
     block_shape : (rows, columns)
-        Of the first selected band.
+        Block size of the first selected band.
     overviews : tuple of int
         Decimation factors of the overviews.
     files : tuple of str
-        Every file GDAL reads for this raster (sidecars, sources of a VRT).
+        Files that GDAL reads for this raster, including sidecars and sources of a VRT.
     notes : tuple of str
-        What was assumed about it, a line each.
+        Assumptions about the raster, one line each.
     selectable_bands : tuple of str
-        Number and name of every band that can be selected, such as ``4 (nir)``, for messages.
+        Number and name of each band that can be selected, such as ``4 (nir)``, for messages.
     """
 
     path: str
@@ -339,16 +346,16 @@ class RasterInfo:
 
     @property
     def count(self) -> int:
-        """Number of selected bands, alpha not counted."""
+        """Return the number of selected bands, without alpha."""
         return len(self.bands)
 
     @property
     def indexes(self) -> tuple[int, ...]:
-        """Numbers of the selected bands."""
+        """Return the numbers of the selected bands."""
         return tuple(band.number for band in self.bands)
 
     def band_labels(self) -> tuple[str, ...]:
-        """Number and name of each selected band, as in ``selectable_bands``."""
+        """Return number and name of each selected band, as in ``selectable_bands``."""
         return tuple(band_label(b.number, b.description or b.colorinterp) for b in self.bands)
 
     @property
@@ -358,19 +365,19 @@ class RasterInfo:
 
 
 def band_label(number: int, name: str) -> str:
-    """How messages name a band."""
+    """Return number and name of a band for messages."""
     return f"{number} ({name})"
 
 
 def format_pixel_size(info: RasterInfo) -> str:
-    """Steps of a raster that has a geotransform, in words and in units of its CRS."""
+    """Format the pixel size of a raster with a geotransform, in units of its CRS."""
     assert info.transform is not None
     a, b, _, d, e, _ = tuple(info.transform)[:6]
     return f"{a:.9g} x {e:.9g}" + (f" rotated by {b:.6g}, {d:.6g}" if b or d else "")
 
 
-# Namespaces that describe the file's encoding or its grid: wrong for any other file
-_OWN_NAMESPACES = (
+# Namespaces that describe the encoding or the grid of a file, and do not apply to its output
+_FILE_NAMESPACES = (
     "IMAGE_STRUCTURE",
     "OVERVIEWS",
     "DERIVED_SUBDATASETS",
@@ -380,8 +387,8 @@ _OWN_NAMESPACES = (
     "TILING_SCHEME",
     "COLOR_PROFILE",
 )
-_OWN_TAGS = (
-    "AREA_OR_POINT",  # carried by name
+_FILE_TAGS = (
+    "AREA_OR_POINT",  # copied separately
     "OVR_RESAMPLING_ALG",
     "TIFFTAG_XRESOLUTION",
     "TIFFTAG_YRESOLUTION",
@@ -398,31 +405,32 @@ def describe(
     force: bool = False,
     alpha: str = "auto",
 ) -> RasterInfo:
-    """Read everything that will be carried to the product, and refuse what cannot be worked on.
+    """Read the metadata of an open dataset, and check that its bands can be super-resolved.
 
     Parameters
     ----------
     dataset
-        Open.
+        Open rasterio dataset.
     path, indexes, nodata, force, alpha
         As for `georsr.io.reader.open_raster`.
 
     Raises
     ------
     UsageError
-        Bands, data types, a ``nodata`` the data type cannot hold, or a pixel size of 0 or NaN.
+        A band or data type is not supported, the data type cannot represent ``nodata``, or the
+        pixel size is 0 or NaN.
     """
     address, path = path, redact_url(path)
     with suppress_rasterio_warnings():
         colors = colorinterp_names(dataset)
-        masking, assumed = detect_alpha_band(dataset, colors, alpha)
-        if masking is None:
+        alpha_band, note = detect_alpha_band(dataset, colors, alpha)
+        if alpha_band is None:
             colors = tuple("undefined" if color == "alpha" else color for color in colors)
-        numbers, carried = select_bands(dataset, path, indexes, colors, masking)
+        numbers, keep_alpha = select_bands(dataset, path, indexes, colors, alpha_band)
         dtype = common_dtype(dataset, path, numbers, force=force)
         gcps, gcps_crs = dataset.gcps
-        stored = _Stored.of(dataset)
-        bands = tuple(_band(dataset, stored, path, number, colors, nodata) for number in numbers)
+        fields = _BandFields.read(dataset)
+        bands = tuple(_band(dataset, fields, path, number, colors, nodata) for number in numbers)
         tags = dataset.tags()
         return RasterInfo(
             path=path,
@@ -431,9 +439,9 @@ def describe(
             height=dataset.height,
             dtype=dtype,
             bands=bands,
-            alpha_band=masking,
-            keep_alpha=carried,
-            mask_kind=_mask_kind(dataset, bands, masking),
+            alpha_band=alpha_band,
+            keep_alpha=keep_alpha,
+            mask_kind=_mask_kind(dataset, bands, alpha_band),
             crs=_crs(dataset.crs),
             transform=_transform(dataset.transform, path),
             gcps=tuple(gcps),
@@ -444,20 +452,20 @@ def describe(
             block_shape=tuple(dataset.block_shapes[numbers[0] - 1]),
             overviews=tuple(dataset.overviews(numbers[0])),
             files=tuple(dataset.files),
-            notes=tuple(f"{path}: {note}" for note in (assumed, undecodable_note(dataset)) if note),
+            notes=tuple(f"{path}: {text}" for text in (note, undecodable_note(dataset)) if text),
             selectable_bands=tuple(
                 band_label(number, name or color)
                 for number, name, color in zip(
-                    dataset.indexes, stored.descriptions, colors, strict=True
+                    dataset.indexes, fields.descriptions, colors, strict=True
                 )
-                if number != masking
+                if number != alpha_band
             ),
             address=address,
         )
 
 
 def has_own_mask(flags: Sequence[MaskFlags]) -> bool:
-    """Whether the validity of a band is kept apart from its values, and not in an alpha band."""
+    """Return whether a band has a mask other than nodata and alpha."""
     if MaskFlags.all_valid in flags or MaskFlags.alpha in flags:
         return False
     return MaskFlags.per_dataset in flags or MaskFlags.nodata not in flags
@@ -471,8 +479,8 @@ def _mask_kind(dataset: Any, bands: Sequence[BandInfo], alpha: int | None) -> Ma
     return "nodata" if any(band.nodata is not None for band in bands) else "none"
 
 
-class _Stored(NamedTuple):
-    """What rasterio tells of all bands at once, asked for once: there may be thousands."""
+class _BandFields(NamedTuple):
+    """Properties that rasterio returns for all bands at once; there may be thousands of bands."""
 
     dtypes: Sequence[str]
     nodatavals: Sequence[float | None]
@@ -482,8 +490,8 @@ class _Stored(NamedTuple):
     units: Sequence[str | None]
 
     @classmethod
-    def of(cls, dataset: Any) -> _Stored:
-        """Ask."""
+    def read(cls, dataset: Any) -> _BandFields:
+        """Read the properties of all bands."""
         return cls(
             dataset.dtypes,
             dataset.nodatavals,
@@ -496,30 +504,30 @@ class _Stored(NamedTuple):
 
 def _band(
     dataset: Any,
-    known: _Stored,
+    fields: _BandFields,
     path: str,
     number: int,
     colors: Sequence[str],
     nodata: float | None,
 ) -> BandInfo:
     i = number - 1
-    dtype = known.dtypes[i]
+    dtype = fields.dtypes[i]
     if nodata is not None and not can_represent(dtype, nodata):
         raise UsageError(
             f"{path}: nodata {nodata:g} cannot occur in band {number} of type {dtype}; "
-            "give a value of that type"
+            "use a value of this type"
         )
-    stored = known.nodatavals[i]
+    stored = fields.nodatavals[i]
     if stored is not None and not can_represent(dtype, stored):
-        stored = None  # no pixel can have it
+        stored = None  # no pixel can have this value
     return BandInfo(
         number=number,
         dtype=dtype,
-        description=known.descriptions[i],
+        description=fields.descriptions[i],
         colorinterp=colors[i],
-        scale=known.scales[i],
-        offset=known.offsets[i],
-        unit=known.units[i],
+        scale=fields.scales[i],
+        offset=fields.offsets[i],
+        unit=fields.units[i],
         nodata=stored if nodata is None else float(nodata),
         tags={
             name: value
@@ -530,29 +538,29 @@ def _band(
 
 
 def _tags(dataset: Any) -> dict[str, dict[str, str]]:
-    spaces = [""] + [
+    namespaces = [""] + [
         name
         for name in dataset.tag_namespaces()
-        if name and name not in _OWN_NAMESPACES and ":" not in name
+        if name and name not in _FILE_NAMESPACES and ":" not in name
     ]
-    found = {}
-    for space in spaces:
+    kept = {}
+    for space in namespaces:
         tags = dataset.tags(ns=space) if space else dataset.tags()
-        found[space] = {name: value for name, value in tags.items() if name not in _OWN_TAGS}
-    return {space: tags for space, tags in found.items() if tags}
+        kept[space] = {name: value for name, value in tags.items() if name not in _FILE_TAGS}
+    return {space: tags for space, tags in kept.items() if tags}
 
 
 def _crs(crs: CRS | None) -> CRS | None:
-    return crs or None  # rasterio gives an empty CRS, which is false, for some drivers
+    return crs or None  # rasterio returns an empty CRS, which is false, for some drivers
 
 
 def _transform(transform: Affine, path: str) -> Affine | None:
     if transform == Affine.identity():
         return None
-    sides = transform.a * transform.e, transform.b * transform.d
-    if not all(math.isfinite(value) for value in tuple(transform)[:6]) or sides[0] == sides[1]:
+    singular = transform.a * transform.e == transform.b * transform.d
+    if not all(math.isfinite(value) for value in tuple(transform)[:6]) or singular:
         raise UsageError(
-            f"{path}: the georeferencing has pixels without area or with NaN: "
+            f"{path}: the geotransform is singular or has NaN: "
             f"{tuple(transform)[:6]}; repair it first, for example with `rio edit-info --transform`"
         )
     return transform

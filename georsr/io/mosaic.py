@@ -1,9 +1,7 @@
-"""Mosaic: several rasters of one grid, read as one without copying a pixel.
+"""Read several rasters on one grid as a mosaic, through a VRT in memory.
 
-GDAL's virtual format does the reading; it opens files when they are needed, and closes others.
-Where rasters overlap, the later one wins where it is valid; where there is none, nothing is valid.
-
-The VRT document of a mosaic.
+GDAL opens the files when they are needed and closes others. Where rasters overlap, the last one
+that is valid is read. Pixels outside all rasters are invalid.
 """
 
 from __future__ import annotations
@@ -40,74 +38,76 @@ from georsr.window import AnyArray, PixelBlock, Window
 
 
 def mosaic_vrt(mosaic: Mosaic) -> str:
-    """XML text of a VRT that reads a mosaic's rasters where they are."""
-    first = mosaic.pieces[0].info
+    """Return the text of a VRT that reads the rasters of a mosaic."""
+    first = mosaic.sources[0].info
     root = vrt_root(mosaic.width, mosaic.height, first.crs, mosaic.transform)
     for space, tags in _common_tags(mosaic):
         add_tags(root, tags, space)
     for number in range(1, first.count + 1 + (first.alpha_band is not None)):
         band = next((band for band in first.bands if band.number == number), None)
         if band is None:
-            _alpha(root, mosaic, number)
+            _add_alpha(root, mosaic, number)
         else:
-            _band(root, mosaic, band)
+            _add_band(root, mosaic, band)
     if mosaic.masked:
         mask = SubElement(SubElement(root, "MaskBand"), "VRTRasterBand", dataType="Byte")
-        for piece in mosaic.pieces:
-            # a later raster's hole shows the earlier one
-            source = _source(mask, piece, "mask,1", "uint8", "ComplexSource")
-            SubElement(source, "NODATA").text = "0"
+        for source in mosaic.sources:
+            # an invalid pixel of a later raster shows the raster below it
+            element = _add_source(mask, source, "mask,1", "uint8", "ComplexSource")
+            SubElement(element, "NODATA").text = "0"
     return tostring(root, encoding="unicode")
 
 
 def _common_tags(mosaic: Mosaic) -> Iterator[tuple[str, dict[str, str]]]:
-    """Tags that all rasters have alike; and how they are registered, as the first one."""
-    first = mosaic.pieces[0].info
-    yield "", {"AREA_OR_POINT": first.area_or_point} | _alike(mosaic, "")
+    """Yield the tags that all rasters have in common, and AREA_OR_POINT of the first raster."""
+    first = mosaic.sources[0].info
+    yield "", {"AREA_OR_POINT": first.area_or_point} | _tags_in_common(mosaic, "")
     for space in first.tags:
-        if space and (tags := _alike(mosaic, space)):
+        if space and (tags := _tags_in_common(mosaic, space)):
             yield space, tags
 
 
-def _alike(mosaic: Mosaic, space: str) -> dict[str, str]:
-    items = [set(piece.info.tags.get(space, {}).items()) for piece in mosaic.pieces]
+def _tags_in_common(mosaic: Mosaic, space: str) -> dict[str, str]:
+    items = [set(source.info.tags.get(space, {}).items()) for source in mosaic.sources]
     return dict(sorted(set.intersection(*items)))
 
 
-def _band(root: Element, mosaic: Mosaic, band: BandInfo) -> None:
+def _add_band(root: Element, mosaic: Mosaic, band: BandInfo) -> None:
     nodata = band.nodata if mosaic.nodata is None else mosaic.nodata
-    element = add_band(root, band.number, band.dtype, band, nodata)
-    masked = mosaic.pieces[0].info.alpha_band is not None
-    for piece in mosaic.pieces:
-        if masked or piece.info.mask_kind == "mask":
-            source = _source(element, piece, str(band.number), band.dtype, "ComplexSource")
-            SubElement(source, "UseMaskBand").text = "true"
+    vrt_band = add_band(root, band.number, band.dtype, band, nodata)
+    masked = mosaic.sources[0].info.alpha_band is not None
+    for source in mosaic.sources:
+        if masked or source.info.mask_kind == "mask":
+            element = _add_source(vrt_band, source, str(band.number), band.dtype, "ComplexSource")
+            SubElement(element, "UseMaskBand").text = "true"
         elif nodata is not None:
-            source = _source(element, piece, str(band.number), band.dtype, "ComplexSource")
-            SubElement(source, "NODATA").text = repr(nodata)
+            element = _add_source(vrt_band, source, str(band.number), band.dtype, "ComplexSource")
+            SubElement(element, "NODATA").text = repr(nodata)
         else:
-            _source(element, piece, str(band.number), band.dtype, "SimpleSource")
+            _add_source(vrt_band, source, str(band.number), band.dtype, "SimpleSource")
 
 
-def _alpha(root: Element, mosaic: Mosaic, number: int) -> None:
-    dtype = mosaic.pieces[0].info.dtype
-    element = SubElement(root, "VRTRasterBand", dataType=GDAL_TYPES[dtype], band=str(number))
-    SubElement(element, "ColorInterp").text = "Alpha"
-    for piece in mosaic.pieces:
-        source = _source(element, piece, str(number), dtype, "ComplexSource")
-        SubElement(source, "NODATA").text = "0"
+def _add_alpha(root: Element, mosaic: Mosaic, number: int) -> None:
+    dtype = mosaic.sources[0].info.dtype
+    vrt_band = SubElement(root, "VRTRasterBand", dataType=GDAL_TYPES[dtype], band=str(number))
+    SubElement(vrt_band, "ColorInterp").text = "Alpha"
+    for source in mosaic.sources:
+        element = _add_source(vrt_band, source, str(number), dtype, "ComplexSource")
+        SubElement(element, "NODATA").text = "0"
 
 
-def _source(element: Element, piece: MosaicSource, band: str, dtype: str, kind: str) -> Element:
-    """One raster's part in a band."""
-    path, blocks = absolute_path(piece.info.address), piece.info.block_shape
-    return add_vrt_source(element, kind, (path, False), band, dtype, blocks, piece.place)
+def _add_source(
+    element: Element, source: MosaicSource, band: str, dtype: str, kind: str
+) -> Element:
+    """Add a raster of the mosaic as a source of a band."""
+    path, blocks = absolute_path(source.info.address), source.info.block_shape
+    return add_vrt_source(element, kind, (path, False), band, dtype, blocks, source.window)
 
 
 MAX_MISALIGNMENT = 0.01
-"""Pixels by which the corners of a raster may miss the grid of the first one."""
+"""Largest distance in pixels of a raster's corners from the grid of the first raster."""
 SUFFIXES = (".tif", ".tiff", ".jp2", ".j2k", ".img", ".ntf", ".vrt")
-"""What counts as a raster in a folder."""
+"""Suffixes of the files in a folder that are read as rasters."""
 
 
 @dataclass(frozen=True)
@@ -117,29 +117,32 @@ class MosaicSource:
     Attributes
     ----------
     info : RasterInfo
-        Of all its bands.
-    place : Window
-        Where its pixels lie in the mosaic.
+        Metadata with all bands.
+    window : Window
+        Position in the mosaic, in pixels.
     """
 
     info: RasterInfo
-    place: Window
+    window: Window
 
 
 @dataclass(frozen=True)
 class Mosaic:
-    """Rasters in the order in which they cover each other.
+    """Rasters on one grid; later ones cover earlier ones.
 
     Attributes
     ----------
-    pieces : tuple of MosaicSource
+    sources : tuple of MosaicSource
+        Rasters, the lowest first.
     height, width : int
+        Size in pixels.
     transform : Affine
+        Transform from pixel corners (column, row) to the CRS.
     nodata : float or None
-        Overrides what the files say.
+        Nodata value that overrides those of the files.
     """
 
-    pieces: tuple[MosaicSource, ...]
+    sources: tuple[MosaicSource, ...]
     height: int
     width: int
     transform: Affine
@@ -147,67 +150,68 @@ class Mosaic:
 
     @property
     def name(self) -> str:
-        """For messages and tags."""
-        return f"{self.pieces[0].info.path} + {len(self.pieces) - 1} more"
+        """Return a short name for messages and tags."""
+        return f"{self.sources[0].info.path} + {len(self.sources) - 1} more"
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Every file that is read."""
-        return tuple(dict.fromkeys(name for piece in self.pieces for name in piece.info.files))
+        """Return the files that are read."""
+        return tuple(dict.fromkeys(name for source in self.sources for name in source.info.files))
 
     @property
     def masked(self) -> bool:
-        """Whether validity needs a mask: a raster has one, or gaps could not be told from pixels.
+        """Return whether the VRT needs a mask band.
 
-        Alpha is 0 in gaps, and a nodata value is what they are filled with.
+        It does if a raster has a mask, or if there are gaps between rasters without alpha and
+        nodata. With alpha or nodata, gaps are 0 in alpha or filled with nodata.
         """
-        first = self.pieces[0].info
-        if any(piece.info.mask_kind == "mask" for piece in self.pieces):
+        first = self.sources[0].info
+        if any(source.info.mask_kind == "mask" for source in self.sources):
             return True
         if first.alpha_band is not None or self.nodata is not None or None not in first.nodata:
             return False
         return union_area(self.windows) < self.height * self.width
 
     def with_absolute_paths(self) -> Mosaic:
-        """The same one, with names of files that hold in other folders too."""
-        pieces = []
-        for piece in self.pieces:
-            files = tuple(map(absolute_path, piece.info.files))
-            info = replace(piece.info, address=absolute_path(piece.info.address), files=files)
-            pieces.append(replace(piece, info=info))
-        return replace(self, pieces=tuple(pieces))
+        """Return the mosaic with absolute paths, for processes in other folders."""
+        sources = []
+        for source in self.sources:
+            files = tuple(map(absolute_path, source.info.files))
+            info = replace(source.info, address=absolute_path(source.info.address), files=files)
+            sources.append(replace(source, info=info))
+        return replace(self, sources=tuple(sources))
 
     @property
     def windows(self) -> list[Window]:
-        """Where the pieces lie."""
-        return [piece.place for piece in self.pieces]
+        """Return the positions of the rasters in the mosaic."""
+        return [source.window for source in self.sources]
 
 
 def build_mosaic(infos: Sequence[RasterInfo], nodata: float | None = None) -> Mosaic:
-    """Lay rasters onto one grid.
+    """Arrange rasters on one grid.
 
     Raises
     ------
     UsageError
-        Two of them do not fit: which, and in what.
+        Two rasters differ in a property that must be the same, or in their grid.
     """
     first = infos[0]
     for other in infos:
         _compare(first, other)
     corners = [_offset(first, info) for info in infos]
     top, left = min(y for _, y in corners), min(x for x, _ in corners)
-    pieces = tuple(
+    sources = tuple(
         MosaicSource(info, Window(y - top, x - left, info.height, info.width))
         for info, (x, y) in zip(infos, corners, strict=True)
     )
-    height, width = max(p.place.bottom for p in pieces), max(p.place.right for p in pieces)
+    height, width = max(s.window.bottom for s in sources), max(s.window.right for s in sources)
     assert first.transform is not None
     transform = first.transform @ Affine.translation(left, top)
-    return Mosaic(pieces, height, width, transform, nodata)
+    return Mosaic(sources, height, width, transform, nodata)
 
 
 def _compare(first: RasterInfo, other: RasterInfo) -> None:
-    for what, a, b in (
+    for name, a, b in (
         ("CRS", first.crs, other.crs),
         ("number of bands", first.count, other.count),
         ("data types", *([band.dtype for band in info.bands] for info in (first, other))),
@@ -218,35 +222,35 @@ def _compare(first: RasterInfo, other: RasterInfo) -> None:
     ):
         if a != b:
             raise UsageError(
-                f"{other.path}: does not fit {first.path}: its {what} {_text(b)}, "
-                f"expected {_text(a)}; rasters of a mosaic must agree in that"
+                f"{other.path}: does not fit {first.path}: its {name} {_format(b)}, "
+                f"expected {_format(a)}; it must be the same in all rasters of a mosaic"
             )
     for info in (first, other):
         if info.transform is None:
             raise UsageError(
-                f"{info.path}: has no affine georeferencing, so that it has no place in a mosaic"
+                f"{info.path}: has no affine georeferencing, so it cannot be part of a mosaic"
             )
 
 
-def _text(value: object) -> str:
+def _format(value: object) -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value))
     return "none" if value is None else str(value)
 
 
 def _offset(first: RasterInfo, info: RasterInfo) -> tuple[int, int]:
-    """(column, row) of a raster's corner on the grid of the first."""
+    """Return (column, row) of a raster's corner on the grid of the first raster."""
     assert first.transform is not None
     assert info.transform is not None
     x, y = ~first.transform @ (info.transform.c, info.transform.f)
     column, row = round(x), round(y)
     for right, down in ((0, 0), (info.width, 0), (0, info.height), (info.width, info.height)):
         x, y = ~first.transform @ (info.transform @ (right, down))
-        miss = max(abs(x - column - right), abs(y - row - down))
-        if miss > MAX_MISALIGNMENT:
+        distance = max(abs(x - column - right), abs(y - row - down))
+        if distance > MAX_MISALIGNMENT:
             raise UsageError(
-                f"{info.path}: does not lie on the grid of {first.path}: a corner misses it by "
-                f"{miss:.3g} pixels (pixels are {format_pixel_size(info)}, "
+                f"{info.path}: does not lie on the grid of {first.path}: a corner is off by "
+                f"{distance:.3g} pixels (pixels are {format_pixel_size(info)}, "
                 f"expected {format_pixel_size(first)}); warp it first, for example with "
                 "gdalwarp -tap -tr"
             )
@@ -254,22 +258,22 @@ def _offset(first: RasterInfo, info: RasterInfo) -> tuple[int, int]:
 
 
 class MosaicReader(RasterReader):
-    """Reads a mosaic like one raster; made by `open_sources`."""
+    """Reader of a mosaic, which `open_sources` returns."""
 
     def __init__(
         self, mosaic: Mosaic, indexes: tuple[int, ...] | None, nodata: float | None
     ) -> None:
         self.mosaic = mosaic
-        places = np.array([[p.top, p.left, p.bottom, p.right] for p in mosaic.windows])
-        self._corners: AnyArray = places
+        corners = [[w.top, w.left, w.bottom, w.right] for w in mosaic.windows]
+        self._corners: AnyArray = np.array(corners)
         self._memory: Any = None
-        super().__init__(mosaic.name, indexes, nodata, alpha="mask")  # checked already
+        super().__init__(mosaic.name, indexes, nodata, alpha="mask")  # alpha was examined before
         self._remote = not all(
-            has_sidecars(gdal_path(piece.info.address)) for piece in mosaic.pieces
+            has_sidecars(gdal_path(source.info.address)) for source in mosaic.sources
         )
 
     def with_bands(self, indexes: tuple[int, ...]) -> MosaicReader:
-        """Another reader of the same mosaic, of other bands."""
+        """Return another reader of the mosaic, with other bands."""
         other = MosaicReader(self.mosaic, indexes, self._options[2])
         other.info = replace(other.info, notes=self.info.notes)
         return other
@@ -285,8 +289,8 @@ class MosaicReader(RasterReader):
 
     def _read(self, window: Window, shape: tuple[int, int]) -> PixelBlock:
         top, left, bottom, right = self._corners.T
-        there = (top < window.bottom) & (bottom > window.top)
-        if (there & (left < window.right) & (right > window.left)).any():
+        in_rows = (top < window.bottom) & (bottom > window.top)
+        if (in_rows & (left < window.right) & (right > window.left)).any():
             return super()._read(window, shape)
         values = np.zeros((self.info.count, *shape), self.info.dtype)
         alpha = np.zeros(shape, self.info.dtype) if self.info.alpha_band else None
@@ -323,21 +327,21 @@ def open_sources(
     Parameters
     ----------
     sources : path or sequence of paths
-        Rasters, folders of rasters, or ``@FILE`` for a text file that names one on each line.
+        Rasters, folders of rasters, or ``@FILE`` for a text file with one path per line.
     indexes, nodata, allow_drivers, force, alpha
         As for `open_raster`.
 
     Raises
     ------
     UsageError
-        A file is missing, or rasters do not fit each other.
+        A file is missing, or the rasters are not on one grid or differ in other properties.
     InputError
-        Not a raster, or damaged.
+        A file is not a raster, or is damaged.
     """
-    given = [sources] if isinstance(sources, (str, os.PathLike)) else list(sources)
-    paths = [path for source in given for path in _expanded(os.fspath(source))]
+    source_list = [sources] if isinstance(sources, (str, os.PathLike)) else list(sources)
+    paths = [path for source in source_list for path in _expand(os.fspath(source))]
     if not paths:
-        raise UsageError("no source is given")
+        raise UsageError("no input raster; name at least one file")
     if len(paths) == 1:
         return open_raster(
             paths[0],
@@ -347,26 +351,26 @@ def open_sources(
             force=force,
             alpha=alpha,
         )
-    infos = _described(paths, nodata, allow_drivers, alpha)
-    assumed = [note for info in infos for note in info.notes]
-    if assumed:  # what one of them is, all are
-        warnings.warn(assumed[0], BandWarning, stacklevel=2)
-        infos = _described(paths, nodata, allow_drivers, "data")
+    infos = _read_infos(paths, nodata, allow_drivers, alpha)
+    notes = [note for info in infos for note in info.notes]
+    if notes:  # the assumption about one raster holds for all
+        warnings.warn(notes[0], BandWarning, stacklevel=2)
+        infos = _read_infos(paths, nodata, allow_drivers, "data")
     mosaic = build_mosaic(infos, nodata)
     reader = MosaicReader(mosaic, None if indexes is None else tuple(indexes), nodata)
-    reader.info = replace(reader.info, notes=tuple(assumed[:1]))
+    reader.info = replace(reader.info, notes=tuple(notes[:1]))
     return reader
 
 
-def _described(
+def _read_infos(
     paths: Sequence[str], nodata: float | None, allow_drivers: Sequence[str] | None, alpha: str
 ) -> list[RasterInfo]:
     infos = []
     for path in paths:
         if find_safe_metadata(path) is not None:
             raise UsageError(
-                f"{path}: products of Sentinel-2 are taken one at a time, expected rasters that "
-                "are files; super-resolve each of them, and lay the results together"
+                f"{path}: a Sentinel-2 product cannot be part of a mosaic; super-resolve each "
+                "product, and combine the outputs"
             )
         env = gdal_env(remote=not has_sidecars(gdal_path(path)))
         with env, open_source(path, allow_drivers) as dataset:
@@ -374,8 +378,8 @@ def _described(
     return infos
 
 
-def _expanded(source: str) -> list[str]:
-    """The rasters that one source stands for."""
+def _expand(source: str) -> list[str]:
+    """Return the paths of a raster, a folder of rasters or a list of files."""
     if source.startswith("@"):
         try:
             lines = Path(source[1:]).read_text(encoding="utf-8").splitlines()
@@ -387,9 +391,9 @@ def _expanded(source: str) -> list[str]:
         return [name for name in names if name and not name.startswith("#")]
     if not Path(source).is_dir():
         return [source]
-    inside = sorted(
+    rasters = sorted(
         path
         for path in Path(source).iterdir()
         if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
     )
-    return [str(path) for path in inside] or [source]
+    return [str(path) for path in rasters] or [source]

@@ -1,9 +1,4 @@
-"""Reading windows of a source raster, with the validity of every pixel.
-
-Opening a source, and saying clearly why one cannot be opened or read.
-
-Product: a raster that georsr made, opened without a word: what to say, its source has said.
-"""
+"""Open a raster, and read windows of it with the validity of each pixel."""
 
 from __future__ import annotations
 
@@ -79,7 +74,7 @@ from georsr.window import AnyArray, BoolArray, PixelBlock, PixelSample, Window
 _MISSING = re.compile(
     r"No such file or directory|does not exist in the file system|HTTP response code: 404"
 )
-# NETCDF:"a.nc":band, GTIFF_DIR:1:a.tif: two capitals at least, so that C: stays a drive
+# NETCDF:"a.nc":band, GTIFF_DIR:1:a.tif; at least two capitals, because C: is a drive
 _SUBDATASET = re.compile(r"^[A-Z][A-Z0-9_]+:")
 _TIFF = (".tif", ".tiff")
 _DOCUMENTS = (
@@ -88,33 +83,33 @@ _DOCUMENTS = (
     (b"<GDAL_WMS", "WMS", "WMS"),
     (b"<GDALTileIndexDataset", "GTI", "tile index (GTI)"),
 )
-"""What a document begins with, and the driver that would follow it."""
+"""Start of a document, the driver that reads it, and its name in messages."""
 
 
 def open_source(path: str, allow_drivers: Sequence[str] | None = None) -> Any:
-    """Open ``path`` for reading and give the rasterio dataset; the caller closes it.
+    """Open a raster and return the rasterio dataset, which the caller must close.
 
-    A product of Sentinel-2 (SAFE folder, its metadata, or an archive of it) is opened as one raster
-    of its bands of 10 m and 20 m: see `georsr.io.sentinel2`.
+    A Sentinel-2 product (SAFE folder, its metadata or an archive of it) is opened as one raster of
+    its 10 m and 20 m bands, see `georsr.io.sentinel2`.
 
-    Only formats that refer to no other file are read (`georsr.io.drivers`), and a VRT, which
-    must be called ``.vrt``, after its document and all its files have been checked
-    (`georsr.io.vrt_sources`). A ``.tif`` is only ever given to the GeoTIFF driver.
+    Only formats that cannot refer to other files are read (`georsr.io.drivers`), and VRTs named
+    ``.vrt`` whose document and files pass the checks of `georsr.io.vrt_sources`. A ``.tif`` is read
+    by the GeoTIFF driver only.
 
     Parameters
     ----------
     path : str
-        A file, an address, a name of GDAL's virtual file systems, or a subdataset.
+        File, URL, name of GDAL's virtual file systems, or subdataset.
     allow_drivers : sequence of str, optional
-        Further GDAL drivers that may read it. ``VRT``: a VRT is trusted, under any name, and its
-        files may lie anywhere on this machine.
+        Additional GDAL drivers. With ``VRT``, a VRT may have any name, and its files may lie
+        anywhere on this machine.
 
     Raises
     ------
     UsageError
-        Nothing is there, or it would make GDAL read what was not asked for.
+        The file does not exist, or GDAL would read other files because of it.
     InputError
-        Something is there, but it is not a readable raster.
+        The file is not a readable raster.
     """
     policy = ReadPolicy(tuple(allow_drivers or ()))
     drivers = image_drivers(policy.extra_drivers)
@@ -129,7 +124,7 @@ def open_source(path: str, allow_drivers: Sequence[str] | None = None) -> Any:
         if _is_vrt(name, policy):
             dataset = _open_vrt(name, policy)
         else:
-            _check_kind(path, name, policy)
+            _check_file(path, name, policy)
             with suppress_rasterio_warnings():
                 dataset = open_with_drivers(path, _drivers_for(name, drivers, policy))
     except (RasterioError, ValueError, OSError) as error:
@@ -155,19 +150,21 @@ def _is_vrt(name: str, policy: ReadPolicy) -> bool:
 
 
 def _open_vrt(name: str, policy: ReadPolicy) -> Any:
-    """Open a VRT, or ``vrt://FILE?OPTIONS``, whose file is opened by itself first."""
+    """Open a VRT, or ``vrt://FILE?OPTIONS`` after its file has been checked."""
     if not name.startswith("vrt://"):
         return open_vrt(name, policy)
     file, _, options = name.removeprefix("vrt://").partition("?")
-    if re.search(r"(^|&)sd(_name)?=", options, re.IGNORECASE):  # which a file may name elsewhere
-        raise UsageError(f"{name}: has the option sd, expected the name of the subdataset itself")
+    if re.search(
+        r"(^|&)sd(_name)?=", options, re.IGNORECASE
+    ):  # the file may name a subdataset elsewhere
+        raise UsageError(f"{name}: has the option sd; use the name of the subdataset instead")
     open_source(file, policy.extra_drivers).close()
     with suppress_rasterio_warnings():
         return rasterio.open(name, driver="VRT")
 
 
-def _check_kind(path: str, name: str, policy: ReadPolicy) -> None:
-    """Refuse what is not to be opened at all: pipes and devices, HDF5 with external data."""
+def _check_file(path: str, name: str, policy: ReadPolicy) -> None:
+    """Raise for pipes, devices, HDF5 with external data, and SQLite in WAL mode."""
     try:
         mode = Path(name).stat().st_mode
     except (OSError, ValueError):
@@ -178,8 +175,8 @@ def _check_kind(path: str, name: str, policy: ReadPolicy) -> None:
         check_hdf5(name, policy)
     if "GPKG" not in policy.extra_drivers and is_sqlite_with_log(subdataset_file(name) or name):
         raise InputError(
-            f"{path}: is a database of SQLite in WAL mode, which cannot be read without writing "
-            f"beside it; turn that off first: sqlite3 {path} 'PRAGMA journal_mode=DELETE'"
+            f"{path}: is an SQLite database in WAL mode, which cannot be read without writing "
+            f"files; turn WAL mode off first: sqlite3 {path} 'PRAGMA journal_mode=DELETE'"
         )
 
 
@@ -200,10 +197,12 @@ def _suffix(path: str) -> str:
 
 
 def _open_error(path: str, err: Exception, policy: ReadPolicy) -> Exception:
-    said = root_cause(err)
+    cause = root_cause(err)
     if isinstance(err, UnicodeEncodeError):
-        return UsageError(f"{path}: its name is not UTF-8, which rasterio needs; rename the file")
-    if _MISSING.search(said):
+        return UsageError(
+            f"{path}: the file name is not UTF-8, which rasterio needs; rename the file"
+        )
+    if _MISSING.search(cause):
         return UsageError(f"{path}: no such file")
     try:
         if Path(path).is_dir():
@@ -211,52 +210,52 @@ def _open_error(path: str, err: Exception, policy: ReadPolicy) -> Exception:
         if Path(path).is_file():
             start = read_header(path)
             if not start:
-                with Path(path).open("rb") as file:  # says why it cannot be read
+                with Path(path).open("rb") as file:  # raises an error with the reason
                     if not file.read(1):
                         return InputError(f"{path}: the file is empty")
             if path.lower().endswith(".vrt"):
-                return InputError(f"{path}: cannot be read: {said}")
+                return InputError(f"{path}: cannot be read: {cause}")
             _refuse_document(path, start, policy)
     except OSError as reason:
         return InputError(f"{path}: cannot be read: {reason.strerror or reason}")
     return InputError(
-        f"{path}: not a raster of a format that georsr reads: {said}; other formats of GDAL are "
-        "read with --allow-driver NAME"
+        f"{path}: not a raster of a format that georsr reads: {cause}; for other formats of "
+        "GDAL use --allow-driver NAME"
     )
 
 
 def _refuse_document(path: str, start: bytes, policy: ReadPolicy) -> None:
-    """Refuse a file that begins as a document of GDAL which names other files."""
-    for mark, driver, what in _DOCUMENTS:
-        if mark in start and driver not in policy.extra_drivers:
+    """Raise if a file begins like a GDAL document, which can name other files."""
+    for signature, driver, name in _DOCUMENTS:
+        if signature in start and driver not in policy.extra_drivers:
             raise UsageError(
-                f"{path}: is a {what} document under another name; it could point at any file or "
-                f"address. Use --allow-driver {driver} if you trust it"
+                f"{path}: is a {name} document under another name; it could refer to any file or "
+                f"URL; use --allow-driver {driver} if you trust it"
             )
 
 
-_DRIVERS_OF_POOL = ("VRT", DRIVER)
-_UNREADABLE: set[str] = set()
-"""Rasters of these drivers that could not be read once, and their files.
+_POOLED_DRIVERS = ("VRT", DRIVER)
+_FAILED_FILES: set[str] = set()
+"""Rasters of these drivers that could not be read, and their files.
 
-GDAL keeps a file of a VRT that it failed to open, with the failure, in a pool that lives as long as
-any VRT is open in the process. Every later read of it, of whatever VRT, gives zeros and no error
-(measured with GDAL 3.10).
+GDAL keeps a VRT's file that it failed to open in a pool, which lives as long as any VRT is open in
+the process. Every later read of the file, through any VRT, returns zeros without an error (tested
+with GDAL 3.10).
 """
 MAX_UNCOVERED_FRACTION = 1e-3
-"""Share of a VRT that may lie between its files: of a pixel, where these are not of its grid."""
+"""Fraction of a VRT without files that is ignored; files off the pixel grid leave such gaps."""
 
 
 class RasterReader:
-    """A source raster; made by `open_raster`.
+    """Reader of a raster, which `open_raster` returns.
 
-    It pickles as path and options and opens the file again where it is unpickled, at the first
-    read. Read from one thread per instance. Nothing is ever written beside the source.
+    A reader is pickled as its path and options. The unpickled reader opens the file at the first
+    read. An instance may be used by one thread only. No file is written beside the source.
 
     Attributes
     ----------
     info : RasterInfo
-        The raster and the selected bands.
+        Metadata of the raster and of the selected bands.
     """
 
     info: RasterInfo
@@ -280,7 +279,7 @@ class RasterReader:
 
     @property
     def cache(self) -> int:
-        """Bytes of decoded blocks that GDAL may keep while it is read."""
+        """Return the size in bytes of the block cache for this reader."""
         return self._cache
 
     @cache.setter
@@ -292,7 +291,7 @@ class RasterReader:
         with gdal_env(remote=self._remote):
             dataset = self._open_dataset()
             try:
-                self._check_files_of_pool(dataset)
+                self._check_pooled_files(dataset)
                 info = self._describe(dataset)
                 with suppress_rasterio_warnings():
                     flags = dataset.mask_flag_enums
@@ -301,51 +300,51 @@ class RasterReader:
                 dataset.close()
                 if isinstance(error, GeorsrError) or not isinstance(error, Exception):
                     raise
-                # GDAL's own errors, which are none of rasterio's here
+                # GDAL's errors here are not those of rasterio
                 raise InputError(
                     f"{self._options[0]}: cannot be read: {root_cause(error)}"
                 ) from error
         self._dataset = dataset
-        # Files with a mask of their own for all bands answer the same for each: one is read
+        # If all bands share a mask, it is read once
         masked = [n for n in info.indexes if has_own_mask(flags[n - 1])]
         shared = all(MaskFlags.per_dataset in flags[number - 1] for number in masked)
         self._one_mask = shared and len(masked) == info.count
         self._mask_bands = tuple(masked[:1] if self._one_mask else masked)
         return info
 
-    def _check_files_of_pool(self, dataset: Any) -> None:
-        """Read a pixel of a VRT of one file: asking for overviews opens it and hides its errors."""
-        self._refuse_unreadable(dataset)
+    def _check_pooled_files(self, dataset: Any) -> None:
+        """Read a pixel of a VRT of one file: querying overviews would hide errors."""
+        self._check_failed_files(dataset)
         if dataset.driver != "VRT":
             return
         document = dataset.tags(ns="xml:VRT").get("xml:VRT", "")
-        if document.count("<DstRect") > dataset.count:  # GDAL asks none of several files
+        if document.count("<DstRect") > dataset.count:  # GDAL queries no overviews of several files
             return
-        places = vrt_dst_windows(document)
-        top, left = (places[0].top, places[0].left) if places else (0, 0)
+        windows = vrt_dst_windows(document)
+        top, left = (windows[0].top, windows[0].left) if windows else (0, 0)
         try:
             for number in dataset.indexes:
                 dataset.read(number, window=((top, top + 1), (left, left + 1)))
         except RasterioError as error:
-            self._remember_unreadable(dataset, error)
+            self._record_failed_files(dataset, error)
             raise
 
-    def _remember_unreadable(self, dataset: Any, error: Exception) -> None:
-        """Remember a raster and the files that an error names, or all of them; `_UNREADABLE`."""
-        if dataset.driver in _DRIVERS_OF_POOL:
+    def _record_failed_files(self, dataset: Any, error: Exception) -> None:
+        """Record a raster, and the files that an error names or else all, in `_FAILED_FILES`."""
+        if dataset.driver in _POOLED_DRIVERS:
             files, cause = dataset.files, root_cause(error)
             named = [file for file in files if posixpath.basename(file) in cause]
-            _UNREADABLE.update((self._options[0], *(named or files)))
+            _FAILED_FILES.update((self._options[0], *(named or files)))
 
-    def _refuse_unreadable(self, dataset: Any) -> None:
-        """Refuse a raster of which GDAL would give zeros; see `_UNREADABLE`."""
+    def _check_failed_files(self, dataset: Any) -> None:
+        """Raise if GDAL would read zeros from a raster; see `_FAILED_FILES`."""
         path = self._options[0]
-        if not _UNREADABLE or dataset.driver not in _DRIVERS_OF_POOL:
+        if not _FAILED_FILES or dataset.driver not in _POOLED_DRIVERS:
             return
-        if not _UNREADABLE.isdisjoint((path, *dataset.files)):
+        if not _FAILED_FILES.isdisjoint((path, *dataset.files)):
             raise InputError(
-                f"{path}: a file of it could not be read before, and GDAL does not open it again "
-                "in this process; mend the file, then start a new process or worker"
+                f"{path}: one of its files could not be read before, and GDAL does not open it "
+                "again in this process; repair the file, then start a new process or worker"
             )
 
     def _open_dataset(self) -> Any:
@@ -364,31 +363,30 @@ class RasterReader:
 
     def _get_dataset(self) -> Any:
         if self._dataset is None:
-            now = self._open()
-            then = self.info
-            if (now.width, now.height, now.dtype) != (then.width, then.height, then.dtype):
+            now, before = self._open(), self.info
+            if (now.width, now.height, now.dtype) != (before.width, before.height, before.dtype):
                 self.close()
                 raise InputError(
-                    f"{then.path}: has changed since it was first opened: "
+                    f"{before.path}: has changed since it was first opened: "
                     f"{now.width} x {now.height} {now.dtype}, "
-                    f"was {then.width} x {then.height} {then.dtype}; start again"
+                    f"was {before.width} x {before.height} {before.dtype}; start again"
                 )
         return self._dataset
 
     def read(self, window: Window) -> PixelBlock:
-        """Read the selected bands.
+        """Read the selected bands in a window.
 
         Parameters
         ----------
         window : Window
-            Inside the raster.
+            Window inside the raster.
 
         Raises
         ------
         InputError
             A block of the file is missing or damaged.
         ValueError
-            The window is empty or reaches outside the raster.
+            The window is empty or not inside the raster.
         """
         if (
             min(window.height, window.width) < 1
@@ -403,23 +401,23 @@ class RasterReader:
         return self._read(window, (window.height, window.width))
 
     def sample(self, max_pixels: int = MAX_PIXELS) -> PixelSample:
-        """Pixels spread over the whole raster, the same ones at every call.
+        """Read a sample of pixels spread over the raster, the same at every call.
 
-        A raster of at most ``max_pixels`` is read whole. A larger one is read from an overview,
-        or decimated if it is small enough to be decoded whole; otherwise a regular grid of small
-        windows at full resolution stands for it.
+        A raster of at most ``max_pixels`` is read completely. A larger one is read from an overview
+        or decimated. If it is too large for that and has no overviews, the sample is a grid of
+        small windows at full resolution.
 
         Parameters
         ----------
         max_pixels : int
-            Most pixels per band in the sample.
+            Largest number of pixels per band.
         """
         height, width = self.info.height, self.info.width
-        whole = Window(0, 0, height, width)
+        extent = Window(0, 0, height, width)
         if height * width <= max_pixels:
-            patches = [self.read(whole)]
+            patches = [self.read(extent)]
         elif self.info.overviews or height * width <= MAX_DECIMATION * max_pixels:
-            patches = [self._read(whole, decimated_shape(height, width, max_pixels))]
+            patches = [self._read(extent, decimated_shape(height, width, max_pixels))]
         else:
             patches = [self.read(window) for window in self._sample_windows(max_pixels)]
         count = self.info.count
@@ -429,36 +427,36 @@ class RasterReader:
         )
 
     def read_decimated(self, height: int, width: int) -> PixelBlock:
-        """The whole raster by nearest neighbour, from overviews where it has them.
+        """Read the complete raster, decimated by nearest neighbour, from overviews if it has any.
 
         Parameters
         ----------
         height, width : int
-            Of the result; at most the raster's.
+            Size of the result, at most that of the raster.
         """
         return self._read(Window(0, 0, self.info.height, self.info.width), (height, width))
 
     def _vrt_windows(self) -> list[Window]:
-        """Where the rasters of a VRT lie; none for what is no VRT, or computes its pixels."""
+        """Return the windows of the files of a VRT; none for other rasters."""
         if self.info.driver != "VRT":
             return []
         return vrt_dst_windows(self._get_dataset().tags(ns="xml:VRT").get("xml:VRT", ""))
 
     def uncovered_fraction(self) -> float:
-        """Share of the pixels that no raster of a VRT gives, if nothing tells them from data."""
+        """Return the fraction of a VRT that no file covers, if these pixels are not invalid."""
         info = self.info
-        places = self._vrt_windows() if info.mask_kind == "none" else []
-        return 1 - union_area(places) / (info.height * info.width) if places else 0.0
+        windows = self._vrt_windows() if info.mask_kind == "none" else []
+        return 1 - union_area(windows) / (info.height * info.width) if windows else 0.0
 
     def _sample_windows(self, max_pixels: int) -> list[Window]:
-        if places := self._vrt_windows():  # a regular grid might meet nothing but gaps
-            return sample_windows_in(places, max_pixels)
+        if windows := self._vrt_windows():  # windows of a regular grid might all be in gaps
+            return sample_windows_in(windows, max_pixels)
         return sample_windows(self.info.height, self.info.width, max_pixels)
 
     def _read(self, window: Window, shape: tuple[int, int]) -> PixelBlock:
         region = RasterioWindow(window.left, window.top, window.width, window.height)
         dataset = self._get_dataset()
-        self._refuse_unreadable(dataset)
+        self._check_failed_files(dataset)
         try:
             with gdal_env(remote=self._remote, cache=gdal_cachemax()):
                 values, alpha = self._values(dataset, region, shape)
@@ -469,7 +467,7 @@ class RasterReader:
         except (RasterioError, OSError, MemoryError) as err:
             if isinstance(err, MemoryError):
                 raise
-            self._remember_unreadable(dataset, err)
+            self._record_failed_files(dataset, err)
             raise InputError(
                 f"{self.info.path}: {window} cannot be read: {root_cause(err)}; "
                 "the file is damaged or incomplete"
@@ -480,11 +478,11 @@ class RasterReader:
         self, dataset: Any, region: RasterioWindow, shape: tuple[int, int]
     ) -> tuple[AnyArray, AnyArray | None]:
         info = self.info
-        wanted = list(info.indexes) + ([info.alpha_band] if info.alpha_band else [])
-        if len({dataset.dtypes[number - 1] for number in wanted}) == 1:
-            # one call for all bands decodes every block once
-            every = dataset.read(wanted, window=region, out_shape=(len(wanted), *shape))
-            return every[: info.count], every[info.count] if info.alpha_band else None
+        numbers = list(info.indexes) + ([info.alpha_band] if info.alpha_band else [])
+        if len({dataset.dtypes[number - 1] for number in numbers}) == 1:
+            # one call for all bands decodes each block once
+            bands = dataset.read(numbers, window=region, out_shape=(len(numbers), *shape))
+            return bands[: info.count], bands[info.count] if info.alpha_band else None
         values = np.empty((info.count, *shape), dtype=info.dtype)
         for i, number in enumerate(info.indexes):
             values[i] = dataset.read(number, window=region, out_shape=shape)
@@ -527,24 +525,24 @@ class RasterReader:
         self.close()
 
     def with_bands(self, indexes: tuple[int, ...]) -> RasterReader:
-        """Another reader of the same raster, of other bands."""
+        """Return another reader of the raster, with other bands."""
         path, _, nodata, allow_drivers, force, alpha = self._options
         return RasterReader(path, indexes, nodata, allow_drivers, force, alpha)
 
     def reopen(self) -> Self:
-        """The same raster in a reader of its own, described as it is now and here.
+        """Open the raster again, and return a new reader with its present metadata.
 
         Raises
         ------
         InputError, UsageError
-            It cannot be opened any more, or not in this process.
+            The raster cannot be opened any more, or not in this process.
         """
-        fresh = copy.copy(self)  # by way of __getstate__, as if it had been pickled
+        fresh = copy.copy(self)  # copied through __getstate__, as if it had been pickled
         fresh.info = fresh._open()
         return fresh
 
     def __getstate__(self) -> dict[str, Any]:
-        path, *options = self._options  # the other process may be in another folder
+        path, *options = self._options  # another process may have another working folder
         return self.__dict__ | {"_dataset": None, "_options": (absolute_path(path), *options)}
 
     def __repr__(self) -> str:
@@ -565,37 +563,41 @@ def open_raster(
     Parameters
     ----------
     path : str or path
-        A GeoTIFF, or another image of a format in `georsr.io.drivers.IMAGE_DRIVERS`; a
-        ``.vrt`` of such images; ``/vsi...``, http(s) and s3 addresses, subdatasets.
+        GeoTIFF, or another image of a format in `georsr.io.drivers.IMAGE_DRIVERS`; a ``.vrt`` of
+        such images; a name such as ``/vsi...``, an http(s) or s3 URL, or a subdataset.
     indexes : sequence of int, optional
-        Band numbers from 1; default all but the alpha band, which is carried as alpha.
+        Band numbers from 1; default all but the alpha band, which becomes alpha of the output.
     nodata : float, optional
-        Overrides what the file says; NaN is possible for floats.
+        Nodata value that overrides that of the file; NaN is possible for floats.
     allow_drivers : sequence of str, optional
-        Further GDAL drivers. ``VRT``: a VRT is trusted, whatever it is called and wherever on this
-        machine its files lie.
+        Additional GDAL drivers. With ``VRT``, a VRT may have any name, and its files may lie
+        anywhere on this machine.
     force : bool
-        Take indices of a palette, and bit masks, for what they are not.
+        Whether to accept palette indices and bit masks.
     alpha : {"auto", "mask", "data"}
-        What a band is that says it is alpha: transparency, or an image, such as near infrared that
-        a program called so; ``auto`` looks at it.
+        How to treat a band that is declared to be alpha: as alpha (``mask``), as data (such as near
+        infrared), or as its values suggest (``auto``).
 
     Returns
     -------
     RasterReader
-        Also a context manager that closes the file.
+        Reader, which is also a context manager that closes the file.
 
     Raises
     ------
     UsageError
-        Missing file, bands that do not exist, data that is not continuous, degenerate pixels.
+        A file or band does not exist, the data are not an image, or the pixel size is 0.
     InputError
-        Not a raster, or damaged.
+        The file is not a raster, or is damaged.
 
     Warns
     -----
+    BandWarning
+        The role of a band was assumed, or its name cannot be read.
     GeoreferenceWarning
-        The raster does not say where on Earth it lies; the product will not either.
+        The raster has no georeferencing, so the output will have none either.
+    RadiometryWarning
+        The raster has gaps that are not declared to be invalid.
     """
     reader = RasterReader(
         os.fspath(path),
@@ -605,25 +607,25 @@ def open_raster(
         force,
         alpha,
     )
-    found: list[tuple[str, type[GeorsrWarning]]] = [
+    issues: list[tuple[str, type[GeorsrWarning]]] = [
         (note, BandWarning) for note in reader.info.notes
     ]
-    if (share := reader.uncovered_fraction()) > MAX_UNCOVERED_FRACTION:
+    if (uncovered := reader.uncovered_fraction()) > MAX_UNCOVERED_FRACTION:
         note = (
-            f"{reader.info.path}: {100 * share:.2g} % of it lies in none of its files, and it has "
-            "no nodata value: these gaps are read as black and treated as data; give it one "
+            f"{reader.info.path}: {100 * uncovered:.2g} % of it is not covered by its files, and "
+            "it has no nodata value: these gaps are read as black pixels; set a nodata value "
             "(gdalbuildvrt -srcnodata), or use --nodata 0 or --skip-constant-tiles"
         )
-        found.append((note, RadiometryWarning))
+        issues.append((note, RadiometryWarning))
         reader.info = replace(reader.info, notes=(*reader.info.notes, note))
     info = reader.info
-    located = info.crs is not None and info.transform is not None
-    if not (located or info.gcps_crs is not None or info.rpcs is not None):
-        lacking = "coordinate reference system" if info.crs is None else "geotransform"
-        text = f"{info.path}: has no {lacking}; the output will have none either"
-        found.append((text, GeoreferenceWarning))
+    georeferenced = info.crs is not None and info.transform is not None
+    if not (georeferenced or info.gcps_crs is not None or info.rpcs is not None):
+        missing = "coordinate reference system" if info.crs is None else "geotransform"
+        text = f"{info.path}: has no {missing}; the output will have none either"
+        issues.append((text, GeoreferenceWarning))
     try:
-        for text, category in found:
+        for text, category in issues:
             warnings.warn(text, category, stacklevel=2)
     except GeorsrWarning:  # the caller turned warnings into errors
         reader.close()
@@ -637,25 +639,25 @@ def open_output(
     indexes: tuple[int, ...] | None = None,
     allow_drivers: Sequence[str] = (),
 ) -> RasterReader:
-    """Open a product, or its layers, for reading.
+    """Open an output of georsr, or its quality layers, for reading.
 
-    Unlike `georsr.io.reader.open_raster` it warns of nothing, and takes a band that says it is
-    alpha for transparency: georsr writes no other.
+    Unlike `open_raster` it issues no warnings, and an alpha band is always alpha.
 
     Parameters
     ----------
     path : str or path
+        Output or quality layers.
     indexes : tuple of int, optional
         Band numbers from 1; default all but the alpha band.
     allow_drivers : sequence of str
-        As for `georsr.io.reader.open_raster`: ``VRT`` where its parts may lie in any folder.
+        As for `open_raster`; with ``VRT``, the parts of the output may lie in any folder.
 
     Raises
     ------
     UsageError
-        Missing file, or bands that do not exist.
+        The file or a band does not exist.
     InputError
-        Not a raster, or damaged.
+        The file is not a raster, or is damaged.
     """
     allowed = tuple(allow_drivers) or None
     return RasterReader(os.fspath(path), indexes, allow_drivers=allowed, force=True, alpha="mask")

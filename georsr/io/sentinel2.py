@@ -122,7 +122,7 @@ class Sentinel2Dataset(DatasetReader):  # type: ignore[misc]
         return list(dict.fromkeys(name for part in self.parts for name in part.files))
 
     def close(self) -> None:
-        """Close the dataset and its parts: one left open would keep GDAL's pool of files."""
+        """Close the dataset and its parts; an open part would keep GDAL's pool of files."""
         super().close()
         for part in self.parts:
             part.close()

@@ -123,7 +123,7 @@ def check_unchanged(reader: RasterReader, digest: str) -> None:
         same = False
     if not same:
         raise InputError(
-            f"{reader.info.path}: has changed while it was read, so that a part of the product "
+            f"{reader.info.path}: has changed while it was read, so that a part of the output "
             "would be of the old file and a part of the new one; nothing is written: run again "
             "once the file is complete"
         )
@@ -391,7 +391,7 @@ def plan_job(
     part = info if area is None else window_metadata(info, area.window)
     check_size(part, config)
     check_bands(info, model.spec)
-    if not config.allow_non_image and model.spec.architecture not in COMPUTED_ARCHITECTURES:
+    if not config.force and model.spec.architecture not in COMPUTED_ARCHITECTURES:
         reject_non_images(info, model.spec.name)
     placement = placement or place_model(model, config)
     stretch = choose_normalization(reader, config.stretch)

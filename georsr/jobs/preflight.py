@@ -67,7 +67,7 @@ def check_space(layout: OutputLayout, destination: str, config: SRConfig, there:
     needed, free = output_bytes(layout), free_space(destination) + there
     if config.check_resources and needed > free:
         raise ResourceError(
-            f"{destination}: the product takes up to {needed / MIB:.0f} MiB, "
+            f"{destination}: the output takes up to {needed / MIB:.0f} MiB, "
             f"{free / MIB:.0f} MiB are free; make room, or use --no-check-resources if compression "
             "will do"
         )

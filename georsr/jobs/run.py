@@ -370,9 +370,9 @@ def run_report(
 
 
 BLOCK_SIZE = 128
-"""Height and width, in source pixels, of what is compared at a time."""
-GRID_STEP = 4
-"""Most windows along each axis; they are spread over the output."""
+"""Height and width, in source pixels, of the windows that are compared."""
+MAX_WINDOWS = 4
+"""Largest number of windows along each axis."""
 
 
 def consistency_report(job: SRJob, stats: RunStats) -> ConsistencyReport | None:
@@ -395,18 +395,18 @@ def consistency_report(job: SRJob, stats: RunStats) -> ConsistencyReport | None:
     bands = len(job.layout.bands)
     total, count, largest = np.zeros(bands), np.zeros(bands, int), np.zeros(bands)
     with (
-        open_output(job.destination, allow_drivers=("VRT",)) as product,
-        closing(prefetch(_pairs(job, product))) as pairs,
+        open_output(job.destination, allow_drivers=("VRT",)) as output,
+        closing(prefetch(_pairs(job, output))) as pairs,
     ):
-        for inner, made, source in pairs:
-            image = np.where(made.valid, made.values, 0).astype(np.float32)
-            low, good = shrink_valid(image, made.valid, job.kernel, job.plan.scale)
-            both = source.valid & good[inner]
-            apart = np.abs(low[inner] - np.where(both, source.values, 0).astype(np.float32))
-            apart[~both] = 0
-            total += apart.sum((1, 2), dtype=np.float64)
-            count += both.sum((1, 2))
-            largest = np.maximum(largest, apart.max((1, 2)))
+        for crop, written, source in pairs:
+            image = np.where(written.valid, written.values, 0).astype(np.float32)
+            low, low_valid = shrink_valid(image, written.valid, job.kernel, job.plan.scale)
+            valid = source.valid & low_valid[crop]
+            difference = np.abs(low[crop] - np.where(valid, source.values, 0).astype(np.float32))
+            difference[~valid] = 0
+            total += difference.sum((1, 2), dtype=np.float64)
+            count += valid.sum((1, 2))
+            largest = np.maximum(largest, difference.max((1, 2)))
     before = stats.residuals
     return ConsistencyReport(
         kernel=str(job.kernel),
@@ -420,59 +420,50 @@ def consistency_report(job: SRJob, stats: RunStats) -> ConsistencyReport | None:
     )
 
 
-Inner = tuple[slice, slice, slice]
+Crop = tuple[slice, slice, slice]
 
 
-def _pairs(job: SRJob, product: RasterReader) -> Iterator[tuple[Inner, PixelBlock, PixelBlock]]:
-    """Yield the windows of the source to compare, with pixels of output and source."""
+def _pairs(job: SRJob, output: RasterReader) -> Iterator[tuple[Crop, PixelBlock, PixelBlock]]:
+    """Yield (crop, pixels of the output, pixels of the source) of windows spread over the source.
+
+    The output's pixels extend beyond the window by the radius of the kernel; ``crop`` cuts the
+    window out of them once they are downsampled.
+    """
     assert job.kernel is not None, "without a kernel nothing is compared"
     plan, s = job.plan, job.plan.scale
-    reach, whole = job.kernel.radius(s), Window(0, 0, plan.height, plan.width)
+    radius, extent = job.kernel.radius(s), Window(0, 0, plan.height, plan.width)
     step, rest = divmod(job.layout.blocksize, s)
-    for window in _windows(plan.height, plan.width, reach, 1 if rest else step):
-        around = _grow(window, reach, whole)
-        inner = (slice(None), *window.relative_to(around).slices)
-        yield inner, product.read(around.scaled(s)), job.read(window)
+    step = 1 if rest else step
+    for top, bottom in spread_ranges(plan.height, radius, step):
+        for left, right in spread_ranges(plan.width, radius, step):
+            window = Window(top, left, bottom - top, right - left)
+            padded = window.grow(radius).intersection(extent)
+            assert padded is not None, "the window is inside the source"
+            crop = (slice(None), *window.relative_to(padded).slices)
+            yield crop, output.read(padded.scaled(s)), job.read(window)
 
 
-def _windows(height: int, width: int, reach: int, step: int) -> Iterator[Window]:
-    for top, bottom in _spread(height, reach, step):
-        for left, right in _spread(width, reach, step):
-            yield Window(top, left, bottom - top, right - left)
+def spread_ranges(length: int, radius: int, step: int) -> list[tuple[int, int]]:
+    """Return (start, stop) of windows along an axis, spread from end to end.
 
-
-def _spread(length: int, reach: int, step: int) -> list[tuple[int, int]]:
-    """Return (start, stop) of windows along an axis, from end to end.
-
-    Those that leave something out are as large as they can be without a look, ``reach`` pixels
-    round them, into another block of the output than they have to: all of a block is decoded
-    for a single pixel of it.
+    Unless they cover the axis, their edges are ``radius`` pixels inside of a block of the output:
+    a block is decoded completely for a single pixel of it.
 
     Parameters
     ----------
-    length, reach
-        Of the axis, and of the kernel, in source pixels.
+    length, radius
+        Length of the axis and radius of the kernel, in source pixels.
     step
-        Source pixels to a block.
+        Source pixels per block.
     """
-    if length <= GRID_STEP * BLOCK_SIZE:
+    if length <= MAX_WINDOWS * BLOCK_SIZE:
         return [(begin, min(begin + BLOCK_SIZE, length)) for begin in range(0, length, BLOCK_SIZE)]
-    step = step if step <= length // GRID_STEP else 1
-    starts = [(length - BLOCK_SIZE) * i // (GRID_STEP - 1) // step * step for i in range(GRID_STEP)]
+    step = step if step <= length // MAX_WINDOWS else 1
+    starts = [
+        (length - BLOCK_SIZE) * i // (MAX_WINDOWS - 1) // step * step for i in range(MAX_WINDOWS)
+    ]
     ends = [start + BLOCK_SIZE for start in starts]
     return [
-        (start + reach if start else 0, end - reach if end < length else length)
+        (start + radius if start else 0, end - radius if end < length else length)
         for start, end in zip(starts, ends, strict=True)
     ]
-
-
-def _grow(window: Window, reach: int, whole: Window) -> Window:
-    grown = Window(
-        window.top - reach,
-        window.left - reach,
-        window.height + 2 * reach,
-        window.width + 2 * reach,
-    )
-    inside = grown.intersection(whole)
-    assert inside is not None, "windows lie in the product"
-    return inside

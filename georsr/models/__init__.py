@@ -1,1 +1,1 @@
-"""Models: tensors in, tensors out; nothing here knows rasters."""
+"""Networks and their weights: from tensors to tensors, without rasters."""

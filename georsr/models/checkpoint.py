@@ -1,4 +1,4 @@
-"""Checkpoints of other programs (.pth, .pt): names and tensors, never code."""
+"""Read checkpoints of other programs (.pth, .pt): tensors by key, never code."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import Tensor
 
 from georsr.errors import ModelError
 
-WRAPPINGS = ("params_ema", "params", "state_dict", "model_state_dict", "model", "net")
-"""Keys under which training programs keep the weights, the averaged ones first."""
+WEIGHT_KEYS = ("params_ema", "params", "state_dict", "model_state_dict", "model", "net")
+"""Keys under which training programs store the weights; averaged ones first."""
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The names and tensors of a checkpoint.
+    """Read the tensors of a checkpoint by key.
 
     Raises
     ------
@@ -23,7 +23,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         The file is damaged, holds code (which is never run), or no weights.
     """
     try:
-        # Mapped where the format allows it: what is not used (``params``) is never read.
+        # mapped into memory where the format allows it: tensors that are not used are not read
         loaded: Any = torch.load(
             path, map_location="cpu", weights_only=True, mmap=_is_archive(path)
         )
@@ -33,11 +33,11 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
             f"({type(error).__name__}); expected a dictionary of weights"
         ) from error
     if isinstance(loaded, dict):
-        loaded = next((loaded[k] for k in WRAPPINGS if isinstance(loaded.get(k), dict)), loaded)
+        loaded = next((loaded[k] for k in WEIGHT_KEYS if isinstance(loaded.get(k), dict)), loaded)
     if not isinstance(loaded, dict) or not loaded:
         raise ModelError(f"{path}: holds no dictionary of weights")
-    if strange := [str(k) for k, v in loaded.items() if not isinstance(v, Tensor)]:
-        raise ModelError(f"{path}: {strange[0]} is not a tensor; expected a dictionary of weights")
+    if others := [str(k) for k, v in loaded.items() if not isinstance(v, Tensor)]:
+        raise ModelError(f"{path}: {others[0]} is not a tensor; expected a dictionary of weights")
     return {str(k).removeprefix("module."): v for k, v in loaded.items()}
 
 

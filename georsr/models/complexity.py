@@ -1,4 +1,4 @@
-"""Cost of a network: parameters, and multiply-accumulates for one tile. Nothing is computed."""
+"""Count the parameters and multiply-accumulates of a network."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 @dataclass(frozen=True)
 class Complexity:
-    """What a network takes."""
+    """Parameters and multiply-accumulates of a network."""
 
     parameters: int
-    """Numbers learned."""
+    """Number of learned values."""
     macs: int
-    """Multiply-accumulates of convolutions and matrix products for the tile."""
+    """Multiply-accumulates of convolutions and matrix products for one tile."""
 
     @property
     def gmacs(self) -> float:
@@ -32,16 +32,16 @@ def complexity(network: nn.Module, bands: int, height: int, width: int | None = 
     Parameters
     ----------
     network
-        Any network of the zoo, on any device; left as it is.
+        Network on any device; it is not changed.
     bands
-        Bands of the tile; 0 (any number) counts one.
+        Bands of the tile; 0 (any number) counts as one.
     height, width
-        Size of the tile in input pixels; ``width`` None means square.
+        Size of the tile in input pixels; ``width`` None takes a square.
 
     Notes
     -----
-    The network runs on tensors without memory, so this takes milliseconds whatever the size.
-    Element-wise work, normalisation and interpolation are not counted.
+    The network runs on meta tensors, so this takes milliseconds for any size. Element-wise
+    operations, normalisation and interpolation are not counted.
     """
     state = {
         name: value.to("meta")

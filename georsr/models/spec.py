@@ -1,4 +1,4 @@
-"""ModelSpec: the contract a model declares, stored inside its weights file."""
+"""ModelSpec: the specification of a model, stored inside its weights file."""
 
 from __future__ import annotations
 
@@ -10,52 +10,52 @@ from georsr.errors import ModelError
 
 METADATA_KEY = "georsr"
 SCENE = "scene"
-"""Instead of a kernel: whichever fits a scene best."""
+"""Value of `ModelSpec.kernel`: the kernel is estimated from each scene."""
 SOFTLY = "scene, softly"
-"""The same, and where nobody asks for more only what is smooth is given back: the network knows
-better than its source what lies between neighbouring pixels."""
+"""The same; by default only the smooth part of the residual is corrected, because the network knows
+the detail between neighbouring pixels better than its source."""
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """Everything the engine needs to know about a model; the engine never guesses."""
+    """Everything that running a model requires."""
 
     name: str
     """Short name, ``[a-z0-9-]+``, as typed after ``--model``."""
     architecture: str
-    """Key of the builder in :mod:`georsr.models.registry`."""
+    """Name of a registered architecture (:mod:`georsr.models.registry`)."""
     scale: int
     """Output pixels per input pixel along each axis: 1 to 8."""
     parameters: dict[str, Any] = field(default_factory=dict)
-    """Keyword arguments of the builder."""
+    """Keyword arguments of the architecture."""
     bands: int = 3
     """Input (and output) bands; 0 means any number, each treated alike."""
     band_names: tuple[str, ...] = ("red", "green", "blue")
-    """What the bands mean, in order; empty when ``bands`` is 0."""
+    """Names of the bands, in order; empty when ``bands`` is 0."""
     value_range: tuple[float, float] = (0.0, 1.0)
     """Range of the values the network was trained on, in and out."""
     multiple_of: int = 1
-    """Tile height and width, and the tile grid's origin steps, are multiples of this (LR px)."""
+    """Height, width and offset of every tile are multiples of this (LR pixels)."""
     tile: int = 128
-    """Height and width of the tile the network sees (LR px)."""
+    """Height and width of a tile (LR pixels)."""
     halo: int = 8
-    """Outer frame of a tile that is computed but not used where a neighbour covers it (LR px)."""
+    """Margin of a tile that is not used where a neighbour covers it (LR pixels)."""
     overlap: int = 8
-    """Width over which neighbouring tiles are blended, inside the halo (LR px)."""
+    """Width over which neighbouring tiles are blended, inside the halo (LR pixels)."""
     degradation: str = "bicubic"
-    """Kind of degradation that turned HR into LR in training."""
+    """Kind of the degradation from HR to LR in training."""
     kernel: str = ""
-    """What a source pixel is of the product's, which consistency enforces: a kernel's name (see
+    """Kernel by which the output reduces to the source, which consistency enforces: a name (see
     :mod:`georsr.radiometry.kernels`), ``scene`` for the one that fits the scene best, ``scene,
-    softly``, or empty if nothing is known."""
+    softly``, or empty if it is unknown."""
     licence: str = "Apache-2.0"
     """SPDX licence of the weights."""
     trained_on: str = ""
-    """Data and budget, in one sentence."""
+    """Training data and budget, in one sentence."""
     quality: dict[str, float] = field(default_factory=dict)
-    """Measured figures, for example ``{"ucmerced-val-y-psnr": 28.6}``."""
+    """Measured quality, for example ``{"ucmerced-val-y-psnr": 28.6}``."""
     notes: str = ""
-    """When to use it."""
+    """Notes on when to use it."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.scale <= 8:
@@ -73,7 +73,7 @@ class ModelSpec:
 
     @classmethod
     def from_json(cls, text: str) -> ModelSpec:
-        """Rebuild from :meth:`to_json`; unknown or missing fields and wrong types are errors."""
+        """Parse the text of `to_json`; unknown or missing fields and wrong types are errors."""
         try:
             raw = json.loads(text)
         except json.JSONDecodeError as error:

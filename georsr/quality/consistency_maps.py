@@ -1,8 +1,8 @@
 """Compare an output with its source, pixel by pixel.
 
-Pure functions of a window of the product and the source below it. A product, shrunk by the kernel
-that made the source of the ground, should be the source; what is left of it when what the shrunk
-product can carry is taken away is detail that no pixel of the source could have shown.
+Pure functions of a window of the output and the source pixels of the same area. Downsampled with
+the kernel of the sensor, an output should give its source. What bicubic enlargement of the
+downsampled output does not give back is detail that the source does not show.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ def inconsistency(low: FloatArray, source: AnyArray, valid: BoolArray) -> FloatA
 def synthesised_detail(
     image: FloatArray, valid: BoolArray, low: FloatArray, low_valid: BoolArray, scale: int
 ) -> FloatArray:
-    """Local root mean square of what bicubic enlargement of the shrunk product cannot carry.
+    """Return the local root mean square of detail that bicubic enlargement cannot carry.
 
     Parameters
     ----------
     image, valid
-        Product (C, H, W).
+        Output (C, H, W).
     low, low_valid
         The same, shrunk (C, H / scale, W / scale).
     scale
@@ -47,7 +47,7 @@ def synthesised_detail(
     Returns
     -------
     ndarray
-        (H, W), over squares of 2 s + 1 pixels, root of the mean over bands; in the product's units.
+        (H, W), over squares of 2 s + 1 pixels, root of the mean over bands; in the output's units.
     """
     filled = fill_invalid(low, low_valid)
     with torch.inference_mode():

@@ -1,16 +1,13 @@
-"""Layers: bands beside a product that say how far each of its pixels can be trusted.
+"""Compute the quality layers of an output: how far each of its pixels can be trusted.
 
-Sounding: what a network's eight answers about a tile say about how sure it is.
-
-Networks are deterministic, but not equivariant: turned and mirrored, the same ground is not quite
-the same question. Where the eight answers differ, the input did not decide the output.
-
-Calibration: from what a network's answers and picture say to the error that is to be expected.
+A network is deterministic but not equivariant: rotated and mirrored, the same ground gives slightly
+different predictions. Where the predictions of the eight orientations differ, the input did not
+determine the output.
 
 The expected absolute error of a pixel, on the scale on which the network sees 0..1, is modelled as
-``(a sqrt(deviation) + b sqrt(gradient) + c) ** 2``: errors are large where the answers differ and
-at edges, whose exact place the input does not fix, and never below a floor. The roots keep few
-large values from deciding about all the small ones.
+``(a sqrt(deviation) + b sqrt(gradient) + c) ** 2``: errors are large where the predictions differ
+and at edges, whose exact position the input does not determine, and never below a floor. The roots
+keep a few large values from dominating the fit.
 """
 
 from __future__ import annotations
@@ -43,11 +40,11 @@ from georsr.tiling.stitch import TileStitcher
 from georsr.window import AnyArray, BoolArray, FloatArray, Window
 
 WITHIN, GRADIENT, SQUARE, FIRST = 0, 1, 2, 3
-"""Planes of a sounding: variance, gradient, mean square, then the means of the bands."""
+"""Planes of an `EnsemblePredictor`: variance, gradient, mean square, means of the bands."""
 
 
 def n_planes(bands: int, maps: int) -> int:
-    """Number of planes of a sounding."""
+    """Return the number of planes that an `EnsemblePredictor` returns."""
     return FIRST + bands + maps
 
 
@@ -92,12 +89,12 @@ class EnsemblePredictor(TilePredictor):
 
 
 def guidance_count(network: nn.Module) -> int:
-    """Number of guidance maps a network makes."""
+    """Return the number of guidance maps of a network."""
     return int(getattr(network, "guidance_count", 0))
 
 
 def _gradient(image: Tensor) -> Tensor:
-    """Magnitude by central differences, the edge continued: (N, 1, H, W)."""
+    """Return the gradient magnitude by central differences, edges replicated: (N, 1, H, W)."""
     padded = F.pad(image, (1, 1, 1, 1), mode="replicate")
     down = padded[:, :, 2:, 1:-1] - padded[:, :, :-2, 1:-1]
     right = padded[:, :, 1:-1, 2:] - padded[:, :, 1:-1, :-2]
@@ -106,7 +103,7 @@ def _gradient(image: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Calibration:
-    """The three numbers of one model.
+    """Coefficients of the expected error of one model.
 
     Attributes
     ----------
@@ -125,7 +122,7 @@ class Calibration:
     fitted_on: str
 
     def describe(self, spec: ModelSpec) -> str:
-        """A sentence for a product's tags."""
+        """Return a sentence for the tags of the layers."""
         fitted = f"expected absolute error, fitted to {self.fitted_for} on {self.fitted_on}"
         if spec.name == self.fitted_for:
             return fitted
@@ -133,14 +130,14 @@ class Calibration:
 
 
 def calibrations() -> dict[str, Calibration]:
-    """Model name -> its calibration, as ``benchmarks/quality/uncertainty.py --fit`` wrote them."""
+    """Return model name -> calibration, as ``benchmarks/quality/uncertainty.py --fit`` wrote it."""
     file = resources.files("georsr.quality") / "calibration.json"
     table: dict[str, dict[str, Any]] = loads(file.read_text(encoding="utf-8"))
     return {name: Calibration(fitted_for=name, **numbers) for name, numbers in table.items()}
 
 
 def calibration_of(spec: ModelSpec) -> Calibration:
-    """The calibration of a model; of the bundled one nearest in scale for any other."""
+    """Return the calibration of a model, or of the bundled model with the nearest scale."""
     table = calibrations()
     if spec.name in table:
         return table[spec.name]
@@ -166,12 +163,12 @@ MEANINGS = {
 
 
 def layer_names(maps: int) -> tuple[str, ...]:
-    """Names of the bands, in order."""
+    """Return the names of the layers, in order."""
     return (*MEANINGS, *(f"guidance {i}" for i in range(1, maps + 1)))
 
 
 def layer_bands(source: tuple[BandInfo, ...], maps: int) -> tuple[BandInfo, ...]:
-    """What the bands say about themselves.
+    """Return the band descriptions of the layers.
 
     In the units in which the source stores its values; where all its bands have one scale, that
     is carried, without offset: these are differences.
@@ -202,7 +199,7 @@ def layer_bands(source: tuple[BandInfo, ...], maps: int) -> tuple[BandInfo, ...]
 
 @dataclass(frozen=True)
 class QualityConfig:
-    """How soundings and pixels become layers.
+    """How the planes of an `EnsemblePredictor` and pixels become layers.
 
     Attributes
     ----------
@@ -210,7 +207,7 @@ class QualityConfig:
     kernel : Kernel
         What made the source of the ground.
     maps : int
-        Guidance maps in a sounding.
+        Number of guidance maps of the network.
     """
 
     calibration: Calibration
@@ -278,53 +275,44 @@ class LayersPipeline:
 
     def _layers(self, values: FloatArray, window: Window, strip: RowStrip) -> FloatArray:
         """Return the layers of a window inside the output, from its blended planes (P, H, W)."""
-        s, answers = self.tiles.plan.scale, len(values) - self.config.maps
-        deviation = ensemble_std(values[:answers])
+        s, n_statistics = self.tiles.plan.scale, len(values) - self.config.maps
+        deviation = ensemble_std(values[:n_statistics])
         units = self._span()
         layers = np.empty((self.config.count, *deviation.shape), np.float32)
         layers[0] = expected_error(deviation, values[GRADIENT], self.config.calibration) * units
         layers[1] = deviation * units
-        low, detail, valid = self._evidence(window, strip)
+        low, detail, valid = self._compare(window, strip)
         layers[2] = replicate(low, s)
         layers[3] = detail
-        layers[4:] = values[answers:]
+        layers[4:] = values[n_statistics:]
         layers = round_bits(layers)
         layers[:, ~replicate(valid, s)] = np.nan
         return layers
 
     def _span(self) -> np.float32:
-        """Source units per unit of the 0..1 scale, mean over bands."""
+        """Return the source units per unit of the 0..1 scale, mean over bands."""
         corners = np.zeros((2, len(self.tiles.stretch.lo), 1, 1), np.float32)
         corners[1] = 1
         low, high = (self.tiles.stretch.inverse(each) for each in corners)
         return np.float32((high - low).mean())
 
-    def _evidence(
-        self, window: Window, strip: RowStrip
-    ) -> tuple[FloatArray, FloatArray, BoolArray]:
-        """Inconsistency (h, w), detail (H, W), and validity in all bands (h, w)."""
-        s, kernel = self.tiles.plan.scale, self.config.kernel
-        whole = Window(0, 0, self.tiles.plan.height, self.tiles.plan.width)
-        below = Window(window.top // s, window.left // s, window.height // s, window.width // s)
-        reach = margin(kernel, s)
-        around = Window(
-            below.top - reach,
-            below.left - reach,
-            below.height + 2 * reach,
-            below.width + 2 * reach,
-        ).intersection(whole)
-        assert around is not None, "a finished window lies in the product"
-        patch = self.output.read(around.scaled(s))
-        image, good = patch.values.astype(np.float32), patch.valid
-        image[~good] = 0
-        low, low_good = shrink_valid(image, good, kernel, s)
-        detail = synthesised_detail(image, good, low, low_good, s)
-        coarse, fine = below.relative_to(around), window.relative_to(around.scaled(s))
-        inner = (slice(None), *coarse.slices)
-        source, valid, _ = strip.cut(below)
-        both = valid & low_good[inner]
-        everywhere: BoolArray = np.asarray(valid.all(0))
-        return inconsistency(low[inner], source, both), detail[fine.slices], everywhere
+    def _compare(self, window: Window, strip: RowStrip) -> tuple[FloatArray, FloatArray, BoolArray]:
+        """Return inconsistency (h, w), detail (H, W), and validity in all bands (h, w)."""
+        plan, kernel = self.tiles.plan, self.config.kernel
+        s, extent = plan.scale, Window(0, 0, plan.height, plan.width)
+        source_window = window.coarser(s)
+        padded = source_window.grow(margin(kernel, s)).intersection(extent)
+        assert padded is not None, "the window is inside the output"
+        block = self.output.read(padded.scaled(s))
+        image, image_valid = block.values.astype(np.float32), block.valid
+        image[~image_valid] = 0
+        low, low_valid = shrink_valid(image, image_valid, kernel, s)
+        detail = synthesised_detail(image, image_valid, low, low_valid, s)
+        crop = (slice(None), *source_window.relative_to(padded).slices)
+        source, source_valid, _ = strip.cut(source_window)
+        difference = inconsistency(low[crop], source, source_valid & low_valid[crop])
+        valid: BoolArray = np.asarray(source_valid.all(0))
+        return difference, detail[window.relative_to(padded.scaled(s)).slices], valid
 
 
 def _output_part(result: TileResult) -> FloatArray | None:
@@ -337,21 +325,21 @@ def _output_part(result: TileResult) -> FloatArray | None:
     return result.output[(slice(None), *inner.slices)].copy()
 
 
-def ensemble_std(sounding: FloatArray) -> FloatArray:
-    """Standard deviation of all answers, turned and overlapping, on the 0..1 scale.
+def ensemble_std(planes: FloatArray) -> FloatArray:
+    """Return the standard deviation over orientations and overlapping tiles, in 0..1.
 
-    From a sounding without its guidance maps, (P, H, W), to (H, W). By the law of total variance:
+    From planes without guidance maps, (P, H, W), to (H, W). By the law of total variance:
     the mean of the variances within tiles, and the variance of the tiles' means under the weights
     they are blended with.
     """
-    between = sounding[SQUARE] - np.square(sounding[FIRST:]).mean(0)
-    return np.asarray(np.sqrt(np.maximum(sounding[WITHIN] + np.maximum(between, 0), 0)))
+    between = planes[SQUARE] - np.square(planes[FIRST:]).mean(0)
+    return np.asarray(np.sqrt(np.maximum(planes[WITHIN] + np.maximum(between, 0), 0)))
 
 
 def expected_error(
     deviation: FloatArray, gradient: FloatArray, calibration: Calibration
 ) -> FloatArray:
-    """Expected absolute error on the 0..1 scale; see :mod:`georsr.quality.layers`."""
+    """Return the expected absolute error in 0..1; see :mod:`georsr.quality.layers`."""
     a, b, c = (
         np.float32(number)
         for number in (calibration.deviation, calibration.gradient, calibration.floor)
@@ -361,7 +349,7 @@ def expected_error(
 
 
 def round_bits(values: FloatArray) -> FloatArray:
-    """Keep 12 significant bits (0.01 %), so that what is stored is not mostly noise."""
+    """Round to 12 significant bits (0.01 %), so that the file does not store mostly noise."""
     bits = values.view(np.uint32)
     kept = (bits + np.uint32(0x7FF) + ((bits >> np.uint32(12)) & np.uint32(1))) & np.uint32(
         0xFFFFF000
@@ -369,15 +357,15 @@ def round_bits(values: FloatArray) -> FloatArray:
     return np.where(np.isfinite(values), kept.view(np.float32), values)
 
 
-def check_pair(product: RasterReader, source_bands: int, height: int, width: int) -> None:
-    """Refuse a product that was not made of this source.
+def check_pair(output: RasterReader, source_bands: int, height: int, width: int) -> None:
+    """Refuse an output that was not computed from this source.
 
     Raises
     ------
     UsageError
         Other size or number of bands.
     """
-    info = product.info
+    info = output.info
     if (info.height, info.width) != (height, width):
         raise UsageError(
             f"{info.path}: {info.width} x {info.height} pixels, expected {width} x {height}: "

@@ -118,7 +118,7 @@ def layers_job(job: SRJob, destination: str, product: str) -> SRJob:
         What identifies the output's pixels: the layers of another one are others.
     """
     key = job.key | {"layers": str(quality_config(job)), "product": product}
-    # a run that must be gone on with may have ended before its layers began
+    # a run that --resume insists on may have ended before its layers began
     config = replace(job.config, resume=None) if job.config.resume else job.config
     layers = replace(
         job, destination=destination, layout=layers_layout(job), key=key, config=config

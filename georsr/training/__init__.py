@@ -1,1 +1,1 @@
-"""Training: from images to weights."""
+"""Train networks: from images to weights."""

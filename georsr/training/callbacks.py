@@ -17,6 +17,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, WeightAveraging
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
@@ -111,6 +112,13 @@ class Checkpoints(ModelCheckpoint):
         self.best_model_path = self.kth_best_model_path = best
         self.best_k_models = {best: score}
 
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write ``best.ckpt`` if the score improved, and ``last.ckpt`` in any case."""
+        super().on_validation_end(trainer, pl_module)
+        # Lightning's own save_last writes last.ckpt only together with a new best.ckpt
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            trainer.save_checkpoint(Path(str(self.dirpath)) / LAST)
+
     @property
     def state_key(self) -> str:
         """Name of the callback in checkpoints."""
@@ -119,18 +127,15 @@ class Checkpoints(ModelCheckpoint):
 
 def checkpoint_callback(folder: Path) -> ModelCheckpoint:
     """Write ``last.ckpt`` at every validation, ``best.ckpt`` when the averaged weights improve."""
-    callback = Checkpoints(
+    return Checkpoints(
         dirpath=folder,
         filename=BEST.removesuffix(".ckpt"),
         monitor=SCORE,
         mode="max",
-        save_last=True,
         auto_insert_metric_name=False,
         enable_version_counter=False,
         save_on_train_epoch_end=False,
     )
-    callback.CHECKPOINT_NAME_LAST = LAST.removesuffix(".ckpt")
-    return callback
 
 
 class CSVHistory(Callback):

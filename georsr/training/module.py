@@ -21,7 +21,7 @@ from georsr.models.io import make_spec
 from georsr.models.registry import trainable_architectures
 from georsr.models.segsr.lite import SceneClassifier, SceneEncoder, fuse_branches
 from georsr.models.segsr.segsr import SegSR
-from georsr.models.segsr.sensor import combined, likelihood_error
+from georsr.models.segsr.sensor import combine_estimates, likelihood_error
 from georsr.models.segsr.sfem import ClipEncoder, add_lora, load_clip, merge_lora
 from georsr.models.spec import SCENE, SOFTLY, ModelSpec
 from georsr.radiometry.degradation import BicubicDegradation, to_uint8
@@ -259,7 +259,7 @@ class SuperResolution(pl.LightningModule):
             sensor = None
             if self.network.sensor_estimator is not None:
                 mean, variance = self.network.sensor_estimator(x)
-                sensor = combined(mean, variance)[None]
+                sensor = combine_estimates(mean, variance)[None]
             sr = self.network.predict(x, sensor).image[0, :, : hr.shape[1], : hr.shape[2]]
         self._scores.append(pair_psnr(sr.float().cpu().numpy(), hr, valid, self.recipe.scale))
 

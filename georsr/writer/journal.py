@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 FORMAT = 2
 
 Key = Mapping[str, str]
-"""What must be the same for a run to go on with what another one left: name -> value."""
+"""What must be the same for a run to resume another one: name -> value."""
 
 
 class Journal:
@@ -37,28 +37,28 @@ class Journal:
     ----------
     path : Path
     output : str
-        The name to blame in messages.
+        Name of the output, for messages.
     key : mapping
-        What is being made, and of what.
+        Everything that the output depends on.
     tile : int
-        Tile size, which may be smaller than asked for after running out of memory.
+        Tile size, which is smaller than that of the options after running out of memory.
     resume : bool, optional
-        None: go on with what fits. True: insist on it. False: neither go on nor leave anything.
+        None: resume if possible. True: resume or fail. False: start over, keep nothing on failure.
     remote : bool
-        The source is on a network, which may fail today and work tomorrow.
+        Whether the source is on a network, so that reading may fail now and work later.
     """
 
     def __init__(
         self,
         path: Path,
-        product: str,
+        output: str,
         key: Key,
         tile: int,
         *,
         resume: bool | None = None,
         remote: bool = False,
     ) -> None:
-        self.path, self.product, self.key, self.tile = path, product, key, tile
+        self.path, self.output, self.key, self.tile = path, output, key, tile
         self.resume, self.remote = resume, remote
         self.kept = False
         """Whether an unfinished output was left for another run."""
@@ -94,7 +94,7 @@ class Journal:
         lines = read_jsonl(self.path)
         head = next(lines, None)
         if head is None:
-            self.reject("there is nothing to go on with")
+            self.reject("no unfinished run found")
             return None
         reasons = self._reasons(head)
         if not reasons and head["tile"] != self.tile:
@@ -111,7 +111,7 @@ class Journal:
                 ]
             except (KeyError, ValueError, TypeError):
                 break
-        log.info("%s: going on with %d finished blocks", self.product, len(blocks))
+        log.info("%s: resuming with %d finished blocks", self.output, len(blocks))
         header = Header(*head["header"])
         self._rewrite(header, blocks)
         return header, blocks
@@ -119,11 +119,9 @@ class Journal:
     def reject(self, why: str) -> None:
         """Warn that an unfinished run is discarded, or raise if the options insist on it."""
         if self.resume:
-            raise UsageError(
-                f"{self.product}: cannot be resumed: {why}; without --resume it starts anew"
-            )
+            raise UsageError(f"{self.output}: cannot resume: {why}; omit --resume to start over")
         if self.resume is None and self.path.exists():
-            log.warning("%s: an unfinished run is not gone on with: %s", self.product, why)
+            log.warning("%s: ignoring an unfinished run: %s", self.output, why)
 
     def _reasons(self, head: Mapping[str, Any]) -> list[str]:
         """Return why a run with this first line cannot be resumed."""
@@ -131,14 +129,14 @@ class Journal:
         if self.resume is False:
             return ["--no-resume"]
         if head.get("format") != FORMAT or not isinstance(theirs, dict):
-            return ["its journal is of another version"]
+            return ["its journal was written by another version"]
         return key_differences(theirs, self.key)
 
     def _rewrite(self, header: Header, blocks: Sequence[BlockRecord]) -> None:
         """Replace the journal by one with only the given entries."""
         with atomic_write(self.path) as fresh, fresh.open("wb") as file:
             head = {
-                "georsr": "journal of an unfinished product; the same command goes on with it",
+                "georsr": "journal of an unfinished output; rerun the same command to resume",
                 "format": FORMAT,
                 "key": dict(self.key),
                 "tile": self.tile,

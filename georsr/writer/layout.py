@@ -68,7 +68,7 @@ def check_creation_options(layout: OutputLayout) -> None:
 
 
 def _refused(why: str) -> UsageError:
-    return UsageError(f"the product cannot be written like this: {why}; check creation options")
+    return UsageError(f"GDAL rejects the output profile: {why}; check the creation options")
 
 
 @contextmanager

@@ -100,7 +100,7 @@ def check_destination(
     stale = [sidecar for sidecar in sidecars(path) if os.path.lexists(sidecar)]
     if stale and not overwrite:
         raise UsageError(
-            f"{stale[0]}: is left from an earlier product and would be read with {name}; "
+            f"{stale[0]}: is left from an earlier output and would be read with {name}; "
             "remove it, or use the `--overwrite` option"
         )
 

@@ -63,7 +63,7 @@ def check_block(
     aligned &= all(end == edge or (end % size == 0 and end < edge) for end, edge in ends)
     if not aligned or min(window.height, window.width) < 1 or min(window.top, window.left) < 0:
         raise ValueError(
-            f"{dst}: {window} is not made of whole blocks of {size} in a product of "
+            f"{dst}: {window} does not consist of full blocks of {size} in an output of "
             f"{layout.height} rows and {layout.width} columns"
         )
     shape = (window.height, window.width)
@@ -212,13 +212,13 @@ class RasterWriter:
         try:
             part = PartFile.reopen(self._place.part, self.layout, header, blocks)
         except (ValueError, OSError) as error:
-            self.journal.reject(f"its unfinished product is damaged ({error})")
+            self.journal.reject(f"its partial file is damaged ({error})")
             return None
         self.n_resumed_blocks = int(part.done.sum())
         damaged = len({(block.row, block.column) for block in blocks}) - self.n_resumed_blocks
         if damaged:
             log.warning(
-                "%s: %d finished blocks were damaged, and are made again", self.dst, damaged
+                "%s: %d finished blocks were damaged and are computed again", self.dst, damaged
             )
         return part
 
@@ -400,7 +400,7 @@ class RasterWriter:
         if missing:
             raise OutputError(
                 f"{self.dst}: {missing} of {part.done.size} blocks were never written; "
-                "the product is incomplete and is not published"
+                "the output is incomplete and is not published"
             )
         with self._failures("cannot be finished"):
             part.finalize()
@@ -495,7 +495,7 @@ class RasterWriter:
             )
             if is_enospc(err) or is_disk_full(self._place.part, reached):
                 folder = self._place.part.parent
-                said = f"{self.dst}: no space left in {folder} for the product ({said})"
+                said = f"{self.dst}: no space left in {folder} for the output ({said})"
             elif isinstance(err, OutputError):
                 raise
             raise OutputError(said) from err

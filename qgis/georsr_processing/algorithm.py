@@ -1,4 +1,4 @@
-"""What the algorithms share: finding georsr, running it, and telling QGIS."""
+"""Base class of the algorithms: find georsr, run it, and report to QGIS."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .subprocess_runner import (
     ProcessListener,
     ProcessResult,
     remove_unfinished,
-    run_child,
+    run_process,
     unfinished,
 )
 
@@ -34,31 +34,31 @@ MODEL_FILE = "MODEL_FILE"
 DEVICE = "DEVICE"
 
 
-class Teller(ProcessListener):
-    """Passes on what a child says to the log, the progress bar and the Cancel button."""
+class FeedbackAdapter(ProcessListener):
+    """Forwards messages and progress of georsr to the log and the progress bar of QGIS."""
 
     def __init__(self, feedback: Any) -> None:
         self.feedback = feedback
 
     def progress(self, percent: float) -> None:
-        """Move the bar."""
+        """Set the progress bar."""
         self.feedback.setProgress(percent)
 
     def warning(self, text: str) -> None:
-        """Yellow in the log."""
+        """Show a warning in the log."""
         self.feedback.pushWarning(text)
 
     def line(self, text: str) -> None:
-        """Grey in the log."""
+        """Show a line in the log."""
         self.feedback.pushConsoleInfo(text)
 
     def cancelled(self) -> bool:
-        """Whether Cancel was pressed."""
+        """Return whether Cancel was pressed."""
         return bool(self.feedback.isCanceled())
 
 
 class GeorsrAlgorithm(QgsProcessingAlgorithm):  # type: ignore[misc]
-    """Base of the algorithms: they differ in parameters and in one command line."""
+    """Base class of the algorithms, which differ in parameters and command line."""
 
     help_text = ""
 
@@ -67,20 +67,20 @@ class GeorsrAlgorithm(QgsProcessingAlgorithm):  # type: ignore[misc]
         return QCoreApplication.translate("georsr", text)
 
     def createInstance(self) -> GeorsrAlgorithm:
-        """A fresh one for every run."""
+        """Return a new instance; QGIS asks for one for each run."""
         return type(self)()
 
     def shortHelpString(self) -> str:
-        """Text beside the dialog; QGIS would make a paragraph of every line."""
+        """Return the help text as one line; QGIS would turn each line into a paragraph."""
         return self.tr(" ".join(self.help_text.split()))
 
     def icon(self) -> Any:
-        """The provider's."""
+        """Return the icon of the provider."""
         provider = self.provider()
         return provider.icon() if provider is not None else QIcon()
 
     def canExecute(self) -> tuple[bool, str]:
-        """Whether georsr is there; starts no process."""
+        """Return whether georsr exists; starts no process."""
         try:
             self.georsr()
         except ExecutableError as error:
@@ -88,17 +88,17 @@ class GeorsrAlgorithm(QgsProcessingAlgorithm):  # type: ignore[misc]
         return True, ""
 
     def georsr(self) -> Georsr:
-        """The georsr to run.
+        """Return the georsr to run.
 
         Raises
         ------
         ExecutableError
-            There is none.
+            georsr was not found.
         """
         return find_georsr(str(ProcessingConfig.getSetting("GEORSR_EXECUTABLE") or ""))
 
     def run_georsr(self, arguments: list[str], feedback: Any) -> ProcessResult:
-        """Run it, telling QGIS all the while.
+        """Run georsr, and report its progress and messages to QGIS.
 
         Raises
         ------
@@ -114,15 +114,17 @@ class GeorsrAlgorithm(QgsProcessingAlgorithm):  # type: ignore[misc]
         feedback.pushInfo(f"georsr {version} ({georsr.found})")
         feedback.pushCommandInfo(shown(command))
         try:
-            outcome = run_child(command, georsr.environment(), Teller(feedback))
+            result = run_process(command, georsr.environment(), FeedbackAdapter(feedback))
         except OSError as error:
             raise QgsProcessingException(logged(f"{command[0]}: {error}")) from error
-        if outcome.failure() and not outcome.cancelled:
-            raise QgsProcessingException(logged(outcome.failure()))
-        return outcome
+        if result.failure() and not result.cancelled:
+            raise QgsProcessingException(logged(result.failure()))
+        return result
 
-    def make(self, arguments: list[str], outputs: list[str], feedback: Any) -> ProcessResult:
-        """Run georsr to write files; whatever ends it, nothing unfinished is left beside them."""
+    def run_to_files(
+        self, arguments: list[str], outputs: list[str], feedback: Any
+    ) -> ProcessResult:
+        """Run georsr to write files; remove what a run that does not finish leaves next to them."""
         before = [(output, unfinished(output)) for output in outputs if output]
         feedback.setProgressText(self.tr("Starting georsr…"))
         try:
@@ -132,12 +134,12 @@ class GeorsrAlgorithm(QgsProcessingAlgorithm):  # type: ignore[misc]
                 remove_unfinished(output, known)
 
     def file_layer(self, parameters: dict[str, Any], name: str, context: Any) -> Any:
-        """Raster layer of a parameter; None if it is not given.
+        """Return the raster layer of a parameter; None if it is not given.
 
         Raises
         ------
         QgsProcessingException
-            georsr, another process, could not read it.
+            The layer is not a file that georsr can read.
         """
         layer = self.parameterAsRasterLayer(parameters, name, context)
         if layer is not None and why_unreadable(layer):
@@ -150,7 +152,7 @@ class GeorsrAlgorithm(QgsProcessingAlgorithm):  # type: ignore[misc]
         self.add_model_file(self.tr("Weights file, instead of the model above"))
 
     def add_model_file(self, text: str) -> None:
-        """Add the parameter for a model that does not come with georsr."""
+        """Add the parameter for a weights file."""
         self.add_advanced(
             QgsProcessingParameterFile(
                 MODEL_FILE, text, behavior=ANY_FILE, optional=True, fileFilter=WEIGHTS
@@ -158,7 +160,7 @@ class GeorsrAlgorithm(QgsProcessingAlgorithm):  # type: ignore[misc]
         )
 
     def add_device(self) -> None:
-        """Add the parameter that says what computes."""
+        """Add the parameter for the device."""
         self.add_choice(DEVICE, self.tr("Device"), DEVICES, advanced=True)
 
     def add_choice(
@@ -174,26 +176,26 @@ class GeorsrAlgorithm(QgsProcessingAlgorithm):  # type: ignore[misc]
             self.addParameter(parameter)
 
     def add_advanced(self, parameter: Any) -> None:
-        """Add a parameter to the folded part of the dialog."""
+        """Add a parameter to the advanced part of the dialog."""
         parameter.setFlags(parameter.flags() | ADVANCED)
         self.addParameter(parameter)
 
     def device(self, parameters: dict[str, Any], context: Any) -> str:
-        """What computes."""
+        """Return the chosen device."""
         return str(self.parameterAsEnumString(parameters, DEVICE, context))
 
     def output_path(self, parameters: dict[str, Any], name: str, context: Any) -> str:
-        """Absolute path of an output; empty if it is not wanted."""
+        """Return the absolute path of an output; empty if it is not wanted."""
         path = self.parameterAsOutputLayer(parameters, name, context)
         return str(Path(path).absolute()) if path else ""
 
     def model(self, parameters: dict[str, Any], context: Any) -> str:
-        """Name or file of the chosen model."""
+        """Return the name or file of the chosen model."""
         file = self.parameterAsFile(parameters, MODEL_FILE, context)
         return str(file or self.parameterAsEnumString(parameters, MODEL, context))
 
 
 def logged(message: str) -> str:
-    """Put an error into QGIS's log panel, which outlives the dialog."""
+    """Write an error to QGIS's log panel, which outlives the dialog, and return it."""
     QgsMessageLog.logMessage(message, "georsr", CRITICAL)
     return message

@@ -1,7 +1,4 @@
-"""Command lines, from the values of parameters.
-
-Models that come with georsr, for the choices of the dialogs; other ones are files.
-"""
+"""Build command lines of georsr from the values of dialogs."""
 
 from __future__ import annotations
 
@@ -19,136 +16,139 @@ MODELS = (
     "bicubic-x3",
     "bicubic-x2",
 )
-"""The first is the default. A list of its own, because QGIS builds dialogs at start-up, when no
-other program is to be run; a test of georsr compares it with the models there are."""
+"""Built-in models; the first is the default. QGIS builds its dialogs at start-up without running
+georsr, so the choices of the dialogs are repeated here; a test compares them with georsr's."""
 
 WEIGHTS = "Weights (*.safetensors *.pth *.onnx);;All files (*)"
 DEVICES = ("auto", "cpu", "cuda", "mps")
 CONSISTENCY = ("auto", "on", "off")
-BANDS = ("guide", "all")
-BAND_MODES = ("inject", "each", "bicubic")
+OUTPUT_BANDS = ("rgb", "all")
+OTHER_BANDS = ("inject", "per-band", "bicubic")
 
 
 ALWAYS = ("--progress=json", "--json", "--overwrite", "--no-resume")
-"""Progress and the report for this plugin. An unfinished product is not kept: whoever cancels in
-QGIS wants nothing left. That an existing file is replaced was confirmed in QGIS's own dialog; it
-stays what it is until the new one is complete."""
+"""Options of every run. Progress and report are read by this plugin. An unfinished output is not
+kept, as users of QGIS expect after Cancel. QGIS has asked whether an existing file may be replaced;
+it is unchanged until the new one is complete."""
 _ACCESS = re.compile(r"(?<=://)[^/?#@\s]*@|[?#].*")
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to super-resolve, and how; None and empty mean georsr's own default.
+    """Values of the dialog of `georsr sr`; None and empty values stand for georsr's default.
 
     Attributes
     ----------
     source, output : str
-        Rasters.
+        Paths of the rasters.
     model : str
-        Name or weights file.
-    bands : sequence of int
-        From 1, in the model's order.
-    box : tuple of float or None
+        Name of a built-in model, or weights file.
+    indexes : sequence of int
+        Bands given to the model, counted from 1, in the model's order.
+    bounds : tuple of float or None
         West, south, east, north, in the CRS of the source's file.
-    mask : str or None
+    aoi : str or None
         GeoJSON file of polygons.
-    outside_invalid : bool
-        Whether pixels outside the polygons become invalid, or the extent is only cut to them.
-    tile : int or None
-        Source pixels.
+    aoi_mask : bool
+        Whether pixels outside the polygons become nodata; otherwise the output is only cropped.
+    tile_size : int or None
+        Height and width of a tile in source pixels.
     device : str
-    nodata : float or None
-        Of the source.
+        Device that runs the model, one of `DEVICES`.
+    src_nodata : float or None
+        Nodata value of the source.
     cog : bool
+        Whether to write a Cloud Optimized GeoTIFF.
     consistency : str
-        ``auto``, ``on`` or ``off``.
+        One of `CONSISTENCY`.
     tta : bool
-        The mean of eight orientations.
+        Whether to average the predictions for eight rotations and flips.
     quality : str or None
-        Quality layers to write as well.
-    product_bands : str
-        ``guide``: the bands the network sees; ``all``.
-    band_mode : str
-        How the other ones are made: ``inject``, ``each`` or ``bicubic``.
+        Path of quality layers to write as well.
+    output_bands : str
+        Bands of the output, one of `OUTPUT_BANDS`.
+    other_bands : str
+        How bands that are not given to the model are enlarged, one of `OTHER_BANDS`.
     extra : str
-        More options, quoted as in a shell.
+        More options of the command line, quoted as in a shell.
     """
 
     source: str
     output: str
     model: str
-    bands: Sequence[int] = ()
-    box: tuple[float, float, float, float] | None = None
-    mask: str | None = None
-    outside_invalid: bool = True
-    tile: int | None = None
+    indexes: Sequence[int] = ()
+    bounds: tuple[float, float, float, float] | None = None
+    aoi: str | None = None
+    aoi_mask: bool = True
+    tile_size: int | None = None
     device: str = "auto"
-    nodata: float | None = None
+    src_nodata: float | None = None
     cog: bool = False
     consistency: str = "auto"
     tta: bool = False
     quality: str | None = None
-    product_bands: str = "guide"
-    band_mode: str = "inject"
+    output_bands: str = "rgb"
+    other_bands: str = "inject"
     extra: str = ""
 
     def arguments(self) -> list[str]:
-        """Arguments of ``georsr`` for this request."""
+        """Return the arguments of ``georsr`` for this request."""
         words = ["sr", *ALWAYS, f"--model={self.model}", f"--device={self.device}"]
         given = {
-            "--bidx": ",".join(map(str, self.bands)) or None,
-            "--bbox": None if self.box is None else ",".join(map(repr, self.box)),
-            "--aoi": self.mask,
-            "--tile": self.tile,
-            "--nodata": self.nodata,
+            "--bidx": ",".join(map(str, self.indexes)) or None,
+            "--bbox": None if self.bounds is None else ",".join(map(repr, self.bounds)),
+            "--aoi": self.aoi,
+            "--tile": self.tile_size,
+            "--nodata": self.src_nodata,
             "--quality": self.quality,
-            "--consistency": self._unusual("consistency"),
-            "--bands": self._unusual("product_bands"),
-            "--band-mode": self._unusual("band_mode"),
+            "--consistency": self._unless_default("consistency"),
+            "--bands": self._unless_default("output_bands"),
+            "--band-mode": self._unless_default("other_bands"),
         }
         words += [f"{name}={value}" for name, value in given.items() if value is not None]
         flags = {
-            "--no-aoi-mask": self.mask is not None and not self.outside_invalid,
+            "--no-aoi-mask": self.aoi is not None and not self.aoi_mask,
             "--cog": self.cog,
             "--tta": self.tta,
         }
         words += [name for name, wanted in flags.items() if wanted]
         return [*words, *split_extra(self.extra), "--", self.source, self.output]
 
-    def _unusual(self, name: str) -> str | None:
-        """Value of a field, None where it is the default."""
+    def _unless_default(self, name: str) -> str | None:
+        """Return the value of a field; None if it is the default."""
         value = getattr(self, name)
         return None if value == getattr(type(self), name) else str(value)
 
 
 def layers_arguments(
-    source: str, product: str, output: str, model: str, mask: str | None, device: str
+    source: str, output: str, layers: str, model: str, aoi: str | None, device: str
 ) -> list[str]:
-    """Arguments of ``georsr`` for the quality layers of a finished product.
+    """Return the arguments of ``georsr`` for the quality layers of an output.
 
     Parameters
     ----------
-    source, product, output
-        Rasters.
+    source, output, layers
+        Paths of the input raster, of the super-resolved raster, and of the layers to write.
     model
-        Weights file that made the product; empty where its tags name a built-in model.
-    mask
-        GeoJSON file of the polygons it was cut to.
+        Weights file of the model that computed the output; empty if its tags name a built-in model.
+    aoi
+        GeoJSON file of the polygons to which the output was cut.
     device
+        Device that runs the model, one of `DEVICES`.
     """
     words = ["quality", "layers", *ALWAYS, f"--device={device}"]
     words += [f"--model={model}"] * bool(model)
-    words += [f"--aoi={mask}"] * (mask is not None)
-    return [*words, "--", source, product, output]
+    words += [f"--aoi={aoi}"] * (aoi is not None)
+    return [*words, "--", source, output, layers]
 
 
 def split_extra(text: str) -> list[str]:
-    """Words of additional options; backslashes are letters, as in paths of Windows.
+    """Split additional options into words; backslashes are kept, as in paths of Windows.
 
     Raises
     ------
     ValueError
-        A quotation mark without its partner.
+        A quotation mark is not closed.
     """
     lexer = shlex.shlex(text, posix=True, punctuation_chars=False)
     lexer.whitespace_split, lexer.escape, lexer.commenters = True, "", ""
@@ -156,7 +156,7 @@ def split_extra(text: str) -> list[str]:
 
 
 def shown(command: Sequence[str]) -> str:
-    """One line for a shell, without passwords and parameters of addresses, which may be secret."""
+    """Return one line for a shell, without passwords and URL parameters, which may be secret."""
     remote = ("://" in word or word.startswith("/vsi") for word in command)
     words = (_ACCESS.sub("", word) if r else word for word, r in zip(command, remote, strict=True))
     return " ".join(map(shlex.quote, words))

@@ -1,6 +1,6 @@
-"""Where georsr is, and whether it will do.
+"""Find the georsr executable, check its version, and prepare the environment it runs in.
 
-The environment of the child: what QGIS set for itself would break another Python and GDAL.
+QGIS sets variables for its own Python and GDAL, which would break those of georsr.
 """
 
 from __future__ import annotations
@@ -49,21 +49,21 @@ OWN_TO_QGIS = frozenset(
         "O4W_QT_PLUGINS",
     }
 )
-"""Variables that name files of QGIS: Python's library, PROJ's database, GDAL's plugins, Qt's.
+"""Variables that name files of QGIS: libraries of Python, PROJ's database, plugins of GDAL and Qt.
 
-Kept is everything else: credentials of clouds, proxies, ``GDAL_*`` and ``CPL_*`` options.
+All others are kept: cloud credentials, proxies, ``GDAL_*`` and ``CPL_*`` options.
 """
 
 
-def child_environment(
+def process_environment(
     environ: Mapping[str, str], executable: str, windows: bool = sys.platform == "win32"
 ) -> dict[str, str]:
-    """Make the environment in which ``executable`` runs.
+    """Return the environment variables for ``executable``.
 
     Parameters
     ----------
     environ
-        That of QGIS.
+        Environment of QGIS.
     executable
         Path of georsr or of its Python.
     windows
@@ -84,15 +84,15 @@ def child_environment(
 
 
 def _conda_folders(executable: str) -> list[str]:
-    """Folders of DLLs in the environment that holds ``executable``."""
+    """Return the DLL folders of the conda environment of ``executable``."""
     folder = Path(executable).parent
     root = folder.parent if folder.name.lower() == "scripts" else folder
     wanted = [root, root / "Library" / "bin", root / "Scripts"]
     return [str(path) for path in wanted if path.is_dir()]
 
 
-def child_arguments(arguments: Sequence[str], posix: bool = os.name == "posix") -> list[object]:
-    """Arguments for the operating system: UTF-8 bytes, which a C locale would refuse to make."""
+def process_arguments(arguments: Sequence[str], posix: bool = os.name == "posix") -> list[object]:
+    """Return arguments as UTF-8 bytes, since a C locale cannot encode all names."""
     if not posix:
         return list(arguments)
     return [text.encode("utf-8", "surrogateescape") for text in arguments]
@@ -101,11 +101,11 @@ def child_arguments(arguments: Sequence[str], posix: bool = os.name == "posix") 
 VARIABLE = "GEORSR_EXECUTABLE"
 SETTING = "Settings > Options > Processing > Providers > georsr > georsr executable"
 RECORD = "installation.json"
-"""Written beside this file by ``georsr qgis install``: the command that installed the plugin."""
+"""Written next to this file by ``georsr qgis install``: the command that installed the plugin."""
 OLDEST = (0, 1, 0)
-"""The first version whose command line this plugin speaks."""
-PATIENCE = 120
-"""Seconds for ``georsr --version``, which takes 0.2: cold discs and virus scanners are slow."""
+"""Oldest georsr with the command line that this plugin uses."""
+TIMEOUT = 120
+"""Seconds for ``georsr --version``, which takes 0.2; slow disks and virus scanners need more."""
 INSTALL = "install it with 'pip install georsr', then run 'georsr qgis install'"
 
 
@@ -115,22 +115,22 @@ class ExecutableError(Exception):
 
 @dataclass(frozen=True)
 class Georsr:
-    """How to run georsr.
+    """Command that runs georsr.
 
     Attributes
     ----------
     command : tuple of str
         Program and first arguments.
     found : str
-        What named it, for messages.
+        Where it was found, for messages.
     """
 
     command: tuple[str, ...]
     found: str
 
     def environment(self) -> dict[str, str]:
-        """Environment to run it in."""
-        return child_environment(os.environ, self.command[0])
+        """Return the environment to run it in."""
+        return process_environment(os.environ, self.command[0])
 
 
 def find_georsr(
@@ -170,7 +170,7 @@ def find_georsr(
 
 
 def check_version(georsr: Georsr) -> str:
-    """Version of an executable that runs and is new enough.
+    """Return the version of an executable, if it runs and is new enough.
 
     Raises
     ------
@@ -180,17 +180,17 @@ def check_version(georsr: Georsr) -> str:
     name = " ".join(georsr.command)
     try:
         done = subprocess.run(
-            child_arguments([*georsr.command, "--version"]),
+            process_arguments([*georsr.command, "--version"]),
             env=georsr.environment(),
             cwd=tempfile.gettempdir(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            timeout=PATIENCE,
+            timeout=TIMEOUT,
             creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
         )
     except subprocess.TimeoutExpired as error:
         raise ExecutableError(
-            f"{name} ({georsr.found}) did not answer within {PATIENCE} s; {_repair(name)}"
+            f"{name} ({georsr.found}) did not answer within {TIMEOUT} s; {_repair(name)}"
         ) from error
     except OSError as error:
         why = error.strerror or str(error)
@@ -219,7 +219,7 @@ def _repair(name: str) -> str:
 
 
 def _named(text: str, source: str) -> str:
-    """Executable that the user named: a file, or the folder of a virtual or conda environment."""
+    """Return the executable that the user named: a file, or the folder of an environment."""
     path = Path(os.path.expandvars(text)).expanduser()
     if path.is_file():
         return str(path)
@@ -235,7 +235,7 @@ def _named(text: str, source: str) -> str:
 
 
 def _recorded(folder: Path) -> Georsr | None:
-    """What installed the plugin, if it is still there."""
+    """Return the georsr that installed the plugin, if it still exists."""
     try:
         command = json.loads((folder / RECORD).read_text(encoding="utf-8"))["command"]
         if all(isinstance(part, str) for part in command) and Path(command[0]).is_file():
@@ -246,7 +246,7 @@ def _recorded(folder: Path) -> Georsr | None:
 
 
 def _usual_folders() -> Iterator[str]:
-    """Where pip, pipx and uv put commands; desktops start QGIS with a shorter PATH than shells."""
+    """Yield folders where pip, pipx and uv put commands, which QGIS's PATH may lack."""
     home = Path.home()
     yield str(home / ".local" / "bin")
     if sys.platform == "darwin":

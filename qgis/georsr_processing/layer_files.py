@@ -1,4 +1,4 @@
-"""From layers of a QGIS project to files that georsr reads."""
+"""Find the files of QGIS layers, and write mask layers as GeoJSON."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ IN_MEMORY = ("/vsimem/", "MEM:::", "<VRTDataset", "<GDAL_WMS>")
 
 
 def why_unreadable(layer: Any) -> str:
-    """Why georsr, another process, cannot read a raster layer; empty if it can."""
+    """Return why georsr cannot read a raster layer; empty if it can."""
     name, kind = layer.name(), layer.providerType()
     source = layer.source()
     if kind != "gdal":
@@ -37,18 +37,18 @@ def why_unreadable(layer: Any) -> str:
 
 @dataclass(frozen=True)
 class RasterFile:
-    """What is to be known of a raster layer outside the thread that it belongs to.
+    """Properties of a raster layer, read in the thread that owns it.
 
     Attributes
     ----------
     name : str
-        Of the layer.
+        Name of the layer.
     source : str
-        What GDAL opens.
+        Name that GDAL opens.
     crs : QgsCoordinateReferenceSystem
-        Of the layer: a project may give it another one than the file has.
+        CRS of the layer; a project may override that of the file.
     own_crs : QgsCoordinateReferenceSystem
-        Of the file.
+        CRS of the file.
     """
 
     name: str
@@ -58,7 +58,7 @@ class RasterFile:
 
     @property
     def is_overridden(self) -> bool:
-        """Whether the project gives the layer another CRS than its file has."""
+        """Return whether the project overrides the CRS of the file."""
         return bool(self.own_crs.isValid() and self.crs.isValid() and self.own_crs != self.crs)
 
 
@@ -82,7 +82,7 @@ def write_mask(mask: Any, raster: RasterFile, context: Any, path: Path) -> None:
     Raises
     ------
     QgsProcessingException
-        It holds no polygon, or they cannot be brought into the raster's CRS.
+        It contains no polygon, or a polygon cannot be transformed to the raster's CRS.
     """
     crs = raster.crs if raster.crs.isValid() else mask.sourceCrs()
     transform = QgsCoordinateTransform(mask.sourceCrs(), crs, context.transformContext())
@@ -106,6 +106,6 @@ def write_mask(mask: Any, raster: RasterFile, context: Any, path: Path) -> None:
 
 
 def crs_name(crs: Any) -> str:
-    """EPSG code, or WKT where a CRS has none."""
+    """Return the EPSG code of a CRS, or its WKT if it has none."""
     authority = str(crs.authid())
     return authority if authority.startswith("EPSG:") else str(crs.toWkt(WKT2))

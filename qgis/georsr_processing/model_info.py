@@ -1,4 +1,4 @@
-"""Algorithm: what a model is, and what a raster would take with it."""
+"""Processing algorithm: describe a model, and estimate a run of it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class ModelInformation(GeorsrAlgorithm):
 
     def shortDescription(self) -> str:
         """Tooltip."""
-        return self.tr("Describes a model, what a raster would take with it, and georsr itself")
+        return self.tr("Describes a model, estimates the work for a raster, and checks georsr")
 
     def tags(self) -> list[str]:
         """Words that find it."""
@@ -68,10 +68,10 @@ class ModelInformation(GeorsrAlgorithm):
     ) -> dict[str, Any]:
         """Ask georsr."""
         model = f"--model={self.model(parameters, context)}"
-        outcome = self.run_georsr(["info", model, "--json"], feedback)
-        if outcome.cancelled:
+        result = self.run_georsr(["info", model, "--json"], feedback)
+        if result.cancelled:
             return {}
-        facts = json.loads(outcome.stdout)
+        facts = json.loads(result.stdout)
         for key, value in facts.items():
             feedback.pushInfo(f"{key}: {value}")
         feedback.setProgress(50)

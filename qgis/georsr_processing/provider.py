@@ -1,4 +1,4 @@
-"""The provider: a group of algorithms in the toolbox, and the setting that names georsr."""
+"""Processing provider: the algorithms in the toolbox, and the setting of the executable."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class GeorsrProvider(QgsProcessingProvider):  # type: ignore[misc]
         return True
 
     def unload(self) -> None:
-        """Take the setting away."""
+        """Remove the setting."""
         ProcessingConfig.removeSetting(EXECUTABLE)
 
     def loadAlgorithms(self) -> None:
-        """Add what there is."""
+        """Add the algorithms."""
         for algorithm in (SuperResolve, QualityLayers, ModelInformation):
             self.addAlgorithm(algorithm())
 
@@ -55,7 +55,7 @@ class GeorsrProvider(QgsProcessingProvider):  # type: ignore[misc]
         return "georsr"
 
     def longName(self) -> str:
-        """Name where there is room."""
+        """Return the long name."""
         return "georsr: super-resolution of rasters"
 
     def versionInfo(self) -> str:
@@ -73,7 +73,7 @@ class GeorsrProvider(QgsProcessingProvider):  # type: ignore[misc]
         return ICON
 
     def supportsNonFileBasedOutput(self) -> bool:
-        """Products are files."""
+        """Return False: outputs are files."""
         return False
 
     def supportedOutputRasterLayerExtensions(self) -> list[str]:
@@ -81,5 +81,5 @@ class GeorsrProvider(QgsProcessingProvider):  # type: ignore[misc]
         return ["tif", "tiff"]
 
     def defaultRasterFileExtension(self) -> str:
-        """Of temporary products."""
+        """Return the extension of temporary outputs."""
         return "tif"

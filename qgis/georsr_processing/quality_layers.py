@@ -1,4 +1,4 @@
-"""Algorithm: how far each pixel of a finished product can be trusted."""
+"""Processing algorithm: write quality layers of a super-resolved raster."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from .qt_compat import POLYGONS
 
 INPUT, PRODUCT, MASK, OUTPUT = "INPUT", "PRODUCT", "MASK", "OUTPUT"
 
-HELP = """<p>Writes a raster of the product's grid whose bands say how far each pixel can be
-trusted: the expected absolute error, how much the network's answers in eight orientations and in
-overlapping tiles disagree, what is inconsistent with the input, detail that the input does not
-support, and the network's guidance.</p>
-<p>The model and options are taken from the product's tags. It takes about eight times as long as
-the product did; 'Super-resolve raster' can write the layers along with the product.</p>
-<h3>Input raster, super-resolved raster</h3><p>What was super-resolved, and the product.</p>
-<h3>Mask layer</h3><p>The polygons the product was cut to, if it was.</p>
-<h3>Weights file</h3><p>Only where the product was made by a model that is not georsr's own.</p>
+HELP = """<p>Writes a raster on the grid of the output that estimates the reliability of each pixel:
+the expected absolute error, the disagreement between predictions for eight rotations and flips and
+for overlapping tiles, the inconsistency with the input, detail that the input does not support, and
+the guidance maps of the network.</p>
+<p>The model and options are taken from the output's tags. It takes about eight times as long as
+the output did; 'Super-resolve raster' can write the layers along with the output.</p>
+<h3>Input raster, super-resolved raster</h3><p>The source and the result of a run.</p>
+<h3>Mask layer</h3><p>The polygons to which the output was cut, if any.</p>
+<h3>Weights file</h3><p>Only if the model is not built in.</p>
 """
 
 
@@ -59,11 +59,11 @@ class QualityLayers(GeorsrAlgorithm):
         """Define parameters and outputs."""
         for name, text in ((INPUT, "Input raster"), (PRODUCT, "Super-resolved raster")):
             self.addParameter(QgsProcessingParameterRasterLayer(name, self.tr(text)))
-        mask = self.tr("Mask layer that the product was cut to")
+        mask = self.tr("Mask layer to which the output was cut")
         self.addParameter(
             QgsProcessingParameterFeatureSource(MASK, mask, [POLYGONS], optional=True)
         )
-        self.add_model_file(self.tr("Weights file, if the model is not georsr's own"))
+        self.add_model_file(self.tr("Weights file, if the model is not built in"))
         self.add_device()
         layers = self.tr("Quality layers")
         self.addParameter(QgsProcessingParameterRasterDestination(OUTPUT, layers))
@@ -77,7 +77,7 @@ class QualityLayers(GeorsrAlgorithm):
             if layer is None:
                 raise QgsProcessingException(self.invalidRasterError(parameters, name))
             found.append(raster_file(layer))
-        self._raster, self._product = found
+        self._raster, self._output = found
         return True
 
     def processAlgorithm(
@@ -92,15 +92,15 @@ class QualityLayers(GeorsrAlgorithm):
                 write_mask(mask, self._raster, context, file)
             arguments = layers_arguments(
                 self._raster.source,
-                self._product.source,
+                self._output.source,
                 output,
                 str(self.parameterAsFile(parameters, MODEL_FILE, context)),
                 None if mask is None else str(file),
                 self.device(parameters, context),
             )
-            outcome = self.make(arguments, [output], feedback)
-        if outcome.cancelled:
+            result = self.run_to_files(arguments, [output], feedback)
+        if result.cancelled:
             return {}
-        report = json.loads(outcome.stdout)
+        report = json.loads(result.stdout)
         feedback.pushInfo(f"{', '.join(report['layers'])}; {report['uncertainty']}")
         return {OUTPUT: output, "LAYERS": ", ".join(report["layers"])}

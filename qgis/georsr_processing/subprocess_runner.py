@@ -1,7 +1,4 @@
-"""One run of georsr as a child: lines in, progress and messages out, and an end at any time.
-
-What a georsr that was killed leaves beside its product.
-"""
+"""Run georsr as a subprocess: parse its progress and messages, and end it when cancelled."""
 
 from __future__ import annotations
 
@@ -20,11 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from .georsr_executable import child_arguments
+from .georsr_executable import process_arguments
 
 
 def unfinished(output: str) -> set[Path]:
-    """Files of an unfinished product: hidden, beside it, named after it."""
+    """Return the hidden files of an unfinished output, which are next to it."""
     path = Path(output).resolve()
     if not path.parent.is_dir():
         return set()
@@ -32,33 +29,33 @@ def unfinished(output: str) -> set[Path]:
 
 
 def remove_unfinished(output: str, before: set[Path]) -> None:
-    """Remove them, but for those that were there ``before``: they are another run's."""
+    """Remove the files of an unfinished output, except those of ``before``, of another run."""
     for path in unfinished(output) - before:
         with suppress(OSError):  # Windows holds files of a process a moment longer; they are hidden
             path.unlink()
 
 
-LOOK = 0.1
-"""Seconds between looks at the Cancel button."""
+POLL_SECONDS = 0.1
+"""Seconds between checks of the Cancel button."""
 TERMINATE_TIMEOUT = 10.0
-"""Seconds that georsr gets to end by itself: it looks for signals after every tile."""
+"""Seconds that georsr gets to end by itself: it checks for signals after each tile."""
 
 
 @dataclass
 class ProcessResult:
-    """How a child ended.
+    """Result of a process.
 
     Attributes
     ----------
     code : int
         Exit code; negative for a signal.
     cancelled : bool
-        By the user.
+        Whether the user cancelled it.
     stdout : str
     errors : list of str
-        Its ``Error:`` lines without that word.
+        Lines on stderr that begin with ``Error:``, without that word.
     lines : list of str
-        Everything else it said on stderr.
+        Other lines on stderr.
     """
 
     code: int = 0
@@ -68,7 +65,7 @@ class ProcessResult:
     lines: list[str] = field(default_factory=list)
 
     def failure(self) -> str:
-        """Why it failed, in one line with the remedy; empty if it did not."""
+        """Return why the process failed, with a remedy, in one line; empty if it succeeded."""
         if self.code == 0:
             return ""
         if self.errors:
@@ -78,42 +75,42 @@ class ProcessResult:
                 "georsr was killed by the system, most likely because memory ran out: choose a "
                 "smaller tile, or close other programs"
             )
-        last = self.lines[-1] if self.lines else "it said nothing"
+        last = self.lines[-1] if self.lines else "no message"
         return f"georsr ended with code {self.code} ({last}); run 'georsr doctor' in a terminal"
 
 
 class ProcessListener:
-    """Whom a run tells; overridden by the one that knows QGIS."""
+    """Receives progress and messages of a process; subclasses forward them."""
 
     def progress(self, percent: float) -> None:
-        """So much is done."""
+        """Receive the progress in percent."""
 
     def warning(self, text: str) -> None:
-        """georsr warned."""
+        """Receive a warning."""
 
     def line(self, text: str) -> None:
-        """georsr said something else."""
+        """Receive another line of stderr."""
 
     def cancelled(self) -> bool:
-        """Whether to end."""
+        """Return whether the process has to end."""
         return False
 
 
-def run_child(
+def run_process(
     command: Sequence[str], environment: Mapping[str, str], listener: ProcessListener
 ) -> ProcessResult:
-    """Run georsr to its end, or to that of the listener's patience.
+    """Run georsr until it ends or the listener cancels it.
 
-    The child is the head of a group of processes, so that workers of its own end with it, and its
-    folder is of no interest: not the plugin's, whose modules it would import.
+    The process leads a group, so that its workers end with it. It does not run in the folder of
+    the plugin, whose modules it would import.
 
     Raises
     ------
     OSError
-        It could not be started.
+        The process cannot be started.
     """
-    child = subprocess.Popen(
-        child_arguments(command),
+    process = subprocess.Popen(
+        process_arguments(command),
         env=dict(environment),
         cwd=tempfile.gettempdir(),
         stdin=subprocess.DEVNULL,
@@ -122,45 +119,45 @@ def run_child(
         start_new_session=True,
         creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
     )
-    outcome = ProcessResult()
-    said: queue.Queue[str | None] = queue.Queue()
+    result = ProcessResult()
+    lines: queue.Queue[str | None] = queue.Queue()
     readers = [
-        threading.Thread(target=_read_lines, args=(child.stderr, said.put), daemon=True),
-        threading.Thread(target=_read_all, args=(child.stdout, outcome), daemon=True),
+        threading.Thread(target=_read_lines, args=(process.stderr, lines.put), daemon=True),
+        threading.Thread(target=_read_all, args=(process.stdout, result), daemon=True),
     ]
     for reader in readers:
         reader.start()
     finished = False
     try:
-        finished = _follow(said, outcome, listener)
-        outcome.cancelled = not finished
+        finished = _follow(lines, result, listener)
+        result.cancelled = not finished
     finally:
         if not finished:
-            _end(child)
+            _end(process)
     for reader in readers:
         reader.join()
-    while not said.empty():
-        _hear(said.get(), outcome, listener)
-    outcome.code = child.wait()
-    return outcome
+    while not lines.empty():
+        _parse_line(lines.get(), result, listener)
+    result.code = process.wait()
+    return result
 
 
 def _follow(
-    said: queue.Queue[str | None], outcome: ProcessResult, listener: ProcessListener
+    lines: queue.Queue[str | None], result: ProcessResult, listener: ProcessListener
 ) -> bool:
-    """Pass on what is said; False as soon as the listener wants no more."""
+    """Forward lines until the process ends; return False if the listener cancels it."""
     while not listener.cancelled():
         try:
-            line = said.get(timeout=LOOK)
+            line = lines.get(timeout=POLL_SECONDS)
         except queue.Empty:
             continue
         if line is None:
             return True
-        _hear(line, outcome, listener)
+        _parse_line(line, result, listener)
     return False
 
 
-def _hear(line: str | None, outcome: ProcessResult, listener: ProcessListener) -> None:
+def _parse_line(line: str | None, result: ProcessResult, listener: ProcessListener) -> None:
     if line is None:
         return
     event = _event(line)
@@ -168,16 +165,16 @@ def _hear(line: str | None, outcome: ProcessResult, listener: ProcessListener) -
         if event.get("total"):
             listener.progress(100 * event.get("done", 0) / event["total"])
     elif line.startswith("Error: "):
-        outcome.errors.append(line[len("Error: ") :])
+        result.errors.append(line[len("Error: ") :])
     elif line.startswith("Warning: "):
         listener.warning(line[len("Warning: ") :])
     elif line.strip():
-        outcome.lines.append(line)
+        result.lines.append(line)
         listener.line(line)
 
 
 def _event(line: str) -> dict[str, Any] | None:
-    """Progress of ``--progress json``, if the line is that."""
+    """Return an event of ``--progress json``; None if the line is something else."""
     if not line.startswith('{"event"'):
         return None
     try:
@@ -194,27 +191,27 @@ def _read_lines(stream: IO[bytes], put: Callable[[str | None], None]) -> None:
     put(None)
 
 
-def _read_all(stream: IO[bytes], outcome: ProcessResult) -> None:
+def _read_all(stream: IO[bytes], result: ProcessResult) -> None:
     with stream:
-        outcome.stdout = stream.read().decode("utf-8", "replace")
+        result.stdout = stream.read().decode("utf-8", "replace")
 
 
-def _end(child: subprocess.Popen[bytes]) -> None:
-    """Ask the whole group to end, and make it end if it does not."""
-    _signal_group(child, getattr(signal, "SIGTERM", 15))
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Terminate the group of processes, and kill it if it does not end in time."""
+    _signal_group(process, getattr(signal, "SIGTERM", 15))
     with contextlib.suppress(subprocess.TimeoutExpired):
-        child.wait(TERMINATE_TIMEOUT)
-    _signal_group(child, getattr(signal, "SIGKILL", 9))
-    child.wait()
+        process.wait(TERMINATE_TIMEOUT)
+    _signal_group(process, getattr(signal, "SIGKILL", 9))
+    process.wait()
 
 
-def _signal_group(child: subprocess.Popen[bytes], number: int) -> None:
+def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
     if os.name == "posix":
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, number)
-    elif child.poll() is None:  # Windows knows no request to end: it ends, with its children
+            os.killpg(process.pid, number)
+    elif process.poll() is None:  # Windows knows no request to end: it ends, with its processren
         subprocess.run(
-            ["taskkill", "/F", "/T", "/PID", str(child.pid)],
+            ["taskkill", "/F", "/T", "/PID", str(process.pid)],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),

@@ -1,4 +1,4 @@
-"""Algorithm: a raster at 2x or 4x its resolution."""
+"""Processing algorithm: super-resolve a raster."""
 
 from __future__ import annotations
 
@@ -29,29 +29,29 @@ from .qt_compat import DOUBLE, INTEGER, POLYGONS
 
 INPUT, BANDS, EXTENT, MASK, OUTSIDE = "INPUT", "BANDS", "EXTENT", "MASK", "OUTSIDE"
 TILE, NODATA, COG, EXTRA, OUTPUT = "TILE", "NODATA", "COG", "EXTRA", "OUTPUT"
-KEEP, TTA, QUALITY = "CONSISTENCY", "TTA", "QUALITY"
-WANTED, MODE = "PRODUCT_BANDS", "BAND_MODE"
+CONSISTENCY, TTA, QUALITY = "CONSISTENCY", "TTA", "QUALITY"
+OUTPUT_BANDS, OTHER_BANDS = "OUTPUT_BANDS", "OTHER_BANDS"
 
-HELP = """<p>Writes the raster at 2x or 4x its resolution, with its georeferencing, data type,
-radiometry, nodata and band names kept. The file appears when it is complete and verified.</p>
+HELP = """<p>Writes the raster at 2x or 4x its resolution. Georeferencing, data type, radiometry,
+nodata and band names are kept. The file appears when it is complete and verified.</p>
 <p>A network adds detail that was not measured: it is plausible, not observed.</p>
-<h3>Input raster</h3><p>Any file GDAL reads. Layers of web services (WMS, WMTS, XYZ) and layers in
-memory are to be saved as GeoTIFF first.</p>
-<h3>Bands</h3><p>Red, green and blue, in that order, for the networks; for Sentinel-2 stacks that is
-often 4, 3, 2. Empty takes those that say they are red, green and blue. The bicubic models take any
-bands.</p>
-<h3>Bands of the product</h3><p><i>guide</i>: those the network sees. <i>all</i>: the others too,
-with the detail of those the network sees added (<i>inject</i>), or made in another way.</p>
+<h3>Input raster</h3><p>Any file GDAL reads. Save layers of web services (WMS, WMTS, XYZ) and layers
+in memory as GeoTIFF first.</p>
+<h3>Bands given to the model</h3><p>Red, green and blue, in that order; for Sentinel-2 stacks often
+4, 3, 2. If empty, the bands declared as red, green and blue. The bicubic models take any bands.</p>
+<h3>Bands of the output</h3><p><i>rgb</i>: the bands given to the model. <i>all</i>: every band of
+the input; the other bands get the detail of the model's bands (<i>inject</i>), or are enlarged in
+another way.</p>
 <h3>Model</h3><p>The <i>sensor</i> models are for scenes as sensors record them; those without that
-word are for images that were reduced; <i>bicubic</i> invents nothing.</p>
-<h3>Extent, mask layer</h3><p>Only this part, or what these polygons cover; pixels outside the
+word are for images that were downsampled; <i>bicubic</i> interpolates.</p>
+<h3>Extent, mask layer</h3><p>Only this part, or the area of these polygons. Pixels outside the
 polygons become nodata unless the option says otherwise.</p>
-<h3>Tile, device</h3><p>A smaller tile needs less memory. <i>auto</i> takes the graphics card if
+<h3>Tile size, device</h3><p>A smaller tile needs less memory. <i>auto</i> uses the graphics card if
 there is one.</p>
-<h3>Make the product, shrunk again, give the input back</h3><p><i>auto</i> does so where the model
-knows by which kernel its inputs were shrunk.</p>
-<h3>Quality layers</h3><p>A second raster of the same grid: the expected error and what else speaks
-for and against each pixel.</p>
+<h3>Consistency with the input</h3><p>Corrects the output so that, downsampled, it reproduces the
+input. <i>auto</i>: only if the model declares its downsampling kernel and noise is small.</p>
+<h3>Quality layers</h3><p>A second raster on the same grid: for each pixel the expected error and
+other measures of reliability.</p>
 <h3>More options</h3><p>Any other option of <code>georsr sr</code>, for example
 <code>--co COMPRESS=ZSTD --dtype uint16</code>.</p>
 """
@@ -85,14 +85,14 @@ class SuperResolve(GeorsrAlgorithm):
         self.addParameter(
             QgsProcessingParameterBand(
                 BANDS,
-                self.tr("Bands the network sees, in the model's order"),
+                self.tr("Bands given to the model, in its order"),
                 parentLayerParameterName=INPUT,
                 optional=True,
                 allowMultiple=True,
             )
         )
-        wanted = self.tr("Bands of the product: those, or all")
-        self.add_choice(WANTED, wanted, arguments.BANDS)
+        output_bands = self.tr("Bands of the output")
+        self.add_choice(OUTPUT_BANDS, output_bands, arguments.OUTPUT_BANDS)
         self.addParameter(QgsProcessingParameterExtent(EXTENT, self.tr("Extent"), optional=True))
         self.addParameter(
             QgsProcessingParameterFeatureSource(
@@ -117,17 +117,17 @@ class SuperResolve(GeorsrAlgorithm):
         self.add_advanced(QgsProcessingParameterBoolean(OUTSIDE, outside, defaultValue=True))
         self.add_advanced(
             QgsProcessingParameterNumber(
-                TILE, self.tr("Tile, in source pixels"), INTEGER, optional=True, minValue=32
+                TILE, self.tr("Tile size, in input pixels"), INTEGER, optional=True, minValue=32
             )
         )
         self.add_device()
-        keep = self.tr("Make the product, shrunk again, give the input back")
-        self.add_choice(KEEP, keep, arguments.CONSISTENCY, advanced=True)
-        mode = self.tr("How bands the network does not see are made")
-        self.add_choice(MODE, mode, arguments.BAND_MODES, advanced=True)
-        tta = self.tr("Mean of eight orientations (8 times the time, a little better)")
+        consistency = self.tr("Consistency with the input")
+        self.add_choice(CONSISTENCY, consistency, arguments.CONSISTENCY, advanced=True)
+        other_bands = self.tr("How the other bands are enlarged")
+        self.add_choice(OTHER_BANDS, other_bands, arguments.OTHER_BANDS, advanced=True)
+        tta = self.tr("Average eight rotations and flips (8 times the time, slightly better)")
         self.add_advanced(QgsProcessingParameterBoolean(TTA, tta, defaultValue=False))
-        nodata = self.tr("Nodata value of the input, if it does not say so itself")
+        nodata = self.tr("Nodata value of the input, if it declares none")
         self.add_advanced(QgsProcessingParameterNumber(NODATA, nodata, DOUBLE, optional=True))
         cog = self.tr("Cloud Optimized GeoTIFF")
         self.add_advanced(QgsProcessingParameterBoolean(COG, cog, defaultValue=False))
@@ -137,32 +137,37 @@ class SuperResolve(GeorsrAlgorithm):
     def checkParameterValues(self, parameters: dict[str, Any], context: Any) -> tuple[bool, str]:
         """Refuse what georsr could not read, before anything runs."""
         layer = self.parameterAsRasterLayer(parameters, INPUT, context)
-        why = why_unreadable(layer) if layer is not None else ""
-        if not why:
+        reason = why_unreadable(layer) if layer is not None else ""
+        if not reason:
             try:
                 split_extra(self.parameterAsString(parameters, EXTRA, context))
             except ValueError as error:
-                why = f"More options: {error}"
-        if why:
-            return False, logged(why)
+                reason = f"More options: {error}"
+        if reason:
+            return False, logged(reason)
         return super().checkParameterValues(parameters, context)
 
     def prepareAlgorithm(self, parameters: dict[str, Any], context: Any, feedback: Any) -> bool:
-        """Read layers, which is allowed in the main thread only."""
+        """Read the layers, which QGIS allows in the main thread only."""
         layer = self.file_layer(parameters, INPUT, context)  # batches have checked nothing
         if layer is None:
             raise QgsProcessingException(self.invalidRasterError(parameters, INPUT))
         self._raster = raster_file(layer)
         if self._raster.is_overridden:
             feedback.pushWarning(
-                f"The project gives '{layer.name()}' another CRS than its file has; the product "
-                "has that of the file"
+                f"The project gives '{layer.name()}' another CRS than its file; the output has the "
+                "CRS of the file"
             )
-        self._box: tuple[float, float, float, float] | None = None
+        self._bounds: tuple[float, float, float, float] | None = None
         if parameters.get(EXTENT) is not None:
-            box = self.parameterAsExtent(parameters, EXTENT, context, layer.crs())
-            if not box.isNull():
-                self._box = (box.xMinimum(), box.yMinimum(), box.xMaximum(), box.yMaximum())
+            extent = self.parameterAsExtent(parameters, EXTENT, context, layer.crs())
+            if not extent.isNull():
+                self._bounds = (
+                    extent.xMinimum(),
+                    extent.yMinimum(),
+                    extent.xMaximum(),
+                    extent.yMaximum(),
+                )
         return True
 
     def processAlgorithm(
@@ -173,17 +178,17 @@ class SuperResolve(GeorsrAlgorithm):
         quality = self.output_path(parameters, QUALITY, context)
         with tempfile.TemporaryDirectory(prefix="georsr-") as folder:
             request = self._request(parameters, context, output, quality, Path(folder))
-            outcome = self.make(request.arguments(), [output, quality], feedback)
-        if outcome.cancelled:
+            result = self.run_to_files(request.arguments(), [output, quality], feedback)
+        if result.cancelled:
             return {}
-        report = json.loads(outcome.stdout)
+        report = json.loads(result.stdout)
         feedback.pushInfo(
             f"{report['width']} x {report['height']} pixels, {report['bands']} x "
             f"{report['dtype']}, {report['model']} on {report['device']}, "
             f"{report['seconds']['total']:.1f} s"
         )
-        made = {OUTPUT: output, "SCALE": report["scale"], "MODEL_NAME": report["model"]}
-        return {**made, QUALITY: quality} if quality else made
+        results = {OUTPUT: output, "SCALE": report["scale"], "MODEL_NAME": report["model"]}
+        return {**results, QUALITY: quality} if quality else results
 
     def _request(
         self, parameters: dict[str, Any], context: Any, output: str, quality: str, folder: Path
@@ -195,23 +200,23 @@ class SuperResolve(GeorsrAlgorithm):
             source=self._raster.source,
             output=output,
             model=self.model(parameters, context),
-            bands=self.parameterAsInts(parameters, BANDS, context),
-            box=self._box,
-            mask=None if mask is None else str(folder / "mask.geojson"),
-            outside_invalid=self.parameterAsBool(parameters, OUTSIDE, context),
-            tile=self._optional(self.parameterAsInt, parameters, TILE, context),
+            indexes=self.parameterAsInts(parameters, BANDS, context),
+            bounds=self._bounds,
+            aoi=None if mask is None else str(folder / "mask.geojson"),
+            aoi_mask=self.parameterAsBool(parameters, OUTSIDE, context),
+            tile_size=self._optional(self.parameterAsInt, parameters, TILE, context),
             device=self.device(parameters, context),
-            nodata=self._optional(self.parameterAsDouble, parameters, NODATA, context),
+            src_nodata=self._optional(self.parameterAsDouble, parameters, NODATA, context),
             cog=self.parameterAsBool(parameters, COG, context),
-            consistency=self.parameterAsEnumString(parameters, KEEP, context),
+            consistency=self.parameterAsEnumString(parameters, CONSISTENCY, context),
             tta=self.parameterAsBool(parameters, TTA, context),
             quality=quality or None,
-            product_bands=self.parameterAsEnumString(parameters, WANTED, context),
-            band_mode=self.parameterAsEnumString(parameters, MODE, context),
+            output_bands=self.parameterAsEnumString(parameters, OUTPUT_BANDS, context),
+            other_bands=self.parameterAsEnumString(parameters, OTHER_BANDS, context),
             extra=self.parameterAsString(parameters, EXTRA, context),
         )
 
     @staticmethod
     def _optional(read: Any, parameters: dict[str, Any], name: str, context: Any) -> Any:
-        """Value of an optional number, which QGIS would read as 0 where it is not given."""
+        """Return an optional number, which QGIS would read as 0 if it is not given."""
         return None if parameters.get(name) in (None, "") else read(parameters, name, context)

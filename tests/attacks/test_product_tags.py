@@ -160,7 +160,7 @@ def test_honest_options_come_back():
         overlap=0,
         blend="crop",
         tta=True,
-        allow_non_image=True,
+        force=True,
         consistency="on",
         consistency_kernel="psf:0.2+0.5",
     )

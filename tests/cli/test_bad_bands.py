@@ -50,7 +50,7 @@ def plain(make_raster, texture):
     ("count", "taken"), [(3, "1,2,3"), (4, "3,2,1"), (6, "3,2,1"), (7, "4,3,2"), (12, "4,3,2")]
 )
 def test_an_order_that_is_assumed_is_told_with_the_way_to_set_it(plain, run, count, taken):
-    with pytest.warns(BandWarning, match=rf"took {taken} \(.*--bidx R,G,B"):
+    with pytest.warns(BandWarning, match=rf"assuming bands {taken} \(.*--bidx R,G,B"):
         code, said = run([plain(count)])
     assert (code, said) == (0, [])
 
@@ -136,9 +136,9 @@ def test_classes_and_palettes_need_force(make_raster, run, tmp_path):
         code, said = run([path], "--overwrite")
         assert code == 2
         assert message in said[-1]
-        assert "--allow-non-image" in said[-1]
+        assert "--force" in said[-1]
         layers, item = (str(tmp_path / name) for name in ("q.tif", "item.json"))
-        options = ("--allow-non-image", "--overwrite", "--quality", layers, "--stac", item)
+        options = ("--force", "--overwrite", "--quality", layers, "--stac", item)
         assert run([path], *options) == (0, [])
 
 

@@ -313,7 +313,7 @@ def test_two_runs_onto_one_target(make_raster, texture, tmp_path, capsys):
 
 def test_resume_without_anything_to_go_on_with(scene, tmp_path, capsys):
     assert invoke(["sr", scene, str(tmp_path / "o.tif"), *BICUBIC, "--resume"]) == 2
-    assert "nothing to go on with" in errors(capsys)[0]
+    assert "no unfinished run found" in errors(capsys)[0]
     assert [path.name for path in tmp_path.iterdir()] == ["in.tif"]
 
 

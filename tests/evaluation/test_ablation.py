@@ -37,15 +37,14 @@ def expected(network, lr, seen):
     """The image ``lr`` enlarged while a hook hands the encoder ``seen`` in its place."""
     as_input = torch.from_numpy(np.stack([lr])).float() / 255
     other = torch.from_numpy(np.stack([seen])).float() / 255
-    centred = (other - network.mean) * network.gain
-    handle = network.encoder.register_forward_pre_hook(lambda module, inputs: (centred,))
+    handle = network.encoder.register_forward_pre_hook(lambda module, inputs: (other,))
     with torch.inference_mode():
         image = network(as_input)[0].numpy() * 255
     handle.remove()
     return np.clip(np.rint(image), 0, 255).astype("uint8")
 
 
-def test_the_network_is_guided_by_the_other_picture(inference, sample):
+def test_ablate_guidance_feeds_the_other_image(inference, sample):
     normal = make_super_resolver(inference)
     right = normal(sample)
     wrong = ablate_guidance(inference, normal, "wrong")(sample)
@@ -60,7 +59,7 @@ def test_the_network_is_guided_by_the_other_picture(inference, sample):
     assert ablate_guidance(inference, normal, "normal") is normal
 
 
-def test_partners_are_of_another_class_and_always_the_same():
+def test_mismatched_image_is_of_another_class():
     labels = list("aaaabbbbcc")
     partners = [mismatched_image(i, labels) for i in range(10)]
     assert all(labels[p] != labels[i] for i, p in enumerate(partners))
@@ -70,7 +69,7 @@ def test_partners_are_of_another_class_and_always_the_same():
         mismatched_image(0, ["a"])
 
 
-def test_pictures_of_other_sizes_are_made_to_fit(texture):
+def test_fit_to_size_crops_or_mirrors(texture):
     image = texture(3, 5, 6)
     assert fit_to_size(image, 4, 3).shape == (3, 4, 3)
     grown = fit_to_size(image, 14, 7)
@@ -79,7 +78,7 @@ def test_pictures_of_other_sizes_are_made_to_fit(texture):
     np.testing.assert_array_equal(grown[:, 5:10], grown[:, 4::-1])
 
 
-def test_samples_bring_their_partner(tmp_path):
+def test_degraded_images_with_partners_have_them(tmp_path):
     rng = np.random.default_rng(0)
     for label, height in (("a", 40), ("b", 52)):
         (tmp_path / label).mkdir()
@@ -92,7 +91,7 @@ def test_samples_bring_their_partner(tmp_path):
     assert next(iter(DegradedImages(folder, BicubicDegradation(), 2))).partner is None
 
 
-def test_only_guided_models_are_ablated(lite_model):
+def test_make_candidates_ablates_guided_models_only(lite_model):
     bicubic = open_model("bicubic-x2")
     assert encoder_of(bicubic.network) is None
     names = [

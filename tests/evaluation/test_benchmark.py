@@ -61,7 +61,7 @@ def test_every_protocol_of_one_image(samples):
     assert (scores.consistency, scores.consistency_psnr) == (0, math.inf)
 
 
-def test_the_truth_is_perfect(report):
+def test_benchmark_of_the_truth_is_perfect(report):
     perfect = report.overall["truth"]
     assert (perfect.psnr_y, perfect.sam, perfect.ergas) == (math.inf, 0, 0)
     assert (perfect.consistency, perfect.shift_y, perfect.shift_x) == (0, 0, 0)
@@ -70,7 +70,7 @@ def test_the_truth_is_perfect(report):
     assert math.isnan(report.overall["black"].shift_y)  # a flat image has no place
 
 
-def test_undefined_figures_do_not_spoil_a_mean():
+def test_mean_scores_leaves_out_undefined_figures():
     keys = [f.name for f in fields(ImageMetrics)][1:]
     one = ImageMetrics(1, **dict.fromkeys(keys, 2.0))
     other = ImageMetrics(1, **(dict.fromkeys(keys, 4.0) | {"sam": math.nan}))

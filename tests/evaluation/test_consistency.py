@@ -34,7 +34,9 @@ def measure(make_raster):
         SensorDegradation(mtf=(0.3, 0.3), sharpen=(0.7, 0.7)),
     ],
 )
-def test_blocks_give_what_the_whole_gives(measure, texture, degradation, monkeypatch):
+def test_measure_consistency_in_blocks_equals_the_full_image(
+    measure, texture, degradation, monkeypatch
+):
     monkeypatch.setattr("georsr.evaluation.full_reference.CONSISTENCY_BLOCK", 16)
     sr = texture(2, 4 * 150, 4 * 20)
     whole = np.rint(linear_degradation(degradation, 4).apply(sr.astype("float32"), 4))
@@ -46,7 +48,7 @@ def test_blocks_give_what_the_whole_gives(measure, texture, degradation, monkeyp
     assert report.pixels == 150 * 20
 
 
-def test_the_truth_explains_its_source_exactly(measure, texture):
+def test_measure_consistency_of_the_truth_is_exact(measure, texture):
     truth = texture(3, 40, 60, "uint16") // 2 + 9000  # away from the ends of the type
     lr = np.rint(bicubic_downsample(truth, 2)).astype("uint16")
     report = measure(truth, lr)
@@ -54,7 +56,7 @@ def test_the_truth_explains_its_source_exactly(measure, texture):
     assert report.psnr == (float("inf"),) * 3
 
 
-def test_nothing_invalid_is_under_a_kernel_that_counts(measure, texture):
+def test_measure_consistency_excludes_kernels_over_invalid_pixels(measure, texture):
     truth = np.maximum(texture(1, 80, 80), 1)
     lr = np.maximum(np.clip(np.rint(bicubic_downsample(truth, 2)), 0, 255).astype("uint8"), 1)
     full = measure(truth, lr, sr_profile={"nodata": 0}, lr_profile={"nodata": 0})
@@ -67,7 +69,7 @@ def test_nothing_invalid_is_under_a_kernel_that_counts(measure, texture):
         measure(np.zeros_like(truth), lr, sr_profile={"nodata": 0})
 
 
-def test_what_does_not_belong_together(measure, texture, make_raster):
+def test_measure_consistency_of_unrelated_rasters_fails(measure, texture, make_raster):
     sr, lr = texture(1, 40, 40), texture(1, 20, 20)
     with pytest.raises(UsageError, match="--bidx"):
         measure(sr, texture(3, 20, 20))

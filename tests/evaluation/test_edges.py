@@ -47,7 +47,7 @@ def test_width_on_a_finer_grid_is_in_source_pixels(sigma, angle):
     np.testing.assert_allclose(widths, RISE * sigma, rtol=0.03)
 
 
-def test_noise_spreads_the_figures_but_not_their_median():
+def test_edge_width_with_noise_keeps_its_median():
     rng = np.random.default_rng(0)
     wide = [gaussian_edge(0.7, angle) for angle in range(-80, 80, 7)]
     noisy = [image + rng.normal(0, 2, image.shape) for image in wide]
@@ -56,7 +56,7 @@ def test_noise_spreads_the_figures_but_not_their_median():
     assert np.nanmedian(figures[:, 0]) == pytest.approx(RISE * 0.7, rel=0.05)
 
 
-def test_overshoot_is_that_of_the_profile():
+def test_edge_overshoot_equals_that_of_the_profile():
     d = distance_from_line(48, 12)
     ringing = normal_cdf(d / 0.7) + 0.5 * (normal_cdf(d / 0.7) - normal_cdf(d / 1.2))
     line = np.linspace(0, 3, 1000)
@@ -65,7 +65,7 @@ def test_overshoot_is_that_of_the_profile():
     assert overshoot == pytest.approx(100 * (truth.max() - 1), abs=0.7)
 
 
-def test_an_edge_is_found_where_it_is():
+def test_find_edges_returns_the_position():
     edge = find_edges(gaussian_edge(0.8, 30, offset=2.3))[0]
     dy, dx = edge.row + 0.5 - 24, edge.column + 0.5 - 24
     normal = math.sin(math.radians(30)), math.cos(math.radians(30))
@@ -73,7 +73,7 @@ def test_an_edge_is_found_where_it_is():
     assert edge.normal == pytest.approx(normal, abs=0.02)
 
 
-def test_what_is_no_straight_edge_is_left_alone():
+def test_find_edges_rejects_curves_and_texture():
     rng = np.random.default_rng(1)
     assert find_edges(rng.normal(100, 20, (64, 64))) == []
     assert find_edges(np.full((64, 64), 9.0)) == []
@@ -84,7 +84,7 @@ def test_what_is_no_straight_edge_is_left_alone():
     assert find_edges(gaussian_edge(0.8, 10)[:15]) == []
 
 
-def test_invalid_pixels_keep_edges_away():
+def test_find_edges_avoids_invalid_pixels():
     image = gaussian_edge(0.8, 10)
     valid = np.ones(image.shape, bool)
     valid[:, 20:28] = False

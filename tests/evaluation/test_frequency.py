@@ -6,7 +6,7 @@ import pytest
 from georsr.evaluation.metrics import detail_ratio, radial_power
 
 
-def test_white_noise_has_its_variance_in_every_ring():
+def test_radial_power_of_white_noise_is_its_variance():
     image = np.random.default_rng(0).normal(50, 3, (256, 256))
     frequency, power = radial_power(image, 8)
     np.testing.assert_allclose(power[1:], 9, rtol=0.1)  # the first ring has few coefficients
@@ -14,14 +14,14 @@ def test_white_noise_has_its_variance_in_every_ring():
     assert frequency[-1] == pytest.approx(0.5 - 1 / 32)
 
 
-def test_a_wave_lies_in_its_ring():
+def test_radial_power_of_a_wave_is_in_its_ring():
     y, x = np.indices((128, 128))
     image = np.cos(2 * np.pi * 0.2 * (x * 0.6 + y * 0.8))
     frequency, power = radial_power(image, 16)
     assert abs(frequency[power.argmax()] - 0.2) < 1 / 64
 
 
-def test_detail_is_what_the_source_could_not_hold():
+def test_detail_ratio_counts_frequencies_beyond_the_source():
     x = np.indices((64, 64))[1]
     coarse = 40 * np.cos(2 * np.pi * x / 16)
     fine = 10 * np.cos(2 * np.pi * x * 0.3)

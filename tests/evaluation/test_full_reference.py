@@ -16,7 +16,7 @@ def pair(texture):
 
 
 @pytest.mark.parametrize("size", [512, 37])
-def test_blocks_measure_what_the_whole_measures(pair, make_raster, monkeypatch, size):
+def test_compare_in_blocks_equals_the_full_image(pair, make_raster, monkeypatch, size):
     monkeypatch.setattr("georsr.evaluation.full_reference.METRICS_BLOCK", size)
     truth, worse = pair
     report = compare(make_raster(worse, "a.tif"), make_raster(truth, "b.tif"))
@@ -27,7 +27,7 @@ def test_blocks_measure_what_the_whole_measures(pair, make_raster, monkeypatch, 
     assert "SSIM" in report.describe()
 
 
-def test_invalid_pixels_do_not_count(pair, make_raster):
+def test_compare_leaves_out_invalid_pixels(pair, make_raster):
     truth, worse = pair
     truth, worse = np.maximum(truth, 1), np.maximum(worse, 1)
     holed = worse.copy()
@@ -41,7 +41,7 @@ def test_invalid_pixels_do_not_count(pair, make_raster):
     assert 0 < report.ssim[0] < 1
 
 
-def test_rasters_are_aligned_by_their_geotransform(pair, make_raster):
+def test_compare_aligns_by_geotransform(pair, make_raster):
     truth, _ = pair
     grid = Affine(0.5, 0, 400000, 0, -0.5, 5000000)
     part = make_raster(truth[:, 40:90, 7:50], "a.tif", transform=grid @ Affine.translation(7, 40))
@@ -50,7 +50,7 @@ def test_rasters_are_aligned_by_their_geotransform(pair, make_raster):
     assert report.pixels == 50 * 43
 
 
-def test_what_cannot_be_compared_says_why(pair, make_raster):
+def test_compare_of_unrelated_rasters_fails(pair, make_raster):
     truth, _ = pair
     base = make_raster(truth, "base.tif")
     grid = Affine(0.5, 0, 400000, 0, -0.5, 5000000)
@@ -78,7 +78,7 @@ def test_what_cannot_be_compared_says_why(pair, make_raster):
         compare(empty, base)
 
 
-def test_spectra_over_blocks_and_masks(texture, make_raster):
+def test_compare_spectral_metrics_with_masks(texture, make_raster):
     truth = np.maximum(texture(3, 300, 40), 1)
     worse = np.maximum(truth // 2 + texture(3, 300, 40, seed=1) // 3, 1)
     a, b = make_raster(worse, "a.tif"), make_raster(truth, "b.tif")
@@ -96,7 +96,7 @@ def test_spectra_over_blocks_and_masks(texture, make_raster):
     assert compare(tagged, b).ergas == pytest.approx(ergas(worse, truth, 2))
 
 
-def test_a_displaced_product_is_found_out(make_raster):
+def test_compare_measures_the_shift(make_raster):
     y, x = np.indices((400, 300))
     waves = np.random.default_rng(0).uniform(-0.09, 0.09, (80, 2))
 
@@ -110,7 +110,7 @@ def test_a_displaced_product_is_found_out(make_raster):
     assert "+0.500 pixels down" in report.describe()
 
 
-def test_the_source_gives_scale_and_consistency(texture, make_raster):
+def test_compare_with_source_measures_scale_and_consistency(texture, make_raster):
     grid = Affine(0.5, 0, 400000, 0, -0.5, 5000000)
     truth = texture(3, 40, 60, "uint16") // 2 + 9000
     down = np.rint(bicubic_downsample(truth, 2)).astype("uint16")
@@ -127,7 +127,7 @@ def test_the_source_gives_scale_and_consistency(texture, make_raster):
         compare_with_source(hr, hr, lr)
 
 
-def test_bicubic_of_the_source_stands_beside(texture, make_raster):
+def test_compare_bicubic_measures_the_source_enlarged(texture, make_raster):
     grid = Affine(0.5, 0, 400000, 0, -0.5, 5000000)
     truth = texture(1, 40, 60)
     lr = make_raster(truth[:, ::2, ::2], "lr.tif", transform=grid @ Affine.scale(2))

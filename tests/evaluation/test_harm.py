@@ -49,18 +49,18 @@ def report(make_raster):
     return measured
 
 
-def test_bicubic_does_no_harm(report):
+def test_measure_harm_of_bicubic_is_neutral(report):
     source = fields()
     harm = report(source, bicubic(source)).harm
     assert harm.roughness == pytest.approx(1, abs=1e-6)
     assert harm.overshoot == pytest.approx(harm.bicubic_overshoot, abs=1e-6)
     assert harm.overshoot > 0
     assert math.isnan(harm.noise_gain)
-    assert "not asked for" in harm.describe()
+    assert "not requested" in harm.describe()
 
 
 @pytest.mark.parametrize("sigma", [0.5, 2.0])
-def test_added_noise_makes_flat_ground_rougher_by_as_much(report, sigma):
+def test_harm_roughness_measures_added_noise(report, sigma):
     source = fields()
     product = bicubic(source)
     added = np.random.default_rng(1).normal(0, sigma, product.shape).astype("float32")
@@ -69,7 +69,7 @@ def test_added_noise_makes_flat_ground_rougher_by_as_much(report, sigma):
     assert found.harm.roughness == pytest.approx(math.hypot(flat, sigma) / flat, rel=0.05)
 
 
-def test_added_overshoot_is_found(report):
+def test_harm_overshoot_measures_added_overshoot(report):
     """One pixel in 64 goes 6 beyond a source of range 1, and one in 64 goes 2 below it."""
     board = (100 + np.indices((64, 64)).sum(0) % 2)[None].astype("float32")
     product = bicubic(board)
@@ -81,7 +81,7 @@ def test_added_overshoot_is_found(report):
     assert after.overshoot == pytest.approx(before.overshoot * 62 / 64 + 100 * 8 / 64, abs=0.5)
 
 
-def test_pixels_within_the_source_are_no_overshoot(report):
+def test_harm_overshoot_within_the_source_is_zero(report):
     source = fields(noise=5)
     assert report(source, source.repeat(2, 1).repeat(2, 2)).harm.overshoot == 0
     flat = np.full((1, 64, 64), 9, "float32")
@@ -107,19 +107,19 @@ def model(**how):
 
 
 @pytest.mark.parametrize("gain", [0.5, 1.0, 3.0])
-def test_noise_is_passed_on_by_so_much(gain):
+def test_noise_gain_equals_the_gain_of_the_model(gain):
     source, spans = fields()[:, :128, :128], np.full((1, 1, 1), 255, "float32")
     found = noise_gain(source, spans, model(gain=gain), FIXED)
     assert found == pytest.approx(gain, rel=1e-3)
 
 
-def test_a_fixed_filter_is_steady():
+def test_unsteady_detail_of_a_fixed_filter_is_zero():
     source = fields(noise=20)[:, :96, :96]
     assert unsteady_detail(source, model(gain=2.0), FIXED) == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize("sigma", [2.0, 20.0])
-def test_what_is_made_up_is_unsteady_in_its_share(sigma):
+def test_unsteady_detail_measures_invented_detail(sigma):
     source = fields(noise=20)[:, :96, :96]
     drawn = np.random.default_rng(3).normal(0, sigma / 255, (512, 512)).astype("float32")
     found = unsteady_detail(source, model(pattern=torch.from_numpy(drawn)), FIXED)
@@ -128,12 +128,12 @@ def test_what_is_made_up_is_unsteady_in_its_share(sigma):
     assert found == pytest.approx(100 * made_up / (made_up + steady), rel=0.1)
 
 
-def test_flat_ground_without_detail_has_no_figure():
+def test_unsteady_detail_without_detail_is_nan():
     flat = np.full((1, 64, 64), 80, "float32")
     assert math.isnan(unsteady_detail(flat, model(), FIXED))
 
 
-def test_the_model_of_a_product_is_run(make_raster, tmp_path, capsys):
+def test_harm_runs_the_model_of_the_output(make_raster, tmp_path, capsys):
     source = make_raster(np.rint(fields()).astype("uint8"), "in.tif", transform=COARSE)
     out = str(tmp_path / "out.tif")
     georsr.super_resolve(source, out, "bicubic-x2")
@@ -146,10 +146,10 @@ def test_the_model_of_a_product_is_run(make_raster, tmp_path, capsys):
     text = capsys.readouterr().out
     assert "gain of noise on flat ground" in text
     assert report_output(source, out).sharpness.harm.noise_gain == harm["noise_gain"]
-    assert report_output(source, out, seams=False).sharpness.harm.missing == "not asked for"
+    assert report_output(source, out, seams=False).sharpness.harm.missing == "not requested"
 
 
-def test_products_of_others_say_what_is_missing(make_raster, tmp_path, capsys):
+def test_harm_of_foreign_outputs_says_what_is_missing(make_raster, tmp_path, capsys):
     source = fields()
     lr = make_raster(source, "lr.tif", transform=COARSE)
     sr = make_raster(bicubic(source), "sr.tif", transform=FINE)

@@ -16,18 +16,18 @@ def pair():
     return a, b
 
 
-def test_luma_is_matlabs(pair):
+def test_luma_agrees_with_matlab(pair):
     expected = rgb2ycbcr(pair[0].transpose(1, 2, 0))[..., 0]
     np.testing.assert_allclose(luma(pair[0]), expected, atol=1e-9)
 
 
-def test_psnr_is_scikit_images(pair):
+def test_psnr_agrees_with_scikit_image(pair):
     expected = peak_signal_noise_ratio(pair[0], pair[1], data_range=255)
     assert psnr(*pair) == pytest.approx(expected, abs=1e-10)
     assert psnr(pair[0], pair[0]) == math.inf
 
 
-def test_ssim_is_scikit_images(pair):
+def test_ssim_agrees_with_scikit_image(pair):
     a, b = luma(pair[0]), luma(pair[1])
     expected = structural_similarity(
         a, b, data_range=255, gaussian_weights=True, sigma=1.5, use_sample_covariance=False

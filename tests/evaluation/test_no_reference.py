@@ -47,7 +47,7 @@ def files(make_raster):
     return write
 
 
-def test_a_sharp_clean_product(files):
+def test_no_reference_of_a_sharp_output_beats_bicubic(files):
     truth = town(600)
     sharp = truth + np.random.default_rng(6).normal(0, 0.5, truth.shape)
     report = measure_no_reference(*files(truth, sharp))
@@ -66,7 +66,7 @@ def test_a_sharp_clean_product(files):
     assert "10-90 % width" in report.describe()
 
 
-def test_without_a_source_the_scale_must_be_known(files, make_raster):
+def test_no_reference_without_source_needs_a_scale(files, make_raster):
     truth = town(400)
     product, _ = files(truth, truth + np.random.default_rng(0).normal(0, 1, truth.shape))
     with pytest.raises(UsageError, match="--lr"):
@@ -81,7 +81,7 @@ def test_without_a_source_the_scale_must_be_known(files, make_raster):
     assert measure_no_reference(tagged).scale == 2
 
 
-def test_invalid_ground_is_left_out(files):
+def test_no_reference_leaves_out_invalid_pixels(files):
     truth = town(400)
     whole = measure_no_reference(*files(truth, truth))
     part = measure_no_reference(*files(truth, truth, nodata=-9999.0))
@@ -90,7 +90,7 @@ def test_invalid_ground_is_left_out(files):
     assert max(p.noise for p in part.images) < 5
 
 
-def test_a_scene_without_a_valid_pixel(make_raster):
+def test_no_reference_without_valid_pixels_fails(make_raster):
     empty = make_raster(np.zeros((1, 64, 64), "uint8"), nodata=0)
     with pytest.raises(InputError, match="valid pixels"):
         measure_no_reference(empty, scale=2)

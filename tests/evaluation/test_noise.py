@@ -5,7 +5,7 @@ from georsr.evaluation.edges import flat_blocks, plane_residual
 from georsr.inference.kernel_estimation import BLOCK
 
 
-def test_noise_on_a_slope_is_measured_without_the_slope():
+def test_plane_residual_on_a_slope_is_the_noise():
     y, x = np.indices((80, 96))
     noise = np.random.default_rng(0).normal(0, 2.5, (80, 96))
     spread = plane_residual(3.0 * x - 5 * y + noise, 8)
@@ -14,7 +14,7 @@ def test_noise_on_a_slope_is_measured_without_the_slope():
     assert plane_residual(3.0 * x - 5 * y, 8).max() < 1e-10
 
 
-def test_the_flattest_blocks_are_chosen_not_the_saturated_ones():
+def test_flat_blocks_excludes_saturated_blocks():
     rng = np.random.default_rng(1)
     image = rng.normal(100, 20, (80, 80))
     image[:16, :16] = 100 + rng.normal(0, 1, (16, 16))

@@ -49,7 +49,7 @@ class Tags(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_the_report_measures_the_product(pair):
+def test_report_output_measures_histograms(pair):
     source, out, _ = pair
     report = report_output(source, out, seams=False)
     assert report.scale == 2
@@ -63,7 +63,7 @@ def test_the_report_measures_the_product(pair):
     assert json.loads(report.to_json())["tags"]["GEORSR_MODEL"] == "segsr-lite-x2"
 
 
-def test_the_page_is_whole_and_needs_nothing_else(pair, tmp_path, capsys):
+def test_output_page_is_self_contained(pair, tmp_path, capsys):
     source, out, layers = pair
     page = tmp_path / "report.html"
     arguments = ["quality", "report", source, out, "--html", str(page), "--layers", layers]
@@ -86,7 +86,7 @@ def test_the_page_is_whole_and_needs_nothing_else(pair, tmp_path, capsys):
     assert "overwrite" in capsys.readouterr().err
 
 
-def test_products_of_other_sources_are_refused(pair, make_raster, texture, tmp_path, capsys):
+def test_report_output_of_another_source_fails(pair, make_raster, texture, tmp_path, capsys):
     _, out, _ = pair
     other = make_raster(texture(3, 33, 47), "other.tif")
     assert invoke(["quality", "report", other, out, "--html", str(tmp_path / "r.html")]) == 2
@@ -96,12 +96,12 @@ def test_products_of_other_sources_are_refused(pair, make_raster, texture, tmp_p
     assert not (tmp_path / "r.html").exists()
 
 
-def test_a_report_goes_somewhere(pair, capsys):
+def test_quality_report_without_target_fails(pair, capsys):
     assert invoke(["quality", "report", *pair[:2]]) == 2
     assert "--html" in capsys.readouterr().err
 
 
-def test_pictures_show_invalid_pixels_as_such(pair):
+def test_display_stretch_shows_invalid_pixels_white(pair):
     with open_raster(pair[0]) as reader:
         tones = display_stretch(reader)
         picture = tones.to_rgb(reader.read_decimated(40, 52))
@@ -113,7 +113,7 @@ def test_pictures_show_invalid_pixels_as_such(pair):
     assert bicubic_block(patch, 2).values.shape == (3, 32, 32)
 
 
-def test_bands_of_the_source_are_found_again(make_raster, texture, tmp_path):
+def test_report_output_finds_the_source_bands(make_raster, texture, tmp_path):
     def note(dataset):
         dataset.descriptions = ("B02", "B03", "B04", "B08")
 
@@ -126,7 +126,7 @@ def test_bands_of_the_source_are_found_again(make_raster, texture, tmp_path):
         assert report.consistency.mean < 5000  # of other bands: 20000
 
 
-def test_consistency_is_that_with_the_kernel_the_product_was_held_to(pair, tmp_path):
+def test_report_output_uses_the_kernel_of_the_output(pair, tmp_path):
     source, _, _ = pair
     out = str(tmp_path / "held.tif")
     options = {"consistency": "on", "consistency_kernel": "psf:0.3"}

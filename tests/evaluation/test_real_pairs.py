@@ -59,7 +59,7 @@ def bicubic(scale):
 
 
 @pytest.mark.parametrize("scale", [2, 4])
-def test_a_model_that_knows_the_truth_gains_what_it_must(scale):
+def test_measure_gains_of_a_known_model_is_exact(scale):
     fine = ground(48 * scale, seed=1)
     coarse = shrunk(fine, scale)[None]
     error = np.random.default_rng(2).normal(0, 30, fine.shape)
@@ -83,7 +83,7 @@ def test_a_model_that_knows_the_truth_gains_what_it_must(scale):
 
 @pytest.mark.parametrize("scale", [2, 4])
 @pytest.mark.parametrize("shift", [(0.3, -0.7), (-2.6, 1.4)])
-def test_shifted_pairs_are_registered(scale, shift):
+def test_measure_gains_registers_shifted_pairs(scale, shift):
     size = 64 * scale
     coarse = shrunk(ground(size, seed=3), scale)[None]
     moved = PairPixels(coarse, ground(size, seed=3, shift=shift), ())
@@ -94,7 +94,7 @@ def test_shifted_pairs_are_registered(scale, shift):
     assert found.bicubic.psnr == pytest.approx(plain.bicubic.psnr, abs=0.2)
 
 
-def test_bands_are_weighed_as_the_fine_sensor_does():
+def test_band_weights_recover_the_mixture():
     green, red, other = (ground(128, seed=n) for n in (4, 5, 6))
     coarse = np.stack([shrunk(band, 2) for band in (red, green, other)])
     weights = band_weights(coarse, 0.75 * red + 0.25 * green - 0.5 * other, 2)
@@ -102,7 +102,7 @@ def test_bands_are_weighed_as_the_fine_sensor_does():
     assert weights.sum() == pytest.approx(1)
 
 
-def test_colour_is_enlarged_as_colour_and_a_mixture_as_one_band():
+def test_measure_gains_colour_and_grey_agree():
     fine = ground(96, seed=7)
     coarse = np.stack([shrunk(fine, 2) * gain for gain in (0.5, 1.5, 1.0, 3.0)])
     seen = []
@@ -118,7 +118,7 @@ def test_colour_is_enlarged_as_colour_and_a_mixture_as_one_band():
     assert colour.bicubic.psnr == pytest.approx(grey.bicubic.psnr, abs=0.1)
 
 
-def test_other_ground_is_refused():
+def test_measure_gains_of_other_ground_fails():
     coarse = shrunk(ground(128, seed=8), 2)
     for seed in range(9, 15):
         other = PairPixels(coarse[None], ground(128, seed=seed), ())
@@ -126,7 +126,7 @@ def test_other_ground_is_refused():
             measure_gains(other, 2, bicubic(2), {}, colour=False)
 
 
-def test_a_wiener_filter_undoes_a_blur():
+def test_wiener_undoes_a_blur():
     sharp = ground(128, seed=16)
     blurred = gaussian_filter(sharp, 0.9)
     error = [np.std((x - sharp)[16:-16, 16:-16]) for x in (blurred, wiener(blurred, 0.9, 1e-3))]
@@ -139,7 +139,7 @@ def row(name, gain, kind="grey", scale=2):
     return PairRow(name, scale, kind, (1.0,), (0.0, 0.0), Score(30.0, 0.5), gains, (0.3, 0.1))
 
 
-def test_groups_have_means_intervals_and_the_worst_pair():
+def test_summarize_groups_by_scale_and_kind():
     rows = [row("a", 1.0), row("b", -0.5), row("c", 0.7), row("d", 2.0, "rgb", 4)]
     first, second = summarize(rows)
     assert (first.scale, first.kind, first.pairs) == (2, "grey", 3)
@@ -152,14 +152,14 @@ def test_groups_have_means_intervals_and_the_worst_pair():
     assert second.methods[0].psnr.interval is None
 
 
-def test_the_interval_is_that_of_a_mean():
+def test_bootstrap_mean_interval_is_that_of_a_mean():
     values = list(np.random.default_rng(0).normal(1, 0.5, 200))
     low, high = bootstrap_mean(values).interval
     assert high - low == pytest.approx(2 * 1.96 * np.std(values) / np.sqrt(200), rel=0.1)
     assert bootstrap_mean(values).interval == (low, high)
 
 
-def test_the_table_fits_a_terminal():
+def test_pairs_report_text_fits_100_columns():
     long = "s2_" + "x" * 60
     gains = {f"{'a-model-of-a-long-name':{30 + n}}": Score(-12.3456, 0.1) for n in range(9)}
     rows = [
@@ -193,7 +193,7 @@ def pairs(make_raster, tmp_path):
     return write
 
 
-def test_pairs_are_cut_to_the_ground_they_share(pairs):
+def test_open_pair_crops_to_common_ground(pairs):
     fine = ground(160, seed=21)
     coarse = shrunk(fine, 2)[None, 10:]
     moved = FINE @ Affine.translation(14, 0)
@@ -210,7 +210,7 @@ def test_pairs_are_cut_to_the_ground_they_share(pairs):
     assert np.array_equal(found.coarse, coarse[:, :, 7:].astype("float32"))
 
 
-def test_a_folder_is_measured(pairs):
+def test_prepare_pairs_and_run_measure_a_folder(pairs):
     pairs("a")
     pairs("b", fine=ground(128, seed=22), coarse=np.stack([shrunk(ground(128, seed=22), 2)] * 3))
     folder = pairs("c", 4, lr={"transform": FINE @ Affine.scale(4)})
@@ -252,14 +252,14 @@ def hole(values):
         ({"name": ""}, InputError, "name ''"),
     ],
 )
-def test_what_is_no_pair_is_refused_in_one_line(pairs, how, error, words):
+def test_prepare_pairs_of_unrelated_rasters_fails(pairs, how, error, words):
     folder = pairs(**{"name": "a", **how})
     with pytest.raises(error, match=words) as caught:
         prepare_pairs(folder, ["bicubic-x2"])
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_lists_that_are_none(tmp_path, pairs):
+def test_read_pairs_of_malformed_lists_fails(tmp_path, pairs):
     with pytest.raises(InputError, match="cannot be read"):
         read_pairs(tmp_path / "nowhere")
     folder = pairs("a")
@@ -279,7 +279,7 @@ def test_lists_that_are_none(tmp_path, pairs):
             read_pairs(folder)
 
 
-def test_models_fit_the_pairs(pairs):
+def test_prepare_pairs_without_a_model_of_the_scale_fails(pairs):
     folder = pairs("a")
     with pytest.raises(UsageError, match=r"bicubic-x4 enlarges x4, as no pair"):
         prepare_pairs(folder, ["bicubic-x2", "bicubic-x4"])
@@ -287,7 +287,7 @@ def test_models_fit_the_pairs(pairs):
         prepare_pairs(folder, ["bicubic-x4"])
 
 
-def test_real_sensors_are_sharpened_by_as_much_as_is_known(shared_data, tmp_path):
+def test_pairs_of_real_sensors_have_the_known_gain(shared_data, tmp_path):
     """Gain of the one filter, measured by an independent program that registers otherwise."""
     pairs = shared_data / "pairs"
     if not pairs.is_dir():

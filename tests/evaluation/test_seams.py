@@ -6,21 +6,21 @@ from georsr.evaluation.seams import measure_seams
 from georsr.models.io import open_model
 
 
-def test_bicubic_has_none(make_raster, texture):
+def test_measure_seams_of_bicubic_is_zero(make_raster, texture):
     source = make_raster(texture(2, 130, 140, "uint16"))
     report = measure_seams(source, open_model("bicubic-x2"), tile_size=32)
     assert report.shift == 16
     assert report.maximum < 60000 * 1e-5
 
 
-def test_a_network_that_sees_its_tile_has_some(lite_model, make_raster, texture):
+def test_measure_seams_of_a_network_is_positive(lite_model, make_raster, texture):
     report = measure_seams(make_raster(texture(3, 130, 140)), lite_model)
     assert 0 < report.mean < report.p999 <= report.maximum
     assert report.relative_mean == pytest.approx(report.mean / 255)
     assert report.pixels == (2 * (130 - 16 - 32)) * (2 * (140 - 16 - 32))
 
 
-def test_small_rasters_are_refused(lite_model, make_raster, texture):
+def test_measure_seams_of_a_small_raster_fails(lite_model, make_raster, texture):
     with pytest.raises(UsageError, match="at least 64"):
         measure_seams(make_raster(texture(3, 60, 200)), lite_model)
 

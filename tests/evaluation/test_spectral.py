@@ -13,19 +13,19 @@ def test_angles_of_known_spectra():
     assert spectral_angle(a, b) == pytest.approx(135 / 4)
 
 
-def test_brightness_alone_turns_no_spectrum():
+def test_spectral_angle_ignores_brightness():
     image = np.random.default_rng(0).integers(1, 255, (5, 8, 9)).astype("uint8")
     assert spectral_angle(image, image * 0.3) == pytest.approx(0, abs=1e-6)
 
 
-def test_ergas_by_hand():
+def test_ergas_equals_its_formula():
     truth = np.stack([np.full((4, 4), m) for m in (10.0, 20.0, 40.0)])
     product = truth + np.array([1.0, -2.0, 2.0])[:, None, None]
     by_hand = 100 / 4 * math.sqrt((0.1**2 + 0.1**2 + 0.05**2) / 3)
     assert ergas(product, truth, 4) == pytest.approx(by_hand)
 
 
-def test_a_second_opinion():
+def test_spectral_metrics_agree_with_a_second_implementation():
     torch = pytest.importorskip("torch")
     functional = pytest.importorskip("torchmetrics.functional.image")
     rng = np.random.default_rng(1)
@@ -38,7 +38,7 @@ def test_a_second_opinion():
     assert ergas(product, truth, 4) == pytest.approx(float(theirs), rel=1e-6)
 
 
-def test_where_they_say_nothing():
+def test_spectral_metrics_below_three_bands_are_nan():
     two = np.ones((2, 4, 4))
     assert math.isnan(spectral_angle(two, two))
     assert math.isnan(ergas(two, two, 2))

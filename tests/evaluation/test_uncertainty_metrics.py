@@ -2,13 +2,11 @@
 
 import numpy as np
 import pytest
-from scipy.stats import spearmanr
 
 from benchmarks.quality.uncertainty_metrics import (
     blocks,
     calibration_table,
     fit_roots,
-    ranks,
     sparsification,
     spearman,
 )
@@ -22,13 +20,10 @@ def known():
     return estimate, rng.exponential(estimate)
 
 
-def test_rank_correlation_agrees_with_scipy(known):
-    estimate, error = known
-    rounded = np.rint(estimate)  # many equal ones
-    assert spearman(rounded, error) == pytest.approx(spearmanr(rounded, error).statistic, abs=1e-9)
+def test_spearman_of_a_monotonic_function_is_1_and_of_a_constant_nan(known):
+    estimate, _ = known
     assert spearman(estimate, 2 * estimate**3) == pytest.approx(1)
     assert np.isnan(spearman(np.ones(10), np.arange(10)))
-    assert ranks(np.array([3, 1, 3, 2])).tolist() == [2.5, 0, 2.5, 1]
 
 
 def test_sparsification_falls_and_the_oracle_lies_below(known):
@@ -54,7 +49,7 @@ def test_blocks_are_means():
     np.testing.assert_allclose(blocks(values, 2), [[3.5, 5.5, 7.5], [15.5, 17.5, 19.5]])
 
 
-def test_the_fit_finds_the_weights_and_no_others():
+def test_fit_roots_recovers_the_weights():
     rng = np.random.default_rng(2)
     first, second, noise = rng.uniform(0, 1, (3, 30_000))
     error = (1.5 * np.sqrt(first) + 0.4 * np.sqrt(second) + 0.3) ** 2

@@ -54,7 +54,7 @@ def test_world_files_of_an_earlier_product_are_refused_or_removed(
 ):
     source, out, left = make_raster(texture(1, 20, 20)), tmp_path / "o.tif", tmp_path / f"o{end}"
     left.write_text("1\n0\n0\n-1\n0\n0\n")
-    with pytest.raises(UsageError, match="is left from an earlier product"):
+    with pytest.raises(UsageError, match="is left from an earlier output"):
         super_resolve(source, out, "bicubic", 2)
     super_resolve(source, out, "bicubic", 2, overwrite=True)
     assert not left.exists()

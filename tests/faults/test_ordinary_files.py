@@ -76,7 +76,7 @@ def test_names_and_units_in_latin_1_are_left_out_and_said(kind, make_raster, tex
     values = texture(1, 40, 40)
     source = make_raster(values, after=name)
     replaced(source, b"QQQQ", "grün".encode("latin-1"))
-    with pytest.warns(BandWarning, match=f"{kind}s of bands are not UTF-8, and are left out"):
+    with pytest.warns(BandWarning, match=f"{kind}s of bands are not UTF-8 and are not copied"):
         super_resolve(source, tmp_path / "o.tif", "nearest", 2, **SMALL)
     with rasterio.open(tmp_path / "o.tif") as product:
         np.testing.assert_array_equal(product.read(), values.repeat(2, 1).repeat(2, 2))
@@ -91,7 +91,7 @@ def test_names_of_files_that_are_not_utf_8_are_refused(make_raster, texture, tmp
     with pytest.raises(UsageError, match="the name is not UTF-8"):
         super_resolve(source, tmp_path / odd, "bicubic", 2)
     os.rename(source, tmp_path / odd)  # noqa: PTH104
-    with pytest.raises(UsageError, match="its name is not UTF-8"):
+    with pytest.raises(UsageError, match="the file name is not UTF-8"):
         super_resolve(tmp_path / odd, tmp_path / "o.tif", "bicubic", 2)
 
 

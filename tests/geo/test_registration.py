@@ -23,19 +23,19 @@ def texture(shape, dy=0.0, dx=0.0, seed=0):
 
 @pytest.mark.parametrize("shift", [(0.0, 0.0), (0.25, -0.5), (-1.37, 2.81), (0.02, 0.0), (7, -9.4)])
 @pytest.mark.parametrize("shape", [(96, 96), (80, 133)])
-def test_known_shifts(shift, shape):
+def test_phase_shift_recovers_known_shifts(shift, shape):
     found = phase_shift(texture(shape, *shift), texture(shape))
     assert found == pytest.approx(shift, abs=0.02)
 
 
-def test_eight_bits_noise_and_contrast_do_not_matter():
+def test_phase_shift_ignores_noise_and_contrast():
     rng = np.random.default_rng(1)
     reference = texture((128, 128))
     moved = np.rint(0.7 * texture((128, 128), 0.6, -0.3) + rng.normal(0, 2, (128, 128)) + 20)
     assert phase_shift(moved, reference, scale=2) == pytest.approx((0.6, -0.3), abs=0.02)
 
 
-def test_it_agrees_with_scikit_image():
+def test_phase_shift_agrees_with_scikit_image():
     rng = np.random.default_rng(2)
     reference = rng.normal(100, 20, (128, 128))
     fy, fx = np.fft.fftfreq(128)[:, None], np.fft.fftfreq(128)
@@ -46,7 +46,7 @@ def test_it_agrees_with_scikit_image():
     assert ours == pytest.approx((1.3, -0.8), abs=0.02)
 
 
-def test_invented_detail_does_not_move_a_product():
+def test_phase_shift_ignores_invented_detail():
     rng = np.random.default_rng(3)
     truth = texture((128, 128), seed=4)
     checks = 30 * np.kron(rng.choice([-1, 1], (64, 64)), [[1, -1], [-1, 1]])
@@ -54,7 +54,7 @@ def test_invented_detail_does_not_move_a_product():
     assert found == pytest.approx((0, 0), abs=0.02)
 
 
-def test_flat_images_have_no_shift():
+def test_phase_shift_of_flat_images_is_nan():
     flat, other = np.full((32, 32), 7.0), texture((32, 32))
     assert all(math.isnan(v) for v in phase_shift(flat, other))
     with pytest.raises(ValueError, match="expected two alike"):

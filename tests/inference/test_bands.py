@@ -113,7 +113,7 @@ def test_guesses_are_told(make_raster, texture, lite_model, tmp_path):
     with pytest.warns(georsr.BandWarning, match="--bidx R,G,B"):
         report = georsr.super_resolve(path, tmp_path / "o.tif", lite_model, output_bands="all")
     assert len(report.warnings) == 1
-    assert "took 3,2,1 (blue, green, red, near infrared" in report.warnings[0]
+    assert "assuming bands 3,2,1 (blue, green, red, near infrared" in report.warnings[0]
     quiet = georsr.super_resolve(
         path, tmp_path / "q.tif", lite_model, output_bands="all", indexes=(1, 2, 3)
     )

@@ -19,7 +19,7 @@ from georsr.inference.kernel_estimation import (
     is_noise_dominated,
     spread_windows,
 )
-from georsr.jobs.run import _spread
+from georsr.jobs.run import spread_ranges
 from georsr.models.io import open_model
 from georsr.models.spec import ModelSpec
 from georsr.radiometry.kernels import Kernel, parse_kernel
@@ -322,7 +322,7 @@ def test_arrays_and_files_agree_about_noise(photograph, make_raster, tmp_path):
 @pytest.mark.parametrize("step", [1, 64, 128, 256])
 def test_what_is_measured_lies_apart_in_the_product_and_in_few_blocks(length, step):
     reach = 5
-    windows = _spread(length, reach, step)
+    windows = spread_ranges(length, reach, step)
     assert windows[0][0] == 0
     assert all(begin < end for begin, end in windows)
     assert all(end <= begin for (_, end), (begin, _) in pairwise(windows))

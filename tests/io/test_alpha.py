@@ -58,7 +58,7 @@ def test_near_infrared_called_alpha_is_a_band(picture, infrared, recwarn):
     assert detect_rgb_bands(info).numbers == (1, 2, 3)
     (said,) = [str(warning.message) for warning in recwarn]
     assert said == info.notes[0]
-    assert "band 4 says that it is alpha" in said
+    assert "band 4 is declared to be alpha" in said
     assert "--alpha mask" in said
     assert "\n" not in said
 

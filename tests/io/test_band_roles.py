@@ -65,7 +65,7 @@ def test_the_rest_is_assumed_and_told(guide_of, count, dtype, numbers):
     guide = guide_of([""] * count, dtype)
     assert guide.numbers == numbers
     listed = ",".join(map(str, numbers))
-    assert f"took {listed} (" in guide.note
+    assert f"assuming bands {listed} (" in guide.note
     assert "--bidx" in guide.note
     assert "\n" not in guide.note
 

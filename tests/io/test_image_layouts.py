@@ -88,7 +88,7 @@ def test_split_folders_with_and_without_classes(tmp_path, write_tiny):
         open_dataset(tmp_path / "a")
 
 
-def test_a_list_of_ones_own_splits_a_plain_folder(tmp_path, write_tiny):
+def test_split_list_of_a_plain_folder_selects_images(tmp_path, write_tiny):
     for name in ("town/1", "town/2", "field/1"):
         write_tiny(tmp_path / "data" / f"{name}.png")
     path = tmp_path / "list.json"
@@ -115,7 +115,7 @@ def test_missing_class_folders_are_named(ucmerced, tmp_path):
         open_dataset(root, split="train")
 
 
-def test_what_is_not_there_or_does_not_match(tmp_path, write_tiny):
+def test_open_dataset_with_missing_images_fails(tmp_path, write_tiny):
     with pytest.raises(UsageError, match="no such folder"):
         open_dataset(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()

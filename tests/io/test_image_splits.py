@@ -52,7 +52,7 @@ def test_half_lists_follow_their_rule():
     assert "beach/beach50" in split["test"]
 
 
-def test_files_of_ones_own(tmp_path):
+def test_load_split_list_reads_files(tmp_path):
     path = tmp_path / "list.json"
     path.write_text('{"train": ["a/x.tif", "C:\\\\data\\\\b\\\\y.JPG"], "val": ["a/z 1.5m"]}')
     split = load_split_list(str(path))
@@ -74,7 +74,7 @@ def test_files_of_ones_own(tmp_path):
         ("a.txt", "train a/x\nval a/x.png\n", UsageError, "a/x is both in train and in val"),
     ],
 )
-def test_lists_that_are_none_are_refused(tmp_path, name, text, error, message):
+def test_load_split_list_of_malformed_files_fails(tmp_path, name, text, error, message):
     path = tmp_path / name
     path.write_text(text)
     with pytest.raises(error, match=message):

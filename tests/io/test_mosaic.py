@@ -184,8 +184,8 @@ def variants(tmp_path):
         "data types": lambda: other(data=ramp(dtype="uint16")),
         "nodata": lambda: other(nodata=0),
         "colours": lambda: other(photometric="RGB", colors=("red", "green", "blue")),
-        "misses it by 0.5 pixels": lambda: other(transform=at(UTM, 50.5, 0)),
-        "misses it by 0.02 pixels": lambda: other(transform=at(UTM, 50, 3.02)),
+        "is off by 0.5 pixels": lambda: other(transform=at(UTM, 50.5, 0)),
+        "is off by 0.02 pixels": lambda: other(transform=at(UTM, 50, 3.02)),
         "expected 10 x -10": lambda: other(transform=UTM @ Affine.scale(2)),
         "rotated by": lambda: other(transform=UTM @ Affine.rotation(1)),
         "no affine georeferencing": lambda: other(transform=None, crs="EPSG:32633"),
@@ -238,7 +238,7 @@ def test_folders_and_lists(tmp_path, monkeypatch):
         assert single.info.driver == "GTiff"
     with pytest.raises(UsageError, match=r"none\.txt: no such file"):
         open_sources("@none.txt")
-    with pytest.raises(UsageError, match="no source"):
+    with pytest.raises(UsageError, match="no input raster"):
         open_sources([])
     with pytest.raises(InputError, match="sub: is a directory"):
         open_sources(folder / "sub")
@@ -322,7 +322,7 @@ def test_a_virtual_raster_of_ones_own_is_sampled_where_it_has_pixels(tmp_path):
     ]  # fmt: skip
     with open_sources(paths) as mosaic:
         document = mosaic_vrt(mosaic.mosaic)
-        assert build_mosaic([p.info for p in mosaic.mosaic.pieces]).width == mosaic.info.width
+        assert build_mosaic([p.info for p in mosaic.mosaic.sources]).width == mosaic.info.width
     (tmp_path / "v.vrt").write_text(document)
     assert vrt_dst_windows(document) == [Window(7000 * i, 9000 * i, 10, 10) for i in range(3)]
     with open_raster(tmp_path / "v.vrt") as reader:
@@ -355,7 +355,7 @@ def test_gaps_of_a_virtual_raster_that_nothing_marks_are_told(tmp_path, recwarn,
             return reader.info.notes
 
     (note,) = notes(24)
-    assert note.startswith(f"{path}: 20 % of it lies in none of its files, and it has no nodata")
+    assert note.startswith(f"{path}: 20 % of it is not covered by its files, and it has no nodata")
     assert "\n" not in note
     assert notes(30) == ()
     assert notes(24, "<NoDataValue>0</NoDataValue>") == ()

@@ -31,12 +31,12 @@ def described(name, unit=None, **tags):
 )
 def test_classes_and_heights_need_force(make_raster, tmp_path, file, after, dtype, what):
     source = make_raster(np.arange(256).reshape(1, 16, 16).astype(dtype), file, after=after)
-    said = rf"band 1 holds {what} .*--bidx.*--allow-non-image"
+    said = rf"band 1 holds {what} .*--bidx.*--force"
     with pytest.raises(UsageError, match=said) as caught:
         georsr.super_resolve(source, tmp_path / "o.tif", MODEL)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "o.tif").exists()
-    assert georsr.super_resolve(source, tmp_path / "o.tif", MODEL, allow_non_image=True).bands == 1
+    assert georsr.super_resolve(source, tmp_path / "o.tif", MODEL, force=True).bands == 1
     georsr.super_resolve(source, tmp_path / "b.tif", "bicubic-x2")  # suits any numbers
 
 
@@ -52,8 +52,8 @@ def test_a_palette_needs_force(make_raster, tmp_path):
 
     image = np.arange(64, dtype="uint8").reshape(1, 8, 8) % 8
     source = make_raster(image, photometric="PALETTE", after=after)
-    with pytest.raises(UsageError, match=r"palette.*--allow-non-image"):
+    with pytest.raises(UsageError, match=r"palette.*--force"):
         georsr.super_resolve(source, tmp_path / "o.tif", "nearest-x2")
-    georsr.super_resolve(source, tmp_path / "o.tif", "nearest-x2", allow_non_image=True)
+    georsr.super_resolve(source, tmp_path / "o.tif", "nearest-x2", force=True)
     with rasterio.open(tmp_path / "o.tif") as product:
         np.testing.assert_array_equal(product.read(), image.repeat(2, 1).repeat(2, 2))

@@ -260,7 +260,7 @@ def test_an_archive_of_two_products_asks_which(made, tmp_path):
 
 
 def test_two_products_are_no_mosaic(made, archive):
-    with pytest.raises(UsageError, match="products of Sentinel-2 are taken one at a time"):
+    with pytest.raises(UsageError, match="a Sentinel-2 product cannot be part of a mosaic"):
         open_sources([made[0], archive])
 
 

@@ -85,11 +85,11 @@ def test_vrt_file_unreadable_is_refused_at_every_read(folder):
     assert first.startswith("refused")
     assert "cannot be read" in first
     assert second == (
-        f"refused {folder}/both.vrt: a file of it could not be read before, and GDAL does not open "
-        "it again in this process; mend the file, then start a new process or worker"
+        f"refused {folder}/both.vrt: one of its files could not be read before, and GDAL does not "
+        "open it again in this process; repair the file, then start a new process or worker"
     )
     assert other.startswith(
-        f"refused {folder}/both_again.vrt: a file of it could not be read before"
+        f"refused {folder}/both_again.vrt: one of its files could not be read before"
     )
     assert good.startswith("read")
 

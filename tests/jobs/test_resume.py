@@ -227,7 +227,7 @@ def test_another_product_is_not_taken_for_the_finished_one(source, tmp_path, mon
 
 
 def starts_over(caplog, *words):
-    said = [r.message for r in caplog.records if "is not gone on with" in r.message]
+    said = [r.message for r in caplog.records if "ignoring an unfinished run" in r.message]
     assert len(said) == 1
     assert all(word in said[0] for word in words), said
 
@@ -403,7 +403,7 @@ def test_only_blocks_that_were_damaged_are_made_again(creation, verify, source, 
     sizes = [sum(block[4:]) for entry in entries for block in entry["blocks"]]
     flip(part, head["header"][0] + sum(sizes[:2]) + sizes[2] // 2)
     report = super_resolve(source, out, model_of(network), **options)
-    assert "1 finished blocks were damaged, and are made again" in caplog.text
+    assert "1 finished blocks were damaged and are computed again" in caplog.text
     assert report.blocks_resumed == len(sizes) - 1
     assert 4 <= network.calls < report.tiles - 3  # the rows in between are not computed
     assert out.read_bytes() == (tmp_path / "whole.tif").read_bytes()
@@ -447,11 +447,11 @@ def test_every_byte_of_a_journal_counts(source, tmp_path):
 def test_resume_may_be_insisted_on_or_refused(source, tmp_path, caplog):
     out = tmp_path / "out.tif"
     network = model_of(Counting())
-    with pytest.raises(UsageError, match="cannot be resumed: there is nothing to go on with"):
+    with pytest.raises(UsageError, match="cannot resume: no unfinished run found"):
         super_resolve(source, out, network, resume=True, **SMALL)
     assert hidden(tmp_path) == []
     interrupt(source, out, network, 12)
-    with pytest.raises(UsageError, match=r"cannot be resumed: overlap was 4, is 6"):
+    with pytest.raises(UsageError, match=r"cannot resume: overlap was 4, is 6"):
         super_resolve(source, out, network, resume=True, **SMALL | {"overlap": 6})
     assert ".out.tif.part.tif" in hidden(tmp_path)  # what was left is left
     assert super_resolve(source, out, network, resume=True, **SMALL).blocks_resumed > 0

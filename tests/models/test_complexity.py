@@ -10,14 +10,14 @@ from georsr.models.spec import ModelSpec
 from tests.models.segsr import golden
 
 
-def test_a_convolution():
+def test_complexity_of_a_convolution():
     measured = complexity(nn.Conv2d(3, 8, 3, padding=1), 3, 16, 32)
     assert measured.macs == 16 * 32 * 3 * 8 * 9
     assert measured.parameters == 3 * 8 * 9 + 8
     assert measured.gmacs == pytest.approx(measured.macs / 1e9)
 
 
-def test_networks_of_the_zoo_are_left_as_they_are():
+def test_complexity_leaves_the_network_unchanged():
     for network, bands in (
         (segsr_lite(2), 3),
         (build(COMPUTED["bicubic-x2"]), 0),
@@ -28,7 +28,7 @@ def test_networks_of_the_zoo_are_left_as_they_are():
         assert all(p.device.type == "cpu" for p in network.parameters())
 
 
-def test_the_published_network_costs_what_its_description_says():
+def test_complexity_of_the_published_network():
     spec = ModelSpec("s", "segsr-published", 4, multiple_of=16, tile=64)
     with torch.device("meta"):
         network = build(spec)

@@ -1,4 +1,4 @@
-"""hf:// models, from a hub of our own on this machine."""
+"""Models at hf:// addresses, served by a local HTTP server."""
 
 import hashlib
 import json
@@ -82,7 +82,7 @@ def served(lite_file, tmp_path, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore")  # of the hub's client
-def test_download_and_use_again_without_the_hub(served, monkeypatch, caplog):
+def test_download_is_cached_for_use_without_the_hub(served, monkeypatch, caplog):
     endpoint, weights = served
     digest = hashlib.sha256(weights).hexdigest()
     path = io.download("hf://lab/sr/weights/tiny.safetensors", endpoint)
@@ -101,7 +101,7 @@ def test_download_and_use_again_without_the_hub(served, monkeypatch, caplog):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_the_only_weights_of_a_repository(served):
+def test_download_without_file_takes_the_only_weights(served):
     endpoint, weights = served
     assert io.download("hf://lab/sr", endpoint).read_bytes() == weights
     Hub.files["other.safetensors"] = b"x"
@@ -118,7 +118,7 @@ def test_the_only_weights_of_a_repository(served):
         ("hf://lab/sr/weights/tiny.safetensors#sha256=" + "0" * 64, "its sha256 is .* expected 00"),
     ],
 )
-def test_what_the_hub_does_not_have(address, message, served):
+def test_download_missing_or_changed_file_is_an_error(address, message, served):
     with pytest.raises(ModelError, match=message) as caught:
         io.download(address, served[0])
     assert "\n" not in str(caught.value)
@@ -126,7 +126,7 @@ def test_what_the_hub_does_not_have(address, message, served):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("address", ["hf://lab/sr", "hf://lab/sr@v1/weights/tiny.safetensors"])
-def test_offline_and_not_in_the_cache(address, served, monkeypatch):
+def test_download_offline_and_not_cached_is_an_error(address, served, monkeypatch):
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # the client tries again and again
     with pytest.raises(ModelError, match=r"cannot be reached.*hf download lab/sr") as caught:
         io.download(address, "http://127.0.0.1:9")
@@ -134,6 +134,6 @@ def test_offline_and_not_in_the_cache(address, served, monkeypatch):
 
 
 @pytest.mark.parametrize("address", ["hf://lab", "hf://lab/sr#sha256=12", "hf://lab/sr@/x.y#md5=1"])
-def test_what_is_no_address(address):
+def test_open_model_malformed_hub_address_is_an_error(address):
     with pytest.raises(UsageError, match="expected hf://OWNER/REPO"):
         open_model(address)

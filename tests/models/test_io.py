@@ -1,4 +1,4 @@
-"""Opening models: what is refused, and that a file gives back what was saved."""
+"""Open and save models."""
 
 import json
 import os
@@ -22,7 +22,7 @@ def saved(lite_model, tmp_path):
     return path
 
 
-def test_a_file_describes_itself(saved, lite_model):
+def test_open_model_saved_file_gives_the_same_outputs(saved, lite_model):
     again = open_model(str(saved))
     assert again.spec == lite_model.spec
     x = torch.rand(1, 3, 12, 12)
@@ -32,7 +32,7 @@ def test_a_file_describes_itself(saved, lite_model):
     assert open_model(str(saved.parent)).spec == again.spec
 
 
-def test_half_precision_costs_little(lite_model, tmp_path):
+def test_save_model_half_precision_changes_outputs_little(lite_model, tmp_path):
     save_model(tmp_path / "half.safetensors", lite_model.spec, lite_model.network)
     x = torch.rand(1, 3, 12, 12)
     again = open_model(str(tmp_path / "half.safetensors"))
@@ -40,7 +40,7 @@ def test_half_precision_costs_little(lite_model, tmp_path):
     torch.testing.assert_close(again.network(x), lite_model.network(x), atol=5e-3, rtol=0)
 
 
-def test_saving_is_atomic(lite_model, tmp_path, monkeypatch):
+def test_save_model_disk_full_keeps_the_old_file(lite_model, tmp_path, monkeypatch):
     path = tmp_path / "m.safetensors"
     save_model(path, lite_model.spec, lite_model.network)
     before = path.read_bytes()
@@ -80,7 +80,7 @@ def tamper(saved, change):
         (lambda t: [t.pop(k) for k in list(t)[:9]], "9 tensors do not fit"),
     ],
 )
-def test_weights_that_do_not_fit_are_named(saved, change, message):
+def test_open_model_misfitting_tensors_are_named(saved, change, message):
     tamper(saved, change)
     with pytest.raises(ModelError, match=message):
         open_model(str(saved))
@@ -96,21 +96,21 @@ def test_weights_that_do_not_fit_are_named(saved, change, message):
         pickle.dumps({"a": 1}),
     ],
 )
-def test_files_that_are_no_safetensors(content, tmp_path):
+def test_open_model_not_safetensors_is_an_error(content, tmp_path):
     path = tmp_path / "m.safetensors"
     path.write_bytes(content)
     with pytest.raises(ModelError, match="not a readable safetensors file"):
         open_model(str(path))
 
 
-def test_truncated_weights(saved):
+def test_open_model_truncated_file_is_an_error(saved):
     data = saved.read_bytes()
     saved.write_bytes(data[:-100])
     with pytest.raises(ModelError, match="not a readable safetensors file"):
         open_model(str(saved))
 
 
-def test_a_pickle_is_never_executed(tmp_path):
+def test_open_model_pickle_is_never_executed(tmp_path):
     marker = tmp_path / "executed"
 
     class Payload:
@@ -125,14 +125,14 @@ def test_a_pickle_is_never_executed(tmp_path):
         assert not marker.exists()
 
 
-def test_safetensors_of_others_need_a_spec(tmp_path):
+def test_open_model_safetensors_without_spec_is_an_error(tmp_path):
     path = tmp_path / "other.safetensors"
     save_file({"a": torch.zeros(1)}, path)
     with pytest.raises(ModelError, match="no georsr model spec"):
         open_model(str(path))
 
 
-def test_names(tmp_path):
+def test_resolve_name_completes_and_checks_names(tmp_path):
     assert resolve_name(None, None) == "segsr-lite-x4-sensor"
     assert resolve_name(None, 2) == "segsr-lite-x2-sensor"
     assert resolve_name("bicubic", 3) == "bicubic-x3"
@@ -150,12 +150,12 @@ def test_names(tmp_path):
         open_model(str(tmp_path))
 
 
-def test_a_models_scale_must_be_the_wanted_one(saved):
+def test_open_model_of_another_scale_is_an_error(saved):
     with pytest.raises(UsageError, match="enlarges x2, but x4"):
         open_model(str(saved), 4)
 
 
-def test_specs_round_trip_and_refuse_nonsense(lite_model):
+def test_model_spec_json_round_trips_and_rejects_invalid_text(lite_model):
     for spec in [*COMPUTED.values(), lite_model.spec]:
         assert ModelSpec.from_json(spec.to_json()) == spec
     raw = json.loads(lite_model.spec.to_json())
@@ -172,7 +172,7 @@ def test_specs_round_trip_and_refuse_nonsense(lite_model):
             ModelSpec.from_json(text)
 
 
-def test_unknown_architectures_and_parameters(lite_model, tmp_path):
+def test_open_model_unknown_architecture_or_parameter_is_an_error(lite_model, tmp_path):
     path = tmp_path / "m.safetensors"
     for spec, message in (
         (replace(lite_model.spec, architecture="mamba"), "unknown architecture 'mamba'"),

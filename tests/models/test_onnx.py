@@ -60,7 +60,7 @@ def lite():
     return Model(spec, network, "0" * 64, "untrained"), data
 
 
-def test_the_network_of_segsr_lite_answers_alike_at_any_size(lite, tmp_path, monkeypatch):
+def test_export_model_dynamic_agrees_at_any_size(lite, tmp_path, monkeypatch):
     lite_model, data = lite
     monkeypatch.setattr(export, "to_onnx", lambda *_, **__: data)
     path = tmp_path / "lite.onnx"
@@ -72,7 +72,7 @@ def test_the_network_of_segsr_lite_answers_alike_at_any_size(lite, tmp_path, mon
         assert difference(lite_model.network, exported.network, shape) <= 1e-4
 
 
-def test_a_network_is_converted_for_the_tiles_that_come():
+def test_backend_onnx_converts_the_network_at_the_first_tile():
     model = open_model("bicubic-x2")
     placement = place_model(model, SRConfig(backend="onnx"))
     tiles = [np.random.default_rng(0).random((3, 32, 32), np.float32)]
@@ -81,7 +81,7 @@ def test_a_network_is_converted_for_the_tiles_that_come():
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 
-def test_a_file_of_a_fixed_tile_says_so(bicubic_file):
+def test_place_model_fixed_tile_file_rejects_another_tile(bicubic_file):
     model = open_model(str(bicubic_file))
     assert (model.network.tile, model.spec.tile, model.spec.scale) == (32, 32, 2)
     assert place_model(model, SRConfig()).backend == "onnx"
@@ -92,7 +92,7 @@ def test_a_file_of_a_fixed_tile_says_so(bicubic_file):
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (20, 31), (5, 32)])
-def test_a_scene_may_be_smaller_than_a_fixed_tile(bicubic_file, texture, shape):
+def test_fixed_tile_file_scene_smaller_than_the_tile_is_padded(bicubic_file, texture, shape):
     values = texture(3, *shape)
     ours = super_resolve_array(values, open_model(str(bicubic_file))).astype(int)
     theirs = super_resolve_array(values, "bicubic-x2").astype(int)
@@ -101,7 +101,7 @@ def test_a_scene_may_be_smaller_than_a_fixed_tile(bicubic_file, texture, shape):
     assert np.abs(ours[inside] - theirs[inside]).max(initial=0) <= 1
 
 
-def test_deepness_finds_its_settings(bicubic_file):
+def test_export_model_stores_the_settings_of_deepness(bicubic_file):
     tags = onnxruntime().InferenceSession(bicubic_file).get_modelmeta().custom_metadata_map
     facts = {key: json.loads(value) for key, value in tags.items()}
     assert facts["model_type"] == "Superresolution"
@@ -112,7 +112,7 @@ def test_deepness_finds_its_settings(bicubic_file):
     assert facts["standardization_std"] == [1, 1, 1]
 
 
-def test_deepness_feeds_what_the_network_expects():
+def test_deepness_tags_map_bytes_to_the_value_range():
     """Bytes / 255, less the mean, through the deviation, is the network's value range."""
     from georsr.models.onnx.export import deepness_tags
 
@@ -124,9 +124,7 @@ def test_deepness_feeds_what_the_network_expects():
 
 
 @pytest.mark.parametrize("options", [["--backend", "onnx"], []])
-def test_sr_by_either_way_makes_what_torch_makes(
-    options, bicubic_file, make_raster, texture, tmp_path
-):
+def test_sr_with_onnx_agrees_with_torch(options, bicubic_file, make_raster, texture, tmp_path):
     source = make_raster(texture(3, 70, 90))
     model = ["-m", "bicubic-x2", "--tile", "32"] if options else ["-m", str(bicubic_file)]
     outs = []
@@ -137,7 +135,7 @@ def test_sr_by_either_way_makes_what_torch_makes(
     assert np.abs(ours - theirs).max() <= 1
 
 
-def test_another_backend_does_not_go_on_with_what_is_there(make_raster, texture, tmp_path):
+def test_plan_job_another_backend_has_another_key(make_raster, texture, tmp_path):
     from georsr.io.reader import open_raster
     from georsr.jobs.job import plan_job
 
@@ -152,7 +150,7 @@ def test_another_backend_does_not_go_on_with_what_is_there(make_raster, texture,
     assert "ONNX Runtime" in keys[2]["arithmetic"]
 
 
-def test_the_number_of_threads_does_not_matter(bicubic_file):
+def test_onnx_network_does_not_depend_on_threads(bicubic_file):
     tiles = [np.random.default_rng(0).random((3, 32, 32), np.float32)]
     network = open_model(str(bicubic_file))
     results = []
@@ -172,12 +170,12 @@ def test_the_number_of_threads_does_not_matter(bicubic_file):
         {"compile": True},
     ],
 )
-def test_what_onnx_runtime_is_not_for(options):
+def test_place_model_onnx_rejects_gpu_precision_and_compile(options):
     with pytest.raises(UsageError, match="backend onnx"):
         place_model(open_model("bicubic-x2"), SRConfig(backend="onnx", **options))
 
 
-def test_a_foreign_file_is_refused(foreign_file, tmp_path):
+def test_open_model_foreign_onnx_file_is_an_error(foreign_file, tmp_path):
     with pytest.raises(ModelError, match=r"foreign.onnx: has no georsr model spec.*georsr export"):
         open_model(str(foreign_file))
     torn = tmp_path / "torn.onnx"
@@ -186,14 +184,14 @@ def test_a_foreign_file_is_refused(foreign_file, tmp_path):
         open_model(str(torn))
 
 
-def test_a_network_that_answers_differently_is_not_written(tmp_path, monkeypatch):
+def test_export_model_differing_outputs_writes_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(export, "difference", lambda *_: float("nan"))
     with pytest.raises(ModelError, match="differs from torch by nan"):
         export_model(open_model("nearest-x2"), tmp_path / "out.onnx", tile=16)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_network_that_cannot_be_converted(tmp_path):
+def test_export_model_unconvertible_network_is_an_error(tmp_path):
     class Branching(torch.nn.Module):
         def forward(self, x):
             return x if float(x.sum()) > 0 else -x
@@ -203,7 +201,7 @@ def test_a_network_that_cannot_be_converted(tmp_path):
         export_model(model, tmp_path / "out.onnx", tile=16)
 
 
-def test_missing_packages_have_a_remedy(bicubic_file, monkeypatch, tmp_path, capsys):
+def test_missing_onnx_packages_name_the_extra(bicubic_file, monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(UsageError, match=r"pip install 'georsr\[onnx\]'"):
         open_model(str(bicubic_file))
@@ -214,7 +212,7 @@ def test_missing_packages_have_a_remedy(bicubic_file, monkeypatch, tmp_path, cap
     assert not out.exists()
 
 
-def test_export_as_a_command(tmp_path, capsys):
+def test_export_command_writes_a_model_and_checks_paths(tmp_path, capsys):
     out = tmp_path / "nearest.onnx"
     assert invoke(["export", "nearest-x2", str(out), "--tile", "16"]) == 0
     assert "x2, differs from torch by 0 at most" in capsys.readouterr().err
@@ -231,7 +229,9 @@ def test_export_as_a_command(tmp_path, capsys):
     assert invoke(["export", "nearest-x2", str(tmp_path / "no" / "out.onnx")]) == 2
 
 
-def test_eight_bits_are_learned_from_a_raster(lite, make_raster, texture, tmp_path, monkeypatch):
+def test_export_model_int8_is_calibrated_on_a_raster(
+    lite, make_raster, texture, tmp_path, monkeypatch
+):
     model, data = lite
     monkeypatch.setattr(export, "to_onnx", lambda *_, **__: data)
     with open_raster(make_raster(texture(3, 90, 70))) as reader:
@@ -244,18 +244,18 @@ def test_eight_bits_are_learned_from_a_raster(lite, make_raster, texture, tmp_pa
     rough = open_model(str(path))
     assert rough.spec == model.spec
     assert difference(model.network, rough.network, (1, 3, 40, 24)) < 0.05
-    monkeypatch.setattr(export, "FLOOR", 1000.0)
-    with pytest.raises(ModelError, match=r"in 8 bits its answers are only .* dB"):
+    monkeypatch.setattr(export, "MIN_PSNR", 1000.0)
+    with pytest.raises(ModelError, match=r"the 8-bit output has a PSNR of .* dB"):
         export_model(model, tmp_path / "worse.onnx", dynamic=True, examples=tiles)
     assert [p.name for p in tmp_path.glob("*.onnx")] == ["int8.onnx"]
 
 
-def test_what_has_no_features_has_no_eight_bits(bicubic_file):
+def test_to_int8_without_feature_convolutions_is_an_error(bicubic_file):
     with pytest.raises(ModelError, match="no convolutions that 8 bits would make faster"):
         export.to_int8(bicubic_file.read_bytes(), open_model("bicubic-x2").spec, [])
 
 
-def test_a_raster_without_a_valid_pixel_teaches_nothing(make_raster):
+def test_calibration_tiles_without_valid_pixels_is_an_error(make_raster):
     source = make_raster(np.zeros((3, 40, 40), "uint8"), nodata=0)
     with open_raster(source) as reader, pytest.raises(InputError, match="no valid pixel"):
         calibration_tiles(reader, open_model("bicubic-x2").spec)

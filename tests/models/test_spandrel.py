@@ -1,4 +1,4 @@
-"""Checkpoints of other networks, through spandrel."""
+"""Third-party checkpoints, opened by spandrel."""
 
 import sys
 
@@ -25,7 +25,7 @@ def compact(tmp_path):
     return path, network.eval()
 
 
-def test_the_pixels_are_those_of_the_network(compact):
+def test_open_model_third_party_outputs_equal_the_network(compact):
     path, network = compact
     model = open_model(str(path))
     assert (model.spec.scale, model.spec.bands) == (2, 3)
@@ -36,7 +36,7 @@ def test_the_pixels_are_those_of_the_network(compact):
         assert torch.equal(model.network(x), network(x))
 
 
-def test_from_the_command_line(compact, make_raster, texture, tmp_path, capsys):
+def test_sr_and_info_with_a_third_party_model(compact, make_raster, texture, tmp_path, capsys):
     path, network = compact
     values = texture(3, 20, 24)
     out = tmp_path / "out.tif"
@@ -58,7 +58,7 @@ def test_from_the_command_line(compact, make_raster, texture, tmp_path, capsys):
 
 
 @pytest.mark.filterwarnings("ignore:torch.meshgrid")
-def test_networks_that_need_certain_sizes_are_padded(tmp_path):
+def test_open_model_size_requirements_are_met_by_padding(tmp_path):
     from spandrel.architectures.SwinIR.__arch.SwinIR import SwinIR
 
     torch.manual_seed(0)
@@ -87,7 +87,7 @@ def test_networks_that_need_certain_sizes_are_padded(tmp_path):
         ({"a": 1}, "a is not a tensor"),
     ],
 )
-def test_what_nobody_knows(entries, message, tmp_path):
+def test_open_model_unrecognised_checkpoint_is_an_error(entries, message, tmp_path):
     path = tmp_path / "odd.pth"
     torch.save(entries, path)
     with pytest.raises(ModelError, match=message) as caught:
@@ -95,7 +95,7 @@ def test_what_nobody_knows(entries, message, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_other_bands_are_refused(tmp_path):
+def test_open_model_third_party_of_one_band_is_an_error(tmp_path):
     from spandrel.architectures.Compact.__arch.SRVGG import SRVGGNetCompact
 
     network = SRVGGNetCompact(num_in_ch=1, num_out_ch=1, num_feat=8, num_conv=1, upscale=4)
@@ -105,7 +105,7 @@ def test_other_bands_are_refused(tmp_path):
         open_model(str(path))
 
 
-def test_without_spandrel(compact, monkeypatch):
+def test_open_model_without_spandrel_names_the_extra(compact, monkeypatch):
     monkeypatch.setitem(sys.modules, "spandrel", None)
     with pytest.raises(ModelError, match=r"pip install 'georsr\[spandrel\]'"):
         open_model(str(compact[0]))

@@ -4,13 +4,18 @@ import pytest
 from georsr.cli.quality import layers
 from georsr.cli.sr import command as sr
 from georsr.qgis.georsr_processing.arguments import (
+    CONSISTENCY,
     DEVICES,
     MODELS,
+    OTHER_BANDS,
+    OUTPUT_BANDS,
     Request,
     layers_arguments,
     shown,
     split_extra,
 )
+
+from georsr.config import CHOICES
 
 
 def parsed(request):
@@ -25,35 +30,35 @@ def test_everything_a_dialog_offers_is_understood():
             source="/a b/ü in.tif",
             output="-odd.tif",
             model="segsr-lite-x2",
-            bands=[4, 3, 2],
-            box=(-10.5, 0.1, 1e-7, 4.0),
-            mask="/a b/m ask.geojson",
-            outside_invalid=False,
-            tile=64,
+            indexes=[4, 3, 2],
+            bounds=(-10.5, 0.1, 1e-7, 4.0),
+            aoi="/a b/m ask.geojson",
+            aoi_mask=False,
+            tile_size=64,
             device="cpu",
-            nodata=-9999.0,
+            src_nodata=-9999.0,
             cog=True,
             consistency="on",
             tta=True,
             quality="/a b/q.tif",
-            product_bands="all",
-            band_mode="each",
+            output_bands="all",
+            other_bands="per-band",
             extra="--co DESCRIPTION='Berlin North' --dtype uint16",
         )
     )
     assert values["sources"] == ("/a b/ü in.tif",)
     assert values["destination"] == "-odd.tif"
     assert values["model"] == "segsr-lite-x2"
-    assert values["bidx"] == (4, 3, 2)
-    assert values["bbox"] == (-10.5, 0.1, 1e-7, 4.0)
+    assert values["indexes"] == (4, 3, 2)
+    assert values["bounds"] == (-10.5, 0.1, 1e-7, 4.0)
     assert values["aoi"] == "/a b/m ask.geojson"
     assert values["aoi_mask"] is False
-    assert (values["tile"], values["device"], values["nodata"]) == (64, "cpu", -9999.0)
+    assert (values["tile_size"], values["device"], values["src_nodata"]) == (64, "cpu", -9999.0)
     assert values["cog"]
     assert (values["consistency"], values["tta"]) == ("on", True)
-    assert (values["bands"], values["band_mode"]) == ("all", "each")
+    assert (values["output_bands"], values["other_bands"]) == ("all", "per-band")
     assert values["quality"] == "/a b/q.tif"
-    assert values["creation_options"] == (("DESCRIPTION", "Berlin North"),)
+    assert values["creation_options"] == {"DESCRIPTION": "Berlin North"}
     assert values["dtype"] == "uint16"
 
 
@@ -118,3 +123,6 @@ def test_choices_are_those_georsr_has():
     assert set(bundled_weights()) <= set(MODELS), "name new models in the plugin's catalogue"
     assert MODELS[0] == DEFAULT.format(scale=4) == resolve_name(None, None)
     assert DEVICES[0] == "auto"
+    assert CHOICES["output_bands"] == OUTPUT_BANDS
+    assert CHOICES["other_bands"] == OTHER_BANDS
+    assert CHOICES["consistency"] == CONSISTENCY

@@ -1,6 +1,6 @@
 """What of QGIS's environment reaches georsr."""
 
-from georsr.qgis.georsr_processing.georsr_executable import child_arguments, child_environment
+from georsr.qgis.georsr_processing.georsr_executable import process_arguments, process_environment
 
 QGIS = {
     "PYTHONHOME": "/usr",
@@ -18,7 +18,7 @@ QGIS = {
 
 
 def test_libraries_of_qgis_stay_out_and_the_users_wishes_go_through():
-    made = child_environment(QGIS, "/venv/bin/georsr", windows=False)
+    made = process_environment(QGIS, "/venv/bin/georsr", windows=False)
     assert not {"PYTHONHOME", "PYTHONPATH", "GDAL_DATA", "PROJ_LIB", "LD_LIBRARY_PATH"} & set(made)
     kept = ("PATH", "HOME", "AWS_PROFILE", "GDAL_HTTP_TIMEOUT", "https_proxy")
     assert {name: made[name] for name in kept} == {name: QGIS[name] for name in kept}
@@ -33,7 +33,7 @@ def test_on_windows_dlls_are_looked_for_in_the_environment_of_georsr(tmp_path):
         "PATH": r"C:\Program Files\QGIS 3.34\bin;C:\Windows;c:\program files\qgis 3.34\apps",
         "Gdal_Data": "x",
     }
-    made = child_environment(environ, str(tmp_path / "Scripts" / "georsr.exe"), windows=True)
+    made = process_environment(environ, str(tmp_path / "Scripts" / "georsr.exe"), windows=True)
     assert made["PATH"].split(";") == [
         *(str(tmp_path / part) for part in (".", "Library/bin", "Scripts")),
         r"C:\Windows",
@@ -43,5 +43,5 @@ def test_on_windows_dlls_are_looked_for_in_the_environment_of_georsr(tmp_path):
 
 
 def test_arguments_are_utf8_whatever_the_locale():
-    assert child_arguments(["a", "ü b"], posix=True) == [b"a", b"\xc3\xbc b"]
-    assert child_arguments(["ü"], posix=False) == ["ü"]
+    assert process_arguments(["a", "ü b"], posix=True) == [b"a", b"\xc3\xbc b"]
+    assert process_arguments(["ü"], posix=False) == ["ü"]

@@ -1,4 +1,4 @@
-"""A child that talks, fails, will not end, or has children."""
+"""Run processes that print, fail, do not end, or have child processes."""
 
 import os
 import sys
@@ -11,7 +11,7 @@ from georsr.qgis.georsr_processing.subprocess_runner import (
     ProcessListener,
     ProcessResult,
     remove_unfinished,
-    run_child,
+    run_process,
     unfinished,
 )
 
@@ -35,7 +35,7 @@ class Ear(ProcessListener):
 
 def run(code, ear=None):
     ear = ear or Ear()
-    return run_child([sys.executable, "-c", code], os.environ, ear), ear
+    return run_process([sys.executable, "-c", code], os.environ, ear), ear
 
 
 def test_progress_messages_and_the_report_arrive():
@@ -72,7 +72,7 @@ def test_a_traceback_becomes_its_last_line_and_a_remedy():
 
 def test_being_killed_is_explained():
     assert "memory" in ProcessResult(code=-9).failure()
-    assert "it said nothing" in ProcessResult(code=1).failure()
+    assert "no message" in ProcessResult(code=1).failure()
 
 
 def alive(pid):
@@ -128,7 +128,7 @@ def test_a_listener_that_fails_takes_the_child_with_it():
 
 def test_a_program_that_is_not_there():
     with pytest.raises(OSError, match="No such file"):
-        run_child(["/gone/georsr"], os.environ, Ear())
+        run_process(["/gone/georsr"], os.environ, Ear())
 
 
 def test_only_new_leftovers_of_this_product_go(tmp_path):

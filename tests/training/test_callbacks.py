@@ -5,7 +5,7 @@ import torch
 from georsr.training.callbacks import HISTORY, CSVHistory
 
 
-def test_the_history_keeps_numbers_and_no_memory_of_steps(tmp_path):
+def test_csv_history_keeps_numbers_only(tmp_path):
     # one small tensor kept of every step pins the heap between large ones: 2.6 MB a step
     history = CSVHistory(tmp_path / HISTORY)
     for value in (0.5, 1.5):

@@ -35,7 +35,7 @@ def test_absolute_error_then_squared_error(images):
     assert loss(sr, hr, None, 0.75) == pytest.approx(MSE_WEIGHT * float((sr - hr).square().mean()))
 
 
-def test_psnr_of_each_crop_at_the_end(images):
+def test_image_loss_psnr_share_is_log_error(images):
     sr, hr = images
     loss = ImageLoss(LossSettings(squared_share=0.5, psnr_share=0.25))
     assert loss(sr, hr, None, 0.7) == pytest.approx(MSE_WEIGHT * float((sr - hr).square().mean()))
@@ -44,7 +44,7 @@ def test_psnr_of_each_crop_at_the_end(images):
     assert loss(sr, hr, None, 0.75) == pytest.approx(expected)
 
 
-def test_a_share_of_the_luma(images):
+def test_image_loss_luma_is_mixed(images):
     """Mixed with the PSNR of all bands, it is that of what `psnr_y` measures."""
     sr, hr = images
     whole, half, all_of_it = (
@@ -65,13 +65,13 @@ def test_a_share_of_the_luma(images):
     assert float(mixed) == all_of_it
 
 
-def test_a_luma_of_four_bands_is_refused():
+def test_luma_error_of_four_bands_fails():
     loss = ImageLoss(LossSettings(psnr_share=1.0, luma=0.5))
     with pytest.raises(UsageError, match="luma needs RGB images, these have 4 bands"):
         loss(torch.zeros(1, 4, 8, 8), torch.ones(1, 4, 8, 8), None, 0.0)
 
 
-def test_easy_crops_count_as_much_as_hard_ones():
+def test_log_error_weights_crops_equally():
     """A tenth less error is worth as much in either, where the squared error sees one only."""
     error = torch.full((2, 3, 8, 8), 0.02)
     error[1] = 0.2
@@ -91,7 +91,7 @@ def test_easy_crops_count_as_much_as_hard_ones():
     torch.testing.assert_close(steps, typical.grad, rtol=0.06, atol=0)
 
 
-def test_invalid_pixels_count_for_nothing(images):
+def test_image_loss_ignores_invalid_pixels(images):
     sr, hr = images
     valid = torch.ones(2, 1, 16, 20)
     valid[:, :, :, 12:] = 0
@@ -114,7 +114,7 @@ def test_frequency_error_is_that_of_the_orthonormal_transform(images):
     assert frequency_error(hr, hr) == 0
 
 
-def test_semantic_error_sees_other_scenes_and_trains_only_the_image(images):
+def test_semantic_error_has_gradients_of_the_image_only(images):
     sr, hr = images
     torch.manual_seed(0)
     network = segsr_lite(2, embed_dim=8, num_groups=1, depth=1, token_dim=8)

@@ -57,7 +57,7 @@ def segsr_recipe(tiny, clip_file):
     )
 
 
-def test_clip_stays_as_it_is_and_everything_else_learns(segsr_recipe):
+def test_training_freezes_clip_and_trains_the_rest(segsr_recipe):
     network = training_network(segsr_recipe)
     kernels, others = split_parameters(network, muon=False)
     assert kernels == []
@@ -67,7 +67,7 @@ def test_clip_stays_as_it_is_and_everything_else_learns(segsr_recipe):
         assert (id(parameter) in trained) == (not inside or "lora" in name), name
 
 
-def test_a_run_ends_in_one_file_without_lora(segsr_recipe, tmp_path):
+def test_train_exports_without_lora(segsr_recipe, tmp_path):
     weights = train(segsr_recipe, tmp_path / "run")
     spec = read_spec(weights)
     assert (spec.architecture, spec.multiple_of, spec.scale) == ("segsr", 16, 2)
@@ -88,7 +88,7 @@ def test_a_run_ends_in_one_file_without_lora(segsr_recipe, tmp_path):
     assert train(again, tmp_path / "again").exists()
 
 
-def test_resuming_is_exact_with_dropout_too(segsr_recipe, tmp_path):
+def test_train_resumed_with_dropout_is_exact(segsr_recipe, tmp_path):
     train(segsr_recipe, tmp_path / "whole")
     asked = iter([False, True])
     with pytest.raises(StoppedError):
@@ -122,7 +122,7 @@ def test_exported_parameters_are_written_in_full(tiny):
         training_network(replace(tiny, network={"fused": True}))
 
 
-def test_semantic_loss_needs_something_that_sees(tiny):
+def test_semantic_error_without_encoder_fails(tiny):
     from georsr.training.module import semantic_error
 
     assert isinstance(semantic_error(training_network(tiny)), SemanticError)

@@ -11,7 +11,7 @@ OPTIONS = {"muon_lr": 0.02, "lr": 1e-3, "betas": (0.9, 0.99), "weight_decay": 0.
 
 
 @pytest.mark.parametrize("shape", [(8, 72), (72, 8), (5, 5)])
-def test_an_update_has_singular_values_near_one(shape):
+def test_orthogonalize_has_singular_values_near_one(shape):
     torch.manual_seed(0)
     values = torch.linalg.svdvals(orthogonalize(torch.randn(shape) * 1e-3))
     assert values.min() > 0.5
@@ -30,7 +30,7 @@ def gradients(step):
     return torch.randn(4, 3, 3, 3, generator=generator), torch.randn(4, generator=generator)
 
 
-def test_others_move_as_under_adam_and_kernels_by_the_definition():
+def test_muon_adam_updates_each_group_by_its_rule():
     kernel, bias = parameters()
     ours = MuonAdam([kernel], [bias], **OPTIONS)
     plain_kernel, plain_bias = parameters()
@@ -51,7 +51,7 @@ def test_others_move_as_under_adam_and_kernels_by_the_definition():
     torch.testing.assert_close(kernel, plain_kernel)
 
 
-def test_state_survives_saving():
+def test_muon_adam_state_survives_saving():
     kernel, bias = parameters()
     first = MuonAdam([kernel], [bias], **OPTIONS)
     kernel.grad, bias.grad = gradients(0)
@@ -69,7 +69,7 @@ def test_state_survives_saving():
     assert torch.equal(bias, other[1])
 
 
-def test_without_kernels_it_is_adam():
+def test_muon_adam_without_kernels_is_adam():
     kernel, bias = parameters()
     optimizer = MuonAdam([], [kernel, bias], **OPTIONS)
     assert len(optimizer.param_groups) == 1

@@ -10,7 +10,7 @@ from georsr.training.recipe import LossSettings
 models = pytest.importorskip("torchvision.models")
 
 
-def test_features_are_compared_and_never_trained(monkeypatch):
+def test_vgg_features_are_frozen(monkeypatch):
     real = models.vgg19
     monkeypatch.setattr(models, "vgg19", lambda **_: real(weights=None))
     torch.manual_seed(0)
@@ -31,7 +31,7 @@ def test_features_are_compared_and_never_trained(monkeypatch):
     assert loss(hr, hr, None, 0.0).item() == 0
 
 
-def test_without_network_the_error_says_what_to_download(monkeypatch):
+def test_vgg_features_offline_names_the_download(monkeypatch):
     def offline(**_):
         raise OSError("no route\nto host")
 

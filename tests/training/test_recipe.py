@@ -32,11 +32,11 @@ def test_builtin_recipes_round_trip(name, tmp_path):
     assert recipe.name == name
 
 
-def test_the_builtin_recipes_are_these():
+def test_builtin_recipes_are_complete():
     assert set(builtin_recipes()) == WANTED
 
 
-def test_the_base_network_stays_in_its_limits():
+def test_base_recipe_network_has_7_to_8_million_parameters():
     recipe = load_recipe("segsr-base-x4")
     with torch.device("meta"):
         network = segsr_lite(recipe.scale, **recipe.network)
@@ -44,7 +44,7 @@ def test_the_base_network_stays_in_its_limits():
     assert 7e6 < count < 8e6  # below 16 MB in half precision
 
 
-def test_the_published_schedule():
+def test_ucmerced_recipe_has_the_published_schedule():
     recipe = load_recipe("segsr-ucmerced-x4")
     assert (recipe.steps, recipe.batch, recipe.patch, recipe.ema) == (64000, 4, 64, 0.999)
     assert (recipe.optimizer.kind, recipe.optimizer.lr) == ("adam", 2e-4)
@@ -75,7 +75,7 @@ def test_the_published_schedule():
         ("name: a\nscale: 2\narchitecture: unet\n", "architecture is 'unet'"),
     ],
 )
-def test_nonsense_is_named(text, message, tmp_path):
+def test_load_recipe_of_bad_values_fails(text, message, tmp_path):
     path = tmp_path / "bad.yaml"
     path.write_text(text)
     with pytest.raises(UsageError, match=message) as caught:
@@ -83,12 +83,12 @@ def test_nonsense_is_named(text, message, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_an_unknown_name_lists_what_there_is():
+def test_load_recipe_of_unknown_name_lists_builtin_recipes():
     with pytest.raises(UsageError, match="segsr-lite-x4"):
         load_recipe("nonsense")
 
 
-def test_the_command_line_overrides():
+def test_with_overrides_replaces_fields():
     recipe = load_recipe("segsr-lite-x4-sensor")
     assert [type(each) for each in recipe.degradation.of] == [BicubicDegradation] + 3 * [
         SensorDegradation
@@ -104,7 +104,7 @@ def test_the_command_line_overrides():
     assert Recipe.from_dict(other.to_dict(), "here") == other
 
 
-def test_the_documented_recipe_is_one(tmp_path):
+def test_documented_recipe_loads(tmp_path):
     manual = (REPOSITORY / "docs" / "training.md").read_text(encoding="utf-8")
     block = manual.split("```yaml\n")[1].split("```")[0]
     path = tmp_path / "documented.yaml"

@@ -34,7 +34,7 @@ def weights_of(folder):
     return load_checkpoint(folder / "last.ckpt")["state_dict"]
 
 
-def test_a_run_ends_in_a_model_that_is_told(aware, tmp_path):
+def test_train_with_sensor_exports_a_sensor_model(aware, tmp_path):
     path = train(replace(aware, sensor_steps=2), tmp_path / "run")
     model = open_model(str(path))
     assert model.spec.parameters["sensor_dim"] == 8
@@ -44,7 +44,7 @@ def test_a_run_ends_in_a_model_that_is_told(aware, tmp_path):
     assert not torch.equal(told, model.network(x))
 
 
-def test_resuming_gives_the_very_weights_of_an_uninterrupted_run(aware, tmp_path):
+def test_train_resumed_equals_uninterrupted(aware, tmp_path):
     recipe = replace(aware, sensor_steps=1)
     train(recipe, tmp_path / "whole")
     calls = iter(range(100))
@@ -56,7 +56,7 @@ def test_resuming_gives_the_very_weights_of_an_uninterrupted_run(aware, tmp_path
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
 
 
-def test_a_run_may_begin_from_weights_that_were_not_told(aware, tiny, tmp_path):
+def test_train_with_sensor_starts_from_other_weights(aware, tiny, tmp_path):
     first = train(tiny, tmp_path / "plain")
     recipe = replace(aware, init=str(first), steps=1, validate_every=1)
     train(recipe, tmp_path / "aware")
@@ -66,7 +66,7 @@ def test_a_run_may_begin_from_weights_that_were_not_told(aware, tiny, tmp_path):
     assert log[1].startswith("0,,")
 
 
-def test_an_estimator_learns_from_crops(aware):
+def test_pretrain_sensor_reduces_the_loss(aware):
     source, _ = open_source(aware.data, aware.degradation, scale=2, patch=24)
     torch.manual_seed(0)
     losses = []
@@ -76,13 +76,13 @@ def test_an_estimator_learns_from_crops(aware):
     assert losses[1] < losses[0]
 
 
-def test_crops_that_know_no_sensor_teach_none(aware, tiny, tmp_path):
+def test_pretrain_sensor_without_descriptions_fails(aware, tiny, tmp_path):
     recipe = replace(aware, degradation=tiny.degradation, sensor_steps=1)
     with pytest.raises(UsageError, match="sensor_steps needs crops whose sensor is known"):
         train(recipe, tmp_path / "run")
 
 
-def test_what_a_network_is_told_in_training_has_errors_and_holds_no_more_than_is_known():
+def test_with_errors_has_the_expected_statistics():
     torch.manual_seed(0)
     truth, estimate = torch.randn(20000, N_SENSOR_VALUES), torch.full((20000, N_SENSOR_VALUES), 9.0)
     told = with_errors(truth, estimate)

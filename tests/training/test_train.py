@@ -33,7 +33,7 @@ def history(folder):
     return [(int(r[0]), float(r[2])) for r in rows[1:]]
 
 
-def test_a_run_learns_and_ends_in_a_model_that_runs(tiny, tmp_path):
+def test_train_improves_and_exports_a_model(tiny, tmp_path):
     recipe = replace(tiny, steps=70, scene_epochs=1, validate_every=30)
     weights = train(recipe, tmp_path / "run")
     measured = history(tmp_path / "run")
@@ -52,7 +52,7 @@ def test_a_run_learns_and_ends_in_a_model_that_runs(tiny, tmp_path):
 
 
 @pytest.mark.parametrize("stop", [3, 4])
-def test_resuming_gives_the_very_weights_of_an_uninterrupted_run(stop, tiny, tmp_path):
+def test_train_resumed_equals_uninterrupted(stop, tiny, tmp_path):
     """Stopped at a validation or between two; with noise, whose seed is the step's own."""
     sensor = degradation_from_dict({"kind": "sensor", "noise": [0.0, 0.02]}, "test")
     recipe = replace(tiny, degradation=sensor, scene_epochs=1)
@@ -82,7 +82,7 @@ def test_worker_processes_draw_the_same_crops(tiny, tmp_path):
     assert same(alone["current_model_state"], helped["current_model_state"])
 
 
-def test_every_trained_parameter_moves(tiny, tmp_path):
+def test_train_changes_every_parameter(tiny, tmp_path):
     train(replace(tiny, steps=4), tmp_path / "run")
     train(replace(tiny, steps=1), tmp_path / "one")
     late, early = (
@@ -103,7 +103,7 @@ def test_adam_alone_and_every_loss_term(tiny, tmp_path):
     assert len(state["optimizer_states"][0]["param_groups"]) == 1
 
 
-def test_a_run_is_not_overwritten_nor_resumed_by_another_recipe(tiny, tmp_path):
+def test_train_refuses_the_folder_of_another_run(tiny, tmp_path):
     train(replace(tiny, steps=2), tmp_path / "run")
     with pytest.raises(UsageError, match="use --resume"):
         train(replace(tiny, steps=2), tmp_path / "run")
@@ -114,7 +114,16 @@ def test_a_run_is_not_overwritten_nor_resumed_by_another_recipe(tiny, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
-def test_starting_from_other_weights(tiny, tmp_path):
+def test_last_checkpoint_without_improvement_is_that_of_the_last_step(tiny, tmp_path):
+    still = OptimizerSettings(lr=0.0, muon_lr=0.0)
+    train(replace(tiny, optimizer=still), tmp_path / "run")
+    steps = [
+        load_checkpoint(tmp_path / "run" / f"{n}.ckpt")["global_step"] for n in ("best", "last")
+    ]
+    assert steps == [3, 6]
+
+
+def test_train_with_init_starts_from_other_weights(tiny, tmp_path):
     weights = train(tiny, tmp_path / "first")
     expected = open_model(str(weights)).network
     x = torch.rand(1, 3, 12, 12)
@@ -130,13 +139,13 @@ def test_starting_from_other_weights(tiny, tmp_path):
         train(replace(tiny, scale=4, patch=8, network=other, init=str(weights)), tmp_path / "other")
 
 
-def test_divergence_is_said_not_trained_through(tiny, tmp_path):
+def test_train_diverging_fails(tiny, tmp_path):
     hot = replace(tiny, optimizer=OptimizerSettings(kind="adam", lr=1e30, clip=0.0), steps=20)
     with pytest.raises(ModelError, match="diverged at step"):
         train(hot, tmp_path / "run")
 
 
-def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
+def test_checkpoint_on_a_full_disk_keeps_the_previous_one(tmp_path, monkeypatch):
     path = tmp_path / "last.ckpt"
     keeper = AtomicCheckpointIO()
     keeper.save_checkpoint({"step": 1}, path)
@@ -164,16 +173,14 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
         ({"architecture": "segsr", "network": {}, "clip": "no/such"}, "neither a file nor a name"),
     ],
 )
-def test_what_a_recipe_cannot_have_is_said_before_anything_is_written(
-    change, message, tiny, tmp_path
-):
+def test_train_with_bad_recipe_writes_nothing(change, message, tiny, tmp_path):
     with pytest.raises((UsageError, InputError), match=message):
         train(replace(tiny, **change), tmp_path / "run", machine=Machine(device="cpu"))
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
-def test_two_devices_do_what_one_does_with_twice_the_batch(tiny, tmp_path):
+def test_train_on_two_devices_equals_twice_the_batch(tiny, tmp_path):
     recipe = tmp_path / "tiny.yaml"
     recipe.write_text(tiny.to_yaml())
     command = [sys.executable, "-m", "georsr.cli", "train", str(recipe), "-q", "--device", "cpu"]
@@ -199,7 +206,7 @@ def test_two_devices_do_what_one_does_with_twice_the_batch(tiny, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_saves_and_says_how_to_go_on(sent, code, tiny, tmp_path):
+def test_train_with_a_signal_saves_a_checkpoint(sent, code, tiny, tmp_path):
     recipe = tmp_path / "tiny.yaml"
     recipe.write_text(replace(tiny, steps=100000, validate_every=50).to_yaml())
     out = tmp_path / "run"

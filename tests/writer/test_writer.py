@@ -195,7 +195,7 @@ def test_an_incomplete_product_is_not_published(tmp_path, rgb):
 def test_only_whole_blocks_are_taken(tmp_path, rgb, window):
     with RasterWriter(tmp_path / "b.tif", layout_of(rgb)) as writer:
         values = np.zeros((3, max(window.height, 0), max(window.width, 0)), "uint8")
-        with pytest.raises(ValueError, match="whole blocks"):
+        with pytest.raises(ValueError, match="full blocks"):
             writer.write(window, values)
 
 

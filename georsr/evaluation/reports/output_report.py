@@ -81,7 +81,7 @@ class OutputReport:
     seams_missing : str
         Reason why seams were not measured; empty if they were.
     sharpness : NoReferenceReport or None
-        Edges, ringing, noise and harm beside bicubic; None where the scene is too small.
+        Edges, ringing, noise and harm, compared with bicubic; None where the scene is too small.
     histograms : tuple of BandHistogram
     """
 
@@ -133,7 +133,7 @@ def report_output(
             shift = shift_against_bicubic(sr, lr, scale)
             histograms = tuple(_histograms(lr, sr))
     measured, missing = (
-        _measure_seams(source, output, tags, bands) if seams else (None, "not asked for")
+        _measure_seams(source, output, tags, bands) if seams else (None, "not requested")
     )
     try:
         sharpness = measure_no_reference(output, source, bidx=bands, degradation=kernel, run=seams)

@@ -1,1 +1,1 @@
-"""Networks for other runtimes: written as ONNX files, and run by ONNX Runtime."""
+"""ONNX: networks written as ONNX files, and run by ONNX Runtime."""

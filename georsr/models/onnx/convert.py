@@ -1,4 +1,4 @@
-"""Convert a network to ONNX."""
+"""Convert a network of torch to ONNX."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from georsr.models.spec import METADATA_KEY, ModelSpec
 INPUT, OUTPUT = "image", "enlarged"
 """Names of the graph's input (N, C, h, w) and output (N, C, s * h, s * w)."""
 
-_ONE_AT_A_TIME = threading.Lock()
-"""Torch's exporter changes settings of the whole process while it works."""
+_exporter_lock = threading.Lock()
+"""Torch's exporter changes settings of the process while it runs."""
 
 
 def to_onnx(
@@ -30,23 +30,23 @@ def to_onnx(
     dynamic: bool = False,
     tags: dict[str, str] | None = None,
 ) -> bytes:
-    """Convert.
+    """Convert a network to an ONNX file in memory.
 
     Parameters
     ----------
     network, spec
-        What to convert; the contract goes into the metadata.
+        Network to convert, and its specification, which is stored in the metadata.
     shape
-        (N, C, h, w) of the input.
+        Shape (N, C, h, w) of the input.
     dynamic
-        All of it but C may vary.
+        Let N, h and w vary.
     tags
-        More metadata.
+        Further entries of the metadata.
 
     Returns
     -------
     bytes
-        Of the file, weights included.
+        Content of the file, weights included.
 
     Raises
     ------
@@ -55,11 +55,11 @@ def to_onnx(
     ModelError
         The network cannot be converted.
     """
-    onnx = _exporter()
+    onnx = _import_onnx()
     any_size = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
     example = torch.zeros((2, *shape[1:]) if dynamic else shape)
-    with _ONE_AT_A_TIME, mkldnn_kept(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter, about its own inside
+    with _exporter_lock, preserve_mkldnn(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter warns about its own internals
         try:
             program = torch.onnx.export(
                 network.eval(),
@@ -70,9 +70,11 @@ def to_onnx(
                 output_names=[OUTPUT],
                 dynamic_shapes=(any_size,) if dynamic else None,
             )
-        except Exception as error:  # whatever the exporter does not understand
-            why = str(error).strip().splitlines() or [type(error).__name__]
-            raise ModelError(f"model {spec.name}: cannot be converted to ONNX: {why[0]}") from error
+        except Exception as error:  # the exporter raises many kinds of errors
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            raise ModelError(
+                f"model {spec.name}: cannot be converted to ONNX: {reason[0]}"
+            ) from error
     assert program is not None, "torch's exporter by way of torch.export returns a program"
     proto = program.model_proto
     for name, text in {METADATA_KEY: spec.to_json(), **(tags or {})}.items():
@@ -84,8 +86,8 @@ def to_onnx(
 
 
 @contextmanager
-def mkldnn_kept() -> Iterator[None]:
-    """Leave oneDNN as it was: without it, convolutions have other last digits."""
+def preserve_mkldnn() -> Iterator[None]:
+    """Restore the oneDNN setting: without oneDNN, convolutions round differently."""
     before = torch.backends.mkldnn.enabled
     try:
         yield
@@ -94,7 +96,8 @@ def mkldnn_kept() -> Iterator[None]:
             torch.backends.mkldnn.set_flags(before)
 
 
-def _exporter() -> Any:
+def _import_onnx() -> Any:
+    """Import the packages that conversion needs."""
     try:
         import onnx
         import onnxscript  # noqa: F401  torch's exporter needs it

@@ -1,9 +1,8 @@
-"""Export: a network as an ONNX file that says what it is, to georsr and to QGIS.
+"""Export a model as an ONNX file with metadata for georsr and for QGIS, optionally in 8 bits.
 
-Quantise: the convolutions between features in whole numbers of 8 bits.
-
-Weights are scaled channel by channel, features by the range that example tiles reach. The layers
-that read and write pixels stay in float32: they are cheap, and errors there are seen at once.
+In 8 bits, the convolutions between features are quantised: weights per channel, features by their
+range on example tiles. The layers that read and write pixels stay in float32: they are cheap, and
+their errors would be visible.
 """
 
 from __future__ import annotations
@@ -28,36 +27,35 @@ from georsr.models.onnx.convert import INPUT, to_onnx
 from georsr.models.spec import METADATA_KEY, ModelSpec
 from georsr.window import FloatArray
 
-FEATURES = 16
-"""Channels from which a convolution of as many outputs counts as one between features."""
-FLOOR = 40.0
-"""Least PSNR to the float32 answer, in dB, that an 8-bit network may have."""
+MIN_CHANNELS = 16
+"""Minimum channels of a convolution that is quantised; it has as many inputs as outputs."""
+MIN_PSNR = 40.0
+"""Minimum PSNR (dB) of an 8-bit network's output against that in float32."""
 
 
 def to_int8(data: bytes, spec: ModelSpec, tiles: Sequence[FloatArray]) -> bytes:
-    """Quantise a converted network.
+    """Quantise a converted network to 8 bits.
 
     Parameters
     ----------
     data
-        ONNX file, float32.
+        ONNX file in float32.
     spec
-        Contract that goes into the new file.
+        Specification stored in the new file.
     tiles
-        Examples (C, h, w) in the network's value range: features are given the range they have in
-        these.
+        Example tiles (C, h, w) in the network's value range; they set the ranges of features.
 
     Returns
     -------
     bytes
-        ONNX file.
+        Content of the new ONNX file.
 
     Raises
     ------
     UsageError
         A package is missing.
     ModelError
-        There is no such convolution in it.
+        The network has no convolution between features.
     """
     try:
         import onnx
@@ -67,31 +65,31 @@ def to_int8(data: bytes, spec: ModelSpec, tiles: Sequence[FloatArray]) -> bytes:
             "8 bits need the packages onnx and onnxruntime: pip install 'georsr[onnx]'"
         ) from error
     proto = onnx.load_model_from_string(data)
-    names = _between_features(proto)
+    names = _feature_convolutions(proto)
     if not names:
         raise ModelError(f"model {spec.name}: has no convolutions that 8 bits would make faster")
-    with tempfile.TemporaryDirectory() as folder, _silence():
-        exact, rough = Path(folder) / "exact.onnx", Path(folder) / "rough.onnx"
-        exact.write_bytes(data)
+    with tempfile.TemporaryDirectory() as folder, _silence_root_logger():
+        float32, int8 = Path(folder) / "float32.onnx", Path(folder) / "int8.onnx"
+        float32.write_bytes(data)
         quantize_static(
-            exact,
-            rough,
-            _Reader(tiles),
+            float32,
+            int8,
+            _CalibrationReader(tiles),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             nodes_to_quantize=names,
         )
-        made = onnx.load_model(rough)
+        quantised = onnx.load_model(int8)
     tags = {entry.key: entry.value for entry in proto.metadata_props}
-    onnx.helper.set_model_props(made, tags | {METADATA_KEY: spec.to_json()})
-    return bytes(made.SerializeToString())
+    onnx.helper.set_model_props(quantised, tags | {METADATA_KEY: spec.to_json()})
+    return bytes(quantised.SerializeToString())
 
 
 @torch.inference_mode()
 def fidelity(network: nn.Module, other: nn.Module, tiles: Sequence[FloatArray]) -> float:
-    """PSNR in dB of one network's answers to the other's: tiles (C, h, w), values in 0..1."""
+    """Return the PSNR (dB) between the outputs of two networks for tiles (C, h, w) in 0..1."""
     errors = []
     for tile in tiles:
         x = torch.from_numpy(tile)[None]
@@ -100,58 +98,58 @@ def fidelity(network: nn.Module, other: nn.Module, tiles: Sequence[FloatArray]) 
     return float("inf") if mean == 0 else -10 * float(np.log10(mean))
 
 
-def _between_features(proto: Any) -> list[str]:
+def _feature_convolutions(proto: Any) -> list[str]:
+    """Return the names of the convolutions between features."""
     shapes = {weights.name: list(weights.dims) for weights in proto.graph.initializer}
     return [
         node.name
         for node in proto.graph.node
         if node.op_type == "Conv"
         and (shape := shapes.get(node.input[1]))
-        and shape[0] == shape[1] >= FEATURES
+        and shape[0] == shape[1] >= MIN_CHANNELS
     ]
 
 
-class _Reader:
-    """Hands examples to ONNX Runtime, one by one."""
+class _CalibrationReader:
+    """Passes example tiles to ONNX Runtime's quantiser, one by one."""
 
     def __init__(self, tiles: Sequence[FloatArray]) -> None:
-        self._left = iter(tiles)
+        self._tiles = iter(tiles)
 
     def get_next(self) -> dict[str, FloatArray] | None:
-        """The next one; None after the last."""
-        tile = next(self._left, None)
+        """Return the next tile as input of the graph; None after the last."""
+        tile = next(self._tiles, None)
         return None if tile is None else {INPUT: tile[None]}
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
-    """The quantiser gives advice by the root logger, and sets one up where there is none."""
-    root, nobody = logging.getLogger(), logging.NullHandler()
+def _silence_root_logger() -> Iterator[None]:
+    """Silence the root logger, by which the quantiser gives advice, and restore it."""
+    root, handler = logging.getLogger(), logging.NullHandler()
     level = root.level
-    root.addHandler(nobody)
+    root.addHandler(handler)
     root.setLevel(logging.ERROR)
     try:
         yield
     finally:
         root.setLevel(level)
-        root.removeHandler(nobody)
+        root.removeHandler(handler)
 
 
 TOLERANCE = 1e-4
-"""Largest difference between the file's answer and torch's, for values in 0..1."""
+"""Largest difference between the outputs of the file and of torch, for values in 0..1."""
 
 
 @dataclass(frozen=True)
-class Exported:
-    """What was written.
+class ExportReport:
+    """Differences of an exported file from the network in torch.
 
     Attributes
     ----------
     difference : float
-        The largest from torch, for values in 0..1, before anything was rounded to 8 bits.
+        Largest difference of the float32 file, for values in 0..1.
     fidelity : float or None
-        PSNR in dB of the 8-bit network's answers to those of torch, on the examples; None in
-        float32.
+        PSNR (dB) of the 8-bit file on the examples; None for a float32 file.
     """
 
     difference: float
@@ -166,30 +164,30 @@ def export_model(
     dynamic: bool = False,
     ground: float = 1.0,
     examples: Sequence[FloatArray] | None = None,
-) -> Exported:
-    """Write a model as an ONNX file, compared with torch, atomically.
+) -> ExportReport:
+    """Write a model as an ONNX file, atomically, after comparing it with torch.
 
     Parameters
     ----------
     model
-        A model of torch.
+        Model to export.
     path
-        Target; replaced if it exists.
+        Path of the file; replaced if it exists.
     tile
-        Height and width of its tiles; None takes the model's.
+        Height and width of the file's tiles; None takes the model's.
     dynamic
-        Let it take any number of tiles of any size, instead of one of that size.
+        Let the file take any number of tiles of any size, instead of one of that size.
     ground
-        Metres per pixel that QGIS proposes.
+        Metres per pixel that Deepness in QGIS proposes.
     examples
-        Tiles (C, tile, tile) in 0..1: quantise the network to 8 bits by what it makes of them.
+        Tiles (C, tile, tile) in 0..1 to quantise the network to 8 bits by; None for float32.
 
     Raises
     ------
     UsageError
-        A package is missing, or the tile does not suit the model.
+        A package is missing, or the model is an ONNX file already.
     ModelError
-        The network cannot be converted, or answers differently.
+        The network cannot be converted, or the outputs differ.
     OutputError
         The file cannot be written.
     """
@@ -211,68 +209,69 @@ def export_model(
             f"model {spec.name}: its ONNX file differs from torch by {worst:.2g}, expected at most "
             f"{TOLERANCE:g}; nothing was written"
         )
-    likeness = None
+    psnr = None
     if examples is not None:
-        data, likeness = _in_8_bits(model.network, data, spec, examples)
+        data, psnr = _quantise(model.network, data, spec, examples)
     _write(path, data)
-    return Exported(worst, likeness)
+    return ExportReport(worst, psnr)
 
 
-def _in_8_bits(
+def _quantise(
     network: nn.Module, data: bytes, spec: ModelSpec, examples: Sequence[FloatArray]
 ) -> tuple[bytes, float]:
+    """Return the file in 8 bits and its PSNR (dB) on the examples."""
     from georsr.models.onnx.runtime import OnnxNetwork
 
     lo, hi = spec.value_range
     tiles = [tile * np.float32(hi - lo) + np.float32(lo) for tile in examples]
-    # figures measured in float32 are not this network's
-    rough = to_int8(data, replace(spec, quality={}), tiles)
-    likeness = fidelity(network, OnnxNetwork(rough, spec.name), tiles)
-    if likeness < FLOOR:
+    # quality measured in float32 is not that of the 8-bit network
+    int8 = to_int8(data, replace(spec, quality={}), tiles)
+    psnr = fidelity(network, OnnxNetwork(int8, spec.name), tiles)
+    if psnr < MIN_PSNR:
         raise ModelError(
-            f"model {spec.name}: in 8 bits its answers are only {likeness:.1f} dB like those of "
-            f"float32, expected {FLOOR:g}; nothing was written"
+            f"model {spec.name}: the 8-bit output has a PSNR of {psnr:.1f} dB against float32, "
+            f"expected at least {MIN_PSNR:g} dB; nothing was written"
         )
-    return rough, likeness
+    return int8, psnr
 
 
 def deepness_tags(spec: ModelSpec, ground: float) -> dict[str, str]:
-    """What the QGIS plugin Deepness wants to know: JSON values in the metadata.
+    """Return the metadata that the QGIS plugin Deepness reads: JSON values by key.
 
-    It divides bytes by 255, then subtracts the mean and divides by the deviation. It puts tiles
-    side by side and takes no overlap for super-resolution.
+    Deepness divides bytes by 255, then subtracts the mean and divides by the standard deviation.
+    It places tiles next to each other: for super-resolution it takes no overlap.
     """
     lo, hi = spec.value_range
     bands = spec.bands or 3
-    facts = {
+    tags = {
         "model_type": "Superresolution",
         "resolution": ground * 100,  # centimetres
-        "tile_size": spec.tile,  # what it reads
-        "tiles_size": spec.tile,  # what its manual says
+        "tile_size": spec.tile,  # the key it reads
+        "tiles_size": spec.tile,  # the key in its manual
         "tiles_overlap": 0,
         "standardization_mean": [-lo / (hi - lo)] * bands,
         "standardization_std": [1 / (hi - lo)] * bands,
     }
-    return {name: json.dumps(value) for name, value in facts.items()}
+    return {name: json.dumps(value) for name, value in tags.items()}
 
 
 @torch.inference_mode()
 def difference(network: nn.Module, other: nn.Module, shape: tuple[int, ...]) -> float:
-    """Largest difference of two networks' answers to an image with smooth and rough parts."""
+    """Return the largest difference of two networks' outputs for one test image."""
     rng = np.random.default_rng(0)
     h, w = shape[2:]
-    rough = rng.random(shape, np.float32)
+    noise = rng.random(shape, np.float32)
     smooth = (
         np.linspace(0, 1, w, dtype=np.float32) * np.linspace(0, 1, h, dtype=np.float32)[:, None]
     )
-    x = torch.from_numpy(np.where(np.arange(w) < w // 2, rough, smooth).astype(np.float32))
-    ours: Tensor = network(x)
-    return float((ours - other(x)).abs().max())
+    x = torch.from_numpy(np.where(np.arange(w) < w // 2, noise, smooth).astype(np.float32))
+    output: Tensor = network(x)
+    return float((output - other(x)).abs().max())
 
 
 def _write(path: Path, data: bytes) -> None:
     try:
-        with atomic_write(path) as fresh:
-            fresh.write_bytes(data)
+        with atomic_write(path) as temporary:
+            temporary.write_bytes(data)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error})") from error

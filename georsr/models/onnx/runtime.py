@@ -1,4 +1,4 @@
-"""Session: a network that ONNX Runtime runs on the CPU, in the place of one of torch."""
+"""Run ONNX files by ONNX Runtime on the CPU, as networks of torch."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from georsr.tiling.stitch import pad_to
 
 
 class OnnxNetwork(nn.Module):
-    """Answers like the torch network that an ONNX file was made of.
+    """A network that ONNX Runtime runs from an ONNX file written by georsr.
 
     Parameters
     ----------
     data
-        The file's bytes.
+        Content of the file.
     name
-        What to call it in messages.
+        Name of the file in messages.
 
     Raises
     ------
     UsageError
         ONNX Runtime is not installed.
     ModelError
-        Not an ONNX file, or one that georsr did not make.
+        It is not an ONNX file, or was not written by georsr.
     """
 
     def __init__(self, data: bytes, name: str) -> None:
@@ -48,19 +48,20 @@ class OnnxNetwork(nn.Module):
             raise ModelError(
                 f"{name}: has no georsr model spec in its metadata; make one with 'georsr export'"
             ) from error
-        sides = session.get_inputs()[0].shape[2:]
-        self.tile: int | None = sides[0] if isinstance(sides[0], int) else None
-        """Height and width of the largest tiles it takes, smaller ones are padded; None: any."""
+        size = session.get_inputs()[0].shape[2]
+        self.tile: int | None = size if isinstance(size, int) else None
+        """Height and width of its tiles, to which smaller ones are padded; None for any size."""
 
     def _session(self) -> Any:
-        """A session has its threads for life: one for each number of them that was asked for."""
+        """Return a session with torch's number of threads, which a session cannot change."""
         threads = torch.get_num_threads()
         with self._lock:
             if threads not in self._sessions:
-                self._sessions[threads] = self._opened(threads)
+                self._sessions[threads] = self._open(threads)
             return self._sessions[threads]
 
-    def _opened(self, threads: int) -> Any:
+    def _open(self, threads: int) -> Any:
+        """Open a session with that number of threads."""
         runtime = onnxruntime()
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -69,31 +70,31 @@ class OnnxNetwork(nn.Module):
         try:
             return runtime.InferenceSession(self._data, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's errors have no common class
-            why = str(error).splitlines()[0]
-            raise ModelError(f"{self._name}: not a readable ONNX file ({why})") from error
+            reason = str(error).splitlines()[0]
+            raise ModelError(f"{self._name}: not a readable ONNX file ({reason})") from error
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, h, w) -> (N, C, s * h, s * w), float32."""
         pixels = x.detach().to("cpu", torch.float32).contiguous().numpy()
-        if self.tile is not None:  # a scene may be smaller than that
+        if self.tile is not None:  # a scene may be smaller than a tile
             pixels = pad_to(pixels, self.tile, self.tile)
         (enlarged,) = self._session().run(None, {INPUT: pixels})
-        height, width = (side * self.spec.scale for side in x.shape[2:])
+        height, width = (size * self.spec.scale for size in x.shape[2:])
         return torch.from_numpy(enlarged).to(x.device)[..., :height, :width]
 
 
 class ConvertedNetwork(nn.Module):
-    """A torch network that is converted when the first tile comes.
+    """A torch network that is converted to ONNX at its first call.
 
     Parameters
     ----------
     network, spec
-        The network, and its contract.
+        Network, and its specification.
     """
 
     def __init__(self, network: nn.Module, spec: ModelSpec) -> None:
         super().__init__()
-        onnxruntime()  # better now than after the first tile has been read
+        onnxruntime()  # a missing package is reported before the first tile is read
         self._network, self._spec = network, spec
         self._converted: OnnxNetwork | None = None
         self._lock = threading.Lock()
@@ -109,19 +110,19 @@ class ConvertedNetwork(nn.Module):
 
 
 def as_onnx(network: nn.Module, spec: ModelSpec) -> nn.Module:
-    """The network, to be run by ONNX Runtime."""
+    """Return the network as one that ONNX Runtime runs."""
     return network if isinstance(network, OnnxNetwork) else ConvertedNetwork(network, spec)
 
 
 def open_onnx(path: Path) -> tuple[ModelSpec, OnnxNetwork, str]:
-    """Contract, network and checksum of a file that ``georsr export`` made.
+    """Open a file written by ``georsr export``: specification, network, SHA-256.
 
     Raises
     ------
     UsageError
         ONNX Runtime is not installed.
     ModelError
-        Another kind of file.
+        The file cannot be read, or was not written by georsr.
     """
     try:
         data = path.read_bytes()
@@ -132,7 +133,7 @@ def open_onnx(path: Path) -> tuple[ModelSpec, OnnxNetwork, str]:
 
 
 def onnxruntime() -> Any:
-    """The package.
+    """Import ONNX Runtime.
 
     Raises
     ------
@@ -149,7 +150,7 @@ def onnxruntime() -> Any:
 
 
 def runtime_version() -> str:
-    """Version of ONNX Runtime, for fingerprints and reports."""
+    """Return the version of ONNX Runtime, for run keys and reports."""
     try:
         return version("onnxruntime")
     except PackageNotFoundError:

@@ -1,1 +1,1 @@
-"""SeG-SR: the published network and our own variant of it."""
+"""SeG-SR: the published network, our variant of it, and segsr-lite."""

@@ -1,7 +1,7 @@
-"""What a network makes of the sensor description: it estimates one, and is tuned by it.
+"""Estimate how an image was recorded: the sensor description of `georsr.radiometry.sensor`.
 
-A semantic description says what a scene shows; this one says how it was seen. A network that knows
-both does not have to guess, tile by tile, whether it looks at noise or at texture.
+Semantic tokens describe the scene; the sensor description describes blur and noise. A network that
+has both need not guess from one tile whether it contains noise or texture.
 """
 
 from __future__ import annotations
@@ -14,9 +14,16 @@ from georsr.radiometry.sensor import MAX_NORMALIZED, N_SENSOR_VALUES
 
 
 class SensorEstimator(nn.Module):
-    """Estimates the normalised sensor description from an image, and how sure it is.
+    """Estimates the normalised sensor description of an image, with its variance.
 
-    It is asked about a few parts of a scene, before the first tile, never about a tile.
+    It is applied to a few windows of a scene before the first tile, never to a tile.
+
+    Parameters
+    ----------
+    bands
+        Bands of the image.
+    width
+        Channels of the first layers.
     """
 
     def __init__(self, bands: int, width: int = 32) -> None:
@@ -28,7 +35,7 @@ class SensorEstimator(nn.Module):
         self.head = nn.Linear(2 * width, 2 * N_SENSOR_VALUES)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Describe images.
+        """Estimate the sensor descriptions of images.
 
         Parameters
         ----------
@@ -38,22 +45,23 @@ class SensorEstimator(nn.Module):
         Returns
         -------
         mean, variance
-            Both (N, N_SENSOR_VALUES): of the posterior distribution of the normalised numbers.
+            Of the posterior distribution of the normalised values, both (N, N_SENSOR_VALUES).
         """
         detail = x - F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
-        # noise of one grey level and edges of a hundred, both of them visible
+        # asinh keeps both noise of one grey level and edges of a hundred
         x = torch.cat([(x - 0.5) * 2, torch.asinh(detail * 200)], 1)
         x = F.relu(self.fine(x))
         x = F.relu(self.middle(x))
-        level, sizes = _level_and_spread(x)
+        mean1, std1 = _mean_and_std(x)
         x = F.relu(self.coarse(x))
-        more, larger = _level_and_spread(x)
-        pooled = torch.cat([level, sizes, more, larger, x.amin((2, 3))], 1)
+        mean2, std2 = _mean_and_std(x)
+        pooled = torch.cat([mean1, std1, mean2, std2, x.amin((2, 3))], 1)
         mean, log_variance = self.head(F.relu(self.hidden(pooled))).chunk(2, 1)
         return mean.clamp(-MAX_NORMALIZED, MAX_NORMALIZED), log_variance.clamp(-6, 0).exp()
 
 
-def _level_and_spread(x: Tensor) -> tuple[Tensor, Tensor]:
+def _mean_and_std(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of (N, C, h, w) over the pixels, both (N, C)."""
     mean = x.mean((2, 3))
     return mean, (x - mean[:, :, None, None]).square().mean((2, 3)).add(1e-6).sqrt()
 
@@ -66,13 +74,22 @@ def likelihood_error(mean: Tensor, variance: Tensor, truth: Tensor) -> Tensor:
     return 0.5 * ((truth - mean).square() / variance + variance.log()).mean()
 
 
-def combined(mean: Tensor, variance: Tensor) -> Tensor:
-    """One description out of several of one scene: (n, N_SENSOR_VALUES) -> (N_SENSOR_VALUES,).
+def combine_estimates(mean: Tensor, variance: Tensor) -> Tensor:
+    """Combine the estimates of several windows of one scene into one description.
 
-    A mean, weighted by the information that each has gained over the standard normal prior. It
-    stays as close to the prior as a single estimate: what misleads an estimate of a scene unlike
-    those in training misleads all of them, so that many are no surer than one. Without any
-    information the prior remains: zero.
+    The result is a mean, weighted by the information that each estimate has over the standard
+    normal prior. It stays as close to the prior as a single estimate, because the errors of
+    estimates of one scene are not independent. Without information it is zero, the prior.
+
+    Parameters
+    ----------
+    mean, variance
+        (n, N_SENSOR_VALUES), one row per window.
+
+    Returns
+    -------
+    Tensor
+        (N_SENSOR_VALUES,).
     """
-    gained = (1 / variance - 1).clamp(min=0)
-    return (mean * gained).sum(0) / gained.sum(0).clamp(min=1e-6)
+    information = (1 / variance - 1).clamp(min=0)
+    return (mean * information).sum(0) / information.sum(0).clamp(min=1e-6)

@@ -1,1 +1,1 @@
-"""Training data: where crops and whole validation images come from (no torch)."""
+"""Draw training crops and list validation pairs, from images and rasters."""

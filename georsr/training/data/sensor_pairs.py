@@ -120,10 +120,10 @@ class AlignedReader:
         rows, columns = np.array([0, 0, height]), np.array([0, width, 0])
         y, x = self.source.to_grid(rows, columns, self.grid)
         shifts = np.stack([rows - y, columns - x])
-        whole = [round(float(shift[0])) for shift in shifts]
-        if np.abs(shifts - np.array(whole)[:, None]).max() >= GRID_TOLERANCE:
+        offsets = [round(float(shift[0])) for shift in shifts]
+        if np.abs(shifts - np.array(offsets)[:, None]).max() >= GRID_TOLERANCE:
             return None
-        return whole[0], whole[1]
+        return offsets[0], offsets[1]
 
     def read(self, window: Window) -> PixelBlock:
         """Read a window of the grid as float32; pixels beyond the raster are invalid."""

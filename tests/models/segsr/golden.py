@@ -1,4 +1,4 @@
-"""The judge of parity: inputs, weights by rule, and what the published network made of them.
+"""Golden data of the published network: inputs, weights by rule, and its outputs.
 
 ``tests/data/segsr_tiny.npz`` holds samples of the tiny cases and the published names and shapes;
 the complete arrays are used where ``shared/golden`` lies beside the checkout (or beside the folder
@@ -21,14 +21,14 @@ SAMPLES = 300
 
 
 def folder():
-    """The complete golden arrays, or None."""
+    """Return the folder of the complete golden arrays, or None."""
     data = os.environ.get("GEORSR_TEST_DATA")
     found = Path(data).parent / "golden" if data else REPOSITORY.parent / "shared" / "golden"
     return found if found.is_dir() else None
 
 
 def tile(height, width):
-    """The input of every case, (1, 3, h, w) float32: two waves per band and fixed noise."""
+    """Return the input of every case, (1, 3, h, w) float32: two waves per band and fixed noise."""
     band, y, x = np.mgrid[:3, :height, :width].astype(np.float64)
     waves = np.sin(y / 16 + 0.7 * band) * np.cos(1.3 * x / 16 - 0.7 * band)
     noise = np.random.RandomState(7).standard_normal(waves.shape)
@@ -36,7 +36,7 @@ def tile(height, width):
 
 
 def weight(name, shape):
-    """Deterministic value of a published entry, from its name and shape alone."""
+    """Return the value of a published entry, which follows from its name and shape."""
     if name.endswith("running_mean"):
         return np.zeros(shape, np.float32)
     if name.endswith("running_var"):
@@ -62,7 +62,7 @@ def weight(name, shape):
 
 
 def entries(shapes, groups, prompts=True):
-    """A published state dict under the rule."""
+    """Return a published state dict by that rule."""
     shapes = dict(shapes)
     if prompts:
         shapes |= {f"text_locals.{i}": (512, 1) for i in range(groups)}
@@ -73,7 +73,7 @@ def entries(shapes, groups, prompts=True):
 
 
 def compact(case):
-    """(shapes by published name, samples by array name) of a tiny case."""
+    """Return shapes by published name, and samples by array name, of a tiny case."""
     with np.load(COMPACT) as stored:
         names = json.loads(zlib.decompress(stored[f"{case}/names"].tobytes()))
         prefix = f"{case}/sample/"
@@ -82,13 +82,13 @@ def compact(case):
 
 
 def sample(values):
-    """At most 300 values spread over an array."""
+    """Return at most 300 values spread over an array."""
     flat = np.asarray(values).ravel()
     return flat[np.linspace(0, flat.size - 1, min(SAMPLES, flat.size)).astype(int)]
 
 
 def rewrite():
-    """Make the compact file from the complete arrays."""
+    """Write the compact file from the complete arrays."""
     stored = {}
     for case in TINY:
         names = json.loads((folder() / f"{case}.json").read_text())["keys"]

@@ -20,7 +20,7 @@ def test_split_axis_shift_gives_smaller_windows_at_the_border(shift, expected):
 
 @pytest.mark.parametrize("size", [(16, 16), (32, 48)])
 @pytest.mark.parametrize("shift", [0, 8])
-def test_every_pixel_has_one_place(size, shift):
+def test_make_partition_is_a_permutation_of_the_pixels(size, shift):
     partition = make_partition(2, *size, 16, shift, CPU)
     count = 2 * size[0] * size[1]
     assert torch.equal(partition.order[partition.inverse], torch.arange(count))
@@ -59,7 +59,7 @@ def reference(attention, x, shift):
 
 @torch.no_grad()
 @pytest.mark.parametrize("size", [(16, 16), (32, 48)])
-def test_pieces_equal_rolled_and_masked_windows(size):
+def test_window_attention_equals_rolled_and_masked_windows(size):
     torch.manual_seed(1)
     attention = WindowAttention(60, 2, 16, 8).eval()
     attention.relative_position_bias.table.normal_()
@@ -68,7 +68,7 @@ def test_pieces_equal_rolled_and_masked_windows(size):
 
 
 @torch.no_grad()
-def test_overlapping_windows_see_their_neighbours_and_zeros_outside():
+def test_overlap_attention_sees_neighbours_and_zeros_outside():
     torch.manual_seed(1)
     attention = OverlapAttention(60, 2, 16).eval()
     attention.relative_position_bias.table.normal_()
@@ -83,7 +83,7 @@ def test_overlapping_windows_see_their_neighbours_and_zeros_outside():
     assert torch.allclose(attention(x)[0, :16, 16:], out.view(16, 16, 60), atol=1e-5)
 
 
-def test_overlap_index_reaches_every_row_of_the_table_once_per_offset():
+def test_overlap_position_bias_uses_every_row_of_the_table():
     index = OverlapPositionBias(16, 24, num_heads=1).index(16, 16)
     assert index.shape == (256, 576)
     assert len(index.unique()) == 39 * 39

@@ -1,4 +1,4 @@
-"""segsr-lite: every parameter used, branches fused exactly, within its budget."""
+"""segsr-lite: its parts, fused branches, and its cost."""
 
 import copy
 
@@ -33,7 +33,7 @@ def small_encoder():
 
 
 def wake(network):
-    """Give the layers that start at zero something to say."""
+    """Draw random values for the layers that start at zero."""
     for parameter in network.parameters():
         if parameter.abs().max() == 0:
             nn.init.normal_(parameter, std=0.1)
@@ -42,28 +42,28 @@ def wake(network):
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
 @pytest.mark.parametrize("size", [(16, 16), (7, 13), (1, 1), (33, 4)])
-def test_any_size_and_scale(scale, size):
+def test_segsr_lite_any_size_and_scale(scale, size):
     y = tiny(scale)(torch.rand(2, 3, *size))
     assert y.shape == (2, 3, size[0] * scale, size[1] * scale)
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("shape", [(1, 48, 7, 5), (2, 16, 1, 1), (3, 32, 1, 6)])
-def test_planes_are_those_of_pixel_shuffle(layout, shape):
+def test_pixel_shuffle_to_planes_equals_pixel_shuffle(layout, shape):
     subpixels = torch.rand(shape, generator=torch.Generator().manual_seed(0))
     made = pixel_shuffle_to_planes(subpixels.to(memory_format=layout), 4)
     assert torch.equal(made, nn.functional.pixel_shuffle(subpixels, 4))
     assert made.is_contiguous()
 
 
-def test_every_parameter_gets_a_gradient():
+def test_segsr_lite_every_parameter_gets_a_gradient():
     network = wake(tiny(fused=False))
     network(torch.rand(2, 3, 16, 16)).square().mean().backward()
     idle = [k for k, p in network.named_parameters() if p.grad is None or not p.grad.any()]
     assert idle == []
 
 
-def test_every_leaf_module_is_called():
+def test_segsr_lite_every_leaf_module_is_called():
     network = tiny()
     called = set()
     leaves = {k: m for k, m in network.named_modules() if not list(m.children()) and k}
@@ -74,7 +74,7 @@ def test_every_leaf_module_is_called():
     assert set(leaves) - called == {"upsampler.bicubic"}
 
 
-def test_no_parameter_hides_in_a_plain_list():
+def test_segsr_lite_every_parameter_is_registered():
     network = tiny()
     registered = {id(p) for p in network.parameters()}
     hidden = [
@@ -87,7 +87,7 @@ def test_no_parameter_hides_in_a_plain_list():
     assert id(network.localization.local_prompts) in registered
 
 
-def test_fusing_changes_nothing_but_the_branches():
+def test_fuse_branches_keeps_the_output():
     network = wake(tiny(fused=False)).eval()
     fused = copy.deepcopy(network)
     fuse_branches(fused)
@@ -97,7 +97,7 @@ def test_fusing_changes_nothing_but_the_branches():
     assert fused.state_dict().keys() == tiny(fused=True).state_dict().keys()
 
 
-def test_guidance_acts_and_depends_on_the_scene():
+def test_segsr_lite_output_depends_on_the_prompts():
     network = wake(tiny()).eval()
     x = torch.rand(1, 3, 16, 16)
     plain = network(x)
@@ -105,12 +105,12 @@ def test_guidance_acts_and_depends_on_the_scene():
     assert not torch.allclose(network(x), plain, atol=1e-6)
 
 
-def test_untrained_modulation_changes_nothing():
+def test_light_lmm_untrained_changes_nothing():
     x = torch.rand(1, 8, 12, 12)
     torch.testing.assert_close(LightLMM(8)(x, torch.rand(1, 1, 3, 3)), x)
 
 
-def test_untrained_tuning_changes_nothing():
+def test_scene_film_untrained_changes_nothing():
     x = torch.rand(1, 3, 16, 16)
     network = tiny(film_dim=4)
     plain = tiny(film_dim=0)
@@ -120,7 +120,7 @@ def test_untrained_tuning_changes_nothing():
     torch.testing.assert_close(network(x), plain(x))
 
 
-def test_tuning_speaks_to_every_block_about_the_scene():
+def test_film_scales_and_shifts_every_block_by_the_scene():
     film = wake(FiLM(8, 4, 6, 3, gain=5.0))
     scenes = torch.nn.functional.normalize(torch.randn(2, 8), dim=1)
     pairs = film(scenes)
@@ -134,7 +134,7 @@ def test_tuning_speaks_to_every_block_about_the_scene():
     torch.testing.assert_close(block(x, pairs[0]), expected)
 
 
-def test_without_guidance_there_is_none():
+def test_segsr_lite_token_dim_0_has_no_guidance():
     network = tiny(token_dim=0)
     assert network.guidance_count == 0
     assert not [k for k, _ in network.named_parameters() if "encoder" in k or "modul" in k]
@@ -142,7 +142,7 @@ def test_without_guidance_there_is_none():
 
 
 @pytest.mark.parametrize("scale", [2, 4])
-def test_cost_of_the_shipped_size(scale):
+def test_segsr_lite_bundled_size_is_within_budget(scale):
     """The budget: 2.5 GMAC for a 64 x 64 tile, guidance included; 60 % of IMDN's parameters."""
     network = segsr_lite(scale, film_dim=16)
     counter = FlopCounterMode(display=False)
@@ -152,7 +152,7 @@ def test_cost_of_the_shipped_size(scale):
     assert sum(p.numel() for p in network.parameters()) < 0.6 * 715_176
 
 
-def test_state_does_not_change_between_calls():
+def test_segsr_lite_calls_are_independent():
     network = tiny()
     x, other = torch.rand(1, 3, 16, 16), torch.rand(1, 3, 8, 20)
     first = network(x)
@@ -160,7 +160,7 @@ def test_state_does_not_change_between_calls():
     assert torch.equal(network(x), first)
 
 
-def test_encoder_speaks_in_unit_vectors():
+def test_scene_encoder_gives_unit_vectors():
     tokens, scene = small_encoder()(torch.rand(2, 3, 18, 30))
     assert tokens.shape == (2, 8, 5, 8)
     assert scene.shape == (2, 8)
@@ -170,23 +170,23 @@ def test_encoder_speaks_in_unit_vectors():
     assert classifier(torch.rand(2, 3, 16, 16)).shape == (2, 5)
 
 
-def test_localization_makes_one_map_per_group():
+def test_slm_gives_one_map_per_group():
     slm = SLM(16, num_groups=5, num_heads=4)
     maps = slm(torch.randn(2, 16, 3, 4), torch.randn(2, 16))
     assert [m.shape for m in maps] == [(2, 1, 3, 4)] * 5
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
-def test_bicubic_is_torchs(scale):
+def test_bicubic_equals_torch(scale):
     x = torch.rand(1, 2, 9, 11)
     expected = nn.functional.interpolate(x, scale_factor=scale, mode="bicubic")
     torch.testing.assert_close(Bicubic(scale)(x), expected, atol=2e-6, rtol=0)
 
 
-def test_cubic_kernel_interpolates():
+def test_cubic_is_one_at_zero_and_zero_at_integers():
     torch.testing.assert_close(cubic(torch.tensor([0.0, 1, 2, 3])), torch.tensor([1.0, 0, 0, 0]))
 
 
-def test_nearest_repeats():
+def test_nearest_repeats_pixels():
     x = torch.rand(1, 1, 3, 4)
     assert torch.equal(Nearest(3)(x)[:, :, ::3, ::3], x)

@@ -1,23 +1,23 @@
-"""What segsr-lite is told of the sensor: nothing until it is trained, and then all of it counts."""
+"""segsr-lite with a sensor description: estimator, FiLM, and the description itself."""
 
 import pytest
 import torch
 
 from georsr.models.segsr.lite import segsr_lite
-from georsr.models.segsr.sensor import SensorEstimator, combined, likelihood_error
+from georsr.models.segsr.sensor import SensorEstimator, combine_estimates, likelihood_error
 from georsr.radiometry.sensor import MAX_NORMALIZED, N_SENSOR_VALUES, SensorDescription
 from tests.models.segsr.test_lite import tiny, wake
 
 
 @pytest.mark.parametrize("film_dim", [0, 4])
-def test_untrained_it_changes_nothing(film_dim):
+def test_sensor_film_untrained_changes_nothing(film_dim):
     aware, plain = tiny(film_dim=film_dim, sensor_dim=8), tiny(film_dim=film_dim)
     aware.load_state_dict({**aware.state_dict(), **plain.state_dict()})
     x = torch.rand(2, 3, 16, 16)
     assert torch.equal(aware.predict(x, torch.randn(2, N_SENSOR_VALUES)).image, plain(x))
 
 
-def test_what_it_is_told_matters_and_zero_is_what_it_assumes():
+def test_predict_depends_on_the_sensor_and_assumes_zero():
     network = wake(tiny(sensor_dim=8))
     x = torch.rand(1, 3, 16, 16)
     assert torch.equal(network(x), network.predict(x, torch.zeros(1, N_SENSOR_VALUES)).image)
@@ -26,13 +26,13 @@ def test_what_it_is_told_matters_and_zero_is_what_it_assumes():
     assert not torch.equal(network(x), network.predict(x, torch.zeros(1, N_SENSOR_VALUES)).image)
 
 
-def test_what_it_was_told_is_not_part_of_the_weights():
+def test_sensor_buffer_is_not_in_the_state_dict():
     network = tiny(sensor_dim=8)
     assert not [key for key in network.state_dict() if key == "sensor"]
     assert "sensor_estimator.head.weight" in network.state_dict()
 
 
-def test_every_parameter_gets_a_gradient():
+def test_sensor_network_every_parameter_gets_a_gradient():
     network = wake(tiny(sensor_dim=8, fused=False))
     x = torch.rand(2, 3, 24, 24)
     image = network.predict(x, torch.randn(2, N_SENSOR_VALUES)).image
@@ -42,7 +42,7 @@ def test_every_parameter_gets_a_gradient():
     assert idle == []
 
 
-def test_it_costs_next_to_nothing():
+def test_sensor_parts_have_few_parameters():
     weights = sum(p.numel() for p in segsr_lite(4, film_dim=16).parameters())
     aware = segsr_lite(4, film_dim=16, sensor_dim=32)
     estimator = sum(p.numel() for p in aware.sensor_estimator.parameters())
@@ -54,34 +54,34 @@ def test_it_costs_next_to_nothing():
     "description",
     [SensorDescription(0.8, 0.3, 0.01, 0.2), SensorDescription(0.9, 0.45, 0.001, -0.1)],
 )
-def test_normalising_has_an_inverse(description):
+def test_sensor_description_normalization_has_an_inverse(description):
     again = SensorDescription.from_normalized(description.normalize())
     for key in ("mtf_half", "mtf", "noise", "grain"):
         assert getattr(again, key) == pytest.approx(getattr(description, key), abs=1e-9)
 
 
-def test_extremes_are_bounded():
+def test_sensor_description_normalized_values_are_bounded():
     assert max(map(abs, SensorDescription(9.0, 9.0, 1e9, 1.0).normalize())) == MAX_NORMALIZED
     assert SensorDescription(0.8, 0.3, 0.0, 0.0).normalize()[2] >= -MAX_NORMALIZED
 
 
-def test_estimates_of_one_scene_are_combined_by_what_they_know():
+def test_combine_estimates_weights_by_information():
     ignorant, sure = torch.ones(N_SENSOR_VALUES), torch.full((N_SENSOR_VALUES,), 1e-3)
     mean = torch.stack([torch.zeros(N_SENSOR_VALUES), torch.full((N_SENSOR_VALUES,), 2.0)])
-    both = combined(mean, torch.stack([ignorant, sure]))
+    both = combine_estimates(mean, torch.stack([ignorant, sure]))
     torch.testing.assert_close(both, torch.full((N_SENSOR_VALUES,), 2.0))
     # one alone remains what it is; none that knows anything leaves the prior
-    one = combined(mean[1:], torch.full((1, N_SENSOR_VALUES), 0.5))
+    one = combine_estimates(mean[1:], torch.full((1, N_SENSOR_VALUES), 0.5))
     torch.testing.assert_close(one, mean[1])
-    assert combined(mean, torch.ones(2, N_SENSOR_VALUES)).abs().max() == 0
+    assert combine_estimates(mean, torch.ones(2, N_SENSOR_VALUES)).abs().max() == 0
 
 
-def test_agreeing_estimates_are_no_surer_than_one():
+def test_combine_estimates_equal_estimates_give_the_same():
     mean, variance = torch.full((9, N_SENSOR_VALUES), 1.0), torch.full((9, N_SENSOR_VALUES), 0.5)
-    torch.testing.assert_close(combined(mean, variance), mean[0])
+    torch.testing.assert_close(combine_estimates(mean, variance), mean[0])
 
 
-def test_an_estimator_learns_noise():
+def test_sensor_estimator_learns_noise():
     torch.manual_seed(0)
     estimator = SensorEstimator(3, width=8)
     optimizer = torch.optim.Adam(estimator.parameters(), 3e-3)

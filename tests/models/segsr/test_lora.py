@@ -9,7 +9,7 @@ from tests.models.segsr.conftest import small
 pytest.importorskip("peft")
 
 
-def test_lora_starts_neutral_trains_alone_and_merges():
+def test_add_lora_starts_neutral_trains_alone_and_merges():
     network = small().eval()
     plain = copy.deepcopy(network)
     names = set(network.state_dict())

@@ -24,7 +24,7 @@ def run(network, height, width):
 
 
 @pytest.mark.parametrize("case", golden.TINY)
-def test_parity_of_the_tiny_cases_through_the_public_loader(case, tmp_path):
+def test_open_model_tiny_published_checkpoint_matches_golden_outputs(case, tmp_path):
     shapes, samples = golden.compact(case)
     path = tmp_path / f"{case}.pth"
     torch.save({"params_ema": golden.entries(shapes, groups=2), "params": {}}, path)
@@ -41,7 +41,7 @@ def test_parity_of_the_tiny_cases_through_the_public_loader(case, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(golden.folder() is None, reason="needs the complete golden arrays")
-def test_parity_of_the_full_network(tmp_path):
+def test_open_model_full_published_checkpoint_matches_golden_outputs(tmp_path):
     described = json.loads((golden.folder() / "full_x4.json").read_text())
     path = tmp_path / "full.pth"
     torch.save({"params_ema": golden.entries(described["keys"], groups=6)}, path)
@@ -55,7 +55,7 @@ def test_parity_of_the_full_network(tmp_path):
             assert np.abs(ours - arrays[name]).max() <= limit
 
 
-def test_a_converted_model_gives_the_same_pixels(checkpoint, tmp_path):
+def test_save_model_converted_checkpoint_gives_the_same_outputs(checkpoint, tmp_path):
     model = open_model(str(checkpoint()))
     target = tmp_path / "seg.safetensors"
     save_model(target, model.spec, model.network, torch.float32)
@@ -66,7 +66,7 @@ def test_a_converted_model_gives_the_same_pixels(checkpoint, tmp_path):
         assert torch.equal(model.network(x), again.network(x))
 
 
-def test_the_contract(checkpoint):
+def test_read_published_spec(checkpoint):
     spec, weights = read_published(checkpoint(name="SegSR_UC X4.pth"))
     assert spec.name == "segsr-uc-x4"
     assert (spec.tile, spec.multiple_of) == (64, 16)
@@ -74,18 +74,18 @@ def test_the_contract(checkpoint):
     assert not any("lora" in name or "cross" in name for name in weights)
 
 
-def test_params_ema_is_preferred(tmp_path, tiny_entries):
+def test_read_published_prefers_params_ema(tmp_path, tiny_entries):
     path = tmp_path / "both.pth"
     torch.save({"params": {"conv_first.weight": torch.zeros(1)}, "params_ema": tiny_entries}, path)
     _, weights = read_published(path)
     assert torch.equal(weights["backbone.conv_first.weight"], tiny_entries["conv_first.weight"])
 
 
-def test_params_alone_serve(checkpoint):
+def test_read_published_takes_params_alone(checkpoint):
     assert read_published(checkpoint(key="params"))[0].scale == 4
 
 
-def test_missing_prompts_are_completed_by_their_draw(checkpoint):
+def test_read_published_missing_prompts_are_the_seed_0_draw(checkpoint):
     def forget(entries):
         for i in range(2):
             del entries[f"text_locals.{i}"]
@@ -96,7 +96,7 @@ def test_missing_prompts_are_completed_by_their_draw(checkpoint):
     assert "seed-0" in spec.notes
 
 
-def test_lora_is_merged(checkpoint, tiny_entries):
+def test_read_published_merges_lora(checkpoint, tiny_entries):
     _, weights = read_published(checkpoint())
     name = "clip1.base_model.model.transformer.resblocks.1.mlp.c_fc"
     down = tiny_entries[f"{name}.lora_A.default.weight"]
@@ -136,7 +136,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_entries_that_do_not_fit(case, checkpoint):
+def test_read_published_misfitting_entries_are_named(case, checkpoint):
     change, message = BAD[case]
     with pytest.raises(ModelError, match=message) as caught:
         read_published(checkpoint(change))
@@ -145,7 +145,7 @@ def test_entries_that_do_not_fit(case, checkpoint):
 
 
 @pytest.mark.parametrize("keep", [0, 10, 0.5, 0.99])
-def test_a_truncated_file(keep, checkpoint):
+def test_read_published_truncated_file_is_an_error(keep, checkpoint):
     path = checkpoint()
     content = path.read_bytes()
     path.write_bytes(content[: int(keep * len(content)) if keep < 1 else keep])
@@ -163,7 +163,7 @@ class Payload:
 
 
 @pytest.mark.parametrize("writer", [torch.save, lambda o, p: p.write_bytes(pickle.dumps(o))])
-def test_code_inside_is_never_run(writer, tmp_path):
+def test_open_model_code_in_a_checkpoint_is_never_run(writer, tmp_path):
     path = tmp_path / "payload.pth"
     writer({"params_ema": Payload(tmp_path / "executed")}, path)
     with pytest.raises(ModelError, match="never run"):
@@ -172,7 +172,7 @@ def test_code_inside_is_never_run(writer, tmp_path):
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"params": [1]}, {"weight": torch.zeros(3)}])
-def test_something_else(content, tmp_path):
+def test_read_published_other_content_is_an_error(content, tmp_path):
     path = tmp_path / "other.pth"
     torch.save(content, path)
     with pytest.raises(ModelError, match=r"dictionary of weights|not a SeG-SR checkpoint"):

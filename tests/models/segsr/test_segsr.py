@@ -26,7 +26,7 @@ def tile(n=1, height=16, width=32):
 
 
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
-def test_every_leaf_is_called_and_every_parameter_learns(options):
+def test_segsr_every_leaf_is_called_and_every_parameter_learns(options):
     network = small(**options)
     called = set()
     leaves = {name: m for name, m in network.named_modules() if not list(m.children())}
@@ -42,7 +42,7 @@ def test_every_leaf_is_called_and_every_parameter_learns(options):
     assert idle == []
 
 
-def test_no_parameter_hides_outside_the_state():
+def test_segsr_every_parameter_is_in_the_state_dict():
     network = small()
     reachable = {id(p) for m in network.modules() for p in vars(m)["_parameters"].values()}
     hidden = [
@@ -59,14 +59,14 @@ def test_no_parameter_hides_outside_the_state():
 
 @torch.no_grad()
 @pytest.mark.parametrize("options", VARIANTS[:1] + VARIANTS[-1:], ids=str)
-def test_a_batch_equals_its_tiles(options):
+def test_segsr_batch_equals_single_tiles(options):
     network = small(**options).eval()
     x = tile(3)
     together = network(x)
     assert torch.allclose(together, torch.cat([network(t[None]) for t in x]), atol=1e-5)
 
 
-def test_forward_changes_nothing(network):
+def test_segsr_forward_changes_no_state(network):
     before = copy.deepcopy(network.state_dict())
     attributes = {name: set(vars(m)) for name, m in network.named_modules()}
     with torch.inference_mode():
@@ -77,7 +77,7 @@ def test_forward_changes_nothing(network):
     assert all(torch.equal(before[k], after[k]) for k in before)
 
 
-def test_remembered_biases_follow_the_weights(network):
+def test_optimized_segsr_cached_tensors_follow_the_weights(network):
     with torch.no_grad():
         first = network(tile())
         attention = network.backbone.groups[0].blocks[1].attn
@@ -90,13 +90,13 @@ def test_remembered_biases_follow_the_weights(network):
             first = second
 
 
-def test_training_after_inference(network):
+def test_optimized_segsr_can_be_trained_after_inference(network):
     with torch.inference_mode():
         network(tile())
     network.train()(tile()).sum().backward()
 
 
-def test_threads_agree(network):
+def test_optimized_segsr_threads_agree(network):
     x = tile()
     with torch.inference_mode():
         expected = copy.deepcopy(network)(x)
@@ -115,7 +115,7 @@ def test_threads_agree(network):
     assert all(torch.equal(result, expected) for result in results)
 
 
-def test_other_precisions_stay_close(network):
+def test_segsr_double_and_bfloat16_stay_close(network):
     with torch.inference_mode():
         expected = network(tile())
         double = copy.deepcopy(network).double()(tile().double())
@@ -126,7 +126,7 @@ def test_other_precisions_stay_close(network):
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 16, 24), (1, 4, 16, 16), (3, 16, 16)])
-def test_tiles_that_do_not_fit(network, shape):
+def test_segsr_misfitting_tile_is_an_error(network, shape):
     with pytest.raises(ModelError, match="multiples of 16"):
         network(torch.zeros(shape))
 
@@ -145,12 +145,12 @@ def test_tiles_that_do_not_fit(network, shape):
         ({"parameters": {"unknown": 1}}, "bad parameters"),
     ],
 )
-def test_specs_that_do_not_fit(change, message):
+def test_build_misfitting_spec_is_an_error(change, message):
     with pytest.raises(ModelError, match=message):
         build(ModelSpec(**({"name": "m", "architecture": "segsr", "scale": 2} | change)))
 
 
-def test_a_compiler_traces_it_whole(network):
+def test_segsr_is_exported_as_one_graph(network):
     x = tile()
     with torch.no_grad():
         expected = network(x)

@@ -39,7 +39,7 @@ def clip_file(tower, tmp_path):
 
 
 @torch.no_grad()
-def test_equals_open_clip_on_its_own_grid(tower, clip_file):
+def test_clip_encoder_equals_open_clip_on_its_own_grid(tower, clip_file):
     encoder = load_clip(clip_file, scale=4).eval()
     x = torch.rand(2, 3, 16, 16)
     tokens, scene = encoder(x)
@@ -54,7 +54,7 @@ def test_equals_open_clip_on_its_own_grid(tower, clip_file):
 @pytest.mark.parametrize(
     ("scale", "patch", "grid"), [(2, 16, (2, 4)), (3, 16, (3, 6)), (4, 32, (2, 4)), (3, 32, (2, 3))]
 )
-def test_tokens_are_unit_vectors_on_the_patch_grid(scale, patch, grid):
+def test_clip_encoder_gives_unit_vectors_on_the_patch_grid(scale, patch, grid):
     encoder = ClipEncoder(
         scale, width=64, layers=1, num_heads=1, patch_size=patch, token_dim=32, grid_size=4
     )
@@ -65,7 +65,7 @@ def test_tokens_are_unit_vectors_on_the_patch_grid(scale, patch, grid):
     assert torch.allclose(scene.norm(dim=1), torch.ones(2))
 
 
-def test_positions_are_interpolated_on_the_grid_or_along_the_line():
+def test_positions_ours_in_2d_published_in_1d():
     options = {"width": 64, "layers": 1, "num_heads": 1, "token_dim": 32, "grid_size": 4}
     plane = ClipEncoder(2, **options)
     line = PublishedClipEncoder(2, **options)
@@ -75,14 +75,14 @@ def test_positions_are_interpolated_on_the_grid_or_along_the_line():
     assert not torch.allclose(line.positions(2, 3)[0], plane.positional_embedding[0])
 
 
-def test_a_file_that_is_not_a_vit(tmp_path):
+def test_load_clip_not_a_vit_is_an_error(tmp_path):
     path = tmp_path / "resnet.pt"
     torch.save({"visual.conv1.weight": torch.zeros(1)}, path)
     with pytest.raises(ModelError, match="not a CLIP of the ViT family"):
         load_clip(path, 2)
 
 
-def test_an_incomplete_tower_names_what_lacks(tower, tmp_path):
+def test_load_clip_incomplete_tower_names_the_tensors(tower, tmp_path):
     path = tmp_path / "part.pt"
     state = tower.state_dict()
     del state["ln_post.weight"]
@@ -96,7 +96,7 @@ def test_an_incomplete_tower_names_what_lacks(tower, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["clip.pt", "clip.safetensors"])
-def test_a_damaged_file(name, tmp_path):
+def test_load_clip_damaged_file_is_an_error(name, tmp_path):
     path = tmp_path / name
     path.write_bytes(b"PK\x03\x04 nothing of use")
     with pytest.raises(ModelError, match="not a readable CLIP state dict") as caught:
@@ -104,12 +104,12 @@ def test_a_damaged_file(name, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_an_unknown_name():
+def test_load_clip_unknown_name_is_an_error():
     with pytest.raises(UsageError, match="neither a file nor a name open_clip knows"):
         load_clip("ViT-B-16/nobody", 2)
 
 
-def test_without_network_the_error_says_what_to_download(monkeypatch, tmp_path):
+def test_load_clip_offline_names_the_file_to_download(monkeypatch, tmp_path):
     import open_clip.pretrained
 
     def offline(*_, **__):
@@ -123,7 +123,7 @@ def test_without_network_the_error_says_what_to_download(monkeypatch, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_a_saved_name_is_found_without_network(monkeypatch, tmp_path, tower):
+def test_load_clip_saved_file_needs_no_network(monkeypatch, tmp_path, tower):
     from safetensors.torch import save_file
 
     monkeypatch.setattr(sfem, "CACHE", tmp_path)

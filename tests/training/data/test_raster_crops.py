@@ -233,7 +233,7 @@ def test_other_rasters_for_validation(scenes, make_raster, texture):
         open_source(replace(data, validation_root=(grey,)), BicubicDegradation(), scale=2, patch=8)
 
 
-def test_no_room_for_both(scenes):
+def test_raster_crops_without_room_fail(scenes):
     with pytest.raises(InputError, match=r"no room for a window of 24 LR pixels .* held out"):
         open_source(
             replace(scenes((1, 64, 64)), holdout=0.1), BicubicDegradation(), scale=2, patch=24

@@ -30,12 +30,12 @@ def test_folders_patterns_lists_and_paths(files):
     ]
 
 
-def test_names_with_brackets_are_names_first(files):
+def test_raster_paths_with_brackets_prefers_files(files):
     (files / "a[1].tif").touch()
     assert raster_paths([f"{files}/a[1].tif"]) == [f"{files}/a[1].tif"]
 
 
-def test_nothing_to_list(files):
+def test_raster_paths_without_rasters_fail(files):
     with pytest.raises(UsageError, match="no raster is given"):
         raster_paths([])
     with pytest.raises(UsageError, match=r"\*\.img: no file matches this pattern"):

@@ -67,7 +67,7 @@ def rng(seed=0):
 
 
 @pytest.mark.parametrize("scale", [2, 4])
-def test_on_one_grid_pixels_are_copied(pair, scale):
+def test_sensor_pair_on_one_grid_copies_pixels(pair, scale):
     grid = LR_GRID @ Affine.scale(1 / scale)
     hr = render(grid, 40 * scale, 50 * scale)
     lr = block_mean(hr, scale)
@@ -107,7 +107,7 @@ GRIDS = {
 
 
 @pytest.mark.parametrize("name", GRIDS)
-def test_any_grid_shows_the_same_ground(pair, name):
+def test_sensor_pair_on_other_grids_shows_the_same_ground(pair, name):
     """The HR crop is the ground at the centres of the fine grid: nothing is shifted."""
     grid, crs = GRIDS[name]
     if grid is None:
@@ -164,7 +164,7 @@ def test_invalid_pixels_of_either_are_masked_band_by_band(pair):
     assert np.abs(cut.hr - truth)[:, cut.valid].max() < 0.02
 
 
-def test_radiometry_is_brought_to_that_of_lr(pair):
+def test_sensor_pair_matches_the_radiometry_of_lr(pair):
     hr = render(HR_GRID, 120, 120)
     lr = block_mean(hr, 2) * np.float32(0.3) + 200
     lr[1] -= 150
@@ -176,7 +176,7 @@ def test_radiometry_is_brought_to_that_of_lr(pair):
         np.testing.assert_allclose(block_mean(crop.hr, 2), crop.lr, atol=1e-4)
 
 
-def test_a_shift_is_refused_or_corrected(pair):
+def test_sensor_pair_shift_is_refused_or_corrected(pair):
     wrong = HR_GRID @ Affine.translation(3, -2)  # says it lies 3 m east and 2 m north of the truth
     hr = render(HR_GRID, 200, 200)
     data = pair(hr, render(LR_GRID, 100, 100), hr_grid=wrong)
@@ -231,7 +231,7 @@ def test_from_settings_to_crops_and_validation(pair):
         assert crops.crop(rng(i)).hr.tobytes() == twin.crop(rng(i)).hr.tobytes()
 
 
-def test_crops_are_turned_together(pair):
+def test_sensor_pair_crops_are_flipped_together(pair):
     hr = render(HR_GRID, 40, 40)
     data = pair(hr, block_mean(hr, 2))
     source = open_training(data, BicubicDegradation(), scale=2, patch=20)
@@ -245,7 +245,7 @@ def test_crops_are_turned_together(pair):
     assert elements == set(range(8))
 
 
-def test_a_bicubic_version_lies_where_its_source_lies():
+def test_sensor_pair_of_a_bicubic_version_has_no_shift():
     """The sample scenes: one was made from the other, so nothing is to be found between them."""
     samples = Path(__file__).resolve().parents[3] / "sample_data"
     data = DataSettings(
@@ -256,7 +256,7 @@ def test_a_bicubic_version_lies_where_its_source_lies():
     assert region.radiometry.gain == pytest.approx((1, 1, 1), abs=0.01)
 
 
-def test_the_real_pair(shared_data):
+def test_sensor_pair_of_real_rasters_measures_the_shift(shared_data):
     scenes = shared_data / "scenes"
     data = DataSettings(
         "pairs",

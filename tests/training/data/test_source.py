@@ -17,14 +17,14 @@ def data(tmp_path, write_image):
     return DataSettings(root=(str(tmp_path),))
 
 
-def test_both_halves(data):
+def test_open_source_returns_crops_and_pairs(data):
     crops, pairs = open_source(data, BicubicDegradation(), scale=2, patch=12)
     assert (crops.scale, crops.patch, crops.bands, crops.classes) == (2, 12, 3, ("town",))
     assert crops.crop(np.random.default_rng(0)).lr.shape == (3, 12, 12)
     assert [pair.label for pair in pairs] == ["town", "town"]
 
 
-def test_several_roots_are_one_data_set(data, tmp_path, write_image):
+def test_open_source_joins_several_roots(data, tmp_path, write_image):
     write_image(tmp_path / "more" / "train" / "field" / "0.png")
     write_image(tmp_path / "more" / "val" / "field" / "0.png")
     both = replace(data, root=(*data.root, str(tmp_path / "more")))
@@ -34,7 +34,7 @@ def test_several_roots_are_one_data_set(data, tmp_path, write_image):
     assert {crops.crop(np.random.default_rng(i)).label for i in range(20)} == {0, 1}
 
 
-def test_contradictions_are_refused(data):
+def test_open_source_of_contradictory_settings_fails(data):
     with pytest.raises(UsageError, match="no root is given"):
         open_source(DataSettings(), BicubicDegradation(), scale=2, patch=12)
     with pytest.raises(UsageError, match="part 'train' is used for training and validation"):
@@ -55,7 +55,7 @@ def test_settings_round_trip(settings):
     assert all(not isinstance(value, tuple) for value in mapping.values())
 
 
-def test_one_value_stands_for_a_list():
+def test_data_settings_accept_one_value_for_a_list():
     made = DataSettings.from_dict({"root": "a", "bands": 3}, "recipe")
     assert (made.root, made.bands) == (("a",), (3,))
 
@@ -78,6 +78,6 @@ def test_one_value_stands_for_a_list():
         ({"train": 1}, "train is 1, expected text"),
     ],
 )
-def test_nonsense_is_refused(values, message):
+def test_data_settings_of_bad_values_fail(values, message):
     with pytest.raises(UsageError, match=message):
         DataSettings.from_dict(values, "recipe")

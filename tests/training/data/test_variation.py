@@ -46,36 +46,36 @@ def test_every_crop_has_its_size_and_range(image, size):
         assert 0 <= crop.min() <= crop.max() <= 1
 
 
-def test_shrinking_shrinks(image):
+def test_shrink_has_the_size_and_mean(image):
     crop = replace(NONE, whole=0, shrink=(2.0, 2.0)).crop(image[:3], 32, rng())
     assert crop.std() < 0.7 * (image / 255).std()  # white noise, averaged
 
 
-def test_what_is_too_small_is_mirrored():
+def test_variation_of_small_images_mirrors():
     bands = rng().random((1, 40, 40), dtype=np.float32)
     made = shrink(bands, 2.0, 30, rng())
     np.testing.assert_array_equal(made[:, :, 20:], made[:, :, 19:9:-1])
     np.testing.assert_array_equal(made[:, 20:], made[:, 19:9:-1])
 
 
-def test_gray_is_one_band(image):
+def test_variation_gray_has_one_band(image):
     seen = {replace(NONE, gray=1).crop(image, 8, rng(seed)).shape[0] for seed in range(10)}
     assert seen == {1}
 
 
-def test_colours_bring_in_the_near_infrared():
+def test_variation_colours_use_the_near_infrared():
     infrared = np.zeros((4, 16, 16), np.uint8)
     infrared[3] = 255
     made = [replace(NONE, colours=1).crop(infrared, 8, rng(seed)).max() for seed in range(20)]
     assert max(made) == 1
 
 
-def test_light_changes_contrast(image):
+def test_variation_light_changes_contrast(image):
     dim = replace(NONE, light=1, contrast=(0.4, 0.4), gamma=(1.0, 1.0))
     assert dim.crop(image, 64, rng()).std() == pytest.approx(0.4 * (image / 255).std(), rel=0.05)
 
 
-def test_even_ground_is_even():
+def test_add_even_surface_is_even():
     for seed in range(10):
         bands = rng(seed).random((3, 64, 64), dtype=np.float32)
         made = add_even_surface(bands, rng(seed))
@@ -106,7 +106,7 @@ def test_a_folder_without_parts_is_for_training_alone(data):
     assert (crops.count, len(pairs)) == (2, 1)
 
 
-def test_crops_know_their_sensor(data):
+def test_varied_crops_have_sensor_descriptions(data):
     crops, _ = open_source(data, ImagingChain(), scale=2, patch=12)
     crop = crops.crop(rng())
     assert crop.lr.shape == (3, 12, 12)
