@@ -182,7 +182,10 @@ def test_a_product_alone(make_raster, texture, run):
         (["--dataset", "{data}", "--split", "val", "--degradation", "sensor,fog=1"], "'fog'"),
         (["--dataset", "{data}", "--split", "val", "--degradation", "sensor,mtf=x"], "'x'"),
         (["--dataset", "{data}", "--split", "val", "--degradation", "sensor,mtf"], "key=value"),
-        (["--dataset", "{data}", "--split", "val", "--report", "{data}/no/a.html"], "does not exist"),
+        (
+            ["--dataset", "{data}", "--split", "val", "--report", "{data}/no/a.html"],
+            "does not exist",
+        ),
         (["--dataset", "{data}", "--split", "val", "--csv", "{data}"], "is a directory"),
         (["--dataset", "{data}", "--csv", "{data}/a", "--report", "{data}/a"], "are both"),
         (
