@@ -1,4 +1,4 @@
-"""The address and the certificates of a scheduler: checked, and tried, before Dask connects."""
+"""Check the address and certificates of a scheduler before Dask connects to it."""
 
 from __future__ import annotations
 
@@ -19,34 +19,40 @@ from distributed.comm.registry import get_backend
 from georsr.errors import ResourceError, UsageError
 
 HANDSHAKE_TIMEOUT = 2.0
-"""How long a scheduler may take to send its part of Dask's handshake, which comes first."""
+"""Seconds within which a scheduler sends its part of Dask's handshake, which comes first."""
 MAX_HANDSHAKE_BYTES = 2**16
-"""Bytes of it; what announces a longer one is no scheduler."""
+"""Largest size of the handshake; a server that announces a longer one is no Dask scheduler."""
 RETRY_SECONDS = 0.1
-"""Between two tries to connect to a scheduler that may still be starting."""
-FILES = {"tls_ca_file": "--tls-ca", "tls_client_cert": "--tls-cert", "tls_client_key": "--tls-key"}
-"""Attributes of `distributed.Security` that a client needs, and what sets them."""
+"""Seconds between two attempts to connect to a scheduler that may still be starting."""
+TLS_OPTIONS = {
+    "tls_ca_file": "--tls-ca",
+    "tls_client_cert": "--tls-cert",
+    "tls_client_key": "--tls-key",
+}
+"""Attributes of `distributed.Security` that a client needs -> the options that set them."""
 PEM_ERRORS = (ssl.SSLError, ValueError, TypeError)
-"""What is raised for certificates or keys that are none."""
+"""Exceptions for files that hold no valid certificate or key."""
 OR_CONFIGURED = "or distributed.comm.tls in Dask's configuration"
 
 
 @dataclass(frozen=True)
 class SchedulerAddress:
-    """Where a scheduler listens, and the certificates to show and to expect there.
+    """The address of a scheduler, with the certificates for connecting to it.
 
     Attributes
     ----------
     address : str
-        As it was given.
+        Address as the user wrote it.
     scheme : str
         ``tcp`` or ``tls``; or another one that Dask knows.
     host : str
+        Host name or IP address; empty for schemes other than ``tcp`` and ``tls``.
     port : int
-        Both of ``tcp`` and ``tls`` only.
+        Port; 1 for schemes other than ``tcp`` and ``tls``.
     security : Security
+        Certificates as Dask takes them.
     context : ssl.SSLContext or None
-        Made of ``security``; of ``tls`` only.
+        TLS context created from ``security``; None unless the scheme is ``tls``.
     """
 
     address: str
@@ -56,23 +62,28 @@ class SchedulerAddress:
     security: Security
     context: ssl.SSLContext | None
 
-    def reach(self, seconds: float, given_up: Event) -> bool:
-        """Wait until the scheduler answers; whether it is on this machine, or encrypts.
+    def wait_until_ready(self, seconds: float, cancelled: Event) -> bool:
+        """Wait until the scheduler answers.
 
-        Its answer is not interpreted here: only its length is looked at.
+        Its answer is not interpreted: only its length is checked.
 
         Parameters
         ----------
         seconds
-            How long it may take.
-        given_up
-            Set from another thread once nobody wants to know any more.
+            Longest time to wait.
+        cancelled
+            Ends the waiting when another thread sets it.
+
+        Returns
+        -------
+        bool
+            Whether the connection is safe: to this machine, or encrypted.
 
         Raises
         ------
         ResourceError
-            Nobody answers, somebody else does, or one of the two does not accept the other's
-            certificate.
+            Nothing answers, something other than a scheduler answers, or a certificate is
+            rejected by either side.
         """
         if self.scheme not in ("tcp", "tls"):
             return True  # Dask checks these
@@ -81,19 +92,19 @@ class SchedulerAddress:
             try:
                 return self._handshake() or self.scheme == "tls"
             except ssl.SSLError as error:
-                raise self._failure(_of_tls(error, self.security)) from error
+                raise self._failure(_tls_error_text(error, self.security)) from error
             except OSError as error:
                 if isinstance(error, socket.gaierror) and error.errno != socket.EAI_AGAIN:
                     raise self._failure(f"no such host: {self.host} ({error.strerror})") from error
-                if time.monotonic() > until or given_up.is_set():
+                if time.monotonic() > until or cancelled.is_set():
                     raise self._failure(
-                        f"does not answer within {seconds:.0f} s ({_words(error)}); is it running, "
-                        "and may this machine reach it?"
+                        f"does not answer within {seconds:.0f} s ({_reason(error)}); "
+                        "is it running, and may this machine reach it?"
                     ) from error
-            given_up.wait(RETRY_SECONDS)
+            cancelled.wait(RETRY_SECONDS)
 
     def _handshake(self) -> bool:
-        """Whether the scheduler that answers is on this machine."""
+        """Check the answer; return whether the scheduler is on this machine."""
         with self._connection() as plain:
             local = ip_address(plain.getpeername()[0].partition("%")[0]).is_loopback
             if self.context is not None:
@@ -112,16 +123,19 @@ class SchedulerAddress:
             return local
 
     def _connection(self) -> socket.socket:
+        """Open a TCP connection."""
         return socket.create_connection((self.host, self.port), HANDSHAKE_TIMEOUT)
 
     def _check(self, start: bytes) -> None:
+        """Refuse an answer that is not the beginning of Dask's handshake."""
         (length,) = struct.unpack("<Q", start)
         if not 0 < length < MAX_HANDSHAKE_BYTES:
-            raise self._failure("something else than a Dask scheduler answers there")
+            raise self._failure("the answer is not that of a Dask scheduler")
 
     def _speaks_tls(self) -> bool:
+        """Return whether the server expects TLS."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # only asks
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # nothing is sent
         try:
             with self._connection() as plain, context.wrap_socket(plain):
                 return True
@@ -135,19 +149,20 @@ class SchedulerAddress:
 
 
 def security_of(ca: str | None, cert: str | None, key: str | None) -> Security | None:
-    """Certificates of three files; Dask's configuration for those that are None.
+    """Return the certificates of three files, or None if all three are None.
 
-    None if all are None.
+    Dask's configuration replaces single files that are None.
     """
-    given = zip(FILES, (ca, cert, key), strict=True)
+    given = zip(TLS_OPTIONS, (ca, cert, key), strict=True)
     files = {name: file for name, file in given if file is not None}
     return _security(require_encryption=True, **files) if files else None
 
 
 def _security(**given: Any) -> Security:
+    """Create a `Security`; raise UsageError if Dask's configuration is invalid."""
     try:
         return Security(**given)
-    except ValueError as error:  # versions of TLS that are none
+    except ValueError as error:  # an unknown TLS version
         raise UsageError(f"Dask's configuration: {error}") from error
 
 
@@ -165,9 +180,9 @@ def scheduler_address(address: str, security: Security | None = None) -> Schedul
     Raises
     ------
     UsageError
-        The address is none; or certificates are missing, cannot be read or do not match.
+        The address is invalid; or certificates are missing, cannot be read or do not match.
     """
-    asked = security is not None
+    given = security is not None
     security = security or _security()
     try:
         scheme, _ = parse_address(address)
@@ -180,17 +195,18 @@ def scheduler_address(address: str, security: Security | None = None) -> Schedul
             f"--scheduler {address}: expected an address such as tcp://10.0.0.1:8786 or "
             f"tls://10.0.0.1:8786 ({error})"
         ) from error
-    if scheme == "tcp" and (asked or security.require_encryption):
-        why = "certificates are given" if asked else "Dask's configuration requires encryption"
+    if scheme == "tcp" and (given or security.require_encryption):
+        why = "certificates are given" if given else "Dask's configuration requires encryption"
         raise UsageError(f"--scheduler {address}: {why}, but tcp:// has none; use tls://")
     context = _context(address, security) if scheme == "tls" else None
     return SchedulerAddress(address, scheme, host, port, security, context)
 
 
 def _context(address: str, security: Security) -> ssl.SSLContext:
+    """Create the TLS context of a client."""
     missing = [
         option
-        for name, option in FILES.items()
+        for name, option in TLS_OPTIONS.items()
         if not getattr(security, name) and name != "tls_client_key"  # may be in the other file
     ]
     if missing:
@@ -198,7 +214,7 @@ def _context(address: str, security: Security) -> ssl.SSLContext:
             f"--scheduler {address}: needs certificates; give {' and '.join(missing)}, "
             f"{OR_CONFIGURED}"
         )
-    texts = [_text(option, getattr(security, name)) for name, option in FILES.items()]
+    texts = [_pem_text(option, getattr(security, name)) for name, option in TLS_OPTIONS.items()]
     if any("ENCRYPTED" in text for text in texts):
         raise UsageError(
             f"{_named(security, 'tls_client_key')}: has a password, which Dask cannot be given; "
@@ -207,43 +223,44 @@ def _context(address: str, security: Security) -> ssl.SSLContext:
     try:
         context: ssl.SSLContext = security.get_connection_args("client")["ssl_context"]
     except PEM_ERRORS as error:
-        raise UsageError(_of_files(error, security)) from error
+        raise UsageError(_pem_error_text(error, security)) from error
     return context
 
 
-def _text(option: str, value: str | None) -> str:
-    """The contents of a file of certificates or keys."""
+def _pem_text(option: str, value: str | None) -> str:
+    """Return PEM text, read from a file unless the value itself is PEM text."""
     if value is None or "\n" in value:
         return value or ""
     try:
         return Path(value).read_text(encoding="latin-1")
     except OSError as error:
-        raise UsageError(f"{option} {value}: {_words(error)}; expected a PEM file") from error
+        raise UsageError(f"{option} {value}: {_reason(error)}; expected a PEM file") from error
 
 
 def _named(security: Security, name: str) -> str:
+    """Return the option and the file of a certificate or key, for messages."""
     value = getattr(security, name)
     if not value:
         return _named(security, "tls_client_cert")  # that file holds the key, too
-    return f"{FILES[name]} {'(PEM text)' if chr(10) in value else value}"
+    return f"{TLS_OPTIONS[name]} {'(PEM text)' if chr(10) in value else value}"
 
 
-def _of_files(error: Exception, security: Security) -> str:
-    """What is wrong with files of certificates."""
+def _pem_error_text(error: Exception, security: Security) -> str:
+    """Describe what is wrong with the files of certificates and keys."""
     cert, key = (_named(security, name) for name in ("tls_client_cert", "tls_client_key"))
     if getattr(error, "reason", None) == "KEY_VALUES_MISMATCH":
         return f"{key}: is not the key of {cert}; expected the two that were made together"
     try:
         ca = getattr(security, "tls_ca_file")  # noqa: B009, its type does not name it
-        where = {"cadata" if "\n" in ca else "cafile": ca}
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(**where)
+        location = {"cadata" if "\n" in ca else "cafile": ca}
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(**location)
     except PEM_ERRORS:
         return f"{_named(security, 'tls_ca_file')}: holds no certificate; expected a PEM file"
-    return f"{cert}, {key}: expected a certificate and its key in PEM files ({_words(error)})"
+    return f"{cert}, {key}: expected a certificate and its key in PEM files ({_reason(error)})"
 
 
-def _of_tls(error: ssl.SSLError, security: Security) -> str:
-    """Why two do not agree to talk."""
+def _tls_error_text(error: ssl.SSLError, security: Security) -> str:
+    """Describe why a TLS connection failed."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return (
             f"its certificate is not accepted: {error.verify_message}; expected one signed by the "
@@ -251,14 +268,14 @@ def _of_tls(error: ssl.SSLError, security: Security) -> str:
         )
     if "ALERT" in (error.reason or ""):
         return (
-            f"refuses {_named(security, 'tls_client_cert')}: {_words(error)}; expected a "
+            f"refuses {_named(security, 'tls_client_cert')}: {_reason(error)}; expected a "
             "certificate signed by the scheduler's CA"
         )
-    return f"does not speak TLS ({_words(error)}); is it a tcp:// scheduler?"
+    return f"does not speak TLS ({_reason(error)}); is it a tcp:// scheduler?"
 
 
-def _words(error: Exception) -> str:
-    """What an error of the system or of OpenSSL says, without numbers of lines."""
+def _reason(error: Exception) -> str:
+    """Return the message of a system or OpenSSL error, without line numbers."""
     reason = getattr(error, "reason", None)
     if reason:
         return str(reason).lower().replace("_", " ")
@@ -266,7 +283,7 @@ def _words(error: Exception) -> str:
 
 
 def _read(connection: socket.socket) -> bytes:
-    """The first eight bytes that come: the length of Dask's handshake."""
+    """Read eight bytes: the length of Dask's handshake."""
     start = b""
     while len(start) < 8:
         more = connection.recv(8 - len(start))

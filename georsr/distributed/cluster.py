@@ -103,7 +103,7 @@ def connect_client(
 
 
 def _connect(scheduler: SchedulerAddress, given_up: Event) -> Client:
-    if not scheduler.reach(CONNECT_TIMEOUT, given_up):
+    if not scheduler.wait_until_ready(CONNECT_TIMEOUT, given_up):
         log.warning(
             "WARNING: %s is not encrypted: whoever reaches it, or is between, can run code as you "
             "on this machine and on all workers; use tls:// unless you trust that whole network",

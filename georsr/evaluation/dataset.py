@@ -30,7 +30,7 @@ from georsr.evaluation.reports.figures import Example
 from georsr.inference.consistency import ConsistencyTarget
 from georsr.inference.kernel_estimation import resolve_kernel
 from georsr.inference.predictor import TilePredictor
-from georsr.inference.sensing import told_of_scene
+from georsr.inference.sensing import with_scene_sensor
 from georsr.io.image_datasets import (
     ImageFolder,
     LabelledImage,
@@ -172,7 +172,7 @@ def make_consistent_super_resolver(
         def read(window: Window) -> PixelBlock:
             return PixelBlock(sample.lr[:, *window.slices], valid[:, *window.slices], None)
 
-        informed = told_of_scene(read, height, width, UINT8_RANGE, model, config)
+        informed = with_scene_sensor(read, height, width, UINT8_RANGE, model, config)
         used = predictor if informed is model else TilePredictor(informed, predictor.placement, 1)
         kernel = resolve_kernel(read, height, width, UINT8_RANGE, informed, config)
         if kernel is None:

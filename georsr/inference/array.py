@@ -21,7 +21,7 @@ from georsr.inference.bands import match_array_bands
 from georsr.inference.kernel_estimation import resolve_kernel
 from georsr.inference.pipeline import TilePipeline
 from georsr.inference.predictor import TilePredictor, place_model
-from georsr.inference.sensing import told_of_scene
+from georsr.inference.sensing import with_scene_sensor
 from georsr.inference.tiles import OutputFormat, make_tile_grid
 from georsr.io.sampling import sample_indices
 from georsr.models.io import Model
@@ -164,7 +164,7 @@ def predict_array(
         values[:, rows][:, :, columns], good[:, rows][:, :, columns], config.stretch
     )
     read = array_reader(values, good, whole)
-    model = told_of_scene(read, height, width, stretch, model, config)
+    model = with_scene_sensor(read, height, width, stretch, model, config)
     with cpu_threads(config.num_threads):
         return predict_window(
             read,

@@ -1,10 +1,8 @@
 """Estimate the kernel (point spread function) of a scene.
 
-A network trained on images of all sharpnesses sharpens as much as an image needs. Shrunk again by
-the kernel that the image was really made by, its output comes closest to the image; so the kernel
-that leaves the least unexplained is the scene's.
-
-Grain: the noise of a scene, and whether it is what a network leaves unexplained.
+A network trained on images of all sharpnesses sharpens as much as an image needs. Its output,
+downsampled with the kernel of the sensor, comes closest to the image. So the kernel with the
+smallest residual is the estimate. If the residual is mostly noise, consistency is not worthwhile.
 """
 
 from __future__ import annotations
@@ -37,11 +35,11 @@ from georsr.window import AnyArray, BoolArray, FloatArray, PixelBlock, Window
 BLOCK = 8
 """Height and width of a block, in source pixels."""
 FLAT_FRACTION = 0.1
-"""Share of the blocks that counts as flat: those with the smallest residual."""
+"""Fraction of the blocks that count as flat: those with the smallest variation."""
 MIN_NOISE = 2.5 / 255
-"""Noise below this, of the range that a network sees, does no harm."""
+"""Standard deviation below which noise is harmless, in 0..1 as the network sees it."""
 MIN_VARIATION = 1e-4
-"""Variation below this is none: saturated or filled, which tells nothing of noise."""
+"""Standard deviation below which a block is constant: saturated or filled, without noise."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +49,11 @@ class Residual:
     Attributes
     ----------
     source : float32
-        On the scale of the network.
+        Source pixels in 0..1, as the network sees them.
     residual : float32
-        The source less the shrunk output.
+        Source minus downsampled output.
     counted : bool
-        Where either is worth something.
+        True for pixels that are valid and not too close to the border.
     """
 
     source: FloatArray
@@ -71,7 +69,7 @@ def split_blocks(image: AnyArray, size: int) -> AnyArray:
 
 
 def detrend_blocks(image: AnyArray, size: int) -> AnyArray:
-    """Return blocks as `split_blocks` does, float64, each less its best-fitting plane."""
+    """Return blocks as `split_blocks` does, float64, each minus its best-fitting plane."""
     y, x = np.divmod(np.arange(size * size), size)
     plane, _ = np.linalg.qr(np.stack([np.ones(size * size), y, x], axis=1).astype(np.float64))
     blocks = split_blocks(image.astype(np.float64), size)
@@ -81,40 +79,41 @@ def detrend_blocks(image: AnyArray, size: int) -> AnyArray:
 def is_noise_dominated(parts: Sequence[Residual]) -> bool:
     """Return whether consistency would restore more noise than detail.
 
-    A source is the truth and noise, x = t + n, and what is left of it r = x - D y. The shrunk
-    output D y errs by n - r, the source by n; the output is the better one where
-    E[(n - r)^2] < E[n^2], that is E[r^2] < 2 E[n r]. On flat ground x varies by n alone, so that
+    The source is truth plus noise, x = t + n, and its residual is r = x - D y. The error of the
+    downsampled output D y is n - r, that of the source is n. The output is better if
+    E[(n - r)^2] < E[n^2], that is E[r^2] < 2 E[n r]. On flat ground only n varies in x, so that
     E[n r] is the covariance of x and r there.
 
     Parameters
     ----------
     parts
-        Of one scene, whose noise is the same everywhere.
+        Residuals of one scene with uniform noise.
     """
-    power = [part.residual[part.counted] for part in parts]
-    if not sum(values.size for values in power):
+    residuals = [part.residual[part.counted] for part in parts]
+    if not sum(values.size for values in residuals):
         return False
-    unexplained = float(np.square(np.concatenate(power), dtype=np.float64).mean())
-    bands = [_shared_on_flat_ground(parts, band) for band in range(parts[0].source.shape[0])]
-    shared = float(np.mean(bands))
-    return shared > MIN_NOISE**2 and unexplained < 2 * shared
+    mean_square = float(np.square(np.concatenate(residuals), dtype=np.float64).mean())
+    bands = [_flat_covariance(parts, band) for band in range(parts[0].source.shape[0])]
+    noise = float(np.mean(bands))
+    return noise > MIN_NOISE**2 and mean_square < 2 * noise
 
 
-def _shared_on_flat_ground(parts: Sequence[Residual], band: int) -> float:
+def _flat_covariance(parts: Sequence[Residual], band: int) -> float:
     """Return the covariance of a band and its residual in the flattest blocks."""
-    spreads, shares = [], []
+    variances, covariances = [], []
     for part in parts:
-        whole = split_blocks(part.counted[band], BLOCK).all(-1)
+        full = split_blocks(part.counted[band], BLOCK).all(-1)
         source, residual = (
-            detrend_blocks(values[band], BLOCK)[whole] for values in (part.source, part.residual)
+            detrend_blocks(values[band], BLOCK)[full] for values in (part.source, part.residual)
         )
-        spreads.append(np.square(source).mean(-1))
-        shares.append((source * residual).sum(-1) / (BLOCK * BLOCK - 3))
-    spread, share = np.concatenate(spreads), np.concatenate(shares)
-    some = spread > MIN_VARIATION**2
-    if not some.any():
+        variances.append(np.square(source).mean(-1))
+        covariances.append((source * residual).sum(-1) / (BLOCK * BLOCK - 3))
+    variance, covariance = np.concatenate(variances), np.concatenate(covariances)
+    varying = variance > MIN_VARIATION**2
+    if not varying.any():
         return 0.0
-    return float(share[some & (spread <= np.quantile(spread[some], FLAT_FRACTION))].mean())
+    flat = varying & (variance <= np.quantile(variance[varying], FLAT_FRACTION))
+    return float(covariance[flat].mean())
 
 
 CANDIDATES = (
@@ -122,25 +121,26 @@ CANDIDATES = (
     *(Kernel("psf", mtf) for mtf in (0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)),
     *(Kernel("psf", mtf, sharpen) for mtf in (0.2, 0.3, 0.4, 0.5) for sharpen in (0.4, 0.8, 1.2)),
 )
-"""From what was shrunk to what optics blurred, and what archives then sharpened."""
+"""Kernels of downsampled images, of optics, and of optics followed by sharpening."""
 SHARPENED_KERNEL_MARGIN = 0.6
-"""A sharpened kernel, which has two numbers to fit a scene with, counts only where it leaves less
-than this part of what any other leaves."""
+"""Factor by which the residual of a sharpened kernel must be smaller than that of any other: it has
+two parameters to fit a scene with instead of one."""
 PROBE_SIZE = 64
-"""Height and width of a probe."""
-PROBES = 5
-"""Most probes that the network is asked about."""
+"""Height and width of a probe, a window on which kernels are compared, in source pixels."""
+MAX_PROBES = 5
+"""Largest number of probes."""
 PROBE_MARGIN = 6
-"""Pixels at a probe's edge that do not count: neither network nor kernel sees all there."""
+"""Width of the border of a probe that is not counted, because network and kernel lack pixels
+beyond it."""
 
 
-def spread_windows(height: int, width: int, side: int = PROBE_SIZE) -> list[Window]:
-    """Yield windows of a scene to be examined, those in its middle first."""
-    h, w = min(side, height), min(side, width)
+def spread_windows(height: int, width: int, size: int = PROBE_SIZE) -> list[Window]:
+    """Return windows spread over a scene, those in its middle first."""
+    h, w = min(size, height), min(size, width)
     tops, lefts = height - h, width - w
-    places = [(0.5, 0.5), (0.25, 0.25), (0.75, 0.75), (0.25, 0.75), (0.75, 0.25)]
-    places += [(0.5, 0.0), (0.5, 1.0), (0.0, 0.5), (1.0, 0.5)]
-    windows = [Window(round(tops * y), round(lefts * x), h, w) for y, x in places]
+    positions = [(0.5, 0.5), (0.25, 0.25), (0.75, 0.75), (0.25, 0.75), (0.75, 0.25)]
+    positions += [(0.5, 0.0), (0.5, 1.0), (0.0, 0.5), (1.0, 0.5)]
+    windows = [Window(round(tops * y), round(lefts * x), h, w) for y, x in positions]
     chosen: list[Window] = []
     for window in windows:
         apart = all(
@@ -164,14 +164,14 @@ def estimate_kernel(
     Parameters
     ----------
     patches
-        Of `spread_windows`, with the model's bands; those that are mostly valid count.
+        Pixels of `spread_windows`, with the model's bands; mostly invalid ones are skipped.
     stretch
-        Of the scene.
+        Normalization of the scene.
     model
-        One that knows several kernels. It is asked on the CPU in float32, wherever it runs later,
-        so that the answer does not depend on that.
+        Model trained on several kernels. It always runs on the CPU in float32, so that the
+        estimate does not depend on the device of the run.
     unless_noise
-        None where what is left unexplained is mostly noise.
+        Return None if the residual is mostly noise.
     """
     network = model.network
     guide: slice | list[int] = slice(None)
@@ -180,37 +180,36 @@ def estimate_kernel(
         guide = list(network.guide)
     inference = TilePredictor(model, select_device("cpu", "fp32"), 1)
 
-    def ask(patch: PixelBlock) -> list[Residual]:
+    def residuals_of(patch: PixelBlock) -> list[Residual]:
         filled = fill_invalid(patch.values.astype(np.float32), patch.valid)
-        seen, _ = stretch.clip_with_remainder(stretch.forward(filled)[guide])
-        output = torch.from_numpy(inference([seen], ["a probe"])[0])[None]
+        normalized, _ = stretch.clip_with_remainder(stretch.forward(filled)[guide])
+        output = torch.from_numpy(inference([normalized], ["a probe"])[0])[None]
         counted = np.array(patch.valid[guide])
         if min(counted.shape[1:]) > 4 * PROBE_MARGIN:
             counted[:, :PROBE_MARGIN] = counted[:, -PROBE_MARGIN:] = False
             counted[:, :, :PROBE_MARGIN] = counted[:, :, -PROBE_MARGIN:] = False
-        return [
-            Residual(seen, seen - downsample(output, kernel, model.spec.scale)[0].numpy(), counted)
-            for kernel in CANDIDATES
-        ]
+        downsampled = (downsample(output, kernel, model.spec.scale) for kernel in CANDIDATES)
+        return [Residual(normalized, normalized - low[0].numpy(), counted) for low in downsampled]
 
-    usable = [patch for patch in patches if patch.valid.mean() > 0.5][:PROBES]
+    usable = [patch for patch in patches if patch.valid.mean() > 0.5][:MAX_PROBES]
     lanes = inference.lanes(len(usable))
-    # threads that others start later take over what a lane was given, unless it is restored
-    with cpu_threads(None), OrderedThreadPool(lanes.count, lanes.enter) as side:
-        answers = [side.submit(partial(ask, patch)) for patch in usable]
-        probes = [answer() for answer in answers]
-    found = [[probe[i] for probe in probes] for i in range(len(CANDIDATES))]
-    left = [
+    # threads started later inherit the thread count of a lane, unless it is restored
+    with cpu_threads(None), OrderedThreadPool(lanes.count, lanes.enter) as pool:
+        results = [pool.submit(partial(residuals_of, patch)) for patch in usable]
+        probes = [result() for result in results]
+    by_kernel = [[probe[i] for probe in probes] for i in range(len(CANDIDATES))]
+    sizes = [
         _size(parts) * (1 if kernel.sharpen else SHARPENED_KERNEL_MARGIN)
-        for kernel, parts in zip(CANDIDATES, found, strict=True)
+        for kernel, parts in zip(CANDIDATES, by_kernel, strict=True)
     ]
-    best = int(np.argmin(left))
-    return None if unless_noise and is_noise_dominated(found[best]) else CANDIDATES[best]
+    best = int(np.argmin(sizes))
+    return None if unless_noise and is_noise_dominated(by_kernel[best]) else CANDIDATES[best]
 
 
 def _size(parts: Sequence[Residual]) -> float:
-    left = (np.abs(part.residual[part.counted]).sum(dtype=np.float64) for part in parts)
-    return float(sum(left))
+    """Return the sum of the absolute residuals."""
+    sums = (np.abs(part.residual[part.counted]).sum(dtype=np.float64) for part in parts)
+    return float(sum(sums))
 
 
 def resolve_kernel(
@@ -221,20 +220,20 @@ def resolve_kernel(
     model: Model,
     config: SRConfig,
 ) -> Kernel | None:
-    """Return the kernel an output has to be consistent with; None for no consistency.
+    """Return the kernel that an output must be consistent with; None for no consistency.
 
     Parameters
     ----------
     read
-        Gives the pixels of a window of the scene.
+        Returns the pixels of a window of the scene.
     height, width, stretch
-        Of the scene.
+        Size in source pixels and normalization of the scene.
     model, config
-        What is run, and how.
+        Model and options of the run.
     """
-    asked = requested_kernel(model.spec, config)
-    known = fixed_kernel(asked)
-    if known is not None or asked is None:
+    requested = requested_kernel(model.spec, config)
+    known = fixed_kernel(requested)
+    if known is not None or requested is None:
         return softened(known, model.spec, config)
     fitted = estimate_kernel(
         [read(window) for window in spread_windows(height, width)],

@@ -18,7 +18,7 @@ from georsr.device import DeviceConfig, cpu_threads
 from georsr.errors import GeorsrError, ModelError, UsageError
 from georsr.inference.bands import wrap_multiband
 from georsr.inference.predictor import TilePredictor, choose_batch, place_model
-from georsr.inference.sensing import sensor_of, told
+from georsr.inference.sensing import sensor_of, with_sensor
 from georsr.models.io import Model, open_model
 from georsr.models.multiband import MultiBand
 from georsr.models.registry import COMPUTED, bundled_weights
@@ -40,7 +40,7 @@ class ModelRef:
     mode: str = "inject"
     """What becomes of those."""
     sensor: tuple[float, ...] | None = None
-    """What the network is told of the sensor; None: it is not told."""
+    """Normalised sensor description; None for a network that takes none."""
 
 
 def model_ref(model: Model) -> ModelRef:
@@ -80,7 +80,7 @@ def load_cached(reference: ModelRef) -> Model:
     UsageError, ModelError
         This process cannot open it, or finds other weights.
     """
-    return told(_open(replace(reference, sensor=None)), reference.sensor)
+    return with_sensor(_open(replace(reference, sensor=None)), reference.sensor)
 
 
 @lru_cache(maxsize=2)

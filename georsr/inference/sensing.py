@@ -22,17 +22,17 @@ from georsr.radiometry.normalization import Normalization
 from georsr.radiometry.sensor import SensorDescription, parse_sensor
 from georsr.window import PixelBlock, Window
 
-TRUST, CAUTION = 0.7, 0.4
-"""What is told of an estimated MTF, of its difference from the usual, and by how many standard
-deviations the noise is raised. Scenes differ from all that an estimator has seen, and to take soft
-for blurred, or texture for detail, does harm: at x4 this is worth 0.04 dB on
-degradations unlike those in training, real pairs are as good, and a fifth to a third less of the
-noise passes on flat ground."""
+MTF_SHRINKAGE, NOISE_MARGIN = 0.7, 0.4
+"""Factor on the difference of an estimated MTF from the usual one, and number of standard
+deviations by which the estimated noise is raised. Real scenes differ from those the estimator was
+trained on, and mistaking a soft scene for a blurred one, or texture for detail, does harm. At x4
+these values gain 0.04 dB on degradations unlike those in training, real pairs are as good, and a
+fifth to a third less of the noise remains on flat ground."""
 MIN_SIZE = 16
-"""Height and width below which a probe tells nothing."""
+"""Smallest height and width of a patch from which the sensor is estimated."""
 
 
-def listener(network: nn.Module) -> SegSR | None:
+def sensor_network(network: nn.Module) -> SegSR | None:
     """Return the part of a network that takes a sensor description; None if it takes none."""
     inner = network.network if isinstance(network, MultiBand) else network
     return inner if isinstance(inner, SegSR) and inner.uses_sensor else None
@@ -46,85 +46,84 @@ def estimate_sensor(
     Parameters
     ----------
     patches
-        Of `spread_windows`, with the model's bands; those whose pixels are all valid count.
+        Pixels of `spread_windows`, with the model's bands; those with invalid pixels are skipped.
     stretch
-        Of the scene.
+        Normalization of the scene.
     model
-        It is asked on the CPU in float32, wherever it runs later, so that the answer does not
-        depend on that.
+        Model whose network estimates. It always runs on the CPU in float32, so that the estimate
+        does not depend on the device of the run.
 
     Returns
     -------
     tuple of float or None
-        All zeros where nothing can be estimated; None for a model that need not be told.
+        All zeros if nothing can be estimated; None if the model takes no sensor description.
     """
-    network = listener(model.network)
+    network = sensor_network(model.network)
     if network is None or network.sensor_estimator is None:
         return None
     guide = list(model.network.guide) if isinstance(model.network, MultiBand) else slice(None)
     means, variances = [], []
     with cpu_threads(1), torch.inference_mode():
         for patch in patches:
-            whole = bool(patch.valid[guide].all()) and min(patch.values.shape[1:]) >= MIN_SIZE
-            if not whole:
+            large_enough = min(patch.values.shape[1:]) >= MIN_SIZE
+            if not (large_enough and bool(patch.valid[guide].all())):
                 continue
-            seen, _ = stretch.clip_with_remainder(stretch.forward(patch.values)[guide])
+            normalized, _ = stretch.clip_with_remainder(stretch.forward(patch.values)[guide])
             mean, variance = network.sensor_estimator(
-                torch.from_numpy(np.ascontiguousarray(seen))[None]
+                torch.from_numpy(np.ascontiguousarray(normalized))[None]
             )
             means.append(mean)
             variances.append(variance)
     if not means:
         return (0.0,) * network.sensor.shape[1]
-    both = combine_estimates(torch.cat(means), torch.cat(variances))
-    both = both * both.new_tensor([TRUST, TRUST, 1, 1]) + both.new_tensor([0, 0, CAUTION, 0])
-    # few digits, so that a description that is written down and given again is the same
-    return tuple(round(float(x), 3) for x in both)
+    combined = combine_estimates(torch.cat(means), torch.cat(variances))
+    factors = combined.new_tensor([MTF_SHRINKAGE, MTF_SHRINKAGE, 1, 1])
+    combined = combined * factors + combined.new_tensor([0, 0, NOISE_MARGIN, 0])
+    # rounded, so that a description read from a report and passed as an option is the same
+    return tuple(round(float(x), 3) for x in combined)
 
 
-def told(model: Model, sensor: Sequence[float] | None) -> Model:
+def with_sensor(model: Model, sensor: Sequence[float] | None) -> Model:
     """Return the model with a sensor description set; weights are shared."""
-    network = listener(model.network)
+    network = sensor_network(model.network)
     if network is None or sensor is None:
         return model
-    twin = copy.copy(network)
-    twin._buffers = {**network._buffers, "sensor": network.sensor.new_tensor([list(sensor)])}
+    copied = copy.copy(network)
+    copied._buffers = {**network._buffers, "sensor": network.sensor.new_tensor([list(sensor)])}
     if isinstance(model.network, MultiBand):
         outer = copy.copy(model.network)
-        outer._modules = {**model.network._modules, "network": twin}
+        outer._modules = {**model.network._modules, "network": copied}
         return replace(model, network=outer)
-    return replace(model, network=twin)
+    return replace(model, network=copied)
 
 
 def sensor_of(model: Model) -> tuple[float, ...] | None:
     """Return the normalised sensor description of a model; None if it has none."""
-    network = listener(model.network)
+    network = sensor_network(model.network)
     return None if network is None else tuple(round(x, 3) for x in network.sensor[0].tolist())
 
 
 def scene_sensor(
     patches: Sequence[PixelBlock], stretch: Normalization, model: Model, config: SRConfig
 ) -> tuple[float, ...] | None:
-    """Return the sensor description of a scene: as estimated, unless the options give it.
+    """Return the sensor description of a scene: the estimate, with the values of the options.
 
     Raises
     ------
     UsageError
-        The options say something to a model that is not told.
+        The options describe a sensor, but the model takes no sensor description.
     """
     estimated = estimate_sensor(patches, stretch, model)
     if config.sensor is None:
         return estimated
     if estimated is None:
-        raise UsageError(
-            f"model {model.spec.name} is not told how a scene was recorded; leave --sensor away"
-        )
+        raise UsageError(f"model {model.spec.name} takes no sensor description; omit --sensor")
     description = SensorDescription.from_normalized(estimated)
     given = replace(description, **parse_sensor(config.sensor)).normalize()
     return tuple(round(x, 3) for x in given)
 
 
-def told_of_scene(
+def with_scene_sensor(
     read: Callable[[Window], PixelBlock],
     height: int,
     width: int,
@@ -137,14 +136,16 @@ def told_of_scene(
     Parameters
     ----------
     read
-        Gives the pixels of a window of the scene.
-    height, width, stretch, model, config
-        Of the scene, what is run on it and how.
+        Returns the pixels of a window of the scene.
+    height, width, stretch
+        Size in source pixels and normalization of the scene.
+    model, config
+        Model and options of the run.
     """
-    if listener(model.network) is None and config.sensor is None:
+    if sensor_network(model.network) is None and config.sensor is None:
         return model
     patches = [read(window) for window in spread_windows(height, width)]
-    return told(model, scene_sensor(patches, stretch, model, config))
+    return with_sensor(model, scene_sensor(patches, stretch, model, config))
 
 
 def description_of(model: Model) -> SensorDescription | None:

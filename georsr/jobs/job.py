@@ -26,7 +26,7 @@ from georsr.inference.bands import check_bands, warn_once
 from georsr.inference.consistency import requested_kernel
 from georsr.inference.kernel_estimation import resolve_kernel, spread_windows
 from georsr.inference.predictor import choose_batch, n_concurrent_tiles, place_model
-from georsr.inference.sensing import description_of, told_of_scene
+from georsr.inference.sensing import description_of, with_scene_sensor
 from georsr.inference.tiles import tile_grid_of
 from georsr.io.band_roles import reject_non_images
 from georsr.io.gdal_env import is_remote
@@ -395,7 +395,7 @@ def plan_job(
         reject_non_images(info, model.spec.name)
     placement = placement or place_model(model, config)
     stretch = choose_normalization(reader, config.stretch)
-    model = told_of_scene(reader.read, info.height, info.width, stretch, model, config)
+    model = with_scene_sensor(reader.read, info.height, info.width, stretch, model, config)
     kernel = resolve_kernel(reader.read, info.height, info.width, stretch, model, config)
     partial = area is not None and area.outline is not None
     layout = _layout(part, info, model, config, stretch, kernel, partial=partial)

@@ -49,9 +49,9 @@ def chunk_side(grid: TileGrid, multiple: int, pixel_bytes: int, max_bytes: int) 
     step = math.lcm(multiple, grid.scale)
     # n borders on an axis of n chunks or more repeat at most this fraction of it
     size = (grid.tile - 2 * grid.halo) / (math.sqrt(1 + MAX_REPEATED_WORK) - 1)
-    side = ceil_to(math.ceil(size * grid.scale), step)
+    preferred = ceil_to(math.ceil(size * grid.scale), step)
     largest = math.isqrt(max_bytes // pixel_bytes) // step * step
-    return max(step, min(side, largest))
+    return max(step, min(preferred, largest))
 
 
 def completion_order(grid: TileGrid, block: int, first_row: int = 0) -> Iterator[tuple[int, int]]:
@@ -122,12 +122,12 @@ class TaskGrid:
 
     @property
     def rows(self) -> int:
-        """Return the number of rows of rectangles."""
+        """Number of rows of rectangles."""
         return -(-(self.height - self.top) // self.task_height)
 
     @property
     def columns(self) -> int:
-        """Return the number of columns of rectangles."""
+        """Number of columns of rectangles."""
         return -(-self.width // self.task_width)
 
     def __len__(self) -> int:
@@ -211,17 +211,17 @@ class _AxisSplit:
 
     @property
     def count(self) -> int:
-        """Return the number of intervals."""
+        """Number of intervals."""
         return len(self.n_spans)
 
     @property
     def total(self) -> int:
-        """Return the number of spans of all intervals, some counted twice."""
+        """Number of spans of all intervals, some counted twice."""
         return sum(self.n_spans)
 
     @property
     def largest(self) -> int:
-        """Return the largest number of spans of an interval."""
+        """Largest number of spans of an interval."""
         return max(self.n_spans)
 
 

@@ -26,7 +26,7 @@ from georsr.inference.bands import match_array_bands
 from georsr.inference.consistency import fixed_kernel, requested_kernel, skip_if_noisy, softened
 from georsr.inference.kernel_estimation import estimate_kernel, spread_windows
 from georsr.inference.model_cache import ModelRef, cached_predictor, load_cached, model_ref
-from georsr.inference.sensing import listener, scene_sensor, told
+from georsr.inference.sensing import scene_sensor, sensor_network, with_sensor
 from georsr.inference.tiles import make_tile_grid
 from georsr.io.sampling import MAX_DECIMATION, MAX_PIXELS, sample_indices
 from georsr.models.io import Model
@@ -119,7 +119,7 @@ def find_properties(
             kernel = estimate_kernel(
                 patches,
                 normalization,
-                told(model, sensor),
+                with_sensor(model, sensor),
                 unless_noise=skip_if_noisy(config),
             )
     return SceneProperties(softened(kernel, model.spec, config), sensor)
@@ -236,7 +236,9 @@ def super_resolve_dask(
         # Read again: most of a large scene would wait in memory for its turn in the output.
         sampled = clone(array, seed=token)
     kernel = requested_kernel(model.spec, config)
-    estimates = kernel == SCENE or listener(model.network) is not None or config.sensor is not None
+    estimates = (
+        kernel == SCENE or sensor_network(model.network) is not None or config.sensor is not None
+    )
     for scene in np.ndindex(*scenes):
         pixels = array[scene]
         normalization: Any = fixed

@@ -297,8 +297,8 @@ def listener(first):
 @pytest.mark.parametrize(
     ("first", "words"),
     [
-        (b"SSH-2.0-OpenSSH_9.2\r\n", "something else than a Dask scheduler answers there"),
-        (b"\0" * 8, "something else than a Dask scheduler answers there"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "the answer is not that of a Dask scheduler"),
+        (b"\0" * 8, "the answer is not that of a Dask scheduler"),
         (b"", "does not answer .*within 0 s.*; is it "),
         (b"\x10" + b"\0" * 7, "does not answer as a scheduler does within 0 s; is it one"),
         (b"\x10" + b"\0" * 7 + b"garbage!" * 2, r"does not answer as a scheduler does \(.*\); is"),

@@ -18,13 +18,13 @@ from georsr.inference.consistency import SOFT, softened
 from georsr.inference.kernel_estimation import estimate_kernel, spread_windows
 from georsr.inference.model_cache import load_cached, model_ref
 from georsr.inference.sensing import (
-    CAUTION,
-    TRUST,
+    MTF_SHRINKAGE,
+    NOISE_MARGIN,
     description_of,
     estimate_sensor,
     scene_sensor,
     sensor_of,
-    told,
+    with_sensor,
 )
 from georsr.models.io import Model, build, open_model, save_model
 from georsr.models.spec import ModelSpec
@@ -83,7 +83,7 @@ def test_scenes_differ_and_so_do_products(aware, texture):
     assert len(told_of[0]) == N_SENSOR_VALUES
     assert told_of[0] != told_of[1]
     products = [
-        georsr.super_resolve_array(quiet, told(model, sensor), consistency="off", **SMALL)
+        georsr.super_resolve_array(quiet, with_sensor(model, sensor), consistency="off", **SMALL)
         for sensor in told_of
     ]
     # whatever a model was told before, a run tells it of its own scene
@@ -92,7 +92,7 @@ def test_scenes_differ_and_so_do_products(aware, texture):
 
 def test_being_told_leaves_the_model_as_it_was(aware):
     model = open_model(aware)
-    other = told(model, (1.0,) * N_SENSOR_VALUES)
+    other = with_sensor(model, (1.0,) * N_SENSOR_VALUES)
     assert sensor_of(model) == (0.0,) * N_SENSOR_VALUES
     assert sensor_of(other) == (1.0,) * N_SENSOR_VALUES
     assert other.network.upsampler is model.network.upsampler
@@ -101,7 +101,7 @@ def test_being_told_leaves_the_model_as_it_was(aware):
 
 
 def test_a_model_that_does_not_listen_is_left_alone(lite_model):
-    assert told(lite_model, (1.0,) * N_SENSOR_VALUES) is lite_model
+    assert with_sensor(lite_model, (1.0,) * N_SENSOR_VALUES) is lite_model
     assert estimate_sensor([], BYTES, lite_model) is None
     assert sensor_of(lite_model) is None
     assert description_of(lite_model) is None
@@ -123,7 +123,9 @@ def test_estimates_are_told_with_caution(aware, texture):
     model, parts = open_model(aware), patches(texture(3, 64, 64))
     seen = torch.from_numpy(parts[0].values / np.float32(255))[None]
     mean, _ = model.network.sensor_estimator(seen)
-    expected = mean[0] * torch.tensor([TRUST, TRUST, 1, 1]) + torch.tensor([0, 0, CAUTION, 0])
+    expected = mean[0] * torch.tensor([MTF_SHRINKAGE, MTF_SHRINKAGE, 1, 1]) + torch.tensor(
+        [0, 0, NOISE_MARGIN, 0]
+    )
     made = estimate_sensor(parts[:1], BYTES, model)
     np.testing.assert_allclose(made, expected.numpy(), atol=6e-4)
 
@@ -183,7 +185,7 @@ def test_other_bands(bands, aware, texture):
 
 
 def test_workers_are_told_by_reference(aware):
-    model = told(open_model(aware), (0.5, -0.25, 1.0, 0.0))
+    model = with_sensor(open_model(aware), (0.5, -0.25, 1.0, 0.0))
     reference = model_ref(model)
     assert reference.sensor == (0.5, -0.25, 1.0, 0.0)
     there = load_cached(reference)
@@ -205,7 +207,7 @@ def test_benchmarks_tell_it_of_every_image(aware, texture):
 
 
 def test_a_seen_model_keeps_its_weights_file(aware, tmp_path):
-    model = told(open_model(aware), (1.0,) * N_SENSOR_VALUES)
+    model = with_sensor(open_model(aware), (1.0,) * N_SENSOR_VALUES)
     save_model(tmp_path / "again.safetensors", model.spec, model.network, torch.float32)
     assert sensor_of(open_model(str(tmp_path / "again.safetensors"))) == (0.0,) * N_SENSOR_VALUES
     assert isinstance(model, Model)
@@ -272,7 +274,7 @@ def test_numbers_that_cannot_be_are_refused(text):
 def test_a_model_that_is_not_told_refuses(
     lite_model, lite_file, smooth_scene, make_raster, tmp_path
 ):
-    message = "is not told how a scene was recorded; leave --sensor away"
+    message = "takes no sensor description; omit --sensor"
     with pytest.raises(UsageError, match=message):
         georsr.super_resolve_array(smooth_scene, lite_model, sensor="mtf=0.2", **SMALL)
     with pytest.raises(UsageError, match=message):
@@ -287,7 +289,7 @@ def block_means(image, size=8):
 
 
 def told_of_all(model, image):
-    return told(model, estimate_sensor(patches(image), BYTES, model))
+    return with_sensor(model, estimate_sensor(patches(image), BYTES, model))
 
 
 @pytest.fixture
