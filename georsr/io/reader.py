@@ -68,7 +68,7 @@ from georsr.io.sentinel2 import (
 from georsr.io.sidecars import check_dataset, check_hdf5, check_sidecars, has_sidecars
 from georsr.io.vrt import union_area, vrt_dst_windows
 from georsr.io.vrt_sources import open_vrt
-from georsr.radiometry.nodata import is_nodata
+from georsr.radiometry.nodata import valid_pixels
 from georsr.window import AnyArray, BoolArray, PixelBlock, PixelSample, Window
 
 _MISSING = re.compile(
@@ -493,10 +493,10 @@ class RasterReader:
     def _valid(
         self, values: AnyArray, alpha: AnyArray | None, masks: Sequence[BoolArray]
     ) -> BoolArray:
-        valid = np.isfinite(values) if values.dtype.kind == "f" else np.ones(values.shape, bool)
-        for i, band in enumerate(self.info.bands):
-            if band.nodata is not None:
-                valid[i] &= ~is_nodata(values[i], band.nodata)
+        bands = self.info.bands
+        valid = np.stack(
+            [valid_pixels(v, band.nodata) for v, band in zip(values, bands, strict=True)]
+        )
         if alpha is not None:
             valid &= alpha != 0
         for number, mask in zip(self._mask_bands, masks, strict=True):

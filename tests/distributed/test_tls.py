@@ -225,7 +225,9 @@ def test_tls_where_it_is_not_spoken(source, tcp, files):
 def test_certificates_without_a_scheduler_that_wants_them(source, tcp, files):
     with pytest.raises(UsageError, match="certificates are given, but tcp:// has none; use tls"):
         estimate(source, "bicubic-x2", scheduler=tcp, security=security(files))
-    with pytest.raises(UsageError, match="--tls-key: are for --scheduler tls://HOST:PORT"):
+    with pytest.raises(
+        UsageError, match="--tls-key need a scheduler: add --scheduler tls://HOST:PORT"
+    ):
         estimate(source, "bicubic-x2", workers=2, security=security(files))
     with (
         dask.config.set({"distributed.comm.require-encryption": True}),
