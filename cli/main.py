@@ -208,6 +208,7 @@ def exit_code(call: Callable[[], Any]) -> int:
 
     A second signal ends the process here.
     """
+    handlers, level = list(log.handlers), log.level
     try:
         result = call()
         return result if isinstance(result, int) else 0
@@ -232,6 +233,9 @@ def exit_code(call: Callable[[], Any]) -> int:
         # torch's memory away under its feet.
         sys.stderr.flush()
         os._exit(int(ended.code or 0))
+    finally:
+        log.handlers = handlers  # ``--verbose`` has set its own
+        log.setLevel(level)
 
 
 def prepare_process() -> None:

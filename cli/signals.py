@@ -45,3 +45,23 @@ def catch_signals() -> Iterator[SignalFlag]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def interrupt_at_signal() -> Iterator[SignalFlag]:
+    """Raise KeyboardInterrupt at Ctrl-C inside the block, and record it as well.
+
+    Python ignores an exception that a signal raises while an object is being deleted; code that
+    waits can ask the flag.
+    """
+    noted = SignalFlag()
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        noted.first = number
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, before)

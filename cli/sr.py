@@ -19,7 +19,7 @@ from .options import (
     sr_options,
     verbosity_options,
 )
-from .signals import catch_signals
+from .signals import catch_signals, interrupt_at_signal
 
 SECTIONS: dict[str, tuple[str, ...]] = {
     "Model and bands": ("model", "scale"),
@@ -85,7 +85,15 @@ def command(sources: tuple[str, ...], destination: str, **options: Any) -> int:
     machines = cluster_of(options)
     stac = options.pop("stac")
     if dry_run:
-        report = estimate(sources, destination=destination, stac=stac, **machines, **options)
+        with interrupt_at_signal() as signals:
+            report = estimate(
+                sources,
+                destination=destination,
+                stac=stac,
+                should_stop=signals.any,
+                **machines,
+                **options,
+            )
         click.echo(report.to_json() if as_json else report.describe())
         if report.problems:
             raise ResourceError(report.problems[0])

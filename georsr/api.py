@@ -172,6 +172,7 @@ def estimate(
     workers: int | None = None,
     scheduler: str | None = None,
     security: Security | None = None,
+    should_stop: Callable[[], bool] | None = None,
     **options: Unpack[SROptions],
 ) -> RunEstimate:
     """Estimate the tiles, memory, disk space and time of a run, and write nothing.
@@ -187,6 +188,8 @@ def estimate(
     workers, scheduler, security
         As for :func:`super_resolve`. Workers are counted and not started. A scheduler is asked for
         the number of its workers.
+    should_stop : callable, optional
+        Called without arguments while this waits for a scheduler; true ends the wait.
 
     Returns
     -------
@@ -205,7 +208,7 @@ def estimate(
     path = outputs.destination
     with (
         _open(source, _model(model, scale), config) as (reader, opened),
-        _cluster(opened, config, workers, scheduler, security) as cluster,
+        _cluster(opened, config, workers, scheduler, security, should_stop) as cluster,
     ):
         report = estimate_run(reader, path, opened, config, outputs.quality, cluster, outputs.parts)
         try:

@@ -1,8 +1,7 @@
-"""Convert tiles: source pixels to network input, network output to pixels of the output.
+"""Choose the tiles of a source, and convert their pixels to network input and back.
 
-The tiles of a source for a model.
-
-Exemplars: tiles of a raster as a network would see them.
+What happens when a tile does not fit into memory is elsewhere: `georsr.inference.predictor` halves
+the batch, then `georsr.jobs.run` the tile.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""Find invalid pixels, and fill them with plausible values before a network sees them."""
+"""Find invalid pixels, and fill them with plausible values before a network sees them.
+
+`georsr.io.reader.RasterReader` joins the nodata values found here with the alpha band and the
+masks of a file.
+"""
 
 from __future__ import annotations
 

@@ -1,12 +1,15 @@
 """The group itself: quick help, lazy imports, the other commands."""
 
 import json
+import logging
+import signal
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 from georsr.cli.main import COMMANDS, invoke
+from georsr.cli.signals import interrupt_at_signal
 from PIL import Image
 
 
@@ -127,3 +130,20 @@ def test_the_collector_comes_back_after_an_import_that_fails():
         "else:\n"
         "    raise AssertionError"
     )
+
+
+def test_invoke_verbose_restores_logging():
+    log = logging.getLogger("georsr")
+    before = list(log.handlers), log.level
+    assert invoke(["info", "-m", "bicubic", "-vv"]) == 0
+    assert (log.handlers, log.level) == before
+
+
+def test_interrupt_swallowed_is_recorded():
+    with interrupt_at_signal() as signals:
+        assert not signals.any()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        assert signals.any()
+        assert signals.exit_code() == 130
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -91,7 +91,7 @@ def test_a_read_only_folder(tmp_path):
 @pytest.mark.parametrize("name", ["a.tif.msk", "a.tif.aux.xml", "a.tif.ovr", "a.tfw"])
 def test_a_stale_sidecar_is_refused_without_overwrite(tmp_path, name):
     (tmp_path / name).write_bytes(b"old")
-    with pytest.raises(UsageError, match="earlier product"):
+    with pytest.raises(UsageError, match="earlier output"):
         check_destination(tmp_path / "a.tif", [], overwrite=False)
     check_destination(tmp_path / "a.tif", [], overwrite=True)
     assert (tmp_path / name).exists()  # checking changes nothing

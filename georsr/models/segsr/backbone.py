@@ -1,4 +1,9 @@
-"""Base class of backbones: what a network must offer so that SeG-SR can guide it."""
+"""Base class of backbones: what a network must offer so that SeG-SR can guide it.
+
+To add one, write a subclass with ``@register_backbone("name")`` (`georsr.models.registry`) in a
+file of this folder, which is imported by itself; `PlainBackbone` in `georsr.models.segsr.lite` is
+an example, and docs/development/add-a-backbone.md explains each step.
+"""
 
 from __future__ import annotations
 
