@@ -1,10 +1,9 @@
 """Encode one block of an output, in memory.
 
-What `georsr.writer.deflate` does not make, GDAL does: a block becomes a GeoTIFF of one tile in
-memory, made with the output's own creation options, and the bytes of that tile are taken out of
-it. So any codec of GDAL can be used, blocks are encoded in as many threads as one likes, and what
-reaches the disk is ours to write, flush and account for: written by GDAL itself, a full disk can
-pass without an error, and a file that is killed before it is closed holds nothing.
+GDAL encodes blocks that `georsr.writer.deflate` cannot: it writes a block as a GeoTIFF of one tile in memory, with the creation options of the output, and the bytes of the tile are read
+from it. So every codec of GDAL can be used, any number of threads can encode, and georsr itself
+writes to the disk. If GDAL wrote the file, a full disk could go unnoticed, and a file whose process
+is killed before closing it would be empty.
 """
 
 from __future__ import annotations
@@ -28,10 +27,10 @@ from georsr.writer.tiff import tile_tables
 from georsr.writer.verify import block_checksum
 
 CACHE_SIZE = 16
-"""Blocks of one value that are kept encoded: most of a sparse mosaic is a few such blocks."""
+"""Largest number of cached constant blocks: a few of them make up most of a sparse mosaic."""
 
-_SOMEWHERE = Affine(1, 0, 0, 0, -1, 1)
-"""Any geotransform: rasterio warns about files that have none."""
+_PLACEHOLDER_TRANSFORM = Affine(1, 0, 0, 0, -1, 1)
+"""A geotransform for blocks in memory: rasterio warns about files without one."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +39,11 @@ class EncodedBlock:
 
     Attributes
     ----------
-    pieces : tuple of bytes
-        The tile of all bands, or one per band where bands are kept apart; then the mask's, if the
-        output has one. A piece without bytes is a tile left out of a sparse file.
+    tiles : tuple of bytes
+        One tile with all bands, or one per band with INTERLEAVE=BAND; then that of the mask, if
+        the output has one. An empty tile is omitted from a sparse file.
     checksum : int
-        `block_checksum` of its pixels.
+        `block_checksum` of the pixels.
     """
 
     tiles: tuple[bytes, ...]
@@ -52,13 +51,13 @@ class EncodedBlock:
 
 
 class BlockEncoder:
-    """Encodes blocks of one layout; may be called from several threads."""
+    """Encodes the blocks of a layout; several threads may call it."""
 
     def __init__(self, layout: OutputLayout) -> None:
-        without = {"crs": None, "transform": _SOMEWHERE}
-        self._profile: dict[str, Any] = layout.profile() | without
-        self._pack: Encode = make_encoder(layout) or self._by_gdal
-        self._known: OrderedDict[tuple[object, ...], EncodedBlock] = OrderedDict()
+        no_georeference = {"crs": None, "transform": _PLACEHOLDER_TRANSFORM}
+        self._profile: dict[str, Any] = layout.profile() | no_georeference
+        self._encode_tiles: Encode = make_encoder(layout) or self._encode_with_gdal
+        self._cache: OrderedDict[tuple[object, ...], EncodedBlock] = OrderedDict()
         self._lock = threading.Lock()
 
     def __call__(self, values: AnyArray, mask: AnyArray | None) -> EncodedBlock:
@@ -67,34 +66,34 @@ class BlockEncoder:
         Parameters
         ----------
         values : (count, h, w)
-            All bands of the file, alpha included, of the output's data type.
+            All bands of the file including alpha, in the output's data type.
         mask : uint8 (h, w) or None
-            0 and 255.
+            0 for invalid and 255 for valid pixels.
 
         Raises
         ------
         RasterioError, ValueError
-            GDAL cannot encode it.
+            GDAL cannot encode the block.
         """
         key = _signature(values, mask)
         if key is None:
             return self._encode(values, mask)
         with self._lock:
-            known = self._known.get(key)
-        if known is None:
-            known = self._encode(values, mask)
+            block = self._cache.get(key)
+        if block is None:
+            block = self._encode(values, mask)
             with self._lock:
-                self._known[key] = known
-                while len(self._known) > CACHE_SIZE:
-                    self._known.popitem(last=False)
-        return known
+                self._cache[key] = block
+                while len(self._cache) > CACHE_SIZE:
+                    self._cache.popitem(last=False)
+        return block
 
     def _encode(self, values: AnyArray, mask: AnyArray | None) -> EncodedBlock:
         values = np.ascontiguousarray(values)
         mask = None if mask is None else np.ascontiguousarray(mask)
-        return EncodedBlock(self._pack(values, mask), block_checksum(values, mask))
+        return EncodedBlock(self._encode_tiles(values, mask), block_checksum(values, mask))
 
-    def _by_gdal(self, values: AnyArray, mask: AnyArray | None) -> tuple[bytes, ...]:
+    def _encode_with_gdal(self, values: AnyArray, mask: AnyArray | None) -> tuple[bytes, ...]:
         height, width = values.shape[1:]
         size = {"height": height, "width": width}
         with gdal_env(writing=True, cache=None), MemoryFile(ext=".tif") as memory:
@@ -103,13 +102,13 @@ class BlockEncoder:
                 if mask is not None:
                     dataset.write_mask(mask)
             memory.seek(0)
-            pieces = []
+            tiles = []
             for table in tile_tables(memory):
                 offsets, sizes = table.offsets.read(memory), table.sizes.read(memory)
                 for offset, length in zip(offsets.tolist(), sizes.tolist(), strict=True):
                     memory.seek(offset)
-                    pieces.append(memory.read(length) if length else b"")
-        return tuple(pieces)
+                    tiles.append(memory.read(length) if length else b"")
+        return tuple(tiles)
 
 
 def to_encodable(
@@ -120,31 +119,36 @@ def to_encodable(
     Parameters
     ----------
     values : (C, h, w)
-    mask : (h, w), 0 for invalid, if the output has one
-    alpha : (h, w), if the output has it
+        Pixels of the bands.
+    mask : (h, w), optional
+        0 for invalid pixels; if the output has a mask.
+    alpha : (h, w), optional
+        Alpha band; if the output has one.
 
     Returns
     -------
     (C or C + 1, h, w), and uint8 (h, w) of 0 and 255 or None
-        Contiguous, or one pixel that repeats (`georsr.radiometry.quantize`) if all that was given
-        is.
+        Contiguous arrays, or broadcast pixels (`georsr.radiometry.quantize`) if all given arrays
+        are broadcast.
     """
     height, width = values.shape[1:]
-    one = all(is_broadcast(planes) for planes in (values, mask, alpha) if planes is not None)
-    few = slice(1) if one else slice(None)
-    pixels = values[:, few, few]
+    broadcast = all(is_broadcast(planes) for planes in (values, mask, alpha) if planes is not None)
+    part = slice(1) if broadcast else slice(None)
+    pixels = values[:, part, part]
     if alpha is not None:
-        pixels = np.concatenate([pixels, alpha[None, few, few]])
-    shade = None if mask is None else np.where(mask[few, few] != 0, np.uint8(255), np.uint8(0))
-    if not one:
-        return np.ascontiguousarray(pixels), shade
-    return broadcast_pixel(pixels, height, width), None if shade is None else broadcast_pixel(
-        shade, height, width
+        pixels = np.concatenate([pixels, alpha[None, part, part]])
+    mask_bytes = (
+        None if mask is None else np.where(mask[part, part] != 0, np.uint8(255), np.uint8(0))
     )
+    if not broadcast:
+        return np.ascontiguousarray(pixels), mask_bytes
+    if mask_bytes is not None:
+        mask_bytes = broadcast_pixel(mask_bytes, height, width)
+    return broadcast_pixel(pixels, height, width), mask_bytes
 
 
 def _signature(values: AnyArray, mask: AnyArray | None) -> tuple[object, ...] | None:
-    """Return what identifies a block of one value per band; None for any other block."""
+    """Return the cache key of a block with one value per band; None for any other block."""
     if not is_constant(values) or (mask is not None and not is_constant(mask)):
         return None
     corner = values[:, :1, :1].tobytes()

@@ -26,7 +26,7 @@ from georsr.errors import OutputError
 from georsr.io.gdal_env import gdal_env, suppress_rasterio_warnings
 from georsr.writer.encoder import EncodedBlock
 from georsr.writer.layout import OutputLayout
-from georsr.writer.tiff import Numbers, TileTable, exactly, tile_tables, write_all
+from georsr.writer.tiff import Numbers, TileTable, read_exactly, tile_tables, write_all
 from georsr.writer.verify import Checksums, to_rasterio_window
 
 
@@ -215,7 +215,7 @@ class PartFile:
     def header_of(self, size: int) -> Header:
         """Return the first bytes of the file, with the tables that come last as zeros."""
         self._file.seek(0)
-        data = bytearray(exactly(self._file, size))
+        data = bytearray(read_exactly(self._file, size))
         for table, _, _ in self._tables:
             for field in (table.offsets, table.sizes):
                 end = field.position + field.count * field.dtype.itemsize
@@ -226,7 +226,7 @@ class PartFile:
         """Return whether the bytes of a block have their checksum."""
         self._file.seek(place)
         try:
-            pieces = [exactly(self._file, size) for size in block.sizes]
+            pieces = [read_exactly(self._file, size) for size in block.sizes]
         except ValueError:
             return False
         return _checksum(pieces) == block.encoded

@@ -1,6 +1,6 @@
 """Read and write the tables of tiles of a TIFF file: TIFF 6.0, section 15, and BigTIFF.
 
-Only these tables are read and written here; everything else in the file is GDAL's.
+GDAL writes everything else in the file.
 """
 
 from __future__ import annotations
@@ -17,19 +17,21 @@ TILE_OFFSETS, TILE_SIZES = 324, 325
 Numbers = npt.NDArray[np.uint64]
 
 _INTEGERS = {3: "u2", 4: "u4", 16: "u8"}
-"""numpy's names for TIFF's SHORT, LONG and LONG8."""
+"""numpy types of TIFF's SHORT, LONG and LONG8."""
 
 
 @dataclass(frozen=True)
 class Field:
-    """An array of integers in a file.
+    """An array of integers in a TIFF file.
 
     Attributes
     ----------
     position : int
-        Byte at which it starts.
+        Offset in the file in bytes.
     count : int
-    dtype : numpy dtype, with byte order
+        Number of integers.
+    dtype : numpy dtype
+        Type of the integers, with byte order.
     """
 
     position: int
@@ -44,9 +46,9 @@ class Field:
     def read(self, file: IO[bytes]) -> Numbers:
         """Read the numbers, (count,)."""
         file.seek(self.position)
-        return np.frombuffer(exactly(file, self.count * self.dtype.itemsize), self.dtype).astype(
-            np.uint64
-        )
+        return np.frombuffer(
+            read_exactly(file, self.count * self.dtype.itemsize), self.dtype
+        ).astype(np.uint64)
 
     def write(self, file: IO[bytes], numbers: Numbers) -> None:
         """Replace the numbers; none may be greater than `largest`."""
@@ -68,7 +70,7 @@ def tile_tables(file: IO[bytes]) -> list[TileTable]:
     Raises
     ------
     ValueError
-        Not a tiled TIFF, or cut off.
+        The file is not a TIFF, or is truncated.
     """
     return [
         TileTable(fields[TILE_OFFSETS], fields[TILE_SIZES])
@@ -80,7 +82,7 @@ def tile_tables(file: IO[bytes]) -> list[TileTable]:
 def _directories(file: IO[bytes]) -> Iterator[dict[int, Field]]:
     """Yield the integer arrays of each directory, by tag."""
     file.seek(0)
-    start = exactly(file, 4)
+    start = read_exactly(file, 4)
     order = {b"II": "<", b"MM": ">"}.get(start[:2])
     if order is None:
         raise ValueError("not a TIFF file")
@@ -90,36 +92,36 @@ def _directories(file: IO[bytes]) -> Iterator[dict[int, Field]]:
     big = version == 43
     entry = struct.Struct(order + ("HHQ8s" if big else "HHI4s"))
     address = struct.Struct(order + ("Q" if big else "I"))
-    many = struct.Struct(order + ("Q" if big else "H"))
+    entry_count = struct.Struct(order + ("Q" if big else "H"))
     file.seek(8 if big else 4)
-    (position,) = address.unpack(exactly(file, address.size))
+    (position,) = address.unpack(read_exactly(file, address.size))
     while position:
         file.seek(position)
-        (entries,) = many.unpack(exactly(file, many.size))
+        (entries,) = entry_count.unpack(read_exactly(file, entry_count.size))
         fields = {}
         for i in range(entries):
-            tag, kind, count, value = entry.unpack(exactly(file, entry.size))
+            tag, kind, count, value = entry.unpack(read_exactly(file, entry.size))
             if kind not in _INTEGERS:
                 continue
             dtype = np.dtype(order + _INTEGERS[kind])
-            where = position + many.size + (i + 1) * entry.size - len(value)
-            if count * dtype.itemsize > len(value):  # else the numbers are in the entry itself
-                (where,) = address.unpack(value)
-            fields[tag] = Field(where, count, dtype)
+            offset = position + entry_count.size + (i + 1) * entry.size - len(value)
+            if count * dtype.itemsize > len(value):  # otherwise the entry itself holds the numbers
+                (offset,) = address.unpack(value)
+            fields[tag] = Field(offset, count, dtype)
         yield fields
-        file.seek(position + many.size + entries * entry.size)
-        (position,) = address.unpack(exactly(file, address.size))
+        file.seek(position + entry_count.size + entries * entry.size)
+        (position,) = address.unpack(read_exactly(file, address.size))
 
 
 def write_all(file: IO[bytes], data: bytes) -> None:
-    """Write to an unbuffered file, which may take less than it is given."""
+    """Write all bytes to an unbuffered file, which may accept fewer per call."""
     view = memoryview(data)
     while view:
         view = view[file.write(view) :]
 
 
-def exactly(file: IO[bytes], size: int) -> bytes:
-    """Read so many bytes; ValueError if there are fewer."""
+def read_exactly(file: IO[bytes], size: int) -> bytes:
+    """Read ``size`` bytes; raise ValueError if the file has fewer."""
     data = file.read(size)
     if len(data) != size:
         raise ValueError("the TIFF file ends too early")

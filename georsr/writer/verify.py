@@ -1,9 +1,7 @@
 """Verify a finished file by reading it back.
 
-Twins: blocks of a finished file that are, byte for byte, one that was decoded before.
-
-Most of a sparse mosaic is one empty block again and again. What decodes a block knows nothing of
-where it lies, so that the same bytes are the same pixels.
+Most blocks of a sparse mosaic are the same empty block. Decoding does not depend on the position of
+a block, so blocks of the same bytes have the same pixels and are decoded only once.
 """
 
 from __future__ import annotations
@@ -36,52 +34,56 @@ from georsr.writer.layout import OutputLayout
 from georsr.writer.tiff import Numbers, tile_tables
 
 MAX_DUPLICATE_BYTES = 4096
-"""Bytes of an encoded block that is worth remembering: others have pixels in them, and no twin."""
+"""Largest encoded size of a cached block: larger blocks hold varying pixels and do not repeat."""
 CACHE_SIZE = 256
+"""Largest number of cached checksums."""
 
 Key = tuple[bytes, int, int]
 
 
 class DuplicateBlockCache:
-    """Remembers checksums by encoded bytes; a context manager that holds the file open.
+    """Caches the checksums of blocks by their encoded bytes.
+
+    A context manager: the file is open until it exits.
 
     Parameters
     ----------
     path : Path
-        A file that georsr laid out in blocks; another one has no twins.
-    layout : ProductLayout
+        Finished file. Nothing is cached if its blocks are not those of ``layout``.
+    layout : OutputLayout
+        Layout of the file.
     """
 
     def __init__(self, path: Path, layout: OutputLayout) -> None:
         self._file = path.open("rb")
-        self._known: dict[Key, int] = {}
+        self._checksums: dict[Key, int] = {}
         self._lock = threading.Lock()
         self._columns = layout.blocks_shape[1]
         self._blocks = layout.blocks_count
         self._tables: list[tuple[Numbers, Numbers]] = []
         try:
             tables = tile_tables(self._file)
-            # a COG has more of them, or of another size of blocks
-            if [t.offsets.count for t in tables] in _expected(layout):
+            # a COG has more images, or another block size
+            if [t.offsets.count for t in tables] in _tile_counts(layout):
                 self._tables = [
                     (t.offsets.read(self._file), t.sizes.read(self._file)) for t in tables
                 ]
         except (ValueError, OSError):
-            self._tables = []  # whoever decodes it will say what is wrong
+            self._tables = []  # decoding the file raises an error that says more
 
     def key(self, row: int, column: int, window: Window) -> Key | None:
-        """Return what identifies identical blocks; None for a block that is too long."""
+        """Return a key that identical blocks share; None for a block too large to cache."""
         index = row * self._columns + column
-        pieces = [
+        tiles = [
             (int(offsets[i]), int(sizes[i]))
             for offsets, sizes in self._tables
             for i in range(index, len(offsets), self._blocks)
         ]
-        if not pieces or sum(size for _, size in pieces) > MAX_DUPLICATE_BYTES:
+        if not tiles or sum(size for _, size in tiles) > MAX_DUPLICATE_BYTES:
             return None
         encoded = []
         with self._lock:
-            for offset, size in pieces:
+            for offset, size in tiles:
                 self._file.seek(offset)
                 encoded += [size.to_bytes(8), self._file.read(size)]
         return b"".join(encoded), window.height, window.width
@@ -89,17 +91,17 @@ class DuplicateBlockCache:
     def get_or_decode(self, key: Key | None, decode: Callable[[], int]) -> int:
         """Return the checksum of an identical block, or call ``decode``.
 
-        Blocks that may have twins are decoded one at a time, so that none is decoded twice.
+        Blocks with a key are decoded one at a time, so that identical blocks are decoded once.
         """
         if key is None:
             return decode()
         with self._lock:
-            found = self._known.get(key)
-            if found is None:
-                found = decode()
-                if len(self._known) < CACHE_SIZE:
-                    self._known[key] = found
-            return found
+            checksum = self._checksums.get(key)
+            if checksum is None:
+                checksum = decode()
+                if len(self._checksums) < CACHE_SIZE:
+                    self._checksums[key] = checksum
+            return checksum
 
     def __enter__(self) -> Self:
         return self
@@ -113,8 +115,8 @@ class DuplicateBlockCache:
         self._file.close()
 
 
-def _expected(layout: OutputLayout) -> list[list[int]]:
-    """Return the number of tiles in each image of the file."""
+def _tile_counts(layout: OutputLayout) -> list[list[int]]:
+    """Return the possible numbers of tiles in the images of a file: bands interleaved or not."""
     blocks = layout.blocks_count
     mask = [blocks] * layout.mask
     return [[blocks, *mask], [blocks * layout.count, *mask]]
@@ -123,12 +125,13 @@ def _expected(layout: OutputLayout) -> list[list[int]]:
 Checksums = npt.NDArray[np.uint32]
 
 MAX_THREADS = 8
-"""That read a file back."""
+"""Largest number of threads that read a file back."""
 POLL_SECONDS = 0.1
+"""Seconds between two checks for cancellation."""
 
 
 class VerificationError(OutputError):
-    """The file does not read back as it was written."""
+    """Raised if a file does not read back as it was written."""
 
 
 def block_checksum(values: AnyArray, mask: AnyArray | None) -> int:
@@ -138,7 +141,7 @@ def block_checksum(values: AnyArray, mask: AnyArray | None) -> int:
 
 
 def to_rasterio_window(window: Window) -> RasterioWindow:
-    """Return the window as rasterio has it, columns first."""
+    """Convert a window to rasterio's type, which takes columns first."""
     return RasterioWindow(window.left, window.top, window.width, window.height)
 
 
@@ -147,7 +150,7 @@ def verify_product(
     dst: str,
     layout: OutputLayout,
     checksums: Checksums | None,
-    look: Callable[[], None] = lambda: None,
+    check_cancelled: Callable[[], None] = lambda: None,
     driver: str = "GTiff",
 ) -> None:
     """Reopen an output and compare it with what was written.
@@ -155,29 +158,31 @@ def verify_product(
     Parameters
     ----------
     path : Path
-        The unfinished file.
+        Path of the file, which is not published yet.
     dst : str
-        The name to blame in messages.
-    layout : ProductLayout
-        Size, type, nodata, georeferencing and mask are compared with it.
+        Path of the output, for messages.
+    layout : OutputLayout
+        Expected size, data type, nodata, georeferencing and mask.
     checksums : uint32 (block rows, block columns), or None
-        Every block is read and compared; in a lossy encoding only read. None: header only.
-    look : callable
-        Called several times a second while blocks are read; what it raises ends the reading.
+        Checksums of the blocks. Every block is read and, unless the encoding is lossy, compared.
+        None verifies only the header.
+    check_cancelled : callable
+        Called several times a second while blocks are read; an exception it raises ends the
+        reading.
     driver : str
-        GDAL's, for this kind of file.
+        GDAL driver of the file.
 
     Raises
     ------
-    DifferenceError
-        Naming a difference.
+    VerificationError
+        The file differs from what was written.
     """
     try:
         with suppress_rasterio_warnings():
             with gdal_env(writing=True), rasterio.open(path, driver=driver) as dataset:
                 _compare_header(dataset, dst, layout)
             if checksums is not None:
-                _compare_blocks(path, dst, layout, checksums, look, driver)
+                _compare_blocks(path, dst, layout, checksums, check_cancelled, driver)
     except (RasterioError, OSError) as err:
         if isinstance(err, OutputError):
             raise
@@ -191,7 +196,7 @@ def _compare_blocks(
     dst: str,
     layout: OutputLayout,
     checksums: Checksums,
-    look: Callable[[], None],
+    check_cancelled: Callable[[], None],
     driver: str,
 ) -> None:
     """Compare rows of blocks in threads, each with its own handle of the file."""
@@ -202,23 +207,23 @@ def _compare_blocks(
         try:
             with env, rasterio.open(path, driver=driver) as dataset:
                 while (row := next(rows)) < layout.blocks_shape[0]:
-                    for place in layout.blocks(_line(layout, row)):
+                    for block in layout.blocks(_block_row(layout, row)):
                         if stop.is_set():
                             return
-                        _compare_block(dataset, dst, layout, checksums, twins, place)
+                        _compare_block(dataset, dst, layout, checksums, cache, block)
         except BaseException:
             stop.set()
             raise
 
     threads = min(MAX_THREADS, available_cpus(), layout.blocks_shape[0])
     with (
-        DuplicateBlockCache(path, layout) as twins,
+        DuplicateBlockCache(path, layout) as cache,
         ThreadPoolExecutor(threads, thread_name_prefix="georsr-verify") as pool,
     ):
         try:
             for result in [pool.submit(compare) for _ in range(threads)]:
                 while not result.done():
-                    look()
+                    check_cancelled()
                     with suppress(TimeoutError):
                         result.exception(POLL_SECONDS)
                 result.result()
@@ -226,8 +231,8 @@ def _compare_blocks(
             stop.set()
 
 
-def _line(layout: OutputLayout, row: int) -> Window:
-    """A row of blocks."""
+def _block_row(layout: OutputLayout, row: int) -> Window:
+    """Return the window of a row of blocks."""
     top = row * layout.blocksize
     return Window(top, 0, min(layout.blocksize, layout.height - top), layout.width)
 
@@ -237,39 +242,44 @@ def _compare_block(
     dst: str,
     layout: OutputLayout,
     checksums: Checksums,
-    twins: DuplicateBlockCache,
-    place: tuple[int, int, Window],
+    cache: DuplicateBlockCache,
+    block: tuple[int, int, Window],
 ) -> None:
-    row, column, window = place
-    where = to_rasterio_window(window)
+    """Compare the checksum of a block (block row, block column, window) with the expected one."""
+    row, column, window = block
+    rasterio_window = to_rasterio_window(window)
 
     def decode() -> int:
-        values = dataset.read(window=where)
-        mask = dataset.read_masks(1, window=where) if layout.mask else None
+        values = dataset.read(window=rasterio_window)
+        mask = dataset.read_masks(1, window=rasterio_window) if layout.mask else None
         return block_checksum(values, mask)
 
-    checksum = twins.get_or_decode(twins.key(row, column, window), decode)
+    checksum = cache.get_or_decode(cache.key(row, column, window), decode)
     if layout.lossless and checksum != checksums[row, column]:
         raise VerificationError(f"{dst}: {window} reads back differently from what was written")
 
 
 def _compare_header(dataset: Any, dst: str, layout: OutputLayout) -> None:
+    """Compare the metadata of a dataset with the layout."""
     transform = layout.transform or Affine.identity()
-    found = {
+    properties = {
         "width": (dataset.width, layout.width),
         "height": (dataset.height, layout.height),
         "number of bands": (dataset.count, layout.count),
         "data types": (set(dataset.dtypes), {layout.dtype}),
-        "GCPs": (_places(dataset.gcps[0]), () if layout.transform else _places(layout.gcps)),
+        "GCPs": (
+            _gcp_points(dataset.gcps[0]),
+            () if layout.transform else _gcp_points(layout.gcps),
+        ),
         "RPCs": (dataset.rpcs is not None, layout.rpcs is not None),
         "AREA_OR_POINT": (dataset.tags().get("AREA_OR_POINT", "Area"), layout.area_or_point),
         "colours": (tuple(item.name for item in dataset.colorinterp)[-1:], layout.colorinterp[-1:])
         if layout.alpha
         else ((), ()),
     }
-    for what, (got, expected) in found.items():
+    for name, (got, expected) in properties.items():
         if got != expected:
-            raise VerificationError(f"{dst}: {what} read back as {got}, expected {expected}")
+            raise VerificationError(f"{dst}: {name} read back as {got}, expected {expected}")
     if not same_nodata(dataset.nodata, layout.nodata):
         raise VerificationError(
             f"{dst}: nodata read back as {dataset.nodata}, expected {layout.nodata}"
@@ -282,7 +292,8 @@ def _compare_header(dataset: Any, dst: str, layout: OutputLayout) -> None:
     _compare_crs(dataset, dst, layout)
 
 
-def _places(gcps: Iterable[GroundControlPoint]) -> tuple[tuple[float, ...], ...]:
+def _gcp_points(gcps: Iterable[GroundControlPoint]) -> tuple[tuple[float, ...], ...]:
+    """Return (row, column, x, y) of ground control points, rounded."""
     return tuple(tuple(round(float(v), 6) for v in (g.row, g.col, g.x, g.y)) for g in gcps)
 
 
@@ -307,6 +318,7 @@ def same_corners(a: Affine, b: Affine, width: int, height: int) -> bool:
 
 
 def _compare_crs(dataset: Any, dst: str, layout: OutputLayout) -> None:
+    """Refuse a missing or additional CRS; warn if it differs slightly."""
     got = dataset.gcps[1] if layout.gcps and layout.transform is None else dataset.crs
     expected = layout.gcps_crs if layout.gcps and layout.transform is None else layout.crs
     if (not got) != (not expected):

@@ -1,4 +1,4 @@
-"""Write the VRT over the parts of an output."""
+"""Write the VRT that combines the parts of an output."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from georsr.writer.paths import is_enospc, local_path, remove_sidecars, sync_pat
 from georsr.writer.verify import verify_product
 
 Parts = Sequence[tuple[Path, Window]]
-"""Files of whole parts, and where they lie in the output."""
+"""Files of the parts, and their windows in the output."""
 
 
 def assembly_document(layout: OutputLayout, parts: Parts, folder: Path) -> str:
@@ -28,12 +28,12 @@ def assembly_document(layout: OutputLayout, parts: Parts, folder: Path) -> str:
 
     Parameters
     ----------
-    layout : ProductLayout
-        Of the whole output.
+    layout : OutputLayout
+        Layout of the full output.
     parts : sequence of (path, Window)
-        They do not overlap; where there is none, no pixel is valid.
+        Files and windows of the parts, which do not overlap. Pixels outside all parts are invalid.
     folder : Path
-        Where the document will lie: parts are named from there.
+        Folder of the VRT: paths of parts are relative to it.
     """
     crs = layout.crs if layout.transform is not None else None
     root = vrt_root(layout.width, layout.height, crs, layout.transform)
@@ -47,16 +47,16 @@ def assembly_document(layout: OutputLayout, parts: Parts, folder: Path) -> str:
         add_tags(root, layout.rpcs.to_gdal(), "RPC")
     bands = [*layout.bands, *([BandInfo(0, layout.dtype, colorinterp="alpha")] * layout.alpha)]
     blocks = (layout.blocksize, layout.blocksize)
-    names = [(Path(os.path.relpath(path, folder)).as_posix(), place) for path, place in parts]
+    names = [(Path(os.path.relpath(path, folder)).as_posix(), window) for path, window in parts]
     for number, band in enumerate(bands, 1):
         element = add_band(root, number, layout.dtype, band, layout.nodata)
-        for name, place in names:
+        for name, window in names:
             source = (element, "SimpleSource", (name, True), str(number))
-            add_vrt_source(*source, layout.dtype, blocks, place)
+            add_vrt_source(*source, layout.dtype, blocks, window)
     if layout.mask:
         mask = SubElement(SubElement(root, "MaskBand"), "VRTRasterBand", dataType="Byte")
-        for name, place in names:
-            add_vrt_source(mask, "SimpleSource", (name, True), "mask,1", "uint8", blocks, place)
+        for name, window in names:
+            add_vrt_source(mask, "SimpleSource", (name, True), "mask,1", "uint8", blocks, window)
     return tostring(root, encoding="unicode")
 
 
@@ -90,11 +90,11 @@ def publish_assembly(dst: str, layout: OutputLayout, parts: Parts) -> int:
     Raises
     ------
     OutputError
-        It cannot be written, or does not say what was meant; ``dst`` is then as it was.
+        The VRT cannot be written or does not read back as intended; ``dst`` is unchanged.
     """
     path = local_path(dst)
     try:
-        remove_temp_files(path)  # the folder of the parts is locked
+        remove_temp_files(path)  # no other run writes here: the folder of the parts is locked
         with atomic_write(path) as fresh:
             fresh.write_text(assembly_document(layout, parts, path.parent), encoding="utf-8")
             with suppress_rasterio_warnings():

@@ -205,7 +205,7 @@ def test_blocks_of_one_value_are_encoded_once(rgb):
     assert encode(blank[:, :8], None) != first
     for value in range(2 * CACHE_SIZE):
         encode(blank + np.uint8(value), None)
-    assert len(encode._known) == CACHE_SIZE
+    assert len(encode._cache) == CACHE_SIZE
 
 
 class Counting:
