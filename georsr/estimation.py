@@ -267,7 +267,7 @@ class RunEstimate:
     problems: tuple[str, ...] = ()
     """Why the run would be refused."""
     sensor: str = ""
-    """What the network would be told of how the source was recorded; empty: it is not told."""
+    """Sensor description that the network would be given; empty if it takes none."""
 
     def to_json(self) -> str:
         """Return indented JSON."""
@@ -397,7 +397,9 @@ def _problems(
     config = job.config
     checks: list[Callable[[], None]] = [lambda: check_memory(memory, config)]
     if parts is None:
-        checks.insert(0, lambda: check_space(job.layout, job.destination, config, job.bytes_left()))
+        checks.insert(
+            0, lambda: check_space(job.layout, job.destination, config, job.partial_file_bytes())
+        )
     else:
         checks.insert(0, lambda: check_parts_space(job, parts))
     if destination is not None:

@@ -26,7 +26,7 @@ from georsr.io.image_datasets import open_dataset
 from georsr.models.io import open_model
 from georsr.quality.layers import (
     GRADIENT,
-    WITHIN,
+    VARIANCE,
     EnsemblePredictor,
     calibration_of,
     expected_error,
@@ -54,7 +54,7 @@ def ensemble_errors(name, root, split, degradation, limit):
         planes = ensemble([x], [sample.name])[0]
         output = np.clip(np.rint(predictor([x], [sample.name])[0] * 255), 0, 255)
         error = np.abs(output - sample.hr).mean(0) / 255
-        deviation, gradient = np.sqrt(planes[WITHIN]), planes[GRADIENT]
+        deviation, gradient = np.sqrt(planes[VARIANCE]), planes[GRADIENT]
         yield deviation[inner, inner], gradient[inner, inner], error[inner, inner]
 
 

@@ -116,7 +116,7 @@ def _connect(scheduler: SchedulerAddress, given_up: Event) -> Client:
             security=scheduler.security,
             set_as_default=False,
         )
-    except Exception as error:  # whatever Dask makes of a wrong answer
+    except Exception as error:  # Dask raises errors of many types here
         raise ResourceError(
             f"--scheduler {scheduler.address}: does not answer as a scheduler does "
             f"({describe_error(error)}); is it one, of the same version of Dask?"
@@ -125,7 +125,7 @@ def _connect(scheduler: SchedulerAddress, given_up: Event) -> Client:
 
 def _connect_in_thread(scheduler: SchedulerAddress, should_stop: Callable[[], bool]) -> Client:
     """Connect in another thread, because names, sockets and Dask block, some without a limit."""
-    timeout = 3 * CONNECT_TIMEOUT  # of the handshake, and two of Dask
+    timeout = 3 * CONNECT_TIMEOUT  # one for the handshake, two for Dask's own attempts
     deadline = time.monotonic() + timeout
     result, given_up = Future[Client](), Event()
 

@@ -21,7 +21,7 @@ from georsr.progress import Timer
 
 PREFETCH_BATCHES = 2
 """Batches in flight for each worker: the next one is there when one is done."""
-MIN_FREE_FRACTION = 8
+MIN_FREE_DIVISOR = 8
 """One in so many batches has to be done before more are submitted: many in one message cost
 scheduler and client much less than each alone."""
 MAX_BATCH_SIZE = 16
@@ -129,7 +129,7 @@ class TaskQueue:
         capacity = PREFETCH_BATCHES * self.workers
         limit = int(min(capacity * self.batch_size, max_in_flight))
         free = min((capacity - len(self._batches)) * self.batch_size, limit - self.in_flight)
-        return free if free >= max(1, limit // MIN_FREE_FRACTION) else 0
+        return free if free >= max(1, limit // MIN_FREE_DIVISOR) else 0
 
     def map(self, tasks: Iterator[IndexedTask], timer: Timer) -> Iterator[tuple[int, Any]]:
         """Compute all tasks and yield (index, result) as they complete; time the waiting."""
@@ -222,7 +222,7 @@ class TaskQueue:
             self._waiting.extend(batch)
 
     def _is_forgotten(self, future: Future[Any]) -> bool:
-        """Return whether the scheduler, which is there, has forgotten a result lost by a worker."""
+        """Return whether a result was lost with its worker while the scheduler still runs."""
         return future.status == "cancelled" and self._client.status == "running"
 
     def _gather(self, futures: list[Future[Any]]) -> Sequence[tuple[list[Any], float] | None]:

@@ -108,7 +108,7 @@ class RunPlugin(WorkerPlugin):
             ) from error
 
 
-def run_tasks(run: str, tasks: bytes) -> tuple[list[Any], float]:
+def run_tasks(plugin_name: str, tasks: bytes) -> tuple[list[Any], float]:
     """Compute pickled tasks with the plugin of a run; this is the function of Dask's tasks.
 
     Raises
@@ -117,7 +117,7 @@ def run_tasks(run: str, tasks: bytes) -> tuple[list[Any], float]:
         The worker differs from the client, or a task failed.
     """
     worker = get_worker()
-    plugin: Any = worker.plugins[run]
+    plugin: Any = worker.plugins[plugin_name]
     try:
         result: tuple[list[Any], float] = plugin.run(pickle.loads(tasks), worker.address)
         return result

@@ -316,6 +316,7 @@ def _shift_and_rotate(edge: Edge, offset: float, angle: float) -> Edge:
 
 
 def _profile(image: AnyArray, edge: Edge, scale: int) -> Profile | None:
+    """Return the profile across an edge; None outside the image or where it does not rise."""
     patch = _patch(image, edge, scale)
     if patch is None:
         return None

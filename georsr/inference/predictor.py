@@ -1,17 +1,16 @@
-"""Inference: a network that survives running out of memory and never hides a bad tile.
+"""Predict tiles with a network, in batches that fit into memory.
 
-Ensemble: one network, asked about a tile in all eight orientations of the square.
+A batch that does not fit is halved and tried again; a single tile that does not fit raises
+`TileTooLargeError`, and the caller chooses smaller tiles. A tile with values that are not finite is
+an error.
 
-A network knows no up and down, so the eight answers, turned back, are eight predictions of the same
-ground. Their mean is a little better than any of them ("geometric self-ensemble": Lim et al.,
-"Enhanced deep residual networks for single image super-resolution", CVPRW 2017), and where they
-disagree the network is guessing.
+With ``tta``, a network predicts a tile in all eight orientations of the square, and the mean of the
+eight predictions, turned back, is taken ("geometric self-ensemble": Lim et al., "Enhanced deep
+residual networks for single image super-resolution", CVPRW 2017).
 
-Lanes: how many tiles the CPU computes side by side, and by how many threads each.
-
-A network that has all threads of a CPU stops after every layer until the slowest of them is there,
-and whatever else a run does, joining and compressing, stops one and so all. Tiles side by side wait
-for nobody. A tile computed by one thread is also the same whatever the number of threads.
+On a CPU several tiles are computed in parallel, each by one thread: a network that has all threads
+waits after every layer for the slowest of them. A tile computed by one thread is also the same
+whatever the number of threads.
 """
 
 from __future__ import annotations
@@ -342,9 +341,8 @@ class TilePredictor:
 
         Returns
         -------
-        list of Batch
-            Their results, joined, are one array (C, s * h, s * w) float32 around 0..1 per tile, or
-            what ``ask`` makes of it.
+        list of PendingBatch
+            Their results, joined, are one array (C, s * h, s * w) float32 around 0..1 per tile.
 
         Raises
         ------

@@ -25,7 +25,7 @@ from georsr.io.metadata import BandInfo, RasterInfo, describe, format_pixel_size
 from georsr.io.reader import RasterReader, open_raster, open_source
 from georsr.io.sampling import sample_windows_in
 from georsr.io.sentinel2 import find_safe_metadata
-from georsr.io.sidecars import has_sidecars
+from georsr.io.sidecars import can_list_sidecars
 from georsr.io.vrt import (
     GDAL_TYPES,
     add_band,
@@ -269,7 +269,7 @@ class MosaicReader(RasterReader):
         self._memory: Any = None
         super().__init__(mosaic.name, indexes, nodata, alpha="mask")  # alpha was examined before
         self._remote = not all(
-            has_sidecars(gdal_path(source.info.address)) for source in mosaic.sources
+            can_list_sidecars(gdal_path(source.info.address)) for source in mosaic.sources
         )
 
     def with_bands(self, indexes: tuple[int, ...]) -> MosaicReader:
@@ -372,7 +372,7 @@ def _read_infos(
                 f"{path}: a Sentinel-2 product cannot be part of a mosaic; super-resolve each "
                 "product, and combine the outputs"
             )
-        env = gdal_env(remote=not has_sidecars(gdal_path(path)))
+        env = gdal_env(remote=not can_list_sidecars(gdal_path(path)))
         with env, open_source(path, allow_drivers) as dataset:
             infos.append(describe(dataset, path, None, nodata, alpha=alpha))
     return infos

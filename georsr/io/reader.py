@@ -65,7 +65,7 @@ from georsr.io.sentinel2 import (
     find_safe_metadata,
     open_safe,
 )
-from georsr.io.sidecars import check_dataset, check_hdf5, check_sidecars, has_sidecars
+from georsr.io.sidecars import can_list_sidecars, check_dataset, check_hdf5, check_sidecars
 from georsr.io.vrt import union_area, vrt_dst_windows
 from georsr.io.vrt_sources import open_vrt
 from georsr.radiometry.nodata import valid_pixels
@@ -185,7 +185,7 @@ def _drivers_for(name: str, drivers: list[str], policy: ReadPolicy) -> list[str]
         return ["SENTINEL2"]
     if _suffix(name) in _TIFF:
         return ["GTiff", *(driver for driver in policy.extra_drivers if driver != "GTiff")]
-    if not has_sidecars(name):
+    if not can_list_sidecars(name):
         return [name for name in drivers if name in NETWORK_DRIVERS or name in policy.extra_drivers]
     return drivers
 
@@ -270,7 +270,7 @@ class RasterReader:
         alpha: str = "auto",
     ) -> None:
         self._options = (path, indexes, nodata, allow_drivers, force, alpha)
-        self._remote = not has_sidecars(gdal_path(path))
+        self._remote = not can_list_sidecars(gdal_path(path))
         self._dataset: Any = None
         self._mask_bands: tuple[int, ...] = ()
         self._one_mask = False

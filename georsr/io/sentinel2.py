@@ -160,14 +160,14 @@ def open_safe(path: str, metadata: str) -> Sentinel2Dataset:
 
 
 def _open(path: str, name: str) -> Any:
+    """Open metadata or a subdataset by GDAL's ``name`` for it; errors name ``path``."""
     try:
         with suppress_rasterio_warnings():
             return rasterio.open(name, driver=DRIVER)
     except RasterioError as error:
         raise InputError(
             f"{path}: cannot be read as a product of Sentinel-2: {root_cause(error)}; "
-            "it is damaged or "
-            "incomplete, download it again"
+            "it is damaged or incomplete, download it again"
         ) from error
 
 
@@ -251,8 +251,7 @@ def check_image_files(metadata: str) -> None:
         except RasterioError as error:
             raise InputError(
                 f"{name}: cannot be opened: {root_cause(error)}; "
-                "the file is damaged or incomplete, "
-                "download the product again"
+                "the file is damaged or incomplete, download the product again"
             ) from error
 
 

@@ -41,7 +41,7 @@ from georsr.io.drivers import (
 )
 from georsr.io.gdal_env import is_remote, suppress_rasterio_warnings
 
-_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
 def check_hdf5(path: str, policy: ReadPolicy) -> None:
@@ -91,7 +91,7 @@ def _is_hdf5(handle: Any) -> bool:
     while True:
         handle.seek(offset)
         start = handle.read(8)
-        if start == _SIGNATURE:
+        if start == _HDF5_SIGNATURE:
             return True
         if len(start) < 8:
             return False
@@ -129,12 +129,13 @@ _TEXTS = (".aux.xml", ".prj", ".hdr", ".rdc")
 _SIDECAR = re.compile(r"\.(ovr|msk|aux|aux\.xml|prj|hdr|rdc|r\d)$", re.IGNORECASE)
 _METADATA_TAG = 42112
 """TIFF tag of GDAL's metadata, an XML document."""
-_ASCII = 2
+_TIFF_ASCII = 2
+"""Type of a TIFF field that holds text."""
 _MAX_ENTRIES, _MAX_METADATA = 65536, 2**24
 
 
-def has_sidecars(path: str) -> bool:
-    """Return whether GDAL reads files beside ``path``, which is if they can be listed and checked.
+def can_list_sidecars(path: str) -> bool:
+    """Return whether the folder of a raster can be listed, so that GDAL may look for sidecars.
 
     Files on a network cannot be listed; GDAL is then configured not to look for others.
     """
@@ -355,7 +356,7 @@ def _gdal_metadata(handle: BinaryIO) -> bytes:
         tag, kind = struct.unpack(order + "HH", entry[:4])
         if tag != _METADATA_TAG:
             continue
-        if kind != _ASCII:
+        if kind != _TIFF_ASCII:
             raise ValueError("metadata are not stored as text")
         length = struct.unpack(order + ("Q" if big else "I"), entry[4 : 12 if big else 8])[0]
         value = entry[12 if big else 8 :]
@@ -386,7 +387,8 @@ def _sidecars(path: str) -> list[str]:
 def _listing(path: str) -> Mapping[str, Sequence[str]] | None:
     """Return the sidecar files in the folder of ``path``, by their lower-case names.
 
-    None if the folder cannot be listed; an empty mapping if it cannot be read.
+    None on file systems without listings: GDAL must not look for sidecars there. An empty mapping
+    if the folder cannot be read: there is nothing to check.
     """
     if is_remote(path):
         return None

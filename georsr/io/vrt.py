@@ -28,7 +28,7 @@ GDAL_TYPES = {
 
 @lru_cache(maxsize=1)  # called several times for the same mosaic
 def vrt_dst_windows(document: str) -> list[Window]:
-    """Return the windows of the rasters in a VRT; none if its pixels are computed."""
+    """Return the windows of the rasters in a VRT; an empty list for a derived VRT without them."""
     try:
         root = fromstring(document)
     except ParseError:
@@ -94,8 +94,8 @@ def add_vrt_source(
         BlockXSize=str(columns),
         BlockYSize=str(rows),
     )
-    _rect(source, "SrcRect", Window(0, 0, window.height, window.width))
-    _rect(source, "DstRect", window)
+    _add_rect(source, "SrcRect", Window(0, 0, window.height, window.width))
+    _add_rect(source, "DstRect", window)
     return source
 
 
@@ -136,7 +136,7 @@ def add_band(
     return element
 
 
-def _rect(element: Element, name: str, window: Window) -> None:
+def _add_rect(element: Element, name: str, window: Window) -> None:
     SubElement(
         element,
         name,

@@ -1,8 +1,7 @@
 """Plan a job: decide everything about a run before its first tile.
 
-Fingerprint: what must be the same for two runs to make the same output, byte for byte.
-
-Hints: what is said about a source before its first tile is made.
+The key of a run (`run_key`) lists everything its output depends on: two runs with the same key
+write the same output, byte for byte.
 """
 
 from __future__ import annotations
@@ -49,9 +48,9 @@ from georsr.writer.paths import paths_behind_vsi, temp_paths
 if TYPE_CHECKING:
     from georsr.geo.aoi import AreaOfInterest
 
-SAMPLES, SAMPLE = 64, 16 * 1024
-"""Pieces of a source's files that its digest covers, and bytes of each: a megabyte of any source,
-which a disk reads in a second at worst."""
+N_SAMPLES, SAMPLE_BYTES = 64, 16 * 1024
+"""Number and size of the samples of a source's files that its hash covers: one megabyte of any
+source, which a disk reads in at most a second."""
 
 
 def run_key(
@@ -66,10 +65,14 @@ def run_key(
     Parameters
     ----------
     reader
-        The source: its header, and of its files size, time of change and some bytes. Files that
-        have none, because they lie on a network, count by some of their pixels.
-    model, config, placement, area
-        What is run on it, how, where, and on which part.
+        Source. Its header counts, and size, modification time and samples of its files. For
+        remote sources, which have no local files, samples of their pixels count.
+    model, config
+        Model and options.
+    placement
+        Device and precision of the network.
+    area
+        Area of interest; None for the full raster.
     """
     options = {
         name: json.dumps(value, sort_keys=True)
@@ -87,6 +90,7 @@ def run_key(
 
 
 def _runtime(placement: DeviceConfig) -> str:
+    """Return the version of ONNX Runtime for the key of a run; empty if torch computes."""
     if placement.backend == "torch":
         return ""
     from georsr.models.onnx.runtime import runtime_version
@@ -95,13 +99,13 @@ def _runtime(placement: DeviceConfig) -> str:
 
 
 def source_hash(reader: RasterReader) -> str:
-    """Hash a source: its header and its files or, on a network, some of its pixels."""
+    """Hash a source: its header and samples of its files or, if it is remote, of its pixels."""
     info = reader.info
     digest = hashlib.sha256(repr(replace(info, path="", files=(), notes=())).encode())
     files = [tuple(_paths(name)) for name in info.files]
     for paths in files:
         for path in paths:
-            digest.update(_state(path, SAMPLES // len(files)))
+            digest.update(_file_state(path, N_SAMPLES // len(files)))
     if not all(files) or not files:
         for window in _sample_windows(info.height, info.width):
             pixels = np.ascontiguousarray(reader.read(window).values)
@@ -110,12 +114,12 @@ def source_hash(reader: RasterReader) -> str:
 
 
 def check_unchanged(reader: RasterReader, digest: str) -> None:
-    """Refuse a source that was written to since its `source_hash` was taken.
+    """Refuse a source that has changed since its `source_hash` was computed.
 
     Raises
     ------
     InputError
-        What was made of it may be of two states of the file.
+        The output may mix pixels of two versions of the source.
     """
     try:
         same = source_hash(reader) == digest
@@ -136,17 +140,17 @@ def _paths(name: str) -> Iterable[Path]:
     return dict.fromkeys(path.resolve() for path in found)
 
 
-def _state(path: Path, samples: int) -> bytes:
+def _file_state(path: Path, samples: int) -> bytes:
     """Return name, size and time of a file, and a checksum of samples of its bytes.
 
-    Size and time alone are those of another file where a program sets them.
+    Size and time alone do not suffice: programs may set the time of another file.
     """
     status = path.stat()
     checksum = 0
     with path.open("rb", buffering=0) as file:
-        for start in _spread(status.st_size - SAMPLE, max(2, samples)):
+        for start in _spread(status.st_size - SAMPLE_BYTES, max(2, samples)):
             file.seek(start)
-            checksum = zlib.crc32(file.read(SAMPLE), checksum)
+            checksum = zlib.crc32(file.read(SAMPLE_BYTES), checksum)
     return f"{path.name} {status.st_size} {status.st_mtime_ns} {checksum}".encode()
 
 
@@ -155,9 +159,9 @@ def _spread(last: int, count: int) -> list[int]:
     return sorted({max(0, last) * i // (count - 1) for i in range(count)})
 
 
-def _sample_windows(height: int, width: int, side: int = 64) -> list[Window]:
-    """Yield a few small windows: the corners and the middle."""
-    h, w = min(side, height), min(side, width)
+def _sample_windows(height: int, width: int, size: int = 64) -> list[Window]:
+    """Return small windows in the corners and the middle of a raster."""
+    h, w = min(size, height), min(size, width)
     return [
         Window((height - h) * i // 2, (width - w) * j // 2, h, w)
         for i, j in ((0, 0), (0, 2), (1, 1), (2, 0), (2, 2))
@@ -175,7 +179,7 @@ def warn_noise_dominated(reader: RasterReader, model: str) -> None:
 
 
 def warn_upsampled(reader: RasterReader) -> None:
-    """Warn that an image seems to be upsampled by nearest neighbour."""
+    """Warn if an image seems to be upsampled by nearest neighbour."""
     info = reader.info
     for window in spread_windows(info.height, info.width):
         found = pixel_replication(reader.read(window).values)
@@ -201,24 +205,27 @@ class SRJob:
     Attributes
     ----------
     reader : RasterReader
-        The source; it pickles as path and options.
+        Source; it is pickled as path and options.
     destination : str
+        Path of the output.
     model : Model
+        Model to run.
     config : SRConfig
-    placement : Placement
-        Device and precision the options led to.
-    stretch : Stretch
-        One for the whole scene.
-    layout : ProductLayout
-        The output; its blocks are what is written and noted.
-    plan : TilePlan
-        The tiles, anchored to the source.
+        Options of the run.
+    placement : DeviceConfig
+        Device and precision of the network.
+    stretch : Normalization
+        Normalization of the complete scene.
+    layout : OutputLayout
+        Layout of the output; its blocks are written and listed in the journal.
+    plan : TileGrid
+        Grid of the tiles, anchored to the source.
     key : dict of str to str
-        The run's `fingerprint`.
-    area : Area or None
-        The part of the source that becomes the output; None: all of it.
+        Key of the run; see `run_key`.
+    area : AreaOfInterest or None
+        Part of the source to super-resolve; None for all of it.
     kernel : Kernel or None
-        What shrinks the output to its source; None: it need not.
+        Kernel with which the downsampled output must match its source; None: it need not.
     """
 
     reader: RasterReader
@@ -246,17 +253,17 @@ class SRJob:
         Parameters
         ----------
         window
-            In source pixels, counted as the plan does. The part's plan counts from its corner;
-            the layout remains that of the whole output.
+            Window of the part in source pixels, relative to the corner of this job's plan. The
+            plan of the part starts at its own corner; the layout remains that of the full output.
         """
         from georsr.geo.aoi import AreaOfInterest
 
         info = self.reader.info
-        whole = self.area or AreaOfInterest(Window(0, 0, info.height, info.width))
-        return replace(self, plan=self.plan.subgrid(window), area=whole.part(window))
+        area = self.area or AreaOfInterest(Window(0, 0, info.height, info.width))
+        return replace(self, plan=self.plan.subgrid(window), area=area.part(window))
 
     def standalone_part(self, window: Window) -> SRJob:
-        """Return a part, as `part` does, with the layout of an output of its own."""
+        """Return the job of a part as `part` does, but with a layout for a separate output file."""
         part = self.part(window)
         assert part.area is not None, "a part has a window"
         return replace(
@@ -275,7 +282,7 @@ class SRJob:
     def read(self, window: Window) -> PixelBlock:
         """Read a window of the source; coordinates start at the corner of the area.
 
-        Where the area does not touch, nothing is read and nothing is valid.
+        A window outside the area is not read; all its pixels are invalid.
         """
         if self.area is None:
             return self.reader.read(window)
@@ -287,11 +294,11 @@ class SRJob:
         alpha = np.zeros(size, info.dtype) if info.alpha_band else None
         return PixelBlock(values, np.zeros(values.shape, bool), alpha)
 
-    def bytes_left(self) -> int:
+    def partial_file_bytes(self) -> int:
         """Return the size of the partial file of an interrupted run."""
         part = temp_paths(self.destination).part
-        left = self.journal().previous_tile() is not None and part.exists()
-        return part.stat().st_size if left else 0
+        resumable = self.journal().previous_tile_size() is not None and part.exists()
+        return part.stat().st_size if resumable else 0
 
     def journal(self) -> Journal:
         """Return the journal of the job; nothing is read or written yet."""
@@ -306,7 +313,7 @@ class SRJob:
 
 
 def area_of(info: RasterInfo, config: SRConfig) -> AreaOfInterest | None:
-    """Return the area of interest that the options ask for; None for the full raster."""
+    """Return the area of interest in the options; None for the full raster."""
     if config.bounds is None and config.aoi is None:
         return None
     from georsr.geo.aoi import resolve_aoi
@@ -323,9 +330,11 @@ def area_of(info: RasterInfo, config: SRConfig) -> AreaOfInterest | None:
 def memory_of(job: SRJob) -> int:
     """Return the peak memory of a process that carries out a job, in bytes."""
     batch = choose_batch(job.placement, job.config.batch_size)
-    at_once = n_concurrent_tiles(job.placement, job.model.spec, job.config, len(job.plan), batch)
+    n_concurrent = n_concurrent_tiles(
+        job.placement, job.model.spec, job.config, len(job.plan), batch
+    )
     on_cpu = job.placement.device.type == "cpu"
-    return memory_bytes(job.reader, job.plan, job.layout, at_once, on_cpu)
+    return memory_bytes(job.reader, job.plan, job.layout, n_concurrent, on_cpu)
 
 
 def plan_and_check(
@@ -343,17 +352,17 @@ def plan_and_check(
     reader, destination, model, config, placement
         As for `plan_job`.
     memory
-        What the run takes on this machine.
+        Returns the peak memory of the run on this machine, in bytes.
 
     Raises
     ------
     ResourceError
-        Disk or memory will not do.
+        Disk space or memory is too small.
     UsageError, InputError
-        As `plan_job`.
+        As for `plan_job`.
     """
     job = plan_job(reader, destination, model, config, placement)
-    check_space(job.layout, destination, config, job.bytes_left())
+    check_space(job.layout, destination, config, job.partial_file_bytes())
     check_memory(memory(job), config)
     return job
 
@@ -365,26 +374,26 @@ def plan_job(
     config: SRConfig,
     placement: DeviceConfig | None = None,
     *,
-    tell: bool = True,
+    warn: bool = True,
 ) -> SRJob:
-    """Check, plan and lay out a run; writes nothing and does not use the device.
+    """Check and plan a run, without writing anything or using the device.
 
-    An unfinished run of the same fingerprint decides about the size of tiles, if they were made
-    smaller than asked for after running out of memory.
+    If an unfinished run with the same key had to reduce the tile size after running out of memory,
+    its tile size is used.
 
     Parameters
     ----------
     reader, destination, model, config
-        What to run, where to, and how.
+        Source, path of the output, model and options.
     placement
-        Where others than this process compute; None lets ``config`` decide.
-    tell
-        Say what was decided by looking at the scene; of an output that is there it is known.
+        Device and precision if workers compute; None determines them from ``config``.
+    warn
+        Issue warnings about the scene; False if the output already exists.
 
     Raises
     ------
     UsageError, InputError
-        What cannot be done is refused here; but for the destination, which is the writer's.
+        The run is not possible. The destination is not checked: the writer does that.
     """
     info = reader.info
     area = area_of(info, config)
@@ -401,23 +410,23 @@ def plan_job(
     layout = _layout(part, info, model, config, stretch, kernel, partial=partial)
     plan = tile_grid_of(info, model.spec, config, area)
     key = run_key(reader, model, config, placement, area)
-    if tell and kernel is None and requested_kernel(model.spec, config) is not None:
+    if warn and kernel is None and requested_kernel(model.spec, config) is not None:
         warn_noise_dominated(reader, model.spec.name)
-    if tell and model.spec.architecture not in COMPUTED_ARCHITECTURES:
+    if warn and model.spec.architecture not in COMPUTED_ARCHITECTURES:
         warn_upsampled(reader)
     job = SRJob(
         reader, destination, model, config, placement, stretch, layout, plan, key, area, kernel
     )
-    if config.tile_size is None and (tile := job.journal().previous_tile()) is not None:
+    if config.tile_size is None and (tile := job.journal().previous_tile_size()) is not None:
         job = job.with_tile(tile)
     return job
 
 
-def _consistency_tag(kernel: Kernel | None, asked: str | None) -> str:
+def _consistency_tag(kernel: Kernel | None, requested: str | None) -> str:
     """Return the value of the consistency tag of an output."""
     if kernel is not None:
         return str(kernel)
-    return "off" if asked is None else "off: noise"
+    return "off" if requested is None else "off: noise"
 
 
 def _layout(

@@ -1,4 +1,4 @@
-"""Refuse before the first tile what cannot be done."""
+"""Check size, disk space and memory of a run before its first tile."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from georsr.writer.paths import temp_paths
 
 MIB = 2**20
 BASE_MEMORY = 650 * MIB
-"""Python, torch and GDAL before any work (measured: 570 MiB with the CUDA build of torch on Linux,
-and 64 MiB of GDAL's block cache)."""
+"""Memory of Python, torch and GDAL before any work (measured: 570 MiB with the CUDA build of torch
+on Linux, and 64 MiB of GDAL's block cache)."""
 ACTIVATIONS = 14
-"""Feature planes alive at once in a network, in units of its widest layer's input."""
+"""Feature planes that a network holds at the same time, relative to its widest layer's input."""
 WAITING_BLOCKS = 24
-"""Blocks between the network and the file, at most: waiting for the writer, or being encoded."""
+"""Largest number of blocks that wait for the writer or are being encoded."""
 
 
 def check_size(info: RasterInfo, config: SRConfig) -> None:
@@ -49,22 +49,28 @@ def output_bytes(layout: OutputLayout) -> int:
     return layout.raw_bytes * 5 // 2 if layout.cog_options is not None else layout.raw_bytes
 
 
-def check_space(layout: OutputLayout, destination: str, config: SRConfig, there: int = 0) -> None:
+def check_space(
+    layout: OutputLayout, destination: str, config: SRConfig, existing: int = 0
+) -> None:
     """Refuse an output that may not fit on the disk.
 
     Parameters
     ----------
-    layout, destination, config
-        The output, its path, the options.
-    there
-        Bytes of it that an interrupted run has left.
+    layout
+        Layout of the output.
+    destination
+        Path of the output.
+    config
+        Options of the run.
+    existing
+        Bytes of the output that an interrupted run has already written.
 
     Raises
     ------
     ResourceError
-        The uncompressed output is larger than what is free.
+        The uncompressed output does not fit into the free space.
     """
-    needed, free = output_bytes(layout), free_space(destination) + there
+    needed, free = output_bytes(layout), free_space(destination) + existing
     if config.check_resources and needed > free:
         raise ResourceError(
             f"{destination}: the output takes up to {needed / MIB:.0f} MiB, "
@@ -74,30 +80,34 @@ def check_space(layout: OutputLayout, destination: str, config: SRConfig, there:
 
 
 def memory_bytes(
-    reader: RasterReader, plan: TileGrid, layout: OutputLayout, at_once: int, on_cpu: bool
+    reader: RasterReader, plan: TileGrid, layout: OutputLayout, n_concurrent: int, on_cpu: bool
 ) -> int:
     """Return the peak memory of a process in bytes.
 
     Parameters
     ----------
-    reader, plan, layout
-        The source, the tiles, the output.
-    at_once
-        Tiles that the network is asked about at the same time.
+    reader
+        Source.
+    plan
+        Grid of the tiles.
+    layout
+        Layout of the output.
+    n_concurrent
+        Number of tiles that are computed at the same time.
     on_cpu
-        Whether the network's features are in this memory, too.
+        Whether the network runs on the CPU, so that its features are in this memory, too.
     """
     info, s = reader.info, plan.scale
     bands = len(info.indexes)
     columns = plan.row_window(0).width
     strips = 3 * plan.tile * columns * bands * (np.dtype(info.dtype).itemsize + 1)
-    zone = plan.overlap * s * columns * s * bands * 4
+    overlap = plan.overlap * s * columns * s * bands * 4
     row = layout.blocksize * layout.planes * np.dtype(layout.dtype).itemsize
     blocks = row * (plan.out_width + WAITING_BLOCKS * min(layout.blocksize, plan.out_width))
-    features = at_once * plan.tile**2 * 4 * ACTIVATIONS * 48 if on_cpu else 0
-    tile = at_once * (plan.tile * s) ** 2 * bands * 4 * 6
+    features = n_concurrent * plan.tile**2 * 4 * ACTIVATIONS * 48 if on_cpu else 0
+    tile = n_concurrent * (plan.tile * s) ** 2 * bands * 4 * 6
     cache = max(0, reader.cache * columns // info.width - CACHE_BYTES)
-    return int(BASE_MEMORY + cache + strips + zone + blocks + features + tile)
+    return int(BASE_MEMORY + cache + strips + overlap + blocks + features + tile)
 
 
 def check_memory(needed: int, config: SRConfig) -> None:
@@ -106,7 +116,7 @@ def check_memory(needed: int, config: SRConfig) -> None:
     Raises
     ------
     ResourceError
-        More than all its memory is needed.
+        The run needs more memory than this machine has.
     """
     limit = memory_limit()
     if config.check_resources and needed > limit:

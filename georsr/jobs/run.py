@@ -39,7 +39,7 @@ from georsr.writer.writer import RasterWriter
 log = logging.getLogger(__name__)
 
 MIN_TILE = 32
-"""Smallest tile, in source pixels, to try when memory runs out: below, halos are most of it."""
+"""Smallest tile size, in source pixels, to try when memory runs out: below, most of it is halo."""
 
 
 class Executor(Protocol):
@@ -114,7 +114,7 @@ def write_missing_blocks(
     """
     size, columns = output.layout.blocksize, output.done.shape[1]
     for first, end in incomplete_rows(output.done):
-        blocks = _rows(compute(first * size), output.layout, end, (end - first) * columns)
+        blocks = _until_row(compute(first * size), output.layout, end, (end - first) * columns)
         write_in_background(blocks, output.write_planes, context.timer)
 
 
@@ -127,7 +127,7 @@ def incomplete_rows(done: BoolArray) -> list[tuple[int, int]]:
     return [(int(a), int(b)) for a, b in np.flatnonzero(np.diff(missing)).reshape(-1, 2)]
 
 
-def _rows(blocks: Blocks, layout: OutputLayout, end: int, count: int) -> Blocks:
+def _until_row(blocks: Blocks, layout: OutputLayout, end: int, count: int) -> Blocks:
     """Yield the ``count`` blocks above block row ``end``; then stop the computation."""
     if end == layout.blocks_shape[0]:
         yield from blocks
@@ -168,13 +168,13 @@ def run(
     executor
         Computes the blocks; None computes them in this process.
     on_published
-        Called with the report once the output has its name. If the process is killed or fails
-        there, the same call of `run` calls it again.
+        Called with the report once the output is published. If the process is killed or fails
+        during the call, the same call of `run` calls it again.
 
     Raises
     ------
     UsageError, InputError, OutputError, ModelError, ResourceError
-        The destination is then as it was.
+        The run failed; the destination is unchanged.
     InterruptedRunError
         ``should_stop`` returned True.
     """
@@ -261,6 +261,7 @@ def finish_output(job: SRJob, output: RasterWriter, context: RunContext) -> Outp
 
 
 def _resume_hint(output: RasterWriter) -> str:
+    """Return how to continue a run that ended early."""
     if output.published:
         return (
             f"{output.dst} is finished: rerun the same command for the files that belong to it "
@@ -281,7 +282,7 @@ def with_smaller_tiles(job: SRJob, error: BaseException, tried: list[int]) -> SR
     job
         Job that ran out of memory.
     error
-        What was raised.
+        Error that was raised.
     tried
         Tile sizes that were tried before; that of ``job`` is appended.
 
@@ -294,12 +295,12 @@ def with_smaller_tiles(job: SRJob, error: BaseException, tried: list[int]) -> SR
     smaller = ceil_to(job.plan.tile // 2, job.plan.multiple_of)
     fixed = job.config.tile_size is not None
     if fixed or smaller < MIN_TILE or smaller == job.plan.tile:
-        what = (
+        reason = (
             str(error)
             if isinstance(error, TileTooLargeError)
             else f"{job.destination}: memory ran out: use a smaller --tile"
         )
-        failure = ResourceError(f"{what} (tiles tried: {', '.join(map(str, tried))})")
+        failure = ResourceError(f"{reason} (tiles tried: {', '.join(map(str, tried))})")
         for note in getattr(error, "__notes__", ()):
             failure.add_note(note)
         raise failure from error
@@ -327,9 +328,9 @@ def run_report(
     Parameters
     ----------
     job
-        The run.
+        Job of the run.
     published
-        Its output.
+        Published output.
     n_resumed
         Number of blocks that earlier runs had finished.
     stats, context
@@ -376,19 +377,19 @@ MAX_WINDOWS = 4
 
 
 def consistency_report(job: SRJob, stats: RunStats) -> ConsistencyReport | None:
-    """Measure on a published output how well it gives its source back.
+    """Measure how well a published output, when downsampled, matches its source.
 
     Parameters
     ----------
     job
-        The run that wrote the output.
+        Job of the run that wrote the output.
     stats
         Statistics of the network's outputs.
 
     Returns
     -------
     ConsistencyReport or None
-        None if the output need not be consistent.
+        None if consistency is not requested.
     """
     if job.kernel is None:
         return None

@@ -1,8 +1,8 @@
 """Compare an output with its source, pixel by pixel.
 
-Pure functions of a window of the output and the source pixels of the same area. Downsampled with
-the kernel of the sensor, an output should give its source. What bicubic enlargement of the
-downsampled output does not give back is detail that the source does not show.
+All functions take a window of the output and the source pixels of the same area. Downsampled with
+the kernel of the sensor, an output should equal its source. The difference between the output and
+the bicubic enlargement of the downsampled output is detail that the source does not contain.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from georsr.radiometry.nodata import fill_invalid
 from georsr.window import AnyArray, BoolArray, FloatArray
 
 BICUBIC_RADIUS = 2
-"""Source pixels to either side that the bicubic enlargement looks at."""
+"""Source pixels on either side that the bicubic enlargement depends on."""
 
 
 def margin(kernel: Kernel, scale: int) -> int:
-    """Return the source pixels beyond a window on which its maps depend."""
+    """Return the number of source pixels around a window on which its maps depend."""
     return kernel.radius(scale) + BICUBIC_RADIUS + 1
 
 
@@ -40,20 +40,20 @@ def synthesised_detail(
     image, valid
         Output (C, H, W).
     low, low_valid
-        The same, shrunk (C, H / scale, W / scale).
+        Downsampled output (C, H / scale, W / scale).
     scale
-        Factor.
+        Output pixels per source pixel, along each axis.
 
     Returns
     -------
     ndarray
-        (H, W), over squares of 2 s + 1 pixels, root of the mean over bands; in the output's units.
+        (H, W), over squares of 2 scale + 1 pixels and over bands, in the output's units.
     """
     filled = fill_invalid(low, low_valid)
     with torch.inference_mode():
-        carried = Bicubic(scale)(torch.from_numpy(filled)[None])[0].numpy()
-    rest = np.where(valid, image - carried, np.float32(0))
-    energy = _box_sum(rest * rest, scale)
+        enlarged = Bicubic(scale)(torch.from_numpy(filled)[None])[0].numpy()
+    detail = np.where(valid, image - enlarged, np.float32(0))
+    energy = _box_sum(detail * detail, scale)
     count = _box_sum(valid.astype(np.float32), scale)
     power = energy / np.maximum(count, 1)
     return np.sqrt(_mean_over_bands(np.where(valid, power, np.float32(0)), valid))
@@ -65,18 +65,18 @@ def _mean_over_bands(values: FloatArray, valid: BoolArray) -> FloatArray:
     return np.asarray(values.sum(0, dtype=np.float32) / count)
 
 
-def _box_sum(values: FloatArray, reach: int) -> FloatArray:
-    """Sum over the square of ``reach`` pixels around each pixel of (C, H, W).
+def _box_sum(values: FloatArray, radius: int) -> FloatArray:
+    """Sum over the square of ``radius`` pixels around each pixel of (C, H, W).
 
-    Pixel by pixel in one order: a running sum would depend on where the window begins.
+    Pixels are added in a fixed order: a running sum would depend on where the window begins.
     """
     for axis in (1, 2):
         length = values.shape[axis]
-        frame = [(0, 0)] * 3
-        frame[axis] = (reach, reach)
-        padded = np.pad(values, frame)
+        padding = [(0, 0)] * 3
+        padding[axis] = (radius, radius)
+        padded = np.pad(values, padding)
         total = np.zeros_like(values)
-        for step in range(2 * reach + 1):
+        for step in range(2 * radius + 1):
             total += padded.take(range(step, step + length), axis)
         values = total
     return values

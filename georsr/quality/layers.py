@@ -39,13 +39,13 @@ from georsr.radiometry.quantize import replicate
 from georsr.tiling.stitch import TileStitcher
 from georsr.window import AnyArray, BoolArray, FloatArray, Window
 
-WITHIN, GRADIENT, SQUARE, FIRST = 0, 1, 2, 3
-"""Planes of an `EnsemblePredictor`: variance, gradient, mean square, means of the bands."""
+VARIANCE, GRADIENT, MEAN_SQUARE, FIRST_MEAN = 0, 1, 2, 3
+"""Indices of the planes of an `EnsemblePredictor`; the means of the bands begin at the last one."""
 
 
 def n_planes(bands: int, maps: int) -> int:
     """Return the number of planes that an `EnsemblePredictor` returns."""
-    return FIRST + bands + maps
+    return FIRST_MEAN + bands + maps
 
 
 class EnsemblePredictor(TilePredictor):
@@ -64,17 +64,17 @@ class EnsemblePredictor(TilePredictor):
         Tensor
             Planes of each pixel: the variance of the eight predictions, mean over bands; the
             magnitude of the gradient of the mean prediction, per output pixel, mean over bands;
-            the mean over bands of the squares of what follows; the mean prediction of each band,
-            less the bicubic enlargement; then the guidance maps of the network, if it has any.
+            the mean over bands of the squares of the planes that follow; the mean prediction of
+            each band minus the bicubic enlargement; the guidance maps of the network, if any.
         """
-        # small numbers instead of large ones: their squares keep their digits in float32
+        # differences from bicubic are small, so that their squares are exact enough in float32
         base = Bicubic(self.spec.scale).to(x.device)(x)
-        first = second = torch.zeros_like(base)
+        total = squares = torch.zeros_like(base)
         for prediction in tta_predictions(self.forward_pass, x):
             detail = prediction - base
-            first, second = first + detail, second + detail.square()
-        mean = first / MEMBERS
-        variance = (second / MEMBERS - mean.square()).clamp_min(0)
+            total, squares = total + detail, squares + detail.square()
+        mean = total / MEMBERS
+        variance = (squares / MEMBERS - mean.square()).clamp_min(0)
         planes = [
             variance.mean(1, keepdim=True),
             _gradient((mean + base).mean(1, keepdim=True)),
@@ -103,16 +103,16 @@ def _gradient(image: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Coefficients of the expected error of one model.
+    """Coefficients of the expected error of a model.
 
     Attributes
     ----------
     deviation, gradient, floor : float
-        a, b and c; all at least 0.
+        Coefficients a, b and c of the formula above; all at least 0.
     fitted_for : str
         Name of the model whose errors they were fitted to.
     fitted_on : str
-        Images and degradations.
+        Images and degradations of the fit.
     """
 
     deviation: float
@@ -159,7 +159,7 @@ MEANINGS = {
     "mean over bands",
     DETAIL: "local root mean square of what enlarging the shrunk product does not give back",
 }
-"""Layer -> what it is; guidance maps follow these, one for each map of the network."""
+"""Name of a layer -> its description. The guidance maps of the network follow these layers."""
 
 
 def layer_names(maps: int) -> tuple[str, ...]:
@@ -170,8 +170,8 @@ def layer_names(maps: int) -> tuple[str, ...]:
 def layer_bands(source: tuple[BandInfo, ...], maps: int) -> tuple[BandInfo, ...]:
     """Return the band descriptions of the layers.
 
-    In the units in which the source stores its values; where all its bands have one scale, that
-    is carried, without offset: these are differences.
+    Layers have the unit of the source's stored values. If all its bands have the same scale, the
+    layers have it too, but no offset, because they are differences.
     """
     units, scales = {band.unit for band in source}, {band.scale for band in source}
     unit = units.pop() if len(units) == 1 else None
@@ -199,13 +199,14 @@ def layer_bands(source: tuple[BandInfo, ...], maps: int) -> tuple[BandInfo, ...]
 
 @dataclass(frozen=True)
 class QualityConfig:
-    """How the planes of an `EnsemblePredictor` and pixels become layers.
+    """Parameters for computing layers from the planes of an `EnsemblePredictor` and pixels.
 
     Attributes
     ----------
     calibration : Calibration
+        Coefficients of the expected error.
     kernel : Kernel
-        What made the source of the ground.
+        Kernel of the sensor that recorded the source.
     maps : int
         Number of guidance maps of the network.
     """
@@ -233,7 +234,7 @@ class LayersPipeline:
     output : RasterReader
         The finished output.
     config : QualityConfig
-        How planes and pixels become layers.
+        Parameters of the layers.
     """
 
     tiles: TilePipeline
@@ -277,7 +278,7 @@ class LayersPipeline:
         """Return the layers of a window inside the output, from its blended planes (P, H, W)."""
         s, n_statistics = self.tiles.plan.scale, len(values) - self.config.maps
         deviation = ensemble_std(values[:n_statistics])
-        units = self._span()
+        units = self._units_per_range()
         layers = np.empty((self.config.count, *deviation.shape), np.float32)
         layers[0] = expected_error(deviation, values[GRADIENT], self.config.calibration) * units
         layers[1] = deviation * units
@@ -289,11 +290,11 @@ class LayersPipeline:
         layers[:, ~replicate(valid, s)] = np.nan
         return layers
 
-    def _span(self) -> np.float32:
+    def _units_per_range(self) -> np.float32:
         """Return the source units per unit of the 0..1 scale, mean over bands."""
         corners = np.zeros((2, len(self.tiles.stretch.lo), 1, 1), np.float32)
         corners[1] = 1
-        low, high = (self.tiles.stretch.inverse(each) for each in corners)
+        low, high = (self.tiles.stretch.inverse(corner) for corner in corners)
         return np.float32((high - low).mean())
 
     def _compare(self, window: Window, strip: RowStrip) -> tuple[FloatArray, FloatArray, BoolArray]:
@@ -328,12 +329,12 @@ def _output_part(result: TileResult) -> FloatArray | None:
 def ensemble_std(planes: FloatArray) -> FloatArray:
     """Return the standard deviation over orientations and overlapping tiles, in 0..1.
 
-    From planes without guidance maps, (P, H, W), to (H, W). By the law of total variance:
-    the mean of the variances within tiles, and the variance of the tiles' means under the weights
-    they are blended with.
+    Takes planes without guidance maps (P, H, W) and returns (H, W). By the law of total variance,
+    the variance is the mean of the variances within tiles plus the variance of the tiles' means,
+    with the weights of blending.
     """
-    between = planes[SQUARE] - np.square(planes[FIRST:]).mean(0)
-    return np.asarray(np.sqrt(np.maximum(planes[WITHIN] + np.maximum(between, 0), 0)))
+    between = planes[MEAN_SQUARE] - np.square(planes[FIRST_MEAN:]).mean(0)
+    return np.asarray(np.sqrt(np.maximum(planes[VARIANCE] + np.maximum(between, 0), 0)))
 
 
 def expected_error(
@@ -363,7 +364,7 @@ def check_pair(output: RasterReader, source_bands: int, height: int, width: int)
     Raises
     ------
     UsageError
-        Other size or number of bands.
+        Size or number of bands differ.
     """
     info = output.info
     if (info.height, info.width) != (height, width):

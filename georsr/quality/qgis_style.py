@@ -13,9 +13,9 @@ from georsr.io.reader import open_output
 from georsr.writer.paths import is_virtual, local_path
 
 RAMP = ("#fffdf0", "#fde2a6", "#f6a96c", "#d9605a", "#942b6c", "#33105c")
-"""Light where nothing is wrong, dark where much is; told apart by all kinds of colour vision."""
-HIGHEST = 98.0
-"""Percentile of the values that gets the last colour."""
+"""Colours from small to large values, light to dark; suitable for colour-blind readers."""
+MAX_PERCENTILE = 98.0
+"""Percentile of the values that is shown in the last colour."""
 
 
 def style_path(layers: str) -> Path | None:
@@ -29,34 +29,34 @@ def style_of(path: str | os.PathLike[str], unit: str) -> str:
     Parameters
     ----------
     path
-        Of the file; some of its pixels are read.
+        Path of the layers; a sample of their pixels is read.
     unit
-        Of its first band, for the legend.
+        Unit of the first band, for the legend.
     """
     with open_output(path, indexes=(1,)) as reader:
         sample = reader.sample()
-    good = sample.values[sample.valid]
-    top = float(np.percentile(good, HIGHEST)) if good.size else 1.0
-    return pseudocolour(top if top > 0 else 1.0, unit, RAMP)
+    valid = sample.values[sample.valid]
+    maximum = float(np.percentile(valid, MAX_PERCENTILE)) if valid.size else 1.0
+    return pseudocolour(maximum if maximum > 0 else 1.0, unit, RAMP)
 
 
-def pseudocolour(top: float, unit: str, colours: Sequence[str]) -> str:
-    """Return a QML document: band 1 in a linear colour ramp from 0 to ``top``.
+def pseudocolour(maximum: float, unit: str, colours: Sequence[str]) -> str:
+    """Return a QML document: band 1 in a linear colour ramp from 0 to ``maximum``.
 
     The format is that which QGIS 3 and 4 read and write (``QgsRasterLayer.saveNamedStyle``).
     """
     qgis = ET.Element("qgis", version="3.22.0", styleCategories="AllStyleCategories")
     pipe = ET.SubElement(qgis, "pipe")
-    shown = {
+    attributes = {
         "type": "singlebandpseudocolor",
         "band": "1",
         "opacity": "1",
         "alphaBand": "-1",
         "nodataColor": "",
         "classificationMin": "0",
-        "classificationMax": f"{top:.6g}",
+        "classificationMax": f"{maximum:.6g}",
     }
-    renderer = ET.SubElement(pipe, "rasterrenderer", shown)
+    renderer = ET.SubElement(pipe, "rasterrenderer", attributes)
     ET.SubElement(renderer, "rasterTransparency")
     shader = ET.SubElement(renderer, "rastershader")
     ramp = ET.SubElement(
@@ -66,10 +66,10 @@ def pseudocolour(top: float, unit: str, colours: Sequence[str]) -> str:
         classificationMode="1",
         clip="0",
         minimumValue="0",
-        maximumValue=f"{top:.6g}",
+        maximumValue=f"{maximum:.6g}",
     )
     for number, colour in enumerate(colours):
-        value = top * number / (len(colours) - 1)
+        value = maximum * number / (len(colours) - 1)
         ET.SubElement(
             ramp,
             "item",

@@ -76,13 +76,13 @@ def layers_layout(job: SRJob) -> OutputLayout:
     info = (
         job.reader.info if job.area is None else window_metadata(job.reader.info, job.area.window)
     )
-    recipe, spec = quality_config(job), job.model.spec
+    quality, spec = quality_config(job), job.model.spec
     tags = dict(job.layout.tags.get("", {}))
-    ours = {name: value for name, value in tags.items() if name.startswith("GEORSR_")}
+    georsr_tags = {name: value for name, value in tags.items() if name.startswith("GEORSR_")}
     layers = replace(
         info,
         dtype="float32",
-        bands=layer_bands(job.layout.bands, recipe.maps),
+        bands=layer_bands(job.layout.bands, quality.maps),
         alpha_band=None,
         keep_alpha=False,
         mask_kind="nodata",
@@ -95,35 +95,35 @@ def layers_layout(job: SRJob) -> OutputLayout:
         blocksize=job.config.blocksize,
         creation_options={"PREDICTOR": "3"} | ({} if job.config.cog else {"INTERLEAVE": "BAND"}),
         cog=job.config.cog,
-        tags=ours
+        tags=georsr_tags
         | {
             "GEORSR_NOTE": "quality of a super-resolved product",
-            "GEORSR_LAYERS": ", ".join(layer_names(recipe.maps)),
-            "GEORSR_KERNEL": str(recipe.kernel),
-            "GEORSR_UNCERTAINTY": recipe.calibration.describe(spec),
+            "GEORSR_LAYERS": ", ".join(layer_names(quality.maps)),
+            "GEORSR_KERNEL": str(quality.kernel),
+            "GEORSR_UNCERTAINTY": quality.calibration.describe(spec),
         },
     )
 
 
-def layers_job(job: SRJob, destination: str, product: str) -> SRJob:
+def layers_job(job: SRJob, destination: str, output_hash: str) -> SRJob:
     """Return the job that writes the quality layers of an output.
 
     Parameters
     ----------
     job
-        The run that makes, or made, the output.
+        Job of the output.
     destination
         Path of the layers.
-    output
-        What identifies the output's pixels: the layers of another one are others.
+    output_hash
+        Checksum or hash of the output. An unfinished run for another output is not resumed.
     """
-    key = job.key | {"layers": str(quality_config(job)), "product": product}
-    # a run that --resume insists on may have ended before its layers began
+    key = job.key | {"layers": str(quality_config(job)), "product": output_hash}
+    # with --resume, the earlier run may have ended before it began to write layers
     config = replace(job.config, resume=None) if job.config.resume else job.config
     layers = replace(
         job, destination=destination, layout=layers_layout(job), key=key, config=config
     )
-    if job.config.tile_size is None and (tile := layers.journal().previous_tile()) is not None:
+    if job.config.tile_size is None and (tile := layers.journal().previous_tile_size()) is not None:
         return layers.with_tile(tile)
     return layers
 
@@ -133,8 +133,8 @@ def layers_memory(job: SRJob) -> int:
     plan, s = job.plan, job.plan.scale
     planes = n_planes(len(job.stretch.lo), guidance_count(job.model.network))
     overlap_bytes = plan.overlap * s * plan.row_window(0).width * s * 4 * planes
-    at_once = n_concurrent_tiles(job.placement, job.model.spec, job.config, len(plan), batch=1)
-    tile_bytes = at_once * 4 * (plan.tile * s) ** 2 * 4 * (planes + job.layout.count)
+    n_concurrent = n_concurrent_tiles(job.placement, job.model.spec, job.config, len(plan), batch=1)
+    tile_bytes = n_concurrent * 4 * (plan.tile * s) ** 2 * 4 * (planes + job.layout.count)
     return memory_of(job) + overlap_bytes + tile_bytes
 
 
@@ -146,7 +146,7 @@ def check_layers(job: SRJob) -> None:
     ResourceError
         Disk or memory is too small.
     """
-    check_space(job.layout, job.destination, job.config, job.bytes_left())
+    check_space(job.layout, job.destination, job.config, job.partial_file_bytes())
     check_memory(layers_memory(job), job.config)
 
 
@@ -159,14 +159,15 @@ def check_layers_path(job: SRJob, layers: str) -> None:
     Raises
     ------
     UsageError, OutputError
-        As `check_destination`; or it is the output's, or their style may not be replaced.
+        As for `check_destination`; or the path is that of the output, or the style file of the
+        layers exists and must not be overwritten.
     """
-    product, info = job.destination, job.reader.info
-    places = [p if is_virtual(p) else str(local_path(p)) for p in (product, layers)]
-    if places[0] == places[1]:
+    info = job.reader.info
+    paths = [p if is_virtual(p) else str(local_path(p)) for p in (job.destination, layers)]
+    if paths[0] == paths[1]:
         raise UsageError(f"{layers}: product and quality layers need two files; name another")
     if layers_job(job, layers, "").journal().path.exists():
-        return  # an earlier run may have published them, and only them
+        return  # an earlier run may have published the layers, but not the output
     check_destination(layers, [info.path, *info.files], overwrite=job.config.overwrite)
     style = style_path(layers)
     if style is not None:
@@ -186,9 +187,8 @@ def run_with_layers(
 ) -> RunReport:
     """Super-resolve an open raster into a new file, with its quality layers in another.
 
-    Both files appear, or neither, as far as two renames allow: the layers get their name first,
-    the output last. If the process is killed between the two, the layers are finished and the
-    output lacks only its name; the same call gives it the name.
+    The layers are renamed into place first, the output last. If the process is killed between the
+    two renames, only the layers exist under their name; the same call then renames the output.
 
     Parameters
     ----------
@@ -215,8 +215,10 @@ def run_with_layers(
             log.info("%s: an earlier run has published it", destination)
             report = run_report(job, published, job.layout.blocks_count, RunStats(), context)
             layers = layers_job(job, layers_path, published.checksum)
-            if journal.beside is not None:
-                quality = layers_report(layers, journal.beside, layers.layout.blocks_count)
+            if journal.published_layers is not None:
+                quality = layers_report(
+                    layers, journal.published_layers, layers.layout.blocks_count
+                )
                 report = replace(report, quality=quality)
             on_published(report)
             remove_stale_files(layers)
@@ -312,7 +314,7 @@ def _compute_layers(
 def _publish_after(layers: OutputInfo, output: RasterWriter) -> None:
     """Publish an output whose quality layers are published."""
     assert output.journal is not None, "runs have a journal"
-    output.journal.beside = layers
+    output.journal.published_layers = layers
     output.publish()
 
 
@@ -366,7 +368,7 @@ def run_layers(
     with context.timer.section("total"):
         with open_output(output_path, allow_drivers=config.allow_drivers) as output:
             identity = source_hash(output)
-        planned = plan_job(reader, output_path, model, config, tell=False)
+        planned = plan_job(reader, output_path, model, config, warn=False)
         job = layers_job(planned, destination, identity)
         if job.journal().completed_output() is None:
             check_layers_path(planned, destination)

@@ -1,8 +1,8 @@
 """List the finished blocks of an output in a journal, so that the same command can resume.
 
-A file of JSON lines beside the unfinished output. The first line says what is being made (the
-key); each of the others lists blocks that are on disk, and is itself on disk before work goes on; a
-last one tells the finished file from any other. A line that was cut off ends what is believed.
+The journal is a file of JSON lines in the folder of the unfinished output. The first line holds the
+key of the run. Each further line lists blocks that are on disk, and is itself on disk before work
+continues. The last line identifies the finished file. Reading stops at the first truncated line.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 FORMAT = 2
 
 Key = Mapping[str, str]
-"""What must be the same for a run to resume another one: name -> value."""
+"""Everything that must be equal for a run to resume another one: name -> value."""
 
 
 class Journal:
@@ -36,16 +36,17 @@ class Journal:
     Parameters
     ----------
     path : Path
+        Path of the journal.
     output : str
         Name of the output, for messages.
     key : mapping
         Everything that the output depends on.
     tile : int
-        Tile size, which is smaller than that of the options after running out of memory.
+        Tile size in source pixels; smaller than in the options after running out of memory.
     resume : bool, optional
         None: resume if possible. True: resume or fail. False: start over, keep nothing on failure.
     remote : bool
-        Whether the source is on a network, so that reading may fail now and work later.
+        Whether the source is remote, so that a later attempt to read it may succeed.
     """
 
     def __init__(
@@ -61,12 +62,12 @@ class Journal:
         self.path, self.output, self.key, self.tile = path, output, key, tile
         self.resume, self.remote = resume, remote
         self.kept = False
-        """Whether an unfinished output was left for another run."""
-        self.beside: OutputInfo | None = None
-        """Quality layers that were published beside the output, before it."""
+        """Whether the unfinished output is kept for another run."""
+        self.published_layers: OutputInfo | None = None
+        """Quality layers of the output; they are published before it."""
         self._file: Any = None
 
-    def previous_tile(self) -> int | None:
+    def previous_tile_size(self) -> int | None:
         """Return the tile size of an unfinished run that this one can resume."""
         head = next(read_jsonl(self.path), None)
         return None if head is None or self._reasons(head) else int(head["tile"])
@@ -74,7 +75,7 @@ class Journal:
     def completed_output(self) -> OutputInfo | None:
         """Return the output if an earlier run published it and was killed afterwards.
 
-        ``path`` of the result is the name it was published under.
+        The ``path`` of the result is the path of the published output.
         """
         lines = list(read_jsonl(self.path))
         if not lines or self.resume is False or self._reasons(lines[0]):
@@ -84,8 +85,8 @@ class Journal:
             return None
         with suppress(OSError, KeyError, TypeError):
             if _identity(Path(ready["path"])) == ready["identity"]:
-                beside = ready["beside"]
-                self.beside = None if beside is None else OutputInfo(**beside)
+                layers = ready["beside"]
+                self.published_layers = None if layers is None else OutputInfo(**layers)
                 return OutputInfo(**ready["written"])
         return None
 
@@ -125,12 +126,12 @@ class Journal:
 
     def _reasons(self, head: Mapping[str, Any]) -> list[str]:
         """Return why a run with this first line cannot be resumed."""
-        theirs = head.get("key")
+        previous = head.get("key")
         if self.resume is False:
             return ["--no-resume"]
-        if head.get("format") != FORMAT or not isinstance(theirs, dict):
+        if head.get("format") != FORMAT or not isinstance(previous, dict):
             return ["its journal was written by another version"]
-        return key_differences(theirs, self.key)
+        return key_differences(previous, self.key)
 
     def _rewrite(self, header: Header, blocks: Sequence[BlockRecord]) -> None:
         """Replace the journal by one with only the given entries."""
@@ -159,14 +160,15 @@ class Journal:
         self._append(_entry(blocks))
 
     def publishing(self, ready: Path, final: Path, written: OutputInfo) -> None:
-        """Append how to recognise the output once it has its name."""
+        """Append the identity of the output, to recognise it once it is renamed."""
+        layers = None if self.published_layers is None else asdict(self.published_layers)
         self._append(
             {
                 "ready": {
                     "path": str(final),
                     "identity": _identity(ready),
                     "written": asdict(written),
-                    "beside": None if self.beside is None else asdict(self.beside),
+                    "beside": layers,
                 }
             }
         )
@@ -176,7 +178,7 @@ class Journal:
         os.fsync(self._file.fileno())
 
     def should_keep(self, error: BaseException) -> bool:
-        """Return whether the same command may succeed later."""
+        """Return whether to keep the unfinished output because a later run may succeed."""
         if self.resume is False or isinstance(error, VerificationError):
             self.kept = False
         elif isinstance(error, InputError):
@@ -206,6 +208,6 @@ def _entry(blocks: Sequence[BlockRecord]) -> dict[str, Any]:
 
 
 def _identity(path: Path) -> list[int]:
-    """Return what a file keeps when it is renamed."""
+    """Return inode, size and modification time, which a file keeps when it is renamed."""
     status = path.stat()
     return [status.st_ino, status.st_size, status.st_mtime_ns]

@@ -176,9 +176,9 @@ def _super_resolve_bands(
 
 
 def _warn_if_not_georeferenced(info: GridInfo) -> None:
-    if info.lacking is not None:
+    if info.missing_georeference is not None:
         warnings.warn(
-            f"{info.name}: has no {info.lacking}; the output will have none either",
+            f"{info.name}: has no {info.missing_georeference}; the output will have none either",
             GeoreferenceWarning,
             stacklevel=4,
         )

@@ -1,8 +1,6 @@
-"""Axes: from the labels of a grid's rows or columns to where its pixels lie, and back.
+"""Read the grid of an xarray.DataArray, and assign coordinates and attributes to its output.
 
-What an xarray.DataArray says about itself, read once, and the labels of its product.
-
-Labels of a product: everything that its source DataArray says and that still holds.
+The output keeps all coordinates, attributes and encodings of its source that are still valid.
 """
 
 from __future__ import annotations
@@ -27,7 +25,7 @@ from georsr.radiometry.nodata import can_represent
 from georsr.redact import redact_url
 
 COORD_TOLERANCE = 0.05
-"""Pixels by which labels may miss where they should be: they are often rounded."""
+"""Largest deviation of coordinates from an even spacing, in pixels. They are often rounded."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +37,11 @@ class Axis:
     origin : float
         Outer edge of the first pixel.
     step : float
-        From one pixel to the next; its sign is that of the axis.
+        Distance from one pixel to the next; negative if coordinates decrease.
     length : int
-        Pixels.
-    anchor : float
-        What of a pixel its label names: 0.5 the centre, 0 the first edge.
+        Number of pixels.
+    pixel_ref : float
+        Point of a pixel that its coordinate refers to: 0.5 is the centre, 0 the first edge.
     """
 
     origin: float
@@ -52,72 +50,75 @@ class Axis:
     pixel_ref: float = 0.5
 
     def coords(self) -> npt.NDArray[np.float64]:
-        """One label for each pixel."""
-        # the order of operations in which rioxarray makes the coordinates of a file
+        """Return one coordinate for each pixel."""
+        # rioxarray computes the coordinates of a file in this order of operations
         first = self.pixel_ref * self.step + self.origin
         return np.arange(self.length, dtype=np.float64) * self.step + first
 
     def refine(self, scale: int) -> Axis:
-        """The same edges, ``scale`` pixels for each."""
+        """Return an axis with the same outer edges and ``scale`` times as many pixels."""
         return replace(self, step=self.step / scale, length=self.length * scale)
 
 
 def axis_from_coords(
     name: str,
     labels: npt.NDArray[Any],
-    written: tuple[float, float] | None = None,
+    declared: tuple[float, float] | None = None,
     *,
     corners: bool = False,
 ) -> Axis:
-    """What the labels of an axis say.
+    """Return the axis that its coordinates describe.
 
     Parameters
     ----------
     name
-        What to call the axis in errors.
+        Name of the axis in errors.
     labels
-        (n,) numbers.
-    written
-        Origin and step as written down elsewhere. They are exact where labels are rounded, and
-        count as long as the labels agree: perhaps of a part of that grid only.
+        Coordinates of the axis, (n,) numbers.
+    declared
+        Origin and step from a transform. They are exact where the coordinates are rounded, and
+        are used if the coordinates lie on that grid, or on a part of it.
     corners
-        Labels may name first edges instead of centres, if that is what makes them agree.
+        Coordinates may also refer to first edges, if they match ``declared`` that way.
 
     Raises
     ------
     UsageError
-        Labels that are not numbers, not evenly spaced, or too few to tell the step.
+        The coordinates are not numbers, not evenly spaced, or too few to determine the step.
     """
     if labels.dtype.kind not in "iuf":
         raise UsageError(f"coordinate {name!r}: holds {labels.dtype}, expected numbers")
     rounding = 4 * np.finfo(labels.dtype).eps if labels.dtype.kind == "f" else 0.0
     values = labels.astype(np.float64)
-    step = _step(name, values, written)
-    slack = COORD_TOLERANCE * abs(step) + rounding * float(np.abs(values).max())
+    step = _step(name, values, declared)
+    tolerance = COORD_TOLERANCE * abs(step) + rounding * float(np.abs(values).max())
     even = values[0] + np.arange(len(values)) * step
-    if not step or not np.abs(values - even).max() <= slack:
-        raise UsageError(_uneven(name, values))
-    if written is not None and abs(written[1] - step) * len(values) <= slack:
-        step = written[1]
-        for anchor in (0.5, 0.0) if corners else (0.5,):
-            shift = (values[0] - written[0]) / step - anchor
-            if abs(shift - round(shift)) * abs(step) <= slack:
-                return Axis(written[0] + round(shift) * step, step, len(values), anchor)
+    if not step or not np.abs(values - even).max() <= tolerance:
+        raise UsageError(_uneven_message(name, values))
+    if declared is not None and abs(declared[1] - step) * len(values) <= tolerance:
+        step = declared[1]
+        for pixel_ref in (0.5, 0.0) if corners else (0.5,):
+            shift = (values[0] - declared[0]) / step - pixel_ref
+            if abs(shift - round(shift)) * abs(step) <= tolerance:
+                return Axis(declared[0] + round(shift) * step, step, len(values), pixel_ref)
     return Axis(float(values[0]) - step / 2, step, len(values))
 
 
-def _step(name: str, values: npt.NDArray[np.float64], written: tuple[float, float] | None) -> float:
+def _step(
+    name: str, values: npt.NDArray[np.float64], declared: tuple[float, float] | None
+) -> float:
+    """Return the distance between neighbouring pixels."""
     if len(values) > 1:
         return float(values[-1] - values[0]) / (len(values) - 1)
-    if written is None:
+    if declared is None:
         raise UsageError(
             f"coordinate {name!r}: one pixel does not tell its size; "
             "write it down with da.rio.write_transform(transform)"
         )
-    return written[1]
+    return declared[1]
 
 
-def _uneven(name: str, values: npt.NDArray[np.float64]) -> str:
+def _uneven_message(name: str, values: npt.NDArray[np.float64]) -> str:
     steps = np.diff(values)
     return (
         f"coordinate {name!r}: is not evenly spaced, its steps go from {steps.min():g} to "
@@ -136,35 +137,35 @@ ENCODING_KEYS = (
     "offsets",
     "_Unsigned",
 )
-"""Encodings that say how values are stored."""
+"""Encodings that describe how values are stored."""
 ROTATED_COORDS = ("xc", "yc")
-"""Coordinates of every pixel, as rioxarray names them where the grid is rotated."""
+"""Names that rioxarray gives the two-dimensional coordinates of a rotated grid."""
 
 
 @dataclass(frozen=True)
 class GridInfo:
-    """A DataArray of scenes on one grid.
+    """Dimensions, grid and nodata of a DataArray.
 
     Attributes
     ----------
     name : str
-        For messages.
+        Name of the array in messages.
     y, x : hashable
-        Dimensions of the grid.
+        Dimensions of rows and columns.
     band : hashable or None
         Dimension of the bands, if there is one.
     scenes : tuple of hashable
         All other dimensions.
     transform : Affine or None
-        Pixel corner (column, row) to CRS.
+        Transform from pixel corner (column, row) to CRS.
     axes : (Axis, Axis) or None
-        Rows and columns, if both are labelled.
+        Axes of rows and columns, if both have coordinates.
     nodata : float or None
-        Value of invalid pixels; NaN and infinity are invalid besides.
+        Value of invalid pixels. NaN and infinity are always invalid.
     source : str
-        Name of the file it came from, or its own.
-    lacking : str or None
-        What is not there to say where on Earth it lies.
+        Name of the file the array was read from, or name of the array.
+    missing_georeference : str or None
+        What is missing for a complete georeference, for messages; None if nothing is.
     """
 
     name: str
@@ -176,11 +177,11 @@ class GridInfo:
     axes: tuple[Axis, Axis] | None
     nodata: float | None
     source: str
-    lacking: str | None
+    missing_georeference: str | None
 
     @property
     def order(self) -> tuple[Hashable, ...]:
-        """Scenes, bands, rows, columns."""
+        """Return the dimensions in the order scenes, bands, rows, columns."""
         band = () if self.band is None else (self.band,)
         return (*self.scenes, *band, self.y, self.x)
 
@@ -188,21 +189,22 @@ class GridInfo:
 def grid_info(
     array: xr.DataArray, band: Hashable = "band", nodata: float | None = None
 ) -> GridInfo:
-    """Read dimensions, grid and nodata.
+    """Read dimensions, grid and nodata of a DataArray.
 
     Parameters
     ----------
     array
-        Of rows, columns, perhaps bands, and anything else.
+        Array with rows and columns, optionally bands and other dimensions.
     band
         Dimension of the bands, if the array has it.
     nodata
-        Overrides what the array says.
+        Nodata value; None uses the one that the array declares.
 
     Raises
     ------
     UsageError
-        No rows and columns, no regular grid, a data type or nodata that cannot be.
+        The array has no rows and columns or no regular grid, or its data type or nodata value is
+        not supported.
     """
     name = "array" if array.name is None else f"array {array.name!r}"
     y, x = grid_dims(array, name)
@@ -214,16 +216,16 @@ def grid_info(
     transform, axes = _grid(array, y, x)
     try:
         crs = array.rio.crs
-    except (ValueError, RuntimeError) as error:  # of rasterio, of pyproj
+    except (ValueError, RuntimeError) as error:  # from rasterio, from pyproj
         raise UsageError(
             f"{name}: its coordinate reference system cannot be read ({error}); "
             "write it again with da.rio.write_crs(...)"
         ) from error
-    lacking = None
+    missing = None
     if crs is None:
-        lacking = "coordinate reference system"
+        missing = "coordinate reference system"
     elif transform is None and not array.rio.get_gcps():
-        lacking = "geotransform"
+        missing = "geotransform"
     return GridInfo(
         name=name,
         y=y,
@@ -234,17 +236,17 @@ def grid_info(
         axes=axes,
         nodata=_nodata(array, name, nodata),
         source=PurePath(redact_url(str(array.encoding.get("source", array.name or "array")))).name,
-        lacking=lacking,
+        missing_georeference=missing,
     )
 
 
 def grid_dims(labelled: xr.DataArray | xr.Dataset, name: str) -> tuple[Hashable, Hashable]:
-    """Dimensions of rows and columns.
+    """Return the dimensions of rows and columns.
 
     Raises
     ------
     UsageError
-        They are not to be found; calls the array or dataset ``name``.
+        They cannot be determined; the message calls the array or dataset ``name``.
     """
     try:
         return labelled.rio.y_dim, labelled.rio.x_dim
@@ -256,23 +258,24 @@ def grid_dims(labelled: xr.DataArray | xr.Dataset, name: str) -> tuple[Hashable,
         ) from error
 
 
-def _nodata(array: xr.DataArray, name: str, wanted: float | None) -> float | None:
+def _nodata(array: xr.DataArray, name: str, requested: float | None) -> float | None:
+    """Return the requested nodata value, or the one that the array declares."""
     dtype = array.dtype.name
-    if wanted is not None:
-        if not can_represent(dtype, wanted):
-            raise UsageError(f"{name}: nodata {wanted:g} cannot occur in data of type {dtype}")
-        return float(wanted)
+    if requested is not None:
+        if not can_represent(dtype, requested):
+            raise UsageError(f"{name}: nodata {requested:g} cannot occur in data of type {dtype}")
+        return float(requested)
     try:
-        # integers are not decoded: what the encoding calls fill value is in the pixels
+        # integers are not decoded: their pixels contain the fill value of the encoding
         stored = None if array.dtype.kind == "f" else array.rio.encoded_nodata
         value = array.rio.nodata if stored is None else stored
     except (OverflowError, ValueError):
-        return None  # no pixel can have it
+        return None  # no pixel can have this value
     return float(value) if value is not None and can_represent(dtype, float(value)) else None
 
 
-def _written(array: xr.DataArray) -> tuple[Affine | None, bool]:
-    """The transform that is written down, and whether it is so by the way of stackstac."""
+def _declared_transform(array: xr.DataArray) -> tuple[Affine | None, bool]:
+    """Return the declared transform, and whether it is declared as stackstac does."""
     mapping = array.coords.get(array.rio.grid_mapping)
     text = None if mapping is None else mapping.attrs.get("GeoTransform")
     if text is not None:
@@ -284,12 +287,13 @@ def _written(array: xr.DataArray) -> tuple[Affine | None, bool]:
 def _grid(
     array: xr.DataArray, y: Hashable, x: Hashable
 ) -> tuple[Affine | None, tuple[Axis, Axis] | None]:
-    written, corners = _written(array)
-    if written is not None and (written.b or written.d):
-        return _turned(array, written, y, x), None
+    """Return the transform of an array, and its axes if rows and columns have coordinates."""
+    declared, corners = _declared_transform(array)
+    if declared is not None and (declared.b or declared.d):
+        return _rotated_transform(array, declared, y, x), None
     if y not in array.coords or x not in array.coords:
-        return (None if written == Affine.identity() else written), None
-    known = None if written is None else ((written.f, written.e), (written.c, written.a))
+        return (None if declared == Affine.identity() else declared), None
+    known = None if declared is None else ((declared.f, declared.e), (declared.c, declared.a))
     down, across = (
         axis_from_coords(str(dim), array[dim].values, known and known[i], corners=corners)
         for i, dim in enumerate((y, x))
@@ -298,12 +302,12 @@ def _grid(
     return (None if transform == Affine.identity() else transform), (down, across)
 
 
-def _turned(array: xr.DataArray, written: Affine, y: Hashable, x: Hashable) -> Affine:
-    """Transform of a rotated or sheared grid, perhaps a part of the one that is written down."""
+def _rotated_transform(array: xr.DataArray, declared: Affine, y: Hashable, x: Hashable) -> Affine:
+    """Return the transform of a rotated or sheared grid, which may be part of the declared one."""
     if not {*ROTATED_COORDS} <= {*array.coords}:
-        return written
+        return declared
     ends = [
-        ~written @ tuple(float(array[name].isel({y: i, x: i})) for name in ROTATED_COORDS)
+        ~declared @ tuple(float(array[name].isel({y: i, x: i})) for name in ROTATED_COORDS)
         for i in (0, -1)
     ]
     left, top = (round(value - 0.5) for value in ends[0])
@@ -315,33 +319,35 @@ def _turned(array: xr.DataArray, written: Affine, y: Hashable, x: Hashable) -> A
             "another array? write it down with da.rio.write_transform(transform)"
         )
     if left == top == 0:
-        return written
-    a, b, _, d, e, _ = tuple(written)[:6]
-    c, f = written @ (left, top)
+        return declared
+    a, b, _, d, e, _ = tuple(declared)[:6]
+    c, f = declared @ (left, top)
     return Affine(a, b, c, d, e, f)
 
 
 def encodable_range(array: xr.DataArray) -> tuple[float, float] | None:
-    """Lowest and highest value that an array of decoded integers can be encoded to; None: any.
+    """Return the lowest and highest value that an array of decoded integers can encode; None: any.
 
-    Writers cast to the type of the encoding by wrapping, and what is encoded as the fill value
-    does not come back: where that is the first or last value of the type, it is left out.
+    Writers cast to the data type of the encoding, which wraps around, and a value encoded as the
+    fill value is read back as invalid: if that is the first or last value of the type, it is
+    excluded.
     """
-    coding = array.encoding
-    stored = np.dtype(coding.get("dtype") or array.dtype)
-    if array.dtype.kind != "f" or stored.kind not in "iu" or "scales" in coding:
+    encoding = array.encoding
+    stored = np.dtype(encoding.get("dtype") or array.dtype)
+    if array.dtype.kind != "f" or stored.kind not in "iu" or "scales" in encoding:
         return None
     low, high = float(np.iinfo(stored).min), float(np.iinfo(stored).max)
-    fill = coding.get("_FillValue")
+    fill = encoding.get("_FillValue")
     low, high = low + (fill == low), high - (fill == high)
-    factor, offset = float(coding.get("scale_factor", 1)), float(coding.get("add_offset", 0))
+    factor = float(encoding.get("scale_factor", 1))
+    offset = float(encoding.get("add_offset", 0))
     ends = sorted((low * factor + offset, high * factor + offset))
     return ends[0], ends[1]
 
 
-_OF_THE_GRID = ("transform", "res", "resolution", "spec")
-"""Attributes by which other packages describe the grid: wrong for any other."""
-_OF_THE_FILE = ("OVR_RESAMPLING_ALG", "TIFFTAG_XRESOLUTION", "TIFFTAG_YRESOLUTION")
+_GRID_ATTRS = ("transform", "res", "resolution", "spec")
+"""Attributes in which other packages describe the grid; wrong for another grid."""
+_FILE_ATTRS = ("OVR_RESAMPLING_ALG", "TIFFTAG_XRESOLUTION", "TIFFTAG_YRESOLUTION")
 
 
 def assign_output_coords(
@@ -354,51 +360,51 @@ def assign_output_coords(
     recoded: bool,
     tags: Mapping[str, str],
 ) -> xr.DataArray:
-    """A product with everything that its source says and that still holds.
+    """Return an output with the coordinates, attributes and encodings of its source.
 
     Parameters
     ----------
     data
-        In the order of ``info.order``.
+        Output pixels, dimensions as in ``info.order``.
     array, info
-        The source.
+        Source, and its grid.
     scale
-        Product pixels per source pixel.
+        Output pixels per source pixel, along each axis.
     nodata
-        Of the product.
+        Nodata value of the output.
     recoded
-        ``nodata`` or the data type are not what the source declares: its own declaration and
-        encoding are left out.
+        True if ``nodata`` or the data type differ from those of the source: nodata attributes and
+        encodings of the source are then omitted.
     tags
-        Added to the attributes.
+        Tags to add to the attributes.
     """
-    over_grid = [name for name, c in array.coords.items() if {info.y, info.x} & {*c.dims}]
-    left_out = [*_OF_THE_GRID, *_OF_THE_FILE, *(NODATA_KEYS if recoded else ())]
-    attrs = {k: v for k, v in array.attrs.items() if k not in left_out}
+    spatial = [name for name, c in array.coords.items() if {info.y, info.x} & {*c.dims}]
+    omitted = [*_GRID_ATTRS, *_FILE_ATTRS, *(NODATA_KEYS if recoded else ())]
+    attrs = {k: v for k, v in array.attrs.items() if k not in omitted}
     attrs = {k: v for k, v in attrs.items() if not str(k).startswith("STATISTICS_")}
     attrs = _band_names(array, info) | attrs
-    product = xr.DataArray(
+    output = xr.DataArray(
         data,
         dims=info.order,
-        coords=array.drop_vars(over_grid).coords,
+        coords=array.drop_vars(spatial).coords,
         attrs=attrs | dict(tags),
     ).assign_coords(_grid_coordinates(data, array, info, scale))
     kept = ("grid_mapping",) if recoded else ("grid_mapping", *NODATA_KEYS, *ENCODING_KEYS)
-    product.name = array.name  # given as None, it would be that of the Dask array
-    product.encoding = {k: v for k, v in array.encoding.items() if k in kept}
+    output.name = array.name  # as an argument, None would be replaced by the name of the Dask array
+    output.encoding = {k: v for k, v in array.encoding.items() if k in kept}
     if recoded and nodata is not None:
-        product.attrs["_FillValue"] = product.dtype.type(nodata)
+        output.attrs["_FillValue"] = output.dtype.type(nodata)
     if "transform" in array.attrs and info.transform is not None:
-        product.attrs["transform"] = scale_transform(info.transform, scale)
-    product = product.transpose(*array.dims)
-    product.rio.set_spatial_dims(x_dim=info.x, y_dim=info.y)
+        output.attrs["transform"] = scale_transform(info.transform, scale)
+    output = output.transpose(*array.dims)
+    output.rio.set_spatial_dims(x_dim=info.x, y_dim=info.y)
     if gcps := array.rio.get_gcps():
-        product.rio.write_gcps(scale_gcps(gcps, scale), array.rio.crs, inplace=True)
-    return product
+        output.rio.write_gcps(scale_gcps(gcps, scale), array.rio.crs, inplace=True)
+    return output
 
 
 def _band_names(array: xr.DataArray, info: GridInfo) -> dict[Hashable, Any]:
-    """Names that a coordinate gives the bands, as rioxarray writes them into files."""
+    """Return the band names of a coordinate, in the attribute that rioxarray writes to files."""
     labels = None if info.band is None else array.coords.get(info.band)
     if labels is None or not all(isinstance(label, str) for label in labels.values.tolist()):
         return {}
@@ -408,33 +414,33 @@ def _band_names(array: xr.DataArray, info: GridInfo) -> dict[Hashable, Any]:
 def _grid_coordinates(
     data: Any, array: xr.DataArray, info: GridInfo, scale: int
 ) -> dict[Hashable, Any]:
-    """Labels of the product's rows and columns, and its transform."""
-    made = dict[Hashable, Any]()
+    """Return the coordinates of the output's rows and columns, and its transform."""
+    coords = dict[Hashable, Any]()
     for dim, axis in zip((info.y, info.x), info.axes or (), strict=False):
-        made[dim] = (dim, axis.refine(scale).coords(), array[dim].attrs)
+        coords[dim] = (dim, axis.refine(scale).coords(), array[dim].attrs)
     if info.transform is None:
-        return made
-    fine = scale_transform(info.transform, scale)
+        return coords
+    transform = scale_transform(info.transform, scale)
     mapping = array.coords.get(array.rio.grid_mapping)
     if mapping is not None:
-        text = " ".join(map(str, fine.to_gdal()))
-        made[mapping.name] = ((), mapping.values, {**mapping.attrs, "GeoTransform": text})
+        text = " ".join(map(str, transform.to_gdal()))
+        coords[mapping.name] = ((), mapping.values, {**mapping.attrs, "GeoTransform": text})
     if info.axes is None and {*ROTATED_COORDS} <= {*array.coords}:
-        made |= _turned_coordinates(data, array, info, fine)
-    return made
+        coords |= _rotated_coordinates(data, array, info, transform)
+    return coords
 
 
-def _turned_coordinates(
-    data: Any, array: xr.DataArray, info: GridInfo, fine: Affine
+def _rotated_coordinates(
+    data: Any, array: xr.DataArray, info: GridInfo, transform: Affine
 ) -> dict[Hashable, Any]:
-    """Coordinates of every pixel of a rotated grid: lazy where the pixels are."""
+    """Return the coordinates of every pixel of a rotated grid, lazy if the pixels are."""
     columns = np.arange(data.shape[-1], dtype=np.float64)
     rows = np.arange(data.shape[-2], dtype=np.float64)
     if isinstance(data, da.Array):
         from_array: Any = da.from_array  # untyped
         columns = from_array(columns, chunks=(data.chunks[-1],))
         rows = from_array(rows, chunks=(data.chunks[-2],))
-    a, b, c, d, e, f = tuple(fine @ Affine.translation(0.5, 0.5))[:6]
+    a, b, c, d, e, f = tuple(transform @ Affine.translation(0.5, 0.5))[:6]
     x = columns * a + rows[:, None] * b + c
     y = columns * d + rows[:, None] * e + f
     return {

@@ -17,10 +17,10 @@ from georsr.inference.predictor import MEMBERS, tta_mean
 from georsr.models.io import open_model
 from georsr.quality.consistency_maps import inconsistency, synthesised_detail
 from georsr.quality.layers import (
-    FIRST,
+    FIRST_MEAN,
     GRADIENT,
-    SQUARE,
-    WITHIN,
+    MEAN_SQUARE,
+    VARIANCE,
     EnsemblePredictor,
     calibration_of,
     calibrations,
@@ -102,19 +102,21 @@ def test_ensemble_predictor_returns_statistics_of_eight_orientations(lite_model,
     network = lite_model.network
     planes = EnsemblePredictor(lite_model, select_device("cpu"), 1)([image], ["tile"])[0]
     answers = eight(network, image)
-    np.testing.assert_allclose(planes[WITHIN], answers.var(0).mean(0), atol=1e-6)
+    np.testing.assert_allclose(planes[VARIANCE], answers.var(0).mean(0), atol=1e-6)
     gradient = np.hypot(*np.gradient(answers.mean((0, 1))))
     inner = (slice(1, -1), slice(1, -1))
     np.testing.assert_allclose(planes[GRADIENT][inner], gradient[inner], atol=1e-5)
-    assert len(planes) == FIRST + 3 + network.guidance_count
-    np.testing.assert_allclose(planes[SQUARE], np.square(planes[FIRST : FIRST + 3]).mean(0), 1e-4)
+    assert len(planes) == FIRST_MEAN + 3 + network.guidance_count
+    np.testing.assert_allclose(
+        planes[MEAN_SQUARE], np.square(planes[FIRST_MEAN : FIRST_MEAN + 3]).mean(0), 1e-4
+    )
 
 
 def test_tiles_that_disagree_are_uncertain():
     """Two tiles, both sure of themselves, one step apart: half a step where they are mixed."""
-    tiles = np.zeros((2, FIRST + 1, 1, 3), np.float32)
-    tiles[1, FIRST] = 0.2
-    tiles[:, SQUARE] = tiles[:, FIRST] ** 2
+    tiles = np.zeros((2, FIRST_MEAN + 1, 1, 3), np.float32)
+    tiles[1, FIRST_MEAN] = 0.2
+    tiles[:, MEAN_SQUARE] = tiles[:, FIRST_MEAN] ** 2
     weights = np.array([0.0, 0.5, 1.0], np.float32)
     blended = tiles[0] * (1 - weights) + tiles[1] * weights
     np.testing.assert_allclose(ensemble_std(blended)[0], [0, 0.1, 0], atol=1e-6)

@@ -74,7 +74,7 @@ def run_terms(
     models: Sequence[ModelFacts],
     **others: str,
 ) -> Iterator[tuple[str, str]]:
-    """Yield the terms of the section ``Run``: how a report came about, and by which weights."""
+    """Yield (label, value) of the section ``Run``: command, versions, device, weights."""
     if command:
         yield "command", command
     yield "georsr", version

@@ -180,7 +180,7 @@ def _source_bands(
 ) -> tuple[int, ...] | None:
     """Return the bands of the source that the output has, in its order; None: all of them."""
     if "GEORSR_OPTIONS" in tags:
-        options = read_output_tags(output.info.path, tags).config(aoi="")
+        options = read_output_tags(output.info.path, tags).config(aoi="")  # the area is not needed
         if options.indexes is not None and options.output_bands != "all":
             return options.indexes
     with open_raster(source) as reader:

@@ -190,7 +190,8 @@ def segsr(
     encoder_options, backbone_options
         More arguments of the encoder's and the backbone's constructor.
     fused
-        False builds the form in which the network is trained.
+        True: the parallel branches of training are merged into one convolution. False: they are
+        separate, for training.
 
     Raises
     ------
