@@ -37,8 +37,8 @@ core: 3.7, 3.9 and 4.2 ms at levels 1 to 3, and 7.1 ms with libdeflate at level 
 files are 3.3, 2.5 and 2.3 % larger than those of libdeflate."""
 MIN_ISAL_BYTES = 2**15
 """Size in bytes below which zlib compresses instead. For short inputs, ISA-L clears only two
-entries per byte of its hash table of 32,768, but reads others too at levels 1 and 2: its output for 32 to
-768 bytes depended on earlier contents of memory. The bytes of an output must be reproducible."""
+entries per byte of its hash table of 32,768, but reads others too at levels 1 and 2: its output
+for 32 to 768 bytes depended on earlier contents of memory. Outputs must be reproducible."""
 
 FAST, BEST = 1, 9
 """Compression levels of zlib. `BEST` is for constant blocks, which are compressed once and stored
@@ -121,7 +121,7 @@ def _differences(values: AnyArray, size: int) -> AnyArray:
 
 
 def _byte_differences(values: AnyArray, size: int) -> AnyArray:
-    """Rearrange floats (C, h, w) -> (size, bytes of a row): first bytes, then second bytes and so on.
+    """Rearrange floats (C, h, w) -> (size, bytes of a row): first bytes, then second bytes, etc.
 
     Each byte is stored minus that of the pixel on its left.
     """

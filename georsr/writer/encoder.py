@@ -1,7 +1,8 @@
 """Encode one block of an output, in memory.
 
-GDAL encodes blocks that `georsr.writer.deflate` cannot: it writes a block as a GeoTIFF of one tile in memory, with the creation options of the output, and the bytes of the tile are read
-from it. So every codec of GDAL can be used, any number of threads can encode, and georsr itself
+GDAL encodes blocks that `georsr.writer.deflate` cannot: it writes a block as a GeoTIFF of one tile
+in memory, with the creation options of the output, and the bytes of the tile are read from that
+file. So every codec of GDAL can be used, any number of threads can encode, and georsr itself
 writes to the disk. If GDAL wrote the file, a full disk could go unnoticed, and a file whose process
 is killed before closing it would be empty.
 """
