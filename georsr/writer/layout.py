@@ -1,7 +1,4 @@
-"""Lay out the output: decide everything about the file before its first pixel is computed.
-
-Trying a layout out in memory before any work is done.
-"""
+"""Define the layout of an output before its first pixel is computed, and check it with GDAL."""
 
 from __future__ import annotations
 
@@ -41,12 +38,12 @@ from georsr.writer.creation_options import (
 def check_creation_options(layout: OutputLayout) -> None:
     """Write a tiny file in memory, so that GDAL refuses invalid options now.
 
-    GDAL only warns about unknown options and values and goes on without them.
+    For unknown options and values, GDAL only issues a warning and ignores them.
     """
     stem = f"/vsimem/georsr-{secrets.token_hex(8)}"
     paths = [f"{stem}.tif", f"{stem}.cog.tif"]
     profile = layout.profile() | {"width": 16, "height": 16}
-    with gdal_env(writing=True), suppress_rasterio_warnings(), _gdal_warnings() as said:
+    with gdal_env(writing=True), suppress_rasterio_warnings(), _gdal_warnings() as messages:
         try:
             with rasterio.open(paths[0], "w", **profile) as dataset:
                 layout.describe(dataset)
@@ -63,25 +60,25 @@ def check_creation_options(layout: OutputLayout) -> None:
             for path in paths:
                 if rasterio.shutil.exists(path):
                     rasterio.shutil.delete(path)
-    if said:
-        raise _refused(said[0])
+    if messages:
+        raise _refused(messages[0])
 
 
-def _refused(why: str) -> UsageError:
-    return UsageError(f"GDAL rejects the output profile: {why}; check the creation options")
+def _refused(reason: str) -> UsageError:
+    return UsageError(f"GDAL rejects the output profile: {reason}; check the creation options")
 
 
 @contextmanager
 def _gdal_warnings() -> Iterator[list[str]]:
     """Collect GDAL's warnings about creation options on this thread; rasterio only logs them."""
-    said: list[str] = []
-    me = threading.get_ident()
+    messages: list[str] = []
+    thread = threading.get_ident()
 
     class Collector(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             text = record.getMessage()
-            if record.thread == me and ("NotSupported" in text or "IllegalArg" in text):
-                said.append(text)
+            if record.thread == thread and ("NotSupported" in text or "IllegalArg" in text):
+                messages.append(text)
 
     logger = logging.getLogger("rasterio._env")
     collector, level = Collector(logging.WARNING), logger.level
@@ -89,7 +86,7 @@ def _gdal_warnings() -> Iterator[list[str]]:
     if not logger.isEnabledFor(logging.WARNING):
         logger.setLevel(logging.WARNING)
     try:
-        yield said
+        yield messages
     finally:
         logger.removeHandler(collector)
         logger.setLevel(level)
@@ -102,24 +99,25 @@ class OutputLayout:
     Attributes
     ----------
     width, height, scale : int
-        In output pixels; ``scale`` times the source's.
+        Size in output pixels, and output pixels per source pixel along each axis.
     dtype : str
+        Data type of all bands.
     nodata : float or None
-        One for all bands: GeoTIFF has no more.
+        Nodata value of all bands: GeoTIFF supports only one.
     mask : bool
-        The output has an internal mask; every write brings one.
+        Whether the output has an internal mask, which every write must include.
     alpha : bool
-        The last band is alpha; every write brings it.
+        Whether the last band is alpha, which every write must include.
     bands : tuple of BandInfo
-        As in the source, alpha not counted: descriptions, colours, scales, offsets, units, tags.
+        Bands of the source without alpha: descriptions, colours, scales, offsets, units, tags.
     blocksize : int
-        Side of a block.
+        Height and width of a block in pixels.
     options : mapping of str to str
         Creation options of the file that is written block by block.
     cog_options : mapping of str to str, or None
-        Creation options of the COG made from it; None for a plain GeoTIFF.
+        Creation options of the COG that is created from this file; None for a plain GeoTIFF.
     lossless : bool
-        The encoding gives back the pixels that were written, so verification compares them.
+        Whether decoding returns the pixels that were written, so that they can be verified.
     """
 
     width: int
@@ -218,14 +216,14 @@ class OutputLayout:
         }
 
     def describe(self, dataset: Any) -> None:
-        """Write the metadata of an empty dataset."""
+        """Write the metadata to an empty dataset."""
         if self.gcps and self.transform is None:
             dataset.gcps = (list(self.gcps), self.gcps_crs or CRS())
         if self.rpcs is not None:
             dataset.rpcs = self.rpcs
         dataset.update_tags(AREA_OR_POINT=self.area_or_point)
-        for space, tags in self.tags.items():
-            dataset.update_tags(**({"ns": space} if space else {}), **tags)
+        for domain, tags in self.tags.items():
+            dataset.update_tags(**({"ns": domain} if domain else {}), **tags)
         dataset.colorinterp = tuple(ColorInterp[name] for name in self.colorinterp)
         if any((band.scale, band.offset) != (1.0, 0.0) for band in self.bands):
             dataset.scales = tuple(b.scale for b in self.bands) + (1.0,) * self.alpha
@@ -251,34 +249,35 @@ def output_layout(
     tags: Mapping[str, str] | None = None,
     partial: bool = False,
 ) -> OutputLayout:
-    """Lay out the output of a source, or refuse the options.
+    """Return the layout of the output of a source.
 
     Parameters
     ----------
     info : RasterInfo
+        Metadata of the source.
     scale : int
-        At least 1.
+        Output pixels per source pixel along each axis, at least 1.
     dtype : str, optional
-        Default the source's.
+        Data type; default is that of the source.
     nodata : float or "none", optional
-        Default the source's (of the first selected band that has one). With "none" the validity
-        goes to an internal mask.
+        Nodata value; default is that of the first selected band of the source that has one. With
+        "none", validity is stored in an internal mask.
     blocksize : int
-        Side of the square blocks, a multiple of 16.
+        Height and width of the blocks in pixels, a multiple of 16.
     creation_options : mapping of str to str, optional
         GDAL creation options of the GTiff driver, or of the COG driver if ``cog``; names in any
-        case, values as they are. They win over the defaults.
+        letter case. They override the defaults.
     cog : bool
-        Make a cloud-optimised GeoTIFF with overviews.
+        Create a cloud-optimised GeoTIFF with overviews.
     tags : mapping of str to str, optional
-        Added to the source's own.
+        Tags to add to those of the source.
     partial : bool
-        Pixels may be invalid that are valid in the source.
+        Whether pixels that are valid in the source may be invalid in the output.
 
     Raises
     ------
     UsageError
-        Data type, nodata, block size or creation options that cannot be.
+        Data type, nodata, block size or creation options are invalid.
     """
     if not isinstance(scale, int) or scale < 1:
         raise UsageError(f"scale must be a whole number from 1, got {scale!r}")
@@ -293,8 +292,8 @@ def output_layout(
     defaults = {"COMPRESS": "DEFLATE", "BIGTIFF": "IF_SAFER"}
     plain = complete_options(defaults | ({} if cog else given), out_dtype)
     photometric = plain.pop("PHOTOMETRIC", _photometric(info, out_dtype))
-    spaces: dict[str, dict[str, str]] = {space: dict(more) for space, more in info.tags.items()}
-    spaces.setdefault("", {}).update(tags or {})
+    domains: dict[str, dict[str, str]] = {name: dict(items) for name, items in info.tags.items()}
+    domains.setdefault("", {}).update(tags or {})
     layout = OutputLayout(
         width=info.width * scale,
         height=info.height * scale,
@@ -313,7 +312,7 @@ def output_layout(
         # GDAL 3.10 moves the GCPs of a Point raster by a pixel between writing and reading; it
         # counts them from the pixel corner either way, so that Area says the same ground
         area_or_point="Area" if info.gcps and info.transform is None else info.area_or_point,
-        tags={space: more for space, more in spaces.items() if more},
+        tags={name: items for name, items in domains.items() if items},
         photometric=photometric,
         options=plain,
         cog_options=cog_options(defaults | given, blocksize) if cog else None,
@@ -324,7 +323,7 @@ def output_layout(
 
 
 def output_nodata(
-    source: float | None, dtype: str, wanted: float | str | None = None
+    source: float | None, dtype: str, requested: float | str | None = None
 ) -> float | None:
     """Return the nodata value of an output, None if it has none.
 
@@ -333,25 +332,25 @@ def output_nodata(
     source : float or None
         The source's nodata value.
     dtype : str
-        Of the output.
-    wanted : float, str or None
-        A number, also as text, or "none"; None takes the source's.
+        Data type of the output.
+    requested : float, str or None
+        A number, also as text, or "none"; None uses the value of the source.
 
     Raises
     ------
     UsageError
-        Not a number, or not one that ``dtype`` can hold.
+        The value is not a number, or ``dtype`` cannot represent it.
     """
-    if isinstance(wanted, str):
-        if wanted.lower() == "none":
+    if isinstance(requested, str):
+        if requested.lower() == "none":
             return None
         try:
-            wanted = float(wanted)
+            requested = float(requested)
         except ValueError as err:
-            raise UsageError(f"nodata must be a number, nan or none, got {wanted!r}") from err
-    value = source if wanted is None else float(wanted)
+            raise UsageError(f"nodata must be a number, nan or none, got {requested!r}") from err
+    value = source if requested is None else float(requested)
     if value is not None and not can_represent(dtype, value):
-        whose = "of the source " if wanted is None else ""
+        whose = "of the source " if requested is None else ""
         raise UsageError(
             f"nodata {value:g} {whose}does not fit data type {dtype}; "
             "give a nodata value that does, or none to use a mask"
@@ -373,6 +372,7 @@ def _needs_mask(info: RasterInfo, dtype: str, nodata: float | None, partial: boo
 
 
 def _photometric(info: RasterInfo, dtype: str) -> str:
+    """Return the photometric interpretation: RGB or MINISBLACK."""
     colors = [band.colorinterp for band in info.bands[:3]]
     rgb = colors == ["red", "green", "blue"] and dtype in ("uint8", "uint16")
     return "RGB" if rgb else "MINISBLACK"

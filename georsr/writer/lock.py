@@ -18,26 +18,27 @@ from georsr.errors import OutputError
 log = logging.getLogger(__name__)
 
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
-"""What a file system answers that cannot lock files."""
+"""Errors of file systems that cannot lock files."""
 
 
 class Lock:
     """An exclusive lock on a name, held from `acquire` to `release`, or to the end of this
     object or of the process.
 
-    The kernel's lock on a small file, which ends with its process. Where a file system has none, a
-    second file that names the process stands for it (``.pid``), and is void once that has ended.
+    It is a lock of the operating system on a small file, which ends with its process. On a file
+    system without locks, a second file with the process id (``.pid``) is used instead; it is
+    ignored once that process has ended.
 
     Parameters
     ----------
     path : Path
-        The lock's own file; removed by `release`.
-    what : str
-        The name to blame in messages.
+        Lock file; removed by `release`.
+    output : str
+        Path of the output, for messages.
     """
 
-    def __init__(self, path: Path, what: str) -> None:
-        self.path, self.what = path, what
+    def __init__(self, path: Path, output: str) -> None:
+        self.path, self.output = path, output
         self._held: BaseFileLock | None = None
 
     def acquire(self) -> None:
@@ -46,24 +47,24 @@ class Lock:
         Raises
         ------
         OutputError
-            Another run has it, or something else than a lock file is in its place.
+            Another run holds the lock, or ``path`` is not a lock file.
         """
         check_regular(self.path)
         try:
-            self._held = self._acquired()
+            self._held = self._acquire_file_lock()
         except Timeout as error:
             raise self._refusal(Path(error.lock_file)) from error
         except OSError as error:
             raise OutputError(
-                f"{self.what}: cannot be locked: {self.path}: {error.strerror or error}"
+                f"{self.output}: cannot be locked: {self.path}: {error.strerror or error}"
             ) from error
         try:
-            self._sign()
+            self._write_owner()
         except BaseException:
             self.release()
             raise
 
-    def _acquired(self) -> BaseFileLock:
+    def _acquire_file_lock(self) -> BaseFileLock:
         native = FileLock(self.path, timeout=0, thread_local=False, fallback_to_soft=False)
         try:
             native.acquire()
@@ -77,7 +78,7 @@ class Lock:
             return soft
         return native
 
-    def _sign(self) -> None:
+    def _write_owner(self) -> None:
         """Write the owner into the lock file, for the messages of other runs."""
         text = json.dumps({"pid": os.getpid(), "host": platform.node()})
         try:
@@ -86,16 +87,17 @@ class Lock:
                 file.write(text.encode())
         except OutputError:
             raise
-        except OSError:  # Windows lets nobody write a locked file; a disk may be full
+        except OSError:  # Windows does not allow writing to a locked file; a disk may be full
             log.debug("%s: cannot be written", self.path, exc_info=True)
 
     def _refusal(self, path: Path) -> OutputError:
-        who = ""
+        by = ""
         with suppress(OSError, ValueError, TypeError, KeyError), open_regular(self.path) as file:
             owner = json.loads(file.read(4096))
-            who = f" (process {int(owner['pid'])} on {owner['host']})"
+            by = f" (process {int(owner['pid'])} on {owner['host']})"
         return OutputError(
-            f"{self.what}: another run is writing it{who}; wait for it, or write to another file. "
+            f"{self.output}: another run is writing it{by}; wait for it, or write to another "
+            "file. "
             f"If that run is long gone, remove {path}"
         )
 
@@ -110,7 +112,7 @@ class Lock:
         """Release the lock, if it is held."""
         held, self._held = self._held, None
         if held is not None:
-            # while it is held: whoever waits for the removed file sees that it has no name any more
-            with suppress(OSError):  # Windows removes no open file
+            # remove it while it is locked: a waiting run then sees that the file has no name
+            with suppress(OSError):  # Windows does not remove open files
                 self.path.unlink()
             held.release()

@@ -1,9 +1,9 @@
 """Write a GeoTIFF block by block, so that it survives being killed at any moment.
 
-GDAL writes the header of the whole file, without a pixel; encoded blocks are then appended, and the
-header's table of tiles is filled in at the end. What was appended is on disk after `sync`, and a
-file that was cut off is made whole by `reopen` with the list of what had been synchronised. The
-bytes depend on the order of blocks alone, not on how often or where the work was interrupted.
+GDAL writes the header of the file, without pixels. Encoded blocks are then appended, and the table
+of tiles in the header is filled in at the end. Appended blocks are on disk after `sync`. `reopen`
+repairs a truncated file, given the list of its synchronised blocks. The bytes of the file depend
+only on the order of the blocks, not on how often or where the work was interrupted.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class Header:
     Attributes
     ----------
     size : int
-        Bytes.
+        Size in bytes.
     checksum : int
-        crc32 of them, where tables that are filled in last count as zeros.
+        crc32 of the header, with zeros for the tables that are filled in at the end.
     """
 
     size: int
@@ -48,18 +48,18 @@ class Header:
 
 @dataclass(frozen=True)
 class BlockRecord:
-    """A block that is in the file.
+    """A block that was written to the file.
 
     Attributes
     ----------
     row, column : int
-        Of the block.
+        Block row and block column.
     checksum : int
-        Of its pixels.
+        Checksum of the pixels.
     sizes : tuple of int
-        Bytes of its pieces; blocks lie in the file in the order of this list, without gaps.
+        Sizes in bytes of the block's tiles, which follow each other in the file without gaps.
     encoded : int
-        crc32 of these bytes.
+        crc32 of the encoded bytes.
     """
 
     row: int
@@ -79,7 +79,7 @@ class OutputInfo:
     bytes : int
         Size of the file.
     seconds : float
-        Spent in `RasterWriter.seal`: closing, verifying, COG.
+        Time spent in `RasterWriter.seal`: closing, verifying, conversion to COG.
     checksum : str
         crc32 over the crc32 of every block in row-major order, eight hexadecimal digits: the
         same pixels in the same block size give the same checksum in any encoding.
@@ -95,17 +95,18 @@ log = logging.getLogger(__name__)
 
 
 class PartFile:
-    """An unfinished GeoTIFF; use `create` or `reopen`, from one thread at a time.
+    """An unfinished GeoTIFF, opened by `create` or `reopen`; not thread-safe.
 
     Attributes
     ----------
     end : int
         Size of the file so far.
     header : Header
-        What stands before its first block; of a file that was created.
+        Header of the file; only after `create`.
     done : bool (block rows, block columns)
-        Which blocks are in it.
+        True for blocks that are in the file.
     checksums : uint32 (block rows, block columns)
+        Checksums of the blocks that are in the file.
     """
 
     def __init__(self, path: Path, file: IO[bytes], layout: OutputLayout) -> None:
@@ -113,7 +114,7 @@ class PartFile:
         self.header: Header
         self._file = file
         self._columns = layout.blocks_shape[1]
-        self._lost: dict[tuple[int, int], tuple[int, BlockRecord]] = {}
+        self._damaged: dict[tuple[int, int], tuple[int, BlockRecord]] = {}
         self._tables: list[tuple[TileTable, Numbers, Numbers]] = [
             (table, table.offsets.read(file), table.sizes.read(file)) for table in tile_tables(file)
         ]
@@ -122,7 +123,7 @@ class PartFile:
         if len(self._tables) != images or any(len(t[1]) % blocks for t in self._tables):
             raise ValueError(f"GDAL made a header of {len(self._tables)} images, expected {images}")
         self._blocks = blocks
-        self._pieces = sum(len(offsets) for _, offsets, _ in self._tables) // blocks
+        self._tiles_per_block = sum(len(offsets) for _, offsets, _ in self._tables) // blocks
         for _, offsets, sizes in self._tables:
             offsets[:], sizes[:] = 0, 0
         self.end = file.seek(0, os.SEEK_END)
@@ -131,10 +132,10 @@ class PartFile:
 
     @classmethod
     def create(cls, path: Path, layout: OutputLayout) -> Self:
-        """Begin a new file at ``path``, replacing what is there."""
+        """Create a new file at ``path``, replacing an existing one."""
         profile = layout.profile() | {"SPARSE_OK": "TRUE"}
         env, quiet = gdal_env(writing=True), suppress_rasterio_warnings()
-        # GDAL follows links: it gets a name at which nobody has laid one
+        # GDAL follows symbolic links: it writes to a new name, at which none can exist
         with (
             atomic_write(path) as fresh,
             env,
@@ -146,7 +147,7 @@ class PartFile:
                 corner = next(layout.blocks())[2]
                 empty = np.zeros((corner.height, corner.width), np.uint8)
                 dataset.write_mask(empty, window=to_rasterio_window(corner))
-        part = cls._opened(path, layout)
+        part = cls._open(path, layout)
         part.header = part.header_of(part.end)
         return part
 
@@ -154,34 +155,34 @@ class PartFile:
     def reopen(
         cls, path: Path, layout: OutputLayout, header: Header, blocks: Iterable[BlockRecord]
     ) -> Self:
-        """Reopen a file; every byte of it is read and compared with its checksum.
+        """Reopen a file and compare all of its bytes with their checksums.
 
-        A damaged header is made again, damaged blocks are not among those that are `done`.
+        A damaged header is written again; damaged blocks are not marked as `done`.
 
         Parameters
         ----------
         path : Path
-        layout : ProductLayout
-            As at creation.
+        layout : OutputLayout
+            Layout with which the file was created.
         header : Header
-            As it was at creation.
-        blocks : iterable of Finished
-            Those that were synchronised, in their order; anything beyond them is cut off.
+            Header of the file at creation.
+        blocks : iterable of BlockRecord
+            Synchronised blocks, in the order of the file, which is truncated after the last one.
 
         Raises
         ------
         ValueError, OSError
-            The file is not what the list says.
+            The file does not match the list of blocks, or cannot be read.
         """
         part = cls._with_header(path, layout, header)
         try:
             part.end = header.size
             for block in blocks:
-                place = part.end
+                start = part.end
                 part._record(block)
-                part._lost.pop((block.row, block.column), None)
-                if not part._holds(place, block):
-                    part._lost[block.row, block.column] = place, block
+                part._damaged.pop((block.row, block.column), None)
+                if not part._is_intact(start, block):
+                    part._damaged[block.row, block.column] = start, block
                     part.done[block.row, block.column] = False
             part._file.truncate(part.end)
         except BaseException:
@@ -193,13 +194,13 @@ class PartFile:
     def _with_header(cls, path: Path, layout: OutputLayout, header: Header) -> Self:
         """Open a file, after repairing its header if necessary."""
         try:
-            part = cls._opened(path, layout)
+            part = cls._open(path, layout)
             if part.header_of(header.size) == header:
                 return part
             part.close()
         except ValueError:
             log.debug("%s: its header cannot be read", path, exc_info=True)
-        log.warning("%s: its header was damaged, and is made again", path)
+        log.warning("%s: the header is damaged and is written again", path)
         fresh = path.with_name(f"{path.stem}.header{path.suffix}")
         try:
             again = cls.create(fresh, layout)
@@ -210,10 +211,10 @@ class PartFile:
                 write_all(file, fresh.read_bytes())
         finally:
             fresh.unlink(missing_ok=True)
-        return cls._opened(path, layout)
+        return cls._open(path, layout)
 
     def header_of(self, size: int) -> Header:
-        """Return the first bytes of the file, with the tables that come last as zeros."""
+        """Return size and checksum of the first ``size`` bytes, with zeros for the tables."""
         self._file.seek(0)
         data = bytearray(read_exactly(self._file, size))
         for table, _, _ in self._tables:
@@ -222,17 +223,17 @@ class PartFile:
                 data[field.position : end] = bytes(end - field.position)
         return Header(size, zlib.crc32(data))
 
-    def _holds(self, place: int, block: BlockRecord) -> bool:
-        """Return whether the bytes of a block have their checksum."""
-        self._file.seek(place)
+    def _is_intact(self, start: int, block: BlockRecord) -> bool:
+        """Return whether the bytes of a block match their checksum."""
+        self._file.seek(start)
         try:
-            pieces = [read_exactly(self._file, size) for size in block.sizes]
+            tiles = [read_exactly(self._file, size) for size in block.sizes]
         except ValueError:
             return False
-        return _checksum(pieces) == block.encoded
+        return _checksum(tiles) == block.encoded
 
     @classmethod
-    def _opened(cls, path: Path, layout: OutputLayout) -> Self:
+    def _open(cls, path: Path, layout: OutputLayout) -> Self:
         file = open_regular(path, "r+b")
         try:
             return cls(path, file, layout)
@@ -245,26 +246,26 @@ class PartFile:
 
         Returns
         -------
-        Finished or None
-            None: it is where the same one had been before it was damaged.
+        BlockRecord or None
+            None if the block replaced its damaged copy, which is already listed.
         """
         sizes = tuple(map(len, block.tiles))
-        finished = BlockRecord(row, column, block.checksum, sizes, _checksum(block.tiles))
-        place, lost = self._lost.pop((row, column), (self.end, None))
-        again = lost == finished
-        self._file.seek(place if again else self.end)
-        for piece in block.tiles:
-            write_all(self._file, piece)
-        if again:
+        record = BlockRecord(row, column, block.checksum, sizes, _checksum(block.tiles))
+        start, damaged = self._damaged.pop((row, column), (self.end, None))
+        repairs = damaged == record
+        self._file.seek(start if repairs else self.end)
+        for tile in block.tiles:
+            write_all(self._file, tile)
+        if repairs:
             self.done[row, column] = True
             return None
-        self._record(finished)
-        return finished
+        self._record(record)
+        return record
 
     def _record(self, block: BlockRecord) -> None:
-        """Enter the position of the block at the end of the file into the tables."""
+        """Add a block at the end of the file to the tables."""
         inside = 0 <= block.row < len(self.done) and 0 <= block.column < self._columns
-        if not inside or len(block.sizes) != self._pieces:
+        if not inside or len(block.sizes) != self._tiles_per_block:
             raise ValueError(f"{self.path} has no such block: {block}")
         index = block.row * self._columns + block.column
         sizes = iter(block.sizes)
@@ -274,7 +275,7 @@ class PartFile:
                 if self.end > table.offsets.largest or length > table.sizes.largest:
                     raise OutputError(
                         f"{self.path}: grows beyond 4 GiB, which a classic TIFF cannot hold; "
-                        "leave the creation option BIGTIFF away"
+                        "omit the creation option BIGTIFF"
                     )
                 offsets[i], lengths[i] = (self.end, length) if length else (0, 0)
                 self.end += length
@@ -286,7 +287,7 @@ class PartFile:
         os.fsync(self._file.fileno())
 
     def finalize(self) -> None:
-        """Write the tables and close: the file is then a complete TIFF."""
+        """Write the tables and close the file, which is then a complete TIFF."""
         for table, offsets, sizes in self._tables:
             table.offsets.write(self._file, offsets)
             table.sizes.write(self._file, sizes)
@@ -299,8 +300,9 @@ class PartFile:
             self._file.close()
 
 
-def _checksum(pieces: Iterable[bytes]) -> int:
+def _checksum(tiles: Iterable[bytes]) -> int:
+    """Return the crc32 of the tiles of a block."""
     checksum = 0
-    for piece in pieces:
-        checksum = zlib.crc32(piece, checksum)
+    for tile in tiles:
+        checksum = zlib.crc32(tile, checksum)
     return checksum

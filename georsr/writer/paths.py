@@ -1,6 +1,6 @@
 """Check the paths of outputs; name their temporary files and sidecars.
 
-`check_outputs` is the one place that knows what a command must neither write nor remove.
+`check_outputs` alone decides which files a command must neither write nor remove.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ _SUFFIXES = (
         ".tab",
         ".gcp",
         ".points",
-    ),  # where it lies
-    *(".rpb", "_rpc.txt", ".imd", ".til", ".att", ".eph", ".geo", ".xml"),  # of satellites
-    *(".hdr", ".clr", ".stx", ".ige", ".lgo", ".qml", ".sld", ".qmd"),  # of formats and of QGIS
+    ),  # georeferencing
+    *(".rpb", "_rpc.txt", ".imd", ".til", ".att", ".eph", ".geo", ".xml"),  # satellite metadata
+    *(".hdr", ".clr", ".stx", ".ige", ".lgo", ".qml", ".sld", ".qmd"),  # other formats and QGIS
 )
-"""What takes the place of a raster's suffix in the names of files that are read with it."""
+"""Suffixes of files that are read together with a raster of the same base name."""
 _MEMBER = re.compile(
     r"""<(?:SourceFilename|SourceDataset)\b(?:[^>]*?relativeToVRT\s*=\s*["'](\d)["'])?[^>]*>([^<]+)<"""
 )
@@ -67,16 +67,17 @@ def check_destination(
     Parameters
     ----------
     dst : str or path
+        Path of the output.
     src_paths : iterable of str or path
-        The sources, best with all of `RasterInfo.files`: the files behind a VRT count too.
+        Paths of the sources, preferably with all of `RasterInfo.files`.
     overwrite : bool
-        An existing output may be replaced. A source never.
+        Whether an existing output may be replaced. A source is never replaced.
 
     Raises
     ------
     UsageError
-        ``dst`` exists and must not be overwritten, is a source under whatever name, or a sidecar
-        of an earlier output would be taken for one of the new output.
+        ``dst`` exists and must not be overwritten, is a source under another name, or a sidecar of
+        an earlier output would be read with the new output.
     OutputError
         The folder is missing or not writable, or ``dst`` is not a regular file.
     """
@@ -94,9 +95,9 @@ def check_destination(
     if path.exists() and not overwrite:
         raise _exists(name)
     check_parent_writable(path, name)
-    place = temp_paths(name)
-    for own in (place.part, place.cog, place.journal, place.lock):
-        check_regular(own)
+    temp = temp_paths(name)
+    for temp_path in (temp.part, temp.cog, temp.journal, temp.lock):
+        check_regular(temp_path)
     stale = [sidecar for sidecar in sidecars(path) if os.path.lexists(sidecar)]
     if stale and not overwrite:
         raise UsageError(
@@ -111,7 +112,7 @@ def check_format(dst: str | os.PathLike[str]) -> None:
     Raises
     ------
     UsageError
-        Says what to call it.
+        The extension belongs to another format; the message suggests a name.
     """
     name = os.fspath(dst)
     try:
@@ -134,8 +135,8 @@ def local_path(dst: str) -> Path:
 
 def sidecars(path: Path) -> tuple[Path, ...]:
     """Return the files that GDAL would read with the output ``path`` if they existed."""
-    beside = tuple(path.with_name(path.name + suffix) for suffix in _SIDECARS)
-    return (*beside, *(path.with_suffix(end) for end in _WORLD_FILES))
+    appended = tuple(path.with_name(path.name + suffix) for suffix in _SIDECARS)
+    return (*appended, *(path.with_suffix(end) for end in _WORLD_FILES))
 
 
 def remove_sidecars(path: Path) -> None:
@@ -147,21 +148,21 @@ def remove_sidecars(path: Path) -> None:
 
 @dataclass(frozen=True)
 class TempPaths:
-    """Temporary files of an output: hidden, in its folder.
+    """Temporary files of an output, hidden in its folder.
 
-    The same folder, because a rename is atomic within a file system only. Their names follow from
-    the output's alone, so that a run that was interrupted is found again.
+    They are in the same folder because a rename is atomic only within a file system. Their names
+    depend only on that of the output, so that an interrupted run can be resumed.
 
     Attributes
     ----------
     part : Path
-        The unfinished output.
+        Unfinished output.
     cog : Path
-        The cloud-optimised copy of it.
+        Cloud-optimised copy of the output.
     journal : Path
-        What of it is finished.
+        List of the finished blocks.
     lock : Path
-        Held by the run that works on it.
+        Lock file of the run that writes the output.
     """
 
     part: Path
@@ -183,30 +184,30 @@ def temp_paths(dst: str) -> TempPaths:
     """Return the temporary files of the output ``dst``; those of a virtual one are local."""
     if is_virtual(dst):
         digest = hashlib.sha256(dst.encode()).hexdigest()[:12]
-        where = private_temp_dir() / f"{Path(dst).name[:100]}.{digest}"
+        base = private_temp_dir() / f"{Path(dst).name[:100]}.{digest}"
     else:
-        where = local_path(dst)
-    name = where.name
-    if len(name.encode()) > 200:  # names end at 255 bytes
+        base = local_path(dst)
+    name = base.name
+    if len(name.encode()) > 200:  # names are limited to 255 bytes
         name = f"{name[:40]}.{hashlib.sha256(name.encode()).hexdigest()[:12]}"
     part, cog, journal, lock = (
-        where.with_name(f".{name}.part{end}") for end in (".tif", ".cog.tif", ".jsonl", ".lock")
+        base.with_name(f".{name}.part{end}") for end in (".tif", ".cog.tif", ".jsonl", ".lock")
     )
     return TempPaths(part, cog, journal, lock)
 
 
-def is_disk_full(path: Path, reached: int) -> bool:
+def is_disk_full(path: Path, written: int) -> bool:
     """Return whether the file system cannot hold 1.5 times the bytes written so far.
 
-    Asked after a failure, because GDAL does not pass on why a write failed.
+    Called after a failed write, because GDAL does not report the cause.
     """
-    wanted = reached + reached // 2 + 2**20
+    required = written + written // 2 + 2**20
     try:
         with tempfile.TemporaryFile(
             dir=path.parent, prefix=".georsr-", suffix=".probe", buffering=0
         ) as file:
             if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, wanted)
+                os.posix_fallocate(file.fileno(), 0, required)
             else:
                 file.write(bytes(2**20))
                 os.fsync(file.fileno())
@@ -216,7 +217,7 @@ def is_disk_full(path: Path, reached: int) -> bool:
 
 
 def is_enospc(err: BaseException) -> bool:
-    """Return whether an error says that the disk is full."""
+    """Return whether an error means that the disk is full."""
     return isinstance(err, OSError) and err.errno in _FULL
 
 
@@ -227,19 +228,19 @@ def _exists(name: str) -> UsageError:
 
 
 def raster_outputs(dst: str) -> list[str | os.PathLike[str]]:
-    """List what writing the output ``dst`` creates, replaces or removes; itself first."""
-    place = temp_paths(dst)
-    made: list[str | os.PathLike[str]] = [
+    """Return ``dst`` and all other paths that writing this output creates, replaces or removes."""
+    temp = temp_paths(dst)
+    paths: list[str | os.PathLike[str]] = [
         dst,
-        place.part,
-        place.cog,
-        place.journal,
-        place.lock,
-        *place.leftovers(),
+        temp.part,
+        temp.cog,
+        temp.journal,
+        temp.lock,
+        *temp.leftovers(),
     ]
     stale = () if is_virtual(dst) else sidecars(local_path(dst))
-    made += [path for path in stale if path.exists()]
-    return made
+    paths += [path for path in stale if path.exists()]
+    return paths
 
 
 def check_outputs(
@@ -250,36 +251,37 @@ def check_outputs(
     Parameters
     ----------
     outputs : mapping of str to iterable of path
-        Argument or option, for messages -> the file it names, and what else is made, replaced or
-        removed because of it (`raster_outputs`).
+        Argument or option, for messages -> the file it names, and all other paths that are
+        created, replaced or removed because of it (`raster_outputs`).
     inputs : mapping of str to iterable of str
-        Kind of file, for messages -> names of what the command reads, also addresses. The files
-        behind a VRT, and those that are read with a raster, are protected too.
+        Kind of file, for messages -> paths or URLs that the command reads. The files that a VRT
+        refers to, and those that are read with a raster, are protected too.
 
     Raises
     ------
     UsageError
-        Says which two files are one, under whatever names: relative, links, other spelling.
+        Two names mean the same file, also as relative path, link or in other spelling.
     """
     files = _Inputs(inputs)
     written: dict[_Key, tuple[str, Path]] = {}
     named: dict[str, tuple[_Key, Path]] = {}
     for option, paths in outputs.items():
         name = ""
-        for path in [os.fspath(each) for each in paths]:
+        for path in [os.fspath(item) for item in paths]:
             name = name or path
             files.check(name, path)
             if is_virtual(path):
                 continue
-            key, place = _key(local_path(path)), local_path(path)
-            named.setdefault(option, (key, place))
-            other, _ = written.setdefault(key, (option, place))
+            key, target = _key(local_path(path)), local_path(path)
+            named.setdefault(option, (key, target))
+            other, _ = written.setdefault(key, (option, target))
             if other != option:
                 raise UsageError(f"{other} and {option} are both {path}; name two files")
-    for option, place in written.values():
-        host = _host(place, {key: other for its, (key, other) in named.items() if its != option})
+    for option, target in written.values():
+        others = {key: path for name, (key, path) in named.items() if name != option}
+        host = _host(target, others)
         if host is not None:
-            raise UsageError(f"{option} {place}: would be read with {host}; name another file")
+            raise UsageError(f"{option} {target}: would be read with {host}; name another file")
 
 
 class _Inputs:
@@ -298,7 +300,7 @@ class _Inputs:
         self.hosts = hosts
 
     def check(self, name: str, path: str) -> None:
-        """Refuse a path that is written or removed because an output is called ``name``."""
+        """Refuse to write or remove ``path`` for the output ``name`` if it is an input."""
         found = (self.names[path], path) if path in self.names else None
         for candidate in () if found else paths_behind_vsi(path):
             found = found or self.files.get(_identity(candidate))
@@ -322,7 +324,7 @@ _Key = tuple[_Identity | str, str]
 
 
 def _identity(path: Path) -> _Identity:
-    """Return what two names of one file have in common, links and spelling apart."""
+    """Return device and inode, which all names of a file have in common."""
     status = path.stat()
     return status.st_dev, status.st_ino
 
@@ -350,7 +352,7 @@ def _host(path: Path, rasters: Mapping[_Key, Path]) -> Path | None:
 
 
 def _all_files(name: str) -> Iterator[Path]:
-    """Return the files behind a name, and behind a VRT, to any depth."""
+    """Yield the files behind a name, and those that VRT files refer to, recursively."""
     waiting, seen = [name], {name}
     while waiting:
         name = waiting.pop()
@@ -373,14 +375,14 @@ def _members(vrt: Path) -> list[str]:
 
 
 def paths_behind_vsi(name: str) -> list[Path]:
-    """Return every existing file that ``name`` may mean, behind /vsi prefixes as well."""
+    """Return every existing file that ``name`` may refer to, also behind /vsi prefixes."""
     while _VIRTUAL.match(name):
         name = _VIRTUAL.sub("", name, count=1)
     texts = [name, "/" + name, *re.split(r'[":,?=]', name)]
     found = []
     for text in filter(None, texts):
         path = Path(text)
-        with suppress(OSError):  # a name too long to be one
+        with suppress(OSError):  # the name is too long
             found += [part for part in (path, *path.parents) if part.is_file()]
     return found
 

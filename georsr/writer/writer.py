@@ -1,8 +1,7 @@
-"""Write an output so that its final name never holds an unfinished or unverified file.
+"""Write an output so that an unfinished or unverified file never has its final name.
 
-Block: what a writer takes at a time, checked against the layout of its output.
-
-Turning the file that was written block by block into a cloud-optimised GeoTIFF.
+Blocks are written to a temporary file, which is verified, converted to a cloud-optimised GeoTIFF if
+requested, and renamed.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ def check_block(
     mask: AnyArray | None,
     alpha: AnyArray | None,
 ) -> None:
-    """Refuse a block that `RasterWriter.write` cannot take."""
+    """Refuse blocks that do not fit the layout of the output."""
     size = layout.blocksize
     aligned = window.top % size == 0 and window.left % size == 0
     ends = (window.bottom, layout.height), (window.right, layout.width)
@@ -73,7 +72,7 @@ def check_block(
         ("alpha", alpha, layout.alpha, shape),
     ):
         if (array is not None) != needed:
-            raise ValueError(f"{dst}: {name} {'is missing' if needed else 'has no place'}")
+            raise ValueError(f"{dst}: {name} {'is missing' if needed else 'is not in the layout'}")
         if array is not None and array.shape != expected:
             raise ValueError(f"{dst}: {name} of shape {array.shape}, expected {expected}")
         if array is not None and name != "mask" and array.dtype != layout.dtype:
@@ -84,12 +83,11 @@ def check_block(
 def write_cog(source: Path, target: Path, layout: OutputLayout) -> None:
     """Copy ``source`` to ``target`` with overviews, by GDAL's COG driver.
 
-    The names of GDAL's own intermediate files begin like that of ``target``; the caller removes
-    what a failure leaves of them.
-    Errors are those of rasterio.
+    The names of GDAL's intermediate files begin with that of ``target``; the caller removes those
+    that remain after a failure. Errors are those of rasterio.
     """
     assert layout.cog_options is not None
-    # GDAL follows links: it gets a name at which nobody has laid one
+    # GDAL follows symbolic links: it writes to a new name, at which none can exist
     with (
         atomic_write(target) as fresh,
         gdal_env(writing=True),
@@ -99,7 +97,7 @@ def write_cog(source: Path, target: Path, layout: OutputLayout) -> None:
         try:
             rasterio.shutil.copy(str(source), str(fresh), driver="COG", **layout.cog_options)
         except Exception as err:
-            # rasterio lets some of GDAL's own errors through here, which are none of rasterio's
+            # some GDAL errors are not converted to rasterio's exceptions
             if not type(err).__name__.startswith("CPLE_"):
                 raise
             raise RasterioIOError(str(err)) from err
@@ -109,12 +107,12 @@ def write_cog(source: Path, target: Path, layout: OutputLayout) -> None:
 def _silent_libtiff() -> Iterator[None]:
     """Suppress libtiff's own messages on stderr; GDAL raises the errors.
 
-    GDAL listens to the files it opens; what libtiff's functions for writing them say goes to a
-    handler of the whole process, which prints. Where libtiff is not a library of its own (it may
-    be part of GDAL's) it is left alone.
+    GDAL handles the errors of files it opens, but libtiff's functions for writing report to a
+    handler of the process, which prints them. If libtiff is not a separate library but part of
+    GDAL, nothing is changed.
     """
     handlers = []
-    with suppress(OSError):  # it is Linux that lists what is loaded
+    with suppress(OSError):  # only Linux lists the loaded libraries
         loaded = Path("/proc/self/maps").read_text()
         for path in sorted(set(re.findall(r"/.*/libtiff[^/]*\.so[^/]*$", loaded, re.MULTILINE))):
             with suppress(OSError, AttributeError):
@@ -131,30 +129,33 @@ def _silent_libtiff() -> Iterator[None]:
 log = logging.getLogger(__name__)
 
 SYNC_SECONDS = 1.0
-"""Finished blocks are put on disk, and noted, at least this often. Waiting for the disk costs the
-writer's thread some 10 ms, the network's nothing."""
+"""Seconds after which finished blocks are synchronised to disk and listed in the journal. This
+takes the writer's thread about 10 ms and does not delay the network."""
 _POLL_SECONDS = 0.1
+"""Seconds between two checks for cancellation."""
 
 
 class RasterWriter:
     """Writes one output; a context manager that holds the lock of the output.
 
-    Encoded blocks go to a file beside ``dst``. `commit` verifies and publishes it; leaving the
-    context without removes it, unless ``journal`` keeps it for a later run, and leaves ``dst`` as
-    it was. Use from one thread at a time.
+    Encoded blocks are written to a temporary file in the folder of ``dst``. `commit` verifies and
+    publishes it. If the context exits before, ``dst`` is unchanged and the temporary file is
+    removed, unless ``journal`` keeps it for a later run. Not thread-safe.
 
     Parameters
     ----------
     dst : str or path
-    layout : ProductLayout
+        Path of the output.
+    layout : OutputLayout
+        Layout of the output.
     overwrite : bool
-        An existing ``dst`` may be replaced.
+        Whether an existing ``dst`` may be replaced.
     verify : bool
-        Read every block back before publishing. A COG is always verified.
+        Whether every block is read back before publishing. A COG is always verified.
     journal : Journal, optional
         Lists the finished blocks, so that a later writer can resume.
     context : RunContext, optional
-        The run that the writing belongs to: it may be cancelled while the file is verified.
+        Context of the run, which may be cancelled while the file is verified.
     """
 
     def __init__(
@@ -170,14 +171,14 @@ class RasterWriter:
         self.dst = os.fspath(dst)
         self.layout = layout
         self.n_resumed_blocks = 0
-        """Blocks that an earlier writer had finished."""
+        """Number of blocks that an earlier writer had finished."""
         self._overwrite, self._verify = overwrite, verify
         self.journal, self._context = journal, context or RunContext()
-        self._place = temp_paths(self.dst)
-        self._lock = Lock(self._place.lock, self.dst)
+        self._temp = temp_paths(self.dst)
+        self._lock = Lock(self._temp.lock, self.dst)
         self._part: PartFile | None = None
         self.ready: Path | None = None
-        """Where a sealed output lies until it is published."""
+        """Path of the sealed output until it is published."""
         self.published = False
         self._written: OutputInfo | None = None
         self._encode = BlockEncoder(layout)
@@ -193,7 +194,7 @@ class RasterWriter:
             with self._failures("cannot be created"):
                 self._part = self._resume()
         except BaseException:
-            self._lock.release()  # what was left is left
+            self._lock.release()  # the files of the earlier run remain
             raise
         try:
             if self._part is None:
@@ -206,11 +207,11 @@ class RasterWriter:
 
     def _resume(self) -> PartFile | None:
         """Reopen the partial file of an earlier run, if it can be resumed."""
-        if self.journal is None or (recalled := self.journal.load()) is None:
+        if self.journal is None or (previous := self.journal.load()) is None:
             return None
-        header, blocks = recalled
+        header, blocks = previous
         try:
-            part = PartFile.reopen(self._place.part, self.layout, header, blocks)
+            part = PartFile.reopen(self._temp.part, self.layout, header, blocks)
         except (ValueError, OSError) as error:
             self.journal.reject(f"its partial file is damaged ({error})")
             return None
@@ -223,10 +224,11 @@ class RasterWriter:
         return part
 
     def _create(self) -> PartFile:
+        """Create a new partial file and its journal."""
         if self.journal is not None:
             self.journal.remove()
         self._remove_temp_files()
-        part = PartFile.create(self._place.part, self.layout)
+        part = PartFile.create(self._temp.part, self.layout)
         part.sync()
         if self.journal is not None:
             self.journal.begin(part.header)
@@ -241,8 +243,8 @@ class RasterWriter:
         self._close(error)
 
     def _close(self, error: BaseException | None) -> None:
-        """Close, and remove what no later run can resume."""
-        keep = self._worth_keeping(error)
+        """Close the files, and remove them unless a later run can resume."""
+        keep = self._should_keep(error)
         if keep and not self.published and not isinstance(error, OutputError):
             with suppress(OutputError):
                 self.flush()
@@ -250,12 +252,13 @@ class RasterWriter:
         self._encoding.clear()
         if self._part is not None:
             self._part.close()
-        self._remove_temp_files(but=self._place.part if keep else None)
+        self._remove_temp_files(keep=self._temp.part if keep else None)
         if self.journal is not None:
             (self.journal.close if keep else self.journal.remove)()
         self._lock.release()
 
-    def _worth_keeping(self, error: BaseException | None) -> bool:
+    def _should_keep(self, error: BaseException | None) -> bool:
+        """Return whether to keep the partial file for a later run."""
         if error is None or self.journal is None or self._part is None:
             return False
         begun = bool(self._part.done.any()) or bool(self._encoding)
@@ -293,19 +296,20 @@ class RasterWriter:
         Parameters
         ----------
         window : Window
-            Starts on a block border; ends on one, or at the edge of the output.
-        values : (C, h, w), exactly of the output's data type
-        mask : uint8 (h, w), 0 for invalid
-            If and only if ``layout.mask``.
-        alpha : (h, w), of the output's data type
-            If and only if ``layout.alpha``.
+            Window in output pixels, from block border to block border or edge of the output.
+        values : (C, h, w)
+            Pixels of the bands, in the output's data type.
+        mask : uint8 (h, w)
+            0 for invalid pixels; required if ``layout.mask``, else None.
+        alpha : (h, w)
+            Alpha band, in the output's data type; required if ``layout.alpha``, else None.
 
         Raises
         ------
         OutputError
-            The file cannot take it; there is then no point in going on.
+            The file cannot be written; later calls would fail too.
         ValueError
-            The call does not fit the layout.
+            The arguments do not fit the layout.
         """
         part = self._opened()
         check_block(self.dst, self.layout, window, values, mask, alpha)
@@ -313,14 +317,14 @@ class RasterWriter:
             if part.done[row, column]:
                 continue
             rows, columns = block.relative_to(window).slices
-            pixels, shade = to_encodable(
+            pixels, mask_bytes = to_encodable(
                 values[:, rows, columns],
                 None if mask is None else mask[rows, columns],
                 None if alpha is None else alpha[rows, columns],
             )
-            job = self._threads.submit(self._encode, pixels, shade)
+            job = self._threads.submit(self._encode, pixels, mask_bytes)
             self._encoding.append((row, column, job))
-            # as many wait as keep the threads busy; the order in the file is that of the calls
+            # enough blocks wait to keep the threads busy; they are appended in order of the calls
             while len(self._encoding) > 2 * encoders():
                 self._append()
 
@@ -330,9 +334,9 @@ class RasterWriter:
         Parameters
         ----------
         window : Window
-            As of `write`.
-        planes : (P, h, w), of the output's data type
-            Bands, alpha and mask, as far as the layout has them.
+            Window as for `write`.
+        planes : (P, h, w)
+            Bands, then alpha and mask if the layout has them, in the output's data type.
         """
         self.write(window, *self.layout.split(planes))
 
@@ -342,13 +346,14 @@ class RasterWriter:
         Parameters
         ----------
         row, column : int
-            Of the block; one that is `done` is passed over.
+            Block row and block column; a block that is `done` is skipped.
         block : EncodedBlock
+            Encoded block.
 
         Raises
         ------
         OutputError
-            The file cannot take it.
+            The file cannot be written.
         """
         if not self._opened().done[row, column]:
             encoded = Future[EncodedBlock]()
@@ -357,16 +362,17 @@ class RasterWriter:
             self._append()
 
     def _append(self) -> None:
-        """Append the first block that is being encoded to the file."""
+        """Append the block that was submitted first to the file, once it is encoded."""
         row, column, job = self._encoding.popleft()
         with self._failures(f"block {row}, {column} cannot be written"):
-            finished = self._opened().append(row, column, job.result())
-        if finished is not None:
-            self._unsynced.append(finished)
+            record = self._opened().append(row, column, job.result())
+        if record is not None:
+            self._unsynced.append(record)
         if self.journal is not None and time.monotonic() - self._synced_at > SYNC_SECONDS:
             self._sync()
 
     def _sync(self) -> None:
+        """Synchronise appended blocks to disk, and list them in the journal."""
         with self._failures("cannot be written"):
             self._opened().sync()
             if self.journal is not None and self._unsynced:
@@ -375,7 +381,7 @@ class RasterWriter:
         self._synced_at = time.monotonic()
 
     def flush(self) -> None:
-        """Put every block written so far on disk, and list it in the journal."""
+        """Write all blocks so far to disk, and list them in the journal."""
         while self._encoding:
             self._append()
         self._sync()
@@ -386,12 +392,12 @@ class RasterWriter:
         return self.publish()
 
     def seal(self) -> OutputInfo:
-        """Close and verify the output; until it is published it is at ``ready``.
+        """Close and verify the output; ``ready`` is its path until it is published.
 
         Raises
         ------
         OutputError
-            Blocks are missing, the file does not verify, or there is no space.
+            Blocks are missing, verification fails, or the disk is full.
         """
         started = time.perf_counter()
         part = self._opened()
@@ -416,12 +422,12 @@ class RasterWriter:
         return written
 
     def publish(self) -> OutputInfo:
-        """Rename a sealed output to its name.
+        """Rename a sealed output to its final name.
 
         Raises
         ------
         OutputError
-            It cannot have it. ``dst`` is then what it was before.
+            Renaming fails; ``dst`` is unchanged.
         """
         if self.ready is None or self._written is None:
             raise ValueError(f"{self.dst}: not sealed yet")
@@ -437,13 +443,13 @@ class RasterWriter:
         verify_product(part.path, self.dst, self.layout, checksums, check_cancelled)
         if self.layout.cog_options is None:
             return part.path
-        cog = self._place.cog
+        cog = self._temp.cog
         self._run_cancellable(lambda: write_cog(part.path, cog, self.layout))
         verify_product(cog, self.dst, self.layout, part.checksums, check_cancelled)
         return cog
 
     def _run_cancellable(self, work: Callable[[], None]) -> None:
-        """Run in a thread what cannot be interrupted, and check for cancellation."""
+        """Run a function in a thread while checking for cancellation."""
         done: Future[None] = Future()
 
         def target() -> None:
@@ -462,6 +468,7 @@ class RasterWriter:
         done.result()
 
     def _publish(self, ready: Path, written: OutputInfo) -> None:
+        """Copy or rename the sealed file to ``dst``."""
         sync_path(ready)
         if is_virtual(self.dst):
             with gdal_env(remote=True, writing=True):
@@ -469,44 +476,46 @@ class RasterWriter:
             return
         path = local_path(self.dst)
         if not self._overwrite:
-            check_destination(path, [], overwrite=False)  # it may have appeared meanwhile
+            check_destination(path, [], overwrite=False)  # it may have been created meanwhile
         if self.journal is not None:
             self.journal.publishing(ready, path, written)
         ready.replace(path)
         remove_sidecars(path)
-        with suppress(OSError):  # not every file system lets a folder be synchronised
+        with suppress(OSError):  # not every file system can synchronise a folder
             sync_path(path.parent)
 
     @contextmanager
-    def _failures(self, what: str) -> Iterator[None]:
-        """Raise errors of GDAL and the system as OutputError; say if the disk is full."""
+    def _failures(self, problem: str) -> Iterator[None]:
+        """Convert errors of GDAL and the system to OutputError, and detect a full disk."""
         try:
             yield
         except UsageError:
             raise
         except (RasterioError, OSError, ValueError) as err:
-            reached = max((path.stat().st_size for path in self._place.leftovers()), default=0)
+            size = max((path.stat().st_size for path in self._temp.leftovers()), default=0)
             if self.layout.cog_options is not None:  # GDAL removes a COG it cannot finish
-                reached = max(reached, self.layout.raw_bytes)
-            said = (
+                size = max(size, self.layout.raw_bytes)
+            message = (
                 str(err)
                 if isinstance(err, OutputError)
-                else f"{self.dst}: {what}: {root_cause(err)}"
+                else f"{self.dst}: {problem}: {root_cause(err)}"
             )
-            if is_enospc(err) or is_disk_full(self._place.part, reached):
-                folder = self._place.part.parent
-                said = f"{self.dst}: no space left in {folder} for the output ({said})"
+            if is_enospc(err) or is_disk_full(self._temp.part, size):
+                folder = self._temp.part.parent
+                message = f"{self.dst}: no space left in {folder} for the output ({message})"
             elif isinstance(err, OutputError):
                 raise
-            raise OutputError(said) from err
+            raise OutputError(message) from err
 
     def _opened(self) -> PartFile:
+        """Return the partial file; raise ValueError outside of the context."""
         if self._part is None:
             raise ValueError(f"{self.dst}: not open; use the writer in a `with` statement")
         return self._part
 
-    def _remove_temp_files(self, but: Path | None = None) -> None:
-        for path in self._place.leftovers():
-            if path != but:
+    def _remove_temp_files(self, keep: Path | None = None) -> None:
+        """Remove all temporary files except journal, lock and ``keep``."""
+        for path in self._temp.leftovers():
+            if path != keep:
                 with suppress(OSError):
                     path.unlink()

@@ -209,9 +209,9 @@ def test_wrong_pixels_are_refused(tmp_path, rgb):
             writer.write(window, good.astype("float32"))  # GDAL would wrap it around
         with pytest.raises(ValueError, match="shape"):
             writer.write(window, good[:2])
-        with pytest.raises(ValueError, match="mask has no place"):
+        with pytest.raises(ValueError, match="mask is not in the layout"):
             writer.write(window, good, good[0])
-        with pytest.raises(ValueError, match="alpha has no place"):
+        with pytest.raises(ValueError, match="alpha is not in the layout"):
             writer.write(window, good, None, good[0])
 
 
