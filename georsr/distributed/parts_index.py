@@ -225,8 +225,8 @@ class PartsFolder:
         entries: list[Mapping[str, Any]] = [{"part": asdict(p)} for p in self.finished.values()]
         if self.published:
             entries.append({"published": True})
-        with atomic_write(self.path / JOURNAL) as journal:
-            journal.write_bytes(b"".join(map(jsonl_line, [self._head(), *entries])))
+        with atomic_write(self.path / JOURNAL) as fresh:
+            fresh.write_bytes(b"".join(map(jsonl_line, [self._head(), *entries])))
         self._journal = open_regular(self.path / JOURNAL, "ab")
 
     def add(self, part: FinishedPart) -> None:
@@ -238,8 +238,8 @@ class PartsFolder:
     def write_index(self) -> None:
         """Write the index, immediately before the output is published."""
         parts = [asdict(self.finished[number]) for number in sorted(self.finished)]
-        with atomic_write(self.path / INDEX) as index:
-            index.write_text(json.dumps({"georsr": self._head(), "parts": parts}), encoding="utf-8")
+        with atomic_write(self.path / INDEX) as fresh:
+            fresh.write_text(json.dumps({"georsr": self._head(), "parts": parts}), encoding="utf-8")
             self._append({"published": True})
 
     def close(self) -> None:

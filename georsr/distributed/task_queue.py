@@ -239,7 +239,8 @@ class TaskQueue:
             results: list[tuple[list[Any], float]] = gathering.result()
             return results
         except (CancelledError, OSError) as error:
-            if any(map(self._is_forgotten, futures)):
+            # the scheduler may have begun to compute again what was lost with a worker
+            if self._client.status == "running":
                 return [None] * len(futures)
             raise _connection_lost() from error
         except Exception as error:

@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+from concurrent.futures import CancelledError
 from contextlib import suppress
 from itertools import count
 from types import SimpleNamespace
@@ -254,6 +255,22 @@ def test_task_that_kills_every_worker_is_named_among_quick_ones(processes, tmp_p
         queue.submit([(number, number) for number in range(6, 12)])
         with pytest.raises(ResourceError, match=r"^9 of the output: 2 workers died one after"):
             next_all(queue)
+
+
+def test_results_lost_while_they_are_fetched_are_computed_again(threads, monkeypatch):
+    gather, calls = threads.gather, []
+
+    def lose_first(futures, *args, **kwargs):
+        calls.append(len(futures))
+        if len(calls) == 1:
+            raise CancelledError
+        return gather(futures, *args, **kwargs)
+
+    monkeypatch.setattr(threads, "gather", lose_first)
+    with make_queue(threads, Runner(lambda task: task + 1)) as queue:
+        queue.submit([(number, number) for number in range(4)])
+        assert next_all(queue) == {number: number + 1 for number in range(4)}
+    assert len(calls) > 1
 
 
 def test_quick_tasks_share_a_batch(threads):

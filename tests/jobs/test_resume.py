@@ -185,7 +185,7 @@ def test_killed_between_publishing_and_tidying_up(source, tmp_path, monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr(Journal, "remove", lambda journal: journal.close())  # as if killed before
         patch.setattr(
-            writer_module.RasterWriter, "_remove_temp_files", lambda writer, but=None: None
+            writer_module.RasterWriter, "_remove_temp_files", lambda writer, keep=None: None
         )
         first = super_resolve(source, out, model_of(Counting()), **SMALL)
     content = out.read_bytes()
