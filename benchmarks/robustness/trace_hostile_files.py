@@ -142,7 +142,7 @@ def _child(file: str) -> None:
 def _commands(case: dict[str, str]) -> dict[str, list[str]]:
     """Return the arguments of each command that is to read one raster."""
     path, folder = case["path"], Path(case["folder"], "out")
-    commands = {"sr": ["sr", path, f"{folder}/out.tif", "-m", "nearest-x2", "--allow-non-image"]}
+    commands = {"sr": ["sr", path, f"{folder}/out.tif", "-m", "nearest-x2", "--force"]}
     if case["kind"] == "honest":
         return commands
     town = str(ROOT / "sample_data" / "town_rgb_2m.tif")
