@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from georsr._files import atomic_write, sha256
 from georsr.errors import ModelError, UsageError
-from georsr.models.old_names import upgrade_state_dict
+from georsr.models.old_names import refuse_old_plain_backbone, upgrade_state_dict
 from georsr.models.optimize import optimize_for_inference
 from georsr.models.registry import (
     COMPUTED,
@@ -469,6 +469,7 @@ def _open_safetensors(path: Path) -> Model:
         weights = load_file(path)
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path}: not a readable safetensors file ({error})") from error
+    refuse_old_plain_backbone(spec, weights, str(path))
     load_weights(network, weights, str(path))
     return Model(spec, network, sha256(path), str(path))
 

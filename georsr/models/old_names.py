@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from georsr.errors import ModelError
 from georsr.models.spec import ModelSpec
 
 T = TypeVar("T")
@@ -80,6 +81,31 @@ def _renamed(parameters: Mapping[str, Any], names: Mapping[str, str]) -> dict[st
 def upgrade_state_dict(state: Mapping[str, T]) -> dict[str, T]:
     """Return a state dict of a network with the present keys."""
     return {_upgraded_key(key): value for key, value in state.items()}
+
+
+def refuse_old_plain_backbone(spec: ModelSpec, state: Mapping[str, T], where: str) -> None:
+    """Refuse older weights of ``segsr`` with the backbone ``plain``, which give other pixels now.
+
+    Parameters
+    ----------
+    spec
+        Present specification of the model.
+    state
+        Its state dict, as it is in the file.
+    where
+        Name of the file, for the error.
+
+    Raises
+    ------
+    ModelError
+        The network of these weights did not add its output to bicubic, as the present one does.
+    """
+    plain = spec.architecture == "segsr" and spec.parameters.get("backbone") == "plain"
+    if plain and any(key.startswith("backbone.head.") for key in state):
+        raise ModelError(
+            f"{where}: weights of segsr with the backbone plain from an earlier version, whose "
+            "output was not added to bicubic; train the model again"
+        )
 
 
 def _upgraded_key(key: str) -> str:

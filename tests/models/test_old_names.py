@@ -1,9 +1,11 @@
 """Weights files of older versions."""
 
 import pytest
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
-from georsr.models.io import open_model
+from georsr.errors import ModelError
+from georsr.models.io import build, open_model, save_model
 from georsr.models.old_names import upgrade_spec, upgrade_state_dict
 from georsr.models.registry import bundled_weights
 from georsr.models.spec import ModelSpec
@@ -79,3 +81,20 @@ def test_upgrade_spec_of_a_trained_segsr_gives_the_heads_to_the_backbone():
         },
     }  # fmt: skip
     assert upgrade_spec(new) == new
+
+
+def test_open_model_of_old_weights_with_the_plain_backbone_is_refused(tmp_path):
+    sizes = {"num_groups": 1, "depth": 1, "embed_dim": 8}
+    spec = ModelSpec("m", "segsr", 2, {"backbone": "plain", "encoder": "scene", **sizes})
+    present, old = tmp_path / "present.safetensors", tmp_path / "old.safetensors"
+    save_model(present, spec, build(spec))
+    assert open_model(str(present)).spec == spec
+    with safe_open(present, "pt") as file:
+        metadata = file.metadata()
+    tensors = {
+        key.replace("backbone.conv_first.", "backbone.head."): value
+        for key, value in load_file(present).items()
+    }
+    save_file(tensors, old, metadata)
+    with pytest.raises(ModelError, match=r"old\.safetensors: weights of segsr .* train the model"):
+        open_model(str(old))
