@@ -10,6 +10,7 @@ import asyncio
 import pickle
 import platform
 import signal
+import threading
 import time
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from distributed import WorkerPlugin, get_worker
 
-from georsr.errors import GeorsrError, ModelError, ResourceError
+from georsr.errors import GeorsrError, InterruptedRunError, ModelError, ResourceError
 
 if TYPE_CHECKING:
     from georsr.device import DeviceConfig
@@ -26,6 +27,8 @@ GPU = "GPU"
 """Dask resource that a worker with a graphics card offers."""
 BATCH_SECONDS = 0.25
 """Time after which a batch of tasks ends, even if some of its tasks are left."""
+STOP_TIMEOUT = 60.0
+"""Seconds that a worker waits for its running tasks when their run ends."""
 
 
 class Runner(Protocol):
@@ -52,6 +55,7 @@ class RunPlugin(WorkerPlugin):
     def __init__(self, name: str, runner: Runner) -> None:
         self.name, self.runner, self.software = name, runner, software()
         self.cancelled = False
+        self._running = set[int]()  # identifiers of threads
         self.error: GeorsrError | None = None
 
     async def setup(self, worker: Any) -> None:
@@ -70,9 +74,12 @@ class RunPlugin(WorkerPlugin):
             self.error = ResourceError(f"worker {worker.address}: {error}")
             raise self.error from None
 
-    def teardown(self, worker: Any) -> None:
-        """Stop the tasks that are running."""
+    async def teardown(self, worker: Any) -> None:
+        """Stop the tasks that are running, and wait until they have ended."""
         self.cancelled = True
+        deadline = time.monotonic() + STOP_TIMEOUT
+        while self._running and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
 
     def run(self, tasks: list[Any], address: str) -> tuple[list[Any], float]:
         """Compute tasks, at least the first one, until `BATCH_SECONDS` have passed.
@@ -87,10 +94,17 @@ class RunPlugin(WorkerPlugin):
         if self.error is not None:
             raise self.error
         results, start = list[Any](), time.monotonic()
-        for task in tasks:
-            results.append(self._compute(task, address))
-            if time.monotonic() - start > BATCH_SECONDS:
-                break
+        thread = threading.get_ident()
+        self._running.add(thread)
+        try:
+            for task in tasks:
+                if self.cancelled:
+                    raise InterruptedRunError("the run has ended")
+                results.append(self._compute(task, address))
+                if time.monotonic() - start > BATCH_SECONDS:
+                    break
+        finally:
+            self._running.discard(thread)
         return results, time.monotonic() - start
 
     def _compute(self, task: Any, address: str) -> Any:

@@ -27,6 +27,7 @@ from tests.killers import Killer
 
 RUNS = count(1)
 EVENT = threading.Event()
+RUNNING = threading.Event()
 """Shared with worker threads by module-level functions, which are pickled by name."""
 
 
@@ -59,6 +60,17 @@ class StopRunner(Runner):
     def __call__(self, task, should_stop):
         while not should_stop():
             time.sleep(0.01)
+        EVENT.set()
+
+
+class SlowlyStoppingRunner(Runner):
+    """Says when it runs, and ends some time after it is asked to."""
+
+    def __call__(self, task, should_stop):
+        RUNNING.set()
+        while not should_stop():
+            time.sleep(0.01)
+        time.sleep(0.3)
         EVENT.set()
 
 
@@ -271,6 +283,15 @@ def test_results_lost_while_they_are_fetched_are_computed_again(threads, monkeyp
         queue.submit([(number, number) for number in range(4)])
         assert next_all(queue) == {number: number + 1 for number in range(4)}
     assert len(calls) > 1
+
+
+def test_queue_left_waits_for_the_running_tasks(threads):
+    EVENT.clear()
+    RUNNING.clear()
+    with make_queue(threads, SlowlyStoppingRunner()) as queue:
+        queue.submit([(0, 0)])
+        assert RUNNING.wait(60)
+    assert EVENT.is_set()
 
 
 def test_quick_tasks_share_a_batch(threads):
