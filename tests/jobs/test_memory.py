@@ -112,6 +112,7 @@ def test_height_takes_no_memory(peak):
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_quality_layers_take_no_memory_by_height(peak):
-    # 82 MiB of layers more; of source and product GDAL may keep all 20 MiB
-    low, high = peak(500, 800, LAYERS), peak(500, 3500, LAYERS)
+    # 82 MiB of layers more; of source and output GDAL may keep all 20 MiB. Runs of the same size
+    # differ by 30 MiB, by what threads keep while others free: the smallest of three counts.
+    low, high = (min(peak(500, height, LAYERS) for _ in range(3)) for height in (800, 3500))
     assert high - low < 45, f"{low:.0f} MiB and {high:.0f} MiB"
