@@ -207,7 +207,7 @@ class TaskQueue:
                 finished.append(future)
             elif future is not self._retried and _has_killed_workers(future):
                 self._suspicious.extend(self._batches.pop(future))
-            elif self._is_forgotten(future):
+            elif self._is_lost(future):
                 self._waiting.extend(self._batches.pop(future))
             else:
                 raise self._error_of(future)
@@ -221,9 +221,13 @@ class TaskQueue:
                 batch = batch[len(results) :]
             self._waiting.extend(batch)
 
-    def _is_forgotten(self, future: Future[Any]) -> bool:
-        """Return whether a result was lost with its worker while the scheduler still runs."""
-        return future.status == "cancelled" and self._client.status == "running"
+    def _is_lost(self, future: Future[Any]) -> bool:
+        """Return whether a result was lost with its worker while the scheduler still runs.
+
+        The status is "cancelled" if the scheduler has forgotten it, "lost" or "pending" if it is
+        computed again.
+        """
+        return future.status not in ("finished", "error") and self._client.status == "running"
 
     def _gather(self, futures: list[Future[Any]]) -> Sequence[tuple[list[Any], float] | None]:
         """Fetch results in one message; None for all if one of them is lost with its worker."""
