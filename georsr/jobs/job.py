@@ -41,8 +41,8 @@ from georsr.radiometry.normalization import Normalization
 from georsr.reports import georsr_version, product_tags
 from georsr.tiling.grid import TileGrid
 from georsr.window import PixelBlock, Window
-from georsr.writer.journal import Journal
 from georsr.writer.layout import OutputLayout, output_layout
+from georsr.writer.partial_tiff import Journal
 from georsr.writer.paths import paths_behind_vsi, temp_paths
 
 if TYPE_CHECKING:

@@ -179,7 +179,7 @@ def test_a_long_cog_step_can_be_stopped(source, tmp_path, monkeypatch):
 
 
 def test_killed_between_publishing_and_tidying_up(source, tmp_path, monkeypatch):
-    from georsr.writer.journal import Journal
+    from georsr.writer.partial_tiff import Journal
 
     out = tmp_path / "out.tif"
     with monkeypatch.context() as patch:
@@ -212,7 +212,7 @@ def test_killed_in_the_very_last_step(source, tmp_path):
 
 
 def test_another_product_is_not_taken_for_the_finished_one(source, tmp_path, monkeypatch):
-    from georsr.writer.journal import Journal
+    from georsr.writer.partial_tiff import Journal
 
     out = tmp_path / "out.tif"
     with monkeypatch.context() as patch:
