@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from georsr.errors import UsageError
+from georsr._files import find_duplicates
+from georsr.errors import InputError, UsageError
 from georsr.io.image_datasets import ImageFolder, images_in, open_dataset
 from georsr.radiometry.degradation import Degradation
 from georsr.training.data.crops import CropSource, PairSource
@@ -14,6 +16,9 @@ from georsr.training.recipe import DataSettings
 
 if TYPE_CHECKING:
     from georsr.training.data.raster_source import RasterSource
+
+
+log = logging.getLogger(__name__)
 
 
 def open_source(
@@ -63,7 +68,7 @@ def open_training(
     """Open training crops; see `open_source`."""
     if data.kind != "images":
         return _rasters(data, degradation, scale, patch).training()
-    folder = _image_folder(data, data.train)
+    folder = _without_duplicates(_image_folder(data, data.train), data)
     options: dict[str, Any] = {"memory": data.memory * GIB, "skip_corrupt": data.skip_corrupt}
     if data.variation is None:
         return ImageCrops(folder, degradation, scale, patch, **options)
@@ -105,6 +110,23 @@ def _image_folder(data: DataSettings, part: str) -> ImageFolder:
     if not folders:
         raise UsageError(f"data: none of the roots has a part {part!r}")
     return ImageFolder(folders[0].root, tuple(image for folder in folders for image in folder))
+
+
+def _without_duplicates(folder: ImageFolder, data: DataSettings) -> ImageFolder:
+    """Leave out the training images whose files equal those of a validation image."""
+    try:
+        held_out = _image_folder(data, data.validation)
+    except (UsageError, InputError):
+        return folder  # opening the validation images raises the error, if they are needed
+    duplicates = find_duplicates(
+        [image.path for image in folder], [image.path for image in held_out]
+    )
+    for path, twin in duplicates.items():
+        log.warning("left out of training: %s is the same image as %s of validation", path, twin)
+    images = tuple(image for image in folder if image.path not in duplicates)
+    if not images:
+        raise InputError(f"{folder.root}: every training image is also one for validation")
+    return ImageFolder(folder.root, images)
 
 
 def _split_of(root: str, data: DataSettings, part: str) -> str | None:
