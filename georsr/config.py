@@ -17,8 +17,7 @@ from pathlib import PurePath
 from typing import Any, Literal, TypedDict, Unpack
 
 from georsr.errors import UsageError
-from georsr.radiometry.kernels import parse_kernel
-from georsr.radiometry.sensor import parse_sensor
+from georsr.radiometry.kernels import parse_kernel, parse_sensor
 from georsr.redact import redact_url
 
 MAX_TAG_LENGTH = 100_000

@@ -22,8 +22,15 @@ from georsr.inference.predictor import (
     n_forward_passes,
 )
 from georsr.io.reader import RasterReader, open_output
-from georsr.jobs.job import SRJob, memory_of, plan_and_check, plan_job, source_hash
-from georsr.jobs.preflight import check_memory, check_space
+from georsr.jobs.job import (
+    SRJob,
+    check_memory,
+    check_space,
+    memory_of,
+    plan_and_check,
+    plan_job,
+    source_hash,
+)
 from georsr.jobs.run import (
     Executor,
     LocalExecutor,

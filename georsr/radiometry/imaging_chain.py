@@ -1,7 +1,7 @@
 """Simulate an imaging chain: optics, detector, noise, resampling, sharpening and coding.
 
 The simulation also returns the description of the sensor that a network is given (see
-`georsr.radiometry.sensor`), measured on the result.
+`georsr.radiometry.kernels`), measured on the result.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from georsr.radiometry.kernels import (
     MAX_SHARPENING,
     MIN_MTF,
     PSF_CUTOFF,
+    SensorDescription,
     bicubic_matrix,
     psf_sigma,
 )
-from georsr.radiometry.sensor import SensorDescription
 from georsr.window import AnyArray, FloatArray
 
 Range = tuple[float, float]
