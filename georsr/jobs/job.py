@@ -21,7 +21,6 @@ import torch
 from georsr.config import OPTIONS, SRConfig
 from georsr.device import DeviceConfig
 from georsr.errors import InputError, RadiometryWarning, ResourceError, UsageError
-from georsr.geo.georeference import window_metadata
 from georsr.inference.bands import check_bands, warn_once
 from georsr.inference.consistency import requested_kernel
 from georsr.inference.predictor import choose_batch, n_concurrent_tiles, place_model
@@ -32,11 +31,9 @@ from georsr.inference.sensing import (
     with_scene_sensor,
 )
 from georsr.inference.tiles import tile_grid_of
-from georsr.io.band_roles import reject_non_images
 from georsr.io.gdal_env import CACHE_BYTES, is_remote
-from georsr.io.metadata import RasterInfo
-from georsr.io.normalization import choose_normalization
-from georsr.io.reader import RasterReader
+from georsr.io.metadata import RasterInfo, reject_non_images, window_metadata
+from georsr.io.reader import RasterReader, choose_normalization
 from georsr.io.sampling import pixel_replication
 from georsr.models.io import Model
 from georsr.models.registry import COMPUTED_ARCHITECTURES
