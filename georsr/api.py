@@ -17,8 +17,8 @@ from georsr.jobs.run import Executor, LocalExecutor, run
 from georsr.models.io import Model, open_model
 from georsr.progress import never
 from georsr.window import AnyArray, BoolArray
-from georsr.writer.lock import Lock
 from georsr.writer.paths import (
+    Lock,
     check_destination,
     check_format,
     check_outputs,

@@ -32,14 +32,16 @@ from georsr.inference.threads import OrderedThreadPool
 from georsr.inference.tiles import NetworkInput, RowStrip, denormalize, finalize, preprocess
 from georsr.io.gdal_env import is_remote
 from georsr.io.reader import RasterReader
-from georsr.jobs.job import SRJob, memory_of, plan_job
-from georsr.jobs.preflight import (
+from georsr.jobs.job import (
     MIB,
+    SRJob,
     check_memory,
     check_space,
     free_space,
     memory_bytes,
+    memory_of,
     output_bytes,
+    plan_job,
 )
 from georsr.models.io import Model
 from georsr.quality.write import layers_job, layers_memory
@@ -211,7 +213,7 @@ def check_parts_space(job: SRJob, parts: str) -> None:
     Raises
     ------
     ResourceError
-        As `georsr.jobs.preflight.check_space`.
+        As `georsr.jobs.job.check_space`.
     """
     from georsr.distributed.parts import stored_layout
 

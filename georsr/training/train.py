@@ -20,10 +20,9 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from georsr._files import atomic_write_text, check_regular
 from georsr.device import cpu_threads, select_device
-from georsr.errors import ModelError, OutputError, UsageError
-from georsr.models.segsr.sensor import SensorEstimator
+from georsr.errors import ModelError, OutputError, UsageError, redact_url
+from georsr.models.segsr.lite import SensorEstimator
 from georsr.progress import Progress
-from georsr.redact import redact_url
 from georsr.training.callbacks import (
     BEST,
     HISTORY,

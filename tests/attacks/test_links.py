@@ -12,7 +12,7 @@ from georsr.cli.main import invoke
 
 from georsr import _files
 from georsr.errors import OutputError
-from georsr.writer.lock import Lock
+from georsr.writer.paths import Lock
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX links and pipes")
 

@@ -12,11 +12,10 @@ from rasterio.io import MemoryFile
 from georsr.errors import OutputError
 from georsr.io.gdal_env import gdal_env, suppress_rasterio_warnings
 from georsr.io.reader import open_raster
-from georsr.writer.encoder import CACHE_SIZE, BlockEncoder
+from georsr.writer.encoder import CACHE_SIZE, BlockEncoder, block_checksum, tile_tables
 from georsr.writer.layout import output_layout
 from georsr.writer.partial_tiff import PartFile
-from georsr.writer.tiff import tile_tables
-from georsr.writer.verify import block_checksum, to_rasterio_window, verify_product
+from georsr.writer.verify import to_rasterio_window, verify_product
 from tests.rasters import make_raster, ramp
 
 
