@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from georsr.redact import escape_control_characters
+from georsr.errors import escape_control_characters
 
 from .main import import_without_gc
 from .options import (

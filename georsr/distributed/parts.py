@@ -30,8 +30,15 @@ from georsr.inference.pipeline import RunStats
 from georsr.inference.predictor import TilePredictor, TileTooLargeError
 from georsr.inference.threads import write_in_background
 from georsr.io.reader import RasterReader
-from georsr.jobs.job import SRJob, check_unchanged, memory_of, plan_job
-from georsr.jobs.preflight import BASE_MEMORY, check_memory, check_space
+from georsr.jobs.job import (
+    BASE_MEMORY,
+    SRJob,
+    check_memory,
+    check_space,
+    check_unchanged,
+    memory_of,
+    plan_job,
+)
 from georsr.jobs.run import run_report, tile_pipeline, with_smaller_tiles
 from georsr.models.io import Model
 from georsr.progress import Progress, RunContext, RunProgress, never

@@ -20,8 +20,7 @@ from rasterio.io import MemoryFile
 
 from georsr._files import is_hidden, read_list
 from georsr.errors import BandWarning, UsageError
-from georsr.io.drivers import gdal_path
-from georsr.io.gdal_env import absolute_path, gdal_env
+from georsr.io.gdal_env import absolute_path, gdal_env, gdal_path
 from georsr.io.metadata import BandInfo, RasterInfo, describe, format_pixel_size
 from georsr.io.reader import RasterReader, open_raster, open_source
 from georsr.io.sampling import sample_windows_in

@@ -20,15 +20,17 @@ from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 
 from georsr.errors import InputError, UsageError
-from georsr.io.drivers import (
+from georsr.io.gdal_env import (
     ReadPolicy,
     containing_archive,
     image_drivers,
+    is_remote,
     open_with_drivers,
     parent_folder,
+    root_cause,
     shorten,
+    suppress_rasterio_warnings,
 )
-from georsr.io.gdal_env import is_remote, root_cause, suppress_rasterio_warnings
 from georsr.io.metadata import BandInfo
 from georsr.io.sidecars import check_dataset, check_sidecars
 from georsr.io.vrt import GDAL_TYPES, add_band, add_tags, add_vrt_source, vrt_root

@@ -11,8 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from georsr.models.registry import register_architecture
-
 
 def cubic(x: Tensor, a: float = -0.75) -> Tensor:
     """Return Keys' kernel (IEEE TASSP 29(6), 1981, eq. 8 and 15) at distances ``x``, any shape."""
@@ -30,7 +28,6 @@ def phase_kernels(scale: int) -> Tensor:
     return (weights / weights.sum(1, keepdim=True)).float()
 
 
-@register_architecture("bicubic")
 class Bicubic(nn.Module):
     """Bicubic enlargement of any number of bands by an integer factor.
 
@@ -58,7 +55,6 @@ class Bicubic(nn.Module):
         return F.pixel_shuffle(self.subpixels(x), self.scale)
 
 
-@register_architecture("nearest")
 class Nearest(nn.Module):
     """Nearest neighbour: every pixel is repeated ``scale`` times along each axis."""
 

@@ -129,7 +129,7 @@ def normalization_of_sample(
     valid : bool, same shape
         Whether a value is valid.
     mode : str
-        As for `georsr.io.normalization.choose_normalization`, but for ``reflectance``.
+        As for `georsr.io.reader.choose_normalization`, but for ``reflectance``.
     """
     fixed = fixed_normalization(values.dtype.name, len(values), mode)
     return _percentiles(values, valid, mode) if fixed is None else fixed

@@ -11,8 +11,7 @@ from affine import Affine
 
 from georsr.errors import InputError, UsageError
 from georsr.io.mosaic import open_sources
-from georsr.io.normalization import choose_normalization
-from georsr.io.reader import open_raster
+from georsr.io.reader import choose_normalization, open_raster
 from georsr.window import Window
 from tests.rasters import UTM, make_raster, open_quietly, ramp
 

@@ -21,9 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from georsr.errors import ModelError
-from georsr.models.registry import register_backbone
-from georsr.models.segsr.backbone import Backbone
-from georsr.models.segsr.lmm import ChannelNorm
+from georsr.models.segsr.segsr import Backbone, ChannelNorm
 
 DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
 """RGB mean of the training images of HAT and of the published SeG-SR, for values in 0..1."""
@@ -414,7 +412,6 @@ class Upsampler(nn.Module):
         return self.conv_last(x) + self.mean
 
 
-@register_backbone("hat")
 class HAT(Backbone):
     """The backbone of HAT and of the published SeG-SR, for RGB.
 
