@@ -116,13 +116,13 @@ def cached_predictor(reference: ModelRef, config: SRConfig) -> Iterator[TilePred
     config
         Device, precision, batch and ``jobs`` as this process understands them.
     """
-    with _TURN, cpu_threads(config.num_threads or _threads_of_worker()):
+    with _TURN, cpu_threads(config.num_threads or threads_of_worker()):
         placement = place_model(load_cached(reference), config)
         batch = choose_batch(placement, config.batch_size)
         yield _predictor(reference, placement, batch, config.compile, config.tta)
 
 
-def _threads_of_worker() -> int | None:
+def threads_of_worker() -> int | None:
     """Return the number of threads of this Dask worker; None outside of one.
 
     Dask starts worker processes with one OpenMP thread, so that tasks do not compete for the CPU,
