@@ -140,9 +140,20 @@ def test_missing_infrared_folder_is_refused(data, tmp_path):
         open_source(missing, ImagingChain(), scale=2, patch=12)
 
 
-def test_roots_without_a_part_to_validate_on_are_refused(data):
-    with pytest.raises(UsageError, match="none of the roots has a part 'val'"):
+def test_open_source_single_image_without_parts_is_refused(data):
+    with pytest.raises(InputError, match="one image, expected two"):
         open_source(replace(data, root=data.root[1:]), ImagingChain(), scale=2, patch=12)
+
+
+def test_open_source_folder_without_parts_holds_out_one_image_in_ten(tmp_path, write_image):
+    for number in range(12):
+        write_image(tmp_path / "flat" / f"{number:02d}.png", seed=number)
+    settings = DataSettings(root=(str(tmp_path / "flat"),))
+    training, validation = open_source(settings, ImagingChain(), scale=2, patch=12)
+    names = [[image.path.name for image in part.images] for part in (training, validation)]
+    assert names[1] == ["00.png", "10.png"]
+    assert len(names[0]) == 10
+    assert not set(names[0]) & set(names[1])
 
 
 def test_settings_round_trip(data):
