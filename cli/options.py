@@ -16,7 +16,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from georsr.config import CHOICES, OPTIONS, TYPES, SRConfig
-from georsr.redact import escape_control_characters, redact_url
+from georsr.errors import escape_control_characters, redact_url
 
 from .main import skip_drivers, without_bar
 

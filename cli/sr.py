@@ -9,10 +9,15 @@ from typing import Any
 import click
 
 from georsr.config import OPTIONS
-from georsr.errors import GeorsrError, InterruptedRunError, ResourceError, UsageError
-from georsr.redact import escape_control_characters
+from georsr.errors import (
+    GeorsrError,
+    InterruptedRunError,
+    ResourceError,
+    UsageError,
+    escape_control_characters,
+)
 
-from .main import import_without_gc, show_error
+from .main import catch_signals, import_without_gc, interrupt_at_signal, show_error
 from .options import (
     FileName,
     SectionedCommand,
@@ -24,7 +29,6 @@ from .options import (
     sr_options,
     verbosity_options,
 )
-from .signals import catch_signals, interrupt_at_signal
 
 SECTIONS: dict[str, tuple[str, ...]] = {
     "Model and bands": ("model", "scale"),

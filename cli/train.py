@@ -109,7 +109,7 @@ def command(
     _check_packages()
     from georsr.training.recipe import load_recipe, with_overrides
 
-    from .signals import catch_signals
+    from .main import catch_signals
 
     if not quiet:  # a run of hours tells how it goes
         logger = logging.getLogger("georsr")

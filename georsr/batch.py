@@ -23,15 +23,15 @@ from georsr.errors import (
     InterruptedRunError,
     OutputError,
     UsageError,
+    redact_url,
 )
 from georsr.inference.model_cache import ModelRef, load_cached, model_ref
 from georsr.inference.predictor import with_own_gpu
+from georsr.io import expand_sources
 from georsr.io.gdal_env import absolute_path
-from georsr.io.mosaic import expand_sources
 from georsr.io.reader import open_output
 from georsr.models.io import Model, open_model
 from georsr.progress import NullProgress, Timer, never
-from georsr.redact import redact_url
 from georsr.writer.paths import check_outputs, raster_outputs, temp_paths
 
 if TYPE_CHECKING:

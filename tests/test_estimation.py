@@ -16,8 +16,7 @@ from georsr.distributed import cluster
 from georsr.errors import ResourceError
 from georsr.io.gdal_env import CACHE_BYTES
 from georsr.io.reader import RasterReader, open_raster
-from georsr.jobs import preflight
-from georsr.jobs.job import memory_of, plan_job
+from georsr.jobs.job import BASE_MEMORY, memory_of, plan_job
 from georsr.models.io import Model
 from georsr.models.spec import ModelSpec
 
@@ -110,7 +109,7 @@ def test_a_giant_sparse_raster_is_planned_from_a_glance(make_raster, tmp_path, m
 
 def test_what_the_disk_cannot_hold(make_raster, texture, tmp_path, monkeypatch, capsys):
     source, out = make_raster(texture(3, 40, 50)), str(tmp_path / "o.tif")
-    monkeypatch.setattr(preflight, "free_space", lambda path: 1000)
+    monkeypatch.setattr("georsr.jobs.job.free_space", lambda path: 1000)
     arguments = ["sr", source, out, "-m", "bicubic-x2"]
     assert invoke([*arguments, "--dry-run", "--json"]) == 1
     shown = capsys.readouterr()
@@ -125,7 +124,7 @@ def test_what_the_disk_cannot_hold(make_raster, texture, tmp_path, monkeypatch, 
 
 def test_what_the_memory_cannot_hold(make_raster, texture, tmp_path, monkeypatch, capsys):
     source, out = make_raster(texture(3, 40, 50)), str(tmp_path / "o.tif")
-    monkeypatch.setattr(preflight, "memory_limit", lambda: 100 * 2**20)
+    monkeypatch.setattr("georsr.jobs.job.memory_limit", lambda: 100 * 2**20)
     with pytest.raises(ResourceError, match=r"takes about .* of memory, this machine has 100 MiB"):
         super_resolve(source, out, "bicubic", 2)
     assert invoke(["sr", source, out, "-m", "bicubic-x2", "--dry-run"]) == 1
@@ -155,8 +154,8 @@ def test_a_plan_says_where_it_may_not_write(make_raster, texture, tmp_path, caps
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0.4, "0 min 0 s"), (75, "1 min 15 s"), (3 * 3600 + 125, "3 h 2 min")]
 )
-def test_durations_for_people(seconds, text):
-    assert estimation._duration(seconds) == text
+def test_format_duration_names_the_two_largest_units(seconds, text):
+    assert estimation.format_duration(seconds) == text
 
 
 def test_info_of_a_part_and_of_a_mosaic(make_raster, texture, capsys):
@@ -201,7 +200,7 @@ def test_workers_share_the_time_and_add_to_the_memory(
     # eight would share two processors
     assert plans[8].seconds == pytest.approx(alone.seconds / 2, rel=0.1)
     each = plans[2].worker_memory_bytes
-    assert each > preflight.BASE_MEMORY
+    assert each > BASE_MEMORY
     assert plans[2].memory_bytes - plans[1].memory_bytes == pytest.approx(each, rel=0.2)
     assert "workers 2, " in plans[2].describe()
     assert "\nworkers" not in alone.describe()

@@ -20,8 +20,7 @@ from georsr.inference.pipeline import RunStats
 from georsr.inference.predictor import TilePredictor, with_own_gpu
 from georsr.inference.threads import write_in_background
 from georsr.io.gdal_env import absolute_path
-from georsr.jobs.job import SRJob, memory_of, source_hash
-from georsr.jobs.preflight import BASE_MEMORY
+from georsr.jobs.job import BASE_MEMORY, SRJob, memory_of, source_hash
 from georsr.jobs.run import tile_pipeline
 from georsr.progress import RunContext, Timer
 from georsr.system import memory_limit

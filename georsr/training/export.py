@@ -12,9 +12,8 @@ from torch import Tensor
 
 from georsr.errors import ModelError
 from georsr.models.io import load_weights, open_model, save_model
-from georsr.models.old_names import upgrade_state_dict
 from georsr.models.segsr.segsr import SegSR
-from georsr.models.spec import ModelSpec
+from georsr.models.spec import ModelSpec, upgrade_state_dict
 from georsr.training.checkpoint import check_recipe, load_checkpoint
 from georsr.training.module import for_inference, training_network
 from georsr.training.recipe import Recipe

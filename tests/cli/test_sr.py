@@ -187,9 +187,8 @@ def test_usage_errors_of_the_command_line(capsys):
 
 
 def test_not_enough_disk_is_said_before_the_first_tile(scene, tmp_path, monkeypatch, capsys):
-    from georsr.jobs import preflight
 
-    monkeypatch.setattr(preflight, "free_space", lambda path: 1000)
+    monkeypatch.setattr("georsr.jobs.job.free_space", lambda path: 1000)
     assert invoke(["sr", scene, str(tmp_path / "o.tif"), *BICUBIC]) == 1
     assert "--no-check-resources" in errors(capsys)[0]
     assert invoke(["sr", scene, str(tmp_path / "o.tif"), *BICUBIC, "--no-check-resources"]) == 0

@@ -23,7 +23,6 @@ from georsr.errors import InterruptedRunError, ResourceError, UsageError
 from georsr.inference.model_cache import model_ref
 from georsr.inference.predictor import TilePredictor
 from georsr.io.reader import open_raster
-from georsr.jobs import preflight
 from georsr.jobs.job import plan_job
 from georsr.models.io import open_model
 from georsr.progress import Timer
@@ -370,7 +369,7 @@ def test_what_is_refused_is_refused_before_workers_are_started(
     where = {"parts": tmp_path / "parts"} if parts else {}
     with pytest.raises(UsageError, match="--max-pixels"):
         super_resolve(source, out, "bicubic-x2", workers=2, max_pixels=10, **where)
-    monkeypatch.setattr(preflight, "memory_limit", lambda: 2**20)
+    monkeypatch.setattr("georsr.jobs.job.memory_limit", lambda: 2**20)
     with pytest.raises(ResourceError, match="MiB of memory"):
         super_resolve(source, out, "bicubic-x2", workers=2, **where)
     with pytest.raises(AssertionError, match="started"):

@@ -128,4 +128,4 @@ def test_banded_matrices_do_the_same_on_every_device(length):
     assert made.add_to(image, total) is total
     np.testing.assert_allclose(total, expected + 1, atol=1e-4)
     np.testing.assert_allclose(made(image.mT.contiguous().mT), expected, atol=1e-4)
-    np.testing.assert_allclose(made._at_once(image), expected, atol=1e-4)
+    np.testing.assert_allclose(made.multiply_at_once(image), expected, atol=1e-4)

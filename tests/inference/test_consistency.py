@@ -12,7 +12,7 @@ import torch
 import georsr
 from georsr.errors import UsageError
 from georsr.inference.consistency import ConsistencyTarget, back_project, enforce_consistency
-from georsr.inference.kernel_estimation import (
+from georsr.inference.sensing import (
     CANDIDATES,
     Residual,
     estimate_kernel,

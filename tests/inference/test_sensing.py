@@ -15,22 +15,22 @@ from georsr.device import select_device
 from georsr.errors import UsageError
 from georsr.evaluation.dataset import make_candidates
 from georsr.inference.consistency import SOFT, softened
-from georsr.inference.kernel_estimation import estimate_kernel, spread_windows
 from georsr.inference.model_cache import load_cached, model_ref
 from georsr.inference.sensing import (
     MTF_SHRINKAGE,
     NOISE_MARGIN,
     description_of,
+    estimate_kernel,
     estimate_sensor,
     scene_sensor,
     sensor_of,
+    spread_windows,
     with_sensor,
 )
 from georsr.models.io import Model, build, open_model, save_model
 from georsr.models.spec import ModelSpec
-from georsr.radiometry.kernels import Kernel
+from georsr.radiometry.kernels import N_SENSOR_VALUES, Kernel, parse_sensor
 from georsr.radiometry.normalization import Normalization
-from georsr.radiometry.sensor import N_SENSOR_VALUES, parse_sensor
 from georsr.window import PixelBlock
 from georsr.xarray.dask_graph import super_resolve_dask
 

@@ -179,7 +179,7 @@ def test_a_long_cog_step_can_be_stopped(source, tmp_path, monkeypatch):
 
 
 def test_killed_between_publishing_and_tidying_up(source, tmp_path, monkeypatch):
-    from georsr.writer.journal import Journal
+    from georsr.writer.partial_tiff import Journal
 
     out = tmp_path / "out.tif"
     with monkeypatch.context() as patch:
@@ -212,7 +212,7 @@ def test_killed_in_the_very_last_step(source, tmp_path):
 
 
 def test_another_product_is_not_taken_for_the_finished_one(source, tmp_path, monkeypatch):
-    from georsr.writer.journal import Journal
+    from georsr.writer.partial_tiff import Journal
 
     out = tmp_path / "out.tif"
     with monkeypatch.context() as patch:
@@ -602,13 +602,12 @@ def test_runs_killed_at_random_moments(tmp_path):
 
 def test_what_is_there_already_needs_no_room(source, tmp_path, monkeypatch):
     """Half of the product on disk must not make the other half look too large."""
-    from georsr.jobs import preflight
 
     out, network = tmp_path / "out.tif", model_of(Counting())
     raw = 200 * 180 * 4  # three bands and the mask
     interrupt(source, out, network, 12)
     left = (tmp_path / ".out.tif.part.tif").stat().st_size
-    monkeypatch.setattr(preflight, "free_space", lambda path: raw - left)
+    monkeypatch.setattr("georsr.jobs.job.free_space", lambda path: raw - left)
     assert super_resolve(source, out, network, **SMALL).blocks_resumed > 0
     with pytest.raises(ResourceError, match="make room"):
         super_resolve(source, tmp_path / "other.tif", network, **SMALL)

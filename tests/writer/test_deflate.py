@@ -9,12 +9,10 @@ import rasterio
 from rasterio.io import MemoryFile
 
 from georsr.io.reader import open_raster
-from georsr.writer import deflate
-from georsr.writer.deflate import crc32, make_encoder
-from georsr.writer.encoder import BlockEncoder
+from georsr.writer import encoder
+from georsr.writer.encoder import BlockEncoder, crc32, make_encoder, tile_tables
 from georsr.writer.layout import output_layout
 from georsr.writer.partial_tiff import PartFile
-from georsr.writer.tiff import tile_tables
 from georsr.writer.verify import verify_product
 from tests.rasters import make_raster, ramp
 
@@ -116,7 +114,7 @@ def test_georsr_does_without_isal(tmp_path, monkeypatch):
     layout = layout_of(tmp_path, masked=True)
     values, mask = pixels_of(layout)
     ours = [block for *_, block in blocks_of(layout, values, mask)]
-    monkeypatch.setattr(deflate, "INSTALLED", False)
+    monkeypatch.setattr(encoder, "INSTALLED", False)
     theirs = [block for *_, block in blocks_of(layout, values, mask)]
     assert [b.checksum for b in ours] == [b.checksum for b in theirs]
     part = PartFile.create(tmp_path / "mixed.tif", layout)

@@ -12,7 +12,7 @@ import threading
 import pytest
 
 from georsr.errors import OutputError
-from georsr.writer.lock import Lock
+from georsr.writer.paths import Lock
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def path(tmp_path):
 HOLD = """
 import sys, time
 from pathlib import Path
-from georsr.writer.lock import Lock
+from georsr.writer.paths import Lock
 lock = Lock(Path(sys.argv[1]), "a.tif")
 lock.acquire()
 print("held", flush=True)

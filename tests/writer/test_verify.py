@@ -6,9 +6,10 @@ import rasterio
 
 from georsr.errors import OutputError
 from georsr.io.reader import open_raster
+from georsr.writer.encoder import block_checksum
 from georsr.writer.layout import output_layout
 from georsr.writer.partial_tiff import PartFile
-from georsr.writer.verify import block_checksum, verify_product
+from georsr.writer.verify import verify_product
 from georsr.writer.writer import RasterWriter
 from tests.rasters import make_raster
 
