@@ -32,7 +32,7 @@ def data(tmp_path):
     return tmp_path
 
 
-def test_train_resume_and_use(data, make_raster, texture, capsys):
+def test_train_resumed_weights_are_used_by_sr(data, make_raster, texture, capsys):
     out = data / "run"
     arguments = ["train", str(data / "tiny.yaml"), "--data", str(data / "data"), "--out", str(out)]
     assert invoke(arguments) == 0
@@ -46,7 +46,7 @@ def test_train_resume_and_use(data, make_raster, texture, capsys):
     assert invoke(["sr", make_raster(texture(3, 30, 40)), product, "--model", weights]) == 0
 
 
-def test_bad_requests(data, capsys):
+def test_train_bad_arguments_are_refused(data, capsys):
     base = ["--data", str(data / "data"), "--out", str(data / "run")]
     assert invoke(["train", "no-such-recipe", *base]) == 2
     missing = ["--data", str(data / "none"), "--out", str(data / "run")]

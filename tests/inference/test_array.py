@@ -19,7 +19,9 @@ SMALL = {"tile_size": 32, "halo": 2, "overlap": 4}
 
 
 @pytest.mark.parametrize("kind", ["nodata", "mask", "alpha"])
-def test_a_chunk_is_that_window_of_the_product(kind, lite_model, make_raster, texture, tmp_path):
+def test_predict_window_equals_the_window_of_the_output(
+    kind, lite_model, make_raster, texture, tmp_path
+):
     rng = np.random.default_rng(0)
     image = texture(4 if kind == "alpha" else 3, 75, 110, "uint16")
     holes = (rng.random((75, 110)) < 0.9).astype("uint16") * 60_000

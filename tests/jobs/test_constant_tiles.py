@@ -22,7 +22,7 @@ def read(path):
         return dataset.read()
 
 
-def test_flat_tiles_keep_their_value_and_others_are_what_they_were(
+def test_skip_constant_tiles_keeps_their_value_and_other_pixels(
     half_black, make_raster, lite_model, tmp_path
 ):
     source, out = make_raster(half_black), tmp_path / "out.tif"
@@ -37,7 +37,7 @@ def test_flat_tiles_keep_their_value_and_others_are_what_they_were(
     np.testing.assert_array_equal(without[:, :, :110], with_network[:, :, :110])
 
 
-def test_a_flat_tile_in_any_range_keeps_its_value(make_raster, lite_model, tmp_path):
+def test_skip_constant_tiles_in_any_range_keeps_the_value(make_raster, lite_model, tmp_path):
     values = np.full((3, 64, 64), 1234, "uint16")
     values[1] += 77
     source = make_raster(values)
@@ -49,7 +49,9 @@ def test_a_flat_tile_in_any_range_keeps_its_value(make_raster, lite_model, tmp_p
     np.testing.assert_array_equal(read(out), values.repeat(2, 1).repeat(2, 2))
 
 
-def test_what_lies_beyond_the_range_is_not_flat(make_raster, lite_model, tmp_path, texture):
+def test_skip_constant_tiles_beyond_the_range_are_computed(
+    make_raster, lite_model, tmp_path, texture
+):
     """Clipped to one value, it still differs."""
     values = texture(3, 64, 64, "uint16") // 2 + 9000
     out = tmp_path / "out.tif"
@@ -60,7 +62,7 @@ def test_what_lies_beyond_the_range_is_not_flat(make_raster, lite_model, tmp_pat
     assert read(out).std() > 1000
 
 
-def test_arrays_have_flat_tiles_too(half_black, make_raster, lite_model, tmp_path):
+def test_skip_constant_tiles_of_arrays_equals_files(half_black, make_raster, lite_model, tmp_path):
     out = tmp_path / "out.tif"
     super_resolve(make_raster(half_black), out, lite_model, skip_constant_tiles=True, **SMALL)
     options = {k: v for k, v in SMALL.items() if k != "overwrite"}
@@ -68,7 +70,7 @@ def test_arrays_have_flat_tiles_too(half_black, make_raster, lite_model, tmp_pat
     np.testing.assert_array_equal(array, read(out))
 
 
-def test_it_is_part_of_what_a_run_is_known_by(half_black, make_raster, lite_model, tmp_path):
+def test_run_key_contains_skip_constant_tiles(half_black, make_raster, lite_model, tmp_path):
     from georsr.config import SRConfig
     from georsr.io.reader import open_raster
     from georsr.jobs.job import plan_job

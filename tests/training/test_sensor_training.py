@@ -97,7 +97,7 @@ def test_with_errors_has_the_expected_statistics():
 
 
 @pytest.mark.parametrize("scale", [2, 4])
-def test_the_recipes(scale):
+def test_aware_recipes_have_a_sensor(scale):
     recipe = load_recipe(f"segsr-lite-x{scale}-aware")
     assert recipe.network == {"film_dim": 16, "sensor_dim": 32}
     assert isinstance(recipe.degradation, ImagingChain)

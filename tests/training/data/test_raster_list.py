@@ -17,7 +17,7 @@ def names(paths, root):
     return [path.removeprefix(f"{root}/") for path in paths]
 
 
-def test_folders_patterns_lists_and_paths(files):
+def test_raster_paths_of_folders_patterns_and_lists(files):
     assert names(raster_paths([str(files)]), files) == ["a.TIF", "b.tif", "inner/c.jp2"]
     assert names(raster_paths([f"{files}/*.tif"]), files) == ["b.tif"]
     assert names(raster_paths([f"{files}/**/*.jp2"]), files) == ["inner/c.jp2"]

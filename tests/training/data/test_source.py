@@ -49,7 +49,7 @@ def test_open_source_of_contradictory_settings_fails(data):
         DataSettings("pairs", ("hr.tif",), ("lr.tif",), bands=(1,), lr_bands=(2,), nodata=0),
     ],
 )
-def test_settings_round_trip(settings):
+def test_data_settings_round_trip(settings):
     mapping = settings.to_dict()
     assert DataSettings.from_dict(mapping, "recipe") == settings
     assert all(not isinstance(value, tuple) for value in mapping.values())
