@@ -41,10 +41,7 @@ def open_sources(
     InputError
         A file is not a raster, or is damaged.
     """
-    source_list = [sources] if isinstance(sources, (str, os.PathLike)) else list(sources)
-    paths = [path for source in source_list for path in _expand(os.fspath(source))]
-    if not paths:
-        raise UsageError("no input raster; name at least one file")
+    paths = expand_sources(sources)
     if len(paths) > 1:
         from georsr.io.mosaic import open_mosaic  # most sources are one raster
 
@@ -59,6 +56,21 @@ def open_sources(
         force=force,
         alpha=alpha,
     )
+
+
+def expand_sources(sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str]:
+    """Return the paths of the rasters in ``sources``, which `open_sources` describes.
+
+    Raises
+    ------
+    UsageError
+        There is none, or a list of files does not exist.
+    """
+    source_list = [sources] if isinstance(sources, (str, os.PathLike)) else list(sources)
+    paths = [path for source in source_list for path in _expand(os.fspath(source))]
+    if not paths:
+        raise UsageError("no input raster; name at least one file")
+    return paths
 
 
 def _expand(source: str) -> list[str]:

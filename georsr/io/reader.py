@@ -215,10 +215,12 @@ def _open_error(path: str, err: Exception, policy: ReadPolicy) -> Exception:
                     if not file.read(1):
                         return InputError(f"{path}: the file is empty")
             if path.lower().endswith(".vrt"):
+                cause = cause.removeprefix(f"{path}: ")
                 return InputError(f"{path}: cannot be read: {cause}")
             _refuse_document(path, start, policy)
     except OSError as reason:
         return InputError(f"{path}: cannot be read: {reason.strerror or reason}")
+    cause = cause.replace(f"'{path}' ", "").replace(f"{path}: ", "").rstrip(".")
     return InputError(
         f"{path}: not a raster of a format that georsr reads: {cause}; for other formats of "
         "GDAL use --allow-driver NAME"

@@ -139,9 +139,17 @@ def test_near_infrared_missing_folder_is_refused(data, tmp_path):
         open_source(missing, ImagingChain(), scale=2, patch=12)
 
 
-def test_open_source_without_validation_part_is_refused(data):
-    with pytest.raises(UsageError, match="none of the roots has a part 'val'"):
+def test_open_source_single_image_without_parts_is_refused(data):
+    with pytest.raises(InputError, match="one image, expected two"):
         open_source(replace(data, root=data.root[1:]), ImagingChain(), scale=2, patch=12)
+
+
+def test_open_source_folder_without_parts_holds_out_one_image_in_ten(tmp_path, write_image):
+    for number in range(12):
+        write_image(tmp_path / "flat" / f"{number:02d}.png", seed=number)
+    settings = DataSettings(root=(str(tmp_path / "flat"),))
+    training, validation = open_source(settings, ImagingChain(), scale=2, patch=12)
+    assert (training.count, len(validation)) == (10, 2)
 
 
 def test_variation_settings_round_trip(data):
