@@ -29,7 +29,7 @@ from shapely.geometry.base import BaseGeometry
 
 from georsr.errors import InputError, UsageError
 from georsr.io.gdal_env import gdal_env, is_plain_crs, shorten
-from georsr.io.metadata import RasterInfo
+from georsr.io.metadata import RasterInfo, crs_name
 from georsr.window import BoolArray, Window
 
 WGS84 = CRS.from_epsg(4326)
@@ -171,13 +171,13 @@ def describe_mismatch(polygons: Sequence[tuple[BaseGeometry, CRS | None]], info:
         raster = _bounds(info, info.crs)
         assert raster is not None, "the bounds are in the raster's own CRS"
         texts = (
-            f"{_format_bounds(area)} in {_crs_name(crs)}",
-            f"{_format_bounds(raster)} in {_crs_name(info.crs)}",
+            f"{_format_bounds(area)} in {crs_name(crs)}",
+            f"{_format_bounds(raster)} in {crs_name(info.crs)}",
         )
         return f"it covers {texts[0]}, the raster {texts[1]}; is its CRS right?"
     text = f"it covers {_format_bounds(area)}, the raster {_format_bounds(raster)}"
     if crs is not None:
-        text += f" (west,south,east,north in {_crs_name(crs)})"
+        text += f" (west,south,east,north in {crs_name(crs)})"
     for mistake, corrected in _mistakes(area, crs):
         if shapely.box(*corrected).intersects(shapely.box(*raster)):
             return f"{text}; it would cover the raster with {mistake}"
@@ -214,11 +214,6 @@ def _bounds(info: RasterInfo, crs: CRS | None) -> Bounds | None:
 
 def _format_bounds(bounds: Bounds) -> str:
     return ",".join(f"{value:.7g}" for value in bounds)
-
-
-def _crs_name(crs: CRS | None) -> str:
-    authority = None if crs is None else crs.to_authority()
-    return ":".join(authority) if authority else "its CRS"
 
 
 Polygons = Sequence[tuple[BaseGeometry, CRS | None]]
