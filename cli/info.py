@@ -93,7 +93,7 @@ def _show_model(model: str | None, scale: int | None, as_json: bool) -> None:
 
 def _show_raster(rasters: tuple[str, ...], options: dict[str, Any], as_json: bool) -> None:
     from georsr.geo.aoi import resolve_aoi
-    from georsr.io.mosaic import open_sources
+    from georsr.io import open_sources
 
     with open_sources(
         rasters,

@@ -19,8 +19,8 @@ from georsr.errors import GeorsrError, ModelError, UsageError
 from georsr.inference.bands import wrap_multiband
 from georsr.inference.predictor import TilePredictor, choose_batch, place_model
 from georsr.inference.sensing import sensor_of, with_sensor
+from georsr.models.interpolation import MultiBand
 from georsr.models.io import Model, open_model
-from georsr.models.multiband import MultiBand
 from georsr.models.registry import COMPUTED, bundled_weights
 from georsr.system import tune_malloc
 

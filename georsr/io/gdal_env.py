@@ -26,7 +26,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path, PurePath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -36,7 +36,7 @@ from rasterio.env import ensure_env_with_credentials, getenv, hasenv
 from rasterio.errors import NodataShadowWarning, NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 
-from georsr.errors import UsageError
+from georsr.errors import InputError, UsageError
 from georsr.system import memory_limit
 
 _ARCHIVE = re.compile(r"^/vsi(zip|tar|gzip|7z|rar)/")
@@ -111,6 +111,77 @@ def is_regular(name: str) -> bool:
         return stat.S_ISREG(os.stat(name).st_mode)
     except (OSError, ValueError):
         return False
+
+
+SENTINEL2 = "SENTINEL2"
+"""Name of the driver that reads products of Sentinel-2."""
+SENTINEL2_METADATA = re.compile(r"^(MTD_MSIL(1C|2A)|S2\w_\w{4}_MTD_SAFL(1C|2A)\w*)\.xml$")
+"""Name of the metadata file of a product, since 2016 and before."""
+SENTINEL2_SUBDATASET = re.compile(
+    r"^SENTINEL2_L(1C|2A):(?P<metadata>.+):(?P<resolution>10|20|60)m:(?P<crs>EPSG_\d+)$"
+)
+"""GDAL's subdataset name of the bands of one resolution."""
+
+
+def find_safe_metadata(path: str) -> str | None:
+    """Return the path of the metadata of a Sentinel-2 product; None if ``path`` is not a product.
+
+    Parameters
+    ----------
+    path
+        SAFE folder, the metadata file in it, or a ``.zip`` archive of it.
+
+    Raises
+    ------
+    InputError
+        A SAFE folder has no metadata, or an archive is damaged.
+    UsageError
+        An archive holds no product or several.
+    """
+    location = Path(path)
+    if SENTINEL2_METADATA.match(location.name) and (
+        location.is_file() or path.startswith("/vsi") or "://" in path
+    ):
+        return path
+    if location.suffix.lower() == ".zip" and location.is_file():
+        return _find_in_archive(path)
+    if not location.is_dir():
+        return None
+    found = sorted(
+        child.name for child in location.iterdir() if SENTINEL2_METADATA.match(child.name)
+    )
+    if found:
+        return str(location / found[0])
+    if location.suffix.upper() == ".SAFE":
+        raise InputError(
+            f"{path}: this SAFE folder has no MTD_MSIL1C.xml or MTD_MSIL2A.xml, expected in a "
+            "product of Sentinel-2; download it again, or name one of the rasters in it"
+        )
+    return None
+
+
+def _find_in_archive(path: str) -> str:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError) as error:
+        raise InputError(
+            f"{path}: cannot be read as an archive: {error}; it is damaged or incomplete, "
+            "download it again"
+        ) from error
+    found = [name for name in names if SENTINEL2_METADATA.match(PurePosixPath(name).name)]
+    if len(found) == 1:
+        return f"/vsizip/{path}/{found[0]}"
+    if found:
+        raise UsageError(
+            f"{path}: holds {len(found)} products of Sentinel-2, expected one; name one of them, "
+            f"such as /vsizip/{path}/{found[0]}"
+        )
+    first = next((name for name in names if not name.endswith("/")), "NAME")
+    raise UsageError(
+        f"{path}: holds no product of Sentinel-2 (no MTD_MSIL1C.xml or MTD_MSIL2A.xml); name the "
+        f"raster in it, such as /vsizip/{path}/{first}"
+    )
 
 
 @contextmanager

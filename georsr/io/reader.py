@@ -33,9 +33,12 @@ from georsr.errors import (
 from georsr.io.gdal_env import (
     CACHE_BYTES,
     NETWORK_DRIVERS,
+    SENTINEL2,
+    SENTINEL2_SUBDATASET,
     ReadPolicy,
     absolute_path,
     estimate_block_cache,
+    find_safe_metadata,
     gdal_cachemax,
     gdal_env,
     gdal_path,
@@ -49,28 +52,17 @@ from georsr.io.gdal_env import (
     suppress_rasterio_warnings,
 )
 from georsr.io.metadata import BandInfo, RasterInfo, describe, has_own_mask
-from georsr.io.sampling import (
-    MAX_DECIMATION,
-    MAX_PIXELS,
-    decimated_shape,
-    sample_windows,
-    sample_windows_in,
-)
-from georsr.io.sentinel2 import (
-    DRIVER,
-    SUBDATASET,
-    check_band_files,
-    check_image_files,
-    find_safe_metadata,
-    open_safe,
-)
 from georsr.io.sidecars import can_list_sidecars, check_dataset, check_hdf5, check_sidecars
-from georsr.io.vrt import open_vrt, union_area, vrt_dst_windows
 from georsr.radiometry.nodata import valid_pixels
 from georsr.radiometry.normalization import (
+    MAX_DECIMATION,
+    MAX_PIXELS,
     Normalization,
+    decimated_shape,
     fixed_normalization,
     normalization_of_sample,
+    sample_windows,
+    sample_windows_in,
 )
 from georsr.window import AnyArray, BoolArray, PixelBlock, PixelSample, Window
 
@@ -118,9 +110,13 @@ def open_source(path: str, allow_drivers: Sequence[str] | None = None) -> Any:
     drivers = image_drivers(policy.extra_drivers)
     metadata = find_safe_metadata(path)
     if metadata is not None:
+        from georsr.io.sentinel2 import open_safe  # few sources are products of Sentinel-2
+
         return open_safe(path, metadata)
     name = gdal_path(path)
-    if part := SUBDATASET.match(path):
+    if part := SENTINEL2_SUBDATASET.match(path):
+        from georsr.io.sentinel2 import check_band_files, check_image_files
+
         check_image_files(part["metadata"])
     check_sidecars(name, policy)
     try:
@@ -155,6 +151,8 @@ def _is_vrt(name: str, policy: ReadPolicy) -> bool:
 def _open_vrt(name: str, policy: ReadPolicy) -> Any:
     """Open a VRT, or ``vrt://FILE?OPTIONS`` after its file has been checked."""
     if not name.startswith("vrt://"):
+        from georsr.io.vrt import open_vrt  # its checks are for VRTs only
+
         return open_vrt(name, policy)
     file, _, options = name.removeprefix("vrt://").partition("?")
     if re.search(
@@ -184,7 +182,7 @@ def _check_file(path: str, name: str, policy: ReadPolicy) -> None:
 
 
 def _drivers_for(name: str, drivers: list[str], policy: ReadPolicy) -> list[str]:
-    if SUBDATASET.match(name):
+    if SENTINEL2_SUBDATASET.match(name):
         return ["SENTINEL2"]
     if _suffix(name) in _TIFF:
         return ["GTiff", *(driver for driver in policy.extra_drivers if driver != "GTiff")]
@@ -237,7 +235,7 @@ def _refuse_document(path: str, start: bytes, policy: ReadPolicy) -> None:
             )
 
 
-_POOLED_DRIVERS = ("VRT", DRIVER)
+_POOLED_DRIVERS = ("VRT", SENTINEL2)
 _FAILED_FILES: set[str] = set()
 """Rasters of these drivers that could not be read, and their files.
 
@@ -323,6 +321,8 @@ class RasterReader:
         document = dataset.tags(ns="xml:VRT").get("xml:VRT", "")
         if document.count("<DstRect") > dataset.count:  # GDAL queries no overviews of several files
             return
+        from georsr.io.vrt import vrt_dst_windows
+
         windows = vrt_dst_windows(document)
         top, left = (windows[0].top, windows[0].left) if windows else (0, 0)
         try:
@@ -443,13 +443,19 @@ class RasterReader:
         """Return the windows of the files of a VRT; none for other rasters."""
         if self.info.driver != "VRT":
             return []
+        from georsr.io.vrt import vrt_dst_windows
+
         return vrt_dst_windows(self._get_dataset().tags(ns="xml:VRT").get("xml:VRT", ""))
 
     def uncovered_fraction(self) -> float:
         """Return the fraction of a VRT that no file covers, if these pixels are not invalid."""
         info = self.info
         windows = self._vrt_windows() if info.mask_kind == "none" else []
-        return 1 - union_area(windows) / (info.height * info.width) if windows else 0.0
+        if not windows:
+            return 0.0
+        from georsr.io.vrt import union_area
+
+        return 1 - union_area(windows) / (info.height * info.width)
 
     def _sample_windows(self, max_pixels: int) -> list[Window]:
         if windows := self._vrt_windows():  # windows of a regular grid might all be in gaps

@@ -7,8 +7,8 @@ import torch
 
 import georsr
 from georsr.errors import UsageError
+from georsr.models.interpolation import MultiBand, injection_gain
 from georsr.models.io import open_model
-from georsr.models.multiband import MultiBand, injection_gain
 
 
 def read(path):

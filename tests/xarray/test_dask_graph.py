@@ -13,9 +13,8 @@ import georsr
 from georsr.config import SRConfig
 from georsr.errors import ModelError, UsageError
 from georsr.inference.model_cache import ModelRef, load_cached, model_ref, threads_of_worker
-from georsr.io.sampling import sample_indices
 from georsr.models.io import open_model
-from georsr.radiometry.normalization import normalization_of_sample
+from georsr.radiometry.normalization import normalization_of_sample, sample_indices
 from georsr.xarray import dask_graph
 from georsr.xarray.dask_graph import super_resolve_dask
 
