@@ -108,7 +108,7 @@ def read_polygons(aoi: str | Mapping[str, Any], name: str) -> list[tuple[BaseGeo
 
 def _load(path: str) -> Mapping[str, Any]:
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise UsageError(f"{path}: no such file") from error
     except (OSError, ValueError) as error:

@@ -18,10 +18,9 @@ from georsr.config import SRConfig
 from georsr.device import cpu_threads
 from georsr.errors import UsageError
 from georsr.inference.bands import match_array_bands
-from georsr.inference.pipeline import TilePipeline
+from georsr.inference.pipeline import OutputFormat, TilePipeline, make_tile_grid
 from georsr.inference.predictor import TilePredictor, place_model
 from georsr.inference.sensing import resolve_kernel, with_scene_sensor
-from georsr.inference.tiles import OutputFormat, make_tile_grid
 from georsr.models.io import Model
 from georsr.models.spec import ModelSpec
 from georsr.radiometry.kernels import Kernel

@@ -27,12 +27,12 @@ from georsr.inference.consistency import (
     skip_if_noisy,
     softened,
 )
+from georsr.inference.pipeline import OrderedThreadPool
 from georsr.inference.predictor import TilePredictor
-from georsr.inference.threads import OrderedThreadPool
 from georsr.models.interpolation import MultiBand
 from georsr.models.io import Model
-from georsr.models.segsr.lite import combine_estimates
-from georsr.models.segsr.segsr import SegSR
+from georsr.models.segsr import SegSR
+from georsr.models.segsr_lite import combine_estimates
 from georsr.radiometry.kernels import Kernel, SensorDescription, parse_sensor
 from georsr.radiometry.nodata import fill_invalid
 from georsr.radiometry.normalization import Normalization

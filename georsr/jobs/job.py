@@ -23,6 +23,7 @@ from georsr.device import DeviceConfig
 from georsr.errors import InputError, RadiometryWarning, ResourceError, UsageError
 from georsr.inference.bands import check_bands, warn_once
 from georsr.inference.consistency import requested_kernel
+from georsr.inference.pipeline import tile_grid_of
 from georsr.inference.predictor import choose_batch, n_concurrent_tiles, place_model
 from georsr.inference.sensing import (
     description_of,
@@ -30,7 +31,6 @@ from georsr.inference.sensing import (
     spread_windows,
     with_scene_sensor,
 )
-from georsr.inference.tiles import tile_grid_of
 from georsr.io.gdal_env import CACHE_BYTES, is_remote
 from georsr.io.metadata import RasterInfo, reject_non_images, window_metadata
 from georsr.io.reader import RasterReader, choose_normalization

@@ -25,6 +25,7 @@ from georsr.inference.array import ArrayFormat, array_reader, predict_window
 from georsr.inference.bands import match_array_bands
 from georsr.inference.consistency import fixed_kernel, requested_kernel, skip_if_noisy, softened
 from georsr.inference.model_cache import ModelRef, cached_predictor, load_cached, model_ref
+from georsr.inference.pipeline import make_tile_grid
 from georsr.inference.sensing import (
     estimate_kernel,
     scene_sensor,
@@ -32,7 +33,6 @@ from georsr.inference.sensing import (
     spread_windows,
     with_sensor,
 )
-from georsr.inference.tiles import make_tile_grid
 from georsr.models.io import Model
 from georsr.models.spec import SCENE
 from georsr.radiometry.kernels import Kernel

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from georsr.errors import ModelError
 from georsr.models.optimize import cached, pad_heads
-from georsr.models.segsr.segsr import Backbone, ChannelNorm
+from georsr.models.segsr import Backbone, ChannelNorm
 
 DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
 """RGB mean of the training images of HAT and of the published SeG-SR, for values in 0..1."""
