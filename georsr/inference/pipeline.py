@@ -20,6 +20,7 @@ from georsr.inference.consistency import ConsistencyTarget
 from georsr.inference.predictor import PendingBatch, TilePredictor
 from georsr.inference.threads import OrderedThreadPool, prefetch
 from georsr.inference.tiles import (
+    CONSTANT_RADIUS,
     NetworkInput,
     OutputFormat,
     RowStrip,
@@ -177,8 +178,8 @@ class TilePipeline:
         Area outside of which nothing is computed and every pixel is invalid; None for no limit.
     kernel : Kernel or None
         Kernel that has to downsample the output to the source; None if it need not.
-    skip_constant_tiles : bool
-        Whether tiles of one value keep it, without the network.
+    keep_constant : bool
+        Whether constant areas keep their value, and constant tiles do without the network.
     stats : RunStats
         Statistics of the tiles so far.
     """
@@ -191,7 +192,7 @@ class TilePipeline:
     context: RunContext = field(default_factory=RunContext)
     area: AreaOfInterest | None = None
     kernel: Kernel | None = None
-    skip_constant_tiles: bool = False
+    keep_constant: bool = True
     stats: RunStats = field(default_factory=RunStats)
 
     def blocks(
@@ -283,7 +284,7 @@ class TilePipeline:
         if self.area is not None and not self.area.intersects(tile.output_window):
             return TileResult(tile, strip, None)
         ready = preprocess(strip, tile, self.stretch)
-        constant = ready is not None and self.skip_constant_tiles and ready.flat
+        constant = ready is not None and self.keep_constant and ready.constant
         return TileResult(tile, strip, ready, constant)
 
     def _batch_ready(self, waiting: list[TileResult]) -> bool:
@@ -339,7 +340,8 @@ class TilePipeline:
         if ready is None:
             return None
         if result.output is None:
-            output, remainder = constant_tile(ready, result.tile, self.plan.scale), None
+            output = constant_tile(ready, result.tile, self.plan.scale)
+            remainder = ready.remainder
         else:
             # with a kernel, the predictor has added the remainder already
             output, remainder = result.output, ready.remainder if self.kernel is None else None
@@ -353,7 +355,14 @@ class TilePipeline:
         output_format: OutputFormat,
     ) -> AnyArray:
         """Return pixels of the output's data type, invalid outside of the area."""
-        pixels = finalize(values, window, strip, output_format, self.plan.scale)
+        pixels = finalize(
+            values,
+            window,
+            strip,
+            output_format,
+            self.plan.scale,
+            keep_constant=self.keep_constant and self.plan.halo >= CONSTANT_RADIUS,
+        )
         outside = None if self.area is None else self.area.outside_mask(window, self.plan.scale)
         return pixels if outside is None else mask_outside(pixels, outside, output_format)
 
