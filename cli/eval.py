@@ -9,10 +9,18 @@ from typing import Any
 
 import click
 
-from georsr.redact import redact_url
+from georsr.errors import redact_url
 
 from .main import import_without_gc
-from .options import DEVICE_OPTIONS, BandList, make_progress, sr_options, verbosity_options
+from .options import (
+    DEVICE_OPTIONS,
+    BandList,
+    FileName,
+    ModelName,
+    make_progress,
+    sr_options,
+    verbosity_options,
+)
 
 LAYOUTS = ("ucmerced", "aid", "folder")
 FOREIGN = {
@@ -29,7 +37,7 @@ FOREIGN = {
 
 
 @click.command("eval", short_help="Measure super-resolution quality.")
-@click.argument("rasters", nargs=-1, metavar="[SR [HR]]")
+@click.argument("rasters", nargs=-1, metavar="[SR [HR]]", type=FileName())
 @click.option(
     "--dataset",
     metavar="ucmerced|aid|folder|DIR",
@@ -44,13 +52,19 @@ FOREIGN = {
 @click.option("--root", type=click.Path(path_type=Path), help="Folder of the data set.")
 @click.option("--split", help="Part of the data set: train, val or test.")
 @click.option("--limit", type=click.IntRange(1), help="Largest number of images, evenly spread.")
-@click.option("--lr", help="Source of SR: also measure consistency, and bicubic for comparison.")
+@click.option(
+    "--lr",
+    type=FileName(),
+    metavar="FILE",
+    help="Source of SR: also measure consistency, and bicubic for comparison.",
+)
 @click.option("-b", "--bidx", type=BandList(), help="Bands of --lr, in the order of SR's.")
 @click.option(
     "-m",
     "--model",
     "models",
     multiple=True,
+    type=ModelName(),
     metavar="NAME|FILE",
     help="Built-in name or weights file, repeatable.",
 )
@@ -135,7 +149,7 @@ def _measure_dataset(dataset: str, as_json: bool, quiet: bool, options: dict[str
         from georsr._files import atomic_write_text, check_writable
         from georsr.evaluation.benchmark import csv_table, text_table
         from georsr.evaluation.dataset import prepare
-        from georsr.radiometry.degradation_kinds import parse_degradation
+        from georsr.radiometry.degradation import parse_degradation
         from georsr.writer.paths import check_outputs
 
     csv, report_path = options["csv"], options["report"]
@@ -215,7 +229,7 @@ def _measure_rasters(rasters: tuple[str, ...], as_json: bool, options: dict[str,
     with import_without_gc():
         from georsr.evaluation.full_reference import compare, compare_bicubic, compare_with_source
         from georsr.evaluation.no_reference import measure_no_reference
-        from georsr.radiometry.degradation_kinds import parse_degradation
+        from georsr.radiometry.degradation import parse_degradation
 
     lr, scale = options["lr"], options["scale"]
     how = {

@@ -42,7 +42,7 @@ def convert(source: Path, destination: Path, overwrite: bool) -> None:
     from georsr._files import check_writable
     from georsr.errors import OutputError, UsageError
     from georsr.models.io import open_model, save_model
-    from georsr.models.registry import architectures
+    from georsr.models.registry import is_architecture
     from georsr.writer.paths import check_outputs
 
     if destination.suffix != ".safetensors":
@@ -50,7 +50,7 @@ def convert(source: Path, destination: Path, overwrite: bool) -> None:
     check_outputs({"OUT": [destination]}, {"model": [str(source)]})
     check_writable(destination, overwrite=overwrite)
     model = open_model(str(source))
-    if model.spec.architecture not in architectures():
+    if not is_architecture(model.spec.architecture):
         raise UsageError(
             f"{source}: {model.spec.notes.split(',')[0]} is used as it is; only SeG-SR is converted"
         )

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Unpack
 from georsr.config import SRConfig, SROptions
 from georsr.errors import UsageError
 from georsr.inference.bands import match_bands
-from georsr.io.mosaic import open_sources
+from georsr.io import open_sources
 from georsr.io.reader import RasterReader, open_output
 from georsr.jobs.run import Executor, LocalExecutor, run
 from georsr.models.io import Model, open_model
 from georsr.progress import never
 from georsr.window import AnyArray, BoolArray
-from georsr.writer.lock import Lock
 from georsr.writer.paths import (
+    Lock,
     check_destination,
     check_format,
     check_outputs,

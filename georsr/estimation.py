@@ -20,6 +20,14 @@ import torch
 from georsr.config import SRConfig
 from georsr.device import DeviceConfig, cpu_threads
 from georsr.errors import GeorsrError
+from georsr.inference.pipeline import (
+    NetworkInput,
+    OrderedThreadPool,
+    RowStrip,
+    denormalize,
+    finalize,
+    preprocess,
+)
 from georsr.inference.predictor import (
     MEMBERS,
     TilePredictor,
@@ -28,18 +36,18 @@ from georsr.inference.predictor import (
     place_model,
 )
 from georsr.inference.sensing import description_of
-from georsr.inference.threads import OrderedThreadPool
-from georsr.inference.tiles import NetworkInput, RowStrip, denormalize, finalize, preprocess
 from georsr.io.gdal_env import is_remote
 from georsr.io.reader import RasterReader
-from georsr.jobs.job import SRJob, memory_of, plan_job
-from georsr.jobs.preflight import (
+from georsr.jobs.job import (
     MIB,
+    SRJob,
     check_memory,
     check_space,
     free_space,
     memory_bytes,
+    memory_of,
     output_bytes,
+    plan_job,
 )
 from georsr.models.io import Model
 from georsr.quality.write import layers_job, layers_memory
@@ -211,7 +219,7 @@ def check_parts_space(job: SRJob, parts: str) -> None:
     Raises
     ------
     ResourceError
-        As `georsr.jobs.preflight.check_space`.
+        As `georsr.jobs.job.check_space`.
     """
     from georsr.distributed.parts import stored_layout
 
@@ -283,7 +291,7 @@ class RunEstimate:
             + (f", about {self.tiles_empty} of them empty" if self.tiles_empty else ""),
             f"memory  about {_size(self.memory_bytes)} of {_size(self.memory_limit_bytes)}",
             f"disk    at most {_size(self.output_bytes)}, {_size(self.free_bytes)} free",
-            f"time    about {_duration(self.seconds)}",
+            f"time    about {format_duration(self.seconds)}",
         ]
         if self.sensor:
             lines.insert(2, f"sensor  {self.sensor}")
@@ -480,7 +488,8 @@ def _size(count: int) -> str:
     return f"{count / MIB:.0f} MiB" if count < 10 * 1024 * MIB else f"{count / MIB / 1024:.1f} GiB"
 
 
-def _duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
+    """Format seconds as hours and minutes, or as minutes and seconds."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"

@@ -18,8 +18,8 @@ from georsr.device import select_device
 from georsr.evaluation.dataset import UINT8_RANGE, DegradedImages
 from georsr.evaluation.metrics import psnr_y
 from georsr.inference.consistency import back_project
-from georsr.inference.kernel_estimation import resolve_kernel
 from georsr.inference.predictor import TilePredictor
+from georsr.inference.sensing import resolve_kernel
 from georsr.io.image_datasets import open_dataset
 from georsr.models.io import open_model
 from georsr.radiometry.degradation import BicubicDegradation

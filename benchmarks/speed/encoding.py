@@ -22,8 +22,7 @@ from rasterio.enums import Resampling
 
 from georsr.io.reader import open_raster
 from georsr.window import AnyArray
-from georsr.writer.deflate import make_encoder
-from georsr.writer.encoder import BlockEncoder
+from georsr.writer.encoder import BlockEncoder, make_encoder
 from georsr.writer.layout import OutputLayout, output_layout
 
 SIDE, SCALE = 512, 4

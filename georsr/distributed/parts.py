@@ -26,22 +26,28 @@ from georsr.errors import (
     ResourceError,
     UsageError,
 )
-from georsr.inference.pipeline import RunStats
+from georsr.inference.pipeline import RunStats, write_in_background
 from georsr.inference.predictor import TilePredictor, TileTooLargeError
-from georsr.inference.threads import write_in_background
 from georsr.io.reader import RasterReader
-from georsr.jobs.job import SRJob, check_unchanged, memory_of, plan_job
-from georsr.jobs.preflight import BASE_MEMORY, check_memory, check_space
+from georsr.jobs.job import (
+    BASE_MEMORY,
+    SRJob,
+    check_memory,
+    check_space,
+    check_unchanged,
+    memory_of,
+    plan_job,
+)
 from georsr.jobs.run import run_report, tile_pipeline, with_smaller_tiles
 from georsr.models.io import Model
 from georsr.progress import Progress, RunContext, RunProgress, never
 from georsr.reports import RunReport
 from georsr.tiling.partition import TaskGrid, parts_grid
 from georsr.window import Window
+from georsr.writer.encoder import block_checksum
 from georsr.writer.layout import OutputLayout
 from georsr.writer.partial_tiff import OutputInfo
 from georsr.writer.paths import check_destination, is_virtual, sync_path
-from georsr.writer.verify import block_checksum
 from georsr.writer.vrt import publish_assembly
 from georsr.writer.writer import RasterWriter
 

@@ -29,9 +29,8 @@ from georsr._files import (
     read_jsonl,
 )
 from georsr.errors import OutputError, UsageError
-from georsr.writer.lock import Lock
-from georsr.writer.paths import local_path
-from georsr.writer.tiff import write_all
+from georsr.writer.encoder import write_all
+from georsr.writer.paths import Lock, local_path
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from georsr.evaluation.harm import HarmReport, measure_harm
 from georsr.evaluation.metrics import radial_power
 from georsr.evaluation.reports.figures import bicubic_block
 from georsr.geo.registration import scale_between
-from georsr.inference.kernel_estimation import BLOCK
+from georsr.inference.sensing import BLOCK
 from georsr.io.reader import RasterReader, open_raster
 from georsr.radiometry.degradation import BicubicDegradation, Degradation
 from georsr.radiometry.kernels import Kernel

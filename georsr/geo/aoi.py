@@ -29,8 +29,7 @@ from shapely.geometry import mapping, shape
 from shapely.geometry.base import BaseGeometry
 
 from georsr.errors import InputError, UsageError
-from georsr.io.drivers import is_plain_crs, shorten
-from georsr.io.gdal_env import gdal_env
+from georsr.io.gdal_env import gdal_env, is_plain_crs, shorten
 from georsr.io.metadata import RasterInfo
 from georsr.window import BoolArray, Window
 
@@ -116,7 +115,7 @@ def read_polygons(aoi: str | Mapping[str, Any], name: str) -> list[tuple[BaseGeo
 
 def _load(path: str) -> Mapping[str, Any]:
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise UsageError(f"{path}: no such file") from error
     except (OSError, ValueError, RecursionError) as error:

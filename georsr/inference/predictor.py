@@ -18,7 +18,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -29,9 +29,9 @@ from georsr.config import SRConfig
 from georsr.device import DeviceConfig, is_out_of_memory, select_device
 from georsr.errors import ModelError, ResourceError, UsageError
 from georsr.inference.consistency import ConsistencyTarget, enforce_consistency
+from georsr.models.interpolation import MultiBand
 from georsr.models.io import Model
-from georsr.models.multiband import MultiBand
-from georsr.models.registry import architectures
+from georsr.models.registry import is_architecture
 from georsr.models.spec import ModelSpec
 from georsr.radiometry.kernels import Kernel
 from georsr.window import FloatArray
@@ -117,7 +117,7 @@ def plan_parallelism(
         Of torch, for all together; by default those of the calling thread.
     """
     threads = threads or torch.get_num_threads()
-    alone = placement.device.type != "cpu" or compiled or spec.architecture not in architectures()
+    alone = placement.device.type != "cpu" or compiled or not is_architecture(spec.architecture)
     if alone:
         return ParallelTiles(1, threads)
     each = -(-threads // max(1, min(MAX_LANES, tiles)))
@@ -157,6 +157,13 @@ def choose_batch(placement: DeviceConfig, wanted: int | None) -> int:
     if placement.device.type == "cpu":
         return 1
     return wanted or GPU_BATCH
+
+
+def with_own_gpu(config: SRConfig, worker_name: object) -> SRConfig:
+    """Return the options of a worker: numbered ones take the GPUs of their machine in turn."""
+    if config.device != "cuda" or not isinstance(worker_name, int):
+        return config
+    return replace(config, device=f"cuda:{worker_name % max(1, torch.cuda.device_count())}")
 
 
 def place_model(model: Model, config: SRConfig) -> DeviceConfig:

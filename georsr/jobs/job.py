@@ -1,4 +1,4 @@
-"""Plan a job: decide everything about a run before its first tile.
+"""Plan a job: decide everything about a run before its first tile; check disk and memory.
 
 The key of a run (`run_key`) lists everything its output depends on: two runs with the same key
 write the same output, byte for byte.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
@@ -19,31 +20,142 @@ import torch
 
 from georsr.config import OPTIONS, SRConfig
 from georsr.device import DeviceConfig
-from georsr.errors import InputError, RadiometryWarning
-from georsr.geo.georeference import window_metadata
+from georsr.errors import InputError, RadiometryWarning, ResourceError, UsageError
 from georsr.inference.bands import check_bands, warn_once
 from georsr.inference.consistency import requested_kernel
-from georsr.inference.kernel_estimation import resolve_kernel, spread_windows
+from georsr.inference.pipeline import tile_grid_of
 from georsr.inference.predictor import choose_batch, n_concurrent_tiles, place_model
-from georsr.inference.sensing import description_of, with_scene_sensor
-from georsr.inference.tiles import tile_grid_of
-from georsr.io.band_roles import reject_non_images
-from georsr.io.gdal_env import is_remote
-from georsr.io.metadata import RasterInfo
-from georsr.io.normalization import choose_normalization
-from georsr.io.reader import RasterReader
-from georsr.io.sampling import pixel_replication
-from georsr.jobs.preflight import check_memory, check_size, check_space, memory_bytes
+from georsr.inference.sensing import (
+    description_of,
+    resolve_kernel,
+    spread_windows,
+    with_scene_sensor,
+)
+from georsr.io.gdal_env import CACHE_BYTES, is_remote
+from georsr.io.metadata import RasterInfo, reject_non_images, window_metadata
+from georsr.io.reader import RasterReader, choose_normalization
 from georsr.models.io import Model
 from georsr.models.registry import COMPUTED_ARCHITECTURES
 from georsr.radiometry.kernels import Kernel
 from georsr.radiometry.normalization import Normalization
 from georsr.reports import georsr_version, product_tags
+from georsr.system import memory_limit
 from georsr.tiling.grid import TileGrid
-from georsr.window import PixelBlock, Window
-from georsr.writer.journal import Journal
+from georsr.window import AnyArray, PixelBlock, Window
 from georsr.writer.layout import OutputLayout, output_layout
+from georsr.writer.partial_tiff import Journal
 from georsr.writer.paths import paths_behind_vsi, temp_paths
+
+MIB = 2**20
+BASE_MEMORY = 650 * MIB
+"""Memory of Python, torch and GDAL before any work (measured: 570 MiB with the CUDA build of torch
+on Linux, and 64 MiB of GDAL's block cache)."""
+ACTIVATIONS = 14
+"""Feature planes that a network holds at the same time, relative to its widest layer's input."""
+WAITING_BLOCKS = 24
+"""Largest number of blocks that wait for the writer or are being encoded."""
+
+
+def check_size(info: RasterInfo, config: SRConfig) -> None:
+    """Refuse a raster whose header declares too many pixels, before anything is allocated."""
+    pixels = info.width * info.height
+    if pixels > config.max_pixels:
+        raise UsageError(
+            f"{info.path}: declares {info.width} x {info.height} = {pixels} pixels, more than "
+            f"--max-pixels {config.max_pixels}; raise it if that is right"
+        )
+
+
+def free_space(destination: str) -> int:
+    """Return the free bytes of the disk on which ``destination`` is written."""
+    folder = temp_paths(destination).part.parent
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def output_bytes(layout: OutputLayout) -> int:
+    """Return the size of the output without compression, with the copy that a COG needs."""
+    return layout.raw_bytes * 5 // 2 if layout.cog_options is not None else layout.raw_bytes
+
+
+def check_space(
+    layout: OutputLayout, destination: str, config: SRConfig, existing: int = 0
+) -> None:
+    """Refuse an output that may not fit on the disk.
+
+    Parameters
+    ----------
+    layout
+        Layout of the output.
+    destination
+        Path of the output.
+    config
+        Options of the run.
+    existing
+        Bytes of the output that an interrupted run has already written.
+
+    Raises
+    ------
+    ResourceError
+        The uncompressed output does not fit into the free space.
+    """
+    needed, free = output_bytes(layout), free_space(destination) + existing
+    if config.check_resources and needed > free:
+        raise ResourceError(
+            f"{destination}: the output takes up to {needed / MIB:.0f} MiB, "
+            f"{free / MIB:.0f} MiB are free; make room, or use --no-check-resources if compression "
+            "will do"
+        )
+
+
+def memory_bytes(
+    reader: RasterReader, plan: TileGrid, layout: OutputLayout, n_concurrent: int, on_cpu: bool
+) -> int:
+    """Return the peak memory of a process in bytes.
+
+    Parameters
+    ----------
+    reader
+        Source.
+    plan
+        Grid of the tiles.
+    layout
+        Layout of the output.
+    n_concurrent
+        Number of tiles that are computed at the same time.
+    on_cpu
+        Whether the network runs on the CPU, so that its features are in this memory, too.
+    """
+    info, s = reader.info, plan.scale
+    bands = len(info.indexes)
+    columns = plan.row_window(0).width
+    strips = 3 * plan.tile * columns * bands * (np.dtype(info.dtype).itemsize + 1)
+    overlap = plan.overlap * s * columns * s * bands * 4
+    row = layout.blocksize * layout.planes * np.dtype(layout.dtype).itemsize
+    blocks = row * (plan.out_width + WAITING_BLOCKS * min(layout.blocksize, plan.out_width))
+    features = n_concurrent * plan.tile**2 * 4 * ACTIVATIONS * 48 if on_cpu else 0
+    tile = n_concurrent * (plan.tile * s) ** 2 * bands * 4 * 6
+    cache = max(0, reader.cache * columns // info.width - CACHE_BYTES)
+    return int(BASE_MEMORY + cache + strips + overlap + blocks + features + tile)
+
+
+def check_memory(needed: int, config: SRConfig) -> None:
+    """Refuse a run that does not fit into memory.
+
+    Raises
+    ------
+    ResourceError
+        The run needs more memory than this machine has.
+    """
+    limit = memory_limit()
+    if config.check_resources and needed > limit:
+        raise ResourceError(
+            f"the run takes about {needed / MIB:.0f} MiB of memory, this machine has "
+            f"{limit / MIB:.0f} MiB; use a smaller --tile or --blocksize, work in parts with "
+            "--bbox, or use --no-check-resources to try"
+        )
+
 
 if TYPE_CHECKING:
     from georsr.geo.aoi import AreaOfInterest
@@ -157,6 +269,40 @@ def _file_state(path: Path, samples: int) -> bytes:
 def _spread(last: int, count: int) -> list[int]:
     """Return at most ``count`` different numbers from 0 to ``last``, evenly spread."""
     return sorted({max(0, last) * i // (count - 1) for i in range(count)})
+
+
+MAX_REPEAT = 5
+"""Largest upsampling factor that is detected."""
+MIN_CHANGES = 12
+"""Smallest number of changes between neighbouring pixels that shows a pattern."""
+
+
+def pixel_replication(values: AnyArray) -> tuple[int, int] | None:
+    """Detect by what factors an image was upsampled by nearest neighbour.
+
+    Parameters
+    ----------
+    values
+        (C, h, w), any dtype.
+
+    Returns
+    -------
+    (int, int) or None
+        Factors along rows and columns, 1 for an image that was not upsampled. None if too few
+        neighbouring pixels differ.
+    """
+    rows, columns = _replication(values), _replication(values.swapaxes(1, 2))
+    return None if rows is None or columns is None else (rows, columns)
+
+
+def _replication(values: AnyArray) -> int | None:
+    """Return the factor along the rows of (C, h, w)."""
+    changes = (values[:, 1:] != values[:, :-1]).any((0, 2)).nonzero()[0]
+    if len(changes) < MIN_CHANGES:
+        return None
+    return next(
+        n for n in range(MAX_REPEAT, 0, -1) if n == 1 or len(set((changes % n).tolist())) == 1
+    )
 
 
 def _sample_windows(height: int, width: int, size: int = 64) -> list[Window]:

@@ -20,9 +20,8 @@ from georsr.config import SRConfig
 from georsr.device import DeviceConfig, cpu_threads
 from georsr.errors import ResourceError
 from georsr.inference.consistency import shrink_valid
-from georsr.inference.pipeline import RunStats, TilePipeline
+from georsr.inference.pipeline import RunStats, TilePipeline, prefetch, write_in_background
 from georsr.inference.predictor import TilePredictor, TileTooLargeError, n_forward_passes
-from georsr.inference.threads import prefetch, write_in_background
 from georsr.io.reader import RasterReader, open_output
 from georsr.jobs.job import SRJob, check_unchanged, memory_of, plan_and_check
 from georsr.models.io import Model
@@ -31,9 +30,8 @@ from georsr.reports import ConsistencyReport, RunReport
 from georsr.tiling.grid import ceil_to
 from georsr.window import AnyArray, BoolArray, PixelBlock, Window
 from georsr.writer.layout import OutputLayout
-from georsr.writer.lock import Lock
 from georsr.writer.partial_tiff import OutputInfo
-from georsr.writer.paths import is_virtual, local_path, remove_sidecars, temp_paths
+from georsr.writer.paths import Lock, is_virtual, local_path, remove_sidecars, temp_paths
 from georsr.writer.writer import RasterWriter
 
 log = logging.getLogger(__name__)

@@ -32,19 +32,23 @@ from torch.nn.modules.module import (
 
 from georsr._files import atomic_write, sha256
 from georsr.errors import ModelError, UsageError
-from georsr.models.old_names import refuse_old_plain_backbone, upgrade_state_dict
 from georsr.models.optimize import optimize_for_inference
 from georsr.models.registry import (
     COMPUTED,
     NAME,
-    architectures,
     bundled_weights,
+    find_architecture,
     list_models,
     read_spec,
     resolve_name,
 )
-from georsr.models.segsr.segsr import SegSR
-from georsr.models.spec import MAX_NAME, METADATA_KEY, ModelSpec
+from georsr.models.spec import (
+    MAX_NAME,
+    METADATA_KEY,
+    ModelSpec,
+    refuse_old_plain_backbone,
+    upgrade_state_dict,
+)
 from georsr.tiling.grid import ceil_to
 from georsr.tiling.stitch import pad_to
 from georsr.window import FloatArray
@@ -388,7 +392,7 @@ def make_spec(
     parameters
         Arguments of the architecture's builder, among them ``bands``.
     """
-    signature = inspect.signature(architectures()[architecture]).parameters
+    signature = inspect.signature(find_architecture(architecture)).parameters
     complete = {
         key: parameter.default
         for key, parameter in signature.items()
@@ -405,13 +409,14 @@ def make_spec(
         bands=bands,
         band_names=("red", "green", "blue") if bands == 3 else (),
     )
-    if not isinstance(network, SegSR):
+    backbone: Any = getattr(network, "backbone", None)
+    if backbone is None:
         return spec
-    backbone = network.backbone
+    multiple: Any = network.multiple_of
     return replace(
         spec,
-        multiple_of=network.multiple_of,
-        tile=ceil_to(backbone.tile, network.multiple_of),
+        multiple_of=multiple,
+        tile=ceil_to(backbone.tile, multiple),
         halo=backbone.halo,
         overlap=backbone.overlap,
     )
@@ -433,15 +438,10 @@ def build(spec: ModelSpec, weights: Mapping[str, Tensor] | None = None) -> nn.Mo
     ModelError
         The architecture is unknown, or the parameters do not fit.
     """
-    known = architectures()
-    if spec.architecture not in known:
-        raise ModelError(
-            f"model {spec.name}: unknown architecture {spec.architecture!r:.80}; "
-            f"expected one of {', '.join(known)}"
-        )
     try:
         with nullcontext() if weights is None else _limited_size(weights):
-            network = known[spec.architecture](spec.scale, spec.bands, **spec.parameters)
+            builder = find_architecture(spec.architecture)
+            network = builder(spec.scale, spec.bands, **spec.parameters)
     except ModelError as error:
         raise ModelError(f"model {spec.name}: {error}") from error
     except Exception as error:  # wrong parameters fail in any way
@@ -526,8 +526,7 @@ def _open_safetensors(path: Path) -> Model:
 
 def _open_checkpoint(path: Path) -> Model:
     """Open a published SeG-SR, or a checkpoint that spandrel recognises."""
-    from georsr.models.checkpoint import read_checkpoint
-    from georsr.models.segsr.pretrained import is_published, read_published
+    from georsr.models.segsr_published import is_published, read_checkpoint, read_published
 
     entries = read_checkpoint(path)
     if is_published(entries):

@@ -1,8 +1,8 @@
 """Registry of architectures, encoders and backbones, and the names of the built-in models.
 
-A module that is imported adds its classes with the decorators `register_architecture`,
-`register_encoder` and `register_backbone`. The look-up functions import the built-in modules first,
-and those that installed packages declare in the entry-point group ``georsr.models``.
+Those of other packages are added by the decorators `register_architecture`, `register_encoder` and
+`register_backbone`, in modules that the package declares in the entry-point group
+``georsr.models``.
 """
 
 from __future__ import annotations
@@ -12,19 +12,16 @@ import pkgutil
 import re
 from collections.abc import Callable
 from functools import cache
-from importlib import import_module, resources
+from importlib import resources
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from georsr.errors import ModelError, UsageError
-from georsr.models.old_names import upgrade_spec
-from georsr.models.spec import METADATA_KEY, ModelSpec
+from georsr.models.spec import METADATA_KEY, ModelSpec, upgrade_spec
 
 if TYPE_CHECKING:
     from torch import nn
-
-    from georsr.models.segsr.backbone import Backbone
 
 log = logging.getLogger(__name__)
 
@@ -36,9 +33,25 @@ ENTRY_POINTS = "georsr.models"
 """Entry-point group: every entry names a module that registers its classes when imported."""
 
 T = TypeVar("T")
-_architectures: dict[str, Callable[..., nn.Module]] = {}
-_encoders: dict[str, type[nn.Module]] = {}
-_backbones: dict[str, type[Backbone]] = {}
+Builder = Callable[..., "nn.Module"]
+
+# Built-in classes and functions are named as "module:name" and imported when they are needed: a run
+# imports one network.
+_architectures: dict[str, Builder | str] = {
+    "bicubic": "georsr.models.interpolation:Bicubic",
+    "nearest": "georsr.models.interpolation:Nearest",
+    "segsr": "georsr.models.segsr:segsr",
+    "segsr-lite": "georsr.models.segsr_lite:segsr_lite",
+    "segsr-published": "georsr.models.segsr_published:PublishedSegSR",
+}
+_encoders: dict[str, Builder | str] = {
+    "clip": "georsr.models.sfem:ClipEncoder",
+    "scene": "georsr.models.segsr_lite:SceneEncoder",
+}
+_backbones: dict[str, Builder | str] = {
+    "hat": "georsr.models.hat:HAT",
+    "plain": "georsr.models.segsr_lite:PlainBackbone",
+}
 
 
 def register_architecture(name: str) -> Callable[[T], T]:
@@ -50,7 +63,7 @@ def register_architecture(name: str) -> Callable[[T], T]:
 
 
 def register_encoder(name: str) -> Callable[[T], T]:
-    """Register a semantic encoder (SFEM) for `georsr.models.segsr.segsr.segsr`.
+    """Register a semantic encoder (SFEM) for `georsr.models.segsr.segsr`.
 
     It is built as ``Encoder(scale, bands, **encoder_options)``, has an attribute ``token_dim`` (E),
     and maps (N, bands, h, w) in 0..1 to tokens (N, E, hc, wc) and a scene vector (N, E), both
@@ -60,7 +73,7 @@ def register_encoder(name: str) -> Callable[[T], T]:
 
 
 def register_backbone(name: str) -> Callable[[T], T]:
-    """Register a subclass of `georsr.models.segsr.backbone.Backbone`.
+    """Register a subclass of `georsr.models.segsr.Backbone`.
 
     It is built as ``Backbone(bands, embed_dim, num_groups, depth, **backbone_options)``. Its class
     attributes ``multiple_of``, ``tile``, ``halo`` and ``overlap`` say how a raster is cut for it.
@@ -68,26 +81,25 @@ def register_backbone(name: str) -> Callable[[T], T]:
     return _adder(_backbones, name, "backbone")
 
 
-def _adder(table: dict[str, Any], name: str, kind: str) -> Callable[[T], T]:
+def _adder(table: dict[str, Builder | str], name: str, kind: str) -> Callable[[T], T]:
     if not NAME.fullmatch(name):
         raise ValueError(f"{kind} name {name!r}: expected lower-case letters, digits and hyphens")
 
     def add(item: T) -> T:
-        if name in table and table[name].__qualname__ != getattr(item, "__qualname__", None):
-            raise ValueError(f"{kind} {name!r} is already registered by {table[name].__module__}")
-        table[name] = item
+        known = table.get(name)
+        if isinstance(known, str):
+            raise ValueError(f"{kind} {name!r} is already registered by {known.partition(':')[0]}")
+        if known is not None and known.__qualname__ != getattr(item, "__qualname__", None):
+            raise ValueError(f"{kind} {name!r} is already registered by {known.__module__}")
+        table[name] = cast("Builder", item)
         return item
 
     return add
 
 
 @cache
-def import_models() -> None:
-    """Import every module that registers something."""
-    import_module("georsr.models.interpolation")
-    package = import_module("georsr.models.segsr")
-    for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
-        import_module(module.name)
+def import_entry_points() -> None:
+    """Import the modules that installed packages declare; each registers its classes."""
     for entry in entry_points(group=ENTRY_POINTS):
         try:
             entry.load()
@@ -95,27 +107,39 @@ def import_models() -> None:
             log.warning("models of the package entry %s cannot be imported: %s", entry.name, error)
 
 
-def architectures() -> dict[str, Callable[..., nn.Module]]:
-    """Return every architecture: name -> builder of an untrained network."""
-    import_models()
-    return dict(_architectures)
+def is_architecture(name: str) -> bool:
+    """Return whether a name is that of a registered architecture."""
+    return _is_known(_architectures, name)
 
 
-def find_encoder(name: str) -> type[nn.Module]:
+def find_architecture(name: str) -> Builder:
+    """Return the builder of an architecture; raises `ModelError` for an unknown name."""
+    return _find(_architectures, name, "architecture")
+
+
+def find_encoder(name: str) -> Builder:
     """Return the encoder class of a name; raises `ModelError` for an unknown one."""
     return _find(_encoders, name, "encoder")
 
 
-def find_backbone(name: str) -> type[Backbone]:
+def find_backbone(name: str) -> Builder:
     """Return the backbone class of a name; raises `ModelError` for an unknown one."""
     return _find(_backbones, name, "backbone")
 
 
-def _find(table: dict[str, type[T]], name: str, kind: str) -> type[T]:
-    import_models()
+def _is_known(table: dict[str, Builder | str], name: str) -> bool:
     if name not in table:
-        raise ModelError(f"unknown {kind} {name!r}, expected one of {', '.join(sorted(table))}")
-    return table[name]
+        import_entry_points()
+    return name in table
+
+
+def _find(table: dict[str, Builder | str], name: str, kind: str) -> Builder:
+    if not _is_known(table, name):
+        raise ModelError(f"unknown {kind} {name!r}; expected one of {', '.join(sorted(table))}")
+    item = table[name]
+    if isinstance(item, str):
+        item = table[name] = cast("Builder", pkgutil.resolve_name(item))
+    return item
 
 
 def _computed(architecture: str, scale: int, halo: int, notes: str) -> ModelSpec:
@@ -146,14 +170,15 @@ COMPUTED_ARCHITECTURES = frozenset(spec.architecture for spec in COMPUTED.values
 """Architectures of the models without weights."""
 
 
-def trainable_architectures() -> dict[str, Callable[..., nn.Module]]:
-    """Return the architectures that `georsr train` can build: those with weights."""
-    return {k: v for k, v in architectures().items() if k not in COMPUTED_ARCHITECTURES}
+def trainable_architectures() -> tuple[str, ...]:
+    """Return the names of the architectures that `georsr train` can build: those with weights."""
+    import_entry_points()
+    return tuple(name for name in _architectures if name not in COMPUTED_ARCHITECTURES)
 
 
 def weights_folder() -> Path:
     """Return the folder of the weights that ship with georsr."""
-    return Path(str(resources.files("georsr.models.weights")))
+    return Path(str(resources.files("georsr.models") / "weights"))
 
 
 def bundled_weights() -> dict[str, Path]:

@@ -18,11 +18,16 @@ from torch.optim.lr_scheduler import LambdaLR
 from georsr.errors import ModelError, UsageError
 from georsr.evaluation.metrics import psnr, psnr_y
 from georsr.models.io import make_spec
-from georsr.models.registry import trainable_architectures
-from georsr.models.segsr.lite import SceneClassifier, SceneEncoder, fuse_branches
-from georsr.models.segsr.segsr import SegSR
-from georsr.models.segsr.sensor import combine_estimates, likelihood_error
-from georsr.models.segsr.sfem import ClipEncoder, add_lora, load_clip, merge_lora
+from georsr.models.registry import find_architecture
+from georsr.models.segsr import SegSR
+from georsr.models.segsr_lite import (
+    SceneClassifier,
+    SceneEncoder,
+    combine_estimates,
+    fuse_branches,
+    likelihood_error,
+)
+from georsr.models.sfem import ClipEncoder, add_lora, load_clip, merge_lora
 from georsr.models.spec import SCENE, SOFTLY, ModelSpec
 from georsr.radiometry.degradation import BicubicDegradation, to_uint8
 from georsr.tiling.grid import ceil_to
@@ -47,7 +52,7 @@ def training_network(recipe: Recipe) -> SegSR:
     ModelError
         An encoder or backbone is unknown, or CLIP weights are missing or damaged.
     """
-    build = trainable_architectures()[recipe.architecture]
+    build = find_architecture(recipe.architecture)
     known = set(inspect.signature(build).parameters) - {"scale", "fused"}
     if unknown := sorted(set(recipe.network) - known):
         raise UsageError(

@@ -13,13 +13,16 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
-from georsr._fields import from_dict, is_number
-from georsr.errors import UsageError
+from georsr.errors import UsageError, redact_url
 from georsr.io.image_datasets import LAYOUTS
 from georsr.models.registry import trainable_architectures
-from georsr.radiometry.degradation import BicubicDegradation, Degradation
-from georsr.radiometry.degradation_kinds import degradation_from_dict
-from georsr.redact import redact_url
+from georsr.radiometry.degradation import (
+    BicubicDegradation,
+    Degradation,
+    degradation_from_dict,
+    from_dict,
+    is_number,
+)
 from georsr.training.data.variation import Variation
 
 T = TypeVar("T")
@@ -249,7 +252,7 @@ class Recipe:
             if getattr(self, name) < 1:
                 raise UsageError(f"recipe: {name} is {getattr(self, name)}, expected at least 1")
         for key, known in (
-            ("architecture", tuple(trainable_architectures())),
+            ("architecture", trainable_architectures()),
             ("precision", ("fp32", "bf16", "fp16")),
         ):
             if getattr(self, key) not in known:
@@ -354,7 +357,7 @@ def with_overrides(recipe: Recipe, options: Mapping[str, Any]) -> Recipe:
 
 def builtin_recipes() -> tuple[str, ...]:
     """Return the names of the recipes that come with georsr."""
-    names = [file.name for file in resources.files("georsr.training.recipes").iterdir()]
+    names = [f.name for f in (resources.files("georsr.training") / "recipes").iterdir()]
     return tuple(sorted(n.removesuffix(".yaml") for n in names if n.endswith(".yaml")))
 
 
@@ -364,7 +367,7 @@ def load_recipe(name_or_path: str) -> Recipe:
 
     text: str | bytes
     if name_or_path in builtin_recipes():
-        text = (resources.files("georsr.training.recipes") / f"{name_or_path}.yaml").read_text()
+        text = (resources.files("georsr.training") / "recipes" / f"{name_or_path}.yaml").read_text()
     else:
         path = Path(name_or_path)
         if not path.is_file():

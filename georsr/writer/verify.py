@@ -28,10 +28,9 @@ from rasterio.windows import Window as RasterioWindow
 from georsr.errors import GeoreferenceWarning, OutputError
 from georsr.io.gdal_env import CACHE_BYTES, gdal_env, root_cause, suppress_rasterio_warnings
 from georsr.system import available_cpus
-from georsr.window import AnyArray, Window
-from georsr.writer.deflate import crc32
+from georsr.window import Window
+from georsr.writer.encoder import Numbers, block_checksum, tile_tables
 from georsr.writer.layout import OutputLayout
-from georsr.writer.tiff import Numbers, tile_tables
 
 MAX_DUPLICATE_BYTES = 4096
 """Largest encoded size of a cached block: larger blocks hold varying pixels and do not repeat."""
@@ -132,12 +131,6 @@ POLL_SECONDS = 0.1
 
 class VerificationError(OutputError):
     """Raised if a file does not read back as it was written."""
-
-
-def block_checksum(values: AnyArray, mask: AnyArray | None) -> int:
-    """Return the crc32 of one block: all bands (count, h, w), then the mask (h, w)."""
-    checksum = crc32(np.ascontiguousarray(values).data)
-    return checksum if mask is None else crc32(np.ascontiguousarray(mask).data, checksum)
 
 
 def to_rasterio_window(window: Window) -> RasterioWindow:

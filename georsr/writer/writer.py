@@ -30,11 +30,10 @@ from georsr.io.gdal_env import gdal_env, root_cause, suppress_rasterio_warnings
 from georsr.progress import RunContext
 from georsr.window import AnyArray, BoolArray, Window
 from georsr.writer.encoder import BlockEncoder, EncodedBlock, encoders, to_encodable
-from georsr.writer.journal import Journal
 from georsr.writer.layout import OutputLayout
-from georsr.writer.lock import Lock
-from georsr.writer.partial_tiff import BlockRecord, OutputInfo, PartFile
+from georsr.writer.partial_tiff import BlockRecord, Journal, OutputInfo, PartFile
 from georsr.writer.paths import (
+    Lock,
     check_destination,
     is_disk_full,
     is_enospc,

@@ -24,19 +24,26 @@ from georsr.device import cpu_threads
 from georsr.inference.array import ArrayFormat, array_reader, predict_window
 from georsr.inference.bands import match_array_bands
 from georsr.inference.consistency import fixed_kernel, requested_kernel, skip_if_noisy, softened
-from georsr.inference.kernel_estimation import estimate_kernel, spread_windows
 from georsr.inference.model_cache import ModelRef, cached_predictor, load_cached, model_ref
-from georsr.inference.sensing import scene_sensor, sensor_network, with_sensor
-from georsr.inference.tiles import make_tile_grid
-from georsr.io.sampling import MAX_DECIMATION, MAX_PIXELS, sample_indices
+from georsr.inference.pipeline import make_tile_grid
+from georsr.inference.sensing import (
+    estimate_kernel,
+    scene_sensor,
+    sensor_network,
+    spread_windows,
+    with_sensor,
+)
 from georsr.models.io import Model
 from georsr.models.spec import SCENE
 from georsr.radiometry.kernels import Kernel
 from georsr.radiometry.nodata import valid_pixels
 from georsr.radiometry.normalization import (
+    MAX_DECIMATION,
+    MAX_PIXELS,
     Normalization,
     fixed_normalization,
     normalization_of_sample,
+    sample_indices,
 )
 from georsr.reports import georsr_version
 from georsr.tiling.grid import TileGrid

@@ -17,7 +17,7 @@ from georsr import _files
 from georsr.api import super_resolve
 from georsr.errors import InputError, InterruptedRunError, ModelError
 from georsr.geo.aoi import read_polygons
-from georsr.geo.footprint import compute_footprint
+from georsr.geo.stac import compute_footprint
 from georsr.io.reader import open_raster
 from georsr.models.io import create_model, open_model, save_model
 from georsr.models.spec import ModelSpec

@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from georsr.inference.threads import BackgroundWriter, OrderedThreadPool, prefetch
+from georsr.inference.pipeline import BackgroundWriter, OrderedThreadPool, prefetch
 
 
 class Interruption(BaseException):
@@ -34,7 +34,7 @@ def threads():
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs POSIX timers")
 @pytest.mark.parametrize("depth", [1, 4])
-def test_writing_ends_wherever_it_is_interrupted(interrupted_soon, depth):
+def test_background_writer_interrupted_anywhere_ends(interrupted_soon, depth):
     def work(taken, seconds):
         with BackgroundWriter(taken.append, depth) as sink:
             interrupted_soon(seconds)
@@ -50,7 +50,7 @@ def test_writing_ends_wherever_it_is_interrupted(interrupted_soon, depth):
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs POSIX timers")
-def test_reading_ends_wherever_it_is_interrupted(interrupted_soon):
+def test_prefetch_interrupted_anywhere_ends(interrupted_soon):
     def work(seen, seconds):
         with closing(prefetch(iter(range(10**9)))) as items:
             interrupted_soon(seconds)
@@ -64,7 +64,7 @@ def test_reading_ends_wherever_it_is_interrupted(interrupted_soon):
     assert not threads()
 
 
-def test_a_reader_that_begins_after_its_end_reads_nothing(monkeypatch):
+def test_prefetch_thread_starting_late_reads_nothing(monkeypatch):
     late, read = [], []
 
     def interrupted(thread):
@@ -78,32 +78,35 @@ def test_a_reader_that_begins_after_its_end_reads_nothing(monkeypatch):
     assert not read
 
 
-def test_no_more_than_the_depth_is_waiting():
-    released, waiting = threading.Event(), []
+def test_background_writer_with_a_slow_consumer_lets_depth_items_wait():
+    accepted, early = threading.Event(), []
 
     def consume(item):
-        released.wait()
+        if item == 0:
+            early.append(accepted.wait(0.2))
 
     with BackgroundWriter(consume, 2) as sink:
-        for number in range(3):
+        for number in range(4):  # one is consumed and two wait: there is no room for the fourth
             sink.put(number)
-            waiting.append(sink._items.qsize())
-        released.set()
-    assert max(waiting) <= 2
-    read = []
+        accepted.set()
+    assert early == [False]
+
+
+def test_prefetch_with_a_slow_reader_reads_depth_items_ahead():
+    too_many = threading.Event()
 
     def source():
         for number in range(100):
-            read.append(number)
+            if number == 3:  # one is out, one waits, one is about to
+                too_many.set()
             yield number
 
     with closing(prefetch(source(), depth=1)) as items:
         assert next(items) == 0
-        threading.Event().wait(0.1)
-        assert len(read) <= 3
+        assert not too_many.wait(0.2)
 
 
-def test_calls_side_by_side_meet_and_answer_in_the_order_they_are_asked():
+def test_ordered_thread_pool_returns_results_in_order():
     """Each waits until all three are there: in a row they would never be."""
     all_here = threading.Barrier(3, timeout=60)
     entered = []
@@ -119,12 +122,12 @@ def test_calls_side_by_side_meet_and_answer_in_the_order_they_are_asked():
     assert not threads()
 
 
-def test_alone_the_caller_makes_every_call_itself():
+def test_ordered_thread_pool_of_one_runs_in_the_caller():
     with OrderedThreadPool(1, lambda: pytest.fail("nobody enters")) as side:
         assert side.submit(threading.current_thread)() is threading.current_thread()
 
 
-def test_an_error_beside_is_raised_where_its_result_is_asked_for():
+def test_ordered_thread_pool_error_is_raised_by_its_result():
     with OrderedThreadPool(2, lambda: None) as side:
         bad, good = side.submit(lambda: 1 // 0), side.submit(lambda: 2)
         assert good() == 2
@@ -132,7 +135,7 @@ def test_an_error_beside_is_raised_where_its_result_is_asked_for():
             bad()
 
 
-def test_leaving_waits_for_what_has_begun_and_drops_the_rest():
+def test_ordered_thread_pool_left_waits_for_running_calls_only():
     begun, go, done = threading.Event(), threading.Event(), []
 
     def first():
@@ -156,7 +159,7 @@ def test_leaving_waits_for_what_has_begun_and_drops_the_rest():
     assert not threads()
 
 
-def test_who_ends_the_process_waits_for_nothing():
+def test_ordered_thread_pool_left_by_system_exit_waits_for_nothing():
     begun, go = threading.Event(), threading.Event()
 
     def call():
@@ -179,7 +182,7 @@ def test_who_ends_the_process_waits_for_nothing():
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs POSIX timers")
-def test_working_side_by_side_ends_wherever_it_is_interrupted(interrupted_soon):
+def test_ordered_thread_pool_interrupted_anywhere_ends(interrupted_soon):
     def work(seconds):
         with OrderedThreadPool(2, lambda: None) as side:
             interrupted_soon(seconds)

@@ -6,9 +6,8 @@ from safetensors.torch import load_file, save_file
 
 from georsr.errors import ModelError
 from georsr.models.io import build, open_model, save_model
-from georsr.models.old_names import upgrade_spec, upgrade_state_dict
 from georsr.models.registry import bundled_weights
-from georsr.models.spec import ModelSpec
+from georsr.models.spec import ModelSpec, upgrade_spec, upgrade_state_dict
 from tests.models.segsr.conftest import small
 
 OLD_HAT = {

@@ -12,14 +12,13 @@ from georsr.api import super_resolve_array
 from georsr.config import SRConfig
 from georsr.device import select_device
 from georsr.errors import InputError, ModelError, UsageError
+from georsr.inference.pipeline import calibration_tiles
 from georsr.inference.predictor import TilePredictor, place_model
-from georsr.inference.tiles import calibration_tiles
 from georsr.io.reader import open_raster
 from georsr.models.io import Model, build, open_model
 from georsr.models.onnx import export
-from georsr.models.onnx.convert import to_onnx
 from georsr.models.onnx.export import difference, export_model
-from georsr.models.onnx.runtime import OnnxNetwork, onnxruntime
+from georsr.models.onnx.runtime import OnnxNetwork, onnxruntime, to_onnx
 from georsr.models.spec import ModelSpec
 
 pytest.importorskip("onnxruntime")

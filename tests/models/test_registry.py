@@ -16,7 +16,7 @@ from georsr.errors import ModelError
 from georsr.models import registry
 from georsr.models.io import create_model, open_model
 from georsr.models.registry import register_architecture, register_backbone, register_encoder
-from georsr.models.segsr.backbone import Backbone
+from georsr.models.segsr import Backbone
 from georsr.training.recipe import DataSettings, LossSettings, Recipe
 
 
@@ -112,8 +112,8 @@ def test_registered_parts_train_save_and_run(images, make_raster, texture, tmp_p
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ({"backbone": "none"}, "unknown backbone 'none', expected one of .*hat.*plain"),
-        ({"encoder": "none"}, "unknown encoder 'none', expected one of .*clip.*scene"),
+        ({"backbone": "none"}, "unknown backbone 'none'; expected one of .*hat.*plain"),
+        ({"encoder": "none"}, "unknown encoder 'none'; expected one of .*clip.*scene"),
         ({"backbone_options": {"none": 1}}, "bad parameters .*none"),
     ],
 )
@@ -146,16 +146,16 @@ def test_register_a_name_twice_is_an_error():
 def test_entry_points_that_cannot_be_imported_are_reported(monkeypatch, caplog):
     entry = EntryPoint("broken", "no_such_module_of_models", registry.ENTRY_POINTS)
     monkeypatch.setattr(registry, "entry_points", lambda group: [entry])
-    registry.import_models.cache_clear()
-    assert "segsr" in registry.architectures()
+    registry.import_entry_points.cache_clear()
+    assert not registry.is_architecture("none")
     assert "broken" in caplog.text
-    registry.import_models.cache_clear()
+    registry.import_entry_points.cache_clear()
 
 
 def test_entry_points_are_imported(monkeypatch, tmp_path):
     (tmp_path / "installed_backbone.py").write_text(
         "from georsr.models.registry import register_backbone\n"
-        "from georsr.models.segsr.backbone import Backbone\n"
+        "from georsr.models.segsr import Backbone\n"
         "@register_backbone('test-installed')\n"
         "class Installed(Backbone):\n"
         "    pass\n"
@@ -163,9 +163,9 @@ def test_entry_points_are_imported(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(tmp_path)
     entry = EntryPoint("installed", "installed_backbone", registry.ENTRY_POINTS)
     monkeypatch.setattr(registry, "entry_points", lambda group: [entry])
-    registry.import_models.cache_clear()
+    registry.import_entry_points.cache_clear()
     assert registry.find_backbone("test-installed").__name__ == "Installed"
-    registry.import_models.cache_clear()
+    registry.import_entry_points.cache_clear()
 
 
 def test_model_called_with_arrays_pads_to_its_multiple_and_crops():

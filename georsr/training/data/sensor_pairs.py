@@ -14,12 +14,10 @@ from rasterio.enums import Resampling
 from rasterio.warp import reproject, transform
 
 from georsr.errors import InputError, UsageError
-from georsr.geo.georeference import scale_transform
 from georsr.geo.registration import phase_shift
 from georsr.io.gdal_env import gdal_env
-from georsr.io.metadata import RasterInfo
-from georsr.io.normalization import choose_normalization
-from georsr.io.reader import RasterReader
+from georsr.io.metadata import RasterInfo, scale_transform
+from georsr.io.reader import RasterReader, choose_normalization
 from georsr.radiometry.nodata import fill_invalid
 from georsr.training.data.crops import Crop
 from georsr.training.data.raster_crops import MIN_VALID, ReaderPool, normalize_filled
@@ -466,7 +464,7 @@ class SensorPair:
         if self.shift is None:
             log.warning("%s: too small, empty or flat to check for a shift", self._title)
             return
-        log.info("%s: %s", self._title, self.shift.describe())
+        log.debug("%s: %s", self._title, self.shift.describe())
         if self.shift.size > max_shift:
             raise InputError(
                 f"{self._title}: {self.shift.describe()}, expected at most {max_shift:g} pixels; "
@@ -479,7 +477,7 @@ class SensorPair:
         radiometry = fit_radiometry(parts)
         bands = zip(radiometry.gain, radiometry.offset, radiometry.correlation, strict=True)
         for number, (gain, offset, correlation) in enumerate(bands, 1):
-            log.info(
+            log.debug(
                 "%s: selected band %d: gain %.4g, offset %.4g, correlation %.2f",
                 *(self._title, number, gain, offset, correlation),
             )

@@ -8,9 +8,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from georsr.models.interpolation import Bicubic, Nearest, cubic
-from georsr.models.segsr.backbone import pixel_shuffle_to_planes
-from georsr.models.segsr.film import FiLM
-from georsr.models.segsr.lite import (
+from georsr.models.segsr import SLM, FiLM, LightLMM, pixel_shuffle_to_planes
+from georsr.models.segsr_lite import (
     RepConv,
     ResidualBlock,
     SceneClassifier,
@@ -18,8 +17,6 @@ from georsr.models.segsr.lite import (
     fuse_branches,
     segsr_lite,
 )
-from georsr.models.segsr.lmm import LightLMM
-from georsr.models.segsr.slm import SLM
 
 
 def tiny(scale=2, **options):

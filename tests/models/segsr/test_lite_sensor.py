@@ -3,9 +3,13 @@
 import pytest
 import torch
 
-from georsr.models.segsr.lite import segsr_lite
-from georsr.models.segsr.sensor import SensorEstimator, combine_estimates, likelihood_error
-from georsr.radiometry.sensor import MAX_NORMALIZED, N_SENSOR_VALUES, SensorDescription
+from georsr.models.segsr_lite import (
+    SensorEstimator,
+    combine_estimates,
+    likelihood_error,
+    segsr_lite,
+)
+from georsr.radiometry.kernels import MAX_NORMALIZED, N_SENSOR_VALUES, SensorDescription
 from tests.models.segsr.test_lite import tiny, wake
 
 

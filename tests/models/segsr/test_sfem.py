@@ -7,8 +7,8 @@ import torch
 
 from georsr.errors import ModelError, UsageError
 from georsr.models.segsr import sfem
-from georsr.models.segsr.pretrained import PublishedClipEncoder
-from georsr.models.segsr.sfem import ClipEncoder, load_clip
+from georsr.models.segsr_published import PublishedClipEncoder
+from georsr.models.sfem import ClipEncoder, load_clip
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ def test_load_clip_saved_file_needs_no_network(monkeypatch, tmp_path, tower):
 
 def test_open_clip_is_imported_only_when_an_encoder_is_built():
     code = (
-        "import sys; from georsr.models.registry import architectures; architectures();"
+        "import sys; from georsr.models import registry; registry.find_encoder('clip');"
         "sys.exit('open_clip' in sys.modules or 'peft' in sys.modules)"
     )
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join(p for p in sys.path if p))

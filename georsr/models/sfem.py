@@ -21,7 +21,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from georsr.errors import ModelError, UsageError
-from georsr.models.registry import register_encoder
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -45,7 +44,6 @@ class ClipAttention(nn.Module):
         return self.proj(attended.transpose(1, 2).reshape(n, length, width)), None
 
 
-@register_encoder("clip")
 class ClipEncoder(nn.Module):
     """CLIP's image tower: a unit vector per patch, and one for the tile.
 

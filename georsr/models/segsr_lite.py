@@ -19,14 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from georsr.models.registry import register_architecture, register_backbone, register_encoder
-from georsr.models.segsr.backbone import Backbone
-from georsr.models.segsr.film import FiLM
-from georsr.models.segsr.lmm import LightLMM
-from georsr.models.segsr.segsr import SegSR
-from georsr.models.segsr.sensor import SensorEstimator
-from georsr.models.segsr.slm import SLM
-from georsr.radiometry.sensor import N_SENSOR_VALUES
+from georsr.models.segsr import SLM, Backbone, FiLM, LightLMM, SegSR
+from georsr.radiometry.kernels import MAX_NORMALIZED, N_SENSOR_VALUES
 
 
 class RepConv(nn.Module):
@@ -104,7 +98,6 @@ class ResidualGroup(nn.Sequential):
         return x
 
 
-@register_backbone("plain")
 class PlainBackbone(Backbone):
     """Residual groups of plain 3x3 convolutions.
 
@@ -141,7 +134,6 @@ class TokenMixer(nn.Module):
         return x + self.channel(F.relu(self.spatial(x)))
 
 
-@register_encoder("scene")
 class SceneEncoder(nn.Module):
     """Small convolutional SFEM: one token per 4 x 4 pixels and one vector for the tile.
 
@@ -226,7 +218,6 @@ class SceneClassifier(nn.Module):
         return self.logits(self.encoder(x)[1])
 
 
-@register_architecture("segsr-lite")
 def segsr_lite(
     scale: int,
     bands: int = 3,
@@ -277,3 +268,85 @@ def segsr_lite(
     if not fused:
         parts["upsampler"].start_near_bicubic()
     return SegSR(backbone=backbone, **parts)
+
+
+class SensorEstimator(nn.Module):
+    """Estimates the normalised sensor description of an image, with its variance.
+
+    It is applied to a few windows of a scene before the first tile, never to a tile.
+
+    Parameters
+    ----------
+    bands
+        Bands of the image.
+    width
+        Channels of the first layers.
+    """
+
+    def __init__(self, bands: int, width: int = 32) -> None:
+        super().__init__()
+        self.fine = nn.Conv2d(2 * bands, width, 3)
+        self.middle = nn.Conv2d(width, width, 3, stride=2)
+        self.coarse = nn.Conv2d(width, 2 * width, 3, stride=2)
+        self.hidden = nn.Linear(8 * width, 2 * width)
+        self.head = nn.Linear(2 * width, 2 * N_SENSOR_VALUES)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Estimate the sensor descriptions of images.
+
+        Parameters
+        ----------
+        x
+            (N, bands, h, w) in 0..1, float32, at least 16 x 16.
+
+        Returns
+        -------
+        mean, variance
+            Of the posterior distribution of the normalised values, both (N, N_SENSOR_VALUES).
+        """
+        detail = x - F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
+        # asinh keeps both noise of one grey level and edges of a hundred
+        x = torch.cat([(x - 0.5) * 2, torch.asinh(detail * 200)], 1)
+        x = F.relu(self.fine(x))
+        x = F.relu(self.middle(x))
+        mean1, std1 = _mean_and_std(x)
+        x = F.relu(self.coarse(x))
+        mean2, std2 = _mean_and_std(x)
+        pooled = torch.cat([mean1, std1, mean2, std2, x.amin((2, 3))], 1)
+        mean, log_variance = self.head(F.relu(self.hidden(pooled))).chunk(2, 1)
+        return mean.clamp(-MAX_NORMALIZED, MAX_NORMALIZED), log_variance.clamp(-6, 0).exp()
+
+
+def _mean_and_std(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of (N, C, h, w) over the pixels, both (N, C)."""
+    mean = x.mean((2, 3))
+    return mean, (x - mean[:, :, None, None]).square().mean((2, 3)).add(1e-6).sqrt()
+
+
+def likelihood_error(mean: Tensor, variance: Tensor, truth: Tensor) -> Tensor:
+    """Return the mean negative log-density of a gaussian, without its constant.
+
+    All arguments are (N, N_SENSOR_VALUES).
+    """
+    return 0.5 * ((truth - mean).square() / variance + variance.log()).mean()
+
+
+def combine_estimates(mean: Tensor, variance: Tensor) -> Tensor:
+    """Combine the estimates of several windows of one scene into one description.
+
+    The result is a mean, weighted by the information that each estimate has over the standard
+    normal prior. It stays as close to the prior as a single estimate, because the errors of
+    estimates of one scene are not independent. Without information it is zero, the prior.
+
+    Parameters
+    ----------
+    mean, variance
+        (n, N_SENSOR_VALUES), one row per window.
+
+    Returns
+    -------
+    Tensor
+        (N_SENSOR_VALUES,).
+    """
+    information = (1 / variance - 1).clamp(min=0)
+    return (mean * information).sum(0) / information.sum(0).clamp(min=1e-6)

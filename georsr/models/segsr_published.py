@@ -20,14 +20,45 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from georsr.errors import ModelError
-from georsr.models.checkpoint import read_checkpoint
-from georsr.models.registry import register_architecture
-from georsr.models.segsr.hat import DIV2K_MEAN, HAT
-from georsr.models.segsr.lmm import LMM
-from georsr.models.segsr.segsr import SegSR
-from georsr.models.segsr.sfem import ClipEncoder
-from georsr.models.segsr.slm import SLM
+from georsr.models.hat import DIV2K_MEAN, HAT
+from georsr.models.segsr import LMM, SLM, SegSR
+from georsr.models.sfem import ClipEncoder
 from georsr.models.spec import ModelSpec
+
+WEIGHT_KEYS = ("params_ema", "params", "state_dict", "model_state_dict", "model", "net")
+"""Keys under which training programs store the weights; averaged ones first."""
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """Read the tensors of a checkpoint by key.
+
+    Raises
+    ------
+    ModelError
+        The file is damaged, holds code (which is never run), or no weights.
+    """
+    try:
+        # mapped into memory where the format allows it: tensors that are not used are not read
+        loaded: Any = torch.load(
+            path, map_location="cpu", weights_only=True, mmap=_is_archive(path)
+        )
+    except Exception as error:  # damaged bytes may fail in any way
+        raise ModelError(
+            f"{path}: not a readable checkpoint, or one with code inside, which is never run "
+            f"({type(error).__name__}); expected a dictionary of weights"
+        ) from error
+    if isinstance(loaded, dict):
+        loaded = next((loaded[k] for k in WEIGHT_KEYS if isinstance(loaded.get(k), dict)), loaded)
+    if not isinstance(loaded, dict) or not loaded:
+        raise ModelError(f"{path}: holds no dictionary of weights")
+    if others := [str(k) for k, v in loaded.items() if not isinstance(v, Tensor)]:
+        raise ModelError(f"{path}: {others[0]} is not a tensor; expected a dictionary of weights")
+    return {str(k).removeprefix("module."): v for k, v in loaded.items()}
+
+
+def _is_archive(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) == b"PK\x03\x04"
 
 
 class PublishedClipEncoder(ClipEncoder):
@@ -79,7 +110,6 @@ class PixelShuffleResize(nn.Module):
         return guidance
 
 
-@register_architecture("segsr-published")
 class PublishedSegSR(SegSR):
     """The published SeG-SR, exactly.
 
@@ -368,7 +398,7 @@ def _local_prompts(
         if sorted(saved) != list(range(groups)) or any(v.numel() != 512 for v in saved.values()):
             raise ModelError(f"{path}: holds local prompts {sorted(saved)} for {groups} groups")
         return torch.stack([saved[i].flatten().float() for i in range(groups)]), "from the file"
-    file = resources.files("georsr.models.segsr") / f"text_locals_seed0_x{scale}.npy"
+    file = resources.files("georsr.models") / f"text_locals_seed0_x{scale}.npy"
     with file.open("rb") as stream:
         drawn = np.load(stream, allow_pickle=False)
     if groups > drawn.shape[1]:

@@ -1,1 +1,0 @@
-"""Weights that ship with georsr, one self-describing safetensors file each."""
