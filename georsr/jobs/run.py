@@ -89,7 +89,6 @@ def tile_pipeline(
         context=context or RunContext(),
         area=job.area,
         kernel=job.kernel,
-        skip_constant_tiles=job.config.skip_constant_tiles,
     )
 
 

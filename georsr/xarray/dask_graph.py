@@ -172,7 +172,6 @@ def predict_chunk(
             form=chunks.form,
             inference=predictor,
             kernel=scene.kernel,
-            flat_tiles=chunks.config.skip_constant_tiles,
         )
     if chunks.limits is not None:
         np.clip(pixels, *chunks.limits, out=pixels)
