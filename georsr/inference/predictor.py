@@ -18,7 +18,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -157,6 +157,13 @@ def choose_batch(placement: DeviceConfig, wanted: int | None) -> int:
     if placement.device.type == "cpu":
         return 1
     return wanted or GPU_BATCH
+
+
+def with_own_gpu(config: SRConfig, worker_name: object) -> SRConfig:
+    """Return the options of a worker: numbered ones take the GPUs of their machine in turn."""
+    if config.device != "cuda" or not isinstance(worker_name, int):
+        return config
+    return replace(config, device=f"cuda:{worker_name % max(1, torch.cuda.device_count())}")
 
 
 def place_model(model: Model, config: SRConfig) -> DeviceConfig:

@@ -23,14 +23,14 @@ from georsr.device import DeviceConfig
 from georsr.errors import InputError, RadiometryWarning, ResourceError, UsageError
 from georsr.inference.bands import check_bands, warn_once
 from georsr.inference.consistency import requested_kernel
+from georsr.inference.pipeline import tile_grid_of
 from georsr.inference.predictor import choose_batch, n_concurrent_tiles, place_model
 from georsr.inference.sensing import (
     description_of,
+    probe_windows,
     resolve_kernel,
-    spread_windows,
     with_scene_sensor,
 )
-from georsr.inference.tiles import tile_grid_of
 from georsr.io.gdal_env import CACHE_BYTES, is_remote
 from georsr.io.metadata import RasterInfo, reject_non_images, window_metadata
 from georsr.io.reader import RasterReader, choose_normalization
@@ -327,7 +327,7 @@ def warn_noise_dominated(reader: RasterReader, model: str) -> None:
 def warn_upsampled(reader: RasterReader) -> None:
     """Warn if an image seems to be upsampled by nearest neighbour."""
     info = reader.info
-    for window in spread_windows(info.height, info.width):
+    for window in probe_windows(info.height, info.width):
         found = pixel_replication(reader.read(window).values)
         if found is None:
             continue

@@ -24,7 +24,7 @@ def parsed(request):
     return sr.make_context("sr", words[1:]).params
 
 
-def test_everything_a_dialog_offers_is_understood():
+def test_arguments_of_all_parameters_are_parsed_by_sr():
     values = parsed(
         Request(
             source="/a b/ü in.tif",
@@ -62,7 +62,7 @@ def test_everything_a_dialog_offers_is_understood():
     assert values["dtype"] == "uint16"
 
 
-def test_what_is_not_given_stays_georsrs_default():
+def test_arguments_without_options_keep_the_defaults():
     values = parsed(Request("in.tif", "out.tif", "bicubic-x2"))
     plain = sr.make_context("sr", ["in.tif", "out.tif"]).params
     ours = {"model", "progress", "as_json", "overwrite", "resume"}
@@ -74,7 +74,7 @@ def test_what_is_not_given_stays_georsrs_default():
     assert values["resume"] is False
 
 
-def test_quality_layers_are_asked_for():
+def test_layers_arguments_are_parsed_by_quality_layers():
     words = layers_arguments("-in.tif", "p.tif", "q.tif", "w.safetensors", "m.geojson", "cpu")
     assert words[:2] == ["quality", "layers"]
     values = layers.make_context("layers", words[2:]).params
@@ -86,7 +86,7 @@ def test_quality_layers_are_asked_for():
     assert (plain.params["model"], plain.params["aoi"]) == (None, None)
 
 
-def test_additional_options_are_split_as_in_a_shell():
+def test_split_extra_splits_as_a_shell():
     assert split_extra("") == []
     assert split_extra(r"--aoi 'C:\my data\a.geojson' -q") == [
         "--aoi",
@@ -97,7 +97,7 @@ def test_additional_options_are_split_as_in_a_shell():
         split_extra("--aoi 'open")
 
 
-def test_a_command_is_shown_so_that_it_can_be_pasted():
+def test_shown_command_is_quoted():
     assert shown(["georsr", "sr", "a b.tif"]) == "georsr sr 'a b.tif'"
 
 
@@ -110,12 +110,12 @@ def test_a_command_is_shown_so_that_it_can_be_pasted():
         "https://SECRET@h/a.tif#SECRET",
     ],
 )
-def test_a_command_is_shown_without_secrets(address):
+def test_shown_command_hides_secrets(address):
     assert "SECRET" not in shown(["georsr", "sr", address, "out.tif"])
     assert shown(["a?b.tif", "#c"]) == "'a?b.tif' '#c'"
 
 
-def test_choices_are_those_georsr_has():
+def test_choices_equal_those_of_georsr():
     from georsr.models.registry import DEFAULT, bundled_weights, list_models, resolve_name
 
     names = {spec.name for spec in list_models()}
