@@ -23,8 +23,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from georsr.models.registry import find_backbone, register_architecture, register_backbone
-from georsr.models.segsr.lite import LightLMM, SceneEncoder, SensorEstimator
-from georsr.models.segsr.segsr import SLM, Backbone, FiLM, Films, SegSR
+from georsr.models.segsr import SLM, Backbone, FiLM, Films, SegSR
+from georsr.models.segsr_lite import LightLMM, SceneEncoder, SensorEstimator
 from georsr.radiometry.kernels import N_SENSOR_VALUES
 from georsr.training.callbacks import HISTORY
 from georsr.training.recipe import Recipe
