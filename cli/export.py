@@ -98,7 +98,7 @@ def command(
 def _examples(
     scene: str, bidx: tuple[int, ...] | None, spec: ModelSpec, tile: int | None
 ) -> list[FloatArray]:
-    from georsr.inference.tiles import calibration_tiles
+    from georsr.inference.pipeline import calibration_tiles
     from georsr.io.reader import open_raster
 
     with open_raster(scene, indexes=bidx) as reader:

@@ -10,10 +10,10 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Unpack
 
 from georsr.errors import UsageError
-from georsr.radiometry.kernels import SensorDescription
 
 if TYPE_CHECKING:
     from georsr.config import SRConfig, SROptions
+    from georsr.radiometry.kernels import SensorDescription
     from georsr.radiometry.normalization import Normalization
 
 

@@ -16,9 +16,8 @@ from georsr.distributed.cluster import Cluster
 from georsr.distributed.task_queue import PREFETCH_BATCHES, IndexedTask, TaskQueue
 from georsr.errors import ResourceError
 from georsr.inference.model_cache import ModelRef, cached_predictor, load_cached, model_ref
-from georsr.inference.pipeline import RunStats
+from georsr.inference.pipeline import RunStats, write_in_background
 from georsr.inference.predictor import TilePredictor, with_own_gpu
-from georsr.inference.threads import write_in_background
 from georsr.io.gdal_env import absolute_path
 from georsr.jobs.job import BASE_MEMORY, SRJob, memory_of, source_hash
 from georsr.jobs.run import tile_pipeline

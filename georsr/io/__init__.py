@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from georsr.errors import InputError, UsageError
+from georsr._files import is_hidden, read_list
+from georsr.errors import UsageError
 
 if TYPE_CHECKING:
     from georsr.io.metadata import SourceNodata
@@ -77,19 +78,13 @@ def expand_sources(sources: str | os.PathLike[str] | Sequence[str | os.PathLike[
 def _expand(source: str) -> list[str]:
     """Return the paths of a raster, a folder of rasters or a list of files."""
     if source.startswith("@"):
-        try:
-            lines = Path(source[1:]).read_text(encoding="utf-8").splitlines()
-        except FileNotFoundError as error:
-            raise UsageError(f"{source[1:]}: no such file") from error
-        except (OSError, ValueError) as error:
-            raise InputError(f"{source[1:]}: cannot be read as a list of files: {error}") from error
-        names = [line.strip() for line in lines]
-        return [name for name in names if name and not name.startswith("#")]
-    if not Path(source).is_dir():
+        return read_list(Path(source[1:]))
+    folder = Path(source)
+    if not folder.is_dir():
         return [source]
     rasters = sorted(
         path
-        for path in Path(source).iterdir()
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+        for path in folder.iterdir()
+        if path.suffix.lower() in SUFFIXES and not is_hidden(path, folder) and path.is_file()
     )
     return [str(path) for path in rasters] or [source]

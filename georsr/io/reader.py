@@ -625,7 +625,7 @@ def open_raster(
         note = (
             f"{reader.info.path}: {100 * uncovered:.2g} % of it is not covered by its files, and "
             "it has no nodata value: these gaps are read as black pixels; set a nodata value "
-            "(gdalbuildvrt -srcnodata), or use --nodata 0 or --skip-constant-tiles"
+            "(gdalbuildvrt -srcnodata), or use --nodata 0"
         )
         issues.append((note, RadiometryWarning))
         reader.info = replace(reader.info, notes=(*reader.info.notes, note))

@@ -24,14 +24,14 @@ from georsr.device import DeviceConfig
 from georsr.errors import InputError, RadiometryWarning, ResourceError, UsageError
 from georsr.inference.bands import check_bands, warn_once, with_found_colors
 from georsr.inference.consistency import requested_kernel
+from georsr.inference.pipeline import tile_grid_of
 from georsr.inference.predictor import choose_batch, n_concurrent_tiles, place_model
 from georsr.inference.sensing import (
     description_of,
+    probe_windows,
     resolve_kernel,
-    spread_windows,
     with_scene_sensor,
 )
-from georsr.inference.tiles import tile_grid_of
 from georsr.io.gdal_env import CACHE_BYTES, is_remote
 from georsr.io.metadata import RasterInfo, reject_non_images, window_metadata
 from georsr.io.reader import RasterReader, choose_normalization
@@ -341,7 +341,7 @@ def warn_specks(reader: RasterReader, scale: int) -> None:
     if info.mask_kind != "nodata" or value not in suspects:
         return
     specks = pixels = 0
-    for window in spread_windows(info.height, info.width):
+    for window in probe_windows(info.height, info.width):
         valid = reader.read(window).valid
         holes = ~valid.reshape(-1, *valid.shape[-2:])
         large = np.stack([binary_opening(hole, np.ones((SPECK_RUN + 1,) * 2)) for hole in holes])
@@ -360,7 +360,7 @@ def warn_specks(reader: RasterReader, scale: int) -> None:
 def warn_upsampled(reader: RasterReader) -> None:
     """Warn if an image seems to be upsampled by nearest neighbour."""
     info = reader.info
-    for window in spread_windows(info.height, info.width):
+    for window in probe_windows(info.height, info.width):
         found = pixel_replication(reader.read(window).values)
         if found is None:
             continue

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from georsr.errors import ModelError
 from georsr.models.io import load_weights, open_model, save_model
-from georsr.models.segsr.segsr import SegSR
+from georsr.models.segsr import SegSR
 from georsr.models.spec import ModelSpec, upgrade_state_dict
 from georsr.training.checkpoint import check_recipe, load_checkpoint
 from georsr.training.module import for_inference, training_network

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from georsr.errors import UsageError
-from georsr.models.segsr.lite import SceneClassifier, SensorEstimator, likelihood_error
+from georsr.models.segsr_lite import SceneClassifier, SensorEstimator, likelihood_error
 from georsr.training.data.crops import CropSource, flip_rotate
 from georsr.training.data.dataloader import collate
 from georsr.training.recipe import Recipe

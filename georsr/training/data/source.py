@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from georsr._files import find_duplicates
 from georsr.errors import InputError, UsageError
 from georsr.io.image_datasets import ImageFolder, detect_layout, images_in, open_dataset
 from georsr.radiometry.degradation import Degradation
@@ -69,7 +70,7 @@ def open_training(
     """Open training crops; see `open_source`."""
     if data.kind != "images":
         return _rasters(data, degradation, scale, patch).training()
-    folder = _image_folder(data, data.train)
+    folder = _without_duplicates(_image_folder(data, data.train), data)
     options: dict[str, Any] = {"memory": data.memory * GIB, "skip_corrupt": data.skip_corrupt}
     if data.variation is None:
         return ImageCrops(folder, degradation, scale, patch, **options)
@@ -113,6 +114,23 @@ def _image_folder(data: DataSettings, part: str) -> ImageFolder:
     if not folders:
         raise UsageError(f"data: none of the roots has a part {part!r}")
     return ImageFolder(folders[0].root, tuple(image for folder in folders for image in folder))
+
+
+def _without_duplicates(folder: ImageFolder, data: DataSettings) -> ImageFolder:
+    """Leave out the training images whose files equal those of a validation image."""
+    try:
+        held_out = _image_folder(data, data.validation)
+    except (UsageError, InputError):
+        return folder  # opening the validation images raises the error, if they are needed
+    duplicates = find_duplicates(
+        [image.path for image in folder], [image.path for image in held_out]
+    )
+    for path, twin in duplicates.items():
+        log.warning("left out of training: %s is the same image as %s of validation", path, twin)
+    images = tuple(image for image in folder if image.path not in duplicates)
+    if not images:
+        raise InputError(f"{folder.root}: every training image is also one for validation")
+    return ImageFolder(folder.root, images)
 
 
 def _is_undivided(root: str, data: DataSettings) -> bool:

@@ -90,8 +90,8 @@ def test_variation_depends_on_the_seed_only(image):
 
 @pytest.fixture
 def data(tmp_path, write_image):
-    for part in ("train", "val"):
-        write_image(tmp_path / "town" / part / "a.png", seed=1)
+    for seed, part in enumerate(("train", "val")):
+        write_image(tmp_path / "town" / part / "a.png", seed=10 * seed + 1)
     write_image(tmp_path / "loose" / "b.png", seed=2)
     write_image(tmp_path / "infrared" / "train" / "a.png", seed=3)
     roots = (str(tmp_path / "town"), str(tmp_path / "loose"))
