@@ -306,9 +306,9 @@ def _replication(values: AnyArray) -> int | None:
     )
 
 
-def _sample_windows(height: int, width: int, size: int = 64) -> list[Window]:
+def _sample_windows(height: int, width: int) -> list[Window]:
     """Return small windows in the corners and the middle of a raster."""
-    h, w = min(size, height), min(size, width)
+    h, w = min(64, height), min(64, width)
     return [
         Window((height - h) * i // 2, (width - w) * j // 2, h, w)
         for i, j in ((0, 0), (0, 2), (1, 1), (2, 0), (2, 2))
