@@ -50,7 +50,7 @@ from georsr.io.gdal_env import (
     subdataset_file,
     suppress_rasterio_warnings,
 )
-from georsr.io.metadata import BandInfo, RasterInfo, describe, has_own_mask
+from georsr.io.metadata import BandInfo, RasterInfo, SourceNodata, describe, has_own_mask
 from georsr.io.sidecars import can_list_sidecars, check_dataset, check_hdf5, check_sidecars
 from georsr.radiometry.nodata import valid_pixels
 from georsr.radiometry.normalization import (
@@ -266,7 +266,7 @@ class RasterReader:
         self,
         path: str,
         indexes: tuple[int, ...] | None = None,
-        nodata: float | None = None,
+        nodata: SourceNodata = None,
         allow_drivers: tuple[str, ...] | None = None,
         force: bool = False,
         alpha: str = "auto",
@@ -558,7 +558,7 @@ def open_raster(
     path: str | os.PathLike[str],
     *,
     indexes: Sequence[int] | None = None,
-    nodata: float | None = None,
+    nodata: SourceNodata = None,
     allow_drivers: Sequence[str] | None = None,
     force: bool = False,
     alpha: str = "auto",

@@ -319,6 +319,7 @@ def run_report(
         width=layout.width,
         height=layout.height,
         bands=len(layout.bands),
+        source_bands=job.reader.info.indexes,
         dtype=layout.dtype,
         device=str(job.placement.device),
         precision=job.placement.precision,

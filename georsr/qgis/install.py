@@ -199,7 +199,7 @@ PLUGIN = "georsr_processing"
 """Name of its folder, by which QGIS knows it."""
 RECORD = "installation.json"
 """Beside its modules: the command that installed it, and that it therefore runs."""
-SUFFIXES = (".py", ".svg", ".txt")
+SUFFIXES = (".py", ".svg", ".txt", ".html")
 NEEDED = ("name", "description", "about", "version", "qgisMinimumVersion", "author")
 WANTED = ("email", "tracker", "repository")
 """What plugins.qgis.org asks for as well and only a publisher knows."""
