@@ -40,7 +40,6 @@ def predict_window(
     form: OutputFormat,
     inference: TilePredictor,
     kernel: Kernel | None = None,
-    flat_tiles: bool = False,
 ) -> AnyArray:
     """Super-resolve a window of a scene.
 
@@ -59,8 +58,6 @@ def predict_window(
         What the pixels become, and the network that makes them.
     kernel
         What shrinks the output to its source; None: it need not.
-    flat_tiles
-        Tiles of one value keep it, without the network.
 
     Returns
     -------
@@ -75,7 +72,6 @@ def predict_window(
         stretch=stretch,
         predictor=inference,
         kernel=kernel,
-        skip_constant_tiles=flat_tiles,
     )
     output = np.empty((form.planes, part.out_height, part.out_width), form.dtype)
     with closing(pipeline.blocks(form)) as blocks:
@@ -172,7 +168,6 @@ def predict_array(
             form=ArrayFormat(config.dtype or str(values.dtype), bands, config.blocksize, nodata),
             inference=TilePredictor.from_config(model, config, placement),
             kernel=resolve_kernel(read, height, width, stretch, model, config),
-            flat_tiles=config.skip_constant_tiles,
         )
 
 

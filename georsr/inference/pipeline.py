@@ -21,8 +21,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
-from types import TracebackType
-from typing import TYPE_CHECKING, Generic, Protocol, Self, TypeVar, TypeVarTuple, cast
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar, TypeVarTuple, cast
 
 import numpy as np
 import torch
@@ -165,12 +164,7 @@ class BackgroundWriter(Generic[T]):
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if error is not None:
             self._dropping.set()
         self._items.put(_End())
@@ -382,14 +376,8 @@ class NetworkInput:
     """(C, h, w): what the clip to 0..1 took away; None when nothing."""
     valid: BoolArray | None = None
     """(C, h, w): False where a pixel was filled or padded; None when none was."""
-
-    @property
-    def flat(self) -> bool:
-        """Whether the tile has one value in each band, and no remainder."""
-        corner = self.pixels[:, :1, :1]
-        if self.remainder is not None or (self.pixels[:, 0] != corner[:, 0]).any():
-            return False
-        return bool((self.pixels == corner).all())
+    constant: bool = False
+    """Whether all valid source pixels have the same value in each band."""
 
 
 def preprocess(strip: RowStrip, tile: Tile, stretch: Normalization) -> NetworkInput | None:
@@ -410,7 +398,82 @@ def preprocess(strip: RowStrip, tile: Tile, stretch: Normalization) -> NetworkIn
         pad_to(clipped, height, width),
         None if remainder is None else pad_to(remainder, height, width),
         None if valid.all() and not np.any(padding) else np.pad(valid, padding),
+        _is_constant(values, valid),
     )
+
+
+CONSTANT_RADIUS = 4
+"""Distance in source pixels within which each band has one value around a pixel that keeps it. The
+halo of the bundled networks is as large, and so much of the source lies around every pixel."""
+
+
+def constant_pixels(strip: RowStrip, window: Window) -> BoolArray | None:
+    """Return the pixels of a window that keep their value, because all pixels around them have it.
+
+    Parameters
+    ----------
+    strip
+        Source pixels of the window and at least `CONSTANT_RADIUS` pixels around it.
+    window
+        Window in source pixels.
+
+    Returns
+    -------
+    bool (C, h, w) or None
+        True where all valid pixels within `CONSTANT_RADIUS` rows and columns have one value in
+        each band, and the pixel is valid; None if there is no such pixel.
+    """
+    around = window.grow(CONSTANT_RADIUS).intersection(strip.window)
+    assert around is not None, "a window lies in its own strip"
+    values, valid, _ = strip.cut(around)
+    constant = _constant_around(values, valid, CONSTANT_RADIUS)
+    if not constant.any():
+        return None
+    inside = window.relative_to(around).slices
+    return constant[inside] & valid[(slice(None), *inside)]
+
+
+def _is_constant(values: AnyArray, valid: BoolArray) -> bool:
+    """Return whether the valid pixels of each band of (C, h, w) have one value."""
+    if valid.all() and (values[:, 0] != values[:, 0, :1]).any():
+        return False  # cheaper than looking at all pixels
+    limits = _limits(values.dtype)
+    lowest = values.min((1, 2), where=valid, initial=limits.max)
+    highest = values.max((1, 2), where=valid, initial=limits.min)
+    return bool((lowest >= highest).all())
+
+
+def _limits(dtype: np.dtype[Any]) -> Any:
+    """Return the lowest and highest value of a data type."""
+    return np.iinfo(dtype) if dtype.kind in "iu" else np.finfo(dtype)
+
+
+def _constant_around(values: AnyArray, valid: BoolArray, radius: int) -> BoolArray:
+    """Return whether the valid pixels around each pixel of (C, h, w) have one value: (h, w)."""
+    if valid.all():
+        some = values[:, ::2, ::2]  # most images have no two equal pixels side by side
+        equal = (some[:, 1:, 1:] == some[:, 1:, :-1]) & (some[:, 1:, 1:] == some[:, :-1, 1:])
+        if min(equal.shape[1:]) and not equal.all(0).any():
+            return np.zeros(values.shape[1:], bool)
+    limits = _limits(values.dtype)
+    lowest = _sliding(np.minimum, np.where(valid, values, limits.max), limits.max, radius)
+    highest = _sliding(np.maximum, np.where(valid, values, limits.min), limits.min, radius)
+    return np.asarray((lowest >= highest).all(0))
+
+
+def _sliding(function: np.ufunc, planes: AnyArray, edge: float, radius: int) -> AnyArray:
+    """Return the minimum or maximum around each pixel of (C, h, w); ``edge`` changes none."""
+    size = 2 * radius + 1
+    padded = np.pad(planes, ((0, 0), (radius, radius), (radius, radius)), constant_values=edge)
+    for axis in (1, 2):
+        width = 1
+        while width < size:
+            step = min(width, size - width)
+            first, second = [slice(None)] * 3, [slice(None)] * 3
+            first[axis], second[axis] = slice(None, -step), slice(step, None)
+            padded = function(padded[tuple(first)], padded[tuple(second)])
+            width += step
+    return padded
 
 
 def constant_tile(ready: NetworkInput, tile: Tile, scale: int) -> FloatArray:
@@ -453,7 +516,13 @@ def denormalize(
 
 
 def finalize(
-    values: FloatArray | None, window: Window, strip: RowStrip, form: OutputFormat, scale: int
+    values: FloatArray | None,
+    window: Window,
+    strip: RowStrip,
+    form: OutputFormat,
+    scale: int,
+    *,
+    keep_constant: bool = False,
 ) -> AnyArray:
     """Round, clip, restore invalid pixels, and add alpha and mask planes.
 
@@ -465,6 +534,8 @@ def finalize(
         Where they lie in the output; its edges are multiples of ``scale``.
     strip, form, scale
         Source pixels below, the output's form, pixels per source pixel.
+    keep_constant
+        Whether `constant_pixels` get the value of the source.
 
     Returns
     -------
@@ -498,6 +569,9 @@ def finalize(
         form.nodata,
         masked=masked,
     )
+    if keep_constant and (constant := constant_pixels(strip, below)) is not None:
+        exact = quantize(source.astype(np.float64), None, None, form.dtype, form.nodata)
+        made = np.where(replicate(constant, scale), replicate(exact, scale), made)
     return np.concatenate([made, *(replicate(plane, scale) for plane in low)]) if low else made
 
 
@@ -712,8 +786,8 @@ class TilePipeline:
         Area outside of which nothing is computed and every pixel is invalid; None for no limit.
     kernel : Kernel or None
         Kernel that has to downsample the output to the source; None if it need not.
-    skip_constant_tiles : bool
-        Whether tiles of one value keep it, without the network.
+    keep_constant : bool
+        Whether constant areas keep their value, and constant tiles do without the network.
     stats : RunStats
         Statistics of the tiles so far.
     """
@@ -726,7 +800,7 @@ class TilePipeline:
     context: RunContext = field(default_factory=RunContext)
     area: AreaOfInterest | None = None
     kernel: Kernel | None = None
-    skip_constant_tiles: bool = False
+    keep_constant: bool = True
     stats: RunStats = field(default_factory=RunStats)
 
     def blocks(
@@ -818,7 +892,7 @@ class TilePipeline:
         if self.area is not None and not self.area.intersects(tile.output_window):
             return TileResult(tile, strip, None)
         ready = preprocess(strip, tile, self.stretch)
-        constant = ready is not None and self.skip_constant_tiles and ready.flat
+        constant = ready is not None and self.keep_constant and ready.constant
         return TileResult(tile, strip, ready, constant)
 
     def _batch_ready(self, waiting: list[TileResult]) -> bool:
@@ -874,7 +948,8 @@ class TilePipeline:
         if ready is None:
             return None
         if result.output is None:
-            output, remainder = constant_tile(ready, result.tile, self.plan.scale), None
+            output = constant_tile(ready, result.tile, self.plan.scale)
+            remainder = ready.remainder
         else:
             # with a kernel, the predictor has added the remainder already
             output, remainder = result.output, ready.remainder if self.kernel is None else None
@@ -888,7 +963,14 @@ class TilePipeline:
         output_format: OutputFormat,
     ) -> AnyArray:
         """Return pixels of the output's data type, invalid outside of the area."""
-        pixels = finalize(values, window, strip, output_format, self.plan.scale)
+        pixels = finalize(
+            values,
+            window,
+            strip,
+            output_format,
+            self.plan.scale,
+            keep_constant=self.keep_constant and self.plan.halo >= CONSTANT_RADIUS,
+        )
         outside = None if self.area is None else self.area.outside_mask(window, self.plan.scale)
         return pixels if outside is None else mask_outside(pixels, outside, output_format)
 

@@ -118,7 +118,8 @@ class RelativePositionBias(nn.Module):
 
     def __init__(self, num_positions: int, num_heads: int) -> None:
         super().__init__()
-        self.table = nn.Parameter(torch.randn(num_positions, num_heads) * 0.02)
+        self.table = nn.Parameter(torch.empty(num_positions, num_heads))
+        nn.init.normal_(self.table, std=0.02)
 
     def index(self, height: int, width: int) -> Tensor:
         """Return the row of every (query, key) for a window of that size of queries."""

@@ -359,13 +359,13 @@ def _identity(path: Path) -> _Identity:
     return status.st_dev, status.st_ino
 
 
-def _key(path: Path, name: str | None = None) -> _Key:
+def _key(path: Path) -> _Key:
     """Return the key of a file that need not exist, independent of letter case."""
     try:
         folder: _Identity | str = _identity(path.parent)
     except OSError:
         folder = str(path.parent)
-    return folder, (path.name if name is None else name).casefold()
+    return folder, path.name.casefold()
 
 
 def _host(path: Path, rasters: Mapping[_Key, Path]) -> Path | None:
@@ -386,7 +386,8 @@ def _all_files(name: str) -> Iterator[Path]:
     waiting, seen = [name], {name}
     while waiting:
         name = waiting.pop()
-        for path in [Path(name)] if Path(name).is_file() else paths_behind_vsi(name):
+        is_file = os.path.isfile(name)  # noqa: PTH113  False for a name that is too long
+        for path in [Path(name)] if is_file else paths_behind_vsi(name):
             yield path
             more = _members(path) if path.suffix.lower() == ".vrt" else ()
             waiting += [member for member in more if member not in seen]

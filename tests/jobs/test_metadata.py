@@ -53,9 +53,9 @@ def raster(tmp_path):
 
 
 def tags_of(path, band=0, ns=None):
-    with warnings.catch_warnings(action="ignore", category=NotGeoreferencedWarning):
-        with rasterio.open(path) as dataset:
-            return dataset.tags(band, ns=ns)
+    ignored = warnings.catch_warnings(action="ignore", category=NotGeoreferencedWarning)
+    with ignored, rasterio.open(path) as dataset:
+        return dataset.tags(band, ns=ns)
 
 
 @pytest.mark.parametrize("indexes", [None, (3, 2, 1)])
@@ -284,7 +284,7 @@ def test_creation_options_without_effect_are_refused(tmp_path, raster, options, 
     ],
 )
 def test_creation_options_that_change_the_grid_of_a_cog_are_refused(tmp_path, raster, options):
-    with pytest.raises(UsageError, match="cannot be set.* afterwards, with gdal"):
+    with pytest.raises(UsageError, match=r"cannot be set.* afterwards, with gdal"):
         super_resolve(
             raster(), tmp_path / "out.tif", "bicubic", 2, cog=True, creation_options=options
         )

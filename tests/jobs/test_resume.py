@@ -18,6 +18,7 @@ from georsr.config import SRConfig
 from georsr.errors import InputError, InterruptedRunError, ModelError, ResourceError, UsageError
 from georsr.models.io import Model
 from georsr.models.spec import ModelSpec
+from georsr.writer.paths import TempPaths
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SMALL = {"blocksize": 32, "tile_size": 32, "halo": 2, "overlap": 4}
@@ -186,9 +187,7 @@ def test_resume_after_a_kill_before_cleaning_up_recognises_the_output(
     out = tmp_path / "out.tif"
     with monkeypatch.context() as patch:
         patch.setattr(Journal, "remove", lambda journal: journal.close())  # as if killed before
-        patch.setattr(
-            writer_module.RasterWriter, "_remove_temp_files", lambda writer, keep=None: None
-        )
+        patch.setattr(TempPaths, "leftovers", lambda paths: [])
         first = super_resolve(source, out, model_of(Counting()), **SMALL)
     content = out.read_bytes()
     assert hidden(tmp_path) == [".out.tif.part.jsonl"]
@@ -633,14 +632,14 @@ def test_job_pickled_is_the_same(source, tmp_path):
     import pickle
 
     from georsr.io.reader import open_raster
-    from georsr.jobs.job import plan_and_check
+    from georsr.jobs.job import plan_job
     from georsr.models.io import open_model
     from georsr.window import Window
 
     box = (4e5 + 5, 5e6 - 30, 4e5 + 40, 5e6 - 5)
     with open_raster(source) as reader:
         config = SRConfig(bounds=box, **SMALL)
-        job = plan_and_check(reader, str(tmp_path / "o.tif"), open_model("bicubic", 2), config)
+        job = plan_job(reader, str(tmp_path / "o.tif"), open_model("bicubic", 2), config)
         copy = pickle.loads(pickle.dumps(job))
         assert copy.key == job.key
         assert copy.plan == job.plan

@@ -11,8 +11,8 @@ import numpy as np
 
 from georsr.errors import InputError, UsageError
 from georsr.io.reader import RasterReader
-from georsr.io.sampling import sample_windows
 from georsr.radiometry.degradation import Degradation
+from georsr.radiometry.normalization import sample_windows
 from georsr.training.data.raster_crops import (
     Blocks,
     CropRegion,
