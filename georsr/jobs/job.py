@@ -466,8 +466,8 @@ def area_of(info: RasterInfo, config: SRConfig) -> AreaOfInterest | None:
 
     return resolve_aoi(
         info,
-        bbox=config.bounds,
-        bbox_crs=config.bounds_crs,
+        bounds=config.bounds,
+        bounds_crs=config.bounds_crs,
         aoi=config.aoi,
         masked=config.aoi_mask,
     )
