@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -51,7 +50,7 @@ from georsr.io.gdal_env import (
     subdataset_file,
     suppress_rasterio_warnings,
 )
-from georsr.io.metadata import BandInfo, RasterInfo, describe, has_own_mask
+from georsr.io.metadata import BandInfo, RasterInfo, SourceNodata, describe, has_own_mask
 from georsr.io.sidecars import can_list_sidecars, check_dataset, check_hdf5, check_sidecars
 from georsr.radiometry.nodata import valid_pixels
 from georsr.radiometry.normalization import (
@@ -267,7 +266,7 @@ class RasterReader:
         self,
         path: str,
         indexes: tuple[int, ...] | None = None,
-        nodata: float | None = None,
+        nodata: SourceNodata = None,
         allow_drivers: tuple[str, ...] | None = None,
         force: bool = False,
         alpha: str = "auto",
@@ -527,12 +526,7 @@ class RasterReader:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def with_bands(self, indexes: tuple[int, ...]) -> RasterReader:
@@ -564,7 +558,7 @@ def open_raster(
     path: str | os.PathLike[str],
     *,
     indexes: Sequence[int] | None = None,
-    nodata: float | None = None,
+    nodata: SourceNodata = None,
     allow_drivers: Sequence[str] | None = None,
     force: bool = False,
     alpha: str = "auto",
