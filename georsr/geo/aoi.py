@@ -336,8 +336,8 @@ class AreaOfInterest:
 def resolve_aoi(
     info: RasterInfo,
     *,
-    bbox: Sequence[float] | None = None,
-    bbox_crs: str | None = None,
+    bounds: Sequence[float] | None = None,
+    bounds_crs: str | None = None,
     aoi: str | Mapping[str, Any] | None = None,
     masked: bool = True,
 ) -> AreaOfInterest | None:
@@ -347,10 +347,10 @@ def resolve_aoi(
     ----------
     info : RasterInfo
         Metadata of the raster.
-    bbox : (west, south, east, north), optional
+    bounds : (west, south, east, north), optional
         Bounds of the area.
-    bbox_crs : str, optional
-        CRS of ``bbox``; default that of the raster.
+    bounds_crs : str, optional
+        CRS of ``bounds``; default that of the raster.
     aoi : str or mapping, optional
         Path of a GeoJSON file, or its content.
     masked : bool
@@ -363,7 +363,7 @@ def resolve_aoi(
     InputError
         The file is not GeoJSON.
     """
-    if bbox is None and aoi is None:
+    if bounds is None and aoi is None:
         return None
     if info.transform is None:
         raise UsageError(
@@ -372,8 +372,8 @@ def resolve_aoi(
         )
     window = Window(0, 0, info.height, info.width)
     outline: BaseGeometry | None = None
-    if bbox is not None:
-        box = _bbox(bbox, bbox_crs, info)
+    if bounds is not None:
+        box = _bounds_polygon(bounds, bounds_crs, info)
         window = _outline_window(box, _to_pixels(box, info, BOUNDS_NAME), info, window, BOUNDS_NAME)
     if aoi is not None:
         name = aoi if isinstance(aoi, str) else "the area of interest"
@@ -384,14 +384,14 @@ def resolve_aoi(
     return AreaOfInterest(window, outline)
 
 
-def _bbox(bbox: Sequence[float], bbox_crs: str | None, info: RasterInfo) -> Polygons:
-    west, south, east, north = bbox
-    if not all(map(math.isfinite, bbox)) or west >= east or south >= north:
+def _bounds_polygon(bounds: Sequence[float], bounds_crs: str | None, info: RasterInfo) -> Polygons:
+    west, south, east, north = bounds
+    if not all(map(math.isfinite, bounds)) or west >= east or south >= north:
         raise UsageError(
-            f"bbox {','.join(f'{v:g}' for v in bbox)}: expected WEST,SOUTH,EAST,NORTH with "
+            f"bbox {','.join(f'{v:g}' for v in bounds)}: expected WEST,SOUTH,EAST,NORTH with "
             "west < east and south < north"
         )
-    crs = info.crs if bbox_crs is None else parse_crs(bbox_crs, "bbox-crs")
+    crs = info.crs if bounds_crs is None else parse_crs(bounds_crs, "bbox-crs")
     return [(shapely.box(west, south, east, north), crs)]
 
 

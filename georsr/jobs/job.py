@@ -55,6 +55,9 @@ from georsr.writer.layout import OutputLayout, output_layout
 from georsr.writer.partial_tiff import Journal
 from georsr.writer.paths import is_virtual, paths_behind_vsi, temp_paths
 
+if TYPE_CHECKING:
+    from georsr.geo.aoi import AreaOfInterest
+
 MIB = 2**20
 BASE_MEMORY = 650 * MIB
 """Memory of Python, torch and GDAL before any work (measured: 570 MiB with the CUDA build of torch
@@ -165,9 +168,6 @@ def check_memory(needed: int, config: SRConfig) -> None:
             "--bbox, or use --no-check-resources to try"
         )
 
-
-if TYPE_CHECKING:
-    from georsr.geo.aoi import AreaOfInterest
 
 N_SAMPLES, SAMPLE_BYTES = 64, 16 * 1024
 """Number and size of the samples of a source's files that its hash covers: one megabyte of any
@@ -517,8 +517,8 @@ def area_of(info: RasterInfo, config: SRConfig) -> AreaOfInterest | None:
 
     return resolve_aoi(
         info,
-        bbox=config.bounds,
-        bbox_crs=config.bounds_crs,
+        bounds=config.bounds,
+        bounds_crs=config.bounds_crs,
         aoi=config.aoi,
         masked=config.aoi_mask,
     )

@@ -104,6 +104,6 @@ def publish_assembly(dst: str, layout: OutputLayout, parts: Parts) -> int:
     except (OSError, RasterioError) as error:
         if isinstance(error, OutputError):
             raise
-        why = "no space left" if is_enospc(error) else str(error)
-        raise OutputError(f"{dst}: cannot be written: {why}") from error
+        reason = "no space left" if is_enospc(error) else str(error)
+        raise OutputError(f"{dst}: cannot be written: {reason}") from error
     return path.stat().st_size

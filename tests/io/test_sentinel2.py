@@ -117,6 +117,7 @@ def test_safe_20_m_nodata_keeps_its_extent(tmp_path):
         assert (patch.values[ORDER.index(band)][valid] == 3000).all()
 
 
+@pytest.mark.slow
 def test_safe_pixels_do_not_depend_on_the_window(tmp_path):
     root, _ = make_safe(tmp_path, side=1080, nodata_from=400)
     with open_raster(root) as reader:
