@@ -29,11 +29,9 @@ from shapely.geometry import mapping, shape
 from shapely.geometry.base import BaseGeometry
 
 from georsr.errors import InputError, UsageError
-from georsr.io.gdal_env import gdal_env, is_plain_crs, shorten
+from georsr.io.gdal_env import gdal_env, is_plain_crs, shorten, wgs84
 from georsr.io.metadata import RasterInfo, crs_name
 from georsr.window import BoolArray, Window
-
-WGS84 = CRS.from_epsg(4326)
 
 
 def parse_crs(text: str, context: str) -> CRS:
@@ -78,7 +76,7 @@ def read_polygons(aoi: str | Mapping[str, Any], name: str) -> list[tuple[BaseGeo
         The file is not GeoJSON.
     """
     content = _load(aoi) if isinstance(aoi, str) else aoi
-    crs = WGS84
+    crs = wgs84()
     if isinstance(member := content.get("crs"), Mapping):
         properties = member.get("properties")
         text = properties.get("name") if isinstance(properties, Mapping) else member
@@ -105,7 +103,7 @@ def read_polygons(aoi: str | Mapping[str, Any], name: str) -> list[tuple[BaseGeo
             raise UsageError(
                 f"{name}: feature {number} is not a valid polygon: {reason}; repair it"
             )
-        if crs == WGS84 and not polygon.is_empty:
+        if crs == wgs84() and not polygon.is_empty:
             _check_lonlat(polygon, name)
         polygons.append((polygon, crs))
     if all(polygon.is_empty for polygon, _ in polygons):
