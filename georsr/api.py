@@ -13,6 +13,7 @@ from georsr.errors import UsageError
 from georsr.inference.bands import match_bands
 from georsr.io import open_sources
 from georsr.io.reader import RasterReader, open_output
+from georsr.jobs.job import RunRequest
 from georsr.jobs.run import Executor, LocalExecutor, run
 from georsr.models.io import Model, open_model
 from georsr.progress import never
@@ -142,22 +143,20 @@ def super_resolve(
 
                 write_stac_item(stac, report, opened.spec, overwrite=replace_item)
 
-        control = (progress, should_stop)
+        request = RunRequest(
+            reader, path, opened, config, progress, should_stop or never, write_stac
+        )
         with _cluster(opened, config, workers, scheduler, security, should_stop) as cluster:
             if outputs.parts is not None:
                 from georsr.distributed.parts import run_parts
 
-                return run_parts(
-                    reader, path, opened, config, *control, outputs.parts, cluster, write_stac
-                )
+                return run_parts(request, cluster, outputs.parts)
             executor = _executor(cluster)
             if outputs.quality is not None:
                 from georsr.quality.write import run_with_layers
 
-                return run_with_layers(
-                    reader, path, outputs.quality, opened, config, *control, executor, write_stac
-                )
-            return run(reader, path, opened, config, *control, executor, write_stac)
+                return run_with_layers(request, executor, outputs.quality)
+            return run(request, executor)
 
 
 def estimate(

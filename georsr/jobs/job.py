@@ -37,9 +37,10 @@ from georsr.io.metadata import RasterInfo, reject_non_images, window_metadata
 from georsr.io.reader import RasterReader, choose_normalization
 from georsr.models.io import Model
 from georsr.models.registry import COMPUTED_ARCHITECTURES
+from georsr.progress import Progress, never
 from georsr.radiometry.kernels import Kernel
 from georsr.radiometry.normalization import Normalization
-from georsr.reports import georsr_version, product_tags
+from georsr.reports import RunReport, georsr_version, product_tags
 from georsr.system import memory_limit
 from georsr.tiling.grid import TileGrid
 from georsr.window import AnyArray, PixelBlock, Window
@@ -306,9 +307,9 @@ def _replication(values: AnyArray) -> int | None:
     )
 
 
-def _sample_windows(height: int, width: int, size: int = 64) -> list[Window]:
+def _sample_windows(height: int, width: int) -> list[Window]:
     """Return small windows in the corners and the middle of a raster."""
-    h, w = min(size, height), min(size, width)
+    h, w = min(64, height), min(64, width)
     return [
         Window((height - h) * i // 2, (width - w) * j // 2, h, w)
         for i, j in ((0, 0), (0, 2), (1, 1), (2, 0), (2, 2))
@@ -516,11 +517,27 @@ def memory_of(job: SRJob) -> int:
     return memory_bytes(job.reader, job.plan, job.layout, n_concurrent, on_cpu)
 
 
+@dataclass(frozen=True)
+class RunRequest:
+    """What the caller of a run asks for."""
+
+    reader: RasterReader
+    """Source; it is read from another thread until the run ends."""
+    destination: str
+    """Path of the output. It appears complete and verified, or not at all."""
+    model: Model
+    config: SRConfig
+    progress: Progress | None = None
+    """Receives the number of finished tiles."""
+    should_stop: Callable[[], bool] = never
+    """Called after each tile; when it returns True the run ends and keeps the finished blocks."""
+    on_published: Callable[[RunReport], None] = lambda report: None
+    """Called with the report once the output is published. If the process is killed or fails during
+    the call, the same run calls it again."""
+
+
 def plan_and_check(
-    reader: RasterReader,
-    destination: str,
-    model: Model,
-    config: SRConfig,
+    request: RunRequest,
     placement: DeviceConfig | None = None,
     memory: Callable[[SRJob], int] = memory_of,
 ) -> SRJob:
@@ -528,7 +545,9 @@ def plan_and_check(
 
     Parameters
     ----------
-    reader, destination, model, config, placement
+    request
+        Source, path of the output, model and options.
+    placement
         As for `plan_job`.
     memory
         Returns the peak memory of the run on this machine, in bytes.
@@ -540,8 +559,9 @@ def plan_and_check(
     UsageError, InputError
         As for `plan_job`.
     """
-    job = plan_job(reader, destination, model, config, placement)
-    check_space(job.layout, destination, config, job.partial_file_bytes())
+    config = request.config
+    job = plan_job(request.reader, request.destination, request.model, config, placement)
+    check_space(job.layout, request.destination, config, job.partial_file_bytes())
     check_memory(memory(job), config)
     return job
 

@@ -339,13 +339,13 @@ def _identity(path: Path) -> _Identity:
     return status.st_dev, status.st_ino
 
 
-def _key(path: Path, name: str | None = None) -> _Key:
+def _key(path: Path) -> _Key:
     """Return the key of a file that need not exist, independent of letter case."""
     try:
         folder: _Identity | str = _identity(path.parent)
     except OSError:
         folder = str(path.parent)
-    return folder, (path.name if name is None else name).casefold()
+    return folder, path.name.casefold()
 
 
 def _host(path: Path, rasters: Mapping[_Key, Path]) -> Path | None:

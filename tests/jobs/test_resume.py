@@ -632,14 +632,14 @@ def test_job_pickled_is_the_same(source, tmp_path):
     import pickle
 
     from georsr.io.reader import open_raster
-    from georsr.jobs.job import plan_and_check
+    from georsr.jobs.job import plan_job
     from georsr.models.io import open_model
     from georsr.window import Window
 
     box = (4e5 + 5, 5e6 - 30, 4e5 + 40, 5e6 - 5)
     with open_raster(source) as reader:
         config = SRConfig(bounds=box, **SMALL)
-        job = plan_and_check(reader, str(tmp_path / "o.tif"), open_model("bicubic", 2), config)
+        job = plan_job(reader, str(tmp_path / "o.tif"), open_model("bicubic", 2), config)
         copy = pickle.loads(pickle.dumps(job))
         assert copy.key == job.key
         assert copy.plan == job.plan
