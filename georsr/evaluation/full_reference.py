@@ -6,6 +6,7 @@ import json
 import math
 import re
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from georsr.api import super_resolve
-from georsr.errors import InputError, UsageError, redact_url
+from georsr.errors import BandWarning, InputError, UsageError, redact_url
 from georsr.evaluation.metrics import SSIM_WINDOW, MetricAccumulator, psnr_of_mse
 from georsr.geo.registration import (
     common_windows,
@@ -56,7 +57,10 @@ def open_source_of(sr: RasterReader, path: str, bidx: Sequence[int] | None = Non
     found = None
     if reader.info.count > sr.info.count == len(COLORS):
         with suppress(UsageError):
-            found = detect_rgb_bands(reader.info).numbers
+            guide = detect_rgb_bands(reader.info)
+            found = guide.numbers
+            if guide.note:
+                warnings.warn(guide.note, BandWarning, stacklevel=2)
     window = window_of_output(sr.info, reader.info)
     whole = Window(0, 0, reader.info.height, reader.info.width)
     if found is None and window in (None, whole):
