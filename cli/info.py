@@ -126,8 +126,8 @@ def _show_raster(rasters: tuple[str, ...], options: dict[str, Any], as_json: boo
         info = reader.info
         area = resolve_aoi(
             info,
-            bbox=options["bounds"],
-            bbox_crs=options["bounds_crs"],
+            bounds=options["bounds"],
+            bounds_crs=options["bounds_crs"],
             aoi=options["aoi"],
             masked=options["aoi_mask"],
         )

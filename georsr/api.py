@@ -112,7 +112,7 @@ def super_resolve(
 
     Warns
     -----
-    GeoreferenceWarning, BandWarning, RadiometryWarning
+    GeoreferenceWarning, BandWarning, MetadataWarning, RadiometryWarning
         Something about the source may lead to a result you do not expect.
 
     Examples

@@ -31,7 +31,7 @@ from shapely.geometry.base import BaseGeometry
 from georsr.config import aoi_path
 from georsr.errors import InputError, UsageError
 from georsr.io.gdal_env import gdal_env, is_plain_crs, shorten
-from georsr.io.metadata import RasterInfo
+from georsr.io.metadata import RasterInfo, crs_name
 from georsr.window import BoolArray, Window
 
 WGS84 = CRS.from_epsg(4326)
@@ -263,13 +263,13 @@ def describe_mismatch(polygons: Sequence[tuple[BaseGeometry, CRS | None]], info:
         raster = _bounds(info, info.crs)
         assert raster is not None, "the bounds are in the raster's own CRS"
         texts = (
-            f"{_format_bounds(area)} in {_crs_name(crs)}",
-            f"{_format_bounds(raster)} in {_crs_name(info.crs)}",
+            f"{_format_bounds(area)} in {crs_name(crs)}",
+            f"{_format_bounds(raster)} in {crs_name(info.crs)}",
         )
         return f"it covers {texts[0]}, the raster {texts[1]}; is its CRS right?"
     text = f"it covers {_format_bounds(area)}, the raster {_format_bounds(raster)}"
     if crs is not None:
-        text += f" (west,south,east,north in {_crs_name(crs)})"
+        text += f" (west,south,east,north in {crs_name(crs)})"
     for mistake, corrected in _mistakes(area, crs):
         if shapely.box(*corrected).intersects(shapely.box(*raster)):
             return f"{text}; it would cover the raster with {mistake}"
@@ -306,11 +306,6 @@ def _bounds(info: RasterInfo, crs: CRS | None) -> Bounds | None:
 
 def _format_bounds(bounds: Bounds) -> str:
     return ",".join(f"{value:.7g}" for value in bounds)
-
-
-def _crs_name(crs: CRS | None) -> str:
-    authority = None if crs is None else crs.to_authority()
-    return ":".join(authority) if authority else "its CRS"
 
 
 Polygons = Sequence[tuple[BaseGeometry, CRS | None]]
@@ -419,8 +414,8 @@ class AreaOfInterest:
 def resolve_aoi(
     info: RasterInfo,
     *,
-    bbox: Sequence[float] | None = None,
-    bbox_crs: str | None = None,
+    bounds: Sequence[float] | None = None,
+    bounds_crs: str | None = None,
     aoi: str | Mapping[str, Any] | None = None,
     masked: bool = True,
 ) -> AreaOfInterest | None:
@@ -430,10 +425,10 @@ def resolve_aoi(
     ----------
     info : RasterInfo
         Metadata of the raster.
-    bbox : (west, south, east, north), optional
+    bounds : (west, south, east, north), optional
         Bounds of the area.
-    bbox_crs : str, optional
-        CRS of ``bbox``; default that of the raster.
+    bounds_crs : str, optional
+        CRS of ``bounds``; default that of the raster.
     aoi : str or mapping, optional
         As for `read_polygons`.
     masked : bool
@@ -446,7 +441,7 @@ def resolve_aoi(
     InputError
         The file is not GeoJSON.
     """
-    if bbox is None and aoi is None:
+    if bounds is None and aoi is None:
         return None
     if info.transform is None:
         raise UsageError(
@@ -455,8 +450,8 @@ def resolve_aoi(
         )
     window = Window(0, 0, info.height, info.width)
     outline: BaseGeometry | None = None
-    if bbox is not None:
-        box = _bbox(bbox, bbox_crs, info)
+    if bounds is not None:
+        box = _bounds_polygon(bounds, bounds_crs, info)
         window = _outline_window(box, _to_pixels(box, info, BOUNDS_NAME), info, window, BOUNDS_NAME)
     if aoi is not None:
         name = aoi if isinstance(aoi, str) else "the area of interest"
@@ -467,14 +462,14 @@ def resolve_aoi(
     return AreaOfInterest(window, outline)
 
 
-def _bbox(bbox: Sequence[float], bbox_crs: str | None, info: RasterInfo) -> Polygons:
-    west, south, east, north = bbox
-    if not all(map(math.isfinite, bbox)) or west >= east or south >= north:
+def _bounds_polygon(bounds: Sequence[float], bounds_crs: str | None, info: RasterInfo) -> Polygons:
+    west, south, east, north = bounds
+    if not all(map(math.isfinite, bounds)) or west >= east or south >= north:
         raise UsageError(
-            f"bbox {','.join(f'{v:g}' for v in bbox)}: expected WEST,SOUTH,EAST,NORTH with "
+            f"bbox {','.join(f'{v:g}' for v in bounds)}: expected WEST,SOUTH,EAST,NORTH with "
             "west < east and south < north"
         )
-    crs = info.crs if bbox_crs is None else parse_crs(bbox_crs, "bbox-crs")
+    crs = info.crs if bounds_crs is None else parse_crs(bounds_crs, "bbox-crs")
     return [(shapely.box(west, south, east, north), crs)]
 
 

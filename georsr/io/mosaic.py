@@ -153,6 +153,15 @@ class Mosaic:
         return tuple(dict.fromkeys(name for source in self.sources for name in source.info.files))
 
     @property
+    def left_out(self) -> tuple[str, ...]:
+        """Return the metadata of the rasters that the mosaic does not have, in words."""
+        infos = [source.info for source in self.sources]
+        texts = dict.fromkeys(text for info in infos for text in info.left_out)
+        if any(info.tags != infos[0].tags or _differ(info, infos[0]) for info in infos):
+            texts["tags, names and units that differ between its rasters"] = None
+        return tuple(texts)
+
+    @property
     def masked(self) -> bool:
         """Return whether the VRT needs a mask band.
 
@@ -179,6 +188,14 @@ class Mosaic:
     def windows(self) -> list[Window]:
         """Return the positions of the rasters in the mosaic."""
         return [source.window for source in self.sources]
+
+
+def _differ(a: RasterInfo, b: RasterInfo) -> bool:
+    """Return whether bands of two rasters differ in name, unit or tags."""
+    return any(
+        (x.description, x.unit, x.tags) != (y.description, y.unit, y.tags)
+        for x, y in zip(a.bands, b.bands, strict=True)
+    )
 
 
 def build_mosaic(infos: Sequence[RasterInfo], nodata: SourceNodata = None) -> Mosaic:
@@ -280,7 +297,9 @@ class MosaicReader(RasterReader):
 
     def _describe(self, dataset: Any) -> RasterInfo:
         info = super()._describe(dataset)
-        return replace(info, driver="mosaic", files=self.mosaic.files)
+        return replace(
+            info, driver="mosaic", files=self.mosaic.files, left_out=self.mosaic.left_out
+        )
 
     def _read(self, window: Window, shape: tuple[int, int]) -> PixelBlock:
         top, left, bottom, right = self._corners.T

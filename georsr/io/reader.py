@@ -793,7 +793,9 @@ def _scale_and_offset(info: RasterInfo, band: BandInfo) -> tuple[float, float]:
     quantities = [value for key, value in tags.items() if key.endswith("QUANTIFICATION_VALUE")]
     try:
         scale = 1.0 / float(quantities[0])
-        all_tags = tags | dict(band.tags)  # GDAL's Sentinel-2 driver has the offset in each band
+        all_tags = tags | dict(
+            band.tags.get("", {})
+        )  # GDAL's Sentinel-2 driver has the offset in each band
         added = float(all_tags.get("BOA_ADD_OFFSET", all_tags.get("RADIO_ADD_OFFSET", "0")))
     except (IndexError, ValueError, ZeroDivisionError):
         pass

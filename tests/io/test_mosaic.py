@@ -297,6 +297,7 @@ def open_files():
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts files in /proc")
+@pytest.mark.slow
 def test_mosaic_of_many_rasters_keeps_few_files_open(tmp_path):
     side, count = 8, 24
     paths = [
