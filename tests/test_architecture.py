@@ -2,6 +2,7 @@
 
 import ast
 import re
+import runpy
 from pathlib import Path
 
 from setuptools import find_packages
@@ -51,3 +52,12 @@ def test_test_files_are_named_after_the_module_they_test():
         if not any(name == module or name.startswith(f"{module}_") for module in modules):
             misplaced.append(str(path.relative_to(REPOSITORY)))
     assert misplaced == []
+
+
+def test_modules_and_packages_import_each_other_without_cycles():
+    figures = runpy.run_path(str(REPOSITORY / "benchmarks" / "robustness" / "house_figures.py"))
+    files = figures["python_files"]()
+    graph = {name: figures["imported"](name, path, set(files)) for name, path in files.items()}
+    assert graph["georsr.api"] >= {"georsr.jobs.run", "georsr.estimation"}
+    assert figures["cycles"](graph) == []
+    assert figures["cycles"](figures["packages_of"](graph)) == []
