@@ -1,8 +1,8 @@
 """Read an area of interest, and convert it to a window and an outline in a raster's pixels.
 
-Areas are bounds, or polygons in GeoJSON (RFC 7946). Coordinates of GeoJSON are longitude and
-latitude, unless it has the member ``crs`` of the older specification. An area outside the raster
-raises an error that suggests the likely mistake.
+Areas are bounds, or polygons in GeoJSON (RFC 7946), a vector file or WKT. Coordinates of GeoJSON
+are longitude and latitude, unless it has the member ``crs`` of the older specification. An area
+outside the raster raises an error that suggests the likely mistake.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from shapely import affinity
 from shapely.geometry import mapping, shape
 from shapely.geometry.base import BaseGeometry
 
+from georsr.config import aoi_path
 from georsr.errors import GeoreferenceWarning, InputError, UsageError
 from georsr.io.gdal_env import gdal_env, is_plain_crs, shorten, wgs84
 from georsr.io.metadata import RasterInfo, crs_name
@@ -67,7 +68,9 @@ def read_polygons(aoi: str | Mapping[str, Any], name: str) -> list[tuple[BaseGeo
     Parameters
     ----------
     aoi : str or mapping
-        Path of a GeoJSON file, or its content.
+        Path of a GeoJSON, GeoPackage, Shapefile or FlatGeobuf file, optionally followed by
+        ``|layername=NAME``; WKT, optionally preceded by ``SRID=CODE;``; or the content of a
+        GeoJSON file.
     name : str
         Name of the area in messages.
 
@@ -76,9 +79,102 @@ def read_polygons(aoi: str | Mapping[str, Any], name: str) -> list[tuple[BaseGeo
     UsageError
         A geometry is not a valid polygon, or its coordinates do not fit its CRS.
     InputError
-        The file is not GeoJSON.
+        The file cannot be read.
     """
-    content = _load(aoi) if isinstance(aoi, str) else aoi
+    polygons = []
+    for number, (geometry, crs) in enumerate(_read_geometries(aoi, name)):
+        if not np.isfinite(geometry.bounds).all() and not geometry.is_empty:
+            raise InputError(f"{name}: feature {number} has coordinates that are not finite")
+        if geometry.geom_type not in ("Polygon", "MultiPolygon"):
+            raise UsageError(
+                f"{name}: feature {number} is a {geometry.geom_type}, which has no area; "
+                "expected polygons"
+            )
+        if not geometry.is_valid:
+            reason = shapely.is_valid_reason(geometry)
+            raise UsageError(
+                f"{name}: feature {number} is not a valid polygon: {reason}; repair it"
+            )
+        if crs == wgs84() and not geometry.is_empty:
+            _check_lonlat(geometry, name)
+        polygons.append((geometry, crs))
+    if all(polygon.is_empty for polygon, _ in polygons):
+        raise UsageError(f"{name}: holds no polygon")
+    return polygons
+
+
+def _read_geometries(aoi: str | Mapping[str, Any], name: str) -> Iterator[tuple[BaseGeometry, CRS]]:
+    """Yield the geometries of an area with their CRS."""
+    if not isinstance(aoi, str):
+        yield from _read_geojson(aoi, name)
+        return
+    path = aoi_path(aoi)
+    if path is None:
+        yield _read_wkt(aoi, name)
+    elif Path(path).suffix.lower() in _SIGNATURES:
+        yield from _read_vector_file(Path(path), aoi.partition("|layername=")[2] or None)
+    else:
+        yield from _read_geojson(_load(path), name)
+
+
+def _read_wkt(aoi: str, name: str) -> tuple[BaseGeometry, CRS]:
+    """Read WKT, in longitude and latitude unless an EPSG code precedes it."""
+    prefix, _, text = aoi.rpartition(";")
+    try:
+        geometry = shapely.from_wkt(text)
+    except shapely.GEOSException as error:
+        raise UsageError(f"{name}: is not valid WKT: {error}") from error
+    code = prefix.strip().upper().removeprefix("SRID=")
+    return geometry, parse_crs(f"EPSG:{code}", name) if code else wgs84()
+
+
+_SIGNATURES = {".gpkg": b"SQLite format 3\0", ".shp": b"\0\0\x27\x0a", ".fgb": b"fgb\x03"}
+"""Suffix of vector files -> their first bytes. Files of other formats could name other files."""
+
+
+def _read_vector_file(path: Path, layer: str | None) -> Iterator[tuple[BaseGeometry, CRS]]:
+    """Yield the geometries of a layer with its CRS."""
+    try:
+        import pyogrio
+    except ImportError as error:
+        raise UsageError(
+            f"{path}: reading it needs pyogrio: pip install 'georsr[vector]'; or convert it with: "
+            f"ogr2ogr -f GeoJSON {path.stem}.geojson {path}"
+        ) from error
+    _check_signature(path)
+    try:
+        layers = [str(entry[0]) for entry in pyogrio.list_layers(path) if entry[1] is not None]
+        if layer is None and len(layers) > 1:
+            raise UsageError(
+                f"{path}: has the layers {', '.join(layers)}; name one, such as "
+                f"'{path}|layername={layers[0]}'"
+            )
+        meta, _, geometries, _ = pyogrio.raw.read(path, layer=layer, columns=[])
+    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from error
+    if meta["crs"] is None:
+        raise UsageError(f"{path}: declares no CRS; write one into it first")
+    crs = parse_crs(meta["crs"], str(path))
+    for geometry in shapely.from_wkb(geometries):
+        if geometry is not None:
+            yield geometry, crs
+
+
+def _check_signature(path: Path) -> None:
+    """Refuse a file that is not of the format of its suffix."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(16)
+    except FileNotFoundError as error:
+        raise UsageError(f"{path}: no such file") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    if not start.startswith(_SIGNATURES[path.suffix.lower()]):
+        raise InputError(f"{path}: is not a {path.suffix.lower()} file")
+
+
+def _read_geojson(content: Mapping[str, Any], name: str) -> Iterator[tuple[BaseGeometry, CRS]]:
+    """Yield the geometries of a GeoJSON object with their CRS."""
     crs = wgs84()
     if isinstance(member := content.get("crs"), Mapping):
         properties = member.get("properties")
@@ -88,30 +184,12 @@ def read_polygons(aoi: str | Mapping[str, Any], name: str) -> list[tuple[BaseGeo
         geometries = list(_geometries(content, name))
     except RecursionError as error:
         raise InputError(f"{name}: its collections are nested too deeply") from error
-    polygons = []
     for number, geometry in enumerate(geometries):
         try:
             polygon = shape(geometry)
         except Exception as error:  # shapely raises errors of many types
             raise InputError(f"{name}: feature {number} is not a geometry ({error})") from error
-        if not np.isfinite(polygon.bounds).all() and not polygon.is_empty:
-            raise InputError(f"{name}: feature {number} has coordinates that are not finite")
-        if polygon.geom_type not in ("Polygon", "MultiPolygon"):
-            raise UsageError(
-                f"{name}: feature {number} is a {polygon.geom_type}, which has no area; "
-                "expected polygons"
-            )
-        if not polygon.is_valid:
-            reason = shapely.is_valid_reason(polygon)
-            raise UsageError(
-                f"{name}: feature {number} is not a valid polygon: {reason}; repair it"
-            )
-        if crs == wgs84() and not polygon.is_empty:
-            _check_lonlat(polygon, name)
-        polygons.append((polygon, crs))
-    if all(polygon.is_empty for polygon, _ in polygons):
-        raise UsageError(f"{name}: holds no polygon")
-    return polygons
+        yield polygon, crs
 
 
 def _load(path: str) -> Mapping[str, Any]:
@@ -121,8 +199,8 @@ def _load(path: str) -> Mapping[str, Any]:
         raise UsageError(f"{path}: no such file") from error
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(
-            f"{path}: cannot be read as GeoJSON ({error}); convert other formats, "
-            "for example with ogr2ogr -f GeoJSON"
+            f"{path}: cannot be read as GeoJSON ({error}); other formats are read from files "
+            "with the suffix .gpkg, .shp or .fgb"
         ) from error
     if not isinstance(content, Mapping):
         raise InputError(f"{path}: is JSON, but not a GeoJSON object")
@@ -353,7 +431,7 @@ def resolve_aoi(
     bounds_crs : str, optional
         CRS of ``bounds``; default that of the raster.
     aoi : str or mapping, optional
-        Path of a GeoJSON file, or its content.
+        As for `read_polygons`.
     masked : bool
         Whether pixels outside the polygons are invalid; otherwise only the extent is used.
 

@@ -661,6 +661,12 @@ class RGBBands:
     note: str = ""
 
 
+def declared_rgb_bands(bands: Sequence[BandInfo]) -> tuple[int, ...] | None:
+    """Return the numbers of red, green and blue by colour, name, code or wavelength, or None."""
+    found = (detect(bands) for detect in (_by_color, _by_words, _by_codes, _by_wavelength))
+    return next((numbers for numbers in found if numbers is not None), None)
+
+
 def detect_rgb_bands(info: RasterInfo) -> RGBBands:
     """Find red, green and blue among the selected bands.
 
@@ -672,10 +678,9 @@ def detect_rgb_bands(info: RasterInfo) -> RGBBands:
     UsageError
         The metadata do not declare the bands, and no order can be assumed.
     """
-    for detect in (_by_color, _by_words, _by_codes, _by_wavelength):
-        detected = detect(info.bands)
-        if detected is not None:
-            return RGBBands(detected)
+    declared = declared_rgb_bands(info.bands)
+    if declared is not None:
+        return RGBBands(declared)
     positions, reason = _assumed(info)
     numbers = tuple(info.bands[position - 1].number for position in positions)
     number_list = ",".join(map(str, numbers))

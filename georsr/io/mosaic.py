@@ -17,7 +17,7 @@ import numpy as np
 from affine import Affine
 from rasterio.io import MemoryFile
 
-from georsr.errors import BandWarning, RadiometryWarning, UsageError
+from georsr.errors import BandWarning, UsageError
 from georsr.io.gdal_env import absolute_path, find_safe_metadata, gdal_env, gdal_path
 from georsr.io.metadata import BandInfo, RasterInfo, SourceNodata, describe, format_pixel_size
 from georsr.io.reader import RasterReader, open_source
@@ -296,10 +296,12 @@ def check_hidden(mosaic: Mosaic) -> None:
         warnings.warn(
             f"{paths[hidden[0]]}: is covered by rasters that come later in the list"
             f"{f', as are {len(hidden) - 1} others' if len(hidden) > 1 else ''}: only what is "
-            "invalid in those can be seen of it",
-            RadiometryWarning,
-            stacklevel=3,
+            "invalid in those can be seen of it; to super-resolve each by itself, use --out-dir",
+            BandWarning,
+            stacklevel=4,
         )
+    else:
+        _warn_overlap(mosaic)
 
 
 def _compare(first: RasterInfo, other: RasterInfo) -> None:
@@ -315,7 +317,8 @@ def _compare(first: RasterInfo, other: RasterInfo) -> None:
         if a != b:
             raise UsageError(
                 f"{other.path}: does not fit {first.path}: its {name} {_format(b)}, "
-                f"expected {_format(a)}; it must be the same in all rasters of a mosaic"
+                f"expected {_format(a)}; it must be the same in all rasters of a mosaic; to "
+                "super-resolve each by itself, use --out-dir"
             )
 
 
@@ -352,7 +355,7 @@ def _offset(first: RasterInfo, info: RasterInfo) -> tuple[int, int]:
                 f"{info.path}: does not lie on the grid of {first.path}: a corner is off by "
                 f"{distance:.3g} pixels (pixels are {format_pixel_size(info)}, "
                 f"expected {format_pixel_size(first)}); warp it first, for example with "
-                "gdalwarp -tap -tr"
+                "gdalwarp -tap -tr, or super-resolve each by itself with --out-dir"
             )
     return column, row
 
@@ -435,6 +438,31 @@ def open_mosaic(
     reader = MosaicReader(mosaic, None if indexes is None else tuple(indexes), nodata)
     reader.info = replace(reader.info, notes=tuple(notes[:1]))
     return reader
+
+
+MAX_OVERLAP = 0.5
+"""Fraction of the smaller of two rasters up to which an overlap is usual for a mosaic."""
+
+
+def _warn_overlap(mosaic: Mosaic) -> None:
+    """Warn if a raster lies largely on an earlier one, as those of two dates do."""
+    corners = np.array([[w.top, w.left, w.bottom, w.right] for w in mosaic.windows])
+    for number in range(1, len(corners)):
+        low = np.maximum(corners[:number, :2], corners[number, :2])
+        high = np.minimum(corners[:number, 2:], corners[number, 2:])
+        shared = np.prod(np.clip(high - low, 0, None), axis=1)
+        sizes = np.prod(corners[: number + 1, 2:] - corners[: number + 1, :2], axis=1)
+        fractions = shared / np.minimum(sizes[:-1], sizes[-1])
+        first = int(fractions.argmax())
+        if fractions[first] > MAX_OVERLAP:
+            below, above = (mosaic.sources[i].info.path for i in (first, number))
+            warnings.warn(
+                f"{above} covers {fractions[first]:.0%} of {below}: later rasters of a mosaic hide "
+                "earlier ones; to super-resolve each by itself, use --out-dir",
+                BandWarning,
+                stacklevel=4,
+            )
+            return
 
 
 def _read_infos(

@@ -207,14 +207,75 @@ def test_resolve_aoi_impossible_area_is_refused(info, name):
 def test_resolve_aoi_file_other_than_geojson_is_refused(info, tmp_path):
     with pytest.raises(UsageError, match=r"none\.geojson: no such file"):
         resolve_aoi(info, aoi=str(tmp_path / "none.geojson"))
-    path = tmp_path / "aoi.shp"
+    path = tmp_path / "aoi.kml"
     path.write_bytes(b"\x00\x00\x27\x0a" * 9)
-    with pytest.raises(InputError, match="ogr2ogr"):
+    with pytest.raises(InputError, match=r"\.gpkg, \.shp or \.fgb"):
         resolve_aoi(info, aoi=str(path))
     for text in ("[1, 2]", '{"type": "Topology"}', '{"type": "Polygon", "coordinates": [[1]]}'):
         path.write_text(text)
         with pytest.raises(InputError, match=r"GeoJSON|not a geometry"):
             resolve_aoi(info, aoi=str(path))
+
+
+SQUARE = box(500100, 4999700, 500200, 4999800)
+
+
+@pytest.fixture(params=[".gpkg", ".shp", ".fgb"])
+def vector_file(request, tmp_path):
+    """A file with the polygon `SQUARE` in the raster's CRS."""
+    pyogrio = pytest.importorskip("pyogrio")
+    path = tmp_path / f"area{request.param}"
+    geometry = np.array([shapely.to_wkb(SQUARE)], object)
+    pyogrio.raw.write(
+        path, geometry, field_data=[], fields=[], geometry_type="Polygon", crs="EPSG:32633"
+    )
+    return path
+
+
+def test_resolve_aoi_vector_file_equals_geojson(info, vector_file):
+    geojson = resolve_aoi(
+        info, aoi=mapping(SQUARE) | {"crs": {"properties": {"name": "EPSG:32633"}}}
+    )
+    area = resolve_aoi(info, aoi=str(vector_file))
+    assert area.window == geojson.window
+    assert area.outline.equals(geojson.outline)
+
+
+def test_resolve_aoi_layer_of_several_is_named(info, tmp_path):
+    pyogrio = pytest.importorskip("pyogrio")
+    path = str(tmp_path / "areas.gpkg")
+    options = {"field_data": [], "fields": [], "geometry_type": "Polygon", "crs": "EPSG:32633"}
+    for number, layer in enumerate(("parcels", "district")):
+        geometry = np.array([shapely.to_wkb(translate(SQUARE, 10 * number))], object)
+        pyogrio.raw.write(path, geometry, layer=layer, append=number > 0, **options)
+    with pytest.raises(UsageError, match=r"has the layers parcels, district; name one.*layername"):
+        resolve_aoi(info, aoi=path)
+    area = resolve_aoi(info, aoi=f"{path}|layername=district")
+    assert area.window.left == 11
+    with pytest.raises(InputError, match="cannot be read"):
+        resolve_aoi(info, aoi=f"{path}|layername=none")
+
+
+def test_resolve_aoi_file_of_another_format_with_vector_suffix_is_refused(info, tmp_path):
+    pytest.importorskip("pyogrio")
+    (tmp_path / "a.gpkg").write_text("<OGRVRTDataSource/>")
+    with pytest.raises(InputError, match=r"is not a \.gpkg file"):
+        resolve_aoi(info, aoi=str(tmp_path / "a.gpkg"))
+
+
+def test_resolve_aoi_vector_file_without_pyogrio_names_the_extra(info, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyogrio", None)
+    with pytest.raises(UsageError, match=r"pip install 'georsr\[vector\]'"):
+        resolve_aoi(info, aoi=str(tmp_path / "a.shp"))
+
+
+def test_resolve_aoi_wkt_has_the_crs_of_its_code(info):
+    area = resolve_aoi(info, aoi=f"SRID=32633;{SQUARE.wkt}")
+    assert (area.window.left, area.window.width) == (10, 10)
+    with pytest.raises(UsageError, match="are not longitude and latitude"):
+        resolve_aoi(info, aoi=SQUARE.wkt)
+    with pytest.raises(UsageError, match="is not valid WKT"):
+        resolve_aoi(info, aoi="POLYGON((1 2, 3))")
 
 
 def test_resolve_aoi_without_georeferencing_is_refused(tmp_path):

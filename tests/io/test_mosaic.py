@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from affine import Affine
 
-from georsr.errors import InputError, RadiometryWarning, UsageError
+from georsr.errors import BandWarning, InputError, UsageError
 from georsr.io import open_sources
 from georsr.io.metadata import detect_rgb_bands
 from georsr.io.reader import choose_normalization, open_raster
@@ -80,6 +80,20 @@ def test_mosaic_later_raster_covers_earlier(tmp_path):
     with open_sources(paths[::-1]) as mosaic:
         row = mosaic.read(Window(0, 0, 1, 16)).values[0, 0]
     assert row.tolist() == [1] * 8 + [2] * 4 + [3] * 4
+
+
+@pytest.mark.parametrize(("shift", "warned"), [(2, True), (4, False)])
+def test_open_sources_largely_overlapping_rasters_warn(tmp_path, shift, warned, recwarn):
+    paths = [
+        make_raster(
+            tmp_path / f"{i}.tif", np.ones((1, 8, 8), "uint8"), transform=at(UTM, shift * i, 0)
+        )
+        for i in range(2)
+    ]
+    open_sources(paths).close()
+    texts = [str(w.message) for w in recwarn if "covers" in str(w.message)]
+    assert len(texts) == warned
+    assert not warned or ("75% of" in texts[0] and "--out-dir" in texts[0])
 
 
 GAPPY = [(0, 0, 30, 30), (31, 40, 30, 27)]
@@ -437,11 +451,11 @@ def test_mosaic_with_hidden_rasters_is_told(tmp_path):
     data = ramp(3, 61, 67)
     paths = pieces_of(tmp_path, data, [(10, 10, 20, 20), *FOUR, (0, 0, 61, 67)])
     with (
-        pytest.warns(RadiometryWarning, match=r"piece0.*is covered by.*, as are 4 others"),
+        pytest.warns(BandWarning, match=r"piece0.*is covered by.*, as are 4 others"),
         open_sources(paths),
     ):
         pass
-    with pytest.warns(RadiometryWarning, match="piece0.*is covered by"), open_sources(paths[:5]):
+    with pytest.warns(BandWarning, match="piece0.*is covered by"), open_sources(paths[:5]):
         pass
     with open_sources(paths[1:5]) as reader:  # side by side
         assert reader.info.count == 3
