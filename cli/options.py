@@ -124,6 +124,18 @@ class CreationOption(click.ParamType):  # type: ignore[type-arg]
         return name.upper(), text
 
 
+class NodataValue(click.ParamType):  # type: ignore[type-arg]
+    """A number, or ``none``."""
+
+    name = "value|none"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse; raises BadParameter (exit code 2)."""
+        if str(value).lower() == "none":
+            return "none"
+        return click.FLOAT.convert(value, param, ctx)
+
+
 class Bounds(click.ParamType):  # type: ignore[type-arg]
     """``W,S,E,N`` -> four numbers."""
 
@@ -180,6 +192,7 @@ _PARAMETERS: dict[str, dict[str, Any]] = {
     "indexes": {"type": BandList()},
     "output_bands": {"type": BandChoice(CHOICES["output_bands"])},
     "aoi": {"type": FileName()},
+    "src_nodata": {"type": NodataValue()},
     "bounds": {"type": Bounds()},
     "creation_options": {"type": CreationOption(), "multiple": True, "callback": _as_dict},
     "allow_drivers": {"multiple": True, "callback": _allow_drivers},
@@ -322,7 +335,8 @@ def verbosity_options(command: F) -> F:
         handler.setFormatter(Redacted("%(message)s"))
         logger = logging.getLogger("georsr")
         logger.handlers = [handler]
-        logger.setLevel(max(logging.DEBUG, logging.WARNING - 10 * count))
+        lowest = logging.ERROR if ctx.params.get("quiet") else logging.WARNING
+        logger.setLevel(max(logging.DEBUG, lowest - 10 * count))
         return count
 
     command = click.option(
@@ -333,7 +347,15 @@ def verbosity_options(command: F) -> F:
         expose_value=False,
         help="More on stderr; -vv shows tracebacks.",
     )(command)
-    return click.option("-q", "--quiet", is_flag=True, help="No progress bar.")(command)
+
+    def quiet(ctx: click.Context, param: click.Parameter, value: bool) -> bool:
+        if value:
+            logging.getLogger("georsr").setLevel(logging.ERROR)
+        return value
+
+    return click.option(
+        "-q", "--quiet", is_flag=True, callback=quiet, help="No progress bar and no notices."
+    )(command)
 
 
 def progress_option(command: F) -> F:

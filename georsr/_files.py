@@ -369,7 +369,7 @@ def has_type(value: Any, kind: Any) -> bool:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is Literal:
         return value in arguments
-    if origin is types.UnionType:
+    if origin in (types.UnionType, typing.Union):
         return any(has_type(value, member) for member in arguments)
     if origin is tuple:
         any_length = arguments[-1] is Ellipsis

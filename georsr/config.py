@@ -22,6 +22,7 @@ from georsr.radiometry.kernels import parse_kernel, parse_sensor
 MAX_TAG_LENGTH = 100_000
 """Characters of the tag GEORSR_OPTIONS: a list of bands can be long."""
 DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
+_WKT = re.compile(r"\s*(SRID=\d+\s*;)?\s*(MULTI)?POLYGON\b", re.IGNORECASE)
 _CRS = re.compile(r"[A-Za-z]+:\w+")
 
 Consistency = Literal["auto", "on", "off"]
@@ -30,6 +31,11 @@ Section = Literal[
     "Model and bands", "Input", "Area", "Pixel values", "Output", "Device", "Tiles", "Safety"
 ]
 Effect = Literal["pixels", "area", "file", "nothing"]
+
+
+def aoi_path(aoi: str) -> str | None:
+    """Return the path of an area of interest, without the name of its layer; None if it is WKT."""
+    return None if _WKT.match(aoi) else aoi.partition("|layername=")[0]
 
 
 @dataclass(frozen=True)
@@ -88,7 +94,7 @@ class ArrayOptions(TypedDict, total=False):
     output_bands: Literal["rgb", "all"]
     other_bands: Literal["inject", "per-band", "bicubic"]
     tta: bool
-    src_nodata: float | None
+    src_nodata: float | Literal["none"] | None
     stretch: str
     consistency: Consistency
     consistency_kernel: str | None
@@ -191,13 +197,14 @@ class SRConfig:
             arrays=True,
         ),
     )
-    src_nodata: float | None = field(
+    src_nodata: float | Literal["none"] | None = field(
         default=None,
         metadata=_described(
             "Input",
             "pixels",
-            "Nodata value of the input, in place of the one it declares.",
+            "Nodata value of the input, in place of the one it declares. none: every value counts.",
             flag="nodata",
+            metavar="VALUE|none",
             arrays=True,
             tag="nodata",
         ),
@@ -266,9 +273,11 @@ class SRConfig:
             "Area",
             "area",
             "Process only the area inside these polygons: a GeoJSON file, in longitude and "
-            "latitude unless it declares a CRS. The pixels are the same as in an output of the "
-            "full input.",
-            metavar="FILE",
+            "latitude unless it declares a CRS; a GeoPackage, Shapefile or FlatGeobuf file (of "
+            "several layers: 'FILE|layername=NAME'); or WKT such as 'POLYGON((...))', in "
+            "longitude and latitude unless 'SRID=CODE;' precedes it. The pixels are the same as "
+            "in an output of the full input.",
+            metavar="FILE|WKT",
         ),
     )
     aoi_mask: bool = field(
@@ -518,6 +527,8 @@ class SRConfig:
                 raise UsageError(f"{name} {value}: expected at least {option.minimum}")
         if self.blocksize < 16 or self.blocksize % 16:
             raise UsageError(f"blocksize {self.blocksize}: expected a multiple of 16")
+        if isinstance(self.src_nodata, str) and self.src_nodata != "none":
+            raise UsageError(f"src_nodata {self.src_nodata!r}: expected a number or 'none'")
         if self.bounds is not None and len(self.bounds) != 4:
             raise UsageError(
                 f"bounds of {len(self.bounds)} numbers: expected west, south, east, north"
@@ -564,7 +575,8 @@ class SRConfig:
         if isinstance(self.aoi, dict):
             options["aoi"] = "polygons in memory"
         elif self.aoi is not None:
-            options["aoi"] = PurePath(redact_url(self.aoi)).name
+            path = aoi_path(self.aoi)
+            options["aoi"] = "polygons as WKT" if path is None else PurePath(redact_url(path)).name
         return options
 
     def tags_json(self) -> str:

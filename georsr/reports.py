@@ -90,6 +90,8 @@ class RunReport:
     """Height of the output in pixels."""
     bands: int
     """Number of bands of the output."""
+    source_bands: tuple[int, ...]
+    """Bands of the source that these come from, counted from 1."""
     dtype: str
     """Data type of the output."""
     device: str

@@ -11,6 +11,7 @@ from georsr._files import is_hidden, read_list
 from georsr.errors import UsageError
 
 if TYPE_CHECKING:
+    from georsr.io.metadata import SourceNodata
     from georsr.io.reader import RasterReader
 
 SUFFIXES = (".tif", ".tiff", ".jp2", ".j2k", ".img", ".ntf", ".vrt")
@@ -21,7 +22,7 @@ def open_sources(
     sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     *,
     indexes: Sequence[int] | None = None,
-    nodata: float | None = None,
+    nodata: SourceNodata = None,
     allow_drivers: Sequence[str] | None = None,
     force: bool = False,
     alpha: str = "auto",

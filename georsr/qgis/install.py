@@ -91,12 +91,10 @@ def data_folders(
     return [base / version for base in bases for version in VERSIONS]
 
 
-def find_profiles(
-    environ: Mapping[str, str] | None = None, platform: str = sys.platform
-) -> list[Profile]:
+def find_profiles() -> list[Profile]:
     """Profiles of this user, newer QGIS first, the default one first in each."""
     found: list[Profile] = []
-    for data in data_folders(environ, platform):
+    for data in data_folders():
         folders = [path for path in sorted((data / "profiles").glob("*")) if path.is_dir()]
         folders.sort(key=lambda path: path.name != DEFAULT)
         found += map(Profile, folders)
@@ -201,7 +199,7 @@ PLUGIN = "georsr_processing"
 """Name of its folder, by which QGIS knows it."""
 RECORD = "installation.json"
 """Beside its modules: the command that installed it, and that it therefore runs."""
-SUFFIXES = (".py", ".svg", ".txt")
+SUFFIXES = (".py", ".svg", ".txt", ".html")
 NEEDED = ("name", "description", "about", "version", "qgisMinimumVersion", "author")
 WANTED = ("email", "tracker", "repository")
 """What plugins.qgis.org asks for as well and only a publisher knows."""

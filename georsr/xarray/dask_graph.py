@@ -28,9 +28,9 @@ from georsr.inference.model_cache import ModelRef, cached_predictor, load_cached
 from georsr.inference.pipeline import make_tile_grid
 from georsr.inference.sensing import (
     estimate_kernel,
+    probe_windows,
     scene_sensor,
     sensor_network,
-    spread_windows,
     with_sensor,
 )
 from georsr.models.io import Model
@@ -258,7 +258,7 @@ def super_resolve_dask(
             properties = (f"georsr-properties-{token}", *scene)
             windows = [
                 keys_of(pixels[(slice(None), *window.slices)])
-                for window in spread_windows(height, width)
+                for window in probe_windows(height, width)
             ]
             tasks[properties] = (find_properties, shared, normalization, windows)
         else:
