@@ -459,3 +459,13 @@ def test_mosaic_with_hidden_rasters_is_told(tmp_path):
         pass
     with open_sources(paths[1:5]) as reader:  # side by side
         assert reader.info.count == 3
+
+
+@pytest.mark.parametrize("corner", [(2e9, 5e6), (1e15, 5e6), (5e5, -3e10)])
+def test_mosaic_of_rasters_far_apart_is_refused(corner, tmp_path):
+    paths = []
+    for name, (x, y) in (("a.tif", (5e5, 5e6)), ("b.tif", corner)):
+        transform = Affine(0.5, 0, x, 0, -0.5, y)
+        paths.append(make_raster(tmp_path / name, ramp(), transform=transform))
+    with pytest.raises(UsageError, match="lie too far apart: a mosaic of them would have"):
+        open_sources(paths)
