@@ -32,6 +32,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import rasterio
+from rasterio.crs import CRS
 from rasterio.env import ensure_env_with_credentials, getenv, hasenv
 from rasterio.errors import NodataShadowWarning, NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
@@ -574,3 +575,9 @@ def _block_height(path: str) -> int:
             return _max_block_height(dataset)
     except (RasterioError, OSError):  # reading the file raises an error later
         return 0
+
+
+@cache
+def wgs84() -> CRS:
+    """Return EPSG:4326; not a constant, because it needs the database of PROJ."""
+    return CRS.from_epsg(4326)
