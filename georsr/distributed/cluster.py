@@ -54,10 +54,10 @@ RESTART_CONFIG = {
     "distributed.worker.multiprocessing-method": "spawn",
     "distributed.deploy.lost-worker-timeout": "1 day",
 }
-"""Overrides a user's configuration. Forked workers inherit each other's end of the pipe that tells
-them that their client is gone, and would both outlive it; and a fork loses torch's threads. By
-default Dask gives up a worker that is not back 15 seconds after it died, which is too soon where
-a busy machine starts it again."""
+"""Overrides a user's configuration. Forked workers inherit each other's end of the pipe by which
+they notice that their client has ended, and would outlive it. A fork also loses torch's threads. By
+default Dask gives up a worker that is not back 15 seconds after it died, which is too soon where a
+busy machine starts it again."""
 DASK_CONFIG = {
     "distributed.worker.profile.enabled": False,
     "distributed.admin.system-monitor.interval": "10s",
@@ -210,7 +210,7 @@ def start_local_cluster(workers: int, *, gpu: bool) -> Iterator[Client]:
 
 
 def _worker_folder() -> TemporaryDirectory[str]:
-    """Create a folder for the workers' files into which nobody else may write.
+    """Create a folder for the workers' files into which no other user may write.
 
     Dask would use one of a well-known name in the folder of temporary files, follow links that
     other users may have put there, and let Python import modules from it.
