@@ -103,7 +103,7 @@ def _show_model(model: str | None, scale: int | None, as_json: bool) -> None:
     opened = open_model(model, scale)
     spec = opened.spec
     facts = asdict(spec)
-    if not str(opened.file).endswith(".onnx"):  # ONNX Runtime does not tell what it computes
+    if not str(opened.file).endswith(".onnx"):  # ONNX Runtime does not report what it computes
         sizes = (spec.tile, ceil_to(64, spec.multiple_of))
         costs = {size: complexity(opened.network, spec.bands, size) for size in sizes}
         facts["learned parameters"] = costs[spec.tile].parameters

@@ -140,7 +140,7 @@ class Forgiving(io.FileIO):
         try:
             written = super().write(data)
         except BrokenPipeError:
-            raise  # whoever read it is gone, such as a QGIS that was killed: so ends the work
+            raise  # the reader has gone, such as a QGIS that was killed: the run ends
         except OSError:
             written = None
         return memoryview(data).nbytes if written is None else written
@@ -313,8 +313,8 @@ def exit_code(call: Callable[[], Any]) -> int:
             text += f"; unset {' '.join(present)}, if set for another installation"
         return _fail(f"not foreseen: {text}; run it again with -vv for the traceback", 1)
     except ForcedExit as ended:
-        # A thread may still compute a tile, which nobody waits for; the usual way out would take
-        # torch's memory away under its feet.
+        # A thread may still compute a tile. The process does not wait for it, and the usual exit
+        # would free the memory of torch that the thread uses.
         sys.stderr.flush()
         os._exit(int(ended.code or 0))
     finally:

@@ -343,10 +343,10 @@ NETWORK_DRIVERS = (
     "GRIB",
     "MBTiles",
 )
-"""Drivers that do not look for masks and overviews beside a file if an option says so (measured).
+"""Drivers that do not look for masks and overviews next to a file if an option is set (measured).
 
-Only these read a file on a network or in an archive that cannot be listed, because the files beside
-it cannot be checked.
+Only these read a file on a network or in an archive that cannot be listed, because its neighbours
+cannot be checked.
 """
 
 
@@ -470,7 +470,7 @@ def gdal_env(
         CRS, so this must be False for sources.
     cache : int or None
         Size of GDAL's block cache in bytes. All threads share the cache, and a smaller size drops
-        blocks at once. None leaves the size unchanged, for threads beside a reader.
+        blocks at once. None leaves the size unchanged, for other threads than the reader's.
     """
     options: dict[str, object] = {}
     if cache is not None:

@@ -555,7 +555,7 @@ def _check_image(target: str, path: str, policy: ReadPolicy, address: str) -> No
     if may_name_other_files(target) or is_sqlite_with_log(target):
         raise UsageError(
             f"{path}: refers to {shorten(target)}, which GDAL may take for a document that names "
-            "other files, or write beside; expected an image"
+            "other files, or write files next to it; expected an image"
         )
     check_sidecars(target, policy)
     check_hdf5(target, policy)
