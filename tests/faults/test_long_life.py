@@ -66,7 +66,7 @@ def test_super_resolve_in_one_process_leaves_nothing_behind(
 ):
     (tmp_path / "out").mkdir()
     source = make_raster(texture(3, 50, 40))
-    arguments = [source, lite_file, str(tmp_path / "out"), "90"]
+    arguments = [source, lite_file, str(tmp_path / "out"), "45"]
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, *arguments],
         timeout=600, check=False, capture_output=True, text=True,
