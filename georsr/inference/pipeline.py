@@ -31,7 +31,7 @@ from georsr.inference.tiles import (
 )
 from georsr.progress import RunContext
 from georsr.radiometry.kernels import Kernel
-from georsr.radiometry.normalization import Normalization
+from georsr.radiometry.normalization import Normalization, calculation_dtype, unscaled
 from georsr.tiling.grid import Tile, TileGrid
 from georsr.tiling.stitch import BlockAssembler, TileStitcher
 from georsr.window import AnyArray, BoolArray, FloatArray, PixelBlock, Window
@@ -168,7 +168,7 @@ class TilePipeline:
     plan : TileGrid
         Grid of the tiles.
     stretch : Normalization
-        Scales source units to 0..1.
+        Scales source units to 0..1; replaced by `unscaled` if the predictor interpolates.
     predictor : TilePredictor
         Runs the network.
     context : RunContext
@@ -193,6 +193,10 @@ class TilePipeline:
     kernel: Kernel | None = None
     skip_constant_tiles: bool = False
     stats: RunStats = field(default_factory=RunStats)
+
+    def __post_init__(self) -> None:
+        if self.predictor.interpolates:
+            self.stretch = unscaled(self.bands)
 
     def blocks(
         self, output_format: OutputFormat, top: int = 0
@@ -343,7 +347,8 @@ class TilePipeline:
         else:
             # with a kernel, the predictor has added the remainder already
             output, remainder = result.output, ready.remainder if self.kernel is None else None
-        return denormalize(output, remainder, result.tile, self.stretch)
+        dtype = calculation_dtype(result.strip.patch.values.dtype.name)
+        return denormalize(output, remainder, result.tile, self.stretch, dtype)
 
     def _finalize(
         self,
@@ -353,7 +358,7 @@ class TilePipeline:
         output_format: OutputFormat,
     ) -> AnyArray:
         """Return pixels of the output's data type, invalid outside of the area."""
-        pixels = finalize(values, window, strip, output_format, self.plan.scale)
+        pixels = finalize(values, window, strip, output_format, self.plan.scale, self.stretch)
         outside = None if self.area is None else self.area.outside_mask(window, self.plan.scale)
         return pixels if outside is None else mask_outside(pixels, outside, output_format)
 

@@ -20,7 +20,7 @@ from georsr.io.normalization import choose_normalization
 from georsr.io.reader import RasterReader
 from georsr.models.interpolation import upsample_bilinear
 from georsr.models.spec import ModelSpec
-from georsr.radiometry.nodata import dataset_mask, fill_invalid
+from georsr.radiometry.nodata import dataset_mask
 from georsr.radiometry.normalization import Normalization
 from georsr.radiometry.quantize import (
     broadcast_pixel,
@@ -139,23 +139,21 @@ def preprocess(strip: RowStrip, tile: Tile, stretch: Normalization) -> NetworkIn
     inside = tile.input_window.intersection(strip.window)
     assert inside is not None, "a tile lies in its own strip"
     values, valid, _ = strip.cut(inside)
-    filled = values.astype(np.float32)
-    if not valid.all():
-        filled = fill_invalid(filled, valid)
-    clipped, remainder = stretch.clip_with_remainder(stretch.forward(filled))
+    usable = stretch.usable(values, valid)
+    clipped, remainder = stretch.clip_with_remainder(stretch.forward_filled(values, usable))
     height, width = tile.input_window.height, tile.input_window.width
     padding = ((0, 0), (0, height - inside.height), (0, width - inside.width))
     return NetworkInput(
         pad_to(clipped, height, width),
         None if remainder is None else pad_to(remainder, height, width),
-        None if valid.all() and not np.any(padding) else np.pad(valid, padding),
+        None if usable.all() and not np.any(padding) else np.pad(usable, padding),
     )
 
 
 def constant_tile(ready: NetworkInput, tile: Tile, scale: int) -> FloatArray:
     """Return a tile of one value, enlarged without the network: (C, s * h, s * w) in 0..1."""
     height, width = tile.input_window.height * scale, tile.input_window.width * scale
-    return ready.pixels[:, :1, :1] * np.ones((1, height, width), np.float32)
+    return ready.pixels[:, :1, :1] * np.ones((1, height, width), ready.pixels.dtype)
 
 
 def denormalize(
@@ -163,6 +161,7 @@ def denormalize(
     remainder: FloatArray | None,
     tile: Tile,
     stretch: Normalization,
+    dtype: np.dtype[np.floating],
 ) -> FloatArray:
     """Return the network's output in source units, cut to the output window of the tile.
 
@@ -175,11 +174,14 @@ def denormalize(
         (C, h, w) that went round the network and is not in ``output`` yet; None when nothing.
     tile, stretch
         What the tile was made from.
+    dtype
+        Type to calculate in: `georsr.radiometry.normalization.calculation_dtype` of the source.
 
     Returns
     -------
     ndarray
-        (C, s * made.height, s * made.width) float32 in the source's units, which nothing else uses.
+        (C, s * made.height, s * made.width) of ``dtype`` in the source's units, which nothing else
+        uses.
     """
     scale = output.shape[1] // tile.input_window.height
     inner = tile.output_window.relative_to(tile.input_window)
@@ -188,22 +190,28 @@ def denormalize(
     if remainder is not None:
         # bilinear: what lies beyond the range must not ring
         values = values + upsample_bilinear(torch.from_numpy(remainder), scale).numpy()[cut]
-    return stretch.inverse(values, out=values)
+    return stretch.inverse(values, out=values, dtype=dtype)
 
 
 def finalize(
-    values: FloatArray | None, window: Window, strip: RowStrip, form: OutputFormat, scale: int
+    values: FloatArray | None,
+    window: Window,
+    strip: RowStrip,
+    form: OutputFormat,
+    scale: int,
+    stretch: Normalization,
 ) -> AnyArray:
     """Round, clip, restore invalid pixels, and add alpha and mask planes.
 
     Parameters
     ----------
     values
-        (C, H, W) float32 in the source's units, blended; None where no pixel is valid.
+        (C, H, W) in the source's units, blended; None where no pixel is valid. Pixels whose source
+        is out of the network's reach are replaced by it.
     window
         Where they lie in the output; its edges are multiples of ``scale``.
-    strip, form, scale
-        Source pixels below, the output's form, pixels per source pixel.
+    strip, form, scale, stretch
+        Source pixels below, the output's form, pixels per source pixel, range of the network.
 
     Returns
     -------
@@ -228,6 +236,9 @@ def finalize(
     if values is None:
         bands = invalid_pixels(source, form.dtype, form.nodata, masked=masked)
         return replicate(np.concatenate([bands, *low]) if low else bands, scale)
+    beyond = stretch.out_of_reach(source)
+    if beyond is not None:
+        np.copyto(values, replicate(source, scale), where=replicate(beyond, scale))
     whole = bool(valid.all())
     made = quantize(
         values,

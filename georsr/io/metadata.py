@@ -22,7 +22,7 @@ from rasterio.windows import Window
 
 from georsr.errors import UsageError
 from georsr.io.gdal_env import suppress_rasterio_warnings
-from georsr.radiometry.nodata import can_represent
+from georsr.radiometry.nodata import can_represent, nearest_float
 from georsr.redact import redact_url
 from georsr.tiling.grid import spread_starts
 from georsr.window import AnyArray
@@ -518,7 +518,9 @@ def _band(
             "use a value of this type"
         )
     stored = fields.nodatavals[i]
-    if stored is not None and not can_represent(dtype, stored):
+    if stored is not None and np.dtype(dtype).kind == "f":
+        stored = nearest_float(dtype, stored)  # programs write the range of another type
+    elif stored is not None and not can_represent(dtype, stored):
         stored = None  # no pixel can have this value
     return BandInfo(
         number=number,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import re
 
-from georsr.errors import UsageError
+from georsr.errors import RadiometryWarning, UsageError
 from georsr.io.metadata import BandInfo, RasterInfo
-from georsr.io.reader import RasterReader
+from georsr.io.reader import RasterReader, warn_once
 from georsr.radiometry.normalization import (
     Normalization,
     fixed_normalization,
@@ -45,6 +45,12 @@ def choose_normalization(reader: RasterReader, mode: str = "auto") -> Normalizat
     ------
     UsageError
         ``mode`` is none of these, or the reflectance of a band is not known.
+
+    Warns
+    -----
+    RadiometryWarning
+        Many pixels have a value that looks like nodata and is not declared; percentiles leave it
+        out.
     """
     info = reader.info
     if mode.partition(":")[0] == "reflectance":
@@ -52,8 +58,12 @@ def choose_normalization(reader: RasterReader, mode: str = "auto") -> Normalizat
     fixed = fixed_normalization(info.dtype, info.count, mode)
     if fixed is not None:
         return fixed
+
+    def warn(text: str) -> None:
+        warn_once(reader, f"{info.path}: {text}, use --nodata", RadiometryWarning)
+
     sample = reader.sample()
-    return normalization_of_sample(sample.values, sample.valid, mode)
+    return normalization_of_sample(sample.values, sample.valid, mode, warn)
 
 
 def reflectance_limits(info: RasterInfo, mode: str) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -633,6 +633,13 @@ def open_raster(
     return reader
 
 
+def warn_once(reader: RasterReader, text: str, category: type[GeorsrWarning]) -> None:
+    """Warn about a source, once, and record the text for the report."""
+    if text not in reader.info.notes:
+        reader.info = replace(reader.info, notes=(*reader.info.notes, text))
+        warnings.warn(text, category, stacklevel=3)
+
+
 def open_output(
     path: str | os.PathLike[str],
     *,

@@ -22,7 +22,7 @@ from georsr.config import OPTIONS, SRConfig
 from georsr.device import DeviceConfig
 from georsr.errors import InputError, RadiometryWarning, ResourceError, UsageError
 from georsr.geo.georeference import window_metadata
-from georsr.inference.bands import check_bands, warn_once
+from georsr.inference.bands import check_bands
 from georsr.inference.consistency import requested_kernel
 from georsr.inference.predictor import choose_batch, n_concurrent_tiles, place_model
 from georsr.inference.sensing import (
@@ -36,7 +36,7 @@ from georsr.io.band_roles import reject_non_images
 from georsr.io.gdal_env import CACHE_BYTES, is_remote
 from georsr.io.metadata import RasterInfo
 from georsr.io.normalization import choose_normalization
-from georsr.io.reader import RasterReader
+from georsr.io.reader import RasterReader, warn_once
 from georsr.io.sampling import pixel_replication
 from georsr.models.io import Model
 from georsr.models.registry import COMPUTED_ARCHITECTURES

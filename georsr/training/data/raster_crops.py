@@ -20,7 +20,7 @@ from georsr.io.gdal_env import is_remote
 from georsr.io.normalization import choose_normalization
 from georsr.io.reader import RasterReader
 from georsr.radiometry.degradation import Degradation
-from georsr.radiometry.nodata import erode_mask, fill_invalid
+from georsr.radiometry.nodata import erode_mask
 from georsr.radiometry.normalization import Normalization
 from georsr.training.data.crops import Crop, Pair, flip_rotate
 from georsr.window import AnyArray, BoolArray, FloatArray, PixelBlock, Window
@@ -400,10 +400,7 @@ class DegradedRaster:
 
 def normalize_filled(values: AnyArray, valid: BoolArray, stretch: Normalization) -> FloatArray:
     """Fill invalid pixels of (C, h, w), normalize to 0..1 and clip, as for networks."""
-    filled = values.astype(np.float32)
-    if not valid.all():
-        filled = fill_invalid(filled, valid)
-    x = stretch.forward(filled)
+    x = stretch.forward_filled(values, stretch.usable(values, valid))
     return np.clip(x, np.float32(0), np.float32(1), out=x)
 
 
