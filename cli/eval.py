@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from georsr.redact import redact_url
+from georsr.errors import redact_url
 
 from .main import import_without_gc
 from .options import DEVICE_OPTIONS, BandList, make_progress, sr_options, verbosity_options
@@ -135,7 +135,7 @@ def _measure_dataset(dataset: str, as_json: bool, quiet: bool, options: dict[str
         from georsr._files import atomic_write_text, check_writable
         from georsr.evaluation.benchmark import csv_table, text_table
         from georsr.evaluation.dataset import prepare
-        from georsr.radiometry.degradation_kinds import parse_degradation
+        from georsr.radiometry.degradation import parse_degradation
         from georsr.writer.paths import check_outputs
 
     csv, report_path = options["csv"], options["report"]
@@ -215,7 +215,7 @@ def _measure_rasters(rasters: tuple[str, ...], as_json: bool, options: dict[str,
     with import_without_gc():
         from georsr.evaluation.full_reference import compare, compare_bicubic, compare_with_source
         from georsr.evaluation.no_reference import measure_no_reference
-        from georsr.radiometry.degradation_kinds import parse_degradation
+        from georsr.radiometry.degradation import parse_degradation
 
     lr, scale = options["lr"], options["scale"]
     how = {

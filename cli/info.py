@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from georsr.redact import escape_control_characters
+from georsr.errors import escape_control_characters
 
 from .main import import_without_gc
 from .options import (
@@ -93,7 +93,7 @@ def _show_model(model: str | None, scale: int | None, as_json: bool) -> None:
 
 def _show_raster(rasters: tuple[str, ...], options: dict[str, Any], as_json: bool) -> None:
     from georsr.geo.aoi import resolve_aoi
-    from georsr.io.mosaic import open_sources
+    from georsr.io import open_sources
 
     with open_sources(
         rasters,

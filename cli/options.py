@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from georsr.config import CHOICES, OPTIONS, TYPES, SRConfig
-from georsr.redact import escape_control_characters, redact_url
+from georsr.errors import escape_control_characters, redact_url
 
 from .main import skip_drivers
 

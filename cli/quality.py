@@ -9,7 +9,7 @@ import click
 
 from georsr.errors import InterruptedRunError
 
-from .main import import_without_gc, show_error
+from .main import catch_signals, import_without_gc, show_error
 from .options import (
     DEVICE_OPTIONS,
     TILE_OPTIONS,
@@ -20,7 +20,6 @@ from .options import (
     sr_options,
     verbosity_options,
 )
-from .signals import catch_signals
 
 
 @click.group("quality", short_help="Measure the reliability of an output.")

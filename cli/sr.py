@@ -8,7 +8,7 @@ import click
 
 from georsr.config import OPTIONS
 
-from .main import import_without_gc, show_error
+from .main import catch_signals, import_without_gc, interrupt_at_signal, show_error
 from .options import (
     SectionedCommand,
     cluster_of,
@@ -19,7 +19,6 @@ from .options import (
     sr_options,
     verbosity_options,
 )
-from .signals import catch_signals, interrupt_at_signal
 
 SECTIONS: dict[str, tuple[str, ...]] = {
     "Model and bands": ("model", "scale"),

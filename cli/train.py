@@ -77,7 +77,7 @@ def command(recipe: str, out: Path | None, resume: bool, quiet: bool, **options:
     """
     from georsr.training.recipe import load_recipe, with_overrides
 
-    from .signals import catch_signals
+    from .main import catch_signals
 
     if not quiet:  # a run of hours tells how it goes
         logger = logging.getLogger("georsr")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Unpack
 from georsr.config import SRConfig, SROptions
 from georsr.errors import UsageError
 from georsr.inference.bands import match_bands
-from georsr.io.mosaic import open_sources
+from georsr.io import open_sources
 from georsr.io.reader import RasterReader, open_output
 from georsr.jobs.run import Executor, LocalExecutor, run
 from georsr.models.io import Model, open_model

@@ -16,9 +16,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import PurePath
 from typing import Any, Literal, TypedDict, Unpack
 
-from georsr.errors import UsageError
+from georsr.errors import UsageError, redact_url
 from georsr.radiometry.kernels import parse_kernel, parse_sensor
-from georsr.redact import redact_url
 
 MAX_TAG_LENGTH = 100_000
 """Characters of the tag GEORSR_OPTIONS: a list of bands can be long."""

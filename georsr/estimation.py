@@ -287,7 +287,7 @@ class RunEstimate:
             + (f", about {self.tiles_empty} of them empty" if self.tiles_empty else ""),
             f"memory  about {_size(self.memory_bytes)} of {_size(self.memory_limit_bytes)}",
             f"disk    at most {_size(self.output_bytes)}, {_size(self.free_bytes)} free",
-            f"time    about {_duration(self.seconds)}",
+            f"time    about {format_duration(self.seconds)}",
         ]
         if self.sensor:
             lines.insert(2, f"sensor  {self.sensor}")
@@ -484,7 +484,8 @@ def _size(count: int) -> str:
     return f"{count / MIB:.0f} MiB" if count < 10 * 1024 * MIB else f"{count / MIB / 1024:.1f} GiB"
 
 
-def _duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
+    """Format seconds as hours and minutes, or as minutes and seconds."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"

@@ -154,8 +154,8 @@ def test_a_plan_says_where_it_may_not_write(make_raster, texture, tmp_path, caps
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0.4, "0 min 0 s"), (75, "1 min 15 s"), (3 * 3600 + 125, "3 h 2 min")]
 )
-def test_durations_for_people(seconds, text):
-    assert estimation._duration(seconds) == text
+def test_format_duration_names_the_two_largest_units(seconds, text):
+    assert estimation.format_duration(seconds) == text
 
 
 def test_info_of_a_part_and_of_a_mosaic(make_raster, texture, capsys):

@@ -31,7 +31,7 @@ from georsr.quality.layers import (
     calibration_of,
     expected_error,
 )
-from georsr.radiometry.degradation_kinds import parse_degradation
+from georsr.radiometry.degradation import parse_degradation
 
 MODELS = ("segsr-lite-x4", "segsr-lite-x4-sensor", "segsr-lite-x2", "segsr-lite-x2-sensor")
 BICUBIC, SENSOR = "bicubic", "sensor,mtf=0.2,noise=0.005,bits=8"

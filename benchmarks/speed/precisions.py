@@ -32,8 +32,8 @@ from georsr.evaluation.metrics import psnr
 from georsr.inference.predictor import TilePredictor, choose_batch
 from georsr.models.complexity import complexity
 from georsr.models.io import Model, create_model, open_model
-from georsr.models.onnx.convert import INPUT
 from georsr.models.onnx.export import export_model
+from georsr.models.onnx.runtime import INPUT
 from georsr.window import FloatArray
 
 

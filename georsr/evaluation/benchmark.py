@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 
 import numpy as np
 
+from georsr.errors import redact_url
 from georsr.evaluation.metrics import (
     crop_border,
     detail_ratio,
@@ -24,7 +25,6 @@ from georsr.evaluation.metrics import (
 from georsr.geo.registration import phase_shift
 from georsr.models.io import Model
 from georsr.progress import NullProgress, Progress
-from georsr.redact import redact_url
 from georsr.window import AnyArray
 
 

@@ -13,9 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from georsr.api import super_resolve
-from georsr.errors import InputError, UsageError
-from georsr.evaluation.accumulators import MetricAccumulator
-from georsr.evaluation.metrics import SSIM_WINDOW
+from georsr.errors import InputError, UsageError, redact_url
+from georsr.evaluation.metrics import SSIM_WINDOW, MetricAccumulator
 from georsr.geo.registration import common_windows, phase_shift, scale_between
 from georsr.io.reader import RasterReader, open_raster
 from georsr.radiometry.degradation import (
@@ -28,7 +27,6 @@ from georsr.radiometry.degradation import (
 )
 from georsr.radiometry.kernels import Kernel, psf_sigma
 from georsr.radiometry.nodata import erode_mask
-from georsr.redact import redact_url
 from georsr.tiling.grid import spread_windows
 from georsr.window import AnyArray, BoolArray, FloatArray, PixelBlock, Window
 

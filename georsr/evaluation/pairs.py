@@ -17,7 +17,7 @@ from affine import Affine
 
 from georsr.api import super_resolve_array
 from georsr.device import select_device
-from georsr.errors import GeoreferenceWarning, InputError, UsageError
+from georsr.errors import GeoreferenceWarning, InputError, UsageError, redact_url
 from georsr.evaluation.benchmark import ModelFacts, unique_models
 from georsr.evaluation.pair_metrics import (
     BICUBIC,
@@ -33,7 +33,6 @@ from georsr.io.reader import RasterReader, open_raster
 from georsr.models.io import Model, open_model
 from georsr.models.registry import resolve_name
 from georsr.progress import NullProgress, Progress
-from georsr.redact import redact_url
 from georsr.window import AnyArray, Window
 
 LIST = "pairs.tsv"

@@ -10,11 +10,9 @@ import numpy as np
 
 from georsr.api import super_resolve_array
 from georsr.config import SROptions
-from georsr.errors import UsageError
-from georsr.io.normalization import choose_normalization
-from georsr.io.reader import open_raster
+from georsr.errors import UsageError, redact_url
+from georsr.io.reader import choose_normalization, open_raster
 from georsr.models.io import Model
-from georsr.redact import redact_url
 from georsr.window import Window
 
 MAX_SIZE = 1024

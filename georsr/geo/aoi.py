@@ -28,8 +28,7 @@ from shapely.geometry import mapping, shape
 from shapely.geometry.base import BaseGeometry
 
 from georsr.errors import InputError, UsageError
-from georsr.io.drivers import is_plain_crs, shorten
-from georsr.io.gdal_env import gdal_env
+from georsr.io.gdal_env import gdal_env, is_plain_crs, shorten
 from georsr.io.metadata import RasterInfo
 from georsr.window import BoolArray, Window
 

@@ -22,12 +22,11 @@ from georsr.inference.pipeline import TilePipeline
 from georsr.inference.predictor import TilePredictor, place_model
 from georsr.inference.sensing import resolve_kernel, with_scene_sensor
 from georsr.inference.tiles import OutputFormat, make_tile_grid
-from georsr.io.sampling import sample_indices
 from georsr.models.io import Model
 from georsr.models.spec import ModelSpec
 from georsr.radiometry.kernels import Kernel
 from georsr.radiometry.nodata import valid_pixels
-from georsr.radiometry.normalization import Normalization, normalization_of_sample
+from georsr.radiometry.normalization import Normalization, normalization_of_sample, sample_indices
 from georsr.tiling.grid import TileGrid
 from georsr.window import AnyArray, BoolArray, PixelBlock, Window
 

@@ -10,11 +10,10 @@ from dataclasses import replace
 
 from georsr.config import SRConfig
 from georsr.errors import BandWarning, UsageError
-from georsr.io.band_roles import RGBBands, detect_rgb_bands
-from georsr.io.metadata import RasterInfo
+from georsr.io.metadata import RasterInfo, RGBBands, detect_rgb_bands
 from georsr.io.reader import RasterReader, warn_once
+from georsr.models.interpolation import MultiBand
 from georsr.models.io import Model
-from georsr.models.multiband import MultiBand
 from georsr.models.spec import ModelSpec
 
 

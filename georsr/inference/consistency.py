@@ -71,7 +71,7 @@ class BandedMatrix:
         few and large calls.
         """
         if image.device.type != "cpu":
-            return self._at_once(image)
+            return self.multiply_at_once(image)
         planes = image.flatten(0, -3)
         made = image.new_empty(*image.shape[:-2], self.length, image.shape[-1])
         with cpu_threads(1):
@@ -85,7 +85,7 @@ class BandedMatrix:
         ``total`` is contiguous; it is changed, and returned.
         """
         if image.device.type != "cpu":
-            return total.add_(self._at_once(image))
+            return total.add_(self.multiply_at_once(image))
         with cpu_threads(1):
             for weights, met, piece in self._blocks(image.flatten(0, -3), total):
                 piece.baddbmm_(weights, met)
@@ -99,7 +99,8 @@ class BandedMatrix:
             each = weights[: piece.shape[-2]].expand(len(planes), -1, -1)
             yield each, planes[:, start : start + count], piece
 
-    def _at_once(self, image: Tensor) -> Tensor:
+    def multiply_at_once(self, image: Tensor) -> Tensor:
+        """Multiply as one large call, as devices other than a CPU do."""
         blocks, rows, count = self.weights.shape
         gathered = image.index_select(-2, self.columns)
         *batch, _, width = image.shape

@@ -19,8 +19,8 @@ from georsr.errors import GeorsrError, ModelError, UsageError
 from georsr.inference.bands import wrap_multiband
 from georsr.inference.predictor import TilePredictor, choose_batch, place_model
 from georsr.inference.sensing import sensor_of, with_sensor
+from georsr.models.interpolation import MultiBand
 from georsr.models.io import Model, open_model
-from georsr.models.multiband import MultiBand
 from georsr.models.registry import COMPUTED, bundled_weights
 from georsr.system import tune_malloc
 
@@ -116,13 +116,13 @@ def cached_predictor(reference: ModelRef, config: SRConfig) -> Iterator[TilePred
     config
         Device, precision, batch and ``jobs`` as this process understands them.
     """
-    with _TURN, cpu_threads(config.num_threads or _threads_of_worker()):
+    with _TURN, cpu_threads(config.num_threads or threads_of_worker()):
         placement = place_model(load_cached(reference), config)
         batch = choose_batch(placement, config.batch_size)
         yield _predictor(reference, placement, batch, config.compile, config.tta)
 
 
-def _threads_of_worker() -> int | None:
+def threads_of_worker() -> int | None:
     """Return the number of threads of this Dask worker; None outside of one.
 
     Dask starts worker processes with one OpenMP thread, so that tasks do not compete for the CPU,

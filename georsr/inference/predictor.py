@@ -29,9 +29,8 @@ from georsr.config import SRConfig
 from georsr.device import DeviceConfig, is_out_of_memory, select_device
 from georsr.errors import ModelError, ResourceError, UsageError
 from georsr.inference.consistency import ConsistencyTarget, enforce_consistency
-from georsr.models.interpolation import Bicubic, Nearest
+from georsr.models.interpolation import Bicubic, MultiBand, Nearest
 from georsr.models.io import Model
-from georsr.models.multiband import MultiBand
 from georsr.models.registry import is_architecture
 from georsr.models.spec import ModelSpec
 from georsr.radiometry.kernels import Kernel

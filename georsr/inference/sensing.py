@@ -29,8 +29,8 @@ from georsr.inference.consistency import (
 )
 from georsr.inference.predictor import TilePredictor
 from georsr.inference.threads import OrderedThreadPool
+from georsr.models.interpolation import MultiBand
 from georsr.models.io import Model
-from georsr.models.multiband import MultiBand
 from georsr.models.segsr.lite import combine_estimates
 from georsr.models.segsr.segsr import SegSR
 from georsr.radiometry.kernels import Kernel, SensorDescription, parse_sensor

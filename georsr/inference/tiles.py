@@ -16,8 +16,7 @@ from georsr.config import SRConfig
 from georsr.errors import InputError
 from georsr.inference.bands import check_bands
 from georsr.io.metadata import RasterInfo
-from georsr.io.normalization import choose_normalization
-from georsr.io.reader import RasterReader
+from georsr.io.reader import RasterReader, choose_normalization
 from georsr.models.interpolation import upsample_bilinear
 from georsr.models.spec import ModelSpec
 from georsr.radiometry.nodata import dataset_mask

@@ -1,1 +1,82 @@
-"""Read rasters: open, describe, sample, mosaic; bands and their roles."""
+"""Read rasters: one, or several as a mosaic."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from georsr.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    from georsr.io.reader import RasterReader
+
+SUFFIXES = (".tif", ".tiff", ".jp2", ".j2k", ".img", ".ntf", ".vrt")
+"""Suffixes of the files in a folder that are read as rasters."""
+
+
+def open_sources(
+    sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    *,
+    indexes: Sequence[int] | None = None,
+    nodata: float | None = None,
+    allow_drivers: Sequence[str] | None = None,
+    force: bool = False,
+    alpha: str = "auto",
+) -> RasterReader:
+    """Open one raster, or several as a mosaic.
+
+    Parameters
+    ----------
+    sources : path or sequence of paths
+        Rasters, folders of rasters, or ``@FILE`` for a text file with one path per line.
+    indexes, nodata, allow_drivers, force, alpha
+        As for `open_raster`.
+
+    Raises
+    ------
+    UsageError
+        A file is missing, or the rasters are not on one grid or differ in other properties.
+    InputError
+        A file is not a raster, or is damaged.
+    """
+    source_list = [sources] if isinstance(sources, (str, os.PathLike)) else list(sources)
+    paths = [path for source in source_list for path in _expand(os.fspath(source))]
+    if not paths:
+        raise UsageError("no input raster; name at least one file")
+    if len(paths) > 1:
+        from georsr.io.mosaic import open_mosaic  # most sources are one raster
+
+        return open_mosaic(paths, indexes, nodata, allow_drivers, alpha)
+    from georsr.io.reader import open_raster  # importing the package opens nothing
+
+    return open_raster(
+        paths[0],
+        indexes=indexes,
+        nodata=nodata,
+        allow_drivers=allow_drivers,
+        force=force,
+        alpha=alpha,
+    )
+
+
+def _expand(source: str) -> list[str]:
+    """Return the paths of a raster, a folder of rasters or a list of files."""
+    if source.startswith("@"):
+        try:
+            lines = Path(source[1:]).read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError as error:
+            raise UsageError(f"{source[1:]}: no such file") from error
+        except (OSError, ValueError) as error:
+            raise InputError(f"{source[1:]}: cannot be read as a list of files: {error}") from error
+        names = [line.strip() for line in lines]
+        return [name for name in names if name and not name.startswith("#")]
+    if not Path(source).is_dir():
+        return [source]
+    rasters = sorted(
+        path
+        for path in Path(source).iterdir()
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    )
+    return [str(path) for path in rasters] or [source]

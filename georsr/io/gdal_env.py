@@ -1,4 +1,8 @@
-"""Configure GDAL for one operation, and size its block cache for the open readers.
+"""Configure GDAL for one operation: its drivers, the names of its file systems, its block cache.
+
+GDAL has about 150 drivers. Some read any file or URL that a document names, and some write while
+they read (MRF and WMS fill a cache). An untrusted image must not reach these, so only the drivers
+listed here are used. The user may add drivers; an image cannot.
 
 Many files have blocks that are higher than a row of tiles, so that the next row needs the same
 blocks again. The block cache keeps them decoded.
@@ -6,22 +10,417 @@ blocks again. The block cache keeps them decoded.
 
 from __future__ import annotations
 
+# ruff: noqa: PTH116, PTH118, PTH120, PTH123
+# A mosaic may have 10,000 files, and pathlib would take longer than the checks
+import gzip
+import os
+import posixpath
 import re
+import stat
+import tarfile
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path, PurePath
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import rasterio
-from rasterio.env import getenv, hasenv
+from rasterio.env import ensure_env_with_credentials, getenv, hasenv
 from rasterio.errors import NodataShadowWarning, NotGeoreferencedWarning, RasterioError
+from rasterio.io import DatasetReader
 
-from georsr.io.drivers import image_drivers, open_with_drivers
+from georsr.errors import InputError, UsageError
 from georsr.system import memory_limit
+
+_ARCHIVE = re.compile(r"^/vsi(zip|tar|gzip|7z|rar)/")
+_SUBDATASET = re.compile(
+    r'^(?:NETCDF|HDF5|BAG|GPKG|NITF_IM:\d+|GTIFF_DIR:(?:off:)?\d+):"?([^"]+?)"?'
+    r'(?::[^"/\\]*|://[^"]*)?$',
+    re.IGNORECASE,
+)
+_PROJ_FILE = re.compile(
+    r'(grids|\bfile|\bmodel|\binit)\s*=\s*("[^"]*|[^\s"<]*)[/\\]|'
+    r'PROJ4_GRIDS"\s*,\s*"[^"]*[/\\]|PARAMETERFILE\s*[\[(]\s*"([^"]|"")*"\s*,\s*"[^"]*[/\\]|'
+    r'"value"\s*:\s*"[^"]*[/\\]|ref\. system\s*:[^\n]*[/\\]',
+    re.IGNORECASE,
+)
+_CRS = re.compile(
+    r"[A-Z]\w+\s*[\[(]|\w+:(CRS)?\d[\d+,.]*$|urn:[\w:.,-]+$|[{+]|\w+=|(WGS|NAD|CRS)\d\d$|"
+    r"https?://(www\.)?opengis\.net/(def/crs/|gml/srs/epsg\.xml#)[\w./-]*$|$",
+    re.IGNORECASE,
+)
+_DOCUMENT = re.compile(
+    rb"<VRTDataset|<GDALTileIndexDataset|<Capabilities|<TileMap|<Dimap_Document|<(\w+:)?xfdu|"
+    rb"<level1Product|<(\w+:)?product\b|<kml\b|Product_Observational|PDS_VERSION_ID|"
+    rb"ODL_VERSION_ID|IsisCube|\^(IMAGE|QUBE|Core)|DatasetHeader\s+Begin|PCIDSK  |AuxilaryTarget|"
+    rb"OziExplorer|NOHRSC GIS/RS|ACQUISITION DATE|NDF_REVISION|BSB/|"
+    rb"^(\xef\xbb\xbf)?\s*(<[?!a-z][\x20-\x3b\x3d\x3f-\x7e\s]*>|\{\s*\"|\[\w+\]\s)",
+    re.IGNORECASE,
+)
+
+
+def gdal_path(path: str) -> str:
+    """Convert names of rasterio such as ``file://A`` and ``zip://A!B`` to names of GDAL."""
+    for scheme in ("zip", "tar", "gzip"):
+        if path.startswith(f"{scheme}://"):
+            archive, _, inside = path.removeprefix(f"{scheme}://").partition("!")
+            return f"/vsi{scheme}/{archive}/{inside.lstrip('/')}".rstrip("/")
+    return path.removeprefix("file://")
+
+
+def subdataset_file(name: str) -> str | None:
+    """Return the file of a subdataset name such as ``NETCDF:"a.nc":band``; None for other names."""
+    match = _SUBDATASET.match(name)
+    return match[1] if match else None
+
+
+def parent_folder(name: str) -> str:
+    """Return the folder of a file, which may be a URL or lie in a virtual file system of GDAL."""
+    if name.startswith("/vsi") or "://" in name:
+        return name.rpartition("/")[0]
+    return os.path.dirname(name) or "."
+
+
+def join_path(folder: str, name: str) -> str:
+    """Return the path of a file in a folder of any kind; an absolute name is returned unchanged."""
+    if folder.startswith("/vsi") or "://" in folder:
+        return posixpath.join(folder, name)
+    return os.path.join(folder, name)
+
+
+def containing_archive(name: str) -> str | None:
+    """Return the local archive that contains a file of ``/vsizip/`` and the like, or None."""
+    while _ARCHIVE.match(name):
+        name = _ARCHIVE.sub("", name, count=1)
+    if name.startswith("/vsi") or ".." in name.split("/"):
+        return None
+    path = Path(name)
+    return next((str(part) for part in (path, *path.parents) if is_regular(str(part))), None)
+
+
+def is_regular(name: str) -> bool:
+    """Return whether a name is that of a regular local file."""
+    try:
+        return stat.S_ISREG(os.stat(name).st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+SENTINEL2 = "SENTINEL2"
+"""Name of the driver that reads products of Sentinel-2."""
+SENTINEL2_METADATA = re.compile(r"^(MTD_MSIL(1C|2A)|S2\w_\w{4}_MTD_SAFL(1C|2A)\w*)\.xml$")
+"""Name of the metadata file of a product, since 2016 and before."""
+SENTINEL2_SUBDATASET = re.compile(
+    r"^SENTINEL2_L(1C|2A):(?P<metadata>.+):(?P<resolution>10|20|60)m:(?P<crs>EPSG_\d+)$"
+)
+"""GDAL's subdataset name of the bands of one resolution."""
+
+
+def find_safe_metadata(path: str) -> str | None:
+    """Return the path of the metadata of a Sentinel-2 product; None if ``path`` is not a product.
+
+    Parameters
+    ----------
+    path
+        SAFE folder, the metadata file in it, or a ``.zip`` archive of it.
+
+    Raises
+    ------
+    InputError
+        A SAFE folder has no metadata, or an archive is damaged.
+    UsageError
+        An archive holds no product or several.
+    """
+    location = Path(path)
+    if SENTINEL2_METADATA.match(location.name) and (
+        location.is_file() or path.startswith("/vsi") or "://" in path
+    ):
+        return path
+    if location.suffix.lower() == ".zip" and location.is_file():
+        return _find_in_archive(path)
+    if not location.is_dir():
+        return None
+    found = sorted(
+        child.name for child in location.iterdir() if SENTINEL2_METADATA.match(child.name)
+    )
+    if found:
+        return str(location / found[0])
+    if location.suffix.upper() == ".SAFE":
+        raise InputError(
+            f"{path}: this SAFE folder has no MTD_MSIL1C.xml or MTD_MSIL2A.xml, expected in a "
+            "product of Sentinel-2; download it again, or name one of the rasters in it"
+        )
+    return None
+
+
+def _find_in_archive(path: str) -> str:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError) as error:
+        raise InputError(
+            f"{path}: cannot be read as an archive: {error}; it is damaged or incomplete, "
+            "download it again"
+        ) from error
+    found = [name for name in names if SENTINEL2_METADATA.match(PurePosixPath(name).name)]
+    if len(found) == 1:
+        return f"/vsizip/{path}/{found[0]}"
+    if found:
+        raise UsageError(
+            f"{path}: holds {len(found)} products of Sentinel-2, expected one; name one of them, "
+            f"such as /vsizip/{path}/{found[0]}"
+        )
+    first = next((name for name in names if not name.endswith("/")), "NAME")
+    raise UsageError(
+        f"{path}: holds no product of Sentinel-2 (no MTD_MSIL1C.xml or MTD_MSIL2A.xml); name the "
+        f"raster in it, such as /vsizip/{path}/{first}"
+    )
+
+
+@contextmanager
+def open_bytes(file: str) -> Iterator[Any]:
+    """Open a local file, or one in a local archive; yield None for other names."""
+    if is_regular(file):
+        with Path(file).open("rb") as handle:
+            yield handle
+        return
+    kind, _, rest = file.removeprefix("/vsi").partition("/")
+    archive = containing_archive(file) if kind in ("zip", "tar", "gzip") else None
+    if archive is None or rest.startswith(("/vsi", "vsi")):
+        yield None
+        return
+    inside = rest[rest.index(archive) + len(archive) :].strip("/")
+    if kind == "gzip":
+        with gzip.open(archive) as packed:
+            yield packed
+    elif kind == "zip":
+        with zipfile.ZipFile(archive) as zipped:
+            if any(b"\x75\x70" in member.extra for member in zipped.infolist()):
+                raise ValueError("members of the archive have two names")  # Info-ZIP Unicode Path
+            with zipped.open(_unique_member(inside, zipped.namelist())) as member:
+                yield member
+    else:
+        with tarfile.open(archive) as tarred:
+            yield tarred.extractfile(_unique_member(inside, tarred.getnames()))
+
+
+def _unique_member(name: str, names: Iterable[str]) -> str:
+    """Return the member of an archive that GDAL may open as ``name``; there must be one."""
+    matches = [other for other in names if _normalize_name(other) == _normalize_name(name)]
+    if len(matches) != 1:
+        raise ValueError(f"the archive holds {len(matches)} files of that name, expected 1")
+    return matches[0]
+
+
+def _normalize_name(name: str) -> str:
+    return posixpath.normpath("/" + name.replace("\\", "/").lstrip("/")).casefold()
+
+
+def read_header(name: str) -> bytes:
+    """Return the first 1024 bytes of a local file, also in an archive; b"" if it is unreadable."""
+    try:
+        if not name.startswith("/vsi"):
+            if not is_regular(name):
+                return b""
+            with open(name, "rb", buffering=0) as handle:
+                return handle.read(1024)
+        with open_bytes(name) as handle:
+            return b"" if handle is None else bytes(handle.read(1024))
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, NotImplementedError):
+        return b""
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error):
+        return b""
+
+
+def is_sqlite_with_log(name: str) -> bool:
+    """Return whether a file is an SQLite database with a write-ahead log."""
+    start = read_header(name)
+    if not start.startswith(b"SQLite format 3\0"):
+        return False
+    return 2 in start[18:20] or any(os.path.lexists(f"{name}{end}") for end in ("-wal", "-shm"))
+
+
+def may_name_other_files(name: str) -> bool:
+    """Return whether GDAL may read a file as a document that names other files.
+
+    GDAL's drivers recognize a file by its first 1024 bytes. Those of an image without a signature,
+    and the comment of a JPEG, may contain anything.
+    """
+    return _DOCUMENT.search(read_header(name)) is not None
+
+
+def names_proj_file(text: str) -> bool:
+    """Return whether the text of a CRS names a grid or another file of PROJ by its path."""
+    return ("/" in text or "\\" in text) and _PROJ_FILE.search(text) is not None
+
+
+def is_plain_crs(text: str) -> bool:
+    """Return False for text that GDAL would open as a file or URL to read a CRS."""
+    return _CRS.match(text.strip()) is not None and not names_proj_file(text)
+
+
+def shorten(text: str) -> str:
+    """Return text as one line of at most 120 characters, for messages."""
+    line = " ".join(text.split())
+    return line if len(line) <= 120 else f"{line[:117]}..."
+
+
+IMAGE_DRIVERS = (
+    "GTiff",
+    "LIBERTIFF",
+    "JP2OpenJPEG",
+    "JP2ECW",
+    "JP2KAK",
+    "JP2MrSID",
+    "JP2Lura",
+    "PNG",
+    "JPEG",
+    "JPEGXL",
+    "WEBP",
+    "GIF",
+    "BIGGIF",
+    "BMP",
+    "HEIF",
+    "AVIF",
+    "ECW",
+    "MrSID",
+    "HFA",
+    "NITF",
+    "netCDF",
+    "HDF5",
+    "HDF5Image",
+    "BAG",
+    "GRIB",
+    "GPKG",
+    "MBTiles",
+    "ENVI",
+    "EHdr",
+    "AAIGrid",
+    "AIG",
+    "GSAG",
+    "GSBG",
+    "GS7BG",
+    "SAGA",
+    "RST",
+    "BT",
+    "DTED",
+    "SRTMHGT",
+    "USGSDEM",
+    "XYZ",
+)
+"""Drivers that may read a source, if this GDAL has them.
+
+Besides these, VRT reads files named ``.vrt`` after `georsr.io.vrt` has checked them, and
+SENTINEL2 reads Sentinel-2 products. The formats are listed in docs/reference/formats.md.
+"""
+NETWORK_DRIVERS = (
+    "GTiff",
+    "JP2OpenJPEG",
+    "JP2ECW",
+    "JP2KAK",
+    "JP2MrSID",
+    "JP2Lura",
+    "PNG",
+    "JPEG",
+    "WEBP",
+    "GIF",
+    "BIGGIF",
+    "NITF",
+    "GRIB",
+    "MBTiles",
+)
+"""Drivers that do not look for masks and overviews beside a file if an option says so (measured).
+
+Only these read a file on a network or in an archive that cannot be listed, because the files beside
+it cannot be checked.
+"""
+
+
+@cache
+def registered_drivers() -> frozenset[str]:
+    """Return the short names of the drivers of this GDAL."""
+    with rasterio.Env() as env:
+        return frozenset(env.drivers())
+
+
+def image_drivers(extra: Sequence[str] = ()) -> list[str]:
+    """Return the drivers that may read a source: `IMAGE_DRIVERS` and those the user allows.
+
+    Parameters
+    ----------
+    extra : sequence of str
+        Short names of further GDAL drivers.
+
+    Raises
+    ------
+    UsageError
+        This GDAL has no such driver.
+    """
+    known = registered_drivers()
+    for name in extra:
+        if name not in known:
+            raise UsageError(
+                f"--allow-driver {name}: this GDAL has no such driver; expected a short name such "
+                "as VRT or Zarr, as `rio env --formats` lists them"
+            )
+    return [name for name in dict.fromkeys((*IMAGE_DRIVERS, *extra)) if name in known]
+
+
+def network_drivers() -> list[str]:
+    """Return the drivers of `NETWORK_DRIVERS` that this GDAL has."""
+    return [name for name in NETWORK_DRIVERS if name in registered_drivers()]
+
+
+@ensure_env_with_credentials  # type: ignore[untyped-decorator]
+def open_with_drivers(path: str, drivers: Sequence[str]) -> DatasetReader:
+    """Open a raster for reading with one of several drivers, which `rasterio.open` cannot.
+
+    Parameters
+    ----------
+    path : str
+        Name of the raster.
+    drivers : sequence of str
+        Short names of the drivers. No other driver of GDAL reads the file.
+
+    Raises
+    ------
+    rasterio.errors.RasterioIOError
+        None of the drivers can read the raster.
+    """
+    return DatasetReader(path, driver=list(drivers))
+
+
+@dataclass
+class ReadPolicy:
+    """Which formats may be read, and which files have been checked already.
+
+    Attributes
+    ----------
+    extra_drivers : sequence of str
+        GDAL drivers that the user allows beyond `IMAGE_DRIVERS`. With ``VRT`` among them, VRTs may
+        have any name and refer to files anywhere on this machine.
+    checked : set of str
+        Names of the files that have been checked.
+    real_paths : dict of str to str
+        Folder name -> its path with links resolved.
+    """
+
+    extra_drivers: Sequence[str] = ()
+    checked: set[str] = field(default_factory=set)
+    real_paths: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def trusts_vrt(self) -> bool:
+        """Return whether the user trusts VRTs."""
+        return "VRT" in self.extra_drivers
+
 
 CACHE_BYTES = 64 * 2**20
 """Default size of the block cache; that of GDAL is 5 % of the machine's memory."""

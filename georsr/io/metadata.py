@@ -1,5 +1,8 @@
 """Read the metadata of a raster and select its bands: `RasterInfo` and `BandInfo`.
 
+The roles of bands, and rasters that are not images, are found by metadata. The georeferencing of a
+window, and of a finer grid, is computed from that of the raster.
+
 By default GDAL declares the fourth band of an 8-bit raster to be alpha, also in aerial photographs
 in which it is near infrared. The values of such a band show whether it is alpha.
 """
@@ -8,24 +11,26 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import PurePath
 from typing import Any, Literal, NamedTuple
 
+import attrs
 import numpy as np
 from affine import Affine
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rasterio.enums import MaskFlags
 from rasterio.rpc import RPC
-from rasterio.windows import Window
+from rasterio.windows import Window as RasterioWindow
 
-from georsr.errors import UsageError
+from georsr.errors import UsageError, redact_url
 from georsr.io.gdal_env import suppress_rasterio_warnings
 from georsr.radiometry.nodata import can_represent, nearest_float
-from georsr.redact import redact_url
 from georsr.tiling.grid import spread_starts
-from georsr.window import AnyArray
+from georsr.window import AnyArray, Window
 
 ALPHA_CHOICES = ("auto", "mask", "data")
 """How to treat a band that is declared to be alpha: decide by its values, as alpha, as data."""
@@ -91,7 +96,7 @@ def looks_like_image(values: AnyArray, opaque: float) -> bool:
 def _sample(dataset: Any, number: int) -> AnyArray:
     height, width = min(ALPHA_WINDOW_SIZE, dataset.height), min(ALPHA_WINDOW_SIZE, dataset.width)
     windows = [
-        Window(left, top, width, height)
+        RasterioWindow(left, top, width, height)
         for top in spread_starts(dataset.height, height, ALPHA_WINDOWS)
         for left in spread_starts(dataset.width, width, ALPHA_WINDOWS)
     ]
@@ -566,3 +571,274 @@ def _transform(transform: Affine, path: str) -> Affine | None:
             f"{tuple(transform)[:6]}; repair it first, for example with `rio edit-info --transform`"
         )
     return transform
+
+
+CLASSES = re.compile(
+    r"\b(scl|scene[ _]classification\w*|classification|class(es)?|land[ _-]?cover|land[ _-]?use|"
+    r"lulc|categor\w+|labels?|qa[ _]\w+|fmask|cloud[ _]mask)\b",
+    re.IGNORECASE,
+)
+"""Matches the name of a band whose values are classes or flags."""
+ELEVATIONS = re.compile(
+    r"(^|[\W_])(elevations?|altitudes?|dem|dsm|dtm|dhm|srtm\w*|height above\w*)($|[\W_])",
+    re.IGNORECASE,
+)
+"""Matches the name of a band, or of a file with one band, whose values are heights."""
+LENGTHS = ("m", "metre", "metres", "meter", "meters", "ft", "feet", "foot")
+
+
+def reject_non_images(info: RasterInfo, model: str) -> None:
+    """Raise if a band holds classes or heights, for which a network is not trained.
+
+    Parameters
+    ----------
+    info
+        Metadata of the source.
+    model
+        Name of the model, for the message.
+
+    Raises
+    ------
+    UsageError
+        A band holds classes or heights.
+    """
+    for band in info.bands:
+        content = _non_image_content(info, band)
+        if content is not None:
+            raise UsageError(
+                f"{info.path}: band {band.number} holds {content}, and {model} was trained on "
+                "images: choose other bands with --bidx, use --model bicubic or nearest, or "
+                "insist with --force"
+            )
+
+
+def _non_image_content(info: RasterInfo, band: BandInfo) -> str | None:
+    name = band.description or ""
+    thematic = band.tags.get("LAYER_TYPE", "").lower() == "thematic"
+    if thematic or CLASSES.search(name):
+        return f"classes ({name or 'LAYER_TYPE thematic'})"
+    if ELEVATIONS.search(name):
+        return f"heights ({name})"
+    if info.count > 1 or band.dtype == "uint8":
+        return None
+    stem = PurePath(info.path).stem
+    if (band.unit or "").lower() in LENGTHS:
+        return f"heights (its unit is {band.unit})"
+    return f"heights (the file is called {stem})" if ELEVATIONS.search(stem) else None
+
+
+COLORS = ("red", "green", "blue")
+NANOMETRES = {"red": (620, 700, 660), "green": (510, 600, 558), "blue": (430, 520, 488)}
+"""Colour -> shortest, longest and typical wavelength."""
+OTHER_BANDS = re.compile(r"edge|infra|nir|swir|coastal|yellow|pan")
+"""Matches the name of a band that is neither red, green nor blue."""
+
+SENTINEL_2 = {"b04": "red", "b03": "green", "b02": "blue"}
+LANDSAT_OLI = {"b4": "red", "b3": "green", "b2": "blue"}
+LANDSAT_TM = {"b3": "red", "b2": "green", "b1": "blue"}
+
+ASSUMED_BANDS = {
+    3: ((1, 2, 3), "red, green, blue"),
+    6: ((3, 2, 1), "blue, green, red, then infrared, as Landsat TM and HLS stacks"),
+    7: ((4, 3, 2), "coastal, blue, green, red, as Landsat 8"),
+    8: ((6, 4, 2), "the order of PlanetScope SuperDove"),
+    10: ((3, 2, 1), "blue, green, red, then infrared, as HLS and Sentinel-2 stacks"),
+    11: ((4, 3, 2), "coastal, blue, green, red, as Landsat 8"),
+    12: ((4, 3, 2), "the order of Sentinel-2"),
+    13: ((4, 3, 2), "the order of Sentinel-2"),
+}
+"""Number of bands -> (red, green, blue) and the reason, if the metadata do not tell."""
+
+
+@dataclass(frozen=True)
+class RGBBands:
+    """Numbers of the red, green and blue band.
+
+    Attributes
+    ----------
+    numbers : tuple of int
+        Band numbers from 1.
+    note : str
+        One line for the user if the bands were assumed; empty if the metadata declare them.
+    """
+
+    numbers: tuple[int, ...]
+    note: str = ""
+
+
+def detect_rgb_bands(info: RasterInfo) -> RGBBands:
+    """Find red, green and blue among the selected bands.
+
+    They are found by colour interpretation, by name (red; B04, B03, B02 of Sentinel-2; SR_B4 ... of
+    Landsat), or by wavelength in tags and names. Otherwise they are assumed by the number of bands.
+
+    Raises
+    ------
+    UsageError
+        The metadata do not declare the bands, and no order can be assumed.
+    """
+    for detect in (_by_color, _by_words, _by_codes, _by_wavelength):
+        detected = detect(info.bands)
+        if detected is not None:
+            return RGBBands(detected)
+    positions, reason = _assumed(info)
+    numbers = tuple(info.bands[position - 1].number for position in positions)
+    number_list = ",".join(map(str, numbers))
+    return RGBBands(
+        numbers,
+        f"{info.path}: red, green and blue are not declared, assuming bands {number_list} "
+        f"({reason}); if that is wrong, use --bidx R,G,B",
+    )
+
+
+def _assumed(info: RasterInfo) -> tuple[tuple[int, ...], str]:
+    if info.count == 4:
+        if info.dtype == "uint8":
+            return (1, 2, 3), "red, green, blue, near infrared, as NAIP"
+        return (3, 2, 1), "blue, green, red, near infrared, as PlanetScope"
+    if info.count in ASSUMED_BANDS:
+        return ASSUMED_BANDS[info.count]
+    raise UsageError(
+        f"{info.path}: not declared which of its {info.count} bands are red, green and blue: "
+        f"choose them with --bidx R,G,B, from: {', '.join(info.selectable_bands)}; or use "
+        "--bands all --band-mode per-band, or --model bicubic"
+    )
+
+
+def _complete(bands: dict[str, int]) -> tuple[int, ...] | None:
+    return tuple(bands[color] for color in COLORS) if len(bands) == len(COLORS) else None
+
+
+def _by_color(bands: Sequence[BandInfo]) -> tuple[int, ...] | None:
+    colors = {band.colorinterp: band.number for band in bands if band.colorinterp in COLORS}
+    return _complete(colors)
+
+
+def _by_words(bands: Sequence[BandInfo]) -> tuple[int, ...] | None:
+    """Find names such as ``red``, ``Band 3: Green`` or ``sur_refl_blue``, shortest names first."""
+    rgb: dict[str, int] = {}
+    for band in sorted(bands, key=lambda band: len(band.description or "")):
+        name = (band.description or "").lower()
+        words = set(re.split(r"[^a-z]+", name))
+        for color in COLORS:
+            if color in words and not OTHER_BANDS.search(name):
+                rgb.setdefault(color, band.number)
+    return _complete(rgb)
+
+
+def _by_codes(bands: Sequence[BandInfo]) -> tuple[int, ...] | None:
+    """Find names such as ``B04``, ``B4, central wavelength 665 nm`` or ``SR_B4``."""
+    codes: dict[str, int] = {}
+    for band in bands:
+        match = re.search(r"(?:^|[_\s])(b\d{1,2}a?)(?![a-z0-9])", (band.description or "").lower())
+        if match:
+            codes.setdefault(match[1], band.number)
+    if not codes:
+        return None
+    tm = "b1" in codes and "b6" not in codes and "b8a" not in codes and "b8" not in codes
+    tm = tm and any("sr_b" in (band.description or "").lower() for band in bands)
+    for table in (LANDSAT_TM,) if tm else (SENTINEL_2, LANDSAT_OLI):
+        rgb = _complete({color: codes[code] for code, color in table.items() if code in codes})
+        if rgb is not None:
+            return rgb
+    return None
+
+
+def _by_wavelength(bands: Sequence[BandInfo]) -> tuple[int, ...] | None:
+    rgb: dict[str, int] = {}
+    for color, (shortest, longest, typical) in NANOMETRES.items():
+        candidates = [
+            (abs(length - typical), band.number)
+            for band in bands
+            if (length := _nanometres(band)) is not None and shortest <= length <= longest
+        ]
+        if candidates:
+            rgb[color] = min(candidates)[1]
+    return _complete(rgb)
+
+
+def _nanometres(band: BandInfo) -> float | None:
+    """Return the central wavelength in tags, or in a name that gives its unit."""
+    tags = {key.lower(): value for key, value in band.tags.items()}
+    for key in ("wavelength", "central_wavelength", "center_wavelength", "central_wavelength_um"):
+        try:
+            value = float(tags[key].split()[0])
+        except (KeyError, ValueError, IndexError):
+            continue
+        return value * 1000 if value < 100 else value
+    named = re.search(
+        r"(\d+(?:\.\d+)?)\s*(nm|nanomet|um|µm|micromet)", (band.description or "").lower()
+    )
+    if named is None:
+        return None
+    return float(named[1]) * (1 if named[2].startswith("n") else 1000)
+
+
+def scale_transform(transform: Affine, scale: int) -> Affine:
+    """Return the transform of a grid with ``scale`` times finer pixels and the same outer corners.
+
+    This is correct for any affine transform: rotated, sheared or south-up. Dividing only the pixel
+    sizes, as is often done, shifts rotated rasters. It is also correct for ``AREA_OR_POINT=Point``,
+    because GDAL's transforms refer to corners and the half-pixel shift is applied in the file.
+    """
+    # transform * Affine.scale(1 / scale), written out because affine 3 renamed the operator
+    a, b, c, d, e, f = tuple(transform)[:6]
+    return Affine(a / scale, b / scale, c, d / scale, e / scale, f)
+
+
+def window_metadata(info: RasterInfo, window: Window) -> RasterInfo:
+    """Return the metadata of a window of a raster."""
+    down, right, transform = window.top, window.left, info.transform
+    if transform is not None:
+        x, y = transform @ (right, down)
+        a, b, _, d, e, _ = tuple(transform)[:6]
+        transform = Affine(a, b, x, d, e, y)
+    return replace(
+        info,
+        height=window.height,
+        width=window.width,
+        transform=transform,
+        gcps=tuple(
+            GroundControlPoint(g.row - down, g.col - right, g.x, g.y, g.z, g.id, g.info)
+            for g in info.gcps
+        ),
+        rpcs=info.rpcs
+        and attrs.evolve(
+            info.rpcs, line_off=info.rpcs.line_off - down, samp_off=info.rpcs.samp_off - right
+        ),
+    )
+
+
+def scale_gcps(gcps: Iterable[GroundControlPoint], scale: int) -> tuple[GroundControlPoint, ...]:
+    """Return ground control points on a grid with ``scale`` times finer pixels.
+
+    GDAL counts their rows and columns from the outer corner of the first pixel, so they are scaled
+    without a shift.
+    """
+    return tuple(
+        GroundControlPoint(
+            row=gcp.row * scale,
+            col=gcp.col * scale,
+            x=gcp.x,
+            y=gcp.y,
+            z=gcp.z,
+            id=gcp.id,
+            info=gcp.info,
+        )
+        for gcp in gcps
+    )
+
+
+def scale_rpcs(rpcs: RPC, scale: int) -> RPC:
+    """Return rational polynomial coefficients on a grid with ``scale`` times finer pixels.
+
+    RPCs count lines and samples from the *centre* of the first pixel, half a pixel from its
+    corner: ``off' = (off + 0.5) * scale - 0.5``.
+    """
+    return attrs.evolve(
+        rpcs,
+        line_off=(rpcs.line_off + 0.5) * scale - 0.5,
+        samp_off=(rpcs.samp_off + 0.5) * scale - 0.5,
+        line_scale=rpcs.line_scale * scale,
+        samp_scale=rpcs.samp_scale * scale,
+    )

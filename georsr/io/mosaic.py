@@ -6,11 +6,9 @@ that is valid is read. Pixels outside all rasters are invalid.
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element, SubElement, tostring
 
@@ -18,13 +16,10 @@ import numpy as np
 from affine import Affine
 from rasterio.io import MemoryFile
 
-from georsr.errors import BandWarning, InputError, UsageError
-from georsr.io.drivers import gdal_path
-from georsr.io.gdal_env import absolute_path, gdal_env
+from georsr.errors import BandWarning, UsageError
+from georsr.io.gdal_env import absolute_path, find_safe_metadata, gdal_env, gdal_path
 from georsr.io.metadata import BandInfo, RasterInfo, describe, format_pixel_size
-from georsr.io.reader import RasterReader, open_raster, open_source
-from georsr.io.sampling import sample_windows_in
-from georsr.io.sentinel2 import find_safe_metadata
+from georsr.io.reader import RasterReader, open_source
 from georsr.io.sidecars import can_list_sidecars
 from georsr.io.vrt import (
     GDAL_TYPES,
@@ -34,6 +29,7 @@ from georsr.io.vrt import (
     union_area,
     vrt_root,
 )
+from georsr.radiometry.normalization import sample_windows_in
 from georsr.window import AnyArray, PixelBlock, Window
 
 
@@ -106,8 +102,6 @@ def _add_source(
 
 MAX_MISALIGNMENT = 0.01
 """Largest distance in pixels of a raster's corners from the grid of the first raster."""
-SUFFIXES = (".tif", ".tiff", ".jp2", ".j2k", ".img", ".ntf", ".vrt")
-"""Suffixes of the files in a folder that are read as rasters."""
 
 
 @dataclass(frozen=True)
@@ -258,7 +252,7 @@ def _offset(first: RasterInfo, info: RasterInfo) -> tuple[int, int]:
 
 
 class MosaicReader(RasterReader):
-    """Reader of a mosaic, which `open_sources` returns."""
+    """Reader of a mosaic, which `open_mosaic` returns."""
 
     def __init__(
         self, mosaic: Mosaic, indexes: tuple[int, ...] | None, nodata: float | None
@@ -313,44 +307,14 @@ class MosaicReader(RasterReader):
         }
 
 
-def open_sources(
-    sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
-    *,
-    indexes: Sequence[int] | None = None,
-    nodata: float | None = None,
-    allow_drivers: Sequence[str] | None = None,
-    force: bool = False,
-    alpha: str = "auto",
+def open_mosaic(
+    paths: Sequence[str],
+    indexes: Sequence[int] | None,
+    nodata: float | None,
+    allow_drivers: Sequence[str] | None,
+    alpha: str,
 ) -> RasterReader:
-    """Open one raster, or several as a mosaic.
-
-    Parameters
-    ----------
-    sources : path or sequence of paths
-        Rasters, folders of rasters, or ``@FILE`` for a text file with one path per line.
-    indexes, nodata, allow_drivers, force, alpha
-        As for `open_raster`.
-
-    Raises
-    ------
-    UsageError
-        A file is missing, or the rasters are not on one grid or differ in other properties.
-    InputError
-        A file is not a raster, or is damaged.
-    """
-    source_list = [sources] if isinstance(sources, (str, os.PathLike)) else list(sources)
-    paths = [path for source in source_list for path in _expand(os.fspath(source))]
-    if not paths:
-        raise UsageError("no input raster; name at least one file")
-    if len(paths) == 1:
-        return open_raster(
-            paths[0],
-            indexes=indexes,
-            nodata=nodata,
-            allow_drivers=allow_drivers,
-            force=force,
-            alpha=alpha,
-        )
+    """Open several rasters as a mosaic; parameters and errors as for `georsr.io.open_sources`."""
     infos = _read_infos(paths, nodata, allow_drivers, alpha)
     notes = [note for info in infos for note in info.notes]
     if notes:  # the assumption about one raster holds for all
@@ -376,24 +340,3 @@ def _read_infos(
         with env, open_source(path, allow_drivers) as dataset:
             infos.append(describe(dataset, path, None, nodata, alpha=alpha))
     return infos
-
-
-def _expand(source: str) -> list[str]:
-    """Return the paths of a raster, a folder of rasters or a list of files."""
-    if source.startswith("@"):
-        try:
-            lines = Path(source[1:]).read_text(encoding="utf-8").splitlines()
-        except FileNotFoundError as error:
-            raise UsageError(f"{source[1:]}: no such file") from error
-        except (OSError, ValueError) as error:
-            raise InputError(f"{source[1:]}: cannot be read as a list of files: {error}") from error
-        names = [line.strip() for line in lines]
-        return [name for name in names if name and not name.startswith("#")]
-    if not Path(source).is_dir():
-        return [source]
-    rasters = sorted(
-        path
-        for path in Path(source).iterdir()
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
-    )
-    return [str(path) for path in rasters] or [source]

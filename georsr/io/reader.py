@@ -1,8 +1,9 @@
-"""Open a raster, and read windows of it with the validity of each pixel."""
+"""Open a raster, read windows of it with the validity of each pixel, choose its normalization."""
 
 from __future__ import annotations
 
 import copy
+import math
 import os
 import posixpath
 import re
@@ -29,46 +30,40 @@ from georsr.errors import (
     RadiometryWarning,
     UsageError,
 )
-from georsr.io.drivers import (
+from georsr.io.gdal_env import (
+    CACHE_BYTES,
     NETWORK_DRIVERS,
+    SENTINEL2,
+    SENTINEL2_SUBDATASET,
     ReadPolicy,
+    absolute_path,
+    estimate_block_cache,
+    find_safe_metadata,
+    gdal_cachemax,
+    gdal_env,
     gdal_path,
     image_drivers,
     is_sqlite_with_log,
     open_with_drivers,
     read_header,
-    subdataset_file,
-)
-from georsr.io.gdal_env import (
-    CACHE_BYTES,
-    absolute_path,
-    estimate_block_cache,
-    gdal_cachemax,
-    gdal_env,
     root_cause,
     set_cache_request,
+    subdataset_file,
     suppress_rasterio_warnings,
 )
-from georsr.io.metadata import RasterInfo, describe, has_own_mask
-from georsr.io.sampling import (
+from georsr.io.metadata import BandInfo, RasterInfo, describe, has_own_mask
+from georsr.io.sidecars import can_list_sidecars, check_dataset, check_hdf5, check_sidecars
+from georsr.radiometry.nodata import valid_pixels
+from georsr.radiometry.normalization import (
     MAX_DECIMATION,
     MAX_PIXELS,
+    Normalization,
     decimated_shape,
+    fixed_normalization,
+    normalization_of_sample,
     sample_windows,
     sample_windows_in,
 )
-from georsr.io.sentinel2 import (
-    DRIVER,
-    SUBDATASET,
-    check_band_files,
-    check_image_files,
-    find_safe_metadata,
-    open_safe,
-)
-from georsr.io.sidecars import can_list_sidecars, check_dataset, check_hdf5, check_sidecars
-from georsr.io.vrt import union_area, vrt_dst_windows
-from georsr.io.vrt_sources import open_vrt
-from georsr.radiometry.nodata import valid_pixels
 from georsr.window import AnyArray, BoolArray, PixelBlock, PixelSample, Window
 
 _MISSING = re.compile(
@@ -92,8 +87,8 @@ def open_source(path: str, allow_drivers: Sequence[str] | None = None) -> Any:
     A Sentinel-2 product (SAFE folder, its metadata or an archive of it) is opened as one raster of
     its 10 m and 20 m bands, see `georsr.io.sentinel2`.
 
-    Only formats that cannot refer to other files are read (`georsr.io.drivers`), and VRTs named
-    ``.vrt`` whose document and files pass the checks of `georsr.io.vrt_sources`. A ``.tif`` is read
+    Only formats that cannot refer to other files are read (`georsr.io.gdal_env`), and VRTs named
+    ``.vrt`` whose document and files pass the checks of `georsr.io.vrt`. A ``.tif`` is read
     by the GeoTIFF driver only.
 
     Parameters
@@ -115,9 +110,13 @@ def open_source(path: str, allow_drivers: Sequence[str] | None = None) -> Any:
     drivers = image_drivers(policy.extra_drivers)
     metadata = find_safe_metadata(path)
     if metadata is not None:
+        from georsr.io.sentinel2 import open_safe  # few sources are products of Sentinel-2
+
         return open_safe(path, metadata)
     name = gdal_path(path)
-    if part := SUBDATASET.match(path):
+    if part := SENTINEL2_SUBDATASET.match(path):
+        from georsr.io.sentinel2 import check_band_files, check_image_files
+
         check_image_files(part["metadata"])
     check_sidecars(name, policy)
     try:
@@ -152,6 +151,8 @@ def _is_vrt(name: str, policy: ReadPolicy) -> bool:
 def _open_vrt(name: str, policy: ReadPolicy) -> Any:
     """Open a VRT, or ``vrt://FILE?OPTIONS`` after its file has been checked."""
     if not name.startswith("vrt://"):
+        from georsr.io.vrt import open_vrt  # its checks are for VRTs only
+
         return open_vrt(name, policy)
     file, _, options = name.removeprefix("vrt://").partition("?")
     if re.search(
@@ -181,7 +182,7 @@ def _check_file(path: str, name: str, policy: ReadPolicy) -> None:
 
 
 def _drivers_for(name: str, drivers: list[str], policy: ReadPolicy) -> list[str]:
-    if SUBDATASET.match(name):
+    if SENTINEL2_SUBDATASET.match(name):
         return ["SENTINEL2"]
     if _suffix(name) in _TIFF:
         return ["GTiff", *(driver for driver in policy.extra_drivers if driver != "GTiff")]
@@ -234,7 +235,7 @@ def _refuse_document(path: str, start: bytes, policy: ReadPolicy) -> None:
             )
 
 
-_POOLED_DRIVERS = ("VRT", DRIVER)
+_POOLED_DRIVERS = ("VRT", SENTINEL2)
 _FAILED_FILES: set[str] = set()
 """Rasters of these drivers that could not be read, and their files.
 
@@ -320,6 +321,8 @@ class RasterReader:
         document = dataset.tags(ns="xml:VRT").get("xml:VRT", "")
         if document.count("<DstRect") > dataset.count:  # GDAL queries no overviews of several files
             return
+        from georsr.io.vrt import vrt_dst_windows
+
         windows = vrt_dst_windows(document)
         top, left = (windows[0].top, windows[0].left) if windows else (0, 0)
         try:
@@ -440,13 +443,19 @@ class RasterReader:
         """Return the windows of the files of a VRT; none for other rasters."""
         if self.info.driver != "VRT":
             return []
+        from georsr.io.vrt import vrt_dst_windows
+
         return vrt_dst_windows(self._get_dataset().tags(ns="xml:VRT").get("xml:VRT", ""))
 
     def uncovered_fraction(self) -> float:
         """Return the fraction of a VRT that no file covers, if these pixels are not invalid."""
         info = self.info
         windows = self._vrt_windows() if info.mask_kind == "none" else []
-        return 1 - union_area(windows) / (info.height * info.width) if windows else 0.0
+        if not windows:
+            return 0.0
+        from georsr.io.vrt import union_area
+
+        return 1 - union_area(windows) / (info.height * info.width)
 
     def _sample_windows(self, max_pixels: int) -> list[Window]:
         if windows := self._vrt_windows():  # windows of a regular grid might all be in gaps
@@ -563,7 +572,7 @@ def open_raster(
     Parameters
     ----------
     path : str or path
-        GeoTIFF, or another image of a format in `georsr.io.drivers.IMAGE_DRIVERS`; a ``.vrt`` of
+        GeoTIFF, or another image of a format in `georsr.io.gdal_env.IMAGE_DRIVERS`; a ``.vrt`` of
         such images; a name such as ``/vsi...``, an http(s) or s3 URL, or a subdataset.
     indexes : sequence of int, optional
         Band numbers from 1; default all but the alpha band, which becomes alpha of the output.
@@ -668,3 +677,126 @@ def open_output(
     """
     allowed = tuple(allow_drivers) or None
     return RasterReader(os.fspath(path), indexes, allow_drivers=allowed, force=True, alpha="mask")
+
+
+DEFAULT_REFLECTANCE = (0.0, 0.3)
+"""Reflectance that becomes 0 and 1. Most land surfaces lie in it in the visible spectrum; larger
+values are preserved, but the network does not see them."""
+LANDSAT_C2_SCALE = (2.75e-5, -0.2)
+"""Scale and offset of Landsat Collection 2 surface reflectance (USGS, LSDS-1619, table 6-1)."""
+
+
+def choose_normalization(reader: RasterReader, mode: str = "auto") -> Normalization:
+    """Choose the normalization of a raster.
+
+    Parameters
+    ----------
+    reader : RasterReader
+        Reader of the raster, with the bands to be normalized.
+    mode : str
+        - ``auto``: 0..255 for uint8, otherwise percentiles 0.5 and 99.5 of the valid pixels;
+        - ``dtype``: the full range of an integer type, 0..1 for floats;
+        - ``LO,HI``: fixed limits for all bands, or ``LO,HI;LO,HI;...`` with a pair per band;
+        - ``reflectance`` or ``reflectance:LO,HI``: limits in reflectance, 0 and 0.3 by default;
+        - ``percentile`` or ``percentile:LOW,HIGH``: percentiles of the valid pixels of each band.
+
+    Returns
+    -------
+    Normalization
+        If the percentiles of a band coincide, its minimum and maximum are used; a constant band
+        has ``lo == hi``; a band without a valid pixel in the sample has the limits 0 and 1.
+
+    Raises
+    ------
+    UsageError
+        ``mode`` is none of these, or the reflectance of a band is not known.
+
+    Warns
+    -----
+    RadiometryWarning
+        Many pixels have a value that looks like nodata and is not declared; percentiles leave it
+        out.
+    """
+    info = reader.info
+    if mode.partition(":")[0] == "reflectance":
+        return Normalization(*reflectance_limits(info, mode), "reflectance")
+    fixed = fixed_normalization(info.dtype, info.count, mode)
+    if fixed is not None:
+        return fixed
+
+    def warn(text: str) -> None:
+        warn_once(reader, f"{info.path}: {text}, use --nodata", RadiometryWarning)
+
+    sample = reader.sample()
+    return normalization_of_sample(sample.values, sample.valid, mode, warn)
+
+
+def reflectance_limits(info: RasterInfo, mode: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Compute the file values of each band that become 0 and 1.
+
+    Reflectance is ``stored * scale + offset``. Scale and offset are those of the band, else those
+    in the tags of a Sentinel-2 product (QUANTIFICATION_VALUE, BOA_ADD_OFFSET), else those of
+    Landsat Collection 2 if the band has one of its names (such as SR_B4).
+
+    Parameters
+    ----------
+    info
+        Metadata of the raster.
+    mode
+        ``reflectance`` or ``reflectance:LO,HI``.
+
+    Returns
+    -------
+    lo, hi : tuple of float
+        Stored values, one for each band.
+
+    Raises
+    ------
+    UsageError
+        The limits are invalid, or scale and offset of a band are not known.
+    """
+    low, high = _parse_limits(mode)
+    factors = [_scale_and_offset(info, band) for band in info.bands]
+    return (
+        tuple((low - offset) / scale for scale, offset in factors),
+        tuple((high - offset) / scale for scale, offset in factors),
+    )
+
+
+def _parse_limits(mode: str) -> tuple[float, float]:
+    _, colon, limits = mode.partition(":")
+    if not colon:
+        return DEFAULT_REFLECTANCE
+    try:
+        low, high = (float(part) for part in limits.split(","))
+    except ValueError:
+        low = high = math.nan
+    if not (low < high and math.isfinite(low) and math.isfinite(high)):
+        raise UsageError(f"stretch {mode!r}: expected reflectance:LO,HI with LO less than HI")
+    return low, high
+
+
+def _scale_and_offset(info: RasterInfo, band: BandInfo) -> tuple[float, float]:
+    if (band.scale, band.offset) != (1.0, 0.0):
+        if band.scale > 0:
+            return band.scale, band.offset
+        raise UsageError(f"{info.path}: band {band.number} has scale {band.scale:g}, expected > 0")
+    tags = dict(info.tags.get("", {}))
+    quantities = [value for key, value in tags.items() if key.endswith("QUANTIFICATION_VALUE")]
+    try:
+        scale = 1.0 / float(quantities[0])
+        all_tags = tags | dict(band.tags)  # GDAL's Sentinel-2 driver has the offset in each band
+        added = float(all_tags.get("BOA_ADD_OFFSET", all_tags.get("RADIO_ADD_OFFSET", "0")))
+    except (IndexError, ValueError, ZeroDivisionError):
+        pass
+    else:
+        return scale, added * scale
+    if re.match(r"SR_B\d", band.description or ""):
+        return LANDSAT_C2_SCALE
+    if band.dtype.startswith("float"):
+        return 1.0, 0.0
+    raise UsageError(
+        f"{info.path}: band {band.number} has no scale and offset, so its reflectance is not "
+        "known: set them (gdal_edit.py -scale 0.0001 -offset 0), or use --stretch LO,HI in file "
+        "values"
+    )

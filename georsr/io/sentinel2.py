@@ -10,7 +10,7 @@ import re
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element, SubElement, tostring
 
@@ -20,29 +20,26 @@ from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 
 from georsr.errors import InputError, UsageError
-from georsr.io.drivers import (
+from georsr.io.gdal_env import (
+    SENTINEL2,
+    SENTINEL2_SUBDATASET,
     ReadPolicy,
     containing_archive,
     image_drivers,
+    is_remote,
     open_with_drivers,
     parent_folder,
+    root_cause,
     shorten,
+    suppress_rasterio_warnings,
 )
-from georsr.io.gdal_env import is_remote, root_cause, suppress_rasterio_warnings
 from georsr.io.metadata import BandInfo
 from georsr.io.sidecars import check_dataset, check_sidecars
 from georsr.io.vrt import GDAL_TYPES, add_band, add_tags, add_vrt_source, vrt_root
 from georsr.window import Window
 
-DRIVER = "SENTINEL2"
 BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
 """Bands of 10 m and 20 m in ESA's order. Those of 60 m serve atmospheric correction."""
-METADATA_NAME = re.compile(r"^(MTD_MSIL(1C|2A)|S2\w_\w{4}_MTD_SAFL(1C|2A)\w*)\.xml$")
-"""Name of the metadata file of a product, since 2016 and before."""
-SUBDATASET = re.compile(
-    r"^SENTINEL2_L(1C|2A):(?P<metadata>.+):(?P<resolution>10|20|60)m:(?P<crs>EPSG_\d+)$"
-)
-"""GDAL's subdataset name of the bands of one resolution."""
 _IMAGE_NAME = re.compile(
     r"<(?:IMAGE_FILE|IMAGE_ID)\b[^>]*>([^<]*)<|granuleIdentifier\s*=\s*\"([^\"]*)\"",
     re.IGNORECASE,
@@ -51,70 +48,11 @@ _IMAGE_NAME = re.compile(
 _BAND_FILE = re.compile(r"_(B\d[0-9A])(_\d0m)?\.jp2$")
 
 
-def find_safe_metadata(path: str) -> str | None:
-    """Return the path of the metadata of a Sentinel-2 product; None if ``path`` is not a product.
-
-    Parameters
-    ----------
-    path
-        SAFE folder, the metadata file in it, or a ``.zip`` archive of it.
-
-    Raises
-    ------
-    InputError
-        A SAFE folder has no metadata, or an archive is damaged.
-    UsageError
-        An archive holds no product or several.
-    """
-    location = Path(path)
-    if METADATA_NAME.match(location.name) and (
-        location.is_file() or path.startswith("/vsi") or "://" in path
-    ):
-        return path
-    if location.suffix.lower() == ".zip" and location.is_file():
-        return _find_in_archive(path)
-    if not location.is_dir():
-        return None
-    found = sorted(child.name for child in location.iterdir() if METADATA_NAME.match(child.name))
-    if found:
-        return str(location / found[0])
-    if location.suffix.upper() == ".SAFE":
-        raise InputError(
-            f"{path}: this SAFE folder has no MTD_MSIL1C.xml or MTD_MSIL2A.xml, expected in a "
-            "product of Sentinel-2; download it again, or name one of the rasters in it"
-        )
-    return None
-
-
-def _find_in_archive(path: str) -> str:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except (zipfile.BadZipFile, OSError) as error:
-        raise InputError(
-            f"{path}: cannot be read as an archive: {error}; it is damaged or incomplete, "
-            "download it again"
-        ) from error
-    found = [name for name in names if METADATA_NAME.match(PurePosixPath(name).name)]
-    if len(found) == 1:
-        return f"/vsizip/{path}/{found[0]}"
-    if found:
-        raise UsageError(
-            f"{path}: holds {len(found)} products of Sentinel-2, expected one; name one of them, "
-            f"such as /vsizip/{path}/{found[0]}"
-        )
-    first = next((name for name in names if not name.endswith("/")), "NAME")
-    raise UsageError(
-        f"{path}: holds no product of Sentinel-2 (no MTD_MSIL1C.xml or MTD_MSIL2A.xml); name the "
-        f"raster in it, such as /vsizip/{path}/{first}"
-    )
-
-
 class Sentinel2Dataset(DatasetReader):  # type: ignore[misc]
     """Rasterio dataset of a Sentinel-2 product: 10 m bands, and 20 m bands on the 10 m grid."""
 
     parts: tuple[Any, ...] = ()
-    driver = DRIVER
+    driver = SENTINEL2
 
     @property
     def files(self) -> list[str]:
@@ -163,7 +101,7 @@ def _open(path: str, name: str) -> Any:
     """Open metadata or a subdataset by GDAL's ``name`` for it; errors name ``path``."""
     try:
         with suppress_rasterio_warnings():
-            return rasterio.open(name, driver=DRIVER)
+            return rasterio.open(name, driver=SENTINEL2)
     except RasterioError as error:
         raise InputError(
             f"{path}: cannot be read as a product of Sentinel-2: {root_cause(error)}; "
@@ -174,8 +112,8 @@ def _open(path: str, name: str) -> Any:
 def _subdataset_names(path: str, metadata: str) -> list[str]:
     """Return GDAL's names of the subdatasets of 10 m and of 20 m."""
     with _open(path, metadata) as product:
-        matches = [match for name in product.subdatasets if (match := SUBDATASET.match(name))]
-        matches = [match for match in matches if match["metadata"] == metadata]
+        parsed = [SENTINEL2_SUBDATASET.match(name) for name in product.subdatasets]
+    matches = [match for match in parsed if match and match["metadata"] == metadata]
     zones = sorted({match["crs"] for match in matches})
     if len(zones) > 1:
         raise UsageError(

@@ -25,10 +25,11 @@ from typing import Any, BinaryIO
 from rasterio.errors import RasterioError
 
 from georsr.errors import InputError, UsageError
-from georsr.io.drivers import (
+from georsr.io.gdal_env import (
     ReadPolicy,
     containing_archive,
     is_regular,
+    is_remote,
     join_path,
     may_name_other_files,
     names_proj_file,
@@ -38,8 +39,8 @@ from georsr.io.drivers import (
     read_header,
     shorten,
     subdataset_file,
+    suppress_rasterio_warnings,
 )
-from georsr.io.gdal_env import is_remote, suppress_rasterio_warnings
 
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 

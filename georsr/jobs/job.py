@@ -21,7 +21,6 @@ import torch
 from georsr.config import OPTIONS, SRConfig
 from georsr.device import DeviceConfig
 from georsr.errors import InputError, RadiometryWarning, ResourceError, UsageError
-from georsr.geo.georeference import window_metadata
 from georsr.inference.bands import check_bands
 from georsr.inference.consistency import requested_kernel
 from georsr.inference.predictor import choose_batch, n_concurrent_tiles, place_model
@@ -32,12 +31,9 @@ from georsr.inference.sensing import (
     with_scene_sensor,
 )
 from georsr.inference.tiles import tile_grid_of
-from georsr.io.band_roles import reject_non_images
 from georsr.io.gdal_env import CACHE_BYTES, is_remote
-from georsr.io.metadata import RasterInfo
-from georsr.io.normalization import choose_normalization
-from georsr.io.reader import RasterReader, warn_once
-from georsr.io.sampling import pixel_replication
+from georsr.io.metadata import RasterInfo, reject_non_images, window_metadata
+from georsr.io.reader import RasterReader, choose_normalization, warn_once
 from georsr.models.io import Model
 from georsr.models.registry import COMPUTED_ARCHITECTURES
 from georsr.radiometry.kernels import Kernel
@@ -45,7 +41,7 @@ from georsr.radiometry.normalization import Normalization
 from georsr.reports import georsr_version, product_tags
 from georsr.system import memory_limit
 from georsr.tiling.grid import TileGrid
-from georsr.window import PixelBlock, Window
+from georsr.window import AnyArray, PixelBlock, Window
 from georsr.writer.layout import OutputLayout, output_layout
 from georsr.writer.partial_tiff import Journal
 from georsr.writer.paths import paths_behind_vsi, temp_paths
@@ -273,6 +269,40 @@ def _file_state(path: Path, samples: int) -> bytes:
 def _spread(last: int, count: int) -> list[int]:
     """Return at most ``count`` different numbers from 0 to ``last``, evenly spread."""
     return sorted({max(0, last) * i // (count - 1) for i in range(count)})
+
+
+MAX_REPEAT = 5
+"""Largest upsampling factor that is detected."""
+MIN_CHANGES = 12
+"""Smallest number of changes between neighbouring pixels that shows a pattern."""
+
+
+def pixel_replication(values: AnyArray) -> tuple[int, int] | None:
+    """Detect by what factors an image was upsampled by nearest neighbour.
+
+    Parameters
+    ----------
+    values
+        (C, h, w), any dtype.
+
+    Returns
+    -------
+    (int, int) or None
+        Factors along rows and columns, 1 for an image that was not upsampled. None if too few
+        neighbouring pixels differ.
+    """
+    rows, columns = _replication(values), _replication(values.swapaxes(1, 2))
+    return None if rows is None or columns is None else (rows, columns)
+
+
+def _replication(values: AnyArray) -> int | None:
+    """Return the factor along the rows of (C, h, w)."""
+    changes = (values[:, 1:] != values[:, :-1]).any((0, 2)).nonzero()[0]
+    if len(changes) < MIN_CHANGES:
+        return None
+    return next(
+        n for n in range(MAX_REPEAT, 0, -1) if n == 1 or len(set((changes % n).tolist())) == 1
+    )
 
 
 def _sample_windows(height: int, width: int, size: int = 64) -> list[Window]:

@@ -34,7 +34,6 @@ from georsr.models.registry import (
     read_spec,
     resolve_name,
 )
-from georsr.models.segsr.segsr import SegSR
 from georsr.models.spec import (
     METADATA_KEY,
     ModelSpec,
@@ -400,13 +399,14 @@ def make_spec(
         bands=bands,
         band_names=("red", "green", "blue") if bands == 3 else (),
     )
-    if not isinstance(network, SegSR):
+    backbone: Any = getattr(network, "backbone", None)
+    if backbone is None:
         return spec
-    backbone = network.backbone
+    multiple: Any = network.multiple_of
     return replace(
         spec,
-        multiple_of=network.multiple_of,
-        tile=ceil_to(backbone.tile, network.multiple_of),
+        multiple_of=multiple,
+        tile=ceil_to(backbone.tile, multiple),
         halo=backbone.halo,
         overlap=backbone.overlap,
     )

@@ -9,21 +9,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from functools import partial
 from typing import TypeVar
 from weakref import WeakKeyDictionary, ref
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from georsr.models.segsr.hat import (
-    OverlapAttention,
-    OverlapPositionBias,
-    RelativePositionBias,
-    WindowAttention,
-    WindowPositionBias,
-)
 
 SINGLE_THREAD_PRODUCTS = 2**15
 """Products below which torch computes element-wise work in one thread (its grain size)."""
@@ -141,50 +132,25 @@ class PaddedProj(nn.Linear):
         return F.linear(x, cached(self, self.weight, "weight", padded), self.bias)
 
 
-class CachedPositionBias(RelativePositionBias):
-    """A position bias that is computed once per size of window."""
-
-    def forward(self, height: int, width: int, dtype: torch.dtype) -> Tensor:
-        """Return the bias (1, heads, queries, keys)."""
-        compute = partial(super().forward, height, width, dtype)
-        return cached(self, self.table, (height, width, dtype), compute)
-
-
-class CachedWindowBias(CachedPositionBias, WindowPositionBias):
-    """A `WindowPositionBias` that is computed once per size of window."""
-
-
-class CachedOverlapBias(CachedPositionBias, OverlapPositionBias):
-    """An `OverlapPositionBias` that is computed once."""
-
-
-SUBSTITUTES: dict[type[nn.Module], type[nn.Module]] = {
-    nn.Linear: DeterministicLinear,
-    WindowPositionBias: CachedWindowBias,
-    OverlapPositionBias: CachedOverlapBias,
-}
-"""Layer -> the optimized layer with the same parameters."""
+def pad_heads(qkv: nn.Linear, proj: nn.Linear, num_heads: int) -> None:
+    """Make the layers before and after attention pad its heads, in place."""
+    head_dim = qkv.in_features // num_heads
+    for layer, kind in ((qkv, PaddedQKV), (proj, PaddedProj)):
+        layer.__class__ = kind  # a subclass with the same parameters
+        layer.head_dim = head_dim  # type: ignore[assignment]
 
 
 def optimize_for_inference(network: T) -> T:
     """Replace layers by optimized ones with the same parameters, in place; returns ``network``.
 
-    In HAT's attention, heads are padded and position biases are cached; all other linear layers
-    become `DeterministicLinear`.
+    A module with layers of its own to optimize has a method ``optimize_for_inference``, as the
+    attention of HAT. All other linear layers become `DeterministicLinear`.
     """
     for module in network.modules():
-        if isinstance(module, WindowAttention | OverlapAttention):
-            head_dim = module.qkv.in_features // module.num_heads
-            _substitute(module.qkv, PaddedQKV, head_dim=head_dim)
-            _substitute(module.proj, PaddedProj, head_dim=head_dim)
+        optimize = getattr(module, "optimize_for_inference", None)
+        if callable(optimize):
+            optimize()
     for module in network.modules():
-        if type(module) in SUBSTITUTES:
-            _substitute(module, SUBSTITUTES[type(module)])
+        if type(module) is nn.Linear:
+            module.__class__ = DeterministicLinear
     return network
-
-
-def _substitute(module: nn.Module, kind: type[nn.Module], **attributes: int) -> None:
-    """Make a module an instance of a subclass, as ``torch.nn.utils.parametrize`` does."""
-    module.__class__ = kind
-    for name, value in attributes.items():
-        setattr(module, name, value)

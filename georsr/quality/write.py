@@ -11,7 +11,6 @@ from georsr._files import atomic_write_text, check_writable, remove_temp_files
 from georsr.config import SRConfig
 from georsr.device import cpu_threads
 from georsr.errors import UsageError
-from georsr.geo.georeference import window_metadata
 from georsr.inference.consistency import fixed_kernel, requested_kernel
 from georsr.inference.pipeline import RunStats
 from georsr.inference.predictor import (
@@ -21,6 +20,7 @@ from georsr.inference.predictor import (
     n_concurrent_tiles,
     n_forward_passes,
 )
+from georsr.io.metadata import window_metadata
 from georsr.io.reader import RasterReader, open_output
 from georsr.jobs.job import (
     SRJob,

@@ -93,7 +93,9 @@ def can_represent(dtype: str, value: float) -> bool:
 
 
 def nearest_float(dtype: str, value: float) -> float:
-    """Return the finite value of a floating-point type that is nearest to ``value``; NaN is kept."""
+    """Return the finite value of a floating-point type nearest to ``value``, NaN and infinity."""
+    if not math.isfinite(value):
+        return value
     limits = np.finfo(dtype)
     return float(np.dtype(dtype).type(min(max(value, limits.min), limits.max)))
 
@@ -205,7 +207,8 @@ def _measurements(pixels: AnyArray) -> AnyArray:
     reach = OUTLIER_RANGES * (high - low)
     if not reach or (pixels.min() >= middle - reach and pixels.max() <= middle + reach):
         return pixels
-    return pixels[(pixels >= middle - reach) & (pixels <= middle + reach)]
+    near: AnyArray = pixels[(pixels >= middle - reach) & (pixels <= middle + reach)]
+    return near
 
 
 def valid_pixels(values: AnyArray, nodata: float | None) -> BoolArray:

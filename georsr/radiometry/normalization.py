@@ -1,6 +1,9 @@
 """Map stored pixel values to the 0..1 scale of a network and back, with one affine map per band.
 
-The map is the same for the whole raster, so that tiles agree where they meet.
+The map is the same for the whole raster, so that tiles agree where they meet. It is chosen from a
+sample: a small raster is sampled completely, a larger one is decimated, and a raster that is too
+large to be decoded completely is sampled by small windows. The rule is the same for files and for
+arrays, so that both get the same map. Files with overviews are sampled from an overview instead.
 """
 
 from __future__ import annotations
@@ -12,10 +15,99 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from georsr.errors import RadiometryWarning, UsageError
 from georsr.radiometry.nodata import fill_invalid, find_fill_values
-from georsr.window import AnyArray, BoolArray, FloatArray
+from georsr.tiling.grid import spread_starts
+from georsr.window import AnyArray, BoolArray, FloatArray, Window
+
+WINDOWS_PER_AXIS = 16
+"""Number of windows along each axis of a raster that is sampled by windows."""
+MAX_MOSAIC_WINDOWS = 256
+"""Largest number of windows in which a mosaic is sampled."""
+MAX_PIXELS = 2**20
+"""Largest number of pixels per band in a sample."""
+MAX_DECIMATION = 16
+"""A raster of up to this many times the pixels of the sample is decimated; a larger one is sampled
+by windows."""
+
+IndexArray = npt.NDArray[np.int64]
+
+
+def decimated_shape(height: int, width: int, max_pixels: int) -> tuple[int, int]:
+    """Return (rows, columns) of a raster decimated to at most ``max_pixels``."""
+    factor = (height * width / max_pixels) ** 0.5
+    # an axis shorter than the factor keeps one pixel, so the other one is decimated more
+    rows, columns = max(1, int(height / factor)), max(1, int(width / factor))
+    if rows > columns:
+        return min(rows, max(1, max_pixels // columns)), columns
+    return rows, min(columns, max(1, max_pixels // rows))
+
+
+def sample_windows(height: int, width: int, max_pixels: int) -> list[Window]:
+    """Return windows spread over a raster, of at most ``max_pixels`` together."""
+    size = _window_size(max_pixels)
+    return [
+        Window(top, left, min(size, height), min(size, width))
+        for top in spread_starts(height, size, WINDOWS_PER_AXIS)
+        for left in spread_starts(width, size, WINDOWS_PER_AXIS)
+    ]
+
+
+def sample_windows_in(rasters: Sequence[Window], max_pixels: int) -> list[Window]:
+    """Return windows spread over the rasters of a mosaic, of at most ``max_pixels`` together.
+
+    Each of many rasters has one window in its middle, each of a few has a grid of windows.
+    """
+    count = min(MAX_MOSAIC_WINDOWS, len(rasters))
+    per_axis = max(1, math.isqrt(MAX_MOSAIC_WINDOWS // count))
+    size = max(1, int((max_pixels / count) ** 0.5) // per_axis)
+    chosen = [rasters[i * len(rasters) // count] for i in range(count)]
+    return [
+        Window(
+            raster.top + top, raster.left + left, min(size, raster.height), min(size, raster.width)
+        )
+        for raster in chosen
+        for top in spread_starts(raster.height, size, per_axis)
+        for left in spread_starts(raster.width, size, per_axis)
+    ]
+
+
+def sample_indices(
+    height: int, width: int, max_pixels: int = MAX_PIXELS
+) -> tuple[IndexArray, IndexArray]:
+    """Return the rows and columns whose crossings are the sample of a raster without overviews."""
+    pixels = height * width
+    if pixels <= max_pixels:
+        return np.arange(height), np.arange(width)
+    if pixels <= MAX_DECIMATION * max_pixels:
+        rows, columns = decimated_shape(height, width, max_pixels)
+        return _nearest(height, rows), _nearest(width, columns)
+    size = _window_size(max_pixels)
+    return _window_indices(height, size), _window_indices(width, size)
+
+
+def _window_size(max_pixels: int) -> int:
+    return max(1, int(max_pixels**0.5) // WINDOWS_PER_AXIS)
+
+
+def _window_indices(length: int, size: int) -> IndexArray:
+    """Return the ascending indices of the windows along an axis; overlaps count twice."""
+    starts = np.asarray(spread_starts(length, size, WINDOWS_PER_AXIS))
+    return np.sort((starts[:, None] + np.arange(min(size, length))).ravel())
+
+
+def _nearest(length: int, count: int) -> IndexArray:
+    """Return the indices that GDAL reads when it decimates an axis by nearest neighbour.
+
+    These are the pixels under the centres of the output pixels. The small number is that of GDAL
+    (rasterio.cpp).
+    """
+    centres = (np.arange(count) + 0.5) * (length / count) + 1e-10
+    indices: IndexArray = np.minimum(np.floor(centres).astype(np.int64), length - 1)
+    return indices
+
 
 AUTO_PERCENTILES = (0.5, 99.5)
 REACH = 2.0**12
@@ -198,7 +290,7 @@ def normalization_of_sample(
     valid : bool, same shape
         Whether a value is valid.
     mode : str
-        As for `georsr.io.normalization.choose_normalization`, but for ``reflectance``.
+        As for `georsr.io.reader.choose_normalization`, but for ``reflectance``.
     warn : callable
         Called with a text on values that look like nodata and are not declared; percentiles leave
         them out.
@@ -253,12 +345,13 @@ def _percentiles(
     values: AnyArray, valid: BoolArray, mode: str, warn: Callable[[str], None]
 ) -> Normalization:
     percentiles = _parse_percentiles(mode)
-    los, his, fills = [], [], dict[float, float]()
+    los, his, fills = [], [], dict[str, float]()
     for band, mask in zip(values, valid, strict=True):
         found, pixels = find_fill_values(band[mask])
         for value in found:
             share = float((band[mask] == value).mean())
-            fills[value] = max(share, fills.get(value, 0.0))
+            name = str(band.dtype.type(value))
+            fills[name] = max(share, fills.get(name, 0.0))
         if pixels.size == 0:
             low, high = 0.0, 1.0
         else:
@@ -272,10 +365,10 @@ def _percentiles(
     return Normalization(tuple(los), tuple(his), "percentile")
 
 
-def _fills_text(fills: dict[float, float]) -> str:
+def _fills_text(fills: dict[str, float]) -> str:
     """Describe fill values, given with the share of the pixels that have them."""
-    shown = sorted(fills, key=lambda value: -fills[value])[:3]
-    names = ", ".join(f"{value:.9g} ({100 * fills[value]:.2g} %)" for value in shown)
+    shown = sorted(fills, key=lambda name: -fills[name])[:3]
+    names = ", ".join(f"{name} ({100 * fills[name]:.2g} %)" for name in shown)
     more = "" if len(fills) <= len(shown) else f" and {len(fills) - len(shown)} more values"
     return (
         f"pixels of {names}{more} lie far from all others and are not declared as nodata: they "

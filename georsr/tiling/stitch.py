@@ -122,9 +122,9 @@ class TileStitcher:
         tile
             Position of the tile.
         pixels
-            (C, s * height, s * width) of the tile's output window, in source units, all tiles of one
-            floating-point type; the array may be overwritten. None if no pixel of the tile is valid, including those that
-            overlap with its neighbours, so that nothing is blended.
+            (C, s * height, s * width) of the tile's output window, in source units, all of one
+            floating-point type; the array may be overwritten. None if no pixel of the tile is
+            valid, including those that overlap with its neighbours, so that nothing is blended.
 
         Returns
         -------

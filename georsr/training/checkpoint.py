@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from georsr.errors import InputError, ModelError
-from georsr.redact import redact_url
+from georsr.errors import InputError, ModelError, redact_url
 from georsr.training.recipe import Recipe
 
 OPTIMIZER_STATE = ({"step", "exp_avg", "exp_avg_sq"}, {"step", "momentum"})

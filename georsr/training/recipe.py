@@ -13,13 +13,16 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
-from georsr._fields import from_dict, is_number
-from georsr.errors import UsageError
+from georsr.errors import UsageError, redact_url
 from georsr.io.image_datasets import LAYOUTS
 from georsr.models.registry import trainable_architectures
-from georsr.radiometry.degradation import BicubicDegradation, Degradation
-from georsr.radiometry.degradation_kinds import degradation_from_dict
-from georsr.redact import redact_url
+from georsr.radiometry.degradation import (
+    BicubicDegradation,
+    Degradation,
+    degradation_from_dict,
+    from_dict,
+    is_number,
+)
 from georsr.training.data.variation import Variation
 
 T = TypeVar("T")

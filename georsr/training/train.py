@@ -20,10 +20,9 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from georsr._files import atomic_write_text, check_regular
 from georsr.device import cpu_threads, select_device
-from georsr.errors import ModelError, OutputError, UsageError
+from georsr.errors import ModelError, OutputError, UsageError, redact_url
 from georsr.models.segsr.lite import SensorEstimator
 from georsr.progress import Progress
-from georsr.redact import redact_url
 from georsr.training.callbacks import (
     BEST,
     HISTORY,
@@ -176,7 +175,7 @@ def train(
     torch.manual_seed(recipe.seed)
     module = SuperResolution(recipe, len(source.classes))
     _check_bands(source, module)
-    _make_folder(out, recipe)
+    create_run_folder(out, recipe)
     data = TrainingData(recipe, source, pairs, machine.n_loaders(), machine.is_gpu())
     history = CSVHistory(out / HISTORY)
     with cpu_threads(machine.jobs), _quiet_lightning():
@@ -311,7 +310,8 @@ def _loggers(out: Path) -> Any:
     return TensorBoardLogger(out, name="", version="")
 
 
-def _make_folder(out: Path, recipe: Recipe) -> None:
+def create_run_folder(out: Path, recipe: Recipe) -> None:
+    """Create the folder of a run, with its recipe; refuse links in place of its files."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         weights = f"{recipe.name}.safetensors"

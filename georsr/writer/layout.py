@@ -22,9 +22,15 @@ from rasterio.errors import RasterioError
 from rasterio.rpc import RPC
 
 from georsr.errors import UsageError
-from georsr.geo.georeference import scale_gcps, scale_rpcs, scale_transform
 from georsr.io.gdal_env import gdal_env, root_cause, suppress_rasterio_warnings
-from georsr.io.metadata import SUPPORTED_DTYPES, BandInfo, RasterInfo
+from georsr.io.metadata import (
+    SUPPORTED_DTYPES,
+    BandInfo,
+    RasterInfo,
+    scale_gcps,
+    scale_rpcs,
+    scale_transform,
+)
 from georsr.radiometry.nodata import can_represent
 from georsr.window import AnyArray, Window
 

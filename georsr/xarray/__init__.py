@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack
 
 import xarray as xr
 
-from georsr.io.sampling import sample_indices
 from georsr.radiometry.nodata import valid_pixels
-from georsr.radiometry.normalization import normalization_of_sample
+from georsr.radiometry.normalization import normalization_of_sample, sample_indices
 from georsr.xarray.coords import grid_info
 
 if TYPE_CHECKING:

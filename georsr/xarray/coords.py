@@ -18,11 +18,9 @@ import xarray as xr
 from affine import Affine
 from rioxarray.exceptions import MissingSpatialDimensionError
 
-from georsr.errors import UsageError
-from georsr.geo.georeference import scale_gcps, scale_transform
-from georsr.io.metadata import SUPPORTED_DTYPES
+from georsr.errors import UsageError, redact_url
+from georsr.io.metadata import SUPPORTED_DTYPES, scale_gcps, scale_transform
 from georsr.radiometry.nodata import can_represent
-from georsr.redact import redact_url
 
 COORD_TOLERANCE = 0.05
 """Largest deviation of coordinates from an even spacing, in pixels. They are often rounded."""

@@ -33,15 +33,17 @@ from georsr.inference.sensing import (
     with_sensor,
 )
 from georsr.inference.tiles import make_tile_grid
-from georsr.io.sampling import MAX_DECIMATION, MAX_PIXELS, sample_indices
 from georsr.models.io import Model
 from georsr.models.spec import SCENE
 from georsr.radiometry.kernels import Kernel
 from georsr.radiometry.nodata import valid_pixels
 from georsr.radiometry.normalization import (
+    MAX_DECIMATION,
+    MAX_PIXELS,
     Normalization,
     fixed_normalization,
     normalization_of_sample,
+    sample_indices,
 )
 from georsr.reports import georsr_version
 from georsr.tiling.grid import TileGrid

@@ -343,12 +343,12 @@ class TestRunFolder:
     )
     def test_in_the_place_of_a_file_of_the_run(self, victim, tmp_path, name, lay):
         from georsr.training.recipe import load_recipe
-        from georsr.training.train import _make_folder
+        from georsr.training.train import create_run_folder
 
         (tmp_path / "run").mkdir()
         lay(tmp_path / "run" / name, victim)
         with pytest.raises(OutputError, match=name):
-            _make_folder(tmp_path / "run", load_recipe("segsr-lite-x4"))
+            create_run_folder(tmp_path / "run", load_recipe("segsr-lite-x4"))
         assert [path.name for path in (tmp_path / "run").iterdir()] == [name]
 
     @pytest.mark.parametrize("lay", [lay_link, lay_dangling, lay_circle, lay_pipe])

@@ -15,9 +15,8 @@ from rasterio.crs import CRS
 from georsr import super_resolve
 from georsr.errors import GeoreferenceWarning, GeorsrError, InputError, UsageError
 from georsr.geo.aoi import read_polygons
-from georsr.io.drivers import is_plain_crs
-from georsr.io.gdal_env import suppress_rasterio_warnings
-from georsr.io.mosaic import open_sources
+from georsr.io import open_sources
+from georsr.io.gdal_env import is_plain_crs, suppress_rasterio_warnings
 from georsr.io.reader import open_raster
 from georsr.window import Window
 from tests.attacks import disguised, hostile

@@ -12,8 +12,7 @@ import pytest
 from georsr.cli.main import invoke
 
 import georsr
-from georsr.errors import GeorsrError, InterruptedRunError
-from georsr.redact import redact_url
+from georsr.errors import GeorsrError, InterruptedRunError, redact_url
 
 SECRET = "sEcReT123"
 

@@ -8,8 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from georsr.cli.main import COMMANDS, invoke
-from georsr.cli.signals import interrupt_at_signal
+from georsr.cli.main import COMMANDS, interrupt_at_signal, invoke
 from PIL import Image
 
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 from georsr.cli.main import invoke
 
-from georsr.redact import escape_control_characters
+from georsr.errors import escape_control_characters
 
 FOREIGN = "\x1b[31mred\x1b]0;title\x07\nError: forged\r\u202eevil\udcff"
 

@@ -99,10 +99,12 @@ def test_a_header_that_cannot_be_read_is_one_line(make_raster, texture, monkeypa
     """Whatever rasterio raises while it is asked: geo keys, a CRS, tags."""
     source = make_raster(texture(1, 40, 40))
 
-    def broken(*_, **__):
-        raise rasterio.errors.CRSError("The WKT could not be parsed")
+    class Broken(rasterio.io.DatasetReader):
+        @property
+        def gcps(self):
+            raise rasterio.errors.CRSError("The WKT could not be parsed")
 
-    monkeypatch.setattr("georsr.io.metadata._crs", broken)
+    monkeypatch.setattr("georsr.io.reader.open_source", lambda path, *_: Broken(path))
     with pytest.raises(InputError, match="cannot be read: The WKT could not be parsed"):
         open_raster(source)
 

@@ -5,8 +5,8 @@ from affine import Affine
 from rasterio.control import GroundControlPoint
 from rasterio.rpc import RPC
 
-from georsr.geo.georeference import scale_gcps, scale_rpcs, scale_transform
 from georsr.io.gdal_env import suppress_rasterio_warnings
+from georsr.io.metadata import scale_gcps, scale_rpcs, scale_transform
 from georsr.io.reader import open_raster
 from georsr.writer.layout import output_layout
 from georsr.writer.writer import RasterWriter

@@ -15,7 +15,7 @@ from pystac.validation.stac_validator import JsonSchemaSTACValidator
 
 import georsr
 from georsr.errors import UsageError
-from georsr.geo.footprint import compute_footprint
+from georsr.geo.stac import compute_footprint
 from georsr.io.gdal_env import suppress_rasterio_warnings
 from georsr.io.reader import open_raster
 

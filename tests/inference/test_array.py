@@ -11,8 +11,7 @@ from georsr.device import select_device
 from georsr.inference.array import predict_window
 from georsr.inference.predictor import TilePredictor
 from georsr.inference.tiles import tile_grid_of
-from georsr.io.normalization import choose_normalization
-from georsr.io.reader import open_raster
+from georsr.io.reader import choose_normalization, open_raster
 from georsr.window import Window
 from georsr.writer.layout import output_layout
 

@@ -121,11 +121,11 @@ def test_banded_matrices_do_the_same_on_every_device(length):
     apart = np.abs(np.subtract.outer(np.arange(length) * 2, np.arange(2 * length)))
     matrix = np.where(apart < 7, generator.normal(size=apart.shape), 0.0)
     image = torch.from_numpy(generator.normal(size=(2, 3, 2 * length, 19)).astype(np.float32))
-    made = banded(matrix, BLOCK, torch.device("cpu"))
+    made = banded(matrix, BLOCK, (torch.float32, torch.device("cpu")))
     expected = np.einsum("mn,abnw->abmw", matrix, image)
     np.testing.assert_allclose(made(image), expected, atol=1e-4)
     total = torch.ones(2, 3, length, 19)
     assert made.add_to(image, total) is total
     np.testing.assert_allclose(total, expected + 1, atol=1e-4)
     np.testing.assert_allclose(made(image.mT.contiguous().mT), expected, atol=1e-4)
-    np.testing.assert_allclose(made._at_once(image), expected, atol=1e-4)
+    np.testing.assert_allclose(made.multiply_at_once(image), expected, atol=1e-4)

@@ -78,29 +78,32 @@ def test_a_reader_that_begins_after_its_end_reads_nothing(monkeypatch):
     assert not read
 
 
-def test_no_more_than_the_depth_is_waiting():
-    released, waiting = threading.Event(), []
+def test_background_writer_with_a_slow_consumer_lets_depth_items_wait():
+    accepted, early = threading.Event(), []
 
     def consume(item):
-        released.wait()
+        if item == 0:
+            early.append(accepted.wait(0.2))
 
     with BackgroundWriter(consume, 2) as sink:
-        for number in range(3):
+        for number in range(4):  # one is consumed and two wait: there is no room for the fourth
             sink.put(number)
-            waiting.append(sink._items.qsize())
-        released.set()
-    assert max(waiting) <= 2
-    read = []
+        accepted.set()
+    assert early == [False]
+
+
+def test_prefetch_with_a_slow_reader_reads_depth_items_ahead():
+    too_many = threading.Event()
 
     def source():
         for number in range(100):
-            read.append(number)
+            if number == 3:  # one is out, one waits, one is about to
+                too_many.set()
             yield number
 
     with closing(prefetch(source(), depth=1)) as items:
         assert next(items) == 0
-        threading.Event().wait(0.1)
-        assert len(read) <= 3
+        assert not too_many.wait(0.2)
 
 
 def test_calls_side_by_side_meet_and_answer_in_the_order_they_are_asked():

@@ -7,8 +7,8 @@ from affine import Affine
 
 import georsr
 from georsr.inference.bands import detect_rgb_bands
+from georsr.io import open_sources
 from georsr.io.metadata import looks_like_image
-from georsr.io.mosaic import open_sources
 from georsr.io.reader import open_raster
 from georsr.window import Window
 

@@ -1,7 +1,7 @@
 import pytest
 
 from georsr.errors import UsageError
-from georsr.io.band_roles import detect_rgb_bands
+from georsr.io.metadata import detect_rgb_bands
 from georsr.io.reader import open_raster
 
 

@@ -139,7 +139,7 @@ import sys
 sys.modules["rasterio"] = None
 sys.modules["open_clip"] = None
 import numpy as np
-from georsr.radiometry.degradation_kinds import degradation_from_dict
+from georsr.radiometry.degradation import degradation_from_dict
 from georsr.training.recipe import DataSettings
 from georsr.training.data.source import open_source
 data = DataSettings.from_dict({{"root": {str(tmp_path)!r}}}, "here")

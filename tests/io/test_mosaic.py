@@ -10,9 +10,8 @@ import pytest
 from affine import Affine
 
 from georsr.errors import InputError, UsageError
-from georsr.io.mosaic import open_sources
-from georsr.io.normalization import choose_normalization
-from georsr.io.reader import open_raster
+from georsr.io import open_sources
+from georsr.io.reader import choose_normalization, open_raster
 from georsr.window import Window
 from tests.rasters import UTM, make_raster, open_quietly, ramp
 
@@ -364,7 +363,7 @@ def test_gaps_of_a_virtual_raster_that_nothing_marks_are_told(tmp_path, recwarn,
 
 @pytest.mark.parametrize("count", [1, 3, 40, 5000])
 def test_samples_are_spread_over_all_rasters(count):
-    from georsr.io.sampling import sample_windows_in
+    from georsr.radiometry.normalization import sample_windows_in
 
     places = [Window(3000 * i, 0, 2500, 2000) for i in range(count)]
     windows = sample_windows_in(places, 2**20)

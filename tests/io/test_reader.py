@@ -11,7 +11,7 @@ from affine import Affine
 
 from georsr.errors import GeoreferenceWarning, InputError, UsageError
 from georsr.io.reader import open_raster
-from georsr.io.sampling import WINDOWS_PER_AXIS
+from georsr.radiometry.normalization import WINDOWS_PER_AXIS
 from georsr.window import Window
 from tests.rasters import UTM, make_raster, open_quietly, ramp
 

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import rasterio
 
-from georsr.io.normalization import choose_normalization
-from georsr.io.reader import open_raster
+from georsr.io.reader import choose_normalization, open_raster
 from georsr.radiometry.nodata import dataset_mask, fill_invalid
 from georsr.radiometry.quantize import quantize, quantize_alpha, replicate
 from georsr.window import Window

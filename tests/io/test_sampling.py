@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from georsr.io.sampling import decimated_shape, sample_indices, sample_windows
+from georsr.radiometry.normalization import decimated_shape, sample_indices, sample_windows
 from tests.rasters import make_raster, open_quietly
 
 

@@ -10,11 +10,11 @@ import rasterio
 
 from georsr.api import super_resolve
 from georsr.errors import InputError, UsageError
-from georsr.io.band_roles import detect_rgb_bands
-from georsr.io.mosaic import open_sources
-from georsr.io.normalization import reflectance_limits
-from georsr.io.reader import open_raster
-from georsr.io.sentinel2 import find_safe_metadata, open_safe
+from georsr.io import open_sources
+from georsr.io.gdal_env import find_safe_metadata
+from georsr.io.metadata import detect_rgb_bands
+from georsr.io.reader import open_raster, reflectance_limits
+from georsr.io.sentinel2 import open_safe
 from georsr.window import Window
 from tests.sentinel2_safe import NAME, ORDER, TEN, TWENTY, band_file, make_safe
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from georsr.io.sampling import pixel_replication
+from georsr.jobs.job import pixel_replication
 
 
 @pytest.mark.parametrize("down", [1, 2, 3, 5])

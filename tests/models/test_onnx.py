@@ -17,9 +17,8 @@ from georsr.inference.tiles import calibration_tiles
 from georsr.io.reader import open_raster
 from georsr.models.io import Model, build, open_model
 from georsr.models.onnx import export
-from georsr.models.onnx.convert import to_onnx
 from georsr.models.onnx.export import difference, export_model
-from georsr.models.onnx.runtime import OnnxNetwork, onnxruntime
+from georsr.models.onnx.runtime import OnnxNetwork, onnxruntime, to_onnx
 from georsr.models.spec import ModelSpec
 
 pytest.importorskip("onnxruntime")

@@ -15,7 +15,6 @@ from georsr.errors import InterruptedRunError, UsageError
 from georsr.inference.consistency import shrink_valid
 from georsr.inference.predictor import MEMBERS, tta_mean
 from georsr.models.io import open_model
-from georsr.quality.consistency_maps import inconsistency, synthesised_detail
 from georsr.quality.layers import (
     FIRST_MEAN,
     GRADIENT,
@@ -26,7 +25,9 @@ from georsr.quality.layers import (
     calibrations,
     ensemble_std,
     expected_error,
+    inconsistency,
     round_bits,
+    synthesised_detail,
 )
 from georsr.radiometry.kernels import Kernel
 from georsr.writer.paths import temp_paths

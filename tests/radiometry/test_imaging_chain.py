@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from georsr.errors import UsageError
-from georsr.radiometry.degradation_kinds import degradation_from_dict
-from georsr.radiometry.imaging_chain import (
+from georsr.radiometry.degradation import (
     ImagingChain,
+    degradation_from_dict,
     filter_matrix,
     jpeg2000_roundtrip,
     matrix_mtf,

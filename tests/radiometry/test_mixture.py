@@ -4,8 +4,12 @@ import numpy as np
 import pytest
 
 from georsr.errors import UsageError
-from georsr.radiometry.degradation import BicubicDegradation, SensorDegradation
-from georsr.radiometry.degradation_kinds import Mixture, degradation_from_dict
+from georsr.radiometry.degradation import (
+    BicubicDegradation,
+    Mixture,
+    SensorDegradation,
+    degradation_from_dict,
+)
 
 MAPPING = {
     "kind": "mixture",

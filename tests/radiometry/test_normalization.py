@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 
 from georsr.errors import UsageError
-from georsr.io.normalization import choose_normalization
-from georsr.io.reader import open_raster
+from georsr.io.reader import choose_normalization, open_raster
 from georsr.radiometry.normalization import Normalization, normalization_of_sample
 from tests.rasters import make_raster, ramp
 
@@ -52,11 +51,12 @@ def test_a_constant_band_is_not_divided_by_zero(value):
 
 def test_split_loses_nothing():
     x = np.array([[[-0.5, 0.0, 0.25, 1.0, 3.0]]], "float32")
-    clipped, rest = Normalization.clip_with_remainder(x)
+    stretch = Normalization((0.0,), (1.0,), "fixed")
+    clipped, rest = stretch.clip_with_remainder(x)
     np.testing.assert_array_equal(clipped, [[[0, 0, 0.25, 1, 1]]])
     np.testing.assert_array_equal(clipped + rest, x)
     inside = x[..., 1:4]
-    clipped, rest = Normalization.clip_with_remainder(inside)
+    clipped, rest = stretch.clip_with_remainder(inside)
     assert rest is None
     np.testing.assert_array_equal(clipped, inside)
 

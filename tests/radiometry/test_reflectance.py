@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 
 from georsr.errors import UsageError
-from georsr.io.normalization import choose_normalization
-from georsr.io.reader import open_raster
+from georsr.io.reader import choose_normalization, open_raster
 from georsr.radiometry.normalization import normalization_of_sample
 
 

@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 
 from georsr.errors import UsageError
-from georsr.radiometry.degradation import BicubicDegradation, SensorDegradation
-from georsr.radiometry.degradation_kinds import degradation_from_dict
+from georsr.radiometry.degradation import (
+    BicubicDegradation,
+    SensorDegradation,
+    degradation_from_dict,
+)
 from georsr.radiometry.kernels import mtfc_matrix, psf_matrix, psf_sigma
 
 QUIET = SensorDegradation(mtf=(0.2, 0.2), noise=(0.0, 0.0), bits=None)

@@ -8,7 +8,7 @@ import torch
 from georsr.errors import UsageError
 from georsr.models.io import open_model
 from georsr.models.segsr.lite import SensorEstimator
-from georsr.radiometry.imaging_chain import ImagingChain
+from georsr.radiometry.degradation import ImagingChain
 from georsr.radiometry.kernels import N_SENSOR_VALUES
 from georsr.training.callbacks import StoppedError
 from georsr.training.data.source import open_source

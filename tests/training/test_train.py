@@ -15,7 +15,7 @@ import torch
 from georsr.errors import InputError, ModelError, OutputError, UsageError
 from georsr.models.io import open_model
 from georsr.models.registry import read_spec
-from georsr.radiometry.degradation_kinds import degradation_from_dict
+from georsr.radiometry.degradation import degradation_from_dict
 from georsr.training.callbacks import AtomicCheckpointIO, StoppedError
 from georsr.training.export import averaged_weights, load_checkpoint
 from georsr.training.recipe import DataSettings, LossSettings, OptimizerSettings, load_recipe

@@ -328,7 +328,7 @@ def test_everything_but_the_pixels_is_known_at_once(grid, texture):
     assert product.shape == (3, 4000, 7200)
     assert product.chunks == ((3,), (4000,), (6656, 544))
     assert product.dtype == "uint16"
-    assert product.data._meta.dtype == "uint16"
+    assert product.data.dtype == "uint16"
     cut = array.georsr.super_resolve("segsr-lite-x4", chunks={"x": 2000, "y": -1})
     assert cut.chunks == ((3,), (4000,), (2000, 2000, 2000, 1200))
     assert cut.georsr is not None

@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 import georsr
 from georsr.config import SRConfig
 from georsr.errors import ModelError, UsageError
-from georsr.inference.model_cache import ModelRef, load_cached, model_ref
-from georsr.io.sampling import sample_indices
+from georsr.inference.model_cache import ModelRef, load_cached, model_ref, threads_of_worker
 from georsr.models.io import open_model
-from georsr.radiometry.normalization import normalization_of_sample
+from georsr.radiometry.normalization import normalization_of_sample, sample_indices
 from georsr.xarray import dask_graph
 from georsr.xarray.dask_graph import super_resolve_dask
 
@@ -222,9 +221,7 @@ def test_worker_processes_open_the_model_themselves(cluster, lite_file, texture)
         kept = da.from_array(image, chunks=30).persist()
         made = super_resolve_dask(kept, model, SRConfig(**SMALL))
         np.testing.assert_array_equal(made.compute(), whole)
-        from georsr.inference.model_cache import _threads_of_worker
-
-        assert set(client.run(_threads_of_worker).values()) <= {None, 2}
+        assert set(client.run(threads_of_worker).values()) <= {None, 2}
 
 
 # -- models --------------------------------------------------------------------------------------

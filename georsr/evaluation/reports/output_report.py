@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from georsr.errors import GeorsrError, UsageError
+from georsr.errors import GeorsrError, UsageError, redact_url
 from georsr.evaluation.full_reference import Consistency, measure_consistency
 from georsr.evaluation.no_reference import NoReferenceReport, measure_no_reference
 from georsr.evaluation.reports.figures import (
@@ -23,11 +23,10 @@ from georsr.evaluation.reports.figures import (
 from georsr.evaluation.reports.html import Cell, Table, render_page
 from georsr.evaluation.seams import SeamReport, measure_seams
 from georsr.geo.registration import phase_shift, scale_between
-from georsr.io.band_roles import detect_rgb_bands
+from georsr.io.metadata import detect_rgb_bands
 from georsr.io.reader import RasterReader, open_raster
 from georsr.models.io import open_model
 from georsr.radiometry.kernels import Kernel, parse_kernel
-from georsr.redact import redact_url
 from georsr.reports import read_output_tags
 from georsr.window import AnyArray, Window
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from georsr._files import atomic_write
 from georsr.errors import ModelError, OutputError, UsageError
 from georsr.models.io import Model
-from georsr.models.onnx.convert import INPUT, to_onnx
+from georsr.models.onnx.runtime import INPUT, to_onnx
 from georsr.models.spec import METADATA_KEY, ModelSpec
 from georsr.window import FloatArray
 

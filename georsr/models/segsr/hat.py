@@ -13,7 +13,7 @@ gives smaller windows at the border.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import pairwise
 
 import torch
@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from georsr.errors import ModelError
+from georsr.models.optimize import cached, pad_heads
 from georsr.models.segsr.segsr import Backbone, ChannelNorm
 
 DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
@@ -113,6 +114,8 @@ class RelativePositionBias(nn.Module):
         Shape of the table.
     """
 
+    is_cached = False
+
     def __init__(self, num_positions: int, num_heads: int) -> None:
         super().__init__()
         self.table = nn.Parameter(torch.randn(num_positions, num_heads) * 0.02)
@@ -121,8 +124,18 @@ class RelativePositionBias(nn.Module):
         """Return the row of every (query, key) for a window of that size of queries."""
         raise NotImplementedError
 
+    def optimize_for_inference(self) -> None:
+        """Compute the bias once per size of window."""
+        self.is_cached = True
+
     def forward(self, height: int, width: int, dtype: torch.dtype) -> Tensor:
         """Return the bias (1, heads, queries, keys) for a window of that size of queries."""
+        compute = partial(self._compute, height, width, dtype)
+        if self.is_cached:
+            return cached(self, self.table, (height, width, dtype), compute)
+        return compute()
+
+    def _compute(self, height: int, width: int, dtype: torch.dtype) -> Tensor:
         bias = self.table[self.index(height, width)].permute(2, 0, 1)[None]
         return bias.to(dtype).contiguous()
 
@@ -210,6 +223,10 @@ class WindowAttention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
+    def optimize_for_inference(self) -> None:
+        """Pad the heads."""
+        pad_heads(self.qkv, self.proj, self.num_heads)
+
     def forward(self, x: Tensor) -> Tensor:
         """(N, h, w, C) -> (N, h, w, C)."""
         n, h, w, c = x.shape
@@ -253,6 +270,10 @@ class OverlapAttention(nn.Module):
         self.relative_position_bias = OverlapPositionBias(window_size, self.overlap_size, num_heads)
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
+
+    def optimize_for_inference(self) -> None:
+        """Pad the heads."""
+        pad_heads(self.qkv, self.proj, self.num_heads)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, h, w, C) -> (N, h, w, C)."""

@@ -15,11 +15,11 @@ from georsr.io.image_datasets import ImageFolder, LabelledImage, read_image
 from georsr.radiometry.degradation import (
     VALIDATION_SEED,
     Degradation,
+    ImagingChain,
     crop_to_multiple,
     degrade_image,
     to_float,
 )
-from georsr.radiometry.imaging_chain import ImagingChain
 from georsr.training.data.crops import Crop, Pair, flip_rotate
 from georsr.training.data.variation import Variation
 from georsr.window import AnyArray, Window

@@ -17,8 +17,7 @@ import numpy as np
 
 from georsr.errors import InputError, UsageError
 from georsr.io.gdal_env import is_remote
-from georsr.io.normalization import choose_normalization
-from georsr.io.reader import RasterReader
+from georsr.io.reader import RasterReader, choose_normalization
 from georsr.radiometry.degradation import Degradation
 from georsr.radiometry.nodata import erode_mask
 from georsr.radiometry.normalization import Normalization

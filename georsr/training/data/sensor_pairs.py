@@ -14,12 +14,10 @@ from rasterio.enums import Resampling
 from rasterio.warp import reproject, transform
 
 from georsr.errors import InputError, UsageError
-from georsr.geo.georeference import scale_transform
 from georsr.geo.registration import phase_shift
 from georsr.io.gdal_env import gdal_env
-from georsr.io.metadata import RasterInfo
-from georsr.io.normalization import choose_normalization
-from georsr.io.reader import RasterReader
+from georsr.io.metadata import RasterInfo, scale_transform
+from georsr.io.reader import RasterReader, choose_normalization
 from georsr.radiometry.nodata import fill_invalid
 from georsr.training.data.crops import Crop
 from georsr.training.data.raster_crops import MIN_VALID, ReaderPool, normalize_filled

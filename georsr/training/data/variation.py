@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from georsr._fields import check_fraction, check_range, from_dict
+from georsr.radiometry.degradation import check_fraction, check_range, from_dict
 from georsr.window import AnyArray, FloatArray
 
 Range = tuple[float, float]

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from georsr.errors import InputError, UsageError
-from georsr.io.normalization import choose_normalization
-from georsr.io.reader import open_raster
+from georsr.io.reader import choose_normalization, open_raster
 from georsr.radiometry.degradation import BicubicDegradation, SensorDegradation
 from georsr.training.data.crops import flip_rotate
 from georsr.training.data.raster_crops import valid_after_degradation

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from georsr.errors import InputError, UsageError
-from georsr.radiometry.degradation import BicubicDegradation, bicubic_downsample
-from georsr.radiometry.imaging_chain import ImagingChain
+from georsr.radiometry.degradation import BicubicDegradation, ImagingChain, bicubic_downsample
 from georsr.training.data.source import open_source
 from georsr.training.data.variation import Variation, add_even_surface, shrink
 from georsr.training.recipe import DataSettings
