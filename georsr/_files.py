@@ -307,3 +307,24 @@ def key_differences(recorded: Mapping[str, str], current: Mapping[str, str]) -> 
         for name in sorted({*recorded, *current})
         if recorded.get(name) != current.get(name)
     ]
+
+
+def has_type(value: Any, kind: Any) -> bool:
+    """Return whether a value parsed from JSON has the annotated type."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        return value in arguments
+    if origin is types.UnionType:
+        return any(has_type(value, member) for member in arguments)
+    if origin is tuple:
+        any_length = arguments[-1] is Ellipsis
+        return (
+            isinstance(value, list)
+            and (any_length or len(value) == len(arguments))
+            and all(has_type(item, arguments[0]) for item in value)
+        )
+    if origin is dict:
+        return isinstance(value, dict) and all(has_type(v, arguments[1]) for v in value.values())
+    if isinstance(value, bool):
+        return kind in (bool, Any)
+    return kind is Any or isinstance(value, (int, float) if kind is float else kind)

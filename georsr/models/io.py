@@ -9,8 +9,11 @@ import copy
 import hashlib
 import inspect
 import logging
+import os
 import re
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -21,6 +24,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
 
 from georsr._files import atomic_write, sha256
 from georsr.errors import ModelError, UsageError
@@ -35,6 +43,7 @@ from georsr.models.registry import (
     resolve_name,
 )
 from georsr.models.spec import (
+    MAX_NAME,
     METADATA_KEY,
     ModelSpec,
     refuse_old_plain_backbone,
@@ -236,8 +245,13 @@ class Model:
         Raises
         ------
         UsageError
-            The array has another number of axes or bands, or integer values.
+            The array has another number of axes or bands, integer values, or masked pixels.
         """
+        if np.ma.is_masked(image):
+            raise UsageError(
+                f"model {self.spec.name}: got an array with masked pixels, which it would mix with "
+                "the others; use georsr.super_resolve_array"
+            )
         pixels = np.asarray(image)
         bands = self.spec.bands
         if pixels.ndim not in (3, 4) or (bands and pixels.shape[-3] != bands):
@@ -314,17 +328,18 @@ def open_model(name: str | None = None, scale: int | None = None) -> Model:
 def _file_of(name: str) -> Path:
     """Return the weights file of a path or hub address."""
     path = download(name) if name.startswith(SCHEME) else Path(name)
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112  also False for a name that is too long for a file
         files = sorted(path.glob("*.safetensors"))
         if len(files) != 1:
             raise UsageError(f"{path}: holds {len(files)} safetensors files, expected one")
         return files[0]
-    if path.is_file():
+    if os.path.isfile(path):  # noqa: PTH113
         return path
     known = ", ".join(spec.name for spec in list_models())
+    shown = name if len(name) <= MAX_NAME else f"{name[:MAX_NAME]}..."
     if NAME.fullmatch(name):
-        raise UsageError(f"unknown model {name!r}; built-in models: {known}")
-    raise UsageError(f"model file {name} does not exist; built-in models: {known}")
+        raise UsageError(f"unknown model {shown!r}; built-in models: {known}")
+    raise UsageError(f"model file {shown} does not exist; built-in models: {known}")
 
 
 def create_model(
@@ -412,8 +427,16 @@ def make_spec(
     )
 
 
-def build(spec: ModelSpec) -> nn.Module:
+def build(spec: ModelSpec, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
     """Build the untrained network of a specification, optimized and in evaluation mode.
+
+    Parameters
+    ----------
+    spec
+        Specification of the network.
+    weights
+        Its state dict, if it has been read: a specification that asks for a far larger network is
+        refused before its memory is used.
 
     Raises
     ------
@@ -421,13 +444,46 @@ def build(spec: ModelSpec) -> nn.Module:
         The architecture is unknown, or the parameters do not fit.
     """
     try:
-        builder = find_architecture(spec.architecture)
-        network = builder(spec.scale, spec.bands, **spec.parameters)
-    except TypeError as error:
-        raise ModelError(f"model {spec.name}: bad parameters ({error})") from error
+        with nullcontext() if weights is None else _limited_size(weights):
+            builder = find_architecture(spec.architecture)
+            network = builder(spec.scale, spec.bands, **spec.parameters)
     except ModelError as error:
         raise ModelError(f"model {spec.name}: {error}") from error
+    except Exception as error:  # wrong parameters fail in any way
+        reason = f"{error}".partition("\n")[0]
+        raise ModelError(f"model {spec.name}: bad parameters ({reason:.200})") from error
     return optimize_for_inference(network.eval().requires_grad_(False))
+
+
+@contextmanager
+def _limited_size(weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """Stop building a network with more than 8 times the tensors or values of its weights.
+
+    torch reserves the memory of a parameter before, and fills it after, it is registered.
+    """
+    thread, n_parts, n_values = threading.get_ident(), 0, 0
+    max_parts = 1000 + 8 * len(weights)
+    max_values = 10**6 + 8 * sum(tensor.numel() for tensor in weights.values())
+
+    def count(module: nn.Module, name: str, part: nn.Module | Tensor | None) -> None:
+        nonlocal n_parts, n_values
+        if threading.get_ident() != thread:  # the hooks see the networks of all threads
+            return
+        n_parts += 1
+        n_values += part.numel() if isinstance(part, Tensor) else 0
+        if n_parts > max_parts or n_values > max_values:
+            raise ModelError(
+                f"its parameters ask for a far larger network than its {len(weights)} tensors are"
+            )
+
+    with ExitStack() as stack:
+        for register in (
+            register_module_parameter_registration_hook,
+            register_module_buffer_registration_hook,
+            register_module_module_registration_hook,
+        ):
+            stack.callback(register(count).remove)
+        yield
 
 
 def load_weights(network: nn.Module, weights: dict[str, Tensor], where: str) -> None:
@@ -463,12 +519,12 @@ def load_weights(network: nn.Module, weights: dict[str, Tensor], where: str) -> 
 
 def _open_safetensors(path: Path) -> Model:
     spec = read_spec(path)
-    network = build(spec)
     try:
         weights = load_file(path)
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path}: not a readable safetensors file ({error})") from error
     refuse_old_plain_backbone(spec, weights, str(path))
+    network = build(spec, weights)
     load_weights(network, weights, str(path))
     return Model(spec, network, sha256(path), str(path))
 

@@ -211,11 +211,12 @@ def _measurements(pixels: AnyArray) -> AnyArray:
     return near
 
 
-def valid_pixels(values: AnyArray, nodata: float | None) -> BoolArray:
-    """Return which pixels of ``values`` (any shape) are finite and not nodata."""
+def valid_pixels(values: AnyArray, *nodata: float | None) -> BoolArray:
+    """Return which pixels of ``values`` (any shape) are finite and none of the nodata values."""
     valid = np.isfinite(values) if values.dtype.kind == "f" else np.ones(values.shape, bool)
-    if nodata is not None:
-        valid &= ~is_nodata(values, nodata)
+    for value in nodata:
+        if value is not None:
+            valid &= ~is_nodata(values, value)
     return valid
 
 
