@@ -88,7 +88,7 @@ class ArrayOptions(TypedDict, total=False):
     output_bands: Literal["rgb", "all"]
     other_bands: Literal["inject", "per-band", "bicubic"]
     tta: bool
-    src_nodata: float | None
+    src_nodata: float | Literal["none"] | None
     stretch: str
     consistency: Consistency
     consistency_kernel: str | None
@@ -191,13 +191,14 @@ class SRConfig:
             arrays=True,
         ),
     )
-    src_nodata: float | None = field(
+    src_nodata: float | Literal["none"] | None = field(
         default=None,
         metadata=_described(
             "Input",
             "pixels",
-            "Nodata value of the input, in place of the one it declares.",
+            "Nodata value of the input, in place of the one it declares. none: every value counts.",
             flag="nodata",
+            metavar="VALUE|none",
             arrays=True,
             tag="nodata",
         ),
@@ -518,6 +519,8 @@ class SRConfig:
                 raise UsageError(f"{name} {value}: expected at least {option.minimum}")
         if self.blocksize < 16 or self.blocksize % 16:
             raise UsageError(f"blocksize {self.blocksize}: expected a multiple of 16")
+        if isinstance(self.src_nodata, str) and self.src_nodata != "none":
+            raise UsageError(f"src_nodata {self.src_nodata!r}: expected a number or 'none'")
         if self.bounds is not None and len(self.bounds) != 4:
             raise UsageError(
                 f"bounds of {len(self.bounds)} numbers: expected west, south, east, north"

@@ -18,7 +18,9 @@ from georsr.errors import UsageError
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32"])
-def test_an_array_gives_what_a_file_gives(dtype, lite_model, make_raster, texture, tmp_path):
+def test_super_resolve_array_equals_super_resolve(
+    dtype, lite_model, make_raster, texture, tmp_path
+):
     image = texture(3, 50, 71, dtype)
     source = make_raster(image)
     georsr.super_resolve(source, tmp_path / "o.tif", lite_model)
@@ -28,7 +30,7 @@ def test_an_array_gives_what_a_file_gives(dtype, lite_model, make_raster, textur
     assert array.dtype == dtype
 
 
-def test_an_arrays_invalid_pixels_keep_their_value(lite_model, texture):
+def test_super_resolve_array_invalid_pixels_keep_their_value(lite_model, texture):
     image = texture(3, 40, 40, "float32")
     image[:, 5:9, 5:9] = np.nan
     valid = np.ones((40, 40), bool)
@@ -43,18 +45,18 @@ def test_an_arrays_invalid_pixels_keep_their_value(lite_model, texture):
     np.testing.assert_array_equal(again[:, :40], product[:, :40])
 
 
-def test_every_public_name_is_there():
+def test_public_names_are_importable():
     for name in georsr.__all__:
         assert getattr(georsr, name) is not None
     assert issubclass(georsr.UsageError, georsr.GeorsrError)
     assert set(georsr.__all__) <= set(dir(georsr))
 
 
-def test_the_version_is_that_of_the_package():
+def test_version_is_that_of_the_package():
     assert georsr.__version__ == importlib.metadata.version("georsr")
 
 
-def test_nothing_is_logged_unless_the_caller_wants_it():
+def test_logger_without_handler_prints_nothing():
     script = "import logging, georsr; logging.getLogger('georsr').warning('a word')"
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
@@ -62,7 +64,7 @@ def test_nothing_is_logged_unless_the_caller_wants_it():
     assert done.stderr == ""
 
 
-def test_arrays_that_are_none_are_refused(lite_model):
+def test_super_resolve_array_bad_arrays_are_refused(lite_model):
     with pytest.raises(UsageError, match="expected \\(bands, rows, columns\\)"):
         georsr.super_resolve_array(np.zeros((4, 4)), lite_model)
     with pytest.raises(UsageError, match=r"takes 3 bands \(red, green, blue\), the array has 2"):
@@ -71,7 +73,7 @@ def test_arrays_that_are_none_are_refused(lite_model):
         georsr.super_resolve_array(np.zeros((3, 4, 4), "complex64"), lite_model)
 
 
-def test_a_plan_writes_nothing(lite_model, make_raster, texture, tmp_path):
+def test_estimate_writes_nothing(lite_model, make_raster, texture, tmp_path):
     source = make_raster(texture(3, 100, 120))
     before = sorted(tmp_path.iterdir())
     plan = georsr.estimate(source, lite_model, destination=tmp_path / "o.tif")
@@ -82,7 +84,7 @@ def test_a_plan_writes_nothing(lite_model, make_raster, texture, tmp_path):
     assert "tiles" in plan.describe()
 
 
-def test_options_are_checked():
+def test_config_bad_options_are_refused():
     with pytest.raises(UsageError, match="feather or crop"):
         georsr.SRConfig(blend="stir")
     with pytest.raises(UsageError, match="batch_size 0"):
@@ -97,7 +99,7 @@ def test_options_are_checked():
         georsr.SRConfig.from_json('{"colour": 1}')
 
 
-def test_option_types_are_those_of_the_config():
+def test_sr_options_types_equal_those_of_the_config():
     declared = typing.get_type_hints(georsr.SROptions)
     assert declared == config.TYPES
     arrays = {name for name, option in config.OPTIONS.items() if option.arrays}
@@ -105,7 +107,7 @@ def test_option_types_are_those_of_the_config():
 
 
 @pytest.mark.parametrize("function", [georsr.super_resolve, georsr.estimate, georsr.quality_layers])
-def test_public_functions_take_typed_options(function):
+def test_public_functions_have_typed_options(function):
     (options,) = [
         parameter
         for parameter in inspect.signature(function).parameters.values()
@@ -114,14 +116,13 @@ def test_public_functions_take_typed_options(function):
     assert options.annotation == "Unpack[SROptions]"
 
 
-def test_tag_keeps_the_keys_and_words_of_earlier_versions():
+def test_tags_json_keeps_keys_of_earlier_versions():
     renamed = {
         "indexes": (3, 2, 1),
         "output_bands": "all",
         "other_bands": "per-band",
         "src_nodata": 0.0,
         "tile_size": 64,
-        "skip_constant_tiles": True,
         "force": True,
         "bounds": (0.0, 0.0, 1.0, 1.0),
         "bounds_crs": "EPSG:4326",
@@ -133,7 +134,6 @@ def test_tag_keeps_the_keys_and_words_of_earlier_versions():
         "band_mode": "each",
         "nodata": 0.0,
         "tile": 64,
-        "flat_tiles": True,
         "force": True,
         "bbox": [0.0, 0.0, 1.0, 1.0],
         "bbox_crs": "EPSG:4326",
@@ -144,7 +144,7 @@ def test_tag_keeps_the_keys_and_words_of_earlier_versions():
     assert georsr.SRConfig.from_tag(json.dumps(recorded)) == options
 
 
-def test_report_is_typed_and_its_json_is_nested(lite_model, make_raster, texture, tmp_path):
+def test_run_report_is_typed_and_its_json_nested(lite_model, make_raster, texture, tmp_path):
     source = make_raster(texture(3, 40, 50))
     out = tmp_path / "o.tif"
     report = georsr.super_resolve(source, out, lite_model, stretch="0,200", tile_size=32)
@@ -153,7 +153,7 @@ def test_report_is_typed_and_its_json_is_nested(lite_model, make_raster, texture
     assert json.loads(report.to_json())["stretch"]["hi"] == [200.0] * 3
 
 
-def test_errors_have_no_exit_codes():
+def test_errors_have_no_exit_code():
     assert not hasattr(georsr.UsageError("wrong"), "exit_code")
 
 
@@ -167,7 +167,7 @@ def test_warnings_can_be_filtered_by_class(make_raster, texture, lite_model, tmp
         georsr.super_resolve(path, tmp_path / "o.tif", lite_model, output_bands="all")
 
 
-def test_the_module_runs_as_the_command():
+def test_python_m_georsr_cli_runs_the_command():
     done = subprocess.run(
         [sys.executable, "-m", "georsr.cli", "--version"], capture_output=True, text=True
     )
@@ -176,7 +176,7 @@ def test_the_module_runs_as_the_command():
 
 
 @pytest.mark.parametrize("scale", [2, 4])
-def test_bundled_networks_do_not_depend_on_the_number_of_threads(scale, texture):
+def test_bundled_model_does_not_depend_on_threads(scale, texture):
     image = texture(3, 150, 210, "float32")
     one = georsr.super_resolve_array(image, scale=scale, num_threads=1, model="segsr-lite")
     two = georsr.super_resolve_array(image, scale=scale, num_threads=2, model="segsr-lite")

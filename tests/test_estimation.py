@@ -54,7 +54,7 @@ def slow_model(monkeypatch):
     return Model(spec, network, "0" * 64, "slow")
 
 
-def test_the_time_is_that_of_tiles_measured_here(make_raster, texture, tmp_path, slow_model):
+def test_estimate_time_is_that_of_measured_tiles(make_raster, texture, tmp_path, slow_model):
     source = make_raster(texture(1, 150, 200))
     plan = estimate(source, slow_model)
     report = super_resolve(source, tmp_path / "o.tif", slow_model)
@@ -63,7 +63,7 @@ def test_the_time_is_that_of_tiles_measured_here(make_raster, texture, tmp_path,
     assert f"{plan.tiles} of 32 pixels" in plan.describe()
 
 
-def test_empty_tiles_are_foreseen(make_raster, texture, tmp_path, slow_model):
+def test_estimate_counts_empty_tiles(make_raster, texture, tmp_path, slow_model):
     image = texture(1, 300, 300)
     image[image == 0] = 1
     image[:, :, 100:] = 0
@@ -83,7 +83,7 @@ def test_empty_tiles_are_foreseen(make_raster, texture, tmp_path, slow_model):
     assert (plan.width, plan.height) == (report.width, report.height)
 
 
-def test_a_giant_sparse_raster_is_planned_from_a_glance(make_raster, tmp_path, monkeypatch):
+def test_estimate_of_a_giant_sparse_raster_reads_few_windows(make_raster, tmp_path, monkeypatch):
     make_raster(np.ones((1, 100, 100), "uint8"))
     (tmp_path / "giant.vrt").write_text(VRT.format(side=100_000))
     read, looked_at = RasterReader.read, []
@@ -107,7 +107,7 @@ def test_a_giant_sparse_raster_is_planned_from_a_glance(make_raster, tmp_path, m
     assert plan.memory_bytes < 3 * 2**30
 
 
-def test_what_the_disk_cannot_hold(make_raster, texture, tmp_path, monkeypatch, capsys):
+def test_sr_without_disk_space_is_refused(make_raster, texture, tmp_path, monkeypatch, capsys):
     source, out = make_raster(texture(3, 40, 50)), str(tmp_path / "o.tif")
     monkeypatch.setattr("georsr.jobs.job.free_space", lambda path: 1000)
     arguments = ["sr", source, out, "-m", "bicubic-x2"]
@@ -122,7 +122,7 @@ def test_what_the_disk_cannot_hold(make_raster, texture, tmp_path, monkeypatch, 
     assert [path.name for path in tmp_path.iterdir()] == ["in.tif"]
 
 
-def test_what_the_memory_cannot_hold(make_raster, texture, tmp_path, monkeypatch, capsys):
+def test_sr_without_memory_is_refused(make_raster, texture, tmp_path, monkeypatch, capsys):
     source, out = make_raster(texture(3, 40, 50)), str(tmp_path / "o.tif")
     monkeypatch.setattr("georsr.jobs.job.memory_limit", lambda: 100 * 2**20)
     with pytest.raises(ResourceError, match=r"takes about .* of memory, this machine has 100 MiB"):
@@ -133,7 +133,7 @@ def test_what_the_memory_cannot_hold(make_raster, texture, tmp_path, monkeypatch
     super_resolve(source, out, "bicubic", 2, check_resources=False)
 
 
-def test_blocks_kept_decoded_count_in_the_memory_of_a_plan(make_raster, texture, slow_model):
+def test_memory_of_counts_the_block_cache(make_raster, texture, slow_model):
     needed = []
     with open_raster(make_raster(texture(3, 40, 50))) as reader:
         for more in (-(2**20), 0, 100 * 2**20):
@@ -142,7 +142,7 @@ def test_blocks_kept_decoded_count_in_the_memory_of_a_plan(make_raster, texture,
     assert needed[0] == needed[1] == needed[2] - 100 * 2**20
 
 
-def test_a_plan_says_where_it_may_not_write(make_raster, texture, tmp_path, capsys):
+def test_estimate_unwritable_output_is_a_problem(make_raster, texture, tmp_path, capsys):
     source = make_raster(texture(3, 40, 50))
     (tmp_path / "o.tif").write_bytes(b"old")
     for out, word in ((tmp_path / "o.tif", "--overwrite"), (source, "is the source")):
@@ -158,7 +158,7 @@ def test_format_duration_names_the_two_largest_units(seconds, text):
     assert estimation.format_duration(seconds) == text
 
 
-def test_info_of_a_part_and_of_a_mosaic(make_raster, texture, capsys):
+def test_info_of_an_area_and_of_a_mosaic(make_raster, texture, capsys):
     from affine import Affine
 
     a = make_raster(texture(3, 40, 50), "a.tif")
@@ -187,7 +187,7 @@ def two_processors(monkeypatch):
     monkeypatch.setattr(cluster, "start_local_cluster", started)
 
 
-def test_workers_share_the_time_and_add_to_the_memory(
+def test_estimate_workers_share_time_and_add_memory(
     make_raster, texture, two_processors, monkeypatch, slow_model
 ):
     monkeypatch.setattr(estimation, "START_SECONDS", 0.0)
@@ -206,7 +206,9 @@ def test_workers_share_the_time_and_add_to_the_memory(
     assert "\nworkers" not in alone.describe()
 
 
-def test_more_workers_than_memory(make_raster, texture, tmp_path, two_processors, capsys):
+def test_sr_more_workers_than_memory_is_refused(
+    make_raster, texture, tmp_path, two_processors, capsys
+):
     source, out = make_raster(texture(1, 100, 100)), str(tmp_path / "o.tif")
     for options in ([], ["--parts", str(tmp_path / "parts")]):
         where = out.replace(".tif", ".vrt") if options else out
@@ -219,7 +221,9 @@ def test_more_workers_than_memory(make_raster, texture, tmp_path, two_processors
     assert [path.name for path in tmp_path.iterdir()] == ["in.tif"]
 
 
-def test_info_knows_workers_and_parts(make_raster, texture, tmp_path, two_processors, capsys):
+def test_info_with_workers_and_parts_reports_them(
+    make_raster, texture, tmp_path, two_processors, capsys
+):
     source = make_raster(texture(1, 100, 100))
     options = ["--workers", "3", "--parts", str(tmp_path / "parts"), "--json"]
     assert invoke(["info", source, "-m", "bicubic-x2", *options]) == 0

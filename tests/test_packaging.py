@@ -74,7 +74,7 @@ def installed(built, tmp_path_factory):
     return run
 
 
-def test_the_wheel_holds_everything_and_nothing_else(built):
+def test_wheel_has_the_files_of_the_package_only(built):
     with zipfile.ZipFile(built[1]) as wheel:
         names = set(wheel.namelist())
     roots = {name.split("/")[0] for name in names}
@@ -90,7 +90,7 @@ def test_the_wheel_holds_everything_and_nothing_else(built):
     assert sorted(expected - names) == []
 
 
-def test_the_source_distribution_can_be_tested(built):
+def test_sdist_has_tests_and_sample_data(built):
     with tarfile.open(built[0]) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     wanted = {"tests/conftest.py", "sample_data/town_rgb_2m.tif", "CHANGES.md", "Makefile"}
@@ -99,7 +99,7 @@ def test_the_source_distribution_can_be_tested(built):
     assert not [name for name in names if name.startswith((".venv", "demo/", "runs/"))]
 
 
-def test_an_installation_from_the_wheel_works(installed, tmp_path):
+def test_wheel_installed_runs_sr(installed, tmp_path):
     told = installed("--version")
     assert told.returncode == 0, told.stderr
     assert PROJECT["project"]["version"] in told.stdout
@@ -113,7 +113,7 @@ def test_an_installation_from_the_wheel_works(installed, tmp_path):
     assert not Path(where).is_relative_to(REPOSITORY)
 
 
-def test_the_plugin_comes_with_the_wheel(installed, tmp_path):
+def test_wheel_installed_packages_the_plugin(installed, tmp_path):
     archive = tmp_path / "plugin.zip"
     done = installed("qgis", "package", str(archive))
     assert done.returncode == 0, done.stderr
@@ -129,7 +129,7 @@ def test_the_plugin_comes_with_the_wheel(installed, tmp_path):
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_shell_completion(shell, monkeypatch, capsys):
+def test_shell_completion_lists_options(shell, monkeypatch, capsys):
     from click.shell_completion import get_completion_class
     from georsr.cli.main import cli, invoke
 
@@ -162,7 +162,7 @@ def instructions():
     return [(match[1], match[2]) for match in found]
 
 
-def test_dockerfile(instructions):
+def test_dockerfile_follows_the_rules(instructions):
     """What hadolint would ask for, and what this image must be."""
     known = {"FROM", "RUN", "WORKDIR", "COPY", "ENV", "USER", "ENTRYPOINT", "CMD"}
     assert {name for name, _ in instructions} <= known
@@ -183,7 +183,7 @@ def test_dockerfile(instructions):
     assert isinstance(json.loads(by_name["CMD"][-1]), list)
 
 
-def test_the_image_gets_what_the_build_needs(instructions):
+def test_dockerfile_copies_what_the_build_needs(instructions):
     copied = [word for name, words in instructions if name == "COPY" for word in words.split()[:-1]]
     assert all((REPOSITORY / path).exists() for path in copied)
     mapped = PROJECT["tool"]["setuptools"]["package-dir"].values()
@@ -193,7 +193,7 @@ def test_the_image_gets_what_the_build_needs(instructions):
     assert {f"!{path}" for path in copied} <= set(passed)
 
 
-def test_conda_recipe_says_what_the_project_says():
+def test_conda_recipe_equals_pyproject():
     recipe = yaml.safe_load((REPOSITORY / "recipe" / "recipe.yaml").read_text(encoding="utf-8"))
     project = PROJECT["project"]
     assert recipe["context"]["version"] == project["version"]

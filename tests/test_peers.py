@@ -15,7 +15,7 @@ from affine import Affine
 import georsr
 from georsr.errors import ModelError, UsageError
 from georsr.models.io import Model, open_model
-from georsr.models.segsr.segsr import segsr
+from georsr.models.segsr import segsr
 from georsr.models.spec import ModelSpec
 
 NEAREST = {"tile_size": 32, "halo": 4, "overlap": 8, "stretch": "dtype", "consistency": "off"}
@@ -42,7 +42,7 @@ def run(source, tmp_path, model="nearest-x2", name="out.tif", **options):
 
 
 @pytest.mark.parametrize("blend", ["feather", "crop"])
-def test_geoai_the_outer_frame_keeps_its_value(blend):
+def test_geoai_outer_frame_keeps_its_value(blend):
     values = np.full((3, 90, 70), 200, np.uint8)
     assert (enlarge(values, "bicubic-x4", blend=blend) == 200).all()
 
@@ -55,12 +55,12 @@ def test_geoai_corners_keep_their_value(texture):
             assert product[0, row, column] == pytest.approx(values[0, row, column], rel=1e-6)
 
 
-def test_geoai_no_black_pixel_round_tiles(texture):
+def test_geoai_tile_borders_are_not_black(texture):
     values = texture(3, 100, 120) // 8 + 200
     assert enlarge(values, "bicubic-x2").min() > 180
 
 
-def test_geoai_products_stay_in_the_units_and_type_of_the_source(make_raster, texture, tmp_path):
+def test_geoai_output_keeps_units_and_type(make_raster, texture, tmp_path):
     source = make_raster(np.maximum(texture(2, 40, 50, "int16"), 1), nodata=-9999)
     with rasterio.open(source) as old, rasterio.open(run(source, tmp_path, stretch="dtype")) as new:
         assert (new.dtypes, new.nodata) == (old.dtypes, -9999)
@@ -80,12 +80,12 @@ def test_geoai_rotation_terms_are_scaled(make_raster, texture, tmp_path):
 
 
 @pytest.mark.parametrize("shape", [(4, 64, 100), (4, 100, 64), (4, 31, 97)])
-def test_sen2sr_rasters_that_are_not_square(shape, texture):
+def test_sen2sr_oblong_rasters_are_complete(shape, texture):
     values = texture(*shape, "uint16")
     np.testing.assert_array_equal(enlarge(values, "nearest-x4"), replicated(values, 4))
 
 
-def test_sen2sr_one_nan_is_one_nan(texture):
+def test_sen2sr_nan_does_not_spread(texture):
     values = texture(3, 60, 60, "float32")
     values[1, 30, 31] = np.nan
     product = enlarge(values, "bicubic-x2", **FLOATS)
@@ -96,9 +96,7 @@ def test_sen2sr_one_nan_is_one_nan(texture):
 # 4. opensr-utils
 
 
-def test_opensr_utils_zeros_are_data_unless_the_source_says_otherwise(
-    make_raster, texture, tmp_path
-):
+def test_opensr_utils_zeros_without_nodata_are_data(make_raster, texture, tmp_path):
     values = texture(3, 40, 40)
     values[:, :10, :10] = 0
     with rasterio.open(run(make_raster(values), tmp_path)) as product:
@@ -106,14 +104,14 @@ def test_opensr_utils_zeros_are_data_unless_the_source_says_otherwise(
         assert (product.dataset_mask() == 255).all()
 
 
-def test_opensr_utils_snow_is_not_cut_off_at_ten_thousand(texture):
+def test_opensr_utils_values_above_10000_are_kept(texture):
     values = np.clip(texture(3, 60, 60, "uint16"), 200, None)
     values[:, 20:40, 20:40] = 15_000
     product = enlarge(values, "bicubic-x2", stretch="0,10000")
     assert (product[:, 50:70, 50:70] == 15_000).all()
 
 
-def test_opensr_utils_a_dark_tile_keeps_its_scale():
+def test_opensr_utils_dark_tile_keeps_its_range():
     """The range is that of the scene, never guessed from a tile."""
     values = np.full((3, 64, 128), 3, np.uint16)
     values[:, :, 64:] = 4000
@@ -127,7 +125,7 @@ def test_opensr_utils_blending_equal_tiles_loses_no_level(texture):
     np.testing.assert_array_equal(enlarge(values), replicated(values, 2))
 
 
-def test_opensr_utils_no_scratch_tiles(make_raster, texture, tmp_path):
+def test_opensr_utils_no_temporary_tiles_are_written(make_raster, texture, tmp_path):
     """Beside the product there is one part file and its journal, however many tiles."""
     source, seen = make_raster(texture(3, 200, 200)), set()
 
@@ -140,7 +138,7 @@ def test_opensr_utils_no_scratch_tiles(make_raster, texture, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"in.tif", "out.tif"}
 
 
-def test_opensr_utils_the_offset_of_reflectances_survives(make_raster, texture, tmp_path):
+def test_opensr_utils_reflectance_offset_is_kept(make_raster, texture, tmp_path):
     """Sentinel-2 since baseline 04.00: reflectance = (DN - 1000) / 10000."""
 
     def note(dataset):
@@ -154,9 +152,7 @@ def test_opensr_utils_the_offset_of_reflectances_survives(make_raster, texture, 
         assert product.descriptions == ("B4", "B3", "B2")
 
 
-def test_opensr_utils_other_bands_are_not_taken_for_colours(
-    lite_model, make_raster, texture, tmp_path
-):
+def test_opensr_utils_other_bands_are_not_used_as_rgb(lite_model, make_raster, texture, tmp_path):
     """Of what lies in a SAFE's folder, AOT, TCI and WVP are no reflectances."""
 
     def note(dataset):
@@ -182,9 +178,7 @@ def test_deepness_floats_do_not_wrap_in_eight_bits(make_raster, tmp_path):
     assert (pixels[:, 40:] == 255).all()
 
 
-def test_deepness_nothing_is_dropped_in_the_working_directory(
-    make_raster, texture, tmp_path, monkeypatch
-):
+def test_deepness_working_directory_stays_empty(make_raster, texture, tmp_path, monkeypatch):
     elsewhere = tmp_path / "cwd"
     elsewhere.mkdir()
     source = make_raster(texture(3, 40, 40))
@@ -193,7 +187,7 @@ def test_deepness_nothing_is_dropped_in_the_working_directory(
     assert list(elsewhere.iterdir()) == []
 
 
-def test_deepness_a_crs_of_ones_own_and_oblong_pixels_survive(make_raster, texture, tmp_path):
+def test_deepness_custom_crs_and_oblong_pixels_are_kept(make_raster, texture, tmp_path):
     crs = "+proj=laea +lat_0=47.3 +lon_0=11.4 +x_0=1000 +y_0=2000 +ellps=GRS80 +units=m"
     oblong = Affine(3.7, 0, 1e3, 0, -11.3, 2e3)
     source = make_raster(texture(1, 40, 40), crs=crs, transform=oblong)
@@ -207,7 +201,7 @@ def test_deepness_a_crs_of_ones_own_and_oblong_pixels_survive(make_raster, textu
 
 
 @pytest.mark.parametrize("size", [(127, 129), (128, 128), (1, 200), (33, 31)])
-def test_evoland_and_sr4rs_no_border_is_lost(size, texture):
+def test_evoland_and_sr4rs_border_is_kept(size, texture):
     """remicres/sr4rs issues 50 and 74."""
     values = texture(1, *size)
     product = enlarge(values, "bicubic-x2", tile_size=64)
@@ -215,7 +209,7 @@ def test_evoland_and_sr4rs_no_border_is_lost(size, texture):
     np.testing.assert_array_equal(enlarge(values, tile_size=64), replicated(values, 2))
 
 
-def test_evoland_products_are_compressed(make_raster, tmp_path):
+def test_evoland_output_is_compressed(make_raster, tmp_path):
     source = make_raster(np.zeros((3, 200, 200), np.uint8))
     out = run(source, tmp_path)
     with rasterio.open(out) as product:
@@ -226,7 +220,7 @@ def test_evoland_products_are_compressed(make_raster, tmp_path):
 # 8. Real-ESRGAN and BasicSR, on which SeG-SR's own code rests
 
 
-def test_basicsr_tiles_do_not_show_where_the_halo_covers_the_kernel(texture):
+def test_basicsr_tiles_with_sufficient_halo_are_seamless(texture):
     values = texture(3, 100, 90, "float32")
     whole = enlarge(values, "bicubic-x2", tile_size=256, **FLOATS)
     for tile in (32, 48):
@@ -234,7 +228,7 @@ def test_basicsr_tiles_do_not_show_where_the_halo_covers_the_kernel(texture):
         np.testing.assert_array_equal(tiled, whole)
 
 
-def test_basicsr_a_failing_tile_is_not_replaced_by_the_last_one(texture):
+def test_basicsr_failing_tile_is_an_error(texture):
     class Fails(torch.nn.Module):
         def __init__(self):
             super().__init__()
@@ -252,7 +246,7 @@ def test_basicsr_a_failing_tile_is_not_replaced_by_the_last_one(texture):
         georsr.super_resolve_array(texture(3, 64, 64), model, consistency="off")
 
 
-def test_basicsr_twelve_bits_are_not_guessed_from_one_bright_pixel(texture):
+def test_basicsr_range_does_not_depend_on_one_bright_pixel(texture):
     """One pixel above 256 made BasicSR divide everything by 65535."""
     values = texture(3, 60, 60).astype(np.uint16)
     brighter = values.copy()
@@ -262,7 +256,7 @@ def test_basicsr_twelve_bits_are_not_guessed_from_one_bright_pixel(texture):
     np.testing.assert_array_equal(a[:, 10:], b[:, 10:])
 
 
-def test_segsr_prompts_are_parameters_that_are_saved():
+def test_segsr_prompts_are_saved_parameters():
     """The published network keeps them in a list: never trained, never saved."""
     network = segsr(2, num_groups=2, depth=1, embed_dim=12, backbone="plain", encoder="scene")
     prompts = [name for name, _ in network.named_parameters() if "local_prompts" in name]
@@ -274,7 +268,7 @@ def test_segsr_prompts_are_parameters_that_are_saved():
 
 
 @pytest.mark.parametrize("overlap", [0, 4])
-def test_tamrfsits_tiles_without_a_margin(overlap, texture):
+def test_tamrfsits_tiles_without_halo_are_complete(overlap, texture):
     values = texture(2, 70, 80)
     product = enlarge(values, halo=0, overlap=overlap)
     np.testing.assert_array_equal(product, replicated(values, 2))
@@ -283,7 +277,7 @@ def test_tamrfsits_tiles_without_a_margin(overlap, texture):
 # 10. opensr-model
 
 
-def test_opensr_model_a_tile_has_no_tones_of_its_own(lite_model, texture):
+def test_opensr_model_tile_does_not_depend_on_distant_pixels(lite_model, texture):
     """What happens far away does not change a tile: no matching of histograms, patch by patch."""
     values = texture(3, 32, 120)
     other = values.copy()
@@ -292,7 +286,7 @@ def test_opensr_model_a_tile_has_no_tones_of_its_own(lite_model, texture):
     np.testing.assert_array_equal(a[:, :, :64], b[:, :, :64])
 
 
-def test_opensr_model_random_numbers_of_others_are_left_alone(texture):
+def test_opensr_model_random_state_is_unchanged(texture):
     def states():
         return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
 
@@ -301,7 +295,7 @@ def test_opensr_model_random_numbers_of_others_are_left_alone(texture):
     assert states() == before
 
 
-def test_opensr_model_weights_run_nothing_when_loaded(tmp_path):
+def test_opensr_model_pickled_weights_are_refused(tmp_path):
     """A pickle that would make a file is refused, whatever it is called."""
     marker = tmp_path / "was-here"
 

@@ -49,11 +49,11 @@ def pixels(name):
         return file.read()
 
 
-def test_committed_scenes_are_what_the_script_draws(script):
+def test_sample_scenes_equal_those_of_the_script(script):
     assert script.check(FOLDER) == []
 
 
-def test_check_notices_a_changed_pixel_and_a_missing_file(script, tmp_path, monkeypatch):
+def test_check_reports_changed_pixels_and_missing_files(script, tmp_path, monkeypatch):
     farm = script.farm()
     monkeypatch.setattr(script, "products", lambda: [farm])
     assert script.check(tmp_path) == ["rotated_rgb_0.5m.tif: differs in everything: it is missing"]
@@ -66,14 +66,14 @@ def test_check_notices_a_changed_pixel_and_a_missing_file(script, tmp_path, monk
     assert script.check(tmp_path) == ["rotated_rgb_0.5m.tif: differs in pixels"]
 
 
-def test_only_the_listed_scenes_and_they_are_small():
+def test_sample_data_has_only_the_listed_small_scenes():
     files = sorted(path.name for path in FOLDER.glob("*.tif*"))
     assert files == sorted(SIZES)
     assert sum(path.stat().st_size for path in FOLDER.iterdir() if path.is_file()) < 1_000_000
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_layout_of_the_files(name):
+def test_sample_scenes_have_the_expected_layout(name):
     with rasterio.open(FOLDER / name) as file:
         assert (file.count, file.height, file.width) == SIZES[name]
         assert file.height != file.width
@@ -91,7 +91,7 @@ def test_layout_of_the_files(name):
         ("fields_4band_5m.tif", "fields_4band_10m.tif", 2, 32633),
     ],
 )
-def test_pairs_share_crs_and_corners(fine, coarse, scale, epsg):
+def test_sample_pairs_share_crs_and_corners(fine, coarse, scale, epsg):
     with rasterio.open(FOLDER / fine) as truth, rasterio.open(FOLDER / coarse) as low:
         assert truth.crs.to_epsg() == low.crs.to_epsg() == epsg
         assert truth.bounds == low.bounds
@@ -103,21 +103,21 @@ def test_pairs_share_crs_and_corners(fine, coarse, scale, epsg):
 
 
 @pytest.mark.parametrize(("name", "scale"), [("town_rgb_1m.tif", 2), ("town_rgb_2m.tif", 4)])
-def test_coarse_town_is_the_degraded_truth(name, scale):
+def test_sample_town_coarse_is_the_degraded_truth(name, scale):
     _, low = degrade_pair(pixels("town_rgb_0.5m.tif"), scale)
     np.testing.assert_array_equal(pixels(name), low)
 
 
 @pytest.mark.parametrize("name", ["town_rgb_0.5m.tif", "rotated_rgb_0.5m.tif"])
 @pytest.mark.parametrize("scale", [2, 4])
-def test_no_degraded_value_is_near_a_rounding_threshold(name, scale):
+def test_sample_degraded_values_are_far_from_rounding_thresholds(name, scale):
     truth = pixels(name)
     rows, columns = (bicubic_matrix(n, scale).astype(np.float64) for n in truth.shape[1:])
     exact = rows @ truth.astype(np.float64) @ columns.T
     assert np.abs(exact % 1 - 0.5).min() > 0.9e-3
 
 
-def test_four_bands_describe_themselves():
+def test_sample_fields_bands_are_described():
     with rasterio.open(FOLDER / "fields_4band_10m.tif") as file:
         assert file.descriptions == ("blue", "green", "red", "nir")
         assert file.colorinterp == (
@@ -132,7 +132,7 @@ def test_four_bands_describe_themselves():
         assert file.nodata == 0
 
 
-def test_nodata_is_a_slanted_edge_and_single_holes_in_whole_blocks():
+def test_sample_fields_nodata_is_an_edge_and_blocks():
     low, truth = pixels("fields_4band_10m.tif"), pixels("fields_4band_5m.tif")
     missing = (low == 0).all(0)
     # no band is 0 where another is valid
@@ -150,7 +150,7 @@ def test_nodata_is_a_slanted_edge_and_single_holes_in_whole_blocks():
         assert row[start:].all()
 
 
-def test_coarse_fields_are_the_degraded_valid_truth():
+def test_sample_fields_coarse_is_the_degraded_truth():
     low, truth = pixels("fields_4band_10m.tif"), pixels("fields_4band_5m.tif")
     valid = (truth != 0).all(0)
     inner = valid[::2, ::2]
@@ -159,7 +159,7 @@ def test_coarse_fields_are_the_degraded_valid_truth():
     np.testing.assert_array_equal(low[:, inner], np.rint(expected))
 
 
-def test_vegetation_is_bright_and_water_dark_in_the_infrared():
+def test_sample_fields_infrared_separates_vegetation_and_water():
     low = pixels("fields_4band_10m.tif").astype(float)
     valid = low[0] > 0
     red, nir = low[2][valid], low[3][valid]
@@ -169,7 +169,7 @@ def test_vegetation_is_bright_and_water_dark_in_the_infrared():
     assert 300 < np.median(low[:3, valid]) < 1500
 
 
-def test_rotated_scene_has_rotation_shear_oblong_pixels_and_tags():
+def test_sample_rotated_scene_has_rotation_shear_and_tags():
     with rasterio.open(FOLDER / "rotated_rgb_0.5m.tif") as file:
         t = file.transform
         tags = file.tags()

@@ -3,7 +3,7 @@ import pytest
 from georsr import system
 
 
-def test_the_limit_of_a_container_counts(tmp_path, monkeypatch):
+def test_memory_limit_of_a_container_counts(tmp_path, monkeypatch):
     limit = tmp_path / "memory.max"
     monkeypatch.setattr(system, "CGROUP_LIMITS", (tmp_path / "none", limit))
     limit.write_text("max\n")
@@ -23,7 +23,7 @@ def test_the_limit_of_a_container_counts(tmp_path, monkeypatch):
         ("5:memory:/job_7", "memory/job_7/memory.limit_in_bytes"),
     ],
 )
-def test_the_limit_of_a_job_counts(line, limit, tmp_path, monkeypatch):
+def test_memory_limit_of_a_cgroup_counts(line, limit, tmp_path, monkeypatch):
     groups = ("memory.max", "memory/memory.limit_in_bytes")
     monkeypatch.setattr(system, "CGROUP_LIMITS", tuple(tmp_path / name for name in groups))
     monkeypatch.setattr(system, "PROCESS_CGROUPS", tmp_path / "cgroup")

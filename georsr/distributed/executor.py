@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from georsr.config import SRConfig
@@ -17,9 +16,8 @@ from georsr.distributed.cluster import Cluster
 from georsr.distributed.task_queue import PREFETCH_BATCHES, IndexedTask, TaskQueue
 from georsr.errors import ResourceError
 from georsr.inference.model_cache import ModelRef, cached_predictor, load_cached, model_ref
-from georsr.inference.pipeline import RunStats
-from georsr.inference.predictor import TilePredictor
-from georsr.inference.threads import write_in_background
+from georsr.inference.pipeline import RunStats, write_in_background
+from georsr.inference.predictor import TilePredictor, with_own_gpu
 from georsr.io.gdal_env import absolute_path
 from georsr.jobs.job import BASE_MEMORY, SRJob, memory_of, source_hash
 from georsr.jobs.run import tile_pipeline
@@ -87,10 +85,7 @@ class JobRunner:
                     "modification time differ); put it where all machines see the same file"
                 )
         load_cached(self.model)
-        if self.config.device == "cuda" and isinstance(worker_name, int):
-            # local workers are numbered, and take the GPUs of their machine in turn
-            device = f"cuda:{worker_name % max(1, torch.cuda.device_count())}"
-            self.config = replace(self.config, device=device)
+        self.config = with_own_gpu(self.config, worker_name)
 
     def __call__(self, task: Any, should_stop: Callable[[], bool]) -> Any:
         """Compute one task."""

@@ -18,10 +18,9 @@ from georsr.config import SRConfig
 from georsr.device import cpu_threads
 from georsr.errors import UsageError
 from georsr.inference.bands import match_array_bands
-from georsr.inference.pipeline import TilePipeline
+from georsr.inference.pipeline import OutputFormat, TilePipeline, make_tile_grid
 from georsr.inference.predictor import TilePredictor, place_model
 from georsr.inference.sensing import resolve_kernel, with_scene_sensor
-from georsr.inference.tiles import OutputFormat, make_tile_grid
 from georsr.models.io import Model
 from georsr.models.spec import ModelSpec
 from georsr.radiometry.kernels import Kernel
@@ -42,7 +41,6 @@ def predict_window(
     form: OutputFormat,
     inference: TilePredictor,
     kernel: Kernel | None = None,
-    flat_tiles: bool = False,
 ) -> AnyArray:
     """Super-resolve a window of a scene.
 
@@ -61,8 +59,6 @@ def predict_window(
         What the pixels become, and the network that makes them.
     kernel
         What shrinks the output to its source; None: it need not.
-    flat_tiles
-        Tiles of one value keep it, without the network.
 
     Returns
     -------
@@ -77,7 +73,6 @@ def predict_window(
         stretch=stretch,
         predictor=inference,
         kernel=kernel,
-        skip_constant_tiles=flat_tiles,
     )
     output = np.empty((form.planes, part.out_height, part.out_width), form.dtype)
     with closing(pipeline.blocks(form)) as blocks:
@@ -133,7 +128,7 @@ def check_count(bands: int, spec: ModelSpec, remedy: str = "") -> None:
         )
 
 
-def check_array(values: object, valid: object = None) -> None:
+def check_array(values: object, valid: BoolArray | None = None) -> None:
     """Refuse what is not a numpy array of pixels, and a validity that does not fit it.
 
     Raises
@@ -157,11 +152,12 @@ def check_array(values: object, valid: object = None) -> None:
         )
     if valid is None:
         return
-    if np.ma.is_masked(valid) or np.asarray(valid).dtype != bool:
+    valid = np.asanyarray(valid)
+    if np.ma.is_masked(valid) or valid.dtype != bool:
         raise UsageError("valid: expected booleans, True at valid pixels; use for example mask > 0")
-    if np.shape(valid) not in (values.shape, values.shape[1:]):
+    if valid.shape not in (values.shape, values.shape[1:]):
         raise UsageError(
-            f"valid: shape {np.shape(valid)}, expected {values.shape} or {values.shape[1:]}"
+            f"valid: shape {valid.shape}, expected {values.shape} or {values.shape[1:]}"
         )
 
 
@@ -218,7 +214,6 @@ def predict_array(
             form=ArrayFormat(config.dtype or str(values.dtype), bands, config.blocksize, nodata),
             inference=TilePredictor.from_config(model, config, placement),
             kernel=resolve_kernel(read, height, width, stretch, model, config),
-            flat_tiles=config.skip_constant_tiles,
         )
 
 

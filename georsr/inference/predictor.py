@@ -159,6 +159,13 @@ def choose_batch(placement: DeviceConfig, wanted: int | None) -> int:
     return wanted or GPU_BATCH
 
 
+def with_own_gpu(config: SRConfig, worker_name: object) -> SRConfig:
+    """Return the options of a worker: numbered ones take the GPUs of their machine in turn."""
+    if config.device != "cuda" or not isinstance(worker_name, int):
+        return config
+    return replace(config, device=f"cuda:{worker_name % max(1, torch.cuda.device_count())}")
+
+
 def place_model(model: Model, config: SRConfig) -> DeviceConfig:
     """Choose device, precision and backend of a model; ``auto`` takes torch if it can.
 

@@ -27,12 +27,12 @@ from georsr.inference.consistency import (
     skip_if_noisy,
     softened,
 )
+from georsr.inference.pipeline import OrderedThreadPool
 from georsr.inference.predictor import TilePredictor
-from georsr.inference.threads import OrderedThreadPool
 from georsr.models.interpolation import MultiBand
 from georsr.models.io import Model
-from georsr.models.segsr.lite import combine_estimates
-from georsr.models.segsr.segsr import SegSR
+from georsr.models.segsr import SegSR
+from georsr.models.segsr_lite import combine_estimates
 from georsr.radiometry.kernels import Kernel, SensorDescription, parse_sensor
 from georsr.radiometry.normalization import Normalization
 from georsr.window import AnyArray, BoolArray, FloatArray, PixelBlock, Window
@@ -139,7 +139,7 @@ PROBE_MARGIN = 6
 beyond it."""
 
 
-def spread_windows(height: int, width: int, size: int = PROBE_SIZE) -> list[Window]:
+def probe_windows(height: int, width: int, size: int = PROBE_SIZE) -> list[Window]:
     """Return windows spread over a scene, those in its middle first."""
     h, w = min(size, height), min(size, width)
     tops, lefts = height - h, width - w
@@ -169,7 +169,7 @@ def estimate_kernel(
     Parameters
     ----------
     patches
-        Pixels of `spread_windows`, with the model's bands; mostly invalid ones are skipped.
+        Pixels of `probe_windows`, with the model's bands; mostly invalid ones are skipped.
     stretch
         Normalization of the scene.
     model
@@ -242,7 +242,7 @@ def resolve_kernel(
     if known is not None or requested is None:
         return softened(known, model.spec, config)
     fitted = estimate_kernel(
-        [read(window) for window in spread_windows(height, width)],
+        [read(window) for window in probe_windows(height, width)],
         stretch,
         model,
         unless_noise=skip_if_noisy(config),
@@ -274,7 +274,7 @@ def estimate_sensor(
     Parameters
     ----------
     patches
-        Pixels of `spread_windows`, with the model's bands; those with invalid pixels are skipped.
+        Pixels of `probe_windows`, with the model's bands; those with invalid pixels are skipped.
     stretch
         Normalization of the scene.
     model
@@ -372,7 +372,7 @@ def with_scene_sensor(
     """
     if sensor_network(model.network) is None and config.sensor is None:
         return model
-    patches = [read(window) for window in spread_windows(height, width)]
+    patches = [read(window) for window in probe_windows(height, width)]
     return with_sensor(model, scene_sensor(patches, stretch, model, config))
 
 

@@ -531,7 +531,7 @@ def _open_safetensors(path: Path) -> Model:
 
 def _open_checkpoint(path: Path) -> Model:
     """Open a published SeG-SR, or a checkpoint that spandrel recognises."""
-    from georsr.models.segsr.pretrained import is_published, read_checkpoint, read_published
+    from georsr.models.segsr_published import is_published, read_checkpoint, read_published
 
     entries = read_checkpoint(path)
     if is_published(entries):

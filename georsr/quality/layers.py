@@ -30,9 +30,14 @@ from torch import Tensor, nn
 
 from georsr.errors import UsageError
 from georsr.inference.consistency import shrink_valid
-from georsr.inference.pipeline import TilePipeline, TileResult, block_assembler
+from georsr.inference.pipeline import (
+    OutputFormat,
+    RowStrip,
+    TilePipeline,
+    TileResult,
+    block_assembler,
+)
 from georsr.inference.predictor import MEMBERS, TilePredictor, tta_predictions
-from georsr.inference.tiles import OutputFormat, RowStrip
 from georsr.io.metadata import BandInfo
 from georsr.io.reader import RasterReader
 from georsr.models.interpolation import Bicubic

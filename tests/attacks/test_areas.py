@@ -45,7 +45,7 @@ def area(path, name):
         '{{"type": "GeographicCRS", "name": "+nadgrids={folder}/grid.gsb"}}',
     ],
 )
-def test_a_crs_that_is_no_code_is_refused(tmp_path, name):
+def test_read_polygons_crs_other_than_a_code_is_refused(tmp_path, name):
     served = tmp_path / "served"
     served.mkdir()
     (tmp_path / "secret.prj").write_text(CRS.from_epsg(4326).to_wkt())
@@ -67,7 +67,7 @@ def test_a_crs_that_is_no_code_is_refused(tmp_path, name):
         "OGC:CRS84",
     ],
 )
-def test_a_crs_by_its_code_is_taken(tmp_path, name):
+def test_read_polygons_crs_code_is_read(tmp_path, name):
     ((polygon, crs),) = read_polygons(area(tmp_path / "a.json", name), "a.json")
     assert polygon.bounds == (10, 50, 11, 51)
     assert crs.is_geographic

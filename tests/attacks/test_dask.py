@@ -92,7 +92,7 @@ def private(tmp_path, monkeypatch):
     return folder
 
 
-def test_these_checks_find_what_is_open():
+def test_port_checks_detect_an_open_cluster():
     options = {"n_workers": 1, "threads_per_worker": 1, "processes": False, "silence_logs": 50}
     options["dashboard_address"] = "127.0.0.1:0"
     before = listening()
@@ -121,7 +121,7 @@ def assert_closed(ports, ours, keys):
         assert page(port, "/sitemap.json").endswith(b'{"paths": ["/sitemap.json"]}')
 
 
-def test_nobody_else_can_connect_to_scheduler_workers_or_nannies(private, tmp_path, monkeypatch):
+def test_local_cluster_refuses_foreign_connections(private, tmp_path, monkeypatch):
     folders = []
     load = ssl.SSLContext.load_cert_chain
 
@@ -160,7 +160,7 @@ def test_nobody_else_can_connect_to_scheduler_workers_or_nannies(private, tmp_pa
     assert (tmp_path / "victim.txt").read_text() == "dear"
 
 
-def test_a_worker_that_is_started_again_is_as_closed(private):
+def test_local_cluster_restarted_worker_refuses_foreign_connections(private):
     before = listening()
     with start_local_cluster(1, gpu=False) as client:
         (first,) = client.nthreads()
@@ -189,7 +189,7 @@ def disturbed(workers, *, gpu):
         yield client
 
 
-def test_mute_connections_and_garbage_stop_no_run(
+def test_workers_run_with_silent_connections_and_garbage_completes(
     tmp_path, make_raster, texture, monkeypatch, capfd
 ):
     source = make_raster(texture(3, 150, 130))

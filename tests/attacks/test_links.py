@@ -119,7 +119,7 @@ FAST = ("-m", "bicubic", "-s", "2", "--progress", "none")
 
 @pytest.mark.parametrize("lay", LAID)
 @pytest.mark.parametrize("end", ["tif", "cog.tif", "jsonl", "lock"])
-def test_in_the_place_of_a_working_file(scene, victim, tmp_path, run, end, lay):
+def test_sr_with_a_link_at_a_working_file_is_refused(scene, victim, tmp_path, run, end, lay):
     own = tmp_path / f".out.tif.part.{end}"
     lay(own, victim)
     code, error = run("sr", scene, tmp_path / "out.tif", *FAST, "--cog")
@@ -131,7 +131,7 @@ def test_in_the_place_of_a_working_file(scene, victim, tmp_path, run, end, lay):
 
 
 @pytest.mark.parametrize("end", ["tif", "cog.tif", "jsonl", "lock"])
-def test_a_working_file_with_another_name_is_removed_not_written(scene, victim, tmp_path, run, end):
+def test_sr_with_a_hard_linked_working_file_removes_the_link(scene, victim, tmp_path, run, end):
     os.link(victim, tmp_path / f".out.tif.part.{end}")
     assert run("sr", scene, tmp_path / "out.tif", *FAST, "--cog")[0] == 0
     assert list(tmp_path.glob(".out*")) == []
@@ -139,7 +139,7 @@ def test_a_working_file_with_another_name_is_removed_not_written(scene, victim, 
 
 @pytest.mark.parametrize("lay", LAID)
 @pytest.mark.parametrize("name", ["index.json", ".parts.jsonl", ".parts.lock"])
-def test_in_the_folder_of_parts(scene, victim, tmp_path, run, name, lay):
+def test_sr_with_a_link_in_the_parts_folder_is_refused(scene, victim, tmp_path, run, name, lay):
     folder = tmp_path / "parts"
     folder.mkdir()
     lay(folder / name, victim)
@@ -151,7 +151,7 @@ def test_in_the_folder_of_parts(scene, victim, tmp_path, run, name, lay):
 
 
 @pytest.mark.parametrize("lay", LAID)
-def test_in_the_place_of_a_part(scene, victim, tmp_path, run, lay):
+def test_sr_with_a_link_at_a_part_is_refused(scene, victim, tmp_path, run, lay):
     """Its name is known: another run with the same parts has shown it."""
     folder, out = tmp_path / "parts", tmp_path / "out.vrt"
     assert run("sr", scene, out, *FAST, "--parts", folder)[0] == 0
@@ -170,7 +170,7 @@ def test_in_the_place_of_a_part(scene, victim, tmp_path, run, lay):
 
 
 @pytest.mark.parametrize("name", ["../home/profile", "/etc/passwd", "r0000_c0000_0.tif/x"])
-def test_a_journal_that_names_a_part_elsewhere(scene, victim, tmp_path, run, name):
+def test_parts_index_naming_a_path_elsewhere_is_not_followed(scene, victim, tmp_path, run, name):
     folder, out = tmp_path / "parts", tmp_path / "out.vrt"
     assert run("sr", scene, out, *FAST, "--parts", folder)[0] == 0
     index = json.loads((folder / "index.json").read_text())
@@ -181,7 +181,7 @@ def test_a_journal_that_names_a_part_elsewhere(scene, victim, tmp_path, run, nam
 
 
 @pytest.mark.parametrize("lay", [lay_dangling, lay_circle, lay_pipe, lay_socket])
-def test_in_the_place_of_the_folder_of_parts(scene, victim, tmp_path, run, lay):
+def test_sr_with_a_link_at_the_parts_folder_is_refused(scene, victim, tmp_path, run, lay):
     lay(tmp_path / "parts", victim)
     code, error = run("sr", scene, tmp_path / "out.vrt", *FAST, "--parts", tmp_path / "parts")
     assert code == 1
@@ -190,7 +190,7 @@ def test_in_the_place_of_the_folder_of_parts(scene, victim, tmp_path, run, lay):
 
 @pytest.mark.parametrize("lay", STRANGE)
 @pytest.mark.parametrize("option", ["OUT", "--quality", "--stac"])
-def test_in_the_place_of_an_output(scene, victim, tmp_path, run, option, lay):
+def test_sr_with_a_link_at_an_output_is_refused(scene, victim, tmp_path, run, option, lay):
     pytest.importorskip("pystac")
     names = {"OUT": "out.tif", "--quality": "q.tif", "--stac": "out.json"}
     target = tmp_path / names.pop(option)
@@ -220,7 +220,7 @@ def documents(tmp_path, scene, target):
 
 @pytest.mark.parametrize("lay", STRANGE)
 @pytest.mark.parametrize("name", ["a.html", "a.csv", "b.html", "a.onnx", "a.safetensors", "a.zip"])
-def test_in_the_place_of_a_document(scene, victim, tmp_path, run, name, lay):
+def test_command_with_a_link_at_its_document_is_refused(scene, victim, tmp_path, run, name, lay):
     target = tmp_path / name
     command = documents(tmp_path, scene, target)[name]
     lay(target, victim)
@@ -230,7 +230,7 @@ def test_in_the_place_of_a_document(scene, victim, tmp_path, run, name, lay):
     assert os.path.lexists(target)
 
 
-def test_a_document_replaces_a_link_and_not_its_goal(victim, tmp_path, run):
+def test_qgis_package_overwrite_replaces_the_link_not_its_target(victim, tmp_path, run):
     target = tmp_path / "a.zip"
     target.symlink_to(victim)
     assert run("qgis", "package", target)[0] == 2
@@ -238,7 +238,7 @@ def test_a_document_replaces_a_link_and_not_its_goal(victim, tmp_path, run):
     assert not target.is_symlink()
 
 
-def test_names_that_could_be_foreseen_are_not_used(scene, victim, tmp_path, run):
+def test_sr_does_not_write_to_predictable_names(scene, victim, tmp_path, run):
     """Temporary files of earlier versions, and those that GDAL makes beside a COG."""
     folder = tmp_path / "parts"
     folder.mkdir()
@@ -258,7 +258,9 @@ def test_names_that_could_be_foreseen_are_not_used(scene, victim, tmp_path, run)
     assert run("sr", scene, tmp_path / "out.vrt", *FAST, "--parts", folder)[0] == 0
 
 
-def test_a_link_laid_while_gdal_is_about_to_write(scene, victim, tmp_path, run, monkeypatch):
+def test_cog_with_links_created_during_the_copy_are_not_followed(
+    scene, victim, tmp_path, run, monkeypatch
+):
     """Whoever watches the folder lays links at every name as soon as he sees it."""
     from georsr.writer import writer
 
@@ -278,7 +280,7 @@ def test_a_link_laid_while_gdal_is_about_to_write(scene, victim, tmp_path, run, 
 
 
 @pytest.mark.parametrize("lay", LAID)
-def test_a_lock_is_taken_on_a_regular_file_only(victim, tmp_path, lay):
+def test_lock_on_a_link_is_refused(victim, tmp_path, lay):
     own = tmp_path / ".lock"
     lay(own, victim)
     with pytest.raises(OutputError, match=r"\.lock"):
@@ -288,7 +290,7 @@ def test_a_lock_is_taken_on_a_regular_file_only(victim, tmp_path, lay):
 
 
 @pytest.mark.parametrize("lay", [lay_link, lay_dangling])
-def test_a_lock_without_locks_in_the_file_system(victim, tmp_path, monkeypatch, lay):
+def test_lock_without_flock_and_a_linked_pid_file_is_refused(victim, tmp_path, monkeypatch, lay):
     def refuse(handle, operation):
         raise OSError(38, "no locks")
 
@@ -303,31 +305,31 @@ class TestPrivateFolder:
     def shared(self, tmp_path, monkeypatch):
         monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
 
-    def test_it_is_of_the_user_alone(self):
+    def test_private_temp_dir_belongs_to_the_user_alone(self):
         folder = _files.private_temp_dir()
         assert folder == _files.private_temp_dir()
         assert folder.stat().st_mode & 0o077 == 0
 
     @pytest.mark.parametrize("lay", [each for each in LAID if "folder" not in each.__name__])
-    def test_something_else_in_its_place(self, victim, tmp_path, lay):
+    def test_private_temp_dir_replaced_by_a_link_is_refused(self, victim, tmp_path, lay):
         lay(tmp_path / f"georsr-{os.getuid()}", victim)
         with pytest.raises(OutputError, match="georsr-"):
             _files.private_temp_dir()
 
-    def test_a_link_to_a_folder(self, victim, tmp_path):
+    def test_private_temp_dir_linked_to_a_folder_is_refused(self, victim, tmp_path):
         (tmp_path / f"georsr-{os.getuid()}").symlink_to(victim.parent)
         with pytest.raises(OutputError, match="TMPDIR"):
             _files.private_temp_dir()
 
     @pytest.mark.parametrize("mode", [0o777, 0o770, 0o707, 0o755])
-    def test_a_folder_that_others_may_enter(self, tmp_path, mode):
+    def test_private_temp_dir_open_to_others_is_refused(self, tmp_path, mode):
         folder = tmp_path / f"georsr-{os.getuid()}"
         folder.mkdir()
         folder.chmod(mode)
         with pytest.raises(OutputError, match="mode 700"):
             _files.private_temp_dir()
 
-    def test_a_folder_of_somebody_else(self, monkeypatch):
+    def test_private_temp_dir_of_another_user_is_refused(self, monkeypatch):
         folder = _files.private_temp_dir()
         monkeypatch.setattr(os, "getuid", lambda: folder.stat().st_uid + 1)
         (folder.parent / f"georsr-{os.getuid()}").symlink_to(folder)
@@ -341,7 +343,7 @@ class TestRunFolder:
         "name",
         "last.ckpt best.ckpt log.csv recipe.yaml hparams.yaml segsr-lite-x4.safetensors".split(),  # noqa: SIM905
     )
-    def test_in_the_place_of_a_file_of_the_run(self, victim, tmp_path, name, lay):
+    def test_create_run_folder_with_a_link_at_a_file_is_refused(self, victim, tmp_path, name, lay):
         from georsr.training.recipe import load_recipe
         from georsr.training.train import create_run_folder
 
@@ -352,7 +354,7 @@ class TestRunFolder:
         assert [path.name for path in (tmp_path / "run").iterdir()] == [name]
 
     @pytest.mark.parametrize("lay", [lay_link, lay_dangling, lay_circle, lay_pipe])
-    def test_a_checkpoint_replaces_what_was_laid_meanwhile(self, victim, tmp_path, lay):
+    def test_checkpoint_replaces_a_link_created_meanwhile(self, victim, tmp_path, lay):
         from georsr.training.callbacks import AtomicCheckpointIO
 
         target = tmp_path / "last.ckpt"
@@ -362,7 +364,7 @@ class TestRunFolder:
         assert not target.is_symlink()
 
 
-def test_weights_replace_a_link_and_not_its_goal(victim, tmp_path, lite_model):
+def test_save_model_replaces_the_link_not_its_target(victim, tmp_path, lite_model):
     from georsr.models.io import open_model, save_model
 
     target = tmp_path / "mine.safetensors"
@@ -379,7 +381,7 @@ def fail_to_write(path):
         raise OSError("no space")
 
 
-def test_a_new_file_has_the_usual_permissions(tmp_path):
+def test_atomic_write_keeps_the_usual_permissions(tmp_path):
     (tmp_path / "usual").touch()
     with _files.atomic_write(tmp_path / "new") as fresh:
         fresh.write_bytes(b"1")
@@ -391,7 +393,7 @@ def test_a_new_file_has_the_usual_permissions(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"usual", "new"}
 
 
-def test_nothing_is_written_but_by_the_helpers():
+def test_source_files_write_only_through_atomic_helpers():
     """Every file opened for writing has a random name, or lies in a folder of the process."""
     writing = re.compile(
         r"""(\w+)\)?\.(?:open\(\s*["'][wax]|write_text\(|write_bytes\(|touch\()"""

@@ -98,7 +98,7 @@ BESIDE = [
 
 @pytest.mark.parametrize("name", SOURCE + BESIDE)
 @pytest.mark.parametrize("option", ["OUT", "--quality", "--stac"])
-def test_the_source_and_what_is_read_with_it(refused, option, name):
+def test_output_named_like_the_source_or_its_sidecar_is_refused(refused, option, name):
     pytest.importorskip("pystac")
     out = [name] if option == "OUT" else ["out2.tif", option, name]
     refused("sr", "scene.tif", *out, *FAST, "--overwrite")
@@ -128,7 +128,7 @@ READ = {
 
 @pytest.mark.parametrize("kind", READ)
 @pytest.mark.parametrize("option", ["OUT", "--quality", "--stac"])
-def test_everything_else_that_is_read(refused, folder, lite_model, option, kind):
+def test_output_named_like_any_input_is_refused(refused, folder, lite_model, option, kind):
     pytest.importorskip("pystac")
     from georsr.models.io import save_model
 
@@ -146,7 +146,7 @@ def test_everything_else_that_is_read(refused, folder, lite_model, option, kind)
         refused("sr", *sources, *out, *options, *scale, "--progress", "none", "--overwrite")
 
 
-def test_the_only_georeferencing_of_a_source(refused, folder):
+def test_output_that_would_remove_the_world_file_of_the_source_is_refused(refused, folder):
     error = refused("sr", "scene.tif", "scene.tiff", *FAST, "--overwrite")
     assert "scene.tfw" in error
     error = refused("sr", "scene.tif", "scene.vrt", *FAST, "--parts", "p", "--overwrite")
@@ -175,18 +175,18 @@ def test_the_only_georeferencing_of_a_source(refused, folder):
         ["out2.vrt", "--parts", "out2.vrt"],
     ],
 )
-def test_two_outputs_of_one_name(refused, arguments):
+def test_two_outputs_with_the_same_name_are_refused(refused, arguments):
     pytest.importorskip("pystac")
     refused("sr", "near.tif", *arguments, *FAST, "--overwrite")
 
 
 @pytest.mark.parametrize("source", [".out.tif.part.tif", "@.out.tif.part.lock"])
-def test_a_source_that_has_the_name_of_a_working_file(refused, source):
+def test_source_named_like_a_working_file_is_refused(refused, source):
     shutil.copyfile("list.txt", ".out.tif.part.lock")
     refused("sr", source, "out.tif", *FAST, "--overwrite")
 
 
-def test_a_source_that_has_the_name_of_a_part(refused):
+def test_source_named_like_a_part_is_refused(refused):
     part = "sub/parts/r0000_c0000_00000000.tif"
     refused("sr", part, "out.vrt", *FAST, "--parts", "sub/parts", "--overwrite")
     refused("sr", "sub/parts", "out.vrt", *FAST, "--parts", "sub/parts", "--overwrite")
@@ -208,7 +208,7 @@ def test_a_source_that_has_the_name_of_a_part(refused):
         "near.tif",
     ],
 )
-def test_the_page_of_a_report(refused, name):
+def test_quality_report_page_named_like_an_input_is_refused(refused, name):
     source = "single.vrt" if name in ("single.vrt", "near.tif") else "soft.tif"
     command = ("quality", "report", source, "product.tif", "--layers", "layers.tif")
     refused(*command, "--html", name, "--overwrite")
@@ -227,13 +227,13 @@ def test_the_page_of_a_report(refused, name):
         "area.geojson",
     ],
 )
-def test_layers_of_a_product(refused, capsys, name):
+def test_quality_layers_named_like_an_input_is_refused(refused, capsys, name):
     assert invoke(["sr", "scene.tif", "made.tif", *FAST]) == 0
     refused("quality", "layers", "scene.tif", "made.tif", name, "--aoi", "area.geojson")
     refused("quality", "layers", "scene.tif", "made.tif", name, "--aoi", "area.geojson")
 
 
-def test_the_style_of_a_source_is_not_replaced(refused):
+def test_quality_layers_replacing_the_style_of_the_source_is_refused(refused):
     assert invoke(["sr", "near.tif", "made.tif", *FAST]) == 0
     shutil.move("near.tif", "near.tiff")
     Path("near.qml").write_text("<qgis/>")
@@ -242,7 +242,7 @@ def test_the_style_of_a_source_is_not_replaced(refused):
 
 @pytest.mark.parametrize("name", ["images/a/1.png", "sub/../images/a/1.png", "link.png"])
 @pytest.mark.parametrize("option", ["--csv", "--report"])
-def test_an_image_of_a_data_set(refused, option, name):
+def test_eval_output_named_like_an_image_is_refused(refused, option, name):
     from PIL import Image
 
     Path("images/a").mkdir(parents=True)
@@ -254,7 +254,7 @@ def test_an_image_of_a_data_set(refused, option, name):
 
 
 @pytest.mark.parametrize("option", ["--csv", "--report"])
-def test_a_model_that_is_measured(refused, lite_model, option):
+def test_eval_output_named_like_the_model_is_refused(refused, lite_model, option):
     from georsr.models.io import save_model
 
     save_model(Path("mine.safetensors"), lite_model.spec, lite_model.network)
@@ -263,7 +263,7 @@ def test_a_model_that_is_measured(refused, lite_model, option):
     refused(*command, "--csv", "a", "--report", "sub/../a")
 
 
-def test_weights_that_are_converted_or_exported(refused):
+def test_export_output_named_like_the_weights_is_refused(refused):
     for name in ("theirs.onnx", "theirs.safetensors"):
         Path(name).write_bytes(b"weights")
         Path(f"link.{name.partition('.')[2]}").symlink_to(name)
@@ -275,7 +275,7 @@ def test_weights_that_are_converted_or_exported(refused):
         refused("models", "convert", "theirs.safetensors", name, "--overwrite")
 
 
-def test_from_python_too(folder):
+def test_super_resolve_output_named_like_the_source_is_refused(folder):
     import georsr
 
     for option in ({"destination": "scene.tif"}, {"destination": "a.tif", "quality": "hard.tif"}):
@@ -283,7 +283,7 @@ def test_from_python_too(folder):
             georsr.super_resolve("scene.tif", model="bicubic", scale=2, overwrite=True, **option)
 
 
-def test_a_spelling_that_the_file_system_takes_for_the_same(folder, monkeypatch):
+def test_check_outputs_same_file_in_other_letter_case_is_refused(folder, monkeypatch):
     """Of file systems without letter case: the name is another, the file is not."""
     os.link("scene.tif", "SCENE.tif")
     with pytest.raises(UsageError, match="is the source"):
@@ -291,7 +291,7 @@ def test_a_spelling_that_the_file_system_takes_for_the_same(folder, monkeypatch)
 
 
 class TestWhatIsStillAllowed:
-    def test_neighbours(self, folder):
+    def test_check_outputs_names_beside_the_source_are_allowed(self, folder):
         check_outputs(
             {"OUT": ["scene_x4.tif"], "--stac": ["scene.json"], "--html": ["scene.html"]},
             {"source": ["scene.tif"], "model": ["segsr-lite-x4"], "area": ["area.geojson"]},
@@ -299,7 +299,7 @@ class TestWhatIsStillAllowed:
         check_outputs({"OUT": ["sub/scene.tif"], "--csv": ["sub/scene.csv"]}, {"source": SOURCE})
         check_outputs({"OUT": ["a.tif"]}, {"source": ["https://example.org/a.tif", "/vsimem/a"]})
 
-    def test_an_earlier_product_and_what_was_read_with_it(self, folder):
+    def test_overwrite_removes_sidecars_of_the_earlier_output(self, folder):
         Path("out2.tfw").write_text("0.5\n0\n0\n-0.5\n1\n2\n")
         Path("out2.tif.aux.xml").write_text("<PAMDataset/>")
         Path("out2.tif").write_bytes(b"old")
@@ -309,7 +309,7 @@ class TestWhatIsStillAllowed:
         with rasterio.open("out2.tif") as product:
             assert product.shape == (32, 40)
 
-    def test_a_folder_with_the_name_of_a_sidecar_stays(self, folder):
+    def test_overwrite_keeps_a_folder_named_like_a_sidecar(self, folder):
         Path("out2.tif.msk").mkdir()
         assert invoke(["sr", "near.tif", "out2.tif", *FAST, "--overwrite"]) == 0
         assert Path("out2.tif.msk").is_dir()

@@ -54,7 +54,9 @@ def one_line(error):
         "no\nsuch\x1b[31m" + "x" * 5000,
     ],
 )
-def test_only_a_model_that_ships_is_opened(model, product, no_download, monkeypatch, tmp_path):
+def test_model_tag_other_than_a_bundled_model_is_refused(
+    model, product, no_download, monkeypatch, tmp_path
+):
     source, out, retag = product
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"opened")
@@ -68,7 +70,7 @@ def test_only_a_model_that_ships_is_opened(model, product, no_download, monkeypa
     assert not report_output(source, out).seams
 
 
-def test_weights_other_than_the_tags_say_are_refused(product, tmp_path):
+def test_model_sha256_tag_of_other_weights_is_refused(product, tmp_path):
     source, out, retag = product
     retag(MODEL_SHA256="0" * 64)
     with pytest.raises(UsageError, match="name the model that made it with --model"):
@@ -112,7 +114,7 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize("what", OPTIONS)
-def test_options_that_do_not_make_pixels_are_refused(what, product, tmp_path, capsys):
+def test_options_tag_with_other_options_is_refused(what, product, tmp_path, capsys):
     source, out, retag = product
     retag(OPTIONS=json.dumps(OPTIONS[what]))
     with pytest.raises(UsageError, match=r"GEORSR_OPTIONS: \S+") as refused:
@@ -126,26 +128,26 @@ def test_options_that_do_not_make_pixels_are_refused(what, product, tmp_path, ca
 @pytest.mark.parametrize(
     "text", ["", "[]", "null", "{", "[" * 50_000, '{"tile": ' + "9" * 5000 + "}", "x" * 200_000]
 )
-def test_what_is_no_json_of_options_is_refused(text):
+def test_from_tag_malformed_json_is_refused(text):
     with pytest.raises(UsageError) as refused:
         SRConfig.from_tag(text)
     assert one_line(refused)
 
 
-def test_compiling_is_the_users_choice():
+def test_from_tag_takes_compile_from_the_user():
     text = SRConfig(compile=True, tile_size=64, tta=True).tags_json()
     assert SRConfig.from_tag(text) == SRConfig(tile_size=64, tta=True)
     assert SRConfig.from_tag(text, compile=True).compile
 
 
-def test_polygons_are_named_by_the_user():
+def test_from_tag_takes_polygons_from_the_user():
     text = SRConfig(aoi="fields/a.geojson", aoi_mask=False).tags_json()
     with pytest.raises(UsageError, match=r"polygons of 'a.geojson'; give them with --aoi"):
         SRConfig.from_tag(text)
     assert SRConfig.from_tag(text, aoi="b.geojson") == SRConfig(aoi="b.geojson", aoi_mask=False)
 
 
-def test_honest_options_come_back():
+def test_from_tag_of_tags_json_round_trips():
     config = SRConfig(
         indexes=(4, 3, 2),
         output_bands="all",
@@ -168,7 +170,7 @@ def test_honest_options_come_back():
 
 
 @pytest.mark.parametrize("scale", ["²", "9" * 5000, "0", "-2", "1e3", "2\n"])
-def test_a_scale_that_is_no_factor_is_not_believed(scale, product, capsys):
+def test_scale_tag_that_is_not_the_factor_is_refused(scale, product, capsys):
     _, out, retag = product
     retag(SCALE=scale)
     assert invoke(["eval", out]) == 2
@@ -176,7 +178,7 @@ def test_a_scale_that_is_no_factor_is_not_believed(scale, product, capsys):
 
 
 @pytest.mark.parametrize("kernel", ["psf:1e999", "psf:nan", "x\ny", "<script>", "gaussian"])
-def test_a_kernel_that_is_none_is_one_line(kernel, product):
+def test_kernel_tag_malformed_is_one_line(kernel, product):
     source, out, retag = product
     retag(CONSISTENCY=kernel)
     with pytest.raises(UsageError, match="expected bicubic, mean, or psf") as refused:
@@ -184,6 +186,6 @@ def test_a_kernel_that_is_none_is_one_line(kernel, product):
     assert one_line(refused)
 
 
-def test_layers_of_an_honest_product_are_made(product, tmp_path):
+def test_quality_layers_of_an_unchanged_output_are_written(product, tmp_path):
     source, out, _ = product
     assert georsr.quality_layers(source, out, tmp_path / "q.tif").layers[0] == "uncertainty"

@@ -90,7 +90,7 @@ MAKERS = {**hostile.ALL, **disguised.DISGUISED}
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_a_hostile_raster_is_refused_in_one_line(gift, canary, server, tmp_path, name):
+def test_open_raster_hostile_file_is_refused_in_one_line(gift, canary, server, tmp_path, name):
     path = MAKERS[name](gift, canary)
     before = snapshot(tmp_path)
     with pytest.raises(GeorsrError) as caught:
@@ -114,9 +114,7 @@ def test_a_hostile_raster_is_refused_in_one_line(gift, canary, server, tmp_path,
     ],
 )
 @pytest.mark.parametrize("command", ["info", "sr", "dry-run"])
-def test_the_command_line_refuses_it_and_writes_nothing(
-    gift, canary, server, tmp_path, name, command
-):
+def test_sr_hostile_file_writes_nothing(gift, canary, server, tmp_path, name, command):
     path = hostile.ALL[name](gift, canary)
     before = snapshot(tmp_path)
     arguments = {
@@ -135,7 +133,7 @@ def test_the_command_line_refuses_it_and_writes_nothing(
     assert server.paths() == []
 
 
-def test_the_command_line_keeps_drivers_that_write_or_refer_out_of_gdal():
+def test_command_line_deregisters_unsafe_drivers():
     script = (
         "import georsr.cli.main as m, rasterio\n"
         "m.prepare_process()\n"
@@ -150,7 +148,7 @@ def test_the_command_line_keeps_drivers_that_write_or_refer_out_of_gdal():
     assert not {"MRF", "WMS", "WCS", "WMTS", "GTI", "DERIVED", "HTTP", "STACIT"} & set(there)
 
 
-def test_a_driver_that_the_user_allows_is_there_again(tmp_path):
+def test_allow_driver_registers_the_driver_again(tmp_path):
     hostile.tiff(tmp_path / "a.tif")
     with suppress_rasterio_warnings(), rasterio.open(tmp_path / "a.tif") as source:
         rasterio.shutil.copy(source, tmp_path / "a.mrf", driver="MRF")
@@ -164,7 +162,7 @@ def test_a_driver_that_the_user_allows_is_there_again(tmp_path):
     assert "MRF" in allowed.stdout
 
 
-def test_a_pipe_is_refused_at_once(gift):
+def test_open_raster_named_pipe_is_refused_at_once(gift):
     os.mkfifo(gift / "a.tif")
     with pytest.raises(InputError, match="is a pipe or a device"):
         open_raster(gift / "a.tif")
@@ -179,9 +177,7 @@ def test_a_pipe_is_refused_at_once(gift):
 
 @pytest.mark.parametrize("content", [hostile.mrf, lambda f, c: hostile.raw_vrt(c.secret)])
 @pytest.mark.parametrize("name", ["switched.tif", "switched.jp2"])
-def test_a_source_of_a_vrt_of_a_network_is_an_image_whatever_its_server_sends(
-    gift, canary, server, tmp_path, content, name
-):
+def test_remote_vrt_source_is_read_as_an_image_only(gift, canary, server, tmp_path, content, name):
     name = f"{tmp_path.name}-{name}"  # a file that failed once is not read again in a process
     (server.folder / name).write_text(content(gift, canary))
     (server.folder / f"{name}.vrt").write_text(hostile.vrt(name, 1))
@@ -195,7 +191,7 @@ def test_a_source_of_a_vrt_of_a_network_is_an_image_whatever_its_server_sends(
 
 
 @pytest.mark.parametrize("form", [*disguised.SYSTEMS.values(), *disguised.FILES.values()])
-def test_the_crs_of_an_area_of_interest_names_no_file_and_no_address(canary, server, form):
+def test_aoi_crs_with_a_path_or_address_is_refused(canary, server, form):
     system = form.format(canary).replace("&#105;", "i").replace("&#61;", "=")
     square = {"type": "Polygon", "coordinates": [[[0, 0], [1, 0], [1, 1], [0, 0]]]}
     with pytest.raises(UsageError, match="is not a coordinate reference system"):
@@ -203,7 +199,7 @@ def test_the_crs_of_an_area_of_interest_names_no_file_and_no_address(canary, ser
     assert server.paths() == []
 
 
-def test_coefficients_that_are_no_numbers_are_one_line(gift):
+def test_rpc_malformed_coefficients_are_one_line(gift):
     hostile.tiff(gift / "b.tif")
     (gift / "b.tif.aux.xml").write_text(
         '<PAMDataset><Metadata domain="RPC"><MDI key="ERR_BIAS">x</MDI></Metadata></PAMDataset>'
@@ -217,7 +213,7 @@ def test_coefficients_that_are_no_numbers_are_one_line(gift):
 
 @pytest.mark.parametrize("name", disguised.HONEST)
 @pytest.mark.filterwarnings("ignore::georsr.errors.GeoreferenceWarning")
-def test_rasters_of_ordinary_users_are_read(gift, canary, server, tmp_path, name):
+def test_open_raster_ordinary_formats_are_read(gift, canary, server, tmp_path, name):
     path = disguised.HONEST[name](gift, canary)
     before = snapshot(tmp_path)
     read_all(path)
@@ -235,11 +231,11 @@ def test_rasters_of_ordinary_users_are_read(gift, canary, server, tmp_path, name
         CRS.from_epsg(32632).to_wkt(),
     ],
 )
-def test_ordinary_coordinate_reference_systems_are_plain(text):
+def test_open_raster_ordinary_crs_is_accepted(text):
     assert is_plain_crs(text)
 
 
-def test_masks_overviews_and_metadata_beside_a_raster_are_read(gift):
+def test_open_raster_sidecar_mask_overviews_and_metadata_are_read(gift):
     path = hostile.tiff(gift / "scene.tif")
     env = rasterio.Env(GDAL_TIFF_INTERNAL_MASK="NO", TIFF_USE_OVR="YES")
     with env, suppress_rasterio_warnings(), rasterio.open(path, "r+") as dataset:
@@ -257,7 +253,7 @@ def test_masks_overviews_and_metadata_beside_a_raster_are_read(gift):
 
 
 @pytest.mark.parametrize("kind", ["beside", "below", "absolute", "by a link to the folder"])
-def test_a_vrt_over_files_of_its_folder_is_read(gift, kind):
+def test_vrt_over_files_of_its_folder_is_read(gift, kind):
     (gift / "tiles").mkdir()
     hostile.tiff(gift / "a.tif")
     hostile.tiff(gift / "tiles" / "b.tif")
@@ -278,7 +274,7 @@ def test_a_vrt_over_files_of_its_folder_is_read(gift, kind):
         assert reader.read(Window(0, 0, 64, 64)).valid.all()
 
 
-def test_a_vrt_over_files_elsewhere_is_read_if_the_user_trusts_it(gift):
+def test_vrt_over_files_elsewhere_is_read_if_allowed(gift):
     (gift / "vrt").mkdir()
     hostile.tiff(gift / "a.tif")
     path = gift / "vrt" / "scene.vrt"
@@ -289,7 +285,7 @@ def test_a_vrt_over_files_elsewhere_is_read_if_the_user_trusts_it(gift):
         assert reader.info.driver == "VRT"
 
 
-def test_what_gdalwarp_gdalbuildvrt_and_pansharpening_write_is_read(gift):
+def test_vrt_of_gdalwarp_gdalbuildvrt_and_pansharpening_is_read(gift):
     """Documents with every element that these write."""
     hostile.tiff(gift / "a.tif")
     with suppress_rasterio_warnings(), rasterio.open(gift / "a.tif") as source:
@@ -314,7 +310,7 @@ def test_what_gdalwarp_gdalbuildvrt_and_pansharpening_write_is_read(gift):
             assert reader.info.count == 3, name
 
 
-def test_netcdf_hdf5_and_geopackage_are_read(gift):
+def test_open_raster_netcdf_hdf5_and_geopackage_are_read(gift):
     with hostile.h5py.File(gift / "a.h5", "w") as file:
         file["z"] = np.full((64, 64), 7, "u1")
         file["again"] = hostile.h5py.SoftLink("/z")
@@ -327,7 +323,7 @@ def test_netcdf_hdf5_and_geopackage_are_read(gift):
         assert reader.info.driver == "GPKG"
 
 
-def test_archives_are_read_with_what_lies_beside_in_them(gift):
+def test_open_raster_archive_is_read_with_its_sidecars(gift):
     hostile.tiff(gift / "scene.tif")
     (gift / "scene.tif.aux.xml").write_text(
         '<PAMDataset><Metadata><MDI key="NOTE">kept</MDI></Metadata></PAMDataset>'
@@ -338,7 +334,7 @@ def test_archives_are_read_with_what_lies_beside_in_them(gift):
             assert reader.info.tags[""]["NOTE"] == "kept", end
 
 
-def test_a_product_of_sentinel_2_is_read_from_folder_and_archive(gift):
+def test_open_raster_safe_folder_and_archive_are_read(gift):
     root, _ = make_safe(gift, side=24)
     archive = shutil.make_archive(str(gift / "product"), "zip", gift, root.name)
     for path in (root, archive, root / "MTD_MSIL2A.xml"):
@@ -346,7 +342,7 @@ def test_a_product_of_sentinel_2_is_read_from_folder_and_archive(gift):
             assert reader.info.count == 10
 
 
-def test_on_a_network_nothing_beside_a_raster_is_looked_for(server):
+def test_open_raster_remote_requests_no_sidecars(server):
     for name, driver in (("a.tif", "GTiff"), ("a.jp2", "JP2OpenJPEG")):
         hostile.tiff(server.folder / name, driver)
         with open_raster(f"{server.url}/{name}") as reader:
@@ -355,7 +351,7 @@ def test_on_a_network_nothing_beside_a_raster_is_looked_for(server):
         assert set(server.paths()) == {f"/{name}"}
 
 
-def test_on_a_network_formats_that_look_for_other_files_are_read_only_if_allowed(server):
+def test_open_raster_remote_format_with_sidecars_needs_allow_driver(server):
     hostile.tiff(server.folder / "a.img", "HFA")
     with pytest.raises(InputError, match="--allow-driver NAME"):
         open_raster(f"{server.url}/a.img")
@@ -364,7 +360,7 @@ def test_on_a_network_formats_that_look_for_other_files_are_read_only_if_allowed
         assert reader.info.driver == "HFA"
 
 
-def test_a_vrt_of_a_network_reads_its_own_server_alone(server, canary):
+def test_remote_vrt_reads_its_own_server_only(server, canary):
     hostile.tiff(server.folder / "a.tif")
     (server.folder / "good.vrt").write_text(hostile.vrt("a.tif", 1))
     with open_raster(f"{server.url}/good.vrt") as reader:
@@ -377,7 +373,7 @@ def test_a_vrt_of_a_network_reads_its_own_server_alone(server, canary):
             open_raster(f"{server.url}/{number}.vrt")
 
 
-def test_an_output_does_not_carry_the_item_that_names_overviews(gift, tmp_path):
+def test_output_does_not_copy_the_tag_that_names_overviews(gift, tmp_path):
     overviews = gift / "scene.ovr.tif"
     hostile.tiff(overviews)
     hostile.tiff(gift / "scene.tif", OVERVIEW_FILE=":::BASE:::scene.ovr.tif")

@@ -83,7 +83,7 @@ def nothing_told(tmp_path, capfd, caplog):
 
 
 @pytest.mark.parametrize("kind", ADDRESSES)
-def test_a_run_and_what_is_said_of_it(kind, address, tmp_path, nothing_told):
+def test_super_resolve_signed_url_is_redacted_everywhere(kind, address, tmp_path, nothing_told):
     source, out = address(kind), tmp_path / "out"
     run = ["sr", source, str(out / "o.tif"), "-m", "bicubic-x2", "-vv", "--progress", "json"]
     assert invoke([*run, "--dry-run", "--json"]) == 0
@@ -102,7 +102,7 @@ def test_a_run_and_what_is_said_of_it(kind, address, tmp_path, nothing_told):
 
 
 @pytest.mark.parametrize("kind", ["SAS", "password", "header"])
-def test_a_mosaic_in_parts(kind, address, tmp_path, nothing_told):
+def test_parts_of_a_mosaic_signed_urls_are_redacted(kind, address, tmp_path, nothing_told):
     sources = [address(kind, f"{i}.tif") for i in range(2)]
     (tmp_path / "list.txt").write_text("\n".join(sources))
     out = str(tmp_path / "out" / "o.vrt")
@@ -114,7 +114,7 @@ def test_a_mosaic_in_parts(kind, address, tmp_path, nothing_told):
 
 
 @pytest.mark.parametrize("kind", ADDRESSES)
-def test_errors_and_warnings(kind, address, tmp_path, nothing_told):
+def test_errors_and_warnings_signed_urls_are_redacted(kind, address, tmp_path, nothing_told):
     out = str(tmp_path / "out" / "o.tif")
     missing = address(kind, "none.tif")
     for arguments in (
@@ -133,7 +133,7 @@ def test_errors_and_warnings(kind, address, tmp_path, nothing_told):
 
 
 @pytest.mark.parametrize("kind", ADDRESSES)
-def test_a_program_that_uses_georsr(kind, address, tmp_path, nothing_told, caplog):
+def test_library_use_signed_url_is_not_logged(kind, address, tmp_path, nothing_told, caplog):
     caplog.set_level(logging.INFO, logger="georsr")
     with pytest.raises(GeorsrError) as refused:
         georsr.super_resolve(address(kind, "none.tif"), tmp_path / "out" / "o.tif", "bicubic-x2")
@@ -148,7 +148,7 @@ def test_a_program_that_uses_georsr(kind, address, tmp_path, nothing_told, caplo
     nothing_told(str(refused.value), report.to_json(), *told, *lines)
 
 
-def test_a_run_goes_on_with_a_new_signature(address, lite_file, tmp_path, nothing_told):
+def test_resume_with_another_signature_continues(address, lite_file, tmp_path, nothing_told):
     asked = iter([False] * 5)
     out = tmp_path / "out" / "o.tif"
     options = {"tile_size": 32, "halo": 8, "overlap": 0, "blocksize": 16, "consistency": "off"}
@@ -163,7 +163,7 @@ def test_a_run_goes_on_with_a_new_signature(address, lite_file, tmp_path, nothin
     assert report.blocks_resumed > 0
 
 
-def test_a_training_run(address, tmp_path, nothing_told):
+def test_train_signed_urls_are_redacted(address, tmp_path, nothing_told):
     recipe = {
         "name": "tiny-x2",
         "scale": 2,
@@ -218,17 +218,17 @@ KEPT = [
 
 
 @pytest.mark.parametrize("text", REDACTED)
-def test_redaction(text):
+def test_redact_url_hides_credentials_and_queries(text):
     assert redact_url(text) == REDACTED[text]
     assert redact_url(REDACTED[text]) == REDACTED[text]
 
 
 @pytest.mark.parametrize("text", KEPT)
-def test_what_is_no_secret_stays(text):
+def test_redact_text_without_secrets_is_unchanged(text):
     assert redact_url(text) == text
 
 
-def test_random_text_is_never_made_longer_nor_slow():
+def test_redact_random_text_is_fast_and_not_longer():
     rng = np.random.default_rng(0)
     for signs in ("a:/?@&= ", "/vsicurl?=&:", "password=x "):
         text = "".join(rng.choice(list(signs), 20_000))

@@ -97,7 +97,7 @@ def believed_paths(*paths):
     "path",
     ["{thesis}", "{run}/../../thesis", "{run}/link", "{thesis}/chapter.txt", "file://{thesis}"],
 )
-def test_paths_in_a_checkpoint_are_not_believed(path, given_away):
+def test_resume_checkpoint_paths_are_ignored(path, given_away):
     recipe, run, thesis = given_away
     (run / "link").symlink_to(thesis)
     evil = path.format(run=run, thesis=thesis)
@@ -124,7 +124,7 @@ def other_state(state):
     state["pytorch-lightning_version"] = "0.0.1\n/thesis"
 
 
-def test_state_that_a_run_does_not_have_is_left_out(given_away, stopped_run):
+def test_resume_checkpoint_with_foreign_state_ignores_it(given_away, stopped_run):
     recipe, run, _thesis = given_away
     honest = run.with_name("honest")
     shutil.copytree(run, honest)
@@ -194,7 +194,7 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("what", MALFORMED)
-def test_a_checkpoint_of_another_form_is_refused_in_one_line(what, given_away):
+def test_resume_malformed_checkpoint_is_one_line(what, given_away):
     recipe, run, _thesis = given_away
     change, message = MALFORMED[what]
     changed(run / "last.ckpt", change)
@@ -211,7 +211,7 @@ class RunsCode:
 
 
 @pytest.mark.parametrize("name", ["last.ckpt", "best.ckpt"])
-def test_code_in_a_checkpoint_is_not_run(name, given_away, tmp_path, monkeypatch):
+def test_resume_checkpoint_with_code_does_not_run_it(name, given_away, tmp_path, monkeypatch):
     recipe, run, _thesis = given_away
     monkeypatch.chdir(tmp_path)
     changed(run / "last.ckpt", lambda state: None)
@@ -225,7 +225,7 @@ def test_code_in_a_checkpoint_is_not_run(name, given_away, tmp_path, monkeypatch
     assert not (tmp_path / "executed").exists()
 
 
-def test_a_checkpoint_that_unpacks_to_more_is_refused(given_away):
+def test_resume_checkpoint_that_inflates_is_refused(given_away):
     recipe, run, _thesis = given_away
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -235,7 +235,7 @@ def test_a_checkpoint_that_unpacks_to_more_is_refused(given_away):
         train(recipe, run, resume=True)
 
 
-def test_the_best_checkpoint_is_of_the_same_recipe_and_form(given_away):
+def test_best_checkpoint_of_another_recipe_is_refused(given_away):
     recipe, run, _thesis = given_away
     other = json.dumps(replace(recipe, clip="hf://some/where").to_dict())
     train(recipe, run, resume=True)
@@ -253,7 +253,7 @@ OURS = ["last.ckpt", "best.ckpt", "log.csv", "recipe.yaml", "hparams.yaml", "tin
 
 @pytest.mark.parametrize("name", OURS)
 @pytest.mark.parametrize("goal", ["chapter.txt", "not there"])
-def test_links_in_the_folder_are_not_followed(name, goal, given_away):
+def test_image_folder_links_out_of_it_are_not_followed(name, goal, given_away):
     recipe, run, thesis = given_away
     (run / name).unlink(missing_ok=True)
     (run / name).symlink_to(thesis / goal)
@@ -266,7 +266,7 @@ def test_links_in_the_folder_are_not_followed(name, goal, given_away):
     assert survives(thesis)
 
 
-def test_a_folder_in_the_place_of_a_file_is_refused(given_away):
+def test_image_folder_with_a_folder_named_like_an_image_is_refused(given_away):
     recipe, run, _thesis = given_away
     (run / "log.csv").unlink()
     (run / "log.csv").mkdir()
@@ -274,7 +274,7 @@ def test_a_folder_in_the_place_of_a_file_is_refused(given_away):
         train(recipe, run, resume=True)
 
 
-def test_the_folder_itself_may_be_a_link(given_away, tmp_path):
+def test_image_folder_that_is_a_link_is_read(given_away, tmp_path):
     recipe, run, _thesis = given_away
     (tmp_path / "elsewhere").symlink_to(run)
     train(recipe, tmp_path / "elsewhere", resume=True)
@@ -282,7 +282,7 @@ def test_the_folder_itself_may_be_a_link(given_away, tmp_path):
     assert not list(run.glob(".*.part"))
 
 
-def test_a_link_in_the_place_of_a_part_is_not_followed(tmp_path, monkeypatch):
+def test_image_folder_part_that_is_a_link_is_not_followed(tmp_path, monkeypatch):
     monkeypatch.setattr("secrets.token_hex", lambda size: "00")
     (tmp_path / "mine").write_text("mine")
     (tmp_path / ".last.ckpt.00").symlink_to(tmp_path / "mine")
@@ -295,14 +295,14 @@ def test_a_link_in_the_place_of_a_part_is_not_followed(tmp_path, monkeypatch):
     "name",
     ["/tmp/x", "../x", "a/b", "a\\b", ".x", "..", "", "C:x", "a\nb", "a b", "x" * 61, "~", "$HOME"],
 )
-def test_a_name_is_no_path(name, stopped_run):
+def test_recipe_name_with_a_path_is_refused(name, stopped_run):
     with pytest.raises(UsageError, match=r"name is .* expected at most 60 letters") as refused:
         replace(stopped_run[0], name=name)
     assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("part", ["../train", "/etc", "a\\b", "..", "C:"])
-def test_a_part_of_a_data_set_is_no_path(part):
+def test_recipe_part_with_a_path_is_refused(part):
     for key in ("train", "validation"):
         with pytest.raises(UsageError, match=rf"{key} is .* expected a name without"):
             DataSettings(**{key: part})
@@ -321,7 +321,7 @@ def test_a_part_of_a_data_set_is_no_path(part):
         b"e: &e [*d, *d, *d, *d, *d, *d, *d]\nscale: [*e, *e, *e, *e, *e, *e]\nname: x\n",
     ],
 )
-def test_a_recipe_that_is_none_is_one_line(text, tmp_path):
+def test_load_recipe_malformed_file_is_one_line(text, tmp_path):
     (tmp_path / "r.yaml").write_bytes(text)
     with pytest.raises(UsageError) as refused:
         load_recipe(str(tmp_path / "r.yaml"))
@@ -330,7 +330,9 @@ def test_a_recipe_that_is_none_is_one_line(text, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["recipe.yaml", "tiny-x2.safetensors", "best.ckpt", "log.csv"])
-def test_a_new_run_replaces_nothing(name, stopped_run, tmp_path, monkeypatch, capsys):
+def test_train_into_a_used_folder_replaces_nothing(
+    name, stopped_run, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.yaml").write_text(stopped_run[0].to_yaml())
     (tmp_path / name).write_text("mine")
@@ -341,7 +343,7 @@ def test_a_new_run_replaces_nothing(name, stopped_run, tmp_path, monkeypatch, ca
 
 
 @pytest.mark.parametrize("kind", ["GIF", "BMP", "PPM", "ICNS", "TGA"])
-def test_only_the_formats_of_data_sets_are_decoded(kind, tmp_path):
+def test_read_image_other_formats_are_refused(kind, tmp_path):
     path = tmp_path / "image.png"
     Image.new("RGB", (64, 64)).save(path, kind)
     with pytest.raises(InputError, match="cannot be decoded as an image"):
@@ -350,7 +352,7 @@ def test_only_the_formats_of_data_sets_are_decoded(kind, tmp_path):
     assert read_image(path).shape == (3, 64, 64)
 
 
-def test_an_image_of_too_many_pixels_is_refused(tmp_path, monkeypatch):
+def test_read_image_with_too_many_pixels_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     Image.new("RGB", (64, 64)).save(tmp_path / "image.png")
     with pytest.raises(InputError, match="cannot be decoded as an image"):

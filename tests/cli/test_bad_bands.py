@@ -49,7 +49,7 @@ def plain(make_raster, texture):
 @pytest.mark.parametrize(
     ("count", "taken"), [(3, "1,2,3"), (4, "3,2,1"), (6, "3,2,1"), (7, "4,3,2"), (12, "4,3,2")]
 )
-def test_an_order_that_is_assumed_is_told_with_the_way_to_set_it(plain, run, count, taken):
+def test_sr_assumed_band_order_warns_and_names_bidx(plain, run, count, taken):
     with pytest.warns(BandWarning, match=rf"assuming bands {taken} \(.*--bidx R,G,B"):
         code, said = run([plain(count)])
     assert (code, said) == (0, [])
@@ -57,7 +57,7 @@ def test_an_order_that_is_assumed_is_told_with_the_way_to_set_it(plain, run, cou
 
 @pytest.mark.parametrize("count", [2, 5, 9])
 @pytest.mark.parametrize("options", [(), ("--bands", "all")])
-def test_an_order_that_cannot_be_assumed_is_asked_for(plain, run, count, options):
+def test_sr_unknown_band_order_is_refused(plain, run, count, options):
     code, said = run([plain(count)], *options)
     assert code == 2
     assert f"which of its {count} bands are red, green and blue" in said[-1]
@@ -86,7 +86,7 @@ def test_an_order_that_cannot_be_assumed_is_asked_for(plain, run, count, options
         (("--alpha", "no"), "'no' is not one of 'auto', 'mask', 'data'"),
     ],
 )
-def test_options_that_do_not_fit_a_raster(plain, run, options, message):
+def test_sr_band_options_that_do_not_fit_are_refused(plain, run, options, message):
     code, said = run([plain(4)], *options)
     assert code == 2
     assert message in said[-1]
@@ -96,14 +96,16 @@ def test_options_that_do_not_fit_a_raster(plain, run, options, message):
     ("dtype", "message"),
     [("complex64", "super-resolve its amplitude instead"), ("int64", "convert it first")],
 )
-def test_types_that_are_no_images(make_raster, run, dtype, message):
+def test_sr_unsupported_data_type_is_refused(make_raster, run, dtype, message):
     code, said = run([make_raster(np.ones((1, 20, 24), dtype))])
     assert code == 2
     assert f"data type {dtype}, which is not supported" in said[-1]
     assert message in said[-1]
 
 
-def test_mixed_types_and_resolutions(plain, make_raster, texture, run, tmp_path):
+def test_sr_mosaic_of_mixed_types_or_resolutions_is_refused(
+    plain, make_raster, texture, run, tmp_path
+):
     first = plain(1)
     coarse = make_raster(texture(1, 10, 12, "uint16"), "b.tif", transform=COARSE)
     for other, message in (
@@ -127,7 +129,7 @@ def test_mixed_types_and_resolutions(plain, make_raster, texture, run, tmp_path)
     assert run([str(mixed)], "--bidx", "1,1,2") == (0, [])
 
 
-def test_classes_and_palettes_need_force(make_raster, run, tmp_path):
+def test_sr_classes_or_palette_without_force_is_refused(make_raster, run, tmp_path):
     classes = np.ones((1, 20, 24), "uint8")
     named = make_raster(classes, after=lambda d: setattr(d, "descriptions", ("SCL",)))
     colours = {value: (value, 0, 0, 255) for value in range(256)}
@@ -142,7 +144,7 @@ def test_classes_and_palettes_need_force(make_raster, run, tmp_path):
         assert run([path], *options) == (0, [])
 
 
-def test_too_few_bands_name_all_there_are_and_not_those_that_were_asked_for(plain, run):
+def test_sr_too_few_bands_lists_the_bands_of_the_source(plain, run):
     code, said = run([plain(5)], "--bidx", "4,2")
     assert code == 2
     assert "takes 3 bands (red, green, blue), got 2" in said[-1]

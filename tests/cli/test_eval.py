@@ -70,7 +70,7 @@ class Page(HTMLParser):
         self.words.append(text)
 
 
-def test_several_models_in_one_run(data, run):
+def test_eval_several_models_prints_one_table(data, run):
     wanted = ["--dataset", data, "--split", "val", "-m", "nearest-x2", "-m", "bicubic-x2"]
     code, out, err = run(*wanted)
     assert (code, err) == (0, "")
@@ -85,7 +85,7 @@ def test_several_models_in_one_run(data, run):
     assert len(report["run"]["models"][1]["sha256"]) == 64
 
 
-def test_layouts_and_a_part_of_the_images(data, run):
+def test_eval_dataset_with_root_and_limit_selects_images(data, run):
     code, out, _ = run(
         "--dataset", "folder", "--root", data, "--split", "val", "-m", "nearest-x4", "--limit", 4
     )
@@ -97,7 +97,7 @@ def test_layouts_and_a_part_of_the_images(data, run):
     assert "by class" not in out
 
 
-def test_a_sensor_degrades(data, run):
+def test_eval_degrade_sensor_changes_the_scores(data, run):
     base = ["--dataset", data, "--split", "val", "-m", "nearest-x2", "--json"]
     reports = {}
     for how in ("bicubic", "sensor,mtf=0.1,noise=0", "sensor,mtf=0.1,noise=0.05"):
@@ -110,7 +110,7 @@ def test_a_sensor_degrades(data, run):
     assert "MTF 0.1" in reports["sensor,mtf=0.1,noise=0"]["run"]["degradation"]
 
 
-def test_csv_and_page(data, run, tmp_path):
+def test_eval_csv_and_report_are_written(data, run, tmp_path):
     table, page = tmp_path / "a.csv", tmp_path / "a.html"
     code, _, _ = run(
         "--dataset", data, "--split", "val", "-m", "nearest-x2", "--csv", table, "--report", page
@@ -140,7 +140,7 @@ def test_csv_and_page(data, run, tmp_path):
     assert page.read_text() != "precious"
 
 
-def test_pairs_with_their_source(make_raster, texture, run):
+def test_eval_pair_with_lr_measures_consistency(make_raster, texture, run):
     truth = texture(3, 40, 60)
     down = np.clip(np.rint(bicubic_downsample(truth, 2)), 0, 255).astype("uint8")
     lr = make_raster(down, "lr.tif", transform=GRID @ Affine.scale(2))
@@ -157,7 +157,7 @@ def test_pairs_with_their_source(make_raster, texture, run):
     assert "MTF 0.2" in out
 
 
-def test_a_product_alone(make_raster, texture, run):
+def test_eval_output_alone_measures_edges(make_raster, texture, run):
     product = make_raster(texture(1, 80, 80), "sr.tif", transform=GRID)
     code, out, _ = run(product, "--scale", 2)
     assert code == 0
@@ -201,7 +201,7 @@ def test_a_product_alone(make_raster, texture, run):
         (["a.tif", "b.tif", "c.tif"], "got 3 rasters"),
     ],
 )
-def test_wrong_requests_are_one_line(data, run, arguments, message):
+def test_eval_bad_arguments_are_one_line(data, run, arguments, message):
     (data / "empty").mkdir()
     (data / "grey").mkdir()
     picture(0).convert("L").save(data / "grey" / "a.png")
@@ -218,7 +218,7 @@ def test_wrong_requests_are_one_line(data, run, arguments, message):
     assert err.count("Error: ") == 1
 
 
-def test_a_model_of_other_bands(data, run, lite_model, tmp_path):
+def test_eval_model_with_other_bands_is_refused(data, run, lite_model, tmp_path):
     from dataclasses import replace
 
     from georsr.models.io import build, save_model
@@ -230,7 +230,7 @@ def test_a_model_of_other_bands(data, run, lite_model, tmp_path):
     assert "takes 4 bands; image folders are RGB" in err
 
 
-def test_pillow_is_asked_for(data, run, monkeypatch):
+def test_eval_dataset_without_pillow_names_the_extra(data, run, monkeypatch):
     import georsr.evaluation.dataset as dataset
 
     monkeypatch.setattr(dataset, "find_spec", lambda name: None)

@@ -30,7 +30,7 @@ def run(capsys):
     return invoked
 
 
-def test_table_json_and_page(folder, run, tmp_path):
+def test_eval_pairs_prints_table_json_and_page(folder, run, tmp_path):
     page = tmp_path / "pairs.html"
     wanted = ["--pairs", folder, "-m", "nearest-x2", "-m", "bicubic"]
     code, out, err = run(*wanted, "--report", page)
@@ -62,13 +62,13 @@ def test_table_json_and_page(folder, run, tmp_path):
         (["-m", "no-such-model-x2"], "unknown model"),
     ],
 )
-def test_wrong_requests(folder, run, arguments, words):
+def test_eval_pairs_bad_arguments_are_refused(folder, run, arguments, words):
     code, out, err = run("--pairs", folder, *arguments)
     assert (code, out) == (2, "")
     assert words in err
 
 
-def test_different_ground_is_one_line(folder, run, make_raster, tmp_path):
+def test_eval_pairs_of_different_ground_is_one_line(folder, run, make_raster, tmp_path):
     make_raster(ground(128, seed=1)[None].astype("float32"), "field_hr.tif", transform=FINE)
     page = tmp_path / "pairs.html"
     code, out, err = run("--pairs", folder, "-m", "bicubic", "--report", page, "--quiet")
@@ -78,7 +78,7 @@ def test_different_ground_is_one_line(folder, run, make_raster, tmp_path):
     assert not page.exists()
 
 
-def test_a_page_never_replaces_a_pair(folder, run):
+def test_eval_pairs_report_named_like_a_pair_is_refused(folder, run):
     raster = folder / "field_hr.tif"
     before = raster.read_bytes()
     code, _, err = run("--pairs", folder, "-m", "bicubic", "--report", raster, "--overwrite")

@@ -30,7 +30,7 @@ assert not heavy, heavy
     assert "georsr" in run_python(code)
 
 
-def test_importing_the_package_is_light():
+def test_import_georsr_imports_neither_torch_nor_numpy():
     run_python(
         "import sys, georsr; assert 'torch' not in sys.modules and 'numpy' not in sys.modules\n"
         "assert set(georsr.__all__) <= set(dir(georsr))\n"
@@ -39,19 +39,19 @@ def test_importing_the_package_is_light():
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_has_help(name, capsys):
+def test_command_help_prints_usage(name, capsys):
     assert invoke([name, "--help"]) == 0
     assert f"Usage: georsr {name}" in capsys.readouterr().out
 
 
-def test_models_list(capsys):
+def test_models_list_prints_names_and_json(capsys):
     assert invoke(["models", "list"]) == 0
     assert "bicubic-x2" in capsys.readouterr().out
     assert invoke(["models", "list", "--json"]) == 0
     assert {"name", "scale", "halo"} <= set(json.loads(capsys.readouterr().out)[0])
 
 
-def test_info_of_a_raster_a_model_and_both(make_raster, texture, capsys):
+def test_info_raster_model_and_both_print_facts(make_raster, texture, capsys):
     scene = make_raster(texture(3, 40, 50), nodata=0)
     assert invoke(["info", scene, "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
@@ -67,7 +67,21 @@ def test_info_of_a_raster_a_model_and_both(make_raster, texture, capsys):
     assert invoke(["info"]) == 2
 
 
-def test_eval_of_a_folder(tmp_path, capsys):
+def test_info_model_as_argument_is_described(capsys):
+    assert invoke(["info", "segsr-lite-x2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["name"] == "segsr-lite-x2"
+    assert invoke(["info", "no-such.tif"]) == 2
+    assert "no-such.tif: no such file" in capsys.readouterr().err
+
+
+def test_info_onnx_model_is_described(tmp_path, capsys):
+    file = str(tmp_path / "small.onnx")
+    assert invoke(["export", "bicubic-x2", file, "--tile", "16", "-q"]) == 0
+    assert invoke(["info", "--model", file, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["tile"] == 16
+
+
+def test_eval_image_folder_prints_scores(tmp_path, capsys):
     rng = np.random.default_rng(0)
     for name in ("a", "b"):
         (tmp_path / "set" / "val" / name).mkdir(parents=True)
@@ -82,7 +96,7 @@ def test_eval_of_a_folder(tmp_path, capsys):
     assert invoke(["eval", "--dataset", str(tmp_path / "none"), "-m", "nearest-x2"]) == 2
 
 
-def test_eval_of_two_rasters(make_raster, texture, capsys):
+def test_eval_two_rasters_prints_psnr_per_band(make_raster, texture, capsys):
     truth = texture(2, 30, 40)
     worse = truth.copy()
     worse[1] = np.clip(worse[1].astype(int) + 10, 0, 255)
@@ -99,7 +113,7 @@ def test_eval_of_two_rasters(make_raster, texture, capsys):
     assert "differ in CRS" in capsys.readouterr().err
 
 
-def test_what_a_command_imports_is_not_walked_by_the_collector():
+def test_import_without_gc_freezes_imported_objects():
     found = run_python(
         "import gc\n"
         "from georsr.cli.main import import_without_gc\n"
@@ -117,7 +131,7 @@ def test_what_a_command_imports_is_not_walked_by_the_collector():
     assert int(found[0]) > 100_000
 
 
-def test_the_collector_comes_back_after_an_import_that_fails():
+def test_import_without_gc_failing_import_enables_gc_again():
     run_python(
         "import gc\n"
         "from georsr.cli.main import import_without_gc\n"

@@ -20,7 +20,9 @@ def published(tmp_path):
     return str(path)
 
 
-def test_run_convert_and_run_again(published, make_raster, texture, tmp_path, capsys):
+def test_models_convert_published_weights_gives_the_same_output(
+    published, make_raster, texture, tmp_path, capsys
+):
     source = make_raster(texture(3, 70, 50))
     converted = str(tmp_path / "segsr.safetensors")
     assert invoke(["sr", source, str(tmp_path / "a.tif"), "--model", published, "-q"]) == 0
@@ -36,7 +38,7 @@ def test_run_convert_and_run_again(published, make_raster, texture, tmp_path, ca
     assert facts["GMAC per tile of 64"] > 0
 
 
-def test_bad_requests(published, make_raster, texture, tmp_path, capsys):
+def test_models_bad_arguments_are_refused(published, make_raster, texture, tmp_path, capsys):
     source, out = make_raster(texture(3, 70, 50)), str(tmp_path / "o.tif")
     assert invoke(["sr", source, out, "--model", published, "--tile", "40"]) == 2
     assert invoke(["sr", source, out, "--model", published, "--scale", "2"]) == 2

@@ -14,8 +14,8 @@ from georsr.qgis.install import (
     PLUGIN,
     RECORD,
     Profile,
-    _edit_ini,
     data_folders,
+    edit_ini,
     find_profiles,
     is_enabled,
     metadata,
@@ -47,7 +47,7 @@ def profile(home):
     return make
 
 
-def test_install_and_uninstall(profile, capsys):
+def test_qgis_install_and_uninstall_change_only_the_plugin(profile, capsys):
     chosen = profile()
     chosen.settings.parent.mkdir()
     before = "[General]\nname=Wiese\n\n[PythonPlugins]\nother=true\n"
@@ -72,7 +72,7 @@ def test_install_and_uninstall(profile, capsys):
     assert "was not installed" in capsys.readouterr().err
 
 
-def test_every_qgis_of_the_user_gets_it_and_a_named_profile_alone(profile):
+def test_qgis_install_reaches_every_default_profile_or_the_named_one(profile):
     old, new, other = profile(), profile(version="QGIS4"), profile("work")
     assert find_profiles() == [new, old, other]
     assert invoke(["qgis", "install"]) == 0
@@ -82,14 +82,14 @@ def test_every_qgis_of_the_user_gets_it_and_a_named_profile_alone(profile):
     assert is_enabled(other, PLUGIN)
 
 
-def test_the_folder_of_a_profile(tmp_path, home):
+def test_qgis_install_profile_folder_is_used(tmp_path, home):
     folder = tmp_path / "portable profile"
     folder.mkdir()
     assert invoke(["qgis", "install", "--profile", str(folder)]) == 0
     assert (folder / "python" / "plugins" / PLUGIN / "metadata.txt").is_file()
 
 
-def test_profiles_that_are_not_there(profile, home, tmp_path, capsys):
+def test_qgis_install_missing_profile_is_refused(profile, home, tmp_path, capsys):
     assert invoke(["qgis", "install"]) == 2
     assert "start QGIS once" in capsys.readouterr().err
     profile("work")
@@ -99,7 +99,7 @@ def test_profiles_that_are_not_there(profile, home, tmp_path, capsys):
     assert "no such folder" in capsys.readouterr().err
 
 
-def test_a_profile_that_cannot_be_written_to(profile, capsys):
+def test_qgis_install_unwritable_profile_is_one_line(profile, capsys):
     chosen = profile()
     (chosen.folder / "python").write_text("a file")
     assert invoke(["qgis", "install"]) == 1
@@ -119,22 +119,22 @@ def test_a_profile_that_cannot_be_written_to(profile, capsys):
         ("win32", {"APPDATA": "/a"}, "/a/QGIS/QGIS3"),
     ],
 )
-def test_where_profiles_are(platform, environ, expected):
+def test_data_folders_per_platform_are_known(platform, environ, expected):
     assert Path(expected) in data_folders(environ, platform)
 
 
-def test_settings_keep_their_lines():
+def test_qgis_install_keeps_other_lines_of_settings():
     text = "[A]\r\nx=1\r\n\r\n[PythonPlugins]\r\nb=true\r\n\r\n[Z]\r\ng=true\r\n"
-    on = _edit_ini(text, "g", True)
+    on = edit_ini(text, "g", True)
     assert on == text.replace("[PythonPlugins]\r\n", "[PythonPlugins]\r\ng=true\r\n")
-    assert _edit_ini(on, "g", True) == on
-    assert _edit_ini(on, "g", False) == text
-    assert _edit_ini("[PythonPlugins]\ng=false\n", "g", True) == "[PythonPlugins]\ng=true\n"
-    assert _edit_ini("", "g", True) == "[PythonPlugins]\ng=true\n"
-    assert _edit_ini("[A]\nx=1", "g", False) == "[A]\nx=1"
+    assert edit_ini(on, "g", True) == on
+    assert edit_ini(on, "g", False) == text
+    assert edit_ini("[PythonPlugins]\ng=false\n", "g", True) == "[PythonPlugins]\ng=true\n"
+    assert edit_ini("", "g", True) == "[PythonPlugins]\ng=true\n"
+    assert edit_ini("[A]\nx=1", "g", False) == "[A]\nx=1"
 
 
-def test_archive(tmp_path, monkeypatch, capsys):
+def test_qgis_package_writes_a_reproducible_archive(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert invoke(["qgis", "package"]) == 0
     assert "--email, --tracker, --repository" in capsys.readouterr().err
@@ -158,7 +158,7 @@ def test_archive(tmp_path, monkeypatch, capsys):
     assert invoke(["qgis", "package", "none/x.zip"]) == 1
 
 
-def test_metadata_is_what_qgis_asks_for():
+def test_plugin_metadata_has_the_required_entries():
     entries = metadata((plugin_folder() / "metadata.txt").read_text(encoding="utf-8"))
     assert entries["version"] == georsr_version()
     assert entries["qgisMinimumVersion"] == "3.22"
@@ -168,7 +168,7 @@ def test_metadata_is_what_qgis_asks_for():
     assert (plugin_folder() / entries["icon"]).is_file()
 
 
-def test_the_command_is_light():
+def test_qgis_install_imports_no_heavy_package():
     code = (
         "import sys\nfrom georsr.cli.main import invoke\n"
         "assert invoke(['qgis', 'install', '--profile', '/gone/x']) == 2\n"

@@ -16,7 +16,7 @@ def scene(make_raster, texture):
     return make_raster(texture(3, 20, 24))
 
 
-def test_product_layers_and_item_in_one_command(scene, tmp_path, capsys):
+def test_sr_quality_and_stac_write_all_three_files(scene, tmp_path, capsys):
     out, layers, item = (str(tmp_path / name) for name in ("out.tif", "q.tif", "out.json"))
     assert invoke(["sr", scene, out, "-s", "2", "--quality", layers, "--stac", item, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
@@ -34,7 +34,7 @@ def test_product_layers_and_item_in_one_command(scene, tmp_path, capsys):
     assert len(error.splitlines()) == 1
 
 
-def test_what_a_scene_lacks_is_said_once(make_raster, texture, tmp_path):
+def test_quality_warning_of_missing_crs_is_shown_once(make_raster, texture, tmp_path):
     """Not again of its product, nor of the layers, each time these are opened."""
     scene = make_raster(texture(3, 20, 24), crs=None)
     out, layers = str(tmp_path / "out.tif"), str(tmp_path / "q.tif")
@@ -50,14 +50,14 @@ def test_what_a_scene_lacks_is_said_once(make_raster, texture, tmp_path):
         assert said[0].startswith(f"{scene}: has no coordinate reference system")
 
 
-def test_a_dry_run_counts_the_layers(scene, tmp_path, capsys):
+def test_sr_dry_run_with_quality_counts_the_layers(scene, tmp_path, capsys):
     out, layers = str(tmp_path / "out.tif"), str(tmp_path / "q.tif")
     assert invoke(["sr", scene, out, "-s", "2", "--quality", layers, "--dry-run", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["output_bytes"] == 40 * 48 * (3 + 8 * 4)
     assert [path.name for path in tmp_path.iterdir()] == ["in.tif"]
 
 
-def test_without_pystac_the_way_to_it_is_named(scene, tmp_path, capsys, monkeypatch):
+def test_sr_stac_without_pystac_names_the_extra(scene, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "pystac", None)
     out = tmp_path / "out.tif"
     assert invoke(["sr", scene, str(out), "--stac", str(tmp_path / "i.json")]) == 2

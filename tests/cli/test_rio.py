@@ -36,12 +36,12 @@ def rio():
     return run
 
 
-def test_rasterio_finds_it():
+def test_rio_superres_is_a_registered_plugin():
     assert "superres" in {point.name for point in entry_points(group="rasterio.rio_plugins")}
     assert main_group.commands["superres"].params == sr.params
 
 
-def test_it_writes_what_georsr_sr_writes(scene, tmp_path, rio):
+def test_rio_superres_writes_the_output_of_sr(scene, tmp_path, rio):
     out = tmp_path / "o.tif"
     done = rio("superres", scene, str(out), *BICUBIC, "--co", "compress=ZSTD")
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
@@ -56,21 +56,21 @@ def test_it_writes_what_georsr_sr_writes(scene, tmp_path, rio):
         assert np.array_equal(a.read(), b.read())
 
 
-def test_errors_are_one_line_with_georsrs_exit_codes(scene, tmp_path, rio):
+def test_rio_superres_error_is_one_line_with_exit_code(scene, tmp_path, rio):
     gone = rio("superres", "gone.tif", str(tmp_path / "o.tif"))
     assert gone.returncode == 2
     assert "Error: gone.tif: no such file" in gone.stderr
     assert "Traceback" not in gone.stderr
 
 
-def test_help_speaks_of_rio():
+def test_rio_superres_help_names_rio():
     told = CliRunner().invoke(main_group, ["superres", "--help"]).output
     assert "rio superres scene.tif out.tif" in told
     assert "georsr sr " not in told
     assert command.short_help == sr.short_help
 
 
-def test_what_rio_was_told_about_aws_reaches_every_thread(monkeypatch):
+def test_rio_aws_options_are_exported_to_the_environment(monkeypatch):
     monkeypatch.delenv("AWS_NO_SIGN_REQUEST", raising=False)
 
     class Session:

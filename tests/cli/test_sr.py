@@ -27,7 +27,7 @@ def errors(capsys):
     return [line for line in capsys.readouterr().err.splitlines() if line.startswith("Error")]
 
 
-def test_sr_writes_and_reports(scene, tmp_path, capsys):
+def test_sr_json_reports_the_output(scene, tmp_path, capsys):
     out = tmp_path / "o.tif"
     assert invoke(["sr", scene, str(out), *BICUBIC, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
@@ -38,7 +38,7 @@ def test_sr_writes_and_reports(scene, tmp_path, capsys):
         assert dataset.compression.name == "deflate"
 
 
-def test_stdout_is_for_data_and_quiet_is_quiet(scene, tmp_path, capsys):
+def test_sr_quiet_prints_nothing(scene, tmp_path, capsys):
     assert invoke(["sr", scene, str(tmp_path / "o.tif"), *BICUBIC]) == 0
     shown = capsys.readouterr()
     assert shown.out == ""
@@ -48,14 +48,14 @@ def test_stdout_is_for_data_and_quiet_is_quiet(scene, tmp_path, capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def test_progress_as_json_lines(scene, tmp_path, capsys):
+def test_sr_progress_json_prints_events(scene, tmp_path, capsys):
     assert invoke(["sr", scene, str(tmp_path / "o.tif"), *BICUBIC, "--progress", "json"]) == 0
     events = [json.loads(x) for x in capsys.readouterr().err.splitlines() if x.startswith("{")]
     assert events[0]["done"] == 0
     assert events[-1]["done"] == events[-1]["total"] == 1
 
 
-def test_creation_options_keep_their_case(scene, tmp_path):
+def test_sr_creation_options_are_applied(scene, tmp_path):
     out = tmp_path / "o.tif"
     code = invoke(["sr", scene, str(out), *BICUBIC, "--co", "compress=ZSTD", "--blocksize", "64"])
     assert code == 0
@@ -64,7 +64,7 @@ def test_creation_options_keep_their_case(scene, tmp_path):
         assert dataset.block_shapes[0] == (64, 64)
 
 
-def test_a_part_of_the_raster(scene, tmp_path):
+def test_sr_bbox_and_aoi_crop_the_output(scene, tmp_path):
     out = tmp_path / "o.tif"
     box = "--bbox", "400005,4999990,400015,4999995"
     assert invoke(["sr", scene, str(out), *BICUBIC, *box]) == 0
@@ -82,7 +82,7 @@ def test_a_part_of_the_raster(scene, tmp_path):
             assert abs((dataset.dataset_mask() > 0).mean() - share) < 0.05
 
 
-def test_dry_run_writes_nothing(scene, tmp_path, capsys):
+def test_sr_dry_run_writes_nothing(scene, tmp_path, capsys):
     out = tmp_path / "o.tif"
     assert invoke(["sr", scene, str(out), *BICUBIC, "--dry-run", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
@@ -123,6 +123,10 @@ BAD = {
     "bbox of words": (["in.tif", "o.tif", "--bbox", "here"], 2, "WEST,SOUTH"),
     "bbox outside": (["in.tif", "o.tif", "--bbox", "0,0,9,9"], 2, "outside"),
     "bbox in no CRS": (["in.tif", "o.tif", "--bbox", "0,0,9,9", "--bbox-crs", "x"], 2, "bbox-crs"),
+    "output is missing": (["in.tif"], 2, "georsr sr in.tif OUT"),
+    "output is a folder": (["in.tif", "results/"], 2, "--out-dir results/"),
+    "bands without commas": (["in.tif", "o.tif", "--bidx", "3", "2", "1"], 2, "--bidx 3,2,1"),
+    "numbers for the bands option": (["in.tif", "o.tif", "--bands", "3,2,1"], 2, "--bidx 3,2,1"),
     "aoi missing": (["in.tif", "o.tif", "--aoi", "none.geojson"], 2, "none.geojson"),
     "aoi is no GeoJSON": (["in.tif", "o.tif", "--aoi", "text.tif"], 1, "GeoJSON"),
     "aoi outside": (["in.tif", "o.tif", "--aoi", "far.geojson"], 2, "outside"),
@@ -162,7 +166,7 @@ def bad_folder(make_raster, texture, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_gets_one_line_and_the_right_code(case, bad_folder, capsys):
+def test_sr_bad_input_is_one_line_with_exit_code(case, bad_folder, capsys):
     arguments, code, word = BAD[case]
     if "--model" not in arguments and "-m" not in arguments:
         arguments = [*arguments, *BICUBIC]
@@ -175,14 +179,14 @@ def test_bad_input_gets_one_line_and_the_right_code(case, bad_folder, capsys):
     assert after == before
 
 
-def test_usage_errors_of_the_command_line(capsys):
+def test_sr_usage_errors_exit_with_2(capsys):
     assert invoke(["sr", "only-one.tif"]) == 2
     assert invoke(["dance"]) == 2
     assert invoke(["sr", "a", "b", "--blend", "stir"]) == 2
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_not_enough_disk_is_said_before_the_first_tile(scene, tmp_path, monkeypatch, capsys):
+def test_sr_too_little_disk_is_refused_before_the_first_tile(scene, tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr("georsr.jobs.job.free_space", lambda path: 1000)
     assert invoke(["sr", scene, str(tmp_path / "o.tif"), *BICUBIC]) == 1
@@ -231,7 +235,7 @@ def hidden(folder):
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_is_heeded_soon_and_the_same_command_goes_on(
+def test_sr_interrupted_by_a_signal_is_resumed_by_the_same_command(
     number, code, make_raster, texture, tmp_path, capsys
 ):
     source = make_raster(texture(1, 300, 300))
@@ -260,7 +264,7 @@ def test_a_signal_is_heeded_soon_and_the_same_command_goes_on(
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 @pytest.mark.parametrize("options", [[], ["--no-resume"]])
 @pytest.mark.parametrize("lanes", ["1", "2"])
-def test_a_second_signal_ends_it_at_once(lanes, options, make_raster, texture, tmp_path):
+def test_sr_second_signal_exits_at_once(lanes, options, make_raster, texture, tmp_path):
     source = make_raster(texture(1, 300, 300))
     arguments = ["sr", source, str(tmp_path / "o.tif"), *SLOWLY, "--jobs", lanes, *options]
     # after 40 tiles one that would take for ever; that it is in hand is told, since a signal that
@@ -285,7 +289,7 @@ def test_a_second_signal_ends_it_at_once(lanes, options, make_raster, texture, t
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
-def test_a_run_that_finished_nothing_leaves_nothing(make_raster, texture, tmp_path):
+def test_sr_terminated_before_the_first_block_leaves_no_files(make_raster, texture, tmp_path):
     source = make_raster(texture(1, 600, 600))
     arguments = ["sr", source, str(tmp_path / "o.tif"), *SLOWLY, "--blocksize", "512"]
     with start(arguments, preexec_fn=default_signals) as process:
@@ -297,7 +301,7 @@ def test_a_run_that_finished_nothing_leaves_nothing(make_raster, texture, tmp_pa
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
-def test_two_runs_onto_one_target(make_raster, texture, tmp_path, capsys):
+def test_sr_second_run_onto_one_output_is_refused(make_raster, texture, tmp_path, capsys):
     source = make_raster(texture(1, 300, 300))
     arguments = ["sr", source, str(tmp_path / "o.tif"), *SLOWLY]
     with start(arguments, preexec_fn=default_signals) as first:
@@ -310,7 +314,7 @@ def test_two_runs_onto_one_target(make_raster, texture, tmp_path, capsys):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.tif", "o.tif"]
 
 
-def test_resume_without_anything_to_go_on_with(scene, tmp_path, capsys):
+def test_sr_resume_without_unfinished_run_is_refused(scene, tmp_path, capsys):
     assert invoke(["sr", scene, str(tmp_path / "o.tif"), *BICUBIC, "--resume"]) == 2
     assert "no unfinished run found" in errors(capsys)[0]
     assert [path.name for path in tmp_path.iterdir()] == ["in.tif"]
@@ -318,7 +322,7 @@ def test_resume_without_anything_to_go_on_with(scene, tmp_path, capsys):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs RLIMIT_FSIZE")
 @pytest.mark.parametrize("extra", [[], ["--cog"], ["--no-resume"]])
-def test_a_full_disk_never_ends_well(extra, make_raster, texture, tmp_path):
+def test_sr_full_disk_is_an_error_and_keeps_the_old_file(extra, make_raster, texture, tmp_path):
     import resource
 
     source = make_raster(texture(3, 300, 300))
@@ -340,7 +344,7 @@ def test_a_full_disk_never_ends_well(extra, make_raster, texture, tmp_path):
     assert hidden(tmp_path) == ([".o.tif.part.jsonl", ".o.tif.part.tif"] if kept else [])
 
 
-def test_help_has_every_option_under_a_heading(capsys):
+def test_sr_help_has_every_option_under_a_heading(capsys):
     assert invoke(["sr", "--help"]) == 0
     text = capsys.readouterr().out
     sections = text.split("\n\n")
@@ -354,3 +358,8 @@ def test_help_has_every_option_under_a_heading(capsys):
     for option in command.params:
         if isinstance(option, click.Option):
             assert text.count(f"{max(option.opts, key=len)} ") >= 1
+
+
+def test_sr_path_in_message_appears_once(bad_folder, capsys):
+    assert invoke(["sr", str(bad_folder / "text.tif"), "o.tif"]) == 1
+    assert errors(capsys)[0].count("text.tif") == 1

@@ -46,7 +46,7 @@ def of_session(number):
 
 
 @pytest.mark.slow
-def test_two_workers_write_the_file_of_a_serial_run(tmp_path, source):
+def test_sr_with_two_workers_equals_a_serial_run(tmp_path, source):
     one, many = tmp_path / "one.tif", tmp_path / "many.tif"
     super_resolve(source, one, "bicubic-x2", **SMALL)
     run = start(source, many, "--workers", "2")
@@ -61,7 +61,7 @@ def test_two_workers_write_the_file_of_a_serial_run(tmp_path, source):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_ctrl_c_keeps_what_is_finished_and_ends_the_workers(tmp_path, source):
+def test_sr_with_workers_ctrl_c_keeps_finished_blocks_and_ends_workers(tmp_path, source):
     one, many = tmp_path / "one.tif", tmp_path / "many.tif"
     super_resolve(source, one, "bicubic-x2", **SMALL)
     run = start(source, many, "--workers", "1")
@@ -86,7 +86,7 @@ def test_ctrl_c_keeps_what_is_finished_and_ends_the_workers(tmp_path, source):
 
 
 @pytest.mark.parametrize("options", [[], ["--dry-run"]])
-def test_ctrl_c_while_it_waits_for_a_scheduler(tmp_path, source, options):
+def test_sr_ctrl_c_while_connecting_to_a_scheduler_exits_with_130(tmp_path, source, options):
     with socket.create_server(("127.0.0.1", 0)) as mute:
         address = f"tcp://127.0.0.1:{mute.getsockname()[1]}"
         run = start(source, tmp_path / "o.tif", "--scheduler", address, *options)
@@ -96,7 +96,7 @@ def test_ctrl_c_while_it_waits_for_a_scheduler(tmp_path, source, options):
     assert (run.returncode, out, err.strip()) == (130, "", "Error: interrupted")
 
 
-def test_an_unreachable_scheduler_is_one_line(tmp_path, source, monkeypatch, capsys):
+def test_sr_unreachable_scheduler_is_one_line(tmp_path, source, monkeypatch, capsys):
     from georsr.cli.main import invoke
 
     from georsr.distributed import cluster

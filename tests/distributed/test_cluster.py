@@ -86,22 +86,26 @@ def both(tmp_path, source, model, scheduler, **options):
         ("bicubic-x2", {"bounds": (400003, 4999930, 400060, 4999990)}),
     ],
 )
-def test_the_file_is_that_of_a_serial_run(tmp_path, source, scheduler, model, options):
+def test_run_on_a_cluster_equals_a_serial_run(tmp_path, source, scheduler, model, options):
     one, many = both(tmp_path, source, model, scheduler, **options)
     assert one == many
 
 
-def test_a_network_makes_the_same_bytes(tmp_path, source, scheduler, lite_file):
+def test_run_on_a_cluster_with_a_network_equals_a_serial_run(
+    tmp_path, source, scheduler, lite_file
+):
     one, many = both(tmp_path, source, lite_file, scheduler)
     assert one == many
 
 
-def test_polygons_limit_the_work(tmp_path, source, scheduler, crs_polygon):
+def test_run_on_a_cluster_with_polygons_equals_a_serial_run(
+    tmp_path, source, scheduler, crs_polygon
+):
     one, many = both(tmp_path, source, "bicubic-x2", scheduler, aoi=crs_polygon)
     assert one == many
 
 
-def test_a_mosaic_of_relative_names_is_read_by_workers(
+def test_run_on_a_cluster_of_a_relative_mosaic_equals_a_serial_run(
     tmp_path, make_raster, texture, scheduler, monkeypatch
 ):
     from affine import Affine
@@ -166,7 +170,9 @@ class StopWhen:
 
 
 @pytest.mark.parametrize(("first", "then"), [(True, True), (True, False), (False, True)])
-def test_either_goes_on_with_what_the_other_left(tmp_path, source, scheduler, first, then):
+def test_run_on_a_cluster_and_serial_run_resume_each_other(
+    tmp_path, source, scheduler, first, then
+):
     whole, out = tmp_path / "whole.tif", tmp_path / "out.tif"
     super_resolve(source, whole, "bicubic-x2", **SMALL)
     machines = {True: {"scheduler": scheduler}, False: {}}
@@ -188,22 +194,22 @@ def refused(kind, source, tmp_path, scheduler, **options):
     return str(caught.value)
 
 
-def test_a_scheduler_that_is_not_there(tmp_path, source, monkeypatch):
+def test_scheduler_not_answering_raises_resource_error(tmp_path, source, monkeypatch):
     monkeypatch.setattr(cluster, "CONNECT_TIMEOUT", 0.5)
     text = refused(ResourceError, source, tmp_path, "tcp://127.0.0.1:9")
     assert "tcp://127.0.0.1:9: does not answer" in text
 
 
-def test_an_address_that_is_none(tmp_path, source):
+def test_scheduler_malformed_address_raises_usage_error(tmp_path, source):
     text = refused(UsageError, source, tmp_path, "nonsense://x")
     assert "expected an address such as tcp://" in text
 
 
-def test_workers_or_scheduler_not_both(tmp_path, source, scheduler):
+def test_workers_with_scheduler_raises_usage_error(tmp_path, source, scheduler):
     refused(UsageError, source, tmp_path, scheduler, workers=2)
 
 
-def test_a_scheduler_without_workers(tmp_path, source, monkeypatch):
+def test_scheduler_without_workers_raises_resource_error(tmp_path, source, monkeypatch):
     monkeypatch.setattr(cluster, "WORKERS_TIMEOUT", 0.5)
     options = {"processes": False, "protocol": "tcp", "dashboard_address": "127.0.0.1:0"}
     with LocalCluster(n_workers=0, silence_logs=logging.CRITICAL, **options) as empty:
@@ -212,14 +218,12 @@ def test_a_scheduler_without_workers(tmp_path, source, monkeypatch):
     assert "dask worker tcp://" in text
 
 
-def test_a_gpu_that_nobody_offers_is_refused_before_anything_waits_for_it(
-    tmp_path, source, scheduler
-):
+def test_device_cuda_without_gpu_workers_is_refused_at_once(tmp_path, source, scheduler):
     text = refused(ResourceError, source, tmp_path, scheduler, device="cuda")
     assert 'none of 2 workers offers a GPU: start workers with --resources "GPU=1"' in text
 
 
-def test_other_versions_on_a_worker(tmp_path, source, scheduler, monkeypatch):
+def test_worker_with_other_versions_is_refused(tmp_path, source, scheduler, monkeypatch):
     here = worker.software()
     monkeypatch.setattr(cluster_module, "software", lambda: here | {"georsr": "9.9"})
     text = refused(ResourceError, source, tmp_path, scheduler)
@@ -238,7 +242,7 @@ def test_worker_that_joins_late_with_another_version_is_refused(
     assert "has torch 1.0, expected 2.0" in text
 
 
-def test_another_model_on_a_worker(tmp_path, source, scheduler, lite_file, monkeypatch):
+def test_worker_with_another_model_is_refused(tmp_path, source, scheduler, lite_file, monkeypatch):
     from georsr.inference.model_cache import ModelRef
 
     reference = ModelRef(lite_file, "1" * 64)
@@ -247,18 +251,18 @@ def test_another_model_on_a_worker(tmp_path, source, scheduler, lite_file, monke
         super_resolve(source, tmp_path / "o.tif", lite_file, scheduler=scheduler, **SMALL)
 
 
-def test_a_worker_without_the_file(tmp_path, source, scheduler, monkeypatch):
+def test_worker_without_the_source_is_refused(tmp_path, source, scheduler, monkeypatch):
     monkeypatch.setattr(executor, "absolute_path", lambda name: "/elsewhere/in.tif")
     text = refused(ResourceError, source, tmp_path, scheduler)
     assert "has no file /elsewhere/in.tif; put it where all machines see it" in text
 
 
-def test_a_worker_with_another_file(tmp_path, source, scheduler, monkeypatch):
+def test_worker_with_another_source_is_refused(tmp_path, source, scheduler, monkeypatch):
     monkeypatch.setattr(executor, "source_hash", lambda reader: "0")
     assert "sees another file" in refused(ResourceError, source, tmp_path, scheduler)
 
 
-def test_what_fails_on_a_worker_fails_here_in_its_own_words(tmp_path, source, scheduler):
+def test_worker_error_is_raised_with_its_own_message(tmp_path, source, scheduler):
     damaged = Path(source)
     data = bytearray(damaged.read_bytes())
     damaged.write_bytes(data[: len(data) // 2])
@@ -283,7 +287,7 @@ class FellOverError(RuntimeError):
         ),
     ],
 )
-def test_a_device_that_fails_on_a_worker_costs_nothing_that_is_finished(
+def test_worker_device_failure_keeps_finished_blocks(
     tmp_path, source, scheduler, monkeypatch, error, words
 ):
     calls, take = itertools.count(), TilePredictor.forward_pass
@@ -308,12 +312,14 @@ def test_a_device_that_fails_on_a_worker_costs_nothing_that_is_finished(
     assert report.checksum == whole.checksum
 
 
-def test_a_model_in_memory_cannot_be_sent(tmp_path, source, scheduler, lite_model):
+def test_run_on_a_cluster_with_a_model_in_memory_is_refused(
+    tmp_path, source, scheduler, lite_model
+):
     with pytest.raises(UsageError, match="exists in memory only"):
         super_resolve(source, tmp_path / "o.tif", lite_model, scheduler=scheduler, **SMALL)
 
 
-def test_graphs_carry_no_network_and_nothing_stays_on_workers(tmp_path, source, scheduler):
+def test_job_runner_pickled_is_small_and_workers_keep_nothing(tmp_path, source, scheduler):
     import pickle
 
     model, config = open_model("segsr-lite-x2"), SRConfig()
@@ -328,7 +334,7 @@ def test_graphs_carry_no_network_and_nothing_stays_on_workers(tmp_path, source, 
         assert not client.run_on_scheduler(lambda dask_scheduler: list(dask_scheduler.tasks))
 
 
-def test_workers_that_offer_a_gpu_are_asked_for_it(tmp_path, source, monkeypatch):
+def test_map_on_gpu_workers_requests_the_resource(tmp_path, source, monkeypatch):
     submitted = []
     take = Client.map
 
@@ -346,7 +352,7 @@ def test_workers_that_offer_a_gpu_are_asked_for_it(tmp_path, source, monkeypatch
     assert all(resources == {"GPU": 1} for resources in submitted)
 
 
-def test_local_workers_share_the_processors(monkeypatch):
+def test_cluster_of_local_workers_shares_the_processors(monkeypatch):
     monkeypatch.setattr(cluster_module, "available_cpus", lambda: 8)
     model = open_model("bicubic", 2)
     with Cluster(model, SRConfig(device="cpu"), local=3) as made:
@@ -357,9 +363,7 @@ def test_local_workers_share_the_processors(monkeypatch):
 
 
 @pytest.mark.parametrize("parts", [False, True])
-def test_what_is_refused_is_refused_before_workers_are_started(
-    tmp_path, source, monkeypatch, parts
-):
+def test_bad_options_are_refused_before_workers_start(tmp_path, source, monkeypatch, parts):
     def started(workers, *, gpu):
         raise AssertionError("started")
 
@@ -377,7 +381,7 @@ def test_what_is_refused_is_refused_before_workers_are_started(
     assert set(tmp_path.iterdir()) == there
 
 
-def test_the_product_reads_like_any_other(tmp_path, source, scheduler):
+def test_estimate_on_a_cluster_counts_its_workers(tmp_path, source, scheduler):
     out = tmp_path / "o.tif"
     with Cluster(open_model("bicubic", 2), SRConfig(), scheduler=scheduler) as machines:
         assert machines.count() == 2

@@ -44,14 +44,14 @@ def no_client(monkeypatch):
     monkeypatch.setattr(cluster_module, "Client", lambda cluster, **options: cluster)
 
 
-def test_workers_are_started_once_more_if_one_dies(monkeypatch, no_client):
+def test_start_local_cluster_failing_once_is_tried_again(monkeypatch, no_client):
     local = FakeCluster(failures=1)
     monkeypatch.setattr(cluster_module, "LocalCluster", local)
     with start_local_cluster(2, gpu=False) as client:
         assert client is local
 
 
-def test_workers_are_spawned_whatever_dask_is_told(monkeypatch, no_client):
+def test_start_local_cluster_spawns_workers_whatever_dask_is_configured(monkeypatch, no_client):
     local = FakeCluster(failures=0)
     monkeypatch.setattr(cluster_module, "LocalCluster", local)
     with dask.config.set({METHOD: "fork"}):
@@ -61,7 +61,7 @@ def test_workers_are_spawned_whatever_dask_is_told(monkeypatch, no_client):
     assert local.method == "spawn"
 
 
-def test_workers_that_never_come_up_end_in_one_line(monkeypatch, no_client):
+def test_start_local_cluster_failing_twice_raises_resource_error(monkeypatch, no_client):
     monkeypatch.setattr(cluster_module, "LocalCluster", FakeCluster(failures=2))
     with (
         pytest.raises(ResourceError, match=r"--workers 2: cannot be started: Nanny failed"),
@@ -71,7 +71,7 @@ def test_workers_that_never_come_up_end_in_one_line(monkeypatch, no_client):
 
 
 @pytest.mark.parametrize("error", [ImportError("requires `cryptography`"), ValueError("a version")])
-def test_keys_that_cannot_be_made_end_in_one_line(monkeypatch, error):
+def test_start_local_cluster_without_keys_raises_resource_error(monkeypatch, error):
     def temporary():
         raise error
 
@@ -83,7 +83,9 @@ def test_keys_that_cannot_be_made_end_in_one_line(monkeypatch, error):
         raise AssertionError("started")
 
 
-def test_a_folder_of_temporary_files_that_cannot_be_is_one_line(tmp_path, no_client, monkeypatch):
+def test_start_local_cluster_bad_temporary_directory_raises_resource_error(
+    tmp_path, no_client, monkeypatch
+):
     monkeypatch.setattr(cluster_module, "LocalCluster", FakeCluster(failures=0))
     (tmp_path / "file").write_text("")
     for base in (tmp_path / "file", tmp_path / "file" / "below"):

@@ -105,7 +105,7 @@ def names(folder):
         {"bounds": (400003, 4999930, 400060, 4999990)},
     ],
 )
-def test_they_are_the_single_file(tmp_path, source, options):
+def test_parts_equal_the_single_file(tmp_path, source, options):
     report = make(source, tmp_path, **options)
     assert report.checksum == single(source, tmp_path, **options)
     assert differences(tmp_path / "single.tif", tmp_path / "out.vrt") == []
@@ -125,7 +125,7 @@ def test_parts_written_by_one_process_do_not_import_distributed(tmp_path, source
     assert (tmp_path / "out.vrt").exists()
 
 
-def test_workers_write_the_same_parts(tmp_path, source, scheduler):
+def test_parts_written_by_workers_are_the_same(tmp_path, source, scheduler):
     tiles = make(source, tmp_path).tiles
     here = {path.name: path.read_bytes() for path in (tmp_path / "parts").glob("*.tif")}
     there = tmp_path / "there"
@@ -136,7 +136,7 @@ def test_workers_write_the_same_parts(tmp_path, source, scheduler):
     assert report.tiles == tiles
 
 
-def test_parts_are_cogs_and_move_with_their_vrt(tmp_path, source):
+def test_parts_moved_with_their_vrt_stay_readable(tmp_path, source):
     make(source, tmp_path)
     part = next((tmp_path / "parts").glob("*.tif"))
     with rasterio.open(part) as dataset:
@@ -151,7 +151,7 @@ def test_parts_are_cogs_and_move_with_their_vrt(tmp_path, source):
     assert checksum
 
 
-def test_parts_in_another_folder_than_their_vrt(tmp_path, source):
+def test_parts_in_another_folder_than_the_vrt_are_found(tmp_path, source):
     (tmp_path / "a").mkdir()
     out, layers = tmp_path / "a" / "out.vrt", tmp_path / "layers.tif"
     report = super_resolve(source, out, "bicubic-x2", parts=tmp_path / "parts", **SMALL)
@@ -162,7 +162,7 @@ def test_parts_in_another_folder_than_their_vrt(tmp_path, source):
     quality_layers(source, out, layers, allow_drivers=("VRT",))
 
 
-def test_polygons_leave_parts_out(tmp_path, source):
+def test_parts_outside_polygons_are_not_written(tmp_path, source):
     ring = [[400010, 4999990], [400020, 4999990], [400010, 4999930], [400010, 4999990]]
     far = [[400060, 4999928], [400064, 4999928], [400064, 4999926], [400060, 4999928]]
     crs = {"type": "name", "properties": {"name": "EPSG:32632"}}
@@ -176,7 +176,7 @@ def test_polygons_leave_parts_out(tmp_path, source):
     assert len(names(tmp_path)) < len(names(whole))
 
 
-def test_an_alpha_band_and_control_points(tmp_path, texture):
+def test_parts_keep_alpha_and_control_points(tmp_path, texture):
     from rasterio.control import GroundControlPoint as Gcp
     from rasterio.enums import ColorInterp
 
@@ -216,7 +216,7 @@ def interrupt(source, folder, parts=2, **options):
 
 
 @pytest.mark.parametrize("on_cluster", [False, True])
-def test_an_interrupted_run_goes_on(tmp_path, source, scheduler, on_cluster):
+def test_parts_interrupted_run_resumes(tmp_path, source, scheduler, on_cluster):
     machines = {"scheduler": scheduler} if on_cluster else {}
     error = interrupt(source, tmp_path, **machines)
     assert "parts are finished and kept in" in error.__notes__[0]
@@ -229,7 +229,7 @@ def test_an_interrupted_run_goes_on(tmp_path, source, scheduler, on_cluster):
 
 
 @pytest.mark.parametrize("on_cluster", [False, True])
-def test_a_device_that_fails_costs_no_finished_part(
+def test_parts_device_failure_keeps_finished_parts(
     tmp_path, source, scheduler, monkeypatch, on_cluster
 ):
     machines = {"scheduler": scheduler} if on_cluster else {}
@@ -253,7 +253,7 @@ def test_a_device_that_fails_costs_no_finished_part(
     assert report.checksum == single(source, tmp_path)
 
 
-def test_damaged_parts_are_made_again_and_whole_ones_are_not(tmp_path, source, caplog):
+def test_parts_damaged_are_written_again_intact_are_kept(tmp_path, source, caplog):
     make(source, tmp_path)
     parts = sorted((tmp_path / "parts").glob("*.tif"))
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in parts}
@@ -271,7 +271,7 @@ def test_damaged_parts_are_made_again_and_whole_ones_are_not(tmp_path, source, c
 @pytest.mark.parametrize(
     ("changed", "said"), [({"blend": "crop"}, "blend was"), ({"dtype": "uint16"}, "dtype was")]
 )
-def test_parts_of_another_run_are_never_mixed_in(tmp_path, source, caplog, changed, said):
+def test_parts_of_another_run_are_ignored(tmp_path, source, caplog, changed, said):
     interrupt(source, tmp_path)
     with pytest.raises(UsageError, match=f"cannot resume: .*{said}"):
         make(source, tmp_path, resume=True, **changed)
@@ -283,7 +283,7 @@ def test_parts_of_another_run_are_never_mixed_in(tmp_path, source, caplog, chang
     assert len({name[-12:] for name in names(tmp_path) if name.endswith(".tif")}) == 1
 
 
-def test_a_finished_product_stays_whole_until_the_next_one_is(tmp_path, source):
+def test_parts_overwrite_interrupted_keeps_the_finished_output(tmp_path, source):
     make(source, tmp_path)
     checksum = single(source, tmp_path)
     with pytest.raises(UsageError, match="won't be overwritten"):
@@ -297,14 +297,12 @@ def test_a_finished_product_stays_whole_until_the_next_one_is(tmp_path, source):
     assert differences(tmp_path / "single.tif", tmp_path / "out.vrt") != []
 
 
-def test_without_resume_nothing_is_left(tmp_path, source):
+def test_parts_interrupted_without_resume_leaves_nothing(tmp_path, source):
     interrupt(source, tmp_path, resume=False)
     assert not (tmp_path / "parts").exists()
 
 
-def test_a_run_killed_while_it_tidied_up_is_finished_by_the_same_command(
-    tmp_path, source, monkeypatch
-):
+def test_parts_killed_while_cleaning_up_is_completed_by_the_same_run(tmp_path, source, monkeypatch):
     monkeypatch.setattr(PartsFolder, "close", lambda self: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         make(source, tmp_path)
@@ -315,7 +313,7 @@ def test_a_run_killed_while_it_tidied_up_is_finished_by_the_same_command(
     assert ".parts.jsonl" not in names(tmp_path)
 
 
-def test_half_a_line_of_the_journal_does_not_count(tmp_path, source):
+def test_parts_journal_with_a_torn_line_ignores_it(tmp_path, source):
     interrupt(source, tmp_path, parts=3)
     journal = tmp_path / "parts" / ".parts.jsonl"
     lines = journal.read_bytes().splitlines(keepends=True)
@@ -325,7 +323,7 @@ def test_half_a_line_of_the_journal_does_not_count(tmp_path, source):
     assert report.checksum == single(source, tmp_path)
 
 
-def test_a_damaged_index_costs_only_work(tmp_path, source, caplog):
+def test_parts_damaged_index_writes_all_parts_again(tmp_path, source, caplog):
     make(source, tmp_path)
     index = tmp_path / "parts" / "index.json"
     index.write_text(index.read_text()[:100])
@@ -334,7 +332,7 @@ def test_a_damaged_index_costs_only_work(tmp_path, source, caplog):
     assert len(json.loads(index.read_text())["parts"]) == len(names(tmp_path)) - 1
 
 
-def test_folders_of_others_are_refused(tmp_path, source):
+def test_parts_folder_of_another_program_is_refused(tmp_path, source):
     folder = tmp_path / "parts"
     folder.mkdir()
     (folder / "index.json").write_text('{"name": "a web site"}')
@@ -347,7 +345,7 @@ def test_folders_of_others_are_refused(tmp_path, source):
         super_resolve(source, tmp_path / "b.vrt", "bicubic-x2", parts=folder, **SMALL)
 
 
-def test_two_runs_into_one_folder(tmp_path, source):
+def test_parts_folder_in_use_is_refused(tmp_path, source):
     (tmp_path / "parts").mkdir()
     with (
         PartsFolder(tmp_path / "parts", str(tmp_path / "out.vrt"), {}),
@@ -357,9 +355,7 @@ def test_two_runs_into_one_folder(tmp_path, source):
     make(source, tmp_path)
 
 
-def test_a_full_disk_ends_the_run_and_keeps_what_is_finished(
-    tmp_path, source, scheduler, monkeypatch
-):
+def test_parts_full_disk_keeps_finished_parts(tmp_path, source, scheduler, monkeypatch):
     import errno
 
     append, calls = partial_tiff.PartFile.append, []
@@ -384,14 +380,14 @@ def test_a_full_disk_ends_the_run_and_keeps_what_is_finished(
     assert make(source, tmp_path, scheduler=scheduler).blocks_resumed > 0
 
 
-def test_a_folder_that_workers_do_not_see(tmp_path, source, scheduler, monkeypatch):
+def test_parts_folder_invisible_to_workers_is_refused(tmp_path, source, scheduler, monkeypatch):
     monkeypatch.setattr(parts_module, "LOCK", "nowhere")
     with pytest.raises(ResourceError, match=r"on worker tcp.* does not see the folder .*parts"):
         make(source, tmp_path, scheduler=scheduler)
     assert not (tmp_path / "parts").exists()
 
 
-def test_names_that_cannot_be(tmp_path, source):
+def test_parts_bad_names_are_refused(tmp_path, source):
     with pytest.raises(UsageError, match=r"expected a name such as OUT\.vrt"):
         super_resolve(source, tmp_path / "out.tif", "bicubic-x2", parts=tmp_path / "parts")
     with pytest.raises(UsageError, match="expected a folder of a file system"):
@@ -402,9 +398,7 @@ def test_names_that_cannot_be(tmp_path, source):
     assert logging.getLogger("distributed").level <= logging.CRITICAL
 
 
-def test_quality_layers_are_made_of_the_finished_vrt_as_the_refusal_says(
-    tmp_path, source, lite_file
-):
+def test_quality_layers_of_a_finished_vrt_are_written(tmp_path, source, lite_file):
     options = SMALL | {"tile_size": 64}
     with pytest.raises(UsageError, match=r"georsr quality layers IN OUT\.vrt FILE"):
         make(source, tmp_path, quality=tmp_path / "q.tif")

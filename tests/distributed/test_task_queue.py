@@ -229,7 +229,7 @@ def test_next_completed_with_check_that_raises_is_cancelled(threads):
             queue.next_completed()
 
 
-def test_leaving_the_queue_tells_running_tasks_to_stop(threads):
+def test_queue_left_stops_running_tasks(threads):
     EVENT.clear()
     with make_queue(threads, StopRunner()) as queue:
         queue.submit([(0, 0)])

@@ -74,7 +74,7 @@ def job(words, programs):
                 os.killpg(process.pid, signal.SIGKILL)
 
 
-def test_the_containers_of_kubernetes(desk, port):
+def test_cluster_page_kubernetes_containers_run(desk, port):
     (block,) = blocks(PAGE, "yaml")
     spec = yaml.safe_load(block.text)["spec"]
     scheduler, worker = (spec[part]["spec"]["containers"][0] for part in ("scheduler", "worker"))
@@ -90,7 +90,7 @@ def test_the_containers_of_kubernetes(desk, port):
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="batch scripts are bash's")
-def test_the_batch_script_of_slurm(desk, port, tmp_path):
+def test_cluster_page_slurm_script_runs(desk, port, tmp_path):
     (block,) = blocks(PAGE, "bash")
     script, programs = desk / "run.sh", tmp_path / "programs"
     text = block.text.replace("/scratch/mosaic.vrt", "scene.tif").replace("8786", str(port))

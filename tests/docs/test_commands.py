@@ -122,7 +122,7 @@ def check_script(words):
 
 
 @pytest.mark.parametrize("page", pages())
-def test_commands(page, desk):
+def test_page_commands_run(page, desk):
     for block in blocks(page, "sh"):
         for words, text in block.commands():
             arguments = georsr_words(words)
@@ -142,7 +142,7 @@ def test_commands(page, desk):
 
 @pytest.mark.filterwarnings("ignore:Use `@` matmul:PendingDeprecationWarning")  # rioxarray
 @pytest.mark.parametrize("page", pages())
-def test_python(page, desk):
+def test_page_python_blocks_run(page, desk):
     names = {"__name__": "__main__"}
     for block in blocks(page, "python"):
         code = compile(block.text, f"{page}:{block.line}", "exec")

@@ -13,7 +13,7 @@ def printed(cell):
 
 @pytest.mark.filterwarnings("ignore")  # of Jupyter's own, about its sockets and loops
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_runs_as_shown(path):
+def test_notebook_outputs_are_those_shown(path):
     nbformat = pytest.importorskip("nbformat")
     nbclient = pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")

@@ -16,7 +16,7 @@ from .manual import REPOSITORY
 DOCS = REPOSITORY / "docs"
 
 
-def test_builds_strictly(tmp_path):
+def test_site_builds_without_warnings(tmp_path):
     pytest.importorskip("mkdocs", reason="needs the extra 'docs'")
     done = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")],
@@ -33,7 +33,7 @@ def test_builds_strictly(tmp_path):
     assert "super_resolve_array" in python
 
 
-def test_pictures_are_drawn_by_their_script(tmp_path):
+def test_pictures_equal_those_of_their_script(tmp_path):
     runpy.run_path(str(DOCS / "make_pictures.py"))["main"](tmp_path)
     drawn = sorted(path.name for path in tmp_path.iterdir())
     assert drawn
@@ -42,7 +42,7 @@ def test_pictures_are_drawn_by_their_script(tmp_path):
             assert new.size == kept.size, f"{name}: run docs/make_pictures.py"
 
 
-def test_options_page_is_written_by_its_script():
+def test_options_page_equals_that_of_its_script():
     script = runpy.run_path(str(DOCS / "make_options_table.py"))
     page = (DOCS / "reference/options.md").read_text(encoding="utf-8")
     assert page == script["page"](), "run docs/make_options_table.py"

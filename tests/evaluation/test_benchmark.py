@@ -40,7 +40,7 @@ def report(samples):
     return benchmark("made", samples, 2, rivals)
 
 
-def test_means_by_class_and_overall(report, samples):
+def test_mean_scores_by_class_and_overall(report, samples):
     each = [psnr_y(repeat(s), s.hr, 2) for s in samples]
     assert report.overall["nearest"].psnr_y == pytest.approx(np.mean(each))
     assert report.classes["a"]["nearest"].psnr_y == pytest.approx(np.mean(each[:2]))
@@ -52,7 +52,7 @@ def test_means_by_class_and_overall(report, samples):
     assert report.gains("nearest") == [0, 0, 0]
 
 
-def test_every_protocol_of_one_image(samples):
+def test_score_image_by_every_protocol(samples):
     sample = samples[0]
     scores = measure(repeat(sample), sample, 2)
     assert scores.psnr_y == psnr_y(repeat(sample), sample.hr, 2)
@@ -79,7 +79,7 @@ def test_mean_scores_leaves_out_undefined_figures():
     assert {figure.key for figure in COLUMNS} == set(keys)
 
 
-def test_tables(report):
+def test_benchmark_tables_list_scores(report):
     table = text_table(report)
     assert "made, x2, 3 images" in table
     assert "PSNR Y by class" in table

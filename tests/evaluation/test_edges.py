@@ -28,7 +28,7 @@ def gaussian_edge(sigma, angle, scale=1, size=48, offset=0.0):
 
 @pytest.mark.parametrize("angle", [7, 38, 97, 171, -100])
 @pytest.mark.parametrize("sigma", [0.6, 1.1])
-def test_width_of_a_gaussian_edge_on_its_own_grid(sigma, angle):
+def test_edge_width_of_a_gaussian_equals_the_formula(sigma, angle):
     image = gaussian_edge(sigma, angle)
     edges = find_edges(image)
     assert edges
@@ -39,7 +39,7 @@ def test_width_of_a_gaussian_edge_on_its_own_grid(sigma, angle):
 
 @pytest.mark.parametrize("angle", [0, 90, 23])
 @pytest.mark.parametrize("sigma", [0.3, 0.5, 0.9])
-def test_width_on_a_finer_grid_is_in_source_pixels(sigma, angle):
+def test_edge_width_on_a_finer_grid_is_in_source_pixels(sigma, angle):
     edges = find_edges(gaussian_edge(0.8, angle))
     product = gaussian_edge(sigma, angle, scale=4)
     widths = measure_edges(product, edges, 4)[:, 0]
@@ -93,7 +93,7 @@ def test_find_edges_avoids_invalid_pixels():
     assert find_edges(image, np.zeros_like(valid)) == []
 
 
-def test_an_edge_along_the_grid_cannot_be_sampled_at_scale_one():
+def test_find_edges_along_the_grid_at_scale_1_finds_none():
     image = gaussian_edge(0.5, 0)
     assert measure_edge(image, find_edges(gaussian_edge(0.5, 0))[0]) is None
     assert np.isnan(measure_edges(image, find_edges(image))).all()

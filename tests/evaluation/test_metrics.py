@@ -36,7 +36,7 @@ def test_ssim_agrees_with_scikit_image(pair):
     assert ssim(a, a) == pytest.approx(1)
 
 
-def test_protocols_crop_the_border(pair):
+def test_metric_protocols_crop_the_border(pair):
     a, b = pair
     spoiled = b.copy()
     spoiled[:, :4] = 0

@@ -25,7 +25,7 @@ def test_measure_seams_of_a_small_raster_fails(lite_model, make_raster, texture)
         measure_seams(make_raster(texture(3, 60, 200)), lite_model)
 
 
-def test_command(make_raster, texture, capsys):
+def test_benchmark_command_measures_seams(make_raster, texture, capsys):
     source = make_raster(texture(1, 70, 80))
     assert invoke(["quality", "seams", source, "-m", "bicubic-x2", "--tile", "32"]) == 0
     assert "maximum" in capsys.readouterr().out

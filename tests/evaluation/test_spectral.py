@@ -6,7 +6,7 @@ import pytest
 from georsr.evaluation.metrics import ergas, spectral_angle, spectral_angles
 
 
-def test_angles_of_known_spectra():
+def test_spectral_angle_of_known_spectra():
     a = np.array([[1, 1, 0, 5, 0], [0, 1, 3, 5, 0], [0, 0, 0, 5, 0]], float)
     b = np.array([[0, 1, 0, 9, 1], [2, 0, 1, 9, 0], [0, 0, 0, 9, 0]], float)
     assert spectral_angles(a, b) == pytest.approx([90, 45, 0, 0, math.nan], nan_ok=True)

@@ -37,14 +37,14 @@ def test_sparsification_falls_and_the_oracle_lies_below(known):
     assert sparsification(error, error).ause == pytest.approx(0, abs=1e-12)
 
 
-def test_a_true_estimate_is_calibrated(known):
+def test_calibration_of_a_true_estimate_is_one(known):
     table = calibration_table(*known)
     assert len(table) == 10
     for expected, found in table:
         assert found == pytest.approx(expected, rel=0.1)
 
 
-def test_blocks_are_means():
+def test_block_means_are_means():
     values = np.arange(30.0).reshape(5, 6)
     np.testing.assert_allclose(blocks(values, 2), [[3.5, 5.5, 7.5], [15.5, 17.5, 19.5]])
 

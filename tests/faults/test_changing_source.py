@@ -53,9 +53,7 @@ class Meanwhile:
 
 @pytest.mark.parametrize("keep_time", [False, True])
 @pytest.mark.parametrize("kind", ["file", "vrt", "mosaic", "quality", "parts"])
-def test_a_source_rewritten_while_it_is_read_is_refused(
-    kind, keep_time, make_raster, texture, tmp_path
-):
+def test_run_source_rewritten_meanwhile_is_refused(kind, keep_time, make_raster, texture, tmp_path):
     path = make_raster(texture(1, 100, 90))
     source, out, options = path, tmp_path / "out.tif", {}
     if kind == "vrt":
@@ -84,7 +82,7 @@ def test_a_source_rewritten_while_it_is_read_is_refused(
         np.testing.assert_array_equal(one.read(), other.read())
 
 
-def test_a_source_taken_away_while_it_is_read_is_refused(make_raster, texture, tmp_path):
+def test_run_source_removed_meanwhile_is_refused(make_raster, texture, tmp_path):
     path = make_raster(texture(1, 100, 90))
     with pytest.raises(InputError, match="has changed while it was read"):
         super_resolve(
@@ -98,7 +96,7 @@ def test_a_source_taken_away_while_it_is_read_is_refused(make_raster, texture, t
     assert hidden(tmp_path) == []
 
 
-def test_a_source_that_is_only_read_by_others_is_not_refused(make_raster, texture, tmp_path):
+def test_run_source_read_by_others_completes(make_raster, texture, tmp_path):
     path = make_raster(texture(1, 100, 90))
 
     def harmless():
@@ -113,7 +111,7 @@ def test_a_source_that_is_only_read_by_others_is_not_refused(make_raster, textur
 
 
 @pytest.mark.parametrize("how", ["rewritten", "replaced"])
-def test_another_source_of_the_same_size_and_time_is_not_gone_on_with(
+def test_resume_another_source_of_same_size_and_time_starts_over(
     how, make_raster, texture, tmp_path, caplog
 ):
     path, out = make_raster(texture(1, 100, 90)), tmp_path / "out.tif"

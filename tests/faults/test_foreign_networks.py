@@ -31,9 +31,7 @@ def model_of(dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128, torch.int64, torch.bool])
-def test_values_that_are_no_floating_point_numbers_are_refused(
-    dtype, make_raster, texture, tmp_path
-):
+def test_network_integer_values_are_refused(dtype, make_raster, texture, tmp_path):
     name = str(dtype).removeprefix("torch.")
     with pytest.raises(ModelError, match=f"made values of type {name}, expected floating-point"):
         super_resolve(make_raster(texture(1, 40, 40)), tmp_path / "o.tif", model_of(dtype))
@@ -41,7 +39,7 @@ def test_values_that_are_no_floating_point_numbers_are_refused(
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_double_is_cast(dtype, make_raster, texture, tmp_path):
+def test_network_double_or_half_values_are_cast(dtype, make_raster, texture, tmp_path):
     values = texture(1, 40, 40)
     super_resolve(make_raster(values), tmp_path / "o.tif", model_of(dtype))
     with rasterio.open(tmp_path / "o.tif") as product:
@@ -49,7 +47,7 @@ def test_double_is_cast(dtype, make_raster, texture, tmp_path):
 
 
 @pytest.mark.parametrize("end", [".tfw", ".TFW", ".tifw", ".wld", ".WLD"])
-def test_world_files_of_an_earlier_product_are_refused_or_removed(
+def test_sr_world_file_of_an_earlier_output_is_refused_or_removed(
     end, make_raster, texture, tmp_path
 ):
     source, out, left = make_raster(texture(1, 20, 20)), tmp_path / "o.tif", tmp_path / f"o{end}"
@@ -60,7 +58,7 @@ def test_world_files_of_an_earlier_product_are_refused_or_removed(
     assert not left.exists()
 
 
-def test_conversions_at_once_do_not_disturb_each_other(lite_model, monkeypatch):
+def test_export_model_in_two_threads_runs_one_after_the_other(lite_model, monkeypatch):
     """The exporter switches oneDNN off meanwhile: two of them would leave it so."""
     pytest.importorskip("onnxscript")
     from georsr.models.onnx import export

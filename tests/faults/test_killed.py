@@ -23,9 +23,7 @@ CASES = {
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
 @pytest.mark.parametrize("case", CASES)
-def test_a_command_killed_anywhere_ends_well_when_it_is_given_again(
-    case, make_raster, texture, tmp_path
-):
+def test_command_killed_anywhere_completes_when_repeated(case, make_raster, texture, tmp_path):
     """Every sixth operation, others for each case; STEP 1 is for people."""
     (tmp_path / "template").mkdir()
     make_raster(texture(1, 60, 70), "template/in.tif")

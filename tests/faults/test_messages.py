@@ -19,7 +19,7 @@ def georsr(*arguments, **options):
     )  # fmt: skip
 
 
-def test_nothing_but_printable_characters_is_shown():
+def test_escape_control_characters_returns_printable_text():
     shown = escape_control_characters(FOREIGN)
     assert shown.isprintable()
     assert "\\x1b[31mred" in shown
@@ -29,7 +29,7 @@ def test_nothing_but_printable_characters_is_shown():
 
 
 @pytest.mark.parametrize("command", ["info", "sr"])
-def test_names_cannot_write_to_the_terminal(command, tmp_path, capsys):
+def test_message_with_control_characters_in_a_name_is_escaped(command, tmp_path, capsys):
     source = str(tmp_path / FOREIGN.replace("/", ""))
     assert invoke([command, source, *(["o.tif"] if command == "sr" else [])]) in (1, 2)
     said = capsys.readouterr()
@@ -38,7 +38,7 @@ def test_names_cannot_write_to_the_terminal(command, tmp_path, capsys):
     assert said.err[:-1].isprintable()
 
 
-def test_tags_cannot_write_to_the_terminal(make_raster, texture, capsys):
+def test_info_with_control_characters_in_a_tag_is_escaped(make_raster, texture, capsys):
     def describe(dataset):
         dataset.set_band_description(1, "band\x1b[2J\nError: forged")
 
@@ -53,7 +53,7 @@ def test_tags_cannot_write_to_the_terminal(make_raster, texture, capsys):
     "error",
     [KeyError("total"), TypeError("a\nb"), RecursionError(), MemoryError(), OSError(5, "x")],
 )
-def test_what_nobody_foresaw_is_one_line(
+def test_command_unexpected_error_is_one_line(
     error, make_raster, texture, tmp_path, capsys, monkeypatch
 ):
     def fail(*_, **__):
@@ -72,7 +72,7 @@ def test_what_nobody_foresaw_is_one_line(
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/dev/full is Linux's")
 @pytest.mark.parametrize("progress", ["bar", "json", "none"])
-def test_a_full_stderr_does_not_end_the_work(progress, make_raster, texture, tmp_path):
+def test_sr_full_stderr_completes(progress, make_raster, texture, tmp_path):
     source, out = make_raster(texture(1, 40, 40)), tmp_path / "o.tif"
     with open("/dev/full", "w") as full:  # noqa: PTH123
         command = ("sr", source, out, "-m", "bicubic", "-v", "--progress", progress)
@@ -84,7 +84,7 @@ def test_a_full_stderr_does_not_end_the_work(progress, make_raster, texture, tmp
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX descriptors")
 @pytest.mark.parametrize("closed", ["2>&-", "1>&- 2>&-", "0<&- 1>&- 2>&-"])
-def test_closed_streams_do_not_end_the_work(closed, make_raster, texture, tmp_path):
+def test_sr_closed_streams_completes(closed, make_raster, texture, tmp_path):
     source = make_raster(texture(1, 40, 40))
     code = "from georsr.cli.main import main; main()"
     for name, ends in (("open.tif", ""), ("closed.tif", closed)):
@@ -98,7 +98,7 @@ def test_closed_streams_do_not_end_the_work(closed, make_raster, texture, tmp_pa
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/dev/full is Linux's")
-def test_a_full_stdout_is_an_error_of_one_line(make_raster, texture):
+def test_info_full_stdout_is_one_line(make_raster, texture):
     with open("/dev/full", "w") as full:  # noqa: PTH123
         done = georsr(
             "info", make_raster(texture(1, 40, 40)), capture_output=False, stdout=full,

@@ -26,9 +26,7 @@ def replaced(path, old, new):
 
 
 @pytest.mark.parametrize("kind", ["damaged", "cut off"])
-def test_an_rgba_file_whose_alpha_cannot_be_read_is_one_line(
-    kind, make_raster, texture, tmp_path, capsys
-):
+def test_open_raster_unreadable_alpha_is_one_line(kind, make_raster, texture, tmp_path, capsys):
     def colours(dataset):
         dataset.colorinterp = [ColorInterp[c] for c in ("red", "green", "blue", "alpha")]
 
@@ -53,7 +51,7 @@ def test_an_rgba_file_whose_alpha_cannot_be_read_is_one_line(
 
 @pytest.mark.filterwarnings("ignore::georsr.errors.GeoreferenceWarning")
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
-def test_control_points_without_a_crs_are_carried(make_raster, texture, tmp_path):
+def test_super_resolve_gcps_without_crs_are_kept(make_raster, texture, tmp_path):
     places = [(0, 0), (0, 40), (50, 0), (50, 40)]
 
     def points(dataset):
@@ -68,7 +66,9 @@ def test_control_points_without_a_crs_are_carried(make_raster, texture, tmp_path
 
 
 @pytest.mark.parametrize("kind", ["description", "unit"])
-def test_names_and_units_in_latin_1_are_left_out_and_said(kind, make_raster, texture, tmp_path):
+def test_open_raster_latin_1_names_are_left_out_with_a_warning(
+    kind, make_raster, texture, tmp_path
+):
     def name(dataset):
         dataset.set_band_description(1, "QQQQ" if kind == "description" else "green")
         dataset.units = ("QQQQ",) if kind == "unit" else ("m",)
@@ -85,7 +85,7 @@ def test_names_and_units_in_latin_1_are_left_out_and_said(kind, make_raster, tex
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names are bytes on Linux")
-def test_names_of_files_that_are_not_utf_8_are_refused(make_raster, texture, tmp_path):
+def test_super_resolve_path_not_utf_8_is_refused(make_raster, texture, tmp_path):
     source = make_raster(texture(1, 40, 40))
     odd = os.fsdecode(b"b\xfcrgle.tif")
     with pytest.raises(UsageError, match="the name is not UTF-8"):
@@ -95,7 +95,7 @@ def test_names_of_files_that_are_not_utf_8_are_refused(make_raster, texture, tmp
         super_resolve(tmp_path / odd, tmp_path / "o.tif", "bicubic", 2)
 
 
-def test_a_header_that_cannot_be_read_is_one_line(make_raster, texture, monkeypatch):
+def test_open_raster_unreadable_header_is_one_line(make_raster, texture, monkeypatch):
     """Whatever rasterio raises while it is asked: geo keys, a CRS, tags."""
     source = make_raster(texture(1, 40, 40))
 
@@ -109,7 +109,7 @@ def test_a_header_that_cannot_be_read_is_one_line(make_raster, texture, monkeypa
         open_raster(source)
 
 
-def test_a_file_of_thousands_of_bands_is_described_at_once(make_raster, monkeypatch):
+def test_open_raster_many_bands_reads_properties_once(make_raster, monkeypatch):
     """Rasterio lists the properties of all bands at each question: they are asked for once."""
     asked = []
     source = make_raster(np.ones((300, 2, 2), "uint8"))

@@ -47,11 +47,11 @@ def model_of(network):
 
 
 @pytest.mark.parametrize("said", SAID)
-def test_all_words_for_no_memory_are_known(said):
+def test_is_out_of_memory_messages_of_all_backends_are_recognised(said):
     assert is_out_of_memory(RuntimeError(said))
 
 
-def test_torch_itself_is_understood():
+def test_is_out_of_memory_error_of_torch_is_recognised():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60, dtype=torch.uint8)
     assert is_out_of_memory(caught.value)
@@ -60,13 +60,13 @@ def test_torch_itself_is_understood():
 @pytest.mark.parametrize(
     "said", ["mat1 and mat2 shapes cannot be multiplied", "CUDA error: device-side assert", ""]
 )
-def test_other_errors_are_not_taken_for_it(said):
+def test_is_out_of_memory_other_errors_are_not(said):
     assert not is_out_of_memory(RuntimeError(said))
     assert not is_out_of_memory(ValueError(LINUX))
 
 
 @pytest.mark.parametrize("error", [RuntimeError(LINUX), MemoryError(), RuntimeError(SAID[6])])
-def test_smaller_tiles_are_taken(error, make_raster, texture, tmp_path):
+def test_run_out_of_memory_uses_smaller_tiles(error, make_raster, texture, tmp_path):
     pixels = texture(1, 200, 90)
     source, out = make_raster(pixels), tmp_path / "out.tif"
     report = super_resolve(source, out, model_of(Narrow(error)), blocksize=32)
@@ -77,7 +77,7 @@ def test_smaller_tiles_are_taken(error, make_raster, texture, tmp_path):
         np.testing.assert_array_equal(product.read(), pixels.repeat(2, 1).repeat(2, 2))
 
 
-def test_finished_blocks_are_kept_where_the_tile_is_fixed(
+def test_run_out_of_memory_with_fixed_tile_keeps_finished_blocks(
     make_raster, texture, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("georsr.writer.writer.SYNC_SECONDS", -1.0)
@@ -91,9 +91,7 @@ def test_finished_blocks_are_kept_where_the_tile_is_fixed(
     assert super_resolve(source, out, wide, **options).blocks_resumed > 0
 
 
-def test_memory_that_runs_out_beside_the_network_is_one_line(
-    make_raster, texture, tmp_path, monkeypatch
-):
+def test_run_out_of_memory_while_reading_is_one_line(make_raster, texture, tmp_path, monkeypatch):
     """Reading strips and joining tiles take memory, too: less where tiles are smaller."""
     from georsr.io.reader import RasterReader
 
@@ -114,7 +112,7 @@ def test_memory_that_runs_out_beside_the_network_is_one_line(
         )
 
 
-def test_a_network_at_fault_still_leaves_nothing(make_raster, texture, tmp_path):
+def test_run_network_error_leaves_no_files(make_raster, texture, tmp_path):
     network = model_of(Narrow(RuntimeError("a bug"), after=0))
     with pytest.raises(ModelError, match="a bug"):
         super_resolve(make_raster(texture(1, 200, 90)), tmp_path / "o.tif", network)

@@ -48,14 +48,14 @@ def polygon(*rings, crs=None):
         ((500105, 4999705, 500105.1, 4999705.1), Window(29, 10, 1, 1)),
     ],
 )
-def test_a_box_is_whole_pixels(info, bbox, window):
+def test_resolve_aoi_bounds_give_complete_pixels(info, bbox, window):
     area = resolve_aoi(info, bbox=bbox)
     assert area.window == window
     assert area.outside_mask(Window(0, 0, 1, 1), 2) is None
     assert area.intersects(Window(0, 0, 1, 1))
 
 
-def test_a_box_may_have_a_crs_of_its_own(info):
+def test_resolve_aoi_bounds_crs_is_transformed(info):
     there = shape(transform_geom(UTM, "EPSG:4326", mapping(box(500200, 4999800, 500300, 4999900))))
     window = resolve_aoi(info, bbox=there.bounds, bbox_crs="EPSG:4326").window
     assert window.intersection(Window(10, 20, 10, 10)) == Window(10, 20, 10, 10)
@@ -64,7 +64,7 @@ def test_a_box_may_have_a_crs_of_its_own(info):
 
 @pytest.mark.parametrize("rotation", [0, 30, 90])
 @pytest.mark.parametrize("scale", [1, 2, 3, 4])
-def test_outside_is_what_rasterising_the_product_says(tmp_path, rotation, scale):
+def test_outside_mask_equals_rasterizing_the_output(tmp_path, rotation, scale):
     turn = Affine.rotation(rotation) @ Affine.scale(9, -7) @ Affine.translation(-25, -20)
     transform = Affine.translation(500180, 4999760) @ turn
     path = make_raster(tmp_path / "a.tif", ramp(), transform=transform)
@@ -88,7 +88,7 @@ def test_outside_is_what_rasterising_the_product_says(tmp_path, rotation, scale)
             assert area.intersects(source) or outside.all()
 
 
-def test_polygons_have_holes_and_parts(info):
+def test_resolve_aoi_polygons_with_holes_and_parts(info):
     ring = list(box(500100, 4999700, 500200, 4999900).exterior.coords)
     hole = list(box(500130, 4999730, 500170, 4999870).exterior.coords)
     island = polygon(list(box(500400, 4999600, 500500, 4999650).exterior.coords))
@@ -112,7 +112,7 @@ def test_polygons_have_holes_and_parts(info):
     assert cut.outline is None
 
 
-def test_polygons_are_longitude_and_latitude_unless_they_say_otherwise(info, tmp_path):
+def test_resolve_aoi_geojson_without_crs_is_longitude_latitude(info, tmp_path):
     there = transform_geom(UTM, "EPSG:4326", polygon(TRIANGLE))
     path = tmp_path / "aoi.geojson"
     path.write_text(json.dumps(there))
@@ -123,7 +123,7 @@ def test_polygons_are_longitude_and_latitude_unless_they_say_otherwise(info, tmp
     assert area.describe() != exact.describe()
 
 
-def test_straight_lines_of_another_map_are_bent(tmp_path):
+def test_resolve_aoi_edges_in_another_crs_are_densified(tmp_path):
     """A box of degrees is no box of metres: its parallels bulge by many pixels."""
     wide = Affine(1000, 0, 0, 0, -1000, 7_000_000)
     path = make_raster(tmp_path / "w.tif", ramp(1, 900, 1000), transform=wide)
@@ -195,14 +195,14 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_an_area_that_cannot_be_is_refused(info, name):
+def test_resolve_aoi_impossible_area_is_refused(info, name):
     options, words = WRONG[name]
     with pytest.raises(UsageError, match=words) as caught:
         resolve_aoi(info, **options)
     assert "\n" not in str(caught.value)
 
 
-def test_files_that_are_not_geojson(info, tmp_path):
+def test_resolve_aoi_file_other_than_geojson_is_refused(info, tmp_path):
     with pytest.raises(UsageError, match=r"none\.geojson: no such file"):
         resolve_aoi(info, aoi=str(tmp_path / "none.geojson"))
     path = tmp_path / "aoi.shp"
@@ -215,7 +215,7 @@ def test_files_that_are_not_geojson(info, tmp_path):
             resolve_aoi(info, aoi=str(path))
 
 
-def test_a_raster_without_place_has_no_areas(tmp_path):
+def test_resolve_aoi_without_georeferencing_is_refused(tmp_path):
     path = make_raster(tmp_path / "n.tif", ramp(), crs=None, transform=None)
     with open_quietly(path) as reader, pytest.raises(UsageError, match="no affine"):
         resolve_aoi(reader.info, bbox=(0, 0, 1, 1))
@@ -226,7 +226,7 @@ def test_a_raster_without_place_has_no_areas(tmp_path):
             resolve_aoi(reader.info, aoi=polygon(TRIANGLE, crs=UTM))
 
 
-def test_nothing_asked_for_is_everything(info):
+def test_resolve_aoi_without_area_is_none(info):
     assert resolve_aoi(info) is None
     assert info.crs == CRS.from_string(UTM)
 
@@ -264,7 +264,7 @@ for _ in range(10):
 """
 
 
-def test_threads_may_ask_at_once():
+def test_area_used_by_threads_does_not_crash():
     """Reading, computing and writing threads share an area; a crash would end the process."""
     done = subprocess.run(
         [sys.executable, "-c", ASKED_BY_THREADS], capture_output=True, text=True, check=False

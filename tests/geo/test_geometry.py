@@ -68,7 +68,7 @@ def write(path, values, *, crs=None, transform=None, gcps=None, rpcs=None, point
 
 @pytest.mark.parametrize("point", [False, True])
 @pytest.mark.parametrize("name", AFFINES)
-def test_the_marked_pixel_lies_where_it_lay(name, point, tmp_path):
+def test_super_resolve_marked_pixel_keeps_its_place(name, point, tmp_path):
     crs, transform = AFFINES[name]
     source = write(tmp_path / "a.tif", marked(), crs=crs, transform=transform, point=point)
     georsr.super_resolve(source, tmp_path / "b.tif", "nearest-x4", consistency="off")
@@ -83,7 +83,7 @@ def test_the_marked_pixel_lies_where_it_lay(name, point, tmp_path):
             assert corner == pytest.approx(old.transform @ (x, y), rel=1e-12, abs=1e-9)
 
 
-def test_ground_control_points_bring_the_marked_pixel_to_the_same_place(tmp_path):
+def test_super_resolve_gcps_give_the_marked_pixel_the_same_place(tmp_path):
     gcps = [
         GroundControlPoint(row=r, col=c, x=20 + c * 0.01 + r * 0.002, y=50 - r * 0.01, z=0)
         for r, c in ((0, 0), (0, WIDTH), (HEIGHT, 0), (HEIGHT, WIDTH), (20.5, 10.25))
@@ -99,7 +99,7 @@ def test_ground_control_points_bring_the_marked_pixel_to_the_same_place(tmp_path
     assert places[1] == pytest.approx(places[0], abs=1e-9)
 
 
-def test_rational_polynomials_bring_the_marked_pixel_to_the_same_place(tmp_path):
+def test_super_resolve_rpcs_give_the_marked_pixel_the_same_place(tmp_path):
     rpcs = RPC(
         height_off=100, height_scale=500, lat_off=10, lat_scale=0.1, long_off=20, long_scale=0.1,
         line_off=19.5, line_scale=20, samp_off=27.5, samp_scale=28,
@@ -118,7 +118,7 @@ def test_rational_polynomials_bring_the_marked_pixel_to_the_same_place(tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["plain", "mask", "nodata", "alpha"])
-def test_cogs_are_valid_with_overviews_and_masks(kind, make_raster, texture, tmp_path):
+def test_cog_with_overviews_and_masks_is_valid(kind, make_raster, texture, tmp_path):
     values = np.maximum(texture(4 if kind == "alpha" else 3, 300, 400), 1)
 
     def hide(dataset):
@@ -152,7 +152,7 @@ def test_cogs_are_valid_with_overviews_and_masks(kind, make_raster, texture, tmp
         assert (small[: 90 // step] == 255).all()
 
 
-def test_layers_of_a_cog_are_a_cog(lite_model, make_raster, texture, tmp_path):
+def test_quality_layers_of_a_cog_are_a_cog(lite_model, make_raster, texture, tmp_path):
     source = make_raster(texture(3, 24, 24))
     out, layers = tmp_path / "out.tif", tmp_path / "q.tif"
     georsr.super_resolve(
@@ -163,7 +163,7 @@ def test_layers_of_a_cog_are_a_cog(lite_model, make_raster, texture, tmp_path):
 
 
 @pytest.mark.parametrize("name", sorted(bundled_weights()))
-def test_bundled_models_do_not_move_the_ground(name, tmp_path):
+def test_bundled_model_output_has_no_shift(name, tmp_path):
     """Below 0.05 product pixels against the bicubic enlargement, on a sample scene."""
     scale = 4 if "x4" in name else 2
     source = REPOSITORY / "sample_data" / ("town_rgb_2m.tif" if scale == 4 else "town_rgb_1m.tif")
@@ -180,7 +180,7 @@ def test_bundled_models_do_not_move_the_ground(name, tmp_path):
     assert np.hypot(*shift) < 0.05
 
 
-def test_a_model_that_moves_the_ground_would_be_noticed(tmp_path):
+def test_phase_shift_detects_a_moved_output(tmp_path):
     source = REPOSITORY / "sample_data" / "town_rgb_2m.tif"
     with rasterio.open(source) as dataset:
         values, transform, crs = dataset.read(), dataset.transform, dataset.crs

@@ -106,7 +106,7 @@ def check_extensions(item):
         jsonschema.validate(item, schema)
 
 
-def test_items_are_valid(item):
+def test_stac_item_is_valid(item):
     """By the core schema and the extensions."""
     assert core_schema(item)
     check_extensions(item)
@@ -114,7 +114,7 @@ def test_items_are_valid(item):
     assert read.assets["data"].href == "./out.tif"
 
 
-def test_items_tell_the_truth(item, tmp_path):
+def test_stac_item_fields_equal_the_output(item, tmp_path):
     properties = item["properties"]
     for prefix, known in FIELDS.items():
         found = {name.split(":")[1] for name in properties if name.startswith(f"{prefix}:")}
@@ -152,7 +152,7 @@ def test_items_tell_the_truth(item, tmp_path):
     assert 45.1 < south < north < 45.2
 
 
-def test_the_residual_is_told_band_by_band(lite_model, make_raster, texture, tmp_path):
+def test_stac_item_lists_the_residual_of_each_band(lite_model, make_raster, texture, tmp_path):
     source, path = make_raster(texture(3, 40, 48)), tmp_path / "out.json"
     report = georsr.super_resolve(
         source, tmp_path / "out.tif", lite_model, stac=path, consistency_kernel="mean"
@@ -170,7 +170,7 @@ def test_the_residual_is_told_band_by_band(lite_model, make_raster, texture, tmp
     assert report.consistency.output_mean == pytest.approx(apart.mean(), rel=1e-5)
 
 
-def test_a_source_without_a_date_says_so(make_raster, texture, tmp_path):
+def test_stac_item_of_a_source_without_date_and_place_says_so(make_raster, texture, tmp_path):
     path = tmp_path / "item.json"
     with suppress_rasterio_warnings():
         source = make_raster(texture(1, 8, 8), crs=None, transform=None)
@@ -184,7 +184,7 @@ def test_a_source_without_a_date_says_so(make_raster, texture, tmp_path):
     check_extensions(item)
 
 
-def test_items_are_refused_before_the_work(make_raster, texture, tmp_path):
+def test_stac_item_existing_is_refused_before_the_run(make_raster, texture, tmp_path):
     source, path = make_raster(texture(1, 8, 8)), tmp_path / "item.json"
     path.write_text("mine")
     with pytest.raises(UsageError, match=r"item\.json.*overwrite"):
@@ -193,7 +193,7 @@ def test_items_are_refused_before_the_work(make_raster, texture, tmp_path):
 
 
 @pytest.mark.parametrize("degrees", [True, False])
-def test_footprints_across_the_antimeridian_are_cut_in_two(degrees, make_raster, texture):
+def test_footprint_across_the_antimeridian_is_split(degrees, make_raster, texture):
     crs, transform = ("EPSG:4326", Affine(0.001, 0, 179.98, 0, -0.001, -16))
     if not degrees:
         crs, transform = "EPSG:32601", Affine(1000, 0, 380_000, 0, -1000, 8_200_000)
@@ -210,7 +210,7 @@ def test_footprints_across_the_antimeridian_are_cut_in_two(degrees, make_raster,
         assert -180 <= min(longitudes) <= max(longitudes) <= 180
 
 
-def test_ground_size_of_degrees_is_in_metres(make_raster, texture):
+def test_footprint_gsd_of_degrees_is_in_metres(make_raster, texture):
     side = 1 / 3600
     path = make_raster(
         texture(1, 8, 8), crs="EPSG:4326", transform=Affine(side, 0, 11, 0, -side, 60)

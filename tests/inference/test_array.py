@@ -9,8 +9,8 @@ import georsr
 from georsr.config import SRConfig
 from georsr.device import select_device
 from georsr.inference.array import predict_window
+from georsr.inference.pipeline import tile_grid_of
 from georsr.inference.predictor import TilePredictor
-from georsr.inference.tiles import tile_grid_of
 from georsr.io.reader import choose_normalization, open_raster
 from georsr.window import Window
 from georsr.writer.layout import output_layout
@@ -19,7 +19,9 @@ SMALL = {"tile_size": 32, "halo": 2, "overlap": 4}
 
 
 @pytest.mark.parametrize("kind", ["nodata", "mask", "alpha"])
-def test_a_chunk_is_that_window_of_the_product(kind, lite_model, make_raster, texture, tmp_path):
+def test_predict_window_equals_the_window_of_the_output(
+    kind, lite_model, make_raster, texture, tmp_path
+):
     rng = np.random.default_rng(0)
     image = texture(4 if kind == "alpha" else 3, 75, 110, "uint16")
     holes = (rng.random((75, 110)) < 0.9).astype("uint16") * 60_000

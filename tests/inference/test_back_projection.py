@@ -22,7 +22,7 @@ def shrunk(image, kernel, scale):
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
 @pytest.mark.parametrize("name", ["bicubic", "mean", "psf:0.5"])
-def test_projected_images_give_their_source_back(name, scale):
+def test_back_project_downsampled_equals_the_source(name, scale):
     fine, coarse = images(scale)
     kernel = parse_kernel(name)
     made, residual = back_project(fine.clone(), coarse, kernel)
@@ -32,7 +32,7 @@ def test_projected_images_give_their_source_back(name, scale):
 
 
 @pytest.mark.parametrize("name", KERNELS)
-def test_means_are_given_back_exactly(name):
+def test_back_project_keeps_the_mean(name):
     fine, coarse = images(4, 64, 64)
     kernel = parse_kernel(name)
     made, _ = back_project(fine + 0.3, coarse, kernel)
@@ -41,7 +41,7 @@ def test_means_are_given_back_exactly(name):
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_whose_memory_the_result_takes(layout):
+def test_back_project_uses_the_memory_of_the_image_unless_masked(layout):
     fine, coarse = (image.contiguous(memory_format=layout) for image in images(2, 30, 20))
     before = fine.clone(), coarse.clone()
     masked, _ = back_project(
@@ -57,7 +57,7 @@ def test_whose_memory_the_result_takes(layout):
 
 
 @pytest.mark.parametrize("name", KERNELS)
-def test_what_is_consistent_stays(name):
+def test_back_project_consistent_image_is_unchanged(name):
     fine = torch.full((1, 3, 40, 28), 0.7)
     made, residual = back_project(fine, torch.full((1, 3, 10, 7), 0.7), parse_kernel(name))
     assert residual.abs().max() < 1e-6
@@ -65,7 +65,7 @@ def test_what_is_consistent_stays(name):
 
 
 @pytest.mark.parametrize("name", KERNELS)
-def test_invalid_pixels_neither_give_nor_take(name):
+def test_back_project_ignores_invalid_pixels(name):
     fine, coarse = images(2, 40, 40)
     valid = torch.rand(coarse.shape, generator=torch.Generator().manual_seed(1)) > 0.05
     valid[..., 10:20, 12:30] = False
@@ -83,7 +83,7 @@ def test_invalid_pixels_neither_give_nor_take(name):
     assert left.abs().mean() < 0.1 * first.abs().mean()
 
 
-def test_an_edge_is_no_reason_to_ring():
+def test_back_project_edge_of_a_hole_does_not_ring():
     # a constant beside a hole stays a constant, whatever the hole holds
     fine, coarse = torch.full((1, 1, 64, 64), 5.0), torch.full((1, 1, 16, 16), 5.0)
     valid = torch.ones(coarse.shape, dtype=torch.bool)
@@ -95,14 +95,14 @@ def test_an_edge_is_no_reason_to_ring():
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (2, 3), (17, 33)])
-def test_every_size(size):
+def test_back_project_any_size_is_finite(size):
     fine, coarse = images(4, *size)
     made, _ = back_project(fine, coarse, Kernel("psf", 0.2))
     assert made.shape == fine.shape
     assert torch.isfinite(made).all()
 
 
-def test_the_number_of_threads_does_not_touch_a_digit():
+def test_back_project_does_not_depend_on_threads():
     fine, coarse = images(4, 96, 101)
     before = torch.get_num_threads()
     try:
@@ -116,7 +116,7 @@ def test_the_number_of_threads_does_not_touch_a_digit():
 
 
 @pytest.mark.parametrize("length", [BLOCK, 3 * BLOCK, 3 * BLOCK + 5])
-def test_banded_matrices_do_the_same_on_every_device(length):
+def test_banded_matrix_equals_the_dense_product(length):
     generator = np.random.default_rng(0)
     apart = np.abs(np.subtract.outer(np.arange(length) * 2, np.arange(2 * length)))
     matrix = np.where(apart < 7, generator.normal(size=apart.shape), 0.0)

@@ -40,7 +40,7 @@ def scene(make_raster):
 
 
 @pytest.mark.parametrize("mode", ["inject", "per-band", "bicubic"])
-def test_all_bands_keep_their_order_and_names(mode, scene, lite_model, tmp_path):
+def test_output_bands_all_keep_order_and_names(mode, scene, lite_model, tmp_path):
     path, _ = scene
     out = tmp_path / "o.tif"
     stretch = "percentile:0,100"  # values beyond the range are not interpolated by the network
@@ -64,14 +64,14 @@ def test_all_bands_keep_their_order_and_names(mode, scene, lite_model, tmp_path)
     assert (np.abs(others).max() <= 1) == (mode == "bicubic")
 
 
-def test_the_guide_alone_is_the_default(scene, lite_model, tmp_path):
+def test_output_bands_default_is_rgb(scene, lite_model, tmp_path):
     path, _ = scene
     georsr.super_resolve(path, tmp_path / "a.tif", lite_model)
     georsr.super_resolve(path, tmp_path / "b.tif", lite_model, indexes=(3, 2, 1))
     np.testing.assert_array_equal(read(tmp_path / "a.tif"), read(tmp_path / "b.tif"))
 
 
-def test_injection_keeps_radiometry_with_consistency(scene, lite_model, tmp_path):
+def test_other_bands_inject_with_consistency_keeps_radiometry(scene, lite_model, tmp_path):
     path, values = scene
     report = georsr.super_resolve(
         path, tmp_path / "o.tif", lite_model, output_bands="all", consistency_kernel="mean"
@@ -81,7 +81,7 @@ def test_injection_keeps_radiometry_with_consistency(scene, lite_model, tmp_path
     assert report.consistency.output_mean < 0.2 * report.consistency.network_mean
 
 
-def test_bands_without_the_guides_detail_get_none(lite_model):
+def test_injection_gain_of_uncorrelated_bands_is_zero(lite_model):
     torch.manual_seed(0)
     guide = torch.rand(1, 1, 40, 40)
     twin, smooth, noise = 0.5 * guide + 0.2, guide * 0 + 0.3, torch.rand(1, 1, 40, 40)
@@ -91,7 +91,7 @@ def test_bands_without_the_guides_detail_get_none(lite_model):
     assert gains[2].abs().mean() < 0.1
 
 
-def test_one_band_is_grey(make_raster, texture, lite_model, tmp_path):
+def test_model_of_three_bands_with_one_band_repeats_it(make_raster, texture, lite_model, tmp_path):
     image = texture(1, 40, 50)
     georsr.super_resolve(make_raster(image), tmp_path / "o.tif", lite_model)
     made = georsr.super_resolve_array(np.repeat(image, 3, 0), lite_model, dtype="float32")
@@ -103,7 +103,7 @@ def test_one_band_is_grey(make_raster, texture, lite_model, tmp_path):
     np.testing.assert_array_equal(alone, read(tmp_path / "o.tif"))
 
 
-def test_three_bands_in_another_order_stay_in_it(make_raster, texture, lite_model, tmp_path):
+def test_super_resolve_bgr_order_is_kept(make_raster, texture, lite_model, tmp_path):
     image = texture(3, 30, 30, "uint16")
     path = make_raster(image, after=named("blue", "green", "red"), photometric="minisblack")
     georsr.super_resolve(path, tmp_path / "o.tif", lite_model, stretch="dtype")
@@ -111,7 +111,7 @@ def test_three_bands_in_another_order_stay_in_it(make_raster, texture, lite_mode
     np.testing.assert_array_equal(read(tmp_path / "o.tif"), expected[::-1])
 
 
-def test_guesses_are_told(make_raster, texture, lite_model, tmp_path):
+def test_match_bands_assumed_order_warns(make_raster, texture, lite_model, tmp_path):
     path = make_raster(texture(4, 30, 30, "uint16"), photometric="minisblack")
     with pytest.warns(georsr.BandWarning, match="--bidx R,G,B"):
         report = georsr.super_resolve(path, tmp_path / "o.tif", lite_model, output_bands="all")
@@ -123,7 +123,7 @@ def test_guesses_are_told(make_raster, texture, lite_model, tmp_path):
     assert quiet.warnings == ()
 
 
-def test_arrays_name_their_guide(texture, lite_model):
+def test_super_resolve_array_indexes_name_the_rgb_bands(texture, lite_model):
     image = texture(4, 30, 30)
     made = georsr.super_resolve_array(image, lite_model, output_bands="all", indexes=(3, 2, 1))
     guide = georsr.super_resolve_array(image[[2, 1, 0]], lite_model)
@@ -141,7 +141,7 @@ def test_arrays_name_their_guide(texture, lite_model):
         (4, {"output_bands": "all", "indexes": (1, 2, 9)}, "there is no band 9 to guide"),
     ],
 )
-def test_what_cannot_guide_is_refused(
+def test_match_bands_unusable_bands_are_refused(
     bands, options, message, make_raster, texture, lite_model, tmp_path
 ):
     path = make_raster(texture(bands, 20, 20, "uint16"), photometric="minisblack")
@@ -150,7 +150,7 @@ def test_what_cannot_guide_is_refused(
     assert not (tmp_path / "o.tif").exists()
 
 
-def test_two_bands_one_by_one(make_raster, texture, lite_model, tmp_path):
+def test_other_bands_per_band_predicts_each_band(make_raster, texture, lite_model, tmp_path):
     image = texture(2, 24, 24, "uint16")
     georsr.super_resolve(
         make_raster(image, photometric="minisblack"),
@@ -165,7 +165,7 @@ def test_two_bands_one_by_one(make_raster, texture, lite_model, tmp_path):
         np.testing.assert_allclose(made.astype(int), alone, atol=1)
 
 
-def test_chunks_of_a_multi_band_array_are_the_whole(texture, lite_file):
+def test_multi_band_array_in_chunks_equals_one_pass(texture, lite_file):
     xr = pytest.importorskip("xarray")
     import georsr.xarray
 
@@ -180,7 +180,7 @@ def test_chunks_of_a_multi_band_array_are_the_whole(texture, lite_file):
     np.testing.assert_array_equal(whole, expected)
 
 
-def test_guidance_maps_are_those_of_the_guide(lite_model):
+def test_multi_band_guidance_maps_are_those_of_rgb(lite_model):
     whole = MultiBand(lite_model.network, lite_model.spec, (2, 1, 0), "inject")
     x = torch.rand(1, 5, 32, 32)
     assert whole.guidance_count == lite_model.network.guidance_count

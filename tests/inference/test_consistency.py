@@ -17,7 +17,7 @@ from georsr.inference.sensing import (
     Residual,
     estimate_kernel,
     is_noise_dominated,
-    spread_windows,
+    probe_windows,
 )
 from georsr.jobs.run import spread_ranges
 from georsr.models.io import open_model
@@ -63,7 +63,7 @@ def residual(product, source, name, valid=None):
         ("float64", -2000, 9000),
     ],
 )
-def test_a_product_gives_its_source_back(smooth, kernel, dtype, low, high):
+def test_consistency_on_downsampled_output_equals_the_source(smooth, kernel, dtype, low, high):
     source = smooth(3, 50, 61, low, high, dtype)
     options = {"stretch": "percentile:5,95", "consistency_kernel": kernel}
     plain = georsr.super_resolve_array(
@@ -77,7 +77,7 @@ def test_a_product_gives_its_source_back(smooth, kernel, dtype, low, high):
     assert residual(made, source, kernel) < 0.3 * residual(plain, source, kernel)
 
 
-def test_tiles_do_not_show(smooth):
+def test_consistency_residual_has_no_seams(smooth):
     source = smooth(3, 90, 100, 0, 255, "uint8")
     made = georsr.super_resolve_array(
         source, "bicubic-x2", consistency="on", dtype="float32", tile_size=32, halo=4, overlap=4
@@ -86,7 +86,7 @@ def test_tiles_do_not_show(smooth):
     assert np.abs(Kernel("bicubic").downsample(made, 2) - source).max() < 0.7
 
 
-def test_auto_is_for_models_that_declare_a_kernel(lite_model, smooth):
+def test_consistency_auto_needs_a_declared_kernel(lite_model, smooth):
     source = smooth(3, 40, 40, 0, 255, "uint8")
     declared = replace(lite_model, spec=replace(lite_model.spec, kernel="psf:0.3"))
     off = georsr.super_resolve_array(source, lite_model, consistency="off")
@@ -100,7 +100,7 @@ def test_auto_is_for_models_that_declare_a_kernel(lite_model, smooth):
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "float32"])
-def test_constants_and_invalid_pixels(lite_model, dtype):
+def test_consistency_of_constant_and_invalid_pixels(lite_model, dtype):
     flat = np.full((3, 40, 40), 100, dtype)
     made = georsr.super_resolve_array(flat, lite_model, consistency="on", stretch="0,255")
     plain = georsr.super_resolve_array(flat, lite_model, consistency="off", stretch="0,255")
@@ -117,7 +117,7 @@ def test_constants_and_invalid_pixels(lite_model, dtype):
     np.testing.assert_array_equal(one[inside], two[inside])
 
 
-def test_nan_and_infinity_stay_where_they_are(lite_model, smooth):
+def test_consistency_nan_and_infinity_do_not_spread(lite_model, smooth):
     source = smooth(3, 48, 48, -1, 1, "float32")
     source[:, 5, 7], source[0, 30:33, 9], source[2, 1, 1] = np.nan, np.inf, -np.inf
     made = georsr.super_resolve_array(source, lite_model, consistency="on")
@@ -125,13 +125,13 @@ def test_nan_and_infinity_stay_where_they_are(lite_model, smooth):
     np.testing.assert_array_equal(np.isfinite(made), good.repeat(2, 1).repeat(2, 2))
 
 
-def test_saturated_scenes(smooth):
+def test_consistency_of_saturated_pixels_is_limited_by_clipping(smooth):
     source = np.clip(smooth(3, 60, 60, -150, 400, "int16"), 0, 255).astype("uint8")
     made = georsr.super_resolve_array(source, "bicubic-x2", consistency="on")
     assert residual(made, source, "bicubic") < 2.0  # what clipping to bytes takes away stays away
 
 
-def test_files_arrays_threads_and_parts_make_the_same_pixels(
+def test_consistency_of_files_arrays_threads_and_parts_is_the_same(
     lite_model, smooth, make_raster, tmp_path
 ):
     source = smooth(3, 100, 90, 0, 255, "uint8")
@@ -162,13 +162,13 @@ def test_files_arrays_threads_and_parts_make_the_same_pixels(
         np.testing.assert_array_equal(part, whole[:, : part.shape[1], : part.shape[2]])
 
 
-def test_off_reports_nothing(make_raster, smooth, tmp_path):
+def test_consistency_off_reports_none(make_raster, smooth, tmp_path):
     path = make_raster(smooth(3, 20, 20, 0, 255, "uint8"))
     report = georsr.super_resolve(path, tmp_path / "o.tif", "bicubic-x2")
     assert report.consistency is None
 
 
-def test_probes_asked_side_by_side_leave_later_threads_as_they_were(smooth):
+def test_estimate_kernel_in_threads_leaves_thread_counts_alone(smooth):
     patches = [PixelBlock(smooth(3, 40, 40, 0, 255, "uint8"), np.ones((3, 40, 40), bool), None)] * 3
     stretch = Normalization((0.0,) * 3, (255.0,) * 3, "fixed")
     model = open_model("segsr-lite-x2-sensor")
@@ -185,7 +185,7 @@ def test_probes_asked_side_by_side_leave_later_threads_as_they_were(smooth):
     assert len(kernels) == 1
 
 
-def test_the_scene_decides_where_a_model_knows_several_kernels():
+def test_estimate_kernel_finds_the_kernel_of_the_scene():
     with rasterio.open(REPOSITORY / "sample_data" / "town_rgb_0.5m.tif") as scene:
         truth = scene.read()[:, :256, :256].astype(np.float32)
     stretch = Normalization((0.0,) * 3, (255.0,) * 3, "fixed")
@@ -203,8 +203,8 @@ def test_the_scene_decides_where_a_model_knows_several_kernels():
 
 
 @pytest.mark.parametrize("size", [(1, 1), (30, 500), (64, 64), (100, 100), (1000, 700)])
-def test_probes_lie_in_the_scene_and_apart(size):
-    windows = spread_windows(*size)
+def test_probe_windows_lie_inside_and_apart(size):
+    windows = probe_windows(*size)
     assert windows
     for window in windows:
         assert min(window.top, window.left) >= 0
@@ -213,7 +213,7 @@ def test_probes_lie_in_the_scene_and_apart(size):
     assert len(set(windows)) == len(windows)
 
 
-def test_bad_options():
+def test_config_bad_consistency_options_are_refused():
     with pytest.raises(UsageError, match=r"consistency .yes.: expected auto or on or off"):
         georsr.SRConfig(consistency="yes")
     with pytest.raises(UsageError, match="expected bicubic, mean, or psf"):
@@ -222,13 +222,13 @@ def test_bad_options():
         georsr.SRConfig(consistency="off", consistency_kernel="mean")
 
 
-def test_specs_without_a_kernel_are_read():
+def test_model_spec_without_kernel_is_read():
     spec = ModelSpec.from_json('{"name": "old-x2", "architecture": "nearest", "scale": 2}')
     assert spec.kernel == ""
 
 
 @pytest.mark.parametrize("name", ["bicubic", "psf:0.2"])
-def test_padding_has_no_influence(smooth, name):
+def test_consistency_does_not_depend_on_padding(smooth, name):
     """The last tiles of a raster are made as if it ended there, exactly: no mask is needed."""
     kernel = parse_kernel(name)
     seen = torch.from_numpy(smooth(3, 48, 64, 0, 1, "float32"))[None]
@@ -266,7 +266,7 @@ def photograph():
     return make
 
 
-def test_auto_gives_a_clean_scene_back_and_leaves_noise_away(
+def test_consistency_auto_is_on_for_clean_and_off_for_noisy_scenes(
     photograph, make_raster, tmp_path, recwarn
 ):
     for sigma, told in ((0, False), (12, True)):
@@ -293,7 +293,7 @@ def test_auto_gives_a_clean_scene_back_and_leaves_noise_away(
     assert insisted.consistency.output_mean < 0.5 * insisted.consistency.network_mean
 
 
-def test_what_dominates():
+def test_is_noise_dominated_compares_residual_with_noise():
     """r = n: all is noise. r = structure that the source shares on edges alone: nothing is."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:64, :64]
@@ -310,7 +310,7 @@ def test_what_dominates():
     assert not is_noise_dominated([])
 
 
-def test_arrays_and_files_agree_about_noise(photograph, make_raster, tmp_path):
+def test_consistency_of_noisy_arrays_and_files_agrees(photograph, make_raster, tmp_path):
     noisy = photograph(12)
     out = tmp_path / "out.tif"
     georsr.super_resolve(make_raster(noisy), out, "segsr-lite-x2-sensor", stretch="dtype")
@@ -320,7 +320,7 @@ def test_arrays_and_files_agree_about_noise(photograph, make_raster, tmp_path):
 
 @pytest.mark.parametrize("length", [1, 500, 513, 1000, 2048, 4001])
 @pytest.mark.parametrize("step", [1, 64, 128, 256])
-def test_what_is_measured_lies_apart_in_the_product_and_in_few_blocks(length, step):
+def test_spread_ranges_lie_apart_in_few_blocks(length, step):
     reach = 5
     windows = spread_ranges(length, reach, step)
     assert windows[0][0] == 0

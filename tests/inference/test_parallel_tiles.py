@@ -21,7 +21,7 @@ BICUBIC = COMPUTED["bicubic-x2"]
 
 @pytest.mark.parametrize("threads", range(1, 20))
 @pytest.mark.parametrize("tiles", [1, 3, 100])
-def test_lanes_share_out_the_threads(threads, tiles):
+def test_plan_parallelism_shares_the_threads(threads, tiles):
     lanes = plan_parallelism(CPU, BICUBIC, compiled=False, tiles=tiles, threads=threads)
     assert 1 <= lanes.count <= min(MAX_LANES, tiles, threads)
     assert lanes.count * lanes.threads <= threads
@@ -29,7 +29,7 @@ def test_lanes_share_out_the_threads(threads, tiles):
     assert threads - lanes.count * lanes.threads < max(lanes.threads, 2)
 
 
-def test_who_computes_one_tile_after_the_other():
+def test_plan_parallelism_of_foreign_or_compiled_networks_is_serial():
     others = georsr.models.spec.ModelSpec(name="somebody", architecture="SwinIR", scale=2)
     alone = ParallelTiles(1, 4)
     assert plan_parallelism(CPU, others, compiled=False, tiles=9, threads=4) == alone
@@ -53,7 +53,7 @@ class Meeting(torch.nn.Module):
         return self.network(x)
 
 
-def test_two_threads_are_two_lanes_and_make_the_same_bytes(make_raster, texture, tmp_path):
+def test_parallel_tiles_of_two_threads_give_the_same_bytes(make_raster, texture, tmp_path):
     path = make_raster(texture(3, 60, 150))
     inner = open_model("bicubic-x2")
     network = Meeting(inner.network)
@@ -69,7 +69,7 @@ def test_two_threads_are_two_lanes_and_make_the_same_bytes(make_raster, texture,
     assert (tmp_path / "two.tif").read_bytes() == (tmp_path / "one.tif").read_bytes()
 
 
-def test_a_network_that_fails_beside_is_told_and_leaves_no_thread(make_raster, texture, tmp_path):
+def test_parallel_tiles_network_error_leaves_no_thread(make_raster, texture, tmp_path):
     class Broken(torch.nn.Module):
         def forward(self, x):
             raise RuntimeError("no such layer")
@@ -82,7 +82,7 @@ def test_a_network_that_fails_beside_is_told_and_leaves_no_thread(make_raster, t
     assert not list(tmp_path.glob("o.tif*"))
 
 
-def test_lanes_count_in_the_memory_of_a_plan(make_raster, texture):
+def test_memory_of_counts_parallel_tiles(make_raster, texture):
     path = make_raster(texture(3, 600, 600))
     model = open_model("segsr-lite-x2")
     needed = {}
@@ -92,7 +92,7 @@ def test_lanes_count_in_the_memory_of_a_plan(make_raster, texture):
     assert needed[1] < needed[2] < needed[4] == needed[16]
 
 
-def test_lanes_of_an_inference_follow_the_threads_of_the_caller():
+def test_tile_predictor_lanes_follow_the_threads_of_the_caller():
     inference = TilePredictor(open_model("bicubic-x2"), CPU, 1)
     with cpu_threads(3):
         assert inference.lanes(10) == ParallelTiles(3, 1)

@@ -93,7 +93,7 @@ def product(inference, image, valid=None):
 
 
 @pytest.mark.parametrize("hole", [False, True])
-def test_one_batch_in_flight_changes_nothing(hole, lite_model, texture):
+def test_tile_pipeline_with_a_batch_in_flight_gives_the_same_output(hole, lite_model, texture):
     image = texture(3, 100, 130)
     valid = np.ones(image.shape, bool)
     if hole:
@@ -112,7 +112,7 @@ def test_one_batch_in_flight_changes_nothing(hole, lite_model, texture):
     assert flying == 0
 
 
-def test_the_cpu_is_not_made_to_wait(lite_model, texture):
+def test_tile_pipeline_on_cpu_finishes_each_batch_at_once(lite_model, texture):
     """Without a device of its own, a batch is finished before the next one starts."""
     inference = Watched(lite_model, 2, late=False)
     product(inference, texture(3, 80, 80))
@@ -120,7 +120,7 @@ def test_the_cpu_is_not_made_to_wait(lite_model, texture):
     assert kinds == ["submit", "result"] * (len(kinds) // 2)
 
 
-def test_a_compiled_network_computes_the_same_and_is_compiled_once(monkeypatch):
+def test_tile_predictor_compiled_agrees_and_compiles_once(monkeypatch):
     model = replace(open_model("bicubic", 2), network=torch.nn.Upsample(scale_factor=2))
     tiles = list(np.random.default_rng(0).random((5, 3, 24, 24), np.float32))
     names = [f"tile {i}" for i in range(5)]
@@ -146,7 +146,7 @@ class Broken(torch.nn.Module):
         raise RuntimeError("no such kernel")
 
 
-def test_a_failure_of_a_compiled_network_names_the_way_out():
+def test_tile_predictor_compiled_failure_names_the_option():
     spec = ModelSpec("broken", "test", 2, bands=0, band_names=(), tile=32)
     inference = TilePredictor(Model(spec, Broken(), "0" * 64, "broken"), CPU, 1, compiled=True)
     with pytest.raises(ModelError, match=r"tile 7.*without --compile"):
@@ -156,7 +156,7 @@ def test_a_failure_of_a_compiled_network_names_the_way_out():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("compiled", [False, True])
-def test_cuda_agrees_with_the_cpu(compiled, lite_model, texture):
+def test_tile_predictor_on_cuda_agrees_with_cpu(compiled, lite_model, texture):
     image = texture(3, 100, 130)
     cuda = DeviceConfig(torch.device("cuda"), torch.float32)
     ours = product(TilePredictor(lite_model, cuda, 4, compiled=compiled), image)
@@ -181,7 +181,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 @pytest.mark.parametrize(
     ("told", "few"), [({}, True), ({"MALLOC_MMAP_THRESHOLD_": "65536"}, False)]
 )
-def test_memory_between_layers_is_kept_unless_the_environment_says_otherwise(told, few):
+def test_tune_malloc_keeps_memory_unless_the_environment_is_set(told, few):
     # as Dask starts its workers
     surroundings = os.environ | {"MALLOC_TRIM_THRESHOLD_": "65536"} | told
     done = subprocess.run(

@@ -22,9 +22,9 @@ from georsr.inference.sensing import (
     description_of,
     estimate_kernel,
     estimate_sensor,
+    probe_windows,
     scene_sensor,
     sensor_of,
-    spread_windows,
     with_sensor,
 )
 from georsr.models.io import Model, build, open_model, save_model
@@ -70,12 +70,12 @@ def aware(tmp_path):
 
 
 def patches(image):
-    windows = spread_windows(*image.shape[1:])
+    windows = probe_windows(*image.shape[1:])
     cuts = [image[(slice(None), *window.slices)] for window in windows]
     return [PixelBlock(cut, np.ones(cut.shape, bool), None) for cut in cuts]
 
 
-def test_scenes_differ_and_so_do_products(aware, texture):
+def test_estimate_sensor_differs_between_scenes(aware, texture):
     model = open_model(aware)
     quiet = texture(3, 80, 90) // 8 + 100
     loud = texture(3, 80, 90)
@@ -90,7 +90,7 @@ def test_scenes_differ_and_so_do_products(aware, texture):
     np.testing.assert_array_equal(*products)
 
 
-def test_being_told_leaves_the_model_as_it_was(aware):
+def test_with_sensor_leaves_the_model_unchanged(aware):
     model = open_model(aware)
     other = with_sensor(model, (1.0,) * N_SENSOR_VALUES)
     assert sensor_of(model) == (0.0,) * N_SENSOR_VALUES
@@ -100,7 +100,7 @@ def test_being_told_leaves_the_model_as_it_was(aware):
     assert not torch.equal(other.network(x), model.network(x))
 
 
-def test_a_model_that_does_not_listen_is_left_alone(lite_model):
+def test_with_sensor_of_a_model_without_sensor_is_the_model(lite_model):
     assert with_sensor(lite_model, (1.0,) * N_SENSOR_VALUES) is lite_model
     assert estimate_sensor([], BYTES, lite_model) is None
     assert sensor_of(lite_model) is None
@@ -108,7 +108,7 @@ def test_a_model_that_does_not_listen_is_left_alone(lite_model):
 
 
 @pytest.mark.parametrize("kind", ["none", "holes", "tiny"])
-def test_where_nothing_can_be_estimated_nothing_is_told(kind, aware, texture):
+def test_estimate_sensor_without_usable_windows_is_zero(kind, aware, texture):
     model = open_model(aware)
     parts = (
         [] if kind == "none" else patches(texture(3, *((80, 90) if kind == "holes" else (9, 12))))
@@ -119,7 +119,7 @@ def test_where_nothing_can_be_estimated_nothing_is_told(kind, aware, texture):
     assert estimate_sensor(parts, BYTES, model) == (0.0,) * N_SENSOR_VALUES
 
 
-def test_estimates_are_told_with_caution(aware, texture):
+def test_estimate_sensor_shrinks_uncertain_values(aware, texture):
     model, parts = open_model(aware), patches(texture(3, 64, 64))
     seen = torch.from_numpy(parts[0].values / np.float32(255))[None]
     mean, _ = model.network.sensor_estimator(seen)
@@ -130,7 +130,7 @@ def test_estimates_are_told_with_caution(aware, texture):
     np.testing.assert_allclose(made, expected.numpy(), atol=6e-4)
 
 
-def test_parts_with_holes_do_not_count(aware, texture):
+def test_estimate_sensor_ignores_windows_with_invalid_pixels(aware, texture):
     model = open_model(aware)
     parts = patches(texture(3, 80, 90))
     whole = estimate_sensor(parts[1:], BYTES, model)
@@ -138,7 +138,7 @@ def test_parts_with_holes_do_not_count(aware, texture):
     assert estimate_sensor(parts, BYTES, model) == whole
 
 
-def test_threads_do_not_matter(aware, texture):
+def test_estimate_sensor_does_not_depend_on_threads(aware, texture):
     model, parts = open_model(aware), patches(texture(3, 200, 210))
     before = torch.get_num_threads()
     try:
@@ -152,7 +152,9 @@ def test_threads_do_not_matter(aware, texture):
 
 
 @pytest.mark.parametrize("consistency", ["auto", "off"])
-def test_files_arrays_and_chunks_agree(consistency, aware, texture, make_raster, tmp_path):
+def test_sensor_model_on_files_arrays_and_chunks_agrees(
+    consistency, aware, texture, make_raster, tmp_path
+):
     image = texture(3, 90, 100)
     options = {**SMALL, "consistency": consistency}
     array = georsr.super_resolve_array(image, aware, **options)
@@ -168,7 +170,7 @@ def test_files_arrays_and_chunks_agree(consistency, aware, texture, make_raster,
     np.testing.assert_array_equal(lazy.compute(scheduler="synchronous"), array)
 
 
-def test_scenes_of_a_series_are_told_apart(aware, texture):
+def test_sensor_model_estimates_each_scene_of_a_series(aware, texture):
     image = np.stack([texture(3, 70, 70), texture(3, 70, 70, seed=1) // 8 + 100])
     source = da.from_array(image, chunks=(1, 3, 40, 40))
     made = super_resolve_dask(source, open_model(aware), SRConfig(**SMALL))
@@ -177,14 +179,14 @@ def test_scenes_of_a_series_are_told_apart(aware, texture):
 
 
 @pytest.mark.parametrize("bands", [1, 5])
-def test_other_bands(bands, aware, texture):
+def test_sensor_model_with_other_bands_agrees_with_rgb(bands, aware, texture):
     image = texture(bands, 70, 80)
     options = {**SMALL, "output_bands": "all", "indexes": None if bands == 1 else (3, 2, 1)}
     made = georsr.super_resolve_array(image, aware, **options)
     assert made.shape == (bands, 140, 160)
 
 
-def test_workers_are_told_by_reference(aware):
+def test_model_ref_carries_the_sensor(aware):
     model = with_sensor(open_model(aware), (0.5, -0.25, 1.0, 0.0))
     reference = model_ref(model)
     assert reference.sensor == (0.5, -0.25, 1.0, 0.0)
@@ -194,7 +196,7 @@ def test_workers_are_told_by_reference(aware):
     assert load_cached(replace(reference, sensor=None)).network.upsampler is there.network.upsampler
 
 
-def test_benchmarks_tell_it_of_every_image(aware, texture):
+def test_benchmark_estimates_the_sensor_of_each_image(aware, texture):
     from georsr.evaluation.benchmark import Sample
 
     _, ours = make_candidates([open_model(aware)], select_device("cpu", "fp32"))
@@ -206,14 +208,14 @@ def test_benchmarks_tell_it_of_every_image(aware, texture):
         np.testing.assert_array_equal(ours.super_resolve(Sample("", None, image, "a")), expected)
 
 
-def test_a_seen_model_keeps_its_weights_file(aware, tmp_path):
+def test_save_model_does_not_store_the_sensor(aware, tmp_path):
     model = with_sensor(open_model(aware), (1.0,) * N_SENSOR_VALUES)
     save_model(tmp_path / "again.safetensors", model.spec, model.network, torch.float32)
     assert sensor_of(open_model(str(tmp_path / "again.safetensors"))) == (0.0,) * N_SENSOR_VALUES
     assert isinstance(model, Model)
 
 
-def test_only_what_is_smooth_is_given_back_unless_somebody_asks_for_more(aware, smooth_scene):
+def test_sensor_model_consistency_auto_corrects_smooth_scenes_only(aware, smooth_scene):
     made = {
         consistency: georsr.super_resolve_array(
             smooth_scene, aware, consistency=consistency, dtype="float32", stretch="0,255", **SMALL
@@ -232,7 +234,7 @@ def test_only_what_is_smooth_is_given_back_unless_somebody_asks_for_more(aware, 
     assert np.abs(left["on"]).mean() < np.abs(left["auto"]).mean() < np.abs(left["off"]).mean()
 
 
-def test_options_say_what_is_known(aware, smooth_scene, make_raster, tmp_path):
+def test_sensor_option_sets_the_description(aware, smooth_scene, make_raster, tmp_path):
     plain = georsr.super_resolve_array(smooth_scene, aware, **SMALL)
     given = {**SMALL, "sensor": "mtf=0.1,noise=0.03,grain=0.4"}
     array = georsr.super_resolve_array(smooth_scene, aware, **given)
@@ -247,7 +249,7 @@ def test_options_say_what_is_known(aware, smooth_scene, make_raster, tmp_path):
     np.testing.assert_array_equal(lazy.compute(scheduler="synchronous"), array)
 
 
-def test_what_is_not_given_is_estimated(aware, smooth_scene):
+def test_sensor_option_in_part_estimates_the_rest(aware, smooth_scene):
     model, parts = open_model(aware), patches(smooth_scene)
     estimated = scene_sensor(parts, BYTES, model, SRConfig())
     made = scene_sensor(parts, BYTES, model, SRConfig(sensor="noise=0.03"))
@@ -256,7 +258,7 @@ def test_what_is_not_given_is_estimated(aware, smooth_scene):
     assert made[2] != estimated[2]
 
 
-def test_a_plan_tells_what_is_estimated(aware, smooth_scene, make_raster):
+def test_estimate_reports_the_sensor(aware, smooth_scene, make_raster):
     report = estimate(make_raster(smooth_scene), aware, **SMALL)
     assert parse_sensor(report.sensor)
     assert f"sensor  {report.sensor}" in report.describe()
@@ -266,12 +268,12 @@ def test_a_plan_tells_what_is_estimated(aware, smooth_scene, make_raster):
 @pytest.mark.parametrize(
     "text", ["", "mtf", "mtf=", "mtf=9", "blur=1", "noise=-1", "mtf=0.1,mtf=0.2", "mtf=nan"]
 )
-def test_numbers_that_cannot_be_are_refused(text):
+def test_config_bad_sensor_values_are_refused(text):
     with pytest.raises(UsageError, match="expected one or more of mtf_half="):
         SRConfig(sensor=text)
 
 
-def test_a_model_that_is_not_told_refuses(
+def test_sensor_option_for_a_model_without_sensor_is_refused(
     lite_model, lite_file, smooth_scene, make_raster, tmp_path
 ):
     message = "takes no sensor description; omit --sensor"

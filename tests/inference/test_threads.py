@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from georsr.inference.threads import BackgroundWriter, OrderedThreadPool, prefetch
+from georsr.inference.pipeline import BackgroundWriter, OrderedThreadPool, prefetch
 
 
 class Interruption(BaseException):
@@ -34,7 +34,7 @@ def threads():
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs POSIX timers")
 @pytest.mark.parametrize("depth", [1, 4])
-def test_writing_ends_wherever_it_is_interrupted(interrupted_soon, depth):
+def test_background_writer_interrupted_anywhere_ends(interrupted_soon, depth):
     def work(taken, seconds):
         with BackgroundWriter(taken.append, depth) as sink:
             interrupted_soon(seconds)
@@ -50,7 +50,7 @@ def test_writing_ends_wherever_it_is_interrupted(interrupted_soon, depth):
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs POSIX timers")
-def test_reading_ends_wherever_it_is_interrupted(interrupted_soon):
+def test_prefetch_interrupted_anywhere_ends(interrupted_soon):
     def work(seen, seconds):
         with closing(prefetch(iter(range(10**9)))) as items:
             interrupted_soon(seconds)
@@ -64,7 +64,7 @@ def test_reading_ends_wherever_it_is_interrupted(interrupted_soon):
     assert not threads()
 
 
-def test_a_reader_that_begins_after_its_end_reads_nothing(monkeypatch):
+def test_prefetch_thread_starting_late_reads_nothing(monkeypatch):
     late, read = [], []
 
     def interrupted(thread):
@@ -106,7 +106,7 @@ def test_prefetch_with_a_slow_reader_reads_depth_items_ahead():
         assert not too_many.wait(0.2)
 
 
-def test_calls_side_by_side_meet_and_answer_in_the_order_they_are_asked():
+def test_ordered_thread_pool_returns_results_in_order():
     """Each waits until all three are there: in a row they would never be."""
     all_here = threading.Barrier(3, timeout=60)
     entered = []
@@ -122,12 +122,12 @@ def test_calls_side_by_side_meet_and_answer_in_the_order_they_are_asked():
     assert not threads()
 
 
-def test_alone_the_caller_makes_every_call_itself():
+def test_ordered_thread_pool_of_one_runs_in_the_caller():
     with OrderedThreadPool(1, lambda: pytest.fail("nobody enters")) as side:
         assert side.submit(threading.current_thread)() is threading.current_thread()
 
 
-def test_an_error_beside_is_raised_where_its_result_is_asked_for():
+def test_ordered_thread_pool_error_is_raised_by_its_result():
     with OrderedThreadPool(2, lambda: None) as side:
         bad, good = side.submit(lambda: 1 // 0), side.submit(lambda: 2)
         assert good() == 2
@@ -135,7 +135,7 @@ def test_an_error_beside_is_raised_where_its_result_is_asked_for():
             bad()
 
 
-def test_leaving_waits_for_what_has_begun_and_drops_the_rest():
+def test_ordered_thread_pool_left_waits_for_running_calls_only():
     begun, go, done = threading.Event(), threading.Event(), []
 
     def first():
@@ -159,7 +159,7 @@ def test_leaving_waits_for_what_has_begun_and_drops_the_rest():
     assert not threads()
 
 
-def test_who_ends_the_process_waits_for_nothing():
+def test_ordered_thread_pool_left_by_system_exit_waits_for_nothing():
     begun, go = threading.Event(), threading.Event()
 
     def call():
@@ -182,7 +182,7 @@ def test_who_ends_the_process_waits_for_nothing():
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs POSIX timers")
-def test_working_side_by_side_ends_wherever_it_is_interrupted(interrupted_soon):
+def test_ordered_thread_pool_interrupted_anywhere_ends(interrupted_soon):
     def work(seconds):
         with OrderedThreadPool(2, lambda: None) as side:
             interrupted_soon(seconds)

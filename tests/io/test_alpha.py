@@ -47,7 +47,7 @@ def mask(kind):
     return np.full((70, 90), {"opaque": 255, "half": 128, "nothing": 0}[kind])
 
 
-def test_near_infrared_called_alpha_is_a_band(picture, infrared, recwarn):
+def test_detect_alpha_band_with_image_values_is_a_data_band(picture, infrared, recwarn):
     with open_raster(picture(infrared)) as reader:
         info = reader.info
         patch = reader.read(Window(0, 0, 70, 90))
@@ -64,21 +64,21 @@ def test_near_infrared_called_alpha_is_a_band(picture, infrared, recwarn):
 
 
 @pytest.mark.parametrize("kind", ["opaque", "half", "nothing", "soft"])
-def test_transparency_is_alpha(picture, kind, recwarn):
+def test_detect_alpha_band_with_mask_values_is_alpha(picture, kind, recwarn):
     with open_raster(picture(mask(kind))) as reader:
         assert (reader.info.count, reader.info.alpha_band) == (3, 4)
     assert not recwarn
 
 
 @pytest.mark.parametrize(("choice", "alpha"), [("mask", 4), ("data", None)])
-def test_either_can_be_said(picture, infrared, choice, alpha, recwarn):
+def test_open_raster_alpha_option_decides(picture, infrared, choice, alpha, recwarn):
     for path in (picture(infrared), picture(mask("opaque"), "b.tif")):
         with open_raster(path, alpha=choice) as reader:
             assert reader.info.alpha_band == alpha
     assert not recwarn
 
 
-def test_the_rule_counts_what_lies_between():
+def test_looks_like_image_counts_intermediate_values():
     many = np.arange(1, 200)
     assert looks_like_image(many, 255)
     assert not looks_like_image(np.repeat([1, 2, 3], 99), 255)  # few values
@@ -89,7 +89,9 @@ def test_the_rule_counts_what_lies_between():
     assert not looks_like_image(np.zeros(9), 255)
 
 
-def test_the_product_carries_it(picture, infrared, lite_model, tmp_path):
+def test_super_resolve_alpha_that_is_an_image_is_left_out_or_carried(
+    picture, infrared, lite_model, tmp_path
+):
     path = picture(infrared)
     report = georsr.super_resolve(path, tmp_path / "a.tif", lite_model)
     assert (report.bands, len(report.warnings)) == (3, 1)
@@ -108,9 +110,7 @@ def test_the_product_carries_it(picture, infrared, lite_model, tmp_path):
         assert (dataset.read(4)[:, :18] == 0).all()
 
 
-def test_alpha_that_is_insisted_on_stays_it_in_layers_and_report(
-    picture, infrared, lite_model, tmp_path
-):
+def test_alpha_mask_is_used_by_quality_layers_and_report(picture, infrared, lite_model, tmp_path):
     path, quality = picture(infrared), tmp_path / "q.tif"
     options = {"alpha": "mask", "consistency_kernel": "mean"}
     out = tmp_path / "out.tif"
@@ -120,7 +120,7 @@ def test_alpha_that_is_insisted_on_stays_it_in_layers_and_report(
     assert (tmp_path / "again.tif").read_bytes() == quality.read_bytes()
 
 
-def test_four_bands_can_be_named(picture, infrared, tmp_path):
+def test_open_raster_indexes_with_alpha_keep_its_role(picture, infrared, tmp_path):
     """By --bidx they are what they are taken for: an image here, transparency by --alpha mask."""
     path = picture(infrared)
     for choice, last in (("auto", "undefined"), ("mask", "alpha")):
@@ -130,7 +130,7 @@ def test_four_bands_can_be_named(picture, infrared, tmp_path):
             assert (dataset.count, dataset.colorinterp[3].name) == (4, last)
 
 
-def test_rasters_of_a_mosaic_are_all_taken_for_the_same(picture, infrared, tmp_path, recwarn):
+def test_open_sources_alpha_is_decided_once_for_all_rasters(picture, infrared, tmp_path, recwarn):
     first = picture(infrared, "a.tif")
     flat = picture(np.full((70, 90), 77), "b.tif", transform=BESIDE)
     with open_sources([first, flat]) as reader:

@@ -39,18 +39,18 @@ def guide_of(make_raster, texture):
          (3, 2, 1)),
     ],
 )  # fmt: skip
-def test_names_say_it(guide_of, names, numbers):
+def test_detect_rgb_bands_by_names(guide_of, names, numbers):
     guide = guide_of(names)
     assert guide.numbers == numbers
     assert guide.note == ""
 
 
-def test_colours_say_it(guide_of):
+def test_detect_rgb_bands_by_color_interpretation(guide_of):
     guide = guide_of(["", "", "", ""], "uint8", photometric="RGB")
     assert guide == type(guide)((1, 2, 3))
 
 
-def test_wavelengths_say_it(guide_of):
+def test_detect_rgb_bands_by_wavelengths(guide_of):
     tags = [{"wavelength": value} for value in ("842", "490", "560", "665")]
     guide = guide_of(["a", "b", "c", "d"], tags=tags)
     assert (guide.numbers, guide.note) == ((4, 3, 2), "")
@@ -61,7 +61,7 @@ def test_wavelengths_say_it(guide_of):
     [(3, "uint16", (1, 2, 3)), (4, "uint8", (1, 2, 3)), (4, "uint16", (3, 2, 1)),
      (6, "uint8", (3, 2, 1)), (13, "int16", (4, 3, 2))],
 )  # fmt: skip
-def test_the_rest_is_assumed_and_told(guide_of, count, dtype, numbers):
+def test_detect_rgb_bands_undeclared_are_assumed_with_a_note(guide_of, count, dtype, numbers):
     guide = guide_of([""] * count, dtype)
     assert guide.numbers == numbers
     listed = ",".join(map(str, numbers))
@@ -70,6 +70,6 @@ def test_the_rest_is_assumed_and_told(guide_of, count, dtype, numbers):
     assert "\n" not in guide.note
 
 
-def test_what_cannot_be_assumed_is_refused(guide_of):
+def test_detect_rgb_bands_ambiguous_are_refused(guide_of):
     with pytest.raises(UsageError, match=r"which of its 5 bands are red, green and blue: .*--bidx"):
         guide_of([""] * 5)

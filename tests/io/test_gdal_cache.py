@@ -22,7 +22,7 @@ SCALED_DOWN = 1000
 
 @pytest.fixture(autouse=True)
 def nobody_else_reads(monkeypatch):
-    monkeypatch.setattr(blockcache, "_cache_requests", WeakKeyDictionary())
+    monkeypatch.setattr(blockcache, "cache_requests", WeakKeyDictionary())
 
 
 @pytest.mark.parametrize(
@@ -34,9 +34,7 @@ def nobody_else_reads(monkeypatch):
         ("a.vrt", {}, 1),  # says nothing of the blocks of its files
     ],
 )
-def test_a_narrow_raster_does_not_fill_memory_with_blocks(
-    tmp_path, monkeypatch, name, profile, share
-):
+def test_block_cache_of_a_narrow_raster_is_bounded(tmp_path, monkeypatch, name, profile, share):
     make_raster(tmp_path / "a.tif", np.zeros((1, 9000, 3800), "uint8"), **profile)
     rasterio.shutil.copy(tmp_path / "a.tif", tmp_path / "a.vrt", driver="VRT")
     given = []
@@ -71,7 +69,7 @@ def jpeg_2000(tmp_path):
     return tmp_path
 
 
-def test_two_rows_of_blocks_of_jpeg_2000_are_kept(jpeg_2000, monkeypatch):
+def test_block_cache_of_jpeg_2000_holds_two_rows(jpeg_2000, monkeypatch):
     monkeypatch.setattr(blockcache, "CACHE_BYTES", SCALED_DOWN)
     with open_raster(jpeg_2000 / "a.jp2", indexes=[1]) as reader:
         assert reader.cache == 2 * 64 * 300 * 2 * 2, "one file: all bands are decoded together"
@@ -79,7 +77,7 @@ def test_two_rows_of_blocks_of_jpeg_2000_are_kept(jpeg_2000, monkeypatch):
         assert reader.cache == 2 * 64 * 300 * 2 * 3, "files of their own: those that are read"
 
 
-def test_what_would_not_fit_is_not_kept_at_all(jpeg_2000, monkeypatch):
+def test_block_cache_that_would_not_fit_is_not_requested(jpeg_2000, monkeypatch):
     monkeypatch.setattr(blockcache, "CACHE_BYTES", SCALED_DOWN)
     wanted = 2 * 64 * 300 * 2 * 2
     for limit, kept in ((8 * wanted, wanted), (8 * wanted - 8, SCALED_DOWN)):
@@ -92,7 +90,7 @@ def test_what_would_not_fit_is_not_kept_at_all(jpeg_2000, monkeypatch):
         assert reader.cache == SCALED_DOWN
 
 
-def test_what_comes_over_a_network_is_kept_like_what_is_slow(tmp_path, monkeypatch):
+def test_block_cache_of_a_remote_file_holds_two_rows(tmp_path, monkeypatch):
     path = make_raster(tmp_path / "a.tif", np.zeros((3, 200, 300), "uint8"))
     monkeypatch.setattr(blockcache, "CACHE_BYTES", SCALED_DOWN)
     with open_raster(path) as near:
@@ -108,7 +106,7 @@ def test_vrt_file_missing_is_refused_at_opening(jpeg_2000):
         open_raster(jpeg_2000 / "a.vrt")
 
 
-def test_readers_share_one_cache(tmp_path):
+def test_block_cache_of_two_readers_is_the_larger(tmp_path):
     path = make_raster(tmp_path / "a.tif", np.zeros((1, 20, 30), "uint8"))
     with open_raster(path) as one, open_raster(path) as other:
         one.cache, other.cache = 100 * 2**20, 200 * 2**20
@@ -124,7 +122,7 @@ def test_readers_share_one_cache(tmp_path):
 
 
 @pytest.mark.parametrize("room", [encoder, nodata])
-def test_what_goes_on_beside_reading_does_not_cut_the_cache_down(tmp_path, monkeypatch, room):
+def test_block_cache_is_kept_while_other_datasets_open(tmp_path, monkeypatch, room):
     """GDAL drops what is above a new limit at once: blocks would be decoded again."""
     name = "MemoryFile" if room is encoder else "fillnodata"
     real, seen = getattr(room, name), []

@@ -8,7 +8,7 @@ from rasterio.env import get_gdal_config, getenv, hasenv
 from georsr.io.gdal_env import CACHE_BYTES, gdal_env, is_remote, suppress_rasterio_warnings
 
 
-def test_the_environment_is_scoped():
+def test_gdal_env_restores_the_options():
     before = get_gdal_config("GDAL_CACHEMAX")
     with gdal_env(writing=True):
         assert get_gdal_config("GDAL_CACHEMAX") == CACHE_BYTES
@@ -19,7 +19,7 @@ def test_the_environment_is_scoped():
     assert get_gdal_config("GDAL_PAM_ENABLED") is None
 
 
-def test_readers_see_sidecars_and_remote_ones_do_not_list_folders():
+def test_gdal_env_remote_does_not_list_folders():
     with gdal_env():
         assert get_gdal_config("GDAL_PAM_ENABLED") is None
         assert get_gdal_config("GDAL_DISABLE_READDIR_ON_OPEN") is None
@@ -27,7 +27,7 @@ def test_readers_see_sidecars_and_remote_ones_do_not_list_folders():
         assert get_gdal_config("GDAL_DISABLE_READDIR_ON_OPEN") == "EMPTY_DIR"
 
 
-def test_an_enclosing_environment_wins_over_preferences_only():
+def test_gdal_env_inside_another_keeps_its_preferences():
     with rasterio.Env(GDAL_HTTP_MAX_RETRY="9", GDAL_VRT_ENABLE_PYTHON="YES"):
         with gdal_env(remote=True):
             assert int(get_gdal_config("GDAL_HTTP_MAX_RETRY")) == 9
@@ -50,11 +50,11 @@ def test_an_enclosing_environment_wins_over_preferences_only():
         ("/vsizip//vsicurl/https://example.org/a.zip/a.tif", True),
     ],
 )
-def test_remote_paths_are_known(path, expected):
+def test_is_remote_recognises_addresses(path, expected):
     assert is_remote(path) is expected
 
 
-def test_warning_filters_survive_threads():
+def test_suppress_rasterio_warnings_in_threads_restores_filters():
     before = list(warnings.filters)
     barrier = threading.Barrier(4)
 

@@ -50,7 +50,7 @@ def aid(tmp_path_factory, pixel):
 
 
 @pytest.mark.parametrize("inner", ["", "UCMerced_LandUse", "UCMerced_LandUse/Images"])
-def test_ucmerced_as_distributed(ucmerced, inner):
+def test_open_dataset_ucmerced_as_distributed_is_read(ucmerced, inner):
     root = ucmerced / inner
     whole = open_dataset(root)
     assert (len(whole), len(whole.classes)) == (2100, 21)
@@ -61,7 +61,7 @@ def test_ucmerced_as_distributed(ucmerced, inner):
     assert test.images[0].path.name == "agricultural50.tif"
 
 
-def test_aid_as_distributed(aid):
+def test_open_dataset_aid_as_distributed_is_read(aid):
     assert detect_layout(aid) == "aid"
     whole = open_dataset(aid / "AID")
     assert (len(whole), whole.classes) == (10_000, tuple(AID_SIZES))
@@ -72,7 +72,7 @@ def test_aid_as_distributed(aid):
     assert sorted(int(i.path.stem.split("_")[1]) for i in airports) == list(range(289, 361))
 
 
-def test_split_folders_with_and_without_classes(tmp_path, write_tiny):
+def test_open_dataset_split_folders_with_and_without_classes(tmp_path, write_tiny):
     for part, count in (("train", 3), ("val", 1)):
         for label in ("town", "field"):
             for i in range(count):
@@ -88,7 +88,7 @@ def test_split_folders_with_and_without_classes(tmp_path, write_tiny):
         open_dataset(tmp_path / "a")
 
 
-def test_split_list_of_a_plain_folder_selects_images(tmp_path, write_tiny):
+def test_open_dataset_with_split_list_selects_images(tmp_path, write_tiny):
     for name in ("town/1", "town/2", "field/1"):
         write_tiny(tmp_path / "data" / f"{name}.png")
     path = tmp_path / "list.json"
@@ -101,7 +101,7 @@ def test_split_list_of_a_plain_folder_selects_images(tmp_path, write_tiny):
         open_dataset(tmp_path / "data", split="train", split_list=str(path))
 
 
-def test_missing_class_folders_are_named(ucmerced, tmp_path):
+def test_open_dataset_missing_class_folders_are_named(ucmerced, tmp_path):
     root = tmp_path / "copy"
     shutil.copytree(ucmerced / "UCMerced_LandUse" / "Images", root, copy_function=os.link)
     shutil.rmtree(root / "beach")
@@ -130,10 +130,10 @@ def test_open_dataset_with_missing_images_fails(tmp_path, write_tiny):
         open_dataset(tmp_path / "mine", split="train", split_list="none")
 
 
-def test_image_folders_need_neither_rasterio_nor_open_clip(tmp_path, write_image):
-    for part in ("train", "val"):
+def test_open_dataset_imports_neither_rasterio_nor_open_clip(tmp_path, write_image):
+    for seed, part in enumerate(("train", "val")):
         for i in range(2):
-            write_image(tmp_path / part / "town" / f"{i}.png", seed=i)
+            write_image(tmp_path / part / "town" / f"{i}.png", seed=10 * seed + i)
     program = f"""
 import sys
 sys.modules["rasterio"] = None

@@ -13,7 +13,7 @@ SIZES = {
 
 
 @pytest.mark.parametrize("name", BUILTIN)
-def test_built_in_lists_have_their_sizes_and_cover_the_data_set_once(name):
+def test_load_split_list_built_in_covers_the_data_set_once(name):
     split = load_split_list(name)
     assert {part: len(split[part]) for part in split.parts} == SIZES[name]
     keys = [key for part in split.parts for key in split[part]]
@@ -26,7 +26,7 @@ def test_built_in_lists_have_their_sizes_and_cover_the_data_set_once(name):
 
 
 @pytest.mark.parametrize("name", BUILTIN)
-def test_every_class_is_in_every_part_in_the_same_proportion(name):
+def test_load_split_list_built_in_is_balanced(name):
     split = load_split_list(name)
     for part in split.parts:
         counts = {}
@@ -38,14 +38,14 @@ def test_every_class_is_in_every_part_in_the_same_proportion(name):
             assert set(counts) == set(AID_SIZES)
 
 
-def test_the_published_list_is_the_published_list(shared_data):
+def test_load_split_list_funsr_equals_the_published_one(shared_data):
     published = json.loads((shared_data / "ucmerced" / "split.json").read_text())
     split = load_split_list("ucmerced-funsr")
     for part in ("train", "val", "test"):
         assert set(split[part]) == set(published[part])
 
 
-def test_half_lists_follow_their_rule():
+def test_load_split_list_half_follows_its_rule():
     split = load_split_list("ucmerced-half")
     assert "beach/beach48" in split["train"]
     assert "beach/beach49" in split["val"]
@@ -70,7 +70,7 @@ def test_load_split_list_reads_files(tmp_path):
         ("a.json", "{", InputError, "cannot be read as a split list"),
         ("a.json", '["a"]', InputError, 'expected {"train"'),
         ("a.json", "{}", InputError, "is empty"),
-        ("a.txt", "train\n", InputError, "line 1 is 'train', expected '<part> <class>/<name>'"),
+        ("a.txt", "train\n", InputError, "a line is 'train', expected '<part> <class>/<name>'"),
         ("a.txt", "train a/x\nval a/x.png\n", UsageError, "a/x is both in train and in val"),
     ],
 )
@@ -81,7 +81,7 @@ def test_load_split_list_of_malformed_files_fails(tmp_path, name, text, error, m
         load_split_list(str(path))
 
 
-def test_unknown_lists_and_parts():
+def test_load_split_list_unknown_name_or_part_is_refused():
     with pytest.raises(UsageError, match=r"neither a built-in list .*ucmerced-half.* nor"):
         load_split_list("nwpu")
     with pytest.raises(UsageError, match="has no part 'dev'; it has train, val, test"):

@@ -50,7 +50,7 @@ LAPPING = [(0, 0, 45, 40), (0, 25, 45, 42), (30, 0, 31, 40), (30, 25, 31, 42)]
 
 @pytest.mark.parametrize("name", GRIDS)
 @pytest.mark.parametrize("places", [FOUR, LAPPING], ids=["side by side", "lapping"])
-def test_pieces_of_an_image_are_the_image(tmp_path, name, places):
+def test_mosaic_of_pieces_equals_the_image(tmp_path, name, places):
     data = ramp(3, 61, 67)
     crs = "EPSG:4326" if name == "degrees" else "EPSG:32633"
     whole = make_raster(tmp_path / "whole.tif", data, transform=GRIDS[name], crs=crs)
@@ -67,7 +67,7 @@ def test_pieces_of_an_image_are_the_image(tmp_path, name, places):
             assert got.valid.all()
 
 
-def test_the_later_one_covers(tmp_path):
+def test_mosaic_later_raster_covers_earlier(tmp_path):
     paths = [
         make_raster(tmp_path / f"{i}.tif", np.full((1, 8, 8), i + 1, "uint8"),
                     transform=at(UTM, 4 * i, 0))
@@ -85,7 +85,7 @@ GAPPY = [(0, 0, 30, 30), (31, 40, 30, 27)]
 
 
 @pytest.mark.parametrize("kind", ["nothing", "nodata", "override", "nan", "mask", "alpha"])
-def test_nothing_is_valid_in_gaps(tmp_path, kind):
+def test_mosaic_gaps_are_invalid(tmp_path, kind):
     data = ramp(4 if kind == "alpha" else 3, 61, 67, "float32" if kind == "nan" else "uint8")
     options, mask, nodata = {}, None, None
     if kind == "nodata":
@@ -116,7 +116,7 @@ def test_nothing_is_valid_in_gaps(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", ["nodata", "mask", "alpha"])
-def test_holes_show_what_lies_below(tmp_path, kind):
+def test_mosaic_holes_show_the_raster_below(tmp_path, kind):
     low, high = np.full((4, 20, 20), 7, "uint8"), np.full((4, 20, 20), 9, "uint8")
     hole = np.zeros((20, 20), bool)
     hole[5:10, 5:10] = True
@@ -146,7 +146,7 @@ def test_holes_show_what_lies_below(tmp_path, kind):
     np.testing.assert_array_equal(~patch.valid.all(0)[:, :20], hole)
 
 
-def test_metadata_that_all_share_is_kept(tmp_path):
+def test_mosaic_keeps_shared_metadata(tmp_path):
     def named(path, tags, shift):
         import rasterio
 
@@ -192,7 +192,7 @@ def variants(tmp_path):
 
 
 @pytest.mark.parametrize("what", variants(None))
-def test_rasters_that_do_not_fit_are_refused_with_the_reason(tmp_path, what):
+def test_open_sources_misfitting_rasters_are_refused(tmp_path, what):
     first = make_raster(tmp_path / "first.tif", ramp())
     other = variants(tmp_path)[what]()
     with pytest.raises(UsageError, match=what) as caught:
@@ -201,7 +201,7 @@ def test_rasters_that_do_not_fit_are_refused_with_the_reason(tmp_path, what):
     assert "\n" not in str(caught.value)
 
 
-def test_scale_and_offset_must_agree(tmp_path):
+def test_open_sources_different_scale_or_offset_is_refused(tmp_path):
     import rasterio
 
     paths = [make_raster(tmp_path / f"{i}.tif", ramp()) for i in range(2)]
@@ -211,14 +211,14 @@ def test_scale_and_offset_must_agree(tmp_path):
         open_sources(paths)
 
 
-def test_a_hundredth_of_a_pixel_is_forgiven(tmp_path):
+def test_open_sources_shift_below_a_hundredth_pixel_is_accepted(tmp_path):
     a = make_raster(tmp_path / "a.tif", ramp())
     b = make_raster(tmp_path / "b.tif", ramp(), transform=at(UTM, 50.009, 0))
     with open_sources([a, b]) as mosaic:
         assert mosaic.info.width == 100
 
 
-def test_folders_and_lists(tmp_path, monkeypatch):
+def test_open_sources_expands_folders_and_lists(tmp_path, monkeypatch):
     folder = tmp_path / "tiles"
     folder.mkdir()
     a = make_raster(folder / "b.tif", ramp())
@@ -248,14 +248,14 @@ def test_folders_and_lists(tmp_path, monkeypatch):
         open_sources(folder)
 
 
-def test_a_virtual_raster_under_another_name_stays_refused(tmp_path):
+def test_open_sources_vrt_under_another_name_is_refused(tmp_path):
     a = make_raster(tmp_path / "a.tif", ramp())
     (tmp_path / "b.tif").write_text("<VRTDataset rasterXSize='1' rasterYSize='1'></VRTDataset>")
     with pytest.raises(UsageError, match="VRT"):
         open_sources([a, tmp_path / "b.tif"])
 
 
-def test_it_travels_to_other_processes(tmp_path):
+def test_mosaic_pickled_reads_the_same_pixels(tmp_path):
     data = ramp(3, 61, 67)
     with open_sources(pieces_of(tmp_path, data, FOUR)) as mosaic:
         copy = pickle.loads(pickle.dumps(mosaic))
@@ -265,7 +265,7 @@ def test_it_travels_to_other_processes(tmp_path):
         np.testing.assert_array_equal(copy.read(Window(3, 4, 5, 6)).values, data[:, 3:8, 4:10])
 
 
-def test_one_stretch_for_all_from_pixels_not_from_gaps(tmp_path):
+def test_mosaic_sample_ignores_gaps(tmp_path):
     """Of a mosaic that is nearly all gap the few rasters are sampled."""
     paths = [
         make_raster(tmp_path / f"{i}.tif", np.full((1, 10, 10), 1000 * (i + 1), "uint16"),
@@ -283,7 +283,7 @@ def open_files():
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts files in /proc")
-def test_many_rasters_do_not_keep_many_files_open(tmp_path):
+def test_mosaic_of_many_rasters_keeps_few_files_open(tmp_path):
     side, count = 8, 24
     paths = [
         make_raster(tmp_path / f"{i}.tif", np.full((1, side, side), i % 200 + 1, "uint8"),
@@ -301,7 +301,7 @@ def test_many_rasters_do_not_keep_many_files_open(tmp_path):
     assert Path(paths[-1]).exists()
 
 
-def test_a_mosaic_without_crs(tmp_path):
+def test_mosaic_without_crs_is_read(tmp_path):
     paths = pieces_of(tmp_path, ramp(1, 61, 67), FOUR, crs=None)
     with open_quietly(paths[0]) as one:
         assert one.info.crs is None
@@ -309,7 +309,7 @@ def test_a_mosaic_without_crs(tmp_path):
         assert mosaic.info.crs is None
 
 
-def test_a_virtual_raster_of_ones_own_is_sampled_where_it_has_pixels(tmp_path):
+def test_vrt_sample_is_taken_where_it_has_pixels(tmp_path):
     """Its gaps are nodata; a regular grid of windows would meet nothing else."""
     from georsr.io.mosaic import build_mosaic, mosaic_vrt
     from georsr.io.vrt import vrt_dst_windows
@@ -341,7 +341,7 @@ UNMARKED = """<VRTDataset rasterXSize="30" rasterYSize="20"><SRS>EPSG:32633</SRS
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
-def test_gaps_of_a_virtual_raster_that_nothing_marks_are_told(tmp_path, recwarn, dtype):
+def test_vrt_unmarked_gaps_warn(tmp_path, recwarn, dtype):
     make_raster(tmp_path / "in.tif", np.full((1, 20, 30), 7, dtype), transform=at(UTM, 0, 0))
     path = tmp_path / "v.vrt"
 
@@ -362,7 +362,7 @@ def test_gaps_of_a_virtual_raster_that_nothing_marks_are_told(tmp_path, recwarn,
 
 
 @pytest.mark.parametrize("count", [1, 3, 40, 5000])
-def test_samples_are_spread_over_all_rasters(count):
+def test_sample_windows_in_are_spread_over_all_rasters(count):
     from georsr.radiometry.normalization import sample_windows_in
 
     places = [Window(3000 * i, 0, 2500, 2000) for i in range(count)]

@@ -29,7 +29,9 @@ def described(name, unit=None, **tags):
         ("srtm_dem_30m.tif", None, "int16", "heights"),
     ],
 )
-def test_classes_and_heights_need_force(make_raster, tmp_path, file, after, dtype, what):
+def test_super_resolve_classes_or_heights_without_force_is_refused(
+    make_raster, tmp_path, file, after, dtype, what
+):
     source = make_raster(np.arange(256).reshape(1, 16, 16).astype(dtype), file, after=after)
     said = rf"band 1 holds {what} .*--bidx.*--force"
     with pytest.raises(UsageError, match=said) as caught:
@@ -41,12 +43,12 @@ def test_classes_and_heights_need_force(make_raster, tmp_path, file, after, dtyp
 
 
 @pytest.mark.parametrize("name", ["Red", "democracy", "Band 1", "class4", "radar amplitude"])
-def test_images_do_not(make_raster, tmp_path, name):
+def test_super_resolve_image_bands_need_no_force(make_raster, tmp_path, name):
     source = make_raster(np.zeros((1, 8, 8), "uint16"), after=described(name))
     georsr.super_resolve(source, tmp_path / "o.tif", MODEL)
 
 
-def test_a_palette_needs_force(make_raster, tmp_path):
+def test_super_resolve_palette_without_force_is_refused(make_raster, tmp_path):
     def after(dataset):
         dataset.write_colormap(1, {i: (i, 0, 0, 255) for i in range(8)})
 

@@ -20,7 +20,7 @@ DTYPES = ["uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "flo
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_windows_are_read_as_stored(tmp_path, dtype):
+def test_read_window_returns_stored_values(tmp_path, dtype):
     data = ramp(dtype=dtype) if dtype != "int8" else (ramp() // 2).astype("int8")
     with open_raster(make_raster(tmp_path / "a.tif", data)) as reader:
         assert reader.info.dtype == dtype
@@ -37,12 +37,12 @@ def test_windows_are_read_as_stored(tmp_path, dtype):
     "window",
     [Window(-1, 0, 5, 5), Window(0, 0, 41, 5), Window(0, 49, 1, 2), Window(0, 0, 0, 5)],
 )
-def test_a_window_outside_the_raster_is_refused(rgb, window):
+def test_read_window_outside_is_refused(rgb, window):
     with open_raster(rgb) as reader, pytest.raises(ValueError, match="not inside"):
         reader.read(window)
 
 
-def test_nodata_is_invalid_per_band(tmp_path):
+def test_read_nodata_is_invalid_per_band(tmp_path):
     data = ramp(dtype="uint16")
     data[1, 4, 5] = 0
     with open_raster(make_raster(tmp_path / "a.tif", data, nodata=0)) as reader:
@@ -52,7 +52,7 @@ def test_nodata_is_invalid_per_band(tmp_path):
     assert np.argwhere(~valid).tolist() == [[1, 4, 5]]
 
 
-def test_nodata_can_be_overridden(tmp_path):
+def test_open_raster_nodata_option_overrides(tmp_path):
     data = ramp(1)
     path = make_raster(tmp_path / "a.tif", data, nodata=0)
     with open_raster(path, nodata=7) as reader:
@@ -64,7 +64,7 @@ def test_nodata_can_be_overridden(tmp_path):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("nodata", [None, -9999.0, float("nan"), -3.4028234663852886e38])
-def test_non_finite_values_are_invalid(tmp_path, dtype, nodata):
+def test_read_non_finite_values_are_invalid(tmp_path, dtype, nodata):
     data = ramp(1, dtype=dtype)
     data[0, 0, :4] = np.nan, np.inf, -np.inf, -9999.0 if nodata is None else nodata
     with open_raster(make_raster(tmp_path / "a.tif", data, nodata=nodata)) as reader:
@@ -73,7 +73,7 @@ def test_non_finite_values_are_invalid(tmp_path, dtype, nodata):
     assert valid[0, 1:].all()
 
 
-def test_float_nodata_agrees_with_gdal(tmp_path):
+def test_read_float_nodata_agrees_with_gdal(tmp_path):
     nodata = np.float32(-9999.9)
     data = ramp(1, dtype="float32")
     steps = nodata + np.arange(-40, 10, dtype="float32") * np.spacing(nodata)
@@ -89,7 +89,7 @@ def test_float_nodata_agrees_with_gdal(tmp_path):
 
 
 @pytest.mark.parametrize("sidecar", [False, True])
-def test_a_mask_band_is_honoured(tmp_path, sidecar):
+def test_read_mask_band_marks_invalid_pixels(tmp_path, sidecar):
     mask = np.full((40, 50), 255, "uint8")
     mask[:9, :8] = 0
     path = make_raster(tmp_path / "a.tif", ramp(), mask=None if sidecar else mask)
@@ -103,7 +103,7 @@ def test_a_mask_band_is_honoured(tmp_path, sidecar):
     np.testing.assert_array_equal(valid, np.stack([mask[2:22, 3:23] != 0] * 2))
 
 
-def test_alpha_is_carried_and_masks(tmp_path):
+def test_read_alpha_band_is_returned_and_masks(tmp_path):
     data = ramp(4)
     data[3] = 255
     data[3, :5] = 0
@@ -125,7 +125,7 @@ def test_alpha_is_carried_and_masks(tmp_path):
         open_raster(path, indexes=[4])
 
 
-def test_alpha_and_nodata_both_count(tmp_path):
+def test_read_alpha_and_nodata_both_mask(tmp_path):
     data = ramp(2)
     data[1] = 255
     data[1, 0] = 0
@@ -138,7 +138,7 @@ def test_alpha_and_nodata_both_count(tmp_path):
     assert valid[0, 2:].all()
 
 
-def test_masks_of_single_bands_stay_apart(tmp_path):
+def test_read_masks_of_single_bands_stay_apart(tmp_path):
     make_raster(tmp_path / "a.tif", ramp(1))
     bands = "".join(
         f'<VRTRasterBand dataType="Byte" band="{band}"><SimpleSource><SourceFilename '
@@ -163,14 +163,14 @@ def test_masks_of_single_bands_stay_apart(tmp_path):
     np.testing.assert_array_equal(valid[1], mask[0] != 0)
 
 
-def test_bands_keep_their_order_and_may_repeat(rgb):
+def test_open_raster_indexes_keep_order_and_may_repeat(rgb):
     with open_raster(rgb, indexes=[3, 1, 1]) as reader:
         assert reader.info.indexes == (3, 1, 1)
         np.testing.assert_array_equal(reader.read(WHOLE).values, ramp()[[2, 0, 0]])
 
 
 @pytest.mark.parametrize("bidx", [[0], [4], [-1], [1, 5]])
-def test_bands_that_are_not_there_are_refused_with_a_list(tmp_path, bidx):
+def test_open_raster_missing_index_lists_the_bands(tmp_path, bidx):
     path = make_raster(tmp_path / "a.tif", ramp())
     with rasterio.open(path, "r+") as dst:
         dst.descriptions = ("red edge", None, "nir")
@@ -179,19 +179,19 @@ def test_bands_that_are_not_there_are_refused_with_a_list(tmp_path, bidx):
 
 
 @pytest.mark.parametrize("bidx", [[], ["1"], [1.5]])
-def test_nonsense_bands_are_refused(rgb, bidx):
+def test_open_raster_bad_indexes_are_refused(rgb, bidx):
     with pytest.raises(UsageError):
         open_raster(rgb, indexes=bidx)
 
 
 @pytest.mark.parametrize("dtype", ["complex64", "int64", "uint64"])
-def test_unsupported_types_are_refused_by_name(tmp_path, dtype):
+def test_open_raster_unsupported_type_is_named(tmp_path, dtype):
     path = make_raster(tmp_path / "a.tif", ramp(1, dtype=dtype))
     with pytest.raises(UsageError, match=dtype):
         open_raster(path)
 
 
-def test_palette_and_one_bit_are_refused(tmp_path):
+def test_open_raster_palette_or_one_bit_is_refused(tmp_path):
     path = make_raster(tmp_path / "bit.tif", np.ones((1, 40, 50), "uint8"), nbits=1)
     with pytest.raises(UsageError, match="NBITS=1"):
         open_raster(path)
@@ -223,14 +223,14 @@ def mixed_vrt(folder, types):
     [(("Byte", "UInt16"), "uint16"), (("UInt16", "Int16"), "int32"),
      (("Float32", "Int32"), "float64")],
 )  # fmt: skip
-def test_mixed_types_are_promoted(tmp_path, types, expected):
+def test_open_raster_mixed_types_are_promoted(tmp_path, types, expected):
     with open_raster(mixed_vrt(tmp_path, types)) as reader:
         patch = reader.read(WHOLE)
     assert patch.values.dtype == reader.info.dtype == expected
     np.testing.assert_array_equal(patch.values, ramp(2))
 
 
-def test_types_without_a_common_one_are_refused(tmp_path):
+def test_open_raster_types_without_a_common_one_are_refused(tmp_path):
     path = mixed_vrt(tmp_path, ("UInt32", "Int32"))
     with pytest.raises(UsageError, match="int32, uint32"):
         open_raster(path)
@@ -241,14 +241,14 @@ def test_types_without_a_common_one_are_refused(tmp_path):
 @pytest.mark.parametrize(
     "numbers", ["0,0,0,0,0,0", "5,10,0,5,0,0", "5,10,10,5,10,10", "5,nan,0,5,0,-1"]
 )
-def test_degenerate_pixels_are_refused(tmp_path, numbers):
+def test_open_raster_degenerate_pixel_size_is_refused(tmp_path, numbers):
     path = mixed_vrt(tmp_path, ("Byte",))
     path.write_text(path.read_text().replace("500000,10,0,5000000,0,-10", numbers))
     with pytest.raises(UsageError, match="is singular"):
         open_raster(path)
 
 
-def test_missing_georeferencing_is_a_warning(tmp_path):
+def test_open_raster_without_georeferencing_warns(tmp_path):
     path = make_raster(tmp_path / "a.tif", ramp(1), crs=None, transform=None)
     with pytest.warns(GeoreferenceWarning, match="no coordinate reference system"):
         reader = open_raster(path)
@@ -261,13 +261,13 @@ def test_missing_georeferencing_is_a_warning(tmp_path):
             open_raster(path)
 
 
-def test_a_transform_without_crs_is_kept_and_warned_about(tmp_path):
+def test_open_raster_transform_without_crs_is_kept_with_a_warning(tmp_path):
     path = make_raster(tmp_path / "a.tif", ramp(1), crs=None)
     with pytest.warns(GeoreferenceWarning):
         assert open_raster(path).info.transform == UTM
 
 
-def test_a_reader_travels_as_a_path(rgb):
+def test_raster_reader_pickled_is_a_path(rgb):
     with open_raster(rgb, indexes=[2]) as reader:
         reader.read(WHOLE)
         copy = pickle.loads(pickle.dumps(reader))
@@ -276,7 +276,7 @@ def test_a_reader_travels_as_a_path(rgb):
     np.testing.assert_array_equal(reader.read(WHOLE).values, ramp()[1:2])  # opens again
 
 
-def test_a_file_that_changed_meanwhile_is_an_input_error(rgb):
+def test_raster_reader_unpickled_after_a_change_is_refused(rgb):
     with open_raster(rgb) as reader:
         text = pickle.dumps(reader)
     make_raster(rgb, ramp(3, 30, 50))
@@ -285,7 +285,7 @@ def test_a_file_that_changed_meanwhile_is_an_input_error(rgb):
 
 
 @pytest.mark.parametrize("share", [0.5, 0.99])
-def test_a_truncated_raster_fails_on_the_window_that_is_missing(tmp_path, share):
+def test_read_window_of_a_truncated_raster_raises_input_error(tmp_path, share):
     rng = np.random.default_rng(0)
     data = rng.integers(0, 255, (1, 1024, 512), "uint8")
     make_raster(tmp_path / "plain.tif", data)
@@ -302,7 +302,7 @@ def test_a_truncated_raster_fails_on_the_window_that_is_missing(tmp_path, share)
     assert "See previous exception" not in str(caught.value)
 
 
-def test_a_deflate_block_that_does_not_decode_is_an_input_error(tmp_path):
+def test_read_damaged_deflate_block_raises_input_error(tmp_path):
     data = np.random.default_rng(0).integers(0, 50, (1, 256, 256), "uint8")
     path = make_raster(tmp_path / "a.tif", data, compress="deflate", blockxsize=256,
                        blockysize=256)  # fmt: skip
@@ -315,7 +315,7 @@ def test_a_deflate_block_that_does_not_decode_is_an_input_error(tmp_path):
         reader.read(Window(0, 0, 256, 256))
 
 
-def test_reading_leaves_the_folder_and_the_process_alone(tmp_path, rgb):
+def test_read_changes_neither_folder_nor_process(tmp_path, rgb):
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     environment, filters = dict(os.environ), list(warnings.filters)
     tmp_path.chmod(stat.S_IRUSR | stat.S_IXUSR)
@@ -331,7 +331,7 @@ def test_reading_leaves_the_folder_and_the_process_alone(tmp_path, rgb):
     assert not rasterio.env.hasenv()
 
 
-def test_metadata_of_the_source_is_carried(tmp_path):
+def test_raster_info_has_the_metadata_of_the_source(tmp_path):
     path = make_raster(tmp_path / "a.tif", ramp(2, dtype="int16"), nodata=-1, point=True,
                        tags={"PLATFORM": "x", "TIFFTAG_XRESOLUTION": "72"})  # fmt: skip
     with rasterio.open(path, "r+") as dst:
@@ -350,7 +350,7 @@ def test_metadata_of_the_source_is_carried(tmp_path):
     assert info.transform.almost_equals(Affine(*UTM[:6]))
 
 
-def test_a_small_raster_is_sampled_whole(rgb):
+def test_sample_of_a_small_raster_is_complete(rgb):
     with open_raster(rgb) as reader:
         sample = reader.sample()
     np.testing.assert_array_equal(sample.values, ramp().reshape(3, -1))
@@ -358,7 +358,7 @@ def test_a_small_raster_is_sampled_whole(rgb):
 
 
 @pytest.mark.parametrize("shape", [(300, 400), (3, 4000), (4000, 1)])
-def test_a_middling_raster_is_decimated(tmp_path, shape):
+def test_sample_of_a_medium_raster_is_decimated(tmp_path, shape):
     path = make_raster(tmp_path / "a.tif", ramp(2, *shape, dtype="uint16"))
     with open_raster(path) as reader:
         sample = reader.sample(1000 if min(shape) < 9 else 10_000)
@@ -367,7 +367,7 @@ def test_a_middling_raster_is_decimated(tmp_path, shape):
     np.testing.assert_array_equal(sample.values, again.values)
 
 
-def test_a_large_raster_is_sampled_by_a_grid_of_windows(tmp_path):
+def test_sample_of_a_large_raster_is_a_grid_of_windows(tmp_path):
     path = make_raster(tmp_path / "a.tif", np.zeros((1, 8, 8), "uint8"))
     with rasterio.open(path) as src:
         profile = src.profile | {"width": 100_000, "height": 90_000, "sparse_ok": True}
@@ -383,7 +383,7 @@ def test_a_large_raster_is_sampled_by_a_grid_of_windows(tmp_path):
     assert (seen[-1].bottom, seen[-1].right) == (90_000, 100_000)
 
 
-def test_overviews_serve_samples(tmp_path):
+def test_sample_uses_overviews(tmp_path):
     path = make_raster(tmp_path / "a.tif", np.full((1, 512, 512), 7, "uint8"))
     with rasterio.open(path, "r+") as dst:
         dst.build_overviews([2, 4, 8])

@@ -18,7 +18,7 @@ def names(folder):
     return sorted(path.name for path in folder.glob("*.tif"))
 
 
-def test_every_scene_comes_through_with_its_pixels_place_and_validity(scenes, tmp_path):
+def test_real_scenes_keep_pixels_place_and_validity(scenes, tmp_path):
     listing = sorted(path.name for path in scenes.iterdir())
     for name in names(scenes):
         with open_raster(scenes / name, alpha="mask") as reader:
@@ -69,7 +69,7 @@ def put(writer, reader, layout, block):
     )  # fmt: skip
 
 
-def test_near_infrared_of_naip_is_a_band_though_its_file_calls_it_alpha(scenes):
+def test_real_scene_naip_infrared_tagged_alpha_is_a_band(scenes):
     path = scenes / "naip_4band_u8_0.6m_ca_3211605.tif"
     with rasterio.open(path) as dataset:
         assert dataset.colorinterp[3].name == "alpha"

@@ -43,7 +43,7 @@ def whole(reader):
     return reader.read(Window(0, 0, reader.info.height, reader.info.width))
 
 
-def test_folder_metadata_and_archive_are_one_raster(made, archive):
+def test_open_raster_safe_folder_metadata_and_archive_are_the_same(made, archive):
     root, bands = made
     found = []
     for path in (root, root / "MTD_MSIL2A.xml", archive):
@@ -57,7 +57,7 @@ def test_folder_metadata_and_archive_are_one_raster(made, archive):
         np.testing.assert_array_equal(found[0][ORDER.index(band)], bands[band])
 
 
-def test_values_are_not_altered_and_what_they_mean_is_kept(made):
+def test_safe_values_scale_and_offset_are_kept(made):
     with open_raster(made[0]) as reader:
         info = reader.info
     assert {(band.scale, band.offset, band.nodata) for band in info.bands} == {(1e-4, -0.1, 0.0)}
@@ -70,20 +70,20 @@ def test_values_are_not_altered_and_what_they_mean_is_kept(made):
     assert high[0] == pytest.approx(4000)
 
 
-def test_red_green_and_blue_are_known(made):
+def test_safe_rgb_bands_are_detected(made):
     with open_raster(made[0]) as reader:
         guide = detect_rgb_bands(reader.info)
     assert (guide.numbers, guide.note) == ((3, 2, 1), "")
 
 
-def test_every_file_counts_as_source(made, archive):
+def test_safe_info_lists_all_files(made, archive):
     with open_raster(made[0]) as reader:
         names = [Path(name).name for name in reader.info.files]
     assert sum(name.endswith(".jp2") for name in names) == len(ORDER)
     assert {"MTD_MSIL2A.xml", "MTD_TL.xml"} <= set(names)
 
 
-def test_twenty_metres_are_enlarged_by_cubic_convolution(made):
+def test_safe_20_m_bands_are_enlarged_by_cubic_convolution(made):
     root, bands = made
     with open_raster(root) as reader:
         values = whole(reader).values.astype(float)
@@ -97,7 +97,7 @@ def test_twenty_metres_are_enlarged_by_cubic_convolution(made):
         np.testing.assert_allclose(fine[20:84:2, 20:84:2], expected, atol=1)
 
 
-def test_nodata_of_twenty_metres_neither_spreads_nor_shrinks(tmp_path):
+def test_safe_20_m_nodata_keeps_its_extent(tmp_path):
     root, _ = make_safe(tmp_path, side=96, nodata_from=30)
     for band in TWENTY:  # constant, but for nodata
         name = band_file(root, band)
@@ -117,7 +117,7 @@ def test_nodata_of_twenty_metres_neither_spreads_nor_shrinks(tmp_path):
         assert (patch.values[ORDER.index(band)][valid] == 3000).all()
 
 
-def test_pixels_do_not_depend_on_the_window(tmp_path):
+def test_safe_pixels_do_not_depend_on_the_window(tmp_path):
     root, _ = make_safe(tmp_path, side=1080, nodata_from=400)
     with open_raster(root) as reader:
         everything = whole(reader).values
@@ -130,20 +130,20 @@ def test_pixels_do_not_depend_on_the_window(tmp_path):
             np.testing.assert_array_equal(part, everything[(slice(None), *window.slices)])
 
 
-def test_a_level_1c_product_has_its_own_offset(tmp_path):
+def test_safe_level_1c_has_its_own_offset(tmp_path):
     root, bands = make_safe(tmp_path, side=48, level="L1C")
     with open_raster(root) as reader:
         assert {(band.scale, band.offset) for band in reader.info.bands} == {(1e-4, -0.1)}
         np.testing.assert_array_equal(whole(reader).values[2], bands["B04"])
 
 
-def test_a_product_without_offset_gets_none(tmp_path):
+def test_safe_without_offset_has_none(tmp_path):
     root, _ = make_safe(tmp_path, side=48, offset=False)
     with open_raster(root) as reader:
         assert {(band.scale, band.offset) for band in reader.info.bands} == {(1e-4, 0.0)}
 
 
-def test_a_product_is_super_resolved(made, archive, tmp_path):
+def test_safe_is_super_resolved(made, archive, tmp_path):
     super_resolve(archive, tmp_path / "rgb.tif", "bicubic", 2, indexes=(3, 2, 1))
     super_resolve(made[0], tmp_path / "all.tif", "bicubic", 2)
     with rasterio.open(tmp_path / "rgb.tif") as rgb, rasterio.open(tmp_path / "all.tif") as every:
@@ -157,7 +157,7 @@ def test_a_product_is_super_resolved(made, archive, tmp_path):
         np.testing.assert_array_equal(rgb.read(), every.read([3, 2, 1]))
 
 
-def test_the_network_takes_red_green_and_blue_and_carries_the_others(made, lite_model, tmp_path):
+def test_safe_with_a_network_super_resolves_rgb_and_other_bands(made, lite_model, tmp_path):
     super_resolve(made[0], tmp_path / "rgb.tif", lite_model)
     super_resolve(made[0], tmp_path / "all.tif", lite_model, output_bands="all")
     with rasterio.open(tmp_path / "rgb.tif") as rgb, rasterio.open(tmp_path / "all.tif") as every:
@@ -166,7 +166,7 @@ def test_the_network_takes_red_green_and_blue_and_carries_the_others(made, lite_
         np.testing.assert_array_equal(rgb.read(), every.read([3, 2, 1]))
 
 
-def test_a_reader_opens_it_again_in_another_folder(made, tmp_path, monkeypatch):
+def test_safe_reader_unpickled_in_another_folder_reads(made, tmp_path, monkeypatch):
     monkeypatch.chdir(made[0].parent)
     with open_raster(made[0].name) as reader:
         before, packed = whole(reader).values, pickle.dumps(reader)
@@ -176,7 +176,7 @@ def test_a_reader_opens_it_again_in_another_folder(made, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("band", ["B03", "B11"])
-def test_missing_bands_are_named(own, band):
+def test_safe_missing_bands_are_named(own, band):
     band_file(own, band).unlink()
     with pytest.raises(InputError, match=f"files of the bands {band} are missing") as caught:
         open_raster(own)
@@ -186,7 +186,7 @@ def test_missing_bands_are_named(own, band):
     assert "\n" not in said
 
 
-def test_missing_bands_of_one_resolution_are_named_too(own):
+def test_safe_missing_bands_of_one_resolution_are_named(own):
     band_file(own, "B03").unlink()
     with pytest.raises(InputError, match="files of the bands B03 are missing, expected B02, B03"):
         open_raster(ADDRESS.format(own, 10))
@@ -194,7 +194,7 @@ def test_missing_bands_of_one_resolution_are_named_too(own):
         assert reader.info.bands[0].description.startswith("B5,")
 
 
-def test_an_archive_with_missing_bands_is_refused(own, tmp_path):
+def test_safe_archive_with_missing_bands_is_refused(own, tmp_path):
     band_file(own, "B8A").unlink()
     path = shutil.make_archive(str(tmp_path / "part"), "zip", own.parent, own.name)
     with pytest.raises(InputError, match=r"part\.zip: files of the bands B8A are missing"):
@@ -202,7 +202,7 @@ def test_an_archive_with_missing_bands_is_refused(own, tmp_path):
 
 
 @pytest.mark.parametrize("left", [0, 100, 5000])
-def test_a_damaged_band_is_no_black_one(own, left):
+def test_safe_damaged_band_is_refused(own, left):
     name = band_file(own, "B04")
     name.write_bytes(name.read_bytes()[:left])
     with pytest.raises(InputError, match=r"damaged or incomplete|B04 are missing"):
@@ -210,32 +210,32 @@ def test_a_damaged_band_is_no_black_one(own, left):
 
 
 @pytest.mark.parametrize("content", ["", "<n1:Level-2A_User_Product", "<other/>"])
-def test_damaged_metadata_are_an_input_error(own, content):
+def test_safe_damaged_metadata_raise_input_error(own, content):
     (own / "MTD_MSIL2A.xml").write_text(content)
     with pytest.raises(InputError, match="cannot be read as a product of Sentinel-2") as caught:
         open_raster(own)
     assert "\n" not in str(caught.value)
 
 
-def test_metadata_without_tiles_are_an_input_error(own):
+def test_safe_metadata_without_tiles_raise_input_error(own):
     place = own / "MTD_MSIL2A.xml"
     place.write_text(place.read_text().replace("SAFE_COMPACT", "SAFE"))
     with pytest.raises(InputError, match="its metadata name no tile"):
         open_raster(own)
 
 
-def test_a_folder_without_metadata_is_an_input_error(own):
+def test_safe_folder_without_metadata_raises_input_error(own):
     (own / "MTD_MSIL2A.xml").unlink()
     with pytest.raises(InputError, match=r"has no MTD_MSIL1C\.xml or MTD_MSIL2A\.xml"):
         open_raster(own)
 
 
-def test_metadata_that_are_not_there_are_a_usage_error(tmp_path):
+def test_safe_missing_metadata_raise_usage_error(tmp_path):
     with pytest.raises(UsageError, match="no such file"):
         open_raster(tmp_path / "MTD_MSIL2A.xml")
 
 
-def test_an_archive_of_something_else_says_how_to_name_it(tmp_path):
+def test_open_raster_archive_of_other_files_names_the_vsi_path(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.tif").write_bytes(b"")
     path = shutil.make_archive(str(tmp_path / "other"), "zip", tmp_path / "in")
@@ -243,14 +243,14 @@ def test_an_archive_of_something_else_says_how_to_name_it(tmp_path):
         open_raster(path)
 
 
-def test_a_damaged_archive_is_an_input_error(archive, tmp_path):
+def test_safe_damaged_archive_raises_input_error(archive, tmp_path):
     path = tmp_path / "cut.zip"
     path.write_bytes(Path(archive).read_bytes()[:5000])
     with pytest.raises(InputError, match="cannot be read as an archive"):
         open_raster(path)
 
 
-def test_an_archive_of_two_products_asks_which(made, tmp_path):
+def test_safe_archive_of_two_products_is_refused(made, tmp_path):
     for name in ("a", "b"):
         (tmp_path / "in" / name).mkdir(parents=True)
         shutil.copy(made[0] / "MTD_MSIL2A.xml", tmp_path / "in" / name)
@@ -259,12 +259,12 @@ def test_an_archive_of_two_products_asks_which(made, tmp_path):
         open_raster(path)
 
 
-def test_two_products_are_no_mosaic(made, archive):
+def test_open_sources_of_two_safe_products_is_refused(made, archive):
     with pytest.raises(UsageError, match="a Sentinel-2 product cannot be part of a mosaic"):
         open_sources([made[0], archive])
 
 
-def test_the_name_of_the_folder_does_not_matter(made, tmp_path):
+def test_safe_renamed_folder_is_read(made, tmp_path):
     place = tmp_path / "renamed"
     shutil.copytree(made[0], place)
     assert made[0].name == NAME.format(level="L2A")

@@ -43,7 +43,7 @@ BOXES = {
 
 @pytest.mark.parametrize("name", BOXES)
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])
-def test_a_box_is_the_crop_of_the_whole_result(
+def test_run_with_bounds_equals_the_crop_of_the_full_output(
     name, dtype, lite_model, make_raster, texture, tmp_path
 ):
     left, top, right, bottom = BOXES[name]
@@ -64,7 +64,7 @@ def test_a_box_is_the_crop_of_the_whole_result(
 
 @pytest.mark.parametrize("kind", ["plain", "nodata", "mask", "alpha", "float"])
 @pytest.mark.parametrize("cog", [False, True])
-def test_polygons_are_the_masked_crop_of_the_whole_result(
+def test_run_with_polygons_equals_the_masked_crop_of_the_full_output(
     kind, cog, lite_model, make_raster, texture, tmp_path
 ):
     image = texture(3, 75, 110, "float32" if kind == "float" else "uint8")
@@ -107,7 +107,7 @@ def test_polygons_are_the_masked_crop_of_the_whole_result(
         assert part.nodata == whole.nodata
 
 
-def test_polygons_may_cut_without_masking(lite_model, make_raster, texture, tmp_path):
+def test_run_with_polygons_without_mask_crops_only(lite_model, make_raster, texture, tmp_path):
     source = make_raster(texture(3, 75, 110))
     aoi = polygon((20, 10), (90, 22), (55, 66), (31, 40))
     path = tmp_path / "aoi.geojson"
@@ -132,7 +132,7 @@ def counting():
     return network, Model(spec, network.eval(), "0" * 64, "test")
 
 
-def test_only_tiles_that_touch_are_computed(make_raster, texture, tmp_path):
+def test_run_with_bounds_computes_touched_tiles_only(make_raster, texture, tmp_path):
     source = make_raster(texture(1, 300, 300))
     network, model = counting()
     box = (4e5 + 5, 5e6 - 10, 4e5 + 10, 5e6 - 5)
@@ -148,7 +148,7 @@ def test_only_tiles_that_touch_are_computed(make_raster, texture, tmp_path):
     assert report.tiles_skipped == report.tiles - 2
 
 
-def test_what_is_not_touched_is_not_read(make_raster, texture, tmp_path, monkeypatch):
+def test_run_with_bounds_reads_touched_windows_only(make_raster, texture, tmp_path, monkeypatch):
     from georsr.io.reader import RasterReader
 
     source = make_raster(texture(1, 300, 40))
@@ -163,7 +163,9 @@ def test_what_is_not_touched_is_not_read(make_raster, texture, tmp_path, monkeyp
     assert sum(window.height for window in windows) < 100
 
 
-def test_a_rotated_raster_is_cut_along_its_own_pixels(lite_model, make_raster, texture, tmp_path):
+def test_run_with_polygons_crops_a_rotated_raster_along_its_pixels(
+    lite_model, make_raster, texture, tmp_path
+):
     transform = Affine.translation(3e5, 6e6) @ Affine.rotation(30) @ Affine.scale(10, -8)
     source = make_raster(texture(3, 75, 110), transform=transform)
     super_resolve(source, tmp_path / "whole.tif", lite_model, **SMALL)
@@ -181,7 +183,7 @@ def test_a_rotated_raster_is_cut_along_its_own_pixels(lite_model, make_raster, t
         np.testing.assert_array_equal(part.read()[:, inside], whole.read(window=window)[:, inside])
 
 
-def test_an_interrupted_part_goes_on_and_another_part_starts_over(
+def test_resume_with_the_same_area_continues_with_another_starts_over(
     lite_model, make_raster, texture, tmp_path, monkeypatch, caplog
 ):
     import georsr.writer.writer as writer_module
@@ -210,7 +212,7 @@ def test_an_interrupted_part_goes_on_and_another_part_starts_over(
     assert "area was" in caplog.text
 
 
-def test_an_area_of_a_giant_raster_is_no_header_bomb(tmp_path):
+def test_run_with_bounds_in_a_giant_raster_is_allowed(tmp_path):
     path = tmp_path / "giant.tif"
     with rasterio.open(
         path,

@@ -85,14 +85,14 @@ def peak(make_raster, tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.parametrize("processors", [(), (1,)], ids=["all", "one"])
-def test_a_strip_ten_times_wider_takes_little_more_memory(peak, processors):
+def test_memory_of_a_ten_times_wider_raster_grows_little(peak, processors):
     # on one processor threads take turns, and what one keeps can lie between what others free
     narrow, wide = (peak(width, 250, processors=processors) for width in (2000, 20000))
     assert wide - narrow < 260, f"{narrow:.0f} MiB and {wide:.0f} MiB"
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_a_row_of_blocks_leaves_no_gaps_between_the_tiles():
+def test_memory_of_a_row_of_blocks_is_contiguous():
     # the row's blocks have 117 MiB, the zone below its tiles 29; 105 tiles of 7 MiB come and go
     environ = os.environ | {"PYTHONHASHSEED": "0"}  # the heap that imports leave
     code = [sys.executable, "-c", ROW]
@@ -102,7 +102,7 @@ def test_a_row_of_blocks_leaves_no_gaps_between_the_tiles():
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_height_takes_no_memory(peak):
+def test_memory_does_not_depend_on_height(peak):
     # the low one is already high enough to fill GDAL's block cache, and the heap's gaps; the
     # product of the high one is 309 MiB larger
     low, high = peak(500, 4500), peak(500, 18000)
@@ -111,7 +111,7 @@ def test_height_takes_no_memory(peak):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_quality_layers_take_no_memory_by_height(peak):
+def test_memory_of_quality_layers_does_not_depend_on_height(peak):
     # 82 MiB of layers more; of source and output GDAL may keep all 20 MiB. Runs of the same size
     # differ by 30 MiB, by what threads keep while others free: the smallest of three counts.
     low, high = (min(peak(500, height, LAYERS) for _ in range(3)) for height in (800, 3500))

@@ -37,7 +37,7 @@ def read(path):
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])
-def test_a_mosaic_gives_the_pixels_of_the_whole(
+def test_run_of_a_mosaic_equals_the_run_of_the_image(
     dtype, lite_model, cut, make_raster, texture, tmp_path
 ):
     image = texture(3, 75, 110, dtype)
@@ -50,7 +50,7 @@ def test_a_mosaic_gives_the_pixels_of_the_whole(
         assert product.transform == NORTH_UP @ Affine.scale(0.5)
 
 
-def test_gaps_of_a_mosaic_come_out_invalid(lite_model, cut, texture, tmp_path):
+def test_run_of_a_mosaic_gaps_are_invalid(lite_model, cut, texture, tmp_path):
     image = texture(3, 75, 110)
     paths = cut(image, [PLACES[0], PLACES[3]])
     report = super_resolve(paths, tmp_path / "m.tif", lite_model, **SMALL)
@@ -62,7 +62,7 @@ def test_gaps_of_a_mosaic_come_out_invalid(lite_model, cut, texture, tmp_path):
     np.testing.assert_array_equal(mask, expected.repeat(2, 0).repeat(2, 1))
 
 
-def test_a_mosaic_is_planned_and_gone_on_with(lite_model, cut, texture, tmp_path, monkeypatch):
+def test_run_of_a_mosaic_is_estimated_and_resumed(lite_model, cut, texture, tmp_path, monkeypatch):
     monkeypatch.setattr(writer_module, "SYNC_SECONDS", -1.0)
     paths = cut(texture(3, 75, 110))
     whole = super_resolve(paths, tmp_path / "w.tif", lite_model, **SMALL)
@@ -83,13 +83,13 @@ def test_a_mosaic_is_planned_and_gone_on_with(lite_model, cut, texture, tmp_path
     assert super_resolve(paths[::-1], out, lite_model, **SMALL).blocks_resumed == 0
 
 
-def test_no_raster_of_a_mosaic_is_overwritten(cut, texture, tmp_path):
+def test_run_of_a_mosaic_onto_its_source_is_refused(cut, texture, tmp_path):
     paths = cut(texture(1, 75, 110))
     with pytest.raises(UsageError, match=r"piece2\.tif: is the source"):
         super_resolve(paths, paths[2], "nearest", 2, overwrite=True)
 
 
-def test_the_command_takes_rasters_folders_and_lists(cut, texture, tmp_path, capsys):
+def test_sr_rasters_folders_and_lists_give_the_same_output(cut, texture, tmp_path, capsys):
     paths = cut(texture(3, 75, 110))
     listing = tmp_path / "list.txt"
     listing.write_text("\n".join(paths))
@@ -104,7 +104,7 @@ def test_the_command_takes_rasters_folders_and_lists(cut, texture, tmp_path, cap
     assert capsys.readouterr() == ("", "")
 
 
-def test_rasters_that_do_not_fit(cut, make_raster, texture, tmp_path, capsys):
+def test_run_of_misfitting_rasters_is_refused(cut, make_raster, texture, tmp_path, capsys):
     paths = cut(texture(3, 75, 110))
     others = {
         "CRS": make_raster(texture(3, 9, 9), "a.tif", crs="EPSG:32633"),

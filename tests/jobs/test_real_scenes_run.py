@@ -33,7 +33,7 @@ PLAIN = [
 @pytest.mark.slow
 @pytest.mark.parametrize("scale", [2, 4])
 @pytest.mark.parametrize("name", [*BANDS, *PLAIN])
-def test_real_scene(name, scale, shared_data, tmp_path):
+def test_run_of_real_scenes_keeps_values_and_place(name, scale, shared_data, tmp_path):
     model = f"segsr-lite-x{scale}"
     if model not in bundled_weights():
         pytest.skip(f"{model} is not bundled")

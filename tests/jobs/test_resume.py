@@ -18,6 +18,7 @@ from georsr.config import SRConfig
 from georsr.errors import InputError, InterruptedRunError, ModelError, ResourceError, UsageError
 from georsr.models.io import Model
 from georsr.models.spec import ModelSpec
+from georsr.writer.paths import TempPaths
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SMALL = {"blocksize": 32, "tile_size": 32, "halo": 2, "overlap": 4}
@@ -78,7 +79,7 @@ def hidden(folder):
 
 
 @pytest.mark.parametrize("after", [0, 1, 3, 7, 12, 15])
-def test_a_run_stopped_anywhere_ends_with_the_same_bytes(after, lite_model, source, tmp_path):
+def test_resume_after_a_stop_anywhere_gives_the_same_bytes(after, lite_model, source, tmp_path):
     whole = super_resolve(source, tmp_path / "whole.tif", lite_model, **SMALL)
     out = tmp_path / "out.tif"
     interrupt(source, out, lite_model, after)
@@ -91,7 +92,7 @@ def test_a_run_stopped_anywhere_ends_with_the_same_bytes(after, lite_model, sour
     assert hidden(tmp_path) == []
 
 
-def test_a_run_may_be_stopped_again_and_again(lite_model, source, tmp_path):
+def test_resume_after_many_stops_gives_the_same_bytes(lite_model, source, tmp_path):
     super_resolve(source, tmp_path / "whole.tif", lite_model, **SMALL)
     out = tmp_path / "out.tif"
     # how much of the last row was written is a matter of time: there are always tiles left
@@ -102,7 +103,7 @@ def test_a_run_may_be_stopped_again_and_again(lite_model, source, tmp_path):
     assert out.read_bytes() == (tmp_path / "whole.tif").read_bytes()
 
 
-def test_finished_rows_are_not_computed_again(source, tmp_path):
+def test_resume_does_not_compute_finished_rows(source, tmp_path):
     network = Counting()
     whole = super_resolve(source, tmp_path / "whole.tif", model_of(network), **SMALL)
     tiles, network.calls = network.calls, 0
@@ -117,7 +118,7 @@ def test_finished_rows_are_not_computed_again(source, tmp_path):
     assert report.tiles == tiles
 
 
-def test_an_exception_is_as_good_as_a_stop(source, tmp_path):
+def test_resume_after_an_exception_gives_the_same_bytes(source, tmp_path):
     super_resolve(source, tmp_path / "whole.tif", model_of(Counting()), **SMALL)
     out = tmp_path / "out.tif"
     failing = model_of(Counting(KeyboardInterrupt(), after=11))
@@ -131,7 +132,7 @@ def test_an_exception_is_as_good_as_a_stop(source, tmp_path):
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
-def test_a_cog_is_made_again_from_the_finished_part(moment, source, tmp_path, monkeypatch):
+def test_resume_of_a_cog_uses_the_finished_part(moment, source, tmp_path, monkeypatch):
     options = SMALL | {"cog": True, "blocksize": 128}
     network = Counting()
     super_resolve(source, tmp_path / "whole.tif", model_of(network), **options)
@@ -155,7 +156,7 @@ def test_a_cog_is_made_again_from_the_finished_part(moment, source, tmp_path, mo
     assert hidden(tmp_path) == []
 
 
-def test_a_long_cog_step_can_be_stopped(source, tmp_path, monkeypatch):
+def test_cog_conversion_can_be_cancelled(source, tmp_path, monkeypatch):
     import threading
 
     begun, let_go = threading.Event(), threading.Event()
@@ -178,15 +179,15 @@ def test_a_long_cog_step_can_be_stopped(source, tmp_path, monkeypatch):
     assert ".out.tif.part.tif" in hidden(tmp_path)
 
 
-def test_killed_between_publishing_and_tidying_up(source, tmp_path, monkeypatch):
+def test_resume_after_a_kill_before_cleaning_up_recognises_the_output(
+    source, tmp_path, monkeypatch
+):
     from georsr.writer.partial_tiff import Journal
 
     out = tmp_path / "out.tif"
     with monkeypatch.context() as patch:
         patch.setattr(Journal, "remove", lambda journal: journal.close())  # as if killed before
-        patch.setattr(
-            writer_module.RasterWriter, "_remove_temp_files", lambda writer, keep=None: None
-        )
+        patch.setattr(TempPaths, "leftovers", lambda paths: [])
         first = super_resolve(source, out, model_of(Counting()), **SMALL)
     content = out.read_bytes()
     assert hidden(tmp_path) == [".out.tif.part.jsonl"]
@@ -200,7 +201,7 @@ def test_killed_between_publishing_and_tidying_up(source, tmp_path, monkeypatch)
         super_resolve(source, out, failing, **SMALL)
 
 
-def test_killed_in_the_very_last_step(source, tmp_path):
+def test_resume_after_a_kill_before_unlocking_removes_the_lock(source, tmp_path):
     """Between removing the journal and the lock: the refusal takes the lock away."""
     out = tmp_path / "out.tif"
     super_resolve(source, out, model_of(Counting()), **SMALL)
@@ -211,7 +212,7 @@ def test_killed_in_the_very_last_step(source, tmp_path):
     assert hidden(tmp_path) == []
 
 
-def test_another_product_is_not_taken_for_the_finished_one(source, tmp_path, monkeypatch):
+def test_resume_with_another_file_in_place_of_the_output_starts_over(source, tmp_path, monkeypatch):
     from georsr.writer.partial_tiff import Journal
 
     out = tmp_path / "out.tif"
@@ -244,7 +245,7 @@ def starts_over(caplog, *words):
         ({"indexes": (3, 2, 1)}, ("indexes",)),
     ],
 )
-def test_other_options_start_over(options, words, source, tmp_path, caplog):
+def test_resume_with_other_options_starts_over(options, words, source, tmp_path, caplog):
     other = SMALL | options
     super_resolve(source, tmp_path / "whole.tif", model_of(Counting()), **other)
     out = tmp_path / "out.tif"
@@ -256,7 +257,7 @@ def test_other_options_start_over(options, words, source, tmp_path, caplog):
     assert hidden(tmp_path) == []
 
 
-def test_options_without_influence_go_on(source, tmp_path):
+def test_resume_with_options_without_influence_continues(source, tmp_path):
     out = tmp_path / "out.tif"
     interrupt(source, out, model_of(Counting()), 12)
     options = {
@@ -269,7 +270,7 @@ def test_options_without_influence_go_on(source, tmp_path):
     assert super_resolve(source, out, model_of(Counting()), **SMALL, **options).blocks_resumed > 0
 
 
-def test_another_model_or_precision_starts_over(lite_model, source, tmp_path, caplog):
+def test_resume_with_another_model_or_precision_starts_over(lite_model, source, tmp_path, caplog):
     out = tmp_path / "out.tif"
     interrupt(source, out, model_of(Counting()), 12)
     other = model_of(Counting(), sha256="1" * 64)
@@ -282,7 +283,7 @@ def test_another_model_or_precision_starts_over(lite_model, source, tmp_path, ca
     starts_over(caplog, "arithmetic was fp32 on cpu, is bf16 on cpu")
 
 
-def test_a_changed_source_starts_over(make_raster, texture, source, tmp_path, caplog):
+def test_resume_with_a_changed_source_starts_over(make_raster, texture, source, tmp_path, caplog):
     out = tmp_path / "out.tif"
     interrupt(source, out, model_of(Counting()), 12)
     changed = texture(3, 100, 90, seed=1)
@@ -293,7 +294,7 @@ def test_a_changed_source_starts_over(make_raster, texture, source, tmp_path, ca
         np.testing.assert_array_equal(product.read(), changed.repeat(2, 1).repeat(2, 2))
 
 
-def test_a_touched_file_behind_a_vrt_starts_over(make_raster, texture, tmp_path, caplog):
+def test_resume_with_a_changed_file_of_a_vrt_starts_over(make_raster, texture, tmp_path, caplog):
     import rasterio.shutil
 
     path = make_raster(texture(1, 100, 90))
@@ -378,7 +379,7 @@ HARMLESS = (
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda d: d.__name__)
-def test_a_damaged_journal_or_part_never_makes_a_wrong_product(damage, source, tmp_path):
+def test_resume_with_a_damaged_journal_or_part_gives_the_same_bytes(damage, source, tmp_path):
     super_resolve(source, tmp_path / "whole.tif", model_of(Counting()), **SMALL)
     out = tmp_path / "out.tif"
     interrupt(source, out, model_of(Counting()), 12)
@@ -393,7 +394,7 @@ def test_a_damaged_journal_or_part_never_makes_a_wrong_product(damage, source, t
 @pytest.mark.parametrize(
     "creation", [{"COMPRESS": "NONE"}, {"COMPRESS": "JPEG"}, {"COMPRESS": "LZW"}, {}]
 )
-def test_only_blocks_that_were_damaged_are_made_again(creation, verify, source, tmp_path, caplog):
+def test_resume_with_damaged_blocks_computes_only_those(creation, verify, source, tmp_path, caplog):
     options = SMALL | {"creation_options": creation, "verify": verify}
     super_resolve(source, tmp_path / "whole.tif", model_of(Counting()), **options)
     out, network = tmp_path / "out.tif", Counting()
@@ -410,7 +411,7 @@ def test_only_blocks_that_were_damaged_are_made_again(creation, verify, source, 
     assert hidden(tmp_path) == []
 
 
-def test_every_bit_of_a_part_file_counts(source, tmp_path):
+def test_resume_with_any_bit_of_the_part_flipped_gives_the_same_bytes(source, tmp_path):
     """Flipped anywhere, header and blocks, the product is what it would have been."""
     options = SMALL | {"verify": False}
     super_resolve(source, tmp_path / "whole.tif", model_of(Counting()), **options)
@@ -426,7 +427,7 @@ def test_every_bit_of_a_part_file_counts(source, tmp_path):
         assert out.read_bytes() == whole, place
 
 
-def test_every_byte_of_a_journal_counts(source, tmp_path):
+def test_resume_with_any_byte_of_the_journal_changed_gives_the_same_bytes(source, tmp_path):
     """Changed to another digit, it is still JSON, and not believed."""
     super_resolve(source, tmp_path / "whole.tif", model_of(Counting()), **SMALL)
     whole, out = (tmp_path / "whole.tif").read_bytes(), tmp_path / "out.tif"
@@ -444,7 +445,7 @@ def test_every_byte_of_a_journal_counts(source, tmp_path):
         assert out.read_bytes() == whole, place
 
 
-def test_resume_may_be_insisted_on_or_refused(source, tmp_path, caplog):
+def test_resume_option_true_or_false_is_obeyed(source, tmp_path, caplog):
     out = tmp_path / "out.tif"
     network = model_of(Counting())
     with pytest.raises(UsageError, match="cannot resume: no unfinished run found"):
@@ -473,13 +474,13 @@ def test_resume_may_be_insisted_on_or_refused(source, tmp_path, caplog):
         (SystemExit(1), SystemExit, True),
     ],
 )
-def test_what_may_work_next_time_is_kept(error, raised, kept, source, tmp_path):
+def test_resume_after_errors_that_may_pass_continues(error, raised, kept, source, tmp_path):
     with pytest.raises(raised):
         super_resolve(source, tmp_path / "o.tif", model_of(Counting(error, after=12)), **SMALL)
     assert bool(hidden(tmp_path)) is kept
 
 
-def test_a_target_that_appears_meanwhile_costs_no_work(source, tmp_path):
+def test_resume_after_an_output_appeared_keeps_the_blocks(source, tmp_path):
     out, network = tmp_path / "out.tif", Counting()
 
     def appears():
@@ -497,7 +498,7 @@ def test_a_target_that_appears_meanwhile_costs_no_work(source, tmp_path):
     assert hidden(tmp_path) == []
 
 
-def test_a_device_that_fell_over_is_not_the_networks_fault(source, tmp_path):
+def test_resume_after_a_device_failure_continues(source, tmp_path):
     class FellOverError(RuntimeError):
         pass
 
@@ -509,7 +510,7 @@ def test_a_device_that_fell_over_is_not_the_networks_fault(source, tmp_path):
     assert hidden(tmp_path) == [".o.tif.part.jsonl", ".o.tif.part.tif"]
 
 
-def test_a_damaged_source_leaves_nothing(make_raster, texture, tmp_path):
+def test_run_of_a_damaged_source_leaves_no_files(make_raster, texture, tmp_path):
     source = make_raster(texture(1, 300, 90), tiled=True, blockxsize=32, blockysize=32)
     data = Path(source).read_bytes()
     Path(source).write_bytes(data[: len(data) * 3 // 4])
@@ -527,7 +528,7 @@ class Hungry(Counting):
         return super().forward(x)
 
 
-def test_after_running_out_of_memory_the_smaller_tile_is_gone_on_with(source, tmp_path):
+def test_resume_after_running_out_of_memory_uses_the_smaller_tile(source, tmp_path):
     options = {"blocksize": 32, "halo": 2, "overlap": 4}
     spec = ModelSpec("test", "test", 2, bands=0, band_names=(), tile=64, halo=2, overlap=4)
 
@@ -564,7 +565,7 @@ except GeorsrError as error:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs RLIMIT_FSIZE")
 @pytest.mark.parametrize(("limit", "cog"), [(800_000, 0), (2_500_000, 1)])
-def test_a_full_disk_loses_nothing(limit, cog, make_raster, texture, tmp_path):
+def test_resume_after_a_full_disk_continues(limit, cog, make_raster, texture, tmp_path):
     """In the middle of the file, and in the COG step."""
     source, out = make_raster(texture(3, 200, 200)), tmp_path / "out.tif"
     child = subprocess.run(
@@ -587,7 +588,7 @@ def test_a_full_disk_loses_nothing(limit, cog, make_raster, texture, tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
-def test_runs_killed_at_random_moments(tmp_path):
+def test_resume_after_kills_at_random_moments_gives_the_same_bytes(tmp_path):
     """A few rounds of the benchmark; it has the figures of many."""
     done = subprocess.run(
         [sys.executable, str(REPOSITORY / "benchmarks" / "robustness" / "kill_runs.py"),
@@ -600,7 +601,7 @@ def test_runs_killed_at_random_moments(tmp_path):
     assert "kills" in done.stdout
 
 
-def test_what_is_there_already_needs_no_room(source, tmp_path, monkeypatch):
+def test_resume_needs_disk_space_only_for_the_rest(source, tmp_path, monkeypatch):
     """Half of the product on disk must not make the other half look too large."""
 
     out, network = tmp_path / "out.tif", model_of(Counting())
@@ -613,7 +614,7 @@ def test_what_is_there_already_needs_no_room(source, tmp_path, monkeypatch):
         super_resolve(source, tmp_path / "other.tif", network, **SMALL)
 
 
-def test_an_archive_that_changes_starts_over(make_raster, texture, tmp_path, caplog):
+def test_resume_with_a_changed_archive_starts_over(make_raster, texture, tmp_path, caplog):
     import zipfile
 
     def pack(seed):
@@ -627,7 +628,7 @@ def test_an_archive_that_changes_starts_over(make_raster, texture, tmp_path, cap
     starts_over(caplog, "the source has changed")
 
 
-def test_a_job_travels_to_other_processes(source, tmp_path):
+def test_job_pickled_is_the_same(source, tmp_path):
     import pickle
 
     from georsr.io.reader import open_raster

@@ -50,7 +50,7 @@ DTYPES = ["uint8", "int16", "uint16", "float32"]
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_nearest_model_replicates_exactly(size, dtype, make_raster, texture, tmp_path):
+def test_run_with_nearest_replicates_pixels(size, dtype, make_raster, texture, tmp_path):
     image = texture(2, *size, dtype)
     out = tmp_path / "out.tif"
     # a stretch of the whole range, so that nothing but rounding is between source and product
@@ -67,7 +67,7 @@ def test_nearest_model_replicates_exactly(size, dtype, make_raster, texture, tmp
 
 
 @pytest.mark.parametrize("scale", [1, 3, 4])
-def test_nearest_model_replicates_at_every_scale(scale, make_raster, texture, tmp_path):
+def test_run_with_nearest_at_every_scale_replicates_pixels(scale, make_raster, texture, tmp_path):
     image = texture(3, 41, 70)
     super_resolve(make_raster(image), tmp_path / "o.tif", "nearest", scale, tile_size=32)
     np.testing.assert_array_equal(read(tmp_path / "o.tif"), enlarge(image, scale))
@@ -75,7 +75,7 @@ def test_nearest_model_replicates_at_every_scale(scale, make_raster, texture, tm
 
 @pytest.mark.parametrize("dtype", [*DTYPES, "float64"])
 @pytest.mark.parametrize("model", ["nearest", "bicubic"])
-def test_constant_stays_constant(dtype, model, make_raster, tmp_path):
+def test_run_of_a_constant_stays_constant(dtype, model, make_raster, tmp_path):
     image = np.full((1, 50, 45), 37, dtype)
     super_resolve(make_raster(image), tmp_path / "o.tif", model, 2, tile_size=32)
     product = read(tmp_path / "o.tif")
@@ -83,7 +83,7 @@ def test_constant_stays_constant(dtype, model, make_raster, tmp_path):
     assert (product == 37).all()
 
 
-def test_values_beyond_the_stretch_survive(make_raster, tmp_path):
+def test_run_values_beyond_the_stretch_are_kept(make_raster, tmp_path):
     """Invariant 1 and radiometry: what the network cannot see goes round it."""
     image = np.full((1, 40, 40), 1000, "uint16")
     image[0, :, 20:] = 3000
@@ -104,21 +104,23 @@ def test_values_beyond_the_stretch_survive(make_raster, tmp_path):
     "options",
     [{"batch_size": 3}, {"batch_size": 64}, {"num_threads": 2}, {"blocksize": 64}, {"cog": True}],
 )
-def test_result_is_independent_of_machinery(options, lite_model, make_raster, texture, tmp_path):
+def test_run_does_not_depend_on_batch_threads_or_blocks(
+    options, lite_model, make_raster, texture, tmp_path
+):
     source = make_raster(texture(3, 75, 110))
     super_resolve(source, tmp_path / "a.tif", lite_model)
     super_resolve(source, tmp_path / "b.tif", lite_model, **options)
     np.testing.assert_array_equal(read(tmp_path / "a.tif"), read(tmp_path / "b.tif"))
 
 
-def test_runs_repeat_byte_for_byte(lite_model, make_raster, texture, tmp_path):
+def test_run_repeated_gives_the_same_bytes(lite_model, make_raster, texture, tmp_path):
     source = make_raster(texture(3, 40, 70))
     for name in ("a.tif", "b.tif"):
         super_resolve(source, tmp_path / name, lite_model)
     assert (tmp_path / "a.tif").read_bytes() == (tmp_path / "b.tif").read_bytes()
 
 
-def test_convolution_is_seamless_when_halo_covers_its_reach(make_raster, texture, tmp_path):
+def test_run_with_bicubic_and_any_tile_is_seamless(make_raster, texture, tmp_path):
     """Bicubic sees two pixels: with that halo, any tiling gives the whole image's result."""
     source = make_raster(texture(1, 90, 77, "uint16"))
     products = []
@@ -144,7 +146,7 @@ TRANSFORMS = {
 
 @pytest.mark.parametrize("name", TRANSFORMS)
 @pytest.mark.parametrize("scale", [2, 3])
-def test_corners_agree(name, scale, make_raster, texture, tmp_path):
+def test_run_keeps_the_corners(name, scale, make_raster, texture, tmp_path):
     transform = TRANSFORMS[name]
     crs = "EPSG:4326" if name == "degrees" else "EPSG:32632"
     source = make_raster(texture(1, 30, 41), transform=transform, crs=crs)
@@ -158,7 +160,7 @@ def test_corners_agree(name, scale, make_raster, texture, tmp_path):
             np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-9)
 
 
-def test_a_raster_without_crs_warns_and_works(make_raster, texture, tmp_path):
+def test_run_without_crs_warns(make_raster, texture, tmp_path):
     from georsr.errors import GeoreferenceWarning
 
     source = make_raster(texture(1, 9, 9), crs=None)
@@ -186,7 +188,7 @@ class Failing(torch.nn.Module):
 
 
 @pytest.mark.parametrize("error", [RuntimeError("boom"), KeyboardInterrupt()])
-def test_a_failed_run_leaves_the_old_file(error, make_raster, texture, tmp_path):
+def test_run_failing_leaves_the_old_file(error, make_raster, texture, tmp_path):
     out = tmp_path / "o.tif"
     out.write_bytes(b"old")
     source = make_raster(texture(1, 90, 90))
@@ -198,7 +200,7 @@ def test_a_failed_run_leaves_the_old_file(error, make_raster, texture, tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == before
 
 
-def test_a_damaged_source_stops_the_run(make_raster, texture, tmp_path):
+def test_run_of_a_damaged_source_raises_input_error(make_raster, texture, tmp_path):
     source = make_raster(texture(1, 300, 300), tiled=True, blockxsize=64, blockysize=64)
     data = (tmp_path / "in.tif").read_bytes()
     (tmp_path / "in.tif").write_bytes(data[: len(data) // 2])
@@ -207,13 +209,13 @@ def test_a_damaged_source_stops_the_run(make_raster, texture, tmp_path):
     assert not (tmp_path / "o.tif").exists()
 
 
-def test_a_network_error_names_the_tile(make_raster, texture, tmp_path):
+def test_run_network_error_names_the_tile(make_raster, texture, tmp_path):
     source = make_raster(texture(1, 90, 90))
     with pytest.raises(ModelError, match=r"tile 3 .*rows .*boom"):
         super_resolve(source, tmp_path / "o.tif", custom(Failing(2, 3, RuntimeError("boom"))))
 
 
-def test_values_that_are_not_finite_are_an_error(make_raster, texture, tmp_path):
+def test_run_network_non_finite_values_raise_model_error(make_raster, texture, tmp_path):
     class Nan(torch.nn.Module):
         def forward(self, x):
             return x.repeat_interleave(2, 2).repeat_interleave(2, 3) / 0.0 * 0.0
@@ -222,7 +224,7 @@ def test_values_that_are_not_finite_are_an_error(make_raster, texture, tmp_path)
         super_resolve(make_raster(texture(1, 9, 9)), tmp_path / "o.tif", custom(Nan()))
 
 
-def test_a_wrong_shape_is_an_error(make_raster, texture, tmp_path):
+def test_run_network_wrong_shape_raises_model_error(make_raster, texture, tmp_path):
     with pytest.raises(ModelError, match=r"expected \(1, 1, 18, 18\)"):
         super_resolve(
             make_raster(texture(1, 9, 9)), tmp_path / "o.tif", custom(torch.nn.Identity())
@@ -246,7 +248,7 @@ class Hungry(torch.nn.Module):
         return x.repeat_interleave(2, 2).repeat_interleave(2, 3)
 
 
-def test_out_of_memory_halves_the_batch_and_loses_nothing(texture):
+def test_tile_predictor_out_of_memory_halves_the_batch(texture):
     image = texture(1, 90, 120)
     network = Hungry(2 * 32 * 32)
     model = custom(network)
@@ -259,7 +261,7 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing(texture):
     assert [s[0] for s in network.seen] == [8, 4, 2, 2, 2, 2, 1]
 
 
-def test_out_of_memory_then_halves_the_tile(lite_model, make_raster, texture, tmp_path):
+def test_run_out_of_memory_halves_the_tile(lite_model, make_raster, texture, tmp_path):
     image = texture(3, 90, 120)
     source = make_raster(image)
     big = replace(lite_model.spec, tile=128)
@@ -280,7 +282,9 @@ def test_out_of_memory_then_halves_the_tile(lite_model, make_raster, texture, tm
     np.testing.assert_array_equal(read(tmp_path / "a.tif"), read(tmp_path / "b.tif"))
 
 
-def test_out_of_memory_at_the_smallest_tile_says_what_was_tried(make_raster, texture, tmp_path):
+def test_run_out_of_memory_at_the_smallest_tile_names_the_tiles_tried(
+    make_raster, texture, tmp_path
+):
     with pytest.raises(ResourceError, match=r"tiles tried: 64, 32\)"):
         super_resolve(
             make_raster(texture(1, 99, 99)), tmp_path / "o.tif", custom(Hungry(9), tile=64)
@@ -290,7 +294,7 @@ def test_out_of_memory_at_the_smallest_tile_says_what_was_tried(make_raster, tex
 # -- 6: invalid pixels -------------------------------------------------------------------------
 
 
-def test_nodata_footprint_is_exact(lite_model, make_raster, texture, tmp_path):
+def test_run_nodata_footprint_is_exact(lite_model, make_raster, texture, tmp_path):
     image = texture(3, 60, 80)
     image[image == 0] = 1
     hole = np.random.default_rng(2).random((60, 80)) < 0.1
@@ -301,7 +305,7 @@ def test_nodata_footprint_is_exact(lite_model, make_raster, texture, tmp_path):
     np.testing.assert_array_equal(product == 0, np.broadcast_to(enlarge(hole, 2), product.shape))
 
 
-def test_invalid_values_never_reach_valid_pixels(lite_model, make_raster, texture, tmp_path):
+def test_run_invalid_values_do_not_affect_valid_pixels(lite_model, make_raster, texture, tmp_path):
     """Whatever stands under the mask, the valid pixels come out the same."""
     image = texture(3, 60, 80, "float32")
     hole = np.zeros((60, 80), bool)
@@ -320,7 +324,7 @@ def test_invalid_values_never_reach_valid_pixels(lite_model, make_raster, textur
     assert (products[0][:, ~fine] == -9999).all()
 
 
-def test_empty_tiles_skip_the_network(make_raster, texture, tmp_path):
+def test_run_empty_tiles_skip_the_network(make_raster, texture, tmp_path):
     image = texture(1, 200, 200, "uint16")
     image[image == 0] = 1
     image[:, :, 90:] = 0
@@ -340,7 +344,7 @@ def test_empty_tiles_skip_the_network(make_raster, texture, tmp_path):
     np.testing.assert_array_equal(read(tmp_path / "o.tif"), enlarge(image, 2))
 
 
-def test_empty_strips_are_not_hoarded(texture):
+def test_tile_pipeline_of_empty_rows_yields_blocks_at_once(texture):
     """A mosaic of nothing must not be read whole before its first block is written."""
     reads = []
 
@@ -363,7 +367,7 @@ def test_empty_strips_are_not_hoarded(texture):
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_half_precision_is_close_and_leaves_the_model_alone(
+def test_run_in_half_precision_is_close_and_keeps_the_model(
     precision, lite_model, make_raster, texture, tmp_path
 ):
     source = make_raster(texture(3, 40, 60))
@@ -375,7 +379,7 @@ def test_half_precision_is_close_and_leaves_the_model_alone(
     assert np.abs(full - half).mean() < 0.6  # of 8 bits, with untrained, large weights
 
 
-def test_an_all_invalid_raster_runs_no_network(make_raster, tmp_path):
+def test_run_of_an_invalid_raster_skips_the_network(make_raster, tmp_path):
     failing = custom(Failing(2, 0, RuntimeError("must not run")))
     source = make_raster(np.zeros((1, 50, 50), "uint8"), nodata=0)
     report = super_resolve(source, tmp_path / "o.tif", failing)
@@ -383,7 +387,7 @@ def test_an_all_invalid_raster_runs_no_network(make_raster, tmp_path):
     assert (read(tmp_path / "o.tif") == 0).all()
 
 
-def test_mask_and_alpha_are_enlarged_exactly(make_raster, texture, tmp_path):
+def test_run_mask_and_alpha_are_replicated(make_raster, texture, tmp_path):
     mask = (np.random.default_rng(1).random((40, 50)) < 0.7).astype("uint8") * 255
     rgb = texture(3, 40, 50)
     masked = make_raster(rgb, "m.tif", after=lambda d: d.write_mask(mask))
@@ -413,7 +417,7 @@ def test_mask_and_alpha_are_enlarged_exactly(make_raster, texture, tmp_path):
 # -- what else users rely on ---------------------------------------------------------------------
 
 
-def test_metadata_and_provenance_are_kept(make_raster, texture, tmp_path):
+def test_run_keeps_metadata_and_writes_tags(make_raster, texture, tmp_path):
     def describe(dataset):
         dataset.descriptions = ("red", "near infrared")
         dataset.scales, dataset.offsets = (0.0001, 0.0001), (-0.1, -0.1)
@@ -436,7 +440,7 @@ def test_metadata_and_provenance_are_kept(make_raster, texture, tmp_path):
         assert "synthesised" in out.tags()["GEORSR_NOTE"]
 
 
-def test_report_says_what_happened(lite_model, make_raster, texture, tmp_path):
+def test_run_report_has_sizes_counts_and_times(lite_model, make_raster, texture, tmp_path):
     report = super_resolve(make_raster(texture(3, 70, 70)), tmp_path / "o.tif", lite_model)
     facts = json.loads(report.to_json())
     assert (facts["width"], facts["height"], facts["dtype"]) == (140, 140, "uint8")
@@ -444,7 +448,7 @@ def test_report_says_what_happened(lite_model, make_raster, texture, tmp_path):
     assert set(facts["seconds"]) >= {"total", "network", "join", "write", "verify", "read"}
 
 
-def test_wrong_band_counts_name_the_bands(lite_model, make_raster, texture, tmp_path):
+def test_run_wrong_band_count_names_the_bands(lite_model, make_raster, texture, tmp_path):
     source = make_raster(texture(5, 20, 20), photometric="minisblack")
     with pytest.raises(UsageError, match=r"which of its 5 bands are red, green and blue: .*--bidx"):
         super_resolve(source, tmp_path / "o.tif", lite_model)
@@ -452,14 +456,14 @@ def test_wrong_band_counts_name_the_bands(lite_model, make_raster, texture, tmp_
     assert read(tmp_path / "o.tif").shape == (3, 40, 40)
 
 
-def test_band_order_is_the_users(make_raster, texture, tmp_path):
+def test_run_indexes_set_the_band_order(make_raster, texture, tmp_path):
     image = texture(4, 20, 20)
     source = make_raster(image, photometric="minisblack")
     super_resolve(source, tmp_path / "o.tif", "nearest", 2, indexes=(4, 1))
     np.testing.assert_array_equal(read(tmp_path / "o.tif"), enlarge(image[[3, 0]], 2))
 
 
-def test_absurd_headers_are_refused_at_once(make_raster, tmp_path):
+def test_run_of_an_absurd_header_is_refused_at_once(make_raster, tmp_path):
     path = tmp_path / "bomb.tif"
     with rasterio.open(
         path,
@@ -480,7 +484,7 @@ def test_absurd_headers_are_refused_at_once(make_raster, tmp_path):
         super_resolve(path, tmp_path / "o.tif", "nearest", 2)
 
 
-def test_the_process_is_left_as_it_was(lite_model, make_raster, texture, tmp_path):
+def test_run_leaves_the_process_unchanged(lite_model, make_raster, texture, tmp_path):
     import os
     import signal
 
@@ -499,7 +503,7 @@ def test_the_process_is_left_as_it_was(lite_model, make_raster, texture, tmp_pat
     assert {p.name for p in tmp_path.iterdir()} - files == {"o.tif"}
 
 
-def test_models_of_the_zoo_keep_to_their_contract():
+def test_interpolation_models_return_scaled_shapes():
     for name in ("bicubic-x2", "bicubic-x3", "nearest-x4"):
         model = open_model(name)
         s = model.spec.scale

@@ -6,7 +6,7 @@ import georsr
 
 
 @pytest.mark.parametrize("times", [1, 2, 4])
-def test_pixels_that_are_blocks_are_told_once(make_raster, texture, tmp_path, recwarn, times):
+def test_run_of_an_upsampled_source_warns_once(make_raster, texture, tmp_path, recwarn, times):
     image = texture(3, 120 // times, 90).repeat(times, 1).repeat(times, 2)
     path = make_raster(image)
     report = georsr.super_resolve(path, tmp_path / "o.tif", "segsr-lite-x2")
@@ -20,7 +20,7 @@ def test_pixels_that_are_blocks_are_told_once(make_raster, texture, tmp_path, re
         assert f"-outsize {100 // times}% {100 // times}%" in told[0]
 
 
-def test_bicubic_sharpens_nothing_and_says_nothing(make_raster, texture, tmp_path):
+def test_run_with_bicubic_of_an_upsampled_source_does_not_warn(make_raster, texture, tmp_path):
     path = make_raster(texture(3, 60, 60).repeat(2, 1).repeat(2, 2))
     report = georsr.super_resolve(path, tmp_path / "o.tif", "bicubic-x2")
     assert not any("every pixel" in text for text in report.warnings)

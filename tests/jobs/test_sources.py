@@ -75,27 +75,27 @@ def check(source, image, tmp_path):
         assert out.crs.to_epsg() == 32632
 
 
-def test_a_web_address(served, make_raster, texture, tmp_path):
+def test_run_from_a_web_address_gives_the_same_pixels(served, make_raster, texture, tmp_path):
     image = texture(1, 90, 70)
     make_raster(image, tiled=True, blockxsize=32, blockysize=32)
     check(f"{served}/in.tif", image, tmp_path)
 
 
-def test_inside_an_archive(make_raster, texture, tmp_path):
+def test_run_from_an_archive_gives_the_same_pixels(make_raster, texture, tmp_path):
     image = texture(1, 40, 30)
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.write(make_raster(image), "inner/in.tif")
     check(f"/vsizip/{tmp_path}/a.zip/inner/in.tif", image, tmp_path)
 
 
-def test_a_vrt(make_raster, texture, tmp_path):
+def test_run_from_a_vrt_gives_the_same_pixels(make_raster, texture, tmp_path):
     image = texture(1, 40, 30)
     make_raster(image)
     rasterio.shutil.copy(tmp_path / "in.tif", tmp_path / "v.vrt", driver="VRT")
     check(tmp_path / "v.vrt", image, tmp_path)
 
 
-def test_jpeg_2000(make_raster, texture, tmp_path):
+def test_run_from_jpeg_2000_gives_the_same_pixels(make_raster, texture, tmp_path):
     image = texture(1, 64, 48)
     rasterio.shutil.copy(
         make_raster(image),

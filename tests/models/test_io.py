@@ -166,7 +166,7 @@ def test_model_spec_json_round_trips_and_rejects_invalid_text(lite_model):
         ("{", "not valid JSON"),
         (json.dumps({**raw, "scale": 99}), "expected 1 to 8"),
         (json.dumps({**raw, "tile": 30, "multiple_of": 16}), "not a multiple of 16"),
-        (json.dumps({**raw, "halo": -1}), "must not be negative"),
+        (json.dumps({**raw, "halo": -1}), "expected 0 to 16384"),
     ):
         with pytest.raises(ModelError, match=message):
             ModelSpec.from_json(text)

@@ -12,8 +12,8 @@ from georsr.api import super_resolve_array
 from georsr.config import SRConfig
 from georsr.device import select_device
 from georsr.errors import InputError, ModelError, UsageError
+from georsr.inference.pipeline import calibration_tiles
 from georsr.inference.predictor import TilePredictor, place_model
-from georsr.inference.tiles import calibration_tiles
 from georsr.io.reader import open_raster
 from georsr.models.io import Model, build, open_model
 from georsr.models.onnx import export

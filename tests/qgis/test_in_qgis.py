@@ -5,6 +5,7 @@ import shutil
 import signal
 import time
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pytest
@@ -46,7 +47,7 @@ def new(folder):
     return sorted(path.name for path in folder.iterdir() if path.name not in known)
 
 
-def test_a_scene_becomes_what_the_command_makes_of_it(qgis, folder):
+def test_algorithm_output_equals_that_of_the_command(qgis, folder):
     product, same = folder / "größer 4x.tif", folder / "same.tif"
     code, told, said = qgis.run(
         "georsr:superresolve", INPUT=folder / "town ü.tif", OUTPUT=product, DEVICE="cpu"
@@ -66,17 +67,20 @@ def test_a_scene_becomes_what_the_command_makes_of_it(qgis, folder):
     assert new(folder) == sorted([product.name, same.name])
 
 
-def test_bands_and_advanced_options_arrive(qgis, folder, sample):
+def test_algorithm_bands_and_advanced_options_are_passed(qgis, folder, sample):
     product = folder / "o.tif"
     code, _, said = qgis.run(
         "georsr:superresolve",
         INPUT=sample("fields_4band_10m.tif"),
         OUTPUT=product,
-        MODEL="bicubic-x2",
-        BANDS="3;2;1",
+        MODEL="2",  # as "qgis_process help" lists it: bicubic
+        SCALE="2",
+        RED=3,
+        GREEN=2,
+        BLUE=1,
         TILE=64,
         COG="true",
-        NODATA="0",
+        NODATA="none",
         EXTRA="--co COMPRESS=ZSTD --dtype float32",
     )
     assert code == 0, said
@@ -88,7 +92,7 @@ def test_bands_and_advanced_options_arrive(qgis, folder, sample):
         assert dataset.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
 
 
-def test_a_step_of_a_model(qgis, folder):
+def test_algorithm_as_a_step_of_a_model_runs(qgis, folder):
     product = folder / "stretched.tif"
     # QGIS 3.22 puts the step's name before the output's
     outputs = {"stretch:stretched": product, "stretched": product}
@@ -100,7 +104,7 @@ def test_a_step_of_a_model(qgis, folder):
     assert (values.min(), values.max()) == pytest.approx((0, 1), abs=1e-6)
 
 
-def test_quality_layers_of_a_finished_product(qgis, folder):
+def test_algorithm_quality_layers_of_a_finished_output(qgis, folder):
     scene, product, layers = folder / "town ü.tif", folder / "x2.tif", folder / "layers.tif"
     assert invoke(["sr", str(scene), str(product), "-m", "segsr-lite-x2", "-q"]) == 0
     code, told, said = qgis.run(
@@ -113,8 +117,8 @@ def test_quality_layers_of_a_finished_product(qgis, folder):
         assert np.isfinite(dataset.read(1)).all()
 
 
-def test_information_about_models_work_and_georsr(qgis, folder):
-    code, told, said = qgis.run("georsr:modelinformation", MODEL="segsr-lite-x2")
+def test_algorithm_model_information_returns_facts(qgis, folder):
+    code, told, said = qgis.run("georsr:modelinformation", MODEL="segsr-lite", SCALE="2")
     assert code == 0, said
     results = told["results"]
     assert (results["NAME"], results["SCALE"]) == ("segsr-lite-x2", 2)
@@ -123,13 +127,13 @@ def test_information_about_models_work_and_georsr(qgis, folder):
     assert "trained_on: " in said
     assert "georsr works" in said
     scene = folder / "town ü.tif"
-    code, told, said = qgis.run("georsr:modelinformation", MODEL="bicubic-x2", INPUT=scene)
+    code, told, said = qgis.run("georsr:modelinformation", MODEL="bicubic", SCALE="2", INPUT=scene)
     assert code == 0, said
     assert told["results"]["BAND_NAMES"] == "any"
     assert "tiles" in said
 
 
-def test_extent_in_another_crs_and_a_mask_in_memory(qgis, folder):
+def test_algorithm_extent_in_another_crs_and_memory_mask(qgis, folder):
     told = qgis.play("areas", source=str(folder / "town ü.tif"), folder=str(folder))
     assert told["extent"]["ok"], told["extent"]["said"]
     with rasterio.open(folder / "extent.tif") as dataset, rasterio.open(TOWN) as source:
@@ -148,14 +152,26 @@ def test_extent_in_another_crs_and_a_mask_in_memory(qgis, folder):
     assert "mask layer 'nothing' holds no polygon" in told["empty"]["said"]
 
 
-def test_a_batch_does_what_it_can(qgis, folder):
+def test_layer_of_output_has_name_and_stretch_of_its_source(qgis, folder, sample):
+    source = sample("fields_4band_10m.tif")
+    told = qgis.play("layers", source=str(source), output=str(folder / "o.tif"))
+    assert told["ok"], told["said"]
+    assert told["name"] == "my fields x2"
+    assert told["bands"] == [1, 2, 3]  # of red, green, blue, that are bands 3, 2, 1 of the source
+    assert told["minima"] == [100, 101, 102]
+    assert "bands 3,2,1 of 4 (red, green, blue)" in told["said"]
+    assert "'Bands of the output' all" in told["said"]
+    assert Path(unquote(urlsplit(told["help"]).path)).is_file()
+
+
+def test_batch_with_a_failing_row_runs_the_others(qgis, folder):
     told = qgis.play("batch", source=str(folder / "town ü.tif"), folder=str(folder))
     assert told == {"rows": 3}
     assert new(folder) == ["a.tif", "batch.json", "c.tif"]
     assert np.array_equal(pixels(folder / "a.tif"), pixels(folder / "c.tif"))
 
 
-def test_cancel_leaves_nothing_and_the_old_file_as_it_was(qgis, folder, sample):
+def test_algorithm_cancelled_leaves_the_old_file(qgis, folder, sample):
     old = folder / "old.tif"
     old.write_bytes(b"as it was")
     source = sample("town_rgb_0.5m.tif")
@@ -168,10 +184,10 @@ def test_cancel_leaves_nothing_and_the_old_file_as_it_was(qgis, folder, sample):
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks into /proc")
-def test_georsr_does_not_outlive_a_qgis_that_is_killed(qgis, folder, sample):
+def test_qgis_killed_ends_georsr(qgis, folder, sample):
     product = folder / "o.tif"
     source = sample("town_rgb_0.5m.tif")
-    words = [f"INPUT={source}", f"OUTPUT={product}", "TILE=32", "MODEL=segsr-lite-x4"]
+    words = [f"INPUT={source}", f"OUTPUT={product}", "TILE=32", "MODEL=segsr-lite"]
     process = qgis.start("run", "georsr:superresolve", "--", *words)
     limit = time.monotonic() + 120
     while not (folder / ".o.tif.part.tif").exists() and time.monotonic() < limit:
@@ -222,7 +238,7 @@ EXPECTED = {
     "web": "layer of the provider 'wms', not a file",
     "memory": "in the memory of QGIS only",
     "extra": "More options: No closing quotation",
-    "bands": "takes 3 bands (red, green, blue), got 2",
+    "bands": "choose the red, the green and the blue band, or none",
     "folder": "the folder /proc cannot be written to",
     "information of a web map": "layer of the provider 'wms', not a file",
     "gone": "there is no file",
@@ -232,7 +248,7 @@ EXPECTED = {
 }
 
 
-def test_what_cannot_work_is_said_in_one_line_and_logged(qgis, folder, unfit):
+def test_algorithm_bad_input_is_one_line_in_the_log(qgis, folder, unfit):
     told = qgis.play(
         "refusals",
         source=str(folder / "town ü.tif"),
@@ -250,7 +266,7 @@ def test_what_cannot_work_is_said_in_one_line_and_logged(qgis, folder, unfit):
     assert new(folder) == []
 
 
-def test_georsr_missing_stops_qgis_process_with_the_remedy(qgis, folder):
+def test_algorithm_without_georsr_names_the_remedy(qgis, folder):
     code, _, said = qgis.run(
         "georsr:superresolve",
         environment={"GEORSR_EXECUTABLE": str(folder / "gone")},
@@ -262,15 +278,15 @@ def test_georsr_missing_stops_qgis_process_with_the_remedy(qgis, folder):
     assert new(folder) == []
 
 
-def test_the_window_offers_everything(qgis, folder):
+def test_dialog_has_all_parameters(qgis, folder):
     told = qgis.play("dialog", source=str(folder / "town ü.tif"))
-    basic = {"INPUT", "MODEL", "BANDS", "EXTENT", "MASK", "OUTPUT"}
+    basic = {"INPUT", "MODEL", "SCALE", "RED", "GREEN", "BLUE", "EXTENT", "MASK", "OUTPUT"}
     assert basic | {"MODEL_FILE", "TILE", "DEVICE", "COG", "EXTRA"} <= set(told["names"])
-    assert told["model"] == "segsr-lite-x4-sensor"
+    assert told["model"] == "segsr-lite-sensor"
     assert told["tile"] is None
 
 
-def test_the_raster_menu_has_an_entry_while_the_plugin_is_loaded(qgis):
+def test_plugin_loaded_adds_a_menu_entry(qgis):
     told = qgis.play("menu")
     assert told["there"] == ["Super-resolve Raster…"]
     assert (told["left"], told["gone"]) == (0, True)

@@ -9,10 +9,13 @@ from georsr.qgis.georsr_processing.arguments import (
     MODELS,
     OTHER_BANDS,
     OUTPUT_BANDS,
+    SCALES,
     Request,
     layers_arguments,
+    model_name,
     shown,
     split_extra,
+    with_fields,
 )
 
 from georsr.config import CHOICES
@@ -24,7 +27,7 @@ def parsed(request):
     return sr.make_context("sr", words[1:]).params
 
 
-def test_everything_a_dialog_offers_is_understood():
+def test_arguments_of_all_parameters_are_parsed_by_sr():
     values = parsed(
         Request(
             source="/a b/ü in.tif",
@@ -36,7 +39,7 @@ def test_everything_a_dialog_offers_is_understood():
             aoi_mask=False,
             tile_size=64,
             device="cpu",
-            src_nodata=-9999.0,
+            src_nodata="-9999",
             cog=True,
             consistency="on",
             tta=True,
@@ -46,8 +49,7 @@ def test_everything_a_dialog_offers_is_understood():
             extra="--co DESCRIPTION='Berlin North' --dtype uint16",
         )
     )
-    assert values["sources"] == ("/a b/ü in.tif",)
-    assert values["destination"] == "-odd.tif"
+    assert values["paths"] == ("/a b/ü in.tif", "-odd.tif")
     assert values["model"] == "segsr-lite-x2"
     assert values["indexes"] == (4, 3, 2)
     assert values["bounds"] == (-10.5, 0.1, 1e-7, 4.0)
@@ -62,7 +64,7 @@ def test_everything_a_dialog_offers_is_understood():
     assert values["dtype"] == "uint16"
 
 
-def test_what_is_not_given_stays_georsrs_default():
+def test_arguments_without_options_keep_the_defaults():
     values = parsed(Request("in.tif", "out.tif", "bicubic-x2"))
     plain = sr.make_context("sr", ["in.tif", "out.tif"]).params
     ours = {"model", "progress", "as_json", "overwrite", "resume"}
@@ -74,7 +76,7 @@ def test_what_is_not_given_stays_georsrs_default():
     assert values["resume"] is False
 
 
-def test_quality_layers_are_asked_for():
+def test_layers_arguments_are_parsed_by_quality_layers():
     words = layers_arguments("-in.tif", "p.tif", "q.tif", "w.safetensors", "m.geojson", "cpu")
     assert words[:2] == ["quality", "layers"]
     values = layers.make_context("layers", words[2:]).params
@@ -86,7 +88,7 @@ def test_quality_layers_are_asked_for():
     assert (plain.params["model"], plain.params["aoi"]) == (None, None)
 
 
-def test_additional_options_are_split_as_in_a_shell():
+def test_split_extra_splits_as_a_shell():
     assert split_extra("") == []
     assert split_extra(r"--aoi 'C:\my data\a.geojson' -q") == [
         "--aoi",
@@ -97,7 +99,7 @@ def test_additional_options_are_split_as_in_a_shell():
         split_extra("--aoi 'open")
 
 
-def test_a_command_is_shown_so_that_it_can_be_pasted():
+def test_shown_command_is_quoted():
     assert shown(["georsr", "sr", "a b.tif"]) == "georsr sr 'a b.tif'"
 
 
@@ -110,19 +112,28 @@ def test_a_command_is_shown_so_that_it_can_be_pasted():
         "https://SECRET@h/a.tif#SECRET",
     ],
 )
-def test_a_command_is_shown_without_secrets(address):
+def test_shown_command_hides_secrets(address):
     assert "SECRET" not in shown(["georsr", "sr", address, "out.tif"])
     assert shown(["a?b.tif", "#c"]) == "'a?b.tif' '#c'"
 
 
-def test_choices_are_those_georsr_has():
+def test_choices_equal_those_of_georsr():
     from georsr.models.registry import DEFAULT, bundled_weights, list_models, resolve_name
 
     names = {spec.name for spec in list_models()}
-    assert set(MODELS) <= names
-    assert set(bundled_weights()) <= set(MODELS), "name new models in the plugin's catalogue"
-    assert MODELS[0] == DEFAULT.format(scale=4) == resolve_name(None, None)
+    offered = {model_name(model, scale) for model in MODELS for scale in SCALES} & names
+    assert offered >= set(bundled_weights()), "name new models in the plugin's catalogue"
+    assert model_name(MODELS[0], SCALES[0]) == DEFAULT.format(scale=4) == resolve_name(None, None)
+    assert model_name("bicubic", "3") in names
     assert DEVICES[0] == "auto"
     assert CHOICES["output_bands"] == OUTPUT_BANDS
     assert CHOICES["other_bands"] == OTHER_BANDS
     assert CHOICES["consistency"] == CONSISTENCY
+
+
+def test_with_fields_names_fields_instead_of_options():
+    message = "got 4; choose with --bidx; or use --band-mode per-band, or --dtype uint16"
+    assert with_fields(message) == (
+        "got 4; choose with 'Red band, Green band, Blue band'; or use 'How the other bands are "
+        "enlarged' per-band, or --dtype (in 'More options') uint16"
+    )

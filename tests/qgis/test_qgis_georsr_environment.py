@@ -17,7 +17,7 @@ QGIS = {
 }
 
 
-def test_libraries_of_qgis_stay_out_and_the_users_wishes_go_through():
+def test_process_environment_drops_qgis_and_keeps_user_variables():
     made = process_environment(QGIS, "/venv/bin/georsr", windows=False)
     assert not {"PYTHONHOME", "PYTHONPATH", "GDAL_DATA", "PROJ_LIB", "LD_LIBRARY_PATH"} & set(made)
     kept = ("PATH", "HOME", "AWS_PROFILE", "GDAL_HTTP_TIMEOUT", "https_proxy")
@@ -25,7 +25,7 @@ def test_libraries_of_qgis_stay_out_and_the_users_wishes_go_through():
     assert made["PYTHONIOENCODING"] == "utf-8"
 
 
-def test_on_windows_dlls_are_looked_for_in_the_environment_of_georsr(tmp_path):
+def test_process_environment_on_windows_sets_the_dll_path(tmp_path):
     for folder in ("Scripts", "Library/bin"):
         (tmp_path / folder).mkdir(parents=True)
     environ = {
@@ -42,6 +42,6 @@ def test_on_windows_dlls_are_looked_for_in_the_environment_of_georsr(tmp_path):
     assert "Gdal_Data" not in made
 
 
-def test_arguments_are_utf8_whatever_the_locale():
+def test_process_arguments_are_utf8():
     assert process_arguments(["a", "ü b"], posix=True) == [b"a", b"\xc3\xbc b"]
     assert process_arguments(["ü"], posix=False) == ["ü"]

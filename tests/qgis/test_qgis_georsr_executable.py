@@ -39,7 +39,7 @@ def nowhere(tmp_path, monkeypatch):
     return {"PATH": str(empty)}, empty
 
 
-def test_setting_then_variable_then_record_then_path(program, nowhere, tmp_path):
+def test_find_georsr_prefers_setting_variable_record_path(program, nowhere, tmp_path):
     environ, folder = nowhere
     with pytest.raises(ExecutableError, match=r"pip install georsr.*georsr qgis install"):
         find_georsr("", environ, folder)
@@ -55,13 +55,13 @@ def test_setting_then_variable_then_record_then_path(program, nowhere, tmp_path)
     assert find_georsr(chosen, environ, folder).command == (chosen,)
 
 
-def test_desktops_have_a_short_path(program, nowhere, tmp_path):
+def test_find_georsr_looks_into_local_bin(program, nowhere, tmp_path):
     environ, folder = nowhere
     here = program(name="empty/.local/bin/georsr")
     assert find_georsr("", environ, folder).command == (str(here),)
 
 
-def test_the_folder_of_an_environment_will_do(program, nowhere, tmp_path):
+def test_find_georsr_accepts_an_environment_folder(program, nowhere, tmp_path):
     environ, folder = nowhere
     inside = program(name="venv/bin/georsr")
     assert find_georsr(str(tmp_path / "venv"), environ, folder).command == (str(inside),)
@@ -69,7 +69,7 @@ def test_the_folder_of_an_environment_will_do(program, nowhere, tmp_path):
         find_georsr(str(folder), environ, folder)
 
 
-def test_a_name_that_is_not_there_is_not_passed_over(program, nowhere):
+def test_find_georsr_missing_named_file_is_an_error(program, nowhere):
     environ, folder = nowhere
     program(name="bin/georsr")
     environ[VARIABLE] = "/gone/georsr"
@@ -78,7 +78,7 @@ def test_a_name_that_is_not_there_is_not_passed_over(program, nowhere):
 
 
 @pytest.mark.parametrize("record", ["", "[]", '{"command": []}', '{"command": ["/gone"]}'])
-def test_a_record_that_is_of_no_use_is_passed_over(record, nowhere):
+def test_find_georsr_useless_record_is_ignored(record, nowhere):
     environ, folder = nowhere
     (folder / RECORD).write_text(record)
     with pytest.raises(ExecutableError, match="was not found"):
@@ -89,7 +89,7 @@ def version_of(path):
     return check_version(find_georsr(str(path)))
 
 
-def test_versions(program):
+def test_version_of_reads_and_checks_the_version(program):
     assert version_of(program()) == "0.1.0"
     assert version_of(program('echo "georsr, version 2.0.0rc1"')) == "2.0.0rc1"
     with pytest.raises(
@@ -106,20 +106,20 @@ def test_versions(program):
         ("exit 3", "exit code 3"),
     ],
 )
-def test_broken_ones_say_why_and_what_to_do(program, text, message):
+def test_version_of_a_broken_installation_names_cause_and_remedy(program, text, message):
     with pytest.raises(ExecutableError, match=message) as caught:
         version_of(program(text))
     assert "doctor' in a terminal" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_no_program_cannot_be_run(tmp_path):
+def test_version_of_a_text_file_raises(tmp_path):
     (tmp_path / "georsr").write_text("text")
     with pytest.raises(ExecutableError, match="cannot be run: Permission denied"):
         version_of(tmp_path / "georsr")
 
 
-def test_it_runs_without_qgis_environment(program, monkeypatch):
+def test_version_of_ignores_python_variables_of_qgis(program, monkeypatch):
     monkeypatch.setenv("PYTHONHOME", "/nowhere")
     monkeypatch.setenv("PYTHONPATH", "/nowhere")
     script = program(f"exec '{sys.executable}' -c \"print('georsr, version 0.1.0')\"")

@@ -25,12 +25,12 @@ def texts():
     return "\n".join(found)
 
 
-def test_there_is_a_table():
+def test_manual_lists_messages():
     assert len(MESSAGES) > 15
 
 
 @pytest.mark.parametrize("message", MESSAGES)
-def test_messages_are_those_that_are_said(message, texts):
+def test_manual_messages_occur_in_the_code(message, texts):
     for given, stands in GIVEN.items():
         message = re.sub(given, stands, message)
     parts = [part.strip(" ;,:") for part in message.split("…")]
@@ -40,7 +40,7 @@ def test_messages_are_those_that_are_said(message, texts):
         assert part in texts, part
 
 
-def test_the_picture_is_small():
+def test_manual_picture_is_small():
     picture = REPOSITORY / "docs" / "images" / "qgis-dialog.png"
     assert "(../images/qgis-dialog.png)" in PAGE
     assert picture.stat().st_size < 200_000

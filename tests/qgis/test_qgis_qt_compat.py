@@ -44,7 +44,7 @@ def compat(core, monkeypatch):
 
 
 @pytest.mark.parametrize("core", [OLD, NEW], ids=["QGIS 3.22", "QGIS 4"])
-def test_enumerations_are_found(core, monkeypatch):
+def test_qt_compat_enumerations_of_old_and_new_qgis(core, monkeypatch):
     module = compat(core, monkeypatch)
     assert module.ADVANCED == "advanced"
     assert (module.INTEGER, module.DOUBLE) == ("integer", "double")
@@ -63,20 +63,20 @@ def imported(tree):
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_modules_need_python_3_9_qgis_and_nothing_else(path):
+def test_plugin_modules_need_only_python_3_9_and_qgis(path):
     tree = ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 9))
     allowed = set(sys.stdlib_module_names) - {"tomllib"} | {"qgis", "processing", "__future__"}
     assert {name.split(".")[0] for name in imported(tree)} <= allowed
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_names_of_one_qt_only_are_not_used(path):
+def test_plugin_modules_avoid_names_of_one_qt(path):
     text = path.read_text(encoding="utf-8")
     assert "PyQt5" not in text.replace("(PyQt5)", "")
     assert "exec_(" not in text
 
 
-def test_modules_without_qgis_load_without_it():
+def test_plugin_modules_without_qgis_imports_load():
     for name in ("arguments", "georsr_executable", "subprocess_runner"):
         tree = ast.parse((plugin_folder() / f"{name}.py").read_text(encoding="utf-8"))
         assert "qgis" not in {found.split(".")[0] for found in imported(tree)}

@@ -38,7 +38,7 @@ def run(code, ear=None):
     return run_process([sys.executable, "-c", code], os.environ, ear), ear
 
 
-def test_progress_messages_and_the_report_arrive():
+def test_run_process_passes_progress_messages_and_report():
     outcome, ear = run(
         """
 import sys
@@ -57,20 +57,20 @@ print("thinking", file=sys.stderr)
     assert (outcome.code, outcome.cancelled, outcome.failure()) == (0, False, "")
 
 
-def test_an_error_is_its_own_message():
+def test_failure_of_an_error_is_its_message():
     outcome, _ = run(
         "import sys; print('Error: in.tif: no such file', file=sys.stderr); sys.exit(2)"
     )
     assert outcome.failure() == "in.tif: no such file"
 
 
-def test_a_traceback_becomes_its_last_line_and_a_remedy():
+def test_failure_of_a_traceback_is_its_last_line_and_a_remedy():
     outcome, ear = run("raise ImportError('no torch')")
     assert "ImportError: no torch); run 'georsr doctor'" in outcome.failure()
     assert ear.lines[0].startswith("Traceback")
 
 
-def test_being_killed_is_explained():
+def test_failure_of_a_killed_process_is_explained():
     assert "memory" in ProcessResult(code=-9).failure()
     assert "no message" in ProcessResult(code=1).failure()
 
@@ -83,7 +83,7 @@ def alive(pid):
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks into /proc")
-def test_cancel_ends_the_child_and_its_children(monkeypatch):
+def test_run_process_cancelled_ends_child_and_grandchildren(monkeypatch):
     monkeypatch.setattr(subprocess_runner, "TERMINATE_TIMEOUT", 0.5)
     code = """
 import signal, subprocess, sys, time
@@ -101,7 +101,7 @@ time.sleep(1000)
         time.sleep(0.01)
 
 
-def test_cancel_lets_the_child_clean_up():
+def test_run_process_cancelled_lets_the_child_clean_up():
     code = """
 import signal, sys, time
 def end(number, frame):
@@ -116,7 +116,7 @@ time.sleep(1000)
     assert ear.lines == ["ready", "tidied up"]
 
 
-def test_a_listener_that_fails_takes_the_child_with_it():
+def test_run_process_with_a_failing_listener_ends_the_child():
     def fail(ear):
         raise RuntimeError("window closed")
 
@@ -126,12 +126,12 @@ def test_a_listener_that_fails_takes_the_child_with_it():
     assert time.monotonic() - begun < 300
 
 
-def test_a_program_that_is_not_there():
+def test_run_process_missing_program_raises():
     with pytest.raises(OSError, match="No such file"):
         run_process(["/gone/georsr"], os.environ, Ear())
 
 
-def test_only_new_leftovers_of_this_product_go(tmp_path):
+def test_remove_leftovers_deletes_new_files_of_this_output_only(tmp_path):
     output = tmp_path / "o [1].tif"
     mine, theirs = tmp_path / ".o [1].tif.part.tif", tmp_path / ".o [1].tif.part.jsonl"
     other = tmp_path / ".p.tif.part.tif"
@@ -144,7 +144,7 @@ def test_only_new_leftovers_of_this_product_go(tmp_path):
     assert unfinished(str(tmp_path / "none" / "o.tif")) == set()
 
 
-def test_leftovers_have_the_names_that_georsr_gives_them(tmp_path):
+def test_leftovers_have_the_names_of_temp_paths(tmp_path):
     from georsr.writer.paths import temp_paths
 
     output = tmp_path / "o.tif"

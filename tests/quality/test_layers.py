@@ -63,7 +63,7 @@ def scene(make_raster, texture):
     return make_raster(values, nodata=0)
 
 
-def test_the_ensemble_is_the_mean_of_the_eight_answers(lite_model, texture):
+def test_tta_mean_is_the_mean_of_eight_predictions(lite_model, texture):
     image = texture(3, 16, 24).astype(np.float32) / 255
     with torch.inference_mode():
         mean = tta_mean(lite_model.network, torch.from_numpy(image)[None])[0].numpy()
@@ -74,7 +74,7 @@ def test_the_ensemble_is_the_mean_of_the_eight_answers(lite_model, texture):
     assert np.abs(answers[1] - answers[0]).max() > 1e-3  # or the test would say nothing
 
 
-def test_with_tta_a_turned_scene_gives_a_turned_product(lite_model, texture):
+def test_tta_of_a_rotated_scene_is_the_rotated_output(lite_model, texture):
     image = texture(3, 24, 32)  # one tile: a turned grid of tiles is another grid
     how = {"tta": True, "dtype": "float32", **PLAIN}
     product = georsr.super_resolve_array(image, lite_model, **how)
@@ -84,7 +84,7 @@ def test_with_tta_a_turned_scene_gives_a_turned_product(lite_model, texture):
     assert np.abs(plain - product).max() > 0.1
 
 
-def test_tta_asks_eight_times_and_is_another_product(lite_model, scene, tmp_path):
+def test_tta_runs_the_network_eight_times(lite_model, scene, tmp_path):
     calls = []
     handle = lite_model.network.register_forward_hook(lambda *_: calls.append(1))
     plain = georsr.super_resolve(scene, tmp_path / "a.tif", lite_model, **PLAIN)
@@ -113,7 +113,7 @@ def test_ensemble_predictor_returns_statistics_of_eight_orientations(lite_model,
     )
 
 
-def test_tiles_that_disagree_are_uncertain():
+def test_ensemble_std_of_disagreeing_tiles_is_their_spread():
     """Two tiles, both sure of themselves, one step apart: half a step where they are mixed."""
     tiles = np.zeros((2, FIRST_MEAN + 1, 1, 3), np.float32)
     tiles[1, FIRST_MEAN] = 0.2
@@ -123,7 +123,9 @@ def test_tiles_that_disagree_are_uncertain():
     np.testing.assert_allclose(ensemble_std(blended)[0], [0, 0.1, 0], atol=1e-6)
 
 
-def test_layers_of_one_tile_are_what_they_say(lite_model, make_raster, texture, tmp_path):
+def test_quality_layers_of_one_tile_equal_their_formulas(
+    lite_model, make_raster, texture, tmp_path
+):
     image = texture(3, 24, 32)
     source = make_raster(image)
     out, layers = tmp_path / "out.tif", tmp_path / "q.tif"
@@ -147,7 +149,7 @@ def test_layers_of_one_tile_are_what_they_say(lite_model, make_raster, texture, 
     assert "not calibrated for tiny-x2" in report.quality.uncertainty
 
 
-def test_layers_lie_where_the_product_lies(lite_model, scene, tmp_path):
+def test_quality_layers_have_the_georeferencing_of_the_output(lite_model, scene, tmp_path):
     out, layers = tmp_path / "out.tif", tmp_path / "q.tif"
     georsr.super_resolve(scene, out, lite_model, quality=layers, **PLAIN)
     with rasterio.open(out) as product, rasterio.open(layers) as made:
@@ -175,7 +177,7 @@ def test_layers_lie_where_the_product_lies(lite_model, scene, tmp_path):
     )
 
 
-def test_layers_of_a_finished_product_are_the_same(lite_file, scene, tmp_path):
+def test_quality_layers_of_a_finished_output_are_the_same(lite_file, scene, tmp_path):
     out, together, after = (str(tmp_path / name) for name in ("out.tif", "a.tif", "b.tif"))
     georsr.super_resolve(scene, out, lite_file, quality=together, tile_size=32, src_nodata=0)
     before = Path(out).read_bytes()
@@ -184,7 +186,9 @@ def test_layers_of_a_finished_product_are_the_same(lite_file, scene, tmp_path):
     assert Path(out).read_bytes() == before
 
 
-def test_layers_of_a_part(lite_file, make_raster, texture, tmp_path):
+def test_quality_layers_of_an_area_measure_its_source_window(
+    lite_file, make_raster, texture, tmp_path
+):
     """With a bounding box the product starts elsewhere than its source."""
     source = make_raster(texture(3, 60, 80))
     out, layers = str(tmp_path / "out.tif"), str(tmp_path / "q.tif")
@@ -211,7 +215,7 @@ class StopsAfter:
 
 
 @pytest.mark.parametrize("after", [2, 6])
-def test_layers_go_on_where_they_were(after, lite_model, scene, tmp_path):
+def test_quality_layers_interrupted_resume(after, lite_model, scene, tmp_path):
     """Stopped while the product is made (2) or its layers (6): nothing there, then both."""
     names = ("whole.tif", "whole_q.tif", "out.tif", "q.tif")
     whole, whole_layers, out, layers = (tmp_path / name for name in names)
@@ -231,7 +235,7 @@ def test_layers_go_on_where_they_were(after, lite_model, scene, tmp_path):
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
 
 
-def test_killed_between_the_two_names(lite_model, scene, tmp_path, monkeypatch):
+def test_quality_layers_killed_between_publishing_resume(lite_model, scene, tmp_path, monkeypatch):
     out, layers = tmp_path / "out.tif", tmp_path / "q.tif"
     publish = RasterWriter.publish
 
@@ -257,7 +261,7 @@ def test_killed_between_the_two_names(lite_model, scene, tmp_path, monkeypatch):
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
 
 
-def test_bad_places_are_refused_before_any_work(lite_model, scene, tmp_path):
+def test_quality_layers_bad_paths_are_refused_before_the_run(lite_model, scene, tmp_path):
     out, layers = tmp_path / "out.tif", tmp_path / "q.tif"
     calls = []
     handle = lite_model.network.register_forward_hook(lambda *_: calls.append(1))
@@ -273,7 +277,9 @@ def test_bad_places_are_refused_before_any_work(lite_model, scene, tmp_path):
     assert not out.exists()
 
 
-def test_a_foreign_product_is_refused(lite_file, scene, make_raster, texture, tmp_path):
+def test_quality_layers_of_a_foreign_output_are_refused(
+    lite_file, scene, make_raster, texture, tmp_path
+):
     layers = tmp_path / "q.tif"
     with pytest.raises(UsageError, match="GEORSR_MODEL"):
         georsr.quality_layers(scene, scene, layers, lite_file)
@@ -288,7 +294,7 @@ def test_a_foreign_product_is_refused(lite_file, scene, make_raster, texture, tm
     assert not temp_paths(str(layers)).part.exists()
 
 
-def test_a_model_without_guidance_or_disagreement(scene, tmp_path):
+def test_quality_layers_of_bicubic_have_no_guidance_and_no_disagreement(scene, tmp_path):
     """Bicubic is equivariant: it never contradicts itself, which does not make it right."""
     layers = tmp_path / "q.tif"
     georsr.super_resolve(scene, tmp_path / "out.tif", "bicubic-x2", quality=layers, **PLAIN)
@@ -298,7 +304,7 @@ def test_a_model_without_guidance_or_disagreement(scene, tmp_path):
     assert np.nanmin(values[0]) > 0
 
 
-def test_progress_tells_both_passes_as_one(lite_model, scene, tmp_path):
+def test_quality_layers_progress_counts_both_passes(lite_model, scene, tmp_path):
     from georsr.progress import NullProgress
 
     class Counts(NullProgress):
@@ -324,7 +330,7 @@ def test_progress_tells_both_passes_as_one(lite_model, scene, tmp_path):
     assert told.done == told.totals[0]
 
 
-def test_the_estimate_knows_the_layers(lite_model, scene, tmp_path):
+def test_estimate_counts_the_quality_layers(lite_model, scene, tmp_path):
     plain = georsr.estimate(scene, lite_model, destination=tmp_path / "out.tif")
     more = georsr.estimate(
         scene, lite_model, destination=tmp_path / "out.tif", quality=tmp_path / "q.tif"
@@ -335,7 +341,7 @@ def test_the_estimate_knows_the_layers(lite_model, scene, tmp_path):
 
 
 @pytest.mark.parametrize("kernel", [Kernel("bicubic"), Kernel("mean"), Kernel("psf", 0.2)])
-def test_a_constant_has_neither_detail_nor_inconsistency_at_a_hole(kernel):
+def test_consistency_maps_of_a_constant_with_a_hole_are_zero(kernel):
     image = np.full((2, 48, 64), 700.0, np.float32)
     valid = np.ones(image.shape, bool)
     valid[:, 16:32, 16:40] = False
@@ -346,7 +352,7 @@ def test_a_constant_has_neither_detail_nor_inconsistency_at_a_hole(kernel):
     assert synthesised_detail(image, valid, low, good, 4).max() < 0.01
 
 
-def test_detail_is_what_the_source_cannot_carry():
+def test_detail_map_measures_what_the_source_cannot_resolve():
     """A grating of two product pixels is all detail; one of 24 none."""
     columns = np.arange(96)
     found = []
@@ -360,7 +366,7 @@ def test_detail_is_what_the_source_cannot_carry():
     assert found[1] < 3
 
 
-def test_rounded_values_keep_four_digits(texture):
+def test_round_bits_keeps_four_digits(texture):
     values = texture(1, 40, 40, "float32")
     values[0, 0, :3] = np.nan, np.inf, 0
     rounded = round_bits(values.copy())
@@ -371,7 +377,7 @@ def test_rounded_values_keep_four_digits(texture):
 
 
 @pytest.mark.parametrize("name", sorted(calibrations()))
-def test_every_bundled_model_is_calibrated(name):
+def test_bundled_model_is_calibrated(name):
     spec = open_model(name).spec
     calibration = calibration_of(spec)
     assert "not calibrated" not in calibration.describe(spec)

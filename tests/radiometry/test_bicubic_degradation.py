@@ -16,7 +16,7 @@ def image():
 
 
 @pytest.mark.parametrize("scale", [1, 2, 3, 4])
-def test_is_pillows_bicubic(image, scale):
+def test_bicubic_downsample_equals_pillow(image, scale):
     ours = bicubic_downsample(image, scale)
     for band, mine in zip(image, ours, strict=True):
         pillow = Image.fromarray(band.astype(np.float32))
@@ -26,7 +26,7 @@ def test_is_pillows_bicubic(image, scale):
 
 
 @pytest.mark.parametrize("scale", [2, 4])
-def test_eight_bit_pillow_differs_by_its_own_rounding_only(image, scale):
+def test_bicubic_downsample_differs_from_8_bit_pillow_by_rounding(image, scale):
     image = image // 2 + 60  # Pillow clips between its two passes: keep overshoots inside
     pillow = Image.fromarray(image.transpose(1, 2, 0))
     resized = pillow.resize((60 // scale, 48 // scale), Image.Resampling.BICUBIC)
@@ -36,7 +36,7 @@ def test_eight_bit_pillow_differs_by_its_own_rounding_only(image, scale):
     assert np.abs(ours - theirs).mean() < 0.35
 
 
-def test_degrading_commutes_with_flips_and_turns(image):
+def test_bicubic_downsample_commutes_with_rotations(image):
     square = image[:, :48, :48]
     for turn in range(4):
         a = bicubic_downsample(np.rot90(square, turn, (1, 2)), 4)
@@ -44,12 +44,12 @@ def test_degrading_commutes_with_flips_and_turns(image):
         np.testing.assert_allclose(a, b, atol=1e-4)
 
 
-def test_constant_stays_constant():
+def test_bicubic_downsample_of_a_constant_is_constant():
     flat = np.full((1, 24, 24), 77, np.uint8)
     assert (to_uint8(bicubic_downsample(flat, 4)) == 77).all()
 
 
-def test_sizes():
+def test_degrade_pair_crops_to_a_multiple_of_the_scale():
     assert crop_to_multiple(np.zeros((3, 257, 242)), 4).shape == (3, 256, 240)
     hr, lr = degrade_pair(np.zeros((3, 257, 242), np.uint8), 4)
     assert (hr.shape, lr.shape) == ((3, 256, 240), (3, 64, 60))
@@ -57,5 +57,5 @@ def test_sizes():
         bicubic_downsample(np.zeros((5, 8)), 4)
 
 
-def test_rounding_is_half_to_even_and_clipped():
+def test_to_uint8_rounds_half_to_even_and_clips():
     np.testing.assert_array_equal(to_uint8(np.array([-3, 0.5, 1.5, 255.6])), [0, 0, 2, 255])

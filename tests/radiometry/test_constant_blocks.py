@@ -8,7 +8,7 @@ DTYPES = ["bool", "uint8", "int16", "uint32", "float32", "float64"]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_planes_of_one_value_each_are_uniform(dtype):
+def test_is_constant_of_one_value_per_plane_is_true(dtype):
     planes = np.arange(3, dtype="uint8").astype(dtype)[:, None, None] + np.zeros((3, 5, 7), dtype)
     assert is_constant(planes)
     assert is_constant(planes[0])
@@ -20,14 +20,14 @@ def test_planes_of_one_value_each_are_uniform(dtype):
         assert is_constant(other[0])
 
 
-def test_bits_count():
+def test_is_constant_compares_bits():
     assert is_constant(np.full((2, 3), np.nan))
     zeros = np.zeros((2, 3), "float32")
     zeros[1, 1] = -0.0
     assert not is_constant(zeros)
 
 
-def test_one_pixel_repeats_without_memory():
+def test_broadcast_pixel_takes_no_memory():
     planes = broadcast_pixel(np.arange(12, dtype="uint8").reshape(3, 2, 2), 500, 400)
     assert planes.shape == (3, 500, 400)
     assert planes[:, 499, 399].tolist() == [0, 4, 8]
@@ -39,7 +39,7 @@ def test_one_pixel_repeats_without_memory():
 
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("with_alpha", [False, True])
-def test_what_is_stored_of_one_pixel_is_one_pixel(masked, with_alpha):
+def test_to_encodable_of_a_broadcast_pixel_is_broadcast(masked, with_alpha):
     values = broadcast_pixel(np.array([1, 2, 3], "uint8")[:, None, None], 40, 50)
     mask = broadcast_pixel(np.full((1, 1), 9, "uint8"), 40, 50) if masked else None
     alpha = broadcast_pixel(np.full((1, 1), 7, "uint8"), 40, 50) if with_alpha else None

@@ -12,7 +12,7 @@ def holes(seed=0, share=0.3):
 
 
 @pytest.mark.parametrize("junk", [np.nan, np.inf, -9999.0, 3.4e38, 0.0])
-def test_invalid_values_have_no_influence(junk):
+def test_fill_invalid_does_not_depend_on_invalid_values(junk):
     values, valid = holes()
     reference = fill_invalid(np.where(valid, values, np.float32(1)), valid)
     filled = fill_invalid(np.where(valid, values, np.float32(junk)), valid)
@@ -21,7 +21,7 @@ def test_invalid_values_have_no_influence(junk):
     assert filled.dtype == np.float32
 
 
-def test_valid_pixels_are_untouched_and_bands_apart():
+def test_fill_invalid_keeps_valid_pixels_and_bands_apart():
     values, valid = holes()
     filled = fill_invalid(values, valid)
     assert (filled[valid].view("uint32") == values[valid].view("uint32")).all()
@@ -30,7 +30,7 @@ def test_valid_pixels_are_untouched_and_bands_apart():
     np.testing.assert_array_equal(fill_invalid(other, valid)[0], filled[0])
 
 
-def test_filled_values_lie_among_the_neighbours():
+def test_fill_invalid_values_lie_among_the_neighbours():
     values = np.full((1, 20, 20), 5, "float32")
     values[0, :, 10:] = 9
     valid = np.ones(values.shape, bool)
@@ -39,7 +39,7 @@ def test_filled_values_lie_among_the_neighbours():
     np.testing.assert_allclose(fill_invalid(values, valid)[0, 5:8, 2:5], 5, rtol=0.2)
 
 
-def test_far_from_everything_is_the_mean():
+def test_fill_invalid_far_from_valid_pixels_is_the_mean():
     values = np.zeros((1, 4, 200), "float32")
     values[0, :, 0], values[0, :, 1] = 10, 30
     valid = np.zeros(values.shape, bool)
@@ -48,20 +48,20 @@ def test_far_from_everything_is_the_mean():
     np.testing.assert_array_equal(filled[..., 2 * MAX_FILL_DISTANCE + 2 :], 20)
 
 
-def test_a_band_without_valid_pixels_is_constant():
+def test_fill_invalid_band_without_valid_pixels_is_constant():
     values, valid = holes()
     valid[0] = False
     assert (fill_invalid(values, valid)[0] == 0).all()
     assert (fill_invalid(values, valid, empty=0.5)[0] == 0.5).all()
 
 
-def test_one_valid_pixel_fills_everything():
+def test_fill_invalid_one_valid_pixel_fills_the_band():
     valid = np.zeros((1, 50, 50), bool)
     valid[0, 25, 25] = True
     filled = fill_invalid(ramp(1, 50, 50, "float32"), valid)
     np.testing.assert_array_equal(filled, ramp(1, 50, 50, "float32")[0, 25, 25])
 
 
-def test_nothing_to_fill_costs_nothing():
+def test_fill_invalid_without_invalid_pixels_returns_its_input():
     values, valid = holes(share=0)
     assert fill_invalid(values, valid) is values

@@ -35,7 +35,7 @@ def hr():
 
 @pytest.mark.parametrize("scale", [2, 4])
 @pytest.mark.parametrize("seed", range(4))
-def test_optics_leave_the_contrast_that_is_told(scale, seed, hr):
+def test_simulate_optics_have_the_reported_mtf(scale, seed, hr):
     lr, sensor = PLAIN.simulate(hr, scale, rng(seed))
     assert lr.shape == (3, 160 // scale, 192 // scale)
     assert lr.dtype == np.float32
@@ -46,7 +46,7 @@ def test_optics_leave_the_contrast_that_is_told(scale, seed, hr):
 
 
 @pytest.mark.parametrize("scale", [2, 4])
-def test_wave_through_bicubic(scale):
+def test_matrix_mtf_of_bicubic_equals_a_measured_wave(scale):
     matrix = bicubic_matrix(64 * scale, scale)
     angle = np.pi / 2 / scale * (np.arange(64 * scale) + 0.5 - scale / 2)
     made = matrix[8:-8] @ np.cos(angle)
@@ -54,21 +54,21 @@ def test_wave_through_bicubic(scale):
 
 
 @pytest.mark.parametrize("sigma", [0.003, 0.02])
-def test_noise_is_told(sigma, hr):
+def test_simulate_noise_is_reported(sigma, hr):
     chain = replace(PLAIN, quiet=0, noise=(sigma, sigma), striped=0, grainy=0)
     _, sensor = chain.simulate(hr, 4, rng(1))
     assert sensor.noise == pytest.approx(sigma, rel=0.1)
     assert abs(sensor.grain) < 0.05
 
 
-def test_warped_noise_is_grainy_and_weaker(hr):
+def test_simulate_warped_noise_is_grainy_and_weaker(hr):
     chain = replace(PLAIN, quiet=0, noise=(0.02, 0.02), striped=0, grainy=0, warped=1)
     told = [chain.simulate(hr, 4, rng(seed))[1] for seed in range(8)]
     assert np.mean([t.grain for t in told]) > 0.1
     assert np.mean([t.noise for t in told]) < 0.018
 
 
-def test_sharpening_is_told(hr):
+def test_simulate_sharpening_is_reported(hr):
     chain = replace(PLAIN, filtered=1, sharpen=(1.0, 1.0))
     _, sensor = chain.simulate(hr, 4, rng(1))
     assert sensor.mtf == pytest.approx(0.4, abs=0.08)
@@ -80,7 +80,7 @@ def test_sharpening_is_told(hr):
 
 @pytest.mark.parametrize("warped", [0, 1])
 @pytest.mark.parametrize("scale", [2, 4])
-def test_no_shift(scale, warped):
+def test_simulate_has_no_shift(scale, warped):
     chain = replace(PLAIN, warped=warped)
     size = 32 * scale
     x = np.broadcast_to(np.arange(size, dtype=np.float32) / size, (1, size, size))
@@ -90,7 +90,7 @@ def test_no_shift(scale, warped):
         np.testing.assert_allclose(lr[0, 16, 8:-8], centres[8:-8], atol=2e-4)
 
 
-def test_a_share_is_bicubic(hr):
+def test_simulate_bicubic_fraction_is_bicubic(hr):
     chain = ImagingChain(bicubic=1)
     lr, sensor = chain.simulate(hr, 4, rng())
     assert np.array_equal(lr, np.rint(lr * 255) / np.float32(255))
@@ -99,14 +99,14 @@ def test_a_share_is_bicubic(hr):
     assert sensor.noise == pytest.approx(1 / 255 / np.sqrt(12), rel=0.1)
 
 
-def test_sampling_at_the_centres_is_the_psf():
+def test_sampling_matrix_at_the_centres_equals_the_psf():
     sigma = psf_sigma(0.2, 4)
     made = sampling_matrix(np.arange(16.0), 64, 4, sigma)
     np.testing.assert_allclose(made, psf_matrix(64, 4, sigma), atol=1e-6)
 
 
 @pytest.mark.parametrize("cubic", [False, True])
-def test_resampling_keeps_lines_and_pixels(cubic):
+def test_resampling_matrix_keeps_linear_ramps(cubic):
     row = np.arange(20) * 0.5
     places = np.array([5.0, 6.25, 7.5])
     matrix = resampling_matrix(places, 20, cubic)
@@ -115,13 +115,13 @@ def test_resampling_keeps_lines_and_pixels(cubic):
     assert matrix[0, 5] == 1
 
 
-def test_noise_and_grain_of_none():
+def test_noise_statistics_of_zeros_are_zero():
     assert noise_statistics(np.zeros((1, 8, 8), np.float32)) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize(("near", "far"), [(1.0, 0.0), (0.5, 0.2), (-0.4, 0.1)])
 @pytest.mark.parametrize("frequency", [0.25, 0.5])
-def test_taps_have_the_response_that_is_told(near, far, frequency):
+def test_filter_matrix_has_its_frequency_response(near, far, frequency):
     matrix = filter_matrix(32, near, far)
     angle = 2 * np.pi * frequency
     expected = 1 + near * (1 - np.cos(angle)) / 2 + far * (1 - np.cos(2 * angle)) / 2
@@ -132,19 +132,19 @@ def test_taps_have_the_response_that_is_told(near, far, frequency):
 
 
 @pytest.mark.parametrize("bands", [1, 3])
-def test_jpeg2000_loses_more_at_higher_ratios(bands, hr):
+def test_jpeg2000_roundtrip_loses_more_at_higher_ratios(bands, hr):
     small = hr[:bands, :48, :56]
     lost = [np.abs(jpeg2000_roundtrip(small, ratio) - small).mean() for ratio in (1.5, 6, 20)]
     assert lost == sorted(lost)
     assert 0.001 < lost[0] < 0.02
 
 
-def test_coding_is_told_as_noise(hr):
+def test_simulate_coding_is_reported_as_noise(hr):
     chain = replace(PLAIN, coded=1, jpeg2000=(12.0, 12.0), jpeg=(50, 50))
     assert min(chain.simulate(hr, 4, rng(seed))[1].noise for seed in range(4)) > 0.01
 
 
-def test_mapping_round_trips():
+def test_imaging_chain_mapping_round_trips():
     chain = ImagingChain(mtf=(0.2, 0.3), jpeg=(50, 60))
     assert degradation_from_dict(chain.to_dict(), "recipe") == chain
 
@@ -158,6 +158,6 @@ def test_mapping_round_trips():
         ({"colour": 1}, "unknown key 'colour'"),
     ],
 )
-def test_bad_values_are_refused(values, message):
+def test_imaging_chain_bad_values_are_refused(values, message):
     with pytest.raises(UsageError, match=message):
         degradation_from_dict({"kind": "imaging-chain", **values}, "recipe")

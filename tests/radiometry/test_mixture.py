@@ -17,7 +17,7 @@ MAPPING = {
 }
 
 
-def test_every_part_comes_up_and_nothing_else():
+def test_mixture_draws_every_part():
     mixture = degradation_from_dict(MAPPING, "test")
     assert isinstance(mixture, Mixture)
     sharp, soft = mixture.of
@@ -34,7 +34,7 @@ def test_every_part_comes_up_and_nothing_else():
     np.testing.assert_array_equal(again, mixture(hr, 4, np.random.default_rng(5)))
 
 
-def test_round_trip_and_words():
+def test_mixture_mapping_round_trips():
     mixture = degradation_from_dict(MAPPING, "test")
     assert degradation_from_dict(mixture.to_dict(), "test") == mixture
     assert mixture.describe() == f"bicubic or {mixture.of[1].describe()}"
@@ -50,6 +50,6 @@ def test_round_trip_and_words():
         ({**MAPPING, "share": 0.5}, "unknown key 'share'"),
     ],
 )
-def test_nonsense_is_named(values, message):
+def test_mixture_bad_values_are_refused(values, message):
     with pytest.raises(UsageError, match=message):
         degradation_from_dict(values, "test")

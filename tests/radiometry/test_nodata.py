@@ -13,11 +13,11 @@ from georsr.radiometry.nodata import can_represent, dataset_mask, is_nodata, val
         ("float32", -3.4028234663852886e38, True), ("int32", float("inf"), False),
     ],
 )  # fmt: skip
-def test_what_a_type_holds(dtype, value, expected):
+def test_can_represent_value_in_data_type(dtype, value, expected):
     assert can_represent(dtype, value) is expected
 
 
-def test_nodata_is_found():
+def test_is_nodata_compares_nan_and_infinity():
     assert is_nodata(np.array([0, 7], "uint8"), 7).tolist() == [False, True]
     assert is_nodata(np.array([0, np.nan], "float32"), float("nan")).tolist() == [False, True]
     assert is_nodata(np.array([0, np.inf], "float32"), float("inf")).tolist() == [False, True]
@@ -26,7 +26,7 @@ def test_nodata_is_found():
     assert is_nodata(np.array([0, 1e-40], "float32"), 0.0).tolist() == [True, False]
 
 
-def test_a_pixel_is_valid_if_all_bands_are():
+def test_dataset_mask_needs_all_bands_valid():
     valid = np.array([[[True, True]], [[True, False]]])
     assert dataset_mask(valid).tolist() == [[255, 0]]
     assert dataset_mask(valid).dtype == np.uint8

@@ -10,7 +10,7 @@ DTYPES = ["uint8", "uint16", "int16", "int32", "float32", "float64"]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_forward_and_inverse_undo_each_other(dtype):
+def test_normalization_inverse_undoes_forward(dtype):
     values = ramp(dtype=dtype)
     stretch = Normalization((0.0, 1.0, -5.0), (255.0, 100.0, 50.0), "fixed")
     scaled = stretch.forward(values)
@@ -22,7 +22,7 @@ def test_forward_and_inverse_undo_each_other(dtype):
     np.testing.assert_array_equal(np.rint(back), values)
 
 
-def test_the_input_is_left_alone():
+def test_normalization_leaves_its_input_unchanged():
     values = ramp(1, dtype="float32")
     copy = values.copy()
     Normalization((0.0,), (10.0,), "fixed").inverse(
@@ -31,7 +31,7 @@ def test_the_input_is_left_alone():
     np.testing.assert_array_equal(values, copy)
 
 
-def test_large_offsets_keep_small_differences():
+def test_normalization_of_large_offsets_keeps_small_differences():
     values = np.array([[[1e9, 1e9 + 1, 1e9 + 2]]])
     scaled = Normalization((1e9,), (1e9 + 2,), "fixed").forward(values)
     np.testing.assert_array_equal(scaled, [[[0, 0.5, 1]]])
@@ -40,7 +40,7 @@ def test_large_offsets_keep_small_differences():
 
 
 @pytest.mark.parametrize("value", [0.0, 7.0, -3.5])
-def test_a_constant_band_is_not_divided_by_zero(value):
+def test_normalization_of_a_constant_band_is_finite(value):
     values = np.full((1, 4, 5), value, "float32")
     stretch = normalization_of_sample(values, np.ones(values.shape, bool))
     assert stretch.lo == stretch.hi == (value,)
@@ -49,7 +49,7 @@ def test_a_constant_band_is_not_divided_by_zero(value):
     np.testing.assert_array_equal(stretch.inverse(scaled), values)
 
 
-def test_split_loses_nothing():
+def test_clip_with_remainder_sums_to_the_input():
     x = np.array([[[-0.5, 0.0, 0.25, 1.0, 3.0]]], "float32")
     stretch = Normalization((0.0,), (1.0,), "fixed")
     clipped, rest = stretch.clip_with_remainder(x)
@@ -61,7 +61,7 @@ def test_split_loses_nothing():
     np.testing.assert_array_equal(clipped, inside)
 
 
-def test_json_round_trip_is_exact():
+def test_normalization_json_round_trips():
     stretch = Normalization((0.1, -3.0), (1 / 3, 1e300), "percentile")
     assert Normalization.from_json(stretch.to_json()) == stretch
 
@@ -71,7 +71,7 @@ def test_json_round_trip_is_exact():
     ["", "[]", "{}", '{"lo": [0], "hi": [1], "kind": "x", "more": 1}',
      '{"lo": [2], "hi": [1], "kind": "x"}', '{"lo": [0, 0], "hi": [1], "kind": "x"}'],
 )  # fmt: skip
-def test_json_that_is_no_stretch_is_refused(text):
+def test_from_json_malformed_text_is_refused(text):
     with pytest.raises(UsageError, match="not a stretch"):
         Normalization.from_json(text)
 
@@ -87,13 +87,13 @@ def test_json_that_is_no_stretch_is_refused(text):
         ("uint16", "percentile:0,100", (1, 199)),
     ],
 )
-def test_modes(tmp_path, dtype, mode, expected):
+def test_choose_normalization_of_each_mode(tmp_path, dtype, mode, expected):
     with open_raster(make_raster(tmp_path / "a.tif", ramp(2, dtype=dtype))) as reader:
         stretch = choose_normalization(reader, mode)
     assert (stretch.lo, stretch.hi) == ((expected[0],) * 2, (expected[1],) * 2)
 
 
-def test_a_range_per_band(rgb):
+def test_choose_normalization_range_per_band(rgb):
     with open_raster(rgb) as reader:
         stretch = choose_normalization(reader, "0,1;-2,3;4.5,6")
         assert (stretch.lo, stretch.hi) == ((0, -2, 4.5), (1, 3, 6))
@@ -105,12 +105,12 @@ def test_a_range_per_band(rgb):
     "mode", ["", "auto2", "1", "1,2,3", "2,1", "0,inf", "percentile:9", "percentile:50,20",
              "percentile:-1,99", "percentile:0,101"],
 )  # fmt: skip
-def test_other_modes_are_refused(rgb, mode):
+def test_choose_normalization_unknown_mode_is_refused(rgb, mode):
     with open_raster(rgb) as reader, pytest.raises(UsageError, match="known are auto"):
         choose_normalization(reader, mode)
 
 
-def test_percentiles_see_valid_pixels_only(tmp_path):
+def test_choose_normalization_percentiles_of_valid_pixels_only(tmp_path):
     data = np.linspace(100, 200, 2000, dtype="float32").reshape(1, 40, 50)
     data = np.concatenate([data, data * 10])
     data[:, :10] = -9999
@@ -123,14 +123,14 @@ def test_percentiles_see_valid_pixels_only(tmp_path):
     assert stretch.kind == "percentile"
 
 
-def test_outliers_of_an_almost_constant_band_give_the_range():
+def test_normalization_of_sample_almost_constant_uses_the_full_range():
     values = np.full((1, 40, 50), 3, "uint16")
     values[0, 0, 0] = 900
     stretch = normalization_of_sample(values, np.ones(values.shape, bool))
     assert (stretch.lo, stretch.hi) == ((3,), (900,))
 
 
-def test_a_scene_without_valid_pixels_has_a_stretch():
+def test_normalization_of_sample_without_valid_pixels_is_0_to_1():
     values = np.full((2, 4, 5), np.nan, "float32")
     stretch = normalization_of_sample(values, np.zeros(values.shape, bool))
     assert (stretch.lo, stretch.hi) == ((0, 0), (1, 1))

@@ -20,14 +20,14 @@ def test_replicate_repeats_pixels():
     assert replicate(array, 1).tolist() == array.tolist()
 
 
-def test_values_are_rounded_and_clipped_and_never_wrap():
+def test_quantize_rounds_and_clips():
     assert one([-3.2, 0.5, 1.5, 254.5, 255.6, 300, 1e9], "uint8").tolist() == [
         0, 0, 2, 254, 255, 255, 255,
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize("dtype", INTEGERS)
-def test_the_ends_of_every_integer_type_hold(dtype):
+def test_quantize_integer_limits_are_kept(dtype):
     limits = np.iinfo(dtype)
     got = one([-3e38, limits.min, limits.max, 3e38, np.inf, -np.inf], dtype)
     assert got.dtype == dtype
@@ -35,7 +35,7 @@ def test_the_ends_of_every_integer_type_hold(dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_floats_pass_through(dtype):
+def test_quantize_floats_are_unchanged(dtype):
     values = np.array([-1.25, 3e38, 0.1], "float32")
     got = one(values, dtype)
     assert got.dtype == dtype
@@ -50,7 +50,7 @@ def test_floats_pass_through(dtype):
         (7, [6.4, 6.6, 7, 7.4, 7.6], [6, 6, 8, 8, 8]),
     ],
 )
-def test_valid_pixels_step_off_integer_nodata(nodata, values, expected):
+def test_quantize_valid_pixels_avoid_integer_nodata(nodata, values, expected):
     assert one(values, "uint8", nodata).tolist() == expected
 
 
@@ -58,7 +58,7 @@ def test_valid_pixels_step_off_integer_nodata(nodata, values, expected):
     "nodata", [-9999.0, 0.0, 0.1, 3.4028234663852886e38, -3.4028234663852886e38]
 )
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_valid_pixels_step_off_float_nodata(dtype, nodata):
+def test_quantize_valid_pixels_avoid_float_nodata(dtype, nodata):
     centre = np.float32(nodata)
     spacing = np.float32(abs(nodata)) * np.finfo("float32").eps or np.float32(1e-45)
     with np.errstate(over="ignore"):
@@ -71,7 +71,7 @@ def test_valid_pixels_step_off_float_nodata(dtype, nodata):
     assert (np.abs(got.astype(float) - values.astype(float)) <= 1.05 * reach).all()
 
 
-def test_values_away_from_nodata_do_not_move():
+def test_quantize_values_away_from_nodata_are_unchanged():
     values = [-9998.0, 1, 2]
     np.testing.assert_array_equal(one(values, "float32", -9999.0), np.float32(values))
     np.testing.assert_array_equal(one(values, "float32", float("nan")), np.float32(values))
@@ -87,7 +87,7 @@ def case(source, dtype, nodata, masked=False):
     return got[0, 0, 1]
 
 
-def test_invalid_pixels_come_back_as_they_were():
+def test_quantize_invalid_pixels_keep_the_source_value():
     assert case(np.array([9, 0], "uint16"), "uint16", 0) == 0
     assert case(np.array([9, 33], "uint8"), "uint8", None, masked=True) == 33
     assert case(np.array([9, 33], "uint8"), "uint8", 5.0, masked=True) == 33
@@ -98,14 +98,14 @@ def test_invalid_pixels_come_back_as_they_were():
     assert case(np.array([9, -9999], "float32"), "float32", -9999.0) == -9999
 
 
-def test_invalid_pixels_become_nodata_where_they_cannot():
+def test_quantize_invalid_pixels_become_nodata_if_not_representable():
     assert case(np.array([9, 33], "uint8"), "uint8", 0) == 0  # no mask to hide 33 any more
     assert case(np.array([9, 33], "uint8"), "uint16", 7) == 7
     assert case(np.array([9, np.nan], "float32"), "int16", -1) == -1
     assert case(np.array([9, np.nan], "float32"), "uint8", None, masked=True) == 0
 
 
-def test_what_the_network_made_of_invalid_pixels_does_not_matter():
+def test_quantize_ignores_predictions_of_invalid_pixels():
     source = np.array([[[9.0, 0.0]]], "float32")
     valid = np.array([[[True, False]]])
     for junk in (np.nan, np.inf, -1e38):
@@ -115,17 +115,17 @@ def test_what_the_network_made_of_invalid_pixels_does_not_matter():
             assert got.tolist() == [[[100, 0]]]
 
 
-def test_nodata_may_differ_per_band():
+def test_quantize_nodata_may_differ_per_band():
     values = np.full((2, 1, 1), 5, "float32")
     assert quantize(values, None, None, "uint8", [5, None]).ravel().tolist() == [6, 5]
 
 
-def test_invalid_pixels_need_the_source():
+def test_quantize_invalid_pixels_without_source_raises():
     with pytest.raises(ValueError, match="source_fill"):
         quantize(np.zeros((1, 1, 1), "float32"), np.zeros((1, 1, 1), bool), None, "uint8", 0)
 
 
-def test_alpha_keeps_its_meaning_in_another_type():
+def test_quantize_alpha_is_rescaled_to_the_data_type():
     alpha = np.array([[0, 1, 65535]], "uint16")
     assert quantize_alpha(alpha, "uint8").tolist() == [[0, 1, 255]]
     assert quantize_alpha(alpha, "uint16") is alpha
@@ -138,7 +138,7 @@ def test_alpha_keeps_its_meaning_in_another_type():
 @pytest.mark.parametrize("dtypes", [("uint8", "uint8"), ("float32", "float32"),
                                     ("float32", "int16"), ("uint16", "float32")])  # fmt: skip
 @pytest.mark.parametrize("nodata", [None, 7])
-def test_where_nothing_is_valid_no_values_are_needed(dtypes, nodata, masked):
+def test_quantize_without_valid_pixels_needs_no_values(dtypes, nodata, masked):
     rng = np.random.default_rng(0)
     source = rng.integers(0, 9, (2, 5, 6)).astype(dtypes[0])
     if dtypes[0] == "float32":

@@ -10,7 +10,7 @@ BENCHMARK = Path(__file__).resolve().parents[2] / "benchmarks" / "quality" / "ra
 
 @pytest.mark.shared
 @pytest.mark.parametrize("name", ["Sentinel-2", "Landsat 7", "NAIP", "HLS"])
-def test_indices_and_means_are_the_sources(name, shared_data):
+def test_radiometry_benchmark_indices_and_means_equal_the_source(name, shared_data):
     bench = runpy.run_path(str(BENCHMARK))
     scene = bench["SCENES"][name]
     small = type(scene)(scene.file, scene.guide, scene.red, scene.nir, 96)

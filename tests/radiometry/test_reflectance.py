@@ -21,7 +21,7 @@ def stretch_of(make_raster):
     return find
 
 
-def test_the_files_own_scale(stretch_of):
+def test_stretch_reflectance_uses_scale_and_offset(stretch_of):
     stretch = stretch_of(scale=(0.0001, -0.1))
     np.testing.assert_allclose((stretch.lo[0], stretch.hi[1]), (1000, 4000))
     assert stretch.kind == "reflectance"
@@ -38,12 +38,12 @@ def test_the_files_own_scale(stretch_of):
         ({"dtype": "float32"}, (0, 0.3)),
     ],
 )
-def test_known_sensors(stretch_of, arguments, limits):
+def test_stretch_reflectance_of_known_sensors(stretch_of, arguments, limits):
     stretch = stretch_of(**arguments)
     np.testing.assert_allclose((stretch.lo[0], stretch.hi[0]), limits, rtol=1e-6)
 
 
-def test_what_is_not_known_is_refused(stretch_of):
+def test_stretch_reflectance_unknown_is_refused(stretch_of):
     with pytest.raises(UsageError, match=r"band 1 has no scale and offset.*--stretch LO,HI"):
         stretch_of()
     with pytest.raises(UsageError, match="expected reflectance:LO,HI"):
@@ -52,7 +52,7 @@ def test_what_is_not_known_is_refused(stretch_of):
         normalization_of_sample(np.zeros((1, 4)), np.ones((1, 4), bool), "reflectance")
 
 
-def test_an_offset_may_be_told_band_by_band(make_raster):
+def test_stretch_reflectance_uses_offset_tags_of_each_band(make_raster):
     def after(dataset):
         dataset.update_tags(BOA_QUANTIFICATION_VALUE="10000")
         dataset.update_tags(1, BOA_ADD_OFFSET="-1000")

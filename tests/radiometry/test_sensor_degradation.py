@@ -33,13 +33,13 @@ def response(weights, frequency):
 @pytest.mark.parametrize("pixel", [False, True])
 @pytest.mark.parametrize("scale", [2, 3, 4])
 @pytest.mark.parametrize("mtf", [0.05, 0.1, 0.25, 0.35])
-def test_kernel_has_the_mtf_asked_for(scale, mtf, pixel):
+def test_psf_matrix_has_the_requested_mtf(scale, mtf, pixel):
     kernel = psf_matrix(64 * scale, scale, psf_sigma(mtf, scale, pixel), pixel)[32]
     assert response(kernel.astype(float), 1 / (2 * scale)) == pytest.approx(mtf, rel=0.01)
     assert kernel.sum() == pytest.approx(1, abs=1e-6)
 
 
-def test_a_sine_at_nyquist_loses_contrast_by_the_mtf():
+def test_sensor_degradation_sine_at_nyquist_keeps_the_mtf():
     scale = 4
     wave = np.cos(np.pi * (np.arange(256) + 0.5 - scale / 2) / scale)  # crests on LR centres
     hr = np.broadcast_to(0.5 + 0.4 * wave, (1, 256, 256)).astype(np.float32)
@@ -49,7 +49,7 @@ def test_a_sine_at_nyquist_loses_contrast_by_the_mtf():
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
 @pytest.mark.parametrize("pixel", [False, True])
-def test_no_shift(scale, pixel):
+def test_sensor_degradation_has_no_shift(scale, pixel):
     sensor = replace(QUIET, pixel=pixel)
     size = 32 * scale
     for row, column in ((size // 2, size // 2), (size // 2 + 1, size // 2 - 3)):
@@ -69,12 +69,12 @@ def test_no_shift(scale, pixel):
 
 
 @pytest.mark.parametrize("sensor", [QUIET, replace(QUIET, pixel=True), BicubicDegradation()])
-def test_a_constant_stays_constant(sensor):
+def test_sensor_degradation_of_a_constant_is_constant(sensor):
     flat = np.full((2, 48, 64), 0.3, np.float32)
     np.testing.assert_allclose(sensor(flat, 4, rng()), 0.3, atol=1e-6)
 
 
-def test_noise_is_as_strong_as_asked():
+def test_sensor_degradation_noise_has_the_requested_sigma():
     flat = np.full((1, 512, 512), 0.36, np.float32)
     read = replace(QUIET, noise=(0.02, 0.02))(flat, 2, rng(1))
     assert read.std() == pytest.approx(0.02, rel=0.02)
@@ -85,7 +85,7 @@ def test_noise_is_as_strong_as_asked():
     assert both.std() == pytest.approx(np.hypot(0.02, 0.03), rel=0.02)
 
 
-def test_parameters_are_drawn_from_their_whole_range():
+def test_sensor_degradation_draws_from_the_full_range():
     flat = np.full((1, 128, 128), 0.5, np.float32)
     sensor = replace(QUIET, noise=(0.0, 0.04))
     levels = [sensor(flat, 2, rng(seed)).std() for seed in range(200)]
@@ -94,7 +94,7 @@ def test_parameters_are_drawn_from_their_whole_range():
     assert np.mean(levels) == pytest.approx(0.02, abs=0.003)
 
 
-def test_same_seed_same_bytes(hr):
+def test_sensor_degradation_same_seed_gives_the_same_bytes(hr):
     sensor = SensorDegradation(shot=(0, 0.02), jpeg=(60, 95))
     first, again, other = (sensor(hr, 4, rng(seed)) for seed in (5, 5, 6))
     assert first.tobytes() == again.tobytes()
@@ -102,7 +102,7 @@ def test_same_seed_same_bytes(hr):
 
 
 @pytest.mark.parametrize("bits", [4, 8, 12])
-def test_quantisation(hr, bits):
+def test_sensor_degradation_bits_quantize(hr, bits):
     lr = replace(QUIET, bits=bits)(hr, 2, rng())
     levels = lr.astype(float) * (2**bits - 1)
     np.testing.assert_allclose(levels, np.rint(levels), atol=1e-3)
@@ -111,7 +111,7 @@ def test_quantisation(hr, bits):
 
 
 @pytest.mark.parametrize("bands", [1, 3, 5])
-def test_jpeg_loses_more_at_lower_quality(hr, bands):
+def test_sensor_degradation_jpeg_loses_more_at_lower_quality(hr, bands):
     hr = np.resize(hr, (bands, 96, 120))
     clean = replace(QUIET, bits=8)(hr, 2, rng())
     errors = []
@@ -124,7 +124,7 @@ def test_jpeg_loses_more_at_lower_quality(hr, bands):
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
 @pytest.mark.parametrize("degradation", [QUIET, replace(QUIET, pixel=True), BicubicDegradation()])
-def test_a_window_with_margin_gives_the_numbers_of_the_whole_image(degradation, scale):
+def test_degradation_of_a_window_with_margin_equals_the_image(degradation, scale):
     hr = rng(8).random((3, 64 * scale, 80 * scale), dtype=np.float32)
     whole = degradation(hr, scale, rng())
     margin = degradation.margin(scale)
@@ -141,7 +141,7 @@ def test_a_window_with_margin_gives_the_numbers_of_the_whole_image(degradation, 
     np.testing.assert_allclose(inner, expected, atol=2e-7)
 
 
-def test_results_stay_in_range(hr):
+def test_degradation_stays_in_range(hr):
     binary = np.rint(hr)
     for degradation in (BicubicDegradation(), SensorDegradation(noise=(0.2, 0.2), bits=None)):
         lr = degradation(binary, 4, rng())
@@ -150,7 +150,7 @@ def test_results_stay_in_range(hr):
         assert lr.dtype == np.float32
 
 
-def test_what_is_fixed():
+def test_degradation_fixed_without_random_parameters():
     assert BicubicDegradation().fixed
     assert QUIET.fixed
     assert replace(QUIET, jpeg=(80, 80), bits=8).fixed
@@ -167,14 +167,14 @@ def test_what_is_fixed():
         SensorDegradation(shot=(0, 0.1), jpeg=(50, 90), pixel=True),
     ],
 )
-def test_mappings_round_trip(degradation):
+def test_degradation_mapping_round_trips(degradation):
     mapping = degradation.to_dict()
     assert degradation_from_dict(mapping, "recipe") == degradation
     assert mapping["kind"] == degradation.name
     assert degradation.name in degradation.describe()
 
 
-def test_a_number_stands_for_a_range_of_one_value():
+def test_degradation_from_dict_number_is_a_range_of_one_value():
     assert degradation_from_dict(
         {"kind": "sensor", "mtf": 0.3, "noise": 0, "bits": None}, "recipe"
     ) == SensorDegradation(mtf=(0.3, 0.3), noise=(0, 0), bits=None)
@@ -200,18 +200,18 @@ def test_a_number_stands_for_a_range_of_one_value():
         ({"kind": "sensor", "pixel": "yes"}, "pixel is 'yes'"),
     ],
 )
-def test_nonsense_is_refused(values, message):
+def test_degradation_from_dict_bad_values_are_refused(values, message):
     with pytest.raises(UsageError, match=message):
         degradation_from_dict(values, "recipe")
 
 
-def test_sizes_must_fit():
+def test_sensor_degradation_size_not_a_multiple_raises():
     with pytest.raises(ValueError, match="30x32 is not a multiple of 4"):
         QUIET(np.zeros((1, 30, 32), np.float32), 4, rng())
 
 
 @pytest.mark.parametrize("grain", [0.5, 1.0])
-def test_grain_smooths_noise_and_keeps_its_strength(grain):
+def test_sensor_degradation_grain_smooths_noise_and_keeps_sigma(grain):
     flat = np.full((1, 512, 512), 0.5, np.float32)
     sensor = replace(QUIET, noise=(0.02, 0.02), grain=(grain, grain))
     noise = sensor(flat, 2, rng(1))[0] - 0.5
@@ -227,7 +227,7 @@ def test_grain_smooths_noise_and_keeps_its_strength(grain):
         replace(QUIET, grain=(0, 9))
 
 
-def test_archives_sharpen_what_optics_blurred_and_the_noise_with_it(hr):
+def test_sensor_degradation_sharpen_applies_mtfc_to_image_and_noise(hr):
     plain = QUIET(hr, 4, rng())
     sharp = replace(QUIET, sharpen=(0.8, 0.8))
     assert sharp.fixed

@@ -13,7 +13,7 @@ PLENTY = 2**60
 
 
 @given(st.integers(1, 500), st.integers(1, 500))
-def test_pieces_cover_an_axis(length, size):
+def test_chunk_sizes_cover_the_axis(length, size):
     sizes = chunk_sizes(length, size)
     assert sum(sizes) == length
     assert set(sizes[:-1]) <= {size}
@@ -30,7 +30,7 @@ def plans(draw):
 
 
 @given(plans(), st.sampled_from([16, 64]))
-def test_little_is_made_twice(plan, multiple):
+def test_chunk_side_repeats_few_pixels(plan, multiple):
     side = chunk_side(plan, multiple, 1, PLENTY)
     assert side % multiple == side % plan.scale == 0
     lr = side // plan.scale
@@ -45,7 +45,7 @@ def test_little_is_made_twice(plan, multiple):
 
 
 @pytest.mark.parametrize("size", [3000, 7777, 20000])
-def test_shipped_tiles_are_seldom_made_twice(size):
+def test_chunk_side_of_default_tiles_repeats_few_tiles(size):
     plan = make_grid(size, size, scale=4, tile=192, halo=4, overlap=8)
     lr = chunk_side(plan, 512, 3, PLENTY) // 4
     made = sum(
@@ -56,7 +56,7 @@ def test_shipped_tiles_are_seldom_made_twice(size):
     assert len(plan) <= made <= len(plan) * (1 + MAX_REPEATED_WORK)
 
 
-def test_parts_stay_affordable():
+def test_chunk_side_is_bounded_by_memory():
     plan = make_grid(9000, 9000, scale=4, tile=192, halo=4, overlap=8)
     assert chunk_side(plan, 512, 3, 2**29) == 6656
     assert chunk_side(plan, 512, 24, 2**29) == 4608
@@ -65,7 +65,7 @@ def test_parts_stay_affordable():
 
 
 @pytest.mark.parametrize("multiple_of", [1, 8])
-def test_a_part_reads_what_its_tiles_read(multiple_of):
+def test_subgrid_read_extent_is_that_of_its_tiles(multiple_of):
     plan = make_grid(97, 130, scale=2, tile=32, halo=4, overlap=8, multiple_of=multiple_of)
     assert plan.read_extent == Window(0, 0, 97, 130)
     rng = np.random.default_rng(0)

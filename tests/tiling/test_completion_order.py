@@ -30,7 +30,7 @@ def finished(plan, block, top=0):
     st.integers(0, 4),
     st.sampled_from([16, 48, 128]),
 )
-def test_blocks_come_as_a_register_finishes_them(height, width, scale, halo, overlap, block):
+def test_completion_order_equals_that_of_the_stitcher(height, width, scale, halo, overlap, block):
     plan = make_grid(height, width, scale=scale, tile=24, halo=halo, overlap=overlap)
     order = list(completion_order(plan, block))
     assert order == list(finished(plan, block))

@@ -24,7 +24,7 @@ def axes(draw):
 
 
 @given(axes())
-def test_made_pixels_partition_the_axis(axis):
+def test_axis_spans_output_partitions_the_axis(axis):
     length, _, halo, overlap, multiple = axis
     spans = axis_spans(*axis)
     owners = [0] * length
@@ -54,7 +54,7 @@ def test_made_pixels_partition_the_axis(axis):
 
 
 @given(axes())
-def test_tiles_reach_at_most_one_multiple_past_the_edge(axis):
+def test_axis_spans_end_within_one_multiple_of_the_edge(axis):
     length, tile, _, _, multiple = axis
     last = axis_spans(*axis)[-1]
     assert last.start + last.size - length < multiple
@@ -62,7 +62,7 @@ def test_tiles_reach_at_most_one_multiple_past_the_edge(axis):
         assert last.size == tile
 
 
-def test_the_grid_is_anchored_to_the_image():
+def test_axis_spans_do_not_depend_on_the_length():
     small = axis_spans(500, 128, 8, 8, 1)
     large = axis_spans(5000, 128, 8, 8, 1)
     assert small[:-2] == large[: len(small) - 2]
@@ -72,19 +72,19 @@ def test_the_grid_is_anchored_to_the_image():
     ("tile", "multiple", "message"),
     [(20, 1, "at least 40"), (100, 16, "use 112"), (128, 16, "not a multiple of 16")],
 )
-def test_impossible_tiles_are_refused_with_the_remedy(tile, multiple, message):
+def test_make_grid_impossible_tile_is_refused(tile, multiple, message):
     with pytest.raises(UsageError, match=message):
         make_grid(
             300, 300, scale=2, tile=tile, halo=8, overlap=8 + (tile == 128), multiple_of=multiple
         )
 
 
-def test_empty_rasters_are_refused():
+def test_make_grid_of_an_empty_raster_is_refused():
     with pytest.raises(UsageError, match="has no pixels"):
         make_grid(0, 5, scale=2, tile=16, halo=0, overlap=0)
 
 
-def test_strips_stay_inside_the_image():
+def test_row_window_lies_inside_the_image():
     plan = make_grid(300, 77, scale=2, tile=64, halo=4, overlap=8, multiple_of=16)
     for row in range(len(plan.rows)):
         strip = plan.row_window(row)
@@ -96,7 +96,7 @@ def test_strips_stay_inside_the_image():
 
 @pytest.mark.parametrize("scale", [1, 3])
 @pytest.mark.parametrize("overlap", [0, 4])
-def test_a_cropped_plan_makes_the_pixels_of_the_whole(scale, overlap):
+def test_subgrid_gives_the_pixels_of_the_grid(scale, overlap):
     """Every pixel of the part is made of the same tiles with the same weights."""
     height, width = 97, 130
     plan = make_grid(height, width, scale=scale, tile=32, halo=3, overlap=overlap)
@@ -137,7 +137,7 @@ def test_a_cropped_plan_makes_the_pixels_of_the_whole(scale, overlap):
         )
 
 
-def test_a_crop_of_everything_changes_nothing():
+def test_subgrid_of_the_full_window_is_the_grid():
     plan = make_grid(97, 130, scale=2, tile=32, halo=3, overlap=4)
     part = plan.subgrid(Window(0, 0, 97, 130))
     assert (part.rows, part.columns) == (plan.rows, plan.columns)

@@ -24,7 +24,7 @@ def tiles(plan, window):
     st.integers(1, 9),
     st.sampled_from([16, 48, 128]),
 )
-def test_they_cover_the_product_once_in_whole_blocks(height, width, scale, machines, block):
+def test_task_and_parts_grid_cover_the_output_once(height, width, scale, machines, block):
     plan = plan_of(height, width, scale, tile=40, halo=2, overlap=4)
     for grid in (task_grid(plan, block, machines, width * scale, ROOM), parts_grid(plan, block)):
         seen = np.zeros((plan.out_height, plan.out_width), int)
@@ -39,7 +39,7 @@ def test_they_cover_the_product_once_in_whole_blocks(height, width, scale, machi
 
 
 @pytest.mark.parametrize("machines", [1, 4, 16])
-def test_a_large_product_is_shared_in_64_to_256_tiles(machines):
+def test_task_grid_of_a_large_output_has_64_to_256_tiles(machines):
     plan = plan_of(20_000, 20_000)
     grid = task_grid(plan, 512, machines, 80_000 * 3, ROOM)
     inner = grid.window(grid.columns + 1)
@@ -48,7 +48,7 @@ def test_a_large_product_is_shared_in_64_to_256_tiles(machines):
     assert repeated < 1.25
 
 
-def test_parts_do_not_depend_on_the_machines_and_are_large():
+def test_parts_grid_has_128_to_256_tiles():
     plan = plan_of(20_000, 20_000)
     grid = parts_grid(plan, 512)
     assert 128 <= tiles(plan, grid.window(grid.columns + 1)) <= MAX_TASK_TILES
@@ -57,7 +57,7 @@ def test_parts_do_not_depend_on_the_machines_and_are_large():
 @pytest.mark.parametrize(
     ("side", "share"), [(768, 0.60), (1200, 0.65), (1500, 0.6), (2000, 0.58), (2500, 0.57)]
 )
-def test_two_machines_share_a_small_product_and_repeat_little(side, share):
+def test_task_grid_of_a_small_output_is_balanced(side, share):
     plan = plan_of(side, side, tile=192)
     grid = task_grid(plan, 512, 2, side * 12, ROOM)
     ends = [0, 0]
@@ -66,7 +66,7 @@ def test_two_machines_share_a_small_product_and_repeat_little(side, share):
     assert max(ends) <= share * len(plan)
 
 
-def test_what_waits_for_its_turn_is_bounded():
+def test_task_grid_is_bounded_by_memory():
     plan = plan_of(20_000, 20_000)
     row = 80_000 * 3
     grid = task_grid(plan, 512, 4, row, 512 * row)
@@ -74,7 +74,7 @@ def test_what_waits_for_its_turn_is_bounded():
     assert 64 <= tiles(plan, grid.window(1)) <= 2 * MAX_TASK_TILES
 
 
-def test_a_resumed_run_begins_at_its_first_missing_row():
+def test_task_grid_with_top_starts_there():
     plan = plan_of(2000, 2000)
     grid = task_grid(plan, 512, 2, 8000 * 3, ROOM, top=1024)
     assert grid.top == 1024
@@ -82,7 +82,7 @@ def test_a_resumed_run_begins_at_its_first_missing_row():
     assert grid.window(len(grid) - 1).bottom == plan.out_height
 
 
-def test_a_million_tiles_are_cut_at_once():
+def test_parts_grid_of_a_million_tiles_is_fast():
     plan = plan_of(100_000, 100_000)
     assert len(plan) > 1_000_000
     assert 4_000 < len(parts_grid(plan, 512)) < 16_000

@@ -52,20 +52,20 @@ edge_sizes = [1, 2, 3, 31, 37, 39, 40, 41, 79, 80, 81, 97]
     overlap=st.integers(0, 8),
     block=st.sampled_from([16, 48]),
 )
-def test_identity_in_identity_out(height, width, scale, halo, overlap, block):
+def test_stitched_identity_tiles_equal_the_image(height, width, scale, halo, overlap, block):
     plan = make_grid(height, width, scale=scale, tile=40, halo=halo, overlap=overlap)
     image = np.random.default_rng(0).random((2, height, width), np.float32) * 1000
     np.testing.assert_array_equal(join(plan, image, block), enlarge(image, scale))
 
 
 @pytest.mark.parametrize("value", [0.1, 1 / 3, 254.99998, -1e7, 1e-30])
-def test_constant_in_constant_out_bit_for_bit(value):
+def test_stitched_constant_tiles_are_constant(value):
     plan = make_grid(90, 131, scale=3, tile=40, halo=3, overlap=7)
     image = np.full((1, 90, 131), value, np.float32)
     assert (join(plan, image, 32) == np.float32(value)).all()
 
 
-def test_tiles_hand_over_gradually():
+def test_stitched_disagreeing_tiles_are_blended():
     """With tiles that disagree by one, the step is spread over the overlap, edges untouched."""
     plan = make_grid(40, 100, scale=2, tile=40, halo=2, overlap=8)
     image = np.zeros((1, 40, 100), np.float32)
@@ -79,7 +79,7 @@ def test_tiles_hand_over_gradually():
     assert (corner == 5).all()
 
 
-def test_holds_one_block_row_not_the_image():
+def test_stitcher_holds_one_row_of_blocks():
     plan = make_grid(400, 200, scale=2, tile=40, halo=2, overlap=4)
     stitcher, blocks = TileStitcher(plan, 1), assembler(plan, 1, np.uint8, 32)
     most = 0
@@ -94,7 +94,7 @@ def test_holds_one_block_row_not_the_image():
 
 
 @pytest.mark.parametrize("block", [16, 128, 512])  # many to a slab, a few, and larger than one
-def test_a_block_belongs_to_whoever_took_it(block):
+def test_block_assembler_blocks_do_not_share_memory(block):
     plan = make_grid(140, 190, scale=4, tile=40, halo=2, overlap=4)
     image = np.random.default_rng(0).random((2, 140, 190), np.float32)
     stitcher, blocks = TileStitcher(plan, 2), assembler(plan, 2, np.float32, block)
@@ -141,7 +141,7 @@ def join_sparse(plan, image, block):
 
 @pytest.mark.parametrize("block", [16, 48, 512])
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.3, 1.0])
-def test_blocks_of_a_sparse_image_hold_one_pixel_until_there_is_another(share, block):
+def test_block_assembler_constant_blocks_hold_one_pixel(share, block):
     rng = np.random.default_rng(5)
     patches = rng.random((1, 25, 24)) < share  # of 10 x 10 pixels that are not empty
     image = rng.random((2, 250, 240), np.float32)
@@ -153,7 +153,7 @@ def test_blocks_of_a_sparse_image_hold_one_pixel_until_there_is_another(share, b
     assert (views == blocks) if share == 0 else (views < blocks)
 
 
-def test_an_empty_block_takes_no_memory():
+def test_block_assembler_empty_blocks_take_no_memory():
     plan = make_grid(60, 5000, scale=4, tile=40, halo=2, overlap=4)
     stitcher, blocks = TileStitcher(plan, 3), assembler(plan, 3, np.uint8, 256)
     nothing = np.zeros((3, 1, 1), np.uint8)
@@ -164,7 +164,7 @@ def test_an_empty_block_takes_no_memory():
         assert blocks.buffer_bytes == 1, "no buffer was allocated"
 
 
-def test_ramp_is_symmetric_and_inside():
+def test_raised_cosine_is_symmetric_and_between_0_and_1():
     for n in (1, 2, 7, 32):
         weights = raised_cosine(n)
         np.testing.assert_allclose(weights + weights[::-1], 1, atol=1e-6)
@@ -174,13 +174,13 @@ def test_ramp_is_symmetric_and_inside():
     assert raised_cosine(0).shape == (0,)
 
 
-def test_blend_is_exact_where_tiles_agree():
+def test_blend_of_equal_tiles_is_exact():
     a = np.random.default_rng(1).random((2, 5, 9), np.float32)
     np.testing.assert_array_equal(blend(a, a.copy(), raised_cosine(9)), a)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 3, 1), (1, 2, 5), (3, 7, 8)])
-def test_padding_reflects_and_keeps_the_image(shape):
+def test_pad_to_reflects_and_keeps_the_image(shape):
     image = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
     padded = pad_to(image, 16, 17)
     assert padded.shape == (shape[0], 16, 17)

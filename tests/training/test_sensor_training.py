@@ -7,7 +7,7 @@ import torch
 
 from georsr.errors import UsageError
 from georsr.models.io import open_model
-from georsr.models.segsr.lite import SensorEstimator
+from georsr.models.segsr_lite import SensorEstimator
 from georsr.radiometry.degradation import ImagingChain
 from georsr.radiometry.kernels import N_SENSOR_VALUES
 from georsr.training.callbacks import StoppedError
@@ -97,7 +97,7 @@ def test_with_errors_has_the_expected_statistics():
 
 
 @pytest.mark.parametrize("scale", [2, 4])
-def test_the_recipes(scale):
+def test_aware_recipes_have_a_sensor(scale):
     recipe = load_recipe(f"segsr-lite-x{scale}-aware")
     assert recipe.network == {"film_dim": 16, "sensor_dim": 32}
     assert isinstance(recipe.degradation, ImagingChain)

@@ -74,7 +74,7 @@ def test_train_resumed_equals_uninterrupted(stop, tiny, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker")  # on one processor
-def test_worker_processes_draw_the_same_crops(tiny, tmp_path):
+def test_train_with_worker_processes_draws_the_same_crops(tiny, tmp_path):
     recipe = replace(tiny, steps=3)
     train(recipe, tmp_path / "alone")
     train(recipe, tmp_path / "helped", machine=Machine(workers=2))
@@ -92,7 +92,7 @@ def test_train_changes_every_parameter(tiny, tmp_path):
     assert [k for k in late if torch.equal(late[k], early[k])] == []
 
 
-def test_adam_alone_and_every_loss_term(tiny, tmp_path):
+def test_train_with_adam_and_all_loss_terms(tiny, tmp_path):
     recipe = replace(
         tiny,
         optimizer=OptimizerSettings(kind="adam", lr=1e-3, clip=0.0),
@@ -107,7 +107,7 @@ def test_train_refuses_the_folder_of_another_run(tiny, tmp_path):
     train(replace(tiny, steps=2), tmp_path / "run")
     with pytest.raises(UsageError, match="use --resume"):
         train(replace(tiny, steps=2), tmp_path / "run")
-    with pytest.raises(ModelError, match="differs in batch, steps"):
+    with pytest.raises(ModelError, match="differs in batch"):
         train(replace(tiny, steps=4, batch=3), tmp_path / "run", resume=True)
     with pytest.raises(UsageError, match="no run to resume"):
         train(tiny, tmp_path / "none", resume=True)
@@ -261,7 +261,7 @@ def scene(tmp_path):
     return path
 
 
-def test_fine_tuning_on_rasters_of_any_bands(tiny, scene, tmp_path):
+def test_train_fine_tuning_on_rasters_of_any_bands(tiny, scene, tmp_path):
     weights = train(tiny, tmp_path / "rgb")
     recipe = replace(
         load_recipe("finetune-sensor"),

@@ -53,7 +53,7 @@ def blocks_of(layout, values, mask):
 @pytest.mark.parametrize("interleave", ["PIXEL", "BAND"])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_gdal_reads_what_was_written(tmp_path, dtype, masked, interleave):
+def test_encoder_output_is_read_by_gdal(tmp_path, dtype, masked, interleave):
     layout = layout_of(tmp_path, dtype, masked=masked, INTERLEAVE=interleave)
     assert make_encoder(layout) is not None
     assert layout.mask is masked
@@ -73,7 +73,7 @@ PREDICTORS = [*((dtype, p) for dtype in DTYPES for p in "12"), ("float32", "3")]
 
 
 @pytest.mark.parametrize(("dtype", "predictor"), PREDICTORS)
-def test_a_tile_is_before_compression_what_gdal_makes_of_it(tmp_path, dtype, predictor):
+def test_encoder_uncompressed_tile_equals_that_of_gdal(tmp_path, dtype, predictor):
     layout = layout_of(tmp_path, dtype, PREDICTOR=predictor)
     values, _ = pixels_of(layout)
     whole = np.ascontiguousarray(values[:, :128, :128])
@@ -102,15 +102,15 @@ def test_a_tile_is_before_compression_what_gdal_makes_of_it(tmp_path, dtype, pre
     ],
     ids=str,
 )
-def test_what_is_asked_for_is_left_to_gdal(tmp_path, options):
+def test_make_encoder_other_options_are_left_to_gdal(tmp_path, options):
     assert make_encoder(layout_of(tmp_path, **options)) is None
 
 
-def test_so_are_numbers_of_eight_bytes(tmp_path):
+def test_make_encoder_8_byte_types_are_left_to_gdal(tmp_path):
     assert make_encoder(layout_of(tmp_path, "float64")) is None
 
 
-def test_georsr_does_without_isal(tmp_path, monkeypatch):
+def test_encoder_without_isal_gives_readable_blocks(tmp_path, monkeypatch):
     layout = layout_of(tmp_path, masked=True)
     values, mask = pixels_of(layout)
     ours = [block for *_, block in blocks_of(layout, values, mask)]
@@ -126,7 +126,7 @@ def test_georsr_does_without_isal(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("blocksize", [16, 32, 96, 128])
-def test_bytes_depend_on_nothing_but_pixels(tmp_path, blocksize):
+def test_encoder_bytes_depend_on_pixels_only(tmp_path, blocksize):
     """Whatever other threads encode at the same time, and have left in memory."""
     mask = np.full((200, 180), 255, "uint8")
     mask[30:90, 20:] = 0
@@ -151,7 +151,7 @@ def test_bytes_depend_on_nothing_but_pixels(tmp_path, blocksize):
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
-def test_a_block_of_one_value_is_small_however_it_comes(tmp_path, dtype):
+def test_encoder_constant_block_is_small(tmp_path, dtype):
     source = make_raster(tmp_path / "a.tif", ramp(3, 300, 300, dtype=dtype))
     with open_raster(source) as reader:
         layout = output_layout(reader.info, 2, blocksize=512)
@@ -171,7 +171,7 @@ def test_a_block_of_one_value_is_small_however_it_comes(tmp_path, dtype):
         assert (product.read() == one).all()
 
 
-def test_a_checksum_is_the_one_of_zlib():
+def test_crc32_equals_that_of_zlib():
     data = np.random.default_rng(0).bytes(1000)
     assert crc32(data) == zlib.crc32(data)
     assert crc32(data[500:], crc32(data[:500])) == zlib.crc32(data)

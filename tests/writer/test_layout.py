@@ -32,7 +32,7 @@ def publish(path, layout, value=1):
     return path
 
 
-def test_a_product_is_like_its_source_but_finer(rgb):
+def test_output_layout_follows_the_source(rgb):
     layout = output_layout(info_of(rgb), 4)
     assert (layout.height, layout.width, layout.count) == (160, 200, 3)
     assert (layout.dtype, layout.nodata, layout.mask, layout.alpha) == ("uint8", None, False, False)
@@ -41,7 +41,7 @@ def test_a_product_is_like_its_source_but_finer(rgb):
                               "ZLEVEL": "1"}  # fmt: skip
 
 
-def test_the_predictor_follows_the_type(rgb):
+def test_output_layout_predictor_follows_the_type(rgb):
     info = info_of(rgb)
     assert output_layout(info, 2, dtype="float32").options["PREDICTOR"] == "3"
     given = output_layout(info, 2, creation_options={"predictor": "1"})
@@ -51,12 +51,12 @@ def test_the_predictor_follows_the_type(rgb):
 
 
 @pytest.mark.parametrize("nodata", [256, -1, 0.5, float("nan"), float("inf"), "x"])
-def test_nodata_outside_the_type_is_refused_before_any_work(rgb, nodata):
+def test_output_layout_nodata_outside_the_type_is_refused(rgb, nodata):
     with pytest.raises(UsageError, match="nodata"):
         output_layout(info_of(rgb), 2, nodata=nodata)
 
 
-def test_nodata_of_the_source_that_does_not_fit_is_refused(tmp_path):
+def test_output_layout_source_nodata_outside_the_type_is_refused(tmp_path):
     info = info_of(make_raster(tmp_path / "a.tif", ramp(1, dtype="float32"), nodata=-9999))
     with pytest.raises(UsageError, match="of the source does not fit data type uint8"):
         output_layout(info, 2, dtype="uint8")
@@ -76,14 +76,14 @@ def test_nodata_of_the_source_that_does_not_fit_is_refused(tmp_path):
         ("float32", -9999, {"nodata": "nan"}, "nan", False),
     ],
 )
-def test_validity_always_has_a_place(tmp_path, dtype, source, options, nodata, mask):
+def test_output_layout_always_stores_validity(tmp_path, dtype, source, options, nodata, mask):
     info = info_of(make_raster(tmp_path / "a.tif", ramp(1, dtype=dtype), nodata=source))
     layout = output_layout(info, 2, **options)
     assert (str(layout.nodata) if nodata == "nan" else layout.nodata) == nodata
     assert layout.mask is mask
 
 
-def test_masks_and_alpha_are_carried(tmp_path):
+def test_output_layout_keeps_masks_and_alpha(tmp_path):
     mask = np.full((40, 50), 255, "uint8")
     path = make_raster(tmp_path / "mask.tif", ramp(), mask=mask)
     assert output_layout(info_of(path), 2).mask
@@ -103,18 +103,18 @@ def test_masks_and_alpha_are_carried(tmp_path):
     [{"compress": "foo"}, {"nonsense": "1"}, {"zlevel": "99", "level": "99"},
      {"photometric": "nonsense"}, {"TILED": "NO"}, {"blockxsize": "512"}, {"nbits": "4"}],
 )  # fmt: skip
-def test_bad_creation_options_are_refused_before_any_work(rgb, options, cog):
+def test_output_layout_bad_creation_options_are_refused(rgb, options, cog):
     with pytest.raises(UsageError, match="creation option"):
         output_layout(info_of(rgb), 2, creation_options=options, cog=cog)
 
 
-def test_threads_are_refused_where_they_lose_errors(rgb):
+def test_output_layout_num_threads_is_refused(rgb):
     with pytest.raises(UsageError, match="NUM_THREADS"):
         output_layout(info_of(rgb), 2, creation_options={"num_threads": "2"})
     output_layout(info_of(rgb), 2, creation_options={"num_threads": "2"}, cog=True)
 
 
-def test_refusing_works_and_is_quiet_whatever_the_logging(rgb, caplog):
+def test_output_layout_refusal_does_not_depend_on_logging(rgb, caplog):
     logger = logging.getLogger("rasterio._env")
     logger.setLevel(logging.CRITICAL)
     try:
@@ -132,25 +132,25 @@ def test_refusing_works_and_is_quiet_whatever_the_logging(rgb, caplog):
      ({"compress": "WEBP", "webp_lossless": "YES"}, True), ({"compress": "LERC"}, True),
      ({"compress": "LERC", "max_z_error": "1"}, False), ({"discard_lsb": "2"}, False)],
 )  # fmt: skip
-def test_lossy_encodings_are_known(tmp_path, rgb, options, lossless):
+def test_output_layout_lossless_is_known(tmp_path, rgb, options, lossless):
     layout = output_layout(info_of(rgb), 2, creation_options=options)
     assert layout.lossless is lossless
     publish(tmp_path / "out.tif", layout, 77)
 
 
-def test_a_cog_has_larger_blocks(rgb):
+def test_output_layout_cog_needs_blocks_of_128(rgb):
     with pytest.raises(UsageError, match="should be >= 128"):
         output_layout(info_of(rgb), 2, blocksize=64, cog=True)
 
 
 @pytest.mark.parametrize("kwargs", [{"scale": 0}, {"scale": 1.5}, {"blocksize": 100},
                                     {"blocksize": 0}, {"dtype": "int64"}])  # fmt: skip
-def test_other_nonsense_is_refused(rgb, kwargs):
+def test_output_layout_bad_arguments_are_refused(rgb, kwargs):
     with pytest.raises(UsageError):
         output_layout(info_of(rgb), **({"scale": 2} | kwargs))
 
 
-def test_a_jpeg_source_does_not_make_a_jpeg_product(tmp_path):
+def test_output_layout_of_a_jpeg_source_is_lossless(tmp_path):
     path = make_raster(tmp_path / "a.tif", ramp(), compress="jpeg", photometric="YCBCR")
     info = info_of(path)
     with rasterio.open(publish(tmp_path / "b.tif", output_layout(info, 2))) as product:
@@ -159,7 +159,7 @@ def test_a_jpeg_source_does_not_make_a_jpeg_product(tmp_path):
 
 
 @pytest.mark.parametrize("cog", [False, True])
-def test_metadata_reach_the_product(tmp_path, cog):
+def test_output_has_the_metadata_of_the_source(tmp_path, cog):
     path = make_raster(tmp_path / "a.tif", ramp(3, dtype="int16"), nodata=-5,
                        tags={"PLATFORM": "x"}, colors=("blue", "green", "undefined"))  # fmt: skip
     with rasterio.open(path, "r+") as dst:
@@ -184,7 +184,7 @@ def test_metadata_reach_the_product(tmp_path, cog):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.tif", "b.tif"]
 
 
-def test_blocks_cover_the_product_once(rgb):
+def test_layout_blocks_cover_the_output_once(rgb):
     layout = output_layout(info_of(rgb), 3, blocksize=64)
     seen = np.zeros((layout.height, layout.width), int)
     for row, column, block in layout.blocks():
@@ -195,7 +195,7 @@ def test_blocks_cover_the_product_once(rgb):
     assert len(list(layout.blocks(Window(64, 0, 56, 128)))) == 2
 
 
-def test_planes_are_split_as_they_are_written(tmp_path):
+def test_layout_split_returns_bands_alpha_and_mask(tmp_path):
     path = make_raster(tmp_path / "a.tif", ramp(4), colors=("red", "green", "blue", "alpha"))
     planes = ramp(4)
     values, mask, alpha = output_layout(info_of(path, alpha="mask"), 2).split(planes)

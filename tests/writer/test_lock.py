@@ -31,7 +31,7 @@ time.sleep(60)
 """
 
 
-def test_it_is_exclusive_and_leaves_nothing(path):
+def test_lock_held_is_refused_and_released_leaves_no_file(path):
     one, two = Lock(path, "a.tif"), Lock(path, "a.tif")
     one.acquire()
     with pytest.raises(OutputError, match=rf"a\.tif: another run .*process {os.getpid()} on"):
@@ -46,7 +46,7 @@ def test_it_is_exclusive_and_leaves_nothing(path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
-def test_a_killed_process_does_not_hold_it(path):
+def test_lock_of_a_killed_process_is_free(path):
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE, text=True
     )
@@ -65,7 +65,7 @@ def test_a_killed_process_does_not_hold_it(path):
     assert not path.exists()
 
 
-def test_a_file_without_a_holder_is_removed(path):
+def test_lock_file_without_holder_is_removed(path):
     Lock(path, "a.tif").clean()
     assert not path.exists()
     path.write_text("{}")
@@ -73,7 +73,7 @@ def test_a_file_without_a_holder_is_removed(path):
     assert not path.exists()
 
 
-def test_a_scribble_is_nobody(path):
+def test_lock_file_with_malformed_content_is_free(path):
     path.write_text('{"pid": 1')
     lock = Lock(path, "a.tif")
     lock.acquire()
@@ -82,7 +82,7 @@ def test_a_scribble_is_nobody(path):
     lock.release()
 
 
-def test_of_many_that_want_it_one_has_it(path):
+def test_lock_wanted_by_many_threads_is_held_by_one(path):
     inside, most, errors = [], [], []
 
     def want():
@@ -120,7 +120,7 @@ class TestWithoutLocksInTheFileSystem:
     def leave(self, path, pid, host):
         path.with_name(path.name + ".pid").write_text(f"{pid}\n{host}\n")
 
-    def test_it_is_exclusive_and_leaves_nothing(self, path):
+    def test_lock_held_is_refused_and_released_leaves_no_file(self, path):
         one, two = Lock(path, "a.tif"), Lock(path, "a.tif")
         one.acquire()
         with pytest.raises(OutputError, match=rf"another run .*process {os.getpid()} on"):
@@ -130,19 +130,19 @@ class TestWithoutLocksInTheFileSystem:
         two.release()
         assert list(path.parent.iterdir()) == []
 
-    def test_the_living_have_it(self, path):
+    def test_lock_without_flock_of_a_running_process_is_refused(self, path):
         self.leave(path, os.getppid(), platform.node())
         with pytest.raises(OutputError, match="another run"):
             Lock(path, "a.tif").acquire()
 
-    def test_the_dead_have_not(self, path):
+    def test_lock_without_flock_of_an_ended_process_is_free(self, path):
         child = subprocess.Popen([sys.executable, "-c", ""])
         child.wait()
         self.leave(path, child.pid, platform.node())
         Lock(path, "a.tif").acquire()
         assert json.loads(path.read_text())["pid"] == os.getpid()
 
-    def test_who_is_elsewhere_may_live(self, path):
+    def test_lock_without_flock_of_another_machine_is_refused(self, path):
         self.leave(path, 1, "another-machine")
         with pytest.raises(OutputError, match=rf"another run.*remove {path}\.pid"):
             Lock(path, "a.tif").acquire()

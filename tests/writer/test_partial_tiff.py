@@ -67,7 +67,7 @@ OPTIONS = {
 
 @pytest.mark.parametrize("name", OPTIONS)
 @pytest.mark.parametrize("kind", ["plain", "mask"])
-def test_a_file_put_together_from_blocks_is_the_product(tmp_path, rgb, masked, name, kind):
+def test_part_file_of_encoded_blocks_is_a_tiff(tmp_path, rgb, masked, name, kind):
     layout = layout_of(rgb if kind == "plain" else masked, creation_options=OPTIONS[name])
     assert layout.mask is (kind == "mask")
     data, mask = data_of(layout)
@@ -85,7 +85,7 @@ def test_a_file_put_together_from_blocks_is_the_product(tmp_path, rgb, masked, n
             np.testing.assert_array_equal(product.dataset_mask(), mask)
 
 
-def test_blocks_are_the_bytes_gdal_itself_writes(tmp_path, masked):
+def test_block_encoder_gives_the_bytes_of_gdal(tmp_path, masked):
     """Lossy JPEG would show any difference in tables or padding at once."""
     for options in ({"COMPRESS": "JPEG", "PHOTOMETRIC": "YCBCR"}, {"ZLEVEL": "6"}):
         layout = layout_of(masked, creation_options=options)
@@ -121,7 +121,7 @@ def stored_tiles(content):
 
 
 @pytest.mark.parametrize("sealed", [False, True])
-def test_a_file_cut_off_anywhere_ends_with_the_same_bytes(tmp_path, masked, sealed):
+def test_part_file_truncated_anywhere_completes_to_the_same_bytes(tmp_path, masked, sealed):
     layout = layout_of(masked)
     data, mask = data_of(layout)
     blocks = list(encoded(layout, data, mask))
@@ -153,7 +153,7 @@ def test_a_file_cut_off_anywhere_ends_with_the_same_bytes(tmp_path, masked, seal
         np.testing.assert_array_equal(again.checksums, whole.checksums)
 
 
-def test_a_file_that_does_not_fit_its_records_is_refused(tmp_path, rgb, masked):
+def test_part_file_misfitting_records_are_refused(tmp_path, rgb, masked):
     layout = layout_of(rgb)
     path = tmp_path / "p.tif"
     part = PartFile.create(path, layout)
@@ -181,7 +181,7 @@ def test_a_file_that_does_not_fit_its_records_is_refused(tmp_path, rgb, masked):
         PartFile.reopen(tmp_path / "none.tif", layout, start, [])
 
 
-def test_a_classic_tiff_says_when_it_is_full(tmp_path, rgb):
+def test_part_file_beyond_4_gib_names_bigtiff(tmp_path, rgb):
     layout = layout_of(rgb)
     part = PartFile.create(tmp_path / "p.tif", layout)
     row, column, block = next(encoded(layout, *data_of(layout)))
@@ -191,7 +191,7 @@ def test_a_classic_tiff_says_when_it_is_full(tmp_path, rgb):
     part.close()
 
 
-def test_blocks_of_one_value_are_encoded_once(rgb):
+def test_block_encoder_constant_blocks_are_cached(rgb):
     encode = BlockEncoder(layout_of(rgb))
     blank = np.zeros((3, 32, 32), "uint8")
     first = encode(blank, None)
@@ -207,7 +207,7 @@ def test_blocks_of_one_value_are_encoded_once(rgb):
     assert again is not first  # the cache keeps a limited number
 
 
-def test_nan_equals_itself_and_zero_is_not_minus_zero(tmp_path):
+def test_block_encoder_cache_compares_bits(tmp_path):
     source = make_raster(tmp_path / "f.tif", ramp(1, dtype="float32"))
     encode = BlockEncoder(layout_of(source))
     nan = np.full((1, 32, 32), np.nan, "float32")
@@ -216,7 +216,7 @@ def test_nan_equals_itself_and_zero_is_not_minus_zero(tmp_path):
     assert encode(zero, None).checksum != encode(-zero, None).checksum
 
 
-def test_threads_encode_side_by_side(masked):
+def test_block_encoder_in_threads_gives_the_same_blocks(masked):
     layout = layout_of(masked)
     data, mask = data_of(layout)
     encode = BlockEncoder(layout)
@@ -233,7 +233,7 @@ def test_threads_encode_side_by_side(masked):
     assert alone[0].checksum == block_checksum(data[:, :32, :32], mask[:32, :32])
 
 
-def test_what_is_no_tiff_has_no_tables():
+def test_tile_tables_of_another_file_raises():
     for content in (b"", b"II", b"II*\0", b"II\x2c\0\x08\0\0\0", b"GIF89a" * 9):
         with pytest.raises(ValueError, match="TIFF"):
             tile_tables(io.BytesIO(content))

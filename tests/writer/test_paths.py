@@ -10,13 +10,13 @@ from georsr.writer.paths import check_destination, is_disk_full, is_enospc, temp
 from tests.rasters import make_raster, ramp
 
 
-def test_a_free_name_is_fine_and_stays_free(tmp_path, rgb):
+def test_check_destination_free_name_is_accepted(tmp_path, rgb):
     check_destination(tmp_path / "new.tif", [rgb], overwrite=False)
     check_destination(tmp_path / "new.tif", [rgb], overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["rgb.tif"]
 
 
-def test_an_existing_file_needs_overwrite(tmp_path, rgb):
+def test_check_destination_existing_file_needs_overwrite(tmp_path, rgb):
     other = tmp_path / "other.tif"
     other.write_bytes(b"precious")
     with pytest.raises(UsageError, match="won't be overwritten without use of the `--overwrite`"):
@@ -45,7 +45,7 @@ def aliases(rgb):
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_the_source_is_never_overwritten(rgb, overwrite):
+def test_check_destination_source_is_refused(rgb, overwrite):
     content = rgb.read_bytes()
     names = aliases(rgb)
     for name in names.values():
@@ -59,13 +59,13 @@ def test_the_source_is_never_overwritten(rgb, overwrite):
     assert rgb.read_bytes() == content
 
 
-def test_a_folder_that_is_not_there(tmp_path):
+def test_check_destination_missing_folder_is_refused(tmp_path):
     with pytest.raises(OutputError, match="does not exist; create it first"):
         check_destination(tmp_path / "none" / "a.tif", [], overwrite=False)
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_a_directory_or_device_is_no_destination(tmp_path, overwrite):
+def test_check_destination_directory_or_device_is_refused(tmp_path, overwrite):
     with pytest.raises(OutputError, match="is a directory"):
         check_destination(tmp_path, [], overwrite)
     with pytest.raises(OutputError, match="not a regular file"):
@@ -73,13 +73,13 @@ def test_a_directory_or_device_is_no_destination(tmp_path, overwrite):
 
 
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder nobody can write to")
-def test_a_folder_that_cannot_be_written_to():
+def test_check_destination_unwritable_folder_is_refused():
     with pytest.raises(OutputError, match="cannot be written to"):
         check_destination("/proc/self/a.tif", [], overwrite=False)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_read_only_folder(tmp_path):
+def test_check_destination_read_only_folder_is_refused(tmp_path):
     tmp_path.chmod(stat.S_IRUSR | stat.S_IXUSR)
     try:
         with pytest.raises(OutputError, match="cannot be written to"):
@@ -89,7 +89,7 @@ def test_a_read_only_folder(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.tif.msk", "a.tif.aux.xml", "a.tif.ovr", "a.tfw"])
-def test_a_stale_sidecar_is_refused_without_overwrite(tmp_path, name):
+def test_check_destination_stale_sidecar_needs_overwrite(tmp_path, name):
     (tmp_path / name).write_bytes(b"old")
     with pytest.raises(UsageError, match="earlier output"):
         check_destination(tmp_path / "a.tif", [], overwrite=False)
@@ -97,7 +97,7 @@ def test_a_stale_sidecar_is_refused_without_overwrite(tmp_path, name):
     assert (tmp_path / name).exists()  # checking changes nothing
 
 
-def test_the_unfinished_product_is_hidden_beside_and_found_again(tmp_path):
+def test_temp_paths_are_hidden_and_do_not_depend_on_the_folder(tmp_path):
     place = temp_paths(str(tmp_path / "a.tif"))
     assert place == temp_paths(os.path.relpath(tmp_path / "a.tif"))
     names = [path.name for path in (place.part, place.cog, place.journal, place.lock)]
@@ -111,7 +111,7 @@ def test_the_unfinished_product_is_hidden_beside_and_found_again(tmp_path):
     assert temp_paths(str(link)).part.parent == tmp_path / "elsewhere"
 
 
-def test_long_and_virtual_names_stay_apart(tmp_path):
+def test_temp_paths_of_long_and_virtual_names_differ(tmp_path):
     one, two = (temp_paths(str(tmp_path / ("x" * 230 + end))) for end in ("1.tif", "2.tif"))
     assert one.part != two.part
     one.part.touch()
@@ -121,7 +121,7 @@ def test_long_and_virtual_names_stay_apart(tmp_path):
     assert far.part.parent.is_dir()
 
 
-def test_leftovers_are_all_but_journal_and_lock(tmp_path):
+def test_temp_paths_leftovers_exclude_journal_and_lock(tmp_path):
     place = temp_paths(str(tmp_path / "a[1].tif"))
     beside = tmp_path / ".a[1].tif.part.cog.tif.ovr.tmp"
     for path in (place.part, place.cog, place.journal, place.lock, beside, tmp_path / "a[1].tif"):
@@ -129,7 +129,7 @@ def test_leftovers_are_all_but_journal_and_lock(tmp_path):
     assert set(place.leftovers()) == {place.part, place.cog, beside}
 
 
-def test_space_is_asked_for_and_given_back(tmp_path):
+def test_is_disk_full_leaves_no_file(tmp_path):
     assert not is_disk_full(tmp_path / "a", 1000)
     assert is_disk_full(tmp_path / "a", 2**60)
     assert list(tmp_path.iterdir()) == []
@@ -137,7 +137,7 @@ def test_space_is_asked_for_and_given_back(tmp_path):
     assert not is_enospc(OSError(errno.EPERM, "no"))
 
 
-def test_the_files_behind_a_vrt_are_sources(tmp_path, rgb):
+def test_check_destination_file_of_a_vrt_is_refused(tmp_path, rgb):
     make_raster(tmp_path / "b.tif", ramp())
     files = (str(tmp_path / "a.vrt"), str(rgb))
     with pytest.raises(UsageError, match="is the source"):

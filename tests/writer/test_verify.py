@@ -49,7 +49,9 @@ def offsets(path, interleave):
 
 
 @pytest.mark.parametrize("interleave", ["pixel", "band"])
-def test_one_block_of_many_alike_is_decoded(tmp_path, layout, values, monkeypatch, interleave):
+def test_verify_product_identical_blocks_are_decoded_once(
+    tmp_path, layout, values, monkeypatch, interleave
+):
     decoded = []
     read = rasterio.io.DatasetReader.read
     monkeypatch.setattr(
@@ -74,7 +76,9 @@ def test_one_block_of_many_alike_is_decoded(tmp_path, layout, values, monkeypatc
 
 @pytest.mark.parametrize("interleave", ["pixel", "band"])
 @pytest.mark.parametrize("block", [(5, 4), (0, 0), (2, 2)])
-def test_damage_to_any_block_is_noticed(tmp_path, layout, values, monkeypatch, block, interleave):
+def test_verify_product_damaged_block_is_refused(
+    tmp_path, layout, values, monkeypatch, block, interleave
+):
     with open_raster(str(tmp_path / "in.tif")) as reader:
         layout = output_layout(
             reader.info, 2, blocksize=32, creation_options={"interleave": interleave}
@@ -96,7 +100,7 @@ def test_damage_to_any_block_is_noticed(tmp_path, layout, values, monkeypatch, b
     assert not (tmp_path / "out.tif").exists()
 
 
-def test_a_block_at_the_edge_is_no_twin_of_a_whole_one(tmp_path):
+def test_verify_product_edge_block_with_bytes_of_a_full_one_is_accepted(tmp_path):
     """Their tiles hold the same bytes, of which the edge shows fewer."""
     source = make_raster(tmp_path / "edge.tif", np.zeros((1, 40, 40), "uint8"))
     with open_raster(source) as reader:
@@ -104,7 +108,7 @@ def test_a_block_at_the_edge_is_no_twin_of_a_whole_one(tmp_path):
     write(tmp_path / "out.tif", layout, np.zeros((1, 40, 40), "uint8"))
 
 
-def test_a_file_cut_short_has_no_twins(tmp_path, layout, values):
+def test_verify_product_truncated_file_is_refused(tmp_path, layout, values):
     write(tmp_path / "out.tif", layout, values)
     whole = (tmp_path / "out.tif").read_bytes()
     (tmp_path / "cut.tif").write_bytes(whole[: len(whole) // 2])

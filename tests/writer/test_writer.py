@@ -59,7 +59,7 @@ def only(folder, *names):
 
 @pytest.mark.parametrize("cog", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_what_is_written_is_read_back(tmp_path, dtype, cog):
+def test_writer_pixels_are_read_back(tmp_path, dtype, cog):
     path = make_raster(tmp_path / "a.tif", (ramp() // 2).astype(dtype))
     layout = layout_of(path, 3, cog=cog)
     data = pixels(layout)
@@ -79,7 +79,7 @@ def test_what_is_written_is_read_back(tmp_path, dtype, cog):
 
 @pytest.mark.parametrize("cog", [False, True])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 70), (70, 1), (16, 16), (17, 31)])
-def test_every_size_can_be_written(tmp_path, shape, cog):
+def test_writer_any_size_is_read_back(tmp_path, shape, cog):
     path = make_raster(tmp_path / "a.tif", ramp(1, *shape))
     layout = layout_of(path, 2, cog=cog)
     data = pixels(layout)
@@ -92,7 +92,7 @@ def test_every_size_can_be_written(tmp_path, shape, cog):
 
 @pytest.mark.parametrize("cog", [False, True])
 @pytest.mark.parametrize("kind", ["none", "nodata", "nan", "mask", "alpha", "alpha dropped"])
-def test_validity_comes_through_a_nearest_neighbour_run(tmp_path, kind, cog):
+def test_writer_validity_of_a_nearest_run_is_kept(tmp_path, kind, cog):
     data = ramp(4, dtype="float32" if kind == "nan" else "uint16")
     hole = np.s_[5:20, 10:33]
     mask, options, bidx = None, {}, [1, 2, 3]
@@ -143,7 +143,7 @@ def test_validity_comes_through_a_nearest_neighbour_run(tmp_path, kind, cog):
     "error", [KeyboardInterrupt, SystemExit, RuntimeError, None], ids=lambda e: str(e)
 )
 @pytest.mark.parametrize("old", [None, b"the old product"])
-def test_without_commit_nothing_changes(tmp_path, rgb, error, old):
+def test_writer_without_commit_changes_nothing(tmp_path, rgb, error, old):
     dst = tmp_path / "b.tif"
     if old:
         dst.write_bytes(old)
@@ -166,7 +166,7 @@ def test_without_commit_nothing_changes(tmp_path, rgb, error, old):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
-def test_failing_to_begin_leaves_nothing(tmp_path, rgb, monkeypatch, error):
+def test_writer_failing_at_the_start_leaves_no_files(tmp_path, rgb, monkeypatch, error):
     def fail(layout, dataset):
         raise error("stop")
 
@@ -178,7 +178,7 @@ def test_failing_to_begin_leaves_nothing(tmp_path, rgb, monkeypatch, error):
     assert only(tmp_path, "rgb.tif")
 
 
-def test_an_incomplete_product_is_not_published(tmp_path, rgb):
+def test_writer_incomplete_output_is_not_published(tmp_path, rgb):
     layout = layout_of(rgb)
     with RasterWriter(tmp_path / "b.tif", layout) as writer:
         writer.write(Window(0, 0, 32, 96), np.zeros((3, 32, 96), "uint8"))
@@ -192,14 +192,14 @@ def test_an_incomplete_product_is_not_published(tmp_path, rgb):
     [Window(1, 0, 32, 32), Window(0, 0, 31, 32), Window(0, 0, 32, 40), Window(0, 96, 32, 36),
      Window(-32, 0, 32, 32), Window(64, 0, 32, 32), Window(0, 0, 0, 32)],
 )  # fmt: skip
-def test_only_whole_blocks_are_taken(tmp_path, rgb, window):
+def test_writer_incomplete_block_raises(tmp_path, rgb, window):
     with RasterWriter(tmp_path / "b.tif", layout_of(rgb)) as writer:
         values = np.zeros((3, max(window.height, 0), max(window.width, 0)), "uint8")
         with pytest.raises(ValueError, match="full blocks"):
             writer.write(window, values)
 
 
-def test_wrong_pixels_are_refused(tmp_path, rgb):
+def test_writer_wrong_shape_or_type_raises(tmp_path, rgb):
     window, good = Window(0, 0, 32, 32), np.zeros((3, 32, 32), "uint8")
     writer = RasterWriter(tmp_path / "b.tif", layout_of(rgb))
     with pytest.raises(ValueError, match="not open"):
@@ -215,7 +215,7 @@ def test_wrong_pixels_are_refused(tmp_path, rgb):
             writer.write(window, good, None, good[0])
 
 
-def test_overwriting_removes_stale_sidecars(tmp_path, rgb):
+def test_writer_overwrite_removes_stale_sidecars(tmp_path, rgb):
     dst = make_raster(tmp_path / "b.tif", ramp(3, 80, 100))
     with rasterio.Env(GDAL_TIFF_INTERNAL_MASK="NO"), rasterio.open(dst, "r+") as old:
         old.write_mask(np.zeros((80, 100), "uint8"))
@@ -236,7 +236,7 @@ def test_overwriting_removes_stale_sidecars(tmp_path, rgb):
         assert (product.dataset_mask() == 255).all()
 
 
-def test_a_file_that_appears_meanwhile_is_not_overwritten(tmp_path, rgb):
+def test_writer_file_that_appears_meanwhile_is_kept(tmp_path, rgb):
     layout = layout_of(rgb)
     with RasterWriter(tmp_path / "b.tif", layout) as writer:
         fill(writer, layout, pixels(layout))
@@ -247,7 +247,7 @@ def test_a_file_that_appears_meanwhile_is_not_overwritten(tmp_path, rgb):
     assert only(tmp_path, "rgb.tif", "b.tif")
 
 
-def test_a_second_writer_is_refused_until_the_first_is_done(tmp_path, rgb):
+def test_writer_second_on_the_same_output_is_refused(tmp_path, rgb):
     layout = layout_of(rgb)
     with RasterWriter(tmp_path / "b.tif", layout) as first:
         fill(first, layout, pixels(layout))
@@ -263,7 +263,7 @@ def test_a_second_writer_is_refused_until_the_first_is_done(tmp_path, rgb):
         np.testing.assert_array_equal(product.read(), pixels(layout, 2))
 
 
-def test_the_same_pixels_give_the_same_bytes(tmp_path, rgb):
+def test_writer_same_pixels_give_the_same_bytes(tmp_path, rgb):
     layout = layout_of(rgb)
     seen = set()
     for name in ("b.tif", "c.tif"):
@@ -290,7 +290,7 @@ def spoil(monkeypatch, tool):
 
 @pytest.mark.parametrize("verify", [False, True])
 @pytest.mark.parametrize("cog", [False, True])
-def test_a_damaged_block_is_noticed(tmp_path, rgb, monkeypatch, cog, verify):
+def test_writer_damaged_block_is_not_published(tmp_path, rgb, monkeypatch, cog, verify):
     layout = layout_of(rgb, 4, blocksize=128, creation_options={"compress": "none"}, cog=cog)
 
     def damage(path):
@@ -334,7 +334,7 @@ def test_a_damaged_block_is_noticed(tmp_path, rgb, monkeypatch, cog, verify):
     ],
     ids=["transform", "crs", "nodata"],
 )
-def test_a_wrong_header_is_noticed(tmp_path, rgb, monkeypatch, tool, message):
+def test_writer_wrong_header_is_not_published(tmp_path, rgb, monkeypatch, tool, message):
     def change(path):
         with rasterio.open(path, "r+") as dataset:
             tool(dataset)
@@ -348,7 +348,7 @@ def test_a_wrong_header_is_noticed(tmp_path, rgb, monkeypatch, tool, message):
     assert only(tmp_path, "rgb.tif")
 
 
-def test_a_link_to_a_product_is_followed_and_kept(tmp_path, rgb):
+def test_writer_link_to_an_output_is_followed_and_kept(tmp_path, rgb):
     (tmp_path / "far").mkdir()
     (tmp_path / "far" / "real.tif").write_bytes(b"old")
     link = tmp_path / "b.tif"
@@ -361,7 +361,7 @@ def test_a_link_to_a_product_is_followed_and_kept(tmp_path, rgb):
     assert only(tmp_path / "far", "real.tif")
 
 
-def test_a_virtual_destination_gets_a_finished_copy(tmp_path, rgb, monkeypatch):
+def test_writer_virtual_destination_receives_a_finished_copy(tmp_path, rgb, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     dst = "/vsimem/georsr-test/b.tif"
     layout = layout_of(rgb)
@@ -429,7 +429,7 @@ def full_disk(tmp_path, cog, limit, verify=True):
         (True, 2_200_000, True),  # the plain file fits, the COG with its overviews does not
     ],
 )
-def test_a_full_disk_never_publishes_anything(tmp_path, old, cog, limit, verify):
+def test_writer_full_disk_publishes_nothing(tmp_path, old, cog, limit, verify):
     if old:
         (tmp_path / "b.tif").write_bytes(old)
     child = full_disk(tmp_path, cog, limit, verify)
@@ -444,7 +444,7 @@ def test_a_full_disk_never_publishes_anything(tmp_path, old, cog, limit, verify)
 
 
 @pytest.mark.parametrize("cog", [False, True])
-def test_the_same_product_fits_a_larger_disk(tmp_path, cog):
+def test_writer_larger_disk_publishes_the_output(tmp_path, cog):
     child = full_disk(tmp_path, cog, 4_000_000)
     assert child.returncode == 0, child.stdout + child.stderr
     size = int(child.stdout)
@@ -452,7 +452,7 @@ def test_the_same_product_fits_a_larger_disk(tmp_path, cog):
     assert (size > 2_200_000) is cog
 
 
-def test_warnings_stay_out_of_the_way(tmp_path):
+def test_writer_without_georeferencing_does_not_warn(tmp_path):
     path = make_raster(tmp_path / "a.tif", ramp(), crs=None, transform=None)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

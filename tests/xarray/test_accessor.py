@@ -61,7 +61,7 @@ def grid():
     return make
 
 
-def test_registering_takes_no_torch():
+def test_import_georsr_xarray_does_not_import_torch():
     code = (
         "import sys, georsr.xarray, xarray; assert 'torch' not in sys.modules; "
         "xarray.DataArray.georsr; xarray.Dataset.georsr"
@@ -74,7 +74,7 @@ def test_registering_takes_no_torch():
 
 @pytest.mark.parametrize("lazy", [False, True])
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32", "float64"])
-def test_an_array_gets_what_its_file_gets(dtype, lazy, lite_file, make_raster, texture, tmp_path):
+def test_accessor_array_equals_its_file(dtype, lazy, lite_file, make_raster, texture, tmp_path):
     image = texture(3, 60, 75, dtype)
     image[:, 20:35, 40:50] = 7
     source = make_raster(image, nodata=7)
@@ -97,7 +97,7 @@ def test_an_array_gets_what_its_file_gets(dtype, lazy, lite_file, make_raster, t
 
 @pytest.mark.parametrize("lazy", [False, True])
 @pytest.mark.parametrize("name", TRANSFORMS)
-def test_the_finer_grid_covers_the_same_ground(name, lazy, make_raster, texture, tmp_path):
+def test_accessor_output_covers_the_same_ground(name, lazy, make_raster, texture, tmp_path):
     source = make_raster(texture(1, 20, 30), transform=TRANSFORMS[name])
     georsr.super_resolve(source, tmp_path / "file.tif", "nearest", 4)
     product = open_array(source, lazy).georsr.super_resolve("nearest", 4)
@@ -113,7 +113,7 @@ def test_the_finer_grid_covers_the_same_ground(name, lazy, make_raster, texture,
         )
 
 
-def test_the_sample_is_that_of_a_file(make_raster, texture, tmp_path):
+def test_accessor_sample_equals_that_of_the_file(make_raster, texture, tmp_path):
     """A raster of more than 2**20 pixels is decimated, and not in the way of xarray."""
     image = (texture(1, 1100, 1000, "uint16") ** 0.5 * 200).astype("uint16")
     source = make_raster(image)
@@ -133,7 +133,7 @@ def test_the_sample_is_that_of_a_file(make_raster, texture, tmp_path):
 
 
 @pytest.mark.parametrize("lazy", [False, True])
-def test_other_dimensions_are_scenes(lazy, grid, texture, lite_file):
+def test_accessor_other_dimensions_are_scenes(lazy, grid, texture, lite_file):
     values = np.stack([texture(3, 40, 50, "uint16", seed=i) // (i + 1) for i in range(2)])
     times = np.array(["2026-05-01", "2026-06-01"], "datetime64[ns]")
     array = grid(values, "time", "band").assign_coords(
@@ -156,14 +156,14 @@ def test_other_dimensions_are_scenes(lazy, grid, texture, lite_file):
 
 
 @pytest.mark.parametrize("lazy", [False, True])
-def test_a_plane_is_one_band(lazy, grid, texture):
+def test_accessor_2d_array_is_one_band(lazy, grid, texture):
     values = texture(1, 40, 50)[0]
     array = grid(values).chunk(y=16) if lazy else grid(values)
     product = array.georsr.super_resolve("nearest", 3)
     np.testing.assert_array_equal(computed(product), values.repeat(3, 0).repeat(3, 1))
 
 
-def test_dimensions_may_have_other_names(grid, texture, lite_file):
+def test_accessor_dimensions_with_other_names_are_found(grid, texture, lite_file):
     values = texture(3, 20, 30)
     array = grid(values, "wavelength").rename(x="easting", y="northing")
     array.rio.set_spatial_dims(x_dim="easting", y_dim="northing")
@@ -173,7 +173,7 @@ def test_dimensions_may_have_other_names(grid, texture, lite_file):
     np.testing.assert_array_equal(product, georsr.super_resolve_array(values, lite_file))
 
 
-def test_a_part_lies_where_it_lay(make_raster, texture):
+def test_accessor_slice_keeps_its_place(make_raster, texture):
     for name in ("degrees", "rotated"):
         array = open_array(make_raster(texture(1, 20, 30), transform=TRANSFORMS[name]))
         part = array.isel(x=slice(7, 20), y=slice(4, None))  # spatial_ref still says the whole
@@ -184,13 +184,13 @@ def test_a_part_lies_where_it_lay(make_raster, texture):
         assert transform.a == TRANSFORMS[name].a / 2
 
 
-def test_a_single_row_takes_its_height_from_the_transform(make_raster, texture):
+def test_accessor_single_row_uses_the_transform(make_raster, texture):
     array = open_array(make_raster(texture(1, 20, 30))).isel(y=slice(3, 4))
     product = array.georsr.super_resolve("nearest", 2)
     np.testing.assert_array_equal(product.y, [5e6 - 1.625, 5e6 - 1.875])
 
 
-def test_labels_that_name_corners_stay_corners(grid, texture):
+def test_accessor_corner_coordinates_stay_corners(grid, texture):
     """stackstac's way: the transform in an attribute, labels of top left corners."""
     array = grid(texture(1, 4, 6)[0]).drop_vars("spatial_ref")
     array = array.assign_coords(x=array.x - 5, y=array.y + 5, epsg=32632)
@@ -209,7 +209,7 @@ def test_labels_that_name_corners_stay_corners(grid, texture):
 
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
-def test_ground_control_points_are_kept(make_raster, texture, tmp_path):
+def test_accessor_gcps_are_kept(make_raster, texture, tmp_path):
     points = [
         GroundControlPoint(row, column, 10 + column / 100, 50 - row / 100)
         for row, column in ((0, 0), (0, 30), (20, 0))
@@ -228,7 +228,7 @@ def test_ground_control_points_are_kept(make_raster, texture, tmp_path):
 # -- what an array says of itself ------------------------------------------------------------------
 
 
-def test_what_still_holds_is_kept(make_raster, texture, tmp_path):
+def test_accessor_valid_attributes_are_kept(make_raster, texture, tmp_path):
     def describe(dataset):
         dataset.descriptions = ("red", "green", "blue")
         dataset.update_tags(ACQUIRED="2026-05-01", STATISTICS_MEAN="3")
@@ -257,7 +257,7 @@ def test_what_still_holds_is_kept(make_raster, texture, tmp_path):
 
 
 @pytest.mark.parametrize("lazy", [False, True])
-def test_decoded_values_do_not_wrap_when_they_are_written(lazy, make_raster, tmp_path):
+def test_accessor_decoded_values_do_not_wrap_when_written(lazy, make_raster, tmp_path):
     """Sharp edges at both ends of the type: beyond them lie overshoots, and nodata."""
     image = np.full((1, 40, 40), 1, "uint8")
     image[:, 10:30, 10:30] = 255
@@ -273,7 +273,7 @@ def test_decoded_values_do_not_wrap_when_they_are_written(lazy, make_raster, tmp
         assert out.read()[0, 30:50, 30:50].min() > 200
 
 
-def test_packed_values_keep_their_packing(grid, tmp_path):
+def test_accessor_packed_values_keep_their_encoding(grid, tmp_path):
     values = np.linspace(-3.2767, 3.2767, 1200, dtype="float32").reshape(1, 30, 40)
     array = grid(values, "band").rename("reflectance")
     array.encoding = {
@@ -291,7 +291,7 @@ def test_packed_values_keep_their_packing(grid, tmp_path):
     np.testing.assert_allclose(back, product, atol=0.6e-4)
 
 
-def test_nodata_and_type_are_the_callers(grid, texture):
+def test_accessor_nodata_and_dtype_options_are_applied(grid, texture):
     values = texture(1, 20, 30, "int16")
     values[0, :5] = -1
     values[0, 5:] = np.abs(values[0, 5:]) % 200 + 1
@@ -311,7 +311,7 @@ def test_nodata_and_type_are_the_callers(grid, texture):
     assert (named[0, :10] == -1).all()
 
 
-def test_an_array_without_a_place_is_allowed_with_a_warning(texture):
+def test_accessor_without_crs_warns(texture):
     array = xr.DataArray(texture(1, 10, 12), dims=("band", "y", "x"))
     with pytest.warns(GeoreferenceWarning, match="array: has no coordinate reference system"):
         product = array.georsr.super_resolve("nearest", 2)
@@ -322,7 +322,7 @@ def test_an_array_without_a_place_is_allowed_with_a_warning(texture):
 # -- lazy ------------------------------------------------------------------------------------------
 
 
-def test_everything_but_the_pixels_is_known_at_once(grid, texture):
+def test_accessor_lazy_output_has_shape_chunks_and_dtype(grid, texture):
     array = grid(texture(3, 1000, 1800, "uint16"), "band").chunk(y=333)
     product = array.georsr.super_resolve("segsr-lite-x4")
     assert product.shape == (3, 4000, 7200)
@@ -340,7 +340,7 @@ def test_everything_but_the_pixels_is_known_at_once(grid, texture):
     assert computed(lazy).identical(in_memory.georsr.super_resolve("nearest", 2))
 
 
-def test_a_stretch_serves_all_scenes(grid, texture, lite_file):
+def test_accessor_normalization_serves_all_scenes(grid, texture, lite_file):
     values = np.stack([texture(3, 30, 40, "uint16", seed=i) // (i + 1) for i in range(3)])
     values[:, 2] = 9
     stack = grid(values, "time", "band")
@@ -362,7 +362,7 @@ def test_a_stretch_serves_all_scenes(grid, texture, lite_file):
 
 
 @pytest.mark.parametrize("lazy", [False, True])
-def test_variables_are_bands(lazy, grid, texture, lite_file):
+def test_accessor_dataset_variables_are_bands(lazy, grid, texture, lite_file):
     values = texture(3, 30, 40, "uint16")
     bands = {
         name: grid(band, long_name=name.title(), _FillValue=np.uint16(0))
@@ -382,7 +382,7 @@ def test_variables_are_bands(lazy, grid, texture, lite_file):
         assert product[name].rio.transform() == Affine(5, 0, 4e5, 0, -5, 5e6)
 
 
-def test_variables_may_stand_by_themselves(grid, texture, lite_file):
+def test_accessor_dataset_variables_one_by_one(grid, texture, lite_file):
     height, slope = texture(1, 20, 30, "int16")[0], texture(1, 20, 30, "float32")[0]
     terrain = xr.Dataset({"height": grid(height), "slope": grid(slope)})
     product = terrain.georsr.super_resolve("bicubic", 2)
@@ -393,7 +393,7 @@ def test_variables_may_stand_by_themselves(grid, texture, lite_file):
     assert product.before.identical(rgb.before.georsr.super_resolve(lite_file))
 
 
-def test_variables_that_are_no_bands_of_one_scene_are_refused(grid, texture, lite_file):
+def test_accessor_dataset_of_differing_variables_is_refused(grid, texture, lite_file):
     plane = texture(1, 20, 30)[0]
     with pytest.raises(UsageError, match=r"data type of 'a' and 'b' differ: uint8 and int16"):
         xr.Dataset(
@@ -436,20 +436,20 @@ def test_variables_that_are_no_bands_of_one_scene_are_refused(grid, texture, lit
         (lambda a: a, {"cog": True}, r"option cog is for files.*to_raster"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_is_refused_in_one_line(change, options, message, grid, texture, lite_file):
+def test_accessor_bad_arguments_are_one_line(change, options, message, grid, texture, lite_file):
     array = change(grid(texture(3, 40, 50), "band"))
     with pytest.raises(UsageError, match=message) as caught:
         array.georsr.super_resolve(lite_file, **options)
     assert "\n" not in str(caught.value)
 
 
-def test_a_grid_that_is_another_arrays_is_refused(make_raster, texture):
+def test_accessor_coordinates_of_another_grid_are_refused(make_raster, texture):
     array = open_array(make_raster(texture(1, 20, 30), transform=TRANSFORMS["rotated"]))
     with pytest.raises(UsageError, match="do not lie on the grid of GeoTransform"):
         array.isel(x=slice(None, None, 2)).georsr.super_resolve("nearest", 2)
 
 
-def test_a_model_in_memory_does_for_arrays_in_memory(grid, texture, lite_model):
+def test_accessor_model_in_memory_needs_an_array_in_memory(grid, texture, lite_model):
     values = texture(3, 40, 50)
     array = grid(values, "band")
     np.testing.assert_array_equal(
@@ -460,7 +460,7 @@ def test_a_model_in_memory_does_for_arrays_in_memory(grid, texture, lite_model):
 
 
 @pytest.mark.parametrize("lazy", [False, True])
-def test_names_of_bands_come_through_to_a_file(lazy, grid, texture, tmp_path):
+def test_accessor_band_names_are_written_to_a_file(lazy, grid, texture, tmp_path):
     array = grid(texture(3, 20, 24, "uint16"), "band").assign_coords(band=["B04", "B03", "B8A"])
     array = array.chunk(y=12) if lazy else array
     product = array.georsr.super_resolve("bicubic", 2)

@@ -11,7 +11,7 @@ steps = st.one_of(st.floats(1e-5, 1e5), st.floats(-1e5, -1e-5))
 
 
 @given(origins, steps, st.integers(1, 300), st.integers(1, 5))
-def test_a_finer_axis_has_the_same_edges(origin, step, length, scale):
+def test_axis_refined_has_the_same_edges(origin, step, length, scale):
     coarse = Axis(origin, step, length)
     fine = coarse.refine(scale)
     assert fine.length == length * scale
@@ -24,7 +24,7 @@ def test_a_finer_axis_has_the_same_edges(origin, step, length, scale):
 
 
 @given(origins, st.floats(1e-3, 1e5), st.integers(2, 300), st.integers(0, 200), st.booleans())
-def test_what_is_written_down_is_exact_also_for_a_part(origin, step, length, start, corners):
+def test_axis_from_coords_of_a_slice_is_exact(origin, step, length, start, corners):
     whole = Axis(origin, step, start + length, 0.0 if corners else 0.5)
     found = axis_from_coords("x", whole.coords()[start:], (origin, step), corners=True)
     assert found.step == step
@@ -33,7 +33,7 @@ def test_what_is_written_down_is_exact_also_for_a_part(origin, step, length, sta
     assert found.length == length
 
 
-def test_labels_win_over_what_no_longer_holds():
+def test_axis_from_coords_prefers_coordinates_to_a_stale_transform():
     labels = Axis(100.0, 10.0, 50).coords()
     every_second = axis_from_coords("x", labels[::2], (100.0, 10.0))
     assert (every_second.origin, every_second.step) == (95.0, 20.0)
@@ -44,7 +44,7 @@ def test_labels_win_over_what_no_longer_holds():
     assert axis_from_coords("x", labels - 5.0, (100.0, 10.0), corners=True).origin == 100.0
 
 
-def test_rounded_labels_are_even():
+def test_axis_from_coords_rounded_coordinates_are_accepted():
     degrees = (10 + (np.arange(500) + 0.5) * 1e-4).astype("float32")
     axis = axis_from_coords("longitude", degrees, (10.0, 1e-4))
     assert (axis.origin, axis.step) == (10.0, 1e-4)
@@ -61,10 +61,10 @@ def test_rounded_labels_are_even():
         (["a", "b"], "holds <U1, expected numbers"),
     ],
 )
-def test_other_labels_are_refused(labels, message):
+def test_axis_from_coords_uneven_coordinates_are_refused(labels, message):
     with pytest.raises(UsageError, match=message):
         axis_from_coords("x", np.asarray(labels))
 
 
-def test_one_pixel_may_have_its_size_written_down():
+def test_axis_from_coords_one_pixel_uses_the_transform():
     assert axis_from_coords("y", np.array([95.0]), (100.0, -10.0)) == Axis(100.0, -10.0, 1)

@@ -53,7 +53,7 @@ def compute(array, **options):
     blend=st.sampled_from(["feather", "crop"]),
     dtype=st.sampled_from(["uint8", "int16", "float32"]),
 )
-def test_chunks_agree_with_one_pass(
+def test_super_resolve_dask_chunks_equal_one_pass(
     size, chunks, sides, halo, overlap, extra, blend, dtype, lite_file, texture
 ):
     image = texture(3, *size, dtype)
@@ -71,7 +71,7 @@ def test_chunks_agree_with_one_pass(
 
 
 @pytest.mark.parametrize("axes", [(), (2,), (2, 3)])
-def test_scenes_are_super_resolved_one_by_one(axes, texture):
+def test_super_resolve_dask_scenes_are_independent(axes, texture):
     model = open_model("bicubic", 2)
     count = int(np.prod(axes, dtype=int))
     scenes = [texture(2, 40, 50, "uint16", seed=i) // (i + 1) for i in range(count)]
@@ -83,7 +83,7 @@ def test_scenes_are_super_resolved_one_by_one(axes, texture):
     np.testing.assert_array_equal(compute(lazy), np.stack(expected).reshape(lazy.shape))
 
 
-def test_nothing_is_read_before_it_is_asked_for_nor_more_than_is_needed(texture):
+def test_super_resolve_dask_reads_needed_chunks_only(texture):
     image = texture(3, 200, 200)
     seen = []
 
@@ -105,7 +105,7 @@ def test_nothing_is_read_before_it_is_asked_for_nor_more_than_is_needed(texture)
 
 
 @pytest.mark.parametrize("large", [False, True])
-def test_the_stretch_is_the_scenes(large, texture, monkeypatch):
+def test_super_resolve_dask_normalization_is_that_of_the_scene(large, texture, monkeypatch):
     """Not the chunk's: values grow from left to right. In large scenes, from a sample."""
     image = (texture(1, 60, 300, "uint16") // 8 + np.arange(300) * 100).astype("uint16")
     if large:
@@ -117,7 +117,7 @@ def test_the_stretch_is_the_scenes(large, texture, monkeypatch):
 
 
 @pytest.mark.parametrize("large", [False, True])
-def test_large_scene_is_read_again_for_its_sample(large, texture, monkeypatch):
+def test_super_resolve_dask_large_scene_is_read_again_for_its_sample(large, texture, monkeypatch):
     """So that its chunks need not wait in memory for their turn in the output."""
     monkeypatch.setattr(dask_graph, "MAX_DECIMATION", 0 if large else 16)
     reads = []
@@ -133,7 +133,7 @@ def test_large_scene_is_read_again_for_its_sample(large, texture, monkeypatch):
     assert len(reads) == (2 if large else 1) * array.npartitions
 
 
-def test_nodata_and_nan_stay_where_they_are(lite_file, texture):
+def test_super_resolve_dask_nodata_and_nan_stay_in_place(lite_file, texture):
     image = texture(3, 50, 60, "float32")
     image[:, 10:20, 30:40] = -9999
     image[0, 40, 5] = np.nan
@@ -145,7 +145,7 @@ def test_nodata_and_nan_stay_where_they_are(lite_file, texture):
     assert np.isnan(product).sum() == 4
 
 
-def test_a_wrong_byte_order_does_no_harm(texture):
+def test_super_resolve_dask_swapped_byte_order_gives_the_same(texture):
     image = texture(1, 40, 40, "float32")
     swapped = image.astype(image.dtype.newbyteorder())
     expected = georsr.super_resolve_array(image, "bicubic", 2, **SMALL)
@@ -157,7 +157,7 @@ def test_a_wrong_byte_order_does_no_harm(texture):
     )
 
 
-def test_keys_say_what_is_computed(lite_file, texture):
+def test_super_resolve_dask_keys_depend_on_input_and_options(lite_file, texture):
     image, model = texture(3, 50, 60), open_model(lite_file)
     made = lazily(image, model)
     assert made.name == lazily(image, open_model(lite_file)).name
@@ -174,7 +174,7 @@ def test_keys_say_what_is_computed(lite_file, texture):
     assert len({made.name, *(other.name for other in others)}) == 1 + len(others)
 
 
-def test_a_model_travels_by_name(lite_file, texture):
+def test_super_resolve_dask_tasks_hold_the_model_by_name(lite_file, texture):
     """What each task carries stays small."""
     made = lazily(texture(3, 50, 60, "uint16"), open_model(lite_file))
     tasks = {k: t for k, t in dict(made.dask).items() if "georsr" in str(k)}
@@ -185,7 +185,7 @@ def test_a_model_travels_by_name(lite_file, texture):
 # -- schedulers ----------------------------------------------------------------------------------
 
 
-def test_threads_take_turns(lite_file, texture):
+def test_super_resolve_dask_threads_give_the_same(lite_file, texture):
     image, model = texture(3, 90, 100), open_model(lite_file)
     made = lazily(image, model)
     with dask.config.set(scheduler="threads", num_workers=8):
@@ -210,7 +210,7 @@ def cluster():
     return start
 
 
-def test_a_cluster_in_this_process(cluster, lite_file, texture):
+def test_super_resolve_dask_on_a_cluster_of_threads_gives_the_same(cluster, lite_file, texture):
     image, model = texture(3, 60, 70, "uint16"), open_model(lite_file)
     with cluster(processes=False):
         product = lazily(image, model).compute()
@@ -218,7 +218,7 @@ def test_a_cluster_in_this_process(cluster, lite_file, texture):
 
 
 @pytest.mark.slow
-def test_worker_processes_open_the_model_themselves(cluster, lite_file, texture):
+def test_super_resolve_dask_on_worker_processes_gives_the_same(cluster, lite_file, texture):
     image, model = texture(3, 60, 70, "uint16"), open_model(lite_file)
     whole = georsr.super_resolve_array(image, model, **SMALL)
     with cluster(processes=True) as client:
@@ -232,7 +232,7 @@ def test_worker_processes_open_the_model_themselves(cluster, lite_file, texture)
 # -- models --------------------------------------------------------------------------------------
 
 
-def test_references_are_names_that_mean_the_same_everywhere(lite_file, monkeypatch, tmp_path):
+def test_model_ref_holds_an_absolute_name(lite_file, monkeypatch, tmp_path):
     assert model_ref(open_model("bicubic", 2)).name == "bicubic-x2"
     assert model_ref(open_model("segsr-lite-x2")).name == "segsr-lite-x2"
     monkeypatch.chdir(tmp_path)
@@ -240,17 +240,17 @@ def test_references_are_names_that_mean_the_same_everywhere(lite_file, monkeypat
     assert reference == ModelRef(lite_file, open_model(lite_file).sha256)
 
 
-def test_a_model_in_memory_only_is_refused(lite_model, texture):
+def test_super_resolve_dask_model_in_memory_is_refused(lite_model, texture):
     with pytest.raises(UsageError, match=r"tiny-x2 exists in memory only.*save_model"):
         lazily(texture(3, 40, 40), lite_model)
 
 
-def test_other_weights_are_an_error_where_the_work_is_done(lite_file):
+def test_load_cached_other_weights_raises_model_error(lite_file):
     with pytest.raises(ModelError, match=r"checksum [0-9a-f]{12} here, expected 000000000000"):
         load_cached(ModelRef(lite_file, "0" * 64))
 
 
-def test_the_process_is_left_as_it_was(lite_file, texture):
+def test_super_resolve_dask_leaves_thread_counts_unchanged(lite_file, texture):
     import torch
 
     threads = torch.get_num_threads()
@@ -258,7 +258,7 @@ def test_the_process_is_left_as_it_was(lite_file, texture):
     assert torch.get_num_threads() == threads
 
 
-def test_sample_of_a_large_array_has_the_pixels_of_a_file(monkeypatch):
+def test_super_resolve_dask_sample_of_a_large_array_equals_its_file(monkeypatch):
     rng = np.random.default_rng(0)
     image = rng.integers(0, 60_000, (1, 4200, 4100)).astype("uint16")
     array = da.from_array(image, chunks=(1, 1000, 1000))

@@ -8,7 +8,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from georsr.models.interpolation import Bicubic, Nearest, cubic
-from georsr.models.segsr.lite import (
+from georsr.models.segsr import SLM, FiLM, LightLMM, pixel_shuffle_to_planes
+from georsr.models.segsr_lite import (
     RepConv,
     ResidualBlock,
     SceneClassifier,
@@ -16,7 +17,6 @@ from georsr.models.segsr.lite import (
     fuse_branches,
     segsr_lite,
 )
-from georsr.models.segsr.segsr import SLM, FiLM, LightLMM, pixel_shuffle_to_planes
 
 
 def tiny(scale=2, **options):

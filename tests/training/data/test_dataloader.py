@@ -15,14 +15,14 @@ class Dice:
         return Crop(lr, np.repeat(np.repeat(lr, 2, 1), 2, 2))
 
 
-def test_a_crop_depends_on_its_number_alone():
+def test_indexed_crops_depend_on_the_index_only():
     crops = IndexedCrops(Dice(), seed=3)
     np.testing.assert_array_equal(crops[7].lr, crops[7].lr)
     assert not np.array_equal(crops[7].lr, crops[8].lr)
     assert not np.array_equal(crops[7].lr, IndexedCrops(Dice(), seed=4)[7].lr)
 
 
-def test_devices_share_the_run_without_overlap_and_go_on_where_they_were():
+def test_step_sampler_shares_and_resumes_without_overlap():
     whole = [[n for step in StepSampler(4, 3, lambda: 0, r, 2) for n in step] for r in (0, 1)]
     assert sorted(whole[0] + whole[1]) == list(range(24))
     rest = [n for step in StepSampler(4, 3, lambda: 3, 1, 2) for n in step]
@@ -30,12 +30,12 @@ def test_devices_share_the_run_without_overlap_and_go_on_where_they_were():
     assert len(StepSampler(4, 3, lambda: 3)) == 4
 
 
-def test_validation_pairs_are_shared_out():
+def test_sharded_pairs_share_the_pairs():
     shares = [list(ShardedPairs(range(5), rank, 2)) for rank in (0, 1)]
     assert shares == [[0, 2, 4], [1, 3]]
 
 
-def test_masks_are_made_where_one_crop_has_one():
+def test_collate_with_one_mask_masks_all():
     hr = np.zeros((1, 4, 4), np.float32)
     lr = np.zeros((1, 2, 2), np.float32)
     assert collate([Crop(lr, hr), Crop(lr, hr)]).valid is None

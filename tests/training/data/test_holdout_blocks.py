@@ -11,7 +11,7 @@ sizes = st.integers(1, 60)
 
 @settings(deadline=None)
 @given(sizes, sizes, st.integers(2, 40), st.integers(0, 50))
-def test_blocks_cover_the_area_once_and_are_alike(height, width, side, offset):
+def test_divide_area_covers_once_with_similar_blocks(height, width, side, offset):
     area = Window(offset, 2 * offset, height, width)
     blocks = divide_area(area, side)
     seen = np.zeros((height, width), int)
@@ -24,7 +24,7 @@ def test_blocks_cover_the_area_once_and_are_alike(height, width, side, offset):
 
 
 @pytest.mark.parametrize("share", [0.05, 0.1, 0.25, 0.5])
-def test_the_share_is_kept_in_every_run_of_blocks(share):
+def test_is_validation_block_keeps_the_fraction_locally(share):
     chosen = np.array([is_validation_block(i, share) for i in range(5000)])
     assert chosen[0]
     for start in range(0, 4800, 97):
@@ -34,5 +34,5 @@ def test_the_share_is_kept_in_every_run_of_blocks(share):
         assert np.abs(by_column - share).max() < 0.05
 
 
-def test_nothing_is_held_out_of_a_share_of_nothing():
+def test_is_validation_block_with_fraction_zero_is_false():
     assert not any(is_validation_block(i, 0.0) for i in range(100))

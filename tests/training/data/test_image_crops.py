@@ -33,7 +33,7 @@ def rng(*seed):
 @pytest.mark.parametrize("memory", [1e9, 0])
 @pytest.mark.parametrize("degradation", [BicubicDegradation(), BLUR])
 @pytest.mark.parametrize("scale", [2, 4])
-def test_every_crop_is_one_of_the_degraded_image(folder, degradation, scale, memory):
+def test_image_crops_are_crops_of_the_degraded_image(folder, degradation, scale, memory):
     """At every edge, in every orientation, and whether or not the image is kept in memory."""
     source = ImageCrops(folder, degradation, scale, 8, memory=memory)
     wholes = [degrade_pair(read_image(image.path), scale)[0] for image in folder]
@@ -73,7 +73,7 @@ def find(wanted, image, patch):
 
 
 @pytest.mark.parametrize("degradation", [BicubicDegradation(), SensorDegradation(jpeg=(60, 90))])
-def test_crops_are_a_function_of_the_generator(folder, degradation):
+def test_image_crops_depend_on_the_generator_only(folder, degradation):
     source = ImageCrops(folder, degradation, 2, 16)
     twin = pickle.loads(pickle.dumps(source))
     for i in range(5):
@@ -87,14 +87,14 @@ def test_crops_are_a_function_of_the_generator(folder, degradation):
     assert a.hr.flags.c_contiguous
 
 
-def test_crops_are_eight_bit_like_the_files(folder):
+def test_image_crops_are_8_bit(folder):
     crop = ImageCrops(folder, SensorDegradation(bits=None), 4, 8).crop(rng(0))
     for image in (crop.lr, crop.hr):
         np.testing.assert_allclose(image * 255, np.rint(image * 255), atol=1e-4)
         assert 0 <= image.min() < image.max() <= 1
 
 
-def test_validation_pairs_are_the_published_protocol(folder):
+def test_image_pairs_follow_the_published_protocol(folder):
     pairs = ImagePairs(folder, BicubicDegradation(), 4)
     assert len(pairs) == 6
     for _ in range(2):
@@ -106,7 +106,7 @@ def test_validation_pairs_are_the_published_protocol(folder):
             assert pair.hr.dtype == pair.lr.dtype == np.uint8
 
 
-def test_validation_noise_is_the_same_every_time(folder):
+def test_image_pairs_noise_is_repeatable(folder):
     first = [pair.lr.tobytes() for pair in ImagePairs(folder, SensorDegradation(), 2)]
     assert first == [
         pair.lr.tobytes() for pair in ImagePairs(folder, SensorDegradation(), 2, memory=0)
@@ -114,19 +114,19 @@ def test_validation_noise_is_the_same_every_time(folder):
     assert len(set(first)) == len(folder)
 
 
-def test_scenes_for_the_encoder(folder):
+def test_image_crops_scenes_returns_images_and_labels(folder):
     images, labels = ImageCrops(folder, BicubicDegradation(), 4, 8).scenes()
     assert labels == [0, 0, 0, 1, 1, 1]
     assert [i.shape for i in images] == [(3, 9, 11)] * 3 + [(3, 10, 8)] * 3
     np.testing.assert_array_equal(images[0], degrade_pair(read_image(folder.images[0].path), 4)[1])
 
 
-def test_small_images_are_named(folder):
+def test_image_crops_of_small_images_are_refused(folder):
     with pytest.raises(InputError, match=r"0\.png: is 45x38 pixels, 11x9 at 4x .* choose a small"):
         ImageCrops(folder, BicubicDegradation(), 4, 13)
 
 
-def test_corrupt_images_are_named_or_counted(folder, tmp_path, caplog):
+def test_image_crops_corrupt_images_are_named_or_counted(folder, tmp_path, caplog):
     (tmp_path / "data" / "town" / "bad.png").write_bytes(b"not an image")
     image = folder.images[0].path
     image.write_bytes(image.read_bytes()[:200])

@@ -2,6 +2,7 @@ import logging
 import multiprocessing
 import pickle
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -50,7 +51,7 @@ def whole(path, degradation, scale, stretch="auto"):
 @pytest.mark.parametrize("degradation", [BicubicDegradation(), BLUR])
 @pytest.mark.parametrize("scale", [2, 4])
 @pytest.mark.parametrize(("bands", "dtype"), [(1, "uint8"), (4, "uint16"), (5, "float32")])
-def test_every_crop_is_one_of_the_degraded_scene(scenes, degradation, scale, bands, dtype):
+def test_raster_crops_are_crops_of_the_degraded_scene(scenes, degradation, scale, bands, dtype):
     data = scenes((bands, 71, 90), dtype=dtype)
     source = open_training(data, degradation, scale=scale, patch=8)
     hr, lr = whole(data.root[0], degradation, scale)
@@ -79,7 +80,7 @@ def find(wanted, image, scale, patch):
     raise AssertionError("the crop is not in the image")
 
 
-def test_bands_are_chosen_and_ordered(scenes):
+def test_raster_crops_bands_are_chosen_and_ordered(scenes):
     data = replace(scenes((4, 40, 40)), bands=(3, 1), stretch="dtype")
     source = open_training(data, BicubicDegradation(), scale=2, patch=20)
     crop = source.crop(rng(0))
@@ -88,7 +89,7 @@ def test_bands_are_chosen_and_ordered(scenes):
     assert any(np.allclose(flip_rotate(values, e), crop.hr, atol=1e-6) for e in range(8))
 
 
-def test_the_stretch_is_the_scenes_own(scenes):
+def test_raster_crops_normalization_is_that_of_the_scene(scenes):
     data = replace(scenes((1, 40, 40), (1, 40, 40)), stretch="percentile:10,90")
     source = open_training(data, BicubicDegradation(), scale=2, patch=8)
     for region, path in zip(source.regions, data.root, strict=True):
@@ -100,7 +101,7 @@ def test_the_stretch_is_the_scenes_own(scenes):
 # -- invalid pixels -------------------------------------------------------------------------
 
 
-def test_invalid_pixels_do_not_reach_what_counts(make_raster, texture):
+def test_raster_crops_mask_covers_pixels_affected_by_invalid_ones(make_raster, texture):
     values = texture(2, 96, 96, "uint16")
     values[values == 9] = 10
     values[1, 40:44, 30:35] = 9
@@ -140,7 +141,7 @@ def rng_after_cut(draw, degradation):
     return draw
 
 
-def test_the_mask_grows_by_what_the_degradation_reaches():
+def test_valid_after_degradation_grows_by_the_margin():
     good = np.ones((24, 24), bool)
     assert valid_after_degradation(good, 2, 3) is None
     good[8, 13] = False
@@ -150,7 +151,7 @@ def test_the_mask_grows_by_what_the_degradation_reaches():
     np.testing.assert_array_equal(grown, expected.repeat(2, 0).repeat(2, 1))
 
 
-def test_windows_of_too_few_valid_pixels_are_drawn_again(scenes):
+def test_raster_crops_with_few_valid_pixels_are_drawn_again(scenes):
     def spoil(values):
         values[:, :, 20:] = 7
 
@@ -161,7 +162,7 @@ def test_windows_of_too_few_valid_pixels_are_drawn_again(scenes):
         assert crop.valid is None or crop.valid.mean() >= 0.5
 
 
-def test_a_scene_without_valid_windows_is_named(scenes):
+def test_raster_crops_scene_without_valid_windows_is_refused(scenes):
     def spoil(values):
         values[:, 3:] = 7
 
@@ -174,7 +175,7 @@ def test_a_scene_without_valid_windows_is_named(scenes):
 
 
 @pytest.mark.parametrize("degradation", [BicubicDegradation(), BLUR])
-def test_training_reads_no_pixel_of_a_validation_block(make_raster, degradation):
+def test_raster_crops_exclude_validation_blocks(make_raster, degradation):
     """Each pixel's value says where it is; whatever a crop holds or sees is outside all blocks."""
     rows, columns = np.mgrid[:300, :300]
     path = make_raster((rows * 300 + columns)[None].astype("uint32"))
@@ -202,7 +203,7 @@ def test_training_reads_no_pixel_of_a_validation_block(make_raster, degradation)
     assert covered.mean() > 0.6
 
 
-def test_validation_pairs_are_windows_of_the_degraded_scene(scenes):
+def test_raster_pairs_are_windows_of_the_degraded_scene(scenes):
     data = replace(scenes((3, 260, 200)), holdout=0.2)
     pairs = open_validation(data, BLUR, scale=2, patch=12)
     hr, lr = whole(data.root[0], BLUR, 2)
@@ -219,7 +220,7 @@ def test_validation_pairs_are_windows_of_the_degraded_scene(scenes):
     ]
 
 
-def test_other_rasters_for_validation(scenes, make_raster, texture):
+def test_raster_pairs_of_other_rasters(scenes, make_raster, texture):
     data = scenes((2, 64, 64))
     other = make_raster(texture(2, 70, 90, "uint16", seed=9), "other.tif")
     data = replace(data, validation_root=(other,), holdout=0.3)
@@ -230,6 +231,24 @@ def test_other_rasters_for_validation(scenes, make_raster, texture):
     grey = make_raster(texture(1, 70, 90, "uint16"), "grey.tif")
     with pytest.raises(UsageError, match=r"grey\.tif has 1 bands, .*scene0\.tif has 2"):
         open_source(replace(data, validation_root=(grey,)), BicubicDegradation(), scale=2, patch=8)
+
+
+def test_rasters_of_the_same_pixels_are_trained_on_once(scenes, caplog, make_raster, texture):
+    data = scenes((2, 64, 64), (2, 64, 80), settings=DataSettings(holdout=0.3))
+    copy = make_raster(texture(2, 64, 64, "uint16", seed=0), "copy.tif", compress="deflate")
+    _, pairs = open_source(
+        replace(data, root=(*data.root, copy)), BicubicDegradation(), scale=2, patch=8
+    )
+    assert [Path(region.name).name for region in pairs.regions] == ["scene0.tif", "scene1.tif"]
+    assert "copy.tif: has the same pixels as" in caplog.text
+    crops, pairs = open_source(
+        replace(data, validation_root=(copy,)), BicubicDegradation(), scale=2, patch=8
+    )
+    assert [Path(region.name).name for region in crops.regions] == ["scene1.tif"]
+    assert [Path(region.name).name for region in pairs.regions] == ["copy.tif"]
+    both = replace(data, root=data.root[:1], validation_root=(copy,))
+    with pytest.raises(InputError, match=r"scene0\.tif: no usable raster is left"):
+        open_source(both, BicubicDegradation(), scale=2, patch=8)
 
 
 def test_raster_crops_without_room_fail(scenes):
@@ -268,7 +287,7 @@ def test_raster_crops_are_drawn_by_area_and_few_files_stay_open(scenes):
     assert len(source.regions[0].pool) == 1
 
 
-def test_crops_are_the_same_after_pickling_and_in_a_forked_process(scenes):
+def test_raster_crops_pickled_or_forked_are_the_same(scenes):
     data = scenes((3, 90, 90), (3, 80, 120))
     source = open_training(data, SensorDegradation(jpeg=(60, 90)), scale=2, patch=12)
     expected = [source.crop(rng(i)).lr.tobytes() for i in range(6)]
@@ -288,7 +307,9 @@ def test_crops_are_the_same_after_pickling_and_in_a_forked_process(scenes):
     assert [source.crop(rng(i)).lr.tobytes() for i in range(6)] == expected
 
 
-def test_damaged_and_unlike_rasters(scenes, make_raster, texture, tmp_path, caplog):
+def test_raster_crops_damaged_or_differing_rasters_are_refused(
+    scenes, make_raster, texture, tmp_path, caplog
+):
     data = scenes((2, 64, 64))
     bad = tmp_path / "bad.tif"
     bad.write_bytes(b"not a raster")
@@ -323,7 +344,7 @@ def test_damaged_and_unlike_rasters(scenes, make_raster, texture, tmp_path, capl
         "rasterio_cogeo_rgb_u8_0.6m_jpeg",
     ],
 )
-def test_real_scenes(shared_data, name):
+def test_raster_crops_of_a_real_scene(shared_data, name):
     data = DataSettings("scenes", (str(shared_data / "scenes" / f"{name}.tif"),))
     crops, pairs = open_source(data, SensorDegradation(), scale=2, patch=24)
     for i in range(10):

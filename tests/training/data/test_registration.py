@@ -23,14 +23,14 @@ def overlap(lr, hr, valid=None):
     return Overlap(lr, hr, np.ones(lr.shape[1:], bool) if valid is None else valid)
 
 
-def test_block_mean():
+def test_block_mean_is_the_mean():
     image = np.arange(2 * 4 * 6, dtype=np.float32).reshape(2, 4, 6)
     means = block_mean(image, 2)
     assert means.shape == (2, 2, 3)
     assert means[1, 1, 2] == image[1, 2:, 4:].mean()
 
 
-def test_shift_is_that_of_the_content_of_lr(ground):
+def test_measure_shift_is_that_of_lr(ground):
     # LR(y) = HR(y - dy): the content of LR lies 1.3 rows below and 0.6 columns left
     parts = [overlap(ground(t - 1.3, 5 + 0.6, 64), ground(t, 5, 64)) for t in (0, 90, 200)]
     found = measure_shift(parts)
@@ -48,7 +48,7 @@ def test_measure_shift_is_robust_to_one_part(ground):
     assert found.spread == pytest.approx(4, abs=0.2)
 
 
-def test_bands_of_other_radiometry_do_not_matter(ground):
+def test_measure_shift_ignores_radiometry(ground):
     hr = ground(0, 0, 64)
     lr = np.concatenate([500 + 300 * ground(-2, 0, 64), 1e-3 * ground(-2, 0, 64)])
     found = measure_shift([overlap(lr, np.concatenate([hr, hr]))])
@@ -65,7 +65,7 @@ def test_measure_shift_of_unsuitable_parts_is_none(ground):
         assert measure_shift([part]) is None
 
 
-def test_radiometry_matches_mean_and_spread_of_valid_pixels(ground):
+def test_fit_radiometry_matches_mean_and_spread(ground):
     rng = np.random.default_rng(0)
     hr = np.concatenate([ground(0, 0, 64), ground(7, 3, 64)])
     gain, offset = np.array([2.0, 0.5])[:, None, None], np.array([100.0, -3.0])[:, None, None]
@@ -85,7 +85,7 @@ def test_radiometry_matches_mean_and_spread_of_valid_pixels(ground):
     np.testing.assert_allclose(exact.offset, offset.ravel(), rtol=1e-4)
 
 
-def test_a_flat_band_is_only_moved():
+def test_fit_radiometry_of_a_flat_band_is_an_offset():
     flat = np.full((1, 20, 20), 7.0, np.float32)
     found = fit_radiometry([overlap(flat, flat - 2)])
     assert found.apply(flat - 2)[0, 0, 0] == pytest.approx(7)

@@ -84,7 +84,7 @@ def test_sensor_pair_on_one_grid_copies_pixels(pair, scale):
         assert np.isin(values, hr[0] / np.float32(1000)).all()  # not resampled
 
 
-def test_extents_may_differ(pair):
+def test_sensor_pair_of_different_extents_uses_the_overlap(pair):
     hr_grid = HR_GRID @ Affine.translation(-7, 10)  # begins 7 columns left, 10 rows further down
     hr = render(hr_grid, 60, 55)
     data = pair(hr, render(LR_GRID, 70, 60), hr_grid=hr_grid)
@@ -128,7 +128,7 @@ def test_sensor_pair_on_other_grids_shows_the_same_ground(pair, name):
 
 
 @pytest.mark.parametrize("name", ["half a pixel off", "finer", "rotated"])
-def test_windows_are_parts_of_the_whole(pair, name):
+def test_sensor_pair_windows_equal_the_full_read(pair, name):
     grid, crs = GRIDS[name]
     data = pair(render(grid, 120, 120, crs), render(LR_GRID, 60, 60), hr_grid=grid, hr_crs=crs)
     region = region_of(data)
@@ -141,7 +141,7 @@ def test_windows_are_parts_of_the_whole(pair, name):
         np.testing.assert_allclose(part.values[both], whole.values[expected][both], atol=1e-2)
 
 
-def test_invalid_pixels_of_either_are_masked_band_by_band(pair):
+def test_sensor_pair_masks_invalid_pixels_per_band(pair):
     hr = render(HR_GRID, 80, 80)
     lr = block_mean(hr, 2)
     hr[1, 20, 30] = -9999  # in one band only: GDAL's warper would blend it in
@@ -193,7 +193,7 @@ def test_sensor_pair_shift_is_refused_or_corrected(pair):
     assert np.abs(cut.hr - truth).max() < 0.05 * np.ptp(truth)
 
 
-def test_pairs_that_do_not_fit_are_refused(pair, make_raster, texture):
+def test_sensor_pair_misfitting_rasters_are_refused(pair, make_raster, texture):
     lr = render(LR_GRID, 40, 40)
     hr = render(HR_GRID, 80, 80)
     with pytest.raises(UsageError, match=r"hr\.tif and .*lr\.tif have 1 and 2 bands"):
@@ -218,7 +218,7 @@ def test_pairs_that_do_not_fit_are_refused(pair, make_raster, texture):
         region_of(replace(data, lr=()))
 
 
-def test_from_settings_to_crops_and_validation(pair):
+def test_open_source_of_pairs_returns_crops_and_validation(pair):
     hr = render(HR_GRID, 240, 300)
     data = pair(hr, block_mean(hr, 2), settings=replace(PLAIN, holdout=0.2))
     crops, pairs = open_source(data, BicubicDegradation(), scale=2, patch=16)

@@ -24,7 +24,7 @@ def image():
     return rng(5).integers(0, 256, (4, 80, 96), np.uint8)
 
 
-def test_no_variation_is_a_window_of_the_image(image):
+def test_variation_none_is_a_window_of_the_image(image):
     crop = NONE.crop(image, 32, rng(1))
     places = np.lib.stride_tricks.sliding_window_view(image[0], (32, 32))
     found = np.argwhere((places == np.rint(crop[0] * 255)).all((2, 3)))
@@ -35,7 +35,7 @@ def test_no_variation_is_a_window_of_the_image(image):
 
 
 @pytest.mark.parametrize("size", [16, 64, 200])
-def test_every_crop_has_its_size_and_range(image, size):
+def test_variation_crop_has_size_and_range(image, size):
     variation = Variation(whole=0.2, flat=0.5)
     for seed in range(20):
         crop = variation.crop(image, size, rng(seed))
@@ -45,7 +45,7 @@ def test_every_crop_has_its_size_and_range(image, size):
         assert 0 <= crop.min() <= crop.max() <= 1
 
 
-def test_shrink_has_the_size_and_mean(image):
+def test_variation_shrink_averages(image):
     crop = replace(NONE, whole=0, shrink=(2.0, 2.0)).crop(image[:3], 32, rng())
     assert crop.std() < 0.7 * (image / 255).std()  # white noise, averaged
 
@@ -84,14 +84,14 @@ def test_add_even_surface_is_even():
         assert np.quantile(steps, 0.5) < 0.01
 
 
-def test_crops_are_pure_functions_of_their_seed(image):
+def test_variation_depends_on_the_seed_only(image):
     assert np.array_equal(Variation().crop(image, 48, rng(3)), Variation().crop(image, 48, rng(3)))
 
 
 @pytest.fixture
 def data(tmp_path, write_image):
-    for part in ("train", "val"):
-        write_image(tmp_path / "town" / part / "a.png", seed=1)
+    for seed, part in enumerate(("train", "val")):
+        write_image(tmp_path / "town" / part / "a.png", seed=10 * seed + 1)
     write_image(tmp_path / "loose" / "b.png", seed=2)
     write_image(tmp_path / "infrared" / "train" / "a.png", seed=3)
     roots = (str(tmp_path / "town"), str(tmp_path / "loose"))
@@ -100,7 +100,7 @@ def data(tmp_path, write_image):
     )
 
 
-def test_a_folder_without_parts_is_for_training_alone(data):
+def test_open_source_folder_without_parts_is_for_training(data):
     crops, pairs = open_source(data, ImagingChain(), scale=2, patch=12)
     assert (crops.count, len(pairs)) == (2, 1)
 
@@ -119,7 +119,7 @@ def test_varied_crops_have_sensor_descriptions(data):
     assert crop.sensor is None
 
 
-def test_low_and_high_resolution_lie_one_over_the_other(data):
+def test_varied_crops_lr_and_hr_are_aligned(data):
     crops, _ = open_source(replace(data, variation=NONE), BicubicDegradation(), scale=2, patch=16)
     for seed in range(8):
         crop = crops.crop(rng(seed))
@@ -127,24 +127,32 @@ def test_low_and_high_resolution_lie_one_over_the_other(data):
         np.testing.assert_allclose(crop.lr[:, 3:-3, 3:-3], below[:, 3:-3, 3:-3], atol=1e-5)
 
 
-def test_infrared_of_another_size_is_refused(data, write_image):
+def test_near_infrared_of_another_size_is_refused(data, write_image):
     write_image(Path(data.near_infrared[0]) / "train" / "a.png", size=(20, 20))
     with pytest.raises(InputError, match="is 20x20 pixels, expected the 48x48 of"):
         open_source(data, ImagingChain(), scale=2, patch=12)
 
 
-def test_missing_infrared_folder_is_refused(data, tmp_path):
+def test_near_infrared_missing_folder_is_refused(data, tmp_path):
     missing = replace(data, near_infrared=(str(tmp_path / "nowhere"),))
     with pytest.raises(UsageError, match="no such folder; expected images of the near infrared"):
         open_source(missing, ImagingChain(), scale=2, patch=12)
 
 
-def test_roots_without_a_part_to_validate_on_are_refused(data):
-    with pytest.raises(UsageError, match="none of the roots has a part 'val'"):
+def test_open_source_single_image_without_parts_is_refused(data):
+    with pytest.raises(InputError, match="one image, expected two"):
         open_source(replace(data, root=data.root[1:]), ImagingChain(), scale=2, patch=12)
 
 
-def test_settings_round_trip(data):
+def test_open_source_folder_without_parts_holds_out_one_image_in_ten(tmp_path, write_image):
+    for number in range(12):
+        write_image(tmp_path / "flat" / f"{number:02d}.png", seed=number)
+    settings = DataSettings(root=(str(tmp_path / "flat"),))
+    training, validation = open_source(settings, ImagingChain(), scale=2, patch=12)
+    assert (training.count, len(validation)) == (10, 2)
+
+
+def test_variation_settings_round_trip(data):
     mapping = data.to_dict()
     assert DataSettings.from_dict(mapping, "recipe") == data
     assert mapping["variation"]["shrink"] == [1.0, 4.0]
@@ -160,6 +168,6 @@ def test_settings_round_trip(data):
         ({"grey": 1}, "variation: unknown key 'grey'"),
     ],
 )
-def test_bad_values_are_refused(values, message):
+def test_variation_bad_values_are_refused(values, message):
     with pytest.raises(UsageError, match=message):
         DataSettings.from_dict({"variation": values}, "data")

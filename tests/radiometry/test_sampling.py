@@ -27,7 +27,7 @@ def sorted_pixels(values):
     ],
 )
 @pytest.mark.parametrize("profile", [{}, {"interleave": "band", "compress": "deflate"}])
-def test_an_array_is_sampled_like_its_file(shape, most, regime, profile, tmp_path):
+def test_sample_of_an_array_equals_that_of_its_file(shape, most, regime, profile, tmp_path):
     rng = np.random.default_rng(0)
     image = rng.integers(0, 60_000, (2, *shape)).astype("uint16")
     with open_quietly(make_raster(tmp_path / "a.tif", image, **profile)) as reader:
@@ -42,7 +42,7 @@ def test_an_array_is_sampled_like_its_file(shape, most, regime, profile, tmp_pat
 
 
 @given(st.integers(1, 3000), st.integers(1, 3000), st.integers(1, 5000))
-def test_a_sample_lies_inside_and_keeps_its_size(height, width, most):
+def test_sample_indices_lie_inside_and_have_the_wanted_number(height, width, most):
     rows, columns = sample_indices(height, width, most)
     for indices, length in ((rows, height), (columns, width)):
         assert (np.diff(indices) >= 0).all()

@@ -49,7 +49,7 @@ def publish(source, scale, **options):
 
 @pytest.mark.parametrize("scale", [1, 2, 3, 4])
 @pytest.mark.parametrize("name", TRANSFORMS)
-def test_outer_corners_stay_where_they_are(name, scale):
+def test_scale_transform_keeps_the_outer_corners(name, scale):
     old = TRANSFORMS[name]
     new = scale_transform(old, scale)
     for column, row in [(0, 0), (50, 0), (0, 40), (50, 40), (12, 34)]:
@@ -61,7 +61,7 @@ def test_outer_corners_stay_where_they_are(name, scale):
 @pytest.mark.parametrize("cog", [False, True])
 @pytest.mark.parametrize("point", [False, True])
 @pytest.mark.parametrize("name", TRANSFORMS)
-def test_gdal_reopens_the_product_with_the_same_corners(tmp_path, name, point, cog):
+def test_output_reopened_has_the_corners_of_the_source(tmp_path, name, point, cog):
     crs = "EPSG:4326" if name == "degrees" else "EPSG:32633"
     source = make_raster(
         tmp_path / "a.tif", ramp(1), crs=crs, transform=TRANSFORMS[name], point=point
@@ -76,7 +76,7 @@ def test_gdal_reopens_the_product_with_the_same_corners(tmp_path, name, point, c
 
 
 @pytest.mark.parametrize("point", [False, True])
-def test_gcps_mark_the_same_ground(tmp_path, point):
+def test_scale_gcps_mark_the_same_ground(tmp_path, point):
     gcps = [
         GroundControlPoint(row=r, col=c, x=20 + c * 0.01, y=50 - r * 0.01, z=3, id=str(i))
         for i, (r, c) in enumerate([(0, 0), (0, 50), (40, 0), (40, 50), (20.5, 10.25)])
@@ -98,7 +98,7 @@ def test_gcps_mark_the_same_ground(tmp_path, point):
         )
 
 
-def test_rpcs_mark_the_same_ground(tmp_path):
+def test_scale_rpcs_mark_the_same_ground(tmp_path):
     new = scale_rpcs(RPCS, 4)
     # the centre of the raster: between pixels in both grids, counted from pixel centres
     assert (RPCS.line_off, RPCS.samp_off) == (40 / 2 - 0.5, 50 / 2 - 0.5)
@@ -115,7 +115,7 @@ def test_rpcs_mark_the_same_ground(tmp_path):
         assert product.crs is None
 
 
-def test_a_raster_without_georeferencing_gives_one(tmp_path):
+def test_output_of_a_source_without_georeferencing_has_none(tmp_path):
     source = make_raster(tmp_path / "a.tif", ramp(1), crs=None, transform=None)
     with suppress_rasterio_warnings(), rasterio.open(publish(source, 2)) as new:
         assert new.crs is None
