@@ -324,6 +324,8 @@ class RasterInfo:
         Files that GDAL reads for this raster, including sidecars and sources of a VRT.
     notes : tuple of str
         Assumptions about the raster, one line each.
+    min_is_white : bool
+        Whether 0 is shown as white (photometric interpretation MINISWHITE), as in many scans.
     selectable_bands : tuple of str
         Number and name of each band that can be selected, such as ``4 (nir)``, for messages.
     """
@@ -350,6 +352,7 @@ class RasterInfo:
     notes: tuple[str, ...] = ()
     selectable_bands: tuple[str, ...] = ()
     address: str = field(default="", repr=False, compare=False)
+    min_is_white: bool = False
 
     @property
     def count(self) -> int:
@@ -468,7 +471,19 @@ def describe(
                 if number != alpha_band
             ),
             address=address,
+            min_is_white=_min_is_white(dataset, numbers[0]),
         )
+
+
+def _min_is_white(dataset: Any, number: int) -> bool:
+    if dataset.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES":
+        return True
+    try:
+        colors = dataset.colormap(number)
+    except ValueError:  # no colour table
+        return False
+    # GDAL's VRT of such a scan has this colour table instead
+    return dict(colors) == {value: (255 - value,) * 3 + (255,) for value in range(256)}
 
 
 def has_own_mask(flags: Sequence[MaskFlags]) -> bool:

@@ -39,6 +39,8 @@ def mosaic_vrt(mosaic: Mosaic) -> str:
     root = vrt_root(mosaic.width, mosaic.height, first.crs, mosaic.transform)
     for space, tags in _common_tags(mosaic):
         add_tags(root, tags, space)
+    if first.min_is_white:
+        add_tags(root, {"MINISWHITE": "YES"}, "IMAGE_STRUCTURE")
     for number in range(1, first.count + 1 + (first.alpha_band is not None)):
         band = next((band for band in first.bands if band.number == number), None)
         if band is None:
@@ -212,6 +214,7 @@ def _compare(first: RasterInfo, other: RasterInfo) -> None:
         ("nodata", *([str(band.nodata) for band in info.bands] for info in (first, other))),
         ("colours", *([band.colorinterp for band in info.bands] for info in (first, other))),
         ("alpha band", first.alpha_band, other.alpha_band),
+        ("white as 0 (MINISWHITE)", first.min_is_white, other.min_is_white),
         ("scales and offsets", *([(b.scale, b.offset) for b in i.bands] for i in (first, other))),
     ):
         if a != b:

@@ -20,6 +20,7 @@ import rasterio
 from rasterio.enums import MaskFlags
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterioWindow
+from scipy.ndimage import maximum_filter, minimum_filter
 
 from georsr.errors import (
     BandWarning,
@@ -61,9 +62,11 @@ from georsr.radiometry.normalization import (
     decimated_shape,
     fixed_normalization,
     normalization_of_sample,
+    sample_indices,
     sample_windows,
     sample_windows_in,
 )
+from georsr.tiling.grid import spread_starts
 from georsr.window import AnyArray, BoolArray, PixelBlock, PixelSample, Window
 
 _MISSING = re.compile(
@@ -245,6 +248,8 @@ GDAL keeps a VRT's file that it failed to open in a pool, which lives as long as
 the process. Every later read of the file, through any VRT, returns zeros without an error (tested
 with GDAL 3.10).
 """
+PROBE_SIZE, PROBES_PER_AXIS = 64, 3
+"""Size of the windows in which overviews are compared with pixels, and their number per axis."""
 MAX_UNCOVERED_FRACTION = 1e-3
 """Fraction of a VRT without files that is ignored; files off the pixel grid leave such gaps."""
 
@@ -422,7 +427,7 @@ class RasterReader:
         if height * width <= max_pixels:
             patches = [self.read(extent)]
         elif self.info.overviews or height * width <= MAX_DECIMATION * max_pixels:
-            patches = [self._read(extent, decimated_shape(height, width, max_pixels))]
+            patches = self._decimated(decimated_shape(height, width, max_pixels), max_pixels)
         else:
             patches = [self.read(window) for window in self._sample_windows(max_pixels)]
         count = self.info.count
@@ -430,6 +435,53 @@ class RasterReader:
             np.concatenate([patch.values.reshape(count, -1) for patch in patches], axis=1),
             np.concatenate([patch.valid.reshape(count, -1) for patch in patches], axis=1),
         )
+
+    def _decimated(self, shape: tuple[int, int], max_pixels: int) -> list[PixelBlock]:
+        """Read the complete raster decimated to (rows, columns), or other pixels of as many.
+
+        Overviews of another version of the file, or empty ones, are not used.
+        """
+        height, width = self.info.height, self.info.width
+        if not self._overviews_differ(shape):
+            return [self._read(Window(0, 0, height, width), shape)]
+        warn_once(
+            self,
+            f"{self.info.path}: its overviews do not show its pixels, as those of an older version "
+            "do, and are not used; build them again with gdaladdo",
+            RadiometryWarning,
+        )
+        if height * width > MAX_DECIMATION * max_pixels:
+            return [self.read(window) for window in self._sample_windows(max_pixels)]
+        rows, columns = sample_indices(height, width, max_pixels)
+        patches = []
+        for some in np.array_split(rows, max(1, height // 256)):
+            block = self.read(Window(some[0], 0, some[-1] - some[0] + 1, width))
+            values, valid = (
+                plane[:, some - some[0]][:, :, columns] for plane in (block.values, block.valid)
+            )
+            patches.append(PixelBlock(values, valid, None))
+        return patches
+
+    def _overviews_differ(self, shape: tuple[int, int]) -> bool:
+        """Return whether a raster decimated to (rows, columns) differs from its own pixels.
+
+        Some windows are compared: a decimated pixel lies between those around it, but for the
+        overshoot of a resampling kernel and lossy compression.
+        """
+        info = self.info
+        factor = min(info.height // shape[0], info.width // shape[1])
+        if factor < 2:
+            return False
+        count = max(4, PROBE_SIZE // factor)
+        side = count * factor
+        outside = []
+        for top in spread_starts(info.height, side, PROBES_PER_AXIS):
+            for left in spread_starts(info.width, side, PROBES_PER_AXIS):
+                window = Window(top, left, side, side)
+                outside.append(
+                    _outside_fraction(self._read(window, (count, count)), self.read(window), factor)
+                )
+        return max(outside) > 0.5 or float(np.mean(outside)) > 0.05
 
     def read_decimated(self, height: int, width: int) -> PixelBlock:
         """Read the complete raster, decimated by nearest neighbour, from overviews if it has any.
@@ -558,6 +610,25 @@ class RasterReader:
 
     def __repr__(self) -> str:
         return f"RasterReader({self.info.path!r}, indexes={self.info.indexes})"
+
+
+def _outside_fraction(coarse: PixelBlock, fine: PixelBlock, factor: int) -> float:
+    """Return the fraction of the coarse pixels that the fine pixels around them do not explain."""
+    bands, rows, columns = coarse.values.shape
+    cells = (bands, rows, factor, columns, factor)
+    values, valid = fine.values.astype(np.float64).reshape(cells), fine.valid.reshape(cells)
+    around = (1, 3, 3)
+    low = minimum_filter(values.min((2, 4), where=valid, initial=np.inf), around)
+    high = maximum_filter(values.max((2, 4), where=valid, initial=-np.inf), around)
+    all_valid = minimum_filter(valid.all((2, 4)).astype(np.uint8), around) == 1
+    known = np.isfinite(low)
+    if not known.any():
+        return float(coarse.valid.mean())
+    reach = 0.02 * (high[known].max() - low[known].min())
+    with np.errstate(invalid="ignore"):
+        margin = 0.25 * (high - low) + reach
+        inside = (coarse.values >= low - margin) & (coarse.values <= high + margin)
+    return float(np.where(coarse.valid, ~(known & inside), all_valid).mean())
 
 
 def open_raster(

@@ -357,6 +357,29 @@ def warn_specks(reader: RasterReader, scale: int) -> None:
         )
 
 
+def warn_negative(reader: RasterReader, layout: OutputLayout) -> None:
+    """Warn if an output cannot say that 0 is white, as its source does."""
+    if reader.info.min_is_white and layout.cog_options is not None:
+        warn_once(
+            reader,
+            f"{reader.info.path}: shows 0 as white (MINISWHITE), which a COG cannot say: the "
+            "output looks like a negative; write a GeoTIFF without --cog",
+            RadiometryWarning,
+        )
+
+
+def warn_lost_digits(reader: RasterReader, stretch: Normalization) -> None:
+    """Warn if integers differ by less than a network's float32 tells apart in its range."""
+    step = max(high - low for low, high in zip(stretch.lo, stretch.hi, strict=True)) / 2**24
+    if reader.info.dtype in ("uint32", "int32") and step > 1:
+        warn_once(
+            reader,
+            f"{reader.info.path}: a network tells 2**24 values apart, so that differences below "
+            f"{step:.3g} are rounded away; use a narrower --stretch LO,HI, or --model bicubic",
+            RadiometryWarning,
+        )
+
+
 def warn_upsampled(reader: RasterReader) -> None:
     """Warn if an image seems to be upsampled by nearest neighbour."""
     info = reader.info
@@ -593,8 +616,10 @@ def plan_job(
         warn_noise_dominated(reader, model.spec.name)
     if warn and model.spec.architecture not in COMPUTED_ARCHITECTURES:
         warn_upsampled(reader)
+        warn_lost_digits(reader, stretch)
     if warn:
         warn_specks(reader, model.spec.scale)
+        warn_negative(reader, layout)
     job = SRJob(
         reader, destination, model, config, placement, stretch, layout, plan, key, area, kernel
     )
