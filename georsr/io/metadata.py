@@ -16,13 +16,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import Any, Literal, NamedTuple
+from xml.etree.ElementTree import ParseError, fromstring
 
 import attrs
 import numpy as np
+import rasterio.shutil
 from affine import Affine
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rasterio.enums import MaskFlags
+from rasterio.errors import RasterioError
+from rasterio.io import MemoryFile
 from rasterio.rpc import RPC
 from rasterio.windows import Window as RasterioWindow
 
@@ -195,6 +199,7 @@ def common_dtype(dataset: Any, path: str, numbers: Sequence[int], *, force: bool
         A data type is not supported, or a band holds palette indices or a bit mask.
     """
     colors = colorinterp_names(dataset)
+    classes = {} if force else _class_tables(dataset, numbers)
     for number in numbers:
         dtype = dataset.dtypes[number - 1]
         name = f"{path}: band {number}"
@@ -222,6 +227,11 @@ def common_dtype(dataset: Any, path: str, numbers: Sequence[int], *, force: bool
                 "expand it first, for example with `gdal_translate -expand rgb`, or insist with "
                 "--force"
             )
+        if number in classes:
+            raise UsageError(
+                f"{name} has {classes[number]}: its values are classes, not intensities; choose "
+                "other bands with --bidx, or insist with --force"
+            )
     dtypes = sorted({dataset.dtypes[number - 1] for number in numbers})
     result = np.result_type(*(np.dtype(name) for name in dtypes)).name
     if result not in SUPPORTED_DTYPES:
@@ -230,6 +240,31 @@ def common_dtype(dataset: Any, path: str, numbers: Sequence[int], *, force: bool
             "select bands of one type, or convert them first"
         )
     return result
+
+
+def _class_tables(dataset: Any, numbers: Sequence[int]) -> dict[int, str]:
+    """Return band number -> description of the table that says what its integers mean.
+
+    rasterio does not read category names and attribute tables. GDAL writes them into a VRT.
+    """
+    if all(np.dtype(dataset.dtypes[number - 1]).kind == "f" for number in numbers):
+        return {}
+    with MemoryFile(ext=".vrt") as memory:
+        try:
+            rasterio.shutil.copy(dataset, memory.name, driver="VRT")
+            document = fromstring(memory.read())
+        except (RasterioError, ParseError):
+            return {}
+    tables = {}
+    for band in document.iter("VRTRasterBand"):
+        number = int(band.get("band", 0))
+        if any(category.text for category in band.iter("Category")):
+            tables[number] = "category names"
+        for table in band.iter("GDALRasterAttributeTable"):
+            named = any(usage.text == "2" for usage in table.iter("Usage"))
+            if table.find("Row") is not None and (named or table.get("tableType") == "thematic"):
+                tables[number] = "an attribute table of classes"
+    return tables
 
 
 def _integers(indexes: Sequence[int], path: str) -> list[int]:

@@ -203,9 +203,14 @@ def _measurements(pixels: AnyArray) -> AnyArray:
     if pixels.dtype.kind != "f" or pixels.size == 0:
         return pixels
     some = pixels[:: max(1, pixels.size // 4096)].astype(np.float64)
-    low, middle, high = np.percentile(some, (10, 50, 90))
-    reach = OUTLIER_RANGES * (high - low)
-    if not reach or (pixels.min() >= middle - reach and pixels.max() <= middle + reach):
+    with np.errstate(over="ignore", invalid="ignore"):
+        low, middle, high = np.percentile(some, (10, 50, 90))
+        reach = OUTLIER_RANGES * (high - low)
+    if (
+        not reach < np.inf
+        or reach == 0
+        or (pixels.min() >= middle - reach and pixels.max() <= middle + reach)
+    ):
         return pixels
     near: AnyArray = pixels[(pixels >= middle - reach) & (pixels <= middle + reach)]
     return near

@@ -119,6 +119,10 @@ HEADROOM = 16.0
 of values near the end of a floating-point type stay finite."""
 
 
+LARGEST = float(np.finfo(np.float64).max) / 4
+"""Magnitude of limits up to which their difference is finite."""
+
+
 def calculation_dtype(dtype: str) -> np.dtype[np.floating]:
     """Return float32 if it holds every value of a data type, else float64."""
     return np.promote_types(dtype, np.float32)
@@ -355,9 +359,11 @@ def _percentiles(
         if pixels.size == 0:
             low, high = 0.0, 1.0
         else:
-            low, high = (float(value) for value in np.percentile(pixels, percentiles))
+            with np.errstate(over="ignore", invalid="ignore"):
+                low, high = (float(value) for value in np.percentile(pixels, percentiles))
             if not np.float32(low) < np.float32(high):
                 low, high = float(pixels.min()), float(pixels.max())
+            low, high = max(low, -LARGEST), min(high, LARGEST)
         los.append(low)
         his.append(high)
     if fills:
