@@ -6,12 +6,14 @@ Check that a source has the bands a model takes.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 from georsr.config import SRConfig
 from georsr.errors import BandWarning, UsageError
 from georsr.io.metadata import COLORS, RasterInfo, RGBBands, detect_rgb_bands
-from georsr.io.reader import RasterReader, warn_once
+from georsr.io.reader import RasterReader, open_raster, warn_once
 from georsr.models.interpolation import MultiBand
 from georsr.models.io import Model
 from georsr.models.spec import ModelSpec
@@ -98,6 +100,35 @@ def match_bands(reader: RasterReader, model: Model, config: SRConfig) -> tuple[R
     selected = reader.with_bands(guide.numbers)
     reader.close()
     return warn_assumed_bands(selected, guide), model
+
+
+@contextmanager
+def open_for_model(
+    path: str, model: Model, indexes: Sequence[int] | None = None
+) -> Iterator[tuple[RasterReader, Model]]:
+    """Open a raster with the bands that a model takes, which are found as for a run.
+
+    Parameters
+    ----------
+    path
+        Path of the raster.
+    model
+        Model that is to see it.
+    indexes
+        Bands in the model's order; None finds them.
+
+    Yields
+    ------
+    reader, model
+        As `match_bands` returns them.
+    """
+    config = SRConfig(indexes=None if indexes is None else tuple(indexes))
+    reader = open_raster(path, indexes=indexes)
+    try:
+        reader, model = match_bands(reader, model, config)
+        yield reader, model
+    finally:
+        reader.close()
 
 
 def _guide_of_all(info: RasterInfo, config: SRConfig) -> RGBBands:

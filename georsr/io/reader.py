@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -52,7 +51,14 @@ from georsr.io.gdal_env import (
     subdataset_file,
     suppress_rasterio_warnings,
 )
-from georsr.io.metadata import BandInfo, RasterInfo, SourceNodata, describe, has_own_mask
+from georsr.io.metadata import (
+    BandInfo,
+    RasterInfo,
+    SourceNodata,
+    describe,
+    has_own_mask,
+    window_metadata,
+)
 from georsr.io.sidecars import can_list_sidecars, check_dataset, check_hdf5, check_sidecars
 from georsr.radiometry.nodata import valid_pixels
 from georsr.radiometry.normalization import (
@@ -468,19 +474,20 @@ class RasterReader:
         Some windows are compared: a decimated pixel lies between those around it, but for the
         overshoot of a resampling kernel and lossy compression.
         """
-        info = self.info
-        factor = min(info.height // shape[0], info.width // shape[1])
-        if factor < 2:
+        sizes = self.info.height, self.info.width
+        factors = [size // length for size, length in zip(sizes, shape, strict=True)]
+        if max(factors) < 2:
             return False
-        count = max(4, PROBE_SIZE // factor)
-        side = count * factor
+        counts = [
+            min(size // f, max(4, PROBE_SIZE // f)) for size, f in zip(sizes, factors, strict=True)
+        ]
+        height, width = (count * f for count, f in zip(counts, factors, strict=True))
         outside = []
-        for top in spread_starts(info.height, side, PROBES_PER_AXIS):
-            for left in spread_starts(info.width, side, PROBES_PER_AXIS):
-                window = Window(top, left, side, side)
-                outside.append(
-                    _outside_fraction(self._read(window, (count, count)), self.read(window), factor)
-                )
+        for top in spread_starts(sizes[0], height, PROBES_PER_AXIS):
+            for left in spread_starts(sizes[1], width, PROBES_PER_AXIS):
+                window = Window(top, left, height, width)
+                coarse = self._read(window, (counts[0], counts[1]))
+                outside.append(_outside_fraction(coarse, self.read(window)))
         return max(outside) > 0.5 or float(np.mean(outside)) > 0.05
 
     def read_decimated(self, height: int, width: int) -> PixelBlock:
@@ -579,18 +586,18 @@ class RasterReader:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def with_bands(self, indexes: tuple[int, ...]) -> RasterReader:
         """Return another reader of the raster, with other bands."""
         path, _, nodata, allow_drivers, force, alpha = self._options
         return RasterReader(path, indexes, nodata, allow_drivers, force, alpha)
+
+    def cropped(self, window: Window) -> RasterReader:
+        """Return another reader, of a part of the raster as if it were all of it."""
+        path, _, *options = self._options
+        return CroppedReader(window, path, self.info.indexes, *options)
 
     def reopen(self) -> Self:
         """Open the raster again, and return a new reader with its present metadata.
@@ -612,10 +619,10 @@ class RasterReader:
         return f"RasterReader({self.info.path!r}, indexes={self.info.indexes})"
 
 
-def _outside_fraction(coarse: PixelBlock, fine: PixelBlock, factor: int) -> float:
+def _outside_fraction(coarse: PixelBlock, fine: PixelBlock) -> float:
     """Return the fraction of the coarse pixels that the fine pixels around them do not explain."""
     bands, rows, columns = coarse.values.shape
-    cells = (bands, rows, factor, columns, factor)
+    cells = (bands, rows, fine.values.shape[1] // rows, columns, fine.values.shape[2] // columns)
     values, valid = fine.values.astype(np.float64).reshape(cells), fine.valid.reshape(cells)
     around = (1, 3, 3)
     low = minimum_filter(values.min((2, 4), where=valid, initial=np.inf), around)
@@ -629,6 +636,23 @@ def _outside_fraction(coarse: PixelBlock, fine: PixelBlock, factor: int) -> floa
         margin = 0.25 * (high - low) + reach
         inside = (coarse.values >= low - margin) & (coarse.values <= high + margin)
     return float(np.where(coarse.valid, ~(known & inside), all_valid).mean())
+
+
+class CroppedReader(RasterReader):
+    """Reader of a window of a raster; see `RasterReader.cropped`."""
+
+    def __init__(self, window: Window, *options: Any) -> None:
+        self._window = window
+        super().__init__(*options)
+
+    def _describe(self, dataset: Any) -> RasterInfo:
+        return window_metadata(super()._describe(dataset), self._window)
+
+    def _read(self, window: Window, shape: tuple[int, int]) -> PixelBlock:
+        return super()._read(window.moved(self._window.top, self._window.left), shape)
+
+    def _sample_windows(self, max_pixels: int) -> list[Window]:
+        return sample_windows(self.info.height, self.info.width, max_pixels)
 
 
 def open_raster(
@@ -858,7 +882,9 @@ def _scale_and_offset(info: RasterInfo, band: BandInfo) -> tuple[float, float]:
     quantities = [value for key, value in tags.items() if key.endswith("QUANTIFICATION_VALUE")]
     try:
         scale = 1.0 / float(quantities[0])
-        all_tags = tags | dict(band.tags)  # GDAL's Sentinel-2 driver has the offset in each band
+        all_tags = tags | dict(
+            band.tags.get("", {})
+        )  # GDAL's Sentinel-2 driver has the offset in each band
         added = float(all_tags.get("BOA_ADD_OFFSET", all_tags.get("RADIO_ADD_OFFSET", "0")))
     except (IndexError, ValueError, ZeroDivisionError):
         pass

@@ -17,11 +17,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from scipy.ndimage import binary_opening, binary_propagation
 
 from georsr.config import OPTIONS, SRConfig
 from georsr.device import DeviceConfig
-from georsr.errors import InputError, RadiometryWarning, ResourceError, UsageError
+from georsr.errors import (
+    GeoreferenceWarning,
+    InputError,
+    MetadataWarning,
+    RadiometryWarning,
+    ResourceError,
+    UsageError,
+)
 from georsr.inference.bands import check_bands, with_found_colors
 from georsr.inference.consistency import requested_kernel
 from georsr.inference.pipeline import tile_grid_of
@@ -37,15 +43,19 @@ from georsr.io.metadata import RasterInfo, reject_non_images, window_metadata
 from georsr.io.reader import RasterReader, choose_normalization, warn_once
 from georsr.models.io import Model
 from georsr.models.registry import COMPUTED_ARCHITECTURES
+from georsr.progress import Progress, never
 from georsr.radiometry.kernels import Kernel
 from georsr.radiometry.normalization import Normalization
-from georsr.reports import georsr_version, product_tags
+from georsr.reports import RunReport, georsr_version, product_tags
 from georsr.system import memory_limit
 from georsr.tiling.grid import TileGrid
 from georsr.window import AnyArray, PixelBlock, Window
 from georsr.writer.layout import OutputLayout, output_layout
 from georsr.writer.partial_tiff import Journal
-from georsr.writer.paths import paths_behind_vsi, temp_paths
+from georsr.writer.paths import is_virtual, paths_behind_vsi, temp_paths
+
+if TYPE_CHECKING:
+    from georsr.geo.aoi import AreaOfInterest
 
 MIB = 2**20
 BASE_MEMORY = 650 * MIB
@@ -157,9 +167,6 @@ def check_memory(needed: int, config: SRConfig) -> None:
             "--bbox, or use --no-check-resources to try"
         )
 
-
-if TYPE_CHECKING:
-    from georsr.geo.aoi import AreaOfInterest
 
 N_SAMPLES, SAMPLE_BYTES = 64, 16 * 1024
 """Number and size of the samples of a source's files that its hash covers: one megabyte of any
@@ -306,9 +313,9 @@ def _replication(values: AnyArray) -> int | None:
     )
 
 
-def _sample_windows(height: int, width: int, size: int = 64) -> list[Window]:
+def _sample_windows(height: int, width: int) -> list[Window]:
     """Return small windows in the corners and the middle of a raster."""
-    h, w = min(size, height), min(size, width)
+    h, w = min(64, height), min(64, width)
     return [
         Window((height - h) * i // 2, (width - w) * j // 2, h, w)
         for i, j in ((0, 0), (0, 2), (1, 1), (2, 0), (2, 2))
@@ -340,6 +347,8 @@ def warn_specks(reader: RasterReader, scale: int) -> None:
     value = info.nodata[0]
     if info.mask_kind != "nodata" or value not in suspects:
         return
+    from scipy.ndimage import binary_opening, binary_propagation  # slow, and few rasters need it
+
     specks = pixels = 0
     for window in probe_windows(info.height, info.width):
         valid = reader.read(window).valid
@@ -398,6 +407,16 @@ def warn_upsampled(reader: RasterReader) -> None:
                 RadiometryWarning,
             )
         return
+
+
+def warn_metadata(reader: RasterReader, layout: OutputLayout) -> None:
+    """Warn about metadata of the source that the output does not have, or has in another form."""
+    path = reader.info.path
+    if layout.left_out:
+        text = f"{path}: not in the output: {'; '.join(layout.left_out)}"
+        warn_once(reader, text, MetadataWarning)
+    if layout.crs_note:
+        warn_once(reader, f"{path}: {layout.crs_note}", GeoreferenceWarning)
 
 
 @dataclass(frozen=True)
@@ -522,8 +541,8 @@ def area_of(info: RasterInfo, config: SRConfig) -> AreaOfInterest | None:
 
     return resolve_aoi(
         info,
-        bbox=config.bounds,
-        bbox_crs=config.bounds_crs,
+        bounds=config.bounds,
+        bounds_crs=config.bounds_crs,
         aoi=config.aoi,
         masked=config.aoi_mask,
     )
@@ -539,11 +558,27 @@ def memory_of(job: SRJob) -> int:
     return memory_bytes(job.reader, job.plan, job.layout, n_concurrent, on_cpu)
 
 
+@dataclass(frozen=True)
+class RunRequest:
+    """What the caller of a run asks for."""
+
+    reader: RasterReader
+    """Source; it is read from another thread until the run ends."""
+    destination: str
+    """Path of the output. It appears complete and verified, or not at all."""
+    model: Model
+    config: SRConfig
+    progress: Progress | None = None
+    """Receives the number of finished tiles."""
+    should_stop: Callable[[], bool] = never
+    """Called after each tile; when it returns True the run ends and keeps the finished blocks."""
+    on_published: Callable[[RunReport], None] = lambda report: None
+    """Called with the report once the output is published. If the process is killed or fails during
+    the call, the same run calls it again."""
+
+
 def plan_and_check(
-    reader: RasterReader,
-    destination: str,
-    model: Model,
-    config: SRConfig,
+    request: RunRequest,
     placement: DeviceConfig | None = None,
     memory: Callable[[SRJob], int] = memory_of,
 ) -> SRJob:
@@ -551,7 +586,9 @@ def plan_and_check(
 
     Parameters
     ----------
-    reader, destination, model, config, placement
+    request
+        Source, path of the output, model and options.
+    placement
         As for `plan_job`.
     memory
         Returns the peak memory of the run on this machine, in bytes.
@@ -563,8 +600,9 @@ def plan_and_check(
     UsageError, InputError
         As for `plan_job`.
     """
-    job = plan_job(reader, destination, model, config, placement)
-    check_space(job.layout, destination, config, job.partial_file_bytes())
+    config = request.config
+    job = plan_job(request.reader, request.destination, request.model, config, placement)
+    check_space(job.layout, request.destination, config, job.partial_file_bytes())
     check_memory(memory(job), config)
     return job
 
@@ -610,6 +648,11 @@ def plan_job(
     kernel = resolve_kernel(reader.read, info.height, info.width, stretch, model, config)
     partial = area is not None and area.outline is not None
     layout = _layout(part, info, model, config, stretch, kernel, partial=partial)
+    if layout.world_file and is_virtual(destination):
+        raise UsageError(
+            f"{destination}: is not a local file, so that TFW=YES cannot write beside it; make the "
+            "world file afterwards, with gdal_translate -co TFW=YES OUT COPY"
+        )
     plan = tile_grid_of(info, model.spec, config, area)
     key = run_key(reader, model, config, placement, area)
     if warn and kernel is None and requested_kernel(model.spec, config) is not None:
@@ -618,6 +661,7 @@ def plan_job(
         warn_upsampled(reader)
         warn_lost_digits(reader, stretch)
     if warn:
+        warn_metadata(reader, layout)
         warn_specks(reader, model.spec.scale)
         warn_negative(reader, layout)
     job = SRJob(
