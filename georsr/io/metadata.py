@@ -205,10 +205,11 @@ def common_dtype(dataset: Any, path: str, numbers: Sequence[int], *, force: bool
         dtype = dataset.dtypes[number - 1]
         name = f"{path}: band {number}"
         if dtype not in SUPPORTED_DTYPES:
+            wider = "float64" if dtype in ("int64", "uint64") else "float32"
             remedy = (
                 "super-resolve its amplitude instead"
                 if dtype.startswith("complex")
-                else "convert it first, for example with `rio convert --dtype float32`"
+                else f"convert it first, for example with `rio convert --dtype {wider}`"
             )
             raise UsageError(
                 f"{name} has data type {dtype}, which is not supported "
@@ -497,19 +498,8 @@ def describe(
                 if number != alpha_band
             ),
             address=address,
-            min_is_white=_min_is_white(dataset, numbers[0]),
+            min_is_white=dataset.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES",
         )
-
-
-def _min_is_white(dataset: Any, number: int) -> bool:
-    if dataset.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES":
-        return True
-    try:
-        colors = dataset.colormap(number)
-    except ValueError:  # no colour table
-        return False
-    # GDAL's VRT of such a scan has this colour table instead
-    return dict(colors) == {value: (255 - value,) * 3 + (255,) for value in range(256)}
 
 
 def has_own_mask(flags: Sequence[MaskFlags]) -> bool:

@@ -97,7 +97,7 @@ def nearest_float(dtype: str, value: float) -> float:
     if not math.isfinite(value):
         return value
     limits = np.finfo(dtype)
-    return float(np.dtype(dtype).type(min(max(value, limits.min), limits.max)))
+    return float(np.dtype(dtype).type(min(max(value, float(limits.min)), float(limits.max))))
 
 
 def nodata_tolerance(dtype: str, nodata: float) -> float:

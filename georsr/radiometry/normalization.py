@@ -160,11 +160,10 @@ class Normalization:
         (``kind`` "none") the result is float64 for these types.
         """
         calc = calculation_dtype(values.dtype.name).type
-        out = np.empty(values.shape, dtype=calc if self.kind == "none" else np.float32)
         with np.errstate(over="ignore", invalid="ignore"):  # at pixels that are not valid
-            np.subtract(values, _column(self.lo, calc), out=out, dtype=calc, casting="unsafe")
-            out /= _column(self._span, out.dtype.type)
-        return out
+            out: FloatArray = np.subtract(values, _column(self.lo, calc), dtype=calc)
+            out /= _column(self._span, calc)
+            return out if self.kind == "none" else out.astype(np.float32, copy=False)
 
     def forward_filled(self, values: AnyArray, usable: BoolArray) -> FloatArray:
         """Fill the pixels of (C, h, w) that are not `usable`, then map values as `forward` does."""
@@ -268,7 +267,7 @@ class Normalization:
     def _span(self) -> tuple[float, ...]:
         # 1 for a constant band, or one whose range is zero in float32
         spans = (high - low for low, high in zip(self.lo, self.hi, strict=True))
-        return tuple(span if np.float32(span) > 0 else 1.0 for span in spans)
+        return tuple(span if span > 2.0**-150 else 1.0 for span in spans)
 
 
 def unscaled(count: int) -> Normalization:
@@ -349,6 +348,7 @@ def _percentiles(
     values: AnyArray, valid: BoolArray, mode: str, warn: Callable[[str], None]
 ) -> Normalization:
     percentiles = _parse_percentiles(mode)
+    calc = calculation_dtype(values.dtype.name).type
     los, his, fills = [], [], dict[str, float]()
     for band, mask in zip(values, valid, strict=True):
         found, pixels = find_fill_values(band[mask])
@@ -361,7 +361,7 @@ def _percentiles(
         else:
             with np.errstate(over="ignore", invalid="ignore"):
                 low, high = (float(value) for value in np.percentile(pixels, percentiles))
-            if not np.float32(low) < np.float32(high):
+            if not calc(low) < calc(high):
                 low, high = float(pixels.min()), float(pixels.max())
             low, high = max(low, -LARGEST), min(high, LARGEST)
         los.append(low)

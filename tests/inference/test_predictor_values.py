@@ -162,7 +162,10 @@ def enlarge(values, case):
     """Return the values (C, h, w) enlarged in float64, and the largest magnitude around each."""
     values = values.astype(np.float64) / 16  # sums of the largest values stay finite
     down, across = (matrix(n, case.scale, case.model) for n in values.shape[1:])
-    return down @ values @ across.T * 16, np.abs(down) @ np.abs(values) @ np.abs(across.T) * 16
+    magnitude = np.abs(down) @ np.abs(values) @ np.abs(across.T)
+    largest = np.finfo(np.float64).max
+    with np.errstate(over="ignore"):
+        return down @ values @ across.T * 16, np.minimum(magnitude * 16, largest)
 
 
 def compare(case, folder):
