@@ -51,7 +51,9 @@ def test_test_files_are_named_after_the_module_they_test():
         name = path.stem.removeprefix("test_")
         if not any(name == module or name.startswith(f"{module}_") for module in modules):
             misplaced.append(str(path.relative_to(REPOSITORY)))
-    assert misplaced == []
+    assert misplaced == [], (
+        "expected test_MODULE.py or test_MODULE_SUBJECT.py, in the folder of MODULE"
+    )
 
 
 def test_modules_and_packages_import_each_other_without_cycles():

@@ -199,10 +199,11 @@ def common_dtype(dataset: Any, path: str, numbers: Sequence[int], *, force: bool
     UsageError
         A data type is not supported, or a band holds palette indices or a bit mask.
     """
-    colors = colorinterp_names(dataset)
-    classes = {} if force else _class_tables(dataset, numbers)
+    colors, dtypes = colorinterp_names(dataset), dataset.dtypes
+    integers = [number for number in numbers if np.dtype(dtypes[number - 1]).kind in "iu"]
+    classes = _class_tables(dataset) if integers and not force else {}
     for number in numbers:
-        dtype = dataset.dtypes[number - 1]
+        dtype = dtypes[number - 1]
         name = f"{path}: band {number}"
         if dtype not in SUPPORTED_DTYPES:
             wider = "float64" if dtype in ("int64", "uint64") else "float32"
@@ -234,23 +235,21 @@ def common_dtype(dataset: Any, path: str, numbers: Sequence[int], *, force: bool
                 f"{name} has {classes[number]}: its values are classes, not intensities; choose "
                 "other bands with --bidx, or insist with --force"
             )
-    dtypes = sorted({dataset.dtypes[number - 1] for number in numbers})
-    result = np.result_type(*(np.dtype(name) for name in dtypes)).name
+    selected = sorted({dtypes[number - 1] for number in numbers})
+    result = np.result_type(*(np.dtype(name) for name in selected)).name
     if result not in SUPPORTED_DTYPES:
         raise UsageError(
-            f"{path}: no supported data type holds all of {', '.join(dtypes)}; "
+            f"{path}: no supported data type holds all of {', '.join(selected)}; "
             "select bands of one type, or convert them first"
         )
     return result
 
 
-def _class_tables(dataset: Any, numbers: Sequence[int]) -> dict[int, str]:
+def _class_tables(dataset: Any) -> dict[int, str]:
     """Return band number -> description of the table that says what its integers mean.
 
     rasterio does not read category names and attribute tables. GDAL writes them into a VRT.
     """
-    if all(np.dtype(dataset.dtypes[number - 1]).kind == "f" for number in numbers):
-        return {}
     with MemoryFile(ext=".vrt") as memory:
         try:
             rasterio.shutil.copy(dataset, memory.name, driver="VRT")
@@ -512,7 +511,8 @@ def has_own_mask(flags: Sequence[MaskFlags]) -> bool:
 def _mask_kind(dataset: Any, bands: Sequence[BandInfo], alpha: int | None) -> MaskKind:
     if alpha is not None:
         return "alpha"
-    if any(has_own_mask(dataset.mask_flag_enums[band.number - 1]) for band in bands):
+    flags = dataset.mask_flag_enums
+    if any(has_own_mask(flags[band.number - 1]) for band in bands):
         return "mask"
     return "nodata" if any(band.nodata is not None for band in bands) else "none"
 
