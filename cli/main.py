@@ -255,6 +255,7 @@ def without_bar() -> Iterator[None]:
 
 def _show_warning(message: Warning | str, category: type[Warning], *where: Any) -> None:
     if issubclass(category, GeorsrWarning):
+        log.debug("warning: %s", message)
         with without_bar():
             click.echo(escape_control_characters(redact_url(f"Warning: {message}")), err=True)
 
@@ -264,6 +265,7 @@ EXIT_CODES: dict[type[GeorsrError], int] = {UsageError: 2, InterruptedRunError: 
 
 
 def _fail(message: str, code: int) -> int:
+    log.debug("error: %s", message)
     click.echo(escape_control_characters(redact_url(f"Error: {message}")), err=True)
     return code
 
@@ -311,7 +313,10 @@ def exit_code(call: Callable[[], Any]) -> int:
         sys.stderr.flush()
         os._exit(int(ended.code or 0))
     finally:
-        log.handlers = handlers  # ``--verbose`` has set its own
+        for handler in log.handlers:
+            if handler not in handlers:
+                handler.close()
+        log.handlers = handlers  # the command has set its own
         log.setLevel(level)
 
 
