@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from scipy.ndimage import binary_opening, binary_propagation
 
 from georsr.config import OPTIONS, SRConfig
 from georsr.device import DeviceConfig
@@ -348,6 +347,8 @@ def warn_specks(reader: RasterReader, scale: int) -> None:
     value = info.nodata[0]
     if info.mask_kind != "nodata" or value not in suspects:
         return
+    from scipy.ndimage import binary_opening, binary_propagation  # slow, and few rasters need it
+
     specks = pixels = 0
     for window in probe_windows(info.height, info.width):
         valid = reader.read(window).valid

@@ -30,6 +30,24 @@ assert not heavy, heavy
     assert "georsr" in run_python(code)
 
 
+def test_sr_of_one_geotiff_imports_no_other_networks_sources_and_features(
+    make_raster, texture, tmp_path
+):
+    source, output = make_raster(texture(3, 40, 40)), tmp_path / "out.tif"
+    modules = run_python(f"""
+import sys
+from georsr.cli.main import invoke
+assert invoke(["sr", {source!r}, {str(output)!r}, "--quiet"]) == 0
+print(*sys.modules)
+""").split()
+    assert {"georsr.models.segsr_lite", "georsr.io.reader", "georsr.jobs.run"} <= {*modules}
+    unused = ("models.hat", "models.sfem", "models.segsr_published", "models.spandrel")
+    unused += ("models.onnx", "io.vrt", "io.sentinel2", "io.mosaic", "geo", "quality")
+    unused += ("distributed", "estimation", "evaluation", "training", "xarray")
+    assert not {*modules} & {f"georsr.{name}" for name in unused}
+    assert not {*modules} & {"open_clip", "distributed", "xarray", "scipy", "shapely"}
+
+
 def test_import_georsr_imports_neither_torch_nor_numpy():
     run_python(
         "import sys, georsr; assert 'torch' not in sys.modules and 'numpy' not in sys.modules\n"
