@@ -24,8 +24,8 @@ from .qt_compat import INTEGER
 
 INPUT, POINT, SIZE, OUTPUT = "INPUT", "POINT", "SIZE", "OUTPUT"
 
-HELP = """<p>Super-resolves a small square of a raster, in seconds, and adds it as a layer: compare it
-with the map before you super-resolve all of the raster. The pixels are the same as in an output of
+HELP = """<p>Super-resolves a small square of a raster, in seconds, and adds it as a layer: compare
+it with the map before you super-resolve all of the raster. The pixels are those of an output of
 the complete raster.</p>
 <h3>Place</h3><p>Centre of the square; if empty, the centre of the map.</p>
 <h3>Size</h3><p>Height and width of the square in pixels of the input.</p>

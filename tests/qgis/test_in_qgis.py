@@ -170,7 +170,7 @@ def test_preview_is_a_small_part_of_the_output(qgis, folder):
     common = {"INPUT": scene, "MODEL": "bicubic", "SCALE": "2"}
     code, _, said = qgis.run("georsr:preview", **common, SIZE=32, OUTPUT=preview)
     assert code == 0, said
-    assert invoke(["sr", str(scene), str(whole), "-m", "bicubic-x2", "-q"]) == 0
+    assert invoke(["sr", str(TOWN), str(whole), "-m", "bicubic-x2", "-q"]) == 0
     assert np.array_equal(pixels(preview), pixels(whole)[:, 48:112, 64:128])
 
 
