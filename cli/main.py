@@ -305,6 +305,9 @@ def exit_code(call: Callable[[], Any]) -> int:
     except BrokenPipeError:
         return 1
     except Exception as error:
+        if isinstance(error, OSError) and error.strerror and error.filename:  # a name too long
+            log.debug("traceback", exc_info=True)
+            return _fail(f"{str(error.filename)[:200]}: {error.strerror}", 1)
         log.debug("traceback", exc_info=True)
         text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         return _fail(f"not foreseen: {text}; run it again with -vv for the traceback", 1)

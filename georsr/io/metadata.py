@@ -195,9 +195,9 @@ def common_dtype(dataset: Any, path: str, numbers: Sequence[int], *, force: bool
     UsageError
         A data type is not supported, or a band holds palette indices or a bit mask.
     """
-    colors = colorinterp_names(dataset)
+    colors, dtypes = colorinterp_names(dataset), dataset.dtypes
     for number in numbers:
-        dtype = dataset.dtypes[number - 1]
+        dtype = dtypes[number - 1]
         name = f"{path}: band {number}"
         if dtype not in SUPPORTED_DTYPES:
             remedy = (
@@ -223,11 +223,11 @@ def common_dtype(dataset: Any, path: str, numbers: Sequence[int], *, force: bool
                 "expand it first, for example with `gdal_translate -expand rgb`, or insist with "
                 "--force"
             )
-    dtypes = sorted({dataset.dtypes[number - 1] for number in numbers})
-    result = np.result_type(*(np.dtype(name) for name in dtypes)).name
+    selected = sorted({dtypes[number - 1] for number in numbers})
+    result = np.result_type(*(np.dtype(name) for name in selected)).name
     if result not in SUPPORTED_DTYPES:
         raise UsageError(
-            f"{path}: no supported data type holds all of {', '.join(dtypes)}; "
+            f"{path}: no supported data type holds all of {', '.join(selected)}; "
             "select bands of one type, or convert them first"
         )
     return result
@@ -472,7 +472,8 @@ def has_own_mask(flags: Sequence[MaskFlags]) -> bool:
 def _mask_kind(dataset: Any, bands: Sequence[BandInfo], alpha: int | None) -> MaskKind:
     if alpha is not None:
         return "alpha"
-    if any(has_own_mask(dataset.mask_flag_enums[band.number - 1]) for band in bands):
+    flags = dataset.mask_flag_enums
+    if any(has_own_mask(flags[band.number - 1]) for band in bands):
         return "mask"
     return "nodata" if any(band.nodata is not None for band in bands) else "none"
 

@@ -30,7 +30,7 @@ from georsr.io.vrt import (
     vrt_root,
 )
 from georsr.radiometry.normalization import sample_windows_in
-from georsr.window import AnyArray, PixelBlock, Window
+from georsr.window import MAX_SIDE, AnyArray, PixelBlock, Window
 
 
 def mosaic_vrt(mosaic: Mosaic) -> str:
@@ -216,6 +216,11 @@ def build_mosaic(infos: Sequence[RasterInfo], nodata: SourceNodata = None) -> Mo
         for info, (x, y) in zip(infos, corners, strict=True)
     )
     height, width = max(s.window.bottom for s in sources), max(s.window.right for s in sources)
+    if max(height, width) > MAX_SIDE:
+        raise UsageError(
+            f"{first.path} and the other rasters lie too far apart: a mosaic of them would have "
+            f"{height} rows and {width} columns, expected at most {MAX_SIDE}"
+        )
     assert first.transform is not None
     transform = first.transform @ Affine.translation(left, top)
     return Mosaic(sources, height, width, transform, None if nodata == "none" else nodata)

@@ -49,7 +49,7 @@ from georsr.radiometry.normalization import Normalization
 from georsr.reports import RunReport, georsr_version, product_tags
 from georsr.system import memory_limit
 from georsr.tiling.grid import TileGrid
-from georsr.window import AnyArray, PixelBlock, Window
+from georsr.window import MAX_SIDE, AnyArray, PixelBlock, Window
 from georsr.writer.layout import OutputLayout, output_layout
 from georsr.writer.partial_tiff import Journal
 from georsr.writer.paths import is_virtual, paths_behind_vsi, temp_paths
@@ -67,8 +67,14 @@ WAITING_BLOCKS = 24
 """Largest number of blocks that wait for the writer or are being encoded."""
 
 
-def check_size(info: RasterInfo, config: SRConfig) -> None:
+def check_size(info: RasterInfo, scale: int, config: SRConfig) -> None:
     """Refuse a raster whose header declares too many pixels, before anything is allocated."""
+    if scale * max(info.width, info.height) > MAX_SIDE:
+        raise UsageError(
+            f"{info.path}: the output would have {scale * info.height} rows and "
+            f"{scale * info.width} columns, more than the {MAX_SIDE} of a GeoTIFF; choose an area "
+            "(--bbox)"
+        )
     pixels = info.width * info.height
     if pixels > config.max_pixels:
         raise UsageError(
@@ -615,7 +621,7 @@ def plan_job(
     info = reader.info
     area = area_of(info, config)
     part = info if area is None else window_metadata(info, area.window)
-    check_size(part, config)
+    check_size(part, model.spec.scale, config)
     check_bands(info, model.spec)
     if not config.force and model.spec.architecture not in COMPUTED_ARCHITECTURES:
         reject_non_images(info, model.spec.name)

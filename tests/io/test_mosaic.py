@@ -390,3 +390,13 @@ def test_sample_windows_in_are_spread_over_all_rasters(count):
     if len(first) > 1:  # from one end to the other
         assert (min(w.top for w in first), max(w.bottom for w in first)) == (0, 2500)
         assert (min(w.left for w in first), max(w.right for w in first)) == (0, 2000)
+
+
+@pytest.mark.parametrize("corner", [(2e9, 5e6), (1e15, 5e6), (5e5, -3e10)])
+def test_mosaic_of_rasters_far_apart_is_refused(corner, tmp_path):
+    paths = []
+    for name, (x, y) in (("a.tif", (5e5, 5e6)), ("b.tif", corner)):
+        transform = Affine(0.5, 0, x, 0, -0.5, y)
+        paths.append(make_raster(tmp_path / name, ramp(), transform=transform))
+    with pytest.raises(UsageError, match="lie too far apart: a mosaic of them would have"):
+        open_sources(paths)
