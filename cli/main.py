@@ -278,6 +278,13 @@ def show_error(error: GeorsrError) -> int:
     return _fail("; ".join([str(error), *getattr(error, "__notes__", [])]), code)
 
 
+def _unforeseen(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename:  # a name too long
+        return f"{str(error.filename)[:200]}: {error.strerror}"
+    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return f"not foreseen: {text}; run it again with -vv for the traceback"
+
+
 def invoke(arguments: list[str] | None = None) -> int:
     """Run one command line; returns its exit code (0, 1, 2, 130 or 143)."""
     return exit_code(lambda: cli.main(arguments, prog_name="georsr", standalone_mode=False))
@@ -305,21 +312,16 @@ def exit_code(call: Callable[[], Any]) -> int:
     except BrokenPipeError:
         return 1
     except Exception as error:
-        if isinstance(error, OSError) and error.strerror and error.filename:  # a name too long
-            log.debug("traceback", exc_info=True)
-            return _fail(f"{str(error.filename)[:200]}: {error.strerror}", 1)
         log.debug("traceback", exc_info=True)
-        text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        return _fail(f"not foreseen: {text}; run it again with -vv for the traceback", 1)
+        return _fail(_unforeseen(error), 1)
     except ForcedExit as ended:
         # A thread may still compute a tile, which nobody waits for; the usual way out would take
         # torch's memory away under its feet.
         sys.stderr.flush()
         os._exit(int(ended.code or 0))
     finally:
-        for handler in log.handlers:
-            if handler not in handlers:
-                handler.close()
+        for handler in set(log.handlers).difference(handlers):
+            handler.close()
         log.handlers = handlers  # the command has set its own
         log.setLevel(level)
 
