@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from georsr._files import atomic_write
+from georsr._files import atomic_write_bytes
 from georsr.api import super_resolve_array
 from georsr.errors import UsageError
 from georsr.evaluation.reports.figures import DisplayStretch, bicubic_block, display_stretch
@@ -52,8 +52,7 @@ class Preview:
         """Write the pictures side by side."""
         gap = np.full((3, self.panels[0].image.shape[1], GAP), 255, np.uint8)
         row = [part for panel in self.panels for part in (panel.image, gap)][:-1]
-        with atomic_write(path) as temporary:
-            temporary.write_bytes(encode_png(np.concatenate(row, axis=2)))
+        atomic_write_bytes(path, encode_png(np.concatenate(row, axis=2)))
 
     def page(self) -> str:
         """Return an HTML page on which a line between bicubic and each model can be dragged."""
