@@ -17,6 +17,7 @@ import os
 import posixpath
 import re
 import stat
+import sys
 import tarfile
 import threading
 import warnings
@@ -141,18 +142,24 @@ def find_safe_metadata(path: str) -> str | None:
     """
     location = Path(path)
     if SENTINEL2_METADATA.match(location.name) and (
-        location.is_file() or path.startswith("/vsi") or "://" in path
+        is_regular(path) or path.startswith("/vsi") or "://" in path
     ):
         return path
-    if location.suffix.lower() == ".zip" and location.is_file():
+    if location.suffix.lower() == ".zip" and is_regular(path):
         return _find_in_archive(path)
-    if not location.is_dir():
+    if not os.path.isdir(path):  # noqa: PTH112 (False for a name too long)
         return None
     found = sorted(
         child.name for child in location.iterdir() if SENTINEL2_METADATA.match(child.name)
     )
     if found:
         return str(location / found[0])
+    other = re.match(r"S([13456])[A-Z_]", location.name)
+    if other and location.suffix.upper() in (".SAFE", ".SEN3"):
+        raise InputError(
+            f"{path}: is a product of Sentinel-{other[1]}, expected one of Sentinel-2; name one of "
+            "the rasters in it, such as measurement/*.tiff of Sentinel-1"
+        )
     if location.suffix.upper() == ".SAFE":
         raise InputError(
             f"{path}: this SAFE folder has no MTD_MSIL1C.xml or MTD_MSIL2A.xml, expected in a "
@@ -440,9 +447,23 @@ def is_remote(path: str) -> bool:
 
 def absolute_path(path: str) -> str:
     """Return the absolute path of a local file; other names are returned unchanged."""
-    if not is_remote(path) and Path(path).exists():  # not a name such as /vsizip/...
+    if not is_remote(path) and os.path.exists(path):  # noqa: PTH110 (not /vsizip/...)
         return str(Path(path).absolute())
     return path
+
+
+VRT_POOL = 100
+"""Files of a VRT that GDAL keeps open at once."""
+
+
+def open_files_limit() -> int:
+    """Return the number of files that this process may open (``ulimit -n``)."""
+    if sys.platform == "win32":
+        return 8192
+    import resource
+
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
 
 
 def gdal_env(
@@ -469,6 +490,8 @@ def gdal_env(
     options: dict[str, object] = {}
     if cache is not None:
         options["GDAL_CACHEMAX"] = cache  # rasterio passes an int on as bytes
+    if (limit := open_files_limit()) < 4 * VRT_POOL:
+        options["GDAL_MAX_DATASET_POOL_SIZE"] = max(2, limit // 4)
     if remote:
         options |= {
             "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
