@@ -288,8 +288,8 @@ def _nodata(array: xr.DataArray, name: str, requested: SourceNodata) -> tuple[fl
     except (OverflowError, ValueError, TypeError):
         first = None  # no pixel can have this value, or it is a list
     others = [value for key in NODATA_KEYS for value in np.ravel(array.attrs.get(key, ()))]
-    firsts = [] if first is None else np.ravel(first)
-    values = [float(value) for value in (*firsts, *others) if value is not None]
+    known = [*np.ravel(first), *others]  # missing_value may be a list
+    values = [float(value) for value in known if value is not None]
     return tuple({str(value): value for value in values if can_represent(dtype, value)}.values())
 
 
