@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Unpack
 
-from georsr.config import SRConfig, SROptions
+from georsr.config import SRConfig, SROptions, aoi_path
 from georsr.errors import UsageError
 from georsr.inference.bands import match_bands
 from georsr.io import open_sources
@@ -112,7 +112,7 @@ def super_resolve(
 
     Warns
     -----
-    GeoreferenceWarning, BandWarning, RadiometryWarning
+    GeoreferenceWarning, BandWarning, MetadataWarning, RadiometryWarning
         Something about the source may lead to a result you do not expect.
 
     Examples
@@ -445,9 +445,10 @@ def _inputs(
     sources = [source] if isinstance(source, (str, os.PathLike)) else source
     names = [os.fspath(path) for path in sources]
     weights = model.file if isinstance(model, Model) else model
+    area = aoi_path(config.aoi) if isinstance(config.aoi, str) else None
     return {
         "source": names if reader is None else [*names, reader.info.path, *reader.info.files],
         "list of sources": [name[1:] for name in names if name.startswith("@")],
-        "area": [config.aoi] if isinstance(config.aoi, str) else [],
+        "area": [area] if area else [],
         "model": [] if weights is None else [weights],
     }

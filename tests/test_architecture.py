@@ -2,6 +2,7 @@
 
 import ast
 import re
+import runpy
 from pathlib import Path
 
 from setuptools import find_packages
@@ -31,3 +32,12 @@ def test_tests_import_no_private_names():
         if alias.name.startswith("_")
     ]
     assert private == []
+
+
+def test_modules_and_packages_import_each_other_without_cycles():
+    figures = runpy.run_path(str(REPOSITORY / "benchmarks" / "robustness" / "house_figures.py"))
+    files = figures["python_files"]()
+    graph = {name: figures["imported"](name, path, set(files)) for name, path in files.items()}
+    assert graph["georsr.api"] >= {"georsr.jobs.run", "georsr.estimation"}
+    assert figures["cycles"](graph) == []
+    assert figures["cycles"](figures["packages_of"](graph)) == []

@@ -70,11 +70,11 @@ class BandedMatrix:
         if image.device.type != "cpu":
             return self.multiply_at_once(image)
         planes = image.flatten(0, -3)
-        made = image.new_empty(*image.shape[:-2], self.length, image.shape[-1])
+        product = image.new_empty(*image.shape[:-2], self.length, image.shape[-1])
         with cpu_threads(1):
-            for weights, met, piece in self._blocks(planes, made):
+            for weights, met, piece in self._blocks(planes, product):
                 torch.bmm(weights, met, out=piece)
-        return made
+        return product
 
     def add_to(self, image: Tensor, total: Tensor) -> Tensor:
         """Add the product with ``image`` (..., n, w) to ``total`` (..., length, w).
@@ -88,9 +88,9 @@ class BandedMatrix:
                 piece.baddbmm_(weights, met)
         return total
 
-    def _blocks(self, planes: Tensor, made: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def _blocks(self, planes: Tensor, product: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield for each block its weights, its rows of (p, n, w), and the rows it writes."""
-        pieces = made.flatten(0, -3).split(self.weights.shape[1], dim=-2)
+        pieces = product.flatten(0, -3).split(self.weights.shape[1], dim=-2)
         count = self.weights.shape[2]
         for weights, start, piece in zip(self.weights, self.starts, pieces, strict=True):
             each = weights[: piece.shape[-2]].expand(len(planes), -1, -1)
@@ -101,8 +101,8 @@ class BandedMatrix:
         blocks, rows, count = self.weights.shape
         gathered = image.index_select(-2, self.columns)
         *batch, _, width = image.shape
-        made = self.weights @ gathered.reshape(*batch, blocks, count, width)
-        return made.reshape(*batch, blocks * rows, width)[..., : self.length, :]
+        product = self.weights @ gathered.reshape(*batch, blocks, count, width)
+        return product.reshape(*batch, blocks * rows, width)[..., : self.length, :]
 
 
 def banded(matrix: AnyArray, rows: int, device: torch.device) -> BandedMatrix:
@@ -255,13 +255,13 @@ def softened(kernel: Kernel | None, spec: ModelSpec, config: SRConfig) -> Kernel
     return replace(kernel, damping=SOFT)
 
 
-def fixed_kernel(asked: str | None) -> Kernel | None:
+def fixed_kernel(name: str | None) -> Kernel | None:
     """Return the kernel of a name; None for none, or if it is estimated from the scene."""
-    return None if asked is None or asked == SCENE else parse_kernel(asked)
+    return None if name is None or name == SCENE else parse_kernel(name)
 
 
 def enforce_consistency(
-    output: Tensor, seen: Tensor, aims: Sequence[ConsistencyTarget], kernel: Kernel
+    output: Tensor, network_input: Tensor, targets: Sequence[ConsistencyTarget], kernel: Kernel
 ) -> tuple[Tensor, Tensor]:
     """Make the outputs of a network consistent with their inputs.
 
@@ -269,40 +269,45 @@ def enforce_consistency(
     ----------
     output
         (N, C, s * h, s * w) around 0..1; its memory may become that of the result.
-    seen
-        (N, C, h, w) in 0..1: what the network saw.
-    aims
-        One for each of the N.
+    network_input
+        (N, C, h, w) in 0..1: the input of the network.
+    targets
+        (N,) validity and remainder of each tile.
     kernel
-        Shrinks an output to what was seen and the remainder.
+        Kernel with which an output is downsampled.
 
     Returns
     -------
     output
-        (N, C, s * h, s * w): with what went round the network, consistent.
+        (N, C, s * h, s * w): consistent, with the remainder added.
     residual
-        (N, C, h, w): by how much it was not, source less shrunk output.
+        (N, C, h, w): source minus downsampled output, before the correction.
     """
-    made = [_enforce(output[i : i + 1], seen[i : i + 1], aim, kernel) for i, aim in enumerate(aims)]
-    if len(made) == 1:
-        return made[0]
-    outputs, residuals = zip(*made, strict=True)
+    results = [
+        _enforce(output[i : i + 1], network_input[i : i + 1], target, kernel)
+        for i, target in enumerate(targets)
+    ]
+    if len(results) == 1:
+        return results[0]
+    outputs, residuals = zip(*results, strict=True)
     return torch.cat(outputs), torch.cat(residuals)
 
 
 def _enforce(
-    output: Tensor, seen: Tensor, aim: ConsistencyTarget, kernel: Kernel
+    output: Tensor, network_input: Tensor, target: ConsistencyTarget, kernel: Kernel
 ) -> tuple[Tensor, Tensor]:
     device = output.device
-    if aim.remainder is not None:
-        rest = torch.from_numpy(aim.remainder).to(device)[None]
-        seen = seen + rest
-        output = output + upsample_bilinear(rest, output.shape[-1] // seen.shape[-1])
-    if aim.valid is None:
-        return back_project(output, seen, kernel)
-    if (size := _corner(aim.valid)) is not None:
-        return _project_corner(output, seen, kernel, size)
-    return back_project(output, seen, kernel, torch.from_numpy(aim.valid).to(device)[None])
+    if target.remainder is not None:
+        rest = torch.from_numpy(target.remainder).to(device)[None]
+        network_input = network_input + rest
+        output = output + upsample_bilinear(rest, output.shape[-1] // network_input.shape[-1])
+    if target.valid is None:
+        return back_project(output, network_input, kernel)
+    if (size := _corner(target.valid)) is not None:
+        return _project_corner(output, network_input, kernel, size)
+    return back_project(
+        output, network_input, kernel, torch.from_numpy(target.valid).to(device)[None]
+    )
 
 
 def _corner(valid: BoolArray) -> tuple[int, int] | None:
@@ -313,13 +318,16 @@ def _corner(valid: BoolArray) -> tuple[int, int] | None:
 
 
 def _project_corner(
-    output: Tensor, seen: Tensor, kernel: Kernel, size: tuple[int, int]
+    output: Tensor, network_input: Tensor, kernel: Kernel, size: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
     """Project the valid rectangle only: exact in one pass, where a mask takes several."""
     height, width = size
-    scale = output.shape[-1] // seen.shape[-1]
-    residual = torch.zeros_like(seen)
-    fine, coarse = output[..., : height * scale, : width * scale], seen[..., :height, :width]
+    scale = output.shape[-1] // network_input.shape[-1]
+    residual = torch.zeros_like(network_input)
+    fine, coarse = (
+        output[..., : height * scale, : width * scale],
+        network_input[..., :height, :width],
+    )
     fine[:], residual[..., :height, :width] = back_project(fine, coarse, kernel)
     return output, residual
 

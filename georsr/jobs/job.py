@@ -17,11 +17,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from scipy.ndimage import binary_opening, binary_propagation
 
 from georsr.config import OPTIONS, SRConfig
 from georsr.device import DeviceConfig
-from georsr.errors import InputError, RadiometryWarning, ResourceError, UsageError
+from georsr.errors import (
+    GeoreferenceWarning,
+    InputError,
+    MetadataWarning,
+    RadiometryWarning,
+    ResourceError,
+    UsageError,
+)
 from georsr.inference.bands import check_bands, warn_once, with_found_colors
 from georsr.inference.consistency import requested_kernel
 from georsr.inference.pipeline import tile_grid_of
@@ -46,7 +52,10 @@ from georsr.tiling.grid import TileGrid
 from georsr.window import AnyArray, PixelBlock, Window
 from georsr.writer.layout import OutputLayout, output_layout
 from georsr.writer.partial_tiff import Journal
-from georsr.writer.paths import paths_behind_vsi, temp_paths
+from georsr.writer.paths import is_virtual, paths_behind_vsi, temp_paths
+
+if TYPE_CHECKING:
+    from georsr.geo.aoi import AreaOfInterest
 
 MIB = 2**20
 BASE_MEMORY = 650 * MIB
@@ -158,9 +167,6 @@ def check_memory(needed: int, config: SRConfig) -> None:
             "--bbox, or use --no-check-resources to try"
         )
 
-
-if TYPE_CHECKING:
-    from georsr.geo.aoi import AreaOfInterest
 
 N_SAMPLES, SAMPLE_BYTES = 64, 16 * 1024
 """Number and size of the samples of a source's files that its hash covers: one megabyte of any
@@ -341,6 +347,8 @@ def warn_specks(reader: RasterReader, scale: int) -> None:
     value = info.nodata[0]
     if info.mask_kind != "nodata" or value not in suspects:
         return
+    from scipy.ndimage import binary_opening, binary_propagation  # slow, and few rasters need it
+
     specks = pixels = 0
     for window in probe_windows(info.height, info.width):
         valid = reader.read(window).valid
@@ -376,6 +384,16 @@ def warn_upsampled(reader: RasterReader) -> None:
                 RadiometryWarning,
             )
         return
+
+
+def warn_metadata(reader: RasterReader, layout: OutputLayout) -> None:
+    """Warn about metadata of the source that the output does not have, or has in another form."""
+    path = reader.info.path
+    if layout.left_out:
+        text = f"{path}: not in the output: {'; '.join(layout.left_out)}"
+        warn_once(reader, text, MetadataWarning)
+    if layout.crs_note:
+        warn_once(reader, f"{path}: {layout.crs_note}", GeoreferenceWarning)
 
 
 @dataclass(frozen=True)
@@ -500,8 +518,8 @@ def area_of(info: RasterInfo, config: SRConfig) -> AreaOfInterest | None:
 
     return resolve_aoi(
         info,
-        bbox=config.bounds,
-        bbox_crs=config.bounds_crs,
+        bounds=config.bounds,
+        bounds_crs=config.bounds_crs,
         aoi=config.aoi,
         masked=config.aoi_mask,
     )
@@ -607,6 +625,11 @@ def plan_job(
     kernel = resolve_kernel(reader.read, info.height, info.width, stretch, model, config)
     partial = area is not None and area.outline is not None
     layout = _layout(part, info, model, config, stretch, kernel, partial=partial)
+    if layout.world_file and is_virtual(destination):
+        raise UsageError(
+            f"{destination}: is not a local file, so that TFW=YES cannot write beside it; make the "
+            "world file afterwards, with gdal_translate -co TFW=YES OUT COPY"
+        )
     plan = tile_grid_of(info, model.spec, config, area)
     key = run_key(reader, model, config, placement, area)
     if warn and kernel is None and requested_kernel(model.spec, config) is not None:
@@ -614,6 +637,7 @@ def plan_job(
     if warn and model.spec.architecture not in COMPUTED_ARCHITECTURES:
         warn_upsampled(reader)
     if warn:
+        warn_metadata(reader, layout)
         warn_specks(reader, model.spec.scale)
     job = SRJob(
         reader, destination, model, config, placement, stretch, layout, plan, key, area, kernel

@@ -29,7 +29,7 @@ from georsr.tiling.grid import ceil_to
 from georsr.window import AnyArray, BoolArray, PixelBlock, Window
 from georsr.writer.layout import OutputLayout
 from georsr.writer.partial_tiff import OutputInfo
-from georsr.writer.paths import Lock, is_virtual, local_path, remove_sidecars, temp_paths
+from georsr.writer.paths import Lock, is_virtual, local_path, replace_sidecars, temp_paths
 from georsr.writer.writer import RasterWriter
 
 log = logging.getLogger(__name__)
@@ -284,7 +284,7 @@ def remove_stale_files(job: SRJob) -> None:
     lock = Lock(temp_paths(job.destination).lock, job.destination)
     lock.acquire()
     if not is_virtual(job.destination):
-        remove_sidecars(local_path(job.destination))
+        replace_sidecars(local_path(job.destination), job.layout.world_file_text)
     for path in temp_paths(job.destination).leftovers():
         path.unlink(missing_ok=True)
     job.journal().remove()

@@ -94,6 +94,7 @@ def layers_layout(job: SRJob) -> OutputLayout:
         keep_alpha=False,
         mask_kind="nodata",
         tags={},
+        left_out=(),
     )
     return output_layout(
         layers,

@@ -38,7 +38,7 @@ from georsr.writer.paths import (
     is_enospc,
     is_virtual,
     local_path,
-    remove_sidecars,
+    replace_sidecars,
     sync_path,
     temp_paths,
 )
@@ -473,7 +473,7 @@ class RasterWriter:
         if self.journal is not None:
             self.journal.publishing(ready, path, written)
         ready.replace(path)
-        remove_sidecars(path)
+        replace_sidecars(path, self.layout.world_file_text)
         with suppress(OSError):  # not every file system can synchronise a folder
             sync_path(path.parent)
 

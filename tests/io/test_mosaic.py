@@ -81,6 +81,20 @@ def test_mosaic_later_raster_covers_earlier(tmp_path):
     assert row.tolist() == [1] * 8 + [2] * 4 + [3] * 4
 
 
+@pytest.mark.parametrize(("shift", "warned"), [(2, True), (4, False)])
+def test_open_sources_largely_overlapping_rasters_warn(tmp_path, shift, warned, recwarn):
+    paths = [
+        make_raster(
+            tmp_path / f"{i}.tif", np.ones((1, 8, 8), "uint8"), transform=at(UTM, shift * i, 0)
+        )
+        for i in range(2)
+    ]
+    open_sources(paths).close()
+    texts = [str(w.message) for w in recwarn if "covers" in str(w.message)]
+    assert len(texts) == warned
+    assert not warned or ("75% of" in texts[0] and "--out-dir" in texts[0])
+
+
 GAPPY = [(0, 0, 30, 30), (31, 40, 30, 27)]
 
 
@@ -283,6 +297,7 @@ def open_files():
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts files in /proc")
+@pytest.mark.slow
 def test_mosaic_of_many_rasters_keeps_few_files_open(tmp_path):
     side, count = 8, 24
     paths = [

@@ -59,6 +59,7 @@ def lite():
     return Model(spec, network, "0" * 64, "untrained"), data
 
 
+@pytest.mark.slow
 def test_export_model_dynamic_agrees_at_any_size(lite, tmp_path, monkeypatch):
     lite_model, data = lite
     monkeypatch.setattr(export, "to_onnx", lambda *_, **__: data)

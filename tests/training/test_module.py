@@ -109,6 +109,7 @@ def test_train_resumed_with_dropout_is_exact(segsr_recipe, tmp_path):
         {**HAT, "encoder_options": TINY_CLIP},
     ],
 )
+@pytest.mark.slow
 def test_encoders_and_backbones_are_exchangeable_in_training(network, segsr_recipe, tmp_path):
     recipe = replace(segsr_recipe, network=network, clip="", lora=0, steps=1, loss=LossSettings())
     assert open_model(str(train(recipe, tmp_path / "run"))).spec.scale == 2
