@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 @click.command("info", short_help="Describe a raster, a model, or what a run would need.")
 @click.argument("rasters", nargs=-1, metavar="[RASTER|MODEL]...", type=FileName())
 @model_options
-@sr_options("indexes", "src_nodata", "alpha", "allow_drivers", "max_pixels", *AREA_OPTIONS)
+@sr_options("indexes", "src_nodata", "alpha", "stack", "allow_drivers", "max_pixels", *AREA_OPTIONS)
 @sr_options(*TILE_OPTIONS, *DEVICE_OPTIONS, "backend", "tta")
 @cluster_options
 @click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
@@ -103,7 +103,7 @@ def _show_model(model: str | None, scale: int | None, as_json: bool) -> None:
     opened = open_model(model, scale)
     spec = opened.spec
     facts = asdict(spec)
-    if not str(opened.file).endswith(".onnx"):  # ONNX Runtime does not tell what it computes
+    if not str(opened.file).endswith(".onnx"):  # ONNX Runtime does not report what it computes
         sizes = (spec.tile, ceil_to(64, spec.multiple_of))
         costs = {size: complexity(opened.network, spec.bands, size) for size in sizes}
         facts["learned parameters"] = costs[spec.tile].parameters
@@ -122,6 +122,7 @@ def _show_raster(rasters: tuple[str, ...], options: dict[str, Any], as_json: boo
         nodata=options["src_nodata"],
         allow_drivers=options["allow_drivers"] or None,
         alpha=options["alpha"],
+        stack=options["stack"],
     ) as reader:
         info = reader.info
         area = resolve_aoi(

@@ -346,6 +346,7 @@ def _open(
         allow_drivers=config.allow_drivers or None,
         force=config.force,
         alpha=config.alpha,
+        stack=config.stack,
     )
     try:
         reader, model = match_bands(reader, model, config)

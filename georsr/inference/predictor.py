@@ -82,9 +82,9 @@ class ParallelTiles:
     Attributes
     ----------
     count : int
-        How many; 1: nobody beside the caller.
+        Number of threads that call the network; 1 for the caller alone.
     threads : int
-        Of torch, for each.
+        Threads of torch in each of them.
     """
 
     count: int = 1
@@ -144,7 +144,7 @@ def n_concurrent_tiles(
 log = logging.getLogger(__name__)
 
 GPU_BATCH = 16
-"""Tiles per call on an accelerator, unless memory or the user says otherwise."""
+"""Tiles per call on an accelerator, unless memory or the user requires another number."""
 
 
 def choose_batch(placement: DeviceConfig, wanted: int | None) -> int:
@@ -397,7 +397,7 @@ class TilePredictor:
             # one shape, one compilation: the rest of a last batch is filled up
             x = torch.cat([x, x[-1:].expand(self.batch - len(tiles), -1, -1, -1)])
         if self.overlaps:
-            # only a copy from pinned memory runs beside the work of the device
+            # only a copy from pinned memory overlaps with the work of the device
             x = x.pin_memory()
         return x.to(self.placement.device, non_blocking=self.overlaps)
 

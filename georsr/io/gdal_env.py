@@ -32,6 +32,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import rasterio
+from rasterio.crs import CRS
 from rasterio.env import ensure_env_with_credentials, getenv, hasenv
 from rasterio.errors import NodataShadowWarning, NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
@@ -336,10 +337,10 @@ NETWORK_DRIVERS = (
     "GRIB",
     "MBTiles",
 )
-"""Drivers that do not look for masks and overviews beside a file if an option says so (measured).
+"""Drivers that do not look for masks and overviews next to a file if an option is set (measured).
 
-Only these read a file on a network or in an archive that cannot be listed, because the files beside
-it cannot be checked.
+Only these read a file on a network or in an archive that cannot be listed, because its neighbours
+cannot be checked.
 """
 
 
@@ -463,7 +464,7 @@ def gdal_env(
         CRS, so this must be False for sources.
     cache : int or None
         Size of GDAL's block cache in bytes. All threads share the cache, and a smaller size drops
-        blocks at once. None leaves the size unchanged, for threads beside a reader.
+        blocks at once. None leaves the size unchanged, for other threads than the reader's.
     """
     options: dict[str, object] = {}
     if cache is not None:
@@ -574,3 +575,9 @@ def _block_height(path: str) -> int:
             return _max_block_height(dataset)
     except (RasterioError, OSError):  # reading the file raises an error later
         return 0
+
+
+@cache
+def wgs84() -> CRS:
+    """Return EPSG:4326; not a constant, because it needs the database of PROJ."""
+    return CRS.from_epsg(4326)

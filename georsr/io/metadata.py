@@ -195,9 +195,9 @@ def common_dtype(dataset: Any, path: str, numbers: Sequence[int], *, force: bool
     UsageError
         A data type is not supported, or a band holds palette indices or a bit mask.
     """
-    colors = colorinterp_names(dataset)
+    colors, dtypes = colorinterp_names(dataset), dataset.dtypes
     for number in numbers:
-        dtype = dataset.dtypes[number - 1]
+        dtype = dtypes[number - 1]
         name = f"{path}: band {number}"
         if dtype not in SUPPORTED_DTYPES:
             remedy = (
@@ -215,19 +215,19 @@ def common_dtype(dataset: Any, path: str, numbers: Sequence[int], *, force: bool
             raise UsageError(
                 f"{name} holds 1 bit per pixel (NBITS=1): a bit mask is not an "
                 "image; convert it first, for example with `gdal_translate -co NBITS=8`, or "
-                "insist with --force"
+                "process it as it is with --force"
             )
         if colors[number - 1] == "palette":
             raise UsageError(
                 f"{name} has a colour palette: its values are indices, not intensities; "
-                "expand it first, for example with `gdal_translate -expand rgb`, or insist with "
+                "expand it first, for example with `gdal_translate -expand rgb`, or use "
                 "--force"
             )
-    dtypes = sorted({dataset.dtypes[number - 1] for number in numbers})
-    result = np.result_type(*(np.dtype(name) for name in dtypes)).name
+    selected = sorted({dtypes[number - 1] for number in numbers})
+    result = np.result_type(*(np.dtype(name) for name in selected)).name
     if result not in SUPPORTED_DTYPES:
         raise UsageError(
-            f"{path}: no supported data type holds all of {', '.join(dtypes)}; "
+            f"{path}: no supported data type holds all of {', '.join(selected)}; "
             "select bands of one type, or convert them first"
         )
     return result
@@ -472,7 +472,8 @@ def has_own_mask(flags: Sequence[MaskFlags]) -> bool:
 def _mask_kind(dataset: Any, bands: Sequence[BandInfo], alpha: int | None) -> MaskKind:
     if alpha is not None:
         return "alpha"
-    if any(has_own_mask(dataset.mask_flag_enums[band.number - 1]) for band in bands):
+    flags = dataset.mask_flag_enums
+    if any(has_own_mask(flags[band.number - 1]) for band in bands):
         return "mask"
     return "nodata" if any(band.nodata is not None for band in bands) else "none"
 
@@ -535,7 +536,7 @@ def _band(
 
 
 def _hidden_gcps(dataset: Any) -> list[str]:
-    """Return a line on ground control points that a raster has beside its transform."""
+    """Return a line on ground control points that a raster has in addition to its transform."""
     both = dataset.gcps[0] and dataset.transform != Affine.identity()
     return ["ground control points (it has a transform)"] if both else []
 
@@ -603,7 +604,7 @@ def reject_non_images(info: RasterInfo, model: str) -> None:
             raise UsageError(
                 f"{info.path}: band {band.number} holds {content}, and {model} was trained on "
                 "images: choose other bands with --bidx, use --model bicubic or nearest, or "
-                "insist with --force"
+                "process it all the same with --force"
             )
 
 
@@ -642,7 +643,7 @@ ASSUMED_BANDS = {
     12: ((4, 3, 2), "the order of Sentinel-2"),
     13: ((4, 3, 2), "the order of Sentinel-2"),
 }
-"""Number of bands -> (red, green, blue) and the reason, if the metadata do not tell."""
+"""Number of bands -> (red, green, blue) and the reason, if the metadata do not declare them."""
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ from georsr.radiometry.normalization import Normalization
 from georsr.reports import RunReport, georsr_version, product_tags
 from georsr.system import memory_limit
 from georsr.tiling.grid import TileGrid
-from georsr.window import AnyArray, PixelBlock, Window
+from georsr.window import MAX_SIDE, AnyArray, PixelBlock, Window
 from georsr.writer.layout import OutputLayout, output_layout
 from georsr.writer.partial_tiff import Journal
 from georsr.writer.paths import is_virtual, paths_behind_vsi, temp_paths
@@ -67,8 +67,14 @@ WAITING_BLOCKS = 24
 """Largest number of blocks that wait for the writer or are being encoded."""
 
 
-def check_size(info: RasterInfo, config: SRConfig) -> None:
+def check_size(info: RasterInfo, scale: int, config: SRConfig) -> None:
     """Refuse a raster whose header declares too many pixels, before anything is allocated."""
+    if scale * max(info.width, info.height) > MAX_SIDE:
+        raise UsageError(
+            f"{info.path}: the output would have {scale * info.height} rows and "
+            f"{scale * info.width} columns, more than the {MAX_SIDE} of a GeoTIFF; choose an area "
+            "(--bbox)"
+        )
     pixels = info.width * info.height
     if pixels > config.max_pixels:
         raise UsageError(
@@ -115,8 +121,8 @@ def check_space(
     if config.check_resources and needed > free:
         raise ResourceError(
             f"{destination}: the output takes up to {needed / MIB:.0f} MiB, "
-            f"{free / MIB:.0f} MiB are free; make room, or use --no-check-resources if compression "
-            "will do"
+            f"{free / MIB:.0f} MiB are free; make room, or use --no-check-resources if you "
+            "expect compression to suffice"
         )
 
 
@@ -326,8 +332,8 @@ def warn_noise_dominated(reader: RasterReader, model: str) -> None:
     """Warn that consistency is off because noise dominates the scene."""
     warn_once(
         reader,
-        f"{reader.info.path}: most of what {model} takes away is noise, which consistency "
-        "would put back: it is off; --consistency on insists on it",
+        f"{reader.info.path}: the scene is dominated by noise: consistency is off, because it "
+        f"would restore the noise that {model} removes; --consistency on overrides this",
         RadiometryWarning,
     )
 
@@ -615,7 +621,7 @@ def plan_job(
     info = reader.info
     area = area_of(info, config)
     part = info if area is None else window_metadata(info, area.window)
-    check_size(part, config)
+    check_size(part, model.spec.scale, config)
     check_bands(info, model.spec)
     if not config.force and model.spec.architecture not in COMPUTED_ARCHITECTURES:
         reject_non_images(info, model.spec.name)
@@ -627,8 +633,8 @@ def plan_job(
     layout = _layout(part, info, model, config, stretch, kernel, partial=partial)
     if layout.world_file and is_virtual(destination):
         raise UsageError(
-            f"{destination}: is not a local file, so that TFW=YES cannot write beside it; make the "
-            "world file afterwards, with gdal_translate -co TFW=YES OUT COPY"
+            f"{destination}: is not a local file, so that TFW=YES cannot write next to it; create "
+            "the world file afterwards, with gdal_translate -co TFW=YES OUT COPY"
         )
     plan = tile_grid_of(info, model.spec, config, area)
     key = run_key(reader, model, config, placement, area)

@@ -2,7 +2,7 @@
 
 A tile has an input window, which the network reads, and a smaller output window, for which it
 computes pixels. The grid is anchored to the image's top left corner, so that a pixel is always
-computed from the same tiles, wherever the run takes place.
+computed from the same tiles on every machine.
 
 Along one axis, tile k starts at ``k * stride``. The last tile is moved back so that it ends at the
 image's edge, or less than ``multiple_of`` pixels beyond it. Neighbouring tiles are blended over
@@ -35,6 +35,10 @@ class Span:
     out_stop: int
     overlap_before: int
     overlap_after: int
+
+
+MAX_TILES = 1_000_000
+"""Largest number of tiles along one axis: each takes memory, also of a raster of one row."""
 
 
 def ceil_to(value: int, multiple: int) -> int:
@@ -254,7 +258,13 @@ def make_grid(
             f"tile {tile} is too small for halo {halo} and overlap {overlap}: "
             f"use at least {smallest}"
         )
-    if (tile - 2 * halo - overlap) % multiple_of:
+    stride = tile - 2 * halo - overlap
+    if max(height, width) > MAX_TILES * stride:
+        raise UsageError(
+            f"raster of {height} rows and {width} columns takes more than {MAX_TILES} tiles of "
+            f"{tile} along one side: use larger tiles"
+        )
+    if stride % multiple_of:
         raise UsageError(
             f"tile {tile} less twice halo {halo} less overlap {overlap} is not a multiple of "
             f"{multiple_of}, which this model needs"

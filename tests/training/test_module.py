@@ -16,7 +16,7 @@ from georsr.training.losses import SemanticError
 from georsr.training.module import for_inference, split_parameters, training_network
 from georsr.training.recipe import LossSettings, OptimizerSettings
 from georsr.training.train import train
-from tests.models.segsr.conftest import TINY_CLIP
+from tests.models.conftest import TINY_CLIP
 
 HAT = {"num_groups": 1, "depth": 1, "embed_dim": 120, "backbone_options": {"num_heads": 4}}
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
@@ -18,6 +20,7 @@ from torch import Tensor, nn
 from georsr.errors import ModelError, UsageError
 from georsr.models.spec import METADATA_KEY, ModelSpec
 from georsr.tiling.stitch import pad_to
+from georsr.window import FloatArray
 
 INPUT, OUTPUT = "image", "enlarged"
 """Names of the graph's input (N, C, h, w) and output (N, C, s * h, s * w)."""
@@ -112,6 +115,10 @@ def _import_onnx() -> Any:
     return onnx
 
 
+_EXTERNAL_DATA_FOLDER = "session.model_external_initializers_file_folder_path"
+"""Option of ONNX Runtime: the folder of files that hold weights."""
+
+
 class OnnxNetwork(nn.Module):
     """A network that ONNX Runtime runs from an ONNX file written by georsr.
 
@@ -162,6 +169,8 @@ class OnnxNetwork(nn.Module):
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        # weights in other files would be looked for in the current folder: nowhere is one
+        options.add_session_config_entry(_EXTERNAL_DATA_FOLDER, os.devnull)
         try:
             return runtime.InferenceSession(self._data, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's errors have no common class
@@ -173,9 +182,27 @@ class OnnxNetwork(nn.Module):
         pixels = x.detach().to("cpu", torch.float32).contiguous().numpy()
         if self.tile is not None:  # a scene may be smaller than a tile
             pixels = pad_to(pixels, self.tile, self.tile)
-        (enlarged,) = self._session().run(None, {INPUT: pixels})
+        enlarged = self._run(pixels)
         height, width = (size * self.spec.scale for size in x.shape[2:])
         return torch.from_numpy(enlarged).to(x.device)[..., :height, :width]
+
+    def _run(self, pixels: FloatArray) -> FloatArray:
+        """Run the network in a thread of its own: the calling one hears signals while it waits."""
+        session, options = self._session(), onnxruntime().RunOptions()
+        result = Future[FloatArray]()
+
+        def run() -> None:
+            try:
+                result.set_result(session.run(None, {INPUT: pixels}, options)[0])
+            except BaseException as error:
+                result.set_exception(error)
+
+        threading.Thread(target=run, name="georsr-onnx", daemon=True).start()
+        try:
+            return result.result()
+        except BaseException:
+            options.terminate = True  # the caller was interrupted, and nobody waits for the rest
+            raise
 
 
 class ConvertedNetwork(nn.Module):

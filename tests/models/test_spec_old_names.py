@@ -8,7 +8,7 @@ from georsr.errors import ModelError
 from georsr.models.io import build, open_model, save_model
 from georsr.models.registry import bundled_weights
 from georsr.models.spec import ModelSpec, upgrade_spec, upgrade_state_dict
-from tests.models.segsr.conftest import small
+from tests.models.conftest import small
 
 OLD_HAT = {
     "backbone.patch_norm.weight": "backbone.groups.0.entry.weight",

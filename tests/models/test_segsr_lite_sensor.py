@@ -10,7 +10,7 @@ from georsr.models.segsr_lite import (
     segsr_lite,
 )
 from georsr.radiometry.kernels import MAX_NORMALIZED, N_SENSOR_VALUES, SensorDescription
-from tests.models.segsr.test_lite import tiny, wake
+from tests.models.test_segsr_lite import tiny, wake
 
 
 @pytest.mark.parametrize("film_dim", [0, 4])
