@@ -11,6 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -348,6 +349,10 @@ def prepare_process() -> None:
 def main() -> None:
     """Entry point of the ``georsr`` command."""
     prepare_process()
+    try:
+        Path.cwd()
+    except OSError:  # torch ends a process whose folder is gone
+        sys.exit(_fail("the current folder does not exist any more; change to another one", 1))
     code = invoke()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the work is over; leaving takes a moment

@@ -23,6 +23,7 @@ from georsr.writer.paths import (
     check_destination,
     check_format,
     check_outputs,
+    check_utf8,
     raster_outputs,
     temp_paths,
 )
@@ -291,7 +292,8 @@ def super_resolve_array(
     Parameters
     ----------
     values : ndarray, shape (bands, height, width)
-        Integers of up to 32 bits, float32 or float64.
+        Integers of up to 32 bits, float32 or float64. In a masked array, such as
+        ``dataset.read(masked=True)``, masked pixels are invalid.
     model, scale
         As for :func:`super_resolve`.
     valid : ndarray of bool, shape (bands, height, width) or (height, width), optional
@@ -302,16 +304,18 @@ def super_resolve_array(
     Returns
     -------
     ndarray, shape (bands, scale * height, scale * width)
-        Data type of ``values``, or the option ``dtype``. Invalid pixels keep their value.
+        Data type of ``values``, or the option ``dtype``. Invalid pixels keep their value. It is a
+        masked array if ``values`` is one.
 
     Raises
     ------
     UsageError
-        The array has another shape or data type, or another number of bands than the model takes.
+        ``values`` is no numpy array, or has another shape or data type, or another number of bands
+        than the model takes.
     """
-    from georsr.inference.array import predict_array
+    from georsr.inference.array import predict_masked_array
 
-    return predict_array(values, valid, _model(model, scale), SRConfig(**options))
+    return predict_masked_array(values, valid, _model(model, scale), SRConfig(**options))
 
 
 def _is_unfinished(destination: str, parts: str | None) -> bool:
@@ -402,6 +406,8 @@ class _Outputs:
             A name does not fit its format, or two outputs cannot be written together.
         """
         outputs = cls(*(None if path is None else os.fspath(path) for path in paths))
+        for name in filter(None, (outputs.stac, outputs.parts)):
+            check_utf8(name)
         if outputs.parts is not None and outputs.quality is not None:
             raise UsageError(
                 "--parts and --quality cannot be combined: write the parts first, then the layers "

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import os
-import sqlite3
 import sys
 from collections.abc import Mapping
 from contextlib import closing, suppress
@@ -110,6 +109,8 @@ def foreign_variables(environ: Mapping[str, str]) -> list[str]:
 
 def _layout_of_proj(folder: Path) -> tuple[int, int]:
     """Return the version of the layout of a proj.db; zeros if there is none that can be read."""
+    import sqlite3  # only where a variable is set
+
     query = "SELECT value FROM metadata WHERE key LIKE 'DATABASE.LAYOUT.VERSION.M%' ORDER BY key"
     try:
         address = (folder / "proj.db").absolute().as_uri()

@@ -37,6 +37,9 @@ BLOCK = 16
 """Coarse pixels that are made at a time. Sums stay so short that a library of linear algebra does
 not cut them in pieces, by the number of threads, which would touch the last digit."""
 
+Like = tuple[torch.dtype, torch.device]
+"""Type of an image and the device that holds it."""
+
 
 @dataclass(frozen=True)
 class BandedMatrix:
@@ -105,8 +108,8 @@ class BandedMatrix:
         return product.reshape(*batch, blocks * rows, width)[..., : self.length, :]
 
 
-def banded(matrix: AnyArray, rows: int, device: torch.device) -> BandedMatrix:
-    """Cut a matrix (m, n) into blocks of ``rows`` rows."""
+def banded(matrix: AnyArray, rows: int, like: Like) -> BandedMatrix:
+    """Cut a matrix (m, n) into blocks of ``rows`` rows, of the type and on the device given."""
     m, n = matrix.shape
     blocks = -(-m // rows)
     full = np.zeros((blocks * rows, n))
@@ -116,9 +119,10 @@ def banded(matrix: AnyArray, rows: int, device: torch.device) -> BandedMatrix:
     count = max(int(each[-1] - each[0]) + 1 for each in used)
     starts = np.array([min(int(each[0]), n - count) for each in used])
     columns = starts[:, None] + np.arange(count)
-    weights = np.take_along_axis(pieces, columns[:, None, :], axis=2).astype(np.float32)
+    weights = np.take_along_axis(pieces, columns[:, None, :], axis=2)
+    dtype, device = like
     return BandedMatrix(
-        torch.from_numpy(weights).to(device),
+        torch.from_numpy(weights).to(dtype).to(device),
         torch.from_numpy(columns.ravel()).to(device),
         tuple(starts.tolist()),
         m,
@@ -126,13 +130,13 @@ def banded(matrix: AnyArray, rows: int, device: torch.device) -> BandedMatrix:
 
 
 @lru_cache(maxsize=128)
-def _downsampling(kernel: Kernel, size: int, scale: int, device: torch.device) -> BandedMatrix:
+def _downsampling(kernel: Kernel, size: int, scale: int, like: Like) -> BandedMatrix:
     """Return the matrix that downsamples an axis: s * size -> size."""
-    return banded(kernel.matrix(size * scale, scale).astype(np.float64), BLOCK, device)
+    return banded(kernel.matrix(size * scale, scale).astype(np.float64), BLOCK, like)
 
 
 @lru_cache(maxsize=32)
-def _pseudo_inverse(kernel: Kernel, size: int, scale: int, device: torch.device) -> BandedMatrix:
+def _pseudo_inverse(kernel: Kernel, size: int, scale: int, like: Like) -> BandedMatrix:
     """Return the damped pseudo-inverse of downsampling: size -> s * size."""
     down = kernel.matrix(size * scale, scale).astype(np.float64)
     gram = down @ down.T
@@ -143,13 +147,14 @@ def _pseudo_inverse(kernel: Kernel, size: int, scale: int, device: torch.device)
     row, column = np.nonzero(np.abs(inverse) > NEGLIGIBLE * np.abs(inverse).max())
     apart = np.abs(np.subtract.outer(np.arange(size), np.arange(size)))
     inverse[apart > np.abs(row - column).max()] = 0.0
-    return banded(down.T @ inverse, BLOCK * scale, device)
+    return banded(down.T @ inverse, BLOCK * scale, like)
 
 
 def downsample(fine: Tensor, kernel: Kernel, scale: int) -> Tensor:
     """Downsample an image with a kernel: (N, C, s * h, s * w) -> (N, C, h, w)."""
     height, width = (side // scale for side in fine.shape[-2:])
-    rows, columns = (_downsampling(kernel, side, scale, fine.device) for side in (height, width))
+    like = fine.dtype, fine.device
+    rows, columns = (_downsampling(kernel, side, scale, like) for side in (height, width))
     return columns(rows(fine).mT).mT
 
 
@@ -161,9 +166,9 @@ def back_project(
     Parameters
     ----------
     fine
-        (N, C, s * h, s * w) float32; its memory may become that of the result.
+        (N, C, s * h, s * w) float32 or float64; its memory may become that of the result.
     coarse
-        (N, C, h, w) float32: image that downsampling must give.
+        (N, C, h, w) of the same type: image that downsampling must give.
     kernel
         Kernel with which ``fine`` is downsampled.
     valid
@@ -183,13 +188,14 @@ def back_project(
     scale = fine.shape[-1] // width
     # a network's channels may lie pixel by pixel: every product would sort them again
     fine, coarse = fine.contiguous(), coarse.contiguous()
+    like = fine.dtype, fine.device
     back_rows, back_columns = (
-        _pseudo_inverse(kernel, side, scale, fine.device) for side in (height, width)
+        _pseudo_inverse(kernel, side, scale, like) for side in (height, width)
     )
     if valid is None:
         residual = coarse - downsample(fine, kernel, scale)
         return back_rows.add_to(back_columns(residual.mT).mT, fine), residual
-    counts = valid.repeat_interleave(scale, 2).repeat_interleave(scale, 3).float()
+    counts = valid.repeat_interleave(scale, 2).repeat_interleave(scale, 3).to(fine.dtype)
     share = torch.where(valid, downsample(counts, kernel, scale), 1.0)
     image, first = fine, None
     for _ in range(PASSES):

@@ -29,7 +29,7 @@ from georsr.config import SRConfig
 from georsr.device import DeviceConfig, is_out_of_memory, select_device
 from georsr.errors import ModelError, ResourceError, UsageError
 from georsr.inference.consistency import ConsistencyTarget, enforce_consistency
-from georsr.models.interpolation import MultiBand
+from georsr.models.interpolation import Bicubic, MultiBand, Nearest
 from georsr.models.io import Model
 from georsr.models.registry import is_architecture
 from georsr.models.spec import ModelSpec
@@ -188,7 +188,13 @@ def place_model(model: Model, config: SRConfig) -> DeviceConfig:
                 f"model {model.source}: was exported for tiles of {file.tile}, not "
                 f"{config.tile_size}; leave --tile away, or export with --dynamic"
             )
-    return select_device(config.device, config.precision, backend)
+    placement = select_device(config.device, config.precision, backend)
+    if isinstance(model.network, (Bicubic, Nearest)):
+        # an interpolation keeps every digit, which Apple's devices, without float64, cannot
+        on_mps = placement.device.type == "mps"
+        device = torch.device("cpu") if on_mps else placement.device
+        placement = replace(placement, device=device, dtype=torch.float32)
+    return placement
 
 
 def _onnx_file(model: Model) -> OnnxNetwork | None:
@@ -214,7 +220,7 @@ class PendingBatch:
     values: Tensor
     """(N, C, s * h, s * w) float32."""
     finite: Tensor
-    """(N,) bool."""
+    """(N,) bool: whether the sum of a tile is finite."""
     names: Sequence[str]
     model: str
     done: torch.cuda.Event | None
@@ -236,8 +242,14 @@ class PendingBatch:
                 raise ModelError(
                     f"the network failed on {self.names[0]} or soon after: {_cause(error)}"
                 ) from error
-        if not bool(self.finite.all()):
-            bad = self.names[int((~self.finite).nonzero()[0])]
+        # a sum may overflow although its values do not
+        failed = [
+            i
+            for i in (~self.finite).nonzero().flatten().tolist()
+            if not self.values[i].isfinite().all()
+        ]
+        if failed:
+            bad = self.names[failed[0]]
             raise ModelError(
                 f"model {self.model} made values that are not finite at {bad}; try --precision fp32"
             )
@@ -313,6 +325,11 @@ class TilePredictor:
         predictor = cls(model, placement, batch, compiled=config.compile, tta=config.tta)
         log.info("%s on %s", model.spec.name, placement.describe())
         return predictor
+
+    @property
+    def interpolates(self) -> bool:
+        """Whether pixels are stored values, interpolated in their own type without a network."""
+        return isinstance(self.network, (Bicubic, Nearest))
 
     @property
     def overlaps(self) -> bool:
@@ -402,7 +419,9 @@ class TilePredictor:
         return x.to(self.placement.device, non_blocking=self.overlaps)
 
     def predict(self, x: Tensor) -> Tensor:
-        """Return what becomes of a batch (N, C, h, w): (N, P, s * h, s * w) float32."""
+        """Return what becomes of a batch (N, C, h, w): (N, P, s * h, s * w)."""
+        if isinstance(self.network, (Bicubic, Nearest)):  # the same in all orientations
+            return self.network.interpolate(x)
         return tta_mean(self.forward_pass, x) if self.tta else self.forward_pass(x)
 
     def forward_pass(self, x: Tensor) -> Tensor:

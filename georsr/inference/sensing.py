@@ -34,7 +34,6 @@ from georsr.models.io import Model
 from georsr.models.segsr import SegSR
 from georsr.models.segsr_lite import combine_estimates
 from georsr.radiometry.kernels import Kernel, SensorDescription, parse_sensor
-from georsr.radiometry.nodata import fill_invalid
 from georsr.radiometry.normalization import Normalization
 from georsr.window import AnyArray, BoolArray, FloatArray, PixelBlock, Window
 
@@ -187,8 +186,9 @@ def estimate_kernel(
     inference = TilePredictor(model, select_device("cpu", "fp32"), 1)
 
     def residuals_of(patch: PixelBlock) -> list[Residual]:
-        filled = fill_invalid(patch.values.astype(np.float32), patch.valid)
-        normalized, _ = stretch.clip_with_remainder(stretch.forward(filled)[guide])
+        usable = stretch.usable(patch.values, patch.valid)
+        filled = stretch.forward_filled(patch.values, usable)
+        normalized, _ = stretch.clip_with_remainder(filled[guide])
         output = torch.from_numpy(inference([normalized], ["a probe"])[0])[None]
         counted = np.array(patch.valid[guide])
         if min(counted.shape[1:]) > 4 * PROBE_MARGIN:

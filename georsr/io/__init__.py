@@ -83,7 +83,7 @@ def _expand(source: str) -> list[str]:
     if source.startswith("@"):
         return read_list(Path(source[1:]))
     folder = Path(source)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # noqa: PTH112 (False for a name too long)
         return [source]
     rasters = sorted(
         path

@@ -141,18 +141,24 @@ def find_safe_metadata(path: str) -> str | None:
     """
     location = Path(path)
     if SENTINEL2_METADATA.match(location.name) and (
-        location.is_file() or path.startswith("/vsi") or "://" in path
+        is_regular(path) or path.startswith("/vsi") or "://" in path
     ):
         return path
-    if location.suffix.lower() == ".zip" and location.is_file():
+    if location.suffix.lower() == ".zip" and is_regular(path):
         return _find_in_archive(path)
-    if not location.is_dir():
+    if not os.path.isdir(path):  # noqa: PTH112 (False for a name too long)
         return None
     found = sorted(
         child.name for child in location.iterdir() if SENTINEL2_METADATA.match(child.name)
     )
     if found:
         return str(location / found[0])
+    other = re.match(r"S([13456])[A-Z_]", location.name)
+    if other and location.suffix.upper() in (".SAFE", ".SEN3"):
+        raise InputError(
+            f"{path}: is a product of Sentinel-{other[1]}, expected one of Sentinel-2; name one of "
+            "the rasters in it, such as measurement/*.tiff of Sentinel-1"
+        )
     if location.suffix.upper() == ".SAFE":
         raise InputError(
             f"{path}: this SAFE folder has no MTD_MSIL1C.xml or MTD_MSIL2A.xml, expected in a "
@@ -440,7 +446,7 @@ def is_remote(path: str) -> bool:
 
 def absolute_path(path: str) -> str:
     """Return the absolute path of a local file; other names are returned unchanged."""
-    if not is_remote(path) and Path(path).exists():  # not a name such as /vsizip/...
+    if not is_remote(path) and os.path.exists(path):  # noqa: PTH110 (not /vsizip/...)
         return str(Path(path).absolute())
     return path
 

@@ -245,8 +245,13 @@ class Model:
         Raises
         ------
         UsageError
-            The array has another number of axes or bands, or integer values.
+            The array has another number of axes or bands, integer values, or masked pixels.
         """
+        if np.ma.is_masked(image):
+            raise UsageError(
+                f"model {self.spec.name}: got an array with masked pixels, which it would mix with "
+                "the others; use georsr.super_resolve_array"
+            )
         pixels = np.asarray(image)
         bands = self.spec.bands
         if pixels.ndim not in (3, 4) or (bands and pixels.shape[-3] != bands):

@@ -132,6 +132,8 @@ class EnsemblePredictor(TilePredictor):
     includes the disagreement of overlapping tiles.
     """
 
+    interpolates = False  # the statistics of an interpolation are on the 0..1 scale, too
+
     def predict(self, x: Tensor) -> Tensor:
         """Return the planes of a batch (N, C, h, w) in 0..1: (N, P, s * h, s * w) float32.
 

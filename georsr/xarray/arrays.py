@@ -187,6 +187,7 @@ def _super_resolve_bands(
             ("dimensions", first.dims, array.dims),
             ("data type", first.dtype, array.dtype),
             ("nodata", info.nodata, other.nodata),
+            ("nodata values", info.source_nodata, other.source_nodata),
             ("range of encoded values", encodable_range(first), encodable_range(array)),
         ):
             if repr(expected) != repr(value):  # NaN equals NaN
@@ -238,7 +239,7 @@ def _predict(array: xr.DataArray, info: GridInfo, request: ArrayRequest) -> Any:
         data,
         model,
         config,
-        source_nodata=info.nodata,
+        source_nodata=info.source_nodata,
         nodata=_output_nodata(array, info, config),
         limits=None if _is_recoded(array, config) else encodable_range(array),
     )
