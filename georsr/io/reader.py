@@ -28,6 +28,7 @@ from georsr.errors import (
     GeorsrWarning,
     InputError,
     RadiometryWarning,
+    ResourceError,
     UsageError,
 )
 from georsr.io.gdal_env import (
@@ -44,6 +45,7 @@ from georsr.io.gdal_env import (
     gdal_path,
     image_drivers,
     is_sqlite_with_log,
+    open_files_limit,
     open_with_drivers,
     read_header,
     root_cause,
@@ -537,9 +539,15 @@ class RasterReader:
         except (RasterioError, OSError, MemoryError) as err:
             if isinstance(err, MemoryError):
                 raise
+            reason = root_cause(err)
+            if "Too many open files" in reason:
+                raise ResourceError(
+                    f"{self.info.path}: too many files are open at once (this process may open "
+                    f"{open_files_limit()}); raise the limit, for example with ulimit -n 1024"
+                ) from err
             self._record_failed_files(dataset, err)
             raise InputError(
-                f"{self.info.path}: {window} cannot be read: {root_cause(err)}; "
+                f"{self.info.path}: {window} cannot be read: {reason}; "
                 "the file is damaged or incomplete"
             ) from err
         return PixelBlock(values, self._valid(values, alpha, masks), alpha)
