@@ -189,6 +189,7 @@ log = logging.getLogger("georsr")
 
 COMMANDS = {
     "sr": ("georsr.cli.sr", "Super-resolve a raster."),
+    "preview": ("georsr.cli.preview", "Show a small part of a raster by several models."),
     "info": ("georsr.cli.info", "Describe a raster, a model, or what a run would need."),
     "models": ("georsr.cli.models", "List, describe and convert models."),
     "train": ("georsr.cli.train", "Train a network on your images."),
@@ -256,6 +257,7 @@ def without_bar() -> Iterator[None]:
 
 def _show_warning(message: Warning | str, category: type[Warning], *where: Any) -> None:
     if issubclass(category, GeorsrWarning):
+        log.debug("warning: %s", message)
         with without_bar():
             click.echo(escape_control_characters(redact_url(f"Warning: {message}")), err=True)
 
@@ -265,6 +267,7 @@ EXIT_CODES: dict[type[GeorsrError], int] = {UsageError: 2, InterruptedRunError: 
 
 
 def _fail(message: str, code: int) -> int:
+    log.debug("error: %s", message)
     click.echo(escape_control_characters(redact_url(f"Error: {message}")), err=True)
     return code
 
@@ -274,6 +277,16 @@ def show_error(error: GeorsrError) -> int:
     log.debug("traceback", exc_info=error)
     code = next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), 1)
     return _fail("; ".join([str(error), *getattr(error, "__notes__", [])]), code)
+
+
+def _unforeseen(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename:  # a name too long
+        return f"{str(error.filename)[:200]}: {error.strerror}"
+    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    present = [name for name in GDAL_VARIABLES if name in os.environ]
+    if type(error).__name__ == "CRSError" and present:
+        text += f"; unset {' '.join(present)}, if set for another installation"
+    return f"not foreseen: {text}; run it again with -vv for the traceback"
 
 
 def invoke(arguments: list[str] | None = None) -> int:
@@ -303,22 +316,17 @@ def exit_code(call: Callable[[], Any]) -> int:
     except BrokenPipeError:
         return 1
     except Exception as error:
-        if isinstance(error, OSError) and error.strerror and error.filename:  # a name too long
-            log.debug("traceback", exc_info=True)
-            return _fail(f"{str(error.filename)[:200]}: {error.strerror}", 1)
         log.debug("traceback", exc_info=True)
-        text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        present = [name for name in GDAL_VARIABLES if name in os.environ]
-        if type(error).__name__ == "CRSError" and present:
-            text += f"; unset {' '.join(present)}, if set for another installation"
-        return _fail(f"not foreseen: {text}; run it again with -vv for the traceback", 1)
+        return _fail(_unforeseen(error), 1)
     except ForcedExit as ended:
         # A thread may still compute a tile. The process does not wait for it, and the usual exit
         # would free the memory of torch that the thread uses.
         sys.stderr.flush()
         os._exit(int(ended.code or 0))
     finally:
-        log.handlers = handlers  # ``--verbose`` has set its own
+        for handler in set(log.handlers).difference(handlers):
+            handler.close()
+        log.handlers = handlers  # the command has set its own
         log.setLevel(level)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,6 +44,8 @@ def add_location(error: ModelError | ResourceError, location: str) -> GeorsrErro
     kind = ResourceError if is_device_failure(error.__cause__) else type(error)
     return kind(f"{location}: {error}")
 
+
+log = logging.getLogger(__name__)
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -115,6 +118,8 @@ def select_device(
         return DeviceConfig(chosen, torch.bfloat16 if bf16 else torch.float16)
     if precision not in PRECISIONS:
         raise UsageError(f"precision {precision!r}: expected auto, {', '.join(PRECISIONS)}")
+    if precision == "fp16" and chosen.type == "cpu":
+        log.warning("fp16 on a CPU is slower than fp32, and less exact: omit --precision")
     return DeviceConfig(chosen, PRECISIONS[precision])
 
 

@@ -473,7 +473,7 @@ def _has_pixels(job: SRJob, index: int) -> bool:
     plan = job.plan
     tile = plan.tile_at(index // len(plan.columns), index % len(plan.columns))
     made = tile.output_window.intersection(Window(0, 0, plan.height, plan.width))
-    assert made is not None, "a tile makes some of the product"
+    assert made is not None, "a tile computes some of the output"
     height, width = min(PROBE, made.height), min(PROBE, made.width)
     down, right = (made.height - height) // 2, (made.width - width) // 2
     middle = Window(made.top + down, made.left + right, height, width)

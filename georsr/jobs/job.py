@@ -46,7 +46,7 @@ from georsr.models.registry import COMPUTED_ARCHITECTURES
 from georsr.progress import Progress, never
 from georsr.radiometry.kernels import Kernel
 from georsr.radiometry.normalization import Normalization
-from georsr.reports import RunReport, georsr_version, product_tags
+from georsr.reports import RunReport, georsr_version, output_tags
 from georsr.system import memory_limit
 from georsr.tiling.grid import TileGrid
 from georsr.window import MAX_SIDE, AnyArray, PixelBlock, Window
@@ -704,7 +704,7 @@ def _layout(
         blocksize=config.blocksize,
         creation_options=config.creation_options,
         cog=config.cog,
-        tags=product_tags(
+        tags=output_tags(
             model=model.spec.name,
             model_sha256=model.sha256,
             scale=model.spec.scale,

@@ -450,7 +450,7 @@ def check_pair(output: RasterReader, source_bands: int, height: int, width: int)
     if (info.height, info.width) != (height, width):
         raise UsageError(
             f"{info.path}: {info.width} x {info.height} pixels, expected {width} x {height}: "
-            "the product of this source, model and part"
+            "the output of this source, model and area"
         )
     if info.count != source_bands:
         raise UsageError(

@@ -42,12 +42,12 @@ DEFLATE_LEVEL = "1"
 
 # Options that would break block-aligned, checked writing, each with what to do instead
 _RESERVED = {
-    "TILED": "products are always tiled",
+    "TILED": "outputs are always tiled",
     "BLOCKXSIZE": "set the block size instead",
     "BLOCKYSIZE": "set the block size instead",
     "BLOCKSIZE": "set the block size instead",
     "NBITS": "choose a data type instead",
-    "APPEND_SUBDATASET": "products are new files",
+    "APPEND_SUBDATASET": "outputs are new files",
     "PROFILE": "only the default, GDALGeoTIFF, holds georeferencing, names and scales of bands",
     "COPY_SRC_OVERVIEWS": "outputs have overviews with --cog",
     **dict.fromkeys(

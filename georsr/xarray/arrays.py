@@ -20,7 +20,7 @@ from georsr.inference.bands import match_array_bands
 from georsr.inference.consistency import requested_kernel
 from georsr.io.metadata import SUPPORTED_DTYPES, BandInfo, declared_rgb_bands
 from georsr.models.io import Model, open_model
-from georsr.reports import product_tags
+from georsr.reports import output_tags
 from georsr.writer.layout import output_nodata
 from georsr.xarray.coords import (
     GridInfo,
@@ -256,7 +256,7 @@ def _label(data: Any, array: xr.DataArray, info: GridInfo, request: ArrayRequest
         spec.scale,
         nodata=_output_nodata(array, info, config),
         recoded=_is_recoded(array, config),
-        tags=product_tags(
+        tags=output_tags(
             model=spec.name,
             model_sha256=request.model.sha256,
             scale=spec.scale,

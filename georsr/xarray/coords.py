@@ -214,11 +214,6 @@ def grid_info(
             f"{name}: data type {array.dtype} is not supported; convert it with da.astype(...) to "
             f"one of {', '.join(SUPPORTED_DTYPES)}"
         )
-    if isinstance(getattr(array.data, "_meta", None), np.ma.MaskedArray):
-        raise UsageError(
-            f"{name}: is a Dask array of masked arrays; fill the masked pixels first, "
-            "da.copy(data=dask.array.ma.filled(da.data, NODATA)).rio.write_nodata(NODATA)"
-        )
     for dim, axis in ((y, "rows"), (x, "columns")):
         if not array.sizes[dim]:
             raise UsageError(
@@ -293,7 +288,8 @@ def _nodata(array: xr.DataArray, name: str, requested: SourceNodata) -> tuple[fl
     except (OverflowError, ValueError, TypeError):
         first = None  # no pixel can have this value, or it is a list
     others = [value for key in NODATA_KEYS for value in np.ravel(array.attrs.get(key, ()))]
-    values = [float(value) for value in (first, *others) if value is not None]
+    known = [*np.ravel(first), *others]  # missing_value may be a list
+    values = [float(value) for value in known if value is not None]
     return tuple({str(value): value for value in values if can_represent(dtype, value)}.values())
 
 
