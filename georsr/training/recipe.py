@@ -288,6 +288,10 @@ class Recipe:
         ):
             if not lowest <= (value := getattr(self, name)) <= highest:
                 raise UsageError(f"recipe: {name} is {value}, expected {lowest} to {highest}")
+        if not all(0 <= beta < 1 for beta in self.optimizer.betas):
+            raise UsageError(
+                f"recipe: optimizer: betas are {self.optimizer.betas}, expected 0 to less than 1"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, nested as in YAML."""

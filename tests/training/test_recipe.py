@@ -58,6 +58,7 @@ def test_ucmerced_recipe_has_the_published_schedule():
         ("name: a\nscale: two\n", "scale is 'two', expected a value of type int"),
         ("name: a\nscale: 2\nsteps: true\n", "steps is True"),
         ("name: a\nscale: 2\nsteps: 0\n", "steps is 0, expected at least 1"),
+        ("name: a\nscale: 2\noptimizer: {betas: [3, 0.9]}\n", "betas are .3, 0.9., expected 0 to"),
         ("name: a\nscale: 0\n", "scale is 0, expected 1 to 8"),
         ("name: a\nscale: 2\nseed: -1\n", "seed is -1, expected 0 to"),
         ("name: a\nscale: 2\nseed: 99999999999999999999\n", "seed is 99.*99, expected a finite"),
