@@ -202,11 +202,11 @@ SLOW = """
     import sys, time, torch
     from georsr.cli.main import main
     from georsr.models.interpolation import Nearest
-    calm = Nearest.forward
+    calm = Nearest.interpolate
     def slow(self, x):
         time.sleep(0.05)
         return calm(self, x)
-    Nearest.forward = slow
+    Nearest.interpolate = slow
     sys.argv[0] = "georsr"
     main()
 """
