@@ -16,8 +16,8 @@ from .options import (
     DEVICE_OPTIONS,
     BandList,
     FileName,
-    ModelName,
     make_progress,
+    models_options,
     sr_options,
     verbosity_options,
 )
@@ -59,18 +59,7 @@ FOREIGN = {
     help="Source of SR: also measure consistency, and bicubic for comparison.",
 )
 @click.option("-b", "--bidx", type=BandList(), help="Bands of --lr, in the order of SR's.")
-@click.option(
-    "-m",
-    "--model",
-    "models",
-    multiple=True,
-    type=ModelName(),
-    metavar="NAME|FILE",
-    help="Built-in name or weights file, repeatable.",
-)
-@click.option(
-    "-s", "--scale", type=click.IntRange(1, 8), help="Scale factor; by default the model's."
-)
+@models_options("Built-in name or weights file, repeatable.")
 @click.option(
     "--degradation",
     show_default="bicubic",

@@ -11,6 +11,7 @@ from .main import import_without_gc
 from .options import BandList, FileName, ModelName, verbosity_options
 
 if TYPE_CHECKING:
+    from georsr.config import SRConfig
     from georsr.models.io import Model
     from georsr.window import FloatArray
 
@@ -41,6 +42,12 @@ if TYPE_CHECKING:
     "fast on CPUs, for some hundredths of a decibel.",
 )
 @click.option("-b", "--bidx", type=BandList(), help="Bands of that raster, in the model's order.")
+@click.option(
+    "--sensor",
+    metavar="NAME=VALUE,...",
+    help="Properties of the sensor that the file is for, as in 'georsr sr'. Those not given are "
+    "estimated from the raster of --int8, or typical ones. They are fixed in the file.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace OUT.onnx if it exists.")
 @verbosity_options
 def command(
@@ -51,6 +58,7 @@ def command(
     ground: float,
     scene: str | None,
     bidx: tuple[int, ...] | None,
+    sensor: str | None,
     overwrite: bool,
     quiet: bool,
 ) -> None:
@@ -59,7 +67,7 @@ def command(
     The file is a model like others: georsr runs it with ONNX Runtime, as it does any model after
     --backend onnx. Other programs feed it pixels in 0..1, bands first. The plugin Deepness of QGIS
     finds its settings in the file: load it as super-resolution model, scale factor as printed,
-    output scaling 255.
+    output scaling 255. A model that takes a description of the sensor is written for one sensor.
 
     \b
     georsr export segsr-lite-x4 segsr-lite-x4.onnx
@@ -68,7 +76,9 @@ def command(
     """
     with import_without_gc():
         from georsr._files import check_writable
+        from georsr.config import SRConfig
         from georsr.errors import UsageError
+        from georsr.inference.sensing import description_of
         from georsr.models.io import open_model
         from georsr.models.onnx.export import export_model
         from georsr.writer.paths import check_outputs
@@ -82,24 +92,39 @@ def command(
     check_writable(destination, overwrite=overwrite)
     opened = open_model(model)
     check_outputs({"OUT": [destination]}, {"model": [opened.file or model]})
-    examples = None if scene is None else _examples(scene, bidx, opened, tile)
+    opened, examples = _for_scene(opened, scene, bidx, tile, SRConfig(sensor=sensor))
     made = export_model(
         opened, destination, tile=tile, dynamic=dynamic, ground=ground, examples=examples
     )
     if not quiet:
         bits = f"; in 8 bits like it to {made.fidelity:.1f} dB" if made.fidelity else ""
+        described = description_of(opened)
+        fixed = f"; for one sensor: {described}" if described is not None else ""
         click.echo(
             f"{destination}: {opened.spec.name}, x{opened.spec.scale}, differs from torch by "
-            f"{made.difference:.1g} at most{bits}",
+            f"{made.difference:.1g} at most{bits}{fixed}",
             err=True,
         )
 
 
-def _examples(
-    scene: str, bidx: tuple[int, ...] | None, model: Model, tile: int | None
-) -> list[FloatArray]:
+def _for_scene(
+    model: Model,
+    scene: str | None,
+    bidx: tuple[int, ...] | None,
+    tile: int | None,
+    config: SRConfig,
+) -> tuple[Model, list[FloatArray] | None]:
+    """Return the model with the sensor description of a scene, and tiles of the scene."""
     from georsr.inference.bands import open_for_model
     from georsr.inference.pipeline import calibration_tiles
+    from georsr.inference.sensing import scene_sensor, with_scene_sensor, with_sensor
+    from georsr.io.reader import choose_normalization
+    from georsr.radiometry.normalization import Normalization
 
+    if scene is None:
+        unused = Normalization((0.0,), (1.0,), "fixed")
+        return with_sensor(model, scene_sensor([], unused, model, config)), None
     with open_for_model(scene, model, bidx) as (reader, _):
-        return calibration_tiles(reader, model.spec, tile)
+        info, stretch = reader.info, choose_normalization(reader, "auto")
+        fixed = with_scene_sensor(reader.read, info.height, info.width, stretch, model, config)
+        return fixed, calibration_tiles(reader, model.spec, tile)

@@ -331,6 +331,26 @@ class BarHandler(logging.StreamHandler):  # type: ignore[type-arg]
             super().emit(record)
 
 
+def models_options(text: str) -> Callable[[F], F]:
+    """Add ``--model``, repeatable, with this help text, and ``--scale``."""
+
+    def add(command: F) -> F:
+        command = click.option(
+            "-s", "--scale", type=click.IntRange(1, 8), help="Scale factor; by default the model's."
+        )(command)
+        return click.option(
+            "-m",
+            "--model",
+            "models",
+            multiple=True,
+            type=ModelName(),
+            metavar="NAME|FILE",
+            help=text,
+        )(command)
+
+    return add
+
+
 def verbosity_options(command: F) -> F:
     """Add ``--verbose``, ``--quiet`` and ``--log``, and set up logging before the command runs."""
 

@@ -10,7 +10,7 @@ import click
 from georsr.errors import UsageError
 
 from .main import import_without_gc
-from .options import BandList, FileName, ModelName, sr_options, verbosity_options
+from .options import BandList, FileName, models_options, sr_options, verbosity_options
 
 
 class Point(click.ParamType):  # type: ignore[type-arg]
@@ -41,18 +41,7 @@ class Point(click.ParamType):  # type: ignore[type-arg]
     show_default=True,
     help="Height and width of the part, in pixels of IN.",
 )
-@click.option(
-    "-m",
-    "--model",
-    "models",
-    multiple=True,
-    type=ModelName(),
-    metavar="NAME|FILE",
-    help="Built-in name or weights file, repeatable; by default the model of 'georsr sr'.",
-)
-@click.option(
-    "-s", "--scale", type=click.IntRange(1, 8), help="Scale factor; by default the model's."
-)
+@models_options("Built-in name or weights file, repeatable; by default the model of 'georsr sr'.")
 @click.option("-b", "--bidx", type=BandList(), help="Bands given to the models, in their order.")
 @click.option(
     "--out",

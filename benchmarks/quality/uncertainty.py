@@ -19,9 +19,11 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.quality import uncertainty_metrics
+from georsr.config import SRConfig
 from georsr.device import cpu_threads, select_device
-from georsr.evaluation.dataset import DegradedImages
+from georsr.evaluation.dataset import UINT8_RANGE, DegradedImages
 from georsr.inference.predictor import TilePredictor
+from georsr.inference.sensing import with_scene_sensor
 from georsr.io.image_datasets import open_dataset
 from georsr.models.io import open_model
 from georsr.quality.layers import (
@@ -32,6 +34,7 @@ from georsr.quality.layers import (
     expected_error,
 )
 from georsr.radiometry.degradation import parse_degradation
+from georsr.window import PixelBlock
 
 MODELS = ("segsr-lite-x4", "segsr-lite-x4-sensor", "segsr-lite-x2", "segsr-lite-x2-sensor")
 BICUBIC, SENSOR = "bicubic", "sensor,mtf=0.2,noise=0.005,bits=8"
@@ -40,16 +43,26 @@ STEP = 7
 """Every so many pixels one is used: neighbours are correlated, and ranks need sorting."""
 
 
+def for_image(model, low):
+    """Return the model with the sensor description of an image, (C, h, w) uint8."""
+
+    def read(window):
+        pixels = low[:, *window.slices]
+        return PixelBlock(pixels, np.ones(pixels.shape, bool), None)
+
+    return with_scene_sensor(read, *low.shape[1:], UINT8_RANGE, model, SRConfig())
+
+
 def ensemble_errors(name, root, split, degradation, limit):
     """Yield deviation, gradient, error, (H, W) on the 0..1 scale, image by image."""
-
     model = open_model(name)
-    predictor = TilePredictor(model, select_device("cpu"), 1)
-    ensemble = EnsemblePredictor(model, select_device("cpu"), 1)
     folder = open_dataset(root, "auto", split=split)
     images = DegradedImages(folder, parse_degradation(degradation), model.spec.scale, limit)
     inner = slice(BORDER, -BORDER)
     for sample in images:
+        adapted = for_image(model, sample.lr)
+        predictor = TilePredictor(adapted, select_device("cpu"), 1)
+        ensemble = EnsemblePredictor(adapted, select_device("cpu"), 1)
         x = (sample.lr / np.float32(255)).astype(np.float32)
         planes = ensemble([x], [sample.name])[0]
         output = np.clip(np.rint(predictor([x], [sample.name])[0] * 255), 0, 255)

@@ -293,7 +293,7 @@ def test_image_folder_part_that_is_a_link_is_not_followed(tmp_path, monkeypatch)
 
 @pytest.mark.parametrize(
     "name",
-    ["/tmp/x", "../x", "a/b", "a\\b", ".x", "..", "", "C:x", "a\nb", "a b", "x" * 61, "~", "$HOME"],
+    ["/x", "../x", "a/b", "a\\b", ".x", "..", "", "C:x", "a\nb", "a b", "x" * 61, "~", "$HOME"],
 )
 def test_recipe_name_with_a_path_is_refused(name, stopped_run):
     with pytest.raises(UsageError, match=r"name is .* expected at most 60 letters") as refused:

@@ -463,27 +463,6 @@ def test_run_indexes_set_the_band_order(make_raster, texture, tmp_path):
     np.testing.assert_array_equal(read(tmp_path / "o.tif"), enlarge(image[[3, 0]], 2))
 
 
-def test_run_of_an_absurd_header_is_refused_at_once(make_raster, tmp_path):
-    path = tmp_path / "bomb.tif"
-    with rasterio.open(
-        path,
-        "w",
-        driver="GTiff",
-        count=1,
-        width=400_000,
-        height=400_000,
-        dtype="uint8",
-        tiled=True,
-        sparse_ok=True,
-        bigtiff="yes",
-        crs="EPSG:32632",
-        transform=TRANSFORMS["north-up"],
-    ):
-        pass  # fmt: skip
-    with pytest.raises(UsageError, match="--max-pixels"):
-        super_resolve(path, tmp_path / "o.tif", "nearest", 2)
-
-
 def test_run_leaves_the_process_unchanged(lite_model, make_raster, texture, tmp_path):
     import os
     import signal
