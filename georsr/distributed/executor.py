@@ -8,11 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
 
 from georsr.config import SRConfig
-from georsr.device import DeviceConfig
+from georsr.device import DeviceConfig, import_torch
 from georsr.distributed.cluster import Cluster
 from georsr.distributed.task_queue import PREFETCH_BATCHES, IndexedTask, TaskQueue
 from georsr.errors import ResourceError
@@ -61,7 +59,7 @@ class JobRunner:
     """
 
     def __init__(self, job: SRJob, model: ModelRef, config: SRConfig, compute: Compute) -> None:
-        self.job = replace(job, model=replace(job.model, network=nn.Identity()))
+        self.job = replace(job, model=replace(job.model, weights=None))
         self.model, self.config, self.compute = model, config, compute
         self.source_files = [
             absolute_path(path) for path in job.reader.info.files if paths_behind_vsi(path)
@@ -89,7 +87,8 @@ class JobRunner:
         load_cached(self.model)
         if self.config.device == "cuda" and isinstance(worker_name, int):
             # local workers are numbered, and take the GPUs of their machine in turn
-            device = f"cuda:{worker_name % max(1, torch.cuda.device_count())}"
+            count = import_torch("--device cuda").cuda.device_count()
+            device = f"cuda:{worker_name % max(1, count)}"
             self.config = replace(self.config, device=device)
 
     def __call__(self, task: Any, should_stop: Callable[[], bool]) -> Any:

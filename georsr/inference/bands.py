@@ -13,8 +13,8 @@ from georsr.config import SRConfig
 from georsr.errors import BandWarning, GeorsrWarning, UsageError
 from georsr.io.metadata import RasterInfo, RGBBands, detect_rgb_bands
 from georsr.io.reader import RasterReader
-from georsr.models.interpolation import MultiBand
 from georsr.models.io import Model
+from georsr.models.multiband import MultiBand
 from georsr.models.spec import ModelSpec
 
 
@@ -41,10 +41,10 @@ log = logging.getLogger(__name__)
 
 def wrap_multiband(model: Model, guide: tuple[int, ...], mode: str) -> Model:
     """Return a model for any number of bands, which sees those at the positions ``guide``."""
-    if model.spec.bands == 0 or isinstance(model.network, MultiBand):
+    if model.spec.bands == 0 or model.multiband is not None:
         return model
-    network = MultiBand(model.network, model.spec, guide, mode)
-    return replace(model, spec=replace(model.spec, bands=0, band_names=()), network=network.eval())
+    spec = replace(model.spec, bands=0, band_names=())
+    return replace(model, spec=spec, multiband=MultiBand(model.spec, guide, mode))
 
 
 def match_bands(reader: RasterReader, model: Model, config: SRConfig) -> tuple[RasterReader, Model]:
@@ -72,7 +72,7 @@ def match_bands(reader: RasterReader, model: Model, config: SRConfig) -> tuple[R
         The guide cannot be found, or is none.
     """
     spec, info = model.spec, reader.info
-    if spec.bands == 0 or isinstance(model.network, MultiBand):
+    if spec.bands == 0 or model.multiband is not None:
         return reader, model
     if info.count == 1:
         return reader, wrap_multiband(model, (0,) * spec.bands, "per-band")
@@ -145,7 +145,7 @@ def match_array_bands(model: Model, count: int, config: SRConfig) -> Model:
         All bands are wanted and the guide is not named.
     """
     spec = model.spec
-    if spec.bands == 0 or isinstance(model.network, MultiBand):
+    if spec.bands == 0 or model.multiband is not None:
         return model
     if count == 1:
         return wrap_multiband(model, (0,) * spec.bands, "per-band")

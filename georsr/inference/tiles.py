@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import torch
 
 from georsr.config import SRConfig
 from georsr.errors import InputError
 from georsr.inference.bands import check_bands
 from georsr.io.metadata import RasterInfo
 from georsr.io.reader import RasterReader, choose_normalization
-from georsr.models.interpolation import upsample_bilinear
+from georsr.models.arrays import upsample_bilinear
 from georsr.models.spec import ModelSpec
 from georsr.radiometry.nodata import dataset_mask, fill_invalid
 from georsr.radiometry.normalization import Normalization
@@ -186,7 +185,7 @@ def denormalize(
     values = output[cut]
     if remainder is not None:
         # bilinear: what lies beyond the range must not ring
-        values = values + upsample_bilinear(torch.from_numpy(remainder), scale).numpy()[cut]
+        values = values + upsample_bilinear(remainder, scale)[cut]
     return stretch.inverse(values, out=values)
 
 

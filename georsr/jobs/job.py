@@ -16,7 +16,6 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from georsr.config import OPTIONS, SRConfig
 from georsr.device import DeviceConfig
@@ -194,20 +193,11 @@ def run_key(
     return {
         "source": source_hash(reader),
         "model": f"{model.spec.name} {model.sha256[:16]}",
-        "software": f"georsr {georsr_version()} with torch {torch.__version__}",
-        "arithmetic": f"{placement.precision} on {placement.device.type}{_runtime(placement)}",
+        "software": f"georsr {georsr_version()} with {placement.library}",
+        "arithmetic": f"{placement.precision} on {placement.type}",
         "area": "everything" if area is None else area.describe(),
         **options,
     }
-
-
-def _runtime(placement: DeviceConfig) -> str:
-    """Return the version of ONNX Runtime for the key of a run; empty if torch computes."""
-    if placement.backend == "torch":
-        return ""
-    from georsr.models.onnx.runtime import runtime_version
-
-    return f" with ONNX Runtime {runtime_version()}"
 
 
 def source_hash(reader: RasterReader) -> str:
@@ -479,7 +469,7 @@ def memory_of(job: SRJob) -> int:
     n_concurrent = n_concurrent_tiles(
         job.placement, job.model.spec, job.config, len(job.plan), batch
     )
-    on_cpu = job.placement.device.type == "cpu"
+    on_cpu = job.placement.type == "cpu"
     return memory_bytes(job.reader, job.plan, job.layout, n_concurrent, on_cpu)
 
 
@@ -550,8 +540,9 @@ def plan_job(
         reject_non_images(info, model.spec.name)
     placement = placement or place_model(model, config)
     stretch = choose_normalization(reader, config.stretch)
-    model = with_scene_sensor(reader.read, info.height, info.width, stretch, model, config)
-    kernel = resolve_kernel(reader.read, info.height, info.width, stretch, model, config)
+    scene = (reader.read, info.height, info.width, stretch)
+    model = with_scene_sensor(*scene, model, config, placement)
+    kernel = resolve_kernel(*scene, model, config, placement)
     partial = area is not None and area.outline is not None
     layout = _layout(part, info, model, config, stretch, kernel, partial=partial)
     plan = tile_grid_of(info, model.spec, config, area)

@@ -69,6 +69,11 @@ class ModelSpec:
         if self.halo < 0 or self.overlap < 0:
             raise ModelError(f"model {self.name}: halo and overlap must not be negative")
 
+    @property
+    def uses_sensor(self) -> bool:
+        """Whether the network takes a sensor description."""
+        return bool(self.parameters.get("sensor_dim"))
+
     def to_json(self) -> str:
         """Serialise to one line of JSON (sorted keys)."""
         return json.dumps(asdict(self), sort_keys=True)

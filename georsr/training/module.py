@@ -22,7 +22,6 @@ from georsr.models.registry import find_architecture
 from georsr.models.segsr.lite import (
     SceneClassifier,
     SceneEncoder,
-    combine_estimates,
     fuse_branches,
     likelihood_error,
 )
@@ -30,6 +29,7 @@ from georsr.models.segsr.segsr import SegSR
 from georsr.models.segsr.sfem import ClipEncoder, add_lora, load_clip, merge_lora
 from georsr.models.spec import SCENE, SOFTLY, ModelSpec
 from georsr.radiometry.degradation import BicubicDegradation, to_uint8
+from georsr.radiometry.kernels import combine_estimates
 from georsr.tiling.grid import ceil_to
 from georsr.tiling.stitch import pad_to
 from georsr.training.checkpoint import check_recipe, recipe_text
