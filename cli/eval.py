@@ -12,7 +12,15 @@ import click
 from georsr.errors import redact_url
 
 from .main import import_without_gc
-from .options import DEVICE_OPTIONS, BandList, make_progress, sr_options, verbosity_options
+from .options import (
+    DEVICE_OPTIONS,
+    BandList,
+    FileName,
+    ModelName,
+    make_progress,
+    sr_options,
+    verbosity_options,
+)
 
 LAYOUTS = ("ucmerced", "aid", "folder")
 FOREIGN = {
@@ -29,7 +37,7 @@ FOREIGN = {
 
 
 @click.command("eval", short_help="Measure super-resolution quality.")
-@click.argument("rasters", nargs=-1, metavar="[SR [HR]]")
+@click.argument("rasters", nargs=-1, metavar="[SR [HR]]", type=FileName())
 @click.option(
     "--dataset",
     metavar="ucmerced|aid|folder|DIR",
@@ -44,13 +52,19 @@ FOREIGN = {
 @click.option("--root", type=click.Path(path_type=Path), help="Folder of the data set.")
 @click.option("--split", help="Part of the data set: train, val or test.")
 @click.option("--limit", type=click.IntRange(1), help="Largest number of images, evenly spread.")
-@click.option("--lr", help="Source of SR: also measure consistency, and bicubic for comparison.")
+@click.option(
+    "--lr",
+    type=FileName(),
+    metavar="FILE",
+    help="Source of SR: also measure consistency, and bicubic for comparison.",
+)
 @click.option("-b", "--bidx", type=BandList(), help="Bands of --lr, in the order of SR's.")
 @click.option(
     "-m",
     "--model",
     "models",
     multiple=True,
+    type=ModelName(),
     metavar="NAME|FILE",
     help="Built-in name or weights file, repeatable.",
 )

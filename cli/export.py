@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .main import import_without_gc
-from .options import BandList, verbosity_options
+from .options import BandList, FileName, ModelName, verbosity_options
 
 if TYPE_CHECKING:
     from georsr.models.spec import ModelSpec
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command("export", short_help="Write a model as an ONNX file.")
-@click.argument("model", metavar="MODEL")
+@click.argument("model", metavar="MODEL", type=ModelName())
 @click.argument("destination", metavar="OUT.onnx", type=click.Path(path_type=Path))
 @click.option("--tile", type=click.IntRange(1), help="Side of its tiles; the model's by default.")
 @click.option(
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 @click.option(
     "--int8",
     "scene",
+    type=FileName(),
     metavar="RASTER",
     help="Compute between features in 8 bits, in ranges learned from this raster: about twice as "
     "fast on CPUs, for some hundredths of a decibel.",
@@ -97,7 +98,7 @@ def command(
 def _examples(
     scene: str, bidx: tuple[int, ...] | None, spec: ModelSpec, tile: int | None
 ) -> list[FloatArray]:
-    from georsr.inference.tiles import calibration_tiles
+    from georsr.inference.pipeline import calibration_tiles
     from georsr.io.reader import open_raster
 
     with open_raster(scene, indexes=bidx) as reader:

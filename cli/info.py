@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import click
@@ -15,6 +16,7 @@ from .options import (
     AREA_OPTIONS,
     DEVICE_OPTIONS,
     TILE_OPTIONS,
+    FileName,
     cluster_of,
     cluster_options,
     model_options,
@@ -24,7 +26,7 @@ from .options import (
 
 
 @click.command("info", short_help="Describe a raster, a model, or what a run would need.")
-@click.argument("rasters", nargs=-1, metavar="[RASTER]...")
+@click.argument("rasters", nargs=-1, metavar="[RASTER|MODEL]...", type=FileName())
 @model_options
 @sr_options("indexes", "src_nodata", "alpha", "allow_drivers", "max_pixels", *AREA_OPTIONS)
 @sr_options(*TILE_OPTIONS, *DEVICE_OPTIONS, "backend", "tta")
@@ -38,16 +40,18 @@ def command(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Describe RASTER, a model (--model alone), or a run of both: tiles, memory, disk space, time.
+    """Describe RASTER, a model, or a run of both: tiles, memory, disk space, time.
 
     Several RASTERs on the same grid, a folder of them, or @FILE that lists them are one mosaic.
 
     \b
     georsr info scene.tif
-    georsr info --model segsr-lite-x4
+    georsr info segsr-lite-x4
     georsr info scene.tif --model segsr-lite-x4
     """
     options.pop("quiet")
+    if model is None and len(rasters) == 1 and _is_model(rasters[0]):
+        model, rasters = rasters[0], ()
     if not rasters and model is None:
         raise click.UsageError("give a raster, a --model, or both")
     if not rasters:
@@ -61,6 +65,18 @@ def command(
         machines = cluster_of(options)
         report = estimate(rasters, model, scale, **machines, **options)
         click.echo(report.to_json() if as_json else report.describe())
+
+
+def _is_model(name: str) -> bool:
+    """Return whether a name is that of a model, not of a raster."""
+    from georsr.models.registry import COMPUTED, bundled_weights, resolve_name
+
+    if Path(name).suffix.lower() in (".safetensors", ".pth", ".pt", ".onnx"):
+        return True
+    known = COMPUTED.keys() | bundled_weights().keys()
+    return not Path(name).exists() and (
+        name.startswith("hf://") or resolve_name(name, None) in known
+    )
 
 
 def _echo(facts: dict[str, Any], as_json: bool) -> None:
@@ -80,14 +96,13 @@ def _show_model(model: str | None, scale: int | None, as_json: bool) -> None:
 
     opened = open_model(model, scale)
     spec = opened.spec
-    sizes = (spec.tile, ceil_to(64, spec.multiple_of))
-    costs = {size: complexity(opened.network, spec.bands, size) for size in sizes}
-    facts = {
-        **asdict(spec),
-        "learned parameters": costs[spec.tile].parameters,
-        **{f"GMAC per tile of {size}": round(cost.gmacs, 3) for size, cost in costs.items()},
-        "sha256": opened.sha256,
-    }
+    facts = asdict(spec)
+    if not str(opened.file).endswith(".onnx"):  # ONNX Runtime does not tell what it computes
+        sizes = (spec.tile, ceil_to(64, spec.multiple_of))
+        costs = {size: complexity(opened.network, spec.bands, size) for size in sizes}
+        facts["learned parameters"] = costs[spec.tile].parameters
+        facts |= {f"GMAC per tile of {s}": round(cost.gmacs, 3) for s, cost in costs.items()}
+    facts["sha256"] = opened.sha256
     _echo(facts, as_json)
 
 

@@ -241,9 +241,22 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:
     raise TerminatedError
 
 
+@contextmanager
+def without_bar() -> Iterator[None]:
+    """Take the progress bar away while the body writes to stderr, then draw it again."""
+    if "tqdm" not in sys.modules:  # then there is no bar
+        yield
+        return
+    from tqdm import tqdm
+
+    with tqdm.external_write_mode(file=sys.stderr):
+        yield
+
+
 def _show_warning(message: Warning | str, category: type[Warning], *where: Any) -> None:
     if issubclass(category, GeorsrWarning):
-        click.echo(escape_control_characters(redact_url(f"Warning: {message}")), err=True)
+        with without_bar():
+            click.echo(escape_control_characters(redact_url(f"Warning: {message}")), err=True)
 
 
 EXIT_CODES: dict[type[GeorsrError], int] = {UsageError: 2, InterruptedRunError: 130}

@@ -6,17 +6,19 @@ The options of a run are built from their description in `georsr.config`.
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from georsr.config import CHOICES, OPTIONS, TYPES, SRConfig
 from georsr.errors import escape_control_characters, redact_url
 
-from .main import skip_drivers
+from .main import skip_drivers, without_bar
 
 if TYPE_CHECKING:
     from georsr.progress import Progress
@@ -53,6 +55,41 @@ class SectionedCommand(click.Command):
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+class FileName(click.ParamType):  # type: ignore[type-arg]
+    """Path or address, taken as it is; the shell completes files."""
+
+    name = "file"
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Return the item that has the shell complete files."""
+        return [CompletionItem(incomplete, type="file")]
+
+
+class ModelName(FileName):
+    """Name of a built-in model, or a weights file; the shell completes both."""
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Return the names that begin with ``incomplete``; files if there are none."""
+        from georsr.models.registry import list_models
+
+        names = [spec.name for spec in list_models() if spec.name.startswith(incomplete)]
+        return [*map(CompletionItem, names)] or super().shell_complete(ctx, param, incomplete)
+
+
+class BandChoice(click.Choice):  # type: ignore[type-arg]
+    """The words of ``--bands``; says what takes band numbers if somebody gives those."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse; raises BadParameter (exit code 2)."""
+        if re.fullmatch(r"[\d, ]+", str(value)):
+            self.fail(f"expected rgb or all, got {value}; for those bands: --bidx {value}")
+        return super().convert(value, param, ctx)
+
+
 class BandList(click.ParamType):  # type: ignore[type-arg]
     """``4,3,2`` -> (4, 3, 2), order kept."""
 
@@ -87,6 +124,18 @@ class CreationOption(click.ParamType):  # type: ignore[type-arg]
         return name.upper(), text
 
 
+class NodataValue(click.ParamType):  # type: ignore[type-arg]
+    """A number, or ``none``."""
+
+    name = "value|none"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse; raises BadParameter (exit code 2)."""
+        if str(value).lower() == "none":
+            return "none"
+        return click.FLOAT.convert(value, param, ctx)
+
+
 class Bounds(click.ParamType):  # type: ignore[type-arg]
     """``W,S,E,N`` -> four numbers."""
 
@@ -118,6 +167,7 @@ def model_options(command: F) -> F:
     return click.option(
         "-m",
         "--model",
+        type=ModelName(),
         metavar="NAME|FILE",
         help="Name of a built-in model (see 'georsr models list') or weights file.",
     )(command)
@@ -140,6 +190,9 @@ def _as_dict(
 
 _PARAMETERS: dict[str, dict[str, Any]] = {
     "indexes": {"type": BandList()},
+    "output_bands": {"type": BandChoice(CHOICES["output_bands"])},
+    "aoi": {"type": FileName()},
+    "src_nodata": {"type": NodataValue()},
     "bounds": {"type": Bounds()},
     "creation_options": {"type": CreationOption(), "multiple": True, "callback": _as_dict},
     "allow_drivers": {"multiple": True, "callback": _allow_drivers},
@@ -201,21 +254,27 @@ def cluster_options(command: F) -> F:
     """Add ``--workers``, ``--scheduler``, ``--parts`` and the certificates of ``--scheduler``."""
     for option in (
         click.option(
-            "--tls-key", metavar="FILE", help="Private key of --tls-cert, if not in that file; PEM."
+            "--tls-key",
+            type=FileName(),
+            metavar="FILE",
+            help="Private key of --tls-cert, if not in that file; PEM.",
         ),
         click.option(
             "--tls-cert",
+            type=FileName(),
             metavar="FILE",
             help="Certificate of this client for a tls:// scheduler and its workers; PEM.",
         ),
         click.option(
             "--tls-ca",
+            type=FileName(),
             metavar="FILE",
             help="Certificates of the authorities that sign for a tls:// scheduler and its "
             "workers; PEM. Dask's configuration supplies what is not given.",
         ),
         click.option(
             "--parts",
+            type=FileName(),
             metavar="FOLDER",
             help="Write several COGs into FOLDER instead of one file, and OUT.vrt that joins them.",
         ),
@@ -259,15 +318,25 @@ class Redacted(logging.Formatter):
         return escape_control_characters(super().formatMessage(record))
 
 
+class BarHandler(logging.StreamHandler):  # type: ignore[type-arg]
+    """Writes log lines to stderr; takes a progress bar away for the moment."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record."""
+        with without_bar():
+            super().emit(record)
+
+
 def verbosity_options(command: F) -> F:
     """Add ``--verbose`` and ``--quiet``, and set up logging to stderr."""
 
     def verbose(ctx: click.Context, param: click.Parameter, count: int) -> int:
-        handler = logging.StreamHandler(sys.stderr)
+        handler = BarHandler(sys.stderr)
         handler.setFormatter(Redacted("%(message)s"))
         logger = logging.getLogger("georsr")
         logger.handlers = [handler]
-        logger.setLevel(max(logging.DEBUG, logging.WARNING - 10 * count))
+        lowest = logging.ERROR if ctx.params.get("quiet") else logging.WARNING
+        logger.setLevel(max(logging.DEBUG, lowest - 10 * count))
         return count
 
     command = click.option(
@@ -278,7 +347,15 @@ def verbosity_options(command: F) -> F:
         expose_value=False,
         help="More on stderr; -vv shows tracebacks.",
     )(command)
-    return click.option("-q", "--quiet", is_flag=True, help="No progress bar.")(command)
+
+    def quiet(ctx: click.Context, param: click.Parameter, value: bool) -> bool:
+        if value:
+            logging.getLogger("georsr").setLevel(logging.ERROR)
+        return value
+
+    return click.option(
+        "-q", "--quiet", is_flag=True, callback=quiet, help="No progress bar and no notices."
+    )(command)
 
 
 def progress_option(command: F) -> F:

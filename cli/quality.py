@@ -14,6 +14,8 @@ from .options import (
     DEVICE_OPTIONS,
     TILE_OPTIONS,
     BandList,
+    FileName,
+    ModelName,
     make_progress,
     model_options,
     progress_option,
@@ -28,7 +30,7 @@ def command() -> None:
 
 
 @command.command("seams")
-@click.argument("raster")
+@click.argument("raster", type=FileName())
 @model_options
 @click.option("-b", "--bidx", type=BandList(), help="Bands to use, in the model's order.")
 @sr_options(*TILE_OPTIONS, *DEVICE_OPTIONS, "compile")
@@ -57,10 +59,15 @@ def seams(
 
 
 @command.command("report")
-@click.argument("source", metavar="IN")
-@click.argument("product", metavar="OUT")
+@click.argument("source", metavar="IN", type=FileName())
+@click.argument("product", metavar="OUT", type=FileName())
 @click.option("--html", type=click.Path(path_type=Path), help="Page to write.")
-@click.option("--layers", metavar="FILE", help="Quality layers of OUT, to show the expected error.")
+@click.option(
+    "--layers",
+    type=FileName(),
+    metavar="FILE",
+    help="Quality layers of OUT, to show the expected error.",
+)
 @click.option(
     "-b",
     "--bidx",
@@ -117,16 +124,19 @@ def report(
 
 
 @command.command("layers")
-@click.argument("sources", nargs=-1, required=True, metavar="IN...")
-@click.argument("product", metavar="OUT")
-@click.argument("destination", metavar="LAYERS")
+@click.argument("sources", nargs=-1, required=True, metavar="IN...", type=FileName())
+@click.argument("product", metavar="OUT", type=FileName())
+@click.argument("destination", metavar="LAYERS", type=FileName())
 @click.option(
     "-m",
     "--model",
+    type=ModelName(),
     metavar="NAME|FILE",
     help="Model that computed OUT; by default that in its tags.",
 )
-@click.option("--aoi", metavar="FILE", help="Polygons to which OUT was cut, if any.")
+@click.option(
+    "--aoi", type=FileName(), metavar="FILE", help="Polygons to which OUT was cut, if any."
+)
 @sr_options("allow_drivers", *DEVICE_OPTIONS)
 @click.option("--overwrite", is_flag=True, help="Replace LAYERS if it exists.")
 @sr_options("resume")

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import click
 
 from georsr.config import OPTIONS
+from georsr.errors import (
+    GeorsrError,
+    InterruptedRunError,
+    ResourceError,
+    UsageError,
+    escape_control_characters,
+)
 
 from .main import catch_signals, import_without_gc, interrupt_at_signal, show_error
 from .options import (
+    FileName,
     SectionedCommand,
     cluster_of,
     cluster_options,
@@ -25,7 +35,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "Input": (),
     "Area": (),
     "Pixel values": (),
-    "Output": ("quality", "stac"),
+    "Output": ("out-dir", "quality", "stac"),
     "Device": (),
     "Dask": ("workers", "scheduler", "parts", "tls-ca", "tls-cert", "tls-key"),
     "Tiles": (),
@@ -36,19 +46,31 @@ SECTIONS: dict[str, tuple[str, ...]] = {
 
 
 @click.command("sr", cls=SectionedCommand, sections=SECTIONS, short_help="Super-resolve a raster.")
-@click.argument("sources", nargs=-1, required=True, metavar="IN...")
-@click.argument("destination", metavar="OUT")
+@click.argument("paths", nargs=-1, metavar="IN... OUT", type=FileName())
 @model_options
 @sr_options(*OPTIONS)
 @cluster_options
 @click.option(
+    "--out-dir",
+    type=FileName(),
+    metavar="FOLDER",
+    help="Write each IN to a file of its own in FOLDER, instead of one mosaic to OUT. Finished "
+    "ones are skipped.",
+)
+@click.option(
     "--quality",
+    type=FileName(),
     metavar="FILE",
     help="Also write quality layers: expected error, disagreement between predictions, "
     "inconsistency with IN, synthesized detail, guidance. This takes 8 times longer in addition. "
     "Both files are written, or neither.",
 )
-@click.option("--stac", metavar="FILE", help="Also write a STAC Item of OUT, a JSON file.")
+@click.option(
+    "--stac",
+    type=FileName(),
+    metavar="FILE",
+    help="Also write a STAC Item of OUT, a JSON file.",
+)
 @click.option(
     "--dry-run",
     is_flag=True,
@@ -57,11 +79,12 @@ SECTIONS: dict[str, tuple[str, ...]] = {
 @click.option("--json", "as_json", is_flag=True, help="Print a report of the run on stdout.")
 @progress_option
 @verbosity_options
-def command(sources: tuple[str, ...], destination: str, **options: Any) -> int:
+def command(paths: tuple[str, ...], out_dir: str | None, **options: Any) -> int:
     """Write OUT: the raster IN at 2x or 4x its resolution.
 
     Several INs on the same grid are read as one mosaic; later ones cover earlier ones. IN may also
-    be a folder of rasters, or @FILE: a text file with one raster per line.
+    be a folder of rasters, or @FILE: a text file with one raster per line. With --out-dir, each
+    raster gets an output of its own.
 
     OUT keeps the georeferencing, data type, radiometry, nodata, masks and band metadata of IN. It
     appears only when it is complete and verified. If a run was interrupted or killed, or the disk
@@ -74,29 +97,105 @@ def command(sources: tuple[str, ...], destination: str, **options: Any) -> int:
     georsr sr dem.tif out.tif --model bicubic
     georsr sr scene.tif out.tif --workers 4      # four worker processes
     georsr sr tiles/ out.tif --aoi district.geojson
+    georsr sr scenes/ --out-dir products         # each scene by itself
     """
+    _check_paths(paths, out_dir, options)
+    if out_dir is not None:
+        return _run_batch(paths, out_dir, options)
+    *sources, destination = paths
+    if options.pop("dry_run"):
+        return _estimate(sources, destination, options)
+    return _run(sources, destination, options)
+
+
+def _check_paths(paths: tuple[str, ...], out_dir: str | None, options: dict[str, Any]) -> None:
+    """Refuse missing paths, and band numbers among them."""
+    numbers = [path for path in paths if path.isdecimal() and not Path(path).exists()]
+    if options["indexes"] and numbers:
+        bands = ",".join([*map(str, options["indexes"]), *numbers])
+        raise UsageError(f"--bidx takes one list, with commas: --bidx {bands}")
+    if not paths:
+        raise UsageError("IN and OUT are missing, expected: georsr sr IN OUT")
+    if out_dir is None and len(paths) < 2:
+        raise UsageError(f"OUT is missing, expected: georsr sr {paths[0]} OUT; or --out-dir FOLDER")
+    if out_dir is None and paths[-1].endswith(("/", os.sep)):
+        raise UsageError(
+            f"{paths[-1]}: is a folder; name a file in it, or write each IN into it with "
+            f"--out-dir {paths[-1]}"
+        )
+    for name in ("quality", "stac", "parts"):
+        if out_dir is not None and options[name] is not None:
+            raise UsageError(f"--{name} names the files of one output; leave out --out-dir")
+    if out_dir is not None and options["dry_run"]:
+        raise UsageError("--dry-run describes one output; leave out --out-dir")
+
+
+def _run_batch(sources: tuple[str, ...], out_dir: str, options: dict[str, Any]) -> int:
+    """Super-resolve each raster by itself; return 1 if one failed."""
     with import_without_gc():
-        from georsr.api import estimate, super_resolve
-    from georsr.errors import InterruptedRunError, ResourceError
+        from georsr.batch import super_resolve_many
 
     quiet, as_json = options.pop("quiet"), options.pop("as_json")
-    kind, dry_run = options.pop("progress"), options.pop("dry_run")
+    kind = options.pop("progress")
     machines = cluster_of(options)
-    stac = options.pop("stac")
-    if dry_run:
-        with interrupt_at_signal() as signals:
-            report = estimate(
+    for name in ("dry_run", "quality", "stac"):
+        options.pop(name)
+    machines.pop("parts")
+    with make_progress(kind, quiet) as progress, catch_signals() as signals:
+        try:
+            report = super_resolve_many(
                 sources,
-                destination=destination,
-                stac=stac,
+                out_dir,
+                progress=progress,
                 should_stop=signals.any,
                 **machines,
                 **options,
             )
-        click.echo(report.to_json() if as_json else report.describe())
-        if report.problems:
-            raise ResourceError(report.problems[0])
-        return 0
+        except InterruptedRunError as error:
+            show_error(error)
+            return signals.exit_code()
+    if as_json:
+        click.echo(report.to_json())
+    elif not quiet:
+        for line in report.describe().splitlines():
+            click.echo(escape_control_characters(line), err=True)
+    for item in report.failed:
+        show_error(GeorsrError(item.error))
+    return 1 if report.failed else 0
+
+
+def _estimate(sources: list[str], destination: str, options: dict[str, Any]) -> int:
+    """Print what a run would need; raise if it would fail."""
+    with import_without_gc():
+        from georsr.api import estimate
+
+    as_json, stac = options.pop("as_json"), options.pop("stac")
+    for name in ("quiet", "progress"):
+        options.pop(name)
+    machines = cluster_of(options)
+    with interrupt_at_signal() as signals:
+        report = estimate(
+            sources,
+            destination=destination,
+            stac=stac,
+            should_stop=signals.any,
+            **machines,
+            **options,
+        )
+    click.echo(report.to_json() if as_json else report.describe())
+    if report.problems:
+        raise ResourceError(report.problems[0])
+    return 0
+
+
+def _run(sources: list[str], destination: str, options: dict[str, Any]) -> int:
+    """Super-resolve a raster, and report on it."""
+    with import_without_gc():
+        from georsr.api import super_resolve
+
+    quiet, as_json = options.pop("quiet"), options.pop("as_json")
+    kind, stac = options.pop("progress"), options.pop("stac")
+    machines = cluster_of(options)
     with make_progress(kind, quiet) as progress, catch_signals() as signals:
         try:
             result = super_resolve(

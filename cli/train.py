@@ -3,32 +3,52 @@
 from __future__ import annotations
 
 import logging
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
+
+from georsr.errors import UsageError
 
 from .main import import_without_gc
-from .options import BandList, make_progress, verbosity_options
+from .options import BandList, FileName, ModelName, make_progress, verbosity_options
+
+
+class RecipeName(FileName):
+    """Name of a built-in recipe, or a YAML file; the shell completes both."""
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Return the names that begin with ``incomplete``; files if there are none."""
+        from georsr.training.recipe import builtin_recipes
+
+        names = [name for name in builtin_recipes() if name.startswith(incomplete)]
+        return [*map(CompletionItem, names)] or super().shell_complete(ctx, param, incomplete)
 
 
 @click.command("train", short_help="Train or fine-tune a network on your images.")
-@click.argument("recipe", metavar="RECIPE")
+@click.argument("recipe", metavar="RECIPE", type=RecipeName())
 @click.option(
     "--data",
     multiple=True,
+    type=FileName(),
     metavar="PATH",
     help="Images, scenes or HR rasters; repeatable. Overrides the recipe.",
 )
 @click.option(
     "--lr-data",
     multiple=True,
+    type=FileName(),
     metavar="PATH",
     help="LR rasters that go with --data, for recipes of LR/HR pairs.",
 )
 @click.option(
     "--near-infrared",
     multiple=True,
+    type=FileName(),
     metavar="PATH",
     help="Folders of gray images, the near infrared of the images of the same names.",
 )
@@ -40,8 +60,16 @@ from .options import BandList, make_progress, verbosity_options
     type=click.Path(path_type=Path),
     help="Folder for checkpoints, the log and the exported weights [default: runs/NAME].",
 )
-@click.option("--init", metavar="MODEL|FILE", help="Model, weights or checkpoint to start from.")
-@click.option("--resume", is_flag=True, help="Continue from OUT/last.ckpt.")
+@click.option(
+    "--init",
+    type=ModelName(),
+    metavar="MODEL|FILE",
+    help="Model, weights or checkpoint to start from.",
+)
+@click.option(
+    "--resume", is_flag=True, help="Continue from OUT/last.ckpt; with --steps also a finished run."
+)
+@click.option("--show", is_flag=True, help="Print the recipe with these options, and do not train.")
 @click.option("--name", help="Name of the model that comes out, instead of the recipe's.")
 @click.option("-s", "--scale", type=click.IntRange(1, 8), help="Override the recipe's factor.")
 @click.option("--steps", type=click.IntRange(1), help="Override the recipe's length.")
@@ -64,7 +92,9 @@ from .options import BandList, make_progress, verbosity_options
 @click.option("--workers", type=click.IntRange(0), help="Processes that prepare batches.")
 @click.option("-j", "--jobs", type=click.IntRange(1), help="CPU threads.")
 @verbosity_options
-def command(recipe: str, out: Path | None, resume: bool, quiet: bool, **options: Any) -> int:
+def command(
+    recipe: str, out: Path | None, resume: bool, show: bool, quiet: bool, **options: Any
+) -> int:
     """Train by RECIPE: a built-in one or a YAML file.
 
     Built in: segsr-lite-x4, segsr-lite-x2 and their -sensor forms, segsr-base-x4,
@@ -72,9 +102,11 @@ def command(recipe: str, out: Path | None, resume: bool, quiet: bool, **options:
     --resume goes on with the very weights an uninterrupted run would have.
 
     \b
+    georsr train --show finetune-sensor
     georsr train segsr-lite-x4 --data ucmerced --out runs/x4
     georsr train finetune-sensor --data my_scenes --init segsr-lite-x4
     """
+    _check_packages()
     from georsr.training.recipe import load_recipe, with_overrides
 
     from .main import catch_signals
@@ -84,6 +116,11 @@ def command(recipe: str, out: Path | None, resume: bool, quiet: bool, **options:
         logger.setLevel(min(logger.level, logging.INFO))
     machine = {key: options.pop(key) for key in ("device", "devices", "nodes", "workers", "jobs")}
     chosen = with_overrides(load_recipe(recipe), options)
+    if show:
+        click.echo(chosen.to_yaml(), nl=False)
+        return 0
+    if not chosen.data.root:
+        raise UsageError(f"recipe {chosen.name} names no data to train on: add --data PATH")
     folder = out or Path("runs") / chosen.name
     with import_without_gc():
         from georsr.training.callbacks import StoppedError
@@ -109,3 +146,12 @@ def command(recipe: str, out: Path | None, resume: bool, quiet: bool, **options:
     if is_main_process():
         click.echo(f"{weights}: use it with georsr sr IN OUT --model {weights}", err=True)
     return 0
+
+
+def _check_packages() -> None:
+    """Raise unless the packages for training are installed."""
+    missing = [name for name in ("lightning", "yaml", "PIL") if find_spec(name) is None]
+    if missing:
+        raise UsageError(
+            f"georsr train needs the packages {', '.join(missing)}: pip install 'georsr[train]'"
+        )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from georsr.api import estimate, quality_layers, super_resolve, super_resolve_array
+    from georsr.batch import BatchItem, BatchReport, super_resolve_many
     from georsr.config import ArrayOptions, SRConfig, SROptions
     from georsr.errors import (
         BandWarning,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "georsr.api": ("estimate", "quality_layers", "super_resolve", "super_resolve_array"),
+    "georsr.batch": ("BatchItem", "BatchReport", "super_resolve_many"),
     "georsr.config": ("ArrayOptions", "SRConfig", "SROptions"),
     "georsr.errors": (
         "BandWarning",
@@ -63,6 +65,8 @@ _MODULE_OF = {name: module for module, names in _MODULES.items() for name in nam
 __all__ = [
     "ArrayOptions",
     "BandWarning",
+    "BatchItem",
+    "BatchReport",
     "ConsistencyReport",
     "GeoreferenceWarning",
     "GeorsrError",
@@ -92,6 +96,7 @@ __all__ = [
     "quality_layers",
     "super_resolve",
     "super_resolve_array",
+    "super_resolve_many",
 ]
 
 logging.getLogger("georsr").addHandler(logging.NullHandler())  # the application configures logging

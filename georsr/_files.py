@@ -6,6 +6,7 @@ appending; each line has a checksum, and reading stops at the first line that is
 
 from __future__ import annotations
 
+import codecs
 import glob
 import hashlib
 import json
@@ -15,13 +16,15 @@ import secrets
 import stat
 import sys
 import tempfile
+import types
+import typing
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
-from georsr.errors import OutputError, UsageError
+from georsr.errors import InputError, OutputError, UsageError
 
 # Opening a link fails, and opening a pipe does not wait for its other end; not on Windows.
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
@@ -257,6 +260,58 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def find_duplicates(paths: Sequence[Path], others: Sequence[Path]) -> dict[Path, Path]:
+    """Return the files whose bytes are those of one of ``others``, each with that one."""
+    sizes = {path.stat().st_size for path in paths} & {path.stat().st_size for path in others}
+
+    def contents(files: Sequence[Path]) -> dict[Path, str]:
+        return {path: sha256(path) for path in files if path.stat().st_size in sizes}
+
+    known = {digest: path for path, digest in contents(others).items()}
+    return {path: known[d] for path, d in contents(paths).items() if d in known}
+
+
+_SYSTEM_NAMES = {"__macosx", "@eadir", "thumbs.db", "$recycle.bin", "system volume information"}
+"""Files and folders that operating systems and file servers add, in lower case."""
+
+
+def is_hidden(path: Path, root: Path) -> bool:
+    """Return whether a file in or below ``root`` is hidden, or belongs to the operating system.
+
+    Names that begin with a dot are unfinished outputs, or what macOS stores beside each file on a
+    foreign disk (``._scene.tif``).
+    """
+    names = path.relative_to(root).parts
+    return any(
+        (name.startswith(".") and name != "..") or name.lower() in _SYSTEM_NAMES for name in names
+    )
+
+
+def read_list(path: Path) -> list[str]:
+    """Read a text file with one entry per line; lines that begin with ``#`` are comments.
+
+    UTF-8, or UTF-16 with a byte order mark, as Windows PowerShell writes it. Lines may end as in
+    any system.
+
+    Raises
+    ------
+    UsageError
+        There is no such file.
+    InputError
+        The file cannot be read as text.
+    """
+    try:
+        data = path.read_bytes()
+        wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        text = data.decode("utf-16" if wide else "utf-8-sig")
+    except FileNotFoundError as error:
+        raise UsageError(f"{path}: no such file") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as a list: {error}") from error
+    lines = [line.strip() for line in re.split(r"\r\n|\n|\r", text)]
+    return [line for line in lines if line and not line.startswith("#")]
+
+
 CHECKSUM = "crc32"
 """Key of the last value of a line, the checksum of the line without it."""
 HASHED_KEYS = ("source",)
@@ -307,3 +362,24 @@ def key_differences(recorded: Mapping[str, str], current: Mapping[str, str]) -> 
         for name in sorted({*recorded, *current})
         if recorded.get(name) != current.get(name)
     ]
+
+
+def has_type(value: Any, kind: Any) -> bool:
+    """Return whether a value parsed from JSON has the annotated type."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        return value in arguments
+    if origin in (types.UnionType, typing.Union):
+        return any(has_type(value, member) for member in arguments)
+    if origin is tuple:
+        any_length = arguments[-1] is Ellipsis
+        return (
+            isinstance(value, list)
+            and (any_length or len(value) == len(arguments))
+            and all(has_type(item, arguments[0]) for item in value)
+        )
+    if origin is dict:
+        return isinstance(value, dict) and all(has_type(v, arguments[1]) for v in value.values())
+    if isinstance(value, bool):
+        return kind in (bool, Any)
+    return kind is Any or isinstance(value, (int, float) if kind is float else kind)

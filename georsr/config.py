@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import math
 import re
-import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import PurePath
 from typing import Any, Literal, TypedDict, Unpack
 
+from georsr._files import has_type
 from georsr.errors import UsageError, redact_url
 from georsr.radiometry.kernels import parse_kernel, parse_sensor
 
@@ -88,7 +88,7 @@ class ArrayOptions(TypedDict, total=False):
     output_bands: Literal["rgb", "all"]
     other_bands: Literal["inject", "per-band", "bicubic"]
     tta: bool
-    src_nodata: float | None
+    src_nodata: float | Literal["none"] | None
     stretch: str
     consistency: Consistency
     consistency_kernel: str | None
@@ -122,7 +122,6 @@ class SROptions(ArrayOptions, total=False):
     cog: bool
     creation_options: dict[str, str]
     backend: Literal["auto", "torch", "onnx"]
-    skip_constant_tiles: bool
     resume: bool | None
     verify: bool
     check_resources: bool
@@ -192,13 +191,14 @@ class SRConfig:
             arrays=True,
         ),
     )
-    src_nodata: float | None = field(
+    src_nodata: float | Literal["none"] | None = field(
         default=None,
         metadata=_described(
             "Input",
             "pixels",
-            "Nodata value of the input, in place of the one it declares.",
+            "Nodata value of the input, in place of the one it declares. none: every value counts.",
             flag="nodata",
+            metavar="VALUE|none",
             arrays=True,
             tag="nodata",
         ),
@@ -480,16 +480,6 @@ class SRConfig:
             arrays=True,
         ),
     )
-    skip_constant_tiles: bool = field(
-        default=False,
-        metadata=_described(
-            "Tiles",
-            "pixels",
-            "Do not run the model on tiles in which each band has a single value: gaps of a VRT, "
-            "masked clouds, saturated ground.",
-            tag="flat_tiles",
-        ),
-    )
     resume: bool | None = field(
         default=None,
         metadata=_described(
@@ -529,6 +519,8 @@ class SRConfig:
                 raise UsageError(f"{name} {value}: expected at least {option.minimum}")
         if self.blocksize < 16 or self.blocksize % 16:
             raise UsageError(f"blocksize {self.blocksize}: expected a multiple of 16")
+        if isinstance(self.src_nodata, str) and self.src_nodata != "none":
+            raise UsageError(f"src_nodata {self.src_nodata!r}: expected a number or 'none'")
         if self.bounds is not None and len(self.bounds) != 4:
             raise UsageError(
                 f"bounds of {len(self.bounds)} numbers: expected west, south, east, north"
@@ -667,30 +659,9 @@ def _checked_types(values: dict[str, Any]) -> dict[str, Any]:
         raise UsageError(f"unknown options: {', '.join(unknown):.80}")
     declared = {f.name: f.type for f in fields(SRConfig)}
     for name, value in values.items():
-        if not _has_type(value, TYPES[name]):
+        if not has_type(value, TYPES[name]):
             raise UsageError(f"{name} is {value!r:.80}, expected {declared[name]}")
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-
-
-def _has_type(value: Any, kind: Any) -> bool:
-    """Return whether a value parsed from JSON has the annotated type."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is Literal:
-        return value in arguments
-    if origin is types.UnionType:
-        return any(_has_type(value, member) for member in arguments)
-    if origin is tuple:
-        any_length = arguments[-1] is Ellipsis
-        return (
-            isinstance(value, list)
-            and (any_length or len(value) == len(arguments))
-            and all(_has_type(item, arguments[0]) for item in value)
-        )
-    if origin is dict:
-        return isinstance(value, dict) and all(_has_type(v, arguments[1]) for v in value.values())
-    if isinstance(value, bool):
-        return kind in (bool, Any)
-    return kind is Any or isinstance(value, (int, float) if kind is float else kind)
 
 
 def _check_ranges(recorded: dict[str, Any]) -> None:

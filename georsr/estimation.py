@@ -19,6 +19,14 @@ import numpy as np
 from georsr.config import SRConfig
 from georsr.device import DeviceConfig, cpu_threads, import_torch, may_have_accelerator
 from georsr.errors import GeorsrError
+from georsr.inference.pipeline import (
+    NetworkInput,
+    OrderedThreadPool,
+    RowStrip,
+    denormalize,
+    finalize,
+    preprocess,
+)
 from georsr.inference.predictor import (
     MEMBERS,
     TilePredictor,
@@ -27,8 +35,6 @@ from georsr.inference.predictor import (
     place_model,
 )
 from georsr.inference.sensing import description_of
-from georsr.inference.threads import OrderedThreadPool
-from georsr.inference.tiles import NetworkInput, RowStrip, denormalize, finalize, preprocess
 from georsr.io.gdal_env import is_remote
 from georsr.io.reader import RasterReader
 from georsr.jobs.job import (

@@ -10,10 +10,10 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Unpack
 
 from georsr.errors import UsageError
-from georsr.radiometry.kernels import SensorDescription
 
 if TYPE_CHECKING:
     from georsr.config import SRConfig, SROptions
+    from georsr.radiometry.kernels import SensorDescription
     from georsr.radiometry.normalization import Normalization
 
 
@@ -90,6 +90,8 @@ class RunReport:
     """Height of the output in pixels."""
     bands: int
     """Number of bands of the output."""
+    source_bands: tuple[int, ...]
+    """Bands of the source that these come from, counted from 1."""
     dtype: str
     """Data type of the output."""
     device: str

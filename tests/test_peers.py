@@ -15,7 +15,7 @@ from affine import Affine
 import georsr
 from georsr.errors import ModelError, UsageError
 from georsr.models.io import Model, open_model
-from georsr.models.segsr.segsr import segsr
+from georsr.models.segsr import segsr
 from georsr.models.spec import ModelSpec
 
 NEAREST = {"tile_size": 32, "halo": 4, "overlap": 8, "stretch": "dtype", "consistency": "off"}

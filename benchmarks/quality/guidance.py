@@ -17,7 +17,7 @@ import csv
 from pathlib import Path
 
 from georsr.models.complexity import complexity
-from georsr.models.segsr.lite import segsr_lite
+from georsr.models.segsr_lite import segsr_lite
 from georsr.training.callbacks import HISTORY
 from georsr.training.recipe import Recipe
 from georsr.training.train import train

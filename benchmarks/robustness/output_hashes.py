@@ -52,7 +52,7 @@ RUNS: dict[str, tuple[list[str], list[str]]] = {
     ),
     "eight orientations": (["rgb8.tif"], ["-m", "segsr-lite-x2", "--tta"]),
     "consistency off": (["rgb8.tif"], ["-m", "segsr-lite-x4", "--consistency", "off"]),
-    "constant tiles": (["constant.tif"], ["-m", "segsr-lite-x2", "--skip-constant-tiles"]),
+    "constant tiles": (["constant.tif"], ["-m", "segsr-lite-x2"]),
     "reflectance": (["scaled.tif"], ["-m", "segsr-lite-x2", "--stretch", "reflectance"]),
     "limits": (["rgb16.tif"], ["-m", "segsr-lite-x2", "--stretch", "0,8000"]),
     "percentile": (["rgb16.tif"], ["-m", "segsr-lite-x2", "--stretch", "percentile"]),

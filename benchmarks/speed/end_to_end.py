@@ -38,9 +38,8 @@ from span48 import span48
 from georsr.api import super_resolve
 from georsr.config import SRConfig
 from georsr.device import select_device
+from georsr.inference.pipeline import OrderedThreadPool, tile_grid_of
 from georsr.inference.predictor import TilePredictor, choose_batch, place_model
-from georsr.inference.threads import OrderedThreadPool
-from georsr.inference.tiles import tile_grid_of
 from georsr.io.reader import open_raster
 from georsr.models.io import Model, open_model
 from georsr.models.spec import ModelSpec

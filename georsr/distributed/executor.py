@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 
 from georsr.config import SRConfig
-from georsr.device import DeviceConfig, import_torch
+from georsr.device import DeviceConfig
 from georsr.distributed.cluster import Cluster
 from georsr.distributed.task_queue import PREFETCH_BATCHES, IndexedTask, TaskQueue
 from georsr.errors import ResourceError
 from georsr.inference.model_cache import ModelRef, cached_predictor, load_cached, model_ref
-from georsr.inference.pipeline import RunStats
-from georsr.inference.predictor import TilePredictor
-from georsr.inference.threads import write_in_background
+from georsr.inference.pipeline import RunStats, write_in_background
+from georsr.inference.predictor import TilePredictor, with_own_gpu
 from georsr.io.gdal_env import absolute_path
 from georsr.jobs.job import BASE_MEMORY, SRJob, memory_of, source_hash
 from georsr.jobs.run import tile_pipeline
@@ -85,11 +84,7 @@ class JobRunner:
                     "modification time differ); put it where all machines see the same file"
                 )
         load_cached(self.model)
-        if self.config.device == "cuda" and isinstance(worker_name, int):
-            # local workers are numbered, and take the GPUs of their machine in turn
-            count = import_torch("--device cuda").cuda.device_count()
-            device = f"cuda:{worker_name % max(1, count)}"
-            self.config = replace(self.config, device=device)
+        self.config = with_own_gpu(self.config, worker_name)
 
     def __call__(self, task: Any, should_stop: Callable[[], bool]) -> Any:
         """Compute one task."""

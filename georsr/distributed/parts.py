@@ -26,9 +26,8 @@ from georsr.errors import (
     ResourceError,
     UsageError,
 )
-from georsr.inference.pipeline import RunStats
+from georsr.inference.pipeline import RunStats, write_in_background
 from georsr.inference.predictor import TilePredictor, TileTooLargeError
-from georsr.inference.threads import write_in_background
 from georsr.io.reader import RasterReader
 from georsr.jobs.job import (
     BASE_MEMORY,

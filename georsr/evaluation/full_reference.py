@@ -14,7 +14,7 @@ import numpy as np
 
 from georsr.api import super_resolve
 from georsr.errors import InputError, UsageError, redact_url
-from georsr.evaluation.metrics import SSIM_WINDOW, MetricAccumulator
+from georsr.evaluation.metrics import SSIM_WINDOW, MetricAccumulator, psnr_of_mse
 from georsr.geo.registration import common_windows, phase_shift, scale_between
 from georsr.io.reader import RasterReader, open_raster
 from georsr.radiometry.degradation import (
@@ -165,7 +165,7 @@ def measure_consistency(
         degradation=linear.name,
         pixels=int(pixels.max()),
         mae=tuple(float(v) for v in absolute / pixels),
-        psnr=tuple(10 * math.log10(peak**2 / m) if m > 0 else math.inf for m in mse),
+        psnr=tuple(psnr_of_mse(m, peak) for m in mse),
     )
 
 

@@ -34,7 +34,11 @@ def crop_border(image: AnyArray, border: int) -> AnyArray:
 
 def psnr(a: AnyArray, b: AnyArray, peak: float = 255.0) -> float:
     """Compute the peak signal-to-noise ratio in dB over all values; infinite for equal images."""
-    mse = float(np.mean(np.square(a.astype(np.float64) - b.astype(np.float64))))
+    return psnr_of_mse(float(np.mean(np.square(a.astype(np.float64) - b.astype(np.float64)))), peak)
+
+
+def psnr_of_mse(mse: float, peak: float) -> float:
+    """Return the peak signal-to-noise ratio in dB of a mean squared error; infinite for 0."""
     return math.inf if mse == 0 else 10.0 * math.log10(peak * peak / mse)
 
 

@@ -19,6 +19,7 @@ from georsr.api import super_resolve_array
 from georsr.device import select_device
 from georsr.errors import GeoreferenceWarning, InputError, UsageError, redact_url
 from georsr.evaluation.benchmark import ModelFacts, unique_models
+from georsr.evaluation.metrics import psnr_of_mse
 from georsr.evaluation.pair_metrics import (
     BICUBIC,
     PEAK_PERCENTILES,
@@ -395,7 +396,7 @@ def make_example(row: PairRow, result: Gains, fine: AnyArray) -> Example:
     for name, image in result.images.items():
         gain = row.gains[name].psnr if name in row.gains else 0.0
         error = np.mean(np.square((image - fine)[window.slices])) / (high - low) ** 2
-        crop_psnr = float(-10 * np.log10(max(error, 1e-20)))
+        crop_psnr = psnr_of_mse(max(error, 1e-20), 1.0)
         crop = picture(image)[:, *window.slices]
         panels.append(Panel(name, crop, row.bicubic.psnr + gain, crop_psnr))
     panels.append(Panel("fine raster", truth[:, *window.slices], math.nan, math.nan))

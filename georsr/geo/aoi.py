@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import reprlib
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ def parse_crs(text: str, context: str) -> CRS:
     try:
         with gdal_env():
             return CRS.from_user_input(text)
-    except CRSError as error:
+    except (CRSError, ValueError) as error:
         raise _invalid_crs(text, context) from error
 
 
@@ -82,12 +83,18 @@ def read_polygons(aoi: str | Mapping[str, Any], name: str) -> list[tuple[BaseGeo
         properties = member.get("properties")
         text = properties.get("name") if isinstance(properties, Mapping) else member
         crs = parse_crs(str(text), f"{name}: member crs")
+    try:
+        geometries = list(_geometries(content, name))
+    except RecursionError as error:
+        raise InputError(f"{name}: its collections are nested too deeply") from error
     polygons = []
-    for number, geometry in enumerate(_geometries(content, name)):
+    for number, geometry in enumerate(geometries):
         try:
             polygon = shape(geometry)
-        except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+        except Exception as error:  # shapely raises errors of many types
             raise InputError(f"{name}: feature {number} is not a geometry ({error})") from error
+        if not np.isfinite(polygon.bounds).all() and not polygon.is_empty:
+            raise InputError(f"{name}: feature {number} has coordinates that are not finite")
         if polygon.geom_type not in ("Polygon", "MultiPolygon"):
             raise UsageError(
                 f"{name}: feature {number} is a {polygon.geom_type}, which has no area; "
@@ -108,10 +115,10 @@ def read_polygons(aoi: str | Mapping[str, Any], name: str) -> list[tuple[BaseGeo
 
 def _load(path: str) -> Mapping[str, Any]:
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise UsageError(f"{path}: no such file") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(
             f"{path}: cannot be read as GeoJSON ({error}); convert other formats, "
             "for example with ogr2ogr -f GeoJSON"
@@ -121,21 +128,28 @@ def _load(path: str) -> Mapping[str, Any]:
     return content
 
 
-def _geometries(content: Mapping[str, Any], name: str) -> Iterator[Any]:
+_MEMBERS = {"FeatureCollection": "features", "GeometryCollection": "geometries"}
+"""Type of a GeoJSON object -> its member that holds a list of other objects."""
+
+
+def _geometries(content: Any, name: str) -> Iterator[Any]:
+    """Yield the geometries inside a GeoJSON object."""
+    if not isinstance(content, Mapping):
+        raise InputError(f"{name}: {reprlib.repr(content)} is not a GeoJSON object")
     kind = content.get("type")
-    if kind == "FeatureCollection":
-        for feature in content.get("features") or []:
-            yield from _geometries(feature, name)
+    if isinstance(kind, str) and kind in _MEMBERS:
+        members = content.get(_MEMBERS[kind]) or []
+        if not isinstance(members, Sequence) or isinstance(members, str):
+            raise InputError(f"{name}: {_MEMBERS[kind]} is {reprlib.repr(members)}, not a list")
+        for member in members:
+            yield from _geometries(member, name)
     elif kind == "Feature":
         if content.get("geometry") is not None:
             yield from _geometries(content["geometry"], name)
-    elif kind == "GeometryCollection":
-        for geometry in content.get("geometries") or []:
-            yield from _geometries(geometry, name)
     elif "coordinates" in content:
         yield content
     else:
-        raise InputError(f"{name}: {kind!r} is not a type of GeoJSON")
+        raise InputError(f"{name}: {reprlib.repr(kind)} is not a type of GeoJSON")
 
 
 def _check_lonlat(polygon: BaseGeometry, name: str) -> None:

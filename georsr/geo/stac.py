@@ -16,11 +16,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import rasterio.warp
 from affine import Affine
 from rasterio.crs import CRS
 from rasterio.errors import RasterioError
 from rasterio.transform import from_gcps
+from shapely import affinity, box
+from shapely.geometry import mapping, shape
 
 from georsr._files import atomic_write_text, check_writable, remove_temp_files
 from georsr.errors import UsageError
@@ -104,10 +107,13 @@ def _to_geojson(
             geometry = rasterio.warp.transform_geom(
                 crs, WGS84, ring, antimeridian_cutting=True, precision=8
             )
-    except (RasterioError, ValueError):
+    except Exception:  # GDAL's errors here are not those of rasterio
         return None, None
     if geometry["type"] == "Polygon":
         geometry = _split(geometry)
+    outline = shape(geometry)
+    if outline.is_empty or not np.isfinite(outline.bounds).all():
+        return None, None  # nothing of it lies on Earth
     parts = (
         geometry["coordinates"] if geometry["type"] == "MultiPolygon" else [geometry["coordinates"]]
     )
@@ -117,8 +123,8 @@ def _to_geojson(
     wests = [min(x for x, _ in part) for part in points]
     easts = [max(x for x, _ in part) for part in points]
     if len(points) > 1 and max(easts) >= 180 - 1e-6 and min(wests) <= -180 + 1e-6:
-        west = min(w for w in wests if w > 0)
-        east = max(e for e in easts if e < 0)
+        west = min((w for w in wests if w > 0), default=-180.0)
+        east = max((e for e in easts if e < 0), default=180.0)
     else:
         west, east = min(wests), max(easts)
     return geometry, [west, south, east, north]
@@ -126,9 +132,6 @@ def _to_geojson(
 
 def _split(geometry: dict[str, Any]) -> dict[str, Any]:
     """Split a polygon with longitudes beyond 180 degrees at the antimeridian."""
-    from shapely import affinity, box
-    from shapely.geometry import mapping, shape
-
     outline = shape(geometry)
     west, _, east, _ = outline.bounds
     if west >= -180 and east <= 180:

@@ -18,10 +18,9 @@ from georsr.config import SRConfig
 from georsr.device import cpu_threads
 from georsr.errors import UsageError
 from georsr.inference.bands import match_array_bands
-from georsr.inference.pipeline import TilePipeline
+from georsr.inference.pipeline import OutputFormat, TilePipeline, make_tile_grid
 from georsr.inference.predictor import TilePredictor, place_model
 from georsr.inference.sensing import resolve_kernel, with_scene_sensor
-from georsr.inference.tiles import OutputFormat, make_tile_grid
 from georsr.models.io import Model
 from georsr.models.spec import ModelSpec
 from georsr.radiometry.kernels import Kernel
@@ -41,7 +40,6 @@ def predict_window(
     form: OutputFormat,
     inference: TilePredictor,
     kernel: Kernel | None = None,
-    flat_tiles: bool = False,
 ) -> AnyArray:
     """Super-resolve a window of a scene.
 
@@ -60,8 +58,6 @@ def predict_window(
         What the pixels become, and the network that makes them.
     kernel
         What shrinks the output to its source; None: it need not.
-    flat_tiles
-        Tiles of one value keep it, without the network.
 
     Returns
     -------
@@ -76,7 +72,6 @@ def predict_window(
         stretch=stretch,
         predictor=inference,
         kernel=kernel,
-        skip_constant_tiles=flat_tiles,
     )
     output = np.empty((form.planes, part.out_height, part.out_width), form.dtype)
     with closing(pipeline.blocks(form)) as blocks:
@@ -173,7 +168,6 @@ def predict_array(
             form=ArrayFormat(config.dtype or str(values.dtype), bands, config.blocksize, nodata),
             inference=TilePredictor.from_config(model, config, placement),
             kernel=resolve_kernel(read, height, width, stretch, model, config, placement),
-            flat_tiles=config.skip_constant_tiles,
         )
 
 

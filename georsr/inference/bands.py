@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from georsr.config import SRConfig
 from georsr.errors import BandWarning, GeorsrWarning, UsageError
-from georsr.io.metadata import RasterInfo, RGBBands, detect_rgb_bands
+from georsr.io.metadata import COLORS, RasterInfo, RGBBands, detect_rgb_bands
 from georsr.io.reader import RasterReader
 from georsr.models.io import Model
 from georsr.models.multiband import MultiBand
@@ -94,7 +94,8 @@ def match_bands(reader: RasterReader, model: Model, config: SRConfig) -> tuple[R
         return warn_assumed_bands(reader, guide), wrap_multiband(
             model, positions, config.other_bands
         )
-    log.info("%s: red, green and blue are bands %s", info.path, guide.numbers)
+    numbers = ",".join(map(str, guide.numbers))
+    log.warning(f"bands {numbers} of {info.count} (red, green, blue); for the others: --bands all")
     selected = reader.with_bands(guide.numbers)
     reader.close()
     return warn_assumed_bands(selected, guide), model
@@ -120,6 +121,34 @@ def _guide_of_all(info: RasterInfo, config: SRConfig) -> RGBBands:
         except UsageError:
             return RGBBands((info.indexes[0],) * 3)
     return detect_rgb_bands(info)
+
+
+def with_found_colors(info: RasterInfo, model: Model, config: SRConfig) -> RasterInfo:
+    """Return metadata in which the bands that were found as red, green and blue say so.
+
+    Metadata that declare a colour are not changed, nor are those of bands that the user named.
+
+    Parameters
+    ----------
+    info
+        Metadata of the bands of the output.
+    model, config
+        Model after `match_bands`, and options of the run.
+    """
+    network = model.network
+    found = network.guide if isinstance(network, MultiBand) else (0, 1, 2)
+    is_rgb = isinstance(network, MultiBand) or model.spec.bands == len(COLORS)
+    declared = any(band.colorinterp in COLORS for band in info.bands)
+    if config.indexes is not None or declared or not is_rgb or len(set(found)) != len(COLORS):
+        return info
+    colors = dict(zip(found, COLORS, strict=True))
+    return replace(
+        info,
+        bands=tuple(
+            replace(band, colorinterp=colors.get(position, "undefined"))
+            for position, band in enumerate(info.bands)
+        ),
+    )
 
 
 def warn_assumed_bands(reader: RasterReader, guide: RGBBands) -> RasterReader:

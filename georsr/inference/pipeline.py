@@ -2,39 +2,654 @@
 
 `TilePipeline.blocks` is the loop of every run: rows of tiles are read ahead in a thread,
 preprocessed, predicted in batches, stitched, converted to the output's data type and collected in
-blocks. Runs on files, parts of an output, Dask workers and arrays in memory all use it.
+blocks. Runs on files, parts of an output, Dask workers and arrays in memory all use it. What
+happens when a tile does not fit into memory is elsewhere: `georsr.inference.predictor` halves the
+batch, then `georsr.jobs.run` the tile.
+
+The main thread may be interrupted anywhere, by an exception out of a signal handler. `queue.Queue`
+then loses wake-ups or keeps its lock (CPython's Condition.notify, gh-92530), and nobody ever ends;
+`queue.SimpleQueue` is made for that, but has no bound: who puts looks how much is waiting.
 """
 
 from __future__ import annotations
 
+import queue
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar, TypeVarTuple, cast
 
 import numpy as np
 
+from georsr.config import SRConfig
+from georsr.errors import InputError, InterruptedRunError
+from georsr.inference.backends import PendingBatch
+from georsr.inference.bands import check_bands
 from georsr.inference.consistency import ConsistencyTarget
-from georsr.inference.predictor import PendingBatch, TilePredictor
-from georsr.inference.threads import OrderedThreadPool, prefetch
-from georsr.inference.tiles import (
-    NetworkInput,
-    OutputFormat,
-    RowStrip,
-    constant_tile,
-    denormalize,
-    finalize,
-    mask_outside,
-    preprocess,
-)
-from georsr.progress import RunContext
+from georsr.inference.predictor import TilePredictor
+from georsr.io.metadata import RasterInfo
+from georsr.io.reader import RasterReader, choose_normalization
+from georsr.models.arrays import upsample_bilinear
+from georsr.models.spec import ModelSpec
+from georsr.progress import RunContext, Timer
 from georsr.radiometry.kernels import Kernel
+from georsr.radiometry.nodata import dataset_mask, fill_invalid
 from georsr.radiometry.normalization import Normalization
-from georsr.tiling.grid import Tile, TileGrid
-from georsr.tiling.stitch import BlockAssembler, TileStitcher
+from georsr.radiometry.quantize import (
+    broadcast_pixel,
+    invalid_pixels,
+    quantize,
+    quantize_alpha,
+    replicate,
+)
+from georsr.tiling.grid import Tile, TileGrid, make_grid
+from georsr.tiling.stitch import BlockAssembler, TileStitcher, pad_to
 from georsr.window import AnyArray, BoolArray, FloatArray, PixelBlock, Window
+
+T = TypeVar("T")
+Block = TypeVarTuple("Block")
+
+_POLL_SECONDS = 0.001, 0.02
+"""How soon a blocked thread first looks whether there is room, or the other side has gone; and how
+long it sleeps at most, looking twice as late every time: a thread that looks a thousand times a
+second takes more than a hundredth of a processor from the network."""
+
+
+class _End:
+    """Marks the end of a stream."""
+
+
+def prefetch(source: Iterator[T], depth: int = 1) -> Generator[T, None, None]:
+    """Yield the items of ``source``, produced in a thread at most ``depth`` items ahead.
+
+    An error of the source is raised here, at its place in the stream. Closing the generator (or
+    leaving the loop) ends the thread before returning.
+    """
+    items: queue.SimpleQueue[T | _End | BaseException] = queue.SimpleQueue()
+    stop = threading.Event()
+
+    def put(item: T | _End | BaseException) -> bool:
+        pauses = _pauses()
+        while items.qsize() >= depth:
+            if stop.wait(next(pauses)):
+                return False
+        items.put(item)
+        return not stop.is_set()
+
+    work = partial(_produce, source, put, stop)
+    thread = threading.Thread(target=work, name="georsr-reader", daemon=True)
+    try:
+        thread.start()
+        while not isinstance(item := items.get(), _End):
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stop.set()
+        _wait_for(thread)
+
+
+def _produce(
+    source: Iterator[T],
+    put: Callable[[T | _End | BaseException], bool],
+    stop: threading.Event,
+) -> None:
+    """Put every item into the queue, then the end or the error; runs in the reader thread."""
+    if stop.is_set():
+        return  # whoever started it was interrupted before it ran, and nobody waited for it
+    try:
+        for item in source:
+            if not put(item):
+                return
+        put(_End())
+    except BaseException as error:
+        put(error)
+
+
+def _pauses() -> Iterator[float]:
+    pause, longest = _POLL_SECONDS
+    while True:
+        yield pause
+        pause = min(2 * pause, longest)
+
+
+def _wait_for(thread: threading.Thread) -> None:
+    """Wait until a thread has ended, if it was started."""
+    if thread.is_alive():
+        thread.join()
+
+
+class BackgroundWriter(Generic[T]):
+    """Passes items to ``consume`` in one thread, in order; at most ``depth`` of them wait.
+
+    An error of the consumer is raised by the next :meth:`put` or on leaving the block; leaving it
+    with an error of one's own drops what is waiting.
+    """
+
+    def __init__(self, consume: Callable[[T], None], depth: int) -> None:
+        self._consume = consume
+        self._depth = depth
+        self._items: queue.SimpleQueue[T | _End] = queue.SimpleQueue()
+        self._error: BaseException | None = None
+        self._dropping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="georsr-writer", daemon=True)
+
+    def _run(self) -> None:
+        while not isinstance(item := self._items.get(), _End):
+            # After an error the queue is still emptied, so that nobody waits for room in it.
+            if self._error is None and not self._dropping.is_set():
+                try:
+                    self._consume(item)
+                except BaseException as error:
+                    self._error = error
+
+    def put(self, item: T) -> None:
+        """Pass on one item; waits while ``depth`` items are waiting."""
+        pauses = _pauses()
+        while self._items.qsize() >= self._depth:
+            time.sleep(next(pauses))
+        if self._error is not None:
+            raise self._error
+        self._items.put(item)
+
+    def __enter__(self) -> Self:
+        try:
+            self._thread.start()
+        except BaseException:
+            self._items.put(_End())
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            self._dropping.set()
+        self._items.put(_End())
+        self._thread.join()
+        if error is None and self._error is not None:
+            raise self._error
+
+
+WAITING_BLOCKS = 8
+"""Finished blocks that may wait for the writer."""
+
+
+def write_in_background(
+    blocks: Generator[tuple[*Block], None, None], write: Callable[[*Block], None], timer: Timer
+) -> None:
+    """Write blocks in a thread of its own.
+
+    After an InterruptedRunError in ``blocks``, those before it are still written.
+
+    Parameters
+    ----------
+    blocks
+        Arguments of ``write``, block by block.
+    write
+        Writes one block.
+    timer
+        Adds up the seconds that this thread waits for the other.
+    """
+    interruption: InterruptedRunError | None = None
+    with (
+        BackgroundWriter[tuple[*Block]](lambda block: write(*block), WAITING_BLOCKS) as writer,
+        closing(blocks),
+    ):
+        try:
+            for block in blocks:
+                with timer.section("write"):
+                    writer.put(block)
+        except InterruptedRunError as error:
+            interruption = error
+    if interruption is not None:
+        raise interruption
+
+
+class OrderedThreadPool:
+    """Threads that run calls at the same time.
+
+    Leaving the block waits for the calls that have begun and drops the others; by SystemExit it
+    waits for none, since the process is to end.
+
+    Parameters
+    ----------
+    count
+        Threads; with one, the caller makes every call itself, at once.
+    enter
+        Called by each thread before its first call.
+    """
+
+    def __init__(self, count: int, enter: Callable[[], None]) -> None:
+        self._enter = enter
+        self._calls: queue.SimpleQueue[Callable[[], None] | _End] = queue.SimpleQueue()
+        self._dropping = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._run, name=f"georsr-lane-{i}", daemon=True)
+            for i in range(count if count > 1 else 0)
+        ]
+
+    def _run(self) -> None:
+        self._enter()
+        while not isinstance(call := self._calls.get(), _End):
+            if not self._dropping.is_set():
+                call()
+
+    def submit(self, work: Callable[[], T]) -> Callable[[], T]:
+        """Start a call as soon as a thread is free.
+
+        Returns
+        -------
+        callable
+            Waits for the call and returns its result, or raises its error. To be called once.
+        """
+        if not self._threads:
+            made = work()
+            return lambda: made
+        answer: queue.SimpleQueue[tuple[T, None] | tuple[None, BaseException]]
+        answer = queue.SimpleQueue()
+
+        def call() -> None:
+            try:
+                answer.put((work(), None))
+            except BaseException as error:
+                answer.put((None, error))
+
+        def result() -> T:
+            made, error = answer.get()
+            if error is not None:
+                raise error
+            return cast(T, made)
+
+        self._calls.put(call)
+        return result
+
+    def __enter__(self) -> Self:
+        try:
+            for thread in self._threads:
+                thread.start()
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._end()
+        if kind is not None and issubclass(kind, SystemExit):
+            return
+        for thread in self._threads:
+            _wait_for(thread)
+
+    def _end(self) -> None:
+        self._dropping.set()
+        for _ in self._threads:
+            self._calls.put(_End())
+
+
+if TYPE_CHECKING:
+    from georsr.geo.aoi import AreaOfInterest
+
+
+def make_tile_grid(height: int, width: int, spec: ModelSpec, config: SRConfig) -> TileGrid:
+    """Create the tile grid of a scene, by the options or else the specification of the model."""
+    halo = spec.halo if config.halo is None else config.halo
+    overlap = spec.overlap if config.overlap is None else config.overlap
+    if config.blend == "crop":
+        halo, overlap = halo + overlap // 2, overlap % 2
+    return make_grid(
+        height,
+        width,
+        scale=spec.scale,
+        tile=config.tile_size or spec.tile,
+        halo=halo,
+        overlap=overlap,
+        multiple_of=spec.multiple_of,
+    )
+
+
+def tile_grid_of(
+    info: RasterInfo, spec: ModelSpec, config: SRConfig, area: AreaOfInterest | None = None
+) -> TileGrid:
+    """Create the tile grid of a run.
+
+    The tiles of an area are those of the whole raster, so that its pixels are the same.
+    """
+    plan = make_tile_grid(info.height, info.width, spec, config)
+    return plan if area is None else plan.subgrid(area.window)
+
+
+class OutputFormat(Protocol):
+    """Data type, nodata value, planes and block size of an output: of a file or of an array."""
+
+    @property
+    def dtype(self) -> str:
+        """Name of the data type."""
+
+    @property
+    def nodata(self) -> float | None:
+        """Value of invalid pixels, if one is declared."""
+
+    @property
+    def alpha(self) -> bool:
+        """Whether an alpha plane follows the bands."""
+
+    @property
+    def mask(self) -> bool:
+        """Whether a plane of 0 and 1 comes last."""
+
+    @property
+    def planes(self) -> int:
+        """Bands, alpha and mask together."""
+
+    @property
+    def blocksize(self) -> int:
+        """Height and width of blocks."""
+
+
+@dataclass(frozen=True)
+class RowStrip:
+    """Source pixels that the tiles of one grid row read."""
+
+    window: Window
+    patch: PixelBlock
+
+    def cut(self, window: Window) -> tuple[AnyArray, AnyArray, AnyArray | None]:
+        """Return (values, valid, alpha) inside ``window`` (image coordinates), as views."""
+        rows, columns = window.relative_to(self.window).slices
+        alpha = self.patch.alpha
+        return (
+            self.patch.values[:, rows, columns],
+            self.patch.valid[:, rows, columns],
+            None if alpha is None else alpha[rows, columns],
+        )
+
+
+@dataclass(frozen=True)
+class NetworkInput:
+    """A tile ready for the network."""
+
+    pixels: FloatArray
+    """(C, h, w) in 0..1, padded to the tile's size."""
+    remainder: FloatArray | None
+    """(C, h, w): what the clip to 0..1 took away; None when nothing."""
+    valid: BoolArray | None = None
+    """(C, h, w): False where a pixel was filled or padded; None when none was."""
+    constant: bool = False
+    """Whether all valid source pixels have the same value in each band."""
+
+
+def preprocess(strip: RowStrip, tile: Tile, stretch: Normalization) -> NetworkInput | None:
+    """Cut, fill, normalize and pad one tile; None if no pixel of its output is valid."""
+    made = strip.cut(tile.output_window)[1]
+    if not made.any():
+        return None
+    inside = tile.input_window.intersection(strip.window)
+    assert inside is not None, "a tile lies in its own strip"
+    values, valid, _ = strip.cut(inside)
+    filled = values.astype(np.float32)
+    if not valid.all():
+        filled = fill_invalid(filled, valid)
+    clipped, remainder = stretch.clip_with_remainder(stretch.forward(filled))
+    height, width = tile.input_window.height, tile.input_window.width
+    padding = ((0, 0), (0, height - inside.height), (0, width - inside.width))
+    return NetworkInput(
+        pad_to(clipped, height, width),
+        None if remainder is None else pad_to(remainder, height, width),
+        None if valid.all() and not np.any(padding) else np.pad(valid, padding),
+        _is_constant(values, valid),
+    )
+
+
+CONSTANT_RADIUS = 4
+"""Distance in source pixels within which each band has one value around a pixel that keeps it. The
+halo of the bundled networks is as large, and so much of the source lies around every pixel."""
+
+
+def constant_pixels(strip: RowStrip, window: Window) -> BoolArray | None:
+    """Return the pixels of a window that keep their value, because all pixels around them have it.
+
+    Parameters
+    ----------
+    strip
+        Source pixels of the window and at least `CONSTANT_RADIUS` pixels around it.
+    window
+        Window in source pixels.
+
+    Returns
+    -------
+    bool (C, h, w) or None
+        True where all valid pixels within `CONSTANT_RADIUS` rows and columns have one value in
+        each band, and the pixel is valid; None if there is no such pixel.
+    """
+    around = window.grow(CONSTANT_RADIUS).intersection(strip.window)
+    assert around is not None, "a window lies in its own strip"
+    values, valid, _ = strip.cut(around)
+    constant = _constant_around(values, valid, CONSTANT_RADIUS)
+    if not constant.any():
+        return None
+    inside = window.relative_to(around).slices
+    return constant[inside] & valid[(slice(None), *inside)]
+
+
+def _is_constant(values: AnyArray, valid: BoolArray) -> bool:
+    """Return whether the valid pixels of each band of (C, h, w) have one value."""
+    if valid.all() and (values[:, 0] != values[:, 0, :1]).any():
+        return False  # cheaper than looking at all pixels
+    limits = _limits(values.dtype)
+    lowest = values.min((1, 2), where=valid, initial=limits.max)
+    highest = values.max((1, 2), where=valid, initial=limits.min)
+    return bool((lowest >= highest).all())
+
+
+def _limits(dtype: np.dtype[Any]) -> Any:
+    """Return the lowest and highest value of a data type."""
+    return np.iinfo(dtype) if dtype.kind in "iu" else np.finfo(dtype)
+
+
+def _constant_around(values: AnyArray, valid: BoolArray, radius: int) -> BoolArray:
+    """Return whether the valid pixels around each pixel of (C, h, w) have one value: (h, w)."""
+    if valid.all():
+        some = values[:, ::2, ::2]  # most images have no two equal pixels side by side
+        equal = (some[:, 1:, 1:] == some[:, 1:, :-1]) & (some[:, 1:, 1:] == some[:, :-1, 1:])
+        if min(equal.shape[1:]) and not equal.all(0).any():
+            return np.zeros(values.shape[1:], bool)
+    limits = _limits(values.dtype)
+    lowest = _sliding(np.minimum, np.where(valid, values, limits.max), limits.max, radius)
+    highest = _sliding(np.maximum, np.where(valid, values, limits.min), limits.min, radius)
+    return np.asarray((lowest >= highest).all(0))
+
+
+def _sliding(function: np.ufunc, planes: AnyArray, edge: float, radius: int) -> AnyArray:
+    """Return the minimum or maximum around each pixel of (C, h, w); ``edge`` changes none."""
+    size = 2 * radius + 1
+    padded = np.pad(planes, ((0, 0), (radius, radius), (radius, radius)), constant_values=edge)
+    for axis in (1, 2):
+        width = 1
+        while width < size:
+            step = min(width, size - width)
+            first, second = [slice(None)] * 3, [slice(None)] * 3
+            first[axis], second[axis] = slice(None, -step), slice(step, None)
+            padded = function(padded[tuple(first)], padded[tuple(second)])
+            width += step
+    return padded
+
+
+def constant_tile(ready: NetworkInput, tile: Tile, scale: int) -> FloatArray:
+    """Return a tile of one value, enlarged without the network: (C, s * h, s * w) in 0..1."""
+    height, width = tile.input_window.height * scale, tile.input_window.width * scale
+    return ready.pixels[:, :1, :1] * np.ones((1, height, width), np.float32)
+
+
+def denormalize(
+    output: FloatArray,
+    remainder: FloatArray | None,
+    tile: Tile,
+    stretch: Normalization,
+) -> FloatArray:
+    """Return the network's output in source units, cut to the output window of the tile.
+
+    Parameters
+    ----------
+    output
+        (C, s * h, s * w) for the padded tile, around 0..1. Its memory is used for what is returned:
+        fewer large arrays come and go, and leave fewer gaps in the heap.
+    remainder
+        (C, h, w) that went round the network and is not in ``output`` yet; None when nothing.
+    tile, stretch
+        What the tile was made from.
+
+    Returns
+    -------
+    ndarray
+        (C, s * made.height, s * made.width) float32 in the source's units, which nothing else uses.
+    """
+    scale = output.shape[1] // tile.input_window.height
+    inner = tile.output_window.relative_to(tile.input_window)
+    cut = (slice(None), *inner.scaled(scale).slices)
+    values = output[cut]
+    if remainder is not None:
+        # bilinear: what lies beyond the range must not ring
+        values = values + upsample_bilinear(remainder, scale)[cut]
+    return stretch.inverse(values, out=values)
+
+
+def finalize(
+    values: FloatArray | None,
+    window: Window,
+    strip: RowStrip,
+    form: OutputFormat,
+    scale: int,
+    *,
+    keep_constant: bool = False,
+) -> AnyArray:
+    """Round, clip, restore invalid pixels, and add alpha and mask planes.
+
+    Parameters
+    ----------
+    values
+        (C, H, W) float32 in the source's units, blended; None where no pixel is valid.
+    window
+        Where they lie in the output; its edges are multiples of ``scale``.
+    strip, form, scale
+        Source pixels below, the output's form, pixels per source pixel.
+    keep_constant
+        Whether `constant_pixels` get the value of the source.
+
+    Returns
+    -------
+    ndarray
+        (P, H, W) in the output's dtype: bands, then alpha where the output has one, then
+        non-zero for valid pixels where it has a mask. Without values it may be one pixel that
+        repeats (`georsr.radiometry.quantize`), which cannot be written.
+    """
+    below = Window(
+        window.top // scale,
+        window.left // scale,
+        window.height // scale,
+        window.width // scale,
+    )
+    source, valid, alpha = strip.cut(below)
+    masked = form.mask or form.alpha
+    low = []
+    if form.alpha and alpha is not None:
+        low.append(quantize_alpha(alpha, form.dtype)[None])
+    if form.mask:
+        low.append(dataset_mask(valid)[None].astype(form.dtype))
+    if values is None:
+        bands = invalid_pixels(source, form.dtype, form.nodata, masked=masked)
+        return replicate(np.concatenate([bands, *low]) if low else bands, scale)
+    whole = bool(valid.all())
+    made = quantize(
+        values,
+        None if whole else replicate(valid, scale),
+        None if whole else replicate(source, scale),
+        form.dtype,
+        form.nodata,
+        masked=masked,
+    )
+    if keep_constant and (constant := constant_pixels(strip, below)) is not None:
+        exact = quantize(source.astype(np.float64), None, None, form.dtype, form.nodata)
+        made = np.where(replicate(constant, scale), replicate(exact, scale), made)
+    return np.concatenate([made, *(replicate(plane, scale) for plane in low)]) if low else made
+
+
+def mask_outside(planes: AnyArray, outside: BoolArray, form: OutputFormat) -> AnyArray:
+    """Make the pixels outside of an area invalid.
+
+    Parameters
+    ----------
+    planes
+        (P, H, W) as :func:`finalize` gives them.
+    outside
+        (H, W).
+    form
+        The output's form.
+
+    Returns
+    -------
+    ndarray
+        (P, H, W), as :func:`finalize` gives them.
+    """
+    bands = form.planes - form.alpha - form.mask
+    nothing = np.zeros((form.planes, 1, 1), form.dtype)
+    nothing[:bands] = 0 if form.nodata is None else form.nodata
+    if outside.all():
+        return broadcast_pixel(nothing, *outside.shape)
+    return np.where(outside, nothing, planes)
+
+
+MAX_TILES = 24
+"""Tiles: more change the ranges of features no further, and each costs a pass."""
+
+
+def calibration_tiles(
+    reader: RasterReader, spec: ModelSpec, tile: int | None = None
+) -> list[FloatArray]:
+    """Return tiles spread over a raster, normalized and filled as for a run.
+
+    Parameters
+    ----------
+    reader, spec
+        The raster, and the contract of the model that is to see it.
+    tile
+        Height and width; None takes the model's.
+
+    Returns
+    -------
+    list of ndarray
+        Each (C, tile, tile) float32 in 0..1.
+
+    Raises
+    ------
+    UsageError
+        The bands are not the model's.
+    InputError
+        No pixel of the raster is valid.
+    """
+    check_bands(reader.info, spec)
+    plan = tile_grid_of(reader.info, spec, SRConfig(tile_size=tile))
+    stretch = choose_normalization(reader, "auto")
+    side = tile or spec.tile
+    found = []
+    for index in range(0, len(plan), max(1, len(plan) // MAX_TILES)):
+        tile_seen = plan.tile_at(index // len(plan.columns), index % len(plan.columns))
+        window = tile_seen.input_window.intersection(plan.image_window)
+        assert window is not None, "a tile reads some of the image"
+        ready = preprocess(RowStrip(window, reader.read(window)), tile_seen, stretch)
+        if ready is not None:
+            found.append(pad_to(ready.pixels, side, side))
+    if not found:
+        raise InputError(f"{reader.info.path}: has no valid pixel to learn ranges from")
+    return found[:MAX_TILES]
+
 
 if TYPE_CHECKING:
     from georsr.geo.aoi import AreaOfInterest
@@ -177,8 +792,8 @@ class TilePipeline:
         Area outside of which nothing is computed and every pixel is invalid; None for no limit.
     kernel : Kernel or None
         Kernel that has to downsample the output to the source; None if it need not.
-    skip_constant_tiles : bool
-        Whether tiles of one value keep it, without the network.
+    keep_constant : bool
+        Whether constant areas keep their value, and constant tiles do without the network.
     stats : RunStats
         Statistics of the tiles so far.
     """
@@ -191,7 +806,7 @@ class TilePipeline:
     context: RunContext = field(default_factory=RunContext)
     area: AreaOfInterest | None = None
     kernel: Kernel | None = None
-    skip_constant_tiles: bool = False
+    keep_constant: bool = True
     stats: RunStats = field(default_factory=RunStats)
 
     def blocks(
@@ -283,7 +898,7 @@ class TilePipeline:
         if self.area is not None and not self.area.intersects(tile.output_window):
             return TileResult(tile, strip, None)
         ready = preprocess(strip, tile, self.stretch)
-        constant = ready is not None and self.skip_constant_tiles and ready.flat
+        constant = ready is not None and self.keep_constant and ready.constant
         return TileResult(tile, strip, ready, constant)
 
     def _batch_ready(self, waiting: list[TileResult]) -> bool:
@@ -339,7 +954,8 @@ class TilePipeline:
         if ready is None:
             return None
         if result.output is None:
-            output, remainder = constant_tile(ready, result.tile, self.plan.scale), None
+            output = constant_tile(ready, result.tile, self.plan.scale)
+            remainder = ready.remainder
         else:
             # with a kernel, the predictor has added the remainder already
             output, remainder = result.output, ready.remainder if self.kernel is None else None
@@ -353,7 +969,14 @@ class TilePipeline:
         output_format: OutputFormat,
     ) -> AnyArray:
         """Return pixels of the output's data type, invalid outside of the area."""
-        pixels = finalize(values, window, strip, output_format, self.plan.scale)
+        pixels = finalize(
+            values,
+            window,
+            strip,
+            output_format,
+            self.plan.scale,
+            keep_constant=self.keep_constant and self.plan.halo >= CONSTANT_RADIUS,
+        )
         outside = None if self.area is None else self.area.outside_mask(window, self.plan.scale)
         return pixels if outside is None else mask_outside(pixels, outside, output_format)
 

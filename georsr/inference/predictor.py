@@ -17,12 +17,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from georsr.config import SRConfig
 from georsr.device import (
     DeviceConfig,
+    import_torch,
     is_out_of_memory,
     may_have_accelerator,
     num_threads,
@@ -164,6 +165,14 @@ def choose_batch(placement: DeviceConfig, wanted: int | None) -> int:
     if placement.type == "cpu":
         return 1
     return wanted or GPU_BATCH
+
+
+def with_own_gpu(config: SRConfig, worker_name: object) -> SRConfig:
+    """Return the options of a worker: numbered ones take the GPUs of their machine in turn."""
+    if config.device != "cuda" or not isinstance(worker_name, int):
+        return config
+    count = import_torch("--device cuda").cuda.device_count()
+    return replace(config, device=f"cuda:{worker_name % max(1, count)}")
 
 
 def place_model(model: Model, config: SRConfig) -> DeviceConfig:

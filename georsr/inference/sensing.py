@@ -25,8 +25,8 @@ from georsr.inference.consistency import (
     skip_if_noisy,
     softened,
 )
+from georsr.inference.pipeline import OrderedThreadPool
 from georsr.inference.predictor import TilePredictor
-from georsr.inference.threads import OrderedThreadPool
 from georsr.models.arrays import Array
 from georsr.models.io import Model
 from georsr.radiometry.kernels import (
@@ -142,7 +142,7 @@ PROBE_MARGIN = 6
 beyond it."""
 
 
-def spread_windows(height: int, width: int, size: int = PROBE_SIZE) -> list[Window]:
+def probe_windows(height: int, width: int, size: int = PROBE_SIZE) -> list[Window]:
     """Return windows spread over a scene, those in its middle first."""
     h, w = min(size, height), min(size, width)
     tops, lefts = height - h, width - w
@@ -173,7 +173,7 @@ def estimate_kernel(
     Parameters
     ----------
     patches
-        Pixels of `spread_windows`, with the model's bands; mostly invalid ones are skipped.
+        Pixels of `probe_windows`, with the model's bands; mostly invalid ones are skipped.
     stretch
         Normalization of the scene.
     model
@@ -250,7 +250,7 @@ def resolve_kernel(
     if known is not None or requested is None:
         return softened(known, model.spec, config)
     fitted = estimate_kernel(
-        [read(window) for window in spread_windows(height, width)],
+        [read(window) for window in probe_windows(height, width)],
         stretch,
         model,
         unless_noise=skip_if_noisy(config),
@@ -277,7 +277,7 @@ def estimate_sensor(
     Parameters
     ----------
     patches
-        Pixels of `spread_windows`, with the model's bands; those with invalid pixels are skipped.
+        Pixels of `probe_windows`, with the model's bands; those with invalid pixels are skipped.
     stretch
         Normalization of the scene.
     model
@@ -307,8 +307,8 @@ def estimate_sensor(
         return (0.0,) * N_SENSOR_VALUES
     means, variances = (np.concatenate(values) for values in zip(*estimates, strict=True))
     combined = combine_estimates(means, variances)
-    factors = np.float32([MTF_SHRINKAGE, MTF_SHRINKAGE, 1, 1])
-    combined = combined * factors + np.float32([0, 0, NOISE_MARGIN, 0])
+    factors = np.array([MTF_SHRINKAGE, MTF_SHRINKAGE, 1, 1], np.float32)
+    combined = combined * factors + np.array([0, 0, NOISE_MARGIN, 0], np.float32)
     # rounded, so that a description read from a report and passed as an option is the same
     return tuple(round(float(x), 3) for x in combined)
 
@@ -395,7 +395,7 @@ def with_scene_sensor(
     """
     if not model.spec_of_network.uses_sensor and config.sensor is None:
         return model
-    patches = [read(window) for window in spread_windows(height, width)]
+    patches = [read(window) for window in probe_windows(height, width)]
     return with_sensor(model, scene_sensor(patches, stretch, model, config, placement.backend))
 
 

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from georsr.errors import InputError, UsageError
+from georsr._files import is_hidden, read_list
+from georsr.errors import UsageError
 
 if TYPE_CHECKING:
+    from georsr.io.metadata import SourceNodata
     from georsr.io.reader import RasterReader
 
 SUFFIXES = (".tif", ".tiff", ".jp2", ".j2k", ".img", ".ntf", ".vrt")
@@ -20,7 +22,7 @@ def open_sources(
     sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     *,
     indexes: Sequence[int] | None = None,
-    nodata: float | None = None,
+    nodata: SourceNodata = None,
     allow_drivers: Sequence[str] | None = None,
     force: bool = False,
     alpha: str = "auto",
@@ -41,10 +43,7 @@ def open_sources(
     InputError
         A file is not a raster, or is damaged.
     """
-    source_list = [sources] if isinstance(sources, (str, os.PathLike)) else list(sources)
-    paths = [path for source in source_list for path in _expand(os.fspath(source))]
-    if not paths:
-        raise UsageError("no input raster; name at least one file")
+    paths = expand_sources(sources)
     if len(paths) > 1:
         from georsr.io.mosaic import open_mosaic  # most sources are one raster
 
@@ -61,22 +60,31 @@ def open_sources(
     )
 
 
+def expand_sources(sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str]:
+    """Return the paths of the rasters in ``sources``, which `open_sources` describes.
+
+    Raises
+    ------
+    UsageError
+        There is none, or a list of files does not exist.
+    """
+    source_list = [sources] if isinstance(sources, (str, os.PathLike)) else list(sources)
+    paths = [path for source in source_list for path in _expand(os.fspath(source))]
+    if not paths:
+        raise UsageError("no input raster; name at least one file")
+    return paths
+
+
 def _expand(source: str) -> list[str]:
     """Return the paths of a raster, a folder of rasters or a list of files."""
     if source.startswith("@"):
-        try:
-            lines = Path(source[1:]).read_text(encoding="utf-8").splitlines()
-        except FileNotFoundError as error:
-            raise UsageError(f"{source[1:]}: no such file") from error
-        except (OSError, ValueError) as error:
-            raise InputError(f"{source[1:]}: cannot be read as a list of files: {error}") from error
-        names = [line.strip() for line in lines]
-        return [name for name in names if name and not name.startswith("#")]
-    if not Path(source).is_dir():
+        return read_list(Path(source[1:]))
+    folder = Path(source)
+    if not folder.is_dir():
         return [source]
     rasters = sorted(
         path
-        for path in Path(source).iterdir()
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+        for path in folder.iterdir()
+        if path.suffix.lower() in SUFFIXES and not is_hidden(path, folder) and path.is_file()
     )
     return [str(path) for path in rasters] or [source]

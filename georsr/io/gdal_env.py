@@ -510,7 +510,7 @@ SLOW_FORMATS = (".jp2", ".j2k", ".j2c", ".jpx", ".jpf")
 MAX_CACHE_BYTES, CACHE_MEMORY_DIVISOR = 512 * 2**20, 8
 """Limits of the cache for slow files: bytes, and the divisor of the memory."""
 
-_cache_requests: WeakKeyDictionary[object, int] = WeakKeyDictionary()
+cache_requests: WeakKeyDictionary[object, int] = WeakKeyDictionary()
 _CACHE_LOCK = threading.Lock()
 
 
@@ -518,15 +518,15 @@ def set_cache_request(reader: object, size: int) -> None:
     """Record how many bytes a reader needs in the cache; 0 when it is closed."""
     with _CACHE_LOCK:
         if size:
-            _cache_requests[reader] = size
+            cache_requests[reader] = size
         else:
-            _cache_requests.pop(reader, None)
+            cache_requests.pop(reader, None)
 
 
 def gdal_cachemax() -> int:
     """Return the size of the cache that all open readers of the process share."""
     with _CACHE_LOCK:
-        sizes = list(_cache_requests.values()) or [CACHE_BYTES]
+        sizes = list(cache_requests.values()) or [CACHE_BYTES]
     return max(max(sizes), min(sum(sizes), MAX_CACHE_BYTES))
 
 

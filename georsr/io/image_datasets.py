@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from georsr._files import is_hidden, read_list
 from georsr.errors import InputError, UsageError
 from georsr.window import AnyArray
 
@@ -73,11 +75,11 @@ class ImageFolder:
 
 
 def images_in(folder: Path, label: str) -> list[LabelledImage]:
-    """List the image files directly inside ``folder``, sorted by name."""
+    """List the image files directly inside ``folder``, sorted by name; not hidden files."""
     return [
         LabelledImage(path, label)
         for path in sorted(folder.iterdir())
-        if path.suffix.lower() in SUFFIXES and path.is_file()
+        if path.suffix.lower() in SUFFIXES and not is_hidden(path, folder) and path.is_file()
     ]
 
 
@@ -86,7 +88,7 @@ def images_by_class(folder: Path) -> list[LabelledImage]:
     return [
         image
         for subfolder in sorted(folder.iterdir())
-        if subfolder.is_dir()
+        if subfolder.is_dir() and not is_hidden(subfolder, folder)
         for image in images_in(subfolder, subfolder.name)
     ]
 
@@ -210,7 +212,8 @@ def load_split_list(name_or_path: str) -> SplitList:
     ----------
     name_or_path
         A built-in list (`BUILTIN`), or a file: JSON, ``{"train": ["beach/beach00.tif", ...],
-        "val": [...]}``, or text, one ``train beach/beach00.tif`` a line (``#`` begins a comment).
+        "val": [...]}``, or text, one ``train beach/beach00.tif`` a line (``#`` begins a comment at
+        the beginning of a line or after a space).
         Suffixes of images are ignored, so one list serves every format.
 
     Raises
@@ -236,9 +239,12 @@ def load_split_list(name_or_path: str) -> SplitList:
 
 
 def _read(path: Path) -> dict[str, list[str]]:
+    lines = [] if path.suffix == ".json" else read_list(path)
     try:
-        text = path.read_text(encoding="utf-8")
-        parts = _from_json(json.loads(text)) if path.suffix == ".json" else _from_lines(text)
+        if path.suffix == ".json":
+            parts = _from_json(json.loads(path.read_text(encoding="utf-8-sig")))
+        else:
+            parts = _from_lines(lines)
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as a split list: {error}") from error
     if not any(parts.values()):
@@ -252,14 +258,13 @@ def _from_json(values: Any) -> dict[str, list[str]]:
     return {str(part): [_key(str(name)) for name in names] for part, names in values.items()}
 
 
-def _from_lines(text: str) -> dict[str, list[str]]:
+def _from_lines(lines: Sequence[str]) -> dict[str, list[str]]:
     parts: dict[str, list[str]] = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        words = line.split("#")[0].split(maxsplit=1)
-        if words and len(words) != 2:
-            raise ValueError(f"line {number} is {line!r}, expected '<part> <class>/<name>'")
-        if words:
-            parts.setdefault(words[0], []).append(_key(words[1].strip()))
+    for line in lines:
+        words = re.split(r"\s#", line)[0].split(maxsplit=1)
+        if len(words) != 2:
+            raise ValueError(f"a line is {line!r}, expected '<part> <class>/<name>'")
+        parts.setdefault(words[0], []).append(_key(words[1].strip()))
     return parts
 
 

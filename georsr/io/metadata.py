@@ -256,6 +256,8 @@ def _no_bands(dataset: Any, path: str) -> str:
     return f"{path}: has no bands; use one of its subdatasets: {names}{more}"
 
 
+SourceNodata = float | Literal["none"] | None
+"""Nodata value that overrides that of the file; ``none``: every value counts; None: as declared."""
 MaskKind = Literal["none", "nodata", "mask", "alpha"]
 
 
@@ -405,7 +407,7 @@ def describe(
     dataset: Any,
     path: str,
     indexes: Sequence[int] | None,
-    nodata: float | None,
+    nodata: SourceNodata,
     *,
     force: bool = False,
     alpha: str = "auto",
@@ -513,11 +515,11 @@ def _band(
     path: str,
     number: int,
     colors: Sequence[str],
-    nodata: float | None,
+    nodata: SourceNodata,
 ) -> BandInfo:
     i = number - 1
     dtype = fields.dtypes[i]
-    if nodata is not None and not can_represent(dtype, nodata):
+    if isinstance(nodata, float | int) and not can_represent(dtype, nodata):
         raise UsageError(
             f"{path}: nodata {nodata:g} cannot occur in band {number} of type {dtype}; "
             "use a value of this type"
@@ -525,6 +527,8 @@ def _band(
     stored = fields.nodatavals[i]
     if stored is not None and not can_represent(dtype, stored):
         stored = None  # no pixel can have this value
+    if nodata is not None:
+        stored = None if nodata == "none" else float(nodata)
     return BandInfo(
         number=number,
         dtype=dtype,
@@ -533,7 +537,7 @@ def _band(
         scale=fields.scales[i],
         offset=fields.offsets[i],
         unit=fields.units[i],
-        nodata=stored if nodata is None else float(nodata),
+        nodata=stored,
         tags={
             name: value
             for name, value in dataset.tags(number).items()

@@ -18,7 +18,7 @@ from rasterio.io import MemoryFile
 
 from georsr.errors import BandWarning, UsageError
 from georsr.io.gdal_env import absolute_path, find_safe_metadata, gdal_env, gdal_path
-from georsr.io.metadata import BandInfo, RasterInfo, describe, format_pixel_size
+from georsr.io.metadata import BandInfo, RasterInfo, SourceNodata, describe, format_pixel_size
 from georsr.io.reader import RasterReader, open_source
 from georsr.io.sidecars import can_list_sidecars
 from georsr.io.vrt import (
@@ -181,7 +181,7 @@ class Mosaic:
         return [source.window for source in self.sources]
 
 
-def build_mosaic(infos: Sequence[RasterInfo], nodata: float | None = None) -> Mosaic:
+def build_mosaic(infos: Sequence[RasterInfo], nodata: SourceNodata = None) -> Mosaic:
     """Arrange rasters on one grid.
 
     Raises
@@ -201,7 +201,7 @@ def build_mosaic(infos: Sequence[RasterInfo], nodata: float | None = None) -> Mo
     height, width = max(s.window.bottom for s in sources), max(s.window.right for s in sources)
     assert first.transform is not None
     transform = first.transform @ Affine.translation(left, top)
-    return Mosaic(sources, height, width, transform, nodata)
+    return Mosaic(sources, height, width, transform, None if nodata == "none" else nodata)
 
 
 def _compare(first: RasterInfo, other: RasterInfo) -> None:
@@ -255,7 +255,7 @@ class MosaicReader(RasterReader):
     """Reader of a mosaic, which `open_mosaic` returns."""
 
     def __init__(
-        self, mosaic: Mosaic, indexes: tuple[int, ...] | None, nodata: float | None
+        self, mosaic: Mosaic, indexes: tuple[int, ...] | None, nodata: SourceNodata
     ) -> None:
         self.mosaic = mosaic
         corners = [[w.top, w.left, w.bottom, w.right] for w in mosaic.windows]
@@ -310,7 +310,7 @@ class MosaicReader(RasterReader):
 def open_mosaic(
     paths: Sequence[str],
     indexes: Sequence[int] | None,
-    nodata: float | None,
+    nodata: SourceNodata,
     allow_drivers: Sequence[str] | None,
     alpha: str,
 ) -> RasterReader:
@@ -327,7 +327,7 @@ def open_mosaic(
 
 
 def _read_infos(
-    paths: Sequence[str], nodata: float | None, allow_drivers: Sequence[str] | None, alpha: str
+    paths: Sequence[str], nodata: SourceNodata, allow_drivers: Sequence[str] | None, alpha: str
 ) -> list[RasterInfo]:
     infos = []
     for path in paths:

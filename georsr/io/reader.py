@@ -51,7 +51,7 @@ from georsr.io.gdal_env import (
     subdataset_file,
     suppress_rasterio_warnings,
 )
-from georsr.io.metadata import BandInfo, RasterInfo, describe, has_own_mask
+from georsr.io.metadata import BandInfo, RasterInfo, SourceNodata, describe, has_own_mask
 from georsr.io.sidecars import can_list_sidecars, check_dataset, check_hdf5, check_sidecars
 from georsr.radiometry.nodata import valid_pixels
 from georsr.radiometry.normalization import (
@@ -215,10 +215,12 @@ def _open_error(path: str, err: Exception, policy: ReadPolicy) -> Exception:
                     if not file.read(1):
                         return InputError(f"{path}: the file is empty")
             if path.lower().endswith(".vrt"):
+                cause = cause.removeprefix(f"{path}: ")
                 return InputError(f"{path}: cannot be read: {cause}")
             _refuse_document(path, start, policy)
     except OSError as reason:
         return InputError(f"{path}: cannot be read: {reason.strerror or reason}")
+    cause = cause.replace(f"'{path}' ", "").replace(f"{path}: ", "").rstrip(".")
     return InputError(
         f"{path}: not a raster of a format that georsr reads: {cause}; for other formats of "
         "GDAL use --allow-driver NAME"
@@ -265,7 +267,7 @@ class RasterReader:
         self,
         path: str,
         indexes: tuple[int, ...] | None = None,
-        nodata: float | None = None,
+        nodata: SourceNodata = None,
         allow_drivers: tuple[str, ...] | None = None,
         force: bool = False,
         alpha: str = "auto",
@@ -562,7 +564,7 @@ def open_raster(
     path: str | os.PathLike[str],
     *,
     indexes: Sequence[int] | None = None,
-    nodata: float | None = None,
+    nodata: SourceNodata = None,
     allow_drivers: Sequence[str] | None = None,
     force: bool = False,
     alpha: str = "auto",
@@ -623,7 +625,7 @@ def open_raster(
         note = (
             f"{reader.info.path}: {100 * uncovered:.2g} % of it is not covered by its files, and "
             "it has no nodata value: these gaps are read as black pixels; set a nodata value "
-            "(gdalbuildvrt -srcnodata), or use --nodata 0 or --skip-constant-tiles"
+            "(gdalbuildvrt -srcnodata), or use --nodata 0"
         )
         issues.append((note, RadiometryWarning))
         reader.info = replace(reader.info, notes=(*reader.info.notes, note))

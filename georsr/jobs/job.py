@@ -16,20 +16,21 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.ndimage import binary_opening, binary_propagation
 
 from georsr.config import OPTIONS, SRConfig
 from georsr.device import DeviceConfig
 from georsr.errors import InputError, RadiometryWarning, ResourceError, UsageError
-from georsr.inference.bands import check_bands, warn_once
+from georsr.inference.bands import check_bands, warn_once, with_found_colors
 from georsr.inference.consistency import requested_kernel
+from georsr.inference.pipeline import tile_grid_of
 from georsr.inference.predictor import choose_batch, n_concurrent_tiles, place_model
 from georsr.inference.sensing import (
     description_of,
+    probe_windows,
     resolve_kernel,
-    spread_windows,
     with_scene_sensor,
 )
-from georsr.inference.tiles import tile_grid_of
 from georsr.io.gdal_env import CACHE_BYTES, is_remote
 from georsr.io.metadata import RasterInfo, reject_non_images, window_metadata
 from georsr.io.reader import RasterReader, choose_normalization
@@ -314,10 +315,42 @@ def warn_noise_dominated(reader: RasterReader, model: str) -> None:
     )
 
 
+SPECK_RUN = 2
+"""Largest height and width of isolated nodata pixels, in pixels."""
+
+
+def warn_specks(reader: RasterReader, scale: int) -> None:
+    """Warn if pixels with the nodata value lie isolated among valid ones, as saturated ones do.
+
+    Only values that bright or dark pixels of the data type may have are suspected.
+    """
+    info = reader.info
+    limits = np.iinfo(info.dtype) if info.dtype.startswith("uint") else None
+    suspects = () if limits is None else (limits.max, *([0] if limits.max == 255 else []))
+    value = info.nodata[0]
+    if info.mask_kind != "nodata" or value not in suspects:
+        return
+    specks = pixels = 0
+    for window in probe_windows(info.height, info.width):
+        valid = reader.read(window).valid
+        holes = ~valid.reshape(-1, *valid.shape[-2:])
+        large = np.stack([binary_opening(hole, np.ones((SPECK_RUN + 1,) * 2)) for hole in holes])
+        specks += int((holes & ~binary_propagation(large, mask=holes)).any(0).sum())
+        pixels += valid[0].size
+    if specks:
+        warn_once(
+            reader,
+            f"{info.path}: {specks} of {pixels} sampled pixels hold the nodata value {value:g} "
+            "isolated among valid ones, as dark or saturated pixels do: each becomes a hole of "
+            f"{scale} x {scale} pixels; --nodata none keeps them",
+            RadiometryWarning,
+        )
+
+
 def warn_upsampled(reader: RasterReader) -> None:
     """Warn if an image seems to be upsampled by nearest neighbour."""
     info = reader.info
-    for window in spread_windows(info.height, info.width):
+    for window in probe_windows(info.height, info.width):
         found = pixel_replication(reader.read(window).values)
         if found is None:
             continue
@@ -551,6 +584,8 @@ def plan_job(
         warn_noise_dominated(reader, model.spec.name)
     if warn and model.spec.architecture not in COMPUTED_ARCHITECTURES:
         warn_upsampled(reader)
+    if warn:
+        warn_specks(reader, model.spec.scale)
     job = SRJob(
         reader, destination, model, config, placement, stretch, layout, plan, key, area, kernel
     )
@@ -578,7 +613,7 @@ def _layout(
 ) -> OutputLayout:
     """Return the layout of the output of a part of a raster."""
     return output_layout(
-        part,
+        with_found_colors(part, model, config),
         model.spec.scale,
         dtype=config.dtype,
         nodata=config.dst_nodata,

@@ -20,9 +20,8 @@ from georsr.config import SRConfig
 from georsr.device import DeviceConfig, cpu_threads
 from georsr.errors import ResourceError
 from georsr.inference.consistency import shrink_valid
-from georsr.inference.pipeline import RunStats, TilePipeline
+from georsr.inference.pipeline import RunStats, TilePipeline, prefetch, write_in_background
 from georsr.inference.predictor import TilePredictor, TileTooLargeError, n_forward_passes
-from georsr.inference.threads import prefetch, write_in_background
 from georsr.io.reader import RasterReader, open_output
 from georsr.jobs.job import SRJob, check_unchanged, memory_of, plan_and_check
 from georsr.models.io import Model
@@ -90,7 +89,6 @@ def tile_pipeline(
         context=context or RunContext(),
         area=job.area,
         kernel=job.kernel,
-        skip_constant_tiles=job.config.skip_constant_tiles,
     )
 
 
@@ -347,6 +345,7 @@ def run_report(
         width=layout.width,
         height=layout.height,
         bands=len(layout.bands),
+        source_bands=job.reader.info.indexes,
         dtype=layout.dtype,
         device=str(job.placement.device),
         precision=job.placement.precision,

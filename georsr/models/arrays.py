@@ -140,7 +140,7 @@ class BandedMatrix:
         return made.reshape(*batch, blocks * rows, width)[..., : self.length, :]
 
 
-def banded(matrix: FloatArray, rows: int, device: Any = None) -> BandedMatrix:
+def banded(matrix: AnyArray, rows: int, device: Any = None) -> BandedMatrix:
     """Cut a matrix (m, n) into blocks of ``rows`` rows; ``device`` None: for NumPy arrays."""
     m, n = matrix.shape
     blocks = -(-m // rows)
@@ -205,10 +205,9 @@ def bicubic_weights(scale: int) -> FloatArray:
 def _bicubic_matrix(size: int, scale: int) -> BandedMatrix:
     """Return the matrix that enlarges an axis: size -> s * size, edge pixels repeated."""
     matrix = np.zeros((size, scale, size))
-    weights, positions = bicubic_weights(scale), np.arange(size)
-    for tap in range(5):
-        nearest = np.clip(positions + tap - 2, 0, size - 1)
-        np.add.at(matrix, (positions, slice(None), nearest), weights[:, tap])
+    for position in range(size):
+        for tap, weights in enumerate(bicubic_weights(scale).T):
+            matrix[position, :, min(max(position + tap - 2, 0), size - 1)] += weights
     return banded(matrix.reshape(size * scale, size), BLOCK * scale)
 
 

@@ -9,8 +9,11 @@ import copy
 import hashlib
 import inspect
 import logging
+import os
 import re
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.util import find_spec
@@ -35,6 +38,7 @@ from georsr.models.registry import (
     resolve_name,
 )
 from georsr.models.spec import (
+    MAX_NAME,
     METADATA_KEY,
     ModelSpec,
     refuse_old_plain_backbone,
@@ -245,8 +249,9 @@ class StoredNetwork:
 class ArrayNetwork(Protocol):
     """A network that takes and returns NumPy arrays, without torch."""
 
-    guidance_count: int
-    """Number of guidance maps."""
+    @property
+    def guidance_count(self) -> int:
+        """Number of guidance maps."""
 
     def __call__(self, x: FloatArray, sensor: FloatArray | None = None) -> FloatArray:
         """(N, C, h, w) -> (N, C, s * h, s * w), float32; ``sensor``: (1, N_SENSOR_VALUES)."""
@@ -464,17 +469,18 @@ def open_model(name: str | None = None, scale: int | None = None) -> Model:
 def _file_of(name: str) -> Path:
     """Return the weights file of a path or hub address."""
     path = download(name) if name.startswith(SCHEME) else Path(name)
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112  also False for a name that is too long for a file
         files = sorted(path.glob("*.safetensors"))
         if len(files) != 1:
             raise UsageError(f"{path}: holds {len(files)} safetensors files, expected one")
         return files[0]
-    if path.is_file():
+    if os.path.isfile(path):  # noqa: PTH113
         return path
     known = ", ".join(spec.name for spec in list_models())
+    shown = name if len(name) <= MAX_NAME else f"{name[:MAX_NAME]}..."
     if NAME.fullmatch(name):
-        raise UsageError(f"unknown model {name!r}; built-in models: {known}")
-    raise UsageError(f"model file {name} does not exist; built-in models: {known}")
+        raise UsageError(f"unknown model {shown!r}; built-in models: {known}")
+    raise UsageError(f"model file {shown} does not exist; built-in models: {known}")
 
 
 def create_model(
@@ -562,8 +568,16 @@ def make_spec(
     )
 
 
-def build(spec: ModelSpec) -> nn.Module:
+def build(spec: ModelSpec, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
     """Build the untrained network of a specification, optimized and in evaluation mode.
+
+    Parameters
+    ----------
+    spec
+        Specification of the network.
+    weights
+        Its state dict, if it has been read: a specification that asks for a far larger network is
+        refused before its memory is used.
 
     Raises
     ------
@@ -571,15 +585,50 @@ def build(spec: ModelSpec) -> nn.Module:
         The architecture is unknown, or the parameters do not fit.
     """
     try:
-        builder = find_architecture(spec.architecture)
-        network = builder(spec.scale, spec.bands, **spec.parameters)
-    except TypeError as error:
-        raise ModelError(f"model {spec.name}: bad parameters ({error})") from error
+        with nullcontext() if weights is None else _limited_size(weights):
+            builder = find_architecture(spec.architecture)
+            network = builder(spec.scale, spec.bands, **spec.parameters)
     except ModelError as error:
         raise ModelError(f"model {spec.name}: {error}") from error
+    except Exception as error:  # wrong parameters fail in any way
+        reason = f"{error}".partition("\n")[0]
+        raise ModelError(f"model {spec.name}: bad parameters ({reason:.200})") from error
     from georsr.models.optimize import optimize_for_inference
 
     return optimize_for_inference(network.eval().requires_grad_(False))
+
+
+@contextmanager
+def _limited_size(weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """Stop building a network with more than 8 times the tensors or values of its weights.
+
+    torch reserves the memory of a parameter before, and fills it after, it is registered.
+    """
+    torch = import_torch()
+    hooks = torch.nn.modules.module
+    thread, n_parts, n_values = threading.get_ident(), 0, 0
+    max_parts = 1000 + 8 * len(weights)
+    max_values = 10**6 + 8 * sum(tensor.numel() for tensor in weights.values())
+
+    def count(module: nn.Module, name: str, part: nn.Module | Tensor | None) -> None:
+        nonlocal n_parts, n_values
+        if threading.get_ident() != thread:  # the hooks see the networks of all threads
+            return
+        n_parts += 1
+        n_values += part.numel() if isinstance(part, torch.Tensor) else 0
+        if n_parts > max_parts or n_values > max_values:
+            raise ModelError(
+                f"its parameters ask for a far larger network than its {len(weights)} tensors are"
+            )
+
+    with ExitStack() as stack:
+        for register in (
+            hooks.register_module_parameter_registration_hook,
+            hooks.register_module_buffer_registration_hook,
+            hooks.register_module_module_registration_hook,
+        ):
+            stack.callback(register(count).remove)
+        yield
 
 
 def load_weights(network: nn.Module, weights: dict[str, Tensor], where: str) -> None:
@@ -625,12 +674,12 @@ def _load_safetensors(path: Path) -> nn.Module:
     from safetensors.torch import load_file
 
     spec = read_spec(path)
-    network = build(spec)
     try:
         weights = load_file(path)
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path}: not a readable safetensors file ({error})") from error
     refuse_old_plain_backbone(spec, weights, str(path))
+    network = build(spec, weights)
     load_weights(network, weights, str(path))
     return network
 
@@ -638,7 +687,7 @@ def _load_safetensors(path: Path) -> nn.Module:
 def _open_checkpoint(path: Path) -> Model:
     """Open a published SeG-SR, or a checkpoint that spandrel recognises."""
     torch = import_torch(f"model {path}")
-    from georsr.models.segsr.pretrained import is_published, read_checkpoint, read_published
+    from georsr.models.segsr_published import is_published, read_checkpoint, read_published
 
     entries = read_checkpoint(path)
     with torch.random.fork_rng(devices=[]):  # building a network draws random weights

@@ -40,17 +40,17 @@ Builder = Callable[..., "nn.Module"]
 _architectures: dict[str, Builder | str] = {
     "bicubic": "georsr.models.interpolation:Bicubic",
     "nearest": "georsr.models.interpolation:Nearest",
-    "segsr": "georsr.models.segsr.segsr:segsr",
-    "segsr-lite": "georsr.models.segsr.lite:segsr_lite",
-    "segsr-published": "georsr.models.segsr.pretrained:PublishedSegSR",
+    "segsr": "georsr.models.segsr:segsr",
+    "segsr-lite": "georsr.models.segsr_lite:segsr_lite",
+    "segsr-published": "georsr.models.segsr_published:PublishedSegSR",
 }
 _encoders: dict[str, Builder | str] = {
-    "clip": "georsr.models.segsr.sfem:ClipEncoder",
-    "scene": "georsr.models.segsr.lite:SceneEncoder",
+    "clip": "georsr.models.sfem:ClipEncoder",
+    "scene": "georsr.models.segsr_lite:SceneEncoder",
 }
 _backbones: dict[str, Builder | str] = {
-    "hat": "georsr.models.segsr.hat:HAT",
-    "plain": "georsr.models.segsr.lite:PlainBackbone",
+    "hat": "georsr.models.hat:HAT",
+    "plain": "georsr.models.segsr_lite:PlainBackbone",
 }
 
 
@@ -63,7 +63,7 @@ def register_architecture(name: str) -> Callable[[T], T]:
 
 
 def register_encoder(name: str) -> Callable[[T], T]:
-    """Register a semantic encoder (SFEM) for `georsr.models.segsr.segsr.segsr`.
+    """Register a semantic encoder (SFEM) for `georsr.models.segsr.segsr`.
 
     It is built as ``Encoder(scale, bands, **encoder_options)``, has an attribute ``token_dim`` (E),
     and maps (N, bands, h, w) in 0..1 to tokens (N, E, hc, wc) and a scene vector (N, E), both
@@ -73,7 +73,7 @@ def register_encoder(name: str) -> Callable[[T], T]:
 
 
 def register_backbone(name: str) -> Callable[[T], T]:
-    """Register a subclass of `georsr.models.segsr.segsr.Backbone`.
+    """Register a subclass of `georsr.models.segsr.Backbone`.
 
     It is built as ``Backbone(bands, embed_dim, num_groups, depth, **backbone_options)``. Its class
     attributes ``multiple_of``, ``tile``, ``halo`` and ``overlap`` say how a raster is cut for it.

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+import typing
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
 
+from georsr._files import has_type
 from georsr.errors import ModelError
 
 METADATA_KEY = "georsr"
@@ -16,6 +19,19 @@ SCENE = "scene"
 SOFTLY = "scene, softly"
 """The same; by default only the smooth part of the residual is corrected, because the network knows
 the detail between neighbouring pixels better than its source."""
+
+
+MAX_NAME = 100
+"""Characters of a model's name, which is part of file names and messages."""
+LIMITS = {
+    "scale": (1, 8),
+    "bands": (0, 65535),
+    "multiple_of": (1, 4096),
+    "tile": (1, 65536),
+    "halo": (0, 16384),
+    "overlap": (0, 16384),
+}
+"""Lowest and highest value of the numbers of a specification."""
 
 
 @dataclass(frozen=True)
@@ -60,14 +76,22 @@ class ModelSpec:
     """Notes on when to use it."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.scale <= 8:
-            raise ModelError(f"model {self.name}: scale {self.scale}, expected 1 to 8")
-        if self.multiple_of < 1 or self.tile % self.multiple_of:
+        if len(self.name) > MAX_NAME:
+            raise ModelError(f"model name of {len(self.name)} characters, expected {MAX_NAME}")
+        for name, (lowest, highest) in LIMITS.items():
+            if not lowest <= (value := getattr(self, name)) <= highest:
+                raise ModelError(
+                    f"model {self.name}: {name} {value:.6g}, expected {lowest} to {highest}"
+                )
+        if self.tile % self.multiple_of:
             raise ModelError(
                 f"model {self.name}: tile {self.tile} is not a multiple of {self.multiple_of}"
             )
-        if self.halo < 0 or self.overlap < 0:
-            raise ModelError(f"model {self.name}: halo and overlap must not be negative")
+        low, high = self.value_range
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            raise ModelError(
+                f"model {self.name}: value_range {low:g}, {high:g}, expected the lower number first"
+            )
 
     @property
     def uses_sensor(self) -> bool:
@@ -83,23 +107,26 @@ class ModelSpec:
         """Parse the text of `to_json`; unknown or missing fields and wrong types are errors."""
         try:
             raw = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise ModelError(f"model spec is not valid JSON: {error}") from error
         if not isinstance(raw, dict):
             raise ModelError(f"model spec is a JSON {type(raw).__name__}, expected an object")
-        known = {f.name for f in fields(cls)}
-        if unknown := sorted(set(raw) - known):
+        types = typing.get_type_hints(cls)
+        if unknown := sorted(set(raw) - set(types)):
             raise ModelError(
-                f"model spec has unknown fields {', '.join(unknown[:5])}; "
+                f"model spec has unknown fields {', '.join(unknown[:5]):.200}; "
                 "it may come from a newer georsr"
             )
+        for key, value in raw.items():
+            if not has_type(value, types[key]):
+                raise ModelError(f"model spec: {key} is {value!r:.80}, expected {types[key]}")
         for key in ("band_names", "value_range"):
             if key in raw:
                 raw[key] = tuple(raw[key])
         try:
             return cls(**raw)
         except TypeError as error:
-            raise ModelError(f"model spec is incomplete or malformed: {error}") from error
+            raise ModelError(f"model spec is incomplete: {error}") from error
 
 
 T = TypeVar("T")

@@ -155,7 +155,7 @@ def set_plugin_enabled(profile: Profile, plugin: str, on: bool) -> None:
     path = profile.settings
     try:
         text = path.read_bytes().decode("utf-8") if path.exists() else ""
-        changed = _edit_ini(text, plugin, on)
+        changed = edit_ini(text, plugin, on)
         if changed != text:
             _replace(path, changed)
     except (OSError, UnicodeDecodeError) as error:
@@ -165,8 +165,8 @@ def set_plugin_enabled(profile: Profile, plugin: str, on: bool) -> None:
         ) from error
 
 
-def _edit_ini(text: str, plugin: str, on: bool) -> str:
-    """Text of a settings file with the plugin switched on, or without it."""
+def edit_ini(text: str, plugin: str, on: bool) -> str:
+    """Return the text of a settings file with the plugin switched on or off."""
     end = "\r\n" if "\r\n" in text else "\n"
     lines = text.splitlines()
     ours = {n for n in _inside(lines) if re.match(rf"{plugin}\s*=", lines[n])}
@@ -201,7 +201,7 @@ PLUGIN = "georsr_processing"
 """Name of its folder, by which QGIS knows it."""
 RECORD = "installation.json"
 """Beside its modules: the command that installed it, and that it therefore runs."""
-SUFFIXES = (".py", ".svg", ".txt")
+SUFFIXES = (".py", ".svg", ".txt", ".html")
 NEEDED = ("name", "description", "about", "version", "qgisMinimumVersion", "author")
 WANTED = ("email", "tracker", "repository")
 """What plugins.qgis.org asks for as well and only a publisher knows."""

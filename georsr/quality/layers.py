@@ -29,9 +29,14 @@ from georsr.device import DeviceConfig
 from georsr.errors import UsageError
 from georsr.inference.backends import bicubic_on_cpu
 from georsr.inference.consistency import shrink_valid
-from georsr.inference.pipeline import TilePipeline, TileResult, block_assembler
+from georsr.inference.pipeline import (
+    OutputFormat,
+    RowStrip,
+    TilePipeline,
+    TileResult,
+    block_assembler,
+)
 from georsr.inference.predictor import MEMBERS, TilePredictor, tta_predictions
-from georsr.inference.tiles import OutputFormat, RowStrip
 from georsr.io.metadata import BandInfo
 from georsr.io.reader import RasterReader
 from georsr.models.arrays import Array, box_sum, enlarge_bicubic, namespace, resize_bilinear

@@ -314,7 +314,7 @@ def _compute_layers(
         check_pair(output, len(job.reader.info.indexes), job.plan.out_height, job.plan.out_width)
         # the planes are statistics, not an image: nothing is added to them or left out
         tiles = tile_pipeline(job, predictor, context)
-        tiles = replace(tiles, kernel=None, skip_constant_tiles=False)
+        tiles = replace(tiles, kernel=None, keep_constant=False)
         pipeline = LayersPipeline(tiles, job.layout, output, quality_config(job))
         with cpu_threads(job.config.num_threads):
             write_missing_blocks(pipeline.blocks, layers, context)

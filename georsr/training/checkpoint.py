@@ -56,7 +56,7 @@ def recipe_text(recipe: Recipe) -> str:
 
 
 def check_recipe(state: Mapping[str, Any], recipe: Recipe) -> None:
-    """Raise an error for a checkpoint of another recipe.
+    """Raise an error for a checkpoint of another recipe; it may have fewer steps.
 
     Raises
     ------
@@ -68,6 +68,9 @@ def check_recipe(state: Mapping[str, Any], recipe: Recipe) -> None:
         recorded = dict(json.loads(redact_url(state["recipe"])))
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ModelError("the checkpoint's recipe cannot be read; start a new run") from error
+    steps = recorded.get("steps")
+    if type(steps) is int and steps < expected["steps"]:  # the run goes on for longer
+        recorded["steps"] = expected["steps"]
     if changed := [key for key in expected if recorded.get(key) != expected[key]]:
         raise ModelError(
             f"the checkpoint's recipe differs in {', '.join(changed[:5])}; "

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from georsr.errors import ModelError
 from georsr.models.io import load_weights, open_model, save_model
-from georsr.models.segsr.segsr import SegSR
+from georsr.models.segsr import SegSR
 from georsr.models.spec import ModelSpec, upgrade_state_dict
 from georsr.training.checkpoint import check_recipe, load_checkpoint
 from georsr.training.module import for_inference, training_network
@@ -110,7 +110,10 @@ def load_init_weights(network: SegSR, source: str) -> None:
     if not fitting:
         raise ModelError(f"{source}: no tensor fits this recipe's network")
     network.load_state_dict({**state, **fitting})
-    log.info("initialised %d of %d tensors from %s", len(fitting), len(state), source)
+    text = "starting from %s: %d of %d tensors fit"
+    if missing := sorted({key.rpartition(".")[2] for key in state.keys() - fitting.keys()}):
+        text += f"; the others begin untrained: {', '.join(missing[:5])}"
+    log.info(text, source, len(fitting), len(state))
 
 
 def _fused_name(key: str) -> str:

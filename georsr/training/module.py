@@ -19,14 +19,14 @@ from georsr.errors import ModelError, UsageError
 from georsr.evaluation.metrics import psnr, psnr_y
 from georsr.models.io import make_spec
 from georsr.models.registry import find_architecture
-from georsr.models.segsr.lite import (
+from georsr.models.segsr import SegSR
+from georsr.models.segsr_lite import (
     SceneClassifier,
     SceneEncoder,
     fuse_branches,
     likelihood_error,
 )
-from georsr.models.segsr.segsr import SegSR
-from georsr.models.segsr.sfem import ClipEncoder, add_lora, load_clip, merge_lora
+from georsr.models.sfem import ClipEncoder, add_lora, load_clip, merge_lora
 from georsr.models.spec import SCENE, SOFTLY, ModelSpec
 from georsr.radiometry.degradation import BicubicDegradation, to_uint8
 from georsr.radiometry.kernels import combine_estimates

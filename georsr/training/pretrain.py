@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from georsr.errors import UsageError
-from georsr.models.segsr.lite import SceneClassifier, SensorEstimator, likelihood_error
+from georsr.models.segsr_lite import SceneClassifier, SensorEstimator, likelihood_error
 from georsr.training.data.crops import CropSource, flip_rotate
 from georsr.training.data.dataloader import collate
 from georsr.training.recipe import Recipe
@@ -90,7 +90,7 @@ def pretrain_scenes(
             schedule.step()
             loss_sum += float(loss.detach())
         mean = loss_sum / len(order)
-        log.info("scene classes: epoch %d of %d, loss %.3f", epoch + 1, epochs, mean)
+        log.debug("scene classes: epoch %d of %d, loss %.3f", epoch + 1, epochs, mean)
     return loss_sum / max(1, len(images) // batch)
 
 
@@ -154,5 +154,5 @@ def pretrain_sensor(
         schedule.step()
         mean_loss += (float(loss.detach()) - mean_loss) / min(step + 1, 200)
         if (step + 1) % 500 == 0:
-            log.info("sensors: step %d of %d, loss %.3f", step + 1, steps, mean_loss)
+            log.debug("sensors: step %d of %d, loss %.3f", step + 1, steps, mean_loss)
     return mean_loss

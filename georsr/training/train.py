@@ -21,7 +21,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from georsr._files import atomic_write_text, check_regular
 from georsr.device import cpu_threads, select_device
 from georsr.errors import ModelError, OutputError, UsageError, redact_url
-from georsr.models.segsr.lite import SensorEstimator
+from georsr.models.segsr_lite import SensorEstimator
 from georsr.progress import Progress
 from georsr.training.callbacks import (
     BEST,

@@ -379,11 +379,11 @@ class Journal:
         ready = lines[-1].get("ready")
         if not isinstance(ready, dict):
             return None
-        with suppress(OSError, KeyError, TypeError):
+        with suppress(OSError, KeyError, TypeError, ValueError):
             if _identity(Path(ready["path"])) == ready["identity"]:
                 layers = ready["beside"]
-                self.published_layers = None if layers is None else OutputInfo(**layers)
-                return OutputInfo(**ready["written"])
+                self.published_layers = None if layers is None else _output_info(layers)
+                return _output_info(ready["written"])
         return None
 
     def load(self) -> tuple[Header, Sequence[BlockRecord]] | None:
@@ -402,10 +402,7 @@ class Journal:
         blocks: list[BlockRecord] = []
         for entry in lines:
             try:
-                blocks += [
-                    BlockRecord(r, c, crc, tuple(sizes), encoded)
-                    for r, c, crc, encoded, *sizes in entry["blocks"]
-                ]
+                blocks += [_block(numbers) for numbers in entry["blocks"]]
             except (KeyError, ValueError, TypeError):
                 break
         log.info("%s: resuming with %d finished blocks", self.output, len(blocks))
@@ -427,6 +424,9 @@ class Journal:
             return ["--no-resume"]
         if head.get("format") != FORMAT or not isinstance(previous, dict):
             return ["its journal was written by another version"]
+        header, tile = head.get("header"), head.get("tile")
+        if not isinstance(header, list) or len(header) != 2 or not _are_sizes([*header, tile]):
+            return ["its journal is damaged"]
         return key_differences(previous, self.key)
 
     def _rewrite(self, header: Header, blocks: Sequence[BlockRecord]) -> None:
@@ -501,6 +501,28 @@ class Journal:
 
 def _entry(blocks: Sequence[BlockRecord]) -> dict[str, Any]:
     return {"blocks": [[b.row, b.column, b.checksum, b.encoded, *b.sizes] for b in blocks]}
+
+
+def _are_sizes(values: Sequence[object]) -> bool:
+    """Return whether all values are whole numbers that fit into 63 bits."""
+    return all(type(value) is int and 0 <= value < 2**63 for value in values)
+
+
+def _block(numbers: Any) -> BlockRecord:
+    """Return the block that `_entry` wrote; raises ValueError or TypeError for anything else."""
+    row, column, checksum, encoded, *sizes = numbers
+    if not _are_sizes(numbers) or max(checksum, encoded) >= 2**32:
+        raise ValueError("not a block")
+    return BlockRecord(row, column, checksum, tuple(sizes), encoded)
+
+
+def _output_info(values: Any) -> OutputInfo:
+    """Return what `Journal.publishing` wrote; raises TypeError for anything else."""
+    written = OutputInfo(**values)
+    kinds = {"path": str, "bytes": int, "seconds": float, "checksum": str}
+    if not all(type(getattr(written, name)) is kind for name, kind in kinds.items()):
+        raise TypeError("not an output")
+    return written
 
 
 def _identity(path: Path) -> list[int]:

@@ -366,7 +366,8 @@ def _all_files(name: str) -> Iterator[Path]:
     waiting, seen = [name], {name}
     while waiting:
         name = waiting.pop()
-        for path in [Path(name)] if Path(name).is_file() else paths_behind_vsi(name):
+        is_file = os.path.isfile(name)  # noqa: PTH113  False for a name that is too long
+        for path in [Path(name)] if is_file else paths_behind_vsi(name):
             yield path
             more = _members(path) if path.suffix.lower() == ".vrt" else ()
             waiting += [member for member in more if member not in seen]

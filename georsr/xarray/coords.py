@@ -19,7 +19,7 @@ from affine import Affine
 from rioxarray.exceptions import MissingSpatialDimensionError
 
 from georsr.errors import UsageError, redact_url
-from georsr.io.metadata import SUPPORTED_DTYPES, scale_gcps, scale_transform
+from georsr.io.metadata import SUPPORTED_DTYPES, SourceNodata, scale_gcps, scale_transform
 from georsr.radiometry.nodata import can_represent
 
 COORD_TOLERANCE = 0.05
@@ -185,7 +185,7 @@ class GridInfo:
 
 
 def grid_info(
-    array: xr.DataArray, band: Hashable = "band", nodata: float | None = None
+    array: xr.DataArray, band: Hashable = "band", nodata: SourceNodata = None
 ) -> GridInfo:
     """Read dimensions, grid and nodata of a DataArray.
 
@@ -256,9 +256,11 @@ def grid_dims(labelled: xr.DataArray | xr.Dataset, name: str) -> tuple[Hashable,
         ) from error
 
 
-def _nodata(array: xr.DataArray, name: str, requested: float | None) -> float | None:
+def _nodata(array: xr.DataArray, name: str, requested: SourceNodata) -> float | None:
     """Return the requested nodata value, or the one that the array declares."""
     dtype = array.dtype.name
+    if requested == "none":
+        return None
     if requested is not None:
         if not can_represent(dtype, requested):
             raise UsageError(f"{name}: nodata {requested:g} cannot occur in data of type {dtype}")

@@ -25,14 +25,14 @@ from georsr.inference.array import ArrayFormat, array_reader, predict_window
 from georsr.inference.bands import match_array_bands
 from georsr.inference.consistency import fixed_kernel, requested_kernel, skip_if_noisy, softened
 from georsr.inference.model_cache import ModelRef, cached_predictor, load_cached, model_ref
+from georsr.inference.pipeline import make_tile_grid
 from georsr.inference.predictor import place_model
 from georsr.inference.sensing import (
     estimate_kernel,
+    probe_windows,
     scene_sensor,
-    spread_windows,
     with_sensor,
 )
-from georsr.inference.tiles import make_tile_grid
 from georsr.models.io import Model
 from georsr.models.spec import SCENE
 from georsr.radiometry.kernels import Kernel
@@ -174,7 +174,6 @@ def predict_chunk(
             form=chunks.form,
             inference=predictor,
             kernel=scene.kernel,
-            flat_tiles=chunks.config.skip_constant_tiles,
         )
     if chunks.limits is not None:
         np.clip(pixels, *chunks.limits, out=pixels)
@@ -260,7 +259,7 @@ def super_resolve_dask(
             properties = (f"georsr-properties-{token}", *scene)
             windows = [
                 keys_of(pixels[(slice(None), *window.slices)])
-                for window in spread_windows(height, width)
+                for window in probe_windows(height, width)
             ]
             tasks[properties] = (find_properties, shared, normalization, windows)
         else:

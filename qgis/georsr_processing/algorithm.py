@@ -17,7 +17,7 @@ from qgis.core import (
 from qgis.PyQt.QtCore import QCoreApplication
 from qgis.PyQt.QtGui import QIcon
 
-from .arguments import DEVICES, MODELS, WEIGHTS, shown
+from .arguments import DEVICES, MODELS, SCALES, WEIGHTS, model_name, shown, with_fields
 from .georsr_executable import ExecutableError, Georsr, check_version, find_georsr
 from .layer_files import why_unreadable
 from .qt_compat import ADVANCED, ANY_FILE, CRITICAL
@@ -30,6 +30,8 @@ from .subprocess_runner import (
 )
 
 MODEL = "MODEL"
+SCALE = "SCALE"
+HELP_URL = Path(__file__).with_name("help.html").as_uri()
 MODEL_FILE = "MODEL_FILE"
 DEVICE = "DEVICE"
 
@@ -46,11 +48,11 @@ class FeedbackAdapter(ProcessListener):
 
     def warning(self, text: str) -> None:
         """Show a warning in the log."""
-        self.feedback.pushWarning(text)
+        self.feedback.pushWarning(with_fields(text))
 
     def line(self, text: str) -> None:
         """Show a line in the log."""
-        self.feedback.pushConsoleInfo(text)
+        self.feedback.pushConsoleInfo(with_fields(text))
 
     def cancelled(self) -> bool:
         """Return whether Cancel was pressed."""
@@ -61,6 +63,10 @@ class GeorsrAlgorithm(QgsProcessingAlgorithm):  # type: ignore[misc]
     """Base class of the algorithms, which differ in parameters and command line."""
 
     help_text = ""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.choices: dict[str, Sequence[str]] = {}
 
     def tr(self, text: str) -> str:
         """Translate, where a translation is installed."""
@@ -73,6 +79,31 @@ class GeorsrAlgorithm(QgsProcessingAlgorithm):  # type: ignore[misc]
     def shortHelpString(self) -> str:
         """Return the help text as one line; QGIS would turn each line into a paragraph."""
         return self.tr(" ".join(self.help_text.split()))
+
+    def helpUrl(self) -> str:
+        """Return the address of the page that the Help button opens."""
+        return HELP_URL
+
+    def checkParameterValues(self, parameters: dict[str, Any], context: Any) -> tuple[bool, str]:
+        """Check the values of the dialog; numbers of choices count as their names."""
+        checked: tuple[bool, str] = super().checkParameterValues(
+            self.named_choices(parameters), context
+        )
+        return checked
+
+    def named_choices(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        """Return the parameters with names in place of the numbers that ``qgis_process`` lists."""
+        named = dict(parameters)
+        for name, value in parameters.items():
+            choices = self.choices.get(name, ())
+            text = str(value)
+            if text.isdecimal() and text not in choices and int(text) < len(choices):
+                named[name] = choices[int(text)]
+        return named
+
+    def choice(self, parameters: dict[str, Any], name: str, context: Any) -> str:
+        """Return the chosen word of a parameter."""
+        return str(self.parameterAsEnumString(self.named_choices(parameters), name, context))
 
     def icon(self) -> Any:
         """Return the icon of the provider."""
@@ -118,7 +149,7 @@ class GeorsrAlgorithm(QgsProcessingAlgorithm):  # type: ignore[misc]
         except OSError as error:
             raise QgsProcessingException(logged(f"{command[0]}: {error}")) from error
         if result.failure() and not result.cancelled:
-            raise QgsProcessingException(logged(result.failure()))
+            raise QgsProcessingException(logged(with_fields(result.failure())))
         return result
 
     def run_to_files(
@@ -149,6 +180,7 @@ class GeorsrAlgorithm(QgsProcessingAlgorithm):  # type: ignore[misc]
     def add_model(self) -> None:
         """Add the two parameters that choose a model."""
         self.add_choice(MODEL, self.tr("Model"), MODELS)
+        self.add_choice(SCALE, self.tr("Scale"), SCALES)
         self.add_model_file(self.tr("Weights file, instead of the model above"))
 
     def add_model_file(self, text: str) -> None:
@@ -167,6 +199,7 @@ class GeorsrAlgorithm(QgsProcessingAlgorithm):  # type: ignore[misc]
         self, name: str, text: str, choices: Sequence[str], advanced: bool = False
     ) -> None:
         """Add a parameter whose values are words; the first is the default."""
+        self.choices[name] = choices
         parameter = QgsProcessingParameterEnum(
             name, text, options=list(choices), defaultValue=choices[0], usesStaticStrings=True
         )
@@ -182,7 +215,7 @@ class GeorsrAlgorithm(QgsProcessingAlgorithm):  # type: ignore[misc]
 
     def device(self, parameters: dict[str, Any], context: Any) -> str:
         """Return the chosen device."""
-        return str(self.parameterAsEnumString(parameters, DEVICE, context))
+        return self.choice(parameters, DEVICE, context)
 
     def output_path(self, parameters: dict[str, Any], name: str, context: Any) -> str:
         """Return the absolute path of an output; empty if it is not wanted."""
@@ -192,7 +225,8 @@ class GeorsrAlgorithm(QgsProcessingAlgorithm):  # type: ignore[misc]
     def model(self, parameters: dict[str, Any], context: Any) -> str:
         """Return the name or file of the chosen model."""
         file = self.parameterAsFile(parameters, MODEL_FILE, context)
-        return str(file or self.parameterAsEnumString(parameters, MODEL, context))
+        words = (self.choice(parameters, name, context) for name in (MODEL, SCALE))
+        return str(file or model_name(*words))
 
 
 def logged(message: str) -> str:

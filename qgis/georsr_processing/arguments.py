@@ -7,17 +7,18 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-MODELS = (
-    "segsr-lite-x4-sensor",
-    "segsr-lite-x2-sensor",
-    "segsr-lite-x4",
-    "segsr-lite-x2",
-    "bicubic-x4",
-    "bicubic-x3",
-    "bicubic-x2",
-)
-"""Built-in models; the first is the default. QGIS builds its dialogs at start-up without running
-georsr, so the choices of the dialogs are repeated here; a test compares them with georsr's."""
+MODELS = ("segsr-lite-sensor", "segsr-lite", "bicubic")
+SCALES = ("4", "2", "3")
+"""Built-in models and their factors; the first are the default. QGIS builds its dialogs at start-up
+without running georsr, so the choices of the dialogs are repeated here; a test compares them with
+georsr's."""
+
+
+def model_name(model: str, scale: str) -> str:
+    """Return georsr's name of a built-in model at a factor, such as ``segsr-lite-x4-sensor``."""
+    family, _, kind = model.partition("-sensor")
+    return f"{family}-x{scale}" + ("-sensor" if family != model else kind)
+
 
 WEIGHTS = "Weights (*.safetensors *.pth *.onnx);;All files (*)"
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -55,8 +56,8 @@ class Request:
         Height and width of a tile in source pixels.
     device : str
         Device that runs the model, one of `DEVICES`.
-    src_nodata : float or None
-        Nodata value of the source.
+    src_nodata : str or None
+        Nodata value of the source, or ``none``: every value counts.
     cog : bool
         Whether to write a Cloud Optimized GeoTIFF.
     consistency : str
@@ -82,7 +83,7 @@ class Request:
     aoi_mask: bool = True
     tile_size: int | None = None
     device: str = "auto"
-    src_nodata: float | None = None
+    src_nodata: str | None = None
     cog: bool = False
     consistency: str = "auto"
     tta: bool = False
@@ -140,6 +141,36 @@ def layers_arguments(
     words += [f"--model={model}"] * bool(model)
     words += [f"--aoi={aoi}"] * (aoi is not None)
     return [*words, "--", source, output, layers]
+
+
+FIELDS = {
+    "--bidx": "Red band, Green band, Blue band",
+    "--bands": "Bands of the output",
+    "--band-mode": "How the other bands are enlarged",
+    "--bbox": "Extent",
+    "--aoi": "Mask layer",
+    "--nodata": "Nodata value of the input",
+    "--tile": "Tile size",
+    "--device": "Device",
+    "--model": "Model",
+    "--scale": "Scale",
+    "--consistency": "Consistency with the input",
+}
+"""Options of georsr -> fields of the dialog."""
+_OPTION = re.compile(r"--[a-z][a-z-]*")
+
+
+def with_fields(message: str) -> str:
+    """Return a message of georsr with the names of fields in place of options.
+
+    Options without a field can be written into the field 'More options'.
+    """
+
+    def field(match: re.Match[str]) -> str:
+        option = match[0]
+        return f"'{FIELDS[option]}'" if option in FIELDS else f"{option} (in 'More options')"
+
+    return _OPTION.sub(field, message)
 
 
 def split_extra(text: str) -> list[str]:

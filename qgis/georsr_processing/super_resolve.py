@@ -25,9 +25,11 @@ from . import arguments
 from .algorithm import GeorsrAlgorithm, logged
 from .arguments import Request, split_extra
 from .layer_files import raster_file, why_unreadable, write_mask
-from .qt_compat import DOUBLE, INTEGER, POLYGONS
+from .layer_style import load_named, stretch_by_band
+from .qt_compat import INTEGER, POLYGONS
 
-INPUT, BANDS, EXTENT, MASK, OUTSIDE = "INPUT", "BANDS", "EXTENT", "MASK", "OUTSIDE"
+INPUT, EXTENT, MASK, OUTSIDE = "INPUT", "EXTENT", "MASK", "OUTSIDE"
+COLORS = ("RED", "GREEN", "BLUE")
 TILE, NODATA, COG, EXTRA, OUTPUT = "TILE", "NODATA", "COG", "EXTRA", "OUTPUT"
 CONSISTENCY, TTA, QUALITY = "CONSISTENCY", "TTA", "QUALITY"
 OUTPUT_BANDS, OTHER_BANDS = "OUTPUT_BANDS", "OTHER_BANDS"
@@ -37,13 +39,16 @@ nodata and band names are kept. The file appears when it is complete and verifie
 <p>A network adds detail that was not measured: it is plausible, not observed.</p>
 <h3>Input raster</h3><p>Any file GDAL reads. Save layers of web services (WMS, WMTS, XYZ) and layers
 in memory as GeoTIFF first.</p>
-<h3>Bands given to the model</h3><p>Red, green and blue, in that order; for Sentinel-2 stacks often
-4, 3, 2. If empty, the bands declared as red, green and blue. The bicubic models take any bands.</p>
-<h3>Bands of the output</h3><p><i>rgb</i>: the bands given to the model. <i>all</i>: every band of
+<h3>Red, green, blue band</h3><p>The bands given to the model; for Sentinel-2 stacks often 4, 3, 2.
+If all three are empty, they are found by their names, colours or wavelengths, and the log says
+which were taken. Bicubic then takes all bands.</p>
+<h3>Bands of the output</h3><p><i>rgb</i>: red, green and blue. <i>all</i>: every band of
 the input; the other bands get the detail of the model's bands (<i>inject</i>), or are enlarged in
 another way.</p>
 <h3>Model</h3><p>The <i>sensor</i> models are for scenes as sensors record them; those without that
 word are for images that were downsampled; <i>bicubic</i> interpolates.</p>
+<h3>Scale</h3><p>Pixels of the output for each pixel of the input, along each axis. 3 is for
+<i>bicubic</i> only. A weights file has a scale of its own.</p>
 <h3>Extent, mask layer</h3><p>Only this part, or the area of these polygons. Pixels outside the
 polygons become nodata unless the option says otherwise.</p>
 <h3>Tile size, device</h3><p>A smaller tile needs less memory. <i>auto</i> uses the graphics card if
@@ -82,15 +87,13 @@ class SuperResolve(GeorsrAlgorithm):
         """Define parameters and outputs."""
         self.addParameter(QgsProcessingParameterRasterLayer(INPUT, self.tr("Input raster")))
         self.add_model()
-        self.addParameter(
-            QgsProcessingParameterBand(
-                BANDS,
-                self.tr("Bands given to the model, in its order"),
-                parentLayerParameterName=INPUT,
-                optional=True,
-                allowMultiple=True,
+        for color in COLORS:
+            text = self.tr(f"{color.capitalize()} band (found by itself if empty)")
+            self.addParameter(
+                QgsProcessingParameterBand(
+                    color, text, parentLayerParameterName=INPUT, optional=True
+                )
             )
-        )
         output_bands = self.tr("Bands of the output")
         self.add_choice(OUTPUT_BANDS, output_bands, arguments.OUTPUT_BANDS)
         self.addParameter(QgsProcessingParameterExtent(EXTENT, self.tr("Extent"), optional=True))
@@ -127,8 +130,8 @@ class SuperResolve(GeorsrAlgorithm):
         self.add_choice(OTHER_BANDS, other_bands, arguments.OTHER_BANDS, advanced=True)
         tta = self.tr("Average eight rotations and flips (8 times the time, slightly better)")
         self.add_advanced(QgsProcessingParameterBoolean(TTA, tta, defaultValue=False))
-        nodata = self.tr("Nodata value of the input, if it declares none")
-        self.add_advanced(QgsProcessingParameterNumber(NODATA, nodata, DOUBLE, optional=True))
+        nodata = self.tr("Nodata value of the input, instead of the declared one; none: no value")
+        self.add_advanced(QgsProcessingParameterString(NODATA, nodata, optional=True))
         cog = self.tr("Cloud Optimized GeoTIFF")
         self.add_advanced(QgsProcessingParameterBoolean(COG, cog, defaultValue=False))
         extra = self.tr("More options of 'georsr sr'")
@@ -138,6 +141,9 @@ class SuperResolve(GeorsrAlgorithm):
         """Refuse what georsr could not read, before anything runs."""
         layer = self.parameterAsRasterLayer(parameters, INPUT, context)
         reason = why_unreadable(layer) if layer is not None else ""
+        given = [color for color in COLORS if self._band(parameters, color, context) is not None]
+        if 0 < len(given) < len(COLORS):
+            reason = "choose the red, the green and the blue band, or none of them"
         if not reason:
             try:
                 split_extra(self.parameterAsString(parameters, EXTRA, context))
@@ -153,6 +159,7 @@ class SuperResolve(GeorsrAlgorithm):
         if layer is None:
             raise QgsProcessingException(self.invalidRasterError(parameters, INPUT))
         self._raster = raster_file(layer)
+        self._style = stretch_by_band(layer)
         if self._raster.is_overridden:
             feedback.pushWarning(
                 f"The project gives '{layer.name()}' another CRS than its file; the output has the "
@@ -182,6 +189,9 @@ class SuperResolve(GeorsrAlgorithm):
         if result.cancelled:
             return {}
         report = json.loads(result.stdout)
+        name = f"{self._raster.name} x{report['scale']}"
+        load_named(output, name, context, self._style, report["source_bands"])
+        load_named(quality, f"{name} quality", context)
         feedback.pushInfo(
             f"{report['width']} x {report['height']} pixels, {report['bands']} x "
             f"{report['dtype']}, {report['model']} on {report['device']}, "
@@ -200,21 +210,30 @@ class SuperResolve(GeorsrAlgorithm):
             source=self._raster.source,
             output=output,
             model=self.model(parameters, context),
-            indexes=self.parameterAsInts(parameters, BANDS, context),
+            indexes=self._bands(parameters, context),
             bounds=self._bounds,
             aoi=None if mask is None else str(folder / "mask.geojson"),
             aoi_mask=self.parameterAsBool(parameters, OUTSIDE, context),
             tile_size=self._optional(self.parameterAsInt, parameters, TILE, context),
             device=self.device(parameters, context),
-            src_nodata=self._optional(self.parameterAsDouble, parameters, NODATA, context),
+            src_nodata=self.parameterAsString(parameters, NODATA, context) or None,
             cog=self.parameterAsBool(parameters, COG, context),
-            consistency=self.parameterAsEnumString(parameters, CONSISTENCY, context),
+            consistency=self.choice(parameters, CONSISTENCY, context),
             tta=self.parameterAsBool(parameters, TTA, context),
             quality=quality or None,
-            output_bands=self.parameterAsEnumString(parameters, OUTPUT_BANDS, context),
-            other_bands=self.parameterAsEnumString(parameters, OTHER_BANDS, context),
+            output_bands=self.choice(parameters, OUTPUT_BANDS, context),
+            other_bands=self.choice(parameters, OTHER_BANDS, context),
             extra=self.parameterAsString(parameters, EXTRA, context),
         )
+
+    def _band(self, parameters: dict[str, Any], color: str, context: Any) -> int | None:
+        """Return the number of a band; None if it is not chosen."""
+        return self._optional(self.parameterAsInt, parameters, color, context) or None
+
+    def _bands(self, parameters: dict[str, Any], context: Any) -> list[int]:
+        """Return the bands in the order red, green, blue; none if they are to be found."""
+        bands = (self._band(parameters, color, context) for color in COLORS)
+        return [band for band in bands if band is not None]
 
     @staticmethod
     def _optional(read: Any, parameters: dict[str, Any], name: str, context: Any) -> Any:

@@ -67,6 +67,20 @@ def test_info_raster_model_and_both_print_facts(make_raster, texture, capsys):
     assert invoke(["info"]) == 2
 
 
+def test_info_model_as_argument_is_described(capsys):
+    assert invoke(["info", "segsr-lite-x2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["name"] == "segsr-lite-x2"
+    assert invoke(["info", "no-such.tif"]) == 2
+    assert "no-such.tif: no such file" in capsys.readouterr().err
+
+
+def test_info_onnx_model_is_described(tmp_path, capsys):
+    file = str(tmp_path / "small.onnx")
+    assert invoke(["export", "bicubic-x2", file, "--tile", "16", "-q"]) == 0
+    assert invoke(["info", "--model", file, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["tile"] == 16
+
+
 def test_eval_image_folder_prints_scores(tmp_path, capsys):
     rng = np.random.default_rng(0)
     for name in ("a", "b"):

@@ -14,8 +14,8 @@ from georsr.qgis.install import (
     PLUGIN,
     RECORD,
     Profile,
-    _edit_ini,
     data_folders,
+    edit_ini,
     find_profiles,
     is_enabled,
     metadata,
@@ -125,13 +125,13 @@ def test_data_folders_per_platform_are_known(platform, environ, expected):
 
 def test_qgis_install_keeps_other_lines_of_settings():
     text = "[A]\r\nx=1\r\n\r\n[PythonPlugins]\r\nb=true\r\n\r\n[Z]\r\ng=true\r\n"
-    on = _edit_ini(text, "g", True)
+    on = edit_ini(text, "g", True)
     assert on == text.replace("[PythonPlugins]\r\n", "[PythonPlugins]\r\ng=true\r\n")
-    assert _edit_ini(on, "g", True) == on
-    assert _edit_ini(on, "g", False) == text
-    assert _edit_ini("[PythonPlugins]\ng=false\n", "g", True) == "[PythonPlugins]\ng=true\n"
-    assert _edit_ini("", "g", True) == "[PythonPlugins]\ng=true\n"
-    assert _edit_ini("[A]\nx=1", "g", False) == "[A]\nx=1"
+    assert edit_ini(on, "g", True) == on
+    assert edit_ini(on, "g", False) == text
+    assert edit_ini("[PythonPlugins]\ng=false\n", "g", True) == "[PythonPlugins]\ng=true\n"
+    assert edit_ini("", "g", True) == "[PythonPlugins]\ng=true\n"
+    assert edit_ini("[A]\nx=1", "g", False) == "[A]\nx=1"
 
 
 def test_qgis_package_writes_a_reproducible_archive(tmp_path, monkeypatch, capsys):

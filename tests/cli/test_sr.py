@@ -123,6 +123,10 @@ BAD = {
     "bbox of words": (["in.tif", "o.tif", "--bbox", "here"], 2, "WEST,SOUTH"),
     "bbox outside": (["in.tif", "o.tif", "--bbox", "0,0,9,9"], 2, "outside"),
     "bbox in no CRS": (["in.tif", "o.tif", "--bbox", "0,0,9,9", "--bbox-crs", "x"], 2, "bbox-crs"),
+    "output is missing": (["in.tif"], 2, "georsr sr in.tif OUT"),
+    "output is a folder": (["in.tif", "results/"], 2, "--out-dir results/"),
+    "bands without commas": (["in.tif", "o.tif", "--bidx", "3", "2", "1"], 2, "--bidx 3,2,1"),
+    "numbers for the bands option": (["in.tif", "o.tif", "--bands", "3,2,1"], 2, "--bidx 3,2,1"),
     "aoi missing": (["in.tif", "o.tif", "--aoi", "none.geojson"], 2, "none.geojson"),
     "aoi is no GeoJSON": (["in.tif", "o.tif", "--aoi", "text.tif"], 1, "GeoJSON"),
     "aoi outside": (["in.tif", "o.tif", "--aoi", "far.geojson"], 2, "outside"),
@@ -354,3 +358,8 @@ def test_sr_help_has_every_option_under_a_heading(capsys):
     for option in command.params:
         if isinstance(option, click.Option):
             assert text.count(f"{max(option.opts, key=len)} ") >= 1
+
+
+def test_sr_path_in_message_appears_once(bad_folder, capsys):
+    assert invoke(["sr", str(bad_folder / "text.tif"), "o.tif"]) == 1
+    assert errors(capsys)[0].count("text.tif") == 1

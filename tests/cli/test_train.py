@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import yaml
 from georsr.cli.main import invoke
 from PIL import Image
 
@@ -42,6 +43,10 @@ def test_train_resumed_weights_are_used_by_sr(data, make_raster, texture, capsys
     assert invoke(arguments) == 2
     assert invoke([*arguments, "--resume"]) == 0
     weights = str(out / "tiny-x2.safetensors")
+    assert invoke([*arguments, "--resume", "--steps", "6"]) == 0
+    assert (out / "log.csv").read_text().splitlines()[-1].startswith("6,")
+    assert invoke([*arguments, "--resume", "--steps", "2"]) == 1
+    assert "differs in steps" in capsys.readouterr().err
     product = str(data / "o.tif")
     assert invoke(["sr", make_raster(texture(3, 30, 40)), product, "--model", weights]) == 0
 
@@ -55,3 +60,22 @@ def test_train_bad_arguments_are_refused(data, capsys):
     errors = [x for x in capsys.readouterr().err.splitlines() if x.startswith("Error")]
     assert len(errors) == 3
     assert not (data / "run").exists()
+
+
+def test_train_without_data_is_refused_at_once(data, capsys):
+    assert invoke(["train", str(data / "tiny.yaml"), "--out", str(data / "run")]) == 2
+    assert "add --data PATH" in capsys.readouterr().err
+
+
+def test_train_without_its_packages_is_refused_in_one_line(monkeypatch, data, capsys):
+    monkeypatch.setattr("georsr.cli.train.find_spec", lambda name: None)
+    assert invoke(["train", str(data / "tiny.yaml")]) == 2
+    error = capsys.readouterr().err
+    assert "pip install 'georsr[train]'" in error
+    assert "Traceback" not in error
+
+
+def test_train_show_prints_the_recipe_with_options(data, capsys):
+    assert invoke(["train", "--show", str(data / "tiny.yaml"), "--steps", "9"]) == 0
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert (shown["name"], shown["steps"], shown["batch"]) == ("tiny-x2", 9, 2)

@@ -9,8 +9,8 @@ import georsr
 from georsr.config import SRConfig
 from georsr.device import select_device
 from georsr.inference.array import predict_window
+from georsr.inference.pipeline import tile_grid_of
 from georsr.inference.predictor import TilePredictor
-from georsr.inference.tiles import tile_grid_of
 from georsr.io.reader import choose_normalization, open_raster
 from georsr.window import Window
 from georsr.writer.layout import output_layout

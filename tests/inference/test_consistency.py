@@ -17,7 +17,7 @@ from georsr.inference.sensing import (
     Residual,
     estimate_kernel,
     is_noise_dominated,
-    spread_windows,
+    probe_windows,
 )
 from georsr.jobs.run import spread_ranges
 from georsr.models.io import open_model
@@ -203,8 +203,8 @@ def test_estimate_kernel_finds_the_kernel_of_the_scene():
 
 
 @pytest.mark.parametrize("size", [(1, 1), (30, 500), (64, 64), (100, 100), (1000, 700)])
-def test_spread_windows_lie_inside_and_apart(size):
-    windows = spread_windows(*size)
+def test_probe_windows_lie_inside_and_apart(size):
+    windows = probe_windows(*size)
     assert windows
     for window in windows:
         assert min(window.top, window.left) >= 0

@@ -22,7 +22,7 @@ from georsr.radiometry.normalization import Normalization
 from georsr.tiling.grid import make_grid
 from georsr.window import PixelBlock
 
-CPU = DeviceConfig(torch.device("cpu"), torch.float32)
+CPU = DeviceConfig("cpu")
 
 
 class LateBatch:
@@ -157,7 +157,7 @@ def test_tile_predictor_compiled_failure_names_the_option():
 @pytest.mark.parametrize("compiled", [False, True])
 def test_tile_predictor_on_cuda_agrees_with_cpu(compiled, lite_model, texture):
     image = texture(3, 100, 130)
-    cuda = DeviceConfig(torch.device("cuda"), torch.float32)
+    cuda = DeviceConfig("cuda")
     ours = product(TilePredictor(lite_model, cuda, 4, compiled=compiled), image)
     theirs = product(TilePredictor(lite_model, CPU, 1), image)
     np.testing.assert_allclose(ours, theirs, atol=0.05)

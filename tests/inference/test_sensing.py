@@ -22,9 +22,9 @@ from georsr.inference.sensing import (
     description_of,
     estimate_kernel,
     estimate_sensor,
+    probe_windows,
     scene_sensor,
     sensor_of,
-    spread_windows,
     with_sensor,
 )
 from georsr.models.io import Model, build, open_model, save_model
@@ -70,7 +70,7 @@ def aware(tmp_path):
 
 
 def patches(image):
-    windows = spread_windows(*image.shape[1:])
+    windows = probe_windows(*image.shape[1:])
     cuts = [image[(slice(None), *window.slices)] for window in windows]
     return [PixelBlock(cut, np.ones(cut.shape, bool), None) for cut in cuts]
 

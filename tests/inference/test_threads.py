@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from georsr.inference.threads import BackgroundWriter, OrderedThreadPool, prefetch
+from georsr.inference.pipeline import BackgroundWriter, OrderedThreadPool, prefetch
 
 
 class Interruption(BaseException):

@@ -22,7 +22,7 @@ SCALED_DOWN = 1000
 
 @pytest.fixture(autouse=True)
 def nobody_else_reads(monkeypatch):
-    monkeypatch.setattr(blockcache, "_cache_requests", WeakKeyDictionary())
+    monkeypatch.setattr(blockcache, "cache_requests", WeakKeyDictionary())
 
 
 @pytest.mark.parametrize(

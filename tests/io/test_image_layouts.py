@@ -131,9 +131,9 @@ def test_open_dataset_with_missing_images_fails(tmp_path, write_tiny):
 
 
 def test_open_dataset_imports_neither_rasterio_nor_open_clip(tmp_path, write_image):
-    for part in ("train", "val"):
+    for seed, part in enumerate(("train", "val")):
         for i in range(2):
-            write_image(tmp_path / part / "town" / f"{i}.png", seed=i)
+            write_image(tmp_path / part / "town" / f"{i}.png", seed=10 * seed + i)
     program = f"""
 import sys
 sys.modules["rasterio"] = None

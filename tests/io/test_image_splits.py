@@ -70,7 +70,7 @@ def test_load_split_list_reads_files(tmp_path):
         ("a.json", "{", InputError, "cannot be read as a split list"),
         ("a.json", '["a"]', InputError, 'expected {"train"'),
         ("a.json", "{}", InputError, "is empty"),
-        ("a.txt", "train\n", InputError, "line 1 is 'train', expected '<part> <class>/<name>'"),
+        ("a.txt", "train\n", InputError, "a line is 'train', expected '<part> <class>/<name>'"),
         ("a.txt", "train a/x\nval a/x.png\n", UsageError, "a/x is both in train and in val"),
     ],
 )

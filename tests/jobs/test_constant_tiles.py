@@ -1,4 +1,4 @@
-"""Tiles of one value, with and without the network."""
+"""Constant in, constant out: tiles of one value, and constant areas inside of other tiles."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,8 @@ import rasterio
 
 from georsr.api import super_resolve, super_resolve_array
 
-SMALL = {"tile_size": 32, "halo": 2, "overlap": 4, "blocksize": 32, "overwrite": True}
+SMALL = {"tile_size": 48, "halo": 4, "overlap": 4, "blocksize": 32, "overwrite": True}
+RADIUS = 4
 
 
 @pytest.fixture
@@ -22,64 +23,86 @@ def read(path):
         return dataset.read()
 
 
-def test_skip_constant_tiles_keeps_their_value_and_other_pixels(
-    half_black, make_raster, lite_model, tmp_path
-):
-    source, out = make_raster(half_black), tmp_path / "out.tif"
-    plain = super_resolve(source, out, lite_model, **SMALL)
-    with_network = read(out)
-    report = super_resolve(source, out, lite_model, skip_constant_tiles=True, **SMALL)
-    without = read(out)
-    assert plain.tiles_skipped == 0
-    assert 0 < report.tiles_skipped < report.tiles
-    assert (with_network[:, :, 240:] != 0).any(), "the network is to make something of black"
-    assert (without[:, :, 240:] == 0).all()
-    np.testing.assert_array_equal(without[:, :, :110], with_network[:, :, :110])
-
-
-def test_skip_constant_tiles_in_any_range_keeps_the_value(make_raster, lite_model, tmp_path):
-    values = np.full((3, 64, 64), 1234, "uint16")
-    values[1] += 77
-    source = make_raster(values)
-    out = tmp_path / "out.tif"
-    report = super_resolve(
-        source, out, lite_model, skip_constant_tiles=True, stretch="0,4000", **SMALL
-    )
+@pytest.mark.parametrize("model", ["segsr-lite-x2", "segsr-lite-x4-sensor", "bicubic-x2"])
+@pytest.mark.parametrize(
+    ("value", "dtype"), [(77, "uint8"), (0, "uint8"), (255, "uint8"), (-3, "int16")]
+)
+def test_constant_scene_keeps_its_value(model, value, dtype, make_raster, tmp_path):
+    values = np.full((3, 40, 60), value, dtype)
+    values[1] += dtype == "int16"
+    report = super_resolve(make_raster(values), tmp_path / "o.tif", model, overwrite=True)
     assert report.tiles_skipped == report.tiles
+    scale = report.scale
+    np.testing.assert_array_equal(
+        read(tmp_path / "o.tif"), values.repeat(scale, 1).repeat(scale, 2)
+    )
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "int32", "float32"])
+def test_constant_area_keeps_its_value_and_the_rest_is_the_networks(
+    dtype, texture, make_raster, lite_model, tmp_path
+):
+    values = texture(3, 64, 70, dtype)
+    plain = super_resolve_array(values, lite_model, **SMALL_ARRAY)
+    values[:, 20:45, 10:50] = np.array([77, 78, 79], dtype)[:, None, None]
+    out = tmp_path / "o.tif"
+    super_resolve(make_raster(values), out, lite_model, **SMALL)
+    product = read(out)
+    inner = slice(20 + RADIUS, 45 - RADIUS), slice(10 + RADIUS, 50 - RADIUS)
+    rows, columns = (slice(2 * part.start, 2 * part.stop) for part in inner)
+    low = values[:, *inner].repeat(2, 1).repeat(2, 2)
+    np.testing.assert_array_equal(product[:, rows, columns], low)
+    # the next pixels are the network's: not those of the source, repeated
+    wider = slice(rows.start - 2, rows.stop + 2), slice(columns.start - 2, columns.stop + 2)
+    around = values.repeat(2, 1).repeat(2, 2)[:, *wider] != product[:, *wider]
+    assert around.any(0).sum() > 0.5 * (around[0].size - low[0].size)
+    assert (plain != product).any()
+
+
+def test_areas_with_gaps_of_nodata_are_constant_too(make_raster, texture, lite_model, tmp_path):
+    values = texture(3, 64, 70, "uint16") // 2 + 5
+    values[:, 20:45, 10:50] = 77
+    values[:, 30:33, 20:40] = 0
+    source = make_raster(values, nodata=0)
+    super_resolve(source, tmp_path / "o.tif", lite_model, **SMALL)
+    product = read(tmp_path / "o.tif")[:, 48:82, 28:92]
+    assert set(np.unique(product)) == {0, 77}
+
+
+def test_tiles_without_constant_areas_are_what_they_were(texture, lite_model):
+    """The same pixels as those of a raster that has a constant area elsewhere."""
+    values = texture(3, 64, 150)
+    with_area = values.copy()
+    with_area[:, :, 100:] = 9
+    whole, other = (super_resolve_array(v, lite_model, **SMALL_ARRAY) for v in (values, with_area))
+    np.testing.assert_array_equal(other[:, :, :110], whole[:, :, :110])
+
+
+def test_constant_tiles_do_without_the_network(half_black, make_raster, lite_model, tmp_path):
+    out = tmp_path / "out.tif"
+    report = super_resolve(make_raster(half_black), out, lite_model, **SMALL)
+    assert 0 < report.tiles_skipped < report.tiles
+    product = read(out)
+    assert (product[:, :, 2 * (60 + RADIUS) :] == 0).all()
+    array = super_resolve_array(half_black, lite_model, **SMALL_ARRAY)
+    np.testing.assert_array_equal(array, product)
+
+
+def test_constant_tile_beyond_the_range_keeps_its_value(make_raster, lite_model, tmp_path):
+    values = np.full((3, 64, 64), 9000, "uint16")
+    values[1] += 77
+    out = tmp_path / "out.tif"
+    super_resolve(make_raster(values), out, lite_model, stretch="0,4000", **SMALL)
     np.testing.assert_array_equal(read(out), values.repeat(2, 1).repeat(2, 2))
 
 
-def test_skip_constant_tiles_beyond_the_range_are_computed(
-    make_raster, lite_model, tmp_path, texture
-):
+def test_what_varies_beyond_the_range_is_not_constant(make_raster, lite_model, tmp_path, texture):
     """Clipped to one value, it still differs."""
     values = texture(3, 64, 64, "uint16") // 2 + 9000
     out = tmp_path / "out.tif"
-    report = super_resolve(
-        make_raster(values), out, lite_model, skip_constant_tiles=True, stretch="0,4000", **SMALL
-    )
+    report = super_resolve(make_raster(values), out, lite_model, stretch="0,4000", **SMALL)
     assert report.tiles_skipped == 0
     assert read(out).std() > 1000
 
 
-def test_skip_constant_tiles_of_arrays_equals_files(half_black, make_raster, lite_model, tmp_path):
-    out = tmp_path / "out.tif"
-    super_resolve(make_raster(half_black), out, lite_model, skip_constant_tiles=True, **SMALL)
-    options = {k: v for k, v in SMALL.items() if k != "overwrite"}
-    array = super_resolve_array(half_black, lite_model, skip_constant_tiles=True, **options)
-    np.testing.assert_array_equal(array, read(out))
-
-
-def test_run_key_contains_skip_constant_tiles(half_black, make_raster, lite_model, tmp_path):
-    from georsr.config import SRConfig
-    from georsr.io.reader import open_raster
-    from georsr.jobs.job import plan_job
-
-    with open_raster(make_raster(half_black)) as reader:
-        keys = [
-            plan_job(
-                reader, str(tmp_path / "o.tif"), lite_model, SRConfig(skip_constant_tiles=flat)
-            ).key
-            for flat in (False, True)
-        ]
-    assert keys[0] != keys[1]
+SMALL_ARRAY = {key: value for key, value in SMALL.items() if key != "overwrite"}

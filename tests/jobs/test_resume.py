@@ -18,6 +18,7 @@ from georsr.config import SRConfig
 from georsr.errors import InputError, InterruptedRunError, ModelError, ResourceError, UsageError
 from georsr.models.io import Model
 from georsr.models.spec import ModelSpec
+from georsr.writer.paths import TempPaths
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SMALL = {"blocksize": 32, "tile_size": 32, "halo": 2, "overlap": 4}
@@ -186,9 +187,7 @@ def test_resume_after_a_kill_before_cleaning_up_recognises_the_output(
     out = tmp_path / "out.tif"
     with monkeypatch.context() as patch:
         patch.setattr(Journal, "remove", lambda journal: journal.close())  # as if killed before
-        patch.setattr(
-            writer_module.RasterWriter, "_remove_temp_files", lambda writer, keep=None: None
-        )
+        patch.setattr(TempPaths, "leftovers", lambda paths: [])
         first = super_resolve(source, out, model_of(Counting()), **SMALL)
     content = out.read_bytes()
     assert hidden(tmp_path) == [".out.tif.part.jsonl"]

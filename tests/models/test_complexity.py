@@ -5,7 +5,7 @@ from torch import nn
 from georsr.models.complexity import complexity
 from georsr.models.io import build
 from georsr.models.registry import COMPUTED
-from georsr.models.segsr.lite import segsr_lite
+from georsr.models.segsr_lite import segsr_lite
 from georsr.models.spec import ModelSpec
 from tests.models.segsr import golden
 

@@ -16,7 +16,7 @@ from georsr.errors import ModelError
 from georsr.models import registry
 from georsr.models.io import create_model, open_model
 from georsr.models.registry import register_architecture, register_backbone, register_encoder
-from georsr.models.segsr.segsr import Backbone
+from georsr.models.segsr import Backbone
 from georsr.training.recipe import DataSettings, LossSettings, Recipe
 
 
@@ -155,7 +155,7 @@ def test_entry_points_that_cannot_be_imported_are_reported(monkeypatch, caplog):
 def test_entry_points_are_imported(monkeypatch, tmp_path):
     (tmp_path / "installed_backbone.py").write_text(
         "from georsr.models.registry import register_backbone\n"
-        "from georsr.models.segsr.segsr import Backbone\n"
+        "from georsr.models.segsr import Backbone\n"
         "@register_backbone('test-installed')\n"
         "class Installed(Backbone):\n"
         "    pass\n"

@@ -101,7 +101,7 @@ def areas(source, folder):
     own = QgsVectorLayer("Polygon", "drawn on the corrected layer", "memory")
     own.setCrs(odd)
     own.dataProvider().addFeature(feature)
-    common = {"INPUT": layer, "MODEL": "bicubic-x2"}
+    common = {"INPUT": layer, "MODEL": "bicubic", "SCALE": "2"}
     outputs = {name: str(Path(folder) / f"{name}.tif") for name in NAMES}
     return {
         "extent": run({**common, "EXTENT": extent, "OUTPUT": outputs["extent"]}),
@@ -118,7 +118,7 @@ def areas(source, folder):
 def cancel(source, output):
     """A job in the background, cancelled after its first tile."""
     made, context, feedback = algorithm(), QgsProcessingContext(), QgsProcessingFeedback()
-    parameters = {"INPUT": source, "OUTPUT": output, "TILE": 32, "MODEL": "segsr-lite-x4"}
+    parameters = {"INPUT": source, "OUTPUT": output, "TILE": 32, "MODEL": "segsr-lite"}
     task = QgsProcessingAlgRunnerTask(made, parameters, context, feedback)
     ended, seen = [], []
     task.executed.connect(lambda ok, results: ended.append(ok))
@@ -147,7 +147,11 @@ def batch(source, folder):
     rows = [(source, "a.tif"), ("/gone.tif", "b.tif"), (source, "c.tif")]
     table = [
         {
-            "PARAMETERS": {"INPUT": repr(row), "MODEL": repr("bicubic-x2")},
+            "PARAMETERS": {
+                "INPUT": repr(row),
+                "MODEL": repr("bicubic"),
+                "SCALE": repr("2"),
+            },
             "OUTPUTS": {"OUTPUT": str(Path(folder) / name)},
         }
         for row, name in rows
@@ -162,6 +166,50 @@ def batch(source, folder):
     rows = panel.batchRowCount()
     dialog.runAlgorithm()
     return {"rows": rows}
+
+
+@scene
+def layers(source, output):
+    """The layer of an output: its name, and its bands and stretch, as the toolbox loads it."""
+    from qgis.core import (
+        QgsContrastEnhancement,
+        QgsMultiBandColorRenderer,
+        QgsProcessingUtils,
+    )
+
+    layer = QgsRasterLayer(source, "my fields")
+    renderer = QgsMultiBandColorRenderer(layer.dataProvider(), 3, 2, 1)
+    for number, place in enumerate(("Red", "Green", "Blue")):
+        stretch = QgsContrastEnhancement(layer.dataProvider().dataType(1))
+        stretch.setMinimumValue(100 + number)
+        stretch.setMaximumValue(2000 + number)
+        getattr(renderer, f"set{place}ContrastEnhancement")(stretch)
+    layer.setRenderer(renderer)
+    QgsProject.instance().addMapLayer(layer)
+    feedback, context = QgsProcessingFeedback(), QgsProcessingContext()
+    context.setProject(QgsProject.instance())
+    context.addLayerToLoadOnCompletion(
+        output, QgsProcessingContext.LayerDetails("x", QgsProject.instance(), "OUTPUT")
+    )
+    made = algorithm()
+    parameters = {"INPUT": layer, "OUTPUT": output, "SCALE": "2"}
+    _, ok = made.run(parameters, context, feedback)
+    details = context.layerToLoadOnCompletionDetails(output)
+    loaded = QgsProcessingUtils.mapLayerFromString(output, context)
+    details.postProcessor().postProcessLayer(loaded, context, feedback)
+    shown = loaded.renderer()
+    return {
+        "ok": ok,
+        "said": feedback.textLog(),
+        "name": details.name,
+        "bands": [shown.redBand(), shown.greenBand(), shown.blueBand()],
+        "minima": [
+            shown.redContrastEnhancement().minimumValue(),
+            shown.greenContrastEnhancement().minimumValue(),
+            shown.blueContrastEnhancement().minimumValue(),
+        ],
+        "help": made.helpUrl(),
+    }
 
 
 @scene
@@ -218,7 +266,7 @@ def refusals(source, folder, executables, output_nowhere):
         "web": run({"INPUT": web, "OUTPUT": out}),
         "memory": run({"INPUT": memory, "OUTPUT": out}),
         "extra": run({"INPUT": source, "OUTPUT": out, "EXTRA": "--co 'x"}),
-        "bands": run({"INPUT": source, "OUTPUT": out, "BANDS": [1, 2]}),
+        "bands": run({"INPUT": source, "OUTPUT": out, "RED": 1, "GREEN": 2}),
         "folder": run({"INPUT": source, "OUTPUT": output_nowhere}),
         "information of a web map": run({"INPUT": web}, "modelinformation"),
     }

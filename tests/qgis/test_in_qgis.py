@@ -5,6 +5,7 @@ import shutil
 import signal
 import time
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pytest
@@ -72,11 +73,14 @@ def test_algorithm_bands_and_advanced_options_are_passed(qgis, folder, sample):
         "georsr:superresolve",
         INPUT=sample("fields_4band_10m.tif"),
         OUTPUT=product,
-        MODEL="bicubic-x2",
-        BANDS="3;2;1",
+        MODEL="2",  # as "qgis_process help" lists it: bicubic
+        SCALE="2",
+        RED=3,
+        GREEN=2,
+        BLUE=1,
         TILE=64,
         COG="true",
-        NODATA="0",
+        NODATA="none",
         EXTRA="--co COMPRESS=ZSTD --dtype float32",
     )
     assert code == 0, said
@@ -114,7 +118,7 @@ def test_algorithm_quality_layers_of_a_finished_output(qgis, folder):
 
 
 def test_algorithm_model_information_returns_facts(qgis, folder):
-    code, told, said = qgis.run("georsr:modelinformation", MODEL="segsr-lite-x2")
+    code, told, said = qgis.run("georsr:modelinformation", MODEL="segsr-lite", SCALE="2")
     assert code == 0, said
     results = told["results"]
     assert (results["NAME"], results["SCALE"]) == ("segsr-lite-x2", 2)
@@ -123,7 +127,7 @@ def test_algorithm_model_information_returns_facts(qgis, folder):
     assert "trained_on: " in said
     assert "georsr works" in said
     scene = folder / "town ü.tif"
-    code, told, said = qgis.run("georsr:modelinformation", MODEL="bicubic-x2", INPUT=scene)
+    code, told, said = qgis.run("georsr:modelinformation", MODEL="bicubic", SCALE="2", INPUT=scene)
     assert code == 0, said
     assert told["results"]["BAND_NAMES"] == "any"
     assert "tiles" in said
@@ -146,6 +150,18 @@ def test_algorithm_extent_in_another_crs_and_memory_mask(qgis, folder):
     assert "another CRS than its file" in told["corrected"]["said"]
     assert not told["empty"]["ok"]
     assert "mask layer 'nothing' holds no polygon" in told["empty"]["said"]
+
+
+def test_layer_of_output_has_name_and_stretch_of_its_source(qgis, folder, sample):
+    source = sample("fields_4band_10m.tif")
+    told = qgis.play("layers", source=str(source), output=str(folder / "o.tif"))
+    assert told["ok"], told["said"]
+    assert told["name"] == "my fields x2"
+    assert told["bands"] == [1, 2, 3]  # of red, green, blue, that are bands 3, 2, 1 of the source
+    assert told["minima"] == [100, 101, 102]
+    assert "bands 3,2,1 of 4 (red, green, blue)" in told["said"]
+    assert "'Bands of the output' all" in told["said"]
+    assert Path(unquote(urlsplit(told["help"]).path)).is_file()
 
 
 def test_batch_with_a_failing_row_runs_the_others(qgis, folder):
@@ -171,7 +187,7 @@ def test_algorithm_cancelled_leaves_the_old_file(qgis, folder, sample):
 def test_qgis_killed_ends_georsr(qgis, folder, sample):
     product = folder / "o.tif"
     source = sample("town_rgb_0.5m.tif")
-    words = [f"INPUT={source}", f"OUTPUT={product}", "TILE=32", "MODEL=segsr-lite-x4"]
+    words = [f"INPUT={source}", f"OUTPUT={product}", "TILE=32", "MODEL=segsr-lite"]
     process = qgis.start("run", "georsr:superresolve", "--", *words)
     limit = time.monotonic() + 120
     while not (folder / ".o.tif.part.tif").exists() and time.monotonic() < limit:
@@ -222,7 +238,7 @@ EXPECTED = {
     "web": "layer of the provider 'wms', not a file",
     "memory": "in the memory of QGIS only",
     "extra": "More options: No closing quotation",
-    "bands": "takes 3 bands (red, green, blue), got 2",
+    "bands": "choose the red, the green and the blue band, or none",
     "folder": "the folder /proc cannot be written to",
     "information of a web map": "layer of the provider 'wms', not a file",
     "gone": "there is no file",
@@ -264,9 +280,9 @@ def test_algorithm_without_georsr_names_the_remedy(qgis, folder):
 
 def test_dialog_has_all_parameters(qgis, folder):
     told = qgis.play("dialog", source=str(folder / "town ü.tif"))
-    basic = {"INPUT", "MODEL", "BANDS", "EXTENT", "MASK", "OUTPUT"}
+    basic = {"INPUT", "MODEL", "SCALE", "RED", "GREEN", "BLUE", "EXTENT", "MASK", "OUTPUT"}
     assert basic | {"MODEL_FILE", "TILE", "DEVICE", "COG", "EXTRA"} <= set(told["names"])
-    assert told["model"] == "segsr-lite-x4-sensor"
+    assert told["model"] == "segsr-lite-sensor"
     assert told["tile"] is None
 
 

@@ -9,10 +9,13 @@ from georsr.qgis.georsr_processing.arguments import (
     MODELS,
     OTHER_BANDS,
     OUTPUT_BANDS,
+    SCALES,
     Request,
     layers_arguments,
+    model_name,
     shown,
     split_extra,
+    with_fields,
 )
 
 from georsr.config import CHOICES
@@ -36,7 +39,7 @@ def test_arguments_of_all_parameters_are_parsed_by_sr():
             aoi_mask=False,
             tile_size=64,
             device="cpu",
-            src_nodata=-9999.0,
+            src_nodata="-9999",
             cog=True,
             consistency="on",
             tta=True,
@@ -46,8 +49,7 @@ def test_arguments_of_all_parameters_are_parsed_by_sr():
             extra="--co DESCRIPTION='Berlin North' --dtype uint16",
         )
     )
-    assert values["sources"] == ("/a b/ü in.tif",)
-    assert values["destination"] == "-odd.tif"
+    assert values["paths"] == ("/a b/ü in.tif", "-odd.tif")
     assert values["model"] == "segsr-lite-x2"
     assert values["indexes"] == (4, 3, 2)
     assert values["bounds"] == (-10.5, 0.1, 1e-7, 4.0)
@@ -119,10 +121,19 @@ def test_choices_equal_those_of_georsr():
     from georsr.models.registry import DEFAULT, bundled_weights, list_models, resolve_name
 
     names = {spec.name for spec in list_models()}
-    assert set(MODELS) <= names
-    assert set(bundled_weights()) <= set(MODELS), "name new models in the plugin's catalogue"
-    assert MODELS[0] == DEFAULT.format(scale=4) == resolve_name(None, None)
+    offered = {model_name(model, scale) for model in MODELS for scale in SCALES} & names
+    assert offered >= set(bundled_weights()), "name new models in the plugin's catalogue"
+    assert model_name(MODELS[0], SCALES[0]) == DEFAULT.format(scale=4) == resolve_name(None, None)
+    assert model_name("bicubic", "3") in names
     assert DEVICES[0] == "auto"
     assert CHOICES["output_bands"] == OUTPUT_BANDS
     assert CHOICES["other_bands"] == OTHER_BANDS
     assert CHOICES["consistency"] == CONSISTENCY
+
+
+def test_with_fields_names_fields_instead_of_options():
+    message = "got 4; choose with --bidx; or use --band-mode per-band, or --dtype uint16"
+    assert with_fields(message) == (
+        "got 4; choose with 'Red band, Green band, Blue band'; or use 'How the other bands are "
+        "enlarged' per-band, or --dtype (in 'More options') uint16"
+    )

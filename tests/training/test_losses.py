@@ -6,7 +6,7 @@ import torch
 
 from georsr.errors import UsageError
 from georsr.evaluation.metrics import luma
-from georsr.models.segsr.lite import segsr_lite
+from georsr.models.segsr_lite import segsr_lite
 from georsr.training.losses import (
     MSE_FLOOR,
     MSE_WEIGHT,

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from georsr.errors import UsageError
-from georsr.models.segsr.lite import segsr_lite
+from georsr.models.segsr_lite import segsr_lite
 from georsr.radiometry.degradation import BicubicDegradation, SensorDegradation
 from georsr.training.recipe import Recipe, builtin_recipes, load_recipe, with_overrides
 from tests.conftest import REPOSITORY

@@ -7,7 +7,7 @@ import torch
 
 from georsr.errors import UsageError
 from georsr.models.io import open_model
-from georsr.models.segsr.lite import SensorEstimator
+from georsr.models.segsr_lite import SensorEstimator
 from georsr.radiometry.degradation import ImagingChain
 from georsr.radiometry.kernels import N_SENSOR_VALUES
 from georsr.training.callbacks import StoppedError

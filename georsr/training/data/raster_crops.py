@@ -6,6 +6,7 @@ import copy
 import logging
 import math
 import os
+import re
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -15,6 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from georsr._files import is_hidden, read_list
 from georsr.errors import InputError, UsageError
 from georsr.io.gdal_env import is_remote
 from georsr.io.reader import RasterReader, choose_normalization
@@ -69,9 +71,12 @@ def raster_paths(entries: Sequence[str]) -> list[str]:
     Parameters
     ----------
     entries
-        - a folder: every ``.tif``, ``.tiff`` and ``.jp2`` in and below it, sorted;
-        - a pattern with ``*``, ``?``, ``[`` or ``**``: every file it matches, sorted;
-        - a ``.txt`` file: one path a line, relative to the list's folder, ``#`` begins a comment;
+        - a folder: every ``.tif``, ``.tiff`` and ``.jp2`` in and below it, sorted, except hidden
+          files;
+        - a pattern with ``*``, ``?``, ``[`` or ``**``: every file it matches, sorted, except
+          hidden files;
+        - a ``.txt`` file: one path a line, relative to the list's folder; ``#`` begins a comment at
+          the beginning of a line or after a space;
         - anything else: a name that GDAL opens, unchanged.
 
     Raises
@@ -89,7 +94,11 @@ def raster_paths(entries: Sequence[str]) -> list[str]:
 def _expand(entry: str) -> list[str]:
     path = Path(entry)
     if path.is_dir():
-        inside = sorted(str(p) for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+        inside = sorted(
+            str(p)
+            for p in path.rglob("*")
+            if p.suffix.lower() in SUFFIXES and not is_hidden(p, path) and p.is_file()
+        )
         if not inside:
             raise InputError(f"{entry}: no rasters in this folder ({', '.join(SUFFIXES)})")
         return inside
@@ -97,7 +106,11 @@ def _expand(entry: str) -> list[str]:
         return _read_list(path)
     if any(sign in entry for sign in "*?[") and not path.exists() and not is_remote(entry):
         start = Path(path.anchor)
-        matched = sorted(str(p) for p in start.glob(str(path.relative_to(start))) if p.is_file())
+        matched = sorted(
+            str(p)
+            for p in start.glob(str(path.relative_to(start)))
+            if p.is_file() and (is_hidden(path, start) or not is_hidden(p, start))
+        )
         if not matched:
             raise UsageError(f"{entry}: no file matches this pattern")
         return matched
@@ -105,15 +118,15 @@ def _expand(entry: str) -> list[str]:
 
 
 def _read_list(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as a list of rasters: {error}") from error
-    names = [line.split("#")[0].strip() for line in lines]
-    paths = [name if "://" in name else str(path.parent / name) for name in names if name]
-    if not paths:
+    names = [_without_comment(line, path.parent) for line in read_list(path)]
+    if not names:
         raise UsageError(f"{path}: the list names no raster")
-    return paths
+    return [name if "://" in name else str(path.parent / name) for name in names]
+
+
+def _without_comment(line: str, folder: Path) -> str:
+    """Return a line without the comment after a space, unless it is the name of a file."""
+    return line if os.path.lexists(folder / line) else re.split(r"\s#", line)[0].strip()
 
 
 MAX_OPEN = 32

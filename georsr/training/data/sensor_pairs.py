@@ -464,7 +464,7 @@ class SensorPair:
         if self.shift is None:
             log.warning("%s: too small, empty or flat to check for a shift", self._title)
             return
-        log.info("%s: %s", self._title, self.shift.describe())
+        log.debug("%s: %s", self._title, self.shift.describe())
         if self.shift.size > max_shift:
             raise InputError(
                 f"{self._title}: {self.shift.describe()}, expected at most {max_shift:g} pixels; "
@@ -477,7 +477,7 @@ class SensorPair:
         radiometry = fit_radiometry(parts)
         bands = zip(radiometry.gain, radiometry.offset, radiometry.correlation, strict=True)
         for number, (gain, offset, correlation) in enumerate(bands, 1):
-            log.info(
+            log.debug(
                 "%s: selected band %d: gain %.4g, offset %.4g, correlation %.2f",
                 *(self._title, number, gain, offset, correlation),
             )

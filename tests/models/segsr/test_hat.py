@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from georsr.models.segsr.hat import (
+from georsr.models.hat import (
     OverlapAttention,
     OverlapPositionBias,
     WindowAttention,

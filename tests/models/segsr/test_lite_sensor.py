@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from georsr.models.segsr.lite import (
+from georsr.models.segsr_lite import (
     SensorEstimator,
     likelihood_error,
     segsr_lite,

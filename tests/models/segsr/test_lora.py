@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 
-from georsr.models.segsr.sfem import add_lora, merge_lora
+from georsr.models.sfem import add_lora, merge_lora
 from tests.models.segsr.conftest import small
 
 pytest.importorskip("peft")

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from georsr.errors import ModelError, UsageError
-from georsr.models.segsr import sfem
-from georsr.models.segsr.pretrained import PublishedClipEncoder
-from georsr.models.segsr.sfem import ClipEncoder, load_clip
+from georsr.models import sfem
+from georsr.models.segsr_published import PublishedClipEncoder
+from georsr.models.sfem import ClipEncoder, load_clip
 
 
 @pytest.fixture

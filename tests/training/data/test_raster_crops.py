@@ -2,6 +2,7 @@ import logging
 import multiprocessing
 import pickle
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -230,6 +231,24 @@ def test_raster_pairs_of_other_rasters(scenes, make_raster, texture):
     grey = make_raster(texture(1, 70, 90, "uint16"), "grey.tif")
     with pytest.raises(UsageError, match=r"grey\.tif has 1 bands, .*scene0\.tif has 2"):
         open_source(replace(data, validation_root=(grey,)), BicubicDegradation(), scale=2, patch=8)
+
+
+def test_rasters_of_the_same_pixels_are_trained_on_once(scenes, caplog, make_raster, texture):
+    data = scenes((2, 64, 64), (2, 64, 80), settings=DataSettings(holdout=0.3))
+    copy = make_raster(texture(2, 64, 64, "uint16", seed=0), "copy.tif", compress="deflate")
+    _, pairs = open_source(
+        replace(data, root=(*data.root, copy)), BicubicDegradation(), scale=2, patch=8
+    )
+    assert [Path(region.name).name for region in pairs.regions] == ["scene0.tif", "scene1.tif"]
+    assert "copy.tif: has the same pixels as" in caplog.text
+    crops, pairs = open_source(
+        replace(data, validation_root=(copy,)), BicubicDegradation(), scale=2, patch=8
+    )
+    assert [Path(region.name).name for region in crops.regions] == ["scene1.tif"]
+    assert [Path(region.name).name for region in pairs.regions] == ["copy.tif"]
+    both = replace(data, root=data.root[:1], validation_root=(copy,))
+    with pytest.raises(InputError, match=r"scene0\.tif: no usable raster is left"):
+        open_source(both, BicubicDegradation(), scale=2, patch=8)
 
 
 def test_raster_crops_without_room_fail(scenes):

@@ -46,5 +46,37 @@ def test_raster_paths_without_rasters_fail(files):
     (files / "list.txt").write_text("# nothing\n")
     with pytest.raises(UsageError, match="the list names no raster"):
         raster_paths([str(files / "list.txt")])
-    with pytest.raises(InputError, match="cannot be read as a list"):
+    with pytest.raises(UsageError, match=r"none\.txt: no such file"):
         raster_paths([str(files / "none.txt")])
+    (files / "list.txt").write_bytes(b"\xff\x00\xe4")
+    with pytest.raises(InputError, match="cannot be read as a list"):
+        raster_paths([str(files / "list.txt")])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [".part.tif", "._b.tif", "__MACOSX/b.tif", "@eaDir/b.tif/x.tif", ".hidden/b.tif", "Thumbs.db"],
+)
+def test_raster_paths_skips_hidden_and_system_files(files, name):
+    (files / name).parent.mkdir(exist_ok=True, parents=True)
+    (files / name).touch()
+    assert names(raster_paths([str(files)]), files) == ["a.TIF", "b.tif", "inner/c.jp2"]
+    matched = names(raster_paths([f"{files}/**/*"]), files)
+    assert matched == ["a.TIF", "b.tif", "d.tif.aux.xml", "inner/c.jp2", "notes.md"]
+
+
+def test_raster_paths_with_a_hidden_name_given_keeps_it(files):
+    (files / ".hidden").mkdir()
+    (files / ".hidden/x.tif").touch()
+    assert names(raster_paths([f"{files}/.hidden/*.tif"]), files) == [".hidden/x.tif"]
+    assert names(raster_paths([f"{files}/.hidden"]), files) == [".hidden/x.tif"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_raster_paths_reads_lists_of_windows(files, encoding, end):
+    lines = ["b#1.tif", "scene #2.tif", "inner/c.jp2 # comment", "#b.tif"]
+    (files / "scene #2.tif").touch()
+    (files / "list.txt").write_bytes((end.join(lines) + end).encode(encoding))
+    listed = names(raster_paths([str(files / "list.txt")]), files)
+    assert listed == ["b#1.tif", "scene #2.tif", "inner/c.jp2"]

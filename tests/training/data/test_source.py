@@ -1,9 +1,10 @@
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from georsr.errors import UsageError
+from georsr.errors import InputError, UsageError
 from georsr.radiometry.degradation import BicubicDegradation
 from georsr.training.data.source import open_source
 from georsr.training.recipe import DataSettings
@@ -11,9 +12,9 @@ from georsr.training.recipe import DataSettings
 
 @pytest.fixture
 def data(tmp_path, write_image):
-    for part in ("train", "val"):
+    for seed, part in enumerate(("train", "val")):
         for i in range(2):
-            write_image(tmp_path / part / "town" / f"{i}.png", seed=i)
+            write_image(tmp_path / part / "town" / f"{i}.png", seed=10 * seed + i)
     return DataSettings(root=(str(tmp_path),))
 
 
@@ -25,13 +26,26 @@ def test_open_source_returns_crops_and_pairs(data):
 
 
 def test_open_source_joins_several_roots(data, tmp_path, write_image):
-    write_image(tmp_path / "more" / "train" / "field" / "0.png")
-    write_image(tmp_path / "more" / "val" / "field" / "0.png")
+    write_image(tmp_path / "more" / "train" / "field" / "0.png", seed=20)
+    write_image(tmp_path / "more" / "val" / "field" / "0.png", seed=21)
     both = replace(data, root=(*data.root, str(tmp_path / "more")))
     crops, pairs = open_source(both, BicubicDegradation(), scale=2, patch=12)
     assert crops.classes == ("field", "town")
     assert len(pairs) == 3
     assert {crops.crop(np.random.default_rng(i)).label for i in range(20)} == {0, 1}
+
+
+def test_open_source_leaves_out_training_images_of_validation(data, tmp_path, caplog):
+    copy = tmp_path / "train" / "town" / "copy.png"
+    shutil.copy(tmp_path / "val" / "town" / "1.png", copy)
+    (tmp_path / "train" / "town" / "._0.png").write_bytes(b"\0\5\x16\7")
+    crops, _ = open_source(data, BicubicDegradation(), scale=2, patch=12)
+    assert crops.count == 2
+    assert "copy.png is the same image as" in caplog.text
+    for name in ("0.png", "1.png"):
+        shutil.copy(tmp_path / "val" / "town" / name, tmp_path / "train" / "town" / name)
+    with pytest.raises(InputError, match="every training image is also one for validation"):
+        open_source(data, BicubicDegradation(), scale=2, patch=12)
 
 
 def test_open_source_of_contradictory_settings_fails(data):

@@ -90,8 +90,8 @@ def test_variation_depends_on_the_seed_only(image):
 
 @pytest.fixture
 def data(tmp_path, write_image):
-    for part in ("train", "val"):
-        write_image(tmp_path / "town" / part / "a.png", seed=1)
+    for seed, part in enumerate(("train", "val")):
+        write_image(tmp_path / "town" / part / "a.png", seed=10 * seed + 1)
     write_image(tmp_path / "loose" / "b.png", seed=2)
     write_image(tmp_path / "infrared" / "train" / "a.png", seed=3)
     roots = (str(tmp_path / "town"), str(tmp_path / "loose"))
@@ -139,9 +139,17 @@ def test_near_infrared_missing_folder_is_refused(data, tmp_path):
         open_source(missing, ImagingChain(), scale=2, patch=12)
 
 
-def test_open_source_without_validation_part_is_refused(data):
-    with pytest.raises(UsageError, match="none of the roots has a part 'val'"):
+def test_open_source_single_image_without_parts_is_refused(data):
+    with pytest.raises(InputError, match="one image, expected two"):
         open_source(replace(data, root=data.root[1:]), ImagingChain(), scale=2, patch=12)
+
+
+def test_open_source_folder_without_parts_holds_out_one_image_in_ten(tmp_path, write_image):
+    for number in range(12):
+        write_image(tmp_path / "flat" / f"{number:02d}.png", seed=number)
+    settings = DataSettings(root=(str(tmp_path / "flat"),))
+    training, validation = open_source(settings, ImagingChain(), scale=2, patch=12)
+    assert (training.count, len(validation)) == (10, 2)
 
 
 def test_variation_settings_round_trip(data):

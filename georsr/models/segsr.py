@@ -4,7 +4,8 @@
 Vision-Language Model*, arXiv 2505.23010. This file holds `SLM`, the semantic localization
 module, `LMM`, the learnable modulation module, `Backbone`, the base class of backbones, and
 `SegSR`, the network. SFEM (``sfem.py``), the backbone HAT (``hat.py``), the light encoder and
-backbone (``lite.py``) and the published network (``pretrained.py``) are in files of their own.
+backbone (``segsr_lite.py``) and the published network (``segsr_published.py``) have files of their
+own.
 """
 
 from __future__ import annotations

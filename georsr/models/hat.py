@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from georsr.errors import ModelError
 from georsr.models.optimize import cached, pad_heads
-from georsr.models.segsr.segsr import Backbone, ChannelNorm
+from georsr.models.segsr import Backbone, ChannelNorm
 
 DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
 """RGB mean of the training images of HAT and of the published SeG-SR, for values in 0..1."""
@@ -118,7 +118,8 @@ class RelativePositionBias(nn.Module):
 
     def __init__(self, num_positions: int, num_heads: int) -> None:
         super().__init__()
-        self.table = nn.Parameter(torch.randn(num_positions, num_heads) * 0.02)
+        self.table = nn.Parameter(torch.empty(num_positions, num_heads))
+        nn.init.normal_(self.table, std=0.02)
 
     def index(self, height: int, width: int) -> Tensor:
         """Return the row of every (query, key) for a window of that size of queries."""

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from georsr.models.segsr.segsr import SLM, Backbone, FiLM, LightLMM, SegSR
+from georsr.models.segsr import SLM, Backbone, FiLM, LightLMM, SegSR
 from georsr.radiometry.kernels import MAX_NORMALIZED, N_SENSOR_VALUES
 
 

@@ -20,9 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from georsr.errors import ModelError
-from georsr.models.segsr.hat import DIV2K_MEAN, HAT
-from georsr.models.segsr.segsr import LMM, SLM, SegSR
-from georsr.models.segsr.sfem import ClipEncoder
+from georsr.models.hat import DIV2K_MEAN, HAT
+from georsr.models.segsr import LMM, SLM, SegSR
+from georsr.models.sfem import ClipEncoder
 from georsr.models.spec import ModelSpec
 
 WEIGHT_KEYS = ("params_ema", "params", "state_dict", "model_state_dict", "model", "net")
@@ -398,7 +398,7 @@ def _local_prompts(
         if sorted(saved) != list(range(groups)) or any(v.numel() != 512 for v in saved.values()):
             raise ModelError(f"{path}: holds local prompts {sorted(saved)} for {groups} groups")
         return torch.stack([saved[i].flatten().float() for i in range(groups)]), "from the file"
-    file = resources.files("georsr.models.segsr") / f"text_locals_seed0_x{scale}.npy"
+    file = resources.files("georsr.models") / f"text_locals_seed0_x{scale}.npy"
     with file.open("rb") as stream:
         drawn = np.load(stream, allow_pickle=False)
     if groups > drawn.shape[1]:

@@ -1,0 +1,303 @@
+"""Super-resolve many rasters, each into an output of its own, with one network in memory."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import threading
+import time
+import warnings
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any, Unpack
+
+from georsr.api import PathLike, super_resolve
+from georsr.config import OPTIONS, SRConfig, SROptions
+from georsr.errors import (
+    GeorsrError,
+    GeorsrWarning,
+    InterruptedRunError,
+    OutputError,
+    UsageError,
+    redact_url,
+)
+from georsr.inference.model_cache import ModelRef, load_cached, model_ref
+from georsr.inference.predictor import with_own_gpu
+from georsr.io import expand_sources
+from georsr.io.gdal_env import absolute_path
+from georsr.io.reader import open_output
+from georsr.models.io import Model, open_model
+from georsr.progress import NullProgress, Timer, never
+from georsr.writer.paths import check_outputs, raster_outputs, temp_paths
+
+if TYPE_CHECKING:
+    from distributed import Security
+
+    from georsr.distributed.cluster import Cluster
+    from georsr.progress import Progress
+    from georsr.reports import RunReport
+
+log = logging.getLogger(__name__)
+
+Task = tuple[str, str]
+"""Source and output."""
+WRITTEN, SKIPPED, FAILED = "written", "skipped", "failed"
+_ONE_AT_A_TIME = threading.Lock()
+"""One run at a time in a process: each uses all its threads."""
+
+
+@dataclass(frozen=True)
+class BatchItem:
+    """What became of one raster of a batch."""
+
+    source: str
+    output: str
+    status: str
+    """``written``, ``skipped`` (an earlier run had written it) or ``failed``."""
+    error: str = ""
+    """Message of the error; empty unless it failed."""
+    seconds: float = 0.0
+    report: RunReport | None = None
+    """Report of the run; None unless it was written."""
+
+
+@dataclass(frozen=True)
+class BatchReport:
+    """Report of `georsr.super_resolve_many`, in the order of the sources."""
+
+    items: tuple[BatchItem, ...]
+
+    @property
+    def failed(self) -> tuple[BatchItem, ...]:
+        """Return the rasters that could not be super-resolved."""
+        return tuple(item for item in self.items if item.status == FAILED)
+
+    def to_json(self) -> str:
+        """Return indented JSON."""
+        return json.dumps([asdict(item) for item in self.items], indent=2)
+
+    def describe(self) -> str:
+        """Return a table with one line for each raster, and the numbers of each status."""
+        rows = []
+        for item in self.items:
+            size = f"{item.report.width} x {item.report.height}" if item.report else ""
+            rows.append((item.status, size, f"{item.seconds:.1f} s", item.output))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [
+            "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+            for row in rows
+        ]
+        statuses = [item.status for item in self.items]
+        counts = (f"{statuses.count(name)} {name}" for name in (WRITTEN, SKIPPED, FAILED))
+        return "\n".join([*lines, ", ".join(counts)])
+
+
+def super_resolve_many(
+    sources: PathLike | Sequence[PathLike],
+    out_dir: PathLike,
+    model: str | Model | None = None,
+    scale: int | None = None,
+    *,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    security: Security | None = None,
+    progress: Progress | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    **options: Unpack[SROptions],
+) -> BatchReport:
+    """Super-resolve many rasters, each into an output of its own.
+
+    An output that an earlier call finished, with the same model and options, is skipped. A raster
+    that fails does not stop the others.
+
+    Parameters
+    ----------
+    sources : path or sequence of path
+        Rasters, folders of rasters, or ``@FILE`` for a text file with one path per line. Unlike
+        those of :func:`super_resolve`, they are no mosaic and need not have anything in common.
+    out_dir : path
+        Folder of the outputs, which is created if it does not exist. The output of ``a/scene.jp2``
+        is ``scene.tif``.
+    model, scale, **options
+        As for :func:`super_resolve`.
+    workers, scheduler, security
+        As for :func:`super_resolve`. Each worker super-resolves a raster at a time; those of a
+        scheduler write into ``out_dir``, which all machines must share.
+    progress : Progress, optional
+        Counts rasters.
+    should_stop : callable, optional
+        Called after each tile; when it returns True the call ends with
+        :class:`georsr.InterruptedRunError`. The same call continues.
+
+    Returns
+    -------
+    BatchReport
+        What became of each raster.
+
+    Raises
+    ------
+    UsageError, ModelError, OutputError, ResourceError, InterruptedRunError
+        Nothing can be super-resolved: the model, the options or the folder cannot be used, or two
+        rasters would have the same output.
+
+    Examples
+    --------
+    >>> report = georsr.super_resolve_many(["a.tif", "b.tif"], "out")  # doctest: +SKIP
+    >>> [item.source for item in report.failed]  # doctest: +SKIP
+    """
+    config = SRConfig(**options)
+    tasks = _plan(sources, Path(os.fspath(out_dir)))
+    opened = model if isinstance(model, Model) else open_model(model, scale)
+    progress, should_stop = progress or NullProgress(), should_stop or never
+    progress.start(len(tasks), "rasters")
+    if workers is None and scheduler is None:
+        results = _run_here(tasks, opened, config, should_stop)
+    else:
+        from georsr.distributed.cluster import Cluster
+
+        cluster = Cluster(opened, config, workers, scheduler, security, should_stop)
+        results = _run_on_cluster(tasks, opened, cluster, should_stop)
+    items: dict[int, BatchItem] = {}
+    with closing(results):
+        for index, item in results:
+            items[index] = item
+            progress.advance(1)
+    return BatchReport(tuple(items[index] for index in range(len(tasks))))
+
+
+def _plan(sources: PathLike | Sequence[PathLike], folder: Path) -> list[Task]:
+    """Name the output of each raster, and create the folder.
+
+    Raises
+    ------
+    UsageError
+        Two rasters would have the same output, or an output is one of the rasters.
+    OutputError
+        The folder cannot be created.
+    """
+    paths = [*dict.fromkeys(expand_sources(sources))]
+    tasks: dict[str, str] = {}
+    for path in paths:
+        stem = PurePath(path.split("?")[0].rstrip("/")).stem
+        name = re.sub(r"[^\w.()+ -]+", "_", stem)
+        output = str(folder / f"{name}.tif")
+        if output in tasks:
+            raise UsageError(
+                f"{tasks[output]} and {path} would both be written to {output}; super-resolve "
+                "them into different folders"
+            )
+        tasks[output] = path
+    outputs = [path for output in tasks for path in raster_outputs(output)]
+    check_outputs({"--out-dir": outputs}, {"source": paths})
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be created: {error.strerror}") from error
+    return [(source, output) for output, source in tasks.items()]
+
+
+def _run_here(
+    tasks: Sequence[Task], model: Model, config: SRConfig, should_stop: Callable[[], bool]
+) -> Generator[tuple[int, BatchItem], None, None]:
+    for index, task in enumerate(tasks):
+        yield index, _run_one(task, model, config, should_stop)
+
+
+def _run_on_cluster(
+    tasks: Sequence[Task], model: Model, cluster: Cluster, should_stop: Callable[[], bool]
+) -> Generator[tuple[int, BatchItem], None, None]:
+    def check_cancelled() -> None:
+        if should_stop():
+            raise InterruptedRunError("interrupted")
+
+    with cluster:
+        cluster.start()
+        runner = RasterRunner(model_ref(model), cluster.config)
+        absolute = [
+            (absolute_path(source), str(Path(output).absolute())) for source, output in tasks
+        ]
+        with cluster.task_queue(runner, check_cancelled) as queue:
+            for index, item in queue.map(enumerate(absolute), Timer()):
+                for text in item.report.warnings if item.report else ():
+                    warnings.warn(text, GeorsrWarning, stacklevel=4)  # the worker's are not seen
+                yield index, replace(item, source=tasks[index][0], output=tasks[index][1])
+
+
+class RasterRunner:
+    """Super-resolves a raster on a worker; see `georsr.distributed.worker.Runner`.
+
+    Parameters
+    ----------
+    model : ModelRef
+        Name and checksum of the model.
+    config : SRConfig
+        Options, with the device and the number of threads of a worker.
+    """
+
+    def __init__(self, model: ModelRef, config: SRConfig) -> None:
+        self.model, self.config = model, config
+
+    def prepare(self, worker_name: object) -> None:
+        """Load the model."""
+        load_cached(self.model)
+        self.config = with_own_gpu(self.config, worker_name)
+
+    def __call__(self, task: Task, should_stop: Callable[[], bool]) -> BatchItem:
+        """Super-resolve one raster."""
+        with _ONE_AT_A_TIME:
+            return _run_one(task, load_cached(self.model), self.config, should_stop)
+
+
+def _run_one(
+    task: Task, model: Model, config: SRConfig, should_stop: Callable[[], bool]
+) -> BatchItem:
+    """Super-resolve a raster, unless an earlier run has; an error becomes a failed item."""
+    source, output = task
+    start, report = time.monotonic(), None
+    try:
+        if not config.overwrite and _is_finished(source, output, model, config):
+            return BatchItem(source, output, SKIPPED)
+        options: Any = {name: getattr(config, name) for name in OPTIONS}
+        report = super_resolve(source, output, model, should_stop=should_stop, **options)
+        status, message = WRITTEN, ""
+    except InterruptedRunError:
+        raise
+    except GeorsrError as error:
+        status, message = FAILED, "; ".join([str(error), *getattr(error, "__notes__", [])])
+    except Exception as error:
+        log.debug("traceback", exc_info=True)
+        status, message = FAILED, f"{source}: not foreseen: {type(error).__name__}: {error}"
+    return BatchItem(source, output, status, message, round(time.monotonic() - start, 3), report)
+
+
+def _is_finished(source: str, output: str, model: Model, config: SRConfig) -> bool:
+    """Return whether the tags of an output say that this run wrote it, from this source.
+
+    Raises
+    ------
+    UsageError
+        There is another file of that name.
+    """
+    if not os.path.lexists(output) or os.path.lexists(temp_paths(output).journal):
+        return False
+    try:
+        with open_output(output) as reader:
+            found = reader.info.tags.get("", {})
+    except GeorsrError:
+        found = {}
+    expected = {
+        "GEORSR_MODEL_SHA256": model.sha256,
+        "GEORSR_OPTIONS": config.tags_json(),
+        "GEORSR_SOURCE": PurePath(redact_url(source)).name,
+    }
+    is_newer = Path(source).exists() and Path(source).stat().st_mtime > Path(output).stat().st_mtime
+    if is_newer or any(found.get(name) != value for name, value in expected.items()):
+        raise UsageError(
+            f"{output}: exists, and was not made from this source with this model and these "
+            "options; use --overwrite, or another folder"
+        )
+    return True

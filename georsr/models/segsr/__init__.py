@@ -1,1 +1,0 @@
-"""SeG-SR: the published network, our variant of it, and segsr-lite."""

@@ -1,0 +1,205 @@
+"""Damaged or invented files: a success or one line, whatever is in them.
+
+The examples were found by ``benchmarks/robustness/fuzz.py``, of which a short form runs here.
+"""
+
+import json
+import sys
+import tracemalloc
+from dataclasses import replace
+
+import pytest
+from affine import Affine
+from georsr.cli.main import invoke
+from rasterio.crs import CRS
+
+from georsr import _files
+from georsr.api import super_resolve
+from georsr.errors import InputError, InterruptedRunError, ModelError
+from georsr.geo.aoi import read_polygons
+from georsr.geo.stac import compute_footprint
+from georsr.io.reader import open_raster
+from georsr.models.io import create_model, open_model, save_model
+from georsr.models.spec import ModelSpec
+from tests.conftest import REPOSITORY
+
+DEEP = "[" * 100_000
+SMALL = {"tile_size": 32, "halo": 2, "overlap": 4, "blocksize": 32}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="forks")
+def test_fuzz_short_run_finds_nothing():
+    import subprocess
+
+    program = REPOSITORY / "benchmarks" / "robustness" / "fuzz.py"
+    done = subprocess.run(
+        [sys.executable, str(program), "--cases", "36", "--minutes", "1", "--verbose"],
+        timeout=300, check=False, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
+
+
+def polygon(*ring):
+    return {"type": "Polygon", "coordinates": [list(ring)]}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"type": "FeatureCollection", "features": 0.5},
+        {"type": "FeatureCollection", "features": "abc"},
+        {"type": "FeatureCollection", "features": [7]},
+        {"type": "FeatureCollection", "features": [None]},
+        {"type": "Feature", "geometry": [1, 2]},
+        {"type": ["Feature"]},
+        {"type": "GeometryCollection", "geometries": {"a": 1}},
+        polygon([0, 0], [1, 1], [float("inf"), 0], [0, 0]),
+        polygon([0, 0], [1, [1]], [1, 0], [0, 0]),
+        {"type": "Polygon", "coordinates": 1e308},
+    ],
+    ids=repr,
+)
+def test_geojson_of_odd_values_is_refused(content, tmp_path):
+    path = tmp_path / "a.geojson"
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"GeoJSON|not a list|not a geometry|not finite") as caught:
+        read_polygons(str(path), "area")
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("text", [DEEP, '{"type": "Feature", "geometry": ' * 5000])
+def test_geojson_nested_deeply_is_refused(text, tmp_path):
+    path = tmp_path / "a.geojson"
+    path.write_text(text)
+    with pytest.raises(InputError, match="GeoJSON"):
+        read_polygons(str(path), "area")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("scale", "4"), ("scale", True), ("scale", 2.0), ("tile", 10**9), ("tile", None),
+        ("halo", [4]), ("overlap", -1), ("kernel", 0.5), ("kernel", ["scene"]),
+        ("name", "x" * 5000),
+        ("band_names", [1, 2, 3]), ("value_range", [0]), ("value_range", [1, 1]),
+        ("value_range", [0, float("inf")]), ("parameters", []), ("quality", {"psnr": "high"}),
+        ("multiple_of", 0), ("bands", -1),
+    ],
+)  # fmt: skip
+def test_model_spec_of_odd_values_is_refused(field, value, lite_model):
+    raw = json.loads(lite_model.spec.to_json())
+    with pytest.raises(ModelError) as caught:
+        ModelSpec.from_json(json.dumps(raw | {field: value}))
+    assert field in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
+def test_model_spec_nested_deeply_is_refused():
+    with pytest.raises(ModelError, match="not valid JSON"):
+        ModelSpec.from_json(DEEP)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "parameters"),
+    [
+        ("segsr-lite", {"embed_dim": 200_000}),
+        ("segsr-lite", {"depth": 10**9}),
+        ("segsr-lite", {"token_dim": 10**9}),
+        ("segsr-lite", {"num_groups": 2**40}),
+        ("segsr", {"encoder": "scene", "backbone": "hat", "embed_dim": 180_000}),
+        ("segsr", {"encoder": "scene", "backbone_options": {"window_size": 10_000}}),
+        ("segsr", {"encoder": "scene", "backbone": "plain", "num_groups": 10**7}),
+    ],
+)
+def test_weights_whose_spec_asks_for_a_huge_network_are_refused(
+    architecture, parameters, lite_model, tmp_path
+):
+    path = tmp_path / "w.safetensors"
+    spec = replace(lite_model.spec, architecture=architecture, parameters=parameters)
+    save_model(path, spec, lite_model.network)
+    tracemalloc.start()
+    with pytest.raises(ModelError, match=r"far larger network|bad parameters"):
+        open_model(str(path))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100e6
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [{"embed_dim": "8"}, {"embed_dim": 0}, {"embed_dim": -8}, {"num_groups": 2.5}, {"depth": None}],
+)
+def test_network_parameters_of_odd_values_are_refused(parameters):
+    with pytest.raises(ModelError, match="bad parameters"):
+        create_model("segsr-lite", 2, **parameters)
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "a" * 5000, "../" * 2000, "hf://" + "a" * 300 + "/b"])
+def test_model_names_that_are_too_long_are_one_line(name, make_raster, texture, tmp_path, capsys):
+    source = make_raster(texture(3, 20, 20))
+    assert invoke(["sr", source, str(tmp_path / "o.tif"), "-m", name]) in (1, 2)
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert len(said) < 1000
+
+
+def journal_lines(path):
+    lines = []
+    for line in path.read_bytes().splitlines():
+        entry = json.loads(line)
+        del entry[_files.CHECKSUM]
+        lines.append(entry)
+    return lines
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda head, blocks: head.update(tile=[32]),
+        lambda head, blocks: head.update(tile=-32),
+        lambda head, blocks: head.update(tile=2**80),
+        lambda head, blocks: head.update(header=[1]),
+        lambda head, blocks: head.update(header=["1", "2"]),
+        lambda head, blocks: head.update(header={"a": 1, "b": 2}),
+        lambda head, blocks: head.update(key={"source": [1]}),
+        lambda head, blocks: blocks.update(blocks=7),
+        lambda head, blocks: blocks["blocks"][0].__setitem__(0, -1),
+        lambda head, blocks: blocks["blocks"][0].__setitem__(0, {"a": 1}),
+        lambda head, blocks: blocks["blocks"][0].__setitem__(2, -(10**9)),
+        lambda head, blocks: blocks["blocks"][0].__setitem__(2, 2**40),
+        lambda head, blocks: blocks["blocks"][0].__setitem__(4, [1]),
+        lambda head, blocks: blocks["blocks"][0].__setitem__(4, -5),
+        lambda head, blocks: blocks["blocks"][0].__setitem__(4, 2**62),
+    ],
+)
+def test_journal_of_odd_values_is_not_believed(change, make_raster, texture, tmp_path):
+    source, out = make_raster(texture(1, 150, 100)), tmp_path / "o.tif"
+    super_resolve(source, tmp_path / "whole.tif", "bicubic", 2, **SMALL)
+    asked = iter(range(1000))
+    with pytest.raises(InterruptedRunError):
+        super_resolve(source, out, "bicubic", 2, should_stop=lambda: next(asked) > 20, **SMALL)
+    journal = tmp_path / ".o.tif.part.jsonl"
+    head, blocks, *rest = journal_lines(journal)
+    change(head, blocks)
+    journal.write_bytes(b"".join(map(_files.jsonl_line, (head, blocks, *rest))))
+    super_resolve(source, out, "bicubic", 2, **SMALL)
+    assert out.read_bytes() == (tmp_path / "whole.tif").read_bytes()
+    assert not journal.exists()
+
+
+@pytest.mark.parametrize(
+    ("crs", "transform"),
+    [
+        ("EPSG:3857", Affine(1e12, 0, 0, 0, -1e12, 0)),
+        ("EPSG:3031", Affine(1e12, 0, 4e5, 0, -1, 5e6)),
+        ("EPSG:4326", Affine(1e-9, 0, 4e5, 0, -1e-9, 5e6)),
+        ("EPSG:4326", Affine(1, 0, 4e5, 0, -1, 5e6)),
+        ("EPSG:32632", Affine(1, 0, 4e5, 0, -1e12, 0)),
+    ],
+)
+def test_footprint_of_impossible_places_is_valid_or_none(crs, transform, make_raster, texture):
+    with open_raster(make_raster(texture(1, 20, 20))) as reader:
+        info = replace(reader.info, crs=CRS.from_user_input(crs), transform=transform)
+    footprint = compute_footprint(info)
+    text = json.dumps([footprint.geometry, footprint.bbox], allow_nan=False)
+    assert (footprint.geometry is None) == (footprint.bbox is None), text

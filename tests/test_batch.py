@@ -1,0 +1,115 @@
+"""Many rasters, each into an output of its own."""
+
+import json
+import shutil
+
+import pytest
+import rasterio
+from georsr.cli.main import invoke
+
+import georsr
+
+OPTIONS = {"model": "bicubic-x2"}
+
+
+@pytest.fixture
+def folder(make_raster, texture, tmp_path):
+    """A folder with the rasters a.tif and b.tif, and c.tif, which is none."""
+    made = tmp_path / "scenes"
+    made.mkdir()
+    for seed, name in enumerate(("a.tif", "b.tif")):
+        shutil.copy(make_raster(texture(3, 30, 40, seed=seed)), made / name)
+    (made / "c.tif").write_text("not a raster")
+    return made
+
+
+def statuses(report):
+    return [item.status for item in report.items]
+
+
+def test_super_resolve_many_failure_leaves_the_others_done(folder, tmp_path):
+    report = georsr.super_resolve_many(folder, tmp_path / "out", **OPTIONS)
+    assert statuses(report) == ["written", "written", "failed"]
+    assert "c.tif" in report.failed[0].error
+    alone = tmp_path / "alone.tif"
+    georsr.super_resolve(folder / "b.tif", alone, **OPTIONS)
+    assert (tmp_path / "out" / "b.tif").read_bytes() == alone.read_bytes()
+    assert [path.name for path in sorted((tmp_path / "out").iterdir())] == ["a.tif", "b.tif"]
+
+
+def test_super_resolve_many_second_call_skips_finished_ones(folder, tmp_path):
+    out = tmp_path / "out"
+    georsr.super_resolve_many(folder, out, **OPTIONS)
+    (out / "b.tif").unlink()
+    assert statuses(georsr.super_resolve_many(folder, out, **OPTIONS)) == [
+        "skipped",
+        "written",
+        "failed",
+    ]
+    again = georsr.super_resolve_many([folder / "a.tif"], out, overwrite=True, **OPTIONS)
+    assert statuses(again) == ["written"]
+
+
+def test_super_resolve_many_output_of_other_options_is_kept(folder, tmp_path):
+    out = tmp_path / "out"
+    georsr.super_resolve_many([folder / "a.tif"], out, **OPTIONS)
+    before = (out / "a.tif").read_bytes()
+    report = georsr.super_resolve_many([folder / "a.tif"], out, dtype="float32", **OPTIONS)
+    assert "use --overwrite" in report.failed[0].error
+    assert (out / "a.tif").read_bytes() == before
+
+
+def test_super_resolve_many_same_output_twice_is_refused(folder, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    shutil.copy(folder / "a.tif", other)
+    with pytest.raises(georsr.UsageError, match=r"would both be written to .*a\.tif"):
+        georsr.super_resolve_many([folder / "a.tif", other / "a.tif"], tmp_path / "out", **OPTIONS)
+
+
+def test_super_resolve_many_into_the_folder_of_sources_is_refused(folder):
+    with pytest.raises(georsr.UsageError, match="is the source"):
+        georsr.super_resolve_many(folder, folder, **OPTIONS)
+
+
+def test_super_resolve_many_cancelled_call_continues(folder, tmp_path):
+    out, calls = tmp_path / "out", []
+
+    def stop_after_first():
+        calls.append(1)
+        return (out / "a.tif").exists()
+
+    with pytest.raises(georsr.InterruptedRunError):
+        georsr.super_resolve_many(folder, out, should_stop=stop_after_first, **OPTIONS)
+    assert statuses(georsr.super_resolve_many(folder, out, **OPTIONS))[:2] == ["skipped", "written"]
+
+
+def test_super_resolve_many_with_workers_writes_the_same_bytes(folder, tmp_path):
+    georsr.super_resolve_many(folder, tmp_path / "here", **OPTIONS)
+    report = georsr.super_resolve_many(folder, tmp_path / "dask", workers=1, **OPTIONS)
+    assert statuses(report) == ["written", "written", "failed"]
+    for name in ("a.tif", "b.tif"):
+        here, dask = (tmp_path / which / name for which in ("here", "dask"))
+        assert dask.read_bytes() == here.read_bytes()
+
+
+def test_sr_out_dir_reports_failures_with_exit_code_1(folder, tmp_path, capsys):
+    arguments = ["sr", str(folder), "--out-dir", str(tmp_path / "out"), "--model", "bicubic-x2"]
+    assert invoke([*arguments, "--json"]) == 1
+    shown = capsys.readouterr()
+    items = json.loads(shown.out)
+    assert [item["status"] for item in items] == ["written", "written", "failed"]
+    assert [line for line in shown.err.splitlines() if line.startswith("Error: ")] == [
+        f"Error: {items[2]['error']}"
+    ]
+    (folder / "c.tif").unlink()
+    assert invoke([*arguments, "--progress", "none"]) == 0
+    assert "0 written, 2 skipped, 0 failed" in capsys.readouterr().err
+    with rasterio.open(tmp_path / "out" / "a.tif") as dataset:
+        assert dataset.shape == (60, 80)
+
+
+@pytest.mark.parametrize("option", [["--quality", "q.tif"], ["--stac", "s.json"], ["--dry-run"]])
+def test_sr_out_dir_with_options_of_one_output_is_refused(option, folder, tmp_path, capsys):
+    assert invoke(["sr", str(folder), "--out-dir", str(tmp_path / "out"), *option]) == 2
+    assert "leave out --out-dir" in capsys.readouterr().err
