@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 import click
 
+from georsr.device import INSTALL_TORCH
 from georsr.errors import (
     GeorsrError,
     GeorsrWarning,
@@ -27,6 +28,8 @@ from georsr.errors import (
 from georsr.reports import georsr_version
 from georsr.system import tune_malloc
 
+FULL_PACKAGES = ("torch", "open_clip", "huggingface_hub")
+"""Modules that are declared dependencies, but missing in the light set."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -303,6 +306,8 @@ def exit_code(call: Callable[[], Any]) -> int:
         return 1
     except Exception as error:
         log.debug("traceback", exc_info=True)
+        if isinstance(error, ModuleNotFoundError) and error.name in FULL_PACKAGES:
+            return _fail(f"this needs {error.name}, which is not installed: {INSTALL_TORCH}", 2)
         text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         return _fail(f"not foreseen: {text}; run it again with -vv for the traceback", 1)
     except ForcedExit as ended:

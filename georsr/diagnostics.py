@@ -89,6 +89,7 @@ OPTIONAL = {
     "isal": "GDAL compresses outputs instead, which takes three times as long",
     "lightning": "needed for georsr train; pip install 'georsr[train]'",
     "onnxruntime": "runs the bundled models fast on a CPU; pip install 'georsr[onnx]'",
+    "huggingface_hub": "needed for hf:// models; pip install georsr",
     "open_clip_torch": "needed for networks with CLIP; pip install georsr",
     "torch": "needed for GPUs, training and other networks; pip install georsr",
 }

@@ -135,9 +135,8 @@ def with_found_colors(info: RasterInfo, model: Model, config: SRConfig) -> Raste
     model, config
         Model after `match_bands`, and options of the run.
     """
-    network = model.network
-    found = network.guide if isinstance(network, MultiBand) else (0, 1, 2)
-    is_rgb = isinstance(network, MultiBand) or model.spec.bands == len(COLORS)
+    found = (0, 1, 2) if model.multiband is None else model.multiband.guide
+    is_rgb = model.multiband is not None or model.spec.bands == len(COLORS)
     declared = any(band.colorinterp in COLORS for band in info.bands)
     if config.indexes is not None or declared or not is_rgb or len(set(found)) != len(COLORS):
         return info
