@@ -1,6 +1,6 @@
 # Two commands do everything on a machine with Python 3.11 or newer, git and make:
-#   make demo    install, super-resolve a sample scene, say where the result is
-#   make test    install, then lint, type-check and test
+#   make demo    install without torch, super-resolve a sample scene, say where the result is
+#   make test    install everything, then lint, type-check and test
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -21,9 +21,10 @@ lint: .venv/test.stamp
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-.venv/demo.stamp: pyproject.toml
+.venv/demo.stamp: pyproject.toml requirements/light.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --quiet --no-compile --requirement requirements/light.txt
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	touch $@
 
 .venv/test.stamp: pyproject.toml

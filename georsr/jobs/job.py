@@ -444,6 +444,7 @@ class SRJob:
                 self.config,
                 self.stretch,
                 self.kernel,
+                self.placement,
                 partial=part.area.outline is not None,
             ),
         )
@@ -577,7 +578,7 @@ def plan_job(
     model = with_scene_sensor(*scene, model, config, placement)
     kernel = resolve_kernel(*scene, model, config, placement)
     partial = area is not None and area.outline is not None
-    layout = _layout(part, info, model, config, stretch, kernel, partial=partial)
+    layout = _layout(part, info, model, config, stretch, kernel, placement, partial=partial)
     plan = tile_grid_of(info, model.spec, config, area)
     key = run_key(reader, model, config, placement, area)
     if warn and kernel is None and requested_kernel(model.spec, config) is not None:
@@ -608,6 +609,7 @@ def _layout(
     config: SRConfig,
     stretch: Normalization,
     kernel: Kernel | None,
+    placement: DeviceConfig,
     *,
     partial: bool,
 ) -> OutputLayout:
@@ -628,6 +630,7 @@ def _layout(
             stretch=stretch.to_json(),
             consistency=_consistency_tag(kernel, requested_kernel(model.spec, config)),
             options=config.tags_json(),
+            runtime="" if placement.backend == "torch" else placement.library,
             sensor=description_of(model),
         ),
         partial=partial,
