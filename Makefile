@@ -1,10 +1,11 @@
-# Two commands do everything on a machine with Python 3.11 or newer, git and make:
-#   make demo    install without torch, super-resolve a sample scene, say where the result is
-#   make test    install everything, then lint, type-check and test
+# These commands need Python 3.11 or newer, git and make:
+#   make demo    install without torch, super-resolve a sample scene, print where the result is
+#   make test    install everything, then lint, type-check and test, with coverage
+#   make fast    lint and the quick tests: no QGIS, cluster, attack, fault or documentation tests
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test fast lint clean
 
 demo: .venv/demo.stamp
 	mkdir -p demo
@@ -12,8 +13,14 @@ demo: .venv/demo.stamp
 	$(BIN)/georsr eval demo/town_x4.tif sample_data/town_rgb_0.5m.tif --lr sample_data/town_rgb_2m.tif
 	@echo "The super-resolved scene is demo/town_x4.tif (input: sample_data/town_rgb_2m.tif)"
 
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 2 --max-worker-restart 0 --dist loadfile
+LONG := attacks distributed docs faults qgis test_packaging.py
+
 test: .venv/test.stamp lint
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 2 --max-worker-restart 0 --dist loadfile
+	$(PYTEST) --cov --cov-report=
+
+fast: .venv/test.stamp lint
+	$(PYTEST) -m "not slow" $(LONG:%=--ignore tests/%)
 
 lint: .venv/test.stamp
 	$(BIN)/ruff check .

@@ -11,7 +11,7 @@ from .main import import_without_gc
 from .options import BandList, FileName, ModelName, verbosity_options
 
 if TYPE_CHECKING:
-    from georsr.models.spec import ModelSpec
+    from georsr.models.io import Model
     from georsr.window import FloatArray
 
 
@@ -82,7 +82,7 @@ def command(
     check_writable(destination, overwrite=overwrite)
     opened = open_model(model)
     check_outputs({"OUT": [destination]}, {"model": [opened.file or model]})
-    examples = None if scene is None else _examples(scene, bidx, opened.spec, tile)
+    examples = None if scene is None else _examples(scene, bidx, opened, tile)
     made = export_model(
         opened, destination, tile=tile, dynamic=dynamic, ground=ground, examples=examples
     )
@@ -96,10 +96,10 @@ def command(
 
 
 def _examples(
-    scene: str, bidx: tuple[int, ...] | None, spec: ModelSpec, tile: int | None
+    scene: str, bidx: tuple[int, ...] | None, model: Model, tile: int | None
 ) -> list[FloatArray]:
+    from georsr.inference.bands import open_for_model
     from georsr.inference.pipeline import calibration_tiles
-    from georsr.io.reader import open_raster
 
-    with open_raster(scene, indexes=bidx) as reader:
-        return calibration_tiles(reader, spec, tile)
+    with open_for_model(scene, model, bidx) as (reader, _):
+        return calibration_tiles(reader, model.spec, tile)

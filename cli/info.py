@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -24,6 +25,11 @@ from .options import (
     sr_options,
     verbosity_options,
 )
+
+if TYPE_CHECKING:
+    from georsr.geo.aoi import AreaOfInterest
+    from georsr.io.metadata import RasterInfo
+    from georsr.io.reader import RasterReader
 
 
 @click.command("info", short_help="Describe a raster, a model, or what a run would need.")
@@ -123,35 +129,151 @@ def _show_raster(rasters: tuple[str, ...], options: dict[str, Any], as_json: boo
         info = reader.info
         area = resolve_aoi(
             info,
-            bbox=options["bounds"],
-            bbox_crs=options["bounds_crs"],
+            bounds=options["bounds"],
+            bounds_crs=options["bounds_crs"],
             aoi=options["aoi"],
             masked=options["aoi_mask"],
         )
-    facts: dict[str, Any] = {
+        ranges = _value_ranges(reader)
+    if as_json:
+        click.echo(json.dumps(_raster_facts(info, area, ranges), indent=2, default=str))
+        return
+    for key, value in _raster_lines(info, area, ranges):
+        click.echo(escape_control_characters(f"{key:<18}{value}"))
+
+
+def _value_ranges(reader: RasterReader) -> list[tuple[float, float] | None]:
+    """Return the smallest and largest value of a sample of each band; None without any."""
+    sample = reader.sample()
+    bands = zip(sample.values, sample.valid, strict=True)
+    found = [values[valid] for values, valid in bands]
+    return [(float(v.min()), float(v.max())) if v.size else None for v in found]
+
+
+def _network_bands(info: RasterInfo) -> tuple[tuple[int, ...], str]:
+    """Return the bands that a network of three bands would take, and a remark."""
+    from georsr.errors import UsageError
+    from georsr.io.metadata import detect_rgb_bands
+
+    if info.count == 1:
+        return info.indexes, "as grey"
+    try:
+        found = detect_rgb_bands(info)
+    except UsageError:
+        return (), "not declared: choose them with --bidx"
+    return found.numbers, "red, green, blue" + (", assumed" if found.note else "")
+
+
+def _extent(info: RasterInfo) -> dict[str, float] | None:
+    """Return the bounding box of a raster in its CRS."""
+    if info.transform is None:
+        return None
+    corners = [(0, 0), (info.width, 0), (0, info.height), (info.width, info.height)]
+    x, y = zip(*(info.transform @ corner for corner in corners), strict=True)
+    return {"west": min(x), "south": min(y), "east": max(x), "north": max(y)}
+
+
+def _output_facts(info: RasterInfo) -> dict[str, Any]:
+    """Return what the tags of an output of georsr say."""
+    tags = info.tags.get("", {})
+    names = {name: name.removeprefix("GEORSR_").lower() for name in tags if name[:7] == "GEORSR_"}
+    facts: dict[str, Any] = {}
+    for name, key in names.items():
+        try:
+            facts[key] = json.loads(tags[name]) if tags[name].startswith("{") else tags[name]
+        except ValueError:
+            facts[key] = tags[name]
+    return facts
+
+
+def _raster_facts(
+    info: RasterInfo, area: AreaOfInterest | None, ranges: list[tuple[float, float] | None]
+) -> dict[str, Any]:
+    numbers, remark = _network_bands(info)
+    return {
         "path": info.path,
         "driver": info.driver,
         "files": len(info.files),
         "width": info.width,
         "height": info.height,
         "dtype": info.dtype,
-        "crs": str(info.crs),
+        "crs": None if info.crs is None else str(info.crs),
         "transform": list(info.transform)[:6] if info.transform else None,
+        "unit": _crs_unit(info),
+        "extent": _extent(info),
         "gcps": len(info.gcps),
         "rpcs": info.rpcs is not None,
         "registration": info.area_or_point,
         "mask": info.mask_kind,
         "blocks": list(info.block_shape),
+        "overviews": list(info.overviews),
+        "part": None if area is None else asdict(area.window),
+        "bands": [
+            {
+                "number": band.number,
+                "name": band.description,
+                "color": band.colorinterp,
+                "nodata": band.nodata,
+                "scale": band.scale,
+                "offset": band.offset,
+                "unit": band.unit,
+                "sampled_range": values,
+            }
+            for band, values in zip(info.bands, ranges, strict=True)
+        ],
+        "alpha_band": info.alpha_band,
+        "network_bands": {"numbers": list(numbers), "remark": remark},
+        "output_of_georsr": _output_facts(info) or None,
+        "assumed": list(info.notes),
     }
+
+
+def _crs_unit(info: RasterInfo) -> str | None:
+    """Return the unit of coordinates in a raster's CRS."""
+    if info.crs is None:
+        return None
+    return "degree" if info.crs.is_geographic else str(info.crs.linear_units)
+
+
+def _raster_lines(
+    info: RasterInfo, area: AreaOfInterest | None, ranges: list[tuple[float, float] | None]
+) -> Iterator[tuple[str, str]]:
+    """Yield the name and the text of each line."""
+    from georsr.io.metadata import format_pixel_size
+
+    count = len(info.files)
+    yield "path", info.path
+    yield "format", f"{info.driver}, {count} file{'s' if count != 1 else ''}"
+    yield "size", f"{info.width} x {info.height} pixels, {info.count} bands of {info.dtype}"
+    yield "crs", "none" if info.crs is None else str(info.crs)
+    if info.transform is not None:
+        yield "pixel size", f"{format_pixel_size(info)} {_crs_unit(info) or ''}".rstrip()
+        extent = _extent(info) or {}
+        yield "extent", ", ".join(f"{side} {value:.10g}" for side, value in extent.items())
+    if info.gcps or info.rpcs:
+        yield "located by", f"{len(info.gcps)} GCPs" + (", RPCs" if info.rpcs else "")
+    yield "registration", info.area_or_point
+    yield "invalid by", "nothing declared" if info.mask_kind == "none" else info.mask_kind
+    levels = ", ".join(map(str, info.overviews)) or "none"
+    yield "blocks", f"{info.block_shape[1]} x {info.block_shape[0]} pixels; overviews: {levels}"
     if area is not None:
-        facts["part"] = str(area.window)
-    for band in info.bands:
-        facts[f"band {band.number}"] = (
-            f"{band.description or band.colorinterp}, nodata {band.nodata}, "
-            f"scale {band.scale:g}, offset {band.offset:g}"
+        yield "part", str(area.window)
+    for band, values in zip(info.bands, ranges, strict=True):
+        sampled = "no valid pixel" if values is None else f"{values[0]:g} to {values[1]:g}"
+        scaling = (
+            ""
+            if (band.scale, band.offset) == (1, 0)
+            else (f", scale {band.scale:g}, offset {band.offset:g}")
         )
+        nodata = "" if band.nodata is None else f", nodata {band.nodata:g}"
+        unit = f" {band.unit}" if band.unit else ""
+        name = band.description or band.colorinterp
+        yield f"band {band.number}", f"{name}, sampled {sampled}{unit}{nodata}{scaling}"
     if info.alpha_band:
-        facts["alpha band"] = info.alpha_band
+        yield "alpha band", str(info.alpha_band)
+    numbers, remark = _network_bands(info)
+    yield "network sees", f"bands {','.join(map(str, numbers)) or 'unknown'} ({remark})"
+    for key, value in _output_facts(info).items():
+        yield f"tag {key}", json.dumps(value) if isinstance(value, dict) else str(value)
     if info.notes:
-        facts["assumed"] = "; ".join(info.notes)
-    _echo(facts, as_json)
+        yield "assumed", "; ".join(info.notes)

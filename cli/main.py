@@ -61,10 +61,10 @@ class SignalFlag:
 @contextmanager
 def catch_signals() -> Iterator[SignalFlag]:
     """Record SIGINT and SIGTERM inside the block, then restore the handlers."""
-    noted = SignalFlag()
-    before = {number: signal.signal(number, noted.note) for number in SIGNALS}
+    signals = SignalFlag()
+    before = {number: signal.signal(number, signals.note) for number in SIGNALS}
     try:
-        yield noted
+        yield signals
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -77,15 +77,15 @@ def interrupt_at_signal() -> Iterator[SignalFlag]:
     Python ignores an exception that a signal raises while an object is being deleted; code that
     waits can ask the flag.
     """
-    noted = SignalFlag()
+    signals = SignalFlag()
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        noted.first = number
+        signals.first = number
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGINT, interrupt)
     try:
-        yield noted
+        yield signals
     finally:
         signal.signal(signal.SIGINT, before)
 
@@ -305,6 +305,9 @@ def exit_code(call: Callable[[], Any]) -> int:
     except BrokenPipeError:
         return 1
     except Exception as error:
+        if isinstance(error, OSError) and error.strerror and error.filename:  # a name too long
+            log.debug("traceback", exc_info=True)
+            return _fail(f"{str(error.filename)[:200]}: {error.strerror}", 1)
         log.debug("traceback", exc_info=True)
         if isinstance(error, ModuleNotFoundError) and error.name in FULL_PACKAGES:
             return _fail(f"this needs {error.name}, which is not installed: {INSTALL_TORCH}", 2)

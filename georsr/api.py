@@ -8,11 +8,12 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Unpack
 
-from georsr.config import SRConfig, SROptions
+from georsr.config import SRConfig, SROptions, aoi_path
 from georsr.errors import UsageError
 from georsr.inference.bands import match_bands
 from georsr.io import open_sources
 from georsr.io.reader import RasterReader, open_output
+from georsr.jobs.job import RunRequest
 from georsr.jobs.run import Executor, LocalExecutor, run
 from georsr.models.io import Model, open_model
 from georsr.progress import never
@@ -111,7 +112,7 @@ def super_resolve(
 
     Warns
     -----
-    GeoreferenceWarning, BandWarning, RadiometryWarning
+    GeoreferenceWarning, BandWarning, MetadataWarning, RadiometryWarning
         Something about the source may lead to a result you do not expect.
 
     Examples
@@ -142,22 +143,20 @@ def super_resolve(
 
                 write_stac_item(stac, report, opened.spec, overwrite=replace_item)
 
-        control = (progress, should_stop)
+        request = RunRequest(
+            reader, path, opened, config, progress, should_stop or never, write_stac
+        )
         with _cluster(opened, config, workers, scheduler, security, should_stop) as cluster:
             if outputs.parts is not None:
                 from georsr.distributed.parts import run_parts
 
-                return run_parts(
-                    reader, path, opened, config, *control, outputs.parts, cluster, write_stac
-                )
+                return run_parts(request, cluster, outputs.parts)
             executor = _executor(cluster)
             if outputs.quality is not None:
                 from georsr.quality.write import run_with_layers
 
-                return run_with_layers(
-                    reader, path, outputs.quality, opened, config, *control, executor, write_stac
-                )
-            return run(reader, path, opened, config, *control, executor, write_stac)
+                return run_with_layers(request, executor, outputs.quality)
+            return run(request, executor)
 
 
 def estimate(
@@ -446,9 +445,10 @@ def _inputs(
     sources = [source] if isinstance(source, (str, os.PathLike)) else source
     names = [os.fspath(path) for path in sources]
     weights = model.file if isinstance(model, Model) else model
+    area = aoi_path(config.aoi) if isinstance(config.aoi, str) else None
     return {
         "source": names if reader is None else [*names, reader.info.path, *reader.info.files],
         "list of sources": [name[1:] for name in names if name.startswith("@")],
-        "area": [config.aoi] if isinstance(config.aoi, str) else [],
+        "area": [area] if area else [],
         "model": [] if weights is None else [weights],
     }

@@ -22,6 +22,7 @@ from georsr.radiometry.kernels import parse_kernel, parse_sensor
 MAX_TAG_LENGTH = 100_000
 """Characters of the tag GEORSR_OPTIONS: a list of bands can be long."""
 DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
+_WKT = re.compile(r"\s*(SRID=\d+\s*;)?\s*(MULTI)?POLYGON\b", re.IGNORECASE)
 _CRS = re.compile(r"[A-Za-z]+:\w+")
 
 Consistency = Literal["auto", "on", "off"]
@@ -30,6 +31,11 @@ Section = Literal[
     "Model and bands", "Input", "Area", "Pixel values", "Output", "Device", "Tiles", "Safety"
 ]
 Effect = Literal["pixels", "area", "file", "nothing"]
+
+
+def aoi_path(aoi: str) -> str | None:
+    """Return the path of an area of interest, without the name of its layer; None if it is WKT."""
+    return None if _WKT.match(aoi) else aoi.partition("|layername=")[0]
 
 
 @dataclass(frozen=True)
@@ -267,9 +273,11 @@ class SRConfig:
             "Area",
             "area",
             "Process only the area inside these polygons: a GeoJSON file, in longitude and "
-            "latitude unless it declares a CRS. The pixels are the same as in an output of the "
-            "full input.",
-            metavar="FILE",
+            "latitude unless it declares a CRS; a GeoPackage, Shapefile or FlatGeobuf file (of "
+            "several layers: 'FILE|layername=NAME'); or WKT such as 'POLYGON((...))', in "
+            "longitude and latitude unless 'SRID=CODE;' precedes it. The pixels are the same as "
+            "in an output of the full input.",
+            metavar="FILE|WKT",
         ),
     )
     aoi_mask: bool = field(
@@ -414,8 +422,8 @@ class SRConfig:
         metadata=_described(
             "Device",
             "nothing",
-            "Library that runs the model: PyTorch, or ONNX Runtime on the CPU. auto: on a CPU, ONNX "
-            "Runtime for bundled models and .onnx files; PyTorch for others.",
+            "Library that runs the model: PyTorch, or ONNX Runtime on the CPU. auto: on a CPU, "
+            "ONNX Runtime for bundled models and .onnx files; PyTorch for others.",
         ),
     )
     compile: bool = field(
@@ -567,7 +575,8 @@ class SRConfig:
         if isinstance(self.aoi, dict):
             options["aoi"] = "polygons in memory"
         elif self.aoi is not None:
-            options["aoi"] = PurePath(redact_url(self.aoi)).name
+            path = aoi_path(self.aoi)
+            options["aoi"] = "polygons as WKT" if path is None else PurePath(redact_url(path)).name
         return options
 
     def tags_json(self) -> str:

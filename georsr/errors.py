@@ -139,5 +139,9 @@ class BandWarning(GeorsrWarning):
     """The role of a band was assumed, or its name or unit cannot be read."""
 
 
+class MetadataWarning(GeorsrWarning):
+    """Metadata of the input are not in the output, where they would be wrong or have no place."""
+
+
 class RadiometryWarning(GeorsrWarning):
     """The pixel values may not be what they seem: undeclared gaps, noise, upsampled pixels."""

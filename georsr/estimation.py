@@ -97,8 +97,8 @@ def time_tiles(job: SRJob, inference: TilePredictor) -> Timings:
     with OrderedThreadPool(lanes.count, lanes.enter) as side:
 
         def outputs() -> list[FloatArray]:
-            asked = [side.submit(lambda: inference(tiles, names)) for _ in range(lanes.count)]
-            return [output for answer in asked for output in answer()]
+            pending = [side.submit(lambda: inference(tiles, names)) for _ in range(lanes.count)]
+            return [output for result in pending for output in result()]
 
         output = outputs()[0]
         network = _call_seconds(outputs, TIMED_CALLS) / (len(tiles) * lanes.count)
@@ -140,10 +140,10 @@ def _encoding(job: SRJob, planes: AnyArray) -> float:
     if alpha is not None:
         values = np.concatenate([values, alpha[None]])
     values = np.ascontiguousarray(values)
-    shade = None if mask is None else np.where(mask != 0, np.uint8(255), np.uint8(0))
+    mask_u8 = None if mask is None else np.where(mask != 0, np.uint8(255), np.uint8(0))
     encode = BlockEncoder(job.layout)
-    encode(values, shade)
-    return _call_seconds(lambda: encode(values, shade))
+    encode(values, mask_u8)
+    return _call_seconds(lambda: encode(values, mask_u8))
 
 
 START_SECONDS = 6.0
@@ -193,8 +193,10 @@ def cluster_estimate(job: SRJob, cluster: Cluster | None, parts: str | None) -> 
         from georsr.distributed.executor import DaskExecutor
 
         assert cluster is not None, "one of the two is given"
-        maker = DaskExecutor(cluster)
-        return _of(job, cluster, maker.grid(job), maker.memory(job), maker.worker_memory(job))
+        executor = DaskExecutor(cluster)
+        return _of(
+            job, cluster, executor.grid(job), executor.memory(job), executor.worker_memory(job)
+        )
     from georsr.distributed.parts import grid_of, memory_here, part_memory
 
     memory = memory_here(job, cluster)
@@ -222,8 +224,8 @@ def check_parts_space(job: SRJob, parts: str) -> None:
     """
     from georsr.distributed.parts import stored_layout
 
-    there = sum(path.stat().st_size for path in Path(parts).glob("r*_c*.tif"))
-    check_space(stored_layout(job), str(Path(parts) / "part"), job.config, there)
+    existing_bytes = sum(path.stat().st_size for path in Path(parts).glob("r*_c*.tif"))
+    check_space(stored_layout(job), str(Path(parts) / "part"), job.config, existing_bytes)
 
 
 EMPTY_RATE = 9e8

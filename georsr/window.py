@@ -16,6 +16,10 @@ BoolArray = npt.NDArray[np.bool_]
 AnyArray = npt.NDArray[Any]
 
 
+MAX_SIDE = 2**31 - 1
+"""Largest number of rows or columns of a raster in GDAL."""
+
+
 @dataclass(frozen=True, order=True)
 class Window:
     """Rectangle of pixels: ``height`` rows from ``top``, ``width`` columns from ``left``."""

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import runpy
 from pathlib import Path
 
 from setuptools import find_packages
@@ -31,3 +32,34 @@ def test_tests_import_no_private_names():
         if alias.name.startswith("_")
     ]
     assert private == []
+
+
+UNMIRRORED = {"attacks", "benchmarks", "docs", "faults", "qgis"}
+"""Folders of tests that belong to no package: see CONTRIBUTING.md."""
+
+
+def test_test_files_are_named_after_the_module_they_test():
+    misplaced = []
+    for path in sorted((REPOSITORY / "tests").rglob("test_*.py")):
+        folder = path.parent.relative_to(REPOSITORY / "tests")
+        if folder == Path() or folder.parts[0] in UNMIRRORED:
+            continue
+        package = REPOSITORY / "cli" if folder == Path("cli") else PACKAGE / folder
+        modules = {p.stem for p in package.rglob("*.py")} | {
+            p.parent.name for p in package.rglob("*.py")
+        }
+        name = path.stem.removeprefix("test_")
+        if not any(name == module or name.startswith(f"{module}_") for module in modules):
+            misplaced.append(str(path.relative_to(REPOSITORY)))
+    assert misplaced == [], (
+        "expected test_MODULE.py or test_MODULE_SUBJECT.py, in the folder of MODULE"
+    )
+
+
+def test_modules_and_packages_import_each_other_without_cycles():
+    figures = runpy.run_path(str(REPOSITORY / "benchmarks" / "robustness" / "house_figures.py"))
+    files = figures["python_files"]()
+    graph = {name: figures["imported"](name, path, set(files)) for name, path in files.items()}
+    assert graph["georsr.api"] >= {"georsr.jobs.run", "georsr.estimation"}
+    assert figures["cycles"](graph) == []
+    assert figures["cycles"](figures["packages_of"](graph)) == []

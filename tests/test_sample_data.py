@@ -49,6 +49,7 @@ def pixels(name):
         return file.read()
 
 
+@pytest.mark.slow
 def test_sample_scenes_equal_those_of_the_script(script):
     assert script.check(FOLDER) == []
 

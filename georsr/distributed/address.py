@@ -196,8 +196,8 @@ def scheduler_address(address: str, security: Security | None = None) -> Schedul
             f"tls://10.0.0.1:8786 ({error})"
         ) from error
     if scheme == "tcp" and (given or security.require_encryption):
-        why = "certificates are given" if given else "Dask's configuration requires encryption"
-        raise UsageError(f"--scheduler {address}: {why}, but tcp:// has none; use tls://")
+        reason = "certificates are given" if given else "Dask's configuration requires encryption"
+        raise UsageError(f"--scheduler {address}: {reason}, but tcp:// has none; use tls://")
     context = _context(address, security) if scheme == "tls" else None
     return SchedulerAddress(address, scheme, host, port, security, context)
 

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from georsr._files import check_regular, sha256
-from georsr.config import SRConfig
 from georsr.device import add_location, cpu_threads
 from georsr.distributed.parts_index import LOCK, SCRATCH, FinishedPart, PartsFolder
 from georsr.errors import (
@@ -28,9 +27,9 @@ from georsr.errors import (
 )
 from georsr.inference.pipeline import RunStats, write_in_background
 from georsr.inference.predictor import TilePredictor, TileTooLargeError
-from georsr.io.reader import RasterReader
 from georsr.jobs.job import (
     BASE_MEMORY,
+    RunRequest,
     SRJob,
     check_memory,
     check_space,
@@ -39,8 +38,7 @@ from georsr.jobs.job import (
     plan_job,
 )
 from georsr.jobs.run import run_report, tile_pipeline, with_smaller_tiles
-from georsr.models.io import Model
-from georsr.progress import Progress, RunContext, RunProgress, never
+from georsr.progress import RunContext, RunProgress
 from georsr.reports import RunReport
 from georsr.tiling.partition import TaskGrid, parts_grid
 from georsr.window import Window
@@ -350,48 +348,36 @@ def check_names(destination: str, folder: str) -> None:
         raise UsageError(f"--parts {folder}: expected a folder of a file system")
 
 
-def run_parts(
-    reader: RasterReader,
-    destination: str,
-    model: Model,
-    config: SRConfig,
-    progress: Progress | None,
-    should_stop: Callable[[], bool] | None,
-    folder: str,
-    cluster: Cluster | None = None,
-    on_published: Callable[[RunReport], None] = lambda report: None,
-) -> RunReport:
+def run_parts(request: RunRequest, cluster: Cluster | None, folder: str) -> RunReport:
     """Super-resolve an open raster into parts, which are COGs, and a VRT over them.
 
     Parameters
     ----------
-    reader, model, config, progress, should_stop
-        As for `georsr.jobs.run.run`.
-    destination
-        Path of the VRT, which appears when all parts are written and verified.
-    folder
-        Folder of the parts.
+    request
+        Source, path of the VRT, model and options. The VRT appears when all parts are written and
+        verified.
     cluster
         Workers that write the parts; None: this process.
-    on_published
-        Called with the report when the VRT is in place. If it fails, the same call repeats it.
+    folder
+        Folder of the parts.
 
     Raises
     ------
     GeorsrError
         The destination is unchanged; finished parts are kept.
     """
-    context = RunContext(RunProgress(progress), should_stop or never)
-    check_names(destination, folder)
+    context = RunContext(RunProgress(request.progress), request.should_stop)
+    check_names(request.destination, folder)
     with context.timer.section("total"):
         with context.timer.section("read"):
             placement = None if cluster is None else cluster.placement
-            job = plan_job(reader, destination, model, replace(config, cog=True), placement)
+            config = replace(request.config, cog=True)
+            job = plan_job(request.reader, request.destination, request.model, config, placement)
         context.check_cancelled()
         report, tried = None, list[int]()
         while report is None:
             try:
-                report = _write_parts(job, Path(folder), cluster, context, on_published)
+                report = _write_parts(job, Path(folder), cluster, context, request.on_published)
             except (TileTooLargeError, MemoryError) as error:
                 job = with_smaller_tiles(job, error, tried)
     return replace(report, seconds=context.timer.rounded())

@@ -67,6 +67,8 @@ def flat_blocks(reference: AnyArray, valid: BoolArray, scale: int) -> BoolArray:
     return np.asarray(usable & (deviation <= np.quantile(deviation[usable], FLAT_FRACTION)))
 
 
+MAX_EDGES = 100
+"""Largest number of edges."""
 HALF_LENGTH = 5.0
 """Half the length of an edge."""
 HALF_WIDTH = 6.0
@@ -123,8 +125,8 @@ class Profile:
     plateau_deviation: float
 
 
-def find_edges(image: AnyArray, valid: BoolArray | None = None, limit: int = 100) -> list[Edge]:
-    """Find straight, isolated, strong edges with level ground on both sides, strongest first.
+def find_edges(image: AnyArray, valid: BoolArray | None = None) -> list[Edge]:
+    """Find up to `MAX_EDGES` straight, isolated edges between level ground, strongest first.
 
     Parameters
     ----------
@@ -132,8 +134,6 @@ def find_edges(image: AnyArray, valid: BoolArray | None = None, limit: int = 100
         (h, w) on the source's grid, any real dtype.
     valid
         (h, w), True for pixels that count; None: all.
-    limit
-        Most edges to return.
     """
     image = image.astype(np.float64)
     if min(image.shape) <= 2 * RADIUS + 1:
@@ -151,7 +151,7 @@ def find_edges(image: AnyArray, valid: BoolArray | None = None, limit: int = 100
         edge = None if edge is None else _accept(image, edge, MIN_STEP * (high - low))
         if edge is not None:
             edges.append(edge)
-            if len(edges) == limit:
+            if len(edges) == MAX_EDGES:
                 break
     return edges
 
@@ -198,12 +198,12 @@ def measure_edges(image: AnyArray, edges: Sequence[Edge], scale: int = 1) -> Any
     return np.array(rows, np.float64).reshape(len(edges), 2)
 
 
-def _gradient(image: AnyArray, sigma: float = 1.0) -> tuple[AnyArray, AnyArray]:
-    """Compute the derivatives (dy, dx) of the image smoothed by a gaussian."""
-    x = np.arange(-4, 5) / sigma
+def _gradient(image: AnyArray) -> tuple[AnyArray, AnyArray]:
+    """Compute the derivatives (dy, dx) of the image smoothed by a gaussian of sigma 1."""
+    x = np.arange(-4.0, 5.0)
     smooth = np.exp(-0.5 * x * x)
     smooth /= smooth.sum()
-    slope = x / sigma * smooth
+    slope = x * smooth
     padded = np.pad(image, 4, mode="edge")
     return (
         _correlate(_correlate(padded, smooth, 1), slope, 0),

@@ -6,16 +6,24 @@ import json
 import math
 import re
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from georsr.api import super_resolve
-from georsr.errors import InputError, UsageError, redact_url
+from georsr.errors import BandWarning, InputError, UsageError, redact_url
 from georsr.evaluation.metrics import SSIM_WINDOW, MetricAccumulator, psnr_of_mse
-from georsr.geo.registration import common_windows, phase_shift, scale_between
+from georsr.geo.registration import (
+    common_windows,
+    phase_shift,
+    scale_between,
+    window_of_output,
+)
+from georsr.io.metadata import COLORS, RasterInfo, detect_rgb_bands
 from georsr.io.reader import RasterReader, open_raster
 from georsr.radiometry.degradation import (
     BicubicDegradation,
@@ -27,8 +35,51 @@ from georsr.radiometry.degradation import (
 )
 from georsr.radiometry.kernels import Kernel, psf_sigma
 from georsr.radiometry.nodata import erode_mask
+from georsr.reports import read_output_tags
 from georsr.tiling.grid import spread_windows
 from georsr.window import AnyArray, BoolArray, FloatArray, PixelBlock, Window
+
+
+def open_source_of(sr: RasterReader, path: str, bidx: Sequence[int] | None = None) -> RasterReader:
+    """Open the part of a source that an output covers, with the bands that the output has.
+
+    Parameters
+    ----------
+    sr
+        The output.
+    path
+        Path of its source.
+    bidx
+        Bands of the source, in the output's order; None takes those that the tags of the output
+        name, else finds red, green and blue if the output has three bands of more.
+    """
+    reader = open_raster(path, indexes=bidx or _recorded_bands(sr))
+    found = None
+    if reader.info.count > sr.info.count == len(COLORS):
+        with suppress(UsageError):
+            guide = detect_rgb_bands(reader.info)
+            found = guide.numbers
+            if guide.note:
+                warnings.warn(guide.note, BandWarning, stacklevel=2)
+    window = window_of_output(sr.info, reader.info)
+    whole = Window(0, 0, reader.info.height, reader.info.width)
+    if found is None and window in (None, whole):
+        return reader
+    with reader:
+        part = reader if found is None else reader.with_bands(found)
+        if window in (None, whole):
+            return part
+        with part:
+            return part.cropped(window)
+
+
+def _recorded_bands(sr: RasterReader) -> tuple[int, ...] | None:
+    """Return the bands of its source that the tags of an output name; None if they name none."""
+    tags = sr.info.tags.get("", {})
+    if "GEORSR_OPTIONS" not in tags:
+        return None
+    options = read_output_tags(sr.info.path, tags).config(aoi="")  # the area is not needed
+    return None if options.output_bands == "all" else options.indexes
 
 
 def data_range(reader: RasterReader) -> float:
@@ -388,10 +439,20 @@ def compare_with_source(
     UsageError, InputError
         As for :func:`compare`, or source and output do not belong together.
     """
-    with open_raster(sr_path) as sr, open_raster(lr_path, indexes=bidx) as lr:
+    with open_raster(sr_path) as sr, open_source_of(sr, lr_path, bidx) as lr:
         scale = scale_between(sr.info, lr.info)
         consistency = measure_consistency(sr, lr, degradation or BicubicDegradation())
     return replace(compare(sr_path, hr_path, scale=scale), consistency=consistency)
+
+
+def _bounds(info: RasterInfo) -> tuple[float, float, float, float] | None:
+    """Return west, south, east, north; None for a raster that is rotated."""
+    assert info.transform is not None, "its part of another raster was found"
+    if info.transform.b or info.transform.d:
+        return None
+    left, top = info.transform @ (0, 0)
+    right, bottom = info.transform @ (info.width, info.height)
+    return min(left, right), min(top, bottom), max(left, right), max(top, bottom)
 
 
 def compare_bicubic(
@@ -414,10 +475,12 @@ def compare_bicubic(
     UsageError
         The SR raster's size is not a multiple of the source's.
     """
-    with open_raster(sr_path) as sr, open_raster(lr_path, indexes=bidx) as lr:
-        scale = scale_between(sr.info, lr.info)
+    with open_raster(sr_path) as sr, open_source_of(sr, lr_path, bidx) as lr:
+        scale, bands = scale_between(sr.info, lr.info), lr.info.indexes
+        is_part = window_of_output(sr.info, lr.info) is not None
     with tempfile.TemporaryDirectory() as folder:
         output = str(Path(folder) / "bicubic.tif")
-        super_resolve(lr_path, output, "bicubic", scale, indexes=tuple(bidx) if bidx else None)
-        report = compare_with_source(output, hr_path, lr_path, bidx=bidx, degradation=degradation)
+        bounds = _bounds(lr.info) if is_part else None
+        super_resolve(lr_path, output, "bicubic", scale, indexes=bands, bounds=bounds)
+        report = compare_with_source(output, hr_path, lr_path, bidx=bands, degradation=degradation)
     return replace(report, sr=redact_url(f"bicubic of {lr_path}"))

@@ -15,6 +15,7 @@ from georsr.evaluation.full_reference import (
     Consistency,
     declared_scale,
     measure_consistency,
+    open_source_of,
 )
 from georsr.evaluation.harm import HarmReport, measure_harm
 from georsr.evaluation.metrics import radial_power
@@ -216,7 +217,8 @@ def measure_no_reference(
                     f"{sr_path}: its scale is not known; give its source (--lr) or --scale"
                 )
             return _report(sr, None, factor, None)
-        with open_raster(lr_path, indexes=bidx) as lr:
+        with open_source_of(sr, lr_path, bidx) as lr:
+            bands = lr.info.indexes
             consistency = measure_consistency(sr, lr, degradation or BicubicDegradation())
             report = _report(sr, lr, scale_between(sr.info, lr.info), consistency)
     bicubic, output = report.images
@@ -226,7 +228,7 @@ def measure_no_reference(
         roughness=output.noise_ratio,
         overshoot=output.beyond,
         bicubic_overshoot=bicubic.beyond,
-        bidx=bidx,
+        bidx=bands,
         run=run,
     )
     return replace(report, harm=harm)

@@ -11,7 +11,8 @@ import numpy as np
 from georsr.api import super_resolve_array
 from georsr.config import SROptions
 from georsr.errors import UsageError, redact_url
-from georsr.io.reader import choose_normalization, open_raster
+from georsr.inference.bands import open_for_model
+from georsr.io.reader import choose_normalization
 from georsr.models.io import Model
 from georsr.window import Window
 
@@ -86,7 +87,7 @@ def measure_seams(source: str, model: Model, **options: Unpack[SROptions]) -> Se
     spec = model.spec
     tile = options.get("tile_size") or spec.tile
     shift = max(spec.multiple_of, tile // 2 // spec.multiple_of * spec.multiple_of)
-    with open_raster(source, indexes=options.pop("indexes", None)) as reader:
+    with open_for_model(source, model, options.pop("indexes", None)) as (reader, model):
         height, width = reader.info.height, reader.info.width
         if min(height, width) < 2 * tile:
             raise UsageError(

@@ -1,8 +1,8 @@
 """Read an area of interest, and convert it to a window and an outline in a raster's pixels.
 
-Areas are bounds, or polygons in GeoJSON (RFC 7946). Coordinates of GeoJSON are longitude and
-latitude, unless it has the member ``crs`` of the older specification. An area outside the raster
-raises an error that suggests the likely mistake.
+Areas are bounds, or polygons in GeoJSON (RFC 7946), a vector file or WKT. Coordinates of GeoJSON
+are longitude and latitude, unless it has the member ``crs`` of the older specification. An area
+outside the raster raises an error that suggests the likely mistake.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ from shapely import affinity
 from shapely.geometry import mapping, shape
 from shapely.geometry.base import BaseGeometry
 
+from georsr.config import aoi_path
 from georsr.errors import InputError, UsageError
 from georsr.io.gdal_env import gdal_env, is_plain_crs, shorten
-from georsr.io.metadata import RasterInfo
+from georsr.io.metadata import RasterInfo, crs_name
 from georsr.window import BoolArray, Window
 
 WGS84 = CRS.from_epsg(4326)
@@ -66,7 +67,9 @@ def read_polygons(aoi: str | Mapping[str, Any], name: str) -> list[tuple[BaseGeo
     Parameters
     ----------
     aoi : str or mapping
-        Path of a GeoJSON file, or its content.
+        Path of a GeoJSON, GeoPackage, Shapefile or FlatGeobuf file, optionally followed by
+        ``|layername=NAME``; WKT, optionally preceded by ``SRID=CODE;``; or the content of a
+        GeoJSON file.
     name : str
         Name of the area in messages.
 
@@ -75,9 +78,102 @@ def read_polygons(aoi: str | Mapping[str, Any], name: str) -> list[tuple[BaseGeo
     UsageError
         A geometry is not a valid polygon, or its coordinates do not fit its CRS.
     InputError
-        The file is not GeoJSON.
+        The file cannot be read.
     """
-    content = _load(aoi) if isinstance(aoi, str) else aoi
+    polygons = []
+    for number, (geometry, crs) in enumerate(_read_geometries(aoi, name)):
+        if not np.isfinite(geometry.bounds).all() and not geometry.is_empty:
+            raise InputError(f"{name}: feature {number} has coordinates that are not finite")
+        if geometry.geom_type not in ("Polygon", "MultiPolygon"):
+            raise UsageError(
+                f"{name}: feature {number} is a {geometry.geom_type}, which has no area; "
+                "expected polygons"
+            )
+        if not geometry.is_valid:
+            reason = shapely.is_valid_reason(geometry)
+            raise UsageError(
+                f"{name}: feature {number} is not a valid polygon: {reason}; repair it"
+            )
+        if crs == WGS84 and not geometry.is_empty:
+            _check_lonlat(geometry, name)
+        polygons.append((geometry, crs))
+    if all(polygon.is_empty for polygon, _ in polygons):
+        raise UsageError(f"{name}: holds no polygon")
+    return polygons
+
+
+def _read_geometries(aoi: str | Mapping[str, Any], name: str) -> Iterator[tuple[BaseGeometry, CRS]]:
+    """Yield the geometries of an area with their CRS."""
+    if not isinstance(aoi, str):
+        yield from _read_geojson(aoi, name)
+        return
+    path = aoi_path(aoi)
+    if path is None:
+        yield _read_wkt(aoi, name)
+    elif Path(path).suffix.lower() in _SIGNATURES:
+        yield from _read_vector_file(Path(path), aoi.partition("|layername=")[2] or None)
+    else:
+        yield from _read_geojson(_load(path), name)
+
+
+def _read_wkt(aoi: str, name: str) -> tuple[BaseGeometry, CRS]:
+    """Read WKT, in longitude and latitude unless an EPSG code precedes it."""
+    prefix, _, text = aoi.rpartition(";")
+    try:
+        geometry = shapely.from_wkt(text)
+    except shapely.GEOSException as error:
+        raise UsageError(f"{name}: is not valid WKT: {error}") from error
+    code = prefix.strip().upper().removeprefix("SRID=")
+    return geometry, parse_crs(f"EPSG:{code}", name) if code else WGS84
+
+
+_SIGNATURES = {".gpkg": b"SQLite format 3\0", ".shp": b"\0\0\x27\x0a", ".fgb": b"fgb\x03"}
+"""Suffix of vector files -> their first bytes. Files of other formats could name other files."""
+
+
+def _read_vector_file(path: Path, layer: str | None) -> Iterator[tuple[BaseGeometry, CRS]]:
+    """Yield the geometries of a layer with its CRS."""
+    try:
+        import pyogrio
+    except ImportError as error:
+        raise UsageError(
+            f"{path}: reading it needs pyogrio: pip install 'georsr[vector]'; or convert it with: "
+            f"ogr2ogr -f GeoJSON {path.stem}.geojson {path}"
+        ) from error
+    _check_signature(path)
+    try:
+        layers = [str(entry[0]) for entry in pyogrio.list_layers(path) if entry[1] is not None]
+        if layer is None and len(layers) > 1:
+            raise UsageError(
+                f"{path}: has the layers {', '.join(layers)}; name one, such as "
+                f"'{path}|layername={layers[0]}'"
+            )
+        meta, _, geometries, _ = pyogrio.raw.read(path, layer=layer, columns=[])
+    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from error
+    if meta["crs"] is None:
+        raise UsageError(f"{path}: declares no CRS; write one into it first")
+    crs = parse_crs(meta["crs"], str(path))
+    for geometry in shapely.from_wkb(geometries):
+        if geometry is not None:
+            yield geometry, crs
+
+
+def _check_signature(path: Path) -> None:
+    """Refuse a file that is not of the format of its suffix."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(16)
+    except FileNotFoundError as error:
+        raise UsageError(f"{path}: no such file") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    if not start.startswith(_SIGNATURES[path.suffix.lower()]):
+        raise InputError(f"{path}: is not a {path.suffix.lower()} file")
+
+
+def _read_geojson(content: Mapping[str, Any], name: str) -> Iterator[tuple[BaseGeometry, CRS]]:
+    """Yield the geometries of a GeoJSON object with their CRS."""
     crs = WGS84
     if isinstance(member := content.get("crs"), Mapping):
         properties = member.get("properties")
@@ -87,30 +183,12 @@ def read_polygons(aoi: str | Mapping[str, Any], name: str) -> list[tuple[BaseGeo
         geometries = list(_geometries(content, name))
     except RecursionError as error:
         raise InputError(f"{name}: its collections are nested too deeply") from error
-    polygons = []
     for number, geometry in enumerate(geometries):
         try:
             polygon = shape(geometry)
         except Exception as error:  # shapely raises errors of many types
             raise InputError(f"{name}: feature {number} is not a geometry ({error})") from error
-        if not np.isfinite(polygon.bounds).all() and not polygon.is_empty:
-            raise InputError(f"{name}: feature {number} has coordinates that are not finite")
-        if polygon.geom_type not in ("Polygon", "MultiPolygon"):
-            raise UsageError(
-                f"{name}: feature {number} is a {polygon.geom_type}, which has no area; "
-                "expected polygons"
-            )
-        if not polygon.is_valid:
-            reason = shapely.is_valid_reason(polygon)
-            raise UsageError(
-                f"{name}: feature {number} is not a valid polygon: {reason}; repair it"
-            )
-        if crs == WGS84 and not polygon.is_empty:
-            _check_lonlat(polygon, name)
-        polygons.append((polygon, crs))
-    if all(polygon.is_empty for polygon, _ in polygons):
-        raise UsageError(f"{name}: holds no polygon")
-    return polygons
+        yield polygon, crs
 
 
 def _load(path: str) -> Mapping[str, Any]:
@@ -120,8 +198,8 @@ def _load(path: str) -> Mapping[str, Any]:
         raise UsageError(f"{path}: no such file") from error
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(
-            f"{path}: cannot be read as GeoJSON ({error}); convert other formats, "
-            "for example with ogr2ogr -f GeoJSON"
+            f"{path}: cannot be read as GeoJSON ({error}); other formats are read from files "
+            "with the suffix .gpkg, .shp or .fgb"
         ) from error
     if not isinstance(content, Mapping):
         raise InputError(f"{path}: is JSON, but not a GeoJSON object")
@@ -185,13 +263,13 @@ def describe_mismatch(polygons: Sequence[tuple[BaseGeometry, CRS | None]], info:
         raster = _bounds(info, info.crs)
         assert raster is not None, "the bounds are in the raster's own CRS"
         texts = (
-            f"{_format_bounds(area)} in {_crs_name(crs)}",
-            f"{_format_bounds(raster)} in {_crs_name(info.crs)}",
+            f"{_format_bounds(area)} in {crs_name(crs)}",
+            f"{_format_bounds(raster)} in {crs_name(info.crs)}",
         )
         return f"it covers {texts[0]}, the raster {texts[1]}; is its CRS right?"
     text = f"it covers {_format_bounds(area)}, the raster {_format_bounds(raster)}"
     if crs is not None:
-        text += f" (west,south,east,north in {_crs_name(crs)})"
+        text += f" (west,south,east,north in {crs_name(crs)})"
     for mistake, corrected in _mistakes(area, crs):
         if shapely.box(*corrected).intersects(shapely.box(*raster)):
             return f"{text}; it would cover the raster with {mistake}"
@@ -228,11 +306,6 @@ def _bounds(info: RasterInfo, crs: CRS | None) -> Bounds | None:
 
 def _format_bounds(bounds: Bounds) -> str:
     return ",".join(f"{value:.7g}" for value in bounds)
-
-
-def _crs_name(crs: CRS | None) -> str:
-    authority = None if crs is None else crs.to_authority()
-    return ":".join(authority) if authority else "its CRS"
 
 
 Polygons = Sequence[tuple[BaseGeometry, CRS | None]]
@@ -341,8 +414,8 @@ class AreaOfInterest:
 def resolve_aoi(
     info: RasterInfo,
     *,
-    bbox: Sequence[float] | None = None,
-    bbox_crs: str | None = None,
+    bounds: Sequence[float] | None = None,
+    bounds_crs: str | None = None,
     aoi: str | Mapping[str, Any] | None = None,
     masked: bool = True,
 ) -> AreaOfInterest | None:
@@ -352,12 +425,12 @@ def resolve_aoi(
     ----------
     info : RasterInfo
         Metadata of the raster.
-    bbox : (west, south, east, north), optional
+    bounds : (west, south, east, north), optional
         Bounds of the area.
-    bbox_crs : str, optional
-        CRS of ``bbox``; default that of the raster.
+    bounds_crs : str, optional
+        CRS of ``bounds``; default that of the raster.
     aoi : str or mapping, optional
-        Path of a GeoJSON file, or its content.
+        As for `read_polygons`.
     masked : bool
         Whether pixels outside the polygons are invalid; otherwise only the extent is used.
 
@@ -368,7 +441,7 @@ def resolve_aoi(
     InputError
         The file is not GeoJSON.
     """
-    if bbox is None and aoi is None:
+    if bounds is None and aoi is None:
         return None
     if info.transform is None:
         raise UsageError(
@@ -377,8 +450,8 @@ def resolve_aoi(
         )
     window = Window(0, 0, info.height, info.width)
     outline: BaseGeometry | None = None
-    if bbox is not None:
-        box = _bbox(bbox, bbox_crs, info)
+    if bounds is not None:
+        box = _bounds_polygon(bounds, bounds_crs, info)
         window = _outline_window(box, _to_pixels(box, info, BOUNDS_NAME), info, window, BOUNDS_NAME)
     if aoi is not None:
         name = aoi if isinstance(aoi, str) else "the area of interest"
@@ -389,14 +462,14 @@ def resolve_aoi(
     return AreaOfInterest(window, outline)
 
 
-def _bbox(bbox: Sequence[float], bbox_crs: str | None, info: RasterInfo) -> Polygons:
-    west, south, east, north = bbox
-    if not all(map(math.isfinite, bbox)) or west >= east or south >= north:
+def _bounds_polygon(bounds: Sequence[float], bounds_crs: str | None, info: RasterInfo) -> Polygons:
+    west, south, east, north = bounds
+    if not all(map(math.isfinite, bounds)) or west >= east or south >= north:
         raise UsageError(
-            f"bbox {','.join(f'{v:g}' for v in bbox)}: expected WEST,SOUTH,EAST,NORTH with "
+            f"bbox {','.join(f'{v:g}' for v in bounds)}: expected WEST,SOUTH,EAST,NORTH with "
             "west < east and south < north"
         )
-    crs = info.crs if bbox_crs is None else parse_crs(bbox_crs, "bbox-crs")
+    crs = info.crs if bounds_crs is None else parse_crs(bounds_crs, "bbox-crs")
     return [(shapely.box(west, south, east, north), crs)]
 
 

@@ -100,6 +100,25 @@ def scale_between(sr: RasterInfo, lr: RasterInfo) -> int:
     return scale
 
 
+def window_of_output(sr: RasterInfo, lr: RasterInfo) -> Window | None:
+    """Return the part of a source that its output covers; None if that cannot be told.
+
+    Outputs of an area cover whole pixels of their source.
+    """
+    if sr.transform is None or lr.transform is None or sr.crs != lr.crs:
+        return None
+    relative = ~lr.transform @ sr.transform
+    scale = round(1 / relative.a) if relative.a > 0 else 0
+    if not scale or sr.width % scale or sr.height % scale:
+        return None
+    left, top = round(relative.c), round(relative.f)
+    if max(abs(relative.c - left), abs(relative.f - top)) > TOLERANCE:
+        return None
+    window = Window(top, left, sr.height // scale, sr.width // scale)
+    inside = window.intersection(Window(0, 0, lr.height, lr.width))
+    return window if inside == window else None
+
+
 PASSES = 3
 """Estimates, each with the window moved along with the content; the third changes < 0.001 px."""
 FINEST_STEP = 0.01

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 from georsr.config import SRConfig
 from georsr.errors import BandWarning, GeorsrWarning, UsageError
 from georsr.io.metadata import COLORS, RasterInfo, RGBBands, detect_rgb_bands
-from georsr.io.reader import RasterReader
+from georsr.io.reader import RasterReader, open_raster
 from georsr.models.io import Model
 from georsr.models.multiband import MultiBand
 from georsr.models.spec import ModelSpec
@@ -99,6 +101,35 @@ def match_bands(reader: RasterReader, model: Model, config: SRConfig) -> tuple[R
     selected = reader.with_bands(guide.numbers)
     reader.close()
     return warn_assumed_bands(selected, guide), model
+
+
+@contextmanager
+def open_for_model(
+    path: str, model: Model, indexes: Sequence[int] | None = None
+) -> Iterator[tuple[RasterReader, Model]]:
+    """Open a raster with the bands that a model takes, which are found as for a run.
+
+    Parameters
+    ----------
+    path
+        Path of the raster.
+    model
+        Model that is to see it.
+    indexes
+        Bands in the model's order; None finds them.
+
+    Yields
+    ------
+    reader, model
+        As `match_bands` returns them.
+    """
+    config = SRConfig(indexes=None if indexes is None else tuple(indexes))
+    reader = open_raster(path, indexes=indexes)
+    try:
+        reader, model = match_bands(reader, model, config)
+        yield reader, model
+    finally:
+        reader.close()
 
 
 def _guide_of_all(info: RasterInfo, config: SRConfig) -> RGBBands:

@@ -178,13 +178,13 @@ def softened(kernel: Kernel | None, spec: ModelSpec, config: SRConfig) -> Kernel
     return replace(kernel, damping=SOFT)
 
 
-def fixed_kernel(asked: str | None) -> Kernel | None:
+def fixed_kernel(name: str | None) -> Kernel | None:
     """Return the kernel of a name; None for none, or if it is estimated from the scene."""
-    return None if asked is None or asked == SCENE else parse_kernel(asked)
+    return None if name is None or name == SCENE else parse_kernel(name)
 
 
 def enforce_consistency(
-    output: Array, seen: Array, aims: Sequence[ConsistencyTarget], kernel: Kernel
+    output: Array, network_input: Array, targets: Sequence[ConsistencyTarget], kernel: Kernel
 ) -> tuple[Array, Array]:
     """Make the outputs of a network consistent with their inputs.
 
@@ -192,21 +192,24 @@ def enforce_consistency(
     ----------
     output
         (N, C, s * h, s * w) around 0..1; its memory may become that of the result.
-    seen
-        (N, C, h, w) in 0..1: what the network saw.
-    aims
-        One for each of the N.
+    network_input
+        (N, C, h, w) in 0..1: the input of the network.
+    targets
+        (N,) validity and remainder of each tile.
     kernel
-        Shrinks an output to what was seen and the remainder.
+        Kernel with which an output is downsampled.
 
     Returns
     -------
     output
-        (N, C, s * h, s * w): with what went round the network, consistent.
+        (N, C, s * h, s * w): consistent, with the remainder added.
     residual
-        (N, C, h, w): by how much it was not, source less shrunk output.
+        (N, C, h, w): source minus downsampled output, before the correction.
     """
-    made = [_enforce(output[i : i + 1], seen[i : i + 1], aim, kernel) for i, aim in enumerate(aims)]
+    made = [
+        _enforce(output[i : i + 1], network_input[i : i + 1], target, kernel)
+        for i, target in enumerate(targets)
+    ]
     if len(made) == 1:
         return made[0]
     outputs, residuals = zip(*made, strict=True)
@@ -215,17 +218,17 @@ def enforce_consistency(
 
 
 def _enforce(
-    output: Array, seen: Array, aim: ConsistencyTarget, kernel: Kernel
+    output: Array, network_input: Array, target: ConsistencyTarget, kernel: Kernel
 ) -> tuple[Array, Array]:
-    if aim.remainder is not None:
-        rest = array_like(output, aim.remainder)[None]
-        seen = seen + rest
-        output = output + upsample_bilinear(rest, output.shape[-1] // seen.shape[-1])
-    if aim.valid is None:
-        return back_project(output, seen, kernel)
-    if (size := _corner(aim.valid)) is not None:
-        return _project_corner(output, seen, kernel, size)
-    return back_project(output, seen, kernel, array_like(output, aim.valid)[None])
+    if target.remainder is not None:
+        rest = array_like(output, target.remainder)[None]
+        network_input = network_input + rest
+        output = output + upsample_bilinear(rest, output.shape[-1] // network_input.shape[-1])
+    if target.valid is None:
+        return back_project(output, network_input, kernel)
+    if (size := _corner(target.valid)) is not None:
+        return _project_corner(output, network_input, kernel, size)
+    return back_project(output, network_input, kernel, array_like(output, target.valid)[None])
 
 
 def _corner(valid: BoolArray) -> tuple[int, int] | None:
@@ -236,13 +239,16 @@ def _corner(valid: BoolArray) -> tuple[int, int] | None:
 
 
 def _project_corner(
-    output: Array, seen: Array, kernel: Kernel, size: tuple[int, int]
+    output: Array, network_input: Array, kernel: Kernel, size: tuple[int, int]
 ) -> tuple[Array, Array]:
     """Project the valid rectangle only: exact in one pass, where a mask takes several."""
     height, width = size
-    scale = output.shape[-1] // seen.shape[-1]
-    residual = namespace(seen).zeros_like(seen)
-    fine, coarse = output[..., : height * scale, : width * scale], seen[..., :height, :width]
+    scale = output.shape[-1] // network_input.shape[-1]
+    residual = namespace(network_input).zeros_like(network_input)
+    fine, coarse = (
+        output[..., : height * scale, : width * scale],
+        network_input[..., :height, :width],
+    )
     fine[:], residual[..., :height, :width] = back_project(fine, coarse, kernel)
     return output, residual
 

@@ -299,7 +299,7 @@ class TilePredictor:
         self,
         tiles: Sequence[FloatArray],
         names: Sequence[str],
-        aims: Sequence[ConsistencyTarget] | None = None,
+        targets: Sequence[ConsistencyTarget] | None = None,
         kernel: Kernel | None = None,
     ) -> list[PendingBatch]:
         """Start to super-resolve tiles of equal shape.
@@ -310,9 +310,9 @@ class TilePredictor:
             Each (C, h, w) float32 in 0..1.
         names
             What to call each tile in an error.
-        aims, kernel
-            What each output is to give when the kernel shrinks it, beside the tile itself; what
-            went round the network is then part of the output. None: whatever it gives.
+        targets, kernel
+            Validity and remainder of each tile, and the kernel with which outputs are made
+            consistent with their tiles; None leaves the outputs of the network unchanged.
 
         Returns
         -------
@@ -331,8 +331,8 @@ class TilePredictor:
         while done < len(tiles):
             part = slice(done, done + self.batch)
             try:
-                aimed = None if aims is None else aims[part]
-                started.append(self._start(tiles[part], names[part], aimed, kernel))
+                batch_targets = None if targets is None else targets[part]
+                started.append(self._start(tiles[part], names[part], batch_targets, kernel))
             except Exception as error:
                 if not is_out_of_memory(error):
                     if isinstance(error, ModelError):
@@ -390,13 +390,13 @@ class TilePredictor:
         self,
         tiles: Sequence[FloatArray],
         names: Sequence[str],
-        aims: Sequence[ConsistencyTarget] | None,
+        targets: Sequence[ConsistencyTarget] | None,
         kernel: Kernel | None,
     ) -> PendingBatch:
         with self.backend.computing():
             x = self.backend.to_device(tiles, self.batch)
             y = self.predict(x)[: len(tiles)]
             residual = None
-            if aims is not None and kernel is not None:
-                y, residual = enforce_consistency(y, x[: len(tiles)], aims, kernel)
+            if targets is not None and kernel is not None:
+                y, residual = enforce_consistency(y, x[: len(tiles)], targets, kernel)
             return self.backend.fetch(y, residual, names, self.spec.name)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import Any, Literal, NamedTuple
@@ -27,7 +27,8 @@ from rasterio.rpc import RPC
 from rasterio.windows import Window as RasterioWindow
 
 from georsr.errors import UsageError, redact_url
-from georsr.io.gdal_env import suppress_rasterio_warnings
+from georsr.io.gdal_env import shorten, suppress_rasterio_warnings
+from georsr.io.tags import Tags, TagSelection
 from georsr.radiometry.nodata import can_represent
 from georsr.tiling.grid import spread_starts
 from georsr.window import AnyArray, Window
@@ -194,9 +195,9 @@ def common_dtype(dataset: Any, path: str, numbers: Sequence[int], *, force: bool
     UsageError
         A data type is not supported, or a band holds palette indices or a bit mask.
     """
-    colors = colorinterp_names(dataset)
+    colors, dtypes = colorinterp_names(dataset), dataset.dtypes
     for number in numbers:
-        dtype = dataset.dtypes[number - 1]
+        dtype = dtypes[number - 1]
         name = f"{path}: band {number}"
         if dtype not in SUPPORTED_DTYPES:
             remedy = (
@@ -222,11 +223,11 @@ def common_dtype(dataset: Any, path: str, numbers: Sequence[int], *, force: bool
                 "expand it first, for example with `gdal_translate -expand rgb`, or insist with "
                 "--force"
             )
-    dtypes = sorted({dataset.dtypes[number - 1] for number in numbers})
-    result = np.result_type(*(np.dtype(name) for name in dtypes)).name
+    selected = sorted({dtypes[number - 1] for number in numbers})
+    result = np.result_type(*(np.dtype(name) for name in selected)).name
     if result not in SUPPORTED_DTYPES:
         raise UsageError(
-            f"{path}: no supported data type holds all of {', '.join(dtypes)}; "
+            f"{path}: no supported data type holds all of {', '.join(selected)}; "
             "select bands of one type, or convert them first"
         )
     return result
@@ -275,6 +276,8 @@ class BandInfo:
         Value of invalid pixels; None if there is none or ``dtype`` cannot represent it.
     scale, offset : float
         ``physical = stored * scale + offset``; copied to the output, never applied.
+    tags : mapping of namespace to tags
+        Tags that also hold for the output.
     """
 
     number: int
@@ -285,7 +288,7 @@ class BandInfo:
     offset: float = 0.0
     unit: str | None = None
     nodata: float | None = None
-    tags: Mapping[str, str] = field(default_factory=dict)
+    tags: Tags = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -315,7 +318,9 @@ class RasterInfo:
     area_or_point : {"Area", "Point"}
         Label that is copied; GDAL's ``transform`` refers to pixel corners in both cases.
     tags : mapping of namespace to tags
-        Tags, without those that describe the encoding or the pixel values of the file.
+        Tags that also hold for the output.
+    left_out : tuple of str
+        Other metadata, which are not in the output, in words.
     block_shape : (rows, columns)
         Block size of the first selected band.
     overviews : tuple of int
@@ -343,12 +348,13 @@ class RasterInfo:
     gcps_crs: CRS | None
     rpcs: RPC | None
     area_or_point: str
-    tags: Mapping[str, Mapping[str, str]]
+    tags: Tags
     block_shape: tuple[int, int]
     overviews: tuple[int, ...]
     files: tuple[str, ...]
     notes: tuple[str, ...] = ()
     selectable_bands: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
     address: str = field(default="", repr=False, compare=False)
 
     @property
@@ -381,26 +387,6 @@ def format_pixel_size(info: RasterInfo) -> str:
     assert info.transform is not None
     a, b, _, d, e, _ = tuple(info.transform)[:6]
     return f"{a:.9g} x {e:.9g}" + (f" rotated by {b:.6g}, {d:.6g}" if b or d else "")
-
-
-# Namespaces that describe the encoding or the grid of a file, and do not apply to its output
-_FILE_NAMESPACES = (
-    "IMAGE_STRUCTURE",
-    "OVERVIEWS",
-    "DERIVED_SUBDATASETS",
-    "SUBDATASETS",
-    "RPC",
-    "GEOLOCATION",
-    "TILING_SCHEME",
-    "COLOR_PROFILE",
-)
-_FILE_TAGS = (
-    "AREA_OR_POINT",  # copied separately
-    "OVR_RESAMPLING_ALG",
-    "TIFFTAG_XRESOLUTION",
-    "TIFFTAG_YRESOLUTION",
-    "TIFFTAG_RESOLUTIONUNIT",
-)
 
 
 def describe(
@@ -437,8 +423,12 @@ def describe(
         dtype = common_dtype(dataset, path, numbers, force=force)
         gcps, gcps_crs = dataset.gcps
         fields = _BandFields.read(dataset)
-        bands = tuple(_band(dataset, fields, path, number, colors, nodata) for number in numbers)
-        tags = dataset.tags()
+        selection = TagSelection(dataset, numbers, alpha_band)
+        bands = tuple(
+            _band(dataset, fields, path, number, colors, nodata, selection.of_band(number))
+            for number in numbers
+        )
+        tags, point = selection.of_dataset(), dataset.tags().get("AREA_OR_POINT") == "Point"
         return RasterInfo(
             path=path,
             driver=dataset.driver,
@@ -454,8 +444,9 @@ def describe(
             gcps=tuple(gcps),
             gcps_crs=_crs(gcps_crs),
             rpcs=dataset.rpcs,
-            area_or_point="Point" if tags.get("AREA_OR_POINT") == "Point" else "Area",
-            tags=_tags(dataset),
+            area_or_point="Point" if point else "Area",
+            tags=tags,
+            left_out=tuple(map(redact_url, (*selection.left_out(), *_hidden_gcps(dataset)))),
             block_shape=tuple(dataset.block_shapes[numbers[0] - 1]),
             overviews=tuple(dataset.overviews(numbers[0])),
             files=tuple(dataset.files),
@@ -481,7 +472,8 @@ def has_own_mask(flags: Sequence[MaskFlags]) -> bool:
 def _mask_kind(dataset: Any, bands: Sequence[BandInfo], alpha: int | None) -> MaskKind:
     if alpha is not None:
         return "alpha"
-    if any(has_own_mask(dataset.mask_flag_enums[band.number - 1]) for band in bands):
+    flags = dataset.mask_flag_enums
+    if any(has_own_mask(flags[band.number - 1]) for band in bands):
         return "mask"
     return "nodata" if any(band.nodata is not None for band in bands) else "none"
 
@@ -516,6 +508,7 @@ def _band(
     number: int,
     colors: Sequence[str],
     nodata: SourceNodata,
+    tags: Tags,
 ) -> BandInfo:
     i = number - 1
     dtype = fields.dtypes[i]
@@ -538,25 +531,26 @@ def _band(
         offset=fields.offsets[i],
         unit=fields.units[i],
         nodata=stored,
-        tags={
-            name: value
-            for name, value in dataset.tags(number).items()
-            if not name.startswith("STATISTICS_")
-        },
+        tags=tags,
     )
 
 
-def _tags(dataset: Any) -> dict[str, dict[str, str]]:
-    namespaces = [""] + [
-        name
-        for name in dataset.tag_namespaces()
-        if name and name not in _FILE_NAMESPACES and ":" not in name
-    ]
-    kept = {}
-    for space in namespaces:
-        tags = dataset.tags(ns=space) if space else dataset.tags()
-        kept[space] = {name: value for name, value in tags.items() if name not in _FILE_TAGS}
-    return {space: tags for space, tags in kept.items() if tags}
+def _hidden_gcps(dataset: Any) -> list[str]:
+    """Return a line on ground control points that a raster has beside its transform."""
+    both = dataset.gcps[0] and dataset.transform != Affine.identity()
+    return ["ground control points (it has a transform)"] if both else []
+
+
+def crs_name(crs: CRS | None) -> str:
+    """Return the code of a CRS, or else its name, for messages."""
+    if not crs:
+        return "none"
+    authority = crs.to_authority()
+    if authority:
+        return ":".join(authority)
+    wkt = crs.to_wkt()
+    name = re.search(r'"([^"]+)"', wkt)
+    return f'"{name[1]}"' if name else shorten(wkt)
 
 
 def _crs(crs: CRS | None) -> CRS | None:
@@ -616,7 +610,7 @@ def reject_non_images(info: RasterInfo, model: str) -> None:
 
 def _non_image_content(info: RasterInfo, band: BandInfo) -> str | None:
     name = band.description or ""
-    thematic = band.tags.get("LAYER_TYPE", "").lower() == "thematic"
+    thematic = band.tags.get("", {}).get("LAYER_TYPE", "").lower() == "thematic"
     if thematic or CLASSES.search(name):
         return f"classes ({name or 'LAYER_TYPE thematic'})"
     if ELEVATIONS.search(name):
@@ -668,6 +662,12 @@ class RGBBands:
     note: str = ""
 
 
+def declared_rgb_bands(bands: Sequence[BandInfo]) -> tuple[int, ...] | None:
+    """Return the numbers of red, green and blue by colour, name, code or wavelength, or None."""
+    found = (detect(bands) for detect in (_by_color, _by_words, _by_codes, _by_wavelength))
+    return next((numbers for numbers in found if numbers is not None), None)
+
+
 def detect_rgb_bands(info: RasterInfo) -> RGBBands:
     """Find red, green and blue among the selected bands.
 
@@ -679,10 +679,9 @@ def detect_rgb_bands(info: RasterInfo) -> RGBBands:
     UsageError
         The metadata do not declare the bands, and no order can be assumed.
     """
-    for detect in (_by_color, _by_words, _by_codes, _by_wavelength):
-        detected = detect(info.bands)
-        if detected is not None:
-            return RGBBands(detected)
+    declared = declared_rgb_bands(info.bands)
+    if declared is not None:
+        return RGBBands(declared)
     positions, reason = _assumed(info)
     numbers = tuple(info.bands[position - 1].number for position in positions)
     number_list = ",".join(map(str, numbers))
@@ -761,7 +760,11 @@ def _by_wavelength(bands: Sequence[BandInfo]) -> tuple[int, ...] | None:
 
 def _nanometres(band: BandInfo) -> float | None:
     """Return the central wavelength in tags, or in a name that gives its unit."""
-    tags = {key.lower(): value for key, value in band.tags.items()}
+    tags = {
+        key.lower(): value
+        for space in ("", "IMAGERY")
+        for key, value in band.tags.get(space, {}).items()
+    }
     for key in ("wavelength", "central_wavelength", "center_wavelength", "central_wavelength_um"):
         try:
             value = float(tags[key].split()[0])

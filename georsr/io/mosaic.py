@@ -30,7 +30,7 @@ from georsr.io.vrt import (
     vrt_root,
 )
 from georsr.radiometry.normalization import sample_windows_in
-from georsr.window import AnyArray, PixelBlock, Window
+from georsr.window import MAX_SIDE, AnyArray, PixelBlock, Window
 
 
 def mosaic_vrt(mosaic: Mosaic) -> str:
@@ -153,6 +153,15 @@ class Mosaic:
         return tuple(dict.fromkeys(name for source in self.sources for name in source.info.files))
 
     @property
+    def left_out(self) -> tuple[str, ...]:
+        """Return the metadata of the rasters that the mosaic does not have, in words."""
+        infos = [source.info for source in self.sources]
+        texts = dict.fromkeys(text for info in infos for text in info.left_out)
+        if any(info.tags != infos[0].tags or _differ(info, infos[0]) for info in infos):
+            texts["tags, names and units that differ between its rasters"] = None
+        return tuple(texts)
+
+    @property
     def masked(self) -> bool:
         """Return whether the VRT needs a mask band.
 
@@ -181,6 +190,14 @@ class Mosaic:
         return [source.window for source in self.sources]
 
 
+def _differ(a: RasterInfo, b: RasterInfo) -> bool:
+    """Return whether bands of two rasters differ in name, unit or tags."""
+    return any(
+        (x.description, x.unit, x.tags) != (y.description, y.unit, y.tags)
+        for x, y in zip(a.bands, b.bands, strict=True)
+    )
+
+
 def build_mosaic(infos: Sequence[RasterInfo], nodata: SourceNodata = None) -> Mosaic:
     """Arrange rasters on one grid.
 
@@ -199,6 +216,11 @@ def build_mosaic(infos: Sequence[RasterInfo], nodata: SourceNodata = None) -> Mo
         for info, (x, y) in zip(infos, corners, strict=True)
     )
     height, width = max(s.window.bottom for s in sources), max(s.window.right for s in sources)
+    if max(height, width) > MAX_SIDE:
+        raise UsageError(
+            f"{first.path} and the other rasters lie too far apart: a mosaic of them would have "
+            f"{height} rows and {width} columns, expected at most {MAX_SIDE}"
+        )
     assert first.transform is not None
     transform = first.transform @ Affine.translation(left, top)
     return Mosaic(sources, height, width, transform, None if nodata == "none" else nodata)
@@ -217,7 +239,8 @@ def _compare(first: RasterInfo, other: RasterInfo) -> None:
         if a != b:
             raise UsageError(
                 f"{other.path}: does not fit {first.path}: its {name} {_format(b)}, "
-                f"expected {_format(a)}; it must be the same in all rasters of a mosaic"
+                f"expected {_format(a)}; it must be the same in all rasters of a mosaic; to "
+                "super-resolve each by itself, use --out-dir"
             )
     for info in (first, other):
         if info.transform is None:
@@ -246,7 +269,7 @@ def _offset(first: RasterInfo, info: RasterInfo) -> tuple[int, int]:
                 f"{info.path}: does not lie on the grid of {first.path}: a corner is off by "
                 f"{distance:.3g} pixels (pixels are {format_pixel_size(info)}, "
                 f"expected {format_pixel_size(first)}); warp it first, for example with "
-                "gdalwarp -tap -tr"
+                "gdalwarp -tap -tr, or super-resolve each by itself with --out-dir"
             )
     return column, row
 
@@ -279,7 +302,9 @@ class MosaicReader(RasterReader):
 
     def _describe(self, dataset: Any) -> RasterInfo:
         info = super()._describe(dataset)
-        return replace(info, driver="mosaic", files=self.mosaic.files)
+        return replace(
+            info, driver="mosaic", files=self.mosaic.files, left_out=self.mosaic.left_out
+        )
 
     def _read(self, window: Window, shape: tuple[int, int]) -> PixelBlock:
         top, left, bottom, right = self._corners.T
@@ -321,9 +346,35 @@ def open_mosaic(
         warnings.warn(notes[0], BandWarning, stacklevel=2)
         infos = _read_infos(paths, nodata, allow_drivers, "data")
     mosaic = build_mosaic(infos, nodata)
+    _warn_overlap(mosaic)
     reader = MosaicReader(mosaic, None if indexes is None else tuple(indexes), nodata)
     reader.info = replace(reader.info, notes=tuple(notes[:1]))
     return reader
+
+
+MAX_OVERLAP = 0.5
+"""Fraction of the smaller of two rasters up to which an overlap is usual for a mosaic."""
+
+
+def _warn_overlap(mosaic: Mosaic) -> None:
+    """Warn if a raster lies largely on an earlier one, as those of two dates do."""
+    corners = np.array([[w.top, w.left, w.bottom, w.right] for w in mosaic.windows])
+    for number in range(1, len(corners)):
+        low = np.maximum(corners[:number, :2], corners[number, :2])
+        high = np.minimum(corners[:number, 2:], corners[number, 2:])
+        shared = np.prod(np.clip(high - low, 0, None), axis=1)
+        sizes = np.prod(corners[: number + 1, 2:] - corners[: number + 1, :2], axis=1)
+        fractions = shared / np.minimum(sizes[:-1], sizes[-1])
+        first = int(fractions.argmax())
+        if fractions[first] > MAX_OVERLAP:
+            below, above = (mosaic.sources[i].info.path for i in (first, number))
+            warnings.warn(
+                f"{above} covers {fractions[first]:.0%} of {below}: later rasters of a mosaic hide "
+                "earlier ones; to super-resolve each by itself, use --out-dir",
+                BandWarning,
+                stacklevel=4,
+            )
+            return
 
 
 def _read_infos(

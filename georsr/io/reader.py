@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -51,7 +50,14 @@ from georsr.io.gdal_env import (
     subdataset_file,
     suppress_rasterio_warnings,
 )
-from georsr.io.metadata import BandInfo, RasterInfo, SourceNodata, describe, has_own_mask
+from georsr.io.metadata import (
+    BandInfo,
+    RasterInfo,
+    SourceNodata,
+    describe,
+    has_own_mask,
+    window_metadata,
+)
 from georsr.io.sidecars import can_list_sidecars, check_dataset, check_hdf5, check_sidecars
 from georsr.radiometry.nodata import valid_pixels
 from georsr.radiometry.normalization import (
@@ -527,18 +533,18 @@ class RasterReader:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def with_bands(self, indexes: tuple[int, ...]) -> RasterReader:
         """Return another reader of the raster, with other bands."""
         path, _, nodata, allow_drivers, force, alpha = self._options
         return RasterReader(path, indexes, nodata, allow_drivers, force, alpha)
+
+    def cropped(self, window: Window) -> RasterReader:
+        """Return another reader, of a part of the raster as if it were all of it."""
+        path, _, *options = self._options
+        return CroppedReader(window, path, self.info.indexes, *options)
 
     def reopen(self) -> Self:
         """Open the raster again, and return a new reader with its present metadata.
@@ -558,6 +564,23 @@ class RasterReader:
 
     def __repr__(self) -> str:
         return f"RasterReader({self.info.path!r}, indexes={self.info.indexes})"
+
+
+class CroppedReader(RasterReader):
+    """Reader of a window of a raster; see `RasterReader.cropped`."""
+
+    def __init__(self, window: Window, *options: Any) -> None:
+        self._window = window
+        super().__init__(*options)
+
+    def _describe(self, dataset: Any) -> RasterInfo:
+        return window_metadata(super()._describe(dataset), self._window)
+
+    def _read(self, window: Window, shape: tuple[int, int]) -> PixelBlock:
+        return super()._read(window.moved(self._window.top, self._window.left), shape)
+
+    def _sample_windows(self, max_pixels: int) -> list[Window]:
+        return sample_windows(self.info.height, self.info.width, max_pixels)
 
 
 def open_raster(
@@ -770,7 +793,9 @@ def _scale_and_offset(info: RasterInfo, band: BandInfo) -> tuple[float, float]:
     quantities = [value for key, value in tags.items() if key.endswith("QUANTIFICATION_VALUE")]
     try:
         scale = 1.0 / float(quantities[0])
-        all_tags = tags | dict(band.tags)  # GDAL's Sentinel-2 driver has the offset in each band
+        all_tags = tags | dict(
+            band.tags.get("", {})
+        )  # GDAL's Sentinel-2 driver has the offset in each band
         added = float(all_tags.get("BOA_ADD_OFFSET", all_tags.get("RADIO_ADD_OFFSET", "0")))
     except (IndexError, ValueError, ZeroDivisionError):
         pass

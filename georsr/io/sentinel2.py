@@ -288,7 +288,7 @@ def _bands(part: Any) -> Iterator[_SourceBand]:
                 scale=scale,
                 offset=added * scale,
                 nodata=nodata,
-                tags=band_tags,
+                tags={"": band_tags},
             ),
         )
 

@@ -204,10 +204,10 @@ def _check_overview_file(named: str, path: str, policy: ReadPolicy) -> None:
     name = named.removeprefix(":::BASE:::")
     file = Path(name) if name == named else Path(path).parent / name
     try:
-        beside = file.resolve().parent == Path(path).resolve().parent
+        same_folder = file.resolve().parent == Path(path).resolve().parent
     except (OSError, ValueError, RuntimeError):
-        beside = False
-    if not (beside and read_header(str(file)).startswith((*TIFF_SIGNATURES, HFA_SIGNATURE))):
+        same_folder = False
+    if not (same_folder and read_header(str(file)).startswith((*TIFF_SIGNATURES, HFA_SIGNATURE))):
         raise UsageError(
             f"{path}: its metadata name {shorten(named)} as the file of its overviews, expected "
             "a TIFF beside it; remove the item OVERVIEW_FILE of the domain OVERVIEWS"

@@ -166,7 +166,8 @@ def add_band(
 ) -> Element:
     """Add a band without a source."""
     element = SubElement(root, "VRTRasterBand", dataType=GDAL_TYPES[dtype], band=str(number))
-    add_tags(element, band.tags)
+    for space in dict.fromkeys(("", *band.tags)):
+        add_tags(element, band.tags.get(space, {}), space)
     for name, text in (
         ("Description", band.description),
         ("UnitType", band.unit),

@@ -16,11 +16,17 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.ndimage import binary_opening, binary_propagation
 
 from georsr.config import OPTIONS, SRConfig
 from georsr.device import DeviceConfig
-from georsr.errors import InputError, RadiometryWarning, ResourceError, UsageError
+from georsr.errors import (
+    GeoreferenceWarning,
+    InputError,
+    MetadataWarning,
+    RadiometryWarning,
+    ResourceError,
+    UsageError,
+)
 from georsr.inference.bands import check_bands, warn_once, with_found_colors
 from georsr.inference.consistency import requested_kernel
 from georsr.inference.pipeline import tile_grid_of
@@ -36,15 +42,19 @@ from georsr.io.metadata import RasterInfo, reject_non_images, window_metadata
 from georsr.io.reader import RasterReader, choose_normalization
 from georsr.models.io import Model
 from georsr.models.registry import COMPUTED_ARCHITECTURES
+from georsr.progress import Progress, never
 from georsr.radiometry.kernels import Kernel
 from georsr.radiometry.normalization import Normalization
-from georsr.reports import georsr_version, product_tags
+from georsr.reports import RunReport, georsr_version, product_tags
 from georsr.system import memory_limit
 from georsr.tiling.grid import TileGrid
-from georsr.window import AnyArray, PixelBlock, Window
+from georsr.window import MAX_SIDE, AnyArray, PixelBlock, Window
 from georsr.writer.layout import OutputLayout, output_layout
 from georsr.writer.partial_tiff import Journal
-from georsr.writer.paths import paths_behind_vsi, temp_paths
+from georsr.writer.paths import is_virtual, paths_behind_vsi, temp_paths
+
+if TYPE_CHECKING:
+    from georsr.geo.aoi import AreaOfInterest
 
 MIB = 2**20
 BASE_MEMORY = 650 * MIB
@@ -56,8 +66,14 @@ WAITING_BLOCKS = 24
 """Largest number of blocks that wait for the writer or are being encoded."""
 
 
-def check_size(info: RasterInfo, config: SRConfig) -> None:
+def check_size(info: RasterInfo, scale: int, config: SRConfig) -> None:
     """Refuse a raster whose header declares too many pixels, before anything is allocated."""
+    if scale * max(info.width, info.height) > MAX_SIDE:
+        raise UsageError(
+            f"{info.path}: the output would have {scale * info.height} rows and "
+            f"{scale * info.width} columns, more than the {MAX_SIDE} of a GeoTIFF; choose an area "
+            "(--bbox)"
+        )
     pixels = info.width * info.height
     if pixels > config.max_pixels:
         raise UsageError(
@@ -156,9 +172,6 @@ def check_memory(needed: int, config: SRConfig) -> None:
             "--bbox, or use --no-check-resources to try"
         )
 
-
-if TYPE_CHECKING:
-    from georsr.geo.aoi import AreaOfInterest
 
 N_SAMPLES, SAMPLE_BYTES = 64, 16 * 1024
 """Number and size of the samples of a source's files that its hash covers: one megabyte of any
@@ -296,9 +309,9 @@ def _replication(values: AnyArray) -> int | None:
     )
 
 
-def _sample_windows(height: int, width: int, size: int = 64) -> list[Window]:
+def _sample_windows(height: int, width: int) -> list[Window]:
     """Return small windows in the corners and the middle of a raster."""
-    h, w = min(size, height), min(size, width)
+    h, w = min(64, height), min(64, width)
     return [
         Window((height - h) * i // 2, (width - w) * j // 2, h, w)
         for i, j in ((0, 0), (0, 2), (1, 1), (2, 0), (2, 2))
@@ -330,6 +343,8 @@ def warn_specks(reader: RasterReader, scale: int) -> None:
     value = info.nodata[0]
     if info.mask_kind != "nodata" or value not in suspects:
         return
+    from scipy.ndimage import binary_opening, binary_propagation  # slow, and few rasters need it
+
     specks = pixels = 0
     for window in probe_windows(info.height, info.width):
         valid = reader.read(window).valid
@@ -365,6 +380,16 @@ def warn_upsampled(reader: RasterReader) -> None:
                 RadiometryWarning,
             )
         return
+
+
+def warn_metadata(reader: RasterReader, layout: OutputLayout) -> None:
+    """Warn about metadata of the source that the output does not have, or has in another form."""
+    path = reader.info.path
+    if layout.left_out:
+        text = f"{path}: not in the output: {'; '.join(layout.left_out)}"
+        warn_once(reader, text, MetadataWarning)
+    if layout.crs_note:
+        warn_once(reader, f"{path}: {layout.crs_note}", GeoreferenceWarning)
 
 
 @dataclass(frozen=True)
@@ -490,8 +515,8 @@ def area_of(info: RasterInfo, config: SRConfig) -> AreaOfInterest | None:
 
     return resolve_aoi(
         info,
-        bbox=config.bounds,
-        bbox_crs=config.bounds_crs,
+        bounds=config.bounds,
+        bounds_crs=config.bounds_crs,
         aoi=config.aoi,
         masked=config.aoi_mask,
     )
@@ -507,11 +532,27 @@ def memory_of(job: SRJob) -> int:
     return memory_bytes(job.reader, job.plan, job.layout, n_concurrent, on_cpu)
 
 
+@dataclass(frozen=True)
+class RunRequest:
+    """What the caller of a run asks for."""
+
+    reader: RasterReader
+    """Source; it is read from another thread until the run ends."""
+    destination: str
+    """Path of the output. It appears complete and verified, or not at all."""
+    model: Model
+    config: SRConfig
+    progress: Progress | None = None
+    """Receives the number of finished tiles."""
+    should_stop: Callable[[], bool] = never
+    """Called after each tile; when it returns True the run ends and keeps the finished blocks."""
+    on_published: Callable[[RunReport], None] = lambda report: None
+    """Called with the report once the output is published. If the process is killed or fails during
+    the call, the same run calls it again."""
+
+
 def plan_and_check(
-    reader: RasterReader,
-    destination: str,
-    model: Model,
-    config: SRConfig,
+    request: RunRequest,
     placement: DeviceConfig | None = None,
     memory: Callable[[SRJob], int] = memory_of,
 ) -> SRJob:
@@ -519,7 +560,9 @@ def plan_and_check(
 
     Parameters
     ----------
-    reader, destination, model, config, placement
+    request
+        Source, path of the output, model and options.
+    placement
         As for `plan_job`.
     memory
         Returns the peak memory of the run on this machine, in bytes.
@@ -531,8 +574,9 @@ def plan_and_check(
     UsageError, InputError
         As for `plan_job`.
     """
-    job = plan_job(reader, destination, model, config, placement)
-    check_space(job.layout, destination, config, job.partial_file_bytes())
+    config = request.config
+    job = plan_job(request.reader, request.destination, request.model, config, placement)
+    check_space(job.layout, request.destination, config, job.partial_file_bytes())
     check_memory(memory(job), config)
     return job
 
@@ -568,7 +612,7 @@ def plan_job(
     info = reader.info
     area = area_of(info, config)
     part = info if area is None else window_metadata(info, area.window)
-    check_size(part, config)
+    check_size(part, model.spec.scale, config)
     check_bands(info, model.spec)
     if not config.force and model.spec.architecture not in COMPUTED_ARCHITECTURES:
         reject_non_images(info, model.spec.name)
@@ -579,6 +623,11 @@ def plan_job(
     kernel = resolve_kernel(*scene, model, config, placement)
     partial = area is not None and area.outline is not None
     layout = _layout(part, info, model, config, stretch, kernel, placement, partial=partial)
+    if layout.world_file and is_virtual(destination):
+        raise UsageError(
+            f"{destination}: is not a local file, so that TFW=YES cannot write beside it; make the "
+            "world file afterwards, with gdal_translate -co TFW=YES OUT COPY"
+        )
     plan = tile_grid_of(info, model.spec, config, area)
     key = run_key(reader, model, config, placement, area)
     if warn and kernel is None and requested_kernel(model.spec, config) is not None:
@@ -586,6 +635,7 @@ def plan_job(
     if warn and model.spec.architecture not in COMPUTED_ARCHITECTURES:
         warn_upsampled(reader)
     if warn:
+        warn_metadata(reader, layout)
         warn_specks(reader, model.spec.scale)
     job = SRJob(
         reader, destination, model, config, placement, stretch, layout, plan, key, area, kernel

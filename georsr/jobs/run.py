@@ -16,22 +16,20 @@ from typing import Protocol
 
 import numpy as np
 
-from georsr.config import SRConfig
 from georsr.device import DeviceConfig, cpu_threads
 from georsr.errors import ResourceError
 from georsr.inference.consistency import shrink_valid
 from georsr.inference.pipeline import RunStats, TilePipeline, prefetch, write_in_background
 from georsr.inference.predictor import TilePredictor, TileTooLargeError, n_forward_passes
 from georsr.io.reader import RasterReader, open_output
-from georsr.jobs.job import SRJob, check_unchanged, memory_of, plan_and_check
-from georsr.models.io import Model
-from georsr.progress import Progress, RunContext, RunProgress, never
+from georsr.jobs.job import RunRequest, SRJob, check_unchanged, memory_of, plan_and_check
+from georsr.progress import RunContext, RunProgress
 from georsr.reports import ConsistencyReport, RunReport
 from georsr.tiling.grid import ceil_to
 from georsr.window import AnyArray, BoolArray, PixelBlock, Window
 from georsr.writer.layout import OutputLayout
 from georsr.writer.partial_tiff import OutputInfo
-from georsr.writer.paths import Lock, is_virtual, local_path, remove_sidecars, temp_paths
+from georsr.writer.paths import Lock, is_virtual, local_path, replace_sidecars, temp_paths
 from georsr.writer.writer import RasterWriter
 
 log = logging.getLogger(__name__)
@@ -138,35 +136,15 @@ def _until_row(blocks: Blocks, layout: OutputLayout, end: int, count: int) -> Bl
                 return
 
 
-def run(
-    reader: RasterReader,
-    destination: str,
-    model: Model,
-    config: SRConfig,
-    progress: Progress | None = None,
-    should_stop: Callable[[], bool] | None = None,
-    executor: Executor | None = None,
-    on_published: Callable[[RunReport], None] = lambda report: None,
-) -> RunReport:
+def run(request: RunRequest, executor: Executor) -> RunReport:
     """Super-resolve an open raster into a new file.
 
     Parameters
     ----------
-    reader
-        Source; it is read from another thread until this returns.
-    destination
-        Path of the output. It appears complete and verified, or not at all.
-    model, config
-        Model and options.
-    progress
-        Receives the number of finished tiles.
-    should_stop
-        Called after each tile; when it returns True the run ends and keeps the finished blocks.
+    request
+        Source, path of the output, model and options.
     executor
-        Computes the blocks; None computes them in this process.
-    on_published
-        Called with the report once the output is published. If the process is killed or fails
-        during the call, the same call of `run` calls it again.
+        Computes the blocks.
 
     Raises
     ------
@@ -175,23 +153,19 @@ def run(
     InterruptedRunError
         ``should_stop`` returned True.
     """
-    executor = executor or LocalExecutor()
-    context = RunContext(
-        RunProgress(progress, [n_forward_passes(config.tta)]), should_stop or never
-    )
+    costs = [n_forward_passes(request.config.tta)]
+    context = RunContext(RunProgress(request.progress, costs), request.should_stop)
     with context.timer.section("total"):
         with context.timer.section("read"):
-            job = plan_and_check(
-                reader, destination, model, config, executor.placement, executor.memory
-            )
+            job = plan_and_check(request, executor.placement, executor.memory)
         published = job.journal().completed_output()
         if published is None:
             context.check_cancelled()
-            report = _write_output(job, executor, context, on_published)
+            report = _write_output(job, executor, context, request.on_published)
         else:
-            log.info("%s: an earlier run has published it", destination)
+            log.info("%s: an earlier run has published it", job.destination)
             report = run_report(job, published, job.layout.blocks_count, RunStats(), context)
-            on_published(report)
+            request.on_published(report)
             remove_stale_files(job)
     return replace(report, seconds=context.timer.rounded())
 
@@ -310,7 +284,7 @@ def remove_stale_files(job: SRJob) -> None:
     lock = Lock(temp_paths(job.destination).lock, job.destination)
     lock.acquire()
     if not is_virtual(job.destination):
-        remove_sidecars(local_path(job.destination))
+        replace_sidecars(local_path(job.destination), job.layout.world_file_text)
     for path in temp_paths(job.destination).leftovers():
         path.unlink(missing_ok=True)
     job.journal().remove()

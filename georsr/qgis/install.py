@@ -91,12 +91,10 @@ def data_folders(
     return [base / version for base in bases for version in VERSIONS]
 
 
-def find_profiles(
-    environ: Mapping[str, str] | None = None, platform: str = sys.platform
-) -> list[Profile]:
+def find_profiles() -> list[Profile]:
     """Profiles of this user, newer QGIS first, the default one first in each."""
     found: list[Profile] = []
-    for data in data_folders(environ, platform):
+    for data in data_folders():
         folders = [path for path in sorted((data / "profiles").glob("*")) if path.is_dir()]
         folders.sort(key=lambda path: path.name != DEFAULT)
         found += map(Profile, folders)

@@ -259,9 +259,11 @@ def layer_bands(source: tuple[BandInfo, ...], maps: int) -> tuple[BandInfo, ...]
                 scale=scale if measured else 1.0,
                 nodata=float("nan"),
                 tags={
-                    "LAYER": MEANINGS.get(
-                        name, "where the network was guided to, dimensionless, by tile"
-                    )
+                    "": {
+                        "LAYER": MEANINGS.get(
+                            name, "where the network was guided to, dimensionless, by tile"
+                        )
+                    }
                 },
             )
         )

@@ -23,6 +23,7 @@ from georsr.inference.predictor import (
 from georsr.io.metadata import window_metadata
 from georsr.io.reader import RasterReader, open_output
 from georsr.jobs.job import (
+    RunRequest,
     SRJob,
     check_memory,
     check_space,
@@ -33,7 +34,6 @@ from georsr.jobs.job import (
 )
 from georsr.jobs.run import (
     Executor,
-    LocalExecutor,
     compute_output,
     finish_output,
     prepare_output,
@@ -96,6 +96,7 @@ def layers_layout(job: SRJob) -> OutputLayout:
         keep_alpha=False,
         mask_kind="nodata",
         tags={},
+        left_out=(),
     )
     return output_layout(
         layers,
@@ -183,17 +184,7 @@ def check_layers_path(job: SRJob, layers: str) -> None:
         check_writable(style, overwrite=job.config.overwrite)
 
 
-def run_with_layers(
-    reader: RasterReader,
-    destination: str,
-    layers_path: str,
-    model: Model,
-    config: SRConfig,
-    progress: Progress | None = None,
-    should_stop: Callable[[], bool] | None = None,
-    executor: Executor | None = None,
-    on_published: Callable[[RunReport], None] = lambda report: None,
-) -> RunReport:
+def run_with_layers(request: RunRequest, executor: Executor, layers_path: str) -> RunReport:
     """Super-resolve an open raster into a new file, with its quality layers in another.
 
     The layers are renamed into place first, the output last. If the process is killed between the
@@ -201,27 +192,24 @@ def run_with_layers(
 
     Parameters
     ----------
-    reader, destination, model, config, progress, should_stop, executor, on_published
+    request, executor
         As for `georsr.jobs.run.run`.
     layers_path
         Path of the quality layers. This process computes them.
     """
-    executor = executor or LocalExecutor()
-    costs = [n_forward_passes(config.tta), MEMBERS]
-    context = RunContext(RunProgress(progress, costs), should_stop or never)
+    costs = [n_forward_passes(request.config.tta), MEMBERS]
+    context = RunContext(RunProgress(request.progress, costs), request.should_stop)
     with context.timer.section("total"):
         with context.timer.section("read"):
-            job = plan_and_check(
-                reader, destination, model, config, executor.placement, executor.memory
-            )
+            job = plan_and_check(request, executor.placement, executor.memory)
         journal = job.journal()
         published = journal.completed_output()
         if published is None:
             check_layers_path(job, layers_path)
             context.check_cancelled()
-            report = _write_both(job, layers_path, executor, context, on_published)
+            report = _write_both(job, layers_path, executor, context, request.on_published)
         else:
-            log.info("%s: an earlier run has published it", destination)
+            log.info("%s: an earlier run has published it", job.destination)
             report = run_report(job, published, job.layout.blocks_count, RunStats(), context)
             layers = layers_job(job, layers_path, published.checksum)
             if journal.published_layers is not None:
@@ -229,7 +217,7 @@ def run_with_layers(
                     layers, journal.published_layers, layers.layout.blocks_count
                 )
                 report = replace(report, quality=quality)
-            on_published(report)
+            request.on_published(report)
             remove_stale_files(layers)
             remove_stale_files(job)
     return replace(report, seconds=context.timer.rounded())

@@ -37,6 +37,10 @@ class Span:
     overlap_after: int
 
 
+MAX_TILES = 1_000_000
+"""Largest number of tiles along one axis: each takes memory, also of a raster of one row."""
+
+
 def ceil_to(value: int, multiple: int) -> int:
     """Round ``value`` up to a multiple of ``multiple``."""
     return -(-value // multiple) * multiple
@@ -254,7 +258,13 @@ def make_grid(
             f"tile {tile} is too small for halo {halo} and overlap {overlap}: "
             f"use at least {smallest}"
         )
-    if (tile - 2 * halo - overlap) % multiple_of:
+    stride = tile - 2 * halo - overlap
+    if max(height, width) > MAX_TILES * stride:
+        raise UsageError(
+            f"raster of {height} rows and {width} columns takes more than {MAX_TILES} tiles of "
+            f"{tile} along one side: use larger tiles"
+        )
+    if stride % multiple_of:
         raise UsageError(
             f"tile {tile} less twice halo {halo} less overlap {overlap} is not a multiple of "
             f"{multiple_of}, which this model needs"

@@ -40,7 +40,6 @@ def export_checkpoint(
     *,
     trained_on: str,
     quality: Mapping[str, float],
-    notes: str = "",
 ) -> ModelSpec:
     """Fuse the branches, merge LoRA, and write the weights with their spec.
 
@@ -52,8 +51,8 @@ def export_checkpoint(
         ``.safetensors`` file to write.
     recipe
         Recipe of the run.
-    trained_on, quality, notes
-        Fields of the model's spec: data and budget, measured figures, when to use it.
+    trained_on, quality
+        Fields of the model's spec: data and budget, measured figures.
     """
     state = load_checkpoint(checkpoint)
     check_recipe(state, recipe)
@@ -64,7 +63,6 @@ def export_checkpoint(
         spec,
         trained_on=trained_on,
         quality={**quality, "steps": float(state["global_step"])},
-        notes=notes,
     )
     save_model(target, spec, fused)
     return spec

@@ -204,12 +204,17 @@ class SuperResolution(pl.LightningModule):
         return loss
 
     def _sensor(self, batch: Batch) -> tuple[Tensor | None, Tensor | float]:
-        """Return the sensor input of the network, and the loss of its estimate."""
-        if batch.sensor is None or self.network.sensor_estimator is None:
+        """Return the sensor input of the network, and the loss of its estimate.
+
+        Crops whose sensor is not known, as those of rasters, get the network's own estimate.
+        """
+        if self.network.sensor_estimator is None:
             return None, 0.0
         # noise is estimated from differences of a grey level, which half precision rounds
         with torch.autocast(batch.lr.device.type, enabled=False):
             mean, variance = self.network.sensor_estimator(batch.lr)
+        if batch.sensor is None:
+            return mean.detach(), 0.0
         loss = likelihood_error(mean, variance, batch.sensor)
         return with_errors(batch.sensor, mean.detach()), loss
 

@@ -45,10 +45,11 @@ def multi_step(step: int, warmup: int, milestones: Sequence[int], gamma: float) 
 
 
 _QUINTIC = (3.4445, -4.7750, 2.0315)
+NEWTON_SCHULZ_STEPS = 5
 MOMENTUM = 0.95
 
 
-def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
+def orthogonalize(matrix: Tensor) -> Tensor:
     """Approximate U V^T of the singular value decomposition of (rows, columns), float32.
 
     Newton-Schulz iteration with the quintic of the source: singular values become 0.7 to 1.2,
@@ -60,7 +61,7 @@ def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
     if transposed:
         x = x.T
     x = x / (x.norm() + 1e-7)
-    for _ in range(steps):
+    for _ in range(NEWTON_SCHULZ_STEPS):
         gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x
     return x.T if transposed else x

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import reprlib
 import typing
@@ -370,7 +371,7 @@ def load_recipe(name_or_path: str) -> Recipe:
         text = (resources.files("georsr.training") / "recipes" / f"{name_or_path}.yaml").read_text()
     else:
         path = Path(name_or_path)
-        if not path.is_file():
+        if not os.path.isfile(path):  # noqa: PTH113  False for a name that is too long
             raise UsageError(
                 f"{name_or_path}: neither a built-in recipe ({', '.join(builtin_recipes())}) "
                 "nor a YAML file"

@@ -6,9 +6,9 @@ import logging
 import math
 import secrets
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,16 +21,18 @@ from rasterio.enums import ColorInterp
 from rasterio.errors import RasterioError
 from rasterio.rpc import RPC
 
-from georsr.errors import UsageError
-from georsr.io.gdal_env import gdal_env, root_cause, suppress_rasterio_warnings
+from georsr.errors import GeorsrError, UsageError
+from georsr.io.gdal_env import gdal_env, root_cause, shorten, suppress_rasterio_warnings
 from georsr.io.metadata import (
     SUPPORTED_DTYPES,
     BandInfo,
     RasterInfo,
+    crs_name,
     scale_gcps,
     scale_rpcs,
     scale_transform,
 )
+from georsr.io.tags import scale_tags
 from georsr.radiometry.nodata import can_represent
 from georsr.window import AnyArray, Window
 
@@ -46,6 +48,17 @@ _RESERVED = {
     "BLOCKSIZE": "set the block size instead",
     "NBITS": "choose a data type instead",
     "APPEND_SUBDATASET": "products are new files",
+    "PROFILE": "only the default, GDALGeoTIFF, holds georeferencing, names and scales of bands",
+    "COPY_SRC_OVERVIEWS": "outputs have overviews with --cog",
+    **dict.fromkeys(
+        ("TILING_SCHEME", "TARGET_SRS", "RES", "EXTENT", "ALIGNED_LEVELS"),
+        "it changes the grid; warp the output afterwards, with gdalwarp -of COG",
+    ),
+    **{
+        option: "the output holds the coefficients itself; make the file afterwards, with "
+        f"gdal_translate -co {option}=YES OUT COPY"
+        for option in ("RPB", "RPCTXT")
+    },
     "STREAMABLE_OUTPUT": "blocks are written in any order",
 }
 
@@ -56,6 +69,11 @@ def checked_options(options: Mapping[str, str], *, cog: bool) -> dict[str, str]:
     for name in given:
         if name in _RESERVED:
             raise UsageError(f"creation option {name} cannot be set: {_RESERVED[name]}")
+    if "TFW" in given and cog:
+        raise UsageError(
+            "creation option TFW cannot be set with --cog or --parts, whose driver has none: make "
+            "the world file afterwards, with gdal_translate -co TFW=YES OUT COPY"
+        )
     if "NUM_THREADS" in given and not cog:
         raise UsageError(
             "creation option NUM_THREADS cannot be set: compressing in threads, GDAL loses "
@@ -104,22 +122,39 @@ def is_lossless(options: Mapping[str, str]) -> bool:
     return codec != "JPEG" and "DISCARD_LSB" not in options
 
 
-def check_creation_options(layout: OutputLayout) -> None:
-    """Write a tiny file in memory, so that GDAL refuses invalid options now.
+def check_layout(layout: OutputLayout) -> OutputLayout:
+    """Write a tiny file in memory and read it back, to know now what GDAL refuses or loses.
 
-    For unknown options and values, GDAL only issues a warning and ignores them.
+    Returns
+    -------
+    OutputLayout
+        Layout that lists in ``left_out`` and ``crs_note`` what GeoTIFF does not keep.
+
+    Raises
+    ------
+    UsageError
+        GDAL refuses a creation option, or GeoTIFF cannot hold the georeferencing.
     """
     stem = f"/vsimem/georsr-{secrets.token_hex(8)}"
     paths = [f"{stem}.tif", f"{stem}.cog.tif"]
-    profile = layout.profile() | {"width": 16, "height": 16}
+    tiny = replace(layout, width=16, height=16)
     with gdal_env(writing=True), suppress_rasterio_warnings(), _gdal_warnings() as messages:
         try:
-            with rasterio.open(paths[0], "w", **profile) as dataset:
-                layout.describe(dataset)
-                dataset.write(np.zeros((layout.count, 16, 16), layout.dtype))
-            if layout.cog_options is not None:
-                rasterio.shutil.copy(paths[0], paths[1], driver="COG", **layout.cog_options)
+            with rasterio.open(paths[0], "w", **tiny.profile()) as dataset:
+                tiny.describe(dataset)
+                dataset.write(np.zeros((tiny.count, 16, 16), tiny.dtype))
+            if tiny.cog_options is not None:
+                rasterio.shutil.copy(paths[0], paths[1], driver="COG", **tiny.cog_options)
+            if messages:  # of unknown options and values, GDAL only warns
+                raise _refused(messages[0])
+            with rasterio.open(paths[tiny.cog_options is not None]) as dataset:
+                note = _crs_note(dataset, tiny)
+                for difference in header_differences(dataset, replace(tiny, crs_note=note)):
+                    raise _cannot_hold(difference, layout)
+                lost = tuple(_lost_metadata(dataset, tiny))
         except (RasterioError, OSError, ValueError, TypeError) as err:
+            if isinstance(err, GeorsrError):
+                raise
             raise _refused(root_cause(err)) from err
         except Exception as err:
             if not type(err).__name__.startswith("CPLE_"):
@@ -129,8 +164,140 @@ def check_creation_options(layout: OutputLayout) -> None:
             for path in paths:
                 if rasterio.shutil.exists(path):
                     rasterio.shutil.delete(path)
-    if messages:
-        raise _refused(messages[0])
+    return replace(layout, left_out=(*layout.left_out, *lost), crs_note=note)
+
+
+def _cannot_hold(difference: str, layout: OutputLayout) -> UsageError:
+    if difference.startswith("CRS"):
+        name = crs_name(layout.crs or layout.gcps_crs)
+        return UsageError(
+            f"GeoTIFF cannot hold the CRS of the source, {name}: give a copy of it another one, "
+            "for example the horizontal part of it (gdal_translate -a_srs EPSG:32632 IN COPY), or "
+            "warp it (gdalwarp -t_srs)"
+        )
+    return UsageError(
+        f"GeoTIFF does not hold the output's header with these creation options: {difference}; "
+        "leave out those that change it"
+    )
+
+
+def header_differences(dataset: Any, layout: OutputLayout) -> Iterator[str]:
+    """Yield how the header of a written dataset differs from a layout, such as another size."""
+    properties = {
+        "width": (dataset.width, layout.width),
+        "height": (dataset.height, layout.height),
+        "number of bands": (dataset.count, layout.count),
+        "data types": (set(dataset.dtypes), {layout.dtype}),
+        "GCPs": (
+            _gcp_points(dataset.gcps[0]),
+            () if layout.transform else _gcp_points(layout.gcps),
+        ),
+        "RPCs": (dataset.rpcs is not None, layout.rpcs is not None),
+        "AREA_OR_POINT": (dataset.tags().get("AREA_OR_POINT", "Area"), layout.area_or_point),
+        "colours": (tuple(item.name for item in dataset.colorinterp)[-1:], layout.colorinterp[-1:])
+        if layout.alpha
+        else ((), ()),
+    }
+    for name, (got, expected) in properties.items():
+        if got != expected:
+            yield f"{name} read back as {got}, expected {expected}"
+    if not same_nodata(dataset.nodata, layout.nodata):
+        yield f"nodata read back as {dataset.nodata}, expected {layout.nodata}"
+    transform = layout.transform or Affine.identity()
+    if not same_corners(dataset.transform, transform, layout.width, layout.height):
+        yield (
+            f"transform read back as {tuple(dataset.transform)[:6]}, "
+            f"expected {tuple(transform)[:6]}"
+        )
+    got, expected = _systems(dataset, layout)
+    if (not got) != (not expected) or (not layout.crs_note and _crs_note(dataset, layout)):
+        yield f"CRS read back as {crs_name(got)}, expected {crs_name(expected)}"
+
+
+def _gcp_points(gcps: Iterable[GroundControlPoint]) -> tuple[tuple[float, ...], ...]:
+    """Return (row, column, x, y) of ground control points, rounded."""
+    return tuple(tuple(round(float(v), 6) for v in (g.row, g.col, g.x, g.y)) for g in gcps)
+
+
+def same_nodata(a: float | None, b: float | None) -> bool:
+    """Return whether two nodata values are equal, as NaN or after rounding to float32."""
+    if a is None or b is None:
+        return a is b
+    return a == b or (math.isnan(a) and math.isnan(b)) or math.isclose(a, b, rel_tol=1e-6)
+
+
+def same_corners(a: Affine, b: Affine, width: int, height: int) -> bool:
+    """Return whether two transforms have the same outer corners, to 1e-9 of the extent."""
+    corners = [(0, 0), (width, 0), (0, height), (width, height)]
+    points = [
+        [(t.a * x + t.b * y + t.c, t.d * x + t.e * y + t.f) for x, y in corners] for t in (a, b)
+    ]
+    size = max(abs(value) for point in points[1] for value in point) or 1.0
+    differences = (
+        abs(p - q) for pa, pb in zip(*points, strict=True) for p, q in zip(pa, pb, strict=True)
+    )
+    return all(difference <= 1e-9 * size for difference in differences)
+
+
+def _systems(dataset: Any, layout: OutputLayout) -> tuple[CRS | None, CRS | None]:
+    """Return the CRS of a written dataset and of its layout."""
+    if layout.gcps and layout.transform is None:
+        return dataset.gcps[1], layout.gcps_crs
+    return dataset.crs, layout.crs
+
+
+def _crs_note(dataset: Any, layout: OutputLayout) -> str:
+    """Return one line on a CRS that GeoTIFF keys do not hold exactly; empty if they do."""
+    got, expected = _systems(dataset, layout)
+    if not (got and expected) or got == expected or got.to_dict() == expected.to_dict():
+        return ""
+    names = crs_name(expected), crs_name(got)
+    if names[0] == names[1]:
+        names = shorten(expected.to_string()), shorten(got.to_string())
+    return (
+        f"GeoTIFF stores its CRS {names[0]} as {names[1]}; if the difference matters, assign a CRS "
+        "with a code to a copy of the source (gdal_translate -a_srs)"
+    )
+
+
+def _lost_metadata(dataset: Any, layout: OutputLayout) -> Iterator[str]:
+    """Yield the metadata of a layout that are not in a written dataset."""
+    for space, tags in layout.tags.items():
+        if lost := _lost_tags(tags, dataset.tags(ns=space or None)):
+            yield " ".join([space or "tags", *lost])
+    for i, band in enumerate(layout.bands):
+        for space, tags in band.tags.items():
+            if lost := _lost_tags(tags, dataset.tags(i + 1, ns=space or None)):
+                yield " ".join([f"{space or 'tags'} of band {band.number}", *lost])
+        colors = band.colorinterp, dataset.colorinterp[i].name
+        for name, kept, text in (
+            (
+                "scale and offset",
+                (band.scale, band.offset),
+                (dataset.scales[i], dataset.offsets[i]),
+            ),
+            ("name", band.description or None, dataset.descriptions[i]),
+            ("unit", band.unit or None, dataset.units[i] or None),
+            (
+                "colour interpretation",
+                *(colors if colors[0] not in ("undefined", "gray") else ("", "")),
+            ),
+        ):
+            if kept != text:
+                yield f"{name} of band {band.number}"
+
+
+def _lost_tags(tags: Mapping[str, str], got: Mapping[str, str]) -> list[str]:
+    def same(a: str, b: str | None) -> bool:
+        try:
+            # GDAL adds quotation marks to texts of the domain IMD
+            return a.strip("\"'") == (b or "").strip("\"'") or (
+                b is not None and math.isclose(float(a), float(b), rel_tol=1e-6)
+            )
+        except ValueError:
+            return False
+
+    return [name for name, value in tags.items() if value and not same(value, got.get(name))]
 
 
 def _refused(reason: str) -> UsageError:
@@ -187,6 +354,12 @@ class OutputLayout:
         Creation options of the COG that is created from this file; None for a plain GeoTIFF.
     lossless : bool
         Whether decoding returns the pixels that were written, so that they can be verified.
+    world_file : bool
+        Whether a world file is written beside the output.
+    left_out : tuple of str
+        Metadata of the source that the output does not have, in words.
+    crs_note : str
+        One line on a CRS that GeoTIFF does not hold exactly; empty if it does.
     """
 
     width: int
@@ -209,6 +382,9 @@ class OutputLayout:
     options: Mapping[str, str]
     cog_options: Mapping[str, str] | None
     lossless: bool
+    world_file: bool = False
+    left_out: tuple[str, ...] = ()
+    crs_note: str = ""
 
     @property
     def count(self) -> int:
@@ -220,6 +396,15 @@ class OutputLayout:
         """Colour interpretation of every band of the file."""
         colors = tuple(band.colorinterp for band in self.bands)
         return (*colors, "alpha") if self.alpha else colors
+
+    @property
+    def world_file_text(self) -> str | None:
+        """Text of the world file: the transform of pixel centres; None if there is none."""
+        if not self.world_file or self.transform is None:
+            return None
+        t = self.transform
+        x, y = t @ (0.5, 0.5)
+        return "".join(f"{value:.15g}\n" for value in (t.a, t.d, t.b, t.e, x, y))
 
     @property
     def masked(self) -> bool:
@@ -302,8 +487,8 @@ class OutputLayout:
                 dataset.set_band_description(number, band.description)
             if band.unit:
                 dataset.set_band_unit(number, band.unit)
-            if band.tags:
-                dataset.update_tags(number, **band.tags)
+            for domain, tags in band.tags.items():
+                dataset.update_tags(number, **({"ns": domain} if domain else {}), **tags)
 
 
 def output_layout(
@@ -361,7 +546,10 @@ def output_layout(
     defaults = {"COMPRESS": "DEFLATE", "BIGTIFF": "IF_SAFER"}
     plain = complete_options(defaults | ({} if cog else given), out_dtype)
     photometric = plain.pop("PHOTOMETRIC", _photometric(info, out_dtype))
-    domains: dict[str, dict[str, str]] = {name: dict(items) for name, items in info.tags.items()}
+    world_file = plain.pop("TFW", "NO").upper() in ("YES", "TRUE", "ON", "1")
+    if world_file and info.transform is None:
+        raise UsageError(f"{info.path}: has no transform, so that TFW=YES has nothing to write")
+    domains = scale_tags(info.tags, scale)
     domains.setdefault("", {}).update(tags or {})
     layout = OutputLayout(
         width=info.width * scale,
@@ -386,9 +574,10 @@ def output_layout(
         options=plain,
         cog_options=cog_options(defaults | given, blocksize) if cog else None,
         lossless=is_lossless(given),
+        world_file=world_file,
+        left_out=info.left_out,
     )
-    check_creation_options(layout)
-    return layout
+    return check_layout(layout)
 
 
 def output_nodata(

@@ -410,12 +410,12 @@ class Journal:
         self._rewrite(header, blocks)
         return header, blocks
 
-    def reject(self, why: str) -> None:
+    def reject(self, reason: str) -> None:
         """Warn that an unfinished run is discarded, or raise if the options insist on it."""
         if self.resume:
-            raise UsageError(f"{self.output}: cannot resume: {why}; omit --resume to start over")
+            raise UsageError(f"{self.output}: cannot resume: {reason}; omit --resume to start over")
         if self.resume is None and self.path.exists():
-            log.warning("%s: ignoring an unfinished run: %s", self.output, why)
+            log.warning("%s: ignoring an unfinished run: %s", self.output, reason)
 
     def _reasons(self, head: Mapping[str, Any]) -> list[str]:
         """Return why a run with this first line cannot be resumed."""

@@ -25,18 +25,22 @@ from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 from rasterio.drivers import raster_driver_extensions
 
 from georsr._files import (
+    atomic_write_text,
     check_output_path,
     check_parent_writable,
     check_regular,
     open_regular,
     private_temp_dir,
+    remove_temp_files,
 )
 from georsr.errors import OutputError, UsageError
 from georsr.io.gdal_env import gdal_env, is_remote
 
 _VIRTUAL = re.compile(r"^(/vsi[a-z0-9_]+/|file://|zip://|tar://|gzip://)")
 _SIDECARS = (".msk", ".msk.ovr", ".ovr", ".aux.xml")
-_WORLD_FILES = (".tfw", ".TFW", ".tifw", ".TIFW", ".wld", ".WLD")
+WORLD_FILE = ".tfw"
+"""Suffix of the world file of a TIFF."""
+_WORLD_FILES = (WORLD_FILE, ".TFW", ".tifw", ".TIFW", ".wld", ".WLD")
 _SUFFIXES = (
     *(".aux", ".aux.xml", ".rrd", ".ovr", ".msk", ".msk.ovr"),  # statistics, overviews, masks
     *(
@@ -149,11 +153,27 @@ def sidecars(path: Path) -> tuple[Path, ...]:
     return (*appended, *(path.with_suffix(end) for end in _WORLD_FILES))
 
 
-def remove_sidecars(path: Path) -> None:
-    """Remove the sidecars of an earlier output at ``path``; `check_outputs` has checked them."""
+def replace_sidecars(path: Path, world_file: str | None = None) -> None:
+    """Remove the sidecars of an earlier output at ``path``, and write those of the new one.
+
+    Parameters
+    ----------
+    path : Path
+        Output; `check_outputs` has checked the names of its sidecars.
+    world_file : str or None
+        Text of the new world file.
+
+    Raises
+    ------
+    OutputError
+        The world file cannot be written.
+    """
     for sidecar in sidecars(path):
         if sidecar.is_symlink() or sidecar.is_file():
             sidecar.unlink()
+    if world_file is not None:
+        remove_temp_files(path.with_suffix(WORLD_FILE))
+        atomic_write_text(path.with_suffix(WORLD_FILE), world_file)
 
 
 @dataclass(frozen=True)
@@ -339,13 +359,13 @@ def _identity(path: Path) -> _Identity:
     return status.st_dev, status.st_ino
 
 
-def _key(path: Path, name: str | None = None) -> _Key:
+def _key(path: Path) -> _Key:
     """Return the key of a file that need not exist, independent of letter case."""
     try:
         folder: _Identity | str = _identity(path.parent)
     except OSError:
         folder = str(path.parent)
-    return folder, (path.name if name is None else name).casefold()
+    return folder, path.name.casefold()
 
 
 def _host(path: Path, rasters: Mapping[_Key, Path]) -> Path | None:

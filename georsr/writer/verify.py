@@ -7,30 +7,25 @@ a block, so blocks of the same bytes have the same pixels and are decoded only o
 from __future__ import annotations
 
 import itertools
-import math
 import threading
-import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import rasterio
-from affine import Affine
-from rasterio.control import GroundControlPoint
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterioWindow
 
-from georsr.errors import GeoreferenceWarning, OutputError
+from georsr.errors import OutputError
 from georsr.io.gdal_env import CACHE_BYTES, gdal_env, root_cause, suppress_rasterio_warnings
 from georsr.system import available_cpus
 from georsr.window import Window
 from georsr.writer.encoder import Numbers, block_checksum, tile_tables
-from georsr.writer.layout import OutputLayout
+from georsr.writer.layout import OutputLayout, header_differences
 
 MAX_DUPLICATE_BYTES = 4096
 """Largest encoded size of a cached block: larger blocks hold varying pixels and do not repeat."""
@@ -105,12 +100,7 @@ class DuplicateBlockCache:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._file.close()
 
 
@@ -173,7 +163,8 @@ def verify_product(
     try:
         with suppress_rasterio_warnings():
             with gdal_env(writing=True), rasterio.open(path, driver=driver) as dataset:
-                _compare_header(dataset, dst, layout)
+                for difference in header_differences(dataset, layout):
+                    raise VerificationError(f"{dst}: {difference}")
             if checksums is not None:
                 _compare_blocks(path, dst, layout, checksums, check_cancelled, driver)
     except (RasterioError, OSError) as err:
@@ -250,77 +241,3 @@ def _compare_block(
     checksum = cache.get_or_decode(cache.key(row, column, window), decode)
     if layout.lossless and checksum != checksums[row, column]:
         raise VerificationError(f"{dst}: {window} reads back differently from what was written")
-
-
-def _compare_header(dataset: Any, dst: str, layout: OutputLayout) -> None:
-    """Compare the metadata of a dataset with the layout."""
-    transform = layout.transform or Affine.identity()
-    properties = {
-        "width": (dataset.width, layout.width),
-        "height": (dataset.height, layout.height),
-        "number of bands": (dataset.count, layout.count),
-        "data types": (set(dataset.dtypes), {layout.dtype}),
-        "GCPs": (
-            _gcp_points(dataset.gcps[0]),
-            () if layout.transform else _gcp_points(layout.gcps),
-        ),
-        "RPCs": (dataset.rpcs is not None, layout.rpcs is not None),
-        "AREA_OR_POINT": (dataset.tags().get("AREA_OR_POINT", "Area"), layout.area_or_point),
-        "colours": (tuple(item.name for item in dataset.colorinterp)[-1:], layout.colorinterp[-1:])
-        if layout.alpha
-        else ((), ()),
-    }
-    for name, (got, expected) in properties.items():
-        if got != expected:
-            raise VerificationError(f"{dst}: {name} read back as {got}, expected {expected}")
-    if not same_nodata(dataset.nodata, layout.nodata):
-        raise VerificationError(
-            f"{dst}: nodata read back as {dataset.nodata}, expected {layout.nodata}"
-        )
-    if not same_corners(dataset.transform, transform, layout.width, layout.height):
-        raise VerificationError(
-            f"{dst}: transform read back as {tuple(dataset.transform)[:6]}, "
-            f"expected {tuple(transform)[:6]}"
-        )
-    _compare_crs(dataset, dst, layout)
-
-
-def _gcp_points(gcps: Iterable[GroundControlPoint]) -> tuple[tuple[float, ...], ...]:
-    """Return (row, column, x, y) of ground control points, rounded."""
-    return tuple(tuple(round(float(v), 6) for v in (g.row, g.col, g.x, g.y)) for g in gcps)
-
-
-def same_nodata(a: float | None, b: float | None) -> bool:
-    """Return whether two nodata values are equal, as NaN or after rounding to float32."""
-    if a is None or b is None:
-        return a is b
-    return a == b or (math.isnan(a) and math.isnan(b)) or math.isclose(a, b, rel_tol=1e-6)
-
-
-def same_corners(a: Affine, b: Affine, width: int, height: int) -> bool:
-    """Return whether two transforms have the same outer corners, to 1e-9 of the extent."""
-    corners = [(0, 0), (width, 0), (0, height), (width, height)]
-    points = [
-        [(t.a * x + t.b * y + t.c, t.d * x + t.e * y + t.f) for x, y in corners] for t in (a, b)
-    ]
-    size = max(abs(value) for point in points[1] for value in point) or 1.0
-    differences = (
-        abs(p - q) for pa, pb in zip(*points, strict=True) for p, q in zip(pa, pb, strict=True)
-    )
-    return all(difference <= 1e-9 * size for difference in differences)
-
-
-def _compare_crs(dataset: Any, dst: str, layout: OutputLayout) -> None:
-    """Refuse a missing or additional CRS; warn if it differs slightly."""
-    got = dataset.gcps[1] if layout.gcps and layout.transform is None else dataset.crs
-    expected = layout.gcps_crs if layout.gcps and layout.transform is None else layout.crs
-    if (not got) != (not expected):
-        raise VerificationError(f"{dst}: CRS read back as {got}, expected {expected}")
-    if got and expected and got != expected and got.to_dict() != expected.to_dict():
-        # GeoTIFF keys cannot hold every CRS; no pixel is wrong, so the output is kept
-        warnings.warn(
-            f"{dst}: GeoTIFF changes the CRS slightly: wrote {expected.to_string()}, "
-            f"reads back as {got.to_string()}",
-            GeoreferenceWarning,
-            stacklevel=2,
-        )

@@ -16,7 +16,7 @@ from georsr.io.metadata import BandInfo
 from georsr.io.vrt import add_band, add_tags, add_vrt_source, vrt_root
 from georsr.window import Window
 from georsr.writer.layout import OutputLayout
-from georsr.writer.paths import is_enospc, local_path, remove_sidecars, sync_path
+from georsr.writer.paths import is_enospc, local_path, replace_sidecars, sync_path
 from georsr.writer.verify import verify_product
 
 Parts = Sequence[tuple[Path, Window]]
@@ -100,10 +100,10 @@ def publish_assembly(dst: str, layout: OutputLayout, parts: Parts) -> int:
             with suppress_rasterio_warnings():
                 verify_product(fresh, dst, layout, None, driver="VRT")
             sync_path(fresh)
-        remove_sidecars(path)
+        replace_sidecars(path)
     except (OSError, RasterioError) as error:
         if isinstance(error, OutputError):
             raise
-        why = "no space left" if is_enospc(error) else str(error)
-        raise OutputError(f"{dst}: cannot be written: {why}") from error
+        reason = "no space left" if is_enospc(error) else str(error)
+        raise OutputError(f"{dst}: cannot be written: {reason}") from error
     return path.stat().st_size

@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import rasterio.shutil
@@ -39,7 +38,7 @@ from georsr.writer.paths import (
     is_enospc,
     is_virtual,
     local_path,
-    remove_sidecars,
+    replace_sidecars,
     sync_path,
     temp_paths,
 )
@@ -233,12 +232,7 @@ class RasterWriter:
             self.journal.begin(part.header)
         return part
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._close(error)
 
     def _close(self, error: BaseException | None) -> None:
@@ -479,7 +473,7 @@ class RasterWriter:
         if self.journal is not None:
             self.journal.publishing(ready, path, written)
         ready.replace(path)
-        remove_sidecars(path)
+        replace_sidecars(path, self.layout.world_file_text)
         with suppress(OSError):  # not every file system can synchronise a folder
             sync_path(path.parent)
 

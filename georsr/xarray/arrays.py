@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import warnings
 from collections.abc import Hashable, Mapping
@@ -17,18 +18,21 @@ from georsr.errors import GeoreferenceWarning, UsageError
 from georsr.inference.array import check_count, predict_stack
 from georsr.inference.bands import match_array_bands
 from georsr.inference.consistency import requested_kernel
-from georsr.io.metadata import SUPPORTED_DTYPES
+from georsr.io.metadata import SUPPORTED_DTYPES, BandInfo, declared_rgb_bands
 from georsr.models.io import Model, open_model
 from georsr.reports import product_tags
 from georsr.writer.layout import output_nodata
 from georsr.xarray.coords import (
     GridInfo,
     assign_output_coords,
+    band_names,
     encodable_range,
     grid_dims,
     grid_info,
 )
 from georsr.xarray.dask_graph import super_resolve_dask
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T", xr.DataArray, xr.Dataset)
 Chunks = int | Mapping[Any, int] | None
@@ -123,7 +127,31 @@ def super_resolve_dataarray(array: xr.DataArray, request: ArrayRequest) -> xr.Da
     """Super-resolve a DataArray."""
     info = grid_info(array, request.band_dim, request.config.src_nodata)
     _warn_if_not_georeferenced(info)
+    array, request = _with_found_bands(array, info, request)
     return _label(_predict(array, info, request), array, info, request)
+
+
+def _with_found_bands(
+    array: xr.DataArray, info: GridInfo, request: ArrayRequest
+) -> tuple[xr.DataArray, ArrayRequest]:
+    """Find red, green and blue among more than three bands by the bands' names."""
+    spec, config = request.model.spec, request.config
+    if info.band is None or spec.bands != 3 or array.sizes[info.band] <= 3 or config.indexes:
+        return array, request
+    names = band_names(array, info) or ()
+    bands = [BandInfo(number, array.dtype.name, name) for number, name in enumerate(names, 1)]
+    found = declared_rgb_bands(bands)
+    if found is None:
+        return array, request
+    if config.output_bands == "all":
+        return array, replace(request, config=replace(config, indexes=found))
+    log.warning(
+        "%s: bands %s of %d (red, green, blue); for the others: output_bands='all'",
+        info.name,
+        ",".join(names[number - 1] for number in found),
+        len(names),
+    )
+    return array.isel({info.band: [number - 1 for number in found]}), request
 
 
 def super_resolve_dataset(dataset: xr.Dataset, request: ArrayRequest) -> xr.Dataset:

@@ -211,6 +211,12 @@ def grid_info(
             f"{name}: data type {array.dtype} is not supported; convert it with da.astype(...) to "
             f"one of {', '.join(SUPPORTED_DTYPES)}"
         )
+    for dim, axis in ((y, "rows"), (x, "columns")):
+        if not array.sizes[dim]:
+            raise UsageError(
+                f"{name}: has no {axis}: the selection is empty; coordinates of rows usually "
+                "fall, so select with da.sel(y=slice(north, south), x=slice(west, east))"
+            )
     transform, axes = _grid(array, y, x)
     try:
         crs = array.rio.crs
@@ -382,7 +388,10 @@ def assign_output_coords(
     omitted = [*_GRID_ATTRS, *_FILE_ATTRS, *(NODATA_KEYS if recoded else ())]
     attrs = {k: v for k, v in array.attrs.items() if k not in omitted}
     attrs = {k: v for k, v in attrs.items() if not str(k).startswith("STATISTICS_")}
-    attrs = _band_names(array, info) | attrs
+    if (names := band_names(array, info)) is not None:
+        attrs["long_name"] = names
+    elif isinstance(attrs.get("long_name"), tuple | list):
+        del attrs["long_name"]  # names of other bands, which rioxarray refuses to write
     output = xr.DataArray(
         data,
         dims=info.order,
@@ -403,12 +412,24 @@ def assign_output_coords(
     return output
 
 
-def _band_names(array: xr.DataArray, info: GridInfo) -> dict[Hashable, Any]:
-    """Return the band names of a coordinate, in the attribute that rioxarray writes to files."""
-    labels = None if info.band is None else array.coords.get(info.band)
-    if labels is None or not all(isinstance(label, str) for label in labels.values.tolist()):
-        return {}
-    return {"long_name": tuple(labels.values.tolist())}
+def band_names(array: xr.DataArray, info: GridInfo) -> tuple[str, ...] | None:
+    """Return a name for each band: labels of the coordinate, or names that rioxarray read.
+
+    rioxarray numbers bands from 1, and keeps the names of all of them in the attribute
+    ``long_name`` when some are selected.
+    """
+    coordinate = None if info.band is None else array.coords.get(info.band)
+    names = array.attrs.get("long_name")
+    labels = [] if coordinate is None else np.atleast_1d(coordinate.values).tolist()
+    if labels and all(isinstance(label, str) for label in labels):
+        return tuple(labels)
+    if not isinstance(names, tuple | list) or info.band is None:
+        return None
+    if len(names) == array.sizes[info.band]:
+        return tuple(names)
+    if all(isinstance(label, int) and 1 <= label <= len(names) for label in labels or [0]):
+        return tuple(names[label - 1] for label in labels)
+    return None
 
 
 def _grid_coordinates(

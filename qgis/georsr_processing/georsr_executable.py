@@ -159,8 +159,8 @@ def find_georsr(
     recorded = _recorded(folder or Path(__file__).parent)
     if recorded is not None:
         return recorded
-    for where in (environ.get("PATH", ""), os.pathsep.join(_usual_folders())):
-        path = shutil.which("georsr", path=where)
+    for folders in (environ.get("PATH", ""), os.pathsep.join(_usual_folders())):
+        path = shutil.which("georsr", path=folders)
         if path:
             return Georsr((path,), "PATH")
     raise ExecutableError(
@@ -193,14 +193,14 @@ def check_version(georsr: Georsr) -> str:
             f"{name} ({georsr.found}) did not answer within {TIMEOUT} s; {_repair(name)}"
         ) from error
     except OSError as error:
-        why = error.strerror or str(error)
+        reason = error.strerror or str(error)
         raise ExecutableError(
-            f"{name} ({georsr.found}) cannot be run: {why}; {_repair(name)}"
+            f"{name} ({georsr.found}) cannot be run: {reason}; {_repair(name)}"
         ) from error
-    told = done.stdout.decode("utf-8", "replace")
-    version = re.search(r"georsr, version (\S+)", told)
+    output = done.stdout.decode("utf-8", "replace")
+    version = re.search(r"georsr, version (\S+)", output)
     if done.returncode != 0 or version is None:
-        lines = (done.stderr.decode("utf-8", "replace") or told).strip().splitlines()
+        lines = (done.stderr.decode("utf-8", "replace") or output).strip().splitlines()
         last = lines[-1] if lines else f"exit code {done.returncode}"
         raise ExecutableError(
             f"{name} ({georsr.found}) does not answer as georsr does: {last}; {_repair(name)}"

@@ -8,7 +8,7 @@ from affine import Affine
 from georsr.cli.main import invoke
 
 from tests.cli.test_eval import Page
-from tests.evaluation.test_real_pairs import FINE, ground, shrunk
+from tests.evaluation.test_pairs import FINE, ground, shrunk
 
 
 @pytest.fixture

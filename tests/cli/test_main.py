@@ -30,6 +30,24 @@ assert not heavy, heavy
     assert "georsr" in run_python(code)
 
 
+def test_sr_of_one_geotiff_imports_no_other_networks_sources_and_features(
+    make_raster, texture, tmp_path
+):
+    source, output = make_raster(texture(3, 40, 40)), tmp_path / "out.tif"
+    modules = run_python(f"""
+import sys
+from georsr.cli.main import invoke
+assert invoke(["sr", {source!r}, {str(output)!r}, "--quiet"]) == 0
+print(*sys.modules)
+""").split()
+    assert {"georsr.models.segsr_lite", "georsr.io.reader", "georsr.jobs.run"} <= {*modules}
+    unused = ("models.hat", "models.sfem", "models.segsr_published", "models.spandrel")
+    unused += ("models.onnx", "io.vrt", "io.sentinel2", "io.mosaic", "geo", "quality")
+    unused += ("distributed", "estimation", "evaluation", "training", "xarray")
+    assert not {*modules} & {f"georsr.{name}" for name in unused}
+    assert not {*modules} & {"open_clip", "distributed", "xarray", "scipy", "shapely"}
+
+
 def test_import_georsr_imports_neither_torch_nor_numpy():
     run_python(
         "import sys, georsr; assert 'torch' not in sys.modules and 'numpy' not in sys.modules\n"
@@ -65,6 +83,32 @@ def test_info_raster_model_and_both_print_facts(make_raster, texture, capsys):
     assert invoke(["info", scene]) == 0
     assert "EPSG:32632" in capsys.readouterr().out
     assert invoke(["info"]) == 2
+
+
+def test_info_raster_lists_what_a_run_needs_to_know(make_raster, texture, tmp_path, capsys):
+    def name(dataset):
+        dataset.descriptions = ["B02", "B03", "B04", "B08"]
+        dataset.build_overviews([2])
+
+    scene = make_raster(
+        texture(4, 40, 50, "uint16"), nodata=0, photometric="MINISBLACK", after=name
+    )
+    assert invoke(["info", scene]) == 0
+    text = capsys.readouterr().out
+    assert "0.5 x -0.5 metre" in text
+    assert "bands 3,2,1 (red, green, blue)" in text
+    assert "overviews: 2" in text
+    assert invoke(["info", scene, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["extent"] == {"west": 4e5, "south": 4999980, "east": 400025, "north": 5e6}
+    assert facts["network_bands"]["numbers"] == [3, 2, 1]
+    assert facts["bands"][1]["name"] == "B03"
+    assert facts["bands"][0]["sampled_range"][0] >= 1
+    assert facts["output_of_georsr"] is None
+    out = str(tmp_path / "o.tif")
+    assert invoke(["sr", scene, out, "-m", "bicubic-x2", "-q"]) == 0
+    assert invoke(["info", out, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["output_of_georsr"]["model"] == "bicubic-x2"
 
 
 def test_info_model_as_argument_is_described(capsys):

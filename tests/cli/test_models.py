@@ -8,7 +8,7 @@ import rasterio
 import torch
 from georsr.cli.main import invoke
 
-from tests.models.segsr import golden
+from tests.models import golden
 
 
 @pytest.fixture

@@ -235,6 +235,7 @@ def hidden(folder):
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.slow
 def test_sr_interrupted_by_a_signal_is_resumed_by_the_same_command(
     number, code, make_raster, texture, tmp_path, capsys
 ):
@@ -264,6 +265,7 @@ def test_sr_interrupted_by_a_signal_is_resumed_by_the_same_command(
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 @pytest.mark.parametrize("options", [[], ["--no-resume"]])
 @pytest.mark.parametrize("lanes", ["1", "2"])
+@pytest.mark.slow
 def test_sr_second_signal_exits_at_once(lanes, options, make_raster, texture, tmp_path):
     source = make_raster(texture(1, 300, 300))
     arguments = ["sr", source, str(tmp_path / "o.tif"), *SLOWLY, "--jobs", lanes, *options]
@@ -289,6 +291,7 @@ def test_sr_second_signal_exits_at_once(lanes, options, make_raster, texture, tm
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+@pytest.mark.slow
 def test_sr_terminated_before_the_first_block_leaves_no_files(make_raster, texture, tmp_path):
     source = make_raster(texture(1, 600, 600))
     arguments = ["sr", source, str(tmp_path / "o.tif"), *SLOWLY, "--blocksize", "512"]
@@ -301,6 +304,7 @@ def test_sr_terminated_before_the_first_block_leaves_no_files(make_raster, textu
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+@pytest.mark.slow
 def test_sr_second_run_onto_one_output_is_refused(make_raster, texture, tmp_path, capsys):
     source = make_raster(texture(1, 300, 300))
     arguments = ["sr", source, str(tmp_path / "o.tif"), *SLOWLY]
@@ -322,6 +326,7 @@ def test_sr_resume_without_unfinished_run_is_refused(scene, tmp_path, capsys):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs RLIMIT_FSIZE")
 @pytest.mark.parametrize("extra", [[], ["--cog"], ["--no-resume"]])
+@pytest.mark.slow
 def test_sr_full_disk_is_an_error_and_keeps_the_old_file(extra, make_raster, texture, tmp_path):
     import resource
 

@@ -124,7 +124,7 @@ def test_compare_with_source_measures_scale_and_consistency(texture, make_raster
     assert bicubic.consistency.mean > 0
     assert bicubic.ergas > report.ergas == 0
     with pytest.raises(UsageError, match="--bidx"):
-        compare_with_source(hr, hr, lr)
+        compare_with_source(hr, hr, lr, bidx=(2, 3))
 
 
 def test_compare_bicubic_measures_the_source_enlarged(texture, make_raster):

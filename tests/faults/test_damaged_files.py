@@ -9,13 +9,14 @@ import tracemalloc
 from dataclasses import replace
 
 import pytest
+import rasterio
 from affine import Affine
 from georsr.cli.main import invoke
 from rasterio.crs import CRS
 
 from georsr import _files
 from georsr.api import super_resolve
-from georsr.errors import InputError, InterruptedRunError, ModelError
+from georsr.errors import InputError, InterruptedRunError, ModelError, UsageError
 from georsr.geo.aoi import read_polygons
 from georsr.geo.stac import compute_footprint
 from georsr.io.reader import open_raster
@@ -141,6 +142,24 @@ def test_model_names_that_are_too_long_are_one_line(name, make_raster, texture, 
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert len(said) < 1000
+
+
+@pytest.mark.parametrize("shape", [(1, 2**31 - 1), (2**31 - 1, 1), (1, 5 * 10**8), (2**29, 2)])
+def test_raster_with_a_huge_side_is_refused_at_once(shape, tmp_path):
+    path = tmp_path / "row.tif"
+    with rasterio.open(
+        path, "w", driver="GTiff", height=shape[0], width=shape[1], count=1, dtype="uint8",
+        crs="EPSG:32632", transform=Affine(1, 0, 4e5, 0, -1, 5e6), sparse_ok=True,
+        tiled=max(shape) < 2**30, compress="zstd", bigtiff=True,
+    ):  # fmt: skip
+        pass
+    tracemalloc.start()
+    with pytest.raises(UsageError, match=r"of a GeoTIFF|use larger tiles"):
+        super_resolve(path, tmp_path / "o.tif", "bicubic", 4, check_resources=False)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100e6
+    assert [p.name for p in tmp_path.iterdir()] == ["row.tif"]
 
 
 def journal_lines(path):

@@ -38,7 +38,7 @@ def polygon(*rings, crs=None):
 
 
 @pytest.mark.parametrize(
-    ("bbox", "window"),
+    ("bounds", "window"),
     [
         ((500000, 4999600, 500500, 5000000), Window(0, 0, 40, 50)),
         ((500100, 4999700, 500200, 4999900), Window(10, 10, 20, 10)),
@@ -48,8 +48,8 @@ def polygon(*rings, crs=None):
         ((500105, 4999705, 500105.1, 4999705.1), Window(29, 10, 1, 1)),
     ],
 )
-def test_resolve_aoi_bounds_give_complete_pixels(info, bbox, window):
-    area = resolve_aoi(info, bbox=bbox)
+def test_resolve_aoi_bounds_give_complete_pixels(info, bounds, window):
+    area = resolve_aoi(info, bounds=bounds)
     assert area.window == window
     assert area.outside_mask(Window(0, 0, 1, 1), 2) is None
     assert area.intersects(Window(0, 0, 1, 1))
@@ -57,7 +57,7 @@ def test_resolve_aoi_bounds_give_complete_pixels(info, bbox, window):
 
 def test_resolve_aoi_bounds_crs_is_transformed(info):
     there = shape(transform_geom(UTM, "EPSG:4326", mapping(box(500200, 4999800, 500300, 4999900))))
-    window = resolve_aoi(info, bbox=there.bounds, bbox_crs="EPSG:4326").window
+    window = resolve_aoi(info, bounds=there.bounds, bounds_crs="EPSG:4326").window
     assert window.intersection(Window(10, 20, 10, 10)) == Window(10, 20, 10, 10)
     assert max(window.height, window.width) <= 12
 
@@ -148,15 +148,15 @@ BOWTIE = [[500100, 4999700], [500200, 4999800], [500200, 4999700], [500100, 4999
           [500100, 4999700]]  # fmt: skip
 WRONG = {
     "outside": (
-        {"bbox": (0, 0, 10, 10)},
+        {"bounds": (0, 0, 10, 10)},
         r"lies outside .*a\.tif: it covers 0,0,10,10, the raster 500000,4999600,500500,5000000 "
         r"\(west,south,east,north in EPSG:32633\); is its CRS right",
     ),
-    "x and y": ({"bbox": (4999700, 500100, 4999800, 500200)}, "with x and y swapped"),
-    "box upside down": ({"bbox": (500100, 4999900, 500200, 4999700)}, "south < north"),
-    "box of nothing": ({"bbox": (500100, 4999700, 500100, 4999900)}, "west < east"),
-    "box of nan": ({"bbox": (float("nan"), 0, 1, 1)}, "expected WEST"),
-    "no crs": ({"bbox": (0, 0, 1, 1), "bbox_crs": "EPSG:0815"}, "not a coordinate reference"),
+    "x and y": ({"bounds": (4999700, 500100, 4999800, 500200)}, "with x and y swapped"),
+    "box upside down": ({"bounds": (500100, 4999900, 500200, 4999700)}, "south < north"),
+    "box of nothing": ({"bounds": (500100, 4999700, 500100, 4999900)}, "west < east"),
+    "box of nan": ({"bounds": (float("nan"), 0, 1, 1)}, "expected WEST"),
+    "no crs": ({"bounds": (0, 0, 1, 1), "bounds_crs": "EPSG:0815"}, "not a coordinate reference"),
     "bow tie": ({"aoi": polygon(BOWTIE, crs=UTM)}, "feature 0 is not a valid polygon: Self-inter"),
     "point": ({"aoi": {"type": "Point", "coordinates": [15, 45]}}, "Point, which has no area"),
     "nothing": ({"aoi": {"type": "FeatureCollection", "features": []}}, "holds no polygon"),
@@ -183,12 +183,12 @@ WRONG = {
         "with latitudes of opposite sign",
     ),
     "beside each other": (
-        {"aoi": polygon(TRIANGLE, crs=UTM), "bbox": (500400, 4999600, 500500, 4999650)},
+        {"aoi": polygon(TRIANGLE, crs=UTM), "bounds": (500400, 4999600, 500500, 4999650)},
         "outside the bounding box, which covers rows",
     ),
     "a crs that is none": ({"aoi": polygon(TRIANGLE, crs="flat")}, "member crs: 'flat' is not"),
     "beyond the pole": (
-        {"aoi": mapping(box(-10, -90, 10, -89)) , "bbox": None},
+        {"aoi": mapping(box(-10, -90, 10, -89)) , "bounds": None},
         "lies outside|not defined|cannot be transformed",
     ),
 }  # fmt: skip
@@ -205,9 +205,9 @@ def test_resolve_aoi_impossible_area_is_refused(info, name):
 def test_resolve_aoi_file_other_than_geojson_is_refused(info, tmp_path):
     with pytest.raises(UsageError, match=r"none\.geojson: no such file"):
         resolve_aoi(info, aoi=str(tmp_path / "none.geojson"))
-    path = tmp_path / "aoi.shp"
+    path = tmp_path / "aoi.kml"
     path.write_bytes(b"\x00\x00\x27\x0a" * 9)
-    with pytest.raises(InputError, match="ogr2ogr"):
+    with pytest.raises(InputError, match=r"\.gpkg, \.shp or \.fgb"):
         resolve_aoi(info, aoi=str(path))
     for text in ("[1, 2]", '{"type": "Topology"}', '{"type": "Polygon", "coordinates": [[1]]}'):
         path.write_text(text)
@@ -215,13 +215,74 @@ def test_resolve_aoi_file_other_than_geojson_is_refused(info, tmp_path):
             resolve_aoi(info, aoi=str(path))
 
 
+SQUARE = box(500100, 4999700, 500200, 4999800)
+
+
+@pytest.fixture(params=[".gpkg", ".shp", ".fgb"])
+def vector_file(request, tmp_path):
+    """A file with the polygon `SQUARE` in the raster's CRS."""
+    pyogrio = pytest.importorskip("pyogrio")
+    path = tmp_path / f"area{request.param}"
+    geometry = np.array([shapely.to_wkb(SQUARE)], object)
+    pyogrio.raw.write(
+        path, geometry, field_data=[], fields=[], geometry_type="Polygon", crs="EPSG:32633"
+    )
+    return path
+
+
+def test_resolve_aoi_vector_file_equals_geojson(info, vector_file):
+    geojson = resolve_aoi(
+        info, aoi=mapping(SQUARE) | {"crs": {"properties": {"name": "EPSG:32633"}}}
+    )
+    area = resolve_aoi(info, aoi=str(vector_file))
+    assert area.window == geojson.window
+    assert area.outline.equals(geojson.outline)
+
+
+def test_resolve_aoi_layer_of_several_is_named(info, tmp_path):
+    pyogrio = pytest.importorskip("pyogrio")
+    path = str(tmp_path / "areas.gpkg")
+    options = {"field_data": [], "fields": [], "geometry_type": "Polygon", "crs": "EPSG:32633"}
+    for number, layer in enumerate(("parcels", "district")):
+        geometry = np.array([shapely.to_wkb(translate(SQUARE, 10 * number))], object)
+        pyogrio.raw.write(path, geometry, layer=layer, append=number > 0, **options)
+    with pytest.raises(UsageError, match=r"has the layers parcels, district; name one.*layername"):
+        resolve_aoi(info, aoi=path)
+    area = resolve_aoi(info, aoi=f"{path}|layername=district")
+    assert area.window.left == 11
+    with pytest.raises(InputError, match="cannot be read"):
+        resolve_aoi(info, aoi=f"{path}|layername=none")
+
+
+def test_resolve_aoi_file_of_another_format_with_vector_suffix_is_refused(info, tmp_path):
+    pytest.importorskip("pyogrio")
+    (tmp_path / "a.gpkg").write_text("<OGRVRTDataSource/>")
+    with pytest.raises(InputError, match=r"is not a \.gpkg file"):
+        resolve_aoi(info, aoi=str(tmp_path / "a.gpkg"))
+
+
+def test_resolve_aoi_vector_file_without_pyogrio_names_the_extra(info, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyogrio", None)
+    with pytest.raises(UsageError, match=r"pip install 'georsr\[vector\]'"):
+        resolve_aoi(info, aoi=str(tmp_path / "a.shp"))
+
+
+def test_resolve_aoi_wkt_has_the_crs_of_its_code(info):
+    area = resolve_aoi(info, aoi=f"SRID=32633;{SQUARE.wkt}")
+    assert (area.window.left, area.window.width) == (10, 10)
+    with pytest.raises(UsageError, match="are not longitude and latitude"):
+        resolve_aoi(info, aoi=SQUARE.wkt)
+    with pytest.raises(UsageError, match="is not valid WKT"):
+        resolve_aoi(info, aoi="POLYGON((1 2, 3))")
+
+
 def test_resolve_aoi_without_georeferencing_is_refused(tmp_path):
     path = make_raster(tmp_path / "n.tif", ramp(), crs=None, transform=None)
     with open_quietly(path) as reader, pytest.raises(UsageError, match="no affine"):
-        resolve_aoi(reader.info, bbox=(0, 0, 1, 1))
+        resolve_aoi(reader.info, bounds=(0, 0, 1, 1))
     path = make_raster(tmp_path / "c.tif", ramp(), crs=None)
     with open_quietly(path) as reader:
-        assert resolve_aoi(reader.info, bbox=(500100, 4999700, 500200, 4999900)).window.top == 10
+        assert resolve_aoi(reader.info, bounds=(500100, 4999700, 500200, 4999900)).window.top == 10
         with pytest.raises(UsageError, match="has no CRS, so"):
             resolve_aoi(reader.info, aoi=polygon(TRIANGLE, crs=UTM))
 

@@ -16,8 +16,10 @@ from georsr.inference.sensing import (
     CANDIDATES,
     Residual,
     estimate_kernel,
+    estimate_sensor,
     is_noise_dominated,
     probe_windows,
+    with_sensor,
 )
 from georsr.jobs.run import spread_ranges
 from georsr.models.io import open_model
@@ -96,7 +98,7 @@ def test_consistency_auto_needs_a_declared_kernel(lite_model, smooth):
     np.testing.assert_array_equal(auto, same)
     assert (auto != off).any()
     assert georsr.open_model("segsr-lite-x4").spec.kernel == "bicubic"
-    assert georsr.open_model("segsr-lite-x4-sensor").spec.kernel == "scene"
+    assert georsr.open_model("segsr-lite-x4-sensor").spec.kernel == "scene, softly"
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "float32"])
@@ -193,9 +195,9 @@ def test_estimate_kernel_finds_the_kernel_of_the_scene():
     chosen = {}
     for name in ("bicubic", "psf:0.2", "psf:0.4+1.2"):
         source = np.rint(parse_kernel(name).downsample(truth, 4)).clip(0, 255).astype("uint8")
-        chosen[name] = estimate_kernel(
-            [PixelBlock(source, np.ones(source.shape, bool), None)], stretch, model
-        )
+        patches = [PixelBlock(source, np.ones(source.shape, bool), None)]
+        adapted = with_sensor(model, estimate_sensor(patches, stretch, model))
+        chosen[name] = estimate_kernel(patches, stretch, adapted)
     assert all(kernel in CANDIDATES for kernel in chosen.values())
     assert chosen["bicubic"] == Kernel("bicubic")
     assert (chosen["psf:0.2"].kind, chosen["psf:0.2"].sharpen) == ("psf", 0)

@@ -51,14 +51,14 @@ class Watched(TilePredictor):
     def overlaps(self):
         return self.late
 
-    def submit(self, tiles, names, aims=None, kernel=None):
+    def submit(self, tiles, names, targets=None, kernel=None):
         number = len([e for e in self.events if e[0] == "submit"])
         self.events.append(("submit", number))
 
         def compute():
             late, self.late = self.late, False  # nothing is pinned where there is no GPU
             try:
-                return TilePredictor.submit(self, tiles, names, aims, kernel)
+                return TilePredictor.submit(self, tiles, names, targets, kernel)
             finally:
                 self.late = late
 

@@ -81,6 +81,20 @@ def test_mosaic_later_raster_covers_earlier(tmp_path):
     assert row.tolist() == [1] * 8 + [2] * 4 + [3] * 4
 
 
+@pytest.mark.parametrize(("shift", "warned"), [(2, True), (4, False)])
+def test_open_sources_largely_overlapping_rasters_warn(tmp_path, shift, warned, recwarn):
+    paths = [
+        make_raster(
+            tmp_path / f"{i}.tif", np.ones((1, 8, 8), "uint8"), transform=at(UTM, shift * i, 0)
+        )
+        for i in range(2)
+    ]
+    open_sources(paths).close()
+    texts = [str(w.message) for w in recwarn if "covers" in str(w.message)]
+    assert len(texts) == warned
+    assert not warned or ("75% of" in texts[0] and "--out-dir" in texts[0])
+
+
 GAPPY = [(0, 0, 30, 30), (31, 40, 30, 27)]
 
 
@@ -283,6 +297,7 @@ def open_files():
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts files in /proc")
+@pytest.mark.slow
 def test_mosaic_of_many_rasters_keeps_few_files_open(tmp_path):
     side, count = 8, 24
     paths = [
@@ -375,3 +390,13 @@ def test_sample_windows_in_are_spread_over_all_rasters(count):
     if len(first) > 1:  # from one end to the other
         assert (min(w.top for w in first), max(w.bottom for w in first)) == (0, 2500)
         assert (min(w.left for w in first), max(w.right for w in first)) == (0, 2000)
+
+
+@pytest.mark.parametrize("corner", [(2e9, 5e6), (1e15, 5e6), (5e5, -3e10)])
+def test_mosaic_of_rasters_far_apart_is_refused(corner, tmp_path):
+    paths = []
+    for name, (x, y) in (("a.tif", (5e5, 5e6)), ("b.tif", corner)):
+        transform = Affine(0.5, 0, x, 0, -0.5, y)
+        paths.append(make_raster(tmp_path / name, ramp(), transform=transform))
+    with pytest.raises(UsageError, match="lie too far apart: a mosaic of them would have"):
+        open_sources(paths)

@@ -343,8 +343,11 @@ def test_raster_info_has_the_metadata_of_the_source(tmp_path):
         info = reader.info
     assert [band.description for band in info.bands] == ["height", "temperature"]
     assert [(b.scale, b.offset, b.unit) for b in info.bands] == [(1, 0, "m"), (0.5, 1, "K")]
-    assert info.bands[0].tags == {"wavelength": "10"}
-    assert info.tags == {"": {"PLATFORM": "x"}, "IMAGERY": {"CLOUDCOVER": "4"}}
+    assert info.bands[0].tags == {"": {"wavelength": "10"}}
+    assert info.tags == {
+        "": {"PLATFORM": "x", "TIFFTAG_XRESOLUTION": "72"},
+        "IMAGERY": {"CLOUDCOVER": "4"},
+    }
     assert info.area_or_point == "Point"
     assert info.band_labels() == ("2 (height)", "1 (temperature)")
     assert info.transform.almost_equals(Affine(*UTM[:6]))

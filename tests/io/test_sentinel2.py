@@ -62,7 +62,7 @@ def test_safe_values_scale_and_offset_are_kept(made):
         info = reader.info
     assert {(band.scale, band.offset, band.nodata) for band in info.bands} == {(1e-4, -0.1, 0.0)}
     assert info.tags[""]["PROCESSING_BASELINE"] == "05.09"
-    assert info.bands[0].tags["WAVELENGTH"] == "490"
+    assert info.bands[0].tags[""]["WAVELENGTH"] == "490"
     assert (info.width, info.height, info.crs.to_epsg()) == (96, 96, 32632)
     assert tuple(info.transform)[:6] == (10, 0, 600000, 0, -10, 5000000)
     low, high = reflectance_limits(info, "reflectance")
@@ -117,6 +117,7 @@ def test_safe_20_m_nodata_keeps_its_extent(tmp_path):
         assert (patch.values[ORDER.index(band)][valid] == 3000).all()
 
 
+@pytest.mark.slow
 def test_safe_pixels_do_not_depend_on_the_window(tmp_path):
     root, _ = make_safe(tmp_path, side=1080, nodata_from=400)
     with open_raster(root) as reader:

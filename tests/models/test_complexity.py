@@ -7,7 +7,7 @@ from georsr.models.io import build
 from georsr.models.registry import COMPUTED
 from georsr.models.segsr_lite import segsr_lite
 from georsr.models.spec import ModelSpec
-from tests.models.segsr import golden
+from tests.models import golden
 
 
 def test_complexity_of_a_convolution():

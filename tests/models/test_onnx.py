@@ -1,5 +1,8 @@
 import json
+import signal
+import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -59,6 +62,7 @@ def lite():
     return Model(spec, network, "0" * 64, "untrained"), data
 
 
+@pytest.mark.slow
 def test_export_model_dynamic_agrees_at_any_size(lite, tmp_path, monkeypatch):
     lite_model, data = lite
     monkeypatch.setattr(export, "to_onnx", lambda *_, **__: data)
@@ -258,3 +262,84 @@ def test_calibration_tiles_without_valid_pixels_is_an_error(make_raster):
     source = make_raster(np.zeros((3, 40, 40), "uint8"), nodata=0)
     with open_raster(source) as reader, pytest.raises(InputError, match="no valid pixel"):
         calibration_tiles(reader, open_model("bicubic-x2").spec)
+
+
+def hand_made(path, *, weights=None, loop=False):
+    """Write an ONNX file of a model `nearest-x1` that nobody exported.
+
+    Parameters
+    ----------
+    weights
+        Path of another file that holds a weight.
+    loop
+        Whether its graph never ends.
+    """
+    from onnx import TensorProto, helper
+
+    def image(name):
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3, "h", "w"])
+
+    zero = helper.make_tensor("zero", TensorProto.FLOAT, [1], [0.0])
+    if weights is not None:
+        zero.ClearField("float_data")
+        zero.data_location = TensorProto.EXTERNAL
+        for key, value in (("location", weights), ("offset", "0"), ("length", "4")):
+            entry = zero.external_data.add()
+            entry.key, entry.value = key, value
+    true = helper.make_tensor("true", TensorProto.BOOL, [], [True])
+    nodes = [helper.make_node("Add", ["image", "zero"], ["sum"])]
+    if loop:
+        on, off = (helper.make_tensor_value_info(n, TensorProto.BOOL, []) for n in ("on", "off"))
+        turn = helper.make_tensor_value_info("turn", TensorProto.INT64, [])
+        body = helper.make_graph(
+            [
+                helper.make_node("Identity", ["on"], ["off"]),
+                helper.make_node("Identity", ["before"], ["after"]),
+            ],
+            "body", [turn, on, image("before")], [off, image("after")],
+        )  # fmt: skip
+        nodes.append(helper.make_node("Loop", ["", "true", "sum"], ["enlarged"], body=body))
+    else:
+        nodes.append(helper.make_node("Identity", ["sum"], ["enlarged"]))
+    graph = helper.make_graph(nodes, "graph", [image("image")], [image("enlarged")], [zero, true])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    spec = replace(open_model("nearest-x1").spec, bands=3, tile=64)
+    helper.set_model_props(model, {"georsr": spec.to_json()})
+    path.write_bytes(model.SerializeToString())
+
+
+def test_open_onnx_with_weights_in_another_file_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub").mkdir()
+    for name in ("w.bin", "sub/w.bin", "/" + "w.bin"):
+        if not name.startswith("/"):
+            (tmp_path / name).write_bytes(b"\1\2\3\4")
+        hand_made(tmp_path / "net.onnx", weights=name)
+        with pytest.raises(ModelError, match="not a readable ONNX file"):
+            open_model(str(tmp_path / "net.onnx"))
+    hand_made(tmp_path / "net.onnx")
+    assert open_model(str(tmp_path / "net.onnx")).spec.bands == 3
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_onnx_loop_without_end_is_left_by_ctrl_c(make_raster, texture, tmp_path):
+    hand_made(tmp_path / "net.onnx", loop=True)
+    source, out = make_raster(texture(3, 40, 40)), tmp_path / "out.tif"
+    code = (
+        "import georsr.models.onnx.runtime as runtime, sys\n"
+        "from georsr.cli.main import main\n"
+        "run = runtime.OnnxNetwork.__call__\n"
+        "runtime.OnnxNetwork.__call__ = lambda *x: (print('begun', flush=True), run(*x))[1]\n"
+        "main()"
+    )
+    command = [sys.executable, "-c", code, "sr", source, str(out), "-m", str(tmp_path / "net.onnx")]
+    with subprocess.Popen([*command, "-q", "-j", "1"], stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout.readline() == b"begun\n"
+            for _ in range(2):
+                process.send_signal(signal.SIGINT)
+                time.sleep(0.5)
+            assert process.wait(60) == 130
+        finally:
+            process.kill()
+    assert not out.exists()

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from georsr.models.optimize import optimize_for_inference
-from tests.models.segsr.conftest import TINY_CLIP, small
+from tests.models.conftest import TINY_CLIP, small
 
 NETWORKS = [
     {"scale": 2},

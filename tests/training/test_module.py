@@ -16,7 +16,7 @@ from georsr.training.losses import SemanticError
 from georsr.training.module import for_inference, split_parameters, training_network
 from georsr.training.recipe import LossSettings, OptimizerSettings
 from georsr.training.train import train
-from tests.models.segsr.conftest import TINY_CLIP
+from tests.models.conftest import TINY_CLIP
 
 HAT = {"num_groups": 1, "depth": 1, "embed_dim": 120, "backbone_options": {"num_heads": 4}}
 
@@ -109,6 +109,7 @@ def test_train_resumed_with_dropout_is_exact(segsr_recipe, tmp_path):
         {**HAT, "encoder_options": TINY_CLIP},
     ],
 )
+@pytest.mark.slow
 def test_encoders_and_backbones_are_exchangeable_in_training(network, segsr_recipe, tmp_path):
     recipe = replace(segsr_recipe, network=network, clip="", lora=0, steps=1, loss=LossSettings())
     assert open_model(str(train(recipe, tmp_path / "run"))).spec.scale == 2

@@ -14,10 +14,8 @@ WANTED = {
     "segsr-aid-x4",
     "segsr-base-x4",
     "segsr-lite-x2",
-    "segsr-lite-x2-aware",
     "segsr-lite-x2-sensor",
     "segsr-lite-x4",
-    "segsr-lite-x4-aware",
     "segsr-lite-x4-sensor",
     "segsr-ucmerced-x4",
 }
@@ -89,10 +87,13 @@ def test_load_recipe_of_unknown_name_lists_builtin_recipes():
 
 
 def test_with_overrides_replaces_fields():
-    recipe = load_recipe("segsr-lite-x4-sensor")
-    assert [type(each) for each in recipe.degradation.of] == [BicubicDegradation] + 3 * [
-        SensorDegradation
-    ]
+    parts = [{"kind": "bicubic"}, {"kind": "sensor", "mtf": [0.1, 0.5]}]
+    mixed = {
+        **load_recipe("segsr-lite-x4").to_dict(),
+        "degradation": {"kind": "mixture", "of": parts},
+    }
+    recipe = Recipe.from_dict(mixed, "here")
+    assert [type(each) for each in recipe.degradation.of] == [BicubicDegradation, SensorDegradation]
     other = with_overrides(
         recipe, {"data": ("a", "b"), "lr_data": (), "steps": 5, "seed": None, "init": "x"}
     )

@@ -123,6 +123,7 @@ def test_last_checkpoint_without_improvement_is_that_of_the_last_step(tiny, tmp_
     assert steps == [3, 6]
 
 
+@pytest.mark.slow
 def test_train_with_init_starts_from_other_weights(tiny, tmp_path):
     weights = train(tiny, tmp_path / "first")
     expected = open_model(str(weights)).network
@@ -261,6 +262,7 @@ def scene(tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_train_fine_tuning_on_rasters_of_any_bands(tiny, scene, tmp_path):
     weights = train(tiny, tmp_path / "rgb")
     recipe = replace(

@@ -429,6 +429,7 @@ def full_disk(tmp_path, cog, limit, verify=True):
         (True, 2_200_000, True),  # the plain file fits, the COG with its overviews does not
     ],
 )
+@pytest.mark.slow
 def test_writer_full_disk_publishes_nothing(tmp_path, old, cog, limit, verify):
     if old:
         (tmp_path / "b.tif").write_bytes(old)
@@ -444,6 +445,7 @@ def test_writer_full_disk_publishes_nothing(tmp_path, old, cog, limit, verify):
 
 
 @pytest.mark.parametrize("cog", [False, True])
+@pytest.mark.slow
 def test_writer_larger_disk_publishes_the_output(tmp_path, cog):
     child = full_disk(tmp_path, cog, 4_000_000)
     assert child.returncode == 0, child.stdout + child.stderr

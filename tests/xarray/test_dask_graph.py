@@ -48,6 +48,7 @@ def compute(array, **options):
     blend=st.sampled_from(["feather", "crop"]),
     dtype=st.sampled_from(["uint8", "int16", "float32"]),
 )
+@pytest.mark.slow
 def test_super_resolve_dask_chunks_equal_one_pass(
     size, chunks, sides, halo, overlap, extra, blend, dtype, lite_file, texture
 ):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup, escape
 
+from georsr.io.metadata import declared_rgb_bands
 from georsr.io.reader import RasterReader
 from georsr.models.arrays import enlarge_bicubic
 from georsr.radiometry.nodata import fill_invalid
@@ -51,10 +52,10 @@ class DisplayStretch:
 
 
 def display_stretch(reader: RasterReader) -> DisplayStretch:
-    """Choose red, green and blue by colour interpretation, or the first three bands."""
-    colours = [band.colorinterp for band in reader.info.bands]
-    bands = tuple(colours.index(c) for c in ("red", "green", "blue") if c in colours)
-    if len(bands) < 3:
+    """Choose red, green and blue as the metadata declare them, or the first three bands."""
+    declared = declared_rgb_bands(reader.info.bands) or ()
+    bands = tuple(reader.info.indexes.index(number) for number in declared)
+    if not bands:
         bands = (0, 1, 2) if reader.info.count >= 3 else (0, 0, 0)
     sample = reader.sample()
     limits = []

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from georsr.errors import GeorsrError, UsageError, redact_url
-from georsr.evaluation.full_reference import Consistency, measure_consistency
+from georsr.evaluation.full_reference import Consistency, measure_consistency, open_source_of
 from georsr.evaluation.no_reference import NoReferenceReport, measure_no_reference
 from georsr.evaluation.reports.figures import (
     DisplayStretch,
@@ -23,7 +23,7 @@ from georsr.evaluation.reports.figures import (
 from georsr.evaluation.reports.html import Cell, Table, render_page
 from georsr.evaluation.seams import SeamReport, measure_seams
 from georsr.geo.registration import phase_shift, scale_between
-from georsr.io.metadata import detect_rgb_bands
+from georsr.io.metadata import COLORS, RasterInfo, declared_rgb_bands
 from georsr.io.reader import RasterReader, open_raster
 from georsr.models.io import open_model
 from georsr.radiometry.kernels import Kernel, parse_kernel
@@ -68,8 +68,8 @@ class OutputReport:
     ----------
     source, output : str
         Paths.
-    bidx : tuple of int or None
-        Bands of the source; None: all.
+    bidx : tuple of int
+        Bands of the source.
     scale : int
     tags : dict
         Tags of the output that say how it was made.
@@ -86,7 +86,7 @@ class OutputReport:
 
     source: str
     output: str
-    bidx: tuple[int, ...] | None
+    bidx: tuple[int, ...]
     scale: int
     tags: dict[str, str]
     shift: tuple[float, float]
@@ -95,6 +95,8 @@ class OutputReport:
     seams_missing: str
     sharpness: NoReferenceReport | None
     histograms: tuple[BandHistogram, ...]
+    unit: str
+    """Unit of the source's values; empty if it is not declared."""
 
     def to_json(self) -> str:
         """Return indented JSON."""
@@ -124,13 +126,14 @@ def report_output(
     """
     with open_raster(output) as sr:
         tags = dict(sr.info.tags.get("", {}))
-        bands = bidx or _source_bands(source, sr, tags)
         kernel = _consistency_kernel(tags)
-        with open_raster(source, indexes=bands) as lr:
+        with open_source_of(sr, source, bidx) as lr:
+            bands = lr.info.indexes
             scale = scale_between(sr.info, lr.info)
             consistency = measure_consistency(sr, lr, kernel)
             shift = shift_against_bicubic(sr, lr, scale)
             histograms = tuple(_histograms(lr, sr))
+            unit = lr.info.bands[0].unit or ""
     measured, missing = (
         _measure_seams(source, output, tags, bands) if seams else (None, "not requested")
     )
@@ -150,6 +153,7 @@ def report_output(
         missing,
         sharpness,
         histograms,
+        unit,
     )
 
 
@@ -174,20 +178,6 @@ def shift_against_bicubic(sr: RasterReader, lr: RasterReader, scale: int) -> tup
     return phase_shift(images[0], images[1], scale)
 
 
-def _source_bands(
-    source: str, output: RasterReader, tags: Mapping[str, str]
-) -> tuple[int, ...] | None:
-    """Return the bands of the source that the output has, in its order; None: all of them."""
-    if "GEORSR_OPTIONS" in tags:
-        options = read_output_tags(output.info.path, tags).config(aoi="")  # the area is not needed
-        if options.indexes is not None and options.output_bands != "all":
-            return options.indexes
-    with open_raster(source) as reader:
-        if reader.info.count == output.info.count:
-            return None
-        return detect_rgb_bands(reader.info).numbers
-
-
 def _consistency_kernel(tags: Mapping[str, str]) -> Kernel:
     """Return the kernel an output was made consistent by; bicubic if it was not."""
     recorded = tags.get("GEORSR_CONSISTENCY", "off")
@@ -207,9 +197,21 @@ def _measure_seams(
         return None, str(error)
 
 
+def _labels_with_roles(info: RasterInfo) -> list[str]:
+    """Return number, name and, where it is declared, the colour of each band."""
+    roles = dict(zip(declared_rgb_bands(info.bands) or (), COLORS, strict=False))
+    labels = zip(info.bands, info.band_labels(), strict=True)
+    return [
+        f"{label}, {roles[band.number]}"
+        if band.number in roles and roles[band.number] not in label.lower()
+        else label
+        for band, label in labels
+    ]
+
+
 def _histograms(lr: RasterReader, sr: RasterReader) -> Iterator[BandHistogram]:
     samples = [reader.sample() for reader in (lr, sr)]
-    for number, label in enumerate(lr.info.band_labels()):
+    for number, label in enumerate(_labels_with_roles(lr.info)):
         values = [s.values[number][s.valid[number]].astype(np.float64) for s in samples]
         if not all(v.size for v in values):
             continue
@@ -271,7 +273,10 @@ def collect_images(report: OutputReport, layers: str | None = None) -> Images:
     layers
         Path of the quality layers, if there are any.
     """
-    with open_raster(report.source, indexes=report.bidx) as lr, open_raster(report.output) as sr:
+    with (
+        open_raster(report.output) as sr,
+        open_source_of(sr, report.source, report.bidx) as lr,
+    ):
         stretch, scale = display_stretch(lr), report.scale
         crops = []
         for window in high_contrast_windows(lr, CROP_SIZE, CROPS):
@@ -317,24 +322,65 @@ def render_html(report: OutputReport, images: Images) -> str:
     )
 
 
-def _summary(report: OutputReport) -> Iterator[tuple[str, str]]:
+@dataclass(frozen=True)
+class Figure:
+    """A line of the summary: what was measured, in words, and whether it is good."""
+
+    name: str
+    text: str
+    verdict: str = ""
+    """What the figure means; empty if it was not measured."""
+    css: str = ""
+    """``good``, ``fair`` or ``bad``."""
+
+
+def _judged(name: str, text: str, value: float, limits: tuple[float, float], what: str) -> Figure:
+    """Return a figure that is good up to the first limit, and fair up to the second."""
+    if value <= limits[0]:
+        return Figure(name, text, f"good: {what} is negligible", "good")
+    if value <= limits[1]:
+        return Figure(name, text, f"fair: {what} is small but measurable", "fair")
+    return Figure(name, text, f"poor: {what} is large, look at the crops", "bad")
+
+
+SHIFT_LIMITS = 0.25, 1.0
+"""Pixels of the output up to which a shift is good, and fair."""
+CONSISTENCY_LIMITS = 0.005, 0.02
+"""Fractions of the range of the source's values, likewise."""
+SEAM_LIMITS = 0.001, 0.005
+"""Fractions of the range of the source's values, likewise."""
+
+
+def _summary(report: OutputReport) -> Iterator[Figure]:
     down, right = report.shift
-    shift = "not measurable: no contrast in the middle of the raster"
-    if not math.isnan(down):
-        shift = f"{down:+.3f} down, {right:+.3f} right, in output pixels (phase correlation)"
-    yield "shift against bicubic", shift
+    name = "shift against bicubic"
+    if math.isnan(down):
+        yield Figure(name, "not measurable: no contrast in the middle of the raster")
+    else:
+        text = f"{down:+.3f} down, {right:+.3f} right, in output pixels (phase correlation)"
+        yield _judged(name, text, math.hypot(down, right), SHIFT_LIMITS, "the shift")
     consistency, seams = report.consistency, report.seams
-    yield (
+    unit = report.unit or "in the source's values"
+    extent = max((each.edges[-1] - each.edges[0] for each in report.histograms), default=math.inf)
+    yield _judged(
         "consistency with the source",
         f"|source - output shrunk ({consistency.degradation})| is {consistency.mean:.4g} on "
-        f"average, over {consistency.pixels} source pixels",
+        f"average ({unit}; {consistency.mean / extent:.2%} of their range), over "
+        f"{consistency.pixels} source pixels",
+        consistency.mean / extent,
+        CONSISTENCY_LIMITS,
+        "the difference",
     )
-    yield (
+    if seams is None:
+        yield Figure("seams", f"not measured: {report.seams_missing}")
+        return
+    yield _judged(
         "seams",
-        f"not measured: {report.seams_missing}"
-        if seams is None
-        else f"moving the grid of tiles by half a tile changes the output by {seams.mean:.4g} on "
-        f"average, 99.9 % below {seams.p999:.4g}, at most {seams.maximum:.4g}",
+        f"moving the grid of tiles by half a tile changes the output by {seams.mean:.4g} on "
+        f"average, 99.9 % below {seams.p999:.4g}, at most {seams.maximum:.4g} ({unit})",
+        seams.relative_mean,
+        SEAM_LIMITS,
+        "the change at the edges of tiles",
     )
 
 

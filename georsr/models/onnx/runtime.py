@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
+from concurrent.futures import Future
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -29,6 +31,8 @@ OUTPUT, GUIDANCE = "enlarged", "guidance"
 ESTIMATOR_SUFFIX = ".sensor.onnx"
 """NAME.sensor.onnx beside NAME.onnx estimates the sensor description: (N, C, h, w) -> mean and
 variance, (N, N_SENSOR_VALUES) each."""
+_EXTERNAL_DATA_FOLDER = "session.model_external_initializers_file_folder_path"
+"""Option of ONNX Runtime: the folder of files that hold weights."""
 
 
 class Graph:
@@ -68,6 +72,8 @@ class Graph:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        # weights in other files would be looked for in the current folder: nowhere is one
+        options.add_session_config_entry(_EXTERNAL_DATA_FOLDER, os.devnull)
         try:
             return runtime.InferenceSession(self._data, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's errors have no common class
@@ -75,9 +81,25 @@ class Graph:
             raise ModelError(f"{self._name}: not a readable ONNX file ({reason})") from error
 
     def run(self, outputs: list[str] | None, inputs: dict[str, FloatArray]) -> list[FloatArray]:
-        """Return the outputs of these names; None for all."""
-        results: list[FloatArray] = self.session().run(outputs, inputs)
-        return results
+        """Return the outputs of these names; None for all.
+
+        The graph runs in a thread of its own: the calling one hears signals while it waits.
+        """
+        session, options = self.session(), onnxruntime().RunOptions()
+        result = Future[list[FloatArray]]()
+
+        def run() -> None:
+            try:
+                result.set_result(session.run(outputs, inputs, options))
+            except BaseException as error:
+                result.set_exception(error)
+
+        threading.Thread(target=run, name="georsr-onnx", daemon=True).start()
+        try:
+            return result.result()
+        except BaseException:
+            options.terminate = True  # the caller was interrupted, and nobody waits for the rest
+            raise
 
 
 class OnnxNetwork:

@@ -139,8 +139,7 @@ class ReaderPool:
     opens the rasters that it reads.
     """
 
-    def __init__(self, limit: int = MAX_OPEN) -> None:
-        self.limit = limit
+    def __init__(self) -> None:
         self._process = os.getpid()
         self._open: OrderedDict[int, tuple[RasterReader, RasterReader]] = OrderedDict()
 
@@ -153,7 +152,7 @@ class ReaderPool:
             # a copy has no handle; while the original is referenced, its id is not reused
             self._open[key] = reader, copy.copy(reader)
         self._open.move_to_end(key)
-        while len(self._open) > self.limit:
+        while len(self._open) > MAX_OPEN:
             _, (_, oldest) = self._open.popitem(last=False)
             oldest.close()
         return self._open[key][1].read(window)

@@ -256,6 +256,7 @@ def test_sensor_pair_of_a_bicubic_version_has_no_shift():
     assert region.radiometry.gain == pytest.approx((1, 1, 1), abs=0.01)
 
 
+@pytest.mark.slow
 def test_sensor_pair_of_real_rasters_measures_the_shift(shared_data):
     scenes = shared_data / "scenes"
     data = DataSettings(

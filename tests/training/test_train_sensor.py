@@ -98,7 +98,7 @@ def test_with_errors_has_the_expected_statistics():
 
 @pytest.mark.parametrize("scale", [2, 4])
 def test_aware_recipes_have_a_sensor(scale):
-    recipe = load_recipe(f"segsr-lite-x{scale}-aware")
+    recipe = load_recipe(f"segsr-lite-x{scale}-sensor")
     assert recipe.network == {"film_dim": 16, "sensor_dim": 32}
     assert isinstance(recipe.degradation, ImagingChain)
     assert recipe.data.variation == Variation()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from georsr.models.sfem import add_lora, merge_lora
-from tests.models.segsr.conftest import small
+from tests.models.conftest import small
 
 pytest.importorskip("peft")
 

@@ -14,7 +14,7 @@ from georsr.radiometry.kernels import (
     SensorDescription,
     combine_estimates,
 )
-from tests.models.segsr.test_lite import tiny, wake
+from tests.models.test_segsr_lite import tiny, wake
 
 
 @pytest.mark.parametrize("film_dim", [0, 4])

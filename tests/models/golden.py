@@ -2,7 +2,7 @@
 
 ``tests/data/segsr_tiny.npz`` holds samples of the tiny cases and the published names and shapes;
 the complete arrays are used where ``shared/golden`` lies beside the checkout (or beside the folder
-named by GEORSR_TEST_DATA). ``python -m tests.models.segsr.golden`` rewrites the samples from them.
+named by GEORSR_TEST_DATA). ``python -m tests.models.golden`` rewrites the samples from them.
 """
 
 import json
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-REPOSITORY = Path(__file__).resolve().parents[3]
+REPOSITORY = Path(__file__).resolve().parents[2]
 COMPACT = REPOSITORY / "tests" / "data" / "segsr_tiny.npz"
 TINY = ("tiny_x4", "tiny_x2")
 SIZES = ((64, 64), (48, 80))

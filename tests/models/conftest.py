@@ -6,7 +6,7 @@ import torch
 from georsr.models.optimize import optimize_for_inference
 from georsr.models.segsr import segsr
 from georsr.models.segsr_published import PublishedSegSR
-from tests.models.segsr import golden
+from tests.models import golden
 
 TINY_CLIP = {"width": 64, "layers": 1, "num_heads": 2, "token_dim": 64, "grid_size": 4}
 

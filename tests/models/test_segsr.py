@@ -8,7 +8,7 @@ from torch import nn
 from georsr.errors import ModelError
 from georsr.models.io import build
 from georsr.models.spec import ModelSpec
-from tests.models.segsr.conftest import TINY_CLIP, small
+from tests.models.conftest import TINY_CLIP, small
 
 VARIANTS = [
     {"scale": 2},

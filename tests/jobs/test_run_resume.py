@@ -379,6 +379,7 @@ HARMLESS = (
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda d: d.__name__)
+@pytest.mark.slow
 def test_resume_with_a_damaged_journal_or_part_gives_the_same_bytes(damage, source, tmp_path):
     super_resolve(source, tmp_path / "whole.tif", model_of(Counting()), **SMALL)
     out = tmp_path / "out.tif"
@@ -427,6 +428,7 @@ def test_resume_with_any_bit_of_the_part_flipped_gives_the_same_bytes(source, tm
         assert out.read_bytes() == whole, place
 
 
+@pytest.mark.slow
 def test_resume_with_any_byte_of_the_journal_changed_gives_the_same_bytes(source, tmp_path):
     """Changed to another digit, it is still JSON, and not believed."""
     super_resolve(source, tmp_path / "whole.tif", model_of(Counting()), **SMALL)
@@ -565,6 +567,7 @@ except GeorsrError as error:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs RLIMIT_FSIZE")
 @pytest.mark.parametrize(("limit", "cog"), [(800_000, 0), (2_500_000, 1)])
+@pytest.mark.slow
 def test_resume_after_a_full_disk_continues(limit, cog, make_raster, texture, tmp_path):
     """In the middle of the file, and in the COG step."""
     source, out = make_raster(texture(3, 200, 200)), tmp_path / "out.tif"
@@ -588,6 +591,7 @@ def test_resume_after_a_full_disk_continues(limit, cog, make_raster, texture, tm
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+@pytest.mark.slow
 def test_resume_after_kills_at_random_moments_gives_the_same_bytes(tmp_path):
     """A few rounds of the benchmark; it has the figures of many."""
     done = subprocess.run(
@@ -632,14 +636,14 @@ def test_job_pickled_is_the_same(source, tmp_path):
     import pickle
 
     from georsr.io.reader import open_raster
-    from georsr.jobs.job import plan_and_check
+    from georsr.jobs.job import plan_job
     from georsr.models.io import open_model
     from georsr.window import Window
 
     box = (4e5 + 5, 5e6 - 30, 4e5 + 40, 5e6 - 5)
     with open_raster(source) as reader:
         config = SRConfig(bounds=box, **SMALL)
-        job = plan_and_check(reader, str(tmp_path / "o.tif"), open_model("bicubic", 2), config)
+        job = plan_job(reader, str(tmp_path / "o.tif"), open_model("bicubic", 2), config)
         copy = pickle.loads(pickle.dumps(job))
         assert copy.key == job.key
         assert copy.plan == job.plan

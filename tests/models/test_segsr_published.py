@@ -9,7 +9,7 @@ import torch
 from georsr.errors import ModelError
 from georsr.models.io import open_model, save_model
 from georsr.models.segsr_published import PROMPTS, read_published
-from tests.models.segsr import golden
+from tests.models import golden
 
 PARITY, MAPS = 5e-5, 1e-3
 
