@@ -9,8 +9,9 @@ import pytest
 import rasterio
 
 from georsr.api import super_resolve_array
+from georsr.inference.sensing import with_sensor
 from georsr.models.io import open_model
-from georsr.models.registry import bundled_weights
+from georsr.models.registry import bundled_weights, list_models
 
 BLOCKED = """
 import sys
@@ -136,3 +137,22 @@ def test_bundled_graph_equals_its_weights_in_torch(name):
         np.testing.assert_allclose(graph(x), enlarged, atol=1e-5)
         np.testing.assert_allclose(graph.guidance_maps(x), maps, atol=1e-4)
     assert graph.guidance_count == model.network.guidance_count
+
+
+@pytest.mark.parametrize("name", [spec.name for spec in list_models() if spec.uses_sensor])
+def test_bundled_graph_takes_and_estimates_the_sensor_as_torch_does(name, texture):
+    import torch
+
+    model = with_sensor(open_model(name), (0.5, -0.25, 1.0, 0.3))
+    graph, x = model.array_network(), np.random.default_rng(0).random((1, 3, 64, 52), np.float32)
+    with torch.inference_mode():
+        expected = model.network(torch.from_numpy(x)).numpy()
+        estimates = model.network.sensor_estimator(torch.from_numpy(x))
+    made = graph(x, np.array([model.sensor], np.float32))
+    np.testing.assert_allclose(made, expected, atol=1e-5)
+    assert np.abs(graph(x) - made).max() > 1e-3
+    for ours, theirs in zip(graph.sensor_estimator(x), estimates, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)
+    scene = texture(3, 90, 100)
+    backends = [super_resolve_array(scene, name, backend=b) for b in ("torch", "onnx")]
+    assert np.abs(backends[0].astype(int) - backends[1]).max() <= 1

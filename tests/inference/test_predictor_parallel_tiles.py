@@ -65,6 +65,7 @@ def test_parallel_tiles_of_two_threads_give_the_same_bytes(make_raster, texture,
         assert torch.get_num_threads() == before
     assert report.tiles % 2 == 0
     assert network.threads == {1}
+    options["backend"] = "torch"
     georsr.super_resolve(path, tmp_path / "one.tif", inner, num_threads=1, **options)
     assert (tmp_path / "two.tif").read_bytes() == (tmp_path / "one.tif").read_bytes()
 

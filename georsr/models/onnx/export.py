@@ -124,7 +124,7 @@ def to_onnx(
 def estimator_to_onnx(estimator: nn.Module, name: str, bands: int) -> bytes:
     """Convert the estimator of a sensor description to an ONNX file in memory."""
     example = [torch.zeros(2, bands, 64, 64)]
-    names = ([INPUT], ["mean", "variance"])
+    names = ([INPUT], ["sensor_mean", "sensor_variance"])
     return _serialize(_store_in_16_bits(_convert(estimator, name, example, names, dynamic=True)))
 
 
