@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 @click.command("info", short_help="Describe a raster, a model, or what a run would need.")
 @click.argument("rasters", nargs=-1, metavar="[RASTER|MODEL]...", type=FileName())
 @model_options
-@sr_options("indexes", "src_nodata", "alpha", "allow_drivers", "max_pixels", *AREA_OPTIONS)
+@sr_options("indexes", "src_nodata", "alpha", "stack", "allow_drivers", "max_pixels", *AREA_OPTIONS)
 @sr_options(*TILE_OPTIONS, *DEVICE_OPTIONS, "backend", "tta")
 @cluster_options
 @click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
@@ -103,7 +103,7 @@ def _show_model(model: str | None, scale: int | None, as_json: bool) -> None:
     opened = open_model(model, scale)
     spec = opened.spec
     facts = asdict(spec)
-    # ONNX Runtime does not tell what it computes
+    # ONNX Runtime does not report what it computes
     if find_spec("torch") and not opened.is_exported:
         from georsr.models.complexity import complexity
 
@@ -125,6 +125,7 @@ def _show_raster(rasters: tuple[str, ...], options: dict[str, Any], as_json: boo
         nodata=options["src_nodata"],
         allow_drivers=options["allow_drivers"] or None,
         alpha=options["alpha"],
+        stack=options["stack"],
     ) as reader:
         info = reader.info
         area = resolve_aoi(

@@ -11,6 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -26,7 +27,7 @@ from georsr.errors import (
     redact_url,
 )
 from georsr.reports import georsr_version
-from georsr.system import tune_malloc
+from georsr.system import GDAL_VARIABLES, foreign_variables, tune_malloc
 
 FULL_PACKAGES = ("torch", "open_clip", "huggingface_hub")
 """Modules that are declared dependencies, but missing in the light set."""
@@ -142,7 +143,7 @@ class Forgiving(io.FileIO):
         try:
             written = super().write(data)
         except BrokenPipeError:
-            raise  # whoever read it is gone, such as a QGIS that was killed: so ends the work
+            raise  # the reader has gone, such as a QGIS that was killed: the run ends
         except OSError:
             written = None
         return memoryview(data).nbytes if written is None else written
@@ -266,6 +267,18 @@ EXIT_CODES: dict[type[GeorsrError], int] = {UsageError: 2, InterruptedRunError: 
 """Exit codes of errors; 1 for all others."""
 
 
+def _fail_unforeseen(error: Exception) -> int:
+    """Print an error that is not one of georsr's, and return its exit code."""
+    log.debug("traceback", exc_info=True)
+    if isinstance(error, ModuleNotFoundError) and error.name in FULL_PACKAGES:
+        return _fail(f"this needs {error.name}, which is not installed: {INSTALL_TORCH}", 2)
+    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    present = [name for name in GDAL_VARIABLES if name in os.environ]
+    if type(error).__name__ == "CRSError" and present:
+        text += f"; unset {' '.join(present)}, if set for another installation"
+    return _fail(f"not foreseen: {text}; run it again with -vv for the traceback", 1)
+
+
 def _fail(message: str, code: int) -> int:
     click.echo(escape_control_characters(redact_url(f"Error: {message}")), err=True)
     return code
@@ -308,14 +321,10 @@ def exit_code(call: Callable[[], Any]) -> int:
         if isinstance(error, OSError) and error.strerror and error.filename:  # a name too long
             log.debug("traceback", exc_info=True)
             return _fail(f"{str(error.filename)[:200]}: {error.strerror}", 1)
-        log.debug("traceback", exc_info=True)
-        if isinstance(error, ModuleNotFoundError) and error.name in FULL_PACKAGES:
-            return _fail(f"this needs {error.name}, which is not installed: {INSTALL_TORCH}", 2)
-        text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        return _fail(f"not foreseen: {text}; run it again with -vv for the traceback", 1)
+        return _fail_unforeseen(error)
     except ForcedExit as ended:
-        # A thread may still compute a tile, which nobody waits for; the usual way out would take
-        # torch's memory away under its feet.
+        # A thread may still compute a tile. The process does not wait for it, and the usual exit
+        # would free the memory of torch that the thread uses.
         sys.stderr.flush()
         os._exit(int(ended.code or 0))
     finally:
@@ -323,11 +332,25 @@ def exit_code(call: Callable[[], Any]) -> int:
         log.setLevel(level)
 
 
+def leave_out_foreign_variables() -> None:
+    """Remove `foreign_variables` from the environment of this process, and say so."""
+    if "rasterio" in sys.modules:
+        return  # which has read them already
+    foreign = foreign_variables(os.environ)
+    for name in foreign:
+        del os.environ[name]
+    if foreign:
+        message = f"{' and '.join(foreign)} not used: for another GDAL or PROJ than rasterio's"
+        click.echo(f"Warning: {message}; unset to silence this", err=True)
+
+
 def prepare_process() -> None:
     """Make warnings lines and SIGTERM an exception, in a process of the command line's own."""
     tune_malloc()
     skip_drivers()
     open_streams()
+    if any(name in os.environ for name in GDAL_VARIABLES):
+        leave_out_foreign_variables()
     signal.signal(signal.SIGTERM, _terminate)
     warnings.showwarning = _show_warning  # type: ignore[assignment]
     warnings.simplefilter("always", GeorsrWarning)
@@ -336,6 +359,10 @@ def prepare_process() -> None:
 def main() -> None:
     """Entry point of the ``georsr`` command."""
     prepare_process()
+    try:
+        Path.cwd()
+    except OSError:  # torch ends a process whose folder is gone
+        sys.exit(_fail("the current folder does not exist any more; change to another one", 1))
     code = invoke()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the work is over; leaving takes a moment

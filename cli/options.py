@@ -81,7 +81,7 @@ class ModelName(FileName):
 
 
 class BandChoice(click.Choice):  # type: ignore[type-arg]
-    """The words of ``--bands``; says what takes band numbers if somebody gives those."""
+    """Choice of ``--bands``; names the option that takes band numbers if those are given."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Parse; raises BadParameter (exit code 2)."""

@@ -99,7 +99,7 @@ def command(
 
     Built in: segsr-lite-x4, segsr-lite-x2 and their -sensor forms, segsr-base-x4,
     segsr-ucmerced-x4, segsr-aid-x4, finetune-sensor. Stop it with Ctrl-C or SIGTERM at any time:
-    --resume goes on with the very weights an uninterrupted run would have.
+    --resume continues with the same weights as an uninterrupted run.
 
     \b
     georsr train --show finetune-sensor
@@ -111,7 +111,7 @@ def command(
 
     from .main import catch_signals
 
-    if not quiet:  # a run of hours tells how it goes
+    if not quiet:  # a run of hours reports its progress
         logger = logging.getLogger("georsr")
         logger.setLevel(min(logger.level, logging.INFO))
     machine = {key: options.pop(key) for key in ("device", "devices", "nodes", "workers", "jobs")}
@@ -139,7 +139,7 @@ def command(
         except StoppedError as stopped:
             click.echo(
                 f"stopped after step {stopped.step} of {chosen.steps}; the same command with "
-                f"--resume goes on (checkpoint: {folder / 'last.ckpt'})",
+                f"--resume continues (checkpoint: {folder / 'last.ckpt'})",
                 err=True,
             )
             return signals.exit_code()

@@ -71,7 +71,7 @@ def check_output_path(path: Path) -> None:
     OutputError
         The path is a directory, pipe, socket or device, a link to one of these, or a broken link.
     """
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112 (False for a name too long)
         raise OutputError(f"{path}: is a directory; name a file in it")
     try:
         mode = path.stat().st_mode
@@ -142,7 +142,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """Yield the path of an empty file that is renamed to ``path`` when the block succeeds.
 
     The file lies in the folder of ``path``, because renaming is atomic only within a file system.
-    Its name is random, so that nobody can put a link there beforehand. If the block fails, it is
+    Its name is random, so that no link can be put there beforehand. If the block fails, it is
     removed.
     """
     temporary = path.with_name(f"{_temp_stem(path)}.{secrets.token_hex(8)}")
@@ -278,7 +278,7 @@ _SYSTEM_NAMES = {"__macosx", "@eadir", "thumbs.db", "$recycle.bin", "system volu
 def is_hidden(path: Path, root: Path) -> bool:
     """Return whether a file in or below ``root`` is hidden, or belongs to the operating system.
 
-    Names that begin with a dot are unfinished outputs, or what macOS stores beside each file on a
+    Names that begin with a dot are unfinished outputs, or what macOS stores next to each file on a
     foreign disk (``._scene.tif``).
     """
     names = path.relative_to(root).parts

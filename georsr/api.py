@@ -23,6 +23,7 @@ from georsr.writer.paths import (
     check_destination,
     check_format,
     check_outputs,
+    check_utf8,
     raster_outputs,
     temp_paths,
 )
@@ -346,6 +347,7 @@ def _open(
         allow_drivers=config.allow_drivers or None,
         force=config.force,
         alpha=config.alpha,
+        stack=config.stack,
     )
     try:
         reader, model = match_bands(reader, model, config)
@@ -401,6 +403,8 @@ class _Outputs:
             A name does not fit its format, or two outputs cannot be written together.
         """
         outputs = cls(*(None if path is None else os.fspath(path) for path in paths))
+        for name in filter(None, (outputs.stac, outputs.parts)):
+            check_utf8(name)
         if outputs.parts is not None and outputs.quality is not None:
             raise UsageError(
                 "--parts and --quality cannot be combined: write the parts first, then the layers "

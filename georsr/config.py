@@ -50,9 +50,9 @@ class Option:
         Heading under which the help and the reference page list it.
     affects : str
         ``pixels``: recorded in the tags of an output and part of the run key; ``area``: recorded
-        in the tags, while the run key has the window it leads to; ``file``: only part of the run
-        key; ``nothing``: the output is the same, or depends on what the option led to, such as
-        the device, which the run key records.
+        in the tags, while the run key has the window or bands it leads to; ``file``: only part
+        of the run key; ``nothing``: the output is the same, or depends on what the option led to,
+        such as the device, which the run key records.
     flag : str
         Name on the command line without dashes; empty for the field's name with hyphens.
     short : str
@@ -117,6 +117,7 @@ class SROptions(ArrayOptions, total=False):
     """Keyword options of `georsr.super_resolve` and its kin: the fields of `SRConfig`."""
 
     alpha: Literal["auto", "mask", "data"]
+    stack: bool
     allow_drivers: tuple[str, ...]
     max_pixels: int
     force: bool
@@ -216,6 +217,15 @@ class SRConfig:
             "pixels",
             "How to read an alpha band: mask as transparency, data as an image band such as near "
             "infrared, auto decides from its values.",
+        ),
+    )
+    stack: bool = field(
+        default=False,
+        metadata=_described(
+            "Input",
+            "area",
+            "Read several inputs as the bands of one raster, in the order given, instead of a "
+            "mosaic. They must have the same grid.",
         ),
     )
     allow_drivers: tuple[str, ...] = field(

@@ -21,6 +21,7 @@ from packaging.requirements import Requirement
 from georsr.errors import GeorsrError
 from georsr.qgis.install import PLUGIN, RECORD, Profile, find_profiles, is_enabled, plugin_version
 from georsr.reports import georsr_version
+from georsr.system import GDAL_VARIABLES
 
 
 class Status(StrEnum):
@@ -136,8 +137,6 @@ OPTIONAL_DRIVERS = {
     "netCDF": "netCDF",
     "HDF5": "HDF5",
 }
-GDAL_VARIABLES = ("PROJ_LIB", "PROJ_DATA", "GDAL_DATA", "GDAL_DRIVER_PATH")
-"""Variables that direct GDAL and PROJ to the files of another installation."""
 
 
 def check_gdal() -> Iterator[Check]:

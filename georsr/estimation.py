@@ -147,7 +147,7 @@ def _encoding(job: SRJob, planes: AnyArray) -> float:
 
 
 START_SECONDS = 6.0
-"""From the plan of a run to the first tile of worker processes, which import all libraries anew
+"""From the plan of a run to the first tile of worker processes, which import all libraries
 (measured with two on two busy cores), and their end."""
 
 
@@ -158,13 +158,13 @@ class ClusterEstimate:
     Attributes
     ----------
     workers : int
-        Of a cluster; 0: this process does it.
+        Number of workers of the cluster; 0 if the run takes place in this process.
     memory : int
         Peak memory of this machine, bytes.
     worker_memory : int
-        Of one worker, wherever it runs; 0 if there are none.
+        Peak memory of one worker, bytes; 0 if there are none.
     share : float
-        Part of the tiles that falls to each.
+        Largest fraction of the tiles that one worker computes.
     start : float
         Seconds before the first tile.
     """
@@ -185,7 +185,7 @@ def cluster_estimate(job: SRJob, cluster: Cluster | None, parts: str | None) -> 
     cluster : Cluster or None
         Its workers, which need not have been started; None: this process.
     parts : str or None
-        Folder of parts, if the output is to be many files.
+        Folder of parts, if the output is written in parts.
     """
     if parts is None and cluster is None:
         return ClusterEstimate(0, memory_of(job))
@@ -322,11 +322,11 @@ def estimate_run(
     destination
         Path of the output; None if it is not decided yet.
     quality
-        Path of quality layers, if they are to be made, too.
+        Path of quality layers, if they are written too.
     cluster
-        Who is to do the work; None: this process. Its workers are not asked to do anything.
+        Cluster that computes the output; None for this process. Its workers are not used here.
     parts
-        Folder of parts, if the output is to be many files.
+        Folder of parts, if the output is written in parts.
     """
     if parts is not None:
         config = replace(config, cog=True)
@@ -428,7 +428,7 @@ def _seconds(
 ) -> float:
     """Return the seconds of a run.
 
-    ``share`` of the tiles falls to whoever does most of them.
+    ``share`` is the largest fraction of the tiles that one worker computes.
     """
     tiles, layout = len(job.plan), job.layout
     alone = max(pace.network, pace.join) if overlapping else pace.network + pace.join

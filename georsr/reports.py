@@ -238,7 +238,7 @@ def read_output_tags(product: str, tags: Mapping[str, str]) -> OutputTags:
     Raises
     ------
     UsageError
-        It was not made by georsr, or by one that did not tell its options.
+        It was not written by georsr, or by a version without this tag.
     """
     try:
         names = ("GEORSR_MODEL", "GEORSR_MODEL_SHA256", "GEORSR_OPTIONS")

@@ -1,11 +1,13 @@
-"""Read how many CPUs and how much memory this process may use; tune the C library's malloc."""
+"""Read the limits and the environment of this process; tune the C library's malloc."""
 
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import os
 import sys
-from contextlib import suppress
+from collections.abc import Mapping
+from contextlib import closing, suppress
 from pathlib import Path
 
 UNLIMITED = 2**63 - 1
@@ -80,3 +82,40 @@ def tune_malloc() -> None:
             library.mallopt(M_MMAP_THRESHOLD, MALLOC_THRESHOLD)
             library.mallopt(M_TRIM_THRESHOLD, 2 * MALLOC_THRESHOLD)
             library.mallopt(M_ARENA_MAX, MALLOC_ARENAS)
+
+
+GDAL_VARIABLES = ("PROJ_LIB", "PROJ_DATA", "GDAL_DATA", "GDAL_DRIVER_PATH")
+"""Variables that direct GDAL and PROJ to the files of another installation."""
+
+
+def foreign_variables(environ: Mapping[str, str]) -> list[str]:
+    """Return the variables that direct rasterio to files of another GDAL or PROJ.
+
+    rasterio's wheels bring these files. A database of PROJ that theirs can read is kept: its folder
+    may have grids of transformations.
+    """
+    spec = importlib.util.find_spec("rasterio")
+    own = Path(spec.origin or "").parent if spec else Path()
+    if not (own / "proj_data").is_dir():
+        return []  # such as conda, which sets the variables itself
+    needed = _layout_of_proj(own / "proj_data")
+    foreign = [name for name in ("GDAL_DATA", "GDAL_DRIVER_PATH") if environ.get(name)]
+    for name in ("PROJ_DATA", "PROJ_LIB"):
+        layout = _layout_of_proj(Path(environ.get(name, "")))
+        if environ.get(name) and (layout[0] != needed[0] or layout < needed):
+            foreign.append(name)
+    return foreign
+
+
+def _layout_of_proj(folder: Path) -> tuple[int, int]:
+    """Return the version of the layout of a proj.db; zeros if there is none that can be read."""
+    import sqlite3  # only where a variable is set
+
+    query = "SELECT value FROM metadata WHERE key LIKE 'DATABASE.LAYOUT.VERSION.M%' ORDER BY key"
+    try:
+        address = (folder / "proj.db").absolute().as_uri()
+        with closing(sqlite3.connect(f"{address}?mode=ro&immutable=1", uri=True)) as database:
+            (major,), (minor,) = database.execute(query).fetchall()
+        return int(major), int(minor)
+    except (sqlite3.Error, ValueError, OSError):
+        return 0, 0

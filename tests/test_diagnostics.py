@@ -23,9 +23,9 @@ def test_doctor_on_a_sound_installation_works(capsys, tmp_path, monkeypatch):
     for name in diagnostics.GDAL_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     assert invoke(["doctor", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["works"] is True
-    names = {finding["name"] for finding in told["checks"]}
+    output = json.loads(capsys.readouterr().out)
+    assert output["works"] is True
+    names = {finding["name"] for finding in output["checks"]}
     wanted = ["georsr", "Python", "torch", "rasterio", "GDAL", "formats", "device", "models"]
     assert {*wanted, "PROJ database", "QGIS", "trial run"} <= names
     assert list(tmp_path.iterdir()) == []
@@ -35,10 +35,10 @@ def test_doctor_with_a_problem_exits_with_1(monkeypatch, capsys):
     bad = Diagnostics((Check("x", Status.PROBLEM, "broken", "mend it"),))
     monkeypatch.setattr("georsr.diagnostics.run_checks", lambda: bad)
     assert invoke(["doctor"]) == 1
-    told = capsys.readouterr().out
-    assert "x x  broken" in told
-    assert "-> mend it" in told
-    assert "georsr cannot work: 1 marked x" in told
+    output = capsys.readouterr().out
+    assert "x x  broken" in output
+    assert "-> mend it" in output
+    assert "georsr cannot work: 1 marked x" in output
     worth_a_look = Diagnostics(
         (Check("x", Status.WARNING, "slow"), Check("y", Status.NOTE, "none"))
     )

@@ -56,8 +56,8 @@ def installed(built, tmp_path_factory):
     python = scripts / "python"
     pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
     subprocess.run([*pip, "--no-deps", "--no-index", str(built[1])], check=True)
-    told = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
-    site = subprocess.run(told, capture_output=True, text=True, check=True).stdout.strip()
+    command = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    site = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     packages = [path for path in sys.path if path.endswith("-packages")]
     (Path(site) / "borrowed.pth").write_text("\n".join(packages) + "\n", encoding="utf-8")
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
@@ -100,9 +100,9 @@ def test_sdist_has_tests_and_sample_data(built):
 
 
 def test_wheel_installed_runs_sr(installed, tmp_path):
-    told = installed("--version")
-    assert told.returncode == 0, told.stderr
-    assert PROJECT["project"]["version"] in told.stdout
+    done = installed("--version")
+    assert done.returncode == 0, done.stderr
+    assert PROJECT["project"]["version"] in done.stdout
     out = tmp_path / "o.tif"
     source = REPOSITORY / "sample_data" / "town_rgb_2m.tif"
     done = installed("sr", str(source), str(out), "--json")

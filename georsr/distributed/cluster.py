@@ -50,9 +50,14 @@ DIRECT_CONNECT_TIMEOUT = 3.0
 """Time in which all workers have to answer, if results are to come straight from them."""
 STARTUP_ERRORS = (OSError, RuntimeError, TimeoutError)
 """Errors of Dask if a local worker does not start."""
-SPAWN_CONFIG = {"distributed.worker.multiprocessing-method": "spawn"}
-"""Overrides a user's configuration. Forked workers inherit each other's end of the pipe that tells
-them that their client is gone, and would both outlive it; and a fork loses torch's threads."""
+RESTART_CONFIG = {
+    "distributed.worker.multiprocessing-method": "spawn",
+    "distributed.deploy.lost-worker-timeout": "1 day",
+}
+"""Overrides a user's configuration. Forked workers inherit each other's end of the pipe by which
+they notice that their client has ended, and would outlive it. A fork also loses torch's threads. By
+default Dask gives up a worker that is not back 15 seconds after it died, which is too soon where a
+busy machine starts it again."""
 DASK_CONFIG = {
     "distributed.worker.profile.enabled": False,
     "distributed.admin.system-monitor.interval": "10s",
@@ -189,7 +194,7 @@ def start_local_cluster(workers: int, *, gpu: bool) -> Iterator[Client]:
         The processes do not start, even at a second attempt.
     """
     with (
-        dask.config.set(SPAWN_CONFIG),  # to the end: workers that die are started again
+        dask.config.set(RESTART_CONFIG),  # to the end: workers that die are started again
         _worker_folder() as folder,
         _local_cluster(workers, folder, gpu=gpu) as cluster,
         Client(cluster, direct_to_workers=True, set_as_default=False) as client,
@@ -205,7 +210,7 @@ def start_local_cluster(workers: int, *, gpu: bool) -> Iterator[Client]:
 
 
 def _worker_folder() -> TemporaryDirectory[str]:
-    """Create a folder for the workers' files into which nobody else may write.
+    """Create a folder for the workers' files into which no other user may write.
 
     Dask would use one of a well-known name in the folder of temporary files, follow links that
     other users may have put there, and let Python import modules from it.

@@ -68,7 +68,7 @@ class PartTask:
     name : str
         Name of the file.
     finished : FinishedPart or None
-        What the journal of an earlier run says of the part.
+        Record of the part in the journal of an earlier run.
     """
 
     number: int

@@ -333,7 +333,7 @@ def headline(report: BenchmarkReport) -> str:
 
 
 def protocol(report: BenchmarkReport) -> str:
-    """Return one line that says how the figures were computed."""
+    """Return one line on how the figures were computed."""
     return (
         f"8-bit images, border of {report.scale} pixels cropped; Y and RGB figures are two "
         "protocols: never compare across"

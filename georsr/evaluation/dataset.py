@@ -114,7 +114,7 @@ def fit_to_size(image: AnyArray, height: int, width: int) -> AnyArray:
 def mismatched_image(index: int, labels: list[str]) -> int:
     """Choose the image whose description replaces that of image ``index``, always the same.
 
-    It is the first of another class, counted from half-way round the data set; in a data set of
+    It is the first of another class, counted from the middle of the data set; in a data set of
     one class it is the image half-way round.
 
     Raises

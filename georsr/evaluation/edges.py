@@ -232,7 +232,7 @@ def _candidates(magnitude: AnyArray, allowed: BoolArray) -> list[tuple[int, int]
 
 
 def _coherent_edge(gradient: tuple[AnyArray, AnyArray], row: int, column: int) -> Edge | None:
-    """Return the edge through a pixel, if the gradients round it have one direction."""
+    """Return the edge through a pixel, if the gradients around it have one direction."""
     radius = int(HALF_LENGTH)
     around = slice(row - radius, row + radius + 1), slice(column - radius, column + radius + 1)
     gy, gx = gradient[0][around], gradient[1][around]

@@ -39,7 +39,7 @@ class HarmReport:
     roughness : float
         Variation on flat ground over that of bicubic; NaN without flat ground.
     overshoot, bicubic_overshoot : float
-        How far pixels of the output, and of bicubic, go beyond the source pixels round them, in
+        How far pixels of the output, and of bicubic, go beyond the source pixels around them, in
         percent of the range of these; NaN where they have no range.
     noise_gain : float
         Change on flat ground by noise added to the source, over the change of bicubic; NaN if not
@@ -215,7 +215,7 @@ def unsteady_detail(values: AnyArray, model: Model, config: SRConfig) -> float:
 
 
 def fine_detail(image: AnyArray, scale: int) -> AnyArray:
-    """Return an image less its shrunk version enlarged again: (C, s * h, s * w)."""
+    """Return an image minus its downsampled version, enlarged again: (C, s * h, s * w)."""
     return np.asarray(image - _bicubic(bicubic_downsample(image, scale), scale))
 
 

@@ -1,6 +1,6 @@
 """Image quality metrics of the super-resolution literature, on numpy arrays.
 
-Images are in 8-bit units (0..255) unless said otherwise; all computations are in float64.
+Images are in 8-bit units (0..255) unless stated otherwise; all computations are in float64.
 """
 
 from __future__ import annotations

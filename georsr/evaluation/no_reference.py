@@ -58,7 +58,7 @@ class Sharpness:
     noise_ratio : float
         Noise over that of bicubic on the same blocks; NaN without a source.
     beyond : float
-        How far pixels go beyond the extremes of the 3 x 3 source pixels round them, percent of the
+        How far pixels go beyond the extremes of the 3 x 3 source pixels around them, percent of the
         range between these, means over all pixels; NaN without a source.
     power : tuple of float
         Radially averaged power spectral density.

@@ -12,6 +12,7 @@ import json
 import math
 import reprlib
 import threading
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,12 +30,10 @@ from shapely.geometry import mapping, shape
 from shapely.geometry.base import BaseGeometry
 
 from georsr.config import aoi_path
-from georsr.errors import InputError, UsageError
-from georsr.io.gdal_env import gdal_env, is_plain_crs, shorten
+from georsr.errors import GeoreferenceWarning, InputError, UsageError
+from georsr.io.gdal_env import gdal_env, is_plain_crs, shorten, wgs84
 from georsr.io.metadata import RasterInfo, crs_name
 from georsr.window import BoolArray, Window
-
-WGS84 = CRS.from_epsg(4326)
 
 
 def parse_crs(text: str, context: str) -> CRS:
@@ -45,6 +44,8 @@ def parse_crs(text: str, context: str) -> CRS:
     UsageError
         The text is none of these, or names a file. ``context`` begins the message.
     """
+    if text.strip().isdecimal():
+        text = f"EPSG:{text.strip()}"
     if not text.strip() or not is_plain_crs(text):
         raise _invalid_crs(text, context)
     try:
@@ -94,7 +95,7 @@ def read_polygons(aoi: str | Mapping[str, Any], name: str) -> list[tuple[BaseGeo
             raise UsageError(
                 f"{name}: feature {number} is not a valid polygon: {reason}; repair it"
             )
-        if crs == WGS84 and not geometry.is_empty:
+        if crs == wgs84() and not geometry.is_empty:
             _check_lonlat(geometry, name)
         polygons.append((geometry, crs))
     if all(polygon.is_empty for polygon, _ in polygons):
@@ -124,7 +125,7 @@ def _read_wkt(aoi: str, name: str) -> tuple[BaseGeometry, CRS]:
     except shapely.GEOSException as error:
         raise UsageError(f"{name}: is not valid WKT: {error}") from error
     code = prefix.strip().upper().removeprefix("SRID=")
-    return geometry, parse_crs(f"EPSG:{code}", name) if code else WGS84
+    return geometry, parse_crs(f"EPSG:{code}", name) if code else wgs84()
 
 
 _SIGNATURES = {".gpkg": b"SQLite format 3\0", ".shp": b"\0\0\x27\x0a", ".fgb": b"fgb\x03"}
@@ -174,7 +175,7 @@ def _check_signature(path: Path) -> None:
 
 def _read_geojson(content: Mapping[str, Any], name: str) -> Iterator[tuple[BaseGeometry, CRS]]:
     """Yield the geometries of a GeoJSON object with their CRS."""
-    crs = WGS84
+    crs = wgs84()
     if isinstance(member := content.get("crs"), Mapping):
         properties = member.get("properties")
         text = properties.get("name") if isinstance(properties, Mapping) else member
@@ -232,7 +233,7 @@ def _geometries(content: Any, name: str) -> Iterator[Any]:
 
 def _check_lonlat(polygon: BaseGeometry, name: str) -> None:
     west, south, east, north = polygon.bounds
-    if west < -360 or east > 360 or south < -90 or north > 90:
+    if west < -540 or east > 540 or south < -90 or north > 90:
         advice = "add this member, or transform the coordinates"
         if max(-west, east) <= 90 and max(-south, north) <= 180:
             advice = "longitude comes first: swap them"
@@ -283,8 +284,6 @@ def _mistakes(area: Bounds, crs: CRS | None) -> Iterator[tuple[str, Bounds]]:
         yield "x and y swapped", (south, west, north, east)
         return
     yield "its coordinates swapped: longitude comes before latitude", (south, west, north, east)
-    yield "360 degrees added to its longitudes", (west + 360, south, east + 360, north)
-    yield "360 degrees subtracted from its longitudes", (west - 360, south, east - 360, north)
     yield "latitudes of opposite sign", (west, -north, east, -south)
     yield "longitudes of opposite sign", (-east, south, -west, north)
 
@@ -313,6 +312,8 @@ Polygons = Sequence[tuple[BaseGeometry, CRS | None]]
 PIXEL_TOLERANCE = 1e-6
 """Distance in pixels within which an outline counts as lying on the border of a pixel."""
 BOUNDS_NAME = "the bounding box"
+MIN_OUTSIDE = 0.005
+"""Fraction of an area outside the raster that is not worth a word, such as rounded bounds."""
 MAX_EDGE_FRACTION = 1 / 1000
 """Longest edge of an outline, relative to its extent, before it is transformed to another CRS:
 straight lines in one are curves in the other."""
@@ -452,11 +453,15 @@ def resolve_aoi(
     outline: BaseGeometry | None = None
     if bounds is not None:
         box = _bounds_polygon(bounds, bounds_crs, info)
-        window = _outline_window(box, _to_pixels(box, info, BOUNDS_NAME), info, window, BOUNDS_NAME)
+        rectangle = _to_pixels(box, info, BOUNDS_NAME)
+        _check_one_edge(rectangle, info)
+        window = _outline_window(box, rectangle, info, window, BOUNDS_NAME)
+        _warn_outside(rectangle, info, BOUNDS_NAME)
     if aoi is not None:
         name = aoi if isinstance(aoi, str) else "the area of interest"
         polygons = read_polygons(aoi, name)
         outline = _to_pixels(polygons, info, name)
+        _warn_outside(outline, info, name)
         window = _outline_window(polygons, outline, info, window, name)
         outline = affinity.translate(outline, -window.left, -window.top) if masked else None
     return AreaOfInterest(window, outline)
@@ -464,12 +469,14 @@ def resolve_aoi(
 
 def _bounds_polygon(bounds: Sequence[float], bounds_crs: str | None, info: RasterInfo) -> Polygons:
     west, south, east, north = bounds
+    crs = info.crs if bounds_crs is None else parse_crs(bounds_crs, "bbox-crs")
+    if east < west <= 180 and east >= -180 and crs is not None and crs.is_geographic:
+        east += 360  # across the antimeridian, as RFC 7946 writes it
     if not all(map(math.isfinite, bounds)) or west >= east or south >= north:
         raise UsageError(
             f"bbox {','.join(f'{v:g}' for v in bounds)}: expected WEST,SOUTH,EAST,NORTH with "
             "west < east and south < north"
         )
-    crs = info.crs if bounds_crs is None else parse_crs(bounds_crs, "bbox-crs")
     return [(shapely.box(west, south, east, north), crs)]
 
 
@@ -478,14 +485,78 @@ def _to_pixels(polygons: Polygons, info: RasterInfo, name: str) -> BaseGeometry:
     assert info.transform is not None
     a, b, c, d, e, f = tuple(~info.transform)[:6]
     parts = []
-    for polygon, crs in polygons:
-        if crs is not None and crs != info.crs:
-            if info.crs is None:
-                raise UsageError(f"{info.path}: has no CRS, so {name} cannot be transformed to it")
-            polygon = _transformed(polygon, crs, info, name)
-        part = affinity.affine_transform(polygon, [a, b, d, e, c, f])
-        parts.append(part if part.is_valid else shapely.make_valid(part))
+    for whole, crs in polygons:
+        for polygon in _in_one_turn(whole) if crs is not None and crs.is_geographic else (whole,):
+            if crs is not None and crs != info.crs:
+                if info.crs is None:
+                    raise UsageError(
+                        f"{info.path}: has no CRS, so {name} cannot be transformed to it"
+                    )
+                polygon = _transformed(polygon, crs, info, name)
+            part = affinity.affine_transform(polygon, [a, b, d, e, c, f])
+            part = part if part.is_valid else shapely.make_valid(part)
+            parts += _turned_copies(part, (360 * a, 360 * d), info)
     return shapely.union_all(parts)
+
+
+def _in_one_turn(polygon: BaseGeometry) -> Sequence[BaseGeometry]:
+    """Cut a polygon whose longitudes exceed -180..180 into parts that do not."""
+    west, south, east, north = polygon.bounds
+    if west >= -180 and east <= 180:
+        return (polygon,)
+    turns = range(math.floor((west + 180) / 360), math.ceil((east + 180) / 360))
+    parts = [
+        affinity.translate(
+            polygon.intersection(shapely.box(360 * n - 180, south, 360 * n + 180, north)), -360 * n
+        )
+        for n in turns
+    ]
+    return [part for part in parts if part.area > 0] or (polygon,)
+
+
+def _turned_copies(
+    part: BaseGeometry, turn: tuple[float, float], info: RasterInfo
+) -> list[BaseGeometry]:
+    """Return a polygon in pixels where the raster has its longitudes, 360 degrees on or back.
+
+    A raster of longitudes 0 to 360, or across the antimeridian, has some of a polygon's longitudes
+    elsewhere. If the edge of the raster cuts the polygon, the result is two copies.
+    """
+    if info.crs is None or not info.crs.is_geographic:
+        return [part]
+    raster = shapely.box(0, 0, info.width, info.height)
+    copies = []
+    for polygon in shapely.get_parts(part):
+        turned = [affinity.translate(polygon, n * turn[0], n * turn[1]) for n in (0, 1, -1, 2, -2)]
+        shares = [copy.intersection(raster).area / (polygon.area or 1) for copy in turned]
+        inside = [copy for copy, share in zip(turned, shares, strict=True) if share > 0]
+        if max(shares) > 1 - PIXEL_TOLERANCE:
+            inside = [turned[int(np.argmax(shares))]]
+        elif len(inside) > 1:
+            inside = [copy.intersection(raster) for copy in inside]
+        copies += inside or [polygon]
+    return copies
+
+
+def _check_one_edge(rectangle: BaseGeometry, info: RasterInfo) -> None:
+    """Refuse bounds that a raster of all longitudes has at both of its edges."""
+    if len(getattr(rectangle, "geoms", ())) > 1:
+        raise UsageError(
+            f"{BOUNDS_NAME}: lies at both edges of {info.path}, where its longitudes begin and "
+            "end: super-resolve the two parts with a --bbox each, or use --aoi"
+        )
+
+
+def _warn_outside(outline: BaseGeometry, info: RasterInfo, name: str) -> None:
+    """Warn if a part of an area lies outside the raster, unless all of it does."""
+    inside = outline.intersection(shapely.box(0, 0, info.width, info.height)).area
+    outside = 1 - inside / max(outline.area, 1e-300)
+    if inside > 0 and outside > MIN_OUTSIDE:
+        warnings.warn(
+            f"{name}: {100 * outside:.3g} % of it lies outside {info.path}: not in the output",
+            GeoreferenceWarning,
+            stacklevel=2,
+        )
 
 
 def _transformed(polygon: BaseGeometry, crs: CRS, info: RasterInfo, name: str) -> BaseGeometry:

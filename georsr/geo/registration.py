@@ -101,7 +101,7 @@ def scale_between(sr: RasterInfo, lr: RasterInfo) -> int:
 
 
 def window_of_output(sr: RasterInfo, lr: RasterInfo) -> Window | None:
-    """Return the part of a source that its output covers; None if that cannot be told.
+    """Return the part of a source that its output covers; None if it is unknown.
 
     Outputs of an area cover whole pixels of their source.
     """

@@ -27,13 +27,12 @@ from shapely.geometry import mapping, shape
 
 from georsr._files import atomic_write_text, check_writable, remove_temp_files
 from georsr.errors import UsageError
-from georsr.io.gdal_env import gdal_env
+from georsr.io.gdal_env import gdal_env, wgs84
 from georsr.io.metadata import BandInfo, RasterInfo
 from georsr.io.reader import open_output
 from georsr.models.spec import ModelSpec
 from georsr.reports import RunReport
 
-WGS84 = CRS.from_epsg(4326)
 STEPS = 8
 """Number of points along each edge, which is not straight in longitude and latitude."""
 
@@ -105,7 +104,7 @@ def _to_geojson(
         with gdal_env():
             # GDAL splits polygons at the antimeridian
             geometry = rasterio.warp.transform_geom(
-                crs, WGS84, ring, antimeridian_cutting=True, precision=8
+                crs, wgs84(), ring, antimeridian_cutting=True, precision=8
             )
     except Exception:  # GDAL's errors here are not those of rasterio
         return None, None

@@ -1,9 +1,7 @@
 """Super-resolve arrays in memory, and windows of a scene.
 
-Chunks: any window of an output, from the tiles that touch it.
-
-The tiles are those of the whole output, so that every pixel is the same expression of the same
-tiles as in one pass over the raster, whoever makes it and however the output is cut.
+A window of an output is computed from the tiles that touch it. The tiles are those of the complete
+output, so that every pixel is the same expression of the same tiles as in one pass over the raster.
 """
 
 from __future__ import annotations
@@ -46,18 +44,18 @@ def predict_window(
     Parameters
     ----------
     read
-        Gives the pixels of a window of the scene; asked only inside of ``plan.crop(window).reach``,
-        from another thread, one window at a time.
+        Returns the pixels of a window of the scene. It is called from another thread, for one
+        window at a time, inside ``plan.subgrid(window).read_extent``.
     window
-        Of the scene, in source pixels.
+        Window of the scene, in source pixels.
     bands
-        Bands that ``read`` gives.
+        Number of bands that ``read`` returns.
     plan, stretch
-        Of the whole scene.
+        Tile grid and normalization of the complete scene.
     form, inference
-        What the pixels become, and the network that makes them.
+        Format of the output, and the predictor.
     kernel
-        What shrinks the output to its source; None: it need not.
+        Kernel of consistency; None if the output need not be consistent.
 
     Returns
     -------

@@ -1,6 +1,6 @@
 """Make the output of a network consistent with its source, by back-projection.
 
-Projection: the nearest image that a kernel shrinks to a given one.
+Projection: the nearest image that a kernel downsamples to a given one.
 
 Iterative back-projection (Irani and Peleg, CVGIP 53(3), 1991) adds to an image what shrinking it
 leaves unexplained, again and again. Where every pixel counts its limit is known: with D the
@@ -85,9 +85,9 @@ def back_project(
     fine
         (N, C, s * h, s * w) float32; its memory may become that of the result.
     coarse
-        (N, C, h, w) float32: what shrinking has to give.
+        (N, C, h, w) float32: image that downsampling must give.
     kernel
-        What shrinks.
+        Kernel with which ``fine`` is downsampled.
     valid
         (N, C, h, w) bool, or None for all. Where False, neither ``coarse`` nor what ``fine`` holds
         there has any influence: kernels are cut to valid pixels and renormalised, as at the
@@ -98,13 +98,13 @@ def back_project(
     image
         (N, C, s * h, s * w); pixels that are not valid are unchanged.
     residual
-        (N, C, h, w): ``coarse`` less the shrunk ``fine``, before anything was added; 0 where not
+        (N, C, h, w): ``coarse`` minus the downsampled ``fine``, before the correction; 0 where not
         valid.
     """
     xp = namespace(fine)
     height, width = coarse.shape[-2:]
     scale = fine.shape[-1] // width
-    # a network's channels may lie pixel by pixel: every product would sort them anew
+    # a network's channels may lie pixel by pixel: every product would sort them again
     fine, coarse = contiguous(fine), contiguous(coarse)
     back_rows, back_columns = (
         _pseudo_inverse(kernel, side, scale, device_of(fine)) for side in (height, width)
@@ -261,9 +261,9 @@ def shrink_valid(
     Parameters
     ----------
     image, valid
-        (C, H, W), multiples of ``scale``; validity of whole source pixels.
+        (C, H, W), multiples of ``scale``; validity of complete source pixels.
     kernel, scale
-        How to shrink.
+        Kernel and factor of the downsampling.
 
     Returns
     -------

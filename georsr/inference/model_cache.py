@@ -96,7 +96,9 @@ def _open(reference: ModelRef) -> Model:
 def _predictor(
     reference: ModelRef, placement: DeviceConfig, batch: int, compiled: bool, tta: bool
 ) -> TilePredictor:
-    if _dask_worker() is not None:  # the process belongs to Dask: nobody else's memory is affected
+    if (
+        _dask_worker() is not None
+    ):  # the process belongs to Dask: no other program's memory is affected
         tune_malloc()
     return TilePredictor(load_cached(reference), placement, batch, compiled=compiled, tta=tta)
 

@@ -7,8 +7,9 @@ happens when a tile does not fit into memory is elsewhere: `georsr.inference.pre
 batch, then `georsr.jobs.run` the tile.
 
 The main thread may be interrupted anywhere, by an exception out of a signal handler. `queue.Queue`
-then loses wake-ups or keeps its lock (CPython's Condition.notify, gh-92530), and nobody ever ends;
-`queue.SimpleQueue` is made for that, but has no bound: who puts looks how much is waiting.
+then loses wake-ups or keeps its lock (CPython's Condition.notify, gh-92530), and no thread ends.
+`queue.SimpleQueue` is safe but unbounded, so that a thread checks the number of items before it
+puts another.
 """
 
 from __future__ import annotations
@@ -258,9 +259,10 @@ def denormalize(
         (C, s * h, s * w) for the padded tile, around 0..1. Its memory is used for what is returned:
         fewer large arrays come and go, and leave fewer gaps in the heap.
     remainder
-        (C, h, w) that went round the network and is not in ``output`` yet; None when nothing.
+        (C, h, w) part of the values outside 0..1, which is added to ``output``; None if all are
+        inside.
     tile, stretch
-        What the tile was made from.
+        Tile of the grid, and normalization.
 
     Returns
     -------
@@ -795,7 +797,7 @@ def _produce(
 ) -> None:
     """Put every item into the queue, then the end or the error; runs in the reader thread."""
     if stop.is_set():
-        return  # whoever started it was interrupted before it ran, and nobody waited for it
+        return  # its starter was interrupted before the thread ran, and did not wait for it
     try:
         for item in source:
             if not put(item):
@@ -835,7 +837,7 @@ class BackgroundWriter(Generic[T]):
 
     def _run(self) -> None:
         while not isinstance(item := self._items.get(), _End):
-            # After an error the queue is still emptied, so that nobody waits for room in it.
+            # After an error the queue is still emptied, so that no caller waits for room in it.
             if self._error is None and not self._dropping.is_set():
                 try:
                     self._consume(item)

@@ -90,7 +90,7 @@ class ParallelTiles:
     Attributes
     ----------
     count : int
-        How many; 1: nobody beside the caller.
+        Number of threads that call the network; 1 for the caller alone.
     threads : int
         Threads for each.
     """
@@ -152,7 +152,7 @@ def n_concurrent_tiles(
 log = logging.getLogger(__name__)
 
 GPU_BATCH = 16
-"""Tiles per call on an accelerator, unless memory or the user says otherwise."""
+"""Tiles per call on an accelerator, unless memory or the user requires another number."""
 
 
 def choose_batch(placement: DeviceConfig, wanted: int | None) -> int:

@@ -26,6 +26,7 @@ def open_sources(
     allow_drivers: Sequence[str] | None = None,
     force: bool = False,
     alpha: str = "auto",
+    stack: bool = False,
 ) -> RasterReader:
     """Open one raster, or several as a mosaic.
 
@@ -35,6 +36,8 @@ def open_sources(
         Rasters, folders of rasters, or ``@FILE`` for a text file with one path per line.
     indexes, nodata, allow_drivers, force, alpha
         As for `open_raster`.
+    stack : bool
+        Read several rasters on one grid as the bands of one raster instead of a mosaic.
 
     Raises
     ------
@@ -47,7 +50,7 @@ def open_sources(
     if len(paths) > 1:
         from georsr.io.mosaic import open_mosaic  # most sources are one raster
 
-        return open_mosaic(paths, indexes, nodata, allow_drivers, alpha)
+        return open_mosaic(paths, indexes, nodata, allow_drivers, alpha, stack)
     from georsr.io.reader import open_raster  # importing the package opens nothing
 
     return open_raster(
@@ -80,7 +83,7 @@ def _expand(source: str) -> list[str]:
     if source.startswith("@"):
         return read_list(Path(source[1:]))
     folder = Path(source)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # noqa: PTH112 (False for a name too long)
         return [source]
     rasters = sorted(
         path

@@ -32,6 +32,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import rasterio
+from rasterio.crs import CRS
 from rasterio.env import ensure_env_with_credentials, getenv, hasenv
 from rasterio.errors import NodataShadowWarning, NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
@@ -140,18 +141,24 @@ def find_safe_metadata(path: str) -> str | None:
     """
     location = Path(path)
     if SENTINEL2_METADATA.match(location.name) and (
-        location.is_file() or path.startswith("/vsi") or "://" in path
+        is_regular(path) or path.startswith("/vsi") or "://" in path
     ):
         return path
-    if location.suffix.lower() == ".zip" and location.is_file():
+    if location.suffix.lower() == ".zip" and is_regular(path):
         return _find_in_archive(path)
-    if not location.is_dir():
+    if not os.path.isdir(path):  # noqa: PTH112 (False for a name too long)
         return None
     found = sorted(
         child.name for child in location.iterdir() if SENTINEL2_METADATA.match(child.name)
     )
     if found:
         return str(location / found[0])
+    other = re.match(r"S([13456])[A-Z_]", location.name)
+    if other and location.suffix.upper() in (".SAFE", ".SEN3"):
+        raise InputError(
+            f"{path}: is a product of Sentinel-{other[1]}, expected one of Sentinel-2; name one of "
+            "the rasters in it, such as measurement/*.tiff of Sentinel-1"
+        )
     if location.suffix.upper() == ".SAFE":
         raise InputError(
             f"{path}: this SAFE folder has no MTD_MSIL1C.xml or MTD_MSIL2A.xml, expected in a "
@@ -336,10 +343,10 @@ NETWORK_DRIVERS = (
     "GRIB",
     "MBTiles",
 )
-"""Drivers that do not look for masks and overviews beside a file if an option says so (measured).
+"""Drivers that do not look for masks and overviews next to a file if an option is set (measured).
 
-Only these read a file on a network or in an archive that cannot be listed, because the files beside
-it cannot be checked.
+Only these read a file on a network or in an archive that cannot be listed, because its neighbours
+cannot be checked.
 """
 
 
@@ -439,7 +446,7 @@ def is_remote(path: str) -> bool:
 
 def absolute_path(path: str) -> str:
     """Return the absolute path of a local file; other names are returned unchanged."""
-    if not is_remote(path) and Path(path).exists():  # not a name such as /vsizip/...
+    if not is_remote(path) and os.path.exists(path):  # noqa: PTH110 (not /vsizip/...)
         return str(Path(path).absolute())
     return path
 
@@ -463,7 +470,7 @@ def gdal_env(
         CRS, so this must be False for sources.
     cache : int or None
         Size of GDAL's block cache in bytes. All threads share the cache, and a smaller size drops
-        blocks at once. None leaves the size unchanged, for threads beside a reader.
+        blocks at once. None leaves the size unchanged, for other threads than the reader's.
     """
     options: dict[str, object] = {}
     if cache is not None:
@@ -574,3 +581,9 @@ def _block_height(path: str) -> int:
             return _max_block_height(dataset)
     except (RasterioError, OSError):  # reading the file raises an error later
         return 0
+
+
+@cache
+def wgs84() -> CRS:
+    """Return EPSG:4326; not a constant, because it needs the database of PROJ."""
+    return CRS.from_epsg(4326)

@@ -215,12 +215,12 @@ def common_dtype(dataset: Any, path: str, numbers: Sequence[int], *, force: bool
             raise UsageError(
                 f"{name} holds 1 bit per pixel (NBITS=1): a bit mask is not an "
                 "image; convert it first, for example with `gdal_translate -co NBITS=8`, or "
-                "insist with --force"
+                "process it as it is with --force"
             )
         if colors[number - 1] == "palette":
             raise UsageError(
                 f"{name} has a colour palette: its values are indices, not intensities; "
-                "expand it first, for example with `gdal_translate -expand rgb`, or insist with "
+                "expand it first, for example with `gdal_translate -expand rgb`, or use "
                 "--force"
             )
     selected = sorted({dtypes[number - 1] for number in numbers})
@@ -536,7 +536,7 @@ def _band(
 
 
 def _hidden_gcps(dataset: Any) -> list[str]:
-    """Return a line on ground control points that a raster has beside its transform."""
+    """Return a line on ground control points that a raster has in addition to its transform."""
     both = dataset.gcps[0] and dataset.transform != Affine.identity()
     return ["ground control points (it has a transform)"] if both else []
 
@@ -604,7 +604,7 @@ def reject_non_images(info: RasterInfo, model: str) -> None:
             raise UsageError(
                 f"{info.path}: band {band.number} holds {content}, and {model} was trained on "
                 "images: choose other bands with --bidx, use --model bicubic or nearest, or "
-                "insist with --force"
+                "process it all the same with --force"
             )
 
 
@@ -643,7 +643,7 @@ ASSUMED_BANDS = {
     12: ((4, 3, 2), "the order of Sentinel-2"),
     13: ((4, 3, 2), "the order of Sentinel-2"),
 }
-"""Number of bands -> (red, green, blue) and the reason, if the metadata do not tell."""
+"""Number of bands -> (red, green, blue) and the reason, if the metadata do not declare them."""
 
 
 @dataclass(frozen=True)

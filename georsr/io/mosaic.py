@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import PurePath
 from typing import Any
 from xml.etree.ElementTree import Element, SubElement, tostring
 
@@ -26,6 +27,7 @@ from georsr.io.vrt import (
     add_band,
     add_tags,
     add_vrt_source,
+    hidden_windows,
     union_area,
     vrt_root,
 )
@@ -39,6 +41,9 @@ def mosaic_vrt(mosaic: Mosaic) -> str:
     root = vrt_root(mosaic.width, mosaic.height, first.crs, mosaic.transform)
     for space, tags in _common_tags(mosaic):
         add_tags(root, tags, space)
+    if mosaic.stacked:
+        _add_stacked_bands(root, mosaic)
+        return tostring(root, encoding="unicode")
     for number in range(1, first.count + 1 + (first.alpha_band is not None)):
         band = next((band for band in first.bands if band.number == number), None)
         if band is None:
@@ -81,6 +86,21 @@ def _add_band(root: Element, mosaic: Mosaic, band: BandInfo) -> None:
             SubElement(element, "NODATA").text = repr(nodata)
         else:
             _add_source(vrt_band, source, str(band.number), band.dtype, "SimpleSource")
+
+
+def _add_stacked_bands(root: Element, mosaic: Mosaic) -> None:
+    """Add the bands of all rasters, one after the other, named after their files."""
+    bands = [(source, band) for source in mosaic.sources for band in source.info.bands]
+    for number, (source, band) in enumerate(bands, 1):
+        name = PurePath(source.info.path).stem
+        if source.info.count > 1:
+            name = f"{name} {band.description or band.number}"
+        named = replace(band, description=band.description or name)
+        if band.colorinterp == "gray":
+            named = replace(named, colorinterp="undefined")
+        nodata = band.nodata if mosaic.nodata is None else mosaic.nodata
+        vrt_band = add_band(root, number, band.dtype, named, nodata)
+        _add_source(vrt_band, source, str(band.number), band.dtype, "SimpleSource")
 
 
 def _add_alpha(root: Element, mosaic: Mosaic, number: int) -> None:
@@ -134,6 +154,8 @@ class Mosaic:
         Transform from pixel corners (column, row) to the CRS.
     nodata : float or None
         Nodata value that overrides those of the files.
+    stacked : bool
+        Whether each raster has bands of its own of one scene, instead of its own place.
     """
 
     sources: tuple[MosaicSource, ...]
@@ -141,6 +163,7 @@ class Mosaic:
     width: int
     transform: Affine
     nodata: float | None = None
+    stacked: bool = False
 
     @property
     def name(self) -> str:
@@ -157,8 +180,10 @@ class Mosaic:
         """Return the metadata of the rasters that the mosaic does not have, in words."""
         infos = [source.info for source in self.sources]
         texts = dict.fromkeys(text for info in infos for text in info.left_out)
-        if any(info.tags != infos[0].tags or _differ(info, infos[0]) for info in infos):
-            texts["tags, names and units that differ between its rasters"] = None
+        if any(info.tags != infos[0].tags for info in infos):
+            texts["tags that differ between its rasters"] = None
+        if not self.stacked and any(_differ(info, infos[0]) for info in infos):
+            texts["names, units and tags of bands that differ between its rasters"] = None
         return tuple(texts)
 
     @property
@@ -226,9 +251,67 @@ def build_mosaic(infos: Sequence[RasterInfo], nodata: SourceNodata = None) -> Mo
     return Mosaic(sources, height, width, transform, None if nodata == "none" else nodata)
 
 
+def build_stack(infos: Sequence[RasterInfo], nodata: SourceNodata = None) -> Mosaic:
+    """Arrange the bands of several rasters as one raster, in the order given.
+
+    Raises
+    ------
+    UsageError
+        Two rasters differ in their grid, or one has a mask.
+    """
+    first = infos[0]
+    for info in infos:
+        _compare_grid(first, info)
+        same = (info.height, info.width) == (first.height, first.width)
+        if not same or _offset(first, info) != (0, 0):
+            raise UsageError(
+                f"{info.path}: has {info.width} x {info.height} pixels, expected the extent of "
+                f"{first.path}, {first.width} x {first.height}; cut it to this extent first, with "
+                "gdalwarp -te"
+            )
+        if info.mask_kind in ("mask", "alpha"):
+            raise UsageError(
+                f"{info.path}: has a mask or alpha band, which --stack does not read; give it a "
+                "nodata value first, with gdalwarp -dstnodata"
+            )
+    window = Window(0, 0, first.height, first.width)
+    assert first.transform is not None
+    sources = tuple(MosaicSource(info, window) for info in infos)
+    value = None if nodata == "none" else nodata
+    return Mosaic(sources, first.height, first.width, first.transform, value, stacked=True)
+
+
+def check_hidden(mosaic: Mosaic) -> None:
+    """Refuse a mosaic of the bands of one scene; warn about rasters that later ones cover.
+
+    Raises
+    ------
+    UsageError
+        Every raster has one band and the same extent, so that only the last one would be read.
+    """
+    paths = [source.info.path for source in mosaic.sources]
+    if len(set(mosaic.windows)) == 1 and mosaic.sources[0].info.count == 1:
+        raise UsageError(
+            f"{paths[0]} and {len(paths) - 1} more: have one band each and the same extent, so "
+            "that the last would hide the others; use --stack if they are the bands of one scene, "
+            "name one of them, or super-resolve each with --out-dir"
+        )
+    hidden = hidden_windows(mosaic.windows)
+    if hidden:
+        warnings.warn(
+            f"{paths[hidden[0]]}: is covered by rasters that come later in the list"
+            f"{f', as are {len(hidden) - 1} others' if len(hidden) > 1 else ''}: only what is "
+            "invalid in those can be seen of it; to super-resolve each by itself, use --out-dir",
+            BandWarning,
+            stacklevel=4,
+        )
+    else:
+        _warn_overlap(mosaic)
+
+
 def _compare(first: RasterInfo, other: RasterInfo) -> None:
+    _compare_grid(first, other)
     for name, a, b in (
-        ("CRS", first.crs, other.crs),
         ("number of bands", first.count, other.count),
         ("data types", *([band.dtype for band in info.bands] for info in (first, other))),
         ("nodata", *([str(band.nodata) for band in info.bands] for info in (first, other))),
@@ -242,6 +325,14 @@ def _compare(first: RasterInfo, other: RasterInfo) -> None:
                 f"expected {_format(a)}; it must be the same in all rasters of a mosaic; to "
                 "super-resolve each by itself, use --out-dir"
             )
+
+
+def _compare_grid(first: RasterInfo, other: RasterInfo) -> None:
+    if first.crs != other.crs:
+        raise UsageError(
+            f"{other.path}: does not fit {first.path}: its CRS {_format(other.crs)}, expected "
+            f"{_format(first.crs)}; it must be the same in all rasters of a mosaic"
+        )
     for info in (first, other):
         if info.transform is None:
             raise UsageError(
@@ -338,6 +429,7 @@ def open_mosaic(
     nodata: SourceNodata,
     allow_drivers: Sequence[str] | None,
     alpha: str,
+    stack: bool = False,
 ) -> RasterReader:
     """Open several rasters as a mosaic; parameters and errors as for `georsr.io.open_sources`."""
     infos = _read_infos(paths, nodata, allow_drivers, alpha)
@@ -345,8 +437,9 @@ def open_mosaic(
     if notes:  # the assumption about one raster holds for all
         warnings.warn(notes[0], BandWarning, stacklevel=2)
         infos = _read_infos(paths, nodata, allow_drivers, "data")
-    mosaic = build_mosaic(infos, nodata)
-    _warn_overlap(mosaic)
+    mosaic = build_stack(infos, nodata) if stack else build_mosaic(infos, nodata)
+    if not stack:
+        check_hidden(mosaic)
     reader = MosaicReader(mosaic, None if indexes is None else tuple(indexes), nodata)
     reader.info = replace(reader.info, notes=tuple(notes[:1]))
     return reader

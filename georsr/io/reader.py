@@ -259,7 +259,7 @@ class RasterReader:
     """Reader of a raster, which `open_raster` returns.
 
     A reader is pickled as its path and options. The unpickled reader opens the file at the first
-    read. An instance may be used by one thread only. No file is written beside the source.
+    read. An instance may be used by one thread only. No file is written next to the source.
 
     Attributes
     ----------

@@ -1,6 +1,6 @@
 """Check the files that GDAL reads together with a raster, before it reads them.
 
-Masks (``.msk``) and overviews (``.ovr``, ``.aux``) beside a raster, and the overview file that its
+Masks (``.msk``) and overviews (``.ovr``, ``.aux``) next to a raster, and the overview file that its
 metadata may name, are opened by any driver of GDAL, even if the raster itself is restricted to some
 drivers. Some drivers read URLs or write files, so only TIFFs (and Erdas Imagine for ``.aux``) are
 accepted. HDF5 and netCDF-4 files with data in other files are refused.
@@ -200,7 +200,7 @@ def _wkt(crs: Any) -> str:
 
 
 def _check_overview_file(named: str, path: str, policy: ReadPolicy) -> None:
-    """Check that the metadata item OVERVIEW_FILE names a TIFF beside the raster."""
+    """Check that the metadata item OVERVIEW_FILE names a TIFF next to the raster."""
     name = named.removeprefix(":::BASE:::")
     file = Path(name) if name == named else Path(path).parent / name
     try:
@@ -210,13 +210,13 @@ def _check_overview_file(named: str, path: str, policy: ReadPolicy) -> None:
     if not (same_folder and read_header(str(file)).startswith((*TIFF_SIGNATURES, HFA_SIGNATURE))):
         raise UsageError(
             f"{path}: its metadata name {shorten(named)} as the file of its overviews, expected "
-            "a TIFF beside it; remove the item OVERVIEW_FILE of the domain OVERVIEWS"
+            "a TIFF next to it; remove the item OVERVIEW_FILE of the domain OVERVIEWS"
         )
     check_tiff(str(file), policy)
 
 
 def check_sidecars(path: str, policy: ReadPolicy) -> None:
-    """Check masks, overviews and text files beside a raster, and the files beside those.
+    """Check masks, overviews and text files next to a raster, and the files next to those.
 
     It must be called before the raster is opened, because GDAL then reads some of them.
 
@@ -249,7 +249,7 @@ def check_sidecars(path: str, policy: ReadPolicy) -> None:
 
 
 def _check_text(file: str, path: str) -> None:
-    """Raise if a text file beside a raster names a file of PROJ by its path."""
+    """Raise if a text file next to a raster names a file of PROJ by its path."""
     if file.startswith("/vsi"):
         return  # the CRS that GDAL reads from it is checked later
     if not is_regular(file):
@@ -371,7 +371,7 @@ def _gdal_metadata(handle: BinaryIO) -> bytes:
 
 
 def _sidecars(path: str) -> list[str]:
-    """Return the files beside ``path`` that GDAL reads with it."""
+    """Return the files next to ``path`` that GDAL reads with it."""
     listing = _listing(path)
     if not listing:  # the common case in a mosaic
         return []

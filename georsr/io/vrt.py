@@ -90,6 +90,22 @@ def vrt_dst_windows(document: str) -> list[Window]:
     return windows
 
 
+def hidden_windows(windows: Sequence[Window]) -> list[int]:
+    """Return the indices of the windows that later windows cover completely."""
+    bounds = np.array([(w.left, w.top, w.right, w.bottom) for w in windows], float)
+    boxes = shapely.box(*bounds.reshape(-1, 4).T)
+    first, second = shapely.STRtree(boxes).query(boxes, predicate="intersects")
+    later = second > first
+    above: dict[int, list[int]] = {}
+    for below, other in zip(first[later].tolist(), second[later].tolist(), strict=True):
+        above.setdefault(below, []).append(other)
+    return [
+        index
+        for index, others in sorted(above.items())
+        if shapely.union_all(boxes[others]).covers(boxes[index])
+    ]
+
+
 def union_area(windows: Sequence[Window]) -> int:
     """Return the number of pixels that lie in at least one of the windows."""
     bounds = np.array([(w.left, w.top, w.right, w.bottom) for w in set(windows)], float)
@@ -539,7 +555,7 @@ def _check_image(target: str, path: str, policy: ReadPolicy, address: str) -> No
     if may_name_other_files(target) or is_sqlite_with_log(target):
         raise UsageError(
             f"{path}: refers to {shorten(target)}, which GDAL may take for a document that names "
-            "other files, or write beside; expected an image"
+            "other files, or write files next to it; expected an image"
         )
     check_sidecars(target, policy)
     check_hdf5(target, policy)

@@ -120,8 +120,8 @@ def check_space(
     if config.check_resources and needed > free:
         raise ResourceError(
             f"{destination}: the output takes up to {needed / MIB:.0f} MiB, "
-            f"{free / MIB:.0f} MiB are free; make room, or use --no-check-resources if compression "
-            "will do"
+            f"{free / MIB:.0f} MiB are free; make room, or use --no-check-resources if you "
+            "expect compression to suffice"
         )
 
 
@@ -322,8 +322,8 @@ def warn_noise_dominated(reader: RasterReader, model: str) -> None:
     """Warn that consistency is off because noise dominates the scene."""
     warn_once(
         reader,
-        f"{reader.info.path}: most of what {model} takes away is noise, which consistency "
-        "would put back: it is off; --consistency on insists on it",
+        f"{reader.info.path}: the scene is dominated by noise: consistency is off, because it "
+        f"would restore the noise that {model} removes; --consistency on overrides this",
         RadiometryWarning,
     )
 
@@ -625,8 +625,8 @@ def plan_job(
     layout = _layout(part, info, model, config, stretch, kernel, placement, partial=partial)
     if layout.world_file and is_virtual(destination):
         raise UsageError(
-            f"{destination}: is not a local file, so that TFW=YES cannot write beside it; make the "
-            "world file afterwards, with gdal_translate -co TFW=YES OUT COPY"
+            f"{destination}: is not a local file, so that TFW=YES cannot write next to it; create "
+            "the world file afterwards, with gdal_translate -co TFW=YES OUT COPY"
         )
     plan = tile_grid_of(info, model.spec, config, area)
     key = run_key(reader, model, config, placement, area)

@@ -2,7 +2,7 @@
 
 Chen et al., *Activating More Pixels in Image Super-Resolution Transformer*, arXiv 2205.04437,
 section 3. Written from the paper, with its names: HAB, OCAB, RHAG. Features are (N, C, h, w),
-best in channels_last; inside a group the same memory is seen as (N, h, w, C).
+best in channels_last; inside a group the same memory is used as (N, h, w, C).
 
 Shifted windows (Swin, arXiv 2103.14030, section 3.2) are computed without rolling the image and
 without masks: the masked softmax over a rolled window equals separate softmaxes over the rectangles

@@ -534,7 +534,7 @@ def make_spec(
     name, architecture, scale
         Fields of the specification.
     network
-        The network; its backbone says how rasters are cut into tiles.
+        The network; its backbone defines how rasters are cut into tiles.
     parameters
         Arguments of the architecture's builder, among them ``bands``.
     """

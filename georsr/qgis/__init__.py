@@ -1,4 +1,4 @@
-"""QGIS seen from georsr: profiles of its users, and the plugin that is put into them.
+"""Install the plugin into the profiles of QGIS.
 
 The plugin itself, ``georsr.qgis.georsr_processing``, is imported by QGIS only.
 """

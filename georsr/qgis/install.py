@@ -198,7 +198,7 @@ def _replace(path: Path, text: str) -> None:
 PLUGIN = "georsr_processing"
 """Name of its folder, by which QGIS knows it."""
 RECORD = "installation.json"
-"""Beside its modules: the command that installed it, and that it therefore runs."""
+"""File in the folder of the plugin that names the georsr command, which the plugin runs."""
 SUFFIXES = (".py", ".svg", ".txt", ".html")
 NEEDED = ("name", "description", "about", "version", "qgisMinimumVersion", "author")
 WANTED = ("email", "tracker", "repository")
@@ -250,7 +250,7 @@ def georsr_command() -> list[str]:
 def install(profile: Profile) -> Path:
     """Put the plugin into a profile, in the place of an older one; returns its folder.
 
-    It is complete there or not there: the files are written beside the place and then renamed.
+    The folder is complete or absent: its files are written into another folder, which is renamed.
 
     Raises
     ------

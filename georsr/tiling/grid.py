@@ -2,7 +2,7 @@
 
 A tile has an input window, which the network reads, and a smaller output window, for which it
 computes pixels. The grid is anchored to the image's top left corner, so that a pixel is always
-computed from the same tiles, wherever the run takes place.
+computed from the same tiles on every machine.
 
 Along one axis, tile k starts at ``k * stride``. The last tile is moved back so that it ends at the
 image's edge, or less than ``multiple_of`` pixels beyond it. Neighbouring tiles are blended over

@@ -69,7 +69,7 @@ def check_recipe(state: Mapping[str, Any], recipe: Recipe) -> None:
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ModelError("the checkpoint's recipe cannot be read; start a new run") from error
     steps = recorded.get("steps")
-    if type(steps) is int and steps < expected["steps"]:  # the run goes on for longer
+    if type(steps) is int and steps < expected["steps"]:  # the run is continued for longer
         recorded["steps"] = expected["steps"]
     if changed := [key for key in expected if recorded.get(key) != expected[key]]:
         raise ModelError(

@@ -355,7 +355,7 @@ class OutputLayout:
     lossless : bool
         Whether decoding returns the pixels that were written, so that they can be verified.
     world_file : bool
-        Whether a world file is written beside the output.
+        Whether a world file is written next to the output.
     left_out : tuple of str
         Metadata of the source that the output does not have, in words.
     crs_note : str
@@ -567,7 +567,7 @@ def output_layout(
         gcps_crs=info.gcps_crs,
         rpcs=info.rpcs and scale_rpcs(info.rpcs, scale),
         # GDAL 3.10 moves the GCPs of a Point raster by a pixel between writing and reading; it
-        # counts them from the pixel corner either way, so that Area says the same ground
+        # counts them from the pixel corner either way, so that Area marks the same ground
         area_or_point="Area" if info.gcps and info.transform is None else info.area_or_point,
         tags={name: items for name, items in domains.items() if items},
         photometric=photometric,

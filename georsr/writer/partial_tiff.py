@@ -411,7 +411,7 @@ class Journal:
         return header, blocks
 
     def reject(self, reason: str) -> None:
-        """Warn that an unfinished run is discarded, or raise if the options insist on it."""
+        """Warn that an unfinished run is discarded, or raise if the options require it."""
         if self.resume:
             raise UsageError(f"{self.output}: cannot resume: {reason}; omit --resume to start over")
         if self.resume is None and self.path.exists():

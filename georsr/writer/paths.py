@@ -106,7 +106,7 @@ def check_destination(
         return
     check_output_path(Path(name))
     path = local_path(name)
-    if path.exists() and not overwrite:
+    if os.path.exists(path) and not overwrite:  # noqa: PTH110 (False for a name too long)
         raise _exists(name)
     check_parent_writable(path, name)
     temp = temp_paths(name)
@@ -129,10 +129,7 @@ def check_format(dst: str | os.PathLike[str]) -> None:
         The extension belongs to another format; the message suggests a name.
     """
     name = os.fspath(dst)
-    try:
-        name.encode()
-    except UnicodeEncodeError as error:
-        raise UsageError(f"{name}: the name is not UTF-8, which rasterio needs") from error
+    check_utf8(name)
     ending = Path(name).suffix
     meant = raster_driver_extensions().get(ending[1:].lower(), "GTiff")
     if meant != "GTiff":
@@ -140,6 +137,22 @@ def check_format(dst: str | os.PathLike[str]) -> None:
             f"{name}: {ending} is for files of format {meant}, and products are GeoTIFF: "
             f"call it {name.removesuffix(ending)}.tif"
         )
+
+
+def check_utf8(name: str) -> None:
+    """Refuse a file name that is not UTF-8.
+
+    Raises
+    ------
+    UsageError
+        Neither rasterio nor a JSON file can hold the name.
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"{name}: the name is not UTF-8, which rasterio needs; choose another name"
+        ) from error
 
 
 def local_path(dst: str) -> Path:
@@ -169,7 +182,7 @@ def replace_sidecars(path: Path, world_file: str | None = None) -> None:
         The world file cannot be written.
     """
     for sidecar in sidecars(path):
-        if sidecar.is_symlink() or sidecar.is_file():
+        if os.path.lexists(sidecar) and (sidecar.is_symlink() or sidecar.is_file()):
             sidecar.unlink()
     if world_file is not None:
         remove_temp_files(path.with_suffix(WORLD_FILE))
@@ -269,7 +282,7 @@ def raster_outputs(dst: str) -> list[str | os.PathLike[str]]:
         *temp.leftovers(),
     ]
     stale = () if is_virtual(dst) else sidecars(local_path(dst))
-    paths += [path for path in stale if path.exists()]
+    paths += [path for path in stale if os.path.exists(path)]  # noqa: PTH110
     return paths
 
 

@@ -63,7 +63,7 @@ class DuplicateBlockCache:
                     (t.offsets.read(self._file), t.sizes.read(self._file)) for t in tables
                 ]
         except (ValueError, OSError):
-            self._tables = []  # decoding the file raises an error that says more
+            self._tables = []  # decoding the file raises a more specific error
 
     def key(self, row: int, column: int, window: Window) -> Key | None:
         """Return a key that identical blocks share; None for a block too large to cache."""

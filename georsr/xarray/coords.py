@@ -110,7 +110,7 @@ def _step(
         return float(values[-1] - values[0]) / (len(values) - 1)
     if declared is None:
         raise UsageError(
-            f"coordinate {name!r}: one pixel does not tell its size; "
+            f"coordinate {name!r}: the size of one pixel is unknown; "
             "write it down with da.rio.write_transform(transform)"
         )
     return declared[1]

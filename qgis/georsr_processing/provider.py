@@ -77,7 +77,7 @@ class GeorsrProvider(QgsProcessingProvider):  # type: ignore[misc]
         return False
 
     def supportedOutputRasterLayerExtensions(self) -> list[str]:
-        """GeoTIFF, cloud-optimised or not, whatever the name says."""
+        """GeoTIFF, cloud-optimised or not, whatever its name."""
         return ["tif", "tiff"]
 
     def defaultRasterFileExtension(self) -> str:

@@ -50,7 +50,7 @@ word are for images that were downsampled; <i>bicubic</i> interpolates.</p>
 <h3>Scale</h3><p>Pixels of the output for each pixel of the input, along each axis. 3 is for
 <i>bicubic</i> only. A weights file has a scale of its own.</p>
 <h3>Extent, mask layer</h3><p>Only this part, or the area of these polygons. Pixels outside the
-polygons become nodata unless the option says otherwise.</p>
+polygons become nodata unless the option is off.</p>
 <h3>Tile size, device</h3><p>A smaller tile needs less memory. <i>auto</i> uses the graphics card if
 there is one.</p>
 <h3>Consistency with the input</h3><p>Corrects the output so that, downsampled, it reproduces the

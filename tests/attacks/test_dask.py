@@ -143,8 +143,8 @@ def test_local_cluster_refuses_foreign_connections(private, tmp_path, monkeypatc
             with pytest.raises(OSError, match=r"(?i)certificate|TLS|SSL|Timed out|refus"):
                 asyncio.run(connect(address, timeout=2, **keys.get_connection_args("client")))
         for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
-            told = "".join([*process.cmdline(), *process.environ().values()])
-            assert "PRIVATE KEY" not in told
+            visible = "".join([*process.cmdline(), *process.environ().values()])
+            assert "PRIVATE KEY" not in visible
         for folder, _, names in os.walk(private):
             for name in names:
                 assert b"PRIVATE KEY" not in (Path(folder) / name).read_bytes()

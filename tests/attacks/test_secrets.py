@@ -143,9 +143,9 @@ def test_library_use_signed_url_is_not_logged(kind, address, tmp_path, nothing_t
             address(kind, "nowhere.tif"), tmp_path / "out" / "o.tif", "bicubic-x2"
         )
     assert any("nowhere.tif" in str(each.message) for each in issued)
-    told = [str(each.message) for each in issued]
+    texts = [str(each.message) for each in issued]
     lines = [record.getMessage() for record in caplog.records if record.name.startswith("georsr")]
-    nothing_told(str(refused.value), report.to_json(), *told, *lines)
+    nothing_told(str(refused.value), report.to_json(), *texts, *lines)
 
 
 def test_resume_with_another_signature_continues(address, lite_file, tmp_path, nothing_told):

@@ -2,14 +2,20 @@
 
 import json
 import logging
+import os
 import signal
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
+from pathlib import Path
 
 import numpy as np
 import pytest
 from georsr.cli.main import COMMANDS, interrupt_at_signal, invoke
 from PIL import Image
+
+from georsr.system import foreign_variables
 
 
 def run_python(code):
@@ -205,3 +211,136 @@ def test_interrupt_swallowed_is_recorded():
         assert signals.any()
         assert signals.exit_code() == 130
     assert signal.getsignal(signal.SIGINT) is before
+
+
+SCENE = Path(__file__).parents[2] / "sample_data" / "town_rgb_2m.tif"
+
+
+def georsr_process(*arguments, cwd=None, **environ):
+    """Run the command line in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "georsr.cli", *arguments],
+        capture_output=True, text=True, check=False, cwd=cwd, env=os.environ | environ,
+    )  # fmt: skip
+
+
+def proj_database(folder, minor):
+    folder.mkdir()
+    with closing(sqlite3.connect(folder / "proj.db")) as database:
+        database.execute("create table metadata(key text, value text)")
+        rows = [("DATABASE.LAYOUT.VERSION.MAJOR", "1"), ("DATABASE.LAYOUT.VERSION.MINOR", minor)]
+        database.executemany("insert into metadata values(?,?)", rows)
+        database.commit()
+    return str(folder)
+
+
+@pytest.mark.parametrize("name", ["PROJ_LIB", "PROJ_DATA", "GDAL_DATA", "GDAL_DRIVER_PATH"])
+@pytest.mark.parametrize("content", ["old", "nothing"])
+def test_variables_of_another_gdal_are_told_and_left_out(tmp_path, name, content):
+    value = proj_database(tmp_path / "old", "0") if content == "old" else "/nonexistent"
+    ended = georsr_process("info", str(SCENE), **{name: value})
+    assert ended.returncode == 0
+    assert ended.stderr.splitlines() == [
+        f"Warning: {name} not used: for another GDAL or PROJ than rasterio's; unset to silence this"
+    ]
+
+
+def test_variable_with_a_database_that_rasterio_reads_is_kept(tmp_path):
+    newer = proj_database(tmp_path / "newer", "99")
+    assert foreign_variables({"PROJ_DATA": newer}) == []
+    assert foreign_variables({"PROJ_DATA": str(tmp_path)}) == ["PROJ_DATA"]
+    assert foreign_variables({}) == []
+
+
+def test_import_of_areas_needs_no_database_of_proj():
+    run_python(
+        "import os\n"
+        "os.environ['PROJ_DATA'] = '/nonexistent'\n"
+        "import numpy as np, georsr, georsr.geo.aoi, georsr.geo.stac\n"
+        "georsr.super_resolve_array(np.zeros((3, 20, 20), 'uint8'), 'bicubic', 2)"
+    )
+
+
+def test_command_in_a_folder_that_is_gone_says_so(tmp_path):
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    program = f"""
+import os, sys
+os.rmdir({str(folder)!r})
+sys.argv = ["georsr", "info", {str(SCENE)!r}]
+from georsr.cli.main import main
+main()
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=folder
+    )
+    message = "Error: the current folder does not exist any more; change to another one"
+    assert (ended.returncode, ended.stderr.splitlines()) == (1, [message])
+
+
+@pytest.mark.parametrize("length", [252, 255])
+def test_outputs_of_the_longest_names_are_written(tmp_path, length, capsys):
+    names = [str(tmp_path / (letter * (length - 4) + ".tif")) for letter in "oq"]
+    item = str(tmp_path / ("s" * (length - 5) + ".json"))
+    command = ["sr", str(SCENE), names[0], "--model", "nearest-x2", "--quality", names[1]]
+    for _ in range(2):
+        assert invoke([*command, "--stac", item, "--overwrite"]) == 0, capsys.readouterr().err
+    written = {path.name for path in tmp_path.iterdir()}
+    assert {Path(name).name for name in [*names, item]} <= written
+    assert not [name for name in written if name.startswith(".")]
+
+
+LONG = "x" * 300
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["info", LONG],
+        ["info", f"@{LONG}"],
+        ["sr", str(SCENE), LONG],
+        ["sr", LONG, "o.tif"],
+        ["sr", str(SCENE), "o.tif", "--quality", LONG],
+        ["sr", str(SCENE), "o.tif", "--stac", LONG],
+        ["sr", str(SCENE), "o.vrt", "--parts", LONG],
+        ["sr", str(SCENE), "o.tif", "--aoi", f"{LONG}.geojson"],
+        ["sr", str(SCENE), "o.tif", "--model", f"{LONG}.safetensors"],
+        ["eval", LONG, "--lr", str(SCENE)],
+        ["quality", "seams", LONG],
+        ["train", LONG],
+        ["export", "segsr-lite-x2", LONG],
+        ["sr", str(SCENE), "o.tif", "--stac", "o\udce4.json"],
+        ["sr", str(SCENE), "o\udce4.tif"],
+        ["sr", str(SCENE), "o.tif", "--quality", "o\udce4.tif"],
+        ["sr", str(SCENE), "o.vrt", "--parts", "o\udce4"],
+        ["sr", str(SCENE), "loop.tif"],
+        ["sr", "loop.tif", "o.tif"],
+        ["sr", str(SCENE), "o.tif", "--stac", "loop.tif"],
+        ["sr", str(SCENE), "o.vrt", "--parts", "loop.tif"],
+        ["sr", str(SCENE), "folder"],
+        ["sr", str(SCENE), "o.tif", "--stac", "folder"],
+        ["sr", str(SCENE), "o.tif", "--model", "folder"],
+        ["info", "@folder"],
+    ],
+)
+def test_names_that_cannot_be_end_in_one_line(tmp_path, monkeypatch, capsys, arguments):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "loop.tif").symlink_to("loop.tif")
+    (tmp_path / "folder").mkdir()
+    assert invoke([*arguments]) in (1, 2)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if line.startswith("Error: ")] == lines[-1:]
+    assert "not foreseen" not in lines[-1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "loop.tif"]
+
+
+def test_unforeseen_exception_is_one_line_with_a_hint(monkeypatch, capsys):
+    def fail(*_args, **_options):
+        raise ZeroDivisionError("division\nby zero")
+
+    monkeypatch.setattr("georsr.io.open_sources", fail)
+    assert invoke(["info", str(SCENE)]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("Error: not foreseen: ZeroDivisionError: division")
+    assert "run it again with -vv for the traceback" in error
+    assert "Traceback" not in error

@@ -59,8 +59,8 @@ def test_qgis_install_and_uninstall_change_only_the_plugin(profile, capsys):
         assert (folder / name).read_bytes() == (plugin_folder() / name).read_bytes()
     assert is_enabled(chosen, PLUGIN)
     command = json.loads((folder / RECORD).read_text())["command"]
-    told = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
-    assert georsr_version() in told.stdout
+    words = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
+    assert georsr_version() in words.stdout
     (folder / "old.py").touch()
     assert invoke(["qgis", "install"]) == 0
     assert not (folder / "old.py").exists()
@@ -144,9 +144,9 @@ def test_qgis_package_writes_a_reproducible_archive(tmp_path, monkeypatch, capsy
     once = first.read_bytes()
     assert invoke(["qgis", "package", str(first), "--overwrite"]) == 0
     assert first.read_bytes() == once
-    told = ["--email", "a@example.com", "--tracker", "https://t", "--repository", "https://r"]
+    words = ["--email", "a@example.com", "--tracker", "https://t", "--repository", "https://r"]
     capsys.readouterr()
-    assert invoke(["qgis", "package", "full.zip", *told]) == 0
+    assert invoke(["qgis", "package", "full.zip", *words]) == 0
     assert "Warning" not in capsys.readouterr().err
     with zipfile.ZipFile("full.zip") as archive:
         assert {name.split("/")[0] for name in archive.namelist()} == {PLUGIN}

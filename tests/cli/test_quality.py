@@ -19,9 +19,9 @@ def scene(make_raster, texture):
 def test_sr_quality_and_stac_write_all_three_files(scene, tmp_path, capsys):
     out, layers, item = (str(tmp_path / name) for name in ("out.tif", "q.tif", "out.json"))
     assert invoke(["sr", scene, out, "-s", "2", "--quality", layers, "--stac", item, "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["quality"]["output"] == layers
-    assert told["quality"]["uncertainty"].startswith("expected absolute error, fitted to segsr")
+    report = json.loads(capsys.readouterr().out)
+    assert report["quality"]["output"] == layers
+    assert report["quality"]["uncertainty"].startswith("expected absolute error, fitted to segsr")
     assert json.loads((tmp_path / "out.json").read_text())["assets"]["quality"]["href"] == "./q.tif"
     again = str(tmp_path / "again.tif")
     assert invoke(["quality", "layers", scene, out, again]) == 0
@@ -42,10 +42,10 @@ def test_quality_warning_of_missing_crs_is_shown_once(make_raster, texture, tmp_
         ["sr", scene, out, "-s", "2", "--consistency", "on", "--quality", layers],
         ["quality", "layers", scene, out, layers, "--overwrite"],
     ):
-        with warnings.catch_warnings(record=True) as told:
+        with warnings.catch_warnings(record=True) as issued:
             warnings.simplefilter("always", GeoreferenceWarning)
             assert invoke(command) == 0
-        said = [str(each.message) for each in told if each.category is GeoreferenceWarning]
+        said = [str(each.message) for each in issued if each.category is GeoreferenceWarning]
         assert len(said) == 1, said
         assert said[0].startswith(f"{scene}: has no coordinate reference system")
 

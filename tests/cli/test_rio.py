@@ -64,9 +64,9 @@ def test_rio_superres_error_is_one_line_with_exit_code(scene, tmp_path, rio):
 
 
 def test_rio_superres_help_names_rio():
-    told = CliRunner().invoke(main_group, ["superres", "--help"]).output
-    assert "rio superres scene.tif out.tif" in told
-    assert "georsr sr " not in told
+    output = CliRunner().invoke(main_group, ["superres", "--help"]).output
+    assert "rio superres scene.tif out.tif" in output
+    assert "georsr sr " not in output
     assert command.short_help == sr.short_help
 
 

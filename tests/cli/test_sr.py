@@ -248,8 +248,8 @@ def test_sr_interrupted_by_a_signal_is_resumed_by_the_same_command(
         rest = process.stderr.read()
         assert process.wait(60) == code
     assert "Traceback" not in rest
-    told = [json.loads(line) for line in rest.splitlines() if line.startswith("{")]
-    assert all(line["done"] < 0.8 * line["total"] for line in told)
+    events = [json.loads(line) for line in rest.splitlines() if line.startswith("{")]
+    assert all(line["done"] < 0.8 * line["total"] for line in events)
     (message,) = [line for line in rest.splitlines() if line.startswith("Error: ")]
     assert "interrupted" in message
     assert "rerun the same command to resume" in message

@@ -127,16 +127,16 @@ def options_of(files, ca="ours-ca.pem", cert="ours.pem", key="ours.key"):
 
 
 def test_run_over_tls_equals_a_serial_run(tmp_path, source, tls, files, capsys):
-    one, many, told = (tmp_path / name for name in ("one.tif", "many.tif", "told.tif"))
+    one, many, by_command = (tmp_path / name for name in ("one.tif", "many.tif", "told.tif"))
     super_resolve(source, one, "bicubic-x2", **SMALL)
     super_resolve(source, many, "bicubic-x2", scheduler=tls, security=security(files), **SMALL)
     small = [w for name, n in SMALL.items() for w in (f"--{flag(name)}", str(n))]
-    command = ["sr", source, str(told), "-m", "bicubic-x2", "--scheduler", tls, "-q", *small]
+    command = ["sr", source, str(by_command), "-m", "bicubic-x2", "--scheduler", tls, "-q", *small]
     assert invoke([*command, *options_of(files)]) == 0
     plan = ["info", source, "-m", "bicubic-x2", "--scheduler", tls]
     assert invoke([*plan, *options_of(files)]) == 0
     assert "workers 2" in capsys.readouterr().out
-    assert many.read_bytes() == told.read_bytes() == one.read_bytes()
+    assert many.read_bytes() == by_command.read_bytes() == one.read_bytes()
 
 
 def test_security_with_key_and_certificate_in_one_file_connects(source, tls, files):

@@ -1,5 +1,8 @@
 """Test the start of a cluster whose workers die or differ."""
 
+import os
+import signal
+import time
 from contextlib import nullcontext
 from types import SimpleNamespace
 
@@ -59,6 +62,20 @@ def test_start_local_cluster_spawns_workers_whatever_dask_is_configured(monkeypa
             assert dask.config.get(METHOD) == "spawn", "of a worker that is started again"
         assert dask.config.get(METHOD) == "fork"
     assert local.method == "spawn"
+
+
+def test_local_worker_that_died_comes_back_however_long_it_takes():
+    with (
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "1ms"}),
+        start_local_cluster(1, gpu=False) as client,
+    ):
+        ((address, pid),) = client.run(os.getpid).items()
+        os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + 120
+        while not client.nthreads().keys() - {address}:
+            assert time.monotonic() < deadline, "the worker is not started again"
+            time.sleep(0.1)
+        assert [*client.run(os.getpid).values()] != [pid]
 
 
 def test_start_local_cluster_failing_twice_raises_resource_error(monkeypatch, no_client):

@@ -16,6 +16,7 @@ import pytest
 from distributed import Client, LocalCluster
 
 from georsr.distributed import task_queue, worker
+from georsr.distributed.cluster import RESTART_CONFIG
 from georsr.distributed.executor import ordered_blocks
 from georsr.distributed.task_queue import MAX_BATCH_SIZE, PREFETCH_BATCHES, TaskQueue
 from georsr.distributed.worker import RunPlugin
@@ -79,13 +80,13 @@ class UnpreparedRunner(Runner):
         raise ResourceError("has no file in.tif")
 
 
-def make_queue(client, runner, check_cancelled=lambda: None, workers=1):
+def make_queue(client, runner, check_cancelled=lambda: None, workers=None):
     return TaskQueue(
         client,
         RunPlugin(f"test-{next(RUNS)}", runner),
         gpu=False,
         check_cancelled=check_cancelled,
-        count_workers=lambda: workers,
+        count_workers=lambda: len(client.nthreads()) if workers is None else workers,
     )
 
 
@@ -117,7 +118,7 @@ def processes():
     """Client of two worker processes; a task may kill two of them."""
     options = {"processes": True, "dashboard_address": "127.0.0.1:0", "memory_limit": 0}
     with (
-        dask.config.set({"distributed.scheduler.allowed-failures": 1}),
+        dask.config.set(RESTART_CONFIG | {"distributed.scheduler.allowed-failures": 1}),
         LocalCluster(
             n_workers=2, threads_per_worker=1, silence_logs=logging.CRITICAL + 1, **options
         ) as local,

@@ -35,6 +35,7 @@ def furniture(tmp_path_factory):
     product.rename(desk / "S2A.SAFE")
     shutil.make_archive(str(desk / "S2A"), "zip", desk, "S2A.SAFE")
     tiles(town, desk / "tiles")
+    bands(town, desk)
     (desk / "tiles.txt").write_text("".join(f"tiles/{i}.tif\n" for i in range(4)))
     district(town, desk / "district.geojson")
     (desk / "my_scenes").mkdir()
@@ -99,6 +100,15 @@ def tiles(source, folder):
             }
             with rasterio.open(folder / f"{i}.tif", "w", **profile) as piece:
                 piece.write(whole.read(window=window))
+
+
+def bands(source, folder):
+    """Write the bands of a raster to a file each: B04.tif, B03.tif and B02.tif."""
+    with rasterio.open(source) as dataset:
+        profile = dataset.profile | {"count": 1, "photometric": "minisblack"}
+        for number, name in enumerate(("B04", "B03", "B02"), 1):
+            with rasterio.open(folder / f"{name}.tif", "w", **profile) as band:
+                band.write(dataset.read(number), 1)
 
 
 def district(source, path):

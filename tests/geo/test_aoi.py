@@ -14,7 +14,7 @@ from rasterio.warp import transform_geom
 from shapely.affinity import affine_transform, translate
 from shapely.geometry import box, mapping, shape
 
-from georsr.errors import InputError, UsageError
+from georsr.errors import GeoreferenceWarning, InputError, UsageError
 from georsr.geo.aoi import resolve_aoi
 from georsr.window import Window
 from tests.rasters import make_raster, open_quietly, ramp
@@ -37,6 +37,7 @@ def polygon(*rings, crs=None):
     return geojson
 
 
+@pytest.mark.filterwarnings("ignore:.*lies outside")
 @pytest.mark.parametrize(
     ("bounds", "window"),
     [
@@ -62,6 +63,7 @@ def test_resolve_aoi_bounds_crs_is_transformed(info):
     assert max(window.height, window.width) <= 12
 
 
+@pytest.mark.filterwarnings("ignore:.*lies outside")
 @pytest.mark.parametrize("rotation", [0, 30, 90])
 @pytest.mark.parametrize("scale", [1, 2, 3, 4])
 def test_outside_mask_equals_rasterizing_the_output(tmp_path, rotation, scale):
@@ -331,3 +333,72 @@ def test_area_used_by_threads_does_not_crash():
         [sys.executable, "-c", ASKED_BY_THREADS], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.fixture
+def degrees(tmp_path):
+    """degrees(west, width) -> metadata of a raster of 1 degree, 20 rows from 10 N to 10 S."""
+
+    def make(west, width, crs="EPSG:4326"):
+        transform = Affine(1, 0, west, 0, -1, 10)
+        pixels = np.zeros((1, 20, width), "uint8")
+        path = make_raster(tmp_path / "deg.tif", pixels, crs=crs, transform=transform)
+        with open_quietly(path) as reader:
+            return reader.info
+
+    return make
+
+
+def area_of(*boxes):
+    return {"type": "MultiPolygon", "coordinates": [mapping(box(*b))["coordinates"] for b in boxes]}
+
+
+CUT_AT_180 = area_of((175, 0, 180, 5), (-180, 0, -175, 5))
+WITHOUT_CUT = area_of((175, 0, 185, 5))
+NEGATIVE = area_of((-185, 0, -175, 5))
+
+
+@pytest.mark.parametrize("area", [CUT_AT_180, WITHOUT_CUT, NEGATIVE])
+@pytest.mark.parametrize("crs", ["EPSG:4326", "EPSG:4269"])
+@pytest.mark.parametrize(("west", "width"), [(170, 24), (-190, 24), (0, 360), (-360, 360)])
+def test_area_across_the_antimeridian_is_complete(degrees, area, crs, west, width):
+    info = degrees(west, width, crs)
+    found = resolve_aoi(info, aoi=area)
+    assert found.window == Window(5, (175 - west) % 360, 5, 10)
+    assert found.outline.area == pytest.approx(50, rel=1e-6)
+
+
+@pytest.mark.parametrize("area", [CUT_AT_180, WITHOUT_CUT, NEGATIVE])
+def test_area_at_both_edges_of_a_raster_is_complete(degrees, area):
+    found = resolve_aoi(degrees(-180, 360), aoi=area)
+    assert found.window == Window(5, 0, 5, 360)
+    assert found.outline.area == pytest.approx(50)
+
+
+@pytest.mark.parametrize("area", [area_of((-10, 0, 10, 5)), area_of((350, 0, 370, 5))])
+def test_area_round_greenwich_of_a_raster_from_0_to_360_is_complete(degrees, area):
+    found = resolve_aoi(degrees(0, 360), aoi=area)
+    assert found.outline.area == pytest.approx(100)
+    assert not found.outside_mask(Window(0, 0, 5, 10), 1).any()
+    assert found.outside_mask(Window(0, 10, 5, 340), 1).all()
+
+
+@pytest.mark.parametrize("bounds", [(175, 0, -175, 5), (175, 0, 185, 5), (-185, 0, -175, 5)])
+@pytest.mark.parametrize(("west", "width"), [(170, 24), (0, 360)])
+@pytest.mark.parametrize("crs", [None, "4326", "EPSG:4269"])
+def test_bounds_across_the_antimeridian_are_complete(degrees, bounds, west, width, crs):
+    found = resolve_aoi(degrees(west, width), bounds=bounds, bounds_crs=crs)
+    assert found.window == Window(5, (175 - west) % 360, 5, 10)
+
+
+@pytest.mark.parametrize(
+    ("west", "bounds"), [(-180, (175, 0, -175, 5)), (0, (-10, 0, 10, 5)), (0, (355, 0, 365, 5))]
+)
+def test_bounds_at_both_edges_of_a_raster_are_refused(degrees, west, bounds):
+    with pytest.raises(UsageError, match=r"at both edges.* with a --bbox each"):
+        resolve_aoi(degrees(west, 360), bounds=bounds)
+
+
+def test_area_partly_outside_the_raster_is_told(degrees):
+    with pytest.warns(GeoreferenceWarning, match="the area of interest: 50 % of it lies outside"):
+        resolve_aoi(degrees(0, 30), aoi=area_of((20, 0, 40, 5)))

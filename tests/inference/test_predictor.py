@@ -178,13 +178,13 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="others are left alone")
 @pytest.mark.parametrize(
-    ("told", "few"), [({}, True), ({"MALLOC_MMAP_THRESHOLD_": "65536"}, False)]
+    ("variables", "kept"), [({}, True), ({"MALLOC_MMAP_THRESHOLD_": "65536"}, False)]
 )
-def test_tune_malloc_keeps_memory_unless_the_environment_is_set(told, few):
+def test_tune_malloc_keeps_memory_unless_the_environment_is_set(variables, kept):
     # as Dask starts its workers
-    surroundings = os.environ | {"MALLOC_TRIM_THRESHOLD_": "65536"} | told
+    environment = os.environ | {"MALLOC_TRIM_THRESHOLD_": "65536"} | variables
     done = subprocess.run(
-        [sys.executable, "-c", COUNTING], env=surroundings, stdout=subprocess.PIPE, check=True
+        [sys.executable, "-c", COUNTING], env=environment, stdout=subprocess.PIPE, check=True
     )
     # 1 MiB is 256 pages, and less than a huge page
-    assert (int(done.stdout) < 50 * 100) is few
+    assert (int(done.stdout) < 50 * 100) is kept

@@ -79,12 +79,12 @@ def test_estimate_sensor_differs_between_scenes(aware, texture):
     model = open_model(aware)
     quiet = texture(3, 80, 90) // 8 + 100
     loud = texture(3, 80, 90)
-    told_of = [estimate_sensor(patches(image), BYTES, model) for image in (quiet, loud)]
-    assert len(told_of[0]) == N_SENSOR_VALUES
-    assert told_of[0] != told_of[1]
+    descriptions = [estimate_sensor(patches(image), BYTES, model) for image in (quiet, loud)]
+    assert len(descriptions[0]) == N_SENSOR_VALUES
+    assert descriptions[0] != descriptions[1]
     products = [
         georsr.super_resolve_array(quiet, with_sensor(model, sensor), consistency="off", **SMALL)
-        for sensor in told_of
+        for sensor in descriptions
     ]
     # whatever a model was told before, a run tells it of its own scene
     np.testing.assert_array_equal(*products)
@@ -184,6 +184,12 @@ def test_sensor_model_with_other_bands_agrees_with_rgb(bands, aware, texture):
     options = {**SMALL, "output_bands": "all", "indexes": None if bands == 1 else (3, 2, 1)}
     made = georsr.super_resolve_array(image, aware, **options)
     assert made.shape == (bands, 140, 160)
+    if bands > 1:
+        rgb = georsr.super_resolve_array(image[[2, 1, 0]], aware, **SMALL)
+        np.testing.assert_array_equal(made[[2, 1, 0]], rgb)
+    else:
+        bicubic = georsr.super_resolve_array(image, "bicubic-x2", consistency="off")
+        assert np.abs(made.astype(int) - bicubic).max() > 0
 
 
 def test_model_ref_carries_the_sensor(aware):

@@ -45,7 +45,7 @@ def test_super_resolve_classes_or_heights_without_force_is_refused(
 @pytest.mark.parametrize("name", ["Red", "democracy", "Band 1", "class4", "radar amplitude"])
 def test_super_resolve_image_bands_need_no_force(make_raster, tmp_path, name):
     source = make_raster(np.zeros((1, 8, 8), "uint16"), after=described(name))
-    georsr.super_resolve(source, tmp_path / "o.tif", MODEL)
+    assert georsr.super_resolve(source, tmp_path / "o.tif", MODEL).bands == 1
 
 
 def test_super_resolve_palette_without_force_is_refused(make_raster, tmp_path):

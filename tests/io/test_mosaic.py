@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from affine import Affine
 
-from georsr.errors import InputError, UsageError
+from georsr.errors import BandWarning, InputError, UsageError
 from georsr.io import open_sources
+from georsr.io.metadata import detect_rgb_bands
 from georsr.io.reader import choose_normalization, open_raster
 from georsr.window import Window
 from tests.rasters import UTM, make_raster, open_quietly, ramp
@@ -390,6 +391,74 @@ def test_sample_windows_in_are_spread_over_all_rasters(count):
     if len(first) > 1:  # from one end to the other
         assert (min(w.top for w in first), max(w.bottom for w in first)) == (0, 2500)
         assert (min(w.left for w in first), max(w.right for w in first)) == (0, 2000)
+
+
+@pytest.fixture
+def bands(tmp_path):
+    """bands(...) -> paths of one band each: B04.tif, B03.tif and B02.tif on one grid."""
+
+    def make(numbers=(4, 3, 2), **profiles):
+        return [
+            make_raster(
+                tmp_path / f"T32_B0{n}_10m.tif", ramp(1, 20, 24) + n, **profiles.get(f"b{n}", {})
+            )
+            for n in numbers
+        ]
+
+    return make
+
+
+def test_stack_has_the_bands_in_the_order_given(bands):
+    paths = bands(b3={"nodata": 7})
+    with open_sources(paths, stack=True) as reader:
+        assert [b.description for b in reader.info.bands] == [
+            "T32_B04_10m", "T32_B03_10m", "T32_B02_10m",
+        ]  # fmt: skip
+        assert reader.info.nodata == (None, 7, None)
+        block = pickle.loads(pickle.dumps(reader)).read(Window(0, 0, 20, 24))
+        for i, path in enumerate(paths):
+            with open_quietly(path) as alone:
+                expected = alone.read(Window(0, 0, 20, 24))
+                np.testing.assert_array_equal(block.values[i], expected.values[0])
+                np.testing.assert_array_equal(block.valid[i], expected.valid[0])
+        assert detect_rgb_bands(reader.info).numbers == (1, 2, 3)
+    with open_sources([paths[2], paths[0]], stack=True, indexes=(2,)) as reader:
+        assert reader.info.bands[0].description == "T32_B04_10m"
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"transform": UTM @ Affine.scale(2)}, "does not lie on the grid.*pixels are 20 x -20"),
+        ({"transform": at(UTM, 1, 0)}, "cut it to this extent first, with gdalwarp -te"),
+        ({"crs": "EPSG:4326"}, "its CRS EPSG:4326, expected EPSG:32633"),
+        ({"mask": np.ones((20, 24), bool)}, "has a mask or alpha band, which --stack does not"),
+    ],
+)
+def test_stack_of_rasters_on_other_grids_is_refused(bands, other, message):
+    with pytest.raises(UsageError, match=message):
+        open_sources(bands(b2=other), stack=True)
+
+
+def test_mosaic_of_the_bands_of_one_scene_is_refused(bands):
+    paths = bands()
+    for sources in (paths, [Path(paths[0]).parent]):
+        with pytest.raises(UsageError, match=r"the last would hide the others; use --stack"):
+            open_sources(sources)
+
+
+def test_mosaic_with_hidden_rasters_is_told(tmp_path):
+    data = ramp(3, 61, 67)
+    paths = pieces_of(tmp_path, data, [(10, 10, 20, 20), *FOUR, (0, 0, 61, 67)])
+    with (
+        pytest.warns(BandWarning, match=r"piece0.*is covered by.*, as are 4 others"),
+        open_sources(paths),
+    ):
+        pass
+    with pytest.warns(BandWarning, match="piece0.*is covered by"), open_sources(paths[:5]):
+        pass
+    with open_sources(paths[1:5]) as reader:  # side by side
+        assert reader.info.count == 3
 
 
 @pytest.mark.parametrize("corner", [(2e9, 5e6), (1e15, 5e6), (5e5, -3e10)])

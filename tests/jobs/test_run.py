@@ -508,3 +508,5 @@ def test_interpolation_models_return_scaled_shapes():
         model = open_model(name)
         s = model.spec.scale
         assert model.network(torch.rand(2, 5, 7, 9)).shape == (2, 5, 7 * s, 9 * s)
+        flat = torch.full((1, 1, 7, 9), 0.25)
+        torch.testing.assert_close(model.network(flat), torch.full((1, 1, 7 * s, 9 * s), 0.25))

@@ -94,6 +94,7 @@ def test_optimized_segsr_can_be_trained_after_inference(network):
     with torch.inference_mode():
         network(tile())
     network.train()(tile()).sum().backward()
+    assert any(p.grad is not None and p.grad.abs().max() > 0 for p in network.parameters())
 
 
 def test_optimized_segsr_threads_agree(network):

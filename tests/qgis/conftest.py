@@ -49,12 +49,12 @@ class Qgis:
         process = self.start("--json", "run", algorithm, "--", *words, **(environment or {}))
         out, err = process.communicate(timeout=TIMEOUT)
         start = out.find("{")
-        told = json.loads(out[start:]) if process.returncode == 0 else None
-        return process.returncode, told, out + err
+        result = json.loads(out[start:]) if process.returncode == 0 else None
+        return process.returncode, result, out + err
 
     def play(self, scene, **arguments):
         """A scene of inside.py."""
-        told = subprocess.run(
+        result = subprocess.run(
             [
                 self._python,
                 str(INSIDE),
@@ -66,8 +66,8 @@ class Qgis:
             env=self.environment,
             timeout=TIMEOUT,
         )
-        lines = [line for line in told.stdout.splitlines() if line.startswith("RESULT ")]
-        assert lines, told.stdout + told.stderr
+        lines = [line for line in result.stdout.splitlines() if line.startswith("RESULT ")]
+        assert lines, result.stdout + result.stderr
         return json.loads(lines[-1].removeprefix("RESULT "))
 
 

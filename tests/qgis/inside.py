@@ -262,7 +262,7 @@ def refusals(source, folder, executables, output_nowhere):
     memory = QgsRasterLayer("/vsimem/m.tif", "passing")
     QgsProject.instance().addMapLayers([web, memory])
     out = str(Path(folder) / "never.tif")
-    told = {
+    results = {
         "web": run({"INPUT": web, "OUTPUT": out}),
         "memory": run({"INPUT": memory, "OUTPUT": out}),
         "extra": run({"INPUT": source, "OUTPUT": out, "EXTRA": "--co 'x"}),
@@ -273,8 +273,8 @@ def refusals(source, folder, executables, output_nowhere):
     for name, path in executables.items():
         # past the check of the settings window: the program was there when it was chosen
         ProcessingConfig.settings["GEORSR_EXECUTABLE"].value = path
-        told[name] = run({"INPUT": source, "OUTPUT": out})
-    return {"told": told, "logged": [text for tag, text in logged if tag == "georsr"]}
+        results[name] = run({"INPUT": source, "OUTPUT": out})
+    return {"results": results, "logged": [text for tag, text in logged if tag == "georsr"]}
 
 
 @scene
@@ -293,8 +293,8 @@ def overhead(source, folder, times):
 def main():
     name, arguments = sys.argv[1], json.loads(sys.argv[2])
     alive = start(arguments.pop("plugins"))
-    told = SCENES[name](**arguments)
-    sys.stdout.write("\nRESULT " + json.dumps(told, default=str) + "\n")
+    results = SCENES[name](**arguments)
+    sys.stdout.write("\nRESULT " + json.dumps(results, default=str) + "\n")
     sys.stdout.flush()
     assert alive
     os._exit(0)  # destroying windows and layers in the right order is not what is tested

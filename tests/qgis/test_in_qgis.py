@@ -49,16 +49,16 @@ def new(folder):
 
 def test_algorithm_output_equals_that_of_the_command(qgis, folder):
     product, same = folder / "größer 4x.tif", folder / "same.tif"
-    code, told, said = qgis.run(
+    code, result, log = qgis.run(
         "georsr:superresolve", INPUT=folder / "town ü.tif", OUTPUT=product, DEVICE="cpu"
     )
-    assert code == 0, said
-    assert told["results"] == {
+    assert code == 0, log
+    assert result["results"] == {
         "OUTPUT": str(product),
         "SCALE": 4,
         "MODEL_NAME": "segsr-lite-x4-sensor",
     }
-    assert "384 x 320 pixels" in said
+    assert "384 x 320 pixels" in log
     assert invoke(["sr", str(TOWN), str(same), "--device", "cpu", "-q"]) == 0
     assert np.array_equal(pixels(product), pixels(same))
     with rasterio.open(product) as dataset, rasterio.open(TOWN) as source:
@@ -69,7 +69,7 @@ def test_algorithm_output_equals_that_of_the_command(qgis, folder):
 
 def test_algorithm_bands_and_advanced_options_are_passed(qgis, folder, sample):
     product = folder / "o.tif"
-    code, _, said = qgis.run(
+    code, _, log = qgis.run(
         "georsr:superresolve",
         INPUT=sample("fields_4band_10m.tif"),
         OUTPUT=product,
@@ -83,7 +83,7 @@ def test_algorithm_bands_and_advanced_options_are_passed(qgis, folder, sample):
         NODATA="none",
         EXTRA="--co COMPRESS=ZSTD --dtype float32",
     )
-    assert code == 0, said
+    assert code == 0, log
     with rasterio.open(product) as dataset:
         assert (dataset.count, dataset.shape) == (3, (296, 328))
         assert dataset.descriptions == ("red", "green", "blue")
@@ -96,8 +96,8 @@ def test_algorithm_as_a_step_of_a_model_runs(qgis, folder):
     product = folder / "stretched.tif"
     # QGIS 3.22 puts the step's name before the output's
     outputs = {"stretch:stretched": product, "stretched": product}
-    code, _, said = qgis.run(str(MODEL), scene=folder / "town ü.tif", **outputs)
-    assert code == 0, said
+    code, _, log = qgis.run(str(MODEL), scene=folder / "town ü.tif", **outputs)
+    assert code == 0, log
     with rasterio.open(product) as dataset:
         assert dataset.shape == (160, 192)
         values = dataset.read(1)
@@ -107,66 +107,66 @@ def test_algorithm_as_a_step_of_a_model_runs(qgis, folder):
 def test_algorithm_quality_layers_of_a_finished_output(qgis, folder):
     scene, product, layers = folder / "town ü.tif", folder / "x2.tif", folder / "layers.tif"
     assert invoke(["sr", str(scene), str(product), "-m", "segsr-lite-x2", "-q"]) == 0
-    code, told, said = qgis.run(
+    code, result, log = qgis.run(
         "georsr:qualitylayers", INPUT=scene, PRODUCT=product, OUTPUT=layers, DEVICE="cpu"
     )
-    assert code == 0, said
+    assert code == 0, log
     with rasterio.open(layers) as dataset, rasterio.open(product) as made:
         assert (dataset.shape, dataset.transform) == (made.shape, made.transform)
-        assert ", ".join(dataset.descriptions) == told["results"]["LAYERS"]
+        assert ", ".join(dataset.descriptions) == result["results"]["LAYERS"]
         assert np.isfinite(dataset.read(1)).all()
 
 
 def test_algorithm_model_information_returns_facts(qgis, folder):
-    code, told, said = qgis.run("georsr:modelinformation", MODEL="segsr-lite", SCALE="2")
-    assert code == 0, said
-    results = told["results"]
+    code, result, log = qgis.run("georsr:modelinformation", MODEL="segsr-lite", SCALE="2")
+    assert code == 0, log
+    results = result["results"]
     assert (results["NAME"], results["SCALE"]) == ("segsr-lite-x2", 2)
     assert results["BAND_NAMES"] == "red, green, blue"
     assert len(results["SHA256"]) == 64
-    assert "trained_on: " in said
-    assert "georsr works" in said
+    assert "trained_on: " in log
+    assert "georsr works" in log
     scene = folder / "town ü.tif"
-    code, told, said = qgis.run("georsr:modelinformation", MODEL="bicubic", SCALE="2", INPUT=scene)
-    assert code == 0, said
-    assert told["results"]["BAND_NAMES"] == "any"
-    assert "tiles" in said
+    code, result, log = qgis.run("georsr:modelinformation", MODEL="bicubic", SCALE="2", INPUT=scene)
+    assert code == 0, log
+    assert result["results"]["BAND_NAMES"] == "any"
+    assert "tiles" in log
 
 
 def test_algorithm_extent_in_another_crs_and_memory_mask(qgis, folder):
-    told = qgis.play("areas", source=str(folder / "town ü.tif"), folder=str(folder))
-    assert told["extent"]["ok"], told["extent"]["said"]
+    result = qgis.play("areas", source=str(folder / "town ü.tif"), folder=str(folder))
+    assert result["extent"]["ok"], result["extent"]["said"]
     with rasterio.open(folder / "extent.tif") as dataset, rasterio.open(TOWN) as source:
         half = source.bounds.left + (source.bounds.right - source.bounds.left) / 2
         assert dataset.bounds.right == pytest.approx(half, abs=10)
         assert dataset.bounds.left == source.bounds.left
     # in the raster's CRS; in one without a code; on a layer to which the project gives another CRS
     for name in ("mask", "odd", "corrected"):
-        assert told[name]["ok"], told[name]["said"]
+        assert result[name]["ok"], result[name]["said"]
         with rasterio.open(folder / f"{name}.tif") as dataset, rasterio.open(TOWN) as source:
             assert dataset.shape == pytest.approx((80, 96), abs=2)
             assert (dataset.dataset_mask() > 0).mean() == pytest.approx(0.5, abs=0.05)
             assert dataset.crs == source.crs
-    assert "another CRS than its file" in told["corrected"]["said"]
-    assert not told["empty"]["ok"]
-    assert "mask layer 'nothing' holds no polygon" in told["empty"]["said"]
+    assert "another CRS than its file" in result["corrected"]["said"]
+    assert not result["empty"]["ok"]
+    assert "mask layer 'nothing' holds no polygon" in result["empty"]["said"]
 
 
 def test_layer_of_output_has_name_and_stretch_of_its_source(qgis, folder, sample):
     source = sample("fields_4band_10m.tif")
-    told = qgis.play("layers", source=str(source), output=str(folder / "o.tif"))
-    assert told["ok"], told["said"]
-    assert told["name"] == "my fields x2"
-    assert told["bands"] == [1, 2, 3]  # of red, green, blue, that are bands 3, 2, 1 of the source
-    assert told["minima"] == [100, 101, 102]
-    assert "bands 3,2,1 of 4 (red, green, blue)" in told["said"]
-    assert "'Bands of the output' all" in told["said"]
-    assert Path(unquote(urlsplit(told["help"]).path)).is_file()
+    result = qgis.play("layers", source=str(source), output=str(folder / "o.tif"))
+    assert result["ok"], result["said"]
+    assert result["name"] == "my fields x2"
+    assert result["bands"] == [1, 2, 3]  # of red, green, blue, that are bands 3, 2, 1 of the source
+    assert result["minima"] == [100, 101, 102]
+    assert "bands 3,2,1 of 4 (red, green, blue)" in result["said"]
+    assert "'Bands of the output' all" in result["said"]
+    assert Path(unquote(urlsplit(result["help"]).path)).is_file()
 
 
 def test_batch_with_a_failing_row_runs_the_others(qgis, folder):
-    told = qgis.play("batch", source=str(folder / "town ü.tif"), folder=str(folder))
-    assert told == {"rows": 3}
+    result = qgis.play("batch", source=str(folder / "town ü.tif"), folder=str(folder))
+    assert result == {"rows": 3}
     assert new(folder) == ["a.tif", "batch.json", "c.tif"]
     assert np.array_equal(pixels(folder / "a.tif"), pixels(folder / "c.tif"))
 
@@ -175,9 +175,9 @@ def test_algorithm_cancelled_leaves_the_old_file(qgis, folder, sample):
     old = folder / "old.tif"
     old.write_bytes(b"as it was")
     source = sample("town_rgb_0.5m.tif")
-    told = qgis.play("cancel", source=str(source), output=str(old))
-    assert told["ended"] == [False]
-    assert 0 < max(told["seen"]) < 100
+    result = qgis.play("cancel", source=str(source), output=str(old))
+    assert result["ended"] == [False]
+    assert 0 < max(result["seen"]) < 100
     assert old.read_bytes() == b"as it was"
     assert new(folder) == ["old.tif"]
     assert running(str(old)) == []
@@ -249,45 +249,45 @@ EXPECTED = {
 
 
 def test_algorithm_bad_input_is_one_line_in_the_log(qgis, folder, unfit):
-    told = qgis.play(
+    result = qgis.play(
         "refusals",
         source=str(folder / "town ü.tif"),
         folder=str(folder),
         executables=unfit,
         output_nowhere="/proc/o.tif",
     )
-    assert set(told["told"]) == set(EXPECTED)
+    assert set(result["results"]) == set(EXPECTED)
     for name, message in EXPECTED.items():
-        said = told["told"][name]
-        assert not said["ok"], name
-        last = said["said"].strip().splitlines()[-1]
+        log = result["results"][name]
+        assert not log["ok"], name
+        last = log["said"].strip().splitlines()[-1]
         assert message in last, name
-        assert last in told["logged"], name
+        assert last in result["logged"], name
     assert new(folder) == []
 
 
 def test_algorithm_without_georsr_names_the_remedy(qgis, folder):
-    code, _, said = qgis.run(
+    code, _, log = qgis.run(
         "georsr:superresolve",
         environment={"GEORSR_EXECUTABLE": str(folder / "gone")},
         INPUT=folder / "town ü.tif",
         OUTPUT=folder / "o.tif",
     )
     assert code != 0
-    assert "gone, which GEORSR_EXECUTABLE names; correct or empty it" in said
+    assert "gone, which GEORSR_EXECUTABLE names; correct or empty it" in log
     assert new(folder) == []
 
 
 def test_dialog_has_all_parameters(qgis, folder):
-    told = qgis.play("dialog", source=str(folder / "town ü.tif"))
+    result = qgis.play("dialog", source=str(folder / "town ü.tif"))
     basic = {"INPUT", "MODEL", "SCALE", "RED", "GREEN", "BLUE", "EXTENT", "MASK", "OUTPUT"}
-    assert basic | {"MODEL_FILE", "TILE", "DEVICE", "COG", "EXTRA"} <= set(told["names"])
-    assert told["model"] == "segsr-lite-sensor"
-    assert told["tile"] is None
+    assert basic | {"MODEL_FILE", "TILE", "DEVICE", "COG", "EXTRA"} <= set(result["names"])
+    assert result["model"] == "segsr-lite-sensor"
+    assert result["tile"] is None
 
 
 def test_plugin_loaded_adds_a_menu_entry(qgis):
-    told = qgis.play("menu")
-    assert told["there"] == ["Super-resolve Raster…"]
-    assert (told["left"], told["gone"]) == (0, True)
-    assert told["version"] == "0.1.0"
+    result = qgis.play("menu")
+    assert result["there"] == ["Super-resolve Raster…"]
+    assert (result["left"], result["gone"]) == (0, True)
+    assert result["version"] == "0.1.0"

@@ -317,17 +317,17 @@ def test_quality_layers_progress_counts_both_passes(lite_model, scene, tmp_path)
         def advance(self, count=1):
             self.done += count
 
-    told = Counts()
+    counts = Counts()
     report = georsr.super_resolve(
         scene,
         tmp_path / "out.tif",
         lite_model,
         quality=tmp_path / "q.tif",
-        progress=told,
+        progress=counts,
         **PLAIN,
     )
-    assert told.totals == [report.tiles * (1 + MEMBERS)]
-    assert told.done == told.totals[0]
+    assert counts.totals == [report.tiles * (1 + MEMBERS)]
+    assert counts.done == counts.totals[0]
 
 
 def test_estimate_counts_the_quality_layers(lite_model, scene, tmp_path):

@@ -63,9 +63,9 @@ def test_simulate_noise_is_reported(sigma, hr):
 
 def test_simulate_warped_noise_is_grainy_and_weaker(hr):
     chain = replace(PLAIN, quiet=0, noise=(0.02, 0.02), striped=0, grainy=0, warped=1)
-    told = [chain.simulate(hr, 4, rng(seed))[1] for seed in range(8)]
-    assert np.mean([t.grain for t in told]) > 0.1
-    assert np.mean([t.noise for t in told]) < 0.018
+    sensors = [chain.simulate(hr, 4, rng(seed))[1] for seed in range(8)]
+    assert np.mean([t.grain for t in sensors]) > 0.1
+    assert np.mean([t.noise for t in sensors]) < 0.018
 
 
 def test_simulate_sharpening_is_reported(hr):

@@ -40,8 +40,8 @@ def test_train_with_sensor_exports_a_sensor_model(aware, tmp_path):
     assert model.spec.parameters["sensor_dim"] == 8
     assert (model.spec.degradation, model.spec.kernel) == ("imaging-chain", "scene, softly")
     x = torch.rand(1, 3, 20, 20)
-    told = model.network.predict(x, torch.ones(1, N_SENSOR_VALUES)).image
-    assert not torch.equal(told, model.network(x))
+    described = model.network.predict(x, torch.ones(1, N_SENSOR_VALUES)).image
+    assert not torch.equal(described, model.network(x))
 
 
 def test_train_resumed_equals_uninterrupted(aware, tmp_path):
@@ -85,14 +85,14 @@ def test_pretrain_sensor_without_descriptions_fails(aware, tiny, tmp_path):
 def test_with_errors_has_the_expected_statistics():
     torch.manual_seed(0)
     truth, estimate = torch.randn(20000, N_SENSOR_VALUES), torch.full((20000, N_SENSOR_VALUES), 9.0)
-    told = with_errors(truth, estimate)
-    own = (told == 9).all(1)
-    nothing = (told == 0).all(1)
+    described = with_errors(truth, estimate)
+    own = (described == 9).all(1)
+    nothing = (described == 0).all(1)
     assert own.float().mean() == pytest.approx(0.5, abs=0.02)
     assert nothing.float().mean() == pytest.approx(0.1, abs=0.01)
     wrong = ~(own | nothing)
     # the best guess: what is told predicts the truth without bias, slope one
-    slope = (told[wrong] * truth[wrong]).sum() / told[wrong].square().sum()
+    slope = (described[wrong] * truth[wrong]).sum() / described[wrong].square().sum()
     assert float(slope) == pytest.approx(1, abs=0.03)
 
 

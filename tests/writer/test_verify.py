@@ -106,6 +106,9 @@ def test_verify_product_edge_block_with_bytes_of_a_full_one_is_accepted(tmp_path
     with open_raster(source) as reader:
         layout = output_layout(reader.info, 1, blocksize=32)
     write(tmp_path / "out.tif", layout, np.zeros((1, 40, 40), "uint8"))
+    with rasterio.open(tmp_path / "out.tif") as src:
+        assert src.shape == (40, 40)
+        assert not src.read().any()
 
 
 def test_verify_product_truncated_file_is_refused(tmp_path, layout, values):

@@ -462,3 +462,4 @@ def test_writer_without_georeferencing_does_not_warn(tmp_path):
     with RasterWriter(tmp_path / "b.tif", layout) as writer:  # warnings are errors here
         fill(writer, layout, pixels(layout))
         writer.commit()
+    assert (tmp_path / "b.tif").exists()

@@ -57,7 +57,7 @@ def test_axis_from_coords_rounded_coordinates_are_accepted():
         ([0.0, 1.0, 3.0], r"'x': is not evenly spaced, its steps go from 1 to 2; resample"),
         ([1.0, 1.0, 1.0], "not evenly spaced"),
         ([0.0, np.nan, 2.0], "not evenly spaced"),
-        ([0.0], "one pixel does not tell its size; .*write_transform"),
+        ([0.0], "the size of one pixel is unknown; .*write_transform"),
         (["a", "b"], "holds <U1, expected numbers"),
     ],
 )

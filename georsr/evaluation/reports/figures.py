@@ -128,7 +128,7 @@ class Example:
     label: str
     """Scene class; empty without."""
     overview: AnyArray
-    """(3, H, W) uint8, the truth with a box round the part that is shown."""
+    """(3, H, W) uint8, the truth with a box around the part that is shown."""
     panels: tuple[Panel, ...]
 
 

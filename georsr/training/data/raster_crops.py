@@ -233,8 +233,8 @@ class RasterCrops:
         if not any(positions):
             raise InputError(
                 f"{regions[0].name}{_n_more(regions)}: no room for a window of {patch} LR pixels "
-                f"(and {regions[0].margin} round it) beside the blocks held out; choose a smaller "
-                "patch, or other rasters for validation"
+                f"(and {regions[0].margin} around it) outside the blocks held out; choose a "
+                "smaller patch, or other rasters for validation"
             )
         self._cumulative = np.cumsum(positions) / sum(positions)
 
@@ -253,7 +253,7 @@ class RasterCrops:
         drawn = (self._draw_window(index, rng) for _ in range(MAX_DRAWS))
         allowed = [window for window in drawn if window is not None]
         if not allowed:
-            log.info("%s: not trained on, too small beside its held-out blocks", region.name)
+            log.info("%s: not trained on, too small without its held-out blocks", region.name)
             return 0
         if all(region.read(window, rng) is None for window in allowed):
             raise InputError(

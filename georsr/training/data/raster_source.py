@@ -80,7 +80,7 @@ class RasterSource:
         return RasterPairs(self.regions, self._held_out)
 
     def _blocks(self, region: CropRegion) -> list[Window]:
-        # as large as the window that is read for one crop, which then fits beside any block
+        # as large as the window that is read for one crop, which then fits next to any block
         size = max(MIN_BLOCK, self.patch + 2 * region.margin)
         return divide_area(region.area, size)
 
@@ -164,7 +164,7 @@ class RasterSource:
 
 
 def _content_checksum(reader: RasterReader) -> str:
-    """Return a checksum of sample pixels; empty if they are constant, which says nothing."""
+    """Return a checksum of sample pixels; empty if they are constant, which identifies nothing."""
     info = reader.info
     digest = hashlib.sha256(f"{info.height} {info.width} {info.dtype}".encode())
     constant = True
