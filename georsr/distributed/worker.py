@@ -173,7 +173,7 @@ def check_software(expected: dict[str, str]) -> None:
 
 
 def worker_device(
-    expected: dict[str, str], device: str, precision: str, backend: str
+    expected: dict[str, str], device: str, precision: str, backend: str = "torch"
 ) -> DeviceConfig:
     """Return the device on which this worker would compute, after a check of its software.
 
