@@ -1,11 +1,12 @@
 # These commands need Python 3.11 or newer, git and make:
 #   make demo    install without torch, super-resolve a sample scene, print where the result is
-#   make test    install everything, then lint, type-check and test, with coverage
+#   make test    install everything, then lint, type-check and test
 #   make fast    lint and the quick tests: no QGIS, cluster, attack, fault or documentation tests
+#   make coverage  the tests again, with the statements that they do not reach
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test fast lint clean
+.PHONY: demo test fast coverage lint clean
 
 demo: .venv/demo.stamp
 	mkdir -p demo
@@ -17,7 +18,10 @@ PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 2 --max-wor
 LONG := attacks distributed docs faults qgis test_packaging.py
 
 test: .venv/test.stamp lint
-	$(PYTEST) --cov --cov-report=
+	$(PYTEST)
+
+coverage: .venv/test.stamp
+	$(PYTEST) --cov --cov-report=term:skip-covered
 
 fast: .venv/test.stamp lint
 	$(PYTEST) -m "not slow" $(LONG:%=--ignore tests/%)

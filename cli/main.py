@@ -192,6 +192,7 @@ log = logging.getLogger("georsr")
 
 COMMANDS = {
     "sr": ("georsr.cli.sr", "Super-resolve a raster."),
+    "preview": ("georsr.cli.preview", "Show a small part of a raster by several models."),
     "info": ("georsr.cli.info", "Describe a raster, a model, or what a run would need."),
     "models": ("georsr.cli.models", "List, describe and convert models."),
     "train": ("georsr.cli.train", "Train a network on your images."),
@@ -259,6 +260,7 @@ def without_bar() -> Iterator[None]:
 
 def _show_warning(message: Warning | str, category: type[Warning], *where: Any) -> None:
     if issubclass(category, GeorsrWarning):
+        log.debug("warning: %s", message)
         with without_bar():
             click.echo(escape_control_characters(redact_url(f"Warning: {message}")), err=True)
 
@@ -267,19 +269,8 @@ EXIT_CODES: dict[type[GeorsrError], int] = {UsageError: 2, InterruptedRunError: 
 """Exit codes of errors; 1 for all others."""
 
 
-def _fail_unforeseen(error: Exception) -> int:
-    """Print an error that is not one of georsr's, and return its exit code."""
-    log.debug("traceback", exc_info=True)
-    if isinstance(error, ModuleNotFoundError) and error.name in FULL_PACKAGES:
-        return _fail(f"this needs {error.name}, which is not installed: {INSTALL_TORCH}", 2)
-    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    present = [name for name in GDAL_VARIABLES if name in os.environ]
-    if type(error).__name__ == "CRSError" and present:
-        text += f"; unset {' '.join(present)}, if set for another installation"
-    return _fail(f"not foreseen: {text}; run it again with -vv for the traceback", 1)
-
-
 def _fail(message: str, code: int) -> int:
+    log.debug("error: %s", message)
     click.echo(escape_control_characters(redact_url(f"Error: {message}")), err=True)
     return code
 
@@ -289,6 +280,19 @@ def show_error(error: GeorsrError) -> int:
     log.debug("traceback", exc_info=error)
     code = next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), 1)
     return _fail("; ".join([str(error), *getattr(error, "__notes__", [])]), code)
+
+
+def _unforeseen(error: Exception) -> tuple[str, int]:
+    """Return the message and the exit code of an error that is not one of georsr's."""
+    if isinstance(error, ModuleNotFoundError) and error.name in FULL_PACKAGES:
+        return f"this needs {error.name}, which is not installed: {INSTALL_TORCH}", 2
+    if isinstance(error, OSError) and error.strerror and error.filename:  # a name too long
+        return f"{str(error.filename)[:200]}: {error.strerror}", 1
+    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    present = [name for name in GDAL_VARIABLES if name in os.environ]
+    if type(error).__name__ == "CRSError" and present:
+        text += f"; unset {' '.join(present)}, if set for another installation"
+    return f"not foreseen: {text}; run it again with -vv for the traceback", 1
 
 
 def invoke(arguments: list[str] | None = None) -> int:
@@ -318,17 +322,17 @@ def exit_code(call: Callable[[], Any]) -> int:
     except BrokenPipeError:
         return 1
     except Exception as error:
-        if isinstance(error, OSError) and error.strerror and error.filename:  # a name too long
-            log.debug("traceback", exc_info=True)
-            return _fail(f"{str(error.filename)[:200]}: {error.strerror}", 1)
-        return _fail_unforeseen(error)
+        log.debug("traceback", exc_info=True)
+        return _fail(*_unforeseen(error))
     except ForcedExit as ended:
         # A thread may still compute a tile. The process does not wait for it, and the usual exit
         # would free the memory of torch that the thread uses.
         sys.stderr.flush()
         os._exit(int(ended.code or 0))
     finally:
-        log.handlers = handlers  # ``--verbose`` has set its own
+        for handler in set(log.handlers).difference(handlers):
+            handler.close()
+        log.handlers = handlers  # the command has set its own
         log.setLevel(level)
 
 

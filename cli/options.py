@@ -5,18 +5,22 @@ The options of a run are built from their description in `georsr.config`.
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
+import shlex
 import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 from click.shell_completion import CompletionItem
 
+from georsr._files import check_regular
 from georsr.config import CHOICES, OPTIONS, TYPES, SRConfig
-from georsr.errors import escape_control_characters, redact_url
+from georsr.errors import OutputError, UsageError, escape_control_characters, redact_url
 
 from .main import skip_drivers, without_bar
 
@@ -328,34 +332,61 @@ class BarHandler(logging.StreamHandler):  # type: ignore[type-arg]
 
 
 def verbosity_options(command: F) -> F:
-    """Add ``--verbose`` and ``--quiet``, and set up logging to stderr."""
+    """Add ``--verbose``, ``--quiet`` and ``--log``, and set up logging before the command runs."""
 
-    def verbose(ctx: click.Context, param: click.Parameter, count: int) -> int:
-        handler = BarHandler(sys.stderr)
-        handler.setFormatter(Redacted("%(message)s"))
-        logger = logging.getLogger("georsr")
-        logger.handlers = [handler]
-        lowest = logging.ERROR if ctx.params.get("quiet") else logging.WARNING
-        logger.setLevel(max(logging.DEBUG, lowest - 10 * count))
-        return count
+    @functools.wraps(command)
+    def run(*args: Any, verbose: int, quiet: bool, log: str | None, **options: Any) -> Any:
+        set_up_logging(verbose, quiet, log)
+        return command(*args, quiet=quiet, **options)
 
-    command = click.option(
-        "-v",
-        "--verbose",
-        count=True,
-        callback=verbose,
-        expose_value=False,
-        help="More on stderr; -vv shows tracebacks.",
-    )(command)
+    for option in (
+        click.option(
+            "--log",
+            type=FileName(),
+            metavar="FILE.log",
+            help="Also write messages, with times and details, to the end of this file.",
+        ),
+        click.option("-q", "--quiet", is_flag=True, help="No progress bar and no notices."),
+        click.option("-v", "--verbose", count=True, help="More on stderr; -vv shows tracebacks."),
+    ):
+        run = option(run)
+    return cast(F, run)
 
-    def quiet(ctx: click.Context, param: click.Parameter, value: bool) -> bool:
-        if value:
-            logging.getLogger("georsr").setLevel(logging.ERROR)
-        return value
 
-    return click.option(
-        "-q", "--quiet", is_flag=True, callback=quiet, help="No progress bar and no notices."
-    )(command)
+def set_up_logging(verbose: int, quiet: bool, path: str | None) -> None:
+    """Send log messages to stderr and, if wanted, to a file."""
+    lowest = logging.ERROR if quiet else logging.WARNING
+    stream = BarHandler(sys.stderr)
+    stream.setFormatter(Redacted("%(message)s"))
+    stream.setLevel(max(logging.DEBUG, lowest - 10 * verbose))
+    logger = logging.getLogger("georsr")
+    logger.handlers = [stream]
+    logger.setLevel(stream.level)
+    if path is not None:
+        file = open_log(path)
+        file.setFormatter(Redacted("%(asctime)s %(levelname)s %(message)s"))
+        logger.addHandler(file)
+        logger.setLevel(logging.DEBUG)
+        logger.debug("georsr %s", redact_url(shlex.join(sys.argv[1:])))
+
+
+def open_log(path: str) -> logging.FileHandler:
+    """Open a log file to write to its end.
+
+    Raises
+    ------
+    UsageError
+        Its name does not end in .log, which keeps rasters safe from a slip.
+    OutputError
+        It is a link, or cannot be written.
+    """
+    if not path.endswith(".log"):
+        raise UsageError(f"--log {path}: the name must end in .log")
+    check_regular(Path(path))
+    try:
+        return logging.FileHandler(path, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"--log {path}: cannot be written: {error.strerror}") from error
 
 
 def progress_option(command: F) -> F:
@@ -371,10 +402,12 @@ def progress_option(command: F) -> F:
 
 def make_progress(kind: str, quiet: bool) -> Progress:
     """Return the progress object for ``auto``, ``bar``, ``json`` or ``none``."""
-    from georsr.progress import JsonProgress, NullProgress, TqdmProgress
+    from georsr.progress import JsonProgress, LineProgress, NullProgress, TqdmProgress
 
     if quiet or kind == "none":
         return NullProgress()
     if kind == "json":
         return JsonProgress()
+    if kind == "auto" and not sys.stderr.isatty():
+        return LineProgress()
     return TqdmProgress(always=kind == "bar")

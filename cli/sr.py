@@ -40,7 +40,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "Dask": ("workers", "scheduler", "parts", "tls-ca", "tls-cert", "tls-key"),
     "Tiles": (),
     "Safety": ("dry-run",),
-    "Messages": ("json", "progress", "quiet", "verbose"),
+    "Messages": ("json", "progress", "quiet", "verbose", "log"),
 }
 """Headings of the help, and the options under them that are no fields of SRConfig."""
 

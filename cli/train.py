@@ -113,7 +113,8 @@ def command(
 
     if not quiet:  # a run of hours reports its progress
         logger = logging.getLogger("georsr")
-        logger.setLevel(min(logger.level, logging.INFO))
+        for level in (logger, logger.handlers[0]):
+            level.setLevel(min(level.level, logging.INFO))
     machine = {key: options.pop(key) for key in ("device", "devices", "nodes", "workers", "jobs")}
     chosen = with_overrides(load_recipe(recipe), options)
     if show:

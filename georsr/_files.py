@@ -211,16 +211,21 @@ def check_parent_writable(path: Path, name: str) -> None:
 
 
 def atomic_write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text; an existing file is replaced only when the text is complete.
+    """Write UTF-8 text as `atomic_write_bytes` does; lines end in a line feed."""
+    atomic_write_bytes(path, text.encode())
+
+
+def atomic_write_bytes(path: Path, data: bytes) -> None:
+    """Write a file; an existing one is replaced only when the new one is complete.
 
     Raises
     ------
     OutputError
-        The text cannot be written; ``path`` is unchanged.
+        It cannot be written; ``path`` is unchanged.
     """
     try:
         with atomic_write(path) as temporary:
-            temporary.write_text(text, encoding="utf-8", newline="\n")
+            temporary.write_bytes(data)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
 

@@ -16,7 +16,7 @@ from georsr.io.reader import RasterReader, open_output
 from georsr.jobs.job import RunRequest
 from georsr.jobs.run import Executor, LocalExecutor, run
 from georsr.models.io import Model, open_model
-from georsr.progress import never
+from georsr.progress import never, open_progress
 from georsr.window import AnyArray, BoolArray
 from georsr.writer.paths import (
     Lock,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from georsr.distributed.cluster import Cluster
     from georsr.estimation import RunEstimate
-    from georsr.progress import Progress
+    from georsr.progress import ProgressLike
     from georsr.reports import LayersReport, RunReport
 
 PathLike = str | os.PathLike[str]
@@ -51,7 +51,7 @@ def super_resolve(
     workers: int | None = None,
     scheduler: str | None = None,
     security: Security | None = None,
-    progress: Progress | None = None,
+    progress: ProgressLike = None,
     should_stop: Callable[[], bool] | None = None,
     **options: Unpack[SROptions],
 ) -> RunReport:
@@ -89,8 +89,9 @@ def super_resolve(
         Certificates for a ``tls://`` scheduler: ``Security(tls_ca_file=..., tls_client_cert=...,
         tls_client_key=...)``, or the attribute ``security`` of a Dask cluster object. Default:
         Dask's configuration (``distributed.comm.tls``).
-    progress : Progress, optional
-        Object with ``start(total, unit)`` and ``advance(count)``, such as
+    progress : bool, callable, type or Progress, optional
+        True for a bar, also in notebooks; a function that is called as ``progress(done, total)``;
+        a class of tqdm; or an object with ``start(total, unit)`` and ``advance(count)``, such as
         :class:`georsr.TqdmProgress`. Default: no progress is shown.
     should_stop : callable, optional
         Function without arguments that is called after each tile. When it returns True the run
@@ -135,7 +136,10 @@ def super_resolve(
         check_item_path(stac, overwrite=replace_item)
     if not unfinished:
         check_destination(path, [], overwrite=config.overwrite)
-    with _open(source, _model(model, scale), config) as (reader, opened):
+    with (
+        open_progress(progress) as shown,
+        _open(source, _model(model, scale), config) as (reader, opened),
+    ):
         check_outputs(outputs.files(), _inputs(source, opened, config, reader))
 
         def write_stac(report: RunReport) -> None:
@@ -144,9 +148,7 @@ def super_resolve(
 
                 write_stac_item(stac, report, opened.spec, overwrite=replace_item)
 
-        request = RunRequest(
-            reader, path, opened, config, progress, should_stop or never, write_stac
-        )
+        request = RunRequest(reader, path, opened, config, shown, should_stop or never, write_stac)
         with _cluster(opened, config, workers, scheduler, security, should_stop) as cluster:
             if outputs.parts is not None:
                 from georsr.distributed.parts import run_parts
@@ -225,7 +227,7 @@ def quality_layers(
     destination: PathLike,
     model: str | Model | None = None,
     *,
-    progress: Progress | None = None,
+    progress: ProgressLike = None,
     should_stop: Callable[[], bool] | None = None,
     **options: Unpack[SROptions],
 ) -> LayersReport:
@@ -276,7 +278,8 @@ def quality_layers(
     with _open(source, opened, config) as (reader, opened):
         inputs = _inputs(source, opened, config, reader)
         check_outputs(outputs.files(), inputs | {"output": [output_path]})
-        return run_layers(reader, output_path, path, opened, config, progress, should_stop)
+        with open_progress(progress) as shown:
+            return run_layers(reader, output_path, path, opened, config, shown, should_stop)
 
 
 def super_resolve_array(
@@ -292,7 +295,8 @@ def super_resolve_array(
     Parameters
     ----------
     values : ndarray, shape (bands, height, width)
-        Integers of up to 32 bits, float32 or float64.
+        Integers of up to 32 bits, float32 or float64. In a masked array, such as
+        ``dataset.read(masked=True)``, masked pixels are invalid.
     model, scale
         As for :func:`super_resolve`.
     valid : ndarray of bool, shape (bands, height, width) or (height, width), optional
@@ -303,16 +307,18 @@ def super_resolve_array(
     Returns
     -------
     ndarray, shape (bands, scale * height, scale * width)
-        Data type of ``values``, or the option ``dtype``. Invalid pixels keep their value.
+        Data type of ``values``, or the option ``dtype``. Invalid pixels keep their value. It is a
+        masked array if ``values`` is one.
 
     Raises
     ------
     UsageError
-        The array has another shape or data type, or another number of bands than the model takes.
+        ``values`` is no numpy array, or has another shape or data type, or another number of bands
+        than the model takes.
     """
-    from georsr.inference.array import predict_array
+    from georsr.inference.array import predict_masked_array
 
-    return predict_array(values, valid, _model(model, scale), SRConfig(**options))
+    return predict_masked_array(values, valid, _model(model, scale), SRConfig(**options))
 
 
 def _is_unfinished(destination: str, parts: str | None) -> bool:

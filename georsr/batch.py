@@ -31,14 +31,14 @@ from georsr.io import expand_sources
 from georsr.io.gdal_env import absolute_path
 from georsr.io.reader import open_output
 from georsr.models.io import Model, open_model
-from georsr.progress import NullProgress, Timer, never
+from georsr.progress import Timer, never, open_progress
 from georsr.writer.paths import check_outputs, raster_outputs, temp_paths
 
 if TYPE_CHECKING:
     from distributed import Security
 
     from georsr.distributed.cluster import Cluster
-    from georsr.progress import Progress
+    from georsr.progress import ProgressLike
     from georsr.reports import RunReport
 
 log = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ def super_resolve_many(
     workers: int | None = None,
     scheduler: str | None = None,
     security: Security | None = None,
-    progress: Progress | None = None,
+    progress: ProgressLike = None,
     should_stop: Callable[[], bool] | None = None,
     **options: Unpack[SROptions],
 ) -> BatchReport:
@@ -127,8 +127,8 @@ def super_resolve_many(
     workers, scheduler, security
         As for :func:`super_resolve`. Each worker super-resolves a raster at a time; those of a
         scheduler write into ``out_dir``, which all machines must share.
-    progress : Progress, optional
-        Counts rasters.
+    progress : bool, callable, type or Progress, optional
+        As for :func:`super_resolve`; counts rasters.
     should_stop : callable, optional
         Called after each tile; when it returns True the call ends with
         :class:`georsr.InterruptedRunError`. The same call continues.
@@ -152,8 +152,7 @@ def super_resolve_many(
     config = SRConfig(**options)
     tasks = _plan(sources, Path(os.fspath(out_dir)))
     opened = model if isinstance(model, Model) else open_model(model, scale)
-    progress, should_stop = progress or NullProgress(), should_stop or never
-    progress.start(len(tasks), "rasters")
+    should_stop = should_stop or never
     if workers is None and scheduler is None:
         results = _run_here(tasks, opened, config, should_stop)
     else:
@@ -162,10 +161,11 @@ def super_resolve_many(
         cluster = Cluster(opened, config, workers, scheduler, security, should_stop)
         results = _run_on_cluster(tasks, opened, cluster, should_stop)
     items: dict[int, BatchItem] = {}
-    with closing(results):
+    with open_progress(progress) as shown, closing(results):
+        shown.start(len(tasks), "rasters")
         for index, item in results:
             items[index] = item
-            progress.advance(1)
+            shown.advance(1)
     return BatchReport(tuple(items[index] for index in range(len(tasks))))
 
 

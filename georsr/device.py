@@ -5,6 +5,7 @@ torch is imported only when it is to compute, or to look for a GPU.
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import sys
@@ -55,6 +56,8 @@ def add_location(error: ModelError | ResourceError, location: str) -> GeorsrErro
     kind = ResourceError if is_device_failure(error.__cause__) else type(error)
     return kind(f"{location}: {error}")
 
+
+log = logging.getLogger(__name__)
 
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 """Precision -> torch's name of the data type."""
@@ -199,13 +202,8 @@ def select_device(
             )
         return DeviceConfig("cpu", "fp32", backend)
     torch = import_torch(f"--device {device}" if device != "auto" else "--backend torch")
-    if device == "auto":
-        if torch.cuda.is_available():
-            device = "cuda"
-        else:
-            device = "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        chosen = torch.device(device)
+        chosen = torch.device(_best_device() if device == "auto" else device)
     except RuntimeError as error:
         raise UsageError(f"device {device!r}: expected auto, cpu, cuda, cuda:N or mps") from error
     _check_present(chosen)
@@ -216,7 +214,16 @@ def select_device(
         return DeviceConfig(str(chosen), "bf16" if bf16 else "fp16")
     if precision not in PRECISIONS:
         raise UsageError(f"precision {precision!r}: expected auto, {', '.join(PRECISIONS)}")
+    if precision == "fp16" and chosen.type == "cpu":
+        log.warning("fp16 on a CPU is slower than fp32, and less exact: omit --precision")
     return DeviceConfig(str(chosen), precision)
+
+
+def _best_device() -> str:
+    torch = import_torch()
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def _check_present(device: Any) -> None:

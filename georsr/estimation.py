@@ -50,6 +50,7 @@ from georsr.jobs.job import (
 )
 from georsr.models.io import Model
 from georsr.quality.write import layers_job, layers_memory
+from georsr.radiometry.normalization import calculation_dtype
 from georsr.system import available_cpus, memory_limit
 from georsr.tiling.grid import Tile
 from georsr.tiling.partition import TaskGrid
@@ -126,10 +127,11 @@ def _joined(
 ) -> AnyArray:
     """Do everything with one tile except prediction and blending."""
     preprocess(strip, tile, job.stretch)
-    values = denormalize(output, ready.remainder, tile, job.stretch)
-    return finalize(
-        values, tile.output_window.scaled(job.plan.scale), strip, job.layout, job.plan.scale
-    )
+    dtype = calculation_dtype(job.reader.info.dtype)
+    values = denormalize(output, ready.remainder, tile, job.stretch, dtype)
+    scale = job.plan.scale
+    window = tile.output_window.scaled(scale)
+    return finalize(values, window, strip, job.layout, scale, job.stretch)
 
 
 def _encoding(job: SRJob, planes: AnyArray) -> float:
@@ -470,7 +472,7 @@ def _has_pixels(job: SRJob, index: int) -> bool:
     plan = job.plan
     tile = plan.tile_at(index // len(plan.columns), index % len(plan.columns))
     made = tile.output_window.intersection(Window(0, 0, plan.height, plan.width))
-    assert made is not None, "a tile makes some of the product"
+    assert made is not None, "a tile computes some of the output"
     height, width = min(PROBE, made.height), min(PROBE, made.width)
     down, right = (made.height - height) // 2, (made.width - width) // 2
     middle = Window(made.top + down, made.left + right, height, width)

@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import IO, Any, Protocol, Self
+from typing import IO, Any, Protocol, Self, cast
 
-from georsr.errors import InterruptedRunError
+from georsr.errors import InterruptedRunError, UsageError
 
 
 class Progress(Protocol):
@@ -31,8 +31,15 @@ class Progress(Protocol):
     def __exit__(self, *exception: object) -> None: ...
 
 
+ProgressLike = Progress | Callable[[int, int], object] | type | bool | None
+"""What public functions take as ``progress``; see `open_progress`."""
+
+
 class NullProgress:
     """Shows nothing."""
+
+    def describe(self, stage: str) -> None:
+        """Say what is going on; empty for the usual work."""
 
     def start(self, total: int, unit: str) -> None:
         """Ignore the total."""
@@ -54,13 +61,15 @@ class TqdmProgress(NullProgress):
     ----------
     always
         Draw the bar also where stderr is not a terminal.
+    bar
+        Class of the bar; None for ``tqdm.tqdm``.
     """
 
-    def __init__(self, always: bool = False) -> None:
+    def __init__(self, always: bool = False, bar: type | None = None) -> None:
         from tqdm import tqdm
 
         self._bar: Any = None
-        self._tqdm = tqdm
+        self._tqdm: Any = bar or tqdm
         self._disable = False if always else None
 
     def start(self, total: int, unit: str) -> None:
@@ -75,6 +84,11 @@ class TqdmProgress(NullProgress):
             dynamic_ncols=True,
         )
 
+    def describe(self, stage: str) -> None:
+        """Write the stage before the bar."""
+        if self._bar is not None:
+            self._bar.set_description(stage or None)
+
     def advance(self, count: int = 1) -> None:
         """Advance the bar."""
         if self._bar is not None:
@@ -84,6 +98,91 @@ class TqdmProgress(NullProgress):
         """Leave the bar as it stands."""
         if self._bar is not None:
             self._bar.close()
+
+
+class CountingProgress(NullProgress):
+    """Calls a function with the units that are done, and their total.
+
+    Parameters
+    ----------
+    report
+        Called as ``report(done, total)``, first with 0.
+    """
+
+    def __init__(self, report: Callable[[int, int], object]) -> None:
+        self._report, self._done, self._total = report, 0, 0
+
+    def start(self, total: int, unit: str) -> None:
+        """Report that nothing is done."""
+        self._done, self._total = 0, total
+        self._report(0, total)
+
+    def advance(self, count: int = 1) -> None:
+        """Report the sum."""
+        self._done += count
+        self._report(self._done, self._total)
+
+
+class LineProgress(NullProgress):
+    """Writes a line to stderr for every tenth of the work: for logs, where a bar is unreadable."""
+
+    def __init__(self) -> None:
+        self._done = self._total = 0
+        self._unit = ""
+
+    def start(self, total: int, unit: str) -> None:
+        """Begin to count."""
+        self._done, self._total, self._unit = 0, total, unit
+
+    def describe(self, stage: str) -> None:
+        """Write the stage."""
+        if stage:
+            sys.stderr.write(f"{stage}\n")
+
+    def advance(self, count: int = 1) -> None:
+        """Write a line if another tenth is done."""
+        before, self._done = self._done, self._done + count
+        if self._total > 1 and 10 * before // self._total < 10 * self._done // self._total:
+            percent = 100 * self._done // self._total
+            line = f"{percent} %: {self._done} of {self._total} {self._unit}"
+            sys.stderr.write(f"{line}\n")
+
+
+@contextmanager
+def open_progress(progress: ProgressLike) -> Iterator[Progress]:
+    """Return the object that shows the progress of a call, and end it with the call.
+
+    Parameters
+    ----------
+    progress
+        A `Progress`, which the caller ends; a function that is called as ``progress(done, total)``;
+        a class of tqdm; True for a bar, also in notebooks; None or False for none.
+
+    Raises
+    ------
+    UsageError
+        It is none of these.
+    """
+    if isinstance(progress, type):
+        made: Any = TqdmProgress(always=True, bar=progress)
+    elif progress is True:
+        from tqdm.auto import tqdm
+
+        made = TqdmProgress(always=True, bar=tqdm)
+    elif not progress:
+        made = NullProgress()
+    elif hasattr(progress, "advance"):
+        yield cast(Progress, progress)
+        return
+    elif callable(progress):
+        made = CountingProgress(progress)
+    else:
+        raise UsageError(
+            f"progress is {progress!r:.80}, expected a function (done, total), a class of tqdm, "
+            "True, or an object with start and advance"
+        )
+    with made:
+        yield made
 
 
 class JsonProgress(NullProgress):
@@ -98,6 +197,11 @@ class JsonProgress(NullProgress):
         """Write a line with nothing done."""
         self._done, self._total, self._unit = 0, total, unit
         self.advance(0)
+
+    def describe(self, stage: str) -> None:
+        """Write a line with the stage."""
+        self._stream.write(json.dumps({"event": "stage", "stage": stage}) + "\n")
+        self._stream.flush()
 
     def advance(self, count: int = 1) -> None:
         """Write a line."""
@@ -135,6 +239,12 @@ class RunProgress:
             self._progress.start(total, "tiles")
             self._total, self._done = total, 0
         self.report(0)
+
+    def describe(self, stage: str) -> None:
+        """Say what is going on, where the progress shows it; empty for the usual work."""
+        describe = getattr(self._progress, "describe", None)
+        if describe is not None:
+            describe(stage)
 
     def report(self, tiles: int) -> None:
         """Report that ``tiles`` tiles of the pass are done; a count that was passed is ignored."""

@@ -133,7 +133,7 @@ class RunReport:
         return json.dumps(asdict(self), indent=2)
 
 
-def product_tags(
+def output_tags(
     *,
     model: str,
     model_sha256: str,
@@ -167,18 +167,18 @@ def product_tags(
 
 @dataclass(frozen=True)
 class OutputTags:
-    """What the tags of an output say; they may be forged.
+    """Tags of an output, which may be forged.
 
     Attributes
     ----------
-    output : str
-        Its path, for messages.
+    path : str
+        Path of the output, for messages.
     model, model_sha256 : str
     options : str
         JSON that `SRConfig.from_tag` reads.
     """
 
-    product: str
+    path: str
     model: str
     model_sha256: str
     options: str
@@ -196,7 +196,7 @@ class OutputTags:
         if self.model in COMPUTED or self.model in bundled_weights():
             return self.model
         raise UsageError(
-            f"{self.product}: says that it was made by {self.model!r:.80}, which does not ship "
+            f"{self.path}: says that it was made by {self.model!r:.80}, which does not ship "
             "with georsr; name the model that made it with --model"
         )
 
@@ -213,7 +213,7 @@ class OutputTags:
         try:
             return SRConfig.from_tag(self.options, **options)
         except UsageError as error:
-            raise UsageError(f"{self.product}: its tag GEORSR_OPTIONS: {error}") from error
+            raise UsageError(f"{self.path}: its tag GEORSR_OPTIONS: {error}") from error
 
     def check(self, sha256: str) -> None:
         """Refuse a model that did not compute the output.
@@ -226,13 +226,13 @@ class OutputTags:
         if sha256 != self.model_sha256:
             shown = self.model if self.model.isprintable() else ascii(self.model)
             raise UsageError(
-                f"{self.product}: was made by {shown:.80} with weights "
+                f"{self.path}: was made by {shown:.80} with weights "
                 f"{self.model_sha256[:12]!r}, these are {sha256[:12]!r}; name the model that made "
                 "it with --model"
             )
 
 
-def read_output_tags(product: str, tags: Mapping[str, str]) -> OutputTags:
+def read_output_tags(path: str, tags: Mapping[str, str]) -> OutputTags:
     """Read the tags of an output.
 
     Raises
@@ -242,8 +242,8 @@ def read_output_tags(product: str, tags: Mapping[str, str]) -> OutputTags:
     """
     try:
         names = ("GEORSR_MODEL", "GEORSR_MODEL_SHA256", "GEORSR_OPTIONS")
-        return OutputTags(product, *(tags[name] for name in names))
+        return OutputTags(path, *(tags[name] for name in names))
     except KeyError as error:
         raise UsageError(
-            f"{product}: has no tag {error.args[0]}, expected a product of georsr sr"
+            f"{path}: has no tag {error.args[0]}, expected an output of georsr sr"
         ) from error

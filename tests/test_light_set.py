@@ -55,6 +55,8 @@ def test_light_set_has_no_torch_and_runs_every_command(run):
         ["georsr", "sr", SCENE, "out.tif", "--quality", "layers.tif"],
         ["georsr", "sr", SCENE, "two.tif", "--workers", "2", "-m", "segsr-lite-x2"],
         ["georsr", "sr", SCENE, "parts.vrt", "--parts", "parts", "-m", "bicubic-x2"],
+        ["georsr", "sr", SCENE, TRUTH, "--out-dir", "many", "-m", "bicubic-x2"],
+        ["georsr", "preview", SCENE, "--out", "part"],
         ["georsr", "quality", "layers", SCENE, "out.tif", "again.tif"],
         ["georsr", "quality", "report", SCENE, "out.tif", "--json"],
         ["georsr", "quality", "seams", "out.tif", "--tile", "96"],

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import rasterio
+from georsr.cli.main import invoke
 
 from georsr.api import super_resolve_array
 from georsr.inference.sensing import with_sensor
@@ -69,6 +70,38 @@ def test_quality_eval_and_info_run_without_torch(scene, tmp_path):
     assert json.loads(run("info", scene, "--json").stdout)["width"] == 50
     assert json.loads(run("info", "segsr-lite-x4", "--json").stdout)["scale"] == 4
     assert "segsr-lite-x2" in run("models", "list").stdout
+
+
+def test_sr_out_dir_without_torch_writes_each_raster_as_a_run_of_its_own(scene, tmp_path):
+    options = ("-m", "segsr-lite-x2-sensor", "--tile", 32)
+    done = run("sr", scene, "--out-dir", tmp_path / "many", *options)
+    assert done.returncode == 0, done.stderr
+    assert run("sr", scene, tmp_path / "one.tif", *options).returncode == 0
+    (made,) = (tmp_path / "many").iterdir()
+    assert made.read_bytes() == (tmp_path / "one.tif").read_bytes()
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_preview_without_torch_equals_that_with_torch(scene, tmp_path):
+    options = ("--size", 32, "-m", "segsr-lite-x2-sensor", "-m", "bicubic-x2")
+    done = run("preview", scene, "--out", tmp_path / "a", *options)
+    assert done.returncode == 0, done.stderr
+    assert invoke([*map(str, ("preview", scene, "--out", tmp_path / "b", *options))]) == 0
+    made, expected = (rasterio.open(tmp_path / f"{name}.png").read() for name in "ab")
+    difference = np.abs(made.astype(int) - expected)
+    assert difference.max() <= 1
+    assert (tmp_path / "a.html").stat().st_size > 1000
+
+
+def test_sr_bicubic_keeps_all_digits_without_torch(make_raster, tmp_path):
+    values = 3_000_000_000 + np.arange(3 * 40 * 50, dtype="uint32").reshape(3, 40, 50)
+    scene, out = make_raster(values), tmp_path / "out.tif"
+    done = run("sr", scene, out, "-m", "bicubic-x2")
+    assert done.returncode == 0, done.stderr
+    with rasterio.open(out) as made:
+        expected = super_resolve_array(values, "bicubic-x2", backend="torch")
+        np.testing.assert_array_equal(made.read(), expected)
+    assert expected[0, 40, 50] - 3_000_000_000 == pytest.approx(20 * 50 + 25, abs=30)
 
 
 def test_sr_workers_without_torch_write_the_bytes_of_one_process(scene, tmp_path):

@@ -3,7 +3,7 @@
     python benchmarks/quality/noisy_input.py ROOT MODEL [--limit 60] [--noise 0 2 5 10] [--mtf 0.3]
 
 Images of UC Merced ``val`` are shrunk (bicubic, or by optics of that MTF), gaussian noise of so
-many grey levels is added, they are rounded to bytes, and enlarged as one tile.
+many grey levels is added, they are rounded to bytes, and enlarged.
 """
 
 from __future__ import annotations
@@ -11,17 +11,14 @@ from __future__ import annotations
 import argparse
 
 import numpy as np
-import torch
 
+from georsr.api import super_resolve_array
 from georsr.config import SRConfig
-from georsr.device import select_device
 from georsr.evaluation.dataset import UINT8_RANGE, DegradedImages
 from georsr.evaluation.metrics import psnr_y
-from georsr.inference.consistency import back_project
-from georsr.inference.predictor import TilePredictor
-from georsr.inference.sensing import resolve_kernel
+from georsr.inference.sensing import resolve_kernel, with_scene_sensor
 from georsr.io.image_datasets import open_dataset
-from georsr.models.io import open_model
+from georsr.models.io import Model, open_model
 from georsr.radiometry.degradation import BicubicDegradation
 from georsr.radiometry.kernels import Kernel
 from georsr.window import PixelBlock
@@ -29,17 +26,11 @@ from georsr.window import PixelBlock
 CHOICES = ("off", "on", "auto")
 
 
-def to_bytes(image):
-    """Convert (1, C, H, W) in 0..1 to (C, H, W) uint8."""
-    return np.clip(np.rint(image[0].numpy() * 255), 0, 255).astype(np.uint8)
-
-
 class Trial:
-    """One network on one noisy image."""
+    """One network on one noisy image, (3, h, w) uint8."""
 
-    def __init__(self, inference: TilePredictor, model, low) -> None:
-        self.low, self.scale = low, model.spec.scale
-        network_input = low.astype(np.float32) / np.float32(255)
+    def __init__(self, model: Model, low) -> None:
+        self.low, self.model = low, model
         valid = np.ones(low.shape, bool)
 
         def read(window) -> PixelBlock:
@@ -47,20 +38,16 @@ class Trial:
             return PixelBlock(low[inside], valid[inside], None)
 
         size = low.shape[1:]
+        adapted = with_scene_sensor(read, *size, UINT8_RANGE, model, SRConfig())
         self.kernels = {
-            word: resolve_kernel(read, *size, UINT8_RANGE, model, SRConfig(consistency=word))
+            word: resolve_kernel(read, *size, UINT8_RANGE, adapted, SRConfig(consistency=word))
             for word in CHOICES
         }
-        self.plain = torch.from_numpy(inference([network_input], ["an image"])[0])[None]
-        self.network_input = torch.from_numpy(network_input)[None]
 
     def output(self, word: str):
         """Return the output and its residual in grey levels."""
-        kernel, image = self.kernels[word], self.plain
-        if kernel is not None:
-            image, _ = back_project(image, self.network_input, kernel)
-        output = to_bytes(image)
-        shrunk = self.kernels["on"].downsample(output, self.scale)
+        output = super_resolve_array(self.low, self.model, consistency=word, stretch="dtype")
+        shrunk = self.kernels["on"].downsample(output, self.model.spec.scale)
         return output, float(np.abs(shrunk - self.low).mean())
 
 
@@ -74,7 +61,6 @@ def main() -> None:
     parser.add_argument("--mtf", type=float)
     given = parser.parse_args()
     model = open_model(given.model)
-    inference = TilePredictor(model, select_device("cpu", "fp32"), 1)
     kernel = Kernel("bicubic") if given.mtf is None else Kernel("psf", given.mtf)
     scale = model.spec.scale
     folder = open_dataset(given.root, split="val")
@@ -87,7 +73,7 @@ def main() -> None:
             noise = np.random.default_rng(number).normal(size=(3, 999, 999))
             low = kernel.downsample(truth, scale)
             low = low + sigma * noise[:, : low.shape[1], : low.shape[2]]
-            trial = Trial(inference, model, np.clip(np.rint(low), 0, 255).astype(np.uint8))
+            trial = Trial(model, np.clip(np.rint(low), 0, 255).astype(np.uint8))
             outputs = [trial.output(word) for word in CHOICES]
             scores = [psnr_y(output, truth, scale) for output, _ in outputs]
             left = trial.kernels["auto"] is None

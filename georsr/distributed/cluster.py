@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event, Thread
@@ -364,7 +365,7 @@ class Cluster:
                 self._client = client = self._stack.enter_context(
                     connect_client(self._scheduler, self._security, self._should_stop)
                 )
-                if client.dashboard_link:
+                if client.dashboard_link and find_spec("bokeh"):  # there is none without it
                     log.warning("Dashboard: %s", client.dashboard_link)
                 self.placement, self.gpu = self._check_workers(client)
         return self._client

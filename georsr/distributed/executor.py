@@ -243,6 +243,7 @@ class DaskExecutor:
         """Compute and write the blocks that ``output`` does not have."""
         blocksize, plan, stats = job.layout.blocksize, job.plan, RunStats()
         done = output.done.copy()
+        context.progress.describe("waiting for workers")
         with context.timer.section("start"):
             queue = task_queue(self._cluster, job, compute_blocks, context.check_cancelled)
         grid = self.grid(job, int(np.argmin(done.all(axis=1))) * blocksize)
@@ -257,6 +258,7 @@ class DaskExecutor:
             context.check_cancelled()
 
         with queue:
+            context.progress.describe("")
             context.progress.report(plan.tiles_in_pixels(pixels))
             timer = context.timer
             blocks = ordered_blocks(plan, blocksize, grid, done, queue, timer, on_result)

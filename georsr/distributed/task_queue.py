@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import pickle
 import time
@@ -18,6 +19,8 @@ from georsr.distributed.worker import BATCH_SECONDS, GPU, RunPlugin, describe_er
 from georsr.errors import GeorsrError, ResourceError
 from georsr.inference.predictor import TileTooLargeError
 from georsr.progress import Timer
+
+log = logging.getLogger(__name__)
 
 PREFETCH_BATCHES = 2
 """Batches in flight for each worker: the next one is there when one is done."""
@@ -206,8 +209,10 @@ class TaskQueue:
             if future.status == "finished":
                 finished.append(future)
             elif future is not self._retried and _has_killed_workers(future):
+                log.warning("worker lost: its tasks are computed again")
                 self._suspicious.extend(self._batches.pop(future))
             elif self._is_lost(future):
+                log.warning("worker lost: its tasks are computed again")
                 self._waiting.extend(self._batches.pop(future))
             else:
                 raise self._error_of(future)

@@ -157,11 +157,16 @@ class ModelFacts:
 def unique_models(models: Iterable[Model]) -> dict[str, Model]:
     """Return models under distinct names, those with the same weights only once.
 
-    Two trainings of one recipe have one name; their files distinguish them.
+    Two trainings of one recipe have one name: the second is called ``NAME #2``.
     """
-    distinct = list({model.sha256: model for model in models}.values())
-    names = [model.spec.name for model in distinct]
-    return {m.spec.name if names.count(m.spec.name) == 1 else m.source: m for m in distinct}
+    named: dict[str, Model] = {}
+    for model in {model.sha256: model for model in models}.values():
+        name, number = model.spec.name, 1
+        while name in named:
+            number += 1
+            name = f"{model.spec.name} #{number}"
+        named[name] = model
+    return named
 
 
 @dataclass(frozen=True)
@@ -342,33 +347,51 @@ def protocol(report: BenchmarkReport) -> str:
 
 def text_table(report: BenchmarkReport) -> str:
     """Return all figures of the models, then PSNR Y by class with the gain over the baseline."""
-    width = max(map(len, report.names)) + 2
     lines = [headline(report), protocol(report), ""]
-    lines.append(" " * width + "".join(f"{column.title:>12}" for column in COLUMNS))
-    for name, scores in report.overall.items():
-        values = (column.text(getattr(scores, column.key)) for column in COLUMNS)
-        lines.append(f"{name:<{width}}" + "".join(f"{value:>12}" for value in values))
+    columns = [
+        [column.title, *(column.text(getattr(s, column.key)) for s in report.overall.values())]
+        for column in COLUMNS
+    ]
+    lines += _wrapped_table(["", *report.overall], columns)
     if len(report.classes) > 1:
         lines += ["", *_class_lines(report)]
     return "\n".join(lines)
 
 
+MAX_WIDTH = 100
+"""Characters of a line of a table; a wider one is continued below."""
+
+
+def _wrapped_table(labels: Sequence[str], columns: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a table: columns beyond `MAX_WIDTH` follow below, labelled again."""
+    first = max(map(len, labels)) + 2
+    blocks: list[list[str]] = []
+    for column in columns:
+        width = max(map(len, column)) + 2
+        if not blocks or len(blocks[-1][0]) + width > MAX_WIDTH:
+            blocks.append([label.ljust(first) for label in labels])
+        blocks[-1] = [
+            line + cell.rjust(width) for line, cell in zip(blocks[-1], column, strict=True)
+        ]
+    return [line for block in blocks for line in ("", *block)][1:]
+
+
 def _class_lines(report: BenchmarkReport) -> list[str]:
-    others = report.names[1:]
-    columns = [report.baseline, *(column for name in others for column in (name, "gain"))]
-    widths = [max(len(column) + 2, 9) for column in columns]
-    first = max(len("PSNR Y by class"), *map(len, report.classes)) + 2
-    header = "".join(f"{c:>{w}}" for c, w in zip(columns, widths, strict=True))
-    lines = [f"{'PSNR Y by class':<{first}}{'images':>7}{header}"]
+    labels, images = ["PSNR Y by class"], ["images"]
+    columns = {name: [name] for name in report.names}
+    gains = {name: ["gain"] for name in report.names[1:]}
     for label, scores in report.classes.items():
-        base = scores[report.baseline].psnr_y
-        values = [f"{base:.3f}"]
-        for name in others:
-            value = scores[name].psnr_y
-            values += [f"{value:.3f}", gain_text(value - base)]
-        cells = "".join(f"{v:>{w}}" for v, w in zip(values, widths, strict=True))
-        lines.append(f"{label or '-':<{first}}{scores[report.baseline].images:>7}{cells}")
-    return lines
+        base = scores[report.baseline]
+        labels.append(label or "-")
+        images.append(str(base.images))
+        for name, column in columns.items():
+            column.append(f"{scores[name].psnr_y:.3f}")
+        for name, column in gains.items():
+            column.append(gain_text(scores[name].psnr_y - base.psnr_y))
+    pairs = ((columns[name], gains[name]) for name in gains)
+    return _wrapped_table(
+        labels, [images, columns[report.baseline], *(column for pair in pairs for column in pair)]
+    )
 
 
 def gain_text(gain: float) -> str:

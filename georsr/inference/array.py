@@ -24,6 +24,7 @@ from georsr.models.spec import ModelSpec
 from georsr.radiometry.kernels import Kernel
 from georsr.radiometry.nodata import valid_pixels
 from georsr.radiometry.normalization import Normalization, normalization_of_sample, sample_indices
+from georsr.radiometry.quantize import replicate
 from georsr.tiling.grid import TileGrid
 from georsr.window import AnyArray, BoolArray, PixelBlock, Window
 
@@ -125,6 +126,55 @@ def check_count(bands: int, spec: ModelSpec, remedy: str = "") -> None:
         )
 
 
+def check_array(values: object, valid: BoolArray | None = None) -> None:
+    """Refuse what is not a numpy array of pixels, and a validity that does not fit it.
+
+    Raises
+    ------
+    UsageError
+        The message names the remedy.
+    """
+    if not isinstance(values, np.ndarray):
+        name = f"{type(values).__module__}.{type(values).__qualname__}".removeprefix("builtins.")
+        remedy = "convert it first with numpy.asarray"
+        if name.startswith("xarray."):
+            remedy = "import georsr.xarray, and call array.georsr.super_resolve"
+        raise UsageError(f"values: {name}, expected a numpy array (bands, rows, columns); {remedy}")
+    if values.ndim != 3:
+        raise UsageError(f"array of {values.ndim} axes, expected (bands, rows, columns)")
+    if not values.size:
+        raise UsageError(f"array of shape {values.shape}: has no pixels")
+    if values.dtype.kind not in "uif" or (values.dtype.kind != "f" and values.dtype.itemsize > 4):
+        raise UsageError(
+            f"array of {values.dtype}, expected a real dtype of at most 32 bits, or float64"
+        )
+    if valid is None:
+        return
+    valid = np.asanyarray(valid)
+    if np.ma.is_masked(valid) or valid.dtype != bool:
+        raise UsageError("valid: expected booleans, True at valid pixels; use for example mask > 0")
+    if valid.shape not in (values.shape, values.shape[1:]):
+        raise UsageError(
+            f"valid: shape {valid.shape}, expected {values.shape} or {values.shape[1:]}"
+        )
+
+
+def predict_masked_array(
+    values: AnyArray, valid: BoolArray | None, model: Model, config: SRConfig
+) -> AnyArray:
+    """Super-resolve an array that may be masked: masked pixels are invalid, and stay masked."""
+    check_array(values, valid)
+    if not isinstance(values, np.ma.MaskedArray):
+        return predict_array(values, valid, model, config)
+    mask = np.ma.getmaskarray(values)
+    visible = ~mask if valid is None else ~mask & valid
+    output = predict_array(values.data, visible, model, config)
+    made = np.ma.MaskedArray(output, np.array(replicate(mask, model.spec.scale)))
+    if made.dtype == values.dtype:
+        made.fill_value = values.fill_value
+    return made
+
+
 def predict_array(
     values: AnyArray,
     valid: BoolArray | None,
@@ -136,10 +186,6 @@ def predict_array(
 
     ``nodata`` is the value that invalid pixels of the result get; None: they keep their own.
     """
-    if values.ndim != 3:
-        raise UsageError(f"array of {values.ndim} axes, expected (bands, rows, columns)")
-    if values.dtype.kind not in "uif" or (values.dtype.kind != "f" and values.dtype.itemsize > 4):
-        raise UsageError(f"array of {values.dtype}, expected a real dtype of at most 32 bits")
     values = values.astype(values.dtype.newbyteorder("="), copy=False)
     bands, height, width = values.shape
     model = match_array_bands(model, bands, config)
@@ -174,7 +220,7 @@ def predict_stack(
     model: Model,
     config: SRConfig,
     *,
-    source_nodata: float | None = None,
+    source_nodata: tuple[float, ...] = (),
     nodata: float | None = None,
     limits: tuple[float, float] | None = None,
 ) -> AnyArray:
@@ -187,8 +233,8 @@ def predict_stack(
     model, config
         What to run and how.
     source_nodata, nodata
-        Value of invalid pixels in the source and in the output; None in the output: they keep
-        their own.
+        Values of invalid pixels in the source, and their value in the output; None in the output:
+        they keep their own.
     limits
         Lowest and highest value of the output, if it has such.
 
@@ -201,6 +247,6 @@ def predict_stack(
     *scenes, bands, height, width = values.shape
     output = np.empty((*scenes, bands, height * s, width * s), config.dtype or values.dtype.name)
     for scene in np.ndindex(*scenes):
-        valid = valid_pixels(values[scene], source_nodata)
+        valid = valid_pixels(values[scene], *source_nodata)
         output[scene] = predict_array(values[scene], valid, model, config, nodata)
     return output if limits is None else np.clip(output, *limits, out=output)

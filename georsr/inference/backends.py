@@ -30,9 +30,9 @@ class PendingBatch:
     """
 
     values: FloatArray
-    """(N, C, s * h, s * w) float32."""
+    """(N, C, s * h, s * w)."""
     finite: BoolArray
-    """(N,)."""
+    """(N,): whether the sum of a tile is finite."""
     names: Sequence[str]
     model: str
     done: Any = None
@@ -55,8 +55,14 @@ class PendingBatch:
                 raise ModelError(
                     f"the network failed on {self.names[0]} or soon after: {first_line(error)}"
                 ) from error
-        if not self.finite.all():
-            bad = self.names[int(np.argmin(self.finite))]
+        # a sum may overflow although its values do not
+        failed = (
+            name
+            for name, values, finite in zip(self.names, self.values, self.finite, strict=True)
+            if not finite and not np.isfinite(values).all()
+        )
+        bad = next(failed, None)
+        if bad is not None:
             raise ModelError(
                 f"model {self.model} made values that are not finite at {bad}; try --precision fp32"
             )
@@ -173,7 +179,8 @@ class ArrayBackend:
         self, y: FloatArray, residual: FloatArray | None, names: Sequence[str], model: str
     ) -> PendingBatch:
         """Return the batch, which is computed."""
-        finite = np.isfinite(y.sum((1, 2, 3)))
+        with np.errstate(over="ignore", invalid="ignore"):
+            finite = np.isfinite(y.sum((1, 2, 3)))
         return PendingBatch(y, finite, names, model, residual=residual)
 
     def free_memory(self) -> None:

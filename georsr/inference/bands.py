@@ -6,15 +6,14 @@ Check that a source has the bands a model takes.
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
 from georsr.config import SRConfig
-from georsr.errors import BandWarning, GeorsrWarning, UsageError
+from georsr.errors import BandWarning, UsageError
 from georsr.io.metadata import COLORS, RasterInfo, RGBBands, detect_rgb_bands
-from georsr.io.reader import RasterReader, open_raster
+from georsr.io.reader import RasterReader, open_raster, warn_once
 from georsr.models.io import Model
 from georsr.models.multiband import MultiBand
 from georsr.models.spec import ModelSpec
@@ -186,13 +185,6 @@ def warn_assumed_bands(reader: RasterReader, guide: RGBBands) -> RasterReader:
     if guide.note:
         warn_once(reader, guide.note, BandWarning)
     return reader
-
-
-def warn_once(reader: RasterReader, text: str, category: type[GeorsrWarning]) -> None:
-    """Warn about a source, once, and record the text for the report."""
-    if text not in reader.info.notes:
-        reader.info = replace(reader.info, notes=(*reader.info.notes, text))
-        warnings.warn(text, category, stacklevel=3)
 
 
 def match_array_bands(model: Model, count: int, config: SRConfig) -> Model:

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 
@@ -22,11 +21,12 @@ from georsr.models.arrays import (
     BLOCK,
     Array,
     BandedMatrix,
+    Like,
     array_like,
     banded,
     contiguous,
-    device_of,
     enlarge_nearest,
+    like,
     namespace,
     transposed,
     upsample_bilinear,
@@ -46,13 +46,13 @@ NEGLIGIBLE = 1e-5
 
 
 @lru_cache(maxsize=128)
-def _downsampling(kernel: Kernel, size: int, scale: int, device: Any) -> BandedMatrix:
+def _downsampling(kernel: Kernel, size: int, scale: int, kind: Like) -> BandedMatrix:
     """Return the matrix that downsamples an axis: s * size -> size."""
-    return banded(kernel.matrix(size * scale, scale).astype(np.float64), BLOCK, device)
+    return banded(kernel.matrix(size * scale, scale).astype(np.float64), BLOCK, kind)
 
 
 @lru_cache(maxsize=32)
-def _pseudo_inverse(kernel: Kernel, size: int, scale: int, device: Any) -> BandedMatrix:
+def _pseudo_inverse(kernel: Kernel, size: int, scale: int, kind: Like) -> BandedMatrix:
     """Return the damped pseudo-inverse of downsampling: size -> s * size."""
     down = kernel.matrix(size * scale, scale).astype(np.float64)
     gram = down @ down.T
@@ -63,15 +63,14 @@ def _pseudo_inverse(kernel: Kernel, size: int, scale: int, device: Any) -> Bande
     row, column = np.nonzero(np.abs(inverse) > NEGLIGIBLE * np.abs(inverse).max())
     apart = np.abs(np.subtract.outer(np.arange(size), np.arange(size)))
     inverse[apart > np.abs(row - column).max()] = 0.0
-    return banded(down.T @ inverse, BLOCK * scale, device)
+    return banded(down.T @ inverse, BLOCK * scale, kind)
 
 
 def downsample(fine: Array, kernel: Kernel, scale: int) -> Array:
     """Downsample an image with a kernel: (N, C, s * h, s * w) -> (N, C, h, w)."""
     height, width = (side // scale for side in fine.shape[-2:])
-    rows, columns = (
-        _downsampling(kernel, side, scale, device_of(fine)) for side in (height, width)
-    )
+    kind = like(fine)
+    rows, columns = (_downsampling(kernel, side, scale, kind) for side in (height, width))
     return transposed(columns(transposed(rows(fine))))
 
 
@@ -83,9 +82,9 @@ def back_project(
     Parameters
     ----------
     fine
-        (N, C, s * h, s * w) float32; its memory may become that of the result.
+        (N, C, s * h, s * w) float32 or float64; its memory may become that of the result.
     coarse
-        (N, C, h, w) float32: image that downsampling must give.
+        (N, C, h, w) of the same type: image that downsampling must give.
     kernel
         Kernel with which ``fine`` is downsampled.
     valid
@@ -106,14 +105,15 @@ def back_project(
     scale = fine.shape[-1] // width
     # a network's channels may lie pixel by pixel: every product would sort them again
     fine, coarse = contiguous(fine), contiguous(coarse)
+    kind = like(fine)
     back_rows, back_columns = (
-        _pseudo_inverse(kernel, side, scale, device_of(fine)) for side in (height, width)
+        _pseudo_inverse(kernel, side, scale, kind) for side in (height, width)
     )
     if valid is None:
         residual = coarse - downsample(fine, kernel, scale)
         added = transposed(back_columns(transposed(residual)))
         return back_rows.add_to(added, fine), residual
-    counts = enlarge_nearest(xp.asarray(valid, dtype=xp.float32), scale)
+    counts = enlarge_nearest(xp.asarray(valid, dtype=fine.dtype), scale)
     share = xp.where(valid, downsample(counts, kernel, scale), 1.0)
     image, first = fine, None
     for _ in range(PASSES):

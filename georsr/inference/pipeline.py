@@ -38,8 +38,8 @@ from georsr.models.arrays import upsample_bilinear
 from georsr.models.spec import ModelSpec
 from georsr.progress import RunContext, Timer
 from georsr.radiometry.kernels import Kernel
-from georsr.radiometry.nodata import dataset_mask, fill_invalid
-from georsr.radiometry.normalization import Normalization
+from georsr.radiometry.nodata import dataset_mask
+from georsr.radiometry.normalization import Normalization, calculation_dtype, unscaled
 from georsr.radiometry.quantize import (
     broadcast_pixel,
     invalid_pixels,
@@ -151,16 +151,14 @@ def preprocess(strip: RowStrip, tile: Tile, stretch: Normalization) -> NetworkIn
     inside = tile.input_window.intersection(strip.window)
     assert inside is not None, "a tile lies in its own strip"
     values, valid, _ = strip.cut(inside)
-    filled = values.astype(np.float32)
-    if not valid.all():
-        filled = fill_invalid(filled, valid)
-    clipped, remainder = stretch.clip_with_remainder(stretch.forward(filled))
+    usable = stretch.usable(values, valid)
+    clipped, remainder = stretch.clip_with_remainder(stretch.forward_filled(values, usable))
     height, width = tile.input_window.height, tile.input_window.width
     padding = ((0, 0), (0, height - inside.height), (0, width - inside.width))
     return NetworkInput(
         pad_to(clipped, height, width),
         None if remainder is None else pad_to(remainder, height, width),
-        None if valid.all() and not np.any(padding) else np.pad(valid, padding),
+        None if usable.all() and not np.any(padding) else np.pad(usable, padding),
         _is_constant(values, valid),
     )
 
@@ -242,7 +240,7 @@ def _sliding(function: np.ufunc, planes: AnyArray, edge: float, radius: int) -> 
 def constant_tile(ready: NetworkInput, tile: Tile, scale: int) -> FloatArray:
     """Return a tile of one value, enlarged without the network: (C, s * h, s * w) in 0..1."""
     height, width = tile.input_window.height * scale, tile.input_window.width * scale
-    return ready.pixels[:, :1, :1] * np.ones((1, height, width), np.float32)
+    return ready.pixels[:, :1, :1] * np.ones((1, height, width), ready.pixels.dtype)
 
 
 def denormalize(
@@ -250,6 +248,7 @@ def denormalize(
     remainder: FloatArray | None,
     tile: Tile,
     stretch: Normalization,
+    dtype: np.dtype[np.floating],
 ) -> FloatArray:
     """Return the network's output in source units, cut to the output window of the tile.
 
@@ -263,11 +262,14 @@ def denormalize(
         inside.
     tile, stretch
         Tile of the grid, and normalization.
+    dtype
+        Type to calculate in: `georsr.radiometry.normalization.calculation_dtype` of the source.
 
     Returns
     -------
     ndarray
-        (C, s * made.height, s * made.width) float32 in the source's units, which nothing else uses.
+        (C, s * made.height, s * made.width) of ``dtype`` in the source's units, which nothing else
+        uses.
     """
     scale = output.shape[1] // tile.input_window.height
     inner = tile.output_window.relative_to(tile.input_window)
@@ -276,7 +278,7 @@ def denormalize(
     if remainder is not None:
         # bilinear: what lies beyond the range must not ring
         values = values + upsample_bilinear(remainder, scale)[cut]
-    return stretch.inverse(values, out=values)
+    return stretch.inverse(values, out=values, dtype=dtype)
 
 
 def finalize(
@@ -285,6 +287,7 @@ def finalize(
     strip: RowStrip,
     form: OutputFormat,
     scale: int,
+    stretch: Normalization,
     *,
     keep_constant: bool = False,
 ) -> AnyArray:
@@ -293,11 +296,12 @@ def finalize(
     Parameters
     ----------
     values
-        (C, H, W) float32 in the source's units, blended; None where no pixel is valid.
+        (C, H, W) in the source's units, blended; None where no pixel is valid. Pixels whose source
+        is out of the network's reach are replaced by it.
     window
         Where they lie in the output; its edges are multiples of ``scale``.
-    strip, form, scale
-        Source pixels below, the output's form, pixels per source pixel.
+    strip, form, scale, stretch
+        Source pixels below, the output's form, pixels per source pixel, range of the network.
     keep_constant
         Whether `constant_pixels` get the value of the source.
 
@@ -324,6 +328,9 @@ def finalize(
     if values is None:
         bands = invalid_pixels(source, form.dtype, form.nodata, masked=masked)
         return replicate(np.concatenate([bands, *low]) if low else bands, scale)
+    beyond = stretch.out_of_reach(source)
+    if beyond is not None:
+        np.copyto(values, replicate(source, scale), where=replicate(beyond, scale))
     whole = bool(valid.all())
     made = quantize(
         values,
@@ -537,7 +544,7 @@ class TilePipeline:
     plan : TileGrid
         Grid of the tiles.
     stretch : Normalization
-        Scales source units to 0..1.
+        Scales source units to 0..1; replaced by `unscaled` if the predictor interpolates.
     predictor : TilePredictor
         Runs the network.
     context : RunContext
@@ -562,6 +569,10 @@ class TilePipeline:
     kernel: Kernel | None = None
     keep_constant: bool = True
     stats: RunStats = field(default_factory=RunStats)
+
+    def __post_init__(self) -> None:
+        if self.predictor.interpolates:
+            self.stretch = unscaled(self.bands)
 
     def blocks(
         self, output_format: OutputFormat, top: int = 0
@@ -713,7 +724,8 @@ class TilePipeline:
         else:
             # with a kernel, the predictor has added the remainder already
             output, remainder = result.output, ready.remainder if self.kernel is None else None
-        return denormalize(output, remainder, result.tile, self.stretch)
+        dtype = calculation_dtype(result.strip.patch.values.dtype.name)
+        return denormalize(output, remainder, result.tile, self.stretch, dtype)
 
     def _finalize(
         self,
@@ -729,6 +741,7 @@ class TilePipeline:
             strip,
             output_format,
             self.plan.scale,
+            self.stretch,
             keep_constant=self.keep_constant and self.plan.halo >= CONSTANT_RADIUS,
         )
         outside = None if self.area is None else self.area.outside_mask(window, self.plan.scale)

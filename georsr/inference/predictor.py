@@ -39,7 +39,7 @@ from georsr.inference.backends import (
     first_line,
 )
 from georsr.inference.consistency import ConsistencyTarget, enforce_consistency
-from georsr.models.arrays import Array, namespace
+from georsr.models.arrays import Array, enlarge_nearest, interpolate_bicubic, namespace
 from georsr.models.io import Model
 from georsr.models.registry import is_architecture
 from georsr.models.spec import ModelSpec
@@ -49,6 +49,11 @@ from georsr.window import FloatArray
 Forward = Callable[[Array], Array]
 """One pass of a network: (N, C, h, w) in 0..1 -> (N, C, s * h, s * w) around 0..1, float32."""
 
+INTERPOLATIONS: dict[str, Callable[[Array, int], Array]] = {
+    "bicubic": interpolate_bicubic,
+    "nearest": enlarge_nearest,
+}
+"""Functions that compute the models without weights: image (N, C, h, w), scale -> image."""
 MEMBERS = 8
 """Orientations of a square: four rotations, each as it is and mirrored."""
 
@@ -198,7 +203,12 @@ def place_model(model: Model, config: SRConfig) -> DeviceConfig:
                 f"model {model.source}: was exported for tiles of {tile}, not "
                 f"{config.tile_size}; leave --tile away, or export with --dynamic"
             )
-    return select_device(config.device, config.precision, backend)
+    placement = select_device(config.device, config.precision, backend)
+    if model.interpolates:
+        # an interpolation keeps every digit, which Apple's devices, without float64, cannot
+        device = "cpu" if placement.type == "mps" else placement.device
+        placement = replace(placement, device=device, precision="fp32")
+    return placement
 
 
 def choose_backend(model: Model, config: SRConfig) -> str:
@@ -248,6 +258,7 @@ class TilePredictor:
         tta: bool = False,
     ) -> None:
         self.spec, self.multiband = model.spec, model.multiband
+        self._interpolates = model.interpolates
         self.placement = placement
         self.batch = batch
         self.tta = tta
@@ -281,6 +292,11 @@ class TilePredictor:
         predictor = cls(model, placement, batch, compiled=config.compile, tta=config.tta)
         log.info("%s on %s", model.spec.name, placement.describe())
         return predictor
+
+    @property
+    def interpolates(self) -> bool:
+        """Whether pixels are stored values, interpolated in their own type without a network."""
+        return self._interpolates
 
     @property
     def overlaps(self) -> bool:
@@ -358,7 +374,9 @@ class TilePredictor:
         log.warning("out of memory: continuing with %d tiles per batch", self.batch)
 
     def predict(self, x: Array) -> Array:
-        """Return what becomes of a batch (N, C, h, w): (N, P, s * h, s * w) float32."""
+        """Return what becomes of a batch (N, C, h, w): (N, P, s * h, s * w)."""
+        if self.interpolates:  # the same in all orientations
+            return INTERPOLATIONS[self.spec.architecture](x, self.spec.scale)
         return tta_mean(self.forward_pass, x) if self.tta else self.forward_pass(x)
 
     def forward_pass(self, x: Array) -> Array:

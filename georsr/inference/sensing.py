@@ -36,7 +36,6 @@ from georsr.radiometry.kernels import (
     combine_estimates,
     parse_sensor,
 )
-from georsr.radiometry.nodata import fill_invalid
 from georsr.radiometry.normalization import Normalization
 from georsr.window import AnyArray, BoolArray, FloatArray, PixelBlock, Window
 
@@ -191,8 +190,9 @@ def estimate_kernel(
     inference = TilePredictor(model, DeviceConfig("cpu", "fp32", backend), 1)
 
     def residuals_of(patch: PixelBlock) -> list[Residual]:
-        filled = fill_invalid(patch.values.astype(np.float32), patch.valid)
-        normalized, _ = stretch.clip_with_remainder(stretch.forward(filled)[guide])
+        usable = stretch.usable(patch.values, patch.valid)
+        filled = stretch.forward_filled(patch.values, usable)
+        normalized, _ = stretch.clip_with_remainder(filled[guide])
         output: Array = inference([normalized], ["a probe"])[0][None]
         if backend == "torch":
             output = import_torch().from_numpy(output)

@@ -17,6 +17,7 @@ import os
 import posixpath
 import re
 import stat
+import sys
 import tarfile
 import threading
 import warnings
@@ -451,6 +452,20 @@ def absolute_path(path: str) -> str:
     return path
 
 
+VRT_POOL = 100
+"""Files of a VRT that GDAL keeps open at once."""
+
+
+def open_files_limit() -> int:
+    """Return the number of files that this process may open (``ulimit -n``)."""
+    if sys.platform == "win32":
+        return 8192
+    import resource
+
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
+
+
 def gdal_env(
     *, remote: bool = False, writing: bool = False, cache: int | None = CACHE_BYTES
 ) -> rasterio.Env:
@@ -475,6 +490,8 @@ def gdal_env(
     options: dict[str, object] = {}
     if cache is not None:
         options["GDAL_CACHEMAX"] = cache  # rasterio passes an int on as bytes
+    if (limit := open_files_limit()) < 4 * VRT_POOL:
+        options["GDAL_MAX_DATASET_POOL_SIZE"] = max(2, limit // 4)
     if remote:
         options |= {
             "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",

@@ -16,20 +16,24 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import Any, Literal, NamedTuple
+from xml.etree.ElementTree import ParseError, fromstring
 
 import attrs
 import numpy as np
+import rasterio.shutil
 from affine import Affine
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rasterio.enums import MaskFlags
+from rasterio.errors import RasterioError
+from rasterio.io import MemoryFile
 from rasterio.rpc import RPC
 from rasterio.windows import Window as RasterioWindow
 
 from georsr.errors import UsageError, redact_url
 from georsr.io.gdal_env import shorten, suppress_rasterio_warnings
 from georsr.io.tags import Tags, TagSelection
-from georsr.radiometry.nodata import can_represent
+from georsr.radiometry.nodata import can_represent, nearest_float
 from georsr.tiling.grid import spread_starts
 from georsr.window import AnyArray, Window
 
@@ -196,14 +200,17 @@ def common_dtype(dataset: Any, path: str, numbers: Sequence[int], *, force: bool
         A data type is not supported, or a band holds palette indices or a bit mask.
     """
     colors, dtypes = colorinterp_names(dataset), dataset.dtypes
+    integers = [number for number in numbers if np.dtype(dtypes[number - 1]).kind in "iu"]
+    classes = _class_tables(dataset) if integers and not force else {}
     for number in numbers:
         dtype = dtypes[number - 1]
         name = f"{path}: band {number}"
         if dtype not in SUPPORTED_DTYPES:
+            wider = "float64" if dtype in ("int64", "uint64") else "float32"
             remedy = (
                 "super-resolve its amplitude instead"
                 if dtype.startswith("complex")
-                else "convert it first, for example with `rio convert --dtype float32`"
+                else f"convert it first, for example with `rio convert --dtype {wider}`"
             )
             raise UsageError(
                 f"{name} has data type {dtype}, which is not supported "
@@ -223,6 +230,11 @@ def common_dtype(dataset: Any, path: str, numbers: Sequence[int], *, force: bool
                 "expand it first, for example with `gdal_translate -expand rgb`, or use "
                 "--force"
             )
+        if number in classes:
+            raise UsageError(
+                f"{name} has {classes[number]}: its values are classes, not intensities; choose "
+                "other bands with --bidx, or insist with --force"
+            )
     selected = sorted({dtypes[number - 1] for number in numbers})
     result = np.result_type(*(np.dtype(name) for name in selected)).name
     if result not in SUPPORTED_DTYPES:
@@ -231,6 +243,29 @@ def common_dtype(dataset: Any, path: str, numbers: Sequence[int], *, force: bool
             "select bands of one type, or convert them first"
         )
     return result
+
+
+def _class_tables(dataset: Any) -> dict[int, str]:
+    """Return band number -> description of the table that says what its integers mean.
+
+    rasterio does not read category names and attribute tables. GDAL writes them into a VRT.
+    """
+    with MemoryFile(ext=".vrt") as memory:
+        try:
+            rasterio.shutil.copy(dataset, memory.name, driver="VRT")
+            document = fromstring(memory.read())
+        except (RasterioError, ParseError):
+            return {}
+    tables = {}
+    for band in document.iter("VRTRasterBand"):
+        number = int(band.get("band", 0))
+        if any(category.text for category in band.iter("Category")):
+            tables[number] = "category names"
+        for table in band.iter("GDALRasterAttributeTable"):
+            named = any(usage.text == "2" for usage in table.iter("Usage"))
+            if table.find("Row") is not None and (named or table.get("tableType") == "thematic"):
+                tables[number] = "an attribute table of classes"
+    return tables
 
 
 def _integers(indexes: Sequence[int], path: str) -> list[int]:
@@ -329,6 +364,8 @@ class RasterInfo:
         Files that GDAL reads for this raster, including sidecars and sources of a VRT.
     notes : tuple of str
         Assumptions about the raster, one line each.
+    min_is_white : bool
+        Whether 0 is shown as white (photometric interpretation MINISWHITE), as in many scans.
     selectable_bands : tuple of str
         Number and name of each band that can be selected, such as ``4 (nir)``, for messages.
     """
@@ -356,6 +393,7 @@ class RasterInfo:
     selectable_bands: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     address: str = field(default="", repr=False, compare=False)
+    min_is_white: bool = False
 
     @property
     def count(self) -> int:
@@ -459,6 +497,7 @@ def describe(
                 if number != alpha_band
             ),
             address=address,
+            min_is_white=dataset.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES",
         )
 
 
@@ -518,7 +557,9 @@ def _band(
             "use a value of this type"
         )
     stored = fields.nodatavals[i]
-    if stored is not None and not can_represent(dtype, stored):
+    if stored is not None and np.dtype(dtype).kind == "f":
+        stored = nearest_float(dtype, stored)  # programs write the range of another type
+    elif stored is not None and not can_represent(dtype, stored):
         stored = None  # no pixel can have this value
     if nodata is not None:
         stored = None if nodata == "none" else float(nodata)

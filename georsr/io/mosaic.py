@@ -41,6 +41,8 @@ def mosaic_vrt(mosaic: Mosaic) -> str:
     root = vrt_root(mosaic.width, mosaic.height, first.crs, mosaic.transform)
     for space, tags in _common_tags(mosaic):
         add_tags(root, tags, space)
+    if first.min_is_white:
+        add_tags(root, {"MINISWHITE": "YES"}, "IMAGE_STRUCTURE")
     if mosaic.stacked:
         _add_stacked_bands(root, mosaic)
         return tostring(root, encoding="unicode")
@@ -317,6 +319,7 @@ def _compare(first: RasterInfo, other: RasterInfo) -> None:
         ("nodata", *([str(band.nodata) for band in info.bands] for info in (first, other))),
         ("colours", *([band.colorinterp for band in info.bands] for info in (first, other))),
         ("alpha band", first.alpha_band, other.alpha_band),
+        ("white as 0 (MINISWHITE)", first.min_is_white, other.min_is_white),
         ("scales and offsets", *([(b.scale, b.offset) for b in i.bands] for i in (first, other))),
     ):
         if a != b:

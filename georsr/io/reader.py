@@ -19,6 +19,7 @@ import rasterio
 from rasterio.enums import MaskFlags
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterioWindow
+from scipy.ndimage import maximum_filter, minimum_filter
 
 from georsr.errors import (
     BandWarning,
@@ -27,6 +28,7 @@ from georsr.errors import (
     GeorsrWarning,
     InputError,
     RadiometryWarning,
+    ResourceError,
     UsageError,
 )
 from georsr.io.gdal_env import (
@@ -43,6 +45,7 @@ from georsr.io.gdal_env import (
     gdal_path,
     image_drivers,
     is_sqlite_with_log,
+    open_files_limit,
     open_with_drivers,
     read_header,
     root_cause,
@@ -67,9 +70,11 @@ from georsr.radiometry.normalization import (
     decimated_shape,
     fixed_normalization,
     normalization_of_sample,
+    sample_indices,
     sample_windows,
     sample_windows_in,
 )
+from georsr.tiling.grid import spread_starts
 from georsr.window import AnyArray, BoolArray, PixelBlock, PixelSample, Window
 
 _MISSING = re.compile(
@@ -251,6 +256,8 @@ GDAL keeps a VRT's file that it failed to open in a pool, which lives as long as
 the process. Every later read of the file, through any VRT, returns zeros without an error (tested
 with GDAL 3.10).
 """
+PROBE_SIZE, PROBES_PER_AXIS = 64, 3
+"""Size of the windows in which overviews are compared with pixels, and their number per axis."""
 MAX_UNCOVERED_FRACTION = 1e-3
 """Fraction of a VRT without files that is ignored; files off the pixel grid leave such gaps."""
 
@@ -428,7 +435,7 @@ class RasterReader:
         if height * width <= max_pixels:
             patches = [self.read(extent)]
         elif self.info.overviews or height * width <= MAX_DECIMATION * max_pixels:
-            patches = [self._read(extent, decimated_shape(height, width, max_pixels))]
+            patches = self._decimated(decimated_shape(height, width, max_pixels), max_pixels)
         else:
             patches = [self.read(window) for window in self._sample_windows(max_pixels)]
         count = self.info.count
@@ -436,6 +443,54 @@ class RasterReader:
             np.concatenate([patch.values.reshape(count, -1) for patch in patches], axis=1),
             np.concatenate([patch.valid.reshape(count, -1) for patch in patches], axis=1),
         )
+
+    def _decimated(self, shape: tuple[int, int], max_pixels: int) -> list[PixelBlock]:
+        """Read the complete raster decimated to (rows, columns), or other pixels of as many.
+
+        Overviews of another version of the file, or empty ones, are not used.
+        """
+        height, width = self.info.height, self.info.width
+        if not self._overviews_differ(shape):
+            return [self._read(Window(0, 0, height, width), shape)]
+        warn_once(
+            self,
+            f"{self.info.path}: its overviews do not show its pixels, as those of an older version "
+            "do, and are not used; build them again with gdaladdo",
+            RadiometryWarning,
+        )
+        if height * width > MAX_DECIMATION * max_pixels:
+            return [self.read(window) for window in self._sample_windows(max_pixels)]
+        rows, columns = sample_indices(height, width, max_pixels)
+        patches = []
+        for some in np.array_split(rows, max(1, height // 256)):
+            block = self.read(Window(some[0], 0, some[-1] - some[0] + 1, width))
+            values, valid = (
+                plane[:, some - some[0]][:, :, columns] for plane in (block.values, block.valid)
+            )
+            patches.append(PixelBlock(values, valid, None))
+        return patches
+
+    def _overviews_differ(self, shape: tuple[int, int]) -> bool:
+        """Return whether a raster decimated to (rows, columns) differs from its own pixels.
+
+        Some windows are compared: a decimated pixel lies between those around it, but for the
+        overshoot of a resampling kernel and lossy compression.
+        """
+        sizes = self.info.height, self.info.width
+        factors = [size // length for size, length in zip(sizes, shape, strict=True)]
+        if max(factors) < 2:
+            return False
+        counts = [
+            min(size // f, max(4, PROBE_SIZE // f)) for size, f in zip(sizes, factors, strict=True)
+        ]
+        height, width = (count * f for count, f in zip(counts, factors, strict=True))
+        outside = []
+        for top in spread_starts(sizes[0], height, PROBES_PER_AXIS):
+            for left in spread_starts(sizes[1], width, PROBES_PER_AXIS):
+                window = Window(top, left, height, width)
+                coarse = self._read(window, (counts[0], counts[1]))
+                outside.append(_outside_fraction(coarse, self.read(window)))
+        return max(outside) > 0.5 or float(np.mean(outside)) > 0.05
 
     def read_decimated(self, height: int, width: int) -> PixelBlock:
         """Read the complete raster, decimated by nearest neighbour, from overviews if it has any.
@@ -484,9 +539,15 @@ class RasterReader:
         except (RasterioError, OSError, MemoryError) as err:
             if isinstance(err, MemoryError):
                 raise
+            reason = root_cause(err)
+            if "Too many open files" in reason:
+                raise ResourceError(
+                    f"{self.info.path}: too many files are open at once (this process may open "
+                    f"{open_files_limit()}); raise the limit, for example with ulimit -n 1024"
+                ) from err
             self._record_failed_files(dataset, err)
             raise InputError(
-                f"{self.info.path}: {window} cannot be read: {root_cause(err)}; "
+                f"{self.info.path}: {window} cannot be read: {reason}; "
                 "the file is damaged or incomplete"
             ) from err
         return PixelBlock(values, self._valid(values, alpha, masks), alpha)
@@ -564,6 +625,25 @@ class RasterReader:
 
     def __repr__(self) -> str:
         return f"RasterReader({self.info.path!r}, indexes={self.info.indexes})"
+
+
+def _outside_fraction(coarse: PixelBlock, fine: PixelBlock) -> float:
+    """Return the fraction of the coarse pixels that the fine pixels around them do not explain."""
+    bands, rows, columns = coarse.values.shape
+    cells = (bands, rows, fine.values.shape[1] // rows, columns, fine.values.shape[2] // columns)
+    values, valid = fine.values.astype(np.float64).reshape(cells), fine.valid.reshape(cells)
+    around = (1, 3, 3)
+    low = minimum_filter(values.min((2, 4), where=valid, initial=np.inf), around)
+    high = maximum_filter(values.max((2, 4), where=valid, initial=-np.inf), around)
+    all_valid = minimum_filter(valid.all((2, 4)).astype(np.uint8), around) == 1
+    known = np.isfinite(low)
+    if not known.any():
+        return float(coarse.valid.mean())
+    reach = 0.02 * (high[known].max() - low[known].min())
+    with np.errstate(invalid="ignore"):
+        margin = 0.25 * (high - low) + reach
+        inside = (coarse.values >= low - margin) & (coarse.values <= high + margin)
+    return float(np.where(coarse.valid, ~(known & inside), all_valid).mean())
 
 
 class CroppedReader(RasterReader):
@@ -667,6 +747,13 @@ def open_raster(
     return reader
 
 
+def warn_once(reader: RasterReader, text: str, category: type[GeorsrWarning]) -> None:
+    """Warn about a source, once, and record the text for the report."""
+    if text not in reader.info.notes:
+        reader.info = replace(reader.info, notes=(*reader.info.notes, text))
+        warnings.warn(text, category, stacklevel=3)
+
+
 def open_output(
     path: str | os.PathLike[str],
     *,
@@ -728,6 +815,12 @@ def choose_normalization(reader: RasterReader, mode: str = "auto") -> Normalizat
     ------
     UsageError
         ``mode`` is none of these, or the reflectance of a band is not known.
+
+    Warns
+    -----
+    RadiometryWarning
+        Many pixels have a value that looks like nodata and is not declared; percentiles leave it
+        out.
     """
     info = reader.info
     if mode.partition(":")[0] == "reflectance":
@@ -735,8 +828,12 @@ def choose_normalization(reader: RasterReader, mode: str = "auto") -> Normalizat
     fixed = fixed_normalization(info.dtype, info.count, mode)
     if fixed is not None:
         return fixed
+
+    def warn(text: str) -> None:
+        warn_once(reader, f"{info.path}: {text}, use --nodata", RadiometryWarning)
+
     sample = reader.sample()
-    return normalization_of_sample(sample.values, sample.valid, mode)
+    return normalization_of_sample(sample.values, sample.valid, mode, warn)
 
 
 def reflectance_limits(info: RasterInfo, mode: str) -> tuple[tuple[float, ...], tuple[float, ...]]:

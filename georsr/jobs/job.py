@@ -27,7 +27,7 @@ from georsr.errors import (
     ResourceError,
     UsageError,
 )
-from georsr.inference.bands import check_bands, warn_once, with_found_colors
+from georsr.inference.bands import check_bands, with_found_colors
 from georsr.inference.consistency import requested_kernel
 from georsr.inference.pipeline import tile_grid_of
 from georsr.inference.predictor import choose_batch, n_concurrent_tiles, place_model
@@ -39,13 +39,13 @@ from georsr.inference.sensing import (
 )
 from georsr.io.gdal_env import CACHE_BYTES, is_remote
 from georsr.io.metadata import RasterInfo, reject_non_images, window_metadata
-from georsr.io.reader import RasterReader, choose_normalization
+from georsr.io.reader import RasterReader, choose_normalization, warn_once
 from georsr.models.io import Model
 from georsr.models.registry import COMPUTED_ARCHITECTURES
 from georsr.progress import Progress, never
 from georsr.radiometry.kernels import Kernel
 from georsr.radiometry.normalization import Normalization
-from georsr.reports import RunReport, georsr_version, product_tags
+from georsr.reports import RunReport, georsr_version, output_tags
 from georsr.system import memory_limit
 from georsr.tiling.grid import TileGrid
 from georsr.window import MAX_SIDE, AnyArray, PixelBlock, Window
@@ -362,6 +362,29 @@ def warn_specks(reader: RasterReader, scale: int) -> None:
         )
 
 
+def warn_negative(reader: RasterReader, layout: OutputLayout) -> None:
+    """Warn if an output cannot say that 0 is white, as its source does."""
+    if reader.info.min_is_white and layout.cog_options is not None:
+        warn_once(
+            reader,
+            f"{reader.info.path}: shows 0 as white (MINISWHITE), which a COG cannot say: the "
+            "output looks like a negative; write a GeoTIFF without --cog",
+            RadiometryWarning,
+        )
+
+
+def warn_lost_digits(reader: RasterReader, stretch: Normalization) -> None:
+    """Warn if integers differ by less than a network's float32 tells apart in its range."""
+    step = max(high - low for low, high in zip(stretch.lo, stretch.hi, strict=True)) / 2**24
+    if reader.info.dtype in ("uint32", "int32") and step > 1:
+        warn_once(
+            reader,
+            f"{reader.info.path}: a network tells 2**24 values apart, so that differences below "
+            f"{step:.3g} are rounded away; use a narrower --stretch LO,HI, or --model bicubic",
+            RadiometryWarning,
+        )
+
+
 def warn_upsampled(reader: RasterReader) -> None:
     """Warn if an image seems to be upsampled by nearest neighbour."""
     info = reader.info
@@ -634,9 +657,11 @@ def plan_job(
         warn_noise_dominated(reader, model.spec.name)
     if warn and model.spec.architecture not in COMPUTED_ARCHITECTURES:
         warn_upsampled(reader)
+        warn_lost_digits(reader, stretch)
     if warn:
         warn_metadata(reader, layout)
         warn_specks(reader, model.spec.scale)
+        warn_negative(reader, layout)
     job = SRJob(
         reader, destination, model, config, placement, stretch, layout, plan, key, area, kernel
     )
@@ -672,7 +697,7 @@ def _layout(
         blocksize=config.blocksize,
         creation_options=config.creation_options,
         cog=config.cog,
-        tags=product_tags(
+        tags=output_tags(
             model=model.spec.name,
             model_sha256=model.sha256,
             scale=model.spec.scale,

@@ -180,6 +180,7 @@ def _write_output(
             with prepare_output(job, context) as output:
                 stats = compute_output(job, output, executor, context)
                 published = output.publish()
+                hint_overviews(job)
                 report = run_report(job, published, output.n_resumed_blocks, stats, context)
                 on_published(report)
             return report
@@ -217,8 +218,11 @@ def compute_output(
     """Compute and write the missing blocks of an output, then verify it."""
     context.progress.start_pass(0, len(job.plan))
     stats = RunStats()
+    if output.n_resumed_blocks:
+        context.progress.describe(f"resuming at {100 * output.done.mean():.0f} %")
     if not output.done.all():
         stats = executor.write_blocks(job, output, context)
+    context.progress.describe("verifying")
     finish_output(job, output, context)
     return stats
 
@@ -229,6 +233,21 @@ def finish_output(job: SRJob, output: RasterWriter, context: RunContext) -> Outp
         finished = output.seal()
         check_unchanged(job.reader, job.key["source"])
     return finished
+
+
+MAX_SIDE_WITHOUT_OVERVIEWS = 8192
+"""Height or width in pixels above which a raster without overviews is slow to show."""
+
+
+def hint_overviews(job: SRJob) -> None:
+    """Say how to add overviews to a large output that has none."""
+    side = max(job.layout.width, job.layout.height)
+    if job.layout.cog_options is None and side > MAX_SIDE_WITHOUT_OVERVIEWS:
+        levels = [2**n for n in range(1, side.bit_length()) if side >> n >= 256]
+        log.warning(
+            f"{job.destination}: has no overviews, so viewers show it slowly: use --cog, or run "
+            f"rio overview --build {','.join(map(str, levels))} -r average {job.destination}"
+        )
 
 
 def _resume_hint(output: RasterWriter) -> str:

@@ -22,12 +22,14 @@ class Bicubic(nn.Module):
     (N, C, s * h, s * w). Edge pixels are repeated beyond the edge.
     """
 
+    interpolates = True
+    """Whether a run interpolates stored values by `georsr.models.arrays` in its place."""
     kernels: Tensor
 
     def __init__(self, scale: int, bands: int = 0) -> None:
         super().__init__()
         self.scale = scale
-        taps = torch.from_numpy(bicubic_weights(scale))
+        taps = torch.from_numpy(bicubic_weights(scale)).float()
         kernels = torch.einsum("ay,bx->abyx", taps, taps).reshape(scale * scale, 1, 5, 5)
         self.register_buffer("kernels", kernels, persistent=False)
 
@@ -44,6 +46,8 @@ class Bicubic(nn.Module):
 
 class Nearest(nn.Module):
     """Nearest neighbour: every pixel is repeated ``scale`` times along each axis."""
+
+    interpolates = True
 
     def __init__(self, scale: int, bands: int = 0) -> None:
         super().__init__()

@@ -30,6 +30,7 @@ from georsr.models.arrays import enlarge_bicubic, enlarge_nearest
 from georsr.models.multiband import MultiBand
 from georsr.models.registry import (
     COMPUTED,
+    COMPUTED_ARCHITECTURES,
     NAME,
     bundled_weights,
     find_architecture,
@@ -347,6 +348,13 @@ class Model:
         return self.is_exported or (self.graph is not None and has_onnxruntime())
 
     @property
+    def interpolates(self) -> bool:
+        """Whether it only interpolates: bicubic or nearest."""
+        computed = self.spec.architecture in COMPUTED_ARCHITECTURES
+        known = isinstance(self.weights, StoredNetwork) or hasattr(self.weights, "interpolates")
+        return computed and known
+
+    @property
     def graph(self) -> Path | None:
         """Path of the ONNX file of a model that ships with georsr; None for other models."""
         if self.file is None or not isinstance(self.weights, StoredNetwork):
@@ -370,8 +378,13 @@ class Model:
         Raises
         ------
         UsageError
-            The array has another number of axes or bands, or integer values.
+            The array has another number of axes or bands, integer values, or masked pixels.
         """
+        if np.ma.is_masked(image):
+            raise UsageError(
+                f"model {self.spec.name}: got an array with masked pixels, which it would mix with "
+                "the others; use georsr.super_resolve_array"
+            )
         pixels = np.asarray(image)
         bands = self.spec.bands
         if pixels.ndim not in (3, 4) or (bands and pixels.shape[-3] != bands):

@@ -234,7 +234,8 @@ def resolve_name(name: str | None, scale: int | None) -> str:
         return name
     match = re.search(r"-x(\d+)(?:-|$)", name)
     if match is None:
-        return f"{name}-x{scale or 4}"
+        sensor = f"{name}-x{scale or 4}-sensor"  # the set that is the default, if there are two
+        return sensor if sensor in bundled_weights() else f"{name}-x{scale or 4}"
     if scale is not None and int(match[1]) != scale:
         raise UsageError(f"model {name} enlarges x{match[1]}, but x{scale} was asked for")
     return name

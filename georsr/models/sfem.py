@@ -12,6 +12,7 @@ weights are not on this machine.
 
 from __future__ import annotations
 
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -305,6 +306,8 @@ def _download(name: str) -> tuple[Path, bool]:
     saved = CACHE.expanduser() / f"{model}-{tag}.safetensors"
     if saved.is_file():
         return saved, quick_gelu
+    # the client logs every attempt; georsr reports the outcome in one line
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
         return Path(download_pretrained(config, prefer_hf_hub=True)), quick_gelu
     except Exception as error:  # a missing network raises many kinds of errors

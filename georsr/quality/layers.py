@@ -121,6 +121,8 @@ class EnsemblePredictor(TilePredictor):
     includes the disagreement of overlapping tiles.
     """
 
+    interpolates = False  # the statistics of an interpolation are on the 0..1 scale, too
+
     def predict(self, x: Array) -> Array:
         """Return the planes of a batch (N, C, h, w) in 0..1: (N, P, s * h, s * w) float32.
 
@@ -444,7 +446,7 @@ def check_pair(output: RasterReader, source_bands: int, height: int, width: int)
     if (info.height, info.width) != (height, width):
         raise UsageError(
             f"{info.path}: {info.width} x {info.height} pixels, expected {width} x {height}: "
-            "the product of this source, model and part"
+            "the output of this source, model and area"
         )
     if info.count != source_bands:
         raise UsageError(

@@ -175,7 +175,7 @@ def check_layers_path(job: SRJob, layers: str) -> None:
     info = job.reader.info
     paths = [p if is_virtual(p) else str(local_path(p)) for p in (job.destination, layers)]
     if paths[0] == paths[1]:
-        raise UsageError(f"{layers}: product and quality layers need two files; name another")
+        raise UsageError(f"{layers}: output and quality layers need two files; name another")
     if layers_job(job, layers, "").journal().path.exists():
         return  # an earlier run may have published the layers, but not the output
     check_destination(layers, [info.path, *info.files], overwrite=job.config.overwrite)

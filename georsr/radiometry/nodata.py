@@ -23,7 +23,7 @@ def fill_invalid(values: FloatArray, valid: BoolArray, *, empty: float = 0.0) ->
 
     Parameters
     ----------
-    values : float32 (C, h, w)
+    values : float32 or float64 (C, h, w)
         Values at invalid pixels (NaN, nodata, anything) have no influence on the result.
     valid : bool (C, h, w)
         Whether a pixel is valid.
@@ -32,7 +32,7 @@ def fill_invalid(values: FloatArray, valid: BoolArray, *, empty: float = 0.0) ->
 
     Returns
     -------
-    float32 (C, h, w)
+    array (C, h, w) of the same type
         Valid pixels are bit for bit those of ``values``. Invalid ones are interpolated within
         `MAX_FILL_DISTANCE` pixels of valid ones; the others get the mean of the band's valid
         pixels. If every pixel is valid, ``values`` itself is returned.
@@ -46,11 +46,26 @@ def fill_invalid(values: FloatArray, valid: BoolArray, *, empty: float = 0.0) ->
         if not band_valid.any():
             band[:] = empty
             continue
-        # fillnodata keeps the value of pixels that are too far away: the mean must be there before
-        band[~band_valid] = np.float32(band[band_valid].mean(dtype=np.float64))
-        interpolated = fillnodata(band, mask=band_valid, max_search_distance=MAX_FILL_DISTANCE)
-        np.copyto(band, interpolated, where=~band_valid)
+        # fillnodata computes in float32, which may hold only the differences of float64 values, and
+        # no sum of the largest float32 values
+        known = band[band_valid].astype(np.float64)
+        low, high = known.min(), known.max()
+        if band.dtype == np.float32 and max(-low, high) < 2.0**100:
+            _fill_band(band, band_valid)
+            continue
+        centre, unit = 0.5 * low + 0.5 * high, 0.5 * high - 0.5 * low or 1.0
+        shifted = np.zeros(band.shape, np.float32)
+        shifted[band_valid] = (known - centre) / unit
+        _fill_band(shifted, band_valid)
+        band[~band_valid] = shifted[~band_valid].astype(np.float64) * unit + centre
     return filled
+
+
+def _fill_band(band: FloatArray, valid: BoolArray) -> None:
+    # fillnodata keeps the value of pixels that are too far away: the mean must be there before
+    band[~valid] = np.float32(band[valid].mean(dtype=np.float64))
+    interpolated = fillnodata(band, mask=valid, max_search_distance=MAX_FILL_DISTANCE)
+    np.copyto(band, interpolated, where=~valid)
 
 
 NODATA_ULPS = 16
@@ -59,15 +74,30 @@ NODATA_ULPS = 16
 GDAL's own readers treat values within a few units in the last place of nodata as nodata. A valid
 value that is written must be farther away than any of them.
 """
+HUGE, HUGE_TOLERANCE = 1e30, 1e-3
+"""Nodata from this magnitude on is no measurement, and programs write it down with few digits, such
+as -3.4e38 for -3.4028235e38: values within this fraction of it count as nodata."""
 
 
 def can_represent(dtype: str, value: float) -> bool:
-    """Return whether a pixel of type ``dtype`` can have ``value``; only floats can be NaN."""
+    """Return whether a pixel of type ``dtype`` can have ``value``, but for rounding.
+
+    Only floats can be NaN, and the largest ones may be written down rounded up.
+    """
     kind = np.dtype(dtype)
     if kind.kind == "f":
-        return not math.isfinite(value) or abs(value) <= float(np.finfo(kind).max)
+        largest = float(np.finfo(kind).max)
+        return not math.isfinite(value) or abs(value) / (1 + HUGE_TOLERANCE) <= largest
     limits = np.iinfo(kind)
     return math.isfinite(value) and value == int(value) and limits.min <= value <= limits.max
+
+
+def nearest_float(dtype: str, value: float) -> float:
+    """Return the finite value of a floating-point type nearest to ``value``, NaN and infinity."""
+    if not math.isfinite(value):
+        return value
+    limits = np.finfo(dtype)
+    return float(np.dtype(dtype).type(min(max(value, float(limits.min)), float(limits.max))))
 
 
 def nodata_tolerance(dtype: str, nodata: float) -> float:
@@ -75,6 +105,8 @@ def nodata_tolerance(dtype: str, nodata: float) -> float:
     kind = np.dtype(dtype)
     if kind.kind != "f" or not math.isfinite(nodata):
         return 0.0
+    if abs(nodata) >= HUGE:
+        return 4 * HUGE_TOLERANCE * nearest_float(dtype, abs(nodata))
     return NODATA_ULPS * float(np.finfo(kind).eps) * abs(nodata)
 
 
@@ -87,19 +119,109 @@ def is_nodata(values: AnyArray, nodata: float) -> BoolArray:
         return np.asarray(values == values.dtype.type(nodata))
     if math.isnan(nodata):
         return np.isnan(values)
-    target = values.dtype.type(nodata)
-    if not np.isfinite(target):
-        return np.asarray(values == target)
+    if math.isinf(nodata):
+        return np.asarray(values == nodata)
+    target = values.dtype.type(nearest_float(values.dtype.name, nodata))
     with np.errstate(over="ignore", invalid="ignore"):
         distance = np.abs(values - target)
     return np.asarray(distance <= nodata_tolerance(values.dtype.name, nodata) / 4)
 
 
-def valid_pixels(values: AnyArray, nodata: float | None) -> BoolArray:
-    """Return which pixels of ``values`` (any shape) are finite and not nodata."""
+MIN_FILL_PIXELS, MIN_FILL_FRACTION = 16, 1e-3
+"""Smallest number and fraction of the pixels that have a fill value."""
+MAX_FILL_VALUES = 8
+"""Largest number of fill values next to each other."""
+MIN_DATA_VALUES = 16
+"""Smallest number of different values besides fill values; data with fewer are no image."""
+OUTLIER_RANGES = 1e6
+"""Distance from the data, in ranges of most of them, from which a value is no measurement, such as
+a fill value that was resampled."""
+
+
+def find_fill_values(pixels: AnyArray) -> tuple[list[float], AnyArray]:
+    """Find values that look like undeclared nodata.
+
+    They are the lowest or the highest values, many pixels have exactly these, and they are farther
+    from all others than those from each other.
+
+    Parameters
+    ----------
+    pixels : (n,), any real type
+        Valid pixels of one band.
+
+    Returns
+    -------
+    fills : list of float
+        The fill values, those of most pixels first.
+    rest : (m,)
+        The other pixels, less those that are too far from them to be measurements.
+    """
+    enough = max(MIN_FILL_PIXELS, int(MIN_FILL_FRACTION * pixels.size))
+    rest = pixels
+    if pixels.size and any((pixels == end).sum() >= 2 for end in (pixels.min(), pixels.max())):
+        values, counts = np.unique(pixels, return_counts=True)
+        low, high = _data_span(values.astype(np.float64), counts, enough)
+        rest = pixels[(pixels >= values[low]) & (pixels <= values[high - 1])]
+        outside = np.r_[0:low, high : len(values)]
+        order = outside[np.argsort(-counts[outside], kind="stable")]
+        return [float(value) for value in values[order]], _measurements(rest)
+    return [], _measurements(rest)
+
+
+def _data_span(values: AnyArray, counts: AnyArray, enough: int) -> tuple[int, int]:
+    """Return first and last index + 1 of the sorted different values that are no fill values."""
+    low, high = 0, len(values)
+    found = True
+    while found:
+        found = False
+        for reverse in (False, True):
+            ordered, weights = values[low:high], counts[low:high]
+            if reverse:
+                ordered, weights = -ordered[::-1], weights[::-1]
+            count = _leading_fills(ordered, weights, enough)
+            low, high = (low, high - count) if reverse else (low + count, high)
+            found = found or count > 0
+    return low, high
+
+
+def _leading_fills(values: AnyArray, counts: AnyArray, enough: int) -> int:
+    """Return how many of the lowest values are fill values."""
+    for count in range(min(MAX_FILL_VALUES, len(values) - MIN_DATA_VALUES), 0, -1):
+        if counts[:count].sum() < max(enough, MIN_FILL_PIXELS * count):
+            continue
+        cumulative = counts[count:].cumsum()
+        ends = np.searchsorted(cumulative, cumulative[-1] * np.array([0.005, 0.995]))
+        first, last = values[count:][ends]
+        with np.errstate(over="ignore"):
+            if values[count] - values[count - 1] > last - first:
+                return count
+    return 0
+
+
+def _measurements(pixels: AnyArray) -> AnyArray:
+    """Return the pixels without those that are too far from most of them."""
+    if pixels.dtype.kind != "f" or pixels.size == 0:
+        return pixels
+    some = pixels[:: max(1, pixels.size // 4096)].astype(np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        low, middle, high = np.percentile(some, (10, 50, 90))
+        reach = OUTLIER_RANGES * (high - low)
+    if (
+        not reach < np.inf
+        or reach == 0
+        or (pixels.min() >= middle - reach and pixels.max() <= middle + reach)
+    ):
+        return pixels
+    near: AnyArray = pixels[(pixels >= middle - reach) & (pixels <= middle + reach)]
+    return near
+
+
+def valid_pixels(values: AnyArray, *nodata: float | None) -> BoolArray:
+    """Return which pixels of ``values`` (any shape) are finite and none of the nodata values."""
     valid = np.isfinite(values) if values.dtype.kind == "f" else np.ones(values.shape, bool)
-    if nodata is not None:
-        valid &= ~is_nodata(values, nodata)
+    for value in nodata:
+        if value is not None:
+            valid &= ~is_nodata(values, value)
     return valid
 
 

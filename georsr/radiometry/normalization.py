@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from georsr.errors import UsageError
+from georsr.errors import RadiometryWarning, UsageError
+from georsr.radiometry.nodata import fill_invalid, find_fill_values
 from georsr.tiling.grid import spread_starts
 from georsr.window import AnyArray, BoolArray, FloatArray, Window
 
@@ -108,6 +110,22 @@ def _nearest(length: int, count: int) -> IndexArray:
 
 
 AUTO_PERCENTILES = (0.5, 99.5)
+REACH = 2.0**12
+"""Distance from the range 0..1, in ranges, up to which a value is added to a network's output.
+float32 keeps 12 bits of the range beside such a value; values farther away would take the digits of
+the pixels around them."""
+HEADROOM = 16.0
+"""Divisor of stored values that are interpolated: a power of two, which changes no digit, and sums
+of values near the end of a floating-point type stay finite."""
+
+
+LARGEST = float(np.finfo(np.float64).max) / 4
+"""Magnitude of limits up to which their difference is finite."""
+
+
+def calculation_dtype(dtype: str) -> np.dtype[np.floating]:
+    """Return float32 if it holds every value of a data type, else float64."""
+    return np.promote_types(dtype, np.float32)
 
 
 @dataclass(frozen=True)
@@ -120,7 +138,8 @@ class Normalization:
         Stored values that become 0 and 1, one for each band; ``hi >= lo``. A band with
         ``hi == lo`` is shifted, not scaled.
     kind : str
-        How the limits were chosen: "dtype", "fixed", "percentile" or "reflectance".
+        How the limits were chosen: "dtype", "fixed", "percentile" or "reflectance"; "none" for
+        stored values that are interpolated, which are neither clipped nor rounded.
     """
 
     lo: tuple[float, ...]
@@ -137,18 +156,51 @@ class Normalization:
     def forward(self, values: AnyArray) -> FloatArray:
         """Map stored values (C, h, w) of any real type to float32 (C, h, w), without clipping.
 
-        Types whose values float32 cannot represent are subtracted in float64.
+        Types whose values float32 cannot represent are subtracted in float64. For interpolation
+        (``kind`` "none") the result is float64 for these types.
         """
-        exact = values.dtype.kind == "f" or values.dtype.itemsize <= 2
-        calc = np.float32 if exact and values.dtype.itemsize <= 4 else np.float64
-        out = np.empty(values.shape, dtype=np.float32)
+        calc = calculation_dtype(values.dtype.name).type
         with np.errstate(over="ignore", invalid="ignore"):  # at pixels that are not valid
-            np.subtract(values, _column(self.lo, calc), out=out, dtype=calc, casting="unsafe")
-            out /= _column(self._span, np.float32)
-        return out
+            out: FloatArray = np.subtract(values, _column(self.lo, calc), dtype=calc)
+            out /= _column(self._span, calc)
+            return out if self.kind == "none" else out.astype(np.float32, copy=False)
 
-    def inverse(self, x: FloatArray, out: FloatArray | None = None) -> FloatArray:
-        """Map float32 (C, h, w) on the 0..1 scale back to stored units.
+    def forward_filled(self, values: AnyArray, usable: BoolArray) -> FloatArray:
+        """Fill the pixels of (C, h, w) that are not `usable`, then map values as `forward` does."""
+        filled = values.astype(calculation_dtype(values.dtype.name))
+        return self.forward(filled if usable.all() else fill_invalid(filled, usable))
+
+    def usable(self, values: AnyArray, valid: BoolArray) -> BoolArray:
+        """Return which pixels (C, h, w) are valid and not `out_of_reach`."""
+        beyond = self.out_of_reach(values)
+        return valid if beyond is None else valid & ~beyond
+
+    def out_of_reach(self, values: AnyArray) -> BoolArray | None:
+        """Return which stored values (C, h, w) are more than `REACH` ranges away from 0..1.
+
+        A network's output keeps these values as they are. Without one, and for interpolation,
+        the result is None.
+        """
+        if self.kind == "none":
+            return None
+        span = np.asarray(self._span)
+        low, high = np.asarray(self.lo) - REACH * span, np.asarray(self.hi) + REACH * span
+        if values.dtype.kind != "f":
+            limits = np.iinfo(values.dtype)
+            if low.max() <= limits.min and high.min() >= limits.max:
+                return None
+        calc = calculation_dtype(values.dtype.name).type
+        with np.errstate(over="ignore"):
+            beyond = (values < _column(low, calc)) | (values > _column(high, calc))
+        return beyond if beyond.any() else None
+
+    def inverse(
+        self,
+        x: FloatArray,
+        out: FloatArray | None = None,
+        dtype: np.dtype[np.floating] | type[np.floating] = np.float32,
+    ) -> FloatArray:
+        """Map (C, h, w) on the 0..1 scale back to stored units.
 
         Parameters
         ----------
@@ -156,10 +208,20 @@ class Normalization:
             Normalized values.
         out
             Array for the result, which may be ``x`` itself; by default a new one.
+        dtype
+            Type to calculate in, and of the result: `calculation_dtype` of the stored values.
+            Results beyond its range become its largest finite values.
         """
-        values: FloatArray = np.multiply(x, _column(self._span, np.float32), out=out)
-        if any(self.lo):
-            values += _column(self.lo, np.float32)
+        kind = np.dtype(dtype).type
+        overflows: list[str] = []
+        with np.errstate(over="call", call=lambda error, _: overflows.append(error)):
+            values: FloatArray = np.multiply(
+                x, _column(self._span, kind), out=out if x.dtype == kind else None
+            )
+            if any(self.lo):
+                values += _column(self.lo, kind)
+        if overflows:
+            np.clip(values, np.finfo(kind).min, np.finfo(kind).max, out=values)
         return values
 
     def scale_difference(self, difference: FloatArray) -> FloatArray:
@@ -168,8 +230,7 @@ class Normalization:
         scaled: FloatArray = difference * spans.reshape(-1, *(1,) * (difference.ndim - 1))
         return scaled
 
-    @staticmethod
-    def clip_with_remainder(x: FloatArray) -> tuple[FloatArray, FloatArray | None]:
+    def clip_with_remainder(self, x: FloatArray) -> tuple[FloatArray, FloatArray | None]:
         """Clip values to 0..1 and return what was cut off.
 
         Parameters
@@ -180,11 +241,11 @@ class Normalization:
         Returns
         -------
         clipped : float32
-            ``x`` clipped to 0..1; ``x`` itself if no value lies outside.
+            ``x`` clipped to 0..1; ``x`` itself if no value lies outside, and for interpolation.
         remainder : float32 or None
             ``x - clipped``, which is added to the network's output; None if no value lies outside.
         """
-        if x.size == 0 or (x.min() >= 0.0 and x.max() <= 1.0):
+        if self.kind == "none" or x.size == 0 or (x.min() >= 0.0 and x.max() <= 1.0):
             return x, None
         clipped = np.clip(x, np.float32(0.0), np.float32(1.0))
         return clipped, x - clipped
@@ -206,11 +267,22 @@ class Normalization:
     def _span(self) -> tuple[float, ...]:
         # 1 for a constant band, or one whose range is zero in float32
         spans = (high - low for low, high in zip(self.lo, self.hi, strict=True))
-        return tuple(span if np.float32(span) > 0 else 1.0 for span in spans)
+        return tuple(span if span > 2.0**-150 else 1.0 for span in spans)
+
+
+def unscaled(count: int) -> Normalization:
+    """Return the normalization with which stored values are interpolated."""
+    return Normalization((0.0,) * count, (HEADROOM,) * count, "none")
+
+
+def _warn(text: str) -> None:
+    warnings.warn(
+        f"array: {text}, tell that by src_nodata or valid", RadiometryWarning, stacklevel=4
+    )
 
 
 def normalization_of_sample(
-    values: AnyArray, valid: BoolArray, mode: str = "auto"
+    values: AnyArray, valid: BoolArray, mode: str = "auto", warn: Callable[[str], None] = _warn
 ) -> Normalization:
     """Choose the normalization for a sample of pixels.
 
@@ -222,9 +294,12 @@ def normalization_of_sample(
         Whether a value is valid.
     mode : str
         As for `georsr.io.reader.choose_normalization`, but for ``reflectance``.
+    warn : callable
+        Called with a text on values that look like nodata and are not declared; percentiles leave
+        them out.
     """
     fixed = fixed_normalization(values.dtype.name, len(values), mode)
-    return _percentiles(values, valid, mode) if fixed is None else fixed
+    return _percentiles(values, valid, mode, warn) if fixed is None else fixed
 
 
 def fixed_normalization(dtype: str, count: int, mode: str) -> Normalization | None:
@@ -269,20 +344,42 @@ def _parse_percentiles(mode: str) -> tuple[float, float]:
     return low, high
 
 
-def _percentiles(values: AnyArray, valid: BoolArray, mode: str) -> Normalization:
+def _percentiles(
+    values: AnyArray, valid: BoolArray, mode: str, warn: Callable[[str], None]
+) -> Normalization:
     percentiles = _parse_percentiles(mode)
-    los, his = [], []
+    calc = calculation_dtype(values.dtype.name).type
+    los, his, fills = [], [], dict[str, float]()
     for band, mask in zip(values, valid, strict=True):
-        pixels = band[mask]
+        found, pixels = find_fill_values(band[mask])
+        for value in found:
+            share = float((band[mask] == value).mean())
+            name = str(band.dtype.type(value))
+            fills[name] = max(share, fills.get(name, 0.0))
         if pixels.size == 0:
             low, high = 0.0, 1.0
         else:
-            low, high = (float(value) for value in np.percentile(pixels, percentiles))
-            if not np.float32(low) < np.float32(high):
+            with np.errstate(over="ignore", invalid="ignore"):
+                low, high = (float(value) for value in np.percentile(pixels, percentiles))
+            if not calc(low) < calc(high):
                 low, high = float(pixels.min()), float(pixels.max())
+            low, high = max(low, -LARGEST), min(high, LARGEST)
         los.append(low)
         his.append(high)
+    if fills:
+        warn(_fills_text(fills))
     return Normalization(tuple(los), tuple(his), "percentile")
+
+
+def _fills_text(fills: dict[str, float]) -> str:
+    """Describe fill values, given with the share of the pixels that have them."""
+    shown = sorted(fills, key=lambda name: -fills[name])[:3]
+    names = ", ".join(f"{name} ({100 * fills[name]:.2g} %)" for name in shown)
+    more = "" if len(fills) <= len(shown) else f" and {len(fills) - len(shown)} more values"
+    return (
+        f"pixels of {names}{more} lie far from all others and are not declared as nodata: they "
+        "stay data, and mix with their neighbours; if they are invalid"
+    )
 
 
 def _constant(low: float, high: float, count: int, kind: str) -> Normalization:
@@ -306,5 +403,5 @@ def _invalid(mode: str, reason: str) -> UsageError:
     )
 
 
-def _column(values: Sequence[float], dtype: type[np.floating]) -> AnyArray:
+def _column(values: Sequence[float] | AnyArray, dtype: type[np.floating]) -> AnyArray:
     return np.asarray(values, dtype=dtype)[:, None, None]

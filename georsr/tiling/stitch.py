@@ -110,7 +110,8 @@ class TileStitcher:
         self._weights = raised_cosine(grid.overlap * self.scale)
         self._first_column = grid.columns[0].out_start * self.scale
         width = grid.columns[-1].out_stop * self.scale - self._first_column
-        self._above = np.zeros((bands, grid.overlap * self.scale, width), np.float32)
+        self._above_shape = bands, grid.overlap * self.scale, width
+        self._above: FloatArray | None = None
         self._left: FloatArray | None = None
 
     def add(self, tile: Tile, pixels: FloatArray | None) -> tuple[Window, FloatArray | None]:
@@ -121,16 +122,16 @@ class TileStitcher:
         tile
             Position of the tile.
         pixels
-            (C, s * height, s * width) float32 of the tile's output window, in source units; the
-            array may be overwritten. None if no pixel of the tile is valid, including those that
-            overlap with its neighbours, so that nothing is blended.
+            (C, s * height, s * width) of the tile's output window, in source units, all of one
+            floating-point type; the array may be overwritten. None if no pixel of the tile is
+            valid, including those that overlap with its neighbours, so that nothing is blended.
 
         Returns
         -------
         Window
             Output pixels that no later tile changes; it may have no pixel.
         ndarray or None
-            (C, height, width) float32 of the window; None if no pixel is valid.
+            (C, height, width) of the window; None if no pixel is valid.
         """
         window = tile.output_window.scaled(self.scale)
         if pixels is None:
@@ -161,6 +162,8 @@ class TileStitcher:
         s = self.scale
         before, after = tile.y.overlap_before * s, tile.y.overlap_after * s
         columns = slice(window.left - self._first_column, window.right - self._first_column)
+        if self._above is None:
+            self._above = np.zeros(self._above_shape, values.dtype)
         if before:
             values[:, :before] = blend(
                 self._above[:, :, columns], values[:, :before], self._weights[:, None]

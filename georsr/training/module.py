@@ -67,8 +67,11 @@ def training_network(recipe: Recipe) -> SegSR:
         arguments["encoder_options"] = clip.options
     try:
         network = build(recipe.scale, **arguments)
-    except TypeError as error:
-        raise UsageError(f"recipe {recipe.name}: network does not fit ({error})") from error
+    except ModelError:
+        raise
+    except Exception as error:  # wrong arguments fail in any way
+        reason = f"{error}".partition("\n")[0]
+        raise UsageError(f"recipe {recipe.name}: network does not fit ({reason:.200})") from error
     assert isinstance(network, SegSR), "all trainable architectures are"
     if isinstance(network.encoder, ClipEncoder):
         if clip is not None:

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from georsr.errors import UsageError, redact_url
 from georsr.io.image_datasets import LAYOUTS
 from georsr.models.registry import trainable_architectures
+from georsr.models.spec import LIMITS
 from georsr.radiometry.degradation import (
     BicubicDegradation,
     Degradation,
@@ -33,6 +34,10 @@ KINDS = ("images", "scenes", "pairs")
 _PART = re.compile(r"(?!\.\.?$)[^/\\:]*")
 NAME = re.compile(r"[\w-][\w.-]{0,59}")
 """Names of models, which become names of files."""
+
+
+MAX_NUMBER = 10**12
+"""Largest number in a recipe: torch takes integers of 64 bits, and no infinite sizes."""
 
 
 @dataclass(frozen=True)
@@ -249,9 +254,7 @@ class Recipe:
                 f"recipe: name is {reprlib.repr(self.name):.80}, expected at most 60 letters, "
                 "digits, '.', '_' and '-', not beginning with '.'"
             )
-        for name in ("patch", "batch", "steps", "validate_every"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"recipe: {name} is {getattr(self, name)}, expected at least 1")
+        self._check_numbers()
         for key, known in (
             ("architecture", trainable_architectures()),
             ("precision", ("fp32", "bf16", "fp16")),
@@ -269,6 +272,26 @@ class Recipe:
                 raise UsageError(
                     f"recipe: {section}: kind is {kind!r}, expected {' or '.join(kinds)}"
                 )
+
+    def _check_numbers(self) -> None:
+        """Raise unless each number is in the range in which a training makes sense."""
+        for name in ("patch", "batch", "steps", "validate_every"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"recipe: {name} is {getattr(self, name)}, expected at least 1")
+        for name, lowest, highest in (
+            ("scale", *LIMITS["scale"]),
+            ("seed", 0, 2**32 - 1),
+            ("patch", 1, 4096),
+            ("batch", 1, 65536),
+            ("lora", 0, 4096),
+            ("ema", 0, 1),
+        ):
+            if not lowest <= (value := getattr(self, name)) <= highest:
+                raise UsageError(f"recipe: {name} is {value}, expected {lowest} to {highest}")
+        if not all(0 <= beta < 1 for beta in self.optimizer.betas):
+            raise UsageError(
+                f"recipe: optimizer: betas are {self.optimizer.betas}, expected 0 to less than 1"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, nested as in YAML."""
@@ -329,6 +352,11 @@ def _check_type(context: str, key: str, value: Any, hint: Any) -> None:
         raise UsageError(
             f"{context}: {key} is {reprlib.repr(value):.80}, expected a value of type "
             f"{kind.__name__}"
+        )
+    if isinstance(value, (int, float)) and not abs(value) <= MAX_NUMBER:
+        raise UsageError(
+            f"{context}: {key} is {reprlib.repr(value):.80}, expected a finite number, at most "
+            f"{MAX_NUMBER}"
         )
     if kind is tuple:
         for item in value:

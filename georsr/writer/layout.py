@@ -42,12 +42,12 @@ DEFLATE_LEVEL = "1"
 
 # Options that would break block-aligned, checked writing, each with what to do instead
 _RESERVED = {
-    "TILED": "products are always tiled",
+    "TILED": "outputs are always tiled",
     "BLOCKXSIZE": "set the block size instead",
     "BLOCKYSIZE": "set the block size instead",
     "BLOCKSIZE": "set the block size instead",
     "NBITS": "choose a data type instead",
-    "APPEND_SUBDATASET": "products are new files",
+    "APPEND_SUBDATASET": "outputs are new files",
     "PROFILE": "only the default, GDALGeoTIFF, holds georeferencing, names and scales of bands",
     "COPY_SRC_OVERVIEWS": "outputs have overviews with --cog",
     **dict.fromkeys(
@@ -630,7 +630,14 @@ def _needs_mask(info: RasterInfo, dtype: str, nodata: float | None, partial: boo
 
 
 def _photometric(info: RasterInfo, dtype: str) -> str:
-    """Return the photometric interpretation: RGB or MINISBLACK."""
-    colors = [band.colorinterp for band in info.bands[:3]]
-    rgb = colors == ["red", "green", "blue"] and dtype in ("uint8", "uint16")
+    """Return the photometric interpretation: RGB, MINISBLACK, or MINISWHITE or CMYK of the source.
+
+    GDAL decodes 8-bit CMYK to RGB when it is read.
+    """
+    colors = [band.colorinterp for band in info.bands[:4]]
+    if info.min_is_white:
+        return "MINISWHITE"
+    if colors == ["cyan", "magenta", "yellow", "black"] and dtype == "uint16":
+        return "CMYK"
+    rgb = colors[:3] == ["red", "green", "blue"] and dtype in ("uint8", "uint16")
     return "RGB" if rgb else "MINISBLACK"

@@ -134,7 +134,7 @@ def check_format(dst: str | os.PathLike[str]) -> None:
     meant = raster_driver_extensions().get(ending[1:].lower(), "GTiff")
     if meant != "GTiff":
         raise UsageError(
-            f"{name}: {ending} is for files of format {meant}, and products are GeoTIFF: "
+            f"{name}: {ending} is for files of format {meant}, and outputs are GeoTIFF: "
             f"call it {name.removesuffix(ending)}.tif"
         )
 

@@ -128,7 +128,7 @@ def to_rasterio_window(window: Window) -> RasterioWindow:
     return RasterioWindow(window.left, window.top, window.width, window.height)
 
 
-def verify_product(
+def verify_output(
     path: Path,
     dst: str,
     layout: OutputLayout,

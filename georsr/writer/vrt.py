@@ -17,7 +17,7 @@ from georsr.io.vrt import add_band, add_tags, add_vrt_source, vrt_root
 from georsr.window import Window
 from georsr.writer.layout import OutputLayout
 from georsr.writer.paths import is_enospc, local_path, replace_sidecars, sync_path
-from georsr.writer.verify import verify_product
+from georsr.writer.verify import verify_output
 
 Parts = Sequence[tuple[Path, Window]]
 """Files of the parts, and their windows in the output."""
@@ -98,7 +98,7 @@ def publish_assembly(dst: str, layout: OutputLayout, parts: Parts) -> int:
         with atomic_write(path) as fresh:
             fresh.write_text(assembly_document(layout, parts, path.parent), encoding="utf-8")
             with suppress_rasterio_warnings():
-                verify_product(fresh, dst, layout, None, driver="VRT")
+                verify_output(fresh, dst, layout, None, driver="VRT")
             sync_path(fresh)
         replace_sidecars(path)
     except (OSError, RasterioError) as error:

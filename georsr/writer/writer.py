@@ -42,7 +42,7 @@ from georsr.writer.paths import (
     sync_path,
     temp_paths,
 )
-from georsr.writer.verify import Checksums, verify_product
+from georsr.writer.verify import Checksums, verify_output
 
 
 def check_block(
@@ -433,12 +433,12 @@ class RasterWriter:
         """Verify the sealed file, and convert it to a COG if the layout says so."""
         checksums = part.checksums if self._verify else None
         check_cancelled = self._context.check_cancelled
-        verify_product(part.path, self.dst, self.layout, checksums, check_cancelled)
+        verify_output(part.path, self.dst, self.layout, checksums, check_cancelled)
         if self.layout.cog_options is None:
             return part.path
         cog = self._temp.cog
         self._run_cancellable(lambda: write_cog(part.path, cog, self.layout))
-        verify_product(cog, self.dst, self.layout, part.checksums, check_cancelled)
+        verify_output(cog, self.dst, self.layout, part.checksums, check_cancelled)
         return cog
 
     def _run_cancellable(self, work: Callable[[], None]) -> None:

@@ -136,7 +136,7 @@ class ArrayAccessor(Accessor[xr.DataArray]):
         rows, columns = sample_indices(ordered.sizes[info.y], ordered.sizes[info.x])
         values = ordered.isel({info.y: rows, info.x: columns}).values
         values = values.reshape(len(values) if bands else 1, -1)
-        estimate = normalization_of_sample(values, valid_pixels(values, info.nodata), mode)
+        estimate = normalization_of_sample(values, valid_pixels(values, *info.source_nodata), mode)
         ranges = [
             (lo, hi if lo < hi else lo + 1)  # a constant band is only shifted
             for lo, hi in zip(estimate.lo, estimate.hi, strict=True)

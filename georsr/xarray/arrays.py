@@ -20,7 +20,7 @@ from georsr.inference.bands import match_array_bands
 from georsr.inference.consistency import requested_kernel
 from georsr.io.metadata import SUPPORTED_DTYPES, BandInfo, declared_rgb_bands
 from georsr.models.io import Model, open_model
-from georsr.reports import product_tags
+from georsr.reports import output_tags
 from georsr.writer.layout import output_nodata
 from georsr.xarray.coords import (
     GridInfo,
@@ -187,6 +187,7 @@ def _super_resolve_bands(
             ("dimensions", first.dims, array.dims),
             ("data type", first.dtype, array.dtype),
             ("nodata", info.nodata, other.nodata),
+            ("nodata values", info.source_nodata, other.source_nodata),
             ("range of encoded values", encodable_range(first), encodable_range(array)),
         ):
             if repr(expected) != repr(value):  # NaN equals NaN
@@ -238,7 +239,7 @@ def _predict(array: xr.DataArray, info: GridInfo, request: ArrayRequest) -> Any:
         data,
         model,
         config,
-        source_nodata=info.nodata,
+        source_nodata=info.source_nodata,
         nodata=_output_nodata(array, info, config),
         limits=None if _is_recoded(array, config) else encodable_range(array),
     )
@@ -255,7 +256,7 @@ def _label(data: Any, array: xr.DataArray, info: GridInfo, request: ArrayRequest
         spec.scale,
         nodata=_output_nodata(array, info, config),
         recoded=_is_recoded(array, config),
-        tags=product_tags(
+        tags=output_tags(
             model=spec.name,
             model_sha256=request.model.sha256,
             scale=spec.scale,

@@ -159,7 +159,9 @@ class GridInfo:
     axes : (Axis, Axis) or None
         Axes of rows and columns, if both have coordinates.
     nodata : float or None
-        Value of invalid pixels. NaN and infinity are always invalid.
+        Value of invalid pixels in the output. NaN and infinity are always invalid.
+    source_nodata : tuple of float
+        All values of invalid pixels that the array declares, ``nodata`` first.
     source : str
         Name of the file the array was read from, or name of the array.
     missing_georeference : str or None
@@ -174,6 +176,7 @@ class GridInfo:
     transform: Affine | None
     axes: tuple[Axis, Axis] | None
     nodata: float | None
+    source_nodata: tuple[float, ...]
     source: str
     missing_georeference: str | None
 
@@ -218,6 +221,7 @@ def grid_info(
                 "fall, so select with da.sel(y=slice(north, south), x=slice(west, east))"
             )
     transform, axes = _grid(array, y, x)
+    source_nodata = _nodata(array, name, nodata)
     try:
         crs = array.rio.crs
     except (ValueError, RuntimeError) as error:  # from rasterio, from pyproj
@@ -238,7 +242,8 @@ def grid_info(
         scenes=tuple(dim for dim in array.dims if dim not in (y, x, band)),
         transform=transform,
         axes=axes,
-        nodata=_nodata(array, name, nodata),
+        nodata=source_nodata[0] if source_nodata else None,
+        source_nodata=source_nodata,
         source=PurePath(redact_url(str(array.encoding.get("source", array.name or "array")))).name,
         missing_georeference=missing,
     )
@@ -262,22 +267,30 @@ def grid_dims(labelled: xr.DataArray | xr.Dataset, name: str) -> tuple[Hashable,
         ) from error
 
 
-def _nodata(array: xr.DataArray, name: str, requested: SourceNodata) -> float | None:
-    """Return the requested nodata value, or the one that the array declares."""
+def _nodata(array: xr.DataArray, name: str, requested: SourceNodata) -> tuple[float, ...]:
+    """Return the requested nodata value, or all those that the array declares."""
     dtype = array.dtype.name
     if requested == "none":
-        return None
+        return ()
     if requested is not None:
         if not can_represent(dtype, requested):
             raise UsageError(f"{name}: nodata {requested:g} cannot occur in data of type {dtype}")
-        return float(requested)
+        return (float(requested),)
+    if len({*map(str, array.attrs.get("nodatavals", ()))}) > 1:
+        raise UsageError(
+            f"{name}: nodata {array.attrs['nodatavals']} differs between bands; replace it by one "
+            "value, or NaN, and declare that with da.rio.write_nodata"
+        )
     try:
         # integers are not decoded: their pixels contain the fill value of the encoding
         stored = None if array.dtype.kind == "f" else array.rio.encoded_nodata
-        value = array.rio.nodata if stored is None else stored
-    except (OverflowError, ValueError):
-        return None  # no pixel can have this value
-    return float(value) if value is not None and can_represent(dtype, float(value)) else None
+        first = array.rio.nodata if stored is None else stored
+    except (OverflowError, ValueError, TypeError):
+        first = None  # no pixel can have this value, or it is a list
+    others = [value for key in NODATA_KEYS for value in np.ravel(array.attrs.get(key, ()))]
+    known = [*np.ravel(first), *others]  # missing_value may be a list
+    values = [float(value) for value in known if value is not None]
+    return tuple({str(value): value for value in values if can_represent(dtype, value)}.values())
 
 
 def _declared_transform(array: xr.DataArray) -> tuple[Affine | None, bool]:

@@ -67,8 +67,8 @@ class ChunkConfig:
     form : ArrayFormat
         Data type, bands and nodata of the output.
     config : SRConfig
-    source_nodata : float or None
-        Value of invalid pixels of the source.
+    source_nodata : tuple of float
+        Values of invalid pixels of the source.
     limits : (float, float) or None
         Lowest and highest value of the output.
     axes : int
@@ -79,7 +79,7 @@ class ChunkConfig:
     plan: TileGrid
     form: ArrayFormat
     config: SRConfig
-    source_nodata: float | None
+    source_nodata: tuple[float, ...]
     limits: tuple[float, float] | None
     axes: int
 
@@ -87,7 +87,7 @@ class ChunkConfig:
         """Join blocks of pixels, and mark the valid ones; they get the machine's byte order."""
         values: AnyArray = np.block(blocks)
         values = values.astype(values.dtype.newbyteorder("="), copy=False)
-        return PixelBlock(values, valid_pixels(values, self.source_nodata), None)
+        return PixelBlock(values, valid_pixels(values, *self.source_nodata), None)
 
 
 class SceneProperties(NamedTuple):
@@ -185,7 +185,7 @@ def super_resolve_dask(
     model: Model,
     config: SRConfig,
     *,
-    source_nodata: float | None = None,
+    source_nodata: tuple[float, ...] = (),
     nodata: float | None = None,
     limits: tuple[float, float] | None = None,
     sides: tuple[int | None, int | None] = (None, None),
@@ -201,8 +201,8 @@ def super_resolve_dask(
     config
         Options.
     source_nodata, nodata
-        Value of invalid pixels in the source and in the output; None in the output: they keep
-        their own.
+        Values of invalid pixels in the source, and their value in the output; None in the output:
+        they keep their own.
     limits
         Lowest and highest value of the output.
     sides

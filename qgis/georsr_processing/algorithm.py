@@ -54,6 +54,10 @@ class FeedbackAdapter(ProcessListener):
         """Show a line in the log."""
         self.feedback.pushConsoleInfo(with_fields(text))
 
+    def stage(self, text: str) -> None:
+        """Show what georsr is doing above the progress bar."""
+        self.feedback.setProgressText(text)
+
     def cancelled(self) -> bool:
         """Return whether Cancel was pressed."""
         return bool(self.feedback.isCanceled())

@@ -11,6 +11,7 @@ from qgis.core import QgsProcessingProvider
 from qgis.PyQt.QtGui import QIcon
 
 from .model_info import ModelInformation
+from .preview import Preview
 from .quality_layers import QualityLayers
 from .super_resolve import SuperResolve
 
@@ -43,7 +44,7 @@ class GeorsrProvider(QgsProcessingProvider):  # type: ignore[misc]
 
     def loadAlgorithms(self) -> None:
         """Add the algorithms."""
-        for algorithm in (SuperResolve, QualityLayers, ModelInformation):
+        for algorithm in (SuperResolve, Preview, QualityLayers, ModelInformation):
             self.addAlgorithm(algorithm())
 
     def id(self) -> str:

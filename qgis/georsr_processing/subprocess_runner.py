@@ -91,6 +91,9 @@ class ProcessListener:
     def line(self, text: str) -> None:
         """Receive another line of stderr."""
 
+    def stage(self, text: str) -> None:
+        """Receive what georsr is doing, such as ``verifying``."""
+
     def cancelled(self) -> bool:
         """Return whether the process has to end."""
         return False
@@ -161,7 +164,10 @@ def _parse_line(line: str | None, result: ProcessResult, listener: ProcessListen
     if line is None:
         return
     event = _event(line)
-    if event is not None:
+    if event is not None and event["event"] == "stage":
+        if event.get("stage"):
+            listener.stage(str(event["stage"]))
+    elif event is not None:
         if event.get("total"):
             listener.progress(100 * event.get("done", 0) / event["total"])
     elif line.startswith("Error: "):
@@ -181,7 +187,9 @@ def _event(line: str) -> dict[str, Any] | None:
         event = json.loads(line)
     except ValueError:
         return None
-    return event if isinstance(event, dict) and event.get("event") == "progress" else None
+    return (
+        event if isinstance(event, dict) and event.get("event") in ("progress", "stage") else None
+    )
 
 
 def _read_lines(stream: IO[bytes], put: Callable[[str | None], None]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import pytest
 import rasterio
 from georsr.cli.main import invoke
 from georsr.cli.sr import command
+
+import georsr
 
 BICUBIC = ["--model", "bicubic", "--scale", "2"]
 
@@ -51,6 +54,7 @@ def test_sr_quiet_prints_nothing(scene, tmp_path, capsys):
 def test_sr_progress_json_prints_events(scene, tmp_path, capsys):
     assert invoke(["sr", scene, str(tmp_path / "o.tif"), *BICUBIC, "--progress", "json"]) == 0
     events = [json.loads(x) for x in capsys.readouterr().err.splitlines() if x.startswith("{")]
+    assert events.pop() == {"event": "stage", "stage": "verifying"}
     assert events[0]["done"] == 0
     assert events[-1]["done"] == events[-1]["total"] == 1
 
@@ -197,12 +201,12 @@ def test_sr_too_little_disk_is_refused_before_the_first_tile(scene, tmp_path, mo
 SLOW = """
     import sys, time, torch
     from georsr.cli.main import main
-    from georsr.models.interpolation import Nearest
-    calm = Nearest.forward
+    from georsr.inference.predictor import TilePredictor
+    calm = TilePredictor.predict
     def slow(self, x):
         time.sleep(0.05)
         return calm(self, x)
-    Nearest.forward = slow
+    TilePredictor.predict = slow
     sys.argv[0] = "georsr"
     main()
 """
@@ -368,3 +372,52 @@ def test_sr_help_has_every_option_under_a_heading(capsys):
 def test_sr_path_in_message_appears_once(bad_folder, capsys):
     assert invoke(["sr", str(bad_folder / "text.tif"), "o.tif"]) == 1
     assert errors(capsys)[0].count("text.tif") == 1
+
+
+def test_sr_without_terminal_writes_a_line_for_every_tenth(make_raster, texture, tmp_path, capsys):
+    scene = make_raster(texture(3, 200, 160))
+    assert invoke(["sr", scene, str(tmp_path / "o.tif"), *BICUBIC, "--tile", "40"]) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.endswith("tiles")]
+    assert lines[-1].startswith("100 %: ")
+    assert len(lines) == 10
+
+
+def test_sr_log_receives_messages_and_tracebacks(scene, tmp_path, capsys):
+    log = tmp_path / "run.log"
+    arguments = ["sr", scene, str(tmp_path / "o.tif"), *BICUBIC, "-q", "--log", str(log)]
+    assert invoke(arguments) == 0
+    assert invoke(arguments) == 2
+    text = log.read_text()
+    assert text.count(" DEBUG georsr ") == 2
+    assert "Traceback" in text
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_sr_log_over_a_raster_is_refused(scene, tmp_path, capsys):
+    assert invoke(["sr", scene, str(tmp_path / "o.tif"), *BICUBIC, "--log", scene]) == 2
+    assert "the name must end in .log" in errors(capsys)[0]
+    with rasterio.open(scene) as dataset:
+        assert dataset.count == 3
+
+
+def test_sr_resumed_run_says_where_it_begins(make_raster, texture, tmp_path, capsys):
+    scene, out = make_raster(texture(1, 300, 200)), str(tmp_path / "o.tif")
+    options = ["--model", "bicubic", "--scale", "2", "--tile", "32", "--blocksize", "64"]
+    calls = []
+    with pytest.raises(georsr.InterruptedRunError):
+        georsr.super_resolve(
+            *(scene, out, "bicubic-x2"),
+            tile_size=32,
+            blocksize=64,
+            should_stop=lambda: calls.append(1) or len(calls) > 40,
+        )
+    assert invoke(["sr", scene, out, *options, "--progress", "json"]) == 0
+    assert re.search(r'"stage": "resuming at \d+ %"', capsys.readouterr().err)
+
+
+def test_sr_large_output_without_overviews_says_how_to_add_them(tmp_path, make_raster, capsys):
+    scene = make_raster(np.ones((1, 8, 4100), "uint8"))
+    assert invoke(["sr", scene, str(tmp_path / "o.tif"), *BICUBIC]) == 0
+    assert "rio overview --build 2,4,8,16,32 -r average" in capsys.readouterr().err
+    assert invoke(["sr", scene, str(tmp_path / "c.tif"), *BICUBIC, "--cog"]) == 0
+    assert "rio overview" not in capsys.readouterr().err

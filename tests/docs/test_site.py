@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -31,6 +32,10 @@ def test_site_builds_without_warnings(tmp_path):
     assert "--stretch" in commands
     python = (tmp_path / "site/reference/python/index.html").read_text(encoding="utf-8")
     assert "super_resolve_array" in python
+    for page in (commands, python):
+        assert "UNSET" not in page
+        assert not re.search(r":(class|func|meth):", page)
+    assert "<pre><code>georsr sr scene.tif out.tif  " in commands
 
 
 def test_pictures_equal_those_of_their_script(tmp_path):

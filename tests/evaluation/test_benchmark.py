@@ -16,8 +16,10 @@ from georsr.evaluation.benchmark import (
     mean_scores,
     measure,
     text_table,
+    unique_models,
 )
 from georsr.evaluation.metrics import crop_border, luma, psnr_rgb, psnr_y, ssim
+from georsr.models.io import create_model, open_model
 
 
 def repeat(sample):
@@ -91,3 +93,15 @@ def test_benchmark_tables_list_scores(report):
     assert rows[3]["model"] == "nearest"
     assert float(rows[3]["psnr_y"]) == pytest.approx(report.rows[3].scores.psnr_y, rel=1e-5)
     assert rows[1]["shift_y"] == ""
+
+
+def test_text_table_is_at_most_100_columns_wide(report):
+    table = text_table(report)
+    assert max(map(len, table.splitlines())) <= 100
+    assert all(column.title in table for column in COLUMNS)
+    assert table.count("nearest") >= 2  # the lines of a model go on below
+
+
+def test_unique_models_numbers_those_of_one_name():
+    first, second = open_model("segsr-lite-x2"), create_model("segsr-lite", 2, name="segsr-lite-x2")
+    assert list(unique_models([first, second, first])) == ["segsr-lite-x2", "segsr-lite-x2 #2"]

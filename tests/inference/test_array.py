@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import rasterio
+import torch
+import xarray as xr
 from rasterio.enums import ColorInterp
 
 import georsr
@@ -67,3 +69,65 @@ def test_predict_window_equals_the_window_of_the_output(
             reach = plan.subgrid(window).read_extent.moved(window.top, window.left)
             assert all(part.intersection(reach) == part for part in seen)
             seen.clear()
+
+
+def test_super_resolve_array_masked_array_keeps_its_mask():
+    hole = np.zeros((3, 20, 20), bool)
+    hole[:, :, :6] = True
+    pixels = np.where(hole, 255, 50).astype("uint8")
+    expected = georsr.super_resolve_array(pixels, "bicubic-x2", valid=~hole)
+    masked = np.ma.array(pixels, mask=hole, fill_value=7)
+    made = georsr.super_resolve_array(masked, "bicubic-x2")
+    assert isinstance(made, np.ma.MaskedArray)
+    assert made.fill_value == 7
+    np.testing.assert_array_equal(made.data, expected)
+    np.testing.assert_array_equal(made.mask, hole.repeat(2, 1).repeat(2, 2))
+    assert (made.data[:, :, 12:] == 50).all()
+    # an invalid pixel that is not masked stays unmasked, and does not reach others either
+    valid = np.ones((20, 20), bool)
+    valid[:, -3:] = False
+    both = georsr.super_resolve_array(masked, "bicubic-x2", valid=valid)
+    np.testing.assert_array_equal(both.mask, made.mask)
+    unmasked = georsr.super_resolve_array(np.ma.array(pixels), "bicubic-x2")
+    assert isinstance(unmasked, np.ma.MaskedArray)
+    assert not unmasked.mask.any()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([[[1, 2], [3, 4]]], r"list, expected a numpy array .*numpy.asarray"),
+        (torch.ones(3, 8, 8), r"torch.Tensor, expected a numpy array"),
+        (xr.DataArray(np.ones((3, 8, 8))), r"DataArray, .*import georsr.xarray"),
+        (np.zeros((0, 8, 8), "uint8"), r"shape \(0, 8, 8\): has no pixels"),
+        (np.zeros((8, 8), "uint8"), r"2 axes"),
+        (np.zeros((3, 8, 8), "int64"), r"array of int64"),
+        (np.zeros((3, 8, 8), bool), r"array of bool"),
+    ],
+)
+def test_super_resolve_array_other_objects_are_refused(values, message):
+    with pytest.raises(georsr.UsageError, match=message):
+        georsr.super_resolve_array(values, "bicubic-x2")
+
+
+@pytest.mark.parametrize(
+    ("valid", "message"),
+    [
+        (np.full((8, 8), 255, "uint8"), "expected booleans"),
+        (np.ma.array(np.ones((8, 8), bool), mask=np.eye(8, dtype=bool)), "expected booleans"),
+        (np.ones((8, 7), bool), r"shape \(8, 7\), expected \(3, 8, 8\) or \(8, 8\)"),
+        (np.ones(8, bool), r"shape \(8,\)"),
+    ],
+)
+def test_super_resolve_array_unfit_validity_is_refused(valid, message):
+    with pytest.raises(georsr.UsageError, match=message):
+        georsr.super_resolve_array(np.ones((3, 8, 8), "uint8"), "bicubic-x2", valid=valid)
+
+
+def test_model_call_masked_pixels_are_refused():
+    image = np.ma.array(np.ones((3, 8, 8), "float32"), mask=np.zeros((3, 8, 8), bool))
+    model = georsr.open_model("bicubic-x2")
+    assert model(image).shape == (3, 16, 16)
+    image[0, 0, 0] = np.ma.masked
+    with pytest.raises(georsr.UsageError, match="masked pixels"):
+        model(image)

@@ -121,7 +121,7 @@ def test_banded_matrix_equals_the_dense_product(length):
     apart = np.abs(np.subtract.outer(np.arange(length) * 2, np.arange(2 * length)))
     matrix = np.where(apart < 7, generator.normal(size=apart.shape), 0.0)
     image = torch.from_numpy(generator.normal(size=(2, 3, 2 * length, 19)).astype(np.float32))
-    made = banded(matrix, BLOCK, torch.device("cpu"))
+    made = banded(matrix, BLOCK, (torch.float32, torch.device("cpu")))
     expected = np.einsum("mn,abnw->abmw", matrix, image)
     np.testing.assert_allclose(made(image), expected, atol=1e-4)
     total = torch.ones(2, 3, length, 19)

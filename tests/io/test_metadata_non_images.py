@@ -1,3 +1,6 @@
+import warnings
+from pathlib import Path
+
 import numpy as np
 import pytest
 import rasterio
@@ -59,3 +62,36 @@ def test_super_resolve_palette_without_force_is_refused(make_raster, tmp_path):
     georsr.super_resolve(source, tmp_path / "o.tif", "nearest-x2", force=True)
     with rasterio.open(tmp_path / "o.tif") as product:
         np.testing.assert_array_equal(product.read(), image.repeat(2, 1).repeat(2, 2))
+
+
+CATEGORIES = "<CategoryNames><Category>water</Category><Category>wood</Category></CategoryNames>"
+NAMES = (
+    '<GDALRasterAttributeTable tableType="{}"><FieldDefn index="0"><Name>n</Name><Type>{}</Type>'
+    '<Usage>{}</Usage></FieldDefn><Row index="0"><F>1</F></Row></GDALRasterAttributeTable>'
+)
+
+
+@pytest.mark.parametrize(
+    ("table", "refused"),
+    [
+        (CATEGORIES, "category names"),
+        (NAMES.format("thematic", 0, 0), "an attribute table of classes"),
+        (NAMES.format("athematic", 2, 2), "an attribute table of classes"),
+        (NAMES.format("athematic", 0, 1), None),  # a histogram
+        ("<CategoryNames></CategoryNames>", None),
+    ],
+)
+def test_super_resolve_table_of_classes_without_force_is_refused(
+    make_raster, tmp_path, table, refused
+):
+    source = make_raster(np.arange(256).reshape(1, 16, 16).astype("uint8"))
+    Path(f"{source}.aux.xml").write_text(
+        f'<PAMDataset><PAMRasterBand band="1">{table}</PAMRasterBand></PAMDataset>'
+    )
+    if refused is not None:
+        with pytest.raises(UsageError, match=f"band 1 has {refused}.*--force"):
+            georsr.super_resolve(source, tmp_path / "o.tif", "bicubic-x2")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", georsr.MetadataWarning)
+        georsr.super_resolve(source, tmp_path / "o.tif", "bicubic-x2", force=refused is not None)
+    assert (tmp_path / "o.tif").exists()

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 from affine import Affine
 
-from georsr.errors import BandWarning, InputError, UsageError
+from georsr.errors import BandWarning, InputError, ResourceError, UsageError
 from georsr.io import open_sources
 from georsr.io.metadata import detect_rgb_bands
 from georsr.io.reader import choose_normalization, open_raster
@@ -469,3 +470,46 @@ def test_mosaic_of_rasters_far_apart_is_refused(corner, tmp_path):
         paths.append(make_raster(tmp_path / name, ramp(), transform=transform))
     with pytest.raises(UsageError, match="lie too far apart: a mosaic of them would have"):
         open_sources(paths)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits are POSIX's")
+@pytest.mark.parametrize("limit", [64, 16])
+def test_mosaic_of_more_rasters_than_files_may_be_open_is_read(limit, tmp_path):
+    import subprocess
+
+    for i in range(100):
+        make_raster(
+            tmp_path / f"{i:03}.tif",
+            np.full((1, 8, 8), i + 1, "uint8"),
+            transform=at(UTM, 8 * (i % 10), 8 * (i // 10)),
+            tiled=False, blockxsize=None, blockysize=None,
+        )  # fmt: skip
+    program = (
+        "import resource, sys, georsr.api, georsr.models.io, georsr.io.mosaic, georsr.io.vrt\n"
+        "georsr.models.io.open_model('nearest-x1')\n"
+        f"resource.setrlimit(resource.RLIMIT_NOFILE, ({limit}, {limit}))\n"
+        "from georsr.cli.main import main; main()"
+    )
+    out = tmp_path / "out" / "o.tif"
+    out.parent.mkdir()
+    command = [sys.executable, "-c", program, "sr", str(tmp_path), str(out), "-m", "nearest-x1"]
+    done = subprocess.run(
+        [*command, "-q", "-j", "1"], check=False, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    with open_raster(out) as reader:
+        expected = np.arange(1, 101).reshape(10, 10).repeat(8, 0).repeat(8, 1)
+        np.testing.assert_array_equal(reader.read(Window(0, 0, 80, 80)).values[0], expected)
+
+
+def test_read_with_too_many_open_files_does_not_blame_the_file(tmp_path, monkeypatch):
+    path = make_raster(tmp_path / "a.tif", ramp())
+
+    def fail(*_, **__):
+        raise rasterio.errors.RasterioIOError("/tmp/b.tif: Too many open files")
+
+    with open_raster(path) as reader:
+        monkeypatch.setattr("georsr.io.reader.RasterReader._values", fail)
+        with pytest.raises(ResourceError, match=r"may open \d+\); raise the limit") as caught:
+            reader.read(Window(0, 0, 8, 8))
+    assert "damaged" not in str(caught.value)

@@ -8,8 +8,9 @@ import pytest
 import rasterio
 import rasterio.shutil
 from affine import Affine
+from rasterio.enums import Resampling
 
-from georsr.errors import GeoreferenceWarning, InputError, UsageError
+from georsr.errors import GeoreferenceWarning, InputError, RadiometryWarning, UsageError
 from georsr.io.reader import open_raster
 from georsr.radiometry.normalization import WINDOWS_PER_AXIS
 from georsr.window import Window
@@ -394,3 +395,43 @@ def test_sample_uses_overviews(tmp_path):
         assert reader.info.overviews == (2, 4, 8)
         assert (reader.sample(4096).values == 7).all()
         assert reader.sample(4096).values.shape == (1, 4096)
+
+
+def with_overviews(path, values, overviews, resampling, nodata=None):
+    """Write a raster (C, h, w) whose overviews are those of other pixels."""
+    make_raster(path, overviews, nodata=nodata)
+    with rasterio.Env(TIFF_USE_OVR=True), rasterio.open(path, "r+") as dataset:
+        dataset.build_overviews([2, 4, 8], resampling)
+    newest = path.with_name(path.name + ".ovr").read_bytes()
+    make_raster(path, values, nodata=nodata)
+    path.with_name(path.name + ".ovr").write_bytes(newest)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["empty", "stale", "other half", "nodata"])
+def test_sample_overviews_of_other_pixels_are_not_used(tmp_path, kind):
+    rng = np.random.default_rng(0)
+    values = rng.normal(1500, 200, (2, 600, 600)).astype("uint16")
+    other = {"empty": values * 0, "stale": values // 200, "other half": values.copy()}
+    other["other half"][:, 300:] = 7
+    nodata = 0 if kind == "nodata" else None
+    overviews = other.get(kind, values * 0)
+    path = with_overviews(tmp_path / "a.tif", values, overviews, Resampling.nearest, nodata)
+    with open_raster(path) as reader, pytest.warns(RadiometryWarning, match="overviews"):
+        sample = reader.sample(10_000)
+    assert sample.valid.all()
+    assert sample.values.min() > 500
+    assert 5000 <= sample.values.shape[1] <= 10_000
+
+
+@pytest.mark.parametrize("resampling", ["nearest", "average", "cubic", "lanczos", "mode", "gauss"])
+def test_sample_overviews_of_the_same_pixels_are_used(tmp_path, resampling):
+    rng = np.random.default_rng(0)
+    values = (1500 + 400 * np.sin(np.arange(600) / 40) + rng.normal(0, 90, (2, 600, 600))).round()
+    values[:, :80, :80] = 0
+    values = values.astype("uint16")
+    path = with_overviews(tmp_path / "a.tif", values, values, Resampling[resampling], 0)
+    with open_raster(path) as reader:
+        sample = reader.sample(10_000)
+        decimated = reader.read_decimated(100, 100)
+    np.testing.assert_array_equal(sample.values, decimated.values.reshape(2, -1))

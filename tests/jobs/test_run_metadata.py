@@ -188,7 +188,7 @@ def test_contents_of_aux_xml_are_said_to_be_missing(raster, resolve, element, te
     Path(f"{source}.aux.xml").write_text(
         f'<PAMDataset><PAMRasterBand band="1">{element}</PAMRasterBand></PAMDataset>'
     )
-    assert resolve(source)[1] == text
+    assert resolve(source, force=True)[1] == text
 
 
 def test_ground_control_points_beside_a_transform_are_said_to_be_missing(raster, resolve, tmp_path):
@@ -301,3 +301,19 @@ def test_world_file_that_was_asked_for_is_written(tmp_path, raster, overwrite):
     assert list(map(float, lines)) == [5, 0, 0, -5, 500002.5, 3999997.5]
     super_resolve(raster(), out, "bicubic", 2, overwrite=True)
     assert not (tmp_path / "out.tfw").exists()
+
+
+def test_world_file_of_a_run_that_was_killed_after_publishing_is_written_by_the_next(
+    tmp_path, raster, monkeypatch
+):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    call = (raster(), tmp_path / "out.tif", "bicubic", 2)
+    with monkeypatch.context() as patch:
+        patch.setattr("georsr.writer.writer.replace_sidecars", killed)
+        with pytest.raises(KeyboardInterrupt):
+            super_resolve(*call, creation_options={"TFW": "YES"})
+    assert (tmp_path / "out.tif").exists()
+    super_resolve(*call, creation_options={"TFW": "YES"})
+    assert {path.name for path in tmp_path.iterdir()} == {"in.tif", "out.tif", "out.tfw"}

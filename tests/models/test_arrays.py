@@ -17,6 +17,7 @@ from georsr.models.arrays import (
     box_mean,
     enlarge_bicubic,
     enlarge_nearest,
+    interpolate_bicubic,
     resize_bilinear,
     upsample_bilinear,
 )
@@ -52,6 +53,18 @@ def test_enlarging_numpy_arrays_equals_torch(scale, size):
         )
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("scale", [1, 2, 3, 4])
+@pytest.mark.parametrize("size", SIZES)
+def test_interpolate_bicubic_of_numpy_arrays_and_tensors_has_the_same_bytes(scale, size, dtype):
+    x = 5e8 + 50 * np.random.default_rng(0).random((2, 3, *size)).astype(dtype)
+    made = interpolate_bicubic(x, scale)
+    assert made.dtype == dtype
+    np.testing.assert_array_equal(made, interpolate_bicubic(torch.from_numpy(x), scale))
+    expected = F.interpolate(torch.from_numpy(x).double(), scale_factor=scale, mode="bicubic")
+    np.testing.assert_allclose(made, expected, rtol=1e-14 if dtype == "float64" else 6e-8)
+
+
 @pytest.mark.parametrize("side", [3, 9])
 def test_box_mean_of_numpy_arrays_equals_torch(side):
     x = image(1, 2, 20, 31)
@@ -74,17 +87,19 @@ def test_banded_matrix_of_numpy_arrays_equals_the_dense_product(length, width):
 
 @pytest.mark.parametrize("name", ["bicubic", "mean", "psf:0.2"])
 @pytest.mark.parametrize("masked", [False, True])
-def test_back_project_of_numpy_arrays_equals_torch(name, masked):
-    kernel, coarse, fine = parse_kernel(name), image(1, 3, 40, 37), image(1, 3, 160, 148, seed=1)
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-5), ("float64", 1e-13)])
+def test_back_project_of_numpy_arrays_equals_torch(name, masked, dtype, tolerance):
+    kernel = parse_kernel(name)
+    coarse, fine = image(1, 3, 40, 37).astype(dtype), image(1, 3, 160, 148, seed=1).astype(dtype)
     valid = image(1, 3, 40, 37, seed=2) > 0.1 if masked else None
     tensors = [None if a is None else torch.from_numpy(a.copy()) for a in (fine, coarse, valid)]
     expected = back_project(*tensors[:2], kernel, tensors[2])
     made = back_project(fine.copy(), coarse, kernel, valid)
     for ours, theirs in zip(made, expected, strict=True):
-        assert ours.dtype == np.float32
-        np.testing.assert_allclose(ours, theirs, atol=2e-5)
+        assert ours.dtype == dtype
+        np.testing.assert_allclose(ours, theirs, atol=tolerance)
     np.testing.assert_allclose(
-        downsample(fine, kernel, 4), downsample(torch.from_numpy(fine), kernel, 4), atol=1e-6
+        downsample(fine, kernel, 4), downsample(torch.from_numpy(fine), kernel, 4), atol=tolerance
     )
 
 

@@ -136,6 +136,8 @@ def test_resolve_name_completes_and_checks_names(tmp_path):
     assert resolve_name(None, None) == "segsr-lite-x4-sensor"
     assert resolve_name(None, 2) == "segsr-lite-x2-sensor"
     assert resolve_name("bicubic", 3) == "bicubic-x3"
+    assert resolve_name("segsr-lite", 2) == "segsr-lite-x2-sensor"
+    assert resolve_name("segsr-lite-x2", None) == "segsr-lite-x2"
     with pytest.raises(UsageError, match="no bundled network enlarges x3, they enlarge x2 and x4"):
         resolve_name(None, 3)
     assert resolve_name("segsr-lite-x2-sensor", None) == "segsr-lite-x2-sensor"

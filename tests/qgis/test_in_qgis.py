@@ -164,6 +164,16 @@ def test_layer_of_output_has_name_and_stretch_of_its_source(qgis, folder, sample
     assert Path(unquote(urlsplit(result["help"]).path)).is_file()
 
 
+def test_preview_is_a_small_part_of_the_output(qgis, folder):
+    preview, whole = folder / "preview.tif", folder / "whole.tif"
+    scene = folder / "town ü.tif"
+    common = {"INPUT": scene, "MODEL": "bicubic", "SCALE": "2"}
+    code, _, said = qgis.run("georsr:preview", **common, SIZE=32, OUTPUT=preview)
+    assert code == 0, said
+    assert invoke(["sr", str(TOWN), str(whole), "-m", "bicubic-x2", "-q"]) == 0
+    assert np.array_equal(pixels(preview), pixels(whole)[:, 48:112, 64:128])
+
+
 def test_batch_with_a_failing_row_runs_the_others(qgis, folder):
     result = qgis.play("batch", source=str(folder / "town ü.tif"), folder=str(folder))
     assert result == {"rows": 3}

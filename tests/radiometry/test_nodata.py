@@ -1,7 +1,15 @@
 import numpy as np
 import pytest
 
-from georsr.radiometry.nodata import can_represent, dataset_mask, is_nodata, valid_pixels
+from georsr.radiometry.nodata import (
+    can_represent,
+    dataset_mask,
+    fill_invalid,
+    find_fill_values,
+    is_nodata,
+    nearest_float,
+    valid_pixels,
+)
 
 
 @pytest.mark.parametrize(
@@ -38,3 +46,109 @@ def test_valid_pixels_are_finite_and_not_nodata():
     assert valid_pixels(values, -9999).tolist() == [True, False, False, False]
     assert valid_pixels(np.array([0, 3], "uint8"), 0).tolist() == [False, True]
     assert valid_pixels(np.array([0, 3], "uint8"), None).all()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "nodata", "value", "expected"),
+    [
+        ("float32", -3.4e38, -3.4028234663852886e38, True),  # written down with two digits
+        ("float32", -3.40282e38, -3.4028234663852886e38, True),
+        ("float32", -1.7976931348623157e308, -3.4028234663852886e38, True),
+        ("float64", -1.79769e308, -1.7976931348623157e308, True),
+        ("float32", 9.96921e36, 9.969209968386869e36, True),
+        ("float32", 1e30, 1.01e30, False),
+        ("float32", -9999, -9999.01, False),
+        ("float32", 0.1, np.float32(0.1), True),
+    ],
+)
+def test_is_nodata_rounded_value_counts(dtype, nodata, value, expected):
+    assert can_represent(dtype, nearest_float(dtype, nodata))
+    assert is_nodata(np.array([value], dtype), nodata)[0] == expected
+
+
+def test_can_represent_largest_float_written_rounded_up():
+    assert can_represent("float32", -3.4028235e38)
+    assert can_represent("float32", 3.4029e38)
+    assert not can_represent("float32", 1e39)
+
+
+def data(dtype="float32", n=4000, low=300.0, high=2500.0):
+    return np.random.default_rng(0).uniform(low, high, n).astype(dtype)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "fills"),
+    [
+        ("float32", [-9999.0]),
+        ("float32", [1e20]),
+        ("float32", [9.969209968386869e36]),
+        ("float32", [-3.4028234663852886e38]),
+        ("float32", [-9999.0, 1e20]),
+        ("float32", [-9999.0, -9998.0]),
+        ("float64", [-1.7976931348623157e308]),
+        ("int16", [-32768]),
+        ("uint16", [65535]),
+        ("uint16", [65535, 65534, 65533]),
+        ("uint32", [4294967295]),
+        ("int32", [-2147483648, 2147483647]),
+    ],
+)
+def test_find_fill_values_isolated_repeated_ends_are_found(dtype, fills):
+    pixels = data(dtype)
+    for i, fill in enumerate(fills):
+        pixels[i :: 10 + i] = fill
+    found, rest = find_fill_values(pixels)
+    assert sorted(found) == sorted(float(np.dtype(dtype).type(fill)) for fill in fills)
+    np.testing.assert_array_equal(rest, pixels[~np.isin(pixels, np.array(fills, dtype))])
+
+
+def test_find_fill_values_most_pixels_are_fill():
+    pixels = data()
+    pixels[200:] = -9999
+    found, rest = find_fill_values(pixels)
+    assert found == [-9999.0]
+    assert rest.size == 200
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        np.array([], "float32"),
+        np.full(1000, 7, "uint16"),
+        np.repeat([0, 255], 500).astype("uint8"),  # two values are no image with fill
+        np.r_[np.zeros(3000), data(n=1000, low=0.1, high=5)].astype("float32"),  # rain
+        np.minimum(data("uint16", low=20_000, high=90_000), 65_535),  # saturated
+        np.r_[data(), -9999].astype("float32"),  # a single pixel
+        np.random.default_rng(0).lognormal(0, 2, 4000).astype("float32"),
+    ],
+)
+def test_find_fill_values_ordinary_data_has_none(pixels):
+    found, rest = find_fill_values(pixels)
+    assert found == []
+    np.testing.assert_array_equal(rest, pixels)
+
+
+def test_find_fill_values_resampled_fill_is_no_measurement():
+    pixels = np.r_[data(), np.linspace(-3e38, -1e37, 50)].astype("float32")
+    found, rest = find_fill_values(pixels)
+    assert found == []
+    np.testing.assert_array_equal(rest, pixels[:4000])
+
+
+def test_fill_invalid_float64_keeps_small_differences_on_a_large_offset():
+    values = 3e9 + np.arange(64.0).reshape(1, 8, 8)
+    valid = np.ones(values.shape, bool)
+    valid[0, 3:5, 3:5] = False
+    values[~valid] = -1e300
+    filled = fill_invalid(values, valid)
+    np.testing.assert_array_equal(filled[valid], values[valid])
+    assert np.abs(filled[~valid] - (3e9 + 31.5)).max() < 8
+
+
+def test_fill_invalid_largest_floats_stay_finite():
+    for dtype in ("float32", "float64"):
+        values = np.full((1, 9, 9), np.finfo(dtype).max)
+        values[0, ::2] *= -1
+        valid = np.ones(values.shape, bool)
+        valid[0, 4, 4] = False
+        assert np.isfinite(fill_invalid(values.astype(dtype), valid)).all()

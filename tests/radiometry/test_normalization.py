@@ -3,7 +3,7 @@ import pytest
 
 from georsr.errors import UsageError
 from georsr.io.reader import choose_normalization, open_raster
-from georsr.radiometry.normalization import Normalization, normalization_of_sample
+from georsr.radiometry.normalization import Normalization, normalization_of_sample, unscaled
 from tests.rasters import make_raster, ramp
 
 DTYPES = ["uint8", "uint16", "int16", "int32", "float32", "float64"]
@@ -51,11 +51,12 @@ def test_normalization_of_a_constant_band_is_finite(value):
 
 def test_clip_with_remainder_sums_to_the_input():
     x = np.array([[[-0.5, 0.0, 0.25, 1.0, 3.0]]], "float32")
-    clipped, rest = Normalization.clip_with_remainder(x)
+    stretch = Normalization((0.0,), (1.0,), "fixed")
+    clipped, rest = stretch.clip_with_remainder(x)
     np.testing.assert_array_equal(clipped, [[[0, 0, 0.25, 1, 1]]])
     np.testing.assert_array_equal(clipped + rest, x)
     inside = x[..., 1:4]
-    clipped, rest = Normalization.clip_with_remainder(inside)
+    clipped, rest = stretch.clip_with_remainder(inside)
     assert rest is None
     np.testing.assert_array_equal(clipped, inside)
 
@@ -133,3 +134,47 @@ def test_normalization_of_sample_without_valid_pixels_is_0_to_1():
     values = np.full((2, 4, 5), np.nan, "float32")
     stretch = normalization_of_sample(values, np.zeros(values.shape, bool))
     assert (stretch.lo, stretch.hi) == ((0, 0), (1, 1))
+
+
+def test_normalization_of_sample_fill_values_do_not_set_the_range():
+    rng = np.random.default_rng(0)
+    values = rng.uniform(100, 900, (2, 5000)).astype("float32")
+    valid = np.ones(values.shape, bool)
+    expected = normalization_of_sample(values[:, 500:], valid[:, 500:])
+    values[0, :500], values[1, :500] = -9999, 1e20
+    said = []
+    found = normalization_of_sample(values, valid, warn=said.append)
+    assert found.lo == pytest.approx(expected.lo)
+    assert found.hi == pytest.approx(expected.hi)
+    assert len(said) == 1
+    assert "-9999.0 (10 %), 1e+20 (10 %)" in said[0]
+
+
+def test_out_of_reach_values_far_from_the_range():
+    stretch = Normalization((0.0,), (1.0,), "fixed")
+    values = np.array([[[0.5, -9999, 1e20, 4000, -4095, np.nan]]], "float32")
+    expected = [[[False, True, True, False, False, False]]]
+    np.testing.assert_array_equal(stretch.out_of_reach(values), expected)
+    usable = stretch.usable(values, np.isfinite(values))
+    np.testing.assert_array_equal(usable[0, 0], [True, False, False, True, True, False])
+    assert stretch.out_of_reach(values[..., :1]) is None
+    assert unscaled(1).out_of_reach(values) is None
+    wide = Normalization((0.0,), (100.0,), "fixed")
+    assert wide.out_of_reach(np.array([[[65535]]], "uint16")) is None
+
+
+@pytest.mark.parametrize("dtype", ["uint32", "int32", "float64"])
+def test_normalization_wide_types_come_back_exactly(dtype):
+    values = (np.arange(1000).reshape(1, 10, 100) + 2_000_000_000).astype(dtype)
+    stretch = normalization_of_sample(values, np.ones(values.shape, bool))
+    back = stretch.inverse(stretch.forward(values), dtype=np.float64)
+    np.testing.assert_allclose(back, values.astype(np.float64), atol=1e-3, rtol=0)
+    plain = unscaled(1)
+    np.testing.assert_array_equal(plain.inverse(plain.forward(values), dtype=np.float64), values)
+
+
+def test_inverse_beyond_the_type_becomes_its_largest_value():
+    x = np.array([[[1e30, -1e30, 0.5]]], "float32")
+    stretch = Normalization((0.0,), (1e10,), "fixed")
+    largest = np.finfo(np.float32).max
+    np.testing.assert_array_equal(stretch.inverse(x), np.float32([[[largest, -largest, 5e9]]]))

@@ -7,6 +7,7 @@ import torch
 
 from georsr.errors import UsageError
 from georsr.models.io import open_model
+from georsr.models.segsr import SegSR
 from georsr.models.segsr_lite import SensorEstimator
 from georsr.radiometry.degradation import ImagingChain
 from georsr.radiometry.kernels import N_SENSOR_VALUES
@@ -54,6 +55,21 @@ def test_train_resumed_equals_uninterrupted(aware, tmp_path):
     whole, parts = weights_of(tmp_path / "whole"), weights_of(tmp_path / "parts")
     assert whole.keys() == parts.keys()
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
+
+
+def test_train_with_unknown_sensors_uses_the_estimates(aware, tiny, tmp_path, monkeypatch):
+    descriptions = []
+    predict = SegSR.predict
+
+    def record(network, x, sensor=None):
+        if network.training:
+            descriptions.append(sensor)
+        return predict(network, x, sensor)
+
+    monkeypatch.setattr(SegSR, "predict", record)
+    train(replace(aware, degradation=tiny.degradation), tmp_path / "run")
+    assert len(descriptions) == tiny.steps
+    assert all(each.abs().max() > 0 and not each.requires_grad for each in descriptions)
 
 
 def test_train_with_sensor_starts_from_other_weights(aware, tiny, tmp_path):

@@ -13,7 +13,7 @@ from georsr.writer import encoder
 from georsr.writer.encoder import BlockEncoder, crc32, make_encoder, tile_tables
 from georsr.writer.layout import output_layout
 from georsr.writer.partial_tiff import PartFile
-from georsr.writer.verify import verify_product
+from georsr.writer.verify import verify_output
 from tests.rasters import make_raster, ramp
 
 DTYPES = ["uint8", "int16", "uint16", "int32", "uint32", "float32"]
@@ -62,7 +62,7 @@ def test_encoder_output_is_read_by_gdal(tmp_path, dtype, masked, interleave):
     for row, column, _, _, block in blocks_of(layout, values, mask):
         part.append(row, column, block)
     part.finalize()
-    verify_product(tmp_path / "p.tif", "p.tif", layout, part.checksums)
+    verify_output(tmp_path / "p.tif", "p.tif", layout, part.checksums)
     with rasterio.open(tmp_path / "p.tif") as product:
         assert product.read().tobytes() == values.tobytes(), "NaN and -0.0 included"
         if mask is not None:
@@ -122,7 +122,7 @@ def test_encoder_without_isal_gives_readable_blocks(tmp_path, monkeypatch):
     for i, place in enumerate(places):  # begun on one machine, finished on another
         part.append(*place, (ours, theirs)[i % 2][i])
     part.finalize()
-    verify_product(tmp_path / "mixed.tif", "mixed.tif", layout, part.checksums)
+    verify_output(tmp_path / "mixed.tif", "mixed.tif", layout, part.checksums)
 
 
 @pytest.mark.parametrize("blocksize", [16, 32, 96, 128])
@@ -166,7 +166,7 @@ def test_encoder_constant_block_is_small(tmp_path, dtype):
         here = np.broadcast_to(one, (3, window.height, window.width))
         part.append(row, column, BlockEncoder(layout)(here, None))
     part.finalize()
-    verify_product(tmp_path / "out.tif", "out.tif", layout, part.checksums)
+    verify_output(tmp_path / "out.tif", "out.tif", layout, part.checksums)
     with rasterio.open(tmp_path / "out.tif") as product:
         assert (product.read() == one).all()
 

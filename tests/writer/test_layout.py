@@ -207,3 +207,40 @@ def test_layout_split_returns_bands_alpha_and_mask(tmp_path):
     values, mask, alpha = layout.split(planes)
     assert alpha is None
     np.testing.assert_array_equal(mask, planes[3])
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_output_layout_keeps_white_as_zero(tmp_path, dtype):
+    path = make_raster(tmp_path / "a.tif", ramp(1, dtype=dtype), photometric="MINISWHITE")
+    with open_raster(path) as reader:
+        layout = output_layout(reader.info, 2)
+    assert layout.photometric == "MINISWHITE"
+    with rasterio.open(tmp_path / "o.tif", "w", **layout.profile()) as dataset:
+        layout.describe(dataset)
+    with rasterio.open(tmp_path / "o.tif") as dataset:
+        assert dataset.tags(ns="IMAGE_STRUCTURE")["MINISWHITE"] == "YES"
+
+
+def test_output_layout_keeps_cmyk_of_16_bits(tmp_path):
+    path = make_raster(tmp_path / "a.tif", ramp(4, dtype="uint16"), photometric="CMYK")
+    with open_raster(path) as reader:
+        layout = output_layout(reader.info, 2)
+        assert layout.photometric == "CMYK"
+        assert output_layout(reader.info, 2, dtype="uint8").photometric == "MINISBLACK"
+    with rasterio.open(tmp_path / "o.tif", "w", **layout.profile()) as dataset:
+        layout.describe(dataset)
+    with rasterio.open(tmp_path / "o.tif") as dataset:
+        names = [color.name for color in dataset.colorinterp]
+    assert names == ["cyan", "magenta", "yellow", "black"]
+
+
+@pytest.mark.parametrize(
+    ("photometric", "count", "options"),
+    [("CMYK", 4, {}), ("CIELAB", 3, {}), ("YCBCR", 3, {"compress": "JPEG"})],
+)
+def test_output_layout_colours_that_gdal_decodes_are_rgb(tmp_path, photometric, count, options):
+    path = make_raster(tmp_path / "a.tif", ramp(count), photometric=photometric, **options)
+    with open_raster(path, alpha="mask") as reader:
+        layout = output_layout(reader.info, 2)
+    assert layout.photometric == "RGB"
+    assert layout.colorinterp[:3] == ("red", "green", "blue")

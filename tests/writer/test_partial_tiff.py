@@ -15,7 +15,7 @@ from georsr.io.reader import open_raster
 from georsr.writer.encoder import CACHE_SIZE, BlockEncoder, block_checksum, tile_tables
 from georsr.writer.layout import output_layout
 from georsr.writer.partial_tiff import PartFile
-from georsr.writer.verify import to_rasterio_window, verify_product
+from georsr.writer.verify import to_rasterio_window, verify_output
 from tests.rasters import make_raster, ramp
 
 
@@ -76,7 +76,7 @@ def test_part_file_of_encoded_blocks_is_a_tiff(tmp_path, rgb, masked, name, kind
         part.append(row, column, block)
     assert part.done.all()
     part.finalize()
-    verify_product(tmp_path / "p.tif", "p.tif", layout, part.checksums)
+    verify_output(tmp_path / "p.tif", "p.tif", layout, part.checksums)
     with rasterio.open(tmp_path / "p.tif") as product:
         np.testing.assert_array_equal(product.read(), data)
         assert product.profile["tiled"]

@@ -9,7 +9,7 @@ from georsr.io.reader import open_raster
 from georsr.writer.encoder import block_checksum
 from georsr.writer.layout import output_layout
 from georsr.writer.partial_tiff import PartFile
-from georsr.writer.verify import verify_product
+from georsr.writer.verify import verify_output
 from georsr.writer.writer import RasterWriter
 from tests.rasters import make_raster
 
@@ -49,7 +49,7 @@ def offsets(path, interleave):
 
 
 @pytest.mark.parametrize("interleave", ["pixel", "band"])
-def test_verify_product_identical_blocks_are_decoded_once(
+def test_verify_output_identical_blocks_are_decoded_once(
     tmp_path, layout, values, monkeypatch, interleave
 ):
     decoded = []
@@ -76,7 +76,7 @@ def test_verify_product_identical_blocks_are_decoded_once(
 
 @pytest.mark.parametrize("interleave", ["pixel", "band"])
 @pytest.mark.parametrize("block", [(5, 4), (0, 0), (2, 2)])
-def test_verify_product_damaged_block_is_refused(
+def test_verify_output_damaged_block_is_refused(
     tmp_path, layout, values, monkeypatch, block, interleave
 ):
     with open_raster(str(tmp_path / "in.tif")) as reader:
@@ -100,7 +100,7 @@ def test_verify_product_damaged_block_is_refused(
     assert not (tmp_path / "out.tif").exists()
 
 
-def test_verify_product_edge_block_with_bytes_of_a_full_one_is_accepted(tmp_path):
+def test_verify_output_edge_block_with_bytes_of_a_full_one_is_accepted(tmp_path):
     """Their tiles hold the same bytes, of which the edge shows fewer."""
     source = make_raster(tmp_path / "edge.tif", np.zeros((1, 40, 40), "uint8"))
     with open_raster(source) as reader:
@@ -111,13 +111,13 @@ def test_verify_product_edge_block_with_bytes_of_a_full_one_is_accepted(tmp_path
         assert not src.read().any()
 
 
-def test_verify_product_truncated_file_is_refused(tmp_path, layout, values):
+def test_verify_output_truncated_file_is_refused(tmp_path, layout, values):
     write(tmp_path / "out.tif", layout, values)
     whole = (tmp_path / "out.tif").read_bytes()
     (tmp_path / "cut.tif").write_bytes(whole[: len(whole) // 2])
     sums = np.zeros((6, 5), "uint32")
     for row, column, window in layout.blocks():
         sums[row, column] = block_checksum(values[(slice(None), *window.slices)], None)
-    verify_product(tmp_path / "out.tif", "out.tif", layout, sums)
+    verify_output(tmp_path / "out.tif", "out.tif", layout, sums)
     with pytest.raises(OutputError, match="could not be read back"):
-        verify_product(tmp_path / "cut.tif", "cut.tif", layout, sums)
+        verify_output(tmp_path / "cut.tif", "cut.tif", layout, sums)

@@ -1,10 +1,12 @@
+import dask.array as da
 import numpy as np
 import pytest
+import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from georsr.errors import UsageError
-from georsr.xarray.coords import Axis, axis_from_coords
+from georsr.errors import GeoreferenceWarning, UsageError
+from georsr.xarray.coords import Axis, axis_from_coords, grid_info
 
 origins = st.floats(-1e7, 1e7)
 steps = st.one_of(st.floats(1e-5, 1e5), st.floats(-1e5, -1e-5))
@@ -68,3 +70,48 @@ def test_axis_from_coords_uneven_coordinates_are_refused(labels, message):
 
 def test_axis_from_coords_one_pixel_uses_the_transform():
     assert axis_from_coords("y", np.array([95.0]), (100.0, -10.0)) == Axis(100.0, -10.0, 1)
+
+
+def array_of(values, **attrs):
+    axes = {"y": np.arange(values.shape[-2])[::-1] * 10.0, "x": np.arange(values.shape[-1]) * 10.0}
+    return xr.DataArray(values, dims=("band", "y", "x"), coords=axes, attrs=attrs)
+
+
+@pytest.mark.parametrize(
+    ("attrs", "expected"),
+    [
+        ({"_FillValue": -9999.0, "missing_value": 1e20}, (-9999.0, np.float32(1e20))),
+        ({"missing_value": np.array([-9999.0, -8888.0])}, (-9999.0, -8888.0)),
+        ({"_FillValue": -9999.0, "missing_value": -9999.0}, (-9999.0,)),
+        ({"nodatavals": (-1.0, -1.0)}, (-1.0,)),
+        ({}, ()),
+    ],
+)
+def test_grid_info_all_declared_nodata_values_are_read(attrs, expected):
+    values = np.arange(128, dtype="float32").reshape(2, 8, 8)
+    for i, value in enumerate(expected):
+        values[:, i, i] = value
+    array = array_of(values, **attrs)
+    info = grid_info(array)
+    assert info.source_nodata == pytest.approx(expected)
+    with pytest.warns(GeoreferenceWarning):
+        made = array.georsr.super_resolve("nearest", 2)
+    for i in range(len(expected)):
+        assert (made.values[:, 2 * i, 2 * i] == np.float32(expected[0])).all()
+
+
+def test_grid_info_nodata_that_differs_between_bands_is_refused():
+    array = array_of(np.ones((2, 8, 8), "float32"), nodatavals=(0.0, -9999.0))
+    with pytest.raises(UsageError, match="differs between bands"):
+        grid_info(array)
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_accessor_masked_pixels_are_invalid(lazy):
+    values = np.ma.array(np.full((2, 8, 8), 50, "float32"), mask=np.zeros((2, 8, 8), bool))
+    values[:, :4] = np.ma.array(1e6, mask=True)
+    array = array_of(da.from_array(values, chunks=4) if lazy else values)
+    with pytest.warns(GeoreferenceWarning):
+        made = array.georsr.super_resolve("bicubic", 2).values
+    assert np.isnan(made[:, :8]).all()
+    assert (made[:, 8:] == 50).all()

@@ -25,7 +25,12 @@ def lazily(image, model, *, chunks=(2, 29, 37), sides=(48, 48), nodata=None, **o
     array = da.from_array(image, chunks=chunks)
     config = SRConfig(**{**SMALL, **options})
     return super_resolve_dask(
-        array, model, config, source_nodata=nodata, nodata=nodata, sides=sides
+        array,
+        model,
+        config,
+        source_nodata=() if nodata is None else (nodata,),
+        nodata=nodata,
+        sides=sides,
     )
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import base64
-import io
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
-import numpy as np
+from rasterio.io import MemoryFile
 
-from georsr.evaluation.benchmark import ModelFacts
+from georsr.io.gdal_env import suppress_rasterio_warnings
 from georsr.window import AnyArray
+
+if TYPE_CHECKING:
+    from georsr.evaluation.benchmark import ModelFacts
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,18 @@ def render_page(template: str, **context: Any) -> str:
 
 def png_data_uri(image: AnyArray) -> str:
     """Encode (3, H, W) uint8 as a PNG inside a ``data:`` address."""
-    from PIL import Image
+    return f"data:image/png;base64,{base64.b64encode(encode_png(image)).decode()}"
 
-    file = io.BytesIO()
-    pixels = np.ascontiguousarray(image.transpose(1, 2, 0))
-    Image.fromarray(pixels).save(file, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+
+def encode_png(image: AnyArray) -> bytes:
+    """Encode (3, H, W) uint8 as a PNG file."""
+    count, height, width = image.shape
+    with suppress_rasterio_warnings(), MemoryFile(ext=".png") as memory:  # it has no georeference
+        with memory.open(
+            driver="PNG", count=count, height=height, width=width, dtype="uint8", ZLEVEL=9
+        ) as dataset:
+            dataset.write(image)
+        return bytes(memory.read())
 
 
 def run_terms(

@@ -21,7 +21,7 @@ from georsr.errors import InputError, UsageError
 from georsr.io.gdal_env import is_remote
 from georsr.io.reader import RasterReader, choose_normalization
 from georsr.radiometry.degradation import Degradation
-from georsr.radiometry.nodata import erode_mask, fill_invalid
+from georsr.radiometry.nodata import erode_mask
 from georsr.radiometry.normalization import Normalization
 from georsr.training.data.crops import Crop, Pair, flip_rotate
 from georsr.window import AnyArray, BoolArray, FloatArray, PixelBlock, Window
@@ -411,10 +411,7 @@ class DegradedRaster:
 
 def normalize_filled(values: AnyArray, valid: BoolArray, stretch: Normalization) -> FloatArray:
     """Fill invalid pixels of (C, h, w), normalize to 0..1 and clip, as for networks."""
-    filled = values.astype(np.float32)
-    if not valid.all():
-        filled = fill_invalid(filled, valid)
-    x = stretch.forward(filled)
+    x = stretch.forward_filled(values, stretch.usable(values, valid))
     return np.clip(x, np.float32(0), np.float32(1), out=x)
 
 

@@ -1,0 +1,108 @@
+"""``georsr preview``: show a small part of a raster by bicubic interpolation and by models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from georsr.errors import UsageError
+
+from .main import import_without_gc
+from .options import BandList, FileName, ModelName, sr_options, verbosity_options
+
+
+class Point(click.ParamType):  # type: ignore[type-arg]
+    """``X,Y`` -> two numbers."""
+
+    name = "x,y"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, float]:
+        """Parse; raises BadParameter (exit code 2)."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            x, y = (float(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not two numbers X,Y", param, ctx)
+        return x, y
+
+
+@click.command("preview", short_help="Show a small part of a raster by several models.")
+@click.argument("raster", metavar="IN", type=FileName())
+@click.option("--at", type=Point(), help="Centre, in the CRS of IN; by default the middle of IN.")
+@click.option(
+    "--size",
+    type=click.IntRange(16, 1024),
+    default=128,
+    show_default=True,
+    help="Height and width of the part, in pixels of IN.",
+)
+@click.option(
+    "-m",
+    "--model",
+    "models",
+    multiple=True,
+    type=ModelName(),
+    metavar="NAME|FILE",
+    help="Built-in name or weights file, repeatable; by default the model of 'georsr sr'.",
+)
+@click.option(
+    "-s", "--scale", type=click.IntRange(1, 8), help="Scale factor; by default the model's."
+)
+@click.option("-b", "--bidx", type=BandList(), help="Bands given to the models, in their order.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="NAME",
+    help="Write NAME.png and NAME.html [default: IN_preview, in the current folder].",
+)
+@click.option("--overwrite", is_flag=True, help="Replace the files if they exist.")
+@sr_options("num_threads")
+@verbosity_options
+def command(
+    raster: str,
+    at: tuple[float, float] | None,
+    size: int,
+    models: tuple[str, ...],
+    scale: int | None,
+    bidx: tuple[int, ...] | None,
+    out: Path | None,
+    overwrite: bool,
+    num_threads: int | None,
+    quiet: bool,
+) -> None:
+    """Show a small part of IN by bicubic interpolation and by models, side by side.
+
+    The pictures are a PNG file and a page on which the line between two of them can be dragged.
+
+    \b
+    georsr preview scene.tif
+    georsr preview scene.tif --at 681300,5241800 -m segsr-lite-x4 -m segsr-lite-x4-sensor
+    """
+    with import_without_gc():
+        from georsr._files import atomic_write_text, check_writable
+        from georsr.device import cpu_threads
+        from georsr.evaluation.preview import make_preview
+        from georsr.models.io import open_model
+        from georsr.writer.paths import check_outputs
+
+    stem = out or Path(f"{Path(raster.split('?')[0]).stem}_preview")
+    png, page = (stem.with_name(f"{stem.name}{suffix}") for suffix in (".png", ".html"))
+    weights = {"model": list(models)}
+    check_outputs({"--out": [png], "its page": [page]}, {"source": [raster], **weights})
+    if not stem.parent.is_dir():
+        raise UsageError(f"{stem.parent}: no such folder")
+    for path in (png, page):
+        check_writable(path, overwrite=overwrite)
+    opened = [open_model(name, scale) for name in models or (None,)]
+    with cpu_threads(num_threads):
+        preview = make_preview(raster, opened, at=at, size=size, bidx=bidx)
+    preview.write_png(png)
+    atomic_write_text(page, preview.page())
+    if not quiet:
+        names = ", ".join(panel.name for panel in preview.panels)
+        click.echo(f"{png}, {page}: {preview.window} by {names}", err=True)
