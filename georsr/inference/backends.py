@@ -2,7 +2,7 @@
 
 Both backends take and return NumPy arrays; what lies between is theirs. `ArrayBackend` runs ONNX
 files by ONNX Runtime, and interpolation by NumPy. Within one backend, an output pixel does not
-depend on the number of threads. Two backends differ in the last digits.
+depend on the number of threads. The outputs of a network differ in the last digits by backend.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ class ArrayBackend:
     def __init__(self, model: Model) -> None:
         network = model.array_network()
         if network is None:
-            from georsr.models.onnx.runtime import ConvertedNetwork
+            from georsr.models.onnx.export import ConvertedNetwork
 
             network = ConvertedNetwork(model.network, model.spec)
         self.network = network

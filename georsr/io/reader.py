@@ -19,7 +19,6 @@ import rasterio
 from rasterio.enums import MaskFlags
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterioWindow
-from scipy.ndimage import maximum_filter, minimum_filter
 
 from georsr.errors import (
     BandWarning,
@@ -629,6 +628,8 @@ class RasterReader:
 
 def _outside_fraction(coarse: PixelBlock, fine: PixelBlock) -> float:
     """Return the fraction of the coarse pixels that the fine pixels around them do not explain."""
+    from scipy.ndimage import maximum_filter, minimum_filter  # slow, and few rasters need it
+
     bands, rows, columns = coarse.values.shape
     cells = (bands, rows, fine.values.shape[1] // rows, columns, fine.values.shape[2] // columns)
     values, valid = fine.values.astype(np.float64).reshape(cells), fine.valid.reshape(cells)

@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from georsr.device import cpu_threads
+from georsr.radiometry.kernels import bicubic_weights
 from georsr.window import AnyArray, FloatArray
 
 Array: TypeAlias = Any
@@ -197,20 +198,6 @@ def _upsample_rows(image: Array, scale: int) -> Array:
         neighbour = before if offset < 0 else after
         phases.append(image + (neighbour - image) * abs(offset))
     return xp.stack(phases, -2).reshape(*planes, scale * height, width)
-
-
-def bicubic_weights(scale: int) -> FloatArray:
-    """Return float64 weights of the five nearest pixels at ``scale`` sub-pixel positions: (s, 5).
-
-    They are Keys' cubic convolution with a = -0.75 (IEEE TASSP 29(6), 1981, eq. 8 and 15).
-    """
-    a = -0.75
-    phase = (np.arange(scale) + 0.5) / scale - 0.5
-    x = np.abs(phase[:, None] - np.arange(-2.0, 3.0)[None, :])
-    near = (a + 2) * x**3 - (a + 3) * x**2 + 1
-    far = a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a
-    weights = np.where(x <= 1, near, np.where(x < 2, far, 0.0))
-    return np.asarray(weights / weights.sum(1, keepdims=True))
 
 
 @lru_cache(maxsize=32)

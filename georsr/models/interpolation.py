@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from georsr.models.arrays import bicubic_weights
+from georsr.radiometry.kernels import bicubic_weights
 
 
 class Bicubic(nn.Module):

@@ -13,7 +13,6 @@ from georsr.inference.consistency import back_project, downsample
 from georsr.models.arrays import (
     BLOCK,
     banded,
-    bicubic_weights,
     box_mean,
     enlarge_bicubic,
     enlarge_nearest,
@@ -23,7 +22,7 @@ from georsr.models.arrays import (
 )
 from georsr.models.multiband import MODES, MultiBand
 from georsr.models.registry import COMPUTED
-from georsr.radiometry.kernels import parse_kernel
+from georsr.radiometry.kernels import bicubic_weights, parse_kernel
 
 SIZES = [(1, 1), (1, 7), (5, 4), (30, 141), (97, 64)]
 

@@ -33,6 +33,7 @@ from georsr.models.onnx.runtime import (
     OUTPUT,
     SENSOR,
     OnnxNetwork,
+    onnxruntime,
 )
 from georsr.models.spec import METADATA_KEY, ModelSpec
 from georsr.window import FloatArray
@@ -339,6 +340,37 @@ class ExportReport:
 
     difference: float
     fidelity: float | None = None
+
+
+class ConvertedNetwork:
+    """A torch network that is converted to ONNX at its first call.
+
+    Parameters
+    ----------
+    network, spec
+        Network, and its specification.
+    """
+
+    guidance_count = 0
+
+    def __init__(self, network: nn.Module, spec: ModelSpec) -> None:
+        onnxruntime()  # a missing package is reported before the first tile is read
+        self._network, self._spec = network, spec
+        self._converted: OnnxNetwork | None = None
+        self._lock = threading.Lock()
+
+    def __call__(self, x: FloatArray, sensor: FloatArray | None = None) -> FloatArray:
+        """(N, C, h, w) -> (N, C, s * h, s * w), float32; the network knows its sensor."""
+        with self._lock:
+            if self._converted is None:
+                shape = (1, x.shape[1], self._spec.tile, self._spec.tile)
+                data = to_onnx(self._network, self._spec, shape, dynamic=True)
+                self._converted = OnnxNetwork(data, self._spec.name)
+        return self._converted(x)
+
+    def guidance_maps(self, x: FloatArray) -> FloatArray:
+        """Raise: the conversion leaves them out."""
+        raise ModelError("a converted network has no guidance maps")
 
 
 def export_model(

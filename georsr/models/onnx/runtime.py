@@ -10,7 +10,7 @@ from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -19,9 +19,6 @@ from georsr.errors import ModelError, UsageError
 from georsr.models.spec import METADATA_KEY, ModelSpec
 from georsr.tiling.stitch import pad_to
 from georsr.window import FloatArray
-
-if TYPE_CHECKING:
-    from torch import nn
 
 INPUT, SENSOR = "image", "sensor"
 """Names of the graph's inputs: (N, C, h, w), and of some networks (1, N_SENSOR_VALUES), which is
@@ -167,39 +164,6 @@ class OnnxNetwork:
         assert self._estimator is not None, "checked by who sets `sensor_estimator`"
         mean, variance = self._estimator.run(None, {INPUT: np.ascontiguousarray(x, np.float32)})
         return mean, variance
-
-
-class ConvertedNetwork:
-    """A torch network that is converted to ONNX at its first call.
-
-    Parameters
-    ----------
-    network, spec
-        Network, and its specification.
-    """
-
-    guidance_count = 0
-
-    def __init__(self, network: nn.Module, spec: ModelSpec) -> None:
-        onnxruntime()  # a missing package is reported before the first tile is read
-        self._network, self._spec = network, spec
-        self._converted: OnnxNetwork | None = None
-        self._lock = threading.Lock()
-
-    def __call__(self, x: FloatArray, sensor: FloatArray | None = None) -> FloatArray:
-        """(N, C, h, w) -> (N, C, s * h, s * w), float32; the network knows its sensor."""
-        with self._lock:
-            if self._converted is None:
-                from georsr.models.onnx.export import to_onnx
-
-                shape = (1, x.shape[1], self._spec.tile, self._spec.tile)
-                data = to_onnx(self._network, self._spec, shape, dynamic=True)
-                self._converted = OnnxNetwork(data, self._spec.name)
-        return self._converted(x)
-
-    def guidance_maps(self, x: FloatArray) -> FloatArray:
-        """Raise: the conversion leaves them out."""
-        raise ModelError("a converted network has no guidance maps")
 
 
 def open_onnx(path: Path) -> tuple[ModelSpec, OnnxNetwork, str]:
