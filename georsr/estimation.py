@@ -346,9 +346,8 @@ def estimate_run(
     force = cluster_estimate(job, cluster, parts)
     memory = force.memory
     if cluster is None and parts is None:
-        on_cpu = placement.type == "cpu"
         at_once = n_concurrent_tiles(placement, model.spec, config, len(plan), inference.batch)
-        memory = memory_bytes(reader, plan, layout, at_once, on_cpu)
+        memory = memory_bytes(job, placement, at_once)
     on_device = _device_memory(placement)
     empty = _empty_tiles(job)
     seconds = force.start + _seconds(

@@ -217,7 +217,7 @@ class DaskExecutor:
         """Return the peak memory of this machine, with the workers that it starts, in bytes."""
         tasks = self.grid(job).columns + PREFETCH_BATCHES * self._cluster.count()
         workers = (self._cluster.local or 0) * self.worker_memory(job)
-        return BASE_MEMORY + tasks * self._task_bytes(job) + workers
+        return BASE_MEMORY[self.placement.backend] + tasks * self._task_bytes(job) + workers
 
     def worker_memory(self, job: SRJob) -> int:
         """Return the peak memory of one worker, in bytes."""

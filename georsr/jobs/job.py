@@ -57,10 +57,10 @@ if TYPE_CHECKING:
     from georsr.geo.aoi import AreaOfInterest
 
 MIB = 2**20
-BASE_MEMORY = 650 * MIB
-"""Memory of Python, torch and GDAL before any work (measured: 570 MiB with the CUDA build of torch
-on Linux, and 64 MiB of GDAL's block cache)."""
-ACTIVATIONS = 14
+BASE_MEMORY = {"torch": 650 * MIB, "onnx": 160 * MIB}
+"""Memory of Python, GDAL and a backend before any work (measured on Linux: 570 MiB with the CUDA
+build of torch, 90 MiB without torch; and 64 MiB of GDAL's block cache)."""
+ACTIVATIONS = {"torch": 14, "onnx": 28}
 """Feature planes that a network holds at the same time, relative to its widest layer's input."""
 WAITING_BLOCKS = 24
 """Largest number of blocks that wait for the writer or are being encoded."""
@@ -125,35 +125,32 @@ def check_space(
         )
 
 
-def memory_bytes(
-    reader: RasterReader, plan: TileGrid, layout: OutputLayout, n_concurrent: int, on_cpu: bool
-) -> int:
+def memory_bytes(job: SRJob, placement: DeviceConfig, n_concurrent: int) -> int:
     """Return the peak memory of a process in bytes.
 
     Parameters
     ----------
-    reader
-        Source.
-    plan
-        Grid of the tiles.
-    layout
-        Layout of the output.
+    job
+        Plan of the run.
+    placement
+        Device and backend; on a CPU, the features of a network are in this memory, too.
     n_concurrent
         Number of tiles that are computed at the same time.
-    on_cpu
-        Whether the network runs on the CPU, so that its features are in this memory, too.
     """
-    info, s = reader.info, plan.scale
+    plan, layout = job.plan, job.layout
+    info, s = job.reader.info, plan.scale
     bands = len(info.indexes)
     columns = plan.row_window(0).width
     strips = 3 * plan.tile * columns * bands * (np.dtype(info.dtype).itemsize + 1)
     overlap = plan.overlap * s * columns * s * bands * 4
     row = layout.blocksize * layout.planes * np.dtype(layout.dtype).itemsize
     blocks = row * (plan.out_width + WAITING_BLOCKS * min(layout.blocksize, plan.out_width))
-    features = n_concurrent * plan.tile**2 * 4 * ACTIVATIONS * 48 if on_cpu else 0
-    tile = n_concurrent * (plan.tile * s) ** 2 * bands * 4 * 6
-    cache = max(0, reader.cache * columns // info.width - CACHE_BYTES)
-    return int(BASE_MEMORY + cache + strips + overlap + blocks + features + tile)
+    has_features = placement.type == "cpu" and not job.model.interpolates
+    features = ACTIVATIONS[placement.backend] * 48 * plan.tile**2 * 4 if has_features else 0
+    tile = (plan.tile * s) ** 2 * bands * 4 * 6
+    cache = max(0, job.reader.cache * columns // info.width - CACHE_BYTES)
+    base = BASE_MEMORY[placement.backend]
+    return int(base + cache + strips + overlap + blocks + n_concurrent * (features + tile))
 
 
 def check_memory(needed: int, config: SRConfig) -> None:
@@ -551,8 +548,7 @@ def memory_of(job: SRJob) -> int:
     n_concurrent = n_concurrent_tiles(
         job.placement, job.model.spec, job.config, len(job.plan), batch
     )
-    on_cpu = job.placement.type == "cpu"
-    return memory_bytes(job.reader, job.plan, job.layout, n_concurrent, on_cpu)
+    return memory_bytes(job, job.placement, n_concurrent)
 
 
 @dataclass(frozen=True)

@@ -290,7 +290,7 @@ class FellOverError(RuntimeError):
 def test_worker_device_failure_keeps_finished_blocks(
     tmp_path, source, scheduler, monkeypatch, error, words
 ):
-    calls, take = itertools.count(), TilePredictor.forward_pass
+    calls, take = itertools.count(), TilePredictor.predict
 
     def failing(self, x):
         if next(calls) >= 40:
@@ -301,7 +301,7 @@ def test_worker_device_failure_keeps_finished_blocks(
     whole = super_resolve(source, tmp_path / "whole.tif", "bicubic-x2", **SMALL)
     with monkeypatch.context() as patch:
         patch.setattr(torch, "AcceleratorError", FellOverError, raising=False)
-        patch.setattr(TilePredictor, "forward_pass", failing)
+        patch.setattr(TilePredictor, "predict", failing)
         place = r"^rows \d+:\d+, columns \d+:\d+ of the output, on worker tcp://\S+: "
         with pytest.raises(ResourceError, match=f"{place}.*{words}") as caught:
             super_resolve(source, out, "bicubic-x2", scheduler=scheduler, **SMALL)

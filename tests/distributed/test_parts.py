@@ -233,7 +233,7 @@ def test_parts_device_failure_keeps_finished_parts(
     tmp_path, source, scheduler, monkeypatch, on_cluster
 ):
     machines = {"scheduler": scheduler} if on_cluster else {}
-    calls, take = itertools.count(), TilePredictor.forward_pass
+    calls, take = itertools.count(), TilePredictor.predict
 
     def failing(self, x):
         if next(calls) >= 40:
@@ -241,7 +241,7 @@ def test_parts_device_failure_keeps_finished_parts(
         return take(self, x)
 
     with monkeypatch.context() as patch:
-        patch.setattr(TilePredictor, "forward_pass", failing)
+        patch.setattr(TilePredictor, "predict", failing)
         with pytest.raises(
             ResourceError,
             match=r"^rows \d+:\d+, columns \d+:\d+ of the output.*: CUDA error: unspecified",
