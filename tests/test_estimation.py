@@ -169,7 +169,9 @@ def test_info_of_an_area_and_of_a_mosaic(make_raster, texture, capsys):
     assert (facts["driver"], facts["files"]) == ("mosaic", 2)
     box = ["--bbox", "400010,4999985,400030,4999990"]
     assert invoke(["info", a, b, "--json", *box]) == 0
-    assert json.loads(capsys.readouterr().out)["part"] == "rows 20:30, columns 20:60"
+    assert json.loads(capsys.readouterr().out)["part"] == {
+        "top": 20, "left": 20, "height": 10, "width": 40,
+    }  # fmt: skip
     assert invoke(["info", a, b, "--json", *box, "-m", "bicubic-x2"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert (plan["width"], plan["height"]) == (80, 20)

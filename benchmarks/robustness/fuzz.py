@@ -610,16 +610,16 @@ def problem_of(outcome: Outcome, work: Path, expected: bytes | None) -> str | No
         return f"takes {outcome.peak >> 20} MiB"
     if outcome.code == -signal.SIGKILL:
         return f"takes {outcome.seconds:.0f} s"
-    errors = [line for line in outcome.said.splitlines() if not line.startswith("Warning: ")]
+    lines = outcome.said.splitlines()
+    errors = [line for line in lines if line.startswith(("Error: ", "Usage: "))]
     if outcome.code not in (0, 1, 2):
-        return f"exit code {outcome.code}: {errors[-1] if errors else ''}"
+        return f"exit code {outcome.code}: {lines[-1] if lines else ''}"
     if "not foreseen" in outcome.said or "Traceback" in outcome.said:
         return "not foreseen"
     output = work / "out.tif"
     if outcome.code:
-        is_line = errors and (errors[-1].startswith(("Error: ", "Usage: ")))
-        if not is_line or len(errors) > 1:
-            return f"{len(errors)} lines of errors"
+        if len(errors) != 1 or errors != lines[-1:]:
+            return f"{len(errors)} lines of errors, or others after it"
         if output.exists() and expected is None and not (work / ".out.tif.part.jsonl").exists():
             return None if (work / "out.json").exists() else "an output of a run that failed"
         return None

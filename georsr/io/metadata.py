@@ -13,6 +13,7 @@ import math
 import operator
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import Any, Literal, NamedTuple
@@ -25,7 +26,6 @@ from affine import Affine
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rasterio.enums import MaskFlags
-from rasterio.errors import RasterioError
 from rasterio.io import MemoryFile
 from rasterio.rpc import RPC
 from rasterio.windows import Window as RasterioWindow
@@ -251,10 +251,13 @@ def _class_tables(dataset: Any) -> dict[int, str]:
     rasterio does not read category names and attribute tables. GDAL writes them into a VRT.
     """
     with MemoryFile(ext=".vrt") as memory:
-        try:
+        # GDAL opens the VRT after it has written it. This can fail, with errors that are not
+        # rasterio's: a pansharpened VRT opens its files at once, by paths relative to the copy.
+        with suppress(Exception):
             rasterio.shutil.copy(dataset, memory.name, driver="VRT")
+        try:
             document = fromstring(memory.read())
-        except (RasterioError, ParseError):
+        except ParseError:
             return {}
     tables = {}
     for band in document.iter("VRTRasterBand"):

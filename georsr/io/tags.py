@@ -16,7 +16,13 @@ from typing import Any
 Tags = Mapping[str, Mapping[str, str]]
 """Namespace -> name -> value; the default namespace is empty."""
 
-_ENCODING_NAMESPACES = ("IMAGE_STRUCTURE", "OVERVIEWS", "DERIVED_SUBDATASETS", "SUBDATASETS")
+_ENCODING_NAMESPACES = (
+    "IMAGE_STRUCTURE",
+    "OVERVIEWS",
+    "DERIVED_SUBDATASETS",
+    "SUBDATASETS",
+    "rio_creation_kwds",  # of rasterio 0.x
+)
 """Namespaces that describe how a file is stored; nothing is lost without them."""
 _DESCRIBED_NAMESPACES = {
     "RPC": "",  # copied separately

@@ -178,19 +178,26 @@ TENSORS = (
 
 def upgrade_spec(spec: ModelSpec) -> ModelSpec:
     """Return a specification with the present names of architecture and parameters."""
-    if spec.architecture not in ("segsr", "segsr-lite"):
-        return spec
-    parameters = _renamed(spec.parameters, PARAMETERS)
+    architecture, parameters = upgrade_parameters(spec.architecture, spec.parameters)
+    return replace(spec, architecture=architecture, parameters=parameters)
+
+
+def upgrade_parameters(
+    architecture: str, parameters: Mapping[str, Any]
+) -> tuple[str, dict[str, Any]]:
+    """Return the present names of an architecture and its parameters."""
+    if architecture not in ("segsr", "segsr-lite"):
+        return architecture, dict(parameters)
+    parameters = _renamed(parameters, PARAMETERS)
     if parameters.get("encoder_options"):
         parameters["encoder_options"] = _renamed(parameters["encoder_options"], ENCODER_OPTIONS)
-    architecture = spec.architecture
     if parameters.pop("published", False):
         architecture = "segsr-published"
     elif "num_heads" in parameters:
         heads = parameters.pop("num_heads")
         if parameters.get("backbone", "hat") == "hat":
             parameters["backbone_options"] = {"num_heads": heads}
-    return replace(spec, architecture=architecture, parameters=parameters)
+    return architecture, parameters
 
 
 def _renamed(parameters: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from georsr.errors import UsageError, redact_url
 from georsr.io.image_datasets import LAYOUTS
 from georsr.models.registry import trainable_architectures
-from georsr.models.spec import LIMITS
+from georsr.models.spec import LIMITS, upgrade_parameters
 from georsr.radiometry.degradation import (
     BicubicDegradation,
     Degradation,
@@ -327,6 +327,11 @@ class Recipe:
             key: sections[key](value, f"{context}: {key}") if key in sections else value
             for key, value in values.items()
         }
+        if isinstance(built.get("network"), dict):  # recipes of older versions have other names
+            architecture = built.get("architecture", cls.architecture)
+            built["architecture"], built["network"] = upgrade_parameters(
+                architecture, built["network"]
+            )
         return _section(cls, built, context)
 
 

@@ -95,3 +95,17 @@ def test_super_resolve_table_of_classes_without_force_is_refused(
         warnings.simplefilter("ignore", georsr.MetadataWarning)
         georsr.super_resolve(source, tmp_path / "o.tif", "bicubic-x2", force=refused is not None)
     assert (tmp_path / "o.tif").exists()
+
+
+def test_super_resolve_table_of_classes_of_a_pansharpened_vrt_is_refused(make_raster, tmp_path):
+    """GDAL cannot open its copy of such a VRT, from which the table is read."""
+    make_raster(np.arange(256).reshape(1, 16, 16).astype("uint8"), "a.tif")
+    source = '<SourceFilename relativeToVRT="1">a.tif</SourceFilename><SourceBand>1</SourceBand>'
+    (tmp_path / "sharp.vrt").write_text(
+        '<VRTDataset subClass="VRTPansharpenedDataset"><VRTRasterBand dataType="Byte" band="1" '
+        f'subClass="VRTPansharpenedRasterBand">{CATEGORIES}</VRTRasterBand><PansharpeningOptions>'
+        f'<PanchroBand>{source}</PanchroBand><SpectralBand dstBand="1">{source}</SpectralBand>'
+        "</PansharpeningOptions></VRTDataset>"
+    )
+    with pytest.raises(UsageError, match=r"band 1 has category names.*--force"):
+        georsr.super_resolve(tmp_path / "sharp.vrt", tmp_path / "o.tif", "bicubic-x2")

@@ -333,8 +333,9 @@ def test_read_changes_neither_folder_nor_process(tmp_path, rgb):
 
 
 def test_raster_info_has_the_metadata_of_the_source(tmp_path):
+    inches = {"TIFFTAG_XRESOLUTION": "72", "TIFFTAG_YRESOLUTION": "72"}
     path = make_raster(tmp_path / "a.tif", ramp(2, dtype="int16"), nodata=-1, point=True,
-                       tags={"PLATFORM": "x", "TIFFTAG_XRESOLUTION": "72"})  # fmt: skip
+                       tags={"PLATFORM": "x", **inches})  # fmt: skip
     with rasterio.open(path, "r+") as dst:
         dst.scales, dst.offsets, dst.units = (0.5, 1.0), (1.0, 0.0), ("K", "m")
         dst.descriptions = ("temperature", "height")
@@ -346,7 +347,7 @@ def test_raster_info_has_the_metadata_of_the_source(tmp_path):
     assert [(b.scale, b.offset, b.unit) for b in info.bands] == [(1, 0, "m"), (0.5, 1, "K")]
     assert info.bands[0].tags == {"": {"wavelength": "10"}}
     assert info.tags == {
-        "": {"PLATFORM": "x", "TIFFTAG_XRESOLUTION": "72"},
+        "": {"PLATFORM": "x", **inches},
         "IMAGERY": {"CLOUDCOVER": "4"},
     }
     assert info.area_or_point == "Point"

@@ -31,6 +31,7 @@ PLAIN = [
 
 @pytest.mark.shared
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.* not in the output. statistics:georsr.errors.MetadataWarning")
 @pytest.mark.parametrize("scale", [2, 4])
 @pytest.mark.parametrize("name", [*BANDS, *PLAIN])
 def test_run_of_real_scenes_keeps_values_and_place(name, scale, shared_data, tmp_path):

@@ -116,6 +116,15 @@ def test_with_overrides_replaces_fields():
     assert Recipe.from_dict(other.to_dict(), "here") == other
 
 
+def test_recipe_with_old_parameter_names_is_read_with_the_present_ones():
+    recipe = Recipe.from_dict(
+        {"name": "a", "scale": 2, "network": {"width": 8, "groups": 1, "blocks": 2, "tokens": 0}},
+        "here",
+    )
+    present = {"embed_dim": 8, "num_groups": 1, "depth": 2, "token_dim": 0}
+    assert (recipe.architecture, recipe.network) == ("segsr-lite", present)
+
+
 def test_documented_recipe_loads(tmp_path):
     manual = (REPOSITORY / "docs" / "training.md").read_text(encoding="utf-8")
     block = manual.split("```yaml\n")[1].split("```")[0]

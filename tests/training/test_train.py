@@ -226,7 +226,7 @@ def test_train_with_a_signal_saves_a_checkpoint(sent, code, tiny, tmp_path):
     child.send_signal(sent)
     _, errors = child.communicate(timeout=240)
     assert child.returncode == code, errors
-    assert "--resume goes on" in errors
+    assert "the same command with --resume continues" in errors
     assert "Traceback" not in errors
     step = load_checkpoint(out / "last.ckpt")["global_step"]
     assert f"stopped after step {step} of 100000" in errors

@@ -263,10 +263,10 @@ def test_raster_crops_without_room_fail(scenes):
 # -- many rasters ---------------------------------------------------------------------------
 
 
-def test_raster_crops_are_drawn_by_area_and_few_files_stay_open(scenes):
+def test_raster_crops_are_drawn_by_area_and_few_files_stay_open(scenes, monkeypatch):
     data = scenes((1, 40, 40), (1, 40, 160), (1, 6, 6))
     source = open_training(data, BicubicDegradation(), scale=2, patch=8)
-    source.regions[0].pool.limit = 1
+    monkeypatch.setattr("georsr.training.data.raster_crops.MAX_OPEN", 1)
     counts = np.zeros(3)
 
     def counted(number, read):
