@@ -1,6 +1,6 @@
 # These commands need Python 3.11 or newer, git and make:
-#   make demo    install, super-resolve a sample scene, print where the result is
-#   make test    install, then lint, type-check and test
+#   make demo    install without torch, super-resolve a sample scene, print where the result is
+#   make test    install everything, then lint, type-check and test
 #   make fast    lint and the quick tests: no QGIS, cluster, attack, fault or documentation tests
 #   make coverage  the tests again, with the statements that they do not reach
 PYTHON ?= python3
@@ -32,9 +32,10 @@ lint: .venv/test.stamp
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-.venv/demo.stamp: pyproject.toml
+.venv/demo.stamp: pyproject.toml requirements/light.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --quiet --no-compile --requirement requirements/light.txt
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	touch $@
 
 .venv/test.stamp: pyproject.toml

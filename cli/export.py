@@ -115,6 +115,7 @@ def _for_scene(
     config: SRConfig,
 ) -> tuple[Model, list[FloatArray] | None]:
     """Return the model with the sensor description of a scene, and tiles of the scene."""
+    from georsr.config import DeviceConfig
     from georsr.inference.bands import open_for_model
     from georsr.inference.pipeline import calibration_tiles
     from georsr.inference.sensing import scene_sensor, with_scene_sensor, with_sensor
@@ -126,5 +127,6 @@ def _for_scene(
         return with_sensor(model, scene_sensor([], unused, model, config)), None
     with open_for_model(scene, model, bidx) as (reader, _):
         info, stretch = reader.info, choose_normalization(reader, "auto")
-        fixed = with_scene_sensor(reader.read, info.height, info.width, stretch, model, config)
+        scene_pixels = reader.read, info.height, info.width, stretch
+        fixed = with_scene_sensor(*scene_pixels, model, config, DeviceConfig(backend="torch"))
         return fixed, calibration_tiles(reader, model.spec, tile)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,14 +97,16 @@ def _echo(facts: dict[str, Any], as_json: bool) -> None:
 
 def _show_model(model: str | None, scale: int | None, as_json: bool) -> None:
     with import_without_gc():
-        from georsr.models.complexity import complexity
         from georsr.models.io import open_model
         from georsr.tiling.grid import ceil_to
 
     opened = open_model(model, scale)
     spec = opened.spec
     facts = asdict(spec)
-    if not str(opened.file).endswith(".onnx"):  # ONNX Runtime does not report what it computes
+    # ONNX Runtime does not report what it computes
+    if find_spec("torch") and not opened.is_exported:
+        from georsr.models.complexity import complexity
+
         sizes = (spec.tile, ceil_to(64, spec.multiple_of))
         costs = {size: complexity(opened.network, spec.bands, size) for size in sizes}
         facts["learned parameters"] = costs[spec.tile].parameters

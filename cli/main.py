@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 import click
 
+from georsr.device import INSTALL_TORCH
 from georsr.errors import (
     GeorsrError,
     GeorsrWarning,
@@ -28,6 +29,8 @@ from georsr.errors import (
 from georsr.reports import georsr_version
 from georsr.system import GDAL_VARIABLES, foreign_variables, tune_malloc
 
+FULL_PACKAGES = ("torch", "open_clip", "huggingface_hub")
+"""Modules that are declared dependencies, but missing in the light set."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -279,14 +282,17 @@ def show_error(error: GeorsrError) -> int:
     return _fail("; ".join([str(error), *getattr(error, "__notes__", [])]), code)
 
 
-def _unforeseen(error: Exception) -> str:
+def _unforeseen(error: Exception) -> tuple[str, int]:
+    """Return the message and the exit code of an error that is not one of georsr's."""
+    if isinstance(error, ModuleNotFoundError) and error.name in FULL_PACKAGES:
+        return f"this needs {error.name}, which is not installed: {INSTALL_TORCH}", 2
     if isinstance(error, OSError) and error.strerror and error.filename:  # a name too long
-        return f"{str(error.filename)[:200]}: {error.strerror}"
+        return f"{str(error.filename)[:200]}: {error.strerror}", 1
     text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     present = [name for name in GDAL_VARIABLES if name in os.environ]
     if type(error).__name__ == "CRSError" and present:
         text += f"; unset {' '.join(present)}, if set for another installation"
-    return f"not foreseen: {text}; run it again with -vv for the traceback"
+    return f"not foreseen: {text}; run it again with -vv for the traceback", 1
 
 
 def invoke(arguments: list[str] | None = None) -> int:
@@ -317,7 +323,7 @@ def exit_code(call: Callable[[], Any]) -> int:
         return 1
     except Exception as error:
         log.debug("traceback", exc_info=True)
-        return _fail(_unforeseen(error), 1)
+        return _fail(*_unforeseen(error))
     except ForcedExit as ended:
         # A thread may still compute a tile. The process does not wait for it, and the usual exit
         # would free the memory of torch that the thread uses.

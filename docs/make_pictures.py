@@ -90,7 +90,7 @@ def guidance() -> Image.Image:
     source = read("town_rgb_2m.tif")
     model = georsr.open_model("segsr-lite-x4-sensor")
     with listening(model.network.get_submodule("localization")) as heard:
-        georsr.super_resolve_array(source, model)
+        georsr.super_resolve_array(source, model, backend="torch")
     panels = [("the tile", enlarged(source, 2))]
     for i, found in enumerate(heard[0]):
         values = found[0, 0].numpy()

@@ -432,8 +432,8 @@ class SRConfig:
         metadata=_described(
             "Device",
             "nothing",
-            "Library that runs the model: PyTorch, or ONNX Runtime on the CPU, which converts "
-            "the model first. auto: the one the model file is made for.",
+            "Library that runs the model: PyTorch, or ONNX Runtime on the CPU. auto: on a CPU, "
+            "ONNX Runtime for bundled models and .onnx files; PyTorch for others.",
         ),
     )
     compile: bool = field(

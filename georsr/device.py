@@ -1,15 +1,25 @@
-"""Choose the device and the precision of a network, and recognize errors of the device."""
+"""Choose the device and the precision of a network, and recognize errors of the device.
+
+torch is imported only when it is to compute, or to look for a GPU.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
+import platform
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-
-import torch
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
 from georsr.errors import GeorsrError, ModelError, ResourceError, UsageError
+from georsr.system import available_cpus
 
 _NO_MEMORY = (
     "not enough memory",  # torch on Windows
@@ -26,7 +36,8 @@ _NO_MEMORY = (
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error means that memory ran out."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+    torch = sys.modules.get("torch")
+    if isinstance(error, (MemoryError, getattr(torch, "OutOfMemoryError", MemoryError))):
         return True
     library = isinstance(error, RuntimeError) or type(error).__module__.startswith("onnxruntime")
     return library and any(message in str(error).lower() for message in _NO_MEMORY)
@@ -34,6 +45,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def is_device_failure(error: BaseException | None) -> bool:
     """Return whether an error means that the device failed, rather than the network."""
+    torch = sys.modules.get("torch")
     return isinstance(error, getattr(torch, "AcceleratorError", ())) or (
         isinstance(error, RuntimeError) and "CUDA error" in str(error)
     )
@@ -47,31 +59,116 @@ def add_location(error: ModelError | ResourceError, location: str) -> GeorsrErro
 
 log = logging.getLogger(__name__)
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+"""Precision -> torch's name of the data type."""
+INSTALL_TORCH = "pip install georsr"
+"""Command that installs torch beside the light set of packages."""
+
+_state = threading.local()
+"""``threads``: number of threads set by `set_num_threads` in the calling thread."""
+
+
+def import_torch(purpose: str = "this") -> Any:
+    """Import torch, and give it the number of threads that `set_num_threads` set.
+
+    Parameters
+    ----------
+    purpose
+        What needs torch, for the error.
+
+    Raises
+    ------
+    UsageError
+        torch is not installed.
+    """
+    loaded = "torch" in sys.modules
+    try:
+        import torch
+    except ImportError as error:
+        raise UsageError(
+            f"{purpose} needs torch, which is not installed: {INSTALL_TORCH}"
+        ) from error
+    threads = getattr(_state, "threads", None)
+    if not loaded and threads is not None:
+        _state.torch_threads = torch.get_num_threads()
+        torch.set_num_threads(threads)
+    return torch
+
+
+def installed_version(package: str) -> str:
+    """Return the version of an installed package; ``none`` if it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"
+
+
+def num_threads() -> int:
+    """Return the number of CPU threads that the calling thread may use."""
+    threads = getattr(_state, "threads", None)
+    if threads is not None:
+        return int(threads)
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        return int(torch.get_num_threads())
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    return int(wanted) if wanted.isdecimal() and int(wanted) else available_cpus()
+
+
+def set_num_threads(count: int) -> None:
+    """Set the number of CPU threads of the calling thread, also of torch if it is loaded."""
+    _state.threads = count
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(count)
 
 
 @dataclass(frozen=True)
 class DeviceConfig:
-    """A device, and the precision of a network on it."""
+    """A device, the precision of a network on it, and the library that computes."""
 
-    device: torch.device
-    dtype: torch.dtype
+    device: str
+    """``cpu``, ``cuda``, ``cuda:1``, ``mps``."""
+    precision: str = "fp32"
+    """``fp32``, ``bf16`` or ``fp16``."""
     backend: str = "torch"
-    """``torch``, or ``onnx`` for ONNX Runtime on the CPU."""
+    """``torch``, or ``onnx`` for ONNX Runtime (and NumPy) on the CPU."""
 
     @property
-    def precision(self) -> str:
-        """Return ``fp32``, ``bf16`` or ``fp16``."""
-        return next(name for name, dtype in PRECISIONS.items() if dtype == self.dtype)
+    def type(self) -> str:
+        """Return the device without its number."""
+        return self.device.partition(":")[0]
+
+    @property
+    def library(self) -> str:
+        """Return the libraries that compute, with their versions, for the key of a run."""
+        if self.backend == "torch":
+            return f"torch {import_torch().__version__}"
+        return (
+            f"ONNX Runtime {installed_version('onnxruntime')}, NumPy {installed_version('numpy')}"
+        )
 
     def describe(self) -> str:
         """Describe device, its name, precision and threads for the log."""
-        if self.device.type == "cuda":
-            return f"{self.device} ({torch.cuda.get_device_name(self.device)}), {self.precision}"
-        if self.device.type == "cpu":
+        if self.type == "cuda":
+            name = import_torch().cuda.get_device_name(self.device)
+            return f"{self.device} ({name}), {self.precision}"
+        if self.type == "cpu":
             runtime = "" if self.backend == "torch" else f", {self.backend}"
-            return f"cpu ({torch.get_num_threads()} threads), {self.precision}{runtime}"
+            return f"cpu ({num_threads()} threads), {self.precision}{runtime}"
         return f"{self.device}, {self.precision}"
+
+
+def may_have_accelerator() -> bool:
+    """Return whether torch may find a GPU here, without importing it."""
+    if find_spec("torch") is None:
+        return False
+    if "torch" in sys.modules:
+        torch = sys.modules["torch"]
+        return bool(torch.cuda.is_available() or torch.backends.mps.is_available())
+    if sys.platform == "linux":
+        return any(Path(name).exists() for name in ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd"))
+    return sys.platform == "win32" or (sys.platform, platform.machine()) == ("darwin", "arm64")
 
 
 def select_device(
@@ -87,43 +184,50 @@ def select_device(
         ``fp32``, ``bf16``, ``fp16``, or ``auto``: float32 on CPU and MPS, bfloat16 (float16 before
         Ampere) on CUDA.
     backend
-        ``torch``, or ``onnx``, which computes in float32 on the CPU.
+        ``torch``; ``onnx``, which computes in float32 on the CPU; or ``auto``: torch if it is
+        installed.
 
     Raises
     ------
     UsageError
-        The device is unknown or missing, or the backend does not support it.
+        The device is unknown or missing, the backend does not support it, or torch is missing.
     """
+    if backend == "auto":
+        backend = "torch" if find_spec("torch") else "onnx"
     if backend == "onnx":
         if device not in ("auto", "cpu") or precision not in ("auto", "fp32"):
             raise UsageError(
                 f"backend onnx computes in fp32 on the cpu, not in {precision} on {device}; "
                 "omit --device and --precision, or use --backend torch"
             )
-        return DeviceConfig(torch.device("cpu"), torch.float32, backend)
-    if device == "auto":
-        if torch.cuda.is_available():
-            device = "cuda"
-        else:
-            device = "mps" if torch.backends.mps.is_available() else "cpu"
+        return DeviceConfig("cpu", "fp32", backend)
+    torch = import_torch(f"--device {device}" if device != "auto" else "--backend torch")
     try:
-        chosen = torch.device(device)
+        chosen = torch.device(_best_device() if device == "auto" else device)
     except RuntimeError as error:
         raise UsageError(f"device {device!r}: expected auto, cpu, cuda, cuda:N or mps") from error
     _check_present(chosen)
     if precision == "auto":
         if chosen.type != "cuda":
-            return DeviceConfig(chosen, torch.float32)
+            return DeviceConfig(str(chosen))
         bf16 = torch.cuda.get_device_capability(chosen) >= (8, 0)
-        return DeviceConfig(chosen, torch.bfloat16 if bf16 else torch.float16)
+        return DeviceConfig(str(chosen), "bf16" if bf16 else "fp16")
     if precision not in PRECISIONS:
         raise UsageError(f"precision {precision!r}: expected auto, {', '.join(PRECISIONS)}")
     if precision == "fp16" and chosen.type == "cpu":
         log.warning("fp16 on a CPU is slower than fp32, and less exact: omit --precision")
-    return DeviceConfig(chosen, PRECISIONS[precision])
+    return DeviceConfig(str(chosen), precision)
 
 
-def _check_present(device: torch.device) -> None:
+def _best_device() -> str:
+    torch = import_torch()
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _check_present(device: Any) -> None:
+    torch = import_torch()
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if count <= (device.index or 0):
@@ -137,11 +241,16 @@ def _check_present(device: torch.device) -> None:
 
 @contextmanager
 def cpu_threads(count: int | None) -> Iterator[None]:
-    """Set the number of CPU threads of torch inside the block, and restore it afterwards."""
-    before = torch.get_num_threads()
+    """Set the number of CPU threads of the calling thread inside the block, and restore it."""
+    before, torch = getattr(_state, "threads", None), sys.modules.get("torch")
+    of_torch = None if torch is None else torch.get_num_threads()
     if count is not None:
-        torch.set_num_threads(count)
+        set_num_threads(count)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        _state.threads = before
+        torch = sys.modules.get("torch")
+        of_torch = of_torch or getattr(_state, "torch_threads", None)
+        if torch is not None and of_torch is not None:
+            torch.set_num_threads(of_torch)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.util import find_spec
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -88,7 +89,10 @@ class Diagnostics:
 OPTIONAL = {
     "isal": "GDAL compresses outputs instead, which takes three times as long",
     "lightning": "needed for georsr train; pip install 'georsr[train]'",
-    "onnxruntime": "needed for ONNX models; pip install 'georsr[onnx]'",
+    "onnxruntime": "runs the bundled models fast on a CPU; pip install 'georsr[onnx]'",
+    "huggingface_hub": "needed for hf:// models; pip install georsr",
+    "open_clip_torch": "needed for networks with CLIP; pip install georsr",
+    "torch": "needed for GPUs, training and other networks; pip install georsr",
 }
 """Packages that georsr works without, and what they are for."""
 
@@ -186,12 +190,14 @@ def check_proj(environ: Mapping[str, str]) -> Check:
 
 def check_devices() -> Iterator[Check]:
     """Check which device ``--device auto`` uses, and the GPUs."""
+    from georsr.device import num_threads, select_device
+
+    threads = f"{os.cpu_count()} processors, {num_threads()} threads"
+    yield Check("device", Status.OK, f"{select_device(backend='auto').describe()}; {threads}")
+    if find_spec("torch") is None:
+        return
     import torch
 
-    from georsr.device import select_device
-
-    threads = f"{os.cpu_count()} processors, {torch.get_num_threads()} threads"
-    yield Check("device", Status.OK, f"{select_device().describe()}; {threads}")
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             gpu = torch.cuda.get_device_properties(index)

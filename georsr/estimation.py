@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from georsr.config import SRConfig
-from georsr.device import DeviceConfig, cpu_threads
+from georsr.device import DeviceConfig, cpu_threads, import_torch, may_have_accelerator
 from georsr.errors import GeorsrError
 from georsr.inference.pipeline import (
     NetworkInput,
@@ -347,9 +346,8 @@ def estimate_run(
     force = cluster_estimate(job, cluster, parts)
     memory = force.memory
     if cluster is None and parts is None:
-        on_cpu = placement.device.type == "cpu"
         at_once = n_concurrent_tiles(placement, model.spec, config, len(plan), inference.batch)
-        memory = memory_bytes(reader, plan, layout, at_once, on_cpu)
+        memory = memory_bytes(job, placement, at_once)
     on_device = _device_memory(placement)
     empty = _empty_tiles(job)
     seconds = force.start + _seconds(
@@ -393,7 +391,7 @@ def estimate_run(
 
 def _timed(job: SRJob) -> DeviceConfig:
     """Return the device on which tiles are timed: that of the run if this machine has it."""
-    if job.placement.device.type == "cuda" and not torch.cuda.is_available():
+    if job.placement.type == "cuda" and not may_have_accelerator():
         return place_model(job.model, replace(job.config, device="cpu", precision="fp32"))
     return job.placement
 
@@ -482,8 +480,9 @@ def _has_pixels(job: SRJob, index: int) -> bool:
 
 def _device_memory(placement: DeviceConfig) -> tuple[int, int]:
     """Return (peak, total) memory of a CUDA device in bytes; (0, 0) for others."""
-    if placement.device.type != "cuda":
+    if placement.type != "cuda":
         return 0, 0
+    torch = import_torch()
     total = torch.cuda.get_device_properties(placement.device).total_memory
     return torch.cuda.max_memory_reserved(placement.device), total
 

@@ -142,9 +142,13 @@ def output_tags(
     stretch: str,
     consistency: str,
     options: str,
+    runtime: str = "",
     sensor: SensorDescription | None = None,
 ) -> dict[str, str]:
-    """Return the TIFF tags of an output; without times, so that runs repeat bit for bit."""
+    """Return the TIFF tags of an output; without times, so that runs repeat bit for bit.
+
+    ``runtime`` names the libraries that computed it; empty for torch.
+    """
     tags = {
         "GEORSR_VERSION": georsr_version(),
         "GEORSR_MODEL": model,
@@ -156,6 +160,8 @@ def output_tags(
         "GEORSR_OPTIONS": options,
         "GEORSR_NOTE": "super-resolved: contains synthesised detail that was not measured",
     }
+    if runtime:
+        tags["GEORSR_RUNTIME"] = runtime
     return tags if sensor is None else tags | {"GEORSR_SENSOR": str(sensor)}
 
 

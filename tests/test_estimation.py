@@ -202,7 +202,7 @@ def test_estimate_workers_share_time_and_add_memory(
     # eight would share two processors
     assert plans[8].seconds == pytest.approx(alone.seconds / 2, rel=0.1)
     each = plans[2].worker_memory_bytes
-    assert each > BASE_MEMORY
+    assert each > BASE_MEMORY["onnx"]
     assert plans[2].memory_bytes - plans[1].memory_bytes == pytest.approx(each, rel=0.2)
     assert "workers 2, " in plans[2].describe()
     assert "\nworkers" not in alone.describe()

@@ -16,6 +16,7 @@ from georsr.api import super_resolve_array
 from georsr.config import SRConfig
 from georsr.evaluation.dataset import UINT8_RANGE, DegradedImages
 from georsr.evaluation.metrics import psnr_y
+from georsr.inference.predictor import place_model
 from georsr.inference.sensing import resolve_kernel, with_scene_sensor
 from georsr.io.image_datasets import open_dataset
 from georsr.models.io import Model, open_model
@@ -38,9 +39,11 @@ class Trial:
             return PixelBlock(low[inside], valid[inside], None)
 
         size = low.shape[1:]
-        adapted = with_scene_sensor(read, *size, UINT8_RANGE, model, SRConfig())
+        placement = place_model(model, SRConfig())
+        scene = read, *size, UINT8_RANGE
+        adapted = with_scene_sensor(*scene, model, SRConfig(), placement)
         self.kernels = {
-            word: resolve_kernel(read, *size, UINT8_RANGE, adapted, SRConfig(consistency=word))
+            word: resolve_kernel(*scene, adapted, SRConfig(consistency=word), placement)
             for word in CHOICES
         }
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.quality import uncertainty_metrics
-from georsr.config import SRConfig
+from georsr.config import DeviceConfig, SRConfig
 from georsr.device import cpu_threads, select_device
 from georsr.evaluation.dataset import UINT8_RANGE, DegradedImages
 from georsr.inference.predictor import TilePredictor
@@ -50,7 +50,8 @@ def for_image(model, low):
         pixels = low[:, *window.slices]
         return PixelBlock(pixels, np.ones(pixels.shape, bool), None)
 
-    return with_scene_sensor(read, *low.shape[1:], UINT8_RANGE, model, SRConfig())
+    scene = read, *low.shape[1:], UINT8_RANGE
+    return with_scene_sensor(*scene, model, SRConfig(), DeviceConfig())
 
 
 def ensemble_errors(name, root, split, degradation, limit):

@@ -448,7 +448,7 @@ def _write_models(folder: Path) -> None:
     import torch
 
     from georsr.models.io import Model, build, create_model, save_model
-    from georsr.models.onnx.runtime import to_onnx
+    from georsr.models.onnx.export import to_onnx
 
     small = {"embed_dim": 8, "num_groups": 1, "depth": 1, "token_dim": 8}
     model = create_model("segsr-lite", 2, name="tiny-x2", **small)

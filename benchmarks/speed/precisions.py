@@ -88,15 +88,13 @@ class OpenVino(nn.Module):
         return torch.from_numpy(self.ask({INPUT: x.contiguous().numpy()})[0])
 
 
-def the_ways(
-    arguments: argparse.Namespace, model: Model, device: torch.device
-) -> dict[str, TilePredictor]:
+def the_ways(arguments: argparse.Namespace, model: Model, device: str) -> dict[str, TilePredictor]:
     """Name -> what is timed."""
     ways: dict[str, TilePredictor] = {}
-    for precision, dtype in PRECISIONS.items():
-        if precision == "fp16" and device.type == "cpu":
+    for precision in PRECISIONS:
+        if precision == "fp16" and device == "cpu":
             continue
-        placement = DeviceConfig(device, dtype)
+        placement = DeviceConfig(device, precision)
         batch = choose_batch(placement, arguments.batch)
         ways[precision] = TilePredictor(model, placement, batch)
         if not arguments.no_compile:
@@ -104,7 +102,7 @@ def the_ways(
     if arguments.onnx:
         ways["onnx"] = TilePredictor(model, select_device(backend="onnx"), batch)
     if arguments.openvino:
-        other = replace(model, network=OpenVino(model, arguments.tile or model.spec.tile))
+        other = replace(model, weights=OpenVino(model, arguments.tile or model.spec.tile))
         ways["openvino"] = TilePredictor(other, select_device("cpu", "fp32"), 1)
     return ways
 

@@ -35,7 +35,7 @@ from georsr.distributed.worker import (
     worker_device,
 )
 from georsr.errors import InterruptedRunError, ResourceError, UsageError
-from georsr.inference.predictor import place_model
+from georsr.inference.predictor import choose_backend, place_model
 from georsr.jobs.job import SRJob
 from georsr.models.io import Model
 from georsr.progress import never
@@ -367,23 +367,19 @@ class Cluster:
                 )
                 if client.dashboard_link and find_spec("bokeh"):  # there is none without it
                     log.warning("Dashboard: %s", client.dashboard_link)
-                placement, gpu = self._check_workers(client)
-                if self.placement.backend == "torch":
-                    self.placement, self.gpu = placement, gpu
+                self.placement, self.gpu = self._check_workers(client)
         return self._client
 
     def _local_placement(self) -> tuple[DeviceConfig, bool]:
         """Return where workers of this machine compute, and whether on a GPU."""
         model, config = self._model, self._config
-        if place_model(model, replace(config, device="cpu", precision="fp32")).backend != "torch":
-            return place_model(model, config), False
+        backend = choose_backend(model, config)
         if self.local is None:
-            return select_device("cpu", "fp32"), False  # replaced by that of the workers
+            return DeviceConfig("cpu", "fp32", backend), False  # replaced by that of the workers
+        if backend == "onnx":
+            return place_model(model, config), False
         wanted = config.device.partition(":")[0]
-        gpu = (
-            wanted in ("auto", "cuda")
-            and select_device(config.device, "fp32").device.type == "cuda"
-        )
+        gpu = wanted in ("auto", "cuda") and select_device(config.device, "fp32").type == "cuda"
         device = "cpu" if config.device == "auto" and not gpu else config.device
         return select_device(device, config.precision), gpu
 
@@ -400,8 +396,10 @@ class Cluster:
             )
         if device == "auto" and not gpu:
             device = "cpu"
-        devices = _ask_devices(client, addresses, device, self._config.precision)
-        kinds = {(d.device.type, d.precision): address for address, d in devices.items()}
+        config = replace(self._config, device=device)
+        backend = "torch" if gpu else choose_backend(self._model, config)
+        devices = _ask_devices(client, addresses, (device, config.precision, backend))
+        kinds = {(d.type, d.precision): address for address, d in devices.items()}
         if len(kinds) > 1:
             differences = "; ".join(f"{p} on {d} ({a})" for (d, p), a in kinds.items())
             raise ResourceError(
@@ -420,9 +418,12 @@ class Cluster:
     @property
     def config(self) -> SRConfig:
         """The options, with the device and the number of threads of a worker."""
-        config, device = self._config, str(self.placement.device)
-        precision = cast(Precision, self.placement.precision)
-        config = replace(config, device=device, precision=precision)
+        placement = self.placement
+        precision = cast(Precision, placement.precision)
+        backend = cast(Any, placement.backend)
+        config = replace(
+            self._config, device=placement.device, precision=precision, backend=backend
+        )
         if self.local and config.num_threads is None:
             config = replace(config, num_threads=max(1, available_cpus() // self.local))
         return config
@@ -461,11 +462,10 @@ def _check_scheduler(client: Client) -> None:
 
 
 def _ask_devices(
-    client: Client, addresses: list[str], device: str, precision: str
+    client: Client, addresses: list[str], wanted: tuple[str, str, str]
 ) -> dict[str, DeviceConfig]:
     """Return the device of each worker that answers, after a check of its software."""
-    arguments = (software(), device, precision)
-    answers = client.run(worker_device, *arguments, workers=addresses, on_error="return")
+    answers = client.run(worker_device, software(), *wanted, workers=addresses, on_error="return")
     devices = dict[str, DeviceConfig]()
     for address, answer in answers.items():
         if isinstance(answer, ImportError):

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 from georsr.config import SRConfig
 from georsr.device import DeviceConfig
@@ -59,7 +58,7 @@ class JobRunner:
     """
 
     def __init__(self, job: SRJob, model: ModelRef, config: SRConfig, compute: Compute) -> None:
-        self.job = replace(job, model=replace(job.model, network=nn.Identity()))
+        self.job = replace(job, model=replace(job.model, weights=None))
         self.model, self.config, self.compute = model, config, compute
         self.source_files = [
             absolute_path(path) for path in job.reader.info.files if paths_behind_vsi(path)
@@ -218,7 +217,7 @@ class DaskExecutor:
         """Return the peak memory of this machine, with the workers that it starts, in bytes."""
         tasks = self.grid(job).columns + PREFETCH_BATCHES * self._cluster.count()
         workers = (self._cluster.local or 0) * self.worker_memory(job)
-        return BASE_MEMORY + tasks * self._task_bytes(job) + workers
+        return BASE_MEMORY[self.placement.backend] + tasks * self._task_bytes(job) + workers
 
     def worker_memory(self, job: SRJob) -> int:
         """Return the peak memory of one worker, in bytes."""

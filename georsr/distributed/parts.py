@@ -321,7 +321,9 @@ def part_memory(job: SRJob, cluster: Cluster | None) -> int:
 def memory_here(job: SRJob, cluster: Cluster | None) -> int:
     """Return the peak memory of this machine, with the workers that it starts, in bytes."""
     process = part_memory(job, cluster)
-    return process if cluster is None else BASE_MEMORY + (cluster.local or 0) * process
+    if cluster is None:
+        return process
+    return BASE_MEMORY[cluster.placement.backend] + (cluster.local or 0) * process
 
 
 def stored_layout(job: SRJob) -> OutputLayout:

@@ -13,11 +13,11 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Protocol
 
 from distributed import WorkerPlugin, get_worker
 
+from georsr.device import DeviceConfig, installed_version, select_device
 from georsr.errors import GeorsrError, InterruptedRunError, ModelError, ResourceError
 
 if TYPE_CHECKING:
@@ -150,11 +150,8 @@ def describe_error(error: BaseException) -> str:
 def software() -> dict[str, str]:
     """Return the versions on which the bytes of an output depend."""
     versions = {"Python": ".".join(platform.python_version_tuple()[:2])}
-    for package in ("georsr", "torch", "rasterio"):
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "none"
+    for package in ("georsr", "torch", "onnxruntime", "numpy", "rasterio"):
+        versions[package] = installed_version(package)
     return versions
 
 
@@ -175,7 +172,9 @@ def check_software(expected: dict[str, str]) -> None:
             )
 
 
-def worker_device(expected: dict[str, str], device: str, precision: str) -> DeviceConfig:
+def worker_device(
+    expected: dict[str, str], device: str, precision: str, backend: str = "torch"
+) -> DeviceConfig:
     """Return the device on which this worker would compute, after a check of its software.
 
     Raises
@@ -184,9 +183,7 @@ def worker_device(expected: dict[str, str], device: str, precision: str) -> Devi
         A version differs, or there is no such device.
     """
     check_software(expected)
-    from georsr.device import select_device
-
-    return select_device(device, precision)
+    return select_device(device, precision, backend)
 
 
 def dask_setup(worker: Any) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from torch import nn
 
 from georsr.config import Consistency, SRConfig
 from georsr.device import DeviceConfig, cpu_threads, select_device
@@ -101,10 +100,9 @@ def ablate_guidance(
     return ablated
 
 
-def encoder_of(network: nn.Module) -> nn.Module | None:
+def encoder_of(network: Any) -> Any:
     """Return the submodule that describes the scene, if there is one."""
-    encoder = getattr(network, "encoder", None)
-    return encoder if isinstance(encoder, nn.Module) else None
+    return getattr(network, "encoder", None)
 
 
 def fit_to_size(image: AnyArray, height: int, width: int) -> AnyArray:
@@ -132,7 +130,7 @@ def mismatched_image(index: int, labels: list[str]) -> int:
 
 
 @contextmanager
-def _forward_hook(module: nn.Module, hook: Callable[[nn.Module, Any, Any], Any]) -> Iterator[None]:
+def _forward_hook(module: Any, hook: Callable[[Any, Any, Any], Any]) -> Iterator[None]:
     handle = module.register_forward_hook(hook)
     try:
         yield
@@ -171,9 +169,10 @@ def make_consistent_super_resolver(
         def read(window: Window) -> PixelBlock:
             return PixelBlock(sample.lr[:, *window.slices], valid[:, *window.slices], None)
 
-        informed = with_scene_sensor(read, height, width, UINT8_RANGE, model, config)
+        scene = (read, height, width, UINT8_RANGE)
+        informed = with_scene_sensor(*scene, model, config, predictor.placement)
         used = predictor if informed is model else TilePredictor(informed, predictor.placement, 1)
-        kernel = resolve_kernel(read, height, width, UINT8_RANGE, informed, config)
+        kernel = resolve_kernel(*scene, informed, config, predictor.placement)
         if kernel is None:
             return make_super_resolver(used)(sample)
         x = sample.lr.astype(np.float32) / np.float32(255)
@@ -244,7 +243,7 @@ def make_candidates(
             else make_consistent_super_resolver(predictor, model, config)
         )
         candidates.append(Candidate(name, model, super_resolve))
-        for mode in modes if encoder_of(model.network) is not None else ():
+        for mode in modes if modes and encoder_of(model.network) is not None else ():
             ablated = ablate_guidance(predictor, super_resolve, mode)
             candidates.append(Candidate(f"{name} ({ABLATIONS[mode]})", model, ablated))
     return candidates
@@ -438,7 +437,7 @@ def prepare(
         layout = "folder"
     folder = open_dataset(root, layout, split=split)
     opened = open_models(models, scale)
-    device_config = select_device(device, precision)
+    device_config = select_device(device, precision, "auto")
     candidates = make_candidates(opened, device_config, guidance, consistency, consistency_kernel)
     name = root.resolve().name
     return Evaluation(

@@ -303,7 +303,7 @@ class PairsEvaluation:
             if pictures:
                 self.examples.append((row, make_example(row, result, pixels.fine)))
             progress.advance()
-        device = select_device(self.options["device"], self.options["precision"])
+        device = select_device(self.options["device"], self.options["precision"], "auto")
         return PairsReport(
             redact_url(str(self.folder)),
             summarize(rows),

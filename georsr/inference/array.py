@@ -201,7 +201,7 @@ def predict_array(
         values[:, rows][:, :, columns], good[:, rows][:, :, columns], config.stretch
     )
     read = array_reader(values, good, whole)
-    model = with_scene_sensor(read, height, width, stretch, model, config)
+    model = with_scene_sensor(read, height, width, stretch, model, config, placement)
     with cpu_threads(config.num_threads):
         return predict_window(
             read,
@@ -211,7 +211,7 @@ def predict_array(
             stretch=stretch,
             form=ArrayFormat(config.dtype or str(values.dtype), bands, config.blocksize, nodata),
             inference=TilePredictor.from_config(model, config, placement),
-            kernel=resolve_kernel(read, height, width, stretch, model, config),
+            kernel=resolve_kernel(read, height, width, stretch, model, config, placement),
         )
 
 

@@ -14,8 +14,8 @@ from georsr.config import SRConfig
 from georsr.errors import BandWarning, UsageError
 from georsr.io.metadata import COLORS, RasterInfo, RGBBands, detect_rgb_bands
 from georsr.io.reader import RasterReader, open_raster, warn_once
-from georsr.models.interpolation import MultiBand
 from georsr.models.io import Model
+from georsr.models.multiband import MultiBand
 from georsr.models.spec import ModelSpec
 
 
@@ -42,10 +42,10 @@ log = logging.getLogger(__name__)
 
 def wrap_multiband(model: Model, guide: tuple[int, ...], mode: str) -> Model:
     """Return a model for any number of bands, which sees those at the positions ``guide``."""
-    if model.spec.bands == 0 or isinstance(model.network, MultiBand):
+    if model.spec.bands == 0 or model.multiband is not None:
         return model
-    network = MultiBand(model.network, model.spec, guide, mode)
-    return replace(model, spec=replace(model.spec, bands=0, band_names=()), network=network.eval())
+    spec = replace(model.spec, bands=0, band_names=())
+    return replace(model, spec=spec, multiband=MultiBand(model.spec, guide, mode))
 
 
 def match_bands(reader: RasterReader, model: Model, config: SRConfig) -> tuple[RasterReader, Model]:
@@ -73,7 +73,7 @@ def match_bands(reader: RasterReader, model: Model, config: SRConfig) -> tuple[R
         The guide cannot be found, or is none.
     """
     spec, info = model.spec, reader.info
-    if spec.bands == 0 or isinstance(model.network, MultiBand):
+    if spec.bands == 0 or model.multiband is not None:
         return reader, model
     if info.count == 1:
         return reader, wrap_multiband(model, (0,) * spec.bands, "per-band")
@@ -165,9 +165,8 @@ def with_found_colors(info: RasterInfo, model: Model, config: SRConfig) -> Raste
     model, config
         Model after `match_bands`, and options of the run.
     """
-    network = model.network
-    found = network.guide if isinstance(network, MultiBand) else (0, 1, 2)
-    is_rgb = isinstance(network, MultiBand) or model.spec.bands == len(COLORS)
+    found = (0, 1, 2) if model.multiband is None else model.multiband.guide
+    is_rgb = model.multiband is not None or model.spec.bands == len(COLORS)
     declared = any(band.colorinterp in COLORS for band in info.bands)
     if config.indexes is not None or declared or not is_rgb or len(set(found)) != len(COLORS):
         return info
@@ -197,7 +196,7 @@ def match_array_bands(model: Model, count: int, config: SRConfig) -> Model:
         All bands are wanted and the guide is not named.
     """
     spec = model.spec
-    if spec.bands == 0 or isinstance(model.network, MultiBand):
+    if spec.bands == 0 or model.multiband is not None:
         return model
     if count == 1:
         return wrap_multiband(model, (0,) * spec.bands, "per-band")

@@ -10,20 +10,30 @@ D acts on rows and columns separately, so that two small banded matrices are all
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from georsr.config import SRConfig
-from georsr.device import cpu_threads
-from georsr.models.interpolation import upsample_bilinear
+from georsr.models.arrays import (
+    BLOCK,
+    Array,
+    BandedMatrix,
+    Like,
+    array_like,
+    banded,
+    contiguous,
+    enlarge_nearest,
+    like,
+    namespace,
+    transposed,
+    upsample_bilinear,
+)
 from georsr.models.spec import SCENE, SOFTLY, ModelSpec
 from georsr.radiometry.kernels import Kernel, parse_kernel
-from georsr.window import AnyArray, BoolArray, FloatArray
+from georsr.window import BoolArray, FloatArray
 
 DAMPING, DAMPING_OF_OPTICS = 0.03, 0.07
 """Weight of roughness in what is added back, relative to the kernel's own gain; means are not
@@ -33,110 +43,16 @@ PASSES = 3
 """Repetitions where some pixels do not count."""
 NEGLIGIBLE = 1e-5
 """Of the inverse, what lies farther from the diagonal than all above this is left out."""
-BLOCK = 16
-"""Coarse pixels that are made at a time. Sums stay so short that a library of linear algebra does
-not cut them in pieces, by the number of threads, which would touch the last digit."""
-
-Like = tuple[torch.dtype, torch.device]
-"""Type of an image and the device that holds it."""
-
-
-@dataclass(frozen=True)
-class BandedMatrix:
-    """A banded matrix in blocks of rows, to be applied along the last axis but one.
-
-    Attributes
-    ----------
-    weights : Tensor
-        (blocks, rows, columns).
-    columns : Tensor
-        (blocks * columns,) which input each column of each block meets: successive ones.
-    starts : tuple of int
-        (blocks,) which input the first of them meets.
-    length : int
-        Rows of the matrix.
-    """
-
-    weights: Tensor
-    columns: Tensor
-    starts: tuple[int, ...]
-    length: int
-
-    def __call__(self, image: Tensor) -> Tensor:
-        """Multiply an image: (..., n, w) -> (..., length, w).
-
-        A CPU makes block after block out of ``image`` as it lies there, where gathering it for all
-        blocks, overlaps repeated, took half as long again; and by one thread, as a library of
-        linear algebra shares a matrix out to several with another last digit. Other devices want
-        few and large calls.
-        """
-        if image.device.type != "cpu":
-            return self.multiply_at_once(image)
-        planes = image.flatten(0, -3)
-        product = image.new_empty(*image.shape[:-2], self.length, image.shape[-1])
-        with cpu_threads(1):
-            for weights, met, piece in self._blocks(planes, product):
-                torch.bmm(weights, met, out=piece)
-        return product
-
-    def add_to(self, image: Tensor, total: Tensor) -> Tensor:
-        """Add the product with ``image`` (..., n, w) to ``total`` (..., length, w).
-
-        ``total`` is contiguous; it is changed, and returned.
-        """
-        if image.device.type != "cpu":
-            return total.add_(self.multiply_at_once(image))
-        with cpu_threads(1):
-            for weights, met, piece in self._blocks(image.flatten(0, -3), total):
-                piece.baddbmm_(weights, met)
-        return total
-
-    def _blocks(self, planes: Tensor, product: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yield for each block its weights, its rows of (p, n, w), and the rows it writes."""
-        pieces = product.flatten(0, -3).split(self.weights.shape[1], dim=-2)
-        count = self.weights.shape[2]
-        for weights, start, piece in zip(self.weights, self.starts, pieces, strict=True):
-            each = weights[: piece.shape[-2]].expand(len(planes), -1, -1)
-            yield each, planes[:, start : start + count], piece
-
-    def multiply_at_once(self, image: Tensor) -> Tensor:
-        """Multiply as one large call, as devices other than a CPU do."""
-        blocks, rows, count = self.weights.shape
-        gathered = image.index_select(-2, self.columns)
-        *batch, _, width = image.shape
-        product = self.weights @ gathered.reshape(*batch, blocks, count, width)
-        return product.reshape(*batch, blocks * rows, width)[..., : self.length, :]
-
-
-def banded(matrix: AnyArray, rows: int, like: Like) -> BandedMatrix:
-    """Cut a matrix (m, n) into blocks of ``rows`` rows, of the type and on the device given."""
-    m, n = matrix.shape
-    blocks = -(-m // rows)
-    full = np.zeros((blocks * rows, n))
-    full[:m] = matrix
-    pieces = full.reshape(blocks, rows, n)
-    used = [np.flatnonzero(piece.any(0)) for piece in pieces]
-    count = max(int(each[-1] - each[0]) + 1 for each in used)
-    starts = np.array([min(int(each[0]), n - count) for each in used])
-    columns = starts[:, None] + np.arange(count)
-    weights = np.take_along_axis(pieces, columns[:, None, :], axis=2)
-    dtype, device = like
-    return BandedMatrix(
-        torch.from_numpy(weights).to(dtype).to(device),
-        torch.from_numpy(columns.ravel()).to(device),
-        tuple(starts.tolist()),
-        m,
-    )
 
 
 @lru_cache(maxsize=128)
-def _downsampling(kernel: Kernel, size: int, scale: int, like: Like) -> BandedMatrix:
+def _downsampling(kernel: Kernel, size: int, scale: int, kind: Like) -> BandedMatrix:
     """Return the matrix that downsamples an axis: s * size -> size."""
-    return banded(kernel.matrix(size * scale, scale).astype(np.float64), BLOCK, like)
+    return banded(kernel.matrix(size * scale, scale).astype(np.float64), BLOCK, kind)
 
 
 @lru_cache(maxsize=32)
-def _pseudo_inverse(kernel: Kernel, size: int, scale: int, like: Like) -> BandedMatrix:
+def _pseudo_inverse(kernel: Kernel, size: int, scale: int, kind: Like) -> BandedMatrix:
     """Return the damped pseudo-inverse of downsampling: size -> s * size."""
     down = kernel.matrix(size * scale, scale).astype(np.float64)
     gram = down @ down.T
@@ -147,20 +63,20 @@ def _pseudo_inverse(kernel: Kernel, size: int, scale: int, like: Like) -> Banded
     row, column = np.nonzero(np.abs(inverse) > NEGLIGIBLE * np.abs(inverse).max())
     apart = np.abs(np.subtract.outer(np.arange(size), np.arange(size)))
     inverse[apart > np.abs(row - column).max()] = 0.0
-    return banded(down.T @ inverse, BLOCK * scale, like)
+    return banded(down.T @ inverse, BLOCK * scale, kind)
 
 
-def downsample(fine: Tensor, kernel: Kernel, scale: int) -> Tensor:
+def downsample(fine: Array, kernel: Kernel, scale: int) -> Array:
     """Downsample an image with a kernel: (N, C, s * h, s * w) -> (N, C, h, w)."""
     height, width = (side // scale for side in fine.shape[-2:])
-    like = fine.dtype, fine.device
-    rows, columns = (_downsampling(kernel, side, scale, like) for side in (height, width))
-    return columns(rows(fine).mT).mT
+    kind = like(fine)
+    rows, columns = (_downsampling(kernel, side, scale, kind) for side in (height, width))
+    return transposed(columns(transposed(rows(fine))))
 
 
 def back_project(
-    fine: Tensor, coarse: Tensor, kernel: Kernel, valid: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+    fine: Array, coarse: Array, kernel: Kernel, valid: Array | None = None
+) -> tuple[Array, Array]:
     """Change an image so that a kernel downsamples it to a given one.
 
     Parameters
@@ -184,26 +100,27 @@ def back_project(
         (N, C, h, w): ``coarse`` minus the downsampled ``fine``, before the correction; 0 where not
         valid.
     """
+    xp = namespace(fine)
     height, width = coarse.shape[-2:]
     scale = fine.shape[-1] // width
     # a network's channels may lie pixel by pixel: every product would sort them again
-    fine, coarse = fine.contiguous(), coarse.contiguous()
-    like = fine.dtype, fine.device
+    fine, coarse = contiguous(fine), contiguous(coarse)
+    kind = like(fine)
     back_rows, back_columns = (
-        _pseudo_inverse(kernel, side, scale, like) for side in (height, width)
+        _pseudo_inverse(kernel, side, scale, kind) for side in (height, width)
     )
     if valid is None:
         residual = coarse - downsample(fine, kernel, scale)
-        return back_rows.add_to(back_columns(residual.mT).mT, fine), residual
-    counts = valid.repeat_interleave(scale, 2).repeat_interleave(scale, 3).to(fine.dtype)
-    share = torch.where(valid, downsample(counts, kernel, scale), 1.0)
+        added = transposed(back_columns(transposed(residual)))
+        return back_rows.add_to(added, fine), residual
+    counts = enlarge_nearest(xp.asarray(valid, dtype=fine.dtype), scale)
+    share = xp.where(valid, downsample(counts, kernel, scale), 1.0)
     image, first = fine, None
     for _ in range(PASSES):
-        residual = torch.where(
-            valid, coarse - downsample(image * counts, kernel, scale) / share, 0.0
-        )
+        shrunk = downsample(image * counts, kernel, scale)
+        residual = xp.where(valid, coarse - shrunk / share, 0.0)
         first = residual if first is None else first
-        image = image + counts * back_rows(back_columns(residual.mT).mT)
+        image = image + counts * back_rows(transposed(back_columns(transposed(residual))))
     assert first is not None, "at least one pass"
     return image, first
 
@@ -267,8 +184,8 @@ def fixed_kernel(name: str | None) -> Kernel | None:
 
 
 def enforce_consistency(
-    output: Tensor, network_input: Tensor, targets: Sequence[ConsistencyTarget], kernel: Kernel
-) -> tuple[Tensor, Tensor]:
+    output: Array, network_input: Array, targets: Sequence[ConsistencyTarget], kernel: Kernel
+) -> tuple[Array, Array]:
     """Make the outputs of a network consistent with their inputs.
 
     Parameters
@@ -289,31 +206,29 @@ def enforce_consistency(
     residual
         (N, C, h, w): source minus downsampled output, before the correction.
     """
-    results = [
+    made = [
         _enforce(output[i : i + 1], network_input[i : i + 1], target, kernel)
         for i, target in enumerate(targets)
     ]
-    if len(results) == 1:
-        return results[0]
-    outputs, residuals = zip(*results, strict=True)
-    return torch.cat(outputs), torch.cat(residuals)
+    if len(made) == 1:
+        return made[0]
+    outputs, residuals = zip(*made, strict=True)
+    xp = namespace(output)
+    return xp.concatenate(outputs), xp.concatenate(residuals)
 
 
 def _enforce(
-    output: Tensor, network_input: Tensor, target: ConsistencyTarget, kernel: Kernel
-) -> tuple[Tensor, Tensor]:
-    device = output.device
+    output: Array, network_input: Array, target: ConsistencyTarget, kernel: Kernel
+) -> tuple[Array, Array]:
     if target.remainder is not None:
-        rest = torch.from_numpy(target.remainder).to(device)[None]
+        rest = array_like(output, target.remainder)[None]
         network_input = network_input + rest
         output = output + upsample_bilinear(rest, output.shape[-1] // network_input.shape[-1])
     if target.valid is None:
         return back_project(output, network_input, kernel)
     if (size := _corner(target.valid)) is not None:
         return _project_corner(output, network_input, kernel, size)
-    return back_project(
-        output, network_input, kernel, torch.from_numpy(target.valid).to(device)[None]
-    )
+    return back_project(output, network_input, kernel, array_like(output, target.valid)[None])
 
 
 def _corner(valid: BoolArray) -> tuple[int, int] | None:
@@ -324,12 +239,12 @@ def _corner(valid: BoolArray) -> tuple[int, int] | None:
 
 
 def _project_corner(
-    output: Tensor, network_input: Tensor, kernel: Kernel, size: tuple[int, int]
-) -> tuple[Tensor, Tensor]:
+    output: Array, network_input: Array, kernel: Kernel, size: tuple[int, int]
+) -> tuple[Array, Array]:
     """Project the valid rectangle only: exact in one pass, where a mask takes several."""
     height, width = size
     scale = output.shape[-1] // network_input.shape[-1]
-    residual = torch.zeros_like(network_input)
+    residual = namespace(network_input).zeros_like(network_input)
     fine, coarse = (
         output[..., : height * scale, : width * scale],
         network_input[..., :height, :width],

@@ -11,15 +11,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from georsr.config import SRConfig
-from georsr.device import DeviceConfig, cpu_threads
+from georsr.device import DeviceConfig, cpu_threads, num_threads
 from georsr.errors import GeorsrError, ModelError, UsageError
 from georsr.inference.bands import wrap_multiband
 from georsr.inference.predictor import TilePredictor, choose_batch, place_model
 from georsr.inference.sensing import sensor_of, with_sensor
-from georsr.models.interpolation import MultiBand
 from georsr.models.io import Model, open_model
 from georsr.models.registry import COMPUTED, bundled_weights
 from georsr.system import tune_malloc
@@ -57,10 +54,9 @@ def model_ref(model: Model) -> ModelRef:
         name = path.stem  # other machines have it elsewhere
     elif model.source not in COMPUTED and path.is_file():
         name = str(path.absolute())
-    network = model.network
     guide, mode = None, "inject"
-    if isinstance(network, MultiBand):
-        guide, mode = network.guide, network.mode
+    if model.multiband is not None:
+        guide, mode = model.multiband.guide, model.multiband.mode
     reference = ModelRef(name, model.sha256, guide, mode, sensor_of(model))
     try:
         load_cached(reference)
@@ -131,7 +127,7 @@ def threads_of_worker() -> int | None:
     but only one of these tasks runs at a time.
     """
     worker = _dask_worker()
-    return None if worker is None else max(torch.get_num_threads(), worker.state.nthreads)
+    return None if worker is None else max(num_threads(), worker.state.nthreads)
 
 
 def _dask_worker() -> Any | None:

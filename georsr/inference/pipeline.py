@@ -25,16 +25,16 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar, TypeVarTuple, cast
 
 import numpy as np
-import torch
 
 from georsr.config import SRConfig
 from georsr.errors import InputError, InterruptedRunError
+from georsr.inference.backends import PendingBatch
 from georsr.inference.bands import check_bands
 from georsr.inference.consistency import ConsistencyTarget
-from georsr.inference.predictor import PendingBatch, TilePredictor
+from georsr.inference.predictor import TilePredictor
 from georsr.io.metadata import RasterInfo
 from georsr.io.reader import RasterReader, choose_normalization
-from georsr.models.interpolation import upsample_bilinear
+from georsr.models.arrays import upsample_bilinear
 from georsr.models.spec import ModelSpec
 from georsr.progress import RunContext, Timer
 from georsr.radiometry.kernels import Kernel
@@ -277,7 +277,7 @@ def denormalize(
     values = output[cut]
     if remainder is not None:
         # bilinear: what lies beyond the range must not ring
-        values = values + upsample_bilinear(torch.from_numpy(remainder), scale).numpy()[cut]
+        values = values + upsample_bilinear(remainder, scale)[cut]
     return stretch.inverse(values, out=values, dtype=dtype)
 
 

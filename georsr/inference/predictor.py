@@ -15,54 +15,67 @@ whatever the number of threads.
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Self
-
-import numpy as np
-import torch
-from torch import Tensor, nn
+from typing import Any, Self
 
 from georsr.config import SRConfig
-from georsr.device import DeviceConfig, is_out_of_memory, select_device
+from georsr.device import (
+    DeviceConfig,
+    import_torch,
+    is_out_of_memory,
+    may_have_accelerator,
+    num_threads,
+    select_device,
+    set_num_threads,
+)
 from georsr.errors import ModelError, ResourceError, UsageError
+from georsr.inference.backends import (
+    ArrayBackend,
+    Backend,
+    PendingBatch,
+    TorchBackend,
+    first_line,
+)
 from georsr.inference.consistency import ConsistencyTarget, enforce_consistency
-from georsr.models.interpolation import Bicubic, MultiBand, Nearest
+from georsr.models.arrays import Array, enlarge_nearest, interpolate_bicubic, namespace
 from georsr.models.io import Model
 from georsr.models.registry import is_architecture
 from georsr.models.spec import ModelSpec
 from georsr.radiometry.kernels import Kernel
 from georsr.window import FloatArray
 
-if TYPE_CHECKING:
-    from georsr.models.onnx.runtime import OnnxNetwork
-
-Forward = Callable[[Tensor], Tensor]
+Forward = Callable[[Array], Array]
 """One pass of a network: (N, C, h, w) in 0..1 -> (N, C, s * h, s * w) around 0..1, float32."""
 
+INTERPOLATIONS: dict[str, Callable[[Array, int], Array]] = {
+    "bicubic": interpolate_bicubic,
+    "nearest": enlarge_nearest,
+}
+"""Functions that compute the models without weights: image (N, C, h, w), scale -> image."""
 MEMBERS = 8
 """Orientations of a square: four rotations, each as it is and mirrored."""
 
 
-def tta_predictions(forward: Forward, x: Tensor) -> Iterator[Tensor]:
+def tta_predictions(forward: Forward, x: Array) -> Iterator[Array]:
     """Yield the predictions of the eight orientations, each rotated back to that of ``x``.
 
     The first one is that of ``x`` as it is.
     """
+    xp = namespace(x)
     for turns in range(4):
-        turned = torch.rot90(x, turns, (2, 3))
-        yield torch.rot90(forward(turned), -turns, (2, 3))
-        yield torch.rot90(forward(turned.flip(3)).flip(3), -turns, (2, 3))
+        turned = xp.rot90(x, turns, (2, 3))
+        yield xp.rot90(forward(turned), -turns, (2, 3))
+        yield xp.rot90(xp.flip(forward(xp.flip(turned, (3,))), (3,)), -turns, (2, 3))
 
 
-def tta_mean(forward: Forward, x: Tensor) -> Tensor:
+def tta_mean(forward: Forward, x: Array) -> Array:
     """Return the mean prediction of the eight orientations, at eight times the cost."""
     predictions = tta_predictions(forward, x)
-    total = next(predictions).clone()
+    total = next(predictions)
     for prediction in predictions:
-        total += prediction
+        total = total + prediction
     return total / MEMBERS
 
 
@@ -84,15 +97,15 @@ class ParallelTiles:
     count : int
         Number of threads that call the network; 1 for the caller alone.
     threads : int
-        Threads of torch in each of them.
+        Threads for each.
     """
 
     count: int = 1
     threads: int = 1
 
     def enter(self) -> None:
-        """Set the number of torch threads of the calling thread."""
-        torch.set_num_threads(self.threads)
+        """Set the number of threads of the calling thread."""
+        set_num_threads(self.threads)
 
 
 def plan_parallelism(
@@ -114,10 +127,10 @@ def plan_parallelism(
     tiles
         That there are to compute: a lane without one would be threads without work.
     threads
-        Of torch, for all together; by default those of the calling thread.
+        For all together; by default those of the calling thread.
     """
-    threads = threads or torch.get_num_threads()
-    alone = placement.device.type != "cpu" or compiled or not is_architecture(spec.architecture)
+    threads = threads or num_threads()
+    alone = placement.type != "cpu" or compiled or not is_architecture(spec.architecture)
     if alone:
         return ParallelTiles(1, threads)
     each = -(-threads // max(1, min(MAX_LANES, tiles)))
@@ -154,7 +167,7 @@ def choose_batch(placement: DeviceConfig, wanted: int | None) -> int:
     algorithm by the size of the batch, so that the last digits of a tile would depend on its
     neighbours.
     """
-    if placement.device.type == "cpu":
+    if placement.type == "cpu":
         return 1
     return wanted or GPU_BATCH
 
@@ -163,103 +176,59 @@ def with_own_gpu(config: SRConfig, worker_name: object) -> SRConfig:
     """Return the options of a worker: numbered ones take the GPUs of their machine in turn."""
     if config.device != "cuda" or not isinstance(worker_name, int):
         return config
-    return replace(config, device=f"cuda:{worker_name % max(1, torch.cuda.device_count())}")
+    count = import_torch("--device cuda").cuda.device_count()
+    return replace(config, device=f"cuda:{worker_name % max(1, count)}")
 
 
 def place_model(model: Model, config: SRConfig) -> DeviceConfig:
-    """Choose device, precision and backend of a model; ``auto`` takes torch if it can.
+    """Choose device, precision and backend of a model.
+
+    On a CPU, ``auto`` takes ONNX Runtime (or NumPy) for the models that ship with georsr, and torch
+    for others.
 
     Raises
     ------
     UsageError
-        The options contradict each other, or the model.
+        The options contradict each other, or the model; or torch is needed and not installed.
     """
-    file = _onnx_file(model)
-    backend = config.backend
-    if backend == "auto":
-        backend = "torch" if file is None else "onnx"
+    backend = choose_backend(model, config)
     if backend == "onnx" and config.compile:
         raise UsageError("backend onnx: torch.compile is not for it; leave --compile away")
-    if file is not None:
+    if model.is_exported:
         if backend == "torch":
             raise UsageError(f"model {model.source}: is an ONNX file; leave --backend torch away")
-        if file.tile is not None and config.tile_size not in (None, file.tile):
+        tile = model.network.tile
+        if tile is not None and config.tile_size not in (None, tile):
             raise UsageError(
-                f"model {model.source}: was exported for tiles of {file.tile}, not "
+                f"model {model.source}: was exported for tiles of {tile}, not "
                 f"{config.tile_size}; leave --tile away, or export with --dynamic"
             )
     placement = select_device(config.device, config.precision, backend)
-    if isinstance(model.network, (Bicubic, Nearest)):
+    if model.interpolates:
         # an interpolation keeps every digit, which Apple's devices, without float64, cannot
-        on_mps = placement.device.type == "mps"
-        device = torch.device("cpu") if on_mps else placement.device
-        placement = replace(placement, device=device, dtype=torch.float32)
+        device = "cpu" if placement.type == "mps" else placement.device
+        placement = replace(placement, device=device, precision="fp32")
     return placement
 
 
-def _onnx_file(model: Model) -> OnnxNetwork | None:
-    """Return the network of a model that was read from an ONNX file; None for other models."""
-    if not (model.file or model.source).lower().endswith(".onnx"):
-        return None
-    from georsr.models.onnx.runtime import OnnxNetwork
+def choose_backend(model: Model, config: SRConfig) -> str:
+    """Return the backend that the options, or ``auto``, choose for a model."""
+    if config.backend != "auto":
+        return config.backend
+    return "onnx" if model.is_exported or _prefers_arrays(model, config) else "torch"
 
-    return model.network if isinstance(model.network, OnnxNetwork) else None
+
+def _prefers_arrays(model: Model, config: SRConfig) -> bool:
+    """Return whether ``--backend auto`` runs a model without torch."""
+    if config.device not in ("auto", "cpu") or config.precision not in ("auto", "fp32"):
+        return False
+    if config.compile or not model.runs_without_torch:
+        return False
+    return config.device == "cpu" or not may_have_accelerator()
 
 
 class TileTooLargeError(ResourceError):
     """A single tile does not fit into memory."""
-
-
-@dataclass(frozen=True)
-class PendingBatch:
-    """A batch of tiles that the device is computing.
-
-    ``values`` and ``finite`` lie in host memory and are not to be read before ``done``.
-    """
-
-    values: Tensor
-    """(N, C, s * h, s * w) float32."""
-    finite: Tensor
-    """(N,) bool: whether the sum of a tile is finite."""
-    names: Sequence[str]
-    model: str
-    done: torch.cuda.Event | None
-    residual: Tensor | None = None
-    """(N, C, h, w): how inconsistent the network's outputs were; None: not looked at."""
-
-    def result(self) -> list[FloatArray]:
-        """Wait, and return the super-resolved tiles, each (C, s * h, s * w).
-
-        Raises
-        ------
-        ModelError
-            A value is not finite, or the device failed.
-        """
-        if self.done is not None:
-            try:
-                self.done.synchronize()
-            except RuntimeError as error:  # of what was started, this is the first to be heard
-                raise ModelError(
-                    f"the network failed on {self.names[0]} or soon after: {_cause(error)}"
-                ) from error
-        # a sum may overflow although its values do not
-        failed = [
-            i
-            for i in (~self.finite).nonzero().flatten().tolist()
-            if not self.values[i].isfinite().all()
-        ]
-        if failed:
-            bad = self.names[failed[0]]
-            raise ModelError(
-                f"model {self.model} made values that are not finite at {bad}; try --precision fp32"
-            )
-        return list(self.values.numpy())
-
-    def residuals(self) -> list[FloatArray | None]:
-        """Return the residual (C, h, w) of each tile, after `result`; None if not computed."""
-        if self.residual is None:
-            return [None] * len(self.names)
-        return list(self.residual.numpy())
 
 
 class TilePredictor:
@@ -288,24 +257,22 @@ class TilePredictor:
         compiled: bool = False,
         tta: bool = False,
     ) -> None:
-        self.spec = model.spec
+        self.spec, self.multiband = model.spec, model.multiband
+        self._interpolates = model.interpolates
         self.placement = placement
         self.batch = batch
         self.tta = tta
-        # The model stays where and what it is: its owner may use it again, elsewhere.
-        network = model.network
-        if placement.backend == "onnx":
-            network = _onnx_of(network, model.spec)
-        if placement.device.type != "cpu":
-            network = copy.deepcopy(network)
-        # channels_last is what makes plain convolutions fast, on CPU and on tensor cores.
-        self.network: nn.Module = network.to(  # type: ignore[call-overload]
-            device=placement.device, memory_format=torch.channels_last
-        )
         self.compiled = compiled
-        self.forward: Callable[[Tensor], Tensor] = self.network
-        if compiled:
-            self.forward = torch.compile(self.network, dynamic=False)
+        self.backend: Backend = (
+            ArrayBackend(model)
+            if placement.backend == "onnx"
+            else TorchBackend(model, placement, compiled=compiled)
+        )
+
+    @property
+    def network(self) -> Any:
+        """The network that runs: a module of torch, or a function of NumPy arrays."""
+        return self.backend.network
 
     @classmethod
     def from_config(
@@ -329,12 +296,12 @@ class TilePredictor:
     @property
     def interpolates(self) -> bool:
         """Whether pixels are stored values, interpolated in their own type without a network."""
-        return isinstance(self.network, (Bicubic, Nearest))
+        return self._interpolates
 
     @property
     def overlaps(self) -> bool:
         """Whether the device computes a batch while the host does other work."""
-        return self.placement.device.type == "cuda"
+        return self.placement.type == "cuda"
 
     def lanes(self, tiles: int) -> ParallelTiles:
         """Return how many threads predict so many tiles at the same time."""
@@ -394,11 +361,10 @@ class TilePredictor:
 
     def _failure(self, name: str, error: Exception) -> str:
         advice = "; try without --compile" if self.compiled else ""
-        return f"the network failed on {name}: {_cause(error)}{advice}"
+        return f"the network failed on {name}: {first_line(error)}{advice}"
 
     def _shrink(self, tile: FloatArray, error: BaseException) -> None:
-        if self.placement.device.type == "cuda":
-            torch.cuda.empty_cache()
+        self.backend.free_memory()
         if self.batch == 1:
             raise TileTooLargeError(
                 f"a tile of {tile.shape[1]}x{tile.shape[2]} pixels does not fit into the memory "
@@ -407,38 +373,28 @@ class TilePredictor:
         self.batch //= 2
         log.warning("out of memory: continuing with %d tiles per batch", self.batch)
 
-    def _to_device(self, tiles: Sequence[FloatArray]) -> Tensor:
-        """Return tiles as a tensor (N, C, h, w) in 0..1 on the device."""
-        x = torch.from_numpy(np.stack(tiles))
-        if self.compiled and len(tiles) < self.batch:
-            # one shape, one compilation: the rest of a last batch is filled up
-            x = torch.cat([x, x[-1:].expand(self.batch - len(tiles), -1, -1, -1)])
-        if self.overlaps:
-            # only a copy from pinned memory overlaps with the work of the device
-            x = x.pin_memory()
-        return x.to(self.placement.device, non_blocking=self.overlaps)
-
-    def predict(self, x: Tensor) -> Tensor:
+    def predict(self, x: Array) -> Array:
         """Return what becomes of a batch (N, C, h, w): (N, P, s * h, s * w)."""
-        if isinstance(self.network, (Bicubic, Nearest)):  # the same in all orientations
-            return self.network.interpolate(x)
+        if self.interpolates:  # the same in all orientations
+            return INTERPOLATIONS[self.spec.architecture](x, self.spec.scale)
         return tta_mean(self.forward_pass, x) if self.tta else self.forward_pass(x)
 
-    def forward_pass(self, x: Tensor) -> Tensor:
+    def forward_pass(self, x: Array) -> Array:
         """Run the network once on a batch (N, C, h, w) in 0..1, on its device.
 
         Returns
         -------
-        Tensor
+        Array
             (N, C, s * h, s * w) around 0..1, float32.
         """
-        dtype, (lo, hi) = self.placement.dtype, self.spec.value_range
+        lo, hi = self.spec.value_range
         if (lo, hi) != (0.0, 1.0):
             x = x * (hi - lo) + lo
-        x = x.contiguous(memory_format=torch.channels_last)
-        # autocast keeps weights, norms and the network's own skip connections in float32
-        with torch.autocast(x.device.type, dtype, enabled=dtype != torch.float32):
-            y = self.forward(x)
+        x = self.backend.ordered(x)
+        if self.multiband is None:
+            y = self.backend.forward(x)
+        else:
+            y = self.multiband.apply(self.backend.forward, x)
         n, c, h, w = x.shape
         expected = (n, c, h * self.spec.scale, w * self.spec.scale)
         if tuple(y.shape) != expected:
@@ -446,15 +402,8 @@ class TilePredictor:
                 f"model {self.spec.name} made {tuple(y.shape)} from {tuple(x.shape)}, "
                 f"expected {expected}"
             )
-        if not y.is_floating_point():
-            raise ModelError(
-                f"model {self.spec.name} made values of type "
-                f"{str(y.dtype).removeprefix('torch.')}, expected floating-point numbers"
-            )
-        y = y.float()
         return (y - lo) / (hi - lo) if (lo, hi) != (0.0, 1.0) else y
 
-    @torch.inference_mode()
     def _start(
         self,
         tiles: Sequence[FloatArray],
@@ -462,39 +411,10 @@ class TilePredictor:
         targets: Sequence[ConsistencyTarget] | None,
         kernel: Kernel | None,
     ) -> PendingBatch:
-        x = self._to_device(tiles)
-        y = self.predict(x)[: len(tiles)]
-        residual = None
-        if targets is not None and kernel is not None:
-            y, residual = enforce_consistency(y, x[: len(tiles)], targets, kernel)
-        finite = torch.isfinite(y.sum((1, 2, 3)))
-        done = None
-        if self.overlaps:
-            y, finite = _to_pinned(y), _to_pinned(finite)
-            residual = None if residual is None else _to_pinned(residual)
-            done = torch.cuda.Event()
-            done.record(torch.cuda.current_stream(x.device))
-        else:
-            y, finite = y.cpu().contiguous(), finite.cpu()
-            residual = None if residual is None else residual.cpu()
-        return PendingBatch(y, finite, names, self.spec.name, done, residual)
-
-
-def _cause(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def _onnx_of(network: nn.Module, spec: ModelSpec) -> nn.Module:
-    """Return the network, run by ONNX Runtime; of a multi-band one, only the part for RGB."""
-    from georsr.models.onnx.runtime import as_onnx
-
-    if isinstance(network, MultiBand):
-        inner = as_onnx(network.network, network.spec)
-        return MultiBand(inner, network.spec, network.guide, network.mode)
-    return as_onnx(network, spec)
-
-
-def _to_pinned(device_tensor: Tensor) -> Tensor:
-    """Queue a copy to pinned host memory, in row order; valid once the stream is done."""
-    host = torch.empty(device_tensor.shape, dtype=device_tensor.dtype, pin_memory=True)
-    return host.copy_(device_tensor.contiguous(), non_blocking=True)
+        with self.backend.computing():
+            x = self.backend.to_device(tiles, self.batch)
+            y = self.predict(x)[: len(tiles)]
+            residual = None
+            if targets is not None and kernel is not None:
+                y, residual = enforce_consistency(y, x[: len(tiles)], targets, kernel)
+            return self.backend.fetch(y, residual, names, self.spec.name)

@@ -8,17 +8,15 @@ The sensor description is for networks that take it as input.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
 
 from georsr.config import SRConfig
-from georsr.device import cpu_threads, select_device
+from georsr.device import DeviceConfig, cpu_threads, import_torch
 from georsr.errors import UsageError
 from georsr.inference.consistency import (
     downsample,
@@ -29,11 +27,15 @@ from georsr.inference.consistency import (
 )
 from georsr.inference.pipeline import OrderedThreadPool
 from georsr.inference.predictor import TilePredictor
-from georsr.models.interpolation import MultiBand
+from georsr.models.arrays import Array
 from georsr.models.io import Model
-from georsr.models.segsr import SegSR
-from georsr.models.segsr_lite import combine_estimates
-from georsr.radiometry.kernels import Kernel, SensorDescription, parse_sensor
+from georsr.radiometry.kernels import (
+    N_SENSOR_VALUES,
+    Kernel,
+    SensorDescription,
+    combine_estimates,
+    parse_sensor,
+)
 from georsr.radiometry.normalization import Normalization
 from georsr.window import AnyArray, BoolArray, FloatArray, PixelBlock, Window
 
@@ -163,6 +165,7 @@ def estimate_kernel(
     model: Model,
     *,
     unless_noise: bool = False,
+    backend: str = "torch",
 ) -> Kernel | None:
     """Return the candidate kernel that leaves the smallest residual in a scene.
 
@@ -177,25 +180,29 @@ def estimate_kernel(
         estimate does not depend on the device of the run.
     unless_noise
         Return None if the residual is mostly noise.
+    backend
+        Backend of the run.
     """
-    network = model.network
     guide: slice | list[int] = slice(None)
-    if isinstance(network, MultiBand):
-        model = replace(model, spec=network.spec, network=network.network)
-        guide = list(network.guide)
-    inference = TilePredictor(model, select_device("cpu", "fp32"), 1)
+    if model.multiband is not None:
+        guide = list(model.multiband.guide)
+        model = replace(model, spec=model.multiband.spec, multiband=None)
+    inference = TilePredictor(model, DeviceConfig("cpu", "fp32", backend), 1)
 
     def residuals_of(patch: PixelBlock) -> list[Residual]:
         usable = stretch.usable(patch.values, patch.valid)
         filled = stretch.forward_filled(patch.values, usable)
         normalized, _ = stretch.clip_with_remainder(filled[guide])
-        output = torch.from_numpy(inference([normalized], ["a probe"])[0])[None]
+        output: Array = inference([normalized], ["a probe"])[0][None]
+        if backend == "torch":
+            output = import_torch().from_numpy(output)
         counted = np.array(patch.valid[guide])
         if min(counted.shape[1:]) > 4 * PROBE_MARGIN:
             counted[:, :PROBE_MARGIN] = counted[:, -PROBE_MARGIN:] = False
             counted[:, :, :PROBE_MARGIN] = counted[:, :, -PROBE_MARGIN:] = False
         downsampled = (downsample(output, kernel, model.spec.scale) for kernel in CANDIDATES)
-        return [Residual(normalized, normalized - low[0].numpy(), counted) for low in downsampled]
+        lows = (np.asarray(low[0]) for low in downsampled)
+        return [Residual(normalized, normalized - low, counted) for low in lows]
 
     usable = [patch for patch in patches if patch.valid.mean() > 0.5][:MAX_PROBES]
     lanes = inference.lanes(len(usable))
@@ -225,6 +232,7 @@ def resolve_kernel(
     stretch: Normalization,
     model: Model,
     config: SRConfig,
+    placement: DeviceConfig,
 ) -> Kernel | None:
     """Return the kernel that an output must be consistent with; None for no consistency.
 
@@ -234,8 +242,8 @@ def resolve_kernel(
         Returns the pixels of a window of the scene.
     height, width, stretch
         Size in source pixels and normalization of the scene.
-    model, config
-        Model and options of the run.
+    model, config, placement
+        Model and options of the run, and its backend; the network runs on the CPU.
     """
     requested = requested_kernel(model.spec, config)
     known = fixed_kernel(requested)
@@ -246,6 +254,7 @@ def resolve_kernel(
         stretch,
         model,
         unless_noise=skip_if_noisy(config),
+        backend=placement.backend,
     )
     return softened(fitted, model.spec, config)
 
@@ -260,14 +269,8 @@ MIN_SIZE = 16
 """Smallest height and width of a patch from which the sensor is estimated."""
 
 
-def sensor_network(network: nn.Module) -> SegSR | None:
-    """Return the part of a network that takes a sensor description; None if it takes none."""
-    inner = network.network if isinstance(network, MultiBand) else network
-    return inner if isinstance(inner, SegSR) and inner.uses_sensor else None
-
-
 def estimate_sensor(
-    patches: Sequence[PixelBlock], stretch: Normalization, model: Model
+    patches: Sequence[PixelBlock], stretch: Normalization, model: Model, backend: str = "torch"
 ) -> tuple[float, ...] | None:
     """Estimate the normalised sensor description of a scene, conservatively.
 
@@ -280,59 +283,78 @@ def estimate_sensor(
     model
         Model whose network estimates. It always runs on the CPU in float32, so that the estimate
         does not depend on the device of the run.
+    backend
+        Backend of the run.
 
     Returns
     -------
     tuple of float or None
         All zeros if nothing can be estimated; None if the model takes no sensor description.
     """
-    network = sensor_network(model.network)
-    if network is None or network.sensor_estimator is None:
+    estimate = _sensor_estimator(model, backend)
+    if estimate is None:
         return None
-    guide = list(model.network.guide) if isinstance(model.network, MultiBand) else slice(None)
-    means, variances = [], []
-    with cpu_threads(1), torch.inference_mode():
+    guide = slice(None) if model.multiband is None else list(model.multiband.guide)
+    estimates = []
+    with cpu_threads(1):
         for patch in patches:
             large_enough = min(patch.values.shape[1:]) >= MIN_SIZE
             if not (large_enough and bool(patch.valid[guide].all())):
                 continue
             normalized, _ = stretch.clip_with_remainder(stretch.forward(patch.values)[guide])
-            mean, variance = network.sensor_estimator(
-                torch.from_numpy(np.ascontiguousarray(normalized))[None]
-            )
-            means.append(mean)
-            variances.append(variance)
-    if not means:
-        return (0.0,) * network.sensor.shape[1]
-    combined = combine_estimates(torch.cat(means), torch.cat(variances))
-    factors = combined.new_tensor([MTF_SHRINKAGE, MTF_SHRINKAGE, 1, 1])
-    combined = combined * factors + combined.new_tensor([0, 0, NOISE_MARGIN, 0])
+            estimates.append(estimate(np.ascontiguousarray(normalized)[None]))
+    if not estimates:
+        return (0.0,) * N_SENSOR_VALUES
+    means, variances = (np.concatenate(values) for values in zip(*estimates, strict=True))
+    combined = combine_estimates(means, variances)
+    factors = np.array([MTF_SHRINKAGE, MTF_SHRINKAGE, 1, 1], np.float32)
+    combined = combined * factors + np.array([0, 0, NOISE_MARGIN, 0], np.float32)
     # rounded, so that a description read from a report and passed as an option is the same
     return tuple(round(float(x), 3) for x in combined)
 
 
+def _sensor_estimator(
+    model: Model, backend: str
+) -> Callable[[FloatArray], tuple[FloatArray, FloatArray]] | None:
+    """Return a function (1, C, h, w) -> mean and variance; None if the model has none."""
+    if not model.spec_of_network.uses_sensor:
+        return None
+    if backend == "onnx":
+        return getattr(model.array_network(), "sensor_estimator", None)
+    network: Any = model.network
+    estimator = getattr(network, "sensor_estimator", None)
+    if estimator is None:
+        return None
+    torch = import_torch()
+
+    def estimate(pixels: FloatArray) -> tuple[FloatArray, FloatArray]:
+        with torch.inference_mode():
+            mean, variance = estimator(torch.from_numpy(pixels))
+        return mean.numpy(), variance.numpy()
+
+    return estimate
+
+
 def with_sensor(model: Model, sensor: Sequence[float] | None) -> Model:
     """Return the model with a sensor description set; weights are shared."""
-    network = sensor_network(model.network)
-    if network is None or sensor is None:
+    if sensor is None or not model.spec_of_network.uses_sensor:
         return model
-    copied = copy.copy(network)
-    copied._buffers = {**network._buffers, "sensor": network.sensor.new_tensor([list(sensor)])}
-    if isinstance(model.network, MultiBand):
-        outer = copy.copy(model.network)
-        outer._modules = {**model.network._modules, "network": copied}
-        return replace(model, network=outer)
-    return replace(model, network=copied)
+    return replace(model, sensor=tuple(sensor))
 
 
 def sensor_of(model: Model) -> tuple[float, ...] | None:
-    """Return the normalised sensor description of a model; None if it has none."""
-    network = sensor_network(model.network)
-    return None if network is None else tuple(round(x, 3) for x in network.sensor[0].tolist())
+    """Return the normalised sensor description of a model; None if it takes none."""
+    if not model.spec_of_network.uses_sensor:
+        return None
+    return tuple(round(x, 3) for x in model.sensor or (0.0,) * N_SENSOR_VALUES)
 
 
 def scene_sensor(
-    patches: Sequence[PixelBlock], stretch: Normalization, model: Model, config: SRConfig
+    patches: Sequence[PixelBlock],
+    stretch: Normalization,
+    model: Model,
+    config: SRConfig,
+    backend: str = "torch",
 ) -> tuple[float, ...] | None:
     """Return the sensor description of a scene: the estimate, with the values of the options.
 
@@ -341,7 +363,7 @@ def scene_sensor(
     UsageError
         The options describe a sensor, but the model takes no sensor description.
     """
-    estimated = estimate_sensor(patches, stretch, model)
+    estimated = estimate_sensor(patches, stretch, model, backend)
     if config.sensor is None:
         return estimated
     if estimated is None:
@@ -358,6 +380,7 @@ def with_scene_sensor(
     stretch: Normalization,
     model: Model,
     config: SRConfig,
+    placement: DeviceConfig,
 ) -> Model:
     """Return the model with the sensor description of a scene; see `scene_sensor`.
 
@@ -367,13 +390,13 @@ def with_scene_sensor(
         Returns the pixels of a window of the scene.
     height, width, stretch
         Size in source pixels and normalization of the scene.
-    model, config
-        Model and options of the run.
+    model, config, placement
+        Model and options of the run, and its backend; the network runs on the CPU.
     """
-    if sensor_network(model.network) is None and config.sensor is None:
+    if not model.spec_of_network.uses_sensor and config.sensor is None:
         return model
     patches = [read(window) for window in probe_windows(height, width)]
-    return with_sensor(model, scene_sensor(patches, stretch, model, config))
+    return with_sensor(model, scene_sensor(patches, stretch, model, config, placement.backend))
 
 
 def description_of(model: Model) -> SensorDescription | None:

@@ -16,7 +16,6 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from georsr.config import OPTIONS, SRConfig
 from georsr.device import DeviceConfig
@@ -58,10 +57,10 @@ if TYPE_CHECKING:
     from georsr.geo.aoi import AreaOfInterest
 
 MIB = 2**20
-BASE_MEMORY = 650 * MIB
-"""Memory of Python, torch and GDAL before any work (measured: 570 MiB with the CUDA build of torch
-on Linux, and 64 MiB of GDAL's block cache)."""
-ACTIVATIONS = 14
+BASE_MEMORY = {"torch": 650 * MIB, "onnx": 160 * MIB}
+"""Memory of Python, GDAL and a backend before any work (measured on Linux: 570 MiB with the CUDA
+build of torch, 90 MiB without torch; and 64 MiB of GDAL's block cache)."""
+ACTIVATIONS = {"torch": 14, "onnx": 28}
 """Feature planes that a network holds at the same time, relative to its widest layer's input."""
 WAITING_BLOCKS = 24
 """Largest number of blocks that wait for the writer or are being encoded."""
@@ -126,35 +125,32 @@ def check_space(
         )
 
 
-def memory_bytes(
-    reader: RasterReader, plan: TileGrid, layout: OutputLayout, n_concurrent: int, on_cpu: bool
-) -> int:
+def memory_bytes(job: SRJob, placement: DeviceConfig, n_concurrent: int) -> int:
     """Return the peak memory of a process in bytes.
 
     Parameters
     ----------
-    reader
-        Source.
-    plan
-        Grid of the tiles.
-    layout
-        Layout of the output.
+    job
+        Plan of the run.
+    placement
+        Device and backend; on a CPU, the features of a network are in this memory, too.
     n_concurrent
         Number of tiles that are computed at the same time.
-    on_cpu
-        Whether the network runs on the CPU, so that its features are in this memory, too.
     """
-    info, s = reader.info, plan.scale
+    plan, layout = job.plan, job.layout
+    info, s = job.reader.info, plan.scale
     bands = len(info.indexes)
     columns = plan.row_window(0).width
     strips = 3 * plan.tile * columns * bands * (np.dtype(info.dtype).itemsize + 1)
     overlap = plan.overlap * s * columns * s * bands * 4
     row = layout.blocksize * layout.planes * np.dtype(layout.dtype).itemsize
     blocks = row * (plan.out_width + WAITING_BLOCKS * min(layout.blocksize, plan.out_width))
-    features = n_concurrent * plan.tile**2 * 4 * ACTIVATIONS * 48 if on_cpu else 0
-    tile = n_concurrent * (plan.tile * s) ** 2 * bands * 4 * 6
-    cache = max(0, reader.cache * columns // info.width - CACHE_BYTES)
-    return int(BASE_MEMORY + cache + strips + overlap + blocks + features + tile)
+    has_features = placement.type == "cpu" and not job.model.interpolates
+    features = ACTIVATIONS[placement.backend] * 48 * plan.tile**2 * 4 if has_features else 0
+    tile = (plan.tile * s) ** 2 * bands * 4 * 6
+    cache = max(0, job.reader.cache * columns // info.width - CACHE_BYTES)
+    base = BASE_MEMORY[placement.backend]
+    return int(base + cache + strips + overlap + blocks + n_concurrent * (features + tile))
 
 
 def check_memory(needed: int, config: SRConfig) -> None:
@@ -208,20 +204,11 @@ def run_key(
     return {
         "source": source_hash(reader),
         "model": f"{model.spec.name} {model.sha256[:16]}",
-        "software": f"georsr {georsr_version()} with torch {torch.__version__}",
-        "arithmetic": f"{placement.precision} on {placement.device.type}{_runtime(placement)}",
+        "software": f"georsr {georsr_version()} with {placement.library}",
+        "arithmetic": f"{placement.precision} on {placement.type}",
         "area": "everything" if area is None else area.describe(),
         **options,
     }
-
-
-def _runtime(placement: DeviceConfig) -> str:
-    """Return the version of ONNX Runtime for the key of a run; empty if torch computes."""
-    if placement.backend == "torch":
-        return ""
-    from georsr.models.onnx.runtime import runtime_version
-
-    return f" with ONNX Runtime {runtime_version()}"
 
 
 def source_hash(reader: RasterReader) -> str:
@@ -502,6 +489,7 @@ class SRJob:
                 self.config,
                 self.stretch,
                 self.kernel,
+                self.placement,
                 partial=part.area.outline is not None,
             ),
         )
@@ -560,8 +548,7 @@ def memory_of(job: SRJob) -> int:
     n_concurrent = n_concurrent_tiles(
         job.placement, job.model.spec, job.config, len(job.plan), batch
     )
-    on_cpu = job.placement.device.type == "cpu"
-    return memory_bytes(job.reader, job.plan, job.layout, n_concurrent, on_cpu)
+    return memory_bytes(job, job.placement, n_concurrent)
 
 
 @dataclass(frozen=True)
@@ -650,10 +637,11 @@ def plan_job(
         reject_non_images(info, model.spec.name)
     placement = placement or place_model(model, config)
     stretch = choose_normalization(reader, config.stretch)
-    model = with_scene_sensor(reader.read, info.height, info.width, stretch, model, config)
-    kernel = resolve_kernel(reader.read, info.height, info.width, stretch, model, config)
+    scene = (reader.read, info.height, info.width, stretch)
+    model = with_scene_sensor(*scene, model, config, placement)
+    kernel = resolve_kernel(*scene, model, config, placement)
     partial = area is not None and area.outline is not None
-    layout = _layout(part, info, model, config, stretch, kernel, partial=partial)
+    layout = _layout(part, info, model, config, stretch, kernel, placement, partial=partial)
     if layout.world_file and is_virtual(destination):
         raise UsageError(
             f"{destination}: is not a local file, so that TFW=YES cannot write next to it; create "
@@ -692,6 +680,7 @@ def _layout(
     config: SRConfig,
     stretch: Normalization,
     kernel: Kernel | None,
+    placement: DeviceConfig,
     *,
     partial: bool,
 ) -> OutputLayout:
@@ -712,6 +701,7 @@ def _layout(
             stretch=stretch.to_json(),
             consistency=_consistency_tag(kernel, requested_kernel(model.spec, config)),
             options=config.tags_json(),
+            runtime="" if placement.backend == "torch" else placement.library,
             sensor=description_of(model),
         ),
         partial=partial,

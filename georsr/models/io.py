@@ -15,26 +15,22 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
+from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-from torch.nn.modules.module import (
-    register_module_buffer_registration_hook,
-    register_module_module_registration_hook,
-    register_module_parameter_registration_hook,
-)
 
 from georsr._files import atomic_write, sha256
+from georsr.device import import_torch
 from georsr.errors import ModelError, UsageError
-from georsr.models.optimize import optimize_for_inference
+from georsr.models.arrays import enlarge_bicubic, enlarge_nearest
+from georsr.models.multiband import MultiBand
 from georsr.models.registry import (
     COMPUTED,
+    COMPUTED_ARCHITECTURES,
     NAME,
     bundled_weights,
     find_architecture,
@@ -52,6 +48,12 @@ from georsr.models.spec import (
 from georsr.tiling.grid import ceil_to
 from georsr.tiling.stitch import pad_to
 from georsr.window import FloatArray
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from georsr.models.onnx.runtime import OnnxNetwork
 
 log = logging.getLogger(__name__)
 
@@ -211,6 +213,73 @@ def _check(address: HubFile, path: Path) -> None:
         )
 
 
+class StoredNetwork:
+    """A network that torch builds when it is first asked for.
+
+    Parameters
+    ----------
+    name
+        Name of the model, or path, for errors.
+    build
+        Builds the network, in evaluation mode, float32, without gradients; can be pickled.
+    """
+
+    def __init__(self, name: str, build: Callable[[], nn.Module]) -> None:
+        self.name = name
+        self._build = build
+        self._network: nn.Module | None = None
+
+    def load(self) -> nn.Module:
+        """Return the network, which is built at the first call.
+
+        Raises
+        ------
+        UsageError
+            torch is not installed.
+        """
+        if self._network is None:
+            torch = import_torch(f"model {self.name}")
+            with torch.random.fork_rng(devices=[]):  # building a network draws random weights
+                self._network = self._build()
+        return self._network
+
+    def __reduce__(self) -> tuple[type[StoredNetwork], tuple[str, Callable[[], nn.Module]]]:
+        return StoredNetwork, (self.name, self._build)
+
+
+class ArrayNetwork(Protocol):
+    """A network that takes and returns NumPy arrays, without torch."""
+
+    @property
+    def guidance_count(self) -> int:
+        """Number of guidance maps."""
+
+    def __call__(self, x: FloatArray, sensor: FloatArray | None = None) -> FloatArray:
+        """(N, C, h, w) -> (N, C, s * h, s * w), float32; ``sensor``: (1, N_SENSOR_VALUES)."""
+
+    def guidance_maps(self, x: FloatArray) -> FloatArray:
+        """(N, C, h, w) -> guidance maps (N, groups, hc, wc)."""
+
+
+@dataclass(frozen=True)
+class Interpolation:
+    """A model without weights, as a function of NumPy arrays."""
+
+    architecture: str
+    scale: int
+    guidance_count: int = 0
+
+    def __call__(self, x: FloatArray, sensor: FloatArray | None = None) -> FloatArray:
+        """(N, C, h, w) -> (N, C, s * h, s * w), float32."""
+        enlarge = enlarge_bicubic if self.architecture == "bicubic" else enlarge_nearest
+        enlarged: FloatArray = enlarge(x, self.scale)
+        return enlarged
+
+    def guidance_maps(self, x: FloatArray) -> FloatArray:
+        """Raise: there are none."""
+        raise ModelError("the network has no guidance")
+
+
 @dataclass(frozen=True)
 class Model:
     """A network ready to run, with its specification.
@@ -220,14 +289,78 @@ class Model:
     """
 
     spec: ModelSpec
-    network: nn.Module
-    """In evaluation mode, float32, parameters without gradient."""
+    weights: nn.Module | OnnxNetwork | StoredNetwork | None
+    """The network; of the models that ship with georsr, what loads it for torch. None in a copy
+    that only describes the model."""
     sha256: str
     """Of the weights file; of the specification for models without weights."""
     source: str
     """Name or path by which it was opened."""
     file: str | None = field(default=None, compare=False)
     """Path of its weights file; None for models without weights."""
+    multiband: MultiBand | None = None
+    """How it is applied to a raster of other bands; None: to its own bands."""
+    sensor: tuple[float, ...] | None = None
+    """Normalised sensor description that the network is given; None for that of its weights."""
+
+    @property
+    def network(self) -> Any:
+        """Network of torch, in evaluation mode, float32, parameters without gradient.
+
+        Of a model from an ONNX file, the `OnnxNetwork`.
+
+        Raises
+        ------
+        UsageError
+            torch is not installed.
+        """
+        network: Any = self.weights
+        if isinstance(network, StoredNetwork):
+            network = network.load()
+        if self.sensor is None or not hasattr(network, "sensor"):
+            return network
+        copied = copy.copy(network)
+        copied._buffers = {**network._buffers, "sensor": network.sensor.new_tensor([self.sensor])}
+        return copied
+
+    def array_network(self) -> ArrayNetwork | None:
+        """Return the network as a function of NumPy arrays; None if it takes torch to run it."""
+        if self.spec.name in COMPUTED and isinstance(self.weights, StoredNetwork):
+            return Interpolation(self.spec.architecture, self.spec.scale)
+        from georsr.models.onnx.runtime import OnnxNetwork, open_bundled
+
+        if isinstance(self.weights, OnnxNetwork):
+            return self.weights
+        return open_bundled(self.graph) if self.graph else None
+
+    @property
+    def spec_of_network(self) -> ModelSpec:
+        """Specification of the network itself, whatever bands the raster has."""
+        return self.spec if self.multiband is None else self.multiband.spec
+
+    @property
+    def runs_without_torch(self) -> bool:
+        """Whether `array_network` has an answer: it ships with georsr, or is an ONNX file."""
+        if self.spec.name in COMPUTED and isinstance(self.weights, StoredNetwork):
+            return True
+        from georsr.models.onnx.runtime import has_onnxruntime
+
+        return self.is_exported or (self.graph is not None and has_onnxruntime())
+
+    @property
+    def interpolates(self) -> bool:
+        """Whether it only interpolates: bicubic or nearest."""
+        computed = self.spec.architecture in COMPUTED_ARCHITECTURES
+        known = isinstance(self.weights, StoredNetwork) or hasattr(self.weights, "interpolates")
+        return computed and known
+
+    @property
+    def graph(self) -> Path | None:
+        """Path of the ONNX file of a model that ships with georsr; None for other models."""
+        if self.file is None or not isinstance(self.weights, StoredNetwork):
+            return None
+        path = Path(self.file).with_suffix(".onnx")
+        return path if path.is_file() else None
 
     def __call__(self, image: FloatArray) -> FloatArray:
         """Enlarge an image or a batch of images of one size, each as one tile.
@@ -267,25 +400,44 @@ class Model:
         height, width = pixels.shape[-2:]
         batch = pixels.astype(np.float32).reshape(-1, *pixels.shape[-3:])
         padded = pad_to(batch, *(ceil_to(n, self.spec.multiple_of) for n in (height, width)))
-        # channels_last is the fast layout of convolutions
-        x = torch.from_numpy(padded).to(self.device, memory_format=torch.channels_last)
-        with torch.inference_mode():
-            enlarged = self.network(x).float().cpu().numpy()
+        enlarged = self._enlarge(padded)
         scale = self.spec.scale
         enlarged = enlarged[..., : scale * height, : scale * width]
         return enlarged.reshape(*pixels.shape[:-2], *enlarged.shape[-2:])
 
+    def _enlarge(self, batch: FloatArray) -> FloatArray:
+        """(N, C, h, w) -> (N, C, s * h, s * w), by torch where it is installed."""
+        network = None if find_spec("torch") and not self.is_exported else self.array_network()
+        if network is not None:
+            return network(batch)
+        torch = import_torch(f"model {self.spec.name}")
+        # channels_last is the fast layout of convolutions
+        x = torch.from_numpy(batch).to(self.device, memory_format=torch.channels_last)
+        with torch.inference_mode():
+            enlarged: FloatArray = self.network(x).float().cpu().numpy()
+        return enlarged
+
+    @property
+    def is_exported(self) -> bool:
+        """Whether it was read from an ONNX file."""
+        from georsr.models.onnx.runtime import OnnxNetwork
+
+        return isinstance(self.weights, OnnxNetwork)
+
     @property
     def device(self) -> torch.device:
         """Device of the network's parameters; the CPU for a network without any."""
-        tensors = chain(self.network.parameters(), self.network.buffers())
+        torch, network = import_torch("a device"), self.network
+        if self.is_exported:
+            return torch.device("cpu")
+        tensors = chain(network.parameters(), network.buffers())
         return next((tensor.device for tensor in tensors), torch.device("cpu"))
 
     def to(self, device: str | torch.device) -> Model:
         """Return the model on a device: itself if it is there, otherwise a copy."""
-        if torch.device(device) == self.device:
+        if import_torch("a device").device(device) == self.device:
             return self
-        return replace(self, network=copy.deepcopy(self.network).to(device))
+        return replace(self, weights=copy.deepcopy(self.network).to(device))
 
 
 def open_model(name: str | None = None, scale: int | None = None) -> Model:
@@ -312,10 +464,12 @@ def open_model(name: str | None = None, scale: int | None = None) -> Model:
     if complete in COMPUTED:
         spec = COMPUTED[complete]
         digest = hashlib.sha256(spec.to_json().encode()).hexdigest()
-        return Model(spec, build(spec), digest, complete)
-    path = bundled_weights().get(complete) or _file_of(complete)
-    with torch.random.fork_rng(devices=[]):  # building a network draws random weights
-        model = _OPENERS.get(path.suffix.lower(), _open_safetensors)(path)
+        return Model(spec, StoredNetwork(complete, partial(build, spec)), digest, complete)
+    bundled = bundled_weights().get(complete)
+    path = bundled or _file_of(complete)
+    model = _OPENERS.get(path.suffix.lower(), _open_safetensors)(path)
+    if bundled is None and not model.is_exported:
+        model = replace(model, weights=model.network)  # a damaged file is reported at once
     source = complete if complete.startswith(SCHEME) else model.source
     model = replace(model, source=source, file=str(path))
     if scale is not None and model.spec.scale != scale:
@@ -452,6 +606,8 @@ def build(spec: ModelSpec, weights: Mapping[str, Tensor] | None = None) -> nn.Mo
     except Exception as error:  # wrong parameters fail in any way
         reason = f"{error}".partition("\n")[0]
         raise ModelError(f"model {spec.name}: bad parameters ({reason:.200})") from error
+    from georsr.models.optimize import optimize_for_inference
+
     return optimize_for_inference(network.eval().requires_grad_(False))
 
 
@@ -461,6 +617,8 @@ def _limited_size(weights: Mapping[str, Tensor]) -> Iterator[None]:
 
     torch reserves the memory of a parameter before, and fills it after, it is registered.
     """
+    torch = import_torch()
+    hooks = torch.nn.modules.module
     thread, n_parts, n_values = threading.get_ident(), 0, 0
     max_parts = 1000 + 8 * len(weights)
     max_values = 10**6 + 8 * sum(tensor.numel() for tensor in weights.values())
@@ -470,7 +628,7 @@ def _limited_size(weights: Mapping[str, Tensor]) -> Iterator[None]:
         if threading.get_ident() != thread:  # the hooks see the networks of all threads
             return
         n_parts += 1
-        n_values += part.numel() if isinstance(part, Tensor) else 0
+        n_values += part.numel() if isinstance(part, torch.Tensor) else 0
         if n_parts > max_parts or n_values > max_values:
             raise ModelError(
                 f"its parameters ask for a far larger network than its {len(weights)} tensors are"
@@ -478,9 +636,9 @@ def _limited_size(weights: Mapping[str, Tensor]) -> Iterator[None]:
 
     with ExitStack() as stack:
         for register in (
-            register_module_parameter_registration_hook,
-            register_module_buffer_registration_hook,
-            register_module_module_registration_hook,
+            hooks.register_module_parameter_registration_hook,
+            hooks.register_module_buffer_registration_hook,
+            hooks.register_module_module_registration_hook,
         ):
             stack.callback(register(count).remove)
         yield
@@ -519,6 +677,16 @@ def load_weights(network: nn.Module, weights: dict[str, Tensor], where: str) -> 
 
 def _open_safetensors(path: Path) -> Model:
     spec = read_spec(path)
+    stored = StoredNetwork(str(path), partial(_load_safetensors, path))
+    return Model(spec, stored, sha256(path), str(path))
+
+
+def _load_safetensors(path: Path) -> nn.Module:
+    """Build the network of a safetensors file, with its weights."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    spec = read_spec(path)
     try:
         weights = load_file(path)
     except (SafetensorError, OSError) as error:
@@ -526,22 +694,24 @@ def _open_safetensors(path: Path) -> Model:
     refuse_old_plain_backbone(spec, weights, str(path))
     network = build(spec, weights)
     load_weights(network, weights, str(path))
-    return Model(spec, network, sha256(path), str(path))
+    return network
 
 
 def _open_checkpoint(path: Path) -> Model:
     """Open a published SeG-SR, or a checkpoint that spandrel recognises."""
+    torch = import_torch(f"model {path}")
     from georsr.models.segsr_published import is_published, read_checkpoint, read_published
 
     entries = read_checkpoint(path)
-    if is_published(entries):
-        spec, weights = read_published(path, entries)
-        network = build(spec)
-        load_weights(network, weights, str(path))
-    else:
-        from georsr.models.spandrel import load_with_spandrel
+    with torch.random.fork_rng(devices=[]):  # building a network draws random weights
+        if is_published(entries):
+            spec, weights = read_published(path, entries)
+            network = build(spec)
+            load_weights(network, weights, str(path))
+        else:
+            from georsr.models.spandrel import load_with_spandrel
 
-        spec, network = load_with_spandrel(entries, path)
+            spec, network = load_with_spandrel(entries, path)
     return Model(spec, network, sha256(path), str(path))
 
 
@@ -561,7 +731,7 @@ _OPENERS: dict[str, Callable[[Path], Model]] = {
 
 
 def save_model(
-    path: Path, spec: ModelSpec, network: nn.Module, dtype: torch.dtype = torch.float16
+    path: Path, spec: ModelSpec, network: nn.Module, dtype: torch.dtype | None = None
 ) -> None:
     """Write a self-describing safetensors file, atomically.
 
@@ -574,8 +744,11 @@ def save_model(
     network
         Network whose ``state_dict`` is stored.
     dtype
-        Type of the stored floating-point tensors; float16 costs less than 0.001 dB.
+        Type of the stored floating-point tensors; None for float16, which costs less than 0.001 dB.
     """
+    from safetensors.torch import save_file
+
+    dtype = dtype or import_torch("a network").float16
     tensors = {
         k: (v.to(dtype) if v.is_floating_point() else v).cpu().contiguous()
         for k, v in network.state_dict().items()

@@ -329,24 +329,3 @@ def likelihood_error(mean: Tensor, variance: Tensor, truth: Tensor) -> Tensor:
     All arguments are (N, N_SENSOR_VALUES).
     """
     return 0.5 * ((truth - mean).square() / variance + variance.log()).mean()
-
-
-def combine_estimates(mean: Tensor, variance: Tensor) -> Tensor:
-    """Combine the estimates of several windows of one scene into one description.
-
-    The result is a mean, weighted by the information that each estimate has over the standard
-    normal prior. It stays as close to the prior as a single estimate, because the errors of
-    estimates of one scene are not independent. Without information it is zero, the prior.
-
-    Parameters
-    ----------
-    mean, variance
-        (n, N_SENSOR_VALUES), one row per window.
-
-    Returns
-    -------
-    Tensor
-        (N_SENSOR_VALUES,).
-    """
-    information = (1 / variance - 1).clamp(min=0)
-    return (mean * information).sum(0) / information.sum(0).clamp(min=1e-6)

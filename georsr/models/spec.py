@@ -93,6 +93,11 @@ class ModelSpec:
                 f"model {self.name}: value_range {low:g}, {high:g}, expected the lower number first"
             )
 
+    @property
+    def uses_sensor(self) -> bool:
+        """Whether the network takes a sensor description."""
+        return bool(self.parameters.get("sensor_dim"))
+
     def to_json(self) -> str:
         """Serialise to one line of JSON (sorted keys)."""
         return json.dumps(asdict(self), sort_keys=True)

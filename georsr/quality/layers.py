@@ -21,14 +21,13 @@ from contextlib import closing
 from dataclasses import dataclass
 from importlib import resources
 from json import loads
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
+from georsr.device import DeviceConfig
 from georsr.errors import UsageError
+from georsr.inference.backends import bicubic_on_cpu
 from georsr.inference.consistency import shrink_valid
 from georsr.inference.pipeline import (
     OutputFormat,
@@ -40,7 +39,8 @@ from georsr.inference.pipeline import (
 from georsr.inference.predictor import MEMBERS, TilePredictor, tta_predictions
 from georsr.io.metadata import BandInfo
 from georsr.io.reader import RasterReader
-from georsr.models.interpolation import Bicubic
+from georsr.models.arrays import Array, box_sum, enlarge_bicubic, namespace, resize_bilinear
+from georsr.models.io import Model
 from georsr.models.spec import ModelSpec
 from georsr.radiometry.kernels import Kernel
 from georsr.radiometry.nodata import fill_invalid
@@ -64,7 +64,12 @@ def inconsistency(low: FloatArray, source: AnyArray, valid: BoolArray) -> FloatA
 
 
 def synthesised_detail(
-    image: FloatArray, valid: BoolArray, low: FloatArray, low_valid: BoolArray, scale: int
+    image: FloatArray,
+    valid: BoolArray,
+    low: FloatArray,
+    low_valid: BoolArray,
+    scale: int,
+    backend: str = "torch",
 ) -> FloatArray:
     """Return the local root mean square of detail that bicubic enlargement cannot carry.
 
@@ -76,6 +81,8 @@ def synthesised_detail(
         Downsampled output (C, H / scale, W / scale).
     scale
         Output pixels per source pixel, along each axis.
+    backend
+        Library that enlarges: ``torch``, or ``onnx`` for NumPy.
 
     Returns
     -------
@@ -83,11 +90,10 @@ def synthesised_detail(
         (H, W), over squares of 2 scale + 1 pixels and over bands, in the output's units.
     """
     filled = fill_invalid(low, low_valid)
-    with torch.inference_mode():
-        enlarged = Bicubic(scale)(torch.from_numpy(filled)[None])[0].numpy()
+    enlarged = bicubic_on_cpu(filled, scale, backend)
     detail = np.where(valid, image - enlarged, np.float32(0))
-    energy = _box_sum(detail * detail, scale)
-    count = _box_sum(valid.astype(np.float32), scale)
+    energy = box_sum(detail * detail, scale)
+    count = box_sum(valid.astype(np.float32), scale)
     power = energy / np.maximum(count, 1)
     return np.sqrt(_mean_over_bands(np.where(valid, power, np.float32(0)), valid))
 
@@ -96,23 +102,6 @@ def _mean_over_bands(values: FloatArray, valid: BoolArray) -> FloatArray:
     """Return the mean over valid bands of (C, h, w), zero where invalid: (h, w)."""
     count = np.maximum(valid.sum(0), 1).astype(np.float32)
     return np.asarray(values.sum(0, dtype=np.float32) / count)
-
-
-def _box_sum(values: FloatArray, radius: int) -> FloatArray:
-    """Sum over the square of ``radius`` pixels around each pixel of (C, H, W).
-
-    Pixels are added in a fixed order: a running sum would depend on where the window begins.
-    """
-    for axis in (1, 2):
-        length = values.shape[axis]
-        padding = [(0, 0)] * 3
-        padding[axis] = (radius, radius)
-        padded = np.pad(values, padding)
-        total = np.zeros_like(values)
-        for step in range(2 * radius + 1):
-            total += padded.take(range(step, step + length), axis)
-        values = total
-    return values
 
 
 VARIANCE, GRADIENT, MEAN_SQUARE, FIRST_MEAN = 0, 1, 2, 3
@@ -134,7 +123,7 @@ class EnsemblePredictor(TilePredictor):
 
     interpolates = False  # the statistics of an interpolation are on the 0..1 scale, too
 
-    def predict(self, x: Tensor) -> Tensor:
+    def predict(self, x: Array) -> Array:
         """Return the planes of a batch (N, C, h, w) in 0..1: (N, P, s * h, s * w) float32.
 
         Returns
@@ -146,37 +135,43 @@ class EnsemblePredictor(TilePredictor):
             each band minus the bicubic enlargement; the guidance maps of the network, if any.
         """
         # differences from bicubic are small, so that their squares are exact enough in float32
-        base = Bicubic(self.spec.scale).to(x.device)(x)
-        total = squares = torch.zeros_like(base)
+        xp = namespace(x)
+        base = enlarge_bicubic(x, self.spec.scale)
+        total = squares = xp.zeros_like(base)
         for prediction in tta_predictions(self.forward_pass, x):
             detail = prediction - base
-            total, squares = total + detail, squares + detail.square()
+            total, squares = total + detail, squares + xp.square(detail)
         mean = total / MEMBERS
-        variance = (squares / MEMBERS - mean.square()).clamp_min(0)
+        variance = (squares / MEMBERS - xp.square(mean)).clip(min=0)
         planes = [
-            variance.mean(1, keepdim=True),
-            _gradient((mean + base).mean(1, keepdim=True)),
-            mean.square().mean(1, keepdim=True),
+            variance.mean(1)[:, None],
+            _gradient((mean + base).mean(1)[:, None]),
+            xp.square(mean).mean(1)[:, None],
             mean,
         ]
-        if guidance_count(self.network):
-            maps = cast(Any, self.network).guidance_maps(x).float()
-            size = base.shape[2:]
-            planes.append(F.interpolate(maps, size, mode="bilinear", align_corners=False))
-        return torch.cat(planes, dim=1)
+        if self.backend.guidance_count:
+            guide = x if self.multiband is None else x[:, list(self.multiband.guide)]
+            maps = self.backend.guidance_maps(guide)
+            planes.append(resize_bilinear(maps, tuple(base.shape[2:])))
+        return xp.concatenate(planes, 1)
 
 
-def guidance_count(network: nn.Module) -> int:
-    """Return the number of guidance maps of a network."""
-    return int(getattr(network, "guidance_count", 0))
+def guidance_count(model: Model, placement: DeviceConfig) -> int:
+    """Return the number of guidance maps of a model's network."""
+    if placement.backend == "torch":
+        return int(getattr(model.network, "guidance_count", 0))
+    network = model.array_network()
+    return 0 if network is None else network.guidance_count
 
 
-def _gradient(image: Tensor) -> Tensor:
+def _gradient(image: Array) -> Array:
     """Return the gradient magnitude by central differences, edges replicated: (N, 1, H, W)."""
-    padded = F.pad(image, (1, 1, 1, 1), mode="replicate")
+    xp = namespace(image)
+    padded = xp.concatenate([image[:, :, :1], image, image[:, :, -1:]], 2)
+    padded = xp.concatenate([padded[..., :1], padded, padded[..., -1:]], 3)
     down = padded[:, :, 2:, 1:-1] - padded[:, :, :-2, 1:-1]
     right = padded[:, :, 1:-1, 2:] - padded[:, :, 1:-1, :-2]
-    return torch.hypot(down, right) / 2
+    return xp.hypot(down, right) / 2
 
 
 @dataclass(frozen=True)
@@ -388,7 +383,8 @@ class LayersPipeline:
         image, image_valid = block.values.astype(np.float32), block.valid
         image[~image_valid] = 0
         low, low_valid = shrink_valid(image, image_valid, kernel, s)
-        detail = synthesised_detail(image, image_valid, low, low_valid, s)
+        backend = self.tiles.predictor.placement.backend
+        detail = synthesised_detail(image, image_valid, low, low_valid, s, backend)
         crop = (slice(None), *source_window.relative_to(padded).slices)
         source, source_valid, _ = strip.cut(source_window)
         difference = inconsistency(low[crop], source, source_valid & low_valid[crop])

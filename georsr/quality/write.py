@@ -68,7 +68,9 @@ from georsr.writer.writer import RasterWriter
 def quality_config(job: SRJob) -> QualityConfig:
     """Return how the quality layers of a job are computed."""
     return QualityConfig(
-        calibration_of(job.model.spec), consistency_kernel(job), guidance_count(job.model.network)
+        calibration_of(job.model.spec),
+        consistency_kernel(job),
+        guidance_count(job.model, job.placement),
     )
 
 
@@ -139,7 +141,7 @@ def layers_job(job: SRJob, destination: str, output_hash: str) -> SRJob:
 def layers_memory(job: SRJob) -> int:
     """Return the peak memory of writing quality layers on this machine, in bytes."""
     plan, s = job.plan, job.plan.scale
-    planes = n_planes(len(job.stretch.lo), guidance_count(job.model.network))
+    planes = n_planes(len(job.stretch.lo), guidance_count(job.model, job.placement))
     overlap_bytes = plan.overlap * s * plan.row_window(0).width * s * 4 * planes
     n_concurrent = n_concurrent_tiles(job.placement, job.model.spec, job.config, len(plan), batch=1)
     tile_bytes = n_concurrent * 4 * (plan.tile * s) ** 2 * 4 * (planes + job.layout.count)

@@ -4,7 +4,8 @@ All are separable and centred on the low-resolution (LR) pixel, at ``(i + 0.5) *
 high-resolution (HR) pixels, so that the corners of both grids agree. At the image's edge they are
 cut off and renormalized, so that a constant image stays constant.
 
-`SensorDescription` describes how an image was recorded: its contrast, noise and correlation.
+`bicubic_weights` are for enlarging. `SensorDescription` describes how an image was recorded: its
+contrast, noise and correlation.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -132,6 +134,20 @@ def bicubic_matrix(size: int, scale: int) -> FloatArray:
     matrix: FloatArray = (weights / weights.sum(1, keepdims=True)).astype(np.float32)
     matrix.setflags(write=False)
     return matrix
+
+
+def bicubic_weights(scale: int) -> FloatArray:
+    """Return float64 weights of the five nearest pixels at ``scale`` sub-pixel positions: (s, 5).
+
+    They are Keys' cubic convolution with a = -0.75 (IEEE TASSP 29(6), 1981, eq. 8 and 15).
+    """
+    a = -0.75
+    phase = (np.arange(scale) + 0.5) / scale - 0.5
+    x = np.abs(phase[:, None] - np.arange(-2.0, 3.0)[None, :])
+    near = (a + 2) * x**3 - (a + 3) * x**2 + 1
+    far = a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a
+    weights = np.where(x <= 1, near, np.where(x < 2, far, 0.0))
+    return np.asarray(weights / weights.sum(1, keepdims=True))
 
 
 def mtfc_matrix(size: int, strength: float) -> FloatArray:
@@ -305,3 +321,24 @@ def parse_sensor(text: str) -> dict[str, float]:
     if "mtf" in numbers:
         numbers.setdefault("mtf_half", numbers["mtf"] ** 0.25)
     return numbers
+
+
+def combine_estimates(mean: Any, variance: Any) -> Any:
+    """Combine the estimates of several windows of one scene into one description.
+
+    The result is a mean, weighted by the information that each estimate has over the standard
+    normal prior. It stays as close to the prior as a single estimate, because the errors of
+    estimates of one scene are not independent. Without information it is zero, the prior.
+
+    Parameters
+    ----------
+    mean, variance
+        (n, N_SENSOR_VALUES), one row per window; NumPy arrays or tensors.
+
+    Returns
+    -------
+    ndarray or Tensor
+        (N_SENSOR_VALUES,).
+    """
+    information = (1 / variance - 1).clip(min=0)
+    return (mean * information).sum(0) / information.sum(0).clip(min=1e-6)

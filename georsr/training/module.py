@@ -23,13 +23,13 @@ from georsr.models.segsr import SegSR
 from georsr.models.segsr_lite import (
     SceneClassifier,
     SceneEncoder,
-    combine_estimates,
     fuse_branches,
     likelihood_error,
 )
 from georsr.models.sfem import ClipEncoder, add_lora, load_clip, merge_lora
 from georsr.models.spec import SCENE, SOFTLY, ModelSpec
 from georsr.radiometry.degradation import BicubicDegradation, to_uint8
+from georsr.radiometry.kernels import combine_estimates
 from georsr.tiling.grid import ceil_to
 from georsr.tiling.stitch import pad_to
 from georsr.training.checkpoint import check_recipe, recipe_text

@@ -77,7 +77,7 @@ class Machine:
 
     def is_gpu(self) -> bool:
         """Return whether the run uses CUDA."""
-        return select_device(self.device, "fp32").device.type == "cuda"
+        return select_device(self.device, "fp32").type == "cuda"
 
     def n_loaders(self) -> int:
         """Return the number of processes that prepare batches."""
@@ -85,7 +85,7 @@ class Machine:
 
     def trainer_options(self) -> dict[str, Any]:
         """Return the options of Lightning's trainer."""
-        device = select_device(self.device, "fp32").device
+        device = torch.device(select_device(self.device, "fp32").device)
         parallel = self.devices > 1 or self.nodes > 1
         if parallel and (device.type == "mps" or device.index is not None):
             raise UsageError(f"device {device} is one device, {self.devices} were requested")

@@ -26,11 +26,11 @@ from georsr.inference.bands import match_array_bands
 from georsr.inference.consistency import fixed_kernel, requested_kernel, skip_if_noisy, softened
 from georsr.inference.model_cache import ModelRef, cached_predictor, load_cached, model_ref
 from georsr.inference.pipeline import make_tile_grid
+from georsr.inference.predictor import place_model
 from georsr.inference.sensing import (
     estimate_kernel,
     probe_windows,
     scene_sensor,
-    sensor_network,
     with_sensor,
 )
 from georsr.models.io import Model
@@ -118,7 +118,8 @@ def find_properties(
     patches = [chunks.pixel_block(blocks) for blocks in windows]
     model, config = load_cached(chunks.model), chunks.config
     with cpu_threads(config.num_threads):
-        sensor = scene_sensor(patches, normalization, model, config)
+        backend = place_model(model, config).backend
+        sensor = scene_sensor(patches, normalization, model, config, backend)
         kernel_name = requested_kernel(model.spec, config)
         if kernel_name != SCENE:
             kernel = fixed_kernel(kernel_name)
@@ -128,6 +129,7 @@ def find_properties(
                 normalization,
                 with_sensor(model, sensor),
                 unless_noise=skip_if_noisy(config),
+                backend=backend,
             )
     return SceneProperties(softened(kernel, model.spec, config), sensor)
 
@@ -242,9 +244,8 @@ def super_resolve_dask(
         # Read again: most of a large scene would wait in memory for its turn in the output.
         sampled = clone(array, seed=token)
     kernel = requested_kernel(model.spec, config)
-    estimates = (
-        kernel == SCENE or sensor_network(model.network) is not None or config.sensor is not None
-    )
+    uses_sensor = model.spec_of_network.uses_sensor or config.sensor is not None
+    estimates = kernel == SCENE or uses_sensor
     for scene in np.ndindex(*scenes):
         pixels = array[scene]
         normalization: Any = fixed

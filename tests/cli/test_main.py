@@ -46,12 +46,18 @@ from georsr.cli.main import invoke
 assert invoke(["sr", {source!r}, {str(output)!r}, "--quiet"]) == 0
 print(*sys.modules)
 """).split()
-    assert {"georsr.models.segsr_lite", "georsr.io.reader", "georsr.jobs.run"} <= {*modules}
-    unused = ("models.hat", "models.sfem", "models.segsr_published", "models.spandrel")
-    unused += ("models.onnx", "io.vrt", "io.sentinel2", "io.mosaic", "geo", "quality")
+    assert {"onnxruntime", "georsr.io.reader", "georsr.jobs.run"} <= {*modules}
+    unused = (
+        "models.segsr_lite",
+        "models.hat",
+        "models.sfem",
+        "models.segsr_published",
+        "models.spandrel",
+    )
+    unused += ("models.onnx.export", "io.vrt", "io.sentinel2", "io.mosaic", "geo", "quality")
     unused += ("distributed", "estimation", "evaluation", "training", "xarray")
     assert not {*modules} & {f"georsr.{name}" for name in unused}
-    assert not {*modules} & {"open_clip", "distributed", "xarray", "scipy", "shapely"}
+    assert not {*modules} & {"torch", "open_clip", "distributed", "xarray", "scipy", "shapely"}
 
 
 def test_import_georsr_imports_neither_torch_nor_numpy():

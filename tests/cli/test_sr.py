@@ -201,12 +201,12 @@ def test_sr_too_little_disk_is_refused_before_the_first_tile(scene, tmp_path, mo
 SLOW = """
     import sys, time, torch
     from georsr.cli.main import main
-    from georsr.models.interpolation import Nearest
-    calm = Nearest.interpolate
+    from georsr.inference.predictor import TilePredictor
+    calm = TilePredictor.predict
     def slow(self, x):
         time.sleep(0.05)
         return calm(self, x)
-    Nearest.interpolate = slow
+    TilePredictor.predict = slow
     sys.argv[0] = "georsr"
     main()
 """

@@ -21,9 +21,9 @@ from georsr.distributed.executor import JobRunner, compute_blocks, ordered_block
 from georsr.distributed.task_queue import PREFETCH_BATCHES
 from georsr.errors import InterruptedRunError, ResourceError, UsageError
 from georsr.inference.model_cache import model_ref
+from georsr.inference.predictor import TilePredictor
 from georsr.io.reader import open_raster
 from georsr.jobs.job import plan_job
-from georsr.models.interpolation import Bicubic
 from georsr.models.io import open_model
 from georsr.progress import Timer
 from georsr.tiling import partition
@@ -290,7 +290,7 @@ class FellOverError(RuntimeError):
 def test_worker_device_failure_keeps_finished_blocks(
     tmp_path, source, scheduler, monkeypatch, error, words
 ):
-    calls, take = itertools.count(), Bicubic.interpolate
+    calls, take = itertools.count(), TilePredictor.predict
 
     def failing(self, x):
         if next(calls) >= 40:
@@ -301,7 +301,7 @@ def test_worker_device_failure_keeps_finished_blocks(
     whole = super_resolve(source, tmp_path / "whole.tif", "bicubic-x2", **SMALL)
     with monkeypatch.context() as patch:
         patch.setattr(torch, "AcceleratorError", FellOverError, raising=False)
-        patch.setattr(Bicubic, "interpolate", failing)
+        patch.setattr(TilePredictor, "predict", failing)
         place = r"^rows \d+:\d+, columns \d+:\d+ of the output, on worker tcp://\S+: "
         with pytest.raises(ResourceError, match=f"{place}.*{words}") as caught:
             super_resolve(source, out, "bicubic-x2", scheduler=scheduler, **SMALL)

@@ -17,7 +17,7 @@ from georsr.api import quality_layers, super_resolve
 from georsr.distributed import parts as parts_module
 from georsr.distributed.parts_index import PartsFolder
 from georsr.errors import InterruptedRunError, OutputError, ResourceError, UsageError
-from georsr.models.interpolation import Bicubic
+from georsr.inference.predictor import TilePredictor
 from georsr.tiling import partition
 from georsr.writer import partial_tiff
 
@@ -233,7 +233,7 @@ def test_parts_device_failure_keeps_finished_parts(
     tmp_path, source, scheduler, monkeypatch, on_cluster
 ):
     machines = {"scheduler": scheduler} if on_cluster else {}
-    calls, take = itertools.count(), Bicubic.interpolate
+    calls, take = itertools.count(), TilePredictor.predict
 
     def failing(self, x):
         if next(calls) >= 40:
@@ -241,7 +241,7 @@ def test_parts_device_failure_keeps_finished_parts(
         return take(self, x)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Bicubic, "interpolate", failing)
+        patch.setattr(TilePredictor, "predict", failing)
         with pytest.raises(
             ResourceError,
             match=r"^rows \d+:\d+, columns \d+:\d+ of the output.*: CUDA error: unspecified",

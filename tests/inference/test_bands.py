@@ -7,8 +7,8 @@ import torch
 
 import georsr
 from georsr.errors import UsageError
-from georsr.models.interpolation import MultiBand, injection_gain
 from georsr.models.io import open_model
+from georsr.models.multiband import injection_gain
 
 
 def read(path):
@@ -178,12 +178,3 @@ def test_multi_band_array_in_chunks_equals_one_pass(texture, lite_file):
     np.testing.assert_array_equal(lazy.compute(), whole)
     expected = georsr.super_resolve_array(image, open_model(lite_file), **options)
     np.testing.assert_array_equal(whole, expected)
-
-
-def test_multi_band_guidance_maps_are_those_of_rgb(lite_model):
-    whole = MultiBand(lite_model.network, lite_model.spec, (2, 1, 0), "inject")
-    x = torch.rand(1, 5, 32, 32)
-    assert whole.guidance_count == lite_model.network.guidance_count
-    torch.testing.assert_close(
-        whole.guidance_maps(x), lite_model.network.guidance_maps(x[:, [2, 1, 0]])
-    )

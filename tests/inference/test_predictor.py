@@ -23,7 +23,7 @@ from georsr.radiometry.normalization import Normalization
 from georsr.tiling.grid import make_grid
 from georsr.window import PixelBlock
 
-CPU = DeviceConfig(torch.device("cpu"), torch.float32)
+CPU = DeviceConfig("cpu")
 
 
 class LateBatch:
@@ -121,7 +121,7 @@ def test_tile_pipeline_on_cpu_finishes_each_batch_at_once(lite_model, texture):
 
 
 def test_tile_predictor_compiled_agrees_and_compiles_once(monkeypatch):
-    model = replace(open_model("bicubic", 2), network=torch.nn.Upsample(scale_factor=2))
+    model = replace(open_model("bicubic", 2), weights=torch.nn.Upsample(scale_factor=2))
     tiles = list(np.random.default_rng(0).random((5, 3, 24, 24), np.float32))
     names = [f"tile {i}" for i in range(5)]
     torch.compiler.reset()
@@ -158,7 +158,7 @@ def test_tile_predictor_compiled_failure_names_the_option():
 @pytest.mark.parametrize("compiled", [False, True])
 def test_tile_predictor_on_cuda_agrees_with_cpu(compiled, lite_model, texture):
     image = texture(3, 100, 130)
-    cuda = DeviceConfig(torch.device("cuda"), torch.float32)
+    cuda = DeviceConfig("cuda")
     ours = product(TilePredictor(lite_model, cuda, 4, compiled=compiled), image)
     theirs = product(TilePredictor(lite_model, CPU, 1), image)
     np.testing.assert_allclose(ours, theirs, atol=0.05)

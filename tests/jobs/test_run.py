@@ -252,7 +252,7 @@ def test_tile_predictor_out_of_memory_halves_the_batch(texture):
     image = texture(1, 90, 120)
     network = Hungry(2 * 32 * 32)
     model = custom(network)
-    inference = TilePredictor(model, DeviceConfig(torch.device("cpu"), torch.float32), 8)
+    inference = TilePredictor(model, DeviceConfig("cpu"), 8)
     tiles = [image[:, :32, i : i + 32].astype("float32") / 255 for i in range(9)]
     outputs = inference(tiles, [f"tile {i}" for i in range(9)])
     for tile, output in zip(tiles, outputs, strict=True):
@@ -359,7 +359,7 @@ def test_tile_pipeline_of_empty_rows_yields_blocks_at_once(texture):
         bands=1,
         plan=make_grid(5000, 40, scale=2, tile=32, halo=2, overlap=4),
         stretch=Normalization((0.0,), (255.0,), "dtype"),
-        predictor=TilePredictor(model, DeviceConfig(torch.device("cpu"), torch.float32), 1000),
+        predictor=TilePredictor(model, DeviceConfig("cpu"), 1000),
     )
     with closing(pipeline.blocks(ArrayFormat("uint8", 1, 16))) as blocks:
         next(blocks)

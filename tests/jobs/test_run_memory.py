@@ -10,7 +10,7 @@ import pytest
 RUN = r"""
 import os, re, sys
 from pathlib import Path
-if sys.argv[3:]:  # before torch counts the processors
+if sys.argv[3:]:  # before the processors are counted
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(sys.argv[3])])
 from georsr.api import estimate, super_resolve
 tiles = dict(tile_size=192, halo=4, overlap=8)

@@ -49,7 +49,7 @@ def test_save_model_disk_full_keeps_the_old_file(lite_model, tmp_path, monkeypat
         part.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("georsr.models.io.save_file", full)
+    monkeypatch.setattr("safetensors.torch.save_file", full)
     with pytest.raises(OSError, match="No space"):
         save_model(path, lite_model.spec, lite_model.network)
     assert path.read_bytes() == before

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from georsr.models.interpolation import Bicubic, Nearest, cubic
+from georsr.models.interpolation import Bicubic, Nearest
 from georsr.models.segsr import SLM, FiLM, LightLMM, pixel_shuffle_to_planes
 from georsr.models.segsr_lite import (
     RepConv,
@@ -181,10 +181,6 @@ def test_bicubic_equals_torch(scale):
     x = torch.rand(1, 2, 9, 11)
     expected = nn.functional.interpolate(x, scale_factor=scale, mode="bicubic")
     torch.testing.assert_close(Bicubic(scale)(x), expected, atol=2e-6, rtol=0)
-
-
-def test_cubic_is_one_at_zero_and_zero_at_integers():
-    torch.testing.assert_close(cubic(torch.tensor([0.0, 1, 2, 3])), torch.tensor([1.0, 0, 0, 0]))
 
 
 def test_nearest_repeats_pixels():

@@ -5,11 +5,15 @@ import torch
 
 from georsr.models.segsr_lite import (
     SensorEstimator,
-    combine_estimates,
     likelihood_error,
     segsr_lite,
 )
-from georsr.radiometry.kernels import MAX_NORMALIZED, N_SENSOR_VALUES, SensorDescription
+from georsr.radiometry.kernels import (
+    MAX_NORMALIZED,
+    N_SENSOR_VALUES,
+    SensorDescription,
+    combine_estimates,
+)
 from tests.models.test_segsr_lite import tiny, wake
 
 

@@ -7,12 +7,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from markupsafe import Markup, escape
 
 from georsr.io.metadata import declared_rgb_bands
 from georsr.io.reader import RasterReader
-from georsr.models.interpolation import Bicubic
+from georsr.models.arrays import enlarge_bicubic
 from georsr.radiometry.nodata import fill_invalid
 from georsr.window import AnyArray, FloatArray, PixelBlock, Window
 
@@ -79,8 +78,7 @@ def quicklook(reader: RasterReader, stretch: DisplayStretch) -> AnyArray:
 def bicubic_block(block: PixelBlock, scale: int) -> PixelBlock:
     """Enlarge pixels by bicubic interpolation; invalid where the source is."""
     filled: FloatArray = fill_invalid(block.values.astype(np.float32), block.valid)
-    with torch.inference_mode():
-        values = Bicubic(scale)(torch.from_numpy(filled)[None])[0].numpy()
+    values = enlarge_bicubic(filled[None], scale)[0]
     return PixelBlock(values, block.valid.repeat(scale, 1).repeat(scale, 2), None)
 
 

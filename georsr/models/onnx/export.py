@@ -10,9 +10,12 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
+import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +26,192 @@ from torch import Tensor, nn
 from georsr._files import atomic_write
 from georsr.errors import ModelError, OutputError, UsageError
 from georsr.models.io import Model
-from georsr.models.onnx.runtime import INPUT, to_onnx
+from georsr.models.onnx.runtime import (
+    ESTIMATOR_SUFFIX,
+    GUIDANCE,
+    INPUT,
+    OUTPUT,
+    SENSOR,
+    OnnxNetwork,
+    onnxruntime,
+)
 from georsr.models.spec import METADATA_KEY, ModelSpec
 from georsr.window import FloatArray
+
+MIN_HALVED = 64
+"""Smallest number of values of a tensor that is stored in 16 bits."""
+
+_exporter_lock = threading.Lock()
+"""Torch's exporter changes settings of the process while it runs."""
+
+
+class _WithGuidance(nn.Module):
+    """A network of SeG-SR that returns its guidance maps too, and may be given a sensor."""
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor, sensor: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(N, C, h, w) -> (N, C, s * h, s * w) and (N, groups, hc, wc)."""
+        prediction = self.network.predict(image, sensor)
+        return prediction.image, torch.cat(prediction.maps, 1)
+
+
+def to_onnx(
+    network: nn.Module,
+    spec: ModelSpec,
+    shape: tuple[int, ...],
+    *,
+    dynamic: bool = False,
+    compact: bool = False,
+    tags: dict[str, str] | None = None,
+) -> bytes:
+    """Convert a network to an ONNX file in memory.
+
+    Parameters
+    ----------
+    network, spec
+        Network to convert, and its specification, which is stored in the metadata.
+    shape
+        Shape (N, C, h, w) of the input.
+    dynamic
+        Let N, h and w vary. Guidance maps are then a second output, and the sensor description, if
+        the network takes one, a second input, which need not be given.
+    compact
+        Store weights in 16 bits where that loses nothing.
+    tags
+        Further entries of the metadata.
+
+    Returns
+    -------
+    bytes
+        Content of the file, weights included.
+
+    Raises
+    ------
+    UsageError
+        A package is missing.
+    ModelError
+        The network cannot be converted.
+    """
+    guided = dynamic and bool(getattr(network, "guidance_count", 0))
+    example = torch.zeros((2, *shape[1:]) if dynamic else shape)
+    arguments, inputs, outputs = [example], [INPUT], [OUTPUT]
+    sensor: Tensor | None = getattr(network, "sensor", None) if guided else None
+    if guided:
+        outputs.append(GUIDANCE)
+    if sensor is not None:
+        arguments.append(sensor)
+        inputs.append(SENSOR)
+    proto = _convert(
+        _WithGuidance(network) if guided else network,
+        spec.name,
+        arguments,
+        (inputs, outputs),
+        dynamic=dynamic,
+    )
+    if compact:
+        proto = _store_in_16_bits(proto)
+    if sensor is not None:  # an input with a value need not be given
+        values = _import_onnx().numpy_helper.from_array(sensor.numpy(), SENSOR)
+        proto.graph.initializer.append(values)
+    for name, text in {METADATA_KEY: spec.to_json(), **(tags or {})}.items():
+        entry = proto.metadata_props.add()
+        entry.key, entry.value = name, text
+    return _serialize(proto)
+
+
+def estimator_to_onnx(estimator: nn.Module, name: str, bands: int) -> bytes:
+    """Convert the estimator of a sensor description to an ONNX file in memory."""
+    example = [torch.zeros(2, bands, 64, 64)]
+    names = ([INPUT], ["sensor_mean", "sensor_variance"])
+    return _serialize(_store_in_16_bits(_convert(estimator, name, example, names, dynamic=True)))
+
+
+def _convert(
+    network: nn.Module,
+    name: str,
+    arguments: list[Tensor],
+    names: tuple[list[str], list[str]],
+    *,
+    dynamic: bool,
+) -> Any:
+    """Return a network as a protobuf; with ``dynamic``, N, h and w of its first input vary."""
+    _import_onnx()
+    any_size = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
+    shapes = (any_size, *({} for _ in arguments[1:])) if dynamic else None
+    with _exporter_lock, preserve_mkldnn(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter warns about its own internals
+        try:
+            program = torch.onnx.export(
+                network.eval(),
+                tuple(arguments),
+                dynamo=True,
+                verbose=False,
+                input_names=names[0],
+                output_names=names[1],
+                dynamic_shapes=shapes,
+            )
+        except Exception as error:  # the exporter raises many kinds of errors
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            raise ModelError(f"model {name}: cannot be converted to ONNX: {reason[0]}") from error
+    assert program is not None, "torch's exporter by way of torch.export returns a program"
+    return program.model_proto
+
+
+def _serialize(proto: Any) -> bytes:
+    buffer = BytesIO()
+    _import_onnx().save_model(proto, buffer)
+    return buffer.getvalue()
+
+
+def _store_in_16_bits(proto: Any) -> Any:
+    """Store the weights in 16 bits if that loses nothing, and drop the exporter's own remarks."""
+    onnx = _import_onnx()
+    del proto.metadata_props[:]
+    del proto.graph.value_info[:]
+    del proto.graph.metadata_props[:]
+    for node in proto.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    casts = []
+    for weights in proto.graph.initializer:
+        values = onnx.numpy_helper.to_array(weights)
+        half = values.astype(np.float16) if values.dtype == np.float32 else values
+        if half.size < MIN_HALVED or values.dtype != np.float32 or (half != values).any():
+            continue
+        name = f"{weights.name}.16"
+        casts.append(onnx.helper.make_node("Cast", [name], [weights.name], to=1))
+        weights.CopyFrom(onnx.numpy_helper.from_array(half, name))
+    nodes = [*casts, *proto.graph.node]
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
+    return proto
+
+
+@contextmanager
+def preserve_mkldnn() -> Iterator[None]:
+    """Restore the oneDNN setting: without oneDNN, convolutions round differently."""
+    before = torch.backends.mkldnn.enabled
+    try:
+        yield
+    finally:
+        if torch.backends.mkldnn.enabled != before:
+            torch.backends.mkldnn.set_flags(before)
+
+
+def _import_onnx() -> Any:
+    """Import the packages that conversion needs."""
+    try:
+        import onnx
+        import onnxscript  # noqa: F401  torch's exporter needs it
+    except ImportError as error:
+        raise UsageError(
+            "converting to ONNX needs the packages onnx and onnxscript: pip install 'georsr[onnx]'"
+        ) from error
+    return onnx
+
 
 MIN_CHANNELS = 16
 """Minimum channels of a convolution that is quantised; it has as many inputs as outputs."""
@@ -88,12 +274,12 @@ def to_int8(data: bytes, spec: ModelSpec, tiles: Sequence[FloatArray]) -> bytes:
 
 
 @torch.inference_mode()
-def fidelity(network: nn.Module, other: nn.Module, tiles: Sequence[FloatArray]) -> float:
+def fidelity(network: nn.Module, other: OnnxNetwork, tiles: Sequence[FloatArray]) -> float:
     """Return the PSNR (dB) between the outputs of two networks for tiles (C, h, w) in 0..1."""
     errors = []
     for tile in tiles:
         x = torch.from_numpy(tile)[None]
-        errors.append(float((network(x) - other(x)).square().mean()))
+        errors.append(float((network(x) - torch.from_numpy(other(tile[None]))).square().mean()))
     mean = sum(errors) / len(errors)
     return float("inf") if mean == 0 else -10 * float(np.log10(mean))
 
@@ -156,6 +342,37 @@ class ExportReport:
     fidelity: float | None = None
 
 
+class ConvertedNetwork:
+    """A torch network that is converted to ONNX at its first call.
+
+    Parameters
+    ----------
+    network, spec
+        Network, and its specification.
+    """
+
+    guidance_count = 0
+
+    def __init__(self, network: nn.Module, spec: ModelSpec) -> None:
+        onnxruntime()  # a missing package is reported before the first tile is read
+        self._network, self._spec = network, spec
+        self._converted: OnnxNetwork | None = None
+        self._lock = threading.Lock()
+
+    def __call__(self, x: FloatArray, sensor: FloatArray | None = None) -> FloatArray:
+        """(N, C, h, w) -> (N, C, s * h, s * w), float32; the network knows its sensor."""
+        with self._lock:
+            if self._converted is None:
+                shape = (1, x.shape[1], self._spec.tile, self._spec.tile)
+                data = to_onnx(self._network, self._spec, shape, dynamic=True)
+                self._converted = OnnxNetwork(data, self._spec.name)
+        return self._converted(x)
+
+    def guidance_maps(self, x: FloatArray) -> FloatArray:
+        """Raise: the conversion leaves them out."""
+        raise ModelError("a converted network has no guidance maps")
+
+
 def export_model(
     model: Model,
     path: Path,
@@ -172,7 +389,8 @@ def export_model(
     model
         Model to export.
     path
-        Path of the file; replaced if it exists.
+        Path of the file; replaced if it exists. If ``dynamic``, the estimator of the sensor
+        description, if the network has one, is written beside it as ``NAME.sensor.onnx``.
     tile
         Height and width of the file's tiles; None takes the model's.
     dynamic
@@ -191,15 +409,14 @@ def export_model(
     OutputError
         The file cannot be written.
     """
-    from georsr.models.onnx.runtime import OnnxNetwork
-
-    if isinstance(model.network, OnnxNetwork):
+    if model.is_exported:
         raise UsageError(f"model {model.source}: is an ONNX file already")
     spec = replace(model.spec, tile=tile or model.spec.tile)
     bands = spec.bands or 3
     shape = (1, bands, spec.tile, spec.tile)
     tags = {} if dynamic else deepness_tags(spec, ground)
-    data = to_onnx(model.network, spec, shape, dynamic=dynamic, tags=tags)
+    compact = dynamic and examples is None
+    data = to_onnx(model.network, spec, shape, dynamic=dynamic, compact=compact, tags=tags)
     shapes = [shape]
     if dynamic:
         shapes.append((2, bands, spec.tile + spec.multiple_of, spec.tile))
@@ -213,6 +430,10 @@ def export_model(
     if examples is not None:
         data, psnr = _quantise(model.network, data, spec, examples)
     _write(path, data)
+    estimator = getattr(model.network, "sensor_estimator", None)
+    if dynamic and estimator is not None:
+        data = estimator_to_onnx(estimator, spec.name, bands)
+        _write(path.with_suffix(ESTIMATOR_SUFFIX), data)
     return ExportReport(worst, psnr)
 
 
@@ -220,8 +441,6 @@ def _quantise(
     network: nn.Module, data: bytes, spec: ModelSpec, examples: Sequence[FloatArray]
 ) -> tuple[bytes, float]:
     """Return the file in 8 bits and its PSNR (dB) on the examples."""
-    from georsr.models.onnx.runtime import OnnxNetwork
-
     lo, hi = spec.value_range
     tiles = [tile * np.float32(hi - lo) + np.float32(lo) for tile in examples]
     # quality measured in float32 is not that of the 8-bit network
@@ -256,17 +475,17 @@ def deepness_tags(spec: ModelSpec, ground: float) -> dict[str, str]:
 
 
 @torch.inference_mode()
-def difference(network: nn.Module, other: nn.Module, shape: tuple[int, ...]) -> float:
-    """Return the largest difference of two networks' outputs for one test image."""
+def difference(network: nn.Module, other: OnnxNetwork, shape: tuple[int, ...]) -> float:
+    """Return the largest difference between torch and an ONNX file for one test image."""
     rng = np.random.default_rng(0)
     h, w = shape[2:]
     noise = rng.random(shape, np.float32)
     smooth = (
         np.linspace(0, 1, w, dtype=np.float32) * np.linspace(0, 1, h, dtype=np.float32)[:, None]
     )
-    x = torch.from_numpy(np.where(np.arange(w) < w // 2, noise, smooth).astype(np.float32))
-    output: Tensor = network(x)
-    return float((output - other(x)).abs().max())
+    x = np.where(np.arange(w) < w // 2, noise, smooth).astype(np.float32)
+    output: Tensor = network(torch.from_numpy(x))
+    return float(np.abs(output.numpy() - other(x)).max())
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -1,131 +1,44 @@
-"""Convert networks of torch to ONNX, and run ONNX files by ONNX Runtime on the CPU."""
+"""Run ONNX files by ONNX Runtime on the CPU, with NumPy arrays and without torch."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import threading
-import warnings
-from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
-from io import BytesIO
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+import numpy as np
 
+from georsr.device import num_threads
 from georsr.errors import ModelError, UsageError
 from georsr.models.spec import METADATA_KEY, ModelSpec
 from georsr.tiling.stitch import pad_to
 from georsr.window import FloatArray
 
-INPUT, OUTPUT = "image", "enlarged"
-"""Names of the graph's input (N, C, h, w) and output (N, C, s * h, s * w)."""
-
-_exporter_lock = threading.Lock()
-"""Torch's exporter changes settings of the process while it runs."""
-
-
-def to_onnx(
-    network: nn.Module,
-    spec: ModelSpec,
-    shape: tuple[int, ...],
-    *,
-    dynamic: bool = False,
-    tags: dict[str, str] | None = None,
-) -> bytes:
-    """Convert a network to an ONNX file in memory.
-
-    Parameters
-    ----------
-    network, spec
-        Network to convert, and its specification, which is stored in the metadata.
-    shape
-        Shape (N, C, h, w) of the input.
-    dynamic
-        Let N, h and w vary.
-    tags
-        Further entries of the metadata.
-
-    Returns
-    -------
-    bytes
-        Content of the file, weights included.
-
-    Raises
-    ------
-    UsageError
-        A package is missing.
-    ModelError
-        The network cannot be converted.
-    """
-    onnx = _import_onnx()
-    any_size = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
-    example = torch.zeros((2, *shape[1:]) if dynamic else shape)
-    with _exporter_lock, preserve_mkldnn(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter warns about its own internals
-        try:
-            program = torch.onnx.export(
-                network.eval(),
-                (example,),
-                dynamo=True,
-                verbose=False,
-                input_names=[INPUT],
-                output_names=[OUTPUT],
-                dynamic_shapes=(any_size,) if dynamic else None,
-            )
-        except Exception as error:  # the exporter raises many kinds of errors
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            raise ModelError(
-                f"model {spec.name}: cannot be converted to ONNX: {reason[0]}"
-            ) from error
-    assert program is not None, "torch's exporter by way of torch.export returns a program"
-    proto = program.model_proto
-    for name, text in {METADATA_KEY: spec.to_json(), **(tags or {})}.items():
-        entry = proto.metadata_props.add()
-        entry.key, entry.value = name, text
-    buffer = BytesIO()
-    onnx.save_model(proto, buffer)
-    return buffer.getvalue()
-
-
-@contextmanager
-def preserve_mkldnn() -> Iterator[None]:
-    """Restore the oneDNN setting: without oneDNN, convolutions round differently."""
-    before = torch.backends.mkldnn.enabled
-    try:
-        yield
-    finally:
-        if torch.backends.mkldnn.enabled != before:
-            torch.backends.mkldnn.set_flags(before)
-
-
-def _import_onnx() -> Any:
-    """Import the packages that conversion needs."""
-    try:
-        import onnx
-        import onnxscript  # noqa: F401  torch's exporter needs it
-    except ImportError as error:
-        raise UsageError(
-            "converting to ONNX needs the packages onnx and onnxscript: pip install 'georsr[onnx]'"
-        ) from error
-    return onnx
-
-
+INPUT, SENSOR = "image", "sensor"
+"""Names of the graph's inputs: (N, C, h, w), and of some networks (1, N_SENSOR_VALUES), which is
+all zeros unless it is given."""
+OUTPUT, GUIDANCE = "enlarged", "guidance"
+"""Names of its outputs: (N, C, s * h, s * w), and of some files (N, groups, hc, wc)."""
+ESTIMATOR_SUFFIX = ".sensor.onnx"
+"""NAME.sensor.onnx beside NAME.onnx estimates the sensor description: (N, C, h, w) -> mean and
+variance, (N, N_SENSOR_VALUES) each."""
 _EXTERNAL_DATA_FOLDER = "session.model_external_initializers_file_folder_path"
 """Option of ONNX Runtime: the folder of files that hold weights."""
 
 
-class OnnxNetwork(nn.Module):
-    """A network that ONNX Runtime runs from an ONNX file written by georsr.
+class Graph:
+    """A graph that ONNX Runtime runs, with as many threads as the caller has.
 
     Parameters
     ----------
     data
-        Content of the file.
+        Content of the ONNX file.
     name
         Name of the file in messages.
 
@@ -134,36 +47,23 @@ class OnnxNetwork(nn.Module):
     UsageError
         ONNX Runtime is not installed.
     ModelError
-        It is not an ONNX file, or was not written by georsr.
+        It is not an ONNX file.
     """
 
     def __init__(self, data: bytes, name: str) -> None:
-        super().__init__()
         self._data, self._name = data, name
         self._sessions: dict[int, Any] = {}
         self._lock = threading.Lock()
-        session = self._session()
-        tags = session.get_modelmeta().custom_metadata_map
-        try:
-            self.spec = ModelSpec.from_json(tags[METADATA_KEY])
-        except KeyError as error:
-            raise ModelError(
-                f"{name}: has no georsr model spec in its metadata; make one with 'georsr export'"
-            ) from error
-        size = session.get_inputs()[0].shape[2]
-        self.tile: int | None = size if isinstance(size, int) else None
-        """Height and width of its tiles, to which smaller ones are padded; None for any size."""
 
-    def _session(self) -> Any:
-        """Return a session with torch's number of threads, which a session cannot change."""
-        threads = torch.get_num_threads()
+    def session(self) -> Any:
+        """Return a session with the caller's number of threads, which a session cannot change."""
+        threads = num_threads()
         with self._lock:
             if threads not in self._sessions:
                 self._sessions[threads] = self._open(threads)
             return self._sessions[threads]
 
     def _open(self, threads: int) -> Any:
-        """Open a session with that number of threads."""
         runtime = onnxruntime()
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -177,23 +77,17 @@ class OnnxNetwork(nn.Module):
             reason = str(error).splitlines()[0]
             raise ModelError(f"{self._name}: not a readable ONNX file ({reason})") from error
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, h, w) -> (N, C, s * h, s * w), float32."""
-        pixels = x.detach().to("cpu", torch.float32).contiguous().numpy()
-        if self.tile is not None:  # a scene may be smaller than a tile
-            pixels = pad_to(pixels, self.tile, self.tile)
-        enlarged = self._run(pixels)
-        height, width = (size * self.spec.scale for size in x.shape[2:])
-        return torch.from_numpy(enlarged).to(x.device)[..., :height, :width]
+    def run(self, outputs: list[str] | None, inputs: dict[str, FloatArray]) -> list[FloatArray]:
+        """Return the outputs of these names; None for all.
 
-    def _run(self, pixels: FloatArray) -> FloatArray:
-        """Run the network in a thread of its own: the calling one hears signals while it waits."""
-        session, options = self._session(), onnxruntime().RunOptions()
-        result = Future[FloatArray]()
+        The graph runs in a thread of its own: the calling one hears signals while it waits.
+        """
+        session, options = self.session(), onnxruntime().RunOptions()
+        result = Future[list[FloatArray]]()
 
         def run() -> None:
             try:
-                result.set_result(session.run(None, {INPUT: pixels}, options)[0])
+                result.set_result(session.run(outputs, inputs, options))
             except BaseException as error:
                 result.set_exception(error)
 
@@ -205,35 +99,71 @@ class OnnxNetwork(nn.Module):
             raise
 
 
-class ConvertedNetwork(nn.Module):
-    """A torch network that is converted to ONNX at its first call.
+class OnnxNetwork:
+    """A network that ONNX Runtime runs from an ONNX file written by georsr.
 
     Parameters
     ----------
-    network, spec
-        Network, and its specification.
+    data
+        Content of the file.
+    name
+        Name of the file in messages.
+    estimator
+        Content of the file that estimates the sensor description; None if there is none.
+
+    Raises
+    ------
+    UsageError
+        ONNX Runtime is not installed.
+    ModelError
+        It is not an ONNX file, or was not written by georsr.
     """
 
-    def __init__(self, network: nn.Module, spec: ModelSpec) -> None:
-        super().__init__()
-        onnxruntime()  # a missing package is reported before the first tile is read
-        self._network, self._spec = network, spec
-        self._converted: OnnxNetwork | None = None
-        self._lock = threading.Lock()
+    def __init__(self, data: bytes, name: str, estimator: bytes | None = None) -> None:
+        self._graph = Graph(data, name)
+        self._estimator = None if estimator is None else Graph(estimator, f"{name}, sensor")
+        session = self._graph.session()
+        tags = session.get_modelmeta().custom_metadata_map
+        try:
+            self.spec = ModelSpec.from_json(tags[METADATA_KEY])
+        except KeyError as error:
+            raise ModelError(
+                f"{name}: has no georsr model spec in its metadata; make one with 'georsr export'"
+            ) from error
+        self.sensor_estimator = None if estimator is None else self._estimate_sensor
+        """(1, C, h, w) -> mean and variance of the sensor description; None without one."""
+        size = session.get_inputs()[0].shape[2]
+        self.tile: int | None = size if isinstance(size, int) else None
+        """Height and width of its tiles, to which smaller ones are padded; None for any size."""
+        maps = [output.shape[1] for output in session.get_outputs() if output.name == GUIDANCE]
+        self.guidance_count: int = maps[0] if maps else 0
+        """Number of guidance maps; 0 if the file does not return them."""
+        self.takes_sensor: bool = any(
+            tensor.name == SENSOR for tensor in session.get_overridable_initializers()
+        )
+        """Whether it has an input for the sensor description."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, h, w) -> (N, C, s * h, s * w), float32."""
-        with self._lock:
-            if self._converted is None:
-                shape = (1, x.shape[1], self._spec.tile, self._spec.tile)
-                data = to_onnx(self._network, self._spec, shape, dynamic=True)
-                self._converted = OnnxNetwork(data, self._spec.name)
-        return self._converted(x)
+    def __call__(self, x: FloatArray, sensor: FloatArray | None = None) -> FloatArray:
+        """(N, C, h, w) -> (N, C, s * h, s * w), float32; ``sensor``: (1, N_SENSOR_VALUES)."""
+        pixels = np.ascontiguousarray(x, np.float32)
+        if self.tile is not None:  # a scene may be smaller than a tile
+            pixels = pad_to(pixels, self.tile, self.tile)
+        inputs = {INPUT: pixels}
+        if sensor is not None and self.takes_sensor:
+            inputs[SENSOR] = sensor
+        (enlarged,) = self._graph.run([OUTPUT], inputs)
+        height, width = (size * self.spec.scale for size in x.shape[2:])
+        return enlarged[..., :height, :width]
 
+    def guidance_maps(self, x: FloatArray) -> FloatArray:
+        """(N, C, h, w) -> guidance maps (N, groups, hc, wc); the sensor has no influence."""
+        (maps,) = self._graph.run([GUIDANCE], {INPUT: np.ascontiguousarray(x, np.float32)})
+        return maps
 
-def as_onnx(network: nn.Module, spec: ModelSpec) -> nn.Module:
-    """Return the network as one that ONNX Runtime runs."""
-    return network if isinstance(network, OnnxNetwork) else ConvertedNetwork(network, spec)
+    def _estimate_sensor(self, x: FloatArray) -> tuple[FloatArray, FloatArray]:
+        assert self._estimator is not None, "checked by who sets `sensor_estimator`"
+        mean, variance = self._estimator.run(None, {INPUT: np.ascontiguousarray(x, np.float32)})
+        return mean, variance
 
 
 def open_onnx(path: Path) -> tuple[ModelSpec, OnnxNetwork, str]:
@@ -250,8 +180,20 @@ def open_onnx(path: Path) -> tuple[ModelSpec, OnnxNetwork, str]:
         data = path.read_bytes()
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error})") from error
-    network = OnnxNetwork(data, str(path))
+    estimator = path.with_suffix(ESTIMATOR_SUFFIX)
+    network = OnnxNetwork(data, str(path), estimator.read_bytes() if estimator.is_file() else None)
     return network.spec, network, hashlib.sha256(data).hexdigest()
+
+
+@lru_cache(maxsize=4)
+def open_bundled(path: Path) -> OnnxNetwork:
+    """Open the ONNX file of a model that ships with georsr, once in a process."""
+    return open_onnx(path)[1]
+
+
+def has_onnxruntime() -> bool:
+    """Return whether ONNX Runtime is installed, without importing it."""
+    return find_spec("onnxruntime") is not None
 
 
 def onnxruntime() -> Any:
