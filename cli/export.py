@@ -115,7 +115,7 @@ def _for_scene(
     config: SRConfig,
 ) -> tuple[Model, list[FloatArray] | None]:
     """Return the model with the sensor description of a scene, and tiles of the scene."""
-    from georsr.config import DeviceConfig
+    from georsr.device import DeviceConfig
     from georsr.inference.bands import open_for_model
     from georsr.inference.pipeline import calibration_tiles
     from georsr.inference.sensing import scene_sensor, with_scene_sensor, with_sensor

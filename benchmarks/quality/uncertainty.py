@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.quality import uncertainty_metrics
-from georsr.config import DeviceConfig, SRConfig
-from georsr.device import cpu_threads, select_device
+from georsr.config import SRConfig
+from georsr.device import DeviceConfig, cpu_threads, select_device
 from georsr.evaluation.dataset import UINT8_RANGE, DegradedImages
 from georsr.inference.predictor import TilePredictor
 from georsr.inference.sensing import with_scene_sensor
