@@ -128,5 +128,5 @@ def _for_scene(
     with open_for_model(scene, model, bidx) as (reader, _):
         info, stretch = reader.info, choose_normalization(reader, "auto")
         scene_pixels = reader.read, info.height, info.width, stretch
-        fixed = with_scene_sensor(*scene_pixels, model, config, DeviceConfig(backend="torch"))
+        fixed = with_scene_sensor(*scene_pixels, model, config, DeviceConfig("cpu"))
         return fixed, calibration_tiles(reader, model.spec, tile)

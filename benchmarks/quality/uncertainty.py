@@ -51,7 +51,7 @@ def for_image(model, low):
         return PixelBlock(pixels, np.ones(pixels.shape, bool), None)
 
     scene = read, *low.shape[1:], UINT8_RANGE
-    return with_scene_sensor(*scene, model, SRConfig(), DeviceConfig())
+    return with_scene_sensor(*scene, model, SRConfig(), DeviceConfig("cpu"))
 
 
 def ensemble_errors(name, root, split, degradation, limit):
