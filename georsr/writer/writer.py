@@ -6,10 +6,8 @@ requested, and renamed.
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
-import re
 import threading
 import time
 import zlib
@@ -25,7 +23,12 @@ from rasterio.errors import RasterioError, RasterioIOError
 
 from georsr._files import atomic_write
 from georsr.errors import OutputError, UsageError
-from georsr.io.gdal_env import gdal_env, root_cause, suppress_rasterio_warnings
+from georsr.io.gdal_env import (
+    gdal_env,
+    root_cause,
+    silent_libtiff,
+    suppress_rasterio_warnings,
+)
 from georsr.progress import RunContext
 from georsr.window import AnyArray, BoolArray, Window
 from georsr.writer.encoder import BlockEncoder, EncodedBlock, encoders, to_encodable
@@ -90,7 +93,7 @@ def write_cog(source: Path, target: Path, layout: OutputLayout) -> None:
         atomic_write(target) as fresh,
         gdal_env(writing=True),
         suppress_rasterio_warnings(),
-        _silent_libtiff(),
+        silent_libtiff(),
     ):
         try:
             rasterio.shutil.copy(str(source), str(fresh), driver="COG", **layout.cog_options)
@@ -99,29 +102,6 @@ def write_cog(source: Path, target: Path, layout: OutputLayout) -> None:
             if not type(err).__name__.startswith("CPLE_"):
                 raise
             raise RasterioIOError(str(err)) from err
-
-
-@contextmanager
-def _silent_libtiff() -> Iterator[None]:
-    """Suppress libtiff's own messages on stderr; GDAL raises the errors.
-
-    GDAL handles the errors of files it opens, but libtiff's functions for writing report to a
-    handler of the process, which prints them. If libtiff is not a separate library but part of
-    GDAL, nothing is changed.
-    """
-    handlers = []
-    with suppress(OSError):  # only Linux lists the loaded libraries
-        loaded = Path("/proc/self/maps").read_text()
-        for path in sorted(set(re.findall(r"/.*/libtiff[^/]*\.so[^/]*$", loaded, re.MULTILINE))):
-            with suppress(OSError, AttributeError):
-                handler = ctypes.CDLL(path).TIFFSetErrorHandler
-                handler.restype, handler.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
-                handlers.append((handler, handler(None)))
-    try:
-        yield
-    finally:
-        for handler, before in handlers:
-            handler(before)
 
 
 log = logging.getLogger(__name__)
