@@ -57,6 +57,10 @@ def test_valid_pixels_are_finite_and_not_nodata():
         ("float64", -1.79769e308, -1.7976931348623157e308, True),
         ("float32", 9.96921e36, 9.969209968386869e36, True),
         ("float32", 1e30, 1.01e30, False),
+        ("float32", -3.4028234663852886e38, -3.4028234663852886e38, True),
+        ("float32", -3.4028234663852886e38, -3.4027e38, False),  # a value of its own
+        ("float32", -3.4028235e38, -3.4028e38, False),
+        ("float32", -1.7976931348623157e308, -3.4027e38, False),
         ("float32", -9999, -9999.01, False),
         ("float32", 0.1, np.float32(0.1), True),
     ],
