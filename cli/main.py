@@ -193,6 +193,7 @@ log = logging.getLogger("georsr")
 COMMANDS = {
     "sr": ("georsr.cli.sr", "Super-resolve a raster."),
     "preview": ("georsr.cli.preview", "Show a small part of a raster by several models."),
+    "view": ("georsr.cli.view", "Show an output beside its source in a browser."),
     "info": ("georsr.cli.info", "Describe a raster, a model, or what a run would need."),
     "models": ("georsr.cli.models", "List, describe and convert models."),
     "train": ("georsr.cli.train", "Train a network on your images."),
