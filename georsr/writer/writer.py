@@ -30,7 +30,6 @@ from georsr.progress import RunContext
 from georsr.window import AnyArray, BoolArray, Window
 from georsr.writer.encoder import BlockEncoder, EncodedBlock, encoders, to_encodable
 from georsr.writer.layout import OutputLayout
-from georsr.writer.partial_tiff import BlockRecord, Journal, OutputInfo, PartFile
 from georsr.writer.paths import (
     Lock,
     check_destination,
@@ -42,7 +41,8 @@ from georsr.writer.paths import (
     sync_path,
     temp_paths,
 )
-from georsr.writer.verify import Checksums, verify_output
+from georsr.writer.resumable_tiff import BlockRecord, Journal, OutputInfo, PartFile
+from georsr.writer.verify_and_publish import Checksums, verify_output
 
 
 def check_block(

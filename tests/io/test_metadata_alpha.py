@@ -6,7 +6,7 @@ import rasterio
 from affine import Affine
 
 import georsr
-from georsr.inference.bands import detect_rgb_bands
+from georsr.inference.model_bands import detect_rgb_bands
 from georsr.io import open_sources
 from georsr.io.metadata import looks_like_image
 from georsr.io.reader import open_raster

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from georsr.errors import GeorsrError, UsageError, redact_url
-from georsr.evaluation.full_reference import Consistency, measure_consistency, open_source_of
 from georsr.evaluation.no_reference import NoReferenceReport, measure_no_reference
+from georsr.evaluation.raster_comparison import Consistency, measure_consistency, open_source_of
 from georsr.evaluation.reports.figures import (
     DisplayStretch,
     bicubic_block,

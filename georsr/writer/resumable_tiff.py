@@ -39,7 +39,7 @@ from georsr.writer.encoder import (
     write_all,
 )
 from georsr.writer.layout import OutputLayout
-from georsr.writer.verify import Checksums, VerificationError, to_rasterio_window
+from georsr.writer.verify_and_publish import Checksums, VerificationError, to_rasterio_window
 
 
 @dataclass(frozen=True)
