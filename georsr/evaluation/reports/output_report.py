@@ -23,8 +23,9 @@ from georsr.evaluation.reports.figures import (
 from georsr.evaluation.reports.html import Cell, Table, render_page
 from georsr.evaluation.seams import SeamReport, measure_seams
 from georsr.geo.registration import phase_shift, scale_between
-from georsr.io.metadata import COLORS, RasterInfo, declared_rgb_bands
+from georsr.io.metadata import RasterInfo
 from georsr.io.reader import RasterReader, open_raster
+from georsr.io.rgb_bands import COLORS, declared_rgb_bands
 from georsr.models.io import open_model
 from georsr.radiometry.kernels import Kernel, parse_kernel
 from georsr.reports import read_output_tags
