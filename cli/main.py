@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
 import click
@@ -270,6 +270,21 @@ def leave_out_foreign_variables() -> None:
         click.echo(f"Warning: {message}; unset to silence this", err=True)
 
 
+def _log_ignored(event: Any) -> None:
+    """Log an exception that Python can only print."""
+    log.debug("ignored in %s", event.object, exc_info=event.exc_value)
+
+
+def _log_undecodable(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Log an error that rasterio prints: a message of GDAL is not UTF-8. Print all others."""
+    if isinstance(error, UnicodeDecodeError):
+        log.debug("a message of GDAL was lost", exc_info=error)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
 def prepare_process() -> None:
     """Make warnings lines and SIGTERM an exception, in a process of the command line's own."""
     tune_malloc()
@@ -278,6 +293,7 @@ def prepare_process() -> None:
     if any(name in os.environ for name in GDAL_VARIABLES):
         leave_out_foreign_variables()
     signal.signal(signal.SIGTERM, _terminate)
+    sys.excepthook, sys.unraisablehook = _log_undecodable, _log_ignored
     warnings.showwarning = _show_warning  # type: ignore[assignment]
     warnings.simplefilter("always", GeorsrWarning)
 
