@@ -22,7 +22,7 @@ import numpy as np
 from affine import Affine
 
 from georsr.errors import GeorsrError, GeorsrWarning, UsageError
-from georsr.evaluation.full_reference import open_source_of
+from georsr.evaluation.raster_comparison import open_source_of
 from georsr.evaluation.reports.figures import DisplayStretch, display_stretch, displayed_bands
 from georsr.evaluation.reports.html import encode_png
 from georsr.io.metadata import RasterInfo, crs_name, crs_unit
