@@ -37,7 +37,7 @@ TESTS = {
     "radiometry/normalization": ["radiometry"],
     "radiometry/nodata": ["radiometry"],
     "radiometry/quantize": ["radiometry"],
-    "xarray/coords": ["xarray/test_coords.py"],
+    "xarray/coords": ["xarray/test_coords.py", "xarray/test_arrays_accessor.py"],
     "geo/registration": ["geo/test_registration.py"],
     "io/metadata": ["io/test_metadata_georeference.py"],
 }
