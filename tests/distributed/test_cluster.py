@@ -150,10 +150,10 @@ def test_ordered_blocks_of_shuffled_results_have_the_order_of_one_process(source
         queue = ShuffledQueue(JobRunner(job, model_ref(model), config, compute_blocks), workers)
         grid = TaskGrid(300, 260, 0, 64, 96)
         blocks = ordered_blocks(
-            job.plan, 32, grid, done, queue, Timer(), lambda index, result: None
+            job.tile_grid, 32, grid, done, queue, Timer(), lambda index, result: None
         )
         places = [(row, column) for row, column, _ in blocks]
-    assert places == [place for place in completion_order(job.plan, 32) if not done[place]]
+    assert places == [place for place in completion_order(job.tile_grid, 32) if not done[place]]
     assert queue.max_in_flight <= PREFETCH_BATCHES * workers
     assert queue.in_flight == 0
 

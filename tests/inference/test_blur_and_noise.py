@@ -224,7 +224,12 @@ def test_save_model_does_not_store_the_sensor(aware, tmp_path):
 def test_sensor_model_consistency_auto_corrects_smooth_scenes_only(aware, smooth_scene):
     made = {
         consistency: georsr.super_resolve_array(
-            smooth_scene, aware, consistency=consistency, dtype="float32", stretch="0,255", **SMALL
+            smooth_scene,
+            aware,
+            consistency=consistency,
+            dtype="float32",
+            normalization="0,255",
+            **SMALL,
         )
         for consistency in ("off", "auto", "on")
     }

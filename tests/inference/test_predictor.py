@@ -77,8 +77,8 @@ def stream(inference, image, valid=None):
     pipeline = TilePipeline(
         read=read,
         bands=3,
-        plan=make_grid(height, width, scale=2, tile=32, halo=4, overlap=4),
-        stretch=Normalization((0.0,) * 3, (255.0,) * 3, "dtype"),
+        tile_grid=make_grid(height, width, scale=2, tile=32, halo=4, overlap=4),
+        normalization=Normalization((0.0,) * 3, (255.0,) * 3, "dtype"),
         predictor=inference,
     )
     return pipeline.blocks(ArrayFormat("float32", 3, 32))

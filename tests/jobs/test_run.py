@@ -357,8 +357,8 @@ def test_tile_pipeline_of_empty_rows_yields_blocks_at_once(texture):
     pipeline = TilePipeline(
         read=read,
         bands=1,
-        plan=make_grid(5000, 40, scale=2, tile=32, halo=2, overlap=4),
-        stretch=Normalization((0.0,), (255.0,), "dtype"),
+        tile_grid=make_grid(5000, 40, scale=2, tile=32, halo=2, overlap=4),
+        normalization=Normalization((0.0,), (255.0,), "dtype"),
         predictor=TilePredictor(model, DeviceConfig("cpu"), 1000),
     )
     with closing(pipeline.blocks(ArrayFormat("uint8", 1, 16))) as blocks:

@@ -85,13 +85,13 @@ def test_make_grid_of_an_empty_raster_is_refused():
 
 
 def test_row_window_lies_inside_the_image():
-    plan = make_grid(300, 77, scale=2, tile=64, halo=4, overlap=8, multiple_of=16)
-    for row in range(len(plan.rows)):
-        strip = plan.row_window(row)
+    tile_grid = make_grid(300, 77, scale=2, tile=64, halo=4, overlap=8, multiple_of=16)
+    for row in range(len(tile_grid.rows)):
+        strip = tile_grid.row_window(row)
         assert 0 <= strip.top < strip.bottom <= 300
         assert (strip.left, strip.width) == (0, 77)
-    assert len(list(plan)) == len(plan) == len(plan.rows) * len(plan.columns)
-    assert [tile.index for tile in plan] == list(range(len(plan)))
+    assert len(list(tile_grid)) == len(tile_grid) == len(tile_grid.rows) * len(tile_grid.columns)
+    assert [tile.index for tile in tile_grid] == list(range(len(tile_grid)))
 
 
 @pytest.mark.parametrize("scale", [1, 3])
@@ -99,17 +99,17 @@ def test_row_window_lies_inside_the_image():
 def test_subgrid_gives_the_pixels_of_the_grid(scale, overlap):
     """Every pixel of the part is made of the same tiles with the same weights."""
     height, width = 97, 130
-    plan = make_grid(height, width, scale=scale, tile=32, halo=3, overlap=overlap)
+    tile_grid = make_grid(height, width, scale=scale, tile=32, halo=3, overlap=overlap)
     rng = np.random.default_rng(0)
     scene = rng.random((1, height * scale, width * scale), dtype=np.float32)
 
-    def blocks(plan, down, right, top=0):
-        stitcher = TileStitcher(plan, 1)
-        size = (plan.out_height, plan.out_width)
+    def blocks(tile_grid, down, right, top=0):
+        stitcher = TileStitcher(tile_grid, 1)
+        size = (tile_grid.out_height, tile_grid.out_width)
         collected = BlockAssembler(*size, 1, np.dtype("float32"), 16, top)
-        product = np.full((1, plan.out_height, plan.out_width), np.nan, np.float32)
-        for row in range(plan.first_row_for(top), len(plan.rows)):
-            for tile in plan.tiles_in_row(row):
+        product = np.full((1, tile_grid.out_height, tile_grid.out_width), np.nan, np.float32)
+        for row in range(tile_grid.first_row_for(top), len(tile_grid.rows)):
+            for tile in tile_grid.tiles_in_row(row):
                 read = tile.input_window.moved(down, right)  # in the whole image
                 rows, columns = tile.output_window.moved(down, right).scaled(scale).slices
                 # each tile has its own opinion, as networks do
@@ -120,12 +120,12 @@ def test_subgrid_gives_the_pixels_of_the_grid(scale, overlap):
         assert collected.n_incomplete == 0
         return product
 
-    whole = blocks(plan, 0, 0)
+    whole = blocks(tile_grid, 0, 0)
     for _ in range(40):
         top, left = int(rng.integers(height)), int(rng.integers(width))
         h, w = 1 + int(rng.integers(height - top)), 1 + int(rng.integers(width - left))
-        part = plan.subgrid(Window(top, left, h, w))
-        assert len(part) <= len(plan)
+        part = tile_grid.subgrid(Window(top, left, h, w))
+        assert len(part) <= len(tile_grid)
         strips = [part.row_window(row).moved(top, left) for row in range(len(part.rows))]
         assert all(s.top >= 0 and s.left >= 0 and s.bottom <= height and s.right <= width
                    for s in strips)  # fmt: skip
@@ -138,11 +138,11 @@ def test_subgrid_gives_the_pixels_of_the_grid(scale, overlap):
 
 
 def test_subgrid_of_the_full_window_is_the_grid():
-    plan = make_grid(97, 130, scale=2, tile=32, halo=3, overlap=4)
-    part = plan.subgrid(Window(0, 0, 97, 130))
-    assert (part.rows, part.columns) == (plan.rows, plan.columns)
+    tile_grid = make_grid(97, 130, scale=2, tile=32, halo=3, overlap=4)
+    part = tile_grid.subgrid(Window(0, 0, 97, 130))
+    assert (part.rows, part.columns) == (tile_grid.rows, tile_grid.columns)
     assert [part.row_window(i) for i in range(len(part.rows))] == [
-        plan.row_window(i) for i in range(len(plan.rows))
+        tile_grid.row_window(i) for i in range(len(tile_grid.rows))
     ]
 
 

@@ -14,8 +14,8 @@ def plan_of(height, width, scale=4, tile=128, halo=8, overlap=16):
     return make_grid(height, width, scale=scale, tile=tile, halo=halo, overlap=overlap)
 
 
-def tiles(plan, window):
-    return len(plan.subgrid(window.coarser(plan.scale)))
+def tiles(tile_grid, window):
+    return len(tile_grid.subgrid(window.coarser(tile_grid.scale)))
 
 
 @given(
@@ -26,9 +26,12 @@ def tiles(plan, window):
     st.sampled_from([16, 48, 128]),
 )
 def test_task_and_parts_grid_cover_the_output_once(height, width, scale, machines, block):
-    plan = plan_of(height, width, scale, tile=40, halo=2, overlap=4)
-    for grid in (task_grid(plan, block, machines, width * scale, ROOM), parts_grid(plan, block)):
-        seen = np.zeros((plan.out_height, plan.out_width), int)
+    tile_grid = plan_of(height, width, scale, tile=40, halo=2, overlap=4)
+    for grid in (
+        task_grid(tile_grid, block, machines, width * scale, ROOM),
+        parts_grid(tile_grid, block),
+    ):
+        seen = np.zeros((tile_grid.out_height, tile_grid.out_width), int)
         for number, window in enumerate(grid):
             seen[window.slices] += 1
             assert window.top % block == window.left % block == 0
@@ -41,52 +44,52 @@ def test_task_and_parts_grid_cover_the_output_once(height, width, scale, machine
 
 @pytest.mark.parametrize("machines", [1, 4, 16])
 def test_task_grid_of_a_large_output_has_64_to_256_tiles(machines):
-    plan = plan_of(20_000, 20_000)
-    grid = task_grid(plan, 512, machines, 80_000 * 3, ROOM)
+    tile_grid = plan_of(20_000, 20_000)
+    grid = task_grid(tile_grid, 512, machines, 80_000 * 3, ROOM)
     inner = grid.window(grid.columns + 1)
-    assert 64 <= tiles(plan, inner) <= MAX_TASK_TILES
-    repeated = sum(tiles(plan, window) for window in grid) / len(plan)
+    assert 64 <= tiles(tile_grid, inner) <= MAX_TASK_TILES
+    repeated = sum(tiles(tile_grid, window) for window in grid) / len(tile_grid)
     assert repeated < 1.25
 
 
 def test_parts_grid_has_128_to_256_tiles():
-    plan = plan_of(20_000, 20_000)
-    grid = parts_grid(plan, 512)
-    assert 128 <= tiles(plan, grid.window(grid.columns + 1)) <= MAX_TASK_TILES
+    tile_grid = plan_of(20_000, 20_000)
+    grid = parts_grid(tile_grid, 512)
+    assert 128 <= tiles(tile_grid, grid.window(grid.columns + 1)) <= MAX_TASK_TILES
 
 
 @pytest.mark.parametrize(
     ("side", "share"), [(768, 0.60), (1200, 0.65), (1500, 0.6), (2000, 0.58), (2500, 0.57)]
 )
 def test_task_grid_of_a_small_output_is_balanced(side, share):
-    plan = plan_of(side, side, tile=192)
-    grid = task_grid(plan, 512, 2, side * 12, ROOM)
+    tile_grid = plan_of(side, side, tile=192)
+    grid = task_grid(tile_grid, 512, 2, side * 12, ROOM)
     ends = [0, 0]
     for window in grid:
-        ends[ends.index(min(ends))] += tiles(plan, window)
-    assert max(ends) <= share * len(plan)
+        ends[ends.index(min(ends))] += tiles(tile_grid, window)
+    assert max(ends) <= share * len(tile_grid)
 
 
 def test_task_grid_is_bounded_by_memory():
-    plan = plan_of(20_000, 20_000)
+    tile_grid = plan_of(20_000, 20_000)
     row = 80_000 * 3
-    grid = task_grid(plan, 512, 4, row, 512 * row)
+    grid = task_grid(tile_grid, 512, 4, row, 512 * row)
     assert grid.task_height == 512
-    assert 64 <= tiles(plan, grid.window(1)) <= 2 * MAX_TASK_TILES
+    assert 64 <= tiles(tile_grid, grid.window(1)) <= 2 * MAX_TASK_TILES
 
 
 def test_task_grid_with_top_starts_there():
-    plan = plan_of(2000, 2000)
-    grid = task_grid(plan, 512, 2, 8000 * 3, ROOM, top=1024)
+    tile_grid = plan_of(2000, 2000)
+    grid = task_grid(tile_grid, 512, 2, 8000 * 3, ROOM, top=1024)
     assert grid.top == 1024
     assert grid.window(0).top == 1024
-    assert grid.window(len(grid) - 1).bottom == plan.out_height
+    assert grid.window(len(grid) - 1).bottom == tile_grid.out_height
 
 
 def test_parts_grid_of_a_million_tiles_is_fast():
-    plan = plan_of(100_000, 100_000)
-    assert len(plan) > 1_000_000
-    assert 4_000 < len(parts_grid(plan, 512)) < 16_000
+    tile_grid = plan_of(100_000, 100_000)
+    assert len(tile_grid) > 1_000_000
+    assert 4_000 < len(parts_grid(tile_grid, 512)) < 16_000
 
 
 @pytest.mark.parametrize(
@@ -101,10 +104,10 @@ def test_parts_grid_of_a_million_tiles_is_fast():
 )
 def test_task_and_parts_grid_sizes_do_not_move(size, tasks, parts):
     """An output in parts that is begun with one version is finished with the next."""
-    plan = plan_of(*size)
-    grids = [task_grid(plan, 512, machines, size[1] * 12, ROOM) for machines in (1, 2, 3, 16)]
+    tile_grid = plan_of(*size)
+    grids = [task_grid(tile_grid, 512, machines, size[1] * 12, ROOM) for machines in (1, 2, 3, 16)]
     assert [(grid.task_height, grid.task_width) for grid in grids] == tasks
-    grid = parts_grid(plan, 512)
+    grid = parts_grid(tile_grid, 512)
     assert (grid.task_height, grid.task_width, grid.top) == (*parts, 0)
 
 

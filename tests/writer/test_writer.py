@@ -17,7 +17,7 @@ from georsr.radiometry.nodata import dataset_mask
 from georsr.radiometry.quantize import quantize, quantize_alpha, replicate
 from georsr.window import Window
 from georsr.writer.layout import output_layout
-from georsr.writer.resumable_tiff import PartFile
+from georsr.writer.resumable_tiff import PartialTiff
 from georsr.writer.writer import RasterWriter
 from tests.rasters import make_raster, ramp
 
@@ -284,8 +284,8 @@ def test_writer_same_pixels_give_the_same_bytes(tmp_path, rgb):
 
 def spoil(monkeypatch, tool):
     """Change the finished file before anyone looks at it."""
-    seal = PartFile.finalize
-    monkeypatch.setattr(PartFile, "finalize", lambda part: (seal(part), tool(part.path)))
+    seal = PartialTiff.finalize
+    monkeypatch.setattr(PartialTiff, "finalize", lambda part: (seal(part), tool(part.path)))
 
 
 @pytest.mark.parametrize("verify", [False, True])
