@@ -1,4 +1,4 @@
-"""Many machines, one product: the bytes are those of a serial run, whoever made what and when."""
+"""Many machines, one output: the bytes are those of a serial run, whoever made what and when."""
 
 import itertools
 import logging
@@ -67,7 +67,7 @@ def crs_polygon():
 
 
 def both(tmp_path, source, model, scheduler, **options):
-    """Bytes of a serial run's product, and of a cluster's."""
+    """Bytes of a serial run's output, and of a cluster's."""
     one, many = tmp_path / "one.tif", tmp_path / "many.tif"
     first = super_resolve(source, one, model, **SMALL | options)
     second = super_resolve(source, many, model, scheduler=scheduler, **SMALL | options)

@@ -1,4 +1,4 @@
-"""Parts and a VRT over them are the product that one file would be."""
+"""Parts and a VRT over them are the output that one file would be."""
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"""Any window of a product, made by itself from the raster, is what the whole product has there."""
+"""Any window of an output, made by itself from the raster, is what the whole output has there."""
 
 import numpy as np
 import pytest

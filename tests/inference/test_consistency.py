@@ -1,4 +1,4 @@
-"""Consistency, from a tile to a product: invariant 7."""
+"""Consistency, from a tile to an output: invariant 7."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -48,9 +48,9 @@ def smooth():
     return make
 
 
-def residual(product, source, name, valid=None):
-    scale = product.shape[1] // source.shape[1]
-    apart = np.abs(parse_kernel(name).downsample(product, scale) - source.astype(np.float32))
+def residual(output, source, name, valid=None):
+    scale = output.shape[1] // source.shape[1]
+    apart = np.abs(parse_kernel(name).downsample(output, scale) - source.astype(np.float32))
     return apart.mean() if valid is None else apart[valid].mean()
 
 
@@ -147,9 +147,9 @@ def test_consistency_of_files_arrays_threads_and_parts_is_the_same(
         reports[jobs] = georsr.super_resolve(
             path, out, lite_model, consistency="on", num_threads=jobs, blocksize=64
         )
-        with rasterio.open(out) as product:
-            np.testing.assert_array_equal(product.read(), whole)
-            assert product.tags()["GEORSR_CONSISTENCY"] == "bicubic"
+        with rasterio.open(out) as output:
+            np.testing.assert_array_equal(output.read(), whole)
+            assert output.tags()["GEORSR_CONSISTENCY"] == "bicubic"
     report = reports[1].consistency
     assert reports[1].checksum == reports[2].checksum
     assert report.kernel == "bicubic"
@@ -161,8 +161,8 @@ def test_consistency_of_files_arrays_threads_and_parts_is_the_same(
     half = str(tmp_path / "half.tif")
     box = (west, (north + south) / 2, (west + east) / 2, north)
     georsr.super_resolve(path, half, lite_model, consistency="on", bounds=box, blocksize=64)
-    with rasterio.open(half) as product:
-        part = product.read()
+    with rasterio.open(half) as output:
+        part = output.read()
         np.testing.assert_array_equal(part, whole[:, : part.shape[1], : part.shape[2]])
 
 
@@ -290,9 +290,9 @@ def test_consistency_auto_is_on_for_clean_and_off_for_noisy_scenes(
             warning.category for warning in recwarn if "dominated by noise" in str(warning.message)
         ]
         assert kinds == [georsr.RadiometryWarning] * noisy
-        with rasterio.open(out) as product:
-            assert product.tags()["GEORSR_CONSISTENCY"].startswith("off: noise") == noisy
-            made = product.read()
+        with rasterio.open(out) as output:
+            assert output.tags()["GEORSR_CONSISTENCY"].startswith("off: noise") == noisy
+            made = output.read()
     plain = tmp_path / "plain.tif"
     georsr.super_resolve(source, plain, "segsr-lite-x2-sensor", consistency="off")
     np.testing.assert_array_equal(rasterio.open(plain).read(), made)

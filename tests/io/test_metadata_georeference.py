@@ -45,7 +45,7 @@ def at(transform, column, row):
 
 
 def publish(source, scale, **options):
-    """A product of zeros, made the way every product is made."""
+    """An output of zeros, made the way every output is made."""
     with open_quietly(source) as reader:
         layout = output_layout(reader.info, scale, **options)
     path = source.with_name("product.tif")
@@ -117,12 +117,12 @@ def test_scale_rpcs_mark_the_same_ground(tmp_path):
     source = make_raster(tmp_path / "a.tif", ramp(1), crs=None, transform=None, rpcs=RPCS)
     with open_raster(source) as reader:
         assert reader.info.rpcs is not None
-    with suppress_rasterio_warnings(), rasterio.open(publish(source, 4)) as product:
-        assert product.rpcs.line_off == pytest.approx(79.5)
-        assert product.rpcs.samp_off == pytest.approx(99.5)
-        assert product.rpcs.samp_scale == pytest.approx(100)
-        assert product.rpcs.lat_off == RPCS.lat_off
-        assert product.crs is None
+    with suppress_rasterio_warnings(), rasterio.open(publish(source, 4)) as output:
+        assert output.rpcs.line_off == pytest.approx(79.5)
+        assert output.rpcs.samp_off == pytest.approx(99.5)
+        assert output.rpcs.samp_scale == pytest.approx(100)
+        assert output.rpcs.lat_off == RPCS.lat_off
+        assert output.crs is None
 
 
 def test_output_of_a_source_without_georeferencing_has_none(tmp_path):

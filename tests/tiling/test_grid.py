@@ -107,7 +107,7 @@ def test_subgrid_gives_the_pixels_of_the_grid(scale, overlap):
         stitcher = TileStitcher(tile_grid, 1)
         size = (tile_grid.out_height, tile_grid.out_width)
         collected = BlockAssembler(*size, 1, np.dtype("float32"), 16, top)
-        product = np.full((1, tile_grid.out_height, tile_grid.out_width), np.nan, np.float32)
+        output = np.full((1, tile_grid.out_height, tile_grid.out_width), np.nan, np.float32)
         for row in range(tile_grid.first_row_for(top), len(tile_grid.rows)):
             for tile in tile_grid.tiles_in_row(row):
                 read = tile.input_window.moved(down, right)  # in the whole image
@@ -116,9 +116,9 @@ def test_subgrid_gives_the_pixels_of_the_grid(scale, overlap):
                 opinion = np.float32(hash((read.top, read.left)) % 97)
                 pixels = scene[:, rows, columns] + opinion
                 for window, values in collected.add(*stitcher.add(tile, pixels)):
-                    product[(slice(None), *window.slices)] = values
+                    output[(slice(None), *window.slices)] = values
         assert collected.n_incomplete == 0
-        return product
+        return output
 
     whole = blocks(tile_grid, 0, 0)
     for _ in range(40):

@@ -27,7 +27,7 @@ def join(tile_grid, image, block, change=lambda tile, values: values):
     s = tile_grid.scale
     stitcher = TileStitcher(tile_grid, image.shape[0])
     blocks = assembler(tile_grid, image.shape[0], np.float32, block)
-    product = np.full(
+    output = np.full(
         (image.shape[0], tile_grid.out_height, tile_grid.out_width), np.nan, np.float32
     )
     for tile in tile_grid:
@@ -36,10 +36,10 @@ def join(tile_grid, image, block, change=lambda tile, values: values):
         for window, pixels in blocks.add(*stitcher.add(tile, change(tile, values))):
             assert window.top % block == 0
             assert window.left % block == 0
-            assert np.isnan(product[(slice(None), *window.slices)]).all(), "written twice"
-            product[(slice(None), *window.slices)] = pixels
+            assert np.isnan(output[(slice(None), *window.slices)]).all(), "written twice"
+            output[(slice(None), *window.slices)] = pixels
     assert blocks.n_incomplete == 0
-    return product
+    return output
 
 
 edge_sizes = [1, 2, 3, 31, 37, 39, 40, 41, 79, 80, 81, 97]
@@ -71,10 +71,10 @@ def test_stitched_disagreeing_tiles_are_blended():
     """With tiles that disagree by one, the step is spread over the overlap, edges untouched."""
     tile_grid = make_grid(40, 100, scale=2, tile=40, halo=2, overlap=8)
     image = np.zeros((1, 40, 100), np.float32)
-    product = join(tile_grid, image, 16, lambda tile, v: v + tile.column)[0, 0]
-    assert product[0] == 0
-    assert product[-1] == len(tile_grid.columns) - 1
-    steps = np.diff(product)
+    output = join(tile_grid, image, 16, lambda tile, v: v + tile.column)[0, 0]
+    assert output[0] == 0
+    assert output[-1] == len(tile_grid.columns) - 1
+    steps = np.diff(output)
     assert steps.min() >= 0
     assert steps.max() < 0.15
     corner = join(tile_grid, image, 16, lambda tile, v: v + 5)
@@ -105,11 +105,11 @@ def test_block_assembler_blocks_do_not_share_memory(block):
         values = enlarge(image[(slice(None), *tile.output_window.slices)], 4)
         taken += blocks.add(*stitcher.add(tile, values))
     assert (2 * 4 * block**2 > BUFFER_BYTES) == (block == 512)
-    product = enlarge(image, 4)
+    output = enlarge(image, 4)
     for window, pixels in taken:  # only now: later ones were made in other memory
-        np.testing.assert_array_equal(pixels, product[(slice(None), *window.slices)])
+        np.testing.assert_array_equal(pixels, output[(slice(None), *window.slices)])
         pixels[:] = np.nan
-    assert sum(window.height * window.width for window, _ in taken) == product[0].size
+    assert sum(window.height * window.width for window, _ in taken) == output[0].size
 
 
 EMPTY = 7.0
@@ -118,18 +118,18 @@ EMPTY = 7.0
 def join_sparse(tile_grid, image, block):
     """As ``join``, of an image whose invalid pixels are EMPTY; also how many blocks are views."""
     s = tile_grid.scale
-    product = enlarge(image, s)
+    output = enlarge(image, s)
 
     def finish(values, window):
         if values is None:
             shape = image.shape[0], window.height, window.width
             return np.broadcast_to(np.float32(EMPTY), shape)
-        there = product[(slice(None), *window.slices)]
+        there = output[(slice(None), *window.slices)]
         return np.where(there == EMPTY, np.float32(EMPTY), values)
 
     stitcher = TileStitcher(tile_grid, image.shape[0])
     blocks = assembler(tile_grid, image.shape[0], np.float32, block)
-    joined, views = np.full_like(product, np.nan), 0
+    joined, views = np.full_like(output, np.nan), 0
     for tile in tile_grid:
         made = image[(slice(None), *tile.output_window.slices)]
         values = None if (made == EMPTY).all() else enlarge(made, s)
@@ -138,7 +138,7 @@ def join_sparse(tile_grid, image, block):
             joined[(slice(None), *window.slices)] = pixels
             views += pixels.strides[1:] == (0, 0)
             assert pixels.flags.writeable != (pixels.strides[1:] == (0, 0))
-    return joined, product, views
+    return joined, output, views
 
 
 @pytest.mark.parametrize("block", [16, 48, 512])
@@ -149,8 +149,8 @@ def test_block_assembler_constant_blocks_hold_one_pixel(share, block):
     image = rng.random((2, 250, 240), np.float32)
     image[:, ~enlarge(patches, 10)[0]] = EMPTY
     tile_grid = make_grid(250, 240, scale=2, tile=40, halo=3, overlap=6)
-    joined, product, views = join_sparse(tile_grid, image, block)
-    np.testing.assert_array_equal(joined, product)
+    joined, output, views = join_sparse(tile_grid, image, block)
+    np.testing.assert_array_equal(joined, output)
     blocks = (-(-500 // block)) * (-(-480 // block))
     assert (views == blocks) if share == 0 else (views < blocks)
 

@@ -63,10 +63,10 @@ def test_encoder_output_is_read_by_gdal(tmp_path, dtype, masked, interleave):
         part.append(row, column, block)
     part.finalize()
     verify_output(tmp_path / "p.tif", "p.tif", layout, part.checksums)
-    with rasterio.open(tmp_path / "p.tif") as product:
-        assert product.read().tobytes() == values.tobytes(), "NaN and -0.0 included"
+    with rasterio.open(tmp_path / "p.tif") as output:
+        assert output.read().tobytes() == values.tobytes(), "NaN and -0.0 included"
         if mask is not None:
-            np.testing.assert_array_equal(product.dataset_mask(), mask)
+            np.testing.assert_array_equal(output.dataset_mask(), mask)
 
 
 PREDICTORS = [*((dtype, p) for dtype in DTYPES for p in "12"), ("float32", "3")]
@@ -167,8 +167,8 @@ def test_encoder_constant_block_is_small(tmp_path, dtype):
         part.append(row, column, BlockEncoder(layout)(here, None))
     part.finalize()
     verify_output(tmp_path / "out.tif", "out.tif", layout, part.checksums)
-    with rasterio.open(tmp_path / "out.tif") as product:
-        assert (product.read() == one).all()
+    with rasterio.open(tmp_path / "out.tif") as output:
+        assert (output.read() == one).all()
 
 
 def test_crc32_equals_that_of_zlib():

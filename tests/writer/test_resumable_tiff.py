@@ -77,12 +77,12 @@ def test_part_file_of_encoded_blocks_is_a_tiff(tmp_path, rgb, masked, name, kind
     assert part.done.all()
     part.finalize()
     verify_output(tmp_path / "p.tif", "p.tif", layout, part.checksums)
-    with rasterio.open(tmp_path / "p.tif") as product:
-        np.testing.assert_array_equal(product.read(), data)
-        assert product.profile["tiled"]
-        assert product.profile["interleave"] == ("band" if name == "bands apart" else "pixel")
+    with rasterio.open(tmp_path / "p.tif") as output:
+        np.testing.assert_array_equal(output.read(), data)
+        assert output.profile["tiled"]
+        assert output.profile["interleave"] == ("band" if name == "bands apart" else "pixel")
         if mask is not None:
-            np.testing.assert_array_equal(product.dataset_mask(), mask)
+            np.testing.assert_array_equal(output.dataset_mask(), mask)
 
 
 def test_block_encoder_gives_the_bytes_of_gdal(tmp_path, masked):
