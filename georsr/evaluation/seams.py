@@ -12,10 +12,10 @@ from georsr.config import SRConfig, SROptions
 from georsr.device import cpu_threads
 from georsr.errors import UsageError, redact_url
 from georsr.inference.array import ArrayFormat, array_reader, predict_window
-from georsr.inference.bands import open_for_model
+from georsr.inference.blur_and_noise import resolve_kernel, with_scene_sensor
+from georsr.inference.model_bands import open_for_model
 from georsr.inference.pipeline import make_tile_grid
 from georsr.inference.predictor import TilePredictor, place_model
-from georsr.inference.sensing import resolve_kernel, with_scene_sensor
 from georsr.io.reader import choose_normalization
 from georsr.models.io import Model
 from georsr.window import AnyArray, Window

@@ -3,7 +3,7 @@ from georsr.cli.main import invoke
 
 from georsr.errors import UsageError
 from georsr.evaluation.seams import measure_seams
-from georsr.inference import sensing
+from georsr.inference import blur_and_noise
 from georsr.models.io import open_model
 from georsr.radiometry.kernels import SensorDescription
 
@@ -36,7 +36,7 @@ def test_benchmark_command_measures_seams(make_raster, texture, capsys):
 
 def test_measure_seams_uses_one_sensor_for_both_grids(make_raster, texture, monkeypatch):
     estimates = iter([(0.0, 0.0, 1.0, 0.0), (2.0, 2.0, -1.0, 0.0)] * 5)
-    monkeypatch.setattr(sensing, "estimate_sensor", lambda *_: next(estimates))
+    monkeypatch.setattr(blur_and_noise, "estimate_sensor", lambda *_: next(estimates))
     source, model = make_raster(texture(3, 130, 140)), open_model("segsr-lite-x2-sensor")
     report = measure_seams(source, model, tile_size=32)
     described = [
