@@ -1,4 +1,4 @@
-"""A part of a raster: the pixels of the whole raster's product, and nothing computed in vain."""
+"""A part of a raster: the pixels of the whole raster's output, and nothing computed in vain."""
 
 import json
 

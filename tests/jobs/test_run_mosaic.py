@@ -45,9 +45,9 @@ def test_run_of_a_mosaic_equals_the_run_of_the_image(
     super_resolve(make_raster(image, "whole.tif"), tmp_path / "w.tif", lite_model, **SMALL)
     np.testing.assert_array_equal(read(tmp_path / "m.tif"), read(tmp_path / "w.tif"))
     assert report.source.endswith("piece0.tif + 3 more")
-    with rasterio.open(tmp_path / "m.tif") as product:
-        assert product.tags()["GEORSR_SOURCE"] == "piece0.tif + 3 more"
-        assert product.transform == NORTH_UP @ Affine.scale(0.5)
+    with rasterio.open(tmp_path / "m.tif") as output:
+        assert output.tags()["GEORSR_SOURCE"] == "piece0.tif + 3 more"
+        assert output.transform == NORTH_UP @ Affine.scale(0.5)
 
 
 def test_run_of_a_mosaic_gaps_are_invalid(lite_model, cut, texture, tmp_path):
@@ -55,8 +55,8 @@ def test_run_of_a_mosaic_gaps_are_invalid(lite_model, cut, texture, tmp_path):
     paths = cut(image, [PLACES[0], PLACES[3]])
     report = super_resolve(paths, tmp_path / "m.tif", lite_model, **SMALL)
     assert report.tiles_skipped > 0
-    with rasterio.open(tmp_path / "m.tif") as product:
-        mask = product.dataset_mask() > 0
+    with rasterio.open(tmp_path / "m.tif") as output:
+        mask = output.dataset_mask() > 0
     expected = np.zeros((75, 110), bool)
     expected[:40, :50] = expected[40:, 50:] = True
     np.testing.assert_array_equal(mask, expected.repeat(2, 0).repeat(2, 1))
