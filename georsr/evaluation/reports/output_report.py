@@ -376,7 +376,7 @@ def _summary(report: OutputReport) -> Iterator[Figure]:
         return
     yield _judged(
         "seams",
-        f"moving the grid of tiles by half a tile changes the output by {seams.mean:.4g} on "
+        f"moving the grid of tiles by half its spacing changes the output by {seams.mean:.4g} on "
         f"average, 99.9 % below {seams.p999:.4g}, at most {seams.maximum:.4g} ({unit})",
         seams.relative_mean,
         SEAM_LIMITS,
