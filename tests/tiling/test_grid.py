@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from georsr.errors import UsageError
-from georsr.tiling.grid import axis_spans, make_grid
+from georsr.tiling.grid import Span, axis_spans, make_grid, spread_starts, spread_windows
 from georsr.tiling.stitch import BlockAssembler, TileStitcher
 from georsr.window import Window
 
@@ -144,3 +144,84 @@ def test_subgrid_of_the_full_window_is_the_grid():
     assert [part.row_window(i) for i in range(len(part.rows))] == [
         tile_grid.row_window(i) for i in range(len(tile_grid.rows))
     ]
+
+
+def test_axis_spans_of_a_small_axis_are_those_worked_out_by_hand():
+    """Tiles of 8 start 4 apart and share 4 pixels, of which the middle 2 are blended."""
+    first = (Span(0, 8, 0, 7, 0, 2), Span(4, 8, 5, 11, 2, 2), Span(8, 8, 9, 15, 2, 2))
+    assert axis_spans(20, 8, 1, 2, 1) == (*first, Span(12, 8, 13, 20, 2, 0))
+    # the last tile may end up to 3 pixels beyond the edge where starts are multiples of 4
+    assert axis_spans(21, 8, 1, 2, 4)[-2:] == (Span(12, 8, 13, 19, 2, 2), Span(16, 8, 17, 21, 2, 0))
+    assert axis_spans(8, 8, 1, 2, 1) == (Span(0, 8, 0, 8, 0, 0),)
+    assert axis_spans(5, 8, 1, 2, 4) == (Span(0, 8, 0, 5, 0, 0),)
+    assert axis_spans(5, 8, 1, 2, 1) == (Span(0, 5, 0, 5, 0, 0),)
+
+
+@pytest.mark.parametrize(
+    ("tile", "halo", "overlap", "multiple", "fits"),
+    [
+        (5, 2, 0, 1, True), (4, 2, 0, 1, False), (8, 1, 2, 1, True), (7, 1, 2, 1, False),
+        (16, 1, 2, 4, True), (16, 2, 2, 4, False), (12, 1, 3, 4, False), (16, 2, 4, 8, True),
+    ],
+)  # fmt: skip
+def test_make_grid_smallest_tile_has_three_overlaps(tile, halo, overlap, multiple, fits):
+    options = {"scale": 2, "halo": halo, "overlap": overlap, "multiple_of": multiple}
+    if fits:
+        assert make_grid(30, 40, tile=tile, **options).columns[-1].out_stop == 40
+    else:
+        with pytest.raises(UsageError, match=r"too small|not a multiple"):
+            make_grid(30, 40, tile=tile, **options)
+
+
+def test_make_grid_too_many_tiles_are_refused(monkeypatch):
+    monkeypatch.setattr("georsr.tiling.grid.MAX_TILES", 3)
+    options = {"scale": 2, "tile": 8, "halo": 1, "overlap": 2}  # one tile every 4 pixels
+    assert len(make_grid(1, 12, **options)) == 2
+    assert len(make_grid(12, 1, **options)) == 2
+    for size in ((1, 13), (13, 1)):
+        with pytest.raises(UsageError, match="takes more than 3 tiles of 8 along one side"):
+            make_grid(*size, **options)
+
+
+@pytest.mark.parametrize(("height", "width"), [(0, 1), (1, 0), (-1, 5)])
+def test_make_grid_without_pixels_is_refused(height, width):
+    with pytest.raises(UsageError, match="has no pixels"):
+        make_grid(height, width, scale=2, tile=16, halo=0, overlap=0)
+    assert len(make_grid(1, 1, scale=2, tile=16, halo=0, overlap=0)) == 1
+
+
+def test_tile_grid_positions_are_those_worked_out_by_hand():
+    grid = make_grid(20, 12, scale=2, tile=8, halo=1, overlap=2)
+    assert (grid.out_height, grid.out_width, len(grid)) == (40, 24, 8)
+    tile = grid.tile_at(2, 1)
+    assert (tile.index, tile.row, tile.column) == (5, 2, 1)
+    assert tile.input_window == Window(8, 4, 8, 8)
+    assert tile.output_window == Window(9, 5, 6, 7)
+    assert [t.index for t in grid.tiles_in_row(3)] == [6, 7]
+    assert [grid.first_row_for(row) for row in (0, 13, 14, 21, 22, 39)] == [0, 0, 1, 1, 2, 3]
+    assert grid.tiles_in_pixels(40 * 24 // 2) == 4
+    assert grid.tiles_in_pixels(40 * 24 // 8 - 1) == 0
+    part = grid.subgrid(Window(7, 5, 2, 3))
+    assert part.rows == (Span(-3, 8, -2, 4, 0, 0),)
+    assert part.columns == (Span(-5, 8, -5, 2, 0, 2), Span(-1, 8, 0, 7, 2, 0))
+    assert part.image_window == Window(-7, -5, 20, 12)
+    assert part.row_window(0) == Window(-3, -5, 8, 12)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "starts"),
+    [
+        ((10, 4, 3), [0, 3, 6]), ((11, 4, 1), [3]), ((3, 4, 2), [0]), ((10, 4, 2), [0, 6]),
+        ((9, 4, 3), [0, 2, 5]), ((4, 4, 9), [0]), ((5, 4, 9), [0, 1]),
+    ],
+)  # fmt: skip
+def test_spread_starts_are_even(arguments, starts):
+    assert spread_starts(*arguments) == starts
+
+
+def test_spread_windows_are_even_and_cut_at_the_edges():
+    corners = [Window(0, 0, 2, 2), Window(0, 8, 2, 1), Window(4, 0, 1, 2), Window(4, 8, 1, 1)]
+    assert list(spread_windows(5, 9, 2, 2)) == corners
+    every = [Window(top, left, 2, 2) for top in (0, 2) for left in (0, 2, 4)]
+    assert list(spread_windows(4, 6, 2, 3)) == every
+    assert [w.left for w in spread_windows(2, 14, 2, 3)] == [0, 6, 12]

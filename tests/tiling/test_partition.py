@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from georsr.tiling.grid import make_grid
-from georsr.tiling.partition import MAX_TASK_TILES, parts_grid, task_grid
+from georsr.tiling.partition import MAX_TASK_TILES, TaskGrid, parts_grid, task_grid
+from georsr.window import Window
 
 ROOM = 2**40
 
@@ -89,3 +90,35 @@ def test_parts_grid_of_a_million_tiles_is_fast():
     tile_grid = plan_of(100_000, 100_000)
     assert len(tile_grid) > 1_000_000
     assert 4_000 < len(parts_grid(tile_grid, 512)) < 16_000
+
+
+@pytest.mark.parametrize(
+    ("size", "tasks", "parts"),
+    [
+        ((500, 700), [(2048, 3072), (2048, 1536), (2048, 1536), (512, 1536)], (2048, 3072)),
+        ((1500, 1500), [(6144, 6144), (3072, 6144), (2048, 6144), (1536, 1536)], (3072, 3072)),
+        ((2000, 3000), [(8192, 4096), (4096, 6144), (8192, 4096), (2048, 3072)], (4096, 6144)),
+        ((20_000, 20_000), [(5120, 6144)] * 4, (5120, 6144)),
+        ((300, 9000), [(1536, 18432), (1536, 18432), (1536, 12288), (1536, 2560)], (1536, 9216)),
+    ],
+)
+def test_task_and_parts_grid_sizes_do_not_move(size, tasks, parts):
+    """An output in parts that is begun with one version is finished with the next."""
+    tile_grid = plan_of(*size)
+    grids = [task_grid(tile_grid, 512, machines, size[1] * 12, ROOM) for machines in (1, 2, 3, 16)]
+    assert [(grid.task_height, grid.task_width) for grid in grids] == tasks
+    grid = parts_grid(tile_grid, 512)
+    assert (grid.task_height, grid.task_width, grid.top) == (*parts, 0)
+
+
+def test_task_grid_windows_are_those_worked_out_by_hand():
+    grid = TaskGrid(height=100, width=70, top=32, task_height=40, task_width=32)
+    assert (grid.rows, grid.columns, len(grid)) == (2, 3, 6)
+    assert grid.window(0) == Window(32, 0, 40, 32)
+    assert grid.window(5) == Window(72, 64, 28, 6)
+    assert [grid.index_at(y, x) for y, x in ((32, 0), (71, 31), (72, 32), (99, 69))] == [0, 0, 4, 5]
+
+
+@pytest.mark.parametrize(("top", "start"), [(0, 0), (511, 0), (512, 512), (1500, 1024)])
+def test_task_grid_starts_at_the_block_that_is_needed(top, start):
+    assert task_grid(plan_of(600, 600), 512, 2, 2400, ROOM, top=top).top == start

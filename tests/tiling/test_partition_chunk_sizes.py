@@ -20,6 +20,24 @@ def test_chunk_sizes_cover_the_axis(length, size):
     assert 0 < sizes[-1] <= size
 
 
+def test_chunk_sizes_last_one_is_smaller():
+    assert chunk_sizes(10, 4) == (4, 4, 2)
+    assert chunk_sizes(8, 4) == (4, 4)
+
+
+@pytest.mark.parametrize(
+    ("multiple", "pixel_bytes", "most", "side"),
+    [
+        (16, 3, PLENTY, 3808),  # (128 - 2 * 8) / (1.25 ** 0.5 - 1) * 4 = 3795.5, up to 16
+        (16, 3, 3 * 1000**2, 992), (16, 3, 3 * 992**2, 992), (16, 3, 3 * 992**2 - 1, 976),
+        (6, 3, 3 * 100**2, 96), (16, 3, 1, 16),
+    ],
+)  # fmt: skip
+def test_chunk_side_is_that_worked_out_by_hand(multiple, pixel_bytes, most, side):
+    plan = make_grid(9000, 9000, scale=4, tile=128, halo=8, overlap=16)
+    assert chunk_side(plan, multiple, pixel_bytes, most) == side
+
+
 @st.composite
 def plans(draw):
     halo, overlap = draw(st.integers(0, 8)), draw(st.integers(0, 8))
