@@ -16,7 +16,7 @@ from pathlib import Path
 from georsr.cli.main import main
 
 import georsr.api  # noqa: F401  imported once, before forking
-from georsr.writer import partial_tiff, writer
+from georsr.writer import resumable_tiff, writer
 
 KILLED = -9
 TIMEOUT = 120
@@ -100,7 +100,8 @@ def judge(command, folder, expected, *, message="", fault=None, mend=None):
        raster of a batch; no traceback.
     3. No file that was there has changed, except an output that has its new bytes.
     4. No file under a final name has other bytes than the complete output.
-    5. Files of an unfinished run are left only by a kill, or if the message says to rerun the same command.
+    5. Files of an unfinished run are left only by a kill, or if the message says to rerun the same
+       command.
     6. The same command without the fault ends with exactly the files and bytes of a run that met
        no fault.
 
@@ -184,7 +185,7 @@ class AtBlock:
         self.count, self.work = count, functools.partial(work, *arguments)
 
     def __call__(self):
-        append, calls = partial_tiff.PartFile.append, []
+        append, calls = resumable_tiff.PartialTiff.append, []
 
         def counted(part, *arguments):
             calls.append(1)
@@ -192,7 +193,7 @@ class AtBlock:
                 self.work()
             return append(part, *arguments)
 
-        partial_tiff.PartFile.append = counted
+        resumable_tiff.PartialTiff.append = counted
 
 
 class Patch:

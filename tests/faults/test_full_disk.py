@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from georsr.writer import partial_tiff
+from georsr.writer import resumable_tiff
 from tests.faults.oracle import Patch, Raise, contents, judge, restore, run
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs tmpfs")
@@ -97,7 +97,7 @@ def test_command_whose_files_are_limited_completes_without_the_limit(kind, size,
     [
         (os, "fsync", errno.EIO),
         (Path, "replace", errno.EDQUOT),
-        (partial_tiff, "write_all", errno.EIO),
+        (resumable_tiff, "write_all", errno.EIO),
     ],
 )
 def test_command_whose_disk_fails_at_any_call_completes_later(kind, owner, name, number, folder):
