@@ -107,9 +107,12 @@ def nodata_tolerance(dtype: str, nodata: float) -> float:
     kind = np.dtype(dtype)
     if kind.kind != "f" or not math.isfinite(nodata):
         return 0.0
+    tolerance = NODATA_ULPS * float(np.finfo(kind).eps)
+    if abs(nodata) < HUGE:
+        return tolerance * abs(nodata)
     size = nearest_float(dtype, abs(nodata))
-    tolerance = NODATA_ULPS * float(np.finfo(kind).eps) * size
-    if size < HUGE or not can_represent(dtype, nodata):
+    tolerance *= size
+    if not can_represent(dtype, nodata):
         return tolerance
     return max(tolerance, 4 * min(_last_digit(nodata) / 2, HUGE_TOLERANCE * size))
 

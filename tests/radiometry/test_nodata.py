@@ -177,7 +177,9 @@ def test_nearest_float_is_finite_if_the_value_is(dtype, value, expected):
         ("int16", -9999.0, 0.0), ("float32", float("nan"), 0.0), ("float32", float("inf"), 0.0),
         ("float32", 8.0, 16 * 2.0**-23 * 8), ("float64", -8.0, 16 * 2.0**-52 * 8),
         ("float32", 1e30, 4e-3 * float(np.float32(1e30))), ("float32", 0.0, 0.0),
-        ("float32", -1e39, 4e-3 * 3.4028234663852886e38),
+        ("float32", -1e39, 16 * 2.0**-23 * 3.4028234663852886e38),
+        ("float32", -3.40e38, 4e-3 * float(np.float32(3.4e38))),
+        ("float32", -3.4028e38, 2e34),
         ("float32", 0.99e30, 16 * 2.0**-23 * 0.99e30),
     ],
 )  # fmt: skip
