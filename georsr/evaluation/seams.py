@@ -109,8 +109,9 @@ def measure_seams(source: str, model: Model, **options: Unpack[SROptions]) -> Se
         block = reader.read(window)
         normalization = choose_normalization(reader, config.stretch)
         placement = place_model(model, config)
-        model = with_scene_sensor(reader.read, height, width, normalization, model, config, placement)
-        kernel = resolve_kernel(reader.read, height, width, normalization, model, config, placement)
+        scene = (reader.read, height, width, normalization)
+        model = with_scene_sensor(*scene, model, config, placement)
+        kernel = resolve_kernel(*scene, model, config, placement)
     predictor = TilePredictor.from_config(model, config, placement)
 
     def run(window: Window) -> AnyArray:
