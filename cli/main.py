@@ -24,6 +24,7 @@ from georsr.errors import (
     InterruptedRunError,
     UsageError,
     escape_control_characters,
+    options_in_messages,
     redact_url,
 )
 from georsr.reports import georsr_version
@@ -300,6 +301,7 @@ def invoke(arguments: list[str] | None = None) -> int:
     return exit_code(lambda: cli.main(arguments, prog_name="georsr", standalone_mode=False))
 
 
+@options_in_messages()
 def exit_code(call: Callable[[], Any]) -> int:
     """Call a command, print its error as one line on stderr, and return the exit code.
 

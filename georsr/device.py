@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from georsr.errors import GeorsrError, ModelError, ResourceError, UsageError
+from georsr.errors import GeorsrError, ModelError, ResourceError, UsageError, worded
 from georsr.system import available_cpus
 
 _NO_MEMORY = (
@@ -215,7 +215,7 @@ def select_device(
     if precision not in PRECISIONS:
         raise UsageError(f"precision {precision!r}: expected auto, {', '.join(PRECISIONS)}")
     if precision == "fp16" and chosen.type == "cpu":
-        log.warning("fp16 on a CPU is slower than fp32, and less exact: omit --precision")
+        log.warning(worded("fp16 on a CPU is slower than fp32, and less exact: omit --precision"))
     return DeviceConfig(str(chosen), precision)
 
 

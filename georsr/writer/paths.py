@@ -116,7 +116,7 @@ def check_destination(
     if stale and not overwrite:
         raise UsageError(
             f"{stale[0]}: is left from an earlier output and would be read with {name}; "
-            "remove it, or use the `--overwrite` option"
+            "remove it, or use --overwrite"
         )
 
 
@@ -265,9 +265,7 @@ def is_enospc(err: BaseException) -> bool:
 
 
 def _exists(name: str) -> UsageError:
-    return UsageError(
-        f"{name}: file exists and won't be overwritten without use of the `--overwrite` option"
-    )
+    return UsageError(f"{name}: file exists and won't be overwritten without --overwrite")
 
 
 def raster_outputs(dst: str) -> list[str | os.PathLike[str]]:
