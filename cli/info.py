@@ -154,7 +154,7 @@ def _value_ranges(reader: RasterReader) -> list[tuple[float, float] | None]:
 def _network_bands(info: RasterInfo) -> tuple[tuple[int, ...], str]:
     """Return the bands that a network of three bands would take, and a remark."""
     from georsr.errors import UsageError
-    from georsr.io.metadata import detect_rgb_bands
+    from georsr.io.rgb_bands import detect_rgb_bands
 
     if info.count == 1:
         return info.indexes, "as grey"

@@ -37,12 +37,7 @@ FAMILIES = (
     ),
     Family(
         "Opening a raster",
-        (
-            "georsr/io/__init__.py",
-            "georsr/io/reader.py",
-            "georsr/io/gdal_env.py",
-            "georsr/io/sidecars.py",
-        ),
+        ("georsr/io/",),
         "`georsr info FILE` opens a raster and does nothing else; `gdalinfo FILE` shows whether "
         "GDAL reads it. A damaged file has to be copied or downloaded again. "
         "[Formats](formats.md) lists what is read, and why some files are refused.",
@@ -62,7 +57,7 @@ FAMILIES = (
     ),
     Family(
         "Bands, data types and classes",
-        ("georsr/io/metadata.py", "georsr/inference/bands.py"),
+        ("georsr/io/metadata.py", "georsr/io/rgb_bands.py", "georsr/inference/model_bands.py"),
         "`georsr info FILE` prints the bands and what is known of them. `--bidx R,G,B` names red, "
         "green and blue, counted from 1. `--bands all` keeps the other bands "
         "([more](../bands.md)). Class maps, masks, palettes and elevations are not images: "
@@ -70,9 +65,10 @@ FAMILIES = (
     ),
     Family(
         "Values and nodata",
-        ("georsr/radiometry/normalization.py", "georsr/radiometry/kernels.py"),
+        ("georsr/radiometry/",),
         "`--stretch` says which values the network sees as 0 and 1, `--nodata` which value is no "
-        "data ([more](../bands.md#values)).",
+        "data ([more](../bands.md#values)). [Training](../training.md#degradations) explains "
+        "degradations.",
     ),
     Family(
         "Several rasters",
@@ -91,15 +87,7 @@ FAMILIES = (
     ),
     Family(
         "Model and scale",
-        (
-            "georsr/models/",
-            "georsr/inference/model_cache.py",
-            "georsr/inference/sensing.py",
-            "georsr/device.py",
-            "georsr/inference/predictor.py",
-            "georsr/inference/backends.py",
-            "georsr/inference/pipeline.py",
-        ),
+        ("georsr/models/", "georsr/inference/", "georsr/device.py"),
         "`georsr models list` names the bundled models, `georsr info FILE` describes a weights "
         "file. Weights need the network that they were made for: a file that does not fit is "
         "damaged, or of another network ([other models](../how-to/other-models.md)). What is not "
@@ -137,9 +125,8 @@ FAMILIES = (
     ),
     Family(
         "Options",
-        ("georsr/api.py", "georsr/config.py", "georsr/progress.py", "georsr/radiometry/"),
-        "[Options](options.md) lists the options with their types and values, "
-        "[Training](../training.md#degradations) those of degradations.",
+        ("georsr/",),
+        "[Options](options.md) lists the options with their types and values.",
     ),
     Family(
         "Quality and evaluation",

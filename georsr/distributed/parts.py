@@ -44,8 +44,8 @@ from georsr.tiling.partition import TaskGrid, parts_grid
 from georsr.window import Window
 from georsr.writer.encoder import block_checksum
 from georsr.writer.layout import OutputLayout
-from georsr.writer.partial_tiff import OutputInfo
 from georsr.writer.paths import check_destination, is_virtual, sync_path
+from georsr.writer.resumable_tiff import OutputInfo
 from georsr.writer.vrt import publish_assembly
 from georsr.writer.writer import RasterWriter
 

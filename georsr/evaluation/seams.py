@@ -11,7 +11,7 @@ import numpy as np
 from georsr.api import super_resolve_array
 from georsr.config import SROptions
 from georsr.errors import UsageError, redact_url
-from georsr.inference.bands import open_for_model
+from georsr.inference.model_bands import open_for_model
 from georsr.io.reader import choose_normalization
 from georsr.models.io import Model
 from georsr.window import Window

@@ -15,10 +15,10 @@ import numpy as np
 from georsr.config import SRConfig
 from georsr.device import cpu_threads
 from georsr.errors import UsageError
-from georsr.inference.bands import match_array_bands
+from georsr.inference.blur_and_noise import resolve_kernel, with_scene_sensor
+from georsr.inference.model_bands import match_array_bands
 from georsr.inference.pipeline import OutputFormat, TilePipeline, make_tile_grid
 from georsr.inference.predictor import TilePredictor, place_model
-from georsr.inference.sensing import resolve_kernel, with_scene_sensor
 from georsr.models.io import Model
 from georsr.models.spec import ModelSpec
 from georsr.radiometry.kernels import Kernel

@@ -14,9 +14,9 @@ from typing import Any
 from georsr.config import SRConfig
 from georsr.device import DeviceConfig, cpu_threads, num_threads
 from georsr.errors import GeorsrError, ModelError, UsageError
-from georsr.inference.bands import wrap_multiband
+from georsr.inference.blur_and_noise import sensor_of, with_sensor
+from georsr.inference.model_bands import wrap_multiband
 from georsr.inference.predictor import TilePredictor, choose_batch, place_model
-from georsr.inference.sensing import sensor_of, with_sensor
 from georsr.models.io import Model, open_model
 from georsr.models.registry import COMPUTED, bundled_weights
 from georsr.system import tune_malloc

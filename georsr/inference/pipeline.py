@@ -29,8 +29,8 @@ import numpy as np
 from georsr.config import SRConfig
 from georsr.errors import InputError, InterruptedRunError
 from georsr.inference.backends import PendingBatch
-from georsr.inference.bands import check_bands
 from georsr.inference.consistency import ConsistencyTarget
+from georsr.inference.model_bands import check_bands
 from georsr.inference.predictor import TilePredictor
 from georsr.io.metadata import RasterInfo
 from georsr.io.reader import RasterReader, choose_normalization

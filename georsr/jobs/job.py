@@ -27,16 +27,16 @@ from georsr.errors import (
     ResourceError,
     UsageError,
 )
-from georsr.inference.bands import check_bands, with_found_colors
-from georsr.inference.consistency import requested_kernel
-from georsr.inference.pipeline import tile_grid_of
-from georsr.inference.predictor import choose_batch, n_concurrent_tiles, place_model
-from georsr.inference.sensing import (
+from georsr.inference.blur_and_noise import (
     description_of,
     probe_windows,
     resolve_kernel,
     with_scene_sensor,
 )
+from georsr.inference.consistency import requested_kernel
+from georsr.inference.model_bands import check_bands, with_found_colors
+from georsr.inference.pipeline import tile_grid_of
+from georsr.inference.predictor import choose_batch, n_concurrent_tiles, place_model
 from georsr.io.gdal_env import CACHE_BYTES, is_remote
 from georsr.io.metadata import RasterInfo, reject_non_images, window_metadata
 from georsr.io.reader import RasterReader, choose_normalization, warn_once
@@ -50,8 +50,8 @@ from georsr.system import memory_limit
 from georsr.tiling.grid import TileGrid
 from georsr.window import MAX_SIDE, AnyArray, PixelBlock, Window
 from georsr.writer.layout import OutputLayout, output_layout
-from georsr.writer.partial_tiff import Journal
 from georsr.writer.paths import is_virtual, paths_behind_vsi, temp_paths
+from georsr.writer.resumable_tiff import Journal
 
 if TYPE_CHECKING:
     from georsr.geo.aoi import AreaOfInterest

@@ -28,8 +28,8 @@ from georsr.reports import ConsistencyReport, RunReport
 from georsr.tiling.grid import ceil_to
 from georsr.window import AnyArray, BoolArray, PixelBlock, Window
 from georsr.writer.layout import OutputLayout
-from georsr.writer.partial_tiff import OutputInfo
 from georsr.writer.paths import Lock, is_virtual, local_path, replace_sidecars, temp_paths
+from georsr.writer.resumable_tiff import OutputInfo
 from georsr.writer.writer import RasterWriter
 
 log = logging.getLogger(__name__)

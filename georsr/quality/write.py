@@ -60,8 +60,8 @@ from georsr.quality.qgis_style import style_of, style_path
 from georsr.radiometry.kernels import Kernel
 from georsr.reports import LayersReport, RunReport
 from georsr.writer.layout import OutputLayout, output_layout
-from georsr.writer.partial_tiff import OutputInfo
 from georsr.writer.paths import check_destination, is_virtual, local_path
+from georsr.writer.resumable_tiff import OutputInfo
 from georsr.writer.writer import RasterWriter
 
 

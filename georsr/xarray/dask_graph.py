@@ -22,17 +22,17 @@ from dask.highlevelgraph import HighLevelGraph
 from georsr.config import SRConfig
 from georsr.device import cpu_threads
 from georsr.inference.array import ArrayFormat, array_reader, predict_window
-from georsr.inference.bands import match_array_bands
-from georsr.inference.consistency import fixed_kernel, requested_kernel, skip_if_noisy, softened
-from georsr.inference.model_cache import ModelRef, cached_predictor, load_cached, model_ref
-from georsr.inference.pipeline import make_tile_grid
-from georsr.inference.predictor import place_model
-from georsr.inference.sensing import (
+from georsr.inference.blur_and_noise import (
     estimate_kernel,
     probe_windows,
     scene_sensor,
     with_sensor,
 )
+from georsr.inference.consistency import fixed_kernel, requested_kernel, skip_if_noisy, softened
+from georsr.inference.model_bands import match_array_bands
+from georsr.inference.model_cache import ModelRef, cached_predictor, load_cached, model_ref
+from georsr.inference.pipeline import make_tile_grid
+from georsr.inference.predictor import place_model
 from georsr.models.io import Model
 from georsr.models.spec import SCENE
 from georsr.radiometry.kernels import Kernel

@@ -11,8 +11,7 @@ import torch
 
 import georsr
 from georsr.errors import UsageError
-from georsr.inference.consistency import ConsistencyTarget, back_project, enforce_consistency
-from georsr.inference.sensing import (
+from georsr.inference.blur_and_noise import (
     CANDIDATES,
     Residual,
     estimate_kernel,
@@ -21,6 +20,7 @@ from georsr.inference.sensing import (
     probe_windows,
     with_sensor,
 )
+from georsr.inference.consistency import ConsistencyTarget, back_project, enforce_consistency
 from georsr.jobs.run import spread_ranges
 from georsr.models.io import open_model
 from georsr.models.spec import ModelSpec

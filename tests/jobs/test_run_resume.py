@@ -182,7 +182,7 @@ def test_cog_conversion_can_be_cancelled(source, tmp_path, monkeypatch):
 def test_resume_after_a_kill_before_cleaning_up_recognises_the_output(
     source, tmp_path, monkeypatch
 ):
-    from georsr.writer.partial_tiff import Journal
+    from georsr.writer.resumable_tiff import Journal
 
     out = tmp_path / "out.tif"
     with monkeypatch.context() as patch:
@@ -213,7 +213,7 @@ def test_resume_after_a_kill_before_unlocking_removes_the_lock(source, tmp_path)
 
 
 def test_resume_with_another_file_in_place_of_the_output_starts_over(source, tmp_path, monkeypatch):
-    from georsr.writer.partial_tiff import Journal
+    from georsr.writer.resumable_tiff import Journal
 
     out = tmp_path / "out.tif"
     with monkeypatch.context() as patch:

@@ -12,8 +12,8 @@ from georsr.io.reader import open_raster
 from georsr.writer import encoder
 from georsr.writer.encoder import BlockEncoder, crc32, make_encoder, tile_tables
 from georsr.writer.layout import output_layout
-from georsr.writer.partial_tiff import PartFile
-from georsr.writer.verify import verify_output
+from georsr.writer.resumable_tiff import PartFile
+from georsr.writer.verify_and_publish import verify_output
 from tests.rasters import make_raster, ramp
 
 DTYPES = ["uint8", "int16", "uint16", "int32", "uint32", "float32"]

@@ -17,7 +17,7 @@ from georsr.radiometry.nodata import dataset_mask
 from georsr.radiometry.quantize import quantize, quantize_alpha, replicate
 from georsr.window import Window
 from georsr.writer.layout import output_layout
-from georsr.writer.partial_tiff import PartFile
+from georsr.writer.resumable_tiff import PartFile
 from georsr.writer.writer import RasterWriter
 from tests.rasters import make_raster, ramp
 

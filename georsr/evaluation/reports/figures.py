@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup, escape
 
-from georsr.io.metadata import declared_rgb_bands
 from georsr.io.reader import RasterReader
+from georsr.io.rgb_bands import declared_rgb_bands
 from georsr.models.arrays import enlarge_bicubic
 from georsr.radiometry.nodata import fill_invalid
 from georsr.window import AnyArray, FloatArray, PixelBlock, Window

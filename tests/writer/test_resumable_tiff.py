@@ -14,8 +14,8 @@ from georsr.io.gdal_env import gdal_env, suppress_rasterio_warnings
 from georsr.io.reader import open_raster
 from georsr.writer.encoder import CACHE_SIZE, BlockEncoder, block_checksum, tile_tables
 from georsr.writer.layout import output_layout
-from georsr.writer.partial_tiff import PartFile
-from georsr.writer.verify import to_rasterio_window, verify_output
+from georsr.writer.resumable_tiff import PartFile
+from georsr.writer.verify_and_publish import to_rasterio_window, verify_output
 from tests.rasters import make_raster, ramp
 
 

@@ -9,8 +9,8 @@ from affine import Affine
 from georsr.cli.main import invoke
 
 import georsr
-from georsr.evaluation.full_reference import compare_bicubic, compare_with_source
 from georsr.evaluation.no_reference import measure_no_reference
+from georsr.evaluation.raster_comparison import compare_bicubic, compare_with_source
 from georsr.evaluation.reports.output_report import report_output
 from georsr.evaluation.seams import measure_seams
 from georsr.models.io import open_model

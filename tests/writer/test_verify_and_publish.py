@@ -8,8 +8,8 @@ from georsr.errors import OutputError
 from georsr.io.reader import open_raster
 from georsr.writer.encoder import block_checksum
 from georsr.writer.layout import output_layout
-from georsr.writer.partial_tiff import PartFile
-from georsr.writer.verify import verify_output
+from georsr.writer.resumable_tiff import PartFile
+from georsr.writer.verify_and_publish import verify_output
 from georsr.writer.writer import RasterWriter
 from tests.rasters import make_raster
 

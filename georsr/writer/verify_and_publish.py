@@ -1,4 +1,4 @@
-"""Verify a finished file by reading it back.
+"""Verify a finished file by reading it back, copy it to a COG, give it its final name.
 
 Most blocks of a sparse mosaic are the same empty block. Decoding does not depend on the position of
 a block, so blocks of the same bytes have the same pixels and are decoded only once.
@@ -6,26 +6,31 @@ a block, so blocks of the same bytes have the same pixels and are decoded only o
 
 from __future__ import annotations
 
+import ctypes
 import itertools
+import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import rasterio
-from rasterio.errors import RasterioError
+import rasterio.shutil
+from rasterio.errors import RasterioError, RasterioIOError
 from rasterio.windows import Window as RasterioWindow
 
+from georsr._files import atomic_write
 from georsr.errors import OutputError
 from georsr.io.gdal_env import CACHE_BYTES, gdal_env, root_cause, suppress_rasterio_warnings
 from georsr.system import available_cpus
 from georsr.window import Window
 from georsr.writer.encoder import Numbers, block_checksum, tile_tables
 from georsr.writer.layout import OutputLayout, header_differences
+from georsr.writer.paths import is_virtual, local_path, replace_sidecars, sync_path
 
 MAX_DUPLICATE_BYTES = 4096
 """Largest encoded size of a cached block: larger blocks hold varying pixels and do not repeat."""
@@ -241,3 +246,72 @@ def _compare_block(
     checksum = cache.get_or_decode(cache.key(row, column, window), decode)
     if layout.lossless and checksum != checksums[row, column]:
         raise VerificationError(f"{dst}: {window} reads back differently from what was written")
+
+
+def write_cog(source: Path, target: Path, layout: OutputLayout) -> None:
+    """Copy ``source`` to ``target`` with overviews, by GDAL's COG driver.
+
+    The names of GDAL's intermediate files begin with that of ``target``; the caller removes those
+    that remain after a failure. Errors are those of rasterio.
+    """
+    assert layout.cog_options is not None
+    # GDAL follows symbolic links: it writes to a new name, at which none can exist
+    with (
+        atomic_write(target) as fresh,
+        gdal_env(writing=True),
+        suppress_rasterio_warnings(),
+        _silent_libtiff(),
+    ):
+        try:
+            rasterio.shutil.copy(str(source), str(fresh), driver="COG", **layout.cog_options)
+        except Exception as err:
+            # some GDAL errors are not converted to rasterio's exceptions
+            if not type(err).__name__.startswith("CPLE_"):
+                raise
+            raise RasterioIOError(str(err)) from err
+
+
+@contextmanager
+def _silent_libtiff() -> Iterator[None]:
+    """Suppress libtiff's own messages on stderr; GDAL raises the errors.
+
+    GDAL handles the errors of files it opens, but libtiff's functions for writing report to a
+    handler of the process, which prints them. If libtiff is not a separate library but part of
+    GDAL, nothing is changed.
+    """
+    handlers = []
+    with suppress(OSError):  # only Linux lists the loaded libraries
+        loaded = Path("/proc/self/maps").read_text()
+        for path in sorted(set(re.findall(r"/.*/libtiff[^/]*\.so[^/]*$", loaded, re.MULTILINE))):
+            with suppress(OSError, AttributeError):
+                handler = ctypes.CDLL(path).TIFFSetErrorHandler
+                handler.restype, handler.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+                handlers.append((handler, handler(None)))
+    try:
+        yield
+    finally:
+        for handler, before in handlers:
+            handler(before)
+
+
+def publish(ready: Path, dst: str, layout: OutputLayout) -> None:
+    """Rename a verified file to its final name, and replace the sidecars of an earlier output.
+
+    Parameters
+    ----------
+    ready : Path
+        Verified file, in the folder of the output.
+    dst : str
+        Path of the output; a file is copied to a virtual one.
+    layout : OutputLayout
+        Layout of the output.
+    """
+    if is_virtual(dst):
+        with gdal_env(remote=True, writing=True):
+            rasterio.shutil.copyfiles(str(ready), dst)
+        return
+    path = local_path(dst)
+    ready.replace(path)
+    replace_sidecars(path, layout.world_file_text)
+    with suppress(OSError):  # not every file system can synchronise a folder
+        sync_path(path.parent)

@@ -15,8 +15,8 @@ from qgis.core import (
     QgsProcessingParameterRasterLayer,
 )
 
-from .algorithm import MODEL_FILE, GeorsrAlgorithm
-from .arguments import layers_arguments
+from .base_algorithm import MODEL_FILE, GeorsrAlgorithm
+from .command_line import layers_arguments
 from .layer_files import raster_file, write_mask
 from .qt_compat import POLYGONS
 

@@ -23,8 +23,9 @@ from georsr.geo.registration import (
     scale_between,
     window_of_output,
 )
-from georsr.io.metadata import COLORS, RasterInfo, detect_rgb_bands
+from georsr.io.metadata import RasterInfo
 from georsr.io.reader import RasterReader, open_raster
+from georsr.io.rgb_bands import COLORS, detect_rgb_bands
 from georsr.radiometry.degradation import (
     BicubicDegradation,
     Degradation,

@@ -12,8 +12,9 @@ from dataclasses import replace
 
 from georsr.config import SRConfig
 from georsr.errors import BandWarning, UsageError, worded
-from georsr.io.metadata import COLORS, RasterInfo, RGBBands, detect_rgb_bands
+from georsr.io.metadata import RasterInfo
 from georsr.io.reader import RasterReader, open_raster, warn_once
+from georsr.io.rgb_bands import COLORS, RGBBands, detect_rgb_bands
 from georsr.models.io import Model
 from georsr.models.multiband import MultiBand
 from georsr.models.spec import ModelSpec

@@ -16,8 +16,8 @@ from qgis.core import (
 )
 from qgis.utils import iface
 
-from .algorithm import GeorsrAlgorithm
-from .arguments import Request
+from .base_algorithm import GeorsrAlgorithm
+from .command_line import Request
 from .layer_files import raster_file
 from .layer_style import load_named, stretch_by_band
 from .qt_compat import INTEGER

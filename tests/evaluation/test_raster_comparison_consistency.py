@@ -5,8 +5,8 @@ import pytest
 from affine import Affine
 
 from georsr.errors import InputError, UsageError
-from georsr.evaluation.full_reference import linear_degradation, measure_consistency
 from georsr.evaluation.metrics import psnr
+from georsr.evaluation.raster_comparison import linear_degradation, measure_consistency
 from georsr.io.reader import open_raster
 from georsr.radiometry.degradation import BicubicDegradation, SensorDegradation, bicubic_downsample
 
@@ -37,7 +37,7 @@ def measure(make_raster):
 def test_measure_consistency_in_blocks_equals_the_full_image(
     measure, texture, degradation, monkeypatch
 ):
-    monkeypatch.setattr("georsr.evaluation.full_reference.CONSISTENCY_BLOCK", 16)
+    monkeypatch.setattr("georsr.evaluation.raster_comparison.CONSISTENCY_BLOCK", 16)
     sr = texture(2, 4 * 150, 4 * 20)
     whole = np.rint(linear_degradation(degradation, 4).apply(sr.astype("float32"), 4))
     lr = np.clip(whole + 1, 0, 255).astype("uint8")

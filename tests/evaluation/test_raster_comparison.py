@@ -3,8 +3,8 @@ import pytest
 from affine import Affine
 
 from georsr.errors import InputError, UsageError
-from georsr.evaluation.full_reference import compare, compare_bicubic, compare_with_source
 from georsr.evaluation.metrics import ergas, psnr, spectral_angle, ssim
+from georsr.evaluation.raster_comparison import compare, compare_bicubic, compare_with_source
 from georsr.radiometry.degradation import bicubic_downsample
 
 
@@ -17,7 +17,7 @@ def pair(texture):
 
 @pytest.mark.parametrize("size", [512, 37])
 def test_compare_in_blocks_equals_the_full_image(pair, make_raster, monkeypatch, size):
-    monkeypatch.setattr("georsr.evaluation.full_reference.METRICS_BLOCK", size)
+    monkeypatch.setattr("georsr.evaluation.raster_comparison.METRICS_BLOCK", size)
     truth, worse = pair
     report = compare(make_raster(worse, "a.tif"), make_raster(truth, "b.tif"))
     for band in range(2):

@@ -14,9 +14,7 @@ from georsr.config import SRConfig
 from georsr.device import select_device
 from georsr.errors import UsageError
 from georsr.evaluation.dataset import make_candidates
-from georsr.inference.consistency import SOFT, softened
-from georsr.inference.model_cache import load_cached, model_ref
-from georsr.inference.sensing import (
+from georsr.inference.blur_and_noise import (
     MTF_SHRINKAGE,
     NOISE_MARGIN,
     description_of,
@@ -27,6 +25,8 @@ from georsr.inference.sensing import (
     sensor_of,
     with_sensor,
 )
+from georsr.inference.consistency import SOFT, softened
+from georsr.inference.model_cache import load_cached, model_ref
 from georsr.models.io import Model, build, open_model, save_model
 from georsr.models.spec import ModelSpec
 from georsr.radiometry.kernels import N_SENSOR_VALUES, Kernel, parse_sensor

@@ -21,9 +21,9 @@ from qgis.core import (
     QgsProcessingParameterString,
 )
 
-from . import arguments
-from .algorithm import GeorsrAlgorithm, logged
-from .arguments import Request, split_extra
+from . import command_line
+from .base_algorithm import GeorsrAlgorithm, logged
+from .command_line import Request, split_extra
 from .layer_files import raster_file, why_unreadable, write_mask
 from .layer_style import load_named, stretch_by_band
 from .qt_compat import INTEGER, POLYGONS
@@ -95,7 +95,7 @@ class SuperResolve(GeorsrAlgorithm):
                 )
             )
         output_bands = self.tr("Bands of the output")
-        self.add_choice(OUTPUT_BANDS, output_bands, arguments.OUTPUT_BANDS)
+        self.add_choice(OUTPUT_BANDS, output_bands, command_line.OUTPUT_BANDS)
         self.addParameter(QgsProcessingParameterExtent(EXTENT, self.tr("Extent"), optional=True))
         self.addParameter(
             QgsProcessingParameterFeatureSource(
@@ -125,9 +125,9 @@ class SuperResolve(GeorsrAlgorithm):
         )
         self.add_device()
         consistency = self.tr("Consistency with the input")
-        self.add_choice(CONSISTENCY, consistency, arguments.CONSISTENCY, advanced=True)
+        self.add_choice(CONSISTENCY, consistency, command_line.CONSISTENCY, advanced=True)
         other_bands = self.tr("How the other bands are enlarged")
-        self.add_choice(OTHER_BANDS, other_bands, arguments.OTHER_BANDS, advanced=True)
+        self.add_choice(OTHER_BANDS, other_bands, command_line.OTHER_BANDS, advanced=True)
         tta = self.tr("Average eight rotations and flips (8 times the time, slightly better)")
         self.add_advanced(QgsProcessingParameterBoolean(TTA, tta, defaultValue=False))
         nodata = self.tr("Nodata value of the input, instead of the declared one; none: no value")

@@ -3,7 +3,7 @@
 import pytest
 from georsr.cli.quality import layers
 from georsr.cli.sr import command as sr
-from georsr.qgis.georsr_processing.arguments import (
+from georsr.qgis.georsr_processing.command_line import (
     CONSISTENCY,
     DEVICES,
     MODELS,

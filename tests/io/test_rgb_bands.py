@@ -1,8 +1,8 @@
 import pytest
 
 from georsr.errors import UsageError
-from georsr.io.metadata import detect_rgb_bands
 from georsr.io.reader import open_raster
+from georsr.io.rgb_bands import detect_rgb_bands
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from qgis.core import (
     QgsProcessingParameterRasterLayer,
 )
 
-from .algorithm import GeorsrAlgorithm
+from .base_algorithm import GeorsrAlgorithm
 from .layer_files import raster_file
 
 INPUT = "INPUT"

@@ -19,6 +19,7 @@ import numpy as np
 from georsr.config import SRConfig
 from georsr.device import DeviceConfig, cpu_threads, import_torch, may_have_accelerator
 from georsr.errors import GeorsrError
+from georsr.inference.blur_and_noise import description_of
 from georsr.inference.pipeline import (
     NetworkInput,
     OrderedThreadPool,
@@ -34,7 +35,6 @@ from georsr.inference.predictor import (
     n_forward_passes,
     place_model,
 )
-from georsr.inference.sensing import description_of
 from georsr.io.gdal_env import is_remote
 from georsr.io.reader import RasterReader
 from georsr.jobs.job import (

@@ -17,7 +17,7 @@ from qgis.core import (
 from qgis.PyQt.QtCore import QCoreApplication
 from qgis.PyQt.QtGui import QIcon
 
-from .arguments import DEVICES, MODELS, SCALES, WEIGHTS, model_name, shown, with_fields
+from .command_line import DEVICES, MODELS, SCALES, WEIGHTS, model_name, shown, with_fields
 from .georsr_executable import ExecutableError, Georsr, check_version, find_georsr
 from .layer_files import why_unreadable
 from .qt_compat import ADVANCED, ANY_FILE, CRITICAL

@@ -9,7 +9,7 @@ import pytest
 import torch
 from georsr.cli.main import invoke
 
-from georsr import estimation
+from georsr import run_estimate
 from georsr.api import estimate, super_resolve
 from georsr.config import SRConfig
 from georsr.distributed import cluster
@@ -49,7 +49,7 @@ class Slow(torch.nn.Module):
 @pytest.fixture
 def slow_model(monkeypatch):
     network = Slow().eval()
-    monkeypatch.setattr(estimation, "time", SimpleNamespace(monotonic=lambda: network.clock))
+    monkeypatch.setattr(run_estimate, "time", SimpleNamespace(monotonic=lambda: network.clock))
     spec = ModelSpec("slow", "slow", 2, bands=0, band_names=(), tile=32, halo=2, overlap=4)
     return Model(spec, network, "0" * 64, "slow")
 
@@ -99,7 +99,7 @@ def test_estimate_of_a_giant_sparse_raster_reads_few_windows(make_raster, tmp_pa
     plan = estimate(tmp_path / "giant.vrt", "nearest", 4)
     assert time.process_time() - since < 5
     assert 0 < sum(looked_at) < 1e6
-    assert len(looked_at) < 2 * estimation.PROBES
+    assert len(looked_at) < 2 * run_estimate.PROBES
     assert (plan.width, plan.height) == (400_000, 400_000)
     assert plan.tiles > 150_000
     assert plan.tiles_empty > 0.99 * plan.tiles
@@ -155,7 +155,7 @@ def test_estimate_unwritable_output_is_a_problem(make_raster, texture, tmp_path,
     ("seconds", "text"), [(0.4, "0 min 0 s"), (75, "1 min 15 s"), (3 * 3600 + 125, "3 h 2 min")]
 )
 def test_format_duration_names_the_two_largest_units(seconds, text):
-    assert estimation.format_duration(seconds) == text
+    assert run_estimate.format_duration(seconds) == text
 
 
 def test_info_of_an_area_and_of_a_mosaic(make_raster, texture, capsys):
@@ -184,7 +184,7 @@ def two_processors(monkeypatch):
     def started(workers, *, gpu):
         raise AssertionError("a plan starts no workers")
 
-    for module in (cluster, estimation):
+    for module in (cluster, run_estimate):
         monkeypatch.setattr(module, "available_cpus", lambda: 2)
     monkeypatch.setattr(cluster, "start_local_cluster", started)
 
@@ -192,7 +192,7 @@ def two_processors(monkeypatch):
 def test_estimate_workers_share_time_and_add_memory(
     make_raster, texture, two_processors, monkeypatch, slow_model
 ):
-    monkeypatch.setattr(estimation, "START_SECONDS", 0.0)
+    monkeypatch.setattr(run_estimate, "START_SECONDS", 0.0)
     source = make_raster(texture(1, 300, 300))
     alone = estimate(source, slow_model, blocksize=64)
     plans = {n: estimate(source, slow_model, blocksize=64, workers=n) for n in (1, 2, 8)}
