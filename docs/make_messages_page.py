@@ -9,6 +9,7 @@ errors and belongs to no family is an error of this script.
 from __future__ import annotations
 
 import ast
+import builtins
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -206,13 +207,11 @@ def is_message(name: str) -> bool:
 
 
 CLASSES = {name for name, _ in classes()}
-FOREIGN = {name for name in dir(__builtins__) if name.endswith("Error")} | {
-    "StopIteration",
-    "SystemExit",
+FOREIGN = {name for name in dir(builtins) if name.endswith("Error")} | {
     "TerminatedError",
     "CRSError",
-    "ForcedExit",
 }
+"""Exceptions that are not classes of georsr."""
 
 
 def text_of(node: ast.expr) -> str:

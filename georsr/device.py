@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -95,6 +96,7 @@ def import_torch(purpose: str = "this") -> Any:
     return torch
 
 
+@cache
 def installed_version(package: str) -> str:
     """Return the version of an installed package; ``none`` if it is not installed."""
     try:

@@ -17,7 +17,7 @@ import georsr
 from georsr import errors
 from georsr.config import OPTIONS
 from georsr.errors import InputError, UsageError, options_in_messages, worded
-from georsr.evaluation import full_reference, preview
+from georsr.evaluation import preview, raster_comparison
 from georsr.models.onnx.export import export_model
 from georsr.training.train import train
 
@@ -48,7 +48,7 @@ def arguments():
     """Return the names of arguments of Python that a message may mean."""
     functions = [
         georsr.super_resolve,
-        full_reference.compare_with_source,
+        raster_comparison.compare_with_source,
         preview.window_around,
         train,
         export_model,

@@ -243,9 +243,9 @@ def hint_overviews(job: SRJob) -> None:
     """Say how to add overviews to a large output that has none."""
     side = max(job.layout.width, job.layout.height)
     if job.layout.cog_options is None and side > MAX_SIDE_WITHOUT_OVERVIEWS:
-        levels = [2**n for n in range(1, side.bit_length()) if side >> n >= 256]
-        command = f"rio overview --build {','.join(map(str, levels))} -r average {job.destination}"
-        text = f"has no overviews, so viewers show it slowly: use --cog, or run `{command}`"
+        levels = ",".join(str(2**n) for n in range(1, side.bit_length()) if side >> n >= 256)
+        command = f"`rio overview --build {levels} -r average {job.destination}`"
+        text = f"has no overviews, so viewers show it slowly: use --cog, or run {command}"
         log.warning(worded(f"{job.destination}: {text}"))
 
 

@@ -313,7 +313,8 @@ def check_outputs(
             files.check(name, path)
             if is_virtual(path):
                 continue
-            key, target = _key(local_path(path)), local_path(path)
+            target = local_path(path)
+            key = _key(target)
             named.setdefault(option, (key, target))
             other, _ = written.setdefault(key, (option, target))
             if other != option:
@@ -420,12 +421,12 @@ def paths_behind_vsi(name: str) -> list[Path]:
     """Return every existing file that ``name`` may refer to, also behind /vsi prefixes."""
     while _VIRTUAL.match(name):
         name = _VIRTUAL.sub("", name, count=1)
-    texts = [name, "/" + name, *re.split(r'[":,?=]', name)]
+    texts = dict.fromkeys((name, "/" + name, *re.split(r'[":,?=]', name)))
     found = []
-    for text in filter(None, texts):
-        path = Path(text)
+    for path in map(Path, filter(None, texts)):
         with suppress(OSError):  # the name is too long
-            found += [part for part in (path, *path.parents) if part.is_file()]
+            parents = () if path.parent.is_dir() else path.parents  # of a folder, none is a file
+            found += [part for part in (path, *parents) if part.is_file()]
     return found
 
 
