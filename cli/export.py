@@ -126,7 +126,7 @@ def _for_scene(
         unused = Normalization((0.0,), (1.0,), "fixed")
         return with_sensor(model, scene_sensor([], unused, model, config)), None
     with open_for_model(scene, model, bidx) as (reader, _):
-        info, stretch = reader.info, choose_normalization(reader, "auto")
-        scene_pixels = reader.read, info.height, info.width, stretch
+        info, normalization = reader.info, choose_normalization(reader, "auto")
+        scene_pixels = reader.read, info.height, info.width, normalization
         fixed = with_scene_sensor(*scene_pixels, model, config, DeviceConfig("cpu"))
         return fixed, calibration_tiles(reader, model.spec, tile)

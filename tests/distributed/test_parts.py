@@ -1,4 +1,4 @@
-"""Parts and a VRT over them are the product that one file would be."""
+"""Parts and a VRT over them are the output that one file would be."""
 
 import itertools
 import json
@@ -358,7 +358,7 @@ def test_parts_folder_in_use_is_refused(tmp_path, source):
 def test_parts_full_disk_keeps_finished_parts(tmp_path, source, scheduler, monkeypatch):
     import errno
 
-    append, calls = resumable_tiff.PartFile.append, []
+    append, calls = resumable_tiff.PartialTiff.append, []
 
     def full(self, *arguments):
         calls.append(1)
@@ -366,7 +366,7 @@ def test_parts_full_disk_keeps_finished_parts(tmp_path, source, scheduler, monke
             raise OSError(errno.ENOSPC, "No space left on device")
         return append(self, *arguments)
 
-    monkeypatch.setattr(resumable_tiff.PartFile, "append", full)
+    monkeypatch.setattr(resumable_tiff.PartialTiff, "append", full)
     with pytest.raises(OutputError, match=r"no space left in .*parts") as caught:
         make(source, tmp_path, scheduler=scheduler)
     assert "parts are finished and kept" in caught.value.__notes__[0]

@@ -30,6 +30,7 @@ ELSEWHERE = {
     "DIM_PHR1A": "needs a file of DIMAP",
     "landsat.vrt": "is made by GDAL's programs",
     "mosaic.vrt": "stands for a mosaic of any size",
+    "georsr view": "serves until Ctrl-C",
     "qgis install": "writes into the reader's QGIS profile",
     "qgis uninstall": "writes into the reader's QGIS profile",
 }

@@ -1,4 +1,4 @@
-"""A product degraded again against the source, block by block and round masks."""
+"""An output degraded again against the source, block by block and round masks."""
 
 import numpy as np
 import pytest

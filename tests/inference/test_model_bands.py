@@ -9,11 +9,7 @@ import georsr
 from georsr.errors import UsageError
 from georsr.models.io import open_model
 from georsr.models.multiband import injection_gain
-
-
-def read(path):
-    with rasterio.open(path) as dataset:
-        return dataset.read()
+from tests.rasters import read
 
 
 def named(*names):
@@ -47,12 +43,12 @@ def test_output_bands_all_keep_order_and_names(mode, scene, lite_model, tmp_path
     report = georsr.super_resolve(
         path, out, lite_model, output_bands="all", other_bands=mode, stretch=stretch
     )
-    with rasterio.open(out) as product:
-        made = product.read()
-        assert product.descriptions == ("B02", "B03", "B04", "B08", "B11")
-        assert product.scales == (0.0001,) * 5
-        assert product.offsets == (-0.1,) * 5
-        assert product.dtypes[0] == "uint16"
+    with rasterio.open(out) as output:
+        made = output.read()
+        assert output.descriptions == ("B02", "B03", "B04", "B08", "B11")
+        assert output.scales == (0.0001,) * 5
+        assert output.offsets == (-0.1,) * 5
+        assert output.dtypes[0] == "uint16"
     assert report.warnings == ()
     guide = tmp_path / "g.tif"
     georsr.super_resolve(path, guide, lite_model, indexes=(3, 2, 1), stretch=stretch)
