@@ -20,6 +20,7 @@ from georsr.errors import InputError, UsageError, options_in_messages, worded
 from georsr.evaluation import preview, raster_comparison
 from georsr.models.onnx.export import export_model
 from georsr.training.train import train
+from georsr.viewer.server import ViewServer
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TOWN = str(REPOSITORY / "sample_data/town_rgb_2m.tif")
@@ -52,6 +53,7 @@ def arguments():
         preview.window_around,
         train,
         export_model,
+        ViewServer,
     ]
     names = {name for function in functions for name in inspect.signature(function).parameters}
     security = {"tls_ca_file", "tls_client_cert", "tls_client_key"}
