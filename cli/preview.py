@@ -110,7 +110,7 @@ def command(
     "-b",
     "--bidx",
     type=BandList(),
-    help="Bands of PRODUCT to show: red, green, blue, or one; by default those it declares.",
+    help="Bands of PRODUCT to show: red, green, blue, or one.",
 )
 @click.option(
     "--port",

@@ -261,8 +261,8 @@ class View:
     layers
         Path of the quality layers.
     bidx
-        Numbers of the bands of the product that are shown: red, green and blue, or one. None takes
-        those that the metadata declare, or the first.
+        Numbers of the bands of the product that are shown: red, green and blue, or one. None finds
+        them.
 
     Raises
     ------
