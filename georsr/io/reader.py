@@ -491,15 +491,19 @@ class RasterReader:
                 outside.append(_outside_fraction(coarse, self.read(window)))
         return max(outside) > 0.5 or float(np.mean(outside)) > 0.05
 
-    def read_decimated(self, height: int, width: int) -> PixelBlock:
-        """Read the complete raster, decimated by nearest neighbour, from overviews if it has any.
+    def read_decimated(self, height: int, width: int, window: Window | None = None) -> PixelBlock:
+        """Read a window, decimated by nearest neighbour, from overviews if there are any.
 
         Parameters
         ----------
         height, width : int
-            Size of the result, at most that of the raster.
+            Size of the result, at most that of the window.
+        window : Window, optional
+            Window inside the raster; by default all of it.
         """
-        return self._read(Window(0, 0, self.info.height, self.info.width), (height, width))
+        return self._read(
+            window or Window(0, 0, self.info.height, self.info.width), (height, width)
+        )
 
     def _vrt_windows(self) -> list[Window]:
         """Return the windows of the files of a VRT; none for other rasters."""
