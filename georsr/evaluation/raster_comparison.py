@@ -41,7 +41,9 @@ from georsr.tiling.grid import spread_windows
 from georsr.window import AnyArray, BoolArray, FloatArray, PixelBlock, Window
 
 
-def open_source_of(sr: RasterReader, path: str, bidx: Sequence[int] | None = None) -> RasterReader:
+def open_source_of(
+    sr: RasterReader, path: str, bidx: Sequence[int] | None = None, *, force: bool = False
+) -> RasterReader:
     """Open the part of a source that an output covers, with the bands that the output has.
 
     Parameters
@@ -53,8 +55,10 @@ def open_source_of(sr: RasterReader, path: str, bidx: Sequence[int] | None = Non
     bidx
         Bands of the source, in the output's order; None takes those that the tags of the output
         name, else finds red, green and blue if the output has three bands of more.
+    force
+        As for `georsr.io.reader.open_raster`.
     """
-    reader = open_raster(path, indexes=bidx or _recorded_bands(sr))
+    reader = open_raster(path, indexes=bidx or _recorded_bands(sr), force=force)
     found = None
     if reader.info.count > sr.info.count == len(COLORS):
         with suppress(UsageError):

@@ -16,7 +16,6 @@ from georsr.io.metadata import RasterInfo
 from georsr.io.reader import RasterReader, open_raster, warn_once
 from georsr.io.rgb_bands import COLORS, RGBBands, detect_rgb_bands
 from georsr.models.io import Model
-from georsr.models.multiband import MultiBand
 from georsr.models.spec import ModelSpec
 
 
@@ -45,6 +44,8 @@ def wrap_multiband(model: Model, guide: tuple[int, ...], mode: str) -> Model:
     """Return a model for any number of bands, which sees those at the positions ``guide``."""
     if model.spec.bands == 0 or model.multiband is not None:
         return model
+    from georsr.models.multiband import MultiBand  # most rasters have the bands of the model
+
     spec = replace(model.spec, bands=0, band_names=())
     return replace(model, spec=spec, multiband=MultiBand(model.spec, guide, mode))
 

@@ -423,6 +423,13 @@ def band_label(number: int, name: str) -> str:
     return f"{number} ({name})"
 
 
+def crs_unit(info: RasterInfo) -> str | None:
+    """Return the unit of coordinates in a raster's CRS."""
+    if info.crs is None:
+        return None
+    return "degree" if info.crs.is_geographic else str(info.crs.linear_units)
+
+
 def format_pixel_size(info: RasterInfo) -> str:
     """Format the pixel size of a raster with a geotransform, in units of its CRS."""
     assert info.transform is not None

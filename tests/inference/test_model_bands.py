@@ -9,11 +9,7 @@ import georsr
 from georsr.errors import UsageError
 from georsr.models.io import open_model
 from georsr.models.multiband import injection_gain
-
-
-def read(path):
-    with rasterio.open(path) as dataset:
-        return dataset.read()
+from tests.rasters import read
 
 
 def named(*names):

@@ -23,11 +23,7 @@ from georsr.models.spec import ModelSpec
 from georsr.radiometry.normalization import Normalization
 from georsr.tiling.grid import make_grid
 from georsr.window import PixelBlock
-
-
-def read(path):
-    with rasterio.open(path) as dataset:
-        return dataset.read()
+from tests.rasters import read
 
 
 def enlarge(image, s):

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-import rasterio
 
 from georsr.api import super_resolve, super_resolve_array
+from tests.rasters import read
 
 SMALL = {"tile_size": 48, "halo": 4, "overlap": 4, "blocksize": 32, "overwrite": True}
 RADIUS = 4
@@ -16,11 +16,6 @@ def half_black(texture):
     values = texture(3, 64, 150)
     values[:, :, 60:] = 0
     return values
-
-
-def read(path):
-    with rasterio.open(path) as dataset:
-        return dataset.read()
 
 
 @pytest.mark.parametrize("model", ["segsr-lite-x2", "segsr-lite-x4-sensor", "bicubic-x2"])

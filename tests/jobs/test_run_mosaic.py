@@ -9,6 +9,7 @@ from georsr.cli.main import invoke
 import georsr.writer.writer as writer_module
 from georsr.api import estimate, super_resolve
 from georsr.errors import InterruptedRunError, UsageError
+from tests.rasters import read
 
 NORTH_UP = Affine(0.5, 0, 400000, 0, -0.5, 5000000)
 SMALL = {"blocksize": 32, "tile_size": 32, "halo": 2, "overlap": 4}
@@ -29,11 +30,6 @@ def cut(make_raster):
         ]
 
     return pieces
-
-
-def read(path):
-    with rasterio.open(path) as dataset:
-        return dataset.read()
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])

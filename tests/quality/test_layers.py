@@ -32,13 +32,9 @@ from georsr.quality.layers import (
 from georsr.radiometry.kernels import Kernel
 from georsr.writer.paths import temp_paths
 from georsr.writer.writer import RasterWriter
+from tests.rasters import read
 
 PLAIN = {"consistency": "off"}
-
-
-def read(path):
-    with rasterio.open(path) as dataset:
-        return dataset.read()
 
 
 def eight(network, image):
