@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any, Self, get_type_hints
 
 from georsr._files import (
-    atomic_write,
+    atomic_write_bytes,
+    atomic_write_text,
     check_regular,
     has_type,
     jsonl_line,
@@ -228,8 +229,8 @@ class PartsFolder:
         entries: list[Mapping[str, Any]] = [{"part": asdict(p)} for p in self.finished.values()]
         if self.published:
             entries.append({"published": True})
-        with atomic_write(self.path / JOURNAL) as fresh:
-            fresh.write_bytes(b"".join(map(jsonl_line, [self._head(), *entries])))
+        lines = b"".join(map(jsonl_line, [self._head(), *entries]))
+        atomic_write_bytes(self.path / JOURNAL, lines)
         self._journal = open_regular(self.path / JOURNAL, "ab")
 
     def add(self, part: FinishedPart) -> None:
@@ -241,9 +242,9 @@ class PartsFolder:
     def write_index(self) -> None:
         """Write the index, immediately before the output is published."""
         parts = [asdict(self.finished[number]) for number in sorted(self.finished)]
-        with atomic_write(self.path / INDEX) as fresh:
-            fresh.write_text(json.dumps({"georsr": self._head(), "parts": parts}), encoding="utf-8")
-            self._append({"published": True})
+        self._append({"published": True})
+        text = json.dumps({"georsr": self._head(), "parts": parts})
+        atomic_write_text(self.path / INDEX, text)
 
     def close(self) -> None:
         """Remove the parts of earlier outputs, and the journal."""
