@@ -555,7 +555,8 @@ def test_resume_after_kills_at_random_moments_gives_the_same_bytes(tmp_path):
     """A few rounds of the benchmark; it has the figures of many."""
     done = subprocess.run(
         [sys.executable, str(REPOSITORY / "benchmarks" / "robustness" / "kill_runs.py"),
-         "--kills", "3", "--seed", "3", "--side", "150", "--jobs", "cog", "quality", "parts", "batch",
+         "--kills", "3", "--seed", "3", "--side", "150", "--jobs", "cog", "quality", "parts",
+         "batch",
          "--folder", str(tmp_path)],
         capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
