@@ -32,6 +32,10 @@ _EXTERNAL_DATA_FOLDER = "session.model_external_initializers_file_folder_path"
 """Option of ONNX Runtime: the folder of files that hold weights."""
 
 
+LOG_FATAL = 4
+"""Severity of what ONNX Runtime prints on stderr: errors are raised, and georsr prints them."""
+
+
 class Graph:
     """A graph that ONNX Runtime runs, with as many threads as the caller has.
 
@@ -68,7 +72,7 @@ class Graph:
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = 3
+        options.log_severity_level = LOG_FATAL
         # weights in other files would be looked for in the current folder: nowhere is one
         options.add_session_config_entry(_EXTERNAL_DATA_FOLDER, os.devnull)
         try:
@@ -83,6 +87,7 @@ class Graph:
         The graph runs in a thread of its own: the calling one hears signals while it waits.
         """
         session, options = self.session(), onnxruntime().RunOptions()
+        options.log_severity_level = LOG_FATAL
         result = Future[list[FloatArray]]()
 
         def run() -> None:
