@@ -1,6 +1,7 @@
 """Many rasters, each into an output of its own."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -167,3 +168,14 @@ def test_sr_out_dir_with_workers_names_options_in_failures(folder, tmp_path, cap
     said = capfd.readouterr()
     assert "use --overwrite, or another folder" in said.err
     assert json.loads(said.out)[0]["status"] == "failed"
+
+
+def test_super_resolve_many_source_of_the_future_is_skipped_once_written(folder, tmp_path):
+    """As from a camera with a wrong clock; one that is written later is not skipped."""
+    source, out = folder / "a.tif", tmp_path / "out"
+    os.utime(source, (4e9, 4e9))
+    assert statuses(georsr.super_resolve_many([source], out, **OPTIONS)) == ["written"]
+    assert statuses(georsr.super_resolve_many([source], out, **OPTIONS)) == ["skipped"]
+    os.utime(out / "a.tif", (1e9, 1e9))  # now the source has been written since
+    report = georsr.super_resolve_many([source], out, **OPTIONS)
+    assert "was not made from this source" in report.failed[0].error
