@@ -183,9 +183,7 @@ def check_writable(path: Path, *, overwrite: bool) -> None:
     """
     check_output_path(path)
     if path.exists() and not overwrite:
-        raise UsageError(
-            f"{path}: file exists and won't be overwritten without use of the `--overwrite` option"
-        )
+        raise UsageError(f"{path}: file exists and won't be overwritten without --overwrite")
     check_parent_writable(path, str(path))
 
 
@@ -339,10 +337,10 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     for text in data.split(b"\n")[:-1]:
         try:
             entry = json.loads(text)
+            # a changed line may still be valid JSON
+            if not isinstance(entry, dict) or jsonl_line(_without_checksum(entry)) != text + b"\n":
+                return
         except (ValueError, RecursionError):
-            return
-        # a changed line may still be valid JSON
-        if not isinstance(entry, dict) or jsonl_line(_without_checksum(entry)) != text + b"\n":
             return
         yield _without_checksum(entry)
 
