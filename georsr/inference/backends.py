@@ -136,6 +136,8 @@ class ArrayBackend:
     ----------
     model
         Model to run.
+    precision
+        ``fp32`` or ``int8``.
 
     Raises
     ------
@@ -145,8 +147,8 @@ class ArrayBackend:
         The model's file cannot be read.
     """
 
-    def __init__(self, model: Model) -> None:
-        network = model.array_network()
+    def __init__(self, model: Model, precision: str = "fp32") -> None:
+        network = model.array_network(precision)
         if network is None:
             from georsr.models.onnx.export import ConvertedNetwork
 

@@ -323,15 +323,22 @@ class Model:
         copied._buffers = {**network._buffers, "sensor": network.sensor.new_tensor([self.sensor])}
         return copied
 
-    def array_network(self) -> ArrayNetwork | None:
-        """Return the network as a function of NumPy arrays; None if it takes torch to run it."""
+    def array_network(self, precision: str = "fp32") -> ArrayNetwork | None:
+        """Return the network as a function of NumPy arrays; None if it takes torch to run it.
+
+        Parameters
+        ----------
+        precision
+            ``fp32``, or ``int8`` for a model that ships in 8 bits.
+        """
         if self.spec.name in COMPUTED and isinstance(self.weights, StoredNetwork):
             return Interpolation(self.spec.architecture, self.spec.scale)
         from georsr.models.onnx.runtime import OnnxNetwork, open_bundled
 
         if isinstance(self.weights, OnnxNetwork):
             return self.weights
-        return open_bundled(self.graph) if self.graph else None
+        path = self.int8_graph if precision == "int8" else self.graph
+        return open_bundled(path) if path else None
 
     @property
     def spec_of_network(self) -> ModelSpec:
@@ -361,6 +368,12 @@ class Model:
             return None
         path = Path(self.file).with_suffix(".onnx")
         return path if path.is_file() else None
+
+    @property
+    def int8_graph(self) -> Path | None:
+        """Path of the ONNX file in 8 bits of a model that ships with georsr; None without one."""
+        path = None if self.graph is None else self.graph.with_suffix(".int8.onnx")
+        return path if path is not None and path.is_file() else None
 
     def __call__(self, image: FloatArray) -> FloatArray:
         """Enlarge an image or a batch of images of one size, each as one tile.
