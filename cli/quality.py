@@ -9,7 +9,8 @@ import click
 
 from georsr.errors import InterruptedRunError
 
-from .main import catch_signals, import_without_gc, show_error
+from .exit_codes import show_error
+from .main import catch_signals, import_without_gc
 from .options import (
     DEVICE_OPTIONS,
     TILE_OPTIONS,

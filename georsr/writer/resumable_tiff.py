@@ -34,6 +34,7 @@ from georsr.writer.encoder import (
     EncodedBlock,
     Numbers,
     TileTable,
+    read_at,
     read_exactly,
     tile_tables,
     write_all,
@@ -227,8 +228,7 @@ class PartFile:
 
     def header_of(self, size: int) -> Header:
         """Return size and checksum of the first ``size`` bytes, with zeros for the tables."""
-        self._file.seek(0)
-        data = bytearray(read_exactly(self._file, size))
+        data = bytearray(read_at(self._file, 0, size))
         for table, _, _ in self._tables:
             for field in (table.offsets, table.sizes):
                 end = field.position + field.count * field.dtype.itemsize
