@@ -100,7 +100,7 @@ def command(
     if not quiet:
         bits = f"; in 8 bits like it to {made.fidelity:.1f} dB" if made.fidelity else ""
         described = description_of(opened)
-        fixed = f"; for one sensor: {described}" if described is not None else ""
+        fixed = "" if dynamic or described is None else f"; for one sensor: {described}"
         click.echo(
             f"{destination}: {opened.spec.name}, x{opened.spec.scale}, differs from torch by "
             f"{made.difference:.1g} at most{bits}{fixed}",
@@ -118,9 +118,9 @@ def _for_scenes(
 ) -> tuple[Model, list[FloatArray] | None]:
     """Return the model with the sensor description of the first scene, and tiles of all scenes."""
     from georsr.device import DeviceConfig
+    from georsr.inference.blur_and_noise import scene_sensor, with_scene_sensor, with_sensor
     from georsr.inference.model_bands import open_for_model
     from georsr.inference.pipeline import calibration_tiles
-    from georsr.inference.blur_and_noise import scene_sensor, with_scene_sensor, with_sensor
     from georsr.io.reader import choose_normalization
     from georsr.radiometry.normalization import Normalization
 

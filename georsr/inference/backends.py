@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from georsr.device import PRECISIONS, DeviceConfig, import_torch
-from georsr.errors import ModelError
+from georsr.errors import ModelError, first_line
 from georsr.models.arrays import Array, enlarge_bicubic
 from georsr.models.io import Model
 from georsr.window import BoolArray, FloatArray
@@ -73,11 +73,6 @@ class PendingBatch:
         if self.residual is None:
             return [None] * len(self.names)
         return list(self.residual)
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error, or its class."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def bicubic_on_cpu(image: FloatArray, scale: int, backend: str) -> FloatArray:

@@ -32,13 +32,12 @@ from georsr.device import (
     select_device,
     set_num_threads,
 )
-from georsr.errors import ModelError, ResourceError, UsageError
+from georsr.errors import ModelError, ResourceError, UsageError, first_line
 from georsr.inference.backends import (
     ArrayBackend,
     Backend,
     PendingBatch,
     TorchBackend,
-    first_line,
 )
 from georsr.inference.consistency import ConsistencyTarget, enforce_consistency
 from georsr.models.arrays import Array, enlarge_nearest, interpolate_bicubic, namespace

@@ -702,6 +702,7 @@ def _layout(
             consistency=_consistency_tag(kernel, requested_kernel(model.spec, config)),
             options=config.tags_json(),
             runtime="" if placement.backend == "torch" else placement.library,
+            precision=placement.precision,
             sensor=description_of(model),
         ),
         partial=partial,

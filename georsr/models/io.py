@@ -33,6 +33,7 @@ from georsr.models.registry import (
     COMPUTED_ARCHITECTURES,
     NAME,
     bundled_weights,
+    check_bundled,
     find_architecture,
     list_models,
     read_spec,
@@ -481,7 +482,9 @@ def open_model(name: str | None = None, scale: int | None = None) -> Model:
     bundled = bundled_weights().get(complete)
     path = bundled or _file_of(complete)
     model = _OPENERS.get(path.suffix.lower(), _open_safetensors)(path)
-    if bundled is None and not model.is_exported:
+    if bundled is not None:
+        check_bundled(path, model.sha256)
+    elif not model.is_exported:
         model = replace(model, weights=model.network)  # a damaged file is reported at once
     source = complete if complete.startswith(SCHEME) else model.source
     model = replace(model, source=source, file=str(path))

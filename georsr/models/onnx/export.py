@@ -2,8 +2,8 @@
 
 In 8 bits, the convolutions between features are quantised: weights per channel, features by their
 range on example tiles. Features that a ReLU has not cut still carry the image, in a few channels of
-ten times the range of others; each of their channels is scaled to the same range before, and the
-weights are scaled inversely (as in SmoothQuant, arXiv 2211.10438). Everything else stays in float32.
+ten times the range of others: their channels are first scaled to one range, and the weights
+inversely (as in SmoothQuant, arXiv 2211.10438). Everything else stays in float32.
 """
 
 from __future__ import annotations
@@ -262,7 +262,7 @@ def to_int8(data: bytes, spec: ModelSpec, examples: Sequence[Inputs]) -> bytes:
     if not names:
         raise ModelError(f"model {spec.name}: has no convolutions that 8 bits would make faster")
     _equalize_channels(proto, names, examples)
-    with tempfile.TemporaryDirectory() as folder, _silence_root_logger():
+    with tempfile.TemporaryDirectory() as folder, _silence_loggers():
         float32, int8 = Path(folder) / "float32.onnx", Path(folder) / "int8.onnx"
         onnx.save(proto, float32)
         quantize_static(
@@ -363,8 +363,9 @@ class _CalibrationReader:
 
 
 @contextmanager
-def _silence_root_logger() -> Iterator[None]:
-    """Silence the root logger, by which the quantiser gives advice, and restore it."""
+def _silence_loggers() -> Iterator[None]:
+    """Silence ONNX Runtime and the root logger, by which the quantiser gives advice; restore it."""
+    onnxruntime().set_default_logger_severity(3)
     root, handler = logging.getLogger(), logging.NullHandler()
     level = root.level
     root.addHandler(handler)
@@ -374,6 +375,7 @@ def _silence_root_logger() -> Iterator[None]:
     finally:
         root.setLevel(level)
         root.removeHandler(handler)
+        onnxruntime().set_default_logger_severity(2)  # its default
 
 
 TOLERANCE = 1e-4
