@@ -238,16 +238,16 @@ def select_device(
         chosen = torch.device(_best_device() if device == "auto" else device)
     except RuntimeError as error:
         raise UsageError(f"device {device!r}: expected auto, cpu, cuda, cuda:N or mps") from error
+    if precision not in ("auto", *PRECISIONS):
+        raise UsageError(
+            f"precision {precision!r} on {chosen} by torch: expected auto, {', '.join(PRECISIONS)}"
+        )
     _check_present(chosen)
     if precision == "auto":
         if chosen.type != "cuda":
             return DeviceConfig(str(chosen))
         bf16 = torch.cuda.get_device_capability(chosen) >= (8, 0)
         return DeviceConfig(str(chosen), "bf16" if bf16 else "fp16")
-    if precision not in PRECISIONS:
-        raise UsageError(
-            f"precision {precision!r} on {chosen} by torch: expected auto, {', '.join(PRECISIONS)}"
-        )
     if precision == "fp16" and chosen.type == "cpu":
         log.warning("fp16 on a CPU is slower than fp32, and less exact: omit --precision")
     return DeviceConfig(str(chosen), precision)

@@ -121,7 +121,6 @@ LIGHT = (
     "shapely>=2.0",
     "affine>=3.0rc1",
     "numpy>=1.26",
-    "scipy>=1.12",
     "click>=8.1",
     "jinja2>=3.1",
     "packaging>=22",

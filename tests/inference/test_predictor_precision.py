@@ -69,7 +69,7 @@ def test_place_model_fast_on_a_gpu_keeps_its_half_precision(cpu, monkeypatch):
     ("name", "options", "message"),
     [
         ("segsr-lite-x2", {"precision": "int8", "backend": "torch"}, "on cpu by torch"),
-        ("segsr-lite-x2", {"precision": "int8", "device": "cuda"}, "int8 on cuda"),
+        ("segsr-lite-x2", {"precision": "int8", "device": "cuda"}, "on cuda by torch"),
         (None, {"precision": "int8"}, "does not ship in 8 bits"),
     ],
 )

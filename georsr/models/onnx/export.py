@@ -320,7 +320,7 @@ def _largest_values(
         onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names
     )
     graph = Graph(watched.SerializeToString(), "the network")
-    largest = dict.fromkeys(names, np.float32(0))
+    largest: dict[str, FloatArray] = dict.fromkeys(names, np.zeros(1, np.float32))
     for inputs in examples:
         for name, values in zip(names, graph.run(names, inputs), strict=True):
             largest[name] = np.maximum(largest[name], np.abs(values).max((0, 2, 3)))
