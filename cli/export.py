@@ -131,8 +131,8 @@ def _for_scenes(
     for scene in scenes:
         with open_for_model(scene, model, bidx) as (reader, _):
             if fixed is None:
-                info, stretch = reader.info, choose_normalization(reader, "auto")
-                scene_pixels = reader.read, info.height, info.width, stretch
+                info, normalization = reader.info, choose_normalization(reader, "auto")
+                scene_pixels = reader.read, info.height, info.width, normalization
                 fixed = with_scene_sensor(*scene_pixels, model, config, DeviceConfig("cpu"))
             tiles += calibration_tiles(reader, model.spec, config.tile_size)
     assert fixed is not None, "set above, or by the first scene"

@@ -185,6 +185,7 @@ log = logging.getLogger("georsr")
 COMMANDS = {
     "sr": ("georsr.cli.sr", "Super-resolve a raster."),
     "preview": ("georsr.cli.preview", "Show a small part of a raster by several models."),
+    "view": ("georsr.cli.preview:view", "Show an output beside its source in a browser."),
     "info": ("georsr.cli.info", "Describe a raster, a model, or what a run would need."),
     "models": ("georsr.cli.models", "List, describe and convert models."),
     "train": ("georsr.cli.train", "Train a network on your images."),
@@ -194,7 +195,7 @@ COMMANDS = {
     "doctor": ("georsr.cli.doctor", "Check the installation and suggest remedies."),
     "qgis": ("georsr.cli.qgis", "Install the plugin for the Processing toolbox of QGIS."),
 }
-"""Command -> (module, one line): modules load when their command runs, so help is quick."""
+"""Command -> (module or module:name, one line); modules load when their command runs."""
 
 
 class LazyGroup(click.Group):
@@ -210,7 +211,8 @@ class LazyGroup(click.Group):
             return None
         from importlib import import_module
 
-        command: click.Command = import_module(COMMANDS[name][0]).command
+        module, _, attribute = COMMANDS[name][0].partition(":")
+        command: click.Command = getattr(import_module(module), attribute or "command")
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

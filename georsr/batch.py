@@ -23,7 +23,9 @@ from georsr.errors import (
     InterruptedRunError,
     OutputError,
     UsageError,
+    options_in_messages,
     redact_url,
+    speaks_of_options,
 )
 from georsr.inference.model_cache import ModelRef, load_cached, model_ref
 from georsr.inference.predictor import with_own_gpu
@@ -31,7 +33,7 @@ from georsr.io import expand_sources
 from georsr.io.gdal_env import absolute_path
 from georsr.io.reader import open_output
 from georsr.models.io import Model, open_model
-from georsr.progress import Timer, never, open_progress
+from georsr.progress import RunContext, never, open_progress
 from georsr.writer.paths import check_outputs, raster_outputs, temp_paths
 
 if TYPE_CHECKING:
@@ -192,7 +194,7 @@ def _plan(sources: PathLike | Sequence[PathLike], folder: Path) -> list[Task]:
             )
         tasks[output] = path
     outputs = [path for output in tasks for path in raster_outputs(output)]
-    check_outputs({"--out-dir": outputs}, {"source": paths})
+    check_outputs({"output": outputs}, {"source": paths})
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -210,18 +212,15 @@ def _run_here(
 def _run_on_cluster(
     tasks: Sequence[Task], model: Model, cluster: Cluster, should_stop: Callable[[], bool]
 ) -> Generator[tuple[int, BatchItem], None, None]:
-    def check_cancelled() -> None:
-        if should_stop():
-            raise InterruptedRunError("interrupted")
-
+    context = RunContext(should_stop=should_stop)
     with cluster:
         cluster.start()
         runner = RasterRunner(model_ref(model), cluster.config)
         absolute = [
             (absolute_path(source), str(Path(output).absolute())) for source, output in tasks
         ]
-        with cluster.task_queue(runner, check_cancelled) as queue:
-            for index, item in queue.map(enumerate(absolute), Timer()):
+        with cluster.task_queue(runner, context.check_cancelled) as queue:
+            for index, item in queue.map(enumerate(absolute), context.timer):
                 for text in item.report.warnings if item.report else ():
                     warnings.warn(text, GeorsrWarning, stacklevel=4)  # the worker's are not seen
                 yield index, replace(item, source=tasks[index][0], output=tasks[index][1])
@@ -240,6 +239,7 @@ class RasterRunner:
 
     def __init__(self, model: ModelRef, config: SRConfig) -> None:
         self.model, self.config = model, config
+        self._speaks_of_options = speaks_of_options()
 
     def prepare(self, worker_name: object) -> None:
         """Load the model."""
@@ -248,7 +248,7 @@ class RasterRunner:
 
     def __call__(self, task: Task, should_stop: Callable[[], bool]) -> BatchItem:
         """Super-resolve one raster."""
-        with _ONE_AT_A_TIME:
+        with _ONE_AT_A_TIME, options_in_messages(self._speaks_of_options):
             return _run_one(task, load_cached(self.model), self.config, should_stop)
 
 

@@ -13,15 +13,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from georsr.errors import GeorsrError, ModelError, ResourceError, UsageError
+from georsr.errors import GeorsrError, ModelError, ResourceError, UsageError, worded
 from georsr.system import available_cpus
 
 _NO_MEMORY = (
@@ -104,6 +102,7 @@ def import_torch(purpose: str = "this") -> Any:
     return torch
 
 
+@cache
 def installed_version(package: str) -> str:
     """Return the version of an installed package; ``none`` if it is not installed."""
     try:
@@ -180,7 +179,7 @@ def may_have_accelerator() -> bool:
     return sys.platform == "win32" or (sys.platform, platform.machine()) == ("darwin", "arm64")
 
 
-@lru_cache(maxsize=1)
+@cache
 def _cpu_features() -> frozenset[str]:
     """Return the instruction sets of this machine's CPU, in lower case."""
     try:
@@ -189,6 +188,8 @@ def _cpu_features() -> frozenset[str]:
                 return frozenset(line.partition(":")[2].split())
     except OSError:  # not Linux
         pass
+    import numpy as np  # needed on other systems than Linux only
+
     found = np.show_config(mode="dicts")["SIMD Extensions"].get("found", [])
     return frozenset(name.lower() for name in found)
 
@@ -249,7 +250,7 @@ def select_device(
         bf16 = torch.cuda.get_device_capability(chosen) >= (8, 0)
         return DeviceConfig(str(chosen), "bf16" if bf16 else "fp16")
     if precision == "fp16" and chosen.type == "cpu":
-        log.warning("fp16 on a CPU is slower than fp32, and less exact: omit --precision")
+        log.warning(worded("fp16 on a CPU is slower than fp32, and less exact: omit --precision"))
     return DeviceConfig(str(chosen), precision)
 
 

@@ -86,15 +86,15 @@ class Timings:
 
 def time_tiles(job: SRJob, inference: TilePredictor) -> Timings:
     """Time a tile from the middle of the raster, or noise if no pixel is valid there."""
-    plan = job.plan
-    tile = plan.tile_at(len(plan.rows) // 2, len(plan.columns) // 2)
-    window = tile.input_window.intersection(plan.image_window)
+    tile_grid = job.tile_grid
+    tile = tile_grid.tile_at(len(tile_grid.rows) // 2, len(tile_grid.columns) // 2)
+    window = tile.input_window.intersection(tile_grid.image_window)
     assert window is not None, "a tile reads some of the image"
     strip = RowStrip(window, job.read(window))
-    ready = preprocess(strip, tile, job.stretch) or _noise(job, tile)
-    tiles = [ready.pixels] * min(inference.batch, len(plan))
+    ready = preprocess(strip, tile, job.normalization) or _noise(job, tile)
+    tiles = [ready.pixels] * min(inference.batch, len(tile_grid))
     names = ["warm-up"] * len(tiles)
-    lanes = inference.lanes(len(plan))
+    lanes = inference.lanes(len(tile_grid))
     with OrderedThreadPool(lanes.count, lanes.enter) as side:
 
         def outputs() -> list[FloatArray]:
@@ -126,12 +126,12 @@ def _joined(
     job: SRJob, strip: RowStrip, tile: Tile, ready: NetworkInput, output: FloatArray
 ) -> AnyArray:
     """Do everything with one tile except prediction and blending."""
-    preprocess(strip, tile, job.stretch)
+    preprocess(strip, tile, job.normalization)
     dtype = calculation_dtype(job.reader.info.dtype)
-    values = denormalize(output, ready.remainder, tile, job.stretch, dtype)
-    scale = job.plan.scale
+    values = denormalize(output, ready.remainder, tile, job.normalization, dtype)
+    scale = job.tile_grid.scale
     window = tile.output_window.scaled(scale)
-    return finalize(values, window, strip, job.layout, scale, job.stretch)
+    return finalize(values, window, strip, job.layout, scale, job.normalization)
 
 
 def _encoding(job: SRJob, planes: AnyArray) -> float:
@@ -210,8 +210,8 @@ def cluster_estimate(job: SRJob, cluster: Cluster | None, parts: str | None) -> 
 def _of(job: SRJob, cluster: Cluster, grid: TaskGrid, memory: int, each: int) -> ClusterEstimate:
     count = max(1, cluster.count())
     at_once = count if cluster.local is None else min(count, available_cpus())
-    largest = len(job.plan.subgrid(grid.window(0).coarser(job.plan.scale)))
-    share = max(1 / at_once, largest / len(job.plan))
+    largest = len(job.tile_grid.subgrid(grid.window(0).coarser(job.tile_grid.scale)))
+    share = max(1 / at_once, largest / len(job.tile_grid))
     start = 0.0 if cluster.local is None else START_SECONDS * -(-count // available_cpus())
     return ClusterEstimate(count, memory, each, share, start)
 
@@ -339,14 +339,14 @@ def estimate_run(
         config,
         None if cluster is None else cluster.placement,
     )
-    plan, layout, placement = job.plan, job.layout, _timed(job)
+    tile_grid, layout, placement = job.tile_grid, job.layout, _timed(job)
     inference = TilePredictor.from_config(job.model, config, placement)
     with cpu_threads(_threads(config, cluster)):
         pace = time_tiles(job, inference)
     force = cluster_estimate(job, cluster, parts)
     memory = force.memory
     if cluster is None and parts is None:
-        at_once = n_concurrent_tiles(placement, model.spec, config, len(plan), inference.batch)
+        at_once = n_concurrent_tiles(placement, model.spec, config, len(tile_grid), inference.batch)
         memory = memory_bytes(job, placement, at_once)
     on_device = _device_memory(placement)
     empty = _empty_tiles(job)
@@ -365,14 +365,14 @@ def estimate_run(
     return RunEstimate(
         source=reader.info.path,
         model=model.spec.name,
-        scale=plan.scale,
+        scale=tile_grid.scale,
         width=layout.width,
         height=layout.height,
         bands=layout.count,
         dtype=layout.dtype,
-        tiles=len(plan),
+        tiles=len(tile_grid),
         tiles_empty=empty,
-        tile_size=plan.tile,
+        tile_size=tile_grid.tile,
         batch_size=inference.batch,
         workers=force.workers,
         worker_memory_bytes=force.worker_memory,
@@ -432,7 +432,7 @@ def _seconds(
 
     ``share`` is the largest fraction of the tiles that one worker computes.
     """
-    tiles, layout = len(job.plan), job.layout
+    tiles, layout = len(job.tile_grid), job.layout
     alone = max(pace.network, pace.join) if overlapping else pace.network + pace.join
     full = 1 - empty / tiles
     encoding = full * layout.blocks_count * pace.encode
@@ -453,13 +453,13 @@ def _pace_of_layers(pace: Timings, job: SRJob, layers: SRJob) -> Timings:
 
 def _empty_tiles(job: SRJob) -> int:
     """Return the number of tiles without a valid pixel, estimated from a sample."""
-    plan, info, area = job.plan, job.reader.info, job.area
-    inside: Sequence[int] = range(len(plan))
+    tile_grid, info, area = job.tile_grid, job.reader.info, job.area
+    inside: Sequence[int] = range(len(tile_grid))
     if area is not None and area.outline is not None:
         inside = np.flatnonzero(
-            area.intersects_each([tile.output_window for tile in plan])
+            area.intersects_each([tile.output_window for tile in tile_grid])
         ).tolist()
-    outside = len(plan) - len(inside)
+    outside = len(tile_grid) - len(inside)
     if (info.mask_kind == "none" and np.dtype(info.dtype).kind != "f") or is_remote(info.path):
         return outside
     looked = inside[:: max(1, len(inside) // PROBES)]
@@ -469,9 +469,9 @@ def _empty_tiles(job: SRJob) -> int:
 
 def _has_pixels(job: SRJob, index: int) -> bool:
     """Return whether a pixel is valid in the middle of a tile."""
-    plan = job.plan
-    tile = plan.tile_at(index // len(plan.columns), index % len(plan.columns))
-    made = tile.output_window.intersection(Window(0, 0, plan.height, plan.width))
+    tile_grid = job.tile_grid
+    tile = tile_grid.tile_at(index // len(tile_grid.columns), index % len(tile_grid.columns))
+    made = tile.output_window.intersection(Window(0, 0, tile_grid.height, tile_grid.width))
     assert made is not None, "a tile computes some of the output"
     height, width = min(PROBE, made.height), min(PROBE, made.width)
     down, right = (made.height - height) // 2, (made.width - width) // 2

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from georsr.api import super_resolve
-from georsr.errors import BandWarning, InputError, UsageError, redact_url
+from georsr.errors import BandWarning, InputError, UsageError, redact_url, worded
 from georsr.evaluation.metrics import SSIM_WINDOW, MetricAccumulator, psnr_of_mse
 from georsr.geo.registration import (
     common_windows,
@@ -41,7 +41,9 @@ from georsr.tiling.grid import spread_windows
 from georsr.window import AnyArray, BoolArray, FloatArray, PixelBlock, Window
 
 
-def open_source_of(sr: RasterReader, path: str, bidx: Sequence[int] | None = None) -> RasterReader:
+def open_source_of(
+    sr: RasterReader, path: str, bidx: Sequence[int] | None = None, *, force: bool = False
+) -> RasterReader:
     """Open the part of a source that an output covers, with the bands that the output has.
 
     Parameters
@@ -53,8 +55,10 @@ def open_source_of(sr: RasterReader, path: str, bidx: Sequence[int] | None = Non
     bidx
         Bands of the source, in the output's order; None takes those that the tags of the output
         name, else finds red, green and blue if the output has three bands of more.
+    force
+        As for `georsr.io.reader.open_raster`.
     """
-    reader = open_raster(path, indexes=bidx or _recorded_bands(sr))
+    reader = open_raster(path, indexes=bidx or _recorded_bands(sr), force=force)
     found = None
     if reader.info.count > sr.info.count == len(COLORS):
         with suppress(UsageError):
@@ -310,7 +314,7 @@ class ComparisonReport:
         ]
         lines.append(f"{'mean':<6}{self.mean_psnr:10.3f}")
         if not math.isnan(self.sam):
-            unknown = "; ERGAS needs --lr or --scale"
+            unknown = worded("; ERGAS needs --lr or --scale")
             ergas = unknown if self.scale is None else f", ERGAS {self.ergas:.4g} (x{self.scale:g})"
             lines.append(f"spectral angle {self.sam:.4g} degrees{ergas}")
         if not math.isnan(self.shift[0]):

@@ -161,7 +161,7 @@ def probe_windows(height: int, width: int, size: int = PROBE_SIZE) -> list[Windo
 
 def estimate_kernel(
     patches: Sequence[PixelBlock],
-    stretch: Normalization,
+    normalization: Normalization,
     model: Model,
     *,
     unless_noise: bool = False,
@@ -173,7 +173,7 @@ def estimate_kernel(
     ----------
     patches
         Pixels of `probe_windows`, with the model's bands; mostly invalid ones are skipped.
-    stretch
+    normalization
         Normalization of the scene.
     model
         Model trained on several kernels. It always runs on the CPU in float32, so that the
@@ -190,9 +190,9 @@ def estimate_kernel(
     inference = TilePredictor(model, DeviceConfig("cpu", "fp32", backend), 1)
 
     def residuals_of(patch: PixelBlock) -> list[Residual]:
-        usable = stretch.usable(patch.values, patch.valid)
-        filled = stretch.forward_filled(patch.values, usable)
-        normalized, _ = stretch.clip_with_remainder(filled[guide])
+        usable = normalization.usable(patch.values, patch.valid)
+        filled = normalization.forward_filled(patch.values, usable)
+        normalized, _ = normalization.clip_with_remainder(filled[guide])
         output: Array = inference([normalized], ["a probe"])[0][None]
         if backend == "torch":
             output = import_torch().from_numpy(output)
@@ -229,7 +229,7 @@ def resolve_kernel(
     read: Callable[[Window], PixelBlock],
     height: int,
     width: int,
-    stretch: Normalization,
+    normalization: Normalization,
     model: Model,
     config: SRConfig,
     placement: DeviceConfig,
@@ -240,7 +240,7 @@ def resolve_kernel(
     ----------
     read
         Returns the pixels of a window of the scene.
-    height, width, stretch
+    height, width, normalization
         Size in source pixels and normalization of the scene.
     model, config, placement
         Model and options of the run, and its backend; the network runs on the CPU.
@@ -251,7 +251,7 @@ def resolve_kernel(
         return softened(known, model.spec, config)
     fitted = estimate_kernel(
         [read(window) for window in probe_windows(height, width)],
-        stretch,
+        normalization,
         model,
         unless_noise=skip_if_noisy(config),
         backend=placement.backend,
@@ -270,7 +270,10 @@ MIN_SIZE = 16
 
 
 def estimate_sensor(
-    patches: Sequence[PixelBlock], stretch: Normalization, model: Model, backend: str = "torch"
+    patches: Sequence[PixelBlock],
+    normalization: Normalization,
+    model: Model,
+    backend: str = "torch",
 ) -> tuple[float, ...] | None:
     """Estimate the normalised sensor description of a scene, conservatively.
 
@@ -278,7 +281,7 @@ def estimate_sensor(
     ----------
     patches
         Pixels of `probe_windows`, with the model's bands; those with invalid pixels are skipped.
-    stretch
+    normalization
         Normalization of the scene.
     model
         Model whose network estimates. It always runs on the CPU in float32, so that the estimate
@@ -301,7 +304,9 @@ def estimate_sensor(
             large_enough = min(patch.values.shape[1:]) >= MIN_SIZE
             if not (large_enough and bool(patch.valid[guide].all())):
                 continue
-            normalized, _ = stretch.clip_with_remainder(stretch.forward(patch.values)[guide])
+            normalized, _ = normalization.clip_with_remainder(
+                normalization.forward(patch.values)[guide]
+            )
             estimates.append(estimate(np.ascontiguousarray(normalized)[None]))
     if not estimates:
         return (0.0,) * N_SENSOR_VALUES
@@ -351,7 +356,7 @@ def sensor_of(model: Model) -> tuple[float, ...] | None:
 
 def scene_sensor(
     patches: Sequence[PixelBlock],
-    stretch: Normalization,
+    normalization: Normalization,
     model: Model,
     config: SRConfig,
     backend: str = "torch",
@@ -363,7 +368,7 @@ def scene_sensor(
     UsageError
         The options describe a sensor, but the model takes no sensor description.
     """
-    estimated = estimate_sensor(patches, stretch, model, backend)
+    estimated = estimate_sensor(patches, normalization, model, backend)
     if config.sensor is None:
         return estimated
     if estimated is None:
@@ -377,7 +382,7 @@ def with_scene_sensor(
     read: Callable[[Window], PixelBlock],
     height: int,
     width: int,
-    stretch: Normalization,
+    normalization: Normalization,
     model: Model,
     config: SRConfig,
     placement: DeviceConfig,
@@ -388,7 +393,7 @@ def with_scene_sensor(
     ----------
     read
         Returns the pixels of a window of the scene.
-    height, width, stretch
+    height, width, normalization
         Size in source pixels and normalization of the scene.
     model, config, placement
         Model and options of the run, and its backend; the network runs on the CPU.
@@ -396,7 +401,9 @@ def with_scene_sensor(
     if not model.spec_of_network.uses_sensor and config.sensor is None:
         return model
     patches = [read(window) for window in probe_windows(height, width)]
-    return with_sensor(model, scene_sensor(patches, stretch, model, config, placement.backend))
+    return with_sensor(
+        model, scene_sensor(patches, normalization, model, config, placement.backend)
+    )
 
 
 def description_of(model: Model) -> SensorDescription | None:

@@ -96,10 +96,8 @@ def _open(reference: ModelRef) -> Model:
 def _predictor(
     reference: ModelRef, placement: DeviceConfig, batch: int, compiled: bool, tta: bool
 ) -> TilePredictor:
-    if (
-        _dask_worker() is not None
-    ):  # the process belongs to Dask: no other program's memory is affected
-        tune_malloc()
+    if _dask_worker() is not None:
+        tune_malloc()  # the process belongs to Dask: no other program's memory is affected
     return TilePredictor(load_cached(reference), placement, batch, compiled=compiled, tta=tta)
 
 

@@ -30,7 +30,7 @@ from rasterio.io import MemoryFile
 from rasterio.rpc import RPC
 from rasterio.windows import Window as RasterioWindow
 
-from georsr.errors import UsageError, redact_url
+from georsr.errors import UsageError, redact_url, worded
 from georsr.io.gdal_env import shorten, suppress_rasterio_warnings
 from georsr.io.tags import Tags, TagSelection
 from georsr.radiometry.nodata import can_represent, nearest_float
@@ -423,6 +423,13 @@ def band_label(number: int, name: str) -> str:
     return f"{number} ({name})"
 
 
+def crs_unit(info: RasterInfo) -> str | None:
+    """Return the unit of coordinates in a raster's CRS."""
+    if info.crs is None:
+        return None
+    return "degree" if info.crs.is_geographic else str(info.crs.linear_units)
+
+
 def format_pixel_size(info: RasterInfo) -> str:
     """Format the pixel size of a raster with a geotransform, in units of its CRS."""
     assert info.transform is not None
@@ -491,7 +498,9 @@ def describe(
             block_shape=tuple(dataset.block_shapes[numbers[0] - 1]),
             overviews=tuple(dataset.overviews(numbers[0])),
             files=tuple(dataset.files),
-            notes=tuple(f"{path}: {text}" for text in (note, undecodable_note(dataset)) if text),
+            notes=tuple(
+                worded(f"{path}: {text}") for text in (note, undecodable_note(dataset)) if text
+            ),
             selectable_bands=tuple(
                 band_label(number, name or color)
                 for number, name, color in zip(

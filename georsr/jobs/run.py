@@ -17,7 +17,7 @@ from typing import Protocol
 import numpy as np
 
 from georsr.device import DeviceConfig, cpu_threads
-from georsr.errors import ResourceError
+from georsr.errors import ResourceError, worded
 from georsr.inference.consistency import shrink_valid
 from georsr.inference.pipeline import RunStats, TilePipeline, prefetch, write_in_background
 from georsr.inference.predictor import TilePredictor, TileTooLargeError, n_forward_passes
@@ -81,8 +81,8 @@ def tile_pipeline(
     return TilePipeline(
         read=job.read,
         bands=len(job.reader.info.indexes),
-        plan=job.plan,
-        stretch=job.stretch,
+        tile_grid=job.tile_grid,
+        normalization=job.normalization,
         predictor=predictor,
         context=context or RunContext(),
         area=job.area,
@@ -208,7 +208,7 @@ def prepare_output(job: SRJob, context: RunContext) -> Iterator[RasterWriter]:
             yield output
     except BaseException as error:
         if output.journal is not None and output.journal.kept:
-            error.add_note(_resume_hint(output))
+            error.add_note(worded(_resume_hint(output)))
         raise
 
 
@@ -216,7 +216,7 @@ def compute_output(
     job: SRJob, output: RasterWriter, executor: Executor, context: RunContext
 ) -> RunStats:
     """Compute and write the missing blocks of an output, then verify it."""
-    context.progress.start_pass(0, len(job.plan))
+    context.progress.start_pass(0, len(job.tile_grid))
     stats = RunStats()
     if output.n_resumed_blocks:
         context.progress.describe(f"resuming at {100 * output.done.mean():.0f} %")
@@ -243,11 +243,10 @@ def hint_overviews(job: SRJob) -> None:
     """Say how to add overviews to a large output that has none."""
     side = max(job.layout.width, job.layout.height)
     if job.layout.cog_options is None and side > MAX_SIDE_WITHOUT_OVERVIEWS:
-        levels = [2**n for n in range(1, side.bit_length()) if side >> n >= 256]
-        log.warning(
-            f"{job.destination}: has no overviews, so viewers show it slowly: use --cog, or run "
-            f"rio overview --build {','.join(map(str, levels))} -r average {job.destination}"
-        )
+        levels = ",".join(str(2**n) for n in range(1, side.bit_length()) if side >> n >= 256)
+        command = f"`rio overview --build {levels} -r average {job.destination}`"
+        text = f"has no overviews, so viewers show it slowly: use --cog, or run {command}"
+        log.warning(worded(f"{job.destination}: {text}"))
 
 
 def _resume_hint(output: RasterWriter) -> str:
@@ -281,10 +280,10 @@ def with_smaller_tiles(job: SRJob, error: BaseException, tried: list[int]) -> SR
     ResourceError
         The tile size is fixed by the options, or cannot become smaller.
     """
-    tried.append(job.plan.tile)
-    smaller = ceil_to(job.plan.tile // 2, job.plan.multiple_of)
+    tried.append(job.tile_grid.tile)
+    smaller = ceil_to(job.tile_grid.tile // 2, job.tile_grid.multiple_of)
     fixed = job.config.tile_size is not None
-    if fixed or smaller < MIN_TILE or smaller == job.plan.tile:
+    if fixed or smaller < MIN_TILE or smaller == job.tile_grid.tile:
         reason = (
             str(error)
             if isinstance(error, TileTooLargeError)
@@ -326,7 +325,7 @@ def run_report(
     stats, context
         Statistics and timing of the run.
     """
-    layout, plan = job.layout, job.plan
+    layout, tile_grid = job.layout, job.tile_grid
     with context.timer.section("verify"):
         consistency = consistency_report(job, stats)
     return RunReport(
@@ -334,7 +333,7 @@ def run_report(
         output=job.destination,
         model=job.model.spec.name,
         model_sha256=job.model.sha256,
-        scale=plan.scale,
+        scale=tile_grid.scale,
         width=layout.width,
         height=layout.height,
         bands=len(layout.bands),
@@ -342,15 +341,15 @@ def run_report(
         dtype=layout.dtype,
         device=str(job.placement.device),
         precision=job.placement.precision,
-        tile_size=plan.tile,
-        halo=plan.halo,
-        overlap=plan.overlap,
+        tile_size=tile_grid.tile,
+        halo=tile_grid.halo,
+        overlap=tile_grid.overlap,
         batch_size=stats.batch,
-        tiles=len(plan),
+        tiles=len(tile_grid),
         tiles_skipped=stats.skipped,
         blocks=layout.blocks_count,
         blocks_resumed=n_resumed,
-        stretch=job.stretch,
+        stretch=job.normalization,
         options=job.config.chosen(),
         cog=layout.cog_options is not None,
         seconds=context.timer.rounded(),
@@ -392,7 +391,7 @@ def consistency_report(job: SRJob, stats: RunStats) -> ConsistencyReport | None:
     ):
         for crop, written, source in pairs:
             image = np.where(written.valid, written.values, 0).astype(np.float32)
-            low, low_valid = shrink_valid(image, written.valid, job.kernel, job.plan.scale)
+            low, low_valid = shrink_valid(image, written.valid, job.kernel, job.tile_grid.scale)
             valid = source.valid & low_valid[crop]
             difference = np.abs(low[crop] - np.where(valid, source.values, 0).astype(np.float32))
             difference[~valid] = 0
@@ -422,12 +421,12 @@ def _pairs(job: SRJob, output: RasterReader) -> Iterator[tuple[Crop, PixelBlock,
     window out of them once they are downsampled.
     """
     assert job.kernel is not None, "without a kernel nothing is compared"
-    plan, s = job.plan, job.plan.scale
-    radius, extent = job.kernel.radius(s), Window(0, 0, plan.height, plan.width)
+    tile_grid, s = job.tile_grid, job.tile_grid.scale
+    radius, extent = job.kernel.radius(s), Window(0, 0, tile_grid.height, tile_grid.width)
     step, rest = divmod(job.layout.blocksize, s)
     step = 1 if rest else step
-    for top, bottom in spread_ranges(plan.height, radius, step):
-        for left, right in spread_ranges(plan.width, radius, step):
+    for top, bottom in spread_ranges(tile_grid.height, radius, step):
+        for left, right in spread_ranges(tile_grid.width, radius, step):
             window = Window(top, left, bottom - top, right - left)
             padded = window.grow(radius).intersection(extent)
             assert padded is not None, "the window is inside the source"

@@ -27,7 +27,6 @@ from georsr._files import atomic_write, sha256
 from georsr.device import import_torch
 from georsr.errors import ModelError, UsageError
 from georsr.models.arrays import enlarge_bicubic, enlarge_nearest
-from georsr.models.multiband import MultiBand
 from georsr.models.registry import (
     COMPUTED,
     COMPUTED_ARCHITECTURES,
@@ -54,6 +53,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from georsr.models.multiband import MultiBand
     from georsr.models.onnx.runtime import OnnxNetwork
 
 log = logging.getLogger(__name__)
@@ -189,8 +189,8 @@ def _error_message(address: HubFile, error: Exception) -> str:
         )
     return (
         f"{address}: not in the cache of this machine, and the hub cannot be reached "
-        f"({type(error).__name__}); download it on a machine with network access (hf download "
-        f"{address.repository} --revision {address.revision}), or pass the path of the file"
+        f"({type(error).__name__}); download it on a machine with network access (`hf download "
+        f"{address.repository} --revision {address.revision}`), or pass the path of the file"
     )
 
 

@@ -107,7 +107,7 @@ class OutputInfo:
 log = logging.getLogger(__name__)
 
 
-class PartFile:
+class PartialTiff:
     """An unfinished GeoTIFF, opened by `create` or `reopen`; not thread-safe.
 
     Attributes

@@ -36,7 +36,7 @@ from georsr.writer.paths import (
     sync_path,
     temp_paths,
 )
-from georsr.writer.resumable_tiff import BlockRecord, Journal, OutputInfo, PartFile
+from georsr.writer.resumable_tiff import BlockRecord, Journal, OutputInfo, PartialTiff
 from georsr.writer.verify_and_publish import Checksums, publish, verify_output, write_cog
 
 
@@ -123,7 +123,7 @@ class RasterWriter:
         self.journal, self._context = journal, context or RunContext()
         self._temp = temp_paths(self.dst)
         self._lock = Lock(self._temp.lock, self.dst)
-        self._part: PartFile | None = None
+        self._part: PartialTiff | None = None
         self.ready: Path | None = None
         """Path of the sealed output until it is published."""
         self.published = False
@@ -152,13 +152,13 @@ class RasterWriter:
             raise
         return self
 
-    def _resume(self) -> PartFile | None:
+    def _resume(self) -> PartialTiff | None:
         """Reopen the partial file of an earlier run, if it can be resumed."""
         if self.journal is None or (previous := self.journal.load()) is None:
             return None
         header, blocks = previous
         try:
-            part = PartFile.reopen(self._temp.part, self.layout, header, blocks)
+            part = PartialTiff.reopen(self._temp.part, self.layout, header, blocks)
         except (ValueError, OSError) as error:
             self.journal.reject(f"its partial file is damaged ({error})")
             return None
@@ -170,12 +170,12 @@ class RasterWriter:
             )
         return part
 
-    def _create(self) -> PartFile:
+    def _create(self) -> PartialTiff:
         """Create a new partial file and its journal."""
         if self.journal is not None:
             self.journal.remove()
         self._remove_temp_files()
-        part = PartFile.create(self._temp.part, self.layout)
+        part = PartialTiff.create(self._temp.part, self.layout)
         part.sync()
         if self.journal is not None:
             self.journal.begin(part.header)
@@ -378,7 +378,7 @@ class RasterWriter:
         self.published = True
         return self._written
 
-    def _finished(self, part: PartFile) -> Path:
+    def _finished(self, part: PartialTiff) -> Path:
         """Verify the sealed file, and convert it to a COG if the layout says so."""
         checksums = part.checksums if self._verify else None
         check_cancelled = self._context.check_cancelled
@@ -443,7 +443,7 @@ class RasterWriter:
                 raise
             raise OutputError(message) from err
 
-    def _opened(self) -> PartFile:
+    def _opened(self) -> PartialTiff:
         """Return the partial file; raise ValueError outside of the context."""
         if self._part is None:
             raise ValueError(f"{self.dst}: not open; use the writer in a `with` statement")

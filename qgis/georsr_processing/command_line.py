@@ -62,6 +62,8 @@ class Request:
         Whether to write a Cloud Optimized GeoTIFF.
     consistency : str
         One of `CONSISTENCY`.
+    sensor : str or None
+        Properties of the sensor, such as ``mtf=0.2,noise=0.01``; None: all are estimated.
     tta : bool
         Whether to average the predictions for eight rotations and flips.
     quality : str or None
@@ -86,6 +88,7 @@ class Request:
     src_nodata: str | None = None
     cog: bool = False
     consistency: str = "auto"
+    sensor: str | None = None
     tta: bool = False
     quality: str | None = None
     output_bands: str = "rgb"
@@ -103,6 +106,7 @@ class Request:
             "--nodata": self.src_nodata,
             "--quality": self.quality,
             "--consistency": self._unless_default("consistency"),
+            "--sensor": self.sensor,
             "--bands": self._unless_default("output_bands"),
             "--band-mode": self._unless_default("other_bands"),
         }
@@ -155,6 +159,7 @@ FIELDS = {
     "--model": "Model",
     "--scale": "Scale",
     "--consistency": "Consistency with the input",
+    "--sensor": "Sensor",
 }
 """Options of georsr -> fields of the dialog."""
 _OPTION = re.compile(r"--[a-z][a-z-]*")

@@ -31,7 +31,7 @@ from .qt_compat import INTEGER, POLYGONS
 INPUT, EXTENT, MASK, OUTSIDE = "INPUT", "EXTENT", "MASK", "OUTSIDE"
 COLORS = ("RED", "GREEN", "BLUE")
 TILE, NODATA, COG, EXTRA, OUTPUT = "TILE", "NODATA", "COG", "EXTRA", "OUTPUT"
-CONSISTENCY, TTA, QUALITY = "CONSISTENCY", "TTA", "QUALITY"
+CONSISTENCY, SENSOR, TTA, QUALITY = "CONSISTENCY", "SENSOR", "TTA", "QUALITY"
 OUTPUT_BANDS, OTHER_BANDS = "OUTPUT_BANDS", "OTHER_BANDS"
 
 HELP = """<p>Writes the raster at 2x or 4x its resolution. Georeferencing, data type, radiometry,
@@ -55,6 +55,9 @@ polygons become nodata unless the option is off.</p>
 there is one.</p>
 <h3>Consistency with the input</h3><p>Corrects the output so that, downsampled, it reproduces the
 input. <i>auto</i>: only if the model declares its downsampling kernel and noise is small.</p>
+<h3>Sensor</h3><p>What the <i>sensor</i> models are told about the scene: its contrast at the
+Nyquist frequency and its noise, for example <code>mtf=0.2,noise=0.01</code>. What is not given is
+estimated.</p>
 <h3>Quality layers</h3><p>A second raster on the same grid: for each pixel the expected error and
 other measures of reliability.</p>
 <h3>More options</h3><p>Any other option of <code>georsr sr</code>, for example
@@ -126,6 +129,8 @@ class SuperResolve(GeorsrAlgorithm):
         self.add_device()
         consistency = self.tr("Consistency with the input")
         self.add_choice(CONSISTENCY, consistency, command_line.CONSISTENCY, advanced=True)
+        sensor = self.tr("Sensor, such as mtf=0.2,noise=0.01 (estimated if empty)")
+        self.add_advanced(QgsProcessingParameterString(SENSOR, sensor, optional=True))
         other_bands = self.tr("How the other bands are enlarged")
         self.add_choice(OTHER_BANDS, other_bands, command_line.OTHER_BANDS, advanced=True)
         tta = self.tr("Average eight rotations and flips (8 times the time, slightly better)")
@@ -219,6 +224,7 @@ class SuperResolve(GeorsrAlgorithm):
             src_nodata=self.parameterAsString(parameters, NODATA, context) or None,
             cog=self.parameterAsBool(parameters, COG, context),
             consistency=self.choice(parameters, CONSISTENCY, context),
+            sensor=self.parameterAsString(parameters, SENSOR, context) or None,
             tta=self.parameterAsBool(parameters, TTA, context),
             quality=quality or None,
             output_bands=self.choice(parameters, OUTPUT_BANDS, context),

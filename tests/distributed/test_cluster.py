@@ -1,4 +1,4 @@
-"""Many machines, one product: the bytes are those of a serial run, whoever made what and when."""
+"""Many machines, one output: the bytes are those of a serial run, whoever made what and when."""
 
 import itertools
 import logging
@@ -67,7 +67,7 @@ def crs_polygon():
 
 
 def both(tmp_path, source, model, scheduler, **options):
-    """Bytes of a serial run's product, and of a cluster's."""
+    """Bytes of a serial run's output, and of a cluster's."""
     one, many = tmp_path / "one.tif", tmp_path / "many.tif"
     first = super_resolve(source, one, model, **SMALL | options)
     second = super_resolve(source, many, model, scheduler=scheduler, **SMALL | options)
@@ -150,10 +150,10 @@ def test_ordered_blocks_of_shuffled_results_have_the_order_of_one_process(source
         queue = ShuffledQueue(JobRunner(job, model_ref(model), config, compute_blocks), workers)
         grid = TaskGrid(300, 260, 0, 64, 96)
         blocks = ordered_blocks(
-            job.plan, 32, grid, done, queue, Timer(), lambda index, result: None
+            job.tile_grid, 32, grid, done, queue, Timer(), lambda index, result: None
         )
         places = [(row, column) for row, column, _ in blocks]
-    assert places == [place for place in completion_order(job.plan, 32) if not done[place]]
+    assert places == [place for place in completion_order(job.tile_grid, 32) if not done[place]]
     assert queue.max_in_flight <= PREFETCH_BATCHES * workers
     assert queue.in_flight == 0
 
@@ -179,7 +179,7 @@ def test_run_on_a_cluster_and_serial_run_resume_each_other(
     stop = StopWhen(tmp_path / ".out.tif.part.jsonl", 5)
     with pytest.raises(InterruptedRunError) as caught:
         super_resolve(source, out, "bicubic-x2", should_stop=stop, **machines[first], **SMALL)
-    assert "rerun the same command to resume" in caught.value.__notes__[0]
+    assert "rerun the same call to resume" in caught.value.__notes__[0]
     report = super_resolve(source, out, "bicubic-x2", resume=True, **machines[then], **SMALL)
     assert 0 < report.blocks_resumed < report.blocks
     assert out.read_bytes() == whole.read_bytes()
@@ -220,7 +220,7 @@ def test_scheduler_without_workers_raises_resource_error(tmp_path, source, monke
 
 def test_device_cuda_without_gpu_workers_is_refused_at_once(tmp_path, source, scheduler):
     text = refused(ResourceError, source, tmp_path, scheduler, device="cuda")
-    assert 'none of 2 workers offers a GPU: start workers with --resources "GPU=1"' in text
+    assert 'none of 2 workers offers a GPU: start workers with `--resources "GPU=1"`' in text
 
 
 def test_worker_with_other_versions_is_refused(tmp_path, source, scheduler, monkeypatch):
@@ -305,7 +305,7 @@ def test_worker_device_failure_keeps_finished_blocks(
         place = r"^rows \d+:\d+, columns \d+:\d+ of the output, on worker tcp://\S+: "
         with pytest.raises(ResourceError, match=f"{place}.*{words}") as caught:
             super_resolve(source, out, "bicubic-x2", scheduler=scheduler, **SMALL)
-    assert "rerun the same command to resume" in caught.value.__notes__[0]
+    assert "rerun the same call to resume" in caught.value.__notes__[0]
     assert "\n" not in str(caught.value)
     report = super_resolve(source, out, "bicubic-x2", scheduler=scheduler, **SMALL)
     assert report.blocks_resumed > 0
@@ -371,7 +371,7 @@ def test_bad_options_are_refused_before_workers_start(tmp_path, source, monkeypa
     there = set(tmp_path.iterdir())
     out = tmp_path / ("o.vrt" if parts else "o.tif")
     where = {"parts": tmp_path / "parts"} if parts else {}
-    with pytest.raises(UsageError, match="--max-pixels"):
+    with pytest.raises(UsageError, match="max_pixels"):
         super_resolve(source, out, "bicubic-x2", workers=2, max_pixels=10, **where)
     monkeypatch.setattr("georsr.jobs.job.memory_limit", lambda: 2**20)
     with pytest.raises(ResourceError, match="MiB of memory"):

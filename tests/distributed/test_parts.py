@@ -1,4 +1,4 @@
-"""Parts and a VRT over them are the product that one file would be."""
+"""Parts and a VRT over them are the output that one file would be."""
 
 import itertools
 import json
@@ -156,7 +156,7 @@ def test_parts_in_another_folder_than_the_vrt_are_found(tmp_path, source):
     out, layers = tmp_path / "a" / "out.vrt", tmp_path / "layers.tif"
     report = super_resolve(source, out, "bicubic-x2", parts=tmp_path / "parts", **SMALL)
     assert report.checksum == single(source, tmp_path)
-    with pytest.raises(UsageError, match="--allow-driver VRT"):
+    with pytest.raises(UsageError, match="allow_drivers"):
         super_resolve(out, tmp_path / "again.tif", "bicubic-x2")
     super_resolve(out, tmp_path / "again.tif", "bicubic-x2", allow_drivers=("VRT",))
     quality_layers(source, out, layers, allow_drivers=("VRT",))
@@ -358,7 +358,7 @@ def test_parts_folder_in_use_is_refused(tmp_path, source):
 def test_parts_full_disk_keeps_finished_parts(tmp_path, source, scheduler, monkeypatch):
     import errno
 
-    append, calls = resumable_tiff.PartFile.append, []
+    append, calls = resumable_tiff.PartialTiff.append, []
 
     def full(self, *arguments):
         calls.append(1)
@@ -366,7 +366,7 @@ def test_parts_full_disk_keeps_finished_parts(tmp_path, source, scheduler, monke
             raise OSError(errno.ENOSPC, "No space left on device")
         return append(self, *arguments)
 
-    monkeypatch.setattr(resumable_tiff.PartFile, "append", full)
+    monkeypatch.setattr(resumable_tiff.PartialTiff, "append", full)
     with pytest.raises(OutputError, match=r"no space left in .*parts") as caught:
         make(source, tmp_path, scheduler=scheduler)
     assert "parts are finished and kept" in caught.value.__notes__[0]

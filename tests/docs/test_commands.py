@@ -28,7 +28,9 @@ ELSEWHERE = {
     "MODEL.safetensors": "needs weights that are told how a scene was recorded",
     "cube.zarr": "needs a file of Zarr",
     "DIM_PHR1A": "needs a file of DIMAP",
+    "landsat.vrt": "is made by GDAL's programs",
     "mosaic.vrt": "stands for a mosaic of any size",
+    "georsr view": "serves until Ctrl-C",
     "qgis install": "writes into the reader's QGIS profile",
     "qgis uninstall": "writes into the reader's QGIS profile",
 }
@@ -42,6 +44,8 @@ OTHER_PROGRAMS = {
     "conda-build",
     "dask",
     "docker",
+    "gdal_edit.py",
+    "gdalbuildvrt",
     "git",
     "helm",
     "kubectl",

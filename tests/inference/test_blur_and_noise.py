@@ -82,12 +82,12 @@ def test_estimate_sensor_differs_between_scenes(aware, texture):
     descriptions = [estimate_sensor(patches(image), BYTES, model) for image in (quiet, loud)]
     assert len(descriptions[0]) == N_SENSOR_VALUES
     assert descriptions[0] != descriptions[1]
-    products = [
+    outputs = [
         georsr.super_resolve_array(quiet, with_sensor(model, sensor), consistency="off", **SMALL)
         for sensor in descriptions
     ]
     # whatever a model was told before, a run tells it of its own scene
-    np.testing.assert_array_equal(*products)
+    np.testing.assert_array_equal(*outputs)
 
 
 def test_with_sensor_leaves_the_model_unchanged(aware):
@@ -159,12 +159,12 @@ def test_sensor_model_on_files_arrays_and_chunks_agrees(
     options = {**SMALL, "consistency": consistency}
     array = georsr.super_resolve_array(image, aware, **options)
     super_resolve(make_raster(image), tmp_path / "out.tif", aware, **options)
-    with rasterio.open(tmp_path / "out.tif") as product:
-        np.testing.assert_array_equal(product.read(), array)
+    with rasterio.open(tmp_path / "out.tif") as output:
+        np.testing.assert_array_equal(output.read(), array)
     options_of_parts = {**options, "blocksize": 128, "parts": tmp_path / "parts"}
     super_resolve(make_raster(image), tmp_path / "out.vrt", aware, **options_of_parts)
-    with rasterio.open(tmp_path / "out.vrt") as product:
-        np.testing.assert_array_equal(product.read(), array)
+    with rasterio.open(tmp_path / "out.vrt") as output:
+        np.testing.assert_array_equal(output.read(), array)
     source = da.from_array(image, chunks=(2, 31, 43))
     lazy = super_resolve_dask(source, open_model(aware), SRConfig(**options), sides=(48, 64))
     np.testing.assert_array_equal(lazy.compute(scheduler="synchronous"), array)
@@ -224,7 +224,12 @@ def test_save_model_does_not_store_the_sensor(aware, tmp_path):
 def test_sensor_model_consistency_auto_corrects_smooth_scenes_only(aware, smooth_scene):
     made = {
         consistency: georsr.super_resolve_array(
-            smooth_scene, aware, consistency=consistency, dtype="float32", stretch="0,255", **SMALL
+            smooth_scene,
+            aware,
+            consistency=consistency,
+            dtype="float32",
+            normalization="0,255",
+            **SMALL,
         )
         for consistency in ("off", "auto", "on")
     }
@@ -246,10 +251,10 @@ def test_sensor_option_sets_the_description(aware, smooth_scene, make_raster, tm
     array = georsr.super_resolve_array(smooth_scene, aware, **given)
     assert not np.array_equal(plain, array)
     super_resolve(make_raster(smooth_scene), tmp_path / "out.tif", aware, **given)
-    with rasterio.open(tmp_path / "out.tif") as product:
-        np.testing.assert_array_equal(product.read(), array)
-        assert parse_sensor(product.tags()["GEORSR_SENSOR"])["mtf"] == 0.1
-        assert '"sensor": "mtf=0.1,noise=0.03,grain=0.4"' in product.tags()["GEORSR_OPTIONS"]
+    with rasterio.open(tmp_path / "out.tif") as output:
+        np.testing.assert_array_equal(output.read(), array)
+        assert parse_sensor(output.tags()["GEORSR_SENSOR"])["mtf"] == 0.1
+        assert '"sensor": "mtf=0.1,noise=0.03,grain=0.4"' in output.tags()["GEORSR_OPTIONS"]
     source = da.from_array(smooth_scene, chunks=(3, 40, 40))
     lazy = super_resolve_dask(source, open_model(aware), SRConfig(**given))
     np.testing.assert_array_equal(lazy.compute(scheduler="synchronous"), array)
@@ -282,7 +287,7 @@ def test_config_bad_sensor_values_are_refused(text):
 def test_sensor_option_for_a_model_without_sensor_is_refused(
     lite_model, lite_file, smooth_scene, make_raster, tmp_path
 ):
-    message = "takes no sensor description; omit --sensor"
+    message = "takes no sensor description; omit sensor"
     with pytest.raises(UsageError, match=message):
         georsr.super_resolve_array(smooth_scene, lite_model, sensor="mtf=0.2", **SMALL)
     with pytest.raises(UsageError, match=message):

@@ -9,11 +9,7 @@ import georsr
 from georsr.errors import UsageError
 from georsr.models.io import open_model
 from georsr.models.multiband import injection_gain
-
-
-def read(path):
-    with rasterio.open(path) as dataset:
-        return dataset.read()
+from tests.rasters import read
 
 
 def named(*names):
@@ -47,12 +43,12 @@ def test_output_bands_all_keep_order_and_names(mode, scene, lite_model, tmp_path
     report = georsr.super_resolve(
         path, out, lite_model, output_bands="all", other_bands=mode, stretch=stretch
     )
-    with rasterio.open(out) as product:
-        made = product.read()
-        assert product.descriptions == ("B02", "B03", "B04", "B08", "B11")
-        assert product.scales == (0.0001,) * 5
-        assert product.offsets == (-0.1,) * 5
-        assert product.dtypes[0] == "uint16"
+    with rasterio.open(out) as output:
+        made = output.read()
+        assert output.descriptions == ("B02", "B03", "B04", "B08", "B11")
+        assert output.scales == (0.0001,) * 5
+        assert output.offsets == (-0.1,) * 5
+        assert output.dtypes[0] == "uint16"
     assert report.warnings == ()
     guide = tmp_path / "g.tif"
     georsr.super_resolve(path, guide, lite_model, indexes=(3, 2, 1), stretch=stretch)
@@ -113,7 +109,7 @@ def test_super_resolve_bgr_order_is_kept(make_raster, texture, lite_model, tmp_p
 
 def test_match_bands_assumed_order_warns(make_raster, texture, lite_model, tmp_path):
     path = make_raster(texture(4, 30, 30, "uint16"), photometric="minisblack")
-    with pytest.warns(georsr.BandWarning, match="--bidx R,G,B"):
+    with pytest.warns(georsr.BandWarning, match=r"indexes=\(R, G, B\)"):
         report = georsr.super_resolve(path, tmp_path / "o.tif", lite_model, output_bands="all")
     assert len(report.warnings) == 1
     assert "assuming bands 3,2,1 (blue, green, red, near infrared" in report.warnings[0]
@@ -136,7 +132,7 @@ def test_super_resolve_array_indexes_name_the_rgb_bands(texture, lite_model):
     ("bands", "options", "message"),
     [
         (2, {}, "which of its 2 bands are red, green and blue"),
-        (2, {"output_bands": "all"}, "which of its 2 bands .*--band-mode per-band"),
+        (2, {"output_bands": "all"}, 'which of its 2 bands .*other_bands="per-band'),
         (4, {"output_bands": "all", "indexes": (1, 2)}, "expected three bands"),
         (4, {"output_bands": "all", "indexes": (1, 2, 9)}, "there is no band 9 to guide"),
     ],

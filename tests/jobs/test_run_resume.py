@@ -1,4 +1,4 @@
-"""A run that ends early goes on later, and nobody can tell from the product."""
+"""A run that ends early goes on later, and nobody can tell from the output."""
 
 import json
 import os
@@ -125,7 +125,7 @@ def test_resume_after_an_exception_gives_the_same_bytes(source, tmp_path):
     with pytest.raises(KeyboardInterrupt) as caught:
         super_resolve(source, out, failing, **SMALL)
     (note,) = caught.value.__notes__
-    assert ".out.tif.part.tif: rerun the same command to resume" in note
+    assert ".out.tif.part.tif: rerun the same call to resume" in note
     assert hidden(tmp_path) == [".out.tif.part.jsonl", ".out.tif.part.tif"]
     assert super_resolve(source, out, model_of(Counting()), **SMALL).blocks_resumed > 0
     assert out.read_bytes() == (tmp_path / "whole.tif").read_bytes()
@@ -197,7 +197,7 @@ def test_resume_after_a_kill_before_cleaning_up_recognises_the_output(
     assert again.blocks_resumed == again.blocks
     assert out.read_bytes() == content
     assert hidden(tmp_path) == []
-    with pytest.raises(UsageError, match="--overwrite"):
+    with pytest.raises(UsageError, match="overwrite=True"):
         super_resolve(source, out, failing, **SMALL)
 
 
@@ -207,7 +207,7 @@ def test_resume_after_a_kill_before_unlocking_removes_the_lock(source, tmp_path)
     super_resolve(source, out, model_of(Counting()), **SMALL)
     lock = tmp_path / ".out.tif.part.lock"
     lock.write_text("{}")
-    with pytest.raises(UsageError, match="--overwrite"):
+    with pytest.raises(UsageError, match="overwrite=True"):
         super_resolve(source, out, model_of(Counting()), **SMALL)
     assert hidden(tmp_path) == []
 
@@ -220,7 +220,7 @@ def test_resume_with_another_file_in_place_of_the_output_starts_over(source, tmp
         patch.setattr(Journal, "remove", lambda journal: journal.close())
         super_resolve(source, out, model_of(Counting()), **SMALL)
     out.write_bytes(out.read_bytes())  # the same bytes, but not the file that was published
-    with pytest.raises(UsageError, match="--overwrite"):
+    with pytest.raises(UsageError, match="overwrite=True"):
         super_resolve(source, out, model_of(Counting()), **SMALL)
 
 
@@ -290,8 +290,8 @@ def test_resume_with_a_changed_source_starts_over(make_raster, texture, source, 
     make_raster(changed)
     assert super_resolve(source, out, model_of(Counting()), **SMALL).blocks_resumed == 0
     starts_over(caplog, "the source has changed")
-    with rasterio.open(out) as product:
-        np.testing.assert_array_equal(product.read(), changed.repeat(2, 1).repeat(2, 2))
+    with rasterio.open(out) as output:
+        np.testing.assert_array_equal(output.read(), changed.repeat(2, 1).repeat(2, 2))
 
 
 def test_resume_with_a_changed_file_of_a_vrt_starts_over(make_raster, texture, tmp_path, caplog):
@@ -413,7 +413,7 @@ def test_resume_with_damaged_blocks_computes_only_those(creation, verify, source
 
 
 def test_resume_with_any_bit_of_the_part_flipped_gives_the_same_bytes(source, tmp_path):
-    """Flipped anywhere, header and blocks, the product is what it would have been."""
+    """Flipped anywhere, header and blocks, the output is what it would have been."""
     options = SMALL | {"verify": False}
     super_resolve(source, tmp_path / "whole.tif", model_of(Counting()), **options)
     whole, out = (tmp_path / "whole.tif").read_bytes(), tmp_path / "out.tif"
@@ -490,9 +490,9 @@ def test_resume_after_an_output_appeared_keeps_the_blocks(source, tmp_path):
             out.write_bytes(b"somebody else's")
         return False
 
-    with pytest.raises(UsageError, match="--overwrite") as caught:
+    with pytest.raises(UsageError, match="overwrite=True") as caught:
         super_resolve(source, out, model_of(network), should_stop=appears, **SMALL)
-    assert "rerun the same command to resume" in caught.value.__notes__[0]
+    assert "rerun the same call to resume" in caught.value.__notes__[0]
     assert out.read_bytes() == b"somebody else's"
     network.calls = 0
     report = super_resolve(source, out, model_of(network), overwrite=True, **SMALL)
@@ -577,7 +577,7 @@ def test_resume_after_a_full_disk_continues(limit, cog, make_raster, texture, tm
     )  # fmt: skip
     assert child.returncode == 1, child.stdout + child.stderr
     assert "no space left" in child.stdout
-    assert "rerun the same command to resume" in child.stdout
+    assert "rerun the same call to resume" in child.stdout
     assert child.stderr == ""  # nor does libtiff print
     assert not out.exists()
     assert hidden(tmp_path) == [".out.tif.part.jsonl", ".out.tif.part.tif"]
@@ -606,7 +606,7 @@ def test_resume_after_kills_at_random_moments_gives_the_same_bytes(tmp_path):
 
 
 def test_resume_needs_disk_space_only_for_the_rest(source, tmp_path, monkeypatch):
-    """Half of the product on disk must not make the other half look too large."""
+    """Half of the output on disk must not make the other half look too large."""
 
     out, network = tmp_path / "out.tif", model_of(Counting())
     raw = 200 * 180 * 4  # three bands and the mask
@@ -646,7 +646,7 @@ def test_job_pickled_is_the_same(source, tmp_path):
         job = plan_job(reader, str(tmp_path / "o.tif"), open_model("bicubic", 2), config)
         copy = pickle.loads(pickle.dumps(job))
         assert copy.key == job.key
-        assert copy.plan == job.plan
+        assert copy.tile_grid == job.tile_grid
         window = Window(-3, 2, 9, 7)
         np.testing.assert_array_equal(copy.read(window).values, job.read(window).values)
     copy.reader.close()

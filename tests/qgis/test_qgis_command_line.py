@@ -42,6 +42,7 @@ def test_arguments_of_all_parameters_are_parsed_by_sr():
             src_nodata="-9999",
             cog=True,
             consistency="on",
+            sensor="mtf=0.2,noise=0.01",
             tta=True,
             quality="/a b/q.tif",
             output_bands="all",
@@ -58,6 +59,7 @@ def test_arguments_of_all_parameters_are_parsed_by_sr():
     assert (values["tile_size"], values["device"], values["src_nodata"]) == (64, "cpu", -9999.0)
     assert values["cog"]
     assert (values["consistency"], values["tta"]) == ("on", True)
+    assert values["sensor"] == "mtf=0.2,noise=0.01"
     assert (values["output_bands"], values["other_bands"]) == ("all", "per-band")
     assert values["quality"] == "/a b/q.tif"
     assert values["creation_options"] == {"DESCRIPTION": "Berlin North"}

@@ -14,7 +14,7 @@ from georsr.io.gdal_env import gdal_env, suppress_rasterio_warnings
 from georsr.io.reader import open_raster
 from georsr.writer.encoder import CACHE_SIZE, BlockEncoder, block_checksum, tile_tables
 from georsr.writer.layout import output_layout
-from georsr.writer.resumable_tiff import PartFile
+from georsr.writer.resumable_tiff import PartialTiff
 from georsr.writer.verify_and_publish import to_rasterio_window, verify_output
 from tests.rasters import make_raster, ramp
 
@@ -71,18 +71,18 @@ def test_part_file_of_encoded_blocks_is_a_tiff(tmp_path, rgb, masked, name, kind
     layout = layout_of(rgb if kind == "plain" else masked, creation_options=OPTIONS[name])
     assert layout.mask is (kind == "mask")
     data, mask = data_of(layout)
-    part = PartFile.create(tmp_path / "p.tif", layout)
+    part = PartialTiff.create(tmp_path / "p.tif", layout)
     for row, column, block in encoded(layout, data, mask):
         part.append(row, column, block)
     assert part.done.all()
     part.finalize()
     verify_output(tmp_path / "p.tif", "p.tif", layout, part.checksums)
-    with rasterio.open(tmp_path / "p.tif") as product:
-        np.testing.assert_array_equal(product.read(), data)
-        assert product.profile["tiled"]
-        assert product.profile["interleave"] == ("band" if name == "bands apart" else "pixel")
+    with rasterio.open(tmp_path / "p.tif") as output:
+        np.testing.assert_array_equal(output.read(), data)
+        assert output.profile["tiled"]
+        assert output.profile["interleave"] == ("band" if name == "bands apart" else "pixel")
         if mask is not None:
-            np.testing.assert_array_equal(product.dataset_mask(), mask)
+            np.testing.assert_array_equal(output.dataset_mask(), mask)
 
 
 def test_block_encoder_gives_the_bytes_of_gdal(tmp_path, masked):
@@ -131,21 +131,21 @@ def test_part_file_truncated_anywhere_completes_to_the_same_bytes(tmp_path, mask
         part.sync()
         return done
 
-    whole = PartFile.create(tmp_path / "whole.tif", layout)
+    whole = PartialTiff.create(tmp_path / "whole.tif", layout)
     start = whole.header
     finished = work(tmp_path / "whole.tif", whole, blocks)
     whole.finalize()
     expected = (tmp_path / "whole.tif").read_bytes()
     for known in range(len(blocks) + 1):
         path = tmp_path / "cut.tif"
-        part = PartFile.create(path, layout)
+        part = PartialTiff.create(path, layout)
         work(path, part, blocks[: known + 2])  # more than is known of, and half a block of junk
         if sealed and known + 2 >= len(blocks):
             part.finalize()  # killed between sealing and publishing
         part.close()
         with path.open("ab") as file:
             file.write(b"junk" * 99)
-        again = PartFile.reopen(path, layout, start, finished[:known])
+        again = PartialTiff.reopen(path, layout, start, finished[:known])
         assert again.done.sum() == known
         work(path, again, blocks[known:])
         again.finalize()
@@ -156,34 +156,34 @@ def test_part_file_truncated_anywhere_completes_to_the_same_bytes(tmp_path, mask
 def test_part_file_misfitting_records_are_refused(tmp_path, rgb, masked):
     layout = layout_of(rgb)
     path = tmp_path / "p.tif"
-    part = PartFile.create(path, layout)
+    part = PartialTiff.create(path, layout)
     start = part.header
     finished = [part.append(*block) for block in encoded(layout, *data_of(layout))]
     part.close()
     with path.open("r+b") as file:
         file.truncate(part.end - 1)
-    short = PartFile.reopen(path, layout, start, finished)
+    short = PartialTiff.reopen(path, layout, start, finished)
     short.close()
     assert (~short.done).sum() == 1
     with pytest.raises(ValueError, match="another header"):
-        PartFile.reopen(path, layout_of(masked), start, [])
-    other = PartFile.create(tmp_path / "other.tif", layout_of(rgb, blocksize=64))
+        PartialTiff.reopen(path, layout_of(masked), start, [])
+    other = PartialTiff.create(tmp_path / "other.tif", layout_of(rgb, blocksize=64))
     other.close()
     with pytest.raises(ValueError, match="no such block"):
-        PartFile.reopen(
+        PartialTiff.reopen(
             tmp_path / "other.tif", layout_of(rgb, blocksize=64), other.header, finished
         )
     path.write_bytes(b"II*")
-    nothing = PartFile.reopen(path, layout, start, finished)
+    nothing = PartialTiff.reopen(path, layout, start, finished)
     nothing.close()
     assert not nothing.done.any()
     with pytest.raises(FileNotFoundError):
-        PartFile.reopen(tmp_path / "none.tif", layout, start, [])
+        PartialTiff.reopen(tmp_path / "none.tif", layout, start, [])
 
 
 def test_part_file_beyond_4_gib_names_bigtiff(tmp_path, rgb):
     layout = layout_of(rgb)
-    part = PartFile.create(tmp_path / "p.tif", layout)
+    part = PartialTiff.create(tmp_path / "p.tif", layout)
     row, column, block = next(encoded(layout, *data_of(layout)))
     part.end = 2**32
     with pytest.raises(OutputError, match="BIGTIFF"):

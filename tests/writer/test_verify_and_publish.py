@@ -8,7 +8,7 @@ from georsr.errors import OutputError
 from georsr.io.reader import open_raster
 from georsr.writer.encoder import block_checksum
 from georsr.writer.layout import output_layout
-from georsr.writer.resumable_tiff import PartFile
+from georsr.writer.resumable_tiff import PartialTiff
 from georsr.writer.verify_and_publish import verify_output
 from georsr.writer.writer import RasterWriter
 from tests.rasters import make_raster
@@ -83,7 +83,7 @@ def test_verify_output_damaged_block_is_refused(
         layout = output_layout(
             reader.info, 2, blocksize=32, creation_options={"interleave": interleave}
         )
-    seal = PartFile.finalize
+    seal = PartialTiff.finalize
 
     def spoil(part):
         seal(part)
@@ -94,7 +94,7 @@ def test_verify_output_damaged_block_is_refused(
             file.seek(start + 4)
             file.write(bytes([byte[0] ^ 8]))
 
-    monkeypatch.setattr(PartFile, "finalize", spoil)
+    monkeypatch.setattr(PartialTiff, "finalize", spoil)
     with pytest.raises(OutputError, match="read back"):
         write(tmp_path / "out.tif", layout, values)
     assert not (tmp_path / "out.tif").exists()

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 from markupsafe import Markup, escape
 
+from georsr.errors import UsageError
+from georsr.io.metadata import RasterInfo
 from georsr.io.reader import RasterReader
-from georsr.io.rgb_bands import declared_rgb_bands
+from georsr.io.rgb_bands import detect_rgb_bands
 from georsr.models.arrays import enlarge_bicubic
 from georsr.radiometry.nodata import fill_invalid
 from georsr.window import AnyArray, FloatArray, PixelBlock, Window
@@ -51,12 +54,29 @@ class DisplayStretch:
         return rgb
 
 
-def display_stretch(reader: RasterReader) -> DisplayStretch:
-    """Choose red, green and blue as the metadata declare them, or the first three bands."""
-    declared = declared_rgb_bands(reader.info.bands) or ()
-    bands = tuple(reader.info.indexes.index(number) for number in declared)
-    if not bands:
-        bands = (0, 1, 2) if reader.info.count >= 3 else (0, 0, 0)
+def displayed_bands(info: RasterInfo) -> tuple[int, ...]:
+    """Return the numbers of red, green and blue, or of the first three bands, or one three times.
+
+    Red, green and blue are found as for a run.
+    """
+    with suppress(UsageError):
+        if info.count >= 3:
+            return detect_rgb_bands(info).numbers
+    return info.indexes[:3] if info.count >= 3 else info.indexes[:1] * 3
+
+
+def display_stretch(reader: RasterReader, numbers: Sequence[int] | None = None) -> DisplayStretch:
+    """Choose the values of red, green and blue that become black and white.
+
+    Parameters
+    ----------
+    reader
+        Reader of the bands, of which a sample is read.
+    numbers
+        Numbers of red, green and blue; None takes those of `displayed_bands`.
+    """
+    numbers = numbers or displayed_bands(reader.info)
+    bands = tuple(reader.info.indexes.index(number) for number in numbers)
     sample = reader.sample()
     limits = []
     for band in bands:
