@@ -334,7 +334,7 @@ def test_plugin_without_georsr_offers_to_install_it(qgis):
     ],
 )
 def test_install_that_fails_says_why_in_one_line_and_leaves_nothing(python, messages, qgis):
-    offline = {"PIP_NO_INDEX": "1"}
+    offline = {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull, "PIP_FIND_LINKS": ""}
     result = qgis.play("installation", package="georsr", variables=offline, python=python)
     assert not result["ok"]
     last = result["said"].strip().splitlines()[-1]

@@ -76,6 +76,8 @@ class Graph:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        # threads that wait for work would keep cores busy, which others can use
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # weights in other files would be looked for in the current folder: nowhere is one
         options.add_session_config_entry(_EXTERNAL_DATA_FOLDER, os.devnull)
         try:
