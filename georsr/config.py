@@ -432,7 +432,7 @@ class SRConfig:
         metadata=_described(
             "Device",
             "nothing",
-            "CPU threads of the model; by default PyTorch's choice.",
+            "CPU threads of the model; by default as many as this process may use.",
             flag="jobs",
             short="j",
             minimum=1,
