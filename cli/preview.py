@@ -13,7 +13,7 @@ import click
 from georsr.errors import UsageError
 
 from .main import import_without_gc
-from .options import BandList, FileName, models_options, sr_options, verbosity_options
+from .options import BandList, FileName, model_options, sr_options, verbosity_options
 
 
 class Point(click.ParamType):  # type: ignore[type-arg]
@@ -44,7 +44,9 @@ class Point(click.ParamType):  # type: ignore[type-arg]
     show_default=True,
     help="Height and width of the part, in pixels of IN.",
 )
-@models_options("Built-in name or weights file, repeatable; by default the model of 'georsr sr'.")
+@model_options(
+    "Built-in name or weights file, repeatable; by default the model of 'georsr sr'.", several=True
+)
 @click.option("-b", "--bidx", type=BandList(), help="Bands given to the models, in their order.")
 @click.option(
     "--out",
@@ -103,9 +105,7 @@ def command(
 @click.command("view", short_help="Show an output beside its source in a browser.")
 @click.argument("product", metavar="PRODUCT", type=FileName())
 @click.argument("source", metavar="[SOURCE]", required=False, type=FileName())
-@click.option(
-    "--layers", type=FileName(), metavar="FILE", help="Quality layers of PRODUCT, to lay over it."
-)
+@click.option("--layers", type=FileName(), help="Quality layers of PRODUCT, to lay over it.")
 @click.option(
     "-b",
     "--bidx",
