@@ -234,7 +234,10 @@ def select_device(
                 "ARM), without which sums overflow; omit --precision"
             )
         return DeviceConfig("cpu", "int8" if precision == "int8" else "fp32", backend)
-    torch = import_torch(f"--device {device}" if device != "auto" else "--backend torch")
+    asked = {f"--device {device}": device, f"--precision {precision}": precision}
+    torch = import_torch(
+        next((o for o, word in asked.items() if word != "auto"), "--backend torch")
+    )
     try:
         chosen = torch.device(_best_device() if device == "auto" else device)
     except RuntimeError as error:

@@ -288,9 +288,10 @@ def installation_steps(
         Python that makes the environment.
     """
     python = str(environment / ("Scripts/python.exe" if windows else "bin/python"))
-    pip = [python, "-m", "pip", "install", "--disable-pip-version-check", "--no-compile"]
+    # -I: modules in the working folder, which is that of temporary files, are not imported
+    pip = [python, "-I", "-m", "pip", "install", "--disable-pip-version-check", "--no-compile"]
     return [
-        ("Creating an environment…", [executable, "-m", "venv", "--clear", str(environment)]),
+        ("Creating an environment…", [executable, "-I", "-m", "venv", "--clear", str(environment)]),
         ("Downloading 0.2 GB of packages…", [*pip, "--progress-bar=off", *LIGHT]),
         ("Installing georsr…", [*pip, "--no-deps", package]),
     ]

@@ -137,7 +137,7 @@ def test_installation_steps_install_the_light_set_into_the_profile(tmp_path):
     assert environment == tmp_path / "profile" / "georsr-environment"
     steps = installation_steps(environment, "/source of/georsr", sys.executable, windows=False)
     commands = [command for _, command in steps]
-    assert commands[0] == [sys.executable, "-m", "venv", "--clear", str(environment)]
+    assert commands[0] == [sys.executable, "-I", "-m", "venv", "--clear", str(environment)]
     assert {command[0] for command in commands[1:]} == {str(environment / "bin" / "python")}
     assert commands[2][-2:] == ["--no-deps", "/source of/georsr"]
     repository = Path(__file__).resolve().parents[2]
