@@ -263,3 +263,24 @@ def test_info_safe_with_text_that_is_not_utf_8_is_one_line(tmp_path):
     assert done.returncode == 1
     assert done.stderr.startswith("Error: ")
     assert done.stderr.count("\n") == 1, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("MTD_TL.xml", b"<NROWS>24<", b"<NROWS>0<"),
+        ("MTD_MSIL2A.xml", b"SAFE_COMPACT", b"SAFE_COMP\xff"),
+        ("MTD_MSIL2A.xml", b">10000<", b">0<"),
+        ("MTD_MSIL2A.xml", b">10000<", b">many<"),
+        ("MTD_MSIL2A.xml", b"<SPECIAL_VALUE_INDEX>0<", b"<SPECIAL_VALUE_INDEX>none<"),
+        ("MTD_MSIL2A.xml", b">-1000<", b">none<"),
+    ],
+)
+def test_open_raster_safe_of_odd_values_is_one_line(name, old, new, tmp_path):
+    product, _ = make_safe(tmp_path, side=24)
+    path = next(product.rglob(name))
+    assert old in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(old, new))
+    with pytest.raises(InputError, match=r"cannot be read|no tile with bands") as caught:
+        open_raster(str(product))
+    assert "\n" not in str(caught.value)
