@@ -35,7 +35,7 @@ from georsr.distributed.worker import (
     worker_device,
 )
 from georsr.errors import InterruptedRunError, ResourceError, UsageError
-from georsr.inference.predictor import choose_backend, place_model
+from georsr.inference.predictor import choose_backend, place_model, with_precision
 from georsr.jobs.job import SRJob
 from georsr.models.io import Model
 from georsr.progress import never
@@ -372,7 +372,7 @@ class Cluster:
 
     def _local_placement(self) -> tuple[DeviceConfig, bool]:
         """Return where workers of this machine compute, and whether on a GPU."""
-        model, config = self._model, self._config
+        model, config = self._model, with_precision(self._model, self._config)
         backend = choose_backend(model, config)
         if self.local is None:
             return DeviceConfig("cpu", "fp32", backend), False  # replaced by that of the workers
@@ -396,7 +396,7 @@ class Cluster:
             )
         if device == "auto" and not gpu:
             device = "cpu"
-        config = replace(self._config, device=device)
+        config = with_precision(self._model, replace(self._config, device=device))
         backend = "torch" if gpu else choose_backend(self._model, config)
         devices = _ask_devices(client, addresses, (device, config.precision, backend))
         kinds = {(d.type, d.precision): address for address, d in devices.items()}
@@ -422,7 +422,11 @@ class Cluster:
         precision = cast(Precision, placement.precision)
         backend = cast(Any, placement.backend)
         config = replace(
-            self._config, device=placement.device, precision=precision, backend=backend
+            self._config,
+            device=placement.device,
+            precision=precision,
+            fast=False,
+            backend=backend,
         )
         if self.local and config.num_threads is None:
             config = replace(config, num_threads=max(1, available_cpus() // self.local))

@@ -2,7 +2,8 @@
 
 Drivers copy the header of their format into tags: numbers of rows and columns, pixel sizes,
 corners, the order of the bands. In an output, which has its own grid and perhaps other bands, they
-would be wrong, and programs such as EnMAP-Box read them.
+would be wrong, and programs such as EnMAP-Box read them. The tags that georsr adds are made by
+`georsr.reports.output_tags`.
 """
 
 from __future__ import annotations

@@ -240,8 +240,8 @@ class Recipe:
     scene_epochs: int = 0
     """Epochs of scene classification before super-resolution (segsr-lite)."""
     sensor_steps: int = 0
-    """Steps, of 32 crops each, in which the sensor estimator is trained alone before
-    super-resolution (segsr-lite with ``sensor``)."""
+    """Steps, of 32 crops each and at most ``steps``, in which the sensor estimator is trained alone
+    before super-resolution (segsr-lite with ``sensor_dim``)."""
     init: str = ""
     """Model name, weights or checkpoint whose matching tensors initialize the run; empty: none."""
     validate_every: int = 1000
