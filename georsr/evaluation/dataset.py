@@ -236,7 +236,8 @@ def make_candidates(
     baseline = open_model("bicubic", models[0].spec.scale)
     candidates = []
     for name, model in unique_models([baseline, *models]).items():
-        predictor = TilePredictor(model, device, 1)
+        placement = DeviceConfig("cpu", "fp32", "onnx") if model.is_exported else device
+        predictor = TilePredictor(model, placement, 1)
         super_resolve = (
             make_super_resolver(predictor)
             if model.spec.name in COMPUTED

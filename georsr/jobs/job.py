@@ -168,8 +168,8 @@ def check_memory(needed: int, config: SRConfig) -> None:
     if config.check_resources and needed > limit:
         raise ResourceError(
             f"the run takes about {needed / MIB:.0f} MiB of memory, this machine has "
-            f"{limit / MIB:.0f} MiB; use a smaller --tile or --blocksize, work in parts with "
-            "--bbox, or use --no-check-resources to try"
+            f"{limit / MIB:.0f} MiB for it; use a smaller --tile or --blocksize, fewer --workers, "
+            "work in parts with --bbox, or use --no-check-resources to try"
         )
 
 
