@@ -279,7 +279,7 @@ def test_consistency_auto_is_on_for_clean_and_off_for_noisy_scenes(
         assert (report.consistency is None) == noisy
         assert (
             any(
-                "dominated by noise" in text and "--consistency on" in text
+                "dominated by noise" in text and 'consistency="on"' in text
                 for text in report.warnings
             )
             == noisy
