@@ -19,7 +19,7 @@ from affine import Affine
 from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 
-from georsr.errors import InputError, UsageError
+from georsr.errors import GeorsrError, InputError, UsageError
 from georsr.io.gdal_env import (
     SENTINEL2,
     SENTINEL2_SUBDATASET,
@@ -86,15 +86,27 @@ def open_safe(path: str, metadata: str) -> Sentinel2Dataset:
     UsageError
         The product lies in several UTM zones.
     """
-    names = _subdataset_names(path, metadata)
-    check_image_files(metadata)
-    parts = [_open(path, name) for name in names]
-    check_band_files(path, parts)
-    document = tostring(_vrt_document(parts), encoding="unicode")
-    with suppress_rasterio_warnings():
-        product = Sentinel2Dataset(document, driver="VRT")
+    try:
+        names = _subdataset_names(path, metadata)
+        check_image_files(metadata)
+        parts = [_open(path, name) for name in names]
+        check_band_files(path, parts)
+        document = tostring(_vrt_document(parts), encoding="unicode")
+        with suppress_rasterio_warnings():
+            product = Sentinel2Dataset(document, driver="VRT")
+    except GeorsrError:
+        raise
+    except Exception as error:  # metadata may hold anything: sizes of 0, text in place of numbers
+        raise _damaged(path, error) from error
     product.parts = tuple(parts)
     return product
+
+
+def _damaged(path: str, error: Exception) -> InputError:
+    return InputError(
+        f"{path}: cannot be read as a product of Sentinel-2: {root_cause(error)}; "
+        "it is damaged or incomplete, download it again"
+    )
 
 
 def _open(path: str, name: str) -> Any:
@@ -103,10 +115,7 @@ def _open(path: str, name: str) -> Any:
         with suppress_rasterio_warnings():
             return rasterio.open(name, driver=SENTINEL2)
     except RasterioError as error:
-        raise InputError(
-            f"{path}: cannot be read as a product of Sentinel-2: {root_cause(error)}; "
-            "it is damaged or incomplete, download it again"
-        ) from error
+        raise _damaged(path, error) from error
 
 
 def _subdataset_names(path: str, metadata: str) -> list[str]:

@@ -13,7 +13,7 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.util import find_spec
@@ -614,7 +614,7 @@ def build(spec: ModelSpec, weights: Mapping[str, Tensor] | None = None) -> nn.Mo
         The architecture is unknown, or the parameters do not fit.
     """
     try:
-        with nullcontext() if weights is None else _limited_size(weights):
+        with limited_size(weights):
             builder = find_architecture(spec.architecture)
             network = builder(spec.scale, spec.bands, **spec.parameters)
     except ModelError as error:
@@ -627,17 +627,31 @@ def build(spec: ModelSpec, weights: Mapping[str, Tensor] | None = None) -> nn.Mo
     return optimize_for_inference(network.eval().requires_grad_(False))
 
 
+MAX_PARTS, MAX_VALUES = 100_000, 400_000_000
+"""Largest network without weights: modules and tensors, and values in them."""
+
+
 @contextmanager
-def _limited_size(weights: Mapping[str, Tensor]) -> Iterator[None]:
+def limited_size(weights: Mapping[str, Tensor] | None = None) -> Iterator[None]:
     """Stop building a network with more than 8 times the tensors or values of its weights.
 
-    torch reserves the memory of a parameter before, and fills it after, it is registered.
+    Without weights, the limits are `MAX_PARTS` and `MAX_VALUES`. torch reserves the memory of a
+    parameter before, and fills it after, it is registered.
+
+    Raises
+    ------
+    ModelError
+        The network is larger.
     """
     torch = import_torch()
     hooks = torch.nn.modules.module
     thread, n_parts, n_values = threading.get_ident(), 0, 0
-    max_parts = 1000 + 8 * len(weights)
-    max_values = 10**6 + 8 * sum(tensor.numel() for tensor in weights.values())
+    max_parts, max_values = MAX_PARTS, MAX_VALUES
+    reason = f"more than {MAX_PARTS} parts or {MAX_VALUES} values"
+    if weights is not None:
+        max_parts = 1000 + 8 * len(weights)
+        max_values = 10**6 + 8 * sum(tensor.numel() for tensor in weights.values())
+        reason = f"a far larger network than its {len(weights)} tensors are"
 
     def count(module: nn.Module, name: str, part: nn.Module | Tensor | None) -> None:
         nonlocal n_parts, n_values
@@ -646,9 +660,7 @@ def _limited_size(weights: Mapping[str, Tensor]) -> Iterator[None]:
         n_parts += 1
         n_values += part.numel() if isinstance(part, torch.Tensor) else 0
         if n_parts > max_parts or n_values > max_values:
-            raise ModelError(
-                f"its parameters ask for a far larger network than its {len(weights)} tensors are"
-            )
+            raise ModelError(f"its parameters ask for {reason}")
 
     with ExitStack() as stack:
         for register in (

@@ -25,6 +25,8 @@ from georsr.geo.stac import compute_footprint
 from georsr.io.reader import open_raster
 from georsr.models.io import create_model, open_model, save_model
 from georsr.models.spec import ModelSpec
+from georsr.training.module import training_network
+from georsr.training.recipe import Recipe
 from georsr.writer.encoder import tile_tables
 from tests.conftest import REPOSITORY
 from tests.sentinel2_safe import make_safe
@@ -136,6 +138,16 @@ def test_weights_whose_spec_asks_for_a_huge_network_are_refused(
 def test_network_parameters_of_odd_values_are_refused(parameters):
     with pytest.raises(ModelError, match="bad parameters"):
         create_model("segsr-lite", 2, **parameters)
+
+
+def test_network_of_a_recipe_that_is_huge_is_refused():
+    network = {"embed_dim": 8, "num_groups": 2**32 - 1, "depth": 1, "token_dim": 0}
+    for build in (
+        lambda: create_model("segsr-lite", 2, **network),
+        lambda: training_network(Recipe(name="huge-x2", scale=2, network=network)),
+    ):
+        with pytest.raises(ModelError, match="ask for more than 100000 parts or 400000000 values"):
+            build()
 
 
 @pytest.mark.parametrize("name", ["a" * 300, "a" * 5000, "../" * 2000, "hf://" + "a" * 300 + "/b"])
@@ -263,3 +275,24 @@ def test_info_safe_with_text_that_is_not_utf_8_is_one_line(tmp_path):
     assert done.returncode == 1
     assert done.stderr.startswith("Error: ")
     assert done.stderr.count("\n") == 1, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("MTD_TL.xml", b"<NROWS>24<", b"<NROWS>0<"),
+        ("MTD_MSIL2A.xml", b"SAFE_COMPACT", b"SAFE_COMP\xff"),
+        ("MTD_MSIL2A.xml", b">10000<", b">0<"),
+        ("MTD_MSIL2A.xml", b">10000<", b">many<"),
+        ("MTD_MSIL2A.xml", b"<SPECIAL_VALUE_INDEX>0<", b"<SPECIAL_VALUE_INDEX>none<"),
+        ("MTD_MSIL2A.xml", b">-1000<", b">none<"),
+    ],
+)
+def test_open_raster_safe_of_odd_values_is_one_line(name, old, new, tmp_path):
+    product, _ = make_safe(tmp_path, side=24)
+    path = next(product.rglob(name))
+    assert old in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(old, new))
+    with pytest.raises(InputError, match=r"cannot be read|no tile with bands") as caught:
+        open_raster(str(product))
+    assert "\n" not in str(caught.value)
