@@ -6,6 +6,7 @@ bands to the 10 m grid. Nothing is copied, and the values of the 10 m bands are 
 
 from __future__ import annotations
 
+import math
 import re
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -45,6 +46,8 @@ _IMAGE_NAME = re.compile(
     re.IGNORECASE,
 )
 """Name of an image or of its folder in the metadata."""
+MAX_VALUE = 10.0**6
+"""Largest number for the radiometry in the metadata: pixels have 16 bits."""
 _BAND_FILE = re.compile(r"_(B\d[0-9A])(_\d0m)?\.jp2$")
 
 
@@ -269,14 +272,16 @@ def _vrt_document(parts: Sequence[Any]) -> Element:
 def _bands(part: Any) -> Iterator[_SourceBand]:
     """Yield the bands of one resolution, with scale, offset and nodata from the metadata."""
     tags = part.tags()
-    scale = 1 / float(tags.get("BOA_QUANTIFICATION_VALUE", tags.get("QUANTIFICATION_VALUE", 1)))
-    nodata = float(tags["SPECIAL_VALUE_NODATA"]) if "SPECIAL_VALUE_NODATA" in tags else None
+    scale = 1 / _number(tags, ("BOA_QUANTIFICATION_VALUE", "QUANTIFICATION_VALUE"), 1, 1)
+    nodata = None
+    if "SPECIAL_VALUE_NODATA" in tags:
+        nodata = _number(tags, ("SPECIAL_VALUE_NODATA",), 0, 0, 65535)
     for i in part.indexes:
         band_tags = part.tags(i)
         name = _band_name(band_tags)
         if name is None:
             continue
-        added = float(band_tags.get("BOA_ADD_OFFSET", band_tags.get("RADIO_ADD_OFFSET", 0)))
+        added = _number(band_tags, ("BOA_ADD_OFFSET", "RADIO_ADD_OFFSET"), 0, -MAX_VALUE)
         yield _SourceBand(
             part,
             i,
@@ -291,6 +296,29 @@ def _bands(part: Any) -> Iterator[_SourceBand]:
                 tags={"": band_tags},
             ),
         )
+
+
+def _number(
+    tags: dict[str, str],
+    names: Sequence[str],
+    default: float,
+    lowest: float,
+    highest: float = MAX_VALUE,
+) -> float:
+    """Return the number in the first of some tags; raise InputError if it makes no sense."""
+    name = next((name for name in names if name in tags), None)
+    if name is None:
+        return default
+    try:
+        value = float(tags[name])
+    except ValueError:
+        value = math.nan
+    if not lowest <= value <= highest:
+        raise InputError(
+            f"the product's metadata: {name} is {tags[name]!r:.80}, expected a number from "
+            f"{lowest:g} to {highest:g}; download the product again"
+        )
+    return value
 
 
 def _warped_vrt(band: _SourceBand, fine: Any) -> Element:

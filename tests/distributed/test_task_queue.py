@@ -221,11 +221,15 @@ def test_task_with_other_error_raises_resource_error_that_names_it(threads):
 
 
 def test_next_completed_with_check_that_raises_is_cancelled(threads):
+    cancelled = threading.Event()
+
     def check_cancelled():
-        raise InterruptedRunError("interrupted")
+        if cancelled.is_set():
+            raise InterruptedRunError("interrupted")
 
     with make_queue(threads, Runner(lambda task: time.sleep(1)), check_cancelled) as queue:
         queue.submit([(0, 0)])
+        cancelled.set()
         with pytest.raises(InterruptedRunError):
             queue.next_completed()
 

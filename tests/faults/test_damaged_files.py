@@ -22,6 +22,8 @@ from georsr.geo.stac import compute_footprint
 from georsr.io.reader import open_raster
 from georsr.models.io import create_model, open_model, save_model
 from georsr.models.spec import ModelSpec
+from georsr.training.module import training_network
+from georsr.training.recipe import Recipe
 from tests.conftest import REPOSITORY
 
 DEEP = "[" * 100_000
@@ -124,6 +126,29 @@ def test_weights_whose_spec_asks_for_a_huge_network_are_refused(
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 100e6
+
+
+@pytest.mark.parametrize(
+    "network",
+    [{"embed_dim": 10**9}, {"depth": 10**9}, {"embed_dim": 30_000, "num_groups": 30_000}],
+    ids=repr,
+)
+def test_recipe_that_asks_for_a_huge_network_is_refused_at_once(network):
+    tracemalloc.start()
+    with pytest.raises((ModelError, UsageError), match="recipe huge: network"):
+        training_network(Recipe("huge", 2, network=network))
+    with pytest.raises(ModelError, match=r"far larger network|bad parameters"):
+        create_model("segsr-lite", 2, **network)
+    assert tracemalloc.get_traced_memory()[1] < 200e6
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "sizes", [{"patch": 4096, "batch": 64}, {"batch": 65536}, {"scale": 8, "patch": 4000}]
+)
+def test_recipe_whose_step_needs_too_many_pixels_is_refused(sizes):
+    with pytest.raises(UsageError, match="pixels, expected at most"):
+        Recipe(**{"name": "huge", "scale": 4} | sizes)
 
 
 @pytest.mark.parametrize(
