@@ -216,8 +216,12 @@ def _measure_pairs(pairs: Path, as_json: bool, quiet: bool, options: dict[str, A
 
 def _measure_rasters(rasters: tuple[str, ...], as_json: bool, options: dict[str, Any]) -> str:
     with import_without_gc():
-        from georsr.evaluation.full_reference import compare, compare_bicubic, compare_with_source
         from georsr.evaluation.no_reference import measure_no_reference
+        from georsr.evaluation.raster_comparison import (
+            compare,
+            compare_bicubic,
+            compare_with_source,
+        )
         from georsr.radiometry.degradation import parse_degradation
 
     lr, scale = options["lr"], options["scale"]

@@ -78,7 +78,7 @@ def command(
         from georsr._files import check_writable
         from georsr.config import SRConfig
         from georsr.errors import UsageError
-        from georsr.inference.sensing import description_of
+        from georsr.inference.blur_and_noise import description_of
         from georsr.models.io import open_model
         from georsr.models.onnx.export import export_model
         from georsr.writer.paths import check_outputs
@@ -116,9 +116,9 @@ def _for_scene(
 ) -> tuple[Model, list[FloatArray] | None]:
     """Return the model with the sensor description of a scene, and tiles of the scene."""
     from georsr.device import DeviceConfig
-    from georsr.inference.bands import open_for_model
+    from georsr.inference.blur_and_noise import scene_sensor, with_scene_sensor, with_sensor
+    from georsr.inference.model_bands import open_for_model
     from georsr.inference.pipeline import calibration_tiles
-    from georsr.inference.sensing import scene_sensor, with_scene_sensor, with_sensor
     from georsr.io.reader import choose_normalization
     from georsr.radiometry.normalization import Normalization
 
@@ -126,7 +126,7 @@ def _for_scene(
         unused = Normalization((0.0,), (1.0,), "fixed")
         return with_sensor(model, scene_sensor([], unused, model, config)), None
     with open_for_model(scene, model, bidx) as (reader, _):
-        info, stretch = reader.info, choose_normalization(reader, "auto")
-        scene_pixels = reader.read, info.height, info.width, stretch
+        info, normalization = reader.info, choose_normalization(reader, "auto")
+        scene_pixels = reader.read, info.height, info.width, normalization
         fixed = with_scene_sensor(*scene_pixels, model, config, DeviceConfig("cpu"))
         return fixed, calibration_tiles(reader, model.spec, tile)

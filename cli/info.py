@@ -154,7 +154,7 @@ def _value_ranges(reader: RasterReader) -> list[tuple[float, float] | None]:
 def _network_bands(info: RasterInfo) -> tuple[tuple[int, ...], str]:
     """Return the bands that a network of three bands would take, and a remark."""
     from georsr.errors import UsageError
-    from georsr.io.metadata import detect_rgb_bands
+    from georsr.io.rgb_bands import detect_rgb_bands
 
     if info.count == 1:
         return info.indexes, "as grey"
@@ -190,6 +190,8 @@ def _output_facts(info: RasterInfo) -> dict[str, Any]:
 def _raster_facts(
     info: RasterInfo, area: AreaOfInterest | None, ranges: list[tuple[float, float] | None]
 ) -> dict[str, Any]:
+    from georsr.io.metadata import crs_unit
+
     numbers, remark = _network_bands(info)
     return {
         "path": info.path,
@@ -200,7 +202,7 @@ def _raster_facts(
         "dtype": info.dtype,
         "crs": None if info.crs is None else str(info.crs),
         "transform": list(info.transform)[:6] if info.transform else None,
-        "unit": _crs_unit(info),
+        "unit": crs_unit(info),
         "extent": _extent(info),
         "gcps": len(info.gcps),
         "rpcs": info.rpcs is not None,
@@ -229,18 +231,11 @@ def _raster_facts(
     }
 
 
-def _crs_unit(info: RasterInfo) -> str | None:
-    """Return the unit of coordinates in a raster's CRS."""
-    if info.crs is None:
-        return None
-    return "degree" if info.crs.is_geographic else str(info.crs.linear_units)
-
-
 def _raster_lines(
     info: RasterInfo, area: AreaOfInterest | None, ranges: list[tuple[float, float] | None]
 ) -> Iterator[tuple[str, str]]:
     """Yield the name and the text of each line."""
-    from georsr.io.metadata import format_pixel_size
+    from georsr.io.metadata import crs_unit, format_pixel_size
 
     count = len(info.files)
     yield "path", info.path
@@ -248,7 +243,7 @@ def _raster_lines(
     yield "size", f"{info.width} x {info.height} pixels, {info.count} bands of {info.dtype}"
     yield "crs", "none" if info.crs is None else str(info.crs)
     if info.transform is not None:
-        yield "pixel size", f"{format_pixel_size(info)} {_crs_unit(info) or ''}".rstrip()
+        yield "pixel size", f"{format_pixel_size(info)} {crs_unit(info) or ''}".rstrip()
         extent = _extent(info) or {}
         yield "extent", ", ".join(f"{side} {value:.10g}" for side, value in extent.items())
     if info.gcps or info.rpcs:

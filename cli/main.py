@@ -1,4 +1,4 @@
-"""Define the command group ``georsr``, prepare its process, and turn errors into exit codes."""
+"""Define the command group ``georsr``, and prepare its process."""
 
 from __future__ import annotations
 
@@ -9,33 +9,25 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
 import click
 
-from georsr.device import INSTALL_TORCH
 from georsr.errors import (
-    GeorsrError,
     GeorsrWarning,
-    InterruptedRunError,
-    UsageError,
     escape_control_characters,
     redact_url,
 )
 from georsr.reports import georsr_version
 from georsr.system import GDAL_VARIABLES, foreign_variables, tune_malloc
 
-FULL_PACKAGES = ("torch", "open_clip", "huggingface_hub")
-"""Modules that are declared dependencies, but missing in the light set."""
+from .exit_codes import ForcedExit, TerminatedError, exit_code, print_error
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-class ForcedExit(SystemExit):
-    """Ends the process at once with this exit code."""
 
 
 class SignalFlag:
@@ -193,6 +185,7 @@ log = logging.getLogger("georsr")
 COMMANDS = {
     "sr": ("georsr.cli.sr", "Super-resolve a raster."),
     "preview": ("georsr.cli.preview", "Show a small part of a raster by several models."),
+    "view": ("georsr.cli.preview:view", "Show an output beside its source in a browser."),
     "info": ("georsr.cli.info", "Describe a raster, a model, or what a run would need."),
     "models": ("georsr.cli.models", "List, describe and convert models."),
     "train": ("georsr.cli.train", "Train a network on your images."),
@@ -202,7 +195,7 @@ COMMANDS = {
     "doctor": ("georsr.cli.doctor", "Check the installation and suggest remedies."),
     "qgis": ("georsr.cli.qgis", "Install the plugin for the Processing toolbox of QGIS."),
 }
-"""Command -> (module, one line): modules load when their command runs, so help is quick."""
+"""Command -> (module or module:name, one line); modules load when their command runs."""
 
 
 class LazyGroup(click.Group):
@@ -218,7 +211,8 @@ class LazyGroup(click.Group):
             return None
         from importlib import import_module
 
-        command: click.Command = import_module(COMMANDS[name][0]).command
+        module, _, attribute = COMMANDS[name][0].partition(":")
+        command: click.Command = getattr(import_module(module), attribute or "command")
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -236,10 +230,6 @@ def cli() -> None:
     georsr sr scene.tif out.tif
     georsr sr scene.tif out.tif --scale 2 --bidx 3,2,1 --cog
     """
-
-
-class TerminatedError(BaseException):
-    """The process received SIGTERM."""
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:
@@ -265,75 +255,9 @@ def _show_warning(message: Warning | str, category: type[Warning], *where: Any) 
             click.echo(escape_control_characters(redact_url(f"Warning: {message}")), err=True)
 
 
-EXIT_CODES: dict[type[GeorsrError], int] = {UsageError: 2, InterruptedRunError: 130}
-"""Exit codes of errors; 1 for all others."""
-
-
-def _fail(message: str, code: int) -> int:
-    log.debug("error: %s", message)
-    click.echo(escape_control_characters(redact_url(f"Error: {message}")), err=True)
-    return code
-
-
-def show_error(error: GeorsrError) -> int:
-    """Print an error and its notes as one line on stderr, and return its exit code."""
-    log.debug("traceback", exc_info=error)
-    code = next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), 1)
-    return _fail("; ".join([str(error), *getattr(error, "__notes__", [])]), code)
-
-
-def _unforeseen(error: Exception) -> tuple[str, int]:
-    """Return the message and the exit code of an error that is not one of georsr's."""
-    if isinstance(error, ModuleNotFoundError) and error.name in FULL_PACKAGES:
-        return f"this needs {error.name}, which is not installed: {INSTALL_TORCH}", 2
-    if isinstance(error, OSError) and error.strerror and error.filename:  # a name too long
-        return f"{str(error.filename)[:200]}: {error.strerror}", 1
-    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    present = [name for name in GDAL_VARIABLES if name in os.environ]
-    if type(error).__name__ == "CRSError" and present:
-        text += f"; unset {' '.join(present)}, if set for another installation"
-    return f"not foreseen: {text}; run it again with -vv for the traceback", 1
-
-
 def invoke(arguments: list[str] | None = None) -> int:
     """Run one command line; returns its exit code (0, 1, 2, 130 or 143)."""
     return exit_code(lambda: cli.main(arguments, prog_name="georsr", standalone_mode=False))
-
-
-def exit_code(call: Callable[[], Any]) -> int:
-    """Call a command, print its error as one line on stderr, and return the exit code.
-
-    A second signal ends the process here.
-    """
-    handlers, level = list(log.handlers), log.level
-    try:
-        result = call()
-        return result if isinstance(result, int) else 0
-    except GeorsrError as error:
-        return show_error(error)
-    except click.ClickException as error:
-        error.message = escape_control_characters(redact_url(error.message))  # type: ignore[misc]
-        error.show()
-        return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        return _fail("interrupted", 130)
-    except TerminatedError:
-        return _fail("terminated", 143)
-    except BrokenPipeError:
-        return 1
-    except Exception as error:
-        log.debug("traceback", exc_info=True)
-        return _fail(*_unforeseen(error))
-    except ForcedExit as ended:
-        # A thread may still compute a tile. The process does not wait for it, and the usual exit
-        # would free the memory of torch that the thread uses.
-        sys.stderr.flush()
-        os._exit(int(ended.code or 0))
-    finally:
-        for handler in set(log.handlers).difference(handlers):
-            handler.close()
-        log.handlers = handlers  # the command has set its own
-        log.setLevel(level)
 
 
 def leave_out_foreign_variables() -> None:
@@ -348,6 +272,21 @@ def leave_out_foreign_variables() -> None:
         click.echo(f"Warning: {message}; unset to silence this", err=True)
 
 
+def _log_ignored(event: Any) -> None:
+    """Log an exception that Python can only print."""
+    log.debug("ignored in %s", event.object, exc_info=event.exc_value)
+
+
+def _log_undecodable(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Log an error that rasterio prints: a message of GDAL is not UTF-8. Print all others."""
+    if isinstance(error, UnicodeDecodeError):
+        log.debug("a message of GDAL was lost", exc_info=error)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
 def prepare_process() -> None:
     """Make warnings lines and SIGTERM an exception, in a process of the command line's own."""
     tune_malloc()
@@ -356,6 +295,7 @@ def prepare_process() -> None:
     if any(name in os.environ for name in GDAL_VARIABLES):
         leave_out_foreign_variables()
     signal.signal(signal.SIGTERM, _terminate)
+    sys.excepthook, sys.unraisablehook = _log_undecodable, _log_ignored
     warnings.showwarning = _show_warning  # type: ignore[assignment]
     warnings.simplefilter("always", GeorsrWarning)
 
@@ -366,7 +306,8 @@ def main() -> None:
     try:
         Path.cwd()
     except OSError:  # torch ends a process whose folder is gone
-        sys.exit(_fail("the current folder does not exist any more; change to another one", 1))
+        text = "the current folder does not exist any more; change to another one"
+        sys.exit(print_error(text, 1))
     code = invoke()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the work is over; leaving takes a moment

@@ -9,7 +9,8 @@ import click
 
 from georsr.errors import InterruptedRunError
 
-from .main import catch_signals, import_without_gc, show_error
+from .exit_codes import show_error
+from .main import catch_signals, import_without_gc
 from .options import (
     DEVICE_OPTIONS,
     TILE_OPTIONS,
@@ -45,7 +46,7 @@ def seams(
     quiet: bool,
     **options: Any,
 ) -> None:
-    """Print how much the output changes when the tile grid moves by half a tile.
+    """Print how much the output changes when the tile grid moves by half its spacing.
 
     The result of a network that uses the context of a full tile (SeG-SR, segsr-lite) depends
     slightly on the position of the tiles. This measures how much, in the centre of RASTER.

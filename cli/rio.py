@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from .main import exit_code, prepare_process
+from .exit_codes import exit_code
+from .main import prepare_process
 from .sr import command as sr
 
 

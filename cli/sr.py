@@ -17,7 +17,8 @@ from georsr.errors import (
     escape_control_characters,
 )
 
-from .main import catch_signals, import_without_gc, interrupt_at_signal, show_error
+from .exit_codes import show_error
+from .main import catch_signals, import_without_gc, interrupt_at_signal
 from .options import (
     FileName,
     SectionedCommand,

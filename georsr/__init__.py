@@ -27,12 +27,12 @@ if TYPE_CHECKING:
         ResourceError,
         UsageError,
     )
-    from georsr.estimation import RunEstimate
     from georsr.models.io import Model, create_model, open_model
     from georsr.models.spec import ModelSpec
     from georsr.progress import JsonProgress, Progress, TqdmProgress
     from georsr.radiometry.normalization import Normalization
     from georsr.reports import ConsistencyReport, LayersReport, RunReport
+    from georsr.run_estimate import RunEstimate
 
     __version__: str
 
@@ -54,7 +54,7 @@ _MODULES = {
         "ResourceError",
         "UsageError",
     ),
-    "georsr.estimation": ("RunEstimate",),
+    "georsr.run_estimate": ("RunEstimate",),
     "georsr.models.io": ("Model", "create_model", "open_model"),
     "georsr.models.spec": ("ModelSpec",),
     "georsr.progress": ("JsonProgress", "Progress", "TqdmProgress"),

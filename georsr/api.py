@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Unpack
 
 from georsr.config import SRConfig, SROptions, aoi_path
 from georsr.errors import UsageError
-from georsr.inference.bands import match_bands
+from georsr.inference.model_bands import match_bands
 from georsr.io import open_sources
 from georsr.io.reader import RasterReader, open_output
 from georsr.jobs.job import RunRequest
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from distributed import Security
 
     from georsr.distributed.cluster import Cluster
-    from georsr.estimation import RunEstimate
     from georsr.progress import ProgressLike
     from georsr.reports import LayersReport, RunReport
+    from georsr.run_estimate import RunEstimate
 
 PathLike = str | os.PathLike[str]
 
@@ -203,7 +203,7 @@ def estimate(
     GeorsrError
         The run is not possible at all: source, model or options are wrong.
     """
-    from georsr.estimation import estimate_run
+    from georsr.run_estimate import estimate_run
 
     config = SRConfig(**options)
     outputs = _Outputs.at(destination, quality, stac, parts)

@@ -31,7 +31,7 @@ from georsr.io import expand_sources
 from georsr.io.gdal_env import absolute_path
 from georsr.io.reader import open_output
 from georsr.models.io import Model, open_model
-from georsr.progress import Timer, never, open_progress
+from georsr.progress import RunContext, never, open_progress
 from georsr.writer.paths import check_outputs, raster_outputs, temp_paths
 
 if TYPE_CHECKING:
@@ -210,18 +210,15 @@ def _run_here(
 def _run_on_cluster(
     tasks: Sequence[Task], model: Model, cluster: Cluster, should_stop: Callable[[], bool]
 ) -> Generator[tuple[int, BatchItem], None, None]:
-    def check_cancelled() -> None:
-        if should_stop():
-            raise InterruptedRunError("interrupted")
-
+    context = RunContext(should_stop=should_stop)
     with cluster:
         cluster.start()
         runner = RasterRunner(model_ref(model), cluster.config)
         absolute = [
             (absolute_path(source), str(Path(output).absolute())) for source, output in tasks
         ]
-        with cluster.task_queue(runner, check_cancelled) as queue:
-            for index, item in queue.map(enumerate(absolute), Timer()):
+        with cluster.task_queue(runner, context.check_cancelled) as queue:
+            for index, item in queue.map(enumerate(absolute), context.timer):
                 for text in item.report.warnings if item.report else ():
                     warnings.warn(text, GeorsrWarning, stacklevel=4)  # the worker's are not seen
                 yield index, replace(item, source=tasks[index][0], output=tasks[index][1])

@@ -83,3 +83,9 @@ def open_quietly(path, **options):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", GeoreferenceWarning)
         return open_raster(path, **options)
+
+
+def read(path):
+    """Read all bands of a raster."""
+    with rasterio.open(path) as dataset:
+        return dataset.read()

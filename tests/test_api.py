@@ -36,13 +36,13 @@ def test_super_resolve_array_invalid_pixels_keep_their_value(lite_model, texture
     valid = np.ones((40, 40), bool)
     valid[20:25] = False
     image[:, 20:25] = 777
-    product = georsr.super_resolve_array(image, lite_model, valid=valid)
-    assert np.isnan(product[:, 10:18, 10:18]).all()
-    assert (product[:, 40:50] == 777).all()
+    output = georsr.super_resolve_array(image, lite_model, valid=valid)
+    assert np.isnan(output[:, 10:18, 10:18]).all()
+    assert (output[:, 40:50] == 777).all()
     other = image.copy()
     other[:, 20:25] = -5
     again = georsr.super_resolve_array(other, lite_model, valid=valid)
-    np.testing.assert_array_equal(again[:, :40], product[:, :40])
+    np.testing.assert_array_equal(again[:, :40], output[:, :40])
 
 
 def test_public_names_are_importable():

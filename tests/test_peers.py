@@ -49,10 +49,10 @@ def test_geoai_outer_frame_keeps_its_value(blend):
 
 def test_geoai_corners_keep_their_value(texture):
     values = np.rint(texture(1, 70, 90, "float32"))
-    product = enlarge(values, **FLOATS)
+    output = enlarge(values, **FLOATS)
     for row in (0, -1):
         for column in (0, -1):
-            assert product[0, row, column] == pytest.approx(values[0, row, column], rel=1e-6)
+            assert output[0, row, column] == pytest.approx(values[0, row, column], rel=1e-6)
 
 
 def test_geoai_tile_borders_are_not_black(texture):
@@ -88,9 +88,9 @@ def test_sen2sr_oblong_rasters_are_complete(shape, texture):
 def test_sen2sr_nan_does_not_spread(texture):
     values = texture(3, 60, 60, "float32")
     values[1, 30, 31] = np.nan
-    product = enlarge(values, "bicubic-x2", **FLOATS)
-    assert np.isnan(product[1, 60:62, 62:64]).all()
-    assert np.isnan(product).sum() == 4
+    output = enlarge(values, "bicubic-x2", **FLOATS)
+    assert np.isnan(output[1, 60:62, 62:64]).all()
+    assert np.isnan(output).sum() == 4
 
 
 # 4. opensr-utils
@@ -99,25 +99,25 @@ def test_sen2sr_nan_does_not_spread(texture):
 def test_opensr_utils_zeros_without_nodata_are_data(make_raster, texture, tmp_path):
     values = texture(3, 40, 40)
     values[:, :10, :10] = 0
-    with rasterio.open(run(make_raster(values), tmp_path)) as product:
-        assert product.nodata is None
-        assert (product.dataset_mask() == 255).all()
+    with rasterio.open(run(make_raster(values), tmp_path)) as output:
+        assert output.nodata is None
+        assert (output.dataset_mask() == 255).all()
 
 
 def test_opensr_utils_values_above_10000_are_kept(texture):
     values = np.clip(texture(3, 60, 60, "uint16"), 200, None)
     values[:, 20:40, 20:40] = 15_000
-    product = enlarge(values, "bicubic-x2", stretch="0,10000")
-    assert (product[:, 50:70, 50:70] == 15_000).all()
+    output = enlarge(values, "bicubic-x2", stretch="0,10000")
+    assert (output[:, 50:70, 50:70] == 15_000).all()
 
 
 def test_opensr_utils_dark_tile_keeps_its_range():
     """The range is that of the scene, never guessed from a tile."""
     values = np.full((3, 64, 128), 3, np.uint16)
     values[:, :, 64:] = 4000
-    product = enlarge(values)
-    assert (product[:, :, :128] == 3).all()
-    assert (product[:, :, 128:] == 4000).all()
+    output = enlarge(values)
+    assert (output[:, :, :128] == 3).all()
+    assert (output[:, :, 128:] == 4000).all()
 
 
 def test_opensr_utils_blending_equal_tiles_loses_no_level(texture):
@@ -126,7 +126,7 @@ def test_opensr_utils_blending_equal_tiles_loses_no_level(texture):
 
 
 def test_opensr_utils_no_temporary_tiles_are_written(make_raster, texture, tmp_path):
-    """Beside the product there is one part file and its journal, however many tiles."""
+    """Beside the output there is one part file and its journal, however many tiles."""
     source, seen = make_raster(texture(3, 200, 200)), set()
 
     def look():
@@ -146,10 +146,10 @@ def test_opensr_utils_reflectance_offset_is_kept(make_raster, texture, tmp_path)
         dataset.descriptions = ("B4", "B3", "B2")
 
     source = make_raster(texture(3, 40, 40, "uint16"), after=note)
-    with rasterio.open(run(source, tmp_path)) as product:
-        assert product.scales == (1e-4,) * 3
-        assert product.offsets == (-0.1,) * 3
-        assert product.descriptions == ("B4", "B3", "B2")
+    with rasterio.open(run(source, tmp_path)) as output:
+        assert output.scales == (1e-4,) * 3
+        assert output.offsets == (-0.1,) * 3
+        assert output.descriptions == ("B4", "B3", "B2")
 
 
 def test_opensr_utils_other_bands_are_not_used_as_rgb(lite_model, make_raster, texture, tmp_path):
@@ -172,8 +172,8 @@ def test_opensr_utils_other_bands_are_not_used_as_rgb(lite_model, make_raster, t
 def test_deepness_floats_do_not_wrap_in_eight_bits(make_raster, tmp_path):
     values = np.full((1, 40, 40), 300.7, np.float32)
     values[:, :20] = -3.2
-    with rasterio.open(run(make_raster(values), tmp_path, dtype="uint8")) as product:
-        pixels = product.read()
+    with rasterio.open(run(make_raster(values), tmp_path, dtype="uint8")) as output:
+        pixels = output.read()
     assert (pixels[:, :40] == 0).all()
     assert (pixels[:, 40:] == 255).all()
 
@@ -197,23 +197,23 @@ def test_deepness_custom_crs_and_oblong_pixels_are_kept(make_raster, texture, tm
         assert new.res == (1.85, 5.65)
 
 
-# 6 and 7. Evoland, sr4rs: products smaller than their source
+# 6 and 7. Evoland, sr4rs: outputs smaller than their source
 
 
 @pytest.mark.parametrize("size", [(127, 129), (128, 128), (1, 200), (33, 31)])
 def test_evoland_and_sr4rs_border_is_kept(size, texture):
     """remicres/sr4rs issues 50 and 74."""
     values = texture(1, *size)
-    product = enlarge(values, "bicubic-x2", tile_size=64)
-    assert product.shape == (1, 2 * size[0], 2 * size[1])
+    output = enlarge(values, "bicubic-x2", tile_size=64)
+    assert output.shape == (1, 2 * size[0], 2 * size[1])
     np.testing.assert_array_equal(enlarge(values, tile_size=64), replicated(values, 2))
 
 
 def test_evoland_output_is_compressed(make_raster, tmp_path):
     source = make_raster(np.zeros((3, 200, 200), np.uint8))
     out = run(source, tmp_path)
-    with rasterio.open(out) as product:
-        assert product.compression is not None
+    with rasterio.open(out) as output:
+        assert output.compression is not None
     assert Path(out).stat().st_size < 3 * 400 * 400 / 20
 
 
@@ -270,8 +270,8 @@ def test_segsr_prompts_are_saved_parameters():
 @pytest.mark.parametrize("overlap", [0, 4])
 def test_tamrfsits_tiles_without_halo_are_complete(overlap, texture):
     values = texture(2, 70, 80)
-    product = enlarge(values, halo=0, overlap=overlap)
-    np.testing.assert_array_equal(product, replicated(values, 2))
+    output = enlarge(values, halo=0, overlap=overlap)
+    np.testing.assert_array_equal(output, replicated(values, 2))
 
 
 # 10. opensr-model

@@ -10,7 +10,7 @@ import rasterio
 from georsr.cli.main import invoke
 
 from georsr.api import super_resolve_array
-from georsr.inference.sensing import with_sensor
+from georsr.inference.blur_and_noise import with_sensor
 from georsr.models.io import open_model
 from georsr.models.registry import bundled_weights, list_models
 

@@ -21,7 +21,7 @@ import torch
 
 from georsr.api import super_resolve_array
 from georsr.evaluation.edges import flat_blocks, plane_residual
-from georsr.inference.sensing import BLOCK
+from georsr.inference.blur_and_noise import BLOCK
 from georsr.models.interpolation import Bicubic
 from georsr.models.io import Model, open_model
 from georsr.radiometry.degradation import smooth_noise

@@ -16,8 +16,8 @@ from georsr.api import super_resolve_array
 from georsr.config import SRConfig
 from georsr.evaluation.dataset import UINT8_RANGE, DegradedImages
 from georsr.evaluation.metrics import psnr_y
+from georsr.inference.blur_and_noise import resolve_kernel, with_scene_sensor
 from georsr.inference.predictor import place_model
-from georsr.inference.sensing import resolve_kernel, with_scene_sensor
 from georsr.io.image_datasets import open_dataset
 from georsr.models.io import Model, open_model
 from georsr.radiometry.degradation import BicubicDegradation

@@ -22,8 +22,8 @@ from benchmarks.quality import uncertainty_metrics
 from georsr.config import SRConfig
 from georsr.device import DeviceConfig, cpu_threads, select_device
 from georsr.evaluation.dataset import UINT8_RANGE, DegradedImages
+from georsr.inference.blur_and_noise import with_scene_sensor
 from georsr.inference.predictor import TilePredictor
-from georsr.inference.sensing import with_scene_sensor
 from georsr.io.image_datasets import open_dataset
 from georsr.models.io import open_model
 from georsr.quality.layers import (

@@ -4,7 +4,7 @@
 
 A case is one command line on one damaged file, in a process of its own that is forked after the
 imports. It has to end within 30 seconds and 2 GiB, with exit code 0 or with one line on stderr that
-says what is wrong. A command that fails leaves no output; one that succeeds leaves an output that
+says what is wrong. A command that fails leaves no new file; one that succeeds leaves an output that
 can be read. A run that goes on from a damaged journal or partial file and succeeds has to give the
 bytes of a run that was never interrupted. Each finding is printed, with the number that repeats it
 (``--first N --cases 1``). Exit code 1 if there are any.
@@ -18,6 +18,7 @@ import json
 import os
 import random
 import re
+import resource
 import shutil
 import signal
 import struct
@@ -44,8 +45,11 @@ VALUES: list[Any] = [
     *(None, True, False, "", "\0", "x" * 5000, "../../x", "4", "nan", "\ud800", "é\x1b[2J\n"),
     *([], {}, [[]], [None], [1, 2], {"a": 1}, [0] * 1000, ["a", {"b": []}]),
 ]
-Case = tuple[list[str], bytes | None]
-"""Arguments of the command, and the bytes that its output must have if it succeeds."""
+KEPT = ("run", "parts")
+"""Folders of finished work that is kept for a later run."""
+ROOT = Path(__file__).resolve().parents[2]
+Case = tuple[list[str], Path | None]
+"""Arguments of the command, and the folder with the files that it must make if it succeeds."""
 
 
 # Damage
@@ -128,6 +132,30 @@ def as_json(tree: Any) -> bytes:
         return b"[" * 100_000
 
 
+def damage_json(text: bytes, rng: random.Random) -> bytes:
+    """Damage the bytes of JSON, or the values in it."""
+    if rng.random() < 0.3:
+        return damage_bytes(text, rng)
+    return as_json(damage_tree(json.loads(text), rng))
+
+
+def damage_xml(text: bytes, rng: random.Random) -> bytes:
+    """Damage the bytes of XML, or its elements and attributes."""
+    if rng.random() < 0.4:
+        return damage_bytes(text, rng)
+    root = ET.fromstring(text)
+    for _ in range(rng.choice((1, 2, 4))):
+        element = rng.choice(list(root.iter()))
+        value = str(rng.choice(VALUES)).replace("\0", "").replace("\x1b", "")
+        if element.attrib and rng.random() < 0.5:
+            element.set(rng.choice(list(element.attrib)), value)
+        elif len(element) and rng.random() < 0.5:
+            element.append(copy.deepcopy(rng.choice(list(root.iter()))))
+        else:
+            element.text = value
+    return ET.tostring(root, "unicode").encode("utf-8", "surrogatepass")
+
+
 # Kinds of files
 
 
@@ -140,6 +168,11 @@ class Seeds:
     def read(self, name: str) -> bytes:
         """Return the bytes of a file."""
         return (self.folder / name).read_bytes()
+
+    @property
+    def safe(self) -> Path:
+        """Return the product of Sentinel-2."""
+        return next(self.folder.glob("*.SAFE"))
 
 
 def damaged(seeds: Seeds, name: str, work: Path, rng: random.Random) -> str:
@@ -171,34 +204,43 @@ def make_vrt(seeds: Seeds, work: Path, rng: random.Random) -> Case:
     path = work / "mosaic.vrt"
     for name in ("rgb.tif", "masked.tif"):
         shutil.copy(seeds.folder / name, work)
-    text = seeds.read("mosaic.vrt")
-    if rng.random() < 0.4:
-        path.write_bytes(damage_bytes(text, rng))
-        return sr(path, work), None
-    root = ET.fromstring(text)
-    for _ in range(rng.choice((1, 2, 4))):
-        element = rng.choice(list(root.iter()))
-        value = str(rng.choice(VALUES)).replace("\0", "").replace("\x1b", "")
-        if element.attrib and rng.random() < 0.5:
-            element.set(rng.choice(list(element.attrib)), value)
-        elif len(element) and rng.random() < 0.5:
-            element.append(copy.deepcopy(rng.choice(list(root.iter()))))
-        else:
-            element.text = value
-    path.write_bytes(ET.tostring(root, "unicode").encode("utf-8", "surrogatepass"))
+    path.write_bytes(damage_xml(seeds.read("mosaic.vrt"), rng))
     return sr(path, work), None
+
+
+def make_safe(seeds: Seeds, work: Path, rng: random.Random) -> Case:
+    """A product of Sentinel-2, one of whose metadata files is damaged."""
+    product = work / seeds.safe.name
+    shutil.copytree(seeds.safe, product)
+    path = rng.choice(sorted(product.rglob("*.xml")))
+    path.write_bytes(damage_xml(path.read_bytes(), rng))
+    target = rng.choice((product, next(product.glob("MTD_MSI*.xml"))))
+    return (["info", str(target)] if rng.random() < 0.2 else sr(target, work)), None
 
 
 def make_geojson(seeds: Seeds, work: Path, rng: random.Random) -> Case:
     """An area of interest."""
-    path, text = work / "area.geojson", seeds.read("area.geojson")
-    path.write_bytes(
-        damage_bytes(text, rng)
-        if rng.random() < 0.3
-        else as_json(damage_tree(json.loads(text), rng))
-    )
-    options = ("-m", "bicubic-x2", "--aoi", str(path), "--overwrite")
-    return sr(seeds.folder / "rgb.tif", work, *options), None
+    path = work / "area.geojson"
+    path.write_bytes(damage_json(seeds.read(path.name), rng))
+    return _with_area(seeds, work, str(path)), None
+
+
+def _with_area(seeds: Seeds, work: Path, area: str) -> list[str]:
+    return sr(seeds.folder / "rgb.tif", work, "-m", "bicubic-x2", f"--aoi={area}")
+
+
+def make_area(seeds: Seeds, work: Path, rng: random.Random) -> Case:
+    """An area of interest as WKT, GeoPackage, Shapefile or FlatGeobuf."""
+    places = sorted(seeds.folder.glob("area/*"))
+    if not places or rng.random() < 0.3:
+        text = damage_bytes(WKT.encode(), rng).decode("latin-1").replace("\0", "")
+        return _with_area(seeds, work, text), None
+    path = work / rng.choice(places).name
+    for place in places:  # a Shapefile is several files
+        shutil.copy(place, work)
+    path.write_bytes(damage_bytes(path.read_bytes(), rng))
+    main = path if path.suffix in (".gpkg", ".fgb") else path.with_suffix(".shp")
+    return _with_area(seeds, work, str(main)), None
 
 
 def make_safetensors(seeds: Seeds, work: Path, rng: random.Random) -> Case:
@@ -242,16 +284,18 @@ def make_journal(seeds: Seeds, work: Path, rng: random.Random) -> Case:
     """
     from georsr._files import CHECKSUM, jsonl_line
 
-    name = rng.choice(("half", "whole"))
-    work.rmdir()
-    shutil.copytree(seeds.folder / name, work)
-    path = work / ".out.tif.part.jsonl"
+    name = rng.choice(("half", "whole", "half.parts", "whole.parts"))
+    arguments, expected = _started(seeds, name, work)
+    path = next(p for p in (work / ".out.tif.part.jsonl", work / "parts/.parts.jsonl",
+                            work / "parts/index.json") if p.exists())  # fmt: skip
+    if path.name == "index.json":
+        path.write_bytes(damage_json(path.read_bytes(), rng))
+        return arguments, None
     lines = path.read_bytes().split(b"\n")[:-1]
     number = rng.randrange(len(lines))
-    arguments = sr(seeds.folder / "masked.tif", work)
     if rng.random() < 0.3:
         path.write_bytes(damage_bytes(path.read_bytes(), rng))
-        return arguments, seeds.read("masked.out.tif")
+        return arguments, expected
     entry = json.loads(lines[number])
     entry.pop(CHECKSUM)
     entry = damage_tree(entry, rng)
@@ -266,11 +310,28 @@ def make_journal(seeds: Seeds, work: Path, rng: random.Random) -> Case:
 
 def make_part(seeds: Seeds, work: Path, rng: random.Random) -> Case:
     """The unfinished file of a run that goes on."""
-    work.rmdir()
-    shutil.copytree(seeds.folder / "half", work)
-    path = work / ".out.tif.part.tif"
+    arguments, expected = _started(seeds, rng.choice(("half", "half.parts", "whole.parts")), work)
+    path = rng.choice(sorted(p for p in work.rglob("*.tif") if p.name != "out.tif"))
     path.write_bytes(damage_bytes(path.read_bytes(), rng))
-    return sr(seeds.folder / "masked.tif", work), seeds.read("masked.out.tif")
+    return arguments, expected
+
+
+def _started(seeds: Seeds, name: str, work: Path) -> Case:
+    """Copy what a stopped or killed run left; return its command, and what it has to make."""
+    work.rmdir()
+    shutil.copytree(seeds.folder / name, work)
+    arguments = sr(seeds.folder / "masked.tif", work)
+    if name.endswith("parts"):
+        arguments = in_parts(seeds.folder / "masked.tif", work)
+    return arguments, seeds.folder / ("made.parts" if name.endswith("parts") else "made")
+
+
+def in_parts(source: Path, work: Path) -> list[str]:
+    """Return the arguments of ``georsr sr`` that write parts."""
+    options = ("-m", "bicubic-x2", "--parts", str(work / "parts"), "--blocksize", "128")
+    arguments = sr(source, work, *options)
+    arguments[2] = str(work / "out.vrt")
+    return arguments
 
 
 def make_recipe(seeds: Seeds, work: Path, rng: random.Random) -> Case:
@@ -318,13 +379,39 @@ def make_stac(seeds: Seeds, work: Path, rng: random.Random) -> Case:
     work.rmdir()
     shutil.copytree(seeds.folder / "item", work)
     path = work / "out.json"
-    text = path.read_bytes()
-    path.write_bytes(
-        damage_bytes(text, rng)
-        if rng.random() < 0.3
-        else as_json(damage_tree(json.loads(text), rng))
-    )
+    path.write_bytes(damage_json(path.read_bytes(), rng))
     return sr(seeds.folder / "masked.tif", work, "-m", "bicubic-x2", "--stac", str(path)), None
+
+
+def make_product(seeds: Seeds, work: Path, rng: random.Random) -> Case:
+    """An output or its quality layers, whose tags or bytes are damaged."""
+    import rasterio
+
+    source, product, layers = (str(seeds.folder / f"{name}.tif") for name in ("small", "sr", "q"))
+    path = work / rng.choice(("sr.tif", "sr.tif", "q.tif"))
+    shutil.copy(seeds.folder / path.name, path)
+    if rng.random() < 0.3:
+        path.write_bytes(damage_bytes(path.read_bytes(), rng))
+    else:
+        with rasterio.open(path, "r+") as dataset:
+            tags = dataset.tags()
+            for name in rng.sample(sorted(n for n in tags if n.startswith("GEORSR_")), 2):
+                text = str(_value(rng)).replace("\0", "").encode("utf-8", "replace").decode()
+                if tags[name].startswith("{"):
+                    text = damage_json(tags[name].encode(), rng).decode("latin-1")
+                dataset.update_tags(**{name: text.replace("\0", "")[:100_000]})
+    if path.name == "q.tif":
+        layers = str(path)
+    else:
+        product = str(path)
+    return rng.choice((
+        ["info", str(path)], ["info", str(path), "--json"],
+        ["eval", product, "--lr", source],
+        ["quality", "report", source, product, "--json"],
+        ["quality", "report", source, product, "--json", "--layers", layers],
+        ["quality", "layers", source, product, str(work / "new.tif"), "-j", "1"],
+        sr(path, work),
+    )), None  # fmt: skip
 
 
 def make_outputs(seeds: Seeds, work: Path, rng: random.Random) -> Case:
@@ -379,12 +466,15 @@ KINDS: dict[str, Callable[[Seeds, Path, random.Random], Case]] = {
     "tiff": make_tiff,
     "jp2": make_jp2,
     "vrt": make_vrt,
+    "safe": make_safe,
     "geojson": make_geojson,
+    "area": make_area,
     "safetensors": make_safetensors,
     "onnx": make_onnx,
     "recipe": make_recipe,
     "checkpoint": make_checkpoint,
     "stac": make_stac,
+    "product": make_product,
     "outputs": make_outputs,
 }
 
@@ -395,6 +485,7 @@ KINDS: dict[str, Callable[[Seeds, Path, random.Random], Case]] = {
 def make_seeds(folder: Path) -> int:
     """Write the files that are damaged; in a process of its own, because it runs networks."""
     _write_rasters(folder)
+    _write_areas(folder)
     _write_models(folder)
     _write_runs(folder)
     _write_training(folder)
@@ -444,6 +535,31 @@ def _write_rasters(folder: Path) -> None:
     (folder / "area.geojson").write_text(json.dumps(area))
 
 
+WKT = "SRID=32632;MULTIPOLYGON(((400010 4999990,400080 4999985,400050 4999930,400010 4999990)))"
+
+
+def _write_areas(folder: Path) -> None:
+    """Write a product of Sentinel-2, and areas in formats that need pyogrio, if it is installed."""
+    sys.path.insert(0, str(ROOT))
+    from tests.sentinel2_safe import make_safe
+
+    make_safe(folder, side=24)
+    try:
+        import pyogrio
+    except ImportError:
+        return
+    import numpy as np
+    import shapely
+
+    (folder / "area").mkdir()
+    geometries = np.array([shapely.to_wkb(shapely.from_wkt(WKT.partition(";")[2]))])
+    for suffix in ("gpkg", "shp", "fgb"):
+        pyogrio.raw.write(
+            folder / "area" / f"area.{suffix}", geometries, [np.array([7])], ["number"],
+            geometry_type="MultiPolygon", crs="EPSG:32632",
+        )  # fmt: skip
+
+
 def _write_models(folder: Path) -> None:
     import torch
 
@@ -461,6 +577,7 @@ def _write_models(folder: Path) -> None:
 
 def _write_runs(folder: Path) -> None:
     """Write an output, runs that were stopped half-way and at the end, and a training run."""
+    import rasterio
     from georsr.cli.main import invoke
 
     import georsr
@@ -468,36 +585,53 @@ def _write_runs(folder: Path) -> None:
     from georsr.writer import writer
 
     writer.SYNC_SECONDS = 0.0
-    for name in ("whole", "half", "item"):
+    masked, states = folder / "masked.tif", ("made", "whole", "half", "item", "kept")
+    for name in (*states, "made.parts", "whole.parts", "half.parts"):
         (folder / name).mkdir()
-    arguments = sr(folder / "masked.tif", folder / "whole")
-    assert invoke(arguments) == 0
-    shutil.copy(folder / "whole" / "out.tif", folder / "masked.out.tif")
-    (folder / "whole" / "out.tif").unlink()
+    stac = ["--stac", str(folder / "item" / "out.json")]
+    assert invoke(sr(masked, folder / "made")) == 0
+    assert invoke(in_parts(masked, folder / "made.parts")) == 0
+    assert invoke(in_parts(masked, folder / "whole.parts")) == 0
     # killed between giving the output its name and removing the journal
     removed = writer.Journal.remove
-    for name, options in (("whole", []), ("item", ["--stac", str(folder / "item" / "out.json")])):
+    for name, options in (("whole", []), ("item", stac)):
         pid = os.fork()
         if not pid:
             writer.Journal.remove = lambda self: (
                 removed(self) if self._file is None else os._exit(7)
             )
-            invoke([*sr(folder / "masked.tif", folder / name), *options])
+            invoke([*sr(masked, folder / name), *options])
             os._exit(0)
         os.waitpid(pid, 0)
-    item = [*sr(folder / "masked.tif", folder / "item"), "--stac", str(folder / "item/out.json")]
-    shutil.copytree(folder / "item", folder / "kept")
-    assert invoke(item) == 0
+    shutil.copytree(folder / "item", folder / "kept", dirs_exist_ok=True)
+    assert invoke([*sr(masked, folder / "item"), *stac]) == 0
     shutil.copy(folder / "item/out.json", folder / "kept/out.json")
     shutil.rmtree(folder / "item")
     (folder / "kept").rename(folder / "item")
+    half, parts = folder / "half", folder / "half.parts" / "parts"
     asked = iter(range(1000))
-    with suppress(InterruptedRunError):
-        georsr.super_resolve(
-            folder / "masked.tif", folder / "half" / "out.tif", "bicubic", 2, tile_size=32, halo=2,
-            overlap=4, blocksize=64, should_stop=lambda: next(asked) > 12,
-        )  # fmt: skip
+    for out, options in (
+        (half / "out.tif", {"blocksize": 64, "should_stop": lambda: next(asked) > 12}),
+        (
+            parts.with_name("out.vrt"),
+            {"parts": parts, "blocksize": 128, "should_stop": lambda: any(parts.glob("r*.tif"))},
+        ),
+    ):
+        with suppress(InterruptedRunError):
+            georsr.super_resolve(
+                masked, out, "bicubic", 2, tile_size=32, halo=2, overlap=4, **options
+            )
     assert (folder / "half" / ".out.tif.part.jsonl").exists()
+    assert (parts / ".parts.jsonl").exists()
+    # an output of a bundled model, and its quality layers
+    with rasterio.open(folder / "rgb.tif") as dataset:
+        profile = dataset.profile | {"height": 40, "width": 48}
+        pixels = dataset.read(window=((0, 40), (0, 48)))
+    with rasterio.open(folder / "small.tif", "w", **profile) as dataset:
+        dataset.write(pixels)
+    run = sr(folder / "small.tif", folder, "-m", "segsr-lite-x2", "--quality", f"{folder}/q.tif")
+    run[2] = str(folder / "sr.tif")
+    assert invoke(run) == 0
 
 
 def _write_training(folder: Path) -> None:
@@ -604,7 +738,9 @@ def wait(pid: int, said: Path) -> Outcome:
     return Outcome(code, time.monotonic() - since, peak, text)
 
 
-def problem_of(outcome: Outcome, work: Path, expected: bytes | None) -> str | None:
+def problem_of(
+    outcome: Outcome, work: Path, before: set[Path], expected: Path | None
+) -> str | None:
     """Return what is wrong with the end of a case, if anything."""
     if outcome.peak > MAX_BYTES:
         return f"takes {outcome.peak >> 20} MiB"
@@ -620,16 +756,23 @@ def problem_of(outcome: Outcome, work: Path, expected: bytes | None) -> str | No
     if outcome.code:
         if len(errors) != 1 or errors != lines[-1:]:
             return f"{len(errors)} lines of errors, or others after it"
-        if output.exists() and expected is None and not (work / ".out.tif.part.jsonl").exists():
-            return None if (work / "out.json").exists() else "an output of a run that failed"
-        return None
-    return problem_of_output(output, expected) if output.exists() else None
+        new = [str(path) for path in sorted(files_in(work) - before) if path.parts[0] not in KEPT]
+        return f"a run that failed leaves {new}" if new else None
+    if expected is not None:
+        made = {path: (work / path).read_bytes() for path in files_in(work)}
+        if made != {path: (expected / path).read_bytes() for path in files_in(expected)}:
+            return "other files or bytes than an undisturbed run"
+    return problem_of_output(output) if output.exists() else None
 
 
-def problem_of_output(output: Path, expected: bytes | None) -> str | None:
+def files_in(folder: Path) -> set[Path]:
+    """Return the files with final names in a folder, relative to it."""
+    files = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return {path for path in files if not path.name.startswith(".")}
+
+
+def problem_of_output(output: Path) -> str | None:
     """Return what is wrong with the output of a run that succeeded."""
-    if expected is not None and output.read_bytes() != expected:
-        return "other bytes than an undisturbed run"
     left = [path.name for path in output.parent.iterdir() if path.name.startswith(".out.tif")]
     if left:
         return f"left behind: {left}"
@@ -661,9 +804,10 @@ def run_case(
     work.mkdir()
     arguments, expected = KINDS[kind](seeds, work, random.Random(seed))
     arguments += verbose
+    before = files_in(work)
     said = work.with_name("said.txt")
     outcome = wait(start(lambda: invoke(arguments), said), said)
-    return problem_of(outcome, work, expected), outcome
+    return problem_of(outcome, work, before, expected), outcome
 
 
 def main() -> int:
@@ -713,7 +857,10 @@ def main() -> int:
                 if options.keep:
                     shutil.copytree(work, options.keep / f"{kind}-{options.seed}-{number}")
             shutil.rmtree(work, ignore_errors=True)
-    print(f"{sum(codes.values())} cases, {findings} findings: {dict(sorted(codes.items()))}")
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = (usage.ru_utime + usage.ru_stime) / 60
+    print(f"{sum(codes.values())} cases, {findings} findings, {cpu:.1f} minutes of processor time")
+    print(json.dumps(dict(sorted(codes.items()))))
     return 1 if findings else 0
 
 

@@ -2,7 +2,7 @@
 
     python benchmarks/robustness/kill_cluster.py [--rounds 60] [--seed 0] [--folder FOLDER]
 
-A round is one product. Its run on two local workers loses a worker, its client or everything
+A round is one output. Its run on two local workers loses a worker, its client or everything
 (SIGKILL) once or twice, at a random moment of its work or of its start; a run that has lost a
 worker has to end well by itself, and no process may outlive its client. Then the same command ends
 it, on a cluster or serially. It has to end with the very bytes of an undisturbed serial run, and

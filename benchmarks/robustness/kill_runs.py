@@ -2,7 +2,7 @@
 
     python benchmarks/robustness/kill_runs.py [--kills 200] [--seed 0] [--folder FOLDER]
 
-A round is one product: its run is killed (SIGKILL) once or more, then left to end. It has to end
+A round is one output: its run is killed (SIGKILL) once or more, then left to end. It has to end
 with the very bytes of an undisturbed run and with no other file beside it. Runs are whole command
 lines in processes of their own, forked from this one after the imports, so that the kills land in
 the work and not in the loading of libraries. Exit code 1 if any round went wrong.
@@ -31,7 +31,7 @@ from georsr.writer import writer
 
 TILES = ["--tile", "32", "--halo", "2", "--overlap", "4", "--blocksize", "64", "-q", "-j", "1"]
 EXISTS = 2
-"""Exit code where there is a product already."""
+"""Exit code where there is an output already."""
 JOBS = {
     "bytes": ("rgb.tif", ["-m", "bicubic-x2"]),
     "mask": ("masked.tif", ["-m", "bicubic-x3"]),
@@ -98,22 +98,22 @@ def kill_after(pid: int, seconds: float) -> int:
     return finish(pid)
 
 
-def after_kill(product: Path, expected: bytes, seen: Counter[str]) -> str | None:
+def after_kill(output: Path, expected: bytes, seen: Counter[str]) -> str | None:
     """What a killed run has left: counted; and what is wrong with it, if anything."""
     seen["kills"] += 1
-    if product.exists():
+    if output.exists():
         seen["kills after publication"] += 1
-        return None if product.read_bytes() == expected else "unfinished, but of the final name"
-    journal = product.parent / f".{product.name}.part.jsonl"
+        return None if output.read_bytes() == expected else "unfinished, but of the final name"
+    journal = output.parent / f".{output.name}.part.jsonl"
     if journal.exists() and b'"blocks"' in journal.read_bytes():
         seen["kills with finished blocks"] += 1
     return None
 
 
-def run_again(arguments: list[str], product: Path, seconds: float | None = None) -> int:
-    """Run, for so long at most; a complaint that a finished product exists is no failure."""
-    journal = product.parent / f".{product.name}.part.jsonl"
-    complete = product.exists() and not journal.exists()
+def run_again(arguments: list[str], output: Path, seconds: float | None = None) -> int:
+    """Run, for so long at most; a complaint that a finished output exists is no failure."""
+    journal = output.parent / f".{output.name}.part.jsonl"
+    complete = output.exists() and not journal.exists()
     pid = start(arguments)
     code = finish(pid) if seconds is None else kill_after(pid, seconds)
     return 0 if complete and code == EXISTS else code
@@ -129,29 +129,29 @@ def one_round(
 ) -> str | None:
     """Kill a job once or more, then let it end; what was wrong, if anything."""
     source, options = JOBS[name]
-    product = folder / "work" / f"{name}.tif"
-    product.parent.mkdir()
-    arguments = ["sr", str(folder / source), str(product), *TILES, *options]
+    output = folder / "work" / f"{name}.tif"
+    output.parent.mkdir()
+    arguments = ["sr", str(folder / source), str(output), *TILES, *options]
     code = -signal.SIGKILL
     for attempt in range(rng.randint(1, 3)):
         since = time.monotonic()
-        code = run_again(arguments, product, rng.uniform(0, seconds[name]))
+        code = run_again(arguments, output, rng.uniform(0, seconds[name]))
         if code != -signal.SIGKILL:
             if attempt == 0:  # the machine has become faster
                 seconds[name] = time.monotonic() - since
             break
-        if problem := after_kill(product, expected, seen):
+        if problem := after_kill(output, expected, seen):
             return problem
     if code == -signal.SIGKILL:
-        code = run_again(arguments, product)
+        code = run_again(arguments, output)
     if code != 0:
         return f"exit code {code}"
-    if product.read_bytes() != expected:
+    if output.read_bytes() != expected:
         return "other bytes"
-    if len(left := sorted(path.name for path in product.parent.iterdir())) > 1:
+    if len(left := sorted(path.name for path in output.parent.iterdir())) > 1:
         return f"left behind: {left}"
-    product.unlink()
-    product.parent.rmdir()
+    output.unlink()
+    output.parent.rmdir()
     return None
 
 

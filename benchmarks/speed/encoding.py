@@ -44,7 +44,7 @@ def block_of(scene: Path, dtype: str) -> AnyArray:
 
 
 def layout_of(block: AnyArray, folder: Path, options: dict[str, str]) -> OutputLayout:
-    """Of a product whose blocks are of this kind."""
+    """Of an output whose blocks are of this kind."""
     path = folder / "source.tif"
     profile = {"driver": "GTiff", "width": 128, "height": 128, "count": len(block)}
     place = {"crs": "EPSG:32632", "transform": rasterio.Affine(1, 0, 4e5, 0, -1, 5e6)}

@@ -6,7 +6,7 @@ Every command is a process of its own, start of Python and imports included. Fir
 (``georsr sr --dry-run``) of a VRT of SIDE x SIDE pixels, of which one scene of 1,000 x 1,000 is not
 empty, in alternation with a process that does nothing but import torch. Then georsr end to end
 over a GeoTIFF of SIDE x HEIGHT pixels that holds nodata alone, with verification, against GDAL that
-writes a file like the product and reads it back. Prints seconds on the wall and of processors, and
+writes a file like the output and reads it back. Prints seconds on the wall and of processors, and
 the ratios.
 """
 

@@ -127,7 +127,7 @@ def compute_blocks(
     job: SRJob, predictor: TilePredictor, window: Window, should_stop: Callable[[], bool]
 ) -> BlockResult:
     """Compute and encode the blocks of a window of the output, which consists of whole blocks."""
-    part, size = job.part(window.coarser(job.plan.scale)), job.layout.blocksize
+    part, size = job.part(window.coarser(job.tile_grid.scale)), job.layout.blocksize
     encode, context = BlockEncoder(job.layout), RunContext(should_stop=should_stop)
     with ThreadPoolExecutor(encoders()) as pool:
         pipeline = tile_pipeline(part, predictor, context)
@@ -141,7 +141,7 @@ def compute_blocks(
 
 
 def ordered_blocks(
-    plan: TileGrid,
+    tile_grid: TileGrid,
     blocksize: int,
     grid: TaskGrid,
     done: BoolArray,
@@ -156,7 +156,7 @@ def ordered_blocks(
 
     Parameters
     ----------
-    plan
+    tile_grid
         Tiles of the output.
     blocksize
         Height and width of a block, pixels.
@@ -173,7 +173,7 @@ def ordered_blocks(
     """
     tasks = _missing_tasks(grid, blocksize, done)
     last, results = -1, dict[int, dict[tuple[int, int], EncodedBlock]]()
-    for row, column in completion_order(plan, blocksize, grid.top // blocksize):
+    for row, column in completion_order(tile_grid, blocksize, grid.top // blocksize):
         if done[row, column]:
             continue
         index = grid.index_at(row * blocksize, column * blocksize)
@@ -221,13 +221,13 @@ class DaskExecutor:
 
     def worker_memory(self, job: SRJob) -> int:
         """Return the peak memory of one worker, in bytes."""
-        part = job.part(self.grid(job).window(0).coarser(job.plan.scale))
+        part = job.part(self.grid(job).window(0).coarser(job.tile_grid.scale))
         return self._task_bytes(job) + memory_of(self._cluster.worker_job(part))
 
     def grid(self, job: SRJob, top: int = 0) -> TaskGrid:
         """Return the windows that are tasks, from row ``top`` of the output on."""
         return task_grid(
-            job.plan,
+            job.tile_grid,
             job.layout.blocksize,
             max(1, self._cluster.count()),
             _row_bytes(job),
@@ -241,27 +241,27 @@ class DaskExecutor:
 
     def write_blocks(self, job: SRJob, output: RasterWriter, context: RunContext) -> RunStats:
         """Compute and write the blocks that ``output`` does not have."""
-        blocksize, plan, stats = job.layout.blocksize, job.plan, RunStats()
+        blocksize, tile_grid, stats = job.layout.blocksize, job.tile_grid, RunStats()
         done = output.done.copy()
         context.progress.describe("waiting for workers")
         with context.timer.section("start"):
             queue = task_queue(self._cluster, job, compute_blocks, context.check_cancelled)
         grid = self.grid(job, int(np.argmin(done.all(axis=1))) * blocksize)
-        pixels = grid.top * plan.out_width
+        pixels = grid.top * tile_grid.out_width
 
         def on_result(index: int, result: BlockResult) -> None:
             nonlocal pixels
             window = grid.window(index)
             pixels += window.height * window.width
             stats.merge(result.stats)
-            context.progress.report(plan.tiles_in_pixels(pixels))
+            context.progress.report(tile_grid.tiles_in_pixels(pixels))
             context.check_cancelled()
 
         with queue:
             context.progress.describe("")
-            context.progress.report(plan.tiles_in_pixels(pixels))
+            context.progress.report(tile_grid.tiles_in_pixels(pixels))
             timer = context.timer
-            blocks = ordered_blocks(plan, blocksize, grid, done, queue, timer, on_result)
+            blocks = ordered_blocks(tile_grid, blocksize, grid, done, queue, timer, on_result)
             write_in_background(blocks, output.write_encoded, timer)
         return stats
 

@@ -44,8 +44,8 @@ from georsr.tiling.partition import TaskGrid, parts_grid
 from georsr.window import Window
 from georsr.writer.encoder import block_checksum
 from georsr.writer.layout import OutputLayout
-from georsr.writer.partial_tiff import OutputInfo
 from georsr.writer.paths import check_destination, is_virtual, sync_path
+from georsr.writer.resumable_tiff import OutputInfo
 from georsr.writer.vrt import publish_assembly
 from georsr.writer.writer import RasterWriter
 
@@ -161,7 +161,7 @@ def _write_cog(
     task: PartTask,
     should_stop: Callable[[], bool],
 ) -> PartResult:
-    part = job.standalone_part(task.window.coarser(job.plan.scale))
+    part = job.standalone_part(task.window.coarser(job.tile_grid.scale))
     context = RunContext(should_stop=should_stop)
     pipeline = tile_pipeline(part, predictor, context)
     with RasterWriter(path, part.layout, verify=part.config.verify, context=context) as writer:
@@ -191,7 +191,7 @@ def _write_parts(
     """Write the missing parts of an output, and publish the VRT over them."""
     config, info, grid = job.config, job.reader.info, grid_of(job)
     key = job.key | {
-        "tile": str(job.plan.tile),
+        "tile": str(job.tile_grid.tile),
         "parts": f"{grid.task_height} x {grid.task_width}",
     }
     stats, n_resumed, pixels = RunStats(), 0, 0
@@ -202,7 +202,7 @@ def _write_parts(
         check_space(stored_layout(job), str(folder / LOCK), config, existing)
         check_memory(memory_here(job, cluster), config)
         index.start()
-        context.progress.start_pass(0, len(job.plan))
+        context.progress.start_pass(0, len(job.tile_grid))
         tasks = _tasks(job, grid, index)
         if cluster is None:
             results = _compute_here(job, folder.absolute(), tasks, context)
@@ -215,7 +215,7 @@ def _write_parts(
                 stats.merge(result.stats)
                 window = grid.window(number)
                 pixels += window.height * window.width
-                context.progress.report(job.plan.tiles_in_pixels(pixels))
+                context.progress.report(job.tile_grid.tiles_in_pixels(pixels))
                 context.check_cancelled()
         with context.timer.section("verify"):
             try:
@@ -233,7 +233,7 @@ def _write_parts(
 def _tasks(job: SRJob, grid: TaskGrid, index: PartsFolder) -> Iterator[tuple[int, PartTask]]:
     """Yield the parts that touch the area of interest, by number."""
     for number, window in enumerate(grid):
-        if job.area is None or job.area.intersects(window.coarser(job.plan.scale)):
+        if job.area is None or job.area.intersects(window.coarser(job.tile_grid.scale)):
             name = index.part_name(*divmod(number, grid.columns))
             yield number, PartTask(number, window, name, index.finished.get(number))
         else:
@@ -309,12 +309,12 @@ def _empty_checksum(layout: OutputLayout, height: int, width: int) -> int:
 
 def grid_of(job: SRJob) -> TaskGrid:
     """Return the windows of the output that are parts."""
-    return parts_grid(job.plan, job.layout.blocksize)
+    return parts_grid(job.tile_grid, job.layout.blocksize)
 
 
 def part_memory(job: SRJob, cluster: Cluster | None) -> int:
     """Return the peak memory of a process that writes parts, in bytes: this one, or a worker."""
-    part = job.part(grid_of(job).window(0).coarser(job.plan.scale))
+    part = job.part(grid_of(job).window(0).coarser(job.tile_grid.scale))
     return memory_of(part if cluster is None else cluster.worker_job(part))
 
 

@@ -26,9 +26,9 @@ from georsr.evaluation.benchmark import (
 )
 from georsr.evaluation.reports.benchmark_report import make_example, select_examples
 from georsr.evaluation.reports.figures import Example
+from georsr.inference.blur_and_noise import resolve_kernel, with_scene_sensor
 from georsr.inference.consistency import ConsistencyTarget
 from georsr.inference.predictor import TilePredictor
-from georsr.inference.sensing import resolve_kernel, with_scene_sensor
 from georsr.io.image_datasets import (
     ImageFolder,
     LabelledImage,

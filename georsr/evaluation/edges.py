@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from georsr.inference.sensing import BLOCK, FLAT_FRACTION, detrend_blocks, split_blocks
+from georsr.inference.blur_and_noise import BLOCK, FLAT_FRACTION, detrend_blocks, split_blocks
 from georsr.radiometry.nodata import erode_mask
 from georsr.window import AnyArray, BoolArray
 

@@ -13,7 +13,7 @@ from georsr.errors import GeorsrError, UsageError
 from georsr.evaluation.edges import flat_blocks
 from georsr.evaluation.reports.figures import bicubic_block
 from georsr.inference.array import predict_array
-from georsr.inference.sensing import BLOCK, split_blocks
+from georsr.inference.blur_and_noise import BLOCK, split_blocks
 from georsr.io.reader import choose_normalization, open_raster
 from georsr.models.io import Model, open_model
 from georsr.radiometry.degradation import bicubic_downsample

@@ -11,17 +11,17 @@ import numpy as np
 
 from georsr.errors import InputError, UsageError
 from georsr.evaluation.edges import find_edges, flat_blocks, measure_edges, plane_residual
-from georsr.evaluation.full_reference import (
+from georsr.evaluation.harm import HarmReport, measure_harm
+from georsr.evaluation.metrics import radial_power
+from georsr.evaluation.raster_comparison import (
     Consistency,
     declared_scale,
     measure_consistency,
     open_source_of,
 )
-from georsr.evaluation.harm import HarmReport, measure_harm
-from georsr.evaluation.metrics import radial_power
 from georsr.evaluation.reports.figures import bicubic_block
 from georsr.geo.registration import scale_between
-from georsr.inference.sensing import BLOCK
+from georsr.inference.blur_and_noise import BLOCK
 from georsr.io.reader import RasterReader, open_raster
 from georsr.radiometry.degradation import BicubicDegradation, Degradation
 from georsr.radiometry.kernels import Kernel

@@ -20,7 +20,7 @@ from georsr.device import select_device
 from georsr.errors import GeoreferenceWarning, InputError, UsageError, redact_url
 from georsr.evaluation.benchmark import ModelFacts, unique_models
 from georsr.evaluation.metrics import psnr_of_mse
-from georsr.evaluation.pair_metrics import (
+from georsr.evaluation.pair_gains import (
     BICUBIC,
     PEAK_PERCENTILES,
     Gains,

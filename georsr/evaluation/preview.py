@@ -13,7 +13,7 @@ from georsr.api import super_resolve_array
 from georsr.errors import UsageError
 from georsr.evaluation.reports.figures import DisplayStretch, bicubic_block, display_stretch
 from georsr.evaluation.reports.html import encode_png, render_page
-from georsr.inference.bands import open_for_model
+from georsr.inference.model_bands import open_for_model
 from georsr.io.reader import RasterReader, choose_normalization
 from georsr.models.io import Model
 from georsr.window import AnyArray, PixelBlock, Window

@@ -8,13 +8,17 @@ from typing import Unpack
 
 import numpy as np
 
-from georsr.api import super_resolve_array
-from georsr.config import SROptions
+from georsr.config import SRConfig, SROptions
+from georsr.device import cpu_threads
 from georsr.errors import UsageError, redact_url
-from georsr.inference.bands import open_for_model
+from georsr.inference.array import ArrayFormat, array_reader, predict_window
+from georsr.inference.blur_and_noise import resolve_kernel, with_scene_sensor
+from georsr.inference.model_bands import open_for_model
+from georsr.inference.pipeline import make_tile_grid
+from georsr.inference.predictor import TilePredictor, place_model
 from georsr.io.reader import choose_normalization
 from georsr.models.io import Model
-from georsr.window import Window
+from georsr.window import AnyArray, Window
 
 MAX_SIZE = 1024
 """Largest height and width of the window that is measured, in the raster's centre."""
@@ -22,7 +26,7 @@ MAX_SIZE = 1024
 
 @dataclass(frozen=True)
 class SeamReport:
-    """Change of the output when the tile grid moves by half a tile, in the raster's units.
+    """Change of the output when the tile grid moves by half its spacing, in the raster's units.
 
     Attributes
     ----------
@@ -64,11 +68,11 @@ class SeamReport:
 
 
 def measure_seams(source: str, model: Model, **options: Unpack[SROptions]) -> SeamReport:
-    """Super-resolve a window twice, with the tile grid moved by half a tile, and compare.
+    """Super-resolve a window twice, with the tile grid moved by half its spacing, and compare.
 
-    The grid begins at the corner of the window, so cropping half a tile from the window's top and
-    left moves it. One tile along those edges is left out of the comparison: it differs because of
-    the edge, not because of the grid.
+    Normalization, sensor and kernel are those of the scene, as in a run, where all tiles share
+    them. A quarter of a tile along the edges of the window is left out of the comparison: it may
+    differ because of the edge, not because of the grid.
 
     Parameters
     ----------
@@ -84,31 +88,54 @@ def measure_seams(source: str, model: Model, **options: Unpack[SROptions]) -> Se
     UsageError
         The raster is smaller than two tiles, or has no valid pixel there.
     """
+    indexes = options.pop("indexes", None)
+    config = SRConfig(**options)
     spec = model.spec
-    tile = options.get("tile_size") or spec.tile
-    shift = max(spec.multiple_of, tile // 2 // spec.multiple_of * spec.multiple_of)
-    with open_for_model(source, model, options.pop("indexes", None)) as (reader, model):
+    tile = config.tile_size or spec.tile
+    with open_for_model(source, model, indexes) as (reader, model):
         height, width = reader.info.height, reader.info.width
         if min(height, width) < 2 * tile:
             raise UsageError(
                 f"{source}: {width} x {height} pixels; seams of {tile}-pixel tiles need at least "
                 f"{2 * tile} along each axis (or a smaller --tile)"
             )
-        rows, columns = min(height, MAX_SIZE), min(width, MAX_SIZE)
+        spacing = make_tile_grid(height, width, spec, config).columns[1].start
+        shift = max(spec.multiple_of, spacing // 2 // spec.multiple_of * spec.multiple_of)
+        # full tiles only: a tile that is moved back to the raster's edge would be in both grids
+        rows, columns = (
+            tile + (min(side, MAX_SIZE) - tile) // spacing * spacing for side in (height, width)
+        )
         window = Window((height - rows) // 2, (width - columns) // 2, rows, columns)
         block = reader.read(window)
-        stretch = choose_normalization(reader, options.pop("stretch", "auto"))
+        stretch = choose_normalization(reader, config.stretch)
+        placement = place_model(model, config)
+        model = with_scene_sensor(reader.read, height, width, stretch, model, config, placement)
+        kernel = resolve_kernel(reader.read, height, width, stretch, model, config, placement)
+    predictor = TilePredictor.from_config(model, config, placement)
+
+    def run(window: Window) -> AnyArray:
+        """Return the output of a part of the window."""
+        values, valid = (a[:, *window.slices] for a in (block.values, block.valid))
+        whole = Window(0, 0, *values.shape[1:])
+        return predict_window(
+            array_reader(values, valid, whole),
+            whole,
+            bands=len(values),
+            plan=make_tile_grid(whole.height, whole.width, spec, config),
+            stretch=stretch,
+            form=ArrayFormat("float32", len(values), config.blocksize),
+            inference=predictor,
+            kernel=kernel,
+        )
+
+    moved = Window(shift, shift, rows - spacing, columns - spacing)
+    with cpu_threads(config.num_threads):
+        first, second = run(Window(0, 0, rows, columns)), run(moved)
     low, high = min(stretch.lo), max(stretch.hi)
-    # both runs use the normalization of the scene; a constant band has no range of its own
-    limits = [(a, b if b > a else a + 1) for a, b in zip(stretch.lo, stretch.hi, strict=True)]
-    pairs = ";".join(f"{a},{b}" for a, b in limits)
-    options |= {"stretch": pairs, "dtype": "float32"}
-    moved = (slice(None), slice(shift, None), slice(shift, None))
-    first = super_resolve_array(block.values, model, valid=block.valid, **options)
-    second = super_resolve_array(block.values[moved], model, valid=block.valid[moved], **options)
-    s = spec.scale
-    change = np.abs(first[:, s * shift :, s * shift :] - second)[:, s * tile :, s * tile :]
-    valid = block.valid[moved].repeat(s, 1).repeat(s, 2)[:, s * tile :, s * tile :]
+    compared = moved.grow(-(tile // 4))
+    inside = compared.relative_to(moved).scaled(spec.scale).slices
+    change = np.abs(first[:, *compared.scaled(spec.scale).slices] - second[:, *inside])
+    valid = block.valid[:, *compared.slices].repeat(spec.scale, 1).repeat(spec.scale, 2)
     if not valid.any():
         raise UsageError(f"{source}: no valid pixel at its centre")
     values = change[valid]

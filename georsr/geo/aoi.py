@@ -149,13 +149,16 @@ def _read_vector_file(path: Path, layer: str | None) -> Iterator[tuple[BaseGeome
                 f"{path}: has the layers {', '.join(layers)}; name one, such as "
                 f"'{path}|layername={layers[0]}'"
             )
-        meta, _, geometries, _ = pyogrio.raw.read(path, layer=layer, columns=[])
-    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:
+        meta, _, encoded, _ = pyogrio.raw.read(path, layer=layer, columns=[])
+        geometries = shapely.from_wkb(encoded)
+    except UsageError:
+        raise
+    except Exception as error:  # pyogrio and shapely raise errors of many types
         raise InputError(f"{path}: cannot be read: {error}") from error
     if meta["crs"] is None:
         raise UsageError(f"{path}: declares no CRS; write one into it first")
     crs = parse_crs(meta["crs"], str(path))
-    for geometry in shapely.from_wkb(geometries):
+    for geometry in geometries:
         if geometry is not None:
             yield geometry, crs
 

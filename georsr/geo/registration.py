@@ -194,10 +194,8 @@ def _coarse_peak(spectrum: AnyArray) -> AnyArray:
 
 def _refine_peak(spectrum: AnyArray, start: AnyArray, cutoff: float) -> AnyArray:
     fy, fx = (np.fft.fftfreq(n) for n in spectrum.shape)
-    rows, columns = (
-        np.abs(fy) <= 4 * cutoff,
-        np.abs(fx) <= 4 * cutoff,
-    )  # others have almost no weight
+    # other frequencies have almost no weight
+    rows, columns = np.abs(fy) <= 4 * cutoff, np.abs(fx) <= 4 * cutoff
     part = spectrum[np.ix_(rows, columns)]
     shift = start
     for step in (0.25, 0.05, FINEST_STEP):

@@ -15,10 +15,10 @@ import numpy as np
 from georsr.config import SRConfig
 from georsr.device import cpu_threads
 from georsr.errors import UsageError
-from georsr.inference.bands import match_array_bands
+from georsr.inference.blur_and_noise import resolve_kernel, with_scene_sensor
+from georsr.inference.model_bands import match_array_bands
 from georsr.inference.pipeline import OutputFormat, TilePipeline, make_tile_grid
 from georsr.inference.predictor import TilePredictor, place_model
-from georsr.inference.sensing import resolve_kernel, with_scene_sensor
 from georsr.models.io import Model
 from georsr.models.spec import ModelSpec
 from georsr.radiometry.kernels import Kernel
@@ -34,8 +34,8 @@ def predict_window(
     window: Window,
     *,
     bands: int,
-    plan: TileGrid,
-    stretch: Normalization,
+    tile_grid: TileGrid,
+    normalization: Normalization,
     form: OutputFormat,
     inference: TilePredictor,
     kernel: Kernel | None = None,
@@ -46,12 +46,12 @@ def predict_window(
     ----------
     read
         Returns the pixels of a window of the scene. It is called from another thread, for one
-        window at a time, inside ``plan.subgrid(window).read_extent``.
+        window at a time, inside ``tile_grid.subgrid(window).read_extent``.
     window
         Window of the scene, in source pixels.
     bands
         Number of bands that ``read`` returns.
-    plan, stretch
+    tile_grid, normalization
         Tile grid and normalization of the complete scene.
     form, inference
         Format of the output, and the predictor.
@@ -63,12 +63,12 @@ def predict_window(
     ndarray
         (form.planes, s * window.height, s * window.width) of ``form.dtype``.
     """
-    part = plan.subgrid(window)
+    part = tile_grid.subgrid(window)
     pipeline = TilePipeline(
         read=lambda strip: read(strip.moved(window.top, window.left)),
         bands=bands,
-        plan=part,
-        stretch=stretch,
+        tile_grid=part,
+        normalization=normalization,
         predictor=inference,
         kernel=kernel,
     )
@@ -193,25 +193,25 @@ def predict_array(
     good = np.isfinite(values)
     if valid is not None:
         good &= valid
-    plan = make_tile_grid(height, width, model.spec, config)
+    tile_grid = make_tile_grid(height, width, model.spec, config)
     rows, columns = sample_indices(height, width)
     placement = place_model(model, config)
     whole = Window(0, 0, height, width)
-    stretch = normalization_of_sample(
+    normalization = normalization_of_sample(
         values[:, rows][:, :, columns], good[:, rows][:, :, columns], config.stretch
     )
     read = array_reader(values, good, whole)
-    model = with_scene_sensor(read, height, width, stretch, model, config, placement)
+    model = with_scene_sensor(read, height, width, normalization, model, config, placement)
     with cpu_threads(config.num_threads):
         return predict_window(
             read,
             whole,
             bands=bands,
-            plan=plan,
-            stretch=stretch,
+            tile_grid=tile_grid,
+            normalization=normalization,
             form=ArrayFormat(config.dtype or str(values.dtype), bands, config.blocksize, nodata),
             inference=TilePredictor.from_config(model, config, placement),
-            kernel=resolve_kernel(read, height, width, stretch, model, config, placement),
+            kernel=resolve_kernel(read, height, width, normalization, model, config, placement),
         )
 
 

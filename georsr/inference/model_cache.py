@@ -14,9 +14,9 @@ from typing import Any
 from georsr.config import SRConfig
 from georsr.device import DeviceConfig, cpu_threads, num_threads
 from georsr.errors import GeorsrError, ModelError, UsageError
-from georsr.inference.bands import wrap_multiband
+from georsr.inference.blur_and_noise import sensor_of, with_sensor
+from georsr.inference.model_bands import wrap_multiband
 from georsr.inference.predictor import TilePredictor, choose_batch, place_model
-from georsr.inference.sensing import sensor_of, with_sensor
 from georsr.models.io import Model, open_model
 from georsr.models.registry import COMPUTED, bundled_weights
 from georsr.system import tune_malloc
@@ -96,10 +96,8 @@ def _open(reference: ModelRef) -> Model:
 def _predictor(
     reference: ModelRef, placement: DeviceConfig, batch: int, compiled: bool, tta: bool
 ) -> TilePredictor:
-    if (
-        _dask_worker() is not None
-    ):  # the process belongs to Dask: no other program's memory is affected
-        tune_malloc()
+    if _dask_worker() is not None:
+        tune_malloc()  # the process belongs to Dask: no other program's memory is affected
     return TilePredictor(load_cached(reference), placement, batch, compiled=compiled, tta=tta)
 
 

@@ -29,8 +29,8 @@ import numpy as np
 from georsr.config import SRConfig
 from georsr.errors import InputError, InterruptedRunError
 from georsr.inference.backends import PendingBatch
-from georsr.inference.bands import check_bands
 from georsr.inference.consistency import ConsistencyTarget
+from georsr.inference.model_bands import check_bands
 from georsr.inference.predictor import TilePredictor
 from georsr.io.metadata import RasterInfo
 from georsr.io.reader import RasterReader, choose_normalization
@@ -79,8 +79,8 @@ def tile_grid_of(
 
     The tiles of an area are those of the whole raster, so that its pixels are the same.
     """
-    plan = make_tile_grid(info.height, info.width, spec, config)
-    return plan if area is None else plan.subgrid(area.window)
+    tile_grid = make_tile_grid(info.height, info.width, spec, config)
+    return tile_grid if area is None else tile_grid.subgrid(area.window)
 
 
 class OutputFormat(Protocol):
@@ -143,7 +143,7 @@ class NetworkInput:
     """Whether all valid source pixels have the same value in each band."""
 
 
-def preprocess(strip: RowStrip, tile: Tile, stretch: Normalization) -> NetworkInput | None:
+def preprocess(strip: RowStrip, tile: Tile, normalization: Normalization) -> NetworkInput | None:
     """Cut, fill, normalize and pad one tile; None if no pixel of its output is valid."""
     made = strip.cut(tile.output_window)[1]
     if not made.any():
@@ -151,8 +151,10 @@ def preprocess(strip: RowStrip, tile: Tile, stretch: Normalization) -> NetworkIn
     inside = tile.input_window.intersection(strip.window)
     assert inside is not None, "a tile lies in its own strip"
     values, valid, _ = strip.cut(inside)
-    usable = stretch.usable(values, valid)
-    clipped, remainder = stretch.clip_with_remainder(stretch.forward_filled(values, usable))
+    usable = normalization.usable(values, valid)
+    clipped, remainder = normalization.clip_with_remainder(
+        normalization.forward_filled(values, usable)
+    )
     height, width = tile.input_window.height, tile.input_window.width
     padding = ((0, 0), (0, height - inside.height), (0, width - inside.width))
     return NetworkInput(
@@ -247,7 +249,7 @@ def denormalize(
     output: FloatArray,
     remainder: FloatArray | None,
     tile: Tile,
-    stretch: Normalization,
+    normalization: Normalization,
     dtype: np.dtype[np.floating],
 ) -> FloatArray:
     """Return the network's output in source units, cut to the output window of the tile.
@@ -260,7 +262,7 @@ def denormalize(
     remainder
         (C, h, w) part of the values outside 0..1, which is added to ``output``; None if all are
         inside.
-    tile, stretch
+    tile, normalization
         Tile of the grid, and normalization.
     dtype
         Type to calculate in: `georsr.radiometry.normalization.calculation_dtype` of the source.
@@ -278,7 +280,7 @@ def denormalize(
     if remainder is not None:
         # bilinear: what lies beyond the range must not ring
         values = values + upsample_bilinear(remainder, scale)[cut]
-    return stretch.inverse(values, out=values, dtype=dtype)
+    return normalization.inverse(values, out=values, dtype=dtype)
 
 
 def finalize(
@@ -287,7 +289,7 @@ def finalize(
     strip: RowStrip,
     form: OutputFormat,
     scale: int,
-    stretch: Normalization,
+    normalization: Normalization,
     *,
     keep_constant: bool = False,
 ) -> AnyArray:
@@ -300,7 +302,7 @@ def finalize(
         is out of the network's reach are replaced by it.
     window
         Where they lie in the output; its edges are multiples of ``scale``.
-    strip, form, scale, stretch
+    strip, form, scale, normalization
         Source pixels below, the output's form, pixels per source pixel, range of the network.
     keep_constant
         Whether `constant_pixels` get the value of the source.
@@ -328,7 +330,7 @@ def finalize(
     if values is None:
         bands = invalid_pixels(source, form.dtype, form.nodata, masked=masked)
         return replicate(np.concatenate([bands, *low]) if low else bands, scale)
-    beyond = stretch.out_of_reach(source)
+    beyond = normalization.out_of_reach(source)
     if beyond is not None:
         np.copyto(values, replicate(source, scale), where=replicate(beyond, scale))
     whole = bool(valid.all())
@@ -400,15 +402,17 @@ def calibration_tiles(
         No pixel of the raster is valid.
     """
     check_bands(reader.info, spec)
-    plan = tile_grid_of(reader.info, spec, SRConfig(tile_size=tile))
-    stretch = choose_normalization(reader, "auto")
+    tile_grid = tile_grid_of(reader.info, spec, SRConfig(tile_size=tile))
+    normalization = choose_normalization(reader, "auto")
     side = tile or spec.tile
     found = []
-    for index in range(0, len(plan), max(1, len(plan) // MAX_TILES)):
-        tile_seen = plan.tile_at(index // len(plan.columns), index % len(plan.columns))
-        window = tile_seen.input_window.intersection(plan.image_window)
+    for index in range(0, len(tile_grid), max(1, len(tile_grid) // MAX_TILES)):
+        tile_seen = tile_grid.tile_at(
+            index // len(tile_grid.columns), index % len(tile_grid.columns)
+        )
+        window = tile_seen.input_window.intersection(tile_grid.image_window)
         assert window is not None, "a tile reads some of the image"
-        ready = preprocess(RowStrip(window, reader.read(window)), tile_seen, stretch)
+        ready = preprocess(RowStrip(window, reader.read(window)), tile_seen, normalization)
         if ready is not None:
             found.append(pad_to(ready.pixels, side, side))
     if not found:
@@ -435,7 +439,11 @@ class ResidualStats:
     largest: float = 0.0
 
     def add(
-        self, residual: FloatArray, valid: BoolArray | None, tile: Tile, stretch: Normalization
+        self,
+        residual: FloatArray,
+        valid: BoolArray | None,
+        tile: Tile,
+        normalization: Normalization,
     ) -> None:
         """Add the differences of one tile.
 
@@ -447,11 +455,11 @@ class ResidualStats:
             (C, h, w) bool; None if every pixel is valid.
         tile
             Position of the tile; only its output window counts.
-        stretch
+        normalization
             Scale of the residual.
         """
         inner = (slice(None), *tile.output_window.relative_to(tile.input_window).slices)
-        units = stretch.scale_difference(np.abs(residual[inner]))
+        units = normalization.scale_difference(np.abs(residual[inner]))
         if valid is not None:
             units = np.where(valid[inner], units, np.float32(0))
             self.count += int(valid[inner].sum())
@@ -541,9 +549,9 @@ class TilePipeline:
         Returns the pixels of a window of the source. Called from another thread.
     bands : int
         Number of bands of the source.
-    plan : TileGrid
+    tile_grid : TileGrid
         Grid of the tiles.
-    stretch : Normalization
+    normalization : Normalization
         Scales source units to 0..1; replaced by `unscaled` if the predictor interpolates.
     predictor : TilePredictor
         Runs the network.
@@ -561,8 +569,8 @@ class TilePipeline:
 
     read: Callable[[Window], PixelBlock]
     bands: int
-    plan: TileGrid
-    stretch: Normalization
+    tile_grid: TileGrid
+    normalization: Normalization
     predictor: TilePredictor
     context: RunContext = field(default_factory=RunContext)
     area: AreaOfInterest | None = None
@@ -572,7 +580,7 @@ class TilePipeline:
 
     def __post_init__(self) -> None:
         if self.predictor.interpolates:
-            self.stretch = unscaled(self.bands)
+            self.normalization = unscaled(self.bands)
 
     def blocks(
         self, output_format: OutputFormat, top: int = 0
@@ -587,8 +595,8 @@ class TilePipeline:
             First output row to compute, a multiple of the block size. The blocks do not depend
             on it.
         """
-        stitcher = TileStitcher(self.plan, self.bands)
-        assembler = block_assembler(self.plan, output_format, top)
+        stitcher = TileStitcher(self.tile_grid, self.bands)
+        assembler = block_assembler(self.tile_grid, output_format, top)
         with closing(self.predicted_tiles(top)) as tiles:
             for result in tiles:
                 with self.context.timer.section("join"):
@@ -613,12 +621,12 @@ class TilePipeline:
         top
             First output row that is wanted.
         """
-        first_row = self.plan.first_row_for(top)
-        self.context.progress.report(first_row * len(self.plan.columns))
+        first_row = self.tile_grid.first_row_for(top)
+        self.context.progress.report(first_row * len(self.tile_grid.columns))
         self.context.check_cancelled()
         waiting: list[TileResult] = []
         in_flight: deque[InFlightBatch] = deque()
-        lanes = self.predictor.lanes(len(self.plan))
+        lanes = self.predictor.lanes(len(self.tile_grid))
         ahead = lanes.count + 1 if lanes.count > 1 else int(self.predictor.overlaps)
         with (
             closing(prefetch(self._strips(first_row))) as strips,
@@ -626,7 +634,7 @@ class TilePipeline:
         ):
             while (item := self._next(strips)) is not None:
                 row, strip = item
-                for tile in self.plan.tiles_in_row(row):
+                for tile in self.tile_grid.tiles_in_row(row):
                     with self.context.timer.section("join"):
                         waiting.append(self._preprocess(strip, tile))
                     if self._batch_ready(waiting):
@@ -651,8 +659,8 @@ class TilePipeline:
 
     def _strips(self, first_row: int) -> Iterator[tuple[int, RowStrip]]:
         """Read the source, one grid row at a time; runs in the reader thread."""
-        for row in range(first_row, len(self.plan.rows)):
-            window = self.plan.row_window(row)
+        for row in range(first_row, len(self.tile_grid.rows)):
+            window = self.tile_grid.row_window(row)
             yield row, RowStrip(window, self.read(window))
 
     def _next(self, strips: Iterator[tuple[int, RowStrip]]) -> tuple[int, RowStrip] | None:
@@ -662,7 +670,7 @@ class TilePipeline:
     def _preprocess(self, strip: RowStrip, tile: Tile) -> TileResult:
         if self.area is not None and not self.area.intersects(tile.output_window):
             return TileResult(tile, strip, None)
-        ready = preprocess(strip, tile, self.stretch)
+        ready = preprocess(strip, tile, self.normalization)
         constant = ready is not None and self.keep_constant and ready.constant
         return TileResult(tile, strip, ready, constant)
 
@@ -710,7 +718,7 @@ class TilePipeline:
             with self.context.timer.section("join"):
                 result.output, residual = next(outputs)
                 if residual is not None:
-                    self.stats.residuals.add(residual, ready.valid, result.tile, self.stretch)
+                    self.stats.residuals.add(residual, ready.valid, result.tile, self.normalization)
             yield result
 
     def _denormalize(self, result: TileResult) -> FloatArray | None:
@@ -719,13 +727,13 @@ class TilePipeline:
         if ready is None:
             return None
         if result.output is None:
-            output = constant_tile(ready, result.tile, self.plan.scale)
+            output = constant_tile(ready, result.tile, self.tile_grid.scale)
             remainder = ready.remainder
         else:
             # with a kernel, the predictor has added the remainder already
             output, remainder = result.output, ready.remainder if self.kernel is None else None
         dtype = calculation_dtype(result.strip.patch.values.dtype.name)
-        return denormalize(output, remainder, result.tile, self.stretch, dtype)
+        return denormalize(output, remainder, result.tile, self.normalization, dtype)
 
     def _finalize(
         self,
@@ -740,19 +748,23 @@ class TilePipeline:
             window,
             strip,
             output_format,
-            self.plan.scale,
-            self.stretch,
-            keep_constant=self.keep_constant and self.plan.halo >= CONSTANT_RADIUS,
+            self.tile_grid.scale,
+            self.normalization,
+            keep_constant=self.keep_constant and self.tile_grid.halo >= CONSTANT_RADIUS,
         )
-        outside = None if self.area is None else self.area.outside_mask(window, self.plan.scale)
+        outside = (
+            None if self.area is None else self.area.outside_mask(window, self.tile_grid.scale)
+        )
         return pixels if outside is None else mask_outside(pixels, outside, output_format)
 
 
-def block_assembler(plan: TileGrid, output_format: OutputFormat, top: int = 0) -> BlockAssembler:
+def block_assembler(
+    tile_grid: TileGrid, output_format: OutputFormat, top: int = 0
+) -> BlockAssembler:
     """Create the assembler of an output's blocks."""
     return BlockAssembler(
-        plan.out_height,
-        plan.out_width,
+        tile_grid.out_height,
+        tile_grid.out_width,
         output_format.planes,
         np.dtype(output_format.dtype),
         output_format.blocksize,

@@ -165,9 +165,8 @@ def _open_vrt(name: str, policy: ReadPolicy) -> Any:
 
         return open_vrt(name, policy)
     file, _, options = name.removeprefix("vrt://").partition("?")
-    if re.search(
-        r"(^|&)sd(_name)?=", options, re.IGNORECASE
-    ):  # the file may name a subdataset elsewhere
+    # the file may name a subdataset elsewhere
+    if re.search(r"(^|&)sd(_name)?=", options, re.IGNORECASE):
         raise UsageError(f"{name}: has the option sd; use the name of the subdataset instead")
     open_source(file, policy.extra_drivers).close()
     with suppress_rasterio_warnings():
@@ -491,15 +490,19 @@ class RasterReader:
                 outside.append(_outside_fraction(coarse, self.read(window)))
         return max(outside) > 0.5 or float(np.mean(outside)) > 0.05
 
-    def read_decimated(self, height: int, width: int) -> PixelBlock:
-        """Read the complete raster, decimated by nearest neighbour, from overviews if it has any.
+    def read_decimated(self, height: int, width: int, window: Window | None = None) -> PixelBlock:
+        """Read a window, decimated by nearest neighbour, from overviews if there are any.
 
         Parameters
         ----------
         height, width : int
-            Size of the result, at most that of the raster.
+            Size of the result, at most that of the window.
+        window : Window, optional
+            Window inside the raster; by default all of it.
         """
-        return self._read(Window(0, 0, self.info.height, self.info.width), (height, width))
+        return self._read(
+            window or Window(0, 0, self.info.height, self.info.width), (height, width)
+        )
 
     def _vrt_windows(self) -> list[Window]:
         """Return the windows of the files of a VRT; none for other rasters."""
@@ -891,9 +894,7 @@ def _scale_and_offset(info: RasterInfo, band: BandInfo) -> tuple[float, float]:
     quantities = [value for key, value in tags.items() if key.endswith("QUANTIFICATION_VALUE")]
     try:
         scale = 1.0 / float(quantities[0])
-        all_tags = tags | dict(
-            band.tags.get("", {})
-        )  # GDAL's Sentinel-2 driver has the offset in each band
+        all_tags = tags | dict(band.tags.get("", {}))  # GDAL's driver has the offset in each band
         added = float(all_tags.get("BOA_ADD_OFFSET", all_tags.get("RADIO_ADD_OFFSET", "0")))
     except (IndexError, ValueError, ZeroDivisionError):
         pass

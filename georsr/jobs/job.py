@@ -27,16 +27,16 @@ from georsr.errors import (
     ResourceError,
     UsageError,
 )
-from georsr.inference.bands import check_bands, with_found_colors
-from georsr.inference.consistency import requested_kernel
-from georsr.inference.pipeline import tile_grid_of
-from georsr.inference.predictor import choose_batch, n_concurrent_tiles, place_model
-from georsr.inference.sensing import (
+from georsr.inference.blur_and_noise import (
     description_of,
     probe_windows,
     resolve_kernel,
     with_scene_sensor,
 )
+from georsr.inference.consistency import requested_kernel
+from georsr.inference.model_bands import check_bands, with_found_colors
+from georsr.inference.pipeline import tile_grid_of
+from georsr.inference.predictor import choose_batch, n_concurrent_tiles, place_model
 from georsr.io.gdal_env import CACHE_BYTES, is_remote
 from georsr.io.metadata import RasterInfo, reject_non_images, window_metadata
 from georsr.io.reader import RasterReader, choose_normalization, warn_once
@@ -50,8 +50,8 @@ from georsr.system import memory_limit
 from georsr.tiling.grid import TileGrid
 from georsr.window import MAX_SIDE, AnyArray, PixelBlock, Window
 from georsr.writer.layout import OutputLayout, output_layout
-from georsr.writer.partial_tiff import Journal
 from georsr.writer.paths import is_virtual, paths_behind_vsi, temp_paths
+from georsr.writer.resumable_tiff import Journal
 
 if TYPE_CHECKING:
     from georsr.geo.aoi import AreaOfInterest
@@ -137,17 +137,19 @@ def memory_bytes(job: SRJob, placement: DeviceConfig, n_concurrent: int) -> int:
     n_concurrent
         Number of tiles that are computed at the same time.
     """
-    plan, layout = job.plan, job.layout
-    info, s = job.reader.info, plan.scale
+    tile_grid, layout = job.tile_grid, job.layout
+    info, s = job.reader.info, tile_grid.scale
     bands = len(info.indexes)
-    columns = plan.row_window(0).width
-    strips = 3 * plan.tile * columns * bands * (np.dtype(info.dtype).itemsize + 1)
-    overlap = plan.overlap * s * columns * s * bands * 4
+    columns = tile_grid.row_window(0).width
+    strips = 3 * tile_grid.tile * columns * bands * (np.dtype(info.dtype).itemsize + 1)
+    overlap = tile_grid.overlap * s * columns * s * bands * 4
     row = layout.blocksize * layout.planes * np.dtype(layout.dtype).itemsize
-    blocks = row * (plan.out_width + WAITING_BLOCKS * min(layout.blocksize, plan.out_width))
+    blocks = row * (
+        tile_grid.out_width + WAITING_BLOCKS * min(layout.blocksize, tile_grid.out_width)
+    )
     has_features = placement.type == "cpu" and not job.model.interpolates
-    features = ACTIVATIONS[placement.backend] * 48 * plan.tile**2 * 4 if has_features else 0
-    tile = (plan.tile * s) ** 2 * bands * 4 * 6
+    features = ACTIVATIONS[placement.backend] * 48 * tile_grid.tile**2 * 4 if has_features else 0
+    tile = (tile_grid.tile * s) ** 2 * bands * 4 * 6
     cache = max(0, job.reader.cache * columns // info.width - CACHE_BYTES)
     base = BASE_MEMORY[placement.backend]
     return int(base + cache + strips + overlap + blocks + n_concurrent * (features + tile))
@@ -370,9 +372,12 @@ def warn_negative(reader: RasterReader, layout: OutputLayout) -> None:
         )
 
 
-def warn_lost_digits(reader: RasterReader, stretch: Normalization) -> None:
+def warn_lost_digits(reader: RasterReader, normalization: Normalization) -> None:
     """Warn if integers differ by less than a network's float32 tells apart in its range."""
-    step = max(high - low for low, high in zip(stretch.lo, stretch.hi, strict=True)) / 2**24
+    step = (
+        max(high - low for low, high in zip(normalization.lo, normalization.hi, strict=True))
+        / 2**24
+    )
     if reader.info.dtype in ("uint32", "int32") and step > 1:
         warn_once(
             reader,
@@ -428,11 +433,11 @@ class SRJob:
         Options of the run.
     placement : DeviceConfig
         Device and precision of the network.
-    stretch : Normalization
+    normalization : Normalization
         Normalization of the complete scene.
     layout : OutputLayout
         Layout of the output; its blocks are written and listed in the journal.
-    plan : TileGrid
+    tile_grid : TileGrid
         Grid of the tiles, anchored to the source.
     key : dict of str to str
         Key of the run; see `run_key`.
@@ -447,9 +452,9 @@ class SRJob:
     model: Model
     config: SRConfig
     placement: DeviceConfig
-    stretch: Normalization
+    normalization: Normalization
     layout: OutputLayout
-    plan: TileGrid
+    tile_grid: TileGrid
     key: dict[str, str]
     area: AreaOfInterest | None = None
     kernel: Kernel | None = None
@@ -458,7 +463,7 @@ class SRJob:
         """Return the same job with tiles of another size."""
         config = replace(self.config, tile_size=tile)
         return replace(
-            self, plan=tile_grid_of(self.reader.info, self.model.spec, config, self.area)
+            self, tile_grid=tile_grid_of(self.reader.info, self.model.spec, config, self.area)
         )
 
     def part(self, window: Window) -> SRJob:
@@ -467,14 +472,14 @@ class SRJob:
         Parameters
         ----------
         window
-            Window of the part in source pixels, relative to the corner of this job's plan. The
-            plan of the part starts at its own corner; the layout remains that of the full output.
+            Window of the part in source pixels, relative to the corner of this job's tile grid. The
+            grid of the part starts at its own corner; the layout remains that of the full output.
         """
         from georsr.geo.aoi import AreaOfInterest
 
         info = self.reader.info
         area = self.area or AreaOfInterest(Window(0, 0, info.height, info.width))
-        return replace(self, plan=self.plan.subgrid(window), area=area.part(window))
+        return replace(self, tile_grid=self.tile_grid.subgrid(window), area=area.part(window))
 
     def standalone_part(self, window: Window) -> SRJob:
         """Return the job of a part as `part` does, but with a layout for a separate output file."""
@@ -487,7 +492,7 @@ class SRJob:
                 self.reader.info,
                 self.model,
                 self.config,
-                self.stretch,
+                self.normalization,
                 self.kernel,
                 self.placement,
                 partial=part.area.outline is not None,
@@ -521,7 +526,7 @@ class SRJob:
             temp_paths(self.destination).journal,
             self.destination,
             self.key,
-            self.plan.tile,
+            self.tile_grid.tile,
             resume=self.config.resume,
             remote=is_remote(self.reader.info.path),
         )
@@ -546,7 +551,7 @@ def memory_of(job: SRJob) -> int:
     """Return the peak memory of a process that carries out a job, in bytes."""
     batch = choose_batch(job.placement, job.config.batch_size)
     n_concurrent = n_concurrent_tiles(
-        job.placement, job.model.spec, job.config, len(job.plan), batch
+        job.placement, job.model.spec, job.config, len(job.tile_grid), batch
     )
     return memory_bytes(job, job.placement, n_concurrent)
 
@@ -636,30 +641,40 @@ def plan_job(
     if not config.force and model.spec.architecture not in COMPUTED_ARCHITECTURES:
         reject_non_images(info, model.spec.name)
     placement = placement or place_model(model, config)
-    stretch = choose_normalization(reader, config.stretch)
-    scene = (reader.read, info.height, info.width, stretch)
+    normalization = choose_normalization(reader, config.stretch)
+    scene = (reader.read, info.height, info.width, normalization)
     model = with_scene_sensor(*scene, model, config, placement)
     kernel = resolve_kernel(*scene, model, config, placement)
     partial = area is not None and area.outline is not None
-    layout = _layout(part, info, model, config, stretch, kernel, placement, partial=partial)
+    layout = _layout(part, info, model, config, normalization, kernel, placement, partial=partial)
     if layout.world_file and is_virtual(destination):
         raise UsageError(
             f"{destination}: is not a local file, so that TFW=YES cannot write next to it; create "
             "the world file afterwards, with gdal_translate -co TFW=YES OUT COPY"
         )
-    plan = tile_grid_of(info, model.spec, config, area)
+    tile_grid = tile_grid_of(info, model.spec, config, area)
     key = run_key(reader, model, config, placement, area)
     if warn and kernel is None and requested_kernel(model.spec, config) is not None:
         warn_noise_dominated(reader, model.spec.name)
     if warn and model.spec.architecture not in COMPUTED_ARCHITECTURES:
         warn_upsampled(reader)
-        warn_lost_digits(reader, stretch)
+        warn_lost_digits(reader, normalization)
     if warn:
         warn_metadata(reader, layout)
         warn_specks(reader, model.spec.scale)
         warn_negative(reader, layout)
     job = SRJob(
-        reader, destination, model, config, placement, stretch, layout, plan, key, area, kernel
+        reader,
+        destination,
+        model,
+        config,
+        placement,
+        normalization,
+        layout,
+        tile_grid,
+        key,
+        area,
+        kernel,
     )
     if config.tile_size is None and (tile := job.journal().previous_tile_size()) is not None:
         job = job.with_tile(tile)
@@ -678,7 +693,7 @@ def _layout(
     info: RasterInfo,
     model: Model,
     config: SRConfig,
-    stretch: Normalization,
+    normalization: Normalization,
     kernel: Kernel | None,
     placement: DeviceConfig,
     *,
@@ -698,7 +713,7 @@ def _layout(
             model_sha256=model.sha256,
             scale=model.spec.scale,
             source_name=PurePath(info.path).name,
-            stretch=stretch.to_json(),
+            stretch=normalization.to_json(),
             consistency=_consistency_tag(kernel, requested_kernel(model.spec, config)),
             options=config.tags_json(),
             runtime="" if placement.backend == "torch" else placement.library,

@@ -28,8 +28,8 @@ from georsr.reports import ConsistencyReport, RunReport
 from georsr.tiling.grid import ceil_to
 from georsr.window import AnyArray, BoolArray, PixelBlock, Window
 from georsr.writer.layout import OutputLayout
-from georsr.writer.partial_tiff import OutputInfo
 from georsr.writer.paths import Lock, is_virtual, local_path, replace_sidecars, temp_paths
+from georsr.writer.resumable_tiff import OutputInfo
 from georsr.writer.writer import RasterWriter
 
 log = logging.getLogger(__name__)
@@ -81,8 +81,8 @@ def tile_pipeline(
     return TilePipeline(
         read=job.read,
         bands=len(job.reader.info.indexes),
-        plan=job.plan,
-        stretch=job.stretch,
+        tile_grid=job.tile_grid,
+        normalization=job.normalization,
         predictor=predictor,
         context=context or RunContext(),
         area=job.area,
@@ -216,7 +216,7 @@ def compute_output(
     job: SRJob, output: RasterWriter, executor: Executor, context: RunContext
 ) -> RunStats:
     """Compute and write the missing blocks of an output, then verify it."""
-    context.progress.start_pass(0, len(job.plan))
+    context.progress.start_pass(0, len(job.tile_grid))
     stats = RunStats()
     if output.n_resumed_blocks:
         context.progress.describe(f"resuming at {100 * output.done.mean():.0f} %")
@@ -281,10 +281,10 @@ def with_smaller_tiles(job: SRJob, error: BaseException, tried: list[int]) -> SR
     ResourceError
         The tile size is fixed by the options, or cannot become smaller.
     """
-    tried.append(job.plan.tile)
-    smaller = ceil_to(job.plan.tile // 2, job.plan.multiple_of)
+    tried.append(job.tile_grid.tile)
+    smaller = ceil_to(job.tile_grid.tile // 2, job.tile_grid.multiple_of)
     fixed = job.config.tile_size is not None
-    if fixed or smaller < MIN_TILE or smaller == job.plan.tile:
+    if fixed or smaller < MIN_TILE or smaller == job.tile_grid.tile:
         reason = (
             str(error)
             if isinstance(error, TileTooLargeError)
@@ -326,7 +326,7 @@ def run_report(
     stats, context
         Statistics and timing of the run.
     """
-    layout, plan = job.layout, job.plan
+    layout, tile_grid = job.layout, job.tile_grid
     with context.timer.section("verify"):
         consistency = consistency_report(job, stats)
     return RunReport(
@@ -334,7 +334,7 @@ def run_report(
         output=job.destination,
         model=job.model.spec.name,
         model_sha256=job.model.sha256,
-        scale=plan.scale,
+        scale=tile_grid.scale,
         width=layout.width,
         height=layout.height,
         bands=len(layout.bands),
@@ -342,15 +342,15 @@ def run_report(
         dtype=layout.dtype,
         device=str(job.placement.device),
         precision=job.placement.precision,
-        tile_size=plan.tile,
-        halo=plan.halo,
-        overlap=plan.overlap,
+        tile_size=tile_grid.tile,
+        halo=tile_grid.halo,
+        overlap=tile_grid.overlap,
         batch_size=stats.batch,
-        tiles=len(plan),
+        tiles=len(tile_grid),
         tiles_skipped=stats.skipped,
         blocks=layout.blocks_count,
         blocks_resumed=n_resumed,
-        stretch=job.stretch,
+        stretch=job.normalization,
         options=job.config.chosen(),
         cog=layout.cog_options is not None,
         seconds=context.timer.rounded(),
@@ -392,7 +392,7 @@ def consistency_report(job: SRJob, stats: RunStats) -> ConsistencyReport | None:
     ):
         for crop, written, source in pairs:
             image = np.where(written.valid, written.values, 0).astype(np.float32)
-            low, low_valid = shrink_valid(image, written.valid, job.kernel, job.plan.scale)
+            low, low_valid = shrink_valid(image, written.valid, job.kernel, job.tile_grid.scale)
             valid = source.valid & low_valid[crop]
             difference = np.abs(low[crop] - np.where(valid, source.values, 0).astype(np.float32))
             difference[~valid] = 0
@@ -422,12 +422,12 @@ def _pairs(job: SRJob, output: RasterReader) -> Iterator[tuple[Crop, PixelBlock,
     window out of them once they are downsampled.
     """
     assert job.kernel is not None, "without a kernel nothing is compared"
-    plan, s = job.plan, job.plan.scale
-    radius, extent = job.kernel.radius(s), Window(0, 0, plan.height, plan.width)
+    tile_grid, s = job.tile_grid, job.tile_grid.scale
+    radius, extent = job.kernel.radius(s), Window(0, 0, tile_grid.height, tile_grid.width)
     step, rest = divmod(job.layout.blocksize, s)
     step = 1 if rest else step
-    for top, bottom in spread_ranges(plan.height, radius, step):
-        for left, right in spread_ranges(plan.width, radius, step):
+    for top, bottom in spread_ranges(tile_grid.height, radius, step):
+        for left, right in spread_ranges(tile_grid.width, radius, step):
             window = Window(top, left, bottom - top, right - left)
             padded = window.grow(radius).intersection(extent)
             assert padded is not None, "the window is inside the source"

@@ -27,7 +27,6 @@ from georsr._files import atomic_write, sha256
 from georsr.device import import_torch
 from georsr.errors import ModelError, UsageError
 from georsr.models.arrays import enlarge_bicubic, enlarge_nearest
-from georsr.models.multiband import MultiBand
 from georsr.models.registry import (
     COMPUTED,
     COMPUTED_ARCHITECTURES,
@@ -53,6 +52,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from georsr.models.multiband import MultiBand
     from georsr.models.onnx.runtime import OnnxNetwork
 
 log = logging.getLogger(__name__)

@@ -319,9 +319,9 @@ class LayersPipeline:
 
     def blocks(self, top: int = 0) -> Generator[tuple[Window, AnyArray], None, None]:
         """Yield the finished blocks of the layers from output row ``top`` on."""
-        timer, plan = self.tiles.context.timer, self.tiles.plan
-        stitcher = TileStitcher(plan, n_planes(self.tiles.bands, self.config.maps))
-        assembler = block_assembler(plan, self.output_format, top)
+        timer, tile_grid = self.tiles.context.timer, self.tiles.tile_grid
+        stitcher = TileStitcher(tile_grid, n_planes(self.tiles.bands, self.config.maps))
+        assembler = block_assembler(tile_grid, self.output_format, top)
         with closing(self.tiles.predicted_tiles(top)) as results:
             for result in results:
                 with timer.section("join"):
@@ -336,22 +336,22 @@ class LayersPipeline:
 
     def _finalize(self, planes: FloatArray | None, window: Window, strip: RowStrip) -> FloatArray:
         """Return the layers of a window, NaN where the output has no valid pixel."""
-        plan, area = self.tiles.plan, self.tiles.area
+        tile_grid, area = self.tiles.tile_grid, self.tiles.area
         layers = np.full((self.config.count, window.height, window.width), np.nan, np.float32)
         # the tiles of an area may extend beyond it
-        inside = window.intersection(Window(0, 0, plan.out_height, plan.out_width))
+        inside = window.intersection(Window(0, 0, tile_grid.out_height, tile_grid.out_width))
         if planes is None or inside is None:
             return layers
         part = (slice(None), *inside.relative_to(window).slices)
         layers[part] = self._layers(planes[part], inside, strip)
-        outside = None if area is None else area.outside_mask(window, plan.scale)
+        outside = None if area is None else area.outside_mask(window, tile_grid.scale)
         if outside is not None:
             layers[:, outside] = np.nan
         return layers
 
     def _layers(self, values: FloatArray, window: Window, strip: RowStrip) -> FloatArray:
         """Return the layers of a window inside the output, from its blended planes (P, H, W)."""
-        s, n_statistics = self.tiles.plan.scale, len(values) - self.config.maps
+        s, n_statistics = self.tiles.tile_grid.scale, len(values) - self.config.maps
         deviation = ensemble_std(values[:n_statistics])
         units = self._units_per_range()
         layers = np.empty((self.config.count, *deviation.shape), np.float32)
@@ -367,15 +367,15 @@ class LayersPipeline:
 
     def _units_per_range(self) -> np.float32:
         """Return the source units per unit of the 0..1 scale, mean over bands."""
-        corners = np.zeros((2, len(self.tiles.stretch.lo), 1, 1), np.float32)
+        corners = np.zeros((2, len(self.tiles.normalization.lo), 1, 1), np.float32)
         corners[1] = 1
-        low, high = (self.tiles.stretch.inverse(corner) for corner in corners)
+        low, high = (self.tiles.normalization.inverse(corner) for corner in corners)
         return np.float32((high - low).mean())
 
     def _compare(self, window: Window, strip: RowStrip) -> tuple[FloatArray, FloatArray, BoolArray]:
         """Return inconsistency (h, w), detail (H, W), and validity in all bands (h, w)."""
-        plan, kernel = self.tiles.plan, self.config.kernel
-        s, extent = plan.scale, Window(0, 0, plan.height, plan.width)
+        tile_grid, kernel = self.tiles.tile_grid, self.config.kernel
+        s, extent = tile_grid.scale, Window(0, 0, tile_grid.height, tile_grid.width)
         source_window = window.coarser(s)
         padded = source_window.grow(margin(kernel, s)).intersection(extent)
         assert padded is not None, "the window is inside the output"

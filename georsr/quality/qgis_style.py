@@ -9,7 +9,7 @@ from xml.etree import ElementTree as ET
 
 import numpy as np
 
-from georsr.io.reader import open_output
+from georsr.io.reader import RasterReader, open_output
 from georsr.writer.paths import is_virtual, local_path
 
 RAMP = ("#fffdf0", "#fde2a6", "#f6a96c", "#d9605a", "#942b6c", "#33105c")
@@ -34,10 +34,15 @@ def style_of(path: str | os.PathLike[str], unit: str) -> str:
         Unit of the first band, for the legend.
     """
     with open_output(path, indexes=(1,)) as reader:
-        sample = reader.sample()
+        return pseudocolour(displayed_maximum(reader), unit, RAMP)
+
+
+def displayed_maximum(reader: RasterReader) -> float:
+    """Return the value of a reader's only band that is shown in the last colour; above 0."""
+    sample = reader.sample()
     valid = sample.values[sample.valid]
     maximum = float(np.percentile(valid, MAX_PERCENTILE)) if valid.size else 1.0
-    return pseudocolour(maximum if maximum > 0 else 1.0, unit, RAMP)
+    return maximum if maximum > 0 else 1.0
 
 
 def pseudocolour(maximum: float, unit: str, colours: Sequence[str]) -> str:

@@ -60,8 +60,8 @@ from georsr.quality.qgis_style import style_of, style_path
 from georsr.radiometry.kernels import Kernel
 from georsr.reports import LayersReport, RunReport
 from georsr.writer.layout import OutputLayout, output_layout
-from georsr.writer.partial_tiff import OutputInfo
 from georsr.writer.paths import check_destination, is_virtual, local_path
+from georsr.writer.resumable_tiff import OutputInfo
 from georsr.writer.writer import RasterWriter
 
 
@@ -140,11 +140,13 @@ def layers_job(job: SRJob, destination: str, output_hash: str) -> SRJob:
 
 def layers_memory(job: SRJob) -> int:
     """Return the peak memory of writing quality layers on this machine, in bytes."""
-    plan, s = job.plan, job.plan.scale
-    planes = n_planes(len(job.stretch.lo), guidance_count(job.model, job.placement))
-    overlap_bytes = plan.overlap * s * plan.row_window(0).width * s * 4 * planes
-    n_concurrent = n_concurrent_tiles(job.placement, job.model.spec, job.config, len(plan), batch=1)
-    tile_bytes = n_concurrent * 4 * (plan.tile * s) ** 2 * 4 * (planes + job.layout.count)
+    tile_grid, s = job.tile_grid, job.tile_grid.scale
+    planes = n_planes(len(job.normalization.lo), guidance_count(job.model, job.placement))
+    overlap_bytes = tile_grid.overlap * s * tile_grid.row_window(0).width * s * 4 * planes
+    n_concurrent = n_concurrent_tiles(
+        job.placement, job.model.spec, job.config, len(tile_grid), batch=1
+    )
+    tile_bytes = n_concurrent * 4 * (tile_grid.tile * s) ** 2 * 4 * (planes + job.layout.count)
     return memory_of(job) + overlap_bytes + tile_bytes
 
 
@@ -277,7 +279,7 @@ def write_layers(
     while True:
         try:
             with prepare_output(job, context) as layers:
-                context.progress.start_pass(-1, len(job.plan))  # the last pass of the run
+                context.progress.start_pass(-1, len(job.tile_grid))  # the last pass of the run
                 if not layers.done.all():
                     _compute_layers(job, layers, output_path, predictor, context)
                 finish_output(job, layers, context)
@@ -299,7 +301,9 @@ def _compute_layers(
 ) -> None:
     """Compute and write the missing blocks of quality layers."""
     with open_output(output_path, allow_drivers=job.config.allow_drivers) as output:
-        check_pair(output, len(job.reader.info.indexes), job.plan.out_height, job.plan.out_width)
+        check_pair(
+            output, len(job.reader.info.indexes), job.tile_grid.out_height, job.tile_grid.out_width
+        )
         # the planes are statistics, not an image: nothing is added to them or left out
         tiles = tile_pipeline(job, predictor, context)
         tiles = replace(tiles, kernel=None, keep_constant=False)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import lightning
 import torch
 from torch import Tensor
 
@@ -18,7 +18,6 @@ from georsr.training.recipe import Recipe
 
 OPTIMIZER_STATE = ({"step", "exp_avg", "exp_avg_sq"}, {"step", "momentum"})
 """State of Adam, and of Muon, for a parameter."""
-_VERSION = re.compile(r"\d[\w.+-]{0,40}")
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -140,10 +139,10 @@ def run_state(state: Mapping[str, Any], module: Any) -> dict[str, Any]:
         key: pattern if key == "state_dict" else _take(_take(loops, "fit_loop", None), key, pattern)
         for key, pattern in trainer.fit_loop.state_dict().items()
     }  # its state_dict is that of the data loaders, whose state is the step
-    version = str(state.get("pytorch-lightning_version"))
     average = _take(state.get("callbacks"), "WeightAveraging", {"latest_update_step": 0})
     return checked | {
-        "pytorch-lightning_version": version if _VERSION.fullmatch(version) else "2.0.0",
+        # nothing is left to migrate: every entry has the form of this version's
+        "pytorch-lightning_version": lightning.__version__,
         "recipe": state["recipe"],
         "loops": {"fit_loop": progress},
         "callbacks": {

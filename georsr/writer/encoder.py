@@ -175,10 +175,8 @@ class Field:
 
     def read(self, file: IO[bytes]) -> Numbers:
         """Read the numbers, (count,)."""
-        file.seek(self.position)
-        return np.frombuffer(
-            read_exactly(file, self.count * self.dtype.itemsize), self.dtype
-        ).astype(np.uint64)
+        data = read_at(file, self.position, self.count * self.dtype.itemsize)
+        return np.frombuffer(data, self.dtype).astype(np.uint64)
 
     def write(self, file: IO[bytes], numbers: Numbers) -> None:
         """Replace the numbers; none may be greater than `largest`."""
@@ -200,19 +198,21 @@ def tile_tables(file: IO[bytes]) -> list[TileTable]:
     Raises
     ------
     ValueError
-        The file is not a TIFF, or is truncated.
+        The file is not a TIFF, or is damaged or truncated.
     """
-    return [
-        TileTable(fields[TILE_OFFSETS], fields[TILE_SIZES])
-        for fields in _directories(file)
-        if TILE_OFFSETS in fields
-    ]
+    tables = []
+    for fields in _directories(file):
+        if TILE_OFFSETS in fields:
+            sizes = fields.get(TILE_SIZES)
+            if sizes is None or sizes.count != fields[TILE_OFFSETS].count:
+                raise ValueError("the TIFF file has no size for each of its tiles")
+            tables.append(TileTable(fields[TILE_OFFSETS], sizes))
+    return tables
 
 
 def _directories(file: IO[bytes]) -> Iterator[dict[int, Field]]:
     """Yield the integer arrays of each directory, by tag."""
-    file.seek(0)
-    start = read_exactly(file, 4)
+    start = read_at(file, 0, 4)
     order = {b"II": "<", b"MM": ">"}.get(start[:2])
     if order is None:
         raise ValueError("not a TIFF file")
@@ -223,11 +223,13 @@ def _directories(file: IO[bytes]) -> Iterator[dict[int, Field]]:
     entry = struct.Struct(order + ("HHQ8s" if big else "HHI4s"))
     address = struct.Struct(order + ("Q" if big else "I"))
     entry_count = struct.Struct(order + ("Q" if big else "H"))
-    file.seek(8 if big else 4)
-    (position,) = address.unpack(read_exactly(file, address.size))
+    (position,) = address.unpack(read_at(file, 8 if big else 4, address.size))
+    visited = set()
     while position:
-        file.seek(position)
-        (entries,) = entry_count.unpack(read_exactly(file, entry_count.size))
+        if position in visited:
+            raise ValueError("the directories of the TIFF file go in circles")
+        visited.add(position)
+        (entries,) = entry_count.unpack(read_at(file, position, entry_count.size))
         fields = {}
         for i in range(entries):
             tag, kind, count, value = entry.unpack(read_exactly(file, entry.size))
@@ -239,8 +241,8 @@ def _directories(file: IO[bytes]) -> Iterator[dict[int, Field]]:
                 (offset,) = address.unpack(value)
             fields[tag] = Field(offset, count, dtype)
         yield fields
-        file.seek(position + entry_count.size + entries * entry.size)
-        (position,) = address.unpack(read_exactly(file, address.size))
+        end = position + entry_count.size + entries * entry.size
+        (position,) = address.unpack(read_at(file, end, address.size))
 
 
 def write_all(file: IO[bytes], data: bytes) -> None:
@@ -248,6 +250,15 @@ def write_all(file: IO[bytes], data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[file.write(view) :]
+
+
+def read_at(file: IO[bytes], position: int, size: int) -> bytes:
+    """Read ``size`` bytes from ``position`` on; raise ValueError if the file has fewer."""
+    try:
+        file.seek(position)
+        return read_exactly(file, size)
+    except (OverflowError, MemoryError) as error:  # numbers of a damaged file
+        raise ValueError("the TIFF file ends too early") from error
 
 
 def read_exactly(file: IO[bytes], size: int) -> bytes:

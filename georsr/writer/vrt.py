@@ -17,7 +17,7 @@ from georsr.io.vrt import add_band, add_tags, add_vrt_source, vrt_root
 from georsr.window import Window
 from georsr.writer.layout import OutputLayout
 from georsr.writer.paths import is_enospc, local_path, replace_sidecars, sync_path
-from georsr.writer.verify import verify_output
+from georsr.writer.verify_and_publish import verify_output
 
 Parts = Sequence[tuple[Path, Window]]
 """Files of the parts, and their windows in the output."""

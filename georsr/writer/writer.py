@@ -6,10 +6,8 @@ requested, and renamed.
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
-import re
 import threading
 import time
 import zlib
@@ -20,17 +18,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
-import rasterio.shutil
-from rasterio.errors import RasterioError, RasterioIOError
+from rasterio.errors import RasterioError
 
-from georsr._files import atomic_write
 from georsr.errors import OutputError, UsageError
-from georsr.io.gdal_env import gdal_env, root_cause, suppress_rasterio_warnings
+from georsr.io.gdal_env import root_cause
 from georsr.progress import RunContext
 from georsr.window import AnyArray, BoolArray, Window
 from georsr.writer.encoder import BlockEncoder, EncodedBlock, encoders, to_encodable
 from georsr.writer.layout import OutputLayout
-from georsr.writer.partial_tiff import BlockRecord, Journal, OutputInfo, PartFile
 from georsr.writer.paths import (
     Lock,
     check_destination,
@@ -38,11 +33,11 @@ from georsr.writer.paths import (
     is_enospc,
     is_virtual,
     local_path,
-    replace_sidecars,
     sync_path,
     temp_paths,
 )
-from georsr.writer.verify import Checksums, verify_output
+from georsr.writer.resumable_tiff import BlockRecord, Journal, OutputInfo, PartialTiff
+from georsr.writer.verify_and_publish import Checksums, publish, verify_output, write_cog
 
 
 def check_block(
@@ -76,52 +71,6 @@ def check_block(
         if array is not None and name != "mask" and array.dtype != layout.dtype:
             # casting here would wrap around silently; `quantise` rounds and clips
             raise ValueError(f"{dst}: {name} are {array.dtype}, expected {layout.dtype}")
-
-
-def write_cog(source: Path, target: Path, layout: OutputLayout) -> None:
-    """Copy ``source`` to ``target`` with overviews, by GDAL's COG driver.
-
-    The names of GDAL's intermediate files begin with that of ``target``; the caller removes those
-    that remain after a failure. Errors are those of rasterio.
-    """
-    assert layout.cog_options is not None
-    # GDAL follows symbolic links: it writes to a new name, at which none can exist
-    with (
-        atomic_write(target) as fresh,
-        gdal_env(writing=True),
-        suppress_rasterio_warnings(),
-        _silent_libtiff(),
-    ):
-        try:
-            rasterio.shutil.copy(str(source), str(fresh), driver="COG", **layout.cog_options)
-        except Exception as err:
-            # some GDAL errors are not converted to rasterio's exceptions
-            if not type(err).__name__.startswith("CPLE_"):
-                raise
-            raise RasterioIOError(str(err)) from err
-
-
-@contextmanager
-def _silent_libtiff() -> Iterator[None]:
-    """Suppress libtiff's own messages on stderr; GDAL raises the errors.
-
-    GDAL handles the errors of files it opens, but libtiff's functions for writing report to a
-    handler of the process, which prints them. If libtiff is not a separate library but part of
-    GDAL, nothing is changed.
-    """
-    handlers = []
-    with suppress(OSError):  # only Linux lists the loaded libraries
-        loaded = Path("/proc/self/maps").read_text()
-        for path in sorted(set(re.findall(r"/.*/libtiff[^/]*\.so[^/]*$", loaded, re.MULTILINE))):
-            with suppress(OSError, AttributeError):
-                handler = ctypes.CDLL(path).TIFFSetErrorHandler
-                handler.restype, handler.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
-                handlers.append((handler, handler(None)))
-    try:
-        yield
-    finally:
-        for handler, before in handlers:
-            handler(before)
 
 
 log = logging.getLogger(__name__)
@@ -174,7 +123,7 @@ class RasterWriter:
         self.journal, self._context = journal, context or RunContext()
         self._temp = temp_paths(self.dst)
         self._lock = Lock(self._temp.lock, self.dst)
-        self._part: PartFile | None = None
+        self._part: PartialTiff | None = None
         self.ready: Path | None = None
         """Path of the sealed output until it is published."""
         self.published = False
@@ -203,13 +152,13 @@ class RasterWriter:
             raise
         return self
 
-    def _resume(self) -> PartFile | None:
+    def _resume(self) -> PartialTiff | None:
         """Reopen the partial file of an earlier run, if it can be resumed."""
         if self.journal is None or (previous := self.journal.load()) is None:
             return None
         header, blocks = previous
         try:
-            part = PartFile.reopen(self._temp.part, self.layout, header, blocks)
+            part = PartialTiff.reopen(self._temp.part, self.layout, header, blocks)
         except (ValueError, OSError) as error:
             self.journal.reject(f"its partial file is damaged ({error})")
             return None
@@ -221,12 +170,12 @@ class RasterWriter:
             )
         return part
 
-    def _create(self) -> PartFile:
+    def _create(self) -> PartialTiff:
         """Create a new partial file and its journal."""
         if self.journal is not None:
             self.journal.remove()
         self._remove_temp_files()
-        part = PartFile.create(self._temp.part, self.layout)
+        part = PartialTiff.create(self._temp.part, self.layout)
         part.sync()
         if self.journal is not None:
             self.journal.begin(part.header)
@@ -429,7 +378,7 @@ class RasterWriter:
         self.published = True
         return self._written
 
-    def _finished(self, part: PartFile) -> Path:
+    def _finished(self, part: PartialTiff) -> Path:
         """Verify the sealed file, and convert it to a COG if the layout says so."""
         checksums = part.checksums if self._verify else None
         check_cancelled = self._context.check_cancelled
@@ -461,21 +410,15 @@ class RasterWriter:
         done.result()
 
     def _publish(self, ready: Path, written: OutputInfo) -> None:
-        """Copy or rename the sealed file to ``dst``."""
+        """Note in the journal what is published, then publish it."""
         sync_path(ready)
-        if is_virtual(self.dst):
-            with gdal_env(remote=True, writing=True):
-                rasterio.shutil.copyfiles(str(ready), self.dst)
-            return
-        path = local_path(self.dst)
-        if not self._overwrite:
-            check_destination(path, [], overwrite=False)  # it may have been created meanwhile
-        if self.journal is not None:
-            self.journal.publishing(ready, path, written)
-        ready.replace(path)
-        replace_sidecars(path, self.layout.world_file_text)
-        with suppress(OSError):  # not every file system can synchronise a folder
-            sync_path(path.parent)
+        if not is_virtual(self.dst):
+            path = local_path(self.dst)
+            if not self._overwrite:
+                check_destination(path, [], overwrite=False)  # it may have been created meanwhile
+            if self.journal is not None:
+                self.journal.publishing(ready, path, written)
+        publish(ready, self.dst, self.layout)
 
     @contextmanager
     def _failures(self, problem: str) -> Iterator[None]:
@@ -500,7 +443,7 @@ class RasterWriter:
                 raise
             raise OutputError(message) from err
 
-    def _opened(self) -> PartFile:
+    def _opened(self) -> PartialTiff:
         """Return the partial file; raise ValueError outside of the context."""
         if self._part is None:
             raise ValueError(f"{self.dst}: not open; use the writer in a `with` statement")

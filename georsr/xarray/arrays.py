@@ -16,9 +16,10 @@ import xarray as xr
 from georsr.config import OPTIONS, ArrayOptions, SRConfig
 from georsr.errors import GeoreferenceWarning, UsageError
 from georsr.inference.array import check_count, predict_stack
-from georsr.inference.bands import match_array_bands
 from georsr.inference.consistency import requested_kernel
-from georsr.io.metadata import SUPPORTED_DTYPES, BandInfo, declared_rgb_bands
+from georsr.inference.model_bands import match_array_bands
+from georsr.io.metadata import SUPPORTED_DTYPES, BandInfo
+from georsr.io.rgb_bands import declared_rgb_bands
 from georsr.models.io import Model, open_model
 from georsr.reports import output_tags
 from georsr.writer.layout import output_nodata

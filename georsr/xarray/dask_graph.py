@@ -22,17 +22,17 @@ from dask.highlevelgraph import HighLevelGraph
 from georsr.config import SRConfig
 from georsr.device import cpu_threads
 from georsr.inference.array import ArrayFormat, array_reader, predict_window
-from georsr.inference.bands import match_array_bands
-from georsr.inference.consistency import fixed_kernel, requested_kernel, skip_if_noisy, softened
-from georsr.inference.model_cache import ModelRef, cached_predictor, load_cached, model_ref
-from georsr.inference.pipeline import make_tile_grid
-from georsr.inference.predictor import place_model
-from georsr.inference.sensing import (
+from georsr.inference.blur_and_noise import (
     estimate_kernel,
     probe_windows,
     scene_sensor,
     with_sensor,
 )
+from georsr.inference.consistency import fixed_kernel, requested_kernel, skip_if_noisy, softened
+from georsr.inference.model_bands import match_array_bands
+from georsr.inference.model_cache import ModelRef, cached_predictor, load_cached, model_ref
+from georsr.inference.pipeline import make_tile_grid
+from georsr.inference.predictor import place_model
 from georsr.models.io import Model
 from georsr.models.spec import SCENE
 from georsr.radiometry.kernels import Kernel
@@ -62,7 +62,7 @@ class ChunkConfig:
     ----------
     model : ModelRef
         Name and checksum of the model.
-    plan : TileGrid
+    tile_grid : TileGrid
         Tiles of a scene.
     form : ArrayFormat
         Data type, bands and nodata of the output.
@@ -76,7 +76,7 @@ class ChunkConfig:
     """
 
     model: ModelRef
-    plan: TileGrid
+    tile_grid: TileGrid
     form: ArrayFormat
     config: SRConfig
     source_nodata: tuple[float, ...]
@@ -169,8 +169,8 @@ def predict_chunk(
             array_reader(block.values, block.valid, extent),
             window,
             bands=len(block.values),
-            plan=chunks.plan,
-            stretch=normalization,
+            tile_grid=chunks.tile_grid,
+            normalization=normalization,
             form=chunks.form,
             inference=predictor,
             kernel=scene.kernel,
@@ -222,13 +222,15 @@ def super_resolve_dask(
     """
     *scenes, bands, height, width = array.shape
     model = match_array_bands(model, bands, config)
-    plan = make_tile_grid(height, width, model.spec, config)
+    tile_grid = make_tile_grid(height, width, model.spec, config)
     dtype = np.dtype(config.dtype or array.dtype.name)
     form = ArrayFormat(dtype.name, bands, config.blocksize, nodata)
-    chunks = ChunkConfig(model_ref(model), plan, form, config, source_nodata, limits, len(scenes))
-    side = chunk_side(plan, config.blocksize, bands * dtype.itemsize, MAX_CHUNK_BYTES)
-    rows = chunk_sizes(plan.out_height, sides[0] or side)
-    columns = chunk_sizes(plan.out_width, sides[1] or side)
+    chunks = ChunkConfig(
+        model_ref(model), tile_grid, form, config, source_nodata, limits, len(scenes)
+    )
+    side = chunk_side(tile_grid, config.blocksize, bands * dtype.itemsize, MAX_CHUNK_BYTES)
+    rows = chunk_sizes(tile_grid.out_height, sides[0] or side)
+    columns = chunk_sizes(tile_grid.out_width, sides[1] or side)
     token = tokenize(georsr_version(), array.name, repr(chunks), rows, columns)
     name, shared = f"georsr-{token}", f"georsr-config-{token}"
     tasks: dict[Any, Any] = {shared: chunks}
@@ -264,8 +266,8 @@ def super_resolve_dask(
             tasks[properties] = (find_properties, shared, normalization, windows)
         else:
             properties = SceneProperties(softened(fixed_kernel(kernel), model.spec, config))
-        for i, j, window in _windows(rows, columns, plan.scale):
-            extent = plan.subgrid(window).read_extent.moved(window.top, window.left)
+        for i, j, window in _windows(rows, columns, tile_grid.scale):
+            extent = tile_grid.subgrid(window).read_extent.moved(window.top, window.left)
             predict = partial(predict_chunk, window, extent)
             blocks = keys_of(pixels[(slice(None), *extent.slices)])
             tasks[(name, *scene, 0, i, j)] = (predict, shared, normalization, properties, blocks)

@@ -10,10 +10,10 @@ from processing.core.ProcessingConfig import ProcessingConfig, Setting
 from qgis.core import QgsProcessingProvider
 from qgis.PyQt.QtGui import QIcon
 
-from .model_info import ModelInformation
-from .preview import Preview
-from .quality_layers import QualityLayers
-from .super_resolve import SuperResolve
+from .model_info_algorithm import ModelInformation
+from .preview_algorithm import Preview
+from .quality_layers_algorithm import QualityLayers
+from .super_resolve_algorithm import SuperResolve
 
 EXECUTABLE = "GEORSR_EXECUTABLE"
 ICON = str(Path(__file__).parent / "icon.svg")

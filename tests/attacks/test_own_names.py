@@ -306,8 +306,8 @@ class TestWhatIsStillAllowed:
         assert invoke(["sr", "near.tif", "out2.tif", *FAST, "--overwrite"]) == 0
         assert not Path("out2.tfw").exists()
         assert not Path("out2.tif.aux.xml").exists()
-        with rasterio.open("out2.tif") as product:
-            assert product.shape == (32, 40)
+        with rasterio.open("out2.tif") as output:
+            assert output.shape == (32, 40)
 
     def test_overwrite_keeps_a_folder_named_like_a_sidecar(self, folder):
         Path("out2.tif.msk").mkdir()

@@ -1,4 +1,4 @@
-"""Tags of a product are somebody's words: no file, network or option of theirs is used."""
+"""Tags of an output are somebody's words: no file, network or option of theirs is used."""
 
 import json
 
@@ -15,8 +15,8 @@ MODEL = "segsr-lite-x2"
 
 
 @pytest.fixture
-def product(make_raster, texture, tmp_path):
-    """A source, its product, and what changes tags of the product."""
+def output(make_raster, texture, tmp_path):
+    """A source, its output, and what changes tags of the output."""
     source, out = make_raster(texture(3, 40, 48)), str(tmp_path / "out.tif")
     georsr.super_resolve(source, out, MODEL, consistency="off")
 
@@ -55,9 +55,9 @@ def one_line(error):
     ],
 )
 def test_model_tag_other_than_a_bundled_model_is_refused(
-    model, product, no_download, monkeypatch, tmp_path
+    model, output, no_download, monkeypatch, tmp_path
 ):
-    source, out, retag = product
+    source, out, retag = output
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"opened")
     (tmp_path / "model.onnx").write_bytes(b"opened")
@@ -70,8 +70,8 @@ def test_model_tag_other_than_a_bundled_model_is_refused(
     assert not report_output(source, out).seams
 
 
-def test_model_sha256_tag_of_other_weights_is_refused(product, tmp_path):
-    source, out, retag = product
+def test_model_sha256_tag_of_other_weights_is_refused(output, tmp_path):
+    source, out, retag = output
     retag(MODEL_SHA256="0" * 64)
     with pytest.raises(UsageError, match="name the model that made it with --model"):
         georsr.quality_layers(source, out, tmp_path / "q.tif")
@@ -114,8 +114,8 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize("what", OPTIONS)
-def test_options_tag_with_other_options_is_refused(what, product, tmp_path, capsys):
-    source, out, retag = product
+def test_options_tag_with_other_options_is_refused(what, output, tmp_path, capsys):
+    source, out, retag = output
     retag(OPTIONS=json.dumps(OPTIONS[what]))
     with pytest.raises(UsageError, match=r"GEORSR_OPTIONS: \S+") as refused:
         georsr.quality_layers(source, out, tmp_path / "q.tif")
@@ -170,22 +170,22 @@ def test_from_tag_of_tags_json_round_trips():
 
 
 @pytest.mark.parametrize("scale", ["²", "9" * 5000, "0", "-2", "1e3", "2\n"])
-def test_scale_tag_that_is_not_the_factor_is_refused(scale, product, capsys):
-    _, out, retag = product
+def test_scale_tag_that_is_not_the_factor_is_refused(scale, output, capsys):
+    _, out, retag = output
     retag(SCALE=scale)
     assert invoke(["eval", out]) == 2
     assert "its scale is not known" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kernel", ["psf:1e999", "psf:nan", "x\ny", "<script>", "gaussian"])
-def test_kernel_tag_malformed_is_one_line(kernel, product):
-    source, out, retag = product
+def test_kernel_tag_malformed_is_one_line(kernel, output):
+    source, out, retag = output
     retag(CONSISTENCY=kernel)
     with pytest.raises(UsageError, match="expected bicubic, mean, or psf") as refused:
         report_output(source, out, seams=False)
     assert one_line(refused)
 
 
-def test_quality_layers_of_an_unchanged_output_are_written(product, tmp_path):
-    source, out, _ = product
+def test_quality_layers_of_an_unchanged_output_are_written(output, tmp_path):
+    source, out, _ = output
     assert georsr.quality_layers(source, out, tmp_path / "q.tif").layers[0] == "uncertainty"

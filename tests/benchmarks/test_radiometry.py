@@ -1,4 +1,4 @@
-"""Real scenes: what a product says of each source pixel is what the source said of it."""
+"""Real scenes: what an output says of each source pixel is what the source said of it."""
 
 import runpy
 from pathlib import Path

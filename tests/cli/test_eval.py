@@ -1,4 +1,4 @@
-"""``georsr eval``: data sets, pairs, products alone, reports, and every wrong request."""
+"""``georsr eval``: data sets, pairs, outputs alone, reports, and every wrong request."""
 
 import csv
 import json
@@ -158,11 +158,11 @@ def test_eval_pair_with_lr_measures_consistency(make_raster, texture, run):
 
 
 def test_eval_output_alone_measures_edges(make_raster, texture, run):
-    product = make_raster(texture(1, 80, 80), "sr.tif", transform=GRID)
-    code, out, _ = run(product, "--scale", 2)
+    output = make_raster(texture(1, 80, 80), "sr.tif", transform=GRID)
+    code, out, _ = run(output, "--scale", 2)
     assert code == 0
     assert "10-90 % width" in out
-    code, _, err = run(product)
+    code, _, err = run(output)
     assert code == 2
     assert "give its source (--lr) or --scale" in err
 

@@ -55,7 +55,7 @@ print(*sys.modules)
         "models.spandrel",
     )
     unused += ("models.onnx.export", "io.vrt", "io.sentinel2", "io.mosaic", "geo", "quality")
-    unused += ("distributed", "estimation", "evaluation", "training", "xarray")
+    unused += ("distributed", "run_estimate", "evaluation", "training", "xarray")
     assert not {*modules} & {f"georsr.{name}" for name in unused}
     assert not {*modules} & {"torch", "open_clip", "distributed", "xarray", "scipy", "shapely"}
 

@@ -35,7 +35,7 @@ def test_sr_quality_and_stac_write_all_three_files(scene, tmp_path, capsys):
 
 
 def test_quality_warning_of_missing_crs_is_shown_once(make_raster, texture, tmp_path):
-    """Not again of its product, nor of the layers, each time these are opened."""
+    """Not again of its output, nor of the layers, each time these are opened."""
     scene = make_raster(texture(3, 20, 24), crs=None)
     out, layers = str(tmp_path / "out.tif"), str(tmp_path / "q.tif")
     for command in (

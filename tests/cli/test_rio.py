@@ -63,6 +63,17 @@ def test_rio_superres_error_is_one_line_with_exit_code(scene, tmp_path, rio):
     assert "Traceback" not in gone.stderr
 
 
+def test_rio_superres_sensor_is_used_or_refused_in_one_line(scene, tmp_path, rio):
+    out, model = tmp_path / "o.tif", ["-m", "segsr-lite-x2-sensor"]
+    refused = rio("superres", scene, str(out), *model, "--sensor", "noise=9")
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert "sensor 'noise=9': expected one or more of" in refused.stderr
+    done = rio("superres", scene, str(out), *model, "--sensor", "mtf=0.2,noise=0.01")
+    assert done.returncode == 0, done.stderr
+    with rasterio.open(out) as dataset:
+        assert "mtf=0.200,noise=0.0100" in dataset.tags()["GEORSR_SENSOR"]
+
+
 def test_rio_superres_help_names_rio():
     output = CliRunner().invoke(main_group, ["superres", "--help"]).output
     assert "rio superres scene.tif out.tif" in output

@@ -47,8 +47,8 @@ def test_train_resumed_weights_are_used_by_sr(data, make_raster, texture, capsys
     assert (out / "log.csv").read_text().splitlines()[-1].startswith("6,")
     assert invoke([*arguments, "--resume", "--steps", "2"]) == 1
     assert "differs in steps" in capsys.readouterr().err
-    product = str(data / "o.tif")
-    assert invoke(["sr", make_raster(texture(3, 30, 40)), product, "--model", weights]) == 0
+    output = str(data / "o.tif")
+    assert invoke(["sr", make_raster(texture(3, 30, 40)), output, "--model", weights]) == 0
 
 
 def test_train_bad_arguments_are_refused(data, capsys):

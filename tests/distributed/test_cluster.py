@@ -1,4 +1,4 @@
-"""Many machines, one product: the bytes are those of a serial run, whoever made what and when."""
+"""Many machines, one output: the bytes are those of a serial run, whoever made what and when."""
 
 import itertools
 import logging
@@ -67,7 +67,7 @@ def crs_polygon():
 
 
 def both(tmp_path, source, model, scheduler, **options):
-    """Bytes of a serial run's product, and of a cluster's."""
+    """Bytes of a serial run's output, and of a cluster's."""
     one, many = tmp_path / "one.tif", tmp_path / "many.tif"
     first = super_resolve(source, one, model, **SMALL | options)
     second = super_resolve(source, many, model, scheduler=scheduler, **SMALL | options)
@@ -150,10 +150,10 @@ def test_ordered_blocks_of_shuffled_results_have_the_order_of_one_process(source
         queue = ShuffledQueue(JobRunner(job, model_ref(model), config, compute_blocks), workers)
         grid = TaskGrid(300, 260, 0, 64, 96)
         blocks = ordered_blocks(
-            job.plan, 32, grid, done, queue, Timer(), lambda index, result: None
+            job.tile_grid, 32, grid, done, queue, Timer(), lambda index, result: None
         )
         places = [(row, column) for row, column, _ in blocks]
-    assert places == [place for place in completion_order(job.plan, 32) if not done[place]]
+    assert places == [place for place in completion_order(job.tile_grid, 32) if not done[place]]
     assert queue.max_in_flight <= PREFETCH_BATCHES * workers
     assert queue.in_flight == 0
 

@@ -1,4 +1,4 @@
-"""Parts and a VRT over them are the product that one file would be."""
+"""Parts and a VRT over them are the output that one file would be."""
 
 import itertools
 import json
@@ -19,7 +19,7 @@ from georsr.distributed.parts_index import PartsFolder
 from georsr.errors import InterruptedRunError, OutputError, ResourceError, UsageError
 from georsr.inference.predictor import TilePredictor
 from georsr.tiling import partition
-from georsr.writer import partial_tiff
+from georsr.writer import resumable_tiff
 
 # two workers are threads of this process, which has one set of filters for warnings
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
@@ -358,7 +358,7 @@ def test_parts_folder_in_use_is_refused(tmp_path, source):
 def test_parts_full_disk_keeps_finished_parts(tmp_path, source, scheduler, monkeypatch):
     import errno
 
-    append, calls = partial_tiff.PartFile.append, []
+    append, calls = resumable_tiff.PartialTiff.append, []
 
     def full(self, *arguments):
         calls.append(1)
@@ -366,7 +366,7 @@ def test_parts_full_disk_keeps_finished_parts(tmp_path, source, scheduler, monke
             raise OSError(errno.ENOSPC, "No space left on device")
         return append(self, *arguments)
 
-    monkeypatch.setattr(partial_tiff.PartFile, "append", full)
+    monkeypatch.setattr(resumable_tiff.PartialTiff, "append", full)
     with pytest.raises(OutputError, match=r"no space left in .*parts") as caught:
         make(source, tmp_path, scheduler=scheduler)
     assert "parts are finished and kept" in caught.value.__notes__[0]

@@ -29,6 +29,7 @@ ELSEWHERE = {
     "cube.zarr": "needs a file of Zarr",
     "DIM_PHR1A": "needs a file of DIMAP",
     "mosaic.vrt": "stands for a mosaic of any size",
+    "georsr view": "serves until Ctrl-C",
     "qgis install": "writes into the reader's QGIS profile",
     "qgis uninstall": "writes into the reader's QGIS profile",
 }

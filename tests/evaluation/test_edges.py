@@ -41,8 +41,8 @@ def test_edge_width_of_a_gaussian_equals_the_formula(sigma, angle):
 @pytest.mark.parametrize("sigma", [0.3, 0.5, 0.9])
 def test_edge_width_on_a_finer_grid_is_in_source_pixels(sigma, angle):
     edges = find_edges(gaussian_edge(0.8, angle))
-    product = gaussian_edge(sigma, angle, scale=4)
-    widths = measure_edges(product, edges, 4)[:, 0]
+    output = gaussian_edge(sigma, angle, scale=4)
+    widths = measure_edges(output, edges, 4)[:, 0]
     assert np.isfinite(widths).all()
     np.testing.assert_allclose(widths, RISE * sigma, rtol=0.03)
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from georsr.evaluation.edges import flat_blocks, plane_residual
-from georsr.inference.sensing import BLOCK
+from georsr.inference.blur_and_noise import BLOCK
 
 
 def test_plane_residual_on_a_slope_is_the_noise():

@@ -40,11 +40,11 @@ def bicubic(values):
 
 @pytest.fixture
 def report(make_raster):
-    """measured(source, product) -> what is said of them."""
+    """measured(source, output) -> what is said of them."""
 
-    def measured(source, product):
+    def measured(source, output):
         lr = make_raster(source, "lr.tif", transform=COARSE)
-        return measure_no_reference(make_raster(product, "sr.tif", transform=FINE), lr)
+        return measure_no_reference(make_raster(output, "sr.tif", transform=FINE), lr)
 
     return measured
 
@@ -62,9 +62,9 @@ def test_measure_harm_of_bicubic_is_neutral(report):
 @pytest.mark.parametrize("sigma", [0.5, 2.0])
 def test_harm_roughness_measures_added_noise(report, sigma):
     source = fields()
-    product = bicubic(source)
-    added = np.random.default_rng(1).normal(0, sigma, product.shape).astype("float32")
-    found = report(source, product + added)
+    output = bicubic(source)
+    added = np.random.default_rng(1).normal(0, sigma, output.shape).astype("float32")
+    found = report(source, output + added)
     flat = found.images[0].noise
     assert found.harm.roughness == pytest.approx(math.hypot(flat, sigma) / flat, rel=0.05)
 
@@ -72,11 +72,11 @@ def test_harm_roughness_measures_added_noise(report, sigma):
 def test_harm_overshoot_measures_added_overshoot(report):
     """One pixel in 64 goes 6 beyond a source of range 1, and one in 64 goes 2 below it."""
     board = (100 + np.indices((64, 64)).sum(0) % 2)[None].astype("float32")
-    product = bicubic(board)
-    before = report(board, product).harm
-    product[:, 5::8, 5::8] = 101 + 6
-    product[:, 1::8, 1::8] = 100 - 2
-    after = report(board, product).harm
+    output = bicubic(board)
+    before = report(board, output).harm
+    output[:, 5::8, 5::8] = 101 + 6
+    output[:, 1::8, 1::8] = 100 - 2
+    after = report(board, output).harm
     assert after.bicubic_overshoot == before.overshoot
     assert after.overshoot == pytest.approx(before.overshoot * 62 / 64 + 100 * 8 / 64, abs=0.5)
 

@@ -20,9 +20,9 @@ def test_spectral_angle_ignores_brightness():
 
 def test_ergas_equals_its_formula():
     truth = np.stack([np.full((4, 4), m) for m in (10.0, 20.0, 40.0)])
-    product = truth + np.array([1.0, -2.0, 2.0])[:, None, None]
+    output = truth + np.array([1.0, -2.0, 2.0])[:, None, None]
     by_hand = 100 / 4 * math.sqrt((0.1**2 + 0.1**2 + 0.05**2) / 3)
-    assert ergas(product, truth, 4) == pytest.approx(by_hand)
+    assert ergas(output, truth, 4) == pytest.approx(by_hand)
 
 
 def test_spectral_metrics_agree_with_a_second_implementation():
@@ -30,12 +30,12 @@ def test_spectral_metrics_agree_with_a_second_implementation():
     functional = pytest.importorskip("torchmetrics.functional.image")
     rng = np.random.default_rng(1)
     truth = rng.uniform(10, 200, (4, 16, 20))
-    product = truth + rng.normal(0, 9, truth.shape)
-    a, b = torch.from_numpy(product)[None], torch.from_numpy(truth)[None]
+    output = truth + rng.normal(0, 9, truth.shape)
+    a, b = torch.from_numpy(output)[None], torch.from_numpy(truth)[None]
     sam = functional.spectral_angle_mapper(a, b)
-    assert spectral_angle(product, truth) == pytest.approx(math.degrees(sam), rel=1e-6)
+    assert spectral_angle(output, truth) == pytest.approx(math.degrees(sam), rel=1e-6)
     theirs = functional.error_relative_global_dimensionless_synthesis(a, b, ratio=4)
-    assert ergas(product, truth, 4) == pytest.approx(float(theirs), rel=1e-6)
+    assert ergas(output, truth, 4) == pytest.approx(float(theirs), rel=1e-6)
 
 
 def test_spectral_metrics_below_three_bands_are_nan():

@@ -33,14 +33,14 @@ def town(size, seed=0):
 def files(make_raster):
     """Write SR (1, H, W) and its LR, degraded and with noise of one grey level."""
 
-    def write(truth, product, nodata=None):
+    def write(truth, output, nodata=None):
         noise = np.random.default_rng(5).normal(0, 1, (1, *[n // 4 for n in truth.shape[1:]]))
         lr = np.rint(bicubic_downsample(truth, 4) + noise).astype("float32")
         if nodata is not None:
             lr[:, :40] = nodata
         coarse = GRID @ Affine.scale(4)
         return (
-            make_raster(product.astype("float32"), "sr.tif", transform=GRID),
+            make_raster(output.astype("float32"), "sr.tif", transform=GRID),
             make_raster(lr, "lr.tif", transform=coarse, nodata=nodata),
         )
 
@@ -51,27 +51,27 @@ def test_no_reference_of_a_sharp_output_beats_bicubic(files):
     truth = town(600)
     sharp = truth + np.random.default_rng(6).normal(0, 0.5, truth.shape)
     report = measure_no_reference(*files(truth, sharp))
-    bicubic, product = report.images
+    bicubic, output = report.images
     assert report.scale == 4
     assert report.edges > 20
-    assert product.edge_width < 0.4 < 0.9 < bicubic.edge_width
-    assert product.edge_ratio < 0.45
+    assert output.edge_width < 0.4 < 0.9 < bicubic.edge_width
+    assert output.edge_ratio < 0.45
     assert bicubic.edge_ratio == 1
-    assert product.overshoot < 2 < bicubic.overshoot
-    assert product.noise == pytest.approx(0.5, rel=0.1)
-    assert product.noise_ratio == pytest.approx(product.noise / bicubic.noise, rel=0.1)
-    assert product.power[-1] > bicubic.power[-1]
+    assert output.overshoot < 2 < bicubic.overshoot
+    assert output.noise == pytest.approx(0.5, rel=0.1)
+    assert output.noise_ratio == pytest.approx(output.noise / bicubic.noise, rel=0.1)
+    assert output.power[-1] > bicubic.power[-1]
     assert report.consistency.mean == pytest.approx(0.8, abs=0.1)
-    assert json.loads(report.to_json())["images"][1]["edge_width"] == product.edge_width
+    assert json.loads(report.to_json())["images"][1]["edge_width"] == output.edge_width
     assert "10-90 % width" in report.describe()
 
 
 def test_no_reference_without_source_needs_a_scale(files, make_raster):
     truth = town(400)
-    product, _ = files(truth, truth + np.random.default_rng(0).normal(0, 1, truth.shape))
+    output, _ = files(truth, truth + np.random.default_rng(0).normal(0, 1, truth.shape))
     with pytest.raises(UsageError, match="--lr"):
-        measure_no_reference(product)
-    report = measure_no_reference(product, scale=4)
+        measure_no_reference(output)
+    report = measure_no_reference(output, scale=4)
     assert len(report.images) == 1
     assert report.images[0].edge_width < 0.6
     assert math.isnan(report.images[0].noise_ratio)

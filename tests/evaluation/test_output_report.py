@@ -1,4 +1,4 @@
-"""The quality report of a product: what it measures, and a page that needs nothing else."""
+"""The quality report of an output: what it measures, and a page that needs nothing else."""
 
 import json
 import re
@@ -18,7 +18,7 @@ from georsr.io.reader import open_raster
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
-    """A scene with a hole, its product by a bundled model, and the product's layers."""
+    """A scene with a hole, its output by a bundled model, and the output's layers."""
     folder = tmp_path_factory.mktemp("pair")
     values = np.random.default_rng(0).integers(60, 124, (3, 40, 52)).astype(np.uint8)
     values[:, :2, :2] = 0

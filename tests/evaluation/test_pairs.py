@@ -9,7 +9,7 @@ from affine import Affine
 from scipy.ndimage import gaussian_filter
 
 from georsr.errors import InputError, UsageError
-from georsr.evaluation.pair_metrics import (
+from georsr.evaluation.pair_gains import (
     BEST_FILTER,
     ONE_FILTER,
     PairPixels,

@@ -3,13 +3,15 @@ from georsr.cli.main import invoke
 
 from georsr.errors import UsageError
 from georsr.evaluation.seams import measure_seams
+from georsr.inference import blur_and_noise
 from georsr.models.io import open_model
+from georsr.radiometry.kernels import SensorDescription
 
 
 def test_measure_seams_of_bicubic_is_zero(make_raster, texture):
     source = make_raster(texture(2, 130, 140, "uint16"))
     report = measure_seams(source, open_model("bicubic-x2"), tile_size=32)
-    assert report.shift == 16
+    assert report.shift == 14
     assert report.maximum < 60000 * 1e-5
 
 
@@ -17,7 +19,7 @@ def test_measure_seams_of_a_network_is_positive(lite_model, make_raster, texture
     report = measure_seams(make_raster(texture(3, 130, 140)), lite_model)
     assert 0 < report.mean < report.p999 <= report.maximum
     assert report.relative_mean == pytest.approx(report.mean / 255)
-    assert report.pixels == (2 * (130 - 16 - 32)) * (2 * (140 - 16 - 32))
+    assert report.pixels == (2 * (32 + 3 * 20 - 16)) * (2 * (32 + 4 * 20 - 16))
 
 
 def test_measure_seams_of_a_small_raster_fails(lite_model, make_raster, texture):
@@ -30,3 +32,16 @@ def test_benchmark_command_measures_seams(make_raster, texture, capsys):
     assert invoke(["quality", "seams", source, "-m", "bicubic-x2", "--tile", "32"]) == 0
     assert "maximum" in capsys.readouterr().out
     assert invoke(["quality", "seams", source, "-m", "bicubic-x2"]) == 2
+
+
+def test_measure_seams_uses_one_sensor_for_both_grids(make_raster, texture, monkeypatch):
+    estimates = iter([(0.0, 0.0, 1.0, 0.0), (2.0, 2.0, -1.0, 0.0)] * 5)
+    monkeypatch.setattr(blur_and_noise, "estimate_sensor", lambda *_: next(estimates))
+    source, model = make_raster(texture(3, 130, 140)), open_model("segsr-lite-x2-sensor")
+    report = measure_seams(source, model, tile_size=32)
+    described = [
+        measure_seams(source, model, tile_size=32, sensor=str(SensorDescription.from_normalized(z)))
+        for z in [(0.0, 0.0, 1.0, 0.0), (2.0, 2.0, -1.0, 0.0)]
+    ]
+    assert report.mean == pytest.approx(described[0].mean, rel=0.01)
+    assert described[1].mean != pytest.approx(described[0].mean, rel=0.01)

@@ -3,7 +3,10 @@
 The examples were found by ``benchmarks/robustness/fuzz.py``, of which a short form runs here.
 """
 
+import io
 import json
+import struct
+import subprocess
 import sys
 import tracemalloc
 from dataclasses import replace
@@ -24,7 +27,9 @@ from georsr.models.io import create_model, open_model, save_model
 from georsr.models.spec import ModelSpec
 from georsr.training.module import training_network
 from georsr.training.recipe import Recipe
+from georsr.writer.encoder import tile_tables
 from tests.conftest import REPOSITORY
+from tests.sentinel2_safe import make_safe
 
 DEEP = "[" * 100_000
 SMALL = {"tile_size": 32, "halo": 2, "overlap": 4, "blocksize": 32}
@@ -32,11 +37,9 @@ SMALL = {"tile_size": 32, "halo": 2, "overlap": 4, "blocksize": 32}
 
 @pytest.mark.skipif(sys.platform == "win32", reason="forks")
 def test_fuzz_short_run_finds_nothing():
-    import subprocess
-
     program = REPOSITORY / "benchmarks" / "robustness" / "fuzz.py"
     done = subprocess.run(
-        [sys.executable, str(program), "--cases", "36", "--minutes", "1", "--verbose"],
+        [sys.executable, str(program), "--cases", "30", "--minutes", "1", "--verbose"],
         timeout=300, check=False, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
@@ -247,3 +250,41 @@ def test_footprint_of_impossible_places_is_valid_or_none(crs, transform, make_ra
     footprint = compute_footprint(info)
     text = json.dumps([footprint.geometry, footprint.bbox], allow_nan=False)
     assert (footprint.geometry is None) == (footprint.bbox is None), text
+
+
+def tiff(*entries, big=False, again=0):
+    """Return a TIFF of one directory; `again` is the address of the next one."""
+    entry, count, address = ("<HHQQ", "<Q", "<Q") if big else ("<HHII", "<H", "<I")
+    head = b"II+\0\x08\0\0\0" if big else b"II*\0"
+    data = b"".join(struct.pack(entry, *fields) for fields in entries)
+    start = len(head) + struct.calcsize(address)
+    last = struct.pack(address, again)
+    return head + struct.pack(address, start) + struct.pack(count, len(entries)) + data + last
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (tiff((324, 4, 1, 0)), "no size for each"),
+        (tiff((324, 4, 1, 0), (325, 4, 2, 8)), "no size for each"),
+        (tiff((324, 4, 1, 0), (325, 4, 1, 0), again=8), "in circles"),
+        (tiff((324, 4, 1, 0), (325, 4, 1, 0), again=2**32 - 1), "ends too early"),
+        (tiff((324, 4, 1, 0), (325, 4, 1, 0), big=True, again=2**64 - 1), "ends too early"),
+        (tiff((324, 16, 2, 2**64 - 1), (325, 16, 2, 8), big=True), "ends too early"),
+        (tiff((324, 16, 2**61, 8), (325, 16, 2**61, 8), big=True), "ends too early"),
+    ],
+)
+def test_tile_tables_damaged_directory_is_a_value_error(data, message):
+    with pytest.raises(ValueError, match=message):
+        _ = [table.offsets.read(io.BytesIO(data)) for table in tile_tables(io.BytesIO(data))]
+
+
+def test_info_safe_with_text_that_is_not_utf_8_is_one_line(tmp_path):
+    output, _ = make_safe(tmp_path, side=24)
+    metadata = output / "MTD_MSIL2A.xml"
+    metadata.write_bytes(metadata.read_bytes().replace(b"GRANULE/", b"GRANUL\xa1/"))
+    command = [sys.executable, "-m", "georsr.cli", "info", str(output)]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: ")
+    assert done.stderr.count("\n") == 1, done.stderr

@@ -42,8 +42,8 @@ def test_network_integer_values_are_refused(dtype, make_raster, texture, tmp_pat
 def test_network_double_or_half_values_are_cast(dtype, make_raster, texture, tmp_path):
     values = texture(1, 40, 40)
     super_resolve(make_raster(values), tmp_path / "o.tif", model_of(dtype))
-    with rasterio.open(tmp_path / "o.tif") as product:
-        np.testing.assert_array_equal(product.read(), values.repeat(2, 1).repeat(2, 2))
+    with rasterio.open(tmp_path / "o.tif") as output:
+        np.testing.assert_array_equal(output.read(), values.repeat(2, 1).repeat(2, 2))
 
 
 @pytest.mark.parametrize("end", [".tfw", ".TFW", ".tifw", ".wld", ".WLD"])

@@ -1,4 +1,4 @@
-"""Files as users have them, damaged or of another time: a product, or one line."""
+"""Files as users have them, damaged or of another time: an output, or one line."""
 
 import os
 import sys
@@ -59,8 +59,8 @@ def test_super_resolve_gcps_without_crs_are_kept(make_raster, texture, tmp_path)
 
     source = make_raster(texture(1, 50, 40), crs=None, transform=None, after=points)
     super_resolve(source, tmp_path / "o.tif", "bicubic", 2, **SMALL)
-    with rasterio.open(tmp_path / "o.tif") as product:
-        gcps, crs = product.gcps
+    with rasterio.open(tmp_path / "o.tif") as output:
+        gcps, crs = output.gcps
     assert [(g.row, g.col) for g in gcps] == [(2 * r, 2 * c) for r, c in places]
     assert not crs
 
@@ -78,9 +78,9 @@ def test_open_raster_latin_1_names_are_left_out_with_a_warning(
     replaced(source, b"QQQQ", "grün".encode("latin-1"))
     with pytest.warns(BandWarning, match=f"{kind}s of bands are not UTF-8 and are not copied"):
         super_resolve(source, tmp_path / "o.tif", "nearest", 2, **SMALL)
-    with rasterio.open(tmp_path / "o.tif") as product:
-        np.testing.assert_array_equal(product.read(), values.repeat(2, 1).repeat(2, 2))
-        kept = product.descriptions if kind == "unit" else product.units
+    with rasterio.open(tmp_path / "o.tif") as output:
+        np.testing.assert_array_equal(output.read(), values.repeat(2, 1).repeat(2, 2))
+        kept = output.descriptions if kind == "unit" else output.units
     assert kept == (("green",) if kind == "unit" else ("m",))
 
 

@@ -73,8 +73,8 @@ def test_run_out_of_memory_uses_smaller_tiles(error, make_raster, texture, tmp_p
     assert report.tile_size == 32
     import rasterio
 
-    with rasterio.open(out) as product:
-        np.testing.assert_array_equal(product.read(), pixels.repeat(2, 1).repeat(2, 2))
+    with rasterio.open(out) as output:
+        np.testing.assert_array_equal(output.read(), pixels.repeat(2, 1).repeat(2, 2))
 
 
 def test_run_out_of_memory_with_fixed_tile_keeps_finished_blocks(

@@ -241,6 +241,23 @@ def test_resolve_aoi_vector_file_equals_geojson(info, vector_file):
     assert area.outline.equals(geojson.outline)
 
 
+@pytest.mark.filterwarnings("ignore:Non closed ring")
+def test_resolve_aoi_damaged_vector_file_is_an_area_or_one_error(info, vector_file):
+    data, rng = vector_file.read_bytes(), np.random.default_rng(0)
+    refused = []
+    for _ in range(40):
+        damaged = bytearray(data)
+        at = int(len(data) * rng.random() ** 2)
+        damaged[at : at + 8] = rng.bytes(8)
+        vector_file.write_bytes(damaged[: len(data) - int(rng.integers(3)) * 60])
+        try:
+            resolve_aoi(info, aoi=str(vector_file))
+        except (InputError, UsageError) as error:
+            refused.append(str(error))
+    assert refused
+    assert all("\n" not in text for text in refused)
+
+
 def test_resolve_aoi_layer_of_several_is_named(info, tmp_path):
     pyogrio = pytest.importorskip("pyogrio")
     path = str(tmp_path / "areas.gpkg")

@@ -1,4 +1,4 @@
-"""STAC Items of products: valid by the schema that pystac ships, and true."""
+"""STAC Items of outputs: valid by the schema that pystac ships, and true."""
 
 import json
 import math
@@ -24,7 +24,7 @@ FIELDS = {
     "proj": {"code", "wkt2", "bbox", "shape", "transform"},
     "processing": {"level", "lineage", "facility", "software"},
 }
-"""Of the extensions' schemas, what a product has."""
+"""Of the extensions' schemas, what an output has."""
 
 NUMBERS = {"type": "array", "items": {"type": "number"}}
 TEXT = {"type": "string", "minLength": 1}
@@ -67,7 +67,7 @@ MODEL = {
         },
     }
 }
-"""The extensions' schemas as far as a product's fields go, written from their descriptions. That of
+"""The extensions' schemas as far as an output's fields go, written from their descriptions. That of
 Raster wants one of its fields at least."""
 
 
@@ -120,10 +120,10 @@ def test_stac_item_fields_equal_the_output(item, tmp_path):
         found = {name.split(":")[1] for name in properties if name.startswith(f"{prefix}:")}
         assert found <= known
         assert any(f"/{prefix[:4]}" in address for address in item["stac_extensions"])
-    with rasterio.open(tmp_path / "out.tif") as product:
-        assert properties["proj:shape"] == [product.height, product.width]
-        assert properties["proj:transform"] == list(product.transform)
-        assert properties["proj:bbox"] == pytest.approx(list(product.bounds))
+    with rasterio.open(tmp_path / "out.tif") as output:
+        assert properties["proj:shape"] == [output.height, output.width]
+        assert properties["proj:transform"] == list(output.transform)
+        assert properties["proj:bbox"] == pytest.approx(list(output.bounds))
     assert properties["proj:code"] == "EPSG:32632"
     assert properties["datetime"] == "2021-07-03T10:20:30Z"
     assert properties["gsd"] == 0.25

@@ -1,4 +1,4 @@
-"""Any window of a product, made by itself from the raster, is what the whole product has there."""
+"""Any window of an output, made by itself from the raster, is what the whole output has there."""
 
 import numpy as np
 import pytest
@@ -47,13 +47,13 @@ def test_predict_window_equals_the_window_of_the_output(
             window = Window(
                 top, left, 1 + int(rng.integers(75 - top)), 1 + int(rng.integers(110 - left))
             )
-            plan = tile_grid_of(info, spec, SRConfig(**SMALL))
+            tile_grid = tile_grid_of(info, spec, SRConfig(**SMALL))
             planes = predict_window(
                 lambda part: seen.append(part) or reader.read(part),
                 window,
                 bands=info.count,
-                plan=plan,
-                stretch=choose_normalization(reader),
+                tile_grid=tile_grid,
+                normalization=choose_normalization(reader),
                 form=layout,
                 inference=TilePredictor(lite_model, select_device("cpu"), 1),
             )
@@ -66,7 +66,7 @@ def test_predict_window_equals_the_window_of_the_output(
                 np.testing.assert_array_equal(alpha, whole.read(4, window=there))
             if kind == "mask":
                 np.testing.assert_array_equal(mask > 0, whole.dataset_mask(window=there) > 0)
-            reach = plan.subgrid(window).read_extent.moved(window.top, window.left)
+            reach = tile_grid.subgrid(window).read_extent.moved(window.top, window.left)
             assert all(part.intersection(reach) == part for part in seen)
             seen.clear()
 

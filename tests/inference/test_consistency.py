@@ -1,4 +1,4 @@
-"""Consistency, from a tile to a product: invariant 7."""
+"""Consistency, from a tile to an output: invariant 7."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -11,8 +11,7 @@ import torch
 
 import georsr
 from georsr.errors import UsageError
-from georsr.inference.consistency import ConsistencyTarget, back_project, enforce_consistency
-from georsr.inference.sensing import (
+from georsr.inference.blur_and_noise import (
     CANDIDATES,
     Residual,
     estimate_kernel,
@@ -21,6 +20,7 @@ from georsr.inference.sensing import (
     probe_windows,
     with_sensor,
 )
+from georsr.inference.consistency import ConsistencyTarget, back_project, enforce_consistency
 from georsr.jobs.run import spread_ranges
 from georsr.models.io import open_model
 from georsr.models.spec import ModelSpec
@@ -48,9 +48,9 @@ def smooth():
     return make
 
 
-def residual(product, source, name, valid=None):
-    scale = product.shape[1] // source.shape[1]
-    apart = np.abs(parse_kernel(name).downsample(product, scale) - source.astype(np.float32))
+def residual(output, source, name, valid=None):
+    scale = output.shape[1] // source.shape[1]
+    apart = np.abs(parse_kernel(name).downsample(output, scale) - source.astype(np.float32))
     return apart.mean() if valid is None else apart[valid].mean()
 
 
@@ -69,7 +69,7 @@ def test_consistency_on_downsampled_output_equals_the_source(smooth, kernel, dty
     source = smooth(3, 50, 61, low, high, dtype)
     options = {"stretch": "percentile:5,95", "consistency_kernel": kernel}
     plain = georsr.super_resolve_array(
-        source, "bicubic-x2", consistency="off", stretch="percentile:5,95"
+        source, "bicubic-x2", consistency="off", normalization="percentile:5,95"
     )
     made = georsr.super_resolve_array(source, "bicubic-x2", **options)
     limit = 0.5 if dtype == "uint8" else 0.001 * (high - low)
@@ -104,15 +104,17 @@ def test_consistency_auto_needs_a_declared_kernel(lite_model, smooth):
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "float32"])
 def test_consistency_of_constant_and_invalid_pixels(lite_model, dtype):
     flat = np.full((3, 40, 40), 100, dtype)
-    made = georsr.super_resolve_array(flat, lite_model, consistency="on", stretch="0,255")
-    plain = georsr.super_resolve_array(flat, lite_model, consistency="off", stretch="0,255")
+    made = georsr.super_resolve_array(flat, lite_model, consistency="on", normalization="0,255")
+    plain = georsr.super_resolve_array(flat, lite_model, consistency="off", normalization="0,255")
     assert residual(made, flat, "bicubic") <= max(0.5, residual(plain, flat, "bicubic") * 0.1)
     valid = np.ones(flat.shape, bool)
     valid[:, 10:20, 5:30] = False
     holed = np.where(valid, flat, 0).astype(dtype)
     again = np.where(valid, flat, 111).astype(dtype)
     one, two = (
-        georsr.super_resolve_array(a, lite_model, valid=valid, consistency="on", stretch="0,255")
+        georsr.super_resolve_array(
+            a, lite_model, valid=valid, consistency="on", normalization="0,255"
+        )
         for a in (holed, again)
     )
     inside = valid.repeat(2, 1).repeat(2, 2)
@@ -145,9 +147,9 @@ def test_consistency_of_files_arrays_threads_and_parts_is_the_same(
         reports[jobs] = georsr.super_resolve(
             path, out, lite_model, consistency="on", num_threads=jobs, blocksize=64
         )
-        with rasterio.open(out) as product:
-            np.testing.assert_array_equal(product.read(), whole)
-            assert product.tags()["GEORSR_CONSISTENCY"] == "bicubic"
+        with rasterio.open(out) as output:
+            np.testing.assert_array_equal(output.read(), whole)
+            assert output.tags()["GEORSR_CONSISTENCY"] == "bicubic"
     report = reports[1].consistency
     assert reports[1].checksum == reports[2].checksum
     assert report.kernel == "bicubic"
@@ -159,8 +161,8 @@ def test_consistency_of_files_arrays_threads_and_parts_is_the_same(
     half = str(tmp_path / "half.tif")
     box = (west, (north + south) / 2, (west + east) / 2, north)
     georsr.super_resolve(path, half, lite_model, consistency="on", bounds=box, blocksize=64)
-    with rasterio.open(half) as product:
-        part = product.read()
+    with rasterio.open(half) as output:
+        part = output.read()
         np.testing.assert_array_equal(part, whole[:, : part.shape[1], : part.shape[2]])
 
 
@@ -172,14 +174,14 @@ def test_consistency_off_reports_none(make_raster, smooth, tmp_path):
 
 def test_estimate_kernel_in_threads_leaves_thread_counts_alone(smooth):
     patches = [PixelBlock(smooth(3, 40, 40, 0, 255, "uint8"), np.ones((3, 40, 40), bool), None)] * 3
-    stretch = Normalization((0.0,) * 3, (255.0,) * 3, "fixed")
+    normalization = Normalization((0.0,) * 3, (255.0,) * 3, "fixed")
     model = open_model("segsr-lite-x2-sensor")
     before = torch.get_num_threads()
     try:
         kernels = set()
         for threads in (2, 1):
             torch.set_num_threads(threads)
-            kernels.add(estimate_kernel(patches, stretch, model))
+            kernels.add(estimate_kernel(patches, normalization, model))
             with ThreadPoolExecutor(1) as pool:
                 assert pool.submit(torch.get_num_threads).result() == threads
     finally:
@@ -190,14 +192,14 @@ def test_estimate_kernel_in_threads_leaves_thread_counts_alone(smooth):
 def test_estimate_kernel_finds_the_kernel_of_the_scene():
     with rasterio.open(REPOSITORY / "sample_data" / "town_rgb_0.5m.tif") as scene:
         truth = scene.read()[:, :256, :256].astype(np.float32)
-    stretch = Normalization((0.0,) * 3, (255.0,) * 3, "fixed")
+    normalization = Normalization((0.0,) * 3, (255.0,) * 3, "fixed")
     model = open_model("segsr-lite-x4-sensor")
     chosen = {}
     for name in ("bicubic", "psf:0.2", "psf:0.4+1.2"):
         source = np.rint(parse_kernel(name).downsample(truth, 4)).clip(0, 255).astype("uint8")
         patches = [PixelBlock(source, np.ones(source.shape, bool), None)]
-        adapted = with_sensor(model, estimate_sensor(patches, stretch, model))
-        chosen[name] = estimate_kernel(patches, stretch, adapted)
+        adapted = with_sensor(model, estimate_sensor(patches, normalization, model))
+        chosen[name] = estimate_kernel(patches, normalization, adapted)
     assert all(kernel in CANDIDATES for kernel in chosen.values())
     assert chosen["bicubic"] == Kernel("bicubic")
     assert (chosen["psf:0.2"].kind, chosen["psf:0.2"].sharpen) == ("psf", 0)
@@ -288,9 +290,9 @@ def test_consistency_auto_is_on_for_clean_and_off_for_noisy_scenes(
             warning.category for warning in recwarn if "dominated by noise" in str(warning.message)
         ]
         assert kinds == [georsr.RadiometryWarning] * noisy
-        with rasterio.open(out) as product:
-            assert product.tags()["GEORSR_CONSISTENCY"].startswith("off: noise") == noisy
-            made = product.read()
+        with rasterio.open(out) as output:
+            assert output.tags()["GEORSR_CONSISTENCY"].startswith("off: noise") == noisy
+            made = output.read()
     plain = tmp_path / "plain.tif"
     georsr.super_resolve(source, plain, "segsr-lite-x2-sensor", consistency="off")
     np.testing.assert_array_equal(rasterio.open(plain).read(), made)
@@ -320,8 +322,8 @@ def test_is_noise_dominated_compares_residual_with_noise():
 def test_consistency_of_noisy_arrays_and_files_agrees(photograph, make_raster, tmp_path):
     noisy = photograph(12)
     out = tmp_path / "out.tif"
-    georsr.super_resolve(make_raster(noisy), out, "segsr-lite-x2-sensor", stretch="dtype")
-    made = georsr.super_resolve_array(noisy, "segsr-lite-x2-sensor", stretch="dtype")
+    georsr.super_resolve(make_raster(noisy), out, "segsr-lite-x2-sensor", normalization="dtype")
+    made = georsr.super_resolve_array(noisy, "segsr-lite-x2-sensor", normalization="dtype")
     np.testing.assert_array_equal(made, rasterio.open(out).read())
 
 

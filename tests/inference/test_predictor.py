@@ -77,14 +77,14 @@ def stream(inference, image, valid=None):
     pipeline = TilePipeline(
         read=read,
         bands=3,
-        plan=make_grid(height, width, scale=2, tile=32, halo=4, overlap=4),
-        stretch=Normalization((0.0,) * 3, (255.0,) * 3, "dtype"),
+        tile_grid=make_grid(height, width, scale=2, tile=32, halo=4, overlap=4),
+        normalization=Normalization((0.0,) * 3, (255.0,) * 3, "dtype"),
         predictor=inference,
     )
     return pipeline.blocks(ArrayFormat("float32", 3, 32))
 
 
-def product(inference, image, valid=None):
+def output(inference, image, valid=None):
     out = np.full((3, 2 * image.shape[1], 2 * image.shape[2]), np.nan, np.float32)
     with closing(stream(inference, image, valid)) as blocks:
         for window, values in blocks:
@@ -99,8 +99,8 @@ def test_tile_pipeline_with_a_batch_in_flight_gives_the_same_output(hole, lite_m
     if hole:
         valid[:, 30:90, 10:100] = False
     overlapping = Watched(lite_model, 3, late=True)
-    late = product(overlapping, image, valid)
-    np.testing.assert_array_equal(late, product(TilePredictor(lite_model, CPU, 3), image, valid))
+    late = output(overlapping, image, valid)
+    np.testing.assert_array_equal(late, output(TilePredictor(lite_model, CPU, 3), image, valid))
     assert np.isfinite(late).all()
     # the next batch always starts before the one in flight is waited for, and only the next one
     flying = 0
@@ -115,7 +115,7 @@ def test_tile_pipeline_with_a_batch_in_flight_gives_the_same_output(hole, lite_m
 def test_tile_pipeline_on_cpu_finishes_each_batch_at_once(lite_model, texture):
     """Without a device of its own, a batch is finished before the next one starts."""
     inference = Watched(lite_model, 2, late=False)
-    product(inference, texture(3, 80, 80))
+    output(inference, texture(3, 80, 80))
     kinds = [kind for kind, _ in inference.events]
     assert kinds == ["submit", "result"] * (len(kinds) // 2)
 
@@ -159,8 +159,8 @@ def test_tile_predictor_compiled_failure_names_the_option():
 def test_tile_predictor_on_cuda_agrees_with_cpu(compiled, lite_model, texture):
     image = texture(3, 100, 130)
     cuda = DeviceConfig("cuda")
-    ours = product(TilePredictor(lite_model, cuda, 4, compiled=compiled), image)
-    theirs = product(TilePredictor(lite_model, CPU, 1), image)
+    ours = output(TilePredictor(lite_model, cuda, 4, compiled=compiled), image)
+    theirs = output(TilePredictor(lite_model, CPU, 1), image)
     np.testing.assert_allclose(ours, theirs, atol=0.05)
 
 

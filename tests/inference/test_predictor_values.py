@@ -1,5 +1,9 @@
-"""Bicubic and nearest, from file to file, against a reference in float64 that is written here."""
+"""Bicubic and nearest, from file to file, against a reference in float64 that is written here.
 
+``GEORSR_EXAMPLES=2000`` draws more cases than 100.
+"""
+
+import os
 import warnings
 from dataclasses import dataclass
 
@@ -38,6 +42,7 @@ class Case:
     scale: int
     tile: int
     stretch: str
+    backend: str
 
     def pixels(self) -> tuple[np.ndarray, np.ndarray]:
         """Return values (C, h, w), and which of the pixels (h, w) are valid."""
@@ -97,6 +102,7 @@ def cases(draw):
         scale=draw(st.integers(2, 4)),
         tile=draw(st.sampled_from((16, 32))),
         stretch=draw(st.sampled_from(("auto", "0,30", "percentile:20,80"))),
+        backend=draw(st.sampled_from(("auto", "auto", "torch"))),
     )
 
 
@@ -180,6 +186,7 @@ def compare(case, folder):
             case.scale,
             tile_size=case.tile,
             stretch=case.stretch,
+            backend=case.backend,
             blocksize=32,
             alpha="mask",
         )
@@ -224,7 +231,9 @@ def compare(case, folder):
 
 
 @settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=int(os.environ.get("GEORSR_EXAMPLES", "100")),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(cases())
 def test_super_resolve_interpolation_equals_float64_reference(tmp_path_factory, case):

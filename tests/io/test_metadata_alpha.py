@@ -6,10 +6,10 @@ import rasterio
 from affine import Affine
 
 import georsr
-from georsr.inference.bands import detect_rgb_bands
 from georsr.io import open_sources
 from georsr.io.metadata import looks_like_image
 from georsr.io.reader import open_raster
+from georsr.io.rgb_bands import detect_rgb_bands
 from georsr.window import Window
 
 BESIDE = Affine(0.5, 0, 400045, 0, -0.5, 5000000)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import rasterio
@@ -5,9 +7,17 @@ from affine import Affine
 from rasterio.control import GroundControlPoint
 from rasterio.rpc import RPC
 
+from georsr.errors import UsageError
 from georsr.io.gdal_env import suppress_rasterio_warnings
-from georsr.io.metadata import scale_gcps, scale_rpcs, scale_transform
+from georsr.io.metadata import (
+    crs_name,
+    scale_gcps,
+    scale_rpcs,
+    scale_transform,
+    window_metadata,
+)
 from georsr.io.reader import open_raster
+from georsr.window import Window
 from georsr.writer.layout import output_layout
 from georsr.writer.writer import RasterWriter
 from tests.rasters import make_raster, open_quietly, ramp
@@ -35,7 +45,7 @@ def at(transform, column, row):
 
 
 def publish(source, scale, **options):
-    """A product of zeros, made the way every product is made."""
+    """An output of zeros, made the way every output is made."""
     with open_quietly(source) as reader:
         layout = output_layout(reader.info, scale, **options)
     path = source.with_name("product.tif")
@@ -107,12 +117,12 @@ def test_scale_rpcs_mark_the_same_ground(tmp_path):
     source = make_raster(tmp_path / "a.tif", ramp(1), crs=None, transform=None, rpcs=RPCS)
     with open_raster(source) as reader:
         assert reader.info.rpcs is not None
-    with suppress_rasterio_warnings(), rasterio.open(publish(source, 4)) as product:
-        assert product.rpcs.line_off == pytest.approx(79.5)
-        assert product.rpcs.samp_off == pytest.approx(99.5)
-        assert product.rpcs.samp_scale == pytest.approx(100)
-        assert product.rpcs.lat_off == RPCS.lat_off
-        assert product.crs is None
+    with suppress_rasterio_warnings(), rasterio.open(publish(source, 4)) as output:
+        assert output.rpcs.line_off == pytest.approx(79.5)
+        assert output.rpcs.samp_off == pytest.approx(99.5)
+        assert output.rpcs.samp_scale == pytest.approx(100)
+        assert output.rpcs.lat_off == RPCS.lat_off
+        assert output.crs is None
 
 
 def test_output_of_a_source_without_georeferencing_has_none(tmp_path):
@@ -120,3 +130,63 @@ def test_output_of_a_source_without_georeferencing_has_none(tmp_path):
     with suppress_rasterio_warnings(), rasterio.open(publish(source, 2)) as new:
         assert new.crs is None
         assert new.transform == Affine.identity()
+
+
+@pytest.fixture(scope="module")
+def info(tmp_path_factory):
+    """A raster of 40 x 50 pixels of 10 m."""
+    with open_quietly(make_raster(tmp_path_factory.mktemp("grid") / "a.tif", ramp(1))) as reader:
+        return reader.info
+
+
+def test_window_metadata_marks_the_same_ground(info):
+    point = GroundControlPoint(row=7.5, col=20, x=1, y=2, z=3, id="a", info="b")
+    sheared = TRANSFORMS["sheared"]
+    part = window_metadata(
+        replace(info, transform=sheared, gcps=(point,), rpcs=RPCS), Window(5, 12, 8, 9)
+    )
+    assert (part.height, part.width) == (8, 9)
+    assert tuple(part.transform)[:6] == pytest.approx(
+        (10, 2.5, 5e5 + 120 + 12.5, -0.7, -9, 5e6 - 8.4 - 45)
+    )
+    (gcp,) = part.gcps
+    assert (gcp.row, gcp.col, gcp.x, gcp.y, gcp.z, gcp.id, gcp.info) == (2.5, 8, 1, 2, 3, "a", "b")
+    assert (part.rpcs.line_off, part.rpcs.samp_off) == (14.5, 12.5)
+    bare = window_metadata(replace(info, transform=None), Window(5, 12, 8, 9))
+    assert (bare.transform, bare.gcps, bare.rpcs) == (None, (), None)
+
+
+def test_scale_gcps_keep_height_and_name():
+    point = GroundControlPoint(row=7.5, col=20, x=1, y=2, z=3, id="a", info="b")
+    (gcp,) = scale_gcps([point], 3)
+    assert (gcp.row, gcp.col, gcp.x, gcp.y, gcp.z, gcp.id, gcp.info) == (
+        22.5,
+        60,
+        1,
+        2,
+        3,
+        "a",
+        "b",
+    )
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [Affine(0, 0, 5e5, 0, 0, 5e6), Affine(2, 4, 5e5, 1, 2, 5e6), Affine(np.nan, 0, 0, 0, 1, 0),
+     Affine(1, 0, np.inf, 0, 1, 0)],
+)  # fmt: skip
+def test_open_raster_singular_geotransform_is_refused(transform, tmp_path):
+    source = make_raster(tmp_path / "a.tif", ramp(1), driver="GTiff", transform=transform)
+    with pytest.raises(UsageError, match="singular or has NaN"), suppress_rasterio_warnings():
+        open_raster(source)
+
+
+@pytest.mark.parametrize(
+    ("crs", "name"),
+    [
+        (None, "none"), (rasterio.CRS(), "none"), (rasterio.CRS.from_epsg(32633), "EPSG:32633"),
+        (rasterio.CRS.from_string("+proj=laea +lat_0=52 +lon_0=10"), '"unknown"'),
+    ],
+)  # fmt: skip
+def test_crs_name_is_a_code_or_a_name(crs, name):
+    assert crs_name(crs) == name

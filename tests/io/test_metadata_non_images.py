@@ -60,8 +60,8 @@ def test_super_resolve_palette_without_force_is_refused(make_raster, tmp_path):
     with pytest.raises(UsageError, match=r"palette.*--force"):
         georsr.super_resolve(source, tmp_path / "o.tif", "nearest-x2")
     georsr.super_resolve(source, tmp_path / "o.tif", "nearest-x2", force=True)
-    with rasterio.open(tmp_path / "o.tif") as product:
-        np.testing.assert_array_equal(product.read(), image.repeat(2, 1).repeat(2, 2))
+    with rasterio.open(tmp_path / "o.tif") as output:
+        np.testing.assert_array_equal(output.read(), image.repeat(2, 1).repeat(2, 2))
 
 
 CATEGORIES = "<CategoryNames><Category>water</Category><Category>wood</Category></CategoryNames>"

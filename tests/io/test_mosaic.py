@@ -12,8 +12,8 @@ from affine import Affine
 
 from georsr.errors import BandWarning, InputError, ResourceError, UsageError
 from georsr.io import open_sources
-from georsr.io.metadata import detect_rgb_bands
 from georsr.io.reader import choose_normalization, open_raster
+from georsr.io.rgb_bands import detect_rgb_bands
 from georsr.window import Window
 from tests.rasters import UTM, make_raster, open_quietly, ramp
 

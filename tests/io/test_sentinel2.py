@@ -13,8 +13,8 @@ from georsr.api import super_resolve
 from georsr.errors import GeorsrError, InputError, UsageError
 from georsr.io import open_sources
 from georsr.io.gdal_env import find_safe_metadata
-from georsr.io.metadata import detect_rgb_bands
 from georsr.io.reader import open_raster, reflectance_limits
+from georsr.io.rgb_bands import detect_rgb_bands
 from georsr.io.sentinel2 import open_safe
 from georsr.window import Window
 from tests.sentinel2_safe import NAME, ORDER, TEN, TWENTY, band_file, make_safe

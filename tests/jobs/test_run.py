@@ -23,11 +23,7 @@ from georsr.models.spec import ModelSpec
 from georsr.radiometry.normalization import Normalization
 from georsr.tiling.grid import make_grid
 from georsr.window import PixelBlock
-
-
-def read(path):
-    with rasterio.open(path) as dataset:
-        return dataset.read()
+from tests.rasters import read
 
 
 def enlarge(image, s):
@@ -53,17 +49,17 @@ DTYPES = ["uint8", "int16", "uint16", "float32"]
 def test_run_with_nearest_replicates_pixels(size, dtype, make_raster, texture, tmp_path):
     image = texture(2, *size, dtype)
     out = tmp_path / "out.tif"
-    # a stretch of the whole range, so that nothing but rounding is between source and product
+    # a stretch of the whole range, so that nothing but rounding is between source and output
     stretch = "dtype" if dtype != "float32" else "-10000,10000"
     super_resolve(
         make_raster(image), out, "nearest", 2, stretch=stretch, tile_size=32, halo=2, overlap=4
     )
-    product = read(out)
-    assert product.dtype == dtype
+    output = read(out)
+    assert output.dtype == dtype
     if dtype == "float32":
-        np.testing.assert_allclose(product, enlarge(image, 2), atol=20000 * 2e-7)
+        np.testing.assert_allclose(output, enlarge(image, 2), atol=20000 * 2e-7)
     else:
-        np.testing.assert_array_equal(product, enlarge(image, 2))
+        np.testing.assert_array_equal(output, enlarge(image, 2))
 
 
 @pytest.mark.parametrize("scale", [1, 3, 4])
@@ -78,9 +74,9 @@ def test_run_with_nearest_at_every_scale_replicates_pixels(scale, make_raster, t
 def test_run_of_a_constant_stays_constant(dtype, model, make_raster, tmp_path):
     image = np.full((1, 50, 45), 37, dtype)
     super_resolve(make_raster(image), tmp_path / "o.tif", model, 2, tile_size=32)
-    product = read(tmp_path / "o.tif")
-    assert product.shape == (1, 100, 90)
-    assert (product == 37).all()
+    output = read(tmp_path / "o.tif")
+    assert output.shape == (1, 100, 90)
+    assert (output == 37).all()
 
 
 def test_run_values_beyond_the_stretch_are_kept(make_raster, tmp_path):
@@ -90,11 +86,11 @@ def test_run_values_beyond_the_stretch_are_kept(make_raster, tmp_path):
     image[0, 10:15, 10:15] = 65535
     image[0, 30:, :5] = 0
     super_resolve(make_raster(image), tmp_path / "o.tif", "nearest", 2, stretch="900,3100")
-    product = read(tmp_path / "o.tif")
-    inside = product[0, 2 * 11 : 2 * 14, 2 * 11 : 2 * 14]
+    output = read(tmp_path / "o.tif")
+    inside = output[0, 2 * 11 : 2 * 14, 2 * 11 : 2 * 14]
     assert (inside == 65535).all()
-    assert product[0, -1, 0] == 0
-    assert (product[0, 0:18, 0:18] == 1000).all()
+    assert output[0, -1, 0] == 0
+    assert (output[0, 0:18, 0:18] == 1000).all()
 
 
 # -- 2: the result does not depend on how it was computed ------------------------------------
@@ -123,13 +119,13 @@ def test_run_repeated_gives_the_same_bytes(lite_model, make_raster, texture, tmp
 def test_run_with_bicubic_and_any_tile_is_seamless(make_raster, texture, tmp_path):
     """Bicubic sees two pixels: with that halo, any tiling gives the whole image's result."""
     source = make_raster(texture(1, 90, 77, "uint16"))
-    products = []
+    outputs = []
     for tile in (24, 31, 256):
         out = tmp_path / f"{tile}.tif"
         super_resolve(source, out, "bicubic", 3, tile_size=tile, halo=2, overlap=0, stretch="dtype")
-        products.append(read(out).astype(int))
-    assert np.abs(products[0] - products[2]).max() <= 1
-    assert np.abs(products[1] - products[2]).max() <= 1
+        outputs.append(read(out).astype(int))
+    assert np.abs(outputs[0] - outputs[2]).max() <= 1
+    assert np.abs(outputs[1] - outputs[2]).max() <= 1
 
 
 # -- 3: georeferencing -------------------------------------------------------------------------
@@ -301,8 +297,8 @@ def test_run_nodata_footprint_is_exact(lite_model, make_raster, texture, tmp_pat
     hole[20:40, 50:] = True
     image[:, hole] = 0
     super_resolve(make_raster(image, nodata=0), tmp_path / "o.tif", lite_model)
-    product = read(tmp_path / "o.tif")
-    np.testing.assert_array_equal(product == 0, np.broadcast_to(enlarge(hole, 2), product.shape))
+    output = read(tmp_path / "o.tif")
+    np.testing.assert_array_equal(output == 0, np.broadcast_to(enlarge(hole, 2), output.shape))
 
 
 def test_run_invalid_values_do_not_affect_valid_pixels(lite_model, make_raster, texture, tmp_path):
@@ -310,18 +306,18 @@ def test_run_invalid_values_do_not_affect_valid_pixels(lite_model, make_raster, 
     image = texture(3, 60, 80, "float32")
     hole = np.zeros((60, 80), bool)
     hole[10:30, 33:60] = True
-    products = []
+    outputs = []
     for i, value in enumerate((-9999.0, 1e30, np.nan)):
         spoiled = image.copy()
         spoiled[:, hole] = value
         source = make_raster(spoiled, f"in{i}.tif", nodata=value)
         super_resolve(source, tmp_path / f"o{i}.tif", lite_model, stretch="-2000,2000")
-        products.append(read(tmp_path / f"o{i}.tif"))
+        outputs.append(read(tmp_path / f"o{i}.tif"))
     fine = enlarge(~hole, 2)
-    for product in products[1:]:
-        np.testing.assert_array_equal(product[:, fine], products[0][:, fine])
-    assert np.isnan(products[2][:, ~fine]).all()
-    assert (products[0][:, ~fine] == -9999).all()
+    for output in outputs[1:]:
+        np.testing.assert_array_equal(output[:, fine], outputs[0][:, fine])
+    assert np.isnan(outputs[2][:, ~fine]).all()
+    assert (outputs[0][:, ~fine] == -9999).all()
 
 
 def test_run_empty_tiles_skip_the_network(make_raster, texture, tmp_path):
@@ -357,8 +353,8 @@ def test_tile_pipeline_of_empty_rows_yields_blocks_at_once(texture):
     pipeline = TilePipeline(
         read=read,
         bands=1,
-        plan=make_grid(5000, 40, scale=2, tile=32, halo=2, overlap=4),
-        stretch=Normalization((0.0,), (255.0,), "dtype"),
+        tile_grid=make_grid(5000, 40, scale=2, tile=32, halo=2, overlap=4),
+        normalization=Normalization((0.0,), (255.0,), "dtype"),
         predictor=TilePredictor(model, DeviceConfig("cpu"), 1000),
     )
     with closing(pipeline.blocks(ArrayFormat("uint8", 1, 16))) as blocks:

@@ -1,4 +1,4 @@
-"""A part of a raster: the pixels of the whole raster's product, and nothing computed in vain."""
+"""A part of a raster: the pixels of the whole raster's output, and nothing computed in vain."""
 
 import json
 
@@ -16,6 +16,7 @@ from georsr.api import super_resolve
 from georsr.errors import InterruptedRunError, UsageError
 from georsr.models.io import Model
 from georsr.models.spec import ModelSpec
+from tests.rasters import read
 
 UTM = {"crs": {"type": "name", "properties": {"name": "EPSG:32632"}}}
 SMALL = {"blocksize": 32, "tile_size": 32, "halo": 2, "overlap": 4}
@@ -25,11 +26,6 @@ def polygon(*points):
     """Of (column, row) in pixels of the rasters here."""
     ring = [[400000 + x * 0.5, 5000000 - y * 0.5] for x, y in (*points, points[0])]
     return {"type": "Polygon", "coordinates": [ring], **UTM}
-
-
-def read(path):
-    with rasterio.open(path) as dataset:
-        return dataset.read()
 
 
 BOXES = {

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-import rasterio
 
 from georsr.api import super_resolve, super_resolve_array
+from tests.rasters import read
 
 SMALL = {"tile_size": 48, "halo": 4, "overlap": 4, "blocksize": 32, "overwrite": True}
 RADIUS = 4
@@ -16,11 +16,6 @@ def half_black(texture):
     values = texture(3, 64, 150)
     values[:, :, 60:] = 0
     return values
-
-
-def read(path):
-    with rasterio.open(path) as dataset:
-        return dataset.read()
 
 
 @pytest.mark.parametrize("model", ["segsr-lite-x2", "segsr-lite-x4-sensor", "bicubic-x2"])
@@ -47,16 +42,16 @@ def test_constant_area_keeps_its_value_and_the_rest_is_the_networks(
     values[:, 20:45, 10:50] = np.array([77, 78, 79], dtype)[:, None, None]
     out = tmp_path / "o.tif"
     super_resolve(make_raster(values), out, lite_model, **SMALL)
-    product = read(out)
+    output = read(out)
     inner = slice(20 + RADIUS, 45 - RADIUS), slice(10 + RADIUS, 50 - RADIUS)
     rows, columns = (slice(2 * part.start, 2 * part.stop) for part in inner)
     low = values[:, *inner].repeat(2, 1).repeat(2, 2)
-    np.testing.assert_array_equal(product[:, rows, columns], low)
+    np.testing.assert_array_equal(output[:, rows, columns], low)
     # the next pixels are the network's: not those of the source, repeated
     wider = slice(rows.start - 2, rows.stop + 2), slice(columns.start - 2, columns.stop + 2)
-    around = values.repeat(2, 1).repeat(2, 2)[:, *wider] != product[:, *wider]
+    around = values.repeat(2, 1).repeat(2, 2)[:, *wider] != output[:, *wider]
     assert around.any(0).sum() > 0.5 * (around[0].size - low[0].size)
-    assert (plain != product).any()
+    assert (plain != output).any()
 
 
 def test_areas_with_gaps_of_nodata_are_constant_too(make_raster, texture, lite_model, tmp_path):
@@ -65,8 +60,8 @@ def test_areas_with_gaps_of_nodata_are_constant_too(make_raster, texture, lite_m
     values[:, 30:33, 20:40] = 0
     source = make_raster(values, nodata=0)
     super_resolve(source, tmp_path / "o.tif", lite_model, **SMALL)
-    product = read(tmp_path / "o.tif")[:, 48:82, 28:92]
-    assert set(np.unique(product)) == {0, 77}
+    output = read(tmp_path / "o.tif")[:, 48:82, 28:92]
+    assert set(np.unique(output)) == {0, 77}
 
 
 def test_tiles_without_constant_areas_are_what_they_were(texture, lite_model):
@@ -82,10 +77,10 @@ def test_constant_tiles_do_without_the_network(half_black, make_raster, lite_mod
     out = tmp_path / "out.tif"
     report = super_resolve(make_raster(half_black), out, lite_model, **SMALL)
     assert 0 < report.tiles_skipped < report.tiles
-    product = read(out)
-    assert (product[:, :, 2 * (60 + RADIUS) :] == 0).all()
+    output = read(out)
+    assert (output[:, :, 2 * (60 + RADIUS) :] == 0).all()
     array = super_resolve_array(half_black, lite_model, **SMALL_ARRAY)
-    np.testing.assert_array_equal(array, product)
+    np.testing.assert_array_equal(array, output)
 
 
 def test_constant_tile_beyond_the_range_keeps_its_value(make_raster, lite_model, tmp_path):

@@ -164,7 +164,7 @@ def test_quality_layers_of_a_cog_are_a_cog(lite_model, make_raster, texture, tmp
 
 @pytest.mark.parametrize("name", sorted(bundled_weights()))
 def test_bundled_model_output_has_no_shift(name, tmp_path):
-    """Below 0.05 product pixels against the bicubic enlargement, on a sample scene."""
+    """Below 0.05 output pixels against the bicubic enlargement, on a sample scene."""
     scale = 4 if "x4" in name else 2
     source = REPOSITORY / "sample_data" / ("town_rgb_2m.tif" if scale == 4 else "town_rgb_1m.tif")
     with rasterio.open(source) as dataset:  # the middle of the larger one will do

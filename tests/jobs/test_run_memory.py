@@ -104,7 +104,7 @@ def test_memory_of_a_row_of_blocks_is_contiguous():
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_memory_does_not_depend_on_height(peak):
     # the low one is already high enough to fill GDAL's block cache, and the heap's gaps; the
-    # product of the high one is 309 MiB larger
+    # output of the high one is 309 MiB larger
     low, high = peak(500, 4500), peak(500, 18000)
     assert high - low < 60, f"{low:.0f} MiB and {high:.0f} MiB"
 

@@ -311,7 +311,7 @@ def test_world_file_of_a_run_that_was_killed_after_publishing_is_written_by_the_
 
     call = (raster(), tmp_path / "out.tif", "bicubic", 2)
     with monkeypatch.context() as patch:
-        patch.setattr("georsr.writer.writer.replace_sidecars", killed)
+        patch.setattr("georsr.writer.verify_and_publish.replace_sidecars", killed)
         with pytest.raises(KeyboardInterrupt):
             super_resolve(*call, creation_options={"TFW": "YES"})
     assert (tmp_path / "out.tif").exists()

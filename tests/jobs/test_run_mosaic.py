@@ -9,6 +9,7 @@ from georsr.cli.main import invoke
 import georsr.writer.writer as writer_module
 from georsr.api import estimate, super_resolve
 from georsr.errors import InterruptedRunError, UsageError
+from tests.rasters import read
 
 NORTH_UP = Affine(0.5, 0, 400000, 0, -0.5, 5000000)
 SMALL = {"blocksize": 32, "tile_size": 32, "halo": 2, "overlap": 4}
@@ -31,11 +32,6 @@ def cut(make_raster):
     return pieces
 
 
-def read(path):
-    with rasterio.open(path) as dataset:
-        return dataset.read()
-
-
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])
 def test_run_of_a_mosaic_equals_the_run_of_the_image(
     dtype, lite_model, cut, make_raster, texture, tmp_path
@@ -45,9 +41,9 @@ def test_run_of_a_mosaic_equals_the_run_of_the_image(
     super_resolve(make_raster(image, "whole.tif"), tmp_path / "w.tif", lite_model, **SMALL)
     np.testing.assert_array_equal(read(tmp_path / "m.tif"), read(tmp_path / "w.tif"))
     assert report.source.endswith("piece0.tif + 3 more")
-    with rasterio.open(tmp_path / "m.tif") as product:
-        assert product.tags()["GEORSR_SOURCE"] == "piece0.tif + 3 more"
-        assert product.transform == NORTH_UP @ Affine.scale(0.5)
+    with rasterio.open(tmp_path / "m.tif") as output:
+        assert output.tags()["GEORSR_SOURCE"] == "piece0.tif + 3 more"
+        assert output.transform == NORTH_UP @ Affine.scale(0.5)
 
 
 def test_run_of_a_mosaic_gaps_are_invalid(lite_model, cut, texture, tmp_path):
@@ -55,8 +51,8 @@ def test_run_of_a_mosaic_gaps_are_invalid(lite_model, cut, texture, tmp_path):
     paths = cut(image, [PLACES[0], PLACES[3]])
     report = super_resolve(paths, tmp_path / "m.tif", lite_model, **SMALL)
     assert report.tiles_skipped > 0
-    with rasterio.open(tmp_path / "m.tif") as product:
-        mask = product.dataset_mask() > 0
+    with rasterio.open(tmp_path / "m.tif") as output:
+        mask = output.dataset_mask() > 0
     expected = np.zeros((75, 110), bool)
     expected[:40, :50] = expected[40:, 50:] = True
     np.testing.assert_array_equal(mask, expected.repeat(2, 0).repeat(2, 1))

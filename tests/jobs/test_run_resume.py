@@ -1,4 +1,4 @@
-"""A run that ends early goes on later, and nobody can tell from the product."""
+"""A run that ends early goes on later, and nobody can tell from the output."""
 
 import json
 import os
@@ -182,7 +182,7 @@ def test_cog_conversion_can_be_cancelled(source, tmp_path, monkeypatch):
 def test_resume_after_a_kill_before_cleaning_up_recognises_the_output(
     source, tmp_path, monkeypatch
 ):
-    from georsr.writer.partial_tiff import Journal
+    from georsr.writer.resumable_tiff import Journal
 
     out = tmp_path / "out.tif"
     with monkeypatch.context() as patch:
@@ -213,7 +213,7 @@ def test_resume_after_a_kill_before_unlocking_removes_the_lock(source, tmp_path)
 
 
 def test_resume_with_another_file_in_place_of_the_output_starts_over(source, tmp_path, monkeypatch):
-    from georsr.writer.partial_tiff import Journal
+    from georsr.writer.resumable_tiff import Journal
 
     out = tmp_path / "out.tif"
     with monkeypatch.context() as patch:
@@ -290,8 +290,8 @@ def test_resume_with_a_changed_source_starts_over(make_raster, texture, source, 
     make_raster(changed)
     assert super_resolve(source, out, model_of(Counting()), **SMALL).blocks_resumed == 0
     starts_over(caplog, "the source has changed")
-    with rasterio.open(out) as product:
-        np.testing.assert_array_equal(product.read(), changed.repeat(2, 1).repeat(2, 2))
+    with rasterio.open(out) as output:
+        np.testing.assert_array_equal(output.read(), changed.repeat(2, 1).repeat(2, 2))
 
 
 def test_resume_with_a_changed_file_of_a_vrt_starts_over(make_raster, texture, tmp_path, caplog):
@@ -413,7 +413,7 @@ def test_resume_with_damaged_blocks_computes_only_those(creation, verify, source
 
 
 def test_resume_with_any_bit_of_the_part_flipped_gives_the_same_bytes(source, tmp_path):
-    """Flipped anywhere, header and blocks, the product is what it would have been."""
+    """Flipped anywhere, header and blocks, the output is what it would have been."""
     options = SMALL | {"verify": False}
     super_resolve(source, tmp_path / "whole.tif", model_of(Counting()), **options)
     whole, out = (tmp_path / "whole.tif").read_bytes(), tmp_path / "out.tif"
@@ -606,7 +606,7 @@ def test_resume_after_kills_at_random_moments_gives_the_same_bytes(tmp_path):
 
 
 def test_resume_needs_disk_space_only_for_the_rest(source, tmp_path, monkeypatch):
-    """Half of the product on disk must not make the other half look too large."""
+    """Half of the output on disk must not make the other half look too large."""
 
     out, network = tmp_path / "out.tif", model_of(Counting())
     raw = 200 * 180 * 4  # three bands and the mask
@@ -646,7 +646,7 @@ def test_job_pickled_is_the_same(source, tmp_path):
         job = plan_job(reader, str(tmp_path / "o.tif"), open_model("bicubic", 2), config)
         copy = pickle.loads(pickle.dumps(job))
         assert copy.key == job.key
-        assert copy.plan == job.plan
+        assert copy.tile_grid == job.tile_grid
         window = Window(-3, 2, 9, 7)
         np.testing.assert_array_equal(copy.read(window).values, job.read(window).values)
     copy.reader.close()

@@ -43,8 +43,8 @@ def test_sr_and_info_with_a_third_party_model(compact, make_raster, texture, tmp
     assert invoke(["sr", make_raster(values), str(out), "--model", str(path), "-q"]) == 0
     import rasterio
 
-    with rasterio.open(out) as product:
-        made = product.read()
+    with rasterio.open(out) as output:
+        made = output.read()
     with torch.inference_mode():
         expected = network(torch.from_numpy(values)[None].float() / 255)[0].numpy()
     np.testing.assert_allclose(made, np.clip(expected * 255, 0, 255), atol=0.51)

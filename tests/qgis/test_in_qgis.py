@@ -92,6 +92,19 @@ def test_algorithm_bands_and_advanced_options_are_passed(qgis, folder, sample):
         assert dataset.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
 
 
+def test_algorithm_sensor_is_passed_or_refused_in_one_line(qgis, folder, sample):
+    values = {"INPUT": sample("fields_4band_10m.tif"), "OUTPUT": folder / "s.tif", "SCALE": "1"}
+    code, _, log = qgis.run("georsr:superresolve", **values, SENSOR="mtf=9")
+    assert code != 0
+    assert "sensor 'mtf=9': expected one or more of mtf_half=0.01..2, mtf=0.01..2" in log
+    assert "Traceback" not in log
+    assert not (folder / "s.tif").exists()
+    code, _, log = qgis.run("georsr:superresolve", **values, SENSOR="mtf=0.2,noise=0.01")
+    assert code == 0, log
+    with rasterio.open(folder / "s.tif") as dataset:
+        assert "mtf=0.200,noise=0.0100" in dataset.tags()["GEORSR_SENSOR"]
+
+
 def test_algorithm_as_a_step_of_a_model_runs(qgis, folder):
     product = folder / "stretched.tif"
     # QGIS 3.22 puts the step's name before the output's
@@ -291,7 +304,9 @@ def test_algorithm_without_georsr_names_the_remedy(qgis, folder):
 def test_dialog_has_all_parameters(qgis, folder):
     result = qgis.play("dialog", source=str(folder / "town ü.tif"))
     basic = {"INPUT", "MODEL", "SCALE", "RED", "GREEN", "BLUE", "EXTENT", "MASK", "OUTPUT"}
-    assert basic | {"MODEL_FILE", "TILE", "DEVICE", "COG", "EXTRA"} <= set(result["names"])
+    assert basic | {"MODEL_FILE", "TILE", "DEVICE", "COG", "SENSOR", "EXTRA"} <= set(
+        result["names"]
+    )
     assert result["model"] == "segsr-lite-sensor"
     assert result["tile"] is None
 

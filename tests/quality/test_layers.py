@@ -1,4 +1,4 @@
-"""Quality layers: what they say, and that they appear with their product or not at all."""
+"""Quality layers: what they say, and that they appear with their output or not at all."""
 
 import math
 from pathlib import Path
@@ -32,13 +32,9 @@ from georsr.quality.layers import (
 from georsr.radiometry.kernels import Kernel
 from georsr.writer.paths import temp_paths
 from georsr.writer.writer import RasterWriter
+from tests.rasters import read
 
 PLAIN = {"consistency": "off"}
-
-
-def read(path):
-    with rasterio.open(path) as dataset:
-        return dataset.read()
 
 
 def eight(network, image):
@@ -77,11 +73,11 @@ def test_tta_mean_is_the_mean_of_eight_predictions(lite_model, texture):
 def test_tta_of_a_rotated_scene_is_the_rotated_output(lite_model, texture):
     image = texture(3, 24, 32)  # one tile: a turned grid of tiles is another grid
     how = {"tta": True, "dtype": "float32", **PLAIN}
-    product = georsr.super_resolve_array(image, lite_model, **how)
+    output = georsr.super_resolve_array(image, lite_model, **how)
     turned = georsr.super_resolve_array(np.rot90(image, 1, (1, 2)).copy(), lite_model, **how)
-    np.testing.assert_allclose(turned, np.rot90(product, 1, (1, 2)), atol=2e-3)
+    np.testing.assert_allclose(turned, np.rot90(output, 1, (1, 2)), atol=2e-3)
     plain = georsr.super_resolve_array(image, lite_model, dtype="float32", **PLAIN)
-    assert np.abs(plain - product).max() > 0.1
+    assert np.abs(plain - output).max() > 0.1
 
 
 def test_tta_runs_the_network_eight_times(lite_model, scene, tmp_path):
@@ -133,8 +129,8 @@ def test_quality_layers_of_one_tile_equal_their_formulas(
     made = read(layers)
     deviation = np.sqrt(eight(lite_model.network, image / np.float32(255)).var(0).mean(0)) * 255
     np.testing.assert_allclose(made[1], deviation, rtol=2e-3, atol=0.02)
-    product = read(out).astype(np.float32)
-    low = Kernel("bicubic").downsample(product, 2)
+    output = read(out).astype(np.float32)
+    low = Kernel("bicubic").downsample(output, 2)
     distance = np.abs(low - image).mean(0).repeat(2, 0).repeat(2, 1)
     np.testing.assert_allclose(made[2], distance, rtol=1e-3, atol=0.01)
     assert (made[0] > 0).all()
@@ -152,10 +148,10 @@ def test_quality_layers_of_one_tile_equal_their_formulas(
 def test_quality_layers_have_the_georeferencing_of_the_output(lite_model, scene, tmp_path):
     out, layers = tmp_path / "out.tif", tmp_path / "q.tif"
     georsr.super_resolve(scene, out, lite_model, quality=layers, **PLAIN)
-    with rasterio.open(out) as product, rasterio.open(layers) as made:
-        assert made.transform == product.transform
-        assert made.crs == product.crs
-        assert made.shape == product.shape
+    with rasterio.open(out) as output, rasterio.open(layers) as made:
+        assert made.transform == output.transform
+        assert made.crs == output.crs
+        assert made.shape == output.shape
         assert made.descriptions[:4] == (
             "uncertainty",
             "deviation",
@@ -166,7 +162,7 @@ def test_quality_layers_have_the_georeferencing_of_the_output(lite_model, scene,
         assert math.isnan(made.nodata)
         assert "absolute error" in made.tags(1)["LAYER"]
         assert made.tags()["GEORSR_MODEL"] == "tiny-x2"
-        footprint = product.dataset_mask() != 0
+        footprint = output.dataset_mask() != 0
         values = made.read()
     assert not footprint.all()
     np.testing.assert_array_equal(np.isfinite(values), np.broadcast_to(footprint, values.shape))
@@ -189,17 +185,17 @@ def test_quality_layers_of_a_finished_output_are_the_same(lite_file, scene, tmp_
 def test_quality_layers_of_an_area_measure_its_source_window(
     lite_file, make_raster, texture, tmp_path
 ):
-    """With a bounding box the product starts elsewhere than its source."""
+    """With a bounding box the output starts elsewhere than its source."""
     source = make_raster(texture(3, 60, 80))
     out, layers = str(tmp_path / "out.tif"), str(tmp_path / "q.tif")
     box = (400005.0, 4999980.0, 400030.0, 4999995.0)
     georsr.super_resolve(source, out, lite_file, quality=layers, bounds=box, **PLAIN)
-    with rasterio.open(out) as product, rasterio.open(layers) as made:
-        assert made.bounds == product.bounds
-        assert made.shape == product.shape
-        pixels, inconsistent = product.read().astype(np.float32), made.read(3)
+    with rasterio.open(out) as output, rasterio.open(layers) as made:
+        assert made.bounds == output.bounds
+        assert made.shape == output.shape
+        pixels, inconsistent = output.read().astype(np.float32), made.read(3)
         with rasterio.open(source) as dataset:
-            below = dataset.read(window=dataset.window(*product.bounds))
+            below = dataset.read(window=dataset.window(*output.bounds))
     low = Kernel("bicubic").downsample(pixels, 2)
     distance = np.abs(low - below).mean(0).repeat(2, 0).repeat(2, 1)
     np.testing.assert_allclose(inconsistent, distance, rtol=1e-3, atol=0.01)
@@ -216,7 +212,7 @@ class StopsAfter:
 
 @pytest.mark.parametrize("after", [2, 6])
 def test_quality_layers_interrupted_resume(after, lite_model, scene, tmp_path):
-    """Stopped while the product is made (2) or its layers (6): nothing there, then both."""
+    """Stopped while the output is made (2) or its layers (6): nothing there, then both."""
     names = ("whole.tif", "whole_q.tif", "out.tif", "q.tif")
     whole, whole_layers, out, layers = (tmp_path / name for name in names)
     options = {"blocksize": 16, **PLAIN}
@@ -353,7 +349,7 @@ def test_consistency_maps_of_a_constant_with_a_hole_are_zero(kernel):
 
 
 def test_detail_map_measures_what_the_source_cannot_resolve():
-    """A grating of two product pixels is all detail; one of 24 none."""
+    """A grating of two output pixels is all detail; one of 24 none."""
     columns = np.arange(96)
     found = []
     for period in (2, 24):

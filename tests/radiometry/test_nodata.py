@@ -4,10 +4,12 @@ import pytest
 from georsr.radiometry.nodata import (
     can_represent,
     dataset_mask,
+    erode_mask,
     fill_invalid,
     find_fill_values,
     is_nodata,
     nearest_float,
+    nodata_tolerance,
     valid_pixels,
 )
 
@@ -152,3 +154,102 @@ def test_fill_invalid_largest_floats_stay_finite():
         valid = np.ones(values.shape, bool)
         valid[0, 4, 4] = False
         assert np.isfinite(fill_invalid(values.astype(dtype), valid)).all()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value", "expected"),
+    [
+        ("float32", 1e39, 3.4028234663852886e38), ("float32", -1e39, -3.4028234663852886e38),
+        ("float64", 1e39, 1e39), ("float32", float("inf"), float("inf")), ("float32", 0.5, 0.5),
+    ],
+)  # fmt: skip
+def test_nearest_float_is_finite_if_the_value_is(dtype, value, expected):
+    assert nearest_float(dtype, value) == expected
+
+
+@pytest.mark.parametrize(
+    ("dtype", "nodata", "expected"),
+    [
+        ("int16", -9999.0, 0.0), ("float32", float("nan"), 0.0), ("float32", float("inf"), 0.0),
+        ("float32", 8.0, 16 * 2.0**-23 * 8), ("float64", -8.0, 16 * 2.0**-52 * 8),
+        ("float32", 1e30, 4e-3 * float(np.float32(1e30))), ("float32", 0.0, 0.0),
+        ("float32", -1e39, 4e-3 * 3.4028234663852886e38),
+        ("float32", 0.99e30, 16 * 2.0**-23 * 0.99e30),
+    ],
+)  # fmt: skip
+def test_nodata_tolerance_is_16_epsilons_or_a_fraction_of_huge_values(dtype, nodata, expected):
+    assert nodata_tolerance(dtype, nodata) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("nodata", "steps", "expected"), [(1024.0, 4, True), (1024.0, 5, False), (-1024.0, 4, True)]
+)
+def test_is_nodata_within_4_epsilons(nodata, steps, expected):
+    value = np.float32(nodata + steps * 2.0**-23 * 1024)
+    assert is_nodata(np.array([value]), nodata)[0] == expected
+
+
+def filled(n, count, dtype="float64", fill=-9999.0, different=200):
+    """Return ``n`` pixels of 300 to 499, of which ``count`` are a fill value."""
+    pixels = 300 + np.arange(n) % different
+    pixels[:count] = fill
+    return pixels.astype(dtype)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "found"),
+    [
+        (filled(4000, 16), True), (filled(4000, 15), False),  # at least 16
+        (filled(40_000, 40), True), (filled(40_000, 39), False),  # and one in a thousand
+        (filled(400, 40, different=16), True), (filled(400, 40, different=15), False),
+        (filled(4000, 40, fill=101), True), (filled(4000, 40, fill=102), False),
+    ],
+)  # fmt: skip
+def test_find_fill_values_needs_many_pixels_far_from_an_image(pixels, found):
+    """The middle 99 % of the data span 198; a fill value is farther away than that from 300."""
+    fills, rest = find_fill_values(pixels)
+    assert bool(fills) == found
+    assert len(rest) == ((pixels >= 300).sum() if found else len(pixels))
+
+
+@pytest.mark.parametrize(("count", "found"), [(8, 8), (9, 0)])
+def test_find_fill_values_finds_up_to_8_beside_each_other(count, found):
+    pixels = filled(8000, 0)
+    for i in range(count):
+        pixels[i * 20 : (i + 1) * 20] = -9999 + i
+    fills, _ = find_fill_values(pixels)
+    assert len(fills) == found
+
+
+def test_find_fill_values_those_of_most_pixels_come_first():
+    pixels = filled(8000, 40)
+    pixels[40:120], pixels[120:180] = 1e6, -9998
+    assert find_fill_values(pixels)[0] == [1e6, -9998.0, -9999.0]
+
+
+@pytest.mark.parametrize(("factor", "kept"), [(0.99, True), (1.01, False)])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_find_fill_values_outliers_begin_a_million_ranges_away(sign, factor, kept):
+    pixels = np.linspace(0, 10, 4001)  # 8 from the 10th to the 90th percentile
+    far = 5 + sign * factor * 8e6
+    _, rest = find_fill_values(np.r_[pixels, far])
+    assert len(rest) == 4001 + kept
+    assert find_fill_values(np.full(5, 7.0))[1].size == 5
+
+
+@pytest.mark.parametrize("border", [True, False])
+def test_erode_mask_removes_a_square_around_invalid_pixels(border):
+    valid = np.ones((2, 7, 9), bool)
+    valid[0, 3, 4] = False
+    eroded = erode_mask(valid, 2, border=border)
+    inside = np.zeros((7, 9), bool)
+    inside[2:-2, 2:-2] = True
+    expected = np.ones((2, 7, 9), bool) if border else np.stack([inside, inside])
+    expected[0, 1:6, 2:7] = False
+    np.testing.assert_array_equal(eroded, expected)
+    np.testing.assert_array_equal(erode_mask(valid[0], 0), valid[0])
+
+
+def test_valid_pixels_of_several_nodata_values():
+    values = np.array([1.0, -9999.0, 7.0, np.inf])
+    assert valid_pixels(values, -9999.0, None, 7.0).tolist() == [True, False, False, False]

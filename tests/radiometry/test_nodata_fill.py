@@ -65,3 +65,36 @@ def test_fill_invalid_one_valid_pixel_fills_the_band():
 def test_fill_invalid_without_invalid_pixels_returns_its_input():
     values, valid = holes(share=0)
     assert fill_invalid(values, valid) is values
+
+
+@pytest.mark.parametrize(("distance", "expected"), [(32, 10.0), (33, 20.0)])
+def test_fill_invalid_interpolates_up_to_32_pixels(distance, expected):
+    values = np.zeros((1, 1, 400), "float32")
+    values[..., 0], values[..., 399] = 10, 30
+    valid = values > 0
+    assert fill_invalid(values, valid)[0, 0, distance] == expected
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_fill_invalid_of_a_wide_or_constant_band_keeps_its_values(dtype):
+    """Values that fillnodata cannot hold are moved and scaled for it."""
+    values = np.array([[[0, 1.0, 0, 3.0, 0]]], "float64")
+    valid = values > 0
+    for unit, offset in ((1.0, 0.0), (2.0**100, 0.0), (1.0, 2.0**20), (-(2.0**101), 0.0)):
+        moved = (values * unit + offset).astype(dtype)
+        filled = fill_invalid(moved, valid)
+        middle = 2 * unit + offset
+        assert filled[0, 0, 2] == pytest.approx(middle, rel=1e-6)
+        assert filled[0, 0, 0] == pytest.approx(unit + offset, rel=0.4)
+        np.testing.assert_array_equal(filled[valid], moved[valid])
+    constant = np.full((1, 3, 3), 2.0**101, dtype)
+    valid = np.ones((1, 3, 3), bool)
+    valid[0, 1, 1] = False
+    assert fill_invalid(constant, valid)[0, 1, 1] == 2.0**101
+
+
+def test_fill_invalid_bands_without_holes_are_not_touched():
+    values = np.stack([np.full((3, 3), 5.0), np.full((3, 3), np.inf)]).astype("float32")
+    valid = np.ones(values.shape, bool)
+    valid[0, 1, 1] = False
+    np.testing.assert_array_equal(fill_invalid(values, valid), values)

@@ -3,7 +3,13 @@ import pytest
 
 from georsr.errors import UsageError
 from georsr.io.reader import choose_normalization, open_raster
-from georsr.radiometry.normalization import Normalization, normalization_of_sample, unscaled
+from georsr.radiometry.normalization import (
+    REACH,
+    Normalization,
+    fixed_normalization,
+    normalization_of_sample,
+    unscaled,
+)
 from tests.rasters import make_raster, ramp
 
 DTYPES = ["uint8", "uint16", "int16", "int32", "float32", "float64"]
@@ -178,3 +184,126 @@ def test_inverse_beyond_the_type_becomes_its_largest_value():
     stretch = Normalization((0.0,), (1e10,), "fixed")
     largest = np.finfo(np.float32).max
     np.testing.assert_array_equal(stretch.inverse(x), np.float32([[[largest, -largest, 5e9]]]))
+
+
+@pytest.mark.parametrize(
+    ("lo", "hi"),
+    [((), ()), ((0.0,), (1.0, 2.0)), ((2.0,), (1.0,)), ((float("nan"),), (1.0,)),
+     ((0.0,), (float("inf"),)), ((0.0, 5.0), (1.0, 4.0))],
+)  # fmt: skip
+def test_normalization_impossible_limits_are_refused(lo, hi):
+    with pytest.raises(ValueError, match="lo"):
+        Normalization(lo, hi, "fixed")
+    assert Normalization((3.0,), (3.0,), "fixed").hi == (3.0,)
+
+
+def test_unscaled_divides_by_16_and_is_exact():
+    plain = unscaled(2)
+    assert (plain.lo, plain.hi, plain.kind) == ((0.0, 0.0), (16.0, 16.0), "none")
+    values = np.array([[[32.0, 1.0]], [[-4.0, 7.0]]])
+    scaled = plain.forward(values)
+    assert scaled.dtype == np.float64
+    np.testing.assert_array_equal(scaled, values / 16)
+    assert plain.forward(values.astype("int16")).dtype == np.float32
+    far = np.array([[[-9.0, 9.0]]], "float32")
+    assert plain.clip_with_remainder(far) == (far, None)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int16", "int32"])
+def test_out_of_reach_begins_4096_ranges_from_the_limits(dtype):
+    """The range is 0 to 2: values from -8192 to 8194 are in reach."""
+    assert REACH == 4096
+    stretch = Normalization((0.0,), (2.0,), "fixed")
+    values = np.array([[[-8193, -8192, 8194, 8195]]], dtype)
+    assert stretch.out_of_reach(values).ravel().tolist() == [True, False, False, True]
+    assert stretch.out_of_reach(values[..., 1:3]) is None
+    valid = np.array([[[True, True, False, True]]])
+    assert stretch.usable(values, valid).ravel().tolist() == [False, True, False, False]
+    assert stretch.usable(values[..., 1:3], valid[..., 1:3]) is not None
+
+
+def test_out_of_reach_of_each_band_has_its_own_range():
+    stretch = Normalization((0.0, 1000.0), (1.0, 1001.0), "fixed")
+    values = np.full((2, 1, 2), [-3500.0, 5000.0])
+    beyond = stretch.out_of_reach(values)
+    assert beyond.tolist() == [[[False, True]], [[True, False]]]
+
+
+def test_forward_filled_fills_only_where_it_must():
+    stretch = Normalization((0.0,), (10.0,), "fixed")
+    values = np.array([[[5, 5, 90]]], "uint8")
+    usable = np.array([[[True, True, False]]])
+    np.testing.assert_array_equal(stretch.forward_filled(values, usable), [[[0.5, 0.5, 0.5]]])
+    np.testing.assert_array_equal(stretch.forward_filled(values, usable | True), [[[0.5, 0.5, 9]]])
+
+
+def test_inverse_writes_into_the_array_that_is_given():
+    x = np.array([[[0.5, 1.0]]], "float32")
+    moved = Normalization((3.0,), (5.0,), "fixed")
+    assert moved.inverse(x, out=x) is x
+    assert x.ravel().tolist() == [4.0, 5.0]
+    wide = moved.inverse(x, out=x, dtype=np.float64)  # of another type: not written into
+    assert wide.dtype == np.float64
+    assert x.ravel().tolist() == [4.0, 5.0]
+    assert moved.inverse(x, dtype="float64").ravel().tolist() == [11.0, 13.0]
+
+
+def test_scale_difference_has_no_offset():
+    stretch = Normalization((100.0, 0.0), (104.0, 1.0), "fixed")
+    difference = np.array([[[0.5]], [[0.5]]], "float32")
+    scaled = stretch.scale_difference(difference)
+    assert (scaled.ravel().tolist(), scaled.dtype) == ([2.0, 0.5], np.float32)
+    assert stretch.scale_difference(np.ones((2, 3), "float32")).tolist() == [[4.0] * 3, [1.0] * 3]
+
+
+@pytest.mark.parametrize("span", [0.0, 1e-46])
+def test_normalization_of_no_range_is_shifted_alone(span):
+    stretch = Normalization((0.0,), (span,), "fixed")
+    np.testing.assert_array_equal(stretch.forward(np.full((1, 1, 1), 3.0)), 3.0)
+    small = Normalization((0.0,), (2.0**-149,), "fixed")
+    np.testing.assert_array_equal(small.forward(np.full((1, 1, 1), 2.0**-149)), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("values", "clipped"), [([0.0, 1.0], False), ([-1e-7, 1.0], True), ([0.0, 1.001], True)]
+)
+def test_clip_with_remainder_returns_values_inside_as_they_are(values, clipped):
+    x = np.array([[values]], "float32")
+    inside, rest = Normalization((0.0,), (1.0,), "fixed").clip_with_remainder(x)
+    assert (inside is x, rest is None) == (not clipped, not clipped)
+    empty = np.zeros((1, 0, 3), "float32")
+    assert Normalization((0.0,), (1.0,), "fixed").clip_with_remainder(empty) == (empty, None)
+
+
+def test_fixed_normalization_of_each_mode():
+    assert fixed_normalization("float64", 2, "dtype") == Normalization(
+        (0.0,) * 2, (1.0,) * 2, "dtype"
+    )
+    assert fixed_normalization("uint8", 1, "auto") == Normalization((0.0,), (255.0,), "dtype")
+    assert fixed_normalization("uint16", 1, "auto") is None
+    assert fixed_normalization("uint8", 1, "percentile:0,100") is None
+    assert fixed_normalization("uint8", 2, "1,3").kind == "fixed"
+    with pytest.raises(UsageError, match="needs the scale and offset of a file"):
+        fixed_normalization("uint16", 1, "reflectance:0,1")
+    for mode in ("3,3", "percentile:5,5", "0,1;2,2"):
+        with pytest.raises(UsageError, match="known are auto"):
+            fixed_normalization("uint16", 2, mode)
+
+
+def test_normalization_of_sample_limits_have_a_finite_difference():
+    largest = np.finfo("float64").max
+    values = np.linspace(-largest / 2, largest / 2, 4000)[None]
+    found = normalization_of_sample(values, np.ones(values.shape, bool), "percentile:0,100")
+    assert (found.lo, found.hi) == ((-largest / 4,), (largest / 4,))
+
+
+def test_normalization_of_sample_names_three_values_and_counts_the_others():
+    values = np.random.default_rng(0).uniform(100, 900, (1, 8000))
+    for i, fill in enumerate((-9999, -9998, -9997, -9996, 1e20)):
+        values[0, i * 200 : i * 200 + 100 + 10 * i] = fill
+    said = []
+    normalization_of_sample(values, np.ones(values.shape, bool), warn=said.append)
+    assert "1e+20 (1.8 %), -9996.0 (1.6 %), -9997.0 (1.5 %) and 2 more values lie far" in said[0]
+    values[0, :400] = 500
+    normalization_of_sample(values, np.ones(values.shape, bool), warn=said.append)
+    assert " more values" not in said[1]

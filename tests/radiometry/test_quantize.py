@@ -2,7 +2,15 @@ import numpy as np
 import pytest
 
 from georsr.radiometry.nodata import is_nodata, nodata_tolerance
-from georsr.radiometry.quantize import invalid_pixels, quantize, quantize_alpha, replicate
+from georsr.radiometry.quantize import (
+    broadcast_pixel,
+    invalid_pixels,
+    is_broadcast,
+    is_constant,
+    quantize,
+    quantize_alpha,
+    replicate,
+)
 
 INTEGERS = ["uint8", "int8", "uint16", "int16", "uint32", "int32"]
 
@@ -151,3 +159,62 @@ def test_quantize_without_valid_pixels_needs_no_values(dtypes, nodata, masked):
     got = replicate(invalid_pixels(source, dtypes[1], nodata, masked=masked), 3)
     assert got.dtype == expected.dtype
     np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("nodata", [-9999.0, 512.0])
+def test_quantize_float_beside_nodata_moves_by_the_tolerance(dtype, nodata):
+    step = nodata_tolerance(dtype, nodata)
+    values = nodata + np.array([-1.0, -0.5, 0, 0.5, 1.0]) * step
+    made = quantize(values.reshape(1, 1, -1), None, None, dtype, nodata)[0, 0]
+    expected = nodata + np.array([-1.0, -1, 1, 1, 1]) * step
+    np.testing.assert_array_equal(made, expected.astype(dtype))
+
+
+@pytest.mark.parametrize("nodata", [3.4028234663852886e38, -3.4028234663852886e38])
+def test_quantize_nodata_at_the_end_of_the_range_moves_inward(nodata):
+    step = np.float32(nodata_tolerance("float32", nodata))
+    inward = np.float32(nodata) - np.float32(np.sign(nodata)) * step
+    assert one([nodata, 1.0], "float32", nodata).tolist() == [inward, 1.0]
+    half = np.float32(nodata) / 4  # not at the end: to both sides
+    values = np.array([half, np.nextafter(half, np.float32(-np.inf))])
+    step = np.float32(nodata_tolerance("float32", float(half)))
+    assert one(values, "float32", float(half)).tolist() == [half + step, half - step]
+
+
+@pytest.mark.parametrize(("dtype", "nodata"), [("int16", -32768), ("int16", 32767), ("uint8", 0)])
+def test_quantize_integer_nodata_at_the_end_moves_inward(dtype, nodata):
+    inward = nodata + (1 if nodata <= 0 else -1)
+    assert one([nodata, nodata * 2, 5], dtype, nodata).tolist() == [inward, inward, 5]
+
+
+def test_quantize_alpha_that_is_not_0_stays_visible():
+    assert quantize_alpha(np.array([[0, 1, 128, 129]], "uint16"), "uint8").tolist() == [
+        [0, 1, 1, 1]
+    ]
+    assert quantize_alpha(np.array([[0.0, 0.5, 2.0, -1.0]]), "uint8").tolist() == [[0, 128, 255, 1]]
+    assert quantize_alpha(np.array([[0, 51]], "uint8"), "float64").tolist() == [[0, 0.2]]
+
+
+@pytest.mark.parametrize(
+    ("pixels", "constant"),
+    [
+        ([[5, 5], [5, 5]], True), ([[5, 5], [5, 6]], False), ([[5, 6], [5, 5]], False),
+        ([[5, 5], [6, 5]], False), ([[6, 5, 5], [5, 5, 5], [5, 5, 5]], False),
+        ([[5, 5, 5], [5, 6, 5], [5, 5, 5]], False), ([[np.nan, np.nan]], True),
+        ([[0.0, -0.0]], False),
+    ],
+)  # fmt: skip
+def test_is_constant_compares_all_pixels(pixels, constant):
+    array = np.array([pixels], "float32")
+    assert is_constant(array) == constant
+    assert is_broadcast(array) is False
+    doubled = replicate(array, 2)
+    assert is_broadcast(doubled) == constant
+    np.testing.assert_array_equal(doubled, array.repeat(2, -1).repeat(2, -2))
+
+
+def test_broadcast_pixel_repeats_the_first_of_each_plane():
+    planes = np.array([[[1, 2]], [[3, 4]]])
+    assert broadcast_pixel(planes, 2, 3).tolist() == [[[1] * 3] * 2, [[3] * 3] * 2]
+    assert broadcast_pixel(planes, 2, 3).flags.writeable is False

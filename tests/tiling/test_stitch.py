@@ -18,26 +18,28 @@ def enlarge(image, s):
     return image.repeat(s, -2).repeat(s, -1)
 
 
-def assembler(plan, planes, dtype, block):
-    return BlockAssembler(plan.out_height, plan.out_width, planes, np.dtype(dtype), block)
+def assembler(tile_grid, planes, dtype, block):
+    return BlockAssembler(tile_grid.out_height, tile_grid.out_width, planes, np.dtype(dtype), block)
 
 
-def join(plan, image, block, change=lambda tile, values: values):
+def join(tile_grid, image, block, change=lambda tile, values: values):
     """Run a nearest-neighbour model through stitcher and assembler; return the joined output."""
-    s = plan.scale
-    stitcher = TileStitcher(plan, image.shape[0])
-    blocks = assembler(plan, image.shape[0], np.float32, block)
-    product = np.full((image.shape[0], plan.out_height, plan.out_width), np.nan, np.float32)
-    for tile in plan:
+    s = tile_grid.scale
+    stitcher = TileStitcher(tile_grid, image.shape[0])
+    blocks = assembler(tile_grid, image.shape[0], np.float32, block)
+    output = np.full(
+        (image.shape[0], tile_grid.out_height, tile_grid.out_width), np.nan, np.float32
+    )
+    for tile in tile_grid:
         made = tile.output_window
         values = enlarge(image[(slice(None), *made.slices)], s).astype(np.float32)
         for window, pixels in blocks.add(*stitcher.add(tile, change(tile, values))):
             assert window.top % block == 0
             assert window.left % block == 0
-            assert np.isnan(product[(slice(None), *window.slices)]).all(), "written twice"
-            product[(slice(None), *window.slices)] = pixels
+            assert np.isnan(output[(slice(None), *window.slices)]).all(), "written twice"
+            output[(slice(None), *window.slices)] = pixels
     assert blocks.n_incomplete == 0
-    return product
+    return output
 
 
 edge_sizes = [1, 2, 3, 31, 37, 39, 40, 41, 79, 80, 81, 97]
@@ -53,37 +55,37 @@ edge_sizes = [1, 2, 3, 31, 37, 39, 40, 41, 79, 80, 81, 97]
     block=st.sampled_from([16, 48]),
 )
 def test_stitched_identity_tiles_equal_the_image(height, width, scale, halo, overlap, block):
-    plan = make_grid(height, width, scale=scale, tile=40, halo=halo, overlap=overlap)
+    tile_grid = make_grid(height, width, scale=scale, tile=40, halo=halo, overlap=overlap)
     image = np.random.default_rng(0).random((2, height, width), np.float32) * 1000
-    np.testing.assert_array_equal(join(plan, image, block), enlarge(image, scale))
+    np.testing.assert_array_equal(join(tile_grid, image, block), enlarge(image, scale))
 
 
 @pytest.mark.parametrize("value", [0.1, 1 / 3, 254.99998, -1e7, 1e-30])
 def test_stitched_constant_tiles_are_constant(value):
-    plan = make_grid(90, 131, scale=3, tile=40, halo=3, overlap=7)
+    tile_grid = make_grid(90, 131, scale=3, tile=40, halo=3, overlap=7)
     image = np.full((1, 90, 131), value, np.float32)
-    assert (join(plan, image, 32) == np.float32(value)).all()
+    assert (join(tile_grid, image, 32) == np.float32(value)).all()
 
 
 def test_stitched_disagreeing_tiles_are_blended():
     """With tiles that disagree by one, the step is spread over the overlap, edges untouched."""
-    plan = make_grid(40, 100, scale=2, tile=40, halo=2, overlap=8)
+    tile_grid = make_grid(40, 100, scale=2, tile=40, halo=2, overlap=8)
     image = np.zeros((1, 40, 100), np.float32)
-    product = join(plan, image, 16, lambda tile, v: v + tile.column)[0, 0]
-    assert product[0] == 0
-    assert product[-1] == len(plan.columns) - 1
-    steps = np.diff(product)
+    output = join(tile_grid, image, 16, lambda tile, v: v + tile.column)[0, 0]
+    assert output[0] == 0
+    assert output[-1] == len(tile_grid.columns) - 1
+    steps = np.diff(output)
     assert steps.min() >= 0
     assert steps.max() < 0.15
-    corner = join(plan, image, 16, lambda tile, v: v + 5)
+    corner = join(tile_grid, image, 16, lambda tile, v: v + 5)
     assert (corner == 5).all()
 
 
 def test_stitcher_holds_one_row_of_blocks():
-    plan = make_grid(400, 200, scale=2, tile=40, halo=2, overlap=4)
-    stitcher, blocks = TileStitcher(plan, 1), assembler(plan, 1, np.uint8, 32)
+    tile_grid = make_grid(400, 200, scale=2, tile=40, halo=2, overlap=4)
+    stitcher, blocks = TileStitcher(tile_grid, 1), assembler(tile_grid, 1, np.uint8, 32)
     most = 0
-    for tile in plan:
+    for tile in tile_grid:
         made = tile.output_window
         values = np.zeros((1, made.height * 2, made.width * 2), np.float32)
         window, stitched = stitcher.add(tile, values)
@@ -95,40 +97,40 @@ def test_stitcher_holds_one_row_of_blocks():
 
 @pytest.mark.parametrize("block", [16, 128, 512])  # many to a slab, a few, and larger than one
 def test_block_assembler_blocks_do_not_share_memory(block):
-    plan = make_grid(140, 190, scale=4, tile=40, halo=2, overlap=4)
+    tile_grid = make_grid(140, 190, scale=4, tile=40, halo=2, overlap=4)
     image = np.random.default_rng(0).random((2, 140, 190), np.float32)
-    stitcher, blocks = TileStitcher(plan, 2), assembler(plan, 2, np.float32, block)
+    stitcher, blocks = TileStitcher(tile_grid, 2), assembler(tile_grid, 2, np.float32, block)
     taken = []
-    for tile in plan:
+    for tile in tile_grid:
         values = enlarge(image[(slice(None), *tile.output_window.slices)], 4)
         taken += blocks.add(*stitcher.add(tile, values))
     assert (2 * 4 * block**2 > BUFFER_BYTES) == (block == 512)
-    product = enlarge(image, 4)
+    output = enlarge(image, 4)
     for window, pixels in taken:  # only now: later ones were made in other memory
-        np.testing.assert_array_equal(pixels, product[(slice(None), *window.slices)])
+        np.testing.assert_array_equal(pixels, output[(slice(None), *window.slices)])
         pixels[:] = np.nan
-    assert sum(window.height * window.width for window, _ in taken) == product[0].size
+    assert sum(window.height * window.width for window, _ in taken) == output[0].size
 
 
 EMPTY = 7.0
 
 
-def join_sparse(plan, image, block):
+def join_sparse(tile_grid, image, block):
     """As ``join``, of an image whose invalid pixels are EMPTY; also how many blocks are views."""
-    s = plan.scale
-    product = enlarge(image, s)
+    s = tile_grid.scale
+    output = enlarge(image, s)
 
     def finish(values, window):
         if values is None:
             shape = image.shape[0], window.height, window.width
             return np.broadcast_to(np.float32(EMPTY), shape)
-        there = product[(slice(None), *window.slices)]
+        there = output[(slice(None), *window.slices)]
         return np.where(there == EMPTY, np.float32(EMPTY), values)
 
-    stitcher = TileStitcher(plan, image.shape[0])
-    blocks = assembler(plan, image.shape[0], np.float32, block)
-    joined, views = np.full_like(product, np.nan), 0
-    for tile in plan:
+    stitcher = TileStitcher(tile_grid, image.shape[0])
+    blocks = assembler(tile_grid, image.shape[0], np.float32, block)
+    joined, views = np.full_like(output, np.nan), 0
+    for tile in tile_grid:
         made = image[(slice(None), *tile.output_window.slices)]
         values = None if (made == EMPTY).all() else enlarge(made, s)
         part, stitched = stitcher.add(tile, values)
@@ -136,7 +138,7 @@ def join_sparse(plan, image, block):
             joined[(slice(None), *window.slices)] = pixels
             views += pixels.strides[1:] == (0, 0)
             assert pixels.flags.writeable != (pixels.strides[1:] == (0, 0))
-    return joined, product, views
+    return joined, output, views
 
 
 @pytest.mark.parametrize("block", [16, 48, 512])
@@ -146,18 +148,18 @@ def test_block_assembler_constant_blocks_hold_one_pixel(share, block):
     patches = rng.random((1, 25, 24)) < share  # of 10 x 10 pixels that are not empty
     image = rng.random((2, 250, 240), np.float32)
     image[:, ~enlarge(patches, 10)[0]] = EMPTY
-    plan = make_grid(250, 240, scale=2, tile=40, halo=3, overlap=6)
-    joined, product, views = join_sparse(plan, image, block)
-    np.testing.assert_array_equal(joined, product)
+    tile_grid = make_grid(250, 240, scale=2, tile=40, halo=3, overlap=6)
+    joined, output, views = join_sparse(tile_grid, image, block)
+    np.testing.assert_array_equal(joined, output)
     blocks = (-(-500 // block)) * (-(-480 // block))
     assert (views == blocks) if share == 0 else (views < blocks)
 
 
 def test_block_assembler_empty_blocks_take_no_memory():
-    plan = make_grid(60, 5000, scale=4, tile=40, halo=2, overlap=4)
-    stitcher, blocks = TileStitcher(plan, 3), assembler(plan, 3, np.uint8, 256)
+    tile_grid = make_grid(60, 5000, scale=4, tile=40, halo=2, overlap=4)
+    stitcher, blocks = TileStitcher(tile_grid, 3), assembler(tile_grid, 3, np.uint8, 256)
     nothing = np.zeros((3, 1, 1), np.uint8)
-    for tile in plan:
+    for tile in tile_grid:
         window, _ = stitcher.add(tile, None)
         shape = (3, max(0, window.height), max(0, window.width))
         list(blocks.add(window, np.broadcast_to(nothing, shape)))

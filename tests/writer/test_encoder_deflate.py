@@ -12,8 +12,8 @@ from georsr.io.reader import open_raster
 from georsr.writer import encoder
 from georsr.writer.encoder import BlockEncoder, crc32, make_encoder, tile_tables
 from georsr.writer.layout import output_layout
-from georsr.writer.partial_tiff import PartFile
-from georsr.writer.verify import verify_output
+from georsr.writer.resumable_tiff import PartialTiff
+from georsr.writer.verify_and_publish import verify_output
 from tests.rasters import make_raster, ramp
 
 DTYPES = ["uint8", "int16", "uint16", "int32", "uint32", "float32"]
@@ -58,15 +58,15 @@ def test_encoder_output_is_read_by_gdal(tmp_path, dtype, masked, interleave):
     assert make_encoder(layout) is not None
     assert layout.mask is masked
     values, mask = pixels_of(layout)
-    part = PartFile.create(tmp_path / "p.tif", layout)
+    part = PartialTiff.create(tmp_path / "p.tif", layout)
     for row, column, _, _, block in blocks_of(layout, values, mask):
         part.append(row, column, block)
     part.finalize()
     verify_output(tmp_path / "p.tif", "p.tif", layout, part.checksums)
-    with rasterio.open(tmp_path / "p.tif") as product:
-        assert product.read().tobytes() == values.tobytes(), "NaN and -0.0 included"
+    with rasterio.open(tmp_path / "p.tif") as output:
+        assert output.read().tobytes() == values.tobytes(), "NaN and -0.0 included"
         if mask is not None:
-            np.testing.assert_array_equal(product.dataset_mask(), mask)
+            np.testing.assert_array_equal(output.dataset_mask(), mask)
 
 
 PREDICTORS = [*((dtype, p) for dtype in DTYPES for p in "12"), ("float32", "3")]
@@ -117,7 +117,7 @@ def test_encoder_without_isal_gives_readable_blocks(tmp_path, monkeypatch):
     monkeypatch.setattr(encoder, "INSTALLED", False)
     theirs = [block for *_, block in blocks_of(layout, values, mask)]
     assert [b.checksum for b in ours] == [b.checksum for b in theirs]
-    part = PartFile.create(tmp_path / "mixed.tif", layout)
+    part = PartialTiff.create(tmp_path / "mixed.tif", layout)
     places = [(row, column) for row, column, _ in layout.blocks()]
     for i, place in enumerate(places):  # begun on one machine, finished on another
         part.append(*place, (ours, theirs)[i % 2][i])
@@ -161,14 +161,14 @@ def test_encoder_constant_block_is_small(tmp_path, dtype):
     assert first == second
     nothing = BlockEncoder(layout)(np.zeros_like(view), None)
     assert sum(map(len, nothing.tiles)) < view.nbytes // 900, "ISA-L: a three hundredth"
-    part = PartFile.create(tmp_path / "out.tif", layout)
+    part = PartialTiff.create(tmp_path / "out.tif", layout)
     for row, column, window in layout.blocks():
         here = np.broadcast_to(one, (3, window.height, window.width))
         part.append(row, column, BlockEncoder(layout)(here, None))
     part.finalize()
     verify_output(tmp_path / "out.tif", "out.tif", layout, part.checksums)
-    with rasterio.open(tmp_path / "out.tif") as product:
-        assert (product.read() == one).all()
+    with rasterio.open(tmp_path / "out.tif") as output:
+        assert (output.read() == one).all()
 
 
 def test_crc32_equals_that_of_zlib():

@@ -92,9 +92,9 @@ def test_output_layout_keeps_masks_and_alpha(tmp_path):
     assert (with_alpha.mask, with_alpha.alpha, with_alpha.count) == (False, True, 4)
     without = output_layout(info_of(path, indexes=[1], alpha="mask"), 2)
     assert (without.mask, without.alpha, without.count) == (True, False, 1)
-    with rasterio.open(publish(tmp_path / "b.tif", with_alpha)) as product:
-        assert product.colorinterp[3] == ColorInterp.alpha
-        assert product.photometric is None or product.colorinterp[0] == ColorInterp.red
+    with rasterio.open(publish(tmp_path / "b.tif", with_alpha)) as output:
+        assert output.colorinterp[3] == ColorInterp.alpha
+        assert output.photometric is None or output.colorinterp[0] == ColorInterp.red
 
 
 @pytest.mark.parametrize("cog", [False, True])
@@ -153,9 +153,9 @@ def test_output_layout_bad_arguments_are_refused(rgb, kwargs):
 def test_output_layout_of_a_jpeg_source_is_lossless(tmp_path):
     path = make_raster(tmp_path / "a.tif", ramp(), compress="jpeg", photometric="YCBCR")
     info = info_of(path)
-    with rasterio.open(publish(tmp_path / "b.tif", output_layout(info, 2))) as product:
-        assert product.compression.name == "deflate"
-        assert [item.name for item in product.colorinterp] == ["red", "green", "blue"]
+    with rasterio.open(publish(tmp_path / "b.tif", output_layout(info, 2))) as output:
+        assert output.compression.name == "deflate"
+        assert [item.name for item in output.colorinterp] == ["red", "green", "blue"]
 
 
 @pytest.mark.parametrize("cog", [False, True])
@@ -169,18 +169,18 @@ def test_output_has_the_metadata_of_the_source(tmp_path, cog):
         dst.update_tags(3, wavelength="10")
         dst.update_tags(ns="IMAGERY", CLOUDCOVER="4")
     layout = output_layout(info_of(path, indexes=[3, 1]), 2, tags={"GEORSR_MODEL": "Lite"}, cog=cog)
-    with rasterio.open(publish(tmp_path / "b.tif", layout)) as product:
-        assert product.descriptions == ("age", "temperature")
-        assert (product.scales, product.offsets) == ((2.0, 0.5), (3.0, 1.0))
-        assert product.units == ("s", "K")
-        assert product.nodata == -5
-        assert product.tags()["PLATFORM"] == "x"
-        assert product.tags()["GEORSR_MODEL"] == "Lite"
-        assert product.tags(1)["wavelength"] == "10"
+    with rasterio.open(publish(tmp_path / "b.tif", layout)) as output:
+        assert output.descriptions == ("age", "temperature")
+        assert (output.scales, output.offsets) == ((2.0, 0.5), (3.0, 1.0))
+        assert output.units == ("s", "K")
+        assert output.nodata == -5
+        assert output.tags()["PLATFORM"] == "x"
+        assert output.tags()["GEORSR_MODEL"] == "Lite"
+        assert output.tags(1)["wavelength"] == "10"
         # GDAL's COG driver keeps the default namespace only
-        assert product.tags(ns="IMAGERY") == ({} if cog else {"CLOUDCOVER": "4"})
-        assert product.colorinterp[1] == ColorInterp.blue
-        assert product.profile["tiled"]
+        assert output.tags(ns="IMAGERY") == ({} if cog else {"CLOUDCOVER": "4"})
+        assert output.colorinterp[1] == ColorInterp.blue
+        assert output.profile["tiled"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.tif", "b.tif"]
 
 

@@ -17,7 +17,7 @@ from georsr.radiometry.nodata import dataset_mask
 from georsr.radiometry.quantize import quantize, quantize_alpha, replicate
 from georsr.window import Window
 from georsr.writer.layout import output_layout
-from georsr.writer.partial_tiff import PartFile
+from georsr.writer.resumable_tiff import PartialTiff
 from georsr.writer.writer import RasterWriter
 from tests.rasters import make_raster, ramp
 
@@ -71,10 +71,10 @@ def test_writer_pixels_are_read_back(tmp_path, dtype, cog):
     assert written.path == str(tmp_path / "b.tif")
     assert written.bytes == (tmp_path / "b.tif").stat().st_size
     assert len(written.checksum) == 8
-    with rasterio.open(tmp_path / "b.tif") as product:
-        assert product.dtypes == (dtype,) * 3
-        np.testing.assert_array_equal(product.read(), data)
-        assert product.tags(ns="IMAGE_STRUCTURE").get("LAYOUT") == ("COG" if cog else None)
+    with rasterio.open(tmp_path / "b.tif") as output:
+        assert output.dtypes == (dtype,) * 3
+        np.testing.assert_array_equal(output.read(), data)
+        assert output.tags(ns="IMAGE_STRUCTURE").get("LAYOUT") == ("COG" if cog else None)
 
 
 @pytest.mark.parametrize("cog", [False, True])
@@ -86,8 +86,8 @@ def test_writer_any_size_is_read_back(tmp_path, shape, cog):
     with RasterWriter(tmp_path / "b.tif", layout) as writer:
         fill(writer, layout, data)
         writer.commit()
-    with rasterio.open(tmp_path / "b.tif") as product:
-        np.testing.assert_array_equal(product.read(), data)
+    with rasterio.open(tmp_path / "b.tif") as output:
+        np.testing.assert_array_equal(output.read(), data)
 
 
 @pytest.mark.parametrize("cog", [False, True])
@@ -225,15 +225,15 @@ def test_writer_overwrite_removes_stale_sidecars(tmp_path, rgb):
     layout = layout_of(rgb)
     with pytest.raises(UsageError, match="overwrite"), RasterWriter(dst, layout):
         pass
-    with rasterio.open(dst) as product:
-        assert product.tags()["stale"] == "1"
+    with rasterio.open(dst) as output:
+        assert output.tags()["stale"] == "1"
     with RasterWriter(dst, layout, overwrite=True) as writer:
         fill(writer, layout, pixels(layout))
         writer.commit()
     assert only(tmp_path, "rgb.tif", "b.tif")
-    with rasterio.open(dst) as product:
-        assert "stale" not in product.tags()
-        assert (product.dataset_mask() == 255).all()
+    with rasterio.open(dst) as output:
+        assert "stale" not in output.tags()
+        assert (output.dataset_mask() == 255).all()
 
 
 def test_writer_file_that_appears_meanwhile_is_kept(tmp_path, rgb):
@@ -259,8 +259,8 @@ def test_writer_second_on_the_same_output_is_refused(tmp_path, rgb):
         fill(third, layout, pixels(layout, 2))
         third.commit()
     assert only(tmp_path, "rgb.tif", "b.tif")
-    with rasterio.open(tmp_path / "b.tif") as product:
-        np.testing.assert_array_equal(product.read(), pixels(layout, 2))
+    with rasterio.open(tmp_path / "b.tif") as output:
+        np.testing.assert_array_equal(output.read(), pixels(layout, 2))
 
 
 def test_writer_same_pixels_give_the_same_bytes(tmp_path, rgb):
@@ -284,8 +284,8 @@ def test_writer_same_pixels_give_the_same_bytes(tmp_path, rgb):
 
 def spoil(monkeypatch, tool):
     """Change the finished file before anyone looks at it."""
-    seal = PartFile.finalize
-    monkeypatch.setattr(PartFile, "finalize", lambda part: (seal(part), tool(part.path)))
+    seal = PartialTiff.finalize
+    monkeypatch.setattr(PartialTiff, "finalize", lambda part: (seal(part), tool(part.path)))
 
 
 @pytest.mark.parametrize("verify", [False, True])
@@ -370,8 +370,8 @@ def test_writer_virtual_destination_receives_a_finished_copy(tmp_path, rgb, monk
         with RasterWriter(dst, layout) as writer:
             fill(writer, layout, data)
             writer.commit()
-        with rasterio.open(dst) as product:
-            np.testing.assert_array_equal(product.read(), data)
+        with rasterio.open(dst) as output:
+            np.testing.assert_array_equal(output.read(), data)
         with pytest.raises(UsageError, match="overwrite"), RasterWriter(dst, layout):
             pass
     finally:

@@ -79,19 +79,19 @@ def test_accessor_array_equals_its_file(dtype, lazy, lite_file, make_raster, tex
     image[:, 20:35, 40:50] = 7
     source = make_raster(image, nodata=7)
     georsr.super_resolve(source, tmp_path / "file.tif", lite_file, **SMALL)
-    product = open_array(source, lazy).georsr.super_resolve(lite_file, **SMALL)
+    output = open_array(source, lazy).georsr.super_resolve(lite_file, **SMALL)
     expected = open_array(tmp_path / "file.tif")
-    assert product.dtype == dtype
-    assert (product.chunks is not None) is lazy
-    xr.testing.assert_equal(computed(product), expected)
+    assert output.dtype == dtype
+    assert (output.chunks is not None) is lazy
+    xr.testing.assert_equal(computed(output), expected)
     for name, coordinate in expected.coords.items():
-        np.testing.assert_array_equal(product[name], coordinate)
-        assert product[name].attrs == coordinate.attrs
-    assert product.rio.nodata == 7
-    assert product.rio.crs == expected.rio.crs
+        np.testing.assert_array_equal(output[name], coordinate)
+        assert output[name].attrs == coordinate.attrs
+    assert output.rio.nodata == 7
+    assert output.rio.crs == expected.rio.crs
 
     with dask.config.set(scheduler="synchronous"):
-        product.rio.to_raster(tmp_path / "array.tif", tiled=True, lock=lazy)
+        output.rio.to_raster(tmp_path / "array.tif", tiled=True, lock=lazy)
     xr.testing.assert_equal(open_array(tmp_path / "array.tif"), expected)
 
 
@@ -100,16 +100,16 @@ def test_accessor_array_equals_its_file(dtype, lazy, lite_file, make_raster, tex
 def test_accessor_output_covers_the_same_ground(name, lazy, make_raster, texture, tmp_path):
     source = make_raster(texture(1, 20, 30), transform=TRANSFORMS[name])
     georsr.super_resolve(source, tmp_path / "file.tif", "nearest", 4)
-    product = open_array(source, lazy).georsr.super_resolve("nearest", 4)
+    output = open_array(source, lazy).georsr.super_resolve("nearest", 4)
     expected = open_array(tmp_path / "file.tif")
-    assert set(product.coords) == set(expected.coords)
+    assert set(output.coords) == set(expected.coords)
     for coordinate in expected.coords:
-        np.testing.assert_array_equal(product[coordinate], expected[coordinate])
-    if "xc" in product.coords:
-        assert (product["xc"].chunks is not None) is lazy
+        np.testing.assert_array_equal(output[coordinate], expected[coordinate])
+    if "xc" in output.coords:
+        assert (output["xc"].chunks is not None) is lazy
     with rasterio.open(tmp_path / "file.tif") as file:
         np.testing.assert_allclose(
-            tuple(product.rio.transform()), tuple(file.transform), rtol=1e-12, atol=1e-9
+            tuple(output.rio.transform()), tuple(file.transform), rtol=1e-12, atol=1e-9
         )
 
 
@@ -140,54 +140,54 @@ def test_accessor_other_dimensions_are_scenes(lazy, grid, texture, lite_file):
         time=times, band=["red", "green", "blue"], cloud=("time", [0.1, 0.2])
     )
     array = array.chunk(time=2, band=1, y=25) if lazy else array
-    product = computed(array.georsr.super_resolve(lite_file, **SMALL))
-    assert product.dims == array.dims
+    output = computed(array.georsr.super_resolve(lite_file, **SMALL))
+    assert output.dims == array.dims
     assert "long_name" not in array.attrs
-    assert product.attrs["long_name"] == ("red", "green", "blue")  # rioxarray's names of bands
+    assert output.attrs["long_name"] == ("red", "green", "blue")  # rioxarray's names of bands
     for name in ("time", "band", "cloud"):
-        assert product[name].variable.identical(array[name].variable.compute())
-    for scene, original in zip(product.values, values, strict=True):
+        assert output[name].variable.identical(array[name].variable.compute())
+    for scene, original in zip(output.values, values, strict=True):
         np.testing.assert_array_equal(
             scene, georsr.super_resolve_array(original, lite_file, **SMALL)
         )
     turned = array.transpose("y", "x", "band", "time").georsr.super_resolve(lite_file, **SMALL)
     assert turned.dims == ("y", "x", "band", "time")
-    assert computed(turned).transpose(*array.dims).identical(product)
+    assert computed(turned).transpose(*array.dims).identical(output)
 
 
 @pytest.mark.parametrize("lazy", [False, True])
 def test_accessor_2d_array_is_one_band(lazy, grid, texture):
     values = texture(1, 40, 50)[0]
     array = grid(values).chunk(y=16) if lazy else grid(values)
-    product = array.georsr.super_resolve("nearest", 3)
-    np.testing.assert_array_equal(computed(product), values.repeat(3, 0).repeat(3, 1))
+    output = array.georsr.super_resolve("nearest", 3)
+    np.testing.assert_array_equal(computed(output), values.repeat(3, 0).repeat(3, 1))
 
 
 def test_accessor_dimensions_with_other_names_are_found(grid, texture, lite_file):
     values = texture(3, 20, 30)
     array = grid(values, "wavelength").rename(x="easting", y="northing")
     array.rio.set_spatial_dims(x_dim="easting", y_dim="northing")
-    product = array.georsr.super_resolve(lite_file, band_dim="wavelength")
-    assert product.dims == ("wavelength", "northing", "easting")
-    assert product.rio.transform() == Affine(5, 0, 4e5, 0, -5, 5e6)
-    np.testing.assert_array_equal(product, georsr.super_resolve_array(values, lite_file))
+    output = array.georsr.super_resolve(lite_file, band_dim="wavelength")
+    assert output.dims == ("wavelength", "northing", "easting")
+    assert output.rio.transform() == Affine(5, 0, 4e5, 0, -5, 5e6)
+    np.testing.assert_array_equal(output, georsr.super_resolve_array(values, lite_file))
 
 
 def test_accessor_slice_keeps_its_place(make_raster, texture):
     for name in ("degrees", "rotated"):
         array = open_array(make_raster(texture(1, 20, 30), transform=TRANSFORMS[name]))
         part = array.isel(x=slice(7, 20), y=slice(4, None))  # spatial_ref still says the whole
-        product = part.georsr.super_resolve("nearest", 2)
+        output = part.georsr.super_resolve("nearest", 2)
         corner = TRANSFORMS[name] @ (7, 4)
-        transform = product.rio.transform()
+        transform = output.rio.transform()
         np.testing.assert_allclose((transform.c, transform.f), corner, rtol=1e-14)
         assert transform.a == TRANSFORMS[name].a / 2
 
 
 def test_accessor_single_row_uses_the_transform(make_raster, texture):
     array = open_array(make_raster(texture(1, 20, 30))).isel(y=slice(3, 4))
-    product = array.georsr.super_resolve("nearest", 2)
-    np.testing.assert_array_equal(product.y, [5e6 - 1.625, 5e6 - 1.875])
+    output = array.georsr.super_resolve("nearest", 2)
+    np.testing.assert_array_equal(output.y, [5e6 - 1.625, 5e6 - 1.875])
 
 
 def test_accessor_corner_coordinates_stay_corners(grid, texture):
@@ -200,12 +200,12 @@ def test_accessor_corner_coordinates_stay_corners(grid, texture):
         "transform": Affine(10, 0, 4e5, 0, -10, 5e6),
         "resolution": 10,
     }
-    product = array.georsr.super_resolve("nearest", 2)
-    assert product.attrs["transform"] == Affine(5, 0, 4e5, 0, -5, 5e6)
-    assert "resolution" not in product.attrs
-    np.testing.assert_array_equal(product.x[:3], [4e5, 4e5 + 5, 4e5 + 10])
-    np.testing.assert_array_equal(product.y[:3], [5e6, 5e6 - 5, 5e6 - 10])
-    assert product.rio.crs == array.rio.crs
+    output = array.georsr.super_resolve("nearest", 2)
+    assert output.attrs["transform"] == Affine(5, 0, 4e5, 0, -5, 5e6)
+    assert "resolution" not in output.attrs
+    np.testing.assert_array_equal(output.x[:3], [4e5, 4e5 + 5, 4e5 + 10])
+    np.testing.assert_array_equal(output.y[:3], [5e6, 5e6 - 5, 5e6 - 10])
+    assert output.rio.crs == array.rio.crs
 
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
@@ -217,9 +217,9 @@ def test_accessor_gcps_are_kept(make_raster, texture, tmp_path):
     source = make_raster(texture(1, 20, 30), gcps=points, transform=None, crs="EPSG:4326")
     array = open_array(source)
     before = array.copy(deep=True)
-    product = array.georsr.super_resolve("nearest", 2)
+    output = array.georsr.super_resolve("nearest", 2)
     assert array.identical(before)
-    product.rio.to_raster(tmp_path / "o.tif")
+    output.rio.to_raster(tmp_path / "o.tif")
     with rasterio.open(tmp_path / "o.tif") as out:
         found = [(p.row, p.col, p.x, p.y) for p in out.gcps[0]]
     assert found == [(p.row * 2, p.col * 2, p.x, p.y) for p in points]
@@ -238,19 +238,19 @@ def test_accessor_valid_attributes_are_kept(make_raster, texture, tmp_path):
         sensor="A", area=(("y", "x"), np.ones((20, 30))), day=("y", np.arange(20))
     )
     before = array.copy(deep=True)
-    product = array.georsr.super_resolve("segsr-lite-x2")
+    output = array.georsr.super_resolve("segsr-lite-x2")
     assert array.identical(before)
     assert array.encoding == before.encoding
-    assert product.name == "scene"
-    assert product.attrs["long_name"] == ("red", "green", "blue")
-    assert product.attrs["ACQUIRED"] == "2026-05-01"
-    assert "STATISTICS_MEAN" not in product.attrs
-    assert product.attrs["GEORSR_MODEL"] == "segsr-lite-x2"
-    assert product.attrs["GEORSR_SOURCE"] == "in.tif"
-    assert "synthesised" in product.attrs["GEORSR_NOTE"]
-    assert set(product.coords) == {"band", "y", "x", "spatial_ref", "sensor"}
-    assert "source" not in product.encoding
-    product.rio.to_raster(tmp_path / "o.tif")
+    assert output.name == "scene"
+    assert output.attrs["long_name"] == ("red", "green", "blue")
+    assert output.attrs["ACQUIRED"] == "2026-05-01"
+    assert "STATISTICS_MEAN" not in output.attrs
+    assert output.attrs["GEORSR_MODEL"] == "segsr-lite-x2"
+    assert output.attrs["GEORSR_SOURCE"] == "in.tif"
+    assert "synthesised" in output.attrs["GEORSR_NOTE"]
+    assert set(output.coords) == {"band", "y", "x", "spatial_ref", "sensor"}
+    assert "source" not in output.encoding
+    output.rio.to_raster(tmp_path / "o.tif")
     with rasterio.open(tmp_path / "o.tif") as out:
         assert out.descriptions == ("red", "green", "blue")
         assert out.tags()["ACQUIRED"] == "2026-05-01"
@@ -263,10 +263,10 @@ def test_accessor_decoded_values_do_not_wrap_when_written(lazy, make_raster, tmp
     image[:, 10:30, 10:30] = 255
     image[:, :4] = 0
     array = open_array(make_raster(image, nodata=0), lazy, masked=True)
-    product = array.georsr.super_resolve("bicubic", 2)
-    assert np.isnan(product.rio.nodata)
-    assert (float(product.min()), float(product.max())) == (1, 255)
-    product.rio.to_raster(tmp_path / "o.tif")
+    output = array.georsr.super_resolve("bicubic", 2)
+    assert np.isnan(output.rio.nodata)
+    assert (float(output.min()), float(output.max())) == (1, 255)
+    output.rio.to_raster(tmp_path / "o.tif")
     with rasterio.open(tmp_path / "o.tif") as out:
         assert (out.dtypes[0], out.nodata) == ("uint8", 0)
         np.testing.assert_array_equal(out.read() == 0, (image == 0).repeat(2, 1).repeat(2, 2))
@@ -283,12 +283,12 @@ def test_accessor_packed_values_keep_their_encoding(grid, tmp_path):
         "_FillValue": -32768,
         "grid_mapping": "spatial_ref",
     }
-    product = array.georsr.super_resolve("bicubic", 2)
-    assert product.encoding == array.encoding
-    assert -3.27671 < float(product.min()) < -3.2
-    product.to_netcdf(tmp_path / "o.nc")
+    output = array.georsr.super_resolve("bicubic", 2)
+    assert output.encoding == array.encoding
+    assert -3.27671 < float(output.min()) < -3.2
+    output.to_netcdf(tmp_path / "o.nc")
     back = xr.open_dataset(tmp_path / "o.nc")["reflectance"]
-    np.testing.assert_allclose(back, product, atol=0.6e-4)
+    np.testing.assert_allclose(back, output, atol=0.6e-4)
 
 
 def test_accessor_nodata_and_dtype_options_are_applied(grid, texture):
@@ -297,11 +297,11 @@ def test_accessor_nodata_and_dtype_options_are_applied(grid, texture):
     values[0, 5:] = np.abs(values[0, 5:]) % 200 + 1
     array = grid(values, "band", _FillValue=np.int16(-1))
     options = {"dst_nodata": "255", "dtype": "uint8", "stretch": "0,255"}
-    product = array.georsr.super_resolve("nearest", 2, **options)
-    assert product.dtype == "uint8"
-    assert product.rio.nodata == 255
-    assert (product[0, :10] == 255).all()
-    np.testing.assert_array_equal(product[0, 10:], values[0, 5:].repeat(2, 0).repeat(2, 1))
+    output = array.georsr.super_resolve("nearest", 2, **options)
+    assert output.dtype == "uint8"
+    assert output.rio.nodata == 255
+    assert (output[0, :10] == 255).all()
+    np.testing.assert_array_equal(output[0, 10:], values[0, 5:].repeat(2, 0).repeat(2, 1))
     without = array.georsr.super_resolve("nearest", 2, dst_nodata="none")
     assert without.rio.nodata is None
     encoded = grid(values, "band").rio.write_nodata(-1, encoded=True)
@@ -314,9 +314,9 @@ def test_accessor_nodata_and_dtype_options_are_applied(grid, texture):
 def test_accessor_without_crs_warns(texture):
     array = xr.DataArray(texture(1, 10, 12), dims=("band", "y", "x"))
     with pytest.warns(GeoreferenceWarning, match="array: has no coordinate reference system"):
-        product = array.georsr.super_resolve("nearest", 2)
-    assert product.sizes == {"band": 1, "y": 20, "x": 24}
-    assert set(product.coords) == set()
+        output = array.georsr.super_resolve("nearest", 2)
+    assert output.sizes == {"band": 1, "y": 20, "x": 24}
+    assert set(output.coords) == set()
 
 
 # -- lazy ------------------------------------------------------------------------------------------
@@ -324,11 +324,11 @@ def test_accessor_without_crs_warns(texture):
 
 def test_accessor_lazy_output_has_shape_chunks_and_dtype(grid, texture):
     array = grid(texture(3, 1000, 1800, "uint16"), "band").chunk(y=333)
-    product = array.georsr.super_resolve("segsr-lite-x4")
-    assert product.shape == (3, 4000, 7200)
-    assert product.chunks == ((3,), (4000,), (6656, 544))
-    assert product.dtype == "uint16"
-    assert product.data.dtype == "uint16"
+    output = array.georsr.super_resolve("segsr-lite-x4")
+    assert output.shape == (3, 4000, 7200)
+    assert output.chunks == ((3,), (4000,), (6656, 544))
+    assert output.dtype == "uint16"
+    assert output.data.dtype == "uint16"
     cut = array.georsr.super_resolve("segsr-lite-x4", chunks={"x": 2000, "y": -1})
     assert cut.chunks == ((3,), (4000,), (2000, 2000, 2000, 1200))
     assert cut.georsr is not None
@@ -349,9 +349,9 @@ def test_accessor_normalization_serves_all_scenes(grid, texture, lite_file):
     for band, (low, high) in enumerate(ranges[:2]):
         assert (low, high) == tuple(np.percentile(values[:, band], (0.5, 99.5)))
     assert ranges[2] == (9, 10)
-    product = stack.georsr.super_resolve(lite_file, stretch=found)
+    output = stack.georsr.super_resolve(lite_file, stretch=found)
     expected = georsr.super_resolve_array(values[1], lite_file, stretch=found)
-    np.testing.assert_array_equal(product[1], expected)
+    np.testing.assert_array_equal(output[1], expected)
     auto = stack[1].georsr.super_resolve(lite_file)
     own = stack[1].georsr.super_resolve(lite_file, stretch=stack[1].georsr.stretch())
     assert auto.equals(own)
@@ -370,27 +370,27 @@ def test_accessor_dataset_variables_are_bands(lazy, grid, texture, lite_file):
     }
     dataset = xr.Dataset({**bands, "cloud": 0.2}, attrs={"platform": "A"})
     dataset = dataset.chunk(y=16) if lazy else dataset
-    product = computed(dataset.georsr.super_resolve(lite_file, **SMALL))
+    output = computed(dataset.georsr.super_resolve(lite_file, **SMALL))
     stacked = xr.concat(bands.values(), "band").georsr.super_resolve(lite_file, **SMALL)
-    assert list(product) == ["red", "green", "blue", "cloud"]
-    assert product.attrs == {"platform": "A"}
-    assert float(product.cloud) == 0.2
+    assert list(output) == ["red", "green", "blue", "cloud"]
+    assert output.attrs == {"platform": "A"}
+    assert float(output.cloud) == 0.2
     for i, name in enumerate(bands):
-        np.testing.assert_array_equal(product[name], stacked[i])
-        assert product[name].attrs["long_name"] == name.title()
-        assert product[name].rio.nodata == 0
-        assert product[name].rio.transform() == Affine(5, 0, 4e5, 0, -5, 5e6)
+        np.testing.assert_array_equal(output[name], stacked[i])
+        assert output[name].attrs["long_name"] == name.title()
+        assert output[name].rio.nodata == 0
+        assert output[name].rio.transform() == Affine(5, 0, 4e5, 0, -5, 5e6)
 
 
 def test_accessor_dataset_variables_one_by_one(grid, texture, lite_file):
     height, slope = texture(1, 20, 30, "int16")[0], texture(1, 20, 30, "float32")[0]
     terrain = xr.Dataset({"height": grid(height), "slope": grid(slope)})
-    product = terrain.georsr.super_resolve("bicubic", 2)
-    assert product.height.identical(terrain.height.georsr.super_resolve("bicubic", 2))
-    assert product.slope.dtype == "float32"
+    output = terrain.georsr.super_resolve("bicubic", 2)
+    assert output.height.identical(terrain.height.georsr.super_resolve("bicubic", 2))
+    assert output.slope.dtype == "float32"
     rgb = xr.Dataset({"before": grid(texture(3, 20, 30), "band")})
-    product = rgb.georsr.super_resolve(lite_file)
-    assert product.before.identical(rgb.before.georsr.super_resolve(lite_file))
+    output = rgb.georsr.super_resolve(lite_file)
+    assert output.before.identical(rgb.before.georsr.super_resolve(lite_file))
 
 
 def test_accessor_dataset_of_differing_variables_is_refused(grid, texture, lite_file):
@@ -463,9 +463,9 @@ def test_accessor_model_in_memory_needs_an_array_in_memory(grid, texture, lite_m
 def test_accessor_band_names_are_written_to_a_file(lazy, grid, texture, tmp_path):
     array = grid(texture(3, 20, 24, "uint16"), "band").assign_coords(band=["B04", "B03", "B8A"])
     array = array.chunk(y=12) if lazy else array
-    product = array.georsr.super_resolve("bicubic", 2)
-    assert list(product.band.values) == ["B04", "B03", "B8A"]
-    product.rio.to_raster(tmp_path / "named.tif")
+    output = array.georsr.super_resolve("bicubic", 2)
+    assert list(output.band.values) == ["B04", "B03", "B8A"]
+    output.rio.to_raster(tmp_path / "named.tif")
     with rasterio.open(tmp_path / "named.tif") as out:
         assert out.descriptions == ("B04", "B03", "B8A")
     own = array.assign_coords(band=[1, 2, 3]).assign_attrs(long_name=("red", "green", "infrared"))

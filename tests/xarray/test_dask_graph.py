@@ -1,4 +1,4 @@
-"""Chunks are those of one pass, whoever makes them and however source and product are cut."""
+"""Chunks are those of one pass, whoever makes them and however source and output are cut."""
 
 import pickle
 
@@ -139,11 +139,11 @@ def test_super_resolve_dask_nodata_and_nan_stay_in_place(lite_file, texture):
     image[:, 10:20, 30:40] = -9999
     image[0, 40, 5] = np.nan
     model = open_model(lite_file)
-    product = compute(lazily(image, model, nodata=-9999.0))
+    output = compute(lazily(image, model, nodata=-9999.0))
     hole = np.zeros(image.shape, bool)
     hole[:, 10:20, 30:40] = True
-    np.testing.assert_array_equal(product == -9999, hole.repeat(2, 1).repeat(2, 2))
-    assert np.isnan(product).sum() == 4
+    np.testing.assert_array_equal(output == -9999, hole.repeat(2, 1).repeat(2, 2))
+    assert np.isnan(output).sum() == 4
 
 
 def test_super_resolve_dask_swapped_byte_order_gives_the_same(texture):
@@ -214,8 +214,8 @@ def cluster():
 def test_super_resolve_dask_on_a_cluster_of_threads_gives_the_same(cluster, lite_file, texture):
     image, model = texture(3, 60, 70, "uint16"), open_model(lite_file)
     with cluster(processes=False):
-        product = lazily(image, model).compute()
-    np.testing.assert_array_equal(product, georsr.super_resolve_array(image, model, **SMALL))
+        output = lazily(image, model).compute()
+    np.testing.assert_array_equal(output, georsr.super_resolve_array(image, model, **SMALL))
 
 
 @pytest.mark.slow

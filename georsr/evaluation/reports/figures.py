@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup, escape
 
-from georsr.io.metadata import declared_rgb_bands
+from georsr.io.metadata import RasterInfo
 from georsr.io.reader import RasterReader
+from georsr.io.rgb_bands import declared_rgb_bands
 from georsr.models.arrays import enlarge_bicubic
 from georsr.radiometry.nodata import fill_invalid
 from georsr.window import AnyArray, FloatArray, PixelBlock, Window
@@ -51,12 +52,24 @@ class DisplayStretch:
         return rgb
 
 
-def display_stretch(reader: RasterReader) -> DisplayStretch:
-    """Choose red, green and blue as the metadata declare them, or the first three bands."""
-    declared = declared_rgb_bands(reader.info.bands) or ()
-    bands = tuple(reader.info.indexes.index(number) for number in declared)
-    if not bands:
-        bands = (0, 1, 2) if reader.info.count >= 3 else (0, 0, 0)
+def displayed_bands(info: RasterInfo) -> tuple[int, ...]:
+    """Return the numbers of red, green and blue as declared, or of the first three bands or one."""
+    first = info.indexes[:3] if info.count >= 3 else info.indexes[:1] * 3
+    return declared_rgb_bands(info.bands) or first
+
+
+def display_stretch(reader: RasterReader, numbers: Sequence[int] | None = None) -> DisplayStretch:
+    """Choose the values of red, green and blue that become black and white.
+
+    Parameters
+    ----------
+    reader
+        Reader of the bands, of which a sample is read.
+    numbers
+        Numbers of red, green and blue; None takes those of `displayed_bands`.
+    """
+    numbers = numbers or displayed_bands(reader.info)
+    bands = tuple(reader.info.indexes.index(number) for number in numbers)
     sample = reader.sample()
     limits = []
     for band in bands:

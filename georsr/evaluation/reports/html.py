@@ -64,12 +64,20 @@ def png_data_uri(image: AnyArray) -> str:
     return f"data:image/png;base64,{base64.b64encode(encode_png(image)).decode()}"
 
 
-def encode_png(image: AnyArray) -> bytes:
-    """Encode (3, H, W) uint8 as a PNG file."""
+def encode_png(image: AnyArray, level: int = 9) -> bytes:
+    """Encode (3, H, W) or (4, H, W) uint8, RGB or RGBA, as a PNG file.
+
+    Parameters
+    ----------
+    image
+        Pixels.
+    level
+        Level of DEFLATE; 1 is several times as fast as 9.
+    """
     count, height, width = image.shape
     with suppress_rasterio_warnings(), MemoryFile(ext=".png") as memory:  # it has no georeference
         with memory.open(
-            driver="PNG", count=count, height=height, width=width, dtype="uint8", ZLEVEL=9
+            driver="PNG", count=count, height=height, width=width, dtype="uint8", ZLEVEL=level
         ) as dataset:
             dataset.write(image)
         return bytes(memory.read())

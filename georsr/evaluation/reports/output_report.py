@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from georsr.errors import GeorsrError, UsageError, redact_url
-from georsr.evaluation.full_reference import Consistency, measure_consistency, open_source_of
 from georsr.evaluation.no_reference import NoReferenceReport, measure_no_reference
+from georsr.evaluation.raster_comparison import Consistency, measure_consistency, open_source_of
 from georsr.evaluation.reports.figures import (
     DisplayStretch,
     bicubic_block,
@@ -23,9 +23,11 @@ from georsr.evaluation.reports.figures import (
 from georsr.evaluation.reports.html import Cell, Table, render_page
 from georsr.evaluation.seams import SeamReport, measure_seams
 from georsr.geo.registration import phase_shift, scale_between
-from georsr.io.metadata import COLORS, RasterInfo, declared_rgb_bands
+from georsr.io.metadata import RasterInfo
 from georsr.io.reader import RasterReader, open_raster
+from georsr.io.rgb_bands import COLORS, declared_rgb_bands
 from georsr.models.io import open_model
+from georsr.quality.qgis_style import displayed_maximum
 from georsr.radiometry.kernels import Kernel, parse_kernel
 from georsr.reports import read_output_tags
 from georsr.window import AnyArray, Window
@@ -293,10 +295,8 @@ def collect_images(report: OutputReport, layers: str | None = None) -> Images:
     if layers is None:
         return Images(*quicklooks, tuple(crops))
     with open_raster(layers, indexes=(1,)) as reader:
-        sample = reader.sample()
-        valid = sample.values[sample.valid]
-        top = float(np.percentile(valid, 98)) if valid.size else 1.0
-        error = 255 - quicklook(reader, DisplayStretch((0, 0, 0), (0.0,) * 3, (top or 1.0,) * 3))
+        top = displayed_maximum(reader)
+        error = 255 - quicklook(reader, DisplayStretch((0, 0, 0), (0.0,) * 3, (top,) * 3))
     return Images(*quicklooks, tuple(crops), error, top)
 
 
@@ -376,7 +376,7 @@ def _summary(report: OutputReport) -> Iterator[Figure]:
         return
     yield _judged(
         "seams",
-        f"moving the grid of tiles by half a tile changes the output by {seams.mean:.4g} on "
+        f"moving the grid of tiles by half its spacing changes the output by {seams.mean:.4g} on "
         f"average, 99.9 % below {seams.p999:.4g}, at most {seams.maximum:.4g} ({unit})",
         seams.relative_mean,
         SEAM_LIMITS,

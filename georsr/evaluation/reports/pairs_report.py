@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 import numpy as np
 
 from georsr.evaluation.benchmark import ModelFacts
-from georsr.evaluation.pair_metrics import (
+from georsr.evaluation.pair_gains import (
     BEST_FILTER,
     FIXED_FILTER,
     ONE_FILTER,

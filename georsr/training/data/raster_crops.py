@@ -362,7 +362,7 @@ class DegradedRaster:
         Degradation from HR to LR.
     scale
         Super-resolution factor.
-    stretch
+    normalization
         Normalization to 0..1, chosen once for the full raster as ``georsr sr`` does.
     pool
         Pool that reads the raster.
@@ -383,7 +383,7 @@ class DegradedRaster:
         self.margin = degradation.margin(scale) // scale
         if min(self.area.height, self.area.width) < 1:
             raise InputError(f"{self.name}: has less than {scale} x {scale} pixels")
-        self.stretch = choose_normalization(reader, stretch)
+        self.normalization = choose_normalization(reader, stretch)
         reader.close()
 
     def read(self, window: Window, rng: np.random.Generator) -> Crop | None:
@@ -400,7 +400,7 @@ class DegradedRaster:
             valid = np.ascontiguousarray(valid[inner.scaled(self.scale).slices])
             if valid.mean() < MIN_VALID:
                 return None
-        hr = normalize_filled(block.values, block.valid, self.stretch)
+        hr = normalize_filled(block.values, block.valid, self.normalization)
         lr = self.degradation(hr, self.scale, rng)
         return Crop(
             np.ascontiguousarray(lr[:, *inner.slices]),
@@ -409,9 +409,11 @@ class DegradedRaster:
         )
 
 
-def normalize_filled(values: AnyArray, valid: BoolArray, stretch: Normalization) -> FloatArray:
+def normalize_filled(
+    values: AnyArray, valid: BoolArray, normalization: Normalization
+) -> FloatArray:
     """Fill invalid pixels of (C, h, w), normalize to 0..1 and clip, as for networks."""
-    x = stretch.forward_filled(values, stretch.usable(values, valid))
+    x = normalization.forward_filled(values, normalization.usable(values, valid))
     return np.clip(x, np.float32(0), np.float32(1), out=x)
 
 

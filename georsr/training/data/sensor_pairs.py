@@ -339,7 +339,7 @@ class SensorPair:
         Rasters with the same number of selected bands.
     scale
         Super-resolution factor.
-    stretch
+    normalization
         Normalization to 0..1, chosen from the LR raster.
     match_radiometry
         Convert HR to the radiometry of LR by an affine map per band, fitted to their overlap.
@@ -398,7 +398,7 @@ class SensorPair:
             parts = self._align(hr)
             self.shift = measure_shift(parts)
         self._check_shift(max_shift)
-        self.stretch = choose_normalization(lr, stretch)
+        self.normalization = choose_normalization(lr, stretch)
         self.radiometry = self._match(parts) if match_radiometry else None
         hr.close()
         lr.close()
@@ -499,7 +499,7 @@ class SensorPair:
             return None
         values = hr.values if self.radiometry is None else self.radiometry.apply(hr.values)
         return Crop(
-            normalize_filled(lr.values, lr.valid, self.stretch),
-            normalize_filled(values, hr.valid, self.stretch),
+            normalize_filled(lr.values, lr.valid, self.normalization),
+            normalize_filled(values, hr.valid, self.normalization),
             None if valid.all() else valid,
         )

@@ -94,8 +94,8 @@ def test_raster_crops_normalization_is_that_of_the_scene(scenes):
     source = open_training(data, BicubicDegradation(), scale=2, patch=8)
     for region, path in zip(source.regions, data.root, strict=True):
         with open_raster(path) as reader:
-            assert region.stretch == choose_normalization(reader, "percentile:10,90")
-    assert source.regions[0].stretch != source.regions[1].stretch
+            assert region.normalization == choose_normalization(reader, "percentile:10,90")
+    assert source.regions[0].normalization != source.regions[1].normalization
 
 
 # -- invalid pixels -------------------------------------------------------------------------

@@ -1,0 +1,215 @@
+"""Choose the bands that the network sees, and how the other bands are enlarged.
+
+Check that a source has the bands a model takes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+from georsr.config import SRConfig
+from georsr.errors import BandWarning, UsageError
+from georsr.io.metadata import RasterInfo
+from georsr.io.reader import RasterReader, open_raster, warn_once
+from georsr.io.rgb_bands import COLORS, RGBBands, detect_rgb_bands
+from georsr.models.io import Model
+from georsr.models.spec import ModelSpec
+
+
+def check_bands(info: RasterInfo, spec: ModelSpec) -> None:
+    """Refuse a number of bands that the model does not take.
+
+    Raises
+    ------
+    UsageError
+        Names the bands there are and how to choose.
+    """
+    if spec.bands and len(info.indexes) != spec.bands:
+        available = ", ".join(info.selectable_bands)
+        more = "; --bands all carries the others" if len(info.indexes) > spec.bands else ""
+        raise UsageError(
+            f"{info.path}: model {spec.name} takes {spec.bands} bands "
+            f"({', '.join(spec.band_names)}), got {len(info.indexes)}; "
+            f"choose with --bidx, in that order, from: {available}{more}"
+        )
+
+
+log = logging.getLogger(__name__)
+
+
+def wrap_multiband(model: Model, guide: tuple[int, ...], mode: str) -> Model:
+    """Return a model for any number of bands, which sees those at the positions ``guide``."""
+    if model.spec.bands == 0 or model.multiband is not None:
+        return model
+    from georsr.models.multiband import MultiBand  # most rasters have the bands of the model
+
+    spec = replace(model.spec, bands=0, band_names=())
+    return replace(model, spec=spec, multiband=MultiBand(model.spec, guide, mode))
+
+
+def match_bands(reader: RasterReader, model: Model, config: SRConfig) -> tuple[RasterReader, Model]:
+    """Choose the bands of a raster for a model, or adapt the model to the raster.
+
+    A raster of one band is given to a model as grey. Of one with more bands than the model takes,
+    ``output_bands="rgb"`` takes the guide alone, and ``output_bands="all"`` all of them, the other
+    ones by ``other_bands``.
+
+    Parameters
+    ----------
+    reader
+        Opened with ``config.indexes`` for the guide alone, with every band for all.
+    model, config
+        What is run, and how.
+
+    Returns
+    -------
+    reader, model
+        The reader may be another one, of other bands; the one given is then closed.
+
+    Raises
+    ------
+    UsageError
+        The guide cannot be found, or is none.
+    """
+    spec, info = model.spec, reader.info
+    if spec.bands == 0 or model.multiband is not None:
+        return reader, model
+    if info.count == 1:
+        return reader, wrap_multiband(model, (0,) * spec.bands, "per-band")
+    if spec.bands != 3:
+        return reader, model
+    if config.output_bands == "all":
+        guide = _guide_of_all(info, config)
+        positions = tuple(info.indexes.index(number) for number in guide.numbers)
+        return warn_assumed_bands(reader, guide), wrap_multiband(
+            model, positions, config.other_bands
+        )
+    if config.indexes is not None:
+        return reader, model
+    guide = detect_rgb_bands(info)
+    if guide.numbers == info.indexes:
+        return warn_assumed_bands(reader, guide), model
+    if info.count == spec.bands:  # all of them, in another order
+        positions = tuple(info.indexes.index(number) for number in guide.numbers)
+        return warn_assumed_bands(reader, guide), wrap_multiband(
+            model, positions, config.other_bands
+        )
+    numbers = ",".join(map(str, guide.numbers))
+    log.warning(f"bands {numbers} of {info.count} (red, green, blue); for the others: --bands all")
+    selected = reader.with_bands(guide.numbers)
+    reader.close()
+    return warn_assumed_bands(selected, guide), model
+
+
+@contextmanager
+def open_for_model(
+    path: str, model: Model, indexes: Sequence[int] | None = None
+) -> Iterator[tuple[RasterReader, Model]]:
+    """Open a raster with the bands that a model takes, which are found as for a run.
+
+    Parameters
+    ----------
+    path
+        Path of the raster.
+    model
+        Model that is to see it.
+    indexes
+        Bands in the model's order; None finds them.
+
+    Yields
+    ------
+    reader, model
+        As `match_bands` returns them.
+    """
+    config = SRConfig(indexes=None if indexes is None else tuple(indexes))
+    reader = open_raster(path, indexes=indexes)
+    try:
+        reader, model = match_bands(reader, model, config)
+        yield reader, model
+    finally:
+        reader.close()
+
+
+def _guide_of_all(info: RasterInfo, config: SRConfig) -> RGBBands:
+    if config.indexes is not None:
+        missing = [number for number in config.indexes if number not in info.indexes]
+        if missing:
+            raise UsageError(
+                f"{info.path}: there is no band {missing[0]} to guide; available: "
+                f"{', '.join(info.selectable_bands)}"
+            )
+        if len(config.indexes) != 3:
+            raise UsageError(
+                f"{info.path}: --bidx with --bands all names the guide: expected three bands "
+                f"(red, green, blue), got {len(config.indexes)}"
+            )
+        return RGBBands(config.indexes)
+    if config.other_bands == "per-band":
+        try:
+            return detect_rgb_bands(info)
+        except UsageError:
+            return RGBBands((info.indexes[0],) * 3)
+    return detect_rgb_bands(info)
+
+
+def with_found_colors(info: RasterInfo, model: Model, config: SRConfig) -> RasterInfo:
+    """Return metadata in which the bands that were found as red, green and blue say so.
+
+    Metadata that declare a colour are not changed, nor are those of bands that the user named.
+
+    Parameters
+    ----------
+    info
+        Metadata of the bands of the output.
+    model, config
+        Model after `match_bands`, and options of the run.
+    """
+    found = (0, 1, 2) if model.multiband is None else model.multiband.guide
+    is_rgb = model.multiband is not None or model.spec.bands == len(COLORS)
+    declared = any(band.colorinterp in COLORS for band in info.bands)
+    if config.indexes is not None or declared or not is_rgb or len(set(found)) != len(COLORS):
+        return info
+    colors = dict(zip(found, COLORS, strict=True))
+    return replace(
+        info,
+        bands=tuple(
+            replace(band, colorinterp=colors.get(position, "undefined"))
+            for position, band in enumerate(info.bands)
+        ),
+    )
+
+
+def warn_assumed_bands(reader: RasterReader, guide: RGBBands) -> RasterReader:
+    """Warn that the red, green and blue bands were assumed."""
+    if guide.note:
+        warn_once(reader, guide.note, BandWarning)
+    return reader
+
+
+def match_array_bands(model: Model, count: int, config: SRConfig) -> Model:
+    """Return the model for an array of ``count`` bands, of which ``config.indexes`` are the guide.
+
+    Raises
+    ------
+    UsageError
+        All bands are wanted and the guide is not named.
+    """
+    spec = model.spec
+    if spec.bands == 0 or model.multiband is not None:
+        return model
+    if count == 1:
+        return wrap_multiband(model, (0,) * spec.bands, "per-band")
+    if config.output_bands != "all" or spec.bands != 3:
+        return model
+    guide = config.indexes or ((1, 2, 3) if count == 3 else None)
+    if guide is None and config.other_bands == "per-band":
+        guide = (1, 1, 1)
+    if guide is None or len(guide) != 3 or not all(1 <= number <= count for number in guide):
+        raise UsageError(
+            f"array of {count} bands: name the three that guide the others, counted from 1: "
+            "bidx=(red, green, blue)"
+        )
+    return wrap_multiband(model, tuple(number - 1 for number in guide), config.other_bands)

@@ -1,0 +1,1 @@
+"""Show an output beside its source in a browser, by a server on this computer."""
