@@ -8,6 +8,8 @@ from pathlib import Path
 
 import click
 
+from .exit_codes import print_line
+
 
 @click.group("models", short_help="List, describe and convert models.")
 def command() -> None:
@@ -58,4 +60,4 @@ def convert(source: Path, destination: Path, overwrite: bool) -> None:
         save_model(destination, model.spec, model.network, torch.float32)
     except OSError as error:
         raise OutputError(f"{destination}: cannot be written ({error})") from error
-    click.echo(f"{destination}: {model.spec.name}, x{model.spec.scale}", err=True)
+    print_line(f"{destination}: {model.spec.name}, x{model.spec.scale}")

@@ -23,6 +23,7 @@ from georsr.errors import (
     InterruptedRunError,
     OutputError,
     UsageError,
+    join_lines,
     redact_url,
 )
 from georsr.inference.model_cache import ModelRef, load_cached, model_ref
@@ -93,7 +94,7 @@ class BatchReport:
         ]
         statuses = [item.status for item in self.items]
         counts = (f"{statuses.count(name)} {name}" for name in (WRITTEN, SKIPPED, FAILED))
-        return "\n".join([*lines, ", ".join(counts)])
+        return join_lines([*lines, ", ".join(counts)])
 
 
 def super_resolve_many(
