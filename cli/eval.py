@@ -17,7 +17,7 @@ from .options import (
     BandList,
     FileName,
     make_progress,
-    models_options,
+    model_options,
     sr_options,
     verbosity_options,
 )
@@ -55,11 +55,10 @@ FOREIGN = {
 @click.option(
     "--lr",
     type=FileName(),
-    metavar="FILE",
     help="Source of SR: also measure consistency, and bicubic for comparison.",
 )
 @click.option("-b", "--bidx", type=BandList(), help="Bands of --lr, in the order of SR's.")
-@models_options("Built-in name or weights file, repeatable.")
+@model_options("Built-in name or weights file, repeatable.", several=True)
 @click.option(
     "--degradation",
     show_default="bicubic",

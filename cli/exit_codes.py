@@ -19,6 +19,7 @@ from georsr.errors import (
     InterruptedRunError,
     UsageError,
     escape_control_characters,
+    options_in_messages,
     redact_url,
 )
 from georsr.system import GDAL_VARIABLES
@@ -71,6 +72,7 @@ def _unforeseen(error: Exception) -> tuple[str, int]:
     return f"not foreseen: {text}; run it again with -vv for the traceback", 1
 
 
+@options_in_messages()
 def exit_code(call: Callable[[], Any]) -> int:
     """Call a command, print its error as one line on stderr, and return the exit code.
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @click.command("info", short_help="Describe a raster, a model, or what a run would need.")
 @click.argument("rasters", nargs=-1, metavar="[RASTER|MODEL]...", type=FileName())
-@model_options
+@model_options()
 @sr_options("indexes", "src_nodata", "alpha", "stack", "allow_drivers", "max_pixels", *AREA_OPTIONS)
 @sr_options(*TILE_OPTIONS, *DEVICE_OPTIONS, "backend", "tta")
 @cluster_options

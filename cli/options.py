@@ -160,21 +160,23 @@ class Bounds(click.ParamType):  # type: ignore[type-arg]
         return numbers
 
 
-def model_options(command: F) -> F:
-    """Add ``--model`` and ``--scale``."""
-    command = click.option(
-        "-s",
-        "--scale",
-        type=click.IntRange(1, 8),
-        help="Scale factor; by default the model's.",
-    )(command)
-    return click.option(
-        "-m",
-        "--model",
-        type=ModelName(),
-        metavar="NAME|FILE",
-        help="Name of a built-in model (see 'georsr models list') or weights file.",
-    )(command)
+def model_options(
+    text: str = "Name of a built-in model (see 'georsr models list') or weights file.",
+    *,
+    several: bool = False,
+) -> Callable[[F], F]:
+    """Return a decorator that adds ``--model`` with this help text, and ``--scale``."""
+    names = ("-m", "--model", "models") if several else ("-m", "--model")
+    scale_help = "Scale factor; by default the model's."
+
+    def add(command: F) -> F:
+        command = click.option("-s", "--scale", type=click.IntRange(1, 8), help=scale_help)(command)
+        model = click.option(
+            *names, multiple=several, type=ModelName(), metavar="NAME|FILE", help=text
+        )
+        return model(command)
+
+    return add
 
 
 def _allow_drivers(
@@ -261,19 +263,16 @@ def cluster_options(command: F) -> F:
         click.option(
             "--tls-key",
             type=FileName(),
-            metavar="FILE",
             help="Private key of --tls-cert, if not in that file; PEM.",
         ),
         click.option(
             "--tls-cert",
             type=FileName(),
-            metavar="FILE",
             help="Certificate of this client for a tls:// scheduler and its workers; PEM.",
         ),
         click.option(
             "--tls-ca",
             type=FileName(),
-            metavar="FILE",
             help="Certificates of the authorities that sign for a tls:// scheduler and its "
             "workers; PEM. Dask's configuration supplies what is not given.",
         ),
@@ -330,26 +329,6 @@ class BarHandler(logging.StreamHandler):  # type: ignore[type-arg]
         """Write a record."""
         with without_bar():
             super().emit(record)
-
-
-def models_options(text: str) -> Callable[[F], F]:
-    """Add ``--model``, repeatable, with this help text, and ``--scale``."""
-
-    def add(command: F) -> F:
-        command = click.option(
-            "-s", "--scale", type=click.IntRange(1, 8), help="Scale factor; by default the model's."
-        )(command)
-        return click.option(
-            "-m",
-            "--model",
-            "models",
-            multiple=True,
-            type=ModelName(),
-            metavar="NAME|FILE",
-            help=text,
-        )(command)
-
-    return add
 
 
 def verbosity_options(command: F) -> F:

@@ -14,7 +14,7 @@ from georsr.errors import UsageError
 
 from .exit_codes import print_line
 from .main import import_without_gc
-from .options import BandList, FileName, models_options, sr_options, verbosity_options
+from .options import BandList, FileName, model_options, sr_options, verbosity_options
 
 
 class Point(click.ParamType):  # type: ignore[type-arg]
@@ -45,7 +45,9 @@ class Point(click.ParamType):  # type: ignore[type-arg]
     show_default=True,
     help="Height and width of the part, in pixels of IN.",
 )
-@models_options("Built-in name or weights file, repeatable; by default the model of 'georsr sr'.")
+@model_options(
+    "Built-in name or weights file, repeatable; by default the model of 'georsr sr'.", several=True
+)
 @click.option("-b", "--bidx", type=BandList(), help="Bands given to the models, in their order.")
 @click.option(
     "--out",
@@ -104,14 +106,12 @@ def command(
 @click.command("view", short_help="Show an output beside its source in a browser.")
 @click.argument("product", metavar="PRODUCT", type=FileName())
 @click.argument("source", metavar="[SOURCE]", required=False, type=FileName())
-@click.option(
-    "--layers", type=FileName(), metavar="FILE", help="Quality layers of PRODUCT, to lay over it."
-)
+@click.option("--layers", type=FileName(), help="Quality layers of PRODUCT, to lay over it.")
 @click.option(
     "-b",
     "--bidx",
     type=BandList(),
-    help="Bands of PRODUCT to show: red, green, blue, or one; by default those it declares.",
+    help="Bands of PRODUCT to show: red, green, blue, or one.",
 )
 @click.option(
     "--port",

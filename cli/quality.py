@@ -32,7 +32,7 @@ def command() -> None:
 
 @command.command("seams")
 @click.argument("raster", type=FileName())
-@model_options
+@model_options()
 @click.option("-b", "--bidx", type=BandList(), help="Bands to use, in the model's order.")
 @sr_options(*TILE_OPTIONS, *DEVICE_OPTIONS, "compile")
 @click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
@@ -66,7 +66,6 @@ def seams(
 @click.option(
     "--layers",
     type=FileName(),
-    metavar="FILE",
     help="Quality layers of OUT, to show the expected error.",
 )
 @click.option(
@@ -135,9 +134,7 @@ def report(
     metavar="NAME|FILE",
     help="Model that computed OUT; by default that in its tags.",
 )
-@click.option(
-    "--aoi", type=FileName(), metavar="FILE", help="Polygons to which OUT was cut, if any."
-)
+@click.option("--aoi", type=FileName(), help="Polygons to which OUT was cut, if any.")
 @sr_options("allow_drivers", *DEVICE_OPTIONS)
 @click.option("--overwrite", is_flag=True, help="Replace LAYERS if it exists.")
 @sr_options("resume")

@@ -47,7 +47,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
 
 @click.command("sr", cls=SectionedCommand, sections=SECTIONS, short_help="Super-resolve a raster.")
 @click.argument("paths", nargs=-1, metavar="IN... OUT", type=FileName())
-@model_options
+@model_options()
 @sr_options(*OPTIONS)
 @cluster_options
 @click.option(
@@ -60,7 +60,6 @@ SECTIONS: dict[str, tuple[str, ...]] = {
 @click.option(
     "--quality",
     type=FileName(),
-    metavar="FILE",
     help="Also write quality layers: expected error, disagreement between predictions, "
     "inconsistency with IN, synthesized detail, guidance. This takes 8 times longer in addition. "
     "Both files are written, or neither.",
@@ -68,7 +67,6 @@ SECTIONS: dict[str, tuple[str, ...]] = {
 @click.option(
     "--stac",
     type=FileName(),
-    metavar="FILE",
     help="Also write a STAC Item of OUT, a JSON file.",
 )
 @click.option(

@@ -183,9 +183,7 @@ def check_writable(path: Path, *, overwrite: bool) -> None:
     """
     check_output_path(path)
     if path.exists() and not overwrite:
-        raise UsageError(
-            f"{path}: file exists and won't be overwritten without use of the `--overwrite` option"
-        )
+        raise UsageError(f"{path}: file exists and won't be overwritten without --overwrite")
     check_parent_writable(path, str(path))
 
 

@@ -414,7 +414,7 @@ class _Outputs:
         if outputs.parts is not None and outputs.quality is not None:
             raise UsageError(
                 "--parts and --quality cannot be combined: write the parts first, then the layers "
-                "of their VRT with: georsr quality layers IN OUT.vrt FILE"
+                "of their VRT with `georsr quality layers IN OUT.vrt FILE`"
             )
         if outputs.quality is not None:
             check_format(outputs.quality)

@@ -24,7 +24,9 @@ from georsr.errors import (
     OutputError,
     UsageError,
     join_lines,
+    options_in_messages,
     redact_url,
+    speaks_of_options,
 )
 from georsr.inference.model_cache import ModelRef, load_cached, model_ref
 from georsr.inference.predictor import with_own_gpu
@@ -193,7 +195,7 @@ def _plan(sources: PathLike | Sequence[PathLike], folder: Path) -> list[Task]:
             )
         tasks[output] = path
     outputs = [path for output in tasks for path in raster_outputs(output)]
-    check_outputs({"--out-dir": outputs}, {"source": paths})
+    check_outputs({"output": outputs}, {"source": paths})
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -238,6 +240,7 @@ class RasterRunner:
 
     def __init__(self, model: ModelRef, config: SRConfig) -> None:
         self.model, self.config = model, config
+        self._speaks_of_options = speaks_of_options()
 
     def prepare(self, worker_name: object) -> None:
         """Load the model."""
@@ -246,7 +249,7 @@ class RasterRunner:
 
     def __call__(self, task: Task, should_stop: Callable[[], bool]) -> BatchItem:
         """Super-resolve one raster."""
-        with _ONE_AT_A_TIME:
+        with _ONE_AT_A_TIME, options_in_messages(self._speaks_of_options):
             return _run_one(task, load_cached(self.model), self.config, should_stop)
 
 

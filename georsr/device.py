@@ -13,12 +13,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from georsr.errors import GeorsrError, ModelError, ResourceError, UsageError
+from georsr.errors import GeorsrError, ModelError, ResourceError, UsageError, worded
 from georsr.system import available_cpus
 
 _NO_MEMORY = (
@@ -95,6 +96,7 @@ def import_torch(purpose: str = "this") -> Any:
     return torch
 
 
+@cache
 def installed_version(package: str) -> str:
     """Return the version of an installed package; ``none`` if it is not installed."""
     try:
@@ -215,7 +217,7 @@ def select_device(
     if precision not in PRECISIONS:
         raise UsageError(f"precision {precision!r}: expected auto, {', '.join(PRECISIONS)}")
     if precision == "fp16" and chosen.type == "cpu":
-        log.warning("fp16 on a CPU is slower than fp32, and less exact: omit --precision")
+        log.warning(worded("fp16 on a CPU is slower than fp32, and less exact: omit --precision"))
     return DeviceConfig(str(chosen), precision)
 
 

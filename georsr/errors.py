@@ -1,4 +1,4 @@
-"""Errors and warnings of georsr, one class for each kind, and the removal of secrets from text.
+"""Errors and warnings of georsr, their wording, and the removal of secrets from text.
 
 Errors are also instances of the built-in exceptions that Python users expect, such as
 ``ValueError`` and ``OSError``. Warnings can be filtered by class:
@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from urllib.parse import unquote
 
 ALLOWED_PARAMETERS = re.compile(
@@ -95,15 +96,102 @@ def _redact_match(match: re.Match[str]) -> str:
     return f"{scheme}{location}{separator}{'&'.join(kept)}{punctuation}"
 
 
-class GeorsrError(Exception):
+ARGUMENTS = {
+    "allow-driver": "allow_drivers",
+    "band-mode": "other_bands",
+    "bands": "output_bands",
+    "batch": "batch_size",
+    "bbox": "bounds",
+    "bbox-crs": "bounds_crs",
+    "bidx": "indexes",
+    "co": "creation_options",
+    "jobs": "num_threads",
+    "lr": "lr_path",
+    "nodata": "src_nodata",
+    "out-dir": "super_resolve_many",
+    "tile": "tile_size",
+    "tls-ca": "tls_ca_file",
+    "tls-cert": "tls_client_cert",
+    "tls-key": "tls_client_key",
+}
+"""Option of the command line -> argument in Python, where they differ in more than hyphens."""
+_FLAGS = "aoi-mask|check-resources|cog|compile|dynamic|force|overwrite|resume|stack|tta|verify"
+_VALUE = (
+    r"(?:tcp|tls)://[\w.-]+:\w+|[A-Z](?:[\w,:]*\w)?|-?\d[\w.,-]*\b"
+    r"|(?:auto|bicubic|cpu|cuda|data|fp32|mask|none|off|onnx|on|per-band|rgb|all|torch)\b"
+)
+_OPTION = re.compile(
+    rf"`[^`]*`|(?<![\w-])--(?:(no-)?({_FLAGS})|([a-z][a-z-]*[a-z])(?:[ =]({_VALUE}))?)(?![\w-])"
+)
+_speaks_of_options = False
+
+
+@contextmanager
+def options_in_messages(speaks_of_options: bool = True) -> Iterator[None]:
+    """Let messages name options of the command line inside the block: ``--tile``.
+
+    Everywhere else they name arguments of Python: ``tile_size``. It holds for all threads.
+    """
+    global _speaks_of_options
+    before, _speaks_of_options = _speaks_of_options, speaks_of_options
+    try:
+        yield
+    finally:
+        _speaks_of_options = before
+
+
+def speaks_of_options() -> bool:
+    """Return whether messages name options of the command line at present."""
+    return _speaks_of_options
+
+
+def worded(message: str) -> str:
+    """Return a message that names options as whoever called georsr knows them.
+
+    In Python, ``--nodata none`` becomes ``src_nodata="none"``, and ``--no-resume``
+    ``resume=False``. Commands between backticks stay. On the command line nothing changes.
+    """
+    if _speaks_of_options:
+        return message
+    message = message.replace("same command", "same call").replace("the command", "the call")
+    return _OPTION.sub(_argument, message)
+
+
+def _argument(match: re.Match[str]) -> str:
+    no, flag, option, value = match.groups()
+    if flag:
+        return f"{flag.replace('-', '_')}={not no}"
+    if not option:
+        return match[0]
+    name = ARGUMENTS.get(option, option.replace("-", "_"))
+    if value is None:
+        return name
+    if name == "indexes":
+        return f"{name}=({value.replace(',', ', ')})"
+    if name == "allow_drivers":
+        return f'{name}=("{value}",)'
+    return f"{name}={value}" if value.strip("-").replace(".", "").isdigit() else f'{name}="{value}"'
+
+
+class _Worded:
+    """Exception whose text is worded for its reader when it is shown."""
+
+    args: tuple[object, ...]
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(redact_url(message))  # type: ignore[call-arg]
+
+    def __str__(self) -> str:
+        return worded(str(self.args[0])) if self.args else ""
+
+
+class GeorsrError(_Worded, Exception):
     """Base class of all errors that georsr raises on purpose.
 
     The message is one line: what is wrong, where (file, band, window), what was expected, and what
-    to do. Passwords and signatures in URLs are removed from it.
+    to do. It names arguments of Python; on the command line, options. Passwords and signatures in
+    URLs are removed from it.
     """
-
-    def __init__(self, message: str = "") -> None:
-        super().__init__(redact_url(message))
 
 
 class UsageError(GeorsrError, ValueError):
@@ -130,11 +218,8 @@ class InterruptedRunError(GeorsrError):
     """A run was cancelled before it was complete."""
 
 
-class GeorsrWarning(UserWarning):
+class GeorsrWarning(_Worded, UserWarning):
     """Base class of all warnings of georsr."""
-
-    def __init__(self, message: str = "") -> None:
-        super().__init__(redact_url(message))
 
 
 class GeoreferenceWarning(GeorsrWarning):

@@ -161,7 +161,7 @@ def test_warnings_can_be_filtered_by_class(make_raster, texture, lite_model, tmp
     path = make_raster(texture(4, 30, 30, "uint16"), photometric="minisblack")
     with warnings.catch_warnings():
         warnings.simplefilter("error", georsr.BandWarning)
-        with pytest.raises(georsr.BandWarning, match="--bidx"):
+        with pytest.raises(georsr.BandWarning, match="indexes"):
             georsr.super_resolve(path, tmp_path / "o.tif", lite_model, output_bands="all")
         warnings.simplefilter("ignore", georsr.GeorsrWarning)
         georsr.super_resolve(path, tmp_path / "o.tif", lite_model, output_bands="all")

@@ -55,7 +55,7 @@ def test_super_resolve_many_output_of_other_options_is_kept(folder, tmp_path):
     georsr.super_resolve_many([folder / "a.tif"], out, **OPTIONS)
     before = (out / "a.tif").read_bytes()
     report = georsr.super_resolve_many([folder / "a.tif"], out, dtype="float32", **OPTIONS)
-    assert "use --overwrite" in report.failed[0].error
+    assert "use overwrite=True" in report.failed[0].error
     assert (out / "a.tif").read_bytes() == before
 
 

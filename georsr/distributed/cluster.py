@@ -165,7 +165,7 @@ def _wait_for_worker(client: Client, address: str, check_cancelled: Callable[[],
         if time.monotonic() > deadline:
             raise ResourceError(
                 f"--scheduler {address}: has no workers, after {WORKERS_TIMEOUT:.0f} s; start some "
-                f"with: dask worker {address} --nthreads 1"
+                f"with: `dask worker {address} --nthreads 1`"
             )
         time.sleep(POLL_SECONDS)
 
@@ -393,7 +393,7 @@ class Cluster:
         if offers_gpu and not addresses:
             raise ResourceError(
                 f"--device {device}: none of {len(offers_gpu)} workers offers a GPU: start "
-                f'workers with --resources "{GPU}=1", or use --device cpu'
+                f'workers with `--resources "{GPU}=1"`, or use --device cpu'
             )
         if device == "auto" and not gpu:
             device = "cpu"

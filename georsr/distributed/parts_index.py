@@ -27,7 +27,7 @@ from georsr._files import (
     open_regular,
     read_jsonl,
 )
-from georsr.errors import OutputError, UsageError
+from georsr.errors import OutputError, UsageError, worded
 from georsr.writer.encoder import write_all
 from georsr.writer.paths import Lock, local_path
 
@@ -129,8 +129,10 @@ class PartsFolder:
                     self._remove_parts(keep=self._indexed_names())
             if error is not None and self.kept:
                 error.add_note(
-                    f"{len(self.finished)} parts are finished and kept in {self.path}: rerun the "
-                    "same command to resume"
+                    worded(
+                        f"{len(self.finished)} parts are finished and kept in {self.path}: rerun "
+                        "the same command to resume"
+                    )
                 )
         self._lock.release()
         if self._created:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from georsr.api import super_resolve
-from georsr.errors import BandWarning, InputError, UsageError, join_lines, redact_url
+from georsr.errors import BandWarning, InputError, UsageError, join_lines, redact_url, worded
 from georsr.evaluation.metrics import SSIM_WINDOW, MetricAccumulator, psnr_of_mse
 from georsr.geo.registration import (
     common_windows,
@@ -314,7 +314,7 @@ class ComparisonReport:
         ]
         lines.append(f"{'mean':<6}{self.mean_psnr:10.3f}")
         if not math.isnan(self.sam):
-            unknown = "; ERGAS needs --lr or --scale"
+            unknown = worded("; ERGAS needs --lr or --scale")
             ergas = unknown if self.scale is None else f", ERGAS {self.ergas:.4g} (x{self.scale:g})"
             lines.append(f"spectral angle {self.sam:.4g} degrees{ergas}")
         if not math.isnan(self.shift[0]):

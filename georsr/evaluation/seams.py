@@ -107,10 +107,11 @@ def measure_seams(source: str, model: Model, **options: Unpack[SROptions]) -> Se
         )
         window = Window((height - rows) // 2, (width - columns) // 2, rows, columns)
         block = reader.read(window)
-        stretch = choose_normalization(reader, config.stretch)
+        normalization = choose_normalization(reader, config.stretch)
         placement = place_model(model, config)
-        model = with_scene_sensor(reader.read, height, width, stretch, model, config, placement)
-        kernel = resolve_kernel(reader.read, height, width, stretch, model, config, placement)
+        scene = (reader.read, height, width, normalization)
+        model = with_scene_sensor(*scene, model, config, placement)
+        kernel = resolve_kernel(*scene, model, config, placement)
     predictor = TilePredictor.from_config(model, config, placement)
 
     def run(window: Window) -> AnyArray:
@@ -121,8 +122,8 @@ def measure_seams(source: str, model: Model, **options: Unpack[SROptions]) -> Se
             array_reader(values, valid, whole),
             whole,
             bands=len(values),
-            plan=make_tile_grid(whole.height, whole.width, spec, config),
-            stretch=stretch,
+            tile_grid=make_tile_grid(whole.height, whole.width, spec, config),
+            normalization=normalization,
             form=ArrayFormat("float32", len(values), config.blocksize),
             inference=predictor,
             kernel=kernel,
@@ -131,7 +132,7 @@ def measure_seams(source: str, model: Model, **options: Unpack[SROptions]) -> Se
     moved = Window(shift, shift, rows - spacing, columns - spacing)
     with cpu_threads(config.num_threads):
         first, second = run(Window(0, 0, rows, columns)), run(moved)
-    low, high = min(stretch.lo), max(stretch.hi)
+    low, high = min(normalization.lo), max(normalization.hi)
     compared = moved.grow(-(tile // 4))
     inside = compared.relative_to(moved).scaled(spec.scale).slices
     change = np.abs(first[:, *compared.scaled(spec.scale).slices] - second[:, *inside])

@@ -546,7 +546,7 @@ def _check_one_edge(rectangle: BaseGeometry, info: RasterInfo) -> None:
     if len(getattr(rectangle, "geoms", ())) > 1:
         raise UsageError(
             f"{BOUNDS_NAME}: lies at both edges of {info.path}, where its longitudes begin and "
-            "end: super-resolve the two parts with a --bbox each, or use --aoi"
+            "end: super-resolve each of the two parts with its own --bbox, or use --aoi"
         )
 
 

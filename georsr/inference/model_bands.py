@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from georsr.config import SRConfig
-from georsr.errors import BandWarning, UsageError
+from georsr.errors import BandWarning, UsageError, worded
 from georsr.io.metadata import RasterInfo
 from georsr.io.reader import RasterReader, open_raster, warn_once
 from georsr.io.rgb_bands import COLORS, RGBBands, detect_rgb_bands
@@ -98,7 +98,8 @@ def match_bands(reader: RasterReader, model: Model, config: SRConfig) -> tuple[R
             model, positions, config.other_bands
         )
     numbers = ",".join(map(str, guide.numbers))
-    log.warning(f"bands {numbers} of {info.count} (red, green, blue); for the others: --bands all")
+    text = f"bands {numbers} of {info.count} (red, green, blue); for the others: --bands all"
+    log.warning(worded(text))
     selected = reader.with_bands(guide.numbers)
     reader.close()
     return warn_assumed_bands(selected, guide), model
@@ -210,6 +211,6 @@ def match_array_bands(model: Model, count: int, config: SRConfig) -> Model:
     if guide is None or len(guide) != 3 or not all(1 <= number <= count for number in guide):
         raise UsageError(
             f"array of {count} bands: name the three that guide the others, counted from 1: "
-            "bidx=(red, green, blue)"
+            "indexes=(red, green, blue)"
         )
     return wrap_multiband(model, tuple(number - 1 for number in guide), config.other_bands)

@@ -30,7 +30,7 @@ from rasterio.io import MemoryFile
 from rasterio.rpc import RPC
 from rasterio.windows import Window as RasterioWindow
 
-from georsr.errors import UsageError, redact_url
+from georsr.errors import UsageError, redact_url, worded
 from georsr.io.gdal_env import shorten, suppress_rasterio_warnings
 from georsr.io.tags import Tags, TagSelection
 from georsr.radiometry.nodata import can_represent, nearest_float
@@ -498,7 +498,9 @@ def describe(
             block_shape=tuple(dataset.block_shapes[numbers[0] - 1]),
             overviews=tuple(dataset.overviews(numbers[0])),
             files=tuple(dataset.files),
-            notes=tuple(f"{path}: {text}" for text in (note, undecodable_note(dataset)) if text),
+            notes=tuple(
+                worded(f"{path}: {text}") for text in (note, undecodable_note(dataset)) if text
+            ),
             selectable_bands=tuple(
                 band_label(number, name or color)
                 for number, name, color in zip(

@@ -29,6 +29,7 @@ from georsr.errors import (
     RadiometryWarning,
     ResourceError,
     UsageError,
+    worded,
 )
 from georsr.io.gdal_env import (
     CACHE_BYTES,
@@ -729,7 +730,7 @@ def open_raster(
         (note, BandWarning) for note in reader.info.notes
     ]
     if (uncovered := reader.uncovered_fraction()) > MAX_UNCOVERED_FRACTION:
-        note = (
+        note = worded(
             f"{reader.info.path}: {100 * uncovered:.2g} % of it is not covered by its files, and "
             "it has no nodata value: these gaps are read as black pixels; set a nodata value "
             "(gdalbuildvrt -srcnodata), or use --nodata 0"
@@ -753,6 +754,7 @@ def open_raster(
 
 def warn_once(reader: RasterReader, text: str, category: type[GeorsrWarning]) -> None:
     """Warn about a source, once, and record the text for the report."""
+    text = worded(text)
     if text not in reader.info.notes:
         reader.info = replace(reader.info, notes=(*reader.info.notes, text))
         warnings.warn(text, category, stacklevel=3)

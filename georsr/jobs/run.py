@@ -17,7 +17,7 @@ from typing import Protocol
 import numpy as np
 
 from georsr.device import DeviceConfig, cpu_threads
-from georsr.errors import ResourceError
+from georsr.errors import ResourceError, worded
 from georsr.inference.consistency import shrink_valid
 from georsr.inference.pipeline import RunStats, TilePipeline, prefetch, write_in_background
 from georsr.inference.predictor import TilePredictor, TileTooLargeError, n_forward_passes
@@ -208,7 +208,7 @@ def prepare_output(job: SRJob, context: RunContext) -> Iterator[RasterWriter]:
             yield output
     except BaseException as error:
         if output.journal is not None and output.journal.kept:
-            error.add_note(_resume_hint(output))
+            error.add_note(worded(_resume_hint(output)))
         raise
 
 
@@ -243,11 +243,10 @@ def hint_overviews(job: SRJob) -> None:
     """Say how to add overviews to a large output that has none."""
     side = max(job.layout.width, job.layout.height)
     if job.layout.cog_options is None and side > MAX_SIDE_WITHOUT_OVERVIEWS:
-        levels = [2**n for n in range(1, side.bit_length()) if side >> n >= 256]
-        log.warning(
-            f"{job.destination}: has no overviews, so viewers show it slowly: use --cog, or run "
-            f"rio overview --build {','.join(map(str, levels))} -r average {job.destination}"
-        )
+        levels = ",".join(str(2**n) for n in range(1, side.bit_length()) if side >> n >= 256)
+        command = f"`rio overview --build {levels} -r average {job.destination}`"
+        text = f"has no overviews, so viewers show it slowly: use --cog, or run {command}"
+        log.warning(worded(f"{job.destination}: {text}"))
 
 
 def _resume_hint(output: RasterWriter) -> str:

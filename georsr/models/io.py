@@ -188,8 +188,8 @@ def _error_message(address: HubFile, error: Exception) -> str:
         )
     return (
         f"{address}: not in the cache of this machine, and the hub cannot be reached "
-        f"({type(error).__name__}); download it on a machine with network access (hf download "
-        f"{address.repository} --revision {address.revision}), or pass the path of the file"
+        f"({type(error).__name__}); download it on a machine with network access (`hf download "
+        f"{address.repository} --revision {address.revision}`), or pass the path of the file"
     )
 
 

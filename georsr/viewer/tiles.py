@@ -237,13 +237,13 @@ def placement(info: RasterInfo, product: RasterInfo) -> Affine:
     if info.crs and product.crs and info.crs != product.crs:
         raise UsageError(
             f"{info.path}: its CRS is {crs_name(info.crs)}, that of {product.path} is "
-            f"{crs_name(product.crs)}; warp it first, for example with rio warp --like"
+            f"{crs_name(product.crs)}; warp it first, for example with `rio warp --like`"
         )
     relative: Affine = ~info.transform @ product.transform
     if max(abs(relative.b) * product.height, abs(relative.d) * product.width) > GRID_TOLERANCE:
         raise UsageError(
             f"{info.path}: its rows are not parallel to those of {product.path}; warp it first, "
-            "for example with rio warp --like"
+            "for example with `rio warp --like`"
         )
     return relative
 
@@ -261,8 +261,8 @@ class View:
     layers
         Path of the quality layers.
     bidx
-        Numbers of the bands of the product that are shown: red, green and blue, or one. None takes
-        those that the metadata declare, or the first.
+        Numbers of the bands of the product that are shown: red, green and blue, or one. None finds
+        them.
 
     Raises
     ------

@@ -116,7 +116,7 @@ def check_destination(
     if stale and not overwrite:
         raise UsageError(
             f"{stale[0]}: is left from an earlier output and would be read with {name}; "
-            "remove it, or use the `--overwrite` option"
+            "remove it, or use --overwrite"
         )
 
 
@@ -265,9 +265,7 @@ def is_enospc(err: BaseException) -> bool:
 
 
 def _exists(name: str) -> UsageError:
-    return UsageError(
-        f"{name}: file exists and won't be overwritten without use of the `--overwrite` option"
-    )
+    return UsageError(f"{name}: file exists and won't be overwritten without --overwrite")
 
 
 def raster_outputs(dst: str) -> list[str | os.PathLike[str]]:
@@ -315,7 +313,8 @@ def check_outputs(
             files.check(name, path)
             if is_virtual(path):
                 continue
-            key, target = _key(local_path(path)), local_path(path)
+            target = local_path(path)
+            key = _key(target)
             named.setdefault(option, (key, target))
             other, _ = written.setdefault(key, (option, target))
             if other != option:
@@ -422,12 +421,12 @@ def paths_behind_vsi(name: str) -> list[Path]:
     """Return every existing file that ``name`` may refer to, also behind /vsi prefixes."""
     while _VIRTUAL.match(name):
         name = _VIRTUAL.sub("", name, count=1)
-    texts = [name, "/" + name, *re.split(r'[":,?=]', name)]
+    texts = dict.fromkeys((name, "/" + name, *re.split(r'[":,?=]', name)))
     found = []
-    for text in filter(None, texts):
-        path = Path(text)
+    for path in map(Path, filter(None, texts)):
         with suppress(OSError):  # the name is too long
-            found += [part for part in (path, *path.parents) if part.is_file()]
+            parents = () if path.parent.is_dir() else path.parents  # of a folder, none is a file
+            found += [part for part in (path, *parents) if part.is_file()]
     return found
 
 

@@ -62,7 +62,7 @@ def test_model_tag_other_than_a_bundled_model_is_refused(
     (tmp_path / "model.safetensors").write_bytes(b"opened")
     (tmp_path / "model.onnx").write_bytes(b"opened")
     retag(MODEL=model.format(folder=tmp_path))
-    with pytest.raises(UsageError, match=r"does not ship with georsr.*--model") as refused:
+    with pytest.raises(UsageError, match=r"does not ship with georsr.*with model") as refused:
         georsr.quality_layers(source, out, tmp_path / "q.tif")
     assert one_line(refused)
     assert "\x1b" not in str(refused.value)
@@ -73,7 +73,7 @@ def test_model_tag_other_than_a_bundled_model_is_refused(
 def test_model_sha256_tag_of_other_weights_is_refused(output, tmp_path):
     source, out, retag = output
     retag(MODEL_SHA256="0" * 64)
-    with pytest.raises(UsageError, match="name the model that made it with --model"):
+    with pytest.raises(UsageError, match="name the model that made it with model"):
         georsr.quality_layers(source, out, tmp_path / "q.tif")
 
 
@@ -142,7 +142,7 @@ def test_from_tag_takes_compile_from_the_user():
 
 def test_from_tag_takes_polygons_from_the_user():
     text = SRConfig(aoi="fields/a.geojson", aoi_mask=False).tags_json()
-    with pytest.raises(UsageError, match=r"polygons of 'a.geojson'; give them with --aoi"):
+    with pytest.raises(UsageError, match=r"polygons of 'a.geojson'; give them with aoi"):
         SRConfig.from_tag(text)
     assert SRConfig.from_tag(text, aoi="b.geojson") == SRConfig(aoi="b.geojson", aoi_mask=False)
 

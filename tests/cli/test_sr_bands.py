@@ -50,7 +50,7 @@ def plain(make_raster, texture):
     ("count", "taken"), [(3, "1,2,3"), (4, "3,2,1"), (6, "3,2,1"), (7, "4,3,2"), (12, "4,3,2")]
 )
 def test_sr_assumed_band_order_warns_and_names_bidx(plain, run, count, taken):
-    with pytest.warns(BandWarning, match=rf"assuming bands {taken} \(.*--bidx R,G,B"):
+    with pytest.warns(BandWarning, match=rf"assuming bands {taken} \(.*indexes=\(R, G, B\)"):
         code, said = run([plain(count)])
     assert (code, said) == (0, [])
 

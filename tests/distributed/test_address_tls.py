@@ -153,10 +153,12 @@ def test_security_of_text_connects(source, tls, files):
 def test_security_of_malformed_text_raises_usage_error(files):
     text = [(files / name).read_text() for name in ("ours-ca.pem", "ours.pem", "ours.key")]
     given = cluster_address.security_of("no\n", *text[1:])
-    with pytest.raises(UsageError, match=r"^--tls-ca \(PEM text\): holds no certificate"):
+    with pytest.raises(UsageError, match=r"^tls_ca_file \(PEM text\): holds no certificate"):
         scheduler_address("tls://h:1", given)
     given = cluster_address.security_of(*text[:2], "no\n")
-    with pytest.raises(UsageError, match=r"--tls-key \(PEM text\): expected a certificate and"):
+    with pytest.raises(
+        UsageError, match=r"tls_client_key \(PEM text\): expected a certificate and"
+    ):
         scheduler_address("tls://h:1", given)
 
 
@@ -213,7 +215,7 @@ def test_sr_bad_certificates_are_one_line(
 def test_tcp_address_of_a_tls_scheduler_is_refused(source, tls, monkeypatch):
     monkeypatch.setattr(cluster_address, "HANDSHAKE_TIMEOUT", 0.5)
     address = tls.replace("tls:", "tcp:")
-    with pytest.raises(ResourceError, match=f"^--scheduler {address}: it speaks TLS: use .*{tls}"):
+    with pytest.raises(ResourceError, match=f'^scheduler="{address}": it speaks TLS: use .*{tls}'):
         estimate(source, "bicubic-x2", scheduler=address)
 
 
@@ -227,7 +229,7 @@ def test_security_without_a_tls_address_is_refused(source, tcp, files):
     with pytest.raises(UsageError, match="certificates are given, but tcp:// has none; use tls"):
         estimate(source, "bicubic-x2", scheduler=tcp, security=security(files))
     with pytest.raises(
-        UsageError, match="--tls-key need a scheduler: add --scheduler tls://HOST:PORT"
+        UsageError, match='tls_client_key need a scheduler: add scheduler="tls://HOST:PORT"'
     ):
         estimate(source, "bicubic-x2", workers=2, security=security(files))
     with (

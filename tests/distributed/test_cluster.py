@@ -179,7 +179,7 @@ def test_run_on_a_cluster_and_serial_run_resume_each_other(
     stop = StopWhen(tmp_path / ".out.tif.part.jsonl", 5)
     with pytest.raises(InterruptedRunError) as caught:
         super_resolve(source, out, "bicubic-x2", should_stop=stop, **machines[first], **SMALL)
-    assert "rerun the same command to resume" in caught.value.__notes__[0]
+    assert "rerun the same call to resume" in caught.value.__notes__[0]
     report = super_resolve(source, out, "bicubic-x2", resume=True, **machines[then], **SMALL)
     assert 0 < report.blocks_resumed < report.blocks
     assert out.read_bytes() == whole.read_bytes()
@@ -220,7 +220,7 @@ def test_scheduler_without_workers_raises_resource_error(tmp_path, source, monke
 
 def test_device_cuda_without_gpu_workers_is_refused_at_once(tmp_path, source, scheduler):
     text = refused(ResourceError, source, tmp_path, scheduler, device="cuda")
-    assert 'none of 2 workers offers a GPU: start workers with --resources "GPU=1"' in text
+    assert 'none of 2 workers offers a GPU: start workers with `--resources "GPU=1"`' in text
 
 
 def test_worker_with_other_versions_is_refused(tmp_path, source, scheduler, monkeypatch):
@@ -305,7 +305,7 @@ def test_worker_device_failure_keeps_finished_blocks(
         place = r"^rows \d+:\d+, columns \d+:\d+ of the output, on worker tcp://\S+: "
         with pytest.raises(ResourceError, match=f"{place}.*{words}") as caught:
             super_resolve(source, out, "bicubic-x2", scheduler=scheduler, **SMALL)
-    assert "rerun the same command to resume" in caught.value.__notes__[0]
+    assert "rerun the same call to resume" in caught.value.__notes__[0]
     assert "\n" not in str(caught.value)
     report = super_resolve(source, out, "bicubic-x2", scheduler=scheduler, **SMALL)
     assert report.blocks_resumed > 0
@@ -371,7 +371,7 @@ def test_bad_options_are_refused_before_workers_start(tmp_path, source, monkeypa
     there = set(tmp_path.iterdir())
     out = tmp_path / ("o.vrt" if parts else "o.tif")
     where = {"parts": tmp_path / "parts"} if parts else {}
-    with pytest.raises(UsageError, match="--max-pixels"):
+    with pytest.raises(UsageError, match="max_pixels"):
         super_resolve(source, out, "bicubic-x2", workers=2, max_pixels=10, **where)
     monkeypatch.setattr("georsr.jobs.job.memory_limit", lambda: 2**20)
     with pytest.raises(ResourceError, match="MiB of memory"):

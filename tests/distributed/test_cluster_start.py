@@ -81,7 +81,7 @@ def test_local_worker_that_died_comes_back_however_long_it_takes():
 def test_start_local_cluster_failing_twice_raises_resource_error(monkeypatch, no_client):
     monkeypatch.setattr(cluster_module, "LocalCluster", FakeCluster(failures=2))
     with (
-        pytest.raises(ResourceError, match=r"--workers 2: cannot be started: Nanny failed"),
+        pytest.raises(ResourceError, match=r"workers=2: cannot be started: Nanny failed"),
         start_local_cluster(2, gpu=False),
     ):
         raise AssertionError("started")
@@ -94,7 +94,7 @@ def test_start_local_cluster_without_keys_raises_resource_error(monkeypatch, err
 
     monkeypatch.setattr(cluster_module.Security, "temporary", temporary)
     with (
-        pytest.raises(ResourceError, match=f"^--workers 2: cannot be started: {error}$"),
+        pytest.raises(ResourceError, match=f"^workers=2: cannot be started: {error}$"),
         start_local_cluster(2, gpu=False),
     ):
         raise AssertionError("started")

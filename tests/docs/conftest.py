@@ -28,6 +28,7 @@ def furniture(tmp_path_factory):
         shutil.copy(town, desk / name)
     shutil.copy(SAMPLES / "town_rgb_0.5m.tif", desk / "truth.tif")
     shutil.copy(SAMPLES / "fields_4band_10m.tif", desk / "sentinel2.tif")
+    shutil.copy(SAMPLES / "fields_4band_10m.tif", desk / "planet.tif")
     mosaic(town, desk / "mosaic.tif")
     naip(desk / "naip.tif")
     one_band(desk / "dem.tif")
@@ -35,7 +36,11 @@ def furniture(tmp_path_factory):
     product.rename(desk / "S2A.SAFE")
     shutil.make_archive(str(desk / "S2A"), "zip", desk, "S2A.SAFE")
     tiles(town, desk / "tiles")
-    bands(town, desk)
+    bands(town, desk, {"B04": 1, "B03": 2, "B02": 3})
+    fields = SAMPLES / "fields_4band_10m.tif"
+    bands(fields, desk, {"LC09_SR_B2": 1, "LC09_SR_B3": 2, "LC09_SR_B4": 3, "LC09_SR_B5": 4}, "TIF")
+    bands(fields, desk, {"LC09_B8": 2, "LC09_QA_PIXEL": 1}, "TIF")
+    bands(fields, desk, {"udm2": 1})
     (desk / "tiles.txt").write_text("".join(f"tiles/{i}.tif\n" for i in range(4)))
     district(town, desk / "district.geojson")
     (desk / "my_scenes").mkdir()
@@ -102,12 +107,12 @@ def tiles(source, folder):
                 piece.write(whole.read(window=window))
 
 
-def bands(source, folder):
-    """Write the bands of a raster to a file each: B04.tif, B03.tif and B02.tif."""
+def bands(source, folder, numbers, suffix="tif"):
+    """Write bands of a raster, name -> number, to a file each."""
     with rasterio.open(source) as dataset:
         profile = dataset.profile | {"count": 1, "photometric": "minisblack"}
-        for number, name in enumerate(("B04", "B03", "B02"), 1):
-            with rasterio.open(folder / f"{name}.tif", "w", **profile) as band:
+        for name, number in numbers.items():
+            with rasterio.open(folder / f"{name}.{suffix}", "w", **profile) as band:
                 band.write(dataset.read(number), 1)
 
 

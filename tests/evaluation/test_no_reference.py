@@ -69,7 +69,7 @@ def test_no_reference_of_a_sharp_output_beats_bicubic(files):
 def test_no_reference_without_source_needs_a_scale(files, make_raster):
     truth = town(400)
     output, _ = files(truth, truth + np.random.default_rng(0).normal(0, 1, truth.shape))
-    with pytest.raises(UsageError, match="--lr"):
+    with pytest.raises(UsageError, match="lr_path"):
         measure_no_reference(output)
     report = measure_no_reference(output, scale=4)
     assert len(report.images) == 1

@@ -66,7 +66,7 @@ def test_compare_of_unrelated_rasters_fails(pair, make_raster):
             "size.tif",
             {"transform": grid @ Affine.scale(2)},
             UsageError,
-            r"size.tif has pixels of 1 x -1, .*base.tif of 0.5 x -0.5: .* name it with --lr",
+            r"size.tif has pixels of 1 x -1, .*base.tif of 0.5 x -0.5: .* name it with lr_path",
         ),
         ("far.tif", {"transform": grid @ Affine.translation(9999, 0)}, InputError, "not overlap"),
     ):
@@ -123,7 +123,7 @@ def test_compare_with_source_measures_scale_and_consistency(texture, make_raster
     bicubic = compare_bicubic(lr, hr, hr, bidx=(2, 3, 4))
     assert bicubic.consistency.mean > 0
     assert bicubic.ergas > report.ergas == 0
-    with pytest.raises(UsageError, match="--bidx"):
+    with pytest.raises(UsageError, match="with indexes"):
         compare_with_source(hr, hr, lr, bidx=(2, 3))
 
 

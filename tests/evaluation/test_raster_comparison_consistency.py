@@ -71,7 +71,7 @@ def test_measure_consistency_excludes_kernels_over_invalid_pixels(measure, textu
 
 def test_measure_consistency_of_unrelated_rasters_fails(measure, texture, make_raster):
     sr, lr = texture(1, 40, 40), texture(1, 20, 20)
-    with pytest.raises(UsageError, match="--bidx"):
+    with pytest.raises(UsageError, match="with indexes"):
         measure(sr, texture(3, 20, 20))
     with pytest.raises(UsageError, match="a sensor of one MTF"):
         measure(sr, lr, SensorDegradation())

@@ -86,7 +86,7 @@ def test_run_out_of_memory_with_fixed_tile_keeps_finished_blocks(
     narrow = model_of(Narrow(RuntimeError(LINUX), after=5))
     with pytest.raises(ResourceError, match="tiles tried: 64") as caught:
         super_resolve(source, out, narrow, **options)
-    assert "rerun the same command to resume" in caught.value.__notes__[0]
+    assert "rerun the same call to resume" in caught.value.__notes__[0]
     wide = model_of(Narrow(RuntimeError(LINUX), most=999))
     assert super_resolve(source, out, wide, **options).blocks_resumed > 0
 

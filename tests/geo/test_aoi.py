@@ -412,7 +412,7 @@ def test_bounds_across_the_antimeridian_are_complete(degrees, bounds, west, widt
     ("west", "bounds"), [(-180, (175, 0, -175, 5)), (0, (-10, 0, 10, 5)), (0, (355, 0, 365, 5))]
 )
 def test_bounds_at_both_edges_of_a_raster_are_refused(degrees, west, bounds):
-    with pytest.raises(UsageError, match=r"at both edges.* with a --bbox each"):
+    with pytest.raises(UsageError, match=r"at both edges.* with its own bounds"):
         resolve_aoi(degrees(west, 360), bounds=bounds)
 
 

@@ -287,7 +287,7 @@ def test_config_bad_sensor_values_are_refused(text):
 def test_sensor_option_for_a_model_without_sensor_is_refused(
     lite_model, lite_file, smooth_scene, make_raster, tmp_path
 ):
-    message = "takes no sensor description; omit --sensor"
+    message = "takes no sensor description; omit sensor"
     with pytest.raises(UsageError, match=message):
         georsr.super_resolve_array(smooth_scene, lite_model, sensor="mtf=0.2", **SMALL)
     with pytest.raises(UsageError, match=message):

@@ -109,7 +109,7 @@ def test_super_resolve_bgr_order_is_kept(make_raster, texture, lite_model, tmp_p
 
 def test_match_bands_assumed_order_warns(make_raster, texture, lite_model, tmp_path):
     path = make_raster(texture(4, 30, 30, "uint16"), photometric="minisblack")
-    with pytest.warns(georsr.BandWarning, match="--bidx R,G,B"):
+    with pytest.warns(georsr.BandWarning, match=r"indexes=\(R, G, B\)"):
         report = georsr.super_resolve(path, tmp_path / "o.tif", lite_model, output_bands="all")
     assert len(report.warnings) == 1
     assert "assuming bands 3,2,1 (blue, green, red, near infrared" in report.warnings[0]
@@ -132,7 +132,7 @@ def test_super_resolve_array_indexes_name_the_rgb_bands(texture, lite_model):
     ("bands", "options", "message"),
     [
         (2, {}, "which of its 2 bands are red, green and blue"),
-        (2, {"output_bands": "all"}, "which of its 2 bands .*--band-mode per-band"),
+        (2, {"output_bands": "all"}, 'which of its 2 bands .*other_bands="per-band'),
         (4, {"output_bands": "all", "indexes": (1, 2)}, "expected three bands"),
         (4, {"output_bands": "all", "indexes": (1, 2, 9)}, "there is no band 9 to guide"),
     ],

@@ -149,7 +149,7 @@ class Broken(torch.nn.Module):
 def test_tile_predictor_compiled_failure_names_the_option():
     spec = ModelSpec("broken", "test", 2, bands=0, band_names=(), tile=32)
     inference = TilePredictor(Model(spec, Broken(), "0" * 64, "broken"), CPU, 1, compiled=True)
-    with pytest.raises(ModelError, match=r"tile 7.*without --compile"):
+    with pytest.raises(ModelError, match=r"tile 7.*without compile=True"):
         inference([np.zeros((1, 32, 32), np.float32)], ["tile 7"])
 
 

@@ -36,7 +36,7 @@ def test_super_resolve_classes_or_heights_without_force_is_refused(
     make_raster, tmp_path, file, after, dtype, what
 ):
     source = make_raster(np.arange(256).reshape(1, 16, 16).astype(dtype), file, after=after)
-    said = rf"band 1 holds {what} .*--bidx.*--force"
+    said = rf"band 1 holds {what} .*indexes.*force=True"
     with pytest.raises(UsageError, match=said) as caught:
         georsr.super_resolve(source, tmp_path / "o.tif", MODEL)
     assert "\n" not in str(caught.value)
@@ -57,7 +57,7 @@ def test_super_resolve_palette_without_force_is_refused(make_raster, tmp_path):
 
     image = np.arange(64, dtype="uint8").reshape(1, 8, 8) % 8
     source = make_raster(image, photometric="PALETTE", after=after)
-    with pytest.raises(UsageError, match=r"palette.*--force"):
+    with pytest.raises(UsageError, match=r"palette.*force=True"):
         georsr.super_resolve(source, tmp_path / "o.tif", "nearest-x2")
     georsr.super_resolve(source, tmp_path / "o.tif", "nearest-x2", force=True)
     with rasterio.open(tmp_path / "o.tif") as output:
@@ -89,7 +89,7 @@ def test_super_resolve_table_of_classes_without_force_is_refused(
         f'<PAMDataset><PAMRasterBand band="1">{table}</PAMRasterBand></PAMDataset>'
     )
     if refused is not None:
-        with pytest.raises(UsageError, match=f"band 1 has {refused}.*--force"):
+        with pytest.raises(UsageError, match=f"band 1 has {refused}.*force=True"):
             georsr.super_resolve(source, tmp_path / "o.tif", "bicubic-x2")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", georsr.MetadataWarning)
@@ -107,5 +107,5 @@ def test_super_resolve_table_of_classes_of_a_pansharpened_vrt_is_refused(make_ra
         f'<PanchroBand>{source}</PanchroBand><SpectralBand dstBand="1">{source}</SpectralBand>'
         "</PansharpeningOptions></VRTDataset>"
     )
-    with pytest.raises(UsageError, match=r"band 1 has category names.*--force"):
+    with pytest.raises(UsageError, match=r"band 1 has category names.*force=True"):
         georsr.super_resolve(tmp_path / "sharp.vrt", tmp_path / "o.tif", "bicubic-x2")

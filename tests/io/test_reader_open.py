@@ -82,14 +82,14 @@ def test_open_raster_unlisted_driver_needs_allow_drivers(tmp_path):
         blockysize=None,
         photometric=None,
     )
-    with pytest.raises(InputError, match="--allow-driver NAME"):
+    with pytest.raises(InputError, match="allow_drivers"):
         open_raster(path)
     with open_raster(path, allow_drivers=["PCIDSK"]) as reader:
         assert reader.info.driver == "PCIDSK"
 
 
 def test_open_raster_unknown_driver_raises_usage_error(rgb):
-    with pytest.raises(UsageError, match="--allow-driver NONSENSE: this GDAL has no such driver"):
+    with pytest.raises(UsageError, match=r"\"NONSENSE\".*: this GDAL has no such driver"):
         open_raster(rgb, allow_drivers=["NONSENSE"])
 
 

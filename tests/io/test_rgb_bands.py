@@ -71,5 +71,7 @@ def test_detect_rgb_bands_undeclared_are_assumed_with_a_note(guide_of, count, dt
 
 
 def test_detect_rgb_bands_ambiguous_are_refused(guide_of):
-    with pytest.raises(UsageError, match=r"which of its 5 bands are red, green and blue: .*--bidx"):
+    with pytest.raises(
+        UsageError, match=r"which of its 5 bands are red, green and blue: .*indexes"
+    ):
         guide_of([""] * 5)

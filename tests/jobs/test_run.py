@@ -446,7 +446,9 @@ def test_run_report_has_sizes_counts_and_times(lite_model, make_raster, texture,
 
 def test_run_wrong_band_count_names_the_bands(lite_model, make_raster, texture, tmp_path):
     source = make_raster(texture(5, 20, 20), photometric="minisblack")
-    with pytest.raises(UsageError, match=r"which of its 5 bands are red, green and blue: .*--bidx"):
+    with pytest.raises(
+        UsageError, match=r"which of its 5 bands are red, green and blue: .*indexes"
+    ):
         super_resolve(source, tmp_path / "o.tif", lite_model)
     super_resolve(source, tmp_path / "o.tif", lite_model, indexes=(4, 3, 2))
     assert read(tmp_path / "o.tif").shape == (3, 40, 40)

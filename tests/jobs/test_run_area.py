@@ -228,5 +228,5 @@ def test_run_with_bounds_in_a_giant_raster_is_allowed(tmp_path):
     box = (1000, 1000, 1050, 1040)
     super_resolve(path, tmp_path / "o.tif", "nearest", 2, bounds=box)
     assert read(tmp_path / "o.tif").shape == (1, 80, 100)
-    with pytest.raises(UsageError, match="--max-pixels"):
+    with pytest.raises(UsageError, match="max_pixels"):
         super_resolve(path, tmp_path / "p.tif", "nearest", 2)

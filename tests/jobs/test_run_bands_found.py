@@ -68,7 +68,9 @@ def speckled(values):
 def test_super_resolve_isolated_nodata_pixels_warn_with_their_number(edge, make_raster, tmp_path):
     scene = make_raster(speckled(edge), nodata=255)
     specks = int((speckled(edge)[0, :, edge:] == 255).sum())
-    with pytest.warns(georsr.RadiometryWarning, match=f"{specks} of .* --nodata none keeps them"):
+    with pytest.warns(
+        georsr.RadiometryWarning, match=f'{specks} of .* src_nodata="none" keeps them'
+    ):
         georsr.super_resolve(scene, tmp_path / "o.tif", "bicubic-x2")
 
 

@@ -264,7 +264,7 @@ def test_crs_that_geotiff_cannot_hold_is_refused_before_the_work(tmp_path, raste
         ({"PROFILE": "GeoTIFF"}, "PROFILE cannot be set"),
         ({"RPB": "YES"}, "RPB cannot be set.*gdal_translate -co RPB=YES"),
         ({"RPCTXT": "YES"}, "RPCTXT cannot be set"),
-        ({"COPY_SRC_OVERVIEWS": "YES"}, "overviews with --cog"),
+        ({"COPY_SRC_OVERVIEWS": "YES"}, "overviews with cog=True"),
     ],
 )
 def test_creation_options_without_effect_are_refused(tmp_path, raster, options, message):

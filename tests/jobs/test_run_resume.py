@@ -125,7 +125,7 @@ def test_resume_after_an_exception_gives_the_same_bytes(source, tmp_path):
     with pytest.raises(KeyboardInterrupt) as caught:
         super_resolve(source, out, failing, **SMALL)
     (note,) = caught.value.__notes__
-    assert ".out.tif.part.tif: rerun the same command to resume" in note
+    assert ".out.tif.part.tif: rerun the same call to resume" in note
     assert hidden(tmp_path) == [".out.tif.part.jsonl", ".out.tif.part.tif"]
     assert super_resolve(source, out, model_of(Counting()), **SMALL).blocks_resumed > 0
     assert out.read_bytes() == (tmp_path / "whole.tif").read_bytes()
@@ -197,7 +197,7 @@ def test_resume_after_a_kill_before_cleaning_up_recognises_the_output(
     assert again.blocks_resumed == again.blocks
     assert out.read_bytes() == content
     assert hidden(tmp_path) == []
-    with pytest.raises(UsageError, match="--overwrite"):
+    with pytest.raises(UsageError, match="overwrite=True"):
         super_resolve(source, out, failing, **SMALL)
 
 
@@ -207,7 +207,7 @@ def test_resume_after_a_kill_before_unlocking_removes_the_lock(source, tmp_path)
     super_resolve(source, out, model_of(Counting()), **SMALL)
     lock = tmp_path / ".out.tif.part.lock"
     lock.write_text("{}")
-    with pytest.raises(UsageError, match="--overwrite"):
+    with pytest.raises(UsageError, match="overwrite=True"):
         super_resolve(source, out, model_of(Counting()), **SMALL)
     assert hidden(tmp_path) == []
 
@@ -220,7 +220,7 @@ def test_resume_with_another_file_in_place_of_the_output_starts_over(source, tmp
         patch.setattr(Journal, "remove", lambda journal: journal.close())
         super_resolve(source, out, model_of(Counting()), **SMALL)
     out.write_bytes(out.read_bytes())  # the same bytes, but not the file that was published
-    with pytest.raises(UsageError, match="--overwrite"):
+    with pytest.raises(UsageError, match="overwrite=True"):
         super_resolve(source, out, model_of(Counting()), **SMALL)
 
 
@@ -490,9 +490,9 @@ def test_resume_after_an_output_appeared_keeps_the_blocks(source, tmp_path):
             out.write_bytes(b"somebody else's")
         return False
 
-    with pytest.raises(UsageError, match="--overwrite") as caught:
+    with pytest.raises(UsageError, match="overwrite=True") as caught:
         super_resolve(source, out, model_of(network), should_stop=appears, **SMALL)
-    assert "rerun the same command to resume" in caught.value.__notes__[0]
+    assert "rerun the same call to resume" in caught.value.__notes__[0]
     assert out.read_bytes() == b"somebody else's"
     network.calls = 0
     report = super_resolve(source, out, model_of(network), overwrite=True, **SMALL)
@@ -577,7 +577,7 @@ def test_resume_after_a_full_disk_continues(limit, cog, make_raster, texture, tm
     )  # fmt: skip
     assert child.returncode == 1, child.stdout + child.stderr
     assert "no space left" in child.stdout
-    assert "rerun the same command to resume" in child.stdout
+    assert "rerun the same call to resume" in child.stdout
     assert child.stderr == ""  # nor does libtiff print
     assert not out.exists()
     assert hidden(tmp_path) == [".out.tif.part.jsonl", ".out.tif.part.tif"]

@@ -44,7 +44,7 @@ def test_stretch_reflectance_of_known_sensors(stretch_of, arguments, limits):
 
 
 def test_stretch_reflectance_unknown_is_refused(stretch_of):
-    with pytest.raises(UsageError, match=r"band 1 has no scale and offset.*--stretch LO,HI"):
+    with pytest.raises(UsageError, match=r"band 1 has no scale and offset.*stretch=\"LO,HI\""):
         stretch_of()
     with pytest.raises(UsageError, match="expected reflectance:LO,HI"):
         stretch_of("reflectance:0.5,0.1", scale=(0.1, 0.0))

@@ -105,7 +105,7 @@ def test_train_with_adam_and_all_loss_terms(tiny, tmp_path):
 
 def test_train_refuses_the_folder_of_another_run(tiny, tmp_path):
     train(replace(tiny, steps=2), tmp_path / "run")
-    with pytest.raises(UsageError, match="use --resume"):
+    with pytest.raises(UsageError, match="use resume=True"):
         train(replace(tiny, steps=2), tmp_path / "run")
     with pytest.raises(ModelError, match="differs in batch"):
         train(replace(tiny, steps=4, batch=3), tmp_path / "run", resume=True)
@@ -276,7 +276,7 @@ def test_train_fine_tuning_on_rasters_of_any_bands(tiny, scene, tmp_path):
         validate_every=2,
         precision="fp32",
     )
-    with pytest.raises(UsageError, match="4 bands, the network takes 3: choose bands with --bidx"):
+    with pytest.raises(UsageError, match="4 bands, the network takes 3: choose bands with indexes"):
         train(recipe, tmp_path / "fine")
     assert not (tmp_path / "fine").exists()
     chosen = replace(recipe, data=replace(recipe.data, bands=(3, 2, 1)))

@@ -249,3 +249,9 @@ def test_large_raster_is_shown_as_a_whole_with_overviews_only(tmp_path):
         assert view.rasters["product"].min_zoom == view.describe()["minZoom"] == -6
         assert list(view.remarks()) == []
         assert pixels(view.rasters["product"].tile(-6, 0, 0))[..., 3].all()
+
+
+def test_bands_that_are_not_declared_are_found_as_for_a_run(make_raster, full_range):
+    values = full_range(4, 40, 40).astype(np.uint16)  # blue, green, red, near infrared
+    with View(make_raster(values)) as view:
+        assert view.rasters["product"].values(3, 4) == values[2::-1, 4, 3].tolist()

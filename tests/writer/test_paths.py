@@ -19,7 +19,7 @@ def test_check_destination_free_name_is_accepted(tmp_path, rgb):
 def test_check_destination_existing_file_needs_overwrite(tmp_path, rgb):
     other = tmp_path / "other.tif"
     other.write_bytes(b"precious")
-    with pytest.raises(UsageError, match="won't be overwritten without use of the `--overwrite`"):
+    with pytest.raises(UsageError, match="won't be overwritten without overwrite=True"):
         check_destination(other, [rgb], overwrite=False)
     check_destination(other, [rgb], overwrite=True)
     assert other.read_bytes() == b"precious"

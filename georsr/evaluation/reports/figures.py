@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 from markupsafe import Markup, escape
 
+from georsr.errors import UsageError
 from georsr.io.metadata import RasterInfo
 from georsr.io.reader import RasterReader
-from georsr.io.rgb_bands import declared_rgb_bands
+from georsr.io.rgb_bands import detect_rgb_bands
 from georsr.models.arrays import enlarge_bicubic
 from georsr.radiometry.nodata import fill_invalid
 from georsr.window import AnyArray, FloatArray, PixelBlock, Window
@@ -53,9 +55,14 @@ class DisplayStretch:
 
 
 def displayed_bands(info: RasterInfo) -> tuple[int, ...]:
-    """Return the numbers of red, green and blue as declared, or of the first three bands or one."""
-    first = info.indexes[:3] if info.count >= 3 else info.indexes[:1] * 3
-    return declared_rgb_bands(info.bands) or first
+    """Return the numbers of red, green and blue, or of the first three bands, or one three times.
+
+    Red, green and blue are found as for a run.
+    """
+    with suppress(UsageError):
+        if info.count >= 3:
+            return detect_rgb_bands(info).numbers
+    return info.indexes[:3] if info.count >= 3 else info.indexes[:1] * 3
 
 
 def display_stretch(reader: RasterReader, numbers: Sequence[int] | None = None) -> DisplayStretch:
