@@ -48,6 +48,8 @@ _IMAGE_NAME = re.compile(
 """Name of an image or of its folder in the metadata."""
 MAX_VALUE = 10.0**6
 """Largest number for the radiometry in the metadata: pixels have 16 bits."""
+MAX_COORDINATE = 2 * 10.0**7
+"""No coordinate of UTM is as large, in metres."""
 _BAND_FILE = re.compile(r"_(B\d[0-9A])(_\d0m)?\.jp2$")
 
 
@@ -94,9 +96,14 @@ def open_safe(path: str, metadata: str) -> Sentinel2Dataset:
     parts = [_open(path, name) for name in names]
     check_band_files(path, parts)
     document = tostring(_vrt_document(parts), encoding="unicode")
-    with suppress_rasterio_warnings():
-        product = Sentinel2Dataset(document, driver="VRT")
+    try:
+        with suppress_rasterio_warnings():
+            product = Sentinel2Dataset(document, driver="VRT")
+    except RasterioError as error:
+        raise _damaged(path, str(root_cause(error))) from error
     product.parts = tuple(parts)
+    if not all(abs(place) < MAX_COORDINATE for place in product.bounds):
+        raise _damaged(path, f"its corners are at {tuple(product.bounds)}, outside of any UTM zone")
     return product
 
 
@@ -106,10 +113,14 @@ def _open(path: str, name: str) -> Any:
         with suppress_rasterio_warnings():
             return rasterio.open(name, driver=SENTINEL2)
     except RasterioError as error:
-        raise InputError(
-            f"{path}: cannot be read as a product of Sentinel-2: {root_cause(error)}; "
-            "it is damaged or incomplete, download it again"
-        ) from error
+        raise _damaged(path, str(root_cause(error))) from error
+
+
+def _damaged(path: str, reason: str) -> InputError:
+    return InputError(
+        f"{path}: cannot be read as a product of Sentinel-2: {reason}; it is damaged or "
+        "incomplete, download it again"
+    )
 
 
 def _subdataset_names(path: str, metadata: str) -> list[str]:

@@ -129,7 +129,7 @@ def test_run_scheduler_frozen_for_a_moment_completes(machines, source, expected,
 def test_run_scheduler_frozen_before_it_is_one_line(machines, source, tmp_path, monkeypatch):
     monkeypatch.setattr(cluster, "CONNECT_TIMEOUT", 0.5)
     machines.send(signal.SIGSTOP)
-    with pytest.raises(ResourceError, match=r"--scheduler tcp://\S+: .*within \d s") as caught:
+    with pytest.raises(ResourceError, match=r"scheduler.* within \d s") as caught:
         super_resolve(source, tmp_path / "o.tif", "bicubic-x2", scheduler=machines.address, **SMALL)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "o.tif").exists()

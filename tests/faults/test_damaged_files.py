@@ -8,8 +8,10 @@ import json
 import struct
 import subprocess
 import sys
+import time
 import tracemalloc
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import rasterio
@@ -288,3 +290,23 @@ def test_info_safe_with_text_that_is_not_utf_8_is_one_line(tmp_path):
     assert done.returncode == 1
     assert done.stderr.startswith("Error: ")
     assert done.stderr.count("\n") == 1, done.stderr
+
+
+@pytest.mark.parametrize("where", ["items", "one item", "sidecar"])
+def test_raster_with_too_many_metadata_is_refused_at_once(where, make_raster, texture):
+    size = 20_000_000 if where == "one item" else 8_000_000
+    source = Path(
+        make_raster(texture(1, 20, 20), after=lambda dataset: dataset.update_tags(K="x" * size))
+    )
+    if where == "items":
+        items = b"</Item>" + b'<Item name="k">v</Item>' * 300_000 + b'<Item name="z">'
+        source.write_bytes(source.read_bytes().replace(b"x" * size, items.ljust(size)))
+    elif where == "sidecar":
+        source = Path(make_raster(texture(1, 20, 20), "other.tif"))
+        items = '<MDI key="k">v</MDI>' * 30_000
+        sidecar = source.with_name("other.tif.aux.xml")
+        sidecar.write_text(f"<PAMDataset><Metadata>{items}</Metadata></PAMDataset>")
+    began = time.process_time()
+    with pytest.raises(InputError, match=r"has \d+ (metadata items|bytes of metadata), expected"):
+        open_raster(source)
+    assert time.process_time() - began < 5

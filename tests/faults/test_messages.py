@@ -52,7 +52,7 @@ def test_info_with_control_characters_in_a_tag_is_escaped(make_raster, texture, 
 
 @pytest.mark.skipif(os.name == "nt", reason="names that Windows does not have")
 @pytest.mark.filterwarnings("ignore::georsr.errors.GeorsrWarning")
-@pytest.mark.parametrize("command", ["info", "dry-run", "sr", "batch", "eval", "seams"])
+@pytest.mark.parametrize("command", ["info", "dry-run", "sr", "batch", "eval"])
 def test_command_on_a_file_with_a_hostile_name_prints_no_forged_line(
     command, make_raster, texture, tmp_path, capsys
 ):
@@ -66,7 +66,6 @@ def test_command_on_a_file_with_a_hostile_name_prints_no_forged_line(
         "sr": ["sr", source, str(tmp_path / name), "-m", "bicubic"],
         "batch": ["sr", str(folder), "--out-dir", str(tmp_path), "-m", "bicubic"],
         "eval": ["eval", source, source],
-        "seams": ["quality", "seams", source, "-m", "bicubic"],
     }[command]
     assert invoke(arguments) == 0
     said = capsys.readouterr()
