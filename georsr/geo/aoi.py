@@ -196,6 +196,8 @@ def _read_geojson(content: Mapping[str, Any], name: str) -> Iterator[tuple[BaseG
 
 
 def _load(path: str) -> Mapping[str, Any]:
+    if Path(path).exists() and not Path(path).is_file():  # a pipe would be waited for
+        raise UsageError(f"{path}: is not a file, expected GeoJSON")
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
