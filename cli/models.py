@@ -42,7 +42,7 @@ def convert(source: Path, destination: Path, overwrite: bool) -> None:
     import torch
 
     from georsr._files import check_writable
-    from georsr.errors import OutputError, UsageError
+    from georsr.errors import UsageError
     from georsr.models.io import open_model, save_model
     from georsr.models.registry import is_architecture
     from georsr.writer.paths import check_outputs
@@ -56,8 +56,5 @@ def convert(source: Path, destination: Path, overwrite: bool) -> None:
         raise UsageError(
             f"{source}: {model.spec.notes.split(',')[0]} is used as it is; only SeG-SR is converted"
         )
-    try:
-        save_model(destination, model.spec, model.network, torch.float32)
-    except OSError as error:
-        raise OutputError(f"{destination}: cannot be written ({error})") from error
+    save_model(destination, model.spec, model.network, torch.float32)
     print_line(f"{destination}: {model.spec.name}, x{model.spec.scale}")

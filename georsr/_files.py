@@ -337,10 +337,10 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     for text in data.split(b"\n")[:-1]:
         try:
             entry = json.loads(text)
+            # a changed line may still be valid JSON
+            if not isinstance(entry, dict) or jsonl_line(_without_checksum(entry)) != text + b"\n":
+                return
         except (ValueError, RecursionError):
-            return
-        # a changed line may still be valid JSON
-        if not isinstance(entry, dict) or jsonl_line(_without_checksum(entry)) != text + b"\n":
             return
         yield _without_checksum(entry)
 

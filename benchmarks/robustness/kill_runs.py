@@ -2,10 +2,11 @@
 
     python benchmarks/robustness/kill_runs.py [--kills 200] [--seed 0] [--folder FOLDER]
 
-A round is one output: its run is killed (SIGKILL) once or more, then left to end. It has to end
-with the very bytes of an undisturbed run and with no other file beside it. Runs are whole command
-lines in processes of their own, forked from this one after the imports, so that the kills land in
-the work and not in the loading of libraries. Exit code 1 if any round went wrong.
+In a round, a command is killed (SIGKILL) once to three times, then left to end. After a kill, each
+file under a final name must have its old or its new bytes. In the end, the folder must be that of
+an undisturbed run, byte for byte, with no other file. Runs are whole command lines in processes of
+their own, forked from this one after the imports, so that the kills land in the work and not in the
+loading of libraries. Exit code 1 if any round went wrong.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
@@ -33,16 +35,25 @@ TILES = ["--tile", "32", "--halo", "2", "--overlap", "4", "--blocksize", "64", "
 EXISTS = 2
 """Exit code where there is an output already."""
 JOBS = {
-    "bytes": ("rgb.tif", ["-m", "bicubic-x2"]),
-    "mask": ("masked.tif", ["-m", "bicubic-x3"]),
-    "nodata": ("nodata.tif", ["-m", "nearest-x2", "--dtype", "float32"]),
-    "network": ("rgb.tif", ["-m", "segsr-lite-x2", "--tile", "64", "--halo", "4"]),
-    "cog": ("masked.tif", ["-m", "bicubic-x2", "--cog", "--blocksize", "128"]),
-}
+    "bytes": ["{}/../rgb.tif", "{}/out.tif", "-m", "bicubic-x2"],
+    "mask": ["{}/../masked.tif", "{}/out.tif", "-m", "bicubic-x3"],
+    "nodata": ["{}/../nodata.tif", "{}/out.tif", "-m", "nearest-x2", "--dtype", "float32"],
+    "network": ["{}/../rgb.tif", "{}/out.tif", "-m", "segsr-lite-x2", "--tile", "64"],
+    "cog": ["{}/../masked.tif", "{}/out.tif", "-m", "bicubic-x2", "--cog", "--blocksize", "128"],
+    "overwrite": ["{}/../rgb.tif", "{}/old.tif", "-m", "bicubic-x2", "--overwrite"],
+    "quality": ["{}/../small.tif", "{}/out.tif", "-m", "bicubic-x2", "--quality", "{}/q.tif"],
+    "stac": ["{}/../rgb.tif", "{}/out.tif", "-m", "bicubic-x2", "--stac", "{}/item.json"],
+    "parts": ["{}/../rgb.tif", "{}/out.vrt", "-m", "bicubic-x2", "--parts", "{}/P",
+              "--blocksize", "128"],
+    "batch": ["{}/../rgb.tif", "{}/../masked.tif", "--out-dir", "{}/many", "-m", "bicubic-x2"],
+}  # fmt: skip
+"""Command lines; {} stands for the folder of a round."""
+OLD = {"old.tif": "rgb.tif", "old.tif.aux.xml": None}
+"""Files that are in the folder of each round: copies of a source, or a file of one line."""
 
 
 def make_sources(folder: Path, side: int) -> None:
-    """Three small rasters."""
+    """Write small rasters."""
     rng = np.random.default_rng(0)
     profile = {
         "driver": "GTiff",
@@ -59,6 +70,9 @@ def make_sources(folder: Path, side: int) -> None:
     with env, rasterio.open(folder / "masked.tif", "w", dtype="uint8", **profile) as dataset:
         dataset.write(pixels)
         dataset.write_mask((rng.random(pixels.shape[1:]) < 0.8).astype("uint8") * 255)
+    small = profile | {"height": side // 3, "width": side // 3}
+    with rasterio.open(folder / "small.tif", "w", dtype="uint8", **small) as dataset:
+        dataset.write(pixels[:, : side // 3, : side // 3])
     pixels = (pixels.astype("uint16") * 200) * (rng.random(pixels.shape[1:]) < 0.9)
     with rasterio.open(folder / "nodata.tif", "w", dtype="uint16", nodata=0, **profile) as dataset:
         dataset.write(pixels)
@@ -98,93 +112,111 @@ def kill_after(pid: int, seconds: float) -> int:
     return finish(pid)
 
 
-def after_kill(output: Path, expected: bytes, seen: Counter[str]) -> str | None:
-    """What a killed run has left: counted; and what is wrong with it, if anything."""
+def content(folder: Path) -> dict[str, bytes]:
+    """Return the files below a folder; of JSON documents, which have times, only the names."""
+    return {
+        path.relative_to(folder).as_posix(): b"" if path.suffix == ".json" else path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def fresh(place: Path) -> dict[str, bytes]:
+    """Create the folder of a round; return what is in it."""
+    place.mkdir()
+    for name, source in OLD.items():
+        if source is None:
+            (place / name).write_text("<PAMDataset/>\n")
+        else:
+            shutil.copyfile(place.parent / source, place / name)
+    return content(place)
+
+
+def after_kill(
+    place: Path, old: dict[str, bytes], expected: dict[str, bytes], seen: Counter[str]
+) -> str | None:
+    """Count what a killed run has left; return what is wrong with it, if anything."""
     seen["kills"] += 1
-    if output.exists():
-        seen["kills after publication"] += 1
-        return None if output.read_bytes() == expected else "unfinished, but of the final name"
-    journal = output.parent / f".{output.name}.part.jsonl"
-    if journal.exists() and b'"blocks"' in journal.read_bytes():
-        seen["kills with finished blocks"] += 1
+    there = content(place)
+    visible = {n: data for n, data in there.items() if "/." not in f"/{n}"}
+    for name, data in visible.items():
+        if data not in (old.get(name), expected.get(name)):
+            return f"{name}: under its final name, but not the expected bytes"
+    seen["kills after all was published"] += visible == expected
+    seen["kills after some was published"] += visible not in (old, expected)
+    listed = [data for name, data in there.items() if name.endswith(".jsonl")]
+    seen["kills with finished blocks"] += any(
+        b'"blocks"' in data or b'"part"' in data for data in listed
+    )
     return None
-
-
-def run_again(arguments: list[str], output: Path, seconds: float | None = None) -> int:
-    """Run, for so long at most; a complaint that a finished output exists is no failure."""
-    journal = output.parent / f".{output.name}.part.jsonl"
-    complete = output.exists() and not journal.exists()
-    pid = start(arguments)
-    code = finish(pid) if seconds is None else kill_after(pid, seconds)
-    return 0 if complete and code == EXISTS else code
 
 
 def one_round(
-    name: str,
-    folder: Path,
-    expected: bytes,
-    seconds: dict[str, float],
+    arguments: list[str],
+    place: Path,
+    expected: dict[str, bytes],
+    limit: float,
     rng: random.Random,
     seen: Counter[str],
 ) -> str | None:
-    """Kill a job once or more, then let it end; what was wrong, if anything."""
-    source, options = JOBS[name]
-    output = folder / "work" / f"{name}.tif"
-    output.parent.mkdir()
-    arguments = ["sr", str(folder / source), str(output), *TILES, *options]
+    """Kill a command once or more, then let it end; return what was wrong, if anything."""
+    old = fresh(place)
+    said = place.parent / "said.txt"
     code = -signal.SIGKILL
-    for attempt in range(rng.randint(1, 3)):
-        since = time.monotonic()
-        code = run_again(arguments, output, rng.uniform(0, seconds[name]))
+    for _ in range(rng.randint(1, 3)):
+        said.unlink(missing_ok=True)
+        code = kill_after(start(arguments, str(said)), rng.uniform(0, limit))
         if code != -signal.SIGKILL:
-            if attempt == 0:  # the machine has become faster
-                seconds[name] = time.monotonic() - since
             break
-        if problem := after_kill(output, expected, seen):
+        if problem := after_kill(place, old, expected, seen):
             return problem
     if code == -signal.SIGKILL:
-        code = run_again(arguments, output)
-    if code != 0:
-        return f"exit code {code}"
-    if output.read_bytes() != expected:
-        return "other bytes"
-    if len(left := sorted(path.name for path in output.parent.iterdir())) > 1:
-        return f"left behind: {left}"
-    output.unlink()
-    output.parent.rmdir()
-    return None
+        said.unlink(missing_ok=True)
+        code = finish(start(arguments, str(said)))
+    text = said.read_text()
+    if code != 0 and not (code == EXISTS and "--overwrite" in text):
+        return f"exit code {code}: {text[-300:]}"
+    there = content(place)
+    names = sorted(name for name in {*there, *expected} if there.get(name) != expected.get(name))
+    return f"other files or bytes: {names}; {text[-300:]}" if names else None
 
 
 def main() -> int:
     """Run all rounds and print what happened."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--kills", type=int, default=200, help="number of kills of each job")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--side", type=int, default=300, help="pixels of the sources")
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--jobs", nargs="+", default=list(JOBS), choices=list(JOBS))
-    arguments = parser.parse_args()
-    rng, seen, wrong = random.Random(arguments.seed), Counter[str](), 0
-    with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
-        folder = Path(name)
-        make_sources(folder, arguments.side)
-        expected, seconds = {}, {}
-        for job in arguments.jobs:
-            source, options = JOBS[job]
-            out, since = folder / f"{job}.out.tif", time.monotonic()
-            assert finish(start(["sr", str(folder / source), str(out), *TILES, *options])) == 0
-            seconds[job], expected[job] = time.monotonic() - since, out.read_bytes()
-            out.unlink()
-        number = 0
-        while seen["kills"] < arguments.kills:
-            number += 1
-            job = arguments.jobs[number % len(arguments.jobs)]
-            problem = one_round(job, folder, expected[job], seconds, rng, seen)
-            if problem:
-                wrong += 1
-                print(f"round {number}, {job}: {problem}")
-                (folder / "work").rename(folder / f"wrong{number}")
-    print(f"{number} rounds, {wrong} wrong; {dict(seen)}")
+    options = parser.parse_args()
+    rng, wrong = random.Random(options.seed), 0
+    with tempfile.TemporaryDirectory(dir=options.folder) as name:
+        folder = Path(name).resolve()
+        make_sources(folder, options.side)
+        for job in options.jobs:
+            place, seen, rounds = folder / "work", Counter[str](), 0
+            words = [word.replace("{}", str(place)) for word in JOBS[job]]
+            arguments = ["sr", *words[:2], *TILES, *words[2:]]
+            fresh(place)
+            since = time.monotonic()
+            assert finish(start(arguments)) == 0, job
+            limit, expected = time.monotonic() - since, content(place)
+            shutil.rmtree(place)
+            while seen["kills"] < options.kills:
+                rounds += 1
+                before = seen["kills"]
+                problem = one_round(arguments, place, expected, limit, rng, seen)
+                if problem:
+                    wrong += 1
+                    print(f"{job}, round {rounds}: {problem}", flush=True)
+                    place.rename(folder / f"wrong{wrong}")
+                else:
+                    shutil.rmtree(place)
+                if seen["kills"] == before:
+                    limit *= 0.8  # the machine has become faster
+            print(f"{job}: {rounds} rounds, {dict(seen)}", flush=True)
+    print(f"{wrong} wrong")
     return 1 if wrong else 0
 
 

@@ -3,9 +3,9 @@
     python benchmarks/robustness/mutate.py [--modules tiling/grid ...] [--sample 60] [--seed 0]
 
 A mutant has one comparison, operator, number, truth value or return value changed. The tests that
-reach its line run in a process that is forked after the imports, quickest first, until one fails.
-The mutation score of a module is the fraction of its mutants for which one does. Messages,
-annotations and decorators are not changed. Survivors are printed.
+reach its line run in a process that is forked after they were collected, quickest first, until one
+fails. The mutation score of a module is the fraction of its mutants for which one does. Messages,
+annotations, decorators and defaults of fields are not changed. Survivors are printed.
 """
 
 from __future__ import annotations
@@ -13,10 +13,8 @@ from __future__ import annotations
 import argparse
 import ast
 import copy
+import gc
 import importlib
-import importlib.abc
-import importlib.machinery
-import importlib.util
 import json
 import os
 import random
@@ -24,8 +22,8 @@ import resource
 import sys
 import tempfile
 import time
-from collections import defaultdict
-from collections.abc import Iterator
+import types
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +42,8 @@ TESTS = {
 """Module -> its tests."""
 ONLY = {"io/metadata": ("_transform", "scale_", "window_metadata", "_crs", "crs_name")}
 """Module -> beginnings of the names of the functions that are changed, if not all are."""
+FAILURE = 70
+"""Exit code of a process that ended with an exception."""
 SWAPPED: dict[type[ast.AST], type[ast.AST]] = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt,
     ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.Is: ast.IsNot, ast.IsNot: ast.Is,
@@ -77,7 +77,11 @@ def changes(node: ast.AST) -> Iterator[ast.AST]:
 
 def places(node: ast.AST) -> Iterator[tuple[ast.AST, str, int | None, ast.AST]]:
     """Yield (parent, field, index, node) of all nodes that may be changed."""
-    for field, value in ast.iter_fields(node):
+    if isinstance(node, ast.ClassDef):
+        fields: Any = [("body", [n if isinstance(n, ast.FunctionDef) else None for n in node.body])]
+    else:
+        fields = ast.iter_fields(node)
+    for field, value in fields:
         if field in ("annotation", "returns", "decorator_list", "type_params"):
             continue
         for index, child in enumerate(value) if isinstance(value, list) else [(None, value)]:
@@ -87,12 +91,19 @@ def places(node: ast.AST) -> Iterator[tuple[ast.AST, str, int | None, ast.AST]]:
             yield from places(child)
 
 
-def mutants(source: str, only: tuple[str, ...]) -> Iterator[tuple[int, str, str]]:
-    """Yield line, description and source of every mutant."""
+def mutants(source: str, only: tuple[str, ...]) -> Iterator[tuple[int, bool, str, str]]:
+    """Yield line, whether it is inside a function, description and source of every mutant."""
     tree = ast.parse(source)
     roots: list[ast.AST] = [tree]
     if only:
         roots = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name.startswith(only)]
+    inside = {
+        id(node)
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef)
+        for statement in function.body
+        for node in ast.walk(statement)
+    }
     for parent, field, index, node in (place for root in roots for place in places(root)):
         for changed in changes(node):
             holder: Any = parent if index is None else getattr(parent, field)
@@ -100,120 +111,161 @@ def mutants(source: str, only: tuple[str, ...]) -> Iterator[tuple[int, str, str]
             put = setattr if index is None else list.__setitem__
             put(holder, key, ast.fix_missing_locations(ast.copy_location(changed, node)))
             text = f"{ast.unparse(node)[:70]}  ->  {ast.unparse(changed)[:70]}"
-            yield node.lineno, text, ast.unparse(tree)
+            yield node.lineno, id(node) in inside, text, ast.unparse(tree)
             put(holder, key, node)
 
 
-class Replacement(importlib.abc.MetaPathFinder, importlib.abc.SourceLoader):
-    """Imports one module from another text."""
-
-    def __init__(self, name: str, path: Path, source: str) -> None:
-        self.name, self.path, self.source = name, path, source
-
-    def find_spec(self, name: str, *_: Any) -> importlib.machinery.ModuleSpec | None:
-        """Find the module."""
-        if name != self.name:
-            return None
-        return importlib.util.spec_from_file_location(name, self.path, loader=self)
-
-    def get_filename(self, name: str) -> str:
-        """Return the path of the module."""
-        return str(self.path)
-
-    def get_data(self, path: str) -> bytes:
-        """Return the other text; there is no bytecode."""
-        if path != str(self.path):
-            raise OSError
-        return self.source.encode()
+def functions(namespace: dict[str, Any]) -> dict[str, types.FunctionType]:
+    """Return the functions and methods that were defined in a module, by qualified name."""
+    found = (o for o in gc.get_objects() if isinstance(o, types.FunctionType))
+    return {f.__qualname__: f for f in found if f.__globals__ is namespace}
 
 
-class Record:
-    """Plugin of pytest that records which lines of a module each test executes, and its time."""
-
-    def __init__(self, path: Path) -> None:
-        import coverage
-
-        self.coverage = coverage.Coverage(include=[str(path)], data_file=None, config_file=False)
-        self.seconds: dict[str, float] = {}
-
-    def pytest_runtest_logstart(self, nodeid: str) -> None:
-        """Assign the lines from now on to a test."""
-        self.coverage.switch_context(nodeid)
-        self.seconds[nodeid] = time.process_time()
-
-    def pytest_runtest_logfinish(self, nodeid: str) -> None:
-        """Record the time of a test."""
-        self.seconds[nodeid] = time.process_time() - self.seconds[nodeid]
-
-
-def run_tests(tests: list[str], *plugins: Any) -> int:
-    """Run tests until one fails, without output; return pytest's exit code."""
-    import pytest
-
-    quiet = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-W", "ignore", "--no-header"]
-    with open(os.devnull, "w") as nowhere:  # noqa: PTH123
-        os.dup2(nowhere.fileno(), 1)
-        os.dup2(nowhere.fileno(), 2)
-    return int(pytest.main([*quiet, *tests], plugins=list(plugins)))
+def apply(module: types.ModuleType, source: str) -> None:
+    """Give the functions and the numbers of a module those of a changed text of it."""
+    changed = {"__name__": module.__name__, "__file__": module.__file__}
+    exec(compile(source, str(module.__file__), "exec"), changed)
+    before = functions(vars(module))
+    for name, function in functions(changed).items():
+        if name in before:
+            before[name].__code__ = function.__code__
+            before[name].__defaults__ = function.__defaults__
+            before[name].__kwdefaults__ = function.__kwdefaults__
+    for name, value in changed.items():
+        old = vars(module).get(name)
+        if isinstance(value, int | float | tuple) and value != old:
+            for other in [m for n, m in sys.modules.items() if n.startswith("georsr")]:
+                if name in vars(other) and vars(other)[name] is old:
+                    setattr(other, name, value)
 
 
-def in_fork(call: Any, seconds: int) -> int:
+def in_fork(call: Callable[[], int], seconds: float) -> int:
     """Call a function in a forked process; return its exit code, not 0 if it takes too long."""
     pid = os.fork()
     if not pid:
-        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
+        resource.setrlimit(resource.RLIMIT_CPU, (int(seconds), int(seconds) + 1))
+        code = FAILURE
         try:
-            os._exit(call())
+            code = call()
         finally:
-            os._exit(70)
+            os._exit(code)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def reached(path: Path, tests: list[str]) -> tuple[dict[int, list[str]], list[str], float]:
-    """Return the tests by line, all tests, quickest first, and the processor time of all."""
+class Mutation:
+    """Plugin of pytest that tries mutants instead of running the tests once.
 
-    def call() -> int:
-        record = Record(path)
-        record.coverage.start()
-        code = run_tests(tests, record)
-        record.coverage.stop()
-        lines = record.coverage.get_data().contexts_by_lineno(str(path))
-        answer.write_text(json.dumps([lines, record.seconds]))
-        return code
+    Parameters
+    ----------
+    module, sample, rng
+        Name of the module, most mutants to try, and what chooses them.
+    answer
+        File for the result: numbers of mutants, of those tried and killed, and the survivors.
+    """
 
+    def __init__(self, module: str, sample: int, rng: random.Random, answer: Path) -> None:
+        self.module, self.sample, self.rng, self.answer = module, sample, rng, answer
+        self.path = ROOT / "georsr" / f"{module}.py"
+        self.failed = False
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        """Note that a test failed."""
+        self.failed = self.failed or report.failed
+
+    def run(self, items: list[Any]) -> int:
+        """Run tests until one fails; return 1 if one did."""
+        for item, following in zip(items, [*items[1:], None], strict=True):
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+            if self.failed:
+                return 1
+        return 0
+
+    def reached(self, items: list[Any]) -> tuple[dict[int, list[Any]], float]:
+        """Return the tests by line, quickest first, and the processor time of all."""
+        import coverage
+
+        def call() -> int:
+            measured = coverage.Coverage(
+                include=[str(self.path)], data_file=None, config_file=False
+            )
+            measured.start()
+            seconds = []
+            for number, item in enumerate(items):
+                since = time.process_time()
+                measured.switch_context(str(number))
+                item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
+                seconds.append(time.process_time() - since)
+            measured.stop()
+            lines = measured.get_data().contexts_by_lineno(str(self.path))
+            self.answer.write_text(json.dumps([lines, seconds]))
+            return int(self.failed)
+
+        if in_fork(call, 3600):
+            raise RuntimeError(f"the tests of {self.module} fail without a change")
+        lines, seconds = json.loads(self.answer.read_text())
+        order = sorted(range(len(items)), key=seconds.__getitem__)
+        by_line = {
+            int(line): [items[i] for i in order if str(i) in numbers]
+            for line, numbers in lines.items()
+        }
+        return by_line, sum(seconds)
+
+    def pytest_runtestloop(self, session: Any) -> bool:
+        """Try mutants with the tests that were collected."""
+        imported = importlib.import_module(f"georsr.{self.module.replace('/', '.')}")
+        by_line, seconds = self.reached(session.items)
+        every = list(mutants(self.path.read_text(), ONLY.get(self.module, ())))
+        tried = sorted(self.rng.sample(every, min(self.sample, len(every))))
+
+        def killed(source: str, tests: list[Any]) -> bool:
+            def call() -> int:
+                apply(imported, source)
+                return self.run(tests)
+
+            code = in_fork(call, 10 + 5 * seconds)
+            if code == FAILURE:
+                raise RuntimeError(f"{self.module} cannot be changed to:\n{source}")
+            return code != 0
+
+        if killed(ast.unparse(ast.parse(self.path.read_text())), session.items):
+            raise RuntimeError(f"the tests of {self.module} fail with the same text")
+        survivors = []
+        for line, inside, text, source in tried:
+            tests = by_line.get(line, []) if inside else session.items
+            if not tests or not killed(source, tests):
+                survivors.append(f"{line}: {text}{'' if tests else '  (no test)'}")
+        self.answer.write_text(json.dumps([len(every), len(tried), survivors]))
+        return True
+
+    def pytest_configure(self) -> None:
+        """Let a property test end at its first failure."""
+        from hypothesis import Phase, settings
+
+        settings.register_profile(
+            "first", settings.get_profile("steady"), phases=[Phase.explicit, Phase.generate]
+        )
+        settings.load_profile("first")
+
+
+def measure(module: str, sample: int, rng: random.Random) -> tuple[int, int, list[str]]:
+    """Return how many mutants a module has, how many were tried, and those that survived."""
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "answer.json"
-        if code := in_fork(call, 3600):
-            sys.exit(f"the tests of {path} fail without a change: {code}")
-        lines, seconds = json.loads(answer.read_text())
-    order = sorted(seconds, key=seconds.__getitem__)
-    by_line = {
-        int(line): order if "" in names else [name for name in order if name in names]
-        for line, names in lines.items()
-    }
-    return by_line, order, sum(seconds.values())
+        tests = [str(ROOT / "tests" / test) for test in TESTS[module]]
+        quiet = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-W", "ignore", "--no-header"]
 
+        def call() -> int:
+            import pytest
 
-def measure(module: str, sample: int, rng: random.Random) -> tuple[int, int, int]:
-    """Print the survivors of a module; return how many mutants there are, were tried, and died."""
-    path = ROOT / "georsr" / f"{module}.py"
-    by_line, _, seconds = reached(path, [str(ROOT / "tests" / test) for test in TESTS[module]])
-    every = list(mutants(path.read_text(), ONLY.get(module, ())))
-    tried = sorted(rng.sample(every, min(sample, len(every))))
-    killed = 0
-    for line, text, source in tried:
-        tests = by_line.get(line, [])
-        finder = Replacement(f"georsr.{module.replace('/', '.')}", path, source)
+            with open(os.devnull, "w") as nowhere:  # noqa: PTH123
+                os.dup2(nowhere.fileno(), 1)
+            plugin = Mutation(module, sample, rng, answer)
+            return int(pytest.main([*quiet, f"--basetemp={folder}/tests", *tests], [plugin]))
 
-        def call(finder: Replacement = finder, tests: list[str] = tests) -> int:
-            sys.meta_path.insert(0, finder)
-            return run_tests(tests)
-
-        if tests and in_fork(call, int(10 + 5 * seconds)):
-            killed += 1
-        else:
-            print(f"{module}.py:{line}: {text}{'' if tests else '  (no test)'}", flush=True)
-    return len(every), len(tried), killed
+        if code := in_fork(call, 36_000):
+            sys.exit(f"{module}: pytest ended with {code}")
+        every, tried, survivors = json.loads(answer.read_text())
+    return every, tried, survivors
 
 
 def main() -> None:
@@ -224,24 +276,17 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     os.chdir(ROOT)
-    for name in (
-        "dask.array",
-        "hypothesis",
-        "rasterio.fill",
-        "rioxarray",
-        "scipy.ndimage",
-        "torch",
-    ):
+    for name in ("dask.array", "hypothesis", "rasterio.fill", "rioxarray", "scipy", "torch"):
         importlib.import_module(name)
-
-    totals = defaultdict(int)
+    total = killed = 0
     for module in options.modules:
         rng = random.Random(f"{options.seed} {module}")
-        every, tried, killed = measure(module, options.sample, rng)
-        totals["tried"] += tried
-        totals["killed"] += killed
-        print(f"{module}: {killed} of {tried} killed, {killed / tried:.0%}; {every} mutants")
-    print(f"all: {totals['killed']} of {totals['tried']}, {totals['killed'] / totals['tried']:.0%}")
+        every, tried, survivors = measure(module, options.sample, rng)
+        total, killed = total + tried, killed + tried - len(survivors)
+        print(*(f"{module}.py:{text}" for text in survivors), sep="\n")
+        share = 1 - len(survivors) / tried
+        print(f"{module}: {share:.0%} of {tried}; it has {every} mutants", flush=True)
+    print(f"all: {killed} of {total}, {killed / total:.0%}")
 
 
 if __name__ == "__main__":

@@ -196,6 +196,7 @@ def _write_parts(
     }
     stats, n_resumed, pixels = RunStats(), 0, 0
     with PartsFolder(folder, job.destination, key, config.resume) as index:
+        index.keep_only({n: index.part_name(*divmod(n, grid.columns)) for n in range(len(grid))})
         overwrite = config.overwrite or index.published
         check_destination(job.destination, [info.path, *info.files], overwrite)
         existing = sum(part.bytes for part in index.finished.values())

@@ -17,11 +17,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_type_hints
 
 from georsr._files import (
-    atomic_write,
+    atomic_write_bytes,
+    atomic_write_text,
     check_regular,
+    has_type,
     jsonl_line,
     key_differences,
     open_regular,
@@ -166,10 +168,8 @@ class PartsFolder:
         for entry in entries:
             if entry.get("published"):
                 self.published = self.output.exists()
-            with suppress(TypeError, KeyError):
-                part = FinishedPart(**entry["part"])
-                if _PART_NAME.fullmatch(part.name):  # another name might lead out of the folder
-                    self.finished[part.number] = part
+            with suppress(TypeError, KeyError, ValueError):
+                self.finished[entry["part"]["number"]] = _finished_part(entry["part"])
         log.info("%s: journal lists %d finished parts", self.path, len(self.finished))
 
     def _read(self) -> tuple[dict[str, Any] | None, Iterator[dict[str, Any]]]:
@@ -193,8 +193,12 @@ class PartsFolder:
             return None, iter(())
 
     def _check_owner(self, head: Mapping[str, Any]) -> None:
-        other = (self.path / str(head.get("product"))).resolve()
-        if other != self.output and other.exists():
+        try:
+            other = (self.path / str(head.get("product"))).resolve()
+            foreign = other != self.output and other.exists()
+        except (OSError, ValueError):  # no path at all
+            return
+        if foreign:
             raise UsageError(
                 f"{self.path}: holds the parts of {other}; choose another folder, or remove both"
             )
@@ -212,6 +216,11 @@ class PartsFolder:
         output = Path(os.path.relpath(self.output, self.path.resolve())).as_posix()
         return {"format": FORMAT, "product": output, "key": self.key}
 
+    def keep_only(self, names: Mapping[int, str]) -> None:
+        """Forget finished parts of other numbers or names than those of a run."""
+        parts = self.finished.items()
+        self.finished = {n: part for n, part in parts if names.get(n) == part.name}
+
     def start(self) -> None:
         """Remove the parts that no output has, and begin the journal."""
         self._remove_scratch()
@@ -220,8 +229,8 @@ class PartsFolder:
         entries: list[Mapping[str, Any]] = [{"part": asdict(p)} for p in self.finished.values()]
         if self.published:
             entries.append({"published": True})
-        with atomic_write(self.path / JOURNAL) as fresh:
-            fresh.write_bytes(b"".join(map(jsonl_line, [self._head(), *entries])))
+        lines = b"".join(map(jsonl_line, [self._head(), *entries]))
+        atomic_write_bytes(self.path / JOURNAL, lines)
         self._journal = open_regular(self.path / JOURNAL, "ab")
 
     def add(self, part: FinishedPart) -> None:
@@ -233,9 +242,9 @@ class PartsFolder:
     def write_index(self) -> None:
         """Write the index, immediately before the output is published."""
         parts = [asdict(self.finished[number]) for number in sorted(self.finished)]
-        with atomic_write(self.path / INDEX) as fresh:
-            fresh.write_text(json.dumps({"georsr": self._head(), "parts": parts}), encoding="utf-8")
-            self._append({"published": True})
+        self._append({"published": True})
+        text = json.dumps({"georsr": self._head(), "parts": parts})
+        atomic_write_text(self.path / INDEX, text)
 
     def close(self) -> None:
         """Remove the parts of earlier outputs, and the journal."""
@@ -257,7 +266,10 @@ class PartsFolder:
 
     def _read_index(self) -> Any:
         with open_regular(self.path / INDEX) as file:
-            return json.loads(file.read())
+            try:
+                return json.loads(file.read())
+            except RecursionError as error:
+                raise ValueError(f"{file.name}: is nested too deeply") from error
 
     def _remove_parts(self, keep: set[str] | None) -> None:
         """Remove parts; none if it is not known which to keep."""
@@ -280,6 +292,17 @@ class PartsFolder:
             os.fsync(self._journal.fileno())
         except OSError as error:
             raise OutputError(f"{self.path / JOURNAL}: cannot be written: {error}") from error
+
+
+def _finished_part(fields: Mapping[str, Any]) -> FinishedPart:
+    """Return the part that a line describes; raises an error for anything else."""
+    part = FinishedPart(**fields)
+    hints = get_type_hints(FinishedPart)
+    if not all(has_type(value, hints[name]) for name, value in fields.items()) or part.bytes < 0:
+        raise TypeError("not a part")
+    if len(bytes.fromhex(part.blocks)) % 4:
+        raise ValueError("not the checksums of blocks")
+    return part
 
 
 def parts_journal(folder: str | os.PathLike[str]) -> Path:

@@ -1,7 +1,7 @@
 """Run the tasks of a job on Dask's workers.
 
 The scheduler imports this module to read what it passes on, so that no import here may need torch
-or GDAL.
+or GDAL. `georsr.distributed.task_queue` has tasks of a worker that died computed again.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 # ruff: noqa: PTH116, PTH118, PTH120, PTH123
 # A mosaic may have 10,000 files, and pathlib would take longer than the checks
+import ctypes
 import gzip
 import os
 import posixpath
@@ -24,7 +25,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path, PurePath, PurePosixPath
@@ -518,6 +519,29 @@ def suppress_rasterio_warnings() -> Iterator[None]:
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         warnings.simplefilter("ignore", NodataShadowWarning)
         yield
+
+
+@contextmanager
+def silent_libtiff() -> Iterator[None]:
+    """Suppress libtiff's own messages on stderr; GDAL raises the errors.
+
+    GDAL handles the errors of files it opens, but libtiff's functions for writing report to a
+    handler of the process, which prints them. If libtiff is not a separate library but part of
+    GDAL, nothing is changed.
+    """
+    handlers = []
+    with suppress(OSError):  # only Linux lists the loaded libraries
+        loaded = Path("/proc/self/maps").read_text()
+        for path in sorted(set(re.findall(r"/.*/libtiff[^/]*\.so[^/]*$", loaded, re.MULTILINE))):
+            with suppress(OSError, AttributeError):
+                handler = ctypes.CDLL(path).TIFFSetErrorHandler
+                handler.restype, handler.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+                handlers.append((handler, handler(None)))
+    try:
+        yield
+    finally:
+        for handler, before in handlers:
+            handler(before)
 
 
 def root_cause(err: BaseException) -> str:

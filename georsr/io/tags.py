@@ -2,7 +2,8 @@
 
 Drivers copy the header of their format into tags: numbers of rows and columns, pixel sizes,
 corners, the order of the bands. In an output, which has its own grid and perhaps other bands, they
-would be wrong, and programs such as EnMAP-Box read them.
+would be wrong, and programs such as EnMAP-Box read them. The tags that georsr adds are made by
+`georsr.reports.output_tags`.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ _DESCRIBED_NAMESPACES = {
     "xml:XMP": "XMP",
 }
 """Namespaces that are not copied, and what they hold, for messages."""
+_GML = re.compile(r"<\w+:(metadata|annotation|style|extension|feature|GMLJP2Features)\b")
+"""Matches what the GML of a JPEG 2000 holds besides the georeferencing."""
 _ENCODING_TAGS = ("AREA_OR_POINT", "OVR_RESAMPLING_ALG", "SOURCE_ICC_PROFILE_NAME")
 """Tags that the output has in another way, or does not need."""
 _RESOLUTION_TAGS = ("TIFFTAG_XRESOLUTION", "TIFFTAG_YRESOLUTION", "TIFFTAG_RESOLUTIONUNIT")
@@ -141,8 +144,11 @@ class TagSelection:
             if space == "COLOR_PROFILE" and not self.complete:
                 self._left_out["colour profile"] = []  # of red, green and blue together
             elif space in _DESCRIBED_NAMESPACES or ":" in space:
+                tags = self._tags(band, space)
                 text = _DESCRIBED_NAMESPACES.get(space, f"metadata {space}")
-                if text and self._tags(band, space).get("SEGMENT_COUNT") != "0":
+                if space.startswith("xml:gml") and _GML.search("".join(tags.values())):
+                    text = "GML metadata, features and annotations"
+                if text and tags.get("SEGMENT_COUNT") != "0":
                     self._left_out[text] = []
             else:
                 yield space

@@ -25,7 +25,7 @@ import numpy as np
 
 from georsr._files import atomic_write, sha256
 from georsr.device import import_torch
-from georsr.errors import ModelError, UsageError
+from georsr.errors import ModelError, OutputError, UsageError
 from georsr.models.arrays import enlarge_bicubic, enlarge_nearest
 from georsr.models.registry import (
     COMPUTED,
@@ -769,7 +769,13 @@ def save_model(
         Network whose ``state_dict`` is stored.
     dtype
         Type of the stored floating-point tensors; None for float16, which costs less than 0.001 dB.
+
+    Raises
+    ------
+    OutputError
+        The file cannot be written; an existing one is unchanged.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     dtype = dtype or import_torch("a network").float16
@@ -777,6 +783,9 @@ def save_model(
         k: (v.to(dtype) if v.is_floating_point() else v).cpu().contiguous()
         for k, v in network.state_dict().items()
     }
-    with atomic_write(path) as temporary:
-        save_file(tensors, temporary, metadata={METADATA_KEY: spec.to_json()})
-        temporary.chmod(0o644)  # safetensors creates files that only their owner may read
+    try:
+        with atomic_write(path) as temporary:
+            save_file(tensors, temporary, metadata={METADATA_KEY: spec.to_json()})
+            temporary.chmod(0o644)  # safetensors creates files that only their owner may read
+    except (OSError, SafetensorError) as error:
+        raise OutputError(f"{path}: cannot be written: {error}") from error

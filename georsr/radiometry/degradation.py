@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -84,6 +86,12 @@ def from_dict(cls: type[T], values: Any, context: str) -> T:
         return cls(**plain)
     except UsageError as error:
         raise UsageError(f"{context}: {error}") from error
+
+
+def plain_values(settings: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass as plain values, lists instead of tuples."""
+    values = asdict(settings).items()
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in values}
 
 
 Range = tuple[float, float]
@@ -168,21 +176,14 @@ class SensorDegradation:
             lr += draw_noise(lr, noise, shot, rng, grain)
         if any(self.sharpen):
             lr = sharpened(lr, rng.uniform(*self.sharpen))
-        np.clip(lr, np.float32(0), np.float32(1), out=lr)
+        lr = _clip(lr)
         if quality is not None:
             return jpeg_roundtrip(lr, quality)
-        if self.bits is None:
-            return lr
-        top = np.float32(2**self.bits - 1)
-        return np.rint(lr * top) / top
+        return lr if self.bits is None else _quantize(lr, 2**self.bits - 1)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for a recipe, with the key ``kind`` and ranges as lists."""
-        plain = {
-            key: list(value) if isinstance(value, tuple) else value
-            for key, value in asdict(self).items()
-        }
-        return {"kind": self.name, **plain}
+        return {"kind": self.name, **plain_values(self)}
 
     @classmethod
     def from_dict(cls, values: Any, context: str) -> SensorDegradation:
@@ -326,7 +327,7 @@ class BicubicDegradation:
 
     def __call__(self, hr: FloatArray, scale: int, rng: np.random.Generator) -> FloatArray:
         """Downsample and clip to 0..1, because the kernel overshoots; ``rng`` is not used."""
-        return np.clip(bicubic_downsample(hr, scale), np.float32(0), np.float32(1))
+        return _clip(bicubic_downsample(hr, scale))
 
     def to_dict(self) -> dict[str, Any]:
         """Return ``{"kind": "bicubic"}``."""
@@ -495,10 +496,8 @@ class ImagingChain:
             count = size // scale
             axis_ratio = MAX_AXIS_RATIO ** rng.uniform(-1, 1)
             sigma = psf_sigma(min(mtf * axis_ratio, MAX_MTF[pixel]), scale, pixel)
-            phase, drift = (
-                rng.uniform(-0.5, 0.5),
-                rng.uniform(-MAX_SPACING_DRIFT, MAX_SPACING_DRIFT),
-            )
+            phase = rng.uniform(-0.5, 0.5)
+            drift = rng.uniform(-MAX_SPACING_DRIFT, MAX_SPACING_DRIFT)
             positions = np.arange(count, dtype=np.float64)
             ground_processing = np.eye(count, dtype=np.float32)
             if warped:
@@ -540,13 +539,7 @@ class ImagingChain:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for a recipe, with the key ``kind`` and ranges as lists."""
-        plain = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
-        return {"kind": self.name, **plain}
-
-    @classmethod
-    def from_dict(cls, values: Any, context: str) -> ImagingChain:
-        """Build from the values of `to_dict` without ``kind``."""
-        return from_dict(cls, values, context)
+        return {"kind": self.name, **plain_values(self)}
 
     def describe(self) -> str:
         """Return a short description for reports."""
@@ -694,10 +687,6 @@ class Mixture:
         return " or ".join(degradation.describe() for degradation in self.of)
 
 
-def _bicubic(values: Any, context: str) -> Degradation:
-    return from_dict(BicubicDegradation, values, context)
-
-
 def _mixture(values: Any, context: str) -> Degradation:
     parts = values.pop("of", None)
     if values:
@@ -709,10 +698,10 @@ def _mixture(values: Any, context: str) -> Degradation:
     return Mixture(tuple(degradation_from_dict(part, f"{context}: of") for part in parts))
 
 
-PARSERS = {
-    "bicubic": _bicubic,
+PARSERS: dict[str, Callable[[Any, str], Degradation]] = {
+    "bicubic": partial(from_dict, BicubicDegradation),
     "sensor": SensorDegradation.from_dict,
-    "imaging-chain": ImagingChain.from_dict,
+    "imaging-chain": partial(from_dict, ImagingChain),
     "mixture": _mixture,
 }
 

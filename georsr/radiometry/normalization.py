@@ -4,6 +4,7 @@ The map is the same for the whole raster, so that tiles agree where they meet. I
 sample: a small raster is sampled completely, a larger one is decimated, and a raster that is too
 large to be decoded completely is sampled by small windows. The rule is the same for files and for
 arrays, so that both get the same map. Files with overviews are sampled from an overview instead.
+`georsr.io.reader.choose_normalization` chooses the map of a file, from its metadata or a sample.
 """
 
 from __future__ import annotations

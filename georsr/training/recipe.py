@@ -8,7 +8,7 @@ import re
 import reprlib
 import typing
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from importlib import resources
 from pathlib import Path
@@ -24,6 +24,7 @@ from georsr.radiometry.degradation import (
     degradation_from_dict,
     from_dict,
     is_number,
+    plain_values,
 )
 from georsr.training.data.variation import Variation
 
@@ -112,7 +113,7 @@ class DataSettings:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, lists instead of tuples."""
         variation = self.variation and self.variation.to_dict()
-        return _plain(asdict(self)) | {"variation": variation}
+        return plain_values(self) | {"variation": variation}
 
     @classmethod
     def from_dict(cls, values: Any, context: str) -> DataSettings:
@@ -241,8 +242,8 @@ class Recipe:
     scene_epochs: int = 0
     """Epochs of scene classification before super-resolution (segsr-lite)."""
     sensor_steps: int = 0
-    """Steps, of 32 crops each, in which the sensor estimator is trained alone before
-    super-resolution (segsr-lite with ``sensor``)."""
+    """Steps, of 32 crops each and at most ``steps``, in which the sensor estimator is trained alone
+    before super-resolution (segsr-lite with ``sensor_dim``)."""
     init: str = ""
     """Model name, weights or checkpoint whose matching tensors initialize the run; empty: none."""
     validate_every: int = 1000
@@ -305,7 +306,7 @@ class Recipe:
         sections = ("optimizer", "schedule", "loss")
         return {
             **{f.name: getattr(self, f.name) for f in dataclasses.fields(self)},
-            **{name: _plain(asdict(getattr(self, name))) for name in sections},
+            **{name: plain_values(getattr(self, name)) for name in sections},
             "data": self.data.to_dict(),
             "degradation": self.degradation.to_dict(),
         }
@@ -340,10 +341,6 @@ class Recipe:
                 architecture, built["network"]
             )
         return _section(cls, built, context)
-
-
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
 
 def _section(cls: type[T], values: Any, context: str) -> T:

@@ -256,7 +256,8 @@ def _pretrain(module: SuperResolution, source: CropSource) -> None:
         pretrain_encoder(module.classifier, source, recipe)
     estimator = module.network.sensor_estimator
     if recipe.sensor_steps > 0 and isinstance(estimator, SensorEstimator):
-        pretrain_sensor(estimator, source, steps=recipe.sensor_steps, seed=recipe.seed)
+        steps = min(recipe.sensor_steps, recipe.steps)  # a short trial is short
+        pretrain_sensor(estimator, source, steps=steps, seed=recipe.seed)
 
 
 def _trainer(

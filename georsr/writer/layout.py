@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -253,7 +254,10 @@ def _crs_note(dataset: Any, layout: OutputLayout) -> str:
         return ""
     names = crs_name(expected), crs_name(got)
     if names[0] == names[1]:
-        names = shorten(expected.to_string()), shorten(got.to_string())
+        texts = expected.to_wkt(), got.to_wkt()
+        same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(*texts, strict=False)))
+        start = max(0, same - 30)
+        names = shorten(f"...{texts[0][start:]}"), shorten(f"...{texts[1][start:]}")
     return (
         f"GeoTIFF stores its CRS {names[0]} as {names[1]}; if the difference matters, assign a CRS "
         "with a code to a copy of the source (gdal_translate -a_srs)"

@@ -29,7 +29,7 @@ import rasterio
 from georsr._files import atomic_write, jsonl_line, key_differences, open_regular, read_jsonl
 from georsr.device import is_device_failure, is_out_of_memory
 from georsr.errors import InputError, ModelError, OutputError, UsageError
-from georsr.io.gdal_env import gdal_env, suppress_rasterio_warnings
+from georsr.io.gdal_env import gdal_env, silent_libtiff, suppress_rasterio_warnings
 from georsr.writer.encoder import (
     EncodedBlock,
     Numbers,
@@ -147,12 +147,13 @@ class PartialTiff:
     def create(cls, path: Path, layout: OutputLayout) -> Self:
         """Create a new file at ``path``, replacing an existing one."""
         profile = layout.profile() | {"SPARSE_OK": "TRUE"}
-        env, quiet = gdal_env(writing=True), suppress_rasterio_warnings()
+        env = gdal_env(writing=True)
         # GDAL follows symbolic links: it writes to a new name, at which none can exist
         with (
             atomic_write(path) as fresh,
             env,
-            quiet,
+            suppress_rasterio_warnings(),
+            silent_libtiff(),
             rasterio.open(fresh, "w", **profile) as dataset,
         ):
             layout.describe(dataset)

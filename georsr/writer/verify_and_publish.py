@@ -6,13 +6,11 @@ a block, so blocks of the same bytes have the same pixels and are decoded only o
 
 from __future__ import annotations
 
-import ctypes
 import itertools
-import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,7 +23,13 @@ from rasterio.windows import Window as RasterioWindow
 
 from georsr._files import atomic_write
 from georsr.errors import OutputError
-from georsr.io.gdal_env import CACHE_BYTES, gdal_env, root_cause, suppress_rasterio_warnings
+from georsr.io.gdal_env import (
+    CACHE_BYTES,
+    gdal_env,
+    root_cause,
+    silent_libtiff,
+    suppress_rasterio_warnings,
+)
 from georsr.system import available_cpus
 from georsr.window import Window
 from georsr.writer.encoder import Numbers, block_checksum, tile_tables
@@ -260,7 +264,7 @@ def write_cog(source: Path, target: Path, layout: OutputLayout) -> None:
         atomic_write(target) as fresh,
         gdal_env(writing=True),
         suppress_rasterio_warnings(),
-        _silent_libtiff(),
+        silent_libtiff(),
     ):
         try:
             rasterio.shutil.copy(str(source), str(fresh), driver="COG", **layout.cog_options)
@@ -269,29 +273,6 @@ def write_cog(source: Path, target: Path, layout: OutputLayout) -> None:
             if not type(err).__name__.startswith("CPLE_"):
                 raise
             raise RasterioIOError(str(err)) from err
-
-
-@contextmanager
-def _silent_libtiff() -> Iterator[None]:
-    """Suppress libtiff's own messages on stderr; GDAL raises the errors.
-
-    GDAL handles the errors of files it opens, but libtiff's functions for writing report to a
-    handler of the process, which prints them. If libtiff is not a separate library but part of
-    GDAL, nothing is changed.
-    """
-    handlers = []
-    with suppress(OSError):  # only Linux lists the loaded libraries
-        loaded = Path("/proc/self/maps").read_text()
-        for path in sorted(set(re.findall(r"/.*/libtiff[^/]*\.so[^/]*$", loaded, re.MULTILINE))):
-            with suppress(OSError, AttributeError):
-                handler = ctypes.CDLL(path).TIFFSetErrorHandler
-                handler.restype, handler.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
-                handlers.append((handler, handler(None)))
-    try:
-        yield
-    finally:
-        for handler, before in handlers:
-            handler(before)
 
 
 def publish(ready: Path, dst: str, layout: OutputLayout) -> None:

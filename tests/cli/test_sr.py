@@ -95,107 +95,11 @@ def test_sr_dry_run_writes_nothing(scene, tmp_path, capsys):
     assert not out.exists()
 
 
-BAD = {
-    "missing input": (["missing.tif", "o.tif"], 2, "missing.tif"),
-    "empty input": (["empty.tif", "o.tif"], 1, "empty.tif"),
-    "text as raster": (["text.tif", "o.tif"], 1, "text.tif"),
-    "directory as raster": (["folder", "o.tif"], 1, "folder"),
-    "truncated input": (["cut.tif", "o.tif"], 1, "cut.tif"),
-    "output exists": (["in.tif", "old.tif"], 2, "--overwrite"),
-    "output is input": (["in.tif", "in.tif", "--overwrite"], 2, "in.tif"),
-    "output links to input": (["in.tif", "link.tif", "--overwrite"], 2, "link.tif"),
-    "no such folder": (["in.tif", "nowhere/o.tif"], 1, "nowhere"),
-    "name of another format": (["in.tif", "o.png"], 2, "call it o.tif"),
-    "VRT without parts": (["in.tif", "o.VRT"], 2, "call it o.tif"),
-    "layers of another format": (["in.tif", "o.tif", "--quality", "q.jp2"], 2, "call it q.tif"),
-    "unknown model": (["in.tif", "o.tif", "--model", "segsr-huge"], 2, "bicubic-x2"),
-    "model file missing": (["in.tif", "o.tif", "--model", "x/y.safetensors"], 2, "y.safetensors"),
-    "model file damaged": (["in.tif", "o.tif", "--model", "text.tif"], 1, "text.tif"),
-    "scale contradicts": (["in.tif", "o.tif", "-m", "bicubic-x2", "-s", "4"], 2, "x2"),
-    "band zero": (["in.tif", "o.tif", "--bidx", "0"], 2, "0"),
-    "band out of range": (["in.tif", "o.tif", "--bidx", "1,9"], 2, "9"),
-    "bands are not numbers": (["in.tif", "o.tif", "--bidx", "red"], 2, "red"),
-    "palette": (["palette.tif", "o.tif"], 2, "palette"),
-    "complex": (["complex.tif", "o.tif"], 2, "complex"),
-    "nodata outside the type": (["in.tif", "o.tif", "--dst-nodata", "-9999"], 2, "-9999"),
-    "unknown dtype": (["in.tif", "o.tif", "--dtype", "uint12"], 2, "uint12"),
-    "bad stretch": (["in.tif", "o.tif", "--stretch", "low"], 2, "stretch"),
-    "bad creation option": (["in.tif", "o.tif", "--co", "compress"], 2, "NAME=VALUE"),
-    "bad device": (["in.tif", "o.tif", "--device", "abacus"], 2, "abacus"),
-    "absent device": (["in.tif", "o.tif", "--device", "cuda:99"], 2, "cuda"),
-    "bad blocksize": (["in.tif", "o.tif", "--blocksize", "100"], 2, "16"),
-    "bbox of words": (["in.tif", "o.tif", "--bbox", "here"], 2, "WEST,SOUTH"),
-    "bbox outside": (["in.tif", "o.tif", "--bbox", "0,0,9,9"], 2, "outside"),
-    "bbox in no CRS": (["in.tif", "o.tif", "--bbox", "0,0,9,9", "--bbox-crs", "x"], 2, "bbox-crs"),
-    "output is missing": (["in.tif"], 2, "georsr sr in.tif OUT"),
-    "output is a folder": (["in.tif", "results/"], 2, "--out-dir results/"),
-    "bands without commas": (["in.tif", "o.tif", "--bidx", "3", "2", "1"], 2, "--bidx 3,2,1"),
-    "numbers for the bands option": (["in.tif", "o.tif", "--bands", "3,2,1"], 2, "--bidx 3,2,1"),
-    "aoi missing": (["in.tif", "o.tif", "--aoi", "none.geojson"], 2, "none.geojson"),
-    "aoi is no GeoJSON": (["in.tif", "o.tif", "--aoi", "text.tif"], 1, "GeoJSON"),
-    "aoi outside": (["in.tif", "o.tif", "--aoi", "far.geojson"], 2, "outside"),
-    "aoi invalid": (["in.tif", "o.tif", "--aoi", "bowtie.geojson"], 2, "Self-intersection"),
-    "impossible tile": (["in.tif", "o.tif", "--tile", "8", "--halo", "8"], 2, "at least"),
-}
-
-
-@pytest.fixture
-def bad_folder(make_raster, texture, tmp_path, monkeypatch):
-    make_raster(texture(3, 40, 50))
-    make_raster(texture(3, 300, 300), "cut.tif", tiled=True, blockxsize=64, blockysize=64)
-    data = (tmp_path / "cut.tif").read_bytes()
-    (tmp_path / "cut.tif").write_bytes(data[: len(data) // 2])
-    (tmp_path / "empty.tif").write_bytes(b"")
-    (tmp_path / "text.tif").write_text("not a raster")
-    (tmp_path / "old.tif").write_bytes(b"old")
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "link.tif").symlink_to(tmp_path / "in.tif")
-    colours = {0: (0, 0, 0, 255), 1: (9, 9, 9, 255)}
-    make_raster(
-        np.ones((1, 9, 9), "uint8"),
-        "palette.tif",
-        photometric="palette",
-        after=lambda d: d.write_colormap(1, colours),
-    )
-    make_raster(np.ones((1, 9, 9), "complex64"), "complex.tif")
-    for name, ring in (
-        ("far", "[0,0],[1,0],[1,1],[0,0]"),
-        ("bowtie", "[0,0],[1,1],[1,0],[0,1],[0,0]"),
-    ):
-        (tmp_path / f"{name}.geojson").write_text(
-            f'{{"type": "Polygon", "coordinates": [[{ring}]]}}'
-        )
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.mark.parametrize("case", BAD)
-def test_sr_bad_input_is_one_line_with_exit_code(case, bad_folder, capsys):
-    arguments, code, word = BAD[case]
-    if "--model" not in arguments and "-m" not in arguments:
-        arguments = [*arguments, *BICUBIC]
-    before = {p: p.stat().st_mtime_ns for p in bad_folder.rglob("*") if p.is_file()}
-    assert invoke(["sr", *arguments]) == code
-    lines = errors(capsys)
-    assert len(lines) == 1
-    assert word in lines[0]
-    after = {p: p.stat().st_mtime_ns for p in bad_folder.rglob("*") if p.is_file()}
-    assert after == before
-
-
 def test_sr_usage_errors_exit_with_2(capsys):
     assert invoke(["sr", "only-one.tif"]) == 2
     assert invoke(["dance"]) == 2
     assert invoke(["sr", "a", "b", "--blend", "stir"]) == 2
     assert "Traceback" not in capsys.readouterr().err
-
-
-def test_sr_too_little_disk_is_refused_before_the_first_tile(scene, tmp_path, monkeypatch, capsys):
-
-    monkeypatch.setattr("georsr.jobs.job.free_space", lambda path: 1000)
-    assert invoke(["sr", scene, str(tmp_path / "o.tif"), *BICUBIC]) == 1
-    assert "--no-check-resources" in errors(capsys)[0]
-    assert invoke(["sr", scene, str(tmp_path / "o.tif"), *BICUBIC, "--no-check-resources"]) == 0
 
 
 SLOW = """
@@ -326,31 +230,6 @@ def test_sr_resume_without_unfinished_run_is_refused(scene, tmp_path, capsys):
     assert invoke(["sr", scene, str(tmp_path / "o.tif"), *BICUBIC, "--resume"]) == 2
     assert "no unfinished run found" in errors(capsys)[0]
     assert [path.name for path in tmp_path.iterdir()] == ["in.tif"]
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs RLIMIT_FSIZE")
-@pytest.mark.parametrize("extra", [[], ["--cog"], ["--no-resume"]])
-@pytest.mark.slow
-def test_sr_full_disk_is_an_error_and_keeps_the_old_file(extra, make_raster, texture, tmp_path):
-    import resource
-
-    source = make_raster(texture(3, 300, 300))
-    (tmp_path / "o.tif").write_bytes(b"old")
-
-    def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-
-    arguments = ["sr", source, str(tmp_path / "o.tif"), "-m", "nearest-x4", "--overwrite", *extra]
-    process = start([*arguments, "--blocksize", "256"], preexec_fn=limit)
-    message = process.communicate(timeout=240)[1]
-    assert process.returncode == 1
-    assert "space" in message
-    assert "Traceback" not in message
-    assert (tmp_path / "o.tif").read_bytes() == b"old"
-    kept = extra != ["--no-resume"]
-    assert ("rerun the same command to resume" in message) is kept
-    assert hidden(tmp_path) == ([".o.tif.part.jsonl", ".o.tif.part.tif"] if kept else [])
 
 
 def test_sr_help_has_every_option_under_a_heading(capsys):

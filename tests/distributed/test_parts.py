@@ -13,6 +13,7 @@ import pytest
 import rasterio
 from distributed import LocalCluster
 
+from georsr import _files
 from georsr.api import quality_layers, super_resolve
 from georsr.distributed import parts as parts_module
 from georsr.distributed.parts_index import PartsFolder
@@ -323,10 +324,36 @@ def test_parts_journal_with_a_torn_line_ignores_it(tmp_path, source):
     assert report.checksum == single(source, tmp_path)
 
 
-def test_parts_damaged_index_writes_all_parts_again(tmp_path, source, caplog):
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"number": "0"}, {"number": 99}, {"number": -1}, {"number": [0]}, {"number": None},
+        {"bytes": "many"}, {"bytes": -5}, {"sha256": 7}, {"name": "../x.tif"}, {"name": None},
+        {"blocks": "xyz"}, {"blocks": 12}, {"blocks": "abc123"}, {"more": 1}, {"number": 1},
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_parts_journal_of_odd_values_is_not_believed(changes, tmp_path, source):
+    interrupt(source, tmp_path)
+    journal = tmp_path / "parts" / ".parts.jsonl"
+    head, first, *others = _files.read_jsonl(journal)
+    first["part"] |= changes
+    journal.write_bytes(b"".join(map(_files.jsonl_line, (head, first, *others))))
+    report = make(source, tmp_path)
+    assert report.checksum == single(source, tmp_path)
+    assert not journal.exists()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda text: text[:100], lambda text: "[" * 100_000, lambda text: "[]"],
+    ids=["torn", "deep", "list"],
+)
+def test_parts_damaged_index_writes_all_parts_again(damage, tmp_path, source, caplog):
     make(source, tmp_path)
     index = tmp_path / "parts" / "index.json"
-    index.write_text(index.read_text()[:100])
+    text = index.read_text()
+    index.write_text(damage(text))
     assert make(source, tmp_path, overwrite=True).blocks_resumed == 0
     assert "is damaged: all parts are written again" in caplog.text
     assert len(json.loads(index.read_text())["parts"]) == len(names(tmp_path)) - 1

@@ -65,9 +65,9 @@ def test_every_step_follows_from_an_earlier_one():
 
 def test_every_file_and_function_that_the_page_quotes_exists():
     page = PAGE.read_text(encoding="utf-8")
-    for path in re.findall(r"`((?:georsr|cli)/[\w/.]+)`", page):
+    for path in re.findall(r"`((?:georsr|cli|qgis)/[\w/.]+)`", page):
         assert (REPOSITORY / path).exists(), path
-    named = re.findall(r"`((?:georsr|cli)/[\w/]+\.py)`(?: \|)? `([\w.]+)`", page)
+    named = re.findall(r"`((?:georsr|cli|qgis)/[\w/]+\.py)`(?: \|)? `([\w.]+)`", page)
     assert len(named) > 40
     for file, function in named:
         assert source_of(file, function) is not None, f"{file} has no {function}"

@@ -15,8 +15,9 @@ from georsr.device import select_device
 from georsr.errors import UsageError
 from georsr.evaluation.dataset import make_candidates
 from georsr.inference.blur_and_noise import (
-    MTF_SHRINKAGE,
+    BLUR_SHRINKAGE,
     NOISE_MARGIN,
+    SHARPNESS_SHRINKAGE,
     description_of,
     estimate_kernel,
     estimate_sensor,
@@ -119,15 +120,15 @@ def test_estimate_sensor_without_usable_windows_is_zero(kind, aware, texture):
     assert estimate_sensor(parts, BYTES, model) == (0.0,) * N_SENSOR_VALUES
 
 
-def test_estimate_sensor_shrinks_uncertain_values(aware, texture):
+@pytest.mark.parametrize(("mtf", "factor"), [(-1.5, BLUR_SHRINKAGE), (1.5, SHARPNESS_SHRINKAGE)])
+def test_estimate_sensor_shrinks_blur_more_than_sharpness(mtf, factor, aware, texture):
     model, parts = open_model(aware), patches(texture(3, 64, 64))
-    seen = torch.from_numpy(parts[0].values / np.float32(255))[None]
-    mean, _ = model.network.sensor_estimator(seen)
-    expected = mean[0] * torch.tensor([MTF_SHRINKAGE, MTF_SHRINKAGE, 1, 1]) + torch.tensor(
-        [0, 0, NOISE_MARGIN, 0]
-    )
+    with torch.no_grad():
+        model.network.sensor_estimator.head.weight.zero_()
+        model.network.sensor_estimator.head.bias[:N_SENSOR_VALUES] = torch.tensor([mtf] * 4)
     made = estimate_sensor(parts[:1], BYTES, model)
-    np.testing.assert_allclose(made, expected.numpy(), atol=6e-4)
+    expected = [mtf * factor, mtf * factor, mtf + NOISE_MARGIN, mtf]
+    np.testing.assert_allclose(made, expected, atol=6e-4)
 
 
 def test_estimate_sensor_ignores_windows_with_invalid_pixels(aware, texture):
@@ -228,7 +229,7 @@ def test_sensor_model_consistency_auto_corrects_smooth_scenes_only(aware, smooth
             aware,
             consistency=consistency,
             dtype="float32",
-            normalization="0,255",
+            stretch="0,255",
             **SMALL,
         )
         for consistency in ("off", "auto", "on")

@@ -18,11 +18,12 @@ from georsr.errors import InputError, ModelError, ResourceError, UsageError
 from georsr.inference.array import ArrayFormat
 from georsr.inference.pipeline import TilePipeline
 from georsr.inference.predictor import TilePredictor
+from georsr.io.reader import open_raster
 from georsr.models.io import Model, open_model
 from georsr.models.spec import ModelSpec
 from georsr.radiometry.normalization import Normalization
 from georsr.tiling.grid import make_grid
-from georsr.window import PixelBlock
+from georsr.window import PixelBlock, Window
 from tests.rasters import read
 
 
@@ -67,6 +68,19 @@ def test_run_with_nearest_at_every_scale_replicates_pixels(scale, make_raster, t
     image = texture(3, 41, 70)
     super_resolve(make_raster(image), tmp_path / "o.tif", "nearest", scale, tile_size=32)
     np.testing.assert_array_equal(read(tmp_path / "o.tif"), enlarge(image, scale))
+
+
+def test_run_full_range_of_float32_with_the_lowest_as_nodata_keeps_all_others(
+    make_raster, tmp_path
+):
+    lowest = float(np.finfo("float32").min)
+    image = np.linspace(0.9995 * lowest, -lowest, 1200, dtype="float64").astype("float32")
+    image = image.reshape(1, 40, 30)
+    image[0, 7, 7] = lowest
+    super_resolve(make_raster(image, nodata=lowest), tmp_path / "o.tif", "nearest", 2)
+    np.testing.assert_array_equal(read(tmp_path / "o.tif"), enlarge(image, 2))
+    with open_raster(tmp_path / "o.tif") as output:
+        assert (~output.read(Window(0, 0, 80, 60)).valid).sum() == 4
 
 
 @pytest.mark.parametrize("dtype", [*DTYPES, "float64"])

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from georsr.training.recipe import DataSettings, LossSettings, Recipe, ScheduleSettings
@@ -39,3 +40,24 @@ def tiny(image_folder):
         precision="fp32",
         validate_every=3,
     )
+
+
+@pytest.fixture
+def clip_file(tmp_path):
+    """A small CLIP image tower as open_clip saves it."""
+    from open_clip.transformer import QuickGELU, VisionTransformer
+
+    torch.manual_seed(3)
+    tower = VisionTransformer(
+        image_size=64,
+        patch_size=16,
+        width=64,
+        layers=1,
+        heads=1,
+        mlp_ratio=4.0,
+        output_dim=64,
+        act_layer=QuickGELU,
+    )
+    path = tmp_path / "clip.pt"
+    torch.save({f"visual.{k}": v for k, v in tower.state_dict().items()}, path)
+    return path

@@ -22,27 +22,6 @@ HAT = {"num_groups": 1, "depth": 1, "embed_dim": 120, "backbone_options": {"num_
 
 
 @pytest.fixture
-def clip_file(tmp_path):
-    """A small CLIP image tower as open_clip saves it."""
-    from open_clip.transformer import QuickGELU, VisionTransformer
-
-    torch.manual_seed(3)
-    tower = VisionTransformer(
-        image_size=64,
-        patch_size=16,
-        width=64,
-        layers=1,
-        heads=1,
-        mlp_ratio=4.0,
-        output_dim=64,
-        act_layer=QuickGELU,
-    )
-    path = tmp_path / "clip.pt"
-    torch.save({f"visual.{k}": v for k, v in tower.state_dict().items()}, path)
-    return path
-
-
-@pytest.fixture
 def segsr_recipe(tiny, clip_file):
     return replace(
         tiny,

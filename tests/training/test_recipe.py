@@ -1,9 +1,15 @@
 """Recipes: YAML in, frozen settings out, and back."""
 
+import numpy as np
 import pytest
 import torch
+import yaml
+from georsr.cli.main import invoke
+from PIL import Image
+from scipy.ndimage import gaussian_filter
 
 from georsr.errors import UsageError
+from georsr.models.registry import read_spec
 from georsr.models.segsr_lite import segsr_lite
 from georsr.radiometry.degradation import BicubicDegradation, SensorDegradation
 from georsr.training.recipe import Recipe, builtin_recipes, load_recipe, with_overrides
@@ -132,3 +138,63 @@ def test_documented_recipe_loads(tmp_path):
     path.write_text(block)
     assert load_recipe(str(path)).name == "my-model"
     assert [name for name in builtin_recipes() if f"`{name}`" not in manual] == []
+
+
+@pytest.fixture
+def made_data(image_folder, tmp_path, make_raster):
+    """Small data in the forms that the built-in recipes read: arguments of the command line."""
+    infrared = tmp_path / "nir" / "train"
+    infrared.mkdir(parents=True)
+    for path in sorted((image_folder / "train").glob("*/*.png")):
+        image = Image.open(path).resize((256, 256), Image.Resampling.BICUBIC)
+        image.save(path)
+        image.convert("L").save(infrared / path.name)
+    scene = gaussian_filter(np.random.default_rng(5).normal(size=(3, 640, 640)), (0, 2, 2))
+    raster = make_raster(np.uint8(np.clip(128 + 200 * scene, 0, 255)))
+    return {
+        "images": ["--data", str(image_folder)],
+        "near infrared": ["--data", str(image_folder), "--near-infrared", str(infrared.parent)],
+        "scenes": ["--data", raster],
+    }
+
+
+AS_SHIPPED = {
+    "segsr-lite-x4": "images",
+    "segsr-lite-x2": "images",
+    "segsr-lite-x4-sensor": "near infrared",
+    "segsr-lite-x2-sensor": "images",
+    "finetune-sensor": "scenes",
+}
+"""Recipe -> its data, as `made_data` names them."""
+LARGE = ("segsr-base-x4", "segsr-ucmerced-x4", "segsr-aid-x4")
+"""Recipes whose network takes minutes for a step on a CPU."""
+
+
+def test_recipes_run_by_the_tests_are_all_that_exist():
+    assert {*AS_SHIPPED, *LARGE} == set(builtin_recipes())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", AS_SHIPPED)
+def test_builtin_recipe_runs_from_start_to_end(recipe, made_data, tmp_path):
+    out = str(tmp_path / "run")
+    arguments = ["train", recipe, *made_data[AS_SHIPPED[recipe]], "--out", out, "--device", "cpu"]
+    assert invoke([*arguments, "--steps", "2"]) == 0
+    spec = read_spec(tmp_path / "run" / f"{recipe}.safetensors")
+    assert (spec.name, spec.uses_sensor) == (recipe, "sensor" in recipe)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", LARGE)
+def test_builtin_recipe_runs_with_a_smaller_network(recipe, made_data, clip_file, tmp_path, capsys):
+    """The rest is as it ships, but for CLIP's weights, which are random, and the data set."""
+    assert invoke(["train", recipe, "--show"]) == 0
+    values = yaml.safe_load(capsys.readouterr().out)
+    values["network"] = {"embed_dim": 60, "num_groups": 1, "depth": 1}
+    if values["clip"]:
+        values["clip"] = str(clip_file)
+        values["data"]["layout"] = "auto"
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(values))
+    arguments = ["train", str(tmp_path / "small.yaml"), *made_data["images"], "--steps", "1"]
+    assert invoke([*arguments, "--out", str(tmp_path / "run"), "--device", "cpu"]) == 0
+    assert read_spec(tmp_path / "run" / f"{recipe}.safetensors").name == recipe

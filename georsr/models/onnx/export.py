@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from georsr._files import atomic_write
-from georsr.errors import ModelError, OutputError, UsageError
+from georsr._files import atomic_write_bytes
+from georsr.errors import ModelError, UsageError
 from georsr.models.io import Model
 from georsr.models.onnx.runtime import (
     ESTIMATOR_SUFFIX,
@@ -429,11 +429,11 @@ def export_model(
     psnr = None
     if examples is not None:
         data, psnr = _quantise(model.network, data, spec, examples)
-    _write(path, data)
+    atomic_write_bytes(path, data)
     estimator = getattr(model.network, "sensor_estimator", None)
     if dynamic and estimator is not None:
         data = estimator_to_onnx(estimator, spec.name, bands)
-        _write(path.with_suffix(ESTIMATOR_SUFFIX), data)
+        atomic_write_bytes(path.with_suffix(ESTIMATOR_SUFFIX), data)
     return ExportReport(worst, psnr)
 
 
@@ -486,11 +486,3 @@ def difference(network: nn.Module, other: OnnxNetwork, shape: tuple[int, ...]) -
     x = np.where(np.arange(w) < w // 2, noise, smooth).astype(np.float32)
     output: Tensor = network(torch.from_numpy(x))
     return float(np.abs(output.numpy() - other(x)).max())
-
-
-def _write(path: Path, data: bytes) -> None:
-    try:
-        with atomic_write(path) as temporary:
-            temporary.write_bytes(data)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error})") from error

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from georsr.radiometry.degradation import check_fraction, check_range, from_dict
+from georsr.radiometry.degradation import check_fraction, check_range, from_dict, plain_values
 from georsr.window import AnyArray, FloatArray
 
 Range = tuple[float, float]
@@ -57,7 +57,7 @@ class Variation:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, lists instead of tuples."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        return plain_values(self)
 
     @classmethod
     def from_dict(cls, values: Any, where: str) -> Variation:
