@@ -33,6 +33,8 @@ from kill_runs import make_sources
 NAMES = ("scheduler", "worker1", "worker2", "client")
 ADDRESS = "tcp://10.77.0.1:8786"
 OPTIONS = ["-m", "segsr-lite-x2", "--tile", "64", "--halo", "8", "--blocksize", "128"]
+WORKER_TTL = "120s"
+"""Time after which the scheduler looks for frozen workers; five minutes by default."""
 WAIT = 420.0
 """Longest time in seconds in which a run has to end, whatever happens to it."""
 
@@ -95,7 +97,12 @@ class Machines:
         full = ["ip", "netns", "exec", self._network.space(name), sys.executable, "-m", *command]
         with said.open("wb") as log:
             self.running[name] = subprocess.Popen(
-                full, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+                full,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                env=os.environ | {"DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": WORKER_TTL},
             )
         return self.running[name]
 

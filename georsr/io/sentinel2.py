@@ -283,16 +283,16 @@ def _vrt_document(parts: Sequence[Any]) -> Element:
 def _bands(part: Any) -> Iterator[_SourceBand]:
     """Yield the bands of one resolution, with scale, offset and nodata from the metadata."""
     tags = part.tags()
-    scale = 1 / _number(tags, ("BOA_QUANTIFICATION_VALUE", "QUANTIFICATION_VALUE"), 1, 1)
+    scale = 1 / _number(tags, ("BOA_QUANTIFICATION_VALUE", "QUANTIFICATION_VALUE"), 1)
     nodata = None
     if "SPECIAL_VALUE_NODATA" in tags:
-        nodata = _number(tags, ("SPECIAL_VALUE_NODATA",), 0, 0, 65535)
+        nodata = _number(tags, ("SPECIAL_VALUE_NODATA",), 0, 65535)
     for i in part.indexes:
         band_tags = part.tags(i)
         name = _band_name(band_tags)
         if name is None:
             continue
-        added = _number(band_tags, ("BOA_ADD_OFFSET", "RADIO_ADD_OFFSET"), 0, -MAX_VALUE)
+        added = _number(band_tags, ("BOA_ADD_OFFSET", "RADIO_ADD_OFFSET"), -MAX_VALUE, default="0")
         yield _SourceBand(
             part,
             i,
@@ -312,21 +312,20 @@ def _bands(part: Any) -> Iterator[_SourceBand]:
 def _number(
     tags: dict[str, str],
     names: Sequence[str],
-    default: float,
     lowest: float,
     highest: float = MAX_VALUE,
+    default: str = "",
 ) -> float:
     """Return the number in the first of some tags; raise InputError if it makes no sense."""
-    name = next((name for name in names if name in tags), None)
-    if name is None:
-        return default
+    name = next((name for name in names if name in tags), names[0])
+    text = tags.get(name, default)
     try:
-        value = float(tags[name])
+        value = float(text)
     except ValueError:
         value = math.nan
     if not lowest <= value <= highest:
         raise InputError(
-            f"the product's metadata: {name} is {tags[name]!r:.80}, expected a number from "
+            f"the product's metadata: {name} is {text!r:.80}, expected a number from "
             f"{lowest:g} to {highest:g}; download the product again"
         )
     return value

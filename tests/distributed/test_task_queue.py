@@ -244,8 +244,8 @@ def test_queue_left_stops_running_tasks(threads):
 
 def test_next_completed_without_workers_raises_after_timeout(threads, monkeypatch):
     monkeypatch.setattr(task_queue, "CHECK_SECONDS", 0.05)
-    monkeypatch.setattr(task_queue, "NO_WORKER_TIMEOUT", 0.2)
     with make_queue(threads, Runner(lambda task: time.sleep(2)), workers=0) as queue:
+        monkeypatch.setattr(task_queue, "NO_WORKER_TIMEOUT", 0.2)
         queue.submit([(0, 0)])
         with pytest.raises(ResourceError, match="has had no workers for"):
             queue.next_completed()

@@ -219,8 +219,14 @@ def test_safe_damaged_metadata_raise_input_error(own, content):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "x", "nan", "-1e7", "1e400", "inf"])
-@pytest.mark.parametrize("name", ["BOA_QUANTIFICATION_VALUE", "BOA_ADD_OFFSET"])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("BOA_QUANTIFICATION_VALUE", ""), ("BOA_QUANTIFICATION_VALUE", "0"),
+        ("BOA_QUANTIFICATION_VALUE", "-1"), ("BOA_QUANTIFICATION_VALUE", "nan"),
+        ("BOA_ADD_OFFSET", "x"), ("BOA_ADD_OFFSET", "inf"), ("BOA_ADD_OFFSET", "1e400"),
+    ],
+)  # fmt: skip
 def test_safe_odd_numbers_in_the_metadata_raise_input_error(own, name, text):
     metadata = own / "MTD_MSIL2A.xml"
     changed, n = re.subn(rf"(<{name}\b[^>]*>)[^<]*<", rf"\g<1>{text}<", metadata.read_text())
@@ -232,8 +238,8 @@ def test_safe_odd_numbers_in_the_metadata_raise_input_error(own, name, text):
 
 
 @pytest.mark.filterwarnings("ignore::georsr.errors.GeorsrWarning")
-@pytest.mark.parametrize("text", ["", "x", "nan", "-5", "0", "99999999999", "2147483647"])
-@pytest.mark.parametrize("name", ["NROWS", "NCOLS", "ULX", "XDIM", "YDIM", "HORIZONTAL_CS_CODE"])
+@pytest.mark.parametrize("text", ["", "x", "-5", "99999999999", "2147483647"])
+@pytest.mark.parametrize("name", ["NROWS", "NCOLS", "ULX", "HORIZONTAL_CS_CODE"])
 def test_safe_odd_numbers_of_the_grid_are_read_or_one_line(own, name, text):
     (metadata,) = own.glob("GRANULE/*/MTD_TL.xml")
     changed, n = re.subn(rf"(<{name}\b[^>]*>)[^<]*<", rf"\g<1>{text}<", metadata.read_text())
@@ -242,7 +248,7 @@ def test_safe_odd_numbers_of_the_grid_are_read_or_one_line(own, name, text):
     said = []
     try:
         with open_raster(own) as reader:
-            assert min(reader.info.shape) > 0
+            assert reader.info.width == reader.info.height == 96
     except GeorsrError as error:
         said.append(str(error))
     assert "\n" not in "".join(said)
