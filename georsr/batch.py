@@ -295,10 +295,24 @@ def _is_finished(source: str, output: str, model: Model, config: SRConfig) -> bo
         "GEORSR_OPTIONS": config.tags_json(),
         "GEORSR_SOURCE": PurePath(redact_url(source)).name,
     }
-    is_newer = Path(source).exists() and Path(source).stat().st_mtime > Path(output).stat().st_mtime
-    if is_newer or any(found.get(name) != value for name, value in expected.items()):
+    if _is_newer(source, output) or any(
+        found.get(name) != value for name, value in expected.items()
+    ):
         raise UsageError(
             f"{output}: exists, and was not made from this source with this model and these "
             "options; use --overwrite, or another folder"
         )
     return True
+
+
+def _is_newer(source: str, output: str) -> bool:
+    """Return whether a source was written after an output.
+
+    Its modification time alone may lie in the future, as that of a camera with a wrong clock; the
+    time of the last change in the file system tells whether it was written since.
+    """
+    if not Path(source).exists():
+        return False
+    status = Path(source).stat()
+    written = status.st_mtime if os.name == "nt" else min(status.st_mtime, status.st_ctime)
+    return written > Path(output).stat().st_mtime

@@ -134,11 +134,6 @@ def lite_model():
 
 
 @pytest.fixture
-def lite_model_x4():
-    return _lite(4)
-
-
-@pytest.fixture
 def lite_file(lite_model, tmp_path):
     """The small x2 model as a file, as workers need it."""
     import torch

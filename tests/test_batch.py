@@ -1,6 +1,7 @@
 """Many rasters, each into an output of its own."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -113,3 +114,14 @@ def test_sr_out_dir_reports_failures_with_exit_code_1(folder, tmp_path, capsys):
 def test_sr_out_dir_with_options_of_one_output_is_refused(option, folder, tmp_path, capsys):
     assert invoke(["sr", str(folder), "--out-dir", str(tmp_path / "out"), *option]) == 2
     assert "leave out --out-dir" in capsys.readouterr().err
+
+
+def test_super_resolve_many_source_of_the_future_is_skipped_once_written(folder, tmp_path):
+    """As from a camera with a wrong clock; one that is written later is not skipped."""
+    source, out = folder / "a.tif", tmp_path / "out"
+    os.utime(source, (4e9, 4e9))
+    assert statuses(georsr.super_resolve_many([source], out, **OPTIONS)) == ["written"]
+    assert statuses(georsr.super_resolve_many([source], out, **OPTIONS)) == ["skipped"]
+    os.utime(out / "a.tif", (1e9, 1e9))  # now the source has been written since
+    report = georsr.super_resolve_many([source], out, **OPTIONS)
+    assert "was not made from this source" in report.failed[0].error

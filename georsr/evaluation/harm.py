@@ -11,14 +11,14 @@ import numpy as np
 from georsr.config import SRConfig
 from georsr.errors import GeorsrError, UsageError
 from georsr.evaluation.edges import flat_blocks
-from georsr.evaluation.reports.figures import bicubic_block
 from georsr.inference.array import predict_array
 from georsr.inference.blur_and_noise import BLOCK, split_blocks
 from georsr.io.reader import choose_normalization, open_raster
+from georsr.models.arrays import enlarge_bicubic
 from georsr.models.io import Model, open_model
 from georsr.radiometry.degradation import bicubic_downsample
 from georsr.reports import read_output_tags
-from georsr.window import AnyArray, PixelBlock, Window
+from georsr.window import AnyArray, Window
 
 RUN_SIZE = 128
 """Height and width, in source pixels, of the part that the model is run on."""
@@ -220,4 +220,5 @@ def fine_detail(image: AnyArray, scale: int) -> AnyArray:
 
 
 def _bicubic(values: AnyArray, scale: int) -> AnyArray:
-    return bicubic_block(PixelBlock(values, np.ones(values.shape, bool), None), scale).values
+    enlarged: AnyArray = enlarge_bicubic(values.astype(np.float32)[None], scale)[0]
+    return enlarged

@@ -19,10 +19,10 @@ from georsr.evaluation.raster_comparison import (
     measure_consistency,
     open_source_of,
 )
-from georsr.evaluation.reports.figures import bicubic_block
 from georsr.geo.registration import scale_between
 from georsr.inference.blur_and_noise import BLOCK
 from georsr.io.reader import RasterReader, open_raster
+from georsr.models.arrays import enlarge_bicubic
 from georsr.radiometry.degradation import BicubicDegradation, Degradation
 from georsr.radiometry.kernels import Kernel
 from georsr.radiometry.nodata import erode_mask
@@ -287,8 +287,8 @@ def _grey(block: PixelBlock) -> tuple[AnyArray, BoolArray]:
 
 
 def _bicubic(source: AnyArray, scale: int) -> AnyArray:
-    block = PixelBlock(source[None], np.ones((1, *source.shape), bool), None)
-    return bicubic_block(block, scale).values[0].astype(np.float64)
+    enlarged: AnyArray = enlarge_bicubic(source.astype(np.float32)[None, None], scale)[0, 0]
+    return enlarged.astype(np.float64)
 
 
 def _measure(window: _Window, results: dict[str, _Results], scale: int) -> None:

@@ -1,15 +1,19 @@
 """Runs that are stopped: killed, interrupted, out of memory, or computed by a faulty network."""
 
+import itertools
 import os
+import shutil
 import signal
+import subprocess
 import sys
+import time
 
 import pytest
 
 from georsr.inference.backends import ArrayBackend, TorchBackend
 from georsr.inference.predictor import TilePredictor
 from georsr.writer.paths import Lock, temp_paths
-from tests.faults.oracle import KILLED, AtBlock, Patch, Raise, judge, kill
+from tests.faults.oracle import KILLED, AtBlock, Patch, Raise, judge, kill, run
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 SR = ["sr", "{}/in.tif", "{}/out.tif", "-m", "bicubic-x2", "--tile", "32", "--blocksize", "32",
@@ -139,3 +143,64 @@ def test_network_of_another_shape_ends_the_run(backend, folder):
     command = [*SR, "-m", "segsr-lite-x2", "--backend", name, "--tile", "64"]
     fault = Patch(backend, "forward", too_few_rows, first=1)
     judge(command, folder, 1, message="expected (", fault=fault)
+
+
+YEAR = 365 * 86400.0
+JUMPS = itertools.cycle((0.0, YEAR, -YEAR, 1.0, -3600.0))
+
+
+def jumping(before):
+    """Return the time of a clock that is set again and again."""
+    return before() + next(JUMPS)
+
+
+@pytest.mark.parametrize("progress", ["bar", "json"])
+@pytest.mark.parametrize("kind", ["cog", "stac", "parts"])
+def test_command_while_the_clock_jumps_completes(kind, progress, folder):
+    words = [word for word in KINDS[kind] if word != "-q"]
+    fault = Patch(time, "time", jumping)
+    judge([*words, "--progress", progress], folder, 0, fault=fault)
+
+
+@pytest.mark.parametrize("moment", [0, 4e9])
+def test_command_killed_and_resumed_at_another_time_completes(moment, folder):
+    """The source, too, is of another time: of long ago, or of the future."""
+    os.utime(folder / "in.tif", (moment, moment))
+
+    def age():
+        for path in folder.glob(".out*"):
+            os.utime(path, (4e9 - moment, 4e9 - moment))
+
+    judge(SR, folder, KILLED, fault=AtBlock(5, kill, signal.SIGKILL), mend=age)
+
+
+def test_command_whose_folder_is_removed_meanwhile_is_one_line(folder, tmp_path):
+    """Nothing can be kept, and nothing is left elsewhere."""
+    (tmp_path / "out").mkdir()
+    words = [*SR[:2], str(tmp_path / "out" / "out.tif"), *SR[3:]]
+    fault = AtBlock(5, shutil.rmtree, tmp_path / "out")
+    code, said = run([word.replace("{}", str(folder)) for word in words], folder, fault)
+    assert code == 1
+    assert said.startswith("Error: ")
+    assert said.count("\n") == 1
+    assert "not foreseen" not in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.tif", "old.tif"]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
+def test_command_without_proc_completes(folder):
+    """As in a chroot or a strict sandbox."""
+    code = "from georsr.cli.main import main; main()"
+    hidden = 'mount --make-rprivate / && umount -l /proc && exec "$@"'
+    command = [sys.executable, "-c", code, *(word.replace("{}", str(folder)) for word in SR)]
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", hidden, "sh", *command],
+        timeout=120, check=False, capture_output=True, text=True,
+    )  # fmt: skip
+    if "unshare:" in done.stderr or "mount:" in done.stderr:
+        pytest.skip("namespaces are not allowed")
+    assert (done.returncode, done.stderr) == (0, "")
+    without = (folder / "out.tif").read_bytes()
+    (folder / "out.tif").unlink()
+    assert run([word.replace("{}", str(folder)) for word in SR], folder)[0] == 0
+    assert (folder / "out.tif").read_bytes() == without

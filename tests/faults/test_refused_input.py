@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import sys
 import zipfile
 
@@ -12,6 +13,7 @@ from affine import Affine
 
 from georsr.jobs import job
 from tests.attacks.hostile import vrt
+from tests.conftest import REPOSITORY
 from tests.faults.oracle import Patch, judge
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="links")
@@ -181,3 +183,11 @@ def test_sr_too_little_disk_is_refused_before_the_first_tile(make_raster, textur
 
 def few_bytes(before, path):
     return 1000
+
+
+def test_readme_names_tests_that_exist():
+    page = (REPOSITORY / "tests" / "faults" / "README.md").read_text(encoding="utf-8")
+    code = "".join(path.read_text(encoding="utf-8") for path in REPOSITORY.glob("tests/**/*.py"))
+    names = set(re.findall(r"`(test_\w+)`", page))
+    assert len(names) > 30
+    assert [name for name in names if f"def {name}(" not in code] == []

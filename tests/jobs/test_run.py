@@ -14,7 +14,7 @@ from rasterio.enums import ColorInterp, MaskFlags
 
 from georsr.api import super_resolve
 from georsr.device import DeviceConfig
-from georsr.errors import InputError, ModelError, ResourceError, UsageError
+from georsr.errors import ModelError, ResourceError, UsageError
 from georsr.inference.array import ArrayFormat
 from georsr.inference.pipeline import TilePipeline
 from georsr.inference.predictor import TilePredictor
@@ -208,15 +208,6 @@ def test_run_failing_leaves_the_old_file(error, make_raster, texture, tmp_path):
         super_resolve(source, out, custom(Failing(2, 5, error)), overwrite=True)
     assert out.read_bytes() == b"old"
     assert sorted(p.name for p in tmp_path.iterdir()) == before
-
-
-def test_run_of_a_damaged_source_raises_input_error(make_raster, texture, tmp_path):
-    source = make_raster(texture(1, 300, 300), tiled=True, blockxsize=64, blockysize=64)
-    data = (tmp_path / "in.tif").read_bytes()
-    (tmp_path / "in.tif").write_bytes(data[: len(data) // 2])
-    with pytest.raises(InputError, match=r"in\.tif"):
-        super_resolve(source, tmp_path / "o.tif", "nearest", 2, tile_size=64)
-    assert not (tmp_path / "o.tif").exists()
 
 
 def test_run_network_error_names_the_tile(make_raster, texture, tmp_path):

@@ -1,7 +1,4 @@
 import os
-import subprocess
-import sys
-import textwrap
 import warnings
 from pathlib import Path
 
@@ -379,79 +376,6 @@ def test_writer_virtual_destination_receives_a_finished_copy(tmp_path, rgb, monk
     (private,) = set(tmp_path.iterdir()) - {rgb}
     assert list(private.iterdir()) == []
     assert private.stat().st_mode & 0o077 == 0
-
-
-FULL_DISK = """
-import resource, sys
-import numpy as np
-from georsr.errors import GeorsrError
-from georsr.io.reader import open_raster
-from georsr.writer.layout import output_layout
-from georsr.writer.writer import RasterWriter
-from georsr.window import Window
-
-source, dst, cog, limit, verify = sys.argv[1:]
-info = open_raster(source).info
-layout = output_layout(info, 4, blocksize=128, cog=cog == "1")
-values = np.random.default_rng(0).integers(0, 255, (3, 128, layout.width), "uint8")
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
-try:
-    with RasterWriter(dst, layout, overwrite=True, verify=verify == "1") as writer:
-        for top in range(0, layout.height, 128):
-            height = min(128, layout.height - top)
-            writer.write(Window(top, 0, height, layout.width), values[:, :height])
-        print(writer.commit().bytes)
-except GeorsrError as err:
-    print(type(err).__name__, err)
-    raise SystemExit(1)
-"""
-
-
-def full_disk(tmp_path, cog, limit, verify=True):
-    source = make_raster(tmp_path / "a.tif", ramp(3, 200, 200))
-    return subprocess.run(
-        [sys.executable, "-W", "error", "-c", textwrap.dedent(FULL_DISK), str(source),
-         str(tmp_path / "b.tif"), str(int(cog)), str(limit), str(int(verify))],
-        capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize("old", [None, b"the old product"])
-@pytest.mark.parametrize(
-    ("cog", "limit", "verify"),
-    [
-        (False, 2_000, True),  # not even the header
-        (False, 300_000, True),  # in the first rows of blocks
-        (False, 1_000_000, True),
-        (False, 1_000_000, False),
-        (False, 1_900_000, True),  # the last blocks, flushed when the file is closed
-        (True, 1_000_000, True),
-        (True, 2_200_000, True),  # the plain file fits, the COG with its overviews does not
-    ],
-)
-@pytest.mark.slow
-def test_writer_full_disk_publishes_nothing(tmp_path, old, cog, limit, verify):
-    if old:
-        (tmp_path / "b.tif").write_bytes(old)
-    child = full_disk(tmp_path, cog, limit, verify)
-    assert child.returncode == 1, child.stdout + child.stderr
-    assert child.stdout.startswith("OutputError"), child.stdout
-    assert "no space" in child.stdout
-    assert child.stdout.count("\n") == 1
-    assert "Traceback" not in child.stderr
-    assert only(tmp_path, "a.tif", *(["b.tif"] if old else []))
-    if old:
-        assert (tmp_path / "b.tif").read_bytes() == old
-
-
-@pytest.mark.parametrize("cog", [False, True])
-@pytest.mark.slow
-def test_writer_larger_disk_publishes_the_output(tmp_path, cog):
-    child = full_disk(tmp_path, cog, 4_000_000)
-    assert child.returncode == 0, child.stdout + child.stderr
-    size = int(child.stdout)
-    assert size > 1_900_000  # so that the limits above are really below it
-    assert (size > 2_200_000) is cog
 
 
 def test_writer_without_georeferencing_does_not_warn(tmp_path):
