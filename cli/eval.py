@@ -165,6 +165,7 @@ def _measure_dataset(dataset: str, as_json: bool, quiet: bool, options: dict[str
         consistency_kernel=options["consistency_kernel"],
         device=options["device"],
         precision=options["precision"],
+        fast=options["fast"],
         jobs=options["num_threads"],
         command=redact_url(shlex.join(["georsr", *sys.argv[1:]])),
     )
@@ -199,6 +200,7 @@ def _measure_pairs(pairs: Path, as_json: bool, quiet: bool, options: dict[str, A
         consistency_kernel=options["consistency_kernel"],
         device=options["device"],
         precision=options["precision"],
+        fast=options["fast"],
         batch_size=options["batch_size"],
         num_threads=options["num_threads"],
         command=redact_url(shlex.join(["georsr", *sys.argv[1:]])),

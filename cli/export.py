@@ -36,18 +36,19 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--int8",
-    "scene",
+    "scenes",
     type=FileName(),
     metavar="RASTER",
+    multiple=True,
     help="Compute between features in 8 bits, in ranges learned from this raster: about twice as "
-    "fast on CPUs, for some hundredths of a decibel.",
+    "fast on CPUs, for some hundredths of a decibel; repeatable.",
 )
-@click.option("-b", "--bidx", type=BandList(), help="Bands of that raster, in the model's order.")
+@click.option("-b", "--bidx", type=BandList(), help="Bands of these rasters, in the model's order.")
 @click.option(
     "--sensor",
     metavar="NAME=VALUE,...",
     help="Properties of the sensor that the file is for, as in 'georsr sr'. Those not given are "
-    "estimated from the raster of --int8, or typical ones. They are fixed in the file.",
+    "estimated from the first raster of --int8, or typical ones. They are fixed in the file.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace OUT.onnx if it exists.")
 @verbosity_options
@@ -57,7 +58,7 @@ def command(
     tile: int | None,
     dynamic: bool,
     ground: float,
-    scene: str | None,
+    scenes: tuple[str, ...],
     bidx: tuple[int, ...] | None,
     sensor: str | None,
     overwrite: bool,
@@ -86,35 +87,36 @@ def command(
 
     if destination.suffix != ".onnx":
         raise UsageError(f"{destination}: the name must end in .onnx")
-    sources = {"source": [scene]} if scene else {}
-    check_outputs({"OUT": [destination]}, {"model": [model], **sources})
+    check_outputs({"OUT": [destination]}, {"model": [model], "source": list(scenes)})
     if not destination.parent.is_dir():
         raise UsageError(f"{destination.parent}: no such folder")
     check_writable(destination, overwrite=overwrite)
     opened = open_model(model)
     check_outputs({"OUT": [destination]}, {"model": [opened.file or model]})
-    opened, examples = _for_scene(opened, scene, bidx, tile, SRConfig(sensor=sensor))
+    config = SRConfig(sensor=sensor, tile_size=tile)
+    opened, examples = _for_scenes(opened, scenes, bidx, config, dynamic=dynamic)
     made = export_model(
         opened, destination, tile=tile, dynamic=dynamic, ground=ground, examples=examples
     )
     if not quiet:
         bits = f"; in 8 bits like it to {made.fidelity:.1f} dB" if made.fidelity else ""
         described = description_of(opened)
-        fixed = f"; for one sensor: {described}" if described is not None else ""
+        fixed = "" if dynamic or described is None else f"; for one sensor: {described}"
         print_line(
             f"{destination}: {opened.spec.name}, x{opened.spec.scale}, differs from torch by "
             f"{made.difference:.1g} at most{bits}{fixed}"
         )
 
 
-def _for_scene(
+def _for_scenes(
     model: Model,
-    scene: str | None,
+    scenes: tuple[str, ...],
     bidx: tuple[int, ...] | None,
-    tile: int | None,
     config: SRConfig,
+    *,
+    dynamic: bool,
 ) -> tuple[Model, list[FloatArray] | None]:
-    """Return the model with the sensor description of a scene, and tiles of the scene."""
+    """Return the model with the sensor description of the first scene, and tiles of all scenes."""
     from georsr.device import DeviceConfig
     from georsr.inference.blur_and_noise import scene_sensor, with_scene_sensor, with_sensor
     from georsr.inference.model_bands import open_for_model
@@ -122,11 +124,16 @@ def _for_scene(
     from georsr.io.reader import choose_normalization
     from georsr.radiometry.normalization import Normalization
 
-    if scene is None:
+    fixed, tiles = None, []
+    if dynamic or not scenes:  # a file that takes any tile takes any sensor
         unused = Normalization((0.0,), (1.0,), "fixed")
-        return with_sensor(model, scene_sensor([], unused, model, config)), None
-    with open_for_model(scene, model, bidx) as (reader, _):
-        info, normalization = reader.info, choose_normalization(reader, "auto")
-        scene_pixels = reader.read, info.height, info.width, normalization
-        fixed = with_scene_sensor(*scene_pixels, model, config, DeviceConfig("cpu"))
-        return fixed, calibration_tiles(reader, model.spec, tile)
+        fixed = with_sensor(model, scene_sensor([], unused, model, config))
+    for scene in scenes:
+        with open_for_model(scene, model, bidx) as (reader, _):
+            if fixed is None:
+                info, normalization = reader.info, choose_normalization(reader, "auto")
+                scene_pixels = reader.read, info.height, info.width, normalization
+                fixed = with_scene_sensor(*scene_pixels, model, config, DeviceConfig("cpu"))
+            tiles += calibration_tiles(reader, model.spec, config.tile_size)
+    assert fixed is not None, "set above, or by the first scene"
+    return fixed, tiles or None

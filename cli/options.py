@@ -254,7 +254,7 @@ def sr_options(*names: str) -> Callable[[F], F]:
 # the defaults of tile size, halo and overlap are those of the model: georsr/models/spec.py
 TILE_OPTIONS = ("tile_size", "halo", "overlap", "blend")
 AREA_OPTIONS = ("bounds", "bounds_crs", "aoi", "aoi_mask")
-DEVICE_OPTIONS = ("device", "precision", "batch_size", "num_threads")
+DEVICE_OPTIONS = ("device", "precision", "fast", "batch_size", "num_threads")
 
 
 def cluster_options(command: F) -> F:

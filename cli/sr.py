@@ -210,10 +210,11 @@ def _run(sources: list[str], destination: str, options: dict[str, Any]) -> int:
     if as_json:
         click.echo(result.to_json())
     elif not quiet:
+        arithmetic = "" if result.precision == "fp32" else f" in {result.precision}"
         resumed = f", {result.blocks_resumed} of {result.blocks} blocks from an earlier run"
         print_line(
             f"{destination}: {result.width} x {result.height} pixels, {result.bands} x "
-            f"{result.dtype}, {result.model}, {result.seconds['total']:.1f} s"
+            f"{result.dtype}, {result.model}{arithmetic}, {result.seconds['total']:.1f} s"
             f"{resumed if result.blocks_resumed else ''}"
         )
     return 0

@@ -214,13 +214,18 @@ FOREIGN = {name for name in dir(builtins) if name.endswith("Error")} | {
 """Exceptions that are not classes of georsr."""
 
 
+CONSTANTS: dict[str, str] = {}
+"""Texts that the module at hand has under a name."""
+
+
 def text_of(node: ast.expr) -> str:
     """Return a string expression, with … for what is filled in."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return node.value
     if isinstance(node, ast.JoinedStr):
-        parts = (v.value if isinstance(v, ast.Constant) else "…" for v in node.values)
-        return "".join(map(str, parts))
+        return "".join(map(text_of, node.values))
+    if isinstance(node, ast.FormattedValue) and isinstance(node.value, ast.Name):
+        return CONSTANTS.get(node.value.id, "…")
     if isinstance(node, ast.BinOp):
         return text_of(node.left) + text_of(node.right)
     return "…"
@@ -230,6 +235,13 @@ def messages(path: Path) -> Iterator[str]:
     """Yield the texts of errors and warnings of a module."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     nodes = list(ast.walk(tree))
+    CONSTANTS.clear()
+    for node in tree.body:
+        target = node.targets[0] if isinstance(node, ast.Assign) else None
+        if isinstance(target, ast.Name) and isinstance(
+            text := getattr(node.value, "value", None), str
+        ):
+            CONSTANTS[target.id] = text
     named: dict[str, list[ast.expr]] = {}
     for node in nodes:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):

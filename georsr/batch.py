@@ -35,6 +35,7 @@ from georsr.io.gdal_env import absolute_path
 from georsr.io.reader import open_output
 from georsr.models.io import Model, open_model
 from georsr.progress import RunContext, never, open_progress
+from georsr.system import share_memory
 from georsr.writer.paths import check_outputs, raster_outputs, temp_paths
 
 if TYPE_CHECKING:
@@ -216,7 +217,7 @@ def _run_on_cluster(
     context = RunContext(should_stop=should_stop)
     with cluster:
         cluster.start()
-        runner = RasterRunner(model_ref(model), cluster.config)
+        runner = RasterRunner(model_ref(model), cluster.config, cluster.local or 1)
         absolute = [
             (absolute_path(source), str(Path(output).absolute())) for source, output in tasks
         ]
@@ -236,14 +237,17 @@ class RasterRunner:
         Name and checksum of the model.
     config : SRConfig
         Options, with the device and the number of threads of a worker.
+    processes : int
+        Number of workers that share the memory of the machine.
     """
 
-    def __init__(self, model: ModelRef, config: SRConfig) -> None:
-        self.model, self.config = model, config
+    def __init__(self, model: ModelRef, config: SRConfig, processes: int = 1) -> None:
+        self.model, self.config, self.processes = model, config, processes
         self._speaks_of_options = speaks_of_options()
 
     def prepare(self, worker_name: object) -> None:
-        """Load the model."""
+        """Load the model, and let each worker use its part of the memory."""
+        share_memory(self.processes)
         load_cached(self.model)
         self.config = with_own_gpu(self.config, worker_name)
 

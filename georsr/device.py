@@ -62,6 +62,12 @@ log = logging.getLogger(__name__)
 
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 """Precision -> torch's name of the data type."""
+_INSTRUCTIONS = {
+    "int8": {"avx512_vnni", "avx_vnni", "avx512_icl", "asimddp"},
+    "bf16": {"avx512_bf16", "amx_bf16", "avx512_spr"},
+}
+"""Precision -> instruction sets of CPUs, one of which computes it fast and without overflow, by the
+names of Linux and of NumPy."""
 INSTALL_TORCH = "pip install georsr"
 """Command that installs torch beside the light set of packages."""
 
@@ -132,7 +138,7 @@ class DeviceConfig:
     device: str
     """``cpu``, ``cuda``, ``cuda:1``, ``mps``."""
     precision: str = "fp32"
-    """``fp32``, ``bf16`` or ``fp16``."""
+    """``fp32``, ``bf16`` or ``fp16``; by ONNX Runtime ``fp32`` or ``int8``."""
     backend: str = "torch"
     """``torch``, or ``onnx`` for ONNX Runtime (and NumPy) on the CPU."""
 
@@ -173,6 +179,26 @@ def may_have_accelerator() -> bool:
     return sys.platform == "win32" or (sys.platform, platform.machine()) == ("darwin", "arm64")
 
 
+@cache
+def _cpu_features() -> frozenset[str]:
+    """Return the instruction sets of this machine's CPU, in lower case."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith(("flags", "Features")):
+                return frozenset(line.partition(":")[2].split())
+    except OSError:  # not Linux
+        pass
+    import numpy as np  # needed on other systems than Linux only
+
+    found = np.show_config(mode="dicts")["SIMD Extensions"].get("found", [])
+    return frozenset(name.lower() for name in found)
+
+
+def cpu_supports(precision: str) -> bool:
+    """Return whether this CPU has instructions for ``int8`` or ``bf16``."""
+    return not _INSTRUCTIONS[precision].isdisjoint(_cpu_features())
+
+
 def select_device(
     device: str = "auto", precision: str = "auto", backend: str = "torch"
 ) -> DeviceConfig:
@@ -183,11 +209,11 @@ def select_device(
     device
         ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto``: CUDA, else Apple's MPS, else the CPU.
     precision
-        ``fp32``, ``bf16``, ``fp16``, or ``auto``: float32 on CPU and MPS, bfloat16 (float16 before
-        Ampere) on CUDA.
+        ``fp32``, ``bf16``, ``fp16``, ``int8`` by ONNX Runtime, or ``auto``: float32 on CPU and MPS,
+        bfloat16 (float16 before Ampere) on CUDA.
     backend
-        ``torch``; ``onnx``, which computes in float32 on the CPU; or ``auto``: torch if it is
-        installed.
+        ``torch``; ``onnx``, which computes in ``fp32`` or ``int8`` on the CPU; or ``auto``: torch
+        if it is installed, except for ``int8``.
 
     Raises
     ------
@@ -195,27 +221,37 @@ def select_device(
         The device is unknown or missing, the backend does not support it, or torch is missing.
     """
     if backend == "auto":
-        backend = "torch" if find_spec("torch") else "onnx"
+        backend = "onnx" if precision == "int8" or not find_spec("torch") else "torch"
     if backend == "onnx":
-        if device not in ("auto", "cpu") or precision not in ("auto", "fp32"):
+        if device not in ("auto", "cpu") or precision not in ("auto", "fp32", "int8"):
             raise UsageError(
-                f"backend onnx computes in fp32 on the cpu, not in {precision} on {device}; "
-                "omit --device and --precision, or use --backend torch"
+                f"backend onnx computes in fp32 or int8 on the cpu, not in {precision} on "
+                f"{device}; omit --device and --precision, or use --backend torch"
             )
-        return DeviceConfig("cpu", "fp32", backend)
-    torch = import_torch(f"--device {device}" if device != "auto" else "--backend torch")
+        if precision == "int8" and not cpu_supports("int8"):
+            raise UsageError(
+                "precision int8: this CPU lacks the instructions (AVX-VNNI, or dot products of "
+                "ARM), without which sums overflow; omit --precision"
+            )
+        return DeviceConfig("cpu", "int8" if precision == "int8" else "fp32", backend)
+    asked = {f"--device {device}": device, f"--precision {precision}": precision}
+    torch = import_torch(
+        next((o for o, word in asked.items() if word != "auto"), "--backend torch")
+    )
     try:
         chosen = torch.device(_best_device() if device == "auto" else device)
     except RuntimeError as error:
         raise UsageError(f"device {device!r}: expected auto, cpu, cuda, cuda:N or mps") from error
+    if precision not in ("auto", *PRECISIONS):
+        raise UsageError(
+            f"precision {precision!r} on {chosen} by torch: expected auto, {', '.join(PRECISIONS)}"
+        )
     _check_present(chosen)
     if precision == "auto":
         if chosen.type != "cuda":
             return DeviceConfig(str(chosen))
         bf16 = torch.cuda.get_device_capability(chosen) >= (8, 0)
         return DeviceConfig(str(chosen), "bf16" if bf16 else "fp16")
-    if precision not in PRECISIONS:
-        raise UsageError(f"precision {precision!r}: expected auto, {', '.join(PRECISIONS)}")
     if precision == "fp16" and chosen.type == "cpu":
         log.warning(worded("fp16 on a CPU is slower than fp32, and less exact: omit --precision"))
     return DeviceConfig(str(chosen), precision)

@@ -92,6 +92,7 @@ OPTIONAL = {
     "onnxruntime": "runs the bundled models fast on a CPU; pip install 'georsr[onnx]'",
     "huggingface_hub": "needed for hf:// models; pip install georsr",
     "open_clip_torch": "needed for networks with CLIP; pip install georsr",
+    "scipy": "needed for georsr eval --pairs; pip install scipy",
     "torch": "needed for GPUs, training and other networks; pip install georsr",
 }
 """Packages that georsr works without, and what they are for."""

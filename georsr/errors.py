@@ -236,3 +236,8 @@ class MetadataWarning(GeorsrWarning):
 
 class RadiometryWarning(GeorsrWarning):
     """The pixel values may not be what they seem: undeclared gaps, noise, upsampled pixels."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error, or its class."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -143,11 +143,13 @@ def output_tags(
     consistency: str,
     options: str,
     runtime: str = "",
+    precision: str = "fp32",
     sensor: SensorDescription | None = None,
 ) -> dict[str, str]:
     """Return the TIFF tags of an output; without times, so that runs repeat bit for bit.
 
-    ``runtime`` names the libraries that computed it; empty for torch.
+    ``runtime`` names the libraries that computed it; empty for torch. ``precision`` is recorded
+    unless it is fp32.
     """
     tags = {
         "GEORSR_VERSION": georsr_version(),
@@ -162,6 +164,8 @@ def output_tags(
     }
     if runtime:
         tags["GEORSR_RUNTIME"] = runtime
+    if precision != "fp32":
+        tags["GEORSR_PRECISION"] = precision
     return tags if sensor is None else tags | {"GEORSR_SENSOR": str(sensor)}
 
 

@@ -392,7 +392,8 @@ def estimate_run(
 def _timed(job: SRJob) -> DeviceConfig:
     """Return the device on which tiles are timed: that of the run if this machine has it."""
     if job.placement.type == "cuda" and not may_have_accelerator():
-        return place_model(job.model, replace(job.config, device="cpu", precision="fp32"))
+        on_cpu = replace(job.config, device="cpu", precision="fp32", fast=False)
+        return place_model(job.model, on_cpu)
     return job.placement
 
 

@@ -27,7 +27,10 @@ def available_cpus() -> int:
 
 
 def memory_limit() -> int:
-    """Return the memory of the machine, or the smaller limit of its container or job, in bytes."""
+    """Return the memory of the machine, or the smaller limit of its container or job, in bytes.
+
+    After `share_memory` it is the part of this process.
+    """
     limit = UNLIMITED
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         limit = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -36,7 +39,16 @@ def memory_limit() -> int:
             limit = min(limit, int(path.read_text()))
         except (OSError, ValueError):  # no such file, or "max"
             continue
-    return limit
+    return limit // _processes
+
+
+_processes = 1
+
+
+def share_memory(processes: int) -> None:
+    """Divide the memory that `memory_limit` returns: so many processes run at the same time."""
+    global _processes
+    _processes = processes
 
 
 def _process_limits() -> list[Path]:

@@ -4,11 +4,17 @@ import json
 import os
 import shutil
 
+import numpy as np
 import pytest
 import rasterio
 from georsr.cli.main import invoke
+from PIL import Image
 
 import georsr
+from georsr.batch import RasterRunner
+from georsr.config import SRConfig
+from georsr.inference.model_cache import model_ref
+from georsr.system import memory_limit, share_memory
 
 OPTIONS = {"model": "bicubic-x2"}
 
@@ -114,6 +120,54 @@ def test_sr_out_dir_reports_failures_with_exit_code_1(folder, tmp_path, capsys):
 def test_sr_out_dir_with_options_of_one_output_is_refused(option, folder, tmp_path, capsys):
     assert invoke(["sr", str(folder), "--out-dir", str(tmp_path / "out"), *option]) == 2
     assert "leave out --out-dir" in capsys.readouterr().err
+
+
+def test_super_resolve_many_reads_pictures_of_a_folder_without_rasters(tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    values = np.random.default_rng(0).integers(0, 255, (30, 40, 3)).astype(np.uint8)
+    Image.fromarray(values).save(folder / "DJI_0001.JPG")
+    Image.fromarray(values).save(folder / "DJI_0002.png")
+    with pytest.warns(georsr.GeoreferenceWarning):
+        report = georsr.super_resolve_many(folder, tmp_path / "out", "bicubic-x2")
+    assert statuses(report) == ["written", "written"]
+    assert [item.report.width for item in report.items] == [80, 80]
+
+
+def test_super_resolve_many_leaves_previews_beside_rasters(folder, tmp_path):
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(folder / "a_thumbnail.jpg")
+    (folder / "c.tif").unlink()
+    report = georsr.super_resolve_many(folder, tmp_path / "out", **OPTIONS)
+    assert [item.output[-5:] for item in report.items] == ["a.tif", "b.tif"]
+
+
+def test_raster_runner_gives_each_worker_its_part_of_the_memory(folder, tmp_path):
+    task = (str(folder / "a.tif"), str(tmp_path / "a.tif"))
+    whole = memory_limit()
+    model = georsr.open_model("bicubic-x2")
+    try:
+        runner = RasterRunner(model_ref(model), SRConfig(), whole // 2**20)
+        runner.prepare("worker")
+        assert memory_limit() == whole // (whole // 2**20)
+        item = runner(task, lambda: False)
+        assert item.status == "failed"
+        assert "of memory, this machine has 1 MiB for it" in item.error
+        assert "fewer workers" in item.error
+    finally:
+        share_memory(1)
+    runner = RasterRunner(model_ref(model), SRConfig())
+    assert runner(task, lambda: False).status == "written"
+
+
+def test_sr_out_dir_with_workers_names_options_in_failures(folder, tmp_path, capfd):
+    out = str(tmp_path / "out")
+    command = ["sr", str(folder / "a.tif"), "--out-dir", out, "-m", "bicubic-x2", "--json"]
+    assert invoke(command) == 0
+    capfd.readouterr()
+    assert invoke([*command, "--dtype", "float32", "--workers", "1"]) == 1
+    said = capfd.readouterr()
+    assert "use --overwrite, or another folder" in said.err
+    assert json.loads(said.out)[0]["status"] == "failed"
 
 
 def test_super_resolve_many_source_of_the_future_is_skipped_once_written(folder, tmp_path):

@@ -12,6 +12,8 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SCENE = REPOSITORY / "sample_data" / "town_rgb_2m.tif"
+FIELDS = REPOSITORY / "sample_data" / "fields_4band_10m.tif"
+BOX = "502380,5296160,503200,5296900"
 TRUTH = REPOSITORY / "sample_data" / "town_rgb_0.5m.tif"
 
 pytestmark = [
@@ -53,6 +55,9 @@ def test_light_set_has_no_torch_and_runs_every_command(run):
         ["georsr", "info", SCENE],
         ["georsr", "info", "segsr-lite-x4"],
         ["georsr", "sr", SCENE, "out.tif", "--quality", "layers.tif"],
+        ["georsr", "sr", SCENE, "fast.tif", "--fast"],
+        ["georsr", "sr", FIELDS, "part.tif", "--bidx", "3,2,1", "--bands", "all", "--bbox", BOX],
+        ["georsr", "sr", SCENE, "dry.tif", "--dry-run"],
         ["georsr", "sr", SCENE, "two.tif", "--workers", "2", "-m", "segsr-lite-x2"],
         ["georsr", "sr", SCENE, "parts.vrt", "--parts", "parts", "-m", "bicubic-x2"],
         ["georsr", "sr", SCENE, TRUTH, "--out-dir", "many", "-m", "bicubic-x2"],
@@ -69,6 +74,7 @@ def test_light_set_has_no_torch_and_runs_every_command(run):
         assert done.returncode == 0, f"{line}: {done.stdout}{done.stderr}"
     for line in (
         ["georsr", "export", "bicubic-x2", "x.onnx"],
+        ["georsr", "eval", "--pairs", REPOSITORY],
         ["georsr", "train", "recipe.yaml", "--out", "run"],
         ["georsr", "sr", SCENE, "no.tif", "--device", "cuda"],
     ):

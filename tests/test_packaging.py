@@ -95,6 +95,7 @@ def test_sdist_has_tests_and_sample_data(built):
         names = {name.partition("/")[2] for name in archive.getnames()}
     wanted = {"tests/conftest.py", "sample_data/town_rgb_2m.tif", "CHANGES.md", "Makefile"}
     wanted |= {"qgis/georsr_processing/metadata.txt", "recipe/recipe.yaml", "Dockerfile"}
+    wanted |= {"Dockerfile.light", "requirements/light.txt"}
     assert wanted <= names
     assert not [name for name in names if name.startswith((".venv", "demo/", "runs/"))]
 
@@ -151,10 +152,10 @@ def test_shell_completion_lists_options(shell, monkeypatch, capsys):
 INSTRUCTION = re.compile(r"^([A-Z]+) (.+)$")
 
 
-@pytest.fixture
-def instructions():
-    """The Dockerfile as (instruction, argument)."""
-    text = (REPOSITORY / "Dockerfile").read_text(encoding="utf-8")
+@pytest.fixture(params=["Dockerfile", "Dockerfile.light"])
+def instructions(request):
+    """A Dockerfile as (instruction, argument)."""
+    text = (REPOSITORY / request.param).read_text(encoding="utf-8")
     text = re.sub(r"^#.*\n", "", text, flags=re.MULTILINE).replace("\\\n", " ")
     lines = [re.sub(r"\s+", " ", line) for line in text.splitlines() if line.strip()]
     found = [INSTRUCTION.match(line) for line in lines]
@@ -168,7 +169,7 @@ def test_dockerfile_follows_the_rules(instructions):
     assert {name for name, _ in instructions} <= known
     by_name = {name: [a for n, a in instructions if n == name] for name in known}
     (image,) = by_name["FROM"]
-    assert re.fullmatch(r"nvidia/cuda:\d+\.\d+\.\d+-base-ubuntu\d\d\.04", image)
+    assert re.fullmatch(r"nvidia/cuda:\d+\.\d+\.\d+-base-ubuntu\d\d\.04|python:3\.\d+-slim", image)
     for command in by_name["RUN"]:
         if "apt-get install" in command:
             assert "--no-install-recommends" in command
@@ -199,7 +200,8 @@ def test_conda_recipe_equals_pyproject():
     assert recipe["context"]["version"] == project["version"]
     assert recipe["about"]["license"] == project["license"]
     assert recipe["about"]["summary"] == project["description"]
-    (script,) = recipe["build"]["python"]["entry_points"]
+    light, full = recipe["outputs"]
+    (script,) = light["build"]["python"]["entry_points"]
     assert script == f"georsr = {project['scripts']['georsr']}"
     names = {
         "pytorch": "torch",
@@ -207,11 +209,25 @@ def test_conda_recipe_equals_pyproject():
         "open-clip-torch": "open_clip_torch",
         "python-isal": "isal",
     }
-    run = dict(line.split(" ", 1) for line in recipe["requirements"]["run"])
+    run = dict(line.split(" ", 1) for line in light["requirements"]["run"])
     assert run.pop("python") == project["requires-python"]
     assert run.pop("distributed") == run["dask-core"]
-    stated = {}
-    for line in project["dependencies"]:
+    stated = _oldest(project["dependencies"])
+    in_file = (REPOSITORY / "requirements" / "light.txt").read_text().splitlines()
+    in_light = _oldest(line for line in in_file if not line.startswith("#"))
+    assert {names.get(name, name): oldest for name, oldest in run.items()} == in_light
+    (same, *added) = full["requirements"]["run"]
+    assert same == "${{ name }}-light ==${{ version }}"
+    torch_and_hub = dict(line.split(" ", 1) for line in added)
+    both = in_light | {names.get(name, name): oldest for name, oldest in torch_and_hub.items()}
+    both.pop("onnxruntime")
+    assert both == stated
+
+
+def _oldest(requirements):
+    """Package -> the versions of it that requirements allow."""
+    allowed = {}
+    for line in requirements:
         name, sign, oldest = line.partition(";")[0].partition(">=")
-        stated[name.split("[")[0]] = sign + oldest
-    assert {names.get(name, name): oldest for name, oldest in run.items()} == stated
+        allowed[name.split("[")[0]] = sign + oldest
+    return allowed

@@ -72,6 +72,55 @@ def test_quality_eval_and_info_run_without_torch(scene, tmp_path):
     assert "segsr-lite-x2" in run("models", "list").stdout
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--bbox", "400002,4999985,400020,5000000", "-m", "segsr-lite-x2"),
+        ("--bands", "all", "--band-mode", "per-band", "--bidx", "1,2,3", "-m", "segsr-lite-x2"),
+        ("--parts", "PARTS", "-m", "segsr-lite-x2"),
+        ("--cog", "--consistency", "on", "-m", "segsr-lite-x2"),
+        ("--fast", "-m", "segsr-lite-x2"),
+        ("--dry-run",),
+    ],
+)
+def test_sr_options_without_torch_give_the_bytes_with_torch_installed(
+    options, make_raster, texture, tmp_path
+):
+    scene, made = make_raster(texture(4, 40, 50)), []
+    for call in (run, lambda *words: invoke([*map(str, words)])):
+        folder = tmp_path / str(len(made))
+        folder.mkdir()
+        words = [str(folder / "parts") if word == "PARTS" else word for word in options]
+        out = folder / ("out.vrt" if "--parts" in options else "out.tif")
+        done = call("sr", scene, out, *words)
+        assert getattr(done, "returncode", done) == 0, done
+        files = sorted(path for path in folder.rglob("*.tif"))
+        made.append([path.read_bytes() for path in files])
+    assert made[0] == made[1]
+    assert bool(made[0]) == ("--dry-run" not in options)
+
+
+def test_stack_rio_and_xarray_run_without_torch(scene, make_raster, tmp_path):
+    with rasterio.open(scene) as source:
+        bands = [make_raster(source.read([i]), name=f"{i}.tif") for i in (1, 2, 3)]
+    out, same = tmp_path / "out.tif", tmp_path / "same.tif"
+    options = ("-m", "segsr-lite-x2", "--bidx", "1,2,3")
+    done = run("sr", *bands, out, "--stack", *options)
+    assert done.returncode == 0, done.stderr
+    code = f"""{BLOCKED}
+import rioxarray, georsr.xarray
+from rasterio.rio.main import main_group
+array = rioxarray.open_rasterio({str(scene)!r}, chunks=(3, 32, 32))
+made = array.georsr.super_resolve("segsr-lite-x2").compute()
+main_group(["superres", {str(scene)!r}, {str(same)!r}, *{options!r}], standalone_mode=False)
+assert (rioxarray.open_rasterio({str(same)!r}) == made).all()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    with rasterio.open(out) as stacked, rasterio.open(same) as made:
+        np.testing.assert_array_equal(stacked.read(), made.read())
+
+
 def test_sr_out_dir_without_torch_writes_each_raster_as_a_run_of_its_own(scene, tmp_path):
     options = ("-m", "segsr-lite-x2-sensor", "--tile", 32)
     done = run("sr", scene, "--out-dir", tmp_path / "many", *options)
@@ -91,6 +140,22 @@ def test_preview_without_torch_equals_that_with_torch(scene, tmp_path):
     difference = np.abs(made.astype(int) - expected)
     assert difference.max() <= 1
     assert (tmp_path / "a.html").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "int32", "uint32", "float64"])
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_bicubic_of_numpy_and_torch_has_the_same_bytes(dtype, scale):
+    rng = np.random.default_rng(scale)
+    if dtype == "float64":
+        values = rng.normal(0, 1e6, (2, 70, 45))
+    else:
+        limits = np.iinfo(dtype)
+        values = rng.integers(limits.min, limits.max, (2, 70, 45), dtype, endpoint=True)
+    made = [
+        super_resolve_array(values, f"bicubic-x{scale}", backend=backend, tile_size=32, force=True)
+        for backend in ("onnx", "torch")
+    ]
+    np.testing.assert_array_equal(*made)
 
 
 def test_sr_bicubic_keeps_all_digits_without_torch(make_raster, tmp_path):

@@ -40,7 +40,7 @@ from georsr.distributed.worker import (
     worker_device,
 )
 from georsr.errors import InterruptedRunError, ResourceError, UsageError
-from georsr.inference.predictor import choose_backend, place_model
+from georsr.inference.predictor import choose_backend, place_model, with_precision
 from georsr.jobs.job import SRJob
 from georsr.models.io import Model
 from georsr.progress import never
@@ -364,7 +364,7 @@ class Cluster:
 
     def _local_placement(self) -> tuple[DeviceConfig, bool]:
         """Return where workers of this machine compute, and whether on a GPU."""
-        model, config = self._model, self._config
+        model, config = self._model, with_precision(self._model, self._config)
         backend = choose_backend(model, config)
         if self.local is None:
             return DeviceConfig("cpu", "fp32", backend), False  # replaced by that of the workers
@@ -397,7 +397,7 @@ class Cluster:
             )
         if device == "auto" and not gpu:
             device = "cpu"
-        config = replace(self._config, device=device)
+        config = with_precision(self._model, replace(self._config, device=device))
         backend = "torch" if gpu else choose_backend(self._model, config)
         wanted = device, config.precision, backend
         oldest = min(workers, key=lambda address: workers[address]["last_seen"], default="")
@@ -429,7 +429,11 @@ class Cluster:
         precision = cast(Precision, placement.precision)
         backend = cast(Any, placement.backend)
         config = replace(
-            self._config, device=placement.device, precision=precision, backend=backend
+            self._config,
+            device=placement.device,
+            precision=precision,
+            fast=False,
+            backend=backend,
         )
         if self.local and config.num_threads is None:
             config = replace(config, num_threads=max(1, available_cpus() // self.local))

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from georsr.config import Consistency, SRConfig
+from georsr.config import Consistency, Precision, SRConfig
 from georsr.device import DeviceConfig, cpu_threads, select_device
 from georsr.errors import InputError, UsageError
 from georsr.evaluation.benchmark import (
@@ -28,7 +28,7 @@ from georsr.evaluation.reports.benchmark_report import make_example, select_exam
 from georsr.evaluation.reports.figures import Example
 from georsr.inference.blur_and_noise import resolve_kernel, with_scene_sensor
 from georsr.inference.consistency import ConsistencyTarget
-from georsr.inference.predictor import TilePredictor
+from georsr.inference.predictor import TilePredictor, with_precision
 from georsr.io.image_datasets import (
     ImageFolder,
     LabelledImage,
@@ -236,7 +236,8 @@ def make_candidates(
     baseline = open_model("bicubic", models[0].spec.scale)
     candidates = []
     for name, model in unique_models([baseline, *models]).items():
-        predictor = TilePredictor(model, device, 1)
+        placement = DeviceConfig("cpu", "fp32", "onnx") if model.is_exported else device
+        predictor = TilePredictor(model, placement, 1)
         super_resolve = (
             make_super_resolver(predictor)
             if model.spec.name in COMPUTED
@@ -382,6 +383,16 @@ class Evaluation:
                 yield make_example(self.images[number], reasons, self.super_resolvers)
 
 
+def _common_device(models: Sequence[Model], config: SRConfig) -> DeviceConfig:
+    """Return device and precision of all models; raise if ``fast`` chooses several."""
+    precisions = {with_precision(model, config).precision: model for model in models}
+    if len(precisions) > 1:
+        chosen = " and ".join(f"{model.spec.name} in {p}" for p, model in precisions.items())
+        raise UsageError(f"--fast computes {chosen}; measure them one by one")
+    (precision,) = precisions
+    return select_device(config.device, precision, "auto")
+
+
 def prepare(
     root: Path | str,
     split: str | None = None,
@@ -395,7 +406,8 @@ def prepare(
     consistency: str = "off",
     consistency_kernel: str | None = None,
     device: str = "auto",
-    precision: str = "auto",
+    precision: Precision = "auto",
+    fast: bool = False,
     jobs: int | None = None,
     command: str = "",
 ) -> Evaluation:
@@ -418,7 +430,7 @@ def prepare(
         Modes of :data:`MODES` by which each guided model is measured, too.
     consistency, consistency_kernel
         Options of :class:`georsr.config.SRConfig`; ``off`` measures the networks alone.
-    device, precision, jobs
+    device, precision, fast, jobs
         Device, arithmetic and CPU threads of the networks.
     command
         Command line, for the report.
@@ -426,18 +438,19 @@ def prepare(
     Raises
     ------
     UsageError
-        The data set or a model does not exist, or they do not belong together.
+        The data set or a model does not exist, or they do not belong together; models would compute
+        in different precisions.
     InputError
         The data set holds no images.
     """
     if find_spec("PIL") is None:
-        raise UsageError("reading images needs Pillow: pip install 'georsr[train]'")
+        raise UsageError("reading images needs Pillow: pip install pillow")
     root, degradation = Path(root), degradation or BicubicDegradation()
     if split is not None and (root / split).is_dir():
         layout = "folder"
     folder = open_dataset(root, layout, split=split)
     opened = open_models(models, scale)
-    device_config = select_device(device, precision, "auto")
+    device_config = _common_device(opened, SRConfig(device=device, precision=precision, fast=fast))
     candidates = make_candidates(opened, device_config, guidance, consistency, consistency_kernel)
     name = root.resolve().name
     return Evaluation(

@@ -10,12 +10,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.ndimage import fourier_shift, gaussian_filter
-from scipy.optimize import nnls
 
-from georsr.errors import InputError
+from georsr.errors import InputError, UsageError
 from georsr.geo.registration import phase_shift
 from georsr.window import AnyArray
+
+try:
+    from scipy.ndimage import fourier_shift, gaussian_filter
+    from scipy.optimize import nnls
+except ModuleNotFoundError as error:  # the light set does without
+    raise UsageError("measuring real pairs needs scipy: pip install scipy") from error
 
 BORDER = 4
 """Coarse pixels that are left out along every edge."""

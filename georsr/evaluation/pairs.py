@@ -17,7 +17,7 @@ from affine import Affine
 
 from georsr._files import refuse_pipe
 from georsr.api import super_resolve_array
-from georsr.device import select_device
+from georsr.config import SRConfig
 from georsr.errors import GeoreferenceWarning, InputError, UsageError, redact_url
 from georsr.evaluation.benchmark import ModelFacts, unique_models
 from georsr.evaluation.metrics import psnr_of_mse
@@ -30,6 +30,7 @@ from georsr.evaluation.pair_gains import (
 )
 from georsr.evaluation.reports.figures import Example, Panel, draw_box, max_error_crop
 from georsr.evaluation.reports.pairs_report import PairRow, PairsReport, summarize
+from georsr.inference.predictor import place_model
 from georsr.io.metadata import RasterInfo, format_pixel_size
 from georsr.io.reader import RasterReader, open_raster
 from georsr.models.io import Model, open_model
@@ -305,7 +306,9 @@ class PairsEvaluation:
             if pictures:
                 self.examples.append((row, make_example(row, result, pixels.fine)))
             progress.advance()
-        device = select_device(self.options["device"], self.options["precision"], "auto")
+        names = ("device", "precision", "fast")
+        chosen = SRConfig(**{name: self.options[name] for name in names if name in self.options})
+        device = place_model(next(iter(self.models.values())), chosen)
         return PairsReport(
             redact_url(str(self.folder)),
             summarize(rows),

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from georsr.device import PRECISIONS, DeviceConfig, import_torch
-from georsr.errors import ModelError
+from georsr.errors import ModelError, first_line
 from georsr.models.arrays import Array, enlarge_bicubic
 from georsr.models.io import Model
 from georsr.window import BoolArray, FloatArray
@@ -75,11 +75,6 @@ class PendingBatch:
         return list(self.residual)
 
 
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error, or its class."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
 def bicubic_on_cpu(image: FloatArray, scale: int, backend: str) -> FloatArray:
     """Enlarge (C, h, w) by bicubic interpolation on the CPU: (C, s * h, s * w) float32."""
     if backend == "onnx":
@@ -136,6 +131,8 @@ class ArrayBackend:
     ----------
     model
         Model to run.
+    precision
+        ``fp32`` or ``int8``.
 
     Raises
     ------
@@ -145,8 +142,8 @@ class ArrayBackend:
         The model's file cannot be read.
     """
 
-    def __init__(self, model: Model) -> None:
-        network = model.array_network()
+    def __init__(self, model: Model, precision: str = "fp32") -> None:
+        network = model.array_network(precision)
         if network is None:
             from georsr.models.onnx.export import ConvertedNetwork
 

@@ -18,11 +18,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from typing import Any, Self
 
-from georsr.config import SRConfig
+from georsr.config import Precision, SRConfig
 from georsr.device import (
     DeviceConfig,
+    cpu_supports,
     import_torch,
     is_out_of_memory,
     may_have_accelerator,
@@ -30,13 +32,12 @@ from georsr.device import (
     select_device,
     set_num_threads,
 )
-from georsr.errors import ModelError, ResourceError, UsageError
+from georsr.errors import ModelError, ResourceError, UsageError, first_line
 from georsr.inference.backends import (
     ArrayBackend,
     Backend,
     PendingBatch,
     TorchBackend,
-    first_line,
 )
 from georsr.inference.consistency import ConsistencyTarget, enforce_consistency
 from georsr.models.arrays import Array, enlarge_nearest, interpolate_bicubic, namespace
@@ -180,6 +181,40 @@ def with_own_gpu(config: SRConfig, worker_name: object) -> SRConfig:
     return replace(config, device=f"cuda:{worker_name % max(1, count)}")
 
 
+def with_precision(model: Model, config: SRConfig) -> SRConfig:
+    """Return the options with the precision that ``fast`` chooses for a model on this machine.
+
+    On a CPU that is int8 if the model ships in 8 bits, else bfloat16 by torch, if the CPU has
+    instructions for it. On a GPU ``auto`` is half precision already.
+
+    Raises
+    ------
+    UsageError
+        int8 is asked for, and the model does not ship in 8 bits.
+    """
+    if config.precision == "int8" and not (model.interpolates or model.int8_graph):
+        raise UsageError(
+            f"model {model.source}: does not ship in 8 bits; omit --precision int8, or make a file "
+            "in 8 bits with 'georsr export --int8'"
+        )
+    if not config.fast:
+        return config
+    precision: Precision = "auto"
+    on_cpu = config.device == "cpu" or (config.device == "auto" and not may_have_accelerator())
+    if on_cpu and not model.interpolates:
+        runtime = config.backend != "torch" and not config.compile and model.runs_without_torch
+        if runtime and model.int8_graph and cpu_supports("int8"):
+            precision = "int8"
+        elif _has_torch(model, config) and cpu_supports("bf16"):
+            precision = "bf16"
+    return replace(config, fast=False, precision=precision)
+
+
+def _has_torch(model: Model, config: SRConfig) -> bool:
+    """Return whether torch may run a model."""
+    return config.backend != "onnx" and not model.is_exported and find_spec("torch") is not None
+
+
 def place_model(model: Model, config: SRConfig) -> DeviceConfig:
     """Choose device, precision and backend of a model.
 
@@ -191,6 +226,7 @@ def place_model(model: Model, config: SRConfig) -> DeviceConfig:
     UsageError
         The options contradict each other, or the model; or torch is needed and not installed.
     """
+    config = with_precision(model, config)
     backend = choose_backend(model, config)
     if backend == "onnx" and config.compile:
         raise UsageError("backend onnx: torch.compile is not for it; leave --compile away")
@@ -220,7 +256,7 @@ def choose_backend(model: Model, config: SRConfig) -> str:
 
 def _prefers_arrays(model: Model, config: SRConfig) -> bool:
     """Return whether ``--backend auto`` runs a model without torch."""
-    if config.device not in ("auto", "cpu") or config.precision not in ("auto", "fp32"):
+    if config.device not in ("auto", "cpu") or config.precision not in ("auto", "fp32", "int8"):
         return False
     if config.compile or not model.runs_without_torch:
         return False
@@ -264,7 +300,7 @@ class TilePredictor:
         self.tta = tta
         self.compiled = compiled
         self.backend: Backend = (
-            ArrayBackend(model)
+            ArrayBackend(model, placement.precision)
             if placement.backend == "onnx"
             else TorchBackend(model, placement, compiled=compiled)
         )

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".tif", ".tiff", ".jp2", ".j2k", ".img", ".ntf", ".vrt")
 """Suffixes of the files in a folder that are read as rasters."""
+PICTURES = (".jpg", ".jpeg", ".png", ".webp")
+"""Suffixes that are read, too, if a folder has nothing else: beside rasters they are previews."""
 
 
 def open_sources(
@@ -85,9 +87,8 @@ def _expand(source: str) -> list[str]:
     folder = Path(source)
     if not os.path.isdir(folder):  # noqa: PTH112 (False for a name too long)
         return [source]
-    rasters = sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in SUFFIXES and not is_hidden(path, folder) and path.is_file()
-    )
-    return [str(path) for path in rasters] or [source]
+    files = sorted(p for p in folder.iterdir() if not is_hidden(p, folder) and p.is_file())
+    for suffixes in (SUFFIXES, PICTURES):
+        if rasters := [str(path) for path in files if path.suffix.lower() in suffixes]:
+            return rasters
+    return [source]

@@ -122,6 +122,8 @@ def _add_source(
     return add_vrt_source(element, kind, (path, False), band, dtype, blocks, source.window)
 
 
+_EACH = "; to super-resolve each by itself, use --out-dir"
+"""Advice for rasters that do not fit together."""
 MAX_MISALIGNMENT = 0.01
 """Largest distance in pixels of a raster's corners from the grid of the first raster."""
 
@@ -246,7 +248,7 @@ def build_mosaic(infos: Sequence[RasterInfo], nodata: SourceNodata = None) -> Mo
     if max(height, width) > MAX_SIDE:
         raise UsageError(
             f"{first.path} and the other rasters lie too far apart: a mosaic of them would have "
-            f"{height} rows and {width} columns, expected at most {MAX_SIDE}"
+            f"{height} rows and {width} columns, expected at most {MAX_SIDE}{_EACH}"
         )
     assert first.transform is not None
     transform = first.transform @ Affine.translation(left, top)
@@ -303,7 +305,7 @@ def check_hidden(mosaic: Mosaic) -> None:
         warnings.warn(
             f"{paths[hidden[0]]}: is covered by rasters that come later in the list"
             f"{f', as are {len(hidden) - 1} others' if len(hidden) > 1 else ''}: only what is "
-            "invalid in those can be seen of it; to super-resolve each by itself, use --out-dir",
+            f"invalid in those can be seen of it{_EACH}",
             BandWarning,
             stacklevel=4,
         )
@@ -325,8 +327,7 @@ def _compare(first: RasterInfo, other: RasterInfo) -> None:
         if a != b:
             raise UsageError(
                 f"{other.path}: does not fit {first.path}: its {name} {_format(b)}, "
-                f"expected {_format(a)}; it must be the same in all rasters of a mosaic; to "
-                "super-resolve each by itself, use --out-dir"
+                f"expected {_format(a)}; it must be the same in all rasters of a mosaic{_EACH}"
             )
 
 
@@ -334,12 +335,13 @@ def _compare_grid(first: RasterInfo, other: RasterInfo) -> None:
     if first.crs != other.crs:
         raise UsageError(
             f"{other.path}: does not fit {first.path}: its CRS {_format(other.crs)}, expected "
-            f"{_format(first.crs)}; it must be the same in all rasters of a mosaic"
+            f"{_format(first.crs)}; it must be the same in all rasters of a mosaic{_EACH}"
         )
     for info in (first, other):
         if info.transform is None:
             raise UsageError(
-                f"{info.path}: has no affine georeferencing, so it cannot be part of a mosaic"
+                f"{info.path}: has no affine georeferencing, so it cannot be part of a "
+                f"mosaic{_EACH}"
             )
 
 
@@ -466,7 +468,7 @@ def _warn_overlap(mosaic: Mosaic) -> None:
             below, above = (mosaic.sources[i].info.path for i in (first, number))
             warnings.warn(
                 f"{above} covers {fractions[first]:.0%} of {below}: later rasters of a mosaic hide "
-                "earlier ones; to super-resolve each by itself, use --out-dir",
+                f"earlier ones{_EACH}",
                 BandWarning,
                 stacklevel=4,
             )
@@ -480,8 +482,8 @@ def _read_infos(
     for path in paths:
         if find_safe_metadata(path) is not None:
             raise UsageError(
-                f"{path}: a Sentinel-2 product cannot be part of a mosaic; super-resolve each "
-                "product, and combine the outputs"
+                f"{path}: a Sentinel-2 product cannot be part of a mosaic{_EACH}, and combine the "
+                "outputs"
             )
         env = gdal_env(remote=not can_list_sidecars(gdal_path(path)))
         with env, open_source(path, allow_drivers) as dataset:

@@ -640,15 +640,12 @@ class RasterReader:
 
 def _outside_fraction(coarse: PixelBlock, fine: PixelBlock) -> float:
     """Return the fraction of the coarse pixels that the fine pixels around them do not explain."""
-    from scipy.ndimage import maximum_filter, minimum_filter  # slow, and few rasters need it
-
     bands, rows, columns = coarse.values.shape
     cells = (bands, rows, fine.values.shape[1] // rows, columns, fine.values.shape[2] // columns)
     values, valid = fine.values.astype(np.float64).reshape(cells), fine.valid.reshape(cells)
-    around = (1, 3, 3)
-    low = minimum_filter(values.min((2, 4), where=valid, initial=np.inf), around)
-    high = maximum_filter(values.max((2, 4), where=valid, initial=-np.inf), around)
-    all_valid = minimum_filter(valid.all((2, 4)).astype(np.uint8), around) == 1
+    low = _neighbourhoods(values.min((2, 4), where=valid, initial=np.inf)).min((3, 4))
+    high = _neighbourhoods(values.max((2, 4), where=valid, initial=-np.inf)).max((3, 4))
+    all_valid = _neighbourhoods(np.asarray(valid.all((2, 4)))).all((3, 4))
     known = np.isfinite(low)
     if not known.any():
         return float(coarse.valid.mean())
@@ -657,6 +654,12 @@ def _outside_fraction(coarse: PixelBlock, fine: PixelBlock) -> float:
         margin = 0.25 * (high - low) + reach
         inside = (coarse.values >= low - margin) & (coarse.values <= high + margin)
     return float(np.where(coarse.valid, ~(known & inside), all_valid).mean())
+
+
+def _neighbourhoods(cells: AnyArray) -> AnyArray:
+    """Return each cell with its eight neighbours, edges repeated: (C, h, w) -> (C, h, w, 3, 3)."""
+    padded = np.pad(cells, ((0, 0), (1, 1), (1, 1)), "edge")
+    return np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (1, 2))
 
 
 class CroppedReader(RasterReader):

@@ -16,6 +16,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from georsr.config import OPTIONS, SRConfig
 from georsr.device import DeviceConfig
@@ -48,7 +49,7 @@ from georsr.radiometry.normalization import Normalization
 from georsr.reports import RunReport, georsr_version, output_tags
 from georsr.system import memory_limit
 from georsr.tiling.grid import TileGrid
-from georsr.window import MAX_SIDE, AnyArray, PixelBlock, Window
+from georsr.window import MAX_SIDE, AnyArray, BoolArray, PixelBlock, Window
 from georsr.writer.layout import OutputLayout, output_layout
 from georsr.writer.paths import is_virtual, paths_behind_vsi, temp_paths
 from georsr.writer.resumable_tiff import Journal
@@ -167,8 +168,8 @@ def check_memory(needed: int, config: SRConfig) -> None:
     if config.check_resources and needed > limit:
         raise ResourceError(
             f"the run takes about {needed / MIB:.0f} MiB of memory, this machine has "
-            f"{limit / MIB:.0f} MiB; use a smaller --tile or --blocksize, work in parts with "
-            "--bbox, or use --no-check-resources to try"
+            f"{limit / MIB:.0f} MiB for it; use a smaller --tile or --blocksize, fewer --workers, "
+            "work in parts with --bbox, or use --no-check-resources to try"
         )
 
 
@@ -342,14 +343,11 @@ def warn_specks(reader: RasterReader, scale: int) -> None:
     value = info.nodata[0]
     if info.mask_kind != "nodata" or value not in suspects:
         return
-    from scipy.ndimage import binary_opening, binary_propagation  # slow, and few rasters need it
-
     specks = pixels = 0
     for window in probe_windows(info.height, info.width):
         valid = reader.read(window).valid
         holes = ~valid.reshape(-1, *valid.shape[-2:])
-        large = np.stack([binary_opening(hole, np.ones((SPECK_RUN + 1,) * 2)) for hole in holes])
-        specks += int((holes & ~binary_propagation(large, mask=holes)).any(0).sum())
+        specks += int((holes & ~large_areas(holes, SPECK_RUN + 1)).any(0).sum())
         pixels += valid[0].size
     if specks:
         warn_once(
@@ -359,6 +357,35 @@ def warn_specks(reader: RasterReader, scale: int) -> None:
             f"{scale} x {scale} pixels; --nodata none keeps them",
             RadiometryWarning,
         )
+
+
+def large_areas(mask: BoolArray, side: int) -> BoolArray:
+    """Return the pixels of masks (..., h, w) that are connected to a square of pixels inside.
+
+    Parameters
+    ----------
+    mask
+        Masks, stacked; pixels of neighbouring masks are connected, too.
+    side
+        Height and width of the square.
+    """
+    if min(mask.shape[-2:]) < side:
+        return np.zeros_like(mask)
+    corners = sliding_window_view(mask, (side, side), (-2, -1)).all((-2, -1))
+    found = np.zeros_like(mask)
+    for row, column in np.ndindex(side, side):
+        height, width = corners.shape[-2:]
+        found[..., row : row + height, column : column + width] |= corners
+    while True:
+        grown = found.copy()
+        for axis in range(mask.ndim):
+            old, new = np.moveaxis(found, axis, 0), np.moveaxis(grown, axis, 0)
+            new[1:] |= old[:-1]
+            new[:-1] |= old[1:]
+        grown &= mask
+        if np.array_equal(grown, found):
+            return found
+        found = grown
 
 
 def warn_negative(reader: RasterReader, layout: OutputLayout) -> None:
@@ -717,6 +744,7 @@ def _layout(
             consistency=_consistency_tag(kernel, requested_kernel(model.spec, config)),
             options=config.tags_json(),
             runtime="" if placement.backend == "torch" else placement.library,
+            precision=placement.precision,
             sensor=description_of(model),
         ),
         partial=partial,

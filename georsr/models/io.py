@@ -32,6 +32,7 @@ from georsr.models.registry import (
     COMPUTED_ARCHITECTURES,
     NAME,
     bundled_weights,
+    check_bundled,
     find_architecture,
     list_models,
     read_spec,
@@ -323,15 +324,22 @@ class Model:
         copied._buffers = {**network._buffers, "sensor": network.sensor.new_tensor([self.sensor])}
         return copied
 
-    def array_network(self) -> ArrayNetwork | None:
-        """Return the network as a function of NumPy arrays; None if it takes torch to run it."""
+    def array_network(self, precision: str = "fp32") -> ArrayNetwork | None:
+        """Return the network as a function of NumPy arrays; None if it takes torch to run it.
+
+        Parameters
+        ----------
+        precision
+            ``fp32``, or ``int8`` for a model that ships in 8 bits.
+        """
         if self.spec.name in COMPUTED and isinstance(self.weights, StoredNetwork):
             return Interpolation(self.spec.architecture, self.spec.scale)
         from georsr.models.onnx.runtime import OnnxNetwork, open_bundled
 
         if isinstance(self.weights, OnnxNetwork):
             return self.weights
-        return open_bundled(self.graph) if self.graph else None
+        path = self.int8_graph if precision == "int8" else self.graph
+        return open_bundled(path) if path else None
 
     @property
     def spec_of_network(self) -> ModelSpec:
@@ -361,6 +369,12 @@ class Model:
             return None
         path = Path(self.file).with_suffix(".onnx")
         return path if path.is_file() else None
+
+    @property
+    def int8_graph(self) -> Path | None:
+        """Path of the ONNX file in 8 bits of a model that ships with georsr; None without one."""
+        path = None if self.graph is None else self.graph.with_suffix(".int8.onnx")
+        return path if path is not None and path.is_file() else None
 
     def __call__(self, image: FloatArray) -> FloatArray:
         """Enlarge an image or a batch of images of one size, each as one tile.
@@ -468,7 +482,9 @@ def open_model(name: str | None = None, scale: int | None = None) -> Model:
     bundled = bundled_weights().get(complete)
     path = bundled or _file_of(complete)
     model = _OPENERS.get(path.suffix.lower(), _open_safetensors)(path)
-    if bundled is None and not model.is_exported:
+    if bundled is not None:
+        check_bundled(path, model.sha256)
+    elif not model.is_exported:
         model = replace(model, weights=model.network)  # a damaged file is reported at once
     source = complete if complete.startswith(SCHEME) else model.source
     model = replace(model, source=source, file=str(path))

@@ -29,6 +29,8 @@ NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 DEFAULT = "segsr-lite-x{scale}-sensor"
 """Model of ``georsr sr`` without ``--model``. It was trained on images as sensors record them;
 networks trained on bicubic pairs hardly sharpen those."""
+SUMS = "SHA256SUMS"
+"""File of the SHA-256 of the weights that ship with georsr, as ``sha256sum`` writes it."""
 ENTRY_POINTS = "georsr.models"
 """Entry-point group: every entry names a module that registers its classes when imported."""
 
@@ -184,6 +186,16 @@ def weights_folder() -> Path:
 def bundled_weights() -> dict[str, Path]:
     """Return name -> file of the weights that ship with georsr."""
     return {path.stem: path for path in sorted(weights_folder().glob("*.safetensors"))}
+
+
+def check_bundled(path: Path, digest: str) -> None:
+    """Raise `ModelError` if a file that ships with georsr has another SHA-256 than shipped."""
+    sums = dict(line.split()[::-1] for line in (weights_folder() / SUMS).read_text().splitlines())
+    if sums.get(path.name) != digest:
+        raise ModelError(
+            f"{path}: is not the file that ships with georsr (another SHA-256); install georsr "
+            "again, or update SHA256SUMS if you changed it"
+        )
 
 
 def read_spec(path: Path) -> ModelSpec:

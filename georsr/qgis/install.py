@@ -244,7 +244,7 @@ def plugin_version(folder: Path) -> str | None:
 def georsr_command() -> list[str]:
     """Command that runs this very georsr."""
     script = Path(sys.executable).with_name("georsr.exe" if os.name == "nt" else "georsr")
-    return [str(script)] if script.is_file() else [sys.executable, "-m", "georsr.cli"]
+    return [str(script)] if script.is_file() else [sys.executable, "-P", "-m", "georsr.cli"]
 
 
 def install(profile: Profile) -> Path:

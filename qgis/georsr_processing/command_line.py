@@ -160,9 +160,16 @@ FIELDS = {
     "--scale": "Scale",
     "--consistency": "Consistency with the input",
     "--sensor": "Sensor",
+    "--quality": "Quality layers",
+    "--cog": "Cloud Optimized GeoTIFF",
 }
 """Options of georsr -> fields of the dialog."""
-_OPTION = re.compile(r"--[a-z][a-z-]*")
+_OPTION = re.compile(
+    r"`[^`]*`|(--[a-z][a-z-]*[a-z])"
+    r"(?: ([A-Z][\w,]*\w|[A-Z]|-?\d[\d.,]*\b"
+    r"|(?:all|auto|bicubic|cpu|data|mask|none|off|on|per-band)\b))?"
+)
+"""A command of another program, or an option of georsr with its value."""
 
 
 def with_fields(message: str) -> str:
@@ -172,8 +179,12 @@ def with_fields(message: str) -> str:
     """
 
     def field(match: re.Match[str]) -> str:
-        option = match[0]
-        return f"'{FIELDS[option]}'" if option in FIELDS else f"{option} (in 'More options')"
+        option, value = match.groups()
+        if option is None:
+            return match[0]
+        if option not in FIELDS:
+            return f"{match[0]} (in 'More options')"
+        return f"'{FIELDS[option]}'" + (f": {value}" if value and option != "--bidx" else "")
 
     return _OPTION.sub(field, message)
 

@@ -106,7 +106,31 @@ OLDEST = (0, 1, 0)
 """Oldest georsr with the command line that this plugin uses."""
 TIMEOUT = 120
 """Seconds for ``georsr --version``, which takes 0.2; slow disks and virus scanners need more."""
-INSTALL = "install it with 'pip install georsr', then run 'georsr qgis install'"
+INSTALL = (
+    "run 'Install georsr' in the Processing toolbox, or 'pip install georsr' and then 'georsr qgis "
+    "install' in a terminal"
+)
+OLDEST_PYTHON = (3, 11)
+LIGHT = (
+    "onnxruntime>=1.18",
+    "rasterio>=1.4",
+    "xarray>=2024.1",
+    "rioxarray>=0.15",
+    "dask[array,distributed]>=2024.1",
+    "cryptography>=41",
+    "shapely>=2.0",
+    "affine>=3.0rc1",
+    "numpy>=1.26",
+    "click>=8.1",
+    "jinja2>=3.1",
+    "packaging>=22",
+    "safetensors>=0.4.3",
+    "isal>=1.5; platform_machine in 'x86_64 AMD64 aarch64 arm64 ARM64'",
+    "h5py>=3.8",
+    "tqdm>=4.66",
+    "filelock>=4.3",
+)
+"""Packages that georsr needs on a CPU, without torch: ``requirements/light.txt`` of georsr."""
 
 
 class ExecutableError(Exception):
@@ -136,7 +160,7 @@ class Georsr:
 def find_georsr(
     setting: str = "", environ: Mapping[str, str] | None = None, folder: Path | None = None
 ) -> Georsr:
-    """Find georsr: setting, environment variable, the record of the installation, PATH.
+    """Find georsr: setting, environment variable, record of the installation, own one, PATH.
 
     Parameters
     ----------
@@ -159,6 +183,9 @@ def find_georsr(
     recorded = _recorded(folder or Path(__file__).parent)
     if recorded is not None:
         return recorded
+    own = _executable_in(own_environment(folder))
+    if own is not None:
+        return Georsr((own,), "installed by this plugin")
     for folders in (environ.get("PATH", ""), os.pathsep.join(_usual_folders())):
         path = shutil.which("georsr", path=folders)
         if path:
@@ -224,14 +251,75 @@ def _named(text: str, source: str) -> str:
     if path.is_file():
         return str(path)
     if path.is_dir():
-        for inner in ("bin/georsr", "Scripts/georsr.exe", "georsr", "georsr.exe"):
-            if (path / inner).is_file():
-                return str(path / inner)
+        inside = _executable_in(path)
+        if inside is not None:
+            return inside
         raise ExecutableError(f"there is no georsr in {path}, which {source} names; {INSTALL}")
     found = shutil.which(text)
     if found and os.sep not in text:
         return found
     raise ExecutableError(f"there is no file {path}, which {source} names; correct or empty it")
+
+
+def _executable_in(folder: Path) -> str | None:
+    """Return the georsr of an environment, or in a folder; None if there is none."""
+    names = ("bin/georsr", "Scripts/georsr.exe", "georsr", "georsr.exe")
+    return next((str(folder / name) for name in names if (folder / name).is_file()), None)
+
+
+def own_environment(folder: Path | None = None) -> Path:
+    """Return the environment that the plugin may install georsr into: a folder of the profile."""
+    plugin = folder or Path(__file__).parent
+    return plugin.parents[min(2, len(plugin.parents) - 1)] / "georsr-environment"
+
+
+def installation_steps(
+    environment: Path, package: str, executable: str, windows: bool = sys.platform == "win32"
+) -> list[tuple[str, list[str]]]:
+    """Return the commands that install georsr without torch, each with a text that describes it.
+
+    Parameters
+    ----------
+    environment
+        Folder of the new environment.
+    package
+        Name, archive or source folder of georsr.
+    executable
+        Python that makes the environment.
+    """
+    python = str(environment / ("Scripts/python.exe" if windows else "bin/python"))
+    # -I: modules in the working folder, which is that of temporary files, are not imported
+    pip = [python, "-I", "-m", "pip", "install", "--disable-pip-version-check", "--no-compile"]
+    return [
+        ("Creating an environment…", [executable, "-I", "-m", "venv", "--clear", str(environment)]),
+        ("Downloading 0.2 GB of packages…", [*pip, "--progress-bar=off", *LIGHT]),
+        ("Installing georsr…", [*pip, "--no-deps", package]),
+    ]
+
+
+def find_python(version: Sequence[int] = sys.version_info) -> str:
+    """Return the Python of QGIS, whose own executable may be QGIS itself.
+
+    Raises
+    ------
+    ExecutableError
+        It is too old for georsr, or not to be found.
+    """
+    if tuple(version[:2]) < OLDEST_PYTHON:
+        raise ExecutableError(
+            f"the Python of this QGIS is {version[0]}.{version[1]}, georsr needs "
+            f"{OLDEST_PYTHON[0]}.{OLDEST_PYTHON[1]} or newer: install a newer QGIS, or georsr with "
+            "another Python"
+        )
+    if Path(sys.executable).name.lower().startswith("python"):
+        return sys.executable
+    for path in (Path(sys.prefix) / "bin" / "python3", Path(sys.prefix) / "python.exe"):
+        if path.is_file():
+            return str(path)
+    found = shutil.which("python3")
+    if found is None:
+        raise ExecutableError(f"the Python of QGIS was not found in {sys.prefix}; {INSTALL}")
+    return found
 
 
 def _recorded(folder: Path) -> Georsr | None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from qgis.core import QgsApplication
+from qgis.PyQt.QtWidgets import QPushButton
 
 from .provider import GeorsrProvider
+from .super_resolve_algorithm import SuperResolve
 
 
 class GeorsrPlugin:
@@ -35,6 +37,18 @@ class GeorsrPlugin:
             self.action = self.iface.rasterMenu().addAction(
                 self.provider.icon(), "Super-resolve Raster…", self.open_dialog
             )
+            self.offer_installation()
+
+    def offer_installation(self) -> None:
+        """Show a button that installs georsr, if there is none."""
+        possible, reason = SuperResolve().canExecute()
+        if not possible:
+            bar = self.iface.messageBar()
+            message = bar.createMessage("georsr", reason)
+            button = QPushButton("Install georsr…")
+            button.clicked.connect(self.open_installation)
+            message.layout().addWidget(button)
+            bar.pushWidget(message)
 
     def unload(self) -> None:
         """Take both away again."""
@@ -50,3 +64,9 @@ class GeorsrPlugin:
         import processing
 
         processing.execAlgorithmDialog("georsr:superresolve", {})
+
+    def open_installation(self) -> None:
+        """Open the dialog that installs georsr."""
+        import processing
+
+        processing.execAlgorithmDialog("georsr:install", {})

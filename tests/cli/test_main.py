@@ -36,6 +36,19 @@ assert not heavy, heavy
     assert "georsr" in run_python(code)
 
 
+@pytest.mark.parametrize("command", [["models", "list"], ["info", "IN"], ["sr", "IN", "IN"]])
+def test_commands_that_run_no_network_import_no_library_for_it(command, make_raster, texture):
+    source = str(make_raster(texture(3, 40, 40)))
+    words = [source if word == "IN" else word for word in command]
+    run_python(f"""
+import sys
+from georsr.cli.main import invoke
+assert invoke({words!r}) == {2 if command[0] == "sr" else 0}
+heavy = [name for name in ("torch", "onnxruntime", "scipy") if name in sys.modules]
+assert not heavy, heavy
+""")
+
+
 def test_sr_of_one_geotiff_imports_no_other_networks_sources_and_features(
     make_raster, texture, tmp_path
 ):

@@ -42,6 +42,10 @@ def furniture(tmp_path_factory):
     bands(fields, desk, {"LC09_B8": 2, "LC09_QA_PIXEL": 1}, "TIF")
     bands(fields, desk, {"udm2": 1})
     (desk / "tiles.txt").write_text("".join(f"tiles/{i}.tif\n" for i in range(4)))
+    (desk / "pictures").mkdir()
+    with rasterio.open(town) as picture:
+        pixels = np.moveaxis(picture.read(), 0, -1)
+    Image.fromarray(pixels).save(desk / "pictures" / "DJI_0001.JPG")
     district(town, desk / "district.geojson")
     (desk / "my_scenes").mkdir()
     mosaic(SAMPLES / "town_rgb_0.5m.tif", desk / "my_scenes" / "town.tif", 640)

@@ -1,10 +1,13 @@
 """The encoder sees another scene; nothing else changes, and nothing stays changed."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+import georsr
 from georsr.device import select_device
 from georsr.errors import UsageError
 from georsr.evaluation.benchmark import Sample
@@ -102,3 +105,14 @@ def test_make_candidates_ablates_guided_models_only(lite_model):
         make_candidates([bicubic], select_device("cpu"), ["off"])
     with pytest.raises(UsageError, match="expected one of normal"):
         make_candidates([lite_model], select_device("cpu"), ["odd"])
+
+
+def test_make_candidates_runs_an_onnx_file_like_its_model(texture):
+    """By ONNX Runtime, whatever runs the other models."""
+    weights = Path(georsr.__file__).parent / "models" / "weights" / "segsr-lite-x4.onnx"
+    models = [open_model("segsr-lite-x4"), open_model(str(weights))]
+    _, ours, exported = make_candidates(models, select_device("cpu", "fp32"))
+    image = texture(3, 24, 24)
+    sample = Sample("a", image.repeat(4, 1).repeat(4, 2), image)
+    difference = ours.super_resolve(sample).astype(int) - exported.super_resolve(sample)
+    assert np.abs(difference).max() <= 1

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import rasterio
 from georsr.cli.main import invoke
+from scipy import ndimage
 
 import georsr
+from georsr.jobs.job import large_areas
 
 SENTINEL = [f"B{number:02}" for number in range(1, 14)]
 
@@ -89,3 +91,12 @@ def test_sr_config_nodata_of_another_word_is_refused():
         georsr.SRConfig(src_nodata="all")
     config = georsr.SRConfig(src_nodata="none")
     assert georsr.SRConfig.from_json(config.to_json()) == config
+
+
+@pytest.mark.parametrize("shape", [(1, 40, 33), (3, 25, 30), (1, 2, 9)])
+def test_large_areas_equals_opening_and_propagation_of_scipy(shape):
+    for seed in range(5):
+        mask = ndimage.uniform_filter(np.random.default_rng(seed).random(shape), (0, 3, 3)) < 0.52
+        opened = np.stack([ndimage.binary_opening(plane, np.ones((3, 3))) for plane in mask])
+        expected = ndimage.binary_propagation(opened, mask=mask)
+        np.testing.assert_array_equal(large_areas(mask, 3), expected)

@@ -249,6 +249,48 @@ def menu():
 
 
 @scene
+def offer(missing):
+    """A window without georsr: what the message bar says, and its button."""
+    from processing.core.ProcessingConfig import ProcessingConfig
+    from qgis.gui import QgsMessageBar
+    from qgis.PyQt.QtWidgets import QLabel, QMenu, QPushButton, QTextBrowser
+
+    class Iface:
+        menu, bar = QMenu(), QgsMessageBar()
+
+        def rasterMenu(self):  # noqa: N802
+            return self.menu
+
+        def messageBar(self):  # noqa: N802
+            return self.bar
+
+    import georsr_processing
+
+    plugin = georsr_processing.classFactory(Iface())
+    opened = []
+    plugin.open_installation = lambda *_: opened.append("install")
+    ProcessingConfig.settings["GEORSR_EXECUTABLE"].value = missing
+    plugin.offer_installation()
+    texts = [x.text() for x in Iface.bar.findChildren(QLabel)]
+    texts += [x.toPlainText() for x in Iface.bar.findChildren(QTextBrowser)]
+    buttons = [x for x in Iface.bar.findChildren(QPushButton) if x.text()]
+    buttons[0].click()
+    return {"texts": texts, "buttons": [x.text() for x in buttons], "opened": opened}
+
+
+@scene
+def installation(package, variables, python):
+    """Install georsr into an environment of its own, by this Python."""
+    from georsr_processing import provider
+    from georsr_processing.georsr_executable import own_environment
+
+    os.environ.update(variables)
+    provider.find_python = lambda: python
+    made = run({"PACKAGE": package}, "install")
+    return made | {"left": own_environment().exists()}
+
+
+@scene
 def refusals(source, folder, executables, output_nowhere):
     """Everything that cannot work, with what is said and logged."""
     from osgeo import gdal

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -316,3 +317,27 @@ def test_plugin_loaded_adds_a_menu_entry(qgis):
     assert result["there"] == ["Super-resolve Raster…"]
     assert (result["left"], result["gone"]) == (0, True)
     assert result["version"] == "0.1.0"
+
+
+def test_plugin_without_georsr_offers_to_install_it(qgis):
+    result = qgis.play("offer", missing="/nowhere/georsr")
+    assert any("there is no file /nowhere/georsr" in text for text in result["texts"])
+    assert result["buttons"] == ["Install georsr…"]
+    assert result["opened"] == ["install"]
+
+
+@pytest.mark.parametrize(
+    ("python", "messages"),
+    [
+        (sys.executable, ("onnxruntime", "check that this computer is online")),
+        (shutil.which("false"), ("install the package python3-venv",)),
+    ],
+)
+def test_install_that_fails_says_why_in_one_line_and_leaves_nothing(python, messages, qgis):
+    offline = {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull, "PIP_FIND_LINKS": ""}
+    result = qgis.play("installation", package="georsr", variables=offline, python=python)
+    assert not result["ok"]
+    last = result["said"].strip().splitlines()[-1]
+    assert "georsr was not installed: " in last
+    assert all(message in last for message in messages), last
+    assert not result["left"]

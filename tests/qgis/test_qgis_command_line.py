@@ -137,5 +137,10 @@ def test_with_fields_names_fields_instead_of_options():
     message = "got 4; choose with --bidx; or use --band-mode per-band, or --dtype uint16"
     assert with_fields(message) == (
         "got 4; choose with 'Red band, Green band, Blue band'; or use 'How the other bands are "
-        "enlarged' per-band, or --dtype (in 'More options') uint16"
+        "enlarged': per-band, or --dtype (in 'More options') uint16"
     )
+    assert with_fields("use --bidx R,G,B, or --nodata none, or --allow-driver VRT") == (
+        "use 'Red band, Green band, Blue band', or 'Nodata value of the input': none, or "
+        "--allow-driver VRT (in 'More options')"
+    )
+    assert with_fields("run `rio convert --dtype uint8`") == "run `rio convert --dtype uint8`"

@@ -3,14 +3,19 @@
 import json
 import os
 import sys
+from pathlib import Path
 
 import pytest
 from georsr.qgis.georsr_processing.georsr_executable import (
+    LIGHT,
     RECORD,
     VARIABLE,
     ExecutableError,
     check_version,
     find_georsr,
+    find_python,
+    installation_steps,
+    own_environment,
 )
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="makes shell scripts")
@@ -124,3 +129,29 @@ def test_version_of_ignores_python_variables_of_qgis(program, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", "/nowhere")
     script = program(f"exec '{sys.executable}' -c \"print('georsr, version 0.1.0')\"")
     assert version_of(script) == "0.1.0"
+
+
+def test_installation_steps_install_the_light_set_into_the_profile(tmp_path):
+    plugin = tmp_path / "profile" / "python" / "plugins" / "georsr_processing"
+    environment = own_environment(plugin)
+    assert environment == tmp_path / "profile" / "georsr-environment"
+    steps = installation_steps(environment, "/source of/georsr", sys.executable, windows=False)
+    commands = [command for _, command in steps]
+    assert commands[0] == [sys.executable, "-I", "-m", "venv", "--clear", str(environment)]
+    assert {command[0] for command in commands[1:]} == {str(environment / "bin" / "python")}
+    assert commands[2][-2:] == ["--no-deps", "/source of/georsr"]
+    repository = Path(__file__).resolve().parents[2]
+    listed = (repository / "requirements" / "light.txt").read_text().splitlines()
+    assert list(LIGHT) == [line for line in listed if not line.startswith("#")]
+
+
+def test_find_georsr_finds_what_the_plugin_installed(program, nowhere, tmp_path):
+    environ, _ = nowhere
+    own = program(name="profile/georsr-environment/bin/georsr")
+    plugin = tmp_path / "profile" / "python" / "plugins" / "georsr_processing"
+    assert find_georsr("", environ, plugin).command == (str(own),)
+
+
+def test_find_python_of_an_old_qgis_says_what_is_needed():
+    with pytest.raises(ExecutableError, match=r"is 3\.9, georsr needs 3\.11 or newer"):
+        find_python((3, 9, 18))

@@ -164,7 +164,7 @@ def test_bands_of_the_product_choose_those_of_the_source(make_raster, full_range
         assert view.rasters["product"].values(8, 0) == [source[5, 0, 2]]
     assert np.array_equal(*tiles)
     assert np.array_equal(tiles[0][0, :160:4, 1], source[5, 0])
-    with pytest.raises(UsageError, match="--bidx 1,2: expected one band or three"):
+    with pytest.raises(UsageError, match="expected one band or three"):
         View(*paths, bidx=(1, 2))
 
 

@@ -1,8 +1,9 @@
 """Export a model as an ONNX file with metadata for georsr and for QGIS, optionally in 8 bits.
 
 In 8 bits, the convolutions between features are quantised: weights per channel, features by their
-range on example tiles. The layers that read and write pixels stay in float32: they are cheap, and
-their errors would be visible.
+range on example tiles. Features that a ReLU has not cut still carry the image, in a few channels of
+ten times the range of others: their channels are first scaled to one range, and the weights
+inversely (as in SmoothQuant, arXiv 2211.10438). Everything else stays in float32.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from georsr.models.onnx.runtime import (
     INPUT,
     OUTPUT,
     SENSOR,
+    Graph,
     OnnxNetwork,
     onnxruntime,
 )
@@ -214,12 +216,17 @@ def _import_onnx() -> Any:
 
 
 MIN_CHANNELS = 16
-"""Minimum channels of a convolution that is quantised; it has as many inputs as outputs."""
+"""Minimum channels of a convolution that is quantised; it has as many inputs as outputs, and more
+than one tap: others are cheap."""
 MIN_PSNR = 40.0
 """Minimum PSNR (dB) of an 8-bit network's output against that in float32."""
 
 
-def to_int8(data: bytes, spec: ModelSpec, tiles: Sequence[FloatArray]) -> bytes:
+Inputs = dict[str, FloatArray]
+"""Name of an input of a graph -> its value."""
+
+
+def to_int8(data: bytes, spec: ModelSpec, examples: Sequence[Inputs]) -> bytes:
     """Quantise a converted network to 8 bits.
 
     Parameters
@@ -228,8 +235,8 @@ def to_int8(data: bytes, spec: ModelSpec, tiles: Sequence[FloatArray]) -> bytes:
         ONNX file in float32.
     spec
         Specification stored in the new file.
-    tiles
-        Example tiles (C, h, w) in the network's value range; they set the ranges of features.
+    examples
+        Inputs that set the ranges of features.
 
     Returns
     -------
@@ -254,13 +261,14 @@ def to_int8(data: bytes, spec: ModelSpec, tiles: Sequence[FloatArray]) -> bytes:
     names = _feature_convolutions(proto)
     if not names:
         raise ModelError(f"model {spec.name}: has no convolutions that 8 bits would make faster")
-    with tempfile.TemporaryDirectory() as folder, _silence_root_logger():
+    _equalize_channels(proto, names, examples)
+    with tempfile.TemporaryDirectory() as folder, _silence_loggers():
         float32, int8 = Path(folder) / "float32.onnx", Path(folder) / "int8.onnx"
-        float32.write_bytes(data)
+        onnx.save(proto, float32)
         quantize_static(
             float32,
             int8,
-            _CalibrationReader(tiles),
+            _CalibrationReader(examples),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             activation_type=QuantType.QUInt8,
@@ -269,8 +277,54 @@ def to_int8(data: bytes, spec: ModelSpec, tiles: Sequence[FloatArray]) -> bytes:
         )
         quantised = onnx.load_model(int8)
     tags = {entry.key: entry.value for entry in proto.metadata_props}
+    quantised = _store_in_16_bits(quantised)
     onnx.helper.set_model_props(quantised, tags | {METADATA_KEY: spec.to_json()})
-    return bytes(quantised.SerializeToString())
+    return _serialize(quantised)
+
+
+def _equalize_channels(proto: Any, names: list[str], examples: Sequence[Inputs]) -> None:
+    """Scale the channels of the inputs of convolutions to one range, and weights inversely.
+
+    Outputs of a ReLU are left as they are: their channels differ less.
+    """
+    onnx = _import_onnx()
+    cut = {node.output[0] for node in proto.graph.node if node.op_type == "Relu"}
+    chosen = [n for n in proto.graph.node if n.name in names and n.input[0] not in cut]
+    largest = _largest_values(proto, [node.input[0] for node in chosen], examples)
+    weights = {tensor.name: tensor for tensor in proto.graph.initializer}
+    nodes = []
+    for node in proto.graph.node:
+        if node in chosen:
+            ranges = np.maximum(largest[node.input[0]], 1e-6)
+            factors = (ranges.max() / ranges)[:, None, None].astype(np.float32)
+            kernel = weights[node.input[1]]
+            values = onnx.numpy_helper.to_array(kernel) / factors
+            kernel.CopyFrom(onnx.numpy_helper.from_array(values, kernel.name))
+            factor, scaled = f"{node.name}.factors", f"{node.name}.scaled"
+            proto.graph.initializer.append(onnx.numpy_helper.from_array(factors[None], factor))
+            nodes.append(onnx.helper.make_node("Mul", [node.input[0], factor], [scaled]))
+            node.input[0] = scaled
+        nodes.append(node)
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
+
+
+def _largest_values(
+    proto: Any, names: list[str], examples: Sequence[Inputs]
+) -> dict[str, FloatArray]:
+    """Return the largest magnitude of each channel of features (N, C, h, w), by their names."""
+    onnx = _import_onnx()
+    watched = onnx.ModelProto()
+    watched.CopyFrom(proto)
+    watched.graph.output.extend(
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names
+    )
+    graph = Graph(watched.SerializeToString(), "the network")
+    largest: dict[str, FloatArray] = dict.fromkeys(names, np.zeros(1, np.float32))
+    for inputs in examples:
+        for name, values in zip(names, graph.run(names, inputs), strict=True):
+            largest[name] = np.maximum(largest[name], np.abs(values).max((0, 2, 3)))
+    return largest
 
 
 @torch.inference_mode()
@@ -293,24 +347,25 @@ def _feature_convolutions(proto: Any) -> list[str]:
         if node.op_type == "Conv"
         and (shape := shapes.get(node.input[1]))
         and shape[0] == shape[1] >= MIN_CHANNELS
+        and shape[2] > 1
     ]
 
 
 class _CalibrationReader:
-    """Passes example tiles to ONNX Runtime's quantiser, one by one."""
+    """Passes examples to ONNX Runtime's quantiser, one by one."""
 
-    def __init__(self, tiles: Sequence[FloatArray]) -> None:
-        self._tiles = iter(tiles)
+    def __init__(self, examples: Sequence[Inputs]) -> None:
+        self._examples = iter(examples)
 
-    def get_next(self) -> dict[str, FloatArray] | None:
-        """Return the next tile as input of the graph; None after the last."""
-        tile = next(self._tiles, None)
-        return None if tile is None else {INPUT: tile[None]}
+    def get_next(self) -> Inputs | None:
+        """Return the inputs of the next example; None after the last."""
+        return next(self._examples, None)
 
 
 @contextmanager
-def _silence_root_logger() -> Iterator[None]:
-    """Silence the root logger, by which the quantiser gives advice, and restore it."""
+def _silence_loggers() -> Iterator[None]:
+    """Silence ONNX Runtime and the root logger, by which the quantiser gives advice; restore it."""
+    onnxruntime().set_default_logger_severity(3)
     root, handler = logging.getLogger(), logging.NullHandler()
     level = root.level
     root.addHandler(handler)
@@ -320,6 +375,7 @@ def _silence_root_logger() -> Iterator[None]:
     finally:
         root.setLevel(level)
         root.removeHandler(handler)
+        onnxruntime().set_default_logger_severity(2)  # its default
 
 
 TOLERANCE = 1e-4
@@ -428,7 +484,7 @@ def export_model(
         )
     psnr = None
     if examples is not None:
-        data, psnr = _quantise(model.network, data, spec, examples)
+        data, psnr = _quantise(model.network, data, spec, examples, dynamic=dynamic)
     atomic_write_bytes(path, data)
     estimator = getattr(model.network, "sensor_estimator", None)
     if dynamic and estimator is not None:
@@ -437,14 +493,20 @@ def export_model(
     return ExportReport(worst, psnr)
 
 
+@torch.inference_mode()
 def _quantise(
-    network: nn.Module, data: bytes, spec: ModelSpec, examples: Sequence[FloatArray]
+    network: Any, data: bytes, spec: ModelSpec, examples: Sequence[FloatArray], *, dynamic: bool
 ) -> tuple[bytes, float]:
     """Return the file in 8 bits and its PSNR (dB) on the examples."""
     lo, hi = spec.value_range
     tiles = [tile * np.float32(hi - lo) + np.float32(lo) for tile in examples]
     # quality measured in float32 is not that of the 8-bit network
-    int8 = to_int8(data, replace(spec, quality={}), tiles)
+    inputs = [{INPUT: tile[None]} for tile in tiles]
+    estimator = getattr(network, "sensor_estimator", None)
+    if dynamic and estimator is not None:
+        for each in inputs:
+            each[SENSOR] = estimator(torch.from_numpy(each[INPUT]))[0].numpy()
+    int8 = to_int8(data, replace(spec, quality={}), inputs)
     psnr = fidelity(network, OnnxNetwork(int8, spec.name), tiles)
     if psnr < MIN_PSNR:
         raise ModelError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import threading
 from concurrent.futures import Future
 from functools import lru_cache
@@ -14,8 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from georsr.device import num_threads
-from georsr.errors import ModelError, UsageError
+from georsr._files import sha256
+from georsr.device import is_out_of_memory, num_threads
+from georsr.errors import ModelError, ResourceError, UsageError, first_line
+from georsr.models.registry import check_bundled
 from georsr.models.spec import METADATA_KEY, ModelSpec
 from georsr.tiling.stitch import pad_to
 from georsr.window import FloatArray
@@ -28,6 +31,8 @@ OUTPUT, GUIDANCE = "enlarged", "guidance"
 ESTIMATOR_SUFFIX = ".sensor.onnx"
 """NAME.sensor.onnx beside NAME.onnx estimates the sensor description: (N, C, h, w) -> mean and
 variance, (N, N_SENSOR_VALUES) each."""
+OLDEST = (1, 18)
+"""Oldest version of ONNX Runtime, as in ``requirements/light.txt``."""
 _EXTERNAL_DATA_FOLDER = "session.model_external_initializers_file_folder_path"
 """Option of ONNX Runtime: the folder of files that hold weights."""
 
@@ -48,6 +53,8 @@ class Graph:
         ONNX Runtime is not installed.
     ModelError
         It is not an ONNX file.
+    ResourceError
+        Memory is too small.
     """
 
     def __init__(self, data: bytes, name: str) -> None:
@@ -69,12 +76,19 @@ class Graph:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        # threads that wait for work would keep cores busy, which others can use
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # weights in other files would be looked for in the current folder: nowhere is one
         options.add_session_config_entry(_EXTERNAL_DATA_FOLDER, os.devnull)
         try:
             return runtime.InferenceSession(self._data, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's errors have no common class
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
+            if is_out_of_memory(error):
+                raise ResourceError(
+                    f"{self._name}: memory is too small to load the network ({reason}); end other "
+                    "programs"
+                ) from error
             raise ModelError(f"{self._name}: not a readable ONNX file ({reason})") from error
 
     def run(self, outputs: list[str] | None, inputs: dict[str, FloatArray]) -> list[FloatArray]:
@@ -187,7 +201,16 @@ def open_onnx(path: Path) -> tuple[ModelSpec, OnnxNetwork, str]:
 
 @lru_cache(maxsize=4)
 def open_bundled(path: Path) -> OnnxNetwork:
-    """Open the ONNX file of a model that ships with georsr, once in a process."""
+    """Open the ONNX file of a model that ships with georsr, once in a process.
+
+    Raises
+    ------
+    ModelError
+        It is not the file that was shipped.
+    """
+    for file in (path, path.with_suffix(ESTIMATOR_SUFFIX)):
+        if file.is_file():
+            check_bundled(file, sha256(file))
     return open_onnx(path)[1]
 
 
@@ -202,14 +225,26 @@ def onnxruntime() -> Any:
     Raises
     ------
     UsageError
-        It is not installed.
+        It is not installed, too old, or cannot be loaded, as on a CPU that lacks instructions.
     """
     try:
         import onnxruntime
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise UsageError(
             "ONNX Runtime is not installed: pip install 'georsr[onnx]', or use --backend torch"
         ) from error
+    except (ImportError, OSError) as error:
+        raise UsageError(
+            f"ONNX Runtime is installed, but cannot be loaded ({first_line(error)}); use --backend "
+            "torch"
+        ) from error
+    found = str(getattr(onnxruntime, "__version__", runtime_version()))
+    numbers = tuple(int(part) for part in re.findall(r"\d+", found)[:2])
+    if numbers < OLDEST:
+        raise UsageError(
+            f"ONNX Runtime {found} is too old, expected {'.'.join(map(str, OLDEST))} or newer: "
+            "pip install --upgrade onnxruntime, or use --backend torch"
+        )
     return onnxruntime
 
 

@@ -148,7 +148,7 @@ def _one_in_ten(folders: list[ImageFolder], data: DataSettings, part: str) -> Im
     if len(images) < 2:
         raise InputError(f"{folders[0].root}: one image, expected two: to train, and to validate")
     held_out = images[::HOLDOUT_STRIDE]
-    if part == data.validation:
+    if part == data.train:  # listed once
         log.info(
             "%s: has no folders %s and %s: %d of its %d images are held out for validation",
             folders[0].root,
@@ -157,6 +157,7 @@ def _one_in_ten(folders: list[ImageFolder], data: DataSettings, part: str) -> Im
             len(held_out),
             len(images),
         )
+    if part == data.validation:
         return ImageFolder(folders[0].root, tuple(held_out))
     return ImageFolder(folders[0].root, tuple(i for i in images if i not in held_out))
 

@@ -144,12 +144,14 @@ def test_open_source_single_image_without_parts_is_refused(data):
         open_source(replace(data, root=data.root[1:]), ImagingChain(), scale=2, patch=12)
 
 
-def test_open_source_folder_without_parts_holds_out_one_image_in_ten(tmp_path, write_image):
+def test_open_source_folder_without_parts_holds_out_one_image_in_ten(tmp_path, write_image, caplog):
+    caplog.set_level("INFO", "georsr")
     for number in range(12):
         write_image(tmp_path / "flat" / f"{number:02d}.png", seed=number)
     settings = DataSettings(root=(str(tmp_path / "flat"),))
     training, validation = open_source(settings, ImagingChain(), scale=2, patch=12)
     assert (training.count, len(validation)) == (10, 2)
+    assert caplog.text.count("2 of its 12 images are held out for validation") == 1
 
 
 def test_variation_settings_round_trip(data):
