@@ -124,7 +124,7 @@ def _read_wkt(aoi: str, name: str) -> tuple[BaseGeometry, CRS]:
     try:
         geometry = shapely.from_wkt(text)
     except shapely.GEOSException as error:
-        raise UsageError(f"{name}: is not valid WKT: {error}") from error
+        raise UsageError(f"{name}: is not valid WKT: {str(error).strip()}") from error
     code = prefix.strip().upper().removeprefix("SRID=")
     return geometry, parse_crs(f"EPSG:{code}", name) if code else wgs84()
 

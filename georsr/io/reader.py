@@ -134,9 +134,10 @@ def open_source(path: str, allow_drivers: Sequence[str] | None = None) -> Any:
     if part := SENTINEL2_SUBDATASET.match(path):
         from georsr.io.sentinel2 import check_band_files, check_image_files
 
-        check_image_files(part["metadata"])
-    check_sidecars(name, policy)
     try:
+        if part:
+            check_image_files(part["metadata"])
+        check_sidecars(name, policy)
         if _is_vrt(name, policy):
             dataset = _open_vrt(name, policy)
         else:
@@ -153,7 +154,7 @@ def open_source(path: str, allow_drivers: Sequence[str] | None = None) -> Any:
             check_band_files(path, [dataset])
     except BaseException as error:
         dataset.close()
-        if isinstance(error, RasterioError):
+        if isinstance(error, RasterioError | UnicodeDecodeError):
             raise InputError(f"{path}: cannot be read: {root_cause(error)}") from error
         raise
     return dataset
@@ -547,7 +548,7 @@ class RasterReader:
                     dataset.read_masks(number, window=region, out_shape=shape) != 0
                     for number in self._mask_bands
                 ]
-        except (RasterioError, OSError, MemoryError) as err:
+        except (RasterioError, UnicodeDecodeError, OSError, MemoryError) as err:
             if isinstance(err, MemoryError):
                 raise
             reason = root_cause(err)

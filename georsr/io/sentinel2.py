@@ -20,7 +20,7 @@ from affine import Affine
 from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 
-from georsr.errors import InputError, UsageError
+from georsr.errors import GeorsrError, InputError, UsageError
 from georsr.io.gdal_env import (
     SENTINEL2,
     SENTINEL2_SUBDATASET,
@@ -91,20 +91,31 @@ def open_safe(path: str, metadata: str) -> Sentinel2Dataset:
     UsageError
         The product lies in several UTM zones.
     """
-    names = _subdataset_names(path, metadata)
-    check_image_files(metadata)
-    parts = [_open(path, name) for name in names]
-    check_band_files(path, parts)
-    document = tostring(_vrt_document(parts), encoding="unicode")
     try:
+        names = _subdataset_names(path, metadata)
+        check_image_files(metadata)
+        parts = [_open(path, name) for name in names]
+        check_band_files(path, parts)
+        document = tostring(_vrt_document(parts), encoding="unicode")
         with suppress_rasterio_warnings():
             product = Sentinel2Dataset(document, driver="VRT")
-    except RasterioError as error:
-        raise _damaged(path, str(root_cause(error))) from error
+    except GeorsrError:
+        raise
+    except Exception as error:  # metadata may hold anything: sizes of 0, text in place of numbers
+        raise _damaged(path, error) from error
     product.parts = tuple(parts)
     if not all(abs(place) < MAX_COORDINATE for place in product.bounds):
-        raise _damaged(path, f"its corners are at {tuple(product.bounds)}, outside of any UTM zone")
+        raise _damaged(
+            path, ValueError(f"its corners are outside of any UTM zone: {product.bounds}")
+        )
     return product
+
+
+def _damaged(path: str, error: Exception) -> InputError:
+    return InputError(
+        f"{path}: cannot be read as a product of Sentinel-2: {root_cause(error)}; "
+        "it is damaged or incomplete, download it again"
+    )
 
 
 def _open(path: str, name: str) -> Any:
@@ -113,14 +124,7 @@ def _open(path: str, name: str) -> Any:
         with suppress_rasterio_warnings():
             return rasterio.open(name, driver=SENTINEL2)
     except RasterioError as error:
-        raise _damaged(path, str(root_cause(error))) from error
-
-
-def _damaged(path: str, reason: str) -> InputError:
-    return InputError(
-        f"{path}: cannot be read as a product of Sentinel-2: {reason}; it is damaged or "
-        "incomplete, download it again"
-    )
+        raise _damaged(path, error) from error
 
 
 def _subdataset_names(path: str, metadata: str) -> list[str]:
@@ -316,7 +320,7 @@ def _number(
     highest: float = MAX_VALUE,
     default: str = "",
 ) -> float:
-    """Return the number in the first of some tags; raise InputError if it makes no sense."""
+    """Return the number in the first of some tags; raise ValueError if it makes no sense."""
     name = next((name for name in names if name in tags), names[0])
     text = tags.get(name, default)
     try:
@@ -324,9 +328,8 @@ def _number(
     except ValueError:
         value = math.nan
     if not lowest <= value <= highest:
-        raise InputError(
-            f"the product's metadata: {name} is {text!r:.80}, expected a number from "
-            f"{lowest:g} to {highest:g}; download the product again"
+        raise ValueError(
+            f"{name} is {text!r:.80}, expected a number from {lowest:g} to {highest:g}"
         )
     return value
 

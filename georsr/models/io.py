@@ -634,8 +634,8 @@ def build(spec: ModelSpec, weights: Mapping[str, Tensor] | None = None) -> nn.Mo
     return optimize_for_inference(network.eval().requires_grad_(False))
 
 
-MAX_PARTS, MAX_VALUES = 20_000, 2 * 10**9
-"""Most modules and tensors, and most values, of a network without weights: 8 GB in float32."""
+MAX_PARTS, MAX_VALUES = 20_000, 400_000_000
+"""Largest network without weights: modules and tensors, and values in them."""
 
 
 def check_size(create: Callable[[], object]) -> None:
@@ -657,6 +657,11 @@ def _limited_size(max_parts: int, max_values: float) -> Iterator[None]:
     """Stop building a network that is too large.
 
     torch reserves the memory of a parameter before, and fills it after, it is registered.
+
+    Raises
+    ------
+    ModelError
+        The network is larger.
     """
     torch = import_torch()
     hooks = torch.nn.modules.module

@@ -135,7 +135,11 @@ def test_weights_whose_spec_asks_for_a_huge_network_are_refused(
 
 @pytest.mark.parametrize(
     "network",
-    [{"embed_dim": 10**9}, {"depth": 10**9}, {"embed_dim": 30_000, "num_groups": 30_000}],
+    [
+        {"embed_dim": 10**9},
+        {"embed_dim": 8, "num_groups": 2**32 - 1, "depth": 1, "token_dim": 0},
+        {"embed_dim": 30_000, "num_groups": 30_000},
+    ],
     ids=repr,
 )
 def test_recipe_that_asks_for_a_huge_network_is_refused_at_once(network):
@@ -310,3 +314,24 @@ def test_raster_with_too_many_metadata_is_refused_at_once(where, make_raster, te
     with pytest.raises(InputError, match=r"has \d+ (metadata items|bytes of metadata), expected"):
         open_raster(source)
     assert time.process_time() - began < 5
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("MTD_TL.xml", b"<NROWS>24<", b"<NROWS>0<"),
+        ("MTD_MSIL2A.xml", b"SAFE_COMPACT", b"SAFE_COMP\xff"),
+        ("MTD_MSIL2A.xml", b">10000<", b">0<"),
+        ("MTD_MSIL2A.xml", b">10000<", b">many<"),
+        ("MTD_MSIL2A.xml", b"<SPECIAL_VALUE_INDEX>0<", b"<SPECIAL_VALUE_INDEX>none<"),
+        ("MTD_MSIL2A.xml", b">-1000<", b">none<"),
+    ],
+)
+def test_open_raster_safe_of_odd_values_is_one_line(name, old, new, tmp_path):
+    product, _ = make_safe(tmp_path, side=24)
+    path = next(product.rglob(name))
+    assert old in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(old, new))
+    with pytest.raises(InputError, match=r"cannot be read|no tile with bands") as caught:
+        open_raster(str(product))
+    assert "\n" not in str(caught.value)
