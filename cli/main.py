@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 import click
 
+from georsr import device
 from georsr.errors import (
     GeorsrWarning,
 )
@@ -288,6 +289,7 @@ def _log_undecodable(
 def prepare_process() -> None:
     """Make warnings lines and SIGTERM an exception, in a process of the command line's own."""
     tune_malloc()
+    device.torch_import_context = import_without_gc
     skip_drivers()
     open_streams()
     if any(name in os.environ for name in GDAL_VARIABLES):
