@@ -4,9 +4,9 @@
 
 Calls `georsr.super_resolve` many times on a small raster. Neither memory, open files nor threads
 may grow: resident memory by 1 % at most from the first third of the calls to the last one. Each
-output must have the same bytes. Then ten threads call it at once; a forked process calls it; a
-call is interrupted as a cell of a notebook is, by KeyboardInterrupt in the main thread, and called
-again. Prints a JSON object; exit code 1 if anything is wrong.
+output must have the same bytes. Then ten threads call it at once; a forked process calls it; calls
+are interrupted at five moments as a cell of a notebook is, by KeyboardInterrupt in the main thread,
+and made again. Prints a JSON object; exit code 1 if anything is wrong.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -61,22 +62,24 @@ def in_child(work: partial[bytes], expected: bytes, seconds: int = 60) -> str:
     return {0: "", 1: "an exception", 2: "other bytes"}.get(code, f"exit code {code}")
 
 
-def interrupted(work: partial[bytes]) -> str:
-    """Interrupt a call by a signal, as Jupyter does; return what is wrong, if anything."""
-    before, tiles = threading.active_count(), []
-
-    def interrupt() -> bool:
-        tiles.append(1)
-        if len(tiles) == 5:
-            signal.raise_signal(signal.SIGINT)
-        return False
-
+def interrupted(work: partial[bytes], seconds: float) -> str:
+    """Interrupt a call after a while, as Jupyter does; return what is wrong, if anything."""
+    before = threading.active_count()
+    timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT))
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        work(should_stop=interrupt)
+        timer.start()
+        work()
+        timer.join()
     except KeyboardInterrupt:
-        return "" if threading.active_count() == before else "threads remain"
-    return "no KeyboardInterrupt"
+        pass
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    timer.join()
+    deadline = time.monotonic() + 10
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.01)  # a thread that the call did not wait for ends by itself
+    return "" if threading.active_count() == before else "threads remain"
 
 
 def main() -> int:
@@ -116,8 +119,13 @@ def main() -> int:
             if not all(data == expected for data in pool.map(run, map(str, range(20)))):
                 wrong.append("other bytes in threads")
         work = partial(run, "other")
-        found = {"fork": in_child(work, expected), "interrupted": interrupted(work)}
-        found["call afterwards"] = "" if work() == expected else "other bytes"
+        found = {"fork": in_child(work, expected)}
+        since = time.monotonic()
+        work()
+        seconds = time.monotonic() - since
+        for part in (0.1, 0.3, 0.5, 0.7, 0.9):
+            found[f"interrupted after {part}"] = interrupted(work, part * seconds)
+            found[f"call after {part}"] = "" if work() == expected else "other bytes"
         found["fork afterwards"] = in_child(work, expected)
         wrong += [f"{name}: {text}" for name, text in found.items() if text]
         left = sorted(path.name for path in folder.iterdir())

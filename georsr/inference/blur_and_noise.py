@@ -259,13 +259,11 @@ def resolve_kernel(
     return softened(fitted, model.spec, config)
 
 
-BLUR_SHRINKAGE, SHARPNESS_SHRINKAGE, NOISE_MARGIN = 0.3, 0.7, 0.4
+BLUR_SHRINKAGE, SHARPNESS_SHRINKAGE, NOISE_MARGIN = 0.4, 0.7, 0.4
 """Factor on an estimated MTF below the usual one, factor on one above, and number of standard
 deviations by which the estimated noise is raised. Real scenes differ from those the estimator was
-trained on. It mistakes soft ground and lossy compression for blur, and a network that is told of
-blur sharpens compression errors and noise. At x4 the three values together gain 0.06 dB on
-degradations unlike those in training, and 0.11 dB more with compression, against true estimates.
-"""
+trained on: it takes soft ground and lossy compression for blur, and a network that is told of blur
+sharpens noise and compression errors. See docs/development/measurements.md."""
 MIN_SIZE = 16
 """Smallest height and width of a patch from which the sensor is estimated."""
 

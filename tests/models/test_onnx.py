@@ -264,7 +264,7 @@ def test_calibration_tiles_without_valid_pixels_is_an_error(make_raster):
         calibration_tiles(reader, open_model("bicubic-x2").spec)
 
 
-def hand_made(path, *, weights=None, loop=False):
+def hand_made(path, *, weights=None, loop=False, width=1):
     """Write an ONNX file of a model `nearest-x1` that nobody exported.
 
     Parameters
@@ -273,13 +273,15 @@ def hand_made(path, *, weights=None, loop=False):
         Path of another file that holds a weight.
     loop
         Whether its graph never ends.
+    width
+        Width of the images to which it can be applied; 1 for any.
     """
     from onnx import TensorProto, helper
 
     def image(name):
         return helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3, "h", "w"])
 
-    zero = helper.make_tensor("zero", TensorProto.FLOAT, [1], [0.0])
+    zero = helper.make_tensor("zero", TensorProto.FLOAT, [width], [0.0] * width)
     if weights is not None:
         zero.ClearField("float_data")
         zero.data_location = TensorProto.EXTERNAL
@@ -319,6 +321,15 @@ def test_open_onnx_with_weights_in_another_file_is_refused(tmp_path, monkeypatch
             open_model(str(tmp_path / "net.onnx"))
     hand_made(tmp_path / "net.onnx")
     assert open_model(str(tmp_path / "net.onnx")).spec.bands == 3
+
+
+def test_onnx_error_while_it_runs_is_one_line(make_raster, texture, tmp_path, capfd):
+    hand_made(tmp_path / "net.onnx", width=7)
+    command = ["sr", make_raster(texture(3, 40, 40)), str(tmp_path / "out.tif")]
+    assert invoke([*command, "-m", str(tmp_path / "net.onnx"), "-q"]) == 1
+    said = capfd.readouterr().err
+    assert said.count("\n") == 1, said
+    assert "tile 0" in said
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")

@@ -37,6 +37,10 @@ _EXTERNAL_DATA_FOLDER = "session.model_external_initializers_file_folder_path"
 """Option of ONNX Runtime: the folder of files that hold weights."""
 
 
+LOG_FATAL = 4
+"""Severity of what ONNX Runtime prints on stderr: errors are raised, and georsr prints them."""
+
+
 class Graph:
     """A graph that ONNX Runtime runs, with as many threads as the caller has.
 
@@ -75,7 +79,7 @@ class Graph:
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = 3
+        options.log_severity_level = LOG_FATAL
         # threads that wait for work would keep cores busy, which others can use
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # weights in other files would be looked for in the current folder: nowhere is one
@@ -97,6 +101,7 @@ class Graph:
         The graph runs in a thread of its own: the calling one hears signals while it waits.
         """
         session, options = self.session(), onnxruntime().RunOptions()
+        options.log_severity_level = LOG_FATAL
         result = Future[list[FloatArray]]()
 
         def run() -> None:
