@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from urllib.parse import unquote
 
@@ -48,6 +48,11 @@ def escape_control_characters(text: str) -> str:
     return "".join(
         c if c.isprintable() or unicodedata.category(c) == "Zs" else ascii(c)[1:-1] for c in text
     )
+
+
+def join_lines(lines: Iterable[str]) -> str:
+    """Return the lines of a text for a terminal, with the control characters of each escaped."""
+    return "\n".join(map(escape_control_characters, lines))
 
 
 def redact_url(text: str) -> str:

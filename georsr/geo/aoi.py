@@ -29,6 +29,7 @@ from shapely import affinity
 from shapely.geometry import mapping, shape
 from shapely.geometry.base import BaseGeometry
 
+from georsr._files import refuse_pipe
 from georsr.config import aoi_path
 from georsr.errors import GeoreferenceWarning, InputError, UsageError
 from georsr.io.gdal_env import gdal_env, is_plain_crs, shorten, wgs84
@@ -123,7 +124,7 @@ def _read_wkt(aoi: str, name: str) -> tuple[BaseGeometry, CRS]:
     try:
         geometry = shapely.from_wkt(text)
     except shapely.GEOSException as error:
-        raise UsageError(f"{name}: is not valid WKT: {error}") from error
+        raise UsageError(f"{name}: is not valid WKT: {str(error).strip()}") from error
     code = prefix.strip().upper().removeprefix("SRID=")
     return geometry, parse_crs(f"EPSG:{code}", name) if code else wgs84()
 
@@ -196,6 +197,7 @@ def _read_geojson(content: Mapping[str, Any], name: str) -> Iterator[tuple[BaseG
 
 
 def _load(path: str) -> Mapping[str, Any]:
+    refuse_pipe(Path(path))
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:

@@ -61,7 +61,13 @@ from georsr.io.metadata import (
     has_own_mask,
     window_metadata,
 )
-from georsr.io.sidecars import can_list_sidecars, check_dataset, check_hdf5, check_sidecars
+from georsr.io.sidecars import (
+    can_list_sidecars,
+    check_dataset,
+    check_hdf5,
+    check_metadata_size,
+    check_sidecars,
+)
 from georsr.radiometry.nodata import valid_pixels
 from georsr.radiometry.normalization import (
     MAX_DECIMATION,
@@ -128,9 +134,10 @@ def open_source(path: str, allow_drivers: Sequence[str] | None = None) -> Any:
     if part := SENTINEL2_SUBDATASET.match(path):
         from georsr.io.sentinel2 import check_band_files, check_image_files
 
-        check_image_files(part["metadata"])
-    check_sidecars(name, policy)
     try:
+        if part:
+            check_image_files(part["metadata"])
+        check_sidecars(name, policy)
         if _is_vrt(name, policy):
             dataset = _open_vrt(name, policy)
         else:
@@ -147,7 +154,7 @@ def open_source(path: str, allow_drivers: Sequence[str] | None = None) -> Any:
             check_band_files(path, [dataset])
     except BaseException as error:
         dataset.close()
-        if isinstance(error, RasterioError):
+        if isinstance(error, RasterioError | UnicodeDecodeError):
             raise InputError(f"{path}: cannot be read: {root_cause(error)}") from error
         raise
     return dataset
@@ -182,6 +189,8 @@ def _check_file(path: str, name: str, policy: ReadPolicy) -> None:
         mode = 0
     if mode and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise InputError(f"{path}: is a pipe or a device, expected a file")
+    if stat.S_ISREG(mode):
+        check_metadata_size(name)
     if policy.extra_drivers or _suffix(name) not in _TIFF:
         check_hdf5(name, policy)
     if "GPKG" not in policy.extra_drivers and is_sqlite_with_log(subdataset_file(name) or name):
@@ -539,7 +548,7 @@ class RasterReader:
                     dataset.read_masks(number, window=region, out_shape=shape) != 0
                     for number in self._mask_bands
                 ]
-        except (RasterioError, OSError, MemoryError) as err:
+        except (RasterioError, UnicodeDecodeError, OSError, MemoryError) as err:
             if isinstance(err, MemoryError):
                 raise
             reason = root_cause(err)

@@ -154,10 +154,12 @@ def test_fill_invalid_float64_keeps_small_differences_on_a_large_offset():
 def test_fill_invalid_largest_floats_stay_finite():
     for dtype in ("float32", "float64"):
         values = np.full((1, 9, 9), np.finfo(dtype).max)
+        negative = np.full((1, 9, 9), -np.finfo(dtype).max)
         values[0, ::2] *= -1
         valid = np.ones(values.shape, bool)
         valid[0, 4, 4] = False
-        assert np.isfinite(fill_invalid(values.astype(dtype), valid)).all()
+        for all_values in (values, negative):
+            assert np.isfinite(fill_invalid(all_values.astype(dtype), valid)).all()
 
 
 @pytest.mark.parametrize(
@@ -254,6 +256,7 @@ def test_erode_mask_removes_a_square_around_invalid_pixels(border):
     expected[0, 1:6, 2:7] = False
     np.testing.assert_array_equal(eroded, expected)
     np.testing.assert_array_equal(erode_mask(valid[0], 0), valid[0])
+    assert erode_mask(valid[1], 2).all()
 
 
 def test_valid_pixels_of_several_nodata_values():

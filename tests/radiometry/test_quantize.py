@@ -218,3 +218,17 @@ def test_broadcast_pixel_repeats_the_first_of_each_plane():
     planes = np.array([[[1, 2]], [[3, 4]]])
     assert broadcast_pixel(planes, 2, 3).tolist() == [[[1] * 3] * 2, [[3] * 3] * 2]
     assert broadcast_pixel(planes, 2, 3).flags.writeable is False
+
+
+def test_invalid_pixels_without_a_mask_become_nodata():
+    source, nothing = np.array([[[33]]], "uint8"), np.zeros((1, 1, 1), bool)
+    assert invalid_pixels(source, "uint8", 7).tolist() == [[[7]]]
+    assert quantize(np.zeros((1, 1, 1)), nothing, source, "uint8", 7).tolist() == [[[7]]]
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_quantize_nodata_below_half_of_the_range_moves_to_both_sides(sign):
+    nodata = float(np.float32(0.4 * sign * 3.4028234663852886e38))
+    step = np.float32(nodata_tolerance("float32", nodata))
+    values = np.float32(nodata) + np.array([0, -0.5], "float32") * step
+    assert one(values, "float32", nodata).tolist() == [nodata + step, nodata - step]
