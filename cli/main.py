@@ -17,15 +17,14 @@ from typing import Any, NoReturn
 
 import click
 
+from georsr import device
 from georsr.errors import (
     GeorsrWarning,
-    escape_control_characters,
-    redact_url,
 )
 from georsr.reports import georsr_version
 from georsr.system import GDAL_VARIABLES, foreign_variables, tune_malloc
 
-from .exit_codes import ForcedExit, TerminatedError, exit_code, print_error
+from .exit_codes import ForcedExit, TerminatedError, exit_code, print_error, print_line
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -252,7 +251,7 @@ def _show_warning(message: Warning | str, category: type[Warning], *where: Any) 
     if issubclass(category, GeorsrWarning):
         log.debug("warning: %s", message)
         with without_bar():
-            click.echo(escape_control_characters(redact_url(f"Warning: {message}")), err=True)
+            print_line(f"Warning: {message}")
 
 
 def invoke(arguments: list[str] | None = None) -> int:
@@ -290,6 +289,7 @@ def _log_undecodable(
 def prepare_process() -> None:
     """Make warnings lines and SIGTERM an exception, in a process of the command line's own."""
     tune_malloc()
+    device.torch_import_context = import_without_gc
     skip_drivers()
     open_streams()
     if any(name in os.environ for name in GDAL_VARIABLES):

@@ -12,6 +12,7 @@ import click
 
 from georsr.errors import UsageError
 
+from .exit_codes import print_line
 from .main import import_without_gc
 from .options import BandList, FileName, model_options, sr_options, verbosity_options
 
@@ -99,18 +100,18 @@ def command(
     atomic_write_text(page, preview.page())
     if not quiet:
         names = ", ".join(panel.name for panel in preview.panels)
-        click.echo(f"{png}, {page}: {preview.window} by {names}", err=True)
+        print_line(f"{png}, {page}: {preview.window} by {names}")
 
 
 @click.command("view", short_help="Show an output beside its source in a browser.")
-@click.argument("product", metavar="PRODUCT", type=FileName())
+@click.argument("output", metavar="OUT", type=FileName())
 @click.argument("source", metavar="[SOURCE]", required=False, type=FileName())
-@click.option("--layers", type=FileName(), help="Quality layers of PRODUCT, to lay over it.")
+@click.option("--layers", type=FileName(), help="Quality layers of OUT, to lay over it.")
 @click.option(
     "-b",
     "--bidx",
     type=BandList(),
-    help="Bands of PRODUCT to show: red, green, blue, or one.",
+    help="Bands of OUT to show: red, green, blue, or one.",
 )
 @click.option(
     "--port",
@@ -124,7 +125,7 @@ def command(
 )
 @verbosity_options
 def view(
-    product: str,
+    output: str,
     source: str | None,
     layers: str | None,
     bidx: tuple[int, ...] | None,
@@ -132,11 +133,11 @@ def view(
     browser: bool,
     quiet: bool,
 ) -> None:
-    """Show PRODUCT and its SOURCE on one map in a browser, with a line between them to drag.
+    """Show OUT and its SOURCE on one map in a browser, with a line between them to drag.
 
     The map zooms to single pixels of a raster of any size, shows the values under the pointer, and
-    lays quality layers over PRODUCT. Without SOURCE, the file beside PRODUCT is taken that its tags
-    name. PRODUCT may be any raster.
+    lays quality layers over OUT. Without SOURCE, the file beside OUT is taken that its tags
+    name. OUT may be any raster.
 
     The address is printed on stdout. Only this computer can reach it, and nothing is written.
     Ctrl-C ends the server.
@@ -149,7 +150,7 @@ def view(
         from georsr.viewer.server import ViewServer
         from georsr.viewer.tiles import View
 
-    with View(product, source, layers, bidx) as shown, ViewServer(shown, port) as server:
+    with View(output, source, layers, bidx) as shown, ViewServer(shown, port) as server:
         click.echo(server.url)
         if not quiet:
             for remark in shown.remarks():

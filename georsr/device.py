@@ -10,8 +10,8 @@ import os
 import platform
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -75,6 +75,10 @@ _state = threading.local()
 """``threads``: number of threads set by `set_num_threads` in the calling thread."""
 
 
+torch_import_context: Callable[[], AbstractContextManager[None]] = nullcontext
+"""Context in which torch is imported; the command line keeps the garbage collector off in it."""
+
+
 def import_torch(purpose: str = "this") -> Any:
     """Import torch, and give it the number of threads that `set_num_threads` set.
 
@@ -90,7 +94,8 @@ def import_torch(purpose: str = "this") -> Any:
     """
     loaded = "torch" in sys.modules
     try:
-        import torch
+        with torch_import_context():
+            import torch
     except ImportError as error:
         raise UsageError(
             f"{purpose} needs torch, which is not installed: {INSTALL_TORCH}"

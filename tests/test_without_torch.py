@@ -1,6 +1,7 @@
 """Commands and functions run on a CPU without torch; what needs torch says so in one line."""
 
 import json
+import socket
 import subprocess
 import sys
 
@@ -254,3 +255,12 @@ def test_bundled_graph_takes_and_estimates_the_sensor_as_torch_does(name, textur
     scene = texture(3, 90, 100)
     backends = [super_resolve_array(scene, name, backend=b) for b in ("torch", "onnx")]
     assert np.abs(backends[0].astype(int) - backends[1]).max() <= 1
+
+
+def test_view_without_torch_opens_its_rasters(scene):
+    """It gets as far as its port, which is in use."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        done = run("view", scene, scene, "--layers", scene, "--no-browser", "--port", port)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert f"--port {port}: cannot be used" in done.stderr

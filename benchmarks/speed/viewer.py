@@ -1,8 +1,8 @@
-"""Measure `georsr view` of a large product: time to open, and time of a tile while the map moves.
+"""Measure `georsr view` of a large output: time to open, and time of a tile while the map moves.
 
     python benchmarks/speed/viewer.py [--side 40000]
 
-The product and its source are GeoTIFFs of the given size whose tiles all point to the few encoded
+The output and its source are GeoTIFFs of the given size whose tiles all point to the few encoded
 tiles of a real scene. So the files are small, but every tile costs its decoding. Six connections
 ask for tiles, as a browser does. What the disk takes is not measured.
 """
@@ -34,7 +34,7 @@ FORMAT = {SHORT: "H", LONG: "I", DOUBLE: "d"}
 
 
 def encoded_blocks() -> list[bytes]:
-    """Different blocks of a scene, compressed like those of a product."""
+    """Different blocks of a scene, compressed like those of an output."""
     with rasterio.open(SCENE) as scene:
         values = scene.read()
     repeated = np.pad(values, ((0, 0), (0, BLOCK), (0, BLOCK)), mode="symmetric")
@@ -134,14 +134,14 @@ def cpu_seconds(process: int) -> float:
 
 def measure(folder: Path, side: int, factors: tuple[int, ...]) -> None:
     """Print the figures of one pair of rasters."""
-    product, source = folder / "product.tif", folder / "source.tif"
-    write_tiff(product, side, 0.5, factors)
+    output, source = folder / "output.tif", folder / "source.tif"
+    write_tiff(output, side, 0.5, factors)
     write_tiff(source, side // 4, 2.0, tuple(f // 4 for f in factors if f > 4))
     print(f"{side} x {side}, {'overviews' if factors else 'no overviews'}")
     start = time.perf_counter()
     command = [sys.executable, "-m", "georsr.cli", "view", "--no-browser", "-q"]
     with subprocess.Popen(
-        [*command, str(product), str(source)], stdout=subprocess.PIPE, text=True
+        [*command, str(output), str(source)], stdout=subprocess.PIPE, text=True
     ) as server:
         try:
             client = Client(server.stdout.readline().strip())
@@ -149,7 +149,7 @@ def measure(folder: Path, side: int, factors: tuple[int, ...]) -> None:
             print(
                 f"  open: {time.perf_counter() - start:.2f} s ({cpu_seconds(server.pid):.2f} CPU)"
             )
-            names = ["product", "source"]
+            names = ["output", "source"]
             lowest = max(view["rasters"][name]["minZoom"] for name in names)
             client.screen(names, lowest, 0, 0)
             print(f"  first screen, zoom {lowest}, after {time.perf_counter() - start:.2f} s")
@@ -170,7 +170,7 @@ def measure(folder: Path, side: int, factors: tuple[int, ...]) -> None:
 
 
 def main() -> None:
-    """Measure a product with and without overviews."""
+    """Measure an output with and without overviews."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--side", type=int, default=40000)
     side = parser.parse_args().side

@@ -1,8 +1,8 @@
-"""Draw tiles of rasters on one pixel grid, that of a product, and read single pixels.
+"""Draw tiles of rasters on one pixel grid, that of an output, and read single pixels.
 
-Tiles lie on the grid of the product, whatever its CRS, so nothing is resampled: each pixel of a
+Tiles lie on the grid of the output, whatever its CRS, so nothing is resampled: each pixel of a
 tile shows the pixel of a raster under its centre. At zoom 0 a pixel of a tile is a pixel of the
-product; at zoom -1 it stands for 2 x 2 of them, of which one is shown.
+output; at zoom -1 it stands for 2 x 2 of them, of which one is shown.
 """
 
 from __future__ import annotations
@@ -42,25 +42,25 @@ GRID_TOLERANCE = 0.1
 
 
 class PlacedRaster(ABC):
-    """Some bands of a raster, placed on the pixel grid of a product.
+    """Some bands of a raster, placed on the pixel grid of an output.
 
     Parameters
     ----------
     reader
         Reader of the bands, which is closed with this object.
-    product
-        Metadata of the product.
+    output
+        Metadata of the output.
 
     Raises
     ------
     UsageError
-        It has another CRS than the product, or its rows are not parallel to the product's.
+        It has another CRS than the output, or its rows are not parallel to the output's.
     """
 
-    def __init__(self, reader: RasterReader, product: RasterInfo) -> None:
+    def __init__(self, reader: RasterReader, output: RasterInfo) -> None:
         self.info = reader.info
-        self.placement = placement(reader.info, product)
-        """From product pixels (column, row) to pixels of this raster."""
+        self.placement = placement(reader.info, output)
+        """From output pixels (column, row) to pixels of this raster."""
         self.min_zoom = self._min_zoom()
         scale = max(abs(self.placement.a), abs(self.placement.e))
         self.max_zoom = max(0, math.ceil(math.log2(scale)))
@@ -91,7 +91,7 @@ class PlacedRaster(ABC):
                 self._readers.get(timeout=5).close()
 
     def bounds(self) -> tuple[float, float, float, float]:
-        """Return left, top, right and bottom in product pixels."""
+        """Return left, top, right and bottom in output pixels."""
         left, top = ~self.placement @ (0, 0)
         right, bottom = ~self.placement @ (self.info.width, self.info.height)
         return min(left, right), min(top, bottom), max(left, right), max(top, bottom)
@@ -102,7 +102,7 @@ class PlacedRaster(ABC):
         Parameters
         ----------
         columns, rows : (w,) and (h,) float
-            Places in product pixels; 0 is the outer edge of the first pixel.
+            Places in output pixels; 0 is the outer edge of the first pixel.
 
         Returns
         -------
@@ -139,7 +139,7 @@ class PlacedRaster(ABC):
         return encode_png(image, level=1)
 
     def values(self, column: int, row: int) -> list[float | None]:
-        """Return the values of the bands at a product pixel; None where invalid."""
+        """Return the values of the bands at an output pixel; None where invalid."""
         block = self.read(np.array([column + 0.5]), np.array([row + 0.5]))
         if block is None:
             return [None] * self.info.count
@@ -169,8 +169,8 @@ class PlacedRaster(ABC):
 class Picture(PlacedRaster):
     """A raster in colours, or in grey."""
 
-    def __init__(self, reader: RasterReader, product: RasterInfo, stretch: DisplayStretch) -> None:
-        super().__init__(reader, product)
+    def __init__(self, reader: RasterReader, output: RasterInfo, stretch: DisplayStretch) -> None:
+        super().__init__(reader, output)
         self.stretch = stretch
 
     def draw(self, block: PixelBlock) -> AnyArray:
@@ -210,13 +210,13 @@ def _footprint(places: AnyArray, size: int) -> tuple[int, int, int]:
 
 
 def whole_zoom(bounds: tuple[float, float, float, float]) -> int:
-    """Return the zoom at which a box in product pixels fits on a tile; at most 0."""
+    """Return the zoom at which a box in output pixels fits on a tile; at most 0."""
     left, top, right, bottom = bounds
     return min(0, math.floor(math.log2(TILE / max(right - left, bottom - top))))
 
 
-def placement(info: RasterInfo, product: RasterInfo) -> Affine:
-    """Return the transform from pixels of a product to pixels of another raster.
+def placement(info: RasterInfo, output: RasterInfo) -> Affine:
+    """Return the transform from pixels of an output to pixels of another raster.
 
     If one of them has no geotransform, both are taken to show the same ground.
 
@@ -225,24 +225,24 @@ def placement(info: RasterInfo, product: RasterInfo) -> Affine:
     UsageError
         They have no common grid.
     """
-    if info.transform is None or product.transform is None:
-        scale = info.width / product.width
-        if abs(scale * product.height - info.height) > 1:
+    if info.transform is None or output.transform is None:
+        scale = info.width / output.width
+        if abs(scale * output.height - info.height) > 1:
             raise UsageError(
-                f"{info.path} ({info.width} x {info.height}) and {product.path} ({product.width} x "
-                f"{product.height}) differ in shape, and one of them has no geotransform; expected "
+                f"{info.path} ({info.width} x {info.height}) and {output.path} ({output.width} x "
+                f"{output.height}) differ in shape, and one of them has no geotransform; expected "
                 "an output and its source"
             )
-        return Affine.scale(scale, info.height / product.height)
-    if info.crs and product.crs and info.crs != product.crs:
+        return Affine.scale(scale, info.height / output.height)
+    if info.crs and output.crs and info.crs != output.crs:
         raise UsageError(
-            f"{info.path}: its CRS is {crs_name(info.crs)}, that of {product.path} is "
-            f"{crs_name(product.crs)}; warp it first, for example with `rio warp --like`"
+            f"{info.path}: its CRS is {crs_name(info.crs)}, that of {output.path} is "
+            f"{crs_name(output.crs)}; warp it first, for example with `rio warp --like`"
         )
-    relative: Affine = ~info.transform @ product.transform
-    if max(abs(relative.b) * product.height, abs(relative.d) * product.width) > GRID_TOLERANCE:
+    relative: Affine = ~info.transform @ output.transform
+    if max(abs(relative.b) * output.height, abs(relative.d) * output.width) > GRID_TOLERANCE:
         raise UsageError(
-            f"{info.path}: its rows are not parallel to those of {product.path}; warp it first, "
+            f"{info.path}: its rows are not parallel to those of {output.path}; warp it first, "
             "for example with `rio warp --like`"
         )
     return relative
@@ -253,7 +253,7 @@ class View:
 
     Parameters
     ----------
-    product
+    output
         Path of the output, or of any raster.
     source
         Path of the source; None takes the file beside the output that its tags name, if there is
@@ -261,18 +261,18 @@ class View:
     layers
         Path of the quality layers.
     bidx
-        Numbers of the bands of the product that are shown: red, green and blue, or one. None finds
+        Numbers of the bands of the output that are shown: red, green and blue, or one. None finds
         them.
 
     Raises
     ------
     UsageError, InputError
-        A file cannot be read, or has no common grid with the product.
+        A file cannot be read, or has no common grid with the output.
     """
 
     def __init__(
         self,
-        product: str,
+        output: str,
         source: str | None = None,
         layers: str | None = None,
         bidx: Sequence[int] | None = None,
@@ -281,7 +281,7 @@ class View:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", GeorsrWarning)  # they speak of outputs of runs
-                self._open(product, source, layers, bidx)
+                self._open(output, source, layers, bidx)
         except BaseException:
             self.close()
             raise
@@ -289,29 +289,29 @@ class View:
     def _open(
         self, path: str, source: str | None, layers: str | None, bidx: Sequence[int] | None
     ) -> None:
-        with RasterReader(path, force=True) as product:
-            self.info = product.info
-            numbers = _shown_bands(product.info, bidx)
-            reader = product.with_bands(tuple(dict.fromkeys(numbers)))
-            picture = self._add_picture("product", reader, display_stretch(reader, numbers))
+        with RasterReader(path, force=True) as output:
+            self.info = output.info
+            numbers = _shown_bands(output.info, bidx)
+            reader = output.with_bands(tuple(dict.fromkeys(numbers)))
+            picture = self._add_picture("output", reader, display_stretch(reader, numbers))
             if source is not None:
-                self._add_source(product, source, picture)
-            elif beside := _source_beside(product.info):
+                self._add_source(output, source, picture)
+            elif beside := _source_beside(output.info):
                 with suppress(GeorsrError):  # another file of that name
-                    self._add_source(product, beside, picture)
+                    self._add_source(output, beside, picture)
         if layers is not None:
             with RasterReader(layers, force=True) as quality:
                 for number in quality.info.indexes:
                     layer = QualityLayer(quality.with_bands((number,)), self.info)
                     self.rasters[f"layer{number}"] = layer
 
-    def _add_source(self, product: RasterReader, path: str, picture: Picture) -> None:
-        """Add the source, with the stretch of the product if the data type is the same."""
-        with open_source_of(product, path, force=True) as part:
+    def _add_source(self, output: RasterReader, path: str, picture: Picture) -> None:
+        """Add the source, with the stretch of the output if the data type is the same."""
+        with open_source_of(output, path, force=True) as part:
             bands = part.info.indexes
         with RasterReader(path, force=True) as whole:
-            if len(bands) == product.info.count:
-                made_of = dict(zip(product.info.indexes, bands, strict=True))
+            if len(bands) == output.info.count:
+                made_of = dict(zip(output.info.indexes, bands, strict=True))
                 numbers = tuple(made_of[number] for number in picture.info.indexes)
                 reader = whole.with_bands(numbers)
                 shown = [numbers[position] for position in picture.stretch.bands]
@@ -398,9 +398,9 @@ def _shown_bands(info: RasterInfo, bidx: Sequence[int] | None) -> tuple[int, ...
 
 
 def _source_beside(info: RasterInfo) -> str | None:
-    """Return the file beside a product that its tags name as its source; they may be forged."""
+    """Return the source beside an output that its tags name; they may be forged."""
     name = info.tags.get("", {}).get("GEORSR_SOURCE", "")
     if not name or PurePath(name).name != name:
         return None
     path = Path(info.address).parent / name
-    return str(path) if path.is_file() else None
+    return str(path) if path.exists() else None

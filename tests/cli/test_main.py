@@ -200,6 +200,19 @@ def test_import_without_gc_freezes_imported_objects():
     assert int(found[0]) > 100_000
 
 
+def test_import_torch_in_the_command_line_freezes_imported_objects():
+    found = run_python(
+        "import gc\n"
+        "from georsr.cli.main import prepare_process\n"
+        "from georsr.device import import_torch\n"
+        "prepare_process()\n"
+        "import_torch()\n"
+        "assert gc.isenabled()\n"
+        "print(gc.get_freeze_count())"
+    )
+    assert int(found) > 100_000
+
+
 def test_import_without_gc_failing_import_enables_gc_again():
     run_python(
         "import gc\n"

@@ -12,6 +12,7 @@ from PIL import Image
 
 import georsr
 
+from ..chromium import find_chromium
 from .manual import REPOSITORY
 
 DOCS = REPOSITORY / "docs"
@@ -45,6 +46,14 @@ def test_pictures_equal_those_of_their_script(tmp_path):
     for name in drawn:
         with Image.open(tmp_path / name) as new, Image.open(DOCS / "images" / name) as kept:
             assert new.size == kept.size, f"{name}: run docs/make_pictures.py"
+
+
+@pytest.mark.skipif(find_chromium() is None, reason="needs Chromium: apt-get install chromium")
+def test_picture_of_the_viewer_equals_that_of_its_script(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["make_viewer_picture.py", str(tmp_path / "viewer.png")])
+    assert runpy.run_path(str(DOCS / "make_viewer_picture.py"))["main"]() == 0
+    with Image.open(tmp_path / "viewer.png") as new, Image.open(DOCS / "images/viewer.png") as kept:
+        assert new.size == kept.size, "run docs/make_viewer_picture.py"
 
 
 def test_options_page_equals_that_of_its_script():

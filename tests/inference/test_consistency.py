@@ -69,7 +69,7 @@ def test_consistency_on_downsampled_output_equals_the_source(smooth, kernel, dty
     source = smooth(3, 50, 61, low, high, dtype)
     options = {"stretch": "percentile:5,95", "consistency_kernel": kernel}
     plain = georsr.super_resolve_array(
-        source, "bicubic-x2", consistency="off", normalization="percentile:5,95"
+        source, "bicubic-x2", consistency="off", stretch="percentile:5,95"
     )
     made = georsr.super_resolve_array(source, "bicubic-x2", **options)
     limit = 0.5 if dtype == "uint8" else 0.001 * (high - low)
@@ -104,17 +104,15 @@ def test_consistency_auto_needs_a_declared_kernel(lite_model, smooth):
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "float32"])
 def test_consistency_of_constant_and_invalid_pixels(lite_model, dtype):
     flat = np.full((3, 40, 40), 100, dtype)
-    made = georsr.super_resolve_array(flat, lite_model, consistency="on", normalization="0,255")
-    plain = georsr.super_resolve_array(flat, lite_model, consistency="off", normalization="0,255")
+    made = georsr.super_resolve_array(flat, lite_model, consistency="on", stretch="0,255")
+    plain = georsr.super_resolve_array(flat, lite_model, consistency="off", stretch="0,255")
     assert residual(made, flat, "bicubic") <= max(0.5, residual(plain, flat, "bicubic") * 0.1)
     valid = np.ones(flat.shape, bool)
     valid[:, 10:20, 5:30] = False
     holed = np.where(valid, flat, 0).astype(dtype)
     again = np.where(valid, flat, 111).astype(dtype)
     one, two = (
-        georsr.super_resolve_array(
-            a, lite_model, valid=valid, consistency="on", normalization="0,255"
-        )
+        georsr.super_resolve_array(a, lite_model, valid=valid, consistency="on", stretch="0,255")
         for a in (holed, again)
     )
     inside = valid.repeat(2, 1).repeat(2, 2)
@@ -281,7 +279,7 @@ def test_consistency_auto_is_on_for_clean_and_off_for_noisy_scenes(
         assert (report.consistency is None) == noisy
         assert (
             any(
-                "dominated by noise" in text and "--consistency on" in text
+                "dominated by noise" in text and 'consistency="on"' in text
                 for text in report.warnings
             )
             == noisy
@@ -322,8 +320,8 @@ def test_is_noise_dominated_compares_residual_with_noise():
 def test_consistency_of_noisy_arrays_and_files_agrees(photograph, make_raster, tmp_path):
     noisy = photograph(12)
     out = tmp_path / "out.tif"
-    georsr.super_resolve(make_raster(noisy), out, "segsr-lite-x2-sensor", normalization="dtype")
-    made = georsr.super_resolve_array(noisy, "segsr-lite-x2-sensor", normalization="dtype")
+    georsr.super_resolve(make_raster(noisy), out, "segsr-lite-x2-sensor", stretch="dtype")
+    made = georsr.super_resolve_array(noisy, "segsr-lite-x2-sensor", stretch="dtype")
     np.testing.assert_array_equal(made, rasterio.open(out).read())
 
 

@@ -1,4 +1,4 @@
-"""A product beside its source, and a server that shows both."""
+"""An output beside its source, and a server that shows both."""
 
 import threading
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ RED, BLUE = (255, 0, 0), (0, 0, 255)
 
 @pytest.fixture
 def pair(make_raster):
-    """A blue source of 100 x 80 pixels and a red product, both with a black row at the top."""
+    """A blue source of 100 x 80 pixels and a red output, both with a black row at the top."""
 
     def plain(colour, scale):
         values = np.zeros((3, 80 * scale, 100 * scale), np.uint8)
@@ -25,10 +25,10 @@ def pair(make_raster):
         values[:, -2 * scale :] = 255
         return values
 
-    product = make_raster(plain(RED, 4), "product.tif", photometric="RGB")
+    output = make_raster(plain(RED, 4), "output.tif", photometric="RGB")
     coarse = NORTH_UP @ Affine.scale(4)
     source = make_raster(plain(BLUE, 1), "source.tif", transform=coarse, photometric="RGB")
-    return product, source
+    return output, source
 
 
 @contextmanager

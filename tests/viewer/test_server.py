@@ -40,7 +40,7 @@ def ask(server):
 
 
 def test_server_sends_the_pixels_of_a_tile(ask):
-    for name, colour in (("product", RED), ("source", BLUE)):
+    for name, colour in (("output", RED), ("source", BLUE)):
         status, headers, body = ask(f"tiles/{name}/0/0/0.png")
         assert (status, headers["Content-Type"]) == (200, "image/png")
         shown = np.asarray(Image.open(io.BytesIO(body)))
@@ -49,8 +49,8 @@ def test_server_sends_the_pixels_of_a_tile(ask):
 
 
 def test_server_sends_values_and_metadata(ask):
-    assert json.loads(ask("values/3/200")[2]) == {"product": [255, 0, 0], "source": [0, 0, 255]}
-    assert json.loads(ask("values/-1/99999")[2]) == {"product": [None] * 3, "source": [None] * 3}
+    assert json.loads(ask("values/3/200")[2]) == {"output": [255, 0, 0], "source": [0, 0, 255]}
+    assert json.loads(ask("values/-1/99999")[2]) == {"output": [None] * 3, "source": [None] * 3}
     view = json.loads(ask("view.json")[2])
     assert (view["width"], view["height"], view["unit"]) == (400, 320, "metre")
     assert view["rasters"]["source"]["file"] == "source.tif"
@@ -71,9 +71,9 @@ def test_server_sends_its_page_and_no_address_of_others(ask):
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "127.0.0.1.evil.example", ""])
 def test_request_under_another_host_is_refused(ask, host):
     """A page whose name was made to point to this computer cannot read the pixels."""
-    status, _, body = ask("tiles/product/0/0/0.png", Host=host)
+    status, _, body = ask("tiles/output/0/0/0.png", Host=host)
     assert (status, body[:4]) == (403, b"this")
-    assert ask("tiles/product/0/0/0.png", Host="localhost:1234")[0] == 200
+    assert ask("tiles/output/0/0/0.png", Host="localhost:1234")[0] == 200
 
 
 def test_request_without_the_token_is_refused(ask, server):
@@ -96,18 +96,18 @@ def test_servers_have_tokens_of_their_own(pair):
         "static/view.js",
         "view.js/",
         "leaflet-LICENSE.txt",
-        "tiles/product/0/0/0.tif",
+        "tiles/output/0/0/0.tif",
         "tiles/other/0/0/0.png",
-        "tiles/product/99/0/0.png",
-        "tiles/product/-99/0/0.png",
-        "tiles/product/1/0/0.png",
-        "tiles/product/0/0/99999999999.png",
-        "tiles/product/0/0/0.png/",
-        "tiles/product/0/0/0.png%00",
+        "tiles/output/99/0/0.png",
+        "tiles/output/-99/0/0.png",
+        "tiles/output/1/0/0.png",
+        "tiles/output/0/0/99999999999.png",
+        "tiles/output/0/0/0.png/",
+        "tiles/output/0/0/0.png%00",
         "values/1",
         "values/1e9/2",
         "values/nan/2",
-        "maximum/product",
+        "maximum/output",
         "maximum/layer1",
     ],
 )
@@ -129,7 +129,7 @@ def test_tile_out_of_the_raster_is_transparent(ask):
 
 
 def test_head_sends_the_headers_of_get(ask):
-    get, head = (ask("tiles/product/0/0/0.png", method) for method in ("GET", "HEAD"))
+    get, head = (ask("tiles/output/0/0/0.png", method) for method in ("GET", "HEAD"))
     assert head[0] == 200
     assert head[1]["Content-Length"] == get[1]["Content-Length"] == str(len(get[2]))
     assert head[2] == b""
@@ -160,12 +160,12 @@ def test_server_goes_on_after_a_broken_connection(ask, server, capsys):
 
 def test_raster_that_cannot_be_read_any_more_is_reported(ask, server, caplog, monkeypatch):
     def fail(*place):
-        raise InputError("product.tif: rows 0:9 cannot be read")
+        raise InputError("output.tif: rows 0:9 cannot be read")
 
-    monkeypatch.setattr(server.view.rasters["product"], "tile", fail)
-    status, _, body = ask("tiles/product/0/0/1.png")
+    monkeypatch.setattr(server.view.rasters["output"], "tile", fail)
+    status, _, body = ask("tiles/output/0/0/1.png")
     assert (status, body) == (500, b"a raster cannot be read; the reason is in the terminal\n")
-    assert caplog.messages == ["product.tif: rows 0:9 cannot be read"]
+    assert caplog.messages == ["output.tif: rows 0:9 cannot be read"]
 
 
 def test_path_that_is_not_ascii_is_refused(server):

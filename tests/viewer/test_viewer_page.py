@@ -50,13 +50,13 @@ def text(browser, name):
     return browser.evaluate(f"document.getElementById('{name}').textContent")
 
 
-def test_page_shows_source_left_and_product_right_of_the_line(pair, browser, show):
+def test_page_shows_source_left_and_output_right_of_the_line(pair, browser, show):
     with serving(*pair) as server:
         screen = show(server)()
         assert screen[400, 400].tolist() == list(BLUE)
         assert screen[400, 880].tolist() == list(RED)
         assert text(browser, "left") == "source: source.tif"
-        assert text(browser, "right") == "product: product.tif"
+        assert text(browser, "right") == "output: output.tif"
         assert "CRS EPSG:32632" in text(browser, "attribution")
         assert text(browser, "zoom") == "200 %"
         assert text(browser, "scale").strip() == "20 m"
@@ -117,7 +117,7 @@ def test_pointer_shows_place_and_values(pair, browser, show):
         browser.mouse("Moved", 740, 421)
         browser.wait_for("document.getElementById('place').textContent.startsWith('column')")
         shown = text(browser, "place")
-    assert "product 255, 0, 0   source 0, 0, 255" in shown
+    assert "output 255, 0, 0   source 0, 0, 255" in shown
     column, row, x, y = (
         float(part.split()[1].rstrip(",")) for part in shown.replace(", ", "   ").split("   ")[:4]
     )
@@ -127,7 +127,7 @@ def test_pointer_shows_place_and_values(pair, browser, show):
     )
 
 
-def test_quality_layer_lies_over_the_product_with_a_legend(pair, make_raster, browser, show):
+def test_quality_layer_lies_over_the_output_with_a_legend(pair, make_raster, browser, show):
     layer = np.full((1, 320, 400), 9, np.float32)
     layer[:, 160:] = 0
 
@@ -154,7 +154,7 @@ def test_quality_layer_lies_over_the_product_with_a_legend(pair, make_raster, br
         )
 
 
-def test_page_without_source_shows_the_product_alone(pair, browser, show):
+def test_page_without_source_shows_the_output_alone(pair, browser, show):
     with serving(pair[0]) as server:
         screen = show(server)()
         assert screen[400, 400].tolist() == screen[400, 880].tolist() == list(RED)

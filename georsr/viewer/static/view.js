@@ -1,4 +1,4 @@
-// The page of `georsr view`: a map in the pixels of the product. Places are [row, column] for
+// The page of `georsr view`: a map in the pixels of the output. Places are [row, column] for
 // Leaflet, and names of files are set as text, never as HTML.
 "use strict";
 
@@ -43,7 +43,7 @@ class Viewer {
     });
     this.extent = L.latLngBounds([0, 0], [view.height, view.width]);
     this.layers = {};
-    for (const name of ["product", "source"]) if (name in this.rasters) this.add(name, name);
+    for (const name of ["output", "source"]) if (name in this.rasters) this.add(name, name);
     this.map.createPane("quality").style.zIndex = 260;
     this.setUpNames();
     this.setUpLine();
@@ -76,7 +76,7 @@ class Viewer {
 
   fit() {
     const whole = this.map.getBoundsZoom(this.extent);
-    const zoom = Math.max(whole, this.rasters.product.minZoom);
+    const zoom = Math.max(whole, this.rasters.output.minZoom);
     this.map.setView(this.extent.getCenter(), zoom, { animate: false });
   }
 
@@ -85,16 +85,16 @@ class Viewer {
   }
 
   setUpNames() {
-    const { product, source } = this.rasters;
-    document.title = `${product.file} - georsr view`;
-    element("right").textContent = `product: ${product.file}`;
-    element("right").title = product.size;
-    const notes = ["product " + product.size];
+    const { output, source } = this.rasters;
+    document.title = `${output.file} - georsr view`;
+    element("right").textContent = `output: ${output.file}`;
+    element("right").title = output.size;
+    const notes = ["output " + output.size];
     if (source) {
       element("left").textContent = `source: ${source.file}`;
       notes.push("source " + source.size);
     } else {
-      document.querySelector("input[value=product]").checked = true;
+      document.querySelector("input[value=output]").checked = true;
     }
     const crs = this.view.georeferenced ? `CRS ${this.view.crs}` : "no georeferencing";
     notes.push(crs, this.view.copyright, this.view.note, "map by Leaflet");
@@ -126,15 +126,15 @@ class Viewer {
     this.clip();
   }
 
-  // Cuts the source off right of the line, the product and its quality layer left of it.
+  // Cuts the source off right of the line, the output and its quality layer left of it.
   clip() {
     const mode = this.mode();
-    const share = { swipe: this.share, source: 1, product: 0 }[mode];
+    const share = { swipe: this.share, source: 1, output: 0 }[mode];
     const size = this.map.getSize();
     const { x: left, y: top } = this.map.containerPointToLayerPoint([0, 0]);
     const [right, bottom, cut] = [left + size.x, top + size.y, left + size.x * share];
     const box = (a, b) => `polygon(${a}px ${top}px, ${b}px ${top}px, ${b}px ${bottom}px, ${a}px ${bottom}px)`;
-    for (const [pane, shape] of [["source", box(left, cut)], ["product", box(cut, right)], ["quality", box(cut, right)]])
+    for (const [pane, shape] of [["source", box(left, cut)], ["output", box(cut, right)], ["quality", box(cut, right)]])
       if (this.map.getPane(pane)) this.map.getPane(pane).style.clipPath = shape;
     const line = element("line");
     line.hidden = mode !== "swipe";
@@ -147,7 +147,7 @@ class Viewer {
   setUpQuality() {
     const select = element("layer");
     for (const [name, raster] of Object.entries(this.rasters)) {
-      if (name === "product" || name === "source") continue;
+      if (name === "output" || name === "source") continue;
       select.add(new Option(raster.bands[0], name));
       element("overlay").hidden = false;
     }
@@ -209,7 +209,7 @@ class Viewer {
     if (georeferenced) parts.push(`x ${x.toFixed(digits)}, y ${y.toFixed(digits)}${this.unit}`);
     for (const [name, found] of Object.entries(values)) {
       const raster = this.rasters[name];
-      if (name === "source" || name === "product") parts.push(`${name} ${found.map(format).join(", ")}`);
+      if (name === "source" || name === "output") parts.push(`${name} ${found.map(format).join(", ")}`);
       else if (name === this.quality) parts.push(`${raster.bands[0]} ${found.map(format)} ${raster.unit}`);
     }
     element("place").textContent = parts.join("   ");
