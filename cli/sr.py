@@ -112,10 +112,11 @@ def _check_paths(paths: tuple[str, ...], out_dir: str | None, options: dict[str,
     if options["indexes"] and numbers:
         bands = ",".join([*map(str, options["indexes"]), *numbers])
         raise UsageError(f"--bidx takes one list, with commas: --bidx {bands}")
+    command = click.get_current_context().command_path  # georsr sr, or rio superres
     if not paths:
-        raise UsageError("IN and OUT are missing, expected: georsr sr IN OUT")
+        raise UsageError(f"IN and OUT are missing, expected: {command} IN OUT")
     if out_dir is None and len(paths) < 2:
-        raise UsageError(f"OUT is missing, expected: georsr sr {paths[0]} OUT; or --out-dir FOLDER")
+        raise UsageError(f"OUT is missing, expected: {command} {paths[0]} OUT; or --out-dir FOLDER")
     if out_dir is None and paths[-1].endswith(("/", os.sep)):
         raise UsageError(
             f"{paths[-1]}: is a folder; name a file in it, or write each IN into it with "

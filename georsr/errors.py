@@ -115,13 +115,14 @@ ARGUMENTS = {
     "tls-key": "tls_client_key",
 }
 """Option of the command line -> argument in Python, where they differ in more than hyphens."""
-_FLAGS = "aoi-mask|check-resources|cog|compile|dynamic|force|overwrite|resume|stack|tta|verify"
+_FLAGS = "aoi-mask|check-resources|cog|compile|dynamic|fast|force|overwrite|resume|stack|tta|verify"
 _VALUE = (
     r"(?:tcp|tls)://[\w.-]+:\w+|[A-Z](?:[\w,:]*\w)?|-?\d[\w.,-]*\b"
-    r"|(?:auto|bicubic|cpu|cuda|data|fp32|mask|none|off|onnx|on|per-band|rgb|all|torch)\b"
+    r"|(?:auto|bicubic|cpu|cuda|data|fp32|int8|mask|none|off|onnx|on|per-band|rgb|all|torch)\b"
 )
 _OPTION = re.compile(
-    rf"`[^`]*`|(?<![\w-])--(?:(no-)?({_FLAGS})|([a-z][a-z-]*[a-z])(?:[ =]({_VALUE}))?)(?![\w-])"
+    rf"`[^`]*`|(?<![\w-])--(?:(no-)?({_FLAGS})|([a-z][a-z0-9-]*[a-z0-9])(?:[ =]({_VALUE}))?)"
+    r"(?![\w-])"
 )
 _speaks_of_options = False
 
