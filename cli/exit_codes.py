@@ -40,10 +40,15 @@ class TerminatedError(BaseException):
     """The process received SIGTERM."""
 
 
+def print_line(message: str) -> None:
+    """Print one line on stderr, without what a file name could do to a terminal."""
+    click.echo(escape_control_characters(redact_url(message)), err=True)
+
+
 def print_error(message: str, code: int) -> int:
     """Print an error as one line on stderr, and return its exit code."""
     log.debug("error: %s", message)
-    click.echo(escape_control_characters(redact_url(f"Error: {message}")), err=True)
+    print_line(f"Error: {message}")
     return code
 
 

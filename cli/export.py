@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .exit_codes import print_line
 from .main import import_without_gc
 from .options import BandList, FileName, ModelName, verbosity_options
 
@@ -101,10 +102,9 @@ def command(
         bits = f"; in 8 bits like it to {made.fidelity:.1f} dB" if made.fidelity else ""
         described = description_of(opened)
         fixed = "" if dynamic or described is None else f"; for one sensor: {described}"
-        click.echo(
+        print_line(
             f"{destination}: {opened.spec.name}, x{opened.spec.scale}, differs from torch by "
-            f"{made.difference:.1g} at most{bits}{fixed}",
-            err=True,
+            f"{made.difference:.1g} at most{bits}{fixed}"
         )
 
 

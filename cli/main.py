@@ -20,13 +20,11 @@ import click
 from georsr import device
 from georsr.errors import (
     GeorsrWarning,
-    escape_control_characters,
-    redact_url,
 )
 from georsr.reports import georsr_version
 from georsr.system import GDAL_VARIABLES, foreign_variables, tune_malloc
 
-from .exit_codes import ForcedExit, TerminatedError, exit_code, print_error
+from .exit_codes import ForcedExit, TerminatedError, exit_code, print_error, print_line
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -253,7 +251,7 @@ def _show_warning(message: Warning | str, category: type[Warning], *where: Any) 
     if issubclass(category, GeorsrWarning):
         log.debug("warning: %s", message)
         with without_bar():
-            click.echo(escape_control_characters(redact_url(f"Warning: {message}")), err=True)
+            print_line(f"Warning: {message}")
 
 
 def invoke(arguments: list[str] | None = None) -> int:

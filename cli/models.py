@@ -8,6 +8,8 @@ from pathlib import Path
 
 import click
 
+from .exit_codes import print_line
+
 
 @click.group("models", short_help="List, describe and convert models.")
 def command() -> None:
@@ -55,4 +57,4 @@ def convert(source: Path, destination: Path, overwrite: bool) -> None:
             f"{source}: {model.spec.notes.split(',')[0]} is used as it is; only SeG-SR is converted"
         )
     save_model(destination, model.spec, model.network, torch.float32)
-    click.echo(f"{destination}: {model.spec.name}, x{model.spec.scale}", err=True)
+    print_line(f"{destination}: {model.spec.name}, x{model.spec.scale}")

@@ -12,6 +12,7 @@ import click
 
 from georsr.errors import UsageError
 
+from .exit_codes import print_line
 from .main import import_without_gc
 from .options import BandList, FileName, model_options, sr_options, verbosity_options
 
@@ -99,7 +100,7 @@ def command(
     atomic_write_text(page, preview.page())
     if not quiet:
         names = ", ".join(panel.name for panel in preview.panels)
-        click.echo(f"{png}, {page}: {preview.window} by {names}", err=True)
+        print_line(f"{png}, {page}: {preview.window} by {names}")
 
 
 @click.command("view", short_help="Show an output beside its source in a browser.")

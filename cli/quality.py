@@ -9,7 +9,7 @@ import click
 
 from georsr.errors import InterruptedRunError
 
-from .exit_codes import show_error
+from .exit_codes import print_line, show_error
 from .main import catch_signals, import_without_gc
 from .options import (
     DEVICE_OPTIONS,
@@ -172,5 +172,5 @@ def layers(
     if as_json:
         click.echo(report.to_json())
     elif not quiet:
-        click.echo(f"{destination}: {', '.join(report.layers)}; {report.uncertainty}", err=True)
+        print_line(f"{destination}: {', '.join(report.layers)}; {report.uncertainty}")
     return 0

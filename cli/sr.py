@@ -14,10 +14,9 @@ from georsr.errors import (
     InterruptedRunError,
     ResourceError,
     UsageError,
-    escape_control_characters,
 )
 
-from .exit_codes import show_error
+from .exit_codes import print_line, show_error
 from .main import catch_signals, import_without_gc, interrupt_at_signal
 from .options import (
     FileName,
@@ -113,10 +112,11 @@ def _check_paths(paths: tuple[str, ...], out_dir: str | None, options: dict[str,
     if options["indexes"] and numbers:
         bands = ",".join([*map(str, options["indexes"]), *numbers])
         raise UsageError(f"--bidx takes one list, with commas: --bidx {bands}")
+    command = click.get_current_context().command_path  # georsr sr, or rio superres
     if not paths:
-        raise UsageError("IN and OUT are missing, expected: georsr sr IN OUT")
+        raise UsageError(f"IN and OUT are missing, expected: {command} IN OUT")
     if out_dir is None and len(paths) < 2:
-        raise UsageError(f"OUT is missing, expected: georsr sr {paths[0]} OUT; or --out-dir FOLDER")
+        raise UsageError(f"OUT is missing, expected: {command} {paths[0]} OUT; or --out-dir FOLDER")
     if out_dir is None and paths[-1].endswith(("/", os.sep)):
         raise UsageError(
             f"{paths[-1]}: is a folder; name a file in it, or write each IN into it with "
@@ -156,8 +156,7 @@ def _run_batch(sources: tuple[str, ...], out_dir: str, options: dict[str, Any]) 
     if as_json:
         click.echo(report.to_json())
     elif not quiet:
-        for line in report.describe().splitlines():
-            click.echo(escape_control_characters(line), err=True)
+        click.echo(report.describe(), err=True)
     for item in report.failed:
         show_error(GeorsrError(item.error))
     return 1 if report.failed else 0
@@ -214,10 +213,9 @@ def _run(sources: list[str], destination: str, options: dict[str, Any]) -> int:
     elif not quiet:
         arithmetic = "" if result.precision == "fp32" else f" in {result.precision}"
         resumed = f", {result.blocks_resumed} of {result.blocks} blocks from an earlier run"
-        click.echo(
+        print_line(
             f"{destination}: {result.width} x {result.height} pixels, {result.bands} x "
             f"{result.dtype}, {result.model}{arithmetic}, {result.seconds['total']:.1f} s"
-            f"{resumed if result.blocks_resumed else ''}",
-            err=True,
+            f"{resumed if result.blocks_resumed else ''}"
         )
     return 0

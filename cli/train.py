@@ -12,6 +12,7 @@ from click.shell_completion import CompletionItem
 
 from georsr.errors import UsageError
 
+from .exit_codes import print_line
 from .main import import_without_gc
 from .options import BandList, FileName, ModelName, make_progress, verbosity_options
 
@@ -138,14 +139,13 @@ def command(
                 should_stop=signals.any,
             )
         except StoppedError as stopped:
-            click.echo(
+            print_line(
                 f"stopped after step {stopped.step} of {chosen.steps}; the same command with "
-                f"--resume continues (checkpoint: {folder / 'last.ckpt'})",
-                err=True,
+                f"--resume continues (checkpoint: {folder / 'last.ckpt'})"
             )
             return signals.exit_code()
     if is_main_process():
-        click.echo(f"{weights}: use it with georsr sr IN OUT --model {weights}", err=True)
+        print_line(f"{weights}: use it with georsr sr IN OUT --model {weights}")
     return 0
 
 

@@ -29,26 +29,26 @@ GAP, CAPTION = 8, 18
 
 
 def read(name: str, bidx: Sequence[int] = (1, 2, 3)) -> np.ndarray:
-    """Bands of a sample scene, (C, h, w)."""
+    """Read bands of a sample scene, (C, h, w)."""
     with rasterio.open(SAMPLES / name) as source:
         return np.asarray(source.read(bidx))
 
 
 def crop(values: np.ndarray, factor: int = 1) -> np.ndarray:
-    """The part that is shown, of a raster ``factor`` times coarser than the truth."""
+    """Return the part that is shown, of a raster ``factor`` times coarser than the truth."""
     row, column, height, width = (n // factor for n in CROP)
     return values[..., row : row + height, column : column + width]
 
 
 def enlarged(values: np.ndarray, factor: int) -> Image.Image:
-    """Bytes (3, h, w) or (h, w) as a picture, every pixel a square."""
+    """Return bytes (3, h, w) or (h, w) as a picture, every pixel a square."""
     picture = Image.fromarray(np.moveaxis(values, 0, -1) if values.ndim == 3 else values)
     size = (picture.width * factor, picture.height * factor)
     return picture.convert("RGB").resize(size, Image.Resampling.NEAREST)
 
 
 def side_by_side(panels: Sequence[tuple[str, Image.Image]]) -> Image.Image:
-    """Pictures of one height in a row, a caption above each."""
+    """Return pictures of one height in a row, a caption above each."""
     width = sum(picture.width for _, picture in panels) + GAP * (len(panels) - 1)
     sheet = Image.new("RGB", (width, panels[0][1].height + CAPTION), "white")
     pen, x = ImageDraw.Draw(sheet), 0
@@ -60,7 +60,7 @@ def side_by_side(panels: Sequence[tuple[str, Image.Image]]) -> Image.Image:
 
 
 def start() -> Image.Image:
-    """Input, bicubic, georsr and truth of the town."""
+    """Draw input, bicubic, georsr and truth of the town."""
     source = read("town_rgb_2m.tif")
     bicubic = georsr.super_resolve_array(source, "bicubic-x4")
     ours = georsr.super_resolve_array(source, "segsr-lite-x4")
@@ -75,24 +75,24 @@ def start() -> Image.Image:
 
 
 @contextmanager
-def listening(module: torch.nn.Module) -> Iterator[list[list[torch.Tensor]]]:
-    """What a module of a network puts out while it runs."""
-    heard: list[list[torch.Tensor]] = []
-    hook = module.register_forward_hook(lambda m, i, output: heard.append(output))
+def outputs_of(module: torch.nn.Module) -> Iterator[list[list[torch.Tensor]]]:
+    """Collect the outputs of a module of a network while the body runs it."""
+    outputs: list[list[torch.Tensor]] = []
+    hook = module.register_forward_hook(lambda m, i, output: outputs.append(output))
     try:
-        yield heard
+        yield outputs
     finally:
         hook.remove()
 
 
 def guidance() -> Image.Image:
-    """The guidance maps of the four groups of segsr-lite, each stretched to its own range."""
+    """Draw the guidance maps of the four groups of segsr-lite, each stretched to its own range."""
     source = read("town_rgb_2m.tif")
     model = georsr.open_model("segsr-lite-x4-sensor")
-    with listening(model.network.get_submodule("localization")) as heard:
+    with outputs_of(model.network.get_submodule("localization")) as outputs:
         georsr.super_resolve_array(source, model, backend="torch")
     panels = [("the tile", enlarged(source, 2))]
-    for i, found in enumerate(heard[0]):
+    for i, found in enumerate(outputs[0]):
         values = found[0, 0].numpy()
         low, high = np.percentile(values, (2, 98))
         grey = (np.clip((values - low) / (high - low), 0, 1) * 255).astype(np.uint8)
@@ -103,7 +103,7 @@ def guidance() -> Image.Image:
 
 
 def limits() -> Image.Image:
-    """Where the network is wrong: its error beside its product and the truth."""
+    """Draw the error of the network beside its output and the truth."""
     source, truth = read("town_rgb_2m.tif"), read("town_rgb_0.5m.tif")
     ours = georsr.super_resolve_array(source, "segsr-lite-x4")
     error = np.abs(ours.astype(float) - truth).mean(axis=0)
@@ -118,7 +118,7 @@ def limits() -> Image.Image:
 
 
 def seams() -> Image.Image:
-    """Change of the product when tiles do and do not overlap, on a grid small enough to see."""
+    """Draw how the output changes if tiles do and do not overlap; the tiles are small."""
     source = read("town_rgb_2m.tif")
     whole = georsr.super_resolve_array(source, "segsr-lite-x4", tile_size=96, halo=0, overlap=0)
     panels = []

@@ -290,6 +290,12 @@ def is_hidden(path: Path, root: Path) -> bool:
     )
 
 
+def refuse_pipe(path: Path) -> None:
+    """Raise UsageError for a pipe, socket or device: reading one may wait or never end."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise UsageError(f"{path}: is a pipe or a device, expected a file")
+
+
 def read_list(path: Path) -> list[str]:
     """Read a text file with one entry per line; lines that begin with ``#`` are comments.
 
@@ -303,6 +309,7 @@ def read_list(path: Path) -> list[str]:
     InputError
         The file cannot be read as text.
     """
+    refuse_pipe(path)
     try:
         data = path.read_bytes()
         wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))

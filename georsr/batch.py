@@ -23,6 +23,7 @@ from georsr.errors import (
     InterruptedRunError,
     OutputError,
     UsageError,
+    join_lines,
     options_in_messages,
     redact_url,
     speaks_of_options,
@@ -96,7 +97,7 @@ class BatchReport:
         ]
         statuses = [item.status for item in self.items]
         counts = (f"{statuses.count(name)} {name}" for name in (WRITTEN, SKIPPED, FAILED))
-        return "\n".join([*lines, ", ".join(counts)])
+        return join_lines([*lines, ", ".join(counts)])
 
 
 def super_resolve_many(

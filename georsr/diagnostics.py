@@ -18,7 +18,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from georsr.errors import GeorsrError
+from georsr.errors import GeorsrError, join_lines
 from georsr.qgis.install import PLUGIN, RECORD, Profile, find_profiles, is_enabled, plugin_version
 from georsr.reports import georsr_version
 from georsr.system import GDAL_VARIABLES
@@ -78,7 +78,7 @@ class Diagnostics:
                 lines.append(f"  {'':<{width}}  -> {check.remedy}")
         problems = sum(check.status is Status.PROBLEM for check in self.checks)
         verdict = "georsr works" if self.works else f"georsr cannot work: {problems} marked x"
-        return "\n".join([*lines, verdict])
+        return join_lines([*lines, verdict])
 
     def to_json(self) -> str:
         """Return indented JSON."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from urllib.parse import unquote
 
@@ -48,6 +48,11 @@ def escape_control_characters(text: str) -> str:
     return "".join(
         c if c.isprintable() or unicodedata.category(c) == "Zs" else ascii(c)[1:-1] for c in text
     )
+
+
+def join_lines(lines: Iterable[str]) -> str:
+    """Return the lines of a text for a terminal, with the control characters of each escaped."""
+    return "\n".join(map(escape_control_characters, lines))
 
 
 def redact_url(text: str) -> str:
@@ -110,13 +115,14 @@ ARGUMENTS = {
     "tls-key": "tls_client_key",
 }
 """Option of the command line -> argument in Python, where they differ in more than hyphens."""
-_FLAGS = "aoi-mask|check-resources|cog|compile|dynamic|force|overwrite|resume|stack|tta|verify"
+_FLAGS = "aoi-mask|check-resources|cog|compile|dynamic|fast|force|overwrite|resume|stack|tta|verify"
 _VALUE = (
     r"(?:tcp|tls)://[\w.-]+:\w+|[A-Z](?:[\w,:]*\w)?|-?\d[\w.,-]*\b"
-    r"|(?:auto|bicubic|cpu|cuda|data|fp32|mask|none|off|onnx|on|per-band|rgb|all|torch)\b"
+    r"|(?:auto|bicubic|cpu|cuda|data|fp32|int8|mask|none|off|onnx|on|per-band|rgb|all|torch)\b"
 )
 _OPTION = re.compile(
-    rf"`[^`]*`|(?<![\w-])--(?:(no-)?({_FLAGS})|([a-z][a-z-]*[a-z])(?:[ =]({_VALUE}))?)(?![\w-])"
+    rf"`[^`]*`|(?<![\w-])--(?:(no-)?({_FLAGS})|([a-z][a-z0-9-]*[a-z0-9])(?:[ =]({_VALUE}))?)"
+    r"(?![\w-])"
 )
 _speaks_of_options = False
 

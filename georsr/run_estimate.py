@@ -18,7 +18,7 @@ import numpy as np
 
 from georsr.config import SRConfig
 from georsr.device import DeviceConfig, cpu_threads, import_torch, may_have_accelerator
-from georsr.errors import GeorsrError
+from georsr.errors import GeorsrError, join_lines
 from georsr.inference.blur_and_noise import description_of
 from georsr.inference.pipeline import (
     NetworkInput,
@@ -303,7 +303,7 @@ class RunEstimate:
         if self.device_memory_bytes:
             used, limit = self.device_memory_bytes, self.device_memory_limit_bytes
             lines.insert(-2, f"device  about {_size(used)} of {_size(limit)}")
-        return "\n".join([*lines, *(f"refused {problem}" for problem in self.problems)])
+        return join_lines([*lines, *(f"refused {problem}" for problem in self.problems)])
 
 
 def estimate_run(

@@ -24,7 +24,7 @@ from georsr.viewer.server import ViewServer
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TOWN = str(REPOSITORY / "sample_data/town_rgb_2m.tif")
-OPTION = re.compile(r"(?<![\w-])--(?:no-)?([a-z][a-z-]*[a-z])")
+OPTION = re.compile(r"(?<![\w-])--(?:no-)?([a-z][a-z0-9-]*[a-z0-9])")
 DOCTOR = {"diagnostics.py", "install.py"}
 """Files whose texts only `georsr doctor` and `georsr qgis` print, and which name other programs."""
 

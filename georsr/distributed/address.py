@@ -16,6 +16,7 @@ from distributed import Security
 from distributed.comm.addressing import get_address_host_port, parse_address
 from distributed.comm.registry import get_backend
 
+from georsr._files import refuse_pipe
 from georsr.errors import ResourceError, UsageError
 
 HANDSHAKE_TIMEOUT = 2.0
@@ -231,6 +232,7 @@ def _pem_text(option: str, value: str | None) -> str:
     """Return PEM text, read from a file unless the value itself is PEM text."""
     if value is None or "\n" in value:
         return value or ""
+    refuse_pipe(Path(value))
     try:
         return Path(value).read_text(encoding="latin-1")
     except OSError as error:

@@ -9,14 +9,14 @@ import secrets
 import signal
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, wait
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from threading import Event, Thread
-from typing import Any, Self, cast
+from threading import Event
+from typing import Any, Self, TypeVar, cast
 
 import dask
 from distributed import Client, LocalCluster, Security
@@ -24,7 +24,12 @@ from distributed import Client, LocalCluster, Security
 from georsr.config import Precision, SRConfig
 from georsr.device import DeviceConfig, select_device
 from georsr.distributed.address import SchedulerAddress, scheduler_address
-from georsr.distributed.task_queue import POLL_SECONDS, TaskQueue
+from georsr.distributed.task_queue import (
+    POLL_SECONDS,
+    TaskQueue,
+    call_in_thread,
+    wait_for_answer,
+)
 from georsr.distributed.worker import (
     GPU,
     Runner,
@@ -42,11 +47,14 @@ from georsr.progress import never
 from georsr.system import available_cpus
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 CONNECT_TIMEOUT = 10.0
 """Time in which a scheduler has to answer, in seconds."""
 WORKERS_TIMEOUT = 30.0
 """Time to wait for the first worker of a scheduler that has none."""
+CLOSE_TIMEOUT = 2.0
+"""Time in which the client says goodbye to a scheduler."""
 DIRECT_CONNECT_TIMEOUT = 3.0
 """Time in which all workers have to answer, if results are to come straight from them."""
 STARTUP_ERRORS = (OSError, RuntimeError, TimeoutError)
@@ -82,7 +90,7 @@ class QuietClient(Client):
 
 @contextmanager
 def connect_client(
-    address: str, security: Security | None, should_stop: Callable[[], bool]
+    address: str, security: Security | None, check_cancelled: Callable[[], None]
 ) -> Iterator[Client]:
     """Connect to a running scheduler, and wait until it has a worker.
 
@@ -90,8 +98,8 @@ def connect_client(
     ----------
     address, security
         As for `georsr.distributed.address.scheduler_address`.
-    should_stop
-        Called while this waits; true ends the wait.
+    check_cancelled
+        Called while this waits; what it raises ends the wait.
 
     Raises
     ------
@@ -99,13 +107,15 @@ def connect_client(
         The address or its certificates are not valid.
     ResourceError
         No scheduler accepts the client, or it has no worker.
-    InterruptedRunError
-        ``should_stop`` returned true.
     """
     scheduler = scheduler_address(address, security)
-    with _connect_in_thread(scheduler, should_stop) as client:
-        _wait_for_worker(client, address, should_stop)
+    client = _connect_in_thread(scheduler, check_cancelled)
+    try:
+        _wait_for_worker(client, address, check_cancelled)
         yield client
+    finally:
+        with suppress(Exception):  # the scheduler may be gone
+            wait_for_answer(call_in_thread(client.close), lambda: None, CLOSE_TIMEOUT)
 
 
 def _connect(scheduler: SchedulerAddress, given_up: Event) -> Client:
@@ -129,47 +139,29 @@ def _connect(scheduler: SchedulerAddress, given_up: Event) -> Client:
         ) from error
 
 
-def _connect_in_thread(scheduler: SchedulerAddress, should_stop: Callable[[], bool]) -> Client:
-    """Connect in another thread, because names, sockets and Dask block, some without a limit."""
-    timeout = 3 * CONNECT_TIMEOUT  # one for the handshake, two for Dask's own attempts
-    deadline = time.monotonic() + timeout
-    result, given_up = Future[Client](), Event()
-
-    def connect() -> None:
-        try:
-            result.set_result(_connect(scheduler, given_up))
-        except BaseException as error:
-            result.set_exception(error)
-
-    Thread(target=connect, name="georsr-connect", daemon=True).start()
+def _connect_in_thread(scheduler: SchedulerAddress, check_cancelled: Callable[[], None]) -> Client:
+    given_up = Event()
+    answer = call_in_thread(partial(_connect, scheduler, given_up))
     try:
-        while not wait([result], POLL_SECONDS).done:
-            _check_cancelled(should_stop)
-            if time.monotonic() > deadline:
-                raise ResourceError(
-                    f"--scheduler {scheduler.address}: does not answer as a scheduler does within "
-                    f"{timeout:.0f} s; is it one, of the same version of Dask?"
-                )
+        return wait_for_answer(
+            answer,
+            check_cancelled,
+            3 * CONNECT_TIMEOUT,  # one for the handshake, two for Dask's own attempts
+            f"--scheduler {scheduler.address}: it may be none, or of another version of Dask",
+        )
     except BaseException:
         given_up.set()
-        result.add_done_callback(lambda late: late.exception() or late.result().close())
+        answer.add_done_callback(lambda late: late.exception() or late.result().close())
         raise
-    _check_cancelled(should_stop)  # an interrupted run does not also say why it failed
-    return result.result()
 
 
-def _check_cancelled(should_stop: Callable[[], bool]) -> None:
-    if should_stop():
-        raise InterruptedRunError("interrupted")
-
-
-def _wait_for_worker(client: Client, address: str, should_stop: Callable[[], bool]) -> None:
-    if client.nthreads():
-        return
-    log.warning("%s has no workers yet: waiting for one", address)
-    deadline = time.monotonic() + WORKERS_TIMEOUT
-    while not client.nthreads():
-        _check_cancelled(should_stop)
+def _wait_for_worker(client: Client, address: str, check_cancelled: Callable[[], None]) -> None:
+    deadline = None
+    while not wait_for_answer(call_in_thread(client.nthreads), check_cancelled):
+        check_cancelled()
+        if deadline is None:
+            log.warning("%s has no workers yet: waiting for one", address)
+            deadline = time.monotonic() + WORKERS_TIMEOUT
         if time.monotonic() > deadline:
             raise ResourceError(
                 f"--scheduler {address}: has no workers, after {WORKERS_TIMEOUT:.0f} s; start some "
@@ -363,7 +355,7 @@ class Cluster:
             else:
                 assert self._scheduler is not None, "one of the two is given"
                 self._client = client = self._stack.enter_context(
-                    connect_client(self._scheduler, self._security, self._should_stop)
+                    connect_client(self._scheduler, self._security, self._check_cancelled)
                 )
                 if client.dashboard_link and find_spec("bokeh"):  # there is none without it
                     log.warning("Dashboard: %s", client.dashboard_link)
@@ -383,10 +375,19 @@ class Cluster:
         device = "cpu" if config.device == "auto" and not gpu else config.device
         return select_device(device, config.precision), gpu
 
+    def _check_cancelled(self) -> None:
+        if self._should_stop():
+            raise InterruptedRunError("interrupted")
+
+    def _ask(self, call: Callable[..., T], *arguments: Any, silent: str = "Dask's scheduler") -> T:
+        answer = call_in_thread(partial(call, *arguments))
+        return wait_for_answer(answer, self._check_cancelled, silent=silent)
+
     def _check_workers(self, client: Client) -> tuple[DeviceConfig, bool]:
         """Return where all workers compute, and whether on a GPU; raise if they differ."""
-        _check_scheduler(client)
-        device, offers_gpu = self._config.device, _gpu_offers(client)
+        self._ask(_check_scheduler, client)
+        device, workers = self._config.device, self._ask(_workers, client)
+        offers_gpu = {address: _offers_gpu(worker) for address, worker in workers.items()}
         gpu = device.startswith("cuda") or (device == "auto" and any(offers_gpu.values()))
         addresses = [address for address, offers in offers_gpu.items() if offers or not gpu]
         if offers_gpu and not addresses:
@@ -398,7 +399,10 @@ class Cluster:
             device = "cpu"
         config = with_precision(self._model, replace(self._config, device=device))
         backend = "torch" if gpu else choose_backend(self._model, config)
-        devices = _ask_devices(client, addresses, (device, config.precision, backend))
+        wanted = device, config.precision, backend
+        oldest = min(workers, key=lambda address: workers[address]["last_seen"], default="")
+        silent = f"a worker, probably {oldest}"
+        devices = self._ask(_ask_devices, client, addresses, wanted, silent=silent)
         kinds = {(d.type, d.precision): address for address, d in devices.items()}
         if len(kinds) > 1:
             differences = "; ".join(f"{p} on {d} ({a})" for (d, p), a in kinds.items())
@@ -413,7 +417,10 @@ class Cluster:
         """Return the number of workers that can compute now, or that are to be started."""
         if self._client is None:
             return self.local or 0
-        return sum(offers or not self.gpu for offers in _gpu_offers(self._client).values())
+        return self._ask(self._count, self._client)
+
+    def _count(self, client: Client) -> int:
+        return sum(not self.gpu or _offers_gpu(worker) for worker in _workers(client).values())
 
     @property
     def config(self) -> SRConfig:
@@ -439,19 +446,24 @@ class Cluster:
 
     def task_queue(self, runner: Runner, check_cancelled: Callable[[], None]) -> TaskQueue:
         """Return a queue for tasks of one run; use it in a ``with`` statement."""
+        client = self.start()
         return TaskQueue(
-            self.start(),
+            client,
             RunPlugin(f"georsr-{secrets.token_hex(6)}", runner),
             gpu=self.gpu,
             check_cancelled=check_cancelled,
-            count_workers=self.count,
+            count_workers=partial(self._count, client),
         )
 
 
-def _gpu_offers(client: Client) -> dict[str, bool]:
-    """Return for the address of each worker whether it offers a GPU."""
-    workers = client.scheduler_info(n_workers=-1)["workers"]
-    return {address: bool(worker["resources"].get(GPU)) for address, worker in workers.items()}
+def _workers(client: Client) -> dict[str, dict[str, Any]]:
+    """Return what the scheduler knows of each worker, by its address."""
+    workers: dict[str, dict[str, Any]] = client.scheduler_info(n_workers=-1)["workers"]
+    return workers
+
+
+def _offers_gpu(worker: dict[str, Any]) -> bool:
+    return bool(worker["resources"].get(GPU))
 
 
 def _check_scheduler(client: Client) -> None:

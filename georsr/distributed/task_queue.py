@@ -8,17 +8,20 @@ import pickle
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import CancelledError, wait
+from concurrent.futures import Future as Answer
 from contextlib import suppress
+from functools import partial
 from itertools import count, islice
-from typing import Any, Self
+from threading import Thread
+from typing import Any, Self, TypeVar
 
 from distributed import Client, Future, KilledWorker, as_completed
 
 from georsr.distributed.worker import BATCH_SECONDS, GPU, RunPlugin, describe_error, run_tasks
 from georsr.errors import GeorsrError, ResourceError
 from georsr.inference.predictor import TileTooLargeError
-from georsr.progress import Timer
+from georsr.progress import Timer, never
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +34,11 @@ MAX_BATCH_SIZE = 16
 """Tasks of a batch, however quick they are."""
 POLL_SECONDS = 0.1
 """Time between two checks for cancellation."""
+ANSWER_TIMEOUT = 65.0
+"""Time in which scheduler and workers have to answer; long enough for a network that stalls for a
+minute."""
+EXIT_TIMEOUT = 10.0
+"""Time to wait for the end of the tasks that are running when their run ends."""
 CHECK_SECONDS = 5.0
 """Time between two counts of the workers."""
 NO_WORKER_TIMEOUT = 60.0
@@ -40,6 +48,56 @@ MAX_REGISTRATIONS = 5
 
 IndexedTask = tuple[int, Any]
 """Index of a task, and the task."""
+T = TypeVar("T")
+
+
+def call_in_thread(call: Callable[[], T]) -> Answer[T]:
+    """Call a function of Dask in another thread, because those block, most without a limit."""
+    answer = Answer[T]()
+
+    def run() -> None:
+        try:
+            answer.set_result(call())
+        except BaseException as error:
+            answer.set_exception(error)
+
+    Thread(target=run, name="georsr-dask", daemon=True).start()
+    return answer
+
+
+def wait_for_answer(
+    answer: Answer[T],
+    check_cancelled: Callable[[], None],
+    timeout: float | None = None,
+    silent: str = "Dask's scheduler",
+) -> T:
+    """Return what a call of `call_in_thread` returns, or raise what it raises.
+
+    Parameters
+    ----------
+    answer
+        What `call_in_thread` returned.
+    check_cancelled
+        Called again and again; what it raises ends the wait.
+    timeout
+        Longest time to wait, in seconds; `ANSWER_TIMEOUT` by default.
+    silent
+        What is asked, for the message.
+
+    Raises
+    ------
+    ResourceError
+        There is no answer in that time.
+    """
+    seconds = ANSWER_TIMEOUT if timeout is None else timeout
+    deadline = time.monotonic() + seconds
+    while not wait([answer], POLL_SECONDS).done:
+        check_cancelled()
+        if time.monotonic() > deadline:
+            raise _no_answer(silent, seconds)
+    if answer.exception() is not None:
+        check_cancelled()  # an interrupted run does not also say why it failed
+    return answer.result()
 
 
 class TaskQueue:
@@ -79,7 +137,6 @@ class TaskQueue:
         self._batches: dict[Future[Any], list[IndexedTask]] = {}
         self._batch_numbers = count()
         self._completed = as_completed(loop=client.loop)
-        self._gatherer = ThreadPoolExecutor(1, "georsr-gather")
         self._results = deque[tuple[int, Any]]()
         self._waiting = list[IndexedTask]()
         self._suspicious = deque[IndexedTask]()
@@ -87,7 +144,8 @@ class TaskQueue:
         self._any_result = False
         self._task_seconds = BATCH_SECONDS
         self._checked = self._last_seen = time.monotonic()
-        self.workers = max(1, count_workers())
+        self._counted: Answer[int] | None = None
+        self.workers = max(1, wait_for_answer(call_in_thread(count_workers), check_cancelled))
         self.in_flight = 0
         """Tasks that were submitted and whose results have not been returned."""
 
@@ -100,9 +158,10 @@ class TaskQueue:
         return self
 
     def _register_plugin(self) -> None:
+        register = partial(self._client.register_plugin, self._plugin, name=self._plugin.name)
         for attempt in range(MAX_REGISTRATIONS):
             try:
-                self._client.register_plugin(self._plugin, name=self._plugin.name)
+                self._wait(register)
                 return
             except OSError as error:  # a worker died: the others remain
                 failure = error
@@ -110,11 +169,36 @@ class TaskQueue:
         raise _connection_lost() from failure
 
     def __exit__(self, *_: object) -> None:
-        with suppress(Exception):  # the scheduler may be gone
-            self._gatherer.shutdown(wait=False, cancel_futures=True)
-            if self._batches:
-                self._client.cancel(list(self._batches), force=True)
-            self._client.unregister_worker_plugin(self._plugin.name)
+        if self._counted is None or time.monotonic() - self._checked < EXIT_TIMEOUT:
+            with suppress(Exception):  # the scheduler may be gone
+                wait_for_answer(call_in_thread(self._cancel), lambda: None, EXIT_TIMEOUT)
+
+    def _cancel(self) -> None:
+        if self._batches:
+            self._client.cancel(list(self._batches), force=True)
+        self._client.unregister_worker_plugin(self._plugin.name)
+
+    def _wait(
+        self,
+        call: Callable[..., T],
+        *arguments: Any,
+        lost: Callable[[], bool] = never,
+        **options: Any,
+    ) -> T:
+        """Return the result of a call of Dask, unless the run is cancelled or the cluster is gone.
+
+        Raises
+        ------
+        ConnectionError
+            ``lost`` returned true: the answer will not come.
+        """
+        answer = call_in_thread(call)
+        while not wait([answer], POLL_SECONDS).done:
+            self._check_cancelled()
+            self._check_workers()
+            if lost():
+                raise ConnectionError("the result is lost")
+        return answer.result()
 
     @property
     def batch_size(self) -> int:
@@ -238,14 +322,13 @@ class TaskQueue:
         """Fetch results in one message; None for all if one of them is lost with its worker."""
         if not futures:
             return []
-        gathering = self._gatherer.submit(self._client.gather, futures)
-        while not gathering.done():
-            self._check_cancelled()
-            self._check_workers()
-            with suppress(TimeoutError):
-                gathering.exception(POLL_SECONDS)
+
+        def lost() -> bool:  # its worker may be silent, and is given up by the scheduler alone
+            return any(future.status != "finished" for future in futures)
+
         try:
-            results: list[tuple[list[Any], float]] = gathering.result()
+            results: list[tuple[list[Any], float]]
+            results = self._wait(partial(self._client.gather, futures), lost)
             return results
         except (CancelledError, OSError) as error:
             # the scheduler may have begun to compute again what was lost with a worker
@@ -259,13 +342,19 @@ class TaskQueue:
     def _check_workers(self) -> None:
         """Count the workers now and then; raise if there have been none for long."""
         now = time.monotonic()
-        if now - self._checked < CHECK_SECONDS:
+        if self._counted is None:
+            if now - self._checked > CHECK_SECONDS:
+                self._checked, self._counted = now, call_in_thread(self._count_workers)
             return
-        self._checked = now
+        if not self._counted.done():
+            if now - self._checked > ANSWER_TIMEOUT:
+                raise _no_answer("Dask's scheduler", ANSWER_TIMEOUT)
+            return
         try:
-            workers = self._count_workers()
-        except (OSError, TimeoutError, ValueError) as error:
+            workers = self._counted.result()
+        except Exception as error:  # Dask raises errors of many types here
             raise _connection_lost() from error
+        self._counted = None
         if workers:
             self._last_seen, self.workers = now, workers
         elif now - self._last_seen > NO_WORKER_TIMEOUT:
@@ -299,6 +388,13 @@ class TaskQueue:
 
 def _has_killed_workers(future: Future[Any]) -> bool:
     return future.status == "error" and isinstance(future.exception(), KilledWorker)
+
+
+def _no_answer(silent: str, seconds: float) -> ResourceError:
+    return ResourceError(
+        f"{silent}: no answer within {seconds:.0f} s; it may be frozen or cut off: restart it, and "
+        "repeat the command"
+    )
 
 
 def _connection_lost() -> ResourceError:

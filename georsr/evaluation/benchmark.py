@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 
 import numpy as np
 
-from georsr.errors import redact_url
+from georsr.errors import join_lines, redact_url
 from georsr.evaluation.metrics import (
     crop_border,
     detail_ratio,
@@ -355,7 +355,7 @@ def text_table(report: BenchmarkReport) -> str:
     lines += _wrapped_table(["", *report.overall], columns)
     if len(report.classes) > 1:
         lines += ["", *_class_lines(report)]
-    return "\n".join(lines)
+    return join_lines(lines)
 
 
 MAX_WIDTH = 100

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 
-from georsr.errors import InputError, UsageError
+from georsr.errors import InputError, UsageError, join_lines
 from georsr.evaluation.edges import find_edges, flat_blocks, measure_edges, plane_residual
 from georsr.evaluation.harm import HarmReport, measure_harm
 from georsr.evaluation.metrics import radial_power
@@ -129,8 +129,8 @@ class NoReferenceReport:
         if self.consistency is not None:
             lines.append(self.consistency.describe())
         if self.harm is not None:
-            lines += ["", self.harm.describe()]
-        return "\n".join(lines)
+            lines += ["", *self.harm.describe().splitlines()]
+        return join_lines(lines)
 
 
 @dataclass

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from affine import Affine
 
+from georsr._files import refuse_pipe
 from georsr.api import super_resolve_array
 from georsr.config import SRConfig
 from georsr.errors import GeoreferenceWarning, InputError, UsageError, redact_url
@@ -92,6 +93,7 @@ def read_pairs(folder: Path) -> list[Pair]:
         The list or a raster is missing, or a line of the list is malformed.
     """
     path = folder / LIST
+    refuse_pipe(path)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             pairs = list(_rows(folder, csv.DictReader(file, delimiter="\t")))

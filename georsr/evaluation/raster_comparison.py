@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from georsr.api import super_resolve
-from georsr.errors import BandWarning, InputError, UsageError, redact_url, worded
+from georsr.errors import BandWarning, InputError, UsageError, join_lines, redact_url, worded
 from georsr.evaluation.metrics import SSIM_WINDOW, MetricAccumulator, psnr_of_mse
 from georsr.geo.registration import (
     common_windows,
@@ -322,7 +322,7 @@ class ComparisonReport:
             lines.append(f"shift {down:+.3f} pixels down, {right:+.3f} right")
         if self.consistency is not None:
             lines.append(self.consistency.describe())
-        return "\n".join(lines)
+        return join_lines(lines)
 
 
 def compare(sr_path: str, hr_path: str, *, scale: float | None = None) -> ComparisonReport:

@@ -29,6 +29,7 @@ from shapely import affinity
 from shapely.geometry import mapping, shape
 from shapely.geometry.base import BaseGeometry
 
+from georsr._files import refuse_pipe
 from georsr.config import aoi_path
 from georsr.errors import GeoreferenceWarning, InputError, UsageError
 from georsr.io.gdal_env import gdal_env, is_plain_crs, shorten, wgs84
@@ -196,6 +197,7 @@ def _read_geojson(content: Mapping[str, Any], name: str) -> Iterator[tuple[BaseG
 
 
 def _load(path: str) -> Mapping[str, Any]:
+    refuse_pipe(Path(path))
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:

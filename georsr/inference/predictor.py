@@ -195,7 +195,7 @@ def with_precision(model: Model, config: SRConfig) -> SRConfig:
     if config.precision == "int8" and not (model.interpolates or model.int8_graph):
         raise UsageError(
             f"model {model.source}: does not ship in 8 bits; omit --precision int8, or make a file "
-            "in 8 bits with 'georsr export --int8'"
+            "in 8 bits with `georsr export --int8`"
         )
     if not config.fast:
         return config

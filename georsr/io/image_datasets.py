@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from georsr._files import is_hidden, read_list
+from georsr._files import is_hidden, read_list, refuse_pipe
 from georsr.errors import InputError, UsageError
 from georsr.window import AnyArray
 
@@ -239,6 +239,7 @@ def load_split_list(name_or_path: str) -> SplitList:
 
 
 def _read(path: Path) -> dict[str, list[str]]:
+    refuse_pipe(path)
     lines = [] if path.suffix == ".json" else read_list(path)
     try:
         if path.suffix == ".json":

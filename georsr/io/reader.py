@@ -61,7 +61,13 @@ from georsr.io.metadata import (
     has_own_mask,
     window_metadata,
 )
-from georsr.io.sidecars import can_list_sidecars, check_dataset, check_hdf5, check_sidecars
+from georsr.io.sidecars import (
+    can_list_sidecars,
+    check_dataset,
+    check_hdf5,
+    check_metadata_size,
+    check_sidecars,
+)
 from georsr.radiometry.nodata import valid_pixels
 from georsr.radiometry.normalization import (
     MAX_DECIMATION,
@@ -183,6 +189,8 @@ def _check_file(path: str, name: str, policy: ReadPolicy) -> None:
         mode = 0
     if mode and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise InputError(f"{path}: is a pipe or a device, expected a file")
+    if stat.S_ISREG(mode):
+        check_metadata_size(name)
     if policy.extra_drivers or _suffix(name) not in _TIFF:
         check_hdf5(name, policy)
     if "GPKG" not in policy.extra_drivers and is_sqlite_with_log(subdataset_file(name) or name):

@@ -6,6 +6,7 @@ bands to the 10 m grid. Nothing is copied, and the values of the 10 m bands are 
 
 from __future__ import annotations
 
+import math
 import re
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -45,6 +46,10 @@ _IMAGE_NAME = re.compile(
     re.IGNORECASE,
 )
 """Name of an image or of its folder in the metadata."""
+MAX_VALUE = 10.0**6
+"""Largest number for the radiometry in the metadata: pixels have 16 bits."""
+MAX_COORDINATE = 2 * 10.0**7
+"""No coordinate of UTM is as large, in metres."""
 _BAND_FILE = re.compile(r"_(B\d[0-9A])(_\d0m)?\.jp2$")
 
 
@@ -99,6 +104,10 @@ def open_safe(path: str, metadata: str) -> Sentinel2Dataset:
     except Exception as error:  # metadata may hold anything: sizes of 0, text in place of numbers
         raise _damaged(path, error) from error
     product.parts = tuple(parts)
+    if not all(abs(place) < MAX_COORDINATE for place in product.bounds):
+        raise _damaged(
+            path, ValueError(f"its corners are outside of any UTM zone: {product.bounds}")
+        )
     return product
 
 
@@ -278,14 +287,16 @@ def _vrt_document(parts: Sequence[Any]) -> Element:
 def _bands(part: Any) -> Iterator[_SourceBand]:
     """Yield the bands of one resolution, with scale, offset and nodata from the metadata."""
     tags = part.tags()
-    scale = 1 / float(tags.get("BOA_QUANTIFICATION_VALUE", tags.get("QUANTIFICATION_VALUE", 1)))
-    nodata = float(tags["SPECIAL_VALUE_NODATA"]) if "SPECIAL_VALUE_NODATA" in tags else None
+    scale = 1 / _number(tags, ("BOA_QUANTIFICATION_VALUE", "QUANTIFICATION_VALUE"), 1)
+    nodata = None
+    if "SPECIAL_VALUE_NODATA" in tags:
+        nodata = _number(tags, ("SPECIAL_VALUE_NODATA",), 0, 65535)
     for i in part.indexes:
         band_tags = part.tags(i)
         name = _band_name(band_tags)
         if name is None:
             continue
-        added = float(band_tags.get("BOA_ADD_OFFSET", band_tags.get("RADIO_ADD_OFFSET", 0)))
+        added = _number(band_tags, ("BOA_ADD_OFFSET", "RADIO_ADD_OFFSET"), -MAX_VALUE, default="0")
         yield _SourceBand(
             part,
             i,
@@ -300,6 +311,27 @@ def _bands(part: Any) -> Iterator[_SourceBand]:
                 tags={"": band_tags},
             ),
         )
+
+
+def _number(
+    tags: dict[str, str],
+    names: Sequence[str],
+    lowest: float,
+    highest: float = MAX_VALUE,
+    default: str = "",
+) -> float:
+    """Return the number in the first of some tags; raise ValueError if it makes no sense."""
+    name = next((name for name in names if name in tags), names[0])
+    text = tags.get(name, default)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not lowest <= value <= highest:
+        raise ValueError(
+            f"{name} is {text!r:.80}, expected a number from {lowest:g} to {highest:g}"
+        )
+    return value
 
 
 def _warped_vrt(band: _SourceBand, fine: Any) -> Element:

@@ -18,6 +18,7 @@ import struct
 import tarfile
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO
@@ -132,7 +133,7 @@ _METADATA_TAG = 42112
 """TIFF tag of GDAL's metadata, an XML document."""
 _TIFF_ASCII = 2
 """Type of a TIFF field that holds text."""
-_MAX_ENTRIES, _MAX_METADATA = 65536, 2**24
+_MAX_ENTRIES, _MAX_METADATA, _MAX_ITEMS = 65536, 2**24, 20_000
 
 
 def can_list_sidecars(path: str) -> bool:
@@ -254,7 +255,10 @@ def _check_text(file: str, path: str) -> None:
         return  # the CRS that GDAL reads from it is checked later
     if not is_regular(file):
         raise UsageError(f"{file}: is not a regular file, expected metadata of {path}; remove it")
-    if names_proj_file(html.unescape(Path(file).read_bytes().decode("latin-1"))):
+    document = Path(file).read_bytes()
+    if (n_items := document.count(b"<MDI")) > _MAX_ITEMS:
+        raise _too_much(file, f"{n_items} metadata items", _MAX_ITEMS)
+    if names_proj_file(html.unescape(document.decode("latin-1"))):
         raise UsageError(
             f"{file}: its coordinate reference system names a file of PROJ by its path, expected "
             f"the plain name of one that PROJ has; remove it, and give {path} another CRS"
@@ -326,8 +330,19 @@ def _may_name_overviews(file: str) -> bool:
                 return True
         with Path(file).open("rb") as handle:
             return _names_overviews(_gdal_metadata(handle))
+    except InputError:
+        raise
     except (OSError, ValueError, struct.error, OverflowError):
         return True
+
+
+def check_metadata_size(file: str) -> None:
+    """Raise InputError for a TIFF whose metadata GDAL would read for minutes.
+
+    Its time grows with the square of the number of items.
+    """
+    with suppress(ValueError, struct.error, OverflowError), Path(file).open("rb") as handle:
+        _gdal_metadata(handle)
 
 
 def _names_overviews(document: bytes) -> bool:
@@ -363,11 +378,20 @@ def _gdal_metadata(handle: BinaryIO) -> bytes:
         value = entry[12 if big else 8 :]
         if length > len(value):
             if length > _MAX_METADATA:
-                raise ValueError("metadata are too long")
+                raise _too_much(handle.name, f"{length} bytes of metadata", _MAX_METADATA)
             handle.seek(struct.unpack(order + ("Q" if big else "I"), value)[0])
             value = handle.read(length)
         found += value
+    if (n_items := found.count(b"<Item")) > _MAX_ITEMS:
+        raise _too_much(handle.name, f"{n_items} metadata items", _MAX_ITEMS)
     return found
+
+
+def _too_much(file: str, found: str, most: int) -> InputError:
+    return InputError(
+        f"{file}: has {found}, expected at most {most}; make a copy without them: "
+        "`gdal_translate -co COPY_SRC_MDD=NO`"
+    )
 
 
 def _sidecars(path: str) -> list[str]:

@@ -614,9 +614,16 @@ def build(spec: ModelSpec, weights: Mapping[str, Tensor] | None = None) -> nn.Mo
         The architecture is unknown, or the parameters do not fit.
     """
     try:
-        with limited_size(weights):
-            builder = find_architecture(spec.architecture)
-            network = builder(spec.scale, spec.bands, **spec.parameters)
+        builder = find_architecture(spec.architecture)
+        create = partial(builder, spec.scale, spec.bands, **spec.parameters)
+        if weights is not None:
+            n_values = sum(tensor.numel() for tensor in weights.values())
+            with _limited_size(1000 + 8 * len(weights), 10**6 + 8 * n_values):
+                network = create()
+        else:
+            if spec.architecture not in COMPUTED_ARCHITECTURES:
+                check_size(create)
+            network = create()
     except ModelError as error:
         raise ModelError(f"model {spec.name}: {error}") from error
     except Exception as error:  # wrong parameters fail in any way
@@ -627,16 +634,29 @@ def build(spec: ModelSpec, weights: Mapping[str, Tensor] | None = None) -> nn.Mo
     return optimize_for_inference(network.eval().requires_grad_(False))
 
 
-MAX_PARTS, MAX_VALUES = 100_000, 400_000_000
+MAX_PARTS, MAX_VALUES = 20_000, 400_000_000
 """Largest network without weights: modules and tensors, and values in them."""
 
 
-@contextmanager
-def limited_size(weights: Mapping[str, Tensor] | None = None) -> Iterator[None]:
-    """Stop building a network with more than 8 times the tensors or values of its weights.
+def check_size(create: Callable[[], object]) -> None:
+    """Raise ModelError if a function would create a network of more than `MAX_VALUES` weights.
 
-    Without weights, the limits are `MAX_PARTS` and `MAX_VALUES`. torch reserves the memory of a
-    parameter before, and fills it after, it is registered.
+    It is called on torch's meta device, where tensors have a size but no memory.
+    """
+    with import_torch().device("meta"), _limited_size(MAX_PARTS, MAX_VALUES):
+        try:
+            create()
+        except ModelError:
+            raise
+        except Exception as error:  # some networks ask for values of tensors, which have none there
+            log.debug("the size of a network cannot be checked: %s", error)
+
+
+@contextmanager
+def _limited_size(max_parts: int, max_values: float) -> Iterator[None]:
+    """Stop building a network that is too large.
+
+    torch reserves the memory of a parameter before, and fills it after, it is registered.
 
     Raises
     ------
@@ -646,12 +666,6 @@ def limited_size(weights: Mapping[str, Tensor] | None = None) -> Iterator[None]:
     torch = import_torch()
     hooks = torch.nn.modules.module
     thread, n_parts, n_values = threading.get_ident(), 0, 0
-    max_parts, max_values = MAX_PARTS, MAX_VALUES
-    reason = f"more than {MAX_PARTS} parts or {MAX_VALUES} values"
-    if weights is not None:
-        max_parts = 1000 + 8 * len(weights)
-        max_values = 10**6 + 8 * sum(tensor.numel() for tensor in weights.values())
-        reason = f"a far larger network than its {len(weights)} tensors are"
 
     def count(module: nn.Module, name: str, part: nn.Module | Tensor | None) -> None:
         nonlocal n_parts, n_values
@@ -660,7 +674,10 @@ def limited_size(weights: Mapping[str, Tensor] | None = None) -> Iterator[None]:
         n_parts += 1
         n_values += part.numel() if isinstance(part, torch.Tensor) else 0
         if n_parts > max_parts or n_values > max_values:
-            raise ModelError(f"its parameters ask for {reason}")
+            raise ModelError(
+                f"its parameters ask for a far larger network, expected at most {max_parts} "
+                f"modules and tensors and {max_values:.2g} weights"
+            )
 
     with ExitStack() as stack:
         for register in (

@@ -6,6 +6,7 @@ import copy
 import inspect
 import math
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
@@ -17,7 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from georsr.errors import ModelError, UsageError
 from georsr.evaluation.metrics import psnr, psnr_y
-from georsr.models.io import limited_size, make_spec
+from georsr.models.io import check_size, make_spec
 from georsr.models.registry import find_architecture
 from georsr.models.segsr import SegSR
 from georsr.models.segsr_lite import (
@@ -66,10 +67,10 @@ def training_network(recipe: Recipe) -> SegSR:
     if clip is not None:
         arguments["encoder_options"] = clip.options
     try:
-        with limited_size():
-            network = build(recipe.scale, **arguments)
+        check_size(partial(build, recipe.scale, **arguments))
+        network = build(recipe.scale, **arguments)
     except ModelError as error:
-        raise ModelError(f"recipe {recipe.name}: {error}") from error
+        raise ModelError(f"recipe {recipe.name}: network: {error}") from error
     except Exception as error:  # wrong arguments fail in any way
         reason = f"{error}".partition("\n")[0]
         raise UsageError(f"recipe {recipe.name}: network does not fit ({reason:.200})") from error

@@ -39,6 +39,8 @@ NAME = re.compile(r"[\w-][\w.-]{0,59}")
 
 MAX_NUMBER = 10**12
 """Largest number in a recipe: torch takes integers of 64 bits, and no infinite sizes."""
+MAX_STEP_PIXELS = 10**9
+"""Most pixels of the crops of one step."""
 
 
 @dataclass(frozen=True)
@@ -289,6 +291,11 @@ class Recipe:
         ):
             if not lowest <= (value := getattr(self, name)) <= highest:
                 raise UsageError(f"recipe: {name} is {value}, expected {lowest} to {highest}")
+        if (pixels := self.batch * (self.patch * self.scale) ** 2) > MAX_STEP_PIXELS:
+            raise UsageError(
+                f"recipe: a step of batch x (patch x scale)^2 has {pixels:.2g} pixels, expected at "
+                f"most {MAX_STEP_PIXELS:.2g}; use a smaller batch or patch"
+            )
         if not all(0 <= beta < 1 for beta in self.optimizer.betas):
             raise UsageError(
                 f"recipe: optimizer: betas are {self.optimizer.betas}, expected 0 to less than 1"

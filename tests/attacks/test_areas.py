@@ -1,11 +1,15 @@
 """Areas from a stranger: no file is read and no address is called because of them."""
 
 import json
+import os
 
 import pytest
+from distributed import Security
 from rasterio.crs import CRS
 
-from georsr.errors import GeorsrError
+from georsr._files import read_list
+from georsr.distributed.address import scheduler_address
+from georsr.errors import GeorsrError, UsageError
 from georsr.geo.aoi import read_polygons
 from tests.attacks.server import recording_server
 
@@ -71,3 +75,16 @@ def test_read_polygons_crs_code_is_read(tmp_path, name):
     ((polygon, crs),) = read_polygons(area(tmp_path / "a.json", name), "a.json")
     assert polygon.bounds == (10, 50, 11, 51)
     assert crs.is_geographic
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are POSIX")
+def test_read_polygons_named_pipe_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "a.geojson")
+    with pytest.raises(UsageError, match="is a pipe or a device, expected a file"):
+        read_polygons(str(tmp_path / "a.geojson"), "area")
+    with pytest.raises(UsageError, match="is a pipe or a device, expected a file"):
+        read_list(tmp_path / "a.geojson")
+    with pytest.raises(UsageError, match="is a pipe or a device, expected a file"):
+        scheduler_address(
+            "tls://h:1", Security(tls_ca_file=str(tmp_path / "a.geojson"), tls_client_cert="c.pem")
+        )

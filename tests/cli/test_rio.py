@@ -97,3 +97,15 @@ def test_rio_aws_options_are_exported_to_the_environment(monkeypatch):
     export_rio_credentials({"env": Env()})
     assert os.environ["AWS_NO_SIGN_REQUEST"] == "NO"
     export_rio_credentials({})
+
+
+@pytest.mark.parametrize("arguments", [[], ["scene.tif"]])
+def test_missing_output_names_the_command_that_was_called(arguments, capsys):
+    from georsr.cli.main import invoke
+
+    code = "from rasterio.rio.main import main_group; main_group(prog_name='rio')"
+    words = [sys.executable, "-c", code, "superres", *arguments]
+    said = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (said.returncode, "expected: rio superres" in said.stderr) == (2, True)
+    assert invoke(["sr", *arguments]) == 2
+    assert "expected: georsr sr" in capsys.readouterr().err

@@ -130,7 +130,8 @@ class FakeClient:
         self.answers, self.failures, self.plugins = dict(answers), failures, []
 
     def scheduler_info(self, n_workers):
-        return {"workers": {address: {"resources": {}} for address in self.answers}}
+        worker = {"resources": {}, "last_seen": 0.0}
+        return {"workers": dict.fromkeys(self.answers, worker)}
 
     def run(self, function, *arguments, workers, on_error):
         return {address: self.answers[address] for address in workers}

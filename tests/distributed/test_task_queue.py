@@ -221,11 +221,15 @@ def test_task_with_other_error_raises_resource_error_that_names_it(threads):
 
 
 def test_next_completed_with_check_that_raises_is_cancelled(threads):
+    cancelled = threading.Event()
+
     def check_cancelled():
-        raise InterruptedRunError("interrupted")
+        if cancelled.is_set():
+            raise InterruptedRunError("interrupted")
 
     with make_queue(threads, Runner(lambda task: time.sleep(1)), check_cancelled) as queue:
         queue.submit([(0, 0)])
+        cancelled.set()
         with pytest.raises(InterruptedRunError):
             queue.next_completed()
 
@@ -240,8 +244,8 @@ def test_queue_left_stops_running_tasks(threads):
 
 def test_next_completed_without_workers_raises_after_timeout(threads, monkeypatch):
     monkeypatch.setattr(task_queue, "CHECK_SECONDS", 0.05)
-    monkeypatch.setattr(task_queue, "NO_WORKER_TIMEOUT", 0.2)
     with make_queue(threads, Runner(lambda task: time.sleep(2)), workers=0) as queue:
+        monkeypatch.setattr(task_queue, "NO_WORKER_TIMEOUT", 0.2)
         queue.submit([(0, 0)])
         with pytest.raises(ResourceError, match="has had no workers for"):
             queue.next_completed()

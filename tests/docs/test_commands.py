@@ -125,6 +125,7 @@ def check_script(words):
         assert f'"{option}"' in text, f"{words[1]} has no {option}"
 
 
+@pytest.mark.filterwarnings("ignore::georsr.GeoreferenceWarning")  # pictures of a drone
 @pytest.mark.parametrize("page", pages())
 def test_page_commands_run(page, desk):
     for block in blocks(page, "sh"):

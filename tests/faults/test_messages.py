@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from georsr.cli.main import invoke
@@ -47,6 +48,30 @@ def test_info_with_control_characters_in_a_tag_is_escaped(make_raster, texture, 
     said = capsys.readouterr().out
     assert "\x1b" not in said
     assert not any(line.startswith("Error") for line in said.splitlines())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names that Windows does not have")
+@pytest.mark.filterwarnings("ignore::georsr.errors.GeorsrWarning")
+@pytest.mark.parametrize("command", ["info", "dry-run", "sr", "batch", "eval"])
+def test_command_on_a_file_with_a_hostile_name_prints_no_forged_line(
+    command, make_raster, texture, tmp_path, capsys
+):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    name = "a\x1b[2J\nError: forged\r\u202e.tif"
+    source = str(Path(make_raster(texture(3, 150, 150))).rename(folder / name))
+    arguments = {
+        "info": ["info", source],
+        "dry-run": ["sr", source, str(tmp_path / "o.tif"), "--dry-run", "-m", "bicubic"],
+        "sr": ["sr", source, str(tmp_path / name), "-m", "bicubic"],
+        "batch": ["sr", str(folder), "--out-dir", str(tmp_path), "-m", "bicubic"],
+        "eval": ["eval", source, source],
+    }[command]
+    assert invoke(arguments) == 0
+    said = capsys.readouterr()
+    for line in (said.out + said.err).split("\n"):
+        assert line.isprintable()
+        assert not line.startswith("Error")
 
 
 @pytest.mark.parametrize(

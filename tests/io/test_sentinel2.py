@@ -1,6 +1,7 @@
 """Products of Sentinel-2: one raster of 10 m, as it is in the folder or in the archive."""
 
 import pickle
+import re
 import shutil
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import rasterio
 
 from georsr.api import super_resolve
-from georsr.errors import InputError, UsageError
+from georsr.errors import GeorsrError, InputError, UsageError
 from georsr.io import open_sources
 from georsr.io.gdal_env import find_safe_metadata
 from georsr.io.reader import open_raster, reflectance_limits
@@ -216,6 +217,41 @@ def test_safe_damaged_metadata_raise_input_error(own, content):
     with pytest.raises(InputError, match="cannot be read as a product of Sentinel-2") as caught:
         open_raster(own)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("BOA_QUANTIFICATION_VALUE", ""), ("BOA_QUANTIFICATION_VALUE", "0"),
+        ("BOA_QUANTIFICATION_VALUE", "-1"), ("BOA_QUANTIFICATION_VALUE", "nan"),
+        ("BOA_ADD_OFFSET", "x"), ("BOA_ADD_OFFSET", "inf"), ("BOA_ADD_OFFSET", "1e400"),
+    ],
+)  # fmt: skip
+def test_safe_odd_numbers_in_the_metadata_raise_input_error(own, name, text):
+    metadata = own / "MTD_MSIL2A.xml"
+    changed, n = re.subn(rf"(<{name}\b[^>]*>)[^<]*<", rf"\g<1>{text}<", metadata.read_text())
+    assert n
+    metadata.write_text(changed)
+    with pytest.raises(InputError, match=f"{name} is '{text}', expected a number") as caught:
+        open_raster(own)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore::georsr.errors.GeorsrWarning")
+@pytest.mark.parametrize("text", ["", "x", "-5", "99999999999", "2147483647"])
+@pytest.mark.parametrize("name", ["NROWS", "NCOLS", "ULX", "HORIZONTAL_CS_CODE"])
+def test_safe_odd_numbers_of_the_grid_are_read_or_one_line(own, name, text):
+    (metadata,) = own.glob("GRANULE/*/MTD_TL.xml")
+    changed, n = re.subn(rf"(<{name}\b[^>]*>)[^<]*<", rf"\g<1>{text}<", metadata.read_text())
+    assert n
+    metadata.write_text(changed)
+    said = []
+    try:
+        with open_raster(own) as reader:
+            assert reader.info.width == reader.info.height == 96
+    except GeorsrError as error:
+        said.append(str(error))
+    assert "\n" not in "".join(said)
 
 
 def test_safe_metadata_without_tiles_raise_input_error(own):

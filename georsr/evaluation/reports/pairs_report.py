@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 
+from georsr.errors import join_lines
 from georsr.evaluation.benchmark import ModelFacts
 from georsr.evaluation.pair_gains import (
     BEST_FILTER,
@@ -157,7 +158,7 @@ class PairsReport:
         lines = [f"{self.folder}: gain over bicubic on real pairs (consistency {self.consistency})"]
         for group in self.groups:
             lines += ["", *_summary_lines(group), *_pair_lines(self.rows_of(group))]
-        return "\n".join(lines)
+        return join_lines(lines)
 
 
 def summarize(rows: Sequence[PairRow]) -> tuple[Group, ...]:

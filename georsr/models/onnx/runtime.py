@@ -248,7 +248,7 @@ def onnxruntime() -> Any:
     if numbers < OLDEST:
         raise UsageError(
             f"ONNX Runtime {found} is too old, expected {'.'.join(map(str, OLDEST))} or newer: "
-            "pip install --upgrade onnxruntime, or use --backend torch"
+            "`pip install --upgrade onnxruntime`, or use --backend torch"
         )
     return onnxruntime
 
