@@ -803,7 +803,7 @@ def prefetch(source: Iterator[T], depth: int = 1) -> Generator[T, None, None]:
         return not stop.is_set()
 
     work = partial(_produce, source, put, stop)
-    thread = threading.Thread(target=work, name="georsr-reader", daemon=True)
+    thread = WorkerThread(work, "georsr-reader")
     try:
         thread.start()
         while not isinstance(item := items.get(), _End):
@@ -812,7 +812,7 @@ def prefetch(source: Iterator[T], depth: int = 1) -> Generator[T, None, None]:
             yield item
     finally:
         stop.set()
-        _wait_for(thread)
+        thread.wait()
 
 
 def _produce(
@@ -839,10 +839,35 @@ def _pauses() -> Iterator[float]:
         pause = min(2 * pause, longest)
 
 
-def _wait_for(thread: threading.Thread) -> None:
-    """Wait until a thread has ended, if it was started."""
-    if thread.is_alive():
-        thread.join()
+class WorkerThread(threading.Thread):
+    """A daemon thread that uses what its starter closes once the thread has ended.
+
+    Ctrl-C does not end the waiting for it: `join` alone takes a thread for ended once it is
+    interrupted.
+    """
+
+    def __init__(self, work: Callable[[], None], name: str) -> None:
+        super().__init__(target=work, name=name, daemon=True)
+        self._finished = threading.Event()
+
+    def run(self) -> None:
+        """Do the work."""
+        try:
+            super().run()
+        finally:
+            self._finished.set()
+
+    def wait(self) -> None:
+        """Wait until the thread has ended, if it was started."""
+        if not self.is_alive():
+            return
+        try:
+            self._finished.wait()
+        except BaseException:
+            self._finished.wait()
+            raise
+        finally:
+            self.join()
 
 
 class BackgroundWriter(Generic[T]):
@@ -858,7 +883,7 @@ class BackgroundWriter(Generic[T]):
         self._items: queue.SimpleQueue[T | _End] = queue.SimpleQueue()
         self._error: BaseException | None = None
         self._dropping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="georsr-writer", daemon=True)
+        self._thread = WorkerThread(self._run, "georsr-writer")
 
     def _run(self) -> None:
         while not isinstance(item := self._items.get(), _End):
@@ -890,7 +915,7 @@ class BackgroundWriter(Generic[T]):
         if error is not None:
             self._dropping.set()
         self._items.put(_End())
-        self._thread.join()
+        self._thread.wait()
         if error is None and self._error is not None:
             raise self._error
 
@@ -949,8 +974,7 @@ class OrderedThreadPool:
         self._calls: queue.SimpleQueue[Callable[[], None] | _End] = queue.SimpleQueue()
         self._dropping = threading.Event()
         self._threads = [
-            threading.Thread(target=self._run, name=f"georsr-lane-{i}", daemon=True)
-            for i in range(count if count > 1 else 0)
+            WorkerThread(self._run, f"georsr-lane-{i}") for i in range(count if count > 1 else 0)
         ]
 
     def _run(self) -> None:
@@ -1002,7 +1026,7 @@ class OrderedThreadPool:
         if kind is not None and issubclass(kind, SystemExit):
             return
         for thread in self._threads:
-            _wait_for(thread)
+            thread.wait()
 
     def _end(self) -> None:
         self._dropping.set()

@@ -305,11 +305,13 @@ class RasterWriter:
 
     def _append(self) -> None:
         """Append the block that was submitted first to the file, once it is encoded."""
-        row, column, job = self._encoding.popleft()
+        row, column, job = self._encoding[0]  # if Ctrl-C comes now, it is the first one again
+        part = self._opened()
         with self._failures(f"block {row}, {column} cannot be written"):
-            record = self._opened().append(row, column, job.result())
+            record = None if part.done[row, column] else part.append(row, column, job.result())
         if record is not None:
             self._unsynced.append(record)
+        self._encoding.popleft()
         if self.journal is not None and time.monotonic() - self._synced_at > SYNC_SECONDS:
             self._sync()
 

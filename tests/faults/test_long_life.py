@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from georsr.api import super_resolve
+from georsr.writer.resumable_tiff import PartialTiff
 from tests.conftest import REPOSITORY
 
 PROGRAM = REPOSITORY / "benchmarks" / "robustness" / "long_life.py"
@@ -44,4 +45,26 @@ def test_super_resolve_interrupted_like_a_notebook_cell_continues(
     assert not out.exists()
     report = super_resolve(source, out, lite_file, **options)
     assert report.blocks_resumed > 0
+    assert out.read_bytes() == (tmp_path / "whole.tif").read_bytes()
+
+
+@pytest.mark.parametrize("number", [2, 5])
+def test_super_resolve_interrupted_while_a_block_is_appended_keeps_the_order_of_blocks(
+    number, make_raster, texture, tmp_path, monkeypatch
+):
+    source, out = make_raster(texture(1, 150, 100)), tmp_path / "o.tif"
+    options = {"tile_size": 32, "blocksize": 32, "model": "bicubic-x2"}
+    super_resolve(source, tmp_path / "whole.tif", **options)
+    append, calls = PartialTiff.append, []
+
+    def interrupt(*arguments):
+        calls.append(1)
+        if len(calls) == number:
+            raise KeyboardInterrupt
+        return append(*arguments)
+
+    monkeypatch.setattr(PartialTiff, "append", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        super_resolve(source, out, **options)
+    assert super_resolve(source, out, **options).blocks_resumed > 0
     assert out.read_bytes() == (tmp_path / "whole.tif").read_bytes()

@@ -50,6 +50,25 @@ def test_background_writer_interrupted_anywhere_ends(interrupted_soon, depth):
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs POSIX timers")
+def test_background_writer_interrupted_while_it_is_left_ends_before(interrupted_soon):
+    """Otherwise its thread would still write while the caller closes the output."""
+    taken, never = [], threading.Event()
+
+    def consume(item):
+        never.wait(0.5)  # the main thread waits for this one when it is interrupted
+        taken.append(item)
+
+    def work():
+        with BackgroundWriter(consume, 2) as sink:
+            sink.put("block")
+            interrupted_soon(0.1)
+
+    with pytest.raises(Interruption):
+        work()
+    assert taken == ["block"]
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs POSIX timers")
 def test_prefetch_interrupted_anywhere_ends(interrupted_soon):
     def work(seen, seconds):
         with closing(prefetch(iter(range(10**9)))) as items:
