@@ -322,7 +322,7 @@ def _started(seeds: Seeds, name: str, work: Path) -> Case:
     shutil.copytree(seeds.folder / name, work)
     arguments = sr(seeds.folder / "masked.tif", work)
     if name.endswith("parts"):
-        arguments = in_parts(seeds.folder / "masked.tif", work)
+        arguments = [*in_parts(seeds.folder / "masked.tif", work), "--overwrite"]
     return arguments, seeds.folder / ("made.parts" if name.endswith("parts") else "made")
 
 
