@@ -457,7 +457,7 @@ class SRConfig:
             arrays=True,
         ),
     )
-    tile_size: int | None = field(
+    tile_size: int | None = field(  # None: the model's, georsr.models.spec
         default=None,
         metadata=_described(
             "Tiles",
@@ -469,7 +469,7 @@ class SRConfig:
             tag="tile",
         ),
     )
-    halo: int | None = field(
+    halo: int | None = field(  # None: the model's, georsr.models.spec
         default=None,
         metadata=_described(
             "Tiles",
@@ -480,7 +480,7 @@ class SRConfig:
             arrays=True,
         ),
     )
-    overlap: int | None = field(
+    overlap: int | None = field(  # None: the model's, georsr.models.spec
         default=None,
         metadata=_described(
             "Tiles",

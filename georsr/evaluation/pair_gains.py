@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from georsr.errors import InputError, UsageError
+from georsr.evaluation.metrics import psnr_of_mse
 from georsr.geo.registration import phase_shift
 from georsr.window import AnyArray
 
@@ -258,9 +259,9 @@ class _FineImage:
     def score(self, image: AnyArray) -> Score:
         """Compute PSNR and correlation of detail."""
         error = np.mean(np.square(self.fit(image)[self._inside] - self._truth))
-        psnr = 10 * np.log10(self._peak**2 / error) if error > 0 else np.inf
+        psnr = psnr_of_mse(float(error), self._peak)
         detail = self._detail(image)
         if not np.ptp(detail) or not np.ptp(self._truth_detail):
-            return Score(float(psnr), 0.0)
+            return Score(psnr, 0.0)
         correlation = np.corrcoef(detail.ravel(), self._truth_detail.ravel())[0, 1]
-        return Score(float(psnr), float(correlation))
+        return Score(psnr, float(correlation))

@@ -1,8 +1,8 @@
 """Predict tiles with a network, in batches that fit into memory.
 
 A batch that does not fit is halved and tried again; a single tile that does not fit raises
-`TileTooLargeError`, and the caller chooses smaller tiles. A tile with values that are not finite is
-an error.
+`TileTooLargeError`, on which `georsr.jobs.run.with_smaller_tiles` starts the run again. A tile with
+values that are not finite is an error.
 
 With ``tta``, a network predicts a tile in all eight orientations of the square, and the mean of the
 eight predictions, turned back, is taken ("geometric self-ensemble": Lim et al., "Enhanced deep

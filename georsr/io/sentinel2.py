@@ -2,6 +2,7 @@
 
 GDAL's driver reads the product as one raster per resolution, and its warper resamples the 20 m
 bands to the 10 m grid. Nothing is copied, and the values of the 10 m bands are not changed.
+`georsr.io.gdal_env` tells from a path whether it is a product.
 """
 
 from __future__ import annotations

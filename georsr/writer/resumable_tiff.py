@@ -8,7 +8,9 @@ only on the order of the blocks, not on how often or where the work was interrup
 The journal lists the finished blocks, so that the same command can resume. It is a file of JSON
 lines in the folder of the unfinished output. The first line holds the key of the run. Each further
 line lists blocks that are on disk, and is itself on disk before work continues. The last line
-identifies the finished file. Reading stops at the first truncated line.
+identifies the finished file. Reading stops at the first truncated line. `georsr.writer.writer`
+resumes; `georsr.jobs.job.run_key` says what must be equal; outputs in parts have an index of their
+own, `georsr.distributed.parts_index`.
 """
 
 from __future__ import annotations
