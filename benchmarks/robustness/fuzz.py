@@ -795,15 +795,12 @@ def problem_of_output(output: Path) -> str | None:
     return None
 
 
-def run_case(
-    kind: str, seed: str, seeds: Seeds, work: Path, verbose: list[str]
-) -> tuple[str | None, Outcome]:
+def run_case(kind: str, seed: str, seeds: Seeds, work: Path) -> tuple[str | None, Outcome]:
     """Make a case, run its command, and judge it."""
     from georsr.cli.main import invoke
 
     work.mkdir()
     arguments, expected = KINDS[kind](seeds, work, random.Random(seed))
-    arguments += verbose
     before = files_in(work)
     said = work.with_name("said.txt")
     outcome = wait(start(lambda: invoke(arguments), said), said)
@@ -819,7 +816,6 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=list(KINDS))
     parser.add_argument("--keep", type=Path, help="folder for the files of findings")
-    parser.add_argument("--verbose", action="store_true", help="print tracebacks of findings")
     options = parser.parse_args()
     from georsr.cli.main import prepare_process
 
@@ -845,15 +841,12 @@ def main() -> int:
                 break
             kind = options.kinds[number % len(options.kinds)]
             work = folder / "work"
-            more = ["-vv"] if options.verbose else []
-            problem, outcome = run_case(kind, f"{options.seed} {number}", seeds, work, more)
+            problem, outcome = run_case(kind, f"{options.seed} {number}", seeds, work)
             codes[f"{kind} {outcome.code}"] += 1
             if problem:
                 findings += 1
                 last = (outcome.said.strip().splitlines() or [""])[-1]
                 print(f"case {number}, {kind}: {problem}: {last[:200]}", flush=True)
-                if options.verbose:
-                    print(outcome.said)
                 if options.keep:
                     shutil.copytree(work, options.keep / f"{kind}-{options.seed}-{number}")
             shutil.rmtree(work, ignore_errors=True)

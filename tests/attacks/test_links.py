@@ -262,9 +262,9 @@ def test_cog_with_links_created_during_the_copy_are_not_followed(
     scene, victim, tmp_path, run, monkeypatch
 ):
     """Whoever watches the folder lays links at every name as soon as he sees it."""
-    from georsr.writer import writer
+    import rasterio.shutil
 
-    write, seen = writer.rasterio.shutil.copy, []
+    write, seen = rasterio.shutil.copy, []
 
     def watched(source, target, **options):
         if not target.startswith("/vsimem/"):
@@ -273,7 +273,7 @@ def test_cog_with_links_created_during_the_copy_are_not_followed(
             (tmp_path / ".out.tif.part.cog.tif.ovr.tmp").symlink_to(victim)
         return write(source, target, **options)
 
-    monkeypatch.setattr(writer.rasterio.shutil, "copy", watched)
+    monkeypatch.setattr(rasterio.shutil, "copy", watched)
     assert run("sr", scene, tmp_path / "out.tif", *FAST, "--cog")[0] == 0
     assert seen
     assert not (tmp_path / "out.tif").is_symlink()

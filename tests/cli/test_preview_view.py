@@ -19,6 +19,8 @@ class Running:
     """A ``georsr view`` in a process of its own."""
 
     def __init__(self, *arguments, **environment):
+        # a child of a process that ignores Ctrl-C (nohup) would ignore it, too
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "georsr.cli", "view", *arguments],
             stdout=subprocess.PIPE,

@@ -248,8 +248,9 @@ def test_sr_help_has_every_option_under_a_heading(capsys):
             assert text.count(f"{max(option.opts, key=len)} ") >= 1
 
 
-def test_sr_path_in_message_appears_once(bad_folder, capsys):
-    assert invoke(["sr", str(bad_folder / "text.tif"), "o.tif"]) == 1
+def test_sr_path_in_message_appears_once(tmp_path, capsys):
+    (tmp_path / "text.tif").write_text("not a raster")
+    assert invoke(["sr", str(tmp_path / "text.tif"), "o.tif"]) == 1
     assert errors(capsys)[0].count("text.tif") == 1
 
 

@@ -197,7 +197,7 @@ def refused(kind, source, tmp_path, scheduler, **options):
 def test_scheduler_not_answering_raises_resource_error(tmp_path, source, monkeypatch):
     monkeypatch.setattr(cluster, "CONNECT_TIMEOUT", 0.5)
     text = refused(ResourceError, source, tmp_path, "tcp://127.0.0.1:9")
-    assert "tcp://127.0.0.1:9: does not answer" in text
+    assert 'scheduler="tcp://127.0.0.1:9": does not answer' in text
 
 
 def test_scheduler_malformed_address_raises_usage_error(tmp_path, source):

@@ -139,6 +139,8 @@ def test_page_commands_run(page, desk):
                 check_pip(words)
             elif words[0] == "make":
                 assert f"\n{words[1]}:" in (REPOSITORY / "Makefile").read_text(), text
+            elif words[:3] == ["python", "-m", "pytest"]:
+                assert (REPOSITORY / words[3]).is_file(), text
             elif words[0] == "python":
                 check_script(words)
             else:

@@ -59,7 +59,7 @@ def test_detect_alpha_band_with_image_values_is_a_data_band(picture, infrared, r
     (said,) = [str(warning.message) for warning in recwarn]
     assert said == info.notes[0]
     assert "band 4 is declared to be alpha" in said
-    assert "--alpha mask" in said
+    assert 'alpha="mask"' in said
     assert "\n" not in said
 
 

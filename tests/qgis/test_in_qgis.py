@@ -174,7 +174,7 @@ def test_layer_of_output_has_name_and_stretch_of_its_source(qgis, folder, sample
     assert result["bands"] == [1, 2, 3]  # of red, green, blue, that are bands 3, 2, 1 of the source
     assert result["minima"] == [100, 101, 102]
     assert "bands 3,2,1 of 4 (red, green, blue)" in result["said"]
-    assert "'Bands of the output' all" in result["said"]
+    assert "'Bands of the output': all" in result["said"]
     assert Path(unquote(urlsplit(result["help"]).path)).is_file()
 
 

@@ -77,7 +77,7 @@ def test_plugin_modules_avoid_names_of_one_qt(path):
 
 
 def test_plugin_modules_without_qgis_imports_load():
-    for name in ("arguments", "georsr_executable", "subprocess_runner"):
+    for name in ("command_line", "georsr_executable", "subprocess_runner"):
         tree = ast.parse((plugin_folder() / f"{name}.py").read_text(encoding="utf-8"))
         assert "qgis" not in {found.split(".")[0] for found in imported(tree)}
     assert Path(plugin_folder() / "__init__.py").is_file()
