@@ -10,6 +10,7 @@ from affine import Affine
 from PIL import Image
 from rasterio.windows import Window
 
+from georsr.models.registry import bundled_weights
 from tests.sentinel2_safe import make_safe
 
 from .manual import REPOSITORY
@@ -50,6 +51,7 @@ def furniture(tmp_path_factory):
     (desk / "my_scenes").mkdir()
     mosaic(SAMPLES / "town_rgb_0.5m.tif", desk / "my_scenes" / "town.tif", 640)
     real_esrgan(desk / "RealESRGAN_x2.pth")
+    shutil.copy(bundled_weights()["segsr-lite-x4"], desk / "mine.safetensors")
     photographs(desk / "ucmerced")
     shutil.copytree(desk / "ucmerced", desk / "UCMerced")
     real_pairs(desk / "pairs")
