@@ -81,18 +81,17 @@ def measure_seams(source: str, model: Model, **options: Unpack[SROptions]) -> Se
     model
         Model to run.
     **options
-        Fields of :class:`georsr.config.SRConfig` (indexes, tile_size, halo, overlap, device...).
+        Fields of :class:`georsr.config.SRConfig` (indexes, output_bands, tile_size, device...).
 
     Raises
     ------
     UsageError
         The raster is smaller than two tiles, or has no valid pixel there.
     """
-    indexes = options.pop("indexes", None)
     config = SRConfig(**options)
     spec = model.spec
     tile = config.tile_size or spec.tile
-    with open_for_model(source, model, indexes) as (reader, model):
+    with open_for_model(source, model, config) as (reader, model):
         height, width = reader.info.height, reader.info.width
         if min(height, width) < 2 * tile:
             raise UsageError(
