@@ -1,7 +1,7 @@
 import pytest
 from georsr.cli.main import invoke
 
-from georsr.errors import UsageError
+from georsr.errors import RadiometryWarning, UsageError
 from georsr.evaluation.seams import measure_seams
 from georsr.inference import blur_and_noise
 from georsr.models.io import open_model
@@ -25,6 +25,14 @@ def test_measure_seams_of_a_network_is_positive(lite_model, make_raster, texture
 def test_measure_seams_of_a_small_raster_fails(lite_model, make_raster, texture):
     with pytest.raises(UsageError, match="at least 64"):
         measure_seams(make_raster(texture(3, 60, 200)), lite_model)
+
+
+def test_measure_seams_of_an_output_warns(make_raster, texture):
+    output = make_raster(
+        texture(1, 70, 80), after=lambda d: d.update_tags(GEORSR_MODEL="bicubic-x2")
+    )
+    with pytest.warns(RadiometryWarning, match="is an output of georsr"):
+        measure_seams(output, open_model("bicubic-x2"), tile_size=32)
 
 
 def test_benchmark_command_measures_seams(make_raster, texture, capsys):
