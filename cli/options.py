@@ -90,7 +90,14 @@ class BandChoice(click.Choice):  # type: ignore[type-arg]
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Parse; raises BadParameter (exit code 2)."""
         if re.fullmatch(r"[\d, ]+", str(value)):
-            self.fail(f"expected rgb or all, got {value}; for those bands: --bidx {value}")
+            numbers = re.findall(r"\d+", str(value))
+            choice = " ".join(f"-b {number}" for number in numbers)
+            remedy = (
+                f"--bidx {value}"
+                if len(numbers) <= 3
+                else f"gdal_translate {choice} IN few.vrt, then --bands all for few.vrt"
+            )
+            self.fail(f"expected rgb or all, got {value}; for those bands: {remedy}")
         return super().convert(value, param, ctx)
 
 

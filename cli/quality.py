@@ -50,6 +50,7 @@ def seams(
 
     The result of a network that uses the context of a full tile (SeG-SR, segsr-lite) depends
     slightly on the position of the tiles. This measures how much, in the centre of RASTER.
+    RASTER is the source, not the output; give the model and scale of your run.
     """
     with import_without_gc():
         from georsr.evaluation.seams import measure_seams

@@ -10,13 +10,13 @@ import numpy as np
 
 from georsr.config import SRConfig, SROptions
 from georsr.device import cpu_threads
-from georsr.errors import UsageError, redact_url
+from georsr.errors import RadiometryWarning, UsageError, redact_url
 from georsr.inference.array import ArrayFormat, array_reader, predict_window
 from georsr.inference.blur_and_noise import resolve_kernel, with_scene_sensor
 from georsr.inference.model_bands import open_for_model
 from georsr.inference.pipeline import make_tile_grid
 from georsr.inference.predictor import TilePredictor, place_model
-from georsr.io.reader import choose_normalization
+from georsr.io.reader import choose_normalization, warn_once
 from georsr.models.io import Model
 from georsr.window import AnyArray, Window
 
@@ -92,6 +92,9 @@ def measure_seams(source: str, model: Model, **options: Unpack[SROptions]) -> Se
     spec = model.spec
     tile = config.tile_size or spec.tile
     with open_for_model(source, model, config) as (reader, model):
+        if "GEORSR_MODEL" in reader.info.tags.get("", {}):
+            text = f"{source}: is an output of georsr; seams are measured on the source of a run"
+            warn_once(reader, text, RadiometryWarning)
         height, width = reader.info.height, reader.info.width
         if min(height, width) < 2 * tile:
             raise UsageError(

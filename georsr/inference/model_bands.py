@@ -29,7 +29,13 @@ def check_bands(info: RasterInfo, spec: ModelSpec) -> None:
     """
     if spec.bands and len(info.indexes) != spec.bands:
         available = ", ".join(info.selectable_bands)
-        more = "; --bands all carries the others" if len(info.indexes) > spec.bands else ""
+        more = ""
+        if len(info.indexes) > spec.bands:
+            choice = " ".join(f"-b {index}" for index in info.indexes)
+            more = (
+                "; --bands all carries the others; for only these bands, first: "
+                f"gdal_translate {choice} IN few.vrt"
+            )
         raise UsageError(
             f"{info.path}: model {spec.name} takes {spec.bands} bands "
             f"({', '.join(spec.band_names)}), got {len(info.indexes)}; "

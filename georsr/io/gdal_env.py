@@ -506,6 +506,8 @@ def gdal_env(
         "GDAL_VRT_ENABLE_PYTHON": "NO",
         "GDAL_VRT_RAWRASTERBAND_ALLOWED_SOURCE": "NONE",  # effective from GDAL 3.11 on
         "GDAL_TIFF_INTERNAL_MASK": "YES",
+        # a whole PNG is otherwise read without noticing that the file ends early
+        "GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO",
     }
     if writing:
         options["GDAL_PAM_ENABLED"] = "NO"

@@ -164,6 +164,8 @@ def check_dataset(dataset: Any, path: str, policy: ReadPolicy) -> None:
         The raster refers to a file that must not be read.
     RasterioError
         A file cannot be read.
+    InputError
+        The file is incomplete.
     """
     named = dataset.get_tag_item("OVERVIEW_FILE", "OVERVIEWS")
     if named is not None and dataset.driver != "SENTINEL2":  # which names other bands as overviews
@@ -171,6 +173,10 @@ def check_dataset(dataset: Any, path: str, policy: ReadPolicy) -> None:
     _check_crs(dataset, path)
     if dataset.driver == "HFA":
         _check_folder(dataset, path)
+    if dataset.driver != "GTiff":
+        from georsr.io.truncated import check_complete  # GDAL notices an early end of a GeoTIFF
+
+        check_complete(dataset, path)
 
 
 def _check_folder(dataset: Any, path: str) -> None:

@@ -30,6 +30,7 @@ def furniture(tmp_path_factory):
     shutil.copy(SAMPLES / "town_rgb_0.5m.tif", desk / "truth.tif")
     shutil.copy(SAMPLES / "fields_4band_10m.tif", desk / "sentinel2.tif")
     shutil.copy(SAMPLES / "fields_4band_10m.tif", desk / "planet.tif")
+    four_of_thirteen(SAMPLES / "fields_4band_10m.tif", desk)
     mosaic(town, desk / "mosaic.tif")
     naip(desk / "naip.tif")
     one_band(desk / "dem.tif")
@@ -120,6 +121,27 @@ def bands(source, folder, numbers, suffix="tif"):
         for name, number in numbers.items():
             with rasterio.open(folder / f"{name}.{suffix}", "w", **profile) as band:
                 band.write(dataset.read(number), 1)
+
+
+def four_of_thirteen(source, folder):
+    """Write s2.tif, of 13 bands, and four.vrt, as gdal_translate -b 4 -b 3 -b 2 -b 8 does."""
+    with rasterio.open(source) as dataset:
+        profile = dataset.profile | {"count": 13, "photometric": "minisblack"}
+        values = dataset.read()[np.arange(13) % 4]
+    with rasterio.open(folder / "s2.tif", "w", **profile) as stack:
+        stack.write(values)
+    chosen = "".join(
+        f'<VRTRasterBand dataType="UInt16" band="{band}"><NoDataValue>0</NoDataValue><SimpleSource>'
+        '<SourceFilename relativeToVRT="1">s2.tif</SourceFilename>'
+        f"<SourceBand>{number}</SourceBand></SimpleSource></VRTRasterBand>"
+        for band, number in enumerate((4, 3, 2, 8), start=1)
+    )
+    size = f'rasterXSize="{profile["width"]}" rasterYSize="{profile["height"]}"'
+    place = ",".join(map(str, profile["transform"].to_gdal()))
+    (folder / "four.vrt").write_text(
+        f"<VRTDataset {size}><SRS>EPSG:32633</SRS><GeoTransform>{place}</GeoTransform>"
+        f"{chosen}</VRTDataset>"
+    )
 
 
 def district(source, path):

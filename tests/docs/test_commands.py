@@ -45,6 +45,7 @@ OTHER_PROGRAMS = {
     "dask",
     "docker",
     "gdal_edit.py",
+    "gdal_translate",
     "gdalbuildvrt",
     "git",
     "helm",

@@ -1,7 +1,7 @@
 import pytest
 from georsr.cli.main import invoke
 
-from georsr.errors import UsageError
+from georsr.errors import RadiometryWarning, UsageError
 from georsr.evaluation.seams import measure_seams
 from georsr.inference import blur_and_noise
 from georsr.models.io import open_model
@@ -27,6 +27,14 @@ def test_measure_seams_of_a_small_raster_fails(lite_model, make_raster, texture)
         measure_seams(make_raster(texture(3, 60, 200)), lite_model)
 
 
+def test_measure_seams_of_an_output_warns(make_raster, texture):
+    output = make_raster(
+        texture(1, 70, 80), after=lambda d: d.update_tags(GEORSR_MODEL="bicubic-x2")
+    )
+    with pytest.warns(RadiometryWarning, match="is an output of georsr"):
+        measure_seams(output, open_model("bicubic-x2"), tile_size=32)
+
+
 def test_benchmark_command_measures_seams(make_raster, texture, capsys):
     source = make_raster(texture(1, 70, 80))
     assert invoke(["quality", "seams", source, "-m", "bicubic-x2", "--tile", "32"]) == 0
@@ -49,5 +57,5 @@ def test_measure_seams_uses_one_sensor_for_both_grids(make_raster, texture, monk
 
 def test_measure_seams_of_bands_that_the_model_does_not_take_names_them(make_raster, texture):
     source, model = make_raster(texture(4, 80, 80)), open_model("segsr-lite-x2-sensor")
-    with pytest.raises(UsageError, match="takes 3 bands .* got 4; choose with"):
+    with pytest.raises(UsageError, match=r"takes 3 bands .* got 4; choose with"):
         measure_seams(source, model, tile_size=32, indexes=(1, 2, 3, 4))
