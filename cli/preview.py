@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import webbrowser
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import click
 
 from georsr.errors import UsageError
 
-from .exit_codes import print_line
+from .exit_codes import TerminatedError, print_line
 from .main import import_without_gc
 from .options import BandList, FileName, model_options, sr_options, verbosity_options
 
@@ -132,7 +131,7 @@ def view(
     port: int,
     browser: bool,
     quiet: bool,
-) -> None:
+) -> int:
     """Show OUT and its SOURCE on one map in a browser, with a line between them to drag.
 
     The map zooms to single pixels of a raster of any size, shows the values under the pointer, and
@@ -158,5 +157,10 @@ def view(
             click.echo("Ctrl-C ends the server", err=True)
         if browser:  # a browser inside the terminal returns only when it is closed
             threading.Thread(target=webbrowser.open, args=(server.url,), daemon=True).start()
-        with suppress(KeyboardInterrupt):
+        try:
             server.serve_forever()
+        except KeyboardInterrupt:
+            return 0
+        except TerminatedError:  # as with Ctrl-C, nothing has gone wrong
+            return 143
+    return 0

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Unpack
 
-from georsr.config import SRConfig, SROptions, aoi_path
+from georsr.config import SRConfig, SROptions, aoi_path, config_of
 from georsr.errors import UsageError
 from georsr.inference.model_bands import match_bands
 from georsr.io import open_sources
@@ -122,7 +122,7 @@ def super_resolve(
     >>> import georsr
     >>> report = georsr.super_resolve("scene.tif", "scene_x4.tif")  # doctest: +SKIP
     """
-    config = SRConfig(**options)
+    config = config_of("super_resolve", options)
     outputs = _Outputs.at(destination, quality, stac, parts)
     path = os.fspath(destination)
     check_outputs(outputs.files(), _inputs(source, model, config))
@@ -205,7 +205,7 @@ def estimate(
     """
     from georsr.run_estimate import estimate_run
 
-    config = SRConfig(**options)
+    config = config_of("estimate", options)
     outputs = _Outputs.at(destination, quality, stac, parts)
     path = outputs.destination
     with (
@@ -318,7 +318,8 @@ def super_resolve_array(
     """
     from georsr.inference.array import predict_masked_array
 
-    return predict_masked_array(values, valid, _model(model, scale), SRConfig(**options))
+    config = config_of("super_resolve_array", options)
+    return predict_masked_array(values, valid, _model(model, scale), config)
 
 
 def _is_unfinished(destination: str, parts: str | None) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Unpack
 
 from georsr.api import PathLike, super_resolve
-from georsr.config import OPTIONS, SRConfig, SROptions
+from georsr.config import OPTIONS, SRConfig, SROptions, config_of
 from georsr.errors import (
     GeorsrError,
     GeorsrWarning,
@@ -153,7 +153,7 @@ def super_resolve_many(
     >>> report = georsr.super_resolve_many(["a.tif", "b.tif"], "out")  # doctest: +SKIP
     >>> [item.source for item in report.failed]  # doctest: +SKIP
     """
-    config = SRConfig(**options)
+    config = config_of("super_resolve_many", options)
     tasks = _plan(sources, Path(os.fspath(out_dir)))
     opened = model if isinstance(model, Model) else open_model(model, scale)
     should_stop = should_stop or never

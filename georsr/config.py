@@ -12,6 +12,7 @@ import re
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from difflib import get_close_matches
 from pathlib import PurePath
 from typing import Any, Literal, TypedDict, Unpack
 
@@ -651,6 +652,24 @@ class SRConfig:
 
 OPTIONS: dict[str, Option] = {f.name: f.metadata["option"] for f in fields(SRConfig)}
 """Field of `SRConfig` -> its description."""
+
+
+def config_of(function: str, options: SROptions | ArrayOptions) -> SRConfig:
+    """Return the options of a call of a function.
+
+    Raises
+    ------
+    TypeError
+        There is no such option; names those of similar names.
+    """
+    flags = {option.flag: name for name, option in OPTIONS.items() if option.flag}
+    for given in options:
+        if given not in OPTIONS:
+            near = get_close_matches(given, [*flags, *OPTIONS], 3)
+            names = dict.fromkeys(flags.get(name, name) for name in near)
+            hint = f"did you mean {' or '.join(names)}?" if names else "see georsr.SRConfig"
+            raise TypeError(f"{function}: there is no option {given!r}; {hint}")
+    return SRConfig(**options)
 
 
 TYPES: dict[str, Any] = typing.get_type_hints(SRConfig)

@@ -179,3 +179,9 @@ def test_super_resolve_many_source_of_the_future_is_skipped_once_written(folder,
     os.utime(out / "a.tif", (1e9, 1e9))  # now the source has been written since
     report = georsr.super_resolve_many([source], out, **OPTIONS)
     assert "was not made from this source" in report.failed[0].error
+
+
+def test_super_resolve_many_of_an_empty_folder_names_it(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(georsr.UsageError, match=r"no raster in folder .*empty: it is empty"):
+        georsr.super_resolve_many(str(tmp_path / "empty"), tmp_path / "out", "bicubic-x2")

@@ -7,18 +7,20 @@ or GDAL. `georsr.distributed.task_queue` has tasks of a worker that died compute
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import pickle
 import platform
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from distributed import WorkerPlugin, get_worker
 
 from georsr.device import DeviceConfig, installed_version, select_device
-from georsr.errors import GeorsrError, InterruptedRunError, ModelError, ResourceError
+from georsr.errors import GeorsrError, GeorsrWarning, InterruptedRunError, ModelError, ResourceError
 
 if TYPE_CHECKING:
     from georsr.device import DeviceConfig
@@ -67,6 +69,8 @@ class RunPlugin(WorkerPlugin):
             The worker cannot compute the tasks. The error is also kept for its tasks, because Dask
             only logs it where a worker joins later.
         """
+        if multiprocessing.parent_process() is not None:  # else it is the caller's process
+            warnings.simplefilter("ignore", GeorsrWarning)  # the caller shows those of the reports
         try:
             check_software(self.software)
             await asyncio.to_thread(self.runner.prepare, worker.name)

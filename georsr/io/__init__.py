@@ -91,4 +91,6 @@ def _expand(source: str) -> list[str]:
     for suffixes in (SUFFIXES, PICTURES):
         if rasters := [str(path) for path in files if path.suffix.lower() in suffixes]:
             return rasters
+    if not any(folder.iterdir()):
+        raise UsageError(f"no raster in folder {source}: it is empty")
     return [source]

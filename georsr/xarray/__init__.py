@@ -74,8 +74,8 @@ class Accessor(Generic[T]):
             Options of :class:`georsr.config.SRConfig` that are not about files. ``stretch`` is
             estimated for every scene: if that needs a sample of its pixels, it is read whenever
             a part of the scene is computed. Give the result of ``da.georsr.stretch()`` to
-            read it once, and to treat all scenes alike. ``jobs`` is the number of threads of a
-            process, in which one chunk is computed at a time.
+            read it once, and to treat all scenes alike. ``num_threads`` is the number of threads of
+            a process, in which one chunk is computed at a time.
 
         Returns
         -------
@@ -86,6 +86,8 @@ class Accessor(Generic[T]):
 
         Raises
         ------
+        TypeError
+            There is no such option.
         GeorsrError
             The message is one line: what is wrong, got, expected, and what to do. Errors of the
             source, the model and the device are raised when pixels are computed.

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 import xarray as xr
 
-from georsr.config import OPTIONS, ArrayOptions, SRConfig
+from georsr.config import OPTIONS, ArrayOptions, SRConfig, config_of
 from georsr.errors import GeoreferenceWarning, UsageError
 from georsr.inference.array import check_count, predict_stack
 from georsr.inference.consistency import requested_kernel
@@ -39,7 +39,6 @@ T = TypeVar("T", xr.DataArray, xr.Dataset)
 Chunks = int | Mapping[Any, int] | None
 
 ALTERNATIVES = {
-    "indexes": "select bands with da.sel(band=[...]); or name the guide of output_bands='all'",
     "bounds": "cut the output with rio.clip_box; lazy pixels outside are not computed",
     "aoi": "cut the output with rio.clip",
 }
@@ -79,10 +78,13 @@ def parse_request(
     UsageError, ModelError
         An option does not apply to arrays, or there is no such model.
     """
-    config = SRConfig(**options)
+    config = config_of("super_resolve", options)
     unknown = [name for name in options if not OPTIONS[name].arrays]
-    if "indexes" in options and config.output_bands == "rgb":
-        unknown.append("indexes")
+    if config.indexes is not None and config.output_bands == "rgb":
+        raise UsageError(
+            "indexes: for arrays it names the guide of output_bands='all'; select bands with "
+            "da.sel(band=[...])"
+        )
     if unknown:
         alternative = ALTERNATIVES.get(unknown[0], "write the output with rio.to_raster")
         raise UsageError(f"option {unknown[0]} is for files, not for arrays: {alternative}")

@@ -90,6 +90,9 @@ class Preview(GeorsrAlgorithm):
         point = self._map or self._extent.center()
         if parameters.get(POINT) not in (None, ""):
             point = self.parameterAsPoint(parameters, POINT, context, self._raster.crs)
+            if not self._extent.contains(point):
+                place = f"{point.x():g}, {point.y():g}"
+                raise QgsProcessingException(self.tr(f"{place}: lies outside of the raster"))
         size = self.parameterAsInt(parameters, SIZE, context)
         box = self._extent
         bounds = []

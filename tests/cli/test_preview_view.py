@@ -85,3 +85,10 @@ def test_view_opens_the_browser_at_its_port(scene, tmp_path):
 def test_view_of_a_wrong_request_ends_with_one_line(scene, capsys, arguments, message):
     assert invoke(["view", "--no-browser", *(a.format(scene=scene) for a in arguments)]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_view_ended_by_sigterm_says_nothing_and_returns_143(scene):
+    with Running("-q", "--no-browser", scene) as running:
+        running.process.terminate()
+        assert running.process.communicate(timeout=60) == ("", "")
+        assert running.process.returncode == 143

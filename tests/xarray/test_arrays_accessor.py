@@ -431,7 +431,7 @@ def test_accessor_dataset_of_differing_variables_is_refused(grid, texture, lite_
         (lambda a: a.chunk(), {"chunks": 33}, r"chunks of 33 along 'y': .*multiple of the scale"),
         (lambda a: a.chunk(), {"chunks": {"band": 1}}, r"chunks along 'band'"),
         (lambda a: a, {"scale": 3}, r"enlarges x2, but x3"),
-        (lambda a: a, {"indexes": (1, 2, 3)}, r"option indexes is for files.*da.sel"),
+        (lambda a: a, {"indexes": (1, 2, 3)}, r"indexes: for arrays it names the guide.*da.sel"),
         (lambda a: a, {"bounds": (0, 0, 1, 1)}, r"option bounds is for files.*clip_box"),
         (lambda a: a, {"cog": True}, r"option cog is for files.*to_raster"),
     ],
@@ -441,6 +441,24 @@ def test_accessor_bad_arguments_are_one_line(change, options, message, grid, tex
     with pytest.raises(UsageError, match=message) as caught:
         array.georsr.super_resolve(lite_file, **options)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("jobs", "did you mean num_threads"), ("bidx", "did you mean indexes"), ("zzz", "SRConfig")],
+)
+def test_accessor_unknown_option_names_the_nearest(name, message, grid, texture):
+    array = grid(texture(3, 40, 50), "band")
+    with pytest.raises(
+        TypeError, match=rf"^super_resolve: there is no option '{name}'; .*{message}"
+    ):
+        array.georsr.super_resolve("bicubic-x2", **{name: 1})
+
+
+def test_accessor_indexes_of_none_are_all_bands(grid, texture):
+    array = grid(texture(3, 40, 50), "band")
+    made = array.georsr.super_resolve("bicubic-x2", indexes=None)
+    xr.testing.assert_equal(made, array.georsr.super_resolve("bicubic-x2"))
 
 
 def test_accessor_coordinates_of_another_grid_are_refused(make_raster, texture):
