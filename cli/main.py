@@ -250,6 +250,8 @@ def without_bar() -> Iterator[None]:
 def _show_warning(message: Warning | str, category: type[Warning], *where: Any) -> None:
     if issubclass(category, GeorsrWarning):
         log.debug("warning: %s", message)
+        if log.handlers and log.handlers[0].level > logging.WARNING:  # --quiet
+            return
         with without_bar():
             print_line(f"Warning: {message}")
 

@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -185,3 +187,16 @@ def test_super_resolve_many_of_an_empty_folder_names_it(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(georsr.UsageError, match=r"no raster in folder .*empty: it is empty"):
         georsr.super_resolve_many(str(tmp_path / "empty"), tmp_path / "out", "bicubic-x2")
+
+
+@pytest.mark.parametrize("quiet", [[], ["--quiet"]])
+def test_sr_out_dir_with_workers_prints_warnings_as_lines_once(quiet, tmp_path, texture):
+    (tmp_path / "in").mkdir()
+    for name in ("a", "b"):
+        Image.fromarray(texture(3, 20, 24).transpose(1, 2, 0)).save(tmp_path / f"in/{name}.png")
+    words = ["in", "--out-dir", "out", "-m", "bicubic-x2", "--workers", "1", "--progress", "none"]
+    command = [sys.executable, "-m", "georsr.cli", "sr", *words, *quiet]
+    text = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True).stderr
+    assert "GeoreferenceWarning" not in text
+    assert text.count("Warning: ") == (0 if quiet else 2)
+    assert (tmp_path / "out/b.tif").exists()

@@ -749,12 +749,7 @@ def open_raster(
         )
         issues.append((note, RadiometryWarning))
         reader.info = replace(reader.info, notes=(*reader.info.notes, note))
-    info = reader.info
-    georeferenced = info.crs is not None and info.transform is not None
-    if not (georeferenced or info.gcps_crs is not None or info.rpcs is not None):
-        missing = "coordinate reference system" if info.crs is None else "geotransform"
-        text = f"{info.path}: has no {missing}; the output will have none either"
-        issues.append((text, GeoreferenceWarning))
+    issues += [(text, GeoreferenceWarning) for text in georeference_notes(reader.info)]
     try:
         for text, category in issues:
             warnings.warn(text, category, stacklevel=2)
@@ -762,6 +757,15 @@ def open_raster(
         reader.close()
         raise
     return reader
+
+
+def georeference_notes(info: RasterInfo) -> tuple[str, ...]:
+    """Return the text of the warning that a raster has no georeferencing, if it has none."""
+    georeferenced = info.crs is not None and info.transform is not None
+    if georeferenced or info.gcps_crs is not None or info.rpcs is not None:
+        return ()
+    missing = "coordinate reference system" if info.crs is None else "geotransform"
+    return (f"{info.path}: has no {missing}; the output will have none either",)
 
 
 def warn_once(reader: RasterReader, text: str, category: type[GeorsrWarning]) -> None:

@@ -21,7 +21,7 @@ from georsr.errors import ResourceError, worded
 from georsr.inference.consistency import downsample, shrink_valid
 from georsr.inference.pipeline import RunStats, TilePipeline, prefetch, write_in_background
 from georsr.inference.predictor import TilePredictor, TileTooLargeError, n_forward_passes
-from georsr.io.reader import RasterReader, open_output
+from georsr.io.reader import RasterReader, georeference_notes, open_output
 from georsr.jobs.job import RunRequest, SRJob, check_unchanged, memory_of, plan_and_check
 from georsr.progress import RunContext, RunProgress
 from georsr.reports import ConsistencyReport, RunReport
@@ -356,7 +356,7 @@ def run_report(
         file_bytes=published.bytes,
         checksum=published.checksum,
         consistency=consistency,
-        warnings=job.reader.info.notes,
+        warnings=(*job.reader.info.notes, *georeference_notes(job.reader.info)),
     )
 
 
