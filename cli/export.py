@@ -93,8 +93,8 @@ def command(
     check_writable(destination, overwrite=overwrite)
     opened = open_model(model)
     check_outputs({"OUT": [destination]}, {"model": [opened.file or model]})
-    config = SRConfig(sensor=sensor, tile_size=tile)
-    opened, examples = _for_scenes(opened, scenes, bidx, config, dynamic=dynamic)
+    config = SRConfig(sensor=sensor, tile_size=tile, indexes=bidx)
+    opened, examples = _for_scenes(opened, scenes, config, dynamic=dynamic)
     made = export_model(
         opened, destination, tile=tile, dynamic=dynamic, ground=ground, examples=examples
     )
@@ -111,7 +111,6 @@ def command(
 def _for_scenes(
     model: Model,
     scenes: tuple[str, ...],
-    bidx: tuple[int, ...] | None,
     config: SRConfig,
     *,
     dynamic: bool,
@@ -129,11 +128,14 @@ def _for_scenes(
         unused = Normalization((0.0,), (1.0,), "fixed")
         fixed = with_sensor(model, scene_sensor([], unused, model, config))
     for scene in scenes:
-        with open_for_model(scene, model, bidx) as (reader, _):
+        with open_for_model(scene, model, config) as (reader, fitted):
             if fixed is None:
                 info, normalization = reader.info, choose_normalization(reader, "auto")
                 scene_pixels = reader.read, info.height, info.width, normalization
-                fixed = with_scene_sensor(*scene_pixels, model, config, DeviceConfig("cpu"))
-            tiles += calibration_tiles(reader, model.spec, config.tile_size)
+                informed = with_scene_sensor(*scene_pixels, fitted, config, DeviceConfig("cpu"))
+                fixed = with_sensor(model, informed.sensor)
+            found = calibration_tiles(reader, fitted.spec, config.tile_size)
+            guide = None if fitted.multiband is None else list(fitted.multiband.guide)
+            tiles += found if guide is None else [pixels[guide] for pixels in found]
     assert fixed is not None, "set above, or by the first scene"
     return fixed, tiles or None

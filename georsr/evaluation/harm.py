@@ -13,6 +13,7 @@ from georsr.errors import GeorsrError, UsageError
 from georsr.evaluation.edges import flat_blocks
 from georsr.inference.array import predict_array
 from georsr.inference.blur_and_noise import BLOCK, split_blocks
+from georsr.inference.model_bands import open_for_model, with_bands_of_output
 from georsr.io.reader import choose_normalization, open_raster
 from georsr.models.arrays import enlarge_bicubic
 from georsr.models.io import Model, open_model
@@ -120,7 +121,8 @@ def _measure_model(output: str, source: str, bidx: Sequence[int] | None) -> tupl
     config = recorded.config(aoi="")
     model = open_model(recorded.shipped_model())
     recorded.check(model.sha256)
-    with open_raster(source, indexes=bidx) as reader:
+    choice = with_bands_of_output(config, bidx)
+    with open_for_model(source, model, choice) as (reader, model):
         height, width = (min(RUN_SIZE, n) for n in (reader.info.height, reader.info.width))
         top, left = (reader.info.height - height) // 2, (reader.info.width - width) // 2
         block = reader.read(Window(top, left, height, width))

@@ -18,6 +18,7 @@ from georsr.evaluation.raster_comparison import (
     declared_scale,
     measure_consistency,
     open_source_of,
+    selected_bands,
 )
 from georsr.geo.registration import scale_between
 from georsr.inference.blur_and_noise import BLOCK
@@ -218,7 +219,7 @@ def measure_no_reference(
                 )
             return _report(sr, None, factor, None)
         with open_source_of(sr, lr_path, bidx) as lr:
-            bands = lr.info.indexes
+            bands = selected_bands(lr, bidx)
             consistency = measure_consistency(sr, lr, degradation or BicubicDegradation())
             report = _report(sr, lr, scale_between(sr.info, lr.info), consistency)
     bicubic, output = report.images

@@ -10,6 +10,7 @@ import numpy as np
 
 from georsr._files import atomic_write_bytes
 from georsr.api import super_resolve_array
+from georsr.config import SRConfig
 from georsr.errors import UsageError
 from georsr.evaluation.reports.figures import DisplayStretch, bicubic_block, display_stretch
 from georsr.evaluation.reports.html import encode_png, render_page
@@ -98,8 +99,9 @@ def make_preview(
     """
     scale = max(model.spec.scale for model in models)
     panels: list[Panel] = []
+    config = SRConfig(indexes=None if bidx is None else tuple(bidx))
     for model in models:
-        with open_for_model(path, model, bidx) as (reader, fitted):
+        with open_for_model(path, model, config) as (reader, fitted):
             window = window_around(reader, at, size)
             stretch = display_stretch(reader)
             if not panels:

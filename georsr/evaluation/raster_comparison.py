@@ -78,6 +78,15 @@ def open_source_of(
             return part.cropped(window)
 
 
+def selected_bands(
+    source: RasterReader, bidx: Sequence[int] | None = None
+) -> tuple[int, ...] | None:
+    """Return the bands of a source that `open_source_of` selected; None if it has no others."""
+    indexes = source.info.indexes
+    every_band = bidx is None and len(indexes) == len(source.info.selectable_bands)
+    return None if every_band else indexes
+
+
 def _recorded_bands(sr: RasterReader) -> tuple[int, ...] | None:
     """Return the bands of its source that the tags of an output name; None if they name none."""
     tags = sr.info.tags.get("", {})

@@ -81,18 +81,17 @@ def measure_seams(source: str, model: Model, **options: Unpack[SROptions]) -> Se
     model
         Model to run.
     **options
-        Fields of :class:`georsr.config.SRConfig` (indexes, tile_size, halo, overlap, device...).
+        Fields of :class:`georsr.config.SRConfig` (indexes, output_bands, tile_size, device...).
 
     Raises
     ------
     UsageError
         The raster is smaller than two tiles, or has no valid pixel there.
     """
-    indexes = options.pop("indexes", None)
     config = SRConfig(**options)
     spec = model.spec
     tile = config.tile_size or spec.tile
-    with open_for_model(source, model, indexes) as (reader, model):
+    with open_for_model(source, model, config) as (reader, model):
         if "GEORSR_MODEL" in reader.info.tags.get("", {}):
             text = f"{source}: is an output of georsr; seams are measured on the source of a run"
             warn_once(reader, text, RadiometryWarning)

@@ -113,7 +113,7 @@ def match_bands(reader: RasterReader, model: Model, config: SRConfig) -> tuple[R
 
 @contextmanager
 def open_for_model(
-    path: str, model: Model, indexes: Sequence[int] | None = None
+    path: str, model: Model, config: SRConfig | None = None
 ) -> Iterator[tuple[RasterReader, Model]]:
     """Open a raster with the bands that a model takes, which are found as for a run.
 
@@ -123,21 +123,43 @@ def open_for_model(
         Path of the raster.
     model
         Model that is to see it.
-    indexes
-        Bands in the model's order; None finds them.
+    config
+        Options of the run, of which those about bands count; None finds the bands.
 
     Yields
     ------
     reader, model
         As `match_bands` returns them.
+
+    Raises
+    ------
+    UsageError
+        The raster does not have the bands of the model.
     """
-    config = SRConfig(indexes=None if indexes is None else tuple(indexes))
-    reader = open_raster(path, indexes=indexes)
+    config = config or SRConfig()
+    every_band = config.output_bands == "all" and model.spec.bands
+    reader = open_raster(path, indexes=None if every_band else config.indexes)
     try:
         reader, model = match_bands(reader, model, config)
+        check_bands(reader.info, model.spec)
         yield reader, model
     finally:
         reader.close()
+
+
+def with_bands_of_output(config: SRConfig, bands: Sequence[int] | None) -> SRConfig:
+    """Return the options of an output so that its bands are chosen from its source again.
+
+    Parameters
+    ----------
+    config
+        Options recorded in the tags of the output.
+    bands
+        Bands of the source that the output has; None: all.
+    """
+    if bands is None or config.output_bands == "all":
+        return config
+    return replace(config, indexes=tuple(bands))
 
 
 def _guide_of_all(info: RasterInfo, config: SRConfig) -> RGBBands:

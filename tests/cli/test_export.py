@@ -34,3 +34,16 @@ def test_export_of_a_model_without_sensor_refuses_the_option(tmp_path, capsys):
     assert invoke(["export", "segsr-lite-x2", str(out), "--sensor", SENSOR]) == 2
     assert "takes no sensor description; omit --sensor" in capsys.readouterr().err
     assert not out.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 4])
+def test_export_int8_takes_the_bands_of_a_raster_that_a_run_takes(
+    count, make_raster, texture, tmp_path, capsys
+):
+    scene = make_raster(texture(count, 60, 60))
+    out = str(tmp_path / "int8.onnx")
+    arguments = ["export", "segsr-lite-x2-sensor", out, "--tile", "32", "--int8", scene]
+    bands = ["--bidx", "1,2,3"] if count == 4 else []
+    assert invoke([*arguments, *bands]) == 0
+    assert "for one sensor: " in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import partial
 from html.parser import HTMLParser
 
 import numpy as np
@@ -11,8 +12,10 @@ from affine import Affine
 from georsr.cli.main import invoke
 
 import georsr
+from georsr.evaluation.reports import output_report
 from georsr.evaluation.reports.figures import bicubic_block, display_stretch, high_contrast_windows
 from georsr.evaluation.reports.output_report import report_output
+from georsr.evaluation.seams import measure_seams
 from georsr.io.reader import open_raster
 
 
@@ -29,6 +32,31 @@ def pair(tmp_path_factory):
         dataset.write(values)
     georsr.super_resolve(source, out, "segsr-lite-x2", quality=layers, consistency="off")
     return source, out, layers
+
+
+@pytest.mark.parametrize("backend", ["onnx", "torch"])
+@pytest.mark.parametrize(
+    ("count", "options"),
+    [
+        (4, {"output_bands": "all", "indexes": (1, 2, 3)}),
+        (13, {"output_bands": "all", "indexes": (4, 3, 2)}),
+        (13, {"output_bands": "all", "other_bands": "per-band"}),
+        (4, {"indexes": (3, 2, 1)}),
+        (1, {}),
+    ],
+)
+def test_report_output_of_any_bands_runs_the_model_as_the_run_did(
+    make_raster, texture, tmp_path, monkeypatch, backend, count, options
+):
+    source, out = make_raster(texture(count, 72, 72)), str(tmp_path / "out.tif")
+    georsr.super_resolve(source, out, "segsr-lite-x2-sensor", backend=backend, **options)
+    monkeypatch.setattr(
+        output_report, "measure_seams", partial(measure_seams, tile_size=32, backend=backend)
+    )
+    report = report_output(source, out)
+    assert report.seams_missing == ""
+    assert report.seams.mean > 0
+    assert report.sharpness.harm.missing == ""
 
 
 class Tags(HTMLParser):

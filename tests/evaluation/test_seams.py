@@ -53,3 +53,9 @@ def test_measure_seams_uses_one_sensor_for_both_grids(make_raster, texture, monk
     ]
     assert report.mean == pytest.approx(described[0].mean, rel=0.01)
     assert described[1].mean != pytest.approx(described[0].mean, rel=0.01)
+
+
+def test_measure_seams_of_bands_that_the_model_does_not_take_names_them(make_raster, texture):
+    source, model = make_raster(texture(4, 80, 80)), open_model("segsr-lite-x2-sensor")
+    with pytest.raises(UsageError, match=r"takes 3 bands .* got 4; choose with"):
+        measure_seams(source, model, tile_size=32, indexes=(1, 2, 3, 4))

@@ -11,7 +11,12 @@ import numpy as np
 
 from georsr.errors import GeorsrError, UsageError, redact_url
 from georsr.evaluation.no_reference import NoReferenceReport, measure_no_reference
-from georsr.evaluation.raster_comparison import Consistency, measure_consistency, open_source_of
+from georsr.evaluation.raster_comparison import (
+    Consistency,
+    measure_consistency,
+    open_source_of,
+    selected_bands,
+)
 from georsr.evaluation.reports.figures import (
     DisplayStretch,
     bicubic_block,
@@ -23,6 +28,7 @@ from georsr.evaluation.reports.figures import (
 from georsr.evaluation.reports.html import Cell, Table, render_page
 from georsr.evaluation.seams import SeamReport, measure_seams
 from georsr.geo.registration import phase_shift, scale_between
+from georsr.inference.model_bands import with_bands_of_output
 from georsr.io.metadata import RasterInfo
 from georsr.io.reader import RasterReader, open_raster
 from georsr.io.rgb_bands import COLORS, declared_rgb_bands
@@ -130,14 +136,14 @@ def report_output(
         tags = dict(sr.info.tags.get("", {}))
         kernel = _consistency_kernel(tags)
         with open_source_of(sr, source, bidx) as lr:
-            bands = lr.info.indexes
+            bands, selected = lr.info.indexes, selected_bands(lr, bidx)
             scale = scale_between(sr.info, lr.info)
             consistency = measure_consistency(sr, lr, kernel)
             shift = shift_against_bicubic(sr, lr, scale)
             histograms = tuple(_histograms(lr, sr))
             unit = lr.info.bands[0].unit or ""
     measured, missing = (
-        _measure_seams(source, output, tags, bands) if seams else (None, "not requested")
+        _measure_seams(source, output, tags, selected) if seams else (None, "not requested")
     )
     try:
         sharpness = measure_no_reference(output, source, bidx=bands, degradation=kernel, run=seams)
@@ -194,7 +200,15 @@ def _measure_seams(
         recorded = read_output_tags(output, tags)
         model = open_model(recorded.shipped_model())
         recorded.check(model.sha256)
-        return measure_seams(source, model, indexes=bidx), ""
+        choice = with_bands_of_output(recorded.config(aoi=""), bidx)
+        report = measure_seams(
+            source,
+            model,
+            indexes=choice.indexes,
+            output_bands=choice.output_bands,
+            other_bands=choice.other_bands,
+        )
+        return report, ""
     except UsageError as error:
         return None, str(error)
 
