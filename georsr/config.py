@@ -463,7 +463,8 @@ class SRConfig:
         metadata=_described(
             "Tiles",
             "pixels",
-            "Height and width of a tile, in input pixels; by default the model's.",
+            "Height and width of a tile, in input pixels; by default the model's. At least twice "
+            "the halo plus three times the overlap; a smaller value is refused with the least one.",
             flag="tile",
             minimum=1,
             arrays=True,

@@ -68,7 +68,7 @@ _INSTRUCTIONS = {
 }
 """Precision -> instruction sets of CPUs, one of which computes it fast and without overflow, by the
 names of Linux and of NumPy."""
-INSTALL_TORCH = "pip install georsr"
+INSTALL_TORCH = "run 'pip install .' in the folder of the copy of georsr"
 """Command that installs torch beside the light set of packages."""
 
 _state = threading.local()

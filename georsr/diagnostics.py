@@ -18,6 +18,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from georsr.device import INSTALL_TORCH
 from georsr.errors import GeorsrError, join_lines
 from georsr.qgis.install import PLUGIN, RECORD, Profile, find_profiles, is_enabled, plugin_version
 from georsr.reports import georsr_version
@@ -90,10 +91,10 @@ OPTIONAL = {
     "isal": "GDAL compresses outputs instead, which takes three times as long",
     "lightning": "needed for georsr train; pip install 'georsr[train]'",
     "onnxruntime": "runs the bundled models fast on a CPU; pip install 'georsr[onnx]'",
-    "huggingface_hub": "needed for hf:// models; pip install georsr",
-    "open_clip_torch": "needed for networks with CLIP; pip install georsr",
+    "huggingface_hub": f"needed for hf:// models; {INSTALL_TORCH}",
+    "open_clip_torch": f"needed for networks with CLIP; {INSTALL_TORCH}",
     "scipy": "needed for georsr eval --pairs; pip install scipy",
-    "torch": "needed for GPUs, training and other networks; pip install georsr",
+    "torch": f"needed for GPUs, training and other networks; {INSTALL_TORCH}",
 }
 """Packages that georsr works without, and what they are for."""
 

@@ -197,7 +197,7 @@ def test_what_needs_torch_says_so_in_one_line(options, scene, tmp_path):
     done = run(*(words.get(option, option) for option in options))
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert "not installed: pip install georsr" in done.stderr
+    assert "not installed: run 'pip install .' in the folder" in done.stderr
     assert not (tmp_path / "out.tif").exists()
 
 

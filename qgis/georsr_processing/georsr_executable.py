@@ -107,8 +107,8 @@ OLDEST = (0, 1, 0)
 TIMEOUT = 120
 """Seconds for ``georsr --version``, which takes 0.2; slow disks and virus scanners need more."""
 INSTALL = (
-    "run 'Install georsr' in the Processing toolbox, or 'pip install georsr' and then 'georsr qgis "
-    "install' in a terminal"
+    "run 'Install georsr' in the Processing toolbox, or in a terminal 'pip install .' in the "
+    "folder of the copy of georsr and then 'georsr qgis install'"
 )
 OLDEST_PYTHON = (3, 11)
 LIGHT = (

@@ -164,7 +164,7 @@ def test_plugin_metadata_has_the_required_entries():
     assert entries["qgisMinimumVersion"] == "3.22"
     assert entries["qgisMaximumVersion"] == "4.99"
     assert entries["hasProcessingProvider"] == "yes"
-    assert "pip install georsr" in entries["about"]
+    assert "pip install ." in entries["about"]
     assert (plugin_folder() / entries["icon"]).is_file()
 
 

@@ -46,7 +46,7 @@ def nowhere(tmp_path, monkeypatch):
 
 def test_find_georsr_prefers_setting_variable_record_path(program, nowhere, tmp_path):
     environ, folder = nowhere
-    with pytest.raises(ExecutableError, match=r"pip install georsr.*georsr qgis install"):
+    with pytest.raises(ExecutableError, match=r"pip install \..*georsr qgis install"):
         find_georsr("", environ, folder)
     on_path = program(name="bin/georsr")
     environ["PATH"] = str(on_path.parent)
