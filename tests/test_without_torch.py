@@ -264,3 +264,14 @@ def test_view_without_torch_opens_its_rasters(scene):
         done = run("view", scene, scene, "--layers", scene, "--no-browser", "--port", port)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert f"--port {port}: cannot be used" in done.stderr
+
+
+def test_sr_by_onnx_runtime_writes_nothing_into_the_home_folder(scene, tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    home.mkdir()
+    for name in ("HOME", "USERPROFILE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.setenv(name, str(home))
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+    done = run("sr", scene, tmp_path / "out.tif", "-m", "segsr-lite-x2")
+    assert done.returncode == 0, done.stderr
+    assert not [path for path in home.rglob("*") if path.is_file()]

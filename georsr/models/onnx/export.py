@@ -250,6 +250,7 @@ def to_int8(data: bytes, spec: ModelSpec, examples: Sequence[Inputs]) -> bytes:
     ModelError
         The network has no convolution between features.
     """
+    onnxruntime()
     try:
         import onnx
         from onnxruntime.quantization import QuantFormat, QuantType, quantize_static

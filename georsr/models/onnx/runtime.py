@@ -6,7 +6,9 @@ import hashlib
 import os
 import re
 import threading
+from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -33,6 +35,7 @@ ESTIMATOR_SUFFIX = ".sensor.onnx"
 variance, (N, N_SENSOR_VALUES) each."""
 OLDEST = (1, 18)
 """Oldest version of ONNX Runtime, as in ``requirements/light.txt``."""
+_TELEMETRY = "ORT_DISABLE_TELEMETRY"
 _EXTERNAL_DATA_FOLDER = "session.model_external_initializers_file_folder_path"
 """Option of ONNX Runtime: the folder of files that hold weights."""
 
@@ -224,8 +227,25 @@ def has_onnxruntime() -> bool:
     return find_spec("onnxruntime") is not None
 
 
+@contextmanager
+def _no_telemetry() -> Iterator[None]:
+    """Set ``ORT_DISABLE_TELEMETRY``, unless it is set: ONNX Runtime looks at it when it is imported.
+
+    Otherwise ONNX Runtime 1.32 reports its use to its makers, and writes files in the user's cache
+    folder.
+    """
+    if _TELEMETRY in os.environ:
+        yield
+        return
+    os.environ[_TELEMETRY] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(_TELEMETRY, None)
+
+
 def onnxruntime() -> Any:
-    """Import ONNX Runtime.
+    """Import ONNX Runtime, without its telemetry.
 
     Raises
     ------
@@ -233,7 +253,8 @@ def onnxruntime() -> Any:
         It is not installed, too old, or cannot be loaded, as on a CPU that lacks instructions.
     """
     try:
-        import onnxruntime
+        with _no_telemetry():
+            import onnxruntime
     except ModuleNotFoundError as error:
         raise UsageError(
             "ONNX Runtime is not installed: pip install 'georsr[onnx]', or use --backend torch"
