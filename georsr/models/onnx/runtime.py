@@ -229,10 +229,10 @@ def has_onnxruntime() -> bool:
 
 @contextmanager
 def _no_telemetry() -> Iterator[None]:
-    """Set ``ORT_DISABLE_TELEMETRY``, unless it is set: ONNX Runtime looks at it when it is imported.
+    """Set ``ORT_DISABLE_TELEMETRY``, unless it is set, while ONNX Runtime is imported.
 
-    Otherwise ONNX Runtime 1.32 reports its use to its makers, and writes files in the user's cache
-    folder.
+    Otherwise ONNX Runtime 1.32 reports its use to its makers, and writes files into the user's
+    cache folder.
     """
     if _TELEMETRY in os.environ:
         yield
