@@ -7,7 +7,8 @@ ROOT is UC Merced. Each backbone has about 0.15 million weights: ``plain`` (resi
 convolutions), ``gated`` (depthwise 5x5 convolutions with a gate, after normalization over the
 channels) and ``hat`` (HAT's window attention). With one seed all get the same crops, from scratch.
 Paths: ``none``, the backbone alone; ``semantic``, with scene encoder, SLM and LMM, as in SeG-SR;
-both by bicubic pairs. ``blind`` and ``sensor``: semantic guidance, by pairs of the imaging chain;
+both by bicubic pairs. ``blind`` and ``sensor``: semantic guidance, by pairs of the imaging chain,
+whose crops have no classes to train the scene encoder by;
 ``sensor`` also estimates the sensor description and scales and shifts the features of each group by
 it. Each run has a folder in ``--out``; an unfinished one is resumed, a finished one is only
 reported. Prints PSNR over ``val``, and the gains by both paths for each seed.
@@ -121,8 +122,8 @@ def recipe_of(backbone: str, path: str, seed: int, steps: int, root: str) -> Rec
             "optimizer": {"kind": "adam", "lr": 0.001},
             "steps": steps,
             "schedule": {"kind": "cosine", "warmup": min(200, steps // 5), "hold": 0.15},
-            "loss": {"absolute": 1.0, "scene": 0.0 if path == "none" else 0.001},
-            "scene_epochs": 0 if path == "none" else 15,
+            "loss": {"absolute": 1.0, "scene": 0.001 if path == "semantic" else 0.0},
+            "scene_epochs": 15 if path == "semantic" else 0,
             "sensor_steps": steps // 2 if path == "sensor" else 0,
             "validate_every": steps,
             "seed": seed,
