@@ -150,14 +150,14 @@ def view(
         from georsr.viewer.tiles import View
 
     with View(output, source, layers, bidx) as shown, ViewServer(shown, port) as server:
-        click.echo(server.url)
-        if not quiet:
-            for remark in shown.remarks():
-                click.echo(remark, err=True)
-            click.echo("Ctrl-C ends the server", err=True)
-        if browser:  # a browser inside the terminal returns only when it is closed
-            threading.Thread(target=webbrowser.open, args=(server.url,), daemon=True).start()
         try:
+            click.echo(server.url)
+            if not quiet:
+                for remark in shown.remarks():
+                    click.echo(remark, err=True)
+                click.echo("Ctrl-C ends the server", err=True)
+            if browser:  # a browser inside the terminal returns only when it is closed
+                threading.Thread(target=webbrowser.open, args=(server.url,), daemon=True).start()
             server.serve_forever()
         except KeyboardInterrupt:
             return 0

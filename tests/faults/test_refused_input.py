@@ -22,7 +22,7 @@ BAD = {
     "missing input": (["missing.tif", "o.tif"], 2, "missing.tif"),
     "empty input": (["empty.tif", "o.tif"], 1, "empty.tif"),
     "text as raster": (["text.tif", "o.tif"], 1, "text.tif"),
-    "directory as raster": (["folder", "o.tif"], 1, "folder"),
+    "directory as raster": (["folder", "o.tif"], 2, "no raster in folder folder"),
     "truncated input": (["cut.tif", "o.tif"], 1, "cut.tif"),
     "output exists": (["in.tif", "old.tif"], 2, "--overwrite"),
     "output is input": (["in.tif", "in.tif", "--overwrite"], 2, "in.tif"),

@@ -256,7 +256,7 @@ def test_open_sources_expands_folders_and_lists(tmp_path, monkeypatch):
         open_sources("@none.txt")
     with pytest.raises(UsageError, match="no input raster"):
         open_sources([])
-    with pytest.raises(InputError, match="sub: is a directory"):
+    with pytest.raises(UsageError, match="sub: it is empty"):
         open_sources(folder / "sub")
     with pytest.raises(UsageError, match=r"gone\.tif: no such file"):
         open_sources([a, folder / "gone.tif"])

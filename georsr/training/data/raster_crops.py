@@ -234,7 +234,7 @@ class RasterCrops:
             raise InputError(
                 f"{regions[0].name}{_n_more(regions)}: no room for a window of {patch} LR pixels "
                 f"(and {regions[0].margin} around it) outside the blocks held out; set a smaller "
-                "patch in a recipe of your own (georsr train --show NAME > mine.yaml), or take "
+                "patch in a recipe of your own (`georsr train --show NAME > mine.yaml`), or take "
                 "other rasters for validation"
             )
         self._cumulative = np.cumsum(positions) / sum(positions)

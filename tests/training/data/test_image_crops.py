@@ -122,7 +122,7 @@ def test_image_crops_scenes_returns_images_and_labels(folder):
 
 
 def test_image_crops_of_small_images_are_refused(folder):
-    with pytest.raises(InputError, match=r"0\.png: is 45x38 pixels, 11x9 at 4x .* choose a small"):
+    with pytest.raises(InputError, match=r"0\.png: is 45x38 pixels, 11x9 at 4x .* set a small"):
         ImageCrops(folder, BicubicDegradation(), 4, 13)
 
 
