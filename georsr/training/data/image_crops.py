@@ -98,7 +98,7 @@ class ImageStore:
             raise InputError(
                 f"{image.path}: is {pixels.shape[2]}x{pixels.shape[1]} pixels, {width}x{height} "
                 f"at {self.scale}x coarser resolution, the crop is {self.min_size}: "
-                "set a smaller patch in a recipe of your own: `georsr train --show NAME > mine.yaml`"
+                "set a smaller patch in your own recipe: `georsr train --show NAME > mine.yaml`"
             )
         self.images.append(image)
         self.shapes.append((height, width))
