@@ -62,7 +62,10 @@ def test_sr_with_two_workers_equals_a_serial_run(tmp_path, source):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_sr_with_workers_ctrl_c_keeps_finished_blocks_and_ends_workers(tmp_path, source):
+def test_sr_with_workers_ctrl_c_keeps_finished_blocks_and_ends_workers(
+    tmp_path, make_raster, texture
+):
+    source = make_raster(texture(3, 800, 800))  # takes longer than Ctrl-C
     one, many = tmp_path / "one.tif", tmp_path / "many.tif"
     super_resolve(source, one, "bicubic-x2", **SMALL)
     run = start(source, many, "--workers", "1")
