@@ -139,9 +139,14 @@ def command(
                 should_stop=signals.any,
             )
         except StoppedError as stopped:
+            last = folder / "last.ckpt"
             print_line(
-                f"stopped after step {stopped.step} of {chosen.steps}; the same command with "
-                f"--resume continues (checkpoint: {folder / 'last.ckpt'})"
+                f"stopped after step {stopped.step} of {chosen.steps}; "
+                + (
+                    f"the same command with --resume continues (checkpoint: {last})"
+                    if last.exists()
+                    else f"there is no checkpoint to continue from: remove {folder} and start again"
+                )
             )
             return signals.exit_code()
     if is_main_process():

@@ -34,14 +34,33 @@ LAST, BEST = "last.ckpt", "best.ckpt"
 HISTORY = "log.csv"
 
 
-def average_callback(decay: float) -> WeightAveraging:
-    """Return an exponential moving average of the weights, whose decay is smaller at first."""
+class AverageCallback(WeightAveraging):
+    """Validates and saves an exponential moving average, whose decay is smaller at first.
 
-    def ema_update(averages: list[Tensor], currents: list[Tensor], count: Tensor | int) -> None:
-        done = int(count)
-        torch._foreach_lerp_(averages, currents, 1 - min(decay, (1 + done) / (10 + done)))
+    Parameters
+    ----------
+    decay
+        Decay of the average, once many steps are done.
+    """
 
-    return WeightAveraging(use_buffers=False, multi_avg_fn=torch.no_grad()(ema_update))
+    def __init__(self, decay: float) -> None:
+        def ema_update(averages: list[Tensor], currents: list[Tensor], count: Tensor | int) -> None:
+            done = int(count)
+            torch._foreach_lerp_(averages, currents, 1 - min(decay, (1 + done) / (10 + done)))
+
+        super().__init__(use_buffers=False, multi_avg_fn=torch.no_grad()(ema_update))
+
+    @property
+    def state_key(self) -> str:
+        """Name of the callback in checkpoints."""
+        return "WeightAveraging"
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Swap average and weights back, if a validation was stopped, before they are saved."""
+        if trainer.validating and isinstance(exception, SIGTERMException):
+            self.on_validation_epoch_end(trainer, pl_module)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -139,14 +158,30 @@ def checkpoint_callback(folder: Path) -> ModelCheckpoint:
 
 
 class CSVHistory(Callback):
-    """Writes one line of ``log.csv`` and of the log per validation, the first before any step."""
+    """Writes one line of ``log.csv`` and of the log per validation, the first before any step.
+
+    Parameters
+    ----------
+    path
+        File to append to.
+    """
 
     COLUMNS = ("step", "loss", "psnr", "seconds_per_step", "compute_share")
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.scores: list[float] = []
+        self.first_step = 0
+        """Step of the weights that are validated before training starts."""
         self._reset()
+
+    def last_step(self) -> int:
+        """Return the step of the last line; -1 without any."""
+        try:
+            with open_regular(self.path, "rb") as file:
+                return int(file.read().splitlines()[-1].split(b",")[0])
+        except (OSError, IndexError, ValueError):
+            return -1
 
     def _reset(self) -> None:
         self.losses: list[float] = []
@@ -177,8 +212,10 @@ class CSVHistory(Callback):
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
         score = float(trainer.callback_metrics[SCORE])
-        row = (str(trainer.global_step), "", f"{score:.4f}", "", "")
-        log.info("step %d: validation %.3f dB", trainer.global_step, score)
+        fitting = trainer.state.fn == TrainerFn.FITTING
+        step = trainer.global_step if fitting else self.first_step
+        row = (str(step), "", f"{score:.4f}", "", "")
+        log.info("step %d: validation %.3f dB", step, score)
         if self.losses:
             mean = statistics.fmean(self.losses)
             seconds, fraction = self.elapsed / len(self.losses), self.compute_seconds / self.elapsed
@@ -247,6 +284,7 @@ class GracefulStop(Callback):
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        """Save a checkpoint of a run that was stopped between two steps."""
-        if isinstance(exception, StoppedError | SIGTERMException):
+        """Save a checkpoint of a run that was stopped; before its first step there is none."""
+        fitting = trainer.state.fn == TrainerFn.FITTING
+        if fitting and isinstance(exception, StoppedError | SIGTERMException):
             trainer.save_checkpoint(self.folder / LAST)

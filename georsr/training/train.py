@@ -28,14 +28,14 @@ from georsr.training.callbacks import (
     HISTORY,
     LAST,
     AtomicCheckpointIO,
+    AverageCallback,
     CSVHistory,
     GracefulStop,
     StepProgress,
     StoppedError,
-    average_callback,
     checkpoint_callback,
 )
-from georsr.training.checkpoint import best_score, check_recipe, load_checkpoint
+from georsr.training.checkpoint import best_score, check_recipe, load_checkpoint, run_state
 from georsr.training.data.crops import CropSource, PairSource
 from georsr.training.data.dataloader import CropLoader, StepSampler, pair_loader
 from georsr.training.data.source import open_source
@@ -185,13 +185,15 @@ def train(
         callbacks = _callbacks(recipe, out, history, should_stop, progress)
         trainer = _trainer(module, out, machine, callbacks)
         try:
-            if not resume:
+            last = out / LAST if resume else None
+            if last:
+                _validate_stopped(trainer, module, data, history, last)
+            else:
                 # the first line of the history; and errors of validation occur before training
                 trainer.validate(module, data, verbose=False)
-            last = out / LAST if resume else None
             trainer.fit(module, data, ckpt_path=last, weights_only=True)
         except SIGTERMException as error:
-            raise StoppedError(trainer.global_step) from error
+            raise StoppedError(trainer.global_step or history.first_step) from error
     weights = out / f"{recipe.name}.safetensors"
     if trainer.is_global_zero:
         if not resume and max(history.scores[1:]) <= history.scores[0]:
@@ -260,6 +262,36 @@ def _pretrain(module: SuperResolution, source: CropSource) -> None:
         pretrain_sensor(estimator, source, steps=steps, seed=recipe.seed)
 
 
+def _validate_stopped(
+    trainer: pl.Trainer,
+    module: SuperResolution,
+    data: TrainingData,
+    history: CSVHistory,
+    last: Path,
+) -> None:
+    """Validate a run that was stopped before or in a validation, because Lightning skips it then.
+
+    Without this a run that was stopped at its last step would have no score.
+    """
+    state, recipe = load_checkpoint(last), module.recipe
+    step = int(state["global_step"])
+    due = step == recipe.steps or step % recipe.validate_every == 0
+    if not due or history.last_step() >= step:
+        return
+    history.first_step = step
+    module.trainer = trainer
+    module.load_state_dict(run_state(state, module)["state_dict"])  # the averaged weights
+    trainer.validate(module, data, verbose=False)
+    if trainer.is_global_zero:
+        best, score = best_score(state), history.scores[-1]
+        improved = best is None or score > best
+        if improved:
+            state["callbacks"]["ModelCheckpoint"] = {"best_model_score": torch.tensor(score)}
+        for path in (last.with_name(BEST), last) if improved else ():
+            AtomicCheckpointIO().save_checkpoint(state, path)
+    trainer.strategy.barrier()
+
+
 def _trainer(
     module: SuperResolution, out: Path, machine: Machine, callbacks: list[Callback]
 ) -> pl.Trainer:
@@ -292,7 +324,7 @@ def _callbacks(
 ) -> list[Callback]:
     """Return callbacks in order: the average is updated, validated, then saved."""
     callbacks: list[Callback] = [
-        average_callback(recipe.ema),
+        AverageCallback(recipe.ema),
         history,
         GracefulStop(out, should_stop, recipe.steps),
         checkpoint_callback(out),

@@ -11,13 +11,16 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+from georsr.cli.main import invoke
 
 from georsr.errors import InputError, ModelError, OutputError, UsageError
 from georsr.models.io import open_model
 from georsr.models.registry import read_spec
 from georsr.radiometry.degradation import degradation_from_dict
 from georsr.training.callbacks import AtomicCheckpointIO, StoppedError
+from georsr.training.checkpoint import best_score
 from georsr.training.export import averaged_weights, load_checkpoint
+from georsr.training.module import SuperResolution
 from georsr.training.recipe import DataSettings, LossSettings, OptimizerSettings, load_recipe
 from georsr.training.train import Machine, train
 
@@ -53,7 +56,7 @@ def test_train_improves_and_exports_a_model(tiny, tmp_path):
 
 @pytest.mark.parametrize("stop", [3, 4])
 def test_train_resumed_equals_uninterrupted(stop, tiny, tmp_path):
-    """Stopped at a validation or between two; with noise, whose seed is the step's own."""
+    """Stopped before a validation or between two; with noise, whose seed is the step's own."""
     sensor = degradation_from_dict({"kind": "sensor", "noise": [0.0, 0.02]}, "test")
     recipe = replace(tiny, degradation=sensor, scene_epochs=1)
     train(recipe, tmp_path / "whole")
@@ -67,8 +70,55 @@ def test_train_resumed_equals_uninterrupted(stop, tiny, tmp_path):
     assert parts["global_step"] == whole["global_step"] == 6
     assert same(whole["current_model_state"], parts["current_model_state"])
     assert same(averaged_weights(whole), averaged_weights(parts))
-    assert [row[0] for row in history(tmp_path / "parts")][-1] == 6
-    assert history(tmp_path / "parts")[-1] == history(tmp_path / "whole")[-1]
+    assert history(tmp_path / "parts") == history(tmp_path / "whole")
+    best_of_both = [load_checkpoint(tmp_path / n / "best.ckpt") for n in ("whole", "parts")]
+    assert same(*(averaged_weights(state) for state in best_of_both))
+    files = [tmp_path / name / "tiny-x2.safetensors" for name in ("whole", "parts")]
+    assert same(*(open_model(str(file)).network.state_dict() for file in files))
+
+
+def stop_in_validation(monkeypatch, step):
+    """Let SIGTERM arrive in the first validation after a step."""
+    validate = SuperResolution.validation_step
+
+    def stopped(module, *arguments):
+        if module.trainer.global_step == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return validate(module, *arguments)
+
+    monkeypatch.setattr(SuperResolution, "validation_step", stopped)
+
+
+def test_train_stopped_in_the_first_validation_leaves_no_checkpoint(
+    tiny, tmp_path, monkeypatch, capsys
+):
+    stop_in_validation(monkeypatch, 0)
+    with pytest.raises(StoppedError) as error:
+        train(tiny, tmp_path / "run")
+    assert error.value.step == 0
+    assert not list((tmp_path / "run").glob("*.ckpt"))
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(tiny.to_yaml())
+    invoke(["train", str(recipe), "--out", str(tmp_path / "new"), "-q"])
+    expected = f"no checkpoint to continue from: remove {tmp_path / 'new'}"
+    assert expected in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("stop", [3, 6])
+def test_train_stopped_in_a_validation_validates_when_resumed(stop, tiny, tmp_path, monkeypatch):
+    """The last validation is one of them: its weights are exported."""
+    train(tiny, tmp_path / "whole")
+    with monkeypatch.context() as patched:
+        stop_in_validation(patched, stop)
+        with pytest.raises(StoppedError) as error:
+            train(tiny, tmp_path / "parts")
+    assert error.value.step == stop
+    train(tiny, tmp_path / "parts", resume=True)
+    assert history(tmp_path / "parts") == history(tmp_path / "whole")
+    for name in ("best.ckpt", "last.ckpt"):
+        whole, parts = (load_checkpoint(tmp_path / run / name) for run in ("whole", "parts"))
+        assert same(averaged_weights(whole), averaged_weights(parts))
+        assert best_score(whole) == best_score(parts)
     files = [tmp_path / name / "tiny-x2.safetensors" for name in ("whole", "parts")]
     assert same(*(open_model(str(file)).network.state_dict() for file in files))
 
