@@ -749,7 +749,7 @@ def problem_of(
     lines = outcome.said.splitlines()
     errors = [line for line in lines if line.startswith(("Error: ", "Usage: "))]
     # libgeotiff writes this itself, to stderr, about the GeoTIFF keys of a JPEG 2000 file
-    errors = [line for line in errors if not re.fullmatch(r"Error: Key \d+ of unknown.*", line)]
+    errors = [line for line in errors if not re.fullmatch(r"Error: Key \w+ (is )?of .*", line)]
     if outcome.code not in (0, 1, 2):
         return f"exit code {outcome.code}: {lines[-1] if lines else ''}"
     if "not foreseen" in outcome.said or "Traceback" in outcome.said:
