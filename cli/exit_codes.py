@@ -1,6 +1,7 @@
 """Turn the errors of a command into one line on stderr and an exit code.
 
-0: done. 1: an error. 2: wrong usage. 130: interrupted (Ctrl-C). 143: terminated (SIGTERM).
+0: done. 1: an error, such as a full disk. 2: wrong usage. 130: interrupted (Ctrl-C).
+143: terminated (SIGTERM).
 """
 
 from __future__ import annotations

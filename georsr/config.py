@@ -458,7 +458,7 @@ class SRConfig:
             arrays=True,
         ),
     )
-    tile_size: int | None = field(  # None: the model's, georsr.models.spec
+    tile_size: int | None = field(  # None: of the model (georsr.models.segsr.Backbone)
         default=None,
         metadata=_described(
             "Tiles",
@@ -471,7 +471,7 @@ class SRConfig:
             tag="tile",
         ),
     )
-    halo: int | None = field(  # None: the model's, georsr.models.spec
+    halo: int | None = field(  # None: of the model (georsr.models.segsr.Backbone)
         default=None,
         metadata=_described(
             "Tiles",
@@ -482,7 +482,7 @@ class SRConfig:
             arrays=True,
         ),
     )
-    overlap: int | None = field(  # None: the model's, georsr.models.spec
+    overlap: int | None = field(  # None: of the model (georsr.models.segsr.Backbone)
         default=None,
         metadata=_described(
             "Tiles",

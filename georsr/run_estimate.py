@@ -1,8 +1,7 @@
 """Estimate tiles, memory, disk space and time of a run before it starts.
 
-Warm-up: how long the parts of a run take here, from a few tiles of the raster itself.
-
-Workforce: who would do the work of a run, and what that makes of its memory and its time.
+The memory of a process is that of `georsr.jobs.job.memory_bytes`, on workers of
+`georsr.distributed.executor`. Time is measured with a few tiles of the raster itself.
 """
 
 from __future__ import annotations

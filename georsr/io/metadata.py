@@ -1,7 +1,7 @@
 """Read the metadata of a raster and select its bands: `RasterInfo` and `BandInfo`.
 
 The roles of bands, and rasters that are not images, are found by metadata. The georeferencing of a
-window, and of a finer grid, is computed from that of the raster.
+window, and of the finer grid of an output, is computed from that of the raster.
 
 By default GDAL declares the fourth band of an 8-bit raster to be alpha, also in aerial photographs
 in which it is near infrared. The values of such a band show whether it is alpha.
@@ -32,7 +32,7 @@ from rasterio.windows import Window as RasterioWindow
 
 from georsr.errors import UsageError, redact_url, worded
 from georsr.io.gdal_env import shorten, suppress_rasterio_warnings
-from georsr.io.tags import Tags, TagSelection
+from georsr.io.source_tags import Tags, TagSelection
 from georsr.radiometry.nodata import can_represent, nearest_float
 from georsr.tiling.grid import spread_starts
 from georsr.window import AnyArray, Window

@@ -88,7 +88,7 @@ def _assumed(info: RasterInfo) -> tuple[tuple[int, ...], str]:
     raise UsageError(
         f"{info.path}: not declared which of its {info.count} bands are red, green and blue: "
         f"choose them with --bidx R,G,B, from: {', '.join(info.selectable_bands)}; or use "
-        "--bands all --band-mode per-band, or --model bicubic"
+        "--bands all with --band-mode per-band, or --model bicubic"
     )
 
 

@@ -1,4 +1,7 @@
-"""Compute the loss of super-resolved crops as a weighted sum of terms."""
+"""Compute the loss of super-resolved crops as a weighted sum of terms.
+
+`georsr.training.module` adds the losses of scene encoder and sensor estimator.
+"""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ from georsr.io.metadata import (
     scale_rpcs,
     scale_transform,
 )
-from georsr.io.tags import scale_tags
+from georsr.io.source_tags import scale_tags
 from georsr.radiometry.nodata import can_represent
 from georsr.window import AnyArray, Window
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from qgis.core import (
     QgsMessageLog,
     QgsProcessingAlgorithm,
     QgsProcessingException,
+    QgsProcessingParameterBand,
     QgsProcessingParameterEnum,
     QgsProcessingParameterFile,
 )
@@ -29,18 +30,31 @@ from .subprocess_runner import (
     unfinished,
 )
 
+INPUT = "INPUT"
 MODEL = "MODEL"
 SCALE = "SCALE"
 HELP_URL = Path(__file__).with_name("help.html").as_uri()
 MODEL_FILE = "MODEL_FILE"
 DEVICE = "DEVICE"
+COLORS = ("RED", "GREEN", "BLUE")
 
 
 class FeedbackAdapter(ProcessListener):
-    """Forwards messages and progress of georsr to the log and the progress bar of QGIS."""
+    """Forwards messages and progress of a process to the log and the progress bar of QGIS.
 
-    def __init__(self, feedback: Any) -> None:
-        self.feedback = feedback
+    Parameters
+    ----------
+    feedback : QgsProcessingFeedback
+    parameters
+        Names of the parameters of the algorithm that runs georsr; None: another program.
+    """
+
+    def __init__(self, feedback: Any, parameters: Collection[str] | None = None) -> None:
+        self.feedback, self.parameters = feedback, parameters
+
+    def in_words_of_qgis(self, text: str) -> str:
+        """Return a message with the fields of the dialog in place of options."""
+        return text if self.parameters is None else with_fields(text, self.parameters)
 
     def progress(self, percent: float) -> None:
         """Set the progress bar."""
@@ -48,11 +62,11 @@ class FeedbackAdapter(ProcessListener):
 
     def warning(self, text: str) -> None:
         """Show a warning in the log."""
-        self.feedback.pushWarning(with_fields(text))
+        self.feedback.pushWarning(self.in_words_of_qgis(text))
 
     def line(self, text: str) -> None:
         """Show a line in the log."""
-        self.feedback.pushConsoleInfo(with_fields(text))
+        self.feedback.pushConsoleInfo(self.in_words_of_qgis(text))
 
     def stage(self, text: str) -> None:
         """Show what georsr is doing above the progress bar."""
@@ -90,10 +104,24 @@ class GeorsrAlgorithm(QgsProcessingAlgorithm):  # type: ignore[misc]
 
     def checkParameterValues(self, parameters: dict[str, Any], context: Any) -> tuple[bool, str]:
         """Check the values of the dialog; numbers of choices count as their names."""
+        reason = self.refusal(parameters, context)
+        if reason:
+            return False, logged(reason)
         checked: tuple[bool, str] = super().checkParameterValues(
             self.named_choices(parameters), context
         )
         return checked
+
+    def refusal(self, parameters: dict[str, Any], context: Any) -> str:
+        """Return why georsr could not use values of the dialog; empty if it can."""
+        for definition in self.parameterDefinitions():
+            if definition.type() == "raster":
+                layer = self.parameterAsRasterLayer(parameters, definition.name(), context)
+                if layer is not None and why_unreadable(layer):
+                    return why_unreadable(layer)
+        if 0 < len(self.bands(parameters, context)) < len(COLORS):
+            return "choose the red, the green and the blue band, or none of them"
+        return ""
 
     def named_choices(self, parameters: dict[str, Any]) -> dict[str, Any]:
         """Return the parameters with names in place of the numbers that ``qgis_process`` lists."""
@@ -148,12 +176,13 @@ class GeorsrAlgorithm(QgsProcessingAlgorithm):  # type: ignore[misc]
         command = [*georsr.command, *arguments]
         feedback.pushInfo(f"georsr {version} ({georsr.found})")
         feedback.pushCommandInfo(shown(command))
+        listener = FeedbackAdapter(feedback, [p.name() for p in self.parameterDefinitions()])
         try:
-            result = run_process(command, georsr.environment(), FeedbackAdapter(feedback))
+            result = run_process(command, georsr.environment(), listener)
         except OSError as error:
             raise QgsProcessingException(logged(f"{command[0]}: {error}")) from error
         if result.failure() and not result.cancelled:
-            raise QgsProcessingException(logged(with_fields(result.failure())))
+            raise QgsProcessingException(logged(listener.in_words_of_qgis(result.failure())))
         return result
 
     def run_to_files(
@@ -194,6 +223,27 @@ class GeorsrAlgorithm(QgsProcessingAlgorithm):  # type: ignore[misc]
                 MODEL_FILE, text, behavior=ANY_FILE, optional=True, fileFilter=WEIGHTS
             )
         )
+
+    def add_bands(self) -> None:
+        """Add the three parameters that choose the bands given to the model."""
+        for color in COLORS:
+            text = self.tr(f"{color.capitalize()} band (found by itself if empty)")
+            self.addParameter(
+                QgsProcessingParameterBand(
+                    color, text, parentLayerParameterName=INPUT, optional=True
+                )
+            )
+
+    def bands(self, parameters: dict[str, Any], context: Any) -> list[int]:
+        """Return the bands in the order red, green, blue; none if they are to be found."""
+        bands = (self.optional_number(parameters, color, context) for color in COLORS)
+        return [band for band in bands if band]
+
+    def optional_number(self, parameters: dict[str, Any], name: str, context: Any) -> int | None:
+        """Return an optional integer, which QGIS would read as 0 if it is not given."""
+        if parameters.get(name) in (None, ""):
+            return None
+        return int(self.parameterAsInt(parameters, name, context))
 
     def add_device(self) -> None:
         """Add the parameter for the device."""

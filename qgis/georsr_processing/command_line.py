@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-MODELS = ("segsr-lite-sensor", "segsr-lite", "bicubic")
+MODELS = ("segsr-lite-sensor", "segsr-lite", "bicubic", "nearest")
 SCALES = ("4", "2", "3")
 """Built-in models and their factors; the first are the default. QGIS builds its dialogs at start-up
 without running georsr, so the choices of the dialogs are repeated here; a test compares them with
@@ -148,43 +148,50 @@ def layers_arguments(
 
 
 FIELDS = {
-    "--bidx": "Red band, Green band, Blue band",
-    "--bands": "Bands of the output",
-    "--band-mode": "How the other bands are enlarged",
-    "--bbox": "Extent",
-    "--aoi": "Mask layer",
-    "--nodata": "Nodata value of the input",
-    "--tile": "Tile size",
-    "--device": "Device",
-    "--model": "Model",
-    "--scale": "Scale",
-    "--consistency": "Consistency with the input",
-    "--sensor": "Sensor",
-    "--quality": "Quality layers",
-    "--cog": "Cloud Optimized GeoTIFF",
+    "--bidx": ("RED", "Red band, Green band, Blue band"),
+    "--bands": ("OUTPUT_BANDS", "Bands of the output"),
+    "--band-mode": ("OTHER_BANDS", "How the other bands are enlarged"),
+    "--bbox": ("EXTENT", "Extent"),
+    "--aoi": ("MASK", "Mask layer"),
+    "--nodata": ("NODATA", "Nodata value of the input"),
+    "--tile": ("TILE", "Tile size"),
+    "--device": ("DEVICE", "Device"),
+    "--model": ("MODEL", "Model"),
+    "--scale": ("SCALE", "Scale"),
+    "--consistency": ("CONSISTENCY", "Consistency with the input"),
+    "--sensor": ("SENSOR", "Sensor"),
+    "--quality": ("QUALITY", "Quality layers"),
+    "--cog": ("COG", "Cloud Optimized GeoTIFF"),
 }
-"""Options of georsr -> fields of the dialog."""
+"""Options of georsr -> parameters of 'Super-resolve raster' and their fields in the dialog."""
 _OPTION = re.compile(
     r"`[^`]*`|(--[a-z][a-z-]*[a-z])"
-    r"(?: ([A-Z][\w,]*\w|[A-Z]|-?\d[\d.,]*\b"
-    r"|(?:all|auto|bicubic|cpu|data|mask|none|off|on|per-band)\b))?"
+    r"(?: ([A-Z][\w,]*\w|[A-Z]|-?\d[\d.,]*\b|(?:u?int|float|fp)\d+\b"
+    r"|(?:all|auto|bicubic|cpu|cuda|data|mask|none|off|onnx|on|per-band|torch)\b))?"
 )
 """A command of another program, or an option of georsr with its value."""
 
 
-def with_fields(message: str) -> str:
+def with_fields(message: str, parameters: Collection[str]) -> str:
     """Return a message of georsr with the names of fields in place of options.
 
-    Options without a field can be written into the field 'More options'.
+    Options without a field can be written into the field 'More options'. What the algorithm with
+    these parameters lacks is a field of 'Super-resolve raster'.
     """
+
+    def place(parameter: str) -> str:
+        return "" if parameter in parameters else " of 'Super-resolve raster'"
 
     def field(match: re.Match[str]) -> str:
         option, value = match.groups()
         if option is None:
             return match[0]
         if option not in FIELDS:
-            return f"{match[0]} (in 'More options')"
-        return f"'{FIELDS[option]}'" + (f": {value}" if value and option != "--bidx" else "")
+            return f"{match[0]} (in 'More options'{place('EXTRA')})"
+        parameter, text = FIELDS[option]
+        return f"'{text}'{place(parameter)}" + (
+            f": {value}" if value and option != "--bidx" else ""
+        )
 
     return _OPTION.sub(field, message)
 

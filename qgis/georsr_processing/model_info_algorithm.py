@@ -11,10 +11,8 @@ from qgis.core import (
     QgsProcessingParameterRasterLayer,
 )
 
-from .base_algorithm import GeorsrAlgorithm
+from .base_algorithm import INPUT, GeorsrAlgorithm
 from .layer_files import raster_file
-
-INPUT = "INPUT"
 
 HELP = """<p>Writes into the log what a model is: factor, bands, what it was trained on, its
 licence and measured quality. With a raster: also how many tiles, how much memory and disk, and

@@ -16,17 +16,19 @@ from qgis.core import (
 )
 from qgis.utils import iface
 
-from .base_algorithm import GeorsrAlgorithm
+from .base_algorithm import INPUT, GeorsrAlgorithm
 from .command_line import Request
 from .layer_files import raster_file
-from .layer_style import load_named, stretch_by_band
+from .layer_style import load_named
 from .qt_compat import INTEGER
 
-INPUT, POINT, SIZE, OUTPUT = "INPUT", "POINT", "SIZE", "OUTPUT"
+POINT, SIZE, OUTPUT = "POINT", "SIZE", "OUTPUT"
 
 HELP = """<p>Super-resolves a small square of a raster, in seconds, and adds it as a layer: compare
 it with the map before you super-resolve all of the raster. The pixels are those of an output of
 the complete raster.</p>
+<h3>Red, green, blue band</h3><p>The bands given to the model. If all three are empty, they are
+found by their names, colours or wavelengths, and the log says which were taken.</p>
 <h3>Place</h3><p>Centre of the square; if empty, the centre of the map.</p>
 <h3>Size</h3><p>Height and width of the square in pixels of the input.</p>
 """
@@ -57,6 +59,7 @@ class Preview(GeorsrAlgorithm):
         """Define parameters and outputs."""
         self.addParameter(QgsProcessingParameterRasterLayer(INPUT, self.tr("Input raster")))
         self.add_model()
+        self.add_bands()
         place = self.tr("Place (the centre of the map if empty)")
         self.addParameter(QgsProcessingParameterPoint(POINT, place, optional=True))
         size = self.tr("Size, in input pixels")
@@ -72,7 +75,7 @@ class Preview(GeorsrAlgorithm):
         layer = self.file_layer(parameters, INPUT, context)
         if layer is None:
             raise QgsProcessingException(self.invalidRasterError(parameters, INPUT))
-        self._raster, self._style = raster_file(layer), stretch_by_band(layer)
+        self._raster, self._renderer = raster_file(layer), layer.renderer().clone()
         self._extent = layer.extent()
         self._pixel = layer.rasterUnitsPerPixelX(), layer.rasterUnitsPerPixelY()
         self._map = None
@@ -109,6 +112,7 @@ class Preview(GeorsrAlgorithm):
             source=self._raster.source,
             output=output,
             model=self.model(parameters, context),
+            indexes=self.bands(parameters, context),
             bounds=(west, south, east, north),
             device=self.device(parameters, context),
         )
@@ -117,5 +121,5 @@ class Preview(GeorsrAlgorithm):
             return {}
         report = json.loads(result.stdout)
         name = f"{self._raster.name} preview {report['model']}"
-        load_named(output, name, context, self._style, report["source_bands"])
+        load_named(output, name, context, self._renderer, report["source_bands"])
         return {OUTPUT: output}

@@ -15,12 +15,12 @@ from qgis.core import (
     QgsProcessingParameterRasterLayer,
 )
 
-from .base_algorithm import MODEL_FILE, GeorsrAlgorithm
+from .base_algorithm import INPUT, MODEL_FILE, GeorsrAlgorithm
 from .command_line import layers_arguments
 from .layer_files import raster_file, write_mask
 from .qt_compat import POLYGONS
 
-INPUT, PRODUCT, MASK, OUTPUT = "INPUT", "PRODUCT", "MASK", "OUTPUT"
+PRODUCT, MASK, OUTPUT = "PRODUCT", "MASK", "OUTPUT"
 
 HELP = """<p>Writes a raster on the grid of the output that estimates the reliability of each pixel:
 the expected absolute error, the disagreement between predictions for eight rotations and flips and

@@ -72,8 +72,8 @@ class ProcessResult:
             return self.errors[-1]
         if self.code in (-9, 137):
             return (
-                "georsr was killed by the system, most likely because memory ran out: choose a "
-                "smaller tile, or close other programs"
+                "georsr was killed by the system, most likely because memory ran out: use a "
+                "smaller --tile, or close other programs"
             )
         last = self.lines[-1] if self.lines else "no message"
         return f"georsr ended with code {self.code} ({last}); run 'georsr doctor' in a terminal"

@@ -11,7 +11,6 @@ from qgis.core import (
     QgsProcessingException,
     QgsProcessingOutputNumber,
     QgsProcessingOutputString,
-    QgsProcessingParameterBand,
     QgsProcessingParameterBoolean,
     QgsProcessingParameterExtent,
     QgsProcessingParameterFeatureSource,
@@ -22,14 +21,13 @@ from qgis.core import (
 )
 
 from . import command_line
-from .base_algorithm import GeorsrAlgorithm, logged
+from .base_algorithm import INPUT, GeorsrAlgorithm
 from .command_line import Request, split_extra
-from .layer_files import raster_file, why_unreadable, write_mask
-from .layer_style import load_named, stretch_by_band
+from .layer_files import raster_file, write_mask
+from .layer_style import load_named
 from .qt_compat import INTEGER, POLYGONS
 
-INPUT, EXTENT, MASK, OUTSIDE = "INPUT", "EXTENT", "MASK", "OUTSIDE"
-COLORS = ("RED", "GREEN", "BLUE")
+EXTENT, MASK, OUTSIDE = "EXTENT", "MASK", "OUTSIDE"
 TILE, NODATA, COG, EXTRA, OUTPUT = "TILE", "NODATA", "COG", "EXTRA", "OUTPUT"
 CONSISTENCY, SENSOR, TTA, QUALITY = "CONSISTENCY", "SENSOR", "TTA", "QUALITY"
 OUTPUT_BANDS, OTHER_BANDS = "OUTPUT_BANDS", "OTHER_BANDS"
@@ -46,9 +44,10 @@ which were taken. Bicubic then takes all bands.</p>
 the input; the other bands get the detail of the model's bands (<i>inject</i>), or are enlarged in
 another way.</p>
 <h3>Model</h3><p>The <i>sensor</i> models are for scenes as sensors record them; those without that
-word are for images that were downsampled; <i>bicubic</i> interpolates.</p>
+word are for images that were downsampled; <i>bicubic</i> interpolates,
+<i>nearest</i> repeats pixels, as class maps need.</p>
 <h3>Scale</h3><p>Pixels of the output for each pixel of the input, along each axis. 3 is for
-<i>bicubic</i> only. A weights file has a scale of its own.</p>
+<i>bicubic</i> and <i>nearest</i> only. A weights file has a scale of its own.</p>
 <h3>Extent, mask layer</h3><p>Only this part, or the area of these polygons. Pixels outside the
 polygons become nodata unless the option is off.</p>
 <h3>Tile size, device</h3><p>A smaller tile needs less memory. <i>auto</i> uses the graphics card if
@@ -90,13 +89,7 @@ class SuperResolve(GeorsrAlgorithm):
         """Define parameters and outputs."""
         self.addParameter(QgsProcessingParameterRasterLayer(INPUT, self.tr("Input raster")))
         self.add_model()
-        for color in COLORS:
-            text = self.tr(f"{color.capitalize()} band (found by itself if empty)")
-            self.addParameter(
-                QgsProcessingParameterBand(
-                    color, text, parentLayerParameterName=INPUT, optional=True
-                )
-            )
+        self.add_bands()
         output_bands = self.tr("Bands of the output")
         self.add_choice(OUTPUT_BANDS, output_bands, command_line.OUTPUT_BANDS)
         self.addParameter(QgsProcessingParameterExtent(EXTENT, self.tr("Extent"), optional=True))
@@ -142,21 +135,13 @@ class SuperResolve(GeorsrAlgorithm):
         extra = self.tr("More options of 'georsr sr'")
         self.add_advanced(QgsProcessingParameterString(EXTRA, extra, optional=True))
 
-    def checkParameterValues(self, parameters: dict[str, Any], context: Any) -> tuple[bool, str]:
-        """Refuse what georsr could not read, before anything runs."""
-        layer = self.parameterAsRasterLayer(parameters, INPUT, context)
-        reason = why_unreadable(layer) if layer is not None else ""
-        given = [color for color in COLORS if self._band(parameters, color, context) is not None]
-        if 0 < len(given) < len(COLORS):
-            reason = "choose the red, the green and the blue band, or none of them"
-        if not reason:
-            try:
-                split_extra(self.parameterAsString(parameters, EXTRA, context))
-            except ValueError as error:
-                reason = f"More options: {error}"
-        if reason:
-            return False, logged(reason)
-        return super().checkParameterValues(parameters, context)
+    def refusal(self, parameters: dict[str, Any], context: Any) -> str:
+        """Return why georsr could not use values of the dialog; empty if it can."""
+        try:
+            split_extra(self.parameterAsString(parameters, EXTRA, context))
+        except ValueError as error:
+            return f"More options: {error}"
+        return super().refusal(parameters, context)
 
     def prepareAlgorithm(self, parameters: dict[str, Any], context: Any, feedback: Any) -> bool:
         """Read the layers, which QGIS allows in the main thread only."""
@@ -164,7 +149,7 @@ class SuperResolve(GeorsrAlgorithm):
         if layer is None:
             raise QgsProcessingException(self.invalidRasterError(parameters, INPUT))
         self._raster = raster_file(layer)
-        self._style = stretch_by_band(layer)
+        self._renderer = layer.renderer().clone()
         if self._raster.is_overridden:
             feedback.pushWarning(
                 f"The project gives '{layer.name()}' another CRS than its file; the output has the "
@@ -195,7 +180,7 @@ class SuperResolve(GeorsrAlgorithm):
             return {}
         report = json.loads(result.stdout)
         name = f"{self._raster.name} x{report['scale']}"
-        load_named(output, name, context, self._style, report["source_bands"])
+        load_named(output, name, context, self._renderer, report["source_bands"])
         load_named(quality, f"{name} quality", context)
         feedback.pushInfo(
             f"{report['width']} x {report['height']} pixels, {report['bands']} x "
@@ -215,11 +200,11 @@ class SuperResolve(GeorsrAlgorithm):
             source=self._raster.source,
             output=output,
             model=self.model(parameters, context),
-            indexes=self._bands(parameters, context),
+            indexes=self.bands(parameters, context),
             bounds=self._bounds,
             aoi=None if mask is None else str(folder / "mask.geojson"),
             aoi_mask=self.parameterAsBool(parameters, OUTSIDE, context),
-            tile_size=self._optional(self.parameterAsInt, parameters, TILE, context),
+            tile_size=self.optional_number(parameters, TILE, context),
             device=self.device(parameters, context),
             src_nodata=self.parameterAsString(parameters, NODATA, context) or None,
             cog=self.parameterAsBool(parameters, COG, context),
@@ -231,17 +216,3 @@ class SuperResolve(GeorsrAlgorithm):
             other_bands=self.choice(parameters, OTHER_BANDS, context),
             extra=self.parameterAsString(parameters, EXTRA, context),
         )
-
-    def _band(self, parameters: dict[str, Any], color: str, context: Any) -> int | None:
-        """Return the number of a band; None if it is not chosen."""
-        return self._optional(self.parameterAsInt, parameters, color, context) or None
-
-    def _bands(self, parameters: dict[str, Any], context: Any) -> list[int]:
-        """Return the bands in the order red, green, blue; none if they are to be found."""
-        bands = (self._band(parameters, color, context) for color in COLORS)
-        return [band for band in bands if band is not None]
-
-    @staticmethod
-    def _optional(read: Any, parameters: dict[str, Any], name: str, context: Any) -> Any:
-        """Return an optional number, which QGIS would read as 0 if it is not given."""
-        return None if parameters.get(name) in (None, "") else read(parameters, name, context)

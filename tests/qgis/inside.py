@@ -168,60 +168,112 @@ def batch(source, folder):
     return {"rows": rows}
 
 
+def load(name, layer, output, **parameters):
+    """Run an algorithm on a layer, and load its output as the toolbox does."""
+    from processing.gui.Postprocessing import handleAlgorithmResults
+
+    feedback, context = QgsProcessingFeedback(), QgsProcessingContext()
+    project = QgsProject.instance()
+    project.addMapLayer(layer)
+    context.setProject(project)
+    context.addLayerToLoadOnCompletion(
+        output, QgsProcessingContext.LayerDetails("x", project, "OUTPUT")
+    )
+    made = algorithm(name)
+    _, ok = made.run({"INPUT": layer, "OUTPUT": output, **parameters}, context, feedback)
+    handleAlgorithmResults(made, context, feedback)
+    loaded = [x for x in project.mapLayers().values() if x.source() == output]
+    if not ok or not loaded:
+        return {"said": feedback.textLog()}, None
+    shown = loaded[0].renderer()
+    about = {"name": loaded[0].name(), "kind": shown.type(), "alpha": shown.alphaBand()}
+    return {"said": feedback.textLog(), **about}, shown
+
+
 @scene
-def layers(source, output):
-    """The layer of an output: its name, and its bands and stretch, as the toolbox loads it."""
+def layers(source, folder):
+    """Layers of outputs of red, green and blue, of one band and with alpha: names and colours."""
+    from osgeo import gdal
     from qgis.core import (
         QgsContrastEnhancement,
         QgsMultiBandColorRenderer,
-        QgsProcessingUtils,
+        QgsSingleBandGrayRenderer,
     )
 
-    layer = QgsRasterLayer(source, "my fields")
-    renderer = QgsMultiBandColorRenderer(layer.dataProvider(), 3, 2, 1)
-    for number, place in enumerate(("Red", "Green", "Blue")):
-        stretch = QgsContrastEnhancement(layer.dataProvider().dataType(1))
-        stretch.setMinimumValue(100 + number)
-        stretch.setMaximumValue(2000 + number)
-        getattr(renderer, f"set{place}ContrastEnhancement")(stretch)
-    layer.setRenderer(renderer)
-    QgsProject.instance().addMapLayer(layer)
-    feedback, context = QgsProcessingFeedback(), QgsProcessingContext()
-    context.setProject(QgsProject.instance())
-    context.addLayerToLoadOnCompletion(
-        output, QgsProcessingContext.LayerDetails("x", QgsProject.instance(), "OUTPUT")
+    def stretch(layer, low):
+        made = QgsContrastEnhancement(layer.dataProvider().dataType(1))
+        made.setMinimumValue(low)
+        made.setMaximumValue(2000)
+        return made
+
+    def fields(name):
+        layer = QgsRasterLayer(source, name)
+        renderer = QgsMultiBandColorRenderer(layer.dataProvider(), 3, 2, 1)
+        for number, place in enumerate(("Red", "Green", "Blue")):
+            getattr(renderer, f"set{place}ContrastEnhancement")(stretch(layer, 100 + number))
+        layer.setRenderer(renderer)
+        return layer
+
+    results = {}
+    for name in ("superresolve", "preview"):
+        output = str(Path(folder) / f"{name}.tif")
+        result, shown = load(name, fields("my fields"), output, SCALE="2")
+        if shown:
+            result["bands"] = [shown.redBand(), shown.greenBand(), shown.blueBand()]
+            enhancements = (
+                shown.redContrastEnhancement(),
+                shown.greenContrastEnhancement(),
+                shown.blueContrastEnhancement(),
+            )
+            result["minima"] = [x.minimumValue() for x in enhancements]
+        results[name] = result
+
+    gray = QgsRasterLayer(source, "near infrared")
+    renderer = QgsSingleBandGrayRenderer(gray.dataProvider(), 4)
+    renderer.setContrastEnhancement(stretch(gray, 321))
+    gray.setRenderer(renderer)
+    output = str(Path(folder) / "gray.tif")
+    result, shown = load(
+        "superresolve", gray, output, MODEL="bicubic", SCALE="2", EXTRA="--bidx 4,1"
     )
-    made = algorithm()
-    parameters = {"INPUT": layer, "OUTPUT": output, "SCALE": "2"}
-    _, ok = made.run(parameters, context, feedback)
-    details = context.layerToLoadOnCompletionDetails(output)
-    loaded = QgsProcessingUtils.mapLayerFromString(output, context)
-    details.postProcessor().postProcessLayer(loaded, context, feedback)
-    shown = loaded.renderer()
-    return {
-        "ok": ok,
-        "said": feedback.textLog(),
-        "name": details.name,
-        "bands": [shown.redBand(), shown.greenBand(), shown.blueBand()],
-        "minima": [
-            shown.redContrastEnhancement().minimumValue(),
-            shown.greenContrastEnhancement().minimumValue(),
-            shown.blueContrastEnhancement().minimumValue(),
-        ],
-        "help": made.helpUrl(),
-    }
+    if shown:
+        result["bands"] = shown.usesBands()
+        result["minima"] = [shown.contrastEnhancement().minimumValue()]
+    results["gray"] = result
+
+    alpha = str(Path(folder) / "rgba.tif")
+    options = {"bandList": [3, 2, 1, 4], "outputType": gdal.GDT_Byte}
+    gdal.Translate(alpha, source, creationOptions=["ALPHA=YES", "PHOTOMETRIC=RGB"], **options)
+    output = str(Path(folder) / "rgba x2.tif")
+    layer = QgsRasterLayer(alpha, "rgba")
+    results["rgba"], _ = load("superresolve", layer, output, MODEL="bicubic", SCALE="2")
+    return results
 
 
 @scene
-def dialog(source):
-    """The window of the algorithm; what it offers and what it would run with."""
+def dialog(source, name):
+    """The window of an algorithm: what it offers, what it would run with, what Help opens."""
     from processing.gui.AlgorithmDialog import AlgorithmDialog
+    from qgis.PyQt.QtCore import QObject, QUrl, pyqtSlot
+    from qgis.PyQt.QtGui import QDesktopServices
+    from qgis.PyQt.QtWidgets import QPushButton
 
-    layer = QgsRasterLayer(source, "scene")
-    QgsProject.instance().addMapLayer(layer)
-    window = AlgorithmDialog(algorithm())
+    class Browser(QObject):
+        opened = []  # noqa: RUF012
+
+        @pyqtSlot(QUrl)
+        def open(self, url):
+            self.opened.append(url.toLocalFile())
+
+    browser = Browser()
+    QDesktopServices.setUrlHandler("file", browser, "open")
+    QgsProject.instance().addMapLayer(QgsRasterLayer(source, "scene"))
+    window = AlgorithmDialog(algorithm(name))
     values = window.createProcessingParameters()
-    return {"names": list(values), "model": values["MODEL"], "tile": values.get("TILE")}
+    for button in window.findChildren(QPushButton):
+        if button.text().replace("&", "") == "Help":
+            button.click()
+    return {"values": values, "opened": browser.opened}
 
 
 @scene

@@ -6,7 +6,6 @@ import signal
 import sys
 import time
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pytest
@@ -166,16 +165,24 @@ def test_algorithm_extent_in_another_crs_and_memory_mask(qgis, folder):
     assert "mask layer 'nothing' holds no polygon" in result["empty"]["said"]
 
 
-def test_layer_of_output_has_name_and_stretch_of_its_source(qgis, folder, sample):
+def test_layers_of_outputs_have_names_and_colours_of_their_source(qgis, folder, sample):
     source = sample("fields_4band_10m.tif")
-    result = qgis.play("layers", source=str(source), output=str(folder / "o.tif"))
-    assert result["ok"], result["said"]
-    assert result["name"] == "my fields x2"
-    assert result["bands"] == [1, 2, 3]  # of red, green, blue, that are bands 3, 2, 1 of the source
-    assert result["minima"] == [100, 101, 102]
-    assert "bands 3,2,1 of 4 (red, green, blue)" in result["said"]
-    assert "'Bands of the output': all" in result["said"]
-    assert Path(unquote(urlsplit(result["help"]).path)).is_file()
+    results = qgis.play("layers", source=str(source), folder=str(folder))
+    names = {"superresolve": "my fields x2", "preview": "my fields preview segsr-lite-x2-sensor"}
+    for algorithm, name in names.items():
+        result = results[algorithm]
+        assert result["name"] == name, result["said"]
+        # of red, green, blue, that are bands 3, 2, 1 of the source
+        assert result["bands"] == [1, 2, 3]
+        assert result["minima"] == [100, 101, 102]
+        assert "bands 3,2,1 of 4 (red, green, blue)" in result["said"]
+    assert "'Bands of the output': all" in results["superresolve"]["said"]
+    assert "'Bands of the output' of 'Super-resolve raster': all" in results["preview"]["said"]
+    gray = results["gray"]
+    assert (gray["name"], gray["kind"]) == ("near infrared x2", "singlebandgray"), gray["said"]
+    assert (gray["bands"], gray["minima"]) == ([1], [321])
+    rgba = results["rgba"]
+    assert (rgba["kind"], rgba["alpha"]) == ("multibandcolor", 4), rgba["said"]
 
 
 def test_preview_is_a_small_part_of_the_output(qgis, folder):
@@ -186,6 +193,41 @@ def test_preview_is_a_small_part_of_the_output(qgis, folder):
     assert code == 0, said
     assert invoke(["sr", str(TOWN), str(whole), "-m", "bicubic-x2", "-q"]) == 0
     assert np.array_equal(pixels(preview), pixels(whole)[:, 48:112, 64:128])
+
+
+def test_preview_bands_are_given_to_the_model(qgis, folder, sample):
+    fields = REPOSITORY / "sample_data" / "fields_4band_10m.tif"
+    source, preview, whole = sample(fields.name), folder / "preview.tif", folder / "whole.tif"
+    bands = {"RED": 4, "GREEN": 3, "BLUE": 2}
+    place = {"SIZE": 32, "MODEL": 2, "SCALE": 1}  # as "qgis_process help" lists them: bicubic, 2
+    code, _, said = qgis.run("georsr:preview", INPUT=source, **bands, **place, OUTPUT=preview)
+    assert code == 0, said
+    assert invoke(["sr", str(fields), str(whole), "-m", "bicubic-x2", "-b", "4,3,2", "-q"]) == 0
+    with rasterio.open(preview) as dataset, rasterio.open(whole) as made:
+        window = made.window(*dataset.bounds)
+        assert dataset.descriptions == ("nir", "red", "green")
+        assert np.array_equal(dataset.read(), made.read(window=window))
+
+
+def test_preview_of_undeclared_bands_names_fields_of_qgis(qgis, folder, sample):
+    with rasterio.open(sample("fields_4band_10m.tif")) as dataset:
+        values, profile = dataset.read([1, 2, 3, 4, 4]), dataset.profile
+    with rasterio.open(folder / "plain.tif", "w", **{**profile, "count": 5}) as dataset:
+        dataset.write(values)
+    code, _, said = qgis.run(
+        "georsr:preview", INPUT=folder / "plain.tif", OUTPUT=folder / "never.tif"
+    )
+    assert code != 0
+    error = next(line for line in said.splitlines() if "not declared" in line)
+    assert "choose them with 'Red band, Green band, Blue band'" in error
+    assert "'Bands of the output' of 'Super-resolve raster': all" in error
+    assert "'Model': bicubic" in error
+    assert "--" not in error
+    code, _, said = qgis.run(
+        "georsr:preview", INPUT=folder / "plain.tif", OUTPUT=folder / "never.tif", RED=1, BLUE=3
+    )
+    assert code != 0
+    assert "choose the red, the green and the blue band, or none of them" in said
 
 
 def test_batch_with_a_failing_row_runs_the_others(qgis, folder):
@@ -302,14 +344,25 @@ def test_algorithm_without_georsr_names_the_remedy(qgis, folder):
     assert new(folder) == []
 
 
-def test_dialog_has_all_parameters(qgis, folder):
-    result = qgis.play("dialog", source=str(folder / "town ü.tif"))
-    basic = {"INPUT", "MODEL", "SCALE", "RED", "GREEN", "BLUE", "EXTENT", "MASK", "OUTPUT"}
-    assert basic | {"MODEL_FILE", "TILE", "DEVICE", "COG", "SENSOR", "EXTRA"} <= set(
-        result["names"]
-    )
-    assert result["model"] == "segsr-lite-sensor"
-    assert result["tile"] is None
+BASIC = {"INPUT", "MODEL", "SCALE", "RED", "GREEN", "BLUE", "MODEL_FILE", "DEVICE", "OUTPUT"}
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "names"),
+    [
+        ("superresolve", {"EXTENT", "MASK", "OUTPUT_BANDS", "TILE", "COG", "SENSOR", "EXTRA"}),
+        ("preview", {"POINT", "SIZE"}),
+    ],
+)
+def test_dialog_has_all_parameters_and_its_help_button_opens_a_page(algorithm, names, qgis, folder):
+    result = qgis.play("dialog", source=str(folder / "town ü.tif"), name=algorithm)
+    values = result["values"]
+    assert BASIC | names <= set(values)
+    assert (values["MODEL"], values["SCALE"]) == ("segsr-lite-sensor", "4")
+    empty = {"RED", "GREEN", "BLUE", "EXTENT", "MASK", "TILE", "POINT"} & set(values)
+    assert [name for name in empty if values[name] is not None] == []
+    (page,) = result["opened"]
+    assert "<h1>georsr in QGIS</h1>" in Path(page).read_text(encoding="utf-8")
 
 
 def test_plugin_loaded_adds_a_menu_entry(qgis):

@@ -6,6 +6,7 @@ from georsr.cli.sr import command as sr
 from georsr.qgis.georsr_processing.command_line import (
     CONSISTENCY,
     DEVICES,
+    FIELDS,
     MODELS,
     OTHER_BANDS,
     OUTPUT_BANDS,
@@ -134,13 +135,25 @@ def test_choices_equal_those_of_georsr():
 
 
 def test_with_fields_names_fields_instead_of_options():
+    def shown(message):
+        return with_fields(message, [*(name for name, _ in FIELDS.values()), "EXTRA"])
+
     message = "got 4; choose with --bidx; or use --band-mode per-band, or --dtype uint16"
-    assert with_fields(message) == (
+    assert shown(message) == (
         "got 4; choose with 'Red band, Green band, Blue band'; or use 'How the other bands are "
-        "enlarged': per-band, or --dtype (in 'More options') uint16"
+        "enlarged': per-band, or --dtype uint16 (in 'More options')"
     )
-    assert with_fields("use --bidx R,G,B, or --nodata none, or --allow-driver VRT") == (
+    assert shown("use --bidx R,G,B, or --nodata none, or --allow-driver VRT") == (
         "use 'Red band, Green band, Blue band', or 'Nodata value of the input': none, or "
         "--allow-driver VRT (in 'More options')"
     )
-    assert with_fields("run `rio convert --dtype uint8`") == "run `rio convert --dtype uint8`"
+    assert shown("run `rio convert --dtype uint8`") == "run `rio convert --dtype uint8`"
+
+
+def test_with_fields_that_an_algorithm_lacks_names_the_one_that_has_them():
+    message = "choose with --bidx, or --consistency on, or --backend torch"
+    assert with_fields(message, ["RED", "GREEN", "BLUE"]) == (
+        "choose with 'Red band, Green band, Blue band', or 'Consistency with the input' of "
+        "'Super-resolve raster': on, or --backend torch (in 'More options' of 'Super-resolve "
+        "raster')"
+    )
