@@ -145,7 +145,7 @@ def _read_vector_file(path: Path, layer: str | None) -> Iterator[tuple[BaseGeome
         import pyogrio
     except ImportError as error:
         raise UsageError(
-            f"{path}: reading it needs pyogrio: pip install 'georsr[vector]'; or convert it with: "
+            f"{path}: reading it needs pyogrio: pip install pyogrio; or convert it with: "
             f"ogr2ogr -f GeoJSON {path.stem}.geojson {path}"
         ) from error
     _check_signature(path)

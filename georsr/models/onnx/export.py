@@ -210,7 +210,7 @@ def _import_onnx() -> Any:
         import onnxscript  # noqa: F401  torch's exporter needs it
     except ImportError as error:
         raise UsageError(
-            "converting to ONNX needs the packages onnx and onnxscript: pip install 'georsr[onnx]'"
+            "converting to ONNX needs the packages onnx and onnxscript: pip install onnx onnxscript"
         ) from error
     return onnx
 
@@ -256,7 +256,7 @@ def to_int8(data: bytes, spec: ModelSpec, examples: Sequence[Inputs]) -> bytes:
         from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
     except ImportError as error:
         raise UsageError(
-            "8 bits need the packages onnx and onnxruntime: pip install 'georsr[onnx]'"
+            "8 bits need the packages onnx and onnxruntime: pip install onnx onnxruntime"
         ) from error
     proto = onnx.load_model_from_string(data)
     names = _feature_convolutions(proto)
