@@ -121,9 +121,8 @@ def is_nodata(values: AnyArray, nodata: float) -> BoolArray:
         return np.asarray(values == values.dtype.type(nodata))
     if math.isnan(nodata):
         return np.isnan(values)
-    if math.isinf(nodata):  # GDAL's GeoTIFF reader has this for a number beyond the data type
-        largest = (1 - HUGE_TOLERANCE) * float(np.finfo(values.dtype).max)
-        return np.asarray(values >= largest if nodata > 0 else values <= -largest)
+    if math.isinf(nodata):
+        return np.asarray(values == nodata)
     target = values.dtype.type(nearest_float(values.dtype.name, nodata))
     with np.errstate(over="ignore", invalid="ignore"):
         distance = np.abs(values - target)
