@@ -54,10 +54,17 @@ def uninstall(profile: str | None) -> None:
 @command.command("package")
 @click.argument("destination", metavar="[OUT.zip]", type=click.Path(path_type=Path), required=False)
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
+@click.option(
+    "--wheel",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Wheel of georsr, which the plugin installs where georsr is missing.",
+)
 @click.option("--email", help="Of the publisher, for plugins.qgis.org.")
 @click.option("--tracker", metavar="URL", help="Where bugs are reported, for plugins.qgis.org.")
 @click.option("--repository", metavar="URL", help="Where the code is, for plugins.qgis.org.")
-def package(destination: Path | None, overwrite: bool, **published: str | None) -> None:
+def package(
+    destination: Path | None, overwrite: bool, wheel: Path | None, **published: str | None
+) -> None:
     """Write the plugin as an archive for 'Install from ZIP' or for plugins.qgis.org.
 
     OUT is georsr_processing-VERSION.zip by default.
@@ -68,7 +75,7 @@ def package(destination: Path | None, overwrite: bool, **published: str | None) 
 
     target = destination or Path(f"{PLUGIN}-{georsr_version()}.zip")
     known = {name: text for name, text in published.items() if text}
-    missing = write_archive(target, overwrite, known)
+    missing = write_archive(target, overwrite, known, wheel)
     click.echo(f"{target}: written", err=True)
     if missing:
         names = ", ".join(f"--{name}" for name in missing)

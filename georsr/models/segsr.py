@@ -53,6 +53,8 @@ class Backbone(nn.Module):
 
     def __init__(self, bands: int, embed_dim: int) -> None:
         super().__init__()
+        if embed_dim < 1:
+            raise ModelError(f"embed_dim is {embed_dim}, expected at least 1")
         self.bands, self.embed_dim = bands, embed_dim
         self.conv_first = nn.Conv2d(bands, embed_dim, 3, padding=1)
         self.patch_norm: nn.Module = nn.Identity()
@@ -405,6 +407,8 @@ class SegSR(nn.Module):
         sensor_film: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        if len(backbone.groups) == 0:
+            raise ModelError("the backbone has no groups of blocks, expected at least one")
         self.encoder = encoder
         self.localization = localization
         self.backbone = backbone

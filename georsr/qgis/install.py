@@ -20,6 +20,7 @@ import sys
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -197,6 +198,8 @@ def _replace(path: Path, text: str) -> None:
 
 PLUGIN = "georsr_processing"
 """Name of its folder, by which QGIS knows it."""
+WHEEL = "georsr-*.whl"
+"""Pattern of the wheel of georsr in the plugin's folder; the plugin has the same."""
 RECORD = "installation.json"
 """File in the folder of the plugin that names the georsr command, which the plugin runs."""
 SUFFIXES = (".py", ".svg", ".txt", ".html")
@@ -310,7 +313,10 @@ def remove_folder(folder: Path) -> None:
 
 
 def package(
-    destination: Path, overwrite: bool = False, published: Mapping[str, str] | None = None
+    destination: Path,
+    overwrite: bool = False,
+    published: Mapping[str, str] | None = None,
+    wheel: Path | None = None,
 ) -> list[str]:
     """Write the plugin as an archive that QGIS installs from, and plugins.qgis.org takes.
 
@@ -322,6 +328,8 @@ def package(
         Replace it if it exists.
     published
         Entries of ``metadata.txt`` that only a publisher knows: email, tracker, repository.
+    wheel
+        Wheel of georsr, which the plugin then installs where georsr is missing.
 
     Returns
     -------
@@ -331,13 +339,18 @@ def package(
     Raises
     ------
     UsageError
-        The archive exists, or its name does not end in ``.zip``.
+        The archive exists, its name does not end in ``.zip``, or ``wheel`` is no wheel of georsr.
     OutputError
         It cannot be written.
     """
     if destination.suffix != ".zip":
         raise UsageError(f"{destination}: the name must end in .zip")
     check_writable(destination, overwrite=overwrite)
+    if wheel and not (fnmatch(wheel.name, WHEEL) and zipfile.is_zipfile(wheel)):
+        raise UsageError(
+            f"{wheel}: is not a wheel of georsr; make one in the folder of the repository with "
+            "'pip wheel --no-deps .'"
+        )
     folder = plugin_folder()
     described = (folder / "metadata.txt").read_text(encoding="utf-8")
     lines = [f"{name}={text}" for name, text in (published or {}).items() if text]
@@ -352,6 +365,8 @@ def package(
                 if name.name == "metadata.txt":
                     data = described.encode()
                 archive.writestr(_entry(f"{PLUGIN}/{name.as_posix()}"), data)
+            if wheel:
+                archive.writestr(_entry(f"{PLUGIN}/{wheel.name}"), wheel.read_bytes())
     except OSError as error:
         raise OutputError(
             f"{destination}: cannot be written ({error.strerror or error})"

@@ -60,6 +60,13 @@ def training_network(recipe: Recipe) -> SegSR:
             f"recipe {recipe.name}: network has no argument {unknown[0]!r}; "
             f"{recipe.architecture} has {', '.join(sorted(known))}"
         )
+    for name, value in recipe.network.items():
+        whole = type(inspect.signature(build).parameters[name].default) is int
+        if whole and (type(value) is not int or value < 0):
+            raise UsageError(
+                f"recipe {recipe.name}: network: {name} is {value!r:.80}, expected a whole number, "
+                "at least 0"
+            )
     arguments = dict(recipe.network)
     if "fused" in inspect.signature(build).parameters:
         arguments["fused"] = False

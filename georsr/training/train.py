@@ -274,13 +274,14 @@ def _validate_stopped(
     Without this a run that was stopped at its last step would have no score.
     """
     state, recipe = load_checkpoint(last), module.recipe
-    step = int(state["global_step"])
+    module.trainer = trainer
+    checked = run_state(state, module)
+    step = checked["global_step"]
     due = step == recipe.steps or step % recipe.validate_every == 0
     if not due or history.last_step() >= step:
         return
     history.first_step = step
-    module.trainer = trainer
-    module.load_state_dict(run_state(state, module)["state_dict"])  # the averaged weights
+    module.load_state_dict(checked["state_dict"])  # the averaged weights
     trainer.validate(module, data, verbose=False)
     if trainer.is_global_zero:
         best, score = best_score(state), history.scores[-1]

@@ -100,6 +100,8 @@ def process_arguments(arguments: Sequence[str], posix: bool = os.name == "posix"
 
 VARIABLE = "GEORSR_EXECUTABLE"
 SETTING = "Settings > Options > Processing > Providers > georsr > georsr executable"
+WHEEL = "georsr-*.whl"
+"""Pattern of the wheel that ``georsr qgis package --wheel`` puts next to this file."""
 RECORD = "installation.json"
 """Written next to this file by ``georsr qgis install``: the command that installed the plugin."""
 OLDEST = (0, 1, 0)
@@ -277,6 +279,11 @@ def own_environment(folder: Path | None = None) -> Path:
     return plugin.parents[min(2, len(plugin.parents) - 1)] / "georsr-environment"
 
 
+def included_wheel(folder: Path | None = None) -> str | None:
+    """Return the path of the wheel of georsr in the plugin; None if it has none."""
+    return next(map(str, (folder or Path(__file__).parent).glob(WHEEL)), None)
+
+
 def installation_steps(
     environment: Path, package: str, executable: str, windows: bool = sys.platform == "win32"
 ) -> list[tuple[str, list[str]]]:
@@ -287,7 +294,7 @@ def installation_steps(
     environment
         Folder of the new environment.
     package
-        Name, archive or source folder of georsr.
+        Archive, source folder or name of georsr.
     executable
         Python that makes the environment.
     """

@@ -25,6 +25,7 @@ from .georsr_executable import (
     Georsr,
     check_version,
     find_python,
+    included_wheel,
     installation_steps,
     own_environment,
     process_environment,
@@ -42,10 +43,14 @@ ICON = str(Path(__file__).parent / "icon.svg")
 INSTALL_HELP = """<p>Installs georsr, without torch, into an environment of its own in the folder of
 the QGIS profile (0.5 GB). The Python of QGIS is not changed. An earlier one is replaced. It runs on
 the processor; for a graphics card, install georsr in a terminal.</p>
-<h3>Package</h3><p>The name <i>georsr</i>, the path of its archive (<i>.whl</i>, <i>.tar.gz</i>), or
-of the folder of its source code.</p>
+<h3>Package</h3><p>The path of an archive of georsr (<i>.whl</i>, <i>.tar.gz</i>) or of the folder
+of its source code. Empty: the archive in this plugin, if it has one.</p>
 """
 PACKAGE = "PACKAGE"
+NO_PACKAGE = (
+    "georsr was not installed: this plugin contains no archive of georsr; give the folder of a "
+    "copy of its repository as Package"
+)
 
 
 class InstallGeorsr(GeorsrAlgorithm):
@@ -79,8 +84,8 @@ class InstallGeorsr(GeorsrAlgorithm):
 
     def initAlgorithm(self, config: Any = None) -> None:
         """Define the parameter and the outputs."""
-        text = self.tr("Package: name, archive or source folder")
-        self.addParameter(QgsProcessingParameterString(PACKAGE, text, defaultValue="georsr"))
+        text = self.tr("Package: archive or source folder; empty: the archive in this plugin")
+        self.addParameter(QgsProcessingParameterString(PACKAGE, text, optional=True))
         for name in ("EXECUTABLE", "VERSION"):
             self.addOutput(QgsProcessingOutputString(name, name.capitalize()))
 
@@ -88,7 +93,9 @@ class InstallGeorsr(GeorsrAlgorithm):
         self, parameters: dict[str, Any], context: Any, feedback: Any
     ) -> dict[str, Any]:
         """Create the environment, and install into it."""
-        package = self.parameterAsString(parameters, PACKAGE, context).strip()
+        package = self.parameterAsString(parameters, PACKAGE, context).strip() or included_wheel()
+        if package is None:
+            raise QgsProcessingException(logged(NO_PACKAGE))
         environment = own_environment()
         steps = installation_steps(environment, package, find_python())
         for i, (text, command) in enumerate(steps):
@@ -123,7 +130,7 @@ def _failure(step: int, lines: list[str]) -> str:
     reason = lines[-1].removeprefix("ERROR: ") if lines else "pip failed"
     return (
         f"georsr was not installed: {reason}; check that this computer is online (a proxy or a "
-        "mirror is set in the configuration of pip) and the name of the package"
+        "mirror is set in the configuration of pip), and the package"
     )
 
 

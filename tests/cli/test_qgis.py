@@ -154,6 +154,17 @@ def test_qgis_package_writes_a_reproducible_archive(tmp_path, monkeypatch, capsy
         entries = metadata(archive.read(f"{PLUGIN}/metadata.txt").decode())
         assert f"{PLUGIN}/LICENSE" in archive.namelist()
     assert (entries["email"], entries["tracker"]) == ("a@example.com", "https://t")
+    with zipfile.ZipFile("georsr-1-py3-none-any.whl", "w"):
+        pass
+    with_wheel = ["qgis", "package", "whole.zip", "--wheel"]
+    assert invoke([*with_wheel, "georsr-1-py3-none-any.whl"]) == 0
+    with zipfile.ZipFile("whole.zip") as archive:
+        assert f"{PLUGIN}/georsr-1-py3-none-any.whl" in archive.namelist()
+    (tmp_path / "other-1-py3-none-any.whl").write_bytes(once)
+    (tmp_path / "georsr-2-py3-none-any.whl").write_bytes(b"no archive")
+    for name in ("other-1-py3-none-any.whl", "georsr-2-py3-none-any.whl"):
+        assert invoke([*with_wheel, name, "--overwrite"]) == 2
+        assert "is not a wheel of georsr" in capsys.readouterr().err
     assert invoke(["qgis", "package", "x.tar"]) == 2
     assert invoke(["qgis", "package", "none/x.zip"]) == 1
 

@@ -394,3 +394,10 @@ def test_install_that_fails_says_why_in_one_line_and_leaves_nothing(python, mess
     assert "georsr was not installed: " in last
     assert all(message in last for message in messages), last
     assert not result["left"]
+
+
+def test_install_without_a_package_says_what_to_give(qgis):
+    result = qgis.play("installation", package="", variables={}, python=sys.executable)
+    assert not result["ok"]
+    assert "this plugin contains no archive of georsr; give the folder" in result["said"]
+    assert not result["left"]

@@ -14,6 +14,7 @@ from georsr.qgis.georsr_processing.georsr_executable import (
     check_version,
     find_georsr,
     find_python,
+    included_wheel,
     installation_steps,
     own_environment,
 )
@@ -143,6 +144,13 @@ def test_installation_steps_install_the_light_set_into_the_profile(tmp_path):
     repository = Path(__file__).resolve().parents[2]
     listed = (repository / "requirements" / "light.txt").read_text().splitlines()
     assert list(LIGHT) == [line for line in listed if not line.startswith("#")]
+
+
+def test_included_wheel_is_that_in_the_folder_of_the_plugin(tmp_path):
+    assert included_wheel(tmp_path) is None
+    wheel = tmp_path / "georsr-0.1.0-py3-none-any.whl"
+    wheel.touch()
+    assert included_wheel(tmp_path) == str(wheel)
 
 
 def test_find_georsr_finds_what_the_plugin_installed(program, nowhere, tmp_path):

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from georsr.errors import UsageError
+from georsr.errors import ModelError, UsageError
 from georsr.models.io import open_model
 from georsr.models.registry import read_spec
 from georsr.training.callbacks import StoppedError
@@ -100,6 +100,22 @@ def test_exported_parameters_are_written_in_full(tiny):
     assert not any("pointwise" in key for key in network.state_dict())
     with pytest.raises(UsageError, match="no argument 'fused'"):
         training_network(replace(tiny, network={"fused": True}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_groups": False}, "num_groups is False, expected a whole number, at least 0"),
+        ({"depth": -1}, "depth is -1, expected a whole number, at least 0"),
+        ({"token_dim": 1.5}, "token_dim is 1.5, expected a whole number"),
+        ({"num_groups": 0}, "has no groups of blocks, expected at least one"),
+        ({"num_groups": 0, "token_dim": 0}, "has no groups of blocks, expected at least one"),
+        ({"embed_dim": 0}, "embed_dim is 0, expected at least 1"),
+    ],
+)
+def test_network_of_impossible_size_is_refused(changes, message, tiny):
+    with pytest.raises((UsageError, ModelError), match=message):
+        training_network(replace(tiny, network={**tiny.network, **changes}))
 
 
 def test_semantic_error_without_encoder_fails(tiny):
