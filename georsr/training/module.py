@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -41,6 +42,22 @@ from georsr.training.recipe import Recipe
 from georsr.window import AnyArray, BoolArray
 
 
+def _check_arguments(recipe: Recipe, parameters: Mapping[str, inspect.Parameter]) -> None:
+    """Raise unless each network argument is one of the architecture's, and sizes are numbers."""
+    known = set(parameters) - {"scale", "fused"}
+    if unknown := sorted(set(recipe.network) - known):
+        raise UsageError(
+            f"recipe {recipe.name}: network has no argument {unknown[0]!r}; "
+            f"{recipe.architecture} has {', '.join(sorted(known))}"
+        )
+    for name, value in recipe.network.items():
+        if type(parameters[name].default) is int and (type(value) is not int or value < 0):
+            raise UsageError(
+                f"recipe {recipe.name}: network: {name} is {value!r:.80}, expected a whole number, "
+                "at least 0"
+            )
+
+
 def training_network(recipe: Recipe) -> SegSR:
     """Build the network of a recipe in the form in which it is trained.
 
@@ -54,19 +71,7 @@ def training_network(recipe: Recipe) -> SegSR:
         An encoder or backbone is unknown, or CLIP weights are missing or damaged.
     """
     build = find_architecture(recipe.architecture)
-    known = set(inspect.signature(build).parameters) - {"scale", "fused"}
-    if unknown := sorted(set(recipe.network) - known):
-        raise UsageError(
-            f"recipe {recipe.name}: network has no argument {unknown[0]!r}; "
-            f"{recipe.architecture} has {', '.join(sorted(known))}"
-        )
-    for name, value in recipe.network.items():
-        whole = type(inspect.signature(build).parameters[name].default) is int
-        if whole and (type(value) is not int or value < 0):
-            raise UsageError(
-                f"recipe {recipe.name}: network: {name} is {value!r:.80}, expected a whole number, "
-                "at least 0"
-            )
+    _check_arguments(recipe, inspect.signature(build).parameters)
     arguments = dict(recipe.network)
     if "fused" in inspect.signature(build).parameters:
         arguments["fused"] = False
