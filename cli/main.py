@@ -256,6 +256,41 @@ def _show_warning(message: Warning | str, category: type[Warning], *where: Any) 
             print_line(f"Warning: {message}")
 
 
+@contextmanager
+def collect_warnings() -> Iterator[list[str]]:
+    """Collect warnings of georsr inside the block, and show equal notices once only.
+
+    With --verbose, each is shown as it comes, too. A log file has them in any case.
+    """
+    texts: list[str] = []
+    notices: set[str] = set()
+    show, stream = warnings.showwarning, log.handlers[0]
+    verbose = stream.level < logging.WARNING
+
+    def is_new(record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        known = text in notices
+        notices.add(text)
+        return verbose or not known
+
+    def collect(message: Warning | str, category: type[Warning], *where: Any) -> None:
+        ours = issubclass(category, GeorsrWarning)
+        if ours:
+            texts.append(str(message))
+        if verbose or not ours:
+            show(message, category, *where)
+        else:
+            log.debug("warning: %s", message)
+
+    warnings.showwarning = collect  # type: ignore[assignment]
+    stream.addFilter(is_new)
+    try:
+        yield texts
+    finally:
+        warnings.showwarning = show
+        stream.removeFilter(is_new)
+
+
 def invoke(arguments: list[str] | None = None) -> int:
     """Run one command line; returns its exit code (0, 1, 2, 130 or 143)."""
     return exit_code(lambda: cli.main(arguments, prog_name="georsr", standalone_mode=False))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,7 +17,7 @@ from georsr.errors import (
 )
 
 from .exit_codes import print_line, show_error
-from .main import catch_signals, import_without_gc, interrupt_at_signal
+from .main import catch_signals, collect_warnings, import_without_gc, interrupt_at_signal
 from .options import (
     FileName,
     SectionedCommand,
@@ -29,6 +29,9 @@ from .options import (
     sr_options,
     verbosity_options,
 )
+
+if TYPE_CHECKING:
+    from georsr.batch import BatchReport
 
 SECTIONS: dict[str, tuple[str, ...]] = {
     "Model and bands": ("model", "scale"),
@@ -132,7 +135,7 @@ def _check_paths(paths: tuple[str, ...], out_dir: str | None, options: dict[str,
 def _run_batch(sources: tuple[str, ...], out_dir: str, options: dict[str, Any]) -> int:
     """Super-resolve each raster by itself; return 1 if one failed."""
     with import_without_gc():
-        from georsr.batch import super_resolve_many
+        from georsr.batch import BatchReport, super_resolve_many
 
     quiet, as_json = options.pop("quiet"), options.pop("as_json")
     kind = options.pop("progress")
@@ -140,7 +143,11 @@ def _run_batch(sources: tuple[str, ...], out_dir: str, options: dict[str, Any]) 
     for name in ("dry_run", "quality", "stac"):
         options.pop(name)
     machines.pop("parts")
-    with make_progress(kind, quiet) as progress, catch_signals() as signals:
+    with (
+        collect_warnings() as warnings,
+        make_progress(kind, quiet) as progress,
+        catch_signals() as signals,
+    ):
         try:
             report = super_resolve_many(
                 sources,
@@ -150,16 +157,26 @@ def _run_batch(sources: tuple[str, ...], out_dir: str, options: dict[str, Any]) 
                 **machines,
                 **options,
             )
-        except InterruptedRunError as error:
+        except GeorsrError as error:
+            _print_warnings(BatchReport(()), warnings, quiet)
+            if not isinstance(error, InterruptedRunError):
+                raise
             show_error(error)
             return signals.exit_code()
     if as_json:
         click.echo(report.to_json())
     elif not quiet:
         click.echo(report.describe(), err=True)
+    _print_warnings(report, warnings, quiet)
     for item in report.failed:
         show_error(GeorsrError(item.error))
     return 1 if report.failed else 0
+
+
+def _print_warnings(report: BatchReport, texts: list[str], quiet: bool) -> None:
+    """Print one line for each kind of warning."""
+    for line in report.describe_warnings(() if quiet else texts):
+        print_line(f"Warning: {line}")
 
 
 def _estimate(sources: list[str], destination: str, options: dict[str, Any]) -> int:

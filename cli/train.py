@@ -159,5 +159,6 @@ def _check_packages() -> None:
     missing = [name for name in ("lightning", "yaml", "PIL") if find_spec(name) is None]
     if missing:
         raise UsageError(
-            f"georsr train needs the packages {', '.join(missing)}: pip install 'georsr[train]'"
+            f"georsr train needs the packages {', '.join(missing)}: run pip install '.[train]' in "
+            "the folder of the copy of georsr"
         )

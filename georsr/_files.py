@@ -198,9 +198,10 @@ def check_parent_writable(path: Path, name: str) -> None:
     if not path.parent.is_dir():
         raise OutputError(f"{name}: the folder {path.parent} does not exist; create it first")
     try:
-        # Permission bits are not reliable on every file system. On Linux this file has no name, so
-        # that nothing is left if the process is killed here.
-        tempfile.TemporaryFile(dir=path.parent, prefix=".georsr-", suffix=".probe").close()
+        # Permission bits are not reliable on every file system. This file has no name, or loses it
+        # at once where the file system needs one; the next run of an output removes such a name.
+        prefix = f".{path.name[:50]}.part."
+        tempfile.TemporaryFile(dir=path.parent, prefix=prefix, suffix=".probe").close()
     except OSError as error:
         reason = error.strerror or error
         raise OutputError(

@@ -73,7 +73,7 @@ def super_resolve(
         GeoTIFF of quality layers to write as well, which takes 8 times longer in addition. Both
         files appear, or neither.
     stac : path, optional
-        JSON file of a STAC Item to write as well (needs ``pip install 'georsr[stac]'``).
+        JSON file of a STAC Item to write as well (needs ``pip install pystac``).
     parts : path, optional
         Folder for the parts of the output, each a COG. ``destination`` is then a VRT that joins
         them, ``OUT.vrt``.

@@ -9,7 +9,7 @@ import re
 import threading
 import time
 import warnings
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePath
@@ -50,6 +50,9 @@ log = logging.getLogger(__name__)
 Task = tuple[str, str]
 """Source and output."""
 WRITTEN, SKIPPED, FAILED = "written", "skipped", "failed"
+_FIGURE = re.compile(r"\d+(?:[.,]\d+)*")
+MAX_NAMED = 8
+"""Largest number of rasters that a line about a warning names."""
 _ONE_AT_A_TIME = threading.Lock()
 """One run at a time in a process: each uses all its threads."""
 
@@ -98,6 +101,58 @@ class BatchReport:
         statuses = [item.status for item in self.items]
         counts = (f"{statuses.count(name)} {name}" for name in (WRITTEN, SKIPPED, FAILED))
         return join_lines([*lines, ", ".join(counts)])
+
+    def describe_warnings(self, texts: Iterable[str]) -> list[str]:
+        """Return one line for each kind of warning: how many rasters have it, the text, and which.
+
+        Parameters
+        ----------
+        texts
+            Messages of warnings about these rasters. Those that differ in figures only are of one
+            kind; figures that differ become ``…``.
+        """
+        kinds: dict[str, list[tuple[int, str, str]]] = {}
+        for text in dict.fromkeys(texts):
+            index, plain = self._without_source(text)
+            kind = _FIGURE.sub("…", plain) if index >= 0 else text
+            kinds.setdefault(kind, []).append((index, plain, text))
+        lines = []
+        for found in kinds.values():
+            indexes = sorted({index for index, _, _ in found})
+            if len(indexes) == 1:
+                lines += [text for _, _, text in found]
+                continue
+            sources = [self.items[index].source for index in indexes[:MAX_NAMED]]
+            names = [PurePath(redact_url(source)).name for source in sources]
+            if len(indexes) > MAX_NAMED:
+                names.append(f"and {len(indexes) - MAX_NAMED} more")
+            text = _with_common_figures([plain for _, plain, _ in found])
+            count = f"{len(indexes)} of {len(self.items)} rasters"
+            lines.append(f"{count}: {text} ({', '.join(names)})")
+        return lines
+
+    def _without_source(self, text: str) -> tuple[int, str]:
+        """Return the number of the raster that a warning names, and the text without its path.
+
+        The number is -1 if it names none.
+        """
+        named = [
+            (len(path), index, path)
+            for index, item in enumerate(self.items)
+            for path in map(redact_url, (absolute_path(item.source), item.source))
+            if path in text
+        ]
+        if not named:
+            return -1, text
+        _, index, path = max(named)
+        return index, text.removeprefix(f"{path}: ").replace(path, "…")
+
+
+def _with_common_figures(texts: Sequence[str]) -> str:
+    """Return the first of texts that differ in figures only, with … where they differ."""
+    columns = zip(*map(_FIGURE.findall, texts), strict=True)
+    figures = [column[0] if len(set(column)) == 1 else "…" for column in columns]
+    return _FIGURE.sub(lambda match: figures.pop(0), texts[0])
 
 
 def super_resolve_many(

@@ -89,8 +89,8 @@ class Diagnostics:
 
 OPTIONAL = {
     "isal": "GDAL compresses outputs instead, which takes three times as long",
-    "lightning": "needed for georsr train; pip install 'georsr[train]'",
-    "onnxruntime": "runs the bundled models fast on a CPU; pip install 'georsr[onnx]'",
+    "lightning": "needed for georsr train; run pip install '.[train]' in the copy of georsr",
+    "onnxruntime": "runs the bundled models fast on a CPU; pip install onnxruntime",
     "huggingface_hub": f"needed for hf:// models; {INSTALL_TORCH}",
     "open_clip_torch": f"needed for networks with CLIP; {INSTALL_TORCH}",
     "scipy": "needed for georsr eval --pairs; pip install scipy",
@@ -131,6 +131,7 @@ def _check_package(required: Requirement) -> Check:
     return Check(name, Status.OK, installed)
 
 
+REINSTALL_GEORSR = "run 'pip install --force-reinstall --no-deps .' in the copy of georsr"
 REINSTALL_RASTERIO = "pip install --force-reinstall rasterio"
 NEEDED_DRIVERS = ("GTiff", "COG", "MEM")
 OPTIONAL_DRIVERS = {
@@ -231,7 +232,7 @@ def check_weights() -> Iterator[Check]:
         yield Check("models", Status.OK, ", ".join(names))
     else:
         text = f"{expected}, the default model, is missing"
-        yield Check("models", Status.PROBLEM, text, "pip install --force-reinstall georsr")
+        yield Check("models", Status.PROBLEM, text, REINSTALL_GEORSR)
 
 
 MIN_FREE_BYTES = 2**30

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from georsr.cli.main import invoke
 from PIL import Image
 
 import georsr
-from georsr.batch import RasterRunner
+from georsr.batch import BatchItem, BatchReport, RasterRunner
 from georsr.config import SRConfig
 from georsr.inference.model_cache import model_ref
 from georsr.system import memory_limit, share_memory
@@ -189,14 +190,72 @@ def test_super_resolve_many_of_an_empty_folder_names_it(tmp_path):
         georsr.super_resolve_many(str(tmp_path / "empty"), tmp_path / "out", "bicubic-x2")
 
 
+@pytest.fixture
+def speckled(make_raster, texture, tmp_path):
+    """A folder with twelve rasters, three of which have isolated pixels of the nodata value."""
+    made = tmp_path / "in"
+    made.mkdir()
+    for number in range(12):
+        values = texture(3, 24, 32, seed=number).astype("uint16")
+        if number < 3:
+            values[:, 4 : 4 + 6 * (number + 1) : 6, 5:25:5] = 65535
+        shutil.copy(make_raster(values, nodata=65535), made / f"{number}.tif")
+    return made
+
+
+def lines_of(words, folder):
+    """Lines that ``georsr sr in --out-dir out`` prints on stderr."""
+    command = [sys.executable, "-m", "georsr.cli", "sr", "in", "--out-dir", "out", *words]
+    done = subprocess.run(
+        [*command, "-m", "bicubic-x2", "--progress", "none"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stderr.splitlines()
+
+
+@pytest.mark.parametrize("workers", [[], ["--workers", "1"]])
+def test_sr_out_dir_repeated_warnings_are_one_line_with_their_rasters(workers, speckled, tmp_path):
+    lines = lines_of(workers, tmp_path)
+    (found,) = [line for line in lines if line.startswith("Warning: ")]
+    assert found == lines[-1]
+    assert found.startswith("Warning: 3 of 12 rasters: … of 768 sampled pixels hold the nodata")
+    assert found.endswith("(0.tif, 1.tif, 2.tif)")
+
+
+def test_sr_out_dir_verbose_shows_the_warnings_of_each_raster_too(speckled, tmp_path):
+    found = [line for line in lines_of(["-v"], tmp_path) if line.startswith("Warning: ")]
+    assert [line.split(": ")[1] for line in found] == [
+        *(str(Path("in", f"{number}.tif")) for number in range(3)),
+        "3 of 12 rasters",
+    ]
+
+
+def test_batch_report_describes_warnings_by_kind():
+    items = [BatchItem(f"{number}.tif", f"out/{number}.tif", "written") for number in range(21)]
+    report = BatchReport(tuple(items))
+    gaps = [f"{number}.tif: {7 + number} of 90 pixels are gaps" for number in range(12)]
+    alone = "area.geojson: 3 % of it lies outside 11.tif: not in the output"
+    twice = [f"area.geojson: {n} % of it lies outside 2{n}.tif: not in the output" for n in (0, 1)]
+    general = ["the model is old, by 3 years", "the model is old, by 4 years"]
+    named = ", ".join(f"{number}.tif" for number in range(8))
+    assert report.describe_warnings([*reversed(gaps), alone, *general]) == [
+        f"12 of 21 rasters: … of 90 pixels are gaps ({named}, and 4 more)",
+        alone,
+        *general,
+    ]
+    assert BatchReport(()).describe_warnings([gaps[0], gaps[0], twice[0]]) == [gaps[0], twice[0]]
+
+
 @pytest.mark.parametrize("quiet", [[], ["--quiet"]])
 def test_sr_out_dir_with_workers_prints_warnings_as_lines_once(quiet, tmp_path, texture):
     (tmp_path / "in").mkdir()
     for name in ("a", "b"):
         Image.fromarray(texture(3, 20, 24).transpose(1, 2, 0)).save(tmp_path / f"in/{name}.png")
-    words = ["in", "--out-dir", "out", "-m", "bicubic-x2", "--workers", "1", "--progress", "none"]
-    command = [sys.executable, "-m", "georsr.cli", "sr", *words, *quiet]
-    text = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True).stderr
+    text = "\n".join(lines_of(["--workers", "1", *quiet], tmp_path))
     assert "GeoreferenceWarning" not in text
-    assert text.count("Warning: ") == (0 if quiet else 2)
+    assert text.count("Warning: ") == (0 if quiet else 1)
+    assert ("2 of 2 rasters" in text) == (not quiet)
     assert (tmp_path / "out/b.tif").exists()

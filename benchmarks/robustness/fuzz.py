@@ -680,10 +680,10 @@ class Outcome:
     code: int
     seconds: float
     peak: int
-    said: str
+    stderr: str
 
 
-def start(call: Callable[[], int], said: Path) -> int:
+def start(call: Callable[[], int], stderr: Path) -> int:
     """Fork a process that calls a function and exits with its result; return its pid."""
     pid = os.fork()
     if pid:
@@ -691,7 +691,7 @@ def start(call: Callable[[], int], said: Path) -> int:
     code = 99
     try:
         os.setpgid(0, 0)
-        file = os.open(said, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        file = os.open(stderr, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         for stream in (1, 2):
             os.dup2(file, stream)
         code = call()
@@ -710,7 +710,7 @@ def _cpu_seconds(pid: int) -> float:
     return 0.0
 
 
-def wait(pid: int, said: Path) -> Outcome:
+def wait(pid: int, stderr: Path) -> Outcome:
     """Wait for a process; it is killed at the limits of time and memory."""
     since, peak = time.monotonic(), 0
     while True:
@@ -734,7 +734,7 @@ def wait(pid: int, said: Path) -> Outcome:
             break
         time.sleep(0.005)
     code = os.waitstatus_to_exitcode(status)
-    text = said.read_bytes().decode(errors="replace")
+    text = stderr.read_bytes().decode(errors="replace")
     return Outcome(code, time.monotonic() - since, peak, text)
 
 
@@ -746,13 +746,13 @@ def problem_of(
         return f"takes {outcome.peak >> 20} MiB"
     if outcome.code == -signal.SIGKILL:
         return f"takes {outcome.seconds:.0f} s"
-    lines = outcome.said.splitlines()
+    lines = outcome.stderr.splitlines()
     errors = [line for line in lines if line.startswith(("Error: ", "Usage: "))]
     # libgeotiff writes this itself, to stderr, about the GeoTIFF keys of a JPEG 2000 file
-    errors = [line for line in errors if not re.fullmatch(r"Error: Key \d+ of unknown.*", line)]
+    errors = [line for line in errors if not re.fullmatch(r"Error: Key \w+ (is )?of .*", line)]
     if outcome.code not in (0, 1, 2):
         return f"exit code {outcome.code}: {lines[-1] if lines else ''}"
-    if "not foreseen" in outcome.said or "Traceback" in outcome.said:
+    if "not foreseen" in outcome.stderr or "Traceback" in outcome.stderr:
         return "not foreseen"
     output = work / "out.tif"
     if outcome.code:
@@ -804,8 +804,8 @@ def run_case(kind: str, seed: str, seeds: Seeds, work: Path) -> tuple[str | None
     work.mkdir()
     arguments, expected = KINDS[kind](seeds, work, random.Random(seed))
     before = files_in(work)
-    said = work.with_name("said.txt")
-    outcome = wait(start(lambda: invoke(arguments), said), said)
+    stderr = work.with_name("stderr.txt")
+    outcome = wait(start(lambda: invoke(arguments), stderr), stderr)
     return problem_of(outcome, work, before, expected), outcome
 
 
@@ -835,9 +835,9 @@ def main() -> int:
         folder = Path(name)
         (folder / "seeds").mkdir()
         seeds = Seeds(folder / "seeds")
-        pid = start(lambda: make_seeds(seeds.folder), said := folder / "said.txt")
+        pid = start(lambda: make_seeds(seeds.folder), stderr := folder / "stderr.txt")
         if os.waitpid(pid, 0)[1]:
-            sys.exit(f"the files to damage cannot be made: {said.read_text()[-2000:]}")
+            sys.exit(f"the files to damage cannot be made: {stderr.read_text()[-2000:]}")
         for number in range(options.first, options.first + options.cases):
             if time.monotonic() > end:
                 break
@@ -847,7 +847,7 @@ def main() -> int:
             codes[f"{kind} {outcome.code}"] += 1
             if problem:
                 findings += 1
-                last = (outcome.said.strip().splitlines() or [""])[-1]
+                last = (outcome.stderr.strip().splitlines() or [""])[-1]
                 print(f"case {number}, {kind}: {problem}: {last[:200]}", flush=True)
                 if options.keep:
                     shutil.copytree(work, options.keep / f"{kind}-{options.seed}-{number}")

@@ -123,7 +123,7 @@ def seconds(network: nn.Module, x: Tensor) -> tuple[float, float]:
     return time.perf_counter() - wall, time.process_time() - busy
 
 
-def alone(scale: int, rounds: int) -> None:
+def time_ours(scale: int, rounds: int) -> None:
     """Time and memory of ours without company."""
     network = create_model("segsr-published", scale).network
     tile = torch.rand(1, 3, 64, 64)
@@ -138,7 +138,7 @@ def alone(scale: int, rounds: int) -> None:
     print(f"{measured.parameters / 1e6:.1f} M parameters, {measured.gmacs:.1f} GMAC per tile")
 
 
-def together(folder: Path, scale: int, rounds: int) -> None:
+def compare_with_published(folder: Path, scale: int, rounds: int) -> None:
     """Both, in alternation."""
     torch.manual_seed(0)
     published = reference(folder, scale).requires_grad_(False)
@@ -169,9 +169,9 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     with torch.inference_mode():
         if arguments.reference is None:
-            alone(arguments.scale, arguments.rounds)
+            time_ours(arguments.scale, arguments.rounds)
         else:
-            together(arguments.reference, arguments.scale, arguments.rounds)
+            compare_with_published(arguments.reference, arguments.scale, arguments.rounds)
 
 
 if __name__ == "__main__":

@@ -444,7 +444,7 @@ def prepare(
         The data set holds no images.
     """
     if find_spec("PIL") is None:
-        raise UsageError("reading images needs Pillow: pip install 'georsr[train]'")
+        raise UsageError("reading images needs Pillow: pip install pillow")
     root, degradation = Path(root), degradation or BicubicDegradation()
     if split is not None and (root / split).is_dir():
         layout = "folder"

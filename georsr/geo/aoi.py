@@ -36,6 +36,9 @@ from georsr.io.gdal_env import gdal_env, is_plain_crs, shorten, wgs84
 from georsr.io.metadata import RasterInfo, crs_name
 from georsr.window import BoolArray, Window
 
+MAX_COORDINATE = 1e15
+"""Largest coordinate: beyond it, coordinates of pixels overflow."""
+
 
 def parse_crs(text: str, context: str) -> CRS:
     """Parse a CRS given as a code (``EPSG:32632``), WKT, PROJJSON or a PROJ string.
@@ -84,8 +87,11 @@ def read_polygons(aoi: str | Mapping[str, Any], name: str) -> list[tuple[BaseGeo
     """
     polygons = []
     for number, (geometry, crs) in enumerate(_read_geometries(aoi, name)):
-        if not np.isfinite(geometry.bounds).all() and not geometry.is_empty:
-            raise InputError(f"{name}: feature {number} has coordinates that are not finite")
+        if not geometry.is_empty and not (np.abs(geometry.bounds) <= MAX_COORDINATE).all():
+            raise InputError(
+                f"{name}: feature {number} has coordinates that are not finite, or beyond "
+                f"{MAX_COORDINATE:g}"
+            )
         if geometry.geom_type not in ("Polygon", "MultiPolygon"):
             raise UsageError(
                 f"{name}: feature {number} is a {geometry.geom_type}, which has no area; "
@@ -139,7 +145,7 @@ def _read_vector_file(path: Path, layer: str | None) -> Iterator[tuple[BaseGeome
         import pyogrio
     except ImportError as error:
         raise UsageError(
-            f"{path}: reading it needs pyogrio: pip install 'georsr[vector]'; or convert it with: "
+            f"{path}: reading it needs pyogrio: pip install pyogrio; or convert it with: "
             f"ogr2ogr -f GeoJSON {path.stem}.geojson {path}"
         ) from error
     _check_signature(path)

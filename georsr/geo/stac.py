@@ -190,7 +190,7 @@ def check_item_path(path: str | os.PathLike[str], *, overwrite: bool) -> None:
     try:
         import pystac  # noqa: F401
     except ImportError as error:
-        raise UsageError("a STAC Item needs pystac: pip install 'georsr[stac]'") from error
+        raise UsageError("a STAC Item needs pystac: pip install pystac") from error
     check_writable(Path(path), overwrite=overwrite)
 
 

@@ -343,7 +343,7 @@ def add_lora(
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
-        raise UsageError("LoRA needs the package peft: pip install 'georsr[train]'") from error
+        raise UsageError("LoRA needs the package peft: pip install peft") from error
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,

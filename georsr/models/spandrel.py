@@ -45,7 +45,7 @@ def load_with_spandrel(entries: Mapping[str, Tensor], path: Path) -> tuple[Model
     except ImportError as error:
         raise ModelError(
             f"{path}: not a SeG-SR checkpoint; networks of other kinds need spandrel: "
-            "pip install 'georsr[spandrel]'"
+            "pip install spandrel"
         ) from error
     try:
         descriptor: Any = spandrel.ModelLoader().load_from_state_dict(

@@ -7,7 +7,6 @@ masks of a file.
 from __future__ import annotations
 
 import math
-from decimal import Decimal
 
 import numpy as np
 from rasterio.fill import fillnodata
@@ -77,8 +76,8 @@ value that is written must be farther away than any of them.
 """
 HUGE, HUGE_TOLERANCE = 1e30, 1e-3
 """Nodata from this magnitude on may be written down with few digits, such as -3.4e38 for
--3.4028235e38: values that give the same text when they are rounded to so many digits count as
-nodata, if they are within this fraction of it."""
+-3.4028235e38, in the header or in the pixels: values within this fraction of it count as nodata, as
+GDAL has it. No measurement is as large."""
 
 
 def can_represent(dtype: str, value: float) -> bool:
@@ -110,17 +109,7 @@ def nodata_tolerance(dtype: str, nodata: float) -> float:
     tolerance = NODATA_ULPS * float(np.finfo(kind).eps)
     if abs(nodata) < HUGE:
         return tolerance * abs(nodata)
-    size = nearest_float(dtype, abs(nodata))
-    tolerance *= size
-    if not can_represent(dtype, nodata):
-        return tolerance
-    return max(tolerance, 4 * min(_last_digit(nodata) / 2, HUGE_TOLERANCE * size))
-
-
-def _last_digit(value: float) -> float:
-    """Return the value of the last digit of a number, in its shortest text: 1e37 for 3.4e38."""
-    exponent = Decimal(repr(value)).normalize().as_tuple().exponent
-    return float(Decimal(1).scaleb(int(exponent)))
+    return max(tolerance, 4 * HUGE_TOLERANCE) * nearest_float(dtype, abs(nodata))
 
 
 def is_nodata(values: AnyArray, nodata: float) -> BoolArray:

@@ -266,9 +266,10 @@ class Recipe:
                 raise UsageError(
                     f"recipe: {key} is {getattr(self, key)!r}, expected {' or '.join(known)}"
                 )
-        for name in ("squared_share", "psnr_share", "luma"):
-            if not 0 <= (value := getattr(self.loss, name)) <= 1:
-                raise UsageError(f"recipe: loss: {name} is {value}, expected 0 to 1")
+        fractions = {**vars(self.loss), "hold": self.schedule.hold}
+        for name in ("squared_share", "psnr_share", "luma", "hold"):
+            if not 0 <= (value := fractions[name]) <= 1:
+                raise UsageError(f"recipe: {name} is {value}, expected 0 to 1")
         for section, kinds in (("optimizer", ("muon", "adam")), ("schedule", ("cosine", "steps"))):
             kind = getattr(self, section).kind
             if kind not in kinds:
@@ -291,6 +292,10 @@ class Recipe:
         ):
             if not lowest <= (value := getattr(self, name)) <= highest:
                 raise UsageError(f"recipe: {name} is {value}, expected {lowest} to {highest}")
+        for section in (self, self.optimizer, self.schedule, self.loss):
+            for key, value in vars(section).items():
+                if is_number(value) and value < 0:
+                    raise UsageError(f"recipe: {key} is {value}, expected at least 0")
         if (pixels := self.batch * (self.patch * self.scale) ** 2) > MAX_STEP_PIXELS:
             raise UsageError(
                 f"recipe: a step of batch x (patch x scale)^2 has {pixels:.2g} pixels, expected at "

@@ -247,7 +247,7 @@ def is_disk_full(path: Path, written: int) -> bool:
     required = written + written // 2 + 2**20
     try:
         with tempfile.TemporaryFile(
-            dir=path.parent, prefix=".georsr-", suffix=".probe", buffering=0
+            dir=path.parent, prefix=f"{path.name}.", suffix=".probe", buffering=0
         ) as file:
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file.fileno(), 0, required)

@@ -110,6 +110,10 @@ INSTALL = (
     "run 'Install georsr' in the Processing toolbox, or in a terminal 'pip install .' in the "
     "folder of the copy of georsr and then 'georsr qgis install'"
 )
+UPGRADE = (
+    "run 'Install georsr' in the Processing toolbox, or in a terminal 'pip install .' in the "
+    "folder of a newer copy of georsr"
+)
 OLDEST_PYTHON = (3, 11)
 LIGHT = (
     "onnxruntime>=1.18",
@@ -236,7 +240,7 @@ def check_version(georsr: Georsr) -> str:
     if numbers and numbers < OLDEST:
         raise ExecutableError(
             f"{name} ({georsr.found}) is georsr {version[1]}, but this plugin needs "
-            f"{'.'.join(map(str, OLDEST))} or newer: upgrade it with 'pip install --upgrade georsr'"
+            f"{'.'.join(map(str, OLDEST))} or newer: {UPGRADE}"
         )
     return version[1]
 

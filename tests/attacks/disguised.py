@@ -20,8 +20,6 @@ import rasterio
 
 from tests.attacks.hostile import (
     SIZE,
-    beside,
-    beside_beside,
     document,
     external_data,
     good,
@@ -34,6 +32,8 @@ from tests.attacks.hostile import (
     vrt,
     vrt_maker,
     warped,
+    with_sidecar,
+    with_two_sidecars,
     wms,
 )
 from tests.sentinel2_safe import band_file
@@ -284,9 +284,9 @@ METADATA = {
     "pixels of an Erdas image elsewhere": spilled,
     "a reference system elsewhere": reference_elsewhere,
     "mask of a directory of a TIFF": lambda f, c: (
-        f"GTIFF_DIR:1:{beside('.msk', lambda f, c: raw_vrt(c.secret))(f, c)}"
+        f"GTIFF_DIR:1:{with_sidecar('.msk', lambda f, c: raw_vrt(c.secret))(f, c)}"
     ),
-    "overviews of overviews": beside_beside(".ovr", ".ovr", lambda f, c: raw_vrt(c.secret)),
+    "overviews of overviews": with_two_sidecars(".ovr", ".ovr", lambda f, c: raw_vrt(c.secret)),
 }
 
 # ------------------------------------------------------------ databases and archives
@@ -427,7 +427,7 @@ CRSS = {
         for name, system in {**SYSTEMS, **FILES}.items()
     },
     **{
-        f"beside a PNG, {name}": beside(
+        f"beside a PNG, {name}": with_sidecar(
             ".aux.xml",
             lambda f, c, system=system: f"<PAMDataset><SRS>{system.format(c)}</SRS></PAMDataset>",
             "a.png",

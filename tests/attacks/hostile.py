@@ -139,7 +139,7 @@ def overview_file(value):
     return make
 
 
-def beside(end, content, name="scene.tif", driver="GTiff"):
+def with_sidecar(end, content, name="scene.tif", driver="GTiff"):
     """Return a maker of a good image with ``content(folder, canary)`` in the file name + end."""
 
     def make(folder, canary):
@@ -150,7 +150,7 @@ def beside(end, content, name="scene.tif", driver="GTiff"):
     return make
 
 
-def beside_beside(first, second, content):
+def with_two_sidecars(first, second, content):
     """Return a maker of a good TIFF with a good sidecar which has a hostile one of its own."""
 
     def make(folder, canary):
@@ -207,29 +207,31 @@ PICTURES = {
     "overview item, VRT beside": overview_file(
         lambda f, c: (f / "b.vrt").write_text(vrt(c.secret)) and f / "b.vrt"
     ),
-    "mask, VRT": beside(".msk", lambda f, c: vrt(c.secret)),
-    "mask in capitals, raw file": beside(".MSK", lambda f, c: raw_vrt(c.secret)),
-    "mask, address": beside(".msk", lambda f, c: vrt(f"/vsicurl/{c.url}/a.tif")),
-    "mask, VRT over MRF": beside(".msk", lambda f, c: vrt(mrf(f, c))),
-    "overviews, VRT": beside(".ovr", lambda f, c: vrt(c.secret)),
-    "overviews in mixed letters, VRT": beside(".oVr", lambda f, c: vrt(c.secret)),
-    "overviews, MRF": beside(".ovr", mrf),
-    "overviews, WMS": beside(".ovr", wms),
-    "overviews of a PNG, VRT": beside(".ovr", lambda f, c: vrt(c.secret), "a.png", "PNG"),
-    "mask of a JPEG, MRF": beside(".msk", mrf, "a.jpg", "JPEG"),
-    "overviews of a JPEG 2000, VRT": beside(
+    "mask, VRT": with_sidecar(".msk", lambda f, c: vrt(c.secret)),
+    "mask in capitals, raw file": with_sidecar(".MSK", lambda f, c: raw_vrt(c.secret)),
+    "mask, address": with_sidecar(".msk", lambda f, c: vrt(f"/vsicurl/{c.url}/a.tif")),
+    "mask, VRT over MRF": with_sidecar(".msk", lambda f, c: vrt(mrf(f, c))),
+    "overviews, VRT": with_sidecar(".ovr", lambda f, c: vrt(c.secret)),
+    "overviews in mixed letters, VRT": with_sidecar(".oVr", lambda f, c: vrt(c.secret)),
+    "overviews, MRF": with_sidecar(".ovr", mrf),
+    "overviews, WMS": with_sidecar(".ovr", wms),
+    "overviews of a PNG, VRT": with_sidecar(".ovr", lambda f, c: vrt(c.secret), "a.png", "PNG"),
+    "mask of a JPEG, MRF": with_sidecar(".msk", mrf, "a.jpg", "JPEG"),
+    "overviews of a JPEG 2000, VRT": with_sidecar(
         ".ovr", lambda f, c: vrt(c.secret), "a.jp2", "JP2OpenJPEG"
     ),
-    "overviews of the mask, VRT": beside_beside(".msk", ".ovr", lambda f, c: vrt(c.secret)),
-    "mask of the overviews, MRF": beside_beside(".ovr", ".msk", mrf),
-    "metadata of the overviews, VRT": beside_beside(
+    "overviews of the mask, VRT": with_two_sidecars(".msk", ".ovr", lambda f, c: vrt(c.secret)),
+    "mask of the overviews, MRF": with_two_sidecars(".ovr", ".msk", mrf),
+    "metadata of the overviews, VRT": with_two_sidecars(
         ".ovr", ".aux.xml", lambda f, c: pam(vrt(c.secret))
     ),
     "overviews with an item, VRT": sidecar_with_item(".ovr"),
     "mask with an item, VRT": sidecar_with_item(".msk"),
-    "metadata beside a TIFF": beside(".aux.xml", lambda f, c: pam(vrt(mrf(f, c)))),
-    "metadata beside a PNG": beside(".aux.xml", lambda f, c: pam(vrt(c.secret)), "a.png", "PNG"),
-    "metadata beside an ERDAS image": beside(
+    "metadata beside a TIFF": with_sidecar(".aux.xml", lambda f, c: pam(vrt(mrf(f, c)))),
+    "metadata beside a PNG": with_sidecar(
+        ".aux.xml", lambda f, c: pam(vrt(c.secret)), "a.png", "PNG"
+    ),
+    "metadata beside an ERDAS image": with_sidecar(
         ".aux.xml", lambda f, c: pam(vrt(c.secret)), "a.img", "HFA"
     ),
     "overviews that are a link": linked_sidecar,

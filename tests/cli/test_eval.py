@@ -236,4 +236,4 @@ def test_eval_dataset_without_pillow_names_the_extra(data, run, monkeypatch):
     monkeypatch.setattr(dataset, "find_spec", lambda name: None)
     code, _, err = run("--dataset", data, "--split", "val", "-m", "nearest-x2")
     assert code == 2
-    assert "pip install 'georsr[train]'" in err
+    assert "pip install pillow" in err

@@ -71,7 +71,7 @@ def test_train_without_its_packages_is_refused_in_one_line(monkeypatch, data, ca
     monkeypatch.setattr("georsr.cli.train.find_spec", lambda name: None)
     assert invoke(["train", str(data / "tiny.yaml")]) == 2
     error = capsys.readouterr().err
-    assert "pip install 'georsr[train]'" in error
+    assert "pip install '.[train]' in the folder" in error
     assert "Traceback" not in error
 
 

@@ -1,6 +1,8 @@
 """The page of messages has every message, class and family, and advice for each."""
 
+import re
 import runpy
+import tomllib
 
 from georsr import errors
 
@@ -49,3 +51,17 @@ def test_messages_of_one_module_are_found_by_their_texts(tmp_path):
     )
     found = set(SCRIPT["messages"](module))
     assert found == {"…: is too small; enlarge it", "first message", "second message"}
+
+
+def test_install_commands_of_messages_name_declared_packages_and_not_georsr():
+    """georsr is on no index, and its extras would add torch to the light set."""
+    files = [
+        path for name in ("georsr", "cli", "qgis") for path in (REPOSITORY / name).rglob("*.py")
+    ]
+    text = PAGE + "".join(path.read_text(encoding="utf-8") for path in files)
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    groups = [project["dependencies"], *project["optional-dependencies"].values()]
+    declared = {re.match(r"[\w-]+", line)[0] for group in groups for line in group}
+    found = set(re.findall(r"pip install (?:--[\w-]+ )*'?([a-z][\w-]+)", text))
+    assert {"pystac", "pyogrio", "spandrel", "onnx", "pillow", "scipy"} <= found
+    assert found - declared - {"torchvision"} == set()

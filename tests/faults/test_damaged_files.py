@@ -63,6 +63,7 @@ def polygon(*ring):
         {"type": "GeometryCollection", "geometries": {"a": 1}},
         polygon([0, 0], [1, 1], [float("inf"), 0], [0, 0]),
         polygon([0, 0], [1, [1]], [1, 0], [0, 0]),
+        polygon([0, 0], [1, 1e308], [1, 0], [0, 0]),
         {"type": "Polygon", "coordinates": 1e308},
     ],
     ids=repr,

@@ -74,6 +74,40 @@ def test_command_on_a_full_disk_completes_with_more_space(kind, disk):
         ballast.unlink()
 
 
+def remount(folder, how):
+    subprocess.run(["mount", "-o", f"remount,{how}", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("kind", COMMANDS)
+def test_command_on_a_read_only_disk_is_one_line_and_completes_later(kind, disk):
+    remount(disk, "ro")
+    given = contents(disk)
+    judge(COMMANDS[kind], disk, 1, message="Read-only", mend=lambda: remount(disk, "rw"))
+    assert contents(disk) == given
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["preview", "in.tif", "--size", "32", "-m", "nearest-x2"],
+        ["quality", "report", "in.tif", "old.tif", "--html", "page.html"],
+        ["sr", "in.tif", "out.tif", "-m", "nearest-x2", "--workers", "1"],
+    ],
+    ids=lambda command: " ".join(command[:2]),
+)
+def test_command_in_a_read_only_folder_is_one_line(command, disk):
+    remount(disk, "ro")
+    judge(command, disk, 1, message="Read-only")
+
+
+def test_sr_in_a_read_only_folder_writes_elsewhere(disk, tmp_path):
+    remount(disk, "ro")
+    out = tmp_path / "elsewhere" / "out.tif"
+    out.parent.mkdir()
+    assert run(["sr", "in.tif", str(out), "-m", "nearest-x2", "-q"], disk) == (0, "")
+    assert [path.name for path in out.parent.iterdir()] == ["out.tif"]
+
+
 class Limit:
     """Fault: no file of the process may grow beyond a size."""
 

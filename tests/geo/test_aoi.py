@@ -282,7 +282,7 @@ def test_resolve_aoi_file_of_another_format_with_vector_suffix_is_refused(info, 
 
 def test_resolve_aoi_vector_file_without_pyogrio_names_the_extra(info, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyogrio", None)
-    with pytest.raises(UsageError, match=r"pip install 'georsr\[vector\]'"):
+    with pytest.raises(UsageError, match=r"pip install pyogrio"):
         resolve_aoi(info, aoi=str(tmp_path / "a.shp"))
 
 

@@ -317,6 +317,18 @@ def test_is_noise_dominated_compares_residual_with_noise():
     assert not is_noise_dominated([])
 
 
+def test_is_noise_dominated_of_texture_that_varies_over_the_scene_is_false():
+    """A small crop without flat ground: texture everywhere, more of it in one half."""
+    rng = np.random.default_rng(1)
+    texture = rng.normal(size=(1, 64, 64)) * np.where(np.arange(64) < 32, 0.012, 0.02)
+    texture = texture.astype(np.float32)
+    everywhere = np.ones((1, 64, 64), bool)
+    residual = np.where(np.arange(64) < 32, texture, 0.9 * texture).astype(np.float32)
+    assert not is_noise_dominated([Residual(texture, residual, everywhere)])
+    even = (0.012 * rng.normal(size=(1, 64, 64))).astype(np.float32)
+    assert is_noise_dominated([Residual(even, even, everywhere)])
+
+
 def test_consistency_of_noisy_arrays_and_files_agrees(photograph, make_raster, tmp_path):
     noisy = photograph(12)
     out = tmp_path / "out.tif"

@@ -33,7 +33,7 @@ def test_run_with_bicubic_of_an_upsampled_source_does_not_warn(make_raster, text
     assert not any("every pixel" in text for text in report.warnings)
 
 
-def told(kind, source, out, model="bicubic-x2", **options):
+def warnings_of(kind, source, out, model="bicubic-x2", **options):
     """Return the only warning of a kind; the report has it, too."""
     with pytest.warns(kind) as warned:
         report = georsr.super_resolve(source, out, model, **options)
@@ -53,7 +53,7 @@ def test_run_crs_that_geotiff_changes_is_told_with_both(make_raster, texture, tm
         "in.tif</SourceFilename><SourceBand>1</SourceBand></SimpleSource></VRTRasterBand>"
         "</VRTDataset>"
     )
-    text = told(GeoreferenceWarning, tmp_path / "p.vrt", tmp_path / "o.tif")
+    text = warnings_of(GeoreferenceWarning, tmp_path / "p.vrt", tmp_path / "o.tif")
     stored = re.search(r"GeoTIFF stores its CRS (.+) as (.+); if the difference matters", text)
     assert stored
     assert stored[1] != stored[2]
@@ -62,7 +62,7 @@ def test_run_crs_that_geotiff_changes_is_told_with_both(make_raster, texture, tm
 
 def test_run_miniswhite_as_cog_says_that_it_looks_negative(make_raster, texture, tmp_path):
     source = make_raster(texture(1, 40, 30), photometric="MINISWHITE")
-    text = told(RadiometryWarning, source, tmp_path / "o.tif", cog=True)
+    text = warnings_of(RadiometryWarning, source, tmp_path / "o.tif", cog=True)
     assert "MINISWHITE" in text
     assert "without cog=True" in text
 
@@ -80,7 +80,7 @@ def test_run_mosaic_of_mixed_photometric_interpretation_is_refused(make_raster, 
 def test_run_network_of_wide_integers_says_which_digits_are_lost(make_raster, texture, tmp_path):
     values = texture(3, 40, 30, "float32")
     values = np.round((values - values.min()) * 2**31 / np.ptp(values)).astype("uint32")
-    text = told(RadiometryWarning, make_raster(values), tmp_path / "o.tif", "segsr-lite-x2")
+    text = warnings_of(RadiometryWarning, make_raster(values), tmp_path / "o.tif", "segsr-lite-x2")
     step = float(re.search(r"differences below ([\d.e+]+) are rounded away", text)[1])
     assert step > 64
     assert "narrower stretch=" in text
@@ -95,4 +95,4 @@ def test_run_jp2_with_metadata_in_gml_says_that_they_are_left_out(make_raster, t
     assert field in plain.read_bytes()
     more.write_bytes(plain.read_bytes().replace(field, metadata.ljust(len(field))))
     georsr.super_resolve(plain, tmp_path / "plain.tif", "bicubic-x2")  # no warning
-    assert "GML metadata" in told(MetadataWarning, more, tmp_path / "more.tif")
+    assert "GML metadata" in warnings_of(MetadataWarning, more, tmp_path / "more.tif")

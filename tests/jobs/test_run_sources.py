@@ -105,3 +105,35 @@ def test_run_from_jpeg_2000_gives_the_same_pixels(make_raster, texture, tmp_path
         REVERSIBLE="YES",
     )
     check(tmp_path / "in.jp2", image, tmp_path)
+
+
+LARGEST = 3.4028234663852886e38
+TEXT = b"-1.2345678901234567e+30"
+
+
+@pytest.mark.parametrize("model", ["bicubic-x2", "segsr-lite-x2"])
+@pytest.mark.parametrize(
+    ("text", "pixel"),
+    [
+        ("-3.4028234663852886e+38", -LARGEST),
+        ("-3.40282346638529e+38", -LARGEST),  # as ESRI writes it
+        ("-3.40282347e+38", -LARGEST),  # beyond the largest float32
+        ("-3.4e+38", -LARGEST),
+        ("-3.4028234663852886e+38", -3.4e38),
+    ],
+)
+def test_run_of_huge_nodata_in_other_digits_is_nodata(
+    text, pixel, model, make_raster, texture, tmp_path
+):
+    values = texture(3, 40, 44, "float32")
+    values[:, 10:20, 12:30] = pixel
+    source, out = Path(make_raster(values, nodata=float(TEXT))), tmp_path / "out.tif"
+    data = source.read_bytes()
+    assert data.count(TEXT) == 1  # the header has nodata as text
+    source.write_bytes(data.replace(TEXT, text.encode().ljust(len(TEXT), b"\0")))
+    super_resolve(source, out, model)
+    expected = np.zeros((80, 88), bool)
+    expected[20:40, 24:60] = True
+    with rasterio.open(out) as dataset:
+        assert np.array_equal(dataset.read_masks(1) == 0, expected)
+        assert np.abs(dataset.read()[:, ~expected]).max() < 10_000

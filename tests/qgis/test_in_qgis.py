@@ -308,7 +308,7 @@ EXPECTED = {
     "folder": "the folder /proc cannot be written to",
     "information of a web map": "layer of the provider 'wms', not a file",
     "gone": "there is no file",
-    "old": "is georsr 0.0.9, but this plugin needs 0.1.0 or newer: upgrade it with 'pip install",
+    "old": "is georsr 0.0.9, but this plugin needs 0.1.0 or newer: run 'Install georsr'",
     "broken": "No module named torch; try '",
     "no program": "does not answer as georsr does",
 }

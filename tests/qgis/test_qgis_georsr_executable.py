@@ -98,7 +98,7 @@ def test_version_of_reads_and_checks_the_version(program):
     assert version_of(program()) == "0.1.0"
     assert version_of(program('echo "georsr, version 2.0.0rc1"')) == "2.0.0rc1"
     with pytest.raises(
-        ExecutableError, match=r"is georsr 0\.0\.9, but .* 0\.1\.0 or newer.*upgrade"
+        ExecutableError, match=r"is georsr 0\.0\.9, but .* 0\.1\.0 or newer: run .*newer copy"
     ):
         version_of(program('echo "georsr, version 0.0.9"'))
 

@@ -262,7 +262,7 @@ def _import_onnx() -> Any:
         import onnxscript  # noqa: F401  torch's exporter needs it
     except ImportError as error:
         raise UsageError(
-            "converting to ONNX needs the packages onnx and onnxscript: pip install 'georsr[onnx]'"
+            "converting to ONNX needs the packages onnx and onnxscript: pip install onnx onnxscript"
         ) from error
     return onnx
 

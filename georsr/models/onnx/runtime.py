@@ -260,7 +260,7 @@ def onnxruntime() -> Any:
             import onnxruntime
     except ModuleNotFoundError as error:
         raise UsageError(
-            "ONNX Runtime is not installed: pip install 'georsr[onnx]', or use --backend torch"
+            "ONNX Runtime is not installed: pip install onnxruntime, or use --backend torch"
         ) from error
     except (ImportError, OSError) as error:
         raise UsageError(
