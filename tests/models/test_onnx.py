@@ -291,7 +291,7 @@ def test_export_model_int8_of_every_segsr_lite_is_like_float32(scale, options, t
     spec = ModelSpec("lite", "segsr-lite", scale, parameters=parameters, tile=32, halo=2, overlap=4)
     network = build(spec)
     for weights in network.parameters():
-        torch.nn.init.normal_(weights, std=0.05)
+        torch.nn.init.normal_(weights, std=0.02)
     model = Model(spec, network, "0" * 64, "untrained")
     tiles = [np.random.default_rng(0).random((3, 32, 32), np.float32)]
     path = tmp_path / "int8.onnx"
