@@ -206,7 +206,7 @@ def run_key(
     }
     return {
         "source": source_hash(reader),
-        "model": f"{model.spec.name} {model.sha256[:16]}",
+        "model": f"{model.spec.name} {model.digest(placement)[:16]}",
         "software": f"georsr {georsr_version()} with {placement.library}",
         "arithmetic": f"{placement.precision} on {placement.type}",
         "area": "everything" if area is None else area.describe(),

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from georsr._files import atomic_write, sha256
-from georsr.device import import_torch
+from georsr.device import DeviceConfig, import_torch
 from georsr.errors import ModelError, OutputError, UsageError
 from georsr.models.arrays import enlarge_bicubic, enlarge_nearest
 from georsr.models.registry import (
@@ -375,6 +375,11 @@ class Model:
         """Path of the ONNX file in 8 bits of a model that ships with georsr; None without one."""
         path = None if self.graph is None else self.graph.with_suffix(".int8.onnx")
         return path if path is not None and path.is_file() else None
+
+    def digest(self, placement: DeviceConfig) -> str:
+        """Return the SHA-256 of the file that runs: of the ONNX file, if ONNX Runtime runs it."""
+        path = self.int8_graph if placement.precision == "int8" else self.graph
+        return self.sha256 if placement.backend == "torch" or path is None else sha256(path)
 
     def __call__(self, image: FloatArray) -> FloatArray:
         """Enlarge an image or a batch of images of one size, each as one tile.

@@ -156,6 +156,7 @@ class OnnxNetwork:
         """(1, C, h, w) -> mean and variance of the sensor description; None without one."""
         size = session.get_inputs()[0].shape[2]
         self.tile: int | None = size if isinstance(size, int) else None
+        self._takes_batches = session.get_inputs()[0].shape[0] != 1
         """Height and width of its tiles, to which smaller ones are padded; None for any size."""
         maps = [output.shape[1] for output in session.get_outputs() if output.name == GUIDANCE]
         self.guidance_count: int = maps[0] if maps else 0
@@ -167,6 +168,8 @@ class OnnxNetwork:
 
     def __call__(self, x: FloatArray, sensor: FloatArray | None = None) -> FloatArray:
         """(N, C, h, w) -> (N, C, s * h, s * w), float32; ``sensor``: (1, N_SENSOR_VALUES)."""
+        if len(x) > 1 and not self._takes_batches:
+            return np.concatenate([self(tile[None], sensor) for tile in x])
         pixels = np.ascontiguousarray(x, np.float32)
         if self.tile is not None:  # a scene may be smaller than a tile
             pixels = pad_to(pixels, self.tile, self.tile)
