@@ -1,5 +1,8 @@
 """Consistency, from a tile to an output: invariant 7."""
 
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
@@ -353,3 +356,29 @@ def test_spread_ranges_lie_apart_in_few_blocks(length, step):
         for begin, end in windows:
             seen = range(max(0, begin - reach), min(length, end + reach))
             assert seen[-1] // step - seen[0] // step <= max(0, 128 // step - 1)
+
+
+RUN_WITH_SHARPENED_KERNEL = """
+import hashlib, numpy as np, georsr
+values = np.random.default_rng(0).integers(0, 256, (3, 150, 150)).astype("float32")
+result = georsr.super_resolve_array(
+    values, "segsr-lite-x2", tile_size=150, consistency="on", consistency_kernel="psf:0.4+0.8"
+)
+print(hashlib.sha256(result.tobytes()).hexdigest())
+"""
+
+
+@pytest.mark.slow
+def test_result_does_not_depend_on_threads_of_blas():
+    """OpenBLAS adds in another order as soon as it has more than one thread."""
+    results = [
+        subprocess.run(
+            [sys.executable, "-c", RUN_WITH_SHARPENED_KERNEL],
+            env={**os.environ, "OPENBLAS_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for threads in ("1", "2")
+    ]
+    assert results[0] == results[1]
