@@ -61,7 +61,7 @@ FOREIGN = {
 @model_options("Built-in name or weights file, repeatable.", several=True)
 @click.option(
     "--degradation",
-    show_default="bicubic",
+    show_default="bicubic; for rasters, the kernel in the tags of SR",
     metavar="KIND[,KEY=VALUE...]",
     help="Degradation from HR to LR: bicubic, or sensor,mtf=0.2,noise=0.005,bits=8.",
 )
@@ -228,7 +228,7 @@ def _measure_rasters(rasters: tuple[str, ...], as_json: bool, options: dict[str,
     lr, scale = options["lr"], options["scale"]
     how = {
         "bidx": options["bidx"],
-        "degradation": parse_degradation(options["degradation"] or "bicubic"),
+        "degradation": options["degradation"] and parse_degradation(options["degradation"]),
     }
     if len(rasters) == 1:
         scene = measure_no_reference(rasters[0], lr, scale=scale, run=True, **how)

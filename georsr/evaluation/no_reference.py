@@ -18,13 +18,14 @@ from georsr.evaluation.raster_comparison import (
     declared_scale,
     measure_consistency,
     open_source_of,
+    recorded_kernel,
     selected_bands,
 )
 from georsr.geo.registration import scale_between
 from georsr.inference.blur_and_noise import BLOCK
 from georsr.io.reader import RasterReader, open_raster
 from georsr.models.arrays import enlarge_bicubic
-from georsr.radiometry.degradation import BicubicDegradation, Degradation
+from georsr.radiometry.degradation import Degradation
 from georsr.radiometry.kernels import Kernel
 from georsr.radiometry.nodata import erode_mask
 from georsr.tiling.grid import spread_windows
@@ -199,7 +200,8 @@ def measure_no_reference(
     bidx
         Bands of the source, in the output's order; None: all.
     degradation
-        Degradation or kernel for consistency with the source; None: bicubic.
+        Degradation or kernel for consistency with the source; None: that of the tags of
+        the output, or bicubic.
     run
         Run the output's model on a part of the source, for the figures of harm that need it.
 
@@ -220,7 +222,7 @@ def measure_no_reference(
             return _report(sr, None, factor, None)
         with open_source_of(sr, lr_path, bidx) as lr:
             bands = selected_bands(lr, bidx)
-            consistency = measure_consistency(sr, lr, degradation or BicubicDegradation())
+            consistency = measure_consistency(sr, lr, degradation or recorded_kernel(sr))
             report = _report(sr, lr, scale_between(sr.info, lr.info), consistency)
     bicubic, output = report.images
     harm = measure_harm(

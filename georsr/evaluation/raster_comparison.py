@@ -34,7 +34,7 @@ from georsr.radiometry.degradation import (
     blur_and_sample,
     sharpened,
 )
-from georsr.radiometry.kernels import Kernel, psf_sigma
+from georsr.radiometry.kernels import Kernel, parse_kernel, psf_sigma
 from georsr.radiometry.nodata import erode_mask
 from georsr.reports import read_output_tags
 from georsr.tiling.grid import spread_windows
@@ -94,6 +94,18 @@ def _recorded_bands(sr: RasterReader) -> tuple[int, ...] | None:
         return None
     options = read_output_tags(sr.info.path, tags).config(aoi="")  # the area is not needed
     return None if options.output_bands == "all" else options.indexes
+
+
+def recorded_kernel(sr: RasterReader) -> Degradation | Kernel:
+    """Return the kernel by which an output was made consistent, from its tags.
+
+    It is bicubic if the output was not made consistent, or is a lazy array, whose tags were made
+    before the kernel was known.
+    """
+    recorded = sr.info.tags.get("", {}).get("GEORSR_CONSISTENCY", "off")
+    if recorded.startswith("off") or recorded in ("scene", "bicubic"):
+        return BicubicDegradation()
+    return parse_kernel(recorded)
 
 
 def data_range(reader: RasterReader) -> float:
@@ -446,7 +458,8 @@ def compare_with_source(
     bidx
         Bands of the source, in the output's order; None: all.
     degradation
-        Degradation from the truth to the source; None: bicubic.
+        Degradation from the output to the source; None: the kernel that the output was made
+        consistent by, according to its tags, or bicubic.
 
     Raises
     ------
@@ -455,7 +468,7 @@ def compare_with_source(
     """
     with open_raster(sr_path) as sr, open_source_of(sr, lr_path, bidx) as lr:
         scale = scale_between(sr.info, lr.info)
-        consistency = measure_consistency(sr, lr, degradation or BicubicDegradation())
+        consistency = measure_consistency(sr, lr, degradation or recorded_kernel(sr))
     return replace(compare(sr_path, hr_path, scale=scale), consistency=consistency)
 
 

@@ -246,7 +246,7 @@ class SuperResolution(pl.LightningModule):
             others,
             muon_lr=settings.muon_lr,
             lr=settings.lr,
-            betas=settings.betas,
+            betas=(float(settings.betas[0]), float(settings.betas[1])),  # torch takes no 0
             weight_decay=settings.weight_decay,
         )
         schedule = LambdaLR(optimizer, self.rate)

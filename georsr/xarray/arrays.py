@@ -266,9 +266,28 @@ def _label(data: Any, array: xr.DataArray, info: GridInfo, request: ArrayRequest
             source_name=info.source,
             stretch=config.stretch,
             consistency=requested_kernel(spec, config) or "off",
-            options=config.tags_json(),
+            options=_with_source_bands(config, array, info, data).tags_json(),
         ),
     )
+
+
+def _with_source_bands(
+    config: SRConfig, array: xr.DataArray, info: GridInfo, output: Any
+) -> SRConfig:
+    """Return options that name the bands of the file from which rioxarray read the array.
+
+    Its labels of bands are their numbers. Quality layers of the output need them.
+    """
+    labels = array.coords.get(info.band) if array.encoding.get("source") else None
+    if (
+        labels is None
+        or labels.dtype.kind not in "iu"
+        or labels.size != output.shape[-3]
+        or config.indexes is not None
+        or config.output_bands == "all"
+    ):
+        return config
+    return replace(config, indexes=tuple(labels.values.ravel().tolist()))
 
 
 def _output_nodata(array: xr.DataArray, info: GridInfo, config: SRConfig) -> float | None:

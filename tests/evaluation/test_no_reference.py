@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from affine import Affine
 
+import georsr
 from georsr.errors import InputError, UsageError
 from georsr.evaluation.no_reference import measure_no_reference
 from georsr.radiometry.degradation import bicubic_downsample
@@ -94,3 +95,10 @@ def test_no_reference_without_valid_pixels_fails(make_raster):
     empty = make_raster(np.zeros((1, 64, 64), "uint8"), nodata=0)
     with pytest.raises(InputError, match="valid pixels"):
         measure_no_reference(empty, scale=2)
+
+
+def test_measure_no_reference_takes_the_kernel_of_the_tags(make_raster, texture, tmp_path):
+    source, out = make_raster(texture(3, 60, 60)), str(tmp_path / "o.tif")
+    georsr.super_resolve(source, out, "segsr-lite-x2", consistency_kernel="mean")
+    report = measure_no_reference(out, source)
+    assert report.consistency.degradation == "kernel mean"

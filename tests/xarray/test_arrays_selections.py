@@ -1,13 +1,16 @@
 """Arrays of some bands, and selections that are empty."""
 
+import json
+
 import numpy as np
 import pytest
 import rasterio
 import rioxarray
 import xarray as xr
 
-import georsr.xarray  # noqa: F401  registers the accessor
+import georsr.xarray  # registers the accessor
 from georsr.errors import UsageError
+from georsr.evaluation.reports.output_report import report_output
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use `@` matmul:PendingDeprecationWarning")
 
@@ -50,3 +53,15 @@ def test_accessor_empty_selection_is_refused(stack):
         wrong_way = array.sel(y=slice(south, north))
         with pytest.raises(UsageError, match=r"has no rows: .* da.sel\(y=slice\(north, south\)"):
             wrong_way.georsr.super_resolve("bicubic-x2")
+
+
+def test_selected_bands_are_recorded_for_quality_layers_and_report(make_raster, texture, tmp_path):
+    source = make_raster(texture(5, 72, 80))
+    path, layers = str(tmp_path / "x.tif"), str(tmp_path / "layers.tif")
+    with rioxarray.open_rasterio(source, chunks={"x": 40, "y": 40}) as array:
+        array.sel(band=[5, 1, 3]).georsr.super_resolve("segsr-lite-x2-sensor").rio.to_raster(path)
+    with rasterio.open(path) as output:
+        assert json.loads(output.tags()["GEORSR_OPTIONS"])["bidx"] == [5, 1, 3]
+        assert output.tags()["GEORSR_CONSISTENCY"] == "scene"  # not known before it is computed
+    georsr.quality_layers(source, path, layers)
+    assert report_output(source, path, seams=False).consistency.degradation == "bicubic"

@@ -15,6 +15,7 @@ from georsr.evaluation.raster_comparison import (
     Consistency,
     measure_consistency,
     open_source_of,
+    recorded_kernel,
     selected_bands,
 )
 from georsr.evaluation.reports.figures import (
@@ -34,7 +35,6 @@ from georsr.io.reader import RasterReader, open_raster
 from georsr.io.rgb_bands import COLORS, declared_rgb_bands
 from georsr.models.io import open_model
 from georsr.quality.qgis_style import displayed_maximum
-from georsr.radiometry.kernels import Kernel, parse_kernel
 from georsr.reports import read_output_tags
 from georsr.window import AnyArray, Window
 
@@ -134,7 +134,7 @@ def report_output(
     """
     with open_raster(output) as sr:
         tags = dict(sr.info.tags.get("", {}))
-        kernel = _consistency_kernel(tags)
+        kernel = recorded_kernel(sr)
         with open_source_of(sr, source, bidx) as lr:
             bands, selected = lr.info.indexes, selected_bands(lr, bidx)
             scale = scale_between(sr.info, lr.info)
@@ -184,12 +184,6 @@ def shift_against_bicubic(sr: RasterReader, lr: RasterReader, scale: int) -> tup
         return math.nan, math.nan
     images = [np.where(valid, block.values, 0).mean(0, dtype=np.float64) for block in blocks]
     return phase_shift(images[0], images[1], scale)
-
-
-def _consistency_kernel(tags: Mapping[str, str]) -> Kernel:
-    """Return the kernel an output was made consistent by; bicubic if it was not."""
-    recorded = tags.get("GEORSR_CONSISTENCY", "off")
-    return Kernel("bicubic") if recorded.startswith("off") else parse_kernel(recorded)
 
 
 def _measure_seams(
