@@ -282,49 +282,15 @@ def _check_present(device: Any) -> None:
         raise UsageError(f"device {device}: expected auto, cpu, cuda, cuda:N or mps")
 
 
-class _SingleBlasThread:
-    """One thread for NumPy's BLAS, while any block is entered: its sums depend on their number."""
-
-    def __init__(self) -> None:
-        self._lock, self._blocks = threading.Lock(), 0
-        self._limit: Any = None
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._blocks == 0:
-                self._limit = _blas().limit(limits=1)
-            self._blocks += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._blocks -= 1
-            if self._blocks == 0:
-                self._limit.restore_original_limits()
-
-
-@cache
-def _blas() -> Any:
-    from threadpoolctl import ThreadpoolController
-
-    return ThreadpoolController().select(user_api="blas")
-
-
-_single_blas_thread = _SingleBlasThread()
-
-
 @contextmanager
 def cpu_threads(count: int | None) -> Iterator[None]:
-    """Set the number of CPU threads of the calling thread inside the block, and restore it.
-
-    NumPy's BLAS, which multiplies small matrices only, has one thread in the whole process.
-    """
+    """Set the number of CPU threads of the calling thread inside the block, and restore it."""
     before, torch = getattr(_state, "threads", None), sys.modules.get("torch")
     of_torch = None if torch is None else torch.get_num_threads()
     if count is not None:
         set_num_threads(count)
     try:
-        with _single_blas_thread:
-            yield
+        yield
     finally:
         _state.threads = before
         torch = sys.modules.get("torch")

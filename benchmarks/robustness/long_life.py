@@ -3,8 +3,8 @@
     python benchmarks/robustness/long_life.py [--calls 300] [--backend onnx] [--threads 1]
 
 Calls `georsr.super_resolve` many times on a small raster. Neither memory, open files nor threads
-may grow: resident memory by 1 % at most from the first third of the calls to the last one. Each
-output must have the same bytes. Then ten threads call it at once; a forked process calls it; calls
+may grow: the least resident memory after the last ten calls is at most 1 % above the most after
+the last ten of the first third. Each output must have the same bytes. Then ten threads call it at once; a forked process calls it; calls
 are interrupted at five moments as a cell of a notebook is, by KeyboardInterrupt in the main thread,
 and made again. Prints a JSON object; exit code 1 if anything is wrong.
 """
@@ -20,6 +20,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -46,6 +47,19 @@ def state() -> tuple[int, int, int]:
     gc.collect()
     resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     return resident, len([*Path("/proc/self/fd").iterdir()]), threading.active_count()
+
+
+def states(
+    run: Callable[[str], bytes], number: int, expected: bytes, wrong: list[str]
+) -> list[tuple[int, int, int]]:
+    """Call many times; return the state after each of the last ten calls."""
+    found = []
+    for n in range(number):
+        if run(f"call{n % 7}") != expected:
+            wrong.append(f"call {n}: other bytes")
+        if n >= number - 10:
+            found.append(state())
+    return found
 
 
 def in_child(work: partial[bytes], expected: bytes, seconds: int = 60) -> str:
@@ -104,13 +118,10 @@ def main() -> int:
             path.unlink()
             return data
 
-        expected, wrong = run("first"), []
-        for number in range(options.calls // 3):
-            run(f"warm{number % 7}")
-        before = state()
-        if not all(run(f"call{n % 7}") == expected for n in range(options.calls * 2 // 3)):
-            wrong.append("other bytes")
-        after = state()
+        expected, wrong = run("first"), list[str]()
+        warm = states(run, options.calls // 3, expected, wrong)
+        last = states(run, options.calls * 2 // 3, expected, wrong)
+        before, after = max(warm), min(last)  # resident memory goes up and down by 1 % in between
         if after[0] > 1.01 * before[0]:
             wrong.append("memory grows")
         if after[1:] != before[1:]:

@@ -84,7 +84,8 @@ def detrend_blocks(image: AnyArray, size: int) -> AnyArray:
     y, x = np.divmod(np.arange(size * size), size)
     plane, _ = np.linalg.qr(np.stack([np.ones(size * size), y, x], axis=1).astype(np.float64))
     blocks = split_blocks(image.astype(np.float64), size)
-    return np.asarray(blocks - (blocks @ plane) @ plane.T)
+    parts = np.einsum("rcp,pk->rck", blocks, plane)  # without BLAS, whose threads change sums
+    return np.asarray(blocks - np.einsum("rck,pk->rcp", parts, plane))
 
 
 def is_noise_dominated(parts: Sequence[Residual]) -> bool:

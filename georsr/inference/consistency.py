@@ -10,6 +10,7 @@ D acts on rows and columns separately, so that two small banded matrices are all
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -19,6 +20,7 @@ import numpy as np
 from georsr.config import SRConfig
 from georsr.models.arrays import (
     BLOCK,
+    MAX_PRODUCTS,
     Array,
     BandedMatrix,
     Like,
@@ -33,7 +35,7 @@ from georsr.models.arrays import (
 )
 from georsr.models.spec import SCENE, SOFTLY, ModelSpec
 from georsr.radiometry.kernels import Kernel, parse_kernel
-from georsr.window import BoolArray, FloatArray
+from georsr.window import AnyArray, BoolArray, FloatArray
 
 DAMPING, DAMPING_OF_OPTICS = 0.03, 0.07
 """Weight of roughness in what is added back, relative to the kernel's own gain; means are not
@@ -55,15 +57,41 @@ def _downsampling(kernel: Kernel, size: int, scale: int, kind: Like) -> BandedMa
 def _pseudo_inverse(kernel: Kernel, size: int, scale: int, kind: Like) -> BandedMatrix:
     """Return the damped pseudo-inverse of downsampling: size -> s * size."""
     down = kernel.matrix(size * scale, scale).astype(np.float64)
-    gram = down @ down.T
+    gram = _product(down, down.T)
     slope = np.diff(np.eye(size), axis=0)
     roughness = slope.T @ slope / 4
     damping = kernel.damping or (DAMPING_OF_OPTICS if kernel.kind == "psf" else DAMPING)
-    inverse = np.linalg.inv(gram + damping * gram.sum(1).mean() * roughness)
+    inverse = _inverse(gram + damping * gram.sum(1).mean() * roughness)
     row, column = np.nonzero(np.abs(inverse) > NEGLIGIBLE * np.abs(inverse).max())
     apart = np.abs(np.subtract.outer(np.arange(size), np.arange(size)))
     inverse[apart > np.abs(row - column).max()] = 0.0
-    return banded(down.T @ inverse, BLOCK * scale, kind)
+    return banded(_product(down.T, inverse), BLOCK * scale, kind)
+
+
+def _product(a: AnyArray, b: AnyArray) -> AnyArray:
+    """Multiply two matrices in pieces for which BLAS takes one thread: more change its sums."""
+    made = np.empty((len(a), b.shape[1]))
+    side = max(1, math.isqrt(MAX_PRODUCTS // a.shape[1]))
+    for top in range(0, len(a), side):
+        for left in range(0, b.shape[1], side):
+            rows, columns = slice(top, top + side), slice(left, left + side)
+            made[rows, columns] = a[rows] @ b[:, columns]
+    return made
+
+
+def _inverse(matrix: AnyArray) -> AnyArray:
+    """Invert a positive definite matrix by elimination, element by element.
+
+    LAPACK's result depends on the number of threads.
+    """
+    size = len(matrix)
+    both = np.hstack([matrix, np.eye(size)])
+    for i in range(size):
+        both[i] /= both[i, i]
+        factors = both[:, i].copy()
+        factors[i] = 0.0
+        both -= factors[:, None] * both[i]
+    return both[:, size:]
 
 
 def downsample(fine: Array, kernel: Kernel, scale: int) -> Array:

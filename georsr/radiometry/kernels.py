@@ -87,7 +87,10 @@ def _matrix(kernel: Kernel, size: int, scale: int) -> FloatArray:
     else:
         matrix = psf_matrix(size, scale, psf_sigma(kernel.mtf, scale))
         if kernel.sharpen:
-            matrix = mtfc_matrix(size // scale, kernel.sharpen) @ matrix
+            before = np.concatenate([matrix[:1], matrix[:-1]])
+            after = np.concatenate([matrix[1:], matrix[-1:]])
+            # as `mtfc_matrix`, element by element: sums of BLAS depend on its threads
+            matrix = matrix + np.float32(kernel.sharpen / 4) * (2 * matrix - before - after)
     matrix.setflags(write=False)
     return matrix
 

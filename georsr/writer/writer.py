@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import threading
 import time
 import zlib
@@ -80,6 +81,27 @@ SYNC_SECONDS = 1.0
 takes the writer's thread about 10 ms and does not delay the network."""
 _POLL_SECONDS = 0.1
 """Seconds between two checks for cancellation."""
+
+
+@contextmanager
+def _delayed_interrupt() -> Iterator[None]:
+    """Let Ctrl-C wait until the block is left: half of a change would put the journal out of step.
+
+    Python raises KeyboardInterrupt in the main thread only.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGINT) if is_main else None
+    if handler is None:
+        yield
+        return
+    received = []
+    signal.signal(signal.SIGINT, lambda *_: received.append(True))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if received:
+            signal.raise_signal(signal.SIGINT)
 
 
 class RasterWriter:
@@ -305,23 +327,25 @@ class RasterWriter:
 
     def _append(self) -> None:
         """Append the block that was submitted first to the file, once it is encoded."""
-        row, column, job = self._encoding[0]  # if Ctrl-C comes now, it is the first one again
+        row, column, job = self._encoding[0]
         part = self._opened()
         with self._failures(f"block {row}, {column} cannot be written"):
-            record = None if part.done[row, column] else part.append(row, column, job.result())
-        if record is not None:
-            self._unsynced.append(record)
-        self._encoding.popleft()
+            block = job.result()
+            with _delayed_interrupt():
+                record = None if part.done[row, column] else part.append(row, column, block)
+                if record is not None:
+                    self._unsynced.append(record)
+                self._encoding.popleft()
         if self.journal is not None and time.monotonic() - self._synced_at > SYNC_SECONDS:
             self._sync()
 
     def _sync(self) -> None:
         """Synchronise appended blocks to disk, and list them in the journal."""
-        with self._failures("cannot be written"):
+        with self._failures("cannot be written"), _delayed_interrupt():
             self._opened().sync()
             if self.journal is not None and self._unsynced:
                 self.journal.add(self._unsynced)
-        self._unsynced = []
+            self._unsynced = []
         self._synced_at = time.monotonic()
 
     def flush(self) -> None:

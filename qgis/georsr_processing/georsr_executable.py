@@ -124,7 +124,6 @@ LIGHT = (
     "rioxarray>=0.15",
     "dask[array,distributed]>=2024.1",
     "cryptography>=41",
-    "threadpoolctl>=3.1",
     "shapely>=2.0",
     "affine>=3.0rc1",
     "numpy>=1.26",

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import zipfile
 
 import numpy as np
 import pytest
@@ -30,6 +31,9 @@ def furniture(tmp_path_factory):
     shutil.copy(SAMPLES / "town_rgb_0.5m.tif", desk / "truth.tif")
     shutil.copy(SAMPLES / "fields_4band_10m.tif", desk / "sentinel2.tif")
     shutil.copy(SAMPLES / "fields_4band_10m.tif", desk / "planet.tif")
+    (desk / "dist").mkdir()
+    with zipfile.ZipFile(desk / "dist" / "georsr-0.1.0-py3-none-any.whl", "w"):
+        pass
     four_of_thirteen(SAMPLES / "fields_4band_10m.tif", desk)
     mosaic(town, desk / "mosaic.tif")
     naip(desk / "naip.tif")

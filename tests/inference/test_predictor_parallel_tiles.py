@@ -3,7 +3,6 @@
 import threading
 
 import pytest
-import threadpoolctl
 import torch
 
 import georsr
@@ -100,19 +99,3 @@ def test_tile_predictor_lanes_follow_the_threads_of_the_caller():
         assert inference.lanes(10) == ParallelTiles(3, 1)
     with cpu_threads(1):
         assert inference.lanes(10) == ParallelTiles(1, 1)
-
-
-def test_cpu_threads_leaves_one_to_blas_until_the_last_block_ends():
-    def of_blas():
-        libraries = threadpoolctl.threadpool_info()
-        return {each["num_threads"] for each in libraries if each["user_api"] == "blas"}
-
-    with threadpoolctl.threadpool_limits(2, user_api="blas"):
-        first, second = cpu_threads(None), cpu_threads(None)
-        first.__enter__()
-        second.__enter__()
-        assert of_blas() == {1}
-        first.__exit__(None, None, None)
-        assert of_blas() == {1}
-        second.__exit__(None, None, None)
-        assert of_blas() == {2}

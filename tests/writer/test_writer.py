@@ -1,4 +1,6 @@
+import itertools
 import os
+import signal
 import warnings
 from pathlib import Path
 
@@ -14,7 +16,8 @@ from georsr.radiometry.nodata import dataset_mask
 from georsr.radiometry.quantize import quantize, quantize_alpha, replicate
 from georsr.window import Window
 from georsr.writer.layout import output_layout
-from georsr.writer.resumable_tiff import PartialTiff
+from georsr.writer.paths import temp_paths
+from georsr.writer.resumable_tiff import Journal, PartialTiff
 from georsr.writer.writer import RasterWriter
 from tests.rasters import make_raster, ramp
 
@@ -173,6 +176,40 @@ def test_writer_failing_at_the_start_leaves_no_files(tmp_path, rgb, monkeypatch,
     with pytest.raises(expected), RasterWriter(tmp_path / "b.tif", layout):
         pass
     assert only(tmp_path, "rgb.tif")
+
+
+def test_writer_interrupted_while_a_block_is_appended_resumes_with_the_same_bytes(
+    tmp_path, rgb, monkeypatch
+):
+    """Ctrl-C between a change of the file and its record, as a notebook sends it."""
+    layout = layout_of(rgb)
+    data = pixels(layout)
+
+    def write(name):
+        journal = Journal(temp_paths(str(tmp_path / name)).journal, name, {}, 32)
+        with RasterWriter(str(tmp_path / name), layout, journal=journal) as writer:
+            fill(writer, layout, data)
+            writer.commit()
+        return (tmp_path / name).read_bytes()
+
+    whole, append, calls = write("whole.tif"), PartialTiff.append, itertools.count()
+
+    def interrupted(part, *arguments):
+        record = append(part, *arguments)
+        if next(calls) == 4:
+            signal.raise_signal(signal.SIGINT)
+        return record
+
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(PartialTiff, "append", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                write("b.tif")
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    assert not (tmp_path / "b.tif").exists()
+    assert write("b.tif") == whole
 
 
 def test_writer_incomplete_output_is_not_published(tmp_path, rgb):
