@@ -6,8 +6,8 @@ Calls `georsr.super_resolve` many times on a small raster. Neither memory, open 
 may grow: the least resident memory after the last ten calls is at most 1 % above the most after
 the last ten of the first third. Each output must have the same bytes. Then ten threads call it at
 once; a forked process calls it; calls are interrupted at five moments, as a cell of a notebook is,
-by KeyboardInterrupt in the main thread, and made again. Prints a JSON object; exit code 1 if anything
-is wrong.
+by KeyboardInterrupt in the main thread, and made again. Prints a JSON object; exit code 1 if
+anything is wrong.
 """
 
 from __future__ import annotations
