@@ -8,6 +8,7 @@ import threading
 import time
 
 import pytest
+from distributed import Client
 
 from georsr.api import super_resolve
 from georsr.distributed import cluster, task_queue
@@ -26,6 +27,14 @@ with LocalCluster(n_workers=2, threads_per_worker=1, silence_logs=50, **options)
     print(local.scheduler_address, flush=True)
     input()
 """
+
+SCHEDULER = """
+from distributed import LocalCluster
+with LocalCluster(n_workers=0, protocol="tcp", dashboard_address="127.0.0.1:0") as local:
+    print(local.scheduler_address, flush=True)
+    input()
+"""
+WORKER = ["-m", "distributed.cli.dask_worker", "--no-nanny", "--no-dashboard", "--nthreads", "1"]
 
 
 class Machines:
@@ -184,3 +193,49 @@ def test_run_scheduler_killed_is_one_line_and_one_process_completes(source, expe
     assert not out.exists()
     super_resolve(source, out, "bicubic-x2", **SMALL)
     assert out.read_bytes() == expected
+
+
+@pytest.mark.parametrize("count", [1, 2], ids=["one worker", "all workers"])
+def test_run_workers_frozen_for_ever_ends_once_dask_gives_them_up(
+    count, source, expected, tmp_path, monkeypatch
+):
+    """Dask's clock is not awaited: the scheduler is told that it heard nothing for very long."""
+    monkeypatch.setattr(task_queue, "NO_WORKER_TIMEOUT", 1.0)
+    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": tmp_path}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    scheduler = subprocess.Popen([sys.executable, "-c", SCHEDULER], **pipes)
+    address, out = scheduler.stdout.readline().strip(), tmp_path / "o.tif"
+    names = [f"worker{i}" for i in range(2)]
+    commands = [[sys.executable, *WORKER, address, "--name", name] for name in names]
+    workers = [subprocess.Popen(command, **silent) for command in commands]
+
+    async def give_up(dask_scheduler):
+        for worker in dask_scheduler.workers.values():
+            if worker.name in names[:count]:
+                worker.last_seen = 0
+        await dask_scheduler.check_worker_ttl()
+
+    def run():
+        with Client(address, set_as_default=False) as client:
+            client.wait_for_workers(2)
+
+            def freeze():
+                for worker in workers[:count]:
+                    worker.send_signal(signal.SIGSTOP)
+                client.run_on_scheduler(give_up)
+
+            progress = at_first_progress(freeze)
+            super_resolve(source, out, "bicubic-x2", scheduler=address, progress=progress, **SMALL)
+
+    try:
+        if count == 1:
+            run()
+            assert out.read_bytes() == expected
+        else:
+            with pytest.raises(ResourceError, match=r"no workers for \d+ s; start some"):
+                run()
+            assert not out.exists()
+    finally:
+        for process in (*workers, scheduler):
+            process.kill()
+            process.communicate()
