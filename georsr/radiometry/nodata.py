@@ -7,6 +7,7 @@ masks of a file.
 from __future__ import annotations
 
 import math
+from decimal import Decimal
 
 import numpy as np
 from rasterio.fill import fillnodata
@@ -76,8 +77,8 @@ value that is written must be farther away than any of them.
 """
 HUGE, HUGE_TOLERANCE = 1e30, 1e-3
 """Nodata from this magnitude on may be written down with few digits, such as -3.4e38 for
--3.4028235e38, in the header or in the pixels: values within this fraction of it count as nodata, as
-GDAL has it. No measurement is as large."""
+-3.4028235e38: values that give the same text when they are rounded to so many digits count as
+nodata, if they are within this fraction of it."""
 
 
 def can_represent(dtype: str, value: float) -> bool:
@@ -109,7 +110,21 @@ def nodata_tolerance(dtype: str, nodata: float) -> float:
     tolerance = NODATA_ULPS * float(np.finfo(kind).eps)
     if abs(nodata) < HUGE:
         return tolerance * abs(nodata)
-    return max(tolerance, 4 * HUGE_TOLERANCE) * nearest_float(dtype, abs(nodata))
+    size = nearest_float(dtype, abs(nodata))
+    tolerance *= size
+    if not can_represent(dtype, nodata):
+        return tolerance
+    return max(tolerance, 4 * min(_last_digit(dtype, nodata) / 2, HUGE_TOLERANCE * size))
+
+
+def _last_digit(dtype: str, value: float) -> float:
+    """Return the value of the last digit of a number, in its shortest text: 1e37 for 3.4e38.
+
+    The text is that of the data type: in float64, the float32 next to 3.4e38 has 17 digits.
+    """
+    text = np.format_float_scientific(np.dtype(dtype).type(nearest_float(dtype, value)), trim="-")
+    exponent = Decimal(text).normalize().as_tuple().exponent
+    return float(Decimal(1).scaleb(int(exponent)))
 
 
 def is_nodata(values: AnyArray, nodata: float) -> BoolArray:

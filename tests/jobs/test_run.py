@@ -74,7 +74,7 @@ def test_run_full_range_of_float32_with_the_lowest_as_nodata_keeps_all_others(
     make_raster, tmp_path
 ):
     lowest = float(np.finfo("float32").min)
-    image = np.linspace(0.99 * lowest, -lowest, 1200, dtype="float64").astype("float32")
+    image = np.linspace(0.9995 * lowest, -lowest, 1200, dtype="float64").astype("float32")
     image = image.reshape(1, 40, 30)
     image[0, 7, 7] = lowest
     super_resolve(make_raster(image, nodata=lowest), tmp_path / "o.tif", "nearest", 2)

@@ -119,7 +119,6 @@ TEXT = b"-1.2345678901234567e+30"
         ("-3.40282346638529e+38", -LARGEST),  # as ESRI writes it
         ("-3.40282347e+38", -LARGEST),  # beyond the largest float32
         ("-3.4e+38", -LARGEST),
-        ("-3.4028234663852886e+38", -3.4e38),
     ],
 )
 def test_run_of_huge_nodata_in_other_digits_is_nodata(

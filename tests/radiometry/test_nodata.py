@@ -54,16 +54,16 @@ def test_valid_pixels_are_finite_and_not_nodata():
     ("dtype", "nodata", "value", "expected"),
     [
         ("float32", -3.4e38, -3.4028234663852886e38, True),  # written down with two digits
+        ("float32", float(np.float32(-3.4e38)), -3.4028234663852886e38, True),  # as GDAL gives it
         ("float32", -3.40282e38, -3.4028234663852886e38, True),
         ("float32", -1.7976931348623157e308, -3.4028234663852886e38, True),
         ("float64", -1.79769e308, -1.7976931348623157e308, True),
         ("float32", 9.96921e36, 9.969209968386869e36, True),
         ("float32", 1e30, 1.01e30, False),
         ("float32", -3.4028234663852886e38, -3.4028234663852886e38, True),
-        ("float32", -3.4028234663852886e38, -3.4e38, True),  # as GDAL has it
-        ("float32", float(np.float32(-3.4e38)), -3.4028234663852886e38, True),
-        ("float32", -3.4028235e38, -3.39e38, False),
-        ("float32", -1.7976931348623157e308, -3.39e38, False),
+        ("float32", -3.4028234663852886e38, -3.4027e38, False),  # a value of its own
+        ("float32", -3.4028235e38, -3.4028e38, False),
+        ("float32", -1.7976931348623157e308, -3.4027e38, False),
         ("float32", -9999, -9999.01, False),
         ("float32", 0.1, np.float32(0.1), True),
     ],
@@ -180,9 +180,9 @@ def test_nearest_float_is_finite_if_the_value_is(dtype, value, expected):
         ("int16", -9999.0, 0.0), ("float32", float("nan"), 0.0), ("float32", float("inf"), 0.0),
         ("float32", 8.0, 16 * 2.0**-23 * 8), ("float64", -8.0, 16 * 2.0**-52 * 8),
         ("float32", 1e30, 4e-3 * float(np.float32(1e30))), ("float32", 0.0, 0.0),
-        ("float32", -1e39, 4e-3 * 3.4028234663852886e38),
+        ("float32", -1e39, 16 * 2.0**-23 * 3.4028234663852886e38),
         ("float32", -3.40e38, 4e-3 * float(np.float32(3.4e38))),
-        ("float32", -3.4028e38, 4e-3 * float(np.float32(3.4028e38))),
+        ("float32", -3.4028e38, 2e34),
         ("float32", 0.99e30, 16 * 2.0**-23 * 0.99e30),
     ],
 )  # fmt: skip
