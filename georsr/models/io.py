@@ -13,7 +13,7 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.util import find_spec
@@ -214,6 +214,19 @@ def _check(address: HubFile, path: Path) -> None:
         )
 
 
+_BUILDING = threading.RLock()
+
+
+@contextmanager
+def _random_weights() -> Iterator[None]:
+    """Keep the state of torch's random numbers, from which networks draw their first weights.
+
+    One thread at a time: the state belongs to the process.
+    """
+    with _BUILDING, import_torch().random.fork_rng(devices=[]):
+        yield
+
+
 class StoredNetwork:
     """A network that torch builds when it is first asked for.
 
@@ -239,9 +252,10 @@ class StoredNetwork:
             torch is not installed.
         """
         if self._network is None:
-            torch = import_torch(f"model {self.name}")
-            with torch.random.fork_rng(devices=[]):  # building a network draws random weights
-                self._network = self._build()
+            import_torch(f"model {self.name}")
+            with _random_weights():
+                if self._network is None:
+                    self._network = self._build()
         return self._network
 
     def __reduce__(self) -> tuple[type[StoredNetwork], tuple[str, Callable[[], nn.Module]]]:
@@ -657,41 +671,40 @@ def check_size(create: Callable[[], object]) -> None:
             log.debug("the size of a network cannot be checked: %s", error)
 
 
-@contextmanager
-def _limited_size(max_parts: int, max_values: float) -> Iterator[None]:
-    """Stop building a network that is too large.
+def _limited_size(max_parts: int, max_values: float) -> AbstractContextManager[Any]:
+    """Return a context that stops this thread from building a network that is too large.
 
-    torch reserves the memory of a parameter before, and fills it after, it is registered.
-
-    Raises
-    ------
-    ModelError
-        The network is larger.
+    Tensors are counted when they are created; torch reserves memory then, and fills it afterwards.
+    Entering it raises nothing; creating tensors in it may raise ModelError.
     """
     torch = import_torch()
-    hooks = torch.nn.modules.module
-    thread, n_parts, n_values = threading.get_ident(), 0, 0
+    from torch.overrides import TorchFunctionMode
 
-    def count(module: nn.Module, name: str, part: nn.Module | Tensor | None) -> None:
-        nonlocal n_parts, n_values
-        if threading.get_ident() != thread:  # the hooks see the networks of all threads
-            return
-        n_parts += 1
-        n_values += part.numel() if isinstance(part, torch.Tensor) else 0
-        if n_parts > max_parts or n_values > max_values:
-            raise ModelError(
-                f"its parameters ask for a far larger network, expected at most {max_parts} "
-                f"modules and tensors and {max_values:.2g} weights"
-            )
+    factories = {
+        getattr(torch, name)
+        for name in ("arange", "empty", "full", "linspace", "ones", "rand", "randn", "zeros")
+    }
 
-    with ExitStack() as stack:
-        for register in (
-            hooks.register_module_parameter_registration_hook,
-            hooks.register_module_buffer_registration_hook,
-            hooks.register_module_module_registration_hook,
-        ):
-            stack.callback(register(count).remove)
-        yield
+    class LimitedSize(TorchFunctionMode):
+        """Counts the tensors that are created; other threads do not notice it."""
+
+        n_tensors, n_values = 0, 0
+
+        def __torch_function__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            result = func(*args, **(kwargs or {}))
+            if func in factories:
+                self.n_tensors += 1
+                self.n_values += result.numel()
+                if self.n_tensors > max_parts or self.n_values > max_values:
+                    raise ModelError(
+                        f"its parameters ask for a far larger network, expected at most "
+                        f"{max_parts} tensors and {max_values:.2g} weights"
+                    )
+            return result
+
+    return LimitedSize()
 
 
 def load_weights(network: nn.Module, weights: dict[str, Tensor], where: str) -> None:
@@ -749,11 +762,11 @@ def _load_safetensors(path: Path) -> nn.Module:
 
 def _open_checkpoint(path: Path) -> Model:
     """Open a published SeG-SR, or a checkpoint that spandrel recognises."""
-    torch = import_torch(f"model {path}")
+    import_torch(f"model {path}")
     from georsr.models.segsr_published import is_published, read_checkpoint, read_published
 
     entries = read_checkpoint(path)
-    with torch.random.fork_rng(devices=[]):  # building a network draws random weights
+    with _random_weights():
         if is_published(entries):
             spec, weights = read_published(path, entries)
             network = build(spec)

@@ -3,11 +3,15 @@
 import json
 import os
 import pickle
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from georsr.errors import ModelError, UsageError
 from georsr.models.io import open_model, save_model
@@ -205,3 +209,25 @@ def test_bundled_weights_are_small_and_documented():
         assert spec.trained_on
         assert spec.quality
         assert spec.licence == "Apache-2.0"
+
+
+def test_open_model_in_threads_disturbs_no_other_thread_that_builds_networks(lite_file):
+    """Limits on the size of a network hold in the thread that builds it alone."""
+    stop, interval = threading.Event(), sys.getswitchinterval()
+
+    def build_others():
+        while not stop.is_set():
+            nn.Sequential(*(nn.Linear(2, 2) for _ in range(20)))
+
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            others = pool.submit(build_others)
+            opened = [pool.submit(lambda: open_model(str(lite_file)).network) for _ in range(120)]
+            try:
+                assert all(isinstance(each.result(), nn.Module) for each in opened)
+            finally:
+                stop.set()
+            assert others.result() is None
+    finally:
+        sys.setswitchinterval(interval)
