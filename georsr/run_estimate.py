@@ -50,7 +50,7 @@ from georsr.jobs.job import (
 from georsr.models.io import Model
 from georsr.quality.write import layers_job, layers_memory
 from georsr.radiometry.normalization import calculation_dtype
-from georsr.system import available_cpus, memory_limit
+from georsr.system import UNLIMITED, available_cpus, memory_limit
 from georsr.tiling.grid import Tile
 from georsr.tiling.partition import TaskGrid
 from georsr.window import AnyArray, FloatArray, Window
@@ -285,6 +285,7 @@ class RunEstimate:
 
     def describe(self) -> str:
         """Return a few lines for people."""
+        free = "not known how much is" if self.free_bytes == UNLIMITED else _size(self.free_bytes)
         lines = [
             f"source  {self.source}",
             f"model   {self.model}, x{self.scale}, on {self.device}",
@@ -292,7 +293,7 @@ class RunEstimate:
             f"tiles   {self.tiles} of {self.tile_size} pixels, {self.batch_size} at a time"
             + (f", about {self.tiles_empty} of them empty" if self.tiles_empty else ""),
             f"memory  about {_size(self.memory_bytes)} of {_size(self.memory_limit_bytes)}",
-            f"disk    at most {_size(self.output_bytes)}, {_size(self.free_bytes)} free",
+            f"disk    at most {_size(self.output_bytes)}, {free} free",
             f"time    about {format_duration(self.seconds)}",
         ]
         if self.sensor:

@@ -47,7 +47,7 @@ from georsr.progress import Progress, never
 from georsr.radiometry.kernels import Kernel
 from georsr.radiometry.normalization import Normalization
 from georsr.reports import RunReport, georsr_version, output_tags
-from georsr.system import memory_limit
+from georsr.system import UNLIMITED, memory_limit
 from georsr.tiling.grid import TileGrid
 from georsr.window import MAX_SIDE, AnyArray, BoolArray, PixelBlock, Window
 from georsr.writer.layout import OutputLayout, output_layout
@@ -84,11 +84,15 @@ def check_size(info: RasterInfo, scale: int, config: SRConfig) -> None:
 
 
 def free_space(destination: str) -> int:
-    """Return the free bytes of the disk on which ``destination`` is written."""
+    """Return the free bytes of the disk on which ``destination`` is written.
+
+    `UNLIMITED` where the file system does not know its size, such as ramfs.
+    """
     folder = temp_paths(destination).part.parent
     while not folder.exists():
         folder = folder.parent
-    return shutil.disk_usage(folder).free
+    usage = shutil.disk_usage(folder)
+    return usage.free if usage.total else UNLIMITED
 
 
 def output_bytes(layout: OutputLayout) -> int:
