@@ -53,7 +53,7 @@ CLOSE_TIMEOUT = 2.0
 """Time in which the client says goodbye to a scheduler."""
 DIRECT_CONNECT_TIMEOUT = 3.0
 """Time in which all workers have to answer, if results are to come straight from them."""
-STARTUP_ERRORS = (OSError, RuntimeError, TimeoutError)
+STARTUP_ERRORS = (OSError, RuntimeError)
 """Errors of Dask if a local worker does not start."""
 RESTART_CONFIG = {
     "distributed.worker.multiprocessing-method": "spawn",
@@ -237,11 +237,8 @@ def _local_cluster(workers: int, folder: str, *, gpu: bool) -> LocalCluster:
 @contextmanager
 def silence_dask_logs() -> Iterator[None]:
     """Silence Dask's loggers, because its failures are raised as errors of georsr."""
-    names = (
-        "distributed",
-        *(f"distributed.{n}" for n in ("nanny", "scheduler", "worker", "client")),
-    )
-    loggers = [logging.getLogger(name) for name in (*names, "tornado")]
+    names = ("distributed", "distributed.nanny", "distributed.scheduler", "distributed.worker")
+    loggers = [logging.getLogger(name) for name in (*names, "distributed.client", "tornado")]
     levels = [logger.level for logger in loggers]
     if not log.isEnabledFor(logging.DEBUG):
         for logger in loggers:
@@ -481,7 +478,7 @@ def _connects_directly(client: Client, workers: list[str]) -> bool:
 
     try:
         client.sync(ask, callback_timeout=DIRECT_CONNECT_TIMEOUT)
-    except (OSError, TimeoutError):
+    except OSError:
         log.info("results are passed on by the scheduler: this machine does not reach all workers")
         return False
     return True
