@@ -155,27 +155,18 @@ START_SECONDS = 6.0
 
 @dataclass(frozen=True)
 class ClusterEstimate:
-    """Number of workers, their memory and their share of the work.
-
-    Attributes
-    ----------
-    workers : int
-        Number of workers of the cluster; 0 if the run takes place in this process.
-    memory : int
-        Peak memory of this machine, bytes.
-    worker_memory : int
-        Peak memory of one worker, bytes; 0 if there are none.
-    share : float
-        Largest fraction of the tiles that one worker computes.
-    start : float
-        Seconds before the first tile.
-    """
+    """Number of workers, their memory and their share of the work."""
 
     workers: int
+    """Number of workers of the cluster; 0 if the run takes place in this process."""
     memory: int
+    """Peak memory of this machine, bytes."""
     worker_memory: int = 0
+    """Peak memory of one worker, bytes; 0 if there are none."""
     share: float = 1.0
+    """Largest fraction of the tiles that one worker computes."""
     start: float = 0.0
+    """Seconds before the first tile."""
 
 
 def cluster_estimate(job: SRJob, cluster: Cluster | None, parts: str | None) -> ClusterEstimate:

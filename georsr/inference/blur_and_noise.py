@@ -55,21 +55,14 @@ MIN_VARIATION = 1e-4
 
 @dataclass(frozen=True)
 class Residual:
-    """Differences between a part of a scene and the network's downsampled output, (C, h, w).
-
-    Attributes
-    ----------
-    source : float32
-        Source pixels in 0..1, as the network sees them.
-    residual : float32
-        Source minus downsampled output.
-    counted : bool
-        True for pixels that are valid and not too close to the border.
-    """
+    """Differences between a part of a scene and the network's downsampled output, (C, h, w)."""
 
     source: FloatArray
+    """Source pixels in 0..1, as the network sees them."""
     residual: FloatArray
+    """Source minus downsampled output."""
     counted: BoolArray
+    """True for pixels that are valid and not too close to the border."""
 
 
 def split_blocks(image: AnyArray, size: int) -> AnyArray:

@@ -277,18 +277,12 @@ MIN_PSNR = 40.0
 
 @dataclass(frozen=True)
 class ExportReport:
-    """Differences of an exported file from the network in torch.
-
-    Attributes
-    ----------
-    difference : float
-        Largest difference of the float32 file, for values in 0..1.
-    fidelity : float or None
-        PSNR (dB) of the 8-bit file on the examples; None for a float32 file.
-    """
+    """Differences of an exported file from the network in torch."""
 
     difference: float
+    """Largest difference of the float32 file, for values in 0..1."""
     fidelity: float | None = None
+    """PSNR (dB) of the 8-bit file on the examples; None for a float32 file."""
 
 
 class ConvertedNetwork:
