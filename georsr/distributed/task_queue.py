@@ -75,15 +75,15 @@ def call_dask(
     ResourceError
         There is no answer in that time.
     """
-    answer = Answer[T]()
 
-    def run() -> None:
+    def run(answer: Answer[T]) -> None:
         try:
             answer.set_result(call())
         except BaseException as error:
             answer.set_exception(error)
 
-    Thread(target=run, name="georsr-dask", daemon=True).start()
+    answer = Answer[T]()
+    Thread(target=run, args=[answer], name="georsr-dask", daemon=True).start()
     seconds = ANSWER_TIMEOUT if timeout is None else timeout
     deadline = time.monotonic() + seconds
     while not wait([answer], POLL_SECONDS).done:
@@ -95,7 +95,10 @@ def call_dask(
             )
     if answer.exception() is not None:
         check()  # an interrupted run does not also say why it failed
-    return answer.result()
+    try:
+        return answer.result()
+    finally:
+        del answer  # it holds the error, whose traceback holds this frame
 
 
 class TaskQueue:

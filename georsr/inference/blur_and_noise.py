@@ -392,14 +392,7 @@ def with_scene_sensor(
 ) -> Model:
     """Return the model with the sensor description of a scene; see `scene_sensor`.
 
-    Parameters
-    ----------
-    read
-        Returns the pixels of a window of the scene.
-    height, width, normalization
-        Size in source pixels and normalization of the scene.
-    model, config, placement
-        Model and options of the run, and its backend; the network runs on the CPU.
+    Parameters are those of `resolve_kernel`.
     """
     if not model.spec_of_network.uses_sensor and config.sensor is None:
         return model
