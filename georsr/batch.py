@@ -30,7 +30,7 @@ from georsr.errors import (
 )
 from georsr.inference.model_cache import ModelRef, load_cached, model_ref
 from georsr.inference.predictor import with_own_gpu
-from georsr.io import expand_sources
+from georsr.io import MAX_NAMED, expand_sources
 from georsr.io.gdal_env import absolute_path
 from georsr.io.reader import open_output
 from georsr.models.io import Model, open_model
@@ -51,8 +51,6 @@ Task = tuple[str, str]
 """Source and output."""
 WRITTEN, SKIPPED, FAILED = "written", "skipped", "failed"
 _FIGURE = re.compile(r"\d+(?:[.,]\d+)*")
-MAX_NAMED = 8
-"""Largest number of rasters that a line about a warning names."""
 _ONE_AT_A_TIME = threading.Lock()
 """One run at a time in a process: each uses all its threads."""
 

@@ -140,7 +140,8 @@ def test_super_resolve_many_reads_pictures_of_a_folder_without_rasters(tmp_path)
 def test_super_resolve_many_leaves_previews_beside_rasters(folder, tmp_path):
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(folder / "a_thumbnail.jpg")
     (folder / "c.tif").unlink()
-    report = georsr.super_resolve_many(folder, tmp_path / "out", **OPTIONS)
+    with pytest.warns(georsr.GeorsrWarning, match=r"1 left out .*: a_thumbnail\.jpg; "):
+        report = georsr.super_resolve_many(folder, tmp_path / "out", **OPTIONS)
     assert [item.output[-5:] for item in report.items] == ["a.tif", "b.tif"]
 
 

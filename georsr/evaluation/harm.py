@@ -27,8 +27,38 @@ ADDED_NOISE = 1 / 255
 """Standard deviation of the noise that is added, as a fraction of the range the network sees."""
 BORDER = 8
 """Source pixels along the edges of that part that do not count: tiles end there."""
-GOOD_RATIO = 1.05
-"""Roughness and noise gain up to this value are as good as bicubic's."""
+RATIO_LIMITS = 1.05, 1.3
+"""Roughness and noise gain up to which an output is good, and fair; bicubic has 1."""
+OVERSHOOT_LIMITS = 3.0, 10.0
+"""Percent of contrast, likewise; a true finer image of real scenes has 3 and more at scale 4."""
+UNSTEADY_LIMITS = 5.0, 10.0
+"""Percent of energy, likewise; bicubic has 0."""
+
+
+def verdict(value: float, limits: tuple[float, float]) -> str:
+    """Return ``good`` up to the first limit, ``fair`` up to the second, else ``poor``.
+
+    A value that is NaN, which was not measured, has an empty verdict.
+    """
+    if math.isnan(value):
+        return ""
+    return "good" if value <= limits[0] else "fair" if value <= limits[1] else "poor"
+
+
+@dataclass(frozen=True)
+class HarmFigure:
+    """One figure of harm, and what it is judged by."""
+
+    name: str
+    value: float
+    """NaN if it could not be measured."""
+    bicubic: float
+    """The same figure of bicubic interpolation."""
+    unit: str
+    limits: tuple[float, float]
+    """Largest good value, largest fair value."""
+    excess: str
+    """What a larger value has too much of."""
 
 
 @dataclass(frozen=True)
@@ -59,23 +89,59 @@ class HarmReport:
     unsteady: float
     missing: str
 
-    def describe(self) -> str:
-        """Return a text table."""
-        ratio, good = "x bicubic's", f"at most {GOOD_RATIO}"
-        plain = f"bicubic's {self.bicubic_overshoot:.3f}; sharper outputs have more"
-        rows = [
-            ("roughness of flat ground", self.roughness, ratio, good),
-            ("overshoot beyond the source", self.overshoot, "% of contrast", plain),
+    def figures(self) -> list[HarmFigure]:
+        """Return the figures that were asked for."""
+        ratio = "x bicubic's"
+        figures = [
+            HarmFigure(
+                "roughness of flat ground",
+                self.roughness,
+                1,
+                ratio,
+                RATIO_LIMITS,
+                "the added roughness",
+            ),
+            HarmFigure(
+                "overshoot beyond the source",
+                self.overshoot,
+                self.bicubic_overshoot,
+                "% of contrast",
+                OVERSHOOT_LIMITS,
+                "the overshoot",
+            ),
         ]
         if not self.missing:
-            rows += [
-                ("gain of noise on flat ground", self.noise_gain, ratio, good),
-                ("unsteady fine detail", self.unsteady, "% of energy", "0; lower is better"),
+            figures += [
+                HarmFigure(
+                    "gain of noise on flat ground",
+                    self.noise_gain,
+                    1,
+                    ratio,
+                    RATIO_LIMITS,
+                    "the amplification of noise",
+                ),
+                HarmFigure(
+                    "unsteady fine detail",
+                    self.unsteady,
+                    0,
+                    "% of energy",
+                    UNSTEADY_LIMITS,
+                    "the detail that the source does not fix",
+                ),
             ]
-        lines = [f"{'harm':<30}{'':>10}  {'unit':<15}good"]
-        for name, value, unit, good in rows:
-            text = "-" if math.isnan(value) else f"{value:.3f}"
-            lines.append(f"{name:<30}{text:>10}  {unit:<15}{good}")
+        return figures
+
+    def describe(self) -> str:
+        """Return a text table."""
+        heading = f"{'harm':<30}{'':>8}{'bicubic':>9}  {'unit':<15}"
+        lines = [f"{heading}verdict  (good up to, fair up to)"]
+        for each in self.figures():
+            text = "-" if math.isnan(each.value) else f"{each.value:.3f}"
+            good, fair = each.limits
+            lines.append(
+                f"{each.name:<30}{text:>8}{each.bicubic:9.3f}  {each.unit:<15}"
+                f"{verdict(each.value, each.limits) or '-':<9}({good:g}, {fair:g})"
+            )
         if self.missing:
             lines.append(f"gain of noise, unsteady detail: not measured: {self.missing}")
         return "\n".join(lines)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from georsr._files import is_hidden, read_list
-from georsr.errors import UsageError
+from georsr.errors import GeorsrWarning, UsageError
+from georsr.io.gdal_env import find_safe_metadata
 
 if TYPE_CHECKING:
     from georsr.io.metadata import SourceNodata
@@ -18,6 +20,10 @@ SUFFIXES = (".tif", ".tiff", ".jp2", ".j2k", ".img", ".ntf", ".vrt")
 """Suffixes of the files in a folder that are read as rasters."""
 PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 """Suffixes that are read, too, if a folder has nothing else: beside rasters they are previews."""
+BY_NAME = (".nc", ".h5", ".hdf", ".grib", ".grb", ".gpkg", ".mbtiles", ".jxl", ".zip", ".safe")
+"""Suffixes of further rasters, archives and products, which are read if they are named."""
+MAX_NAMED = 8
+"""Largest number of files that a warning names."""
 
 
 def open_sources(
@@ -87,10 +93,33 @@ def _expand(source: str) -> list[str]:
     folder = Path(source)
     if not os.path.isdir(folder):  # noqa: PTH112 (False for a name too long)
         return [source]
-    files = sorted(p for p in folder.iterdir() if not is_hidden(p, folder) and p.is_file())
-    for suffixes in (SUFFIXES, PICTURES):
-        if rasters := [str(path) for path in files if path.suffix.lower() in suffixes]:
-            return rasters
-    if not any(folder.iterdir()):
+    entries = sorted(path for path in folder.iterdir() if not is_hidden(path, folder))
+    files = [path for path in entries if path.is_file()]
+    product = find_safe_metadata(source)  # the picture in it is a quicklook
+    for suffixes in (SUFFIXES,) if product else (SUFFIXES, PICTURES):
+        if rasters := [path for path in files if path.suffix.lower() in suffixes]:
+            _warn_of_left_out(source, [path for path in entries if path not in rasters])
+            return [str(path) for path in rasters]
+    if not entries:
         raise UsageError(f"no raster in folder {source}: it is empty")
     return [source]
+
+
+def _warn_of_left_out(folder: str, paths: Sequence[Path]) -> None:
+    """Warn of files and folders that would be read if they were named."""
+    left_out = [path for path in paths if path.suffix.lower() in PICTURES + BY_NAME]
+    left_out += [
+        path for path in paths if any(child.suffix.lower() in SUFFIXES for child in path.glob("*"))
+    ]
+    if not left_out:
+        return
+    names = [path.name for path in left_out]
+    if len(names) > MAX_NAMED:
+        names[MAX_NAMED:] = [f"and {len(names) - MAX_NAMED} more"]
+    warnings.warn(
+        f"{folder}: {len(left_out)} left out beside its rasters: {', '.join(names)}; pictures "
+        "there are usually previews, other formats and folders are not searched; to super-resolve "
+        f"one, name it: {left_out[0]}",
+        GeorsrWarning,
+        stacklevel=2,
+    )

@@ -12,7 +12,7 @@ from torch import nn
 
 import georsr
 from georsr.config import SRConfig
-from georsr.evaluation.harm import fine_detail, noise_gain, unsteady_detail
+from georsr.evaluation.harm import HarmReport, fine_detail, noise_gain, unsteady_detail
 from georsr.evaluation.no_reference import measure_no_reference
 from georsr.evaluation.reports.output_report import report_output
 from georsr.models.interpolation import Bicubic, Nearest
@@ -47,6 +47,24 @@ def report(make_raster):
         return measure_no_reference(make_raster(output, "sr.tif", transform=FINE), lr)
 
     return measured
+
+
+@pytest.mark.parametrize(
+    ("figures", "verdicts"),
+    [
+        ((0.89, 1.4, 0.63, 2.7), ["good", "good", "good", "good"]),
+        ((1.05, 3.0, 1.05, 5.0), ["good", "good", "good", "good"]),
+        ((1.25, 3.1, 1.28, 8.5), ["fair", "fair", "fair", "fair"]),
+        ((1.31, 10.1, 1.58, 10.1), ["poor", "poor", "poor", "poor"]),
+        ((math.nan, math.nan, math.nan, math.nan), ["-", "-", "-", "-"]),
+    ],
+)
+def test_harm_report_describe_gives_each_figure_its_verdict(figures, verdicts):
+    roughness, overshoot, gain, unsteady = figures
+    found = HarmReport(roughness, overshoot, 0.2, gain, unsteady, "")
+    lines = found.describe().splitlines()[1:]
+    assert [line.split("  (")[0].split()[-1] for line in lines] == verdicts
+    assert "(3, 10)" in lines[1]
 
 
 def test_measure_harm_of_bicubic_is_neutral(report):

@@ -105,6 +105,10 @@ def test_output_page_is_self_contained(pair, tmp_path, capsys):
         assert address.startswith("data:"), (tag, address[:80])
     assert not re.search(r"//[a-z]", re.sub(r"data:[^\"]*", "", text))
     assert "synthesised detail" in text
+    roughness = figures["sharpness"]["harm"]["roughness"]
+    expected = rf"{roughness:.3g} x bicubic.*<span class=\"poor\">poor: the added roughness"
+    assert re.search(expected, text)
+    assert "unsteady detail</dt><dd>not measured: not requested" in text
     assert f"{figures['consistency']['mae'][0]:.5g}" in text
     images = [a for tag, a in parsed.seen if tag == "img"]
     swipes = [a for tag, a in parsed.seen if tag == "input"]

@@ -10,8 +10,8 @@ import pytest
 import rasterio
 from affine import Affine
 
-from georsr.errors import BandWarning, InputError, ResourceError, UsageError
-from georsr.io import open_sources
+from georsr.errors import BandWarning, GeorsrWarning, InputError, ResourceError, UsageError
+from georsr.io import expand_sources, open_sources
 from georsr.io.reader import choose_normalization, open_raster
 from georsr.io.rgb_bands import detect_rgb_bands
 from georsr.window import Window
@@ -263,6 +263,29 @@ def test_open_sources_expands_folders_and_lists(tmp_path, monkeypatch):
     (folder / "c.tif").write_text("no raster")
     with pytest.raises(InputError, match=r"c\.tif"):
         open_sources(folder)
+
+
+def test_expand_sources_folder_warns_of_pictures_formats_and_folders_left_out(tmp_path):
+    folder = tmp_path / "tiles"
+    (folder / "old").mkdir(parents=True)
+    (folder / "empty").mkdir()
+    make_raster(folder / "a.tif", ramp())
+    make_raster(folder / "old" / "a.tif", ramp())
+    for name in ("a.PNG", "cube.nc", "readme.txt", "a.tif.aux.xml", "product.SAFE", ".b.png"):
+        (folder / name).touch()
+    expected = r"tiles: 4 left out .*: a.PNG, cube.nc, product.SAFE, old; .* name it: .*a\.PNG$"
+    with pytest.warns(GeorsrWarning, match=expected):
+        assert expand_sources(folder) == [str(folder / "a.tif")]
+    for number in range(8):
+        (folder / f"{number}.jpg").touch()
+    with pytest.warns(GeorsrWarning, match=r"12 left out .*: 0.jpg, .*, 7.jpg, and 4 more; "):
+        expand_sources(folder)
+
+
+def test_expand_sources_folder_of_pictures_alone_reads_them(tmp_path):
+    for name in ("note.txt", "b.png", "a.jpg"):
+        (tmp_path / name).touch()
+    assert expand_sources(tmp_path) == [str(tmp_path / "a.jpg"), str(tmp_path / "b.png")]
 
 
 def test_open_sources_vrt_under_another_name_is_refused(tmp_path):

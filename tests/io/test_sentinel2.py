@@ -11,7 +11,7 @@ import rasterio
 
 from georsr.api import super_resolve
 from georsr.errors import GeorsrError, InputError, UsageError
-from georsr.io import open_sources
+from georsr.io import expand_sources, open_sources
 from georsr.io.gdal_env import find_safe_metadata
 from georsr.io.reader import open_raster, reflectance_limits
 from georsr.io.rgb_bands import detect_rgb_bands
@@ -309,6 +309,11 @@ def test_safe_renamed_folder_is_read(made, tmp_path):
     assert made[0].name == NAME.format(level="L2A")
     with open_raster(place) as reader:
         assert reader.info.count == len(ORDER)
+
+
+def test_safe_folder_with_quicklook_is_one_source(own):
+    (own / "S2A_MSIL2A-ql.jpg").touch()
+    assert expand_sources(own) == [str(own)]
 
 
 def test_safe_closed_leaves_no_dataset_open(made):

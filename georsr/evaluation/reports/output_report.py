@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from georsr.errors import GeorsrError, UsageError, redact_url
+from georsr.evaluation.harm import HarmReport, verdict
 from georsr.evaluation.no_reference import NoReferenceReport, measure_no_reference
 from georsr.evaluation.raster_comparison import (
     Consistency,
@@ -339,16 +340,18 @@ class Figure:
     verdict: str = ""
     """What the figure means; empty if it was not measured."""
     css: str = ""
-    """``good``, ``fair`` or ``bad``."""
+    """``good``, ``fair`` or ``poor``."""
 
 
 def _judged(name: str, text: str, value: float, limits: tuple[float, float], what: str) -> Figure:
     """Return a figure that is good up to the first limit, and fair up to the second."""
-    if value <= limits[0]:
-        return Figure(name, text, f"good: {what} is negligible", "good")
-    if value <= limits[1]:
-        return Figure(name, text, f"fair: {what} is small but measurable", "fair")
-    return Figure(name, text, f"poor: {what} is large, look at the crops", "bad")
+    found = verdict(value, limits) or "poor"
+    meaning = {
+        "good": f"{what} is negligible",
+        "fair": f"{what} is small but measurable",
+        "poor": f"{what} is large, look at the crops",
+    }
+    return Figure(name, text, f"{found}: {meaning[found]}", found)
 
 
 SHIFT_LIMITS = 0.25, 1.0
@@ -381,8 +384,14 @@ def _summary(report: OutputReport) -> Iterator[Figure]:
     )
     if seams is None:
         yield Figure("seams", f"not measured: {report.seams_missing}")
-        return
-    yield _judged(
+    else:
+        yield _seam_figure(seams, unit)
+    if report.sharpness is not None and report.sharpness.harm is not None:
+        yield from _harm_figures(report.sharpness.harm)
+
+
+def _seam_figure(seams: SeamReport, unit: str) -> Figure:
+    return _judged(
         "seams",
         f"moving the grid of tiles by half its spacing changes the output by {seams.mean:.4g} on "
         f"average, 99.9 % below {seams.p999:.4g}, at most {seams.maximum:.4g} ({unit})",
@@ -390,6 +399,17 @@ def _summary(report: OutputReport) -> Iterator[Figure]:
         SEAM_LIMITS,
         "the change at the edges of tiles",
     )
+
+
+def _harm_figures(harm: HarmReport) -> Iterator[Figure]:
+    for each in harm.figures():
+        if math.isnan(each.value):
+            yield Figure(each.name, "not measurable: no flat ground or no contrast")
+            continue
+        text = f"{each.value:.3g} {each.unit} (bicubic: {each.bicubic:.3g})"
+        yield _judged(each.name, text, each.value, each.limits, each.excess)
+    if harm.missing:
+        yield Figure("gain of noise, unsteady detail", f"not measured: {harm.missing}")
 
 
 def _bands_table(report: OutputReport) -> Table:
