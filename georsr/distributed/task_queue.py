@@ -95,10 +95,7 @@ def call_dask(
             )
     if answer.exception() is not None:
         check()  # an interrupted run does not also say why it failed
-    try:
-        return answer.result()
-    finally:
-        del answer  # it holds the error, whose traceback holds this frame
+    return answer.result()
 
 
 class TaskQueue:
