@@ -13,7 +13,7 @@ from georsr.cli.main import invoke
 
 import georsr
 from georsr.evaluation.reports import output_report
-from georsr.evaluation.reports.figures import bicubic_block, display_stretch, detailed_windows
+from georsr.evaluation.reports.figures import bicubic_block, detailed_windows, display_stretch
 from georsr.evaluation.reports.output_report import report_output
 from georsr.evaluation.seams import measure_seams
 from georsr.io.reader import open_raster

@@ -22,8 +22,8 @@ from georsr.evaluation.raster_comparison import (
 from georsr.evaluation.reports.figures import (
     DisplayStretch,
     bicubic_block,
-    display_stretch,
     detailed_windows,
+    display_stretch,
     overlaid_histograms,
     quicklook,
 )
