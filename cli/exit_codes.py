@@ -10,7 +10,6 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import click
@@ -24,7 +23,7 @@ from georsr.errors import (
     options_in_messages,
     redact_url,
 )
-from georsr.system import GDAL_VARIABLES
+from georsr.system import GDAL_VARIABLES, NO_PROC, proc_is_missing
 
 log = logging.getLogger("georsr")
 
@@ -68,8 +67,8 @@ def _unforeseen(error: Exception) -> tuple[str, int]:
     if isinstance(error, OSError) and error.strerror and error.filename:  # a name too long
         return f"{str(error.filename)[:200]}: {error.strerror}", 1
     text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    if sys.platform == "linux" and not Path("/proc/self").exists():
-        return f"torch and Dask need /proc: mount it (mount -t proc proc /proc); {text}", 1
+    if proc_is_missing():
+        return f"{NO_PROC}; {text}", 1
     present = [name for name in GDAL_VARIABLES if name in os.environ]
     if type(error).__name__ == "CRSError" and present:
         text += f"; unset {' '.join(present)}, if set for another installation"

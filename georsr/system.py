@@ -19,6 +19,14 @@ CGROUP_LIMITS = (
 PROCESS_CGROUPS = Path("/proc/self/cgroup")
 
 
+NO_PROC = "torch and Dask need /proc: mount it (mount -t proc proc /proc)"
+
+
+def proc_is_missing() -> bool:
+    """Return whether this is Linux without /proc, or with processes only (subset=pid)."""
+    return sys.platform == "linux" and not os.access("/proc/cpuinfo", os.R_OK)
+
+
 def available_cpus() -> int:
     """Return the number of CPUs that this process may use, or that the machine has."""
     if hasattr(os, "sched_getaffinity"):

@@ -130,18 +130,25 @@ def _last_digit(dtype: str, value: float) -> float:
 def is_nodata(values: AnyArray, nodata: float) -> BoolArray:
     """Return which pixels of ``values`` (any shape) are nodata.
 
-    Floating point values that differ from ``nodata`` only by rounding count too.
+    Floating point values that differ from ``nodata`` only by rounding count too. Infinity is also
+    how GDAL reads a number beyond the data type, such as -1.79769e308 for float32: the lowest or
+    largest value of the type counts too.
     """
     if values.dtype.kind != "f":
         return np.asarray(values == values.dtype.type(nodata))
     if math.isnan(nodata):
         return np.isnan(values)
+    largest = np.finfo(values.dtype).max
     if math.isinf(nodata):
-        return np.asarray(values == nodata)
+        return np.asarray((values == nodata) | (values == math.copysign(largest, nodata)))
     target = values.dtype.type(nearest_float(values.dtype.name, nodata))
     with np.errstate(over="ignore", invalid="ignore"):
         distance = np.abs(values - target)
-    return np.asarray(distance <= nodata_tolerance(values.dtype.name, nodata) / 4)
+        rounded = np.float64(f"{target:.1e}").astype(values.dtype)
+    near = distance <= nodata_tolerance(values.dtype.name, nodata) / 4
+    if abs(target) > largest / 2:  # GDAL, too, takes -3.4e38 for -3.4028235e38
+        near |= values == rounded
+    return np.asarray(near)
 
 
 MIN_FILL_PIXELS, MIN_FILL_FRACTION = 16, 1e-3

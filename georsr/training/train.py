@@ -20,9 +20,10 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from georsr._files import atomic_write_text, check_regular
 from georsr.device import cpu_threads, select_device
-from georsr.errors import ModelError, OutputError, UsageError, redact_url
+from georsr.errors import ModelError, OutputError, ResourceError, UsageError, redact_url
 from georsr.models.segsr_lite import SensorEstimator
 from georsr.progress import Progress
+from georsr.system import NO_PROC, proc_is_missing
 from georsr.training.callbacks import (
     BEST,
     HISTORY,
@@ -93,8 +94,11 @@ class Machine:
             "accelerator": "gpu" if device.type == "cuda" else device.type,
             "devices": self.devices if device.index is None else [device.index],
             "num_nodes": self.nodes,
-            # the buffers of the networks are constants
-            "strategy": DDPStrategy(broadcast_buffers=False) if parallel else "auto",
+            # the buffers of the networks are constants; a recipe may have no loss for the scene
+            # classifier or the sensor estimator
+            "strategy": DDPStrategy(broadcast_buffers=False, find_unused_parameters=True)
+            if parallel
+            else "auto",
         }
 
 
@@ -208,6 +212,8 @@ def train(
 
 def _check_run(recipe: Recipe, out: Path, machine: Machine, resume: bool) -> None:
     """Raise errors before anything is read or written."""
+    if proc_is_missing():  # torch would fail when the weights are exported
+        raise ResourceError(NO_PROC)
     last = out / LAST
     if last.exists() and not resume:
         raise UsageError(f"{out}: contains a run; use --resume, or another --out")
@@ -368,7 +374,7 @@ def _quiet_lightning() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"lightning(\.|$)")
             warnings.filterwarnings(
-                "ignore", message=".*lightning.*|.*does not have many workers.*"
+                "ignore", message=".*lightning.*|.*does not have many workers.*|find_unused_param.*"
             )
             yield
     finally:

@@ -187,20 +187,40 @@ def test_command_whose_folder_is_removed_meanwhile_is_one_line(folder, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.tif", "old.tif"]
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
-def test_command_without_proc_completes(folder):
-    """As in a chroot or a strict sandbox."""
+NO_PROC = "umount -l /proc"
+PROCESSES_ONLY = "mount -t proc -o subset=pid proc /proc"
+
+
+def run_without_proc(words, folder, mount):
+    """Run a command where ``mount`` has changed /proc, as in a chroot or a strict sandbox."""
     code = "from georsr.cli.main import main; main()"
-    hidden = 'mount --make-rprivate / && umount -l /proc && exec "$@"'
-    command = [sys.executable, "-c", code, *(word.replace("{}", str(folder)) for word in SR)]
+    hidden = f'mount --make-rprivate / && {mount} && exec "$@"'
+    command = [sys.executable, "-c", code, *(word.replace("{}", str(folder)) for word in words)]
     done = subprocess.run(
         ["unshare", "--mount", "sh", "-c", hidden, "sh", *command],
         timeout=120, check=False, capture_output=True, text=True,
     )  # fmt: skip
     if "unshare:" in done.stderr or "mount:" in done.stderr:
         pytest.skip("namespaces are not allowed")
-    assert (done.returncode, done.stderr) == (0, "")
+    return done.returncode, done.stderr
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
+@pytest.mark.parametrize("mount", [NO_PROC, PROCESSES_ONLY])
+def test_command_without_proc_completes(mount, folder):
+    assert run_without_proc(SR, folder, mount) == (0, "")
     without = (folder / "out.tif").read_bytes()
     (folder / "out.tif").unlink()
     assert run([word.replace("{}", str(folder)) for word in SR], folder)[0] == 0
     assert (folder / "out.tif").read_bytes() == without
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
+@pytest.mark.parametrize("mount", [NO_PROC, PROCESSES_ONLY])
+def test_train_without_proc_is_refused_at_once(mount, folder):
+    words = ["train", "segsr-lite-x4", "--data", "{}", "--out", "{}/run"]
+    code, said = run_without_proc(words, folder, mount)
+    assert (code, said.count("\n")) == (1, 1), said
+    assert said.startswith("Error: ")
+    assert "mount -t proc proc /proc" in said
+    assert not (folder / "run").exists()

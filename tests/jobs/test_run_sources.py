@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import rasterio
 import rasterio.shutil
+import rioxarray
 
+import georsr.xarray  # noqa: F401  registers the accessor
 from georsr.api import super_resolve
 
 
@@ -111,7 +113,8 @@ LARGEST = 3.4028234663852886e38
 TEXT = b"-1.2345678901234567e+30"
 
 
-@pytest.mark.parametrize("model", ["bicubic-x2", "segsr-lite-x2"])
+@pytest.mark.filterwarnings("ignore:Use `@` matmul:PendingDeprecationWarning")
+@pytest.mark.parametrize("model", ["nearest-x2", "bicubic-x2", "segsr-lite-x2", "xarray"])
 @pytest.mark.parametrize(
     ("text", "pixel"),
     [
@@ -119,6 +122,8 @@ TEXT = b"-1.2345678901234567e+30"
         ("-3.40282346638529e+38", -LARGEST),  # as ESRI writes it
         ("-3.40282347e+38", -LARGEST),  # beyond the largest float32
         ("-3.4e+38", -LARGEST),
+        ("-3.4028234663852886e+38", -3.4e38),
+        ("-1.79769313486232e+308", -LARGEST),  # the lowest float64, as ESRI writes it
     ],
 )
 def test_run_of_huge_nodata_in_other_digits_is_nodata(
@@ -130,7 +135,11 @@ def test_run_of_huge_nodata_in_other_digits_is_nodata(
     data = source.read_bytes()
     assert data.count(TEXT) == 1  # the header has nodata as text
     source.write_bytes(data.replace(TEXT, text.encode().ljust(len(TEXT), b"\0")))
-    super_resolve(source, out, model)
+    if model == "xarray":
+        with rioxarray.open_rasterio(source) as array:
+            array.georsr.super_resolve("bicubic-x2").rio.to_raster(out)
+    else:
+        super_resolve(source, out, model)
     expected = np.zeros((80, 88), bool)
     expected[20:40, 24:60] = True
     with rasterio.open(out) as dataset:

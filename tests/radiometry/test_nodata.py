@@ -64,6 +64,21 @@ def test_valid_pixels_are_finite_and_not_nodata():
         ("float32", -3.4028234663852886e38, -3.4027e38, False),  # a value of its own
         ("float32", -3.4028235e38, -3.4028e38, False),
         ("float32", -1.7976931348623157e308, -3.4027e38, False),
+        ("float32", -3.4028234663852886e38, -3.4e38, True),  # nodata in two digits
+        (
+            "float32",
+            -3.4028234663852886e38,
+            np.nextafter(np.float32(-3.4e38), np.float32(0)),
+            False,
+        ),
+        ("float32", -3.4028234663852886e38, -3.39e38, False),
+        ("float32", 9.969209968386869e36, 1e37, False),
+        ("float32", -np.inf, -3.4028234663852886e38, True),  # GDAL reads -1.79769e308 as -inf
+        ("float32", -np.inf, -3.4028232635611926e38, False),
+        ("float32", -np.inf, 3.4028234663852886e38, False),
+        ("float32", np.inf, 3.4028234663852886e38, True),
+        ("float64", -np.inf, -1.7976931348623157e308, True),
+        ("float64", -np.inf, -3.4028234663852886e38, False),
         ("float32", -9999, -9999.01, False),
         ("float32", 0.1, np.float32(0.1), True),
     ],

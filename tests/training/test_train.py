@@ -231,7 +231,10 @@ def test_train_with_bad_recipe_writes_nothing(change, message, tiny, tmp_path):
 
 
 @pytest.mark.slow
-def test_train_on_two_devices_equals_twice_the_batch(tiny, tmp_path):
+@pytest.mark.parametrize("scene", [0.001, 0.0])
+def test_train_on_two_devices_equals_twice_the_batch(scene, tiny, tmp_path):
+    """Without a loss of scenes no gradient reaches their classifier."""
+    tiny = replace(tiny, scene_epochs=1, loss=replace(tiny.loss, scene=scene))
     recipe = tmp_path / "tiny.yaml"
     recipe.write_text(tiny.to_yaml())
     command = [sys.executable, "-m", "georsr.cli", "train", str(recipe), "-q", "--device", "cpu"]
