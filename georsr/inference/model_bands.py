@@ -253,8 +253,9 @@ def match_array_bands(model: Model, count: int, config: SRConfig) -> Model:
     if guide is None and config.other_bands == "per-band":
         guide = (1, 1, 1)
     if guide is None or len(guide) != 3 or not all(1 <= number <= count for number in guide):
+        got = "" if guide is None else f", got indexes={guide}"
         raise UsageError(
-            f"array of {count} bands: name the three that guide the others, counted from 1: "
-            "indexes=(red, green, blue)"
+            f"array of {count} bands: name the three that guide the others (red, green, blue), "
+            f"counted from 1 along the axis of the bands, such as indexes=(3, 2, 1){got}"
         )
     return wrap_multiband(model, tuple(number - 1 for number in guide), config.other_bands)
