@@ -1,5 +1,5 @@
 # These commands need Python 3.11 or newer, git and make:
-#   make demo    install without torch, super-resolve a sample scene, print where the result is
+#   make demo    install without torch, super-resolve a sample scene, print how to look at it
 #   make test    install everything, then lint, type-check and test
 #   make fast    lint and the quick tests: no QGIS, cluster, attack, fault or documentation tests
 #   make coverage  the tests again, with the statements that they do not reach
@@ -12,7 +12,8 @@ demo: .venv/demo.stamp
 	mkdir -p demo
 	$(BIN)/georsr sr sample_data/town_rgb_2m.tif demo/town_x4.tif --overwrite
 	$(BIN)/georsr eval demo/town_x4.tif sample_data/town_rgb_0.5m.tif --lr sample_data/town_rgb_2m.tif
-	@echo "The super-resolved scene is demo/town_x4.tif (input: sample_data/town_rgb_2m.tif)"
+	@echo "The super-resolved scene is demo/town_x4.tif. Look at it:"
+	@echo "$(BIN)/georsr view demo/town_x4.tif sample_data/town_rgb_2m.tif"
 
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 2 --max-worker-restart 0 --dist loadfile
 LONG := attacks distributed docs faults qgis test_packaging.py

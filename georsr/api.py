@@ -296,7 +296,8 @@ def super_resolve_array(
     ----------
     values : ndarray, shape (bands, height, width)
         Integers of up to 32 bits, float32 or float64. In a masked array, such as
-        ``dataset.read(masked=True)``, masked pixels are invalid.
+        ``dataset.read(masked=True)``, masked pixels are invalid. A picture of shape
+        (height, width, bands) has to be transposed: ``picture.transpose(2, 0, 1)``.
     model, scale
         As for :func:`super_resolve`.
     valid : ndarray of bool, shape (bands, height, width) or (height, width), optional

@@ -269,7 +269,6 @@ def _run_on_cluster(
 ) -> Generator[tuple[int, BatchItem], None, None]:
     context = RunContext(should_stop=should_stop)
     with cluster:
-        cluster.start()
         runner = RasterRunner(model_ref(model), cluster.config, cluster.local or 1)
         absolute = [
             (absolute_path(source), str(Path(output).absolute())) for source, output in tasks

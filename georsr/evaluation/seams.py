@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Unpack
 
 import numpy as np
 
 from georsr.config import SRConfig, SROptions
 from georsr.device import cpu_threads
-from georsr.errors import RadiometryWarning, UsageError, redact_url
+from georsr.errors import UsageError, redact_url
 from georsr.inference.array import ArrayFormat, array_reader, predict_window
 from georsr.inference.blur_and_noise import resolve_kernel, with_scene_sensor
 from georsr.inference.model_bands import open_for_model
 from georsr.inference.pipeline import make_tile_grid
 from georsr.inference.predictor import TilePredictor, place_model
-from georsr.io.reader import choose_normalization, warn_once
+from georsr.io.reader import RasterReader, choose_normalization
 from georsr.models.io import Model
+from georsr.models.spec import ModelSpec
 from georsr.window import AnyArray, Window
 
 MAX_SIZE = 1024
-"""Largest height and width of the window that is measured, in the raster's centre."""
+"""Largest height and width of the window that is measured, in the raster's centre.
+
+Tiles larger than half of it need a larger window.
+"""
 
 
 @dataclass(frozen=True)
@@ -86,26 +90,20 @@ def measure_seams(source: str, model: Model, **options: Unpack[SROptions]) -> Se
     Raises
     ------
     UsageError
-        The raster is smaller than two tiles, or has no valid pixel there.
+        The raster is an output of georsr, smaller than two tiles, or has no valid pixel there.
     """
     config = SRConfig(**options)
     spec = model.spec
     tile = config.tile_size or spec.tile
     with open_for_model(source, model, config) as (reader, model):
-        if "GEORSR_MODEL" in reader.info.tags.get("", {}):
-            text = f"{source}: is an output of georsr; seams are measured on the source of a run"
-            warn_once(reader, text, RadiometryWarning)
         height, width = reader.info.height, reader.info.width
-        if min(height, width) < 2 * tile:
-            raise UsageError(
-                f"{source}: {width} x {height} pixels; seams of {tile}-pixel tiles need at least "
-                f"{2 * tile} along each axis (or a smaller --tile)"
-            )
+        _check(reader, spec, config, tile)
         spacing = make_tile_grid(height, width, spec, config).columns[1].start
         shift = max(spec.multiple_of, spacing // 2 // spec.multiple_of * spec.multiple_of)
         # full tiles only: a tile that is moved back to the raster's edge would be in both grids
+        largest = max(MAX_SIZE, 2 * tile)
         rows, columns = (
-            tile + (min(side, MAX_SIZE) - tile) // spacing * spacing for side in (height, width)
+            tile + (min(side, largest) - tile) // spacing * spacing for side in (height, width)
         )
         window = Window((height - rows) // 2, (width - columns) // 2, rows, columns)
         block = reader.read(window)
@@ -153,3 +151,26 @@ def measure_seams(source: str, model: Model, **options: Unpack[SROptions]) -> Se
         maximum=float(values.max()),
         relative_mean=float(values.mean() / (high - low or 1.0)),
     )
+
+
+def _check(reader: RasterReader, spec: ModelSpec, config: SRConfig, tile: int) -> None:
+    """Raise UsageError for an output of georsr, and for a raster smaller than two tiles."""
+    info = reader.info
+    tags = info.tags.get("", {})
+    if "GEORSR_MODEL" in tags:
+        named = tags.get("GEORSR_SOURCE", "the raster that was super-resolved")
+        raise UsageError(f"{info.path}: is an output of georsr; give its source: {named}")
+    side = min(info.height, info.width)
+    if side >= 2 * tile:
+        return
+    largest = side // 2 // spec.multiple_of * spec.multiple_of
+    text = (
+        f"{info.path}: {info.width} x {info.height} pixels; seams of {tile}-pixel tiles need at "
+        f"least {2 * tile} along each axis"
+    )
+    try:
+        make_tile_grid(info.height, info.width, spec, replace(config, tile_size=max(largest, 1)))
+    except UsageError as error:
+        text += f", and tiles of {largest} are too small for this model; use a larger raster"
+        raise UsageError(text) from error
+    raise UsageError(f"{text}; use --tile {largest}")

@@ -6,6 +6,7 @@ output, so that every pixel is the same expression of the same tiles as in one p
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import numpy as np
 
 from georsr.config import SRConfig
 from georsr.device import cpu_threads
-from georsr.errors import UsageError
+from georsr.errors import BandWarning, UsageError
 from georsr.inference.blur_and_noise import resolve_kernel, with_scene_sensor
 from georsr.inference.model_bands import match_array_bands
 from georsr.inference.pipeline import OutputFormat, TilePipeline, make_tile_grid
@@ -126,6 +127,42 @@ def check_count(bands: int, spec: ModelSpec, remedy: str = "") -> None:
         )
 
 
+def is_bands_last(shape: tuple[int, ...]) -> bool:
+    """Return whether the shape of an array is that of (rows, columns, bands) of a picture."""
+    return len(shape) == 3 and shape[2] in (3, 4) and min(shape[:2]) >= 16
+
+
+def _check_axes(shape: tuple[int, ...], model: Model, config: SRConfig) -> None:
+    """Refuse bands that a model does not take, and bands in the last axis.
+
+    Raises
+    ------
+    UsageError
+        The message says how to choose bands or to transpose the array.
+    """
+    if config.indexes is not None and config.output_bands == "rgb":
+        chosen = [index - 1 for index in config.indexes]
+        raise UsageError(
+            "indexes: for arrays it names the guide of output_bands='all'; select bands, counted "
+            f"from 0, with array[{chosen}]"
+        )
+    spec, bands = model.spec, shape[0]
+    if is_bands_last(shape) and bands != spec.bands:
+        text = (
+            f"array of shape {shape}: {bands} bands of {shape[1]} x {shape[2]} pixels; if its axes "
+            "are (rows, columns, bands), use array.transpose(2, 0, 1)"
+        )
+        if spec.bands:
+            raise UsageError(text)
+        warnings.warn(text, BandWarning, stacklevel=4)
+    remedy = ""
+    if bands > spec.bands:
+        remedy = f"; choose them in that order, counted from 0: array[{list(range(spec.bands))}]"
+        if spec.bands == 3:
+            remedy += ", or keep all with output_bands='all'"
+    check_count(bands, match_array_bands(model, bands, config).spec, remedy)
+
+
 def check_array(values: object, valid: BoolArray | None = None) -> None:
     """Refuse what is not a numpy array of pixels, and a validity that does not fit it.
 
@@ -141,7 +178,8 @@ def check_array(values: object, valid: BoolArray | None = None) -> None:
             remedy = "import georsr.xarray, and call array.georsr.super_resolve"
         raise UsageError(f"values: {name}, expected a numpy array (bands, rows, columns); {remedy}")
     if values.ndim != 3:
-        raise UsageError(f"array of {values.ndim} axes, expected (bands, rows, columns)")
+        remedy = {2: "; for one band use array[np.newaxis]"}.get(values.ndim, "")
+        raise UsageError(f"array of {values.ndim} axes, expected (bands, rows, columns){remedy}")
     if not values.size:
         raise UsageError(f"array of shape {values.shape}: has no pixels")
     if values.dtype.kind not in "uif" or (values.dtype.kind != "f" and values.dtype.itemsize > 4):
@@ -164,6 +202,7 @@ def predict_masked_array(
 ) -> AnyArray:
     """Super-resolve an array that may be masked: masked pixels are invalid, and stay masked."""
     check_array(values, valid)
+    _check_axes(values.shape, model, config)
     if not isinstance(values, np.ma.MaskedArray):
         return predict_array(values, valid, model, config)
     mask = np.ma.getmaskarray(values)

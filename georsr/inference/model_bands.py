@@ -6,15 +6,16 @@ Check that a source has the bands a model takes.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
 from georsr.config import SRConfig
 from georsr.errors import BandWarning, UsageError, worded
-from georsr.io.metadata import RasterInfo
+from georsr.io.metadata import BandInfo, RasterInfo
 from georsr.io.reader import RasterReader, open_raster, warn_once
-from georsr.io.rgb_bands import COLORS, RGBBands, detect_rgb_bands
+from georsr.io.rgb_bands import COLORS, RGBBands, declared_rgb_bands, detect_rgb_bands
 from georsr.models.io import Model
 from georsr.models.spec import ModelSpec
 
@@ -185,9 +186,11 @@ def _guide_of_all(info: RasterInfo, config: SRConfig) -> RGBBands:
 
 
 def with_found_colors(info: RasterInfo, model: Model, config: SRConfig) -> RasterInfo:
-    """Return metadata in which the bands that were found as red, green and blue say so.
+    """Return metadata in which the bands that the network saw as red, green and blue say so.
 
-    Metadata that declare a colour are not changed, nor are those of bands that the user named.
+    Metadata that declare a colour are not changed. Bands that the user chose get the colours of
+    their names; if they have no names, the user's order is red, green, blue; other bands, such as
+    the infrared of a false-colour image, are not changed.
 
     Parameters
     ----------
@@ -199,16 +202,29 @@ def with_found_colors(info: RasterInfo, model: Model, config: SRConfig) -> Raste
     found = (0, 1, 2) if model.multiband is None else model.multiband.guide
     is_rgb = model.multiband is not None or model.spec.bands == len(COLORS)
     declared = any(band.colorinterp in COLORS for band in info.bands)
-    if config.indexes is not None or declared or not is_rgb or len(set(found)) != len(COLORS):
+    if declared or not is_rgb or len(set(found)) != len(COLORS):
         return info
-    colors = dict(zip(found, COLORS, strict=True))
+    seen = [info.bands[position] for position in found]
+    numbers = tuple(band.number for band in seen)
+    if config.indexes is not None:
+        by_name = declared_rgb_bands(seen)
+        if by_name is None and any(map(_is_named, seen)):
+            return info
+        numbers = by_name or numbers
+    colors = dict(zip(numbers, COLORS, strict=True))
     return replace(
         info,
         bands=tuple(
-            replace(band, colorinterp=colors.get(position, "undefined"))
-            for position, band in enumerate(info.bands)
+            replace(band, colorinterp=colors.get(band.number, "undefined")) for band in info.bands
         ),
     )
+
+
+def _is_named(band: BandInfo) -> bool:
+    """Return whether a band has a colour, or a name that is more than its number."""
+    name = band.description or ""
+    numbered = re.fullmatch(r"(band|layer)?[ _]*\d*", name, re.IGNORECASE)
+    return band.colorinterp not in ("gray", "undefined") or not numbered
 
 
 def warn_assumed_bands(reader: RasterReader, guide: RGBBands) -> RasterReader:
@@ -237,8 +253,9 @@ def match_array_bands(model: Model, count: int, config: SRConfig) -> Model:
     if guide is None and config.other_bands == "per-band":
         guide = (1, 1, 1)
     if guide is None or len(guide) != 3 or not all(1 <= number <= count for number in guide):
+        got = "" if guide is None else f", got indexes={guide}"
         raise UsageError(
-            f"array of {count} bands: name the three that guide the others, counted from 1: "
-            "indexes=(red, green, blue)"
+            f"array of {count} bands: name the three that guide the others (red, green, blue), "
+            f"counted from 1 along the axis of the bands, such as indexes=(3, 2, 1){got}"
         )
     return wrap_multiband(model, tuple(number - 1 for number in guide), config.other_bands)

@@ -408,22 +408,15 @@ def open_with_drivers(path: str, drivers: Sequence[str]) -> DatasetReader:
 
 @dataclass
 class ReadPolicy:
-    """Which formats may be read, and which files have been checked already.
-
-    Attributes
-    ----------
-    extra_drivers : sequence of str
-        GDAL drivers that the user allows beyond `IMAGE_DRIVERS`. With ``VRT`` among them, VRTs may
-        have any name and refer to files anywhere on this machine.
-    checked : set of str
-        Names of the files that have been checked.
-    real_paths : dict of str to str
-        Folder name -> its path with links resolved.
-    """
+    """Which formats may be read, and which files have been checked already."""
 
     extra_drivers: Sequence[str] = ()
+    """GDAL drivers that the user allows beyond `IMAGE_DRIVERS`. With ``VRT`` among them, VRTs may
+    have any name and refer to files anywhere on this machine."""
     checked: set[str] = field(default_factory=set)
+    """Names of the files that have been checked."""
     real_paths: dict[str, str] = field(default_factory=dict)
+    """Folder name -> its path with links resolved."""
 
     @property
     def trusts_vrt(self) -> bool:

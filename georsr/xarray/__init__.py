@@ -82,7 +82,9 @@ class Accessor(Generic[T]):
         DataArray or Dataset
             With the dimensions, name, attributes, nodata and encoding of the source. Coordinates
             of rows, columns and CRS are those of the finer grid; others are kept unless they lie
-            along rows or columns. Attributes ``GEORSR_*`` record model and options.
+            along rows or columns. Attributes ``GEORSR_*`` record model and options. What is
+            estimated from pixels (stretch, kernel, sensor) is not among them: a lazy array knows it
+            only when it is computed. The tags of a file by :func:`georsr.super_resolve` have it.
 
         Raises
         ------

@@ -15,7 +15,7 @@ import xarray as xr
 
 from georsr.config import OPTIONS, ArrayOptions, SRConfig, config_of
 from georsr.errors import GeoreferenceWarning, UsageError
-from georsr.inference.array import check_count, predict_stack
+from georsr.inference.array import check_count, is_bands_last, predict_stack
 from georsr.inference.consistency import requested_kernel
 from georsr.inference.model_bands import match_array_bands
 from georsr.io.metadata import SUPPORTED_DTYPES, BandInfo
@@ -46,22 +46,14 @@ ALTERNATIVES = {
 
 @dataclass(frozen=True)
 class ArrayRequest:
-    """Validated arguments of ``super_resolve``; see `parse_request`.
-
-    Attributes
-    ----------
-    model : Model
-    config : SRConfig
-    chunks : int, mapping of dimension to int, or None
-        Chunk sizes of the output along rows and columns, in its pixels.
-    band_dim : str
-        Dimension of the bands.
-    """
+    """Validated arguments of ``super_resolve``; see `parse_request`."""
 
     model: Model
     config: SRConfig
     chunks: Chunks
+    """Chunk sizes of the output along rows and columns, in its pixels."""
     band_dim: str
+    """Dimension of the bands."""
 
 
 def parse_request(
@@ -222,12 +214,8 @@ def _predict(array: xr.DataArray, info: GridInfo, request: ArrayRequest) -> Any:
     bands = 1 if info.band is None else array.sizes[info.band]
     # axes that are not named as bands may be bands, and are then not that many grey scenes
     unnamed = info.band is None and array.ndim > 2
-    check_count(
-        bands,
-        model.spec if unnamed else match_array_bands(model, bands, config).spec,
-        f": {info.name} has the dimensions {', '.join(map(str, array.dims))}; select bands "
-        f"with da.sel({request.band_dim}=[...]), or name their dimension with band_dim=...",
-    )
+    spec = model.spec if unnamed else match_array_bands(model, bands, config).spec
+    check_count(bands, spec, _bands_remedy(array, info, request))
     sides = _chunk_shape(request.chunks, info, model.spec.scale)
     if array.chunks is None and request.chunks is not None:
         array = array.chunk()
@@ -247,6 +235,23 @@ def _predict(array: xr.DataArray, info: GridInfo, request: ArrayRequest) -> Any:
         limits=None if _is_recoded(array, config) else encodable_range(array),
     )
     return output if info.band is not None else output[..., 0, :, :]
+
+
+def _bands_remedy(array: xr.DataArray, info: GridInfo, request: ArrayRequest) -> str:
+    """Return the end of a message about a number of bands that the model does not take."""
+    start = f": {info.name} has the dimensions {', '.join(map(str, array.dims))}"
+    if info.band is None and info.scenes:
+        named = info.scenes[-1]
+        return f"{start}; name that of the bands, for example with band_dim={named!r}"
+    if is_bands_last(array.shape) and array.dims == (info.band, info.y, info.x):
+        return (
+            f"{start} and has the shape {array.shape}; if its axes are rows, columns, bands, use "
+            f"dims=({info.y!r}, {info.x!r}, {info.band!r})"
+        )
+    return (
+        f"{start}; select bands with da.sel({request.band_dim}=[...]), or name their dimension "
+        "with band_dim=..."
+    )
 
 
 def _label(data: Any, array: xr.DataArray, info: GridInfo, request: ArrayRequest) -> xr.DataArray:

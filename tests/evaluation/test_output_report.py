@@ -13,10 +13,11 @@ from georsr.cli.main import invoke
 
 import georsr
 from georsr.evaluation.reports import output_report
-from georsr.evaluation.reports.figures import bicubic_block, display_stretch, high_contrast_windows
+from georsr.evaluation.reports.figures import bicubic_block, detailed_windows, display_stretch
 from georsr.evaluation.reports.output_report import report_output
 from georsr.evaluation.seams import measure_seams
 from georsr.io.reader import open_raster
+from georsr.window import Window
 
 
 @pytest.fixture(scope="module")
@@ -133,11 +134,24 @@ def test_quality_report_without_target_fails(pair, capsys):
     assert "--html" in capsys.readouterr().err
 
 
+def test_detailed_windows_shows_texture_rather_than_a_large_step(make_raster):
+    values = np.full((1, 200, 300), 100, np.uint8)
+    values[:, :, 24:48] = 200  # the largest standard deviation, without detail
+    texture = np.random.default_rng(0).integers(90, 111, (1, 60, 60))
+    values[:, 100:160, 180:240] = texture
+    values[:, 100:160:8, 180:240:8] = 0  # scattered pixels without data
+    with open_raster(make_raster(values, nodata=0)) as reader:
+        first, *others = detailed_windows(reader, 48, 3)
+    assert first.intersection(Window(100, 180, 60, 60)).width >= 40
+    assert first.intersection(Window(100, 180, 60, 60)).height >= 40
+    assert len(others) == 2
+
+
 def test_display_stretch_shows_invalid_pixels_white(pair):
     with open_raster(pair[0]) as reader:
         tones = display_stretch(reader)
         picture = tones.to_rgb(reader.read_decimated(40, 52))
-        windows = high_contrast_windows(reader, 16, 3)
+        windows = detailed_windows(reader, 16, 3)
         patch = reader.read(windows[0])
     assert (picture[:, :2, :2] == 255).all()
     assert picture.shape == (3, 40, 52)

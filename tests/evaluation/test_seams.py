@@ -1,7 +1,7 @@
 import pytest
 from georsr.cli.main import invoke
 
-from georsr.errors import RadiometryWarning, UsageError
+from georsr.errors import UsageError
 from georsr.evaluation.seams import measure_seams
 from georsr.inference import blur_and_noise
 from georsr.models.io import open_model
@@ -22,16 +22,29 @@ def test_measure_seams_of_a_network_is_positive(lite_model, make_raster, texture
     assert report.pixels == (2 * (32 + 3 * 20 - 16)) * (2 * (32 + 4 * 20 - 16))
 
 
-def test_measure_seams_of_a_small_raster_fails(lite_model, make_raster, texture):
-    with pytest.raises(UsageError, match="at least 64"):
-        measure_seams(make_raster(texture(3, 60, 200)), lite_model)
+def test_measure_seams_of_a_small_raster_names_the_tile_that_fits(lite_model, make_raster, texture):
+    source = make_raster(texture(3, 55, 200))
+    expected = r"200 x 55 pixels; .* need at least 64 along each axis; use tile_size=(\d+)$"
+    with pytest.raises(UsageError, match=expected) as caught:
+        measure_seams(source, lite_model)
+    tile = int(str(caught.value).split("=")[-1])
+    assert tile == 27
+    assert measure_seams(source, lite_model, tile_size=tile).tile == tile
+    small = make_raster(texture(3, 38, 40), "small.tif")
+    with pytest.raises(UsageError, match="tiles of 19 are too small for this model"):
+        measure_seams(small, lite_model)
 
 
-def test_measure_seams_of_an_output_warns(make_raster, texture):
-    output = make_raster(
-        texture(1, 70, 80), after=lambda d: d.update_tags(GEORSR_MODEL="bicubic-x2")
-    )
-    with pytest.warns(RadiometryWarning, match="is an output of georsr"):
+def test_measure_seams_of_tiles_larger_than_half_the_window(make_raster, texture):
+    source = make_raster(texture(1, 1240, 1210))
+    report = measure_seams(source, open_model("bicubic-x2"), tile_size=600)
+    assert report.pixels == (2 * (600 - 300)) ** 2
+
+
+def test_measure_seams_of_an_output_names_its_source(make_raster, texture):
+    tags = {"GEORSR_MODEL": "bicubic-x2", "GEORSR_SOURCE": "scene.tif"}
+    output = make_raster(texture(1, 70, 80), after=lambda d: d.update_tags(**tags))
+    with pytest.raises(UsageError, match=r"is an output of georsr; give its source: scene\.tif$"):
         measure_seams(output, open_model("bicubic-x2"), tile_size=32)
 
 

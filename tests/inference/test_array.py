@@ -111,6 +111,29 @@ def test_super_resolve_array_other_objects_are_refused(values, message):
 
 
 @pytest.mark.parametrize(
+    ("shape", "options", "message"),
+    [
+        ((40, 50, 3), {}, r"shape \(40, 50, 3\): .* use array\.transpose\(2, 0, 1\)$"),
+        ((40, 50, 4), {"output_bands": "all"}, r"use array\.transpose\(2, 0, 1\)$"),
+        ((40, 50), {}, r"for one band use array\[np\.newaxis\]$"),
+        ((4, 40, 50), {}, r"counted from 0: array\[\[0, 1, 2\]\], or .* output_bands='all'$"),
+        ((3, 40, 50), {"indexes": (3, 2, 1)}, r"indexes: for .* with array\[\[2, 1, 0\]\]$"),
+        ((4, 40, 50), {"output_bands": "all", "indexes": (1, 2, 9)}, r"got indexes=\(1, 2, 9\)$"),
+    ],
+)
+def test_super_resolve_array_of_other_bands_is_refused_with_the_call_that_fits(
+    shape, options, message
+):
+    with pytest.raises(georsr.UsageError, match=message):
+        georsr.super_resolve_array(np.zeros(shape, "uint8"), "segsr-lite-x2", **options)
+
+
+def test_super_resolve_array_of_any_bands_warns_of_bands_in_the_last_axis():
+    with pytest.warns(georsr.BandWarning, match=r"40 bands of 50 x 3 .*transpose\(2, 0, 1\)$"):
+        georsr.super_resolve_array(np.zeros((40, 50, 3), "uint8"), "bicubic-x2")
+
+
+@pytest.mark.parametrize(
     ("valid", "message"),
     [
         (np.full((8, 8), 255, "uint8"), "expected booleans"),

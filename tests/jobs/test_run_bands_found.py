@@ -42,11 +42,41 @@ def test_super_resolve_all_bands_gives_colors_to_those_found(stack, tmp_path):
     assert colors(tmp_path / "o.tif")[:5] == ["undefined", "blue", "green", "red", "undefined"]
 
 
-def test_super_resolve_chosen_bands_keep_their_colors(stack, tmp_path):
-    georsr.super_resolve(
-        stack, tmp_path / "o.tif", "segsr-lite-x2", consistency="off", indexes=(8, 4, 3)
-    )
-    assert "red" not in colors(tmp_path / "o.tif")
+NUMBERED = [f"Band {number}" for number in range(1, 14)]
+WORDS = ["coastal", "blue", "green", "red", *SENTINEL[4:]]
+
+
+@pytest.mark.parametrize(
+    ("names", "indexes", "expected"),
+    [
+        (SENTINEL, (4, 3, 2), ["red", "green", "blue"]),
+        (SENTINEL, (2, 3, 4), ["blue", "green", "red"]),
+        (WORDS, (4, 3, 2), ["red", "green", "blue"]),
+        (NUMBERED, (4, 3, 2), ["red", "green", "blue"]),
+        ([None] * 13, (8, 4, 3), ["red", "green", "blue"]),
+        (SENTINEL, (8, 4, 3), ["undefined"] * 3),  # false colour
+    ],
+)
+def test_super_resolve_chosen_bands_get_the_colors_of_their_names(
+    names, indexes, expected, make_raster, texture, tmp_path
+):
+    def name(dataset):
+        dataset.descriptions = names
+
+    values = texture(13, 40, 50, "uint16") // 8 + 100
+    scene = make_raster(values, photometric="MINISBLACK", after=name)
+    out = tmp_path / "o.tif"
+    georsr.super_resolve(scene, out, "segsr-lite-x2", consistency="off", indexes=indexes)
+    assert ["undefined" if c == "gray" else c for c in colors(out)] == expected
+
+
+def test_super_resolve_all_bands_gives_colors_to_a_guide_without_names(
+    make_raster, texture, tmp_path
+):
+    scene, out = make_raster(texture(4, 40, 50, "uint16")), tmp_path / "o.tif"
+    options = {"consistency": "off", "indexes": (4, 3, 2), "output_bands": "all"}
+    georsr.super_resolve(scene, out, "segsr-lite-x2", **options)
+    assert colors(out) == ["undefined", "blue", "green", "red"]
 
 
 def test_sr_says_which_bands_it_takes_and_leaves(stack, tmp_path, capsys):

@@ -26,6 +26,10 @@ INVALID_GREY = 255
 CROP_SIZE = 96
 """Height and width of the part of an image that an example shows, in HR pixels."""
 BOX_COLOUR = (255, 40, 40)
+CANDIDATES = 8
+"""Places along each axis where a window with detail is looked for."""
+MIN_VALID = 0.9
+"""Smallest valid fraction of a window that is shown."""
 
 
 @dataclass(frozen=True)
@@ -102,17 +106,23 @@ def bicubic_block(block: PixelBlock, scale: int) -> PixelBlock:
     return PixelBlock(values, block.valid.repeat(scale, 1).repeat(scale, 2), None)
 
 
-def high_contrast_windows(reader: RasterReader, size: int, count: int) -> list[Window]:
-    """Find the windows of highest contrast that do not overlap, at most ``count`` of them."""
+def detailed_windows(reader: RasterReader, size: int, count: int) -> list[Window]:
+    """Find the windows with the most detail that do not overlap, at most ``count`` of them.
+
+    Detail is the sum of the differences of neighbouring pixels, in windows of which at least
+    `MIN_VALID` is valid.
+    """
     height, width = reader.info.height, reader.info.width
     h, w = min(size, height), min(size, width)
-    tops = sorted({round((height - h) * k / 4) for k in range(5)})
-    lefts = sorted({round((width - w) * k / 4) for k in range(5)})
+    steps = np.linspace(0, 1, CANDIDATES)
+    tops, lefts = ({round(length * step) for step in steps} for length in (height - h, width - w))
     ranked = []
-    for window in (Window(top, left, h, w) for top in tops for left in lefts):
+    for window in (Window(top, left, h, w) for top in sorted(tops) for left in sorted(lefts)):
         block = reader.read(window)
-        if block.valid.all():
-            ranked.append((float(block.values.astype(np.float64).std((1, 2)).sum()), window))
+        if block.valid.mean() >= MIN_VALID:
+            values = np.where(block.valid, block.values, np.nan)
+            detail = sum(np.nansum(np.abs(np.diff(values, axis=axis))) for axis in (1, 2))
+            ranked.append((float(detail), window))
     chosen: list[Window] = []
     for _, window in sorted(ranked, key=lambda entry: (-entry[0], entry[1])):
         if len(chosen) < count and all(window.intersection(other) is None for other in chosen):

@@ -22,8 +22,8 @@ from georsr.evaluation.raster_comparison import (
 from georsr.evaluation.reports.figures import (
     DisplayStretch,
     bicubic_block,
+    detailed_windows,
     display_stretch,
-    high_contrast_windows,
     overlaid_histograms,
     quicklook,
 )
@@ -290,7 +290,7 @@ def collect_images(report: OutputReport, layers: str | None = None) -> Images:
     ):
         stretch, scale = display_stretch(lr), report.scale
         crops = []
-        for window in high_contrast_windows(lr, CROP_SIZE, CROPS):
+        for window in detailed_windows(lr, CROP_SIZE, CROPS):
             block = lr.read(window)
             crops.append(
                 Crop(
