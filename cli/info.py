@@ -105,7 +105,7 @@ def _show_model(model: str | None, scale: int | None, as_json: bool) -> None:
     facts = asdict(spec)
     # ONNX Runtime does not report what it computes
     if find_spec("torch") and not opened.is_exported:
-        from georsr.models.complexity import complexity
+        from georsr.run_estimate import complexity
 
         sizes = (spec.tile, ceil_to(64, spec.multiple_of))
         costs = {size: complexity(opened.network, spec.bands, size) for size in sizes}

@@ -36,7 +36,7 @@ from georsr.io.reader import open_output
 from georsr.models.io import Model, open_model
 from georsr.progress import RunContext, never, open_progress
 from georsr.system import share_memory
-from georsr.writer.paths import check_outputs, raster_outputs, temp_paths
+from georsr.writer.paths import Lock, check_outputs, raster_outputs, temp_paths
 
 if TYPE_CHECKING:
     from distributed import Security
@@ -269,7 +269,6 @@ def _run_on_cluster(
 ) -> Generator[tuple[int, BatchItem], None, None]:
     context = RunContext(should_stop=should_stop)
     with cluster:
-        cluster.start()
         runner = RasterRunner(model_ref(model), cluster.config, cluster.local or 1)
         absolute = [
             (absolute_path(source), str(Path(output).absolute())) for source, output in tasks
@@ -318,6 +317,8 @@ def _run_one(
     start, report = time.monotonic(), None
     try:
         if not config.overwrite and _is_finished(source, output, model, config):
+            # an earlier run may have been killed after it had renamed the output
+            Lock(temp_paths(output).lock, output).clean()
             return BatchItem(source, output, SKIPPED)
         options: Any = {name: getattr(config, name) for name in OPTIONS}
         report = super_resolve(source, output, model, should_stop=should_stop, **options)

@@ -41,46 +41,32 @@ def aoi_path(aoi: str) -> str | None:
 
 @dataclass(frozen=True)
 class Option:
-    """Describe one field of `SRConfig`.
-
-    Attributes
-    ----------
-    help : str
-        What it does: the help of the command line and the text of the reference page.
-    section : str
-        Heading under which the help and the reference page list it.
-    affects : str
-        ``pixels``: recorded in the tags of an output and part of the run key; ``area``: recorded
-        in the tags, while the run key has the window or bands it leads to; ``file``: only part
-        of the run key; ``nothing``: the output is the same, or depends on what the option led to,
-        such as the device, which the run key records.
-    flag : str
-        Name on the command line without dashes; empty for the field's name with hyphens.
-    short : str
-        One-letter name on the command line.
-    metavar : str
-        Placeholder for the value on the command line, where the type does not say enough.
-    minimum : int or None
-        Smallest value allowed.
-    arrays : bool
-        Whether the xarray accessor takes it.
-    tag : str
-        Key in the tag GEORSR_OPTIONS; empty for the field's name. Outputs have carried these
-        keys from the first version on, so they stay when a field is renamed.
-    tag_values : mapping of str to str
-        Values recorded under another word, in the tag and for the same reason.
-    """
+    """Describe one field of `SRConfig`."""
 
     help: str
+    """What it does: the help of the command line and the text of the reference page."""
     section: Section
+    """Heading under which the help and the reference page list it."""
     affects: Effect
+    """``pixels``: recorded in the tags of an output and part of the run key; ``area``: recorded in
+    the tags, while the run key has the window or bands it leads to; ``file``: only part of the run
+    key; ``nothing``: the output is the same, or depends on what the option led to, such as the
+    device, which the run key records."""
     flag: str = ""
+    """Name on the command line without dashes; empty for the field's name with hyphens."""
     short: str = ""
+    """One-letter name on the command line."""
     metavar: str = ""
+    """Placeholder for the value on the command line, where the type does not say enough."""
     minimum: int | None = None
+    """Smallest value allowed."""
     arrays: bool = False
+    """Whether the xarray accessor takes it."""
     tag: str = ""
+    """Key in the tag GEORSR_OPTIONS; empty for the field's name. Outputs have carried these keys
+    from the first version on, so they stay when a field is renamed."""
     tag_values: Mapping[str, str] = field(default_factory=dict)
+    """Values recorded under another word, in the tag and for the same reason."""
 
 
 def _described(section: Section, affects: Effect, help: str, **facts: Any) -> dict[str, Option]:

@@ -256,9 +256,11 @@ def check_folder(name: str, folder: Path, unwritable: Status) -> Check:
         text = f"{folder} cannot be written to ({error.strerror or error})"
         remedy = set_folder if required else "write outputs to another folder"
         return Check(name, unwritable, text, remedy)
-    free = shutil.disk_usage(folder).free
-    text = f"{folder}, {free / 2**30:.1f} GiB free"
-    if free < MIN_FREE_BYTES:
+    usage = shutil.disk_usage(folder)
+    if not usage.total:  # such as ramfs
+        return Check(name, Status.OK, f"{folder}, size not known")
+    text = f"{folder}, {usage.free / 2**30:.1f} GiB free"
+    if usage.free < MIN_FREE_BYTES:
         return Check(name, Status.WARNING, text, "an output at 4x has 16 times the pixels")
     return Check(name, Status.OK, text)
 

@@ -1,4 +1,4 @@
-"""Estimate tiles, memory, disk space and time of a run before it starts.
+"""Estimate tiles, memory, disk space, time and arithmetic of a run before it starts.
 
 The memory of a process is that of `georsr.jobs.job.memory_bytes`, on workers of
 `georsr.distributed.executor`. Time is measured with a few tiles of the raster itself.
@@ -10,8 +10,9 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -50,7 +51,7 @@ from georsr.jobs.job import (
 from georsr.models.io import Model
 from georsr.quality.write import layers_job, layers_memory
 from georsr.radiometry.normalization import calculation_dtype
-from georsr.system import available_cpus, memory_limit
+from georsr.system import UNLIMITED, available_cpus, memory_limit
 from georsr.tiling.grid import Tile
 from georsr.tiling.partition import TaskGrid
 from georsr.window import AnyArray, FloatArray, Window
@@ -154,27 +155,18 @@ START_SECONDS = 6.0
 
 @dataclass(frozen=True)
 class ClusterEstimate:
-    """Number of workers, their memory and their share of the work.
-
-    Attributes
-    ----------
-    workers : int
-        Number of workers of the cluster; 0 if the run takes place in this process.
-    memory : int
-        Peak memory of this machine, bytes.
-    worker_memory : int
-        Peak memory of one worker, bytes; 0 if there are none.
-    share : float
-        Largest fraction of the tiles that one worker computes.
-    start : float
-        Seconds before the first tile.
-    """
+    """Number of workers, their memory and their share of the work."""
 
     workers: int
+    """Number of workers of the cluster; 0 if the run takes place in this process."""
     memory: int
+    """Peak memory of this machine, bytes."""
     worker_memory: int = 0
+    """Peak memory of one worker, bytes; 0 if there are none."""
     share: float = 1.0
+    """Largest fraction of the tiles that one worker computes."""
     start: float = 0.0
+    """Seconds before the first tile."""
 
 
 def cluster_estimate(job: SRJob, cluster: Cluster | None, parts: str | None) -> ClusterEstimate:
@@ -285,6 +277,7 @@ class RunEstimate:
 
     def describe(self) -> str:
         """Return a few lines for people."""
+        free = "not known how much is" if self.free_bytes == UNLIMITED else _size(self.free_bytes)
         lines = [
             f"source  {self.source}",
             f"model   {self.model}, x{self.scale}, on {self.device}",
@@ -292,7 +285,7 @@ class RunEstimate:
             f"tiles   {self.tiles} of {self.tile_size} pixels, {self.batch_size} at a time"
             + (f", about {self.tiles_empty} of them empty" if self.tiles_empty else ""),
             f"memory  about {_size(self.memory_bytes)} of {_size(self.memory_limit_bytes)}",
-            f"disk    at most {_size(self.output_bytes)}, {_size(self.free_bytes)} free",
+            f"disk    at most {_size(self.output_bytes)}, {free} free",
             f"time    about {format_duration(self.seconds)}",
         ]
         if self.sensor:
@@ -496,3 +489,51 @@ def format_duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+@dataclass(frozen=True)
+class Complexity:
+    """Parameters and multiply-accumulates of a network."""
+
+    parameters: int
+    """Number of learned values."""
+    macs: int
+    """Multiply-accumulates of convolutions and matrix products for one tile."""
+
+    @property
+    def gmacs(self) -> float:
+        """Billions of multiply-accumulates."""
+        return self.macs / 1e9
+
+
+def complexity(network: Any, bands: int, size: int) -> Complexity:
+    """Count the parameters and the multiply-accumulates of one tile.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        Network on any device; it is not changed.
+    bands
+        Bands of the tile; 0 (any number) counts as one.
+    size
+        Height and width of the tile in input pixels.
+
+    Notes
+    -----
+    The network runs on meta tensors, so this takes milliseconds for any size. Element-wise
+    operations, normalisation and interpolation are not counted.
+    """
+    torch = import_torch("counting multiply-accumulates")
+    from torch.func import functional_call
+    from torch.utils.flop_counter import FlopCounterMode
+
+    state = {
+        name: value.to("meta")
+        for name, value in chain(network.named_parameters(), network.named_buffers())
+    }
+    tile = torch.empty(1, max(1, bands), size, size, device="meta")
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        functional_call(network, state, (tile,))
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    return Complexity(parameters, counter.get_total_flops() // 2)

@@ -80,21 +80,14 @@ class Window:
 
 @dataclass(frozen=True)
 class PixelBlock:
-    """Pixels of one window of a raster.
-
-    Attributes
-    ----------
-    values : (C, h, w), data type of `RasterInfo.dtype`
-        Stored values, without scale and offset.
-    valid : bool (C, h, w)
-        False for nodata, masked, fully transparent, NaN and infinite pixels.
-    alpha : (h, w) or None
-        Stored values of the alpha band, if the raster has one.
-    """
+    """Pixels of one window of a raster."""
 
     values: AnyArray
+    """(C, h, w): Stored values, without scale and offset."""
     valid: BoolArray
+    """(C, h, w): False for nodata, masked, fully transparent, NaN and infinite pixels."""
     alpha: AnyArray | None
+    """(h, w): Stored values of the alpha band, if the raster has one."""
 
 
 @dataclass(frozen=True)

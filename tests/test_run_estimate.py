@@ -122,6 +122,14 @@ def test_sr_without_disk_space_is_refused(make_raster, texture, tmp_path, monkey
     assert [path.name for path in tmp_path.iterdir()] == ["in.tif"]
 
 
+def test_estimate_on_a_disk_without_a_size_says_so(make_raster, texture, tmp_path, monkeypatch):
+    source = make_raster(texture(3, 40, 50))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(total=0, free=0))
+    plan = estimate(source, "bicubic-x2", destination=tmp_path / "o.tif")
+    assert plan.problems == ()
+    assert "not known how much is free" in plan.describe()
+
+
 def test_sr_without_memory_is_refused(make_raster, texture, tmp_path, monkeypatch, capsys):
     source, out = make_raster(texture(3, 40, 50)), str(tmp_path / "o.tif")
     monkeypatch.setattr("georsr.jobs.job.memory_limit", lambda: 100 * 2**20)

@@ -16,8 +16,8 @@ import argparse
 import csv
 from pathlib import Path
 
-from georsr.models.complexity import complexity
 from georsr.models.segsr_lite import segsr_lite
+from georsr.run_estimate import complexity
 from georsr.training.callbacks import HISTORY
 from georsr.training.recipe import Recipe
 from georsr.training.train import train

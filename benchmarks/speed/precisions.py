@@ -30,10 +30,10 @@ from torch import Tensor, nn
 from georsr.device import PRECISIONS, DeviceConfig, select_device
 from georsr.evaluation.metrics import psnr
 from georsr.inference.predictor import TilePredictor, choose_batch
-from georsr.models.complexity import complexity
 from georsr.models.io import Model, create_model, open_model
 from georsr.models.onnx.export import export_model
 from georsr.models.onnx.runtime import INPUT
+from georsr.run_estimate import complexity
 from georsr.window import FloatArray
 
 

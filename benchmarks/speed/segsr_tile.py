@@ -27,8 +27,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from georsr.models.complexity import complexity
 from georsr.models.io import create_model, open_model
+from georsr.run_estimate import complexity
 
 
 def stand_in(name: str, **members: object) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import ssl
-import struct
 import time
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -38,47 +37,22 @@ OR_CONFIGURED = "or distributed.comm.tls in Dask's configuration"
 
 @dataclass(frozen=True)
 class SchedulerAddress:
-    """The address of a scheduler, with the certificates for connecting to it.
-
-    Attributes
-    ----------
-    address : str
-        Address as the user wrote it.
-    scheme : str
-        ``tcp`` or ``tls``; or another one that Dask knows.
-    host : str
-        Host name or IP address; empty for schemes other than ``tcp`` and ``tls``.
-    port : int
-        Port; 1 for schemes other than ``tcp`` and ``tls``.
-    security : Security
-        Certificates as Dask takes them.
-    context : ssl.SSLContext or None
-        TLS context created from ``security``; None unless the scheme is ``tls``.
-    """
+    """Address of a scheduler, with the certificates for connecting to it."""
 
     address: str
+    """As the user wrote it."""
     scheme: str
     host: str
     port: int
     security: Security
     context: ssl.SSLContext | None
+    """TLS context of ``security``; None unless the scheme is ``tls``."""
 
     def wait_until_ready(self, seconds: float, cancelled: Event) -> bool:
-        """Wait until the scheduler answers.
+        """Wait until the scheduler answers; return whether the connection is safe.
 
-        Its answer is not interpreted: only its length is checked.
-
-        Parameters
-        ----------
-        seconds
-            Longest time to wait.
-        cancelled
-            Ends the waiting when another thread sets it.
-
-        Returns
-        -------
-        bool
-            Whether the connection is safe: to this machine, or encrypted.
+        It is safe if it is encrypted or stays on this machine. Another thread may end the wait by
+        setting ``cancelled``.
 
         Raises
         ------
@@ -108,14 +82,14 @@ class SchedulerAddress:
         """Check the answer; return whether the scheduler is on this machine."""
         with self._connection() as plain:
             local = ip_address(plain.getpeername()[0].partition("%")[0]).is_loopback
-            if self.context is not None:
-                with self.context.wrap_socket(plain) as encrypted:
-                    self._check(_read(encrypted))
-                return local
             try:
-                self._check(_read(plain))
+                if self.context is None:
+                    self._check(plain)
+                else:
+                    with self.context.wrap_socket(plain) as encrypted:
+                        self._check(encrypted)
             except TimeoutError:
-                if self._speaks_tls():
+                if self.context is None and self._speaks_tls():
                     raise self._failure(
                         f"it speaks TLS: use --scheduler tls://{self.address.rpartition('://')[2]} "
                         "with --tls-ca, --tls-cert and --tls-key"
@@ -124,13 +98,18 @@ class SchedulerAddress:
             return local
 
     def _connection(self) -> socket.socket:
-        """Open a TCP connection."""
         return socket.create_connection((self.host, self.port), HANDSHAKE_TIMEOUT)
 
-    def _check(self, start: bytes) -> None:
-        """Refuse an answer that is not the beginning of Dask's handshake."""
-        (length,) = struct.unpack("<Q", start)
-        if not 0 < length < MAX_HANDSHAKE_BYTES:
+    def _check(self, connection: socket.socket) -> None:
+        """Refuse an answer that is not the beginning of Dask's handshake: eight bytes, its length.
+
+        Only its length is checked; nothing that it says is interpreted.
+        """
+        with connection.makefile("rb") as file:
+            start = file.read(8)
+        if len(start) < 8:
+            raise ConnectionError("it closes the connection at once")
+        if not 0 < int.from_bytes(start, "little") < MAX_HANDSHAKE_BYTES:
             raise self._failure("the answer is not that of a Dask scheduler")
 
     def _speaks_tls(self) -> bool:
@@ -282,14 +261,3 @@ def _reason(error: Exception) -> str:
     if reason:
         return str(reason).lower().replace("_", " ")
     return getattr(error, "strerror", None) or str(error)
-
-
-def _read(connection: socket.socket) -> bytes:
-    """Read eight bytes: the length of Dask's handshake."""
-    start = b""
-    while len(start) < 8:
-        more = connection.recv(8 - len(start))
-        if not more:
-            raise ConnectionError("it closes the connection at once")
-        start += more
-    return start

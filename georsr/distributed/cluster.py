@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import secrets
 import signal
@@ -16,20 +17,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Self, TypeVar
 
 import dask
 from distributed import Client, LocalCluster, Security
 
-from georsr.config import Precision, SRConfig
+from georsr.config import SRConfig
 from georsr.device import DeviceConfig, select_device
 from georsr.distributed.address import SchedulerAddress, scheduler_address
-from georsr.distributed.task_queue import (
-    POLL_SECONDS,
-    TaskQueue,
-    call_in_thread,
-    wait_for_answer,
-)
+from georsr.distributed.task_queue import POLL_SECONDS, TaskQueue, call_dask
 from georsr.distributed.worker import (
     GPU,
     Runner,
@@ -57,7 +53,7 @@ CLOSE_TIMEOUT = 2.0
 """Time in which the client says goodbye to a scheduler."""
 DIRECT_CONNECT_TIMEOUT = 3.0
 """Time in which all workers have to answer, if results are to come straight from them."""
-STARTUP_ERRORS = (OSError, RuntimeError, TimeoutError)
+STARTUP_ERRORS = (OSError, RuntimeError)
 """Errors of Dask if a local worker does not start."""
 RESTART_CONFIG = {
     "distributed.worker.multiprocessing-method": "spawn",
@@ -108,58 +104,50 @@ def connect_client(
     ResourceError
         No scheduler accepts the client, or it has no worker.
     """
-    scheduler = scheduler_address(address, security)
-    client = _connect_in_thread(scheduler, check_cancelled)
+    scheduler, given_up = scheduler_address(address, security), Event()
+    try:
+        client = call_dask(
+            partial(_connect, scheduler, given_up),
+            check_cancelled,
+            3 * CONNECT_TIMEOUT,  # one for the handshake, two for Dask's own attempts
+            f"--scheduler {address}: it may be none, or of another version of Dask",
+        )
+    finally:
+        given_up.set()  # no matter if it is connected
     try:
         _wait_for_worker(client, address, check_cancelled)
         yield client
     finally:
         with suppress(Exception):  # the scheduler may be gone
-            wait_for_answer(call_in_thread(client.close), lambda: None, CLOSE_TIMEOUT)
+            call_dask(client.close, lambda: None, CLOSE_TIMEOUT)
 
 
 def _connect(scheduler: SchedulerAddress, given_up: Event) -> Client:
+    address = scheduler.address
     if not scheduler.wait_until_ready(CONNECT_TIMEOUT, given_up):
         log.warning(
             "WARNING: %s is not encrypted: whoever reaches it, or is between, can run code as you "
             "on this machine and on all workers; use tls:// unless you trust that whole network",
-            scheduler.address,
+            address,
         )
+    options: dict[str, Any] = {"security": scheduler.security, "set_as_default": False}
     try:
-        return QuietClient(
-            scheduler.address,
-            timeout=CONNECT_TIMEOUT,
-            security=scheduler.security,
-            set_as_default=False,
-        )
+        client = QuietClient(address, timeout=CONNECT_TIMEOUT, **options)
     except Exception as error:  # Dask raises errors of many types here
         raise ResourceError(
-            f"--scheduler {scheduler.address}: does not answer as a scheduler does "
+            f"--scheduler {address}: does not answer as a scheduler does "
             f"({describe_error(error)}); is it one, of the same version of Dask?"
         ) from error
-
-
-def _connect_in_thread(scheduler: SchedulerAddress, check_cancelled: Callable[[], None]) -> Client:
-    given_up = Event()
-    answer = call_in_thread(partial(_connect, scheduler, given_up))
-    try:
-        return wait_for_answer(
-            answer,
-            check_cancelled,
-            3 * CONNECT_TIMEOUT,  # one for the handshake, two for Dask's own attempts
-            f"--scheduler {scheduler.address}: it may be none, or of another version of Dask",
-        )
-    except BaseException:
-        given_up.set()
-        answer.add_done_callback(lambda late: late.exception() or late.result().close())
-        raise
+    if given_up.is_set():
+        client.close()
+    return client
 
 
 def _wait_for_worker(client: Client, address: str, check_cancelled: Callable[[], None]) -> None:
-    deadline = None
-    while not wait_for_answer(call_in_thread(client.nthreads), check_cancelled):
+    deadline = math.inf
+    while not call_dask(client.nthreads, check_cancelled):
         check_cancelled()
-        if deadline is None:
+        if deadline == math.inf:
             log.warning("%s has no workers yet: waiting for one", address)
             deadline = time.monotonic() + WORKERS_TIMEOUT
         if time.monotonic() > deadline:
@@ -172,14 +160,7 @@ def _wait_for_worker(client: Client, address: str, check_cancelled: Callable[[],
 
 @contextmanager
 def start_local_cluster(workers: int, *, gpu: bool) -> Iterator[Client]:
-    """Start worker processes on this machine, and kill them on leaving.
-
-    Parameters
-    ----------
-    workers
-        Number of processes.
-    gpu
-        Whether each uses a GPU.
+    """Start worker processes on this machine, each with a GPU or none; kill them on leaving.
 
     Raises
     ------
@@ -300,12 +281,7 @@ class Cluster:
     Raises
     ------
     UsageError
-        Not exactly one of ``local`` and ``scheduler`` is given. On entering also: the address or
-        the certificates are not valid.
-    ResourceError
-        On entering: no scheduler with workers answers, or they differ from this process.
-    InterruptedRunError
-        On entering: ``should_stop`` returned true.
+        Not exactly one of ``local`` and ``scheduler`` is given.
     """
 
     def __init__(
@@ -343,23 +319,26 @@ class Cluster:
 
         Raises
         ------
-        ResourceError, UsageError
-            They cannot be started, cannot import georsr, have no GPU, or differ from each other.
+        UsageError
+            The address or the certificates are not valid.
+        ResourceError
+            No workers answer or can be started, or they differ from each other or from this
+            process.
+        InterruptedRunError
+            ``should_stop`` returned true.
         """
         if self._client is None:
-            self._stack.enter_context(silence_dask_logs())
+            enter = self._stack.enter_context
+            enter(silence_dask_logs())
             if self.local is not None:
-                self._client = self._stack.enter_context(
-                    start_local_cluster(self.local, gpu=self.gpu)
-                )
+                self._client = enter(start_local_cluster(self.local, gpu=self.gpu))
             else:
                 assert self._scheduler is not None, "one of the two is given"
-                self._client = client = self._stack.enter_context(
-                    connect_client(self._scheduler, self._security, self._check_cancelled)
-                )
-                if client.dashboard_link and find_spec("bokeh"):  # there is none without it
-                    log.warning("Dashboard: %s", client.dashboard_link)
-                self.placement, self.gpu = self._check_workers(client)
+                connection = connect_client(self._scheduler, self._security, self._check_cancelled)
+                self._client = enter(connection)
+                if self._client.dashboard_link and find_spec("bokeh"):  # there is none without it
+                    log.warning("Dashboard: %s", self._client.dashboard_link)
+                self.placement, self.gpu = self._check_workers(self._client)
         return self._client
 
     def _local_placement(self) -> tuple[DeviceConfig, bool]:
@@ -380,8 +359,7 @@ class Cluster:
             raise InterruptedRunError("interrupted")
 
     def _ask(self, call: Callable[..., T], *arguments: Any, silent: str = "Dask's scheduler") -> T:
-        answer = call_in_thread(partial(call, *arguments))
-        return wait_for_answer(answer, self._check_cancelled, silent=silent)
+        return call_dask(partial(call, *arguments), self._check_cancelled, silent=silent)
 
     def _check_workers(self, client: Client) -> tuple[DeviceConfig, bool]:
         """Return where all workers compute, and whether on a GPU; raise if they differ."""
@@ -415,29 +393,22 @@ class Cluster:
 
     def count(self) -> int:
         """Return the number of workers that can compute now, or that are to be started."""
-        if self._client is None:
-            return self.local or 0
-        return self._ask(self._count, self._client)
+        return (self.local or 0) if self._client is None else self._ask(self._count)
 
-    def _count(self, client: Client) -> int:
-        return sum(not self.gpu or _offers_gpu(worker) for worker in _workers(client).values())
+    def _count(self) -> int:
+        workers = _workers(self.start()).values()
+        return sum(not self.gpu or _offers_gpu(worker) for worker in workers)
 
     @property
     def config(self) -> SRConfig:
         """The options, with the device and the number of threads of a worker."""
-        placement = self.placement
-        precision = cast(Precision, placement.precision)
-        backend = cast(Any, placement.backend)
-        config = replace(
-            self._config,
-            device=placement.device,
-            precision=precision,
-            fast=False,
-            backend=backend,
+        placement, threads = self.placement, self._config.num_threads
+        if self.local and threads is None:
+            threads = max(1, available_cpus() // self.local)
+        changes: dict[str, Any] = {"precision": placement.precision, "backend": placement.backend}
+        return replace(
+            self._config, device=placement.device, num_threads=threads, fast=False, **changes
         )
-        if self.local and config.num_threads is None:
-            config = replace(config, num_threads=max(1, available_cpus() // self.local))
-        return config
 
     def worker_job(self, job: SRJob) -> SRJob:
         """Return the job as a worker computes it: with one thread, unless the options say more."""
@@ -446,13 +417,12 @@ class Cluster:
 
     def task_queue(self, runner: Runner, check_cancelled: Callable[[], None]) -> TaskQueue:
         """Return a queue for tasks of one run; use it in a ``with`` statement."""
-        client = self.start()
         return TaskQueue(
-            client,
+            self.start(),
             RunPlugin(f"georsr-{secrets.token_hex(6)}", runner),
             gpu=self.gpu,
             check_cancelled=check_cancelled,
-            count_workers=partial(self._count, client),
+            count_workers=self._count,
         )
 
 
@@ -508,7 +478,7 @@ def _connects_directly(client: Client, workers: list[str]) -> bool:
 
     try:
         client.sync(ask, callback_timeout=DIRECT_CONNECT_TIMEOUT)
-    except (OSError, TimeoutError):
+    except OSError:
         log.info("results are passed on by the scheduler: this machine does not reach all workers")
         return False
     return True

@@ -104,20 +104,13 @@ def task_queue(
     ResourceError
         The workers cannot be started.
     """
-    model = model_ref(job.model)
-    cluster.start()
-    return cluster.task_queue(JobRunner(job, model, cluster.config, compute), check_cancelled)
+    runner = JobRunner(job, model_ref(job.model), cluster.config, compute)
+    return cluster.task_queue(runner, check_cancelled)
 
 
 @dataclass(frozen=True)
 class BlockResult:
-    """Blocks of a window of the output, and statistics of their tiles.
-
-    Attributes
-    ----------
-    blocks : list of (block row, block column, EncodedBlock)
-    stats : RunStats
-    """
+    """Blocks of a window of the output, and statistics of their tiles."""
 
     blocks: list[IndexedBlock]
     stats: RunStats

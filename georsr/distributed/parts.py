@@ -57,24 +57,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PartTask:
-    """A part to write, unless it is there.
-
-    Attributes
-    ----------
-    number : int
-        Index of the part in the grid of parts.
-    window : Window
-        Pixels of the output.
-    name : str
-        Name of the file.
-    finished : FinishedPart or None
-        Record of the part in the journal of an earlier run.
-    """
+    """A part to write, unless it is there."""
 
     number: int
+    """Index in the grid of parts."""
     window: Window
+    """Pixels of the output."""
     name: str
+    """Name of the file."""
     finished: FinishedPart | None
+    """Record of the part in the journal of an earlier run."""
 
     def __str__(self) -> str:
         return str(self.window)
@@ -82,18 +74,11 @@ class PartTask:
 
 @dataclass(frozen=True)
 class PartResult:
-    """A part that is in the folder, and statistics of its tiles.
-
-    Attributes
-    ----------
-    part : FinishedPart
-    resumed : bool
-        Whether an earlier run had written it.
-    stats : RunStats
-    """
+    """A part that is in the folder, and statistics of its tiles."""
 
     part: FinishedPart
     resumed: bool
+    """Whether an earlier run had written it."""
     stats: RunStats = field(default_factory=RunStats)
 
 
@@ -106,18 +91,7 @@ def write_part(
 ) -> PartResult:
     """Write and verify a part, then rename it into place; or check the one that is there.
 
-    Parameters
-    ----------
-    folder
-        Folder of the parts, under a name that holds on all machines.
-    job
-        Job of the whole output.
-    predictor
-        The job's model.
-    task
-        The part.
-    should_stop
-        Called after every tile; true cancels the part.
+    The folder's path is the same on all machines. ``should_stop`` is called after every tile.
 
     Raises
     ------

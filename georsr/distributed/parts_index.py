@@ -13,7 +13,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -44,27 +44,18 @@ _PART_NAME = re.compile(r"r\d{4,}_c\d{4,}_[0-9a-f]{8}\.tif")
 
 @dataclass(frozen=True)
 class FinishedPart:
-    """A verified part in the folder.
-
-    Attributes
-    ----------
-    number : int
-        Index of the part in the grid of parts.
-    name : str
-        Name of the file.
-    bytes : int
-        Size of the file.
-    sha256 : str
-        Checksum of the file.
-    blocks : str
-        CRC-32 of the pixels of every block, row by row, eight hexadecimal digits each.
-    """
+    """A verified part in the folder."""
 
     number: int
+    """Index in the grid of parts."""
     name: str
+    """Name of the file."""
     bytes: int
+    """Size of the file."""
     sha256: str
+    """Checksum of the file."""
     blocks: str
+    """CRC-32 of the pixels of every block, row by row, eight hexadecimal digits each."""
 
 
 class PartsFolder:
@@ -122,14 +113,15 @@ class PartsFolder:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        kept = self.resume is not False and bool(self.finished)
         if self._journal is not None:
             with suppress(OSError):
                 self._journal.close()
                 self._remove_scratch()
-                if error is not None and not self.kept:
+                if error is not None and not kept:
                     (self.path / JOURNAL).unlink(missing_ok=True)
                     self._remove_parts(keep=self._indexed_names())
-            if error is not None and self.kept:
+            if error is not None and kept:
                 error.add_note(
                     worded(
                         f"{len(self.finished)} parts are finished and kept in {self.path}: rerun "
@@ -140,11 +132,6 @@ class PartsFolder:
         if self._created:
             with suppress(OSError):  # it is empty only if nothing was kept
                 self.path.rmdir()
-
-    @property
-    def kept(self) -> bool:
-        """Whether the finished parts are kept for a later run."""
-        return self.resume is not False and bool(self.finished)
 
     def part_name(self, row: int, column: int) -> str:
         """Return the file name of a part, from its row and column in the grid of parts."""
@@ -172,25 +159,22 @@ class PartsFolder:
                 self.finished[entry["part"]["number"]] = _finished_part(entry["part"])
         log.info("%s: journal lists %d finished parts", self.path, len(self.finished))
 
-    def _read(self) -> tuple[dict[str, Any] | None, Iterator[dict[str, Any]]]:
+    def _read(self) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
         """Return the first entry of the journal and the others; without a journal of the index."""
-        entries = read_jsonl(self.path / JOURNAL)
-        head = next(entries, None)
-        if head is not None:
-            return head, entries
+        if lines := list(read_jsonl(self.path / JOURNAL)):
+            return lines[0], lines[1:]
         try:
             index = self._read_index()
-            head, parts = index["georsr"], index["parts"]
-            return dict(head), ({"part": part} for part in list(parts))
+            return dict(index["georsr"]), [{"part": part} for part in index["parts"]]
         except KeyError as error:
             raise UsageError(
                 f"{self.path / INDEX}: was not written by georsr; choose another folder"
             ) from error
         except FileNotFoundError:
-            return None, iter(())
+            return None, []
         except (ValueError, TypeError):
             log.warning("%s: is damaged: all parts are written again", self.path / INDEX)
-            return None, iter(())
+            return None, []
 
     def _check_owner(self, head: Mapping[str, Any]) -> None:
         try:

@@ -21,7 +21,7 @@ from distributed import Client, Future, KilledWorker, as_completed
 from georsr.distributed.worker import BATCH_SECONDS, GPU, RunPlugin, describe_error, run_tasks
 from georsr.errors import GeorsrError, ResourceError
 from georsr.inference.predictor import TileTooLargeError
-from georsr.progress import Timer, never
+from georsr.progress import Timer
 
 log = logging.getLogger(__name__)
 
@@ -51,52 +51,50 @@ IndexedTask = tuple[int, Any]
 T = TypeVar("T")
 
 
-def call_in_thread(call: Callable[[], T]) -> Answer[T]:
-    """Call a function of Dask in another thread, because those block, most without a limit."""
-    answer = Answer[T]()
-
-    def run() -> None:
-        try:
-            answer.set_result(call())
-        except BaseException as error:
-            answer.set_exception(error)
-
-    Thread(target=run, name="georsr-dask", daemon=True).start()
-    return answer
-
-
-def wait_for_answer(
-    answer: Answer[T],
-    check_cancelled: Callable[[], None],
+def call_dask(
+    call: Callable[[], T],
+    check: Callable[[], None],
     timeout: float | None = None,
     silent: str = "Dask's scheduler",
 ) -> T:
-    """Return what a call of `call_in_thread` returns, or raise what it raises.
+    """Return the result of a function of Dask, called in a thread: most block without a limit.
 
     Parameters
     ----------
-    answer
-        What `call_in_thread` returned.
-    check_cancelled
+    call
+        The function.
+    check
         Called again and again; what it raises ends the wait.
     timeout
         Longest time to wait, in seconds; `ANSWER_TIMEOUT` by default.
     silent
-        What is asked, for the message.
+        Name of what is asked, for the message.
 
     Raises
     ------
     ResourceError
         There is no answer in that time.
     """
+
+    def run(answer: Answer[T]) -> None:
+        try:
+            answer.set_result(call())
+        except BaseException as error:
+            answer.set_exception(error)
+
+    answer = Answer[T]()
+    Thread(target=run, args=[answer], name="georsr-dask", daemon=True).start()
     seconds = ANSWER_TIMEOUT if timeout is None else timeout
     deadline = time.monotonic() + seconds
     while not wait([answer], POLL_SECONDS).done:
-        check_cancelled()
+        check()
         if time.monotonic() > deadline:
-            raise _no_answer(silent, seconds)
+            raise ResourceError(
+                f"{silent}: no answer within {seconds:.0f} s; it may be frozen or cut off: "
+                "restart it, and repeat the command"
+            )
     if answer.exception() is not None:
-        check_cancelled()  # an interrupted run does not also say why it failed
+        check()  # an interrupted run does not also say why it failed
     return answer.result()
 
 
@@ -144,8 +142,8 @@ class TaskQueue:
         self._any_result = False
         self._task_seconds = BATCH_SECONDS
         self._checked = self._last_seen = time.monotonic()
-        self._counted: Answer[int] | None = None
-        self.workers = max(1, wait_for_answer(call_in_thread(count_workers), check_cancelled))
+        self._unanswered = False
+        self.workers = max(1, call_dask(self._count, check_cancelled))
         self.in_flight = 0
         """Tasks that were submitted and whose results have not been returned."""
 
@@ -161,7 +159,7 @@ class TaskQueue:
         register = partial(self._client.register_plugin, self._plugin, name=self._plugin.name)
         for attempt in range(MAX_REGISTRATIONS):
             try:
-                self._wait(register)
+                call_dask(register, self._check, math.inf)
                 return
             except OSError as error:  # a worker died: the others remain
                 failure = error
@@ -169,36 +167,37 @@ class TaskQueue:
         raise _connection_lost() from failure
 
     def __exit__(self, *_: object) -> None:
-        if self._counted is None or time.monotonic() - self._checked < EXIT_TIMEOUT:
+        if not self._unanswered or time.monotonic() - self._checked < EXIT_TIMEOUT:
             with suppress(Exception):  # the scheduler may be gone
-                wait_for_answer(call_in_thread(self._cancel), lambda: None, EXIT_TIMEOUT)
+                call_dask(self._cancel, lambda: None, EXIT_TIMEOUT)
 
     def _cancel(self) -> None:
         if self._batches:
             self._client.cancel(list(self._batches), force=True)
         self._client.unregister_worker_plugin(self._plugin.name)
 
-    def _wait(
-        self,
-        call: Callable[..., T],
-        *arguments: Any,
-        lost: Callable[[], bool] = never,
-        **options: Any,
-    ) -> T:
-        """Return the result of a call of Dask, unless the run is cancelled or the cluster is gone.
+    def _check(self) -> None:
+        """Raise if the run is cancelled, or if there have been no workers for long."""
+        self._check_cancelled()
+        now = time.monotonic()
+        if now - self._checked < CHECK_SECONDS:
+            return
+        self._checked, self._unanswered = now, True
+        workers = call_dask(self._count, self._check_cancelled)
+        self._unanswered = False
+        if workers:
+            self._last_seen, self.workers = now, workers
+        elif now - self._last_seen > NO_WORKER_TIMEOUT:
+            raise ResourceError(
+                f"the cluster has had no workers for {now - self._last_seen:.0f} s; start some and "
+                "repeat the command"
+            )
 
-        Raises
-        ------
-        ConnectionError
-            ``lost`` returned true: the answer will not come.
-        """
-        answer = call_in_thread(call)
-        while not wait([answer], POLL_SECONDS).done:
-            self._check_cancelled()
-            self._check_workers()
-            if lost():
-                raise ConnectionError("the result is lost")
-        return answer.result()
+    def _count(self) -> int:
+        try:
+            return self._count_workers()
+        except Exception as error:  # Dask raises errors of many types here
+            raise _connection_lost() from error
 
     @property
     def batch_size(self) -> int:
@@ -206,13 +205,7 @@ class TaskQueue:
         return max(1, min(MAX_BATCH_SIZE, int(BATCH_SECONDS / max(self._task_seconds, 1e-6))))
 
     def free_slots(self, max_in_flight: float = math.inf) -> int:
-        """Return how many tasks to submit now.
-
-        Parameters
-        ----------
-        max_in_flight
-            Largest number of tasks in flight.
-        """
+        """Return how many tasks to submit now, with at most ``max_in_flight`` in flight."""
         capacity = PREFETCH_BATCHES * self.workers
         limit = int(min(capacity * self.batch_size, max_in_flight))
         free = min((capacity - len(self._batches)) * self.batch_size, limit - self.in_flight)
@@ -243,10 +236,9 @@ class TaskQueue:
             A task failed, workers died of a task, or the cluster is gone.
         """
         while not self._results:
-            self._check_cancelled()
+            self._check()
             self._receive(self._wait_completed())
             self._submit_waiting()
-            self._check_workers()
         self.in_flight -= 1
         self._any_result = True
         return self._results.popleft()
@@ -290,14 +282,16 @@ class TaskQueue:
         """Note the results of batches, and the tasks that are to be computed again."""
         finished = []
         for future in futures:
+            killed = future.status == "error" and isinstance(future.exception(), KilledWorker)
+            # "cancelled" if the scheduler has forgotten it, "lost" or "pending" if it is computed
+            # again; all are "cancelled" if the scheduler is gone
+            lost = future.status not in ("finished", "error") and self._client.status == "running"
             if future.status == "finished":
                 finished.append(future)
-            elif future is not self._retried and _has_killed_workers(future):
+            elif lost or (killed and future is not self._retried):
                 log.warning("worker lost: its tasks are computed again")
-                self._suspicious.extend(self._batches.pop(future))
-            elif self._is_lost(future):
-                log.warning("worker lost: its tasks are computed again")
-                self._waiting.extend(self._batches.pop(future))
+                again = self._suspicious if killed else self._waiting
+                again.extend(self._batches.pop(future))
             else:
                 raise self._error_of(future)
         for future, result in zip(finished, self._gather(finished), strict=True):
@@ -310,58 +304,27 @@ class TaskQueue:
                 batch = batch[len(results) :]
             self._waiting.extend(batch)
 
-    def _is_lost(self, future: Future[Any]) -> bool:
-        """Return whether a result was lost with its worker while the scheduler still runs.
-
-        The status is "cancelled" if the scheduler has forgotten it, "lost" or "pending" if it is
-        computed again.
-        """
-        return future.status not in ("finished", "error") and self._client.status == "running"
-
     def _gather(self, futures: list[Future[Any]]) -> Sequence[tuple[list[Any], float] | None]:
         """Fetch results in one message; None for all if one of them is lost with its worker."""
+
         if not futures:
             return []
 
-        def lost() -> bool:  # its worker may be silent, and is given up by the scheduler alone
-            return any(future.status != "finished" for future in futures)
+        def check() -> None:
+            self._check()
+            if any(future.status != "finished" for future in futures):
+                raise CancelledError  # its worker may be silent: no other answer will come
 
         try:
             results: list[tuple[list[Any], float]]
-            results = self._wait(partial(self._client.gather, futures), lost)
+            results = call_dask(partial(self._client.gather, futures), check, math.inf)
             return results
-        except (CancelledError, OSError) as error:
-            # the scheduler may have begun to compute again what was lost with a worker
-            if self._client.status == "running":
+        except GeorsrError:
+            raise
+        except Exception as error:  # Dask raises errors of many types here
+            if self._client.status == "running" and isinstance(error, CancelledError | OSError):
                 return [None] * len(futures)
             raise _connection_lost() from error
-        except Exception as error:
-            failed = (future for future in futures if future.status == "error")
-            raise self._error_of(next(failed, futures[0])) from error
-
-    def _check_workers(self) -> None:
-        """Count the workers now and then; raise if there have been none for long."""
-        now = time.monotonic()
-        if self._counted is None:
-            if now - self._checked > CHECK_SECONDS:
-                self._checked, self._counted = now, call_in_thread(self._count_workers)
-            return
-        if not self._counted.done():
-            if now - self._checked > ANSWER_TIMEOUT:
-                raise _no_answer("Dask's scheduler", ANSWER_TIMEOUT)
-            return
-        try:
-            workers = self._counted.result()
-        except Exception as error:  # Dask raises errors of many types here
-            raise _connection_lost() from error
-        self._counted = None
-        if workers:
-            self._last_seen, self.workers = now, workers
-        elif now - self._last_seen > NO_WORKER_TIMEOUT:
-            raise ResourceError(
-                f"the cluster has had no workers for {now - self._last_seen:.0f} s; start some and "
-                "repeat the command"
-            )
 
     def _error_of(self, future: Future[Any]) -> GeorsrError:
         """Return what to raise for a batch without a result."""
@@ -384,17 +347,6 @@ class TaskQueue:
                 "memory; give workers more memory, or use a smaller --tile"
             )
         return ResourceError(f"{task} of the output: a worker failed with {describe_error(error)}")
-
-
-def _has_killed_workers(future: Future[Any]) -> bool:
-    return future.status == "error" and isinstance(future.exception(), KilledWorker)
-
-
-def _no_answer(silent: str, seconds: float) -> ResourceError:
-    return ResourceError(
-        f"{silent}: no answer within {seconds:.0f} s; it may be frozen or cut off: restart it, and "
-        "repeat the command"
-    )
 
 
 def _connection_lost() -> ResourceError:

@@ -15,15 +15,12 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from distributed import WorkerPlugin, get_worker
 
 from georsr.device import DeviceConfig, installed_version, select_device
 from georsr.errors import GeorsrError, GeorsrWarning, InterruptedRunError, ModelError, ResourceError
-
-if TYPE_CHECKING:
-    from georsr.device import DeviceConfig
 
 GPU = "GPU"
 """Dask resource that a worker with a graphics card offers."""
@@ -86,14 +83,11 @@ class RunPlugin(WorkerPlugin):
             await asyncio.sleep(0.01)
 
     def run(self, tasks: list[Any], address: str) -> tuple[list[Any], float]:
-        """Compute tasks, at least the first one, until `BATCH_SECONDS` have passed.
+        """Compute tasks until `BATCH_SECONDS` have passed, at least the first one.
 
         Returns
         -------
-        results : list
-            Results of the first tasks.
-        seconds : float
-            Time they took.
+        list of results of the first tasks, and the seconds that they took
         """
         if self.error is not None:
             raise self.error

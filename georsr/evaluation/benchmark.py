@@ -30,24 +30,15 @@ from georsr.window import AnyArray
 
 @dataclass(frozen=True)
 class MetricColumn:
-    """One figure of a table.
-
-    Attributes
-    ----------
-    key : str
-        Field of :class:`ImageMetrics`.
-    title : str
-    digits : int
-        Digits after the point.
-    best : str
-        ``high``, ``low``, ``zero`` (either sign) or ``one``.
-    meaning : str
-    """
+    """One figure of a table."""
 
     key: str
+    """Field of :class:`ImageMetrics`."""
     title: str
     digits: int
+    """Digits after the point."""
     best: str
+    """``high``, ``low``, ``zero`` (either sign) or ``one``."""
     meaning: str
 
     def text(self, value: float) -> str:
@@ -198,26 +189,16 @@ class RunFacts:
 
 @dataclass(frozen=True)
 class BenchmarkReport:
-    """Figures of every model: overall, by class and by image.
-
-    Attributes
-    ----------
-    dataset : str
-    scale : int
-    overall : dict
-        Name of a model -> means over all images; the first model is the baseline of gains.
-    classes : dict
-        Scene class -> name of a model -> means.
-    rows : tuple of ImageRow
-        Image by image; of one image, the models in the order of ``overall``.
-    run : RunFacts or None
-    """
+    """Figures of every model: overall, by class and by image."""
 
     dataset: str
     scale: int
     overall: dict[str, ImageMetrics]
+    """Name of a model -> means over all images; the first model is the baseline of gains."""
     classes: dict[str, dict[str, ImageMetrics]] = field(default_factory=dict)
+    """Scene class -> name of a model -> means."""
     rows: tuple[ImageRow, ...] = ()
+    """Image by image; of one image, the models in the order of ``overall``."""
     run: RunFacts | None = None
 
     @property

@@ -41,37 +41,24 @@ Enlarge = Callable[[AnyArray], AnyArray]
 
 @dataclass(frozen=True)
 class PairPixels:
-    """Pixels of a pair, on grids that share their top left corner.
-
-    Attributes
-    ----------
-    coarse : float64 (C, h, w)
-        All bands of the coarse raster.
-    fine : float64 (scale * h, scale * w)
-        First band of the fine raster.
-    rgb : tuple of int
-        Indexes of red, green and blue in ``coarse``; empty if there are none.
-    """
+    """Pixels of a pair, on grids that share their top left corner."""
 
     coarse: AnyArray
+    """(C, h, w): All bands of the coarse raster."""
     fine: AnyArray
+    """(scale * h, scale * w): First band of the fine raster."""
     rgb: tuple[int, ...]
+    """Indexes of red, green and blue in ``coarse``; empty if there are none."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """How close one image comes to the fine image.
-
-    Attributes
-    ----------
-    psnr : float
-        dB, after the best gain and offset; the peak is the range of the fine image.
-    detail : float
-        Correlation with the fine image, once a gaussian of ``scale`` pixels is taken from both.
-    """
+    """How close one image comes to the fine image."""
 
     psnr: float
+    """dB, after the best gain and offset; the peak is the range of the fine image."""
     detail: float
+    """Correlation with the fine image, once a gaussian of ``scale`` pixels is taken from both."""
 
     def __sub__(self, other: Score) -> Score:
         return Score(self.psnr - other.psnr, self.detail - other.detail)

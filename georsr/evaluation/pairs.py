@@ -238,28 +238,18 @@ def _read_valid(reader: RasterReader, window: Window) -> AnyArray:
 
 @dataclass(frozen=True)
 class PairsEvaluation:
-    """A folder of pairs and the models to measure on it.
-
-    Attributes
-    ----------
-    folder : Path
-    pairs : tuple of Pair
-    models : dict
-        Name in the report -> model.
-    options : dict
-        Fields of :class:`georsr.config.SRConfig` for the models.
-    command : str
-        Command line, for the report.
-    examples : list
-        Rows and pictures, filled by :meth:`run` with ``pictures``.
-    """
+    """A folder of pairs and the models to measure on it."""
 
     folder: Path
     pairs: tuple[Pair, ...]
     models: dict[str, Model]
+    """Name in the report -> model."""
     options: dict[str, Any]
+    """Fields of :class:`georsr.config.SRConfig` for the models."""
     command: str = ""
+    """Command line, for the report."""
     examples: list[tuple[PairRow, Example]] = field(default_factory=list)
+    """Rows and pictures, filled by :meth:`run` with ``pictures``."""
 
     @property
     def files(self) -> dict[str, list[str]]:

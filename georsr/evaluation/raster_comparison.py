@@ -154,20 +154,13 @@ class Consistency:
 
 @dataclass(frozen=True)
 class LinearDegradation:
-    """The deterministic, linear part of a degradation, for values in any units.
-
-    Attributes
-    ----------
-    name : str
-    apply : callable
-        (C, H, W), scale -> (C, H / scale, W / scale).
-    margin : int
-        Source pixels round a block on which its result depends.
-    """
+    """The deterministic, linear part of a degradation, for values in any units."""
 
     name: str
     apply: Callable[[AnyArray, int], AnyArray]
+    """(C, H, W), scale -> (C, H / scale, W / scale)."""
     margin: int
+    """Source pixels round a block on which its result depends."""
 
 
 def linear_degradation(degradation: Degradation | Kernel, scale: int) -> LinearDegradation:

@@ -336,22 +336,15 @@ _PREPARED_LOCK = threading.Lock()
 
 @dataclass(frozen=True)
 class AreaOfInterest:
-    """Part of a raster that becomes the output; safe to use from several threads.
-
-    Attributes
-    ----------
-    window : Window
-        Extent of the area in pixels of the source.
-    outline : geometry or None
-        Outline of the valid pixels, in source pixels (x right, y down); None if all are valid.
-    shift : (down, right)
-        Position of the window's corner in the coordinates of the outline. A part has the outline of
-        the complete area, so that exactly the same pixels are inside.
-    """
+    """Part of a raster that becomes the output; safe to use from several threads."""
 
     window: Window
+    """Extent of the area in pixels of the source."""
     outline: BaseGeometry | None = None
+    """Outline of the valid pixels, in source pixels (x right, y down); None if all are valid."""
     shift: tuple[int, int] = (0, 0)
+    """(down, right): Position of the window's corner in the coordinates of the outline. A part has
+    the outline of the complete area, so that exactly the same pixels are inside."""
 
     def __post_init__(self) -> None:
         if self.outline is not None:

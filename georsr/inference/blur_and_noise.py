@@ -55,21 +55,14 @@ MIN_VARIATION = 1e-4
 
 @dataclass(frozen=True)
 class Residual:
-    """Differences between a part of a scene and the network's downsampled output, (C, h, w).
-
-    Attributes
-    ----------
-    source : float32
-        Source pixels in 0..1, as the network sees them.
-    residual : float32
-        Source minus downsampled output.
-    counted : bool
-        True for pixels that are valid and not too close to the border.
-    """
+    """Differences between a part of a scene and the network's downsampled output, (C, h, w)."""
 
     source: FloatArray
+    """Source pixels in 0..1, as the network sees them."""
     residual: FloatArray
+    """Source minus downsampled output."""
     counted: BoolArray
+    """True for pixels that are valid and not too close to the border."""
 
 
 def split_blocks(image: AnyArray, size: int) -> AnyArray:
@@ -399,14 +392,7 @@ def with_scene_sensor(
 ) -> Model:
     """Return the model with the sensor description of a scene; see `scene_sensor`.
 
-    Parameters
-    ----------
-    read
-        Returns the pixels of a window of the scene.
-    height, width, normalization
-        Size in source pixels and normalization of the scene.
-    model, config, placement
-        Model and options of the run, and its backend; the network runs on the CPU.
+    Parameters are those of `resolve_kernel`.
     """
     if not model.spec_of_network.uses_sensor and config.sensor is None:
         return model

@@ -160,18 +160,12 @@ SOFT = 2.0
 
 @dataclass(frozen=True)
 class ConsistencyTarget:
-    """What the output of a tile has to be downsampled to, apart from the network input.
-
-    Attributes
-    ----------
-    remainder : float32 (C, h, w) or None
-        What the clip to 0..1 took away.
-    valid : bool (C, h, w) or None
-        Where it matters; None: everywhere.
-    """
+    """What the output of a tile has to be downsampled to, apart from the network input."""
 
     remainder: FloatArray | None = None
+    """(C, h, w): What the clip to 0..1 took away."""
     valid: BoolArray | None = None
+    """(C, h, w): Where it matters; None: everywhere."""
 
 
 def requested_kernel(spec: ModelSpec, config: SRConfig) -> str | None:

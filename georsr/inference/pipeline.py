@@ -422,21 +422,14 @@ def calibration_tiles(
 
 @dataclass
 class ResidualStats:
-    """Sums of the differences between a source and the network's downsampled outputs.
-
-    Attributes
-    ----------
-    total : float
-        Sum of absolute differences, in source units.
-    count : int
-        Number of valid pixels, counted in each band.
-    largest : float
-        Largest absolute difference, in source units.
-    """
+    """Sums of the differences between a source and the network's downsampled outputs."""
 
     total: float = 0.0
+    """Sum of absolute differences, in source units."""
     count: int = 0
+    """Number of valid pixels, counted in each band."""
     largest: float = 0.0
+    """Largest absolute difference, in source units."""
 
     def add(
         self,
@@ -482,21 +475,14 @@ class ResidualStats:
 
 @dataclass
 class RunStats:
-    """Statistics of a run, for its report.
-
-    Attributes
-    ----------
-    batch : int
-        Tiles per call of the network.
-    skipped : int
-        Tiles that the network did not see, because no pixel is valid or all are the same.
-    residuals : ResidualStats
-        Differences between the source and the network's downsampled outputs.
-    """
+    """Statistics of a run, for its report."""
 
     batch: int = 0
+    """Tiles per call of the network."""
     skipped: int = 0
+    """Tiles that the network did not see, because no pixel is valid or all are the same."""
     residuals: ResidualStats = field(default_factory=ResidualStats)
+    """Differences between the source and the network's downsampled outputs."""
 
     def merge(self, other: RunStats) -> None:
         """Add the statistics of another part of the run."""
@@ -507,27 +493,18 @@ class RunStats:
 
 @dataclass
 class TileResult:
-    """A tile on its way through the pipeline.
-
-    Attributes
-    ----------
-    tile : Tile
-        Position of the tile.
-    strip : RowStrip
-        Source pixels of the tile's grid row.
-    network_input : NetworkInput or None
-        Pixels for the network; None if no pixel of the tile is valid.
-    constant : bool
-        Whether the tile keeps its one value, without the network.
-    output : ndarray or None
-        (C, s * h, s * w) float32, output of the network; None before, or without one.
-    """
+    """A tile on its way through the pipeline."""
 
     tile: Tile
+    """Position of the tile."""
     strip: RowStrip
+    """Source pixels of the tile's grid row."""
     network_input: NetworkInput | None
+    """Pixels for the network; None if no pixel of the tile is valid."""
     constant: bool = False
+    """Whether the tile keeps its one value, without the network."""
     output: FloatArray | None = None
+    """(C, s * h, s * w) float32, output of the network; None before, or without one."""
 
     @property
     def needs_network(self) -> bool:

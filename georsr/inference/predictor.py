@@ -91,18 +91,12 @@ MAX_LANES = 4
 
 @dataclass(frozen=True)
 class ParallelTiles:
-    """How many threads call a network at the same time.
-
-    Attributes
-    ----------
-    count : int
-        Number of threads that call the network; 1 for the caller alone.
-    threads : int
-        Threads for each.
-    """
+    """How many threads call a network at the same time."""
 
     count: int = 1
+    """Number of threads that call the network; 1 for the caller alone."""
     threads: int = 1
+    """Threads for each."""
 
     def enter(self) -> None:
         """Set the number of threads of the calling thread."""

@@ -25,7 +25,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path, PurePath, PurePosixPath
@@ -35,7 +35,13 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import rasterio
 from rasterio.crs import CRS
-from rasterio.env import ensure_env_with_credentials, getenv, hasenv
+from rasterio.env import (
+    ensure_env_with_credentials,
+    get_gdal_config,
+    getenv,
+    hasenv,
+    set_gdal_config,
+)
 from rasterio.errors import NodataShadowWarning, NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 
@@ -408,22 +414,15 @@ def open_with_drivers(path: str, drivers: Sequence[str]) -> DatasetReader:
 
 @dataclass
 class ReadPolicy:
-    """Which formats may be read, and which files have been checked already.
-
-    Attributes
-    ----------
-    extra_drivers : sequence of str
-        GDAL drivers that the user allows beyond `IMAGE_DRIVERS`. With ``VRT`` among them, VRTs may
-        have any name and refer to files anywhere on this machine.
-    checked : set of str
-        Names of the files that have been checked.
-    real_paths : dict of str to str
-        Folder name -> its path with links resolved.
-    """
+    """Which formats may be read, and which files have been checked already."""
 
     extra_drivers: Sequence[str] = ()
+    """GDAL drivers that the user allows beyond `IMAGE_DRIVERS`. With ``VRT`` among them, VRTs may
+    have any name and refer to files anywhere on this machine."""
     checked: set[str] = field(default_factory=set)
+    """Names of the files that have been checked."""
     real_paths: dict[str, str] = field(default_factory=dict)
+    """Folder name -> its path with links resolved."""
 
     @property
     def trusts_vrt(self) -> bool:
@@ -467,10 +466,36 @@ def open_files_limit() -> int:
     return sys.maxsize if soft == resource.RLIM_INFINITY else soft
 
 
+_CACHE_LOCK = threading.Lock()
+_cache_users, _cache_before = 0, 0
+
+
+@contextmanager
+def _restored_cache_size() -> Iterator[None]:
+    """Restore the size of GDAL's block cache after the last of simultaneous operations.
+
+    The size is that of the process. ``rasterio.Env`` restores what it has found, which may be the
+    size that an operation in another thread has set.
+    """
+    global _cache_users, _cache_before
+    with _CACHE_LOCK:
+        if _cache_users == 0:
+            _cache_before = get_gdal_config("GDAL_CACHEMAX")
+        _cache_users += 1
+    try:
+        yield
+    finally:
+        with _CACHE_LOCK:
+            _cache_users -= 1
+            if _cache_users == 0 and get_gdal_config("GDAL_CACHEMAX") != _cache_before:
+                set_gdal_config("GDAL_CACHEMAX", _cache_before)
+
+
+@contextmanager
 def gdal_env(
     *, remote: bool = False, writing: bool = False, cache: int | None = CACHE_BYTES
-) -> rasterio.Env:
-    """Return the GDAL environment for one operation, to be used in a ``with`` statement.
+) -> Iterator[None]:
+    """Set the GDAL environment for one operation, inside a ``with`` statement.
 
     The configuration is per thread, and a thread does not inherit that of another one. Entering and
     leaving takes about 25 microseconds, so each operation has its own environment.
@@ -511,7 +536,9 @@ def gdal_env(
     }
     if writing:
         options["GDAL_PAM_ENABLED"] = "NO"
-    return rasterio.Env(**options)
+    keep = _restored_cache_size() if "GDAL_CACHEMAX" in options else nullcontext()
+    with keep, rasterio.Env(**options):
+        yield
 
 
 @contextmanager

@@ -139,18 +139,12 @@ UCMERCED_CLASSES = (
 
 @dataclass(frozen=True)
 class SplitList:
-    """Parts of a data set.
-
-    Attributes
-    ----------
-    name : str
-        Name or path of the list.
-    parts : mapping
-        Part -> keys ``<class>/<name>`` without suffix, sorted.
-    """
+    """Parts of a data set."""
 
     name: str
+    """Name or path of the list."""
     parts: Mapping[str, tuple[str, ...]]
+    """Part -> keys ``<class>/<name>`` without suffix, sorted."""
 
     def __getitem__(self, part: str) -> tuple[str, ...]:
         """Return the keys of one part.

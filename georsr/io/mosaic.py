@@ -130,18 +130,12 @@ MAX_MISALIGNMENT = 0.01
 
 @dataclass(frozen=True)
 class MosaicSource:
-    """One raster of a mosaic.
-
-    Attributes
-    ----------
-    info : RasterInfo
-        Metadata with all bands.
-    window : Window
-        Position in the mosaic, in pixels.
-    """
+    """One raster of a mosaic."""
 
     info: RasterInfo
+    """Metadata with all bands."""
     window: Window
+    """Position in the mosaic, in pixels."""
 
 
 @dataclass(frozen=True)

@@ -34,18 +34,12 @@ ASSUMED_BANDS = {
 
 @dataclass(frozen=True)
 class RGBBands:
-    """Numbers of the red, green and blue band.
-
-    Attributes
-    ----------
-    numbers : tuple of int
-        Band numbers from 1.
-    note : str
-        One line for the user if the bands were assumed; empty if the metadata declare them.
-    """
+    """Numbers of the red, green and blue band."""
 
     numbers: tuple[int, ...]
+    """Band numbers from 1."""
     note: str = ""
+    """One line for the user if the bands were assumed; empty if the metadata declare them."""
 
 
 def declared_rgb_bands(bands: Sequence[BandInfo]) -> tuple[int, ...] | None:

@@ -47,7 +47,7 @@ from georsr.progress import Progress, never
 from georsr.radiometry.kernels import Kernel
 from georsr.radiometry.normalization import Normalization
 from georsr.reports import RunReport, georsr_version, output_tags
-from georsr.system import memory_limit
+from georsr.system import UNLIMITED, memory_limit
 from georsr.tiling.grid import TileGrid
 from georsr.window import MAX_SIDE, AnyArray, BoolArray, PixelBlock, Window
 from georsr.writer.layout import OutputLayout, output_layout
@@ -84,11 +84,15 @@ def check_size(info: RasterInfo, scale: int, config: SRConfig) -> None:
 
 
 def free_space(destination: str) -> int:
-    """Return the free bytes of the disk on which ``destination`` is written."""
+    """Return the free bytes of the disk on which ``destination`` is written.
+
+    `UNLIMITED` where the file system does not know its size, such as ramfs.
+    """
     folder = temp_paths(destination).part.parent
     while not folder.exists():
         folder = folder.parent
-    return shutil.disk_usage(folder).free
+    usage = shutil.disk_usage(folder)
+    return usage.free if usage.total else UNLIMITED
 
 
 def output_bytes(layout: OutputLayout) -> int:
@@ -446,45 +450,30 @@ def warn_metadata(reader: RasterReader, layout: OutputLayout) -> None:
 
 @dataclass(frozen=True)
 class SRJob:
-    """A planned run: created by `plan_job`, carried out by `georsr.jobs.run`.
-
-    Attributes
-    ----------
-    reader : RasterReader
-        Source; it is pickled as path and options.
-    destination : str
-        Path of the output.
-    model : Model
-        Model to run.
-    config : SRConfig
-        Options of the run.
-    placement : DeviceConfig
-        Device and precision of the network.
-    normalization : Normalization
-        Normalization of the complete scene.
-    layout : OutputLayout
-        Layout of the output; its blocks are written and listed in the journal.
-    tile_grid : TileGrid
-        Grid of the tiles, anchored to the source.
-    key : dict of str to str
-        Key of the run; see `run_key`.
-    area : AreaOfInterest or None
-        Part of the source to super-resolve; None for all of it.
-    kernel : Kernel or None
-        Kernel with which the downsampled output must match its source; None: it need not.
-    """
+    """A planned run: created by `plan_job`, carried out by `georsr.jobs.run`."""
 
     reader: RasterReader
+    """Source; it is pickled as path and options."""
     destination: str
+    """Path of the output."""
     model: Model
+    """Model to run."""
     config: SRConfig
+    """Options of the run."""
     placement: DeviceConfig
+    """Device and precision of the network."""
     normalization: Normalization
+    """Normalization of the complete scene."""
     layout: OutputLayout
+    """Layout of the output; its blocks are written and listed in the journal."""
     tile_grid: TileGrid
+    """Grid of the tiles, anchored to the source."""
     key: dict[str, str]
+    """Key of the run; see `run_key`."""
     area: AreaOfInterest | None = None
+    """Part of the source to super-resolve; None for all of it."""
     kernel: Kernel | None = None
+    """Kernel with which the downsampled output must match its source; None: it need not."""
 
     def with_tile(self, tile: int) -> SRJob:
         """Return the same job with tiles of another size."""

@@ -61,24 +61,16 @@ def contiguous(array: Array) -> Array:
 
 @dataclass(frozen=True)
 class BandedMatrix:
-    """A banded matrix in blocks of rows, to be applied along the last axis but one.
-
-    Attributes
-    ----------
-    weights : Array
-        (blocks, rows, columns).
-    columns : Array
-        (blocks * columns,) which input each column of each block meets: successive ones.
-    starts : tuple of int
-        (blocks,) which input the first of them meets.
-    length : int
-        Rows of the matrix.
-    """
+    """A banded matrix in blocks of rows, to be applied along the last axis but one."""
 
     weights: Array
+    """(blocks, rows, columns)."""
     columns: Array
+    """(blocks * columns,) which input each column of each block meets: successive ones."""
     starts: tuple[int, ...]
+    """(blocks,) which input the first of them meets."""
     length: int
+    """Rows of the matrix."""
 
     def __call__(self, image: Array) -> Array:
         """Multiply an image: (..., n, w) -> (..., length, w).

@@ -26,20 +26,14 @@ class MultiBand:
     and A. Garzelli, "Context-driven fusion of high spatial and spectral resolution images based on
     oversampled multiresolution analysis", IEEE TGRS 40(10), 2002), with the super-resolved
     intensity in place of a panchromatic band.
-
-    Attributes
-    ----------
-    spec : ModelSpec
-        Specification of the network.
-    guide : tuple of int
-        Positions of the network's bands, in its order; a position may occur several times.
-    mode : str
-        One of `MODES`.
     """
 
     spec: ModelSpec
+    """Specification of the network."""
     guide: tuple[int, ...]
+    """Positions of the network's bands, in its order; a position may occur several times."""
     mode: str
+    """One of `MODES`."""
 
     def apply(self, network: Callable[[Array], Array], x: Array) -> Array:
         """Enlarge all bands.

@@ -274,21 +274,14 @@ def layer_bands(source: tuple[BandInfo, ...], maps: int) -> tuple[BandInfo, ...]
 
 @dataclass(frozen=True)
 class QualityConfig:
-    """Parameters for computing layers from the planes of an `EnsemblePredictor` and pixels.
-
-    Attributes
-    ----------
-    calibration : Calibration
-        Coefficients of the expected error.
-    kernel : Kernel
-        Kernel of the sensor that recorded the source.
-    maps : int
-        Number of guidance maps of the network.
-    """
+    """Parameters for computing layers from the planes of an `EnsemblePredictor` and pixels."""
 
     calibration: Calibration
+    """Coefficients of the expected error."""
     kernel: Kernel
+    """Kernel of the sensor that recorded the source."""
     maps: int
+    """Number of guidance maps of the network."""
 
     @property
     def count(self) -> int:
@@ -298,24 +291,16 @@ class QualityConfig:
 
 @dataclass
 class LayersPipeline:
-    """Computes the quality layers of an output.
-
-    Attributes
-    ----------
-    tiles : TilePipeline
-        Predicts the planes of the source's tiles with an `EnsemblePredictor`.
-    output_format : OutputFormat
-        Form of the layers.
-    output : RasterReader
-        The finished output.
-    config : QualityConfig
-        Parameters of the layers.
-    """
+    """Computes the quality layers of an output."""
 
     tiles: TilePipeline
+    """Predicts the planes of the source's tiles with an `EnsemblePredictor`."""
     output_format: OutputFormat
+    """Form of the layers."""
     output: RasterReader
+    """The finished output."""
     config: QualityConfig
+    """Parameters of the layers."""
 
     def blocks(self, top: int = 0) -> Generator[tuple[Window, AnyArray], None, None]:
         """Yield the finished blocks of the layers from output row ``top`` on."""

@@ -196,18 +196,12 @@ def parts_grid(grid: TileGrid, block: int) -> TaskGrid:
 
 @dataclass(frozen=True)
 class _AxisSplit:
-    """A division of an axis into intervals of equal size.
-
-    Attributes
-    ----------
-    size : int
-        Length of an interval in output pixels; the last one may be shorter.
-    n_spans : tuple of int
-        Number of tile spans that intersect each interval.
-    """
+    """A division of an axis into intervals of equal size."""
 
     size: int
+    """Length of an interval in output pixels; the last one may be shorter."""
     n_spans: tuple[int, ...]
+    """Number of tile spans that intersect each interval."""
 
     @property
     def count(self) -> int:

@@ -54,27 +54,18 @@ PRECISIONS: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "
 
 @dataclass(frozen=True)
 class Machine:
-    """Devices and processes of a run; they are no part of the recipe.
-
-    Attributes
-    ----------
-    device : str
-        ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
-    devices : int
-        GPUs (on the CPU: processes) per machine; each has its own batch.
-    nodes : int
-        Number of machines.
-    workers : int or None
-        Processes that prepare batches; None: none on the CPU, eight on a GPU.
-    jobs : int or None
-        CPU threads of torch.
-    """
+    """Devices and processes of a run; they are no part of the recipe."""
 
     device: str = "auto"
+    """``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``."""
     devices: int = 1
+    """GPUs (on the CPU: processes) per machine; each has its own batch."""
     nodes: int = 1
+    """Number of machines."""
     workers: int | None = None
+    """Processes that prepare batches; None: none on the CPU, eight on a GPU."""
     jobs: int | None = None
+    """CPU threads of torch."""
 
     def is_gpu(self) -> bool:
         """Return whether the run uses CUDA."""

@@ -152,21 +152,14 @@ _INTEGERS = {3: "u2", 4: "u4", 16: "u8"}
 
 @dataclass(frozen=True)
 class Field:
-    """An array of integers in a TIFF file.
-
-    Attributes
-    ----------
-    position : int
-        Offset in the file in bytes.
-    count : int
-        Number of integers.
-    dtype : numpy dtype
-        Type of the integers, with byte order.
-    """
+    """An array of integers in a TIFF file."""
 
     position: int
+    """Offset in the file in bytes."""
     count: int
+    """Number of integers."""
     dtype: np.dtype[np.generic]
+    """Type of the integers, with byte order."""
 
     @property
     def largest(self) -> int:
@@ -278,19 +271,13 @@ _PLACEHOLDER_TRANSFORM = Affine(1, 0, 0, 0, -1, 1)
 
 @dataclass(frozen=True)
 class EncodedBlock:
-    """A block as it is stored in the file.
-
-    Attributes
-    ----------
-    tiles : tuple of bytes
-        One tile with all bands, or one per band with INTERLEAVE=BAND; then that of the mask, if
-        the output has one. An empty tile is omitted from a sparse file.
-    checksum : int
-        `block_checksum` of the pixels.
-    """
+    """A block as it is stored in the file."""
 
     tiles: tuple[bytes, ...]
+    """One tile with all bands, or one per band with INTERLEAVE=BAND; then that of the mask, if the
+    output has one. An empty tile is omitted from a sparse file."""
     checksum: int
+    """`block_checksum` of the pixels."""
 
 
 class BlockEncoder:

@@ -195,23 +195,16 @@ class TempPaths:
 
     They are in the same folder because a rename is atomic only within a file system. Their names
     depend only on that of the output, so that an interrupted run can be resumed.
-
-    Attributes
-    ----------
-    part : Path
-        Unfinished output.
-    cog : Path
-        Cloud-optimised copy of the output.
-    journal : Path
-        List of the finished blocks.
-    lock : Path
-        Lock file of the run that writes the output.
     """
 
     part: Path
+    """Unfinished output."""
     cog: Path
+    """Cloud-optimised copy of the output."""
     journal: Path
+    """List of the finished blocks."""
     lock: Path
+    """Lock file of the run that writes the output."""
 
     def leftovers(self) -> list[Path]:
         """Return every temporary file except journal and lock."""

@@ -47,18 +47,12 @@ from georsr.writer.verify_and_publish import Checksums, VerificationError, to_ra
 
 @dataclass(frozen=True)
 class Header:
-    """Size and checksum of the file before its first block.
-
-    Attributes
-    ----------
-    size : int
-        Size in bytes.
-    checksum : int
-        crc32 of the header, with zeros for the tables that are filled in at the end.
-    """
+    """Size and checksum of the file before its first block."""
 
     size: int
+    """Size in bytes."""
     checksum: int
+    """crc32 of the header, with zeros for the tables that are filled in at the end."""
 
 
 @dataclass(frozen=True)
@@ -86,24 +80,16 @@ class BlockRecord:
 
 @dataclass(frozen=True)
 class OutputInfo:
-    """A published file.
-
-    Attributes
-    ----------
-    path : str
-    bytes : int
-        Size of the file.
-    seconds : float
-        Time spent in `RasterWriter.seal`: closing, verifying, conversion to COG.
-    checksum : str
-        crc32 over the crc32 of every block in row-major order, eight hexadecimal digits: the
-        same pixels in the same block size give the same checksum in any encoding.
-    """
+    """A published file."""
 
     path: str
     bytes: int
+    """Size of the file."""
     seconds: float
+    """Time spent in `RasterWriter.seal`: closing, verifying, conversion to COG."""
     checksum: str
+    """crc32 over the crc32 of every block in row-major order, eight hexadecimal digits: the same
+    pixels in the same block size give the same checksum in any encoding."""
 
 
 log = logging.getLogger(__name__)

@@ -46,22 +46,14 @@ ALTERNATIVES = {
 
 @dataclass(frozen=True)
 class ArrayRequest:
-    """Validated arguments of ``super_resolve``; see `parse_request`.
-
-    Attributes
-    ----------
-    model : Model
-    config : SRConfig
-    chunks : int, mapping of dimension to int, or None
-        Chunk sizes of the output along rows and columns, in its pixels.
-    band_dim : str
-        Dimension of the bands.
-    """
+    """Validated arguments of ``super_resolve``; see `parse_request`."""
 
     model: Model
     config: SRConfig
     chunks: Chunks
+    """Chunk sizes of the output along rows and columns, in its pixels."""
     band_dim: str
+    """Dimension of the bands."""
 
 
 def parse_request(

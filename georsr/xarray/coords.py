@@ -28,24 +28,16 @@ COORD_TOLERANCE = 0.05
 
 @dataclass(frozen=True)
 class Axis:
-    """Evenly spaced pixels along one axis.
-
-    Attributes
-    ----------
-    origin : float
-        Outer edge of the first pixel.
-    step : float
-        Distance from one pixel to the next; negative if coordinates decrease.
-    length : int
-        Number of pixels.
-    pixel_ref : float
-        Point of a pixel that its coordinate refers to: 0.5 is the centre, 0 the first edge.
-    """
+    """Evenly spaced pixels along one axis."""
 
     origin: float
+    """Outer edge of the first pixel."""
     step: float
+    """Distance from one pixel to the next; negative if coordinates decrease."""
     length: int
+    """Number of pixels."""
     pixel_ref: float = 0.5
+    """Point of a pixel that its coordinate refers to: 0.5 is the centre, 0 the first edge."""
 
     def coords(self) -> npt.NDArray[np.float64]:
         """Return one coordinate for each pixel."""

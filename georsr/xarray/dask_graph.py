@@ -56,32 +56,21 @@ MAX_CHUNK_BYTES = 512 * 2**20
 
 @dataclass(frozen=True)
 class ChunkConfig:
-    """What the tasks of all chunks share.
-
-    Attributes
-    ----------
-    model : ModelRef
-        Name and checksum of the model.
-    tile_grid : TileGrid
-        Tiles of a scene.
-    form : ArrayFormat
-        Data type, bands and nodata of the output.
-    config : SRConfig
-    source_nodata : tuple of float
-        Values of invalid pixels of the source.
-    limits : (float, float) or None
-        Lowest and highest value of the output.
-    axes : int
-        Number of axes before the bands.
-    """
+    """What the tasks of all chunks share."""
 
     model: ModelRef
+    """Name and checksum of the model."""
     tile_grid: TileGrid
+    """Tiles of a scene."""
     form: ArrayFormat
+    """Data type, bands and nodata of the output."""
     config: SRConfig
     source_nodata: tuple[float, ...]
+    """Values of invalid pixels of the source."""
     limits: tuple[float, float] | None
+    """(float, float): Lowest and highest value of the output."""
     axes: int
+    """Number of axes before the bands."""
 
     def pixel_block(self, blocks: list[Any]) -> PixelBlock:
         """Join blocks of pixels, and mark the valid ones; they get the machine's byte order."""
@@ -91,18 +80,12 @@ class ChunkConfig:
 
 
 class SceneProperties(NamedTuple):
-    """What is estimated of a scene.
-
-    Attributes
-    ----------
-    kernel : Kernel or None
-        Kernel that the output is consistent with.
-    sensor : tuple of float or None
-        Normalised description of the sensor, for a model that takes one.
-    """
+    """What is estimated of a scene."""
 
     kernel: Kernel | None = None
+    """Kernel that the output is consistent with."""
     sensor: tuple[float, ...] | None = None
+    """Normalised description of the sensor, for a model that takes one."""
 
 
 def find_normalization(chunks: ChunkConfig, sample: list[Any]) -> Normalization:

@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from types import SimpleNamespace
 
 import dask
@@ -183,16 +183,18 @@ def test_queue_without_a_scheduler_raises_resource_error(no_results):
 @pytest.fixture
 def start(monkeypatch):
     """Start a cluster whose client is given."""
+    with ExitStack() as stack:
 
-    def start(client):
-        monkeypatch.setattr(cluster_module, "connect_client", lambda *_: nullcontext(client))
-        cluster = Cluster(
-            open_model("bicubic", 2), SRConfig(device="cpu"), scheduler="tcp://127.0.0.1:1"
-        )
-        cluster.start()
-        return cluster
+        def start(client):
+            monkeypatch.setattr(cluster_module, "connect_client", lambda *_: nullcontext(client))
+            cluster = Cluster(
+                open_model("bicubic", 2), SRConfig(device="cpu"), scheduler="tcp://127.0.0.1:1"
+            )
+            stack.push(cluster)
+            cluster.start()
+            return cluster
 
-    return start
+        yield start
 
 
 def test_start_with_a_dead_worker_uses_the_others(start, caplog):

@@ -290,6 +290,27 @@ def test_results_lost_while_they_are_fetched_are_computed_again(threads, monkeyp
     assert len(calls) > 1
 
 
+def test_next_completed_cancelled_while_a_result_is_fetched_raises_interrupted(
+    threads, monkeypatch
+):
+    """A worker that is silent would otherwise hold back the cancellation, or its reason."""
+    fetching = threading.Event()
+
+    def never_answer(futures):
+        fetching.set()
+        time.sleep(5)
+
+    def check_cancelled():
+        if fetching.is_set():
+            raise InterruptedRunError("interrupted")
+
+    monkeypatch.setattr(threads, "gather", never_answer)
+    with make_queue(threads, Runner(), check_cancelled) as queue:
+        queue.submit([(0, 0)])
+        with pytest.raises(InterruptedRunError):
+            queue.next_completed()
+
+
 def test_queue_left_waits_for_the_running_tasks(threads):
     EVENT.clear()
     RUNNING.clear()

@@ -18,6 +18,7 @@ CASES = {
     "stac": (*COMMON, "--stac", "{}/item.json"),
     "both": (*COMMON, "--quality", "{}/q.tif", "--stac", "{}/item.json"),
     "parts": (*COMMON[:2], "{}/out.vrt", *COMMON[3:], "--parts", "{}/P"),
+    "batch": ("sr", "{}/in.tif", "{}/old.tif", "--out-dir", "{}/O", *COMMON[3:]),
 }
 
 
@@ -27,6 +28,8 @@ def test_command_killed_anywhere_completes_when_repeated(case, make_raster, text
     """Every sixth operation, others for each case; STEP 1 is for people."""
     (tmp_path / "template").mkdir()
     make_raster(texture(1, 60, 70), "template/in.tif")
+    if case == "batch":
+        make_raster(texture(1, 60, 70, seed=1), "template/old.tif")
     if case == "overwrite":
         make_raster(texture(1, 60, 70, seed=1), "template/out.tif")
         (tmp_path / "template" / "out.tif.aux.xml").write_text("<PAMDataset/>")

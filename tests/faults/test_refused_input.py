@@ -3,6 +3,7 @@
 import os
 import pickle
 import re
+import shutil
 import sys
 import zipfile
 
@@ -179,6 +180,17 @@ def test_sr_too_little_disk_is_refused_before_the_first_tile(make_raster, textur
     fault = Patch(job, "free_space", few_bytes)
     command = ["sr", "in.tif", "o.tif", *BICUBIC, "-q"]
     judge(command, tmp_path, 1, message="--no-check-resources", fault=fault)
+
+
+def test_sr_onto_a_file_system_without_a_size_completes(make_raster, texture, tmp_path):
+    """As ramfs: statvfs gives zeros."""
+    make_raster(texture(3, 40, 50))
+    command = ["sr", "in.tif", "o.tif", *BICUBIC, "-q"]
+    judge(command, tmp_path, 0, fault=Patch(shutil, "disk_usage", no_size))
+
+
+def no_size(before, path):
+    return type(before(path))(0, 0, 0)
 
 
 def few_bytes(before, path):

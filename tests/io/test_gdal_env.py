@@ -1,5 +1,6 @@
 import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import rasterio
@@ -17,6 +18,17 @@ def test_gdal_env_restores_the_options():
     assert not hasenv()
     assert get_gdal_config("GDAL_CACHEMAX") == before
     assert get_gdal_config("GDAL_PAM_ENABLED") is None
+
+
+def test_gdal_env_in_overlapping_threads_restores_the_cache_size():
+    before = get_gdal_config("GDAL_CACHEMAX")
+    with ThreadPoolExecutor(1) as other:
+        first, second = gdal_env(), gdal_env(cache=2**20)
+        first.__enter__()
+        other.submit(second.__enter__).result()
+        first.__exit__(None, None, None)
+        other.submit(second.__exit__, None, None, None).result()
+    assert get_gdal_config("GDAL_CACHEMAX") == before
 
 
 def test_gdal_env_remote_does_not_list_folders():

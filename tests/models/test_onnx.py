@@ -22,6 +22,7 @@ from georsr.io.reader import open_raster
 from georsr.models.io import Model, build, open_model
 from georsr.models.onnx import export
 from georsr.models.onnx.export import difference, export_model, to_onnx
+from georsr.models.onnx.quantization import in_int8
 from georsr.models.onnx.runtime import Graph, OnnxNetwork, onnxruntime
 from georsr.models.spec import ModelSpec
 
@@ -256,7 +257,7 @@ def test_export_model_int8_is_calibrated_on_a_raster(
 def test_in_int8_without_feature_convolutions_is_an_error():
     model = open_model("bicubic-x2")
     with pytest.raises(ModelError, match="no convolutions that 8 bits would make faster"):
-        export.in_int8(model.network, model.spec.name, [])
+        in_int8(model.network, model.spec.name, [])
 
 
 @pytest.mark.parametrize("activation", [torch.nn.ReLU(), torch.nn.LeakyReLU(0.2)])

@@ -52,33 +52,21 @@ MEANINGS = (
 
 @dataclass(frozen=True)
 class PairRow:
-    """Result of one pair.
-
-    Attributes
-    ----------
-    name : str
-    scale : int
-    kind : str
-        ``rgb``: red, green and blue were enlarged together; ``grey``: a mixture of all bands was.
-    weights : tuple of float
-        Weights of the coarse bands in the mixture.
-    shift : (float, float)
-        Shift of the fine raster, (down, right) in its pixels, which was undone.
-    bicubic : Score
-    gains : dict
-        Gain over bicubic of each model and filter.
-    best_filter : (float, float)
-        Sigma in coarse pixels, and noise, of the best Wiener filter.
-    """
+    """Result of one pair."""
 
     name: str
     scale: int
     kind: str
+    """``rgb``: red, green and blue were enlarged together; ``grey``: a mixture of all bands was."""
     weights: tuple[float, ...]
+    """Weights of the coarse bands in the mixture."""
     shift: tuple[float, float]
+    """(float, float): Shift of the fine raster, (down, right) in its pixels, which was undone."""
     bicubic: Score
     gains: dict[str, Score]
+    """Gain over bicubic of each model and filter."""
     best_filter: tuple[float, float]
+    """(float, float): Sigma in coarse pixels, and noise, of the best Wiener filter."""
 
 
 @dataclass(frozen=True)

@@ -13,49 +13,32 @@ from georsr.window import AnyArray, BoolArray, FloatArray
 
 @dataclass(frozen=True)
 class Crop:
-    """An LR crop and its HR truth.
-
-    Attributes
-    ----------
-    lr : float32 (C, p, p)
-        Values in 0..1, contiguous.
-    hr : float32 (C, s * p, s * p)
-        Values in 0..1, contiguous.
-    valid : bool (s * p, s * p) or None
-        True for pixels that count in the loss; None: all.
-    label : int
-        Index of the scene class; -1 without classes.
-    sensor : tuple of float or None
-        Normalized sensor description of ``lr``, if it is known.
-    """
+    """An LR crop and its HR truth."""
 
     lr: FloatArray
+    """(C, p, p): Values in 0..1, contiguous."""
     hr: FloatArray
+    """(C, s * p, s * p): Values in 0..1, contiguous."""
     valid: BoolArray | None = None
+    """(s * p, s * p): True for pixels that count in the loss; None: all."""
     label: int = -1
+    """Index of the scene class; -1 without classes."""
     sensor: tuple[float, ...] | None = None
+    """Normalized sensor description of ``lr``, if it is known."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A full image, or a fixed window of a raster, for validation.
-
-    Attributes
-    ----------
-    label : str
-        Scene class, or the name of the raster for sources without classes.
-    hr : (C, s * h, s * w)
-        uint8 for images, float32 in 0..1 for rasters.
-    lr : (C, h, w)
-        Same data type as ``hr``.
-    valid : bool (s * h, s * w) or None
-        True for pixels that count; None: all.
-    """
+    """A full image, or a fixed window of a raster, for validation."""
 
     label: str
+    """Scene class, or the name of the raster for sources without classes."""
     hr: AnyArray
+    """(C, s * h, s * w): uint8 for images, float32 in 0..1 for rasters."""
     lr: AnyArray
+    """(C, h, w): Same data type as ``hr``."""
     valid: BoolArray | None = None
+    """(s * h, s * w): True for pixels that count; None: all."""
 
 
 class CropSource(Protocol):

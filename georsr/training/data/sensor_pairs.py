@@ -190,20 +190,14 @@ MIN_SIZE = 16
 
 @dataclass(frozen=True)
 class Overlap:
-    """Two images of one place on the LR grid.
-
-    Attributes
-    ----------
-    lr : float32 (C, h, w)
-    hr : float32 (C, h, w)
-        Means over LR pixels of the HR raster, in its own units.
-    valid : bool (h, w)
-        True where both are valid.
-    """
+    """Two images of one place on the LR grid."""
 
     lr: FloatArray
+    """(C, h, w)"""
     hr: FloatArray
+    """(C, h, w): Means over LR pixels of the HR raster, in its own units."""
     valid: BoolArray
+    """(h, w): True where both are valid."""
 
     @property
     def measurable(self) -> bool:

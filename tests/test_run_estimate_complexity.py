@@ -2,17 +2,17 @@ import pytest
 import torch
 from torch import nn
 
-from georsr.models.complexity import complexity
 from georsr.models.io import build
 from georsr.models.registry import COMPUTED
 from georsr.models.segsr_lite import segsr_lite
 from georsr.models.spec import ModelSpec
+from georsr.run_estimate import complexity
 from tests.models import golden
 
 
 def test_complexity_of_a_convolution():
-    measured = complexity(nn.Conv2d(3, 8, 3, padding=1), 3, 16, 32)
-    assert measured.macs == 16 * 32 * 3 * 8 * 9
+    measured = complexity(nn.Conv2d(3, 8, 3, padding=1), 3, 16)
+    assert measured.macs == 16 * 16 * 3 * 8 * 9
     assert measured.parameters == 3 * 8 * 9 + 8
     assert measured.gmacs == pytest.approx(measured.macs / 1e9)
 
