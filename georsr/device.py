@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -92,7 +93,7 @@ def import_torch(purpose: str = "this") -> Any:
     UsageError
         torch is not installed.
     """
-    loaded = "torch" in sys.modules
+    loaded = hasattr(sys.modules.get("torch"), "get_num_threads")  # not by another thread just now
     try:
         with torch_import_context():
             import torch
@@ -105,6 +106,11 @@ def import_torch(purpose: str = "this") -> Any:
         _state.torch_threads = torch.get_num_threads()
         torch.set_num_threads(threads)
     return torch
+
+
+def loaded_torch() -> Any:
+    """Return torch if it is imported, else None; waits while another thread imports it."""
+    return None if sys.modules.get("torch") is None else import_module("torch")
 
 
 @cache
@@ -121,7 +127,7 @@ def num_threads() -> int:
     threads = getattr(_state, "threads", None)
     if threads is not None:
         return int(threads)
-    torch = sys.modules.get("torch")
+    torch = loaded_torch()
     if torch is not None:
         return int(torch.get_num_threads())
     wanted = os.environ.get("OMP_NUM_THREADS", "")
@@ -131,7 +137,7 @@ def num_threads() -> int:
 def set_num_threads(count: int) -> None:
     """Set the number of CPU threads of the calling thread, also of torch if it is loaded."""
     _state.threads = count
-    torch = sys.modules.get("torch")
+    torch = loaded_torch()
     if torch is not None:
         torch.set_num_threads(count)
 
@@ -176,8 +182,8 @@ def may_have_accelerator() -> bool:
     """Return whether torch may find a GPU here, without importing it."""
     if find_spec("torch") is None:
         return False
-    if "torch" in sys.modules:
-        torch = sys.modules["torch"]
+    torch = loaded_torch()
+    if torch is not None:
         return bool(torch.cuda.is_available() or torch.backends.mps.is_available())
     if sys.platform == "linux":
         return any(Path(name).exists() for name in ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd"))
@@ -285,7 +291,7 @@ def _check_present(device: Any) -> None:
 @contextmanager
 def cpu_threads(count: int | None) -> Iterator[None]:
     """Set the number of CPU threads of the calling thread inside the block, and restore it."""
-    before, torch = getattr(_state, "threads", None), sys.modules.get("torch")
+    before, torch = getattr(_state, "threads", None), loaded_torch()
     of_torch = None if torch is None else torch.get_num_threads()
     if count is not None:
         set_num_threads(count)
@@ -293,7 +299,7 @@ def cpu_threads(count: int | None) -> Iterator[None]:
         yield
     finally:
         _state.threads = before
-        torch = sys.modules.get("torch")
+        torch = loaded_torch()
         of_torch = of_torch or getattr(_state, "torch_threads", None)
         if torch is not None and of_torch is not None:
             torch.set_num_threads(of_torch)

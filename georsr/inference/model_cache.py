@@ -130,10 +130,11 @@ def threads_of_worker() -> int | None:
 
 def _dask_worker() -> Any | None:
     """Return the Dask worker that runs this task; None outside of one."""
-    distributed = sys.modules.get("distributed")
-    if distributed is None:
+    # another thread may be importing distributed: then this is no task
+    get_worker = getattr(sys.modules.get("distributed"), "get_worker", None)
+    if get_worker is None:
         return None
     try:
-        return distributed.get_worker()
+        return get_worker()
     except ValueError:
         return None
