@@ -64,22 +64,35 @@ def catch_signals() -> Iterator[SignalFlag]:
 
 @contextmanager
 def interrupt_at_signal() -> Iterator[SignalFlag]:
-    """Raise KeyboardInterrupt at Ctrl-C inside the block, and record it as well.
+    """Raise an exception at Ctrl-C and SIGTERM inside the block, and record the signal as well.
 
-    Python ignores an exception that a signal raises while an object is being deleted; code that
-    waits can ask the flag.
+    Python ignores an exception that a signal raises while an object is being deleted, GDAL one in
+    its callbacks, and an extension module that is being loaded replaces it by an error of its own.
+    The exception is therefore raised again at the end of the block. Code that waits can ask the
+    flag.
     """
     signals = SignalFlag()
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         signals.first = number
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt if number == signal.SIGINT else TerminatedError
 
-    before = signal.signal(signal.SIGINT, interrupt)
+    before = {
+        number: signal.signal(number, interrupt)
+        for number in SIGNALS
+        if signal.getsignal(number) != signal.SIG_IGN  # as for jobs in the background
+    }
     try:
         yield signals
+    except Exception:
+        if signals.first is None:
+            raise
+        log.debug("after a signal", exc_info=True)
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if signals.first is not None:
+        raise KeyboardInterrupt if signals.first == signal.SIGINT else TerminatedError
 
 
 SKIPPED_DRIVERS = (
@@ -293,7 +306,12 @@ def collect_warnings() -> Iterator[list[str]]:
 
 def invoke(arguments: list[str] | None = None) -> int:
     """Run one command line; returns its exit code (0, 1, 2, 130 or 143)."""
-    return exit_code(lambda: cli.main(arguments, prog_name="georsr", standalone_mode=False))
+
+    def run() -> Any:
+        with interrupt_at_signal():
+            return cli.main(arguments, prog_name="georsr", standalone_mode=False)
+
+    return exit_code(run)
 
 
 def leave_out_foreign_variables() -> None:
@@ -316,9 +334,9 @@ def _log_ignored(event: Any) -> None:
 def _log_undecodable(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
-    """Log an error that rasterio prints: a message of GDAL is not UTF-8. Print all others."""
-    if isinstance(error, UnicodeDecodeError):
-        log.debug("a message of GDAL was lost", exc_info=error)
+    """Log what rasterio prints: a message of GDAL that is not UTF-8, a signal. Print all others."""
+    if isinstance(error, (UnicodeDecodeError, KeyboardInterrupt, TerminatedError)):
+        log.debug("ignored in a callback of GDAL", exc_info=error)
     else:
         sys.__excepthook__(kind, error, trace)
 

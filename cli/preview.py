@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import webbrowser
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import click
 from georsr.errors import UsageError
 
 from .exit_codes import TerminatedError, print_line
-from .main import import_without_gc
+from .main import import_without_gc, interrupt_at_signal
 from .options import BandList, FileName, model_options, sr_options, verbosity_options
 
 
@@ -151,14 +152,16 @@ def view(
 
     with View(output, source, layers, bidx) as shown, ViewServer(shown, port) as server:
         try:
-            click.echo(server.url)
-            if not quiet:
-                for remark in shown.remarks():
-                    click.echo(remark, err=True)
-                click.echo("Ctrl-C ends the server", err=True)
-            if browser:  # a browser inside the terminal returns only when it is closed
-                threading.Thread(target=webbrowser.open, args=(server.url,), daemon=True).start()
-            server.serve_forever()
+            with interrupt_at_signal():
+                click.echo(server.url)
+                if not quiet:
+                    for remark in shown.remarks():
+                        click.echo(remark, err=True)
+                    click.echo("Ctrl-C ends the server", err=True)
+                if browser:  # a browser inside the terminal returns only when it is closed
+                    start = partial(webbrowser.open, server.url)
+                    threading.Thread(target=start, daemon=True).start()
+                server.serve_forever()
         except KeyboardInterrupt:
             return 0
         except TerminatedError:  # as with Ctrl-C, nothing has gone wrong

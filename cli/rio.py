@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from .exit_codes import exit_code
-from .main import prepare_process
+from .main import interrupt_at_signal, prepare_process
 from .sr import command as sr
 
 
@@ -19,7 +19,12 @@ class Superres(click.Command):
         """Run in the environment that ``rio`` set up; print an error as one line."""
         prepare_process()
         export_rio_credentials(ctx.obj or {})
-        code = exit_code(lambda: super(Superres, self).invoke(ctx))
+
+        def run() -> Any:
+            with interrupt_at_signal():
+                return super(Superres, self).invoke(ctx)
+
+        code = exit_code(run)
         if code:
             ctx.exit(code)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from georsr.cli.exit_codes import TerminatedError
 from georsr.cli.main import COMMANDS, interrupt_at_signal, invoke
 from PIL import Image
 
@@ -234,15 +235,36 @@ def test_invoke_verbose_restores_logging():
     assert (log.handlers, log.level) == before
 
 
-def test_interrupt_swallowed_is_recorded():
-    before = signal.getsignal(signal.SIGINT)
-    with interrupt_at_signal() as signals:
-        assert not signals.any()
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-        assert signals.any()
-        assert signals.exit_code() == 130
-    assert signal.getsignal(signal.SIGINT) is before
+@pytest.mark.parametrize(
+    ("number", "error"),
+    [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, TerminatedError)],
+)
+def test_interrupt_at_signal_swallowed_is_recorded_and_raised_again(number, error):
+    def swallow():
+        with interrupt_at_signal() as signals:
+            assert not signals.any()
+            with pytest.raises(error):
+                signal.raise_signal(number)
+            assert signals.any()
+            assert signals.exit_code() == 128 + number
+
+    before = signal.getsignal(number)
+    with pytest.raises(error):
+        swallow()
+    assert signal.getsignal(number) is before
+
+
+def test_invoke_error_because_of_a_signal_is_reported_as_the_signal(monkeypatch, capsys):
+    """An extension module that is being loaded replaces the exception of the handler."""
+
+    def load(*_):
+        with pytest.raises(TerminatedError):
+            signal.raise_signal(signal.SIGTERM)
+        raise ImportError("initialization failed")
+
+    monkeypatch.setattr("georsr.models.io.open_model", load)
+    assert invoke(["info", "-m", "bicubic"]) == 143
+    assert capsys.readouterr().err == "Error: terminated\n"
 
 
 SCENE = Path(__file__).parents[2] / "sample_data" / "town_rgb_2m.tif"

@@ -2,6 +2,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 
@@ -22,7 +23,7 @@ from georsr.models.io import Model, build, open_model
 from georsr.models.onnx import export
 from georsr.models.onnx.export import difference, export_model, to_onnx
 from georsr.models.onnx.quantization import in_int8
-from georsr.models.onnx.runtime import OnnxNetwork, onnxruntime
+from georsr.models.onnx.runtime import Graph, OnnxNetwork, onnxruntime
 from georsr.models.spec import ModelSpec
 
 pytest.importorskip("onnxruntime")
@@ -399,3 +400,27 @@ def test_onnx_loop_without_end_is_left_by_ctrl_c(make_raster, texture, tmp_path)
         finally:
             process.kill()
     assert not out.exists()
+
+
+def test_graph_run_interrupted_waits_until_the_session_has_stopped(monkeypatch):
+    """Python aborts if it ends while a thread is inside a session."""
+    left = []
+
+    class Session:
+        def run(self, outputs, inputs, options):
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            while not options.terminate:
+                time.sleep(0.01)
+            time.sleep(0.1)  # the layer in hand
+            left.append("session")
+            return []
+
+    graph = Graph(b"", "graph")
+    monkeypatch.setattr(graph, "session", Session)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            graph.run(None, {})
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert left == ["session"]

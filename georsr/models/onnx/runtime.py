@@ -7,7 +7,7 @@ import os
 import re
 import threading
 from collections.abc import Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -113,11 +113,15 @@ class Graph:
             except BaseException as error:
                 result.set_exception(error)
 
-        threading.Thread(target=run, name="georsr-onnx", daemon=True).start()
+        thread = threading.Thread(target=run, name="georsr-onnx", daemon=True)
         try:
+            thread.start()
             return result.result()
         except BaseException:
-            options.terminate = True  # the caller was interrupted, and nobody waits for the rest
+            # the layer in hand is the last; Python aborts if it ends while a thread is in a session
+            options.terminate = True
+            if thread in threading.enumerate():
+                wait([result])
             raise
 
 
