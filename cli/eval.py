@@ -11,7 +11,7 @@ import click
 
 from georsr.errors import redact_url
 
-from .main import import_without_gc
+from .main import importing
 from .options import (
     DEVICE_OPTIONS,
     BandList,
@@ -133,7 +133,7 @@ def command(
 
 
 def _measure_dataset(dataset: str, as_json: bool, quiet: bool, options: dict[str, Any]) -> str:
-    with import_without_gc():
+    with importing():
         from georsr._files import atomic_write_text, check_writable
         from georsr.evaluation.benchmark import csv_table, text_table
         from georsr.evaluation.dataset import prepare
@@ -183,7 +183,7 @@ def _measure_dataset(dataset: str, as_json: bool, quiet: bool, options: dict[str
 
 
 def _measure_pairs(pairs: Path, as_json: bool, quiet: bool, options: dict[str, Any]) -> str:
-    with import_without_gc():
+    with importing():
         from georsr._files import atomic_write_text, check_writable
         from georsr.evaluation.pairs import prepare_pairs
         from georsr.writer.paths import check_outputs
@@ -216,7 +216,7 @@ def _measure_pairs(pairs: Path, as_json: bool, quiet: bool, options: dict[str, A
 
 
 def _measure_rasters(rasters: tuple[str, ...], as_json: bool, options: dict[str, Any]) -> str:
-    with import_without_gc():
+    with importing():
         from georsr.evaluation.no_reference import measure_no_reference
         from georsr.evaluation.raster_comparison import (
             compare,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .exit_codes import print_line
-from .main import import_without_gc
+from .main import importing
 from .options import BandList, FileName, ModelName, verbosity_options
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def command(
     georsr sr scene.tif out.tif --model segsr-lite-x4.onnx
     georsr export segsr-lite-x4-sensor fast.onnx --int8 scene.tif
     """
-    with import_without_gc():
+    with importing():
         from georsr._files import check_writable
         from georsr.config import SRConfig
         from georsr.errors import UsageError

@@ -13,7 +13,7 @@ import click
 
 from georsr.errors import escape_control_characters
 
-from .main import import_without_gc
+from .main import importing
 from .options import (
     AREA_OPTIONS,
     DEVICE_OPTIONS,
@@ -66,7 +66,7 @@ def command(
     elif model is None and scale is None:
         _show_raster(rasters, options, as_json)
     else:
-        with import_without_gc():
+        with importing():
             from georsr.api import estimate
 
         machines = cluster_of(options)
@@ -96,7 +96,7 @@ def _echo(facts: dict[str, Any], as_json: bool) -> None:
 
 
 def _show_model(model: str | None, scale: int | None, as_json: bool) -> None:
-    with import_without_gc():
+    with importing():
         from georsr.models.io import open_model
         from georsr.tiling.grid import ceil_to
 

@@ -8,9 +8,10 @@ import logging
 import os
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
@@ -173,23 +174,29 @@ def open_streams() -> None:
 
 
 @contextmanager
-def import_without_gc() -> Iterator[None]:
-    """Imports in the body are not walked by the collector, then or later.
+def importing() -> Iterator[None]:
+    """Import modules in the body without garbage collection and without interruption.
 
     Importing torch makes hundreds of thousands of objects that live as long as the process. The
     collector would walk them while they are made, now and then in the run, and when the process
     ends, which takes a quarter of the time of a short command. Where torch is imported already,
-    the process is somebody else's, whose garbage is not ours to keep.
+    the process is somebody else's, whose garbage is not ours to keep. Extension modules end the
+    process, or report an error of their own, if a signal raises an exception while they are loaded.
     """
-    if "torch" in sys.modules or not gc.isenabled():
-        yield
-        return
-    gc.disable()
+    collect = gc.isenabled() and "torch" not in sys.modules
+    main_thread = threading.current_thread() is threading.main_thread()
+    signals = SignalFlag()
+    if collect:
+        gc.disable()
     try:
-        yield
+        with catch_signals() if main_thread else nullcontext(signals) as signals:
+            yield
     finally:
-        gc.freeze()
-        gc.enable()
+        if collect:
+            gc.freeze()
+            gc.enable()
+        if signals.first is not None:
+            signal.raise_signal(signals.first)
 
 
 log = logging.getLogger("georsr")
@@ -344,7 +351,7 @@ def _log_undecodable(
 def prepare_process() -> None:
     """Make warnings lines and SIGTERM an exception, in a process of the command line's own."""
     tune_malloc()
-    device.torch_import_context = import_without_gc
+    device.torch_import_context = importing
     skip_drivers()
     open_streams()
     if any(name in os.environ for name in GDAL_VARIABLES):

@@ -13,7 +13,7 @@ import click
 from georsr.errors import UsageError
 
 from .exit_codes import TerminatedError, print_line
-from .main import import_without_gc, interrupt_at_signal
+from .main import importing, interrupt_at_signal
 from .options import BandList, FileName, model_options, sr_options, verbosity_options
 
 
@@ -78,7 +78,7 @@ def command(
     georsr preview scene.tif
     georsr preview scene.tif --at 681300,5241800 -m segsr-lite-x4 -m segsr-lite-x4-sensor
     """
-    with import_without_gc():
+    with importing():
         from georsr._files import atomic_write_text, check_writable
         from georsr.device import cpu_threads
         from georsr.evaluation.preview import make_preview
@@ -146,7 +146,7 @@ def view(
     georsr view out.tif
     georsr view out.tif scene.tif --layers layers.tif
     """
-    with import_without_gc():
+    with importing():
         from georsr.viewer.server import ViewServer
         from georsr.viewer.tiles import View
 

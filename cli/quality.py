@@ -10,7 +10,7 @@ import click
 from georsr.errors import InterruptedRunError
 
 from .exit_codes import print_line, show_error
-from .main import catch_signals, import_without_gc
+from .main import catch_signals, importing
 from .options import (
     DEVICE_OPTIONS,
     TILE_OPTIONS,
@@ -52,7 +52,7 @@ def seams(
     slightly on the position of the tiles. This measures how much, in the centre of RASTER.
     RASTER is the source, not the output; give the model and scale of your run.
     """
-    with import_without_gc():
+    with importing():
         from georsr.evaluation.seams import measure_seams
         from georsr.models.io import open_model
 
@@ -103,7 +103,7 @@ def report(
     """
     if html is None and not as_json:
         raise click.UsageError("give --html FILE, --json, or both")
-    with import_without_gc():
+    with importing():
         from georsr._files import atomic_write_text, check_writable
         from georsr.evaluation.reports.output_report import report_output
         from georsr.io.reader import open_output
@@ -157,7 +157,7 @@ def layers(
     does not support, and the guidance maps of the network. 'georsr sr IN OUT --quality LAYERS'
     writes the same layers. If the command is interrupted, repeat it to continue.
     """
-    with import_without_gc():
+    with importing():
         from georsr.api import quality_layers
 
     kind = options.pop("progress")

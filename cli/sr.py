@@ -17,7 +17,7 @@ from georsr.errors import (
 )
 
 from .exit_codes import print_line, show_error
-from .main import catch_signals, collect_warnings, import_without_gc, interrupt_at_signal
+from .main import catch_signals, collect_warnings, importing, interrupt_at_signal
 from .options import (
     FileName,
     SectionedCommand,
@@ -134,7 +134,7 @@ def _check_paths(paths: tuple[str, ...], out_dir: str | None, options: dict[str,
 
 def _run_batch(sources: tuple[str, ...], out_dir: str, options: dict[str, Any]) -> int:
     """Super-resolve each raster by itself; return 1 if one failed."""
-    with import_without_gc():
+    with importing():
         from georsr.batch import BatchReport, super_resolve_many
 
     quiet, as_json = options.pop("quiet"), options.pop("as_json")
@@ -181,7 +181,7 @@ def _print_warnings(report: BatchReport, texts: list[str], quiet: bool) -> None:
 
 def _estimate(sources: list[str], destination: str, options: dict[str, Any]) -> int:
     """Print what a run would need; raise if it would fail."""
-    with import_without_gc():
+    with importing():
         from georsr.api import estimate
 
     as_json, stac = options.pop("as_json"), options.pop("stac")
@@ -205,7 +205,7 @@ def _estimate(sources: list[str], destination: str, options: dict[str, Any]) -> 
 
 def _run(sources: list[str], destination: str, options: dict[str, Any]) -> int:
     """Super-resolve a raster, and report on it."""
-    with import_without_gc():
+    with importing():
         from georsr.api import super_resolve
 
     quiet, as_json = options.pop("quiet"), options.pop("as_json")

@@ -13,7 +13,7 @@ from click.shell_completion import CompletionItem
 from georsr.errors import UsageError
 
 from .exit_codes import print_line
-from .main import import_without_gc
+from .main import importing
 from .options import BandList, FileName, ModelName, make_progress, verbosity_options
 
 
@@ -124,7 +124,7 @@ def command(
     if not chosen.data.root:
         raise UsageError(f"recipe {chosen.name} names no data to train on: add --data PATH")
     folder = out or Path("runs") / chosen.name
-    with import_without_gc():
+    with importing():
         from georsr.training.callbacks import StoppedError
         from georsr.training.train import Machine, is_main_process, train
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from georsr.cli.exit_codes import TerminatedError
-from georsr.cli.main import COMMANDS, interrupt_at_signal, invoke
+from georsr.cli.main import COMMANDS, importing, interrupt_at_signal, invoke
 from PIL import Image
 
 from georsr.system import foreign_variables
@@ -183,17 +183,17 @@ def test_eval_two_rasters_prints_psnr_per_band(make_raster, texture, capsys):
     assert "differ in CRS" in capsys.readouterr().err
 
 
-def test_import_without_gc_freezes_imported_objects():
+def test_importing_freezes_imported_objects():
     found = run_python(
         "import gc\n"
-        "from georsr.cli.main import import_without_gc\n"
+        "from georsr.cli.main import importing\n"
         "before = gc.get_freeze_count()\n"
-        "with import_without_gc():\n"
+        "with importing():\n"
         "    assert not gc.isenabled()\n"
         "    import torch\n"
         "assert gc.isenabled()\n"
         "frozen = gc.get_freeze_count() - before\n"
-        "with import_without_gc():\n"
+        "with importing():\n"
         "    assert gc.isenabled(), 'torch is there: nothing to gain'\n"
         "print(frozen, gc.get_freeze_count() - before)"
     ).split()
@@ -214,12 +214,12 @@ def test_import_torch_in_the_command_line_freezes_imported_objects():
     assert int(found) > 100_000
 
 
-def test_import_without_gc_failing_import_enables_gc_again():
+def test_importing_failing_import_enables_gc_again():
     run_python(
         "import gc\n"
-        "from georsr.cli.main import import_without_gc\n"
+        "from georsr.cli.main import importing\n"
         "try:\n"
-        "    with import_without_gc():\n"
+        "    with importing():\n"
         "        import no_such_module\n"
         "except ImportError:\n"
         "    assert gc.isenabled()\n"
@@ -265,6 +265,41 @@ def test_invoke_error_because_of_a_signal_is_reported_as_the_signal(monkeypatch,
     monkeypatch.setattr("georsr.models.io.open_model", load)
     assert invoke(["info", "-m", "bicubic"]) == 143
     assert capsys.readouterr().err == "Error: terminated\n"
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_importing_signal_is_held_back_until_the_modules_are_loaded(failing):
+    done = []
+
+    def load():
+        with interrupt_at_signal(), importing():
+            signal.raise_signal(signal.SIGINT)
+            done.append("loaded")
+            if failing:
+                raise ImportError
+
+    with pytest.raises(KeyboardInterrupt):
+        load()
+    assert done == ["loaded"]
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "text"), [(2, 130, "interrupted"), (15, 143, "terminated")]
+)
+def test_command_line_signal_while_its_modules_are_imported_ends_in_one_line(number, code, text):
+    program = (
+        "import signal, sys, types\n"
+        "from georsr.cli import __main__ as start\n"
+        "class Loading(types.ModuleType):\n"
+        "    def __getattr__(self, name):\n"
+        f"        signal.raise_signal({number})\n"
+        "sys.modules['georsr.cli.main'] = Loading('georsr.cli.main')\n"
+        "start.main()"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], check=False, capture_output=True, text=True
+    )
+    assert (ended.returncode, ended.stderr) == (code, f"Error: {text}\n")
 
 
 SCENE = Path(__file__).parents[2] / "sample_data" / "town_rgb_2m.tif"
