@@ -1,4 +1,4 @@
-"""Find files that end before their header says, in formats whose missing pixels GDAL makes up.
+"""Find files that do not hold what their header says, in formats whose pixels GDAL makes up.
 
 GDAL reports an early end of GeoTIFF, JPEG 2000 and most other files itself.
 """
@@ -14,6 +14,17 @@ from georsr.errors import InputError
 from georsr.io.gdal_env import subdataset_file
 
 RAW_DRIVERS = ("ENVI", "EHdr")
+FIRST_BYTES = {
+    b"PCIDSK": "PCIDSK",
+    b"Object = IsisCube": "ISIS",
+    b"LBLSIZE=": "VICAR",
+    b"RSW\0": "RMF",
+    b"MTW\0": "RMF",
+    b"<?xml": "XML",
+    b"\x89HDF": "HDF5",
+}
+"""First bytes of a file -> its format. With the header of a raw raster beside it, GDAL takes the
+file for that raster."""
 SQLITE_DRIVERS = ("GPKG", "MBTiles")
 NETCDF_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 4, 6: 8, 7: 1, 8: 2, 9: 4, 10: 8, 11: 8}
 """Type of netCDF classic -> bytes of a value."""
@@ -22,7 +33,7 @@ MAX_SKIPPED = 2**24
 
 
 def check_complete(dataset: Any, path: str) -> None:
-    """Raise an error if a file on this machine is shorter than its header says.
+    """Raise an error if a file on this machine does not hold what its header says.
 
     Parameters
     ----------
@@ -34,12 +45,13 @@ def check_complete(dataset: Any, path: str) -> None:
     Raises
     ------
     InputError
-        The file is too short.
+        The file is too short, or of another format than that of the header beside it.
     """
     file = Path(subdataset_file(path) or path)
     try:
         actual = file.stat().st_size
         expected = _expected_bytes(dataset, file)
+        kind = _other_format(file) if dataset.driver in RAW_DRIVERS else None
     except (OSError, ValueError, EOFError, struct.error):  # no file here, or a damaged header
         return
     if actual < expected:
@@ -47,6 +59,18 @@ def check_complete(dataset: Any, path: str) -> None:
             f"{path}: the file is incomplete: it has {actual:,} bytes, its header describes "
             f"{expected:,}; copy or download it again"
         )
+    if kind is not None:
+        raise InputError(
+            f"{path}: this is a file of the format {kind}, expected the plain numbers that the "
+            f"header beside it describes; convert it: gdal_translate -of GTiff {file.name} out.tif"
+        )
+
+
+def _other_format(file: Path) -> str | None:
+    """Return the format that the first bytes of a file tell; None if they tell none."""
+    with file.open("rb") as source:
+        start = source.read(max(map(len, FIRST_BYTES)))
+    return next((name for magic, name in FIRST_BYTES.items() if start.startswith(magic)), None)
 
 
 def _expected_bytes(dataset: Any, file: Path) -> int:

@@ -8,6 +8,7 @@ import rasterio.shutil
 
 from georsr.errors import GeorsrError, InputError
 from georsr.io.reader import open_raster
+from georsr.io.truncated import FIRST_BYTES
 from georsr.window import Window
 
 SIDE = 40
@@ -70,4 +71,16 @@ def test_read_of_a_truncated_netcdf_with_records_is_refused(tmp_path):
     read(path)
     path.write_bytes(path.read_bytes()[:-4])
     with pytest.raises(InputError, match=r"incomplete: it has .* its header describes"):
+        read(path)
+
+
+@pytest.mark.parametrize(("start", "kind"), FIRST_BYTES.items())
+def test_open_of_another_format_beside_a_raw_header_is_refused(tmp_path, start, kind):
+    path = tmp_path / "scene.dat"
+    path.write_bytes(start.ljust(SIDE * SIDE, b" "))
+    path.with_suffix(".hdr").write_text(
+        f"ENVI\nsamples = {SIDE}\nlines = {SIDE}\nbands = 1\nheader offset = 0\n"
+        "data type = 1\ninterleave = bsq\nbyte order = 0\n"
+    )
+    with pytest.raises(InputError, match=f"of the format {kind}, expected"):
         read(path)
