@@ -73,7 +73,7 @@ def seams(
     "-b",
     "--bidx",
     type=BandList(),
-    help="Bands of IN; by default those recorded in the tags of OUT.",
+    help="Bands of IN; by default those that OUT was made from: recorded in its tags, or found.",
 )
 @click.option(
     "--seams/--no-seams",

@@ -247,7 +247,7 @@ def select_device(
         return DeviceConfig("cpu", "int8" if precision == "int8" else "fp32", backend)
     asked = {f"--device {device}": device, f"--precision {precision}": precision}
     torch = import_torch(
-        next((o for o, word in asked.items() if word != "auto"), "--backend torch")
+        next((o for o, word in asked.items() if word != "auto"), "--backend torch or --compile")
     )
     try:
         chosen = torch.device(_best_device() if device == "auto" else device)

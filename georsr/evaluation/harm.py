@@ -126,7 +126,7 @@ class HarmReport:
                     0,
                     "% of energy",
                     UNSTEADY_LIMITS,
-                    "the detail that the source does not fix",
+                    "the change of fine detail if the source is turned or shifted",
                 ),
             ]
         return figures

@@ -173,4 +173,4 @@ def _check(reader: RasterReader, spec: ModelSpec, config: SRConfig, tile: int) -
     except UsageError as error:
         text += f", and tiles of {largest} are too small for this model; use a larger raster"
         raise UsageError(text) from error
-    raise UsageError(f"{text}; use --tile {largest}")
+    raise UsageError(f"{text}; use --tile {largest} of georsr quality seams")

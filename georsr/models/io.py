@@ -527,6 +527,12 @@ def _file_of(name: str) -> Path:
     known = ", ".join(spec.name for spec in list_models())
     shown = name if len(name) <= MAX_NAME else f"{name[:MAX_NAME]}..."
     if NAME.fullmatch(name):
+        family = re.sub(r"-x\d+", "", name)
+        scales = [spec.scale for spec in list_models() if re.sub(r"-x\d+", "", spec.name) == family]
+        if scales:
+            raise UsageError(
+                f"no model {name}: {family} enlarges x{' and x'.join(map(str, sorted(scales)))}"
+            )
         raise UsageError(f"unknown model {shown!r}; built-in models: {known}")
     raise UsageError(f"model file {shown} does not exist; built-in models: {known}")
 

@@ -12,7 +12,7 @@ from georsr.cli.main import invoke
 from PIL import Image
 from torch import nn
 
-from georsr.errors import ModelError
+from georsr.errors import ModelError, UsageError
 from georsr.models import registry
 from georsr.models.io import create_model, open_model
 from georsr.models.registry import register_architecture, register_backbone, register_encoder
@@ -178,3 +178,16 @@ def test_model_called_with_arrays_pads_to_its_multiple_and_crops():
     whole = np.pad(image, ((0, 0), (0, 5), (0, 1)), mode="reflect")
     expected = model.network(torch.from_numpy(whole)[None])[0, :, :26, :34].numpy()
     np.testing.assert_allclose(enlarged, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "scales"),
+    [
+        ("segsr-lite-x3", "x2 and x4"),
+        ("segsr-lite-x3-sensor", "x2 and x4"),
+        ("bicubic-x7", "x2 and x3 and x4"),
+    ],
+)
+def test_open_model_scale_that_a_family_lacks_names_those_it_has(name, scales):
+    with pytest.raises(UsageError, match=f"no model {name}: .* enlarges {scales}$"):
+        open_model(name)
