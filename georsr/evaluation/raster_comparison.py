@@ -435,7 +435,7 @@ def compare_with_source(
     lr_path: str,
     *,
     bidx: Sequence[int] | None = None,
-    degradation: Degradation | None = None,
+    degradation: Degradation | Kernel | None = None,
 ) -> ComparisonReport:
     """Compare as :func:`compare`, and measure consistency with the source of the output.
 
@@ -478,7 +478,7 @@ def compare_bicubic(
     hr_path: str,
     *,
     bidx: Sequence[int] | None = None,
-    degradation: Degradation | None = None,
+    degradation: Degradation | Kernel | None = None,
 ) -> ComparisonReport:
     """Measure the bicubic enlargement of the source as an output with the scale of ``sr_path``.
 

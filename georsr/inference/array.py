@@ -129,7 +129,7 @@ def check_count(bands: int, spec: ModelSpec, remedy: str = "") -> None:
 
 def is_bands_last(shape: tuple[int, ...]) -> bool:
     """Return whether the shape of an array is that of (rows, columns, bands) of a picture."""
-    return len(shape) == 3 and shape[2] in (3, 4) and min(shape[:2]) >= 16
+    return len(shape) == 3 and 3 <= shape[2] <= 16 <= min(shape[:2])
 
 
 def _check_axes(shape: tuple[int, ...], model: Model, config: SRConfig) -> None:
@@ -140,12 +140,6 @@ def _check_axes(shape: tuple[int, ...], model: Model, config: SRConfig) -> None:
     UsageError
         The message says how to choose bands or to transpose the array.
     """
-    if config.indexes is not None and config.output_bands == "rgb":
-        chosen = [index - 1 for index in config.indexes]
-        raise UsageError(
-            "indexes: for arrays it names the guide of output_bands='all'; select bands, counted "
-            f"from 0, with array[{chosen}]"
-        )
     spec, bands = model.spec, shape[0]
     if is_bands_last(shape) and bands != spec.bands:
         text = (
@@ -155,6 +149,12 @@ def _check_axes(shape: tuple[int, ...], model: Model, config: SRConfig) -> None:
         if spec.bands:
             raise UsageError(text)
         warnings.warn(text, BandWarning, stacklevel=4)
+    if config.indexes is not None and config.output_bands == "rgb":
+        chosen = [index - 1 for index in config.indexes]
+        raise UsageError(
+            "indexes: for arrays it names the guide of output_bands='all'; select bands, counted "
+            f"from 0, with array[{chosen}]"
+        )
     remedy = ""
     if bands > spec.bands:
         remedy = f"; choose them in that order, counted from 0: array[{list(range(spec.bands))}]"

@@ -80,14 +80,18 @@ def expand_sources(sources: str | os.PathLike[str] | Sequence[str | os.PathLike[
         There is none, or a list of files does not exist.
     """
     source_list = [sources] if isinstance(sources, (str, os.PathLike)) else list(sources)
-    paths = [path for source in source_list for path in _expand(os.fspath(source))]
+    named = [os.fspath(source) for source in source_list]
+    paths = [path for source in named for path in _expand(source, named)]
     if not paths:
         raise UsageError("no input raster; name at least one file")
     return paths
 
 
-def _expand(source: str) -> list[str]:
-    """Return the paths of a raster, a folder of rasters or a list of files."""
+def _expand(source: str, named: Sequence[str]) -> list[str]:
+    """Return the paths of a raster, a folder of rasters or a list of files.
+
+    Nothing is said of files in a folder that are among ``named`` themselves.
+    """
     if source.startswith("@"):
         return read_list(Path(source[1:]))
     folder = Path(source)
@@ -98,7 +102,8 @@ def _expand(source: str) -> list[str]:
     product = find_safe_metadata(source)  # the picture in it is a quicklook
     for suffixes in (SUFFIXES,) if product else (SUFFIXES, PICTURES):
         if rasters := [path for path in files if path.suffix.lower() in suffixes]:
-            _warn_of_left_out(source, [path for path in entries if path not in rasters])
+            known = {*rasters, *map(Path, named)}
+            _warn_of_left_out(source, [path for path in entries if path not in known])
             return [str(path) for path in rasters]
     if not entries:
         raise UsageError(f"no raster in folder {source}: it is empty")

@@ -39,7 +39,7 @@ _DESCRIBED_NAMESPACES = {
 """Namespaces that are not copied, and what they hold, for messages."""
 _GML = re.compile(r"<\w+:(metadata|annotation|style|extension|feature|GMLJP2Features)\b")
 """Matches what the GML of a JPEG 2000 holds besides the georeferencing."""
-_ENCODING_TAGS = ("AREA_OR_POINT", "OVR_RESAMPLING_ALG", "SOURCE_ICC_PROFILE_NAME")
+_ENCODING_TAGS = ("AREA_OR_POINT", "NODATA_VALUES", "OVR_RESAMPLING_ALG", "SOURCE_ICC_PROFILE_NAME")
 """Tags that the output has in another way, or does not need."""
 _RESOLUTION_TAGS = ("TIFFTAG_XRESOLUTION", "TIFFTAG_YRESOLUTION", "TIFFTAG_RESOLUTIONUNIT")
 """Pixels per inch or centimetre of a scan, and which of both."""

@@ -115,6 +115,7 @@ def test_super_resolve_array_other_objects_are_refused(values, message):
     [
         ((40, 50, 3), {}, r"shape \(40, 50, 3\): .* use array\.transpose\(2, 0, 1\)$"),
         ((40, 50, 4), {"output_bands": "all"}, r"use array\.transpose\(2, 0, 1\)$"),
+        ((40, 50, 13), {"indexes": (4, 3, 2)}, r"use array\.transpose\(2, 0, 1\)$"),
         ((40, 50), {}, r"for one band use array\[np\.newaxis\]$"),
         ((4, 40, 50), {}, r"counted from 0: array\[\[0, 1, 2\]\], or .* output_bands='all'$"),
         ((3, 40, 50), {"indexes": (3, 2, 1)}, r"indexes: for .* with array\[\[2, 1, 0\]\]$"),

@@ -3,6 +3,7 @@
 import pickle
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -280,6 +281,15 @@ def test_expand_sources_folder_warns_of_pictures_formats_and_folders_left_out(tm
         (folder / f"{number}.jpg").touch()
     with pytest.warns(GeorsrWarning, match=r"12 left out .*: 0.jpg, .*, 7.jpg, and 4 more; "):
         expand_sources(folder)
+
+
+def test_expand_sources_picture_that_is_named_is_not_said_to_be_left_out(tmp_path):
+    for name in ("a.tif", "b.png"):
+        (tmp_path / name).touch()
+    sources = [str(tmp_path), str(tmp_path / "b.png")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert expand_sources(sources) == [str(tmp_path / "a.tif"), str(tmp_path / "b.png")]
 
 
 def test_expand_sources_folder_of_pictures_alone_reads_them(tmp_path):

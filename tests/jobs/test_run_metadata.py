@@ -317,3 +317,20 @@ def test_world_file_of_a_run_that_was_killed_after_publishing_is_written_by_the_
     assert (tmp_path / "out.tif").exists()
     super_resolve(*call, creation_options={"TFW": "YES"})
     assert {path.name for path in tmp_path.iterdir()} == {"in.tif", "out.tif", "out.tfw"}
+
+
+def test_run_nodata_of_all_bands_together_becomes_the_mask(resolve, raster):
+    """GDAL's NODATA_VALUES: a pixel is invalid if every band has its value."""
+    path = raster(pixels=PIXELS[:3])
+    with rasterio.open(path, "r+") as dataset:
+        pixels = dataset.read()
+        pixels[:, 4:8, 4:8] = 255
+        pixels[0, 20, 20] = 255
+        dataset.write(pixels)
+        dataset.update_tags(NODATA_VALUES="255 255 255")
+    out, _ = resolve(path)
+    expected = np.full((48, 64), 255, "uint8")
+    expected[8:16, 8:16] = 0
+    with rasterio.open(out) as dataset:
+        np.testing.assert_array_equal(dataset.dataset_mask(), expected)
+        assert "NODATA_VALUES" not in dataset.tags()
