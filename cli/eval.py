@@ -63,7 +63,8 @@ FOREIGN = {
     "--degradation",
     show_default="bicubic; for rasters, the kernel in the tags of SR",
     metavar="KIND[,KEY=VALUE...]",
-    help="Degradation from HR to LR: bicubic, or sensor,mtf=0.2,noise=0.005,bits=8.",
+    help="Degradation from HR to LR: bicubic, or sensor,mtf=0.2,noise=0.005,bits=8. For rasters "
+    "also mean (block averages) or psf:MTF.",
 )
 @click.option(
     "--guidance",
@@ -122,8 +123,10 @@ def command(
     for name in FOREIGN[measured]:
         if options[name]:
             option = "--" + name.replace("_", "-").removesuffix("s")
-            fitting = [kind for kind in FOREIGN if name not in FOREIGN[kind]]
-            raise click.UsageError(f"{option} is for {' and '.join(fitting)}")
+            fitting = " and ".join(kind for kind in FOREIGN if name not in FOREIGN[kind])
+            if name == "consistency_kernel":
+                fitting += "; for rasters, use --degradation"
+            raise click.UsageError(f"{option} is for {fitting}")
     if dataset:
         click.echo(_measure_dataset(dataset, as_json, quiet, options))
     elif pairs is not None:
@@ -224,12 +227,12 @@ def _measure_rasters(rasters: tuple[str, ...], as_json: bool, options: dict[str,
             compare_with_source,
         )
         from georsr.radiometry.degradation import parse_degradation
+        from georsr.radiometry.kernels import parse_kernel
 
-    lr, scale = options["lr"], options["scale"]
-    how = {
-        "bidx": options["bidx"],
-        "degradation": options["degradation"] and parse_degradation(options["degradation"]),
-    }
+    lr, scale, degradation = options["lr"], options["scale"], options["degradation"]
+    is_kernel = degradation == "mean" or (degradation or "").startswith("psf:")
+    parse = parse_kernel if is_kernel else parse_degradation
+    how = {"bidx": options["bidx"], "degradation": degradation and parse(degradation)}
     if len(rasters) == 1:
         scene = measure_no_reference(rasters[0], lr, scale=scale, run=True, **how)
         return scene.to_json() if as_json else scene.describe()

@@ -217,6 +217,17 @@ def lines_of(words, folder):
     return done.stderr.splitlines()
 
 
+def test_sr_out_dir_outputs_among_the_sources_are_written_with_one_warning(speckled, tmp_path):
+    for name in ("6.tif", "7.tif"):
+        georsr.super_resolve(speckled / "5.tif", speckled / name, overwrite=True, **OPTIONS)
+    found = [line for line in lines_of([], tmp_path) if "output of georsr" in line]
+    assert found == [
+        "Warning: 2 of 12 rasters: is an output of georsr (bicubic-x2, x2); its detail was not "
+        "measured (6.tif, 7.tif)"
+    ]
+    assert (tmp_path / "out" / "6.tif").exists()
+
+
 @pytest.mark.parametrize("workers", [[], ["--workers", "1"]])
 def test_sr_out_dir_repeated_warnings_are_one_line_with_their_rasters(workers, speckled, tmp_path):
     lines = lines_of(workers, tmp_path)

@@ -198,9 +198,8 @@ def measure_consistency(
 ) -> Consistency:
     """Degrade an output and compare it with its source, block by block.
 
-    Where the source holds whole numbers the degraded output is rounded too, so that an output that
-    reproduces its source exactly has the difference 0. A source pixel counts where it is valid and
-    so are all output pixels under its kernel.
+    The degraded output is not rounded, as in the report of a run. A source pixel counts where it is
+    valid and so are all output pixels under its kernel.
 
     Raises
     ------
@@ -220,8 +219,6 @@ def measure_consistency(
     for block in _blocks(lr.info.height, lr.info.width, CONSISTENCY_BLOCK):
         source = lr.read(block)
         degraded, valid = _degraded(sr, block, linear, scale)
-        if lr.info.dtype.startswith(("int", "uint")):
-            degraded = np.rint(degraded)
         valid &= source.valid
         difference = np.where(valid, degraded - np.where(valid, source.values, 0), 0.0)
         absolute += np.abs(difference).sum((1, 2))
@@ -438,7 +435,7 @@ def compare_with_source(
     lr_path: str,
     *,
     bidx: Sequence[int] | None = None,
-    degradation: Degradation | None = None,
+    degradation: Degradation | Kernel | None = None,
 ) -> ComparisonReport:
     """Compare as :func:`compare`, and measure consistency with the source of the output.
 
@@ -481,7 +478,7 @@ def compare_bicubic(
     hr_path: str,
     *,
     bidx: Sequence[int] | None = None,
-    degradation: Degradation | None = None,
+    degradation: Degradation | Kernel | None = None,
 ) -> ComparisonReport:
     """Measure the bicubic enlargement of the source as an output with the scale of ``sr_path``.
 

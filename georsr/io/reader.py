@@ -11,7 +11,7 @@ import stat
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Self
 
 import numpy as np
@@ -863,7 +863,8 @@ def reflectance_limits(info: RasterInfo, mode: str) -> tuple[tuple[float, ...], 
 
     Reflectance is ``stored * scale + offset``. Scale and offset are those of the band, else those
     in the tags of a Sentinel-2 product (QUANTIFICATION_VALUE, BOA_ADD_OFFSET), else those of
-    Landsat Collection 2 if the band has one of its names (such as SR_B4).
+    Landsat Collection 2 if the band or a file of one band has one of its names: SR_B4, or
+    LC09_..._SR_B4, with or without extension.
 
     Parameters
     ----------
@@ -918,12 +919,17 @@ def _scale_and_offset(info: RasterInfo, band: BandInfo) -> tuple[float, float]:
         pass
     else:
         return scale, added * scale
-    if re.match(r"SR_B\d", band.description or ""):
+    single = len(info.selectable_bands) == 1
+    name = band.description or (PurePath(info.path).name if single else "")
+    if re.match(r"SR_B\d", name):
         return LANDSAT_C2_SCALE
     if band.dtype.startswith("float"):
         return 1.0, 0.0
+    if re.search(r"_SR_B\d(\.\w+)?$", name, re.IGNORECASE):
+        return LANDSAT_C2_SCALE
     raise UsageError(
         f"{info.path}: band {band.number} has no scale and offset, so its reflectance is not "
-        "known: set them (gdal_edit.py -scale 0.0001 -offset 0), or use --stretch LO,HI in file "
-        "values"
+        "known: set those of the product (gdal_edit.py -scale SCALE -offset OFFSET; Sentinel-2: "
+        "0.0001 and -0.1, before baseline 04.00 0.0001 and 0; Landsat Collection 2: 0.0000275 and "
+        "-0.2), or use --stretch LO,HI in file values"
     )

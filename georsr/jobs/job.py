@@ -40,6 +40,7 @@ from georsr.inference.pipeline import tile_grid_of
 from georsr.inference.predictor import choose_batch, n_concurrent_tiles, place_model
 from georsr.io.gdal_env import CACHE_BYTES, is_remote
 from georsr.io.metadata import RasterInfo, reject_non_images, window_metadata
+from georsr.io.mosaic import MosaicReader
 from georsr.io.reader import RasterReader, choose_normalization, warn_once
 from georsr.models.io import Model
 from georsr.models.registry import COMPUTED_ARCHITECTURES
@@ -438,6 +439,24 @@ def warn_upsampled(reader: RasterReader) -> None:
         return
 
 
+def warn_output(reader: RasterReader) -> None:
+    """Warn if the source, or a raster of a mosaic, is an output of georsr."""
+    infos = [reader.info]
+    if isinstance(reader, MosaicReader):
+        infos = [source.info for source in reader.mosaic.sources]
+    outputs = [info for info in infos if "GEORSR_MODEL" in info.tags.get("", {})]
+    if not outputs:
+        return
+    tags = outputs[0].tags[""]
+    text = (
+        f"{outputs[0].path}: is an output of georsr ({tags['GEORSR_MODEL']}, "
+        f"x{tags.get('GEORSR_SCALE', '?')}); its detail was not measured"
+    )
+    if len(outputs) > 1:
+        text += f"; outputs in the mosaic: {len(outputs)}"
+    warn_once(reader, text, RadiometryWarning)
+
+
 def warn_metadata(reader: RasterReader, layout: OutputLayout) -> None:
     """Warn about metadata of the source that the output does not have, or has in another form."""
     path = reader.info.path
@@ -676,6 +695,7 @@ def plan_job(
         warn_upsampled(reader)
         warn_lost_digits(reader, normalization)
     if warn:
+        warn_output(reader)
         warn_metadata(reader, layout)
         warn_specks(reader, model.spec.scale)
         warn_negative(reader, layout)

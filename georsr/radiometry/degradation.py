@@ -750,6 +750,8 @@ def parse_degradation(text: str) -> Degradation:
     """
     kind, *settings = (part.strip() for part in text.split(","))
     context = f"degradation {text!r}"
+    if kind not in PARSERS:
+        raise UsageError(f"{context}: expected one of {', '.join(PARSERS)}, got {kind!r}")
     values: dict[str, Any] = {"kind": kind}
     for setting in settings:
         key, sign, value = setting.partition("=")

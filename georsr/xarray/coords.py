@@ -448,7 +448,8 @@ def _grid_coordinates(
         return coords
     transform = scale_transform(info.transform, scale)
     mapping = array.coords.get(array.rio.grid_mapping)
-    if mapping is not None:
+    # without a declared one, that of the whole array would misplace slices written to netCDF
+    if mapping is not None and _declared_transform(array)[0] is not None:
         text = " ".join(map(str, transform.to_gdal()))
         coords[mapping.name] = ((), mapping.values, {**mapping.attrs, "GeoTransform": text})
     if info.axes is None and {*ROTATED_COORDS} <= {*array.coords}:

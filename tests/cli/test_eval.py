@@ -155,6 +155,9 @@ def test_eval_pair_with_lr_measures_consistency(make_raster, texture, run):
     code, out, _ = run(hr, hr, "--lr", lr, "--degradation", "sensor,mtf=0.2")
     assert code == 0
     assert "MTF 0.2" in out
+    code, out, _ = run(hr, hr, "--lr", lr, "--degradation", "mean")
+    assert code == 0
+    assert "consistency with the source (kernel mean)" in out
 
 
 def test_eval_output_alone_measures_edges(make_raster, texture, run):
@@ -178,7 +181,10 @@ def test_eval_output_alone_measures_edges(make_raster, texture, run):
         (["--dataset", "{data}", "--split", "holdout"], "holdout"),
         (["--dataset", "{data}", "--split", "val", "-m", "no-such"], "unknown model"),
         (["--dataset", "{data}", "--split", "val", "-m", "bicubic-x2", "-m", "nearest-x4"], "x4"),
-        (["--dataset", "{data}", "--split", "val", "--degradation", "fog"], "fog"),
+        (
+            ["--dataset", "{data}", "--degradation", "fog"],
+            "bicubic, sensor, imaging-chain, mixture, got 'fog'",
+        ),
         (["--dataset", "{data}", "--split", "val", "--degradation", "sensor,fog=1"], "'fog'"),
         (["--dataset", "{data}", "--split", "val", "--degradation", "sensor,mtf=x"], "'x'"),
         (["--dataset", "{data}", "--split", "val", "--degradation", "sensor,mtf"], "key=value"),
@@ -198,6 +204,7 @@ def test_eval_output_alone_measures_edges(make_raster, texture, run):
         (["--dataset", "{data}", "--lr", "a.tif"], "--lr is for rasters"),
         (["a.tif", "b.tif", "--report", "a.html"], "--report is for --dataset"),
         (["a.tif", "b.tif", "-m", "bicubic-x2"], "--model is for --dataset"),
+        (["a.tif", "--consistency-kernel", "mean"], "for rasters, use --degradation"),
         (["a.tif", "b.tif", "c.tif"], "got 3 rasters"),
     ],
 )

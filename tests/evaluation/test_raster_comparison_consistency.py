@@ -4,11 +4,17 @@ import numpy as np
 import pytest
 from affine import Affine
 
+from georsr.api import super_resolve
 from georsr.errors import InputError, UsageError
 from georsr.evaluation.metrics import psnr
-from georsr.evaluation.raster_comparison import linear_degradation, measure_consistency
+from georsr.evaluation.raster_comparison import (
+    linear_degradation,
+    measure_consistency,
+    recorded_kernel,
+)
 from georsr.io.reader import open_raster
 from georsr.radiometry.degradation import BicubicDegradation, SensorDegradation, bicubic_downsample
+from georsr.radiometry.kernels import parse_kernel
 
 GRID = Affine(0.5, 0, 400000, 0, -0.5, 5000000)
 
@@ -39,8 +45,8 @@ def test_measure_consistency_in_blocks_equals_the_full_image(
 ):
     monkeypatch.setattr("georsr.evaluation.raster_comparison.CONSISTENCY_BLOCK", 16)
     sr = texture(2, 4 * 150, 4 * 20)
-    whole = np.rint(linear_degradation(degradation, 4).apply(sr.astype("float32"), 4))
-    lr = np.clip(whole + 1, 0, 255).astype("uint8")
+    whole = linear_degradation(degradation, 4).apply(sr.astype("float32"), 4)
+    lr = np.clip(np.rint(whole + 1), 0, 255).astype("uint8")
     report = measure(sr, lr, degradation)
     expected = np.abs(whole - lr).mean((1, 2))
     assert report.mae == pytest.approx(expected)
@@ -48,10 +54,27 @@ def test_measure_consistency_in_blocks_equals_the_full_image(
     assert report.pixels == 150 * 20
 
 
-def test_measure_consistency_of_the_truth_is_exact(measure, texture):
-    truth = texture(3, 40, 60, "uint16") // 2 + 9000  # away from the ends of the type
-    lr = np.rint(bicubic_downsample(truth, 2)).astype("uint16")
-    report = measure(truth, lr)
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "float32"])
+def test_measure_consistency_does_not_round_block_averages(measure, dtype):
+    sr = np.full((1, 32, 32), 100, dtype)
+    sr[:, ::4, ::4] = 104  # averages of 100.25
+    report = measure(sr, np.full((1, 8, 8), 100, dtype), parse_kernel("mean"))
+    assert report.mean == pytest.approx(0.25)
+
+
+def test_measure_consistency_agrees_with_the_report_of_the_run(make_raster, texture, tmp_path):
+    source = make_raster(texture(3, 64, 64), "scene.tif")
+    output = tmp_path / "out.tif"
+    run = super_resolve(source, output, "segsr-lite-x4", consistency_kernel="mean").consistency
+    with open_raster(output) as a, open_raster(source) as b:
+        report = measure_consistency(a, b, recorded_kernel(a))
+    assert 0 < report.mean == pytest.approx(run.output_mean, rel=1e-4)
+    assert report.mae == pytest.approx(run.band_mean, rel=1e-4)
+
+
+def test_measure_consistency_of_repeated_pixels_is_exact(measure, texture):
+    lr = texture(3, 20, 30, "uint16")
+    report = measure(lr.repeat(2, 1).repeat(2, 2), lr, parse_kernel("mean"))
     assert report.mean == 0
     assert report.psnr == (float("inf"),) * 3
 

@@ -2,6 +2,7 @@
 
 import html
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -40,6 +41,20 @@ def warnings_of(kind, source, out, model="bicubic-x2", **options):
     (text,) = [str(warning.message) for warning in warned if warning.category is kind]
     assert text in report.warnings
     return text
+
+
+def test_run_of_an_output_warns_with_its_model(make_raster, texture, tmp_path):
+    first, out = tmp_path / "a.tif", tmp_path / "o.tif"
+    georsr.super_resolve(make_raster(texture(1, 24, 24)), first, "bicubic-x2")
+    text = warnings_of(RadiometryWarning, first, out)
+    assert text.endswith(
+        "a.tif: is an output of georsr (bicubic-x2, x2); its detail was not measured"
+    )
+    shutil.copy(first, tmp_path / "b.tif")
+    text = warnings_of(
+        RadiometryWarning, [first, tmp_path / "b.tif"], tmp_path / "p.tif", stack=True
+    )
+    assert text.endswith("its detail was not measured; outputs in the mosaic: 2")
 
 
 def test_run_crs_that_geotiff_changes_is_told_with_both(make_raster, texture, tmp_path):

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from georsr.errors import UsageError
+from georsr.io import open_sources
 from georsr.io.reader import choose_normalization, open_raster
 from georsr.radiometry.normalization import normalization_of_sample
 
@@ -35,7 +36,10 @@ def test_stretch_reflectance_uses_scale_and_offset(stretch_of):
         ({"tags": {"BOA_QUANTIFICATION_VALUE": "10000", "BOA_ADD_OFFSET": "-1000"}}, (1000, 4000)),
         ({"tags": {"QUANTIFICATION_VALUE": "10000"}}, (0, 3000)),
         ({"name": "SR_B4"}, (7272.727, 18181.818)),
+        ({"name": "LC09_L2SP_191030_20230101_20230103_02_T1_SR_B4"}, (7272.727, 18181.818)),
+        ({"name": "LC09_SR_B4.TIF"}, (7272.727, 18181.818)),
         ({"dtype": "float32"}, (0, 0.3)),
+        ({"dtype": "float32", "name": "LC09_SR_B4"}, (0, 0.3)),
     ],
 )
 def test_stretch_reflectance_of_known_sensors(stretch_of, arguments, limits):
@@ -43,9 +47,18 @@ def test_stretch_reflectance_of_known_sensors(stretch_of, arguments, limits):
     np.testing.assert_allclose((stretch.lo[0], stretch.hi[0]), limits, rtol=1e-6)
 
 
+def test_stretch_reflectance_of_landsat_files_that_are_stacked(make_raster):
+    values = np.ones((1, 8, 8), "uint16")
+    paths = [make_raster(values, f"LC09_SR_B{number}.TIF") for number in (4, 3, 2)]
+    with open_sources(paths, stack=True) as stacked, open_raster(paths[0]) as single:
+        assert choose_normalization(stacked, "reflectance").lo == (0.2 / 2.75e-5,) * 3
+        assert choose_normalization(single, "reflectance").lo == (0.2 / 2.75e-5,)
+
+
 def test_stretch_reflectance_unknown_is_refused(stretch_of):
-    with pytest.raises(UsageError, match=r"band 1 has no scale and offset.*stretch=\"LO,HI\""):
-        stretch_of()
+    for name in ("", "LC09_ST_B10", "LC09_SR_B4_old"):
+        with pytest.raises(UsageError, match=r"set those of the product.*stretch=\"LO,HI\""):
+            stretch_of(name=name)
     with pytest.raises(UsageError, match="expected reflectance:LO,HI"):
         stretch_of("reflectance:0.5,0.1", scale=(0.1, 0.0))
     with pytest.raises(UsageError, match="needs the scale and offset of a file"):

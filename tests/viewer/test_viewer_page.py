@@ -1,10 +1,13 @@
 """The page of the viewer in a headless Chromium: its pictures, mouse and keyboard."""
 
 import http.client
+import threading
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from georsr.viewer.tiles import PlacedRaster
 
 from ..chromium import Chromium, find_chromium
 from .conftest import BLUE, RED, serving
@@ -88,6 +91,31 @@ def test_line_is_dragged_and_moved_by_keys(pair, browser, show):
         screen = look()
         assert screen[300, 930].tolist() == list(BLUE)
         assert browser.evaluate("document.getElementById('line').hidden")
+
+
+def test_wheel_over_the_line_zooms(pair, browser, show):
+    with serving(*pair) as server:
+        show(server)
+        assert browser.evaluate("document.elementFromPoint(640, 400).closest('#line') !== null")
+        browser.mouse("Wheel", 640, 400, deltaX=0, deltaY=-120)
+        browser.wait_for("parseInt(document.getElementById('zoom').textContent) > 200")
+
+
+def test_page_says_that_tiles_are_awaited(pair, browser, show, monkeypatch):
+    released, draw = threading.Event(), PlacedRaster.tile
+
+    def tile(raster, *place):
+        released.wait(60)
+        return draw(raster, *place)
+
+    monkeypatch.setattr(PlacedRaster, "tile", tile)
+    with serving(*pair) as server:
+        try:
+            browser.open(server.url)
+            browser.wait_for("document.getElementById('loading')?.offsetWidth > 0")
+        finally:
+            released.set()
+        browser.wait_for(f"{LOADED} && document.getElementById('loading').hidden")
 
 
 def test_keys_zoom_to_single_pixels(pair, browser, show):

@@ -184,6 +184,35 @@ def test_accessor_slice_keeps_its_place(make_raster, texture):
         assert transform.a == TRANSFORMS[name].a / 2
 
 
+@pytest.mark.parametrize("lazy", [False, True])
+def test_accessor_slice_of_the_output_in_netcdf_lies_in_its_place(lazy, grid, texture, tmp_path):
+    # placed by its coordinates, without GeoTransform; GDAL needs their CF attributes
+    array = grid(texture(1, 20, 30, "int16")[0]).rio.write_coordinate_system()
+    output = (array.chunk(y=8) if lazy else array).georsr.super_resolve("nearest", 2)
+    assert "GeoTransform" not in output.spatial_ref.attrs
+    assert output.rio.transform() == Affine(5, 0, 4e5, 0, -5, 5e6)
+    part = output.isel(x=slice(14, 40), y=slice(8, None))
+    expected = Affine(5, 0, 4e5 + 14 * 5, 0, -5, 5e6 - 8 * 5)
+    part.rename("values").to_netcdf(tmp_path / "part.nc")
+    part.rio.to_raster(tmp_path / "part.tif")
+    for name in ("part.nc", "part.tif"):
+        with rioxarray.open_rasterio(tmp_path / name) as read:
+            assert read.rio.transform() == expected
+            np.testing.assert_array_equal(np.squeeze(read.values), part.values)
+
+
+def test_accessor_slice_with_its_transform_written_lies_in_its_place(
+    make_raster, texture, tmp_path
+):
+    array = open_array(make_raster(texture(1, 20, 30, "int16")))  # with GeoTransform
+    part = array.georsr.super_resolve("nearest", 2).isel(x=slice(14, 40), y=slice(8, None))
+    part.rio.write_transform().rename("values").to_netcdf(tmp_path / "part.nc")
+    with rioxarray.open_rasterio(tmp_path / "part.nc") as read:
+        assert read.rio.transform() == array.rio.transform() @ Affine.translation(
+            7, 4
+        ) @ Affine.scale(0.5)
+
+
 def test_accessor_single_row_uses_the_transform(make_raster, texture):
     array = open_array(make_raster(texture(1, 20, 30))).isel(y=slice(3, 4))
     output = array.georsr.super_resolve("nearest", 2)

@@ -70,8 +70,9 @@ class Viewer {
       maxNativeZoom: raster.maxNativeZoom,
     });
     tiles.on("tileerror", () => { this.problem = "A tile was not read: see the terminal of georsr view."; });
-    tiles.on("load", () => this.update());
-    this.layers[name] = tiles.addTo(this.map);
+    tiles.on("loading load", () => this.update());
+    this.layers[name] = tiles;
+    tiles.addTo(this.map);
   }
 
   fit() {
@@ -111,6 +112,10 @@ class Viewer {
       if (!line.hasPointerCapture(event.pointerId)) return;
       const box = element("map").getBoundingClientRect();
       this.moveLine((event.clientX - box.left) / box.width);
+    };
+    line.onwheel = (event) => {
+      event.preventDefault();
+      element("map").dispatchEvent(new WheelEvent("wheel", event));
     };
     line.onkeydown = (event) => {
       const steps = { ArrowLeft: -0.02, ArrowRight: 0.02, PageDown: -0.1, PageUp: 0.1 };
@@ -215,7 +220,7 @@ class Viewer {
     element("place").textContent = parts.join("   ");
   }
 
-  // Shows the zoom, the scale bar and which rasters have no tiles at this zoom.
+  // Shows the zoom, the scale bar, whether tiles are awaited, and which rasters have none here.
   update() {
     this.clip();
     const zoom = this.map.getZoom(), { transform, unit } = this.view;
@@ -226,8 +231,10 @@ class Viewer {
     bar.style.width = `${length / size}px`;
     const kilometres = unit === "metre" && length >= 1000;
     bar.textContent = kilometres ? `${length / 1000} km` : Number(length.toPrecision(1)) + this.unit;
-    const hidden = Object.keys(this.layers).filter(
-      (name) => this.map.hasLayer(this.layers[name]) && zoom < this.rasters[name].minZoom);
+    const added = Object.keys(this.layers).filter((name) => this.map.hasLayer(this.layers[name]));
+    const hidden = added.filter((name) => zoom < this.rasters[name].minZoom);
+    element("loading").hidden = !added.some(
+      (name) => !hidden.includes(name) && this.layers[name].isLoading());
     const files = [...new Set(hidden.map((name) => this.rasters[name].file))].join(" and ");
     say(this.problem || files && `${files}: zoom in to see it; it has no overviews (gdaladdo -ro adds them).`);
   }
