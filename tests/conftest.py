@@ -1,4 +1,5 @@
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ NORTH_UP = Affine(0.5, 0, 400000, 0, -0.5, 5000000)
 
 
 def pytest_configure(config):
+    # shells ignore Ctrl-C in commands in the background, and so would what the tests start
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # One thread: small tensors do not pay for more, and results must not depend on it.
     import torch
 

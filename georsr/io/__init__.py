@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from georsr._files import is_hidden, read_list
 from georsr.errors import GeorsrWarning, UsageError
-from georsr.io.gdal_env import find_safe_metadata
 
 if TYPE_CHECKING:
     from georsr.io.metadata import SourceNodata
@@ -99,6 +98,8 @@ def _expand(source: str, named: Sequence[str]) -> list[str]:
         return [source]
     entries = sorted(path for path in folder.iterdir() if not is_hidden(path, folder))
     files = [path for path in entries if path.is_file()]
+    from georsr.io.gdal_env import find_safe_metadata  # training on images needs no GDAL
+
     product = find_safe_metadata(source)  # the picture in it is a quicklook
     for suffixes in (SUFFIXES,) if product else (SUFFIXES, PICTURES):
         if rasters := [path for path in files if path.suffix.lower() in suffixes]:

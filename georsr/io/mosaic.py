@@ -379,6 +379,11 @@ class MosaicReader(RasterReader):
             can_list_sidecars(gdal_path(source.info.address)) for source in mosaic.sources
         )
 
+    @property
+    def rasters(self) -> tuple[RasterInfo, ...]:
+        """Metadata of each raster in the mosaic."""
+        return tuple(source.info for source in self.mosaic.sources)
+
     def with_bands(self, indexes: tuple[int, ...]) -> MosaicReader:
         """Return another reader of the mosaic, with other bands."""
         other = MosaicReader(self.mosaic, indexes, self._options[2])

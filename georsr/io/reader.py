@@ -302,6 +302,11 @@ class RasterReader:
         self.info = self._open()
 
     @property
+    def rasters(self) -> tuple[RasterInfo, ...]:
+        """Metadata of each raster that is read: of this one, or of those in a mosaic."""
+        return (self.info,)
+
+    @property
     def cache(self) -> int:
         """Return the size in bytes of the block cache for this reader."""
         return self._cache

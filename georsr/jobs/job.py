@@ -40,7 +40,6 @@ from georsr.inference.pipeline import tile_grid_of
 from georsr.inference.predictor import choose_batch, n_concurrent_tiles, place_model
 from georsr.io.gdal_env import CACHE_BYTES, is_remote
 from georsr.io.metadata import RasterInfo, reject_non_images, window_metadata
-from georsr.io.mosaic import MosaicReader
 from georsr.io.reader import RasterReader, choose_normalization, warn_once
 from georsr.models.io import Model
 from georsr.models.registry import COMPUTED_ARCHITECTURES
@@ -441,10 +440,7 @@ def warn_upsampled(reader: RasterReader) -> None:
 
 def warn_output(reader: RasterReader) -> None:
     """Warn if the source, or a raster of a mosaic, is an output of georsr."""
-    infos = [reader.info]
-    if isinstance(reader, MosaicReader):
-        infos = [source.info for source in reader.mosaic.sources]
-    outputs = [info for info in infos if "GEORSR_MODEL" in info.tags.get("", {})]
+    outputs = [info for info in reader.rasters if "GEORSR_MODEL" in info.tags.get("", {})]
     if not outputs:
         return
     tags = outputs[0].tags[""]
