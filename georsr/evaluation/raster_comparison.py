@@ -495,6 +495,7 @@ def compare_bicubic(
     with open_raster(sr_path) as sr, open_source_of(sr, lr_path, bidx) as lr:
         scale, bands = scale_between(sr.info, lr.info), lr.info.indexes
         is_part = window_of_output(sr.info, lr.info) is not None
+        degradation = degradation or recorded_kernel(sr)  # for both, or they do not compare
     with tempfile.TemporaryDirectory() as folder:
         output = str(Path(folder) / "bicubic.tif")
         bounds = _bounds(lr.info) if is_part else None

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from affine import Affine
 
+from georsr.api import super_resolve
 from georsr.errors import InputError, UsageError
 from georsr.evaluation.metrics import ergas, psnr, spectral_angle, ssim
 from georsr.evaluation.raster_comparison import compare, compare_bicubic, compare_with_source
@@ -138,3 +139,15 @@ def test_compare_bicubic_measures_the_source_enlarged(texture, make_raster):
     assert report.psnr[0] < 20
     with pytest.raises(UsageError, match="enlarged 1 to 8 times"):
         compare_bicubic(make_raster(truth[:, :39], "odd.tif"), hr, hr)
+
+
+def test_compare_bicubic_measures_consistency_by_the_kernel_of_the_output(
+    texture, make_raster, tmp_path
+):
+    grid = Affine(0.5, 0, 400000, 0, -0.5, 5000000)
+    lr = make_raster(texture(1, 20, 30), "lr.tif", transform=grid @ Affine.scale(2))
+    sr = str(tmp_path / "sr.tif")
+    super_resolve(lr, sr, "bicubic-x2", consistency="on", consistency_kernel="mean")
+    own = compare_with_source(sr, sr, lr).consistency
+    bicubic = compare_bicubic(lr, sr, sr).consistency
+    assert own.degradation == bicubic.degradation == "kernel mean"
