@@ -93,6 +93,8 @@ OPTIONAL = {
     "onnxruntime": "runs the bundled models fast on a CPU; pip install onnxruntime",
     "huggingface_hub": f"needed for hf:// models; {INSTALL_TORCH}",
     "open_clip_torch": f"needed for networks with CLIP; {INSTALL_TORCH}",
+    "pillow": "needed for georsr eval --dataset; pip install pillow",
+    "pystac": "needed for --stac; pip install pystac",
     "scipy": "needed for georsr eval --pairs; pip install scipy",
     "torch": f"needed for GPUs, training and other networks; {INSTALL_TORCH}",
 }
