@@ -100,7 +100,9 @@ def the_ways(arguments: argparse.Namespace, model: Model, device: str) -> dict[s
         if not arguments.no_compile:
             ways[f"{precision} compiled"] = TilePredictor(model, placement, batch, compiled=True)
     if arguments.onnx:
-        ways["onnx"] = TilePredictor(model, select_device(backend="onnx"), batch)
+        for precision in ("fp32", "int8"):
+            placement = select_device("cpu", precision, "onnx")
+            ways[f"onnx {precision}"] = TilePredictor(model, placement, batch)
     if arguments.openvino:
         other = replace(model, weights=OpenVino(model, arguments.tile or model.spec.tile))
         ways["openvino"] = TilePredictor(other, select_device("cpu", "fp32"), 1)
