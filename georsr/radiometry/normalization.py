@@ -313,17 +313,17 @@ def fixed_normalization(dtype: str, count: int, mode: str) -> Normalization | No
     """
     if mode == "auto":
         mode = "dtype" if dtype == "uint8" else "percentile"
+    kind = mode.partition(":")[0]
     if mode == "dtype":
-        if np.dtype(dtype).kind == "f":
-            return _constant(0.0, 1.0, count, "dtype")
-        limits = np.iinfo(dtype)
-        return _constant(float(limits.min), float(limits.max), count, "dtype")
-    if mode.partition(":")[0] == "reflectance":
+        limits = None if np.dtype(dtype).kind == "f" else np.iinfo(dtype)
+        low, high = (0.0, 1.0) if limits is None else (float(limits.min), float(limits.max))
+        return Normalization((low,) * count, (high,) * count, "dtype")
+    if kind == "reflectance":
         raise UsageError(
             f"stretch {mode!r} needs the scale and offset of a file, and this is an array; use "
             "LO,HI instead"
         )
-    if mode.split(":")[0] == "percentile":
+    if kind == "percentile":
         _parse_percentiles(mode)
         return None
     pairs = [_parse_pair(part, mode) for part in mode.split(";")]
@@ -332,9 +332,8 @@ def fixed_normalization(dtype: str, count: int, mode: str) -> Normalization | No
     for low, high in pairs:
         if not low < high:
             raise _invalid(mode, "LO must be less than HI")
-    if len(pairs) == 1:
-        return _constant(*pairs[0], count, "fixed")
-    return Normalization(tuple(low for low, _ in pairs), tuple(high for _, high in pairs), "fixed")
+    lows, highs = zip(*pairs * (count // len(pairs)), strict=True)
+    return Normalization(lows, highs, "fixed")
 
 
 def _parse_percentiles(mode: str) -> tuple[float, float]:
@@ -381,10 +380,6 @@ def _fills_text(fills: dict[str, float]) -> str:
         f"pixels of {names}{more} lie far from all others and are not declared as nodata: they "
         "stay data, and mix with their neighbours; if they are invalid"
     )
-
-
-def _constant(low: float, high: float, count: int, kind: str) -> Normalization:
-    return Normalization((low,) * count, (high,) * count, kind)
 
 
 def _parse_pair(text: str, mode: str) -> tuple[float, float]:
