@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from georsr.inference.blur_and_noise import BLOCK, FLAT_FRACTION, detrend_blocks, split_blocks
+from georsr.radiometry.kernels import correlate
 from georsr.radiometry.nodata import erode_mask
 from georsr.window import AnyArray, BoolArray
 
@@ -206,16 +207,9 @@ def _gradient(image: AnyArray) -> tuple[AnyArray, AnyArray]:
     slope = x * smooth
     padded = np.pad(image, 4, mode="edge")
     return (
-        _correlate(_correlate(padded, smooth, 1), slope, 0),
-        _correlate(_correlate(padded, smooth, 0), slope, 1),
+        correlate(correlate(padded, smooth, 1), slope, 0),
+        correlate(correlate(padded, smooth, 0), slope, 1),
     )
-
-
-def _correlate(image: AnyArray, taps: AnyArray, axis: int) -> AnyArray:
-    """Correlate one axis with ``taps``, valid part only."""
-    length = image.shape[axis] - len(taps) + 1
-    parts = (np.take(image, range(i, i + length), axis) * tap for i, tap in enumerate(taps))
-    return np.asarray(sum(parts))
 
 
 def _candidates(magnitude: AnyArray, allowed: BoolArray) -> list[tuple[int, int]]:

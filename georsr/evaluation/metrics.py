@@ -9,6 +9,7 @@ import math
 
 import numpy as np
 
+from georsr.radiometry.kernels import correlate
 from georsr.window import AnyArray, BoolArray
 
 SSIM_WINDOW = 11
@@ -47,10 +48,7 @@ def gaussian_filter(image: AnyArray) -> AnyArray:
     radius = SSIM_WINDOW // 2
     taps = np.exp(-0.5 * (np.arange(-radius, radius + 1) / SSIM_SIGMA) ** 2)
     taps /= taps.sum()
-    rows = image.shape[-2] - 2 * radius
-    columns = image.shape[-1] - 2 * radius
-    vertical = sum(t * image[..., i : i + rows, :] for i, t in enumerate(taps))
-    return np.asarray(sum(t * vertical[..., :, i : i + columns] for i, t in enumerate(taps)))
+    return correlate(correlate(image, taps, -2), taps, -1)
 
 
 def ssim_map(a: AnyArray, b: AnyArray, peak: float = 255.0) -> AnyArray:

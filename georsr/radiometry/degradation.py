@@ -27,6 +27,7 @@ from georsr.radiometry.kernels import (
     PSF_CUTOFF,
     SensorDescription,
     bicubic_matrix,
+    correlate,
     cubic,
     mtfc_matrix,
     psf_matrix,
@@ -237,14 +238,8 @@ def smooth_noise(noise: FloatArray, sigma: float) -> FloatArray:
     radius = math.ceil(PSF_CUTOFF * sigma)
     taps = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2).astype(np.float32)
     taps /= np.sqrt(np.square(taps).sum())  # keeps the variance of independent values
-    for axis in (-2, -1):
-        length = noise.shape[axis]
-        padding = [(0, 0)] * noise.ndim
-        padding[axis] = (radius, radius)
-        padded = np.pad(noise, padding, mode="wrap")
-        parts = (np.take(padded, range(i, i + length), axis) * tap for i, tap in enumerate(taps))
-        noise = np.asarray(sum(parts))
-    return noise
+    padded = np.pad(noise, ((0, 0), (radius, radius), (radius, radius)), mode="wrap")
+    return correlate(correlate(padded, taps, -2), taps, -1)
 
 
 def sharpened(lr: FloatArray, strength: float) -> FloatArray:

@@ -158,6 +158,12 @@ def cubic(distance: AnyArray, a: float) -> AnyArray:
     return np.where(x <= 1, near, np.where(x < 2, far, 0.0))
 
 
+def correlate(image: AnyArray, taps: AnyArray, axis: int) -> AnyArray:
+    """Correlate one axis with ``taps``, only where all of them lie inside."""
+    windows = np.lib.stride_tricks.sliding_window_view(image, len(taps), axis)
+    return np.asarray(sum(windows[..., i] * tap for i, tap in enumerate(taps)))
+
+
 def mtfc_matrix(size: int, strength: float) -> FloatArray:
     """Return MTF compensation, the sharpening of many archives, as a (size, size) float32 matrix.
 
