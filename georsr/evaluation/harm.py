@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -183,25 +183,42 @@ def measure_harm(
 def _measure_model(output: str, source: str, bidx: Sequence[int] | None) -> tuple[float, float]:
     """Return noise gain and unsteady detail of the model of an output, run with its options."""
     with open_raster(output) as reader:
-        recorded = read_output_tags(reader.info.path, reader.info.tags.get("", {}))
-    config = recorded.config(aoi="")
-    model = open_model(recorded.shipped_model())
-    recorded.check(model.sha256)
-    choice = with_bands_of_output(config, bidx)
-    with open_for_model(source, model, choice) as (reader, model):
+        model, config = model_of_output(reader.info.path, reader.info.tags.get("", {}), bidx)
+    with open_for_model(source, model, config) as (reader, model):
         height, width = (min(RUN_SIZE, n) for n in (reader.info.height, reader.info.width))
         top, left = (reader.info.height - height) // 2, (reader.info.width - width) // 2
         block = reader.read(Window(top, left, height, width))
         stretch = choose_normalization(reader, config.stretch)
     if min(height, width) < 4 * BLOCK or not block.valid.all():
         raise UsageError(f"{source}: its middle has invalid pixels, or less than {4 * BLOCK} rows")
-    # a constant band has no range of its own
-    limits = [(a, b if b > a else a + 1) for a, b in zip(stretch.lo, stretch.hi, strict=True)]
-    fixed_stretch = ";".join(f"{a},{b}" for a, b in limits)
-    fixed = recorded.config(aoi="", stretch=fixed_stretch, dtype="float32")
+    fixed = replace(config, stretch=stretch.to_stretch(), dtype="float32")
     values = block.values.astype(np.float32)
-    ranges = np.array([high - low for low, high in limits], np.float32)[:, None, None]
+    ranges = stretch.scale_difference(np.ones((len(values), 1, 1), np.float32))
     return noise_gain(values, ranges, model, fixed), unsteady_detail(values, model, fixed)
+
+
+def model_of_output(
+    path: str, tags: Mapping[str, str], bidx: Sequence[int] | None
+) -> tuple[Model, SRConfig]:
+    """Open the bundled model that made an output; return it with the options of the output.
+
+    Parameters
+    ----------
+    path, tags
+        Path of the output, for messages, and its tags.
+    bidx
+        Bands of the source that the output has; None: all.
+
+    Raises
+    ------
+    UsageError
+        The tags do not name a bundled model, or its weights were others.
+    """
+    recorded = read_output_tags(path, tags)
+    config = recorded.config(aoi="")  # the area is not needed
+    model = open_model(recorded.shipped_model())
+    recorded.check(model.sha256)
+    return model, with_bands_of_output(config, bidx)
 
 
 def noise_gain(values: AnyArray, ranges: AnyArray, model: Model, config: SRConfig) -> float:

@@ -143,15 +143,8 @@ def _super_resolve(
     whole = Window(0, 0, reader.info.height, reader.info.width)
     seen = window.grow(spec.halo).intersection(whole) or window
     block = reader.read(seen)
-    found = choose_normalization(reader, "auto")
-    # a constant band has no range of its own
-    limits = [(a, b if b > a else a + 1) for a, b in zip(found.lo, found.hi, strict=True)]
-    values = super_resolve_array(
-        block.values,
-        model,
-        valid=block.valid,
-        stretch=";".join(f"{a},{b}" for a, b in limits),
-    )
+    option = choose_normalization(reader, "auto").to_stretch()
+    values = super_resolve_array(block.values, model, valid=block.valid, stretch=option)
     valid = block.valid.repeat(spec.scale, 1).repeat(spec.scale, 2)
     inside = (slice(None), *window.relative_to(seen).scaled(spec.scale).slices)
     return stretch.to_rgb(PixelBlock(values[inside], valid[inside], None))

@@ -264,6 +264,14 @@ class Normalization:
         except (ValueError, TypeError, KeyError, AttributeError) as err:
             raise UsageError(f"not a stretch: {text!r}: {err}") from err
 
+    def to_stretch(self) -> str:
+        """Return the limits as the option ``stretch``; those of a constant band are widened."""
+        limits = (
+            (low, high if low < high else low + max(1.0, math.ulp(low)))
+            for low, high in zip(self.lo, self.hi, strict=True)
+        )
+        return ";".join(f"{low!r},{high!r}" for low, high in limits)
+
     @property
     def _span(self) -> tuple[float, ...]:
         # 1 for a constant band, or one whose range is zero in float32

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from georsr.errors import GeorsrError, UsageError, redact_url
-from georsr.evaluation.harm import HarmReport, verdict
+from georsr.evaluation.harm import HarmReport, model_of_output, verdict
 from georsr.evaluation.no_reference import NoReferenceReport, measure_no_reference
 from georsr.evaluation.raster_comparison import (
     Consistency,
@@ -30,13 +30,10 @@ from georsr.evaluation.reports.figures import (
 from georsr.evaluation.reports.html import Cell, Table, render_page
 from georsr.evaluation.seams import SeamReport, measure_seams
 from georsr.geo.registration import phase_shift, scale_between
-from georsr.inference.model_bands import with_bands_of_output
 from georsr.io.metadata import RasterInfo
 from georsr.io.reader import RasterReader, open_raster
 from georsr.io.rgb_bands import COLORS, declared_rgb_bands
-from georsr.models.io import open_model
 from georsr.quality.qgis_style import displayed_maximum
-from georsr.reports import read_output_tags
 from georsr.window import AnyArray, Window
 
 SHIFT_WINDOW = 256
@@ -192,16 +189,13 @@ def _measure_seams(
 ) -> tuple[SeamReport | None, str]:
     """Return a report, or the reason why there is none."""
     try:
-        recorded = read_output_tags(output, tags)
-        model = open_model(recorded.shipped_model())
-        recorded.check(model.sha256)
-        choice = with_bands_of_output(recorded.config(aoi=""), bidx)
+        model, made = model_of_output(output, tags, bidx)
         report = measure_seams(
             source,
             model,
-            indexes=choice.indexes,
-            output_bands=choice.output_bands,
-            other_bands=choice.other_bands,
+            indexes=made.indexes,
+            output_bands=made.output_bands,
+            other_bands=made.other_bands,
         )
         return report, ""
     except UsageError as error:
