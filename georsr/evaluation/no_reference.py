@@ -29,7 +29,7 @@ from georsr.radiometry.degradation import Degradation
 from georsr.radiometry.kernels import Kernel
 from georsr.radiometry.nodata import erode_mask
 from georsr.tiling.grid import spread_windows
-from georsr.window import AnyArray, BoolArray, PixelBlock
+from georsr.window import AnyArray, BoolArray, PixelBlock, Window
 
 WINDOW = 256
 """Height and width of the windows that are measured, in source pixels."""
@@ -92,9 +92,8 @@ class NoReferenceReport:
         Frequencies of the power spectra in cycles per source pixel; 0.5 is the source's Nyquist
         frequency.
     images : tuple of Sharpness
-        BicubicDegradation, if there is a source, then the output.
-    consistency : Consistency or None
-    harm : HarmReport or None
+        Bicubic, if there is a source, then the output.
+    consistency, harm : Consistency, HarmReport
         None without a source.
     """
 
@@ -164,8 +163,8 @@ class _Window:
 
     source: AnyArray
     """(h, w)."""
-    images: dict[str, AnyArray]
-    """Name -> (s * h, s * w)."""
+    images: list[AnyArray]
+    """(s * h, s * w): bicubic, if there is a source, then the output."""
     valid: BoolArray
     """(h, w), True where all bands of source and output are valid."""
 
@@ -240,13 +239,13 @@ def measure_no_reference(
 def _report(
     sr: RasterReader, lr: RasterReader | None, scale: int, consistency: Consistency | None
 ) -> NoReferenceReport:
-    names = [sr.info.path] if lr is None else [_bicubic_name(lr), sr.info.path]
-    results = {name: _Results() for name in names}
+    names = [sr.info.path] if lr is None else [f"bicubic of {lr.info.path}", sr.info.path]
+    results = [_Results() for _ in names]
     for window in _windows(sr, lr, scale):
         _measure(window, results, scale)
-    if not any(result.noise or result.edges for result in results.values()):
+    if not any(result.noise or result.edges for result in results):
         raise InputError(f"{sr.info.path}: no window with valid pixels to measure")
-    reference = results[names[0]]
+    reference = results[0]
     frequency, _ = radial_power(np.zeros((8, 8)), RINGS)
     return NoReferenceReport(
         sr=sr.info.path,
@@ -257,15 +256,11 @@ def _report(
         frequency=tuple(float(f * scale) for f in frequency),
         images=tuple(
             _summarize(name, result, None if lr is None else reference)
-            for name, result in results.items()
+            for name, result in zip(names, results, strict=True)
         ),
         consistency=consistency,
         harm=None,
     )
-
-
-def _bicubic_name(lr: RasterReader) -> str:
-    return f"bicubic of {lr.info.path}"
 
 
 def _windows(sr: RasterReader, lr: RasterReader | None, scale: int) -> Iterator[_Window]:
@@ -275,11 +270,10 @@ def _windows(sr: RasterReader, lr: RasterReader | None, scale: int) -> Iterator[
         cells = image.reshape(window.height, scale, window.width, scale)
         valid = np.asarray(valid.reshape(cells.shape).all((1, 3)))
         if lr is None:
-            yield _Window(cells.mean((1, 3)), {sr.info.path: image}, valid)
+            yield _Window(cells.mean((1, 3)), [image], valid)
             continue
         source, known = _grey(lr.read(window))
-        images = {_bicubic_name(lr): _bicubic(source, scale), sr.info.path: image}
-        yield _Window(source, images, valid & known)
+        yield _Window(source, [_bicubic(source, scale), image], valid & known)
 
 
 def _grey(block: PixelBlock) -> tuple[AnyArray, BoolArray]:
@@ -294,24 +288,24 @@ def _bicubic(source: AnyArray, scale: int) -> AnyArray:
     return enlarged.astype(np.float64)
 
 
-def _measure(window: _Window, results: dict[str, _Results], scale: int) -> None:
+def _measure(window: _Window, results: Sequence[_Results], scale: int) -> None:
     """Measure one window in every image."""
     edges = find_edges(window.source, window.valid)
-    measured = {n: measure_edges(image, edges, scale) for n, image in window.images.items()}
-    in_all = np.all([np.isfinite(values).all(1) for values in measured.values()], axis=0)
+    measured = [measure_edges(image, edges, scale) for image in window.images]
+    in_all = np.isfinite(measured).all((0, 2))
     unaffected = erode_mask(window.valid, 2)  # the bicubic kernel reads no invalid pixel there
     fine = unaffected.repeat(scale, 0).repeat(scale, 1)
-    flat = flat_blocks(next(iter(window.images.values())), fine, scale)
+    flat = flat_blocks(window.images[0], fine, scale)
     middle = _middle(window.valid, scale)
     inner = erode_mask(window.valid, 2, border=False)  # bicubic extrapolates at a window's edge
-    for name, image in window.images.items():
+    for result, image, widths in zip(results, window.images, measured, strict=True):
         if len(edges):
-            results[name].edges.append(measured[name][in_all])
+            result.edges.append(widths[in_all])
         if flat.any():
-            results[name].noise.append(plane_residual(image, BLOCK * scale)[flat])
-        results[name].beyond.append(_beyond(image, window.source, scale, inner))
+            result.noise.append(plane_residual(image, BLOCK * scale)[flat])
+        result.beyond.append(_beyond(image, window.source, scale, inner))
         if middle is not None:
-            results[name].power.append(radial_power(image[middle], RINGS)[1])
+            result.power.append(radial_power(image[middle], RINGS)[1])
 
 
 def _beyond(image: AnyArray, source: AnyArray, scale: int, counted: BoolArray) -> AnyArray:
@@ -329,13 +323,11 @@ def _beyond(image: AnyArray, source: AnyArray, scale: int, counted: BoolArray) -
 def _middle(valid: BoolArray, scale: int) -> tuple[slice, slice] | None:
     """Return the output pixels whose spectrum is taken; None if some are invalid or missing."""
     height, width = valid.shape
-    if min(height, width) < SPECTRUM_SIZE:
+    size = SPECTRUM_SIZE
+    middle = Window((height - size) // 2, (width - size) // 2, size, size)
+    if min(height, width) < size or not valid[middle.slices].all():
         return None
-    top, left = (height - SPECTRUM_SIZE) // 2, (width - SPECTRUM_SIZE) // 2
-    if not valid[top : top + SPECTRUM_SIZE, left : left + SPECTRUM_SIZE].all():
-        return None
-    size = SPECTRUM_SIZE * scale
-    return slice(top * scale, top * scale + size), slice(left * scale, left * scale + size)
+    return middle.scaled(scale).slices
 
 
 def _summarize(name: str, result: _Results, bicubic: _Results | None) -> Sharpness:

@@ -67,17 +67,9 @@ from georsr.writer.writer import RasterWriter
 
 def quality_config(job: SRJob) -> QualityConfig:
     """Return how the quality layers of a job are computed."""
-    return QualityConfig(
-        calibration_of(job.model.spec),
-        consistency_kernel(job),
-        guidance_count(job.model, job.placement),
-    )
-
-
-def consistency_kernel(job: SRJob) -> Kernel:
-    """Return the kernel of the consistency layers: that of the output, or of the model."""
-    declared = fixed_kernel(requested_kernel(job.model.spec, SRConfig()))
-    return job.kernel or declared or Kernel("bicubic")
+    spec = job.model.spec
+    kernel = job.kernel or fixed_kernel(requested_kernel(spec, SRConfig())) or Kernel("bicubic")
+    return QualityConfig(calibration_of(spec), kernel, guidance_count(job.model, job.placement))
 
 
 def layers_layout(job: SRJob) -> OutputLayout:
@@ -148,18 +140,6 @@ def layers_memory(job: SRJob) -> int:
     )
     tile_bytes = n_concurrent * 4 * (tile_grid.tile * s) ** 2 * 4 * (planes + job.layout.count)
     return memory_of(job) + overlap_bytes + tile_bytes
-
-
-def check_layers(job: SRJob) -> None:
-    """Refuse quality layers that do not fit on the disk or into memory.
-
-    Raises
-    ------
-    ResourceError
-        Disk or memory is too small.
-    """
-    check_space(job.layout, job.destination, job.config, job.partial_file_bytes())
-    check_memory(layers_memory(job), job.config)
 
 
 log = logging.getLogger(__name__)
@@ -273,7 +253,8 @@ def write_layers(
             _publish_after(earlier, output)
         remove_stale_files(job)
         return layers_report(job, earlier, job.layout.blocks_count)
-    check_layers(job)
+    check_space(job.layout, job.destination, job.config, job.partial_file_bytes())
+    check_memory(layers_memory(job), job.config)
     predictor = EnsemblePredictor.from_config(job.model, job.config, job.placement)
     tried: list[int] = []
     while True:

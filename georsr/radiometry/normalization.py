@@ -270,7 +270,7 @@ class Normalization:
             (low, high if low < high else low + max(1.0, math.ulp(low)))
             for low, high in zip(self.lo, self.hi, strict=True)
         )
-        return ";".join(f"{low!r},{high!r}" for low, high in limits)
+        return ";".join(f"{low},{high}" for low, high in limits)
 
     @property
     def _span(self) -> tuple[float, ...]:
