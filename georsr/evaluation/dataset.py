@@ -88,12 +88,12 @@ def ablate_guidance(
         raise UsageError(f"model {predictor.spec.name} has no guidance to change")
 
     def ablated(sample: Sample) -> AnyArray:
-        seen = np.full_like(sample.lr, GREY) if mode == "off" else sample.partner
-        if seen is None:
+        encoder_input = np.full_like(sample.lr, GREY) if mode == "off" else sample.partner
+        if encoder_input is None:
             raise ValueError("the sample has no partner; open the images with partners=True")
         outputs: list[Any] = []
         with _forward_hook(encoder, lambda module, inputs, output: outputs.append(output)):
-            super_resolve(replace(sample, lr=seen))
+            super_resolve(replace(sample, lr=encoder_input))
         with _forward_hook(encoder, lambda module, inputs, output: outputs[0]):
             return super_resolve(sample)
 

@@ -141,11 +141,13 @@ def _super_resolve(
     """Return the picture of a window by a model, with the normalization of the whole raster."""
     spec = model.spec
     whole = Window(0, 0, reader.info.height, reader.info.width)
-    seen = window.grow(spec.halo).intersection(whole) or window
-    block = reader.read(seen)
-    found = choose_normalization(reader, "auto")
+    padded = window.grow(spec.halo).intersection(whole) or window
+    block = reader.read(padded)
+    normalization = choose_normalization(reader, "auto")
     # a constant band has no range of its own
-    limits = [(a, b if b > a else a + 1) for a, b in zip(found.lo, found.hi, strict=True)]
+    limits = [
+        (a, b if b > a else a + 1) for a, b in zip(normalization.lo, normalization.hi, strict=True)
+    ]
     values = super_resolve_array(
         block.values,
         model,
@@ -153,5 +155,5 @@ def _super_resolve(
         stretch=";".join(f"{a},{b}" for a, b in limits),
     )
     valid = block.valid.repeat(spec.scale, 1).repeat(spec.scale, 2)
-    inside = (slice(None), *window.relative_to(seen).scaled(spec.scale).slices)
+    inside = (slice(None), *window.relative_to(padded).scaled(spec.scale).slices)
     return stretch.to_rgb(PixelBlock(values[inside], valid[inside], None))

@@ -327,7 +327,7 @@ def render_html(report: OutputReport, images: Images) -> str:
         ],
         bands=_bands_table(report),
         sharpness=None if report.sharpness is None else report.sharpness.describe(),
-        made=_made(report),
+        provenance=_provenance(report),
     )
 
 
@@ -343,15 +343,17 @@ class Figure:
     """``good``, ``fair`` or ``poor``."""
 
 
-def _judged(name: str, text: str, value: float, limits: tuple[float, float], what: str) -> Figure:
+def _judged(
+    name: str, text: str, value: float, limits: tuple[float, float], subject: str
+) -> Figure:
     """Return a figure that is good up to the first limit, and fair up to the second."""
-    found = verdict(value, limits) or "poor"
+    judgement = verdict(value, limits) or "poor"
     meaning = {
-        "good": f"{what} is negligible",
-        "fair": f"{what} is small but measurable",
-        "poor": f"{what} is large, look at the crops",
+        "good": f"{subject} is negligible",
+        "fair": f"{subject} is small but measurable",
+        "poor": f"{subject} is large, look at the crops",
     }
-    return Figure(name, text, f"{found}: {meaning[found]}", found)
+    return Figure(name, text, f"{judgement}: {meaning[judgement]}", judgement)
 
 
 SHIFT_LIMITS = 0.25, 1.0
@@ -422,7 +424,7 @@ def _bands_table(report: OutputReport) -> Table:
     return header, rows
 
 
-def _made(report: OutputReport) -> Iterator[tuple[str, str]]:
+def _provenance(report: OutputReport) -> Iterator[tuple[str, str]]:
     for name, text in sorted(report.tags.items()):
         try:
             options = json.loads(text) if text.startswith("{") else None
