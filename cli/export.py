@@ -95,16 +95,16 @@ def command(
     check_outputs({"OUT": [destination]}, {"model": [opened.file or model]})
     config = SRConfig(sensor=sensor, tile_size=tile, indexes=bidx)
     opened, examples = _for_scenes(opened, scenes, config, dynamic=dynamic)
-    made = export_model(
+    exported = export_model(
         opened, destination, tile=tile, dynamic=dynamic, ground=ground, examples=examples
     )
     if not quiet:
-        bits = f"; in 8 bits like it to {made.fidelity:.1f} dB" if made.fidelity else ""
+        bits = f"; in 8 bits like it to {exported.fidelity:.1f} dB" if exported.fidelity else ""
         described = description_of(opened)
         fixed = "" if dynamic or described is None else f"; for one sensor: {described}"
         print_line(
             f"{destination}: {opened.spec.name}, x{opened.spec.scale}, differs from torch by "
-            f"{made.difference:.1g} at most{bits}{fixed}"
+            f"{exported.difference:.1g} at most{bits}{fixed}"
         )
 
 
@@ -134,8 +134,8 @@ def _for_scenes(
                 scene_pixels = reader.read, info.height, info.width, normalization
                 informed = with_scene_sensor(*scene_pixels, fitted, config, DeviceConfig("cpu"))
                 fixed = with_sensor(model, informed.sensor)
-            found = calibration_tiles(reader, fitted.spec, config.tile_size)
-            guide = None if fitted.multiband is None else list(fitted.multiband.guide)
-            tiles += found if guide is None else [pixels[guide] for pixels in found]
+            new_tiles = calibration_tiles(reader, fitted.spec, config.tile_size)
+            positions = None if fitted.multiband is None else list(fitted.multiband.network_bands)
+            tiles += new_tiles if positions is None else [pixels[positions] for pixels in new_tiles]
     assert fixed is not None, "set above, or by the first scene"
     return fixed, tiles or None

@@ -147,8 +147,8 @@ def _value_ranges(reader: RasterReader) -> list[tuple[float, float] | None]:
     """Return the smallest and largest value of a sample of each band; None without any."""
     sample = reader.sample()
     bands = zip(sample.values, sample.valid, strict=True)
-    found = [values[valid] for values, valid in bands]
-    return [(float(v.min()), float(v.max())) if v.size else None for v in found]
+    valid_values = [values[valid] for values, valid in bands]
+    return [(float(v.min()), float(v.max())) if v.size else None for v in valid_values]
 
 
 def _network_bands(info: RasterInfo) -> tuple[tuple[int, ...], str]:
@@ -159,10 +159,10 @@ def _network_bands(info: RasterInfo) -> tuple[tuple[int, ...], str]:
     if info.count == 1:
         return info.indexes, "as grey"
     try:
-        found = detect_rgb_bands(info)
+        rgb_bands = detect_rgb_bands(info)
     except UsageError:
         return (), "not declared: choose them with --bidx"
-    return found.numbers, "red, green, blue" + (", assumed" if found.note else "")
+    return rgb_bands.numbers, "red, green, blue" + (", assumed" if rgb_bands.note else "")
 
 
 def _extent(info: RasterInfo) -> dict[str, float] | None:

@@ -267,7 +267,7 @@ def without_bar() -> Iterator[None]:
         yield
 
 
-def _show_warning(message: Warning | str, category: type[Warning], *where: Any) -> None:
+def _show_warning(message: Warning | str, category: type[Warning], *location: Any) -> None:
     if issubclass(category, GeorsrWarning):
         log.debug("warning: %s", message)
         if log.handlers and log.handlers[0].level > logging.WARNING:  # --quiet
@@ -293,12 +293,12 @@ def collect_warnings() -> Iterator[list[str]]:
         notices.add(text)
         return verbose or not known
 
-    def collect(message: Warning | str, category: type[Warning], *where: Any) -> None:
-        ours = issubclass(category, GeorsrWarning)
-        if ours:
+    def collect(message: Warning | str, category: type[Warning], *location: Any) -> None:
+        is_georsr = issubclass(category, GeorsrWarning)
+        if is_georsr:
             texts.append(str(message))
-        if verbose or not ours:
-            show(message, category, *where)
+        if verbose or not is_georsr:
+            show(message, category, *location)
         else:
             log.debug("warning: %s", message)
 

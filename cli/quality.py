@@ -110,8 +110,8 @@ def report(
         from georsr.writer.paths import check_outputs
 
     if html is not None:
-        with open_output(product) as made:
-            model = made.info.tags.get("", {}).get("GEORSR_MODEL")
+        with open_output(product) as output:
+            model = output.info.tags.get("", {}).get("GEORSR_MODEL")
         inputs = {"source": [source], "product": [product], "model": [model] if model else []}
         check_outputs({"--html": [html]}, inputs | {"layers": [layers] if layers else []})
         check_writable(html, overwrite=overwrite)

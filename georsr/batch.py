@@ -115,16 +115,16 @@ class BatchReport:
             kind = _FIGURE.sub("…", plain) if index >= 0 else text
             kinds.setdefault(kind, []).append((index, plain, text))
         lines = []
-        for found in kinds.values():
-            indexes = sorted({index for index, _, _ in found})
+        for occurrences in kinds.values():
+            indexes = sorted({index for index, _, _ in occurrences})
             if len(indexes) == 1:
-                lines += [text for _, _, text in found]
+                lines += [text for _, _, text in occurrences]
                 continue
             sources = [self.items[index].source for index in indexes[:MAX_NAMED]]
             names = [PurePath(redact_url(source)).name for source in sources]
             if len(indexes) > MAX_NAMED:
                 names.append(f"and {len(indexes) - MAX_NAMED} more")
-            text = _with_common_figures([plain for _, plain, _ in found])
+            text = _with_common_figures([plain for _, plain, _ in occurrences])
             count = f"{len(indexes)} of {len(self.items)} rasters"
             lines.append(f"{count}: {text} ({', '.join(names)})")
         return lines
@@ -345,16 +345,16 @@ def _is_finished(source: str, output: str, model: Model, config: SRConfig) -> bo
         return False
     try:
         with open_output(output) as reader:
-            found = reader.info.tags.get("", {})
+            tags = reader.info.tags.get("", {})
     except GeorsrError:
-        found = {}
+        tags = {}
     expected = {
         "GEORSR_MODEL_SHA256": model.sha256,
         "GEORSR_OPTIONS": config.tags_json(),
         "GEORSR_SOURCE": PurePath(redact_url(source)).name,
     }
     if _is_newer(source, output) or any(
-        found.get(name) != value for name, value in expected.items()
+        tags.get(name) != value for name, value in expected.items()
     ):
         raise UsageError(
             f"{output}: exists, and was not made from this source with this model and these "

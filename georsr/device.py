@@ -201,8 +201,8 @@ def _cpu_features() -> frozenset[str]:
         pass
     import numpy as np  # needed on other systems than Linux only
 
-    found = np.show_config(mode="dicts")["SIMD Extensions"].get("found", [])
-    return frozenset(name.lower() for name in found)
+    names = np.show_config(mode="dicts")["SIMD Extensions"].get("found", [])
+    return frozenset(name.lower() for name in names)
 
 
 def cpu_supports(precision: str) -> bool:
@@ -245,9 +245,9 @@ def select_device(
                 "ARM), without which sums overflow; omit --precision"
             )
         return DeviceConfig("cpu", "int8" if precision == "int8" else "fp32", backend)
-    asked = {f"--device {device}": device, f"--precision {precision}": precision}
+    options = {f"--device {device}": device, f"--precision {precision}": precision}
     torch = import_torch(
-        next((o for o, word in asked.items() if word != "auto"), "--backend torch or --compile")
+        next((o for o, word in options.items() if word != "auto"), "--backend torch or --compile")
     )
     try:
         chosen = torch.device(_best_device() if device == "auto" else device)

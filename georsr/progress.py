@@ -164,25 +164,25 @@ def open_progress(progress: ProgressLike) -> Iterator[Progress]:
         It is none of these.
     """
     if isinstance(progress, type):
-        made: Any = TqdmProgress(always=True, bar=progress)
+        opened: Any = TqdmProgress(always=True, bar=progress)
     elif progress is True:
         from tqdm.auto import tqdm
 
-        made = TqdmProgress(always=True, bar=tqdm)
+        opened = TqdmProgress(always=True, bar=tqdm)
     elif not progress:
-        made = NullProgress()
+        opened = NullProgress()
     elif hasattr(progress, "advance"):
         yield cast(Progress, progress)
         return
     elif callable(progress):
-        made = CountingProgress(progress)
+        opened = CountingProgress(progress)
     else:
         raise UsageError(
             f"progress is {progress!r:.80}, expected a function (done, total), a class of tqdm, "
             "True, or an object with start and advance"
         )
-    with made:
-        yield made
+    with opened:
+        yield opened
 
 
 class JsonProgress(NullProgress):

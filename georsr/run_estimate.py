@@ -91,8 +91,8 @@ def time_tiles(job: SRJob, inference: TilePredictor) -> Timings:
     window = tile.input_window.intersection(tile_grid.image_window)
     assert window is not None, "a tile reads some of the image"
     strip = RowStrip(window, job.read(window))
-    ready = preprocess(strip, tile, job.normalization) or _noise(job, tile)
-    tiles = [ready.pixels] * min(inference.batch, len(tile_grid))
+    network_input = preprocess(strip, tile, job.normalization) or _noise(job, tile)
+    tiles = [network_input.pixels] * min(inference.batch, len(tile_grid))
     names = ["warm-up"] * len(tiles)
     lanes = inference.lanes(len(tile_grid))
     with OrderedThreadPool(lanes.count, lanes.enter) as side:
@@ -103,8 +103,8 @@ def time_tiles(job: SRJob, inference: TilePredictor) -> Timings:
 
         output = outputs()[0]
         network = _call_seconds(outputs, TIMED_CALLS) / (len(tiles) * lanes.count)
-    planes = _joined(job, strip, tile, ready, output.copy())  # it is made in place, once
-    join = _call_seconds(lambda: _joined(job, strip, tile, ready, output))
+    planes = _joined(job, strip, tile, network_input, output.copy())  # it is made in place, once
+    join = _call_seconds(lambda: _joined(job, strip, tile, network_input, output))
     return Timings(network, join, _encoding(job, planes))
 
 
@@ -123,12 +123,12 @@ def _call_seconds(call: Callable[[], object], times: int = 1) -> float:
 
 
 def _joined(
-    job: SRJob, strip: RowStrip, tile: Tile, ready: NetworkInput, output: FloatArray
+    job: SRJob, strip: RowStrip, tile: Tile, network_input: NetworkInput, output: FloatArray
 ) -> AnyArray:
     """Do everything with one tile except prediction and blending."""
     preprocess(strip, tile, job.normalization)
     dtype = calculation_dtype(job.reader.info.dtype)
-    values = denormalize(output, ready.remainder, tile, job.normalization, dtype)
+    values = denormalize(output, network_input.remainder, tile, job.normalization, dtype)
     scale = job.tile_grid.scale
     window = tile.output_window.scaled(scale)
     return finalize(values, window, strip, job.layout, scale, job.normalization)
@@ -408,13 +408,13 @@ def _problems(
     if destination is not None:
         # whether it is one of the sources, whoever asks for the estimate has checked
         checks.insert(0, lambda: check_destination(destination, [], config.overwrite))
-    found = []
+    problems = []
     for check in checks:
         try:
             check()
         except GeorsrError as error:
-            found.append(str(error))
-    return tuple(found)
+            problems.append(str(error))
+    return tuple(problems)
 
 
 def _seconds(
@@ -435,11 +435,11 @@ def _seconds(
 
 def _pace_of_layers(pace: Timings, job: SRJob, layers: SRJob) -> Timings:
     """Return the timings of quality layers from those of the output."""
-    more = layers.layout.raw_bytes / job.layout.raw_bytes
+    ratio = layers.layout.raw_bytes / job.layout.raw_bytes
     return Timings(
         pace.network * MEMBERS / n_forward_passes(job.config.tta),
-        pace.join * more,
-        pace.encode * more,
+        pace.join * ratio,
+        pace.encode * ratio,
     )
 
 
@@ -463,11 +463,11 @@ def _has_pixels(job: SRJob, index: int) -> bool:
     """Return whether a pixel is valid in the middle of a tile."""
     tile_grid = job.tile_grid
     tile = tile_grid.tile_at(index // len(tile_grid.columns), index % len(tile_grid.columns))
-    made = tile.output_window.intersection(Window(0, 0, tile_grid.height, tile_grid.width))
-    assert made is not None, "a tile computes some of the output"
-    height, width = min(PROBE, made.height), min(PROBE, made.width)
-    down, right = (made.height - height) // 2, (made.width - width) // 2
-    middle = Window(made.top + down, made.left + right, height, width)
+    window = tile.output_window.intersection(Window(0, 0, tile_grid.height, tile_grid.width))
+    assert window is not None, "a tile computes some of the output"
+    height, width = min(PROBE, window.height), min(PROBE, window.width)
+    down, right = (window.height - height) // 2, (window.width - width) // 2
+    middle = Window(window.top + down, window.left + right, height, width)
     return bool(job.read(middle).valid.any())
 
 

@@ -63,16 +63,10 @@ UINT8_RANGE = Normalization((0.0,) * 3, (255.0,) * 3, "dtype")
 def ablate_guidance(
     predictor: TilePredictor, super_resolve: SuperResolver, mode: str
 ) -> SuperResolver:
-    """Return a function whose encoder sees another image than the one that is enlarged.
+    """Return ``super_resolve`` with an encoder that sees another image than the enlarged one.
 
-    Parameters
-    ----------
-    predictor
-        Runs a network with a submodule ``encoder``; it is not changed.
-    super_resolve
-        Enlarges a sample by that ``predictor``.
-    mode
-        One of :data:`MODES`.
+    ``super_resolve`` enlarges a sample by ``predictor``, whose network has a submodule ``encoder``;
+    ``mode`` is one of :data:`MODES`.
 
     Raises
     ------
@@ -88,12 +82,12 @@ def ablate_guidance(
         raise UsageError(f"model {predictor.spec.name} has no guidance to change")
 
     def ablated(sample: Sample) -> AnyArray:
-        seen = np.full_like(sample.lr, GREY) if mode == "off" else sample.partner
-        if seen is None:
+        encoder_input = np.full_like(sample.lr, GREY) if mode == "off" else sample.partner
+        if encoder_input is None:
             raise ValueError("the sample has no partner; open the images with partners=True")
         outputs: list[Any] = []
         with encoder.register_forward_hook(lambda module, args, output: outputs.append(output)):
-            super_resolve(replace(sample, lr=seen))
+            super_resolve(replace(sample, lr=encoder_input))
         with encoder.register_forward_hook(lambda module, args, output: outputs[0]):
             return super_resolve(sample)
 

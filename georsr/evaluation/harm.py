@@ -202,12 +202,7 @@ def model_of_output(
 ) -> tuple[Model, SRConfig]:
     """Open the bundled model that made an output; return it with the options of the output.
 
-    Parameters
-    ----------
-    path, tags
-        Path of the output, for messages, and its tags.
-    bidx
-        Bands of the source that the output has; None: all.
+    ``path`` is for messages; ``bidx`` are the bands of the source that the output has, None: all.
 
     Raises
     ------
@@ -224,9 +219,9 @@ def model_of_output(
 def noise_gain(values: AnyArray, ranges: AnyArray, model: Model, config: SRConfig) -> float:
     """Measure how much noise a model passes on, on flat ground, against bicubic interpolation.
 
-    White noise of `ADDED_NOISE` is added to the source. What that changes in the output is
-    compared with what it changes in bicubic interpolation: unlike the variation of an output, this
-    separates noise from texture.
+    White noise of `ADDED_NOISE` is added to the source. What that changes in the output is compared
+    with what it changes in bicubic interpolation: unlike the variation of an output, this separates
+    noise from texture.
 
     Parameters
     ----------
@@ -266,18 +261,11 @@ def unsteady_detail(values: AnyArray, model: Model, config: SRConfig) -> float:
     them, detail that a network makes of noise differs. A fixed symmetric filter has 0, results
     without anything in common have 100.
 
-    Parameters
-    ----------
-    values
-        (C, h, w) float32, all valid.
-    model, config
-        Model to run, and its options.
-
     Returns
     -------
     float
         Variance of the results over their energy, of what the source's pixels cannot hold, in
-        percent; NaN without such energy.
+        percent; NaN without such energy. ``values`` are (C, h, w) float32, all valid.
     """
     scale = model.spec.scale
 

@@ -151,14 +151,7 @@ def measure_gains(
 def band_weights(bands: AnyArray, fine: AnyArray, scale: int) -> AnyArray:
     """Fit weights, none negative and 1 in sum, with which coarse bands resemble the fine band.
 
-    Parameters
-    ----------
-    bands
-        (C, h, w).
-    fine
-        (scale * h, scale * w).
-    scale
-        Fine pixels per coarse pixel.
+    Takes (C, h, w) and (scale * h, scale * w), and returns (C,).
 
     Raises
     ------
@@ -199,16 +192,10 @@ def translate(image: AnyArray, shift: tuple[float, float], margin: int) -> AnyAr
 
 
 def wiener(image: AnyArray, sigma: float, noise: float) -> AnyArray:
-    """Undo a gaussian blur as far as noise allows.
+    """Undo a gaussian blur of (H, W) as far as noise allows.
 
-    Parameters
-    ----------
-    image
-        (H, W).
-    sigma
-        Standard deviation of the blur in pixels.
-    noise
-        Power of the noise as a fraction of that of the signal.
+    ``sigma`` is the standard deviation of the blur in pixels, ``noise`` the power of the noise as a
+    fraction of that of the signal.
     """
     margin = 32
     padded = np.pad(image, margin, mode="reflect")

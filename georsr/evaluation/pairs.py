@@ -54,24 +54,16 @@ OVERVIEW_SIZE = 320
 
 @dataclass(frozen=True)
 class Pair:
-    """One line of the list.
-
-    Attributes
-    ----------
-    name : str
-    scale : int
-        Fine pixels per coarse pixel.
-    rgb : tuple of int
-        Band numbers, from 1, of red, green and blue in the coarse raster; empty: it has no colour.
-    coarse, fine : str
-        Paths.
-    """
+    """One line of the list."""
 
     name: str
     scale: int
+    """Fine pixels per coarse pixel."""
     rgb: tuple[int, ...]
+    """Band numbers, from 1, of red, green and blue in the coarse raster; empty: no colour."""
     coarse: str
     fine: str
+    """Paths."""
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -171,13 +163,8 @@ def open_pair(pair: Pair) -> PairPixels:
 def common_ground(lr: RasterInfo, hr: RasterInfo, scale: int) -> tuple[Window, Window]:
     """Find the ground that both rasters show, at most `MAX_SIZE` coarse pixels along each axis.
 
-    Corners of the two windows are at most half a fine pixel apart. Rasters without geotransform
-    share their top left corner.
-
-    Returns
-    -------
-    coarse, fine : Window
-        The second is ``scale`` times the size of the first.
+    Corners of the two windows are at most half a fine pixel apart, and the fine one has ``scale``
+    times the size of the coarse one. Rasters without geotransform share their top left corner.
 
     Raises
     ------

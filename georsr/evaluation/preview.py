@@ -33,21 +33,13 @@ class Panel:
 
 @dataclass(frozen=True)
 class Preview:
-    """A window of a raster, enlarged in several ways to the same size.
-
-    Attributes
-    ----------
-    path : str
-        Path of the raster.
-    window : Window
-        Pixels of the raster.
-    panels : tuple of Panel
-        Source with its pixels repeated, bicubic, and each model.
-    """
+    """A window of a raster, enlarged in several ways to the same size."""
 
     path: str
     window: Window
+    """Pixels of the raster."""
     panels: tuple[Panel, ...]
+    """Source with its pixels repeated, bicubic, and each model."""
 
     def write_png(self, path: Path) -> None:
         """Write the pictures side by side."""
@@ -141,10 +133,10 @@ def _super_resolve(
     """Return the picture of a window by a model, with the normalization of the whole raster."""
     spec = model.spec
     whole = Window(0, 0, reader.info.height, reader.info.width)
-    seen = window.grow(spec.halo).intersection(whole) or window
-    block = reader.read(seen)
+    padded = window.grow(spec.halo).intersection(whole) or window
+    block = reader.read(padded)
     option = choose_normalization(reader, "auto").to_stretch()
     values = super_resolve_array(block.values, model, valid=block.valid, stretch=option)
     valid = block.valid.repeat(spec.scale, 1).repeat(spec.scale, 2)
-    inside = (slice(None), *window.relative_to(seen).scaled(spec.scale).slices)
+    inside = (slice(None), *window.relative_to(padded).scaled(spec.scale).slices)
     return stretch.to_rgb(PixelBlock(values[inside], valid[inside], None))

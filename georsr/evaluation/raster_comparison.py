@@ -59,19 +59,19 @@ def open_source_of(
         As for `georsr.io.reader.open_raster`.
     """
     reader = open_raster(path, indexes=bidx or _recorded_bands(sr), force=force)
-    found = None
+    numbers = None
     if reader.info.count > sr.info.count == len(COLORS):
         with suppress(UsageError):
-            guide = detect_rgb_bands(reader.info)
-            found = guide.numbers
-            if guide.note:
-                warnings.warn(guide.note, BandWarning, stacklevel=2)
+            rgb_bands = detect_rgb_bands(reader.info)
+            numbers = rgb_bands.numbers
+            if rgb_bands.note:
+                warnings.warn(rgb_bands.note, BandWarning, stacklevel=2)
     window = window_of_output(sr.info, reader.info)
     whole = Window(0, 0, reader.info.height, reader.info.width)
-    if found is None and window in (None, whole):
+    if numbers is None and window in (None, whole):
         return reader
     with reader:
-        part = reader if found is None else reader.with_bands(found)
+        part = reader if numbers is None else reader.with_bands(numbers)
         if window in (None, whole):
             return part
         with part:

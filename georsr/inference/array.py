@@ -208,10 +208,10 @@ def predict_masked_array(
     mask = np.ma.getmaskarray(values)
     visible = ~mask if valid is None else ~mask & valid
     output = predict_array(values.data, visible, model, config)
-    made = np.ma.MaskedArray(output, np.array(replicate(mask, model.spec.scale)))
-    if made.dtype == values.dtype:
-        made.fill_value = values.fill_value
-    return made
+    masked = np.ma.MaskedArray(output, np.array(replicate(mask, model.spec.scale)))
+    if masked.dtype == values.dtype:
+        masked.fill_value = values.fill_value
+    return masked
 
 
 def predict_array(

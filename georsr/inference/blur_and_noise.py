@@ -187,20 +187,20 @@ def estimate_kernel(
     backend
         Backend of the run.
     """
-    guide: slice | list[int] = slice(None)
+    positions: slice | list[int] = slice(None)
     if model.multiband is not None:
-        guide = list(model.multiband.guide)
+        positions = list(model.multiband.network_bands)
         model = replace(model, spec=model.multiband.spec, multiband=None)
     inference = TilePredictor(model, DeviceConfig("cpu", "fp32", backend), 1)
 
     def residuals_of(patch: PixelBlock) -> list[Residual]:
         usable = normalization.usable(patch.values, patch.valid)
         filled = normalization.forward_filled(patch.values, usable)
-        normalized, _ = normalization.clip_with_remainder(filled[guide])
+        normalized, _ = normalization.clip_with_remainder(filled[positions])
         output: Array = inference([normalized], ["a probe"])[0][None]
         if backend == "torch":
             output = import_torch().from_numpy(output)
-        counted = np.array(patch.valid[guide])
+        counted = np.array(patch.valid[positions])
         if min(counted.shape[1:]) > 4 * PROBE_MARGIN:
             counted[:, :PROBE_MARGIN] = counted[:, -PROBE_MARGIN:] = False
             counted[:, :, :PROBE_MARGIN] = counted[:, :, -PROBE_MARGIN:] = False
@@ -300,15 +300,15 @@ def estimate_sensor(
     estimate = _sensor_estimator(model, backend)
     if estimate is None:
         return None
-    guide = slice(None) if model.multiband is None else list(model.multiband.guide)
+    positions = slice(None) if model.multiband is None else list(model.multiband.network_bands)
     estimates = []
     with cpu_threads(1):
         for patch in patches:
             large_enough = min(patch.values.shape[1:]) >= MIN_SIZE
-            if not (large_enough and bool(patch.valid[guide].all())):
+            if not (large_enough and bool(patch.valid[positions].all())):
                 continue
             normalized, _ = normalization.clip_with_remainder(
-                normalization.forward(patch.values)[guide]
+                normalization.forward(patch.values)[positions]
             )
             estimates.append(estimate(np.ascontiguousarray(normalized)[None]))
     if not estimates:

@@ -70,13 +70,13 @@ def _pseudo_inverse(kernel: Kernel, size: int, scale: int, kind: Like) -> Banded
 
 def _product(a: AnyArray, b: AnyArray) -> AnyArray:
     """Multiply two matrices in pieces for which BLAS takes one thread: more change its sums."""
-    made = np.empty((len(a), b.shape[1]))
+    product = np.empty((len(a), b.shape[1]))
     side = max(1, math.isqrt(MAX_PRODUCTS // a.shape[1]))
     for top in range(0, len(a), side):
         for left in range(0, b.shape[1], side):
             rows, columns = slice(top, top + side), slice(left, left + side)
-            made[rows, columns] = a[rows] @ b[:, columns]
-    return made
+            product[rows, columns] = a[rows] @ b[:, columns]
+    return product
 
 
 def _inverse(matrix: AnyArray) -> AnyArray:
@@ -228,13 +228,13 @@ def enforce_consistency(
     residual
         (N, C, h, w): source minus downsampled output, before the correction.
     """
-    made = [
+    results = [
         _enforce(output[i : i + 1], network_input[i : i + 1], target, kernel)
         for i, target in enumerate(targets)
     ]
-    if len(made) == 1:
-        return made[0]
-    outputs, residuals = zip(*made, strict=True)
+    if len(results) == 1:
+        return results[0]
+    outputs, residuals = zip(*results, strict=True)
     xp = namespace(output)
     return xp.concatenate(outputs), xp.concatenate(residuals)
 

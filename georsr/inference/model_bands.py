@@ -30,44 +30,44 @@ def check_bands(info: RasterInfo, spec: ModelSpec) -> None:
     """
     if spec.bands and len(info.indexes) != spec.bands:
         available = ", ".join(info.selectable_bands)
-        more = ""
+        advice = ""
         if len(info.indexes) > spec.bands:
             choice = " ".join(f"-b {index}" for index in info.indexes)
-            more = (
+            advice = (
                 "; --bands all carries the others; for only these bands, first: "
                 f"gdal_translate {choice} IN few.vrt"
             )
         raise UsageError(
             f"{info.path}: model {spec.name} takes {spec.bands} bands "
             f"({', '.join(spec.band_names)}), got {len(info.indexes)}; "
-            f"choose with --bidx, in that order, from: {available}{more}"
+            f"choose with --bidx, in that order, from: {available}{advice}"
         )
 
 
 log = logging.getLogger(__name__)
 
 
-def wrap_multiband(model: Model, guide: tuple[int, ...], mode: str) -> Model:
-    """Return a model for any number of bands, which sees those at the positions ``guide``."""
+def wrap_multiband(model: Model, positions: tuple[int, ...], mode: str) -> Model:
+    """Return a model for any number of bands, which sees those at ``positions``."""
     if model.spec.bands == 0 or model.multiband is not None:
         return model
     from georsr.models.multiband import MultiBand  # most rasters have the bands of the model
 
     spec = replace(model.spec, bands=0, band_names=())
-    return replace(model, spec=spec, multiband=MultiBand(model.spec, guide, mode))
+    return replace(model, spec=spec, multiband=MultiBand(model.spec, positions, mode))
 
 
 def match_bands(reader: RasterReader, model: Model, config: SRConfig) -> tuple[RasterReader, Model]:
     """Choose the bands of a raster for a model, or adapt the model to the raster.
 
     A raster of one band is given to a model as grey. Of one with more bands than the model takes,
-    ``output_bands="rgb"`` takes the guide alone, and ``output_bands="all"`` all of them, the other
-    ones by ``other_bands``.
+    ``output_bands="rgb"`` takes red, green and blue alone, and ``output_bands="all"`` all of them,
+    the others by ``other_bands``.
 
     Parameters
     ----------
     reader
-        Opened with ``config.indexes`` for the guide alone, with every band for all.
+        Opened with ``config.indexes`` for red, green and blue alone, with every band for all.
     model, config
         What is run, and how.
 
@@ -79,7 +79,7 @@ def match_bands(reader: RasterReader, model: Model, config: SRConfig) -> tuple[R
     Raises
     ------
     UsageError
-        The guide cannot be found, or is none.
+        Red, green and blue are not declared, and not chosen.
     """
     spec, info = model.spec, reader.info
     if spec.bands == 0 or model.multiband is not None:
@@ -89,27 +89,27 @@ def match_bands(reader: RasterReader, model: Model, config: SRConfig) -> tuple[R
     if spec.bands != 3:
         return reader, model
     if config.output_bands == "all":
-        guide = _guide_of_all(info, config)
-        positions = tuple(info.indexes.index(number) for number in guide.numbers)
-        return warn_assumed_bands(reader, guide), wrap_multiband(
+        rgb_bands = _guide_of_all(info, config)
+        positions = tuple(info.indexes.index(number) for number in rgb_bands.numbers)
+        return warn_assumed_bands(reader, rgb_bands), wrap_multiband(
             model, positions, config.other_bands
         )
     if config.indexes is not None:
         return reader, model
-    guide = detect_rgb_bands(info)
-    if guide.numbers == info.indexes:
-        return warn_assumed_bands(reader, guide), model
+    rgb_bands = detect_rgb_bands(info)
+    if rgb_bands.numbers == info.indexes:
+        return warn_assumed_bands(reader, rgb_bands), model
     if info.count == spec.bands:  # all of them, in another order
-        positions = tuple(info.indexes.index(number) for number in guide.numbers)
-        return warn_assumed_bands(reader, guide), wrap_multiband(
+        positions = tuple(info.indexes.index(number) for number in rgb_bands.numbers)
+        return warn_assumed_bands(reader, rgb_bands), wrap_multiband(
             model, positions, config.other_bands
         )
-    numbers = ",".join(map(str, guide.numbers))
+    numbers = ",".join(map(str, rgb_bands.numbers))
     text = f"bands {numbers} of {info.count} (red, green, blue); for the others: --bands all"
     log.warning(worded(text))
-    selected = reader.with_bands(guide.numbers)
+    selected = reader.with_bands(rgb_bands.numbers)
     reader.close()
-    return warn_assumed_bands(selected, guide), model
+    return warn_assumed_bands(selected, rgb_bands), model
 
 
 @contextmanager
@@ -199,16 +199,16 @@ def with_found_colors(info: RasterInfo, model: Model, config: SRConfig) -> Raste
     model, config
         Model after `match_bands`, and options of the run.
     """
-    found = (0, 1, 2) if model.multiband is None else model.multiband.guide
+    positions = (0, 1, 2) if model.multiband is None else model.multiband.network_bands
     is_rgb = model.multiband is not None or model.spec.bands == len(COLORS)
     declared = any(band.colorinterp in COLORS for band in info.bands)
-    if declared or not is_rgb or len(set(found)) != len(COLORS):
+    if declared or not is_rgb or len(set(positions)) != len(COLORS):
         return info
-    seen = [info.bands[position] for position in found]
-    numbers = tuple(band.number for band in seen)
+    bands = [info.bands[position] for position in positions]
+    numbers = tuple(band.number for band in bands)
     if config.indexes is not None:
-        by_name = declared_rgb_bands(seen)
-        if by_name is None and any(map(_is_named, seen)):
+        by_name = declared_rgb_bands(bands)
+        if by_name is None and any(map(_is_named, bands)):
             return info
         numbers = by_name or numbers
     colors = dict(zip(numbers, COLORS, strict=True))
@@ -227,20 +227,20 @@ def _is_named(band: BandInfo) -> bool:
     return band.colorinterp not in ("gray", "undefined") or not numbered
 
 
-def warn_assumed_bands(reader: RasterReader, guide: RGBBands) -> RasterReader:
+def warn_assumed_bands(reader: RasterReader, rgb_bands: RGBBands) -> RasterReader:
     """Warn that the red, green and blue bands were assumed."""
-    if guide.note:
-        warn_once(reader, guide.note, BandWarning)
+    if rgb_bands.note:
+        warn_once(reader, rgb_bands.note, BandWarning)
     return reader
 
 
 def match_array_bands(model: Model, count: int, config: SRConfig) -> Model:
-    """Return the model for an array of ``count`` bands, of which ``config.indexes`` are the guide.
+    """Return the model for an array of ``count`` bands, of which it sees ``config.indexes``.
 
     Raises
     ------
     UsageError
-        All bands are wanted and the guide is not named.
+        All bands are wanted, and red, green and blue are not named.
     """
     spec = model.spec
     if spec.bands == 0 or model.multiband is not None:
@@ -249,13 +249,13 @@ def match_array_bands(model: Model, count: int, config: SRConfig) -> Model:
         return wrap_multiband(model, (0,) * spec.bands, "per-band")
     if config.output_bands != "all" or spec.bands != 3:
         return model
-    guide = config.indexes or ((1, 2, 3) if count == 3 else None)
-    if guide is None and config.other_bands == "per-band":
-        guide = (1, 1, 1)
-    if guide is None or len(guide) != 3 or not all(1 <= number <= count for number in guide):
-        got = "" if guide is None else f", got indexes={guide}"
+    numbers = config.indexes or ((1, 2, 3) if count == 3 else None)
+    if numbers is None and config.other_bands == "per-band":
+        numbers = (1, 1, 1)
+    if numbers is None or len(numbers) != 3 or not all(1 <= number <= count for number in numbers):
+        got = "" if numbers is None else f", got indexes={numbers}"
         raise UsageError(
             f"array of {count} bands: name the three that guide the others (red, green, blue), "
             f"counted from 1 along the axis of the bands, such as indexes=(3, 2, 1){got}"
         )
-    return wrap_multiband(model, tuple(number - 1 for number in guide), config.other_bands)
+    return wrap_multiband(model, tuple(number - 1 for number in numbers), config.other_bands)

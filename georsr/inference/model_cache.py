@@ -32,7 +32,7 @@ class ModelRef:
     name: str
     """Built-in name, or path."""
     sha256: str
-    guide: tuple[int, ...] | None = None
+    network_bands: tuple[int, ...] | None = None
     """Positions of the bands it sees, where there are others."""
     mode: str = "inject"
     """What becomes of those."""
@@ -54,10 +54,10 @@ def model_ref(model: Model) -> ModelRef:
         name = path.stem  # other machines have it elsewhere
     elif model.source not in COMPUTED and path.is_file():
         name = str(path.absolute())
-    guide, mode = None, "inject"
+    positions, mode = None, "inject"
     if model.multiband is not None:
-        guide, mode = model.multiband.guide, model.multiband.mode
-    reference = ModelRef(name, model.sha256, guide, mode, sensor_of(model))
+        positions, mode = model.multiband.network_bands, model.multiband.mode
+    reference = ModelRef(name, model.sha256, positions, mode, sensor_of(model))
     try:
         load_cached(reference)
     except GeorsrError as error:
@@ -87,8 +87,8 @@ def _open(reference: ModelRef) -> Model:
             f"model {reference.name}: has checksum {model.sha256[:12]} here, expected "
             f"{reference.sha256[:12]}; give all workers the same file and georsr"
         )
-    if reference.guide is not None:
-        return wrap_multiband(model, reference.guide, reference.mode)
+    if reference.network_bands is not None:
+        return wrap_multiband(model, reference.network_bands, reference.mode)
     return model
 
 

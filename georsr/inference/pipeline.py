@@ -145,8 +145,8 @@ class NetworkInput:
 
 def preprocess(strip: RowStrip, tile: Tile, normalization: Normalization) -> NetworkInput | None:
     """Cut, fill, normalize and pad one tile; None if no pixel of its output is valid."""
-    made = strip.cut(tile.output_window)[1]
-    if not made.any():
+    valid_output = strip.cut(tile.output_window)[1]
+    if not valid_output.any():
         return None
     inside = tile.input_window.intersection(strip.window)
     assert inside is not None, "a tile lies in its own strip"
@@ -214,8 +214,10 @@ def _limits(dtype: np.dtype[Any]) -> Any:
 def _constant_around(values: AnyArray, valid: BoolArray, radius: int) -> BoolArray:
     """Return whether the valid pixels around each pixel of (C, h, w) have one value: (h, w)."""
     if valid.all():
-        some = values[:, ::2, ::2]  # most images have no two equal pixels side by side
-        equal = (some[:, 1:, 1:] == some[:, 1:, :-1]) & (some[:, 1:, 1:] == some[:, :-1, 1:])
+        thinned = values[:, ::2, ::2]  # most images have no two equal pixels side by side
+        equal = (thinned[:, 1:, 1:] == thinned[:, 1:, :-1]) & (
+            thinned[:, 1:, 1:] == thinned[:, :-1, 1:]
+        )
         if min(equal.shape[1:]) and not equal.all(0).any():
             return np.zeros(values.shape[1:], bool)
     limits = _limits(values.dtype)
@@ -239,10 +241,10 @@ def _sliding(function: np.ufunc, planes: AnyArray, edge: float, radius: int) -> 
     return padded
 
 
-def constant_tile(ready: NetworkInput, tile: Tile, scale: int) -> FloatArray:
+def constant_tile(network_input: NetworkInput, tile: Tile, scale: int) -> FloatArray:
     """Return a tile of one value, enlarged without the network: (C, s * h, s * w) in 0..1."""
     height, width = tile.input_window.height * scale, tile.input_window.width * scale
-    return ready.pixels[:, :1, :1] * np.ones((1, height, width), ready.pixels.dtype)
+    return network_input.pixels[:, :1, :1] * np.ones((1, height, width), network_input.pixels.dtype)
 
 
 def denormalize(
@@ -314,13 +316,13 @@ def finalize(
         non-zero for valid pixels where it has a mask. Without values it may be one pixel that
         repeats (`georsr.radiometry.quantize`), which cannot be written.
     """
-    below = Window(
+    source_window = Window(
         window.top // scale,
         window.left // scale,
         window.height // scale,
         window.width // scale,
     )
-    source, valid, alpha = strip.cut(below)
+    source, valid, alpha = strip.cut(source_window)
     masked = form.mask or form.alpha
     low = []
     if form.alpha and alpha is not None:
@@ -334,7 +336,7 @@ def finalize(
     if beyond is not None:
         np.copyto(values, replicate(source, scale), where=replicate(beyond, scale))
     whole = bool(valid.all())
-    made = quantize(
+    pixels = quantize(
         values,
         None if whole else replicate(valid, scale),
         None if whole else replicate(source, scale),
@@ -342,10 +344,10 @@ def finalize(
         form.nodata,
         masked=masked,
     )
-    if keep_constant and (constant := constant_pixels(strip, below)) is not None:
+    if keep_constant and (constant := constant_pixels(strip, source_window)) is not None:
         exact = quantize(source.astype(np.float64), None, None, form.dtype, form.nodata)
-        made = np.where(replicate(constant, scale), replicate(exact, scale), made)
-    return np.concatenate([made, *(replicate(plane, scale) for plane in low)]) if low else made
+        pixels = np.where(replicate(constant, scale), replicate(exact, scale), pixels)
+    return np.concatenate([pixels, *(replicate(plane, scale) for plane in low)]) if low else pixels
 
 
 def mask_outside(planes: AnyArray, outside: BoolArray, form: OutputFormat) -> AnyArray:
@@ -405,19 +407,19 @@ def calibration_tiles(
     tile_grid = tile_grid_of(reader.info, spec, SRConfig(tile_size=tile))
     normalization = choose_normalization(reader, "auto")
     side = tile or spec.tile
-    found = []
+    inputs = []
     for index in range(0, len(tile_grid), max(1, len(tile_grid) // MAX_TILES)):
         tile_seen = tile_grid.tile_at(
             index // len(tile_grid.columns), index % len(tile_grid.columns)
         )
         window = tile_seen.input_window.intersection(tile_grid.image_window)
         assert window is not None, "a tile reads some of the image"
-        ready = preprocess(RowStrip(window, reader.read(window)), tile_seen, normalization)
-        if ready is not None:
-            found.append(pad_to(ready.pixels, side, side))
-    if not found:
+        network_input = preprocess(RowStrip(window, reader.read(window)), tile_seen, normalization)
+        if network_input is not None:
+            inputs.append(pad_to(network_input.pixels, side, side))
+    if not inputs:
         raise InputError(f"{reader.info.path}: has no valid pixel to learn ranges from")
-    return found[:MAX_TILES]
+    return inputs[:MAX_TILES]
 
 
 @dataclass
@@ -647,9 +649,9 @@ class TilePipeline:
     def _preprocess(self, strip: RowStrip, tile: Tile) -> TileResult:
         if self.area is not None and not self.area.intersects(tile.output_window):
             return TileResult(tile, strip, None)
-        ready = preprocess(strip, tile, self.normalization)
-        constant = ready is not None and self.keep_constant and ready.constant
-        return TileResult(tile, strip, ready, constant)
+        network_input = preprocess(strip, tile, self.normalization)
+        constant = network_input is not None and self.keep_constant and network_input.constant
+        return TileResult(tile, strip, network_input, constant)
 
     def _batch_ready(self, waiting: list[TileResult]) -> bool:
         """Return whether a batch is full, is not needed, or would hold too many strips."""
@@ -662,11 +664,11 @@ class TilePipeline:
         """Start to predict a batch; return a function that waits for it."""
         pixels, names, targets = [], [], []
         for result in waiting:
-            ready, tile = result.network_input, result.tile
-            if ready is not None and result.needs_network:
-                pixels.append(ready.pixels)
+            network_input, tile = result.network_input, result.tile
+            if network_input is not None and result.needs_network:
+                pixels.append(network_input.pixels)
                 names.append(f"tile {tile.index} ({tile.input_window})")
-                targets.append(ConsistencyTarget(ready.remainder, ready.valid))
+                targets.append(ConsistencyTarget(network_input.remainder, network_input.valid))
         if not pixels:
             return list
         predict = partial(self.predictor.submit, pixels, names, targets, self.kernel)
@@ -687,28 +689,33 @@ class TilePipeline:
             )
         self.stats.batch = self.predictor.batch  # it may have shrunk
         for result in waiting:
-            ready = result.network_input
-            if ready is None or not result.needs_network:
+            network_input = result.network_input
+            if network_input is None or not result.needs_network:
                 self.stats.skipped += 1
                 yield result
                 continue
             with self.context.timer.section("join"):
                 result.output, residual = next(outputs)
                 if residual is not None:
-                    self.stats.residuals.add(residual, ready.valid, result.tile, self.normalization)
+                    self.stats.residuals.add(
+                        residual, network_input.valid, result.tile, self.normalization
+                    )
             yield result
 
     def _denormalize(self, result: TileResult) -> FloatArray | None:
         """Return the tile in source units; None if no pixel is valid."""
-        ready = result.network_input
-        if ready is None:
+        network_input = result.network_input
+        if network_input is None:
             return None
         if result.output is None:
-            output = constant_tile(ready, result.tile, self.tile_grid.scale)
-            remainder = ready.remainder
+            output = constant_tile(network_input, result.tile, self.tile_grid.scale)
+            remainder = network_input.remainder
         else:
             # with a kernel, the predictor has added the remainder already
-            output, remainder = result.output, ready.remainder if self.kernel is None else None
+            output, remainder = (
+                result.output,
+                network_input.remainder if self.kernel is None else None,
+            )
         dtype = calculation_dtype(result.strip.patch.values.dtype.name)
         return denormalize(output, remainder, result.tile, self.normalization, dtype)
 
@@ -981,10 +988,10 @@ class OrderedThreadPool:
                 answer.put((None, error))
 
         def result() -> T:
-            made, error = answer.get()
+            value, error = answer.get()
             if error is not None:
                 raise error
-            return cast(T, made)
+            return cast(T, value)
 
         self._calls.put(call)
         return result

@@ -156,11 +156,11 @@ def find_safe_metadata(path: str) -> str | None:
         return _find_in_archive(path)
     if not os.path.isdir(path):  # noqa: PTH112 (False for a name too long)
         return None
-    found = sorted(
+    names = sorted(
         child.name for child in location.iterdir() if SENTINEL2_METADATA.match(child.name)
     )
-    if found:
-        return str(location / found[0])
+    if names:
+        return str(location / names[0])
     other = re.match(r"S([13456])[A-Z_]", location.name)
     if other and location.suffix.upper() in (".SAFE", ".SEN3"):
         raise InputError(
@@ -184,13 +184,13 @@ def _find_in_archive(path: str) -> str:
             f"{path}: cannot be read as an archive: {error}; it is damaged or incomplete, "
             "download it again"
         ) from error
-    found = [name for name in names if SENTINEL2_METADATA.match(PurePosixPath(name).name)]
-    if len(found) == 1:
-        return f"/vsizip/{path}/{found[0]}"
-    if found:
+    matches = [name for name in names if SENTINEL2_METADATA.match(PurePosixPath(name).name)]
+    if len(matches) == 1:
+        return f"/vsizip/{path}/{matches[0]}"
+    if matches:
         raise UsageError(
-            f"{path}: holds {len(found)} products of Sentinel-2, expected one; name one of them, "
-            f"such as /vsizip/{path}/{found[0]}"
+            f"{path}: holds {len(matches)} products of Sentinel-2, expected one; name one of them, "
+            f"such as /vsizip/{path}/{matches[0]}"
         )
     first = next((name for name in names if not name.endswith("/")), "NAME")
     raise UsageError(

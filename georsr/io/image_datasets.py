@@ -324,10 +324,10 @@ class _Distribution:
         """List every image, classes in order; all class folders must exist."""
         folder = self.find(root)
         if folder is None:
-            places = ", ".join(name or "the folder itself" for name in self.subfolders)
+            expected = ", ".join(name or "the folder itself" for name in self.subfolders)
             raise InputError(
                 f"{root}: does not hold {self.title}; expected its {len(self.classes)} class "
-                f"folders in {places}"
+                f"folders in {expected}"
             )
         missing = sorted(name for name in self.classes if not (folder / name).is_dir())
         if missing:

@@ -290,9 +290,9 @@ def _no_bands(dataset: Any, path: str) -> str:
     subdatasets = list(dataset.subdatasets)
     if not subdatasets:
         return f"{path}: has no raster bands"
-    more = f" and {len(subdatasets) - 5} more" if len(subdatasets) > 5 else ""
+    rest = f" and {len(subdatasets) - 5} more" if len(subdatasets) > 5 else ""
     names = ", ".join(subdatasets[:5])
-    return f"{path}: has no bands; use one of its subdatasets: {names}{more}"
+    return f"{path}: has no bands; use one of its subdatasets: {names}{rest}"
 
 
 SourceNodata = float | Literal["none"] | None

@@ -464,9 +464,9 @@ def _warn_overlap(mosaic: Mosaic) -> None:
         fractions = shared / np.minimum(sizes[:-1], sizes[-1])
         first = int(fractions.argmax())
         if fractions[first] > MAX_OVERLAP:
-            below, above = (mosaic.sources[i].info.path for i in (first, number))
+            lower, upper = (mosaic.sources[i].info.path for i in (first, number))
             warnings.warn(
-                f"{above} covers {fractions[first]:.0%} of {below}: later rasters of a mosaic hide "
+                f"{upper} covers {fractions[first]:.0%} of {lower}: later rasters of a mosaic hide "
                 f"earlier ones{_EACH}",
                 BandWarning,
                 stacklevel=4,

@@ -475,10 +475,10 @@ class RasterReader:
             return [self.read(window) for window in self._sample_windows(max_pixels)]
         rows, columns = sample_indices(height, width, max_pixels)
         patches = []
-        for some in np.array_split(rows, max(1, height // 256)):
-            block = self.read(Window(some[0], 0, some[-1] - some[0] + 1, width))
+        for chunk in np.array_split(rows, max(1, height // 256)):
+            block = self.read(Window(chunk[0], 0, chunk[-1] - chunk[0] + 1, width))
             values, valid = (
-                plane[:, some - some[0]][:, :, columns] for plane in (block.values, block.valid)
+                plane[:, chunk - chunk[0]][:, :, columns] for plane in (block.values, block.valid)
             )
             patches.append(PixelBlock(values, valid, None))
         return patches
@@ -655,9 +655,9 @@ def _outside_fraction(coarse: PixelBlock, fine: PixelBlock) -> float:
     known = np.isfinite(low)
     if not known.any():
         return float(coarse.valid.mean())
-    reach = 0.02 * (high[known].max() - low[known].min())
+    tolerance = 0.02 * (high[known].max() - low[known].min())
     with np.errstate(invalid="ignore"):
-        margin = 0.25 * (high - low) + reach
+        margin = 0.25 * (high - low) + tolerance
         inside = (coarse.values >= low - margin) & (coarse.values <= high + margin)
     return float(np.where(coarse.valid, ~(known & inside), all_valid).mean())
 

@@ -44,8 +44,8 @@ class RGBBands:
 
 def declared_rgb_bands(bands: Sequence[BandInfo]) -> tuple[int, ...] | None:
     """Return the numbers of red, green and blue by colour, name, code or wavelength, or None."""
-    found = (detect(bands) for detect in (_by_color, _by_words, _by_codes, _by_wavelength))
-    return next((numbers for numbers in found if numbers is not None), None)
+    candidates = (detect(bands) for detect in (_by_color, _by_words, _by_codes, _by_wavelength))
+    return next((numbers for numbers in candidates if numbers is not None), None)
 
 
 def detect_rgb_bands(info: RasterInfo) -> RGBBands:

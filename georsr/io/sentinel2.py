@@ -105,7 +105,7 @@ def open_safe(path: str, metadata: str) -> Sentinel2Dataset:
     except Exception as error:  # metadata may hold anything: sizes of 0, text in place of numbers
         raise _damaged(path, error) from error
     product.parts = tuple(parts)
-    if not all(abs(place) < MAX_COORDINATE for place in product.bounds):
+    if not all(abs(coordinate) < MAX_COORDINATE for coordinate in product.bounds):
         raise _damaged(
             path, ValueError(f"its corners are outside of any UTM zone: {product.bounds}")
         )
@@ -139,13 +139,13 @@ def _subdataset_names(path: str, metadata: str) -> list[str]:
             f"{path}: lies in {len(zones)} zones ({', '.join(zones)}), expected one; name the "
             f"bands of one of them, such as {matches[0][0]}"
         )
-    found = {match["resolution"]: match[0] for match in matches}
-    if not {"10", "20"} <= {*found}:
+    by_resolution = {match["resolution"]: match[0] for match in matches}
+    if not {"10", "20"} <= {*by_resolution}:
         raise InputError(
             f"{path}: its metadata name no tile with bands of 10 m and 20 m, expected by a product "
             "of Sentinel-2; it is damaged or incomplete, download it again"
         )
-    return [found["10"], found["20"]]
+    return [by_resolution["10"], by_resolution["20"]]
 
 
 def check_band_files(path: str, parts: Sequence[Any]) -> None:
@@ -216,7 +216,7 @@ def _images(metadata: str) -> list[str]:
     """List the images of a product in its folder, or on a network those in its metadata."""
     with _open(metadata, metadata) as product:
         document = product.tags(ns="xml:SENTINEL2").get("xml:SENTINEL2", "")
-    named = [text.strip() for found in _IMAGE_NAME.findall(document) for text in found if text]
+    named = [text.strip() for match in _IMAGE_NAME.findall(document) for text in match if text]
     for name in named:
         if not re.fullmatch(r"[\w.-]+(/[\w.-]+)*", name) or ".." in name.split("/"):
             raise InputError(

@@ -373,7 +373,7 @@ def _gdal_metadata(handle: BinaryIO) -> bytes:
     if count > _MAX_ENTRIES:
         raise ValueError("too many entries")
     entries = handle.read(count * size)
-    found = b""
+    metadata = b""
     for entry in (entries[i * size : (i + 1) * size] for i in range(count)):
         tag, kind = struct.unpack(order + "HH", entry[:4])
         if tag != _METADATA_TAG:
@@ -387,15 +387,15 @@ def _gdal_metadata(handle: BinaryIO) -> bytes:
                 raise _too_much(handle.name, f"{length} bytes of metadata", _MAX_METADATA)
             handle.seek(struct.unpack(order + ("Q" if big else "I"), value)[0])
             value = handle.read(length)
-        found += value
-    if (n_items := found.count(b"<Item")) > _MAX_ITEMS:
+        metadata += value
+    if (n_items := metadata.count(b"<Item")) > _MAX_ITEMS:
         raise _too_much(handle.name, f"{n_items} metadata items", _MAX_ITEMS)
-    return found
+    return metadata
 
 
-def _too_much(file: str, found: str, most: int) -> InputError:
+def _too_much(file: str, got: str, limit: int) -> InputError:
     return InputError(
-        f"{file}: has {found}, expected at most {most}; make a copy without them: "
+        f"{file}: has {got}, expected at most {limit}; make a copy without them: "
         "`gdal_translate -co COPY_SRC_MDD=NO`"
     )
 
@@ -411,8 +411,8 @@ def _sidecars(path: str) -> list[str]:
     wanted |= {f"{PurePath(name).stem}{end}" for end in (".aux", ".prj", ".hdr", ".rdc")}
     reduced = range(10) if read_header(path).startswith(NITF_SIGNATURES) else ()
     wanted |= {f"{stem}.r{n}" for n in reduced for stem in (name, PurePath(name).stem)}
-    found = [other for key in sorted(wanted - {name}) for other in listing.get(key, ())]
-    return [join_path(folder, other) for other in found]
+    sidecars = [other for key in sorted(wanted - {name}) for other in listing.get(key, ())]
+    return [join_path(folder, other) for other in sidecars]
 
 
 def _listing(path: str) -> Mapping[str, Sequence[str]] | None:

@@ -117,8 +117,8 @@ class TagSelection:
         texts = []
         for kind, names in self._left_out.items():
             unique = list(dict.fromkeys(names))
-            more = f" and {len(unique) - _SHOWN} more" if len(unique) > _SHOWN else ""
-            texts.append(" ".join([kind, ", ".join(unique[:_SHOWN])]).strip() + more)
+            rest = f" and {len(unique) - _SHOWN} more" if len(unique) > _SHOWN else ""
+            texts.append(" ".join([kind, ", ".join(unique[:_SHOWN])]).strip() + rest)
         return (*texts, *_in_documents(self.dataset), *_other_pages(self.dataset))
 
     def _select(self, band: int | None) -> dict[str, dict[str, str]]:
@@ -134,8 +134,8 @@ class TagSelection:
         return tags
 
     def _tags(self, band: int | None, space: str) -> Mapping[str, str]:
-        found: Mapping[str, str] = self.dataset.tags(band or 0, ns=space or None)
-        return found
+        tags: Mapping[str, str] = self.dataset.tags(band or 0, ns=space or None)
+        return tags
 
     def _namespaces(self, band: int | None) -> Iterable[str]:
         for space in self.dataset.tag_namespaces(band or 0):

@@ -256,8 +256,8 @@ def check_unchanged(reader: RasterReader, digest: str) -> None:
 def _paths(name: str) -> Iterable[Path]:
     """Return the paths behind a name, independent of the current folder."""
     path = Path(name)
-    found = [path] if path.is_file() else paths_behind_vsi(name)
-    return dict.fromkeys(path.resolve() for path in found)
+    paths = [path] if path.is_file() else paths_behind_vsi(name)
+    return dict.fromkeys(path.resolve() for path in paths)
 
 
 def _file_state(path: Path, samples: int) -> bytes:
@@ -376,20 +376,20 @@ def large_areas(mask: BoolArray, side: int) -> BoolArray:
     if min(mask.shape[-2:]) < side:
         return np.zeros_like(mask)
     corners = sliding_window_view(mask, (side, side), (-2, -1)).all((-2, -1))
-    found = np.zeros_like(mask)
+    areas = np.zeros_like(mask)
     for row, column in np.ndindex(side, side):
         height, width = corners.shape[-2:]
-        found[..., row : row + height, column : column + width] |= corners
+        areas[..., row : row + height, column : column + width] |= corners
     while True:
-        grown = found.copy()
+        grown = areas.copy()
         for axis in range(mask.ndim):
-            old, new = np.moveaxis(found, axis, 0), np.moveaxis(grown, axis, 0)
+            old, new = np.moveaxis(areas, axis, 0), np.moveaxis(grown, axis, 0)
             new[1:] |= old[:-1]
             new[:-1] |= old[1:]
         grown &= mask
-        if np.array_equal(grown, found):
-            return found
-        found = grown
+        if np.array_equal(grown, areas):
+            return areas
+        areas = grown
 
 
 def warn_negative(reader: RasterReader, layout: OutputLayout) -> None:
@@ -422,11 +422,11 @@ def warn_upsampled(reader: RasterReader) -> None:
     """Warn if an image seems to be upsampled by nearest neighbour."""
     info = reader.info
     for window in probe_windows(info.height, info.width):
-        found = pixel_replication(reader.read(window).values)
-        if found is None:
+        factors = pixel_replication(reader.read(window).values)
+        if factors is None:
             continue
-        down, across = found
-        if min(found) > 1:
+        down, across = factors
+        if min(factors) > 1:
             warn_once(
                 reader,
                 f"{info.path}: every pixel stands there {down} x {across} times, as nearest "

@@ -87,11 +87,11 @@ class BandedMatrix:
             return self.multiply_at_once(image)
         torch = namespace(image)
         planes = image.flatten(0, -3)
-        made = image.new_empty(*image.shape[:-2], self.length, image.shape[-1])
+        product = image.new_empty(*image.shape[:-2], self.length, image.shape[-1])
         with cpu_threads(1):
-            for weights, met, piece in self._blocks(planes, made):
+            for weights, met, piece in self._blocks(planes, product):
                 torch.bmm(weights, met, out=piece)
-        return made
+        return product
 
     def add_to(self, image: Array, total: Array) -> Array:
         """Add the product with ``image`` (..., n, w) to ``total`` (..., length, w).
@@ -125,9 +125,9 @@ class BandedMatrix:
                     output[..., rows, columns],
                 )
 
-    def _blocks(self, planes: Array, made: Array) -> Iterator[tuple[Array, Array, Array]]:
+    def _blocks(self, planes: Array, output: Array) -> Iterator[tuple[Array, Array, Array]]:
         """Yield for each block its weights, its rows of (p, n, w), and the rows it writes."""
-        pieces = made.flatten(0, -3).split(self.weights.shape[1], dim=-2)
+        pieces = output.flatten(0, -3).split(self.weights.shape[1], dim=-2)
         count = self.weights.shape[2]
         for weights, start, piece in zip(self.weights, self.starts, pieces, strict=True):
             each = weights[: piece.shape[-2]].expand(len(planes), -1, -1)
@@ -138,8 +138,8 @@ class BandedMatrix:
         blocks, rows, count = self.weights.shape
         gathered = image.index_select(-2, self.columns)
         *batch, _, width = image.shape
-        made = self.weights @ gathered.reshape(*batch, blocks, count, width)
-        return made.reshape(*batch, blocks * rows, width)[..., : self.length, :]
+        product = self.weights @ gathered.reshape(*batch, blocks, count, width)
+        return product.reshape(*batch, blocks * rows, width)[..., : self.length, :]
 
 
 def banded(matrix: AnyArray, rows: int, kind: Like = (np.float32, None)) -> BandedMatrix:
@@ -234,9 +234,9 @@ def interpolate_bicubic(image: Array, scale: int) -> Array:
         for phase in range(scale):
             taller[..., phase::scale, :] = _weighted_sum(rows, weights[phase])
         taller = transposed(taller)
-        made = transposed(output[..., scale * top : scale * (top + step), :])
+        strip = transposed(output[..., scale * top : scale * (top + step), :])
         for phase in range(scale):
-            made[..., phase::scale, :] = _weighted_sum(taller, weights[phase])
+            strip[..., phase::scale, :] = _weighted_sum(taller, weights[phase])
     return output
 
 

@@ -17,11 +17,11 @@ EPS_VARIANCE = 1e-4
 
 @dataclass(frozen=True)
 class MultiBand:
-    """A rule for all bands of a raster, of which a network sees the guide (usually RGB).
+    """A rule for all bands of a raster, of which a network sees some (usually RGB).
 
     The mode ``bicubic`` enlarges another band by interpolation, ``per-band`` passes it through the
     network as a grey image. ``inject`` adds to its bicubic enlargement the detail that the network
-    added to the intensity of the guide, times a local gain (`injection_gain`). This is the
+    added to the mean of its own bands, times a local gain (`injection_gain`). This is the
     injection model of pansharpening with context-based gains (B. Aiazzi, L. Alparone, S. Baronti
     and A. Garzelli, "Context-driven fusion of high spatial and spectral resolution images based on
     oversampled multiresolution analysis", IEEE TGRS 40(10), 2002), with the super-resolved
@@ -30,7 +30,7 @@ class MultiBand:
 
     spec: ModelSpec
     """Specification of the network."""
-    guide: tuple[int, ...]
+    network_bands: tuple[int, ...]
     """Positions of the network's bands, in its order; a position may occur several times."""
     mode: str
     """One of `MODES`."""
@@ -41,7 +41,7 @@ class MultiBand:
         Parameters
         ----------
         network
-            (N, len(guide), h, w) -> (N, len(guide), s * h, s * w), float32.
+            (N, len(network_bands), h, w) -> (N, len(network_bands), s * h, s * w), float32.
         x
             (N, B, h, w), a NumPy array or a tensor.
 
@@ -53,21 +53,21 @@ class MultiBand:
         xp, scale = namespace(x), self.spec.scale
         enlarged = enlarge_bicubic(x, scale)
         bands = [enlarged[:, i] for i in range(x.shape[1])]
-        guide = x[:, list(self.guide)]
-        sharp = network(guide)
-        others = [i for i in range(x.shape[1]) if i not in self.guide]
+        network_input = x[:, list(self.network_bands)]
+        sharp = network(network_input)
+        others = [i for i in range(x.shape[1]) if i not in self.network_bands]
         if others and self.mode == "inject":
-            bicubic = xp.stack([bands[i] for i in self.guide], 1)
+            bicubic = xp.stack([bands[i] for i in self.network_bands], 1)
             detail = (sharp - bicubic).mean(1)
-            intensity = guide.mean(1)[:, None]
+            intensity = network_input.mean(1)[:, None]
             gains = upsample_bilinear(injection_gain(x[:, others], intensity), scale)
             for i, number in enumerate(others):
                 bands[number] = bands[number] + gains[:, i] * detail
         elif self.mode == "per-band":
             for i in others:  # one by one: a convolution's last digit may depend on the batch
-                bands[i] = network(x[:, [i] * len(self.guide)]).mean(1)
-        for i in set(self.guide):
-            channels = [k for k, position in enumerate(self.guide) if position == i]
+                bands[i] = network(x[:, [i] * len(self.network_bands)]).mean(1)
+        for i in set(self.network_bands):
+            channels = [k for k, position in enumerate(self.network_bands) if position == i]
             bands[i] = sharp[:, channels].mean(1)
         return xp.stack(bands, 1)
 
@@ -84,7 +84,7 @@ def injection_gain(bands: Array, intensity: Array) -> Array:
     bands
         (N, B, h, w) float32 on the 0..1 scale.
     intensity
-        (N, 1, h, w), mean of the guide bands.
+        (N, 1, h, w), mean of the network's bands.
 
     Returns
     -------

@@ -62,8 +62,8 @@ class Profile:
     @property
     def settings(self) -> Path:
         """File of its settings; it need not exist yet."""
-        found = sorted((self.folder / "QGIS").glob("QGIS*.ini"))
-        return found[-1] if found else self.folder / "QGIS" / f"{self.qgis or 'QGIS3'}.ini"
+        files = sorted((self.folder / "QGIS").glob("QGIS*.ini"))
+        return files[-1] if files else self.folder / "QGIS" / f"{self.qgis or 'QGIS3'}.ini"
 
 
 def data_folders(
@@ -94,12 +94,12 @@ def data_folders(
 
 def find_profiles() -> list[Profile]:
     """Profiles of this user, newer QGIS first, the default one first in each."""
-    found: list[Profile] = []
+    profiles: list[Profile] = []
     for data in data_folders():
         folders = [path for path in sorted((data / "profiles").glob("*")) if path.is_dir()]
         folders.sort(key=lambda path: path.name != DEFAULT)
-        found += map(Profile, folders)
-    return found
+        profiles += map(Profile, folders)
+    return profiles
 
 
 def choose_profiles(name: str | None) -> list[Profile]:
@@ -168,26 +168,26 @@ def edit_ini(text: str, plugin: str, on: bool) -> str:
     """Return the text of a settings file with the plugin switched on or off."""
     end = "\r\n" if "\r\n" in text else "\n"
     lines = text.splitlines()
-    ours = {n for n in _inside(lines) if re.match(rf"{plugin}\s*=", lines[n])}
-    kept = [line for n, line in enumerate(lines) if n not in ours]
+    entries = {n for n in _inside(lines) if re.match(rf"{plugin}\s*=", lines[n])}
+    kept = [line for n, line in enumerate(lines) if n not in entries]
     if on:
         if SECTION not in kept:
             kept += ["", SECTION] if kept else [SECTION]
         kept.insert(kept.index(SECTION) + 1, f"{plugin}=true")
-    elif not ours:
+    elif not entries:
         return text
     return end.join(kept) + end
 
 
 def _inside(lines: list[str]) -> list[int]:
     """Numbers of the lines in the section of plugins."""
-    section, found = "", []
+    section, numbers = "", []
     for number, line in enumerate(lines):
         if line.startswith("["):
             section = line.strip()
         elif section == SECTION:
-            found.append(number)
-    return found
+            numbers.append(number)
+    return numbers
 
 
 def _replace(path: Path, text: str) -> None:

@@ -149,8 +149,10 @@ class EnsemblePredictor(TilePredictor):
             mean,
         ]
         if self.backend.guidance_count:
-            guide = x if self.multiband is None else x[:, list(self.multiband.guide)]
-            maps = self.backend.guidance_maps(guide)
+            network_input = (
+                x if self.multiband is None else x[:, list(self.multiband.network_bands)]
+            )
+            maps = self.backend.guidance_maps(network_input)
             planes.append(resize_bilinear(maps, tuple(base.shape[2:])))
         return xp.concatenate(planes, 1)
 

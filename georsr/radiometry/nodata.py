@@ -195,16 +195,16 @@ def find_fill_values(pixels: AnyArray) -> tuple[list[float], AnyArray]:
 def _data_span(values: AnyArray, counts: AnyArray, enough: int) -> tuple[int, int]:
     """Return first and last index + 1 of the sorted different values that are no fill values."""
     low, high = 0, len(values)
-    found = True
-    while found:
-        found = False
+    changed = True
+    while changed:
+        changed = False
         for reverse in (False, True):
             ordered, weights = values[low:high], counts[low:high]
             if reverse:
                 ordered, weights = -ordered[::-1], weights[::-1]
             count = _leading_fills(ordered, weights, enough)
             low, high = (low, high - count) if reverse else (low + count, high)
-            found = found or count > 0
+            changed = changed or count > 0
     return low, high
 
 
@@ -226,17 +226,17 @@ def _measurements(pixels: AnyArray) -> AnyArray:
     """Return the pixels without those that are too far from most of them."""
     if pixels.dtype.kind != "f" or pixels.size == 0:
         return pixels
-    some = pixels[:: max(1, pixels.size // 4096)].astype(np.float64)
+    sample = pixels[:: max(1, pixels.size // 4096)].astype(np.float64)
     with np.errstate(over="ignore", invalid="ignore"):
-        low, middle, high = np.percentile(some, (10, 50, 90))
-        reach = OUTLIER_RANGES * (high - low)
+        low, middle, high = np.percentile(sample, (10, 50, 90))
+        margin = OUTLIER_RANGES * (high - low)
     if (
-        not reach < np.inf
-        or reach == 0
-        or (pixels.min() >= middle - reach and pixels.max() <= middle + reach)
+        not margin < np.inf
+        or margin == 0
+        or (pixels.min() >= middle - margin and pixels.max() <= middle + margin)
     ):
         return pixels
-    near: AnyArray = pixels[(pixels >= middle - reach) & (pixels <= middle + reach)]
+    near: AnyArray = pixels[(pixels >= middle - margin) & (pixels <= middle + margin)]
     return near
 
 

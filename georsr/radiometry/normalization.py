@@ -359,8 +359,8 @@ def _percentiles(
     calc = calculation_dtype(values.dtype.name).type
     los, his, fills = [], [], dict[str, float]()
     for band, mask in zip(values, valid, strict=True):
-        found, pixels = find_fill_values(band[mask])
-        for value in found:
+        fill_values, pixels = find_fill_values(band[mask])
+        for value in fill_values:
             share = float((band[mask] == value).mean())
             name = str(band.dtype.type(value))
             fills[name] = max(share, fills.get(name, 0.0))
@@ -383,9 +383,9 @@ def _fills_text(fills: dict[str, float]) -> str:
     """Describe fill values, given with the share of the pixels that have them."""
     shown = sorted(fills, key=lambda name: -fills[name])[:3]
     names = ", ".join(f"{name} ({100 * fills[name]:.2g} %)" for name in shown)
-    more = "" if len(fills) <= len(shown) else f" and {len(fills) - len(shown)} more values"
+    rest = "" if len(fills) <= len(shown) else f" and {len(fills) - len(shown)} more values"
     return (
-        f"pixels of {names}{more} lie far from all others and are not declared as nodata: they "
+        f"pixels of {names}{rest} lie far from all others and are not declared as nodata: they "
         "stay data, and mix with their neighbours; if they are invalid"
     )
 

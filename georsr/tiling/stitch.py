@@ -235,8 +235,8 @@ class BlockAssembler:
         size, inside = self.blocksize, window.intersection(self._wanted)
         if inside is None:
             return
-        one = pixels[:, 0, 0].astype(self.dtype) if pixels.strides[1:] == (0, 0) else None
-        pixel = None if one is None else one.tobytes()
+        constant = pixels[:, 0, 0].astype(self.dtype) if pixels.strides[1:] == (0, 0) else None
+        pixel = None if constant is None else constant.tobytes()
         for block_row in range(inside.top // size, (inside.bottom - 1) // size + 1):
             for block_column in range(inside.left // size, (inside.right - 1) // size + 1):
                 key = (block_row, block_column)
@@ -270,9 +270,9 @@ class BlockAssembler:
                     mmap.mmap(-1, max(BUFFER_BYTES, size), access=mmap.ACCESS_COPY),
                     0,
                 )
-            one = None if block.pixel is None else block.pixels(self.planes, self.dtype)
+            constant = None if block.pixel is None else block.pixels(self.planes, self.dtype)
             block.buffer, block.start = self._buffer, self._used
             self._used += size
-            if one is not None:
-                block.pixels(self.planes, self.dtype)[:] = one
+            if constant is not None:
+                block.pixels(self.planes, self.dtype)[:] = constant
         return block.pixels(self.planes, self.dtype)

@@ -108,10 +108,14 @@ def load_init_weights(network: SegSR, source: str) -> None:
     if not fitting:
         raise ModelError(f"{source}: no tensor fits this recipe's network")
     network.load_state_dict({**state, **fitting})
-    text = "starting from %s: %d of %d tensors fit"
-    if missing := sorted({key.rpartition(".")[2] for key in state.keys() - fitting.keys()}):
-        text += f"; the others begin untrained: {', '.join(missing[:5])}"
-    log.info(text, source, len(fitting), len(state))
+    # what is zero, such as the branches that are fused into kernels, does not change the result
+    untrained = [key for key in state.keys() - fitting.keys() if state[key].any()]
+    text = f"starting from {source}"
+    if untrained:
+        kinds = sorted({key.rpartition(".")[2] for key in untrained})
+        text += f": {len(fitting)} of {len(state)} tensors fit; not trained yet: "
+        text += ", ".join(kinds[:5])
+    log.info(text)
 
 
 def _fused_name(key: str) -> str:

@@ -130,8 +130,8 @@ class PlacedRaster(ABC):
     def tile(self, zoom: int, x: int, y: int) -> bytes:
         """Return a tile as a PNG file, transparent where a band has no valid pixel."""
         step = 2.0**-zoom
-        places = (np.arange(TILE) + 0.5) * step
-        block = self.read(x * TILE * step + places, y * TILE * step + places)
+        centers = (np.arange(TILE) + 0.5) * step
+        block = self.read(x * TILE * step + centers, y * TILE * step + centers)
         image = np.zeros((4, TILE, TILE), np.uint8)
         if block is not None:
             image[:3] = self.draw(block)
@@ -195,7 +195,7 @@ class QualityLayer(PlacedRaster):
         return np.stack([np.interp(values, limits, c) for c in colours.T]).astype(np.uint8)
 
 
-def _footprint(places: AnyArray, size: int) -> tuple[int, int, int]:
+def _footprint(positions: AnyArray, size: int) -> tuple[int, int, int]:
     """Return the first pixel that places stand for, their number, and how many of them to read.
 
     Parameters
@@ -203,10 +203,10 @@ def _footprint(places: AnyArray, size: int) -> tuple[int, int, int]:
     places
         Evenly spaced centres along an axis of ``size`` pixels, in pixels.
     """
-    half = abs(places[-1] - places[0]) / max(1, places.size - 1) / 2
-    first = max(0, math.floor(places.min() - half + 1e-6))
-    last = min(size, max(math.ceil(places.max() + half - 1e-6), first + 1))
-    return first, last - first, min(last - first, places.size)
+    half = abs(positions[-1] - positions[0]) / max(1, positions.size - 1) / 2
+    first = max(0, math.floor(positions.min() - half + 1e-6))
+    last = min(size, max(math.ceil(positions.max() + half - 1e-6), first + 1))
+    return first, last - first, min(last - first, positions.size)
 
 
 def whole_zoom(bounds: tuple[float, float, float, float]) -> int:
@@ -296,9 +296,9 @@ class View:
             picture = self._add_picture("output", reader, display_stretch(reader, numbers))
             if source is not None:
                 self._add_source(output, source, picture)
-            elif beside := _source_beside(output.info):
+            elif neighbour := _source_beside(output.info):
                 with suppress(GeorsrError):  # another file of that name
-                    self._add_source(output, beside, picture)
+                    self._add_source(output, neighbour, picture)
         if layers is not None:
             with RasterReader(layers, force=True) as quality:
                 for number in quality.info.indexes:

@@ -336,16 +336,16 @@ class _Inputs:
 
     def check(self, name: str, path: str) -> None:
         """Refuse to write or remove ``path`` for the output ``name`` if it is an input."""
-        found = (self.names[path], path) if path in self.names else None
-        for candidate in () if found else paths_behind_vsi(path):
-            found = found or self.files.get(_identity(candidate))
-        if found is not None and path == name:
-            kind, source = found
+        match = (self.names[path], path) if path in self.names else None
+        for candidate in () if match else paths_behind_vsi(path):
+            match = match or self.files.get(_identity(candidate))
+        if match is not None and path == name:
+            kind, source = match
             raise UsageError(f"{name}: is the {kind} {source} itself; write to another file")
-        if found is not None:
+        if match is not None:
             raise UsageError(
                 f"{name}: writing it would replace or remove {path}, which belongs to the "
-                f"{found[0]} {found[1]}; write under another name"
+                f"{match[0]} {match[1]}; write under another name"
             )
         host = None if is_virtual(path) else _host(local_path(path), self.hosts)
         if host is not None:
@@ -394,9 +394,9 @@ def _all_files(name: str) -> Iterator[Path]:
         is_file = os.path.isfile(name)  # noqa: PTH113  False for a name that is too long
         for path in [Path(name)] if is_file else paths_behind_vsi(name):
             yield path
-            more = _members(path) if path.suffix.lower() == ".vrt" else ()
-            waiting += [member for member in more if member not in seen]
-            seen.update(more)
+            members = _members(path) if path.suffix.lower() == ".vrt" else ()
+            waiting += [member for member in members if member not in seen]
+            seen.update(members)
 
 
 def _members(vrt: Path) -> list[str]:
@@ -415,12 +415,12 @@ def paths_behind_vsi(name: str) -> list[Path]:
     while _VIRTUAL.match(name):
         name = _VIRTUAL.sub("", name, count=1)
     texts = dict.fromkeys((name, "/" + name, *re.split(r'[":,?=]', name)))
-    found = []
+    files = []
     for path in map(Path, filter(None, texts)):
         with suppress(OSError):  # the name is too long
             parents = () if path.parent.is_dir() else path.parents  # of a folder, none is a file
-            found += [part for part in (path, *parents) if part.is_file()]
-    return found
+            files += [part for part in (path, *parents) if part.is_file()]
+    return files
 
 
 def sync_path(path: Path) -> None:

@@ -365,14 +365,14 @@ class Journal:
         lines = list(read_jsonl(self.path))
         if not lines or self.resume is False or self._reasons(lines[0]):
             return None
-        ready = lines[-1].get("ready")
-        if not isinstance(ready, dict):
+        publication = lines[-1].get("ready")
+        if not isinstance(publication, dict):
             return None
         with suppress(OSError, KeyError, TypeError, ValueError):
-            if _identity(Path(ready["path"])) == ready["identity"]:
-                layers = ready["beside"]
+            if _identity(Path(publication["path"])) == publication["identity"]:
+                layers = publication["beside"]
                 self.published_layers = None if layers is None else _output_info(layers)
-                return _output_info(ready["written"])
+                return _output_info(publication["written"])
         return None
 
     def load(self) -> tuple[Header, Sequence[BlockRecord]] | None:
@@ -444,14 +444,14 @@ class Journal:
         """Append blocks that are on disk."""
         self._append(_entry(blocks))
 
-    def publishing(self, ready: Path, final: Path, written: OutputInfo) -> None:
+    def publishing(self, verified: Path, final: Path, written: OutputInfo) -> None:
         """Append the identity of the output, to recognise it once it is renamed."""
         layers = None if self.published_layers is None else asdict(self.published_layers)
         self._append(
             {
                 "ready": {
                     "path": str(final),
-                    "identity": _identity(ready),
+                    "identity": _identity(verified),
                     "written": asdict(written),
                     "beside": layers,
                 }

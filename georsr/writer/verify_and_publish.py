@@ -275,7 +275,7 @@ def write_cog(source: Path, target: Path, layout: OutputLayout) -> None:
             raise RasterioIOError(str(err)) from err
 
 
-def publish(ready: Path, dst: str, layout: OutputLayout) -> None:
+def publish(verified: Path, dst: str, layout: OutputLayout) -> None:
     """Rename a verified file to its final name, and replace the sidecars of an earlier output.
 
     Parameters
@@ -289,10 +289,10 @@ def publish(ready: Path, dst: str, layout: OutputLayout) -> None:
     """
     if is_virtual(dst):
         with gdal_env(remote=True, writing=True):
-            rasterio.shutil.copyfiles(str(ready), dst)
+            rasterio.shutil.copyfiles(str(verified), dst)
         return
     path = local_path(dst)
-    ready.replace(path)
+    verified.replace(path)
     replace_sidecars(path, layout.world_file_text)
     with suppress(OSError):  # not every file system can synchronise a folder
         sync_path(path.parent)

@@ -378,15 +378,15 @@ class RasterWriter:
             )
         with self._failures("cannot be finished"):
             part.finalize()
-            ready = self._finished(part)
+            finished = self._finished(part)
             checksum = zlib.crc32(part.checksums.astype("<u4").tobytes())
             written = OutputInfo(
                 self.dst,
-                ready.stat().st_size,
+                finished.stat().st_size,
                 time.perf_counter() - started,
                 f"{checksum:08x}",
             )
-        self.ready, self._written = ready, written
+        self.ready, self._written = finished, written
         return written
 
     def publish(self) -> OutputInfo:
@@ -435,16 +435,16 @@ class RasterWriter:
                 done.exception(_POLL_SECONDS)
         done.result()
 
-    def _publish(self, ready: Path, written: OutputInfo) -> None:
+    def _publish(self, verified: Path, written: OutputInfo) -> None:
         """Note in the journal what is published, then publish it."""
-        sync_path(ready)
+        sync_path(verified)
         if not is_virtual(self.dst):
             path = local_path(self.dst)
             if not self._overwrite:
                 check_destination(path, [], overwrite=False)  # it may have been created meanwhile
             if self.journal is not None:
-                self.journal.publishing(ready, path, written)
-        publish(ready, self.dst, self.layout)
+                self.journal.publishing(verified, path, written)
+        publish(verified, self.dst, self.layout)
 
     @contextmanager
     def _failures(self, problem: str) -> Iterator[None]:

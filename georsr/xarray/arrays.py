@@ -135,18 +135,18 @@ def _with_found_bands(
         return array, request
     names = band_names(array, info) or ()
     bands = [BandInfo(number, array.dtype.name, name) for number, name in enumerate(names, 1)]
-    found = declared_rgb_bands(bands)
-    if found is None:
+    indexes = declared_rgb_bands(bands)
+    if indexes is None:
         return array, request
     if config.output_bands == "all":
-        return array, replace(request, config=replace(config, indexes=found))
+        return array, replace(request, config=replace(config, indexes=indexes))
     log.warning(
         "%s: bands %s of %d (red, green, blue); for the others: output_bands='all'",
         info.name,
-        ",".join(names[number - 1] for number in found),
+        ",".join(names[number - 1] for number in indexes),
         len(names),
     )
-    return array.isel({info.band: [number - 1 for number in found]}), request
+    return array.isel({info.band: [number - 1 for number in indexes]}), request
 
 
 def super_resolve_dataset(dataset: xr.Dataset, request: ArrayRequest) -> xr.Dataset:

@@ -261,9 +261,9 @@ def _named(text: str, source: str) -> str:
         if inside is not None:
             return inside
         raise ExecutableError(f"there is no georsr in {path}, which {source} names; {INSTALL}")
-    found = shutil.which(text)
-    if found and os.sep not in text:
-        return found
+    executable = shutil.which(text)
+    if executable and os.sep not in text:
+        return executable
     raise ExecutableError(f"there is no file {path}, which {source} names; correct or empty it")
 
 
@@ -327,10 +327,10 @@ def find_python(version: Sequence[int] = sys.version_info) -> str:
     for path in (Path(sys.prefix) / "bin" / "python3", Path(sys.prefix) / "python.exe"):
         if path.is_file():
             return str(path)
-    found = shutil.which("python3")
-    if found is None:
+    python = shutil.which("python3")
+    if python is None:
         raise ExecutableError(f"the Python of QGIS was not found in {sys.prefix}; {INSTALL}")
-    return found
+    return python
 
 
 def _recorded(folder: Path) -> Georsr | None:

@@ -60,8 +60,8 @@ class Preview(GeorsrAlgorithm):
         self.addParameter(QgsProcessingParameterRasterLayer(INPUT, self.tr("Input raster")))
         self.add_model()
         self.add_bands()
-        place = self.tr("Place (the centre of the map if empty)")
-        self.addParameter(QgsProcessingParameterPoint(POINT, place, optional=True))
+        center = self.tr("Place (the centre of the map if empty)")
+        self.addParameter(QgsProcessingParameterPoint(POINT, center, optional=True))
         size = self.tr("Size, in input pixels")
         self.addParameter(
             QgsProcessingParameterNumber(SIZE, size, INTEGER, 128, minValue=16, maxValue=1024)
@@ -94,8 +94,8 @@ class Preview(GeorsrAlgorithm):
         if parameters.get(POINT) not in (None, ""):
             point = self.parameterAsPoint(parameters, POINT, context, self._raster.crs)
             if not self._extent.contains(point):
-                place = f"{point.x():g}, {point.y():g}"
-                raise QgsProcessingException(self.tr(f"{place}: lies outside of the raster"))
+                position = f"{point.x():g}, {point.y():g}"
+                raise QgsProcessingException(self.tr(f"{position}: lies outside of the raster"))
         size = self.parameterAsInt(parameters, SIZE, context)
         box = self._extent
         bounds = []

@@ -71,13 +71,13 @@ class QualityLayers(GeorsrAlgorithm):
 
     def prepareAlgorithm(self, parameters: dict[str, Any], context: Any, feedback: Any) -> bool:
         """Read layers, which is allowed in the main thread only."""
-        found = []
+        files = []
         for name in (INPUT, PRODUCT):
             layer = self.file_layer(parameters, name, context)
             if layer is None:
                 raise QgsProcessingException(self.invalidRasterError(parameters, name))
-            found.append(raster_file(layer))
-        self._raster, self._output = found
+            files.append(raster_file(layer))
+        self._raster, self._output = files
         return True
 
     def processAlgorithm(

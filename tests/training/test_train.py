@@ -1,6 +1,7 @@
 """Whole runs: they learn, they resume exactly, they stop when asked, they say what is wrong."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,10 +17,11 @@ from georsr.cli.main import invoke
 from georsr.errors import InputError, ModelError, OutputError, UsageError
 from georsr.models.io import open_model
 from georsr.models.registry import read_spec
+from georsr.models.segsr_lite import segsr_lite
 from georsr.radiometry.degradation import degradation_from_dict
 from georsr.training.callbacks import AtomicCheckpointIO, StoppedError
 from georsr.training.checkpoint import best_score
-from georsr.training.export import averaged_weights, load_checkpoint
+from georsr.training.export import averaged_weights, load_checkpoint, load_init_weights
 from georsr.training.module import SuperResolution
 from georsr.training.recipe import DataSettings, LossSettings, OptimizerSettings, load_recipe
 from georsr.training.train import Machine, train
@@ -174,7 +176,7 @@ def test_last_checkpoint_without_improvement_is_that_of_the_last_step(tiny, tmp_
 
 
 @pytest.mark.slow
-def test_train_with_init_starts_from_other_weights(tiny, tmp_path):
+def test_train_with_init_starts_from_other_weights(tiny, tmp_path, caplog):
     weights = train(tiny, tmp_path / "first")
     expected = open_model(str(weights)).network
     x = torch.rand(1, 3, 12, 12)
@@ -188,6 +190,14 @@ def test_train_with_init_starts_from_other_weights(tiny, tmp_path):
     other = {"embed_dim": 12, "num_groups": 1, "depth": 1, "token_dim": 0}
     with pytest.raises(ModelError, match="no tensor fits"):
         train(replace(tiny, scale=4, patch=8, network=other, init=str(weights)), tmp_path / "other")
+    caplog.set_level("INFO", logger="georsr")
+    caplog.clear()
+    load_init_weights(segsr_lite(2, 3, **tiny.network), str(weights))
+    assert caplog.messages == [f"starting from {weights}"]
+    caplog.clear()
+    load_init_weights(segsr_lite(2, 3, **{**tiny.network, "depth": 3}), str(weights))
+    (message,) = caplog.messages
+    assert re.fullmatch(r"starting from .*: \d+ of \d+ tensors fit; not trained yet: .+", message)
 
 
 def test_train_diverging_fails(tiny, tmp_path):

@@ -45,61 +45,38 @@ CROP_SIZE, CROPS = 48, 3
 
 @dataclass(frozen=True)
 class BandHistogram:
-    """Values of one band in the source and in the output.
-
-    Attributes
-    ----------
-    band : str
-    edges : tuple of float
-        n + 1 edges of the bins.
-    before, after : tuple of float
-        Fraction of the valid pixels of source and output in each bin.
-    means, deviations : (float, float)
-        Mean and standard deviation of source and output.
-    """
+    """Values of one band in the source and in the output."""
 
     band: str
     edges: tuple[float, ...]
+    """n + 1 edges of the bins."""
     before: tuple[float, ...]
     after: tuple[float, ...]
+    """Fraction of the valid pixels of the output, as ``before`` of the source, in each bin."""
     means: tuple[float, float]
     deviations: tuple[float, float]
+    """Standard deviation, as ``means``, of source and output."""
 
 
 @dataclass(frozen=True)
 class OutputReport:
-    """Quality of an output that can be measured without the truth.
-
-    Attributes
-    ----------
-    source, output : str
-        Paths.
-    bidx : tuple of int
-        Bands of the source.
-    scale : int
-    tags : dict
-        Tags of the output that say how it was made.
-    shift : (float, float)
-        (down, right) in output pixels against the bicubic enlargement; NaN without contrast.
-    consistency : Consistency
-    seams : SeamReport or None
-    seams_missing : str
-        Reason why seams were not measured; empty if they were.
-    sharpness : NoReferenceReport or None
-        Edges, ringing, noise and harm, compared with bicubic; None where the scene is too small.
-    histograms : tuple of BandHistogram
-    """
+    """Quality of an output that can be measured without the truth."""
 
     source: str
     output: str
     bidx: tuple[int, ...]
+    """Bands of the source."""
     scale: int
     tags: dict[str, str]
+    """Tags of the output that say how it was made."""
     shift: tuple[float, float]
+    """(down, right) in output pixels against the bicubic enlargement; NaN without contrast."""
     consistency: Consistency
     seams: SeamReport | None
     seams_missing: str
+    """Reason why seams were not measured; empty if they were."""
     sharpness: NoReferenceReport | None
+    """Edges, ringing, noise and harm, compared with bicubic; None where the scene is too small."""
     histograms: tuple[BandHistogram, ...]
     unit: str
     """Unit of the source's values; empty if it is not declared."""
@@ -321,7 +298,7 @@ def render_html(report: OutputReport, images: Images) -> str:
         ],
         bands=_bands_table(report),
         sharpness=None if report.sharpness is None else report.sharpness.describe(),
-        made=_made(report),
+        provenance=_provenance(report),
     )
 
 
@@ -337,15 +314,17 @@ class Figure:
     """``good``, ``fair`` or ``poor``."""
 
 
-def _judged(name: str, text: str, value: float, limits: tuple[float, float], what: str) -> Figure:
+def _judged(
+    name: str, text: str, value: float, limits: tuple[float, float], subject: str
+) -> Figure:
     """Return a figure that is good up to the first limit, and fair up to the second."""
-    found = verdict(value, limits) or "poor"
+    judgement = verdict(value, limits) or "poor"
     meaning = {
-        "good": f"{what} is negligible",
-        "fair": f"{what} is small but measurable",
-        "poor": f"{what} is large, look at the crops",
+        "good": f"{subject} is negligible",
+        "fair": f"{subject} is small but measurable",
+        "poor": f"{subject} is large, look at the crops",
     }
-    return Figure(name, text, f"{found}: {meaning[found]}", found)
+    return Figure(name, text, f"{judgement}: {meaning[judgement]}", judgement)
 
 
 SHIFT_LIMITS = 0.25, 1.0
@@ -416,7 +395,7 @@ def _bands_table(report: OutputReport) -> Table:
     return header, rows
 
 
-def _made(report: OutputReport) -> Iterator[tuple[str, str]]:
+def _provenance(report: OutputReport) -> Iterator[tuple[str, str]]:
     for name, text in sorted(report.tags.items()):
         try:
             options = json.loads(text) if text.startswith("{") else None

@@ -87,25 +87,17 @@ class Mean:
 
 @dataclass(frozen=True)
 class MethodSummary:
-    """Gains of one model or filter over the pairs of a group.
-
-    Attributes
-    ----------
-    name : str
-    psnr, detail : Mean
-        Gains in dB, and in correlation.
-    better : int
-        Number of pairs with a higher PSNR than bicubic's.
-    worst : float
-        Lowest gain in dB.
-    worst_pair : str
-    """
+    """Gains of one model or filter over the pairs of a group."""
 
     name: str
     psnr: Mean
+    """Gain in dB."""
     detail: Mean
+    """Gain in correlation."""
     better: int
+    """Number of pairs with a higher PSNR than bicubic's."""
     worst: float
+    """Lowest gain in dB."""
     worst_pair: str
 
 

@@ -85,11 +85,11 @@ def _for_runtime(network: nn.Module) -> nn.Module:
     modulations = getattr(network, "modulations", ())
     if not any(isinstance(modulation, LightLMM) for modulation in modulations):
         return network
-    made: Any = copy.deepcopy(network)
+    copied: Any = copy.deepcopy(network)
     for i, modulation in enumerate(modulations):
         if isinstance(modulation, LightLMM):
-            made.modulations[i] = _SplitModulation(modulation)
-    return cast(nn.Module, made)
+            copied.modulations[i] = _SplitModulation(modulation)
+    return cast(nn.Module, copied)
 
 
 def to_onnx(

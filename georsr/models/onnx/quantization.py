@@ -224,21 +224,21 @@ class _Multiply(nn.Module):
         return rows.reshape(n, h, w, c)
 
 
-def _equalised(conv: nn.Conv2d, seen: _Range) -> tuple[_Multiply, nn.Conv2d, _Codes]:
+def _equalised(conv: nn.Conv2d, observed: _Range) -> tuple[_Multiply, nn.Conv2d, _Codes]:
     """Return factors for the input of a convolution, it for that input, and codes for the input."""
-    factors = seen.largest.max() / seen.largest
-    made = copy.deepcopy(conv).requires_grad_(False)
-    made.weight /= factors[:, None, None]
-    return _Multiply(factors), made, seen.codes(factors)
+    factors = observed.largest.max() / observed.largest
+    equalised = copy.deepcopy(conv).requires_grad_(False)
+    equalised.weight /= factors[:, None, None]
+    return _Multiply(factors), equalised, observed.codes(factors)
 
 
 def _in_8_bits(conv: nn.Conv2d, observed: _Observed) -> nn.Module:
     """Return a convolution in 8 bits between features (N, h, w, C) in float32."""
-    seen, target = observed.inputs[conv], observed.outputs[conv].codes()
-    if not (seen.low < 0).any():  # a ReLU has cut it: its channels differ less
-        return _Int8Layer(_Int8Conv(conv, seen.codes(), target))
-    multiply, made, codes = _equalised(conv, seen)
-    return nn.Sequential(multiply, _Int8Layer(_Int8Conv(made, codes, target)))
+    inputs, target = observed.inputs[conv], observed.outputs[conv].codes()
+    if not (inputs.low < 0).any():  # a ReLU has cut it: its channels differ less
+        return _Int8Layer(_Int8Conv(conv, inputs.codes(), target))
+    multiply, equalised, codes = _equalised(conv, inputs)
+    return nn.Sequential(multiply, _Int8Layer(_Int8Conv(equalised, codes, target)))
 
 
 class _Int8Block(nn.Module):
@@ -267,11 +267,11 @@ class _Int8Block(nn.Module):
             usual = (scales * shifts).sum(0) / scales.square().sum(0).clamp_min(1e-2)
             self.register_buffer("usual", usual)
             cast(Tensor, first.bias).add_(usual)
-            most = MARGIN * (shifts - scales * usual).abs().amax(0)
-            self.shift = _Codes(-most.max(), most.max())
+            largest = MARGIN * (shifts - scales * usual).abs().amax(0)
+            self.shift = _Codes(-largest.max(), largest.max())
             before = torch.stack([scales * (end + usual) for end in ends])
             # what is lower stays below zero whatever is added
-            low = torch.maximum(before.amin((0, 1)), -most)
+            low = torch.maximum(before.amin((0, 1)), -largest)
             inner = _Codes(low.min(), before.max())
         self.conv1 = _Int8Conv(first, source, inner)
         self.conv2 = _Int8Conv(block.conv2, self.inner, observed.outputs[block.conv2].codes())

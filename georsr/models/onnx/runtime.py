@@ -271,11 +271,11 @@ def onnxruntime() -> Any:
             f"ONNX Runtime is installed, but cannot be loaded ({first_line(error)}); use --backend "
             "torch"
         ) from error
-    found = str(getattr(onnxruntime, "__version__", runtime_version()))
-    numbers = tuple(int(part) for part in re.findall(r"\d+", found)[:2])
+    version = str(getattr(onnxruntime, "__version__", runtime_version()))
+    numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
     if numbers < OLDEST:
         raise UsageError(
-            f"ONNX Runtime {found} is too old, expected {'.'.join(map(str, OLDEST))} or newer: "
+            f"ONNX Runtime {version} is too old, expected {'.'.join(map(str, OLDEST))} or newer: "
             "`pip install --upgrade onnxruntime`, or use --backend torch"
         )
     return onnxruntime
