@@ -94,27 +94,18 @@ def mean_scores(rows: Sequence[ImageMetrics]) -> ImageMetrics:
 
 @dataclass(frozen=True)
 class Sample:
-    """One image of a data set.
-
-    Attributes
-    ----------
-    label : str
-        Scene class.
-    hr, lr : uint8 (3, H, W) and (3, h, w)
-        The truth and its degraded version.
-    name : str
-    degrade : callable or None
-        Degradation from ``hr`` to ``lr``, noise included: (3, H, W) -> (3, h, w), uint8.
-    partner : uint8 (3, h, w) or None
-        LR image of another class, for ablations.
-    """
+    """One image of a data set."""
 
     label: str
+    """Scene class."""
     hr: AnyArray
     lr: AnyArray
+    """The truth and its degraded version: (3, H, W) and (3, h, w) uint8."""
     name: str = ""
     degrade: Callable[[AnyArray], AnyArray] | None = None
+    """Degradation from ``hr`` to ``lr``, noise included: (3, H, W) -> (3, h, w), uint8."""
     partner: AnyArray | None = None
+    """LR image of another class, (3, h, w) uint8, for ablations."""
 
 
 SuperResolver = Callable[[Sample], AnyArray]

@@ -63,31 +63,22 @@ class HarmFigure:
 
 @dataclass(frozen=True)
 class HarmReport:
-    """What an output may have made worse than bicubic interpolation.
-
-    Attributes
-    ----------
-    roughness : float
-        Variation on flat ground over that of bicubic; NaN without flat ground.
-    overshoot, bicubic_overshoot : float
-        How far pixels of the output, and of bicubic, go beyond the source pixels around them, in
-        percent of the range of these; NaN where they have no range.
-    noise_gain : float
-        Change on flat ground by noise added to the source, over the change of bicubic; NaN if not
-        measured.
-    unsteady : float
-        Percent of the energy finer than the source's pixels that rotated, mirrored and shifted
-        copies of the source do not reproduce; NaN if not measured.
-    missing : str
-        Reason why the last two were not measured; empty if they were.
-    """
+    """What an output may have made worse than bicubic interpolation."""
 
     roughness: float
+    """Variation on flat ground over that of bicubic; NaN without flat ground."""
     overshoot: float
     bicubic_overshoot: float
+    """How far pixels of the output, and of bicubic, go beyond the source pixels around them, in
+    percent of the range of these; NaN where they have no range."""
     noise_gain: float
+    """Change on flat ground by noise added to the source, over the change of bicubic; NaN if not
+    measured."""
     unsteady: float
+    """Percent of the energy finer than the source's pixels that rotated, mirrored and shifted
+    copies of the source do not reproduce; NaN if not measured."""
     missing: str
+    """Reason why the last two were not measured; empty if they were."""
 
     def figures(self) -> list[HarmFigure]:
         """Return the figures that were asked for."""

@@ -42,70 +42,47 @@ RINGS = 32
 
 @dataclass(frozen=True)
 class Sharpness:
-    """Medians over a scene; lengths in source pixels, noise in the raster's units.
-
-    Attributes
-    ----------
-    name : str
-        Path of the raster, or ``bicubic of`` that of the source.
-    edge_width : float
-        10-90 % rise distance across straight edges.
-    edge_width_quartiles : (float, float)
-    edge_ratio : float
-        Width over that of the same edge in bicubic; NaN without a source.
-    overshoot : float
-        Ringing at those edges, percent of their step.
-    noise : float
-        Standard deviation on flat ground, about a fitted plane.
-    noise_ratio : float
-        Noise over that of bicubic on the same blocks; NaN without a source.
-    beyond : float
-        How far pixels go beyond the extremes of the 3 x 3 source pixels around them, percent of the
-        range between these, means over all pixels; NaN without a source.
-    power : tuple of float
-        Radially averaged power spectral density.
-    """
+    """Medians over a scene; lengths in source pixels, noise in the raster's units."""
 
     name: str
+    """Path of the raster, or ``bicubic of`` that of the source."""
     edge_width: float
+    """10-90 % rise distance across straight edges."""
     edge_width_quartiles: tuple[float, float]
     edge_ratio: float
+    """Width over that of the same edge in bicubic; NaN without a source."""
     overshoot: float
+    """Ringing at those edges, percent of their step."""
     noise: float
+    """Standard deviation on flat ground, about a fitted plane."""
     noise_ratio: float
+    """Noise over that of bicubic on the same blocks; NaN without a source."""
     beyond: float
+    """How far pixels go beyond the extremes of the 3 x 3 source pixels around them, percent of the
+    range between these, means over all pixels; NaN without a source."""
     power: tuple[float, ...]
+    """Radially averaged power spectral density."""
 
 
 @dataclass(frozen=True)
 class NoReferenceReport:
-    """Quality of an output that has no truth.
-
-    Attributes
-    ----------
-    sr, lr : str
-        Paths of output and source; ``lr`` is None without a source.
-    scale : int
-    edges, flat_blocks : int
-        Numbers of places that were measured, the same in every image.
-    frequency : tuple of float
-        Frequencies of the power spectra in cycles per source pixel; 0.5 is the source's Nyquist
-        frequency.
-    images : tuple of Sharpness
-        Bicubic, if there is a source, then the output.
-    consistency, harm : Consistency, HarmReport
-        None without a source.
-    """
+    """Quality of an output that has no truth."""
 
     sr: str
     lr: str | None
+    """Paths of output and source; ``lr`` is None without a source."""
     scale: int
     edges: int
     flat_blocks: int
+    """Numbers of places that were measured, the same in every image."""
     frequency: tuple[float, ...]
+    """Frequencies of the power spectra in cycles per source pixel; 0.5 is the source's Nyquist
+    frequency."""
     images: tuple[Sharpness, ...]
+    """Bicubic, if there is a source, then the output."""
     consistency: Consistency | None
     harm: HarmReport | None
+    """None without a source."""
 
     def to_json(self) -> str:
         """Return indented JSON."""

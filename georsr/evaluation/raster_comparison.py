@@ -123,21 +123,14 @@ CONSISTENCY_BLOCK = 128
 
 @dataclass(frozen=True)
 class Consistency:
-    """Difference of the degraded output from its source, in the rasters' units.
-
-    Attributes
-    ----------
-    degradation : str
-    pixels : int
-        Source pixels compared, in the band that has most of them.
-    mae, psnr : tuple of float
-        Mean absolute difference, and PSNR in dB, of each band.
-    """
+    """Difference of the degraded output from its source, in the rasters' units."""
 
     degradation: str
     pixels: int
+    """Source pixels compared, in the band that has most of them."""
     mae: tuple[float, ...]
     psnr: tuple[float, ...]
+    """Mean absolute difference, and PSNR in dB, of each band."""
 
     @property
     def mean(self) -> float:
@@ -268,46 +261,33 @@ SCALE_TAG = "GEORSR_SCALE"
 
 @dataclass(frozen=True)
 class ComparisonReport:
-    """Difference of one raster from another, over the pixels valid in both.
-
-    Attributes
-    ----------
-    sr, hr : str
-        Paths of the output and the truth.
-    pixels : int
-    peak : float
-        Value range that PSNR and SSIM refer to.
-    psnr, ssim, rmse, bias : tuple of float
-        Figures of each band: dB; mean over windows without an invalid pixel, NaN without any; and
-        root mean square and mean of SR - HR in the rasters' units.
-    mean_psnr : float
-    sam : float
-        Mean spectral angle in degrees; NaN below three bands.
-    ergas : float
-        NaN below three bands, or if the scale is not known.
-    scale : float or None
-        Scale that ERGAS and the shift were measured with.
-    shift : (float, float)
-        Shift of SR against HR, (down, right) in pixels, of the mean of the bands; NaN if no window
-        is valid.
-    consistency : Consistency or None
-        Consistency with the source, where one was given.
-    """
+    """Difference of one raster from another, over the pixels valid in both."""
 
     sr: str
     hr: str
+    """Paths of the output and the truth."""
     pixels: int
     peak: float
+    """Value range that PSNR and SSIM refer to."""
     psnr: tuple[float, ...]
+    """dB, of each band."""
     mean_psnr: float
     ssim: tuple[float, ...]
+    """Mean over the windows of a band without an invalid pixel; NaN without any."""
     rmse: tuple[float, ...]
     bias: tuple[float, ...]
+    """Root mean square, and mean, of SR - HR in each band, in the rasters' units."""
     sam: float
+    """Mean spectral angle in degrees; NaN below three bands."""
     ergas: float
+    """NaN below three bands, or if the scale is not known."""
     scale: float | None
+    """Scale that ERGAS and the shift were measured with."""
     shift: tuple[float, float]
+    """Shift of SR against HR, (down, right) in pixels, of the mean of the bands; NaN if no window
+    is valid."""
     consistency: Consistency | None = None
+    """Consistency with the source, where one was given."""
 
     def to_json(self) -> str:
         """Return indented JSON."""

@@ -30,32 +30,22 @@ Tiles larger than half of it need a larger window.
 
 @dataclass(frozen=True)
 class SeamReport:
-    """Change of the output when the tile grid moves by half its spacing, in the raster's units.
-
-    Attributes
-    ----------
-    source, model : str
-    tile : int
-        Height and width of a tile in source pixels.
-    shift : int
-        Source pixels down and right by which the grid was moved.
-    pixels : int
-        Output pixels compared, per band.
-    mean, p999, maximum : float
-        Mean, 99.9th percentile and maximum of the absolute changes.
-    relative_mean : float
-        Mean change divided by the range the network sees as 0..1.
-    """
+    """Change of the output when the tile grid moves by half its spacing, in the raster's units."""
 
     source: str
     model: str
     tile: int
+    """Height and width of a tile in source pixels."""
     shift: int
+    """Source pixels down and right by which the grid was moved."""
     pixels: int
+    """Output pixels compared, per band."""
     mean: float
     p999: float
     maximum: float
+    """Mean, 99.9th percentile and maximum of the absolute changes."""
     relative_mean: float
+    """Mean change divided by the range the network sees as 0..1."""
 
     def to_json(self) -> str:
         """Return indented JSON."""

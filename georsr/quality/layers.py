@@ -73,6 +73,8 @@ def synthesised_detail(
 ) -> FloatArray:
     """Return the local root mean square of detail that bicubic enlargement cannot carry.
 
+    It is (H, W), over squares of 2 scale + 1 pixels and over bands, in the output's units.
+
     Parameters
     ----------
     image, valid
@@ -83,11 +85,6 @@ def synthesised_detail(
         Output pixels per source pixel, along each axis.
     backend
         Library that enlarges: ``torch``, or ``onnx`` for NumPy.
-
-    Returns
-    -------
-    ndarray
-        (H, W), over squares of 2 scale + 1 pixels and over bands, in the output's units.
     """
     enlarged = bicubic_on_cpu(fill_invalid(low, low_valid), scale, backend)
     detail = np.where(valid, image - enlarged, np.float32(0))
@@ -177,23 +174,16 @@ def _gradient(image: Array) -> Array:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Coefficients of the expected error of a model.
-
-    Attributes
-    ----------
-    deviation, gradient, floor : float
-        Coefficients a, b and c of the formula above; all at least 0.
-    fitted_for : str
-        Name of the model whose errors they were fitted to.
-    fitted_on : str
-        Images and degradations of the fit.
-    """
+    """Coefficients of the expected error of a model."""
 
     deviation: float
     gradient: float
     floor: float
+    """Coefficients a, b and c of the formula of this module; all at least 0."""
     fitted_for: str
+    """Name of the model whose errors they were fitted to."""
     fitted_on: str
+    """Images and degradations of the fit."""
 
     def describe(self, spec: ModelSpec) -> str:
         """Return a sentence for the tags of the layers."""

@@ -46,12 +46,7 @@ def style_path(layers: str) -> Path | None:
 def style_of(path: str | os.PathLike[str], unit: str) -> str:
     """Return the style of quality layers: the first band, from 0 to its 98th percentile.
 
-    Parameters
-    ----------
-    path
-        Path of the layers; a sample of their pixels is read.
-    unit
-        Unit of the first band, for the legend.
+    A sample of the pixels in ``path`` is read; ``unit`` is that of the first band, for the legend.
     """
     with open_output(path, indexes=(1,)) as reader:
         return pseudocolour(displayed_maximum(reader), unit)

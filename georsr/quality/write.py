@@ -108,16 +108,10 @@ def layers_layout(job: SRJob) -> OutputLayout:
 
 
 def layers_job(job: SRJob, destination: str, output_hash: str) -> SRJob:
-    """Return the job that writes the quality layers of an output.
+    """Return the job that writes the quality layers of an output, from the job of the output.
 
-    Parameters
-    ----------
-    job
-        Job of the output.
-    destination
-        Path of the layers.
-    output_hash
-        Checksum or hash of the output. An unfinished run for another output is not resumed.
+    An unfinished run for an output with another ``output_hash``, its checksum or hash, is not
+    resumed.
     """
     key = job.key | {"layers": str(quality_config(job)), "product": output_hash}
     # with --resume, the earlier run may have ended before it began to write layers

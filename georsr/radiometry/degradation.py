@@ -343,19 +343,10 @@ class BicubicDegradation:
 
 
 def bicubic_downsample(image: AnyArray, scale: int) -> FloatArray:
-    """Downsample an image by an integer factor with an antialiased bicubic kernel.
+    """Downsample (..., H, W), multiples of ``scale``, with an antialiased bicubic kernel.
 
-    Parameters
-    ----------
-    image
-        (..., H, W), any real dtype; H and W are multiples of ``scale``.
-    scale
-        Factor, at least 1.
-
-    Returns
-    -------
-    ndarray
-        (..., H / scale, W / scale) float32 in the image's units, neither rounded nor clipped.
+    Takes any real type, and returns (..., H / scale, W / scale) float32 in the image's units,
+    neither rounded nor clipped.
     """
     height, width = image.shape[-2:]
     if height % scale or width % scale:

@@ -33,26 +33,18 @@ MAX_SHARPENING = 4.0
 
 @dataclass(frozen=True)
 class Kernel:
-    """A downsampling kernel.
-
-    Attributes
-    ----------
-    kind : str
-        ``bicubic`` (antialiased, a = -0.5), ``mean`` (over the area of the LR pixel) or ``psf`` (a
-        gaussian).
-    mtf : float
-        MTF of the PSF at the LR Nyquist frequency, 0..1.
-    sharpen : float
-        Strength of the MTF compensation after the PSF, see `mtfc_matrix`.
-    damping : float
-        Weight of the roughness of the correction by `georsr.inference.consistency`; 0 for the
-        default.
-    """
+    """A downsampling kernel."""
 
     kind: str
+    """``bicubic`` (antialiased, a = -0.5), ``mean`` (over the area of the LR pixel) or ``psf`` (a
+    gaussian)."""
     mtf: float = 0.0
+    """MTF of the PSF at the LR Nyquist frequency, 0..1."""
     sharpen: float = 0.0
+    """Strength of the MTF compensation after the PSF, see `mtfc_matrix`."""
     damping: float = 0.0
+    """Weight of the roughness of the correction by `georsr.inference.consistency`; 0 for the
+    default."""
 
     def __str__(self) -> str:
         if self.kind != "psf":
@@ -227,19 +219,10 @@ def psf_matrix(size: int, scale: int, sigma: float, pixel: bool = False) -> Floa
 def sampling_matrix(
     positions: AnyArray, size: int, scale: int, sigma: float, pixel: bool = False
 ) -> FloatArray:
-    """Return blur and sampling along one axis at any positions as a matrix.
+    """Return blur and sampling along one axis at any positions as an (n, size) float32 matrix.
 
-    Parameters
-    ----------
-    positions
-        (n,) centres of detectors, in LR pixels from the centre of the first LR pixel.
-    size, scale, sigma, pixel
-        As for `psf_matrix`.
-
-    Returns
-    -------
-    ndarray
-        (n, size) float32; rows sum to 1.
+    ``positions`` (n,) are centres of detectors, in LR pixels from the centre of the first LR pixel;
+    the rest is as for `psf_matrix`. Rows sum to 1.
     """
     corners = positions[:, None] * scale
     columns = np.arange(size)
@@ -266,23 +249,16 @@ N_SENSOR_VALUES = len(MEANS)
 
 @dataclass(frozen=True)
 class SensorDescription:
-    """Description of how an image was recorded.
-
-    Attributes
-    ----------
-    mtf_half, mtf : float
-        MTF of optics, detector, resampling and sharpening together, at half the Nyquist frequency
-        and at the Nyquist frequency (a quarter and half a cycle per pixel).
-    noise : float
-        Standard deviation of noise, quantization and compression errors, on the 0..1 scale.
-    grain : float
-        Correlation of the noise of neighbouring pixels, -1..1.
-    """
+    """Description of how an image was recorded."""
 
     mtf_half: float
     mtf: float
+    """MTF of optics, detector, resampling and sharpening together, at half the Nyquist frequency
+    and at the Nyquist frequency (a quarter and half a cycle per pixel)."""
     noise: float
+    """Standard deviation of noise, quantization and compression errors, on the 0..1 scale."""
     grain: float
+    """Correlation of the noise of neighbouring pixels, -1..1."""
 
     def normalize(self) -> tuple[float, ...]:
         """Return the numbers as standard scores over sensors, at most `MAX_NORMALIZED`."""

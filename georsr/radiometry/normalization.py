@@ -102,8 +102,7 @@ def _window_indices(length: int, size: int) -> IndexArray:
 def _nearest(length: int, count: int) -> IndexArray:
     """Return the indices that GDAL reads when it decimates an axis by nearest neighbour.
 
-    These are the pixels under the centres of the output pixels. The small number is that of GDAL
-    (rasterio.cpp).
+    They are those under the centres of the output pixels, with GDAL's small number (rasterio.cpp).
     """
     centres = (np.arange(count) + 0.5) * (length / count) + 1e-10
     indices: IndexArray = np.minimum(np.floor(centres).astype(np.int64), length - 1)
@@ -131,21 +130,15 @@ def calculation_dtype(dtype: str) -> np.dtype[np.floating]:
 
 @dataclass(frozen=True)
 class Normalization:
-    """The map ``(value - lo) / (hi - lo)`` of each band, the same for the whole raster.
-
-    Attributes
-    ----------
-    lo, hi : tuple of float
-        Stored values that become 0 and 1, one for each band; ``hi >= lo``. A band with
-        ``hi == lo`` is shifted, not scaled.
-    kind : str
-        How the limits were chosen: "dtype", "fixed", "percentile" or "reflectance"; "none" for
-        stored values that are interpolated, which are neither clipped nor rounded.
-    """
+    """The map ``(value - lo) / (hi - lo)`` of each band, the same for the whole raster."""
 
     lo: tuple[float, ...]
     hi: tuple[float, ...]
+    """Stored values that become 0 and 1, one for each band; ``hi >= lo``. A band with ``hi == lo``
+    is shifted, not scaled."""
     kind: str
+    """How the limits were chosen: "dtype", "fixed", "percentile" or "reflectance"; "none" for
+    stored values that are interpolated, which are neither clipped nor rounded."""
 
     def __post_init__(self) -> None:
         if len(self.lo) != len(self.hi) or not self.lo:
@@ -232,12 +225,7 @@ class Normalization:
         return scaled
 
     def clip_with_remainder(self, x: FloatArray) -> tuple[FloatArray, FloatArray | None]:
-        """Clip values to 0..1 and return what was cut off.
-
-        Parameters
-        ----------
-        x : float32, any shape
-            Finite values.
+        """Clip finite float32 values of any shape to 0..1 and return what was cut off.
 
         Returns
         -------

@@ -64,14 +64,9 @@ def displayed_bands(info: RasterInfo) -> tuple[int, ...]:
 
 
 def display_stretch(reader: RasterReader, numbers: Sequence[int] | None = None) -> DisplayStretch:
-    """Choose the values of red, green and blue that become black and white.
+    """Choose the values of red, green and blue that become black and white, from a sample.
 
-    Parameters
-    ----------
-    reader
-        Reader of the bands, of which a sample is read.
-    numbers
-        Numbers of red, green and blue; None takes those of `displayed_bands`.
+    ``numbers`` are those of red, green and blue; None takes those of `displayed_bands`.
     """
     numbers = numbers or displayed_bands(reader.info)
     bands = tuple(reader.info.indexes.index(number) for number in numbers)

@@ -143,12 +143,8 @@ def report_output(
 def shift_against_bicubic(sr: RasterReader, lr: RasterReader, scale: int) -> tuple[float, float]:
     """Measure how far an output is shifted against the bicubic enlargement of its source.
 
-    The shift is that of the mean of the bands in the middle of the raster.
-
-    Returns
-    -------
-    down, right : float
-        Output pixels; NaN where the window is too small or has no valid pixel.
+    Returns (down, right) in output pixels, of the mean of the bands in the middle of the raster;
+    NaN where that is too small or has no valid pixel.
     """
     height, width = lr.info.height, lr.info.width
     h, w = min(SHIFT_WINDOW, height), min(SHIFT_WINDOW, width)
@@ -246,15 +242,7 @@ class Images:
 
 
 def collect_images(report: OutputReport, layers: str | None = None) -> Images:
-    """Read the pictures of the page.
-
-    Parameters
-    ----------
-    report
-        Report of the output.
-    layers
-        Path of the quality layers, if there are any.
-    """
+    """Read the pictures of the page; ``layers`` is the path of the quality layers, if any."""
     with (
         open_raster(report.output) as sr,
         open_source_of(sr, report.source, report.bidx) as lr,
