@@ -44,8 +44,10 @@ from georsr.radiometry.degradation import (
     Degradation,
     crop_to_multiple,
     degrade_image,
+    to_float,
     to_uint8,
 )
+from georsr.radiometry.kernels import Kernel
 from georsr.radiometry.normalization import Normalization
 from georsr.reports import georsr_version
 from georsr.window import AnyArray, PixelBlock, Window
@@ -135,11 +137,13 @@ class Candidate:
 def make_super_resolver(predictor: TilePredictor) -> SuperResolver:
     """Return a function that super-resolves a sample as one tile."""
 
-    def super_resolve(sample: Sample) -> AnyArray:
-        x = sample.lr.astype(np.float32) / np.float32(255)
-        return to_uint8(predictor([x], [sample.name or "the image"])[0] * 255)
+    return partial(_super_resolve, predictor, None)
 
-    return super_resolve
+
+def _super_resolve(predictor: TilePredictor, kernel: Kernel | None, sample: Sample) -> AnyArray:
+    tiles, names = [to_float(sample.lr)], [sample.name or "the image"]
+    (batch,) = predictor.submit(tiles, names, [ConsistencyTarget()], kernel)
+    return to_uint8(batch.result()[0] * 255)
 
 
 def make_consistent_super_resolver(
@@ -158,11 +162,7 @@ def make_consistent_super_resolver(
         informed = with_scene_sensor(*scene, model, config, predictor.placement)
         used = predictor if informed is model else TilePredictor(informed, predictor.placement, 1)
         kernel = resolve_kernel(*scene, informed, config, predictor.placement)
-        if kernel is None:
-            return make_super_resolver(used)(sample)
-        x = sample.lr.astype(np.float32) / np.float32(255)
-        batches = used.submit([x], [sample.name or "the image"], [ConsistencyTarget()], kernel)
-        return to_uint8(batches[0].result()[0] * 255)
+        return _super_resolve(used, kernel, sample)
 
     return super_resolve
 

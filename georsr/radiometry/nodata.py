@@ -172,16 +172,16 @@ def find_fill_values(pixels: AnyArray) -> tuple[list[float], AnyArray]:
     rest : (m,)
         The other pixels, less those that are too far from them to be measurements.
     """
+    ends = (pixels.min(), pixels.max()) if pixels.size else ()
+    if all((pixels == end).sum() < 2 for end in ends):
+        return [], _measurements(pixels)
+    values, counts = np.unique(pixels, return_counts=True)
     enough = max(MIN_FILL_PIXELS, int(MIN_FILL_FRACTION * pixels.size))
-    rest = pixels
-    if pixels.size and any((pixels == end).sum() >= 2 for end in (pixels.min(), pixels.max())):
-        values, counts = np.unique(pixels, return_counts=True)
-        low, high = _data_span(values.astype(np.float64), counts, enough)
-        rest = pixels[(pixels >= values[low]) & (pixels <= values[high - 1])]
-        outside = np.r_[0:low, high : len(values)]
-        order = outside[np.argsort(-counts[outside], kind="stable")]
-        return [float(value) for value in values[order]], _measurements(rest)
-    return [], _measurements(rest)
+    low, high = _data_span(values.astype(np.float64), counts, enough)
+    rest = pixels[(pixels >= values[low]) & (pixels <= values[high - 1])]
+    outside = np.r_[0:low, high : len(values)]
+    order = outside[np.argsort(-counts[outside], kind="stable")]
+    return [float(value) for value in values[order]], _measurements(rest)
 
 
 def _data_span(values: AnyArray, counts: AnyArray, enough: int) -> tuple[int, int]:
@@ -222,14 +222,10 @@ def _measurements(pixels: AnyArray) -> AnyArray:
     with np.errstate(over="ignore", invalid="ignore"):
         low, middle, high = np.percentile(sample, (10, 50, 90))
         margin = OUTLIER_RANGES * (high - low)
-    if (
-        not margin < np.inf
-        or margin == 0
-        or (pixels.min() >= middle - margin and pixels.max() <= middle + margin)
-    ):
+    if not 0 < margin < np.inf:
         return pixels
-    near: AnyArray = pixels[(pixels >= middle - margin) & (pixels <= middle + margin)]
-    return near
+    near = (pixels >= middle - margin) & (pixels <= middle + margin)
+    return pixels if near.all() else pixels[near]
 
 
 def valid_pixels(values: AnyArray, *nodata: float | None) -> BoolArray:
