@@ -276,13 +276,7 @@ class DegradedImages:
         return (self[number] for number in range(len(self)))
 
     def __getitem__(self, number: int) -> Sample:
-        """Read and degrade one image.
-
-        Raises
-        ------
-        InputError
-            It cannot be decoded, is not RGB or is too small.
-        """
+        """Read and degrade one image; InputError if it is not RGB, too small or damaged."""
         index = self.indexes[number]
         hr = self._read(index)
         degrade = partial(self._degrade, index)
@@ -396,8 +390,8 @@ def prepare(
     root, split, layout
         As for :func:`georsr.io.image_datasets.open_dataset`.
     models
-        Names, files or open models of one scale; bicubic is always measured too. Empty: the
-        default model.
+        Names, files or open models of one scale; bicubic is always measured too. Empty: the default
+        model.
     scale
         Super-resolution factor; None takes that of the models.
     degradation
@@ -414,7 +408,7 @@ def prepare(
     Raises
     ------
     UsageError
-        The data set or a model does not exist, or they do not belong together; models would compute
+        The data set or a model does not exist, they do not belong together, or models would compute
         in different precisions.
     InputError
         The data set holds no images.

@@ -88,10 +88,8 @@ def measure_gains(
 
     Parameters
     ----------
-    pixels
-        The two images.
-    scale
-        Fine pixels per coarse pixel.
+    pixels, scale
+        The two images, and fine pixels per coarse pixel.
     bicubic
         Baseline, by which the fine image is also registered.
     models

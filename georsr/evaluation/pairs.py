@@ -72,12 +72,7 @@ class Pair:
 
 
 def read_pairs(folder: Path) -> list[Pair]:
-    """Read the list of a folder of pairs.
-
-    Parameters
-    ----------
-    folder
-        Folder with ``pairs.tsv`` and, for each of its lines, ``NAME_lr.tif`` and ``NAME_hr.tif``.
+    """Read ``pairs.tsv`` of a folder, which has ``NAME_lr.tif`` and ``NAME_hr.tif`` for each line.
 
     Raises
     ------
@@ -250,12 +245,8 @@ class PairsEvaluation:
     def run(self, progress: Progress | None = None, *, pictures: bool = False) -> PairsReport:
         """Measure every model on every pair of its scale.
 
-        Parameters
-        ----------
-        progress
-            Object that is advanced once per pair and kind.
-        pictures
-            Keep pictures of every pair in ``examples``.
+        ``progress`` is advanced once per pair and kind. With ``pictures``, pictures of every pair
+        are kept in ``examples``.
 
         Raises
         ------

@@ -71,10 +71,8 @@ def make_preview(
 
     Parameters
     ----------
-    path
-        Path of the raster.
-    models
-        Models to show; at least one.
+    path, models
+        Path of the raster, and models to show; at least one.
     at
         Centre of the window in the raster's CRS; None takes the middle of the raster.
     size

@@ -46,17 +46,9 @@ def open_source_of(
 ) -> RasterReader:
     """Open the part of a source that an output covers, with the bands that the output has.
 
-    Parameters
-    ----------
-    sr
-        The output.
-    path
-        Path of its source.
-    bidx
-        Bands of the source, in the output's order; None takes those that the tags of the output
-        name, else finds red, green and blue if the output has three bands of more.
-    force
-        As for `georsr.io.reader.open_raster`.
+    ``bidx`` are the bands of the source, in the output's order. None takes those that the tags of
+    the output name, else finds red, green and blue if the output has three bands of more. ``force``
+    is as for `georsr.io.reader.open_raster`.
     """
     reader = open_raster(path, indexes=bidx or _recorded_bands(sr), force=force)
     numbers = None
@@ -428,8 +420,8 @@ def compare_with_source(
     bidx
         Bands of the source, in the output's order; None: all.
     degradation
-        Degradation from the output to the source; None: the kernel that the output was made
-        consistent by, according to its tags, or bicubic.
+        From the output to the source; None: the kernel that the output was made consistent by,
+        according to its tags, or bicubic.
 
     Raises
     ------
@@ -462,10 +454,7 @@ def compare_bicubic(
 ) -> ComparisonReport:
     """Measure the bicubic enlargement of the source as an output with the scale of ``sr_path``.
 
-    Parameters
-    ----------
-    lr_path, sr_path, hr_path, bidx, degradation
-        As for :func:`compare_with_source`.
+    Parameters are those of :func:`compare_with_source`.
 
     Raises
     ------

@@ -66,16 +66,8 @@ def measure_seams(source: str, model: Model, **options: Unpack[SROptions]) -> Se
 
     Normalization, sensor and kernel are those of the scene, as in a run, where all tiles share
     them. A quarter of a tile along the edges of the window is left out of the comparison: it may
-    differ because of the edge, not because of the grid.
-
-    Parameters
-    ----------
-    source
-        Path of a raster.
-    model
-        Model to run.
-    **options
-        Fields of :class:`georsr.config.SRConfig` (indexes, output_bands, tile_size, device...).
+    differ because of the edge, not because of the grid. ``options`` are fields of
+    :class:`georsr.config.SRConfig`, such as ``indexes`` and ``tile_size``.
 
     Raises
     ------

@@ -71,9 +71,9 @@ def synthesised_detail(
     scale: int,
     backend: str = "torch",
 ) -> FloatArray:
-    """Return the local root mean square of detail that bicubic enlargement cannot carry.
+    """Return the local root mean square of detail that bicubic enlargement cannot carry, (H, W).
 
-    It is (H, W), over squares of 2 scale + 1 pixels and over bands, in the output's units.
+    It is that of squares of 2 scale + 1 pixels and of all bands, in the output's units.
 
     Parameters
     ----------

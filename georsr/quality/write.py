@@ -161,17 +161,11 @@ def check_layers_path(job: SRJob, layers: str) -> None:
 
 
 def run_with_layers(request: RunRequest, executor: Executor, layers_path: str) -> RunReport:
-    """Super-resolve an open raster into a new file, with its quality layers in another.
+    """Super-resolve a raster as `georsr.jobs.run.run`, with its quality layers in another file.
 
-    The layers are renamed into place first, the output last. If the process is killed between the
-    two renames, only the layers exist under their name; the same call then renames the output.
-
-    Parameters
-    ----------
-    request, executor
-        As for `georsr.jobs.run.run`.
-    layers_path
-        Path of the quality layers. This process computes them.
+    The layers, which this process computes, are renamed into place first, the output last. If the
+    process is killed between the two renames, only the layers exist under their name; the same call
+    then renames the output.
     """
     costs = [n_forward_passes(request.config.tta), MEMBERS]
     context = RunContext(RunProgress(request.progress, costs), request.should_stop)
@@ -225,19 +219,10 @@ def _write_both(
 def write_layers(
     job: SRJob, output_path: str, context: RunContext, output: RasterWriter | None = None
 ) -> LayersReport:
-    """Write and publish the quality layers of an output.
+    """Write and publish the quality layers of an output, by the job of the layers.
 
-    Parameters
-    ----------
-    job
-        Job of the layers.
-    output_path
-        Path of the finished output.
-    context
-        Progress, cancellation and timing of the run.
-    output
-        Writer of the output if it is not published yet: it is published after the layers, before
-        their journal is removed.
+    ``output`` is the writer of the output if that is not published yet: it is published after the
+    layers, before their journal is removed.
     """
     earlier = job.journal().completed_output()
     if earlier is not None:
@@ -329,16 +314,8 @@ def run_layers(
 ) -> LayersReport:
     """Write the quality layers of an output that exists.
 
-    Parameters
-    ----------
-    reader
-        Source of the output; it is read from another thread until this returns.
-    output_path, destination
-        Paths of the output and of the layers.
-    model, config
-        Model and options with which the output was written.
-    progress, should_stop
-        As for `georsr.jobs.run.run`.
+    The source is read from another thread until this returns. Model and options are those with
+    which the output was written.
     """
     context = RunContext(RunProgress(progress, [MEMBERS]), should_stop or never)
     with context.timer.section("total"):

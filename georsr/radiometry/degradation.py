@@ -61,16 +61,10 @@ def is_number(value: Any) -> bool:
 
 
 def from_dict(cls: type[T], values: Any, context: str) -> T:
-    """Build a dataclass whose ``__post_init__`` checks its values.
+    """Build a dataclass whose ``__post_init__`` checks its values, and whose fields have defaults.
 
-    Parameters
-    ----------
-    cls
-        Dataclass without mandatory fields.
-    values
-        Mapping of field names to plain values, as read from YAML or JSON; lists become tuples.
-    context
-        Source of the values, for error messages.
+    ``values`` are plain values by the names of fields, as read from YAML or JSON; lists become
+    tuples. ``context`` is their source, for error messages.
 
     Raises
     ------
@@ -654,13 +648,8 @@ PARSERS: dict[str, Callable[[Any, str], Degradation]] = {
 def degradation_from_dict(values: Any, context: str) -> Degradation:
     """Build a degradation from the plain values of its ``to_dict``.
 
-    Parameters
-    ----------
-    values
-        ``{"kind": "bicubic"}``, ``{"kind": "sensor", "mtf": [0.1, 0.35], ...}`` or
-        ``{"kind": "mixture", "of": [{"kind": "bicubic"}, ...]}``.
-    context
-        Source of the values, for error messages.
+    They are such as ``{"kind": "sensor", "mtf": [0.1, 0.35]}`` or ``{"kind": "mixture", "of":
+    [{"kind": "bicubic"}, ...]}``; ``context`` is their source, for error messages.
 
     Raises
     ------
@@ -682,11 +671,7 @@ CONSTANTS = {"true": True, "false": False, "none": None}
 def parse_degradation(text: str) -> Degradation:
     """Parse a degradation such as ``bicubic`` or ``sensor,mtf=0.1..0.35,noise=0.01,bits=8``.
 
-    Parameters
-    ----------
-    text
-        Kind, then ``key=value`` pairs separated by commas. A value is a number, a range ``LO..HI``,
-        ``true``, ``false`` or ``none``.
+    The values are numbers, ranges ``LO..HI``, ``true``, ``false`` or ``none``.
 
     Raises
     ------

@@ -293,15 +293,10 @@ VALUE_RANGES = {
 
 
 def parse_sensor(text: str) -> dict[str, float]:
-    """Parse some of the four numbers, such as ``mtf=0.2,noise=0.01``.
+    """Parse some attributes of `SensorDescription`, such as ``mtf=0.2,noise=0.01``.
 
     If ``mtf`` is given without ``mtf_half``, the MTF is taken to be a gaussian, which at half the
     Nyquist frequency is the fourth root of ``mtf``.
-
-    Returns
-    -------
-    dict of str to float
-        Attributes of `SensorDescription` and their values.
 
     Raises
     ------
@@ -337,15 +332,8 @@ def combine_estimates(mean: Any, variance: Any) -> Any:
     normal prior. It stays as close to the prior as a single estimate, because the errors of
     estimates of one scene are not independent. Without information it is zero, the prior.
 
-    Parameters
-    ----------
-    mean, variance
-        (n, N_SENSOR_VALUES), one row per window; NumPy arrays or tensors.
-
-    Returns
-    -------
-    ndarray or Tensor
-        (N_SENSOR_VALUES,).
+    Takes mean and variance, (n, N_SENSOR_VALUES) with one row per window, as arrays or tensors, and
+    returns (N_SENSOR_VALUES,).
     """
     information = (1 / variance - 1).clip(min=0)
     return (mean * information).sum(0) / information.sum(0).clip(min=1e-6)

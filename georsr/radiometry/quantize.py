@@ -108,19 +108,9 @@ def quantize(
 def invalid_pixels(
     source: AnyArray, dtype: str, nodata: float | None, *, masked: bool = False
 ) -> AnyArray:
-    """Convert pixels of which none is valid, as `quantize` does.
+    """Convert pixels of any shape, of which none is valid, as `quantize` does.
 
-    Parameters
-    ----------
-    source : array of any shape
-        Source values.
-    dtype, nodata, masked
-        As for `quantize`, but a single nodata value.
-
-    Returns
-    -------
-    array of the same shape
-        Pixels of type ``dtype``; ``source`` itself if they do not change.
+    ``nodata`` is a single value. The result is ``source`` itself if its pixels do not change.
     """
     if source.dtype == dtype and (masked or nodata is None):
         return source
@@ -166,18 +156,17 @@ def _avoid_nodata(values: FloatArray, out: AnyArray, nodata: float) -> None:
     """Move the pixels of ``out`` that would be read as nodata away from it."""
     if not math.isfinite(nodata):
         return  # a valid pixel is finite
-    kind = out.dtype.type
-    target: Any
+    kind, is_float = out.dtype.type, out.dtype.kind == "f"
+    limits: Any = np.finfo(kind) if is_float else np.iinfo(kind)
+    target: Any = kind(nodata) if is_float else int(nodata)
     with np.errstate(over="ignore", invalid="ignore"):
-        if out.dtype.kind == "f":
-            target, limits = kind(nodata), np.finfo(kind)
+        if is_float:
             # if nodata is 0, a subnormal step might be flushed to 0
             step = kind(nodata_tolerance(out.dtype.name, nodata)) or limits.tiny
             collides = np.abs(out - target) < step
             at_bottom, at_top = target < limits.min / 2, target > limits.max / 2
         else:
-            target, step, limits = int(nodata), 1, np.iinfo(kind)
-            collides = out == target
+            step, collides = 1, out == target
             at_bottom, at_top = target == limits.min, target == limits.max
         if collides.any():
             upwards = at_bottom | (values[collides] >= target) & (not at_top)

@@ -242,13 +242,11 @@ class View:
     output
         Path of the output, or of any raster.
     source
-        Path of the source; None takes the file beside the output that its tags name, if there is
-        one.
+        Path of the source; None takes the file beside the output that its tags name, if it exists.
     layers
         Path of the quality layers.
     bidx
-        Numbers of the bands of the output that are shown: red, green and blue, or one. None finds
-        them.
+        Numbers of the output's bands that are shown: red, green and blue, or one. None finds them.
 
     Raises
     ------

@@ -92,15 +92,9 @@ def report_output(
 ) -> OutputReport:
     """Measure an output against its source.
 
-    Parameters
-    ----------
-    source, output
-        Paths.
-    bidx
-        Bands of the source; None reads them from the tags of the output.
-    seams
-        Run the model again on a part of the source, to measure seams, noise gain and unsteady
-        detail.
+    ``bidx`` are the bands of the source; None reads them from the tags of the output. With
+    ``seams``, the model is run again on a part of the source to measure seams, noise gain and
+    unsteady detail.
 
     Raises
     ------

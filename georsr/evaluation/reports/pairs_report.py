@@ -213,13 +213,8 @@ def _abbreviate(text: str, width: int) -> str:
 def pairs_page(report: PairsReport, examples: Sequence[tuple[PairRow, Example]]) -> str:
     """Render the page of a report.
 
-    Parameters
-    ----------
-    report
-        Measured gains.
-    examples
-        Pictures of every pair; those of the best, the median and the worst pair of each group, by
-        the gain of its first model, are shown.
+    Of the pictures of every pair, those of the best, the median and the worst pair of each group,
+    by the gain of its first model, are shown.
     """
     groups = [
         {
