@@ -52,11 +52,6 @@ BICUBIC_RADIUS = 2
 """Source pixels on either side that the bicubic enlargement depends on."""
 
 
-def margin(kernel: Kernel, scale: int) -> int:
-    """Return the number of source pixels around a window on which its maps depend."""
-    return kernel.radius(scale) + BICUBIC_RADIUS + 1
-
-
 def inconsistency(low: FloatArray, source: AnyArray, valid: BoolArray) -> FloatArray:
     """Return |downsampled output - source|, mean over valid bands: (C, h, w) each -> (h, w)."""
     difference = np.abs(low - np.where(valid, source, 0).astype(np.float32))
@@ -340,7 +335,7 @@ class LayersPipeline:
         tile_grid, kernel = self.tiles.tile_grid, self.config.kernel
         s, extent = tile_grid.scale, Window(0, 0, tile_grid.height, tile_grid.width)
         source_window = window.coarser(s)
-        padded = source_window.grow(margin(kernel, s)).intersection(extent)
+        padded = source_window.grow(kernel.radius(s) + BICUBIC_RADIUS + 1).intersection(extent)
         assert padded is not None, "the window is inside the output"
         block = self.output.read(padded.scaled(s))
         image, image_valid = block.values.astype(np.float32), block.valid

@@ -15,6 +15,7 @@ RAMP = ("#fffdf0", "#fde2a6", "#f6a96c", "#d9605a", "#942b6c", "#33105c")
 """Colours from small to large values, light to dark; suitable for colour-blind readers."""
 MAX_PERCENTILE = 98.0
 """Percentile of the values that is shown in the last colour."""
+# the format that QGIS 3 and 4 read and write (``QgsRasterLayer.saveNamedStyle``)
 TEMPLATE = """\
 <!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>
 <qgis version="3.22.0" styleCategories="AllStyleCategories">
@@ -46,25 +47,11 @@ def style_path(layers: str) -> Path | None:
 def style_of(path: str | os.PathLike[str], unit: str) -> str:
     """Return the style of quality layers: the first band, from 0 to its 98th percentile.
 
-    A sample of the pixels in ``path`` is read; ``unit`` is that of the first band, for the legend.
+    The band has a linear colour ramp. ``path`` is that of the layers, of which a sample is read;
+    ``unit`` is that of the band, for the legend.
     """
     with open_output(path, indexes=(1,)) as reader:
-        return pseudocolour(displayed_maximum(reader), unit)
-
-
-def displayed_maximum(reader: RasterReader) -> float:
-    """Return the value of a reader's only band that is shown in the last colour; above 0."""
-    sample = reader.sample()
-    valid = sample.values[sample.valid]
-    maximum = float(np.percentile(valid, MAX_PERCENTILE)) if valid.size else 1.0
-    return maximum if maximum > 0 else 1.0
-
-
-def pseudocolour(maximum: float, unit: str) -> str:
-    """Return a QML document: band 1 in a linear colour ramp from 0 to ``maximum``.
-
-    The format is that which QGIS 3 and 4 read and write (``QgsRasterLayer.saveNamedStyle``).
-    """
+        maximum = displayed_maximum(reader)
     unit = escape(unit, {'"': "&quot;", "\t": "&#09;", "\n": "&#10;", "\r": "&#13;"})
     values = np.arange(len(RAMP)) * maximum / (len(RAMP) - 1)
     items = "\n".join(
@@ -73,3 +60,11 @@ def pseudocolour(maximum: float, unit: str) -> str:
         for colour, value in zip(RAMP, values, strict=True)
     )
     return TEMPLATE.format(maximum=f"{maximum:.6g}", items=items)
+
+
+def displayed_maximum(reader: RasterReader) -> float:
+    """Return the value of a reader's only band that is shown in the last colour; above 0."""
+    sample = reader.sample()
+    valid = sample.values[sample.valid]
+    maximum = float(np.percentile(valid, MAX_PERCENTILE)) if valid.size else 1.0
+    return maximum if maximum > 0 else 1.0

@@ -39,8 +39,9 @@ class DisplayStretch:
     bands: tuple[int, ...]
     """Indexes of red, green and blue from 0, or of one band three times."""
     low: tuple[float, ...]
+    """Value of each of them that is shown as black."""
     high: tuple[float, ...]
-    """Values of each of them that are shown as white, and ``low`` as black."""
+    """Value of each of them that is shown as white."""
 
     def to_rgb(self, block: PixelBlock) -> AnyArray:
         """Convert pixels to (3, h, w) uint8."""

@@ -51,11 +51,13 @@ class BandHistogram:
     edges: tuple[float, ...]
     """n + 1 edges of the bins."""
     before: tuple[float, ...]
+    """Fraction of the valid pixels of the source in each bin."""
     after: tuple[float, ...]
-    """Fraction of the valid pixels of the output, as ``before`` of the source, in each bin."""
+    """Fraction of the valid pixels of the output in each bin."""
     means: tuple[float, float]
+    """Mean of source and output."""
     deviations: tuple[float, float]
-    """Standard deviation, as ``means``, of source and output."""
+    """Standard deviation of source and output."""
 
 
 @dataclass(frozen=True)
