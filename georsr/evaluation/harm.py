@@ -232,14 +232,14 @@ def noise_gain(values: AnyArray, ranges: AnyArray, model: Model, config: SRConfi
     noisy = values + noise * ranges
     scale = model.spec.scale
     change = predict_array(noisy, None, model, config) - predict_array(values, None, model, config)
-    bicubic, bicubic_noisy = _bicubic(values, scale), _bicubic(noisy, scale)
-    everywhere = np.ones(bicubic.shape[1:], bool)
-    flat = flat_blocks((bicubic / ranges).mean(0), everywhere, scale)
+    baseline, noisy_baseline = bicubic(values, scale), bicubic(noisy, scale)
+    everywhere = np.ones(baseline.shape[1:], bool)
+    flat = flat_blocks((baseline / ranges).mean(0), everywhere, scale)
     if not flat.any():
         return math.nan
     energy, bicubic_energy = (
         np.square([split_blocks(band, BLOCK * scale)[flat] for band in difference / ranges]).mean()
-        for difference in (change, bicubic_noisy - bicubic)
+        for difference in (change, noisy_baseline - baseline)
     )
     return float(np.sqrt(energy / bicubic_energy))
 
@@ -280,9 +280,10 @@ def unsteady_detail(values: AnyArray, model: Model, config: SRConfig) -> float:
 
 def fine_detail(image: AnyArray, scale: int) -> AnyArray:
     """Return an image minus its downsampled version, enlarged again: (C, s * h, s * w)."""
-    return np.asarray(image - _bicubic(bicubic_downsample(image, scale), scale))
+    return np.asarray(image - bicubic(bicubic_downsample(image, scale), scale))
 
 
-def _bicubic(values: AnyArray, scale: int) -> AnyArray:
+def bicubic(values: AnyArray, scale: int) -> AnyArray:
+    """Enlarge (C, h, w) by bicubic interpolation: (C, s * h, s * w) float32."""
     enlarged: AnyArray = enlarge_bicubic(values.astype(np.float32)[None], scale)[0]
     return enlarged

@@ -11,7 +11,7 @@ import numpy as np
 
 from georsr.errors import InputError, UsageError, join_lines
 from georsr.evaluation.edges import find_edges, flat_blocks, measure_edges, plane_residual
-from georsr.evaluation.harm import HarmReport, measure_harm
+from georsr.evaluation.harm import HarmReport, bicubic, measure_harm
 from georsr.evaluation.metrics import radial_power
 from georsr.evaluation.raster_comparison import (
     Consistency,
@@ -24,7 +24,6 @@ from georsr.evaluation.raster_comparison import (
 from georsr.geo.registration import scale_between
 from georsr.inference.blur_and_noise import BLOCK
 from georsr.io.reader import RasterReader, open_raster
-from georsr.models.arrays import enlarge_bicubic
 from georsr.radiometry.degradation import Degradation
 from georsr.radiometry.kernels import Kernel
 from georsr.radiometry.nodata import erode_mask
@@ -200,13 +199,13 @@ def measure_no_reference(
             bands = selected_bands(lr, bidx)
             consistency = measure_consistency(sr, lr, degradation or recorded_kernel(sr))
             report = _report(sr, lr, scale_between(sr.info, lr.info), consistency)
-    bicubic, output = report.images
+    baseline, output = report.images
     harm = measure_harm(
         sr_path,
         lr_path,
         roughness=output.noise_ratio,
         overshoot=output.beyond,
-        bicubic_overshoot=bicubic.beyond,
+        bicubic_overshoot=baseline.beyond,
         bidx=bands,
         run=run,
     )
@@ -250,7 +249,8 @@ def _windows(sr: RasterReader, lr: RasterReader | None, scale: int) -> Iterator[
             yield _Window(cells.mean((1, 3)), [image], valid)
             continue
         source, known = _grey(lr.read(window))
-        yield _Window(source, [_bicubic(source, scale), image], valid & known)
+        enlarged = bicubic(source[None], scale)[0].astype(np.float64)
+        yield _Window(source, [enlarged, image], valid & known)
 
 
 def _grey(block: PixelBlock) -> tuple[AnyArray, BoolArray]:
@@ -258,11 +258,6 @@ def _grey(block: PixelBlock) -> tuple[AnyArray, BoolArray]:
     valid = np.asarray(block.valid.all(0))
     values = np.where(block.valid, block.values, 0).astype(np.float64)
     return np.where(valid, values.mean(0), 0.0), valid
-
-
-def _bicubic(source: AnyArray, scale: int) -> AnyArray:
-    enlarged: AnyArray = enlarge_bicubic(source.astype(np.float32)[None, None], scale)[0, 0]
-    return enlarged.astype(np.float64)
 
 
 def _measure(window: _Window, results: Sequence[_Results], scale: int) -> None:
@@ -307,13 +302,13 @@ def _middle(valid: BoolArray, scale: int) -> tuple[slice, slice] | None:
     return middle.scaled(scale).slices
 
 
-def _summarize(name: str, result: _Results, bicubic: _Results | None) -> Sharpness:
+def _summarize(name: str, result: _Results, reference: _Results | None) -> Sharpness:
     edges, noise = result.all_edges(), result.all_noise()
     quartiles = np.percentile(edges[:, 0], (25, 75)) if len(edges) else (math.nan, math.nan)
     edge_ratio = noise_ratio = beyond = math.nan
-    if bicubic is not None:
-        edge_ratio = _median(edges[:, 0] / bicubic.all_edges()[:, 0])
-        noise_ratio = _median(noise / bicubic.all_noise())
+    if reference is not None:
+        edge_ratio = _median(edges[:, 0] / reference.all_edges()[:, 0])
+        noise_ratio = _median(noise / reference.all_noise())
         beyond = result.percent_beyond()
     return Sharpness(
         name=name,

@@ -372,7 +372,7 @@ def make_example(row: PairRow, result: Gains, fine: AnyArray) -> Example:
         crop_psnr = psnr_of_mse(max(error, 1e-20), 1.0)
         crop = picture(image)[:, *window.slices]
         panels.append(Panel(name, crop, row.bicubic.psnr + gain, crop_psnr))
-    panels.append(Panel("fine raster", truth[:, *window.slices], math.nan, math.nan))
+    panels.append(Panel("fine raster", truth[:, *window.slices]))
     step = -(-max(truth.shape) // OVERVIEW_SIZE)
     overview = draw_box(truth, window)[:, ::step, ::step]
     return Example((f"x{row.scale} {row.kind}",), row.name, "", overview, tuple(panels))

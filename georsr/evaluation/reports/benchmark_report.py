@@ -68,11 +68,7 @@ def make_example(
         sample.name,
         sample.label,
         draw_box(sample.hr, window),
-        (
-            Panel("LR (nearest)", coarse, math.nan, math.nan),
-            *panels,
-            Panel("truth", truth, math.nan, math.nan),
-        ),
+        (Panel("LR (nearest)", coarse), *panels, Panel("truth", truth)),
     )
 
 

@@ -127,9 +127,9 @@ class Panel:
     name: str
     pixels: AnyArray
     """(3, n, n) uint8; LR pixels are repeated to the size of the others."""
-    image_psnr: float
+    image_psnr: float = math.nan
     """PSNR of the full image in dB; NaN for LR and truth."""
-    crop_psnr: float
+    crop_psnr: float = math.nan
     """PSNR of the part in dB; NaN for LR and truth."""
 
     @property
