@@ -49,7 +49,7 @@ class BandHistogram:
 
     band: str
     edges: tuple[float, ...]
-    """n + 1 edges of the bins."""
+    """n + 1 edges of the bins; empty if the sample of one of the two has no valid pixel."""
     before: tuple[float, ...]
     """Fraction of the valid pixels of the source in each bin."""
     after: tuple[float, ...]
@@ -188,6 +188,7 @@ def _histograms(lr: RasterReader, sr: RasterReader) -> Iterator[BandHistogram]:
     for number, label in enumerate(_labels_with_roles(lr.info)):
         values = [s.values[number][s.valid[number]].astype(np.float64) for s in samples]
         if not all(v.size for v in values):
+            yield BandHistogram(label, (), (), (), (math.nan, math.nan), (math.nan, math.nan))
             continue
         edges = _bin_edges(values, lr.info.dtype)
         before, after = (np.histogram(v, edges)[0] / v.size for v in values)
@@ -279,6 +280,7 @@ def render_html(report: OutputReport, images: Images) -> str:
                 overlaid_histograms(each.edges, each.before, each.after, f"values of {each.band}"),
             )
             for each in report.histograms
+            if each.edges
         ],
         bands=_bands_table(report),
         sharpness=None if report.sharpness is None else report.sharpness.describe(),
@@ -329,7 +331,8 @@ def _summary(report: OutputReport) -> Iterator[Figure]:
         yield _judged(name, text, math.hypot(down, right), SHIFT_LIMITS, "the shift")
     consistency, seams = report.consistency, report.seams
     unit = report.unit or "in the source's values"
-    extent = max((each.edges[-1] - each.edges[0] for each in report.histograms), default=math.inf)
+    ranges = (each.edges[-1] - each.edges[0] for each in report.histograms if each.edges)
+    extent = max(ranges, default=math.inf)
     yield _judged(
         "consistency with the source",
         f"|source - output shrunk ({consistency.degradation})| is {consistency.mean:.4g} on "
@@ -371,10 +374,10 @@ def _harm_figures(harm: HarmReport) -> Iterator[Figure]:
 
 def _bands_table(report: OutputReport) -> Table:
     rows: list[list[Cell]] = []
-    for number, band in enumerate(report.histograms):
-        values = (*band.means, *band.deviations, report.consistency.mae[number])
-        psnr = f"{report.consistency.psnr[number]:.2f}"
-        rows.append([band.band, *(f"{value:.5g}" for value in values), psnr])
+    consistency = report.consistency
+    for each, mae, psnr in zip(report.histograms, consistency.mae, consistency.psnr, strict=True):
+        values = (*each.means, *each.deviations, mae)
+        rows.append([each.band, *(f"{value:.5g}" for value in values), f"{psnr:.2f}"])
     header = ["band", "mean before", "after", "std. dev. before", "after", "consistency", "PSNR dB"]
     return header, rows
 
