@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from georsr.config import SRConfig
-from georsr.errors import GeorsrError, UsageError
+from georsr.errors import UsageError
 from georsr.evaluation.edges import flat_blocks
 from georsr.inference.array import predict_array
 from georsr.inference.blur_and_noise import BLOCK, split_blocks
@@ -138,41 +138,17 @@ class HarmReport:
         return "\n".join(lines)
 
 
-def measure_harm(
-    output: str,
-    source: str,
-    *,
-    roughness: float,
-    overshoot: float,
-    bicubic_overshoot: float,
-    bidx: Sequence[int] | None = None,
-    run: bool = True,
-) -> HarmReport:
-    """Complete the figures of harm by those for which the model is run again.
+def measure_model(output: str, source: str, bidx: Sequence[int] | None) -> tuple[float, float]:
+    """Return noise gain and unsteady detail of the bundled model of an output.
 
-    Parameters
-    ----------
-    output, source
-        Paths.
-    roughness, overshoot, bicubic_overshoot
-        Figures of `HarmReport` that were measured on the rasters.
-    bidx
-        Bands of the source, in the output's order; None: all.
-    run
-        Run the output's model on a part of the source, if its tags name a bundled one.
+    It is run with the options of the output on a part of the source; ``bidx`` are the source's
+    bands, in the output's order, None: all.
+
+    Raises
+    ------
+    UsageError
+        The model is not a bundled one, or the middle of the source is too small or not valid.
     """
-    gain = unsteady = math.nan
-    missing = "" if run else "not requested"
-    if run:
-        try:
-            gain, unsteady = _measure_model(output, source, bidx)
-        except GeorsrError as error:
-            missing = str(error)
-    return HarmReport(roughness, overshoot, bicubic_overshoot, gain, unsteady, missing)
-
-
-def _measure_model(output: str, source: str, bidx: Sequence[int] | None) -> tuple[float, float]:
-    """Return noise gain and unsteady detail of the model of an output, run with its options."""
     with open_raster(output) as reader:
         model, config = model_of_output(reader.info.path, reader.info.tags.get("", {}), bidx)
     with open_for_model(source, model, config) as (reader, model):

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 
-from georsr.errors import InputError, UsageError, join_lines
+from georsr.errors import GeorsrError, InputError, UsageError, join_lines
 from georsr.evaluation.edges import find_edges, flat_blocks, measure_edges, plane_residual
-from georsr.evaluation.harm import HarmReport, bicubic, measure_harm
+from georsr.evaluation.harm import HarmReport, bicubic, measure_model
 from georsr.evaluation.metrics import radial_power
 from georsr.evaluation.raster_comparison import (
     Consistency,
@@ -200,15 +200,13 @@ def measure_no_reference(
             consistency = measure_consistency(sr, lr, degradation or recorded_kernel(sr))
             report = _report(sr, lr, scale_between(sr.info, lr.info), consistency)
     baseline, output = report.images
-    harm = measure_harm(
-        sr_path,
-        lr_path,
-        roughness=output.noise_ratio,
-        overshoot=output.beyond,
-        bicubic_overshoot=baseline.beyond,
-        bidx=bands,
-        run=run,
-    )
+    gain, unsteady, missing = math.nan, math.nan, "" if run else "not requested"
+    if run:
+        try:
+            gain, unsteady = measure_model(sr_path, lr_path, bands)
+        except GeorsrError as error:
+            missing = str(error)
+    harm = HarmReport(output.noise_ratio, output.beyond, baseline.beyond, gain, unsteady, missing)
     return replace(report, harm=harm)
 
 
