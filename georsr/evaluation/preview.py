@@ -100,11 +100,9 @@ def make_preview(
                 bicubic = stretch.to_rgb(bicubic_block(block, scale))
                 panels = [Panel("source", repeated), Panel("bicubic", bicubic)]
             image = _super_resolve(reader, fitted, window, stretch)
-            step = scale // fitted.spec.scale
-            panels.append(Panel(model.spec.name, image.repeat(step, 1).repeat(step, 2)))
-    side = min(panel.image.shape[1] for panel in panels)
-    across = min(panel.image.shape[2] for panel in panels)
-    return Preview(path, window, tuple(Panel(p.name, p.image[:, :side, :across]) for p in panels))
+            rows, columns = (np.arange(n) * fitted.spec.scale // scale for n in repeated.shape[1:])
+            panels.append(Panel(model.spec.name, image[:, rows][:, :, columns]))
+    return Preview(path, window, tuple(panels))
 
 
 def window_around(reader: RasterReader, at: tuple[float, float] | None, size: int) -> Window:

@@ -46,6 +46,13 @@ def test_make_preview_shows_the_pixels_of_a_run(scene, tmp_path):
         assert np.corrcoef(band.ravel(), picture.ravel())[0, 1] > 0.98
 
 
+def test_make_preview_of_any_scales_shows_the_same_ground(scene):
+    models = [open_model(f"nearest-x{scale}") for scale in (2, 3)]
+    source, _, *others = (panel.image for panel in make_preview(scene, models, size=40).panels)
+    assert source.shape == (3, 120, 120)
+    assert all(np.array_equal(other, source) for other in others)
+
+
 def test_preview_at_a_place_shows_it(scene, tmp_path, capsys):
     arguments = ["preview", scene, "--size", "32", "-m", "bicubic-x2", "--out", str(tmp_path / "p")]
     assert invoke([*arguments, "--at", "400004,4999990"]) == 0
