@@ -302,12 +302,10 @@ def check_tiff(file: str, policy: ReadPolicy) -> None:
     if file in policy.checked:
         return
     policy.checked.add(file)
-    if not _may_name_overviews(file):
-        check_sidecars(file, policy)
-        return
     check_sidecars(file, policy)
-    with suppress_rasterio_warnings(), open_with_drivers(file, ["GTiff", "HFA"]) as dataset:
-        check_dataset(dataset, file, policy)
+    if _may_name_overviews(file):
+        with suppress_rasterio_warnings(), open_with_drivers(file, ["GTiff", "HFA"]) as dataset:
+            check_dataset(dataset, file, policy)
 
 
 def _may_name_overviews(file: str) -> bool:
