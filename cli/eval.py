@@ -34,6 +34,7 @@ FOREIGN = {
     ),
 }
 """What is measured -> options that have no meaning for it."""
+MODEL_OPTIONS = ("consistency_kernel", "device", "precision", "fast", "num_threads")
 
 
 @click.command("eval", short_help="Measure super-resolution quality.")
@@ -138,6 +139,7 @@ def command(
 def _measure_dataset(dataset: str, as_json: bool, quiet: bool, options: dict[str, Any]) -> str:
     with importing():
         from georsr._files import atomic_write_text, check_writable
+        from georsr.config import SRConfig
         from georsr.evaluation.benchmark import csv_table, text_table
         from georsr.evaluation.dataset import prepare
         from georsr.radiometry.degradation import parse_degradation
@@ -164,12 +166,10 @@ def _measure_dataset(dataset: str, as_json: bool, quiet: bool, options: dict[str
         degradation=parse_degradation(options["degradation"] or "bicubic"),
         limit=options["limit"],
         guidance=options["guidance"],
-        consistency=options["consistency"] or "off",
-        consistency_kernel=options["consistency_kernel"],
-        device=options["device"],
-        precision=options["precision"],
-        fast=options["fast"],
-        jobs=options["num_threads"],
+        config=SRConfig(
+            consistency=options["consistency"] or "off",
+            **{name: options[name] for name in MODEL_OPTIONS},
+        ),
         command=redact_url(shlex.join(["georsr", *sys.argv[1:]])),
     )
     if outputs:
@@ -200,12 +200,8 @@ def _measure_pairs(pairs: Path, as_json: bool, quiet: bool, options: dict[str, A
         pairs,
         options["models"],
         consistency=options["consistency"] or "auto",
-        consistency_kernel=options["consistency_kernel"],
-        device=options["device"],
-        precision=options["precision"],
-        fast=options["fast"],
         batch_size=options["batch_size"],
-        num_threads=options["num_threads"],
+        **{name: options[name] for name in MODEL_OPTIONS},
         command=redact_url(shlex.join(["georsr", *sys.argv[1:]])),
     )
     check_outputs(outputs, evaluation.files)

@@ -94,27 +94,18 @@ def mean_scores(rows: Sequence[ImageMetrics]) -> ImageMetrics:
 
 @dataclass(frozen=True)
 class Sample:
-    """One image of a data set.
-
-    Attributes
-    ----------
-    label : str
-        Scene class.
-    hr, lr : uint8 (3, H, W) and (3, h, w)
-        The truth and its degraded version.
-    name : str
-    degrade : callable or None
-        Degradation from ``hr`` to ``lr``, noise included: (3, H, W) -> (3, h, w), uint8.
-    partner : uint8 (3, h, w) or None
-        LR image of another class, for ablations.
-    """
+    """One image of a data set."""
 
     label: str
+    """Scene class."""
     hr: AnyArray
     lr: AnyArray
+    """The truth and its degraded version: (3, H, W) and (3, h, w) uint8."""
     name: str = ""
     degrade: Callable[[AnyArray], AnyArray] | None = None
+    """Degradation from ``hr`` to ``lr``, noise included: (3, H, W) -> (3, h, w), uint8."""
     partner: AnyArray | None = None
+    """LR image of another class, (3, h, w) uint8, for ablations."""
 
 
 SuperResolver = Callable[[Sample], AnyArray]
@@ -162,26 +153,14 @@ def unique_models(models: Iterable[Model]) -> dict[str, Model]:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """How a benchmark was run.
-
-    Attributes
-    ----------
-    version : str
-        Version of georsr.
-    device, precision, degradation : str
-    available : int
-        Images in the data set, of which the report may use fewer.
-    models : tuple of ModelFacts
-    command : str
-    consistency : str
-        Option of :class:`georsr.config.SRConfig`.
-    """
+    """How a benchmark was run."""
 
     version: str
     device: str
     precision: str
     degradation: str
     available: int
+    """Images in the data set, of which the report may use fewer."""
     models: tuple[ModelFacts, ...]
     command: str = ""
     consistency: str = "off"
@@ -233,7 +212,7 @@ class BenchmarkReport:
 def measure(sr: AnyArray, sample: Sample, scale: int) -> ImageMetrics:
     """Compute all figures of one (3, H, W) uint8 image; a border of ``scale`` pixels is cropped.
 
-    Consistency alone is measured on the full image.
+    Consistency is measured on the full image.
     """
     cropped, truth = crop_border(sr, scale), crop_border(sample.hr, scale)
     y, true_y = luma(cropped), luma(truth)
@@ -358,21 +337,15 @@ def _wrapped_table(labels: Sequence[str], columns: Sequence[Sequence[str]]) -> l
 
 
 def _class_lines(report: BenchmarkReport) -> list[str]:
-    labels, images = ["PSNR Y by class"], ["images"]
-    columns = {name: [name] for name in report.names}
-    gains = {name: ["gain"] for name in report.names[1:]}
-    for label, scores in report.classes.items():
-        base = scores[report.baseline]
-        labels.append(label or "-")
-        images.append(str(base.images))
-        for name, column in columns.items():
-            column.append(f"{scores[name].psnr_y:.3f}")
-        for name, column in gains.items():
-            column.append(gain_text(scores[name].psnr_y - base.psnr_y))
-    pairs = ((columns[name], gains[name]) for name in gains)
-    return _wrapped_table(
-        labels, [images, columns[report.baseline], *(column for pair in pairs for column in pair)]
-    )
+    base = [scores[report.baseline] for scores in report.classes.values()]
+    columns = [["images", *(str(scores.images) for scores in base)]]
+    for name in report.names:
+        values = [scores[name].psnr_y for scores in report.classes.values()]
+        columns.append([name, *(f"{value:.3f}" for value in values)])
+        if name != report.baseline:
+            gains = (value - b.psnr_y for value, b in zip(values, base, strict=True))
+            columns.append(["gain", *map(gain_text, gains)])
+    return _wrapped_table(["PSNR Y by class", *(label or "-" for label in report.classes)], columns)
 
 
 def gain_text(gain: float) -> str:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
-from georsr.config import Consistency, Precision, SRConfig
+from georsr.config import SRConfig
 from georsr.device import DeviceConfig, cpu_threads, select_device
 from georsr.errors import InputError, UsageError
 from georsr.evaluation.benchmark import (
@@ -45,8 +44,10 @@ from georsr.radiometry.degradation import (
     Degradation,
     crop_to_multiple,
     degrade_image,
+    to_float,
     to_uint8,
 )
+from georsr.radiometry.kernels import Kernel
 from georsr.radiometry.normalization import Normalization
 from georsr.reports import georsr_version
 from georsr.window import AnyArray, PixelBlock, Window
@@ -57,22 +58,17 @@ sees uniform grey, on which no network was trained: the result is that of the wo
 of a network trained without guidance."""
 MODES = ("normal", *ABLATIONS)
 GREY = 128
+NETWORK_ALONE = SRConfig(consistency="off")
 UINT8_RANGE = Normalization((0.0,) * 3, (255.0,) * 3, "dtype")
 
 
 def ablate_guidance(
     predictor: TilePredictor, super_resolve: SuperResolver, mode: str
 ) -> SuperResolver:
-    """Return a function whose encoder sees another image than the one that is enlarged.
+    """Return ``super_resolve`` with an encoder that sees another image than the enlarged one.
 
-    Parameters
-    ----------
-    predictor
-        Runs a network with a submodule ``encoder``; it is not changed.
-    super_resolve
-        Enlarges a sample by that ``predictor``.
-    mode
-        One of :data:`MODES`.
+    ``super_resolve`` enlarges a sample by ``predictor``, whose network has a submodule ``encoder``;
+    ``mode`` is one of :data:`MODES`.
 
     Raises
     ------
@@ -92,9 +88,9 @@ def ablate_guidance(
         if encoder_input is None:
             raise ValueError("the sample has no partner; open the images with partners=True")
         outputs: list[Any] = []
-        with _forward_hook(encoder, lambda module, inputs, output: outputs.append(output)):
+        with encoder.register_forward_hook(lambda module, args, output: outputs.append(output)):
             super_resolve(replace(sample, lr=encoder_input))
-        with _forward_hook(encoder, lambda module, inputs, output: outputs[0]):
+        with encoder.register_forward_hook(lambda module, args, output: outputs[0]):
             return super_resolve(sample)
 
     return ablated
@@ -112,10 +108,10 @@ def fit_to_size(image: AnyArray, height: int, width: int) -> AnyArray:
 
 
 def mismatched_image(index: int, labels: list[str]) -> int:
-    """Choose the image whose description replaces that of image ``index``, always the same.
+    """Choose the image whose description replaces that of image ``index``.
 
-    It is the first of another class, counted from the middle of the data set; in a data set of
-    one class it is the image half-way round.
+    It is the first image of another class, counted from the image half a data set further on; in a
+    data set of one class it is that image.
 
     Raises
     ------
@@ -127,15 +123,6 @@ def mismatched_image(index: int, labels: list[str]) -> int:
         raise UsageError("guidance by another image needs a data set of at least two images")
     order = [(index + count // 2 + step) % count for step in range(count)]
     return next((i for i in order if labels[i] != labels[index]), order[0])
-
-
-@contextmanager
-def _forward_hook(module: Any, hook: Callable[[Any, Any, Any], Any]) -> Iterator[None]:
-    handle = module.register_forward_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 @dataclass(frozen=True)
@@ -150,11 +137,13 @@ class Candidate:
 def make_super_resolver(predictor: TilePredictor) -> SuperResolver:
     """Return a function that super-resolves a sample as one tile."""
 
-    def super_resolve(sample: Sample) -> AnyArray:
-        x = sample.lr.astype(np.float32) / np.float32(255)
-        return to_uint8(predictor([x], [sample.name or "the image"])[0] * 255)
+    return partial(_super_resolve, predictor, None)
 
-    return super_resolve
+
+def _super_resolve(predictor: TilePredictor, kernel: Kernel | None, sample: Sample) -> AnyArray:
+    tiles, names = [to_float(sample.lr)], [sample.name or "the image"]
+    (batch,) = predictor.submit(tiles, names, [ConsistencyTarget()], kernel)
+    return to_uint8(batch.result()[0] * 255)
 
 
 def make_consistent_super_resolver(
@@ -173,11 +162,7 @@ def make_consistent_super_resolver(
         informed = with_scene_sensor(*scene, model, config, predictor.placement)
         used = predictor if informed is model else TilePredictor(informed, predictor.placement, 1)
         kernel = resolve_kernel(*scene, informed, config, predictor.placement)
-        if kernel is None:
-            return make_super_resolver(used)(sample)
-        x = sample.lr.astype(np.float32) / np.float32(255)
-        batches = used.submit([x], [sample.name or "the image"], [ConsistencyTarget()], kernel)
-        return to_uint8(batches[0].result()[0] * 255)
+        return _super_resolve(used, kernel, sample)
 
     return super_resolve
 
@@ -208,8 +193,7 @@ def make_candidates(
     models: Sequence[Model],
     device: DeviceConfig,
     guidance: Sequence[str] = (),
-    consistency: str = "off",
-    kernel: str | None = None,
+    config: SRConfig = NETWORK_ALONE,
 ) -> list[Candidate]:
     """Return bicubic, then the models in order, those with the same weights only once.
 
@@ -221,8 +205,8 @@ def make_candidates(
         Device and precision.
     guidance
         Modes of :data:`MODES`; each guided model is followed by its ablations.
-    consistency, kernel
-        Options of :class:`georsr.config.SRConfig`; bicubic is not changed by them.
+    config
+        Consistency of the models' outputs; bicubic is not changed by it.
 
     Raises
     ------
@@ -232,7 +216,6 @@ def make_candidates(
     modes = [mode for mode in dict.fromkeys(guidance) if mode != "normal"]
     if modes and all(encoder_of(model.network) is None for model in models):
         raise UsageError(f"model {models[0].spec.name} has no guidance to change")
-    config = SRConfig(consistency=cast(Consistency, consistency), consistency_kernel=kernel)
     baseline = open_model("bicubic", models[0].spec.scale)
     candidates = []
     for name, model in unique_models([baseline, *models]).items():
@@ -293,13 +276,7 @@ class DegradedImages:
         return (self[number] for number in range(len(self)))
 
     def __getitem__(self, number: int) -> Sample:
-        """Read and degrade one image.
-
-        Raises
-        ------
-        InputError
-            It cannot be decoded, is not RGB or is too small.
-        """
+        """Read and degrade one image; InputError if it is not RGB, too small or damaged."""
         index = self.indexes[number]
         hr = self._read(index)
         degrade = partial(self._degrade, index)
@@ -349,7 +326,7 @@ class Evaluation:
     images: DegradedImages
     candidates: tuple[Candidate, ...]
     facts: RunFacts
-    jobs: int | None = None
+    threads: int | None = None
     """CPU threads."""
 
     @property
@@ -370,7 +347,7 @@ class Evaluation:
         """Measure every model on every image."""
         progress = progress or NullProgress()
         progress.start(len(self.images), "images")
-        with cpu_threads(self.jobs):
+        with cpu_threads(self.threads):
             report = benchmark(
                 self.name, self.images, self.images.scale, self.super_resolvers, progress
             )
@@ -378,7 +355,7 @@ class Evaluation:
 
     def examples(self, report: BenchmarkReport) -> Iterator[Example]:
         """Yield at most six examples of what was measured, computed again one by one."""
-        with cpu_threads(self.jobs):
+        with cpu_threads(self.threads):
             for number, reasons in select_examples(report).items():
                 yield make_example(self.images[number], reasons, self.super_resolvers)
 
@@ -403,12 +380,7 @@ def prepare(
     degradation: Degradation | None = None,
     limit: int | None = None,
     guidance: Sequence[str] = (),
-    consistency: str = "off",
-    consistency_kernel: str | None = None,
-    device: str = "auto",
-    precision: Precision = "auto",
-    fast: bool = False,
-    jobs: int | None = None,
+    config: SRConfig = NETWORK_ALONE,
     command: str = "",
 ) -> Evaluation:
     """Open a data set and models.
@@ -418,8 +390,8 @@ def prepare(
     root, split, layout
         As for :func:`georsr.io.image_datasets.open_dataset`.
     models
-        Names, files or open models of one scale; bicubic is always measured too. Empty: the
-        default model.
+        Names, files or open models of one scale; bicubic is always measured too. Empty: the default
+        model.
     scale
         Super-resolution factor; None takes that of the models.
     degradation
@@ -428,17 +400,15 @@ def prepare(
         Most images.
     guidance
         Modes of :data:`MODES` by which each guided model is measured, too.
-    consistency, consistency_kernel
-        Options of :class:`georsr.config.SRConfig`; ``off`` measures the networks alone.
-    device, precision, fast, jobs
-        Device, arithmetic and CPU threads of the networks.
+    config
+        Consistency, device, precision and CPU threads of the networks.
     command
         Command line, for the report.
 
     Raises
     ------
     UsageError
-        The data set or a model does not exist, or they do not belong together; models would compute
+        The data set or a model does not exist, they do not belong together, or models would compute
         in different precisions.
     InputError
         The data set holds no images.
@@ -450,8 +420,8 @@ def prepare(
         layout = "folder"
     folder = open_dataset(root, layout, split=split)
     opened = open_models(models, scale)
-    device_config = _common_device(opened, SRConfig(device=device, precision=precision, fast=fast))
-    candidates = make_candidates(opened, device_config, guidance, consistency, consistency_kernel)
+    placement = _common_device(opened, config)
+    candidates = make_candidates(opened, placement, guidance, config)
     name = root.resolve().name
     return Evaluation(
         name=f"{name}/{split}" if split else name,
@@ -461,13 +431,13 @@ def prepare(
         candidates=tuple(candidates),
         facts=RunFacts(
             version=georsr_version(),
-            device=str(device_config.device),
-            precision=device_config.precision,
+            device=str(placement.device),
+            precision=placement.precision,
             degradation=degradation.describe(),
-            consistency=consistency,
+            consistency=config.consistency,
             available=len(folder),
             models=tuple(ModelFacts.of(each.name, each.model) for each in candidates),
             command=command,
         ),
-        jobs=jobs,
+        threads=config.num_threads,
     )

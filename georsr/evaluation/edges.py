@@ -16,48 +16,33 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from georsr.inference.blur_and_noise import BLOCK, FLAT_FRACTION, detrend_blocks, split_blocks
+from georsr.radiometry.kernels import correlate
 from georsr.radiometry.nodata import erode_mask
 from georsr.window import AnyArray, BoolArray
 
 
 def plane_residual(image: AnyArray, size: int) -> AnyArray:
-    """Compute the standard deviation of each block about its best plane.
+    """Compute the standard deviation of each block of an image about its best plane.
 
-    Parameters
-    ----------
-    image
-        (H, W), any real dtype.
-    size
-        Height and width of a block in pixels, at least 2.
-
-    Returns
-    -------
-    ndarray
-        (H // size, W // size) float64 in the image's units, for size^2 - 3 degrees of freedom.
+    Takes (H, W) of any real type and returns (H // size, W // size) float64 in the image's units,
+    for size^2 - 3 degrees of freedom; ``size`` is at least 2.
     """
     residual = detrend_blocks(image, size)
     return np.asarray(np.sqrt(np.square(residual).sum(-1) / (size * size - 3)))
 
 
 def flat_blocks(reference: AnyArray, valid: BoolArray, scale: int) -> BoolArray:
-    """Find the flattest blocks of a reference image.
+    """Find the flattest blocks of an image, and return one flag for each block.
 
     Blocks with an invalid pixel do not count, nor do those without any variation, which are
     saturated or filled and have no noise to measure.
 
     Parameters
     ----------
-    reference
-        (H, W) on the output's grid.
-    valid
-        (H, W), True for pixels that count.
+    reference, valid
+        (H, W) on the output's grid, and whether a pixel counts.
     scale
         Pixels per source pixel: a block has ``BLOCK * scale`` pixels along each axis.
-
-    Returns
-    -------
-    ndarray
-        One flag for each block.
     """
     deviation = plane_residual(reference, BLOCK * scale)
     min_deviation = 1e-6 * float(np.ptp(reference[valid])) if valid.any() else 0.0
@@ -105,35 +90,22 @@ class Edge:
 
 @dataclass(frozen=True)
 class Profile:
-    """Grey levels across an edge, averaged along it.
-
-    Attributes
-    ----------
-    distance : (n,)
-        Source pixels from the edge, ascending, positive on the bright side.
-    level : (n,)
-        0 on the dark and 1 on the bright plateau.
-    step : float
-        Bright minus dark, in the image's units.
-    plateau_deviation : float
-        Larger standard deviation of the two plateaus, as a fraction of the step.
-    """
+    """Grey levels across an edge, averaged along it."""
 
     distance: AnyArray
+    """(n,) source pixels from the edge, ascending, positive on the bright side."""
     level: AnyArray
+    """(n,) 0 on the dark and 1 on the bright plateau."""
     step: float
+    """Bright minus dark, in the image's units."""
     plateau_deviation: float
+    """Larger standard deviation of the two plateaus, as a fraction of the step."""
 
 
 def find_edges(image: AnyArray, valid: BoolArray | None = None) -> list[Edge]:
     """Find up to `MAX_EDGES` straight, isolated edges between level ground, strongest first.
 
-    Parameters
-    ----------
-    image
-        (h, w) on the source's grid, any real dtype.
-    valid
-        (h, w), True for pixels that count; None: all.
+    Takes (h, w) on the source's grid, any real type, and which pixels count; None: all.
     """
     image = image.astype(np.float64)
     if min(image.shape) <= 2 * RADIUS + 1:
@@ -206,16 +178,9 @@ def _gradient(image: AnyArray) -> tuple[AnyArray, AnyArray]:
     slope = x * smooth
     padded = np.pad(image, 4, mode="edge")
     return (
-        _correlate(_correlate(padded, smooth, 1), slope, 0),
-        _correlate(_correlate(padded, smooth, 0), slope, 1),
+        correlate(correlate(padded, smooth, 1), slope, 0),
+        correlate(correlate(padded, smooth, 0), slope, 1),
     )
-
-
-def _correlate(image: AnyArray, taps: AnyArray, axis: int) -> AnyArray:
-    """Correlate one axis with ``taps``, valid part only."""
-    length = image.shape[axis] - len(taps) + 1
-    parts = (np.take(image, range(i, i + length), axis) * tap for i, tap in enumerate(taps))
-    return np.asarray(sum(parts))
 
 
 def _candidates(magnitude: AnyArray, allowed: BoolArray) -> list[tuple[int, int]]:
@@ -275,10 +240,9 @@ def _patch(image: AnyArray, edge: Edge, scale: int) -> tuple[AnyArray, AnyArray,
 
 
 def _fit(image: AnyArray, edge: Edge, scale: int) -> tuple[Edge, float] | None:
-    """Shift and rotate an edge to its position in an image; also its r.m.s. curvature.
+    """Shift and rotate an edge to its position in an image; return it and its r.m.s. curvature.
 
-    The position of each segment of the edge is the centroid of its squared slope, as in ISO 12233
-    that of each line of the chart.
+    As in ISO 12233, the position of a segment is the centroid of its squared slope.
     """
     residual = math.inf
     for _ in range(3):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from georsr.config import SRConfig
-from georsr.errors import GeorsrError, UsageError
+from georsr.errors import UsageError
 from georsr.evaluation.edges import flat_blocks
 from georsr.inference.array import predict_array
 from georsr.inference.blur_and_noise import BLOCK, split_blocks
@@ -63,31 +63,22 @@ class HarmFigure:
 
 @dataclass(frozen=True)
 class HarmReport:
-    """What an output may have made worse than bicubic interpolation.
-
-    Attributes
-    ----------
-    roughness : float
-        Variation on flat ground over that of bicubic; NaN without flat ground.
-    overshoot, bicubic_overshoot : float
-        How far pixels of the output, and of bicubic, go beyond the source pixels around them, in
-        percent of the range of these; NaN where they have no range.
-    noise_gain : float
-        Change on flat ground by noise added to the source, over the change of bicubic; NaN if not
-        measured.
-    unsteady : float
-        Percent of the energy finer than the source's pixels that rotated, mirrored and shifted
-        copies of the source do not reproduce; NaN if not measured.
-    missing : str
-        Reason why the last two were not measured; empty if they were.
-    """
+    """What an output may have made worse than bicubic interpolation."""
 
     roughness: float
+    """Variation on flat ground over that of bicubic; NaN without flat ground."""
     overshoot: float
     bicubic_overshoot: float
+    """How far pixels of the output, and of bicubic, go beyond the source pixels around them, in
+    percent of the range of these; NaN where they have no range."""
     noise_gain: float
+    """Change on flat ground by noise added to the source, over the change of bicubic; NaN if not
+    measured."""
     unsteady: float
+    """Percent of the energy finer than the source's pixels that rotated, mirrored and shifted
+    copies of the source do not reproduce; NaN if not measured."""
     missing: str
+    """Reason why the last two were not measured; empty if they were."""
 
     def figures(self) -> list[HarmFigure]:
         """Return the figures that were asked for."""
@@ -147,69 +138,57 @@ class HarmReport:
         return "\n".join(lines)
 
 
-def measure_harm(
-    output: str,
-    source: str,
-    *,
-    roughness: float,
-    overshoot: float,
-    bicubic_overshoot: float,
-    bidx: Sequence[int] | None = None,
-    run: bool = True,
-) -> HarmReport:
-    """Complete the figures of harm by those for which the model is run again.
+def measure_model(output: str, source: str, bidx: Sequence[int] | None) -> tuple[float, float]:
+    """Return noise gain and unsteady detail of the bundled model of an output.
 
-    Parameters
-    ----------
-    output, source
-        Paths.
-    roughness, overshoot, bicubic_overshoot
-        Figures of `HarmReport` that were measured on the rasters.
-    bidx
-        Bands of the source, in the output's order; None: all.
-    run
-        Run the output's model on a part of the source, if its tags name a bundled one.
+    It is run with the options of the output on a part of the source; ``bidx`` are the source's
+    bands, in the output's order, None: all.
+
+    Raises
+    ------
+    UsageError
+        The model is not a bundled one, or the middle of the source is too small or not valid.
     """
-    gain = unsteady = math.nan
-    missing = "" if run else "not requested"
-    if run:
-        try:
-            gain, unsteady = _measure_model(output, source, bidx)
-        except GeorsrError as error:
-            missing = str(error)
-    return HarmReport(roughness, overshoot, bicubic_overshoot, gain, unsteady, missing)
-
-
-def _measure_model(output: str, source: str, bidx: Sequence[int] | None) -> tuple[float, float]:
-    """Return noise gain and unsteady detail of the model of an output, run with its options."""
     with open_raster(output) as reader:
-        recorded = read_output_tags(reader.info.path, reader.info.tags.get("", {}))
-    config = recorded.config(aoi="")
-    model = open_model(recorded.shipped_model())
-    recorded.check(model.sha256)
-    choice = with_bands_of_output(config, bidx)
-    with open_for_model(source, model, choice) as (reader, model):
+        model, config = model_of_output(reader.info.path, reader.info.tags.get("", {}), bidx)
+    with open_for_model(source, model, config) as (reader, model):
         height, width = (min(RUN_SIZE, n) for n in (reader.info.height, reader.info.width))
         top, left = (reader.info.height - height) // 2, (reader.info.width - width) // 2
         block = reader.read(Window(top, left, height, width))
         stretch = choose_normalization(reader, config.stretch)
     if min(height, width) < 4 * BLOCK or not block.valid.all():
         raise UsageError(f"{source}: its middle has invalid pixels, or less than {4 * BLOCK} rows")
-    # a constant band has no range of its own
-    limits = [(a, b if b > a else a + 1) for a, b in zip(stretch.lo, stretch.hi, strict=True)]
-    fixed_stretch = ";".join(f"{a},{b}" for a, b in limits)
-    fixed = recorded.config(aoi="", stretch=fixed_stretch, dtype="float32")
+    fixed = replace(config, stretch=stretch.to_stretch(), dtype="float32")
     values = block.values.astype(np.float32)
-    ranges = np.array([high - low for low, high in limits], np.float32)[:, None, None]
+    ranges = stretch.scale_difference(np.ones((len(values), 1, 1), np.float32))
     return noise_gain(values, ranges, model, fixed), unsteady_detail(values, model, fixed)
+
+
+def model_of_output(
+    path: str, tags: Mapping[str, str], bidx: Sequence[int] | None
+) -> tuple[Model, SRConfig]:
+    """Open the bundled model that made an output; return it with the options of the output.
+
+    ``path`` is for messages; ``bidx`` are the bands of the source that the output has, None: all.
+
+    Raises
+    ------
+    UsageError
+        The tags do not name a bundled model, or its weights were others.
+    """
+    recorded = read_output_tags(path, tags)
+    config = recorded.config(aoi="")  # the area is not needed
+    model = open_model(recorded.shipped_model())
+    recorded.check(model.sha256)
+    return model, with_bands_of_output(config, bidx)
 
 
 def noise_gain(values: AnyArray, ranges: AnyArray, model: Model, config: SRConfig) -> float:
     """Measure how much noise a model passes on, on flat ground, against bicubic interpolation.
 
-    White noise of `ADDED_NOISE` is added to the source. What that changes in the output is
-    compared with what it changes in bicubic interpolation: unlike the variation of an output, this
-    separates noise from texture.
+    White noise of `ADDED_NOISE` is added to the source. What that changes in the output is compared
+    with what it changes in bicubic interpolation: unlike the variation of an output, this separates
+    noise from texture.
 
     Parameters
     ----------
@@ -229,14 +208,14 @@ def noise_gain(values: AnyArray, ranges: AnyArray, model: Model, config: SRConfi
     noisy = values + noise * ranges
     scale = model.spec.scale
     change = predict_array(noisy, None, model, config) - predict_array(values, None, model, config)
-    bicubic, bicubic_noisy = _bicubic(values, scale), _bicubic(noisy, scale)
-    everywhere = np.ones(bicubic.shape[1:], bool)
-    flat = flat_blocks((bicubic / ranges).mean(0), everywhere, scale)
+    baseline, noisy_baseline = bicubic(values, scale), bicubic(noisy, scale)
+    everywhere = np.ones(baseline.shape[1:], bool)
+    flat = flat_blocks((baseline / ranges).mean(0), everywhere, scale)
     if not flat.any():
         return math.nan
     energy, bicubic_energy = (
         np.square([split_blocks(band, BLOCK * scale)[flat] for band in difference / ranges]).mean()
-        for difference in (change, bicubic_noisy - bicubic)
+        for difference in (change, noisy_baseline - baseline)
     )
     return float(np.sqrt(energy / bicubic_energy))
 
@@ -249,18 +228,11 @@ def unsteady_detail(values: AnyArray, model: Model, config: SRConfig) -> float:
     them, detail that a network makes of noise differs. A fixed symmetric filter has 0, results
     without anything in common have 100.
 
-    Parameters
-    ----------
-    values
-        (C, h, w) float32, all valid.
-    model, config
-        Model to run, and its options.
-
     Returns
     -------
     float
         Variance of the results over their energy, of what the source's pixels cannot hold, in
-        percent; NaN without such energy.
+        percent; NaN without such energy. ``values`` are (C, h, w) float32, all valid.
     """
     scale = model.spec.scale
 
@@ -284,9 +256,10 @@ def unsteady_detail(values: AnyArray, model: Model, config: SRConfig) -> float:
 
 def fine_detail(image: AnyArray, scale: int) -> AnyArray:
     """Return an image minus its downsampled version, enlarged again: (C, s * h, s * w)."""
-    return np.asarray(image - _bicubic(bicubic_downsample(image, scale), scale))
+    return np.asarray(image - bicubic(bicubic_downsample(image, scale), scale))
 
 
-def _bicubic(values: AnyArray, scale: int) -> AnyArray:
+def bicubic(values: AnyArray, scale: int) -> AnyArray:
+    """Enlarge (C, h, w) by bicubic interpolation: (C, s * h, s * w) float32."""
     enlarged: AnyArray = enlarge_bicubic(values.astype(np.float32)[None], scale)[0]
     return enlarged

@@ -9,6 +9,7 @@ import math
 
 import numpy as np
 
+from georsr.radiometry.kernels import correlate
 from georsr.window import AnyArray, BoolArray
 
 SSIM_WINDOW = 11
@@ -47,10 +48,7 @@ def gaussian_filter(image: AnyArray) -> AnyArray:
     radius = SSIM_WINDOW // 2
     taps = np.exp(-0.5 * (np.arange(-radius, radius + 1) / SSIM_SIGMA) ** 2)
     taps /= taps.sum()
-    rows = image.shape[-2] - 2 * radius
-    columns = image.shape[-1] - 2 * radius
-    vertical = sum(t * image[..., i : i + rows, :] for i, t in enumerate(taps))
-    return np.asarray(sum(t * vertical[..., :, i : i + columns] for i, t in enumerate(taps)))
+    return correlate(correlate(image, taps, -2), taps, -1)
 
 
 def ssim_map(a: AnyArray, b: AnyArray, peak: float = 255.0) -> AnyArray:
@@ -91,15 +89,8 @@ MIN_SPECTRAL_BANDS = 3
 def spectral_angles(a: AnyArray, b: AnyArray) -> AnyArray:
     """Compute the angle between the spectra of every pixel (SAM: Kruse et al., RSE 44, 1993).
 
-    Parameters
-    ----------
-    a, b
-        (C, ...) in any common unit.
-
-    Returns
-    -------
-    ndarray
-        (...) float64 in degrees, 0..180; NaN where either spectrum is all zero.
+    Takes two (C, ...) images in any common unit and returns (...) float64 in degrees, 0..180; NaN
+    where either spectrum is all zero.
     """
     a, b = a.astype(np.float64), b.astype(np.float64)
     length_a, length_b = np.linalg.norm(a, axis=0), np.linalg.norm(b, axis=0)
@@ -123,8 +114,9 @@ def spectral_angle(a: AnyArray, b: AnyArray) -> float:
 def ergas_of(rmse: AnyArray, mean: AnyArray, scale: float) -> float:
     """Compute ERGAS of per-band figures: 100 (h / l) sqrt(mean over bands of (rmse / mean)^2).
 
-    L. Wald, "Quality of high resolution synthesised images: is there a simple criterion?",
-    Fusion of Earth Data, 2000. Zero is best; below 3 counts as good.
+    L. Wald, "Quality of high resolution synthesised images: is there a simple criterion?", Fusion
+    of Earth Data, 2000. Zero is best; below 3 counts as good. NaN below three bands, or where a
+    band of the truth has mean zero.
 
     Parameters
     ----------
@@ -132,11 +124,6 @@ def ergas_of(rmse: AnyArray, mean: AnyArray, scale: float) -> float:
         (C,) root mean square error of each band, and mean of each band of the truth.
     scale
         l / h: pixels of the output per pixel of its source along each axis.
-
-    Returns
-    -------
-    float
-        NaN below three bands, or where a band of the truth has mean zero.
     """
     if len(rmse) < MIN_SPECTRAL_BANDS or not np.all(mean):
         return math.nan
@@ -161,21 +148,14 @@ def _power(image: AnyArray) -> tuple[AnyArray, AnyArray]:
 
 
 def radial_power(image: AnyArray, bins: int = 32) -> tuple[AnyArray, AnyArray]:
-    """Compute the radially averaged power spectral density.
-
-    Parameters
-    ----------
-    image
-        (H, W), at least 8 x 8.
-    bins
-        Number of rings between 0 and 0.5 cycles per pixel.
+    """Compute the radially averaged power spectral density of (H, W), at least 8 x 8.
 
     Returns
     -------
     frequency, power
-        (bins,) centre of each ring in cycles per pixel, and mean power in it in squared units of
-        the image: white noise of standard deviation s has power s^2. NaN in rings without a
-        coefficient.
+        (bins,) centre of each ring between 0 and 0.5 cycles per pixel, and mean power in it in
+        squared units of the image: white noise of standard deviation s has power s^2. NaN in rings
+        without a coefficient.
     """
     radius, power = _power(image.astype(np.float64))
     ring = np.floor(radius * 2 * bins).astype(int)
@@ -190,14 +170,8 @@ def detail_ratio(sr: AnyArray, hr: AnyArray, scale: int) -> float:
     """Compute the energy of SR over that of the truth, at frequencies the source cannot hold.
 
     These are 1 / (2 scale) to 0.5 cycles per pixel. 1 is as much fine detail as the truth has,
-    right or wrong; 0 is none. NaN at scale 1, or where the truth has none.
-
-    Parameters
-    ----------
-    sr, hr
-        (H, W) in one unit.
-    scale
-        Super-resolution factor.
+    right or wrong; 0 is none. NaN at scale 1, or where the truth has none. Takes two (H, W) images
+    in one unit.
     """
     radius, power = _power(sr.astype(np.float64))
     true_power = _power(hr.astype(np.float64))[1]
@@ -209,12 +183,7 @@ def detail_ratio(sr: AnyArray, hr: AnyArray, scale: int) -> float:
 class MetricAccumulator:
     """Sums over blocks of SR and HR, (C, h, w) each, band by band.
 
-    Parameters
-    ----------
-    bands
-        C.
-    peak
-        Value range that PSNR and SSIM refer to.
+    ``peak`` is the value range that PSNR and SSIM refer to.
     """
 
     def __init__(self, bands: int, peak: float) -> None:

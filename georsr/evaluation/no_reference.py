@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 
-from georsr.errors import InputError, UsageError, join_lines
+from georsr.errors import GeorsrError, InputError, UsageError, join_lines
 from georsr.evaluation.edges import find_edges, flat_blocks, measure_edges, plane_residual
-from georsr.evaluation.harm import HarmReport, measure_harm
+from georsr.evaluation.harm import HarmReport, bicubic, measure_model
 from georsr.evaluation.metrics import radial_power
 from georsr.evaluation.raster_comparison import (
     Consistency,
@@ -24,12 +24,11 @@ from georsr.evaluation.raster_comparison import (
 from georsr.geo.registration import scale_between
 from georsr.inference.blur_and_noise import BLOCK
 from georsr.io.reader import RasterReader, open_raster
-from georsr.models.arrays import enlarge_bicubic
 from georsr.radiometry.degradation import Degradation
 from georsr.radiometry.kernels import Kernel
 from georsr.radiometry.nodata import erode_mask
 from georsr.tiling.grid import spread_windows
-from georsr.window import AnyArray, BoolArray, PixelBlock
+from georsr.window import AnyArray, BoolArray, PixelBlock, Window
 
 WINDOW = 256
 """Height and width of the windows that are measured, in source pixels."""
@@ -42,71 +41,47 @@ RINGS = 32
 
 @dataclass(frozen=True)
 class Sharpness:
-    """Medians over a scene; lengths in source pixels, noise in the raster's units.
-
-    Attributes
-    ----------
-    name : str
-        Path of the raster, or ``bicubic of`` that of the source.
-    edge_width : float
-        10-90 % rise distance across straight edges.
-    edge_width_quartiles : (float, float)
-    edge_ratio : float
-        Width over that of the same edge in bicubic; NaN without a source.
-    overshoot : float
-        Ringing at those edges, percent of their step.
-    noise : float
-        Standard deviation on flat ground, about a fitted plane.
-    noise_ratio : float
-        Noise over that of bicubic on the same blocks; NaN without a source.
-    beyond : float
-        How far pixels go beyond the extremes of the 3 x 3 source pixels around them, percent of the
-        range between these, means over all pixels; NaN without a source.
-    power : tuple of float
-        Radially averaged power spectral density.
-    """
+    """Medians over a scene; lengths in source pixels, noise in the raster's units."""
 
     name: str
+    """Path of the raster, or ``bicubic of`` that of the source."""
     edge_width: float
+    """10-90 % rise distance across straight edges."""
     edge_width_quartiles: tuple[float, float]
     edge_ratio: float
+    """Width over that of the same edge in bicubic; NaN without a source."""
     overshoot: float
+    """Ringing at those edges, percent of their step."""
     noise: float
+    """Standard deviation on flat ground, about a fitted plane."""
     noise_ratio: float
+    """Noise over that of bicubic on the same blocks; NaN without a source."""
     beyond: float
+    """How far pixels go beyond the extremes of the 3 x 3 source pixels around them, percent of the
+    range between these, means over all pixels; NaN without a source."""
     power: tuple[float, ...]
+    """Radially averaged power spectral density."""
 
 
 @dataclass(frozen=True)
 class NoReferenceReport:
-    """Quality of an output that has no truth.
-
-    Attributes
-    ----------
-    sr, lr : str
-        Paths of output and source; ``lr`` is None without a source.
-    scale : int
-    edges, flat_blocks : int
-        Numbers of places that were measured, the same in every image.
-    frequency : tuple of float
-        Frequencies of the power spectra in cycles per source pixel; 0.5 is the source's Nyquist
-        frequency.
-    images : tuple of Sharpness
-        BicubicDegradation, if there is a source, then the output.
-    consistency : Consistency or None
-    harm : HarmReport or None
-        None without a source.
-    """
+    """Quality of an output that has no truth."""
 
     sr: str
     lr: str | None
+    """Paths of output and source; ``lr`` is None without a source."""
     scale: int
     edges: int
     flat_blocks: int
+    """Numbers of places that were measured, the same in every image."""
     frequency: tuple[float, ...]
+    """Frequencies of the power spectra in cycles per source pixel; 0.5 is the source's Nyquist
+    frequency."""
     images: tuple[Sharpness, ...]
+    """Bicubic, if there is a source, then the output."""
     consistency: Consistency | None
     harm: HarmReport | None
+    """None without a source."""
 
     def to_json(self) -> str:
         """Return indented JSON."""
@@ -164,8 +139,8 @@ class _Window:
 
     source: AnyArray
     """(h, w)."""
-    images: dict[str, AnyArray]
-    """Name -> (s * h, s * w)."""
+    images: list[AnyArray]
+    """(s * h, s * w): bicubic, if there is a source, then the output."""
     valid: BoolArray
     """(h, w), True where all bands of source and output are valid."""
 
@@ -224,29 +199,27 @@ def measure_no_reference(
             bands = selected_bands(lr, bidx)
             consistency = measure_consistency(sr, lr, degradation or recorded_kernel(sr))
             report = _report(sr, lr, scale_between(sr.info, lr.info), consistency)
-    bicubic, output = report.images
-    harm = measure_harm(
-        sr_path,
-        lr_path,
-        roughness=output.noise_ratio,
-        overshoot=output.beyond,
-        bicubic_overshoot=bicubic.beyond,
-        bidx=bands,
-        run=run,
-    )
+    baseline, output = report.images
+    gain, unsteady, missing = math.nan, math.nan, "" if run else "not requested"
+    if run:
+        try:
+            gain, unsteady = measure_model(sr_path, lr_path, bands)
+        except GeorsrError as error:
+            missing = str(error)
+    harm = HarmReport(output.noise_ratio, output.beyond, baseline.beyond, gain, unsteady, missing)
     return replace(report, harm=harm)
 
 
 def _report(
     sr: RasterReader, lr: RasterReader | None, scale: int, consistency: Consistency | None
 ) -> NoReferenceReport:
-    names = [sr.info.path] if lr is None else [_bicubic_name(lr), sr.info.path]
-    results = {name: _Results() for name in names}
+    names = [sr.info.path] if lr is None else [f"bicubic of {lr.info.path}", sr.info.path]
+    results = [_Results() for _ in names]
     for window in _windows(sr, lr, scale):
         _measure(window, results, scale)
-    if not any(result.noise or result.edges for result in results.values()):
+    if not any(result.noise or result.edges for result in results):
         raise InputError(f"{sr.info.path}: no window with valid pixels to measure")
-    reference = results[names[0]]
+    reference = results[0]
     frequency, _ = radial_power(np.zeros((8, 8)), RINGS)
     return NoReferenceReport(
         sr=sr.info.path,
@@ -257,15 +230,11 @@ def _report(
         frequency=tuple(float(f * scale) for f in frequency),
         images=tuple(
             _summarize(name, result, None if lr is None else reference)
-            for name, result in results.items()
+            for name, result in zip(names, results, strict=True)
         ),
         consistency=consistency,
         harm=None,
     )
-
-
-def _bicubic_name(lr: RasterReader) -> str:
-    return f"bicubic of {lr.info.path}"
 
 
 def _windows(sr: RasterReader, lr: RasterReader | None, scale: int) -> Iterator[_Window]:
@@ -275,11 +244,11 @@ def _windows(sr: RasterReader, lr: RasterReader | None, scale: int) -> Iterator[
         cells = image.reshape(window.height, scale, window.width, scale)
         valid = np.asarray(valid.reshape(cells.shape).all((1, 3)))
         if lr is None:
-            yield _Window(cells.mean((1, 3)), {sr.info.path: image}, valid)
+            yield _Window(cells.mean((1, 3)), [image], valid)
             continue
         source, known = _grey(lr.read(window))
-        images = {_bicubic_name(lr): _bicubic(source, scale), sr.info.path: image}
-        yield _Window(source, images, valid & known)
+        enlarged = bicubic(source[None], scale)[0].astype(np.float64)
+        yield _Window(source, [enlarged, image], valid & known)
 
 
 def _grey(block: PixelBlock) -> tuple[AnyArray, BoolArray]:
@@ -289,29 +258,24 @@ def _grey(block: PixelBlock) -> tuple[AnyArray, BoolArray]:
     return np.where(valid, values.mean(0), 0.0), valid
 
 
-def _bicubic(source: AnyArray, scale: int) -> AnyArray:
-    enlarged: AnyArray = enlarge_bicubic(source.astype(np.float32)[None, None], scale)[0, 0]
-    return enlarged.astype(np.float64)
-
-
-def _measure(window: _Window, results: dict[str, _Results], scale: int) -> None:
+def _measure(window: _Window, results: Sequence[_Results], scale: int) -> None:
     """Measure one window in every image."""
     edges = find_edges(window.source, window.valid)
-    measured = {n: measure_edges(image, edges, scale) for n, image in window.images.items()}
-    in_all = np.all([np.isfinite(values).all(1) for values in measured.values()], axis=0)
+    measured = [measure_edges(image, edges, scale) for image in window.images]
+    in_all = np.isfinite(measured).all((0, 2))
     unaffected = erode_mask(window.valid, 2)  # the bicubic kernel reads no invalid pixel there
     fine = unaffected.repeat(scale, 0).repeat(scale, 1)
-    flat = flat_blocks(next(iter(window.images.values())), fine, scale)
+    flat = flat_blocks(window.images[0], fine, scale)
     middle = _middle(window.valid, scale)
     inner = erode_mask(window.valid, 2, border=False)  # bicubic extrapolates at a window's edge
-    for name, image in window.images.items():
+    for result, image, widths in zip(results, window.images, measured, strict=True):
         if len(edges):
-            results[name].edges.append(measured[name][in_all])
+            result.edges.append(widths[in_all])
         if flat.any():
-            results[name].noise.append(plane_residual(image, BLOCK * scale)[flat])
-        results[name].beyond.append(_beyond(image, window.source, scale, inner))
+            result.noise.append(plane_residual(image, BLOCK * scale)[flat])
+        result.beyond.append(_beyond(image, window.source, scale, inner))
         if middle is not None:
-            results[name].power.append(radial_power(image[middle], RINGS)[1])
+            result.power.append(radial_power(image[middle], RINGS)[1])
 
 
 def _beyond(image: AnyArray, source: AnyArray, scale: int, counted: BoolArray) -> AnyArray:
@@ -329,22 +293,20 @@ def _beyond(image: AnyArray, source: AnyArray, scale: int, counted: BoolArray) -
 def _middle(valid: BoolArray, scale: int) -> tuple[slice, slice] | None:
     """Return the output pixels whose spectrum is taken; None if some are invalid or missing."""
     height, width = valid.shape
-    if min(height, width) < SPECTRUM_SIZE:
+    size = SPECTRUM_SIZE
+    middle = Window((height - size) // 2, (width - size) // 2, size, size)
+    if min(height, width) < size or not valid[middle.slices].all():
         return None
-    top, left = (height - SPECTRUM_SIZE) // 2, (width - SPECTRUM_SIZE) // 2
-    if not valid[top : top + SPECTRUM_SIZE, left : left + SPECTRUM_SIZE].all():
-        return None
-    size = SPECTRUM_SIZE * scale
-    return slice(top * scale, top * scale + size), slice(left * scale, left * scale + size)
+    return middle.scaled(scale).slices
 
 
-def _summarize(name: str, result: _Results, bicubic: _Results | None) -> Sharpness:
+def _summarize(name: str, result: _Results, reference: _Results | None) -> Sharpness:
     edges, noise = result.all_edges(), result.all_noise()
     quartiles = np.percentile(edges[:, 0], (25, 75)) if len(edges) else (math.nan, math.nan)
     edge_ratio = noise_ratio = beyond = math.nan
-    if bicubic is not None:
-        edge_ratio = _median(edges[:, 0] / bicubic.all_edges()[:, 0])
-        noise_ratio = _median(noise / bicubic.all_noise())
+    if reference is not None:
+        edge_ratio = _median(edges[:, 0] / reference.all_edges()[:, 0])
+        noise_ratio = _median(noise / reference.all_noise())
         beyond = result.percent_beyond()
     return Sharpness(
         name=name,

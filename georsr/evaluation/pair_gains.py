@@ -88,10 +88,8 @@ def measure_gains(
 
     Parameters
     ----------
-    pixels
-        The two images.
-    scale
-        Fine pixels per coarse pixel.
+    pixels, scale
+        The two images, and fine pixels per coarse pixel.
     bicubic
         Baseline, by which the fine image is also registered.
     models
@@ -151,14 +149,7 @@ def measure_gains(
 def band_weights(bands: AnyArray, fine: AnyArray, scale: int) -> AnyArray:
     """Fit weights, none negative and 1 in sum, with which coarse bands resemble the fine band.
 
-    Parameters
-    ----------
-    bands
-        (C, h, w).
-    fine
-        (scale * h, scale * w).
-    scale
-        Fine pixels per coarse pixel.
+    Takes (C, h, w) and (scale * h, scale * w), and returns (C,).
 
     Raises
     ------
@@ -199,16 +190,10 @@ def translate(image: AnyArray, shift: tuple[float, float], margin: int) -> AnyAr
 
 
 def wiener(image: AnyArray, sigma: float, noise: float) -> AnyArray:
-    """Undo a gaussian blur as far as noise allows.
+    """Undo a gaussian blur of (H, W) as far as noise allows.
 
-    Parameters
-    ----------
-    image
-        (H, W).
-    sigma
-        Standard deviation of the blur in pixels.
-    noise
-        Power of the noise as a fraction of that of the signal.
+    ``sigma`` is the standard deviation of the blur in pixels, ``noise`` the power of the noise as a
+    fraction of that of the signal.
     """
     margin = 32
     padded = np.pad(image, margin, mode="reflect")

@@ -54,24 +54,16 @@ OVERVIEW_SIZE = 320
 
 @dataclass(frozen=True)
 class Pair:
-    """One line of the list.
-
-    Attributes
-    ----------
-    name : str
-    scale : int
-        Fine pixels per coarse pixel.
-    rgb : tuple of int
-        Band numbers, from 1, of red, green and blue in the coarse raster; empty: it has no colour.
-    coarse, fine : str
-        Paths.
-    """
+    """One line of the list."""
 
     name: str
     scale: int
+    """Fine pixels per coarse pixel."""
     rgb: tuple[int, ...]
+    """Band numbers, from 1, of red, green and blue in the coarse raster; empty: no colour."""
     coarse: str
     fine: str
+    """Paths."""
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -80,12 +72,7 @@ class Pair:
 
 
 def read_pairs(folder: Path) -> list[Pair]:
-    """Read the list of a folder of pairs.
-
-    Parameters
-    ----------
-    folder
-        Folder with ``pairs.tsv`` and, for each of its lines, ``NAME_lr.tif`` and ``NAME_hr.tif``.
+    """Read ``pairs.tsv`` of a folder, which has ``NAME_lr.tif`` and ``NAME_hr.tif`` for each line.
 
     Raises
     ------
@@ -171,13 +158,8 @@ def open_pair(pair: Pair) -> PairPixels:
 def common_ground(lr: RasterInfo, hr: RasterInfo, scale: int) -> tuple[Window, Window]:
     """Find the ground that both rasters show, at most `MAX_SIZE` coarse pixels along each axis.
 
-    Corners of the two windows are at most half a fine pixel apart. Rasters without geotransform
-    share their top left corner.
-
-    Returns
-    -------
-    coarse, fine : Window
-        The second is ``scale`` times the size of the first.
+    Corners of the two windows are at most half a fine pixel apart, and the fine one has ``scale``
+    times the size of the coarse one. Rasters without geotransform share their top left corner.
 
     Raises
     ------
@@ -263,12 +245,8 @@ class PairsEvaluation:
     def run(self, progress: Progress | None = None, *, pictures: bool = False) -> PairsReport:
         """Measure every model on every pair of its scale.
 
-        Parameters
-        ----------
-        progress
-            Object that is advanced once per pair and kind.
-        pictures
-            Keep pictures of every pair in ``examples``.
+        ``progress`` is advanced once per pair and kind. With ``pictures``, pictures of every pair
+        are kept in ``examples``.
 
         Raises
         ------
@@ -394,7 +372,7 @@ def make_example(row: PairRow, result: Gains, fine: AnyArray) -> Example:
         crop_psnr = psnr_of_mse(max(error, 1e-20), 1.0)
         crop = picture(image)[:, *window.slices]
         panels.append(Panel(name, crop, row.bicubic.psnr + gain, crop_psnr))
-    panels.append(Panel("fine raster", truth[:, *window.slices], math.nan, math.nan))
+    panels.append(Panel("fine raster", truth[:, *window.slices]))
     step = -(-max(truth.shape) // OVERVIEW_SIZE)
     overview = draw_box(truth, window)[:, ::step, ::step]
     return Example((f"x{row.scale} {row.kind}",), row.name, "", overview, tuple(panels))

@@ -33,21 +33,13 @@ class Panel:
 
 @dataclass(frozen=True)
 class Preview:
-    """A window of a raster, enlarged in several ways to the same size.
-
-    Attributes
-    ----------
-    path : str
-        Path of the raster.
-    window : Window
-        Pixels of the raster.
-    panels : tuple of Panel
-        Source with its pixels repeated, bicubic, and each model.
-    """
+    """A window of a raster, enlarged in several ways to the same size."""
 
     path: str
     window: Window
+    """Pixels of the raster."""
     panels: tuple[Panel, ...]
+    """Source with its pixels repeated, bicubic, and each model."""
 
     def write_png(self, path: Path) -> None:
         """Write the pictures side by side."""
@@ -79,10 +71,8 @@ def make_preview(
 
     Parameters
     ----------
-    path
-        Path of the raster.
-    models
-        Models to show; at least one.
+    path, models
+        Path of the raster, and models to show; at least one.
     at
         Centre of the window in the raster's CRS; None takes the middle of the raster.
     size
@@ -143,17 +133,8 @@ def _super_resolve(
     whole = Window(0, 0, reader.info.height, reader.info.width)
     padded = window.grow(spec.halo).intersection(whole) or window
     block = reader.read(padded)
-    normalization = choose_normalization(reader, "auto")
-    # a constant band has no range of its own
-    limits = [
-        (a, b if b > a else a + 1) for a, b in zip(normalization.lo, normalization.hi, strict=True)
-    ]
-    values = super_resolve_array(
-        block.values,
-        model,
-        valid=block.valid,
-        stretch=";".join(f"{a},{b}" for a, b in limits),
-    )
+    option = choose_normalization(reader, "auto").to_stretch()
+    values = super_resolve_array(block.values, model, valid=block.valid, stretch=option)
     valid = block.valid.repeat(spec.scale, 1).repeat(spec.scale, 2)
     inside = (slice(None), *window.relative_to(padded).scaled(spec.scale).slices)
     return stretch.to_rgb(PixelBlock(values[inside], valid[inside], None))

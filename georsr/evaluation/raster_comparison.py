@@ -46,17 +46,9 @@ def open_source_of(
 ) -> RasterReader:
     """Open the part of a source that an output covers, with the bands that the output has.
 
-    Parameters
-    ----------
-    sr
-        The output.
-    path
-        Path of its source.
-    bidx
-        Bands of the source, in the output's order; None takes those that the tags of the output
-        name, else finds red, green and blue if the output has three bands of more.
-    force
-        As for `georsr.io.reader.open_raster`.
+    ``bidx`` are the bands of the source, in the output's order. None takes those that the tags of
+    the output name, else finds red, green and blue if the output has three bands of more. ``force``
+    is as for `georsr.io.reader.open_raster`.
     """
     reader = open_raster(path, indexes=bidx or _recorded_bands(sr), force=force)
     numbers = None
@@ -123,21 +115,14 @@ CONSISTENCY_BLOCK = 128
 
 @dataclass(frozen=True)
 class Consistency:
-    """Difference of the degraded output from its source, in the rasters' units.
-
-    Attributes
-    ----------
-    degradation : str
-    pixels : int
-        Source pixels compared, in the band that has most of them.
-    mae, psnr : tuple of float
-        Mean absolute difference, and PSNR in dB, of each band.
-    """
+    """Difference of the degraded output from its source, in the rasters' units."""
 
     degradation: str
     pixels: int
+    """Source pixels compared, in the band that has most of them."""
     mae: tuple[float, ...]
     psnr: tuple[float, ...]
+    """Mean absolute difference, and PSNR in dB, of each band."""
 
     @property
     def mean(self) -> float:
@@ -268,46 +253,33 @@ SCALE_TAG = "GEORSR_SCALE"
 
 @dataclass(frozen=True)
 class ComparisonReport:
-    """Difference of one raster from another, over the pixels valid in both.
-
-    Attributes
-    ----------
-    sr, hr : str
-        Paths of the output and the truth.
-    pixels : int
-    peak : float
-        Value range that PSNR and SSIM refer to.
-    psnr, ssim, rmse, bias : tuple of float
-        Figures of each band: dB; mean over windows without an invalid pixel, NaN without any; and
-        root mean square and mean of SR - HR in the rasters' units.
-    mean_psnr : float
-    sam : float
-        Mean spectral angle in degrees; NaN below three bands.
-    ergas : float
-        NaN below three bands, or if the scale is not known.
-    scale : float or None
-        Scale that ERGAS and the shift were measured with.
-    shift : (float, float)
-        Shift of SR against HR, (down, right) in pixels, of the mean of the bands; NaN if no window
-        is valid.
-    consistency : Consistency or None
-        Consistency with the source, where one was given.
-    """
+    """Difference of one raster from another, over the pixels valid in both."""
 
     sr: str
     hr: str
+    """Paths of the output and the truth."""
     pixels: int
     peak: float
+    """Value range that PSNR and SSIM refer to."""
     psnr: tuple[float, ...]
+    """dB, of each band."""
     mean_psnr: float
     ssim: tuple[float, ...]
+    """Mean over the windows of a band without an invalid pixel; NaN without any."""
     rmse: tuple[float, ...]
     bias: tuple[float, ...]
+    """Root mean square, and mean, of SR - HR in each band, in the rasters' units."""
     sam: float
+    """Mean spectral angle in degrees; NaN below three bands."""
     ergas: float
+    """NaN below three bands, or if the scale is not known."""
     scale: float | None
+    """Scale that ERGAS and the shift were measured with."""
     shift: tuple[float, float]
+    """Shift of SR against HR, (down, right) in pixels, of the mean of the bands; NaN if no window
+    is valid."""
     consistency: Consistency | None = None
+    """Consistency with the source, where one was given."""
 
     def to_json(self) -> str:
         """Return indented JSON."""
@@ -448,8 +420,8 @@ def compare_with_source(
     bidx
         Bands of the source, in the output's order; None: all.
     degradation
-        Degradation from the output to the source; None: the kernel that the output was made
-        consistent by, according to its tags, or bicubic.
+        From the output to the source; None: the kernel that the output was made consistent by,
+        according to its tags, or bicubic.
 
     Raises
     ------
@@ -482,10 +454,7 @@ def compare_bicubic(
 ) -> ComparisonReport:
     """Measure the bicubic enlargement of the source as an output with the scale of ``sr_path``.
 
-    Parameters
-    ----------
-    lr_path, sr_path, hr_path, bidx, degradation
-        As for :func:`compare_with_source`.
+    Parameters are those of :func:`compare_with_source`.
 
     Raises
     ------

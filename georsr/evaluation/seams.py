@@ -30,32 +30,22 @@ Tiles larger than half of it need a larger window.
 
 @dataclass(frozen=True)
 class SeamReport:
-    """Change of the output when the tile grid moves by half its spacing, in the raster's units.
-
-    Attributes
-    ----------
-    source, model : str
-    tile : int
-        Height and width of a tile in source pixels.
-    shift : int
-        Source pixels down and right by which the grid was moved.
-    pixels : int
-        Output pixels compared, per band.
-    mean, p999, maximum : float
-        Mean, 99.9th percentile and maximum of the absolute changes.
-    relative_mean : float
-        Mean change divided by the range the network sees as 0..1.
-    """
+    """Change of the output when the tile grid moves by half its spacing, in the raster's units."""
 
     source: str
     model: str
     tile: int
+    """Height and width of a tile in source pixels."""
     shift: int
+    """Source pixels down and right by which the grid was moved."""
     pixels: int
+    """Output pixels compared, per band."""
     mean: float
     p999: float
     maximum: float
+    """Mean, 99.9th percentile and maximum of the absolute changes."""
     relative_mean: float
+    """Mean change divided by the range the network sees as 0..1."""
 
     def to_json(self) -> str:
         """Return indented JSON."""
@@ -76,16 +66,8 @@ def measure_seams(source: str, model: Model, **options: Unpack[SROptions]) -> Se
 
     Normalization, sensor and kernel are those of the scene, as in a run, where all tiles share
     them. A quarter of a tile along the edges of the window is left out of the comparison: it may
-    differ because of the edge, not because of the grid.
-
-    Parameters
-    ----------
-    source
-        Path of a raster.
-    model
-        Model to run.
-    **options
-        Fields of :class:`georsr.config.SRConfig` (indexes, output_bands, tile_size, device...).
+    differ because of the edge, not because of the grid. ``options`` are fields of
+    :class:`georsr.config.SRConfig`, such as ``indexes`` and ``tile_size``.
 
     Raises
     ------

@@ -52,11 +52,6 @@ BICUBIC_RADIUS = 2
 """Source pixels on either side that the bicubic enlargement depends on."""
 
 
-def margin(kernel: Kernel, scale: int) -> int:
-    """Return the number of source pixels around a window on which its maps depend."""
-    return kernel.radius(scale) + BICUBIC_RADIUS + 1
-
-
 def inconsistency(low: FloatArray, source: AnyArray, valid: BoolArray) -> FloatArray:
     """Return |downsampled output - source|, mean over valid bands: (C, h, w) each -> (h, w)."""
     difference = np.abs(low - np.where(valid, source, 0).astype(np.float32))
@@ -71,7 +66,9 @@ def synthesised_detail(
     scale: int,
     backend: str = "torch",
 ) -> FloatArray:
-    """Return the local root mean square of detail that bicubic enlargement cannot carry.
+    """Return the local root mean square of detail that bicubic enlargement cannot carry, (H, W).
+
+    It is that of squares of 2 scale + 1 pixels and of all bands, in the output's units.
 
     Parameters
     ----------
@@ -83,14 +80,8 @@ def synthesised_detail(
         Output pixels per source pixel, along each axis.
     backend
         Library that enlarges: ``torch``, or ``onnx`` for NumPy.
-
-    Returns
-    -------
-    ndarray
-        (H, W), over squares of 2 scale + 1 pixels and over bands, in the output's units.
     """
-    filled = fill_invalid(low, low_valid)
-    enlarged = bicubic_on_cpu(filled, scale, backend)
+    enlarged = bicubic_on_cpu(fill_invalid(low, low_valid), scale, backend)
     detail = np.where(valid, image - enlarged, np.float32(0))
     energy = box_sum(detail * detail, scale)
     count = box_sum(valid.astype(np.float32), scale)
@@ -178,23 +169,16 @@ def _gradient(image: Array) -> Array:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Coefficients of the expected error of a model.
-
-    Attributes
-    ----------
-    deviation, gradient, floor : float
-        Coefficients a, b and c of the formula above; all at least 0.
-    fitted_for : str
-        Name of the model whose errors they were fitted to.
-    fitted_on : str
-        Images and degradations of the fit.
-    """
+    """Coefficients of the expected error of a model."""
 
     deviation: float
     gradient: float
     floor: float
+    """Coefficients a, b and c of the formula of this module; all at least 0."""
     fitted_for: str
+    """Name of the model whose errors they were fitted to."""
     fitted_on: str
+    """Images and degradations of the fit."""
 
     def describe(self, spec: ModelSpec) -> str:
         """Return a sentence for the tags of the layers."""
@@ -220,19 +204,14 @@ def calibration_of(spec: ModelSpec) -> Calibration:
     return table[f"segsr-lite-x{scale}-sensor"]
 
 
-UNCERTAINTY, DEVIATION, INCONSISTENCY, DETAIL = (
-    "uncertainty",
-    "deviation",
-    "inconsistency",
-    "synthesised detail",
-)
 MEANINGS = {
-    UNCERTAINTY: "expected absolute error of a pixel, mean over bands",
-    DEVIATION: "standard deviation of the network's answers in eight orientations and of "
+    "uncertainty": "expected absolute error of a pixel, mean over bands",
+    "deviation": "standard deviation of the network's answers in eight orientations and of "
     "overlapping tiles, root mean square over bands",
-    INCONSISTENCY: "absolute difference between the source and the product shrunk to it, "
+    "inconsistency": "absolute difference between the source and the product shrunk to it, "
     "mean over bands",
-    DETAIL: "local root mean square of what enlarging the shrunk product does not give back",
+    "synthesised detail": "local root mean square of what enlarging the shrunk product does not "
+    "give back",
 }
 """Name of a layer -> its description. The guidance maps of the network follow these layers."""
 
@@ -251,27 +230,19 @@ def layer_bands(source: tuple[BandInfo, ...], maps: int) -> tuple[BandInfo, ...]
     units, scales = {band.unit for band in source}, {band.scale for band in source}
     unit = units.pop() if len(units) == 1 else None
     scale = scales.pop() if len(scales) == 1 else 1.0
-    bands = []
-    for number, name in enumerate(layer_names(maps), 1):
-        measured = name in MEANINGS
-        bands.append(
-            BandInfo(
-                number=number,
-                dtype="float32",
-                description=name,
-                unit=(unit or "DN") if measured else "1",
-                scale=scale if measured else 1.0,
-                nodata=float("nan"),
-                tags={
-                    "": {
-                        "LAYER": MEANINGS.get(
-                            name, "where the network was guided to, dimensionless, by tile"
-                        )
-                    }
-                },
-            )
+    guided = "where the network was guided to, dimensionless, by tile"
+    return tuple(
+        BandInfo(
+            number=number,
+            dtype="float32",
+            description=name,
+            unit=(unit or "DN") if name in MEANINGS else "1",
+            scale=scale if name in MEANINGS else 1.0,
+            nodata=float("nan"),
+            tags={"": {"LAYER": MEANINGS.get(name, guided)}},
         )
-    return tuple(bands)
+        for number, name in enumerate(layer_names(maps), 1)
+    )
 
 
 @dataclass(frozen=True)
@@ -364,7 +335,7 @@ class LayersPipeline:
         tile_grid, kernel = self.tiles.tile_grid, self.config.kernel
         s, extent = tile_grid.scale, Window(0, 0, tile_grid.height, tile_grid.width)
         source_window = window.coarser(s)
-        padded = source_window.grow(margin(kernel, s)).intersection(extent)
+        padded = source_window.grow(kernel.radius(s) + BICUBIC_RADIUS + 1).intersection(extent)
         assert padded is not None, "the window is inside the output"
         block = self.output.read(padded.scaled(s))
         image, image_valid = block.values.astype(np.float32), block.valid
@@ -404,10 +375,7 @@ def expected_error(
     deviation: FloatArray, gradient: FloatArray, calibration: Calibration
 ) -> FloatArray:
     """Return the expected absolute error in 0..1; see :mod:`georsr.quality.layers`."""
-    a, b, c = (
-        np.float32(number)
-        for number in (calibration.deviation, calibration.gradient, calibration.floor)
-    )
+    a, b, c = map(np.float32, (calibration.deviation, calibration.gradient, calibration.floor))
     root = a * np.sqrt(np.maximum(deviation, 0)) + b * np.sqrt(np.maximum(gradient, 0)) + c
     return np.asarray(np.square(root))
 
@@ -415,9 +383,8 @@ def expected_error(
 def round_bits(values: FloatArray) -> FloatArray:
     """Round to 12 significant bits (0.01 %), so that the file does not store mostly noise."""
     bits = values.view(np.uint32)
-    kept = (bits + np.uint32(0x7FF) + ((bits >> np.uint32(12)) & np.uint32(1))) & np.uint32(
-        0xFFFFF000
-    )
+    half = np.uint32(0x7FF) + ((bits >> np.uint32(12)) & np.uint32(1))  # ties to even
+    kept = (bits + half) & np.uint32(0xFFFFF000)
     return np.where(np.isfinite(values), kept.view(np.float32), values)
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
-from xml.etree import ElementTree as ET
+from xml.sax.saxutils import escape
 
 import numpy as np
 
@@ -16,6 +15,28 @@ RAMP = ("#fffdf0", "#fde2a6", "#f6a96c", "#d9605a", "#942b6c", "#33105c")
 """Colours from small to large values, light to dark; suitable for colour-blind readers."""
 MAX_PERCENTILE = 98.0
 """Percentile of the values that is shown in the last colour."""
+# the format that QGIS 3 and 4 read and write (``QgsRasterLayer.saveNamedStyle``)
+TEMPLATE = """\
+<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>
+<qgis version="3.22.0" styleCategories="AllStyleCategories">
+  <pipe>
+    <rasterrenderer type="singlebandpseudocolor" band="1" opacity="1" alphaBand="-1" \
+nodataColor="" classificationMin="0" classificationMax="{maximum}">
+      <rasterTransparency />
+      <rastershader>
+        <colorrampshader colorRampType="INTERPOLATED" classificationMode="1" clip="0" \
+minimumValue="0" maximumValue="{maximum}">
+{items}
+        </colorrampshader>
+      </rastershader>
+    </rasterrenderer>
+    <brightnesscontrast brightness="0" contrast="0" gamma="1" />
+    <huesaturation saturation="0" grayscaleMode="0" colorizeOn="0" />
+    <rasterresampler maxOversampling="2" />
+  </pipe>
+  <blendMode>0</blendMode>
+</qgis>
+"""
 
 
 def style_path(layers: str) -> Path | None:
@@ -26,15 +47,19 @@ def style_path(layers: str) -> Path | None:
 def style_of(path: str | os.PathLike[str], unit: str) -> str:
     """Return the style of quality layers: the first band, from 0 to its 98th percentile.
 
-    Parameters
-    ----------
-    path
-        Path of the layers; a sample of their pixels is read.
-    unit
-        Unit of the first band, for the legend.
+    The band has a linear colour ramp. ``path`` is that of the layers, of which a sample is read;
+    ``unit`` is that of the band, for the legend.
     """
     with open_output(path, indexes=(1,)) as reader:
-        return pseudocolour(displayed_maximum(reader), unit, RAMP)
+        maximum = displayed_maximum(reader)
+    unit = escape(unit, {'"': "&quot;", "\t": "&#09;", "\n": "&#10;", "\r": "&#13;"})
+    values = np.arange(len(RAMP)) * maximum / (len(RAMP) - 1)
+    items = "\n".join(
+        f'          <item alpha="255" color="{colour}" value="{value:.6g}" '
+        f'label="{value:.3g} {unit}" />'
+        for colour, value in zip(RAMP, values, strict=True)
+    )
+    return TEMPLATE.format(maximum=f"{maximum:.6g}", items=items)
 
 
 def displayed_maximum(reader: RasterReader) -> float:
@@ -43,50 +68,3 @@ def displayed_maximum(reader: RasterReader) -> float:
     valid = sample.values[sample.valid]
     maximum = float(np.percentile(valid, MAX_PERCENTILE)) if valid.size else 1.0
     return maximum if maximum > 0 else 1.0
-
-
-def pseudocolour(maximum: float, unit: str, colours: Sequence[str]) -> str:
-    """Return a QML document: band 1 in a linear colour ramp from 0 to ``maximum``.
-
-    The format is that which QGIS 3 and 4 read and write (``QgsRasterLayer.saveNamedStyle``).
-    """
-    qgis = ET.Element("qgis", version="3.22.0", styleCategories="AllStyleCategories")
-    pipe = ET.SubElement(qgis, "pipe")
-    attributes = {
-        "type": "singlebandpseudocolor",
-        "band": "1",
-        "opacity": "1",
-        "alphaBand": "-1",
-        "nodataColor": "",
-        "classificationMin": "0",
-        "classificationMax": f"{maximum:.6g}",
-    }
-    renderer = ET.SubElement(pipe, "rasterrenderer", attributes)
-    ET.SubElement(renderer, "rasterTransparency")
-    shader = ET.SubElement(renderer, "rastershader")
-    ramp = ET.SubElement(
-        shader,
-        "colorrampshader",
-        colorRampType="INTERPOLATED",
-        classificationMode="1",
-        clip="0",
-        minimumValue="0",
-        maximumValue=f"{maximum:.6g}",
-    )
-    for number, colour in enumerate(colours):
-        value = maximum * number / (len(colours) - 1)
-        ET.SubElement(
-            ramp,
-            "item",
-            alpha="255",
-            color=colour,
-            value=f"{value:.6g}",
-            label=f"{value:.3g} {unit}",
-        )
-    ET.SubElement(pipe, "brightnesscontrast", brightness="0", contrast="0", gamma="1")
-    ET.SubElement(pipe, "huesaturation", saturation="0", grayscaleMode="0", colorizeOn="0")
-    ET.SubElement(pipe, "rasterresampler", maxOversampling="2")
-    ET.SubElement(qgis, "blendMode").text = "0"
-    ET.indent(qgis)
-    doctype = "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
-    return doctype + ET.tostring(qgis, encoding="unicode") + "\n"

@@ -67,17 +67,9 @@ from georsr.writer.writer import RasterWriter
 
 def quality_config(job: SRJob) -> QualityConfig:
     """Return how the quality layers of a job are computed."""
-    return QualityConfig(
-        calibration_of(job.model.spec),
-        consistency_kernel(job),
-        guidance_count(job.model, job.placement),
-    )
-
-
-def consistency_kernel(job: SRJob) -> Kernel:
-    """Return the kernel of the consistency layers: that of the output, or of the model."""
-    declared = fixed_kernel(requested_kernel(job.model.spec, SRConfig()))
-    return job.kernel or declared or Kernel("bicubic")
+    spec = job.model.spec
+    kernel = job.kernel or fixed_kernel(requested_kernel(spec, SRConfig())) or Kernel("bicubic")
+    return QualityConfig(calibration_of(spec), kernel, guidance_count(job.model, job.placement))
 
 
 def layers_layout(job: SRJob) -> OutputLayout:
@@ -116,16 +108,10 @@ def layers_layout(job: SRJob) -> OutputLayout:
 
 
 def layers_job(job: SRJob, destination: str, output_hash: str) -> SRJob:
-    """Return the job that writes the quality layers of an output.
+    """Return the job that writes the quality layers of an output, from the job of the output.
 
-    Parameters
-    ----------
-    job
-        Job of the output.
-    destination
-        Path of the layers.
-    output_hash
-        Checksum or hash of the output. An unfinished run for another output is not resumed.
+    An unfinished run for an output with another ``output_hash``, its checksum or hash, is not
+    resumed.
     """
     key = job.key | {"layers": str(quality_config(job)), "product": output_hash}
     # with --resume, the earlier run may have ended before it began to write layers
@@ -148,18 +134,6 @@ def layers_memory(job: SRJob) -> int:
     )
     tile_bytes = n_concurrent * 4 * (tile_grid.tile * s) ** 2 * 4 * (planes + job.layout.count)
     return memory_of(job) + overlap_bytes + tile_bytes
-
-
-def check_layers(job: SRJob) -> None:
-    """Refuse quality layers that do not fit on the disk or into memory.
-
-    Raises
-    ------
-    ResourceError
-        Disk or memory is too small.
-    """
-    check_space(job.layout, job.destination, job.config, job.partial_file_bytes())
-    check_memory(layers_memory(job), job.config)
 
 
 log = logging.getLogger(__name__)
@@ -187,17 +161,11 @@ def check_layers_path(job: SRJob, layers: str) -> None:
 
 
 def run_with_layers(request: RunRequest, executor: Executor, layers_path: str) -> RunReport:
-    """Super-resolve an open raster into a new file, with its quality layers in another.
+    """Super-resolve a raster as `georsr.jobs.run.run`, with its quality layers in another file.
 
-    The layers are renamed into place first, the output last. If the process is killed between the
-    two renames, only the layers exist under their name; the same call then renames the output.
-
-    Parameters
-    ----------
-    request, executor
-        As for `georsr.jobs.run.run`.
-    layers_path
-        Path of the quality layers. This process computes them.
+    The layers, which this process computes, are renamed into place first, the output last. If the
+    process is killed between the two renames, only the layers exist under their name; the same call
+    then renames the output.
     """
     costs = [n_forward_passes(request.config.tta), MEMBERS]
     context = RunContext(RunProgress(request.progress, costs), request.should_stop)
@@ -251,19 +219,10 @@ def _write_both(
 def write_layers(
     job: SRJob, output_path: str, context: RunContext, output: RasterWriter | None = None
 ) -> LayersReport:
-    """Write and publish the quality layers of an output.
+    """Write and publish the quality layers of an output, by the job of the layers.
 
-    Parameters
-    ----------
-    job
-        Job of the layers.
-    output_path
-        Path of the finished output.
-    context
-        Progress, cancellation and timing of the run.
-    output
-        Writer of the output if it is not published yet: it is published after the layers, before
-        their journal is removed.
+    ``output`` is the writer of the output if that is not published yet: it is published after the
+    layers, before their journal is removed.
     """
     earlier = job.journal().completed_output()
     if earlier is not None:
@@ -273,7 +232,8 @@ def write_layers(
             _publish_after(earlier, output)
         remove_stale_files(job)
         return layers_report(job, earlier, job.layout.blocks_count)
-    check_layers(job)
+    check_space(job.layout, job.destination, job.config, job.partial_file_bytes())
+    check_memory(layers_memory(job), job.config)
     predictor = EnsemblePredictor.from_config(job.model, job.config, job.placement)
     tried: list[int] = []
     while True:
@@ -354,16 +314,8 @@ def run_layers(
 ) -> LayersReport:
     """Write the quality layers of an output that exists.
 
-    Parameters
-    ----------
-    reader
-        Source of the output; it is read from another thread until this returns.
-    output_path, destination
-        Paths of the output and of the layers.
-    model, config
-        Model and options with which the output was written.
-    progress, should_stop
-        As for `georsr.jobs.run.run`.
+    The source is read from another thread until this returns. Model and options are those with
+    which the output was written.
     """
     context = RunContext(RunProgress(progress, [MEMBERS]), should_stop or never)
     with context.timer.section("total"):

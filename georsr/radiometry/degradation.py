@@ -27,9 +27,12 @@ from georsr.radiometry.kernels import (
     PSF_CUTOFF,
     SensorDescription,
     bicubic_matrix,
+    correlate,
+    cubic,
     mtfc_matrix,
     psf_matrix,
     psf_sigma,
+    sampling_matrix,
 )
 from georsr.window import AnyArray, FloatArray
 
@@ -58,16 +61,10 @@ def is_number(value: Any) -> bool:
 
 
 def from_dict(cls: type[T], values: Any, context: str) -> T:
-    """Build a dataclass whose ``__post_init__`` checks its values.
+    """Build a dataclass whose ``__post_init__`` checks its values, and whose fields have defaults.
 
-    Parameters
-    ----------
-    cls
-        Dataclass without mandatory fields.
-    values
-        Mapping of field names to plain values, as read from YAML or JSON; lists become tuples.
-    context
-        Source of the values, for error messages.
+    ``values`` are plain values by the names of fields, as read from YAML or JSON; lists become
+    tuples. ``context`` is their source, for error messages.
 
     Raises
     ------
@@ -235,14 +232,8 @@ def smooth_noise(noise: FloatArray, sigma: float) -> FloatArray:
     radius = math.ceil(PSF_CUTOFF * sigma)
     taps = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2).astype(np.float32)
     taps /= np.sqrt(np.square(taps).sum())  # keeps the variance of independent values
-    for axis in (-2, -1):
-        length = noise.shape[axis]
-        padding = [(0, 0)] * noise.ndim
-        padding[axis] = (radius, radius)
-        padded = np.pad(noise, padding, mode="wrap")
-        parts = (np.take(padded, range(i, i + length), axis) * tap for i, tap in enumerate(taps))
-        noise = np.asarray(sum(parts))
-    return noise
+    padded = np.pad(noise, ((0, 0), (radius, radius), (radius, radius)), mode="wrap")
+    return correlate(correlate(padded, taps, -2), taps, -1)
 
 
 def sharpened(lr: FloatArray, strength: float) -> FloatArray:
@@ -253,21 +244,28 @@ def sharpened(lr: FloatArray, strength: float) -> FloatArray:
 
 def jpeg_roundtrip(lr: FloatArray, quality: int) -> FloatArray:
     """Encode (C, h, w) in 0..1 as 8-bit JPEG and decode it again."""
-    levels = np.rint(lr * 255).astype(np.uint8)
-    if len(levels) == 3:
-        planes = _encode_decode(levels.transpose(1, 2, 0), quality).transpose(2, 0, 1)
-    else:
-        planes = np.stack([_encode_decode(band, quality) for band in levels])
-    return np.asarray(planes, np.float32) / np.float32(255)
+    return _encode_and_decode(lr, "JPEG", quality=quality)
 
 
-def _encode_decode(pixels: AnyArray, quality: int) -> AnyArray:
+def jpeg2000_roundtrip(lr: FloatArray, ratio: float) -> FloatArray:
+    """Encode (C, h, w) in 0..1 as 8-bit JPEG 2000, irreversible wavelet, and decode it again."""
+    rates = {"quality_mode": "rates", "quality_layers": [ratio], "irreversible": True}
+    return _encode_and_decode(lr, "JPEG2000", **rates)
+
+
+def _encode_and_decode(lr: FloatArray, file_format: str, **options: Any) -> FloatArray:
+    """Encode and decode (C, h, w) in 0..1 in 8 bits: three bands as RGB, others band by band."""
     from PIL import Image
 
-    file = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(file, "JPEG", quality=quality)
-    with Image.open(file, formats=["JPEG"]) as image:
-        return np.asarray(image)
+    levels = np.rint(lr * 255).astype(np.uint8)
+    decoded = []
+    for pixels in [levels.transpose(1, 2, 0)] if len(levels) == 3 else levels:
+        file = io.BytesIO()
+        Image.fromarray(np.ascontiguousarray(pixels)).save(file, file_format, **options)
+        with Image.open(file, formats=[file_format]) as image:
+            decoded.append(np.asarray(image))
+    planes = decoded[0].transpose(2, 0, 1) if len(levels) == 3 else np.stack(decoded)
+    return np.asarray(planes, np.float32) / np.float32(255)
 
 
 def _format_range(limits: tuple[float, float]) -> str:
@@ -339,19 +337,10 @@ class BicubicDegradation:
 
 
 def bicubic_downsample(image: AnyArray, scale: int) -> FloatArray:
-    """Downsample an image by an integer factor with an antialiased bicubic kernel.
+    """Downsample (..., H, W), multiples of ``scale``, with an antialiased bicubic kernel.
 
-    Parameters
-    ----------
-    image
-        (..., H, W), any real dtype; H and W are multiples of ``scale``.
-    scale
-        Factor, at least 1.
-
-    Returns
-    -------
-    ndarray
-        (..., H / scale, W / scale) float32 in the image's units, neither rounded nor clipped.
+    Takes any real type, and returns (..., H / scale, W / scale) float32 in the image's units,
+    neither rounded nor clipped.
     """
     height, width = image.shape[-2:]
     if height % scale or width % scale:
@@ -486,7 +475,7 @@ class ImagingChain:
         mtf = rng.uniform(*self.mtf)
         pixel = bool(rng.random() < 0.5) and mtf * MAX_AXIS_RATIO < MAX_MTF[True]
         warped = bool(rng.random() < self.warped)
-        cubic = bool(rng.random() < 0.5)
+        is_cubic = bool(rng.random() < 0.5)
         near, far = 0.0, 0.0
         if rng.random() < self.filtered:
             near = rng.uniform(*self.sharpen)
@@ -504,7 +493,7 @@ class ImagingChain:
                 centre = (count - 1) / 2
                 positions = positions + phase + drift * (positions - centre)
                 pixels = (np.arange(count) - phase + drift * centre) / (1 + drift)
-                ground_processing = resampling_matrix(pixels, count, cubic)
+                ground_processing = resampling_matrix(pixels, count, is_cubic)
             if near:
                 ground_processing = filter_matrix(count, near * axis_ratio, far) @ ground_processing
             sensor.append(sampling_matrix(positions, size, scale, sigma, pixel))
@@ -547,55 +536,19 @@ class ImagingChain:
         return f"imaging chain, MTF {low:g}..{high:g} at Nyquist, {self.bicubic:.0%} bicubic"
 
 
-def sampling_matrix(
-    positions: AnyArray, size: int, scale: int, sigma: float, pixel: bool = False
-) -> FloatArray:
-    """Return blur and sampling along one axis at any positions as a matrix.
-
-    Parameters
-    ----------
-    positions
-        (n,) centres of detectors, in LR pixels from the centre of the first LR pixel.
-    size, scale
-        Number of HR pixels, and HR pixels per LR pixel.
-    sigma, pixel
-        As for `georsr.radiometry.kernels.psf_matrix`.
-
-    Returns
-    -------
-    ndarray
-        (n, size) float32; rows sum to 1.
-    """
-    corners = positions[:, None] * scale
-    columns = np.arange(size)[None, :]
-    weights = np.zeros((len(positions), size))
-    for step in range(scale) if pixel else [(scale - 1) / 2]:
-        x = (columns - corners - step) / sigma
-        weights += np.exp(-0.5 * np.minimum(x * x, 80.0)) * (np.abs(x) <= PSF_CUTOFF)
-    total = weights.sum(1, keepdims=True)
-    # a detector beyond the image's edge gets the value of the pixel at the edge
-    edge = columns == np.clip(np.rint(corners), 0, size - 1)
-    return np.where(total > 0, weights / np.maximum(total, 1e-12), edge).astype(np.float32)
-
-
-def resampling_matrix(positions: AnyArray, count: int, cubic: bool) -> FloatArray:
+def resampling_matrix(positions: AnyArray, count: int, is_cubic: bool) -> FloatArray:
     """Return interpolation at positions (n,) of ``count`` pixels as an (n, count) float32 matrix.
 
     It is linear, or Keys' cubic with a = -0.5. The first and last pixel are repeated beyond the
     ends, so that rows sum to 1.
     """
-    radius = 2 if cubic else 1
+    radius = 2 if is_cubic else 1
     first = np.floor(positions).astype(int)
     matrix = np.zeros((len(positions), count))
     rows = np.arange(len(positions))
     for tap in range(1 - radius, radius + 1):
-        x = np.abs(positions - (first + tap))
-        if cubic:
-            near = 1.5 * x**3 - 2.5 * x**2 + 1
-            far = -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
-            weight = np.where(x <= 1, near, far)
-        else:
-            weight = 1 - x
+        x = positions - (first + tap)
+        weight = cubic(x, -0.5) if is_cubic else 1 - np.abs(x)
         np.add.at(matrix, (rows, np.clip(first + tap, 0, count - 1)), weight)
     return matrix.astype(np.float32)
 
@@ -613,20 +566,6 @@ def filter_matrix(size: int, near: float, far: float) -> FloatArray:
             neighbour = np.eye(size)[np.clip(np.arange(size) + step, 0, size - 1)]
             matrix += strength / 4 * (np.eye(size) - neighbour)
     return matrix.astype(np.float32)
-
-
-def jpeg2000_roundtrip(lr: FloatArray, ratio: float) -> FloatArray:
-    """Encode (C, h, w) in 0..1 as 8-bit JPEG 2000, irreversible wavelet, and decode it again."""
-    from PIL import Image
-
-    levels = np.rint(lr * 255).astype(np.uint8)
-    file = io.BytesIO()
-    image = Image.fromarray(levels.transpose(1, 2, 0) if len(levels) == 3 else levels[0])
-    image.save(file, "JPEG2000", quality_mode="rates", quality_layers=[ratio], irreversible=True)
-    with Image.open(file) as decoded:
-        pixels = np.asarray(decoded)
-    planes = pixels.transpose(2, 0, 1) if len(levels) == 3 else pixels[None]
-    return np.asarray(planes, np.float32) / np.float32(255)
 
 
 def matrix_mtf(matrix: FloatArray, scale: int, frequency: float) -> float:
@@ -709,13 +648,8 @@ PARSERS: dict[str, Callable[[Any, str], Degradation]] = {
 def degradation_from_dict(values: Any, context: str) -> Degradation:
     """Build a degradation from the plain values of its ``to_dict``.
 
-    Parameters
-    ----------
-    values
-        ``{"kind": "bicubic"}``, ``{"kind": "sensor", "mtf": [0.1, 0.35], ...}`` or
-        ``{"kind": "mixture", "of": [{"kind": "bicubic"}, ...]}``.
-    context
-        Source of the values, for error messages.
+    They are such as ``{"kind": "sensor", "mtf": [0.1, 0.35]}`` or ``{"kind": "mixture", "of":
+    [{"kind": "bicubic"}, ...]}``; ``context`` is their source, for error messages.
 
     Raises
     ------
@@ -737,11 +671,7 @@ CONSTANTS = {"true": True, "false": False, "none": None}
 def parse_degradation(text: str) -> Degradation:
     """Parse a degradation such as ``bicubic`` or ``sensor,mtf=0.1..0.35,noise=0.01,bits=8``.
 
-    Parameters
-    ----------
-    text
-        Kind, then ``key=value`` pairs separated by commas. A value is a number, a range ``LO..HI``,
-        ``true``, ``false`` or ``none``.
+    The values are numbers, ranges ``LO..HI``, ``true``, ``false`` or ``none``.
 
     Raises
     ------

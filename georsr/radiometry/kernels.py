@@ -33,26 +33,18 @@ MAX_SHARPENING = 4.0
 
 @dataclass(frozen=True)
 class Kernel:
-    """A downsampling kernel.
-
-    Attributes
-    ----------
-    kind : str
-        ``bicubic`` (antialiased, a = -0.5), ``mean`` (over the area of the LR pixel) or ``psf`` (a
-        gaussian).
-    mtf : float
-        MTF of the PSF at the LR Nyquist frequency, 0..1.
-    sharpen : float
-        Strength of the MTF compensation after the PSF, see `mtfc_matrix`.
-    damping : float
-        Weight of the roughness of the correction by `georsr.inference.consistency`; 0 for the
-        default.
-    """
+    """A downsampling kernel."""
 
     kind: str
+    """``bicubic`` (antialiased, a = -0.5), ``mean`` (over the area of the LR pixel) or ``psf`` (a
+    gaussian)."""
     mtf: float = 0.0
+    """MTF of the PSF at the LR Nyquist frequency, 0..1."""
     sharpen: float = 0.0
+    """Strength of the MTF compensation after the PSF, see `mtfc_matrix`."""
     damping: float = 0.0
+    """Weight of the roughness of the correction by `georsr.inference.consistency`; 0 for the
+    default."""
 
     def __str__(self) -> str:
         if self.kind != "psf":
@@ -83,7 +75,7 @@ def _matrix(kernel: Kernel, size: int, scale: int) -> FloatArray:
     if kernel.kind == "bicubic":
         return bicubic_matrix(size, scale)
     if kernel.kind == "mean":
-        matrix = mean_matrix(size, scale)
+        matrix = np.repeat(np.eye(size // scale, dtype=np.float32), scale, 1) / np.float32(scale)
     else:
         matrix = psf_matrix(size, scale, psf_sigma(kernel.mtf, scale))
         if kernel.sharpen:
@@ -130,10 +122,7 @@ def bicubic_matrix(size: int, scale: int) -> FloatArray:
     MATLAB's imresize.
     """
     centres = (np.arange(size // scale) + 0.5) * scale - 0.5
-    x = np.abs(centres[:, None] - np.arange(size)[None, :]) / scale
-    near = 1.5 * x**3 - 2.5 * x**2 + 1
-    far = -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
-    weights = np.where(x <= 1, near, np.where(x < 2, far, 0.0))
+    weights = cubic((centres[:, None] - np.arange(size)) / scale, -0.5)
     matrix: FloatArray = (weights / weights.sum(1, keepdims=True)).astype(np.float32)
     matrix.setflags(write=False)
     return matrix
@@ -142,15 +131,29 @@ def bicubic_matrix(size: int, scale: int) -> FloatArray:
 def bicubic_weights(scale: int) -> FloatArray:
     """Return float64 weights of the five nearest pixels at ``scale`` sub-pixel positions: (s, 5).
 
-    They are Keys' cubic convolution with a = -0.75 (IEEE TASSP 29(6), 1981, eq. 8 and 15).
+    They are Keys' cubic convolution with a = -0.75.
     """
-    a = -0.75
     phase = (np.arange(scale) + 0.5) / scale - 0.5
-    x = np.abs(phase[:, None] - np.arange(-2.0, 3.0)[None, :])
+    weights = cubic(phase[:, None] - np.arange(-2.0, 3.0), -0.75)
+    return np.asarray(weights / weights.sum(1, keepdims=True))
+
+
+def cubic(distance: AnyArray, a: float) -> AnyArray:
+    """Return Keys' cubic convolution kernel at distances in pixels, any shape, float64.
+
+    R. Keys, "Cubic convolution interpolation for digital image processing", IEEE TASSP 29(6), 1981,
+    eq. 8 and 15.
+    """
+    x = np.abs(distance)
     near = (a + 2) * x**3 - (a + 3) * x**2 + 1
     far = a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a
-    weights = np.where(x <= 1, near, np.where(x < 2, far, 0.0))
-    return np.asarray(weights / weights.sum(1, keepdims=True))
+    return np.where(x <= 1, near, np.where(x < 2, far, 0.0))
+
+
+def correlate(image: AnyArray, taps: AnyArray, axis: int) -> AnyArray:
+    """Correlate one axis with ``taps``, only where all of them lie inside."""
+    windows = np.lib.stride_tricks.sliding_window_view(image, len(taps), axis)
+    return np.asarray(sum(windows[..., i] * tap for i, tap in enumerate(taps)))
 
 
 def mtfc_matrix(size: int, strength: float) -> FloatArray:
@@ -164,11 +167,6 @@ def mtfc_matrix(size: int, strength: float) -> FloatArray:
     after = np.eye(size, k=1) + np.eye(size) * (np.arange(size) == size - 1)
     matrix = np.eye(size) + strength / 4 * (2 * np.eye(size) - before - after)
     return np.asarray(matrix, np.float32)
-
-
-def mean_matrix(size: int, scale: int) -> FloatArray:
-    """Return the mean over the area of each LR pixel as a (size // scale, size) float32 matrix."""
-    return np.repeat(np.eye(size // scale, dtype=np.float32), scale, axis=1) / np.float32(scale)
 
 
 def box_mtf(scale: int) -> float:
@@ -215,14 +213,27 @@ def psf_matrix(size: int, scale: int, sigma: float, pixel: bool = False) -> Floa
     pixel
         Whether to average over the ``scale`` HR pixels of the LR pixel after the gaussian.
     """
-    corners = np.arange(size // scale)[:, None] * scale
-    columns = np.arange(size)[None, :]
-    steps = range(scale) if pixel else [(scale - 1) / 2]
-    weights = np.zeros((size // scale, size))
-    for step in steps:
+    return sampling_matrix(np.arange(size // scale), size, scale, sigma, pixel)
+
+
+def sampling_matrix(
+    positions: AnyArray, size: int, scale: int, sigma: float, pixel: bool = False
+) -> FloatArray:
+    """Return blur and sampling along one axis at any positions as an (n, size) float32 matrix.
+
+    ``positions`` (n,) are centres of detectors, in LR pixels from the centre of the first LR pixel;
+    the rest is as for `psf_matrix`. Rows sum to 1.
+    """
+    corners = positions[:, None] * scale
+    columns = np.arange(size)
+    weights = np.zeros((len(positions), size))
+    for step in range(scale) if pixel else [(scale - 1) / 2]:
         x = (columns - corners - step) / sigma
-        weights += np.where(np.abs(x) <= PSF_CUTOFF, np.exp(-0.5 * x * x), 0.0)
-    return np.asarray(weights / weights.sum(1, keepdims=True), np.float32)
+        weights += np.exp(-0.5 * np.minimum(x * x, 80.0)) * (np.abs(x) <= PSF_CUTOFF)
+    total = weights.sum(1, keepdims=True)
+    # a detector beyond the image's edge gets the value of the pixel at the edge
+    edge = columns == np.clip(np.rint(corners), 0, size - 1)
+    return np.asarray(np.where(total > 0, weights / np.maximum(total, 1e-12), edge), np.float32)
 
 
 MIN_NOISE = 5e-4
@@ -238,23 +249,16 @@ N_SENSOR_VALUES = len(MEANS)
 
 @dataclass(frozen=True)
 class SensorDescription:
-    """Description of how an image was recorded.
-
-    Attributes
-    ----------
-    mtf_half, mtf : float
-        MTF of optics, detector, resampling and sharpening together, at half the Nyquist frequency
-        and at the Nyquist frequency (a quarter and half a cycle per pixel).
-    noise : float
-        Standard deviation of noise, quantization and compression errors, on the 0..1 scale.
-    grain : float
-        Correlation of the noise of neighbouring pixels, -1..1.
-    """
+    """Description of how an image was recorded."""
 
     mtf_half: float
     mtf: float
+    """MTF of optics, detector, resampling and sharpening together, at half the Nyquist frequency
+    and at the Nyquist frequency (a quarter and half a cycle per pixel)."""
     noise: float
+    """Standard deviation of noise, quantization and compression errors, on the 0..1 scale."""
     grain: float
+    """Correlation of the noise of neighbouring pixels, -1..1."""
 
     def normalize(self) -> tuple[float, ...]:
         """Return the numbers as standard scores over sensors, at most `MAX_NORMALIZED`."""
@@ -289,15 +293,10 @@ VALUE_RANGES = {
 
 
 def parse_sensor(text: str) -> dict[str, float]:
-    """Parse some of the four numbers, such as ``mtf=0.2,noise=0.01``.
+    """Parse some attributes of `SensorDescription`, such as ``mtf=0.2,noise=0.01``.
 
     If ``mtf`` is given without ``mtf_half``, the MTF is taken to be a gaussian, which at half the
     Nyquist frequency is the fourth root of ``mtf``.
-
-    Returns
-    -------
-    dict of str to float
-        Attributes of `SensorDescription` and their values.
 
     Raises
     ------
@@ -333,15 +332,8 @@ def combine_estimates(mean: Any, variance: Any) -> Any:
     normal prior. It stays as close to the prior as a single estimate, because the errors of
     estimates of one scene are not independent. Without information it is zero, the prior.
 
-    Parameters
-    ----------
-    mean, variance
-        (n, N_SENSOR_VALUES), one row per window; NumPy arrays or tensors.
-
-    Returns
-    -------
-    ndarray or Tensor
-        (N_SENSOR_VALUES,).
+    Takes mean and variance, (n, N_SENSOR_VALUES) with one row per window, as arrays or tensors, and
+    returns (N_SENSOR_VALUES,).
     """
     information = (1 / variance - 1).clip(min=0)
     return (mean * information).sum(0) / information.sum(0).clip(min=1e-6)

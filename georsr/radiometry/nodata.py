@@ -118,10 +118,7 @@ def nodata_tolerance(dtype: str, nodata: float) -> float:
 
 
 def _last_digit(dtype: str, value: float) -> float:
-    """Return the value of the last digit of a number, in its shortest text: 1e37 for 3.4e38.
-
-    The text is that of the data type: in float64, the float32 next to 3.4e38 has 17 digits.
-    """
+    """Return the value of the last digit that a data type writes: 1e37 for 3.4e38."""
     text = np.format_float_scientific(np.dtype(dtype).type(nearest_float(dtype, value)), trim="-")
     exponent = Decimal(text).normalize().as_tuple().exponent
     return float(Decimal(1).scaleb(int(exponent)))
@@ -163,15 +160,10 @@ a fill value that was resampled."""
 
 
 def find_fill_values(pixels: AnyArray) -> tuple[list[float], AnyArray]:
-    """Find values that look like undeclared nodata.
+    """Find values that look like undeclared nodata in the valid pixels of a band, (n,).
 
     They are the lowest or the highest values, many pixels have exactly these, and they are farther
     from all others than those from each other.
-
-    Parameters
-    ----------
-    pixels : (n,), any real type
-        Valid pixels of one band.
 
     Returns
     -------
@@ -180,16 +172,16 @@ def find_fill_values(pixels: AnyArray) -> tuple[list[float], AnyArray]:
     rest : (m,)
         The other pixels, less those that are too far from them to be measurements.
     """
+    ends = (pixels.min(), pixels.max()) if pixels.size else ()
+    if all((pixels == end).sum() < 2 for end in ends):
+        return [], _measurements(pixels)
+    values, counts = np.unique(pixels, return_counts=True)
     enough = max(MIN_FILL_PIXELS, int(MIN_FILL_FRACTION * pixels.size))
-    rest = pixels
-    if pixels.size and any((pixels == end).sum() >= 2 for end in (pixels.min(), pixels.max())):
-        values, counts = np.unique(pixels, return_counts=True)
-        low, high = _data_span(values.astype(np.float64), counts, enough)
-        rest = pixels[(pixels >= values[low]) & (pixels <= values[high - 1])]
-        outside = np.r_[0:low, high : len(values)]
-        order = outside[np.argsort(-counts[outside], kind="stable")]
-        return [float(value) for value in values[order]], _measurements(rest)
-    return [], _measurements(rest)
+    low, high = _data_span(values.astype(np.float64), counts, enough)
+    rest = pixels[(pixels >= values[low]) & (pixels <= values[high - 1])]
+    outside = np.r_[0:low, high : len(values)]
+    order = outside[np.argsort(-counts[outside], kind="stable")]
+    return [float(value) for value in values[order]], _measurements(rest)
 
 
 def _data_span(values: AnyArray, counts: AnyArray, enough: int) -> tuple[int, int]:
@@ -230,14 +222,10 @@ def _measurements(pixels: AnyArray) -> AnyArray:
     with np.errstate(over="ignore", invalid="ignore"):
         low, middle, high = np.percentile(sample, (10, 50, 90))
         margin = OUTLIER_RANGES * (high - low)
-    if (
-        not margin < np.inf
-        or margin == 0
-        or (pixels.min() >= middle - margin and pixels.max() <= middle + margin)
-    ):
+    if not 0 < margin < np.inf:
         return pixels
-    near: AnyArray = pixels[(pixels >= middle - margin) & (pixels <= middle + margin)]
-    return near
+    near = (pixels >= middle - margin) & (pixels <= middle + margin)
+    return pixels if near.all() else pixels[near]
 
 
 def valid_pixels(values: AnyArray, *nodata: float | None) -> BoolArray:
@@ -250,33 +238,19 @@ def valid_pixels(values: AnyArray, *nodata: float | None) -> BoolArray:
 
 
 def dataset_mask(valid: BoolArray) -> AnyArray:
-    """Combine the validity of all bands in one mask.
+    """Combine the validity of all bands, (C, h, w), in one mask, (h, w) uint8.
 
-    Parameters
-    ----------
-    valid : bool (C, h, w)
-        Whether a pixel is valid in each band.
-
-    Returns
-    -------
-    uint8 (h, w)
-        255 where every band is valid, else 0: a GeoTIFF has one mask for all bands, and a pixel
-        that is invalid in one of them must not pass for a measurement.
+    It is 255 where every band is valid, else 0: a GeoTIFF has one mask for all bands, and a pixel
+    that is invalid in one of them must not pass for a measurement.
     """
     return np.where(valid.all(axis=0), np.uint8(255), np.uint8(0))
 
 
 def erode_mask(valid: BoolArray, radius: int, *, border: bool = True) -> BoolArray:
-    """Return the pixels without an invalid one within ``radius`` pixels of them.
+    """Return the pixels of (..., h, w) without an invalid one in a square around them.
 
-    Parameters
-    ----------
-    valid
-        (..., h, w).
-    radius
-        Half the size of the square that must be valid, in pixels.
-    border
-        Whether pixels beyond the image count as valid.
+    The square reaches ``radius`` pixels to each side; ``border`` says whether pixels beyond the
+    image count as valid.
     """
     padding = [(0, 0)] * (valid.ndim - 2) + [(radius, radius)] * 2
     eroded = np.pad(valid, padding, constant_values=border)

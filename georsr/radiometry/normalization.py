@@ -102,8 +102,7 @@ def _window_indices(length: int, size: int) -> IndexArray:
 def _nearest(length: int, count: int) -> IndexArray:
     """Return the indices that GDAL reads when it decimates an axis by nearest neighbour.
 
-    These are the pixels under the centres of the output pixels. The small number is that of GDAL
-    (rasterio.cpp).
+    They are those under the centres of the output pixels, with GDAL's small number (rasterio.cpp).
     """
     centres = (np.arange(count) + 0.5) * (length / count) + 1e-10
     indices: IndexArray = np.minimum(np.floor(centres).astype(np.int64), length - 1)
@@ -131,21 +130,15 @@ def calculation_dtype(dtype: str) -> np.dtype[np.floating]:
 
 @dataclass(frozen=True)
 class Normalization:
-    """The map ``(value - lo) / (hi - lo)`` of each band, the same for the whole raster.
-
-    Attributes
-    ----------
-    lo, hi : tuple of float
-        Stored values that become 0 and 1, one for each band; ``hi >= lo``. A band with
-        ``hi == lo`` is shifted, not scaled.
-    kind : str
-        How the limits were chosen: "dtype", "fixed", "percentile" or "reflectance"; "none" for
-        stored values that are interpolated, which are neither clipped nor rounded.
-    """
+    """The map ``(value - lo) / (hi - lo)`` of each band, the same for the whole raster."""
 
     lo: tuple[float, ...]
     hi: tuple[float, ...]
+    """Stored values that become 0 and 1, one for each band; ``hi >= lo``. A band with ``hi == lo``
+    is shifted, not scaled."""
     kind: str
+    """How the limits were chosen: "dtype", "fixed", "percentile" or "reflectance"; "none" for
+    stored values that are interpolated, which are neither clipped nor rounded."""
 
     def __post_init__(self) -> None:
         if len(self.lo) != len(self.hi) or not self.lo:
@@ -232,12 +225,7 @@ class Normalization:
         return scaled
 
     def clip_with_remainder(self, x: FloatArray) -> tuple[FloatArray, FloatArray | None]:
-        """Clip values to 0..1 and return what was cut off.
-
-        Parameters
-        ----------
-        x : float32, any shape
-            Finite values.
+        """Clip finite float32 values of any shape to 0..1 and return what was cut off.
 
         Returns
         -------
@@ -263,6 +251,14 @@ class Normalization:
             return cls(tuple(fields.pop("lo")), tuple(fields.pop("hi")), **fields)
         except (ValueError, TypeError, KeyError, AttributeError) as err:
             raise UsageError(f"not a stretch: {text!r}: {err}") from err
+
+    def to_stretch(self) -> str:
+        """Return the limits as the option ``stretch``; those of a constant band are widened."""
+        limits = (
+            (low, high if low < high else low + max(1.0, math.ulp(low)))
+            for low, high in zip(self.lo, self.hi, strict=True)
+        )
+        return ";".join(f"{low},{high}" for low, high in limits)
 
     @property
     def _span(self) -> tuple[float, ...]:
@@ -313,17 +309,17 @@ def fixed_normalization(dtype: str, count: int, mode: str) -> Normalization | No
     """
     if mode == "auto":
         mode = "dtype" if dtype == "uint8" else "percentile"
+    kind = mode.partition(":")[0]
     if mode == "dtype":
-        if np.dtype(dtype).kind == "f":
-            return _constant(0.0, 1.0, count, "dtype")
-        limits = np.iinfo(dtype)
-        return _constant(float(limits.min), float(limits.max), count, "dtype")
-    if mode.partition(":")[0] == "reflectance":
+        limits = None if np.dtype(dtype).kind == "f" else np.iinfo(dtype)
+        low, high = (0.0, 1.0) if limits is None else (float(limits.min), float(limits.max))
+        return Normalization((low,) * count, (high,) * count, "dtype")
+    if kind == "reflectance":
         raise UsageError(
             f"stretch {mode!r} needs the scale and offset of a file, and this is an array; use "
             "LO,HI instead"
         )
-    if mode.split(":")[0] == "percentile":
+    if kind == "percentile":
         _parse_percentiles(mode)
         return None
     pairs = [_parse_pair(part, mode) for part in mode.split(";")]
@@ -332,9 +328,8 @@ def fixed_normalization(dtype: str, count: int, mode: str) -> Normalization | No
     for low, high in pairs:
         if not low < high:
             raise _invalid(mode, "LO must be less than HI")
-    if len(pairs) == 1:
-        return _constant(*pairs[0], count, "fixed")
-    return Normalization(tuple(low for low, _ in pairs), tuple(high for _, high in pairs), "fixed")
+    lows, highs = zip(*pairs * (count // len(pairs)), strict=True)
+    return Normalization(lows, highs, "fixed")
 
 
 def _parse_percentiles(mode: str) -> tuple[float, float]:
@@ -381,10 +376,6 @@ def _fills_text(fills: dict[str, float]) -> str:
         f"pixels of {names}{rest} lie far from all others and are not declared as nodata: they "
         "stay data, and mix with their neighbours; if they are invalid"
     )
-
-
-def _constant(low: float, high: float, count: int, kind: str) -> Normalization:
-    return Normalization((low,) * count, (high,) * count, kind)
 
 
 def _parse_pair(text: str, mode: str) -> tuple[float, float]:

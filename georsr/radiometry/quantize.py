@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -96,9 +97,7 @@ def quantize(
             _avoid_nodata(values[i], result[i], value)
         if valid is not None and not valid[i].all():
             if source_fill is None:
-                raise ValueError(
-                    "there are invalid pixels, so source_fill is needed to restore them"
-                )
+                raise ValueError("source_fill is needed to restore the invalid pixels")
             invalid = ~valid[i]
             result[i][invalid] = invalid_pixels(
                 source_fill[i][invalid], dtype, value, masked=masked
@@ -109,19 +108,9 @@ def quantize(
 def invalid_pixels(
     source: AnyArray, dtype: str, nodata: float | None, *, masked: bool = False
 ) -> AnyArray:
-    """Convert pixels of which none is valid, as `quantize` does.
+    """Convert pixels of any shape, of which none is valid, as `quantize` does.
 
-    Parameters
-    ----------
-    source : array of any shape
-        Source values.
-    dtype, nodata, masked
-        As for `quantize`, but a single nodata value.
-
-    Returns
-    -------
-    array of the same shape
-        Pixels of type ``dtype``; ``source`` itself if they do not change.
+    ``nodata`` is a single value. The result is ``source`` itself if its pixels do not change.
     """
     if source.dtype == dtype and (masked or nodata is None):
         return source
@@ -167,37 +156,18 @@ def _avoid_nodata(values: FloatArray, out: AnyArray, nodata: float) -> None:
     """Move the pixels of ``out`` that would be read as nodata away from it."""
     if not math.isfinite(nodata):
         return  # a valid pixel is finite
-    if out.dtype.kind == "f":
-        step = out.dtype.type(nodata_tolerance(out.dtype.name, nodata))
-        target = out.dtype.type(nodata)
-        if step == 0:
-            step = np.finfo(out.dtype).tiny  # nodata is 0; a subnormal might be flushed to 0
-        with np.errstate(over="ignore", invalid="ignore"):
+    kind, is_float = out.dtype.type, out.dtype.kind == "f"
+    limits: Any = np.finfo(kind) if is_float else np.iinfo(kind)
+    target: Any = kind(nodata) if is_float else int(nodata)
+    with np.errstate(over="ignore", invalid="ignore"):
+        if is_float:
+            # if nodata is 0, a subnormal step might be flushed to 0
+            step = kind(nodata_tolerance(out.dtype.name, nodata)) or limits.tiny
             collides = np.abs(out - target) < step
-        at_end_of_range = abs(target) > np.finfo(out.dtype).max / 2
-        lower = None if at_end_of_range and target < 0 else target - step
-        upper = None if at_end_of_range and target > 0 else target + step
-        _replace_around(out, collides, values >= target, lower, upper)
-        return
-    limits = np.iinfo(out.dtype)
-    value = int(nodata)
-    _replace_around(
-        out,
-        out == value,
-        values >= value,
-        value - 1 if value > limits.min else None,
-        value + 1 if value < limits.max else None,
-    )
-
-
-def _replace_around(
-    out: AnyArray, collides: BoolArray, above: BoolArray, lower: object, upper: object
-) -> None:
-    """Set ``collides`` pixels to ``upper`` where ``above``, else to ``lower``; one may be None."""
-    if not collides.any():
-        return
-    if lower is None or upper is None:
-        out[collides] = upper if lower is None else lower
-        return
-    out[collides & above] = upper
-    out[collides & ~above] = lower
+            at_bottom, at_top = target < limits.min / 2, target > limits.max / 2
+        else:
+            step, collides = 1, out == target
+            at_bottom, at_top = target == limits.min, target == limits.max
+        if collides.any():
+            upwards = at_bottom | (values[collides] >= target) & (not at_top)
+            out[collides] = np.where(upwards, target + step, target - step)

@@ -47,12 +47,7 @@ Answer = tuple[int, str, bytes]
 class ViewServer(ThreadingHTTPServer):
     """Server of a view on the loopback address, behind a random token in the path.
 
-    Parameters
-    ----------
-    view
-        Rasters to show.
-    port
-        Port; 0 takes a free one.
+    Port 0 takes a free one.
 
     Raises
     ------

@@ -44,12 +44,7 @@ GRID_TOLERANCE = 0.1
 class PlacedRaster(ABC):
     """Some bands of a raster, placed on the pixel grid of an output.
 
-    Parameters
-    ----------
-    reader
-        Reader of the bands, which is closed with this object.
-    output
-        Metadata of the output.
+    The reader of the bands is closed with this object.
 
     Raises
     ------
@@ -99,15 +94,9 @@ class PlacedRaster(ABC):
     def read(self, columns: AnyArray, rows: AnyArray) -> PixelBlock | None:
         """Read the pixels under the points of a grid.
 
-        Parameters
-        ----------
-        columns, rows : (w,) and (h,) float
-            Places in output pixels; 0 is the outer edge of the first pixel.
-
-        Returns
-        -------
-        PixelBlock or None
-            (bands, h, w), invalid outside of the raster; None if no point lies inside.
+        ``columns`` (w,) and ``rows`` (h,) are places in output pixels; 0 is the outer edge of the
+        first one. Returns (bands, h, w), invalid outside of the raster; None if no point lies
+        inside.
         """
         x = self.placement.a * columns + self.placement.c
         y = self.placement.e * rows + self.placement.f
@@ -198,10 +187,7 @@ class QualityLayer(PlacedRaster):
 def _footprint(positions: AnyArray, size: int) -> tuple[int, int, int]:
     """Return the first pixel that places stand for, their number, and how many of them to read.
 
-    Parameters
-    ----------
-    places
-        Evenly spaced centres along an axis of ``size`` pixels, in pixels.
+    Places are evenly spaced centres along an axis of ``size`` pixels, in pixels.
     """
     half = abs(positions[-1] - positions[0]) / max(1, positions.size - 1) / 2
     first = max(0, math.floor(positions.min() - half + 1e-6))
@@ -256,13 +242,11 @@ class View:
     output
         Path of the output, or of any raster.
     source
-        Path of the source; None takes the file beside the output that its tags name, if there is
-        one.
+        Path of the source; None takes the file beside the output that its tags name, if it exists.
     layers
         Path of the quality layers.
     bidx
-        Numbers of the bands of the output that are shown: red, green and blue, or one. None finds
-        them.
+        Numbers of the output's bands that are shown: red, green and blue, or one. None finds them.
 
     Raises
     ------

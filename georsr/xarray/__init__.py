@@ -141,8 +141,4 @@ class ArrayAccessor(Accessor[xr.DataArray]):
         values = ordered.isel({info.y: rows, info.x: columns}).values
         values = values.reshape(len(values) if bands else 1, -1)
         estimate = normalization_of_sample(values, valid_pixels(values, *info.source_nodata), mode)
-        ranges = [
-            (lo, hi if lo < hi else lo + 1)  # a constant band is only shifted
-            for lo, hi in zip(estimate.lo, estimate.hi, strict=True)
-        ]
-        return ";".join(f"{lo!r},{hi!r}" for lo, hi in ranges)
+        return estimate.to_stretch()

@@ -14,9 +14,9 @@ from georsr.cli.main import invoke
 import georsr
 from georsr.evaluation.reports import output_report
 from georsr.evaluation.reports.figures import bicubic_block, detailed_windows, display_stretch
-from georsr.evaluation.reports.output_report import report_output
+from georsr.evaluation.reports.output_report import collect_images, render_html, report_output
 from georsr.evaluation.seams import measure_seams
-from georsr.io.reader import open_raster
+from georsr.io.reader import RasterReader, open_raster
 from georsr.window import Window
 
 
@@ -58,6 +58,25 @@ def test_report_output_of_any_bands_runs_the_model_as_the_run_did(
     assert report.seams_missing == ""
     assert report.seams.mean > 0
     assert report.sharpness.harm.missing == ""
+
+
+def test_render_html_of_a_band_without_a_sampled_pixel_keeps_the_rows_of_the_others(
+    pair, monkeypatch
+):
+    sample = RasterReader.sample
+
+    def without_the_first_band(reader):
+        found = sample(reader)
+        found.valid[0] = False
+        return found
+
+    monkeypatch.setattr(RasterReader, "sample", without_the_first_band)
+    report = report_output(*pair[:2], seams=False)
+    page = render_html(report, collect_images(report))
+    rows = [re.findall("<td>(.*?)</td>", row) for row in re.findall(r"<tr>\s*<td>.*?</tr>", page)]
+    assert [row[5] for row in rows] == [f"{mae:.5g}" for mae in report.consistency.mae]
+    assert rows[0][1:5] == ["nan"] * 4
+    assert page.count('<path class="after"') == 2
 
 
 class Tags(HTMLParser):

@@ -148,7 +148,9 @@ def test_eval_fast_of_models_in_other_precisions_is_refused(cpu, lite_file, tmp_
     (tmp_path / "images").mkdir()
     Image.new("RGB", (64, 64)).save(tmp_path / "images" / "a.png")
     with pytest.raises(UsageError, match="measure them one by one"):
-        prepare(tmp_path / "images", models=["segsr-lite-x2", lite_file], fast=True)
+        prepare(
+            tmp_path / "images", models=["segsr-lite-x2", lite_file], config=SRConfig(fast=True)
+        )
 
 
 def test_open_model_with_a_damaged_file_that_ships_says_so(tmp_path, monkeypatch):

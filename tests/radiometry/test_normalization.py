@@ -67,6 +67,14 @@ def test_clip_with_remainder_sums_to_the_input():
     np.testing.assert_array_equal(clipped, inside)
 
 
+@pytest.mark.parametrize("value", [0.0, -3.5, 1e17])
+def test_to_stretch_is_an_option_that_gives_the_same_limits(value):
+    found = Normalization((0.1, value), (1 / 3, value), "percentile")
+    option = fixed_normalization("float64", 2, found.to_stretch())
+    assert (option.lo, option.hi[0]) == (found.lo, found.hi[0])
+    assert option.hi[1] == max(value + 1, np.nextafter(value, np.inf))
+
+
 def test_normalization_json_round_trips():
     stretch = Normalization((0.1, -3.0), (1 / 3, 1e300), "percentile")
     assert Normalization.from_json(stretch.to_json()) == stretch

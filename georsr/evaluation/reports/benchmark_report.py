@@ -28,10 +28,7 @@ def judged_model(report: BenchmarkReport) -> str:
 def select_examples(report: BenchmarkReport) -> dict[int, tuple[str, ...]]:
     """Choose the best, median and worst images by gain and by PSNR Y of the judged model.
 
-    Returns
-    -------
-    dict
-        Index of a sample -> the reasons why it is shown.
+    Returns index of a sample -> the reasons why it is shown.
     """
     name = judged_model(report)
     orders = {"PSNR Y": [row.scores.psnr_y for row in report.rows if row.model == name]}
@@ -71,24 +68,12 @@ def make_example(
         sample.name,
         sample.label,
         draw_box(sample.hr, window),
-        (
-            Panel("LR (nearest)", coarse, math.nan, math.nan),
-            *panels,
-            Panel("truth", truth, math.nan, math.nan),
-        ),
+        (Panel("LR (nearest)", coarse), *panels, Panel("truth", truth)),
     )
 
 
 def html_page(report: BenchmarkReport, examples: Iterable[Example] = ()) -> str:
-    """Render the page of a benchmark.
-
-    Parameters
-    ----------
-    report
-        Measured figures.
-    examples
-        Images to show, in order.
-    """
+    """Render the page of a benchmark, with examples in the order given."""
     run = report.run
     return render_page(
         "benchmark.html.j2",

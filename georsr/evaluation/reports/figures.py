@@ -34,19 +34,14 @@ MIN_VALID = 0.9
 
 @dataclass(frozen=True)
 class DisplayStretch:
-    """Bands of a raster that are shown, and the values that become black and white.
-
-    Attributes
-    ----------
-    bands : tuple of int
-        Indexes of red, green and blue from 0, or of one band three times.
-    low, high : tuple of float
-        Values of each of them that are shown as black and white.
-    """
+    """Bands of a raster that are shown, and the values that become black and white."""
 
     bands: tuple[int, ...]
+    """Indexes of red, green and blue from 0, or of one band three times."""
     low: tuple[float, ...]
+    """Value of each of them that is shown as black."""
     high: tuple[float, ...]
+    """Value of each of them that is shown as white."""
 
     def to_rgb(self, block: PixelBlock) -> AnyArray:
         """Convert pixels to (3, h, w) uint8."""
@@ -70,14 +65,9 @@ def displayed_bands(info: RasterInfo) -> tuple[int, ...]:
 
 
 def display_stretch(reader: RasterReader, numbers: Sequence[int] | None = None) -> DisplayStretch:
-    """Choose the values of red, green and blue that become black and white.
+    """Choose the values of red, green and blue that become black and white, from a sample.
 
-    Parameters
-    ----------
-    reader
-        Reader of the bands, of which a sample is read.
-    numbers
-        Numbers of red, green and blue; None takes those of `displayed_bands`.
+    ``numbers`` are those of red, green and blue; None takes those of `displayed_bands`.
     """
     numbers = numbers or displayed_bands(reader.info)
     bands = tuple(reader.info.indexes.index(number) for number in numbers)
@@ -137,9 +127,9 @@ class Panel:
     name: str
     pixels: AnyArray
     """(3, n, n) uint8; LR pixels are repeated to the size of the others."""
-    image_psnr: float
+    image_psnr: float = math.nan
     """PSNR of the full image in dB; NaN for LR and truth."""
-    crop_psnr: float
+    crop_psnr: float = math.nan
     """PSNR of the part in dB; NaN for LR and truth."""
 
     @property
@@ -165,12 +155,8 @@ class Example:
 def max_error_crop(image: AnyArray, truth: AnyArray, step: int) -> Window:
     """Find the window of `CROP_SIZE` pixels in which an image differs most from the truth.
 
-    Parameters
-    ----------
-    image, truth
-        (3, H, W); where they are smaller than a crop, so is the window.
-    step
-        Pixels of the grid that the window's corner lies on.
+    Both are (3, H, W); where they are smaller than a crop, so is the window. Its corner lies on a
+    grid of ``step`` pixels.
     """
     error = np.square(image.astype(np.float64) - truth).sum(0)
     height, width = (min(CROP_SIZE, n) // step * step for n in error.shape)
@@ -199,17 +185,7 @@ LEFT, RIGHT, TOP, BOTTOM = 40, 10, 12, 34
 
 
 class _Chart:
-    """An SVG chart of counts or fractions over a range of values.
-
-    Parameters
-    ----------
-    low, high
-        Range of the horizontal axis.
-    top
-        Largest value of the vertical axis, which begins at 0.
-    label
-        Title of the horizontal axis.
-    """
+    """An SVG chart of values from 0 to ``top`` over a range, titled ``label``."""
 
     def __init__(self, low: float, high: float, top: float, label: str) -> None:
         self.low, self.high, self.top, self.label = low, high, top, label
@@ -238,14 +214,8 @@ class _Chart:
 def histogram(values: Sequence[float], label: str, mark: float | None = None) -> Markup:
     """Draw bars of equal width over the range of the finite values.
 
-    Parameters
-    ----------
-    values
-        Values to count; those that are not finite are left out.
-    label
-        Title of the horizontal axis.
-    mark
-        Value at which a line is drawn, if it is in the range.
+    ``label`` is the title of the horizontal axis. A line is drawn at ``mark``, if that is in the
+    range.
     """
     finite = [v for v in values if math.isfinite(v)]
     if not finite:
@@ -272,14 +242,7 @@ def overlaid_histograms(
 ) -> Markup:
     """Draw two histograms of the same bins as outlines of the classes ``before`` and ``after``.
 
-    Parameters
-    ----------
-    edges
-        n + 1 edges of the bins.
-    before, after
-        n fractions each.
-    label
-        What the horizontal axis shows, for screen readers.
+    There is one more of the ``edges`` than of each's fractions; ``label`` is for screen readers.
     """
     chart = _Chart(edges[0], edges[-1], max(*before, *after) or 1.0, label)
     x, y = chart.x, chart.y

@@ -39,15 +39,7 @@ Table = tuple[list[str], list[list[Cell]]]
 
 
 def render_page(template: str, **context: Any) -> str:
-    """Fill in a template of this package; every value is escaped.
-
-    Parameters
-    ----------
-    template
-        File name in the folder ``templates``.
-    **context
-        Variables of the template, among them ``title``.
-    """
+    """Fill in a file of the folder ``templates``; every value of ``context`` is escaped."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("georsr.evaluation.reports"),
         autoescape=True,
@@ -67,12 +59,7 @@ def png_data_uri(image: AnyArray) -> str:
 def encode_png(image: AnyArray, level: int = 9) -> bytes:
     """Encode (3, H, W) or (4, H, W) uint8, RGB or RGBA, as a PNG file.
 
-    Parameters
-    ----------
-    image
-        Pixels.
-    level
-        Level of DEFLATE; 1 is several times as fast as 9.
+    ``level`` is that of DEFLATE; 1 is several times as fast as 9.
     """
     count, height, width = image.shape
     with suppress_rasterio_warnings(), MemoryFile(ext=".png") as memory:  # it has no georeference

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from georsr.errors import GeorsrError, UsageError, redact_url
-from georsr.evaluation.harm import HarmReport, verdict
+from georsr.evaluation.harm import HarmReport, model_of_output, verdict
 from georsr.evaluation.no_reference import NoReferenceReport, measure_no_reference
 from georsr.evaluation.raster_comparison import (
     Consistency,
@@ -30,13 +30,10 @@ from georsr.evaluation.reports.figures import (
 from georsr.evaluation.reports.html import Cell, Table, render_page
 from georsr.evaluation.seams import SeamReport, measure_seams
 from georsr.geo.registration import phase_shift, scale_between
-from georsr.inference.model_bands import with_bands_of_output
 from georsr.io.metadata import RasterInfo
 from georsr.io.reader import RasterReader, open_raster
 from georsr.io.rgb_bands import COLORS, declared_rgb_bands
-from georsr.models.io import open_model
 from georsr.quality.qgis_style import displayed_maximum
-from georsr.reports import read_output_tags
 from georsr.window import AnyArray, Window
 
 SHIFT_WINDOW = 256
@@ -48,61 +45,40 @@ CROP_SIZE, CROPS = 48, 3
 
 @dataclass(frozen=True)
 class BandHistogram:
-    """Values of one band in the source and in the output.
-
-    Attributes
-    ----------
-    band : str
-    edges : tuple of float
-        n + 1 edges of the bins.
-    before, after : tuple of float
-        Fraction of the valid pixels of source and output in each bin.
-    means, deviations : (float, float)
-        Mean and standard deviation of source and output.
-    """
+    """Values of one band in the source and in the output."""
 
     band: str
     edges: tuple[float, ...]
+    """n + 1 edges of the bins; empty if the sample of one of the two has no valid pixel."""
     before: tuple[float, ...]
+    """Fraction of the valid pixels of the source in each bin."""
     after: tuple[float, ...]
+    """Fraction of the valid pixels of the output in each bin."""
     means: tuple[float, float]
+    """Mean of source and output."""
     deviations: tuple[float, float]
+    """Standard deviation of source and output."""
 
 
 @dataclass(frozen=True)
 class OutputReport:
-    """Quality of an output that can be measured without the truth.
-
-    Attributes
-    ----------
-    source, output : str
-        Paths.
-    bidx : tuple of int
-        Bands of the source.
-    scale : int
-    tags : dict
-        Tags of the output that say how it was made.
-    shift : (float, float)
-        (down, right) in output pixels against the bicubic enlargement; NaN without contrast.
-    consistency : Consistency
-    seams : SeamReport or None
-    seams_missing : str
-        Reason why seams were not measured; empty if they were.
-    sharpness : NoReferenceReport or None
-        Edges, ringing, noise and harm, compared with bicubic; None where the scene is too small.
-    histograms : tuple of BandHistogram
-    """
+    """Quality of an output that can be measured without the truth."""
 
     source: str
     output: str
     bidx: tuple[int, ...]
+    """Bands of the source."""
     scale: int
     tags: dict[str, str]
+    """Tags of the output that say how it was made."""
     shift: tuple[float, float]
+    """(down, right) in output pixels against the bicubic enlargement; NaN without contrast."""
     consistency: Consistency
     seams: SeamReport | None
     seams_missing: str
+    """Reason why seams were not measured; empty if they were."""
     sharpness: NoReferenceReport | None
+    """Edges, ringing, noise and harm, compared with bicubic; None where the scene is too small."""
     histograms: tuple[BandHistogram, ...]
     unit: str
     """Unit of the source's values; empty if it is not declared."""
@@ -118,15 +94,9 @@ def report_output(
 ) -> OutputReport:
     """Measure an output against its source.
 
-    Parameters
-    ----------
-    source, output
-        Paths.
-    bidx
-        Bands of the source; None reads them from the tags of the output.
-    seams
-        Run the model again on a part of the source, to measure seams, noise gain and unsteady
-        detail.
+    ``bidx`` are the bands of the source; None reads them from the tags of the output. With
+    ``seams``, the model is run again on a part of the source to measure seams, noise gain and
+    unsteady detail.
 
     Raises
     ------
@@ -169,12 +139,8 @@ def report_output(
 def shift_against_bicubic(sr: RasterReader, lr: RasterReader, scale: int) -> tuple[float, float]:
     """Measure how far an output is shifted against the bicubic enlargement of its source.
 
-    The shift is that of the mean of the bands in the middle of the raster.
-
-    Returns
-    -------
-    down, right : float
-        Output pixels; NaN where the window is too small or has no valid pixel.
+    Returns (down, right) in output pixels, of the mean of the bands in the middle of the raster;
+    NaN where that is too small or has no valid pixel.
     """
     height, width = lr.info.height, lr.info.width
     h, w = min(SHIFT_WINDOW, height), min(SHIFT_WINDOW, width)
@@ -192,16 +158,13 @@ def _measure_seams(
 ) -> tuple[SeamReport | None, str]:
     """Return a report, or the reason why there is none."""
     try:
-        recorded = read_output_tags(output, tags)
-        model = open_model(recorded.shipped_model())
-        recorded.check(model.sha256)
-        choice = with_bands_of_output(recorded.config(aoi=""), bidx)
+        model, made = model_of_output(output, tags, bidx)
         report = measure_seams(
             source,
             model,
-            indexes=choice.indexes,
-            output_bands=choice.output_bands,
-            other_bands=choice.other_bands,
+            indexes=made.indexes,
+            output_bands=made.output_bands,
+            other_bands=made.other_bands,
         )
         return report, ""
     except UsageError as error:
@@ -225,6 +188,7 @@ def _histograms(lr: RasterReader, sr: RasterReader) -> Iterator[BandHistogram]:
     for number, label in enumerate(_labels_with_roles(lr.info)):
         values = [s.values[number][s.valid[number]].astype(np.float64) for s in samples]
         if not all(v.size for v in values):
+            yield BandHistogram(label, (), (), (), (math.nan, math.nan), (math.nan, math.nan))
             continue
         edges = _bin_edges(values, lr.info.dtype)
         before, after = (np.histogram(v, edges)[0] / v.size for v in values)
@@ -275,15 +239,7 @@ class Images:
 
 
 def collect_images(report: OutputReport, layers: str | None = None) -> Images:
-    """Read the pictures of the page.
-
-    Parameters
-    ----------
-    report
-        Report of the output.
-    layers
-        Path of the quality layers, if there are any.
-    """
+    """Read the pictures of the page; ``layers`` is the path of the quality layers, if any."""
     with (
         open_raster(report.output) as sr,
         open_source_of(sr, report.source, report.bidx) as lr,
@@ -324,6 +280,7 @@ def render_html(report: OutputReport, images: Images) -> str:
                 overlaid_histograms(each.edges, each.before, each.after, f"values of {each.band}"),
             )
             for each in report.histograms
+            if each.edges
         ],
         bands=_bands_table(report),
         sharpness=None if report.sharpness is None else report.sharpness.describe(),
@@ -374,7 +331,8 @@ def _summary(report: OutputReport) -> Iterator[Figure]:
         yield _judged(name, text, math.hypot(down, right), SHIFT_LIMITS, "the shift")
     consistency, seams = report.consistency, report.seams
     unit = report.unit or "in the source's values"
-    extent = max((each.edges[-1] - each.edges[0] for each in report.histograms), default=math.inf)
+    ranges = (each.edges[-1] - each.edges[0] for each in report.histograms if each.edges)
+    extent = max(ranges, default=math.inf)
     yield _judged(
         "consistency with the source",
         f"|source - output shrunk ({consistency.degradation})| is {consistency.mean:.4g} on "
@@ -416,10 +374,10 @@ def _harm_figures(harm: HarmReport) -> Iterator[Figure]:
 
 def _bands_table(report: OutputReport) -> Table:
     rows: list[list[Cell]] = []
-    for number, band in enumerate(report.histograms):
-        values = (*band.means, *band.deviations, report.consistency.mae[number])
-        psnr = f"{report.consistency.psnr[number]:.2f}"
-        rows.append([band.band, *(f"{value:.5g}" for value in values), psnr])
+    consistency = report.consistency
+    for each, mae, psnr in zip(report.histograms, consistency.mae, consistency.psnr, strict=True):
+        values = (*each.means, *each.deviations, mae)
+        rows.append([each.band, *(f"{value:.5g}" for value in values), f"{psnr:.2f}"])
     header = ["band", "mean before", "after", "std. dev. before", "after", "consistency", "PSNR dB"]
     return header, rows
 

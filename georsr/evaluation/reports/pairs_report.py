@@ -87,25 +87,17 @@ class Mean:
 
 @dataclass(frozen=True)
 class MethodSummary:
-    """Gains of one model or filter over the pairs of a group.
-
-    Attributes
-    ----------
-    name : str
-    psnr, detail : Mean
-        Gains in dB, and in correlation.
-    better : int
-        Number of pairs with a higher PSNR than bicubic's.
-    worst : float
-        Lowest gain in dB.
-    worst_pair : str
-    """
+    """Gains of one model or filter over the pairs of a group."""
 
     name: str
     psnr: Mean
+    """Gain in dB."""
     detail: Mean
+    """Gain in correlation."""
     better: int
+    """Number of pairs with a higher PSNR than bicubic's."""
     worst: float
+    """Lowest gain in dB."""
     worst_pair: str
 
 
@@ -221,13 +213,8 @@ def _abbreviate(text: str, width: int) -> str:
 def pairs_page(report: PairsReport, examples: Sequence[tuple[PairRow, Example]]) -> str:
     """Render the page of a report.
 
-    Parameters
-    ----------
-    report
-        Measured gains.
-    examples
-        Pictures of every pair; those of the best, the median and the worst pair of each group, by
-        the gain of its first model, are shown.
+    Of the pictures of every pair, those of the best, the median and the worst pair of each group,
+    by the gain of its first model, are shown.
     """
     groups = [
         {

@@ -271,7 +271,7 @@ def onnxruntime() -> Any:
             f"ONNX Runtime is installed, but cannot be loaded ({first_line(error)}); use --backend "
             "torch"
         ) from error
-    version = str(getattr(onnxruntime, "__version__", runtime_version()))
+    version = str(getattr(onnxruntime, "__version__", None) or runtime_version())
     numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
     if numbers < OLDEST:
         raise UsageError(
