@@ -34,6 +34,7 @@ from georsr.config import aoi_path
 from georsr.errors import GeoreferenceWarning, InputError, UsageError
 from georsr.io.gdal_env import gdal_env, is_plain_crs, shorten, wgs84
 from georsr.io.metadata import RasterInfo, crs_name
+from georsr.io.vrt import window_boxes
 from georsr.window import BoolArray, Window
 
 MAX_COORDINATE = 1e15
@@ -256,17 +257,14 @@ def _check_lonlat(polygon: BaseGeometry, name: str) -> None:
 
 Bounds = tuple[float, float, float, float]
 """West, south, east, north."""
+Polygons = Sequence[tuple[BaseGeometry, CRS | None]]
+"""Polygons with their CRS; None is the CRS of the raster."""
 
 
-def describe_mismatch(polygons: Sequence[tuple[BaseGeometry, CRS | None]], info: RasterInfo) -> str:
-    """Describe where an area and a raster lie, and the likely mistake.
+def describe_mismatch(polygons: Polygons, info: RasterInfo) -> str:
+    """Describe where an area, with polygons in one CRS, and a raster lie, and the likely mistake.
 
-    Parameters
-    ----------
-    polygons
-        Polygons of the area in one CRS; None is the raster's CRS.
-    info
-        Metadata of the raster, which has affine georeferencing.
+    The raster has affine georeferencing.
     """
     crs = polygons[0][1] or info.crs
     area: Bounds = shapely.union_all([polygon for polygon, _ in polygons]).bounds
@@ -274,11 +272,10 @@ def describe_mismatch(polygons: Sequence[tuple[BaseGeometry, CRS | None]], info:
     if raster is None:
         raster = _bounds(info, info.crs)
         assert raster is not None, "the bounds are in the raster's own CRS"
-        texts = (
-            f"{_format_bounds(area)} in {crs_name(crs)}",
-            f"{_format_bounds(raster)} in {crs_name(info.crs)}",
+        return (
+            f"it covers {_format_bounds(area)} in {crs_name(crs)}, the raster "
+            f"{_format_bounds(raster)} in {crs_name(info.crs)}; is its CRS right?"
         )
-        return f"it covers {texts[0]}, the raster {texts[1]}; is its CRS right?"
     text = f"it covers {_format_bounds(area)}, the raster {_format_bounds(raster)}"
     if crs is not None:
         text += f" (west,south,east,north in {crs_name(crs)})"
@@ -318,8 +315,6 @@ def _format_bounds(bounds: Bounds) -> str:
     return ",".join(f"{value:.7g}" for value in bounds)
 
 
-Polygons = Sequence[tuple[BaseGeometry, CRS | None]]
-"""Polygons with their CRS; None is the CRS of the raster."""
 PIXEL_TOLERANCE = 1e-6
 """Distance in pixels within which an outline counts as lying on the border of a pixel."""
 BOUNDS_NAME = "the bounding box"
@@ -359,35 +354,21 @@ class AreaOfInterest:
 
     def intersects(self, window: Window) -> bool:
         """Return whether a window, relative to the area's corner, intersects the area."""
-        if self.outline is None:
-            return True
-        with _PREPARED_LOCK:
-            return bool(shapely.intersects(self.outline, _box(window.moved(*self.shift))))
+        return bool(self.intersects_each([window])[0])
 
     def intersects_each(self, windows: Sequence[Window]) -> BoolArray:
         """Return whether each of n windows intersects the area: bool (n,)."""
         if self.outline is None:
             return np.ones(len(windows), bool)
-        windows = [window.moved(*self.shift) for window in windows]
-        bounds = np.array([(w.left, w.top, w.right, w.bottom) for w in windows], float)
+        boxes = window_boxes([window.moved(*self.shift) for window in windows])
         with _PREPARED_LOCK:
-            intersects = shapely.intersects(self.outline, shapely.box(*bounds.reshape(-1, 4).T))
-        return np.asarray(intersects)
+            return np.asarray(shapely.intersects(self.outline, boxes))
 
     def outside_mask(self, window: Window, scale: int) -> BoolArray | None:
-        """Return the output pixels whose centre is outside the outline.
+        """Return which pixels (h, w) in a window of the output have their centre outside.
 
-        Parameters
-        ----------
-        window : Window
-            Window of the output.
-        scale : int
-            Output pixels per source pixel along each axis.
-
-        Returns
-        -------
-        bool (h, w) or None
-            True for pixels outside; None if all are inside.
+        None if all are inside. ``scale`` is the number of output pixels per source pixel along each
+        axis.
         """
         if self.outline is None:
             return None
@@ -593,7 +574,7 @@ def _outline_window(
         math.ceil(right - PIXEL_TOLERANCE) - math.floor(left + PIXEL_TOLERANCE),
     )
     window = extent.intersection(within)
-    if window is None or not shapely.intersects(outline, _box(window)):
+    if window is None or not shapely.intersects(outline, window_boxes([window])[0]):
         raster = Window(0, 0, info.height, info.width)
         if within != raster and extent.intersection(raster) is not None:
             raise UsageError(
@@ -602,7 +583,3 @@ def _outline_window(
             )
         raise UsageError(f"{name}: lies outside {info.path}: {describe_mismatch(polygons, info)}")
     return window
-
-
-def _box(window: Window) -> BaseGeometry:
-    return shapely.box(window.left, window.top, window.right, window.bottom)

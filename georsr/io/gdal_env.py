@@ -135,10 +135,7 @@ SENTINEL2_SUBDATASET = re.compile(
 def find_safe_metadata(path: str) -> str | None:
     """Return the path of the metadata of a Sentinel-2 product; None if ``path`` is not a product.
 
-    Parameters
-    ----------
-    path
-        SAFE folder, the metadata file in it, or a ``.zip`` archive of it.
+    A product is a SAFE folder, the metadata file in it, or a ``.zip`` archive of it.
 
     Raises
     ------
@@ -216,14 +213,21 @@ def open_bytes(file: str) -> Iterator[Any]:
         with gzip.open(archive) as packed:
             yield packed
     elif kind == "zip":
-        with zipfile.ZipFile(archive) as zipped:
-            if any(b"\x75\x70" in member.extra for member in zipped.infolist()):
-                raise ValueError("members of the archive have two names")  # Info-ZIP Unicode Path
-            with zipped.open(_unique_member(inside, zipped.namelist())) as member:
-                yield member
+        with (
+            zipfile.ZipFile(archive) as zipped,
+            zipped.open(_unique_member(inside, zip_names(zipped))) as member,
+        ):
+            yield member
     else:
         with tarfile.open(archive) as tarred:
             yield tarred.extractfile(_unique_member(inside, tarred.getnames()))
+
+
+def zip_names(zipped: zipfile.ZipFile) -> list[str]:
+    """Return the names in a ZIP archive; ValueError if GDAL may know a member by another name."""
+    if any(b"\x75\x70" in member.extra for member in zipped.infolist()):
+        raise ValueError("members of the archive have two names")  # Info-ZIP Unicode Path
+    return zipped.namelist()
 
 
 def _unique_member(name: str, names: Iterable[str]) -> str:
@@ -368,15 +372,10 @@ def registered_drivers() -> frozenset[str]:
 def image_drivers(extra: Sequence[str] = ()) -> list[str]:
     """Return the drivers that may read a source: `IMAGE_DRIVERS` and those the user allows.
 
-    Parameters
-    ----------
-    extra : sequence of str
-        Short names of further GDAL drivers.
-
     Raises
     ------
     UsageError
-        This GDAL has no such driver.
+        This GDAL has no driver of a name in ``extra``.
     """
     known = registered_drivers()
     for name in extra:
@@ -397,17 +396,7 @@ def network_drivers() -> list[str]:
 def open_with_drivers(path: str, drivers: Sequence[str]) -> DatasetReader:
     """Open a raster for reading with one of several drivers, which `rasterio.open` cannot.
 
-    Parameters
-    ----------
-    path : str
-        Name of the raster.
-    drivers : sequence of str
-        Short names of the drivers. No other driver of GDAL reads the file.
-
-    Raises
-    ------
-    rasterio.errors.RasterioIOError
-        None of the drivers can read the raster.
+    ``drivers`` has their short names. RasterioIOError is raised if none of them can read it.
     """
     return DatasetReader(path, driver=list(drivers))
 
@@ -588,7 +577,6 @@ MAX_CACHE_BYTES, CACHE_MEMORY_DIVISOR = 512 * 2**20, 8
 """Limits of the cache for slow files: bytes, and the divisor of the memory."""
 
 cache_requests: WeakKeyDictionary[object, int] = WeakKeyDictionary()
-_CACHE_LOCK = threading.Lock()
 
 
 def set_cache_request(reader: object, size: int) -> None:
@@ -613,14 +601,7 @@ def estimate_block_cache(dataset: Any, bands: Sequence[int]) -> int:
     For files that are slow to decode or on a network, alone or in a VRT, the cache holds two rows
     of blocks, as many as a row of tiles reads. GDAL drops the least recently used block first, so a
     smaller cache would drop each block before it is read again. Narrow GeoTIFFs get less than
-    `CACHE_BYTES`, so that a tall raster does not fill memory.
-
-    Parameters
-    ----------
-    dataset
-        Open rasterio dataset.
-    bands
-        Numbers of the bands that are read, from 1.
+    `CACHE_BYTES`, so that a tall raster does not fill memory. ``bands`` are numbers from 1.
     """
     virtual = dataset.driver == "VRT"
     # the sources of a VRT are decoded band by band, other files with all bands at once

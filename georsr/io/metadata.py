@@ -12,11 +12,11 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 from xml.etree.ElementTree import ParseError, fromstring
 
 import attrs
@@ -50,23 +50,9 @@ ALPHA_WINDOWS, ALPHA_WINDOW_SIZE = 4, 64
 
 
 def detect_alpha_band(dataset: Any, colors: tuple[str, ...], choice: str) -> tuple[int | None, str]:
-    """Find the alpha band of a raster.
+    """Return the number of the alpha band from 1, or None, and a note on what was assumed.
 
-    Parameters
-    ----------
-    dataset
-        Open rasterio dataset.
-    colors
-        Colour interpretation of each band.
-    choice
-        One of `ALPHA_CHOICES`.
-
-    Returns
-    -------
-    number : int or None
-        Number of the alpha band, from 1.
-    note : str
-        One line on what was assumed; empty if nothing was.
+    ``colors`` has the colour interpretation of each band; ``choice`` is one of `ALPHA_CHOICES`.
     """
     if choice == "data" or "alpha" not in colors:
         return None, ""
@@ -83,14 +69,9 @@ def detect_alpha_band(dataset: Any, colors: tuple[str, ...], choice: str) -> tup
 
 
 def looks_like_image(values: AnyArray, opaque: float) -> bool:
-    """Return whether values are those of an image: many, and mostly neither 0 nor opaque.
+    """Return whether values are those of an image: many, and mostly neither 0 nor ``opaque``.
 
-    Parameters
-    ----------
-    values
-        Values of any shape; zeros are ignored, because they may be nodata.
-    opaque
-        Largest value of the data type.
+    Zeros are ignored, because they may be nodata.
     """
     nonzero = values[values != 0]
     between = nonzero[nonzero != opaque]
@@ -146,24 +127,10 @@ def undecodable_note(dataset: Any) -> str:
 def select_bands(
     dataset: Any, path: str, indexes: Sequence[int] | None, colors: Sequence[str], alpha: int | None
 ) -> tuple[tuple[int, ...], bool]:
-    """Select bands, by default all but the alpha band.
+    """Return the selected bands without the band ``alpha``, and whether that is selected, too.
 
-    Parameters
-    ----------
-    indexes : sequence of int, optional
-        Band numbers from 1, in order. A band may be repeated: 1,1,1 gives a grey band to a model of
-        three bands. The alpha band, if listed, becomes the alpha band of the output.
-    colors : sequence of str
-        Colour interpretation of every band.
-    alpha : int, optional
-        Number of the alpha band.
-
-    Returns
-    -------
-    numbers : tuple of int
-        Selected bands without the alpha band.
-    keep_alpha : bool
-        Whether the alpha band is part of the selection.
+    By default all bands are. A band may be repeated: 1,1,1 gives a grey band to a model of three
+    bands.
 
     Raises
     ------
@@ -199,12 +166,8 @@ def common_dtype(dataset: Any, path: str, numbers: Sequence[int], *, force: bool
     UsageError
         A data type is not supported, or a band holds palette indices or a bit mask.
     """
-    colors, dtypes = colorinterp_names(dataset), dataset.dtypes
-    integers = [number for number in numbers if np.dtype(dtypes[number - 1]).kind in "iu"]
-    classes = _class_tables(dataset) if integers and not force else {}
-    for number in numbers:
-        dtype = dtypes[number - 1]
-        name = f"{path}: band {number}"
+    dtypes = {number: dataset.dtypes[number - 1] for number in numbers}
+    for number, dtype in dtypes.items():
         if dtype not in SUPPORTED_DTYPES:
             wider = "float64" if dtype in ("int64", "uint64") else "float32"
             remedy = (
@@ -213,11 +176,28 @@ def common_dtype(dataset: Any, path: str, numbers: Sequence[int], *, force: bool
                 else f"convert it first, for example with `rio convert --dtype {wider}`"
             )
             raise UsageError(
-                f"{name} has data type {dtype}, which is not supported "
+                f"{path}: band {number} has data type {dtype}, which is not supported "
                 f"(supported: {', '.join(SUPPORTED_DTYPES)}); {remedy}"
             )
-        if force:
-            continue
+    if not force:
+        _reject_classes(dataset, path, dtypes)
+    selected = sorted(set(dtypes.values()))
+    result = np.result_type(*(np.dtype(name) for name in selected)).name
+    if result not in SUPPORTED_DTYPES:
+        raise UsageError(
+            f"{path}: no supported data type holds all of {', '.join(selected)}; "
+            "select bands of one type, or convert them first"
+        )
+    return result
+
+
+def _reject_classes(dataset: Any, path: str, dtypes: Mapping[int, str]) -> None:
+    """Raise if a band, of those numbered in ``dtypes``, holds bits, palette indices or classes."""
+    colors = colorinterp_names(dataset)
+    has_integers = any(np.dtype(dtype).kind in "iu" for dtype in dtypes.values())
+    classes = _class_tables(dataset) if has_integers else {}
+    for number in dtypes:
+        name = f"{path}: band {number}"
         if dataset.tags(number, ns="IMAGE_STRUCTURE").get("NBITS") == "1":
             raise UsageError(
                 f"{name} holds 1 bit per pixel (NBITS=1): a bit mask is not an "
@@ -235,14 +215,6 @@ def common_dtype(dataset: Any, path: str, numbers: Sequence[int], *, force: bool
                 f"{name} has {classes[number]}: its values are classes, not intensities; choose "
                 "other bands with --bidx, or insist with --force"
             )
-    selected = sorted({dtypes[number - 1] for number in numbers})
-    result = np.result_type(*(np.dtype(name) for name in selected)).name
-    if result not in SUPPORTED_DTYPES:
-        raise UsageError(
-            f"{path}: no supported data type holds all of {', '.join(selected)}; "
-            "select bands of one type, or convert them first"
-        )
-    return result
 
 
 def _class_tables(dataset: Any) -> dict[int, str]:
@@ -287,12 +259,11 @@ def _list_bands(dataset: Any, colors: Sequence[str]) -> str:
 
 
 def _no_bands(dataset: Any, path: str) -> str:
-    subdatasets = list(dataset.subdatasets)
-    if not subdatasets:
+    names = dataset.subdatasets
+    if not names:
         return f"{path}: has no raster bands"
-    rest = f" and {len(subdatasets) - 5} more" if len(subdatasets) > 5 else ""
-    names = ", ".join(subdatasets[:5])
-    return f"{path}: has no bands; use one of its subdatasets: {names}{rest}"
+    rest = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return f"{path}: has no bands; use one of its subdatasets: {', '.join(names[:5])}{rest}"
 
 
 SourceNodata = float | Literal["none"] | None
@@ -470,12 +441,8 @@ def describe(
         numbers, keep_alpha = select_bands(dataset, path, indexes, colors, alpha_band)
         dtype = common_dtype(dataset, path, numbers, force=force)
         gcps, gcps_crs = dataset.gcps
-        fields = _BandFields.read(dataset)
         selection = TagSelection(dataset, numbers, alpha_band)
-        bands = tuple(
-            _band(dataset, fields, path, number, colors, nodata, selection.of_band(number))
-            for number in numbers
-        )
+        bands = tuple(_bands(dataset, path, colors, nodata, selection))
         tags, point = selection.of_dataset(), dataset.tags().get("AREA_OR_POINT") == "Point"
         return RasterInfo(
             path=path,
@@ -487,10 +454,11 @@ def describe(
             alpha_band=alpha_band,
             keep_alpha=keep_alpha,
             mask_kind=_mask_kind(dataset, bands, alpha_band),
-            crs=_crs(dataset.crs),
+            # for some drivers rasterio returns an empty CRS, which is false
+            crs=dataset.crs or None,
             transform=_transform(dataset.transform, path),
             gcps=tuple(gcps),
-            gcps_crs=_crs(gcps_crs),
+            gcps_crs=gcps_crs or None,
             rpcs=dataset.rpcs,
             area_or_point="Point" if point else "Area",
             tags=tags,
@@ -504,7 +472,7 @@ def describe(
             selectable_bands=tuple(
                 band_label(number, name or color)
                 for number, name, color in zip(
-                    dataset.indexes, fields.descriptions, colors, strict=True
+                    dataset.indexes, band_texts(dataset, "descriptions"), colors, strict=True
                 )
                 if number != alpha_band
             ),
@@ -529,63 +497,46 @@ def _mask_kind(dataset: Any, bands: Sequence[BandInfo], alpha: int | None) -> Ma
     return "nodata" if any(band.nodata is not None for band in bands) else "none"
 
 
-class _BandFields(NamedTuple):
-    """Properties that rasterio returns for all bands at once; there may be thousands of bands."""
-
-    dtypes: Sequence[str]
-    nodatavals: Sequence[float | None]
-    scales: Sequence[float]
-    offsets: Sequence[float]
-    descriptions: Sequence[str | None]
-    units: Sequence[str | None]
-
-    @classmethod
-    def read(cls, dataset: Any) -> _BandFields:
-        """Read the properties of all bands."""
-        return cls(
-            dataset.dtypes,
-            dataset.nodatavals,
-            dataset.scales,
-            dataset.offsets,
-            band_texts(dataset, "descriptions"),
-            band_texts(dataset, "units"),
-        )
-
-
-def _band(
+def _bands(
     dataset: Any,
-    fields: _BandFields,
     path: str,
-    number: int,
     colors: Sequence[str],
     nodata: SourceNodata,
-    tags: Tags,
-) -> BandInfo:
-    i = number - 1
-    dtype = fields.dtypes[i]
-    if isinstance(nodata, float | int) and not can_represent(dtype, nodata):
-        raise UsageError(
-            f"{path}: nodata {nodata:g} cannot occur in band {number} of type {dtype}; "
-            "use a value of this type"
+    selection: TagSelection,
+) -> Iterator[BandInfo]:
+    """Yield the selected bands; rasterio returns a property of all bands, perhaps thousands."""
+    dtypes, declared = dataset.dtypes, dataset.nodatavals
+    scales, offsets = dataset.scales, dataset.offsets
+    names, units = band_texts(dataset, "descriptions"), band_texts(dataset, "units")
+    for number in selection.numbers:
+        i = number - 1
+        if isinstance(nodata, float | int) and not can_represent(dtypes[i], nodata):
+            raise UsageError(
+                f"{path}: nodata {nodata:g} cannot occur in band {number} of type {dtypes[i]}; "
+                "use a value of this type"
+            )
+        yield BandInfo(
+            number=number,
+            dtype=dtypes[i],
+            description=names[i],
+            colorinterp=colors[i],
+            scale=scales[i],
+            offset=offsets[i],
+            unit=units[i],
+            nodata=_nodata(dtypes[i], declared[i], nodata),
+            tags=selection.of_band(number),
         )
-    stored = fields.nodatavals[i]
-    if stored is not None and np.dtype(dtype).kind == "f":
-        stored = nearest_float(dtype, stored)  # programs write the range of another type
-    elif stored is not None and not can_represent(dtype, stored):
-        stored = None  # no pixel can have this value
+
+
+def _nodata(dtype: str, declared: float | None, nodata: SourceNodata) -> float | None:
+    """Return the nodata value of a band: that of the user, or else the declared one."""
     if nodata is not None:
-        stored = None if nodata == "none" else float(nodata)
-    return BandInfo(
-        number=number,
-        dtype=dtype,
-        description=fields.descriptions[i],
-        colorinterp=colors[i],
-        scale=fields.scales[i],
-        offset=fields.offsets[i],
-        unit=fields.units[i],
-        nodata=stored,
-        tags=tags,
-    )
+        return None if nodata == "none" else float(nodata)
+    if declared is None:
+        return None
+    if np.dtype(dtype).kind == "f":
+        return nearest_float(dtype, declared)  # programs write the range of another type
+    return declared if can_represent(dtype, declared) else None  # no pixel can have this value
 
 
 def _hidden_gcps(dataset: Any) -> list[str]:
@@ -604,10 +555,6 @@ def crs_name(crs: CRS | None) -> str:
     wkt = crs.to_wkt()
     name = re.search(r'"([^"]+)"', wkt)
     return f'"{name[1]}"' if name else shorten(wkt)
-
-
-def _crs(crs: CRS | None) -> CRS | None:
-    return crs or None  # rasterio returns an empty CRS, which is false, for some drivers
 
 
 def _transform(transform: Affine, path: str) -> Affine | None:
@@ -637,19 +584,9 @@ LENGTHS = ("m", "metre", "metres", "meter", "meters", "ft", "feet", "foot")
 
 
 def reject_non_images(info: RasterInfo, model: str) -> None:
-    """Raise if a band holds classes or heights, for which a network is not trained.
+    """Raise UsageError if a band holds classes or heights: no network is trained for them.
 
-    Parameters
-    ----------
-    info
-        Metadata of the source.
-    model
-        Name of the model, for the message.
-
-    Raises
-    ------
-    UsageError
-        A band holds classes or heights.
+    ``model`` is the name of the model, for the message.
     """
     for band in info.bands:
         content = _non_image_content(info, band)
@@ -718,16 +655,7 @@ def scale_gcps(gcps: Iterable[GroundControlPoint], scale: int) -> tuple[GroundCo
     without a shift.
     """
     return tuple(
-        GroundControlPoint(
-            row=gcp.row * scale,
-            col=gcp.col * scale,
-            x=gcp.x,
-            y=gcp.y,
-            z=gcp.z,
-            id=gcp.id,
-            info=gcp.info,
-        )
-        for gcp in gcps
+        GroundControlPoint(g.row * scale, g.col * scale, g.x, g.y, g.z, g.id, g.info) for g in gcps
     )
 
 

@@ -7,7 +7,7 @@ that is valid is read. Pixels outside all rasters are invalid.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any
@@ -39,8 +39,7 @@ def mosaic_vrt(mosaic: Mosaic) -> str:
     """Return the text of a VRT that reads the rasters of a mosaic."""
     first = mosaic.sources[0].info
     root = vrt_root(mosaic.width, mosaic.height, first.crs, mosaic.transform)
-    for space, tags in _common_tags(mosaic):
-        add_tags(root, tags, space)
+    _add_common_tags(root, mosaic)
     if first.min_is_white:
         add_tags(root, {"MINISWHITE": "YES"}, "IMAGE_STRUCTURE")
     if mosaic.stacked:
@@ -56,23 +55,18 @@ def mosaic_vrt(mosaic: Mosaic) -> str:
         mask = SubElement(SubElement(root, "MaskBand"), "VRTRasterBand", dataType="Byte")
         for source in mosaic.sources:
             # an invalid pixel of a later raster shows the raster below it
-            element = _add_source(mask, source, "mask,1", "uint8", "ComplexSource")
-            SubElement(element, "NODATA").text = "0"
+            _add_source(mask, source, "mask,1", "uint8", NODATA="0")
     return tostring(root, encoding="unicode")
 
 
-def _common_tags(mosaic: Mosaic) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield the tags that all rasters have in common, and AREA_OR_POINT of the first raster."""
+def _add_common_tags(root: Element, mosaic: Mosaic) -> None:
+    """Add the tags that all rasters have in common, and AREA_OR_POINT of the first raster."""
     first = mosaic.sources[0].info
-    yield "", {"AREA_OR_POINT": first.area_or_point} | _tags_in_common(mosaic, "")
-    for space in first.tags:
-        if space and (tags := _tags_in_common(mosaic, space)):
-            yield space, tags
-
-
-def _tags_in_common(mosaic: Mosaic, space: str) -> dict[str, str]:
-    items = [set(source.info.tags.get(space, {}).items()) for source in mosaic.sources]
-    return dict(sorted(set.intersection(*items)))
+    for space in dict.fromkeys(("", *first.tags)):
+        items = [set(source.info.tags.get(space, {}).items()) for source in mosaic.sources]
+        own = {} if space else {"AREA_OR_POINT": first.area_or_point}
+        if tags := own | dict(sorted(set.intersection(*items))):
+            add_tags(root, tags, space)
 
 
 def _add_band(root: Element, mosaic: Mosaic, band: BandInfo) -> None:
@@ -80,14 +74,10 @@ def _add_band(root: Element, mosaic: Mosaic, band: BandInfo) -> None:
     vrt_band = add_band(root, band.number, band.dtype, band, nodata)
     masked = mosaic.sources[0].info.alpha_band is not None
     for source in mosaic.sources:
+        option = {} if nodata is None else {"NODATA": repr(nodata)}
         if masked or source.info.mask_kind == "mask":
-            element = _add_source(vrt_band, source, str(band.number), band.dtype, "ComplexSource")
-            SubElement(element, "UseMaskBand").text = "true"
-        elif nodata is not None:
-            element = _add_source(vrt_band, source, str(band.number), band.dtype, "ComplexSource")
-            SubElement(element, "NODATA").text = repr(nodata)
-        else:
-            _add_source(vrt_band, source, str(band.number), band.dtype, "SimpleSource")
+            option = {"UseMaskBand": "true"}
+        _add_source(vrt_band, source, str(band.number), band.dtype, **option)
 
 
 def _add_stacked_bands(root: Element, mosaic: Mosaic) -> None:
@@ -102,7 +92,7 @@ def _add_stacked_bands(root: Element, mosaic: Mosaic) -> None:
             named = replace(named, colorinterp="undefined")
         nodata = band.nodata if mosaic.nodata is None else mosaic.nodata
         vrt_band = add_band(root, number, band.dtype, named, nodata)
-        _add_source(vrt_band, source, str(band.number), band.dtype, "SimpleSource")
+        _add_source(vrt_band, source, str(band.number), band.dtype)
 
 
 def _add_alpha(root: Element, mosaic: Mosaic, number: int) -> None:
@@ -110,16 +100,18 @@ def _add_alpha(root: Element, mosaic: Mosaic, number: int) -> None:
     vrt_band = SubElement(root, "VRTRasterBand", dataType=GDAL_TYPES[dtype], band=str(number))
     SubElement(vrt_band, "ColorInterp").text = "Alpha"
     for source in mosaic.sources:
-        element = _add_source(vrt_band, source, str(number), dtype, "ComplexSource")
-        SubElement(element, "NODATA").text = "0"
+        _add_source(vrt_band, source, str(number), dtype, NODATA="0")
 
 
 def _add_source(
-    element: Element, source: MosaicSource, band: str, dtype: str, kind: str
-) -> Element:
-    """Add a raster of the mosaic as a source of a band."""
+    element: Element, source: MosaicSource, band: str, dtype: str, **option: str
+) -> None:
+    """Add a raster of the mosaic as a source of a band, with an option of a ComplexSource."""
     path, blocks = absolute_path(source.info.address), source.info.block_shape
-    return add_vrt_source(element, kind, (path, False), band, dtype, blocks, source.window)
+    kind = "ComplexSource" if option else "SimpleSource"
+    added = add_vrt_source(element, kind, (path, False), band, dtype, blocks, source.window)
+    for name, text in option.items():
+        SubElement(added, name).text = text
 
 
 _EACH = "; to super-resolve each by itself, use --out-dir"
@@ -221,7 +213,7 @@ def _differ(a: RasterInfo, b: RasterInfo) -> bool:
     )
 
 
-def build_mosaic(infos: Sequence[RasterInfo], nodata: SourceNodata = None) -> Mosaic:
+def build_mosaic(infos: Sequence[RasterInfo], nodata: float | None = None) -> Mosaic:
     """Arrange rasters on one grid.
 
     Raises
@@ -246,10 +238,10 @@ def build_mosaic(infos: Sequence[RasterInfo], nodata: SourceNodata = None) -> Mo
         )
     assert first.transform is not None
     transform = first.transform @ Affine.translation(left, top)
-    return Mosaic(sources, height, width, transform, None if nodata == "none" else nodata)
+    return Mosaic(sources, height, width, transform, nodata)
 
 
-def build_stack(infos: Sequence[RasterInfo], nodata: SourceNodata = None) -> Mosaic:
+def build_stack(infos: Sequence[RasterInfo], nodata: float | None = None) -> Mosaic:
     """Arrange the bands of several rasters as one raster, in the order given.
 
     Raises
@@ -275,8 +267,7 @@ def build_stack(infos: Sequence[RasterInfo], nodata: SourceNodata = None) -> Mos
     window = Window(0, 0, first.height, first.width)
     assert first.transform is not None
     sources = tuple(MosaicSource(info, window) for info in infos)
-    value = None if nodata == "none" else nodata
-    return Mosaic(sources, first.height, first.width, first.transform, value, stacked=True)
+    return Mosaic(sources, first.height, first.width, first.transform, nodata, stacked=True)
 
 
 def check_hidden(mosaic: Mosaic) -> None:
@@ -406,9 +397,7 @@ class MosaicReader(RasterReader):
         in_rows = (top < window.bottom) & (bottom > window.top)
         if (in_rows & (left < window.right) & (right > window.left)).any():
             return super()._read(window, shape)
-        values = np.zeros((self.info.count, *shape), self.info.dtype)
-        alpha = np.zeros(shape, self.info.dtype) if self.info.alpha_band else None
-        return PixelBlock(values, np.zeros(values.shape, bool), alpha)
+        return self.invalid_block(*shape)
 
     def _sample_windows(self, max_pixels: int) -> list[Window]:
         return sample_windows_in(self.mosaic.windows, max_pixels)
@@ -441,7 +430,8 @@ def open_mosaic(
     if notes:  # the assumption about one raster holds for all
         warnings.warn(notes[0], BandWarning, stacklevel=2)
         infos = _read_infos(paths, nodata, allow_drivers, "data")
-    mosaic = build_stack(infos, nodata) if stack else build_mosaic(infos, nodata)
+    value = None if nodata == "none" else nodata
+    mosaic = build_stack(infos, value) if stack else build_mosaic(infos, value)
     if not stack:
         check_hidden(mosaic)
     reader = MosaicReader(mosaic, None if indexes is None else tuple(indexes), nodata)

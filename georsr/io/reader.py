@@ -106,15 +106,7 @@ def open_source(path: str, allow_drivers: Sequence[str] | None = None) -> Any:
 
     Only formats that cannot refer to other files are read (`georsr.io.gdal_env`), and VRTs named
     ``.vrt`` whose document and files pass the checks of `georsr.io.vrt`. A ``.tif`` is read
-    by the GeoTIFF driver only.
-
-    Parameters
-    ----------
-    path : str
-        File, URL, name of GDAL's virtual file systems, or subdataset.
-    allow_drivers : sequence of str, optional
-        Additional GDAL drivers. With ``VRT``, a VRT may have any name, and its files may lie
-        anywhere on this machine.
+    by the GeoTIFF driver only. ``path`` and ``allow_drivers`` are those of `open_raster`.
 
     Raises
     ------
@@ -296,8 +288,8 @@ class RasterReader:
         self._options = (path, indexes, nodata, allow_drivers, force, alpha)
         self._remote = not can_list_sidecars(gdal_path(path))
         self._dataset: Any = None
-        self._mask_bands: tuple[int, ...] = ()
-        self._one_mask = False
+        self._mask_bands: dict[int, list[int]] = {}
+        """Number of a band with a mask -> positions of the selected bands with this mask."""
         self._cache = CACHE_BYTES
         self.info = self._open()
 
@@ -334,11 +326,12 @@ class RasterReader:
                     f"{self._options[0]}: cannot be read: {root_cause(error)}"
                 ) from error
         self._dataset = dataset
-        # If all bands share a mask, it is read once
-        masked = [n for n in info.indexes if has_own_mask(flags[n - 1])]
-        shared = all(MaskFlags.per_dataset in flags[number - 1] for number in masked)
-        self._one_mask = shared and len(masked) == info.count
-        self._mask_bands = tuple(masked[:1] if self._one_mask else masked)
+        masked = [i for i, n in enumerate(info.indexes) if has_own_mask(flags[n - 1])]
+        shared = all(MaskFlags.per_dataset in flags[info.indexes[i] - 1] for i in masked)
+        self._mask_bands = {}
+        for i in masked:  # a mask of all bands is read once
+            number = info.indexes[0 if shared and len(masked) == info.count else i]
+            self._mask_bands.setdefault(number, []).append(i)
         return info
 
     def _check_pooled_files(self, dataset: Any) -> None:
@@ -419,17 +412,19 @@ class RasterReader:
         ValueError
             The window is empty or not inside the raster.
         """
-        if (
-            min(window.height, window.width) < 1
-            or min(window.top, window.left) < 0
-            or window.bottom > self.info.height
-            or window.right > self.info.width
-        ):
+        if window.intersection(Window(0, 0, self.info.height, self.info.width)) != window:
             raise ValueError(
                 f"{self.info.path}: {window} is not inside the raster of "
                 f"{self.info.height} rows and {self.info.width} columns"
             )
         return self._read(window, (window.height, window.width))
+
+    def invalid_block(self, height: int, width: int) -> PixelBlock:
+        """Return pixels of which none is valid, as a window outside of the raster has."""
+        info = self.info
+        values = np.zeros((info.count, height, width), info.dtype)
+        alpha = np.zeros((height, width), info.dtype) if info.alpha_band else None
+        return PixelBlock(values, np.zeros(values.shape, bool), alpha)
 
     def sample(self, max_pixels: int = MAX_PIXELS) -> PixelSample:
         """Read a sample of pixels spread over the raster, the same at every call.
@@ -477,10 +472,8 @@ class RasterReader:
         patches = []
         for chunk in np.array_split(rows, max(1, height // 256)):
             block = self.read(Window(chunk[0], 0, chunk[-1] - chunk[0] + 1, width))
-            values, valid = (
-                plane[:, chunk - chunk[0]][:, :, columns] for plane in (block.values, block.valid)
-            )
-            patches.append(PixelBlock(values, valid, None))
+            crop = np.ix_(np.arange(self.info.count), chunk - chunk[0], columns)
+            patches.append(PixelBlock(block.values[crop], block.valid[crop], None))
         return patches
 
     def _overviews_differ(self, shape: tuple[int, int]) -> bool:
@@ -553,9 +546,7 @@ class RasterReader:
                     dataset.read_masks(number, window=region, out_shape=shape) != 0
                     for number in self._mask_bands
                 ]
-        except (RasterioError, UnicodeDecodeError, OSError, MemoryError) as err:
-            if isinstance(err, MemoryError):
-                raise
+        except (RasterioError, UnicodeDecodeError, OSError) as err:
             reason = root_cause(err)
             if "Too many open files" in reason:
                 raise ResourceError(
@@ -594,10 +585,9 @@ class RasterReader:
         )
         if alpha is not None:
             valid &= alpha != 0
-        for number, mask in zip(self._mask_bands, masks, strict=True):
-            for i, selected in enumerate(self.info.indexes):
-                if self._one_mask or selected == number:
-                    valid[i] &= mask
+        for positions, mask in zip(self._mask_bands.values(), masks, strict=True):
+            for i in positions:
+                valid[i] &= mask
         return valid
 
     def close(self) -> None:
@@ -789,23 +779,8 @@ def open_output(
 ) -> RasterReader:
     """Open an output of georsr, or its quality layers, for reading.
 
-    Unlike `open_raster` it issues no warnings, and an alpha band is always alpha.
-
-    Parameters
-    ----------
-    path : str or path
-        Output or quality layers.
-    indexes : tuple of int, optional
-        Band numbers from 1; default all but the alpha band.
-    allow_drivers : sequence of str
-        As for `open_raster`; with ``VRT``, the parts of the output may lie in any folder.
-
-    Raises
-    ------
-    UsageError
-        The file or a band does not exist.
-    InputError
-        The file is not a raster, or is damaged.
+    Parameters and errors are those of `open_raster`, but it issues no warnings, and an alpha band
+    is always alpha. With the driver ``VRT``, the parts of the output may lie in any folder.
     """
     allowed = tuple(allow_drivers) or None
     return RasterReader(os.fspath(path), indexes, allow_drivers=allowed, force=True, alpha="mask")
@@ -869,14 +844,7 @@ def reflectance_limits(info: RasterInfo, mode: str) -> tuple[tuple[float, ...], 
     Reflectance is ``stored * scale + offset``. Scale and offset are those of the band, else those
     in the tags of a Sentinel-2 product (QUANTIFICATION_VALUE, BOA_ADD_OFFSET), else those of
     Landsat Collection 2 if the band or a file of one band has one of its names: SR_B4, or
-    LC09_..._SR_B4, with or without extension.
-
-    Parameters
-    ----------
-    info
-        Metadata of the raster.
-    mode
-        ``reflectance`` or ``reflectance:LO,HI``.
+    LC09_..._SR_B4, with or without extension. ``mode`` is as for `choose_normalization`.
 
     Returns
     -------

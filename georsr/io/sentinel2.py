@@ -11,13 +11,11 @@ import math
 import re
 import zipfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 import rasterio
-from affine import Affine
 from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 
@@ -76,14 +74,8 @@ def open_safe(path: str, metadata: str) -> Sentinel2Dataset:
     """Open the 10 m and 20 m bands of a product, in the order of `BANDS`, on the 10 m grid.
 
     Bands of 20 m are resampled by cubic convolution, which ignores nodata. Scale and offset convert
-    values to reflectance, as the product's metadata say.
-
-    Parameters
-    ----------
-    path
-        Path that the user gave, for messages.
-    metadata
-        Path that `find_safe_metadata` returned.
+    values to reflectance, as the product's metadata say. ``path`` is what the user gave, for
+    messages; ``metadata`` is what `find_safe_metadata` returned for it.
 
     Raises
     ------
@@ -149,30 +141,18 @@ def _subdataset_names(path: str, metadata: str) -> list[str]:
 
 
 def check_band_files(path: str, parts: Sequence[Any]) -> None:
-    """Raise if files of a product are missing, which GDAL would read as zeros.
+    """Raise InputError if files of a product are missing, which GDAL would read as zeros.
 
-    Parameters
-    ----------
-    path
-        Path that the user gave, for messages.
-    parts
-        Datasets of GDAL's SENTINEL2 driver.
-
-    Raises
-    ------
-    InputError
-        Files of some bands are missing.
+    ``parts`` are datasets of GDAL's SENTINEL2 driver; ``path`` is for messages.
     """
-    missing = []
+    missing, wanted = [], []
     for part in parts:
         existing = [match[1] for name in part.files if (match := _BAND_FILE.search(name))]
         expected = [name for i in part.indexes if (name := _band_name(part.tags(i)))]
         most_files = max((existing.count(name) for name in expected), default=0)
         missing += [name for name in expected if existing.count(name) < max(1, most_files)]
+        wanted += expected
     if missing:
-        wanted = [
-            name for part in parts for i in part.indexes if (name := _band_name(part.tags(i)))
-        ]
         raise InputError(
             f"{path}: files of the bands {_join_bands(missing)} are missing, expected "
             f"{_join_bands(wanted)}; download the product again, or combine the existing bands in "
@@ -184,12 +164,7 @@ def check_image_files(metadata: str) -> None:
     """Raise if a ``.jp2`` file of a product is not an image, or the metadata name other files.
 
     GDAL opens these files with any of its drivers, so this must be called before the product is
-    opened.
-
-    Parameters
-    ----------
-    metadata
-        Path that `find_safe_metadata` returned.
+    opened. ``metadata`` is what `find_safe_metadata` returned.
 
     Raises
     ------
@@ -229,12 +204,13 @@ def _images(metadata: str) -> list[str]:
             "download it again"
         )
     if not metadata.startswith("/vsi") and not is_remote(metadata):
-        for file in Path(metadata).parent.rglob("*"):
+        files = sorted(Path(metadata).parent.rglob("*"))
+        for file in files:
             if file.is_symlink() and file.is_dir():
                 raise InputError(
                     f"{file}: is a link to a folder, expected a folder of the product; copy it"
                 )
-        return [str(file) for file in sorted(Path(metadata).parent.rglob("*")) if _is_image(file)]
+        return [str(file) for file in files if _is_image(file)]
     folder = parent_folder(metadata)
     archive = containing_archive(metadata) if metadata.startswith("/vsizip/") else None
     if archive is None:
@@ -257,35 +233,26 @@ def _band_name(tags: dict[str, str]) -> str | None:
     return None if match is None else f"B{match[1]:>0{1 if match[2] else 2}}{match[2]}"
 
 
-@dataclass(frozen=True)
-class _SourceBand:
-    """A band of a product and its dataset."""
-
-    part: Any
-    number: int
-    info: BandInfo
-
-
 def _vrt_document(parts: Sequence[Any]) -> Element:
     fine = parts[0]
-    bands = {band.info.description: band for part in parts for band in _bands(part)}
+    bands = {band.description: (part, band) for part in parts for band in _bands(part)}
     root = vrt_root(fine.width, fine.height, fine.crs, fine.transform)
     add_tags(root, {"AREA_OR_POINT": "Area"} | fine.tags())
     extent = Window(0, 0, fine.height, fine.width)
     for number, name in enumerate((name for name in BANDS if name in bands), 1):
-        band = bands[name]
-        element = add_band(root, number, band.info.dtype, band.info, band.info.nodata)
-        source, index, blocks = band.part.name, band.number, band.part.block_shapes[0]
-        if band.part.transform != fine.transform:
-            warped = _warped_vrt(band, fine)
+        part, band = bands[name]
+        element = add_band(root, number, band.dtype, band, band.nodata)
+        source, index, blocks = part.name, band.number, part.block_shapes[0]
+        if part.transform != fine.transform:
+            warped = _warped_vrt(part, band, fine)
             source, index, blocks = tostring(warped, encoding="unicode"), 1, (512, 512)
         add_vrt_source(
-            element, "SimpleSource", (source, False), str(index), band.info.dtype, blocks, extent
+            element, "SimpleSource", (source, False), str(index), band.dtype, blocks, extent
         )
     return root
 
 
-def _bands(part: Any) -> Iterator[_SourceBand]:
+def _bands(part: Any) -> Iterator[BandInfo]:
     """Yield the bands of one resolution, with scale, offset and nodata from the metadata."""
     tags = part.tags()
     scale = 1 / _number(tags, ("BOA_QUANTIFICATION_VALUE", "QUANTIFICATION_VALUE"), 1)
@@ -298,19 +265,15 @@ def _bands(part: Any) -> Iterator[_SourceBand]:
         if name is None:
             continue
         added = _number(band_tags, ("BOA_ADD_OFFSET", "RADIO_ADD_OFFSET"), -MAX_VALUE, default="0")
-        yield _SourceBand(
-            part,
-            i,
-            BandInfo(
-                number=i,
-                dtype=part.dtypes[i - 1],
-                description=name,
-                colorinterp=part.colorinterp[i - 1].name,
-                scale=scale,
-                offset=added * scale,
-                nodata=nodata,
-                tags={"": band_tags},
-            ),
+        yield BandInfo(
+            number=i,
+            dtype=part.dtypes[i - 1],
+            description=name,
+            colorinterp=part.colorinterp[i - 1].name,
+            scale=scale,
+            offset=added * scale,
+            nodata=nodata,
+            tags={"": band_tags},
         )
 
 
@@ -335,38 +298,31 @@ def _number(
     return value
 
 
-def _warped_vrt(band: _SourceBand, fine: Any) -> Element:
+def _warped_vrt(part: Any, band: BandInfo, fine: Any) -> Element:
     """Build a VRT that resamples a band to the grid of another dataset with GDAL's warper.
 
     The warper ignores nodata, and its result does not depend on the window that is read. Other
     resampling in a VRT lacks one or the other.
     """
-    part, info = band.part, band.info
     root = vrt_root(fine.width, fine.height, fine.crs, fine.transform)
     root.set("subClass", "VRTWarpedDataset")
-    element = add_band(root, 1, info.dtype, BandInfo(1, info.dtype), info.nodata)
+    element = add_band(root, 1, band.dtype, BandInfo(1, band.dtype), band.nodata)
     element.set("subClass", "VRTWarpedRasterBand")
     for name in ("BlockXSize", "BlockYSize"):
         SubElement(root, name).text = "512"
     options = SubElement(root, "GDALWarpOptions")
     SubElement(options, "ResampleAlg").text = "Cubic"
-    SubElement(options, "WorkingDataType").text = GDAL_TYPES[info.dtype]
+    SubElement(options, "WorkingDataType").text = GDAL_TYPES[band.dtype]
     SubElement(options, "Option", name="INIT_DEST").text = "NO_DATA"
     SubElement(options, "SourceDataset", relativeToVRT="0").text = part.name
     transformer = SubElement(SubElement(options, "Transformer"), "GenImgProjTransformer")
-    for name, transform in (
-        ("SrcGeoTransform", part.transform),
-        ("DstGeoTransform", fine.transform),
-    ):
-        SubElement(transformer, name).text = _format_transform(transform)
+    for name, dataset in (("SrcGeoTransform", part), ("DstGeoTransform", fine)):
+        numbers = map(repr, dataset.transform.to_gdal())
+        SubElement(transformer, name).text = ",".join(numbers)
     mapping = SubElement(
         SubElement(options, "BandList"), "BandMapping", src=str(band.number), dst="1"
     )
-    if info.nodata is not None:
+    if band.nodata is not None:
         for name in ("SrcNoDataReal", "DstNoDataReal"):
-            SubElement(mapping, name).text = repr(info.nodata)
+            SubElement(mapping, name).text = repr(band.nodata)
     return root
-
-
-def _format_transform(transform: Affine) -> str:
-    return ",".join(map(repr, transform.to_gdal()))

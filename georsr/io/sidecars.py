@@ -41,6 +41,7 @@ from georsr.io.gdal_env import (
     shorten,
     subdataset_file,
     suppress_rasterio_warnings,
+    zip_names,
 )
 
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -51,14 +52,7 @@ def check_hdf5(path: str, policy: ReadPolicy) -> None:
 
     External data, external links and virtual data sets can name any local file, whose bytes become
     pixels. GDAL has no option against them (tested with GDAL 3.10), so the file is searched with
-    h5py.
-
-    Parameters
-    ----------
-    path
-        Name of the file, or GDAL's name of a subdataset in it.
-    policy
-        Formats that the user allows.
+    h5py. ``path`` is the name of the file, or GDAL's name of a subdataset in it.
 
     Raises
     ------
@@ -147,16 +141,8 @@ def can_list_sidecars(path: str) -> bool:
 def check_dataset(dataset: Any, path: str, policy: ReadPolicy) -> None:
     """Check the files that GDAL may read because of the metadata of an open raster.
 
-    It must be called before masks, overviews, files or pixels of the dataset are read.
-
-    Parameters
-    ----------
-    dataset
-        Open rasterio dataset.
-    path
-        GDAL's name of the raster.
-    policy
-        Formats that the user allows.
+    It must be called before masks, overviews, files or pixels of the dataset are read. ``path`` is
+    GDAL's name of the raster.
 
     Raises
     ------
@@ -316,12 +302,10 @@ def check_tiff(file: str, policy: ReadPolicy) -> None:
     if file in policy.checked:
         return
     policy.checked.add(file)
-    if not _may_name_overviews(file):
-        check_sidecars(file, policy)
-        return
     check_sidecars(file, policy)
-    with suppress_rasterio_warnings(), open_with_drivers(file, ["GTiff", "HFA"]) as dataset:
-        check_dataset(dataset, file, policy)
+    if _may_name_overviews(file):
+        with suppress_rasterio_warnings(), open_with_drivers(file, ["GTiff", "HFA"]) as dataset:
+            check_dataset(dataset, file, policy)
 
 
 def _may_name_overviews(file: str) -> bool:
@@ -453,9 +437,7 @@ def _list_archive(kind: str, archive: str, changed: int) -> dict[str, dict[str, 
     """Return the sidecar files in each folder of an archive."""
     if kind == "zip":
         with zipfile.ZipFile(archive) as zipped:
-            if any(b"\x75\x70" in member.extra for member in zipped.infolist()):
-                raise ValueError("members of the archive have two names")  # Info-ZIP Unicode Path
-            names = zipped.namelist()
+            names = zip_names(zipped)
     else:
         with tarfile.open(archive) as tarred:
             names = tarred.getnames()

@@ -56,7 +56,7 @@ from georsr.io.sidecars import (
     check_sidecars,
     check_tiff,
 )
-from georsr.window import Window
+from georsr.window import AnyArray, Window
 
 GDAL_TYPES = {
     "uint8": "Byte",
@@ -90,10 +90,15 @@ def vrt_dst_windows(document: str) -> list[Window]:
     return windows
 
 
+def window_boxes(windows: Sequence[Window]) -> AnyArray:
+    """Return n windows as an array (n,) of polygons in pixels, x right and y down."""
+    bounds = np.array([(w.left, w.top, w.right, w.bottom) for w in windows], float)
+    return np.asarray(shapely.box(*bounds.reshape(-1, 4).T))
+
+
 def hidden_windows(windows: Sequence[Window]) -> list[int]:
     """Return the indices of the windows that later windows cover completely."""
-    bounds = np.array([(w.left, w.top, w.right, w.bottom) for w in windows], float)
-    boxes = shapely.box(*bounds.reshape(-1, 4).T)
+    boxes = window_boxes(windows)
     first, second = shapely.STRtree(boxes).query(boxes, predicate="intersects")
     later = second > first
     above: dict[int, list[int]] = {}
@@ -108,8 +113,7 @@ def hidden_windows(windows: Sequence[Window]) -> list[int]:
 
 def union_area(windows: Sequence[Window]) -> int:
     """Return the number of pixels that lie in at least one of the windows."""
-    bounds = np.array([(w.left, w.top, w.right, w.bottom) for w in set(windows)], float)
-    return round(shapely.union_all(shapely.box(*bounds.reshape(-1, 4).T)).area)
+    return round(shapely.union_all(window_boxes([*set(windows)])).area)
 
 
 def add_vrt_source(
@@ -131,14 +135,10 @@ def add_vrt_source(
         ``SimpleSource`` or ``ComplexSource``.
     path
         Path of the raster, and whether it is relative to the folder of the VRT.
-    band
-        Band number, or ``mask,1`` for the mask.
-    dtype
-        Data type of the band.
-    block_shape
-        (rows, columns) of the raster's blocks.
-    window
-        Position of the raster in the VRT, in pixels.
+    band, dtype
+        Number of the raster's band, or ``mask,1`` for its mask; data type of the band.
+    block_shape, window
+        (rows, columns) of the raster's blocks, and its position in the VRT, in pixels.
     """
     source = SubElement(element, kind)
     SubElement(source, "SourceFilename", relativeToVRT=str(int(path[1]))).text = path[0]
@@ -282,15 +282,7 @@ def open_vrt(path: str, policy: ReadPolicy) -> Any:
 
 
 def read_document(path: str) -> str:
-    """Read the text of a VRT.
-
-    Raises
-    ------
-    UsageError
-        The file does not exist.
-    InputError
-        The file cannot be read.
-    """
+    """Read the text of a VRT; UsageError if there is none, InputError if it cannot be read."""
     if not is_remote(path) and not path.startswith("/vsi"):
         try:
             if Path(path).exists() and not is_regular(path):
@@ -353,23 +345,10 @@ def _vsi_name(path: str) -> str:
 
 
 def check_document(document: str, path: str, policy: ReadPolicy, depth: int = 0) -> Element:
-    """Check that all elements of a VRT document are known and all its files are allowed.
+    """Check that all elements of a VRT are known and its files are allowed; return its root.
 
-    Parameters
-    ----------
-    document
-        XML text.
-    path
-        Path of the document; relative names are resolved from its folder.
-    policy
-        Formats that the user allows.
-    depth
-        Number of VRTs that this one is nested in.
-
-    Returns
-    -------
-    Element
-        Root of the document.
+    Relative names are resolved from the folder of ``path``; ``depth`` is the number of VRTs that
+    this one is nested in.
 
     Raises
     ------

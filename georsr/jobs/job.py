@@ -48,7 +48,7 @@ from georsr.radiometry.kernels import Kernel
 from georsr.radiometry.normalization import Normalization
 from georsr.reports import RunReport, georsr_version, output_tags
 from georsr.system import UNLIMITED, memory_limit
-from georsr.tiling.grid import TileGrid
+from georsr.tiling.grid import TileGrid, spread_starts
 from georsr.window import MAX_SIDE, AnyArray, BoolArray, PixelBlock, Window
 from georsr.writer.layout import OutputLayout, output_layout
 from georsr.writer.paths import is_virtual, paths_behind_vsi, temp_paths
@@ -105,16 +105,7 @@ def check_space(
 ) -> None:
     """Refuse an output that may not fit on the disk.
 
-    Parameters
-    ----------
-    layout
-        Layout of the output.
-    destination
-        Path of the output.
-    config
-        Options of the run.
-    existing
-        Bytes of the output that an interrupted run has already written.
+    ``existing`` bytes of it have been written by an interrupted run.
 
     Raises
     ------
@@ -131,16 +122,9 @@ def check_space(
 
 
 def memory_bytes(job: SRJob, placement: DeviceConfig, n_concurrent: int) -> int:
-    """Return the peak memory of a process in bytes.
+    """Return the peak memory in bytes of a process that computes ``n_concurrent`` tiles at once.
 
-    Parameters
-    ----------
-    job
-        Plan of the run.
-    placement
-        Device and backend; on a CPU, the features of a network are in this memory, too.
-    n_concurrent
-        Number of tiles that are computed at the same time.
+    On a CPU, the features of a network are in this memory, too.
     """
     tile_grid, layout = job.tile_grid, job.layout
     info, s = job.reader.info, tile_grid.scale
@@ -161,13 +145,7 @@ def memory_bytes(job: SRJob, placement: DeviceConfig, n_concurrent: int) -> int:
 
 
 def check_memory(needed: int, config: SRConfig) -> None:
-    """Refuse a run that does not fit into memory.
-
-    Raises
-    ------
-    ResourceError
-        The run needs more memory than this machine has.
-    """
+    """Raise ResourceError if a run needs more bytes of memory than this machine has."""
     limit = memory_limit()
     if config.check_resources and needed > limit:
         raise ResourceError(
@@ -189,19 +167,9 @@ def run_key(
     placement: DeviceConfig,
     area: AreaOfInterest | None = None,
 ) -> dict[str, str]:
-    """Return everything an output depends on, as name -> value.
+    """Return everything an output depends on, as name -> value; for the source see `source_hash`.
 
-    Parameters
-    ----------
-    reader
-        Source. Its header counts, and size, modification time and samples of its files. For
-        remote sources, which have no local files, samples of their pixels count.
-    model, config
-        Model and options.
-    placement
-        Device and precision of the network.
-    area
-        Area of interest; None for the full raster.
+    ``area`` is None for the full raster.
     """
     options = {
         name: json.dumps(value, sort_keys=True)
@@ -219,7 +187,10 @@ def run_key(
 
 
 def source_hash(reader: RasterReader) -> str:
-    """Hash a source: its header and samples of its files or, if it is remote, of its pixels."""
+    """Hash a source: its header and, of its files, size, modification time and samples.
+
+    For remote sources, which have no local files, samples of their pixels count.
+    """
     info = reader.info
     digest = hashlib.sha256(repr(replace(info, path="", files=(), notes=())).encode())
     files = [tuple(_paths(name)) for name in info.files]
@@ -234,13 +205,7 @@ def source_hash(reader: RasterReader) -> str:
 
 
 def check_unchanged(reader: RasterReader, digest: str) -> None:
-    """Refuse a source that has changed since its `source_hash` was computed.
-
-    Raises
-    ------
-    InputError
-        The output may mix pixels of two versions of the source.
-    """
+    """Raise InputError if a source has changed since its `source_hash` was computed."""
     try:
         same = source_hash(reader) == digest
     except FileNotFoundError:
@@ -268,15 +233,10 @@ def _file_state(path: Path, samples: int) -> bytes:
     status = path.stat()
     checksum = 0
     with path.open("rb", buffering=0) as file:
-        for start in _spread(status.st_size - SAMPLE_BYTES, max(2, samples)):
+        for start in spread_starts(status.st_size, SAMPLE_BYTES, max(2, samples)):
             file.seek(start)
             checksum = zlib.crc32(file.read(SAMPLE_BYTES), checksum)
     return f"{path.name} {status.st_size} {status.st_mtime_ns} {checksum}".encode()
-
-
-def _spread(last: int, count: int) -> list[int]:
-    """Return at most ``count`` different numbers from 0 to ``last``, evenly spread."""
-    return sorted({max(0, last) * i // (count - 1) for i in range(count)})
 
 
 MAX_REPEAT = 5
@@ -286,18 +246,10 @@ MIN_CHANGES = 12
 
 
 def pixel_replication(values: AnyArray) -> tuple[int, int] | None:
-    """Detect by what factors an image was upsampled by nearest neighbour.
+    """Detect by what factors an image (C, h, w) was upsampled by nearest neighbour.
 
-    Parameters
-    ----------
-    values
-        (C, h, w), any dtype.
-
-    Returns
-    -------
-    (int, int) or None
-        Factors along rows and columns, 1 for an image that was not upsampled. None if too few
-        neighbouring pixels differ.
+    Returns the factors along rows and columns, 1 for an image that was not upsampled. None if too
+    few neighbouring pixels differ.
     """
     rows, columns = _replication(values), _replication(values.swapaxes(1, 2))
     return None if rows is None or columns is None else (rows, columns)
@@ -366,12 +318,7 @@ def warn_specks(reader: RasterReader, scale: int) -> None:
 def large_areas(mask: BoolArray, side: int) -> BoolArray:
     """Return the pixels of masks (..., h, w) that are connected to a square of pixels inside.
 
-    Parameters
-    ----------
-    mask
-        Masks, stacked; pixels of neighbouring masks are connected, too.
-    side
-        Height and width of the square.
+    ``side`` is the height and width of the square. Pixels of neighbouring masks are connected, too.
     """
     if min(mask.shape[-2:]) < side:
         return np.zeros_like(mask)
@@ -405,10 +352,8 @@ def warn_negative(reader: RasterReader, layout: OutputLayout) -> None:
 
 def warn_lost_digits(reader: RasterReader, normalization: Normalization) -> None:
     """Warn if integers differ by less than a network's float32 tells apart in its range."""
-    step = (
-        max(high - low for low, high in zip(normalization.lo, normalization.hi, strict=True))
-        / 2**24
-    )
+    ranges = zip(normalization.lo, normalization.hi, strict=True)
+    step = max(high - low for low, high in ranges) / 2**24
     if reader.info.dtype in ("uint32", "int32") and step > 1:
         warn_once(
             reader,
@@ -493,18 +438,14 @@ class SRJob:
     def with_tile(self, tile: int) -> SRJob:
         """Return the same job with tiles of another size."""
         config = replace(self.config, tile_size=tile)
-        return replace(
-            self, tile_grid=tile_grid_of(self.reader.info, self.model.spec, config, self.area)
-        )
+        tile_grid = tile_grid_of(self.reader.info, self.model.spec, config, self.area)
+        return replace(self, tile_grid=tile_grid)
 
     def part(self, window: Window) -> SRJob:
         """Return the job of a part of the output; its tiles compute the same pixels.
 
-        Parameters
-        ----------
-        window
-            Window of the part in source pixels, relative to the corner of this job's tile grid. The
-            grid of the part starts at its own corner; the layout remains that of the full output.
+        ``window`` is in source pixels, relative to the corner of this job's tile grid. The grid of
+        the part starts at its own corner; the layout remains that of the full output.
         """
         from georsr.geo.aoi import AreaOfInterest
 
@@ -515,20 +456,8 @@ class SRJob:
     def standalone_part(self, window: Window) -> SRJob:
         """Return the job of a part as `part` does, but with a layout for a separate output file."""
         part = self.part(window)
-        assert part.area is not None, "a part has a window"
-        return replace(
-            part,
-            layout=_layout(
-                window_metadata(self.reader.info, part.area.window),
-                self.reader.info,
-                self.model,
-                self.config,
-                self.normalization,
-                self.kernel,
-                self.placement,
-                partial=part.area.outline is not None,
-            ),
-        )
+        scene = (self.reader.info, part.area, self.normalization, self.kernel)
+        return replace(part, layout=_layout(*scene, self.model, self.config, self.placement))
 
     def read(self, window: Window) -> PixelBlock:
         """Read a window of the source; coordinates start at the corner of the area.
@@ -539,11 +468,7 @@ class SRJob:
             return self.reader.read(window)
         if self.area.intersects(window):
             return self.reader.read(window.moved(self.area.window.top, self.area.window.left))
-        info = self.reader.info
-        size = (window.height, window.width)
-        values = np.zeros((info.count, *size), info.dtype)
-        alpha = np.zeros(size, info.dtype) if info.alpha_band else None
-        return PixelBlock(values, np.zeros(values.shape, bool), alpha)
+        return self.reader.invalid_block(window.height, window.width)
 
     def partial_file_bytes(self) -> int:
         """Return the size of the partial file of an interrupted run."""
@@ -613,14 +538,7 @@ def plan_and_check(
 ) -> SRJob:
     """Plan a run, and refuse one that does not fit on the disk or into memory.
 
-    Parameters
-    ----------
-    request
-        Source, path of the output, model and options.
-    placement
-        As for `plan_job`.
-    memory
-        Returns the peak memory of the run on this machine, in bytes.
+    ``memory`` returns the peak memory of the run on this machine, in bytes.
 
     Raises
     ------
@@ -652,8 +570,6 @@ def plan_job(
 
     Parameters
     ----------
-    reader, destination, model, config
-        Source, path of the output, model and options.
     placement
         Device and precision if workers compute; None determines them from ``config``.
     warn
@@ -666,18 +582,17 @@ def plan_job(
     """
     info = reader.info
     area = area_of(info, config)
-    part = info if area is None else window_metadata(info, area.window)
-    check_size(part, model.spec.scale, config)
+    check_size(_part_of(info, area), model.spec.scale, config)
     check_bands(info, model.spec)
-    if not config.force and model.spec.architecture not in COMPUTED_ARCHITECTURES:
+    is_network = model.spec.architecture not in COMPUTED_ARCHITECTURES
+    if is_network and not config.force:
         reject_non_images(info, model.spec.name)
     placement = placement or place_model(model, config)
     normalization = choose_normalization(reader, config.stretch)
     scene = (reader.read, info.height, info.width, normalization)
     model = with_scene_sensor(*scene, model, config, placement)
     kernel = resolve_kernel(*scene, model, config, placement)
-    partial = area is not None and area.outline is not None
-    layout = _layout(part, info, model, config, normalization, kernel, placement, partial=partial)
+    layout = _layout(info, area, normalization, kernel, model, config, placement)
     if layout.world_file and is_virtual(destination):
         raise UsageError(
             f"{destination}: is not a local file, so that TFW=YES cannot write next to it; create "
@@ -685,16 +600,6 @@ def plan_job(
         )
     tile_grid = tile_grid_of(info, model.spec, config, area)
     key = run_key(reader, model, config, placement, area)
-    if warn and kernel is None and requested_kernel(model.spec, config) is not None:
-        warn_noise_dominated(reader, model.spec.name)
-    if warn and model.spec.architecture not in COMPUTED_ARCHITECTURES:
-        warn_upsampled(reader)
-        warn_lost_digits(reader, normalization)
-    if warn:
-        warn_output(reader)
-        warn_metadata(reader, layout)
-        warn_specks(reader, model.spec.scale)
-        warn_negative(reader, layout)
     job = SRJob(
         reader,
         destination,
@@ -708,32 +613,44 @@ def plan_job(
         area,
         kernel,
     )
+    if warn:
+        warn_of_scene(job, is_network=is_network)
     if config.tile_size is None and (tile := job.journal().previous_tile_size()) is not None:
         job = job.with_tile(tile)
     return job
 
 
-def _consistency_tag(kernel: Kernel | None, requested: str | None) -> str:
-    """Return the value of the consistency tag of an output."""
-    if kernel is not None:
-        return str(kernel)
-    return "off" if requested is None else "off: noise"
+def warn_of_scene(job: SRJob, *, is_network: bool) -> None:
+    """Warn about properties of a scene that its output is likely to suffer from."""
+    reader, spec, layout = job.reader, job.model.spec, job.layout
+    if job.kernel is None and requested_kernel(spec, job.config) is not None:
+        warn_noise_dominated(reader, spec.name)
+    if is_network:
+        warn_upsampled(reader)
+        warn_lost_digits(reader, job.normalization)
+    warn_output(reader)
+    warn_metadata(reader, layout)
+    warn_specks(reader, spec.scale)
+    warn_negative(reader, layout)
+
+
+def _part_of(info: RasterInfo, area: AreaOfInterest | None) -> RasterInfo:
+    return info if area is None else window_metadata(info, area.window)
 
 
 def _layout(
-    part: RasterInfo,
     info: RasterInfo,
-    model: Model,
-    config: SRConfig,
+    area: AreaOfInterest | None,
     normalization: Normalization,
     kernel: Kernel | None,
+    model: Model,
+    config: SRConfig,
     placement: DeviceConfig,
-    *,
-    partial: bool,
 ) -> OutputLayout:
-    """Return the layout of the output of a part of a raster."""
+    """Return the layout of the output of an area of a raster."""
+    consistency = "off" if requested_kernel(model.spec, config) is None else "off: noise"
     return output_layout(
-        with_found_colors(part, model, config),
+        with_found_colors(_part_of(info, area), model, config),
         model.spec.scale,
         dtype=config.dtype,
         nodata=config.dst_nodata,
@@ -746,11 +663,11 @@ def _layout(
             scale=model.spec.scale,
             source_name=PurePath(info.path).name,
             stretch=normalization.to_json(),
-            consistency=_consistency_tag(kernel, requested_kernel(model.spec, config)),
+            consistency=consistency if kernel is None else str(kernel),
             options=config.tags_json(),
             runtime="" if placement.backend == "torch" else placement.library,
             precision=placement.precision,
             sensor=description_of(model),
         ),
-        partial=partial,
+        partial=area is not None and area.outline is not None,
     )

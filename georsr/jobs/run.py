@@ -98,14 +98,7 @@ def write_missing_blocks(
 ) -> None:
     """Write the blocks that an output does not have.
 
-    Parameters
-    ----------
-    compute
-        Yields the finished blocks from an output row on.
-    output
-        Writer of the output.
-    context
-        Progress and timing of the run.
+    ``compute`` yields the finished blocks from a row of pixels of the output on.
     """
     size, columns = output.layout.blocksize, output.done.shape[1]
     for first, end in incomplete_rows(output.done):
@@ -138,13 +131,6 @@ def _until_row(blocks: Blocks, layout: OutputLayout, end: int, count: int) -> Bl
 
 def run(request: RunRequest, executor: Executor) -> RunReport:
     """Super-resolve an open raster into a new file.
-
-    Parameters
-    ----------
-    request
-        Source, path of the output, model and options.
-    executor
-        Computes the blocks.
 
     Raises
     ------
@@ -264,16 +250,9 @@ def _resume_hint(output: RasterWriter) -> str:
 
 
 def with_smaller_tiles(job: SRJob, error: BaseException, tried: list[int]) -> SRJob:
-    """Return the job with tiles of half the size, after memory ran out.
+    """Return the job with tiles of half the size, after memory ran out with ``error``.
 
-    Parameters
-    ----------
-    job
-        Job that ran out of memory.
-    error
-        Error that was raised.
-    tried
-        Tile sizes that were tried before; that of ``job`` is appended.
+    ``tried`` has the tile sizes that were tried before; that of ``job`` is appended.
 
     Raises
     ------
@@ -284,11 +263,9 @@ def with_smaller_tiles(job: SRJob, error: BaseException, tried: list[int]) -> SR
     smaller = ceil_to(job.tile_grid.tile // 2, job.tile_grid.multiple_of)
     fixed = job.config.tile_size is not None
     if fixed or smaller < MIN_TILE or smaller == job.tile_grid.tile:
-        reason = (
-            str(error)
-            if isinstance(error, TileTooLargeError)
-            else f"{job.destination}: memory ran out: use a smaller --tile"
-        )
+        reason = f"{job.destination}: memory ran out: use a smaller --tile"
+        if isinstance(error, TileTooLargeError):
+            reason = str(error)
         failure = ResourceError(f"{reason} (tiles tried: {', '.join(map(str, tried))})")
         for note in getattr(error, "__notes__", ()):
             failure.add_note(note)
@@ -312,19 +289,7 @@ def remove_stale_files(job: SRJob) -> None:
 def run_report(
     job: SRJob, published: OutputInfo, n_resumed: int, stats: RunStats, context: RunContext
 ) -> RunReport:
-    """Return the report of a run whose output is published.
-
-    Parameters
-    ----------
-    job
-        Job of the run.
-    published
-        Published output.
-    n_resumed
-        Number of blocks that earlier runs had finished.
-    stats, context
-        Statistics and timing of the run.
-    """
+    """Return the report of a run; ``n_resumed`` blocks of its output are from earlier runs."""
     layout, tile_grid = job.layout, job.tile_grid
     with context.timer.section("verify"):
         consistency = consistency_report(job, stats)
@@ -369,17 +334,7 @@ MAX_WINDOWS = 4
 def consistency_report(job: SRJob, stats: RunStats) -> ConsistencyReport | None:
     """Measure how well a published output, when downsampled, matches its source.
 
-    Parameters
-    ----------
-    job
-        Job of the run that wrote the output.
-    stats
-        Statistics of the network's outputs.
-
-    Returns
-    -------
-    ConsistencyReport or None
-        None if consistency is not requested.
+    None if consistency is not requested.
     """
     if job.kernel is None:
         return None
@@ -442,24 +397,16 @@ def _pairs(job: SRJob, output: RasterReader) -> Iterator[tuple[Crop, PixelBlock,
 def spread_ranges(length: int, radius: int, step: int) -> list[tuple[int, int]]:
     """Return (start, stop) of windows along an axis, spread from end to end.
 
-    Unless they cover the axis, their edges are ``radius`` pixels inside of a block of the output:
-    a block is decoded completely for a single pixel of it.
-
-    Parameters
-    ----------
-    length, radius
-        Length of the axis and radius of the kernel, in source pixels.
-    step
-        Source pixels per block.
+    Unless they cover the axis, their edges are ``radius`` pixels (that of the kernel) inside of a
+    block of the output: a block is decoded completely for a single pixel of it. All lengths are in
+    source pixels; ``step`` is that of a block.
     """
     if length <= MAX_WINDOWS * BLOCK_SIZE:
         return [(begin, min(begin + BLOCK_SIZE, length)) for begin in range(0, length, BLOCK_SIZE)]
     step = step if step <= length // MAX_WINDOWS else 1
-    starts = [
-        (length - BLOCK_SIZE) * i // (MAX_WINDOWS - 1) // step * step for i in range(MAX_WINDOWS)
-    ]
-    ends = [start + BLOCK_SIZE for start in starts]
-    return [
-        (start + radius if start else 0, end - radius if end < length else length)
-        for start, end in zip(starts, ends, strict=True)
-    ]
+    ranges = []
+    for i in range(MAX_WINDOWS):
+        start = (length - BLOCK_SIZE) * i // (MAX_WINDOWS - 1) // step * step
+        end = start + BLOCK_SIZE
+        ranges.append((start + radius if start else 0, end - radius if end < length else length))
+    return ranges

@@ -173,6 +173,16 @@ def test_open_raster_named_pipe_is_refused_at_once(gift):
     os.mkfifo(gift / "c.tif.ovr")
     with pytest.raises(GeorsrError, match="not a TIFF"):
         open_raster(gift / "c.tif")
+    hostile.tiff(gift / "d.tif")
+    hostile.tiff(gift / "d.tif.ovr")
+    os.mkfifo(gift / "d.tif.ovr.aux.xml")
+    with pytest.raises(UsageError, match="not a regular file"):
+        open_raster(gift / "d.tif")
+    hostile.tiff(gift / "e.tif")
+    os.mkfifo(gift / "e.tif.aux.xml")
+    (gift / "e.vrt").write_text(hostile.vrt("e.tif", 1))
+    with pytest.raises(UsageError, match="not a regular file"):
+        open_raster(gift / "e.vrt")
 
 
 @pytest.mark.parametrize("content", [hostile.mrf, lambda f, c: hostile.raw_vrt(c.secret)])
