@@ -41,7 +41,6 @@ from georsr.window import AnyArray, Window
 LIST = "pairs.tsv"
 REQUIRED_COLUMNS = ("name", "scale", "rgb")
 """Columns that the list must have; others are ignored."""
-SCALES = range(2, 9)
 MAX_SIZE = 160
 """Most coarse pixels along each axis that are measured, from the corner that both share."""
 MIN_SIZE = 24
@@ -111,11 +110,11 @@ def _rows(folder: Path, reader: csv.DictReader[str]) -> Iterator[Pair]:
         context = f"{path}, line {reader.line_num}"
         if not name or name in names:
             raise InputError(f"{context}: name {name!r}, expected one that no other line has")
-        if not re.fullmatch("[1-9]", scale) or int(scale) not in SCALES:
+        if not re.fullmatch("[2-8]", scale):
             raise InputError(f"{context}: scale {scale!r}, expected a whole number from 2 to 8")
-        if not re.fullmatch("-|[1-9][0-9]*(,[1-9][0-9]*){2}", rgb):
+        if not re.fullmatch("-|[1-9][0-9]{0,4}(,[1-9][0-9]{0,4}){2}", rgb):
             raise InputError(
-                f"{context}: rgb {rgb!r}, expected three band numbers such as 3,2,1, or -"
+                f"{context}: rgb {rgb!r:.80}, expected three band numbers such as 3,2,1, or -"
             )
         names.add(name)
         files = [folder / f"{name}_{suffix}.tif" for suffix in ("lr", "hr")]

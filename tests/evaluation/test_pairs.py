@@ -249,6 +249,7 @@ def hole(values):
         ({"scale": 3, "lr": {"transform": FINE @ Affine.scale(3)}}, UsageError, "scale 3"),
         ({"scale": 12}, InputError, "scale '12', expected a whole number"),
         ({"rgb": "red"}, InputError, "rgb 'red'"),
+        ({"rgb": f"{'9' * 5000},2,1"}, InputError, "9, expected three band numbers"),
         ({"name": ""}, InputError, "name ''"),
     ],
 )
