@@ -82,43 +82,24 @@ class HarmReport:
 
     def figures(self) -> list[HarmFigure]:
         """Return the figures that were asked for."""
-        ratio = "x bicubic's"
+        ratio = "x bicubic's", RATIO_LIMITS
+        contrast = "% of contrast", OVERSHOOT_LIMITS
+        energy = "% of energy", UNSTEADY_LIMITS
+        bicubic = self.bicubic_overshoot
         figures = [
             HarmFigure(
-                "roughness of flat ground",
-                self.roughness,
-                1,
-                ratio,
-                RATIO_LIMITS,
-                "the added roughness",
+                "roughness of flat ground", self.roughness, 1, *ratio, "the added roughness"
             ),
             HarmFigure(
-                "overshoot beyond the source",
-                self.overshoot,
-                self.bicubic_overshoot,
-                "% of contrast",
-                OVERSHOOT_LIMITS,
-                "the overshoot",
+                "overshoot beyond the source", self.overshoot, bicubic, *contrast, "the overshoot"
             ),
         ]
         if not self.missing:
+            noise = "the amplification of noise"
+            change = "the change of fine detail if the source is turned or shifted"
             figures += [
-                HarmFigure(
-                    "gain of noise on flat ground",
-                    self.noise_gain,
-                    1,
-                    ratio,
-                    RATIO_LIMITS,
-                    "the amplification of noise",
-                ),
-                HarmFigure(
-                    "unsteady fine detail",
-                    self.unsteady,
-                    0,
-                    "% of energy",
-                    UNSTEADY_LIMITS,
-                    "the change of fine detail if the source is turned or shifted",
-                ),
+                HarmFigure("gain of noise on flat ground", self.noise_gain, 1, *ratio, noise),
+                HarmFigure("unsteady fine detail", self.unsteady, 0, *energy, change),
             ]
         return figures
 
