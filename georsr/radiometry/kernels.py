@@ -252,9 +252,10 @@ class SensorDescription:
     """Description of how an image was recorded."""
 
     mtf_half: float
+    """MTF of optics, detector, resampling and sharpening together, at half the Nyquist frequency (a
+    quarter of a cycle per pixel)."""
     mtf: float
-    """MTF of optics, detector, resampling and sharpening together, at half the Nyquist frequency
-    and at the Nyquist frequency (a quarter and half a cycle per pixel)."""
+    """The same at the Nyquist frequency."""
     noise: float
     """Standard deviation of noise, quantization and compression errors, on the 0..1 scale."""
     grain: float

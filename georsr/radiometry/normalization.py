@@ -133,9 +133,9 @@ class Normalization:
     """The map ``(value - lo) / (hi - lo)`` of each band, the same for the whole raster."""
 
     lo: tuple[float, ...]
+    """Stored values that become 0, one for each band."""
     hi: tuple[float, ...]
-    """Stored values that become 0 and 1, one for each band; ``hi >= lo``. A band with ``hi == lo``
-    is shifted, not scaled."""
+    """Stored values that become 1, not below ``lo``. A band with ``hi == lo`` is only shifted."""
     kind: str
     """How the limits were chosen: "dtype", "fixed", "percentile" or "reflectance"; "none" for
     stored values that are interpolated, which are neither clipped nor rounded."""
