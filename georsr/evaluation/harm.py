@@ -204,16 +204,16 @@ def noise_gain(values: AnyArray, ranges: AnyArray, model: Model, config: SRConfi
 def unsteady_detail(values: AnyArray, model: Model, config: SRConfig) -> float:
     """Measure the percentage of the finest energy that depends on the source's orientation.
 
-    The model is run on the source as it is, rotated by 180 degrees, mirrored at its diagonal and
-    shifted by one pixel; the results are transformed back. Detail of the ground appears in all of
-    them, detail that a network makes of noise differs. A fixed symmetric filter has 0, results
-    without anything in common have 100.
+    The model is run on the source, (C, h, w) float32 and all valid, as it is, rotated by 180
+    degrees, mirrored at its diagonal and shifted by one pixel; the results are transformed back.
+    Detail of the ground appears in all of them, detail that a network makes of noise differs. A
+    fixed symmetric filter has 0, results without anything in common have 100.
 
     Returns
     -------
     float
         Variance of the results over their energy, of what the source's pixels cannot hold, in
-        percent; NaN without such energy. ``values`` are (C, h, w) float32, all valid.
+        percent; NaN without such energy.
     """
     scale = model.spec.scale
 

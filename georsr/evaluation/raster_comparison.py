@@ -248,7 +248,6 @@ METRICS_BLOCK = 512
 SHIFT_WINDOW = 256
 SHIFT_WINDOWS = 4
 """The shift is the median over this many windows of that many pixels along each axis."""
-SCALE_TAG = "GEORSR_SCALE"
 
 
 @dataclass(frozen=True)
@@ -353,7 +352,7 @@ def compare(sr_path: str, hr_path: str, *, scale: float | None = None) -> Compar
 
 def declared_scale(reader: RasterReader) -> float | None:
     """Return the scale in the tags of an output of georsr; None if there is none."""
-    text = reader.info.tags.get("", {}).get(SCALE_TAG, "")
+    text = reader.info.tags.get("", {}).get("GEORSR_SCALE", "")
     return float(text) if re.fullmatch("[1-9][0-9]?", text) else None
 
 

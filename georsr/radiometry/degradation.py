@@ -649,7 +649,7 @@ def degradation_from_dict(values: Any, context: str) -> Degradation:
     """Build a degradation from the plain values of its ``to_dict``.
 
     They are such as ``{"kind": "sensor", "mtf": [0.1, 0.35]}`` or ``{"kind": "mixture", "of":
-    [{"kind": "bicubic"}, ...]}``; ``context`` is their source, for error messages.
+    [...]}``; ``context`` is their source, for error messages.
 
     Raises
     ------

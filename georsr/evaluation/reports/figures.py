@@ -242,7 +242,7 @@ def overlaid_histograms(
 ) -> Markup:
     """Draw two histograms of the same bins as outlines of the classes ``before`` and ``after``.
 
-    There is one more of the ``edges`` than of each's fractions; ``label`` is for screen readers.
+    n fractions each lie between n + 1 ``edges``; ``label`` is for screen readers.
     """
     chart = _Chart(edges[0], edges[-1], max(*before, *after) or 1.0, label)
     x, y = chart.x, chart.y
