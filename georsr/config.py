@@ -4,6 +4,7 @@ Each option is described once, in the metadata of its field. The command line, `
 QGIS plugin, the key of a run and the reference page read the description from there.
 """
 
+# ruff: noqa: RUF009 (`_option` makes the field of a dataclass)
 from __future__ import annotations
 
 import json
@@ -69,9 +70,14 @@ class Option:
     """Values recorded under another word, in the tag and for the same reason."""
 
 
-def _described(section: Section, affects: Effect, help: str, **facts: Any) -> dict[str, Option]:
-    """Return the metadata of a field of `SRConfig`."""
-    return {"option": Option(help, section, affects, **facts)}
+def _option(
+    section: Section, affects: Effect, help: str, *, default: Any = None, **facts: Any
+) -> Any:
+    """Return a field of `SRConfig`; a ``default`` that can be called makes a value each time."""
+    metadata = {"option": Option(help, section, affects, **facts)}
+    if callable(default):
+        return field(default_factory=default, metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 class ArrayOptions(TypedDict, total=False):
@@ -136,395 +142,304 @@ class SRConfig:
         A value is out of range, or two options contradict each other.
     """
 
-    indexes: tuple[int, ...] | None = field(
-        default=None,
-        metadata=_described(
-            "Model and bands",
-            "pixels",
-            "Bands given to the model, counted from 1, in the model's order, such as 4,3,2. By "
-            "default the bands declared as red, green and blue.",
-            flag="bidx",
-            short="b",
-            arrays=True,
-            tag="bidx",
-        ),
+    indexes: tuple[int, ...] | None = _option(
+        "Model and bands",
+        "pixels",
+        "Bands given to the model, counted from 1, in the model's order, such as 4,3,2. By "
+        "default the bands declared as red, green and blue.",
+        flag="bidx",
+        short="b",
+        arrays=True,
+        tag="bidx",
     )
-    output_bands: Literal["rgb", "all"] = field(
+    output_bands: Literal["rgb", "all"] = _option(
+        "Model and bands",
+        "pixels",
+        "Bands of the output: rgb writes the bands given to the model, all writes every band "
+        "of the input.",
+        flag="bands",
+        arrays=True,
+        tag="bands",
+        tag_values={"rgb": "guide"},
         default="rgb",
-        metadata=_described(
-            "Model and bands",
-            "pixels",
-            "Bands of the output: rgb writes the bands given to the model, all writes every band "
-            "of the input.",
-            flag="bands",
-            arrays=True,
-            tag="bands",
-            tag_values={"rgb": "guide"},
-        ),
     )
-    other_bands: Literal["inject", "per-band", "bicubic"] = field(
+    other_bands: Literal["inject", "per-band", "bicubic"] = _option(
+        "Model and bands",
+        "pixels",
+        "How bands that are not given to the model are enlarged: inject adds the detail of "
+        "the model's bands, per-band runs the model on each band alone, bicubic "
+        "interpolates.",
+        flag="band-mode",
+        arrays=True,
+        tag="band_mode",
+        tag_values={"per-band": "each"},
         default="inject",
-        metadata=_described(
-            "Model and bands",
-            "pixels",
-            "How bands that are not given to the model are enlarged: inject adds the detail of "
-            "the model's bands, per-band runs the model on each band alone, bicubic "
-            "interpolates.",
-            flag="band-mode",
-            arrays=True,
-            tag="band_mode",
-            tag_values={"per-band": "each"},
-        ),
     )
-    tta: bool = field(
+    tta: bool = _option(
+        "Model and bands",
+        "pixels",
+        "Average the predictions for all eight rotations and flips of a tile (test-time "
+        "augmentation): 8 times the cost, slightly better.",
+        arrays=True,
         default=False,
-        metadata=_described(
-            "Model and bands",
-            "pixels",
-            "Average the predictions for all eight rotations and flips of a tile (test-time "
-            "augmentation): 8 times the cost, slightly better.",
-            arrays=True,
-        ),
     )
-    src_nodata: float | Literal["none"] | None = field(
-        default=None,
-        metadata=_described(
-            "Input",
-            "pixels",
-            "Nodata value of the input, in place of the one it declares. none: every value counts.",
-            flag="nodata",
-            metavar="VALUE|none",
-            arrays=True,
-            tag="nodata",
-        ),
+    src_nodata: float | Literal["none"] | None = _option(
+        "Input",
+        "pixels",
+        "Nodata value of the input, in place of the one it declares. none: every value counts.",
+        flag="nodata",
+        metavar="VALUE|none",
+        arrays=True,
+        tag="nodata",
     )
-    alpha: Literal["auto", "mask", "data"] = field(
+    alpha: Literal["auto", "mask", "data"] = _option(
+        "Input",
+        "pixels",
+        "How to read an alpha band: mask as transparency, data as an image band such as near "
+        "infrared, auto decides from its values.",
         default="auto",
-        metadata=_described(
-            "Input",
-            "pixels",
-            "How to read an alpha band: mask as transparency, data as an image band such as near "
-            "infrared, auto decides from its values.",
-        ),
     )
-    stack: bool = field(
+    stack: bool = _option(
+        "Input",
+        "area",
+        "Read several inputs as the bands of one raster, in the order given, instead of a "
+        "mosaic. They must have the same grid.",
         default=False,
-        metadata=_described(
-            "Input",
-            "area",
-            "Read several inputs as the bands of one raster, in the order given, instead of a "
-            "mosaic. They must have the same grid.",
-        ),
     )
-    allow_drivers: tuple[str, ...] = field(
+    allow_drivers: tuple[str, ...] = _option(
+        "Input",
+        "nothing",
+        "GDAL driver that may also read the input; repeatable. VRT: accept a VRT file "
+        "whatever its name and wherever its sources are stored. See 'Formats' in the "
+        "documentation.",
+        flag="allow-driver",
+        metavar="NAME",
         default=(),
-        metadata=_described(
-            "Input",
-            "nothing",
-            "GDAL driver that may also read the input; repeatable. VRT: accept a VRT file "
-            "whatever its name and wherever its sources are stored. See 'Formats' in the "
-            "documentation.",
-            flag="allow-driver",
-            metavar="NAME",
-        ),
     )
-    max_pixels: int = field(
+    max_pixels: int = _option(
+        "Input",
+        "nothing",
+        "Refuse inputs that declare more pixels than this.",
         default=100_000_000_000,
-        metadata=_described(
-            "Input",
-            "nothing",
-            "Refuse inputs that declare more pixels than this.",
-        ),
     )
-    force: bool = field(
+    force: bool = _option(
+        "Input",
+        "pixels",
+        "Also accept inputs that do not look like images: class maps, palettes, elevation.",
         default=False,
-        metadata=_described(
-            "Input",
-            "pixels",
-            "Also accept inputs that do not look like images: class maps, palettes, elevation.",
-        ),
     )
-    bounds: tuple[float, float, float, float] | None = field(
-        default=None,
-        metadata=_described(
-            "Area",
-            "area",
-            "Process only this part of the input: WEST,SOUTH,EAST,NORTH.",
-            flag="bbox",
-            tag="bbox",
-        ),
+    bounds: tuple[float, float, float, float] | None = _option(
+        "Area",
+        "area",
+        "Process only this part of the input: WEST,SOUTH,EAST,NORTH.",
+        flag="bbox",
+        tag="bbox",
     )
-    bounds_crs: str | None = field(
-        default=None,
-        metadata=_described(
-            "Area",
-            "area",
-            "CRS of the bounds; by default that of the input.",
-            flag="bbox-crs",
-            metavar="CRS",
-            tag="bbox_crs",
-        ),
+    bounds_crs: str | None = _option(
+        "Area",
+        "area",
+        "CRS of the bounds; by default that of the input.",
+        flag="bbox-crs",
+        metavar="CRS",
+        tag="bbox_crs",
     )
-    aoi: str | dict[str, Any] | None = field(
-        default=None,
-        metadata=_described(
-            "Area",
-            "area",
-            "Process only the area inside these polygons: a GeoJSON file, in longitude and "
-            "latitude unless it declares a CRS; a GeoPackage, Shapefile or FlatGeobuf file (of "
-            "several layers: 'FILE|layername=NAME'); or WKT such as 'POLYGON((...))', in "
-            "longitude and latitude unless 'SRID=CODE;' precedes it. The pixels are the same as "
-            "in an output of the full input.",
-            metavar="FILE|WKT",
-        ),
+    aoi: str | dict[str, Any] | None = _option(
+        "Area",
+        "area",
+        "Process only the area inside these polygons: a GeoJSON file, in longitude and "
+        "latitude unless it declares a CRS; a GeoPackage, Shapefile or FlatGeobuf file (of "
+        "several layers: 'FILE|layername=NAME'); or WKT such as 'POLYGON((...))', in "
+        "longitude and latitude unless 'SRID=CODE;' precedes it. The pixels are the same as "
+        "in an output of the full input.",
+        metavar="FILE|WKT",
     )
-    aoi_mask: bool = field(
+    aoi_mask: bool = _option(
+        "Area",
+        "area",
+        "Set pixels outside the polygons to nodata; otherwise only crop to their extent.",
         default=True,
-        metadata=_described(
-            "Area",
-            "area",
-            "Set pixels outside the polygons to nodata; otherwise only crop to their extent.",
-        ),
     )
-    stretch: str = field(
+    stretch: str = _option(
+        "Pixel values",
+        "pixels",
+        "Input values that are scaled to 0 and 1 for the model.",
+        metavar="auto|dtype|LO,HI|percentile[:P,Q]|reflectance[:LO,HI]",
+        arrays=True,
         default="auto",
-        metadata=_described(
-            "Pixel values",
-            "pixels",
-            "Input values that are scaled to 0 and 1 for the model.",
-            metavar="auto|dtype|LO,HI|percentile[:P,Q]|reflectance[:LO,HI]",
-            arrays=True,
-        ),
     )
-    consistency: Consistency = field(
+    consistency: Consistency = _option(
+        "Pixel values",
+        "pixels",
+        "Correct the output so that, downsampled, it reproduces the input. auto: only if the "
+        "model declares its downsampling kernel and noise does not dominate the detail it "
+        "removes.",
+        arrays=True,
         default="auto",
-        metadata=_described(
-            "Pixel values",
-            "pixels",
-            "Correct the output so that, downsampled, it reproduces the input. auto: only if the "
-            "model declares its downsampling kernel and noise does not dominate the detail it "
-            "removes.",
-            arrays=True,
-        ),
     )
-    consistency_kernel: str | None = field(
-        default=None,
-        metadata=_described(
-            "Pixel values",
-            "pixels",
-            "Kernel that downsamples the output to the input; by default the model's. auto: the "
-            "candidate that fits this input best.",
-            metavar="bicubic|mean|psf:MTF[+SHARPEN]|auto",
-            arrays=True,
-            tag_values={"auto": "scene"},
-        ),
+    consistency_kernel: str | None = _option(
+        "Pixel values",
+        "pixels",
+        "Kernel that downsamples the output to the input; by default the model's. auto: the "
+        "candidate that fits this input best.",
+        metavar="bicubic|mean|psf:MTF[+SHARPEN]|auto",
+        arrays=True,
+        tag_values={"auto": "scene"},
     )
-    sensor: str | None = field(
-        default=None,
-        metadata=_described(
-            "Pixel values",
-            "pixels",
-            "Properties of the sensor, for models that use them: MTF at the Nyquist frequency, "
-            "and noise as a fraction of the value range. Values not given are estimated.",
-            metavar="mtf=X,noise=Y",
-            arrays=True,
-        ),
+    sensor: str | None = _option(
+        "Pixel values",
+        "pixels",
+        "Properties of the sensor, for models that use them: MTF at the Nyquist frequency, "
+        "and noise as a fraction of the value range. Values not given are estimated.",
+        metavar="mtf=X,noise=Y",
+        arrays=True,
     )
-    dtype: str | None = field(
-        default=None,
-        metadata=_described(
-            "Pixel values",
-            "pixels",
-            "Data type of the output; by default that of the input.",
-            short="t",
-            arrays=True,
-        ),
+    dtype: str | None = _option(
+        "Pixel values",
+        "pixels",
+        "Data type of the output; by default that of the input.",
+        short="t",
+        arrays=True,
     )
-    dst_nodata: str | None = field(
-        default=None,
-        metadata=_described(
-            "Pixel values",
-            "pixels",
-            "Nodata value of the output, or none; by default that of the input.",
-            metavar="VALUE|none",
-            arrays=True,
-        ),
+    dst_nodata: str | None = _option(
+        "Pixel values",
+        "pixels",
+        "Nodata value of the output, or none; by default that of the input.",
+        metavar="VALUE|none",
+        arrays=True,
     )
-    overwrite: bool = field(
+    overwrite: bool = _option(
+        "Output",
+        "nothing",
+        "Replace the output if it exists.",
         default=False,
-        metadata=_described(
-            "Output",
-            "nothing",
-            "Replace the output if it exists.",
-        ),
     )
-    cog: bool = field(
+    cog: bool = _option(
+        "Output",
+        "file",
+        "Write a Cloud Optimized GeoTIFF with overviews.",
         default=False,
-        metadata=_described(
-            "Output",
-            "file",
-            "Write a Cloud Optimized GeoTIFF with overviews.",
-        ),
     )
-    creation_options: dict[str, str] = field(
-        default_factory=dict,
-        metadata=_described(
-            "Output",
-            "file",
-            "GDAL creation option, such as COMPRESS=ZSTD; repeatable.",
-            flag="co",
-        ),
+    creation_options: dict[str, str] = _option(
+        "Output",
+        "file",
+        "GDAL creation option, such as COMPRESS=ZSTD; repeatable.",
+        flag="co",
+        default=dict,
     )
-    blocksize: int = field(
+    blocksize: int = _option(
+        "Output",
+        "file",
+        "Height and width of the blocks of the output, in pixels: a multiple of 16.",
+        arrays=True,
         default=512,
-        metadata=_described(
-            "Output",
-            "file",
-            "Height and width of the blocks of the output, in pixels: a multiple of 16.",
-            arrays=True,
-        ),
     )
-    device: str = field(
+    device: str = _option(
+        "Device",
+        "nothing",
+        "Device that runs the model.",
+        metavar="auto|cpu|cuda[:N]|mps",
+        arrays=True,
         default="auto",
-        metadata=_described(
-            "Device",
-            "nothing",
-            "Device that runs the model.",
-            metavar="auto|cpu|cuda[:N]|mps",
-            arrays=True,
-        ),
     )
-    precision: Precision = field(
+    precision: Precision = _option(
+        "Device",
+        "nothing",
+        "Precision of the model: fp32, bf16 or fp16; int8, for bundled models on a CPU, "
+        "computes between features in 8 bits. auto: fp32 on a CPU, half precision on a GPU.",
+        arrays=True,
         default="auto",
-        metadata=_described(
-            "Device",
-            "nothing",
-            "Precision of the model: fp32, bf16 or fp16; int8, for bundled models on a CPU, "
-            "computes between features in 8 bits. auto: fp32 on a CPU, half precision on a GPU.",
-            arrays=True,
-        ),
     )
-    fast: bool = field(
+    fast: bool = _option(
+        "Device",
+        "nothing",
+        "Choose the precision that is fastest here and costs at most 0.03 dB: on a CPU int8 "
+        "or bf16, if it has instructions for them. The output records which.",
+        arrays=True,
         default=False,
-        metadata=_described(
-            "Device",
-            "nothing",
-            "Choose the precision that is fastest here and costs at most 0.03 dB: on a CPU int8 "
-            "or bf16, if it has instructions for them. The output records which.",
-            arrays=True,
-        ),
     )
-    num_threads: int | None = field(
-        default=None,
-        metadata=_described(
-            "Device",
-            "nothing",
-            "CPU threads of the model; by default as many as this process may use.",
-            flag="jobs",
-            short="j",
-            minimum=1,
-            arrays=True,
-        ),
+    num_threads: int | None = _option(
+        "Device",
+        "nothing",
+        "CPU threads of the model; by default as many as this process may use.",
+        flag="jobs",
+        short="j",
+        minimum=1,
+        arrays=True,
     )
-    backend: Literal["auto", "torch", "onnx"] = field(
+    backend: Literal["auto", "torch", "onnx"] = _option(
+        "Device",
+        "nothing",
+        "Library that runs the model: PyTorch, or ONNX Runtime on the CPU. auto: on a CPU, "
+        "ONNX Runtime for bundled models and .onnx files; PyTorch for others.",
         default="auto",
-        metadata=_described(
-            "Device",
-            "nothing",
-            "Library that runs the model: PyTorch, or ONNX Runtime on the CPU. auto: on a CPU, "
-            "ONNX Runtime for bundled models and .onnx files; PyTorch for others.",
-        ),
     )
-    compile: bool = field(
+    compile: bool = _option(
+        "Device",
+        "pixels",
+        "Compile the model first (torch.compile): can pay off for large rasters.",
+        arrays=True,
         default=False,
-        metadata=_described(
-            "Device",
-            "pixels",
-            "Compile the model first (torch.compile): can pay off for large rasters.",
-            arrays=True,
-        ),
     )
-    tile_size: int | None = field(  # None: of the model (georsr.models.segsr.Backbone)
-        default=None,
-        metadata=_described(
-            "Tiles",
-            "pixels",
-            "Height and width of a tile, in input pixels; by default the model's. At least twice "
-            "the halo plus three times the overlap; a smaller value is refused with the least one.",
-            flag="tile",
-            minimum=1,
-            arrays=True,
-            tag="tile",
-        ),
+    tile_size: int | None = _option(  # None: of the model (georsr.models.segsr.Backbone)
+        "Tiles",
+        "pixels",
+        "Height and width of a tile, in input pixels; by default the model's. At least twice "
+        "the halo plus three times the overlap; a smaller value is refused with the least one.",
+        flag="tile",
+        minimum=1,
+        arrays=True,
+        tag="tile",
     )
-    halo: int | None = field(  # None: of the model (georsr.models.segsr.Backbone)
-        default=None,
-        metadata=_described(
-            "Tiles",
-            "pixels",
-            "Input pixels around a tile that give context and are then discarded; by default the "
-            "model's.",
-            minimum=0,
-            arrays=True,
-        ),
+    halo: int | None = _option(  # None: of the model (georsr.models.segsr.Backbone)
+        "Tiles",
+        "pixels",
+        "Input pixels around a tile that give context and are then discarded; by default the "
+        "model's.",
+        minimum=0,
+        arrays=True,
     )
-    overlap: int | None = field(  # None: of the model (georsr.models.segsr.Backbone)
-        default=None,
-        metadata=_described(
-            "Tiles",
-            "pixels",
-            "Input pixels that neighbouring tiles share; by default the model's.",
-            minimum=0,
-            arrays=True,
-        ),
+    overlap: int | None = _option(  # None: of the model (georsr.models.segsr.Backbone)
+        "Tiles",
+        "pixels",
+        "Input pixels that neighbouring tiles share; by default the model's.",
+        minimum=0,
+        arrays=True,
     )
-    blend: Literal["feather", "crop"] = field(
+    blend: Literal["feather", "crop"] = _option(
+        "Tiles",
+        "pixels",
+        "How tiles are joined: feather blends the overlap, crop cuts in its middle.",
+        arrays=True,
         default="feather",
-        metadata=_described(
-            "Tiles",
-            "pixels",
-            "How tiles are joined: feather blends the overlap, crop cuts in its middle.",
-            arrays=True,
-        ),
     )
-    batch_size: int | None = field(
-        default=None,
-        metadata=_described(
-            "Tiles",
-            "nothing",
-            "Tiles per forward pass on a GPU; by default as many as fit. A CPU always takes one.",
-            flag="batch",
-            minimum=1,
-            arrays=True,
-        ),
+    batch_size: int | None = _option(
+        "Tiles",
+        "nothing",
+        "Tiles per forward pass on a GPU; by default as many as fit. A CPU always takes one.",
+        flag="batch",
+        minimum=1,
+        arrays=True,
     )
-    resume: bool | None = field(
-        default=None,
-        metadata=_described(
-            "Safety",
-            "nothing",
-            "--resume: continue an interrupted run, and fail if there is none. --no-resume: "
-            "start over, and keep nothing if the run fails. By default an interrupted run is "
-            "continued if there is one, and finished blocks are kept next to the output for the "
-            "next call.",
-        ),
+    resume: bool | None = _option(
+        "Safety",
+        "nothing",
+        "--resume: continue an interrupted run, and fail if there is none. --no-resume: "
+        "start over, and keep nothing if the run fails. By default an interrupted run is "
+        "continued if there is one, and finished blocks are kept next to the output for the "
+        "next call.",
     )
-    verify: bool = field(
+    verify: bool = _option(
+        "Safety",
+        "nothing",
+        "Read the output back and compare checksums before it is renamed into place.",
         default=True,
-        metadata=_described(
-            "Safety",
-            "nothing",
-            "Read the output back and compare checksums before it is renamed into place.",
-        ),
     )
-    check_resources: bool = field(
+    check_resources: bool = _option(
+        "Safety",
+        "nothing",
+        "Refuse to start if the disk cannot hold the uncompressed output, or if memory is "
+        "too small.",
         default=True,
-        metadata=_described(
-            "Safety",
-            "nothing",
-            "Refuse to start if the disk cannot hold the uncompressed output, or if memory is "
-            "too small.",
-        ),
     )
 
     def __post_init__(self) -> None:

@@ -200,19 +200,15 @@ class JsonProgress(NullProgress):
 
     def describe(self, stage: str) -> None:
         """Write a line with the stage."""
-        self._stream.write(json.dumps({"event": "stage", "stage": stage}) + "\n")
-        self._stream.flush()
+        self._write("stage", stage=stage)
 
     def advance(self, count: int = 1) -> None:
         """Write a line."""
         self._done += count
-        event = {
-            "event": "progress",
-            "done": self._done,
-            "total": self._total,
-            "unit": self._unit,
-        }
-        self._stream.write(json.dumps(event) + "\n")
+        self._write("progress", done=self._done, total=self._total, unit=self._unit)
+
+    def _write(self, event: str, **values: object) -> None:
+        self._stream.write(json.dumps({"event": event, **values}) + "\n")
         self._stream.flush()
 
 

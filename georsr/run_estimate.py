@@ -187,18 +187,19 @@ def cluster_estimate(job: SRJob, cluster: Cluster | None, parts: str | None) -> 
 
         assert cluster is not None, "one of the two is given"
         executor = DaskExecutor(cluster)
-        return _of(
-            job, cluster, executor.grid(job), executor.memory(job), executor.worker_memory(job)
-        )
+        memory, each = executor.memory(job), executor.worker_memory(job)
+        return _on_cluster(job, cluster, executor.grid(job), memory, each)
     from georsr.distributed.parts import grid_of, memory_here, part_memory
 
     memory = memory_here(job, cluster)
     if cluster is None:
         return ClusterEstimate(0, memory)
-    return _of(job, cluster, grid_of(job), memory, part_memory(job, cluster))
+    return _on_cluster(job, cluster, grid_of(job), memory, part_memory(job, cluster))
 
 
-def _of(job: SRJob, cluster: Cluster, grid: TaskGrid, memory: int, each: int) -> ClusterEstimate:
+def _on_cluster(
+    job: SRJob, cluster: Cluster, grid: TaskGrid, memory: int, each: int
+) -> ClusterEstimate:
     count = max(1, cluster.count())
     at_once = count if cluster.local is None else min(count, available_cpus())
     largest = len(job.tile_grid.subgrid(grid.window(0).coarser(job.tile_grid.scale)))
@@ -324,13 +325,8 @@ def estimate_run(
     """
     if parts is not None:
         config = replace(config, cog=True)
-    job = plan_job(
-        reader,
-        destination or "OUT",
-        model,
-        config,
-        None if cluster is None else cluster.placement,
-    )
+    placed = None if cluster is None else cluster.placement
+    job = plan_job(reader, destination or "OUT", model, config, placed)
     tile_grid, layout, placement = job.tile_grid, job.layout, _timed(job)
     inference = TilePredictor.from_config(job.model, config, placement)
     with cpu_threads(_threads(config, cluster)):
@@ -398,13 +394,14 @@ def _problems(
     job: SRJob, destination: str | None, memory: int, parts: str | None = None
 ) -> tuple[str, ...]:
     config = job.config
-    checks: list[Callable[[], None]] = [lambda: check_memory(memory, config)]
-    if parts is None:
-        checks.insert(
-            0, lambda: check_space(job.layout, job.destination, config, job.partial_file_bytes())
-        )
-    else:
-        checks.insert(0, lambda: check_parts_space(job, parts))
+
+    def check_disk() -> None:
+        if parts is None:
+            check_space(job.layout, job.destination, config, job.partial_file_bytes())
+        else:
+            check_parts_space(job, parts)
+
+    checks: list[Callable[[], None]] = [check_disk, lambda: check_memory(memory, config)]
     if destination is not None:
         # whether it is one of the sources, whoever asks for the estimate has checked
         checks.insert(0, lambda: check_destination(destination, [], config.overwrite))
@@ -420,10 +417,7 @@ def _problems(
 def _seconds(
     job: SRJob, pace: Timings, empty: int, *, overlapping: bool, share: float = 1.0
 ) -> float:
-    """Return the seconds of a run.
-
-    ``share`` is the largest fraction of the tiles that one worker computes.
-    """
+    """Return the seconds of a run; ``share`` is that of `ClusterEstimate`."""
     tiles, layout = len(job.tile_grid), job.layout
     alone = max(pace.network, pace.join) if overlapping else pace.network + pace.join
     full = 1 - empty / tiles
@@ -462,7 +456,7 @@ def _empty_tiles(job: SRJob) -> int:
 def _has_pixels(job: SRJob, index: int) -> bool:
     """Return whether a pixel is valid in the middle of a tile."""
     tile_grid = job.tile_grid
-    tile = tile_grid.tile_at(index // len(tile_grid.columns), index % len(tile_grid.columns))
+    tile = tile_grid.tile_at(*divmod(index, len(tile_grid.columns)))
     window = tile.output_window.intersection(Window(0, 0, tile_grid.height, tile_grid.width))
     assert window is not None, "a tile computes some of the output"
     height, width = min(PROBE, window.height), min(PROBE, window.width)

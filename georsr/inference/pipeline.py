@@ -316,12 +316,7 @@ def finalize(
         non-zero for valid pixels where it has a mask. Without values it may be one pixel that
         repeats (`georsr.radiometry.quantize`), which cannot be written.
     """
-    source_window = Window(
-        window.top // scale,
-        window.left // scale,
-        window.height // scale,
-        window.width // scale,
-    )
+    source_window = window.coarser(scale)
     source, valid, alpha = strip.cut(source_window)
     masked = form.mask or form.alpha
     low = []
@@ -353,19 +348,8 @@ def finalize(
 def mask_outside(planes: AnyArray, outside: BoolArray, form: OutputFormat) -> AnyArray:
     """Make the pixels outside of an area invalid.
 
-    Parameters
-    ----------
-    planes
-        (P, H, W) as :func:`finalize` gives them.
-    outside
-        (H, W).
-    form
-        The output's form.
-
-    Returns
-    -------
-    ndarray
-        (P, H, W), as :func:`finalize` gives them.
+    ``planes`` (P, H, W) are those of :func:`finalize`, as is what is returned; ``outside`` is
+    (H, W), True outside.
     """
     bands = form.planes - form.alpha - form.mask
     nothing = np.zeros((form.planes, 1, 1), form.dtype)
@@ -409,9 +393,7 @@ def calibration_tiles(
     side = tile or spec.tile
     inputs = []
     for index in range(0, len(tile_grid), max(1, len(tile_grid) // MAX_TILES)):
-        tile_seen = tile_grid.tile_at(
-            index // len(tile_grid.columns), index % len(tile_grid.columns)
-        )
+        tile_seen = tile_grid.tile_at(*divmod(index, len(tile_grid.columns)))
         window = tile_seen.input_window.intersection(tile_grid.image_window)
         assert window is not None, "a tile reads some of the image"
         network_input = preprocess(RowStrip(window, reader.read(window)), tile_seen, normalization)
@@ -704,18 +686,14 @@ class TilePipeline:
 
     def _denormalize(self, result: TileResult) -> FloatArray | None:
         """Return the tile in source units; None if no pixel is valid."""
-        network_input = result.network_input
+        network_input, output = result.network_input, result.output
         if network_input is None:
             return None
-        if result.output is None:
+        remainder = network_input.remainder
+        if output is None:
             output = constant_tile(network_input, result.tile, self.tile_grid.scale)
-            remainder = network_input.remainder
-        else:
-            # with a kernel, the predictor has added the remainder already
-            output, remainder = (
-                result.output,
-                network_input.remainder if self.kernel is None else None,
-            )
+        elif self.kernel is not None:
+            remainder = None  # the predictor has added it already
         dtype = calculation_dtype(result.strip.patch.values.dtype.name)
         return denormalize(output, remainder, result.tile, self.normalization, dtype)
 

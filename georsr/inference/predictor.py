@@ -137,16 +137,10 @@ def n_concurrent_tiles(
 ) -> int:
     """Return the number of tiles whose features are in memory at the same time.
 
-    Parameters
-    ----------
-    placement, spec, config, tiles
-        As the run's.
-    batch
-        Tiles per call of the network.
+    ``tiles`` are those of the run, ``batch`` those of one call of the network.
     """
-    return (
-        batch * plan_parallelism(placement, spec, config.compile, tiles, config.num_threads).count
-    )
+    lanes = plan_parallelism(placement, spec, config.compile, tiles, config.num_threads)
+    return batch * lanes.count
 
 
 log = logging.getLogger(__name__)
@@ -288,7 +282,8 @@ class TilePredictor:
         tta: bool = False,
     ) -> None:
         self.spec, self.multiband = model.spec, model.multiband
-        self._interpolates = model.interpolates
+        self.interpolates = model.interpolates
+        """Whether pixels are stored values, interpolated in their own type without a network."""
         self.placement = placement
         self.batch = batch
         self.tta = tta
@@ -310,23 +305,13 @@ class TilePredictor:
     ) -> Self:
         """Create the predictor that the options of a run ask for.
 
-        Parameters
-        ----------
-        model, config
-            Model and options of the run.
-        placement
-            Device and precision; None chooses them by ``config``.
+        ``placement`` None chooses device and precision by ``config``.
         """
         placement = placement or place_model(model, config)
         batch = choose_batch(placement, config.batch_size)
         predictor = cls(model, placement, batch, compiled=config.compile, tta=config.tta)
         log.info("%s on %s", model.spec.name, placement.describe())
         return predictor
-
-    @property
-    def interpolates(self) -> bool:
-        """Whether pixels are stored values, interpolated in their own type without a network."""
-        return self._interpolates
 
     @property
     def overlaps(self) -> bool:

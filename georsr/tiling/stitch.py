@@ -266,10 +266,8 @@ class BlockAssembler:
         if block.buffer is None:
             size = self.planes * block.window.height * block.window.width * self.dtype.itemsize
             if len(self._buffer) - self._used < size:
-                self._buffer, self._used = (
-                    mmap.mmap(-1, max(BUFFER_BYTES, size), access=mmap.ACCESS_COPY),
-                    0,
-                )
+                self._buffer = mmap.mmap(-1, max(BUFFER_BYTES, size), access=mmap.ACCESS_COPY)
+                self._used = 0
             constant = None if block.pixel is None else block.pixels(self.planes, self.dtype)
             block.buffer, block.start = self._buffer, self._used
             self._used += size

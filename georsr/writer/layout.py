@@ -153,12 +153,11 @@ def check_layout(layout: OutputLayout) -> OutputLayout:
                 for difference in header_differences(dataset, replace(tiny, crs_note=note)):
                     raise _cannot_hold(difference, layout)
                 lost = tuple(_lost_metadata(dataset, tiny))
-        except (RasterioError, OSError, ValueError, TypeError) as err:
-            if isinstance(err, GeorsrError):
-                raise
-            raise _refused(root_cause(err)) from err
+        except GeorsrError:
+            raise
         except Exception as err:
-            if not type(err).__name__.startswith("CPLE_"):
+            known = isinstance(err, (RasterioError, OSError, ValueError, TypeError))
+            if not known and not type(err).__name__.startswith("CPLE_"):
                 raise
             raise _refused(root_cause(err)) from err
         finally:

@@ -119,7 +119,7 @@ class PartialTiff:
         self._tables: list[tuple[TileTable, Numbers, Numbers]] = [
             (table, table.offsets.read(file), table.sizes.read(file)) for table in tile_tables(file)
         ]
-        blocks = layout.blocks_shape[0] * layout.blocks_shape[1]
+        blocks = layout.blocks_count
         images = 1 + layout.mask
         if len(self._tables) != images or any(len(t[1]) % blocks for t in self._tables):
             raise ValueError(f"GDAL made a header of {len(self._tables)} images, expected {images}")
@@ -135,11 +135,10 @@ class PartialTiff:
     def create(cls, path: Path, layout: OutputLayout) -> Self:
         """Create a new file at ``path``, replacing an existing one."""
         profile = layout.profile() | {"SPARSE_OK": "TRUE"}
-        env = gdal_env(writing=True)
         # GDAL follows symbolic links: it writes to a new name, at which none can exist
         with (
             atomic_write(path) as fresh,
-            env,
+            gdal_env(writing=True),
             suppress_rasterio_warnings(),
             silent_libtiff(),
             rasterio.open(fresh, "w", **profile) as dataset,

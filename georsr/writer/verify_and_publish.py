@@ -280,7 +280,7 @@ def publish(verified: Path, dst: str, layout: OutputLayout) -> None:
 
     Parameters
     ----------
-    ready : Path
+    verified : Path
         Verified file, in the folder of the output.
     dst : str
         Path of the output; a file is copied to a virtual one.

@@ -92,10 +92,7 @@ def parse_request(
 
 def _chunk_shape(chunks: Chunks, info: GridInfo, scale: int) -> tuple[int | None, int | None]:
     """Return height and width of the output's chunks; None: not given."""
-    if chunks is None or isinstance(chunks, int):
-        given: Mapping[Any, int] = {} if chunks is None else {info.y: chunks, info.x: chunks}
-    else:
-        given = chunks
+    given = {info.y: chunks, info.x: chunks} if isinstance(chunks, int) else chunks or {}
     if unknown := [dim for dim in given if dim not in (info.y, info.x)]:
         raise UsageError(
             f"chunks along {unknown[0]!r}: only those along {info.y!r} and {info.x!r} are free; "
