@@ -172,13 +172,8 @@ class ClusterEstimate:
 def cluster_estimate(job: SRJob, cluster: Cluster | None, parts: str | None) -> ClusterEstimate:
     """Estimate the workers and the memory of a job.
 
-    Parameters
-    ----------
-    job : Job
-    cluster : Cluster or None
-        Its workers, which need not have been started; None: this process.
-    parts : str or None
-        Folder of parts, if the output is written in parts.
+    The workers of ``cluster`` need not have been started; None is this process. ``parts`` is the
+    folder of parts, if the output is written in parts.
     """
     if parts is None and cluster is None:
         return ClusterEstimate(0, memory_of(job))

@@ -85,12 +85,7 @@ def array_reader(
 ) -> Callable[[Window], PixelBlock]:
     """Return the function with which `predict_window` reads pixels in memory.
 
-    Parameters
-    ----------
-    values, valid
-        (C, h, w).
-    origin
-        Where they lie in the scene.
+    ``values`` and ``valid`` are (C, h, w); ``origin`` is where they lie in the scene.
     """
 
     def read(window: Window) -> PixelBlock:

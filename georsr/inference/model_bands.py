@@ -88,18 +88,13 @@ def match_bands(reader: RasterReader, model: Model, config: SRConfig) -> tuple[R
         return reader, wrap_multiband(model, (0,) * spec.bands, "per-band")
     if spec.bands != 3:
         return reader, model
-    if config.output_bands == "all":
-        rgb_bands = _guide_of_all(info, config)
-        positions = tuple(info.indexes.index(number) for number in rgb_bands.numbers)
-        return warn_assumed_bands(reader, rgb_bands), wrap_multiband(
-            model, positions, config.other_bands
-        )
-    if config.indexes is not None:
+    every_band = config.output_bands == "all"
+    if config.indexes is not None and not every_band:
         return reader, model
-    rgb_bands = detect_rgb_bands(info)
-    if rgb_bands.numbers == info.indexes:
+    rgb_bands = _guide_of_all(info, config) if every_band else detect_rgb_bands(info)
+    if rgb_bands.numbers == info.indexes and not every_band:
         return warn_assumed_bands(reader, rgb_bands), model
-    if info.count == spec.bands:  # all of them, in another order
+    if every_band or info.count == spec.bands:  # the three, in another order
         positions = tuple(info.indexes.index(number) for number in rgb_bands.numbers)
         return warn_assumed_bands(reader, rgb_bands), wrap_multiband(
             model, positions, config.other_bands
@@ -118,19 +113,8 @@ def open_for_model(
 ) -> Iterator[tuple[RasterReader, Model]]:
     """Open a raster with the bands that a model takes, which are found as for a run.
 
-    Parameters
-    ----------
-    path
-        Path of the raster.
-    model
-        Model that is to see it.
-    config
-        Options of the run, of which those about bands count; None finds the bands.
-
-    Yields
-    ------
-    reader, model
-        As `match_bands` returns them.
+    Yields what `match_bands` returns. Of the options, those about bands count; None finds the
+    bands.
 
     Raises
     ------
@@ -151,12 +135,7 @@ def open_for_model(
 def with_bands_of_output(config: SRConfig, bands: Sequence[int] | None) -> SRConfig:
     """Return the options of an output so that its bands are chosen from its source again.
 
-    Parameters
-    ----------
-    config
-        Options recorded in the tags of the output.
-    bands
-        Bands of the source that the output has; None: all.
+    ``config`` are the options in its tags, ``bands`` those of the source that it has; None: all.
     """
     if bands is None or config.output_bands == "all":
         return config
@@ -192,12 +171,7 @@ def with_found_colors(info: RasterInfo, model: Model, config: SRConfig) -> Raste
     their names; if they have no names, the user's order is red, green, blue; other bands, such as
     the infrared of a false-colour image, are not changed.
 
-    Parameters
-    ----------
-    info
-        Metadata of the bands of the output.
-    model, config
-        Model after `match_bands`, and options of the run.
+    ``info`` describes the bands of the output; ``model`` is that of `match_bands`.
     """
     positions = (0, 1, 2) if model.multiband is None else model.multiband.network_bands
     is_rgb = model.multiband is not None or model.spec.bands == len(COLORS)

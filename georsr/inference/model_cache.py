@@ -105,12 +105,7 @@ def _predictor(
 def cached_predictor(reference: ModelRef, config: SRConfig) -> Iterator[TilePredictor]:
     """Yield the predictor of this process, to one caller at a time.
 
-    Parameters
-    ----------
-    reference
-        Which model.
-    config
-        Device, precision, batch and ``jobs`` as this process understands them.
+    Device, precision, batch and threads in ``config`` are as this process understands them.
     """
     with _TURN, cpu_threads(config.num_threads or threads_of_worker()):
         placement = place_model(load_cached(reference), config)

@@ -576,11 +576,7 @@ class TilePipeline:
 
         On a GPU, one batch is computed while the tiles before it are joined and those after it are
         prepared. On a CPU, one batch for each thread is, and another waits for a free thread.
-
-        Parameters
-        ----------
-        top
-            First output row that is wanted.
+        ``top`` is the first output row that is wanted.
         """
         first_row = self.tile_grid.first_row_for(top)
         self.context.progress.report(first_row * len(self.tile_grid.columns))
@@ -891,16 +887,9 @@ def write_in_background(
 ) -> None:
     """Write blocks in a thread of its own.
 
-    After an InterruptedRunError in ``blocks``, those before it are still written.
-
-    Parameters
-    ----------
-    blocks
-        Arguments of ``write``, block by block.
-    write
-        Writes one block.
-    timer
-        Adds up the seconds that this thread waits for the other.
+    ``blocks`` yields the arguments of ``write``; ``timer`` adds up the seconds that this thread
+    waits for the other. After an InterruptedRunError in ``blocks``, those before it are still
+    written.
     """
     interruption: InterruptedRunError | None = None
     with (

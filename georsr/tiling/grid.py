@@ -189,11 +189,8 @@ class TileGrid:
     def subgrid(self, window: Window) -> TileGrid:
         """Return the grid of the tiles that intersect a window, which compute the same pixels.
 
-        Parameters
-        ----------
-        window
-            Window inside the image. The new grid is relative to its corner. The input and output
-            windows of its tiles may exceed the window.
+        The window lies inside the image, and the new grid is relative to its corner. The input and
+        output windows of its tiles may exceed the window.
         """
         return replace(
             self,

@@ -57,14 +57,7 @@ def chunk_side(grid: TileGrid, multiple: int, pixel_bytes: int, max_bytes: int) 
 def completion_order(grid: TileGrid, block: int, first_row: int = 0) -> Iterator[tuple[int, int]]:
     """Yield (block row, block column) of every block in the order in which blocks are complete.
 
-    Parameters
-    ----------
-    grid
-        Tiles of the output.
-    block
-        Height and width of blocks in output pixels.
-    first_row
-        First row of blocks.
+    ``block`` is their height and width in output pixels, ``first_row`` the first row of blocks.
     """
     row_groups = _completed_together(grid.rows, grid.scale, grid.out_height, block)
     column_groups = _completed_together(grid.columns, grid.scale, grid.out_width, block)

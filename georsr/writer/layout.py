@@ -410,11 +410,6 @@ class OutputLayout:
         return "".join(f"{value:.15g}\n" for value in (t.a, t.d, t.b, t.e, x, y))
 
     @property
-    def masked(self) -> bool:
-        """Whether validity is stored in a mask or in alpha."""
-        return self.mask or self.alpha
-
-    @property
     def planes(self) -> int:
         """Number of planes of a block: bands, then alpha, then mask."""
         return self.count + self.mask

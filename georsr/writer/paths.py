@@ -169,12 +169,7 @@ def sidecars(path: Path) -> tuple[Path, ...]:
 def replace_sidecars(path: Path, world_file: str | None = None) -> None:
     """Remove the sidecars of an earlier output at ``path``, and write those of the new one.
 
-    Parameters
-    ----------
-    path : Path
-        Output; `check_outputs` has checked the names of its sidecars.
-    world_file : str or None
-        Text of the new world file.
+    `check_outputs` has checked their names. ``world_file`` is the text of the new world file.
 
     Raises
     ------

@@ -278,14 +278,7 @@ def write_cog(source: Path, target: Path, layout: OutputLayout) -> None:
 def publish(verified: Path, dst: str, layout: OutputLayout) -> None:
     """Rename a verified file to its final name, and replace the sidecars of an earlier output.
 
-    Parameters
-    ----------
-    verified : Path
-        Verified file, in the folder of the output.
-    dst : str
-        Path of the output; a file is copied to a virtual one.
-    layout : OutputLayout
-        Layout of the output.
+    ``verified`` lies in the folder of the output; it is copied to a virtual ``dst``.
     """
     if is_virtual(dst):
         with gdal_env(remote=True, writing=True):

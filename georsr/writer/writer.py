@@ -295,24 +295,15 @@ class RasterWriter:
     def write_planes(self, window: Window, planes: AnyArray) -> None:
         """Write full blocks as `write` does, from all planes of the output.
 
-        Parameters
-        ----------
-        window : Window
-            Window as for `write`.
-        planes : (P, h, w)
-            Bands, then alpha and mask if the layout has them, in the output's data type.
+        ``planes`` (P, h, w) are bands, then alpha and mask if the layout has them, in the output's
+        data type.
         """
         self.write(window, *self.layout.split(planes))
 
     def write_encoded(self, row: int, column: int, block: EncodedBlock) -> None:
         """Write one block that a `BlockEncoder` of this layout has encoded.
 
-        Parameters
-        ----------
-        row, column : int
-            Block row and block column; a block that is `done` is skipped.
-        block : EncodedBlock
-            Encoded block.
+        ``row`` and ``column`` are those of the grid of blocks; a block that is `done` is skipped.
 
         Raises
         ------

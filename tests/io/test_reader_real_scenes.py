@@ -61,7 +61,7 @@ def put(writer, reader, layout, block):
     writer.write(
         block,
         quantize(values.astype("float32"), valid, values, layout.dtype, layout.nodata,
-                 masked=layout.masked),
+                 masked=layout.mask or layout.alpha),
         dataset_mask(valid) if layout.mask else None,
         replicate(quantize_alpha(patch.alpha, layout.dtype), 2)[rows, columns]
         if layout.alpha

@@ -113,7 +113,9 @@ def test_writer_validity_of_a_nearest_run_is_kept(tmp_path, kind, cog):
         layout = output_layout(reader.info, 2, blocksize=128 if cog else 32, cog=cog)
     values, valid = replicate(patch.values, 2), replicate(patch.valid, 2)
     junk = np.where(valid, values, 1234).astype("float32")
-    result = quantize(junk, valid, values, layout.dtype, layout.nodata, masked=layout.masked)
+    result = quantize(
+        junk, valid, values, layout.dtype, layout.nodata, masked=layout.mask or layout.alpha
+    )
     with RasterWriter(tmp_path / "b.tif", layout) as writer:
         for window in rows(layout):
             here = window.slices
