@@ -283,7 +283,7 @@ def shrink_valid(
     Parameters
     ----------
     image, valid
-        (C, H, W), multiples of ``scale``; validity of complete source pixels.
+        (C, H, W) float32, multiples of ``scale``; validity of complete source pixels.
     kernel, scale
         Kernel and factor of the downsampling.
 
@@ -294,8 +294,8 @@ def shrink_valid(
     """
     cells = valid[:, ::scale, ::scale]
     if valid.all():
-        return kernel.downsample(image, scale), cells
-    total = kernel.downsample(np.where(valid, image, np.float32(0)), scale)
-    weight = kernel.downsample(valid.astype(np.float32), scale)
+        return downsample(image[None], kernel, scale)[0], cells
+    planes = np.stack([np.where(valid, image, np.float32(0)), valid.astype(np.float32)])
+    total, weight = downsample(planes, kernel, scale)
     # a valid source pixel has its own area under the kernel, which is most of its weight
     return np.where(cells, total / np.where(cells, weight, 1), np.float32(0)), cells

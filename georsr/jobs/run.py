@@ -18,7 +18,7 @@ import numpy as np
 
 from georsr.device import DeviceConfig, cpu_threads
 from georsr.errors import ResourceError, worded
-from georsr.inference.consistency import downsample, shrink_valid
+from georsr.inference.consistency import shrink_valid
 from georsr.inference.pipeline import RunStats, TilePipeline, prefetch, write_in_background
 from georsr.inference.predictor import TilePredictor, TileTooLargeError, n_forward_passes
 from georsr.io.reader import RasterReader, georeference_notes, open_output
@@ -347,11 +347,7 @@ def consistency_report(job: SRJob, stats: RunStats) -> ConsistencyReport | None:
         for crop, written, source in pairs:
             image = np.where(written.valid, written.values, 0).astype(np.float32)
             scale = job.tile_grid.scale
-            if written.valid.all():  # by a banded matrix, ten times as fast
-                low = downsample(image[None], job.kernel, scale)[0]
-                low_valid = written.valid[:, ::scale, ::scale]
-            else:
-                low, low_valid = shrink_valid(image, written.valid, job.kernel, scale)
+            low, low_valid = shrink_valid(image, written.valid, job.kernel, scale)
             valid = source.valid & low_valid[crop]
             difference = np.abs(low[crop] - np.where(valid, source.values, 0).astype(np.float32))
             difference[~valid] = 0

@@ -366,14 +366,26 @@ result = georsr.super_resolve_array(
 )
 print(hashlib.sha256(result.tobytes()).hexdigest())
 """
+SHRINK_WITH_A_MASK = """
+import hashlib, numpy as np
+from georsr.inference.consistency import shrink_valid
+from georsr.radiometry.kernels import parse_kernel
+rng = np.random.default_rng(0)
+image = rng.normal(100, 20, (3, 1024, 1024)).astype("float32")
+valid = (rng.random((3, 256, 256)) > 0.1).repeat(4, 1).repeat(4, 2)
+for mask in (valid, np.ones_like(valid)):
+    low, _ = shrink_valid(image, mask, parse_kernel("bicubic"), 4)
+    print(hashlib.sha256(low.tobytes()).hexdigest())
+"""
 
 
 @pytest.mark.slow
-def test_result_does_not_depend_on_threads_of_blas():
+@pytest.mark.parametrize("program", [RUN_WITH_SHARPENED_KERNEL, SHRINK_WITH_A_MASK])
+def test_result_does_not_depend_on_threads_of_blas(program):
     """OpenBLAS adds in another order as soon as it has more than one thread."""
     results = [
         subprocess.run(
-            [sys.executable, "-c", RUN_WITH_SHARPENED_KERNEL],
+            [sys.executable, "-c", program],
             env={**os.environ, "OPENBLAS_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
             capture_output=True,
             text=True,
