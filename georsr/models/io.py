@@ -145,34 +145,24 @@ def _single_weights_file(address: HubFile, endpoint: str | None) -> str:
 
 
 def _list_files(address: HubFile, endpoint: str | None) -> list[str]:
-    """Return the names of a repository's files: those on the hub, or else those in the cache."""
-    from huggingface_hub import HfApi
+    """Return the paths of a repository's files: those on the hub, or else those in the cache."""
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
         api = HfApi(endpoint=endpoint)
         return list(api.list_repo_files(address.repository, revision=address.revision))
     except Exception as error:
-        cached = None if _status_code(error) else _list_cached_files(address)
-        if cached is None:
+        if _status_code(error):
             raise
-        return cached
-
-
-def _list_cached_files(address: HubFile) -> list[str] | None:
-    """Return the names of a repository's files in the cache; None if there are none."""
-    from huggingface_hub import scan_cache_dir
-    from huggingface_hub.errors import CacheNotFound
-
-    try:
-        repositories = scan_cache_dir().repos
-    except CacheNotFound:
-        return None
-    for repository in repositories:
-        if repository.repo_id == address.repository:
-            for revision in repository.revisions:
-                if address.revision in (revision.commit_hash, *revision.refs):
-                    return [file.file_name for file in revision.files]
-    return None
+        try:
+            cached = snapshot_download(
+                address.repository, revision=address.revision, local_files_only=True
+            )
+        except LocalEntryNotFoundError:
+            raise error from None
+    folder = Path(cached)
+    return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
 
 
 def _status_code(error: BaseException) -> int | None:

@@ -104,6 +104,8 @@ def test_download_is_cached_for_use_without_the_hub(served, monkeypatch, caplog)
 def test_download_without_file_takes_the_only_weights(served):
     endpoint, weights = served
     assert io.download("hf://lab/sr", endpoint).read_bytes() == weights
+    # without the hub it is found in the cache, in its folder
+    assert io.download("hf://lab/sr", "http://127.0.0.1:9").read_bytes() == weights
     Hub.files["other.safetensors"] = b"x"
     with pytest.raises(ModelError, match=r"holds 2 safetensors files.*name the file"):
         io.download("hf://lab/sr", endpoint)
