@@ -1,6 +1,7 @@
 """Precisions of a CPU, and `fast`, which chooses one."""
 
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -177,13 +178,14 @@ def test_checksums_list_every_file_that_ships():
     ("damage", "message"),
     [
         ({"__version__": "1.16.3"}, "ONNX Runtime 1.16.3 is too old, expected 1.18 or newer"),
+        ({}, r"cannot be loaded \(.*no attribute '__version__'"),  # what an uninstallation left
         (ImportError("illegal instruction"), r"cannot be loaded \(illegal instruction\)"),
         (ModuleNotFoundError("No module"), "ONNX Runtime is not installed: pip install"),
     ],
 )
 def test_onnxruntime_that_does_not_fit_is_an_error_of_one_line(damage, message, monkeypatch):
     if isinstance(damage, dict):
-        monkeypatch.setattr("onnxruntime.__version__", damage["__version__"])
+        monkeypatch.setitem(__import__("sys").modules, "onnxruntime", SimpleNamespace(**damage))
     else:
 
         class Broken:
@@ -192,7 +194,7 @@ def test_onnxruntime_that_does_not_fit_is_an_error_of_one_line(damage, message, 
                 if name == "onnxruntime":
                     raise damage
 
-        monkeypatch.delitem(__import__("sys").modules, "onnxruntime")
+        monkeypatch.delitem(__import__("sys").modules, "onnxruntime", raising=False)
         monkeypatch.setattr("sys.meta_path", [Broken, *__import__("sys").meta_path])
     with pytest.raises(UsageError, match=message):
         runtime.onnxruntime()

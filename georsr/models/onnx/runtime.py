@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -262,16 +261,16 @@ def onnxruntime() -> Any:
     try:
         with _no_telemetry():
             import onnxruntime
+        version = str(onnxruntime.__version__)
     except ModuleNotFoundError as error:
         raise UsageError(
             "ONNX Runtime is not installed: pip install onnxruntime, or use --backend torch"
         ) from error
-    except (ImportError, OSError) as error:
+    except (AttributeError, ImportError, OSError) as error:  # an empty folder has no attributes
         raise UsageError(
             f"ONNX Runtime is installed, but cannot be loaded ({first_line(error)}); use --backend "
             "torch"
         ) from error
-    version = str(getattr(onnxruntime, "__version__", None) or runtime_version())
     numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
     if numbers < OLDEST:
         raise UsageError(
@@ -279,11 +278,3 @@ def onnxruntime() -> Any:
             "`pip install --upgrade onnxruntime`, or use --backend torch"
         )
     return onnxruntime
-
-
-def runtime_version() -> str:
-    """Return the version of ONNX Runtime, for run keys and reports."""
-    try:
-        return version("onnxruntime")
-    except PackageNotFoundError:
-        return str(getattr(onnxruntime(), "__version__", "unknown"))
