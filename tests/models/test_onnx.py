@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -115,6 +116,11 @@ def test_export_model_stores_the_settings_of_deepness(bicubic_file):
     assert facts["resolution"] == 100
     assert facts["standardization_mean"] == [0, 0, 0]
     assert facts["standardization_std"] == [1, 1, 1]
+
+
+def test_export_model_names_no_folder_of_this_machine(bicubic_file):
+    package = Path(export.__file__).parents[2]
+    assert str(package).encode() not in bicubic_file.read_bytes()
 
 
 def test_deepness_tags_map_bytes_to_the_value_range():

@@ -197,7 +197,13 @@ def _convert(
             reason = str(error).strip().splitlines() or [type(error).__name__]
             raise ModelError(f"model {name}: cannot be converted to ONNX: {reason[0]}") from error
     assert program is not None, "torch's exporter by way of torch.export returns a program"
-    return program.model_proto
+    proto: Any = program.model_proto
+    # the exporter's remarks name folders of this machine
+    del proto.metadata_props[:], proto.graph.metadata_props[:]
+    for node in proto.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    return proto
 
 
 def _serialize(proto: Any) -> bytes:
@@ -207,19 +213,14 @@ def _serialize(proto: Any) -> bytes:
 
 
 def _store_in_16_bits(proto: Any) -> Any:
-    """Store the weights in 16 bits if that loses nothing, and drop the exporter's own remarks."""
+    """Store the weights in 16 bits if that loses nothing."""
     onnx = _import_onnx()
-    del proto.metadata_props[:]
     # ONNX Runtime adds features inside a convolution only if both are known to have one size
     features = [
         info for info in proto.graph.value_info if len(info.type.tensor_type.shape.dim) == 4
     ]
     del proto.graph.value_info[:]
     proto.graph.value_info.extend(features)
-    del proto.graph.metadata_props[:]
-    for node in proto.graph.node:
-        del node.metadata_props[:]
-        node.doc_string = ""
     casts = []
     for weights in proto.graph.initializer:
         values = onnx.numpy_helper.to_array(weights)
