@@ -91,7 +91,7 @@ def match_bands(reader: RasterReader, model: Model, config: SRConfig) -> tuple[R
     every_band = config.output_bands == "all"
     if config.indexes is not None and not every_band:
         return reader, model
-    rgb_bands = _guide_of_all(info, config) if every_band else detect_rgb_bands(info)
+    rgb_bands = _rgb_bands_of_all(info, config) if every_band else detect_rgb_bands(info)
     if rgb_bands.numbers == info.indexes and not every_band:
         return warn_assumed_bands(reader, rgb_bands), model
     if every_band or info.count == spec.bands:  # the three, in another order
@@ -142,7 +142,7 @@ def with_bands_of_output(config: SRConfig, bands: Sequence[int] | None) -> SRCon
     return replace(config, indexes=tuple(bands))
 
 
-def _guide_of_all(info: RasterInfo, config: SRConfig) -> RGBBands:
+def _rgb_bands_of_all(info: RasterInfo, config: SRConfig) -> RGBBands:
     if config.indexes is not None:
         missing = [number for number in config.indexes if number not in info.indexes]
         if missing:
@@ -156,12 +156,12 @@ def _guide_of_all(info: RasterInfo, config: SRConfig) -> RGBBands:
                 f"(red, green, blue), got {len(config.indexes)}"
             )
         return RGBBands(config.indexes)
-    if config.other_bands == "per-band":
-        try:
-            return detect_rgb_bands(info)
-        except UsageError:
-            return RGBBands((info.indexes[0],) * 3)
-    return detect_rgb_bands(info)
+    try:
+        return detect_rgb_bands(info)
+    except UsageError:
+        if config.other_bands != "per-band":
+            raise
+        return RGBBands((info.indexes[0],) * 3)
 
 
 def with_found_colors(info: RasterInfo, model: Model, config: SRConfig) -> RasterInfo:
